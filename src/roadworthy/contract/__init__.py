@@ -1,0 +1,1 @@
+"""The messages between the planes. Both sides import this; neither imports the other."""

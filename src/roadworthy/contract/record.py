@@ -1,0 +1,62 @@
+"""One prediction, as a worker hands it to its agent. Travels as MessagePack arrays, many in a frame."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What was asked, what was answered, by which exact bytes.
+
+    Attributes:
+        id: prediction id; row i of the request is `id:i`.
+        at_us: when the request was admitted, microseconds since 1970 UTC.
+        endpoint, generation, model, version, digest, runtime: what answered; digest "" when no version was reached.
+        caller: key id, or "".
+        request_id: the caller's or ours.
+        status: HTTP status. code: "ok" or the error's code.
+        latency_us: from admission to the encoded answer.
+        rows: rows in the request; 0 when it could not be decoded.
+        input_format: "json" or "open-inference".
+        json_bytes: for open-inference with binary tensors, the length of the JSON head; -1 otherwise.
+        inputs: the raw request body. outputs: the raw response body.
+        output_json_bytes: as json_bytes, for outputs.
+    """
+
+    id: str
+    at_us: int
+    endpoint: str
+    generation: int
+    model: str
+    version: int
+    digest: str
+    runtime: str
+    caller: str
+    request_id: str
+    status: int
+    code: str
+    latency_us: int
+    rows: int
+    input_format: str
+    json_bytes: int
+    inputs: bytes
+    outputs: bytes
+    output_json_bytes: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[PredictionRecord])
+
+
+def encode_records(records: list[PredictionRecord]) -> bytes:
+    """Many records as one payload."""
+    return _encoder.encode(records)
+
+
+def decode_records(data: bytes) -> list[PredictionRecord]:
+    """Read `encode_records`' bytes.
+
+    Raises:
+        msgspec.DecodeError: they are not records.
+    """
+    return _decoder.decode(data)

@@ -1,0 +1,127 @@
+"""Everything a gateway needs to serve, as one immutable document. Written by the control plane, read by agents and workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+FORMAT = 1
+FULL_SHARE = 10_000
+"""Weights of a split are in hundredths of a percent and add up to this."""
+
+
+class PackageEntry(msgspec.Struct, frozen=True):
+    """A package that the gateway must hold, loaded and proved.
+
+    Attributes:
+        digest: `sha256:…` of its manifest.
+        model, version: the registry's name for it.
+        size_bytes: size of the packed file.
+        allowed_by: who allowed it to execute code, when it carries code and was allowed; None otherwise.
+    """
+
+    digest: str
+    model: str
+    version: int
+    size_bytes: int
+    allowed_by: str | None = None
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """One side of a split: a package and its weight, of FULL_SHARE."""
+
+    digest: str
+    weight: int
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """How an endpoint treats requests.
+
+    Attributes:
+        max_body_bytes: largest request body.
+        max_rows: most rows in one request.
+        extra: "refuse" columns that the signature does not name, or "ignore" them (counted).
+        timeout_ms: how long a request may take in all before it is answered 504.
+        max_in_flight: requests of this endpoint that one worker holds at a time; more are refused with 503.
+        record: whether predictions are recorded.
+    """
+
+    max_body_bytes: int = 16 << 20
+    max_rows: int = 10_000
+    extra: str = "refuse"
+    timeout_ms: int = 60_000
+    max_in_flight: int = 1_024
+    record: bool = True
+
+
+class EndpointEntry(msgspec.Struct, frozen=True):
+    """A public name. `generation` grows with every change of its split; `signature` is Signature.to_document()."""
+
+    name: str
+    generation: int
+    split: tuple[Arm, ...]
+    signature: dict[str, Any]
+    policy: Policy = Policy()
+
+
+class KeyEntry(msgspec.Struct, frozen=True):
+    """A key that may call endpoints. Only its hash travels.
+
+    Attributes:
+        id: public id, shown in records as the caller.
+        sha256: hex SHA-256 of the whole key text.
+        role: "admin", "predictor" or "gateway"; only the first two may call endpoints.
+        endpoints: names it may call, or None for all.
+    """
+
+    id: str
+    sha256: str
+    role: str
+    endpoints: tuple[str, ...] | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Whole and immutable. Within an epoch (one life of the store) a lower revision is refused.
+
+    `keys` None means that calls need no key (`serve --no-auth` on loopback); an empty tuple admits nobody.
+    """
+
+    epoch: str
+    revision: int
+    packages: tuple[PackageEntry, ...] = ()
+    endpoints: tuple[EndpointEntry, ...] = ()
+    keys: tuple[KeyEntry, ...] | None = ()
+    format: int = FORMAT
+
+    def etag(self) -> str:
+        """What `If-None-Match` carries for this snapshot."""
+        return f'"{self.epoch}:{self.revision}"'
+
+    def supersedes(self, other: Snapshot | None) -> bool:
+        """Whether a gateway that holds `other` may take this one: another epoch, or a higher revision."""
+        return other is None or self.epoch != other.epoch or self.revision > other.revision
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Snapshot)
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    """JSON bytes."""
+    return _encoder.encode(snapshot)
+
+
+def decode_snapshot(data: bytes) -> Snapshot:
+    """Read `encode_snapshot`'s bytes.
+
+    Raises:
+        ValueError: not a snapshot, or one of a format that this release does not know.
+    """
+    try:
+        snapshot = _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a snapshot: {error}") from error
+    if snapshot.format != FORMAT:
+        raise ValueError(f"snapshot format {snapshot.format} is not known here")
+    return snapshot

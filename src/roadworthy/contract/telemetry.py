@@ -1,0 +1,112 @@
+"""What a gateway reports: at least once, in frames that the control plane applies once. Also what workers tell their agent."""
+
+from __future__ import annotations
+
+import msgspec
+
+FORMAT = 1
+
+LOADING = "LOADING"
+READY = "READY"
+FAILED = "FAILED"
+UNLOADED = "UNLOADED"
+
+
+class VersionState(msgspec.Struct, frozen=True):
+    """How far a package is on one worker. READY is reported after its golden examples passed there.
+
+    Attributes:
+        digest: which package.
+        state: LOADING, READY, FAILED or UNLOADED.
+        runtime: the runtime that runs it, once READY.
+        reason: for FAILED, one safe sentence.
+        code: for FAILED, the error's code.
+    """
+
+    digest: str
+    state: str
+    runtime: str | None = None
+    reason: str | None = None
+    code: str | None = None
+
+
+class WorkerReport(msgspec.Struct, frozen=True):
+    """One live worker: its slot, process, which snapshot revision its answers follow (epoch None before the first), versions.
+
+    `revision` is the revision whose splits it serves; `offered` the newest it was given. They differ while it loads.
+    """
+
+    slot: int
+    pid: int
+    boot: str
+    epoch: str | None
+    revision: int
+    offered: int
+    versions: tuple[VersionState, ...] = ()
+
+
+class RequestCount(msgspec.Struct, frozen=True):
+    """Requests answered since the gateway's boot; counts only grow within (gateway, boot).
+
+    `outcome` is the stable code of the error, or "ok".
+    """
+
+    endpoint: str
+    generation: int
+    digest: str
+    outcome: str
+    count: int
+
+
+class RecordFile(msgspec.Struct, frozen=True):
+    """A finished file of prediction records, already in the blob store under `blob`."""
+
+    blob: str
+    endpoint: str
+    rows: int
+    size_bytes: int
+    first_us: int
+    last_us: int
+
+
+class Telemetry(msgspec.Struct, frozen=True):
+    """One frame. (gateway, boot, sequence) identifies it; sequence grows by one and the sender repeats a frame until accepted.
+
+    Attributes:
+        lost_records: prediction records dropped since the boot, for whatever reason.
+        at_us: the gateway's clock when the frame was made, microseconds since 1970 UTC.
+    """
+
+    gateway: str
+    boot: str
+    sequence: int
+    at_us: int
+    workers: tuple[WorkerReport, ...] = ()
+    counts: tuple[RequestCount, ...] = ()
+    record_files: tuple[RecordFile, ...] = ()
+    lost_records: int = 0
+    format: int = FORMAT
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Telemetry)
+
+
+def encode_telemetry(frame: Telemetry) -> bytes:
+    """JSON bytes."""
+    return _encoder.encode(frame)
+
+
+def decode_telemetry(data: bytes) -> Telemetry:
+    """Read `encode_telemetry`'s bytes.
+
+    Raises:
+        ValueError: not a telemetry frame, or one of an unknown format.
+    """
+    try:
+        frame = _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a telemetry frame: {error}") from error
+    if frame.format != FORMAT:
+        raise ValueError(f"telemetry format {frame.format} is not known here")
+    return frame

@@ -1,0 +1,36 @@
+"""Messages over a stream between processes of one machine: 4 bytes little-endian length, 1 byte kind, then the payload.
+
+Used between workers and their agent. Frames over MAX_FRAME_BYTES are refused before they are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+MAX_FRAME_BYTES = 256 << 20
+_HEAD = struct.Struct("<IB")
+
+
+def encode_frame(kind: int, payload: bytes) -> bytes:
+    """One frame as bytes. `kind` is 0 to 255; what it means belongs to the two ends.
+
+    Raises:
+        ValueError: the payload is longer than MAX_FRAME_BYTES.
+    """
+    if len(payload) > MAX_FRAME_BYTES:
+        raise ValueError("frame too long")
+    return _HEAD.pack(len(payload), kind) + payload
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """The next frame's kind and payload.
+
+    Raises:
+        asyncio.IncompleteReadError: the other end closed.
+        ValueError: a length over MAX_FRAME_BYTES; the stream cannot be read on.
+    """
+    length, kind = _HEAD.unpack(await reader.readexactly(_HEAD.size))
+    if length > MAX_FRAME_BYTES:
+        raise ValueError("frame too long")
+    return kind, await reader.readexactly(length)

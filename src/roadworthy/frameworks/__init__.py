@@ -1,0 +1,1 @@
+"""One file a framework: recognise, save, load, run. Knows folders and batches, not packages."""

@@ -1,0 +1,102 @@
+"""The interface that every framework file fills, and what passes through it.
+
+A framework file holds one module-level object named FRAMEWORK. `discovery.py` finds the files by looking; no list names them.
+The framework's own library is imported inside its methods, when it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from roadworthy.schema.batch import Array, Batch
+from roadworthy.schema.signature import Signature
+
+Preprocess = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What `save` left in its folder.
+
+    Attributes:
+        options: plain JSON values without floats that `load` needs besides the files.
+        distributions: names of the installed distributions that loading and running need, for example "scikit-learn".
+        carries_code: True when loading can execute what the files say (pickle, a user's module).
+        trust: "data" (ONNX, native text or binary), "skops", or "pickle": how far the files must be trusted.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    distributions: tuple[str, ...] = ()
+    carries_code: bool = False
+    trust: str = "data"
+
+
+class Loaded(Protocol):
+    """A model in memory. `run` may be called from one thread at a time unless `concurrent` is True."""
+
+    @property
+    def concurrent(self) -> bool:
+        """True when `run` releases the GIL and may run on the event loop's own thread: short, native and proved."""
+        ...
+
+    def run(self, batch: Batch) -> Batch:
+        """Answer all rows, in order; the result has the layout of the signature's outputs and as many rows.
+
+        Raises:
+            Exception: whatever the model's own code raises; the runner turns it into a ModelFault.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give memory and threads back. Called once, after the last run."""
+        ...
+
+
+class Framework(Protocol):
+    """One way to make models. Stateless."""
+
+    @property
+    def name(self) -> str:
+        """The field's own name for it: "scikit-learn", "onnx", "python", "treelite"."""
+        ...
+
+    def recognises(self, model: object) -> bool:
+        """Whether this framework made `model`. Must not import its library when `model` cannot be of it."""
+        ...
+
+    def answer(self, model: Any, rows: Any) -> Mapping[str, Array]:
+        """Call the live model on rows in the container that it takes, and name what it answers: classifiers "label" (rows,)
+        and "probabilities" (rows, classes); regressors "prediction"; others by their own output names. First axis: rows.
+
+        Raises:
+            PackError: the answer is of a form that cannot be served.
+        """
+        ...
+
+    def save(self, model: Any, folder: Path) -> Saved:
+        """Write `model` into the empty `folder`.
+
+        Raises:
+            PackError: it cannot be saved; the hint says what to change.
+        """
+        ...
+
+    def load(
+        self,
+        folder: Path,
+        options: Mapping[str, Any],
+        signature: Signature,
+        threads: int,
+        preprocess: Preprocess | None,
+    ) -> Loaded:
+        """Build the model from what `save` wrote. `signature` is that of the raw rows which `run` will get and of the answers
+        it gives; `threads` bounds every native thread pool of it; `preprocess` is applied to the rows in the signature's
+        container, and its result is what the model takes.
+
+        Raises:
+            PackageRefused: the files or the installed library do not fit.
+        """
+        ...

@@ -1,0 +1,164 @@
+"""Rows on their way through the system: one contiguous matrix per dtype, nulls in a mask.
+
+A Batch is what protocols decode into, what requests of one tick are joined as, and what frameworks take and give. Its form is
+fixed by a Layout, which is computed once per signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockForm:
+    """Which fields share one array: all plain columns of a dtype, in order; or one tensor field alone.
+
+    Attributes:
+        dtype: element type of all of them.
+        fields: positions in Layout.fields.
+        tensor: True when the block is one field with a trailing shape; its array is (rows, *shape), else (rows, k).
+    """
+
+    dtype: DType
+    fields: tuple[int, ...]
+    tensor: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the fields of one side of a signature lie in blocks. Equal fields give equal layouts."""
+
+    fields: tuple[Field, ...]
+
+    @cached_property
+    def blocks(self) -> tuple[BlockForm, ...]:
+        """Blocks in the order in which their first field appears."""
+        plain: dict[DType, list[int]] = {}
+        forms: list[tuple[int, BlockForm]] = []
+        for position, field in enumerate(self.fields):
+            if field.shape:
+                forms.append((position, BlockForm(field.dtype, (position,), tensor=True)))
+            else:
+                plain.setdefault(field.dtype, []).append(position)
+        forms.extend((members[0], BlockForm(dtype, tuple(members), tensor=False)) for dtype, members in plain.items())
+        return tuple(form for _, form in sorted(forms, key=lambda pair: pair[0]))
+
+    @cached_property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """For each field its block number and its column in that block (0 for a tensor)."""
+        places: list[tuple[int, int]] = [(0, 0)] * len(self.fields)
+        for number, form in enumerate(self.blocks):
+            for column, position in enumerate(form.fields):
+                places[position] = (number, column)
+        return tuple(places)
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Field name to position."""
+        return {field.name: position for position, field in enumerate(self.fields)}
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One array of a batch.
+
+    Attributes:
+        values: (rows, k) for plain columns, (rows, *shape) for a tensor. Where a value is null the array holds an unspecified
+            filler of the right type (0, "" or None), never NaN.
+        mask: bool, shape (rows, k) or for a tensor (rows, *shape), True where null; None when nothing is null.
+    """
+
+    values: Array
+    mask: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows in the form of a layout. Immutable by agreement: nobody writes into the arrays after construction."""
+
+    layout: Layout
+    rows: int
+    blocks: tuple[Block, ...]
+
+    def column(self, name: str) -> tuple[Array, Array | None]:
+        """Values and mask of one field: (rows,) for a plain column, (rows, *shape) for a tensor. Views, not copies.
+
+        Raises:
+            KeyError: no such field.
+        """
+        return self.column_at(self.layout.positions[name])
+
+    def column_at(self, position: int) -> tuple[Array, Array | None]:
+        """As `column`, by the field's position in the layout."""
+        number, column = self.layout.places[position]
+        block = self.blocks[number]
+        if self.layout.blocks[number].tensor:
+            return block.values, block.mask
+        mask = block.mask
+        return block.values[:, column], None if mask is None else mask[:, column]
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Rows start to stop (exclusive) as views."""
+        blocks = tuple(
+            Block(block.values[start:stop], None if block.mask is None else block.mask[start:stop])
+            for block in self.blocks
+        )
+        return Batch(self.layout, stop - start, blocks)
+
+    def take(self, rows: Array | Sequence[int]) -> Batch:
+        """The given rows, copied, in the given order."""
+        index = np.asarray(rows, dtype=np.intp)
+        blocks = tuple(
+            Block(block.values[index], None if block.mask is None else block.mask[index]) for block in self.blocks
+        )
+        return Batch(self.layout, len(index), blocks)
+
+    @staticmethod
+    def concatenate(batches: Sequence[Batch]) -> Batch:
+        """All rows of all batches, in order: one concatenation a block. All must have equal layouts; at least one is needed."""
+        first = batches[0]
+        if len(batches) == 1:
+            return first
+        blocks: list[Block] = []
+        for number in range(len(first.blocks)):
+            parts = [batch.blocks[number] for batch in batches]
+            values = np.concatenate([part.values for part in parts])
+            mask = None
+            if any(part.mask is not None for part in parts):
+                mask = np.concatenate(
+                    [np.zeros(part.values.shape, dtype=bool) if part.mask is None else part.mask for part in parts]
+                )
+            blocks.append(Block(values, mask))
+        return Batch(first.layout, sum(batch.rows for batch in batches), tuple(blocks))
+
+    @classmethod
+    def from_columns(cls, layout: Layout, columns: Iterable[tuple[Array, Array | None]], rows: int) -> Batch:
+        """Build from one (values, mask) pair a field, in the layout's order; values already have the field's numpy dtype and
+        the shape (rows, *field.shape). Plain columns are copied into their block."""
+        pairs = list(columns)
+        blocks: list[Block] = []
+        for form in layout.blocks:
+            if form.tensor:
+                values, mask = pairs[form.fields[0]]
+                blocks.append(Block(np.ascontiguousarray(values), mask))
+                continue
+            matrix = np.empty((rows, len(form.fields)), dtype=form.dtype.numpy)
+            nulls: Array | None = None
+            for number, position in enumerate(form.fields):
+                values, mask = pairs[position]
+                matrix[:, number] = values
+                if mask is not None and mask.any():
+                    nulls = np.zeros((rows, len(form.fields)), dtype=bool) if nulls is None else nulls
+                    nulls[:, number] = mask
+            blocks.append(Block(matrix, nulls))
+        return cls(layout, rows, tuple(blocks))

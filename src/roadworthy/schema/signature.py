@@ -1,0 +1,155 @@
+"""What goes into a model and what comes out: named, typed fields. Made by `infer.py`, kept in manifests, checked by protocols."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from roadworthy.foundation.errors import PackageInvalid
+from roadworthy.schema.dtypes import DType
+
+Scalar = str | int | bool
+
+
+class Privacy(str, Enum):
+    """What may be kept of a field's values in records, golden examples and profiles."""
+
+    KEEP = "keep"
+    HASH = "hash"
+    DROP = "drop"
+
+
+class Container(str, Enum):
+    """The form in which the model's own code takes its rows; restored exactly before a native runtime is called."""
+
+    DATAFRAME = "dataframe"  # pandas.DataFrame, one column a field, in order
+    POLARS = "polars"  # polars.DataFrame, likewise
+    ARRAY = "array"  # one numpy array, rows first; the signature then has exactly one field
+    RECORDS = "records"  # list of dicts, one a row
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column (shape `()`) or one tensor (its shape without the rows).
+
+    Attributes:
+        name: unique within its side of the signature; any text without control characters.
+        dtype: element type.
+        shape: trailing shape of one row's value; () for a plain column. -1 stands for a length that varies between requests.
+        nullable: whether a value may be missing.
+        minimum, maximum: the smallest and largest value seen in training, as exact text (`repr`), or None. Told, not enforced.
+        categories: the distinct values seen in training, when they were few, else None.
+        categorical: the model takes a pandas category; a value outside `categories` is then refused, since the container could
+            not hold it. Otherwise an unseen category is passed to the model.
+        privacy: what may be kept of the values.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...] = ()
+    nullable: bool = False
+    minimum: str | None = None
+    maximum: str | None = None
+    categories: tuple[Scalar, ...] | None = None
+    categorical: bool = False
+    privacy: Privacy = Privacy.KEEP
+
+    def to_document(self) -> dict[str, Any]:
+        """A dict of plain JSON values without floats, the same for equal fields; defaults are left out."""
+        document: dict[str, Any] = {"name": self.name, "dtype": self.dtype.value}
+        if self.shape:
+            document["shape"] = list(self.shape)
+        if self.nullable:
+            document["nullable"] = True
+        if self.minimum is not None:
+            document["minimum"] = self.minimum
+        if self.maximum is not None:
+            document["maximum"] = self.maximum
+        if self.categories is not None:
+            document["categories"] = list(self.categories)
+        if self.categorical:
+            document["categorical"] = True
+        if self.privacy is not Privacy.KEEP:
+            document["privacy"] = self.privacy.value
+        return document
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Field:
+        """The field that `to_document` described.
+
+        Raises:
+            PackageInvalid: a key is missing or has a wrong value.
+        """
+        try:
+            categories = document.get("categories")
+            return cls(
+                name=str(document["name"]),
+                dtype=DType(document["dtype"]),
+                shape=tuple(int(n) for n in document.get("shape", ())),
+                nullable=bool(document.get("nullable", False)),
+                minimum=document.get("minimum"),
+                maximum=document.get("maximum"),
+                categories=None if categories is None else tuple(categories),
+                categorical=bool(document.get("categorical", False)),
+                privacy=Privacy(document.get("privacy", "keep")),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PackageInvalid("the signature has a field that cannot be read", code="signature-invalid") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Typed inputs and outputs of a model, in order, and the container in which its own code takes the inputs."""
+
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+    container: Container = Container.DATAFRAME
+
+    def to_document(self) -> dict[str, Any]:
+        """A dict of plain JSON values without floats."""
+        return {
+            "inputs": [field.to_document() for field in self.inputs],
+            "outputs": [field.to_document() for field in self.outputs],
+            "container": self.container.value,
+        }
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Signature:
+        """The signature that `to_document` described.
+
+        Raises:
+            PackageInvalid: it cannot be read.
+        """
+        try:
+            return cls(
+                inputs=tuple(Field.from_document(item) for item in document["inputs"]),
+                outputs=tuple(Field.from_document(item) for item in document["outputs"]),
+                container=Container(document["container"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PackageInvalid("the signature cannot be read", code="signature-invalid") from error
+
+    def accepts(self, caller: Signature) -> str | None:
+        """None when every request that fits `caller` also fits this signature and gets outputs of the same names and types;
+        otherwise one sentence that names the first difference. `caller` is an endpoint's signature, self a version's."""
+        for mine, theirs, side in ((self.inputs, caller.inputs, "input"), (self.outputs, caller.outputs, "output")):
+            if [field.name for field in mine] != [field.name for field in theirs]:
+                return f"the {side} names differ"
+            for field, wanted in zip(mine, theirs, strict=True):
+                difference = _difference(field, wanted, side)
+                if difference is not None:
+                    return difference
+        return None
+
+
+def _difference(field: Field, wanted: Field, side: str) -> str | None:
+    if field.dtype is not wanted.dtype:
+        return f"{side} {field.name!r} is {field.dtype.value}, expected {wanted.dtype.value}"
+    if field.shape != wanted.shape:
+        return f"{side} {field.name!r} has shape {list(field.shape)}, expected {list(wanted.shape)}"
+    if side == "input" and wanted.nullable and not field.nullable:
+        return f"input {field.name!r} takes no nulls, the endpoint allows them"
+    if side == "input" and field.categorical and not set(wanted.categories or ()) <= set(field.categories or ()):
+        return f"input {field.name!r} does not take all categories that the endpoint allows"
+    return None
