@@ -18,7 +18,7 @@ def check_name(text: str, kind: str = "name") -> str:
     Raises:
         InvalidRequest: code "invalid-name".
     """
-    if not _NAME.fullmatch(text) or ".." in text or text.split(".")[0] in _RESERVED:
+    if not _NAME.fullmatch(text) or ".." in text or text.split(".", maxsplit=1)[0] in _RESERVED:
         raise InvalidRequest(
             f"that {kind} cannot be used",
             code="invalid-name",
