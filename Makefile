@@ -1,0 +1,54 @@
+# One verb a target; `make help` lists them. Everything runs in .venv, which is made on first use and kept.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done; true)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: help env format lint types walls unit test demo bench clean distclean FORCE
+
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+env: ## make .venv with everything that development needs
+	@scripts/environment.sh $(VENV) "$(or $(PYTHON),python3)" dev
+
+format: env ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: env ## style, formatting, and the walls between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: env ## mypy, strict
+	$(BIN)/mypy
+
+unit: env ## pytest alone; PYTEST_ARGS="tests/schema -k …" chooses
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test: lint types unit ## everything that must pass: style, walls, types, tests
+
+demo: env ## the whole journey on real flights; DEMO_ARGS=--exit stops the server at the end
+	$(BIN)/python demo/run.py $(DEMO_ARGS)
+
+bench: bench-road ## all benchmarks
+
+bench-%: env FORCE ## one benchmark: bench-road
+	@scripts/load_tools.sh
+	$(BIN)/python -m bench.$* $(BENCH_ARGS)
+
+clean: ## remove what builds and tests leave
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean ## and the environment
+	rm -rf $(VENV)
