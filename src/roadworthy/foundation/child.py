@@ -1,0 +1,82 @@
+"""How a process that the supervisor starts gets its configuration, and how it learns that its parent is gone.
+
+The parent writes ONE line of JSON to the child's standard input and keeps that pipe open for as long as it lives. End of file
+means that the parent died, however it died: the kernel closes the pipe even after `kill -9`. Nothing secret stands in a command
+line or in the environment.
+
+    document = read_start_message()
+    watch_parent(lambda: loop.call_soon_threadsafe(stop))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from roadworthy.foundation.errors import SettingsError
+
+EXIT_REFUSED = 78
+"""Exit status of a child that could not start and would not, however often it were tried: the supervisor then stops everything
+instead of trying again. The child has written why to its standard error."""
+
+_MAX_LINE_BYTES = 1 << 20
+_pipe: list[int] = []
+
+
+def read_start_message() -> dict[str, Any]:
+    """The start document. Call once, first thing: standard input reads as empty afterwards, for any code of a model that asks.
+
+    Raises:
+        SettingsError: code "no-start-document": standard input has no line of JSON with an object; the process was started by
+            hand.
+    """
+    descriptor = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    _pipe.append(descriptor)
+    line = bytearray()
+    while not line.endswith(b"\n") and len(line) < _MAX_LINE_BYTES:
+        block = os.read(descriptor, 65536)
+        if not block:
+            break
+        line += block
+    try:
+        document = json.loads(bytes(line))
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise SettingsError(
+            "this process is started by Roadworthy's supervisor, not by hand",
+            code="no-start-document",
+            hint="run `roadworthy up` or `roadworthy serve`",
+        )
+    return document
+
+
+def watch_parent(on_gone: Callable[[], None], *, exit_after_s: float | None = 4.0) -> None:
+    """Call `on_gone` once, in a thread of its own, when the parent is gone; needs `read_start_message` before.
+
+    Args:
+        on_gone: begins an orderly stop; must not block for long.
+        exit_after_s: end this process by force that long after `on_gone` if it is still there; None never does.
+    """
+    descriptor = _pipe[-1]
+
+    def wait() -> None:
+        try:
+            while os.read(descriptor, 4096):
+                pass
+        except OSError:
+            pass  # the pipe is unusable: as good as closed
+        try:
+            on_gone()
+        finally:
+            if exit_after_s is not None:
+                threading.Event().wait(exit_after_s)
+                os._exit(1)
+
+    threading.Thread(target=wait, name="watch-parent", daemon=True).start()

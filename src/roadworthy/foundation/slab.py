@@ -1,0 +1,345 @@
+"""Numbers that several processes share and that outlive `kill -9`: one file, mapped, one block per worker slot.
+
+The supervisor creates the file (`create_slab`), each worker writes the block of its own slot and no other (`SlotWriter`), the
+agent and the supervisor read all of them (`SlabReader`). There are no locks: a block has one writer, every number is one aligned
+8-byte cell, and a name appears only after everything about it is in place (its length is written last, its checksum tells a
+reader whose processor reorders writes to look again later). A replacement that takes a slot over goes on from the numbers that
+it finds, so counters never step back.
+
+File: header (one page), then per slot: fixed words, directory of named runs of cells, the cells.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from roadworthy.foundation.files import temporary_beside
+
+COUNTER = 0
+"""A cell that only grows; a replacement goes on from it."""
+GAUGE = 1
+"""A cell that says how things are now, one cell wide; a replacement is told what was left in it and starts from zero."""
+MAX_WIDTH = 64
+"""Most cells in one named run."""
+MAX_NAME_BYTES = 304
+
+STARTING = "STARTING"
+READY = "READY"
+DRAINING = "DRAINING"
+STOPPED = "STOPPED"
+
+_MAGIC = b"RW-SLAB\0"
+_VERSION = 1
+_HEADER = struct.Struct("<8sIIII16s")
+_HEADER_BYTES = 4096
+_ENTRY = struct.Struct("<IHHII")  # length of the name, kind, width, first cell, CRC-32 of the name
+_ENTRY_BYTES = _ENTRY.size + MAX_NAME_BYTES
+_LENGTH = struct.Struct("<I")
+_WORDS = 8
+_TRIES = 50  # a take-over lasts microseconds; one that was killed half-way must not hold up a reader
+_PID, _STATE, _BOOT, _HEARTBEAT, _STARTS, _CRASHES, _OVERFLOWS, _TURN = range(_WORDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    slots: int
+    names: int
+    cells: int
+
+    @property
+    def directory(self) -> int:
+        return _WORDS * 8
+
+    @property
+    def values(self) -> int:
+        return self.directory + self.names * _ENTRY_BYTES
+
+    @property
+    def block(self) -> int:
+        return self.values + (MAX_WIDTH + self.cells) * 8
+
+    @property
+    def size(self) -> int:
+        return _HEADER_BYTES + self.slots * self.block
+
+    def start(self, slot: int) -> int:
+        if not 0 <= slot < self.slots:
+            raise ValueError(f"the slab has slots 0 to {self.slots - 1}")
+        return _HEADER_BYTES + slot * self.block
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """Who holds a slot.
+
+    Attributes:
+        slot: its number.
+        pid: the process that took it last; 0 when nobody did or when it left in order.
+        state: STARTING, READY, DRAINING, STOPPED, or "" before the first.
+        boot: 16 hex digits, drawn at each take-over.
+        heartbeat_ns: the writer's last sign of life on the machine's monotonic clock.
+        starts: how often the slot was taken. crashes: how often from a process that had not left in order.
+        overflows: names that found no room.
+        alive: whether `pid` runs.
+    """
+
+    slot: int
+    pid: int
+    state: str
+    boot: str
+    heartbeat_ns: int
+    starts: int
+    crashes: int
+    overflows: int
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NamedCells:
+    """One named run of cells as a reader found it."""
+
+    name: str
+    kind: int
+    values: tuple[int, ...]
+
+
+def create_slab(path: Path, slots: int, *, names: int = 2_048, cells: int = 16_384) -> str:
+    """Put a new, empty slab at `path` in one step (mode 0600) and return its boot id, 16 hex digits.
+
+    Processes that still map an older file at that path keep it. All of its room is written here, because a page that the disk
+    cannot provide later would kill the process that touches it.
+
+    Args:
+        slots: how many writers it has room for.
+        names: named runs per slot. cells: 8-byte cells per slot.
+    """
+    boot = secrets.token_hex(8)
+    geometry = _Geometry(slots, names, cells)
+    header = _HEADER.pack(_MAGIC, _VERSION, slots, names, cells, boot.encode("ascii"))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = temporary_beside(path)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(header.ljust(_HEADER_BYTES, b"\0"))
+            for _ in range(slots):
+                handle.write(bytes(geometry.block))
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return boot
+
+
+def _map(path: Path) -> tuple[mmap.mmap, _Geometry, str]:
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    try:
+        size = os.fstat(descriptor).st_size
+        if size < _HEADER_BYTES:
+            raise ValueError("not a slab")
+        mapped = mmap.mmap(descriptor, size)
+    finally:
+        os.close(descriptor)
+    magic, version, slots, names, cells, boot = _HEADER.unpack_from(mapped, 0)
+    geometry = _Geometry(slots, names, cells)
+    if magic != _MAGIC or version != _VERSION or size != geometry.size:
+        mapped.close()
+        raise ValueError("not a slab of this release")
+    return mapped, geometry, boot.decode("ascii")
+
+
+class SlotWriter:
+    """The one writer of a slot. Not thread-safe: one process, one thread.
+
+    Attributes:
+        slot: its number.
+        boot: 16 hex digits of this take-over.
+        values: the slot's cells as signed 64-bit integers; index them with what `place` returned.
+        left: what the predecessor left in its gauges, by name (only those that were not zero).
+    """
+
+    def __init__(self, path: Path, slot: int) -> None:
+        """Map the slot and find what its predecessor left; nothing is written before `take`.
+
+        Raises:
+            ValueError: the file is no slab of this release, or has no such slot.
+            OSError: it cannot be opened.
+        """
+        self.slot = slot
+        self._mapped, self._geometry, _ = _map(path)
+        self._start = self._geometry.start(slot)
+        whole = memoryview(self._mapped)
+        self._words = whole[self._start : self._start + _WORDS * 8].cast("q")
+        first = self._start + self._geometry.values
+        self.values = whole[first : self._start + self._geometry.block].cast("q")
+        self._places: dict[str, tuple[int, int]] = {}
+        self._kinds: dict[str, int] = {}
+        self._next_cell = MAX_WIDTH
+        for name, kind, width, cell in _entries(self._mapped, self._geometry, self._start, 0):
+            self._places[name] = (cell, width)
+            self._kinds[name] = kind
+            self._next_cell = cell + width
+        gauges = (name for name, kind in self._kinds.items() if kind == GAUGE)
+        left = {name: self.values[self._places[name][0]] for name in gauges}
+        self.left = {name: value for name, value in left.items() if value}
+        self._crashed = bool(self._words[_PID])
+        self.boot = ""
+
+    def take(self, account: Callable[[Mapping[str, int]], None] | None = None) -> None:
+        """Begin to own the slot: gauges to zero, a new boot, one more start, state STARTING. Readers see all of it or nothing.
+
+        Args:
+            account: is handed `left` and may `place` and add to counters.
+        """
+        turn = self._words[_TURN] | 1
+        self._words[_TURN] = turn
+        if account is not None:
+            account(self.left)
+        for name, kind in self._kinds.items():
+            if kind == GAUGE:
+                self.values[self._places[name][0]] = 0
+        self.boot = secrets.token_hex(8)
+        self._words[_BOOT] = int.from_bytes(bytes.fromhex(self.boot), "little", signed=True)
+        self._words[_CRASHES] += self._crashed
+        self._words[_STARTS] += 1
+        self.state(STARTING)
+        self.heartbeat()
+        self._words[_PID] = os.getpid()
+        self._words[_TURN] = turn + 1
+
+    def place(self, name: str, *, kind: int = COUNTER, width: int = 1) -> int:
+        """The index in `values` of a run of `width` cells called `name`; made on the first call, the same ever after.
+
+        When the table is full, or the name too long, the run is one that all such names share and nobody reads, and the slot's
+        overflow count grows.
+        """
+        known = self._places.get(name)
+        if known is not None:
+            return known[0]
+        text = name.encode("utf-8")
+        position = len(self._kinds)
+        room = position < self._geometry.names and self._next_cell + width <= MAX_WIDTH + self._geometry.cells
+        if width > MAX_WIDTH or not text or len(text) > MAX_NAME_BYTES or not room:
+            self._words[_OVERFLOWS] += 1
+            self._places[name] = (0, min(width, MAX_WIDTH))
+            return 0
+        cell = self._next_cell
+        entry = self._start + self._geometry.directory + position * _ENTRY_BYTES
+        self._mapped[entry + _ENTRY.size : entry + _ENTRY.size + len(text)] = text
+        _ENTRY.pack_into(self._mapped, entry, 0, kind, width, cell, zlib.crc32(text))
+        _LENGTH.pack_into(self._mapped, entry, len(text))
+        self._next_cell = cell + width
+        self._places[name] = (cell, width)
+        self._kinds[name] = kind
+        return cell
+
+    def state(self, text: str) -> None:
+        """Say how far this process is: at most 8 ASCII characters, written at once."""
+        self._words[_STATE] = int.from_bytes(text.encode("ascii").ljust(8, b"\0"), "little", signed=True)
+
+    def heartbeat(self) -> None:
+        """A sign of life."""
+        self._words[_HEARTBEAT] = time.monotonic_ns()
+
+    def release(self) -> None:
+        """Leave in order: the slot is STOPPED and its next start is no crash. The map stays open until the process ends."""
+        self.state(STOPPED)
+        self._words[_PID] = 0
+
+
+class SlabReader:
+    """Reads all slots without ever holding up a writer.
+
+    Attributes:
+        slots: how many there are.
+        boot: the slab's own id, 16 hex digits: the gateway's boot.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Map the slab at `path`.
+
+        Raises:
+            ValueError: it is no slab of this release.
+            OSError: it cannot be opened.
+        """
+        self._mapped, self._geometry, self.boot = _map(path)
+        self.slots = self._geometry.slots
+        self._all = memoryview(self._mapped).cast("q")
+        self._known: list[list[tuple[str, int, int, int]]] = [[] for _ in range(self.slots)]
+
+    def status(self, slot: int) -> SlotStatus:
+        """Who holds the slot, and how far it is."""
+        words = self._read_words(slot)
+        return SlotStatus(
+            slot=slot,
+            pid=words[_PID],
+            state=words[_STATE].to_bytes(8, "little", signed=True).rstrip(b"\0").decode("ascii", "replace"),
+            boot=words[_BOOT].to_bytes(8, "little", signed=True).hex(),
+            heartbeat_ns=words[_HEARTBEAT],
+            starts=words[_STARTS],
+            crashes=words[_CRASHES],
+            overflows=words[_OVERFLOWS],
+            alive=_runs(words[_PID]),
+        )
+
+    def read(self, slot: int) -> tuple[SlotStatus, list[NamedCells]]:
+        """Who holds the slot and all its named runs, in the order in which they were made; never half of a take-over."""
+        for _ in range(_TRIES):
+            before = self._read_words(slot)[_TURN]
+            status, cells = self.status(slot), self._cells(slot)
+            if before % 2 == 0 and self._read_words(slot)[_TURN] == before:
+                break
+        return status, cells
+
+    def _read_words(self, slot: int) -> list[int]:
+        start = self._geometry.start(slot) // 8
+        return self._all[start : start + _WORDS].tolist()
+
+    def _cells(self, slot: int) -> list[NamedCells]:
+        start = self._geometry.start(slot)
+        known = self._known[slot]
+        known.extend(_entries(self._mapped, self._geometry, start, len(known)))
+        first = (start + self._geometry.values) // 8
+        values = self._all
+        return [
+            NamedCells(name, kind, tuple(values[first + cell : first + cell + width]))
+            for name, kind, width, cell in known
+        ]
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self._all.release()
+        self._mapped.close()
+
+
+def _entries(mapped: mmap.mmap, geometry: _Geometry, start: int, known: int) -> Iterator[tuple[str, int, int, int]]:
+    """(name, kind, width, first cell) of the directory's entries from number `known` up to the first that is not whole yet."""
+    for position in range(known, geometry.names):
+        entry = start + geometry.directory + position * _ENTRY_BYTES
+        length, kind, width, cell, checksum = _ENTRY.unpack_from(mapped, entry)
+        if not 0 < length <= MAX_NAME_BYTES:
+            return
+        text = mapped[entry + _ENTRY.size : entry + _ENTRY.size + length]
+        if zlib.crc32(text) != checksum or cell + width > MAX_WIDTH + geometry.cells:
+            return
+        yield text.decode("utf-8"), kind, width, cell
+
+
+def _runs(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

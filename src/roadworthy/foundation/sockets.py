@@ -1,0 +1,85 @@
+"""Sockets that are bound once, by the process that hands them down, and Unix sockets with paths longer than the kernel takes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from roadworthy.foundation.errors import SettingsError
+
+_MAX_UNIX_PATH_BYTES = 100  # 108 on Linux and 104 on macOS, both with the closing zero
+
+
+def listen(host: str, port: int, *, setting: str = "port") -> socket.socket:
+    """A listening TCP socket with a backlog of 2048; port 0 takes a free one. The caller closes it.
+
+    Args:
+        host: name or address to bind to.
+        port: 0 to 65535.
+        setting: what the user would change to take another port, for the hint.
+
+    Raises:
+        SettingsError: code "port-taken" when another process listens there, "address-unusable" when this machine cannot bind it.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _unusable(host, port, setting) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(
+                f"port {port} on {host} is taken by another process",
+                code="port-taken",
+                hint=f"stop what listens there, or choose another {setting}",
+                facts={"host": host, "port": port},
+            ) from error
+        raise _unusable(host, port, setting) from error
+    return listener
+
+
+def _unusable(host: str, port: int, setting: str) -> SettingsError:
+    return SettingsError(
+        f"cannot listen on {host} port {port}",
+        code="address-unusable",
+        hint=f"choose an address of this machine and a {setting} that this user may open (1024 and above)",
+        facts={"host": host, "port": port},
+    )
+
+
+@contextlib.contextmanager
+def unix_address(path: Path) -> Iterator[str]:
+    """What to hand to bind or connect for the Unix socket `path`, also when the path is longer than the kernel's limit.
+
+    Valid inside the block only.
+
+    Raises:
+        SettingsError: code "path-too-long" where the system has no way around the limit.
+        FileNotFoundError: the folder of `path` is missing.
+    """
+    if len(os.fsencode(path)) <= _MAX_UNIX_PATH_BYTES:
+        yield str(path)
+        return
+    if not sys.platform.startswith("linux"):
+        raise SettingsError(
+            "the folder's path is too long for a Unix socket",
+            code="path-too-long",
+            hint=f"choose a home folder whose path is shorter than {_MAX_UNIX_PATH_BYTES - 30} characters",
+        )
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

@@ -1,0 +1,234 @@
+"""What a worker counts, and how the agent reads it back from the slab.
+
+A worker makes one `WorkerMetrics` on its slot, binds each version once, and then only adds to cells: no label is looked up in
+the hot path. The agent calls `read_totals` on the slab and gets sums over all slots and all their restarts, by endpoint,
+generation, version, digest. `gateway/agent/exposition.py` turns them into Prometheus text, `gateway/agent/telemetry.py` into
+the counts of a telemetry frame.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from roadworthy.foundation.slab import GAUGE, NamedCells, SlabReader, SlotStatus, SlotWriter
+
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the latency histogram, seconds; one more bucket takes the rest."""
+
+_SEPARATOR = "\x1f"
+_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST = "requests", "latency", "rows", "in-flight", "lost"
+_REFUSED, _QUEUE, _RECORDS_LOST = "refused", "queue", "records-lost"
+_BUCKETS_US = tuple(round(bound * 1e6) for bound in BUCKETS_S)
+_SUM = len(_BUCKETS_US) + 1
+
+
+class Gauge:
+    """A number that goes up and down. One owner, one thread."""
+
+    __slots__ = ("_cell", "_values")
+
+    def __init__(self, values: memoryview[int], cell: int) -> None:
+        self._values = values
+        self._cell = cell
+
+    def add(self, change: int) -> None:
+        """Add `change`, which may be negative."""
+        self._values[self._cell] += change
+
+
+class BoundMetrics:
+    """The cells of one version behind one generation of one endpoint; made by `WorkerMetrics.bind`.
+
+    Attributes:
+        in_flight: requests admitted and not yet answered.
+    """
+
+    __slots__ = ("_key", "_latency", "_outcomes", "_rows", "_values", "_writer", "in_flight")
+
+    def __init__(self, writer: SlotWriter, key: str) -> None:
+        self._writer = writer
+        self._values = writer.values
+        self._key = key
+        self._latency = writer.place(_LATENCY + key, width=_SUM + 1)
+        self._rows = writer.place(_ROWS + key)
+        self._outcomes: dict[str, int] = {}
+        self.in_flight = Gauge(writer.values, writer.place(_IN_FLIGHT + key, kind=GAUGE))
+
+    def observe(self, outcome: str, latency_s: float, rows: int) -> None:
+        """Count one answered request.
+
+        Args:
+            outcome: "ok" or the error's stable code.
+            latency_s: seconds from admission to the encoded answer.
+            rows: rows that were answered or would have been; 0 when unknown.
+        """
+        values = self._values
+        cell = self._outcomes.get(outcome)
+        if cell is None:
+            cell = self._outcomes[outcome] = self._writer.place(_REQUESTS + self._key + _SEPARATOR + outcome)
+        values[cell] += 1
+        latency_us = int(latency_s * 1e6)
+        first = self._latency
+        values[first + bisect_left(_BUCKETS_US, latency_us)] += 1
+        values[first + _SUM] += latency_us
+        values[self._rows] += rows
+
+
+class WorkerMetrics:
+    """Everything that one worker counts, on its slot. One thread."""
+
+    def __init__(self, slot_writer: SlotWriter) -> None:
+        """Take the slot over. Requests that were in flight when a predecessor was killed are counted as lost."""
+        self._writer = slot_writer
+        slot_writer.take(self._count_lost)
+        self._records_lost = slot_writer.place(_RECORDS_LOST)
+        self._refused: dict[tuple[str, str], int] = {}
+        self._queues: dict[str, Gauge] = {}
+        self._bound: dict[str, BoundMetrics] = {}
+
+    def _count_lost(self, left: Mapping[str, int]) -> None:
+        for name, value in left.items():
+            kind, _, key = name.partition(_SEPARATOR)
+            if kind == _IN_FLIGHT and value > 0:
+                self._writer.values[self._writer.place(_LOST + _SEPARATOR + key)] += value
+
+    @property
+    def boot(self) -> str:
+        """16 hex digits that name this process's time in the slot."""
+        return self._writer.boot
+
+    def bind(self, endpoint: str, generation: int, version: str, digest: str) -> BoundMetrics:
+        """The cells for requests that `version` ("flights:3", with its package `digest`) answers for `endpoint`."""
+        key = _SEPARATOR + _SEPARATOR.join((endpoint, str(generation), version, digest.removeprefix("sha256:")))
+        if key not in self._bound:
+            self._bound[key] = BoundMetrics(self._writer, key)
+        return self._bound[key]
+
+    def refused(self, endpoint: str, code: str) -> None:
+        """Count a request that reached no version.
+
+        Args:
+            endpoint: a name from the snapshot, or "" when the caller asked for one that is not in it: callers must not be able
+                to make new series.
+            code: the error's stable code.
+        """
+        cell = self._refused.get((endpoint, code))
+        if cell is None:
+            cell = self._writer.place(_SEPARATOR.join((_REFUSED, endpoint, code)))
+            self._refused[endpoint, code] = cell
+        self._writer.values[cell] += 1
+
+    def queue(self, endpoint: str) -> Gauge:
+        """Requests of `endpoint` that wait for a batch; keep the returned object."""
+        gauge = self._queues.get(endpoint)
+        if gauge is None:
+            cell = self._writer.place(_QUEUE + _SEPARATOR + endpoint, kind=GAUGE)
+            gauge = self._queues[endpoint] = Gauge(self._writer.values, cell)
+        return gauge
+
+    def lost_records(self, count: int) -> None:
+        """Count prediction records this process had to drop. This alone is counted: a LOST frame to the agent only tells."""
+        self._writer.values[self._records_lost] += count
+
+    def state(self, text: str) -> None:
+        """STARTING, READY or DRAINING (`foundation/slab.py`); the supervisor waits for READY before it stops a predecessor."""
+        self._writer.state(text)
+
+    def heartbeat(self) -> None:
+        """A sign of life; about once a second."""
+        self._writer.heartbeat()
+
+    def close(self) -> None:
+        """Leave the slot in order, with nothing in flight; the last call of an orderly stop."""
+        self._writer.release()
+
+
+def open_worker_metrics(path: Path, slot: int) -> WorkerMetrics:
+    """WorkerMetrics on slot `slot` of the slab at `path`.
+
+    Raises:
+        ValueError: it is no slab of this release, or has no such slot.
+        OSError: it cannot be opened.
+    """
+    return WorkerMetrics(SlotWriter(path, slot))
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What one series of counts belongs to. `digest` is `sha256:…`."""
+
+    endpoint: str
+    generation: int
+    version: str
+    digest: str
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over all slots since the slab was made.
+
+    Attributes:
+        requests: answered, by what answered and outcome.
+        latency: histogram cells (one a bucket, not cumulative; then the sum in microseconds), by what answered.
+        rows: rows answered.
+        in_flight: admitted and not yet answered, in live workers.
+        lost: in flight inside workers that died.
+        refused: by (endpoint, code). queue: waiting requests by endpoint.
+        records_lost: dropped prediction records.
+        slots: who holds each slot.
+    """
+
+    requests: dict[tuple[Bound, str], int] = field(default_factory=lambda: defaultdict(int))
+    latency: dict[Bound, list[int]] = field(default_factory=dict)
+    rows: dict[Bound, int] = field(default_factory=lambda: defaultdict(int))
+    in_flight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    lost: dict[Bound, int] = field(default_factory=lambda: defaultdict(int))
+    refused: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    queue: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    records_lost: int = 0
+    slots: list[SlotStatus] = field(default_factory=list)
+
+
+def read_totals(reader: SlabReader) -> Totals:
+    """Add up all slots. A dead worker's requests in flight count as lost from the moment it is dead."""
+    totals = Totals()
+    for slot in range(reader.slots):
+        status, runs = reader.read(slot)
+        totals.slots.append(status)
+        for cells in runs:
+            _add(totals, cells, alive=status.alive)
+    return totals
+
+
+def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
+    kind, *parts = cells.name.split(_SEPARATOR)
+    value = cells.values[0]
+    if kind == _RECORDS_LOST:
+        totals.records_lost += value
+    elif kind == _REFUSED:
+        totals.refused[parts[0], parts[1]] += value
+    elif kind == _QUEUE:
+        totals.queue[parts[0]] += value if alive else 0
+    elif kind == _REQUESTS:
+        totals.requests[_bound(parts), parts[4]] += value
+    elif kind == _LATENCY:
+        known = totals.latency.get(_bound(parts), [0] * len(cells.values))
+        totals.latency[_bound(parts)] = [a + b for a, b in zip(known, cells.values, strict=True)]
+    elif kind == _ROWS:
+        totals.rows[_bound(parts)] += value
+    elif kind == _LOST:
+        totals.lost[_bound(parts)] += value
+    elif kind == _IN_FLIGHT and alive:
+        totals.in_flight[parts[0]] += value
+    elif kind == _IN_FLIGHT:
+        totals.in_flight[parts[0]] += 0
+        totals.lost[_bound(parts)] += max(value, 0)
+
+
+def _bound(parts: list[str]) -> Bound:
+    endpoint, generation, version, digest = parts[:4]
+    return Bound(endpoint, int(generation), version, f"sha256:{digest}" if digest else "")
