@@ -1,0 +1,100 @@
+"""The models that are measured, and the rows that are asked. Real data: scikit-learn's breast cancer cells, 30 numbers a row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import roadworthy as rw
+
+Rows = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model under measurement.
+
+    Attributes:
+        name: the model's name in the registry.
+        package: its package file. baseline: the same model for the hand-written service.
+        rows: what is asked, (n, 30). right: the probability of the second class for each row, by the model itself.
+        code: the package's digest when it carries code, else None.
+    """
+
+    name: str
+    package: Path
+    baseline: Path
+    rows: Rows
+    right: Rows
+    code: str | None
+
+
+def cells(count: int) -> Rows:
+    """`count` rows, all different: the 569 measured ones, then mixtures of two of them."""
+    real = load_breast_cancer().data
+    random = np.random.default_rng(7)
+    pairs = random.integers(0, len(real), size=(count, 2))
+    share = random.uniform(size=(count, 1))
+    mixed = real[pairs[:, 0]] * share + real[pairs[:, 1]] * (1 - share)
+    mixed[: len(real)] = real[:count]
+    return np.round(mixed, 6)
+
+
+def onnx_trees(folder: Path, count: int) -> Subject:
+    """Gradient-boosted trees (100 iterations) as an ONNX file, made by skl2onnx; float32 in, label and probabilities out."""
+    from skl2onnx import to_onnx
+
+    data = load_breast_cancer()
+    model = GradientBoostingClassifier(n_estimators=100, random_state=0)
+    pipeline = make_pipeline(StandardScaler(), model).fit(data.data, data.target)
+    sample = data.data.astype(np.float32)
+    graph = to_onnx(pipeline, sample[:1], options={"zipmap": False}, target_opset=17)
+    file = folder / "trees.onnx"
+    file.write_bytes(graph.SerializeToString())
+    package = rw.pack(graph, name="trees", inputs=sample, out=folder)
+    rows = cells(count).astype(np.float32)
+    return Subject("trees", _packed(package), file, rows, _by_graph(file, rows), _code(package))
+
+
+def sklearn_trees(folder: Path, count: int) -> Subject:
+    """StandardScaler and HistGradientBoosting of 100 iterations; whichever proved runtime is chosen serves it."""
+    import joblib
+
+    data = load_breast_cancer()
+    model = HistGradientBoostingClassifier(max_iter=100, random_state=0)
+    pipeline: Pipeline = make_pipeline(StandardScaler(), model).fit(data.data, data.target)
+    file = folder / "cells.joblib"
+    joblib.dump(pipeline, file)
+    package = rw.pack(pipeline, name="cells", inputs=data.data, labels=data.target, out=folder)
+    rows = cells(count)
+    return Subject("cells", _packed(package), file, rows, pipeline.predict_proba(rows)[:, 1], _code(package))
+
+
+def bodies(rows: Rows) -> list[bytes]:
+    """One JSON request a row."""
+    return [json.dumps({"instances": [row]}, separators=(",", ":")).encode() for row in rows.tolist()]
+
+
+def _by_graph(file: Path, rows: Rows) -> Rows:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["probabilities"], {session.get_inputs()[0].name: rows})[0])[:, 1]
+
+
+def _packed(package: rw.Package) -> Path:
+    if package.path is None:
+        raise RuntimeError("the package was not written")
+    return package.path
+
+
+def _code(package: rw.Package) -> str | None:
+    return package.digest if package.carries_code else None

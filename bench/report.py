@@ -1,0 +1,65 @@
+"""Results of benchmarks: one shape for all of them, printed as a table and written as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One figure.
+
+    Attributes:
+        measure: what was measured. value, unit: the figure for Roadworthy.
+        baseline: the same figure for what it is compared with, in the same run; None when it stands alone.
+        ratio: value / baseline, as the median over rounds; None when there is no baseline.
+        target: what it has to reach, as words; None when it is only listed.
+        met: whether it did; None without a target.
+        command: what repeats the measurement.
+    """
+
+    measure: str
+    value: float
+    unit: str
+    baseline: float | None = None
+    ratio: float | None = None
+    target: str | None = None
+    met: bool | None = None
+    command: str = "make bench-road"
+
+
+def write(name: str, measures: list[Measure], folder: Path = RESULTS) -> Path:
+    """Write bench/results/<name>.json, a list of measures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps([asdict(measure) for measure in measures], indent=2) + "\n")
+    return path
+
+
+def table(measures: list[Measure]) -> str:
+    """The measures as aligned text, one a line."""
+    head = ("measure", "value", "baseline", "ratio", "target", "met")
+    rows = [
+        (
+            measure.measure,
+            f"{_short(measure.value)} {measure.unit}",
+            _short(measure.baseline),
+            "" if measure.ratio is None else f"{measure.ratio:.2f} x",
+            measure.target or "",
+            {True: "yes", False: "NO", None: ""}[measure.met],
+        )
+        for measure in measures
+    ]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

