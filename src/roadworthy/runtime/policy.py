@@ -1,0 +1,66 @@
+"""What to load or unload next: a pure function of what is wanted and how far each version is. `runtime/manager.py` asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class State(Enum):
+    """How far a version is here. One-way: LOADING, then READY or FAILED; READY, then UNLOADING, then it is forgotten."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    FAILED = "FAILED"
+    UNLOADING = "UNLOADING"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Construct and prove this package."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Take this version out of service and close it once nobody holds it."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Drop what is known of a version that failed and is no longer wanted."""
+
+    digest: str
+
+
+Action = Load | Unload | Forget
+
+
+def next_action(wanted: Sequence[str], pinned: Collection[str], states: Mapping[str, State]) -> Action | None:
+    """The one thing to do now, or None.
+
+    Room is made before it is taken: what nobody wants goes first. Loading is one at a time, so that two large models never
+    peak together, in the order of `wanted`. What is `pinned` (it answers requests now) is never unloaded, wanted or not.
+
+    Args:
+        wanted: digests to hold, most urgent first.
+        pinned: digests that the split in service uses.
+        states: every digest that this process knows.
+    """
+    for digest, state in states.items():
+        if digest in wanted or digest in pinned:
+            continue
+        if state is State.READY:
+            return Unload(digest)
+        if state is State.FAILED:
+            return Forget(digest)
+    if State.LOADING in states.values():
+        return None
+    for digest in wanted:
+        if digest not in states:
+            return Load(digest)
+    return None

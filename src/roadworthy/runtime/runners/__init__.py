@@ -1,0 +1,1 @@
+"""Where a loaded version executes: one file a place."""

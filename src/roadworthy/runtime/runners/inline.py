@@ -1,0 +1,52 @@
+"""Runs a version inside the worker's own process. Called by `runtime/batching.py`; whatever goes wrong becomes a ModelFault."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from roadworthy.foundation.errors import ModelFault
+from roadworthy.runtime.runners.runner import Executable
+from roadworthy.schema.batch import Batch
+
+WRONG_COUNT = "wrong-output-count"
+
+
+class InlineRunner:
+    """Calls the package directly and checks what comes back before anyone may see it."""
+
+    __slots__ = ("_executable", "_run", "concurrent")
+
+    def __init__(self, executable: Executable) -> None:
+        self._executable = executable
+        self._run = executable.run
+        self.concurrent = executable.concurrent
+
+    def run(self, batch: Batch) -> Batch:
+        """Answer all rows.
+
+        Raises:
+            ModelFault: codes "model-failed" (it raised), "wrong-output-count" (another number of rows came back) and
+                "non-finite-output" (NaN or an infinity in the answer).
+        """
+        try:
+            answer = self._run(batch)
+        except ModelFault:
+            raise
+        # The border to the user's own code: it may raise anything, and even ask the process to exit.
+        except (Exception, SystemExit) as error:
+            raise ModelFault("the model failed on this input", code="model-failed") from error
+        _check_answer(answer, batch.rows)
+        return answer
+
+    def close(self) -> None:
+        """Give the model's memory and threads back."""
+        self._executable.close()
+
+
+def _check_answer(answer: Batch, rows: int) -> None:
+    if answer.rows != rows or any(len(block.values) != rows for block in answer.blocks):
+        raise ModelFault("the model answered another number of rows than it was asked", code=WRONG_COUNT)
+    for block in answer.blocks:
+        values = block.values
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ModelFault("the model answered a value that is not a finite number", code="non-finite-output")
