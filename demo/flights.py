@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
 WORDS = ["carrier", "origin", "dest"]
-SCHEDULE = ["month", "weekday", "hour", "minute", "distance"]
+SCHEDULE = ["weekday", "hour", "minute", "distance"]
 WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
 LATE_MINUTES = 15
 
@@ -29,7 +29,7 @@ def flights() -> tuple[pd.DataFrame, pd.Series, pd.Series]:
     table = schedule.merge(weather[["origin", "time_hour", *WEATHER]], on=["origin", "time_hour"], how="left")
     table = table.sort_values(["time_hour", "carrier", "flight"], kind="stable", ignore_index=True)
     table["weekday"] = pd.to_datetime(table["time_hour"]).dt.dayofweek
-    rows = table[[*WORDS, *[name for name in SCHEDULE if name != "month"], *WEATHER]]
+    rows = table[[*WORDS, *SCHEDULE, *WEATHER]]
     return rows, table["arr_delay"] >= LATE_MINUTES, table["month"]
 
 

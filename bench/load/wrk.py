@@ -81,7 +81,9 @@ def wrong_answers(load: Load, right: Rows, tolerance: float = 1e-5) -> int:
     asked = np.full(len(right), load.sent // len(right))
     asked[: load.sent % len(right)] += 1
     order = np.argsort(right, kind="stable")
-    edges = np.flatnonzero(np.diff(right[order]) > 2 * tolerance) + 1  # rows whose answers cannot be told apart go together
+    edges = (
+        np.flatnonzero(np.diff(right[order]) > 2 * tolerance) + 1
+    )  # rows whose answers cannot be told apart go together
     middles = [float(np.mean(part)) for part in np.split(right[order], edges)]
     open_for = [int(part.sum()) for part in np.split(asked[order], edges)]
     got = [0] * len(middles)

@@ -1,0 +1,233 @@
+"""`make demo`: the whole journey on real flights, every step checked.
+
+Trains two versions, packs and proves them, starts Roadworthy, pushes, deploys, asks thousands of real rows, deploys the second
+version under traffic, rolls back, and looks at the records. Leaves the server running; `--exit` stops it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+from flights import flights, train
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import Pipeline
+from traffic import Endpoint, Traffic, largest_difference
+
+import roadworthy as rw
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "build" / "demo"
+TOLERANCE = 1e-5
+ASKED = 6_000
+
+
+@dataclass
+class Data:
+    """All flights: what is known before departure, whether it was late, and the month."""
+
+    rows: pd.DataFrame
+    late: pd.Series
+    month: pd.Series
+
+    def of(self, first: int, last: int) -> tuple[pd.DataFrame, pd.Series]:
+        """The flights of some months."""
+        chosen = self.month.between(first, last)
+        return self.rows[chosen], self.late[chosen]
+
+    def later(self, count: int) -> pd.DataFrame:
+        """`count` flights of July to December, spread evenly."""
+        rows, _ = self.of(7, 12)
+        return rows.iloc[np.linspace(0, len(rows) - 1, count, dtype=int)]
+
+
+def say(text: str) -> None:
+    """One line of the story."""
+    print(text, flush=True)
+
+
+def roadworthy(*arguments: str, check: bool = True) -> str:
+    """Run the command line as a user would, with the demo's own home folder; return what it printed."""
+    say(f"  $ roadworthy {' '.join(arguments)}")
+    environment = {**os.environ, "ROADWORTHY_HOME": str(FOLDER / "home")}
+    command = [str(Path(sys.executable).with_name("roadworthy")), *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    if check and result.returncode != 0:
+        raise SystemExit(f"that failed:\n{result.stdout}{result.stderr}")
+    return result.stdout
+
+
+def show(text: str, lines: int) -> None:
+    """The first lines of what a command printed."""
+    for line in text.strip().splitlines()[:lines]:
+        say(f"    {line}")
+
+
+def pack(data: Data, last_month: int, trees: int) -> tuple[rw.Package, Pipeline]:
+    """Train on January to `last_month`, and pack."""
+    rows, late = data.of(1, last_month)
+    begun = time.monotonic()
+    model = train(rows, late, trees)
+    trained_s = time.monotonic() - begun
+    begun = time.monotonic()
+    seen = {"label": model.predict(rows), "probabilities": model.predict_proba(rows)}
+    package = rw.pack(model, name="flights", inputs=rows, labels=late, outputs=seen, out=FOLDER / "dist")
+    say(
+        f"  {len(rows):,} flights, {trees} trees: trained in {trained_s:.1f} s, packed and proved in {time.monotonic() - begun:.1f} s"
+    )
+    say(f"  {package.digest}")
+    say(f"  runtimes: {', '.join(package.runtimes)}; carries code: {'yes' if package.carries_code else 'no'}")
+    return package, model
+
+
+def push(package: rw.Package) -> None:
+    """Register a package; one that carries code (here scikit-learn's pickle) is taken because its digest is named."""
+    allowed = ["--allow-code", package.digest] if package.carries_code else []
+    show(roadworthy("push", str(package.path), *allowed), 3)
+
+
+def context() -> tuple[str, str, str]:
+    """The gateway's and the control plane's addresses and the admin key that `up` left for the command line."""
+    document = json.loads((FOLDER / "home" / "context.json").read_text())
+    return document["gateway_url"], document["control_url"], document["key"]
+
+
+def ask_later_months(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
+    """Thousands of flights of later months: every answer must be the pipeline's own."""
+    asked = data.later(ASKED)
+    begun = time.monotonic()
+    answers = endpoint.ask_all(asked, size=100)
+    took_s = time.monotonic() - begun
+    assert all(answer.status == 200 for answer in answers), "a prediction failed"
+    difference = largest_difference(answers, right)
+    assert difference <= TOLERANCE, f"an answer is {difference} away from the pipeline's own"
+    say(f"  {len(asked):,} real flights of July to December in {took_s:.1f} s: all answered as by the pipeline itself")
+    say(f"  (largest difference {difference:.1e})")
+
+
+def decay(endpoint: Endpoint, data: Data, trained: int) -> None:
+    """How well the served model tells late flights, month by month: this is a real model that really decays."""
+    line = []
+    for month in range(1, 13):
+        rows, late = data.of(month, month)
+        picked = np.linspace(0, len(rows) - 1, 1_500, dtype=int)
+        answers = endpoint.ask_all(rows.iloc[picked], size=500)
+        scores = [value for answer in answers for value in answer.probabilities]
+        line.append(f"{month}{'*' if month <= trained else ''}: {roc_auc_score(late.iloc[picked], scores):.2f}")
+    say(f"  AUC by month (* = trained on): {'  '.join(line)}")
+
+
+def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
+    """Deploy the second version and roll back, both under traffic in which nothing may fail."""
+    with Traffic(endpoint, data.later(ASKED)) as traffic:
+        traffic.wait_for("flights:1")
+        begun = time.monotonic()
+        roadworthy("deploy", "flights:2", "--endpoint", "flights")
+        traffic.wait_for("flights:2")
+        say(
+            f"  flights:2 answers {traffic.last_from('flights:1') - begun:.1f} s after the command began: loaded, proved, switched"
+        )
+        time.sleep(1.0)  # some traffic for the second version
+        begun = time.monotonic()
+        roadworthy("rollback", "flights")
+        traffic.wait_for("flights:1")
+        time.sleep(0.5)
+    back_s = traffic.last_from("flights:2") - begun
+    say(f"  rolled back: the last answer of flights:2 came {back_s * 1000:.0f} ms after the command began")
+    assert back_s < 3.0, "rolling back took too long"
+    failed = [answer for answer in traffic.answers if answer.status != 200]
+    assert not failed, f"{len(failed)} predictions failed during the switches"
+    assert {answer.version for answer in traffic.answers} == {"flights:1", "flights:2"}
+    assert largest_difference(traffic.answers, right) <= TOLERANCE
+    times = np.array([answer.took_ms for answer in traffic.answers])
+    say(f"  {len(times):,} predictions meanwhile, none failed, each as by the pipeline of the version that it names")
+    say(f"  latency of one row: p50 {np.percentile(times, 50):.1f} ms, p99 {np.percentile(times, 99):.1f} ms")
+
+
+def refuse(endpoint: Endpoint) -> None:
+    """What a wrong request is told."""
+    wrong = {"carrier": "UA", "origin": "EWR", "distance": "far"}
+    headers = {"Authorization": f"Bearer {endpoint.key}"}
+    reply = httpx.post(endpoint.url, json={"instances": [wrong]}, headers=headers)
+    assert reply.status_code == 422, reply.text
+    say(f"  a wrong row: {reply.status_code} {reply.json()['error']}")
+    reply = httpx.post(endpoint.url, json={"instances": []})
+    assert reply.status_code == 401, reply.text
+    say(f"  without a key: {reply.status_code} {reply.json()['error']}")
+
+
+def journey() -> str:
+    """All steps; returns the address to open."""
+    say("\n1. Real flights of 2013, two versions of a model")
+    data = Data(*flights())
+    first, first_model = pack(data, last_month=4, trees=100)
+    second, second_model = pack(data, last_month=6, trees=150)
+    asked = data.later(ASKED)
+    right = {"flights:1": first_model.predict_proba(asked)[:, 1], "flights:2": second_model.predict_proba(asked)[:, 1]}
+
+    say("\n2. One command starts the control plane and the gateway")
+    begun = time.monotonic()
+    roadworthy("up", "-d")
+    say(f"  up in {time.monotonic() - begun:.1f} s")
+
+    say("\n3. Push and deploy")
+    push(first)
+    push(second)
+    roadworthy("deploy", "flights:1", "--endpoint", "flights")
+    gateway, control, key = context()
+    endpoint = Endpoint(f"{gateway}/v1/models/flights:predict", key)
+
+    say("\n4. Predictions")
+    ask_later_months(endpoint, data, right)
+    decay(endpoint, data, trained=4)
+    refuse(endpoint)
+
+    say("\n5. The second version under traffic, and back")
+    switch(endpoint, data, right)
+
+    say("\n6. What is running, and what was asked")
+    show(roadworthy("status"), 12)
+    show(roadworthy("logs", "flights", "--last", "5"), 8)
+    with rw.Client(gateway, key=key) as client:
+        answer = client.predict("flights", data.later(3))
+    say(f"  from Python: {answer}")
+    return f"{control}/docs"
+
+
+def main() -> None:
+    """Run the journey on a fresh home folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--exit", action="store_true", help="stop the server at the end")
+    arguments = parser.parse_args()
+    begun = time.monotonic()
+    if FOLDER.exists():
+        roadworthy("stop", check=False)
+        shutil.rmtree(FOLDER)
+    (FOLDER / "dist").mkdir(parents=True)
+    try:
+        address = journey()
+    except BaseException:
+        roadworthy("stop", check=False)
+        raise
+    say(f"\nEvery step was checked; it took {time.monotonic() - begun:.0f} s.")
+    if arguments.exit:
+        roadworthy("stop")
+        say("Stopped.")
+    else:
+        say(f"It is still running: open {address}")
+        say(f"Stop it with: ROADWORTHY_HOME={FOLDER.relative_to(ROOT)}/home .venv/bin/roadworthy stop")
+
+
+if __name__ == "__main__":
+    main()

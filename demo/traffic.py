@@ -1,0 +1,127 @@
+"""Asks an endpoint real rows and remembers what came back. Called by run.py.
+
+Nothing is repeated: a request that fails is a failure that the demo reports.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One reply.
+
+    Attributes:
+        at: when it arrived, on the monotonic clock in seconds. took_ms: how long it took.
+        status: HTTP status, 0 when there was no reply. version, digest: who answered, as the reply's headers say.
+        first, rows: which rows were asked. probabilities: of being late, one a row; empty when it failed.
+    """
+
+    at: float
+    took_ms: float
+    status: int
+    version: str
+    digest: str
+    first: int
+    rows: int
+    probabilities: tuple[float, ...]
+
+
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values by column name; missing ones become null."""
+    filled = rows.astype(object).where(rows.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in filled.to_dict("records")]
+
+
+@dataclass
+class Endpoint:
+    """Where to ask, and with which key."""
+
+    url: str
+    key: str
+
+    def ask(self, client: httpx.Client, instances: list[dict[str, Any]], first: int = 0) -> Answer:
+        """One request with these rows."""
+        begun = time.perf_counter()
+        try:
+            reply = client.post(
+                self.url, json={"instances": instances}, headers={"Authorization": f"Bearer {self.key}"}
+            )
+        except httpx.HTTPError:
+            return Answer(time.monotonic(), 0.0, 0, "", "", first, len(instances), ())
+        took_ms = (time.perf_counter() - begun) * 1000
+        late: tuple[float, ...] = ()
+        if reply.status_code == 200:
+            late = tuple(row["probabilities"][1] for row in reply.json()["predictions"])
+        version = reply.headers.get("Roadworthy-Version", "")
+        digest = reply.headers.get("Roadworthy-Digest", "")
+        return Answer(time.monotonic(), took_ms, reply.status_code, version, digest, first, len(instances), late)
+
+    def ask_all(self, rows: pd.DataFrame, size: int) -> list[Answer]:
+        """All rows, `size` a request, one request after the other."""
+        instances = records(rows)
+        with httpx.Client(timeout=30) as client:
+            return [self.ask(client, instances[at : at + size], at) for at in range(0, len(instances), size)]
+
+
+@dataclass
+class Traffic:
+    """A thread that asks one row after the other until it is stopped."""
+
+    endpoint: Endpoint
+    rows: pd.DataFrame
+    answers: list[Answer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._instances = records(self.rows)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def wait_for(self, version: str, timeout_s: float = 30.0) -> None:
+        """Return when the newest answers come from `version`; TimeoutError when they do not."""
+        deadline = time.monotonic() + timeout_s
+        while not self.answers or self.answers[-1].version != version:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no answer from {version} within {timeout_s:g} s")
+            time.sleep(0.005)
+
+    def last_from(self, version: str) -> float:
+        """When the last answer of `version` arrived, on the monotonic clock."""
+        return max(answer.at for answer in self.answers if answer.version == version)
+
+    def _run(self) -> None:
+        with httpx.Client(timeout=30) as client:
+            at = 0
+            while not self._stop.is_set():
+                self.answers.append(self.endpoint.ask(client, [self._instances[at]], at))
+                at = (at + 1) % len(self._instances)
+
+
+def largest_difference(answers: list[Answer], right: dict[str, np.ndarray[Any, Any]]) -> float:
+    """How far the answers are from the right ones of the version that gave them; `right` is by version, one value a row."""
+    return max(
+        float(
+            np.max(
+                np.abs(
+                    np.array(answer.probabilities) - right[answer.version][answer.first : answer.first + answer.rows]
+                )
+            )
+        )
+        for answer in answers
+    )
