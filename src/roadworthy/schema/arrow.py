@@ -1,0 +1,91 @@
+"""A batch as an Arrow table and back, exactly. Golden examples are kept in this form. pyarrow is imported when it is used."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from roadworthy.foundation.errors import PackageInvalid
+from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field
+
+
+def batch_to_arrow(batch: Batch) -> Any:
+    """A pyarrow.Table: plain columns in their own types, times as timestamp[us, UTC], json as text; a tensor as one list column
+    of its flat values a row and, beside it, `<name>#shape`. Nulls are Arrow nulls; NaN stays NaN."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {}
+    for position, field in enumerate(batch.layout.fields):
+        values, mask = batch.column_at(position)
+        if not field.shape:
+            columns[field.name] = _to_arrow(pa, field, values, mask)
+            continue
+        width = int(np.prod(values.shape[1:], dtype=np.int64))
+        flat = _to_arrow(pa, field, values.reshape(-1), None if mask is None else mask.reshape(-1))
+        offsets = pa.array(np.arange(batch.rows + 1, dtype=np.int32) * width)
+        columns[field.name] = pa.ListArray.from_arrays(offsets, flat)
+        columns[f"{field.name}#shape"] = pa.array([list(values.shape[1:])] * batch.rows, type=pa.list_(pa.int64()))
+    return pa.table(columns)
+
+
+def _to_arrow(pa: Any, field: Field, values: Array, mask: Array | None) -> Any:
+    if field.dtype is DType.JSON:
+        text = [json.dumps(value, ensure_ascii=False) for value in values.tolist()]
+        return pa.array(text, type=pa.string(), mask=mask)
+    if field.dtype is DType.TIMESTAMP:
+        return pa.array(np.ascontiguousarray(values), type=pa.int64(), mask=mask).cast(pa.timestamp("us", tz="UTC"))
+    if field.dtype is DType.STRING:
+        return pa.array(values.tolist(), type=pa.string(), mask=mask)
+    return pa.array(np.ascontiguousarray(values), mask=mask, from_pandas=False)
+
+
+def arrow_to_batch(layout: Layout, table: Any) -> Batch:
+    """The batch that `batch_to_arrow` made the table from.
+
+    Raises:
+        PackageInvalid: "signature-invalid": the table has not the layout's columns and types.
+    """
+    import pyarrow as pa
+
+    try:
+        pairs = [_from_column(pa, field, table) for field in layout.fields]
+        return Batch.from_columns(layout, pairs, table.num_rows)
+    except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        raise PackageInvalid("the stored rows do not fit the signature", code="signature-invalid") from error
+
+
+def _from_column(pa: Any, field: Field, table: Any) -> tuple[Array, Array | None]:
+    column = table[field.name].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
+    if not field.shape:
+        return _from_arrow(pa, field, column)
+    values, mask = _from_arrow(pa, field, column.flatten())
+    shape = (table.num_rows, *(table[f"{field.name}#shape"][0].as_py() if table.num_rows else field.shape))
+    return values.reshape(shape), None if mask is None else mask.reshape(shape)
+
+
+def _from_arrow(pa: Any, field: Field, column: Any) -> tuple[Array, Array | None]:
+    mask: Array | None = None
+    if column.null_count:
+        mask = column.is_null().to_numpy(zero_copy_only=False)
+    if field.dtype in (DType.STRING, DType.JSON):
+        array = np.empty(len(column), dtype=object)
+        plain = column.to_pylist()
+        if field.dtype is DType.JSON:
+            array[:] = [None if text is None else json.loads(text) for text in plain]
+        else:
+            array[:] = ["" if text is None else text for text in plain]
+        return array, mask
+    if field.dtype is DType.TIMESTAMP:
+        column = column.cast(pa.int64())
+    if mask is not None:
+        column = column.fill_null(False if field.dtype is DType.BOOL else 0)
+    values = column.to_numpy(zero_copy_only=False)
+    if values.dtype != field.dtype.numpy:
+        raise TypeError(f"{field.name} is {values.dtype}")
+    return values, mask

@@ -1,0 +1,389 @@
+"""Rows as JSON gives them, turned into a Batch exactly, or refused with every problem named; and back.
+
+Protocols call this when their fast readers are in doubt, `tables.py` for lists of records. Nothing is coerced: "12" is no number,
+true is no 1, 1.5 is no integer. A caller's values never appear in a message.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from roadworthy.foundation.errors import InvalidInput
+from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field
+
+MAX_PROBLEMS = 20
+_EXACT_FLOAT_LIMIT = 2**53
+_MICROSECONDS = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INT64 = (-(2**63), 2**63 - 1)
+
+_HINTS = {
+    "missing-columns": "send every column that the signature names",
+    "unknown-columns": "leave out columns that the signature does not name",
+    "wrong-type": "send the type that the signature names; nothing is converted",
+    "out-of-range": "send a number that the column's type can hold exactly",
+    "not-finite": "send a finite number, or null where the column allows it",
+    "null-not-allowed": "send a value: this column had no nulls in training",
+    "unknown-category": "send one of the categories that the signature lists",
+    "wrong-shape": "send rows of the shape that the signature names",
+    "empty-batch": "send at least one row",
+}
+
+
+class _Problems:
+    """Collects what is wrong, up to MAX_PROBLEMS, and raises it all at once."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+        self.total = 0
+
+    def add(self, code: str, field: str | None, row: int | None, problem: str, expected: str | None = None) -> None:
+        self.total += 1
+        if len(self.found) >= MAX_PROBLEMS:
+            return
+        entry: dict[str, Any] = {"name": field, "code": code, "problem": problem}
+        if row is not None:
+            entry["row"] = row
+        if expected is not None:
+            entry["expected"] = expected
+        self.found.append(entry)
+
+    def raise_if_any(self) -> None:
+        if not self.found:
+            return
+        codes = {entry["code"] for entry in self.found}
+        code = codes.pop() if len(codes) == 1 else "invalid-input"
+        first = self.found[0]
+        where = "" if first["name"] is None else f"column {first['name']!r}"
+        if "row" in first:
+            where = f"{where}, row {first['row']}" if where else f"row {first['row']}"
+        message = f"{where}: {first['problem']}" if where else str(first["problem"])
+        if self.total > 1:
+            message = f"{message} (and {self.total - 1} more)"
+        raise InvalidInput(message, code=code, hint=_HINTS.get(first["code"]), facts={"fields": self.found})
+
+
+class _ProblemError(Exception):
+    """One value that does not fit; never leaves this file."""
+
+    def __init__(self, code: str, problem: str) -> None:
+        super().__init__(problem)
+        self.code = code
+        self.problem = problem
+
+
+def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse") -> tuple[Batch, int]:
+    """Rows parsed from JSON as a Batch, and how many extra columns were ignored.
+
+    A row is a list of values in the layout's order, a dict by name, or the bare value when the layout has one field.
+    `extra` is "refuse" or "ignore". Timestamps are RFC 3339 text with an offset, or integer microseconds since 1970 UTC.
+
+    Raises:
+        InvalidInput: one of the codes above, or "invalid-input" when several kinds occur; facts["fields"] lists up to
+            MAX_PROBLEMS of them, each with name, code, problem, and row and expected where they apply.
+    """
+    problems = _Problems()
+    if not rows:
+        problems.add("empty-batch", None, None, "there are no rows")
+        problems.raise_if_any()
+    columns, ignored = _by_column(layout, rows, extra, problems)
+    problems.raise_if_any()
+    pairs = [_decode_column(field, values, problems) for field, values in zip(layout.fields, columns, strict=True)]
+    problems.raise_if_any()
+    return Batch.from_columns(layout, pairs, len(rows)), ignored
+
+
+def _by_column(
+    layout: Layout, rows: Sequence[object], extra: str, problems: _Problems
+) -> tuple[list[list[object]], int]:
+    """Transpose rows of any accepted form into one list of values a field."""
+    if isinstance(rows[0], dict):
+        return _from_records(layout, rows, extra, problems)
+    width = len(layout.fields)
+    bare = width == 1
+    columns: list[list[object]] = [[] for _ in range(width)]
+    for number, row in enumerate(rows):
+        if bare:
+            columns[0].append(_bare_value(layout.fields[0], row))
+        elif isinstance(row, dict):
+            problems.add("wrong-type", None, number, "is an object where the rows before it are lists")
+        elif not isinstance(row, (list, tuple)):
+            problems.add(
+                "wrong-type", None, number, f"is {_kind(row)}", "a list of values, or an object by column name"
+            )
+        elif len(row) != width:
+            problems.add("wrong-shape", None, number, f"has {len(row)} values", f"{width} values")
+        else:
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+    return columns, 0
+
+
+def _bare_value(field: Field, row: object) -> object:
+    """With one plain field both `v` and `[v]` are rows; a tensor's row is the nested list itself."""
+    if not field.shape and field.dtype is not DType.JSON and isinstance(row, (list, tuple)) and len(row) == 1:
+        return row[0]
+    return row
+
+
+def _from_records(
+    layout: Layout, rows: Sequence[object], extra: str, problems: _Problems
+) -> tuple[list[list[object]], int]:
+    names = [field.name for field in layout.fields]
+    known = set(names)
+    columns: list[list[object]] = [[] for _ in names]
+    missing: dict[str, int] = {}
+    unknown: dict[str, int] = {}
+    ignored = 0
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            problems.add("wrong-type", None, number, f"is {_kind(row)} where the rows before it are objects")
+            continue
+        if len(row) != len(names) or not known.issuperset(row):
+            surplus = [str(key) for key in row if key not in known]
+            ignored += len(surplus)
+            for name in surplus if extra != "ignore" else ():
+                unknown.setdefault(name, number)
+            for name in names:
+                if name not in row:
+                    missing.setdefault(name, number)
+            if missing:
+                continue
+        for column, name in zip(columns, names, strict=True):
+            column.append(row[name])
+    for name, number in missing.items():
+        problems.add("missing-columns", name, number, "is missing")
+    for name, number in unknown.items():
+        problems.add("unknown-columns", name[:100], number, "is not in the signature")
+    return columns, ignored
+
+
+def _decode_column(field: Field, values: list[object], problems: _Problems) -> tuple[Array, Array | None]:
+    if field.shape:
+        return _decode_tensor(field, values, problems)
+    quick = _quick_numbers(field, values)
+    if quick is not None:
+        return quick, None
+    decode = _DECODERS[field.dtype]
+    allowed = set(field.categories or ()) if field.categorical else None
+    filler = _FILLERS.get(field.dtype, 0)
+    decoded: list[Any] = []
+    nulls: list[int] = []
+    for number, value in enumerate(values):
+        try:
+            if value is None:
+                _check_nullable(field)
+                nulls.append(number)
+                decoded.append(filler)
+                continue
+            plain = decode(field, value)
+            if allowed is not None and plain not in allowed:
+                raise _ProblemError("unknown-category", "is none of the categories")
+            decoded.append(plain)
+        except _ProblemError as problem:
+            problems.add(problem.code, field.name, number, problem.problem, field.dtype.value)
+            decoded.append(filler)
+    return _as_array(field.dtype, decoded), _mask(len(values), nulls)
+
+
+def _quick_numbers(field: Field, values: list[object]) -> Array | None:
+    """A whole column at once where that is provably the same as value by value: floats all, finite and below 2^53 apart."""
+    if not field.dtype.is_float or field.categorical or any(type(value) is not float for value in values):
+        return None
+    array = np.array(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        return None
+    with np.errstate(over="ignore"):
+        narrow = array.astype(field.dtype.numpy)
+    return narrow if np.isfinite(narrow).all() else None
+
+
+def _decode_tensor(field: Field, values: list[object], problems: _Problems) -> tuple[Array, Array | None]:
+    flat: list[Any] = []
+    nulls: list[int] = []
+    shape: tuple[int, ...] | None = None
+    for number, value in enumerate(values):
+        try:
+            found = _nested_shape(value, len(field.shape))
+            if len(found) != len(field.shape) or any(
+                want not in (-1, got) for want, got in zip(field.shape, found, strict=True)
+            ):
+                raise _ProblemError("wrong-shape", f"has shape {list(found)}")
+            if shape is not None and found != shape:
+                raise _ProblemError("wrong-shape", "has another shape than the rows before it")
+            shape = found
+            _flatten(field, value, len(field.shape), flat, nulls)
+        except _ProblemError as problem:
+            problems.add(problem.code, field.name, number, problem.problem, f"{field.dtype.value} {list(field.shape)}")
+    if problems.found or shape is None:
+        return np.empty((0,), dtype=field.dtype.numpy), None
+    array = _as_array(field.dtype, flat).reshape((len(values), *shape))
+    mask = _mask(len(flat), nulls)
+    return array, None if mask is None else mask.reshape(array.shape)
+
+
+def _nested_shape(value: object, depth: int) -> tuple[int, ...]:
+    shape: list[int] = []
+    while depth and isinstance(value, (list, tuple)):
+        shape.append(len(value))
+        if not value:
+            break
+        value = value[0]
+        depth -= 1
+    return tuple(shape)
+
+
+def _flatten(field: Field, value: object, depth: int, flat: list[Any], nulls: list[int]) -> None:
+    """Append the leaves of `value` to `flat`, row-major; ragged nesting is a problem of shape."""
+    if depth == 0:
+        if value is None:
+            _check_nullable(field)
+            nulls.append(len(flat))
+            flat.append(_FILLERS.get(field.dtype, 0))
+        else:
+            flat.append(_DECODERS[field.dtype](field, value))
+        return
+    assert isinstance(value, (list, tuple))  # noqa: S101  (the shape was read from the first leaf of each level)
+    width = len(value[0]) if depth > 1 and value and isinstance(value[0], (list, tuple)) else None
+    for item in value:
+        if depth > 1 and (not isinstance(item, (list, tuple)) or len(item) != width):
+            raise _ProblemError("wrong-shape", "is ragged")
+        _flatten(field, item, depth - 1, flat, nulls)
+
+
+def _check_nullable(field: Field) -> None:
+    if not field.nullable:
+        raise _ProblemError("null-not-allowed", "is null")
+
+
+def _decode_float(field: Field, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+    if isinstance(value, int):
+        if abs(value) > _EXACT_FLOAT_LIMIT:
+            raise _ProblemError("out-of-range", "is an integer that a float cannot hold exactly")
+        return float(value)
+    if not math.isfinite(value):
+        raise _ProblemError("not-finite", "is not a finite number")
+    if field.dtype is DType.FLOAT32 and abs(value) > np.finfo(np.float32).max:
+        raise _ProblemError("out-of-range", "is beyond float32")
+    return value
+
+
+def _decode_integer(field: Field, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _ProblemError("not-finite", "is not a finite number")
+        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+    bounds = np.iinfo(field.dtype.value)
+    if not bounds.min <= value <= bounds.max:
+        raise _ProblemError("out-of-range", f"is beyond {field.dtype.value}")
+    return value
+
+
+def _decode_bool(_field: Field, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+    return value
+
+
+def _decode_string(_field: Field, value: object) -> str:
+    if not isinstance(value, str):
+        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+    return value
+
+
+def _decode_timestamp(_field: Field, value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not _INT64[0] <= value <= _INT64[1]:
+            raise _ProblemError("out-of-range", "is beyond 64 bits of microseconds")
+        return value
+    if not isinstance(value, str):
+        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise _ProblemError("wrong-type", "is not an RFC 3339 time") from None
+    if moment.tzinfo is None:
+        raise _ProblemError("wrong-type", "is a time without an offset")
+    delta = moment - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * _MICROSECONDS + delta.microseconds
+
+
+def _decode_json(_field: Field, value: object) -> object:
+    return value
+
+
+_DECODERS: Mapping[DType, Callable[[Field, object], Any]] = {
+    **{dtype: _decode_integer for dtype in DType if dtype.is_integer},
+    DType.FLOAT32: _decode_float,
+    DType.FLOAT64: _decode_float,
+    DType.BOOL: _decode_bool,
+    DType.STRING: _decode_string,
+    DType.TIMESTAMP: _decode_timestamp,
+    DType.JSON: _decode_json,
+}
+_FILLERS: Mapping[DType, Any] = {DType.STRING: "", DType.JSON: None, DType.BOOL: False}
+
+
+def _as_array(dtype: DType, values: list[Any]) -> Array:
+    if dtype.numpy != np.dtype(object):
+        return np.array(values, dtype=dtype.numpy)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values  # np.array(values, dtype=object) would unpack nested lists
+    return array
+
+
+def _mask(length: int, nulls: list[int]) -> Array | None:
+    if not nulls:
+        return None
+    mask = np.zeros(length, dtype=bool)
+    mask[nulls] = True
+    return mask
+
+
+def _kind(value: object) -> str:
+    """What JSON calls the type of `value`, with an article; never the value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number" if isinstance(value, int) else "a number with a fraction"
+    if isinstance(value, str):
+        return "a string"
+    return "an object" if isinstance(value, dict) else "a list"
+
+
+def encode_rows(batch: Batch) -> list[Any]:
+    """JSON-ready values, one a row: the bare value when the layout has one field, else a dict by name. Nulls are None,
+    timestamps RFC 3339 text in UTC with microseconds. Non-finite floats come out as they are: the caller refuses them first."""
+    columns = [_encode_column(batch, position) for position in range(len(batch.layout.fields))]
+    if len(columns) == 1:
+        return columns[0]
+    names = [field.name for field in batch.layout.fields]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _encode_column(batch: Batch, position: int) -> list[Any]:
+    values, mask = batch.column_at(position)
+    if batch.layout.fields[position].dtype is DType.TIMESTAMP:
+        text = np.char.add(np.datetime_as_string(values.astype("datetime64[us]"), unit="us"), "Z")
+        plain: Any = text.tolist()
+    else:
+        plain = values.tolist()
+    return plain if mask is None else _with_nulls(plain, mask.tolist())
+
+
+def _with_nulls(values: list[Any], mask: list[Any]) -> list[Any]:
+    return [
+        _with_nulls(value, null) if isinstance(null, list) else (None if null else value)
+        for value, null in zip(values, mask, strict=True)
+    ]
