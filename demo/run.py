@@ -20,12 +20,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pandas as pd
-from flights import flights, train
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
-from traffic import Endpoint, Traffic, largest_difference
 
 import roadworthy as rw
+from flights import flights, train
+from traffic import Endpoint, Traffic, largest_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "demo"
@@ -84,7 +84,8 @@ def pack(data: Data, last_month: int, trees: int) -> tuple[rw.Package, Pipeline]
     seen = {"label": model.predict(rows), "probabilities": model.predict_proba(rows)}
     package = rw.pack(model, name="flights", inputs=rows, labels=late, outputs=seen, out=FOLDER / "dist")
     say(
-        f"  {len(rows):,} flights, {trees} trees: trained in {trained_s:.1f} s, packed and proved in {time.monotonic() - begun:.1f} s"
+        f"  {len(rows):,} flights, {trees} trees: trained in {trained_s:.1f} s, "
+        f"packed and proved in {time.monotonic() - begun:.1f} s"
     )
     say(f"  {package.digest}")
     say(f"  runtimes: {', '.join(package.runtimes)}; carries code: {'yes' if package.carries_code else 'no'}")
@@ -135,9 +136,7 @@ def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
         begun = time.monotonic()
         roadworthy("deploy", "flights:2", "--endpoint", "flights")
         traffic.wait_for("flights:2")
-        say(
-            f"  flights:2 answers {traffic.last_from('flights:1') - begun:.1f} s after the command began: loaded, proved, switched"
-        )
+        say(f"  loaded, proved and switched {traffic.last_from('flights:1') - begun:.1f} s after the command began")
         time.sleep(1.0)  # some traffic for the second version
         begun = time.monotonic()
         roadworthy("rollback", "flights")

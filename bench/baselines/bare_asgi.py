@@ -35,7 +35,7 @@ def application(model: str) -> Application:
     decode = msgspec.json.Decoder(Question).decode
     encode = msgspec.json.Encoder().encode
 
-    async def serve(scope: Any, receive: Any, send: Any) -> None:
+    async def serve(_scope: Any, receive: Any, send: Any) -> None:
         body = b""
         more = True
         while more:

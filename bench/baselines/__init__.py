@@ -1,0 +1,1 @@
+"""What Roadworthy is measured against, each a server of its own."""

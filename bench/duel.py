@@ -1,0 +1,148 @@
+"""Ours against a baseline, in turns: both servers run on one core, the load comes from another, one is asked at a time."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.load.wrk import Load, Target, fire, wrong_answers
+from bench.models import Rows, Subject, bodies
+from bench.service import free_ports
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How to measure: `rounds` turns of `seconds` each, servers on one core and load on the other (None: anywhere)."""
+
+    rounds: int
+    seconds: float
+    server_core: int | None = 0
+    load_core: int | None = 1
+    connections: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Medians over the rounds, and the median of the rounds' ratios (ours / baseline).
+
+    `answered` counts the answers that ours gave in all runs, warm-up included; `sent` the requests, of which a few were still
+    open when wrk stopped.
+    """
+
+    ours: float
+    baseline: float
+    ratio: float
+    ours_p99_ms: float = 0.0
+    answered: int = 0
+    sent: int = 0
+
+
+class WrongAnswerError(AssertionError):
+    """A server failed or gave an answer that is not the right one: its speed does not count."""
+
+
+@contextmanager
+def baseline(module: str, model: Path, core: int | None) -> Iterator[Target]:
+    """Run a hand-written service, pinned like ours."""
+    (port,) = free_ports(1)
+    pinned = [] if core is None else ["taskset", "-c", str(core)]
+    process = subprocess.Popen([*pinned, sys.executable, "-m", module, str(model), str(port)])
+    try:
+        _wait_for_port(port)
+        yield Target(port, "/predict")
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def single_rows(subject: Subject, ours: Target, theirs: Target, setup: Setup) -> Duel:
+    """Requests a second, one row a request, every request another row; every answer is checked."""
+    file = subject.package.parent / f"{subject.name}.bodies"
+    file.write_bytes(b"\n".join(bodies(subject.rows)))
+    warm = [_fire(target, file, subject.right, setup, seconds=1.0) for target in (theirs, ours)]
+    pairs: list[tuple[Load, Load]] = []
+    for _ in range(setup.rounds):
+        first = _fire(theirs, file, subject.right, setup, setup.seconds)
+        pairs.append((first, _fire(ours, file, subject.right, setup, setup.seconds)))
+    mine = [warm[1], *(our for _, our in pairs)]
+    return Duel(
+        statistics.median(our.rate for _, our in pairs),
+        statistics.median(their.rate for their, _ in pairs),
+        statistics.median(our.rate / their.rate for their, our in pairs),
+        statistics.median(our.percentiles_ms["p99"] for _, our in pairs),
+        sum(load.requests for load in mine),
+        sum(load.sent for load in mine),
+    )
+
+
+def _fire(target: Target, file: Path, right: Rows, setup: Setup, seconds: float) -> Load:
+    load = fire(target, file, connections=setup.connections, seconds=seconds, core=setup.load_core)
+    wrong = wrong_answers(load, right)
+    if wrong or load.failures or load.socket_errors or not load.requests:
+        raise WrongAnswerError(
+            f"{target.path}: {wrong} wrong of {load.requests}, failures {dict(load.failures)}, "
+            f"{load.socket_errors} socket errors"
+        )
+    return load
+
+
+def many_rows(subject: Subject, ours: Target, theirs: Target, rows: int, requests: int) -> Duel:
+    """Milliseconds for one request of many rows, over one keep-alive connection each, asked in turns; answers are checked."""
+    body = json.dumps({"instances": subject.rows[:rows].tolist()}, separators=(",", ":")).encode()
+    asked = [http.client.HTTPConnection("127.0.0.1", target.port, timeout=30) for target in (ours, theirs)]
+    times: list[tuple[float, float]] = []
+    for number in range(requests + 10):
+        pair = [_timed(connection, target, body) for connection, target in zip(asked, (ours, theirs), strict=True)]
+        for _, answer in pair:
+            _check(answer, subject.right[:rows])
+        if number >= 10:  # the first ones warm both up
+            times.append((pair[0][0], pair[1][0]))
+    for connection in asked:
+        connection.close()
+    ours_ms, theirs_ms = (statistics.median(side) for side in zip(*times, strict=True))
+    return Duel(ours_ms, theirs_ms, ours_ms / theirs_ms)
+
+
+def _timed(connection: http.client.HTTPConnection, target: Target, body: bytes) -> tuple[float, bytes]:
+    headers = {"Content-Type": "application/json"}
+    if target.authorization:
+        headers["Authorization"] = target.authorization
+    begun = time.perf_counter()
+    connection.request("POST", target.path, body, headers)
+    reply = connection.getresponse()
+    answer = reply.read()
+    took = time.perf_counter() - begun
+    if reply.status != 200:
+        raise WrongAnswerError(f"{target.path}: {reply.status} {answer[:200]!r}")
+    return took * 1000, answer
+
+
+def _check(answer: bytes, right: Rows) -> None:
+    given = np.array([row["probabilities"][1] for row in json.loads(answer)["predictions"]])
+    if given.shape != right.shape or np.abs(given - right).max() > TOLERANCE:
+        raise WrongAnswerError(f"{len(given)} rows, not all as the model answers them")
+
+
+def _wait_for_port(port: int, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError(f"nothing listens on port {port} after {timeout_s:g} s")

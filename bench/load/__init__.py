@@ -1,0 +1,1 @@
+"""The load generator and the check of what it was answered."""

@@ -1,0 +1,64 @@
+"""What the service kept of the predictions it answered: its record files, read back and compared with the right answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.models import Subject
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Records of one endpoint: how many, and how many whose answer is not the right one for their own input."""
+
+    records: int
+    wrong: int
+
+
+def wait_for_records(home: Path, subject: Subject, expected: int, timeout_s: float = 20.0) -> Stored:
+    """The endpoint's records once there are `expected` of them, or what there is when the time is up."""
+    deadline = time.monotonic() + timeout_s
+    count = _count(home, subject.name)
+    while count < expected and time.monotonic() < deadline:
+        time.sleep(0.5)
+        count = _count(home, subject.name)
+    return Stored(count, _wrong(home, subject))
+
+
+def _count(home: Path, endpoint: str) -> int:
+    return sum(table.num_rows for table in _tables(home, endpoint, ["endpoint"]))
+
+
+def _wrong(home: Path, subject: Subject) -> int:
+    right = {row.tobytes(): answer for row, answer in zip(subject.rows, subject.right, strict=True)}
+    wrong = 0
+    for table in _tables(home, subject.name, ["endpoint", "inputs", "outputs", "rows"]):
+        for batch in table.to_batches():
+            for inputs, outputs in zip(batch["inputs"].to_pylist(), batch["outputs"].to_pylist(), strict=True):
+                asked = np.array(msgspec.json.decode(inputs)["instances"], dtype=subject.rows.dtype)
+                given = [row["probabilities"][1] for row in msgspec.json.decode(outputs)["predictions"]]
+                expected = [right[row.tobytes()] for row in asked]
+                wrong += not np.allclose(given, expected, rtol=0, atol=TOLERANCE)
+    return wrong
+
+
+def _tables(home: Path, endpoint: str, columns: list[str]) -> Iterator[pa.Table]:
+    """Every record file below the home folder: not yet shipped ones, and those in the blob store. No file is read twice."""
+    for path in sorted(home.rglob("*")):
+        try:
+            if not path.is_file() or path.open("rb").read(4) != b"PAR1" or path.name.startswith("."):
+                continue
+            table = pq.read_table(path, columns=columns, partitioning=None)
+        except FileNotFoundError:
+            continue  # shipped meanwhile: the next look finds it in the blob store
+        yield table.filter(pa.compute.equal(table["endpoint"], endpoint))
