@@ -1,0 +1,101 @@
+"""What the README and docs/ show works: Python runs, commands and their options exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+COMMAND = Path(sys.executable).with_name("roadworthy")
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The page's fenced blocks whose language is one of these; "" for blocks without one."""
+    found = re.findall(r"^```([a-z]*)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [text for language, text in found if language in languages]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every `roadworthy …` that the page shows, in blocks and in running text, as words."""
+    text = page.read_text()
+    lines = [line for block in blocks(page, "", "bash", "sh", "shell") for line in block.splitlines()]
+    lines += re.findall(r"`(roadworthy [^`]+)`", text)
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("roadworthy ")]
+
+
+@cache
+def help_of(verb: str) -> str:
+    """What `roadworthy VERB --help` prints, or "" when there is no such verb."""
+    result = subprocess.run(
+        [str(COMMAND), verb, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"COLUMNS": "300", "TERM": "dumb", "NO_COLOR": "1"},
+    )
+    return result.stdout if result.returncode == 0 else ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_python_examples_run(page: Path, tmp_path: Path) -> None:
+    """The page's Python blocks run, one after the other, in an empty folder."""
+    code = "\n".join(blocks(page, "python"))
+    if not code:
+        return
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_exist(page: Path) -> None:
+    """Every verb that the page shows exists, and knows the options that are shown with it."""
+    for words in commands(page):
+        verb = words[1].rstrip("|,")
+        shown = help_of(verb)
+        assert shown, f"`roadworthy {verb}` does not exist"
+        for option in (word.partition("=")[0] for word in words[2:] if re.fullmatch(r"--?[a-z].*", word)):
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown), f"`roadworthy {verb}` has no {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file of the repository."""
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_make_targets_exist(page: Path) -> None:
+    """Every `make …` that the page shows is a target of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text()
+    text = page.read_text()
+    for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE):
+        pattern = re.escape(target).replace("bench\\-road", "(bench\\-road|bench\\-%)")
+        assert re.search(rf"^{pattern}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_extractors_find_what_they_should(tmp_path: Path) -> None:
+    """Blocks, commands and comments are told apart: otherwise the tests above would pass on nothing."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nx = 1\n```\n\n`roadworthy list`\n\n```\nroadworthy push a.rw --allow-code D  # why\nls\n```\n"
+    )
+    assert blocks(page, "python") == ["x = 1\n"]
+    assert commands(page) == [["roadworthy", "push", "a.rw", "--allow-code", "D"], ["roadworthy", "list"]]
