@@ -1,0 +1,1 @@
+"""Candidates for a faster runtime of a model, and what "equal" means."""
