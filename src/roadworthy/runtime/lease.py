@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import asyncio
 
+from roadworthy.foundation.errors import Unavailable
+
 
 class Leases:
     """Counts the requests that hold one version. Event loop only; `take` and `give_back` are in the path of every request."""
 
-    __slots__ = ("_drained", "held")
+    __slots__ = ("_closed", "_drained", "held")
 
     def __init__(self) -> None:
         self.held = 0
+        self._closed = False
         self._drained: asyncio.Future[None] | None = None
 
     def take(self) -> None:
-        """Hold the version; every call is followed by exactly one `give_back`."""
+        """Hold the version; every call that returns is followed by exactly one `give_back`.
+
+        Raises:
+            Unavailable: "version-unloading": it went out of service while the request was still on its way here.
+        """
+        if self._closed:
+            raise Unavailable(
+                "the version was taken out of service meanwhile",
+                code="version-unloading",
+                hint="try again",
+                retry_after_s=1,
+            )
         self.held += 1
 
     def give_back(self) -> None:
@@ -25,7 +39,8 @@ class Leases:
             self._drained.set_result(None)
 
     async def drained(self) -> None:
-        """Wait until nobody holds the version. The caller has first made sure that no new lease can be taken."""
+        """Give out no more leases, and wait until nobody holds the version."""
+        self._closed = True
         while self.held:
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained

@@ -1,0 +1,111 @@
+"""A worker's connection to its agent: snapshots come in, reports and records go out. It is tried for ever; serving never waits.
+
+The worker's main starts it; frames are those of `contract/local.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from roadworthy.contract.local import HELLO, LOST, RECORDS, REPORT, SNAPSHOT
+from roadworthy.contract.snapshot import Snapshot, decode_snapshot
+from roadworthy.contract.telemetry import WorkerReport
+from roadworthy.foundation.errors import SettingsError
+from roadworthy.foundation.frames import encode_frame, read_frame
+from roadworthy.foundation.sockets import unix_address
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 1.0
+_FULL_BYTES = 4 << 20
+_encode = msgspec.json.Encoder().encode
+
+
+class AgentLink:
+    """The connection, present or not. Event loop only.
+
+    Args:
+        address: the agent's Unix socket.
+        report: this worker's report now.
+        offer: takes a snapshot.
+        connected: called when a link has come up, so that what waits can be handed over.
+    """
+
+    def __init__(
+        self,
+        address: Path,
+        report: Callable[[], WorkerReport],
+        offer: Callable[[Snapshot], object],
+        connected: Callable[[], None],
+    ) -> None:
+        self._address = address
+        self._report = report
+        self._offer = offer
+        self._connected = connected
+        self._writer: asyncio.StreamWriter | None = None
+        self._lost = 0
+
+    def ready(self) -> bool:
+        """Whether records can be handed over now."""
+        writer = self._writer
+        return writer is not None and writer.transport.get_write_buffer_size() < _FULL_BYTES
+
+    def carry(self, payload: bytes) -> None:
+        """Send encoded records; only called when `ready`."""
+        self._send(RECORDS, payload)
+
+    def lost(self, count: int) -> None:
+        """Tell that records were dropped; told later when there is no link."""
+        self._lost += count
+
+    def report(self) -> None:
+        """Send the report, because something in it changed."""
+        self._send(REPORT, _encode(self._report()))
+
+    async def run(self) -> None:
+        """Connect, listen, connect again; until cancelled."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                with unix_address(self._address) as path:
+                    reader, writer = await asyncio.open_unix_connection(path)
+            except (OSError, SettingsError):
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                continue
+            pause_s = FIRST_PAUSE_S
+            with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
+                await self._listen(reader, writer)
+            self._writer = None
+            writer.close()
+            await asyncio.sleep(pause_s)
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._send(HELLO, _encode(self._report()))
+        self._connected()
+        while True:
+            kind, payload = await read_frame(reader)
+            if kind == SNAPSHOT:
+                self._offer(decode_snapshot(payload))
+
+    async def close(self) -> None:
+        """Hand over what was written, for a moment at most, and close."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                await asyncio.wait_for(writer.wait_closed(), 1.0)
+
+    def _send(self, kind: int, payload: bytes) -> None:
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            writer.write(encode_frame(LOST, _encode(lost)))
+        writer.write(encode_frame(kind, payload))

@@ -1,0 +1,234 @@
+"""The Open Inference Protocol V2 over HTTP: `POST /v2/models/{endpoint}/infer`, tensors as JSON or raw bytes, both ways.
+
+Called by `gateway/predict.py`. Every field of the endpoint's signature is one input, every answered field one output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from roadworthy.contract.snapshot import Policy
+from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
+from roadworthy.gateway.protocols.open_inference_messages import (
+    InferRequest,
+    OutputIn,
+    Parameters,
+    TensorIn,
+    parameter,
+    read_head,
+)
+from roadworthy.gateway.protocols.open_inference_tensors import Column, FieldReader, to_json, to_raw
+from roadworthy.gateway.protocols.predict_json import is_json, too_many_rows
+from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers
+from roadworthy.runtime.batching import Answer
+from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.signature import Field, Signature
+
+HEAD_LENGTH = b"inference-header-content-length"
+_encode = msgspec.json.Encoder().encode
+
+
+class _Reply(msgspec.Struct):
+    """What the caller wants back: its id, and for each output whether in binary."""
+
+    id: str | None
+    outputs: list[tuple[Field, bool]]
+
+
+class OpenInference:
+    """The protocol bound to one endpoint."""
+
+    name = "open-inference"
+
+    def __init__(self, endpoint: str, signature: Signature, policy: Policy) -> None:
+        self._endpoint = endpoint
+        self._layout = Layout(signature.inputs)
+        self._outputs = {field.name: field for field in signature.outputs}
+        self._readers = {field.name: FieldReader(field) for field in signature.inputs}
+        self._max_rows = policy.max_rows
+        self._extra = policy.extra
+
+    def check_headers(self, headers: Headers) -> None:
+        """JSON, raw bytes, or no content type at all: real clients send none.
+
+        Raises:
+            UnsupportedMediaType: any other content type.
+            MalformedBody: "invalid-head-length".
+        """
+        kind = headers.get(b"content-type")
+        if kind is not None and not is_json(kind) and kind.strip().lower() != b"application/octet-stream":
+            raise UnsupportedMediaType(
+                "the body must be JSON or binary tensors",
+                hint="send the header Content-Type: application/json, or application/octet-stream with binary tensors",
+            )
+        length = headers.get(HEAD_LENGTH)
+        if length is not None and not (length.isdigit() and len(length) <= 12):
+            raise _bad_head_length()
+
+    def decode(self, headers: Headers, body: bytes) -> Decoded:
+        """The rows of `inputs`.
+
+        Raises:
+            MalformedBody: the body, a shape or a count of values cannot be.
+            InvalidInput: the tensors do not fit the signature.
+            BodyTooLarge: more rows than the policy allows.
+        """
+        length = headers.get(HEAD_LENGTH)
+        if length is None:
+            request, raw, json_bytes = read_head(body), memoryview(b""), -1
+        else:
+            json_bytes = int(length)
+            if json_bytes > len(body):
+                raise _bad_head_length()
+            raw = memoryview(body)[json_bytes:]
+            request = read_head(body[:json_bytes]) if json_bytes else self._of_raw(raw)
+        batch, ignored = self._read(request, raw)
+        return Decoded(batch, json_bytes=json_bytes, ignored=ignored, reply=self._reply(request))
+
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
+        """The requested outputs, each as JSON or raw bytes as the caller chose."""
+        reply: _Reply = decoded.reply
+        batch = answer.batch()
+        outputs: list[dict[str, Any]] = []
+        raws: list[bytes] = []
+        for field, binary in reply.outputs:
+            values, mask = batch.column(field.name)
+            output: dict[str, Any] = {
+                "name": field.name,
+                "shape": list(values.shape),
+                "datatype": field.dtype.open_inference,
+            }
+            if binary:
+                raws.append(to_raw(field, values, mask))
+                output["parameters"] = {"binary_data_size": len(raws[-1])}
+            else:
+                output["data"] = to_json(field, values, mask)
+            outputs.append(output)
+        document: dict[str, Any] = {"model_name": self._endpoint, "model_version": str(version)}
+        if reply.id is not None:
+            document["id"] = reply.id
+        head = _encode({**document, "outputs": outputs})
+        if not any(binary for _, binary in reply.outputs):
+            return Encoded(head, [(b"content-type", b"application/json")])
+        headers = [(b"content-type", b"application/octet-stream"), (HEAD_LENGTH, b"%d" % len(head))]
+        return Encoded(b"".join((head, *raws)), headers, json_bytes=len(head))
+
+    def _read(self, request: InferRequest, raw: memoryview) -> tuple[Batch, int]:
+        tensors = self._by_name(request.inputs)
+        raws = _cut(request.inputs, raw)
+        ignored = len(tensors) - len(self._readers)
+        rows = {
+            name: reader.rows(tensors[name].shape, tensors[name].datatype) for name, reader in self._readers.items()
+        }
+        count = self._common(rows)
+        columns: list[Column] = []
+        for name, reader in self._readers.items():
+            tensor = tensors[name]
+            if name in raws:
+                columns.append(reader.from_raw(raws[name], tensor.shape))
+            elif isinstance(tensor.data, msgspec.Raw):
+                columns.append(reader.from_json(bytes(tensor.data), tensor.shape))
+            else:
+                raise MalformedBody(f"input {name!r} has no data", code="no-data", facts={"input": name})
+        return Batch.from_columns(self._layout, columns, count), ignored
+
+    def _by_name(self, inputs: Sequence[TensorIn]) -> dict[str, TensorIn]:
+        tensors = {tensor.name: tensor for tensor in inputs}
+        if len(tensors) != len(inputs):
+            raise MalformedBody("an input is sent twice", code="duplicate-input", hint="send each input once")
+        missing = [name for name in self._readers if name not in tensors]
+        unknown = [name for name in tensors if name not in self._readers]
+        if missing:
+            raise _misnamed("missing-columns", "missing", missing)
+        if unknown and self._extra != "ignore":
+            raise _misnamed("unknown-columns", "not an input of this endpoint", unknown)
+        return tensors
+
+    def _common(self, rows: dict[str, int]) -> int:
+        """The number of rows that all inputs have."""
+        counts = set(rows.values())
+        if len(counts) > 1:
+            raise InvalidInput(
+                "the inputs have different numbers of rows", code="wrong-shape", hint="the first dimension is the rows"
+            )
+        count = counts.pop() if counts else 0
+        if count == 0:
+            raise InvalidInput("the request has no rows", code="empty-batch", hint="send at least one row")
+        if count > self._max_rows:
+            raise too_many_rows(self._max_rows)
+        return count
+
+    def _reply(self, request: InferRequest) -> _Reply:
+        default = parameter(request.parameters, "binary_data_output") is True
+        wanted = request.outputs or [OutputIn(name) for name in self._outputs]
+        outputs: list[tuple[Field, bool]] = []
+        for output in wanted:
+            field = self._outputs.get(output.name)
+            if field is None:
+                raise InvalidRequest(
+                    "the request asks for an output that the endpoint does not have",
+                    code="unknown-output",
+                    hint="the endpoint's metadata lists its outputs",
+                    facts={"known": list(self._outputs)},
+                )
+            binary = parameter(output.parameters, "binary_data")
+            outputs.append((field, default if binary is None else binary is True))
+        return _Reply(request.id if isinstance(request.id, str) else None, outputs)
+
+    def _of_raw(self, raw: memoryview) -> InferRequest:
+        """The head that stands for a body of nothing but the bytes of the only input; its answer is all binary."""
+        (field, *others) = self._layout.fields
+        size = field.dtype.numpy.itemsize
+        for dimension in field.shape:
+            size *= dimension
+        if others or size <= 0 or field.dtype.numpy.kind == "O" or len(raw) % size:
+            raise _bad_head_length()
+        parameters: Parameters = {"binary_data_size": len(raw)}
+        tensor = TensorIn(field.name, [len(raw) // size, *field.shape], field.dtype.open_inference, parameters)
+        return InferRequest([tensor], parameters={"binary_data_output": True})
+
+
+def _cut(inputs: Sequence[TensorIn], raw: memoryview) -> dict[str, memoryview]:
+    """The bytes of each binary input, in the order of the inputs; their sizes add up to what was sent."""
+    cut: dict[str, memoryview] = {}
+    offset = 0
+    for tensor in inputs:
+        size = parameter(tensor.parameters, "binary_data_size")
+        if size is None:
+            continue
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0 or isinstance(tensor.data, msgspec.Raw):
+            raise _bad_sizes()
+        cut[tensor.name] = raw[offset : offset + size]
+        offset += size
+    if offset != len(raw):
+        raise _bad_sizes()
+    return cut
+
+
+def _bad_sizes() -> MalformedBody:
+    return MalformedBody(
+        "the sizes of the binary inputs do not add up to the body",
+        code="binary-size-mismatch",
+        hint="binary_data_size of each binary input, in order, and no data key beside it",
+    )
+
+
+def _bad_head_length() -> MalformedBody:
+    return MalformedBody(
+        "the header Inference-Header-Content-Length does not fit the body",
+        code="invalid-head-length",
+        hint="it is the length in bytes of the JSON that the binary tensors follow",
+    )
+
+
+def _misnamed(code: str, words: str, names: list[str]) -> InvalidInput:
+    shown = [name[:64] for name in names[:20]]
+    return InvalidInput(
+        f"input {shown[0]!r} is {words}",
+        code=code,
+        hint="the endpoint's metadata lists its inputs",
+        facts={"fields": [{"name": name, "row": None, "problem": code, "expected": None} for name in shown]},
+    )

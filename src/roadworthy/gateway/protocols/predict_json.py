@@ -1,0 +1,142 @@
+"""`POST /v1/models/{endpoint}:predict`: `{"instances": [...]}`, rows as lists or as objects, gives `{"predictions": [...]}`.
+
+Called by `gateway/predict.py`. The fast reader answers most bodies; what it doubts is read exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from roadworthy.contract.snapshot import Policy
+from roadworthy.foundation.errors import BodyTooLarge, InvalidRequest, MalformedBody, UnsupportedMediaType
+from roadworthy.gateway.protocols.protocol import Decoded, Encoded, HeaderList, Headers
+from roadworthy.gateway.protocols.strict_json import read_document
+from roadworthy.gateway.protocols.typed_rows import TypedRows
+from roadworthy.runtime.batching import Answer
+from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.rows import decode_rows, encode_rows
+
+_JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
+_HEADERS: HeaderList = [(b"content-type", b"application/json")]
+_SHAPE_HINT = 'send {"instances": [row, …]}; a row is a list in field order or an object by field name'
+
+
+class _Counted(msgspec.Struct):
+    instances: list[msgspec.Raw]
+
+
+class _Predictions(msgspec.Struct):
+    predictions: list[Any]
+
+
+_count = msgspec.json.Decoder(_Counted)
+_encode = msgspec.json.Encoder().encode
+
+
+class PredictJson:
+    """The protocol bound to one endpoint."""
+
+    name = "json"
+
+    def __init__(self, layout: Layout, policy: Policy) -> None:
+        self._layout = layout
+        self._max_rows = policy.max_rows
+        self._extra = policy.extra
+        self._fast = TypedRows(layout, policy.max_rows)
+        self._joined: Batch | None = None
+        self._rows: list[Any] = []
+
+    def check_headers(self, headers: Headers) -> None:
+        """JSON in UTF-8 only; the body is never sniffed.
+
+        Raises:
+            UnsupportedMediaType: anything else, or no content type.
+        """
+        kind = headers.get(b"content-type")
+        if not is_json(kind):
+            raise UnsupportedMediaType(
+                "the body must be JSON in UTF-8",
+                hint="send the header Content-Type: application/json",
+            )
+
+    def decode(self, headers: Headers, body: bytes) -> Decoded:  # noqa: ARG002 - the interface
+        """The rows of `instances`.
+
+        Raises:
+            MalformedBody: not JSON, or not an object with a list of instances.
+            BodyTooLarge: more rows than the policy allows.
+            InvalidInput: the rows do not fit.
+        """
+        batch = self._fast.read(body)
+        if batch is None:
+            return self._decode_exactly(body)
+        if batch.rows > self._max_rows:
+            raise too_many_rows(self._max_rows)
+        return Decoded(batch)
+
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
+        """One prediction a row; a run that many requests shared is turned into JSON values once for all of them."""
+        if answer.joined is not self._joined:
+            self._rows = encode_rows(answer.joined)
+            self._joined = answer.joined
+        return Encoded(_encode(_Predictions(self._rows[answer.start : answer.stop])), _HEADERS)
+
+    def _decode_exactly(self, body: bytes) -> Decoded:
+        if len(body) > 2 * self._max_rows:
+            self._refuse_too_many(body)
+        document, not_finite = read_document(body)
+        if not isinstance(document, dict) or not isinstance(document.get("instances"), list):
+            raise MalformedBody(
+                "the body is not an object with a list of instances", code="no-instances", hint=_SHAPE_HINT
+            )
+        if len(document) > 1:
+            raise InvalidRequest(
+                "the body has keys beside instances",
+                code="unknown-key",
+                hint=_SHAPE_HINT,
+                facts={"known": ["instances"]},
+            )
+        rows = document["instances"]
+        if len(rows) > self._max_rows:
+            raise too_many_rows(self._max_rows)
+        batch, ignored = decode_rows(self._layout, rows, extra=self._extra)
+        if not_finite:
+            raise MalformedBody(
+                "the body holds a number that is not finite",
+                code="malformed-json",
+                hint="NaN and Infinity are not JSON",
+            )
+        return Decoded(batch, ignored=ignored)
+
+    def _refuse_too_many(self, body: bytes) -> None:
+        """Count the rows without building them."""
+        try:
+            rows = len(_count.decode(body).instances)
+        except (ValueError, RecursionError):
+            return
+        if rows > self._max_rows:
+            raise too_many_rows(self._max_rows)
+
+
+def too_many_rows(limit: int) -> BodyTooLarge:
+    """The error for a request with more rows than the policy allows."""
+    return BodyTooLarge(
+        f"the request has more than {limit} rows",
+        code="too-many-rows",
+        hint="send fewer rows at a time",
+        facts={"max_rows": limit},
+    )
+
+
+def is_json(kind: bytes | None) -> bool:
+    """Whether a content type means JSON in UTF-8."""
+    if kind in _JSON_TYPES:
+        return True
+    if kind is None:
+        return False
+    media, *parameters = [part.strip().lower() for part in kind.split(b";")]
+    return media == b"application/json" and all(
+        parameter in (b"", b"charset=utf-8", b'charset="utf-8"') for parameter in parameters
+    )

@@ -1,0 +1,76 @@
+"""The interface that every protocol file fills. `gateway/predict.py` is the caller; one object serves one endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from roadworthy.runtime.batching import Answer
+from roadworthy.schema.batch import Batch
+
+Headers = Mapping[bytes, bytes]
+"""Request headers, names in lower case."""
+HeaderList = list[tuple[bytes, bytes]]
+
+
+class Decoded:
+    """A request's rows, checked against the endpoint's signature.
+
+    Attributes:
+        batch: the rows.
+        json_bytes: length of the JSON head when binary tensors follow it in the body, else -1.
+        ignored: columns that the signature does not name and the policy lets pass.
+        reply: what the protocol itself wants to remember for the answer.
+    """
+
+    __slots__ = ("batch", "ignored", "json_bytes", "reply")
+
+    def __init__(self, batch: Batch, json_bytes: int = -1, ignored: int = 0, reply: Any = None) -> None:
+        self.batch = batch
+        self.json_bytes = json_bytes
+        self.ignored = ignored
+        self.reply = reply
+
+
+class Encoded:
+    """An answer as bytes. `headers` always has the content type; `json_bytes` as in Decoded."""
+
+    __slots__ = ("body", "headers", "json_bytes")
+
+    def __init__(self, body: bytes, headers: HeaderList, json_bytes: int = -1) -> None:
+        self.body = body
+        self.headers = headers
+        self.json_bytes = json_bytes
+
+
+class BoundProtocol(Protocol):
+    """A protocol bound to an endpoint's signature and policy."""
+
+    @property
+    def name(self) -> str:
+        """`input_format` in records: "json", "open-inference"."""
+        ...
+
+    def check_headers(self, headers: Headers) -> None:
+        """Refuse a body by its headers, before it is read.
+
+        Raises:
+            InvalidRequest: or a class of it; UnsupportedMediaType for a content type that is not read here.
+        """
+        ...
+
+    def decode(self, headers: Headers, body: bytes) -> Decoded:
+        """Read the rows.
+
+        Raises:
+            InvalidRequest: a class of it; InvalidInput when the rows do not fit the signature.
+        """
+        ...
+
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
+        """Write the answer of registry version `version`.
+
+        Raises:
+            ModelFault: it has no exact form in this protocol.
+        """
+        ...

@@ -1,0 +1,138 @@
+"""Every path that the gateway answers: raw path to method to handler. `serving.py` has the table rebuilt at each change.
+
+Paths are compared as bytes, undecoded: what is not literally in the table does not exist. Only the colon of `:predict` may be
+sent as %3A. All but the probes need a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from roadworthy.foundation.errors import NotFound, RoadworthyError
+from roadworthy.gateway import describe
+from roadworthy.gateway.admission import Admission, Keys
+from roadworthy.gateway.endpoints import Arm, Endpoint
+from roadworthy.gateway.health import Readiness, probe_routes
+from roadworthy.gateway.http import Handler, Receive, Reply, Request, not_ready
+from roadworthy.gateway.metrics import WorkerMetrics
+from roadworthy.gateway.predict import LogFault, Predict
+from roadworthy.gateway.protocols.protocol import BoundProtocol
+from roadworthy.runtime.record import Recorder
+
+Table = dict[bytes, Mapping[str, Handler]]
+_COLONS = (b":", b"%3A", b"%3a")
+_encode = msgspec.json.Encoder().encode
+
+
+class Routing:
+    """Builds tables and says what a path outside of them deserves.
+
+    Args:
+        metrics, recorder, log_fault: handed to every prediction handler.
+        readiness: for the probes.
+    """
+
+    def __init__(
+        self,
+        metrics: WorkerMetrics,
+        recorder: Recorder,
+        log_fault: LogFault,
+        readiness: Callable[[], Readiness],
+    ) -> None:
+        self._metrics = metrics
+        self._recorder = recorder
+        self._log_fault = log_fault
+        self._probes = probe_routes(readiness)
+        self._keys: Keys | None = None
+        self.table: Table = dict(self._probes)
+
+    def rebuild(self, keys: Keys, served: Mapping[str, Endpoint], waiting: Mapping[str, Admission]) -> None:
+        """Take `served` endpoints, and those `waiting` for their versions, into a new table."""
+        self._keys = keys
+        table: Table = dict(self._probes)
+        table[b"/v1/models"] = table[b"/v2/models"] = self._list(keys, served)
+        table[b"/v2"] = _reading(lambda request: keys.identify(request.headers), describe.server)
+        for name, admission in waiting.items():
+            table.update(_waiting_routes(name, admission))
+        for endpoint in served.values():
+            table.update(self._endpoint_routes(endpoint))
+        self.table = table
+
+    def unknown(self, request: Request) -> RoadworthyError:
+        """What to answer for a path that is not in the table; a caller without a key learns nothing else."""
+        if self._keys is None:
+            return not_ready("this gateway has not got anything to serve yet", "not-ready")
+        try:
+            self._keys.identify(request.headers)
+        except RoadworthyError as error:
+            return error
+        if b"/versions/" in request.path:
+            return NotFound(
+                "the endpoint does not serve that version",
+                code="unknown-version",
+                hint="its metadata lists the versions",
+            )
+        if request.path.startswith((b"/v1/models/", b"/v2/models/")):
+            return NotFound(
+                "there is no such endpoint here", code="unknown-endpoint", hint="GET /v1/models lists the endpoints"
+            )
+        return NotFound("there is no such path", code="unknown-path", hint="POST to /v1/models/{endpoint}:predict")
+
+    def _list(self, keys: Keys, served: Mapping[str, Endpoint]) -> Mapping[str, Handler]:
+        async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+            key = keys.identify(request.headers)
+            visible = served if key is None or key.endpoints is None else set(served) & set(key.endpoints)
+            return Reply(200, _encode(describe.names(list(visible))))
+
+        return {"GET": answer}
+
+    def _endpoint_routes(self, endpoint: Endpoint) -> Table:
+        name = endpoint.name.encode("ascii")
+        predict = self._predict(endpoint, endpoint.predict_json)
+        table: Table = {b"/v1/models/%b%bpredict" % (name, colon): {"POST": predict} for colon in _COLONS}
+        table[b"/v1/models/" + name] = _about(endpoint, lambda: describe.endpoint(endpoint))
+        table.update(self._v2_routes(endpoint, b"/v2/models/" + name, None))
+        for arm in endpoint.split.arms:
+            table.update(self._v2_routes(endpoint, b"/v2/models/%b/versions/%d" % (name, arm.number), arm))
+        return table
+
+    def _v2_routes(self, endpoint: Endpoint, path: bytes, arm: Arm | None) -> Table:
+        return {
+            path: _about(endpoint, lambda: describe.metadata(endpoint, arm)),
+            path + b"/ready": _about(endpoint, lambda: describe.ready(endpoint)),
+            path + b"/infer": {"POST": self._predict(endpoint, endpoint.open_inference, arm)},
+        }
+
+    def _predict(self, endpoint: Endpoint, protocol: BoundProtocol, arm: Arm | None = None) -> Predict:
+        return Predict(endpoint, protocol, self._metrics, self._recorder, self._log_fault, arm)
+
+
+def _about(endpoint: Endpoint, document: Callable[[], dict[str, Any]]) -> Mapping[str, Handler]:
+    return _reading(lambda request: endpoint.admission.identify(request.headers), document)
+
+
+def _reading(check: Callable[[Request], object], document: Callable[[], dict[str, Any]]) -> Mapping[str, Handler]:
+    async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+        check(request)
+        return Reply(200, _encode(document()))
+
+    return {"GET": answer}
+
+
+def _waiting_routes(name: str, admission: Admission) -> Table:
+    """The endpoint is known, its versions are still being loaded or have failed here."""
+
+    async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+        admission.identify(request.headers)
+        raise not_ready("this endpoint's version is not loaded here yet", "endpoint-not-ready")
+
+    path = name.encode("ascii")
+    posts = [b"/v1/models/%b%bpredict" % (path, colon) for colon in _COLONS]
+    gets = [b"/v1/models/" + path, b"/v2/models/" + path, b"/v2/models/%b/ready" % path]
+    return {
+        **{each: {"POST": answer} for each in (*posts, b"/v2/models/%b/infer" % path)},
+        **{each: {"GET": answer} for each in gets},
+    }

@@ -1,0 +1,166 @@
+"""From snapshots to what is in service: takes offered snapshots, has their packages loaded, binds endpoints when they can answer.
+
+`link.py` and the worker's start offer snapshots; the manager tells when a version's state changed. Keys and the list of endpoints
+hold at once; an endpoint's new split, policy and signature hold together, when every version of the split is READY here, and the
+previous ones until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot
+from roadworthy.contract.telemetry import WorkerReport
+from roadworthy.gateway.admission import Admission, Keys
+from roadworthy.gateway.endpoints import Endpoint, Unbindable, bind
+from roadworthy.gateway.health import Readiness
+from roadworthy.gateway.metrics import Gauge, WorkerMetrics
+from roadworthy.gateway.routes import Routing
+from roadworthy.runtime.manager import Manager
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which worker this is, for reports."""
+
+    slot: int
+    pid: int
+    boot: str
+
+
+class Serving:
+    """What this worker serves. Event loop only. `attach` completes it before the first snapshot.
+
+    Attributes:
+        stopping: set at the beginning of an orderly stop; the probe then says not ready.
+    """
+
+    def __init__(self, identity: Identity, metrics: WorkerMetrics, changed: Callable[[], None]) -> None:
+        self._identity = identity
+        self._metrics = metrics
+        self._changed = changed
+        self._offered: Snapshot | None = None
+        self._served: Snapshot | None = None
+        self._keys = Keys(())
+        self._admissions: dict[str, Admission] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._reasons: dict[str, str] = {}
+        self._queues: dict[str, tuple[Gauge, int]] = {}
+        self.stopping = False
+
+    def attach(self, manager: Manager, routing: Routing) -> None:
+        """Hand in the two that need this object themselves."""
+        self._manager = manager
+        self._routing = routing
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing that this process still has to load before it is as good as another worker."""
+        return self._offered is None or self.readiness().ready
+
+    def offer(self, snapshot: Snapshot) -> bool:
+        """Take a snapshot, or return False for one that is older than what was offered before.
+
+        The same one again means that a missing package may have arrived: what failed is tried again.
+        """
+        known = self._offered
+        again = known is not None and snapshot.etag() == known.etag()
+        if not again and not snapshot.supersedes(known):
+            return False
+        if known is None or snapshot.keys != known.keys:
+            self._keys = Keys(snapshot.keys)
+        self._offered = snapshot
+        self._admissions = {
+            entry.name: self._configured(entry, self._admissions.get(entry.name)) for entry in snapshot.endpoints
+        }
+        self._want(retry=again)
+        self.refresh()
+        return True
+
+    def refresh(self) -> None:
+        """Put into service what has become ready; called for every change of a version's state."""
+        snapshot = self._offered
+        if snapshot is None:
+            return
+        packages = {package.digest: package for package in snapshot.packages}
+        before = self._pinned()
+        self._reasons = {}
+        self._endpoints = {
+            entry.name: endpoint
+            for entry in snapshot.endpoints
+            if (endpoint := self._bound(entry, packages)) is not None
+        }
+        if not self._reasons:
+            self._served = snapshot
+        waiting = {name: door for name, door in self._admissions.items() if name not in self._endpoints}
+        self._routing.rebuild(self._keys, self._endpoints, waiting)
+        if self._pinned() != before:
+            self._want()
+        self._changed()
+
+    def readiness(self) -> Readiness:
+        """For the probes: every endpoint of the served snapshot answers here."""
+        if self.stopping:
+            return Readiness(ready=False, reason="stopping")
+        if self._offered is None:
+            return Readiness(ready=False, reason="starting")
+        wanted = {entry.name for entry in (self._served or self._offered).endpoints}
+        missing = wanted & set(self._admissions) - set(self._endpoints)
+        return Readiness(
+            ready=not missing,
+            reason="loading" if missing else None,
+            endpoints=len(self._endpoints),
+            missing=tuple(sorted(missing)),
+        )
+
+    def report(self) -> WorkerReport:
+        """How far this worker is, for the agent."""
+        return WorkerReport(
+            slot=self._identity.slot,
+            pid=self._identity.pid,
+            boot=self._identity.boot,
+            epoch=None if self._offered is None else self._offered.epoch,
+            revision=0 if self._served is None else self._served.revision,
+            offered=0 if self._offered is None else self._offered.revision,
+            versions=self._manager.states(),
+        )
+
+    def gauge_queues(self) -> None:
+        """Bring the queue gauges up to date; called about once a second, so that requests need not."""
+        for name, endpoint in self._endpoints.items():
+            gauge, before = self._queues.get(name) or (self._metrics.queue(name), 0)
+            now = sum(arm.version.batcher.waiting for arm in endpoint.split.arms)
+            gauge.add(now - before)
+            self._queues[name] = (gauge, now)
+
+    def reasons(self) -> Mapping[str, str]:
+        """Why endpoints of the newest snapshot are not yet served as it says, by name."""
+        return dict(self._reasons)
+
+    def _configured(self, entry: EndpointEntry, admission: Admission | None) -> Admission:
+        admission = admission or Admission(entry.name)
+        admission.configure(self._keys, entry.policy.max_in_flight)
+        return admission
+
+    def _bound(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint | None:
+        """The endpoint as the snapshot says, or as it was before, or None."""
+        previous = self._endpoints.get(entry.name)
+        if previous is not None and previous.uses(entry, self._manager.version):
+            return previous
+        try:
+            return bind(entry, packages, self._manager.version, self._admissions[entry.name], self._metrics)
+        except Unbindable as error:
+            self._reasons[entry.name] = str(error)
+            return previous
+
+    def _pinned(self) -> frozenset[str]:
+        return frozenset(arm.version.digest for endpoint in self._endpoints.values() for arm in endpoint.split.arms)
+
+    def _want(self, *, retry: bool = False) -> None:
+        """Have the packages loaded, those of splits before those that are only kept warm."""
+        if self._offered is None:
+            return
+        in_splits = {arm.digest for entry in self._offered.endpoints for arm in entry.split}
+        ordered = sorted(self._offered.packages, key=lambda package: package.digest not in in_splits)
+        self._manager.want(ordered, self._pinned(), retry=retry)

@@ -1,0 +1,226 @@
+"""The main of a worker: `python -m roadworthy.gateway.worker`, started by the supervisor with a start document on standard input.
+
+It wires the parts together, serves on the socket that it inherited, and stops in order: the probe says no, what is in flight is
+finished, records are handed over, exit status 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import structlog
+import uvicorn
+import uvloop
+
+from roadworthy.contract.snapshot import decode_snapshot
+from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.slab import DRAINING, READY, STARTING
+from roadworthy.gateway.app import App
+from roadworthy.gateway.http import Request
+from roadworthy.gateway.link import AgentLink
+from roadworthy.gateway.loading import package_loader
+from roadworthy.gateway.logs import configure_logs
+from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics
+from roadworthy.gateway.routes import Routing
+from roadworthy.gateway.serving import Identity, Serving
+from roadworthy.runtime.manager import Loader, Manager
+from roadworthy.runtime.record import Recorder
+
+HEARTBEAT_S = 1.0
+KEEP_ALIVE_S = 75
+GRACE_S = 25
+_GC_THRESHOLDS = (50_000, 20, 100)
+
+
+class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The start document.
+
+    Attributes:
+        folder: the gateway's folder: snapshot.json, packages/, run/agent.sock.
+        fd: descriptor of the listening socket.
+        slot, slab: this worker's slot in the slab at that path.
+        threads: bound of every native thread pool.
+        allowed_hosts: what the Host header may say; "*" for any.
+        log_level: "debug" to "error". access_log: one log line a request.
+    """
+
+    folder: str
+    fd: int
+    slot: int
+    slab: str
+    threads: int = 1
+    allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
+    log_level: str = "info"
+    access_log: bool = False
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, told when to stop by the worker instead of by signals of its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Worker:
+    """Everything of one worker process; `run` serves until it is told to stop."""
+
+    def __init__(self, start: WorkerStart, metrics: WorkerMetrics, load: Loader) -> None:
+        self._start = start
+        self._metrics = metrics
+        self._log = structlog.get_logger("worker").bind(slot=start.slot)
+        self._loop = asyncio.get_running_loop()
+        self._serving = Serving(Identity(start.slot, os.getpid(), metrics.boot), metrics, self._changed)
+        self._link = AgentLink(
+            Path(start.folder, "run", "agent.sock"), self._serving.report, self._serving.offer, self._linked
+        )
+        self._recorder = Recorder(self._loop, self._link, self._lost)
+        self._manager = Manager(load, self._serving.refresh, self._load_failed)
+        routing = Routing(metrics, self._recorder, self._log_fault, self._serving.readiness)
+        self._serving.attach(self._manager, routing)
+        app = App(lambda: routing.table, routing.unknown, metrics, start.allowed_hosts, self._log_fault)
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=start.access_log,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        self._server = _Server(config)
+        self._settled = False
+
+    async def run(self) -> None:
+        """Serve until `stop`; returns when everything in flight is answered and handed over."""
+        self._metrics.state(STARTING)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(name, self.stop)
+        watch_parent(self._parent_gone)
+        self._take_snapshot_from_disk()
+        link = asyncio.create_task(self._link.run())
+        beat = asyncio.create_task(self._beat())
+        self._changed()
+        listener = socket.socket(fileno=self._start.fd)
+        try:
+            await self._server.serve(sockets=[listener])
+        finally:
+            beat.cancel()
+            self._recorder.flush()
+            link.cancel()
+            await self._link.close()
+            if len(self._recorder):
+                self._metrics.lost_records(len(self._recorder))
+            self._metrics.close()
+
+    def _parent_gone(self) -> None:
+        self._loop.call_soon_threadsafe(self.stop)
+
+    def stop(self) -> None:
+        """Begin an orderly stop."""
+        if not self._serving.stopping:
+            self._log.info("stopping")
+            self._serving.stopping = True
+            self._metrics.state(DRAINING)
+        self._server.should_exit = True
+
+    def _take_snapshot_from_disk(self) -> None:
+        try:
+            data = Path(self._start.folder, "snapshot.json").read_bytes()
+        except FileNotFoundError:
+            return
+        try:
+            self._serving.offer(decode_snapshot(data))
+        except ValueError as error:
+            self._log.error("snapshot-unreadable", reason=str(error))
+
+    async def _beat(self) -> None:
+        while True:
+            self._metrics.heartbeat()
+            self._serving.gauge_queues()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _changed(self) -> None:
+        """Something in the report is new."""
+        self._link.report()
+        if not self._settled and self._serving.settled:
+            self._settled = True
+            # What is loaded now stays: keep the collector from walking over it again and again.
+            gc.collect()
+            gc.freeze()
+            self._metrics.state(READY)
+            self._log.info("ready", endpoints=self._serving.readiness().endpoints)
+        for endpoint, reason in self._serving.reasons().items():
+            self._log.debug("endpoint-waits", endpoint=endpoint, reason=reason)
+
+    def _linked(self) -> None:
+        self._recorder.flush()
+
+    def _lost(self, count: int) -> None:
+        self._metrics.lost_records(count)
+        self._link.lost(count)
+
+    def _load_failed(self, digest: str, error: BaseException) -> None:
+        foreseen = isinstance(error, RoadworthyError)
+        self._log.error("load-failed", digest=digest, reason=str(error), exc_info=None if foreseen else error)
+
+    def _log_fault(self, endpoint: str, request: Request, error: Exception) -> None:
+        self._log.error(
+            "request-failed",
+            endpoint=endpoint,
+            request_id=request.id,
+            prediction_id=request.prediction_id,
+            code=getattr(error, "code", "internal"),
+            exc_info=error,
+        )
+
+
+def serve(start: WorkerStart, load: Loader) -> None:
+    """Be a worker until told to stop.
+
+    Raises:
+        ValueError, OSError: the slab cannot be used.
+    """
+    metrics = open_worker_metrics(Path(start.slab), start.slot)
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+    async def work() -> None:
+        await Worker(start, metrics, load).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())
+
+
+def main() -> int:
+    """Read the start document, serve, and return the exit status."""
+    try:
+        start = msgspec.convert(read_start_message(), WorkerStart)
+    except (RoadworthyError, msgspec.ValidationError) as error:
+        sys.stderr.write(f"worker: {error}\n")
+        return EXIT_REFUSED
+    configure_logs(f"worker-{start.slot}", start.log_level)
+    try:
+        serve(start, package_loader(Path(start.folder), start.threads))
+    except (ValueError, OSError) as error:
+        structlog.get_logger("worker").error("cannot-start", reason=str(error))
+        return EXIT_REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

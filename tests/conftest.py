@@ -1,0 +1,255 @@
+"""What several folders of tests share: real worker processes with planted models, and an agent at the other end of their link."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from roadworthy.contract.local import HELLO, LOST, RECORDS, REPORT, SNAPSHOT
+from roadworthy.contract.record import PredictionRecord, decode_records
+from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Policy, Snapshot, encode_snapshot
+from roadworthy.contract.telemetry import WorkerReport
+from roadworthy.foundation.frames import encode_frame
+from roadworthy.foundation.slab import create_slab
+from roadworthy.foundation.sockets import listen
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Container, Field, Signature
+
+PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
+DEADLINE_S = 20.0
+
+
+def eventually(condition: Callable[[], Any], what: str) -> Any:
+    """The first true value of `condition`; fails after a deadline."""
+    until = time.monotonic() + DEADLINE_S
+    while time.monotonic() < until:
+        with contextlib.suppress(httpx.TransportError):
+            if value := condition():
+                return value
+        time.sleep(0.01)
+    raise AssertionError(f"never happened: {what}")
+
+
+def digest_of(number: int) -> str:
+    """A digest for planted package `number`."""
+    return f"sha256:{number:064x}"
+
+
+SUM = Signature(
+    inputs=tuple(Field(name, DType.FLOAT64) for name in ("a", "b", "c")),
+    outputs=(Field("total", DType.FLOAT64),),
+    container=Container.DATAFRAME,
+)
+
+
+@dataclass
+class Plan:
+    """Packages, endpoints and keys from which a snapshot is made."""
+
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    packages: list[PackageEntry] = field(default_factory=list)
+    endpoints: list[EndpointEntry] = field(default_factory=list)
+
+    def package(self, number: int, kind: str = "sum", signature: Signature = SUM, name: str = "m") -> str:
+        """Add a planted package as version `number` of model `name`."""
+        digest = digest_of(number)
+        self.models[digest] = {"kind": kind, "signature": signature.to_document()}
+        self.packages.append(PackageEntry(digest, name, number, 1))
+        return digest
+
+    def endpoint(
+        self,
+        name: str,
+        digests: Sequence[str],
+        policy: Policy = Policy(),
+        generation: int = 1,  # noqa: B008
+    ) -> None:
+        """Add an endpoint, or replace it, with equal shares of `digests`."""
+        arms = tuple(Arm(digest, 10_000 // len(digests)) for digest in digests)
+        entry = EndpointEntry(name, generation, arms, self.models[digests[0]]["signature"], policy)
+        self.endpoints = [known for known in self.endpoints if known.name != name] + [entry]
+
+    def snapshot(self, revision: int = 1, epoch: str = "e", keys: Any = None) -> Snapshot:
+        """The snapshot of all that was added."""
+        return Snapshot(epoch, revision, tuple(self.packages), tuple(self.endpoints), keys)
+
+
+class RunningWorker:
+    """A worker process and an HTTP client to it."""
+
+    def __init__(self, folder: Path, plan: Plan, snapshot: Snapshot | None, options: dict[str, Any]) -> None:
+        self.folder = folder
+        (folder / "packages").mkdir(parents=True, exist_ok=True)
+        for package in plan.packages:
+            self.provide(package.digest)
+        if snapshot is not None:
+            (folder / "snapshot.json").write_bytes(encode_snapshot(snapshot))
+        create_slab(folder / "run" / "slab", 2)
+        listener = listen("127.0.0.1", 0)
+        self.port = listener.getsockname()[1]
+        document = {
+            "folder": str(folder), "fd": listener.fileno(), "slot": 0, "slab": str(folder / "run" / "slab"), **options
+        }  # fmt: skip
+        document.setdefault("models", plan.models)
+        self.log = (folder / "log").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, str(PLANTED_WORKER)], stdin=subprocess.PIPE, stderr=self.log, pass_fds=[listener.fileno()]
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(document).encode() + b"\n")
+        self.process.stdin.flush()
+        listener.close()
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
+
+    def provide(self, digest: str) -> None:
+        """Put the package of `digest` where the worker looks."""
+        (self.folder / "packages" / digest[7:]).touch()
+
+    def predict(self, endpoint: str, rows: Any, **more: Any) -> httpx.Response:
+        """POST rows to :predict."""
+        return self.client.post(f"/v1/models/{endpoint}:predict", json={"instances": rows}, **more)
+
+    def post(self, endpoint: str, body: bytes, **headers: str) -> httpx.Response:
+        """POST raw bytes to :predict as JSON."""
+        sent = {"content-type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
+        return self.client.post(f"/v1/models/{endpoint}:predict", content=body, headers=sent)
+
+    def wait_ready(self) -> RunningWorker:
+        """Wait until the probe says yes."""
+        eventually(lambda: self.client.get("/readyz").status_code == 200, "the worker is ready")
+        return self
+
+    def exchange(self, data: bytes) -> bytes:
+        """Send raw bytes on a new connection and read until the other end closes or has answered."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(data)
+            connection.settimeout(5)
+            return connection.recv(65536)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(15)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            self.log.close()
+
+
+StartWorker = Callable[..., RunningWorker]
+
+
+@pytest.fixture(scope="module")
+def start_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
+    """Starts worker processes from a plan: `start_worker(plan, snapshot=…, folder=…, **start document)`."""
+    running: list[RunningWorker] = []
+
+    def start(plan: Plan, **options: Any) -> RunningWorker:
+        folder = options.pop("folder", None) or tmp_path_factory.mktemp("gateway")
+        snapshot = options.pop("snapshot", plan.snapshot())
+        running.append(RunningWorker(folder, plan, snapshot, options))
+        return running[-1]
+
+    yield start
+    for worker in running:
+        worker.stop()
+
+
+class PlantedAgent:
+    """The other end of a worker's link: sends snapshots, keeps what comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.reports: list[WorkerReport] = []
+        self.records: list[PredictionRecord] = []
+        self.lost = 0
+        (folder / "run").mkdir(parents=True, exist_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        directory = os.open(folder / "run", os.O_RDONLY)
+        self._listener.bind(f"/proc/self/fd/{directory}/agent.sock")
+        os.close(directory)
+        self._listener.listen()
+        self._connection: socket.socket | None = None
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """Send a snapshot to the worker, once it is connected."""
+        eventually(lambda: self._connection, "the worker connects")
+        assert self._connection is not None
+        self._connection.sendall(encode_frame(SNAPSHOT, encode_snapshot(snapshot)))
+
+    def last(self) -> WorkerReport:
+        """The newest report."""
+        return eventually(lambda: self.reports, "the worker reports")[-1]
+
+    def close(self) -> None:
+        """End the link; the worker goes on."""
+        for end in (self._connection, self._listener):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+        self._thread.join(5)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            self._connection, _ = self._listener.accept()
+            while True:
+                head = self._exactly(5)
+                payload = self._exactly(int.from_bytes(head[:4], "little"))
+                if head[4] in (HELLO, REPORT):
+                    self.reports.append(msgspec.json.decode(payload, type=WorkerReport))
+                elif head[4] == RECORDS:
+                    self.records.extend(decode_records(payload))
+                elif head[4] == LOST:
+                    self.lost += int(payload)
+
+    def _exactly(self, size: int) -> bytes:
+        assert self._connection is not None
+        data = b""
+        while len(data) < size:
+            part = self._connection.recv(size - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+
+@pytest.fixture
+def planted_agent() -> Iterator[Callable[[Path], PlantedAgent]]:
+    """Opens agents at a gateway folder's socket."""
+    opened: list[PlantedAgent] = []
+
+    def make(folder: Path) -> PlantedAgent:
+        opened.append(PlantedAgent(folder))
+        return opened[-1]
+
+    yield make
+    for agent in opened:
+        agent.close()
+
+
+@pytest.fixture(scope="session")
+def plan() -> type[Plan]:
+    """The class that makes snapshots for planted workers."""
+    return Plan

@@ -1,0 +1,84 @@
+"""A worker process whose packages are planted: the real main in everything but the loader. Run by path, like the real one.
+
+Beside the worker's own keys the start document has "models": digest to {"kind", "signature"}.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from roadworthy.contract.snapshot import PackageEntry
+from roadworthy.foundation.child import read_start_message
+from roadworthy.foundation.errors import PackageRefused
+from roadworthy.gateway.logs import configure_logs
+from roadworthy.gateway.worker import WorkerStart, serve
+from roadworthy.schema.batch import Batch, Block, Layout
+from roadworthy.schema.signature import Signature
+
+UNLUCKY = 13.0
+SLOW = 99.0
+
+
+@dataclass(frozen=True)
+class Described:
+    """The package of a planted model."""
+
+    signature: Signature
+
+
+class Planted:
+    """A model that sums its float inputs, or misbehaves as its kind says when the first one is UNLUCKY or SLOW."""
+
+    runtime = "planted"
+
+    def __init__(self, kind: str, signature: Signature) -> None:
+        self.package = Described(signature)
+        self.concurrent = kind in ("sum", "echo", "not-finite")
+        self._kind = kind
+        self._outputs = Layout(signature.outputs)
+
+    def run(self, batch: Batch) -> Batch:
+        """Answer all rows."""
+        if self._kind == "echo":
+            return Batch(self._outputs, batch.rows, batch.blocks)
+        values = batch.blocks[0].values.reshape(batch.rows, -1)
+        unlucky = values[:, 0] == UNLUCKY
+        total = values.sum(axis=1, keepdims=True).astype(np.float64)
+        if self._kind == "poison" and unlucky.any():
+            raise RuntimeError("/secret/path of the model")
+        if self._kind == "wrong-count" and unlucky.any():
+            total = total[1:]
+        if self._kind == "not-finite":
+            total[unlucky] = np.nan
+        if self._kind == "slow" and (values[:, 0] == SLOW).any():
+            time.sleep(1.0)
+        return Batch(self._outputs, len(total), (Block(total),))
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def main() -> None:
+    """Be a worker with planted models; a digest is loadable while a file of its hex digits lies in packages/."""
+    document = read_start_message()
+    models = document.pop("models")
+    start = msgspec.convert(document, WorkerStart)
+
+    def load(entry: PackageEntry) -> Planted:
+        plan = models[entry.digest]
+        if plan["kind"] == "refused" or not Path(start.folder, "packages", entry.digest[7:]).exists():
+            raise PackageRefused("planted refusal", code="package-refused")
+        return Planted(plan["kind"], Signature.from_document(plan["signature"]))
+
+    configure_logs("worker", start.log_level)
+    serve(start, load)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
