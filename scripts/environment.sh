@@ -23,7 +23,7 @@ stamp=$venv/.made-$key
 rm -f "$venv"/.made-*
 echo "Installing Roadworthy with [$extra] into $venv (a minute or two, once) …"
 for attempt in 1 2 3; do # registries have bad moments; what was downloaded is kept in pip's cache between tries
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --prefer-binary --editable ".[$extra]" && break
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --prefer-binary --editable ".[$extra]" && break
     [ "$attempt" = 3 ] && exit 1
     sleep $((attempt * 5))
 done
