@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -72,16 +73,10 @@ class Plan:
         self.packages.append(PackageEntry(digest, name, number, 1))
         return digest
 
-    def endpoint(
-        self,
-        name: str,
-        digests: Sequence[str],
-        policy: Policy = Policy(),
-        generation: int = 1,  # noqa: B008
-    ) -> None:
+    def endpoint(self, name: str, digests: Sequence[str], policy: Policy | None = None, generation: int = 1) -> None:
         """Add an endpoint, or replace it, with equal shares of `digests`."""
         arms = tuple(Arm(digest, 10_000 // len(digests)) for digest in digests)
-        entry = EndpointEntry(name, generation, arms, self.models[digests[0]]["signature"], policy)
+        entry = EndpointEntry(name, generation, arms, self.models[digests[0]]["signature"], policy or Policy())
         self.endpoints = [known for known in self.endpoints if known.name != name] + [entry]
 
     def snapshot(self, revision: int = 1, epoch: str = "e", keys: Any = None) -> Snapshot:
@@ -135,11 +130,18 @@ class RunningWorker:
         return self
 
     def exchange(self, data: bytes) -> bytes:
-        """Send raw bytes on a new connection and read until the other end closes or has answered."""
+        """Send raw bytes on a new connection and return the whole answer to them."""
+        reply, length = b"", 0
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.sendall(data)
-            connection.settimeout(5)
-            return connection.recv(65536)
+            while b"\r\n\r\n" not in reply or len(reply.partition(b"\r\n\r\n")[2]) < length:
+                part = connection.recv(65536)
+                if not part:
+                    break
+                reply += part
+                if found := re.search(rb"content-length: (\d+)", reply):
+                    length = int(found[1])
+        return reply
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""
@@ -159,9 +161,7 @@ class RunningWorker:
 StartWorker = Callable[..., RunningWorker]
 
 
-@pytest.fixture(scope="module")
-def start_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
-    """Starts worker processes from a plan: `start_worker(plan, snapshot=…, folder=…, **start document)`."""
+def _starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
     running: list[RunningWorker] = []
 
     def start(plan: Plan, **options: Any) -> RunningWorker:
@@ -173,6 +173,24 @@ def start_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWork
     yield start
     for worker in running:
         worker.stop()
+
+
+@pytest.fixture(scope="module")
+def start_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
+    """Starts worker processes from a plan: `start_worker(plan, snapshot=…, folder=…, **start document)`."""
+    yield from _starter(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def lasting_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
+    """As `start_worker`, for processes that many files of tests share."""
+    yield from _starter(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def make_plan() -> type[Plan]:
+    """The class that makes snapshots for planted workers."""
+    return Plan
 
 
 class PlantedAgent:
@@ -247,9 +265,3 @@ def planted_agent() -> Iterator[Callable[[Path], PlantedAgent]]:
     yield make
     for agent in opened:
         agent.close()
-
-
-@pytest.fixture(scope="session")
-def plan() -> type[Plan]:
-    """The class that makes snapshots for planted workers."""
-    return Plan
