@@ -6,13 +6,13 @@ The framework's own library is imported inside its methods, when it is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from roadworthy.schema.batch import Array, Batch
-from roadworthy.schema.signature import Signature
+from roadworthy.schema.signature import Scalar, Signature
 
 Preprocess = Callable[[Any], Any]
 
@@ -74,6 +74,10 @@ class Framework(Protocol):
         Raises:
             PackError: the answer is of a form that cannot be served.
         """
+        ...
+
+    def categories(self, model: Any) -> Mapping[str, Sequence[Scalar]]:
+        """For outputs that are labels, all labels in the order of the probabilities' columns; empty when there are none."""
         ...
 
     def save(self, model: Any, folder: Path) -> Saved:

@@ -1,0 +1,160 @@
+"""The user's own Python code, written so that it can be read back elsewhere without the user's project.
+
+Objects are pickled; what is defined in a notebook, in `__main__` or in a module of the user's own goes in by value
+(cloudpickle), what comes from an installed distribution by name. By value, because two versions of a package may carry modules
+of one name, and both must live in one process during a switch. `python.py`, `scikit_learn.py` and `package/` call this.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import pickle
+import pickletools
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+from roadworthy.foundation.errors import PackageRefused, PackError
+from roadworthy.frameworks.framework import Saved
+
+CODE_FILE = "code.pkl"
+_PROTOCOL = 5
+_ALWAYS_HERE = frozenset({"roadworthy", "builtins", "__main__", "__mp_main__"})
+
+
+def save_callable(function: Callable[..., Any], folder: Path) -> Saved:
+    """Write `function` into the empty `folder`; `load_callable` reads it back.
+
+    Raises:
+        PackError: "unpicklable-model", naming what could not be written where it can be told.
+    """
+    distributions = save_object(function, folder / CODE_FILE)
+    return Saved({}, distributions, carries_code=True, trust="pickle")
+
+
+def load_callable(folder: Path, _options: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function that `save_callable` wrote. Executes the package's code: call it only once the package is allowed.
+
+    Raises:
+        PackageRefused: "code-not-loadable".
+    """
+    loaded = load_object(folder / CODE_FILE)
+    if not callable(loaded):
+        raise PackageRefused("the package's code is no function", code="code-not-loadable")
+    return loaded  # type: ignore[no-any-return]
+
+
+def save_object(value: object, path: Path) -> tuple[str, ...]:
+    """Pickle `value` with the user's own code by value; return the names of the distributions that reading it back imports.
+
+    Raises:
+        PackError: "unpicklable-model".
+    """
+    import cloudpickle
+
+    with _own_modules_by_value(cloudpickle):
+        try:
+            data = cloudpickle.dumps(value, protocol=_PROTOCOL)
+        except Exception as error:  # pickling runs any object's own code, which may raise anything
+            raise PackError(
+                f"the model or its code cannot be saved: {_offender(cloudpickle, value)}",
+                code="unpicklable-model",
+                hint="open files, connections, locks and sessions inside the function, not outside it",
+            ) from error
+    path.write_bytes(data)
+    return _distributions(data)
+
+
+def load_object(path: Path) -> Any:
+    """Read back what `save_object` wrote. Executes what the file says.
+
+    Raises:
+        PackageRefused: "code-not-loadable", naming a module that is missing.
+    """
+    try:
+        with path.open("rb") as handle:
+            return pickle.load(handle)  # noqa: S301  (only after the package's digest was allowed)
+    except ModuleNotFoundError as error:
+        raise PackageRefused(
+            f"the package needs the module {error.name!r}, which is not installed here",
+            code="code-not-loadable",
+            hint="install it here, or import it at the top of your own module before packing so that it is locked",
+            facts={"module": error.name},
+        ) from error
+    except Exception as error:  # unpickling runs any object's own code, which may raise anything
+        raise PackageRefused(
+            "the package's code cannot be loaded here",
+            code="code-not-loadable",
+            hint="pack the model again with the libraries that are installed here",
+        ) from error
+
+
+@contextmanager
+def _own_modules_by_value(cloudpickle: Any) -> Iterator[None]:
+    registered = [module for name, module in list(sys.modules.items()) if is_own_module(name, module)]
+    for module in registered:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def is_own_module(name: str, module: ModuleType | None) -> bool:
+    """Whether a module is the user's own: a file outside the standard library and outside every installed distribution."""
+    file = getattr(module, "__file__", None)
+    if name.partition(".")[0] in _ALWAYS_HERE or not isinstance(file, str) or not file.endswith(".py"):
+        return False
+    if getattr(module, "__name__", None) != name:
+        return False
+    path = Path(file).resolve()
+    return not any(path.is_relative_to(root) for root in _installed_roots())
+
+
+def _installed_roots() -> list[Path]:
+    paths = sysconfig.get_paths()
+    roots = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    roots.update(path for path in sys.path if Path(path).name in ("site-packages", "dist-packages"))
+    return [Path(root).resolve() for root in roots]
+
+
+def _offender(cloudpickle: Any, value: object) -> str:
+    """Which part of a function cannot be pickled, in words."""
+    for name, part in _parts(value):
+        try:
+            cloudpickle.dumps(part, protocol=_PROTOCOL)
+        except Exception:  # noqa: BLE001  (this is the search for what raises)
+            return f"{name!r}, of type {type(part).__name__}, cannot be pickled"
+    return f"an object inside {type(value).__name__} cannot be pickled"
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, FunctionType):
+        names = set(value.__code__.co_names)
+        yield from ((name, value.__globals__[name]) for name in sorted(names & value.__globals__.keys()))
+        cells = value.__closure__ or ()
+        yield from ((n, c.cell_contents) for n, c in zip(value.__code__.co_freevars, cells, strict=True))
+    elif hasattr(value, "__dict__"):
+        yield from vars(value).items()
+
+
+def _distributions(data: bytes) -> tuple[str, ...]:
+    """The installed distributions whose modules a pickle names, without loading it."""
+    tops = {name.partition(".")[0] for name in _named_modules(data)} - _ALWAYS_HERE
+    owners = importlib.metadata.packages_distributions()
+    return tuple(sorted({owners[top][0] for top in tops if top in owners}))
+
+
+def _named_modules(data: bytes) -> Iterator[str]:
+    """Module names in a pickle: every text that GLOBAL or STACK_GLOBAL could take, and that is a loaded module's name."""
+    for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+        if isinstance(argument, str) and "UNICODE" in opcode.name and argument in sys.modules:
+            yield argument
+        elif isinstance(argument, str) and opcode.name == "GLOBAL":
+            yield argument.split(" ", maxsplit=1)[0]

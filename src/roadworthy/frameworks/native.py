@@ -1,0 +1,65 @@
+"""A model run by its own Python code: batch → container → preprocessing → the framework's answer → batch.
+
+The framework files build one in `load`; `runtime/runners` call it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from roadworthy.foundation.errors import ModelFault
+from roadworthy.frameworks.framework import Preprocess
+from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.signature import Signature
+from roadworthy.schema.tables import answers_to_batch, from_batch
+
+Answer = Callable[[Any], Mapping[str, Array]]
+
+
+class NativeLoaded:
+    """A framework's live model behind the Loaded interface. One run at a time; never on the event loop's thread."""
+
+    concurrent = False
+
+    def __init__(self, answer: Answer, signature: Signature, threads: int, preprocess: Preprocess | None) -> None:
+        self._answer = answer
+        self._signature = signature
+        self._outputs = Layout(signature.outputs)
+        self._preprocess = preprocess
+        self._threads = threads
+        self._bounded = threading.local()
+
+    def run(self, batch: Batch) -> Batch:
+        """Answer all rows, in order.
+
+        Raises:
+            ModelFault: "wrong-output-count" or "wrong-output-type".
+            Exception: whatever the model's or the preprocessing's own code raises.
+        """
+        self._bound_native_threads()
+        rows = from_batch(batch, self._signature.container)
+        if self._preprocess is not None:
+            rows = self._preprocess(rows)
+        return answers_to_batch(self._outputs, self._answer(rows), batch.rows)
+
+    def _bound_native_threads(self) -> None:
+        """OpenMP keeps its limit per calling thread, so it is set once in each thread that runs the model."""
+        if getattr(self._bounded, "done", False):
+            return
+        self._bounded.done = True
+        try:
+            from threadpoolctl import threadpool_limits
+        except ImportError:
+            return
+        threadpool_limits(limits=self._threads)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._answer = _closed
+        self._preprocess = None
+
+
+def _closed(_rows: Any) -> Mapping[str, Array]:
+    raise ModelFault("the version is closed", code="version-closed")

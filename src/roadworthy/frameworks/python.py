@@ -1,0 +1,51 @@
+"""Any callable that takes rows and returns answers: a function, a method, an object with `__call__`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from roadworthy.frameworks.answers import named_answers
+from roadworthy.frameworks.code import load_callable, save_callable
+from roadworthy.frameworks.framework import Loaded, Preprocess, Saved
+from roadworthy.frameworks.native import NativeLoaded
+from roadworthy.schema.batch import Array
+from roadworthy.schema.signature import Scalar, Signature
+
+
+class PythonCallable:
+    """A callable model; asked last, since other frameworks' models may be callable too."""
+
+    name = "python"
+
+    def recognises(self, model: object) -> bool:
+        """Anything callable that is no class."""
+        return callable(model) and not isinstance(model, type)
+
+    def answer(self, model: Any, rows: Any) -> Mapping[str, Array]:
+        """A dict or a frame by name; a bare array as "prediction"."""
+        return named_answers(model(rows))
+
+    def categories(self, _model: Any) -> Mapping[str, Sequence[Scalar]]:
+        """A callable tells no labels."""
+        return {}
+
+    def save(self, model: Any, folder: Path) -> Saved:
+        """One pickle with the user's own code by value."""
+        return save_callable(model, folder)
+
+    def load(
+        self,
+        folder: Path,
+        options: Mapping[str, Any],
+        signature: Signature,
+        threads: int,
+        preprocess: Preprocess | None,
+    ) -> Loaded:
+        """Unpickle: executes what the file says, so only for an allowed package."""
+        function = load_callable(folder, options)
+        return NativeLoaded(lambda rows: self.answer(function, rows), signature, threads, preprocess)
+
+
+FRAMEWORK = PythonCallable()
