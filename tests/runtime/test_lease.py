@@ -1,0 +1,36 @@
+"""Leases: who holds a version is not left without it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from roadworthy.foundation.errors import Unavailable
+from roadworthy.runtime.lease import Leases
+
+
+def test_draining_waits_for_the_last_holder() -> None:
+    """Unloading goes on when the last of several leases is given back, and no new one is given out."""
+
+    async def scene() -> None:
+        leases = Leases()
+        leases.take()
+        leases.take()
+        drained = asyncio.create_task(leases.drained())
+        await asyncio.sleep(0)
+        leases.give_back()
+        await asyncio.sleep(0)
+        assert not drained.done()
+        with pytest.raises(Unavailable) as caught:
+            leases.take()
+        assert caught.value.code == "version-unloading"
+        leases.give_back()
+        await drained
+
+    asyncio.run(scene())
+
+
+def test_draining_an_idle_version_is_immediate() -> None:
+    """Nobody holds it: nothing to wait for."""
+    asyncio.run(asyncio.wait_for(Leases().drained(), 1))

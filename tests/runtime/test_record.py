@@ -1,0 +1,89 @@
+"""Records travel together, wait within a bound, and are counted when they are dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from roadworthy.contract.record import PredictionRecord, decode_records
+from roadworthy.runtime import record as module
+from roadworthy.runtime.record import Recorder
+
+
+def record(number: int, size: int = 10) -> PredictionRecord:
+    """A record that is told apart by its id."""
+    text = ("e", 1, "m", 1, "d", "r", "k", "q")
+    return PredictionRecord(str(number), 0, *text, 200, "ok", 5, 1, "json", -1, b"i" * size, b"o", -1)
+
+
+class Carrier:
+    """Takes payloads while it is up."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.frames: list[list[str]] = []
+
+    def ready(self) -> bool:
+        return self.up
+
+    def carry(self, payload: bytes) -> None:
+        self.frames.append([each.id for each in decode_records(payload)])
+
+
+def play(scene: Callable[[Recorder, Carrier, list[int]], Awaitable[None]]) -> None:
+    """Run a scene with a recorder."""
+
+    async def run() -> None:
+        carrier, lost = Carrier(), list[int]()
+        await scene(Recorder(asyncio.get_running_loop(), carrier, lost.append), carrier, lost)
+
+    asyncio.run(run())
+
+
+def test_records_of_a_moment_travel_in_one_frame_in_order() -> None:
+    """Many appends are one frame, a moment later."""
+
+    async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
+        for number in range(20):
+            recorder.append(record(number))
+        assert carrier.frames == []
+        async with asyncio.timeout(5):
+            while not carrier.frames:  # noqa: ASYNC110 - polls
+                await asyncio.sleep(0.001)
+        assert carrier.frames == [[str(number) for number in range(20)]]
+
+    play(scene)
+
+
+def test_a_full_frame_does_not_wait() -> None:
+    """At the limit the frame goes at once; more are cut into frames."""
+
+    async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
+        for number in range(module.FLUSH_RECORDS):
+            recorder.append(record(number))
+        assert [len(frame) for frame in carrier.frames] == [module.FLUSH_RECORDS]
+        assert len(recorder) == 0
+
+    play(scene)
+
+
+def test_without_a_link_records_wait_and_the_surplus_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits waits for the link, what does not is dropped and counted; nothing is sent twice."""
+    monkeypatch.setattr(module, "MAX_HELD_BYTES", 10_000)
+
+    async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
+        carrier.up = False
+        for number in range(20):
+            recorder.append(record(number, size=1_000))
+        recorder.flush()
+        assert sum(lost) == 20 - len(recorder)
+        kept = len(recorder)
+        assert 0 < kept < 10
+        carrier.up = True
+        recorder.flush()
+        recorder.flush()
+        assert carrier.frames == [[str(number) for number in range(kept)]]
+
+    play(scene)
