@@ -1,0 +1,205 @@
+"""`python -m roadworthy.gateway.agent`: started by the supervisor, configured by one line on standard input.
+
+Wires the parts of this folder together, runs them until SIGTERM or until the supervisor is gone, then writes what is left of the
+records and makes one last attempt to ship it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import structlog
+import uvloop
+
+from roadworthy.contract.snapshot import Snapshot
+from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
+from roadworthy.foundation.clock import SystemClock
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.slab import READY, SlabReader, SlotWriter
+from roadworthy.gateway.agent.control import ControlLink
+from roadworthy.gateway.agent.exposition import CONTENT_TYPE, AgentFacts, GatewayCollector, render
+from roadworthy.gateway.agent.http import serve_pages
+from roadworthy.gateway.agent.hub import Hub
+from roadworthy.gateway.agent.packages import PackageStore
+from roadworthy.gateway.agent.privacy import Scrubber, load_hash_key
+from roadworthy.gateway.agent.record_files import RecordFolder
+from roadworthy.gateway.agent.records import RecordSink
+from roadworthy.gateway.agent.shipping import Frames, Shipping
+from roadworthy.gateway.agent.sync import Sync
+from roadworthy.gateway.logs import configure_logs
+from roadworthy.gateway.metrics import Totals, WorkerMetrics, read_totals
+from roadworthy.schema.signature import Signature
+
+LAST_ATTEMPT_S = 2.0
+"""How long the last files and frame may take at the end; what does not get through stays on disk for the next start."""
+
+_log = structlog.get_logger(__name__)
+
+
+class StartDocument(msgspec.Struct, frozen=True):
+    """What the supervisor hands over.
+
+    Attributes:
+        gateway: this gateway's id.
+        folder: the gateway's folder: snapshot.json, packages/, records/, run/.
+        slab: the workers' slab; the agent's slot is its last.
+        control_url, key: the control plane and a key of the role gateway, or None to serve what is on disk.
+        metrics_fd: inherited listening socket for /metrics, or None to open none.
+        metrics_host: where that socket listens, for the log.
+        record_max_bytes: bound of all record files on disk.
+        log_level: "debug", "info", "warning" or "error".
+    """
+
+    gateway: str
+    folder: str
+    slab: str
+    control_url: str | None = None
+    key: str | None = None
+    metrics_fd: int | None = None
+    metrics_host: str = "127.0.0.1"
+    record_max_bytes: int = 5 << 30
+    log_level: str = "info"
+
+
+@dataclass(slots=True)
+class _Agent:
+    """The parts, wired."""
+
+    metrics: WorkerMetrics
+    hub: Hub
+    sink: RecordSink
+    sync: Sync
+    control: ControlLink | None
+    shipping: Shipping | None
+    collector: GatewayCollector
+
+
+def main() -> int:
+    """Run the agent; the process's exit status."""
+    try:
+        document = msgspec.convert(read_start_message(), StartDocument)
+        configure_logs("agent", document.log_level)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(document))
+    except (RoadworthyError, msgspec.ValidationError, ValueError, OSError) as error:
+        hint = getattr(error, "hint", None)
+        print(f"the agent cannot start: {error}" + (f"; {hint}" if hint else ""), file=sys.stderr)
+        return EXIT_REFUSED
+    return 0
+
+
+async def _run(document: StartDocument) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def parent_gone() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    watch_parent(parent_gone)
+    agent = _wire(document)
+    agent.sync.load()
+    await agent.hub.start(Path(document.folder) / "run" / "agent.sock")
+    pages = await _serve_pages(document, agent)
+    agent.metrics.state(READY)
+    _log.info("the agent is ready", gateway=document.gateway, revision=getattr(agent.sync.current, "revision", None))
+    tasks = _start(agent)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    await _finish(agent, tasks)
+    if pages is not None:
+        pages.close()
+    if not stop.is_set():
+        raise next(error for task in tasks if not task.cancelled() and (error := task.exception()) is not None)
+
+
+def _wire(document: StartDocument) -> _Agent:
+    folder = Path(document.folder)
+    reader = SlabReader(Path(document.slab))
+    slot = SlotWriter(Path(document.slab), reader.slots - 1)
+    metrics = WorkerMetrics(slot)
+    sink = RecordSink(RecordFolder(folder / "records", document.record_max_bytes), metrics.lost_records)
+    hash_key = load_hash_key(folder / "privacy.key")
+
+    def know(snapshot: Snapshot) -> None:
+        sink.know(_scrubbers(snapshot, hash_key))
+
+    def read() -> Totals:
+        return read_totals(reader)
+
+    def changed() -> None:
+        sync.mend()
+        if shipping is not None:
+            shipping.kick()
+
+    def facts() -> AgentFacts:
+        connected = None if control is None else sync.connected
+        return AgentFacts(sync.current, tuple(hub.reports()), connected, len(sink.folder.names()))
+
+    hub = Hub(sink.offer, changed)
+    sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), hub, know)
+    control = shipping = None
+    if document.control_url is not None:
+        control = ControlLink(document.control_url, document.key or "", document.gateway)
+        frames = Frames(document.gateway, reader.boot, slot, read, SystemClock())
+        shipping = Shipping(document.gateway, control, frames, sink, metrics.lost_records)
+    return _Agent(metrics, hub, sink, sync, control, shipping, GatewayCollector(read, facts))
+
+
+def _scrubbers(snapshot: Snapshot, key: bytes) -> dict[str, Scrubber]:
+    scrubbers = {}
+    for endpoint in snapshot.endpoints:
+        with contextlib.suppress(RoadworthyError):  # without a readable signature no body is kept
+            scrubbers[endpoint.name] = Scrubber(Signature.from_document(endpoint.signature), key)
+    return scrubbers
+
+
+async def _serve_pages(document: StartDocument, agent: _Agent) -> asyncio.Server | None:
+    if document.metrics_fd is None:
+        return None
+    pages: dict[str, Any] = {
+        "/metrics": (CONTENT_TYPE, lambda: render(agent.collector)),
+        "/livez": ("application/json", lambda: b'{"status":"ok"}'),
+    }
+    return await serve_pages(socket.socket(fileno=document.metrics_fd), pages)
+
+
+def _start(agent: _Agent) -> list[asyncio.Task[None]]:
+    tasks = [asyncio.create_task(agent.sink.run()), asyncio.create_task(_beat(agent.metrics))]
+    if agent.control is not None and agent.shipping is not None:
+        tasks.append(asyncio.create_task(agent.sync.run(agent.control)))
+        tasks.append(asyncio.create_task(agent.shipping.run(agent.hub)))
+    return tasks
+
+
+async def _beat(metrics: WorkerMetrics) -> None:
+    while True:
+        metrics.heartbeat()
+        await asyncio.sleep(1.0)
+
+
+async def _finish(agent: _Agent, tasks: list[asyncio.Task[None]]) -> None:
+    await agent.hub.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await agent.sink.flush()
+    if agent.control is not None and agent.shipping is not None:
+        with contextlib.suppress(httpx.HTTPError, TimeoutError):
+            await asyncio.wait_for(agent.shipping.finish(agent.hub), LAST_ATTEMPT_S)
+        await agent.control.close()
+    agent.metrics.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

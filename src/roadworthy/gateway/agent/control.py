@@ -1,0 +1,96 @@
+"""The agent's calls to the control plane; the one file here that knows its addresses. Called by sync and shipping."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import httpx
+
+_BLOCK_BYTES = 1 << 20
+
+
+class ControlLink:
+    """One keep-alive client with the gateway's key. Every method raises httpx.HTTPError when the call did not succeed.
+
+    Args:
+        url: the control plane's address, http(s)://host:port.
+        key: an API key of the role gateway.
+        gateway: this gateway's id.
+    """
+
+    def __init__(self, url: str, key: str, gateway: str) -> None:
+        self._gateway = gateway
+        # The environment's proxies and netrc are not for this call: it stays between the two planes.
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=httpx.Timeout(10.0, connect=5.0),
+            limits=httpx.Limits(max_connections=8, max_keepalive_connections=4),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def snapshot(self, etag: str | None, wait_s: int) -> bytes | None:
+        """The snapshot's JSON once it differs from `etag`, or None when it still did not after `wait_s` seconds."""
+        headers = {} if etag is None else {"If-None-Match": etag}
+        timeout = httpx.Timeout(wait_s + 10.0, connect=5.0)
+        reply = await self._http.get(
+            "/internal/v1/snapshot", params={"wait_s": wait_s}, headers=headers, timeout=timeout
+        )
+        if reply.status_code == httpx.codes.NOT_MODIFIED:
+            return None
+        return reply.raise_for_status().content
+
+    async def download_package(self, digest: str, path: Path, max_bytes: int) -> None:
+        """Write the packed package to the new file `path`, at most `max_bytes` of it.
+
+        Raises:
+            httpx.HTTPError: the call failed, or there was more.
+            OSError: the disk refused.
+        """
+        async with self._http.stream("GET", f"/internal/v1/packages/{digest}", timeout=60.0) as reply:
+            reply.raise_for_status()
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            received = 0
+            with os.fdopen(descriptor, "wb") as file:
+                async for block in reply.aiter_bytes(_BLOCK_BYTES):
+                    received += len(block)
+                    if received > max_bytes:
+                        raise httpx.DecodingError("the package is larger than the snapshot says")
+                    file.write(block)
+
+    async def put_records(self, file: str, data: bytes) -> None:
+        """Hand over one finished record file; repeating it does no harm."""
+        url = f"/internal/v1/records/{self._gateway}/{file}"
+        reply = await self._http.put(url, content=data, timeout=60.0)
+        reply.raise_for_status()
+
+    async def post_telemetry(self, frame: bytes) -> None:
+        """Hand over one telemetry frame."""
+        reply = await self._http.post(
+            "/internal/v1/telemetry", content=frame, headers={"Content-Type": "application/json"}
+        )
+        reply.raise_for_status()
+
+
+class Backoff:
+    """Growing pauses with jitter, in seconds: half to all of a span that doubles up to `longest_s`."""
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._span_s = first_s
+
+    def next(self) -> float:
+        """How long to wait now."""
+        span, self._span_s = self._span_s, min(self._span_s * 2, self._longest_s)
+        return span * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, protects nothing
+
+    def reset(self) -> None:
+        """Something worked: start small again."""
+        self._span_s = self._first_s

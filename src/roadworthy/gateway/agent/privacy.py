@@ -1,0 +1,131 @@
+"""What may be kept of a prediction: the signature's `privacy` marks, applied to the bodies before anything is written.
+
+`records.py` makes one Scrubber per endpoint from the snapshot. A body that cannot be understood wholly is not kept at all, and
+only what the signature names survives: what a caller sent beside it may be as private as what is marked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from roadworthy.foundation.files import write_atomic
+from roadworthy.schema.signature import Field, Privacy, Signature
+
+WITHHELD = "withheld"
+"""The `input_format` of a record whose bodies could not be cleared of private values, and are therefore empty."""
+
+_KEY_BYTES = 32
+
+
+class _Unreadable(Exception):
+    """The body is not of the form that the signature promises."""
+
+
+def load_hash_key(path: Path) -> bytes:
+    """This gateway's own random key for hashed fields, made on the first call; mode 0600.
+
+    Equal values give equal hashes on one gateway, so that records can be joined, and nobody without the key can guess them.
+    """
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        key = secrets.token_bytes(_KEY_BYTES)
+        write_atomic(path, key, mode=0o600)
+    return key
+
+
+class Scrubber:
+    """Clears request and response bodies of one endpoint.
+
+    Attributes:
+        inputs_private, outputs_private: whether any field of that side is marked hash or drop; its bodies are kept as they are if not.
+    """
+
+    def __init__(self, signature: Signature, key: bytes) -> None:
+        self._inputs, self._outputs, self._key = signature.inputs, signature.outputs, key
+        self.inputs_private = any(field.privacy is not Privacy.KEEP for field in self._inputs)
+        self.outputs_private = any(field.privacy is not Privacy.KEEP for field in self._outputs)
+
+    def inputs(self, body: bytes, input_format: str, json_bytes: int) -> bytes | None:
+        """The request body with hashed and without dropped fields, or None when it must not be kept."""
+        if not self.inputs_private or not body:
+            return body
+        names = ("inputs", "inputs") if input_format == "open-inference" else ("instances", "")
+        return self._clear(body, self._inputs, names, json_bytes)
+
+    def outputs(self, body: bytes, input_format: str, json_bytes: int) -> bytes | None:
+        """The response body likewise; an error body is kept, since no error repeats a caller's values."""
+        if not self.outputs_private or not body:
+            return body
+        names = ("outputs", "outputs") if input_format == "open-inference" else ("predictions", "")
+        return self._clear(body, self._outputs, names, json_bytes)
+
+    def _clear(self, body: bytes, fields: tuple[Field, ...], names: tuple[str, str], json_bytes: int) -> bytes | None:
+        rows_name, tensors_name = names
+        if json_bytes >= 0:
+            return None  # binary tensors follow the JSON head
+        try:
+            document = json.loads(body)
+            if not isinstance(document, dict):
+                return None
+            if rows_name in ("predictions", "outputs") and isinstance(document.get("error"), str):
+                return body
+            items = document[rows_name]
+            if not isinstance(items, list):
+                return None
+            if tensors_name:
+                cleared = self._tensors(items, {field.name: field for field in fields})
+            else:
+                cleared = [self._row(item, fields) for item in items]
+            return json.dumps({rows_name: cleared}, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        except (_Unreadable, KeyError, ValueError, TypeError, RecursionError):
+            return None
+
+    def _row(self, row: Any, fields: tuple[Field, ...]) -> Any:
+        if isinstance(row, dict) and (len(fields) > 1 or fields[0].name in row):
+            kept = ((field, row[field.name]) for field in fields if field.name in row)
+            return {field.name: self._value(field, value) for field, value in kept if field.privacy is not Privacy.DROP}
+        if len(fields) == 1:
+            return self._value(fields[0], row)
+        if isinstance(row, list) and len(row) == len(fields):
+            return [self._value(field, value) for field, value in zip(fields, row, strict=True)]
+        raise _Unreadable
+
+    def _tensors(self, tensors: Sequence[Any], fields: dict[str, Field]) -> list[dict[str, Any]]:
+        cleared = []
+        for tensor in tensors:
+            field = fields[tensor["name"]]
+            if field.privacy is Privacy.DROP:
+                continue
+            data = tensor["data"]
+            if field.privacy is Privacy.HASH:
+                data = [self._value(field, value) for value in _flat(data)]
+            cleared.append({**{name: tensor[name] for name in ("name", "shape", "datatype")}, "data": data})
+        return cleared
+
+    def _value(self, field: Field, value: Any) -> Any:
+        if field.privacy is Privacy.KEEP or value is None:
+            return value
+        if field.privacy is Privacy.DROP:
+            return None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # 1 and 1.0 are the same value of a float column
+        text = json.dumps(value, sort_keys=True, separators=(",", ":")).encode("utf-8")
+        return f"hmac-sha256:{hmac.new(self._key, text, hashlib.sha256).hexdigest()}"
+
+
+def _flat(data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        raise _Unreadable
+    flat: list[Any] = []
+    for value in data:
+        flat.extend(_flat(value) if isinstance(value, list) else [value])
+    return flat

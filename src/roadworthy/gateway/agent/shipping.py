@@ -1,0 +1,202 @@
+"""Sends what the gateway has to tell: finished record files, then telemetry frames that name them. Nothing is sent twice in vain.
+
+A file is put into the blob store, named in a frame's manifest, and deleted here when the frame was accepted. With the control
+plane away files stay on disk under their bound, and the frame that was not accepted is repeated as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import httpx
+import structlog
+
+from roadworthy.contract.telemetry import RecordFile, RequestCount, Telemetry, encode_telemetry
+from roadworthy.foundation.clock import Clock
+from roadworthy.foundation.slab import SlotWriter
+from roadworthy.gateway.agent.control import Backoff, ControlLink
+from roadworthy.gateway.agent.hub import Hub
+from roadworthy.gateway.agent.records import RecordSink
+from roadworthy.gateway.metrics import Totals
+
+TELEMETRY_EVERY_S = 1.0
+SETTLE_S = 0.01
+"""Changes that come this close together travel in one frame."""
+WORKER_LOST = "worker-lost"
+"""The outcome under which requests are counted that were in flight in a worker that died."""
+
+_MANIFESTS_A_FRAME = 500
+_PERMANENT = frozenset({400, 409, 413, 415, 422})
+_log = structlog.get_logger(__name__)
+
+
+def count_requests(totals: Totals) -> tuple[RequestCount, ...]:
+    """The totals as a frame tells them: answered, refused before a version was chosen, and lost in workers that died."""
+    answered = [
+        RequestCount(bound.endpoint, bound.generation, bound.digest, outcome, count)
+        for (bound, outcome), count in totals.requests.items()
+    ]
+    refused = [RequestCount(endpoint, 0, "", code, count) for (endpoint, code), count in totals.refused.items()]
+    lost = [
+        RequestCount(bound.endpoint, bound.generation, bound.digest, WORKER_LOST, count)
+        for bound, count in totals.lost.items()
+        if count
+    ]
+    merged: dict[tuple[str, int, str, str], int] = {}
+    for item in (*answered, *refused, *lost):
+        key = (item.endpoint, item.generation, item.digest, item.outcome)
+        merged[key] = merged.get(key, 0) + item.count
+    return tuple(RequestCount(*key, count) for key, count in merged.items())
+
+
+class Frames:
+    """Makes telemetry frames. The sequence lives in the agent's slot, so that it goes on after a restart within the same boot.
+
+    Args:
+        gateway: this gateway's id. boot: the slab's.
+        slot: the agent's own slot.
+        read: the totals of all slots.
+        clock: for the frame's time.
+    """
+
+    def __init__(self, gateway: str, boot: str, slot: SlotWriter, read: Callable[[], Totals], clock: Clock) -> None:
+        self._gateway = gateway
+        self._boot = boot
+        self._slot = slot
+        self._cell = slot.place("sequence")
+        self._read = read
+        self._clock = clock
+
+    def make(self, hub: Hub, manifests: tuple[RecordFile, ...]) -> Telemetry:
+        """The next frame: how things are now."""
+        self._slot.values[self._cell] += 1
+        totals = self._read()
+        return Telemetry(
+            gateway=self._gateway,
+            boot=self._boot,
+            sequence=self._slot.values[self._cell],
+            at_us=self._clock.now_us(),
+            workers=tuple(hub.reports()),
+            counts=count_requests(totals),
+            record_files=manifests,
+            lost_records=totals.records_lost,
+        )
+
+
+class Shipping:
+    """Event loop only.
+
+    Args:
+        gateway: this gateway's id.
+        sink: has the finished files.
+        lost: called with the number of records that were given up.
+    """
+
+    def __init__(
+        self, gateway: str, control: ControlLink, frames: Frames, sink: RecordSink, lost: Callable[[int], None]
+    ) -> None:
+        self._gateway = gateway
+        self._control = control
+        self._frames = frames
+        self._sink = sink
+        self._lost = lost
+        self._shipped: dict[str, RecordFile] = {}
+        self._kick = asyncio.Event()
+
+    def kick(self) -> None:
+        """Something changed that should be known at once: send a frame in a moment."""
+        self._kick.set()
+
+    async def run(self, hub: Hub) -> None:
+        """Ship files and frames until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send_frames(hub))
+            group.create_task(self._ship_files())
+
+    async def finish(self, hub: Hub) -> None:
+        """One last attempt for all files and a frame; raises httpx.HTTPError when the control plane does not answer."""
+        while await self._ship_all():
+            await self._control.post_telemetry(encode_telemetry(self._make(hub)))
+            self._forget(tuple(self._shipped.values()))
+        await self._control.post_telemetry(encode_telemetry(self._make(hub)))
+
+    async def _send_frames(self, hub: Hub) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._kick.wait(), TELEMETRY_EVERY_S)
+                await asyncio.sleep(SETTLE_S)
+            self._kick.clear()
+            frame = self._make(hub)
+            if await self._deliver(encode_telemetry(frame)):
+                self._forget(frame.record_files)
+
+    async def _deliver(self, frame: bytes) -> bool:
+        """Repeat one frame until it is accepted; False when it never will be."""
+        backoff = Backoff(0.1, 5.0)
+        while True:
+            try:
+                await self._control.post_telemetry(frame)
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code in _PERMANENT:
+                    _log.exception("a telemetry frame was refused; going on with the next")
+                    return False
+            except httpx.HTTPError:
+                pass  # sync.py says in the log that the control plane is away
+            else:
+                return True
+            await asyncio.sleep(backoff.next())
+
+    def _make(self, hub: Hub) -> Telemetry:
+        return self._frames.make(hub, tuple(self._shipped.values())[:_MANIFESTS_A_FRAME])
+
+    def _forget(self, accepted: tuple[RecordFile, ...]) -> None:
+        for manifest in accepted:
+            name = manifest.blob.rpartition("/")[2]
+            self._shipped.pop(name, None)
+            self._sink.folder.remove(name)
+
+    async def _ship_files(self) -> None:
+        backoff = Backoff(0.2, 10.0)
+        while True:
+            self._sink.finished.clear()
+            try:
+                await self._ship_all()
+            except httpx.HTTPError:
+                await asyncio.sleep(backoff.next())
+                continue
+            backoff.reset()
+            await self._sink.finished.wait()
+
+    async def _ship_all(self) -> bool:
+        """Put every file that is not there yet; whether any manifest is waiting for its frame afterwards."""
+        for name in self._sink.folder.names():
+            if name not in self._shipped:
+                await self._ship(name)
+        return bool(self._shipped)
+
+    async def _ship(self, name: str) -> None:
+        folder = self._sink.folder
+        try:
+            about = folder.describe(name)
+            data = await asyncio.to_thread((folder.folder / name).read_bytes)
+        except FileNotFoundError:
+            return  # the bound on the disk took it
+        except (OSError, ValueError):
+            _log.exception("a record file cannot be read; deleted", file=name)
+            folder.remove(name)
+            return
+        try:
+            await self._control.put_records(name, data)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in _PERMANENT:
+                raise
+            _log.exception("a record file was refused; deleted", file=name, records=about.rows)
+            self._lost(about.rows)
+            folder.remove(name)
+            return
+        blob = f"records/{self._gateway}/{name}"
+        self._shipped[name] = RecordFile(
+            blob, about.endpoint, about.rows, about.size_bytes, about.first_us, about.last_us
+        )

@@ -1,0 +1,176 @@
+"""Follows the control plane's snapshot: polls, refuses what goes back, fetches packages, writes to disk, hands to the hub.
+
+With the control plane away the last snapshot on disk stays in force. Without a control plane at all (`roadworthy serve`) the
+snapshot on disk is the only one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import structlog
+
+from roadworthy.contract.snapshot import PackageEntry, Snapshot, decode_snapshot, encode_snapshot
+from roadworthy.contract.telemetry import FAILED, UNLOADED
+from roadworthy.foundation.files import write_atomic
+from roadworthy.gateway.agent.control import Backoff, ControlLink
+from roadworthy.gateway.agent.hub import Hub
+from roadworthy.gateway.agent.packages import PackageStore
+
+WAIT_S = 25
+"""How long the control plane may hold a poll open."""
+COLLECT_EVERY_S = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Sync:
+    """Event loop only.
+
+    Args:
+        path: snapshot.json.
+        packages: the local store.
+        hub: gets each snapshot after its packages were tried.
+        on_snapshot: called with each snapshot just before the hub gets it.
+
+    Attributes:
+        current: the snapshot in force, or None before the first.
+        connected: whether the last call to the control plane succeeded.
+    """
+
+    def __init__(self, path: Path, packages: PackageStore, hub: Hub, on_snapshot: Callable[[Snapshot], None]) -> None:
+        self.current: Snapshot | None = None
+        self.connected = False
+        self._path = path
+        self._packages = packages
+        self._hub = hub
+        self._on_snapshot = on_snapshot
+        self._wanted: Snapshot | None = None
+        self._changed = asyncio.Event()
+        self._mended: set[str] = set()
+
+    def load(self) -> None:
+        """Take the snapshot that is on disk, if there is a readable one."""
+        try:
+            snapshot = decode_snapshot(self._path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError):
+            _log.exception("the snapshot on disk cannot be read")
+            return
+        self._wanted = snapshot
+        self._publish(snapshot)
+
+    async def run(self, control: ControlLink) -> None:
+        """Follow the control plane until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._poll(control))
+            group.create_task(self._follow(control))
+            group.create_task(self._collect())
+
+    async def _poll(self, control: ControlLink) -> None:
+        backoff = Backoff(0.1, 5.0)
+        while True:
+            etag = None if self._wanted is None else self._wanted.etag()
+            try:
+                # The first answer comes at once, so that `connected` is known early.
+                data = await control.snapshot(etag, WAIT_S if self.connected else 0)
+                snapshot = None if data is None else decode_snapshot(data)
+            except (httpx.HTTPError, ValueError) as error:
+                self._tell(connected=False, reason=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(backoff.next())
+                continue
+            self._tell(connected=True)
+            if snapshot is None or snapshot.supersedes(self._wanted):
+                backoff.reset()
+            if snapshot is None:
+                continue
+            if snapshot.supersedes(self._wanted):
+                self._wanted = snapshot
+                self._changed.set()
+            else:
+                _log.error("a snapshot that goes back was refused", revision=snapshot.revision)
+                await asyncio.sleep(backoff.next())
+
+    def _tell(self, *, connected: bool, reason: str = "") -> None:
+        if connected != self.connected:
+            self.connected = connected
+            if connected:
+                _log.info("connected to the control plane")
+            else:
+                _log.warning("the control plane cannot be reached; serving goes on from disk", reason=reason)
+
+    async def _follow(self, control: ControlLink) -> None:
+        """Bring each wanted snapshot into force, and go on trying for packages that are still missing."""
+        backoff = Backoff(0.5, 15.0)
+        while True:
+            missing = self._missing()
+            with contextlib.suppress(TimeoutError):
+                tried = self._wanted is self.current
+                await asyncio.wait_for(self._changed.wait(), backoff.next() if missing and tried else None)
+                backoff.reset()
+            self._changed.clear()
+            before = self._missing()
+            if not await self._fetch(before, control):
+                continue  # a newer snapshot came meanwhile
+            arrived = len(self._missing()) < len(before)
+            snapshot = self._wanted
+            if snapshot is not None and (snapshot is not self.current or arrived):
+                self._publish(snapshot)
+
+    def _missing(self) -> list[PackageEntry]:
+        packages = () if self._wanted is None else self._wanted.packages
+        return [entry for entry in packages if not self._packages.has(entry.digest)]
+
+    async def _fetch(self, entries: list[PackageEntry], control: ControlLink) -> bool:
+        """One attempt for each; True when all attempts ended, False when a newer snapshot came first."""
+        pending = {self._packages.fetch(entry, control) for entry in entries}
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            while pending and not changed.done():
+                done, _ = await asyncio.wait({changed, *pending}, return_when=asyncio.FIRST_COMPLETED)
+                pending -= done
+            return not changed.done()
+        finally:
+            changed.cancel()
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        data = encode_snapshot(snapshot)
+        if snapshot is not self.current:
+            try:
+                write_atomic(self._path, data, mode=0o600)
+            except OSError:
+                # Serving goes on with what is in memory; the next snapshot is written again.
+                _log.exception("the snapshot could not be written to disk")
+        self.current = snapshot
+        self._on_snapshot(snapshot)
+        self._hub.publish(data)
+
+    async def _collect(self) -> None:
+        while True:
+            await asyncio.sleep(COLLECT_EVERY_S)
+            if self._wanted is None:
+                continue
+            named = {entry.digest for entry in self._wanted.packages}
+            held = {
+                version.digest
+                for report in self._hub.reports()
+                for version in report.versions
+                if version.state != UNLOADED
+            }
+            for digest in self._packages.collect(named, held.__contains__):
+                _log.info("a package that nothing names was deleted", digest=digest)
+
+    def mend(self) -> None:
+        """Fetch again, once, each package that a worker found damaged. Called whenever the reports change."""
+        for report in self._hub.reports():
+            for version in report.versions:
+                damaged = version.state == FAILED and version.code == "package-damaged"
+                if damaged and version.digest not in self._mended:
+                    self._mended.add(version.digest)
+                    self._packages.discard(version.digest)
+                    self._changed.set()
