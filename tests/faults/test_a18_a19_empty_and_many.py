@@ -28,7 +28,7 @@ import pytest
         (b'{"instances": [1]}', 422, "wrong-type"),
         (b'{"instances": [[]]}', 422, "wrong-shape"),
         (b'{"instances": [{}]}', 422, "missing-columns"),
-        (b'{"instances": [[1,2,3]], "extra": 1}', 400, "unknown-key"),
+        (b'{"instances": [[1,2,3]], "extra": 1}', 400, "unknown-body-key"),
         (b'{"instances": [[1,2,3]]', 400, "malformed-json"),
         (b'{"instances": [[1,2,3]]} {}', 400, "malformed-json"),
         (b"\x00", 400, "malformed-json"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
@@ -17,6 +18,15 @@ from roadworthy.runtime.record import Recorder
 
 LogFault = Callable[[str, Request, Exception], None]
 """Writes down an exception that is not the caller's doing: endpoint, request, exception."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """What every prediction is counted, recorded and logged with."""
+
+    metrics: WorkerMetrics
+    recorder: Recorder
+    log_fault: LogFault
 
 
 class Call:
@@ -42,18 +52,16 @@ class Predict:
         self,
         endpoint: Endpoint,
         protocol: BoundProtocol,
-        metrics: WorkerMetrics,
-        recorder: Recorder,
-        log_fault: LogFault,
+        instruments: Instruments,
         arm: Arm | None = None,
     ) -> None:
         policy = endpoint.entry.policy
         self._endpoint = endpoint
         self._admission = endpoint.admission
         self._protocol = protocol
-        self._metrics = metrics
-        self._recorder = recorder if policy.record else None
-        self._log_fault = log_fault
+        self._metrics = instruments.metrics
+        self._recorder = instruments.recorder if policy.record else None
+        self._log_fault = instruments.log_fault
         self._arm = arm
         self._max_body_bytes = policy.max_body_bytes
         self._timeout_s = policy.timeout_ms / 1_000

@@ -17,10 +17,8 @@ from roadworthy.gateway.admission import Admission, Keys
 from roadworthy.gateway.endpoints import Arm, Endpoint
 from roadworthy.gateway.health import Readiness, probe_routes
 from roadworthy.gateway.http import Handler, Receive, Reply, Request, not_ready
-from roadworthy.gateway.metrics import WorkerMetrics
-from roadworthy.gateway.predict import LogFault, Predict
+from roadworthy.gateway.predict import Instruments, Predict
 from roadworthy.gateway.protocols.protocol import BoundProtocol
-from roadworthy.runtime.record import Recorder
 
 Table = dict[bytes, Mapping[str, Handler]]
 _COLONS = (b":", b"%3A", b"%3a")
@@ -31,20 +29,12 @@ class Routing:
     """Builds tables and says what a path outside of them deserves.
 
     Args:
-        metrics, recorder, log_fault: handed to every prediction handler.
+        instruments: handed to every prediction handler.
         readiness: for the probes.
     """
 
-    def __init__(
-        self,
-        metrics: WorkerMetrics,
-        recorder: Recorder,
-        log_fault: LogFault,
-        readiness: Callable[[], Readiness],
-    ) -> None:
-        self._metrics = metrics
-        self._recorder = recorder
-        self._log_fault = log_fault
+    def __init__(self, instruments: Instruments, readiness: Callable[[], Readiness]) -> None:
+        self._instruments = instruments
         self._probes = probe_routes(readiness)
         self._keys: Keys | None = None
         self.table: Table = dict(self._probes)
@@ -107,7 +97,7 @@ class Routing:
         }
 
     def _predict(self, endpoint: Endpoint, protocol: BoundProtocol, arm: Arm | None = None) -> Predict:
-        return Predict(endpoint, protocol, self._metrics, self._recorder, self._log_fault, arm)
+        return Predict(endpoint, protocol, self._instruments, arm)
 
 
 def _about(endpoint: Endpoint, document: Callable[[], dict[str, Any]]) -> Mapping[str, Handler]:

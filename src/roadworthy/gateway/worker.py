@@ -31,6 +31,7 @@ from roadworthy.gateway.link import AgentLink
 from roadworthy.gateway.loading import package_loader
 from roadworthy.gateway.logs import configure_logs
 from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics
+from roadworthy.gateway.predict import Instruments
 from roadworthy.gateway.routes import Routing
 from roadworthy.gateway.serving import Identity, Serving
 from roadworthy.runtime.manager import Loader, Manager
@@ -86,7 +87,7 @@ class Worker:
         )
         self._recorder = Recorder(self._loop, self._link, self._lost)
         self._manager = Manager(load, self._serving.refresh, self._load_failed)
-        routing = Routing(metrics, self._recorder, self._log_fault, self._serving.readiness)
+        routing = Routing(Instruments(metrics, self._recorder, self._log_fault), self._serving.readiness)
         self._serving.attach(self._manager, routing)
         app = App(lambda: routing.table, routing.unknown, metrics, start.allowed_hosts, self._log_fault)
         config = uvicorn.Config(

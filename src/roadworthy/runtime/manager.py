@@ -130,8 +130,8 @@ class Manager:
             executable = await loop.run_in_executor(self._thread, self._load, entry)
         except RoadworthyError as error:
             self._note_failure(entry.digest, error, error.code, error.message)
-        # Loading calls the model's own code: whatever it raises makes this version FAILED and nothing else.
         except BaseException as error:
+            # Loading calls the model's own code: whatever it raises makes this version FAILED and nothing else.
             if isinstance(error, asyncio.CancelledError):
                 raise
             self._note_failure(entry.digest, error, "load-failed", "the package could not be loaded here")

@@ -94,7 +94,7 @@ class PredictJson:
         if len(document) > 1:
             raise InvalidRequest(
                 "the body has keys beside instances",
-                code="unknown-key",
+                code="unknown-body-key",
                 hint=_SHAPE_HINT,
                 facts={"known": ["instances"]},
             )

@@ -1,0 +1,215 @@
+"""Snapshots over the link: versions change without a failed request, and what cannot be served is not."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.contract.snapshot import KeyEntry
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A gateway folder."""
+    return tmp_path
+
+
+def wait(condition: Callable[[], object], what: str) -> None:
+    """Poll with a deadline."""
+    until = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < until, what
+        time.sleep(0.005)
+
+
+def state(agent: Any, digest: str) -> str | None:
+    """The newest reported state of a digest."""
+    return next((each.state for each in agent.last().versions if each.digest == digest), None)
+
+
+def test_from_nothing_to_two_versions_and_back(
+    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
+) -> None:
+    """Before a snapshot 503; then versions come, change and go back under load without one failed request."""
+    plan = make_plan()
+    one, two = plan.package(1), plan.package(2)
+    plan.endpoint("sum", [one])
+    agent = planted_agent(folder)
+    worker = start_worker(plan, snapshot=None, folder=folder)
+    wait(lambda: agent.reports, "hello")
+    assert worker.client.get("/livez").status_code == 200
+    assert worker.client.get("/readyz").status_code == 503
+    reply = worker.predict("sum", [[1, 2, 3]])
+    assert (reply.status_code, reply.json()["code"], reply.headers["retry-after"]) == (503, "not-ready", "1")
+
+    agent.offer(plan.snapshot(1))
+    worker.wait_ready()
+    wait(lambda: agent.last().revision == 1, "revision 1 served")
+    seen: list[tuple[int, str]] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}") as client:
+            while not stop.is_set():
+                answer = client.post("/v1/models/sum:predict", json={"instances": [[1, 2, 3]]})
+                seen.append((answer.status_code, answer.headers.get("roadworthy-version", "")))
+
+    callers = [threading.Thread(target=load) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for revision, digest, version in ((2, two, "m:2"), (3, one, "m:1"), (4, two, "m:2")):
+        plan.endpoint("sum", [digest], generation=revision)
+        agent.offer(plan.snapshot(revision))
+        wait(lambda expected=version: seen and seen[-1][1] == expected, f"{version} answers")
+        wait(lambda expected=revision: agent.last().revision == expected, "it is reported")
+    stop.set()
+    for caller in callers:
+        caller.join()
+    assert {status for status, _ in seen} == {200}
+
+
+def test_the_old_split_serves_until_the_new_one_is_ready(
+    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
+) -> None:
+    """A package that is missing FAILS and changes nothing; the same snapshot again, with the package there, brings it in."""
+    plan = make_plan()
+    one = plan.package(1)
+    plan.endpoint("sum", [one])
+    agent = planted_agent(folder)
+    first = plan.snapshot(1)
+    late, never = plan.package(2), plan.package(3, kind="refused")
+    worker = start_worker(plan, snapshot=first, folder=folder).wait_ready()
+    (folder / "packages" / late[7:]).unlink()
+    plan.endpoint("sum", [late, one], generation=2)
+    agent.offer(plan.snapshot(2))
+    wait(lambda: state(agent, late) == "FAILED" and state(agent, never) == "FAILED", "both fail")
+    failed = next(each for each in agent.last().versions if each.digest == late)
+    assert (failed.code, failed.reason) == ("package-refused", "planted refusal")
+    assert (agent.last().revision, agent.last().offered) == (1, 2)
+    assert worker.predict("sum", [[1, 2, 3]]).headers["roadworthy-version"] == "m:1"
+    assert worker.client.get("/readyz").status_code == 200
+
+    worker.provide(late)
+    agent.offer(plan.snapshot(2))
+    wait(lambda: agent.last().revision == 2, "revision 2 served")
+    answered = {worker.predict("sum", [[1, 2, 3]]).headers["roadworthy-version"] for _ in range(60)}
+    assert answered == {"m:1", "m:2"}
+
+
+def test_a_lower_revision_is_refused_and_another_epoch_taken(
+    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
+) -> None:
+    """Within an epoch nothing goes back; a new life of the store starts from anywhere."""
+    plan = make_plan()
+    one, two = plan.package(1), plan.package(2)
+    plan.endpoint("sum", [one])
+    agent = planted_agent(folder)
+    worker = start_worker(plan, snapshot=plan.snapshot(5), folder=folder).wait_ready()
+    plan.endpoint("sum", [two], generation=2)
+    agent.offer(plan.snapshot(4))
+    agent.offer(plan.snapshot(6, keys=()))
+    wait(lambda: agent.last().revision == 6, "revision 6 served")
+    assert worker.predict("sum", [[1, 2, 3]]).status_code == 401
+    agent.offer(plan.snapshot(1, epoch="another"))
+    wait(lambda: agent.last().epoch == "another", "the other epoch is served")
+    assert worker.predict("sum", [[1, 2, 3]]).headers["roadworthy-version"] == "m:2"
+
+
+def test_what_the_snapshot_no_longer_holds_is_unloaded(
+    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
+) -> None:
+    """An old version stays warm while it is among the packages and goes when it is not; a removed endpoint is unknown."""
+    plan = make_plan()
+    one, two = plan.package(1), plan.package(2)
+    plan.endpoint("sum", [one])
+    plan.endpoint("other", [two])
+    agent = planted_agent(folder)
+    worker = start_worker(plan, folder=folder).wait_ready()
+    plan.endpoint("sum", [two], generation=2)
+    plan.endpoints = [endpoint for endpoint in plan.endpoints if endpoint.name == "sum"]
+    agent.offer(plan.snapshot(2))
+    wait(lambda: agent.last().revision == 2, "switched")
+    assert state(agent, one) == "READY"
+    assert worker.predict("other", [[1, 2, 3]]).json()["code"] == "unknown-endpoint"
+    plan.packages = [package for package in plan.packages if package.digest == two]
+    agent.offer(plan.snapshot(3))
+    wait(lambda: state(agent, one) is None, "unloaded")
+    assert worker.predict("sum", [[1, 2, 3]]).status_code == 200
+
+
+def test_a_revoked_key_is_dead_at_once(start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path) -> None:
+    """Keys hold with the offered snapshot, even when its versions never become ready."""
+    import hashlib
+
+    key = KeyEntry("key-1", hashlib.sha256(b"rw_1").hexdigest(), "predictor")
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    agent = planted_agent(folder)
+    worker = start_worker(plan, snapshot=plan.snapshot(1, keys=(key,)), folder=folder).wait_ready()
+    headers = {"Authorization": "Bearer rw_1"}
+    assert worker.predict("sum", [[1, 2, 3]], headers=headers).status_code == 200
+    plan.endpoint("sum", [plan.package(2, kind="refused")], generation=2)
+    agent.offer(plan.snapshot(2, keys=()))
+    wait(lambda: worker.predict("sum", [[1, 2, 3]], headers=headers).status_code == 401, "revoked")
+
+
+def test_a_cold_start_with_a_broken_package(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """What can be served is; the probe says no and names what is missing, whose callers are told to come back."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    plan.endpoint("broken", [plan.package(2, kind="refused")])
+    worker = start_worker(plan, folder=folder)
+    wait(lambda: worker.client.get("/readyz").json().get("missing") == ["broken"], "the other is served")
+    assert worker.client.get("/readyz").status_code == 503
+    assert worker.predict("sum", [[1, 2, 3]]).status_code == 200
+    reply = worker.predict("broken", [[1, 2, 3]])
+    assert (reply.status_code, reply.json()["code"]) == (503, "endpoint-not-ready")
+
+
+def test_a_snapshot_that_cannot_be_read_is_passed_over(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """A damaged file on disk costs nothing but its content."""
+    (folder / "snapshot.json").write_bytes(b'{"epoch": "e"')
+    worker = start_worker(make_plan(), snapshot=None, folder=folder)
+    wait(lambda: worker.client.get("/livez").status_code == 200, "alive")
+    assert worker.client.get("/readyz").status_code == 503
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_d3_a_stop_finishes_what_is_in_flight(start_worker: Any, make_plan: Any, folder: Path, number: int) -> None:
+    """On SIGTERM the request that is being answered gets its answer, then the process leaves with status 0."""
+    plan = make_plan()
+    plan.endpoint("slow", [plan.package(1, kind="slow")])
+    worker = start_worker(plan, folder=folder).wait_ready()
+    answers: list[int] = []
+    caller = threading.Thread(target=lambda: answers.append(worker.predict("slow", [[99, 0, 0]]).status_code))
+    caller.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}") as other:
+        time.sleep(0.2)
+        worker.process.send_signal(number)
+        wait(lambda: _closed_or_unready(other), "not ready any more")
+    caller.join(10)
+    assert answers == [200]
+    assert worker.process.wait(10) == 0
+
+
+def _closed_or_unready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 503
+    except httpx.TransportError:
+        return True
+
+
+def test_a_worker_without_parent_leaves(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """When the pipe from the supervisor closes, the worker stops in order."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    worker = start_worker(plan, folder=folder).wait_ready()
+    worker.process.stdin.close()
+    assert worker.process.wait(10) == 0
