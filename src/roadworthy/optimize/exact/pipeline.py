@@ -1,0 +1,170 @@
+"""Taking a fitted scikit-learn pipeline apart: the preprocessing, the estimator, and which raw column each of its columns is.
+
+Called by the exact candidates. Only preprocessing that looks at one column at a time is let through, and only transformers whose
+float arithmetic never decreases (or, on text, looks words up): that is what makes folding into thresholds exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from roadworthy.optimize.candidates.candidate import NotConvertible
+from roadworthy.optimize.exact.columns import RawColumn, raw_columns
+from roadworthy.schema.batch import Array, Batch
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Container, Signature
+from roadworthy.schema.tables import from_batch
+
+_SCALERS = frozenset({"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"})
+_USABLE = frozenset({DType.BOOL, DType.FLOAT32, DType.FLOAT64, DType.STRING}) | {d for d in DType if d.is_integer}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where one of the estimator's columns comes from.
+
+    Attributes:
+        raw: the raw column.
+        chain: (transformer, its column) in order of application.
+    """
+
+    raw: RawColumn
+    chain: tuple[tuple[Any, int], ...] = ()
+
+    def then(self, transformer: Any, column: int) -> Origin:
+        return Origin(self.raw, (*self.chain, (transformer, column)))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A pipeline in pieces: `steps` are applied in order to the container, then the `estimator` sees `origins`."""
+
+    steps: tuple[Any, ...]
+    estimator: Any
+    origins: tuple[Origin, ...]
+    container: Container
+
+    def transform(self, batch: Batch, dtype: type[np.floating[Any]]) -> Array:
+        """What the estimator's own code works on, (rows, columns) of `dtype`: the real transformers on the real container, then
+        the conversion that the estimator begins with. No value is refused for not being finite."""
+        from sklearn import config_context
+        from sklearn.utils import check_array
+
+        table = from_batch(batch, self.container)
+        with config_context(assume_finite=True), np.errstate(over="ignore", invalid="ignore"):
+            for step in self.steps:
+                table = step.transform(table)
+            return np.asarray(check_array(table, dtype=dtype, ensure_all_finite=False))
+
+
+def take_apart(model: Any, signature: Signature) -> Parts:
+    """The pieces of a fitted estimator, pipeline, or search over them.
+
+    Raises:
+        NotConvertible: a piece that cannot be followed column by column, named.
+    """
+    model = getattr(model, "best_estimator_", model)
+    if not type(model).__module__.startswith("sklearn."):
+        raise NotConvertible("the model is not of scikit-learn")
+    *steps, estimator = _flatten(model)
+    origins: tuple[Origin, ...] = tuple(Origin(raw) for raw in raw_columns(signature))
+    for step in steps:
+        origins = _follow(step, origins)
+    for origin in origins:
+        _check(origin)
+    return Parts(tuple(steps), estimator, origins, signature.container)
+
+
+def _flatten(model: Any) -> list[Any]:
+    if type(model).__name__ != "Pipeline":
+        return [model]
+    pieces = [piece for _, step in model.steps if step not in (None, "passthrough") for piece in _flatten(step)]
+    return pieces or [model]
+
+
+def _follow(step: Any, origins: tuple[Origin, ...]) -> tuple[Origin, ...]:
+    """The origins of a transformer's output columns."""
+    name = type(step).__name__
+    if step == "passthrough":
+        return origins
+    if not type(step).__module__.startswith("sklearn."):
+        raise NotConvertible(f"{name} is not of scikit-learn")
+    if name == "Pipeline":
+        for piece in _flatten(step):
+            origins = _follow(piece, origins)
+        return origins
+    if name == "ColumnTransformer":
+        return _follow_columns(step, origins)
+    if type(step).__module__.startswith("sklearn.feature_selection."):
+        return tuple(origins[int(i)] for i in np.flatnonzero(step.get_support()))
+    if name == "FunctionTransformer" and step.func is None:
+        return origins
+    if name in _SCALERS or (name == "SimpleImputer" and _imputes_plainly(step)) or name == "OrdinalEncoder":
+        return tuple(origin.then(step, column) for column, origin in enumerate(origins))
+    raise NotConvertible(f"{name} is not known to keep columns apart and in order")
+
+
+def _imputes_plainly(step: Any) -> bool:
+    """NaN is replaced by one value a column, no column is dropped, none is added."""
+    missing = step.missing_values
+    kept = not any(isinstance(value, float) and math.isnan(value) for value in step.statistics_.tolist())
+    return isinstance(missing, float) and math.isnan(missing) and not step.add_indicator and kept
+
+
+def _follow_columns(step: Any, origins: tuple[Origin, ...]) -> tuple[Origin, ...]:
+    if getattr(step, "sparse_output_", False):
+        raise NotConvertible("the ColumnTransformer gives a sparse matrix")
+    names = list(getattr(step, "feature_names_in_", []))
+    placed: dict[int, Origin] = {}
+    for name, transformer, columns in step.transformers_:
+        place = step.output_indices_.get(name)
+        if transformer == "drop" or place is None or place.start == place.stop:
+            continue
+        found = _follow(transformer, tuple(origins[i] for i in _resolve(columns, names, len(origins))))
+        if len(found) != place.stop - place.start:
+            raise NotConvertible(f"{name} gives columns that could not be followed")
+        placed.update(zip(range(place.start, place.stop), found, strict=True))
+    return tuple(placed[column] for column in range(len(placed)))
+
+
+def _resolve(columns: Any, names: list[str], count: int) -> list[int]:
+    """A ColumnTransformer's way of naming columns, as positions."""
+    if isinstance(columns, (str, int, np.integer)):
+        columns = [columns]
+    if isinstance(columns, slice):
+        if isinstance(columns.start, str) or isinstance(columns.stop, str):
+            first = 0 if columns.start is None else names.index(columns.start)
+            last = count if columns.stop is None else names.index(columns.stop) + 1
+            return list(range(first, last))
+        return list(range(count))[columns]
+    chosen = list(columns)
+    if chosen and all(isinstance(item, (bool, np.bool_)) for item in chosen):
+        return [i for i, wanted in enumerate(chosen) if wanted]
+    return [names.index(item) if isinstance(item, str) else range(count)[int(item)] for item in chosen]
+
+
+def _check(origin: Origin) -> None:
+    """Refuse what would not be equal for every input that the signature lets through."""
+    raw, kinds = origin.raw, [type(step).__name__ for step, _ in origin.chain]
+    if raw.dtype not in _USABLE or raw.dtype is DType.UINT64:
+        raise NotConvertible(f"column {raw.label!r} is {raw.dtype.value}")
+    if raw.field.nullable and not raw.dtype.is_float:
+        raise NotConvertible(f"column {raw.label!r} is {raw.dtype.value} and may be missing")
+    if raw.dtype is not DType.STRING:
+        if "OrdinalEncoder" in kinds:
+            raise NotConvertible(f"column {raw.label!r} is encoded as a category and is not text")
+        if raw.field.categorical:
+            raise NotConvertible(f"column {raw.label!r} is a category of numbers")
+        return
+    if "OrdinalEncoder" not in kinds:
+        raise NotConvertible(f"column {raw.label!r} is text that is not encoded")
+    if kinds[0] != "OrdinalEncoder":
+        raise NotConvertible(f"column {raw.label!r} is changed before it is encoded")
+    encoder, column = origin.chain[0]
+    closed = raw.field.categorical and set(raw.field.categories or ()) <= set(encoder.categories_[column])
+    if encoder.handle_unknown != "use_encoded_value" and not closed:
+        raise NotConvertible(f"the encoder refuses unknown words in column {raw.label!r}, which a compiled one cannot")

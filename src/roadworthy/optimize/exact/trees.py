@@ -1,0 +1,228 @@
+"""Reading scikit-learn's tree ensembles: the same trees, summed in the same order, in one plain form.
+
+`folding.py` moves their thresholds into raw input space; `graph.py` and the Treelite candidate write them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from roadworthy.optimize.candidates.candidate import NotConvertible
+from roadworthy.schema.batch import Array
+
+MAX_NODES = 2_000_000
+
+
+class Head(Enum):
+    """How the summed leaves become answers."""
+
+    PROBABILITIES = "probabilities"  # divided by `divisor`, they are the classes' probabilities
+    LOGISTIC = "logistic"  # one sum; its sigmoid is the second class's probability
+    SOFTMAX = "softmax"
+    IDENTITY = "identity"  # divided by `divisor`, the sum is the prediction
+    EXPONENTIAL = "exponential"
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One tree. A row goes left when its value is <= threshold, or is NaN and `missing_left`. All arrays: (nodes,).
+
+    Attributes:
+        target: the sum that the leaves add to.
+        left, right: int64 positions of the children, greater than the node's own; -1 in leaves.
+        feature: int64 column, threshold: float64, missing_left: bool; meaningless in leaves.
+        value: float64, what a leaf adds.
+    """
+
+    target: int
+    left: Array
+    right: Array
+    feature: Array
+    threshold: Array
+    missing_left: Array
+    value: Array
+
+    @property
+    def inner(self) -> Array:
+        """bool: which nodes split."""
+        return np.asarray(self.left >= 0)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Trees in the order in which scikit-learn adds them up.
+
+    Attributes:
+        start: float64 (targets,), what each sum begins with.
+        divisor: what the sums are divided by in the end.
+        cast: float32 or float64: what the estimator casts its columns to before it compares.
+        takes_missing: whether the estimator takes NaN at all.
+        classes: the labels in order, or None for a regressor.
+        zero_is_second: for LOGISTIC, whether a sum of exactly 0 is the second class.
+    """
+
+    trees: tuple[Tree, ...]
+    start: Array
+    divisor: float
+    head: Head
+    cast: type[np.floating[Any]]
+    takes_missing: bool
+    classes: Array | None = None
+    zero_is_second: bool = False
+
+
+def read_ensemble(estimator: Any) -> Ensemble:
+    """The trees of a fitted HistGradientBoosting, GradientBoosting, RandomForest, ExtraTrees or decision tree.
+
+    Raises:
+        NotConvertible: not one of them, or with a feature that is not supported, named.
+    """
+    reader = _READERS.get(type(estimator).__name__)
+    if reader is None:
+        raise NotConvertible(f"{type(estimator).__name__} is not a tree ensemble that can be read")
+    ensemble = reader(estimator)
+    _refuse_large(sum(len(tree.left) for tree in ensemble.trees))
+    return ensemble
+
+
+def _refuse_large(nodes: int) -> None:
+    if nodes > MAX_NODES:
+        raise NotConvertible(f"the trees have more than {MAX_NODES:,} nodes")
+
+
+def _read_histogram(estimator: Any) -> Ensemble:
+    if getattr(estimator, "is_categorical_", None) is not None:
+        raise NotConvertible("categorical splits")
+    trees: list[Tree] = []
+    for iteration in estimator._predictors:  # noqa: SLF001  the trees are nowhere public
+        for target, predictor in enumerate(iteration):
+            nodes = predictor.nodes
+            leaf = nodes["is_leaf"].astype(bool)
+            trees.append(
+                Tree(
+                    target,
+                    np.where(leaf, -1, nodes["left"].astype(np.int64)),
+                    np.where(leaf, -1, nodes["right"].astype(np.int64)),
+                    nodes["feature_idx"].astype(np.int64),
+                    nodes["num_threshold"].astype(np.float64),
+                    nodes["missing_go_to_left"].astype(bool),
+                    nodes["value"].astype(np.float64),
+                )
+            )
+    start = np.asarray(estimator._baseline_prediction, dtype=np.float64).reshape(-1)  # noqa: SLF001
+    classes = getattr(estimator, "classes_", None)
+    return Ensemble(
+        tuple(trees), start, 1.0, _head(estimator, classes), np.float64, takes_missing=True, classes=classes
+    )
+
+
+def _head(estimator: Any, classes: Array | None) -> Head:
+    link = type(estimator._loss.link).__name__  # noqa: SLF001
+    heads = {"IdentityLink": Head.IDENTITY, "LogLink": Head.EXPONENTIAL}
+    if classes is not None:
+        heads = {"LogitLink": Head.LOGISTIC, "MultinomialLogit": Head.SOFTMAX}
+    if link not in heads:
+        raise NotConvertible(f"the loss has a {link}")
+    return heads[link]
+
+
+def _read_boosting(estimator: Any) -> Ensemble:
+    init = estimator.init_
+    if not (isinstance(init, str) and init == "zero") and type(init).__name__ not in (
+        "DummyClassifier",
+        "DummyRegressor",
+    ):
+        raise NotConvertible("the boosting starts from another model")
+    rate = estimator.learning_rate
+    trees = tuple(
+        _read_tree(tree, target, rate * tree.tree_.value[:, 0, 0])
+        for stage in estimator.estimators_
+        for target, tree in enumerate(stage)
+    )
+    probe = np.zeros((1, estimator.n_features_in_), dtype=np.float32)
+    start = np.asarray(estimator._raw_predict_init(probe), dtype=np.float64).reshape(-1)  # noqa: SLF001
+    classes = getattr(estimator, "classes_", None)
+    head = Head.IDENTITY if classes is None else _head(estimator, classes)
+    return Ensemble(trees, start, 1.0, head, np.float32, takes_missing=False, classes=classes, zero_is_second=True)
+
+
+def _read_forest(estimator: Any) -> Ensemble:
+    members = getattr(estimator, "estimators_", [estimator])
+    if estimator.n_outputs_ != 1:
+        raise NotConvertible("the model answers several outputs")
+    classes = getattr(estimator, "classes_", None)
+    targets = 1 if classes is None else len(classes)
+    _refuse_large(sum(member.tree_.node_count for member in members))
+    trees = tuple(
+        pruned(_read_tree(member, target, member.tree_.value[:, 0, target]))
+        for member in members
+        for target in range(targets)
+    )
+    head = Head.IDENTITY if classes is None else Head.PROBABILITIES
+    allows = bool(estimator.__sklearn_tags__().input_tags.allow_nan)
+    missing = allows and getattr(members[0], "monotonic_cst", None) is None
+    return Ensemble(trees, np.zeros(targets), float(len(members)), head, np.float32, missing, classes)
+
+
+def _read_tree(member: Any, target: int, value: Array) -> Tree:
+    tree = member.tree_
+    return Tree(
+        target,
+        tree.children_left.astype(np.int64),
+        tree.children_right.astype(np.int64),
+        tree.feature.astype(np.int64),
+        tree.threshold.astype(np.float64),
+        tree.__getstate__()["nodes"]["missing_go_to_left"].astype(bool),
+        value.astype(np.float64),
+    )
+
+
+def pruned(tree: Tree) -> Tree:
+    """The same tree without splits whose two sides add the same: a forest holds one copy a class, mostly of zeros."""
+    left, right, value = tree.left.tolist(), tree.right.tolist(), tree.value.tolist()
+    for node in range(len(left) - 1, -1, -1):
+        a, b = left[node], right[node]
+        if a >= 0 and left[a] < 0 and left[b] < 0 and value[a] == value[b]:
+            left[node] = right[node] = -1
+            value[node] = value[a]
+    kept = [False] * len(left)
+    kept[0] = True
+    for node in range(len(left)):
+        if kept[node] and left[node] >= 0:
+            kept[left[node]] = kept[right[node]] = True
+    reached = np.array(kept)
+    place = np.cumsum(reached) - 1
+
+    def moved(children: list[int]) -> Array:
+        chosen = np.array(children)[reached]
+        return np.where(chosen < 0, -1, place[chosen])
+
+    rest = (array[reached] for array in (tree.feature, tree.threshold, tree.missing_left, np.array(value)))
+    return Tree(tree.target, moved(left), moved(right), *rest)
+
+
+def splits(trees: tuple[Tree, ...]) -> Iterator[tuple[Array, Array]]:
+    """(features, thresholds) of every tree's inner nodes."""
+    for tree in trees:
+        yield tree.feature[tree.inner], tree.threshold[tree.inner]
+
+
+_READERS: dict[str, Callable[[Any], Ensemble]] = {
+    "HistGradientBoostingClassifier": _read_histogram,
+    "HistGradientBoostingRegressor": _read_histogram,
+    "GradientBoostingClassifier": _read_boosting,
+    "GradientBoostingRegressor": _read_boosting,
+    "RandomForestClassifier": _read_forest,
+    "RandomForestRegressor": _read_forest,
+    "ExtraTreesClassifier": _read_forest,
+    "ExtraTreesRegressor": _read_forest,
+    "DecisionTreeClassifier": _read_forest,
+    "DecisionTreeRegressor": _read_forest,
+    "ExtraTreeClassifier": _read_forest,
+    "ExtraTreeRegressor": _read_forest,
+}

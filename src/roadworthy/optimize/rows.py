@@ -1,0 +1,116 @@
+"""Rows on which a conversion has to show that it is equal: training rows, rows perturbed from them, and rows at split thresholds.
+
+Called by `compile.py`. Perturbed rows move values a little and a lot, shuffle columns against each other, and blank what may be
+missing. Threshold rows are where conversions change answers silently: each holds, in every column, a value exactly at one of the
+model's thresholds in raw input space, or one float step to either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from roadworthy.optimize.exact.columns import RawColumn, highest_key, keys_of, lowest_key, values_of, with_values
+from roadworthy.schema.batch import Array, Batch
+from roadworthy.schema.dtypes import DType
+
+MAX_TRAINING = 20_000
+MAX_PERTURBED = 2_000
+MAX_THRESHOLD = 30_000
+_STEPS = (-1, 0, 1)
+_JITTER = 0.05
+
+
+def spread(batch: Batch, most: int) -> Batch:
+    """All rows, or `most` of them evenly spread."""
+    if batch.rows <= most:
+        return batch
+    return batch.take(np.linspace(0, batch.rows - 1, most).astype(np.intp))
+
+
+def perturbed(training: Batch, seed: int = 0) -> Batch:
+    """Rows near the training rows, and rows that mix them. As many as there are, at most MAX_PERTURBED."""
+    generator = np.random.default_rng(seed)
+    count = min(MAX_PERTURBED, max(training.rows, 100))
+    picked = training.take(generator.integers(0, training.rows, count))
+    columns: list[tuple[Array, Array | None]] = []
+    for position, field in enumerate(training.layout.fields):
+        values, mask = picked.column_at(position)
+        every, _ = training.column_at(position)
+        if field.dtype.is_float:
+            values = _jittered(values, every, generator)
+        else:
+            mixed = every[generator.integers(0, training.rows, count)]
+            keep = generator.random(count) < 0.5
+            values = np.where(keep.reshape(-1, *[1] * (values.ndim - 1)), values, mixed)
+        if field.nullable and not field.shape:
+            blank = generator.random(count) < _JITTER
+            mask = blank if mask is None else mask | blank
+        columns.append((values, mask))
+    return Batch.from_columns(training.layout, columns, count)
+
+
+def with_unseen_words(training: Batch) -> Batch | None:
+    """Some training rows with text that training never saw, where the signature lets it through; None when it never does."""
+    columns: list[tuple[Array, Array | None]] = []
+    some = spread(training, 50)
+    for position, field in enumerate(training.layout.fields):
+        values, mask = some.column_at(position)
+        if field.dtype is DType.STRING and not field.categorical:
+            values = values.copy()
+            values[::2] = "never seen in training"
+            mask = None
+        columns.append((values, mask))
+    if not any(field.dtype is DType.STRING and not field.categorical for field in training.layout.fields):
+        return None
+    return Batch.from_columns(training.layout, columns, some.rows)
+
+
+def _jittered(values: Array, every: Array, generator: np.random.Generator) -> Array:
+    """A third moves by a share of the column's spread, a third to the neighbouring float, a third stays."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.nan_to_num(every.astype(np.float64).std(axis=0), posinf=1.0)
+        moved = (values + generator.normal(0.0, _JITTER, values.shape) * scale).astype(values.dtype)
+    beside = np.nextafter(values, np.where(generator.random(values.shape) < 0.5, np.inf, -np.inf).astype(values.dtype))
+    kind = generator.integers(0, 3, values.shape)
+    chosen = np.select([kind == 0, kind == 1], [moved, beside], values)
+    return np.where(np.isfinite(chosen), chosen, values)
+
+
+def at_thresholds(training: Batch, edges: dict[RawColumn, Array], seed: int = 0) -> Batch | None:
+    """Rows whose every column of `edges` lies at, or one step beside, one of its thresholds; None when there are no thresholds.
+
+    Each threshold of each column occurs with both neighbours (when all together fit into MAX_THRESHOLD rows); what stands in one
+    row is shuffled. Other columns come from training rows.
+    """
+    generator = np.random.default_rng(seed)
+    candidates = {raw: _beside(raw, limits) for raw, limits in edges.items() if len(limits)}
+    if not candidates:
+        return None
+    longest = max(len(values) for values in candidates.values())
+    count = min(MAX_THRESHOLD, max(longest, min(2_000, 10 * longest)))
+    template = training.take(generator.integers(0, training.rows, count))
+    chosen = {raw: _spread_over(values, count, generator) for raw, values in candidates.items()}
+    return with_values(template, chosen)
+
+
+def _beside(raw: RawColumn, limits: Array) -> Array:
+    """Each threshold and its neighbours, distinct, in the column's dtype."""
+    keys = keys_of(limits, raw.dtype)
+    near = np.unique(np.concatenate([keys + step for step in _STEPS]))
+    near = near[(near >= lowest_key(raw.dtype)) & (near <= highest_key(raw.dtype))]
+    return values_of(near, raw.dtype)
+
+
+def _spread_over(values: Array, count: int, generator: np.random.Generator) -> Array:
+    """`count` values in random order: every one as often as the others, or a part of them when there are more."""
+    if len(values) > count:
+        return generator.permutation(values)[:count]
+    return np.asarray(generator.permutation(np.resize(values, count)))
+
+
+def chunks(batch: Batch, size: int = 5_000) -> Iterator[Batch]:
+    """The rows in pieces of at most `size`, so that wide answers need little memory."""
+    for start in range(0, batch.rows, size):
+        yield batch.slice(start, min(start + size, batch.rows))
