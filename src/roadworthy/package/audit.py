@@ -1,0 +1,34 @@
+"""Decides whether a package may be constructed, and with which runtime. Reads the description only: nothing is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from roadworthy.foundation.errors import PackageRefused
+from roadworthy.package.manifest import RuntimeEntry
+from roadworthy.package.package import Package
+from roadworthy.package.requirements import check_environment
+
+
+def audit(package: Package, allow_code: Collection[str], runtime: str | None) -> RuntimeEntry:
+    """The runtime to construct: the one asked for, else the one that serves.
+
+    Raises:
+        PackageRefused: "unknown-runtime", "code-not-allowed", or those of `requirements.check_environment`.
+    """
+    entry = package.serving if runtime is None else package.manifest.runtime(runtime)
+    if entry is None:
+        raise PackageRefused(
+            "the package has no such runtime",
+            code="unknown-runtime",
+            hint=f"it has: {', '.join(package.runtimes)}",
+        )
+    if entry.needs_code and package.digest not in allow_code:
+        raise PackageRefused(
+            f"the package {package.name} would execute code of its own",
+            code="code-not-allowed",
+            hint=f"if you trust where it came from, say so by its digest: --allow-code {package.digest}",
+            facts={"digest": package.digest},
+        )
+    check_environment(package.manifest, entry)
+    return entry

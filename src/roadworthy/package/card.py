@@ -1,0 +1,49 @@
+"""The model card: what its maker said, and what was found out about it, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from roadworthy.package.attestations import COMPILE, PROVENANCE
+from roadworthy.package.package import Package
+from roadworthy.schema.signature import Field
+
+
+def render_card(package: Package) -> str:
+    """Markdown: the maker's text, signature, which runtime serves and how it was proved, requirements, provenance."""
+    manifest = package.manifest
+    lines = [f"# {package.name}", "", f"`{package.digest}`", ""]
+    for heading, text in package.card.items():
+        lines += [f"## {heading}", "", text, ""]
+    lines += ["## Inputs", "", *_fields(package.signature.inputs), ""]
+    lines += ["## Answers", "", *_fields(package.signature.outputs), ""]
+    lines += ["## Runtimes", "", f"`{package.runtimes[0]}` serves.", "", *_outcomes(package.attestations), ""]
+    lines += ["## Requirements", "", f"- Python {manifest.python}", *(f"- {r}" for r in manifest.requirements), ""]
+    provenance = package.attestations.get(PROVENANCE, {})
+    lines += [f"Packed {provenance.get('packed_at', 'at an unknown time')}.", ""]
+    return "\n".join(lines)
+
+
+def _fields(fields: Sequence[Field]) -> list[str]:
+    lines = ["| name | type | nulls | seen in training |", "|---|---|---|---|"]
+    for field in fields:
+        shape = f" {list(field.shape)}" if field.shape else ""
+        if field.categories is not None:
+            seen = f"{len(field.categories)} values"
+        else:
+            seen = "" if field.minimum is None else f"{field.minimum} to {field.maximum}"
+        name = field.name.replace("|", "\\|")
+        lines.append(f"| {name} | {field.dtype.value}{shape} | {'yes' if field.nullable else 'no'} | {seen} |")
+    return lines
+
+
+def _outcomes(attestations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for outcome in attestations.get(COMPILE, {}).get("outcomes", []):
+        verdict = "kept" if outcome["kept"] else "not kept"
+        compared = ", ".join(f"{count} {kind}" for kind, count in outcome["compared"].items() if count)
+        speed = f"; {outcome['speedup']:.1f} × the speed of the original for one row" if outcome.get("speedup") else ""
+        rows = f" (rows compared: {compared})" if compared else ""
+        lines.append(f"- `{outcome['name']}` {verdict}: {outcome['reason']}{rows}{speed}")
+    return lines or ["No other runtime was tried."]

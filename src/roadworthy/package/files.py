@@ -1,0 +1,137 @@
+"""The files of a package on disk: what they may be called, what they hash to, and reading them by name.
+
+`pack.py` describes a folder with it, `archive.py` checks one. Names are refused unless they are plainly harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from roadworthy.foundation.canonical import digest_file
+from roadworthy.foundation.errors import PackageInvalid
+
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.-]{0,119}", re.ASCII)
+_MAX_PATH_CHARACTERS = 400
+_MAX_DEPTH = 24
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of the package: path with forward slashes, `sha256:…` of its bytes, and their number."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Files(Protocol):
+    """Where the files of a package are read from: a folder or a packed file."""
+
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of every file there is, by path. Raises PackageInvalid for a name or a kind of file that is refused."""
+        ...
+
+    def open(self, path: str) -> BinaryIO:
+        """The bytes of one file that `sizes` named."""
+        ...
+
+
+def check_member(path: str) -> str:
+    """Return `path` if a file of a package may have it: relative, forward slashes, parts of A-Z a-z 0-9 _ + . - that begin
+    with a letter, digit or underscore.
+
+    Raises:
+        PackageInvalid: code "unsafe-name".
+    """
+    parts = path.split("/")
+    harmless = len(path) <= _MAX_PATH_CHARACTERS and len(parts) <= _MAX_DEPTH
+    if not harmless or not all(_PART.fullmatch(part) and not part.endswith(".") for part in parts):
+        raise PackageInvalid(
+            "the package holds a file whose name is refused",
+            code="unsafe-name",
+            hint="do not use this package; ask whoever sent it where it came from",
+        )
+    return path
+
+
+class FolderFiles:
+    """The files of an unpacked package."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def sizes(self) -> dict[str, int]:
+        """As in Files; links and special files are refused."""
+        return dict(sorted(self._walk(self._folder, "")))
+
+    def open(self, path: str) -> BinaryIO:
+        """As in Files."""
+        return (self._folder / path).open("rb")
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = check_member(prefix + entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    yield from self._walk(folder / entry.name, f"{path}/")
+                elif entry.is_file(follow_symlinks=False):
+                    yield path, entry.stat(follow_symlinks=False).st_size
+                else:
+                    raise PackageInvalid(
+                        "the package holds a link or a special file",
+                        code="unsafe-member",
+                        hint="do not use this package; ask whoever sent it where it came from",
+                    )
+
+
+def describe_files(folder: Path) -> tuple[FileEntry, ...]:
+    """An entry for every file below `folder`, sorted by path.
+
+    Raises:
+        PackageInvalid: a name or a kind of file that no package may hold.
+    """
+    sizes = FolderFiles(folder).sizes()
+    return tuple(FileEntry(path, digest_file(folder / path), size) for path, size in sorted(sizes.items()))
+
+
+def verify_files(files: Files, entries: Iterable[FileEntry]) -> None:
+    """Hash the bytes of every entry.
+
+    Raises:
+        PackageInvalid: code "package-damaged" when a file has other bytes than the manifest says.
+    """
+    for entry in entries:
+        with files.open(entry.path) as handle:
+            if hash_blocks(blocks(handle)) != entry.sha256:
+                raise damaged(entry.path)
+
+
+def blocks(handle: BinaryIO) -> Iterator[bytes]:
+    """The rest of a file, in pieces that fit in memory."""
+    while block := handle.read(_CHUNK_BYTES):
+        yield block
+
+
+def hash_blocks(pieces: Iterable[bytes]) -> str:
+    """`sha256:…` of the pieces in a row."""
+    hasher = hashlib.sha256()
+    for piece in pieces:
+        hasher.update(piece)
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def damaged(path: str) -> PackageInvalid:
+    """The error for a file whose bytes are not those that were sealed."""
+    return PackageInvalid(
+        f"{path} is not as it was sealed",
+        code="package-damaged",
+        hint="it was damaged or changed after packing: fetch it again, or pack the model again",
+        facts={"file": path},
+    )

@@ -1,0 +1,129 @@
+"""Golden examples: sample inputs with the answers of training, chosen to cover what the training data showed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roadworthy.foundation.errors import PackageInvalid
+from roadworthy.schema.arrow import arrow_to_batch, batch_to_arrow
+from roadworthy.schema.batch import Array, Batch, Block, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field, Privacy, Signature
+
+INPUTS = "golden/inputs.arrow"
+OUTPUTS = "golden/outputs.arrow"
+DEFAULT_EXAMPLES = 64
+_SEED = 20_130_101
+
+
+def choose_rows(batch: Batch, limit: int = DEFAULT_EXAMPLES) -> Array:
+    """Up to `limit` row numbers, ascending, the same for equal batches: extremes and nulls of every column, each category once
+    as far as there is room, then rows at random."""
+    chosen: dict[int, None] = {}
+    for row in _telling_rows(batch):
+        if len(chosen) >= limit * 3 // 4:
+            break
+        chosen.setdefault(row)
+    for row in np.random.default_rng(_SEED).permutation(batch.rows).tolist():
+        if len(chosen) >= limit:
+            break
+        chosen.setdefault(row)
+    return np.array(sorted(chosen), dtype=np.intp)
+
+
+def _telling_rows(batch: Batch) -> Iterator[int]:
+    """Rows worth keeping, most telling first: round by round over the columns, so that every column gets its share."""
+    queues = [_rows_of_column(batch, position) for position in range(len(batch.layout.fields))]
+    depth = 0
+    while any(depth < len(queue) for queue in queues):
+        for queue in queues:
+            if depth < len(queue):
+                yield queue[depth]
+        depth += 1
+
+
+def _rows_of_column(batch: Batch, position: int) -> list[int]:
+    field = batch.layout.fields[position]
+    values, mask = batch.column_at(position)
+    if field.shape or field.dtype is DType.JSON:
+        return []
+    rows = [] if mask is None or not mask.any() else [int(np.argmax(mask))]
+    present = np.arange(batch.rows) if mask is None else np.flatnonzero(~mask)
+    if not len(present):
+        return rows
+    if field.dtype in (DType.STRING, DType.BOOL):
+        seen: dict[Any, int] = {}
+        for row in present.tolist():
+            seen.setdefault(values[row], row)
+        return rows + [seen[key] for key in sorted(seen)]
+    there = values[present]
+    return rows + [int(present[np.argmin(there)]), int(present[np.argmax(there)])]
+
+
+def without_private(batch: Batch) -> Batch:
+    """The batch with the values of private fields replaced by one constant each, so that nothing of them is kept."""
+    blocks = list(batch.blocks)
+    for position, field in enumerate(batch.layout.fields):
+        if field.privacy is Privacy.KEEP:
+            continue
+        number, column = batch.layout.places[position]
+        values, mask = blocks[number].values.copy(), blocks[number].mask
+        values[..., column] = _constant(field) if not field.shape else values[..., column]
+        if field.shape:
+            values[...] = _constant(field)
+        if mask is not None:
+            mask = mask.copy()
+            mask[:, column] = False
+        blocks[number] = Block(values, mask)
+    return Batch(batch.layout, batch.rows, tuple(blocks))
+
+
+def _constant(field: Field) -> Any:
+    if field.categorical and field.categories:
+        return field.categories[0]
+    return {DType.STRING: "private", DType.JSON: None, DType.BOOL: False}.get(field.dtype, 0)
+
+
+def write_golden(folder: Path, inputs: Batch, outputs: Batch) -> None:
+    """Two Arrow files under `folder`/golden."""
+    (folder / INPUTS).parent.mkdir(exist_ok=True)
+    (folder / INPUTS).write_bytes(_to_bytes(inputs))
+    (folder / OUTPUTS).write_bytes(_to_bytes(outputs))
+
+
+def _to_bytes(batch: Batch) -> bytes:
+    import pyarrow as pa
+
+    table = batch_to_arrow(batch)
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def read_golden(signature: Signature, read: Callable[[str], bytes]) -> tuple[Batch, Batch]:
+    """Inputs and outputs, in the layouts of the signature.
+
+    Raises:
+        PackageInvalid: they are unreadable or of other columns.
+    """
+    inputs = _from_bytes(Layout(signature.inputs), read(INPUTS))
+    outputs = _from_bytes(Layout(signature.outputs), read(OUTPUTS))
+    if inputs.rows != outputs.rows or not inputs.rows:
+        raise PackageInvalid("the golden examples have no answer for each input", code="golden-invalid")
+    return inputs, outputs
+
+
+def _from_bytes(layout: Layout, data: bytes) -> Batch:
+    import pyarrow as pa
+
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    except pa.ArrowException as error:
+        raise PackageInvalid("the golden examples cannot be read", code="golden-invalid") from error
+    return arrow_to_batch(layout, table)

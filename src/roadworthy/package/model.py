@@ -1,0 +1,83 @@
+"""A proved package in the caller's own process: what `roadworthy.load` gives."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from roadworthy.package.construct import Constructed
+from roadworthy.package.prove import prove
+from roadworthy.schema.batch import Layout
+from roadworthy.schema.signature import Signature
+from roadworthy.schema.tables import batch_to_answers, library_of, to_batch
+
+
+class Model:
+    """A loaded, proved model. Use it as a context manager, or call `close`."""
+
+    def __init__(self, constructed: Constructed) -> None:
+        """Replays the golden examples first.
+
+        Raises:
+            ProofFailed: the answers here are not those of training.
+        """
+        prove(constructed)
+        self._constructed = constructed
+        self._layout = Layout(constructed.package.signature.inputs)
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.digest[:19]}, runtime={self.runtime!r})"
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._constructed.package.name
+
+    @property
+    def digest(self) -> str:
+        """The package's digest."""
+        return self._constructed.package.digest
+
+    @property
+    def runtime(self) -> str:
+        """Which of the package's runtimes runs."""
+        return self._constructed.runtime
+
+    @property
+    def signature(self) -> Signature:
+        """Typed inputs and outputs."""
+        return self._constructed.package.signature
+
+    def predict(self, data: Any) -> Any:
+        """Answer rows given as a pandas or polars DataFrame, a numpy array, or a list of records or rows.
+
+        Returns a dict of arrays by output name, rows first; for a DataFrame, a DataFrame of the same library (and index), with
+        outputs of several values a row as one list a row.
+
+        Raises:
+            InvalidInput: the rows do not fit the signature; nothing is converted silently.
+        """
+        answers = batch_to_answers(self._constructed.run(to_batch(self._layout, data)))
+        library = library_of(data)
+        if library not in ("pandas", "polars"):
+            return answers
+        columns = {name: values if values.ndim == 1 else values.tolist() for name, values in answers.items()}
+        if library == "pandas":
+            import pandas as pd
+
+            return pd.DataFrame(columns, index=data.index)
+        import polars as pl
+
+        return pl.DataFrame(columns)
+
+    def close(self) -> None:
+        """Give memory and threads back."""
+        self._constructed.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,109 @@
+"""A package as it can be seen without running anything of it. `archive.py` opens one; `audit.py` and `construct.py` go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from roadworthy.package.attestations import COMPILE
+from roadworthy.package.files import Files, damaged, hash_blocks
+from roadworthy.package.golden import read_golden
+from roadworthy.package.manifest import Manifest, RuntimeEntry
+from roadworthy.schema.batch import Batch
+from roadworthy.schema.signature import Signature
+
+PROFILE = "profile.json"
+CARD = "card.json"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A verified package: every file is as it was sealed. Nothing of it was imported or executed.
+
+    Attributes:
+        path: the .rw file or the folder that it was opened from.
+        manifest: what the digest covers.
+        attestations: what was said about it, by kind; each names the digest. Not covered by it, so nothing that decides about
+            trust rests on them.
+        files: where its bytes are read from.
+    """
+
+    path: Path
+    manifest: Manifest
+    attestations: Mapping[str, Mapping[str, Any]]
+    files: Files
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…` of the manifest."""
+        return self.manifest.digest
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @property
+    def signature(self) -> Signature:
+        """Raw inputs and answers."""
+        return self.manifest.signature
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """Names of the runtimes, the one that serves first."""
+        preferred = [name for name in self._preferences() if self.manifest.runtime(name) is not None]
+        return tuple(dict.fromkeys([*preferred, *(entry.name for entry in self.manifest.runtimes)]))
+
+    @property
+    def serving(self) -> RuntimeEntry:
+        """The runtime that serves unless another is asked for."""
+        entry = self.manifest.runtime(self.runtimes[0])
+        return entry if entry is not None else self.manifest.runtimes[0]
+
+    @property
+    def carries_code(self) -> bool:
+        """Whether serving it executes code out of the package, so that its digest must be allowed by name."""
+        return self.serving.needs_code
+
+    @property
+    def folder(self) -> Path | None:
+        """The unpacked folder, or None for a packed file."""
+        return self.path if self.path.is_dir() else None
+
+    @property
+    def card(self) -> Mapping[str, str]:
+        """What its maker said about it, by heading."""
+        document = json.loads(self.read(CARD))
+        return MappingProxyType({str(key): str(value) for key, value in document.items()})
+
+    @property
+    def profile(self) -> Mapping[str, Any]:
+        """The training data in fixed bins and counts."""
+        return MappingProxyType(json.loads(self.read(PROFILE)))
+
+    def read(self, path: str) -> bytes:
+        """All bytes of one sealed file, hashed again: they may have changed since the package was opened.
+
+        Raises:
+            PackageInvalid: code "package-damaged".
+        """
+        entry = next((entry for entry in self.manifest.files if entry.path == path), None)
+        if entry is None:
+            raise damaged(path)
+        with self.files.open(path) as handle:
+            data = handle.read(entry.size_bytes + 1)
+        if hash_blocks([data]) != entry.sha256:
+            raise damaged(path)
+        return data
+
+    def golden(self) -> tuple[Batch, Batch]:
+        """Sample inputs, and the answers that the training process gave for them; read from the files at each call."""
+        return read_golden(self.signature, self.read)
+
+    def _preferences(self) -> list[str]:
+        preferred = self.attestations.get(COMPILE, {}).get("prefer", [])
+        return [str(name) for name in preferred] if isinstance(preferred, list) else []

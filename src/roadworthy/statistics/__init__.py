@@ -1,0 +1,1 @@
+"""Pure mathematics: bins, counts, distances. numpy only; no I/O, and nothing of models or packages."""
