@@ -46,7 +46,7 @@ class Scrubber:
     """Clears request and response bodies of one endpoint.
 
     Attributes:
-        inputs_private, outputs_private: whether any field of that side is marked hash or drop; its bodies are kept as they are if not.
+        inputs_private, outputs_private: whether any field of that side is marked hash or drop. Else its bodies stay as they are.
     """
 
     def __init__(self, signature: Signature, key: bytes) -> None:

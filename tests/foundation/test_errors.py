@@ -1,0 +1,48 @@
+"""Every error carries its facts, a stable code and a message; the tree at the top of the file is the tree there is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from roadworthy.foundation import errors
+from roadworthy.foundation.errors import RoadworthyError, Unavailable
+
+
+def below(kind: type[RoadworthyError]) -> Iterator[type[RoadworthyError]]:
+    """A class and all that derive from it in errors.py."""
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from below(child)
+
+
+def test_the_drawing_shows_every_class() -> None:
+    """The names drawn in the docstring are the classes of the file."""
+    drawn = set(re.findall(r"─ (\w+)", errors.__doc__ or "")) | {"RoadworthyError"}
+    assert drawn == {kind.__name__ for kind in below(RoadworthyError)}
+
+
+@pytest.mark.parametrize("kind", list(below(RoadworthyError)), ids=lambda kind: kind.__name__)
+def test_every_class_has_its_own_code_and_takes_another(kind: type[RoadworthyError]) -> None:
+    """Codes of classes are kebab-case; an instance may be more exact without changing its class."""
+    assert re.fullmatch("[a-z]+(-[a-z]+)*", kind.code)
+    assert kind("m").code == kind.code
+    assert kind("m", code="more-exact").code == "more-exact"
+    assert kind("m").code == kind.code
+
+
+def test_facts_are_copied_and_complete() -> None:
+    """What the raiser does with its dict later does not change the error."""
+    facts: dict[str, object] = {"limit": 1}
+    error = Unavailable("later", hint="wait", facts=facts, retry_after_s=0.5)
+    facts["limit"] = 2
+    assert (str(error), error.message, error.hint, error.facts, error.retry_after_s) == (
+        "later",
+        "later",
+        "wait",
+        {"limit": 1},
+        0.5,
+    )

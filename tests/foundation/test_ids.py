@@ -1,0 +1,33 @@
+"""Prediction ids are unique and ordered by time; random ids carry their prefix."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from roadworthy.foundation.ids import PredictionIds, random_id
+
+
+def test_ids_are_unique_and_grow() -> None:
+    """Many ids of one maker are distinct, sorted, and 32 hex digits long."""
+    ids = PredictionIds()
+    made = [ids.next() for _ in range(5_000)]
+    assert made == sorted(set(made))
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in made)
+
+
+def test_two_makers_never_meet() -> None:
+    """Another process, or the same one restarted, draws another prefix."""
+    assert PredictionIds().next()[12:22] != PredictionIds().next()[12:22]
+
+
+def test_ids_begin_with_the_time() -> None:
+    """The first 12 digits are milliseconds since 1970."""
+    assert abs(int(PredictionIds().next()[:12], 16) - time.time() * 1000) < 5_000
+
+
+def test_random_ids_carry_their_prefix() -> None:
+    """`prefix-` and 16 hex digits, never the same twice."""
+    one, other = random_id("gateway"), random_id("gateway")
+    assert one != other
+    assert re.fullmatch("gateway-[0-9a-f]{16}", one)
