@@ -43,7 +43,9 @@ def _outcomes(attestations: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for outcome in attestations.get(COMPILE, {}).get("outcomes", []):
         verdict = "kept" if outcome["kept"] else "not kept"
         compared = ", ".join(f"{count} {kind}" for kind, count in outcome["compared"].items() if count)
-        speed = f"; {outcome['speedup']:.1f} × the speed of the original for one row" if outcome.get("speedup") else ""
+        speed = (
+            f"; {outcome['speedup']:.1f} times the speed of the original for one row" if outcome.get("speedup") else ""
+        )
         rows = f" (rows compared: {compared})" if compared else ""
         lines.append(f"- `{outcome['name']}` {verdict}: {outcome['reason']}{rows}{speed}")
     return lines or ["No other runtime was tried."]

@@ -60,9 +60,9 @@ def _rows_of_column(batch: Batch, position: int) -> list[int]:
         seen: dict[Any, int] = {}
         for row in present.tolist():
             seen.setdefault(values[row], row)
-        return rows + [seen[key] for key in sorted(seen)]
+        return [*rows, *(seen[key] for key in sorted(seen))]
     there = values[present]
-    return rows + [int(present[np.argmin(there)]), int(present[np.argmax(there)])]
+    return [*rows, int(present[np.argmin(there)]), int(present[np.argmax(there)])]
 
 
 def without_private(batch: Batch) -> Batch:
