@@ -1,3 +1,81 @@
-"""From a trained model to a service that can be trusted."""
+"""From a trained model to a service that can be trusted: pack, prove, serve, switch, roll back.
+
+`import roadworthy as rw` loads nothing heavy: each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from roadworthy.client import Client, Prediction
+    from roadworthy.foundation.errors import (
+        ClientError,
+        Conflict,
+        Forbidden,
+        InvalidInput,
+        InvalidRequest,
+        ModelFault,
+        NotFound,
+        PackageError,
+        PackageInvalid,
+        PackageRefused,
+        PackError,
+        ProofFailed,
+        RoadworthyError,
+        SettingsError,
+        Unauthenticated,
+        Unavailable,
+    )
+    from roadworthy.loading import load
+    from roadworthy.package.model import Model
+    from roadworthy.package.pack import pack
+    from roadworthy.package.package import Package
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "ClientError",
+    "Conflict",
+    "Forbidden",
+    "InvalidInput",
+    "InvalidRequest",
+    "Model",
+    "ModelFault",
+    "NotFound",
+    "PackError",
+    "Package",
+    "PackageError",
+    "PackageInvalid",
+    "PackageRefused",
+    "Prediction",
+    "ProofFailed",
+    "RoadworthyError",
+    "SettingsError",
+    "Unauthenticated",
+    "Unavailable",
+    "__version__",
+    "load",
+    "pack",
+]
+
+_HOMES = {
+    "Client": "roadworthy.client",
+    "Model": "roadworthy.package.model",
+    "Package": "roadworthy.package.package",
+    "Prediction": "roadworthy.client",
+    "load": "roadworthy.loading",
+    "pack": "roadworthy.package.pack",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name.startswith("_") or name not in __all__:
+        raise AttributeError(f"module 'roadworthy' has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "roadworthy.foundation.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,9 @@
+"""The Python client: predictions from the gateway, verbs of the control plane."""
+
+from __future__ import annotations
+
+from roadworthy.client.client import Client
+from roadworthy.client.deployments import Progress
+from roadworthy.client.prediction import Prediction
+
+__all__ = ["Client", "Prediction", "Progress"]

@@ -1,0 +1,287 @@
+"""`rw.Client`: calls endpoints, and is what the command line calls the control plane with.
+
+with rw.Client() as client:
+    answer = client.predict("flights", rows)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, TypedDict, Unpack
+from urllib.parse import quote
+
+import httpx
+
+from roadworthy.client.connection import Connection
+from roadworthy.client.deployments import Document, Progress, wait_until_serving
+from roadworthy.client.instances import encode_body
+from roadworthy.client.prediction import Prediction
+from roadworthy.foundation.errors import ClientError
+from roadworthy.foundation.references import VersionReference
+from roadworthy.settings import ClientSettings, load_settings
+
+GATEWAY_URL = "http://127.0.0.1:8080"
+CONTROL_URL = "http://127.0.0.1:8081"
+PUSH_TIMEOUT_S = 900.0
+"""A pushed package is proved before the reply."""
+DEPLOY_TIMEOUT_S = 300.0
+_BLOCK_BYTES = 1 << 18
+
+
+class EndpointChange(TypedDict, total=False):
+    """What a deployment may say besides the version.
+
+    Attributes:
+        policy: settings of the endpoint that change, by name.
+        if_generation: refuse with a Conflict when the endpoint has another generation.
+    """
+
+    policy: Mapping[str, Any]
+    if_generation: int
+
+
+class Client:
+    """A gateway and its control plane. Nothing is sent before the first call, and nothing is ever sent twice.
+
+    Args:
+        url: the gateway's address. None: ROADWORTHY_GATEWAY_URL, then what `roadworthy up` wrote, then http://127.0.0.1:8080.
+        key: an API key. None: ROADWORTHY_KEY, then what `roadworthy up` wrote (for its own addresses only).
+        control_url: the control plane's address, found likewise; only the management verbs use it.
+        timeout_s: for each request; None: as configured, else 60.
+
+    Raises:
+        SettingsError: an address is none, or the configuration has faults.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        control_url: str | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        flags = {"gateway_url": url, "key": key, "control_url": control_url, "timeout_s": timeout_s}
+        self._settings = load_settings({f"client.{name}": value for name, value in flags.items()}).client
+
+    @classmethod
+    def from_settings(cls, settings: ClientSettings) -> Self:
+        """A client with exactly these settings."""
+        client = cls.__new__(cls)
+        client.__dict__["_settings"] = settings
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for name in ("_gateway", "_control"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
+
+    @cached_property
+    def _gateway(self) -> Connection:
+        return self._connection(self._settings.gateway_url or GATEWAY_URL, "gateway")
+
+    @cached_property
+    def _control(self) -> Connection:
+        return self._connection(self._settings.control_url or CONTROL_URL, "control plane")
+
+    def _connection(self, url: str, what: str) -> Connection:
+        return Connection(url, self._settings.key, self._settings.timeout_s, what)
+
+    # Predictions
+
+    def predict(self, endpoint: str, data: Any, *, timeout_s: float | None = None) -> Prediction:
+        """Ask an endpoint.
+
+        Args:
+            endpoint: its name.
+            data: rows as a pandas or polars DataFrame, a numpy array, a list of dicts or of rows, or one dict.
+            timeout_s: for this request.
+
+        Raises:
+            InvalidInput: the rows do not fit; facts["fields"] says where.
+            NotFound, Unauthenticated, Forbidden, Unavailable, DeadlineExceeded, ModelFault, ClientError: as named.
+        """
+        reply = self._gateway.call(
+            "POST",
+            f"/v1/models/{quote(endpoint, safe='')}:predict",
+            content=encode_body(data),
+            headers={"Content-Type": "application/json"},
+            timeout=timeout_s or self._settings.timeout_s,
+        )
+        predictions = self._gateway.document(reply).get("predictions")
+        if not isinstance(predictions, list):
+            raise ClientError("the reply holds no predictions", code="unexpected-reply", hint="check the address")
+        index = data.index if type(data).__module__.startswith("pandas") else None
+        named = {name: reply.headers.get(header, "") for name, header in _HEADERS.items()}
+        return Prediction(predictions, **named, index=index)
+
+    def endpoint_signature(self, endpoint: str) -> dict[str, Any]:
+        """What the gateway says of an endpoint: versions, runtimes, inputs and outputs."""
+        return self._gateway.document(self._gateway.call("GET", f"/v1/models/{quote(endpoint, safe='')}"))
+
+    # Packages and versions
+
+    def push(
+        self,
+        package: Path | str,
+        *,
+        allow_code: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """Register a packed file as the next version of its model, or find the version that it is already.
+
+        Args:
+            package: a .rw file.
+            allow_code: the package's digest, when it carries code that may run.
+            progress: called with the bytes sent and the bytes in all.
+
+        Returns:
+            the version: name, version, digest, size_bytes, pushed_at, pushed_by, runtimes.
+
+        Raises:
+            PackageError: it is damaged, refused, or its proof failed.
+        """
+        path = Path(package)
+        size = path.stat().st_size
+        reply = self._control.call(
+            "POST",
+            "/api/v1/packages",
+            content=_blocks(path, size, progress),
+            params={} if allow_code is None else {"allow_code": allow_code},
+            headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
+            timeout=httpx.Timeout(PUSH_TIMEOUT_S, connect=self._settings.timeout_s),
+        )
+        return self._control.document(reply)
+
+    def models(self) -> list[dict[str, Any]]:
+        """Every model: name, number of versions, latest."""
+        return self._items("/api/v1/models")
+
+    def versions(self, model: str) -> list[dict[str, Any]]:
+        """Every version of a model, with the endpoints that it serves."""
+        return self._items(f"/api/v1/models/{quote(model, safe='')}/versions")
+
+    def version(self, reference: str) -> dict[str, Any]:
+        """One version, by `name:number`."""
+        return self._get(_version_path(reference))
+
+    def delete_version(self, reference: str) -> None:
+        """Delete a version; a Conflict when an endpoint uses it."""
+        self._control.call("DELETE", _version_path(reference))
+
+    def download(self, reference: str, path: Path) -> None:
+        """Write a version's packed file to `path`."""
+        with path.open("wb") as handle:
+            for block in self._control.read(f"{_version_path(reference)}/package", PUSH_TIMEOUT_S):
+                handle.write(block)
+
+    # Endpoints
+
+    def deploy(self, reference: str, endpoint: str, **change: Unpack[EndpointChange]) -> dict[str, Any]:
+        """Tell an endpoint to serve a version; returns at once with its document. `wait` waits for the switch."""
+        return self._control.document(
+            self._control.call("PUT", _endpoint_path(endpoint), json={"version": reference, **change})
+        )
+
+    def rollback(self, endpoint: str) -> dict[str, Any]:
+        """Tell an endpoint to serve the version before; returns at once with its document."""
+        return self._control.document(self._control.call("POST", f"{_endpoint_path(endpoint)}:rollback"))
+
+    def wait(
+        self, asked: Document, *, timeout_s: float = DEPLOY_TIMEOUT_S, progress: Progress | None = None
+    ) -> Document:
+        """Wait until an endpoint serves what `deploy` or `rollback` returned; its document then.
+
+        Raises:
+            RoadworthyError: with the code of what went wrong while it was loaded.
+            Conflict: code "deploy-superseded". DeadlineExceeded: code "deploy-timeout".
+        """
+        return wait_until_serving(lambda: self.endpoint(str(asked["name"])), asked, timeout_s, progress)
+
+    def endpoint(self, name: str) -> dict[str, Any]:
+        """An endpoint's document."""
+        return self._get(_endpoint_path(name))
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        """Every endpoint's document."""
+        return self._items("/api/v1/endpoints")
+
+    def undeploy(self, endpoint: str) -> None:
+        """Delete an endpoint; its versions stay."""
+        self._control.call("DELETE", _endpoint_path(endpoint))
+
+    def logs(self, endpoint: str, *, last: int = 20, prediction_id: str | None = None) -> dict[str, Any]:
+        """Prediction records, newest last: "items", and how many were "lost" on their way."""
+        params = {"last": str(last)} if prediction_id is None else {"id": prediction_id}
+        return self._get(f"{_endpoint_path(endpoint)}/predictions", params)
+
+    # Keys and state
+
+    def keys(self) -> list[dict[str, Any]]:
+        """Every key: id and role, never the key itself."""
+        return self._items("/api/v1/keys")
+
+    def create_key(self, role: str, endpoints: Sequence[str] | None = None) -> dict[str, Any]:
+        """A new key: "id", "role" and, this once, "key". Role: admin, predictor or gateway."""
+        body: dict[str, Any] = {"role": role}
+        if endpoints is not None:
+            body["endpoints"] = list(endpoints)
+        return self._control.document(self._control.call("POST", "/api/v1/keys", json=body))
+
+    def revoke_key(self, key_id: str) -> None:
+        """Make a key useless."""
+        self._control.call("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}")
+
+    def status(self) -> dict[str, Any]:
+        """Control plane, gateways with their workers, endpoints."""
+        return self._get("/api/v1/status")
+
+    def _get(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+        return self._control.document(self._control.call("GET", path, params=params or {}))
+
+    def _items(self, path: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = self._get(path, None if cursor is None else {"cursor": cursor})
+            items.extend(page["items"])
+            cursor = page.get("next")
+            if cursor is None:
+                return items
+
+
+_HEADERS = {
+    "id": "roadworthy-prediction-id",
+    "version": "roadworthy-version",
+    "digest": "roadworthy-digest",
+    "runtime": "roadworthy-runtime",
+    "request_id": "x-request-id",
+}
+
+
+def _version_path(reference: str) -> str:
+    parsed = VersionReference.parse(reference)
+    return f"/api/v1/models/{parsed.name}/versions/{parsed.version}"
+
+
+def _endpoint_path(name: str) -> str:
+    return f"/api/v1/endpoints/{quote(name, safe='')}"
+
+
+def _blocks(path: Path, size: int, progress: Callable[[int, int], None] | None) -> Iterator[bytes]:
+    sent = 0
+    with path.open("rb") as handle:
+        while block := handle.read(_BLOCK_BYTES):
+            yield block
+            sent += len(block)
+            if progress is not None:
+                progress(sent, size)

@@ -1,0 +1,186 @@
+"""One server as the client sees it: sends a request, and turns whatever is no success into a typed error.
+
+Nothing is repeated. A key goes to the address that it was given for, and never into a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypedDict, Unpack
+from urllib.parse import urlsplit
+
+import httpx
+
+import roadworthy
+from roadworthy.foundation import errors
+from roadworthy.foundation.errors import ClientError, RoadworthyError
+
+_BY_STATUS: Mapping[int, type[RoadworthyError]] = {
+    400: errors.InvalidRequest,
+    401: errors.Unauthenticated,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    413: errors.BodyTooLarge,
+    415: errors.UnsupportedMediaType,
+    422: errors.InvalidInput,
+    503: errors.Unavailable,
+    504: errors.DeadlineExceeded,
+}
+_KNOWN = ("error", "detail", "title", "type", "status", "code", "hint")
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class CallOptions(TypedDict, total=False):
+    """What a call may carry besides method and path: as httpx means them."""
+
+    params: Mapping[str, str]
+    json: Any
+    content: bytes | Iterator[bytes]
+    headers: Mapping[str, str]
+    timeout: float | httpx.Timeout
+
+
+class Connection:
+    """Keep-alive connections to one address.
+
+    Args:
+        url: http:// or https://, without a path.
+        key: sent as a bearer token; None sends none.
+        timeout_s: for each request.
+        what: "gateway" or "control plane", for messages.
+    """
+
+    def __init__(self, url: str, key: str | None, timeout_s: float, what: str) -> None:
+        self.url = url.rstrip("/")
+        self._what = what
+        headers = {"User-Agent": f"roadworthy/{roadworthy.__version__}"}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        local = urlsplit(self.url).hostname in _LOOPBACK  # a proxy could not reach it, and must not see the key
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=not local)
+
+    def call(self, method: str, path: str, **options: Unpack[CallOptions]) -> httpx.Response:
+        """The reply, read whole, when its status is a success.
+
+        Raises:
+            ClientError: code "unreachable", "timed-out" or "unexpected-reply".
+            RoadworthyError: the class that fits what the server said, with its code, hint and facts, among them "request_id"
+                and "status".
+        """
+        with self._translating():
+            reply = self._http.request(method, path, **options)
+        return self._checked(reply)
+
+    def read(self, path: str, timeout_s: float) -> Iterator[bytes]:
+        """The body of a GET, block by block. Raises as `call`."""
+        with self._translating(), self._http.stream("GET", path, timeout=timeout_s) as reply:
+            if not reply.is_success:
+                reply.read()
+                self._checked(reply)
+            yield from reply.iter_bytes()
+
+    def document(self, reply: httpx.Response) -> dict[str, Any]:
+        """A reply's JSON object.
+
+        Raises:
+            ClientError: code "unexpected-reply": it is something else.
+        """
+        try:
+            document = reply.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise self._unexpected(reply)
+        return document
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _translating(self) -> _Translating:
+        return _Translating(self.url, self._what)
+
+    def _checked(self, reply: httpx.Response) -> httpx.Response:
+        if reply.is_success:
+            return reply
+        try:
+            document = reply.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict) or not isinstance(document.get("code"), str):
+            raise self._unexpected(reply)
+        raise error_from(document, reply.status_code, _seconds(reply.headers.get("retry-after")))
+
+    def _unexpected(self, reply: httpx.Response) -> ClientError:
+        return ClientError(
+            f"what answers at {self.url} is no {self._what} of Roadworthy (status {reply.status_code})",
+            code="unexpected-reply",
+            hint="check the address",
+            facts={"status": reply.status_code},
+        )
+
+
+class _Translating:
+    """Turns httpx's errors into ours."""
+
+    def __init__(self, url: str, what: str) -> None:
+        self._url = url
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+            raise ClientError(
+                f"the {self._what} did not answer in time",
+                code="timed-out",
+                hint="it may still be at work; give it longer, or look whether it is overloaded",
+                facts={"url": self._url},
+            ) from error
+        if isinstance(error, (httpx.HTTPError, httpx.InvalidURL)):
+            raise ClientError(
+                f"no {self._what} answers at {self._url}",
+                code="unreachable",
+                hint="start it with `roadworthy up`, or give its address",
+                facts={"url": self._url},
+            ) from error
+
+
+def error_from(document: Mapping[str, Any], status: int, retry_after_s: float | None = None) -> RoadworthyError:
+    """The error that a server's document describes: by its code when a class of ours carries it, else by the status."""
+    code = str(document["code"])
+    by_code = {kind.code: kind for kind in _tree(RoadworthyError) if kind is not RoadworthyError}
+    kind = by_code.get(code) or _by_family(code) or _BY_STATUS.get(status, ClientError)
+    hint = document.get("hint")
+    return kind(
+        str(document.get("error") or document.get("detail") or "the server refused"),
+        code=code,
+        hint=hint if isinstance(hint, str) else None,
+        facts={**{name: value for name, value in document.items() if name not in _KNOWN}, "status": status},
+        retry_after_s=retry_after_s,
+    )
+
+
+_REFUSALS = frozenset(
+    {"code-not-allowed", "python-mismatch", "requirement-mismatch", "unknown-runtime", "unknown-framework"}
+)
+_DAMAGES = frozenset({"not-a-package", "package-damaged", "package-format-newer", "signature-invalid", "unsafe-name"})
+_FAULTS = frozenset({"wrong-output-count", "wrong-output-type", "model-failed"})
+
+
+def _by_family(code: str) -> type[RoadworthyError] | None:
+    """The class of an error that is more special than its class's own code says."""
+    families = ((_REFUSALS, errors.PackageRefused), (_DAMAGES, errors.PackageInvalid), (_FAULTS, errors.ModelFault))
+    return next((kind for codes, kind in families if code in codes), None)
+
+
+def _tree(root: type[RoadworthyError]) -> Iterator[type[RoadworthyError]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from _tree(kind)
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and text.isascii() and text.isdigit() else None

@@ -1,0 +1,88 @@
+"""Waiting for an endpoint to do what it was told. Called by `client.py` after a deploy or a rollback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from roadworthy.client.connection import error_from
+from roadworthy.foundation.errors import Conflict, DeadlineExceeded
+
+Document = Mapping[str, Any]
+Progress = Callable[[Document], None]
+"""Called with the endpoint's document whenever it was read again."""
+
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 0.5
+
+
+def wait_until_serving(
+    read: Callable[[], Document], asked: Document, timeout_s: float, progress: Progress | None = None
+) -> Document:
+    """The endpoint's document once it serves what `asked`, the server's reply to the change, promised.
+
+    Raises:
+        RoadworthyError: of the class and code with which the version failed to load.
+        Conflict: code "deploy-superseded": somebody changed the endpoint meanwhile.
+        DeadlineExceeded: code "deploy-timeout": it is still under way after `timeout_s`.
+    """
+    wanted = _wanted(asked)
+    deadline = time.monotonic() + timeout_s
+    pause, document = _FIRST_PAUSE_S, asked
+    while True:
+        if progress is not None:
+            progress(document)
+        if _done(document, wanted):
+            return document
+        if time.monotonic() >= deadline:
+            raise _too_slow(document, wanted, timeout_s)
+        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+        document = read()
+
+
+def _wanted(asked: Document) -> tuple[str | None, str | None]:
+    target = asked.get("pending") or asked
+    return target.get("version"), target.get("digest")
+
+
+def _done(document: Document, wanted: tuple[str | None, str | None]) -> bool:
+    pending = document.get("pending")
+    if pending is None:
+        if document.get("digest") != wanted[1]:
+            raise _superseded(document, wanted)
+        return document.get("state") == "serving"
+    if pending.get("digest") != wanted[1]:
+        raise _superseded(document, wanted)
+    if pending.get("state") == "FAILED":
+        raise error_from(
+            {
+                "code": pending.get("code") or "deploy-failed",
+                "error": f"{wanted[0]} could not be loaded: {pending.get('reason') or 'no reason was given'}",
+                "hint": "the version before goes on serving; mend the package and push it again",
+                "version": wanted[0],
+                "digest": wanted[1],
+            },
+            409,
+        )
+    return False
+
+
+def _superseded(document: Document, wanted: tuple[str | None, str | None]) -> Conflict:
+    return Conflict(
+        f"somebody changed the endpoint before {wanted[0]} was serving",
+        code="deploy-superseded",
+        hint="see `roadworthy status`",
+        facts={"changed_by": document.get("changed_by"), "version": document.get("version")},
+    )
+
+
+def _too_slow(document: Document, wanted: tuple[str | None, str | None], timeout_s: float) -> DeadlineExceeded:
+    pending = document.get("pending") or {}
+    return DeadlineExceeded(
+        f"{wanted[0]} is not serving after {timeout_s:g} s; the endpoint goes on as before until it is",
+        code="deploy-timeout",
+        hint="`roadworthy status` shows how far it is, and whether a gateway is connected at all",
+        facts={"version": wanted[0], "state": pending.get("state") or document.get("state")},
+    )

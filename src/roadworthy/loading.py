@@ -1,0 +1,90 @@
+"""`rw.load`: a package or a registered version as a live, proved model in the caller's own process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from roadworthy.foundation.errors import PackageInvalid
+from roadworthy.foundation.files import private_folder
+from roadworthy.foundation.references import VersionReference
+from roadworthy.package.archive import SUFFIX, open_package, unpack
+from roadworthy.package.package import Package
+from roadworthy.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from roadworthy.package.model import Model
+
+
+def load(
+    source: str | Path, *, allow_code: str | Collection[str] | None = None, runtime: str | None = None, threads: int = 1
+) -> Model:
+    """The model of a package, after its golden examples gave the same answers here as in training.
+
+    Args:
+        source: a .rw file, an unpacked package folder, or a registered version like "flights:2", which is fetched from the
+            control plane once and kept in the home folder's cache.
+        allow_code: the digest (or digests) of packages that may run code of their own; others that carry code are refused.
+        runtime: which runtime of the package; None takes the one that serves.
+        threads: bound of its native thread pools.
+
+    Raises:
+        PackageInvalid: damaged, or no package. PackageRefused: not allowed or not runnable here. ProofFailed: other answers.
+        NotFound: no such version. ClientError: no control plane answers.
+    """
+    from roadworthy.package.construct import construct
+    from roadworthy.package.model import Model
+
+    package = _unpacked(source, load_settings())
+    allowed = (allow_code,) if isinstance(allow_code, str) else tuple(allow_code or ())
+    constructed = construct(package, allow_code=allowed, runtime=runtime, threads=threads)
+    try:
+        return Model(constructed)
+    except BaseException:
+        constructed.close()
+        raise
+
+
+def _unpacked(source: str | Path, settings: Settings) -> Package:
+    path = Path(source)
+    if path.is_dir():
+        return open_package(path)
+    cache = private_folder(settings.general.home / "cache")
+    if isinstance(source, Path) or path.suffix == SUFFIX or path.is_file():
+        return _cached(cache, path)
+    return _fetched(cache, str(VersionReference.parse(str(source))), settings)
+
+
+def _cached(cache: Path, packed: Path) -> Package:
+    if not packed.is_file():
+        raise PackageInvalid("there is no package file of that name", code="not-a-package", hint="check the path")
+    return unpack(packed, cache / open_package(packed).digest.removeprefix("sha256:"))
+
+
+def _fetched(cache: Path, reference: str, settings: Settings) -> Package:
+    from roadworthy.client import Client
+
+    with Client.from_settings(settings.client) as client, tempfile.TemporaryDirectory(dir=cache) as scratch:
+        digest = str(client.version(reference)["digest"])
+        package = _whole(cache / digest.removeprefix("sha256:"))
+        if package is None:
+            packed = Path(scratch, f"fetched{SUFFIX}")
+            client.download(reference, packed)
+            package = _cached(cache, packed)
+    if package.digest != digest:
+        raise PackageInvalid(
+            "the control plane sent another package than it announced",
+            code="package-damaged",
+            hint="try again; if it stays so, the control plane's store is damaged",
+        )
+    return package
+
+
+def _whole(folder: Path) -> Package | None:
+    """The package in `folder`, or None when there is none or it is damaged."""
+    try:
+        return open_package(folder) if folder.is_dir() else None
+    except PackageInvalid:
+        return None
