@@ -145,8 +145,7 @@ class Supervisor:
         """
         with self._signals():
             try:
-                while not self._asked.stops and not self._refused:
-                    self._reap()
+                while not self._is_over():
                     self._start_due()
                     self._go_on_recycling()
                     self._sleep()
@@ -185,6 +184,10 @@ class Supervisor:
                 signal.signal(number, handler)
             for end in self._asked.pipe:
                 end.close()
+
+    def _is_over(self) -> bool:
+        self._reap()
+        return self._asked.stops > 0 or self._refused
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -233,9 +236,9 @@ class Supervisor:
         child.process = None
 
     def _go_on_recycling(self) -> None:
-        if self._asked.recycle and self._recycle is None and self._slab is not None:
+        if self._asked.recycle and self._recycle is None:
+            self._asked.recycle = False
             self._recycle = _Recycle([child for child in self._children if child.slot is not None])
-        self._asked.recycle = False
         turn = self._recycle
         if turn is None:
             return
@@ -318,7 +321,11 @@ class Supervisor:
     def _sleep(self) -> None:
         """Until a signal, the next start that is due, or one step when something is under way."""
         waits = [child.next_start - time.monotonic() for child in self._children if child.next_start is not None]
-        if self._recycle is not None or any(child.stop_by is not None for child in self._children):
+        if (
+            self._recycle is not None
+            or self._asked.recycle
+            or any(child.stop_by is not None for child in self._children)
+        ):
             waits.append(_STEP_S)
         inbox = self._asked.pipe[0]
         select.select([inbox], [], [], max(0.0, min(waits)) if waits else None)

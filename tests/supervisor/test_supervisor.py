@@ -1,0 +1,248 @@
+"""The supervisor with real children: starts, restarts, stops in order, recycles warm, and leaves nobody behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadworthy.foundation.child import EXIT_REFUSED
+from roadworthy.foundation.slab import SlabReader
+from roadworthy.foundation.sockets import listen
+
+HERE = Path(__file__).parent
+CHILD = (sys.executable, str(HERE / "child.py"))
+
+
+def eventually(condition: Callable[[], Any], what: str, within_s: float = 15.0) -> Any:
+    """The first true value of `condition`."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"never happened: {what}")
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Running:
+    """A supervisor process and what its children wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        self.log.touch()
+        self.slab = folder / "slab"
+        self.process: subprocess.Popen[str] | None = None
+
+    def plan(self, name: str, fds: tuple[int, ...] = (), stage: int = 0, grace_s: float = 10.0, **more: Any) -> Any:
+        """One plan, as JSON."""
+        document = {"log": str(self.log), "name": name, **more}
+        if "slot" in more:
+            document |= {"slab": str(self.slab), "first_slot": more["slot"]}
+        return {"name": name, "argv": CHILD, "document": document, "fds": fds, "stage": stage, "grace_s": grace_s}
+
+    def start(self, *plans: Any, ready_s: float = 10.0, fds: tuple[int, ...] = ()) -> None:
+        """Run the supervisor over the plans."""
+        slab = str(self.slab) if any("slot" in plan["document"] for plan in plans) else ""
+        command = [sys.executable, str(HERE / "supervise.py"), json.dumps(plans), slab, str(ready_s)]
+        self.process = subprocess.Popen(command, pass_fds=fds, stderr=subprocess.PIPE, text=True)
+
+    def events(self, event: str, name: str | None = None) -> list[tuple[str, int, str]]:
+        """(name, pid, slot) of the lines with that event."""
+        lines = [line.split() for line in self.log.read_text().splitlines()]
+        return [(who, int(pid), slot) for who, what, pid, slot in lines if what == event and name in (None, who)]
+
+    def wait_ready(self, count: int) -> None:
+        """Until so many children said that they are ready, in all."""
+        eventually(lambda: len(self.events("ready")) >= count, f"{count} ready")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the supervisor."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def end(self, number: int | None = None) -> int:
+        """Send a signal and wait; the exit status. Nobody is left behind."""
+        assert self.process is not None
+        if number is not None:
+            self.process.send_signal(number)
+        self.process.communicate(timeout=20)
+        assert not [pid for _, pid, _ in self.events("start") if is_running(pid)]
+        return self.process.returncode
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A place for a supervisor; whatever is still there afterwards is killed."""
+    place = Running(tmp_path)
+    yield place
+    if place.process is not None and place.process.poll() is None:
+        place.process.kill()
+        place.process.communicate()
+    for _, pid, _ in place.events("start"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_children_stop_stage_by_stage(running: Running, number: int) -> None:
+    """The lowest stage has wholly stopped before the next is told; the exit status is 0."""
+    running.start(
+        running.plan("control", stage=2), running.plan("agent", stage=1), *(running.plan(f"w{i}") for i in (0, 1))
+    )
+    running.wait_ready(4)
+    assert running.end(number) == 0
+    order = [name for name, _, _ in running.events("stop")]
+    assert (set(order[:2]), order[2:]) == ({"w0", "w1"}, ["agent", "control"])
+
+
+def test_a_killed_child_is_started_again_at_once(running: Running) -> None:
+    """kill -9 of a child that ran well: a new one without a pause, in the same slot."""
+    running.start(running.plan("w", slot=0))
+    running.wait_ready(1)
+    killed = time.monotonic()
+    os.kill(running.events("ready")[0][1], signal.SIGKILL)
+    running.wait_ready(2)
+    assert time.monotonic() - killed < 5
+    (_, first, _), (_, second, slot) = running.events("ready")
+    assert (first != second, slot) == (True, "0")
+    status = SlabReader(running.slab).status(0)
+    assert (status.starts, status.crashes, status.pid) == (2, 1, second)
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_a_child_that_keeps_dying_gets_growing_pauses(running: Running) -> None:
+    """No restart loop hotter than its pauses (0, 0.1, 0.2, 0.4, 0.4 s here), and the others are left alone."""
+    running.start(running.plan("bad", fail=3), running.plan("good"))
+    started = time.monotonic()
+    eventually(lambda: len(running.events("start", "bad")) >= 5, "five starts")
+    assert time.monotonic() - started >= 0.7
+    assert len(running.events("start", "good")) == 1
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_a_child_that_refuses_to_start_stops_everything(running: Running) -> None:
+    """There is no half start: EXIT_REFUSED becomes the supervisor's own exit status."""
+    running.start(running.plan("good"), running.plan("bad", fail=EXIT_REFUSED))
+    assert running.end() == EXIT_REFUSED
+    assert len(running.events("start", "bad")) == 1
+
+
+def test_a_child_that_ignores_sigterm_is_killed_after_its_grace(running: Running) -> None:
+    """The grace is kept, then it is force, and the exit status says so."""
+    running.start(running.plan("deaf", stubborn=True, grace_s=0.3), running.plan("agent", stage=1))
+    running.wait_ready(2)
+    started = time.monotonic()
+    assert running.end(signal.SIGTERM) == 1
+    assert time.monotonic() - started >= 0.3
+    assert [name for name, _, _ in running.events("stop")] == ["agent"]
+
+
+def test_a_second_signal_forces(running: Running) -> None:
+    """Whoever asks twice does not wait for the grace."""
+    running.start(running.plan("deaf", stubborn=True, grace_s=60))
+    running.wait_ready(1)
+    running.signal(signal.SIGTERM)
+    started = time.monotonic()
+    assert running.end(signal.SIGINT) == 1
+    assert time.monotonic() - started < 5
+
+
+def test_d2_kill_9_of_the_supervisor_ends_the_children_and_frees_the_port(running: Running) -> None:
+    """Within 5 s the children are gone and the port can be bound; a new supervisor serves on it again."""
+    with listen("127.0.0.1", 0) as listener:
+        host, port = listener.getsockname()
+        fd = listener.fileno()
+        running.start(running.plan("w", fds=(fd,), fd=fd), running.plan("stubborn", stubborn=True), fds=(fd,))
+    running.wait_ready(2)
+    killed = time.monotonic()
+    running.signal(signal.SIGKILL)
+    pids = [pid for _, pid, _ in running.events("ready")]
+    eventually(lambda: not any(map(is_running, pids)), "the children are gone", within_s=5)
+    assert time.monotonic() - killed < 5
+    assert running.process is not None
+    running.process.communicate()
+    with listen(host, port) as listener:
+        fd = listener.fileno()
+        running.start(running.plan("w", fds=(fd,), fd=fd), fds=(fd,))
+    running.wait_ready(3)
+    assert answer(port) not in pids
+    assert running.end(signal.SIGTERM) == 0
+
+
+def answer(port: int) -> int:
+    """Which process answers on the port."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        return int(connection.recv(100))
+
+
+def test_workers_are_recycled_without_a_gap(running: Running) -> None:
+    """On SIGHUP each worker's replacement is READY in the spare slot before the worker stops; every call is answered."""
+    with listen("127.0.0.1", 0) as listener:
+        port, fd = listener.getsockname()[1], listener.fileno()
+        plans = [running.plan(f"w{slot}", fds=(fd,), fd=fd, slot=slot) for slot in (0, 1)]
+        running.start(*plans, running.plan("agent", stage=1), fds=(fd,))
+    running.wait_ready(3)
+    first = {pid for name, pid, _ in running.events("ready") if name != "agent"}
+    running.signal(signal.SIGHUP)
+    answers = set()
+    until = time.monotonic() + 15
+    while len(running.events("stop")) < 2 or len(answers - first) < 1:
+        answers.add(answer(port))
+        assert time.monotonic() < until
+    running.wait_ready(5)
+    eventually(lambda: not any(map(is_running, first)), "the old workers are gone")
+    order = [
+        event for name, event in (line.split()[:2] for line in running.log.read_text().splitlines()) if name != "agent"
+    ]
+    assert order[4:] == ["start", "ready", "stop", "start", "ready", "stop"]
+    assert [slot for _, _, slot in running.events("ready") if slot != "-"][2:] == ["2", "0"]
+    assert len(running.events("start", "agent")) == 1
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_a_replacement_that_does_not_become_ready_costs_nothing(running: Running) -> None:
+    """It is given up; the old worker goes on, and the next recycle tries again in the same spare slot."""
+    running.start(running.plan("w", slot=0, never_ready=True), ready_s=0.3)
+    running.wait_ready(1)
+    for count in (2, 3):
+        running.signal(signal.SIGHUP)
+        running.wait_ready(count)
+        replacement = running.events("ready")[count - 1]
+        assert replacement[2] == "1"
+        eventually(lambda pid=replacement[1]: not is_running(pid), "the replacement was given up")
+    assert is_running(running.events("ready")[0][1])
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_an_idle_supervisor_sleeps(running: Running) -> None:
+    """With nothing under way it uses no processor time."""
+    psutil = pytest.importorskip("psutil")
+    running.start(running.plan("w", slot=0))
+    running.wait_ready(1)
+    assert running.process is not None
+    process = psutil.Process(running.process.pid)
+    before = sum(process.cpu_times()[:2]), process.num_ctx_switches().voluntary
+    time.sleep(0.5)  # the span that is measured
+    assert sum(process.cpu_times()[:2]) - before[0] < 0.05
+    assert process.num_ctx_switches().voluntary - before[1] <= 2
+    assert running.end(signal.SIGTERM) == 0
