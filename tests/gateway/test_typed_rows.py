@@ -118,8 +118,15 @@ def written(value: Any, rng: random.Random) -> str:
 
 
 def check(layout: Layout, body: bytes) -> bool:
-    """Compare both ways; whether the fast one accepted."""
-    fast = TypedRows(layout, 100).read(body)
+    """Compare both ways, for the readers of small bodies and for those of large ones; whether the fast ones accepted."""
+    small, large = TypedRows(layout, 100), TypedRows(layout, 100)
+    large._small = large._large
+    return all([compare(layout, body, reader) for reader in (small, large)])
+
+
+def compare(layout: Layout, body: bytes, reader: TypedRows) -> bool:
+    """Compare one fast reader with the exact way; whether it accepted."""
+    fast = reader.read(body)
     if fast is None:
         return False
     slow = exactly(layout, body)
@@ -173,5 +180,6 @@ def test_any_bytes(tail: bytes) -> None:
     ],
 )
 def test_plainly_right_bodies_take_the_fast_way(name: str, body: Any) -> None:
-    """What is plainly right does not fall back."""
+    """What is plainly right does not fall back, be it one row or many."""
     assert check(LAYOUTS[name], json.dumps(body).encode())
+    assert check(LAYOUTS[name], json.dumps({"instances": body["instances"] * 20}).encode())

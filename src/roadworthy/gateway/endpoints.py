@@ -12,7 +12,6 @@ from roadworthy.gateway.protocols.open_inference import OpenInference
 from roadworthy.gateway.protocols.predict_json import PredictJson
 from roadworthy.gateway.split import Split
 from roadworthy.runtime.manager import Version
-from roadworthy.schema.batch import Layout
 from roadworthy.schema.signature import Signature
 
 
@@ -96,7 +95,7 @@ def bind(
         signature=signature,
         admission=admission,
         split=split,
-        predict_json=PredictJson(Layout(signature.inputs), entry.policy),
+        predict_json=PredictJson(signature, entry.policy),
         open_inference=OpenInference(entry.name, signature, entry.policy),
     )
 

@@ -8,6 +8,7 @@ must be accepted there with the same values; a property test holds the two toget
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Literal
 
@@ -22,7 +23,11 @@ from roadworthy.schema.signature import Field
 _EXACT = 2.0**53
 """Numbers from here on are left to the exact way: as integers they may not fit into a float."""
 _LARGE_BYTES = 64 << 10
-_SURE_SIGNS = (b"\\u0000", b"\\ud", b"\\uD")
+_LEAST_ROW_BYTES = 32
+"""Bodies below this many bytes a row cannot hold so many rows that building them would hurt."""
+_MANY_ROWS = 16
+_FLOAT64 = np.dtype(np.float64)
+_DOUBTFUL_TEXT = (b"\\u0000", b"\\ud", b"\\uD")
 
 Pick = Callable[[Any], Any]
 
@@ -38,62 +43,82 @@ class TypedRows:
     def __init__(self, layout: Layout, max_rows: int) -> None:
         self._layout = layout
         self._forms = layout.blocks
-        types = [_field_type(field) for field in layout.fields]
-        self._possible = bool(types) and all(kind is not None for kind in types)
+        self._possible = bool(layout.fields) and all(_field_type(field) is not None for field in layout.fields)
         if not self._possible:
             return
-        self._has_text = any(field.dtype is DType.STRING for field in layout.fields)
         self._texts = [number for number, field in enumerate(layout.fields) if field.dtype is DType.STRING]
-        self._most_brackets = 2 + max_rows * (1 + max(_inner_lists(field) for field in layout.fields))
-        self._most_commas = max_rows if len(layout.fields) == 1 else 0
-        self._lists, self._list_picks = self._list_reader(types)
-        self._records, self._record_picks = self._record_reader(types)
         self._name_colons = sum(field.name.count(":") for field in layout.fields)
+        self._counted_bytes = max(_LARGE_BYTES, _LEAST_ROW_BYTES * max_rows)
+        self._most_brackets = 2 + max_rows * (1 + max(_inner_lists(field) for field in layout.fields))
+        self._most_commas = max_rows * _cells(layout.fields[0]) if len(layout.fields) == 1 else None
+        first = self._forms[0]
+        self._row_shape = layout.fields[0].shape if first.tensor else (len(first.fields),)
+        self._small, self._large = self._readers(bounded=True), self._readers(bounded=False)
 
     def read(self, body: bytes) -> Batch | None:
         """The rows, or None when the exact way has to look at the body."""
-        if not self._possible or (len(body) > _LARGE_BYTES and self._looks_too_long(body)):
+        size = len(body)
+        if not self._possible or (size > self._counted_bytes and self._looks_too_long(body)):
             return None
         first = body.find(b"[") + 1
-        records = body[first : first + 1] == b"{"
+        as_records = body[first : first + 1] == b"{"
+        reader = (self._small if size <= _LARGE_BYTES else self._large)[as_records]
         try:
-            rows = (self._records if records else self._lists).decode(body).instances
-            keys = 1 + len(rows) * len(self._layout.fields) if records else 1
-            if not rows or (body.count(b":") != keys and not self._colons_add_up(body, rows, keys, records=records)):
+            rows = reader.decode(body).instances
+            plain = not as_records and not self._texts and body.find(b":", body.find(b":") + 1) < 0
+            if not plain and not self._is_unambiguous(body, rows, as_records=as_records):
                 return None
-            if self._has_text and any(sign in body for sign in _SURE_SIGNS):
-                return None
-            return self._to_batch(rows, self._record_picks if records else self._list_picks)
+            if reader.direct is None:
+                return self._to_batch(rows, reader)
+            array = np.array(rows, dtype=reader.direct)
+            return Batch(self._layout, len(rows), (Block(array),)) if array.shape[1:] == self._row_shape else None
         except (ValueError, OverflowError, RecursionError, TypeError):
             return None
 
     def _looks_too_long(self, body: bytes) -> bool:
-        if self._most_commas and body.count(b",") > self._most_commas * max(1, _cells(self._layout.fields[0])):
+        if self._most_commas is not None and body.count(b",") > self._most_commas:
             return True
         return body.count(b"[") + body.count(b"{") > self._most_brackets
 
-    def _colons_add_up(self, body: bytes, rows: Sequence[Any], keys: int, *, records: bool) -> bool:
-        """Whether no object has a key twice. Decoders keep the last of two silently, so colons are counted: those outside of
-        strings are as many as keys. Without a backslash in the body its strings are as they were sent: theirs are taken off.
+    def _is_unambiguous(self, body: bytes, rows: Sequence[Any], *, as_records: bool) -> bool:
+        """Whether no object has a key twice and no text holds what only the exact way judges.
+
+        Decoders keep the last of two equal keys silently, so colons are counted: those outside of strings are as many as keys.
+        Without a backslash in the body its strings are as they were sent: theirs are taken off.
         """
+        if self._texts and any(sign in body for sign in _DOUBTFUL_TEXT):
+            return False
+        keys = 1 + len(rows) * len(self._layout.fields) if as_records else 1
+        colons = body.count(b":")
+        if colons == keys:
+            return True
         if b"\\" in body:
             return False
-        inside = self._name_colons * len(rows) if records else 0
+        inside = self._name_colons * len(rows) if as_records else 0
         for number in self._texts:
-            pick = attrgetter(f"f{number}") if records else _item(number, len(self._layout.fields))
+            pick = attrgetter(f"f{number}") if as_records else _item(number, len(self._layout.fields))
             inside += sum(text.count(":") for text in map(pick, rows) if text)
-        return body.count(b":") == keys + inside
+        return colons == keys + inside
 
-    def _list_reader(self, types: Sequence[Any]) -> tuple[msgspec.json.Decoder[Any], list[Pick | None]]:
+    def _readers(self, *, bounded: bool) -> tuple[_Reader, _Reader]:
+        """Readers of rows as lists and as objects; `bounded` ones check each number, the others leave that to whole arrays."""
+        types = [_field_type(field, bounded=bounded) for field in self._layout.fields]
+        lists, records = self._list_reader(types, bounded=bounded), self._record_reader(types, bounded=bounded)
+        if bounded and lists.picks == [None] and min(self._row_shape) >= 0:
+            lists.direct = self._forms[0].dtype.numpy
+        return lists, records
+
+    def _list_reader(self, types: Sequence[Any], *, bounded: bool) -> _Reader:
         """Rows as lists in field order; bare values when there is one field; one list type when all columns are alike."""
         if len(types) == 1:
-            return _envelope(types[0]), [None if self._forms[0].tensor else _single]
+            return _Reader(types[0], [None if self._forms[0].tensor else _single], bounded=bounded)
         if len(self._forms) == 1 and all(kind == types[0] for kind in types) and not self._nullable(self._forms[0]):
-            return _envelope(list[types[0]]), [None]  # type: ignore[valid-type]
+            return _Reader(list[types[0]], [None], bounded=bounded)  # type: ignore[valid-type]
         row = tuple[tuple(types)]  # type: ignore[misc,valid-type]
-        return _envelope(row), [itemgetter(*form.fields) if form.tensor else _tuple_of(form) for form in self._forms]
+        picks = [itemgetter(*form.fields) if form.tensor else _tuple_of(form) for form in self._forms]
+        return _Reader(row, picks, bounded=bounded)
 
-    def _record_reader(self, types: Sequence[Any]) -> tuple[msgspec.json.Decoder[Any], list[Pick | None]]:
+    def _record_reader(self, types: Sequence[Any], *, bounded: bool) -> _Reader:
         """Rows as objects by field name; every field once, no other."""
         names = [f"f{number}" for number in range(len(types))]
         row = msgspec.defstruct(
@@ -103,47 +128,75 @@ class TypedRows:
             forbid_unknown_fields=True,
             gc=False,
         )
-        return _envelope(row), [_attributes(form) for form in self._forms]
+        return _Reader(row, [_attributes(form) for form in self._forms], bounded=bounded)
 
     def _nullable(self, form: BlockForm) -> bool:
         return any(self._layout.fields[position].nullable for position in form.fields)
 
-    def _to_batch(self, rows: Sequence[Any], picks: Sequence[Pick | None]) -> Batch | None:
+    def _to_batch(self, rows: Sequence[Any], reader: _Reader) -> Batch | None:
         blocks = []
-        for form, pick in zip(self._forms, picks, strict=True):
-            block = self._to_block(form, rows if pick is None else list(map(pick, rows)))
+        for form, pick in zip(self._forms, reader.picks, strict=True):
+            block = self._to_block(form, rows if pick is None else list(map(pick, rows)), bounded=reader.bounded)
             if block is None:
                 return None
             blocks.append(block)
         return Batch(self._layout, len(rows), tuple(blocks))
 
-    def _to_block(self, form: BlockForm, values: Sequence[Any]) -> Block | None:
+    def _to_block(self, form: BlockForm, values: Sequence[Any], *, bounded: bool) -> Block | None:
         mask: Array | None = None
-        if not form.tensor and self._nullable(form):
-            values, mask = _split_nulls(form.dtype, values)
-        array = np.array(values, dtype=form.dtype.numpy)
-        if not form.tensor:
-            return Block(array, mask) if array.shape == (len(values), len(form.fields)) else None
-        wanted = self._layout.fields[form.fields[0]].shape
+        if form.tensor:
+            wanted = self._layout.fields[form.fields[0]].shape
+        else:
+            wanted = (len(form.fields),)
+            if self._nullable(form):
+                values, mask = _split_nulls(form.dtype, values)
+        array = _to_array(values, wanted, form.dtype.numpy if bounded or not form.dtype.is_float else _FLOAT64)
+        if not bounded and form.dtype.is_float:
+            if not array.size or float(np.abs(array).max()) >= _EXACT:
+                return None
+            array = array.astype(form.dtype.numpy, copy=False)
         fits = len(array.shape) == len(wanted) + 1 and all(
             size in (found, -1) for size, found in zip(wanted, array.shape[1:], strict=True)
         )
-        return Block(array) if fits else None
+        return Block(array, mask) if fits else None
 
 
-def _envelope(row: Any) -> msgspec.json.Decoder[Any]:
-    kind = msgspec.defstruct("Body", [("instances", list[row])], forbid_unknown_fields=True, gc=False)
-    return msgspec.json.Decoder(kind)
+class _Reader:
+    """A decoder for one form of rows, and what takes each block's values out of a row; None takes the row as it is. `direct`
+    is the dtype of the only block when the rows are its array and every number was checked."""
+
+    __slots__ = ("bounded", "decode", "direct", "picks")
+
+    def __init__(self, row: Any, picks: Sequence[Pick | None], *, bounded: bool) -> None:
+        kind = msgspec.defstruct("Body", [("instances", list[row])], forbid_unknown_fields=True, gc=False)
+        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
+        self.picks = picks
+        self.bounded = bounded
+        self.direct: np.dtype[Any] | None = None
 
 
-def _field_type(field: Field) -> Any:
+def _to_array(values: Sequence[Any], wanted: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """The block's array; of many rows of plain numbers without looking at their nesting.
+
+    Raises:
+        ValueError, OverflowError, TypeError: they have no common shape, or a number does not fit.
+    """
+    width = wanted[0]
+    if len(values) >= _MANY_ROWS and len(wanted) == 1 and width > 0 and dtype.kind == "f":
+        if set(map(len, values)) != {width}:
+            raise ValueError("rows of different lengths")
+        return np.fromiter(chain.from_iterable(values), dtype, len(values) * width).reshape(len(values), width)
+    return np.array(values, dtype=dtype)
+
+
+def _field_type(field: Field, *, bounded: bool = True) -> Any:
     """The type that accepts no more than the exact way does, or None when only that one can tell."""
     if field.categorical and field.categories is not None:
         if field.shape or not all(isinstance(category, str) for category in field.categories) or not field.categories:
             return None
         kind: Any = Literal[tuple(field.categories)]
     else:
-        kind = scalar_type(field.dtype)
+        kind = float if field.dtype.is_float and not bounded else scalar_type(field.dtype)
     if kind is None or (field.nullable and field.shape):
         return None
     for _ in field.shape:
