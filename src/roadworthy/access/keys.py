@@ -1,0 +1,113 @@
+"""API keys: made once, shown once, kept as a hash.
+
+A key is `rw_`, 8 characters that are its public id, `_`, and 40 random characters: about 230 bits, so a plain SHA-256 is enough
+to keep it and no slow hash is needed. Looked up by hash, compared in constant time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select
+
+from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
+from roadworthy.store.tables import PROJECT, keys
+
+ADMIN = "admin"
+PREDICTOR = "predictor"
+GATEWAY = "gateway"
+ROLES = (ADMIN, PREDICTOR, GATEWAY)
+
+_ALPHABET = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key without its secret. `endpoints` None means all."""
+
+    id: str
+    sha256: str
+    role: str
+    endpoints: tuple[str, ...] | None
+    created_at_us: int
+    created_by: str
+
+
+def make_key() -> tuple[str, str]:
+    """A new public id, `key-…`, and the whole key text."""
+    name = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+    secret = "".join(secrets.choice(_ALPHABET) for _ in range(40))
+    return f"key-{name}", f"rw_{name}_{secret}"
+
+
+def hash_key(text: str) -> str:
+    """Hex SHA-256 of a key's whole text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def add(connection: Connection, key: Key) -> None:
+    """Keep a key.
+
+    Raises:
+        InvalidRequest: "unknown-role".
+    """
+    if key.role not in ROLES:
+        raise InvalidRequest("there is no such role", code="unknown-role", hint=f"roles are {', '.join(ROLES)}")
+    connection.execute(
+        insert(keys).values(
+            project=PROJECT,
+            id=key.id,
+            sha256=key.sha256,
+            role=key.role,
+            endpoints=None if key.endpoints is None else json.dumps(key.endpoints),
+            created_at_us=key.created_at_us,
+            created_by=key.created_by,
+        )
+    )
+
+
+def find(connection: Connection, text: str) -> Key | None:
+    """The key with that text, or None."""
+    digest = hash_key(text)
+    row = connection.execute(select(keys).where(keys.c.sha256 == digest)).first()
+    return _key(row) if row is not None and hmac.compare_digest(row.sha256, digest) else None
+
+
+def list_all(connection: Connection) -> Sequence[Key]:
+    """Every key, oldest first."""
+    return [_key(row) for row in connection.execute(select(keys).order_by(keys.c.created_at_us, keys.c.id))]
+
+
+def revoke(connection: Connection, key_id: str) -> Key:
+    """Forget a key.
+
+    Raises:
+        NotFound: "unknown-key".
+        Conflict: "last-admin-key": nobody could manage anything any more.
+    """
+    row = connection.execute(select(keys).where(keys.c.id == key_id)).first()
+    if row is None:
+        raise NotFound("there is no such key", code="unknown-key", hint="`roadworthy keys list` shows them")
+    admins = connection.execute(select(keys.c.id).where(keys.c.role == ADMIN).limit(2)).all()
+    if row.role == ADMIN and len(admins) == 1:
+        raise Conflict("that is the last admin key", code="last-admin-key", hint="create another admin key first")
+    connection.execute(delete(keys).where(keys.c.id == key_id))
+    return _key(row)
+
+
+def _key(row: Row[Any]) -> Key:
+    return Key(
+        id=row.id,
+        sha256=row.sha256,
+        role=row.role,
+        endpoints=None if row.endpoints is None else tuple(json.loads(row.endpoints)),
+        created_at_us=row.created_at_us,
+        created_by=row.created_by,
+    )

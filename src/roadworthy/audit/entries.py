@@ -1,0 +1,58 @@
+"""The audit trail. `control/verbs` appends one entry a verb, inside the verb's own transaction: no deed without its entry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from roadworthy.foundation.ids import PredictionIds
+from roadworthy.store.tables import PROJECT, audit_entries
+
+_ids = PredictionIds()
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What is written: who did which verb to what, with plain JSON detail. Never a secret."""
+
+    actor: str
+    verb: str
+    subject: str
+    detail: Mapping[str, Any]
+
+
+def append(connection: Connection, at_us: int, deed: Deed) -> None:
+    """Write one entry."""
+    connection.execute(
+        insert(audit_entries).values(
+            project=PROJECT,
+            id=_ids.next(),
+            at_us=at_us,
+            actor=deed.actor,
+            verb=deed.verb,
+            subject=deed.subject,
+            detail=json.dumps(dict(deed.detail)),
+        )
+    )
+
+
+def list_last(connection: Connection, last: int, before: str | None) -> list[dict[str, Any]]:
+    """The `last` newest entries, newest first, of those with smaller ids than `before`."""
+    query = select(audit_entries).order_by(audit_entries.c.id.desc()).limit(last)
+    if before:
+        query = query.where(audit_entries.c.id < before)
+    return [
+        {
+            "id": row.id,
+            "at_us": row.at_us,
+            "actor": row.actor,
+            "verb": row.verb,
+            "subject": row.subject,
+            "detail": json.loads(row.detail),
+        }
+        for row in connection.execute(query)
+    ]

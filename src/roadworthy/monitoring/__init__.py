@@ -1,0 +1,1 @@
+"""What gateways report: which workers live, what was asked and answered."""

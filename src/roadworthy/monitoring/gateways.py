@@ -1,0 +1,89 @@
+"""Applies telemetry, once however often it arrives, and tells which workers live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from sqlalchemy import Connection, delete, insert, select, update
+
+from roadworthy.contract.telemetry import Telemetry, WorkerReport
+from roadworthy.store.tables import PROJECT, gateways, record_files, request_counts
+
+ALIVE_US = 10_000_000
+"""A gateway that has said nothing for this long is not waited for."""
+
+_decode_workers = msgspec.json.Decoder(tuple[WorkerReport, ...]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway as it last reported."""
+
+    id: str
+    boot: str
+    sequence: int
+    seen_at_us: int
+    workers: tuple[WorkerReport, ...]
+    lost_records: int
+
+
+def apply(connection: Connection, frame: Telemetry, now_us: int) -> bool:
+    """Take a frame in; False when it or a later one of the same boot was taken before."""
+    known = connection.execute(
+        select(gateways.c.boot, gateways.c.sequence).where(gateways.c.id == frame.gateway)
+    ).first()
+    if known is not None and known.boot == frame.boot and frame.sequence <= known.sequence:
+        return False
+    values = {
+        "boot": frame.boot,
+        "sequence": frame.sequence,
+        "seen_at_us": now_us,
+        "workers": msgspec.json.encode(frame.workers).decode(),
+        "lost_records": frame.lost_records,
+    }
+    if known is None:
+        connection.execute(insert(gateways).values(project=PROJECT, id=frame.gateway, **values))
+    else:
+        connection.execute(update(gateways).where(gateways.c.id == frame.gateway).values(**values))
+    _apply_counts(connection, frame)
+    _apply_record_files(connection, frame)
+    return True
+
+
+def _apply_counts(connection: Connection, frame: Telemetry) -> None:
+    """Counts only grow within a boot, so the newest value replaces the one before."""
+    for count in frame.counts:
+        key = {
+            "project": PROJECT,
+            "gateway": frame.gateway,
+            "boot": frame.boot,
+            "endpoint": count.endpoint,
+            "generation": count.generation,
+            "digest": count.digest,
+            "outcome": count.outcome,
+        }
+        same = [request_counts.c[name] == value for name, value in key.items()]
+        done = connection.execute(update(request_counts).where(*same).values(count=count.count))
+        if done.rowcount == 0:
+            connection.execute(insert(request_counts).values(**key, count=count.count))
+
+
+def _apply_record_files(connection: Connection, frame: Telemetry) -> None:
+    for file in frame.record_files:
+        connection.execute(delete(record_files).where(record_files.c.blob == file.blob))
+        connection.execute(insert(record_files).values(project=PROJECT, **msgspec.structs.asdict(file)))
+
+
+def list_all(connection: Connection) -> list[Gateway]:
+    """Every gateway that ever reported, by id."""
+    return [
+        Gateway(row.id, row.boot, row.sequence, row.seen_at_us, _decode_workers(row.workers), row.lost_records)
+        for row in connection.execute(select(gateways).order_by(gateways.c.id))
+    ]
+
+
+def live_workers(found: Sequence[Gateway], now_us: int) -> list[WorkerReport]:
+    """The workers of every gateway that was heard of lately."""
+    return [worker for gateway in found if now_us - gateway.seen_at_us <= ALIVE_US for worker in gateway.workers]

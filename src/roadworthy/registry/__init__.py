@@ -1,0 +1,1 @@
+"""Names and numbered versions of packages."""

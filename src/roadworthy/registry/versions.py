@@ -1,0 +1,133 @@
+"""Which packages there are: a model's name, numbered versions, who pushed what and when. A version never changes.
+
+Called by `control/verbs`, which opens the transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from roadworthy.foundation.errors import NotFound
+from roadworthy.foundation.references import VersionReference
+from roadworthy.store.tables import PROJECT, sequences, versions
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A numbered package. `allowed_by` is who allowed it to execute code of its own, or None."""
+
+    reference: VersionReference
+    digest: str
+    size_bytes: int
+    signature: dict[str, Any]
+    runtimes: tuple[str, ...]
+    allowed_by: str | None
+    pushed_at_us: int
+    pushed_by: str
+
+
+def register(connection: Connection, version: Version) -> Version:
+    """Give a pushed package the next number of its model; `version.reference.version` is ignored."""
+    model = version.reference.name
+    number = _next_number(connection, model)
+    connection.execute(
+        insert(versions).values(
+            project=PROJECT,
+            model=model,
+            version=number,
+            digest=version.digest,
+            size_bytes=version.size_bytes,
+            signature=json.dumps(version.signature),
+            runtimes=json.dumps(version.runtimes),
+            allowed_by=version.allowed_by,
+            pushed_at_us=version.pushed_at_us,
+            pushed_by=version.pushed_by,
+        )
+    )
+    return get(connection, VersionReference(model, number))
+
+
+def _next_number(connection: Connection, model: str) -> int:
+    last = connection.execute(select(sequences.c.last_version).where(sequences.c.model == model)).scalar()
+    if last is None:
+        connection.execute(insert(sequences).values(project=PROJECT, model=model, last_version=1))
+        return 1
+    connection.execute(update(sequences).where(sequences.c.model == model).values(last_version=last + 1))
+    return int(last) + 1
+
+
+def allow(connection: Connection, reference: VersionReference, who: str) -> None:
+    """Note that `who` allowed the version to execute code of its own."""
+    connection.execute(update(versions).where(_is(reference)).values(allowed_by=who))
+
+
+def get(connection: Connection, reference: VersionReference) -> Version:
+    """The version.
+
+    Raises:
+        NotFound: "unknown-version".
+    """
+    row = connection.execute(select(versions).where(_is(reference))).first()
+    if row is None:
+        raise NotFound(
+            f"there is no {reference}", code="unknown-version", hint="`roadworthy list` shows what was pushed"
+        )
+    return _version(row)
+
+
+def find_digest(connection: Connection, digest: str, model: str | None = None) -> Version | None:
+    """A version with that package, of that model or of any."""
+    query = select(versions).where(versions.c.digest == digest)
+    if model is not None:
+        query = query.where(versions.c.model == model)
+    row = connection.execute(query.order_by(versions.c.version)).first()
+    return None if row is None else _version(row)
+
+
+def list_models(connection: Connection, after: str, limit: int) -> list[tuple[str, int, int]]:
+    """(name, number of versions, latest number) by name, of names greater than `after`."""
+    query = (
+        select(versions.c.model, func.count(), func.max(versions.c.version))
+        .where(versions.c.model > after)
+        .group_by(versions.c.model)
+        .order_by(versions.c.model)
+        .limit(limit)
+    )
+    return [(row[0], row[1], row[2]) for row in connection.execute(query)]
+
+
+def list_versions(connection: Connection, model: str, after: int, limit: int) -> list[Version]:
+    """Versions of a model with numbers greater than `after`, ascending."""
+    query = (
+        select(versions)
+        .where(versions.c.model == model, versions.c.version > after)
+        .order_by(versions.c.version)
+        .limit(limit)
+    )
+    return [_version(row) for row in connection.execute(query)]
+
+
+def remove(connection: Connection, reference: VersionReference) -> None:
+    """Forget a version; its number is not given out again."""
+    connection.execute(delete(versions).where(_is(reference)))
+
+
+def _is(reference: VersionReference) -> Any:
+    return (versions.c.model == reference.name) & (versions.c.version == reference.version)
+
+
+def _version(row: Row[Any]) -> Version:
+    return Version(
+        reference=VersionReference(row.model, row.version),
+        digest=row.digest,
+        size_bytes=row.size_bytes,
+        signature=json.loads(row.signature),
+        runtimes=tuple(json.loads(row.runtimes)),
+        allowed_by=row.allowed_by,
+        pushed_at_us=row.pushed_at_us,
+        pushed_by=row.pushed_by,
+    )

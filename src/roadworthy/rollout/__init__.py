@@ -1,0 +1,1 @@
+"""Endpoints, and how traffic moves from one version to another."""

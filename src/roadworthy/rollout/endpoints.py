@@ -1,0 +1,150 @@
+"""Endpoints as they stand in the store: which version answers, which answered before, which is on its way.
+
+Every change counts the generation up, in one statement that names the generation it expects: of two changes at once, one wins.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from roadworthy.foundation.errors import Conflict, NotFound
+from roadworthy.store.tables import PROJECT, endpoints
+
+LOADING = "LOADING"
+FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A version that is to answer once it is loaded and proved everywhere."""
+
+    version: str
+    state: str
+    since_us: int
+    reason: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A public name. Versions are written `flights:3`; `signature` and `policy` are plain documents."""
+
+    name: str
+    generation: int
+    current: str | None
+    previous: str | None
+    pending: Pending | None
+    policy: dict[str, Any]
+    signature: dict[str, Any]
+    changed_at_us: int
+    changed_by: str
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Every version that gateways must hold for it."""
+        pending = self.pending.version if self.pending is not None and self.pending.state != FAILED else None
+        return tuple(dict.fromkeys(v for v in (self.current, self.previous, pending) if v is not None))
+
+    def switched(self, version: str) -> Endpoint:
+        """The endpoint after `version` took over."""
+        before = self.current if self.current != version else self.previous
+        return replace(self, generation=self.generation + 1, current=version, previous=before, pending=None)
+
+
+def find(connection: Connection, name: str) -> Endpoint | None:
+    """The endpoint, or None."""
+    row = connection.execute(select(endpoints).where(endpoints.c.name == name)).first()
+    return None if row is None else _endpoint(row)
+
+
+def get(connection: Connection, name: str) -> Endpoint:
+    """The endpoint.
+
+    Raises:
+        NotFound: "unknown-endpoint".
+    """
+    endpoint = find(connection, name)
+    if endpoint is None:
+        raise NotFound(
+            f"there is no endpoint {name}", code="unknown-endpoint", hint="`roadworthy list endpoints` shows them"
+        )
+    return endpoint
+
+
+def list_all(connection: Connection) -> list[Endpoint]:
+    """Every endpoint by name."""
+    return [_endpoint(row) for row in connection.execute(select(endpoints).order_by(endpoints.c.name))]
+
+
+def create(connection: Connection, endpoint: Endpoint) -> None:
+    """Write a new one."""
+    connection.execute(insert(endpoints).values(project=PROJECT, **_columns(endpoint)))
+
+
+def change(connection: Connection, before: Endpoint, after: Endpoint) -> None:
+    """Replace `before` by `after` if nobody changed it meanwhile.
+
+    Raises:
+        Conflict: "generation-conflict".
+    """
+    done = connection.execute(
+        update(endpoints)
+        .where(endpoints.c.name == before.name, endpoints.c.generation == before.generation)
+        .values(**_columns(after))
+    )
+    if done.rowcount != 1:
+        raise generation_conflict(before.name)
+
+
+def generation_conflict(name: str) -> Conflict:
+    """The error of the one who came second."""
+    return Conflict(
+        f"endpoint {name} was changed by somebody else meanwhile",
+        code="generation-conflict",
+        hint="look at it again and repeat what you still want",
+    )
+
+
+def remove(connection: Connection, name: str) -> None:
+    """Forget it."""
+    connection.execute(delete(endpoints).where(endpoints.c.name == name))
+
+
+def _columns(endpoint: Endpoint) -> dict[str, Any]:
+    pending = endpoint.pending
+    return {
+        "name": endpoint.name,
+        "generation": endpoint.generation,
+        "current": endpoint.current,
+        "previous": endpoint.previous,
+        "pending": pending and pending.version,
+        "pending_state": pending and pending.state,
+        "pending_reason": pending and pending.reason,
+        "pending_code": pending and pending.code,
+        "pending_since_us": pending and pending.since_us,
+        "policy": json.dumps(endpoint.policy),
+        "signature": json.dumps(endpoint.signature),
+        "changed_at_us": endpoint.changed_at_us,
+        "changed_by": endpoint.changed_by,
+    }
+
+
+def _endpoint(row: Row[Any]) -> Endpoint:
+    pending = None
+    if row.pending is not None:
+        pending = Pending(row.pending, row.pending_state, row.pending_since_us, row.pending_reason, row.pending_code)
+    return Endpoint(
+        name=row.name,
+        generation=row.generation,
+        current=row.current,
+        previous=row.previous,
+        pending=pending,
+        policy=json.loads(row.policy),
+        signature=json.loads(row.signature),
+        changed_at_us=row.changed_at_us,
+        changed_by=row.changed_by,
+    )

@@ -1,0 +1,162 @@
+"""Opens the database, brings it to this release's schema, and hands out transactions.
+
+SQLite by default, PostgreSQL by URL. `control` opens one transaction a verb and passes its connection down to the subjects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text, update
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from roadworthy.foundation.errors import StoreError, Unavailable
+from roadworthy.foundation.ids import random_id
+from roadworthy.store.tables import PROJECT, stores
+
+HEAD = "0001"
+"""The newest revision in migrations/versions; a test compares the two."""
+
+KNOWN_REVISIONS = ("0001",)
+_BUSY_TIMEOUT_MS = 10_000
+
+
+class Database:
+    """An open database at this release's schema."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One transaction: committed at the end, rolled back on any error.
+
+        Raises:
+            Unavailable: "database-busy": somebody else held it for too long.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise Unavailable(
+                "the database is busy or out of reach",
+                code="database-busy",
+                hint="try again; if it goes on, look at the disk and at who else has the database open",
+                retry_after_s=1.0,
+            ) from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """Open, check and migrate. `url` is SQLAlchemy's: sqlite:///FILE or postgresql+psycopg://….
+
+    Raises:
+        StoreError: "database-damaged", "database-newer".
+    """
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+        _prepare_sqlite(engine)
+        _check_sqlite(engine)
+    try:
+        with engine.begin() as connection:
+            _migrate(connection)
+    except DatabaseError as error:
+        engine.dispose()
+        raise _damaged() from error
+    except StoreError:
+        engine.dispose()
+        raise
+    return Database(engine)
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    """WAL, foreign keys, and transactions that SQLite really begins: the driver's own habit leaves DDL outside of them."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _check_sqlite(engine: Engine) -> None:
+    file = engine.url.database
+    if file and file != ":memory:":
+        path = Path(file)
+        if path.exists() and path.stat().st_size == 0 and path.with_name(f"{path.name}-wal").exists():
+            raise _damaged()
+    try:
+        with engine.begin() as connection:
+            verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    except DatabaseError as error:
+        raise _damaged() from error
+    if verdict != "ok":
+        raise _damaged()
+
+
+def _damaged() -> StoreError:
+    return StoreError(
+        "the database is damaged or is no Roadworthy database",
+        code="database-damaged",
+        hint="move the file and its -wal and -shm companions aside, put the last backup in their place, and start again; "
+        "gateways go on serving from their own disks meanwhile",
+    )
+
+
+def _migrate(connection: Connection) -> None:
+    """Bring the schema up to HEAD inside the caller's transaction, and make the store's one row."""
+    present = _revision(connection)
+    if present is not None and present not in KNOWN_REVISIONS:
+        raise StoreError(
+            "the database was written by a later release",
+            code="database-newer",
+            hint="start the later release again, or restore the backup that was made before the upgrade",
+            facts={"revision": present, "known": HEAD},
+        )
+    if present != HEAD:
+        run_migrations(connection, HEAD)
+    if connection.execute(select(stores.c.epoch)).first() is None:
+        connection.execute(insert(stores).values(project=PROJECT, epoch=random_id("epoch"), revision=1))
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def run_migrations(connection: Connection, target: str) -> None:
+    """Run Alembic's revisions up to `target` on an open transaction."""
+    from alembic import command  # imported when there is something to migrate: it costs start-up time
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, target)
+
+
+def bump_revision(connection: Connection) -> int:
+    """Count one change that gateways must see; return the new revision."""
+    connection.execute(update(stores).values(revision=stores.c.revision + 1))
+    return read_revision(connection)[1]
+
+
+def read_revision(connection: Connection) -> tuple[str, int]:
+    """The store's epoch and its present revision."""
+    row = connection.execute(select(stores.c.epoch, stores.c.revision)).one()
+    return row.epoch, row.revision

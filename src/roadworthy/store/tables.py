@@ -1,0 +1,149 @@
+"""Every table, as SQLAlchemy Core describes it. A change here needs a migration; a test compares the two.
+
+Each table has a `project` and text ids. Times are microseconds since 1970 UTC, documents are JSON text.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKeyConstraint,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+PROJECT = "default"
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _project() -> Column[str]:
+    return Column("project", String(64), primary_key=True, default=PROJECT)
+
+
+stores = Table(
+    "stores",
+    metadata,
+    _project(),
+    Column("epoch", String(64), nullable=False),
+    Column("revision", BigInteger, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    _project(),
+    Column("model", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("digest", String(71), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("signature", Text, nullable=False),
+    Column("runtimes", Text, nullable=False),
+    Column("allowed_by", String(64)),
+    Column("pushed_at_us", BigInteger, nullable=False),
+    Column("pushed_by", String(64), nullable=False),
+    UniqueConstraint("project", "model", "digest"),
+)
+
+sequences = Table(
+    "sequences",
+    metadata,
+    _project(),
+    Column("model", String(64), primary_key=True),
+    Column("last_version", Integer, nullable=False),
+)
+"""The highest number that a model ever had: numbers of deleted versions are not given out again."""
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    _project(),
+    Column("name", String(64), primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("current", String(80)),
+    Column("previous", String(80)),
+    Column("pending", String(80)),
+    Column("pending_state", String(16)),
+    Column("pending_reason", Text),
+    Column("pending_code", String(64)),
+    Column("pending_since_us", BigInteger),
+    Column("policy", Text, nullable=False),
+    Column("signature", Text, nullable=False),
+    Column("changed_at_us", BigInteger, nullable=False),
+    Column("changed_by", String(64), nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    _project(),
+    Column("id", String(64), primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("endpoints", Text),
+    Column("created_at_us", BigInteger, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    UniqueConstraint("sha256"),
+)
+
+audit_entries = Table(
+    "audit_entries",
+    metadata,
+    _project(),
+    Column("id", String(64), primary_key=True),
+    Column("at_us", BigInteger, nullable=False, index=True),
+    Column("actor", String(64), nullable=False),
+    Column("verb", String(64), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("detail", Text, nullable=False),
+)
+
+gateways = Table(
+    "gateways",
+    metadata,
+    _project(),
+    Column("id", String(64), primary_key=True),
+    Column("boot", String(64), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("seen_at_us", BigInteger, nullable=False),
+    Column("workers", Text, nullable=False),
+    Column("lost_records", BigInteger, nullable=False),
+)
+
+request_counts = Table(
+    "request_counts",
+    metadata,
+    _project(),
+    Column("gateway", String(64), primary_key=True),
+    Column("boot", String(64), primary_key=True),
+    Column("endpoint", String(64), primary_key=True),
+    Column("generation", BigInteger, primary_key=True),
+    Column("digest", String(71), primary_key=True),
+    Column("outcome", String(64), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    ForeignKeyConstraint(["project", "gateway"], ["gateways.project", "gateways.id"], ondelete="CASCADE"),
+)
+
+record_files = Table(
+    "record_files",
+    metadata,
+    _project(),
+    Column("blob", String(200), primary_key=True),
+    Column("endpoint", String(64), nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("first_us", BigInteger, nullable=False),
+    Column("last_us", BigInteger, nullable=False, index=True),
+)
