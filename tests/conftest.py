@@ -100,10 +100,13 @@ class RunningWorker:
         document = {
             "folder": str(folder), "fd": listener.fileno(), "slot": 0, "slab": str(folder / "run" / "slab"), **options
         }  # fmt: skip
-        document.setdefault("models", plan.models)
+        command = options.pop("command", None) or [str(PLANTED_WORKER)]
+        document.pop("command", None)
+        if command == [str(PLANTED_WORKER)]:
+            document["models"] = plan.models
         self.log = (folder / "log").open("wb")
         self.process = subprocess.Popen(
-            [sys.executable, str(PLANTED_WORKER)], stdin=subprocess.PIPE, stderr=self.log, pass_fds=[listener.fileno()]
+            [sys.executable, *command], stdin=subprocess.PIPE, stderr=self.log, pass_fds=[listener.fileno()]
         )
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(document).encode() + b"\n")

@@ -121,7 +121,8 @@ def check(layout: Layout, body: bytes) -> bool:
     """Compare both ways, for the readers of small bodies and for those of large ones; whether the fast ones accepted."""
     small, large = TypedRows(layout, 100), TypedRows(layout, 100)
     large._small = large._large
-    return all([compare(layout, body, reader) for reader in (small, large)])
+    accepted = [compare(layout, body, reader) for reader in (small, large)]
+    return all(accepted)
 
 
 def compare(layout: Layout, body: bytes, reader: TypedRows) -> bool:

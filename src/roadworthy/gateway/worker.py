@@ -177,8 +177,10 @@ class Worker:
         self._link.lost(count)
 
     def _load_failed(self, digest: str, error: BaseException) -> None:
-        foreseen = isinstance(error, RoadworthyError)
-        self._log.error("load-failed", digest=digest, reason=str(error), exc_info=None if foreseen else error)
+        if isinstance(error, RoadworthyError):
+            self._log.error("load-failed", digest=digest, code=error.code, reason=error.message, hint=error.hint)
+        else:
+            self._log.error("load-failed", digest=digest, code="load-failed", exc_info=error)
 
     def _log_fault(self, endpoint: str, request: Request, error: Exception) -> None:
         self._log.error(

@@ -1,0 +1,122 @@
+"""Telemetry and record files: at least once, soon, in order; nothing lost in silence when the control plane is away."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from roadworthy.contract.telemetry import LOADING, READY, VersionState
+from roadworthy.gateway.metrics import open_worker_metrics
+from tests.gateway.agent.conftest import StandIn, eventually
+from tests.gateway.agent.records import record
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def test_files_are_shipped_then_named_then_deleted(stand_in: Any, start_agent: Any) -> None:
+    """The manifest says what the file holds, and the local copy goes once the frame was accepted."""
+    agent = start_agent(stand_in)
+    worker = agent.worker()
+    worker.send_records([record(at_us=5), record(at_us=9), record("other")])
+    manifests = eventually(lambda: [m for frame in stand_in.frames for m in frame.record_files][:2], "two manifests")
+    eventually(lambda: len({m.blob for frame in stand_in.frames for m in frame.record_files}) == 2, "both manifests")
+    manifests = {m.endpoint: m for frame in stand_in.frames for m in frame.record_files}
+    flights = manifests["flights"]
+    assert (flights.rows, flights.first_us, flights.last_us) == (2, 5, 9)
+    data = stand_in.records[flights.blob.removeprefix("records/")]
+    assert flights.size_bytes == len(data)
+    assert pq.read_table(io.BytesIO(data)).column("at_us").to_pylist() == [5, 9]
+    eventually(lambda: agent.files() == [], "local copies are gone")
+
+
+def test_frames_are_numbered_and_repeated_until_accepted(stand_in: Any, start_agent: Any) -> None:
+    """Refused three times: the same number comes again, none is skipped; the boot is the slab's, also after a restart."""
+    stand_in.refuse_frames = 3
+    agent = start_agent(stand_in)
+    eventually(lambda: len(stand_in.frames) >= 2, "two frames")
+    assert agent.stop() == 0
+    count = len(stand_in.frames)
+    start_agent(stand_in)
+    eventually(lambda: len(stand_in.frames) > count, "frames of the second agent")
+    assert [frame.sequence for frame in stand_in.frames] == list(range(1, len(stand_in.frames) + 1))
+    assert len({(frame.gateway, frame.boot) for frame in stand_in.frames}) == 1
+
+
+def test_counts_come_from_the_slab(stand_in: Any, start_agent: Any) -> None:
+    """Answered, refused and lost records, since the slab was made."""
+    agent = start_agent(stand_in)
+    metrics = open_worker_metrics(agent.slab, 0)
+    bound = metrics.bind("flights", 2, "flights:3", DIGEST)
+    for outcome in ("ok", "ok", "model-failed"):
+        bound.observe(outcome, 0.002, 1)
+    metrics.refused("", "not-found")
+    metrics.lost_records(4)
+    frame = eventually(lambda: [f for f in stand_in.frames if f.lost_records == 4], "the counts arrive")[-1]
+    found = {(c.endpoint, c.generation, c.digest, c.outcome): c.count for c in frame.counts}
+    assert found == {
+        ("flights", 2, DIGEST, "ok"): 2, ("flights", 2, DIGEST, "model-failed"): 1, ("", 0, "", "not-found"): 1
+    }  # fmt: skip
+
+
+def test_a_change_of_state_is_told_at_once(stand_in: Any, start_agent: Any) -> None:
+    """Not at the next second: a deploy waits for this."""
+    agent = start_agent(stand_in)
+    worker = agent.worker()
+    worker.hello(versions=(VersionState(DIGEST, LOADING),))
+    eventually(lambda: [f for f in stand_in.frames if f.workers], "the worker is told")
+    delays = []
+    for revision in range(1, 6):
+        sent = time.monotonic()
+        worker.hello(revision=revision, versions=(VersionState(DIGEST, READY, "native"),))
+        eventually(lambda n=revision: stand_in.frames[-1].workers[0].revision == n, "the report arrives")
+        delays.append(stand_in.arrivals[-1] - sent)
+    assert sorted(delays)[2] < 0.25, delays
+
+
+def test_a_worker_that_died_is_in_no_report(stand_in: Any, start_agent: Any) -> None:
+    """The end of its connection takes it out; the other one stays."""
+    agent = start_agent(stand_in)
+    one, other = agent.worker(), agent.worker()
+    one.hello(0)
+    other.hello(1)
+    eventually(lambda: stand_in.frames and len(stand_in.frames[-1].workers) == 2, "both are told")
+    one.close()
+    eventually(lambda: [w.slot for w in stand_in.frames[-1].workers] == [1], "one is left")
+
+
+def test_files_wait_on_disk_while_the_control_plane_is_away(start_agent: Any) -> None:
+    """Written and kept with nobody there; shipped by the next agent when somebody is, exactly once each."""
+    first = StandIn()
+    first.close()
+    agent = start_agent(first)
+    agent.worker().send_records([record(id="x" * 32)])
+    eventually(lambda: len(agent.files()) == 1, "the file is there")
+    assert agent.stop() == 0
+    assert len(agent.files()) == 1
+    again = StandIn(first.port)
+    try:
+        start_agent(again)
+        eventually(lambda: [m for f in again.frames for m in f.record_files], "the manifest arrives")
+        eventually(lambda: agent.files() == [], "the file is gone")
+        manifests = {m for f in again.frames for m in f.record_files}
+        assert [(m.endpoint, m.rows) for m in manifests] == [("flights", 1)]
+        (data,) = again.records.values()
+        assert pq.read_table(io.BytesIO(data)).column("id").to_pylist() == ["x" * 32]
+    finally:
+        again.close()
+
+
+def test_an_orderly_stop_writes_and_ships_what_is_left(stand_in: Any, start_agent: Any) -> None:
+    """Records that came just before SIGTERM are not lost."""
+    agent = start_agent(stand_in)
+    worker = agent.worker()
+    worker.hello()
+    worker.send_records([record() for _ in range(10)])
+    worker.close()
+    assert agent.stop() == 0
+    assert sum(m.rows for m in {m for f in stand_in.frames for m in f.record_files}) == 10
+    assert stand_in.frames[-1].workers == ()
+    assert agent.files() == []
