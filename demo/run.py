@@ -88,7 +88,10 @@ def pack(data: Data, last_month: int, trees: int) -> tuple[rw.Package, Pipeline]
         f"packed and proved in {time.monotonic() - begun:.1f} s"
     )
     say(f"  {package.digest}")
-    say(f"  runtimes: {', '.join(package.runtimes)}; carries code: {'yes' if package.carries_code else 'no'}")
+    for outcome in package.attestations["compile"]["outcomes"]:
+        if outcome["kept"]:
+            say(f"  {outcome['name']}: {outcome['reason']}")
+    say(f"  runtimes: {', '.join(package.runtimes)}; needs code to run: {'yes' if package.carries_code else 'no'}")
     return package, model
 
 

@@ -38,7 +38,7 @@ package.digest, package.name, package.manifest, package.signature, package.runti
 assert package.carries_code
 assert package.golden()[0].rows > 0
 """
-    assert imported(code, str(tree_package)) & {*HEAVY, *SERVERS, "cloudpickle"} == set()
+    assert imported(code, str(tree_package)) & {*HEAVY, *SERVERS} == set()
 
 
 def test_the_command_line_starts_light() -> None:
