@@ -16,7 +16,7 @@ from roadworthy.foundation.errors import PackError
 from roadworthy.schema.batch import Array
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Privacy, Scalar
-from roadworthy.schema.tables import library_of
+from roadworthy.schema.tables import ORDERED, library_of, loses_time, numpy_name, pandas_name
 
 MAX_CATEGORIES = 256
 ARRAY_FIELD = "x"
@@ -58,11 +58,12 @@ def _fields_of(sample: Any) -> tuple[list[Field], Container]:
     if library in ("pandas", "polars"):
         _check_names(list(sample.columns))
         _check_rows(len(sample))
-        infer = _pandas_field if library == "pandas" else _polars_field
-        container = Container.DATAFRAME if library == "pandas" else Container.POLARS
-        return [infer(str(name), sample[name]) for name in sample.columns], container
+        if library == "polars":
+            return [_polars_field(name, sample[name]) for name in sample.columns], Container.POLARS
+        fields = [_pandas_field(name, sample[name]) for name in sample.columns]
+        return [_with_native(field, sample[field.name].dtype) for field in fields], Container.DATAFRAME
     if isinstance(sample, np.ndarray):
-        _check_rows(sample.shape[0] if sample.ndim else 0)
+        _check_rows(sample.shape[0] if sample.ndim and sample.size else 0)
         return [_array_field(sample)], Container.ARRAY
     if isinstance(sample, Sequence) and not isinstance(sample, (str, bytes)):
         _check_rows(len(sample))
@@ -74,6 +75,12 @@ def _fields_of(sample: Any) -> tuple[list[Field], Container]:
         code="unsupported-sample",
         hint="give a pandas or polars DataFrame, a numpy array, or a list of records",
     )
+
+
+def _with_native(field: Field, dtype: Any) -> Field:
+    """Keep pandas' own name of a column's type when the field's dtype alone would bring another one back."""
+    name = ORDERED if getattr(dtype, "ordered", None) else str(dtype)
+    return field if name == pandas_name(field) else dataclasses.replace(field, native=name)
 
 
 def _check_rows(rows: int) -> None:
@@ -134,19 +141,28 @@ def _polars_field(name: str, series: Any) -> Field:
     import polars as pl
 
     nulls = series.null_count() > 0
-    if series.dtype in (pl.Categorical, pl.Enum):
-        return _category_field(name, sorted(series.cast(pl.String).drop_nulls().unique().to_list()), nulls)
+    native: str | None = None
+    if series.dtype == pl.Enum:
+        return _category_field(name, series.dtype.categories.to_list(), nulls)
+    if series.dtype == pl.Categorical:
+        field = _category_field(name, sorted(series.cast(pl.String).drop_nulls().unique().to_list()), nulls)
+        return dataclasses.replace(field, native="Categorical")
     if series.dtype == pl.String:
         return _strings(name, series.drop_nulls().to_list(), nulls)
+    if series.dtype in (pl.List, pl.Array, pl.Struct, pl.Null):
+        return _object_field(name, series.drop_nulls().to_list(), nulls)
     if isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is not None:
+        native = series.dtype.time_zone
         series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    elif series.dtype == pl.Date:
+        native = "Date"
     values = series.drop_nulls().to_numpy()
     if values.dtype.kind == "f":
         nulls = nulls or bool(np.isnan(values).any())
         values = values[~np.isnan(values)]
     if values.dtype.kind == "O":
         return _object_field(name, series.drop_nulls().to_list(), nulls)
-    return _numbers(name, values, nulls)
+    return dataclasses.replace(_numbers(name, values, nulls), native=native)
 
 
 def _array_field(array: Array) -> Field:
@@ -159,7 +175,9 @@ def _array_field(array: Array) -> Field:
     nulls = array.dtype.kind == "f" and bool(np.isnan(array).any())
     present = array[~np.isnan(array)] if nulls else array.reshape(-1)
     field = _numbers(ARRAY_FIELD, present, nulls)
-    return dataclasses.replace(field, shape=array.shape[1:], categories=None if array.ndim > 1 else field.categories)
+    native = array.dtype.name if array.dtype.kind in "fM" and array.dtype.name != numpy_name(field) else None
+    categories = None if array.ndim > 1 else field.categories
+    return dataclasses.replace(field, shape=array.shape[1:], categories=categories, native=native)
 
 
 def _record_fields(sample: Sequence[Mapping[str, Any]]) -> list[Field]:
@@ -230,6 +248,13 @@ def _strings(name: str, present: list[Any], nulls: bool) -> Field:
 
 
 def _times(name: str, values: Array, nulls: bool) -> Field:
+    if loses_time(values):
+        raise PackError(
+            f"column {name!r} holds times finer than microseconds",
+            code="unsupported-column",
+            hint="round the column to microseconds before training: no request can carry more",
+            facts={"column": name},
+        )
     present = values[~np.isnat(values)].astype("datetime64[us]").astype(np.int64)
     low, high = (str(present.min()), str(present.max())) if len(present) else (None, None)
     return Field(name, DType.TIMESTAMP, nullable=nulls or len(present) < len(values), minimum=low, maximum=high)

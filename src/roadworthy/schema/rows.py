@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,11 @@ from roadworthy.foundation.errors import InvalidInput
 from roadworthy.schema.batch import Array, Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
+from roadworthy.schema.timestamps import MAXIMUM, MINIMUM, parse_timestamp
 
 MAX_PROBLEMS = 20
 _EXACT_FLOAT_LIMIT = 2**53
-_MICROSECONDS = 1_000_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_INT64 = (-(2**63), 2**63 - 1)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 _HINTS = {
     "missing-columns": "send every column that the signature names",
@@ -42,6 +40,7 @@ class _Problems:
 
     def __init__(self) -> None:
         self.found: list[dict[str, Any]] = []
+        self.missing: list[str] = []
         self.total = 0
 
     def add(self, code: str, field: str | None, row: int | None, problem: str, expected: str | None = None) -> None:
@@ -67,7 +66,12 @@ class _Problems:
         message = f"{where}: {first['problem']}" if where else str(first["problem"])
         if self.total > 1:
             message = f"{message} (and {self.total - 1} more)"
-        raise InvalidInput(message, code=code, hint=_HINTS.get(first["code"]), facts={"fields": self.found})
+        facts: dict[str, Any] = {"fields": self.found}
+        if self.missing:
+            facts["missing"] = self.missing
+            if len(self.missing) > 1:
+                message = f"columns {', '.join(map(repr, self.missing))} are missing"
+        raise InvalidInput(message, code=code, hint=_HINTS.get(first["code"]), facts=facts)
 
 
 class _ProblemError(Exception):
@@ -158,8 +162,9 @@ def _from_records(
                 continue
         for column, name in zip(columns, names, strict=True):
             column.append(row[name])
-    for name, number in missing.items():
-        problems.add("missing-columns", name, number, "is missing")
+    problems.missing = sorted(missing, key=layout.positions.__getitem__)
+    for name in problems.missing:
+        problems.add("missing-columns", name, missing[name], "is missing")
     for name, number in unknown.items():
         problems.add("unknown-columns", name[:100], number, "is not in the signature")
     return columns, ignored
@@ -272,7 +277,7 @@ def _decode_float(field: Field, value: object) -> float:
         return float(value)
     if not math.isfinite(value):
         raise _ProblemError("not-finite", "is not a finite number")
-    if field.dtype is DType.FLOAT32 and abs(value) > np.finfo(np.float32).max:
+    if field.dtype is DType.FLOAT32 and abs(value) > _FLOAT32_MAX:
         raise _ProblemError("out-of-range", "is beyond float32")
     return value
 
@@ -297,27 +302,46 @@ def _decode_bool(_field: Field, value: object) -> bool:
 def _decode_string(_field: Field, value: object) -> str:
     if not isinstance(value, str):
         raise _ProblemError("wrong-type", f"is {_kind(value)}")
+    _check_unicode(value)
     return value
 
 
-def _decode_timestamp(_field: Field, value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        if not _INT64[0] <= value <= _INT64[1]:
-            raise _ProblemError("out-of-range", "is beyond 64 bits of microseconds")
-        return value
-    if not isinstance(value, str):
-        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+def _check_unicode(text: str) -> None:
+    """Half a surrogate pair is no text: nothing downstream can write it."""
     try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise _ProblemError("wrong-type", "is not an RFC 3339 time") from None
-    if moment.tzinfo is None:
-        raise _ProblemError("wrong-type", "is a time without an offset")
-    delta = moment - _EPOCH
-    return (delta.days * 86_400 + delta.seconds) * _MICROSECONDS + delta.microseconds
+        text.encode()
+    except UnicodeEncodeError:
+        raise _ProblemError("wrong-type", "is text with half a surrogate pair") from None
+
+
+def _decode_timestamp(_field: Field, value: object) -> int:
+    if isinstance(value, str):
+        moment = parse_timestamp(value)
+        if moment is None:
+            raise _ProblemError("wrong-type", "is not an RFC 3339 time with an offset and at most six decimals")
+    elif isinstance(value, int) and not isinstance(value, bool):
+        moment = value
+    else:
+        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+    if not MINIMUM <= moment <= MAXIMUM:
+        raise _ProblemError("out-of-range", "is beyond the years 1 to 9999")
+    return moment
 
 
 def _decode_json(_field: Field, value: object) -> object:
+    """Any value, with finite numbers and whole text in it, however deep."""
+    waiting: list[object] = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting.extend(part)
+            waiting.extend(part.values())
+        elif isinstance(part, (list, tuple)):
+            waiting.extend(part)
+        elif isinstance(part, float) and not math.isfinite(part):
+            raise _ProblemError("not-finite", "holds a number that is not finite")
+        elif isinstance(part, str):
+            _check_unicode(part)
     return value
 
 

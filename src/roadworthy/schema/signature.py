@@ -43,6 +43,8 @@ class Field:
         categorical: the model takes a pandas category; a value outside `categories` is then refused, since the container could
             not hold it. Otherwise an unseen category is passed to the model.
         privacy: what may be kept of the values.
+        native: the training container's own name of the column's type where `dtype` does not tell it, such as "object",
+            "float16" or "datetime64[ns, UTC]"; the model gets its rows back in it. Callers need not know it.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Field:
     categories: tuple[Scalar, ...] | None = None
     categorical: bool = False
     privacy: Privacy = Privacy.KEEP
+    native: str | None = None
 
     def to_document(self) -> dict[str, Any]:
         """A dict of plain JSON values without floats, the same for equal fields; defaults are left out."""
@@ -72,6 +75,8 @@ class Field:
             document["categorical"] = True
         if self.privacy is not Privacy.KEEP:
             document["privacy"] = self.privacy.value
+        if self.native is not None:
+            document["native"] = self.native
         return document
 
     @classmethod
@@ -93,6 +98,7 @@ class Field:
                 categories=None if categories is None else tuple(categories),
                 categorical=bool(document.get("categorical", False)),
                 privacy=Privacy(document.get("privacy", "keep")),
+                native=document.get("native"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PackageInvalid("the signature has a field that cannot be read", code="signature-invalid") from error

@@ -17,6 +17,9 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_rows
 from roadworthy.schema.signature import Container, Field
 
+ORDERED = "category, ordered"
+"""Field.native of a pandas category whose order counts."""
+
 
 def library_of(data: object) -> str:
     """The top package that made `data`: "pandas", "polars", "numpy", "builtins" …; told without importing anything."""
@@ -94,6 +97,10 @@ def _polars_values(series: Any) -> tuple[Any, Any]:
     nulls = series.is_null().to_numpy()
     if series.dtype in (pl.Categorical, pl.Enum, pl.String):
         return np.array(series.cast(pl.String).to_list(), dtype=object), nulls
+    if series.dtype in (pl.List, pl.Array, pl.Struct):
+        values = np.empty(len(series), dtype=object)
+        values[:] = series.to_list()
+        return values, nulls
     if isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is not None:
         series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     if nulls.any() and (series.dtype.is_integer() or series.dtype == pl.Boolean):
@@ -109,6 +116,8 @@ def _fit(field: Field, values: Any, nulls: Any) -> tuple[Array, Array | None]:
     found = DType.from_numpy(values.dtype)
     mask = nulls if nulls is not None and nulls.any() else None
     if found is DType.TIMESTAMP and field.dtype is DType.TIMESTAMP:
+        if loses_time(values):
+            raise _fault(field, "out-of-range", "holds times finer than microseconds")
         array = values.astype("datetime64[us]").astype(np.int64)
         return (array if mask is None else np.where(mask, 0, array)), mask_for(field, mask)
     if found is None or field.dtype.numpy == np.dtype(object) or field.shape or field.categorical:
@@ -196,8 +205,7 @@ def from_batch(batch: Batch, container: Container) -> Any:
     Nulls: NaN in float columns, pandas.NA in integer ("Int64") and bool ("boolean") columns, NaT in times, None elsewhere.
     """
     if container is Container.ARRAY:
-        values, mask = _column(batch, 0)
-        return values if mask is None else _with_nan(values, mask)
+        return _array(batch)
     if container is Container.RECORDS:
         columns = [_python_values(batch, position) for position in range(len(batch.layout.fields))]
         names = [field.name for field in batch.layout.fields]
@@ -208,8 +216,53 @@ def from_batch(batch: Batch, container: Container) -> Any:
         return pl.DataFrame([_polars_column(pl, batch, i) for i in range(len(batch.layout.fields))])
     import pandas as pd
 
-    data = {field.name: _pandas_column(pd, batch, i) for i, field in enumerate(batch.layout.fields)}
-    return pd.DataFrame(data, copy=False)
+    data = {field.name: _pandas_native(pd, batch, i) for i, field in enumerate(batch.layout.fields)}
+    return pd.DataFrame(data)
+
+
+def _array(batch: Batch) -> Array:
+    """The one field as an array of its own, which the model may write into."""
+    values, mask = _column(batch, 0)
+    field = batch.layout.fields[0]
+    if field.dtype is DType.TIMESTAMP:
+        times = values.astype("datetime64[us]")
+        whole = times if mask is None else np.where(mask, np.datetime64("NaT"), times)
+    else:
+        whole = values.copy() if mask is None else _with_nan(values, mask)
+    return whole if field.native is None else whole.astype(field.native)
+
+
+def numpy_name(field: Field) -> str:
+    """numpy's name of the type in which `from_batch` gives a field without `native`."""
+    return "datetime64[us]" if field.dtype is DType.TIMESTAMP else field.dtype.numpy.name
+
+
+def pandas_name(field: Field) -> str:
+    """pandas' name of the type in which `from_batch` gives a field without `native`."""
+    if field.categorical:
+        return "category"
+    if field.nullable and (field.dtype.is_integer or field.dtype is DType.BOOL):
+        return _nullable_name(field.dtype)
+    return "str" if field.dtype is DType.STRING else numpy_name(field)
+
+
+def loses_time(times: Array) -> bool:
+    """Whether any of these datetime64 values is finer than a microsecond."""
+    return bool((times.astype("datetime64[us]") != times)[~np.isnat(times)].any())
+
+
+def _pandas_native(pd: Any, batch: Batch, position: int) -> Any:
+    """A column in the type that it had in training."""
+    native = batch.layout.fields[position].native
+    plain = _pandas_column(pd, batch, position)
+    if native is None or native == ORDERED:
+        return plain
+    if native == "object":
+        return pd.Series(_python_values(batch, position), dtype=object)
+    dtype = pd.api.types.pandas_dtype(native)
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return pd.Series(plain).dt.tz_localize("UTC").astype(dtype)
+    return pd.Series(plain).astype(dtype)
 
 
 def _with_nan(values: Array, mask: Array) -> Array:
@@ -247,7 +300,7 @@ def _pandas_column(pd: Any, batch: Batch, position: int) -> Any:
         return list(values)
     if field.categorical:
         plain = values if mask is None else _with_none(values, mask)
-        return pd.Categorical(plain, categories=list(field.categories or ()))
+        return pd.Categorical(plain, categories=list(field.categories or ()), ordered=field.native == ORDERED)
     if field.dtype is DType.TIMESTAMP:
         times = values.astype("datetime64[us]")
         return times if mask is None else np.where(mask, np.datetime64("NaT"), times)
@@ -281,8 +334,18 @@ def _polars_column(pl: Any, batch: Batch, position: int) -> Any:
         if kind is None and field.dtype not in (DType.JSON, DType.TIMESTAMP):
             kind = pl.Series(values[:0]).dtype
         series = pl.Series(field.name, plain, dtype=kind)
-        return series.cast(pl.Enum([str(c) for c in field.categories or ()])) if field.categorical else series
-    return pl.Series(field.name, values)
+        if field.categorical:
+            kind = (
+                pl.Categorical if field.native == "Categorical" else pl.Enum([str(c) for c in field.categories or ()])
+            )
+            return series.cast(kind)
+    else:
+        series = pl.Series(field.name, values)
+    if field.dtype is not DType.TIMESTAMP or field.native is None:
+        return series
+    if field.native == "Date":
+        return series.cast(pl.Date)
+    return series.dt.replace_time_zone("UTC").dt.convert_time_zone(field.native)
 
 
 def answers_to_batch(layout: Layout, answers: Mapping[str, Array], rows: int) -> Batch:
@@ -312,10 +375,10 @@ def _fit_answer(field: Field, values: Array) -> tuple[Array, Array | None]:
         want not in (-1, got) for want, got in zip(field.shape, values.shape[1:], strict=True)
     ):
         raise ModelFault(f"output {field.name!r} has shape {list(values.shape[1:])}", code="wrong-output-type")
-    if values.dtype == field.dtype.numpy and values.dtype.kind != "O":
+    nulls = _null_answers(values) if field.nullable else None
+    if values.dtype == field.dtype.numpy and values.dtype.kind != "O" and (nulls is None or not nulls.any()):
         return values, None
     plain = Field(field.name, field.dtype, nullable=field.nullable)
-    nulls = _null_answers(values) if field.nullable else None
     try:
         fitted, mask = _fit(plain, values.reshape(-1), nulls)
     except InvalidInput as error:
@@ -327,6 +390,8 @@ def _null_answers(values: Array) -> Array:
     flat = values.reshape(-1)
     if flat.dtype.kind == "f":
         return np.isnan(flat)
+    if flat.dtype.kind == "M":
+        return np.isnat(flat)
     return np.array([value is None for value in flat.tolist()], dtype=bool)
 
 
