@@ -1,0 +1,73 @@
+"""`up --detach`: starts the same command in a session of its own, and returns when it is ready or tells why it is not.
+
+The detached process writes its log to the home folder and ONE line of JSON to an inherited pipe: what it would have announced, or
+the error. A key that is shown once travels through this pipe, never through the log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from roadworthy.cli.output import say
+from roadworthy.foundation import errors
+from roadworthy.foundation.errors import RoadworthyError
+
+_MAX_LOG_BYTES = 16 << 20
+_LAST_LINES = 20
+
+
+def detach(arguments: Sequence[str], log: Path) -> dict[str, Any]:
+    """Start `roadworthy ARGUMENTS --ready-fd N` and return what it announced.
+
+    Raises:
+        RoadworthyError: as it told; code "start-failed" when it ended without a word, after its last log lines were shown.
+    """
+    reader, writer = os.pipe()
+    _keep_small(log)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    begin = os.fstat(descriptor).st_size
+    try:
+        subprocess.Popen(  # noqa: S603 - our own command, again
+            [sys.executable, "-P", "-m", "roadworthy.cli.main", *arguments, "--ready-fd", str(writer)],
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            pass_fds=(writer,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(writer)
+        os.close(descriptor)
+    with os.fdopen(reader, "rb") as pipe:
+        line = pipe.readline()
+    message: dict[str, Any] = json.loads(line) if line else {}
+    if message and "error" not in message:
+        return message
+    if message.get("code") in (None, "start-refused"):
+        for text in _tail(log, begin):
+            say(f"  {text}")
+    if message:
+        kind = getattr(errors, str(message["class"]))
+        raise kind(message["error"], code=message["code"], hint=message["hint"])
+    raise RoadworthyError(
+        "it ended before it was ready",
+        code="start-failed",
+        hint=f"the lines above are the end of its log, {log}",
+    )
+
+
+def _keep_small(log: Path) -> None:
+    if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+        log.replace(log.with_suffix(".old.log"))
+
+
+def _tail(log: Path, begin: int) -> list[str]:
+    with log.open("rb") as handle:
+        handle.seek(begin)
+        return handle.read().decode("utf-8", "replace").splitlines()[-_LAST_LINES:]

@@ -1,0 +1,176 @@
+"""`roadworthy deploy | rollback | undeploy | logs | status`: what endpoints serve, and what they answered."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.output import facts, say, show, table
+from roadworthy.cli.registry import endpoint_table, pending_text
+
+_CELL_CHARACTERS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitOptions(RemoteOptions):
+    """How long to wait for a change."""
+
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is served.")] = True
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait.", min=0)] = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployOptions(WaitOptions):
+    """`deploy`."""
+
+    reference: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version, like flights:2.")]
+    endpoint: Annotated[str, typer.Option("--endpoint", help="The endpoint that is to serve it.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackOptions(WaitOptions):
+    """`rollback`."""
+
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointOptions(RemoteOptions):
+    """`undeploy`."""
+
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsOptions(RemoteOptions):
+    """`logs`."""
+
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
+    last: Annotated[int, typer.Option("--last", metavar="N", help="How many.", min=1, max=1000)] = 20
+    prediction: Annotated[str | None, typer.Option("--id", help="Only the prediction with this id.")] = None
+
+
+def deploy(options: DeployOptions) -> None:
+    """Let an endpoint serve a version.
+
+    It is loaded and proved beside the one that serves, then the endpoint is switched; nothing is dropped.
+    """
+    from roadworthy.client import Client
+
+    begun = time.monotonic()
+    with Client.from_settings(options.settings.client) as client:
+        asked = client.deploy(options.reference, options.endpoint)
+        _finish(client, asked, options, begun)
+
+
+def rollback(options: RollbackOptions) -> None:
+    """Let an endpoint serve the version before again."""
+    from roadworthy.client import Client
+
+    begun = time.monotonic()
+    with Client.from_settings(options.settings.client) as client:
+        _finish(client, client.rollback(options.endpoint), options, begun)
+
+
+def _finish(client: Any, asked: Mapping[str, Any], options: WaitOptions, begun: float) -> None:
+    told: list[str] = []
+
+    def progress(document: Mapping[str, Any]) -> None:
+        text = pending_text(document.get("pending"))
+        if text is not None and text not in told and sys.stderr.isatty():
+            told.append(text)
+            say(f"{document['name']}: {text}")
+
+    document = client.wait(asked, timeout_s=options.timeout, progress=progress) if options.wait else asked
+    if document.get("pending") is None and document.get("state") == "serving":
+        text = f"{document['name']} serves {document['version']} (after {time.monotonic() - begun:.1f} s)"
+    else:
+        text = f"{document['name']}: {pending_text(document.get('pending')) or document.get('state')}"
+    show(document, text, as_json=options.json)
+
+
+def undeploy(options: EndpointOptions) -> None:
+    """Delete an endpoint; its versions stay."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        client.undeploy(options.endpoint)
+    show({"name": options.endpoint, "deleted": True}, f"{options.endpoint} deleted", as_json=options.json)
+
+
+def logs(options: LogsOptions) -> None:
+    """Show what an endpoint was asked and what it answered."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        page = client.logs(options.endpoint, last=options.last, prediction_id=options.prediction)
+    rows = [
+        (
+            item["time"],
+            item["id"],
+            item.get("version"),
+            item["status"] if item["code"] == "ok" else f"{item['status']} {item['code']}",
+            f"{item['latency_ms']:.1f} ms",
+            item["rows"],
+            _cell(item.get("inputs")),
+            _cell(item.get("outputs")),
+        )
+        for item in page["items"]
+    ]
+    headings = ("TIME", "ID", "VERSION", "STATUS", "LATENCY", "ROWS", "ASKED", "ANSWERED")
+    show(page, table(headings, rows), as_json=options.json)
+    if page.get("lost") and not options.json:
+        say(f"note: {page['lost']} records were lost on their way")
+
+
+def _cell(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return line if len(line) <= _CELL_CHARACTERS else f"{line[: _CELL_CHARACTERS - 1]}…"
+
+
+def status(options: RemoteOptions) -> None:
+    """Show control plane, gateways and endpoints."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        document = client.status()
+    control = document["control"]
+    head = facts({"control plane": control["version"], "revision": f"{control['revision']} of {control['epoch']}"})
+    gateways = [
+        (
+            gateway["id"],
+            gateway.get("seen_at"),
+            gateway.get("revision"),
+            len(gateway.get("workers") or ()),
+            _states(gateway.get("workers") or ()),
+            gateway.get("lost_records"),
+        )
+        for gateway in document["gateways"]
+    ]
+    seen = table(("GATEWAY", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS"), gateways)
+    show(document, "\n\n".join((head, seen, endpoint_table(document["endpoints"]))), as_json=options.json)
+
+
+def _states(workers: Sequence[dict[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for worker in workers:
+        for version in worker.get("versions") or ():
+            counts[version["state"]] = counts.get(version["state"], 0) + 1
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, "deploy")(deploy)
+    command(app, "rollback")(rollback)
+    command(app, "undeploy")(undeploy)
+    command(app, "logs")(logs)
+    command(app, "status")(status)

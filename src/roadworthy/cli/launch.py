@@ -1,0 +1,157 @@
+"""Runs plans until they are told to stop, and tells when they are ready: `up`, `serve`, `gateway` and `control` all end here.
+
+The main thread is the supervisor's; a second one asks the probes until all say yes, and announces it once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from roadworthy.cli.output import say
+from roadworthy.foundation.child import EXIT_REFUSED
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.sockets import listen
+from roadworthy.settings import Settings
+from roadworthy.supervisor import ChildPlan, Supervisor
+
+_PROBE_S = 0.02
+_SLOW_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to run and what to say about it.
+
+    Attributes:
+        plans: the children.
+        slab: of the workers, or None.
+        probes: addresses that all must answer 200 before it is ready.
+        announce: called once, then.
+        failed: looks at a probe's answer; the error when it will never be ready.
+        patience_s: announce after that long even when a probe still answers no; None waits on.
+    """
+
+    plans: Sequence[ChildPlan]
+    slab: Path | None
+    probes: Sequence[str]
+    announce: Callable[[], None]
+    failed: Callable[[Mapping[str, Any]], RoadworthyError | None] = lambda _answer: None
+    patience_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Watch:
+    over: threading.Event = field(default_factory=threading.Event)
+    error: RoadworthyError | None = None
+
+
+def run(launch: Launch) -> None:
+    """Stay until the planes have stopped in order.
+
+    Raises:
+        RoadworthyError: "start-refused" when a process could not start, "stopped-by-force" when one had to be killed, or what
+            `failed` told.
+    """
+    watch = _Watch()
+    supervisor = Supervisor(launch.plans, slab=launch.slab)
+    thread = threading.Thread(target=_watch, args=(launch, watch, supervisor.stop), name="readiness", daemon=True)
+    thread.start()
+    try:
+        status = supervisor.run()
+    finally:
+        watch.over.set()
+        thread.join()
+    if watch.error is not None:
+        raise watch.error
+    if status == EXIT_REFUSED:
+        raise RoadworthyError(
+            "a process refused to start, so nothing was started",
+            code="start-refused",
+            hint="the lines above say which one and why",
+        )
+    if status != 0:
+        raise RoadworthyError(
+            "stopped, but a process had to be killed",
+            code="stopped-by-force",
+            hint="a request or a model was still busy when its time was up",
+        )
+
+
+def _watch(launch: Launch, watch: _Watch, stop: Callable[[], None]) -> None:
+    begun = time.monotonic()
+    waiting = list(launch.probes)
+    warned = False
+    while waiting and not watch.over.wait(_PROBE_S):
+        status, answer = probe(waiting[0])
+        if status == 200:
+            waiting.pop(0)
+            continue
+        watch.error = launch.failed(answer)
+        if watch.error is not None:
+            stop()
+            return
+        waited = time.monotonic() - begun
+        if not warned and waited > _SLOW_S:
+            warned = True
+            say(f"still waiting for {waiting[0]} ({_reason(answer)})")
+        if status != 0 and launch.patience_s is not None and waited > launch.patience_s:
+            say(f"going on although {waiting.pop(0)} is not ready ({_reason(answer)})")
+    if not waiting:
+        launch.announce()
+
+
+def _reason(answer: Mapping[str, Any]) -> str:
+    missing = ", ".join(map(str, answer.get("missing") or ()))
+    return f"{answer.get('reason') or 'no answer yet'}{': ' if missing else ''}{missing}"
+
+
+def probe(url: str) -> tuple[int, Mapping[str, Any]]:
+    """A probe's status and its JSON answer; 0 when nobody answers."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+        connection.request("GET", parts.path)
+        reply = connection.getresponse()
+        body = reply.read()
+        with contextlib.suppress(ValueError):
+            document = json.loads(body)
+            return reply.status, document if isinstance(document, dict) else {}
+        return reply.status, {}
+    return 0, {}
+
+
+@contextlib.contextmanager
+def gateway_sockets(settings: Settings) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The bound sockets for predictions and for metrics; a taken port is told before anything is started."""
+    gateway = settings.gateway
+    with (
+        contextlib.closing(listen(gateway.host, gateway.port, setting="--port")) as listener,
+        contextlib.closing(listen(gateway.metrics_host, gateway.metrics_port, setting="--metrics-port")) as metrics,
+    ):
+        yield listener, metrics
+
+
+@contextlib.contextmanager
+def control_socket(settings: Settings, setting: str) -> Iterator[socket.socket]:
+    """The bound socket of the control plane. `setting` is the flag that takes another port."""
+    with contextlib.closing(listen(settings.control.host, settings.control.port, setting=setting)) as listener:
+        yield listener
+
+
+def tell(descriptor: int | None, message: Mapping[str, object]) -> None:
+    """Write one line of JSON to the process that waits for this one (`detach.py`), if there is one."""
+    if descriptor is not None:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, json.dumps(message).encode("utf-8") + b"\n")
+            os.close(descriptor)

@@ -1,0 +1,264 @@
+"""`roadworthy up | gateway | control | stop`: the planes of this machine, together or apart."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from roadworthy.cli import detach as detaching
+from roadworthy.cli.home import CONTROL, GATEWAY, SUPERVISOR, Context, Home, PlaneKeys
+from roadworthy.cli.launch import Launch, control_socket, gateway_sockets, run, tell
+from roadworthy.cli.options import Options, Sets, command
+from roadworthy.cli.output import facts, quiet_children, say, show
+from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of
+from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavailable
+from roadworthy.settings import Settings
+
+_STOP_STEP_S = 0.05
+_PATIENCE_S = 60.0
+"""A version that cannot be loaded must not keep `up` from being up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayOptions(Options):
+    """The data plane's flags."""
+
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address for predictions (127.0.0.1)."), Sets("gateway.host")
+    ] = None
+    port: Annotated[int | None, typer.Option("--port", help="Port for predictions (8080)."), Sets("gateway.port")] = (
+        None
+    )
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", help="Port of the metrics page (8082)."),
+        Sets("gateway.metrics_port"),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Worker processes (usable cores, at most 4)."),
+        Sets("gateway.workers"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions(GatewayOptions):
+    """`up`."""
+
+    control_port: Annotated[
+        int | None, typer.Option("--control-port", help="Port of the control plane (8081)."), Sets("control.port")
+    ] = None
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready; it runs on.")] = False
+    ready_fd: Annotated[int | None, typer.Option("--ready-fd", hidden=True)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayCommandOptions(GatewayOptions):
+    """`gateway`."""
+
+    control_url: Annotated[
+        str | None,
+        typer.Option("--control-url", help="Address of the control plane. Without one, what is on disk is served."),
+        Sets("client.control_url"),
+    ] = None
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", help="File with a key of the role gateway (or ROADWORTHY_KEY).")
+    ] = None
+    name: Annotated[str | None, typer.Option("--name", help="Under which it reports."), Sets("gateway.name")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlOptions(Options):
+    """`control`."""
+
+    host: Annotated[str | None, typer.Option("--host", help="Address (127.0.0.1)."), Sets("control.host")] = None
+    port: Annotated[int | None, typer.Option("--port", help="Port (8081)."), Sets("control.port")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopOptions(Options):
+    """`stop`."""
+
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait.", min=0)] = 90.0
+
+
+def up(options: UpOptions) -> None:
+    """Run control plane and gateway on this machine.
+
+    Until Ctrl-C; with -d it returns when they are ready, and `roadworthy stop` ends them.
+    """
+    settings = options.settings
+    home = Home(settings.general.home)
+    if options.detach:
+        _announce(detaching.detach(_again(options), home.log), as_json=options.json)
+        return
+    with (
+        _telling(options.ready_fd),
+        home.held(SUPERVISOR, CONTROL, GATEWAY),
+        gateway_sockets(settings) as sockets,
+        control_socket(settings, "--control-port") as control,
+    ):
+        keys = home.keys()
+        level = quiet_children(settings)
+        urls = Context(url_of(settings.control.host, control), url_of(settings.gateway.host, sockets[0]), keys.admin)
+        home.write_context(urls)
+        name = settings.gateway.name or "local"
+        plan = GatewayPlan(name, home.gateway, *sockets, control_url=urls.control_url, key=keys.gateway)
+        children = gateway_children(plan, settings, level)
+        children.append(control_child(home.control, control, settings, keys.bootstrap(), level))
+        message = _message(urls, url_of(settings.gateway.metrics_host, sockets[1]), keys)
+        announce = _announcer(options.ready_fd, message, as_json=options.json)
+        probes = (f"{urls.control_url}/readyz", f"{urls.gateway_url}/readyz")
+        run(Launch(children, plan.slab, probes, announce, patience_s=_PATIENCE_S))
+
+
+def gateway(options: GatewayCommandOptions) -> None:
+    """Run a gateway alone.
+
+    It serves what its control plane says, and while that is away or not named, what is on its disk.
+    """
+    settings = options.settings
+    home = Home(settings.general.home)
+    key = _key_between(options.key_file, settings, home)
+    if settings.client.control_url is not None and key is None:
+        raise SettingsError(
+            "the gateway has no key for its control plane",
+            code="gateway-key-missing",
+            hint="make one with `roadworthy keys create --role gateway`, and give it as ROADWORTHY_KEY or --key-file",
+        )
+    with home.held(GATEWAY), gateway_sockets(settings) as sockets:
+        name = settings.gateway.name or _machine_name()
+        plan = GatewayPlan(name, home.gateway, *sockets, control_url=settings.client.control_url, key=key)
+        url = url_of(settings.gateway.host, sockets[0])
+        message = {"gateway": url, "metrics": f"{url_of(settings.gateway.metrics_host, sockets[1])}/metrics"}
+        children = gateway_children(plan, settings, quiet_children(settings))
+        announce = _announcer(None, message, as_json=options.json)
+        run(Launch(children, plan.slab, [f"{url}/readyz"], announce))
+
+
+def control(options: ControlOptions) -> None:
+    """Run the control plane alone.
+
+    Gateways connect to it with a key of the role gateway.
+    """
+    settings = options.settings
+    home = Home(settings.general.home)
+    with home.held(CONTROL), control_socket(settings, "--port") as listener:
+        keys = home.keys()
+        known = home.context()
+        url = url_of(settings.control.host, listener)
+        home.write_context(Context(url, known.gateway_url if known else "http://127.0.0.1:8080", keys.admin))
+        message = {"control": url, **({"admin_key": keys.admin} if keys.new else {})}
+        plan = control_child(home.control, listener, settings, keys.bootstrap(), quiet_children(settings))
+        run(Launch([plan], None, [f"{url}/readyz"], _announcer(None, message, as_json=options.json)))
+
+
+def stop(options: StopOptions) -> None:
+    """Stop what runs in this home folder, and wait for it."""
+    home = Home(options.settings.general.home)
+    asked = home.running()
+    for pid in asked:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + options.timeout
+    while home.running() & asked:
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"still running after {options.timeout:g} s",
+                code="stop-timeout",
+                hint="requests may still be in flight; run it again, a second signal stops by force",
+                facts={"pids": sorted(asked)},
+            )
+        time.sleep(_STOP_STEP_S)
+    show({"stopped": sorted(asked)}, "stopped" if asked else "nothing was running", as_json=options.json)
+
+
+def _key_between(key_file: Path | None, settings: Settings, home: Home) -> str | None:
+    if key_file is not None:
+        return key_file.read_text(encoding="ascii").strip()
+    if settings.origin("client.key") not in ("default", "context"):
+        return settings.client.key
+    return home.gateway_key()
+
+
+def _machine_name() -> str:
+    name = re.sub(r"[^a-z0-9-]+", "-", platform.node().lower()).strip("-")
+    return name[:64].strip("-") or "gateway"
+
+
+def _again(options: UpOptions) -> list[str]:
+    """The arguments of the same `up`, to stay in the foreground of a process of its own."""
+    flags = {
+        "--home": options.home,
+        "--host": options.host,
+        "--port": options.port,
+        "--metrics-port": options.metrics_port,
+        "--workers": options.workers,
+        "--control-port": options.control_port,
+    }
+    return ["up", *(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))]
+
+
+@contextmanager
+def _telling(descriptor: int | None) -> Iterator[None]:
+    """Hand an error to the process that waits for this one, and let it pass."""
+    try:
+        yield
+    except RoadworthyError as error:
+        told = {"error": error.message, "class": type(error).__name__, "code": error.code, "hint": error.hint}
+        tell(descriptor, told)
+        raise
+
+
+def _message(urls: Context, metrics: str, keys: PlaneKeys) -> dict[str, object]:
+    message: dict[str, object] = {
+        "gateway": urls.gateway_url,
+        "control": urls.control_url,
+        "api": f"{urls.control_url}/docs",
+        "metrics": f"{metrics}/metrics",
+    }
+    return {**message, "admin_key": keys.admin} if keys.new else message
+
+
+def _announcer(descriptor: int | None, message: Mapping[str, object], *, as_json: bool) -> Callable[[], None]:
+    def announce() -> None:
+        if descriptor is not None:
+            tell(descriptor, message)
+        else:
+            _announce(message, as_json=as_json)
+
+    return announce
+
+
+_LABELS = {
+    "gateway": "gateway",
+    "control": "control plane",
+    "api": "API page",
+    "metrics": "metrics",
+    "admin_key": "admin key",
+}
+
+
+def _announce(message: Mapping[str, Any], *, as_json: bool) -> None:
+    text = facts({label: message.get(name) for name, label in _LABELS.items()})
+    show(dict(message), f"Roadworthy is up\n{text}", as_json=as_json)
+    if "admin_key" in message and not as_json:
+        say("note: the admin key is shown only now; this machine's command line finds it in the home folder")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, "up")(up)
+    command(app, "stop")(stop)
+    command(app, "gateway")(gateway)
+    command(app, "control")(control)

@@ -1,0 +1,110 @@
+"""The door of the command line: builds the commands, and turns every error into one clear block and an exit status.
+
+`roadworthy --help` must answer at once, so the groups import what is heavy only inside the verbs that need it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import roadworthy
+from roadworthy.cli import configuration, endpoints, exits, keys, machine, packages, registry, serving
+from roadworthy.cli.output import say, show_error
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.settings import load_settings
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+_UNFORESEEN = RoadworthyError(
+    "something went wrong that nobody foresaw",
+    code="internal",
+    hint="run it again with ROADWORTHY_DEBUG=1 and report what it prints",
+)
+
+
+def build() -> typer.Typer:
+    """All commands."""
+    app = typer.Typer(
+        name="roadworthy",
+        help="From a trained model to a service that can be trusted.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for group in (packages, serving, machine, registry, endpoints, keys, configuration):
+        group.register(app)
+    return app
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=lambda value: _version(wanted=value), help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """From a trained model to a service that can be trusted."""
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        print(f"roadworthy {roadworthy.__version__}")
+        raise typer.Exit
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; its exit status."""
+    try:
+        status = build()(args=list(arguments), prog_name="roadworthy", standalone_mode=False)
+    except _UsageError as error:
+        show = getattr(error, "show", None)  # Typer's own, which adds the usage line
+        show() if show is not None else say(str(error))
+        return exits.USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        return exits.INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.FAILED
+    except Exception as error:  # noqa: BLE001 - the border: a command ends with one clear block, never with a traceback
+        return _report(error, as_json="--json" in arguments)
+    return status if isinstance(status, int) else 0
+
+
+def _report(error: Exception, *, as_json: bool) -> int:
+    if _debugging():
+        traceback.print_exception(error)
+    known = error if isinstance(error, RoadworthyError) else _as_known(error)
+    show_error(known, as_json=as_json)
+    return exits.exit_status(known)
+
+
+def _as_known(error: Exception) -> RoadworthyError:
+    """The user's own files and folders may be missing or closed: that is told as the system says it."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return RoadworthyError(f"{error.strerror}{where}", code="file-problem", hint="check the path and its rights")
+    return _UNFORESEEN
+
+
+def _debugging() -> bool:
+    try:
+        return load_settings().general.debug
+    except RoadworthyError:
+        return False
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What the command line prints: results on standard output, everything else on standard error, JSON where it was asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.settings import Settings
+
+
+def show(document: object, text: str, *, as_json: bool) -> None:
+    """Print a result: as JSON, or as text for people."""
+    print(json.dumps(document, indent=2, ensure_ascii=False) if as_json else text, flush=True)
+
+
+def say(text: str) -> None:
+    """Tell what is going on; not part of the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns as wide as their content, without rules, so that other tools can cut them."""
+    texts = [list(headings), *([("-" if cell in (None, "") else str(cell)) for cell in row] for row in rows)]
+    widths = [max(len(line[number]) for line in texts) for number in range(len(headings))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in texts)
+    return "\n".join(lines)
+
+
+def facts(pairs: Mapping[str, object]) -> str:
+    """One `name  value` a line, aligned; None is left out."""
+    shown = {name: value for name, value in pairs.items() if value not in (None, "")}
+    width = max((len(name) for name in shown), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in shown.items())
+
+
+def short(digest: str | None) -> str:
+    """A digest as people compare it: the first twelve digits."""
+    return (digest or "-").removeprefix("sha256:")[:12]
+
+
+def size(count: int | None) -> str:
+    """Bytes for people."""
+    if count is None:
+        return "-"
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def show_error(error: RoadworthyError, *, as_json: bool) -> None:
+    """One clear block on standard error."""
+    if as_json:
+        document: dict[str, Any] = {**error.facts, "error": error.message, "code": error.code, "hint": error.hint}
+        say(json.dumps(document, ensure_ascii=False, default=str))
+        return
+    faults = error.facts.get("faults")
+    lines = [f"error: {error.message}"]
+    if isinstance(faults, list) and faults:
+        lines = ["error: the settings have faults"]
+        lines += [f"  {fault['setting']} ({fault['origin']}): {fault['problem']}" for fault in faults]
+    lines.append(f"  code: {error.code}")
+    if error.hint:
+        lines.append(f"  hint: {error.hint}")
+    if error.facts.get("request_id"):
+        lines.append(f"  request id: {error.facts['request_id']}")
+    say("\n".join(lines))
+
+
+def quiet_children(settings: Settings) -> str:
+    """The log level for processes whose log lands on this terminal: only what matters, unless a level was chosen."""
+    chosen = settings.origin("log.level") != "default"
+    return settings.log.level if chosen or not sys.stderr.isatty() else "warning"

@@ -1,0 +1,131 @@
+"""What the supervisor is to start: one plan for each process, with its start document, its sockets and its place in the stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roadworthy.foundation.files import private_folder
+from roadworthy.settings import LOOPBACK_HOSTS, Settings
+from roadworthy.supervisor import ChildPlan
+
+MOST_WORKERS = 4
+_EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - recognised, not bound
+# Workers stop first and hand over what they hold; then the agent ships it; then the control plane has it.
+_WORKERS, _AGENT, _CONTROL = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPlan:
+    """A gateway to start.
+
+    Attributes:
+        name: under which it reports.
+        folder: its own folder.
+        listener, metrics: bound sockets, for predictions and for the metrics page.
+        control_url, key: of the control plane; None serves what is on disk.
+    """
+
+    name: str
+    folder: Path
+    listener: socket.socket
+    metrics: socket.socket
+    control_url: str | None = None
+    key: str | None = None
+
+    @property
+    def slab(self) -> Path:
+        """Where the workers' numbers lie."""
+        return private_folder(private_folder(self.folder) / "run") / "slab"
+
+
+def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> list[ChildPlan]:
+    """The agent and the workers. Workers begin with the snapshot on disk; they do not wait for the agent."""
+    agent: dict[str, Any] = {
+        "gateway": plan.name,
+        "folder": str(plan.folder),
+        "control_url": plan.control_url,
+        "key": plan.key,
+        "slab": str(plan.slab),
+        "metrics_host": settings.gateway.metrics_host,
+        "metrics_fd": plan.metrics.fileno(),
+        "record_max_bytes": settings.gateway.record_max_bytes,
+        "log_level": log_level,
+    }
+    worker: dict[str, Any] = {
+        "folder": str(plan.folder),
+        "fd": plan.listener.fileno(),
+        "slab": str(plan.slab),
+        "threads": settings.gateway.threads,
+        "allowed_hosts": known_hosts(settings.gateway.host, settings.gateway.allowed_hosts),
+        "log_level": log_level,
+        "access_log": settings.gateway.access_log,
+    }
+    workers = [
+        _child("roadworthy.gateway.worker", f"worker-{slot}", {**worker, "slot": slot}, _WORKERS)
+        for slot in range(worker_count(settings))
+    ]
+    return [*workers, _child("roadworthy.gateway.agent", "agent", agent, _AGENT)]
+
+
+def control_child(
+    folder: Path, listener: socket.socket, settings: Settings, bootstrap_keys: Sequence[dict[str, str]], log_level: str
+) -> ChildPlan:
+    """The control plane."""
+    control = settings.control
+    document: dict[str, Any] = {
+        "host": control.host,
+        "port": port_of(listener),
+        "fd": listener.fileno(),
+        "database_url": control.database_url or f"sqlite:///{folder / 'roadworthy.db'}",
+        "blob_folder": str(control.blob_folder or folder / "blobs"),
+        "bootstrap_keys": list(bootstrap_keys),
+        "allowed_hosts": known_hosts(control.host, control.allowed_hosts),
+        "log_level": log_level,
+        "max_package_bytes": control.max_package_bytes,
+    }
+    return _child("roadworthy.control", "control", document, _CONTROL)
+
+
+def _child(module: str, name: str, document: dict[str, Any], stage: int) -> ChildPlan:
+    descriptors = tuple(document[key] for key in ("fd", "metrics_fd") if key in document)
+    # -P: a file of the user's folder must not stand in for a module of ours
+    return ChildPlan(name, (sys.executable, "-P", "-m", module), document, descriptors, stage=stage)
+
+
+def worker_count(settings: Settings) -> int:
+    """As configured, else the usable cores up to MOST_WORKERS."""
+    return settings.gateway.workers or max(1, min(MOST_WORKERS, _usable_cores()))
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def known_hosts(host: str, configured: tuple[str, ...] | None) -> list[str]:
+    """What the Host header may say: as configured, else loopback names, this machine's name and the address listened on."""
+    if configured is not None:
+        return list(configured)
+    own = [f"[{host}]" if ":" in host else host] if host not in _EVERYWHERE else [socket.gethostname().lower()]
+    return list(dict.fromkeys([*LOOPBACK_HOSTS, *own]))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    return host in (*LOOPBACK_HOSTS, "::1") or host.startswith("127.")
+
+
+def port_of(listener: socket.socket) -> int:
+    """The port that a socket is bound to."""
+    return int(listener.getsockname()[1])
+
+
+def url_of(host: str, listener: socket.socket) -> str:
+    """How this machine reaches a socket."""
+    shown = "127.0.0.1" if host in _EVERYWHERE else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port_of(listener)}"
