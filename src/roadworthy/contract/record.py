@@ -17,7 +17,8 @@ class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         status: HTTP status. code: "ok" or the error's code.
         latency_us: from admission to the encoded answer.
         rows: rows in the request; 0 when it could not be decoded.
-        input_format: "json" or "open-inference".
+        input_format: "json" or "open-inference"; in files also "withheld": inputs or outputs could not be cleared of private
+            fields, or came to no known endpoint, and are empty.
         json_bytes: for open-inference with binary tensors, the length of the JSON head; -1 otherwise.
         inputs: the raw request body. outputs: the raw response body.
         output_json_bytes: as json_bytes, for outputs.

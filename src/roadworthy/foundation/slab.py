@@ -111,7 +111,7 @@ class NamedCells:
     values: tuple[int, ...]
 
 
-def create_slab(path: Path, slots: int, *, names: int = 2_048, cells: int = 16_384) -> str:
+def create_slab(path: Path, slots: int, *, names: int = 4_096, cells: int = 32_768) -> str:
     """Put a new, empty slab at `path` in one step (mode 0600) and return its boot id, 16 hex digits.
 
     Processes that still map an older file at that path keep it. All of its room is written here, because a page that the disk

@@ -77,8 +77,9 @@ class StandIn:
                     self.send_header("ETag", etag)
                 if status not in (204, 304):
                     self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                with contextlib.suppress(OSError):  # the agent may have gone while it waited
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -181,6 +182,7 @@ class RunningAgent:
 
     def __init__(self, folder: Path, **document: Any) -> None:
         self.folder = folder
+        self._workers: list[WorkerEnd] = []
         self.slab = folder / "run" / "slab"
         if not self.slab.exists():
             create_slab(self.slab, 4)
@@ -218,14 +220,17 @@ class RunningAgent:
 
     def worker(self) -> WorkerEnd:
         """Connect as a worker."""
-        return WorkerEnd(self.folder)
+        self._workers.append(WorkerEnd(self.folder))
+        return self._workers[-1]
 
     def files(self) -> list[Path]:
         """Finished record files, oldest first."""
         return sorted((self.folder / "records").glob("[!.]*.parquet"), key=lambda path: path.stem.rpartition("-")[2])
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Signal and wait; the exit status."""
+        """Signal and wait; the exit status. All workers are gone before."""
+        while self._workers:
+            self._workers.pop().close()
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:

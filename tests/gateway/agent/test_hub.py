@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from roadworthy.contract.local import REPORT
-from roadworthy.contract.snapshot import PackageEntry, Snapshot
+from roadworthy.contract.snapshot import KeyEntry, Snapshot
 from roadworthy.foundation.frames import encode_frame
 from tests.gateway.agent.conftest import eventually
 
@@ -26,9 +26,9 @@ def test_workers_that_do_not_read_hold_up_nobody(stand_in: Any, start_agent: Any
     deaf, good = agent.worker(), agent.worker()
     deaf.hello(0)
     good.hello(1)
-    for revision in range(1, 6):
-        keys = tuple(PackageEntry(f"sha256:{n:064x}", "m" * 60, n, 1) for n in range(0))
-        stand_in.offer(Snapshot(f"{'x' * 3_000_000}", revision, keys))
+    keys = tuple(KeyEntry(f"key-{number}", f"{number:064x}", "predictor") for number in range(20_000))
+    for revision in range(1, 4):
+        stand_in.offer(Snapshot("e", revision, keys=keys))
         assert good.snapshot().revision == revision
     eventually(lambda: stand_in.frames and len(stand_in.frames[-1].workers) == 2, "both are connected")
 

@@ -77,8 +77,8 @@ def test_open_inference_tensors() -> None:
 @pytest.mark.parametrize(
     "document",
     [
-        b"{", b"\xff", b"[]", b"null", b'{"instances": 1}', {"instances": [[SECRET]]}, {"instances": [SECRET]}, {"rows": [SECRET]},
-        b'{"instances": ' + b"[" * 100_000, {"instances": [[1, SECRET, SECRET, SECRET]]},
+        b"{", b"\xff", b"[]", b"null", b'{"instances": 1}', {"instances": [[SECRET]]}, {"instances": [SECRET]},
+        {"rows": [SECRET]}, b'{"instances": ' + b"[" * 100_000, {"instances": [[1, SECRET, SECRET, SECRET]]},
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_not_kept(document: Any) -> None:
@@ -116,7 +116,9 @@ def test_nothing_private_reaches_the_disk(tmp_path: Path) -> None:
         b"{" + SECRET.encode(),
     ]
     records = [record(inputs=inputs, outputs={"predictions": [SECRET]}) for inputs in bodies]
-    records.append(record(inputs=SECRET.encode(), input_format="open-inference", json_bytes=3))
+    outputs = {"outputs": [{"name": "label", "shape": [1], "datatype": "BYTES", "data": [SECRET]}]}
+    tensors = record(inputs=SECRET.encode(), outputs=outputs, input_format="open-inference", json_bytes=3)
+    records.append(tensors)
     files, _ = RecordWriter(tmp_path).write([encode_records(records)], {"flights": SCRUBBER})
     rows = pq.read_table(tmp_path / files[0].name).to_pylist()
     assert not [row for row in rows if SECRET in json.dumps(row, default=repr)]

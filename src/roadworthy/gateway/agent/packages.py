@@ -96,18 +96,13 @@ class PackageStore:
 
 
 def _unpack_verified(packed: Path, place: Path, digest: str) -> None:
-    from roadworthy.package.archive import unpack  # needed once a package arrives, and not cheap
+    from roadworthy.package.archive import open_package, unpack  # needed once a package arrives, and not cheap
 
-    beside = temporary_beside(place)
-    try:
-        if unpack(packed, beside).digest != digest:
-            raise PackageInvalid("the package that arrived is not the one that was asked for", code="package-damaged")
-        if place.exists():
-            remove_tree(place)  # an incomplete one: `has` said that it is not here
-        beside.rename(place)
-    finally:
-        if beside.exists():
-            remove_tree(beside)
+    if open_package(packed).digest != digest:
+        raise PackageInvalid("the package that arrived is not the one that was asked for", code="package-damaged")
+    if place.exists():
+        remove_tree(place)  # it is asked for because it is not whole
+    unpack(packed, place)
 
 
 def _reason(error: Exception) -> str:
