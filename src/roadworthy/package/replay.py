@@ -6,54 +6,79 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roadworthy.foundation.errors import PackageError, PackError, ProofFailed, RoadworthyError
+from roadworthy.foundation.errors import PackageError, PackageRefused, PackError, ProofFailed, RoadworthyError
 from roadworthy.package.archive import open_package
 from roadworthy.package.construct import construct
 from roadworthy.package.prove import prove
 
-TIMEOUT_S = 300.0
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """How to replay.
+
+    Attributes:
+        every_runtime: prove each of them; else only the one that serves.
+        allow_code: whether the package may execute code of its own.
+        bare: start the child without this process's environment variables.
+        timeout_s: how long it may take, in seconds.
+    """
+
+    every_runtime: bool = True
+    allow_code: bool = True
+    bare: bool = False
+    timeout_s: float = 300.0
 
 
-def replay_apart(folder: Path, *, timeout_s: float = TIMEOUT_S) -> list[dict[str, Any]]:
-    """Prove every runtime of the unpacked package in `folder`; return a document for each.
+def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
+    """Prove the unpacked package in `folder`; return a document for each runtime that was proved.
 
     Raises:
-        ProofFailed: answers differ there.
-        PackError: it cannot be loaded there, "lost-outside-project"; or "replay-failed" when the process dies.
+        ProofFailed: answers differ there; "replay-failed" when the process dies or takes too long.
+        PackError: "lost-outside-project": it cannot be loaded there (PackageRefused when not every runtime is replayed).
     """
     with tempfile.TemporaryDirectory(prefix="roadworthy-replay-") as elsewhere:
         result = Path(elsewhere) / "result.json"
         # -I: no PYTHONPATH, no user site, and the folder of the caller is not on sys.path.
         command = [sys.executable, "-I", "-m", "roadworthy.package.replay", str(folder.resolve()), str(result)]
+        command += ["every" if how.every_runtime else "serving", "allow" if how.allow_code else "refuse"]
         try:
             done = subprocess.run(  # noqa: S603  (our own interpreter and module)
-                command, cwd=elsewhere, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL, capture_output=True
+                command,
+                cwd=elsewhere,
+                timeout=how.timeout_s,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env={"PATH": os.defpath} if how.bare else None,
             )
         except subprocess.TimeoutExpired as error:
-            raise PackError(
-                f"replaying the golden examples took longer than {timeout_s:.0f} s", code="replay-failed"
+            raise ProofFailed(
+                f"replaying the golden examples took longer than {how.timeout_s:.0f} s", code="replay-failed"
             ) from error
         if not result.exists():
-            raise PackError(
+            raise ProofFailed(
                 f"the process that replays the golden examples died with exit code {done.returncode}",
                 code="replay-failed",
                 hint="run the model on its own training rows in a fresh process and see what it says",
             )
         document = json.loads(result.read_text())
     if "error" in document:
-        raise _error(document["error"])
+        raise _error(document["error"], packing=how.every_runtime)
     return list(document["proofs"])
 
 
-def _error(said: dict[str, Any]) -> RoadworthyError:
-    if said["kind"] == "ProofFailed":
-        return ProofFailed(said["message"], code=said["code"], hint=said["hint"], facts=said["facts"])
+def _error(said: dict[str, Any], *, packing: bool) -> RoadworthyError:
+    kind = ProofFailed if said["kind"] == "ProofFailed" else PackageRefused
+    if kind is ProofFailed or not packing:
+        return kind(said["message"], code=said["code"], hint=said["hint"], facts=said["facts"])
     return PackError(
         f"outside your project the package does not load: {said['message']}",
         code="lost-outside-project",
@@ -62,13 +87,14 @@ def _error(said: dict[str, Any]) -> RoadworthyError:
     )
 
 
-def main(folder: Path, result: Path) -> None:
-    """The child: construct and prove every runtime, write what came of it to `result`."""
+def main(folder: Path, result: Path, which: str, code: str) -> None:
+    """The child: construct and prove, write what came of it to `result`."""
     try:
         package = open_package(folder)
+        allowed = (package.digest,) if code == "allow" else ()
         proofs = []
-        for entry in package.manifest.runtimes:
-            constructed = construct(package, allow_code=(package.digest,), runtime=entry.name)
+        for name in package.runtimes if which == "every" else package.runtimes[:1]:
+            constructed = construct(package, allow_code=allowed, runtime=name)
             proof = prove(constructed)
             constructed.close()
             proofs.append({"runtime": proof.runtime, "rows": proof.rows, "seconds": round(proof.seconds, 6)})
@@ -87,4 +113,4 @@ def main(folder: Path, result: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])

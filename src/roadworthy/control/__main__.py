@@ -1,0 +1,60 @@
+"""The control plane's process, `python -m roadworthy.control`: started by the supervisor, configured by one line of JSON."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any
+
+import structlog
+import uvicorn
+
+from roadworthy.control.app import create_app
+from roadworthy.control.controllers import Controllers
+from roadworthy.control.logs import configure_logs
+from roadworthy.control.wiring import build_plane
+from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
+from roadworthy.foundation.errors import RoadworthyError
+
+_GRACE_S = 5
+
+
+def main() -> int:
+    """Serve until a signal or the parent's death; return the exit status."""
+    document = read_start_message()
+    configure_logs(str(document.get("log_level", "info")))
+    log = structlog.get_logger()
+    try:
+        plane = build_plane(document)
+    except RoadworthyError as error:
+        log.error("control-plane-refuses-to-start", code=error.code, message=error.message, hint=error.hint)  # noqa: TRY400
+        return EXIT_REFUSED
+    server: list[uvicorn.Server] = []
+    app = create_app(plane, lambda: bool(server and server[0].should_exit))
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        lifespan="off",
+    )
+    server.append(uvicorn.Server(config))
+    controllers = Controllers(plane)
+    controllers.start()
+    watch_parent(lambda: setattr(server[0], "should_exit", True))
+    log.info("control-plane-starts", revision=plane.bulletin.edition.snapshot.revision)
+    server[0].run(sockets=[_listener(document)])
+    controllers.stop()
+    plane.database.close()
+    return 0
+
+
+def _listener(document: dict[str, Any]) -> socket.socket:
+    if document.get("fd") is not None:
+        return socket.socket(fileno=int(document["fd"]))
+    return socket.create_server((str(document["host"]), int(document["port"])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The HTTP routes, one file a subject. They translate; the verbs decide."""

@@ -1,0 +1,66 @@
+"""Endpoints: deploy, roll back, undeploy, and what was asked of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict
+
+from roadworthy.control.plane import Plane
+from roadworthy.control.verbs import endpoints, telemetry
+
+
+class Deployment(BaseModel):
+    """What shall answer at an endpoint."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str
+    """A version, like flights:3."""
+    policy: dict[str, Any] | None = None
+    """Policies to change; the others stay."""
+    if_generation: int | None = None
+    """Refuse with 409 unless the endpoint is at this generation; 0 when it must not exist."""
+
+
+def routes(plane: Plane) -> APIRouter:
+    """The router."""
+    router = APIRouter(tags=["endpoints"])
+
+    @router.get("/api/v1/endpoints", summary="List endpoints")
+    def everything() -> dict[str, Any]:
+        """By name."""
+        return endpoints.list_all(plane)
+
+    @router.get("/api/v1/endpoints/{name}", summary="One endpoint")
+    def one(name: str) -> dict[str, Any]:
+        """What answers, what answered before, what is on its way and how far."""
+        return endpoints.get(plane, name)
+
+    @router.put("/api/v1/endpoints/{name}", status_code=202, summary="Deploy a version")
+    def deploy(request: Request, response: Response, name: str, body: Deployment) -> dict[str, Any]:
+        """202 while it is loading: traffic moves when every live worker has it proved. 200 when nothing is left to do."""
+        asked = (body.version, body.policy, body.if_generation)
+        document = endpoints.deploy(plane, name, *asked, request.state.actor)
+        response.status_code = 200 if document["state"] == "serving" else 202
+        return document
+
+    @router.post("/api/v1/endpoints/{name}:rollback", summary="Roll back")
+    def rollback(request: Request, response: Response, name: str) -> dict[str, Any]:
+        """Back to the version before: 200 when traffic has moved, 202 while that version is loading again."""
+        document = endpoints.rollback(plane, name, request.state.actor)
+        response.status_code = 200 if document["state"] == "serving" else 202
+        return document
+
+    @router.delete("/api/v1/endpoints/{name}", status_code=204, summary="Undeploy")
+    def undeploy(request: Request, name: str) -> None:
+        """Its versions stay in the registry."""
+        endpoints.undeploy(plane, name, request.state.actor)
+
+    @router.get("/api/v1/endpoints/{name}/predictions", summary="What was asked and answered")
+    def predictions(name: str, last: int = 20, id: str | None = None) -> dict[str, Any]:  # noqa: A002  (its public name)
+        """The newest predictions, newest last; one of them by its id."""
+        return telemetry.last_predictions(plane, name, last, id)
+
+    return router

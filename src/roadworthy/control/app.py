@@ -1,0 +1,42 @@
+"""The control plane's application: routes inside the border. Built by `wiring.py`, served by `__main__.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from roadworthy import __version__
+from roadworthy.control import problems
+from roadworthy.control.api import endpoints, internal, packages, system
+from roadworthy.control.border import Border
+from roadworthy.control.plane import Plane
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+
+def create_app(plane: Plane, stopping: Callable[[], bool] = lambda: False) -> ASGIApp:
+    """The ASGI application. `stopping` tells long polls that the process is about to end."""
+    app = build_routes(plane, stopping)
+    return Border(app, plane.bulletin, plane.settings.allowed_hosts)
+
+
+def build_routes(plane: Plane, stopping: Callable[[], bool]) -> FastAPI:
+    """The application without its border: for whoever wants to look at the route table."""
+    app = FastAPI(
+        title="Roadworthy",
+        version=__version__,
+        description="Push packages, deploy versions to endpoints, roll back, and see what was asked and answered.",
+        redoc_url=None,
+    )
+    problems.install(app)
+    for router in (
+        packages.routes(plane),
+        endpoints.routes(plane),
+        system.routes(plane),
+        internal.routes(plane, stopping),
+    ):
+        app.include_router(router)
+    return app

@@ -1,0 +1,75 @@
+"""What every request passes before any route: host, request id, key and role. Raw ASGI, so that no route can be outside of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from roadworthy.access.keys import ADMIN, GATEWAY, Key
+from roadworthy.control.bulletin import Bulletin
+from roadworthy.control.problems import problem
+from roadworthy.foundation.errors import Forbidden, InvalidRequest, RoadworthyError, Unauthenticated
+from roadworthy.foundation.ids import random_id
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+OPEN = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
+"""Paths that need no key: probes, and the description of the API, which is the same for every installation."""
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
+
+
+class Border:
+    """Wraps the application."""
+
+    def __init__(self, app: ASGIApp, bulletin: Bulletin, allowed_hosts: Collection[str]) -> None:
+        self._app = app
+        self._bulletin = bulletin
+        self._hosts = _LOOPBACK | {host.lower() for host in allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. Anything but HTTP and the lifespan is refused."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        asked = headers.get(b"x-request-id", "")
+        request_id = asked if _REQUEST_ID.fullmatch(asked) else random_id("req")
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        try:
+            self._check_host(headers.get(b"host", ""))
+            key = self._check_key(scope["path"], headers.get(b"authorization", ""))
+            state["actor"] = key.id if key is not None else ""
+        except RoadworthyError as error:
+            await problem(error, request_id)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _check_host(self, host: str) -> None:
+        match = _HOST.fullmatch(host)
+        if match is None or match[1].lower() not in self._hosts:
+            raise InvalidRequest(
+                "the Host header names no host of this server",
+                code="unknown-host",
+                hint="call it by its own name, or add the name to allowed_hosts",
+            )
+
+    def _check_key(self, path: str, authorization: str) -> Key | None:
+        if path in OPEN:
+            return None
+        scheme, _, text = authorization.partition(" ")
+        key = self._bulletin.key(text.strip()) if scheme.lower() == "bearer" else None
+        if key is None:
+            raise Unauthenticated(
+                "a key is needed", hint="send the header Authorization: Bearer and an API key of this installation"
+            )
+        role = GATEWAY if path.startswith("/internal/") else ADMIN
+        if key.role != role:
+            raise Forbidden(f"this needs a key of the role {role}", hint="ask an administrator for one")
+        return key

@@ -1,0 +1,51 @@
+"""What every verb of the control plane works with. Built once by `wiring.py`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection
+
+from roadworthy.audit.entries import Deed, append
+from roadworthy.control.bulletin import Bulletin
+from roadworthy.foundation.clock import Clock
+from roadworthy.store.blobs import BlobStore
+from roadworthy.store.engine import Database
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """Settings of the control plane.
+
+    Attributes:
+        allowed_hosts: names that a request's Host may have besides loopback's.
+        max_package_bytes: largest pushed package.
+        record_max_bytes: record files kept in all; the oldest go first.
+        proof_timeout_s: how long proving a pushed package may take, in seconds.
+    """
+
+    allowed_hosts: tuple[str, ...] = ()
+    max_package_bytes: int = 4 << 30
+    record_max_bytes: int = 5 << 30
+    proof_timeout_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The control plane's parts, handed to each verb."""
+
+    database: Database
+    blobs: BlobStore
+    bulletin: Bulletin
+    clock: Clock
+    settings: ControlSettings
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a decision is made and written: this process is the database's only writer of decisions."""
+
+    def audit(self, connection: Connection, actor: str, verb: str, subject: str, **detail: Any) -> None:
+        """Append to the audit trail, in the verb's own transaction."""
+        facts: Mapping[str, Any] = detail
+        append(connection, self.clock.now_us(), Deed(actor, verb, subject, facts))

@@ -1,0 +1,106 @@
+"""Turns every error into one problem reply (RFC 9457). The only file of the control plane that knows HTTP statuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from roadworthy.foundation import errors
+from roadworthy.foundation.errors import RoadworthyError
+
+_STATUS: tuple[tuple[type[RoadworthyError], int], ...] = (
+    (errors.InvalidInput, 422),
+    (errors.BodyTooLarge, 413),
+    (errors.UnsupportedMediaType, 415),
+    (errors.InvalidRequest, 400),
+    (errors.Unauthenticated, 401),
+    (errors.Forbidden, 403),
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.DeadlineExceeded, 504),
+    (errors.Unavailable, 503),
+    (errors.PackageError, 422),
+)
+_TITLES = {
+    400: "Bad request",
+    401: "Unauthenticated",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    415: "Unsupported media type",
+    422: "Refused",
+    500: "Internal error",
+    503: "Unavailable",
+    504: "Too late",
+}
+_log = structlog.get_logger()
+
+
+def status_of(error: RoadworthyError) -> int:
+    """The HTTP status of an error, by its class."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
+def problem(error: RoadworthyError, request_id: str, status: int | None = None) -> Response:
+    """The reply for an error."""
+    code = status or status_of(error)
+    body: dict[str, Any] = {
+        **error.facts,
+        "type": f"https://roadworthy.invalid/errors#{error.code}",
+        "title": _TITLES.get(code, "Error"),
+        "status": code,
+        "detail": error.message,
+        "code": error.code,
+        "hint": error.hint,
+        "request_id": request_id,
+    }
+    headers = {"X-Request-Id": request_id}
+    if code == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    return Response(
+        json.dumps(body, default=str), status_code=code, headers=headers, media_type="application/problem+json"
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Register the translations."""
+
+    @app.exception_handler(RoadworthyError)
+    async def roadworthy(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RoadworthyError)  # noqa: S101  (registered for this class)
+        if status_of(error) >= 500:
+            _log.warning("request-failed", code=error.code, request_id=request.state.request_id)
+        return problem(error, request.state.request_id)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101  (registered for this class)
+        fields = [
+            {"name": ".".join(str(part) for part in fault["loc"][1:]), "problem": fault["msg"]}
+            for fault in error.errors()[:20]
+        ]
+        first = f"{fields[0]['name']}: {fields[0]['problem']}" if fields else "the request is not valid"
+        return problem(errors.InvalidRequest(first, facts={"fields": fields}), request.state.request_id, 422)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101  (registered for this class)
+        code = {404: "unknown-route", 405: "method-not-allowed"}.get(error.status_code, "invalid-request")
+        known = RoadworthyError(str(error.detail), code=code, hint="the API is described at /docs")
+        return problem(known, request.state.request_id, error.status_code)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        request_id = request.state.request_id
+        _log.error("unforeseen-error", request_id=request_id, exc_info=error)
+        return problem(RoadworthyError("something broke here", hint="report it with the request id"), request_id)

@@ -1,0 +1,50 @@
+"""Builds the snapshot that gateways serve from, out of what stands in the store. Called by `bulletin.py`."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import Connection
+
+from roadworthy.access.keys import GATEWAY
+from roadworthy.access.keys import list_all as list_keys
+from roadworthy.contract.snapshot import FULL_SHARE, Arm, EndpointEntry, KeyEntry, PackageEntry, Policy, Snapshot
+from roadworthy.foundation.references import VersionReference
+from roadworthy.registry.versions import Version
+from roadworthy.registry.versions import get as get_version
+from roadworthy.rollout.endpoints import list_all as list_endpoints
+from roadworthy.store.engine import read_revision
+
+
+def build_snapshot(connection: Connection) -> Snapshot:
+    """The whole of it, as of this transaction. An endpoint without a version that answers holds its package, but no split."""
+    epoch, revision = read_revision(connection)
+    packages: dict[str, PackageEntry] = {}
+    entries = []
+    for endpoint in list_endpoints(connection):
+        held = {text: get_version(connection, VersionReference.parse(text)) for text in endpoint.versions}
+        for version in held.values():
+            packages.setdefault(version.digest, _package(version))
+        if endpoint.current is not None:
+            entries.append(
+                EndpointEntry(
+                    name=endpoint.name,
+                    generation=endpoint.generation,
+                    split=(Arm(held[endpoint.current].digest, FULL_SHARE),),
+                    signature=endpoint.signature,
+                    policy=msgspec.convert(endpoint.policy, Policy),
+                )
+            )
+    keys = tuple(
+        KeyEntry(key.id, key.sha256, key.role, key.endpoints) for key in list_keys(connection) if key.role != GATEWAY
+    )
+    return Snapshot(epoch, revision, tuple(packages.values()), tuple(entries), keys)
+
+
+def _package(version: Version) -> PackageEntry:
+    return PackageEntry(
+        digest=version.digest,
+        model=version.reference.name,
+        version=version.reference.version,
+        size_bytes=version.size_bytes,
+        allowed_by=version.allowed_by,
+    )

@@ -1,0 +1,245 @@
+"""Deploy, roll back and undeploy; and the step of the controller that moves traffic once a version is ready everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from roadworthy.contract.snapshot import Policy
+from roadworthy.contract.telemetry import WorkerReport
+from roadworthy.control.plane import Plane
+from roadworthy.control.times import iso
+from roadworthy.foundation.errors import Conflict, InvalidRequest
+from roadworthy.foundation.references import VersionReference, check_name
+from roadworthy.monitoring import gateways
+from roadworthy.registry import versions
+from roadworthy.rollout import endpoints
+from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
+from roadworthy.rollout.switch import Refuse, Switch, Wait, decide
+from roadworthy.schema.signature import Signature
+from roadworthy.store.engine import bump_revision
+
+CONTROLLER = "controller"
+_LEAST = {"max_body_bytes": 1, "max_rows": 1, "timeout_ms": 1, "max_in_flight": 1}
+
+
+def deploy(
+    plane: Plane, name: str, version: str, policy: Mapping[str, Any] | None, if_generation: int | None, actor: str
+) -> dict[str, Any]:
+    """Let `version` answer at endpoint `name` as soon as every live worker has it loaded and proved.
+
+    Raises:
+        NotFound: "unknown-version".
+        Conflict: "signature-incompatible", "generation-conflict".
+        InvalidRequest: "unknown-policy", "invalid-policy", "invalid-name", "invalid-reference".
+    """
+    check_name(name, "endpoint name")
+    reference = VersionReference.parse(version)
+    with plane.turn:
+        with plane.database.begin() as connection:
+            found = versions.get(connection, reference)
+            before = endpoints.find(connection, name)
+            if if_generation is not None and if_generation != (before.generation if before else 0):
+                raise endpoints.generation_conflict(name)
+            after = _with_pending(plane, before, name, found, _policy(before, policy), actor)
+            if before is None:
+                endpoints.create(connection, after)
+            elif after != before:
+                endpoints.change(connection, before, after)
+            if after != before:
+                bump_revision(connection)
+                plane.audit(connection, actor, "deploy", name, version=version, digest=found.digest)
+        plane.bulletin.refresh()
+    step(plane)
+    return get(plane, name)
+
+
+def _with_pending(
+    plane: Plane, before: Endpoint | None, name: str, version: versions.Version, policy: dict[str, Any], actor: str
+) -> Endpoint:
+    now = plane.clock.now_us()
+    pending = Pending(str(version.reference), LOADING, now, "not loaded yet")
+    if before is None:
+        return Endpoint(name, 1, None, None, pending, policy, version.signature, now, actor)
+    difference = Signature.from_document(version.signature).accepts(Signature.from_document(before.signature))
+    if difference is not None:
+        raise Conflict(
+            f"{version.reference} does not fit the endpoint's signature: {difference}",
+            code="signature-incompatible",
+            hint="deploy it to an endpoint of its own, so that callers can move over",
+        )
+    if before.current == str(version.reference):
+        if before.pending is None and policy == before.policy:
+            return before
+        return replace(
+            before, generation=before.generation + 1, pending=None, policy=policy, changed_at_us=now, changed_by=actor
+        )
+    return replace(
+        before, generation=before.generation + 1, pending=pending, policy=policy, changed_at_us=now, changed_by=actor
+    )
+
+
+def _policy(before: Endpoint | None, asked: Mapping[str, Any] | None) -> dict[str, Any]:
+    present = dict(before.policy) if before is not None else msgspec.structs.asdict(Policy())
+    if asked is None:
+        return present
+    unknown = sorted(set(asked) - set(present))
+    if unknown:
+        raise InvalidRequest(
+            f"there is no policy called {', '.join(unknown)[:200]}",
+            code="unknown-policy",
+            hint=f"known are {', '.join(sorted(present))}",
+            facts={"known": sorted(present)},
+        )
+    merged = {**present, **asked}
+    try:
+        msgspec.convert(merged, Policy, strict=True)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the policy is not valid: {error}", code="invalid-policy") from error
+    low = sorted(key for key, least in _LEAST.items() if merged[key] < least)
+    if low or merged["extra"] not in ("refuse", "ignore"):
+        raise InvalidRequest(
+            f"the policy is not valid: {', '.join(low) or 'extra'}",
+            code="invalid-policy",
+            hint='limits are 1 or more; extra is "refuse" or "ignore"',
+        )
+    return merged
+
+
+def rollback(plane: Plane, name: str, actor: str) -> dict[str, Any]:
+    """Back to the version that answered before: at once when it is still loaded everywhere, else as a deploy.
+
+    Raises:
+        NotFound: "unknown-endpoint".
+        Conflict: "no-previous-version".
+    """
+    with plane.turn:
+        with plane.database.begin() as connection:
+            before = endpoints.get(connection, name)
+            if before.previous is None:
+                raise Conflict(
+                    f"endpoint {name} has no version before this one",
+                    code="no-previous-version",
+                    hint="deploy the version that you want by its number",
+                )
+            verdict = decide(_digest(connection, before.previous), _live(plane, connection))
+            now = plane.clock.now_us()
+            if isinstance(verdict, Switch):
+                after = replace(before.switched(before.previous), changed_at_us=now, changed_by=actor)
+            else:
+                pending = Pending(before.previous, LOADING, now, verdict.reason)
+                after = replace(before, generation=before.generation + 1, pending=pending)
+            endpoints.change(connection, before, after)
+            bump_revision(connection)
+            plane.audit(connection, actor, "rollback", name, version=before.previous, left=before.current)
+        plane.bulletin.refresh()
+    return get(plane, name)
+
+
+def undeploy(plane: Plane, name: str, actor: str) -> None:
+    """Take the endpoint away; its versions stay in the registry."""
+    with plane.turn:
+        with plane.database.begin() as connection:
+            endpoint = endpoints.get(connection, name)
+            endpoints.remove(connection, name)
+            bump_revision(connection)
+            plane.audit(connection, actor, "undeploy", name, version=endpoint.current)
+        plane.bulletin.refresh()
+
+
+def step(plane: Plane) -> None:
+    """Decide about every pending version once: the controller's tick. Cheap when nothing is pending."""
+    with plane.turn:
+        moved = False
+        with plane.database.begin() as connection:
+            waiting = [
+                e for e in endpoints.list_all(connection) if e.pending is not None and e.pending.state == LOADING
+            ]
+            workers = _live(plane, connection) if waiting else []
+            for endpoint in waiting:
+                moved |= _step_one(plane, connection, endpoint, workers)
+        if moved:
+            plane.bulletin.refresh()
+
+
+def _step_one(plane: Plane, connection: Connection, before: Endpoint, workers: list[WorkerReport]) -> bool:
+    pending = before.pending
+    if pending is None:
+        return False
+    verdict = decide(_digest(connection, pending.version), workers)
+    now = plane.clock.now_us()
+    if isinstance(verdict, Wait):
+        if verdict.reason != pending.reason:
+            endpoints.change(connection, before, replace(before, pending=replace(pending, reason=verdict.reason)))
+        return False
+    if isinstance(verdict, Refuse):
+        failed = replace(pending, state=FAILED, reason=verdict.reason, code=verdict.code)
+        after = replace(before, pending=failed, generation=before.generation + 1, changed_at_us=now)
+        plane.audit(connection, CONTROLLER, "deploy-failed", before.name, version=pending.version, code=verdict.code)
+    else:
+        after = replace(before.switched(pending.version), changed_at_us=now)
+        plane.audit(connection, CONTROLLER, "switch", before.name, version=pending.version, left=before.current)
+    endpoints.change(connection, before, after)
+    bump_revision(connection)
+    return True
+
+
+def _live(plane: Plane, connection: Connection) -> list[WorkerReport]:
+    return gateways.live_workers(gateways.list_all(connection), plane.clock.now_us())
+
+
+def _digest(connection: Connection, version: str) -> str:
+    return versions.get(connection, VersionReference.parse(version)).digest
+
+
+def get(plane: Plane, name: str) -> dict[str, Any]:
+    """One endpoint.
+
+    Raises:
+        NotFound: "unknown-endpoint".
+    """
+    with plane.database.begin() as connection:
+        return endpoint_document(connection, endpoints.get(connection, name))
+
+
+def list_all(plane: Plane) -> dict[str, Any]:
+    """Every endpoint, by name."""
+    with plane.database.begin() as connection:
+        items = [endpoint_document(connection, endpoint) for endpoint in endpoints.list_all(connection)]
+    return {"items": items, "next": None}
+
+
+def endpoint_document(connection: Connection, endpoint: Endpoint) -> dict[str, Any]:
+    """An endpoint as the API shows it."""
+    pending = endpoint.pending
+    return {
+        "name": endpoint.name,
+        "generation": endpoint.generation,
+        "state": _state(endpoint),
+        "version": endpoint.current,
+        "digest": endpoint.current and _digest(connection, endpoint.current),
+        "previous": endpoint.previous,
+        "pending": pending
+        and {
+            "version": pending.version,
+            "digest": _digest(connection, pending.version),
+            "state": pending.state,
+            "reason": pending.reason,
+            "code": pending.code,
+            "since": iso(pending.since_us),
+        },
+        "policy": endpoint.policy,
+        "signature": endpoint.signature,
+        "changed_at": iso(endpoint.changed_at_us),
+        "changed_by": endpoint.changed_by,
+    }
+
+
+def _state(endpoint: Endpoint) -> str:
+    if endpoint.pending is not None:
+        return "failed" if endpoint.pending.state == FAILED else "loading"
+    return "serving" if endpoint.current is not None else "empty"

@@ -1,0 +1,74 @@
+"""Create, list and revoke keys; and the keys that the first start brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from roadworthy.access import keys
+from roadworthy.control.plane import Plane
+from roadworthy.control.times import iso
+from roadworthy.foundation.references import check_name
+from roadworthy.store.engine import bump_revision
+
+BOOTSTRAP = "bootstrap"
+
+
+def create(plane: Plane, role: str, endpoints: Sequence[str] | None, actor: str) -> dict[str, Any]:
+    """A new key; its text is shown here and never again.
+
+    Raises:
+        InvalidRequest: "unknown-role", "invalid-name".
+    """
+    scope = None if endpoints is None else tuple(check_name(name, "endpoint name") for name in endpoints)
+    key_id, text = keys.make_key()
+    key = keys.Key(key_id, keys.hash_key(text), role, scope, plane.clock.now_us(), actor)
+    with plane.database.begin() as connection:
+        keys.add(connection, key)
+        bump_revision(connection)
+        plane.audit(connection, actor, "key-create", key_id, role=role)
+    plane.bulletin.refresh()
+    return {**_document(key), "key": text}
+
+
+def list_all(plane: Plane) -> dict[str, Any]:
+    """Every key, without its text."""
+    with plane.database.begin() as connection:
+        return {"items": [_document(key) for key in keys.list_all(connection)], "next": None}
+
+
+def revoke(plane: Plane, key_id: str, actor: str) -> None:
+    """Forget a key; gateways follow with their next snapshot.
+
+    Raises:
+        NotFound: "unknown-key".
+        Conflict: "last-admin-key".
+    """
+    with plane.database.begin() as connection:
+        keys.revoke(connection, key_id)
+        bump_revision(connection)
+        plane.audit(connection, actor, "key-revoke", key_id)
+    plane.bulletin.refresh()
+
+
+def ensure(plane: Plane, wanted: Sequence[Mapping[str, str]]) -> None:
+    """Keep each of {id, key, role} unless it is kept already."""
+    for item in wanted:
+        with plane.database.begin() as connection:
+            if keys.find(connection, item["key"]) is not None:
+                continue
+            digest = keys.hash_key(item["key"])
+            keys.add(connection, keys.Key(item["id"], digest, item["role"], None, plane.clock.now_us(), BOOTSTRAP))
+            bump_revision(connection)
+            plane.audit(connection, BOOTSTRAP, "key-create", item["id"], role=item["role"])
+    plane.bulletin.refresh()
+
+
+def _document(key: keys.Key) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "role": key.role,
+        "endpoints": None if key.endpoints is None else list(key.endpoints),
+        "created_at": iso(key.created_at_us),
+        "created_by": key.created_by,
+    }

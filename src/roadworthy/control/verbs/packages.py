@@ -1,0 +1,169 @@
+"""Push, list and delete versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from roadworthy.control.plane import Plane
+from roadworthy.control.proof import prove_apart
+from roadworthy.control.times import iso
+from roadworthy.foundation.errors import Conflict, InvalidRequest, PackageRefused
+from roadworthy.foundation.references import VersionReference, check_digest, check_name
+from roadworthy.package.archive import open_package
+from roadworthy.package.package import Package
+from roadworthy.registry import versions
+from roadworthy.registry.versions import Version
+from roadworthy.rollout import endpoints
+from roadworthy.store.blobs import package_blob
+from roadworthy.store.engine import bump_revision
+
+PAGE = 100
+
+
+def push(plane: Plane, file: Path, actor: str, allow_code: str | None) -> tuple[dict[str, Any], bool]:
+    """Prove the package in `file` and give it the next number; True when it is new. Pushed again, it keeps its number.
+
+    Raises:
+        PackageError: it is damaged, refused, not allowed or not proved.
+        InvalidRequest: "wrong-digest": what was allowed is another package.
+    """
+    package = open_package(file)
+    _check_allowed(package, allow_code)
+    with plane.database.begin() as connection:
+        known = versions.find_digest(connection, package.digest, package.name)
+    if known is None:
+        allowed = allow_code is not None
+        prove_apart(file, allow_code=allowed, timeout_s=plane.settings.proof_timeout_s)
+        plane.blobs.put(package_blob(package.digest), file)
+    with plane.turn:
+        return _register(plane, package, actor, allow_code)
+
+
+def _check_allowed(package: Package, allow_code: str | None) -> None:
+    if allow_code is not None and check_digest(allow_code) != package.digest:
+        raise InvalidRequest(
+            "the digest that was allowed is not that of the package",
+            code="wrong-digest",
+            hint=f"this package is {package.digest}",
+            facts={"digest": package.digest},
+        )
+    if allow_code is None and package.carries_code:
+        raise PackageRefused(
+            f"the package {package.name} would execute code of its own",
+            code="code-not-allowed",
+            hint=f"if you trust where it came from, say so by its digest: --allow-code {package.digest}",
+            facts={"digest": package.digest},
+        )
+
+
+def _register(plane: Plane, package: Package, actor: str, allow_code: str | None) -> tuple[dict[str, Any], bool]:
+    with plane.database.begin() as connection:
+        known = versions.find_digest(connection, package.digest, package.name)
+        if known is None:
+            version = versions.register(connection, _new_version(plane, package, actor, allow_code))
+            plane.audit(connection, actor, "push", str(version.reference), digest=package.digest)
+        elif allow_code is not None and known.allowed_by is None:
+            versions.allow(connection, known.reference, actor)
+            bump_revision(connection)
+            plane.audit(connection, actor, "allow-code", str(known.reference), digest=package.digest)
+            version = versions.get(connection, known.reference)
+        else:
+            version = known
+        document = version_document(version, [])
+    plane.bulletin.refresh()
+    return document, known is None
+
+
+def _new_version(plane: Plane, package: Package, actor: str, allow_code: str | None) -> Version:
+    return Version(
+        reference=VersionReference(package.name, 1),
+        digest=package.digest,
+        size_bytes=package.path.stat().st_size,
+        signature=package.signature.to_document(),
+        runtimes=package.runtimes,
+        allowed_by=None if allow_code is None else actor,
+        pushed_at_us=plane.clock.now_us(),
+        pushed_by=actor,
+    )
+
+
+def version_document(version: Version, serving: list[str]) -> dict[str, Any]:
+    """A version as the API shows it; `serving` names the endpoints that hold it."""
+    return {
+        "name": version.reference.name,
+        "version": version.reference.version,
+        "digest": version.digest,
+        "size_bytes": version.size_bytes,
+        "pushed_at": iso(version.pushed_at_us),
+        "pushed_by": version.pushed_by,
+        "runtimes": list(version.runtimes),
+        "allowed_by": version.allowed_by,
+        "signature": version.signature,
+        "serving": serving,
+    }
+
+
+def list_models(plane: Plane, cursor: str) -> dict[str, Any]:
+    """A page of models, by name."""
+    with plane.database.begin() as connection:
+        rows = versions.list_models(connection, cursor, PAGE + 1)
+    items = [{"name": name, "versions": number, "latest": latest} for name, number, latest in rows[:PAGE]]
+    return {"items": items, "next": items[-1]["name"] if len(rows) > PAGE else None}
+
+
+def list_versions(plane: Plane, model: str, cursor: int) -> dict[str, Any]:
+    """A page of a model's versions, by number."""
+    check_name(model, "model name")
+    with plane.database.begin() as connection:
+        found = versions.list_versions(connection, model, cursor, PAGE + 1)
+        holders = _holders(endpoints.list_all(connection))
+    items = [version_document(v, holders.get(str(v.reference), [])) for v in found[:PAGE]]
+    return {"items": items, "next": items[-1]["version"] if len(found) > PAGE else None}
+
+
+def get_version(plane: Plane, reference: VersionReference) -> dict[str, Any]:
+    """One version."""
+    with plane.database.begin() as connection:
+        version = versions.get(connection, reference)
+        holders = _holders(endpoints.list_all(connection))
+    return version_document(version, holders.get(str(reference), []))
+
+
+def _holders(found: list[endpoints.Endpoint]) -> dict[str, list[str]]:
+    holders: dict[str, list[str]] = {}
+    for endpoint in found:
+        for version in endpoint.versions:
+            holders.setdefault(version, []).append(endpoint.name)
+    return holders
+
+
+def open_version(plane: Plane, reference: VersionReference) -> BinaryIO:
+    """The packed file of a version."""
+    with plane.database.begin() as connection:
+        version = versions.get(connection, reference)
+    return plane.blobs.open(package_blob(version.digest))
+
+
+def delete_version(plane: Plane, reference: VersionReference, actor: str) -> None:
+    """Forget a version, and its bytes when no other version has the same.
+
+    Raises:
+        Conflict: "version-serving": an endpoint holds it.
+    """
+    with plane.turn:
+        with plane.database.begin() as connection:
+            version = versions.get(connection, reference)
+            holders = _holders(endpoints.list_all(connection)).get(str(reference), [])
+            if holders:
+                raise Conflict(
+                    f"{reference} is held by endpoint {', '.join(holders)}",
+                    code="version-serving",
+                    hint="deploy another version there, or undeploy the endpoint, first",
+                    facts={"endpoints": holders},
+                )
+            versions.remove(connection, reference)
+            unused = versions.find_digest(connection, version.digest) is None
+            plane.audit(connection, actor, "delete", str(reference), digest=version.digest)
+        if unused:
+            plane.blobs.delete(package_blob(version.digest))

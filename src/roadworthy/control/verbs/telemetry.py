@@ -1,0 +1,111 @@
+"""What gateways bring: telemetry frames and files of prediction records; and what people ask of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from roadworthy.audit.entries import list_last
+from roadworthy.contract.telemetry import Telemetry
+from roadworthy.control.plane import Plane
+from roadworthy.control.times import iso
+from roadworthy.control.verbs.endpoints import endpoint_document, step
+from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.foundation.references import check_name
+from roadworthy.monitoring import gateways, predictions
+from roadworthy.rollout import endpoints
+
+_FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
+_MOST = 1_000
+
+
+def take_frame(plane: Plane, frame: Telemetry) -> int:
+    """Apply a frame once, then decide about whatever waits for it; return its sequence."""
+    check_name(frame.gateway, "gateway name")
+    with plane.database.begin() as connection:
+        gateways.apply(connection, frame, plane.clock.now_us())
+    step(plane)
+    return frame.sequence
+
+
+def record_blob(gateway: str, file: str) -> str:
+    """The name under which a gateway's record file is kept.
+
+    Raises:
+        InvalidRequest: "invalid-name".
+    """
+    check_name(gateway, "gateway name")
+    if not _FILE.fullmatch(file):
+        raise InvalidRequest("that cannot name a record file", code="invalid-name")
+    return f"records/{gateway}/{file}"
+
+
+def keep_records(plane: Plane, gateway: str, file: str, source: Path) -> None:
+    """Keep a finished record file; the same one again changes nothing."""
+    plane.blobs.put(record_blob(gateway, file), source)
+
+
+def trim_records(plane: Plane) -> int:
+    """Delete the oldest record files beyond the limit; return how many."""
+    with plane.database.begin() as connection:
+        excess = predictions.over_limit(connection, plane.settings.record_max_bytes)
+    for blob in excess:
+        plane.blobs.delete(blob)
+    return len(excess)
+
+
+def last_predictions(plane: Plane, endpoint: str, last: int, prediction_id: str | None) -> dict[str, Any]:
+    """The newest predictions of an endpoint, newest last; and how many records gateways had to drop.
+
+    Raises:
+        InvalidRequest: "invalid-name", "invalid-last".
+    """
+    check_name(endpoint, "endpoint name")
+    if not 1 <= last <= _MOST:
+        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    with plane.database.begin() as connection:
+        blobs = [blob for blob in predictions.files_of(connection, endpoint) if plane.blobs.exists(blob)]
+        lost = sum(gateway.lost_records for gateway in gateways.list_all(connection))
+    return {"items": predictions.last_predictions(blobs, plane.blobs.open, last, prediction_id), "lost": lost}
+
+
+def status(plane: Plane, version: str) -> dict[str, Any]:
+    """The whole at one look."""
+    with plane.database.begin() as connection:
+        found = gateways.list_all(connection)
+        documents = [endpoint_document(connection, endpoint) for endpoint in endpoints.list_all(connection)]
+    snapshot = plane.bulletin.edition.snapshot
+    now = plane.clock.now_us()
+    return {
+        "control": {"version": version, "epoch": snapshot.epoch, "revision": snapshot.revision},
+        "gateways": [
+            {
+                "id": gateway.id,
+                "boot": gateway.boot,
+                "seen_at": iso(gateway.seen_at_us),
+                "alive": now - gateway.seen_at_us <= gateways.ALIVE_US,
+                "revision": min((worker.revision for worker in gateway.workers), default=0),
+                "workers": msgspec.to_builtins(gateway.workers),
+                "lost_records": gateway.lost_records,
+            }
+            for gateway in found
+        ],
+        "endpoints": documents,
+    }
+
+
+def audit_trail(plane: Plane, last: int, before: str | None) -> dict[str, Any]:
+    """The newest audit entries, newest first.
+
+    Raises:
+        InvalidRequest: "invalid-last".
+    """
+    if not 1 <= last <= _MOST:
+        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    with plane.database.begin() as connection:
+        entries = list_last(connection, last, before)
+    items = [{**entry, "at": iso(entry.pop("at_us"))} for entry in entries]
+    return {"items": items, "next": items[-1]["id"] if len(items) == last else None}

@@ -1,0 +1,34 @@
+"""Builds the control plane from its start document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from roadworthy.control.bulletin import Bulletin
+from roadworthy.control.plane import ControlSettings, Plane
+from roadworthy.control.verbs.keys import ensure
+from roadworthy.foundation.clock import SystemClock
+from roadworthy.store.blobs import FolderBlobs
+from roadworthy.store.engine import open_database
+
+
+def build_plane(document: Mapping[str, Any]) -> Plane:
+    """Open the database and the blob store, and make sure of the keys that the document brings.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    settings = ControlSettings(allowed_hosts=tuple(document.get("allowed_hosts", ())))
+    chosen = {
+        name: document[name]
+        for name in ("max_package_bytes", "record_max_bytes", "proof_timeout_s")
+        if document.get(name) is not None
+    }
+    settings = ControlSettings(settings.allowed_hosts, **chosen)
+    database = open_database(str(document["database_url"]))
+    blobs = FolderBlobs(Path(document["blob_folder"]))
+    plane = Plane(database, blobs, Bulletin(database), SystemClock(), settings)
+    ensure(plane, document.get("bootstrap_keys", ()))
+    return plane
