@@ -11,13 +11,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from roadworthy.contract.snapshot import Policy
 from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.gateway.protocols.predict_json import PredictJson
 from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.gateway.protocols.typed_rows import TypedRows
+from roadworthy.runtime.batching import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_rows
-from roadworthy.schema.signature import Field
+from roadworthy.schema.signature import Field, Signature
 
 LAYOUTS = {
     "floats": Layout((Field("a", DType.FLOAT64), Field("b", DType.FLOAT64))),
@@ -184,3 +187,15 @@ def test_plainly_right_bodies_take_the_fast_way(name: str, body: Any) -> None:
     """What is plainly right does not fall back, be it one row or many."""
     assert check(LAYOUTS[name], json.dumps(body).encode())
     assert check(LAYOUTS[name], json.dumps({"instances": body["instances"] * 20}).encode())
+
+
+@pytest.mark.parametrize("name", ['quo"te', "back\\slash", "new\nline", "tab\t", "sepal length (cm)", "žluť", ""])
+def test_any_column_name(name: str) -> None:
+    """Columns may have any name: what structs cannot be made for is read exactly, and answers are the same."""
+    fields = (Field(name, DType.FLOAT64), Field("other", DType.INT64))
+    protocol = PredictJson(Signature(fields, fields), Policy())
+    body = json.dumps({"instances": [{name: 1.5, "other": 2}, {name: 2.5, "other": 3}]}).encode()
+    decoded = protocol.decode({}, body)
+    assert decoded.batch.column(name)[0].tolist() == [1.5, 2.5]
+    encoded = protocol.encode(Answer(decoded.batch, 1, 2), decoded, 1)
+    assert json.loads(encoded.body) == {"predictions": [{name: 2.5, "other": 3}]}

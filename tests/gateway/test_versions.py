@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
-from roadworthy.contract.snapshot import KeyEntry
+from roadworthy.contract.snapshot import Arm, KeyEntry
 
 
 @pytest.fixture
@@ -171,6 +172,29 @@ def test_a_cold_start_with_a_broken_package(start_worker: Any, make_plan: Any, f
     assert worker.predict("sum", [[1, 2, 3]]).status_code == 200
     reply = worker.predict("broken", [[1, 2, 3]])
     assert (reply.status_code, reply.json()["code"]) == (503, "endpoint-not-ready")
+
+
+def test_an_endpoint_that_cannot_be_bound_leaves_the_rest(
+    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
+) -> None:
+    """A signature that nobody can read, or weights that do not add up, concern their endpoint only; the link goes on."""
+    plan = make_plan()
+    one = plan.package(1)
+    plan.endpoint("sum", [one])
+    agent = planted_agent(folder)
+    worker = start_worker(plan, folder=folder).wait_ready()
+    whole = plan.endpoints[0]
+    odd = msgspec.structs.replace(whole, name="odd", signature={"inputs": 7})
+    light = msgspec.structs.replace(whole, name="light", split=(Arm(one, 5),))
+    plan.endpoints = [whole, odd, light]
+    agent.offer(plan.snapshot(2))
+    wait(lambda: agent.last().offered == 2, "offered")
+    assert worker.predict("sum", [[1, 2, 3]]).status_code == 200
+    for name in ("odd", "light"):
+        assert worker.predict(name, [[1, 2, 3]]).json()["code"] == "endpoint-not-ready"
+    plan.endpoints = [whole]
+    agent.offer(plan.snapshot(3))
+    wait(lambda: agent.last().revision == 3, "the link goes on")
 
 
 def test_a_snapshot_that_cannot_be_read_is_passed_over(start_worker: Any, make_plan: Any, folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry
+from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.gateway.admission import Admission
 from roadworthy.gateway.metrics import BoundMetrics, WorkerMetrics
 from roadworthy.gateway.protocols.open_inference import OpenInference
@@ -76,7 +77,10 @@ def bind(
     Raises:
         Unbindable: a version is not ready, or does not take the endpoint's requests.
     """
-    signature = Signature.from_document(entry.signature)
+    try:
+        signature = Signature.from_document(entry.signature)
+    except PackageInvalid as error:
+        raise Unbindable(error.message) from error
     arms = []
     for side in entry.split:
         version, package = find(side.digest), packages.get(side.digest)

@@ -21,7 +21,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from roadworthy.contract.snapshot import decode_snapshot
+from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.slab import DRAINING, READY, STARTING
@@ -82,9 +82,7 @@ class Worker:
         self._log = structlog.get_logger("worker").bind(slot=start.slot)
         self._loop = asyncio.get_running_loop()
         self._serving = Serving(Identity(start.slot, os.getpid(), metrics.boot), metrics, self._changed)
-        self._link = AgentLink(
-            Path(start.folder, "run", "agent.sock"), self._serving.report, self._serving.offer, self._linked
-        )
+        self._link = AgentLink(Path(start.folder, "run", "agent.sock"), self._serving.report, self._offer, self._linked)
         self._recorder = Recorder(self._loop, self._link, self._lost)
         self._manager = Manager(load, self._serving.refresh, self._load_failed)
         routing = Routing(Instruments(metrics, self._recorder, self._log_fault), self._serving.readiness)
@@ -146,9 +144,18 @@ class Worker:
         except FileNotFoundError:
             return
         try:
-            self._serving.offer(decode_snapshot(data))
+            self._offer(decode_snapshot(data))
         except ValueError as error:
             self._log.error("snapshot-unreadable", reason=str(error))
+
+    def _offer(self, snapshot: Snapshot) -> None:
+        try:
+            taken = self._serving.offer(snapshot)
+        except Exception as error:  # noqa: BLE001 - a snapshot that nobody foresaw must not end the link or the serving
+            self._log.error("snapshot-failed", etag=snapshot.etag(), exc_info=error)
+        else:
+            if not taken:
+                self._log.warning("snapshot-refused", etag=snapshot.etag(), reason="it is older than the present one")
 
     async def _beat(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from roadworthy.contract.snapshot import Policy
 from roadworthy.foundation.errors import BodyTooLarge, InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.gateway.protocols.protocol import Decoded, Encoded, HeaderList, Headers
 from roadworthy.gateway.protocols.strict_json import read_document
-from roadworthy.gateway.protocols.typed_rows import TypedRows
+from roadworthy.gateway.protocols.typed_rows import TypedRows, is_plain_name
 from roadworthy.runtime.batching import Answer
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.rows import decode_rows, encode_rows
@@ -128,7 +128,7 @@ def _row_maker(fields: Sequence[Field]) -> Callable[[Batch], list[Any]]:
 
     The same values as `encode_rows` gives; objects are structs, which are made and written several times faster than dicts.
     """
-    if len(fields) == 1:
+    if len(fields) == 1 or not all(is_plain_name(field.name) for field in fields):
         return encode_rows
     names = [f"f{number}" for number in range(len(fields))]
     rename = {name: field.name for name, field in zip(names, fields, strict=True)}

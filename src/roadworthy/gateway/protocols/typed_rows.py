@@ -43,7 +43,9 @@ class TypedRows:
     def __init__(self, layout: Layout, max_rows: int) -> None:
         self._layout = layout
         self._forms = layout.blocks
-        self._possible = bool(layout.fields) and all(_field_type(field) is not None for field in layout.fields)
+        self._possible = bool(layout.fields) and all(
+            _field_type(field) is not None and is_plain_name(field.name) for field in layout.fields
+        )
         if not self._possible:
             return
         self._texts = [number for number, field in enumerate(layout.fields) if field.dtype is DType.STRING]
@@ -202,6 +204,11 @@ def _field_type(field: Field, *, bounded: bool = True) -> Any:
     for _ in field.shape:
         kind = list[kind]
     return kind | None if field.nullable else kind
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a field's name stands in JSON as it is: structs can only be made for such names."""
+    return name.isprintable() and '"' not in name and "\\" not in name
 
 
 def scalar_type(dtype: DType) -> Any:
