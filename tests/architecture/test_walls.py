@@ -32,7 +32,7 @@ def cycles(source: Path) -> list[str]:
     """Groups of modules that import each other, at module level or inside functions."""
     sys.path.insert(0, str(source.parent))
     try:
-        graph = grimp.build_graph(source.name, cache_dir=None)
+        graph = grimp.build_graph(source.name, cache_dir=None, exclude_type_checking_imports=True)
     finally:
         sys.path.remove(str(source.parent))
     reaches = {module: graph.find_downstream_modules(module) for module in graph.modules}
