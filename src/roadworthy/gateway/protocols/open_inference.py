@@ -21,8 +21,7 @@ from roadworthy.gateway.protocols.open_inference_messages import (
     read_head,
 )
 from roadworthy.gateway.protocols.open_inference_tensors import Column, FieldReader, to_json, to_raw
-from roadworthy.gateway.protocols.predict_json import is_json, too_many_rows
-from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers
+from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers, is_json, too_many_rows
 from roadworthy.runtime.batching import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Field, Signature

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from roadworthy.contract.snapshot import Policy
-from roadworthy.foundation.errors import BodyTooLarge, InvalidRequest, MalformedBody, UnsupportedMediaType
-from roadworthy.gateway.protocols.protocol import Decoded, Encoded, HeaderList, Headers
+from roadworthy.foundation.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
+from roadworthy.gateway.protocols.protocol import Decoded, Encoded, HeaderList, Headers, is_json, too_many_rows
 from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.gateway.protocols.typed_rows import TypedRows, is_plain_name
 from roadworthy.runtime.batching import Answer
@@ -20,7 +20,6 @@ from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.rows import decode_rows, encode_rows
 from roadworthy.schema.signature import Field, Signature
 
-_JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 _HEADERS: HeaderList = [(b"content-type", b"application/json")]
 _SHAPE_HINT = 'send {"instances": [row, …]}; a row is a list in field order or an object by field name'
 
@@ -145,25 +144,3 @@ def _row_maker(fields: Sequence[Field]) -> Callable[[Batch], list[Any]]:
         return list(map(row, *columns))
 
     return to_rows
-
-
-def too_many_rows(limit: int) -> BodyTooLarge:
-    """The error for a request with more rows than the policy allows."""
-    return BodyTooLarge(
-        f"the request has more than {limit} rows",
-        code="too-many-rows",
-        hint="send fewer rows at a time",
-        facts={"max_rows": limit},
-    )
-
-
-def is_json(kind: bytes | None) -> bool:
-    """Whether a content type means JSON in UTF-8."""
-    if kind in _JSON_TYPES:
-        return True
-    if kind is None:
-        return False
-    media, *parameters = [part.strip().lower() for part in kind.split(b";")]
-    return media == b"application/json" and all(
-        parameter in (b"", b"charset=utf-8", b'charset="utf-8"') for parameter in parameters
-    )

@@ -1,16 +1,19 @@
-"""The interface that every protocol file fills. `gateway/predict.py` is the caller; one object serves one endpoint."""
+"""The interface that every protocol file fills, and what all of them check alike. `gateway/predict.py` is the caller; one object
+serves one endpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from roadworthy.foundation.errors import BodyTooLarge
 from roadworthy.runtime.batching import Answer
 from roadworthy.schema.batch import Batch
 
 Headers = Mapping[bytes, bytes]
 """Request headers, names in lower case."""
 HeaderList = list[tuple[bytes, bytes]]
+_JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 
 
 class Decoded:
@@ -74,3 +77,25 @@ class BoundProtocol(Protocol):
             ModelFault: it has no exact form in this protocol.
         """
         ...
+
+
+def too_many_rows(limit: int) -> BodyTooLarge:
+    """The error for a request with more rows than the policy allows."""
+    return BodyTooLarge(
+        f"the request has more than {limit} rows",
+        code="too-many-rows",
+        hint="send fewer rows at a time",
+        facts={"max_rows": limit},
+    )
+
+
+def is_json(kind: bytes | None) -> bool:
+    """Whether a content type means JSON in UTF-8."""
+    if kind in _JSON_TYPES:
+        return True
+    if kind is None:
+        return False
+    media, *parameters = [part.strip().lower() for part in kind.split(b";")]
+    return media == b"application/json" and all(
+        parameter in (b"", b"charset=utf-8", b'charset="utf-8"') for parameter in parameters
+    )
