@@ -21,12 +21,15 @@ from urllib.parse import urlsplit
 from roadworthy.cli.output import say
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.slab import READY, SlabReader
 from roadworthy.foundation.sockets import listen
 from roadworthy.settings import Settings
 from roadworthy.supervisor import ChildPlan, Supervisor
 
 _PROBE_S = 0.02
 _SLOW_S = 15.0
+_FAILED_S = 3.0
+"""A failed version is tried once more when the agent is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ class Launch:
         probes: addresses that all must answer 200 before it is ready.
         announce: called once, then.
         failed: looks at a probe's answer; the error when it will never be ready.
-        patience_s: announce after that long even when a probe still answers no; None waits on.
+        patience_s: announce after that long even when a probe still answers no, and soon when it says that it failed; None waits
+            on.
     """
 
     plans: Sequence[ChildPlan]
@@ -90,25 +94,40 @@ def run(launch: Launch) -> None:
 
 def _watch(launch: Launch, watch: _Watch, stop: Callable[[], None]) -> None:
     begun = time.monotonic()
-    waiting = list(launch.probes)
     warned = False
-    while waiting and not watch.over.wait(_PROBE_S):
-        status, answer = probe(waiting[0])
-        if status == 200:
-            waiting.pop(0)
-            continue
+    while not watch.over.wait(_PROBE_S):
+        url, status, answer = _first_not_ready(launch)
+        if url is None:
+            launch.announce()
+            return
         watch.error = launch.failed(answer)
         if watch.error is not None:
             stop()
             return
         waited = time.monotonic() - begun
+        if status != 0 and launch.patience_s is not None and waited > _patience(launch.patience_s, answer):
+            say(f"going on although {url} is not ready ({_reason(answer)})")
+            launch.announce()
+            return
         if not warned and waited > _SLOW_S:
             warned = True
-            say(f"still waiting for {waiting[0]} ({_reason(answer)})")
-        if status != 0 and launch.patience_s is not None and waited > launch.patience_s:
-            say(f"going on although {waiting.pop(0)} is not ready ({_reason(answer)})")
-    if not waiting:
-        launch.announce()
+            say(f"still waiting for {url} ({_reason(answer)})")
+
+
+def _patience(longest_s: float, answer: Mapping[str, Any]) -> float:
+    return min(longest_s, _FAILED_S) if answer.get("reason") == "failed" else longest_s
+
+
+def _first_not_ready(launch: Launch) -> tuple[str | None, int, Mapping[str, Any]]:
+    """The first address that does not say yes, with its answer. A worker answers for itself only, so the slab is asked too."""
+    for url in launch.probes:
+        status, answer = probe(url)
+        if status != 200:
+            return url, status, answer
+    slots = [plan.slot for plan in launch.plans if plan.slot is not None]
+    if launch.slab is not None and not all(SlabReader(launch.slab).status(slot).state == READY for slot in slots):
+        return launch.probes[-1], 503, {"reason": "loading"}
+    return None, 200, {}
 
 
 def _reason(answer: Mapping[str, Any]) -> str:

@@ -47,12 +47,14 @@ class InspectOptions(Options):
     """`inspect`."""
 
     package: Annotated[Path, typer.Argument(metavar="FILE", help="A .rw file or an unpacked package.")]
+    card: Annotated[bool, typer.Option("--card", help="Print the model card.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions(InspectOptions):
+class VerifyOptions(Options):
     """`verify`."""
 
+    package: Annotated[Path, typer.Argument(metavar="FILE", help="A .rw file or an unpacked package.")]
     prove: Annotated[bool, typer.Option("--prove", help="Load it too, and replay its golden examples here.")] = False
     allow_code: Annotated[
         str | None,
@@ -91,7 +93,7 @@ def pack(options: PackCommandOptions) -> None:
         compile=options.compile,
         progress=_progress(),
     )
-    _describe(package, as_json=options.json)
+    show(_document(package), f"{_head(package)}\n\n{_outcomes(package)}", as_json=options.json)
 
 
 def _progress() -> Callable[[str], None]:
@@ -123,11 +125,16 @@ def _function(text: str) -> Any:
 def inspect(options: InspectOptions) -> None:
     """Describe a package without loading it.
 
-    Prints the digest, the runtimes, the signature and the card.
+    Prints the digest, the runtimes with how each was proved, the signature; with --card the whole card as Markdown.
     """
     from roadworthy.package.archive import open_package
+    from roadworthy.package.card import render_card
 
-    _describe(open_package(options.package), as_json=options.json)
+    package = open_package(options.package)
+    text = (
+        render_card(package) if options.card else "\n\n".join((_head(package), _outcomes(package), _signature(package)))
+    )
+    show(_document(package), text, as_json=options.json)
 
 
 def verify(options: VerifyOptions) -> None:
@@ -149,8 +156,8 @@ def verify(options: VerifyOptions) -> None:
     show(document, text, as_json=options.json)
 
 
-def _describe(package: Package, *, as_json: bool) -> None:
-    document = {
+def _document(package: Package) -> dict[str, object]:
+    return {
         "path": str(package.path),
         "name": package.name,
         "digest": package.digest,
@@ -160,13 +167,12 @@ def _describe(package: Package, *, as_json: bool) -> None:
         "card": dict(package.card),
         "attestations": {name: dict(said) for name, said in package.attestations.items()},
     }
-    show(document, _text(package), as_json=as_json)
 
 
-def _text(package: Package) -> str:
+def _head(package: Package) -> str:
     packed = package.path.stat().st_size if package.path.is_file() else None
     code = f"yes: name the digest to let it run (--allow-code {package.digest})" if package.carries_code else "no"
-    head = facts(
+    return facts(
         {
             "package": package.path,
             "name": package.name,
@@ -176,11 +182,27 @@ def _text(package: Package) -> str:
             "carries code": code,
         }
     )
+
+
+def _outcomes(package: Package) -> str:
+    """What became of each runtime that was tried."""
+    tried = package.attestations.get("compile", {}).get("outcomes", [])
+    rows = [
+        (
+            outcome["name"],
+            "yes" if outcome["kept"] else "no",
+            "" if outcome["speedup"] is None else f"{outcome['speedup']:.1f}x",
+            outcome["reason"],
+        )
+        for outcome in tried
+    ]
+    return table(("RUNTIME", "KEPT", "FASTER", "WHY"), rows) if rows else "no other runtime was tried"
+
+
+def _signature(package: Package) -> str:
     fields = [("in", field) for field in package.signature.inputs]
     fields += [("out", field) for field in package.signature.outputs]
-    signature = table(("", "FIELD", "TYPE", "NULLABLE", "SEEN"), [_row(side, field) for side, field in fields])
-    card = "\n".join(f"{heading}: {text}" for heading, text in package.card.items())
-    return "\n\n".join(part for part in (head, signature, card) if part)
+    return table(("", "FIELD", "TYPE", "NULLABLE", "SEEN"), [_row(side, field) for side, field in fields])
 
 
 def _row(side: str, field: Field) -> tuple[object, ...]:

@@ -18,7 +18,7 @@ class Readiness:
 
     Attributes:
         ready: the answer.
-        reason: for no, one of "starting", "loading", "stopping".
+        reason: for no, one of "starting", "loading", "failed" (a version that is missing could not be loaded), "stopping".
         endpoints: how many are served. missing: names of those that are not.
     """
 

@@ -107,9 +107,15 @@ class Serving:
             return Readiness(ready=False, reason="starting")
         wanted = {entry.name for entry in (self._served or self._offered).endpoints}
         missing = wanted & set(self._admissions) - set(self._endpoints)
+        hopeless = any(
+            self._manager.fault(arm.digest) is not None
+            for entry in self._offered.endpoints
+            if entry.name in missing
+            for arm in entry.split
+        )
         return Readiness(
             ready=not missing,
-            reason="loading" if missing else None,
+            reason=("failed" if hopeless else "loading") if missing else None,
             endpoints=len(self._endpoints),
             missing=tuple(sorted(missing)),
         )
