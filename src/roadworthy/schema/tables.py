@@ -180,17 +180,23 @@ def _from_array(layout: Layout, data: Array) -> Batch:
             raise _fault(field, "wrong-shape", f"has shape {list(data.shape[1:])}, expected {list(field.shape)}")
         if data.dtype.kind == "O" or field.dtype.numpy == np.dtype(object):
             return decode_rows(layout, data.tolist())[0]
-        nulls = np.isnan(data) if data.dtype.kind == "f" else None
-        values, mask = _fit_tensor(field, data, nulls)
+        values, mask = _fit_tensor(field, data, _gaps(data))
         return Batch.from_columns(layout, [(values, mask)], rows)
     matrix = data.reshape(rows, 1) if data.ndim == 1 else data
     if matrix.ndim != 2 or matrix.shape[1] != len(layout.fields):
         raise InvalidInput(
             f"the array has shape {list(data.shape)}, expected {len(layout.fields)} columns", code="wrong-shape"
         )
-    nulls = np.isnan(matrix) if matrix.dtype.kind == "f" else None
+    nulls = _gaps(matrix)
     pairs = [_fit(field, matrix[:, i], None if nulls is None else nulls[:, i]) for i, field in enumerate(layout.fields)]
     return Batch.from_columns(layout, pairs, rows)
+
+
+def _gaps(data: Array) -> Array | None:
+    """Where an array says that a value is missing: NaN or NaT."""
+    if data.dtype.kind not in "fM":
+        return None
+    return np.isnan(data) if data.dtype.kind == "f" else np.isnat(data)
 
 
 def _fit_tensor(field: Field, data: Array, nulls: Array | None) -> tuple[Array, Array | None]:
