@@ -45,7 +45,8 @@ def cells(count: int) -> Rows:
     share = random.uniform(size=(count, 1))
     mixed = real[pairs[:, 0]] * share + real[pairs[:, 1]] * (1 - share)
     mixed[: len(real)] = real[:count]
-    return np.round(mixed, 6)
+    rounded: Rows = np.round(mixed, 6)
+    return rounded
 
 
 def onnx_trees(folder: Path, count: int) -> Subject:

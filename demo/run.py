@@ -25,7 +25,7 @@ from sklearn.pipeline import Pipeline
 
 import roadworthy as rw
 from flights import flights, train
-from traffic import Endpoint, Traffic, largest_difference
+from traffic import Endpoint, Traffic, largest_difference, records
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "demo"
@@ -62,7 +62,9 @@ def roadworthy(*arguments: str, check: bool = True) -> str:
     say(f"  $ roadworthy {' '.join(arguments)}")
     environment = {**os.environ, "ROADWORTHY_HOME": str(FOLDER / "home")}
     command = [str(Path(sys.executable).with_name("roadworthy")), *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
     if check and result.returncode != 0:
         raise SystemExit(f"that failed:\n{result.stdout}{result.stderr}")
     return result.stdout
@@ -71,7 +73,7 @@ def roadworthy(*arguments: str, check: bool = True) -> str:
 def show(text: str, lines: int) -> None:
     """The first lines of what a command printed."""
     for line in text.strip().splitlines()[:lines]:
-        say(f"    {line}")
+        say(f"    {line[:140]}")
 
 
 def pack(data: Data, last_month: int, trees: int) -> tuple[rw.Package, Pipeline]:
@@ -98,7 +100,7 @@ def pack(data: Data, last_month: int, trees: int) -> tuple[rw.Package, Pipeline]
 def push(package: rw.Package) -> None:
     """Register a package; one that carries code (here scikit-learn's pickle) is taken because its digest is named."""
     allowed = ["--allow-code", package.digest] if package.carries_code else []
-    show(roadworthy("push", str(package.path), *allowed), 3)
+    show(roadworthy("push", os.path.relpath(package.path or "", ROOT), *allowed), 3)
 
 
 def context() -> tuple[str, str, str]:
@@ -133,21 +135,27 @@ def decay(endpoint: Endpoint, data: Data, trained: int) -> None:
 
 
 def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
-    """Deploy the second version and roll back, both under traffic in which nothing may fail."""
+    """Deploy the second version and roll back twice, under traffic in which nothing may fail."""
+    gateway, control, _ = context()
     with Traffic(endpoint, data.later(ASKED)) as traffic:
         traffic.wait_for("flights:1")
         begun = time.monotonic()
         roadworthy("deploy", "flights:2", "--endpoint", "flights")
         traffic.wait_for("flights:2")
         say(f"  loaded, proved and switched {traffic.last_from('flights:1') - begun:.1f} s after the command began")
-        time.sleep(1.0)  # some traffic for the second version
-        begun = time.monotonic()
+        time.sleep(0.5)  # some traffic for the second version
         roadworthy("rollback", "flights")
         traffic.wait_for("flights:1")
+        say("  rolled back")
         time.sleep(0.5)
-    back_s = traffic.last_from("flights:2") - begun
-    say(f"  rolled back: the last answer of flights:2 came {back_s * 1000:.0f} ms after the command began")
-    assert back_s < 3.0, "rolling back took too long"
+        with rw.Client(gateway, key=endpoint.key, control_url=control) as client:
+            begun = time.monotonic()
+            client.rollback("flights")
+            traffic.wait_for("flights:2")
+        back_s = traffic.last_from("flights:1") - begun
+        say(f"  and back again, from Python: the other version's last answer came {back_s * 1000:.0f} ms after asking")
+        time.sleep(0.5)
+    assert back_s < 1.0, "rolling back took too long"
     failed = [answer for answer in traffic.answers if answer.status != 200]
     assert not failed, f"{len(failed)} predictions failed during the switches"
     assert {answer.version for answer in traffic.answers} == {"flights:1", "flights:2"}
@@ -157,9 +165,9 @@ def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
     say(f"  latency of one row: p50 {np.percentile(times, 50):.1f} ms, p99 {np.percentile(times, 99):.1f} ms")
 
 
-def refuse(endpoint: Endpoint) -> None:
-    """What a wrong request is told."""
-    wrong = {"carrier": "UA", "origin": "EWR", "distance": "far"}
+def refuse(endpoint: Endpoint, data: Data) -> None:
+    """What wrong requests are told."""
+    wrong = {**records(data.later(1))[0], "distance": "far"}
     headers = {"Authorization": f"Bearer {endpoint.key}"}
     reply = httpx.post(endpoint.url, json={"instances": [wrong]}, headers=headers)
     assert reply.status_code == 422, reply.text
@@ -193,7 +201,7 @@ def journey() -> str:
     say("\n4. Predictions")
     ask_later_months(endpoint, data, right)
     decay(endpoint, data, trained=4)
-    refuse(endpoint)
+    refuse(endpoint, data)
 
     say("\n5. The second version under traffic, and back")
     switch(endpoint, data, right)
@@ -203,7 +211,10 @@ def journey() -> str:
     show(roadworthy("logs", "flights", "--last", "5"), 8)
     with rw.Client(gateway, key=key) as client:
         answer = client.predict("flights", data.later(3))
-    say(f"  from Python: {answer}")
+    late = [f"{row['probabilities'][1]:.2f}" for row in answer.predictions]
+    say(
+        f"  from Python, with rw.Client: late with {', '.join(late)}, says {answer.version} ({answer.runtime}), id {answer.id}"
+    )
     return f"{control}/docs"
 
 

@@ -14,6 +14,8 @@ import httpx
 import numpy as np
 import pandas as pd
 
+PAUSE_S = 0.004
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -74,7 +76,7 @@ class Endpoint:
 
 @dataclass
 class Traffic:
-    """A thread that asks one row after the other until it is stopped."""
+    """A thread that asks one row after the other, some 200 a second, until it is stopped."""
 
     endpoint: Endpoint
     rows: pd.DataFrame
@@ -111,6 +113,7 @@ class Traffic:
             while not self._stop.is_set():
                 self.answers.append(self.endpoint.ask(client, [self._instances[at]], at))
                 at = (at + 1) % len(self._instances)
+                self._stop.wait(PAUSE_S)
 
 
 def largest_difference(answers: list[Answer], right: dict[str, np.ndarray[Any, Any]]) -> float:
