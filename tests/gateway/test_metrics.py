@@ -184,6 +184,22 @@ def test_gauges_and_refusals(slab: Path) -> None:
     assert samples["roadworthy_records_lost_total{}"] == 5
 
 
+def test_workers_know_whether_another_is_ready(slab: Path) -> None:
+    """Neither itself nor the agent counts, nor a worker that is loading, stopping or dead."""
+    one, other, agent = (open_worker_metrics(slab, slot) for slot in (0, 1, 3))
+    for metrics in (one, agent):
+        metrics.state("READY")
+    assert not one.another_is_ready()
+    assert other.another_is_ready()
+    one.state("DRAINING")
+    assert not other.another_is_ready()
+    one.state("READY")
+    one.close()
+    assert not other.another_is_ready()
+    kill_one(slab, 2)
+    assert not other.another_is_ready()
+
+
 def test_an_orderly_stop_leaves_no_trace_of_trouble(slab: Path) -> None:
     """A worker that left is neither down nor a restart."""
     metrics = open_worker_metrics(slab, 0)

@@ -160,7 +160,7 @@ class SlotWriter:
     """The one writer of a slot. Not thread-safe: one process, one thread.
 
     Attributes:
-        slot: its number.
+        slot: its number. slots: how many there are.
         boot: 16 hex digits of this take-over.
         values: the slot's cells as signed 64-bit integers; index them with what `place` returned.
         left: what the predecessor left in its gauges, by name (only those that were not zero).
@@ -175,6 +175,7 @@ class SlotWriter:
         """
         self.slot = slot
         self._mapped, self._geometry, _ = _map(path)
+        self.slots = self._geometry.slots
         self._start = self._geometry.start(slot)
         whole = memoryview(self._mapped)
         self._words = whole[self._start : self._start + _WORDS * 8].cast("q")
@@ -241,9 +242,19 @@ class SlotWriter:
         self._kinds[name] = kind
         return cell
 
+    def ready_slots(self) -> list[int]:
+        """The slots, this one among them, whose process runs and is READY."""
+        found = []
+        with memoryview(self._mapped) as whole, whole.cast("q") as words:
+            for slot in range(self._geometry.slots):
+                start = self._geometry.start(slot) // 8
+                if words[start + _STATE] == _packed(READY) and _runs(words[start + _PID]):
+                    found.append(slot)
+        return found
+
     def state(self, text: str) -> None:
         """Say how far this process is: at most 8 ASCII characters, written at once."""
-        self._words[_STATE] = int.from_bytes(text.encode("ascii").ljust(8, b"\0"), "little", signed=True)
+        self._words[_STATE] = _packed(text)
 
     def heartbeat(self) -> None:
         """A sign of life."""
@@ -331,6 +342,10 @@ def _entries(mapped: mmap.mmap, geometry: _Geometry, start: int, known: int) -> 
         if zlib.crc32(text) != checksum or cell + width > MAX_WIDTH + geometry.cells:
             return
         yield text.decode("utf-8"), kind, width, cell
+
+
+def _packed(state: str) -> int:
+    return int.from_bytes(state.encode("ascii").ljust(8, b"\0"), "little", signed=True)
 
 
 def _runs(pid: int) -> bool:

@@ -138,6 +138,11 @@ class WorkerMetrics:
         """STARTING, READY or DRAINING (`foundation/slab.py`); the supervisor waits for READY before it stops a predecessor."""
         self._writer.state(text)
 
+    def another_is_ready(self) -> bool:
+        """Whether another worker is READY: then this one need not take connections before it can answer them."""
+        agents = self._writer.slots - 1
+        return any(slot not in (self._writer.slot, agents) for slot in self._writer.ready_slots())
+
     def heartbeat(self) -> None:
         """A sign of life; about once a second."""
         self._writer.heartbeat()
