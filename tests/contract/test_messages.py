@@ -1,0 +1,121 @@
+"""The messages between the planes: what one side writes the other reads; anything else is one kind of error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roadworthy.contract.record import PredictionRecord, decode_records, encode_records
+from roadworthy.contract.snapshot import (
+    Arm,
+    EndpointEntry,
+    KeyEntry,
+    PackageEntry,
+    Policy,
+    Snapshot,
+    decode_snapshot,
+    encode_snapshot,
+)  # fmt: skip
+from roadworthy.contract.telemetry import (
+    RecordFile,
+    RequestCount,
+    Telemetry,
+    VersionState,
+    WorkerReport,
+    decode_telemetry,
+    encode_telemetry,
+)  # fmt: skip
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
+COUNT = st.integers(0, 2**53)
+DIGESTS = st.integers(0, 9).map(lambda number: f"sha256:{number:064x}")
+
+
+def some(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Tuples of a few."""
+    return st.lists(strategy, max_size=3).map(tuple)
+
+
+SNAPSHOTS = st.builds(
+    Snapshot, TEXT, COUNT,
+    some(st.builds(PackageEntry, DIGESTS, TEXT, COUNT, COUNT, st.none() | TEXT)),
+    some(st.builds(EndpointEntry, TEXT, COUNT, some(st.builds(Arm, DIGESTS, COUNT)), st.dictionaries(TEXT, TEXT, max_size=2),
+                   st.builds(Policy, max_rows=COUNT, record=st.booleans()))),
+    st.none() | some(st.builds(KeyEntry, TEXT, TEXT, TEXT, st.none() | some(TEXT))),
+)  # fmt: skip
+REPORTS = st.builds(
+    WorkerReport,
+    COUNT,
+    COUNT,
+    TEXT,
+    st.none() | TEXT,
+    COUNT,
+    COUNT,
+    some(st.builds(VersionState, DIGESTS, TEXT, st.none() | TEXT)),
+)
+FRAMES = st.builds(
+    Telemetry, TEXT, TEXT, COUNT, COUNT, some(REPORTS), some(st.builds(RequestCount, TEXT, COUNT, DIGESTS, TEXT, COUNT)),
+    some(st.builds(RecordFile, TEXT, TEXT, COUNT, COUNT, COUNT, COUNT)), COUNT,
+)  # fmt: skip
+WHOLE = {str: TEXT, int: COUNT, bytes: st.binary(max_size=6)}
+RECORDS = st.lists(
+    st.tuples(*(WHOLE[field.type] for field in msgspec.structs.fields(PredictionRecord))).map(
+        lambda row: PredictionRecord(*row)
+    ),
+    max_size=4,
+)
+
+
+@given(SNAPSHOTS)
+def test_snapshots_read_back(snapshot: Snapshot) -> None:
+    """Whole, with None and empty keys told apart: one admits everybody, the other nobody."""
+    assert decode_snapshot(encode_snapshot(snapshot)) == snapshot
+
+
+@given(FRAMES)
+def test_telemetry_reads_back(frame: Telemetry) -> None:
+    """Whole."""
+    assert decode_telemetry(encode_telemetry(frame)) == frame
+
+
+@given(RECORDS)
+def test_records_read_back(records: list[PredictionRecord]) -> None:
+    """Whole, bodies byte for byte."""
+    assert decode_records(encode_records(records)) == records
+
+
+@pytest.mark.parametrize("decode", [decode_snapshot, decode_telemetry])
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"\xff", b'{"epoch": 1, "revision": "x"}', b"[" * 100_000])
+def test_other_bytes_are_one_kind_of_error(decode: Callable[[bytes], object], data: bytes) -> None:
+    """ValueError, so that a caller needs to know nothing of how messages are encoded."""
+    with pytest.raises((ValueError, RecursionError)):
+        decode(data)
+
+
+def test_messages_of_another_format_are_refused() -> None:
+    """A later release's message says which format it has, instead of being half understood."""
+    snapshot = msgspec.structs.replace(Snapshot("e", 1), format=2)
+    with pytest.raises(ValueError, match="format 2"):
+        decode_snapshot(encode_snapshot(snapshot))
+    with pytest.raises(ValueError, match="format 2"):
+        decode_telemetry(encode_telemetry(Telemetry("g", "b", 1, 0, format=2)))
+
+
+def test_a_field_that_a_later_release_adds_is_passed_over() -> None:
+    """Within a format, planes of two releases understand each other."""
+    assert decode_snapshot(b'{"epoch": "e", "revision": 1, "later": [1]}') == Snapshot("e", 1)
+
+
+@given(TEXT, TEXT, COUNT, COUNT)
+def test_which_snapshot_supersedes_which(mine: str, theirs: str, before: int, after: int) -> None:
+    """Another epoch always does; within one, only a higher revision; never itself."""
+    held, offered = Snapshot(mine, before), Snapshot(theirs, after)
+    assert offered.supersedes(held) is (mine != theirs or after > before)
+    assert offered.supersedes(None)
+    assert not offered.supersedes(offered)
+    assert (offered.etag() == held.etag()) is (mine == theirs and before == after)
