@@ -119,7 +119,7 @@ class Settings:
         """Where `group.name` came from: "default", "context", a file, a variable or a flag."""
         return self.origins.get(name, "default")
 
-    def items(self) -> Iterator[tuple[str, object]]:
+    def entries(self) -> Iterator[tuple[str, object]]:
         """Every (`group.name`, value), in the order of this page."""
         for group in GROUPS:
             for entry in dataclasses.fields(GROUPS[group]):

@@ -24,7 +24,7 @@ def config_show(options: ConfigOptions) -> None:
     settings = options.settings
     rows = [
         (name, "(set)" if name in SECRET and value is not None else _text(value), settings.origin(name))
-        for name, value in settings.items()
+        for name, value in settings.entries()
     ]
     document = [{"setting": name, "value": value, "origin": origin} for name, value, origin in rows]
     show(document, table(("SETTING", "VALUE", "ORIGIN"), rows), as_json=options.json)

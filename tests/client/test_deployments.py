@@ -1,0 +1,61 @@
+"""Waiting for an endpoint: when it is done, failed, overtaken or too slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from roadworthy.client.deployments import wait_until_serving
+from roadworthy.foundation.errors import Conflict, DeadlineExceeded, PackageRefused, ProofFailed
+
+
+def document(version: str | None, pending: dict[str, Any] | None = None) -> dict[str, Any]:
+    """An endpoint's document; the digest of version v is "d-v"."""
+    state = "serving" if pending is None else "failed" if pending["state"] == "FAILED" else "loading"
+    return {"name": "e", "state": state, "version": version, "digest": version and f"d-{version}", "pending": pending}
+
+
+def pending(version: str, state: str = "LOADING", code: str | None = None) -> dict[str, Any]:
+    """A change under way."""
+    return {"version": version, "digest": f"d-{version}", "state": state, "reason": "because", "code": code}
+
+
+def test_it_waits_for_the_switch_and_shows_each_step() -> None:
+    """It returns the document that serves what was asked, and every one before it went to `progress`."""
+    answers = iter([document("m:1", pending("m:2")), document("m:2")])
+    seen: list[Any] = []
+    found = wait_until_serving(lambda: next(answers), document("m:1", pending("m:2")), 5, seen.append)
+    assert found["version"] == "m:2"
+    assert [each["version"] for each in seen] == ["m:1", "m:1", "m:2"]
+
+
+def test_what_serves_already_needs_no_reading() -> None:
+    """A reply that says it serves is enough."""
+    assert wait_until_serving(lambda: pytest.fail("read"), document("m:1"), 0)["version"] == "m:1"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("proof-failed", ProofFailed), ("code-not-allowed", PackageRefused), (None, Conflict)]
+)
+def test_a_failed_load_is_its_own_error(code: str | None, kind: type[Exception]) -> None:
+    """The error has the class that fits the reason, its code, and the server's sentence."""
+    with pytest.raises(kind, match="because") as caught:
+        wait_until_serving(lambda: pytest.fail("read"), document("m:1", pending("m:2", "FAILED", code)), 5)
+    assert caught.value.code == (code or "deploy-failed")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("other", [document("m:3"), document("m:1", pending("m:3"))])
+def test_somebody_else_was_faster(other: dict[str, Any]) -> None:
+    """Another version at the endpoint, serving or under way, is a conflict and no success."""
+    with pytest.raises(Conflict) as caught:
+        wait_until_serving(lambda: other, document("m:1", pending("m:2")), 5)
+    assert caught.value.code == "deploy-superseded"
+
+
+def test_time_is_up() -> None:
+    """After the time it says that the endpoint goes on."""
+    waiting = document("m:1", pending("m:2"))
+    with pytest.raises(DeadlineExceeded) as caught:
+        wait_until_serving(lambda: waiting, waiting, 0.05)
+    assert caught.value.code == "deploy-timeout"
