@@ -30,6 +30,7 @@ def build_routes(plane: Plane, stopping: Callable[[], bool]) -> FastAPI:
         version=__version__,
         description="Push packages, deploy versions to endpoints, roll back, and see what was asked and answered.",
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
     problems.install(app)
     for router in (

@@ -12,6 +12,8 @@ from roadworthy.schema.batch import Array, Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
 
+_ARROW_NAMES = {DType.FLOAT32: "float", DType.FLOAT64: "double", DType.TIMESTAMP: "int64"}
+
 
 def batch_to_arrow(batch: Batch) -> Any:
     """A pyarrow.Table: plain columns in their own types, times as timestamp[us, UTC], json as text; a tensor as one list column
@@ -72,7 +74,7 @@ def _from_column(pa: Any, field: Field, table: Any) -> tuple[Array, Array | None
 def _from_arrow(pa: Any, field: Field, column: Any) -> tuple[Array, Array | None]:
     mask: Array | None = None
     if column.null_count:
-        mask = column.is_null().to_numpy(zero_copy_only=False)
+        mask = _fixed_width(column.is_null().cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
     if field.dtype in (DType.STRING, DType.JSON):
         array = np.empty(len(column), dtype=object)
         plain = column.to_pylist()
@@ -85,7 +87,16 @@ def _from_arrow(pa: Any, field: Field, column: Any) -> tuple[Array, Array | None
         column = column.cast(pa.int64())
     if mask is not None:
         column = column.fill_null(False if field.dtype is DType.BOOL else 0)
-    values = column.to_numpy(zero_copy_only=False)
-    if values.dtype != field.dtype.numpy:
-        raise TypeError(f"{field.name} is {values.dtype}")
-    return values, mask
+    if field.dtype is DType.BOOL:
+        return _fixed_width(column.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool), mask
+    if str(column.type) not in (field.dtype.value, _ARROW_NAMES.get(field.dtype)):
+        raise TypeError(f"{field.name} is {column.type}")
+    return _fixed_width(column, field.dtype.numpy), mask
+
+
+def _fixed_width(column: Any, dtype: np.dtype[Any]) -> Array:
+    """The values of an Arrow array without nulls, copied. Its own to_numpy would import pandas into every worker."""
+    data = column.buffers()[1]
+    if data is None:
+        return np.empty(0, dtype=dtype)
+    return np.frombuffer(data, dtype=dtype, count=column.offset + len(column))[column.offset :].copy()

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from roadworthy.foundation.errors import StoreError, Unavailable
+from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.ids import random_id
 from roadworthy.store.tables import PROJECT, stores
 
@@ -61,6 +62,8 @@ def open_database(url: str) -> Database:
     """
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
+        if engine.url.database not in (None, "", ":memory:"):
+            private_folder(Path(str(engine.url.database)).parent)
         _prepare_sqlite(engine)
         _check_sqlite(engine)
     try:

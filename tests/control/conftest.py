@@ -1,0 +1,185 @@
+"""A real control plane in a process of its own, people and gateways that talk to it over HTTP, and small real packages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from roadworthy.access.keys import make_key
+from roadworthy.contract.telemetry import READY, Telemetry, VersionState, WorkerReport, encode_telemetry
+from roadworthy.foundation.sockets import listen
+
+DEADLINE_S = 30.0
+
+
+class ControlProcess:
+    """One control plane with an admin key and a gateway key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.admin_id, self.admin_key = make_key()
+        self.gateway_id, self.gateway_key = make_key()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def document(self, fd: int) -> dict[str, Any]:
+        """The start document."""
+        return {
+            "host": "127.0.0.1",
+            "port": 0,
+            "fd": fd,
+            "database_url": f"sqlite:///{self.folder / 'roadworthy.db'}",
+            "blob_folder": str(self.folder / "blobs"),
+            "bootstrap_keys": [
+                {"id": self.admin_id, "key": self.admin_key, "role": "admin"},
+                {"id": self.gateway_id, "key": self.gateway_key, "role": "gateway"},
+            ],
+            "allowed_hosts": ["models.example"],
+            "log_level": "warning",
+            "max_package_bytes": 32 << 20,
+        }
+
+    def start(self) -> None:
+        """Start the process and wait until it is ready."""
+        listener = listen("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "roadworthy.control"], stdin=subprocess.PIPE, pass_fds=[listener.fileno()]
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(self.document(listener.fileno())).encode() + b"\n")
+        self.process.stdin.flush()
+        listener.close()
+        until = time.monotonic() + DEADLINE_S
+        while time.monotonic() < until:
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.02)
+        self.kill()
+        raise AssertionError("the control plane never became ready")
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def client(self, key: str | None) -> httpx.Client:
+        """A client with a key."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60.0)
+
+
+class FakeGateway:
+    """Speaks the internal API as an agent does, for one gateway with one worker."""
+
+    def __init__(self, client: httpx.Client, name: str) -> None:
+        self.client = client
+        self.name = name
+        self.sequence = 0
+
+    def snapshot(self, etag: str | None = None, wait_s: float = 0.0) -> httpx.Response:
+        """One long poll."""
+        headers = {} if etag is None else {"If-None-Match": etag}
+        return self.client.get("/internal/v1/snapshot", params={"wait_s": wait_s}, headers=headers)
+
+    def report(self, *states: VersionState, sequence: int | None = None, **fields: Any) -> httpx.Response:
+        """One telemetry frame of a worker with these version states."""
+        if sequence is None:
+            self.sequence += 1
+            sequence = self.sequence
+        worker = WorkerReport(slot=0, pid=1, boot="w", epoch=None, revision=0, offered=0, versions=tuple(states))
+        frame = Telemetry(
+            gateway=self.name,
+            boot="boot-1",
+            sequence=sequence,
+            at_us=1,
+            workers=fields.pop("workers", (worker,)),
+            **fields,
+        )
+        return self.client.post("/internal/v1/telemetry", content=encode_telemetry(frame))
+
+    def ready(self, *digests: str) -> None:
+        """Report digests READY."""
+        reply = self.report(*(VersionState(digest, READY, "native") for digest in digests))
+        assert reply.status_code == 200, reply.text
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlProcess]:
+    """A control plane of the test's own."""
+    process = ControlProcess(tmp_path / "control")
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def admin(control: ControlProcess) -> Iterator[httpx.Client]:
+    """A client with the admin key."""
+    with control.client(control.admin_key) as client:
+        yield client
+
+
+@pytest.fixture
+def gateway(control: ControlProcess) -> Iterator[FakeGateway]:
+    """A gateway."""
+    with control.client(control.gateway_key) as client:
+        yield FakeGateway(client, "gw-1")
+
+
+@pytest.fixture(scope="session")
+def make_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Packs y = factor · x as an ONNX graph (no code in it), or as a Python function (code): returns the .rw file."""
+    made: dict[tuple[Any, ...], Path] = {}
+
+    def make(name: str = "line", factor: float = 2.0, *, code: bool = False, width: int = 3) -> Path:
+        key = (name, factor, code, width)
+        if key not in made:
+            made[key] = _pack(name, factor, code, width, tmp_path_factory.mktemp("dist"))
+        return made[key]
+
+    return make
+
+
+def _pack(name: str, factor: float, code: bool, width: int, out: Path) -> Path:
+    from onnx import TensorProto, helper
+
+    from roadworthy.package.pack import pack
+
+    rows = np.arange(8.0 * width).reshape(8, width)
+    if code:
+        return pack(lambda x: x.sum(axis=1) * factor, name=name, inputs=rows, out=out).path
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "f"], ["y"])],
+        "line",
+        [helper.make_tensor_value_info("x", TensorProto.DOUBLE, [None, width])],
+        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, [None, width])],
+        [helper.make_tensor("f", TensorProto.DOUBLE, [1], [factor])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return pack(model, name=name, inputs=rows, out=out).path
+
+
+@pytest.fixture
+def push(admin: httpx.Client, make_package: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
+    """Pushes a package and returns the version's document."""
+
+    def go(**options: Any) -> dict[str, Any]:
+        reply = admin.post("/api/v1/packages", content=make_package(**options).read_bytes())
+        assert reply.status_code in (200, 201), reply.text
+        return dict(reply.json())
+
+    return go

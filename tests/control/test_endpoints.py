@@ -1,0 +1,141 @@
+"""Deploy, switch, rollback and undeploy, against gateways that report over the real API."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from roadworthy.contract.telemetry import FAILED, READY, VersionState, WorkerReport
+
+Push = Callable[..., dict[str, Any]]
+
+
+def test_traffic_moves_only_when_every_worker_is_ready(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """A split names a version only after all live workers reported it READY."""
+    digest = push()["digest"]
+    reply = admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    assert reply.status_code == 202
+    assert reply.json()["pending"]["reason"] == "no gateway is connected"
+    held = gateway.snapshot().json()
+    assert [p["digest"] for p in held["packages"]] == [digest]
+    assert held["endpoints"] == []
+    loaded = WorkerReport(0, 1, "a", None, 0, 0, (VersionState(digest, READY),))
+    loading = WorkerReport(1, 2, "b", None, 0, 0, ())
+    gateway.report(workers=(loaded, loading))
+    assert admin.get("/api/v1/endpoints/line").json()["pending"]["reason"] == "ready on 1 of 2 workers"
+    gateway.ready(digest)
+    assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+    assert gateway.snapshot().json()["endpoints"][0]["split"] == [{"digest": digest, "weight": 10_000}]
+
+
+def test_a_version_that_fails_to_load_never_gets_traffic(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """FAILED on a worker ends the deployment with its reason; the version before goes on."""
+    one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    gateway.ready(one)
+    admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
+    gateway.report(VersionState(one, READY), VersionState(two, FAILED, reason="answers differ", code="proof-failed"))
+    document = admin.get("/api/v1/endpoints/line").json()
+    assert (document["state"], document["version"]) == ("failed", "line:1")
+    assert document["pending"]["code"] == "proof-failed"
+    assert gateway.snapshot().json()["endpoints"][0]["split"][0]["digest"] == one
+
+
+def test_rollback_is_at_once_while_the_version_before_is_warm(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """Both versions stay in the snapshot after a switch, so going back needs no loading."""
+    one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    gateway.ready(one)
+    assert admin.post("/api/v1/endpoints/line:rollback").json()["code"] == "no-previous-version"
+    admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
+    gateway.ready(one, two)
+    assert admin.get("/api/v1/endpoints/line").json()["version"] == "line:2"
+    back = admin.post("/api/v1/endpoints/line:rollback")
+    assert back.status_code == 200
+    assert (back.json()["version"], back.json()["previous"]) == ("line:1", "line:2")
+    again = admin.post("/api/v1/endpoints/line:rollback")
+    assert again.json()["version"] == "line:2"
+
+
+def test_a_long_poll_is_woken_by_a_change(admin: httpx.Client, control: Any, gateway: Any, push: Push) -> None:
+    """A gateway that waits hears of a change in far less than its waiting time."""
+    push()
+    etag = gateway.snapshot().headers["etag"]
+    seen: list[tuple[int, float]] = []
+
+    def wait() -> None:
+        started = time.monotonic()
+        with control.client(control.gateway_key) as client:
+            reply = client.get("/internal/v1/snapshot", params={"wait_s": 20}, headers={"If-None-Match": etag})
+        seen.append((reply.status_code, time.monotonic() - started))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    thread.join()
+    assert seen[0][0] == 200
+    assert seen[0][1] < 10
+    assert gateway.snapshot(gateway.snapshot().headers["etag"]).status_code == 304
+
+
+def test_compare_and_set_lets_one_of_two_deploys_win(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """E9's ground: the generation that the caller saw must still be the endpoint's."""
+    digest = push()["digest"]
+    first = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "if_generation": 0})
+    assert first.status_code == 202
+    second = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "if_generation": 0})
+    assert (second.status_code, second.json()["code"]) == (409, "generation-conflict")
+    gateway.ready(digest)
+    same = admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    assert same.status_code == 200
+
+
+def test_a_version_with_another_signature_is_refused(admin: httpx.Client, push: Push) -> None:
+    """An endpoint's signature is a promise to its callers."""
+    push(width=3)
+    push(width=4)
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    refused = admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "signature-incompatible")
+
+
+def test_policies_are_checked_and_named(admin: httpx.Client, push: Push) -> None:
+    """An unknown policy is an error that lists the known ones; a bad value is one too."""
+    push()
+    unknown = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"max_row": 5}})
+    assert (unknown.status_code, unknown.json()["code"]) == (400, "unknown-policy")
+    assert "max_rows" in unknown.json()["known"]
+    bad = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"max_rows": 0}})
+    assert bad.json()["code"] == "invalid-policy"
+    assert admin.get("/api/v1/endpoints/line").status_code == 404
+    good = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"max_rows": 5}})
+    assert good.json()["policy"]["max_rows"] == 5
+
+
+def test_telemetry_counts_once_however_often_it_arrives(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """An old frame that arrives again does not turn the clock back."""
+    digest = push()["digest"]
+    gateway.report(sequence=5, lost_records=3)
+    gateway.report(VersionState(digest, READY), sequence=4, lost_records=1)
+    status = admin.get("/api/v1/status").json()
+    assert status["gateways"][0]["lost_records"] == 3
+    assert status["gateways"][0]["workers"][0]["versions"] == []
+
+
+def test_state_survives_kill_9(control: Any, gateway: Any, push: Push) -> None:
+    """Everything that was answered is there after a crash, the epoch too."""
+    digest = push()["digest"]
+    with control.client(control.admin_key) as admin:
+        admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+        gateway.ready(digest)
+    before = gateway.snapshot().json()
+    control.kill()
+    control.start()
+    with control.client(control.gateway_key) as client:
+        after = client.get("/internal/v1/snapshot").json()
+    assert (after["epoch"], after["revision"]) == (before["epoch"], before["revision"])
+    assert after["endpoints"] == before["endpoints"]

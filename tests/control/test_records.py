@@ -1,0 +1,83 @@
+"""Record files that gateways ship, and the questions that people ask of them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import httpx
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from roadworthy.contract.record import PredictionRecord
+from roadworthy.contract.telemetry import RecordFile
+
+
+def record(number: int, **changes: Any) -> PredictionRecord:
+    """A plausible record."""
+    fields: dict[str, Any] = {
+        "id": f"{number:032x}",
+        "at_us": 1_000_000 * number,
+        "endpoint": "line",
+        "generation": 1,
+        "model": "line",
+        "version": 1,
+        "digest": "sha256:" + "0" * 64,
+        "runtime": "native",
+        "caller": "key-a",
+        "request_id": f"req-{number}",
+        "status": 200,
+        "code": "ok",
+        "latency_us": 1500,
+        "rows": 1,
+        "input_format": "json",
+        "json_bytes": -1,
+        "inputs": b'{"instances":[[1,2,3]]}',
+        "outputs": b'{"predictions":[6]}',
+        "output_json_bytes": -1,
+    }
+    return PredictionRecord(**{**fields, **changes})
+
+
+def parquet(records: list[PredictionRecord]) -> bytes:
+    """A record file."""
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([msgspec.structs.asdict(r) for r in records]), sink)
+    return sink.getvalue()
+
+
+def test_shipped_records_can_be_asked_for(admin: httpx.Client, gateway: Any) -> None:
+    """The newest of several files, newest last; by id; with binary bodies as notes."""
+    for start in (1, 4):
+        records = [record(n) for n in range(start, start + 3)]
+        if start == 4:
+            records[2] = record(6, json_bytes=2, inputs=b"{}\0\0\0", output_json_bytes=-1, outputs=b"oops")
+        name = f"line-{start}.parquet"
+        put = gateway.client.put(f"/internal/v1/records/gw-1/{name}", content=parquet(records))
+        assert put.status_code == 204
+        again = gateway.client.put(f"/internal/v1/records/gw-1/{name}", content=b"other bytes")
+        assert again.status_code == 204
+        manifest = RecordFile(f"records/gw-1/{name}", "line", 3, 100, records[0].at_us, records[-1].at_us)
+        gateway.report(record_files=(manifest,))
+    reply = admin.get("/api/v1/endpoints/line/predictions", params={"last": 4}).json()
+    assert [item["request_id"] for item in reply["items"]] == ["req-3", "req-4", "req-5", "req-6"]
+    assert reply["items"][0]["inputs"] == {"instances": [[1, 2, 3]]}
+    assert reply["items"][0]["latency_ms"] == 1.5
+    assert reply["items"][3]["inputs"] == {"json": {}, "binary_bytes": 3}
+    assert reply["items"][3]["outputs"] == {"unreadable_bytes": 4}
+    one = admin.get("/api/v1/endpoints/line/predictions", params={"id": f"{2:032x}:0"}).json()
+    assert [item["request_id"] for item in one["items"]] == ["req-2"]
+
+
+def test_names_of_record_files_are_checked(gateway: Any) -> None:
+    """F9: nothing but plain file names gets near the disk."""
+    for path in ("gw-1/a.txt", "gw-1/..%2f..%2fx.parquet", "GW/a.parquet", "gw-1/.hidden.parquet"):
+        reply = gateway.client.put(f"/internal/v1/records/{path}", content=b"x")
+        assert reply.status_code in (400, 404), path
+
+
+def test_malformed_telemetry_is_refused(gateway: Any) -> None:
+    """A frame that is none changes nothing."""
+    reply = gateway.client.post("/internal/v1/telemetry", content=b'{"gateway": 3}')
+    assert (reply.status_code, reply.json()["code"]) == (400, "malformed-telemetry")
