@@ -18,6 +18,7 @@ import numpy as np
 from roadworthy.frameworks.discovery import framework_named
 from roadworthy.frameworks.framework import Loaded, Saved
 from roadworthy.optimize.candidates.candidate import Candidate, NotConvertible, Source
+from roadworthy.optimize.deadline import within
 from roadworthy.optimize.discovery import candidates
 from roadworthy.optimize.equal import Difference, compare
 from roadworthy.optimize.exact.folding import fold
@@ -29,6 +30,8 @@ __all__ = ["Outcome", "Source", "compile_runtimes"]
 
 FASTER_AT_ONE = 1.1
 NOT_SLOWER_AT_HUNDRED = 0.95
+MUCH_FASTER = 1.5
+CONVERSION_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,20 @@ class _Exam:
 
 @dataclass(frozen=True)
 class _Tried:
-    """What became of one candidate so far, and its median times in seconds for 1 and 100 rows when it is equal and faster."""
+    """What became of one candidate so far, and its median time for one row when it is equal and faster."""
 
     outcome: Outcome
-    times: tuple[float, float] | None = None
+    by_construction: bool = False
+    time_s: float | None = None
 
 
 def compile_runtimes(source: Source, folder: Path) -> tuple[Outcome, ...]:
     """One outcome a candidate. The files of a kept one are in `folder`/<name>/, of others nothing is left.
 
-    An equal candidate is kept when it is at least 1.1 times as fast as the original for one row and not slower for 100 (0.95
-    leaves room for noise), and when it is the fastest of the equal ones at one of the two sizes.
+    At most one is kept: it must be equal, at least 1.1 times as fast as the original for one row and not slower for 100 (0.95
+    leaves room for noise). Among several, one that is equal by construction goes before one that was only compared, and one of
+    the same kind replaces another only when it is 1.5 times as fast for one row: the choice is sealed into the package, so noise
+    must not make it.
 
     Raises:
         Exception: what the original raises on the golden examples or the training rows.
@@ -88,9 +94,8 @@ def compile_runtimes(source: Source, folder: Path) -> tuple[Outcome, ...]:
         return tuple(Outcome(c.name, c.framework, kept=False, reason=reason) for c in candidates())
     exams = tuple(_exams(source))
     tried = [_try(candidate, source, exams, folder / candidate.name) for candidate in candidates()]
-    times = [found.times for found in tried if found.times is not None]
-    fastest = tuple(min(pair[size] for pair in times) for size in (0, 1)) if times else ()
-    outcomes = tuple(_settle(found, fastest) for found in tried)
+    chosen = _choose(tried)
+    outcomes = tuple(_settle(found, chosen) for found in tried)
     for outcome in outcomes:
         if not outcome.kept:
             shutil.rmtree(folder / outcome.name, ignore_errors=True)
@@ -138,16 +143,19 @@ def _try(candidate: Candidate, source: Source, exams: tuple[_Exam, ...], folder:
     outcome = Outcome(candidate.name, candidate.framework, kept=False, reason="")
     try:
         folder.mkdir(parents=True)
-        saved = candidate.convert(source, folder)
+        saved = within(CONVERSION_LIMIT_S, lambda: candidate.convert(source, folder))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of runtimes, about graphs that they then run
             loaded = framework_named(candidate.framework).load(folder, saved.options, source.signature, 1, None)
     except NotConvertible as error:
         return _Tried(replace(outcome, reason=f"not convertible: {error}"))
+    except TimeoutError as error:
+        return _Tried(replace(outcome, reason=f"not convertible in time: {error}"))
     except Exception as error:  # noqa: BLE001  converters and runtimes raise whatever they like; the original still serves
         return _Tried(replace(outcome, reason=f"the conversion failed: {_first_line(error)}"))
     try:
-        return _examine(replace(outcome, saved=saved), source, exams, loaded)
+        tried = _examine(replace(outcome, saved=saved), source, exams, loaded)
+        return replace(tried, by_construction=candidate.by_construction)
     finally:
         loaded.close()
 
@@ -171,23 +179,34 @@ def _race(outcome: Outcome, source: Source, loaded: Loaded) -> _Tried:
     """Measure an equal candidate against the original."""
     hundred = source.training.take(np.resize(np.arange(source.training.rows), 100))
     one, time_1 = speedup(source.reference, loaded.run, hundred.slice(0, 1))
-    many, time_100 = speedup(source.reference, loaded.run, hundred)
+    many, _ = speedup(source.reference, loaded.run, hundred)
     rows = ", ".join(f"{count:,} {kind}" for kind, count in outcome.compared.items())
     speeds = f"{one:.1f} times as fast for 1 row, {many:.1f} for 100"
     reason = f"equal on {rows} rows; {speeds}"
     outcome = replace(outcome, reason=reason, speedup=one, speedup_100=many)
     if one < FASTER_AT_ONE or many < NOT_SLOWER_AT_HUNDRED:
         return _Tried(replace(outcome, saved=None, reason=f"{reason}: not faster than the original"))
-    return _Tried(outcome, (time_1, time_100))
+    return _Tried(outcome, time_s=time_1)
 
 
-def _settle(found: _Tried, fastest: tuple[float, ...]) -> Outcome:
-    """Keep the fastest at one row and the fastest at a hundred, which may be the same."""
-    if found.times is None:
-        return found.outcome
-    if any(mine <= best for mine, best in zip(found.times, fastest, strict=True)):
+def _choose(tried: list[_Tried]) -> _Tried | None:
+    """The one that is kept, or None."""
+    chosen: _Tried | None = None
+    for found in sorted(tried, key=lambda found: not found.by_construction):
+        if found.time_s is None:
+            continue
+        same_kind = chosen is not None and chosen.by_construction == found.by_construction
+        if chosen is None or (same_kind and found.time_s * MUCH_FASTER < (chosen.time_s or 0.0)):
+            chosen = found
+    return chosen
+
+
+def _settle(found: _Tried, chosen: _Tried | None) -> Outcome:
+    if found is chosen:
         return replace(found.outcome, kept=True)
-    return replace(found.outcome, saved=None, reason=f"{found.outcome.reason}: another is faster")
+    if found.time_s is None or chosen is None:
+        return found.outcome
+    return replace(found.outcome, saved=None, reason=f"{found.outcome.reason}: {chosen.outcome.name} is kept instead")
 
 
 def _first_line(error: Exception) -> str:

@@ -57,6 +57,11 @@ class Candidate(Protocol):
         """The framework file that loads what `convert` wrote."""
         ...
 
+    @property
+    def by_construction(self) -> bool:
+        """Whether it answers as the original by the way it is made, and comparing only confirms it."""
+        ...
+
     def convert(self, source: Source, folder: Path) -> Saved:
         """Write the converted model into the empty `folder`.
 

@@ -16,6 +16,7 @@ class ExactTrees:
 
     name = "onnx-exact"
     framework = "onnx"
+    by_construction = True
 
     def convert(self, source: Source, folder: Path) -> Saved:
         """As Candidate.convert."""

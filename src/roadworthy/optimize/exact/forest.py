@@ -21,7 +21,7 @@ from roadworthy.optimize.exact.graph import (
     write_prediction,
     write_sign,
 )
-from roadworthy.optimize.exact.trees import Ensemble, Head, Tree
+from roadworthy.optimize.exact.trees import Ensemble, Head, Tree, constant_tree
 from roadworthy.schema.batch import Array
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Signature
@@ -45,8 +45,8 @@ def write_trees(writer: Writer, matrix: str, ensemble: Ensemble, places: Array) 
     """All trees and the starting sums as one operator; returns the (rows, targets) double sums."""
     from onnx import numpy_helper
 
-    starts = tuple(_constant_tree(target, float(value)) for target, value in enumerate(ensemble.start) if value != 0.0)
-    trees = tuple(tree if tree.inner.any() else _constant_tree(tree.target, tree.value[0]) for tree in ensemble.trees)
+    starts = tuple(constant_tree(target, float(value)) for target, value in enumerate(ensemble.start) if value != 0.0)
+    trees = tuple(tree if tree.inner.any() else constant_tree(tree.target, tree.value[0]) for tree in ensemble.trees)
     forest = _Forest.of(starts + trees, places)
     return writer.add(
         "TreeEnsemble",
@@ -67,12 +67,6 @@ def write_trees(writer: Writer, matrix: str, ensemble: Ensemble, places: Array) 
         leaf_targetids=forest.leaf_target.tolist(),
         leaf_weights=numpy_helper.from_array(forest.leaf_value, "weights"),
     )
-
-
-def _constant_tree(target: int, value: float) -> Tree:
-    """A tree that adds the same for every row. The sums begin with such trees, so that they are added in scikit-learn's order."""
-    children, zeros = np.array([1, -1, -1]), np.zeros(3)
-    return Tree(target, children, children * 2, zeros.astype(np.int64), zeros, zeros.astype(bool), np.full(3, value))
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,12 @@ def pruned(tree: Tree) -> Tree:
     return Tree(tree.target, moved(left), moved(right), *rest)
 
 
+def constant_tree(target: int, value: float) -> Tree:
+    """A tree that adds the same for every row. The sums begin with such trees, so that they are added in scikit-learn's order."""
+    children, zeros = np.array([1, -1, -1]), np.zeros(3)
+    return Tree(target, children, children * 2, zeros.astype(np.int64), zeros, zeros.astype(bool), np.full(3, value))
+
+
 def splits(trees: tuple[Tree, ...]) -> Iterator[tuple[Array, Array]]:
     """(features, thresholds) of every tree's inner nodes."""
     for tree in trees:
