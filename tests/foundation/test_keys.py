@@ -23,7 +23,7 @@ def test_keys_have_their_form_and_never_repeat() -> None:
 @pytest.mark.parametrize("text", ["", "rw_", "rw_short_x", "rw_abcdefgh_", "xx_abcdefgh_secret", "rw_abcdefgh"])
 def test_other_texts_have_no_id(text: str) -> None:
     """ValueError, without the text in its message."""
-    with pytest.raises(ValueError, match="^not a key$"):
+    with pytest.raises(ValueError, match=r"^not a key$"):
         key_id(text)
 
 
