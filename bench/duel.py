@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,18 +102,20 @@ def _fire(target: Target, file: Path, right: Rows, setup: Setup, seconds: float)
 def many_rows(subject: Subject, ours: Target, theirs: Target, rows: int, requests: int) -> Duel:
     """Milliseconds for one request of many rows, over one keep-alive connection each, asked in turns; answers are checked."""
     body = json.dumps({"instances": subject.rows[:rows].tolist()}, separators=(",", ":")).encode()
-    asked = [http.client.HTTPConnection("127.0.0.1", target.port, timeout=30) for target in (ours, theirs)]
     times: list[tuple[float, float]] = []
-    for number in range(requests + 10):
-        pair = [_timed(connection, target, body) for connection, target in zip(asked, (ours, theirs), strict=True)]
-        for _, answer in pair:
-            _check(answer, subject.right[:rows])
-        if number >= 10:  # the first ones warm both up
-            times.append((pair[0][0], pair[1][0]))
-    for connection in asked:
-        connection.close()
+    with closing(_connect(ours)) as our, closing(_connect(theirs)) as their:
+        for number in range(requests + 10):
+            pair = _timed(our, ours, body), _timed(their, theirs, body)
+            for _, answer in pair:
+                _check(answer, subject.right[:rows])
+            if number >= 10:  # the first ones warm both up
+                times.append((pair[0][0], pair[1][0]))
     ours_ms, theirs_ms = (statistics.median(side) for side in zip(*times, strict=True))
     return Duel(ours_ms, theirs_ms, ours_ms / theirs_ms)
+
+
+def _connect(target: Target) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", target.port, timeout=30)
 
 
 def _timed(connection: http.client.HTTPConnection, target: Target, body: bytes) -> tuple[float, bytes]:
