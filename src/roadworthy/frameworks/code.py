@@ -15,8 +15,9 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from roadworthy.foundation.errors import PackageRefused, PackError
@@ -96,7 +97,9 @@ def load_object(path: Path) -> Any:
 
 @contextmanager
 def _own_modules_by_value(cloudpickle: Any) -> Iterator[None]:
-    registered = [module for name, module in list(sys.modules.items()) if is_own_module(name, module)]
+    known = cloudpickle.list_registry_pickle_by_value()
+    loaded = list(sys.modules.items())
+    registered = [module for name, module in loaded if name not in known and is_own_module(name, module)]
     for module in registered:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -114,29 +117,39 @@ def is_own_module(name: str, module: ModuleType | None) -> bool:
     if getattr(module, "__name__", None) != name:
         return False
     path = Path(file).resolve()
-    return not any(path.is_relative_to(root) for root in _installed_roots())
+    return not any(path.is_relative_to(root) for root in _installed_roots(tuple(sys.path)))
 
 
-def _installed_roots() -> list[Path]:
+@cache
+def _installed_roots(search_path: tuple[str, ...]) -> tuple[Path, ...]:
     paths = sysconfig.get_paths()
     roots = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-    roots.update(path for path in sys.path if Path(path).name in ("site-packages", "dist-packages"))
-    return [Path(root).resolve() for root in roots]
+    roots.update(path for path in search_path if Path(path).name in ("site-packages", "dist-packages"))
+    return tuple(Path(root).resolve() for root in roots)
 
 
-def _offender(cloudpickle: Any, value: object) -> str:
-    """Which part of a function cannot be pickled, in words."""
+@cache
+def _owners(_search_path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """The installed distributions of each top-level module; reading their metadata takes a good part of a second."""
+    return importlib.metadata.packages_distributions()
+
+
+def _offender(cloudpickle: Any, value: object, depth: int = 8) -> str:
+    """Which part of a function or an object cannot be pickled, in words: the innermost that has a name."""
     for name, part in _parts(value):
         try:
             cloudpickle.dumps(part, protocol=_PROTOCOL)
         except Exception:  # noqa: BLE001  (this is the search for what raises)
-            return f"{name!r}, of type {type(part).__name__}, cannot be pickled"
-    return f"an object inside {type(value).__name__} cannot be pickled"
+            inner = _offender(cloudpickle, part, depth - 1) if depth else ""
+            return inner or f"{name!r}, of type {type(part).__name__}, cannot be pickled"
+    return "" if depth < 8 else f"an object inside {type(value).__name__} cannot be pickled"
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, FunctionType):
-        names = set(value.__code__.co_names)
+    if isinstance(value, MethodType):
+        yield "self", value.__self__
+    elif isinstance(value, FunctionType):
+        names = _names_used(value.__code__)
         yield from ((name, value.__globals__[name]) for name in sorted(names & value.__globals__.keys()))
         cells = value.__closure__ or ()
         yield from ((n, c.cell_contents) for n, c in zip(value.__code__.co_freevars, cells, strict=True))
@@ -144,17 +157,36 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
         yield from vars(value).items()
 
 
+def _names_used(code: CodeType) -> set[str]:
+    """Global names that a function's code, or a function inside it, may look up."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names_used, inner))
+
+
 def _distributions(data: bytes) -> tuple[str, ...]:
-    """The installed distributions whose modules a pickle names, without loading it."""
+    """The installed distributions that reading a pickle back, or running what it holds, may import."""
     tops = {name.partition(".")[0] for name in _named_modules(data)} - _ALWAYS_HERE
-    owners = importlib.metadata.packages_distributions()
+    owners = _owners(tuple(sys.path))
     return tuple(sorted({owners[top][0] for top in tops if top in owners}))
 
 
 def _named_modules(data: bytes) -> Iterator[str]:
-    """Module names in a pickle: every text that GLOBAL or STACK_GLOBAL could take, and that is a loaded module's name."""
+    """Modules that a pickle names, without loading it: those of its classes and functions (the text before the name that
+    STACK_GLOBAL takes), and those that its functions hold or import, which cloudpickle keeps as texts of their own."""
+    memo: list[str | None] = []
+    pushed: list[str | None] = [None, None]  # the last two texts on the stack
+    by_value = False
+    texts: set[str] = set()
     for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
-        if isinstance(argument, str) and "UNICODE" in opcode.name and argument in sys.modules:
-            yield argument
-        elif isinstance(argument, str) and opcode.name == "GLOBAL":
-            yield argument.split(" ", maxsplit=1)[0]
+        if opcode.name == "STACK_GLOBAL":
+            yield pushed[0] or ""
+            by_value = by_value or pushed[0] == "cloudpickle.cloudpickle"
+            pushed = [None, None]
+        elif opcode.name == "MEMOIZE":
+            memo.append(pushed[1])
+        elif opcode.name != "FRAME":
+            text = memo[int(argument or 0)] if opcode.name in ("BINGET", "LONG_BINGET") else argument
+            pushed = [pushed[1], text if isinstance(text, str) else None]
+            texts.update(text for text in pushed if text is not None)
+    if by_value:
+        yield from (text for text in texts if isinstance(sys.modules.get(text), ModuleType))

@@ -1,9 +1,9 @@
 """ONNX graphs run by ONNX Runtime: models that came as ONNX, and what `optimize` compiled.
 
 Options that `load` understands besides "file":
-    feeds    [{"input": graph input, "block": number}] gives a whole block of the batch, [{"input": …, "field": name}] one field;
-             each with an optional "cast" to another float width. Without feeds, inputs are matched by name, or the one
-             input takes the one block.
+    feeds    [{"input": graph input, "block": number}] gives a whole block of the batch, [{"input": …, "field": name}] one field,
+             [{"input": …, "fields": [name, …]}] numeric columns side by side; each with an optional "cast" to another float
+             width. Without feeds, inputs are matched by name, or the one input takes all columns.
     fetches  [{"output": graph output, "field": name}]. Without fetches, outputs are matched by name.
     derive   [{"field": name, "argmax": name}]: the label of the largest probability, the first one of equals, out of the field's
              categories, or out of "classes" when they are given here.
@@ -132,7 +132,7 @@ def _session(data: bytes, threads: int) -> Any:
 
 def _cast_to(graph_input: Any, values: Array) -> Array:
     wanted = _ELEMENTS.get(graph_input.type)
-    return values.astype(wanted) if wanted is not None and values.dtype.kind == "f" else values
+    return values.astype(wanted) if wanted is not None and values.dtype.kind in "iuf" else values
 
 
 def _frame_feeds(inputs: Sequence[Any], frame: Any) -> dict[str, Array]:
@@ -176,12 +176,16 @@ class _Session:
         places = {str(fetch["field"]): number for number, fetch in enumerate(fetches)}
         self._makers = [_maker(field, places, derived.get(field.name)) for field in signature.outputs]
         self._forms = [(form.tensor, form.fields) for form in self._outputs.blocks]
+        self._gaps = any(field.nullable for field in signature.outputs)
 
     def run(self, batch: Batch) -> Batch:
         """Answer all rows, in order."""
         results = self._run(self._fetched, {name: feed(batch) for name, feed in self._feeds})
         rows = batch.rows
         columns = [make(results) for make in self._makers]
+        if self._gaps:
+            names = self._outputs.positions
+            return answers_to_batch(self._outputs, dict(zip(names, columns, strict=True)), rows)
         blocks = []
         for tensor, positions in self._forms:
             if tensor:
@@ -202,11 +206,16 @@ def _default_feeds(graph_inputs: Mapping[str, Any], layout: Layout) -> list[dict
         return [{"input": name, "field": name} for name in graph_inputs]
     if len(graph_inputs) == 1 and len(layout.blocks) == 1:
         return [{"input": next(iter(graph_inputs)), "block": 0}]
+    if len(graph_inputs) == 1 and all(field.dtype.is_numeric and not field.shape for field in layout.fields):
+        return [{"input": next(iter(graph_inputs)), "fields": list(layout.positions)}]
     raise ValueError("the graph's inputs have other names than the columns")
 
 
 def _feed(feed: Mapping[str, Any], graph_input: Any, layout: Layout) -> Feed:
     """How one graph input is taken from a batch: a function that only slices, and casts where the graph is of another width."""
+    if "fields" in feed:
+        positions = [layout.positions[str(name)] for name in feed["fields"]]
+        return _stacking(positions, np.dtype(feed.get("cast", _ELEMENTS[graph_input.type])))
     if "block" in feed:
         number = int(feed["block"])
         form = layout.blocks[number]
@@ -221,9 +230,9 @@ def _feed(feed: Mapping[str, Any], graph_input: Any, layout: Layout) -> Feed:
     if nullable and not dtype.is_float:
         raise ValueError("a graph takes no nulls but NaN")
     wanted = np.dtype(feed["cast"]) if "cast" in feed else _ELEMENTS.get(graph_input.type, dtype.numpy)
-    if not nullable and (wanted == dtype.numpy or not dtype.is_float):
+    if not nullable and (wanted == dtype.numpy or not dtype.is_numeric):
         return lambda batch: take(batch)[0]
-    return _casting(take, wanted if dtype.is_float else dtype.numpy)
+    return _casting(take, wanted)
 
 
 def _block_taker(number: int) -> Callable[[Batch], tuple[Array, Array | None]]:
@@ -241,6 +250,21 @@ def _field_taker(position: int, *, rank_2: bool) -> Callable[[Batch], tuple[Arra
         return (values.reshape(-1, 1), None if mask is None else mask.reshape(-1, 1)) if rank_2 else (values, mask)
 
     return take
+
+
+def _stacking(positions: Sequence[int], wanted: np.dtype[Any]) -> Feed:
+    """Columns of several types as one matrix, by way of float64, as pandas makes one of them."""
+
+    def feed(batch: Batch) -> Array:
+        matrix = np.empty((batch.rows, len(positions)), dtype=np.float64)
+        for place, position in enumerate(positions):
+            values, mask = batch.column_at(position)
+            matrix[:, place] = values
+            if mask is not None:
+                matrix[mask, place] = np.nan
+        return matrix.astype(wanted, copy=False)
+
+    return feed
 
 
 def _casting(take: Callable[[Batch], tuple[Array, Array | None]], wanted: np.dtype[Any]) -> Feed:

@@ -17,11 +17,20 @@ from roadworthy.schema.batch import Array
 from roadworthy.schema.signature import Scalar, Signature
 
 MODEL_FILE = "model.pkl"
-_ARGMAX_LABELS = frozenset(
-    {"RandomForestClassifier", "ExtraTreesClassifier", "DecisionTreeClassifier", "ExtraTreeClassifier"}
+_BY_PROBABILITY = frozenset(
+    {
+        "DecisionTreeClassifier",
+        "ExtraTreeClassifier",
+        "ExtraTreesClassifier",
+        "GradientBoostingClassifier",
+        "HistGradientBoostingClassifier",
+        "LogisticRegression",
+        "RandomForestClassifier",
+    }
 )
-"""Classifiers whose `predict` is defined as the class of the largest `predict_proba`, the first one of equals. For others
-(HistGradientBoosting and linear models compare the decision with 0) ties may fall differently, so `predict` is called as well."""
+"""scikit-learn's classifiers whose `predict` is the class of the largest `predict_proba`, up to rounding: some compare the sums
+before the link function. So the label comes from the probabilities, which saves half of the time, unless two are nearly equal."""
+_NEARLY = 1e-9
 
 
 class ScikitLearn:
@@ -48,13 +57,9 @@ class ScikitLearn:
         if not hasattr(model, "predict_proba"):
             return named_answers(model.predict(rows), "label")
         probabilities = model.predict_proba(rows)
-        if isinstance(probabilities, list):
-            raise PackError(
-                "the classifier answers several outputs at once",
-                code="unsupported-model",
-                hint="pack a function that returns a dict of arrays, one a output",
-            )
-        if type(_final(model)).__name__ in _ARGMAX_LABELS:
+        if isinstance(probabilities, list):  # several outputs at once, with a matrix each
+            return named_answers(model.predict(rows), "label")
+        if _decides_by_probability(model) and not _nearly_tied(probabilities):
             labels = model.classes_[np.argmax(probabilities, axis=1)]
         else:
             labels = model.predict(rows)
@@ -83,14 +88,32 @@ class ScikitLearn:
     ) -> Loaded:
         """Unpickle: executes what the file says, so only for an allowed package."""
         model = load_object(folder / MODEL_FILE)
+        _bound_jobs(model, threads)
         return NativeLoaded(lambda rows: self.answer(model, rows), signature, threads, preprocess)
 
 
-def _final(model: Any) -> Any:
-    """The last estimator of nested pipelines."""
-    while hasattr(model, "steps"):
+def _decides_by_probability(model: Any) -> bool:
+    """Whether the last estimator of nested pipelines is one of _BY_PROBABILITY itself, and no other class of that name."""
+    while type(model).__name__ == "Pipeline" and type(model).__module__ == "sklearn.pipeline":
         model = model.steps[-1][1]
-    return model
+    return type(model).__name__ in _BY_PROBABILITY and type(model).__module__.startswith("sklearn.")
+
+
+def _nearly_tied(probabilities: Array) -> bool:
+    """Whether in any row the two largest are so close that rounding may have swapped them."""
+    if probabilities.shape[1] < 2:
+        return True
+    largest = np.partition(probabilities, -2, axis=1)[:, -2:]
+    return bool((largest[:, 1] - largest[:, 0] < _NEARLY).any())
+
+
+def _bound_jobs(model: Any, threads: int) -> None:
+    """Forests and the like start `n_jobs` threads of their own in each call; native pools are bounded by `native.py`."""
+    try:
+        jobs = [name for name in model.get_params() if name == "n_jobs" or name.endswith("__n_jobs")]
+        model.set_params(**dict.fromkeys(jobs, threads))
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return  # an estimator of the user's own may not keep scikit-learn's rules for parameters
 
 
 FRAMEWORK = ScikitLearn()

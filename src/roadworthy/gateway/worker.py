@@ -37,6 +37,7 @@ from roadworthy.gateway.serving import Identity, Serving
 from roadworthy.runtime.manager import Loader, Manager
 from roadworthy.runtime.record import Recorder
 
+_LOOK_AGAIN_S = 0.02
 HEARTBEAT_S = 1.0
 KEEP_ALIVE_S = 75
 GRACE_S = 25
@@ -117,6 +118,7 @@ class Worker:
         self._changed()
         listener = socket.socket(fileno=self._start.fd)
         try:
+            await self._wait_until_useful()
             await self._server.serve(sockets=[listener])
         finally:
             beat.cancel()
@@ -126,6 +128,11 @@ class Worker:
             if len(self._recorder):
                 self._metrics.lost_records(len(self._recorder))
             self._metrics.close()
+
+    async def _wait_until_useful(self) -> None:
+        """Leave connections to a worker that is ready, as long as there is one, until this one has loaded what answers them."""
+        while not self._settled and not self._serving.stopping and self._metrics.another_is_ready():
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _parent_gone(self) -> None:
         self._loop.call_soon_threadsafe(self.stop)

@@ -1,0 +1,42 @@
+"""The command line as people run it: the installed script, in a home folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = str(Path(sys.executable).with_name("roadworthy"))
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs `roadworthy …` in an empty folder: `run("list", "--json", ROADWORTHY_KEY="…")`."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
+
+    def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *arguments],
+            cwd=tmp_path,
+            env={**clean, "ROADWORTHY_HOME": str(tmp_path / "home"), "COLUMNS": "200", **environment},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+        )
+
+    return _run
+
+
+def read(result: subprocess.CompletedProcess[str]) -> Any:
+    """What a command printed with --json."""
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)

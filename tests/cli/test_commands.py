@@ -1,0 +1,168 @@
+"""The command line without a server: help, errors, exit statuses, JSON, and what each verb says about packages and settings."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from roadworthy.cli import exits
+from roadworthy.foundation import errors
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.sockets import listen
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def closed_port() -> int:
+    """A port where nobody listens."""
+    with closing(listen("127.0.0.1", 0)) as socket:
+        return int(socket.getsockname()[1])
+
+
+def test_help_is_quick(run: Run) -> None:
+    """`roadworthy --help` needs less than 0.3 s of processor time, and imports nothing heavy."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run("--help").returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    probe = "import roadworthy.cli.main, sys; print(*{n.partition('.')[0] for n in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
+    assert set(loaded) & {"numpy", "httpx", "rich", "pyarrow", "msgspec", "fastapi", "uvicorn", "sqlalchemy"} == set()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["deploy"], ["list", "dogs"], ["logs", "x", "--last", "0"], ["up", "--prot"]]
+)
+def test_usage_errors(run: Run, arguments: list[str]) -> None:
+    """Wrong words end with status 2 and the usage on standard error."""
+    result = run(*arguments)
+    assert result.returncode == exits.USAGE
+    assert "Usage: roadworthy" in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_error_is_one_clear_block(run: Run) -> None:
+    """Without a control plane every verb says so, with code and hint on standard error, and status 5."""
+    url = f"http://127.0.0.1:{closed_port()}"
+    for words in (["list"], ["status"], ["rollback", "x"], ["undeploy", "x"], ["keys", "list"], ["logs", "x"]):
+        result = run(*words, "--control-url", url)
+        assert result.returncode == exits.UNREACHABLE
+        lines = result.stderr.splitlines()
+        assert lines[0] == f"error: no control plane answers at {url}"
+        assert lines[1] == "  code: unreachable"
+        assert lines[2].startswith("  hint: ")
+        assert result.stdout == ""
+
+
+def test_errors_as_json(run: Run) -> None:
+    """With --json the error is one JSON object on standard error."""
+    result = run("list", "--json", "--control-url", f"http://127.0.0.1:{closed_port()}")
+    document = json.loads(result.stderr)
+    assert document["code"] == "unreachable"
+    assert document["error"]
+    assert document["hint"]
+
+
+def test_tracebacks_are_for_those_who_ask(run: Run, tmp_path: Path) -> None:
+    """A file that is missing is told in one block; ROADWORTHY_DEBUG=1 shows the traceback too."""
+    words = ("push", "missing.rw")
+    assert "Traceback" not in run(*words).stderr
+    assert "code: file-problem" in run(*words).stderr
+    assert "Traceback" in run(*words, ROADWORTHY_DEBUG="1").stderr
+
+
+def test_faulty_settings_are_told_together(run: Run) -> None:
+    """Two wrong variables and a wrong flag are three lines of one error, status 2."""
+    result = run("up", "--workers", "0", ROADWORTHY_CONTROL_PORT="x", ROADWORTHY_LOG_LEVEL="y")
+    assert result.returncode == exits.USAGE
+    for text in (
+        "gateway.workers (--workers)",
+        "control.port (ROADWORTHY_CONTROL_PORT)",
+        "log.level (ROADWORTHY_LOG_LEVEL)",
+    ):
+        assert text in result.stderr
+
+
+def test_config_show_tells_origins_and_no_secrets(run: Run, tmp_path: Path) -> None:
+    """Every setting has its value and origin; a key is only said to be set."""
+    (tmp_path / "roadworthy.toml").write_text("[gateway]\nport = 9\n")
+    result = run("config", "show", "--json", ROADWORTHY_KEY="rw_secret", ROADWORTHY_ODD="1")
+    shown = {entry["setting"]: entry for entry in json.loads(result.stdout)}
+    assert shown["gateway.port"] == {"setting": "gateway.port", "value": 9, "origin": "roadworthy.toml"}
+    assert shown["client.key"] == {"setting": "client.key", "value": "(set)", "origin": "ROADWORTHY_KEY"}
+    assert "rw_secret" not in result.stdout + result.stderr
+    assert "ROADWORTHY_ODD" in result.stderr
+    assert "ORIGIN" in run("config", "show").stdout
+
+
+def test_version(run: Run) -> None:
+    """Both ways to ask tell the same version."""
+    number = json.loads(run("version", "--json").stdout)["roadworthy"]
+    assert run("--version").stdout.strip() == f"roadworthy {number}"
+    assert number in run("version").stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(run: Run, shell: str) -> None:
+    """The shell gets a completion script, and the script's question is answered with our verbs."""
+    assert "ROADWORTHY_COMPLETE" in run("--show-completion", shell).stdout
+    answer = run(_ROADWORTHY_COMPLETE="complete_bash", COMP_WORDS="roadworthy de", COMP_CWORD="1")
+    assert answer.stdout.split() == ["deploy"]
+
+
+def test_stop_without_anything_running(run: Run) -> None:
+    """Stopping nothing is no error."""
+    result = run("stop")
+    assert (result.returncode, result.stdout) == (0, "nothing was running\n")
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify", "serve"])
+def test_what_is_no_package_is_refused(run: Run, tmp_path: Path, verb: str) -> None:
+    """A missing file and a file of something else end with status 4 and say why."""
+    (tmp_path / "x.rw").write_bytes(b"PK no")
+    for name in ("x.rw", "missing.rw"):
+        result = run(verb, name)
+        assert result.returncode == exits.REFUSED
+        assert "code: not-a-package" in result.stderr
+
+
+def test_serving_without_keys_is_for_loopback(run: Run) -> None:
+    """--no-auth on an address that others reach is refused before anything else."""
+    result = run("serve", "x.rw", "--no-auth", "--host", "192.0.2.1")
+    assert result.returncode == exits.USAGE
+    assert "code: auth-needed" in result.stderr
+
+
+def test_a_gateway_needs_a_key(run: Run) -> None:
+    """A control plane without a key of one's own is refused; the admin's key would be too much."""
+    result = run("gateway", "--control-url", "http://127.0.0.1:1")
+    assert result.returncode == exits.USAGE
+    assert "code: gateway-key-missing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.NotFound("x"), 3),
+        (errors.Conflict("x"), 4),
+        (errors.ProofFailed("x"), 4),
+        (errors.Unavailable("x"), 5),
+        (errors.ClientError("x", code="timed-out"), 5),
+        (errors.ClientError("x"), 1),
+        (errors.Forbidden("x"), 6),
+        (errors.InvalidInput("x"), 2),
+        (errors.SettingsError("x"), 2),
+        (errors.PackError("x"), 1),
+        (errors.RoadworthyError("x"), 1),
+    ],
+)
+def test_exit_statuses(error: RoadworthyError, status: int) -> None:
+    """Each class of error has its documented exit status."""
+    assert exits.exit_status(error) == status
