@@ -116,8 +116,13 @@ def is_own_module(name: str, module: ModuleType | None) -> bool:
         return False
     if getattr(module, "__name__", None) != name:
         return False
-    path = Path(file).resolve()
-    return not any(path.is_relative_to(root) for root in _installed_roots(tuple(sys.path)))
+    return not _is_installed(Path(file).parent, tuple(sys.path))
+
+
+@cache
+def _is_installed(folder: Path, search_path: tuple[str, ...]) -> bool:
+    place = folder.resolve()
+    return any(place.is_relative_to(root) for root in _installed_roots(search_path))
 
 
 @cache

@@ -1,0 +1,1 @@
+"""For those who extend Roadworthy: conformance suites that every plug-in must pass."""

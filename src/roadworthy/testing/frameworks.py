@@ -1,0 +1,248 @@
+"""What every framework file must do, as checks to be run on small models of it.
+
+    @pytest.mark.parametrize("check", CHECKS, ids=check_name)
+    def test_my_framework(check, tmp_path):
+        check(case_of(MY_FRAMEWORK, model, sample), tmp_path)
+
+A check raises AssertionError with a sentence. `tests/conformance` runs all of them on every framework that is found.
+"""
+
+# ruff: noqa: S101  (assertions are how a check speaks, as in the tests that call it)
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roadworthy.foundation.canonical import canonical_json
+from roadworthy.frameworks.discovery import framework_for, framework_named, frameworks
+from roadworthy.frameworks.framework import Framework, Loaded, Preprocess, Saved
+from roadworthy.optimize.equal import Tolerance, compare
+from roadworthy.schema.arrow import arrow_to_batch, batch_to_arrow
+from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.infer import infer_inputs, infer_outputs
+from roadworthy.schema.signature import Signature
+from roadworthy.schema.tables import answers_to_batch, from_batch, to_batch
+
+_EXACT = Tolerance(rtol=1e-6, atol=1e-9)
+_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class FrameworkCase:
+    """A small model of one framework, and what it answers.
+
+    Attributes:
+        framework: the framework under test.
+        signature: of the raw rows and of the answers.
+        rows: at least four different rows.
+        expected: the answers to them.
+        save: leaves the model in an empty folder.
+        model: the live model, or None when the framework only loads what was compiled.
+        preprocess: what comes before the model, or None.
+    """
+
+    framework: Framework
+    signature: Signature
+    rows: Batch
+    expected: Batch
+    save: Callable[[Path], Saved]
+    model: object | None = None
+    preprocess: Preprocess | None = None
+
+    def load(self, folder: Path, threads: int = 1) -> Loaded:
+        """Save into a new folder below `folder`, and load from there."""
+        place = folder / "model"
+        place.mkdir()
+        saved = self.save(place)
+        return self.framework.load(place, saved.options, self.signature, threads, self.preprocess)
+
+
+Check = Callable[[FrameworkCase, Path], None]
+
+
+def case_of(framework: Framework, model: Any, sample: Any, preprocess: Preprocess | None = None) -> FrameworkCase:
+    """A case from a live model and the rows that it was trained on, as `pack` would look at them."""
+    fields, container = infer_inputs(sample)
+    rows = to_batch(Layout(fields), sample)
+    given = from_batch(rows, container)
+    answers = framework.answer(model, given if preprocess is None else preprocess(given))
+    outputs = infer_outputs(answers, categories=framework.categories(model))
+    expected = answers_to_batch(Layout(outputs), answers, rows.rows)
+    signature = Signature(fields, outputs, container)
+    return FrameworkCase(
+        framework, signature, rows, expected, lambda folder: framework.save(model, folder), model, preprocess
+    )
+
+
+def check_name(check: Check) -> str:
+    """A readable id for a check."""
+    return check.__name__.removeprefix("check_")
+
+
+def check_found_by_name(case: FrameworkCase, folder: Path) -> None:  # noqa: ARG001  (all checks are called alike)
+    """Discovery knows the framework by its own name."""
+    name = case.framework.name
+    assert framework_named(name) is case.framework, f"{name} is not found by its name"
+    assert name == name.lower().strip(), f"{name!r} is no lower-case name"
+
+
+def check_recognised_by_itself_only(case: FrameworkCase, folder: Path) -> None:  # noqa: ARG001
+    """Its models are its own; nobody else's are, and neither is what is no model."""
+    for other in (None, 5, "text", {}, [], object()):
+        assert not case.framework.recognises(other), f"recognises {other!r}"
+    if case.model is None:
+        return
+    assert framework_for(case.model) is case.framework, "another framework is asked for its model"
+    claimed = [name for name, framework in frameworks().items() if framework.recognises(case.model)]
+    assert set(claimed) <= {case.framework.name, "python"}, f"claimed by {claimed}"
+
+
+def check_saved_is_described(case: FrameworkCase, folder: Path) -> None:
+    """Options are JSON without floats, the distributions are installed, and trust is one of the known kinds."""
+    saved = case.save(folder)
+    canonical_json(dict(saved.options))
+    assert saved.trust in ("data", "skops", "pickle"), f"unknown trust {saved.trust!r}"
+    assert saved.carries_code or saved.trust == "data", "what is not plain data carries code"
+    assert saved.distributions == tuple(sorted(set(saved.distributions))), "distributions are not sorted and single"
+    assert [path for path in folder.rglob("*") if path.is_file()], "nothing was written"
+
+
+def check_loaded_answers_the_same(case: FrameworkCase, folder: Path) -> None:
+    """Saved and loaded, it gives the live model's answers, in the form of the signature's outputs."""
+    loaded = case.load(folder)
+    answer = loaded.run(case.rows)
+    _assert_same(case.expected, answer)
+    assert answer.layout == Layout(case.signature.outputs)
+    for form, block in zip(answer.layout.blocks, answer.blocks, strict=True):
+        assert block.values.dtype == form.dtype.numpy, f"{form.dtype.value} lies in {block.values.dtype}"
+        assert block.mask is None or block.mask.shape == block.values.shape
+    loaded.close()
+
+
+def check_rows_are_independent(case: FrameworkCase, folder: Path) -> None:
+    """One row, some rows and joined requests get the answers that they get in the whole; order is kept."""
+    loaded = case.load(folder)
+    count = case.rows.rows
+    for row in range(min(count, 4)):
+        _assert_same(case.expected.slice(row, row + 1), loaded.run(case.rows.slice(row, row + 1)))
+    backwards = list(range(count))[::-1]
+    _assert_same(case.expected.take(backwards), loaded.run(case.rows.take(backwards)))
+    joined = Batch.concatenate([case.rows.slice(1, count), case.rows])
+    _assert_same(Batch.concatenate([case.expected.slice(1, count), case.expected]), loaded.run(joined))
+    loaded.close()
+
+
+def check_rows_are_left_alone(case: FrameworkCase, folder: Path) -> None:
+    """The batch is not written into: it is recorded after the answer. Nor is an earlier answer by a later run."""
+    loaded = case.load(folder)
+    kept = case.rows.take(range(case.rows.rows))
+    first = loaded.run(case.rows)
+    loaded.run(case.rows.take([0] * case.rows.rows))
+    _assert_same(kept, case.rows)
+    _assert_same(case.expected, first)
+    loaded.close()
+
+
+def check_two_live_side_by_side(case: FrameworkCase, folder: Path) -> None:
+    """A second one is loaded beside the first; closing one leaves the other."""
+    places = [folder / "one", folder / "two"]
+    for place in places:
+        place.mkdir()
+    one, two = (case.load(place) for place in places)
+    one.run(case.rows)
+    one.close()
+    _assert_same(case.expected, two.run(case.rows))
+    two.close()
+
+
+def check_concurrent_runs_agree(case: FrameworkCase, folder: Path) -> None:
+    """What says that it is concurrent answers several threads at once."""
+    loaded = case.load(folder)
+    if loaded.concurrent:
+        with ThreadPoolExecutor(4) as pool:
+            for answer in pool.map(lambda _: loaded.run(case.rows), range(24)):
+                _assert_same(case.expected, answer)
+    loaded.close()
+
+
+def check_closed_answers_nothing(case: FrameworkCase, folder: Path) -> None:
+    """After `close` a run raises."""
+    loaded = case.load(folder)
+    loaded.close()
+    try:
+        loaded.run(case.rows.slice(0, 1))
+    except Exception:  # noqa: BLE001  (any error will do)
+        return
+    raise AssertionError("a closed model still answers")
+
+
+def check_loads_elsewhere(case: FrameworkCase, folder: Path) -> None:
+    """Another process, outside the project and without its modules, gives the same answers."""
+    if case.preprocess is not None:
+        return  # the package carries preprocessing apart; its own tests replay it
+    import pyarrow as pa
+
+    place = folder / "model"
+    place.mkdir()
+    saved = case.save(place)
+    table = batch_to_arrow(case.rows)
+    with pa.ipc.new_file(str(folder / "rows"), table.schema) as writer:
+        writer.write_table(table)
+    document = {
+        "framework": case.framework.name,
+        "options": dict(saved.options),
+        "signature": case.signature.to_document(),
+    }
+    (folder / "case.json").write_text(json.dumps(document))
+    command = [sys.executable, "-I", "-m", "roadworthy.testing.frameworks", str(folder)]
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=_TIMEOUT_S)  # noqa: S603
+    assert done.returncode == 0, f"it does not run elsewhere: {done.stderr[-2000:]}"
+    with pa.ipc.open_file(str(folder / "answers")) as reader:
+        _assert_same(case.expected, arrow_to_batch(Layout(case.signature.outputs), reader.read_all()))
+
+
+def _run_here(folder: Path) -> None:
+    """The child of `check_loads_elsewhere`: load the model in `folder`, answer `rows` into `answers`."""
+    import pyarrow as pa
+
+    document = json.loads((folder / "case.json").read_text())
+    signature = Signature.from_document(document["signature"])
+    loaded = framework_named(document["framework"]).load(folder / "model", document["options"], signature, 1, None)
+    with pa.ipc.open_file(str(folder / "rows")) as reader:
+        rows = arrow_to_batch(Layout(signature.inputs), reader.read_all())
+    table = batch_to_arrow(loaded.run(rows))
+    with pa.ipc.new_file(str(folder / "answers"), table.schema) as writer:
+        writer.write_table(table)
+
+
+def _assert_same(expected: Batch, found: Batch) -> None:
+    difference = compare(expected, found, _EXACT)
+    assert difference is None, str(difference)
+    assert found.rows == expected.rows
+    assert all(np.shape(block.values)[0] == found.rows for block in found.blocks), "blocks have another number of rows"
+
+
+CHECKS: tuple[Check, ...] = (
+    check_found_by_name,
+    check_recognised_by_itself_only,
+    check_saved_is_described,
+    check_loaded_answers_the_same,
+    check_rows_are_independent,
+    check_rows_are_left_alone,
+    check_two_live_side_by_side,
+    check_concurrent_runs_agree,
+    check_closed_answers_nothing,
+    check_loads_elsewhere,
+)
+
+if __name__ == "__main__":
+    _run_here(Path(sys.argv[1]))
