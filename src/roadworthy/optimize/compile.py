@@ -131,7 +131,7 @@ def _made_rows(source: Source) -> Iterator[tuple[str, Batch]]:
         yield "perturbed", strange
     try:
         edges = fold(source).edges
-    except NotConvertible:
+    except Exception:  # noqa: BLE001  thresholds that cannot be read, for any reason, leave the other kinds of rows
         return
     rows = at_thresholds(source.training, edges)
     if rows is not None:
