@@ -111,6 +111,8 @@ def logs(options: LogsOptions) -> None:
 
     with Client.from_settings(options.settings.client) as client:
         page = client.logs(options.endpoint, last=options.last, prediction_id=options.prediction)
+        if not page["items"]:
+            client.endpoint(options.endpoint)  # an endpoint of no such name is an error, one without predictions is not
     rows = [
         (
             item["time"],
