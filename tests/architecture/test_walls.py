@@ -20,7 +20,7 @@ def walls(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=root,
-        env={"PYTHONPATH": str(root / "src")},
+        env={"PYTHONPATH": str(root / "src"), "COLUMNS": "250"},
         capture_output=True,
         text=True,
         timeout=100,

@@ -130,8 +130,8 @@ class Worker:
             self._metrics.close()
 
     async def _wait_until_useful(self) -> None:
-        """Leave connections to a worker that is ready, as long as there is one, until this one has loaded what answers them."""
-        while not self._settled and not self._serving.stopping and self._metrics.another_is_ready():
+        """Leave connections to a worker that is ready, while there is one, until this one has loaded what answers them."""
+        while not self._settled and not self._serving.stopping and self._metrics.another_is_ready():  # noqa: ASYNC110 - the other worker is another process
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _parent_gone(self) -> None:
