@@ -5,6 +5,7 @@ Nothing is repeated. A key goes to the address that it was given for, and never 
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
@@ -57,8 +58,15 @@ class Connection:
         headers = {"User-Agent": f"roadworthy/{roadworthy.__version__}"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        local = urlsplit(self.url).hostname in _LOOPBACK  # a proxy could not reach it, and must not see the key
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=not local)
+        address = urlsplit(self.url)
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=timeout_s,
+            # reading the machine's certificates takes longer than a call; a context that trusts none does where there is no TLS
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if address.scheme == "http" else True,
+            trust_env=address.hostname not in _LOOPBACK,  # a proxy could not reach it, and must not see the key
+        )
 
     def call(self, method: str, path: str, **options: Unpack[CallOptions]) -> httpx.Response:
         """The reply, read whole, when its status is a success.
