@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -103,6 +104,18 @@ def push(package: rw.Package) -> None:
     show(roadworthy("push", os.path.relpath(package.path or "", ROOT), *allowed), 3)
 
 
+def other_ports() -> list[str]:
+    """Options for the ports that something else listens on already; on a machine of one's own there are none."""
+    options: list[str] = []
+    for option, port in (("--port", 8080), ("--control-port", 8081), ("--metrics-port", 8082)):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                continue
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            options += [option, str(free.getsockname()[1])]
+    return options
+
+
 def context() -> tuple[str, str, str]:
     """The gateway's and the control plane's addresses and the admin key that `up` left for the command line."""
     document = json.loads((FOLDER / "home" / "context.json").read_text())
@@ -188,7 +201,7 @@ def journey() -> str:
 
     say("\n2. One command starts the control plane and the gateway")
     begun = time.monotonic()
-    roadworthy("up", "-d")
+    roadworthy("up", "-d", *other_ports())
     say(f"  up in {time.monotonic() - begun:.1f} s")
 
     say("\n3. Push and deploy")
