@@ -25,10 +25,10 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How to measure: `rounds` turns of `seconds` each, servers on one core and load on the other (None: anywhere)."""
+    """How to measure: `rounds` turns of `seconds` whole seconds each, servers on one core and load on the other (None: anywhere)."""
 
     rounds: int
-    seconds: float
+    seconds: int
     server_core: int | None = 0
     load_core: int | None = 1
     connections: int = 64
@@ -72,7 +72,7 @@ def single_rows(subject: Subject, ours: Target, theirs: Target, setup: Setup) ->
     """Requests a second, one row a request, every request another row; every answer is checked."""
     file = subject.package.parent / f"{subject.name}.bodies"
     file.write_bytes(b"\n".join(bodies(subject.rows)))
-    warm = [_fire(target, file, subject.right, setup, seconds=1.0) for target in (theirs, ours)]
+    warm = [_fire(target, file, subject.right, setup, seconds=1) for target in (theirs, ours)]
     pairs: list[tuple[Load, Load]] = []
     for _ in range(setup.rounds):
         first = _fire(theirs, file, subject.right, setup, setup.seconds)
@@ -88,7 +88,7 @@ def single_rows(subject: Subject, ours: Target, theirs: Target, setup: Setup) ->
     )
 
 
-def _fire(target: Target, file: Path, right: Rows, setup: Setup, seconds: float) -> Load:
+def _fire(target: Target, file: Path, right: Rows, setup: Setup, seconds: int) -> Load:
     load = fire(target, file, connections=setup.connections, seconds=seconds, core=setup.load_core)
     wrong = wrong_answers(load, right)
     if wrong or load.failures or load.socket_errors or not load.requests:

@@ -147,7 +147,7 @@ def main() -> int:
     """Measure, print, write; 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of each turn")
+    parser.add_argument("--seconds", type=int, default=5, help="length of each turn")
     parser.add_argument("--skip-size", action="store_true", help="do not install into a fresh environment")
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) < 2:

@@ -43,11 +43,11 @@ class Load:
         return self.requests / self.duration_s
 
 
-def fire(target: Target, bodies: Path, *, connections: int, seconds: float, core: int | None) -> Load:
+def fire(target: Target, bodies: Path, *, connections: int, seconds: int, core: int | None) -> Load:
     """Send the bodies of a file (one a line), round and round, over keep-alive connections; wrk runs pinned to `core`."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(SCRIPT)]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT)]
         command += [f"http://127.0.0.1:{target.port}", "--", str(bodies), target.path, target.authorization or "-"]
         pinned = command if core is None else ["taskset", "-c", str(core), *command]
         subprocess.run([*pinned, str(report)], check=True, capture_output=True, timeout=seconds + 60)

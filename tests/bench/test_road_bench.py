@@ -18,7 +18,7 @@ from bench.report import Measure, table, write
 from bench.road import ask, idle_memory
 from bench.service import installed
 
-SHORT = Setup(rounds=1, seconds=0.5, server_core=None, load_core=None, connections=8)
+SHORT = Setup(rounds=1, seconds=1, server_core=None, load_core=None, connections=8)
 
 
 @pytest.fixture(scope="module")

@@ -391,8 +391,8 @@ def _account(traffic: Traffic, at: Moments) -> None:
     back_s = traffic.last_from("cells:2") - at.rolled_back
     story = (
         f"{len(good)} right answers in {elapsed:.0f} s ({len(good) / elapsed:.0f} a second), "
-        f"rolled back in {back_s * 1000:.0f} ms; failures by the worker's death: {_causes(by_worker)}, by the restart of {at.cold - at.stopping:.1f} s: "
-        f"{_causes(by_restart)}, unexplained: {_causes(unexplained)}"
+        f"rolled back in {back_s * 1000:.0f} ms; failures by the worker's death: {_causes(by_worker)}, "
+        f"by the restart of {at.cold - at.stopping:.1f} s: {_causes(by_restart)}, unexplained: {_causes(unexplained)}"
     )
     print(story)
     assert len(good) >= 10_000, story
