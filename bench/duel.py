@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How to measure: `rounds` turns of `seconds` whole seconds each, servers on one core and load on the other (None: anywhere)."""
+    """How to measure: `rounds` turns of `seconds` each, servers on one core and load on the other (None: anywhere)."""
 
     rounds: int
     seconds: int
