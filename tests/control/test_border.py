@@ -108,3 +108,16 @@ def test_errors_are_problem_replies_without_internals(admin: httpx.Client) -> No
         assert body["request_id"] == reply.headers["x-request-id"]
         assert "Traceback" not in reply.text
         assert "/src/" not in reply.text
+
+
+def test_the_page_of_the_api_needs_nothing_from_elsewhere(control: Any) -> None:
+    """Page, script and style come from this server: it opens on a machine without the internet."""
+    with control.client(None) as nobody:
+        html = nobody.get("/docs").text
+        assert "https://" not in html
+        for path in re.findall(r'(?:src|href)="([^"]+)"', html):
+            assert nobody.get(path).status_code == 200, path
+        described = nobody.get("/openapi.json").json()
+    assert "HTTPBearer" in described["components"]["securitySchemes"]
+    assert "/api/v1/packages" in described["paths"]
+    assert not [path for path in described["paths"] if path.startswith("/internal/")]

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 
 from roadworthy import __version__
 from roadworthy.control import problems
-from roadworthy.control.api import endpoints, internal, packages, system
+from roadworthy.control.api import endpoints, internal, packages, page, system
 from roadworthy.control.border import Border
 from roadworthy.control.plane import Plane
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+_BEARER = HTTPBearer(auto_error=False, description="An API key of this installation")
+"""Only tells the API's description that a key is needed; `border.py` is what asks for it."""
 
 
 def create_app(plane: Plane, stopping: Callable[[], bool] = lambda: False) -> ASGIApp:
@@ -29,8 +33,9 @@ def build_routes(plane: Plane, stopping: Callable[[], bool]) -> FastAPI:
         title="Roadworthy",
         version=__version__,
         description="Push packages, deploy versions to endpoints, roll back, and see what was asked and answered.",
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
+        dependencies=[Depends(_BEARER)],
     )
     problems.install(app)
     for router in (
@@ -38,6 +43,7 @@ def build_routes(plane: Plane, stopping: Callable[[], bool]) -> FastAPI:
         endpoints.routes(plane),
         system.routes(plane),
         internal.routes(plane, stopping),
+        page.routes(app.title, str(app.openapi_url)),
     ):
         app.include_router(router)
     return app

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from roadworthy.access.keys import ADMIN, GATEWAY, Key
+from roadworthy.control.api import page
 from roadworthy.control.bulletin import Bulletin
 from roadworthy.control.problems import problem
 from roadworthy.foundation.errors import Forbidden, InvalidRequest, RoadworthyError, Unauthenticated
@@ -15,7 +16,7 @@ from roadworthy.foundation.ids import random_id
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-OPEN = frozenset({"/livez", "/readyz", "/docs", "/openapi.json"})
+OPEN = frozenset({"/livez", "/readyz", "/openapi.json", page.PAGE, page.SCRIPT, page.STYLE, page.ICON})
 """Paths that need no key: probes, and the description of the API, which is the same for every installation."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
