@@ -9,12 +9,13 @@ import pytest
 
 from roadworthy.access import keys
 from roadworthy.foundation.errors import InvalidRequest, NotFound
+from roadworthy.foundation.keys import hash_key, make_key
 from roadworthy.store.engine import open_database
 
 
 def test_keys_are_long_different_and_carry_their_id() -> None:
     """A key's id stands in its text; no two are alike."""
-    made = [keys.make_key() for _ in range(200)]
+    made = [make_key() for _ in range(200)]
     assert len({text for _, text in made}) == 200
     for key_id, text in made:
         prefix, name, secret = text.split("_")
@@ -24,9 +25,9 @@ def test_keys_are_long_different_and_carry_their_id() -> None:
 def test_found_by_text_kept_by_hash(tmp_path: Path) -> None:
     """Only the whole text finds a key, and only its SHA-256 is kept."""
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
-    key_id, text = keys.make_key()
+    key_id, text = make_key()
     with database.begin() as connection:
-        keys.add(connection, keys.Key(key_id, keys.hash_key(text), keys.PREDICTOR, ("flights",), 1, "me"))
+        keys.add(connection, keys.Key(key_id, hash_key(text), keys.PREDICTOR, ("flights",), 1, "me"))
         found = keys.find(connection, text)
         assert found is not None
         assert found.endpoints == ("flights",)

@@ -14,8 +14,8 @@ import httpx
 import numpy as np
 import pytest
 
-from roadworthy.access.keys import make_key
 from roadworthy.contract.telemetry import READY, Telemetry, VersionState, WorkerReport, encode_telemetry
+from roadworthy.foundation.keys import make_key
 from roadworthy.foundation.sockets import listen
 
 DEADLINE_S = 30.0

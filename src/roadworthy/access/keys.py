@@ -1,16 +1,12 @@
-"""API keys: made once, shown once, kept as a hash.
+"""API keys in the store: kept as a hash only, looked up by it, compared in constant time. `foundation/keys.py` makes their texts.
 
-A key is `rw_`, 8 characters that are its public id, `_`, and 40 random characters: about 230 bits, so a plain SHA-256 is enough
-to keep it and no slow hash is needed. Looked up by hash, compared in constant time.
+A key has about 230 random bits, so a plain SHA-256 is enough to keep it and no slow hash is needed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
-import secrets
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +14,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select
 
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
+from roadworthy.foundation.keys import hash_key
 from roadworthy.store.tables import PROJECT, keys
 
 ADMIN = "admin"
 PREDICTOR = "predictor"
 GATEWAY = "gateway"
 ROLES = (ADMIN, PREDICTOR, GATEWAY)
-
-_ALPHABET = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +33,6 @@ class Key:
     endpoints: tuple[str, ...] | None
     created_at_us: int
     created_by: str
-
-
-def make_key() -> tuple[str, str]:
-    """A new public id, `key-…`, and the whole key text."""
-    name = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-    secret = "".join(secrets.choice(_ALPHABET) for _ in range(40))
-    return f"key-{name}", f"rw_{name}_{secret}"
-
-
-def hash_key(text: str) -> str:
-    """Hex SHA-256 of a key's whole text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def add(connection: Connection, key: Key) -> None:

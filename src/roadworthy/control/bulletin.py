@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from roadworthy.access.keys import Key, hash_key
+from roadworthy.access.keys import Key
 from roadworthy.access.keys import list_all as list_keys
 from roadworthy.contract.snapshot import Snapshot, encode_snapshot
 from roadworthy.control.snapshots import build_snapshot
+from roadworthy.foundation.keys import hash_key
 from roadworthy.store.engine import Database
 
 _LOOK_AGAIN_S = 0.5

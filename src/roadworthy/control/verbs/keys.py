@@ -8,6 +8,7 @@ from typing import Any
 from roadworthy.access import keys
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
+from roadworthy.foundation.keys import hash_key, make_key
 from roadworthy.foundation.references import check_name
 from roadworthy.store.engine import bump_revision
 
@@ -21,8 +22,8 @@ def create(plane: Plane, role: str, endpoints: Sequence[str] | None, actor: str)
         InvalidRequest: "unknown-role", "invalid-name".
     """
     scope = None if endpoints is None else tuple(check_name(name, "endpoint name") for name in endpoints)
-    key_id, text = keys.make_key()
-    key = keys.Key(key_id, keys.hash_key(text), role, scope, plane.clock.now_us(), actor)
+    key_id, text = make_key()
+    key = keys.Key(key_id, hash_key(text), role, scope, plane.clock.now_us(), actor)
     with plane.database.begin() as connection:
         keys.add(connection, key)
         bump_revision(connection)
@@ -57,7 +58,7 @@ def ensure(plane: Plane, wanted: Sequence[Mapping[str, str]]) -> None:
         with plane.database.begin() as connection:
             if keys.find(connection, item["key"]) is not None:
                 continue
-            digest = keys.hash_key(item["key"])
+            digest = hash_key(item["key"])
             keys.add(connection, keys.Key(item["id"], digest, item["role"], None, plane.clock.now_us(), BOOTSTRAP))
             bump_revision(connection)
             plane.audit(connection, BOOTSTRAP, "key-create", item["id"], role=item["role"])
