@@ -88,7 +88,7 @@ class _ZipFiles:
         for member in members:
             name = check_member(member.filename)
             kind = stat.S_IFMT(member.external_attr >> 16)
-            plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 0x1
+            plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits  # nothing encrypted or patched
             if not plain or kind not in (0, stat.S_IFREG) or member.file_size != member.compress_size:
                 raise PackageInvalid(
                     "the package holds a link, a special file or a compressed member",
@@ -148,11 +148,11 @@ def unpack(path: Path, folder: Path) -> Package:
     """Write the package at `path` as the folder `folder`, whole or not at all; an equal package that is there already stays.
 
     Raises:
-        PackageInvalid: as open_package, before anything is written.
+        PackageInvalid: as open_package, before anything is written; "package-damaged" when another package is in `folder`.
     """
     package = open_package(path)
     if folder.exists():
-        return open_package(folder)
+        return _same(package, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = temporary_beside(folder)
     try:
@@ -160,12 +160,20 @@ def unpack(path: Path, folder: Path) -> Package:
             _copy(package.files, member, beside / member)
         for below, _, _ in os.walk(beside, topdown=False):
             fsync_folder(Path(below))
+        _same(package, beside)  # what was written, not what was read a moment ago
         _rename(beside, folder)
     finally:
         if beside.exists():
             remove_tree(beside)
     fsync_folder(folder.parent)
-    return open_package(folder)
+    return _same(package, folder)
+
+
+def _same(package: Package, folder: Path) -> Package:
+    found = open_package(folder)
+    if found.digest != package.digest:
+        raise damaged(MANIFEST)
+    return found
 
 
 def _copy(files: Files, member: str, target: Path) -> None:

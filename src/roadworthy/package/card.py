@@ -39,13 +39,17 @@ def _fields(fields: Sequence[Field]) -> list[str]:
 
 
 def _outcomes(attestations: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = []
-    for outcome in attestations.get(COMPILE, {}).get("outcomes", []):
-        verdict = "kept" if outcome["kept"] else "not kept"
-        compared = ", ".join(f"{count} {kind}" for kind, count in outcome["compared"].items() if count)
-        speed = (
-            f"; {outcome['speedup']:.1f} times the speed of the original for one row" if outcome.get("speedup") else ""
-        )
-        rows = f" (rows compared: {compared})" if compared else ""
-        lines.append(f"- `{outcome['name']}` {verdict}: {outcome['reason']}{rows}{speed}")
-    return lines or ["No other runtime was tried."]
+    try:
+        return [_outcome(outcome) for outcome in attestations.get(COMPILE, {}).get("outcomes", [])] or [
+            "No other runtime was tried."
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):  # no digest covers what is said about a package
+        return ["What is said about its runtimes cannot be read."]
+
+
+def _outcome(outcome: Mapping[str, Any]) -> str:
+    verdict = "kept" if outcome["kept"] else "not kept"
+    compared = ", ".join(f"{count} {kind}" for kind, count in outcome["compared"].items() if count)
+    speed = f"; {outcome['speedup']:.1f} times the speed of the original for one row" if outcome.get("speedup") else ""
+    rows = f" (rows compared: {compared})" if compared else ""
+    return f"- `{outcome['name']}` {verdict}: {outcome['reason']}{rows}{speed}"

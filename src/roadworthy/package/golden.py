@@ -72,13 +72,12 @@ def without_private(batch: Batch) -> Batch:
         if field.privacy is Privacy.KEEP:
             continue
         number, column = batch.layout.places[position]
+        place = (...,) if field.shape else (slice(None), column)
         values, mask = blocks[number].values.copy(), blocks[number].mask
-        values[..., column] = _constant(field) if not field.shape else values[..., column]
-        if field.shape:
-            values[...] = _constant(field)
+        values[place] = _constant(field)
         if mask is not None:
             mask = mask.copy()
-            mask[:, column] = False
+            mask[place] = False
         blocks[number] = Block(values, mask)
     return Batch(batch.layout, batch.rows, tuple(blocks))
 
@@ -124,6 +123,6 @@ def _from_bytes(layout: Layout, data: bytes) -> Batch:
 
     try:
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # Arrow calls bytes of another form an OSError
         raise PackageInvalid("the golden examples cannot be read", code="golden-invalid") from error
     return arrow_to_batch(layout, table)

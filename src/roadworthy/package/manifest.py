@@ -172,7 +172,7 @@ def read_manifest(data: bytes) -> Manifest:
         if canonical_json(document) != data:
             raise ValueError("the manifest is not in canonical form")
         return reader(document)
-    except (KeyError, TypeError, ValueError, AttributeError, RoadworthyError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, RoadworthyError) as error:
         raise _invalid() from error
 
 

@@ -77,13 +77,12 @@ class Package:
     @property
     def card(self) -> Mapping[str, str]:
         """What its maker said about it, by heading."""
-        document = json.loads(self.read(CARD))
-        return MappingProxyType({str(key): str(value) for key, value in document.items()})
+        return MappingProxyType({key: str(value) for key, value in self._document(CARD).items()})
 
     @property
     def profile(self) -> Mapping[str, Any]:
         """The training data in fixed bins and counts."""
-        return MappingProxyType(json.loads(self.read(PROFILE)))
+        return MappingProxyType(self._document(PROFILE))
 
     def read(self, path: str) -> bytes:
         """All bytes of one sealed file, hashed again: they may have changed since the package was opened.
@@ -103,6 +102,16 @@ class Package:
     def golden(self) -> tuple[Batch, Batch]:
         """Sample inputs, and the answers that the training process gave for them; read from the files at each call."""
         return read_golden(self.signature, self.read)
+
+    def _document(self, path: str) -> dict[str, Any]:
+        """A sealed JSON object. Whoever sealed it may have written anything."""
+        try:
+            document = json.loads(self.read(path))
+        except (ValueError, RecursionError) as error:
+            raise damaged(path) from error
+        if not isinstance(document, dict):
+            raise damaged(path)
+        return document
 
     def _preferences(self) -> list[str]:
         preferred = self.attestations.get(COMPILE, {}).get("prefer", [])
