@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ from roadworthy.control.logs import configure_logs
 from roadworthy.control.wiring import build_plane
 from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.sockets import listen
 
 _GRACE_S = 5
 
@@ -25,6 +27,7 @@ def main() -> int:
     configure_logs(str(document.get("log_level", "info")))
     log = structlog.get_logger()
     try:
+        listener = _listener(document)  # first of all: a taken port leaves nothing half begun
         plane = build_plane(document)
     except RoadworthyError as error:
         log.error("control-plane-refuses-to-start", code=error.code, message=error.message, hint=error.hint)  # noqa: TRY400
@@ -42,9 +45,14 @@ def main() -> int:
     server.append(uvicorn.Server(config))
     controllers = Controllers(plane)
     controllers.start()
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # the server raises a signal again once it has stopped: it has been obeyed
+        signal.signal(number, lambda _number, _frame: setattr(server[0], "should_exit", True))
     watch_parent(lambda: setattr(server[0], "should_exit", True))
     log.info("control-plane-starts", revision=plane.bulletin.edition.snapshot.revision)
-    server[0].run(sockets=[_listener(document)])
+    server[0].run(sockets=[listener])
     controllers.stop()
     plane.database.close()
     return 0
@@ -53,7 +61,7 @@ def main() -> int:
 def _listener(document: dict[str, Any]) -> socket.socket:
     if document.get("fd") is not None:
         return socket.socket(fileno=int(document["fd"]))
-    return socket.create_server((str(document["host"]), int(document["port"])))
+    return listen(str(document["host"]), int(document["port"]), setting="control port")
 
 
 if __name__ == "__main__":

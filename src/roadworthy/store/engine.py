@@ -55,7 +55,7 @@ class Database:
 
 
 def open_database(url: str) -> Database:
-    """Open, check and migrate. `url` is SQLAlchemy's: sqlite:///FILE or postgresql+psycopg://….
+    """Open, check and migrate. `url` is SQLAlchemy's: sqlite:///FILE or postgresql+pg8000://….
 
     Raises:
         StoreError: "database-damaged", "database-newer".
@@ -100,7 +100,9 @@ def _check_sqlite(engine: Engine) -> None:
     file = engine.url.database
     if file and file != ":memory:":
         path = Path(file)
-        if path.exists() and path.stat().st_size == 0 and path.with_name(f"{path.name}-wal").exists():
+        if (
+            path.exists() and path.stat().st_size == 0
+        ):  # taken for a new one, it would take every endpoint off the gateways
             raise _damaged()
     try:
         with engine.begin() as connection:
@@ -157,6 +159,13 @@ def bump_revision(connection: Connection) -> int:
     """Count one change that gateways must see; return the new revision."""
     connection.execute(update(stores).values(revision=stores.c.revision + 1))
     return read_revision(connection)[1]
+
+
+def begin_life(connection: Connection) -> str:
+    """Give the store a new epoch, so that gateways follow it although they have seen higher revisions; return it."""
+    epoch = random_id("epoch")
+    connection.execute(update(stores).values(epoch=epoch, revision=stores.c.revision + 1))
+    return epoch
 
 
 def read_revision(connection: Connection) -> tuple[str, int]:

@@ -1,0 +1,139 @@
+"""The control plane's process refuses to start rather than start half, and says what to do, in one line of its log."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.foundation.child import EXIT_REFUSED
+from roadworthy.foundation.sockets import listen
+
+Refusal = dict[str, Any]
+
+
+def start(folder: Path, *, port: int = 0, fd: int | None = None) -> subprocess.Popen[bytes]:
+    """A control plane that was given its start document; ends when its standard input is closed."""
+    document = {
+        "host": "127.0.0.1",
+        "port": port,
+        "fd": fd,
+        "database_url": f"sqlite:///{folder / 'roadworthy.db'}",
+        "blob_folder": str(folder / "blobs"),
+        "bootstrap_keys": [],
+        "log_level": "warning",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "roadworthy.control"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=() if fd is None else (fd,),
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(document).encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+
+def refusal(folder: Path, *, port: int = 0) -> Refusal:
+    """Start, and return the last line of the log of a process that refused."""
+    process = start(folder, port=port)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    assert process.wait(timeout=30) == EXIT_REFUSED
+    said = process.stderr.read().decode()
+    process.stdin.close()
+    process.stderr.close()
+    assert "Traceback" not in said
+    return dict(json.loads(said.splitlines()[-1]))
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Path:
+    """The folder of a control plane that ran, answered and was told to stop."""
+    run(tmp_path)
+    return tmp_path
+
+
+def run(folder: Path, how: signal.Signals = signal.SIGTERM) -> int:
+    """Start, wait for an answer, send the signal, and return the exit status."""
+    with listen("127.0.0.1", 0) as listener:
+        process = start(folder, fd=listener.fileno())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        # The socket listens already: the request waits in its queue until the process takes it.
+        assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.send_signal(how)
+    status = process.wait(timeout=15)
+    process.stdin.close()
+    process.stderr.close()
+    return status
+
+
+def test_d6_a_taken_port_of_the_control_plane(tmp_path: Path) -> None:
+    """D6: it names the port, and neither database nor blob folder was begun."""
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        said = refusal(tmp_path / "new", port=port)
+    assert said["code"] == "port-taken"
+    assert f"port {port} on 127.0.0.1 is taken" in said["message"]
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(tmp_path: Path, how: signal.Signals) -> None:
+    """Exit status 0, and everything is in the database file itself."""
+    assert run(tmp_path, how) == 0
+    assert not (tmp_path / "roadworthy.db-wal").exists()
+
+
+@pytest.mark.parametrize("size", [0, 100, 5_000])
+def test_d11_a_truncated_database_refuses_to_start(used: Path, size: int) -> None:
+    """D11: however short it is, nothing at all included; it is left as it was, and the hint says what to do."""
+    file = used / "roadworthy.db"
+    cut = file.read_bytes()[:size]
+    file.write_bytes(cut)
+    said = refusal(used)
+    assert said["code"] == "database-damaged"
+    assert "backup" in said["hint"]
+    assert file.read_bytes() == cut
+
+
+def test_d11_a_backup_in_its_place_starts_again(used: Path) -> None:
+    """D11: doing what the hint says brings everything back."""
+    file = used / "roadworthy.db"
+    backup = file.read_bytes()
+    file.write_bytes(b"\0" * len(backup))
+    assert refusal(used)["code"] == "database-damaged"
+    file.write_bytes(backup)
+    assert run(used) == 0
+
+
+def test_d11_a_missing_write_ahead_log_is_survived(tmp_path: Path) -> None:
+    """D11: after kill -9 and the loss of the log, it starts with the state of the last checkpoint."""
+    run(tmp_path)
+    run(tmp_path, signal.SIGKILL)
+    for companion in tmp_path.glob("roadworthy.db-*"):
+        companion.unlink()
+    assert run(tmp_path) == 0
+
+
+def test_d20_a_newer_schema_refuses_to_start(used: Path) -> None:
+    """D20: an older release says that the database is newer, and changes nothing in it."""
+    connection = sqlite3.connect(used / "roadworthy.db")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    before = "\n".join(connection.iterdump())
+    said = refusal(used)
+    assert said["code"] == "database-newer"
+    assert "later release" in said["hint"]
+    assert "\n".join(connection.iterdump()) == before
+    connection.close()
