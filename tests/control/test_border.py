@@ -110,6 +110,15 @@ def test_errors_are_problem_replies_without_internals(admin: httpx.Client) -> No
         assert "/src/" not in reply.text
 
 
+def test_every_reply_carries_the_requests_id_once(admin: httpx.Client) -> None:
+    """The caller's id when it is a plain one, else one of ours; on good replies as on bad ones."""
+    for path in ("/livez", "/api/v1/status", "/api/v1/nothing", "/api/v1/endpoints/none"):
+        reply = admin.get(path, headers={"X-Request-Id": "mine-1"})
+        assert reply.headers.get_list("x-request-id") == ["mine-1"], path
+        other = admin.get(path, headers={"X-Request-Id": "two words"})
+        assert other.headers["x-request-id"].startswith("req-")
+
+
 def test_the_page_of_the_api_needs_nothing_from_elsewhere(control: Any) -> None:
     """Page, script and style come from this server: it opens on a machine without the internet."""
     with control.client(None) as nobody:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
+
+import structlog
 
 from roadworthy.access.keys import ADMIN, GATEWAY, Key
 from roadworthy.control.api import page
@@ -14,7 +17,7 @@ from roadworthy.foundation.errors import Forbidden, InvalidRequest, RoadworthyEr
 from roadworthy.foundation.ids import random_id
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN = frozenset({"/livez", "/readyz", "/openapi.json", page.PAGE, page.SCRIPT, page.STYLE, page.ICON})
 """Paths that need no key: probes, and the description of the API, which is the same for every installation."""
@@ -22,6 +25,7 @@ OPEN = frozenset({"/livez", "/readyz", "/openapi.json", page.PAGE, page.SCRIPT, 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
+_log = structlog.get_logger()
 
 
 class Border:
@@ -43,14 +47,20 @@ class Border:
         request_id = asked if _REQUEST_ID.fullmatch(asked) else random_id("req")
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        reply = _Reply(send, request_id)
         try:
             self._check_host(headers.get(b"host", ""))
             key = self._check_key(scope["path"], headers.get(b"authorization", ""))
             state["actor"] = key.id if key is not None else ""
+            await self._app(scope, receive, reply)
         except RoadworthyError as error:
-            await problem(error, request_id)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+            await problem(error, request_id)(scope, receive, reply)
+        except Exception:
+            # The application has answered and logged it, and raises it again for the server to print.
+            if not reply.status:
+                raise
+        finally:
+            reply.log(scope, str(state.get("actor", "")))
 
     def _check_host(self, host: str) -> None:
         match = _HOST.fullmatch(host)
@@ -74,3 +84,34 @@ class Border:
         if key.role != role:
             raise Forbidden(f"this needs a key of the role {role}", hint="ask an administrator for one")
         return key
+
+
+class _Reply:
+    """Passes a reply on with the request's id in it, and remembers what to say of it in the log."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self._started = time.monotonic()
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            others = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"]
+            message["headers"] = [*others, (b"x-request-id", self._request_id.encode("ascii"))]
+        await self._send(message)
+
+    def log(self, scope: Scope, actor: str) -> None:
+        """One line a request; a gateway's own traffic and probes only for whoever wants every detail."""
+        quiet = scope["path"] in OPEN or scope["path"].startswith("/internal/")
+        say = _log.debug if quiet and self.status < 500 else _log.info
+        say(
+            "request",
+            request_id=self._request_id,
+            method=scope["method"],
+            path=scope["path"],
+            status=self.status,
+            actor=actor,
+            seconds=round(time.monotonic() - self._started, 4),
+        )
