@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 Push = Callable[..., dict[str, Any]]
 
@@ -52,6 +53,43 @@ def test_a_flipped_bit_is_refused_and_nothing_is_registered(
     assert refused.status_code == 422
     assert refused.headers["content-type"] == "application/problem+json"
     assert admin.get("/api/v1/models").json()["items"] == []
+
+
+@pytest.mark.parametrize("harm", ["flipped bit", "gone"])
+def test_d10_pushing_again_mends_a_damaged_copy(
+    control: Any, admin: httpx.Client, push: Push, make_package: Callable[..., Path], harm: str
+) -> None:
+    """D10: a stored package that lost a bit or is gone is replaced by the same package, and keeps its number."""
+    digest = push()["digest"]
+    stored = control.folder / "blobs" / "packages" / digest.removeprefix("sha256:")
+    if harm == "gone":
+        stored.unlink()
+        assert admin.get("/api/v1/models/line/versions/1/package").json()["code"] == "blob-missing"
+    else:
+        data = bytearray(stored.read_bytes())
+        data[len(data) // 2] ^= 1
+        stored.write_bytes(bytes(data))
+    assert push()["version"] == 1
+    assert stored.read_bytes() == make_package().read_bytes()
+    assert list((control.folder / "blobs" / "incoming").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["line/versions/99999999999999999999", "line/versions/-1", "line/versions/0"])
+def test_numbers_that_no_version_has_are_the_callers_fault(admin: httpx.Client, path: str) -> None:
+    """A number that no database column holds is refused like any other that is none."""
+    assert admin.get(f"/api/v1/models/{path}").json()["code"] == "invalid-reference"
+
+
+def test_pages_of_versions(admin: httpx.Client, push: Push) -> None:
+    """A cursor continues after the version that it names; one beyond all numbers is refused."""
+    push(factor=2.0)
+    push(factor=3.0)
+    page = admin.get("/api/v1/models/line/versions", params={"cursor": 1}).json()
+    assert [item["version"] for item in page["items"]] == [2]
+    assert page["next"] is None
+    refused = admin.get("/api/v1/models/line/versions", params={"cursor": 10**30})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid-request")
+    assert admin.get("/api/v1/models").json()["items"] == [{"name": "line", "versions": 2, "latest": 2}]
 
 
 def test_size_limit_and_empty_body(admin: httpx.Client) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from roadworthy.control.plane import Plane
 from roadworthy.control.uploads import received
 from roadworthy.control.verbs import packages
-from roadworthy.foundation.references import VersionReference, check_name
+from roadworthy.foundation.references import VersionReference
 
 OCTETS = "application/octet-stream"
 _PIECE_BYTES = 1 << 18
+_MOST_VERSIONS = 999_999_999
 
 
 def routes(plane: Plane) -> APIRouter:
@@ -36,7 +37,7 @@ def routes(plane: Plane) -> APIRouter:
         return packages.list_models(plane, cursor)
 
     @router.get("/api/v1/models/{name}/versions", summary="List versions of a model")
-    def versions(name: str, cursor: int = 0) -> dict[str, Any]:
+    def versions(name: str, cursor: int = Query(0, ge=0, le=_MOST_VERSIONS)) -> dict[str, Any]:
         """By number; `next` is the cursor of the next page."""
         return packages.list_versions(plane, name, cursor)
 
@@ -59,7 +60,7 @@ def routes(plane: Plane) -> APIRouter:
 
 
 def _reference(name: str, version: int) -> VersionReference:
-    return VersionReference(check_name(name, "model name"), version)
+    return VersionReference.parse(f"{name}:{version}")
 
 
 def stream(handle: Any) -> StreamingResponse:

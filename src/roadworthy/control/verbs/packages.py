@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from roadworthy.control.plane import Plane
 from roadworthy.control.proof import prove_apart
 from roadworthy.control.times import iso
-from roadworthy.foundation.errors import Conflict, InvalidRequest, PackageRefused
+from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound, PackageError, PackageRefused
 from roadworthy.foundation.references import VersionReference, check_digest, check_name
 from roadworthy.package.archive import open_package
 from roadworthy.package.package import Package
@@ -35,9 +36,25 @@ def push(plane: Plane, file: Path, actor: str, allow_code: str | None) -> tuple[
     if known is None:
         allowed = allow_code is not None
         prove_apart(file, allow_code=allowed, timeout_s=plane.settings.proof_timeout_s)
-        plane.blobs.put(package_blob(package.digest), file)
+    elif not _is_whole(plane, package.digest):
+        plane.blobs.delete(package_blob(package.digest))
+    plane.blobs.put(package_blob(package.digest), file)
     with plane.turn:
+        plane.blobs.put(package_blob(package.digest), file)  # again, if a delete came in between
         return _register(plane, package, actor, allow_code)
+
+
+def _is_whole(plane: Plane, digest: str) -> bool:
+    """Whether the stored package is there and still what it was: if not, the one that is being pushed takes its place."""
+    copy = plane.blobs.incoming()
+    try:
+        with plane.blobs.open(package_blob(digest)) as stored, copy.open("xb") as writing:
+            shutil.copyfileobj(stored, writing, 1 << 20)
+        return open_package(copy).digest == digest
+    except (NotFound, PackageError):
+        return False
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def _check_allowed(package: Package, allow_code: str | None) -> None:

@@ -1,0 +1,78 @@
+"""A push that is killed at any step leaves the registry as it was or with the whole version, and can be repeated."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roadworthy.control.verbs import packages
+from roadworthy.control.wiring import build_plane
+from roadworthy.foundation.canonical import digest_file
+from roadworthy.foundation.references import VersionReference
+
+_KILLED_PUSH = """
+import os, signal, sys
+from pathlib import Path
+from roadworthy.control.verbs import packages
+from roadworthy.control.wiring import build_plane
+from roadworthy.store import blobs
+step, folder, file = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+plane = build_plane({"database_url": f"sqlite:///{folder}/a.db", "blob_folder": f"{folder}/blobs"})
+def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
+if step == "write": blobs.shutil.copyfileobj = lambda r, w, n: (w.write(r.read()[:10]), w.flush(), die())
+if step == "fsync": blobs.os.fsync = die
+if step == "rename": Path.replace = die
+if step == "fsync-folder": blobs.fsync_folder = die
+if step == "register": packages._register = die
+if step == "audit": type(plane).audit = die
+if step == "committed": type(plane.bulletin).refresh = die
+packages.push(plane, file, "key-a", None)
+"""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small package without code of its own."""
+    from onnx import TensorProto, helper
+
+    from roadworthy.package.pack import pack
+
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "same",
+        [helper.make_tensor_value_info("x", TensorProto.DOUBLE, [None, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, [None, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return pack(model, name="same", inputs=np.arange(8.0).reshape(4, 2), out=tmp_path_factory.mktemp("dist")).path
+
+
+@pytest.mark.parametrize(
+    ("step", "new"),
+    [
+        ("write", False),
+        ("fsync", False),
+        ("rename", False),
+        ("fsync-folder", False),
+        ("register", False),
+        ("audit", False),
+        ("committed", True),
+    ],
+)
+def test_d9_a_killed_push_shows_old_or_new_never_half(tmp_path: Path, packed: Path, step: str, new: bool) -> None:
+    """D9: a version is listed exactly when its bytes and its audit entry are there; leftovers are swept; a second push works."""
+    done = subprocess.run([sys.executable, "-c", _KILLED_PUSH, step, str(tmp_path), str(packed)], check=False)
+    assert done.returncode == -9
+    plane = build_plane({"database_url": f"sqlite:///{tmp_path}/a.db", "blob_folder": f"{tmp_path}/blobs"})
+    assert [path.name for path in (tmp_path / "blobs").rglob(".tmp-*")] == []
+    listed = packages.list_versions(plane, "same", 0)["items"]
+    assert len(listed) == new
+    document, fresh = packages.push(plane, packed, "key-a", None)
+    assert (document["version"], fresh) == (1, not new)
+    with packages.open_version(plane, VersionReference("same", 1)) as handle:
+        assert digest_file(Path(handle.name)) == digest_file(packed)
+    plane.database.close()
