@@ -94,13 +94,84 @@ def test_compare_and_set_lets_one_of_two_deploys_win(admin: httpx.Client, gatewa
     assert same.status_code == 200
 
 
-def test_a_version_with_another_signature_is_refused(admin: httpx.Client, push: Push) -> None:
+def test_a_version_with_another_signature_is_refused(admin: httpx.Client, gateway: Any, push: Push) -> None:
     """An endpoint's signature is a promise to its callers."""
-    push(width=3)
+    digest = push(width=3)["digest"]
     push(width=4)
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    gateway.ready(digest)
     refused = admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
     assert (refused.status_code, refused.json()["code"]) == (409, "signature-incompatible")
+    assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+
+
+def test_an_endpoint_that_never_answered_has_promised_nothing(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """When the first version fails to load, the next one may have another signature, which then is the endpoint's."""
+    first, second = push(width=3)["digest"], push(width=4)
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    gateway.report(VersionState(first, FAILED, reason="no", code="load-failed"))
+    assert admin.put("/api/v1/endpoints/line", json={"version": "line:2"}).status_code == 202
+    gateway.ready(second["digest"])
+    document = admin.get("/api/v1/endpoints/line").json()
+    assert (document["version"], document["signature"]) == ("line:2", second["signature"])
+
+
+def test_what_was_reported_before_a_deploy_decides_nothing(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """A failure from the last attempt does not end the next one, and a package that is being unloaded is not taken as ready."""
+    digest = push()["digest"]
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    gateway.report(VersionState(digest, FAILED, reason="disk full", code="load-failed"))
+    assert admin.get("/api/v1/endpoints/line").json()["state"] == "failed"
+    again = admin.put("/api/v1/endpoints/line", json={"version": "line:1"}).json()
+    assert (again["state"], again["pending"]["reason"]) == ("loading", "ready on 0 of 1 workers")
+    gateway.ready(digest)
+    assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+    assert admin.delete("/api/v1/endpoints/line").status_code == 204
+    assert admin.put("/api/v1/endpoints/line", json={"version": "line:1"}).json()["state"] == "loading"
+    gateway.ready(digest)
+    assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+
+
+def test_the_version_before_is_deployed_at_once_while_it_is_warm(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """What workers hold already needs no new report."""
+    one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    gateway.ready(one)
+    admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
+    gateway.ready(one, two)
+    back = admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    assert (back.status_code, back.json()["version"], back.json()["previous"]) == (200, "line:1", "line:2")
+
+
+def test_undeploy_takes_the_endpoint_and_its_packages_away(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """Nothing of it stays in the snapshot; a second undeploy and a rollback find nothing."""
+    digest = push()["digest"]
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    gateway.ready(digest)
+    assert admin.delete("/api/v1/endpoints/line").status_code == 204
+    held = gateway.snapshot().json()
+    assert (held["endpoints"], held["packages"]) == ([], [])
+    assert admin.delete("/api/v1/endpoints/line").json()["code"] == "unknown-endpoint"
+    assert admin.post("/api/v1/endpoints/line:rollback").json()["code"] == "unknown-endpoint"
+    assert admin.put("/api/v1/endpoints/line", json={"version": "line:9"}).json()["code"] == "unknown-version"
+
+
+def test_a_restored_database_begins_a_new_life(control: Any, admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """Gateways have seen higher revisions than an older copy of the database: with a new epoch they follow it again."""
+    digest = push()["digest"]
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    gateway.ready(digest)
+    seen = gateway.snapshot().json()
+    ahead = WorkerReport(
+        0, 1, "w", seen["epoch"], seen["revision"], seen["revision"] + 7, (VersionState(digest, READY),)
+    )
+    gateway.report(workers=(ahead,))
+    renewed = gateway.snapshot().json()
+    assert renewed["epoch"] != seen["epoch"]
+    assert renewed["endpoints"] == seen["endpoints"]
+    gateway.report(workers=(ahead,))
+    assert gateway.snapshot().json()["epoch"] == renewed["epoch"]
+    assert admin.get("/api/v1/audit").json()["items"][0]["verb"] == "restored"
 
 
 def test_policies_are_checked_and_named(admin: httpx.Client, push: Push) -> None:
@@ -111,6 +182,10 @@ def test_policies_are_checked_and_named(admin: httpx.Client, push: Push) -> None
     assert "max_rows" in unknown.json()["known"]
     bad = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"max_rows": 0}})
     assert bad.json()["code"] == "invalid-policy"
+    endless = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"timeout_ms": 10**30}})
+    assert endless.json()["code"] == "invalid-policy"
+    text = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"max_rows": "5"}})
+    assert text.json()["code"] == "invalid-policy"
     assert admin.get("/api/v1/endpoints/line").status_code == 404
     good = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"max_rows": 5}})
     assert good.json()["policy"]["max_rows"] == 5

@@ -70,6 +70,41 @@ def test_shipped_records_can_be_asked_for(admin: httpx.Client, gateway: Any) -> 
     assert [item["request_id"] for item in one["items"]] == ["req-2"]
 
 
+def test_the_newest_of_several_gateways_that_overlap_in_time(admin: httpx.Client, control: Any, gateway: Any) -> None:
+    """A file that ends later may begin earlier than another one's newest predictions."""
+    for name, numbers in (("gw-1", (1, 9)), ("gw-2", (7, 8))):
+        gateway.name = name
+        put = gateway.client.put(
+            f"/internal/v1/records/{name}/a.parquet", content=parquet([record(n) for n in numbers])
+        )
+        assert put.status_code == 204
+        times = [1_000_000 * n for n in numbers]
+        gateway.report(record_files=(RecordFile(f"records/{name}/a.parquet", "line", 2, 100, times[0], times[-1]),))
+    reply = admin.get("/api/v1/endpoints/line/predictions", params={"last": 2}).json()
+    assert [item["request_id"] for item in reply["items"]] == ["req-8", "req-9"]
+
+
+def test_a_file_that_is_no_record_file_or_is_gone_hides_no_other(admin: httpx.Client, gateway: Any) -> None:
+    """Queries pass over what cannot be read."""
+    gateway.client.put("/internal/v1/records/gw-1/good.parquet", content=parquet([record(1)]))
+    gateway.client.put("/internal/v1/records/gw-1/junk.parquet", content=b"junk")
+    gateway.report(
+        record_files=tuple(
+            RecordFile(f"records/gw-1/{name}.parquet", "line", 1, 100, 1, 1) for name in ("junk", "good", "gone")
+        )
+    )
+    items = admin.get("/api/v1/endpoints/line/predictions").json()["items"]
+    assert [item["request_id"] for item in items] == ["req-1"]
+
+
+def test_a_gateway_names_only_its_own_record_files(admin: httpx.Client, gateway: Any) -> None:
+    """What retention deletes later is never a package or another gateway's file."""
+    for blob in ("packages/" + "a" * 64, "records/gw-2/a.parquet", "../a.parquet", "records/gw-1/../gw-2/a.parquet"):
+        reply = gateway.report(record_files=(RecordFile(blob, "line", 1, 1, 1, 1),), sequence=1)
+        assert reply.status_code == 400, blob
+    assert admin.get("/api/v1/status").json()["gateways"] == []
+
+
 def test_names_of_record_files_are_checked(gateway: Any) -> None:
     """F9: nothing but plain file names gets near the disk."""
     for path in ("gw-1/a.txt", "gw-1/..%2f..%2fx.parquet", "GW/a.parquet", "gw-1/.hidden.parquet"):

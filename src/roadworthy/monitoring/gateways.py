@@ -84,6 +84,12 @@ def list_all(connection: Connection) -> list[Gateway]:
     ]
 
 
-def live_workers(found: Sequence[Gateway], now_us: int) -> list[WorkerReport]:
-    """The workers of every gateway that was heard of lately."""
-    return [worker for gateway in found if now_us - gateway.seen_at_us <= ALIVE_US for worker in gateway.workers]
+def live(found: Sequence[Gateway], now_us: int) -> list[Gateway]:
+    """Those that were heard of lately."""
+    return [gateway for gateway in found if now_us - gateway.seen_at_us <= ALIVE_US]
+
+
+def follows_later(frame: Telemetry, epoch: str, revision: int) -> bool:
+    """Whether a worker was offered a revision that this store has not reached in its present life: the database is an older
+    copy of itself, or has lost its last transactions."""
+    return any(worker.epoch == epoch and worker.offered > revision for worker in frame.workers)

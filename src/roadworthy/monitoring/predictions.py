@@ -9,58 +9,71 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import Connection, delete, select
 
+from roadworthy.foundation.errors import NotFound
 from roadworthy.store.tables import record_files
 
 _MAX_FILES = 500
 """Files that one query looks into; newer ones first."""
 
 
-def files_of(connection: Connection, endpoint: str) -> list[str]:
-    """Blob names of an endpoint's record files, newest first."""
+def files_of(connection: Connection, endpoint: str) -> list[tuple[str, int]]:
+    """An endpoint's record files, newest first: blob name, and when its last prediction was asked."""
     query = (
-        select(record_files.c.blob)
+        select(record_files.c.blob, record_files.c.last_us)
         .where(record_files.c.endpoint == endpoint)
         .order_by(record_files.c.last_us.desc(), record_files.c.blob.desc())
         .limit(_MAX_FILES)
     )
-    return list(connection.execute(query).scalars())
+    return [(row.blob, row.last_us) for row in connection.execute(query)]
 
 
-def over_limit(connection: Connection, max_bytes: int) -> list[str]:
-    """Forget the oldest record files beyond `max_bytes` in all; return their blobs, to be deleted after the commit."""
-    rows = connection.execute(
-        select(record_files.c.blob, record_files.c.size_bytes).order_by(record_files.c.last_us.desc())
-    ).all()
-    total, excess = 0, []
-    for row in rows:
+def over_limit(connection: Connection, max_bytes: int) -> tuple[list[str], int]:
+    """Forget the oldest record files beyond `max_bytes` in all; return their blobs, to be deleted after the commit, and how
+    many predictions were in them."""
+    query = select(record_files.c.blob, record_files.c.size_bytes, record_files.c.rows)
+    total, excess, predictions = 0, [], 0
+    for row in connection.execute(query.order_by(record_files.c.last_us.desc())).all():
         total += row.size_bytes
         if total > max_bytes:
             excess.append(row.blob)
-    for blob in excess:
-        connection.execute(delete(record_files).where(record_files.c.blob == blob))
-    return excess
+            predictions += row.rows
+            connection.execute(delete(record_files).where(record_files.c.blob == row.blob))
+    return excess, predictions
 
 
 def last_predictions(
-    blobs: list[str], open_blob: Callable[[str], BinaryIO], last: int, prediction_id: str | None
+    files: list[tuple[str, int]], open_blob: Callable[[str], BinaryIO], last: int, prediction_id: str | None
 ) -> list[dict[str, Any]]:
-    """The `last` newest predictions in those files, newest last; of one id when that is given."""
+    """The `last` newest predictions in those files, newest last; of one id when that is given.
+
+    Files of several gateways overlap in time, so it reads on until the next file has nothing newer than what was found.
+    """
     found: list[dict[str, Any]] = []
-    for blob in blobs:
-        if len(found) >= last:
+    for blob, last_us in files:
+        if len(found) == last and found[0]["at_us"] >= last_us:
             break
-        rows = _read(open_blob(blob), prediction_id)
-        found = [*rows, *found]
-    found.sort(key=lambda row: (row["at_us"], row["id"]))
-    return [_document(row) for row in found[-last:]]
+        try:
+            found += _read(open_blob(blob), last, prediction_id)
+        except NotFound:
+            continue  # retention came first
+        found = sorted(found, key=lambda row: (row["at_us"], row["id"]))[-last:]
+    return [_document(row) for row in found]
 
 
-def _read(handle: BinaryIO, prediction_id: str | None) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq  # heavy; only this query needs it in the control plane
+def _read(handle: BinaryIO, last: int, prediction_id: str | None) -> list[dict[str, Any]]:
+    """At most the `last` newest rows; none of a file that is no record file: one such file must not hide all others."""
+    import pyarrow as pa  # heavy; only this query needs it in the control plane
+    import pyarrow.parquet as pq
+    from pyarrow import compute
 
     with handle:
         filters = None if prediction_id is None else [("id", "=", prediction_id.partition(":")[0])]
-        rows: list[dict[str, Any]] = pq.read_table(handle, filters=filters).to_pylist()
+        try:
+            table = pq.read_table(handle, filters=filters)
+            order = compute.sort_indices(table["at_us"])
+        except (pa.ArrowException, OSError, KeyError):
+            return []
+    rows: list[dict[str, Any]] = table.take(order[-last:]).to_pylist()
     return rows
 
 

@@ -16,6 +16,7 @@ from roadworthy.control.times import iso
 from roadworthy.foundation.errors import Conflict, InvalidRequest
 from roadworthy.foundation.references import VersionReference, check_name
 from roadworthy.monitoring import gateways
+from roadworthy.monitoring.gateways import Gateway
 from roadworthy.registry import versions
 from roadworthy.rollout import endpoints
 from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
@@ -24,7 +25,7 @@ from roadworthy.schema.signature import Signature
 from roadworthy.store.engine import bump_revision
 
 CONTROLLER = "controller"
-_LEAST = {"max_body_bytes": 1, "max_rows": 1, "timeout_ms": 1, "max_in_flight": 1}
+_MOST = {"max_body_bytes": 1 << 40, "max_rows": 10**9, "timeout_ms": 24 * 3_600_000, "max_in_flight": 10**6}
 
 
 def deploy(
@@ -65,6 +66,8 @@ def _with_pending(
     pending = Pending(str(version.reference), LOADING, now, "not loaded yet")
     if before is None:
         return Endpoint(name, 1, None, None, pending, policy, version.signature, now, actor)
+    if before.current is None:  # nobody was ever answered under the signature of a version that did not come to serve
+        before = replace(before, signature=version.signature)
     difference = Signature.from_document(version.signature).accepts(Signature.from_document(before.signature))
     if difference is not None:
         raise Conflict(
@@ -100,12 +103,13 @@ def _policy(before: Endpoint | None, asked: Mapping[str, Any] | None) -> dict[st
         msgspec.convert(merged, Policy, strict=True)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"the policy is not valid: {error}", code="invalid-policy") from error
-    low = sorted(key for key, least in _LEAST.items() if merged[key] < least)
-    if low or merged["extra"] not in ("refuse", "ignore"):
+    outside = sorted(key for key, most in _MOST.items() if not 1 <= merged[key] <= most)
+    if outside or merged["extra"] not in ("refuse", "ignore"):
         raise InvalidRequest(
-            f"the policy is not valid: {', '.join(low) or 'extra'}",
+            f"the policy is not valid: {', '.join(outside) or 'extra'}",
             code="invalid-policy",
-            hint='limits are 1 or more; extra is "refuse" or "ignore"',
+            hint='limits are 1 or more and not absurdly large; extra is "refuse" or "ignore"',
+            facts={"most": _MOST},
         )
     return merged
 
@@ -126,13 +130,16 @@ def rollback(plane: Plane, name: str, actor: str) -> dict[str, Any]:
                     code="no-previous-version",
                     hint="deploy the version that you want by its number",
                 )
-            verdict = decide(_digest(connection, before.previous), _live(plane, connection))
+            workers = [worker for gateway in _live(plane, connection) for worker in gateway.workers]
+            verdict = decide(_digest(connection, before.previous), workers)
             now = plane.clock.now_us()
             if isinstance(verdict, Switch):
                 after = replace(before.switched(before.previous), changed_at_us=now, changed_by=actor)
             else:
                 pending = Pending(before.previous, LOADING, now, verdict.reason)
-                after = replace(before, generation=before.generation + 1, pending=pending)
+                after = replace(
+                    before, generation=before.generation + 1, pending=pending, changed_at_us=now, changed_by=actor
+                )
             endpoints.change(connection, before, after)
             bump_revision(connection)
             plane.audit(connection, actor, "rollback", name, version=before.previous, left=before.current)
@@ -159,18 +166,18 @@ def step(plane: Plane) -> None:
             waiting = [
                 e for e in endpoints.list_all(connection) if e.pending is not None and e.pending.state == LOADING
             ]
-            workers = _live(plane, connection) if waiting else []
+            found = _live(plane, connection) if waiting else []
             for endpoint in waiting:
-                moved |= _step_one(plane, connection, endpoint, workers)
+                moved |= _step_one(plane, connection, endpoint, found)
         if moved:
             plane.bulletin.refresh()
 
 
-def _step_one(plane: Plane, connection: Connection, before: Endpoint, workers: list[WorkerReport]) -> bool:
+def _step_one(plane: Plane, connection: Connection, before: Endpoint, found: list[Gateway]) -> bool:
     pending = before.pending
     if pending is None:
         return False
-    verdict = decide(_digest(connection, pending.version), workers)
+    verdict = decide(_digest(connection, pending.version), _reports(before, pending, found))
     now = plane.clock.now_us()
     if isinstance(verdict, Wait):
         if verdict.reason != pending.reason:
@@ -188,8 +195,19 @@ def _step_one(plane: Plane, connection: Connection, before: Endpoint, workers: l
     return True
 
 
-def _live(plane: Plane, connection: Connection) -> list[WorkerReport]:
-    return gateways.live_workers(gateways.list_all(connection), plane.clock.now_us())
+def _reports(endpoint: Endpoint, pending: Pending, found: list[Gateway]) -> list[WorkerReport]:
+    """What live workers say of the pending version. What a gateway said before it was asked to hold that version speaks of an
+    earlier life of it there, as ready or as failed, and counts as nothing yet."""
+    warm = pending.version in (endpoint.current, endpoint.previous)
+    return [
+        worker if warm or gateway.seen_at_us > pending.since_us else msgspec.structs.replace(worker, versions=())
+        for gateway in found
+        for worker in gateway.workers
+    ]
+
+
+def _live(plane: Plane, connection: Connection) -> list[Gateway]:
+    return gateways.live(gateways.list_all(connection), plane.clock.now_us())
 
 
 def _digest(connection: Connection, version: str) -> str:

@@ -7,26 +7,39 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 
 from roadworthy.audit.entries import list_last
 from roadworthy.contract.telemetry import Telemetry
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
-from roadworthy.control.verbs.endpoints import endpoint_document, step
+from roadworthy.control.verbs.endpoints import CONTROLLER, endpoint_document, step
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.rollout import endpoints
+from roadworthy.store.engine import begin_life, read_revision
 
 _FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
 _MOST = 1_000
+_log = structlog.get_logger()
 
 
 def take_frame(plane: Plane, frame: Telemetry) -> int:
     """Apply a frame once, then decide about whatever waits for it; return its sequence."""
     check_name(frame.gateway, "gateway name")
+    for file in frame.record_files:
+        if file.blob != record_blob(frame.gateway, file.blob.rpartition("/")[2]):
+            raise InvalidRequest("a gateway names the record files that it sent itself", code="malformed-telemetry")
     with plane.database.begin() as connection:
         gateways.apply(connection, frame, plane.clock.now_us())
+        epoch, revision = read_revision(connection)
+        restored = gateways.follows_later(frame, epoch, revision)
+        if restored:
+            plane.audit(connection, frame.gateway, "restored", epoch, revision=revision, epoch=begin_life(connection))
+    if restored:
+        _log.warning("the database is an older copy of itself; gateways follow it from here", revision=revision)
+        plane.bulletin.refresh()
     step(plane)
     return frame.sequence
 
@@ -51,7 +64,9 @@ def keep_records(plane: Plane, gateway: str, file: str, source: Path) -> None:
 def trim_records(plane: Plane) -> int:
     """Delete the oldest record files beyond the limit; return how many."""
     with plane.database.begin() as connection:
-        excess = predictions.over_limit(connection, plane.settings.record_max_bytes)
+        excess, rows = predictions.over_limit(connection, plane.settings.record_max_bytes)
+        if excess:
+            plane.audit(connection, CONTROLLER, "records-trimmed", "records", files=len(excess), rows=rows)
     for blob in excess:
         plane.blobs.delete(blob)
     return len(excess)
@@ -67,9 +82,9 @@ def last_predictions(plane: Plane, endpoint: str, last: int, prediction_id: str 
     if not 1 <= last <= _MOST:
         raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
     with plane.database.begin() as connection:
-        blobs = [blob for blob in predictions.files_of(connection, endpoint) if plane.blobs.exists(blob)]
+        files = predictions.files_of(connection, endpoint)
         lost = sum(gateway.lost_records for gateway in gateways.list_all(connection))
-    return {"items": predictions.last_predictions(blobs, plane.blobs.open, last, prediction_id), "lost": lost}
+    return {"items": predictions.last_predictions(files, plane.blobs.open, last, prediction_id), "lost": lost}
 
 
 def status(plane: Plane, version: str) -> dict[str, Any]:
