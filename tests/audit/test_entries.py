@@ -1,0 +1,49 @@
+"""The audit trail."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from roadworthy.audit import entries
+from roadworthy.audit.entries import Deed, append, list_last
+from roadworthy.store.engine import Database, open_database
+
+
+def test_entries_are_read_newest_first_and_page_by_page(tmp_path: Path) -> None:
+    """`before` continues where the last page ended."""
+    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    with database.begin() as connection:
+        for number in range(5):
+            append(connection, number, Deed("key-a", "push", f"m:{number}", {"number": number}))
+        first = list_last(connection, 2, None)
+        second = list_last(connection, 9, first[-1]["id"])
+    assert [entry["detail"]["number"] for entry in first + second] == [4, 3, 2, 1, 0]
+    assert (first[0]["actor"], first[0]["verb"], first[0]["subject"], first[0]["at_us"]) == ("key-a", "push", "m:4", 4)
+    database.close()
+
+
+def test_what_is_rolled_back_was_never_done(tmp_path: Path) -> None:
+    """An entry lives and dies with the change that it tells of."""
+    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    with pytest.raises(RuntimeError, match="stop"):
+        _append_and_stop(database)
+    with database.begin() as connection:
+        assert list_last(connection, 1, None) == []
+    database.close()
+
+
+def _append_and_stop(database: Database) -> None:
+    with database.begin() as connection:
+        append(connection, 1, Deed("key-a", "push", "m:1", {}))
+        raise RuntimeError("stop")
+
+
+def test_the_room_can_only_append() -> None:
+    """Nothing in it changes or deletes an entry."""
+    tree = ast.parse(Path(str(entries.__file__)).read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert "insert" in imported
+    assert imported & {"update", "delete", "text"} == set()
