@@ -85,11 +85,12 @@ class Onnx:
     ) -> Loaded:
         """A session, with everything that a call needs looked up beforehand."""
         try:
-            session = _session((folder / str(options.get("file", MODEL_FILE))).read_bytes(), threads)
+            file = folder / Path(str(options.get("file", MODEL_FILE))).name  # never a file outside the package
+            session = _session(file.read_bytes(), threads)
             if preprocess is not None:
                 return _Preprocessed(session, signature, preprocess)
             return _Session(session, options, signature)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OSError) as error:
             raise _refused() from error
 
 

@@ -65,7 +65,7 @@ class Treelite:
                 hint='pip install "roadworthy[compile]"',
                 facts={"requirement": "treelite"},
             ) from error
-        model = treelite.Model.deserialize(folder / str(options.get("file", MODEL_FILE)))
+        model = treelite.Model.deserialize(folder / Path(str(options.get("file", MODEL_FILE))).name)
         return _Trees(lambda matrix: _sums(treelite, model, matrix, threads), options, signature)
 
 

@@ -171,9 +171,16 @@ def read_manifest(data: bytes) -> Manifest:
     try:
         if canonical_json(document) != data:
             raise ValueError("the manifest is not in canonical form")
-        return reader(document)
+        return _exactly(reader(document), data)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, RoadworthyError) as error:
         raise _invalid() from error
+
+
+def _exactly(manifest: Manifest, data: bytes) -> Manifest:
+    """Refuse what was read but would not be written: the digest of what is kept would not be that of the file."""
+    if manifest.encode() != data:
+        raise ValueError("the manifest says what its format does not know")
+    return manifest
 
 
 def _read_format_1(document: dict[str, Any]) -> Manifest:

@@ -1,0 +1,56 @@
+"""The same inputs give the same digest, in another process with other hash seeds too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from roadworthy.package.pack import pack
+
+CODE = """
+import sys, numpy as np, pandas as pd, roadworthy as rw
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+rng = np.random.default_rng(5)
+frame = pd.DataFrame({"city": rng.choice(["Brno", "Osaka", "Lomé"], 60), "age": rng.integers(18, 90, 60)})
+labels = np.where(frame["age"] > 50, "yes", "no")
+encode = make_column_transformer((OneHotEncoder(), ["city"]), remainder="passthrough")
+model = make_pipeline(encode, LogisticRegression()).fit(frame, labels)
+package = rw.pack(model, name="same", inputs=frame, labels=labels, out=sys.argv[1], compile=False)
+print(package.digest)
+"""
+
+
+def test_the_digest_does_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
+    """A pipeline over text, packed by two processes with different seeds: one digest, one file name."""
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", CODE, str(tmp_path / seed)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        for seed in ("1", "2")
+    ]
+    digests = [run.communicate(timeout=100)[0].strip() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert digests[0] == digests[1] != ""
+    names = [[path.name for path in (tmp_path / seed).iterdir()] for seed in ("1", "2")]
+    assert names[0] == names[1]
+
+
+def test_another_row_is_another_digest(tmp_path: Path, numbers: np.ndarray, linear: Callable[[float], object]) -> None:
+    """Another constant in the model, and another training row, each give another digest; the same ones the same."""
+    same = pack(linear(0.5), name="a", inputs=numbers, out=tmp_path / "1").digest
+    assert pack(linear(0.5), name="a", inputs=numbers, out=tmp_path / "2").digest == same
+    assert pack(linear(0.25), name="a", inputs=numbers, out=tmp_path / "3").digest != same
+    other = numbers.copy()
+    other[7, 1] += 1
+    assert pack(linear(0.5), name="a", inputs=other, out=tmp_path / "4").digest != same
