@@ -117,6 +117,32 @@ def test_d11_a_backup_in_its_place_starts_again(used: Path) -> None:
     assert run(used) == 0
 
 
+def test_d11_a_backup_taken_while_it_runs_is_whole(tmp_path: Path) -> None:
+    """D11: as docs/backup.md says: a copy by SQLite itself needs no stop, and is enough to start from."""
+    backup, restored = tmp_path / "backup.db", tmp_path / "restored"
+    run(tmp_path)
+    with listen("127.0.0.1", 0) as listener:
+        process = start(tmp_path, fd=listener.fileno())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
+    connection = sqlite3.connect(tmp_path / "roadworthy.db")
+    connection.execute("VACUUM INTO ?", (str(backup),))
+    epoch = connection.execute("SELECT epoch FROM stores").fetchone()
+    connection.close()
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stderr.close()
+    restored.mkdir()
+    backup.rename(restored / "roadworthy.db")
+    assert run(restored) == 0
+    connection = sqlite3.connect(restored / "roadworthy.db")
+    assert connection.execute("SELECT epoch FROM stores").fetchone() == epoch
+    connection.close()
+
+
 def test_d11_a_missing_write_ahead_log_is_survived(tmp_path: Path) -> None:
     """D11: after kill -9 and the loss of the log, it starts with the state of the last checkpoint."""
     run(tmp_path)
