@@ -1,0 +1,80 @@
+"""The same schema and the same verbs on PostgreSQL, on a real server that is started here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from roadworthy.contract.telemetry import RecordFile, RequestCount, Telemetry, WorkerReport
+from roadworthy.control.plane import Plane
+from roadworthy.control.verbs import keys, telemetry
+from roadworthy.control.wiring import build_plane
+from roadworthy.foundation.errors import StoreError
+from roadworthy.store.engine import open_database
+from roadworthy.store.tables import metadata
+
+INSTALLED = all(importlib.util.find_spec(name) for name in ("pgserver", "pg8000"))
+pytestmark = pytest.mark.skipif(not INSTALLED and not os.environ.get("CI"), reason="needs pgserver and pg8000")
+
+
+@pytest.fixture
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of the test's own. Its folder has a short path: it listens on a Unix socket there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of a variable that only desktops set
+        import pgserver
+
+        folder = tmp_path_factory.mktemp("pg")
+        server = pgserver.get_server(folder)
+    yield f"postgresql+pg8000://postgres@/postgres?unix_sock={folder}/.s.PGSQL.5432"
+    server.cleanup()
+
+
+def plane(url: str, folder: Path) -> Plane:
+    """A control plane on it."""
+    bootstrap = [{"id": "key-first", "key": "rw_first", "role": "admin"}]
+    return build_plane({"database_url": url, "blob_folder": str(folder / "blobs"), "bootstrap_keys": bootstrap})
+
+
+def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> None:
+    """Migrations make exactly the tables that the code describes; keys, telemetry and queries work; a restart finds all."""
+    first = plane(url, tmp_path)
+    with first.database.begin() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    frame = Telemetry(
+        gateway="gw-1",
+        boot="b",
+        sequence=1,
+        at_us=1,
+        workers=(WorkerReport(0, 1, "w", None, 0, 0),),
+        counts=(RequestCount("flights", 1, "d", "ok", 3),),
+        record_files=(RecordFile("records/gw-1/a.parquet", "flights", 1, 1, 1, 1),),
+    )
+    assert telemetry.take_frame(first, frame) == 1
+    assert telemetry.take_frame(first, frame) == 1
+    assert telemetry.last_predictions(first, "flights", 5, None) == {"items": [], "lost": 0}
+    assert telemetry.audit_trail(first, 5, None)["items"][0]["verb"] == "key-create"
+    first.database.close()
+    second = plane(url, tmp_path)
+    assert second.bulletin.edition.snapshot == first.bulletin.edition.snapshot
+    assert [key["id"] for key in keys.list_all(second)["items"]] == ["key-first"]
+    assert telemetry.status(second, "1")["gateways"][0]["id"] == "gw-1"
+    second.database.close()
+
+
+def test_d20_a_newer_schema_is_refused_on_postgresql(url: str) -> None:
+    """D20: as on SQLite."""
+    database = open_database(url)
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    with pytest.raises(StoreError) as caught:
+        open_database(url)
+    assert caught.value.code == "database-newer"
