@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from roadworthy.frameworks.framework import Framework, Preprocess
 from roadworthy.optimize.equal import Tolerance, compare
 from roadworthy.schema.batch import Array, Batch, Layout
 from roadworthy.schema.infer import infer_inputs, infer_outputs
-from roadworthy.schema.signature import Field, Privacy, Signature
+from roadworthy.schema.signature import Container, Field, Privacy, Signature
 from roadworthy.schema.tables import answers_to_batch, from_batch, to_batch
 
 MAX_SAMPLE_ROWS = 20_000
@@ -86,13 +86,42 @@ def look_at(
         raise PackError(error.message, code=error.code, hint=error.hint, facts=error.facts) from error
     chosen = _spread(rows.rows)
     sample = rows.take(chosen) if len(chosen) < rows.rows else rows
-    raw = subject.answer(from_batch(sample, container))
+    try:
+        raw = subject.answer(from_batch(sample, container))
+    except PackError as error:
+        raise _at_row(error, subject, sample, container, chosen) from error
     signature = Signature(fields, _output_fields(subject, raw, sample.rows), container)
     answers = _as_batch(Layout(signature.outputs), raw, sample.rows)
     _check_repeatable(subject, signature, sample, answers)
     if outputs is not None:
-        _check_outputs(outputs, chosen, rows.rows, answers, tolerance)
+        answers = _seen_in_training(outputs, chosen, rows.rows, answers, tolerance)
     return Training(signature, rows, sample, answers, _labels(labels, rows.rows))
+
+
+def _at_row(error: PackError, subject: Subject, sample: Batch, container: Container, chosen: Array) -> PackError:
+    """The error with the number of a row that fails by itself, when there is one: found by halving."""
+    if error.code != "model-fails-on-sample":
+        return error
+    start, stop = 0, sample.rows
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        if _fails(subject, sample.slice(start, middle), container):
+            stop = middle
+        elif _fails(subject, sample.slice(middle, stop), container):
+            start = middle
+        else:
+            return error
+    row = int(chosen[start])
+    facts = {**error.facts, "row": row}
+    return PackError(f"row {row} of the sample: {error.message}", code=error.code, hint=error.hint, facts=facts)
+
+
+def _fails(subject: Subject, rows: Batch, container: Container) -> bool:
+    try:
+        subject.answer(from_batch(rows, container))
+    except PackError:
+        return True
+    return False
 
 
 def _spread(rows: int) -> Array:
@@ -134,8 +163,9 @@ def _check_repeatable(subject: Subject, signature: Signature, sample: Batch, ans
         )
 
 
-def _check_outputs(outputs: Any, chosen: Array, rows: int, answers: Batch, tolerance: Tolerance) -> None:
-    """Compare what training saw with what the live objects answer now, for the outputs that were given."""
+def _seen_in_training(outputs: Any, chosen: Array, rows: int, answers: Batch, tolerance: Tolerance) -> Batch:
+    """Compare what training saw with what the live objects answer now, for the outputs that were given; return the answers with
+    those that training saw in their places."""
     given = _named(outputs, answers.layout)
     fields = tuple(field for field in answers.layout.fields if field.name in given)
     for name, values in given.items():
@@ -156,12 +186,17 @@ def _check_outputs(outputs: Any, chosen: Array, rows: int, answers: Batch, toler
     now = Batch.from_columns(layout, [answers.column(field.name) for field in fields], answers.rows)
     difference = compare(seen, now, tolerance)
     if difference is not None:
+        if difference.row is not None:
+            difference = replace(difference, row=int(chosen[difference.row]))
         raise ProofFailed(
             f"the model does not answer what training saw: {difference}",
             code="training-outputs-differ",
             hint="was preprocessing left out? give it with preprocess=, or put it into the pipeline",
             facts={"row": difference.row, "field": difference.field, "rows_differing": difference.rows},
         )
+    names = [field.name for field in answers.layout.fields]
+    columns = [seen.column(name) if name in given else answers.column(name) for name in names]
+    return Batch.from_columns(answers.layout, columns, answers.rows)
 
 
 def _named(outputs: Any, layout: Layout) -> dict[str, Array]:

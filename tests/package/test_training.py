@@ -1,0 +1,38 @@
+"""What pack is told about training, and what it makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from roadworthy.foundation.errors import PackError
+from roadworthy.package.pack import pack
+
+
+def test_the_row_that_the_model_fails_on_is_named(tmp_path: Path) -> None:
+    """Among many good rows, the bad one's number stands in the error."""
+    frame = pd.DataFrame({"a": np.arange(100.0)})
+
+    def picky(rows: pd.DataFrame) -> np.ndarray:
+        if (rows["a"] == 73).any():
+            raise ValueError("no 73")
+        return rows["a"].to_numpy()
+
+    with pytest.raises(PackError) as caught:
+        pack(picky, name="picky", inputs=frame, out=tmp_path)
+    assert caught.value.code == "model-fails-on-sample"
+    assert caught.value.facts["row"] == 73
+    assert "row 73" in caught.value.message
+
+
+def test_golden_examples_hold_what_training_saw(tmp_path: Path) -> None:
+    """Answers given with outputs= are the golden ones to the last bit, even where the live model differs by rounding."""
+    inputs = np.arange(20.0).reshape(10, 2)
+    seen = inputs.sum(axis=1) * (1 + 1e-7)
+    package = pack(lambda rows: rows.sum(axis=1), name="sum", inputs=inputs, outputs=seen, out=tmp_path, compile=False)
+    golden, answers = package.golden()
+    order = golden.column("x")[0][:, 0].argsort()
+    assert (answers.column("prediction")[0][order] == seen).all()
