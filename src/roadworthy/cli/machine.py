@@ -25,6 +25,7 @@ from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavail
 from roadworthy.settings import Settings
 
 _STOP_STEP_S = 0.05
+_GONE_S = 5.0
 _PATIENCE_S = 60.0
 """A version that cannot be loaded must not keep `up` from being up."""
 
@@ -180,7 +181,24 @@ def stop(options: StopOptions) -> None:
                 facts={"pids": sorted(asked)},
             )
         time.sleep(_STOP_STEP_S)
+    _wait_until_gone(asked)
     show({"stopped": sorted(asked)}, "stopped" if asked else "nothing was running", as_json=options.json)
+
+
+def _wait_until_gone(pids: set[int]) -> None:
+    """A process gives its lock back shortly before it ends. One that its parent has not looked after yet never goes, so the wait
+    is bounded."""
+    deadline = time.monotonic() + _GONE_S
+    while any(_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(_STOP_STEP_S)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _key_between(key_file: Path | None, settings: Settings, home: Home) -> str | None:
