@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -24,17 +26,34 @@ INSTALLED = all(importlib.util.find_spec(name) for name in ("pgserver", "pg8000"
 pytestmark = pytest.mark.skipif(not INSTALLED and not os.environ.get("CI"), reason="needs pgserver and pg8000")
 
 
-@pytest.fixture
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of the test's own. Its folder has a short path: it listens on a Unix socket there."""
+ATTEMPTS = 4
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server. Its folder has a short path: it listens on a Unix socket there. It gives itself ten seconds to start, which a
+    busy machine may not grant; then another one is started."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of a variable that only desktops set
         import pgserver
 
-        folder = tmp_path_factory.mktemp("pg")
-        server = pgserver.get_server(folder)
-    yield f"postgresql+pg8000://postgres@/postgres?unix_sock={folder}/.s.PGSQL.5432"
-    server.cleanup()
+        for attempt in range(ATTEMPTS):
+            try:
+                started = pgserver.get_server(tmp_path_factory.mktemp("pg"))
+                break
+            except subprocess.TimeoutExpired:
+                if attempt == ATTEMPTS - 1:
+                    raise
+    yield started
+    started.cleanup()
+
+
+@pytest.fixture
+def url(server: Any, request: pytest.FixtureRequest) -> str:
+    """A database of the test's own."""
+    name = f"d{abs(hash(request.node.name))}"
+    server.psql(f"CREATE DATABASE {name}")
+    return f"postgresql+pg8000://postgres@/{name}?unix_sock={server.pgdata}/.s.PGSQL.5432"
 
 
 def plane(url: str, folder: Path) -> Plane:
