@@ -78,6 +78,8 @@ def single_rows(subject: Subject, ours: Target, theirs: Target, setup: Setup) ->
         first = _fire(theirs, file, subject.right, setup, setup.seconds)
         pairs.append((first, _fire(ours, file, subject.right, setup, setup.seconds)))
     mine = [warm[1], *(our for _, our in pairs)]
+    spread = ", ".join(f"{our.rate / their.rate:.2f}" for their, our in pairs)
+    print(f"{subject.name}: ratio in each round {spread}", flush=True)
     return Duel(
         statistics.median(our.rate for _, our in pairs),
         statistics.median(their.rate for their, _ in pairs),

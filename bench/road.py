@@ -152,8 +152,10 @@ def main() -> int:
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
         raise SystemExit("the benchmark needs two cores: one for the servers, one for the load")
+    print(f"load average before: {os.getloadavg()[0]:.1f} (near 0 is quiet)", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         measures = measure(Path(folder), Setup(arguments.rounds, arguments.seconds))
+        print(f"load average after: {os.getloadavg()[0]:.1f} (servers and load together give about 2)", flush=True)
         if not arguments.skip_size:
             measures.append(installed_size(Path(folder)))
     print(table(measures))
