@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from roadworthy.contract.snapshot import Policy
+from roadworthy.contract.policy import Policy
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 

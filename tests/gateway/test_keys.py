@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from roadworthy.contract.snapshot import KeyEntry, Policy
+from roadworthy.contract.policy import Policy
+from roadworthy.contract.snapshot import KeyEntry
 
 TEXTS = {name: f"rw_{name:x<8}_{'k' * 40}" for name in ("admin", "caller", "scoped", "gateway")}
 GARBAGE = b"not even json"

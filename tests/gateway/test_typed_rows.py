@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from roadworthy.contract.snapshot import Policy
+from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.gateway.protocols.predict_json import PredictJson
 from roadworthy.gateway.protocols.strict_json import read_document

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from roadworthy.contract.policy import Policy
+
 FORMAT = 1
 FULL_SHARE = 10_000
 """Weights of a split are in hundredths of a percent and add up to this."""
@@ -33,26 +35,6 @@ class Arm(msgspec.Struct, frozen=True):
 
     digest: str
     weight: int
-
-
-class Policy(msgspec.Struct, frozen=True):
-    """How an endpoint treats requests.
-
-    Attributes:
-        max_body_bytes: largest request body.
-        max_rows: most rows in one request.
-        extra: "refuse" columns that the signature does not name, or "ignore" them (counted).
-        timeout_ms: how long a request may take in all before it is answered 504.
-        max_in_flight: requests of this endpoint that one worker holds at a time; more are refused with 503.
-        record: whether predictions are recorded.
-    """
-
-    max_body_bytes: int = 16 << 20
-    max_rows: int = 10_000
-    extra: str = "refuse"
-    timeout_ms: int = 60_000
-    max_in_flight: int = 1_024
-    record: bool = True
 
 
 class EndpointEntry(msgspec.Struct, frozen=True):

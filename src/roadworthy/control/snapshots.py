@@ -7,7 +7,8 @@ from sqlalchemy import Connection
 
 from roadworthy.access.keys import GATEWAY
 from roadworthy.access.keys import list_all as list_keys
-from roadworthy.contract.snapshot import FULL_SHARE, Arm, EndpointEntry, KeyEntry, PackageEntry, Policy, Snapshot
+from roadworthy.contract.policy import Policy
+from roadworthy.contract.snapshot import FULL_SHARE, Arm, EndpointEntry, KeyEntry, PackageEntry, Snapshot
 from roadworthy.foundation.references import VersionReference
 from roadworthy.registry.versions import Version
 from roadworthy.registry.versions import get as get_version

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from roadworthy.contract.snapshot import Policy
+from roadworthy.contract.policy import Policy
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
@@ -87,7 +87,8 @@ def _with_pending(
 
 
 def _policy(before: Endpoint | None, asked: Mapping[str, Any] | None) -> dict[str, Any]:
-    present = dict(before.policy) if before is not None else msgspec.structs.asdict(Policy())
+    defaults = msgspec.to_builtins(Policy())
+    present = {**defaults, **(before.policy if before is not None else {})}
     if asked is None:
         return present
     unknown = sorted(set(asked) - set(present))

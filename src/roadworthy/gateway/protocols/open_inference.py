@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from roadworthy.contract.snapshot import Policy
+from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.gateway.protocols.open_inference_messages import (
     InferRequest,

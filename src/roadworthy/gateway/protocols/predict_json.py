@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from roadworthy.contract.snapshot import Policy
+from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.gateway.protocols.protocol import Decoded, Encoded, HeaderList, Headers, is_json, too_many_rows
 from roadworthy.gateway.protocols.strict_json import read_document
