@@ -10,22 +10,41 @@ from typing import Any
 
 import pytest
 
+from roadworthy.contract.policy import Batching
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault
-from roadworthy.runtime.batching import Batcher, Context
+from roadworthy.runtime.batching import Batcher
 from roadworthy.runtime.runners.inline import InlineRunner
+from roadworthy.runtime.ticket import Answer, Outcome, Ticket
+from roadworthy.schema.batch import Batch
 
 BOTH = pytest.mark.parametrize("concurrent", [True, False])
 
 
-def later(seconds: float = 30.0) -> Context:
-    """A context whose deadline is that far away."""
-    return Context(time.monotonic() + seconds)
+class Waiting(Ticket):
+    """A ticket whose outcome can be awaited."""
+
+    def __init__(self, seconds: float = 30.0, caller: str = "") -> None:
+        super().__init__(time.monotonic() + seconds, caller)
+        self.outcome: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def settled(self, outcome: Outcome) -> None:
+        """Keep it."""
+        if isinstance(outcome, Answer):
+            self.outcome.set_result(outcome)
+        else:
+            self.outcome.set_exception(outcome)
+
+
+def submit(batcher: Batcher, batch: Batch, seconds: float = 30.0, caller: str = "") -> asyncio.Future[Answer]:
+    """Submit one batch whose deadline is that far away."""
+    ticket = Waiting(seconds, caller)
+    batcher.submit(batch, ticket)
+    return ticket.outcome
 
 
 async def answers(batcher: Batcher, batches: list[Any]) -> list[Any]:
     """Submit all at once; the values answered to each, or its exception."""
-    futures = [batcher.submit(batch, later()) for batch in batches]
-    settled = await asyncio.gather(*futures, return_exceptions=True)
+    settled = await asyncio.gather(*(submit(batcher, batch) for batch in batches), return_exceptions=True)
     return [
         answer if isinstance(answer, BaseException) else answer.batch().blocks[0].values[:, 0].tolist()
         for answer in settled
@@ -59,7 +78,7 @@ def test_runs_are_bounded(doubler: Any, rows: Any) -> None:
     """No run is longer than the bound, but a single request may be."""
     model = doubler()
     batches = [rows(*range(4))] * 3 + [rows(*range(20))] + [rows(1)]
-    found = run(model, lambda batcher: answers(batcher, batches), max_rows=10)
+    found = run(model, lambda batcher: answers(batcher, batches), batching=Batching(max_rows=10))
     assert [len(values) for values in found] == [4, 4, 4, 20, 1]
     assert model.runs == [8, 4, 20, 1]
 
@@ -70,10 +89,10 @@ def test_a_model_that_is_not_concurrent_has_a_thread_of_its_own(doubler: Any, ro
     model = doubler(hook=lambda values: None if values[0] else gate.wait(5) and None, concurrent=False)
 
     async def scene(batcher: Batcher) -> None:
-        first = batcher.submit(rows(0), later())
+        first = submit(batcher, rows(0))
         while not model.runs:  # noqa: ASYNC110 - polls
             await asyncio.sleep(0)
-        others = [batcher.submit(rows(value), later()) for value in (1, 2, 3)]
+        others = [submit(batcher, rows(value)) for value in (1, 2, 3)]
         await asyncio.sleep(0)
         assert batcher.waiting == 3
         gate.set()
@@ -136,15 +155,15 @@ def test_who_waits_too_long_is_told_and_never_run(doubler: Any, rows: Any) -> No
     model = doubler(hook=lambda values: None if values[0] else gate.wait(5) and None, concurrent=False)
 
     async def scene(batcher: Batcher) -> None:
-        running = batcher.submit(rows(0), later(0.1))
+        running = submit(batcher, rows(0), 0.1)
         while not model.runs:  # noqa: ASYNC110 - polls
             await asyncio.sleep(0)
-        waiting = batcher.submit(rows(1), later(0.05))
+        waiting = submit(batcher, rows(1), 0.05)
         for future in (waiting, running):
             with pytest.raises(DeadlineExceeded):
                 await future
         gate.set()
-        assert (await batcher.submit(rows(2), later())).batch().rows == 1
+        assert (await submit(batcher, rows(2))).batch().rows == 1
 
     run(model, scene)
     assert model.runs == [1, 1]
@@ -155,7 +174,7 @@ def test_a_deadline_that_is_over_before_the_run(doubler: Any, rows: Any) -> None
     model = doubler()
 
     async def scene(batcher: Batcher) -> None:
-        late = batcher.submit(rows(1), Context(time.monotonic() - 1))
+        late = submit(batcher, rows(1), -1)
         with pytest.raises(DeadlineExceeded):
             await late
 
@@ -164,12 +183,15 @@ def test_a_deadline_that_is_over_before_the_run(doubler: Any, rows: Any) -> None
 
 
 def test_a_caller_who_gave_up_costs_no_run(doubler: Any, rows: Any) -> None:
-    """A cancelled request is taken out of the queue."""
+    """A dropped request is taken out of the queue and never settled."""
     model = doubler()
 
     async def scene(batcher: Batcher) -> None:
-        batcher.submit(rows(1), later()).cancel()
-        await batcher.submit(rows(2), later())
+        gone = Waiting()
+        batcher.submit(rows(1), gone)
+        gone.drop()
+        await submit(batcher, rows(2))
+        assert not gone.outcome.done()
 
     run(model, scene)
     assert model.runs == [1]
@@ -184,3 +206,44 @@ def test_closing_gives_the_model_back_once(doubler: Any, rows: Any, concurrent: 
     while not model.closed and time.monotonic() < until:
         time.sleep(0.001)
     assert model.closed == 1
+
+
+def test_b5_who_sends_much_does_not_make_others_wait(doubler: Any, rows: Any) -> None:
+    """When not all fit into one run, each caller gets its turn."""
+    gate = threading.Event()
+    model = doubler(hook=lambda values: None if values[0] else gate.wait(5) and None, concurrent=False)
+    order: list[str] = []
+
+    async def scene(batcher: Batcher) -> None:
+        first = submit(batcher, rows(0))
+        while not model.runs:  # noqa: ASYNC110 - polls
+            await asyncio.sleep(0)
+        outcomes = []
+        for number, caller in enumerate("a" * 20 + "b" * 2, start=1):
+            outcome = submit(batcher, rows(number), caller=caller)
+            outcome.add_done_callback(lambda _, caller=caller: order.append(caller))  # type: ignore[misc]
+            outcomes.append(outcome)
+        gate.set()
+        await asyncio.gather(first, *outcomes)
+
+    run(model, scene, batching=Batching(max_rows=4))
+    assert set(order[:4]) == {"a", "b"}
+    assert order[:4].count("b") == 2
+    assert len(order) == 22
+
+
+def test_waiting_for_others_is_asked_for(doubler: Any, rows: Any) -> None:
+    """With max_wait_ms requests of several moments run together, and a full run does not wait."""
+    model = doubler()
+
+    async def scene(batcher: Batcher) -> None:
+        first = submit(batcher, rows(1))
+        await asyncio.sleep(0.005)
+        second = submit(batcher, rows(2))
+        await asyncio.gather(first, second)
+        begun = time.monotonic()
+        await asyncio.gather(*(submit(batcher, rows(number)) for number in range(4)))
+        assert time.monotonic() - begun < 5
+
+    run(model, scene, batching=Batching(max_rows=4, max_wait_ms=200))
+    assert model.runs[0] == 2

@@ -1,4 +1,4 @@
-"""How an endpoint treats requests: the policy part of a snapshot. Written by a person, checked by the control plane, obeyed by gateways."""
+"""How an endpoint treats requests: a part of the snapshot, written by a person, checked by the control plane."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One thing to answer with when the chosen version cannot; tried in order.
 
     Attributes:
-        kind: "version" another version (`version`, or the previous one when that is None); "rule" the Python function called `rule`
-            in the version's package; "cached" the last good answer to an equal request, however old up to `max_age_s`; "static"
+        kind: "version" another version (`version`, or the previous one when that is None); "rule" the Python function `rule` of
+            the version's package; "cached" the last good answer to an equal request, however old up to `max_age_s`; "static"
             the fixed `value`.
         version: a reference such as "flights:2". The control plane resolves it to `digest`.
         rule: name of the function.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from roadworthy.contract.snapshot import KeyEntry
-from roadworthy.foundation.errors import Forbidden, Unauthenticated, Unavailable
+from roadworthy.foundation.errors import Forbidden, RoadworthyError, Unauthenticated, Unavailable
 
 _CALLING_ROLES = frozenset({"admin", "predictor"})
 _MOST_REMEMBERED = 1_024
@@ -51,20 +52,35 @@ def _presented(headers: Mapping[bytes, bytes]) -> bytes | None:
     return headers.get(b"x-api-key")
 
 
+class Guest(Protocol):
+    """A request inside. `running` when the model has begun with it; `settle` answers it."""
+
+    caller: str
+    running: bool
+
+    def settle(self, outcome: RoadworthyError, /) -> None:
+        """Take an error instead of an answer."""
+        ...
+
+
 class Admission:
     """The door of one endpoint: keys of the newest snapshot, and a bound on the requests inside. It outlives rebinding.
+
+    When the bound is reached, a caller who has less than an equal share inside is let in all the same: the newest request of
+    the caller with the most, if its run has not begun, has to go in its place.
 
     Attributes:
         inside: requests admitted and not yet answered.
     """
 
-    __slots__ = ("_endpoint", "_keys", "_limit", "_remembered", "inside")
+    __slots__ = ("_endpoint", "_guests", "_keys", "_limit", "_remembered", "inside")
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._keys = Keys(())
         self._limit = 0
         self._remembered: dict[bytes | None, str] = {}
+        self._guests: dict[str, dict[Guest, None]] = {}
         self.inside = 0
 
     def configure(self, keys: Keys, max_in_flight: int) -> None:
@@ -82,24 +98,39 @@ class Admission:
         caller = self._remembered.get(headers.get(b"authorization"))
         return self._look_up(headers) if caller is None else caller
 
-    def enter(self) -> None:
+    def enter(self, guest: Guest) -> None:
         """Take a place; every call that returns is followed by one `leave`.
 
         Raises:
             Unavailable: "overloaded".
         """
         if self.inside >= self._limit:
-            raise Unavailable(
-                "too many requests are waiting for this endpoint",
-                code="overloaded",
-                hint="try again, with growing pauses",
-                retry_after_s=1,
-            )
+            self._make_room(guest.caller)
         self.inside += 1
+        mine = self._guests.get(guest.caller)
+        if mine is None:
+            mine = self._guests[guest.caller] = {}
+        mine[guest] = None
 
-    def leave(self) -> None:
+    def leave(self, guest: Guest) -> None:
         """Give the place back."""
         self.inside -= 1
+        mine = self._guests[guest.caller]
+        del mine[guest]
+        if not mine:
+            del self._guests[guest.caller]
+
+    def _make_room(self, caller: str) -> None:
+        """Have the newest request of the greediest caller answered "overloaded", or raise that for this one."""
+        mine = len(self._guests.get(caller, ()))
+        share = self._limit // (len(self._guests) + (mine == 0))
+        theirs = max(self._guests.values(), key=len, default={})
+        if mine < share and len(theirs) > mine + 1:
+            for guest in reversed(theirs):
+                if not guest.running:
+                    guest.settle(_overloaded())
+                    return
+        raise _overloaded()
 
     def _look_up(self, headers: Mapping[bytes, bytes]) -> str:
         entry = self._keys.identify(headers)
@@ -117,3 +148,12 @@ class Admission:
                 self._remembered.clear()
             self._remembered[authorization] = entry.id
         return entry.id
+
+
+def _overloaded() -> Unavailable:
+    return Unavailable(
+        "too many requests are waiting for this endpoint",
+        code="overloaded",
+        hint="try again, with growing pauses",
+        retry_after_s=1,
+    )

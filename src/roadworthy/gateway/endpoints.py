@@ -12,7 +12,10 @@ from roadworthy.gateway.metrics import BoundMetrics, WorkerMetrics
 from roadworthy.gateway.protocols.open_inference import OpenInference
 from roadworthy.gateway.protocols.predict_json import PredictJson
 from roadworthy.gateway.split import Split
+from roadworthy.gateway.wire import lines
 from roadworthy.runtime.manager import Version
+from roadworthy.runtime.ticket import Ticket
+from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 
 
@@ -24,14 +27,16 @@ class Arm:
         version: the loaded package.
         model, number: its name in the registry.
         metrics: its cells.
-        headers: the reply headers that tell which version answered.
+        head: the lines of a reply that tell which version answered.
+        submit: takes a batch and its ticket.
     """
 
     version: Version
     model: str
     number: int
     metrics: BoundMetrics
-    headers: tuple[tuple[bytes, bytes], ...]
+    head: bytes
+    submit: Callable[[Batch, Ticket], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +116,12 @@ def _arm(entry: EndpointEntry, package: PackageEntry, version: Version, metrics:
         model=package.model,
         number=package.version,
         metrics=metrics.bind(entry.name, entry.generation, label, version.digest),
-        headers=(
-            (b"roadworthy-version", label.encode()),
-            (b"roadworthy-digest", version.digest.encode()),
-            (b"roadworthy-runtime", version.runtime.encode()),
+        head=lines(
+            [
+                (b"roadworthy-version", label.encode()),
+                (b"roadworthy-digest", version.digest.encode()),
+                (b"roadworthy-runtime", version.runtime.encode()),
+            ]
         ),
+        submit=version.batcher.submit,
     )

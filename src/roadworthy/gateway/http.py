@@ -1,29 +1,21 @@
-"""A request and a reply as the gateway sees them, and the reading of a bounded body. `app.py` makes and sends them."""
+"""A request and a reply as the gateway sees them: `app.py` makes those of everything but predictions."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from roadworthy.foundation.errors import (
-    BodyTooLarge,
-    DeadlineExceeded,
-    MalformedBody,
-    Unavailable,
-    UnsupportedMediaType,
-)
+from roadworthy.foundation.errors import BodyTooLarge, MalformedBody, Unavailable, UnsupportedMediaType
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 HeaderList = list[tuple[bytes, bytes]]
+Headers = Mapping[bytes, bytes]
 
 JSON_HEADER = (b"content-type", b"application/json")
-_READ_OFF_BYTES = 256 << 10
-_MOST_PARTS = 1_000
-_LEAST_PART_BYTES = 256
+READ_OFF_BYTES = 256 << 10
+"""A refused request's body up to this length is read off, so that the connection can go on; a longer one is not worth it."""
 
 
 class Request:
@@ -35,43 +27,48 @@ class Request:
         headers: names in lower case.
         prediction_id: an id of our own. id: the caller's X-Request-Id, or the same.
         started: monotonic clock, seconds.
-        body_read: whether the whole body has been taken from the connection.
     """
 
-    __slots__ = ("body_read", "headers", "id", "method", "path", "prediction_id", "started")
+    __slots__ = ("headers", "id", "method", "path", "prediction_id", "started")
 
-    def __init__(self, scope: Message, prediction_id: str, started: float) -> None:
-        self.method: str = scope["method"]
-        self.path: bytes = scope["raw_path"]
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+    def __init__(
+        self, method: str, path: bytes, headers: dict[bytes, bytes], prediction_id: str, started: float
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
         self.prediction_id = self.id = prediction_id
         self.started = started
-        self.body_read = False
 
     @property
     def leaves_much_unread(self) -> bool:
         """Whether so much of the body may still be on its way that closing the connection is better than reading it off."""
-        if self.body_read:
-            return False
-        length = self.headers.get(b"content-length")
-        return b"transfer-encoding" in self.headers if length is None else int(length) > _READ_OFF_BYTES
+        return much_to_come(self.headers)
+
+
+def much_to_come(headers: Headers) -> bool:
+    """Whether a body of unknown or great length follows these headers."""
+    length = headers.get(b"content-length")
+    return b"transfer-encoding" in headers if length is None else int(length) > READ_OFF_BYTES
 
 
 class Reply:
-    """A whole answer. `headers` are those beside the content length and the request id."""
+    """A whole answer. `headers` are those beside the content length and the request id; `head` is more of them, as lines ready
+    to be sent, each with its CR LF."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "head", "headers", "status")
 
-    def __init__(self, status: int, body: bytes, headers: HeaderList | None = None) -> None:
+    def __init__(self, status: int, body: bytes, headers: HeaderList | None = None, head: bytes = b"") -> None:
         self.status = status
         self.body = body
         self.headers = [JSON_HEADER] if headers is None else headers
+        self.head = head
 
 
 Handler = Callable[[Request, Receive], Awaitable[Reply]]
 
 
-def check_body(headers: dict[bytes, bytes], limit: int) -> None:
+def check_body(headers: Headers, limit: int) -> None:
     """Refuse a body by its declared encoding and length, before any of it is read.
 
     Raises:
@@ -85,60 +82,27 @@ def check_body(headers: dict[bytes, bytes], limit: int) -> None:
         )
     length = headers.get(b"content-length")
     if length is not None and int(length) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
 
 
-async def read_body(request: Request, receive: Receive, limit: int, deadline: float) -> bytes:
-    """The whole body; `deadline` on the monotonic clock bounds how long it may take to arrive.
-
-    Raises:
-        BodyTooLarge: more than `limit` bytes came; the rest is not read.
-        DeadlineExceeded: code "body-timeout".
-        MalformedBody: code "too-many-chunks" or "body-cut-short".
-    """
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise _cut_short()
-    if message.get("more_body", False):
-        body = await _read_rest(body, receive, limit, deadline)
-    elif len(body) > limit:
-        raise _too_large(limit)
-    request.body_read = True
-    return body
-
-
-async def _read_rest(first: bytes, receive: Receive, limit: int, deadline: float) -> bytes:
-    parts, size, more = [first], len(first), True
-    try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            while more and size <= limit:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _cut_short()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                more = message.get("more_body", False)
-                if len(parts) > _MOST_PARTS + limit // _LEAST_PART_BYTES:
-                    raise MalformedBody("the body came in too many small pieces", code="too-many-chunks")
-    except TimeoutError:
-        raise DeadlineExceeded("the body took too long to arrive", code="body-timeout", retry_after_s=1) from None
-    if size > limit:
-        raise _too_large(limit)
-    return b"".join(parts)
-
-
-def _cut_short() -> MalformedBody:
+def cut_short() -> MalformedBody:
+    """The error for a body whose connection ended first."""
     return MalformedBody("the connection ended before the body did", code="body-cut-short")
 
 
-def _too_large(limit: int) -> BodyTooLarge:
+def too_large(limit: int) -> BodyTooLarge:
+    """The error for a body of more than `limit` bytes."""
     return BodyTooLarge(
         f"the body is longer than {limit} bytes",
         code="body-too-large",
         hint="send fewer rows at a time",
         facts={"max_body_bytes": limit},
     )
+
+
+def too_many_chunks() -> MalformedBody:
+    """The error for a body that comes in absurdly small pieces."""
+    return MalformedBody("the body came in too many small pieces", code="too-many-chunks", hint="send larger chunks")
 
 
 def not_ready(message: str, code: str) -> Unavailable:

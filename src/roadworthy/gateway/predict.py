@@ -1,52 +1,126 @@
-"""The walk of a prediction, in order: the only file that knows it. `app.py` calls with each request to an endpoint's path."""
+"""The walk of a prediction, in order: the only file that knows it. `connection.py` calls `open` with each head and `run` when the
+body is there; the layers below settle the call, and it answers through its connection.
+
+There is no task and no await in it: each step calls the next, because at tens of thousands of requests a second the hops through
+the event loop would cost more than the model.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from roadworthy.contract.record import PredictionRecord
-from roadworthy.foundation.errors import ModelFault, RoadworthyError
+from roadworthy.foundation.errors import InvalidRequest, ModelFault, RoadworthyError, Unavailable
 from roadworthy.gateway.endpoints import Arm, Endpoint
-from roadworthy.gateway.http import Receive, Reply, Request, check_body, read_body
+from roadworthy.gateway.http import Reply, check_body
 from roadworthy.gateway.metrics import WorkerMetrics
 from roadworthy.gateway.problems import as_error, problem
 from roadworthy.gateway.protocols.protocol import BoundProtocol, Decoded
-from roadworthy.runtime.batching import Context
 from roadworthy.runtime.record import Recorder
+from roadworthy.runtime.ticket import Answer, Outcome, Ticket
 
-LogFault = Callable[[str, Request, Exception], None]
+TIMEOUT_HEADER = b"request-timeout-ms"
+"""A caller's own limit, in milliseconds; it may only shorten the endpoint's."""
+
+
+class Identified(Protocol):
+    """What the log names."""
+
+    id: str
+    prediction_id: str
+
+
+LogFault = Callable[[str, Identified, Exception], None]
 """Writes down an exception that is not the caller's doing: endpoint, request, exception."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """What every prediction is counted, recorded and logged with."""
+    """What every prediction is counted, recorded and logged with.
+
+    Attributes:
+        refusal: why nobody new can be let in now, whatever the endpoint, or None.
+    """
 
     metrics: WorkerMetrics
     recorder: Recorder
     log_fault: LogFault
+    refusal: Callable[[], RoadworthyError | None] = lambda: None
 
 
-class Call:
-    """One request on its way, with what is known of it so far."""
+class Exchange(Protocol):
+    """The connection's side of a call."""
 
-    __slots__ = ("arm", "at_us", "body", "caller", "code", "decoded", "output_json_bytes", "request")
+    def answer(self, call: Call, reply: Reply) -> None:
+        """Send the reply when it is its turn."""
+        ...
 
-    def __init__(self, request: Request, caller: str) -> None:
-        self.request = request
-        self.caller = caller
+
+class Call(Ticket):
+    """One request on its way, with what is known of it so far.
+
+    Attributes:
+        headers: names in lower case.
+        prediction_id: an id of our own. id: the caller's X-Request-Id, or the same.
+        started: monotonic clock, seconds.
+        reply: set once there is one; the connection sends it when it is its turn.
+    """
+
+    __slots__ = (
+        "arm",
+        "at_us",
+        "body",
+        "code",
+        "decoded",
+        "entered",
+        "exchange",
+        "headers",
+        "id",
+        "last",
+        "output_json_bytes",
+        "predict",
+        "prediction_id",
+        "reply",
+        "started",
+    )  # fmt: skip
+
+    def __init__(self, predict: Predict, exchange: Exchange, headers: dict[bytes, bytes], ids: tuple[str, str]) -> None:
+        self.started = now = time.monotonic()
+        self.deadline = now + predict.timeout_s
+        self.caller = ""
+        self.done = self.running = self.entered = self.last = False
+        self.predict = predict
+        self.exchange = exchange
+        self.headers = headers
+        self.prediction_id, self.id = ids
         self.at_us = time.time_ns() // 1_000
         self.body = b""
         self.decoded: Decoded | None = None
         self.arm: Arm | None = None
         self.code = "ok"
         self.output_json_bytes = -1
+        self.reply: Reply | None = None
+
+    def settled(self, outcome: Outcome) -> None:
+        """Answer the request."""
+        self.predict.finish(self, outcome)
+
+    def drop(self) -> None:
+        """The caller is gone: give back what the request holds, and count it."""
+        if not self.done:
+            self.done = True
+            self.predict.abandon(self)
 
 
 class Predict:
-    """One endpoint in one protocol; `arm` is given where the path names the version."""
+    """One endpoint in one protocol; `arm` is given where the path names the version.
+
+    Attributes:
+        timeout_s, max_body_bytes: of the endpoint's policy.
+    """
 
     def __init__(
         self,
@@ -62,77 +136,112 @@ class Predict:
         self._metrics = instruments.metrics
         self._recorder = instruments.recorder if policy.record else None
         self._log_fault = instruments.log_fault
+        self._refusal = instruments.refusal
         self._arm = arm
-        self._max_body_bytes = policy.max_body_bytes
-        self._timeout_s = policy.timeout_ms / 1_000
+        self.max_body_bytes = policy.max_body_bytes
+        self.timeout_s = policy.timeout_ms / 1_000
 
-    async def __call__(self, request: Request, receive: Receive) -> Reply:
-        """Answer one request; every error becomes a reply here, so that it is counted, and recorded once it was admitted."""
-        admission = self._admission
+    def open(self, call: Call) -> None:
+        """Let the request in by its head alone, or settle it; a call that is settled here needs no body."""
+        headers = call.headers
         try:
-            caller = admission.identify(request.headers)
-            admission.enter()
+            call.caller = self._admission.identify(headers)
+            refusal = self._refusal()
+            if refusal is not None:
+                raise refusal
+            if TIMEOUT_HEADER in headers:
+                call.deadline = min(call.deadline, call.started + _own_timeout_s(headers[TIMEOUT_HEADER]))
+            self._admission.enter(call)
+            call.entered = True
+            self._protocol.check_headers(headers)
+            check_body(headers, self.max_body_bytes)
         except RoadworthyError as error:
-            self._metrics.refused(self._endpoint.entry.name, error.code)
-            return problem(error, request.id)
-        call = Call(request, caller)
+            call.settle(error)
+
+    def run(self, call: Call, body: bytes) -> None:
+        """Decode, choose a version, hold it, and hand the rows on."""
+        if call.done:
+            return
         try:
-            reply = await self._answer(call, receive)
+            call.body = body
+            call.decoded = decoded = self._protocol.decode(call.headers, body)
+            arm = self._arm or self._endpoint.split.choose(call.prediction_id)
+            arm.version.leases.take()
+            call.arm = arm
+            arm.metrics.in_flight.add(1)
+            arm.submit(decoded.batch, call)
         except Exception as error:  # noqa: BLE001 - the border of a prediction: any fault is this request's and nobody else's
-            reply = self._refuse(call, error)
-        finally:
-            admission.leave()
-        reply.headers.append((b"roadworthy-prediction-id", request.prediction_id.encode()))
-        self._note(call, reply)
+            call.settle(as_error(self._seen(call, error)))
+
+    def finish(self, call: Call, outcome: Outcome) -> None:
+        """Encode the answer, or the error; count, record and send it. The only way out of a prediction that was opened."""
+        reply = None
+        if isinstance(outcome, Answer):
+            try:
+                reply = self._encode(call, outcome)
+            except Exception as error:  # noqa: BLE001 - as in `run`
+                outcome = as_error(self._seen(call, error))
+        elif isinstance(outcome, ModelFault):
+            self._seen(call, outcome)
+        if reply is None and isinstance(outcome, RoadworthyError):
+            reply = self._refuse(call, outcome)
+        self._give_back(call)
+        if reply is not None:
+            self._note(call, reply)
+            call.exchange.answer(call, reply)
+
+    def abandon(self, call: Call) -> None:
+        """Nobody is there to be answered."""
+        call.code = "client-gone"
+        self._give_back(call)
+        self._note(call, Reply(499, b""))
+
+    def _encode(self, call: Call, answer: Answer) -> Reply:
+        decoded, arm = call.decoded, call.arm
+        if decoded is None or arm is None:
+            raise ValueError("an answer to a request that nobody asked")
+        encoded = self._protocol.encode(answer, decoded, arm.number)
+        call.output_json_bytes = encoded.json_bytes
+        reply = Reply(200, encoded.body, encoded.headers, arm.head)
+        if decoded.ignored:
+            reply.headers = [*reply.headers, (b"roadworthy-ignored-columns", b"%d" % decoded.ignored)]
         return reply
 
-    async def _answer(self, call: Call, receive: Receive) -> Reply:
-        request, protocol = call.request, self._protocol
-        deadline = request.started + self._timeout_s
-        protocol.check_headers(request.headers)
-        check_body(request.headers, self._max_body_bytes)
-        call.body = await read_body(request, receive, self._max_body_bytes, deadline)
-        call.decoded = decoded = protocol.decode(request.headers, call.body)
-        arm = self._arm or self._endpoint.split.choose(request.prediction_id)
-        arm.version.leases.take()
-        call.arm = arm
-        arm.metrics.in_flight.add(1)
-        try:
-            answer = await arm.version.batcher.submit(decoded.batch, Context(deadline))
-            encoded = protocol.encode(answer, decoded, arm.number)
-        finally:
+    def _refuse(self, call: Call, error: RoadworthyError) -> Reply:
+        call.code = error.code
+        reply = problem(error, call.id)
+        if call.arm is not None:
+            reply.head = call.arm.head
+        return reply
+
+    def _seen(self, call: Call, error: Exception) -> Exception:
+        """Write down what is not the caller's doing."""
+        if isinstance(error, ModelFault) or not isinstance(error, RoadworthyError):
+            self._log_fault(self._endpoint.entry.name, call, error)
+        return error
+
+    def _give_back(self, call: Call) -> None:
+        arm = call.arm
+        if arm is not None:
             arm.metrics.in_flight.add(-1)
             arm.version.leases.give_back()
-        call.output_json_bytes = encoded.json_bytes
-        reply = Reply(200, encoded.body, [*encoded.headers, *arm.headers])
-        if decoded.ignored:
-            reply.headers.append((b"roadworthy-ignored-columns", b"%d" % decoded.ignored))
-        return reply
-
-    def _refuse(self, call: Call, error: Exception) -> Reply:
-        if isinstance(error, ModelFault) or not isinstance(error, RoadworthyError):
-            self._log_fault(self._endpoint.entry.name, call.request, error)
-        shown = as_error(error)
-        call.code = shown.code
-        reply = problem(shown, call.request.id)
-        if call.arm is not None:
-            reply.headers.extend(call.arm.headers)
-        return reply
+        if call.entered:
+            self._admission.leave(call)
 
     def _note(self, call: Call, reply: Reply) -> None:
         """Count the request and hand its record on."""
-        latency_s = time.monotonic() - call.request.started
+        latency_s = time.monotonic() - call.started
         arm, decoded, entry = call.arm, call.decoded, self._endpoint.entry
         rows = 0 if decoded is None else decoded.batch.rows
         if arm is not None:
             arm.metrics.observe(call.code, latency_s, rows)
         else:
             self._metrics.refused(entry.name, call.code)
-        if self._recorder is None:
+        if self._recorder is None or not call.entered:
             return
         self._recorder.append(
             PredictionRecord(
-                id=call.request.prediction_id,
+                id=call.prediction_id,
                 at_us=call.at_us,
                 endpoint=entry.name,
                 generation=entry.generation,
@@ -141,7 +250,7 @@ class Predict:
                 digest="" if arm is None else arm.version.digest,
                 runtime="" if arm is None else arm.version.runtime,
                 caller=call.caller,
-                request_id=call.request.id,
+                request_id=call.id,
                 status=reply.status,
                 code=call.code,
                 latency_us=int(latency_s * 1e6),
@@ -153,3 +262,18 @@ class Predict:
                 output_json_bytes=call.output_json_bytes,
             )
         )
+
+
+def _own_timeout_s(text: bytes) -> float:
+    if not text.isdigit() or len(text) > 9 or int(text) == 0:
+        raise InvalidRequest(
+            "the Request-Timeout-Ms header is not a number of milliseconds",
+            code="invalid-timeout",
+            hint="send a whole number from 1 on",
+        )
+    return int(text) / 1_000
+
+
+def stopping() -> Unavailable:
+    """The error of requests that are still open when a worker has to end."""
+    return Unavailable("this gateway is stopping", code="stopping", hint="try again", retry_after_s=1)

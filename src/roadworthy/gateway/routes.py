@@ -6,9 +6,11 @@ sent as %3A. All but the probes need a key.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import httptools
 import msgspec
 
 from roadworthy.foundation.errors import NotFound, RoadworthyError
@@ -18,7 +20,6 @@ from roadworthy.gateway.endpoints import Arm, Endpoint
 from roadworthy.gateway.health import Readiness, probe_routes
 from roadworthy.gateway.http import Handler, Receive, Reply, Request, not_ready
 from roadworthy.gateway.predict import Instruments, Predict
-from roadworthy.gateway.protocols.protocol import BoundProtocol
 
 Table = dict[bytes, Mapping[str, Handler]]
 _COLONS = (b":", b"%3A", b"%3a")
@@ -29,8 +30,12 @@ class Routing:
     """Builds tables and says what a path outside of them deserves.
 
     Args:
-        instruments: handed to every prediction handler.
+        instruments: handed to every prediction.
         readiness: for the probes.
+
+    Attributes:
+        table: what the application answers.
+        predictions: what connections answer themselves, by raw path.
     """
 
     def __init__(self, instruments: Instruments, readiness: Callable[[], Readiness]) -> None:
@@ -38,6 +43,17 @@ class Routing:
         self._probes = probe_routes(readiness)
         self._keys: Keys | None = None
         self.table: Table = dict(self._probes)
+        self.predictions: dict[bytes, Predict] = {}
+
+    def find(self, url: bytes) -> Predict | None:
+        """The prediction that answers a POST to this target, given as sent."""
+        found = self.predictions.get(url)
+        if found is None and not url.startswith(b"/v"):
+            with contextlib.suppress(httptools.HttpParserInvalidURLError):
+                found = self.predictions.get(httptools.parse_url(url).path)
+        elif found is None and b"?" in url:
+            found = self.predictions.get(url.partition(b"?")[0])
+        return found
 
     def rebuild(self, keys: Keys, served: Mapping[str, Endpoint], waiting: Mapping[str, Admission]) -> None:
         """Take `served` endpoints, and those `waiting` for their versions, into a new table."""
@@ -47,9 +63,12 @@ class Routing:
         table[b"/v2"] = _reading(lambda request: keys.identify(request.headers), describe.server)
         for name, admission in waiting.items():
             table.update(_waiting_routes(name, admission))
+        predictions: dict[bytes, Predict] = {}
         for endpoint in served.values():
             table.update(self._endpoint_routes(endpoint))
-        self.table = table
+            predictions.update(self._predictions(endpoint))
+        table.update({path: {} for path in predictions})
+        self.table, self.predictions = table, predictions
 
     def unknown(self, request: Request) -> RoadworthyError:
         """What to answer for a path that is not in the table; a caller without a key learns nothing else."""
@@ -81,23 +100,28 @@ class Routing:
 
     def _endpoint_routes(self, endpoint: Endpoint) -> Table:
         name = endpoint.name.encode("ascii")
-        predict = self._predict(endpoint, endpoint.predict_json)
-        table: Table = {b"/v1/models/%b%bpredict" % (name, colon): {"POST": predict} for colon in _COLONS}
-        table[b"/v1/models/" + name] = _about(endpoint, lambda: describe.endpoint(endpoint))
-        table.update(self._v2_routes(endpoint, b"/v2/models/" + name, None))
+        table: Table = {b"/v1/models/" + name: _about(endpoint, lambda: describe.endpoint(endpoint))}
+        table.update(_v2_routes(endpoint, b"/v2/models/" + name, None))
         for arm in endpoint.split.arms:
-            table.update(self._v2_routes(endpoint, b"/v2/models/%b/versions/%d" % (name, arm.number), arm))
+            table.update(_v2_routes(endpoint, b"/v2/models/%b/versions/%d" % (name, arm.number), arm))
         return table
 
-    def _v2_routes(self, endpoint: Endpoint, path: bytes, arm: Arm | None) -> Table:
-        return {
-            path: _about(endpoint, lambda: describe.metadata(endpoint, arm)),
-            path + b"/ready": _about(endpoint, lambda: describe.ready(endpoint)),
-            path + b"/infer": {"POST": self._predict(endpoint, endpoint.open_inference, arm)},
-        }
+    def _predictions(self, endpoint: Endpoint) -> dict[bytes, Predict]:
+        name = endpoint.name.encode("ascii")
+        predict = Predict(endpoint, endpoint.predict_json, self._instruments)
+        found = {b"/v1/models/%b%bpredict" % (name, colon): predict for colon in _COLONS}
+        found[b"/v2/models/%b/infer" % name] = Predict(endpoint, endpoint.open_inference, self._instruments)
+        for arm in endpoint.split.arms:
+            path = b"/v2/models/%b/versions/%d/infer" % (name, arm.number)
+            found[path] = Predict(endpoint, endpoint.open_inference, self._instruments, arm)
+        return found
 
-    def _predict(self, endpoint: Endpoint, protocol: BoundProtocol, arm: Arm | None = None) -> Predict:
-        return Predict(endpoint, protocol, self._instruments, arm)
+
+def _v2_routes(endpoint: Endpoint, path: bytes, arm: Arm | None) -> Table:
+    return {
+        path: _about(endpoint, lambda: describe.metadata(endpoint, arm)),
+        path + b"/ready": _about(endpoint, lambda: describe.ready(endpoint)),
+    }
 
 
 def _about(endpoint: Endpoint, document: Callable[[], dict[str, Any]]) -> Mapping[str, Handler]:

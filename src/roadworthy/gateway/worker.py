@@ -13,8 +13,11 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -24,14 +27,16 @@ import uvloop
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.slab import DRAINING, READY, STARTING
 from roadworthy.gateway.app import App
-from roadworthy.gateway.http import Request
+from roadworthy.gateway.connection import Connection, Front, Waits, sweep
+from roadworthy.gateway.heads import Heads
 from roadworthy.gateway.link import AgentLink
-from roadworthy.gateway.loading import package_loader
-from roadworthy.gateway.logs import configure_logs
+from roadworthy.runtime.loading import package_loader
+from roadworthy.runtime.logs import configure_logs
 from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics
-from roadworthy.gateway.predict import Instruments
+from roadworthy.gateway.predict import Identified, Instruments, stopping
 from roadworthy.gateway.routes import Routing
 from roadworthy.gateway.serving import Identity, Serving
 from roadworthy.runtime.manager import Loader, Manager
@@ -39,7 +44,8 @@ from roadworthy.runtime.record import Recorder
 
 _LOOK_AGAIN_S = 0.02
 HEARTBEAT_S = 1.0
-KEEP_ALIVE_S = 75
+LINGER_S = 1.0
+"""How long idle connections are kept when the worker stops, for one more request that is then told to be the last."""
 GRACE_S = 25
 _GC_THRESHOLDS = (50_000, 20, 100)
 
@@ -54,6 +60,9 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: bound of every native thread pool.
         allowed_hosts: what the Host header may say; "*" for any.
         log_level: "debug" to "error". access_log: one log line a request.
+        drain_delay_s: how long connections are still accepted after the probe has begun to say no: as long as those who route
+            by the probe take to notice.
+        header_timeout_s, body_timeout_s, write_timeout_s, keep_alive_s: how long clients may take (`connection.py`, Waits).
     """
 
     folder: str
@@ -64,14 +73,52 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     log_level: str = "info"
     access_log: bool = False
+    drain_delay_s: float = 0.0
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 20.0
+    write_timeout_s: float = 30.0
+    keep_alive_s: float = 75.0
+
+    def waits(self) -> Waits:
+        """How long clients may take."""
+        return Waits(
+            head_s=self.header_timeout_s,
+            body_s=self.body_timeout_s,
+            write_s=self.write_timeout_s,
+            keep_alive_s=self.keep_alive_s,
+        )
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, told when to stop by the worker instead of by signals of its own."""
+    """uvicorn's server, told when to stop by the worker instead of by signals of its own, and gentler then: clients are told
+    with their next answer that the connection ends, before those that ask nothing are closed."""
+
+    def __init__(self, config: uvicorn.Config, front: Front, drain_delay_s: float) -> None:
+        super().__init__(config)
+        self._front = front
+        self._drain_delay_s = drain_delay_s
+        self.given_up = 0
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    def open_connections(self) -> list[Connection]:
+        """Those of now."""
+        return [connection for connection in self.server_state.connections if isinstance(connection, Connection)]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.sleep(self._drain_delay_s)
+        self._front.closing = True
+        for server in self.servers:
+            server.close()
+        until = time.monotonic() + LINGER_S
+        while self.server_state.connections and time.monotonic() < until and not self.force_exit:  # noqa: ASYNC110 - as uvicorn waits
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        await super().shutdown(sockets)
+        error = stopping()
+        self.given_up = sum(connection.give_up(error) for connection in self.open_connections())
+        await asyncio.sleep(0)  # the answers are written
 
 
 class Worker:
@@ -88,11 +135,14 @@ class Worker:
         self._manager = Manager(load, self._serving.refresh, self._load_failed)
         routing = Routing(Instruments(metrics, self._recorder, self._log_fault), self._serving.readiness)
         self._serving.attach(self._manager, routing)
-        app = App(lambda: routing.table, routing.unknown, metrics, start.allowed_hosts, self._log_fault)
+        heads = Heads(start.allowed_hosts)
+        refused = partial(metrics.refused, "")
+        self._front = Front(routing.find, PredictionIds().next, heads, start.waits(), refused)
+        app = App(lambda: routing.table, routing.unknown, heads, refused, self._log_fault)
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=cast(Any, partial(Connection, self._front)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -100,10 +150,9 @@ class Worker:
             access_log=start.access_log,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
         )
-        self._server = _Server(config)
+        self._server = _Server(config, self._front, start.drain_delay_s)
         self._settled = False
 
     async def run(self) -> None:
@@ -115,6 +164,7 @@ class Worker:
         self._take_snapshot_from_disk()
         link = asyncio.create_task(self._link.run())
         beat = asyncio.create_task(self._beat())
+        sweeping = asyncio.create_task(sweep(self._server.open_connections))
         self._changed()
         listener = socket.socket(fileno=self._start.fd)
         try:
@@ -122,6 +172,7 @@ class Worker:
             await self._server.serve(sockets=[listener])
         finally:
             beat.cancel()
+            sweeping.cancel()
             self._recorder.flush()
             link.cancel()
             await self._link.close()
@@ -196,7 +247,7 @@ class Worker:
         else:
             self._log.error("load-failed", digest=digest, code="load-failed", exc_info=error)
 
-    def _log_fault(self, endpoint: str, request: Request, error: Exception) -> None:
+    def _log_fault(self, endpoint: str, request: Identified, error: Exception) -> None:
         self._log.error(
             "request-failed",
             endpoint=endpoint,

@@ -1,111 +1,85 @@
-"""Joins the requests that wait at the same moment into one run. Called by `gateway/predict.py`, calls a runner.
+"""Joins the requests that wait at the same moment into one run. Called by `gateway/predict.py` or a layer, calls a runner.
 
-Nothing waits in order to be joined: a run starts at the end of the event loop's present turn, or, for a model that has a thread
-of its own, when that thread is free. What arrived until then runs together.
+Unless the endpoint asks for it nothing waits in order to be joined: a run starts at the end of the event loop's present turn, or,
+for a model that has a thread of its own, when that thread is free. What arrived until then runs together.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
+from itertools import zip_longest
 
+from roadworthy.contract.policy import Batching
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault
+from roadworthy.runtime.gain import Gain
 from roadworthy.runtime.runners.inline import WRONG_COUNT
 from roadworthy.runtime.runners.runner import Runner
+from roadworthy.runtime.thread import ModelThread
+from roadworthy.runtime.ticket import Answer, Ticket
 from roadworthy.schema.batch import Batch
 
 MAX_JOINED_ROWS = 1_024
 """Requests are joined up to this many rows; a single request may have more and then runs alone."""
 
-
-class Context:
-    """What travels with a request through the layers that answer it.
-
-    Attributes:
-        deadline: on the monotonic clock, seconds; after it nobody waits for the answer any more.
-    """
-
-    __slots__ = ("deadline",)
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-
-
-class Answer:
-    """The answer to one request: rows `start` to `stop` (exclusive) of a run that it shared with others.
-
-    Protocols that encode row by row may encode `joined` once and cut; the others take `batch()`.
-    """
-
-    __slots__ = ("joined", "start", "stop")
-
-    def __init__(self, joined: Batch, start: int, stop: int) -> None:
-        self.joined = joined
-        self.start = start
-        self.stop = stop
-
-    def batch(self) -> Batch:
-        """The rows of this request alone, as views."""
-        if self.stop - self.start == self.joined.rows:
-            return self.joined
-        return self.joined.slice(self.start, self.stop)
-
-
-class _Waiting:
-    __slots__ = ("batch", "context", "future")
-
-    def __init__(self, batch: Batch, context: Context, future: asyncio.Future[Answer]) -> None:
-        self.batch = batch
-        self.context = context
-        self.future = future
-
-
-Outcome = Answer | ModelFault
+_Member = tuple[Batch, Ticket]
+Result = Answer | ModelFault
 
 
 class Batcher:
-    """`submit(batch, context) -> Future` over one runner. Event loop only.
+    """A `Submitter` over one runner. Event loop only.
 
     Attributes:
-        waiting: requests that have not begun to run.
+        busy_since: monotonic clock, seconds, when the present run began; None when none is under way. A run that never ends is
+            seen here, whatever its thread does.
     """
 
-    def __init__(self, runner: Runner, loop: asyncio.AbstractEventLoop, max_rows: int = MAX_JOINED_ROWS) -> None:
+    def __init__(self, runner: Runner, loop: asyncio.AbstractEventLoop, batching: Batching | None = None) -> None:
         self._runner = runner
         self._loop = loop
-        self._max_rows = max_rows
-        self._waiting: list[_Waiting] = []
-        self._running: list[_Waiting] = []
-        self._scheduled = False
+        self._batching = batching or Batching()
+        self._gain = Gain(self._batching.max_rows, MAX_JOINED_ROWS)
+        self._waiting: list[_Member] = []
+        self._running: list[_Member] = []
+        self._scheduled: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
-        self._thread = None if runner.concurrent else _ModelThread(loop)
+        self._thread = None if runner.concurrent else ModelThread(loop)
+        self.busy_since: float | None = None
 
     def __repr__(self) -> str:
         place = "loop" if self._thread is None else "thread"
-        return f"Batcher({self._runner!r}, on its {place}, max_rows={self._max_rows})"
+        return f"Batcher({self._runner!r}, on its {place}, {self._batching})"
 
     @property
     def waiting(self) -> int:
+        """Requests that have not begun to run."""
         return len(self._waiting)
 
-    def submit(self, batch: Batch, context: Context) -> asyncio.Future[Answer]:
+    def configure(self, batching: Batching) -> None:
+        """Take other settings from the next run on."""
+        if batching != self._batching:
+            self._batching = batching
+            self._gain = Gain(batching.max_rows, MAX_JOINED_ROWS)
+
+    def submit(self, batch: Batch, ticket: Ticket) -> None:
         """Answer `batch`, together with whatever else waits.
 
-        The future fails with ModelFault, or with DeadlineExceeded when the context's deadline passes first; then a request
-        that still waits is never run.
+        The ticket is settled with ModelFault when the model fails, and with DeadlineExceeded when its deadline passes first; a
+        request that then still waits, or whose ticket is done, is never run.
         """
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting.append(_Waiting(batch, context, future))
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._turn)
+        self._waiting.append((batch, ticket))
+        if self._scheduled is None:
+            wait_ms = self._batching.max_wait_ms
+            if wait_ms <= 0:
+                self._scheduled = self._loop.call_soon(self._turn)
+            else:
+                self._scheduled = self._loop.call_later(wait_ms / 1_000, self._turn)
+        elif self._batching.max_wait_ms > 0 and self._is_full():
+            self._scheduled.cancel()
+            self._scheduled = self._loop.call_soon(self._turn)
         if self._thread is not None:
-            self._watch(context.deadline)
-        return future
+            self._watch(ticket.deadline)
 
     def close(self) -> None:
         """Stop; the caller has made sure that nobody waits. The runner is closed after its last run."""
@@ -116,51 +90,69 @@ class Batcher:
         else:
             self._thread.close(self._runner.close)
 
+    def _is_full(self) -> bool:
+        return sum(batch.rows for batch, _ in self._waiting) >= self._gain.limit()
+
     def _turn(self) -> None:
-        self._scheduled = False
+        self._scheduled = None
         if self._thread is not None:
             self._feed(self._thread)
             return
         while self._waiting:
             group = self._next_group()
-            if group:
-                _settle(group, run_joined(self._runner, [member.batch for member in group]))
+            if not group:
+                continue
+            begun = time.perf_counter()
+            results = run_joined(self._runner, [batch for batch, _ in group])
+            self._learn(group, time.perf_counter() - begun)
+            _settle(group, results)
 
-    def _feed(self, thread: _ModelThread) -> None:
+    def _feed(self, thread: ModelThread) -> None:
         while self._waiting and not self._running:
             group = self._running = self._next_group()
             if group:
-                batches = [member.batch for member in group]
-                thread.call(partial(run_joined, self._runner, batches), self._ran)
+                self.busy_since = time.monotonic()
+                batches = [batch for batch, _ in group]
+                thread.call(partial(_timed, self._runner, batches), self._ran)
 
-    def _ran(self, outcomes: list[Outcome]) -> None:
+    def _ran(self, outcome: tuple[list[Result], float]) -> None:
         group, self._running = self._running, []
-        _settle(group, outcomes)
-        if self._waiting and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._turn)
+        self.busy_since = None
+        results, seconds = outcome
+        self._learn(group, seconds)
+        _settle(group, results)
+        if self._waiting and self._scheduled is None:
+            self._scheduled = self._loop.call_soon(self._turn)
 
-    def _next_group(self) -> list[_Waiting]:
-        """Take the oldest requests that fit into one run, without those that nobody waits for any more."""
+    def _learn(self, group: list[_Member], seconds: float) -> None:
+        self._gain.ran(sum([batch.rows for batch, _ in group]), seconds)
+
+    def _next_group(self) -> list[_Member]:
+        """Take the requests of the next run, without those that nobody waits for any more."""
         now = time.monotonic()
-        group: list[_Waiting] = []
-        rows = taken = 0
-        for member in self._waiting:
-            if member.future.done() or _expire(member, now):
-                taken += 1
-                continue
-            if group and rows + member.batch.rows > self._max_rows:
+        waiting = [member for member in self._waiting if not member[1].done and not _expire(member, now)]
+        limit = self._gain.limit()
+        group: list[_Member] = []
+        rows = 0
+        # Whether all fit is mostly so, and then their order does not matter.
+        for member in waiting if len(waiting) <= 2 else _by_turns(waiting, limit):
+            size = member[0].rows
+            if group and rows + size > limit:
                 break
-            rows += member.batch.rows
-            taken += 1
+            rows += size
             group.append(member)
-        del self._waiting[:taken]
+        if len(group) == len(waiting):
+            self._waiting = []
+        else:
+            taken = set(map(id, group))
+            self._waiting = [member for member in waiting if id(member) not in taken]
+        for _, ticket in group:
+            ticket.running = True
         return group
 
     def _watch(self, deadline: float) -> None:
         """Make sure that the alarm goes off no later than `deadline`."""
-        ahead = deadline - time.monotonic()
-        when = self._loop.time() + ahead
+        when = self._loop.time() + deadline - time.monotonic()
         if self._alarm is not None:
             if self._alarm.when() <= when:
                 return
@@ -170,23 +162,34 @@ class Batcher:
     def _expire_due(self) -> None:
         self._alarm = None
         now = time.monotonic()
-        open_deadlines = [
-            member.context.deadline
-            for member in (*self._waiting, *self._running)
-            if not member.future.done() and not _expire(member, now)
-        ]
+        members = (*self._waiting, *self._running)
+        open_deadlines = [member[1].deadline for member in members if not member[1].done and not _expire(member, now)]
+        self._waiting = [member for member in self._waiting if not member[1].done]
         if open_deadlines:
             self._watch(min(open_deadlines))
 
 
-def run_joined(runner: Runner, batches: list[Batch]) -> list[Outcome]:
+def _by_turns(waiting: list[_Member], limit: int) -> list[_Member]:
+    """The same members; when not all of them fit into one run, one of each caller in turn, so that nobody who sends much
+    makes the others wait."""
+    if sum(batch.rows for batch, _ in waiting) <= limit:
+        return waiting
+    callers: dict[str, list[_Member]] = {}
+    for member in waiting:
+        callers.setdefault(member[1].caller, []).append(member)
+    if len(callers) == 1:
+        return waiting
+    return [member for turn in zip_longest(*callers.values()) for member in turn if member is not None]
+
+
+def run_joined(runner: Runner, batches: list[Batch]) -> list[Result]:
     """Run all batches as one; give each its own rows.
 
     When the joined run fails, each is run again by itself, so that only the request that the model cannot answer fails. A
     wrong number of rows fails all of them: nobody can tell whose answers are missing.
     """
     try:
-        joined = runner.run(Batch.concatenate(batches))
+        joined = runner.run(batches[0] if len(batches) == 1 else Batch.concatenate(batches))
     except Exception as error:  # noqa: BLE001 - runners promise ModelFault; whatever else it is, the callers get an answer
         fault = error if isinstance(error, ModelFault) else _defect(error)
         if len(batches) == 1:
@@ -194,13 +197,18 @@ def run_joined(runner: Runner, batches: list[Batch]) -> list[Outcome]:
         if fault.code == WRONG_COUNT:
             return [fault] * len(batches)
         return [run_joined(runner, [batch])[0] for batch in batches]
-    outcomes: list[Outcome] = []
+    results: list[Result] = []
     start = 0
     for batch in batches:
         stop = start + batch.rows
-        outcomes.append(Answer(joined, start, stop))
+        results.append(Answer(joined, start, stop))
         start = stop
-    return outcomes
+    return results
+
+
+def _timed(runner: Runner, batches: list[Batch]) -> tuple[list[Result], float]:
+    begun = time.perf_counter()
+    return run_joined(runner, batches), time.perf_counter() - begun
 
 
 def _defect(error: Exception) -> ModelFault:
@@ -209,60 +217,23 @@ def _defect(error: Exception) -> ModelFault:
     return fault
 
 
-def _expire(member: _Waiting, now: float) -> bool:
-    if member.context.deadline > now:
+def _expire(member: _Member, now: float) -> bool:
+    ticket = member[1]
+    if ticket.deadline > now:
         return False
-    member.future.set_exception(
-        DeadlineExceeded(
-            "the time for this request was up before the model answered",
-            hint="send fewer rows at a time, or raise the endpoint's timeout_ms",
-            retry_after_s=1,
-        )
-    )
+    ticket.settle(too_late())
     return True
 
 
-def _settle(group: list[_Waiting], outcomes: list[Outcome]) -> None:
-    for member, outcome in zip(group, outcomes, strict=True):
-        if member.future.done():
-            continue
-        if isinstance(outcome, Answer):
-            member.future.set_result(outcome)
-        else:
-            # Each caller gets an exception object of its own: a shared one would collect all their tracebacks.
-            fault = ModelFault(outcome.message, code=outcome.code, hint=outcome.hint, facts=outcome.facts)
-            fault.__cause__ = outcome.__cause__
-            member.future.set_exception(fault)
+def too_late() -> DeadlineExceeded:
+    """The error of a request whose deadline passed before it was answered."""
+    return DeadlineExceeded(
+        "the time for this request was up before the model answered",
+        hint="send fewer rows at a time, or raise the endpoint's timeout_ms",
+        retry_after_s=1,
+    )
 
 
-class _ModelThread:
-    """One daemon thread that runs one call at a time and hands the result to the event loop. A model that never returns
-    holds up its own version, never the process's exit."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._calls: SimpleQueue[tuple[Callable[[], list[Outcome]], Callable[[list[Outcome]], None]] | None] = (
-            SimpleQueue()
-        )
-        self._last: Callable[[], None] | None = None
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
-        self._thread.start()
-
-    def call(self, work: Callable[[], list[Outcome]], then: Callable[[list[Outcome]], None]) -> None:
-        self._calls.put((work, then))
-
-    def close(self, last: Callable[[], None]) -> None:
-        """Run `last` on the thread after everything else, and end it."""
-        self._last = last
-        self._calls.put(None)
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            work, then = call
-            outcomes = work()
-            try:
-                self._loop.call_soon_threadsafe(then, outcomes)
-            except RuntimeError:  # the loop has been closed: the process is on its way out
-                return
-        if self._last is not None:
-            self._last()
+def _settle(group: list[_Member], results: list[Result]) -> None:
+    for (_, ticket), result in zip(group, results, strict=True):
+        ticket.settle(result)

@@ -48,14 +48,16 @@ class Ticket:
         deadline: on the monotonic clock, seconds; after it nobody waits for the answer any more.
         caller: id of the caller's key, or "".
         done: settled, or dropped because the caller is gone: it must not be run any more, and settling it does nothing.
+        running: the model has begun with it.
     """
 
-    __slots__ = ("caller", "deadline", "done")
+    __slots__ = ("caller", "deadline", "done", "running")
 
     def __init__(self, deadline: float, caller: str = "") -> None:
         self.deadline = deadline
         self.caller = caller
         self.done = False
+        self.running = False
 
     def settle(self, outcome: Outcome) -> None:
         """Take the outcome, unless `done`; called by the event loop's thread. The first call counts."""

@@ -22,7 +22,7 @@ from roadworthy.gateway.protocols.open_inference_messages import (
 )
 from roadworthy.gateway.protocols.open_inference_tensors import Column, FieldReader, to_json, to_raw
 from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers, is_json, too_many_rows
-from roadworthy.runtime.batching import Answer
+from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Field, Signature
 

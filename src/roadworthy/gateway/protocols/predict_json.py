@@ -15,7 +15,7 @@ from roadworthy.foundation.errors import InvalidRequest, MalformedBody, Unsuppor
 from roadworthy.gateway.protocols.protocol import Decoded, Encoded, HeaderList, Headers, is_json, too_many_rows
 from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.gateway.protocols.typed_rows import TypedRows, is_plain_name
-from roadworthy.runtime.batching import Answer
+from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.rows import decode_rows, encode_rows
 from roadworthy.schema.signature import Field, Signature

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from roadworthy.foundation.errors import BodyTooLarge
-from roadworthy.runtime.batching import Answer
+from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Batch
 
 Headers = Mapping[bytes, bytes]

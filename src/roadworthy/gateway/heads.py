@@ -1,0 +1,134 @@
+"""What holds for the head of every request, whatever its path: a host that we are known by, single headers, a request id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.gateway.http import HeaderList
+
+MOST_HEADERS = 100
+MOST_HEADER_BYTES = 32 << 10
+MOST_URL_BYTES = 16 << 10
+
+_SINGLE = (
+    b"host",
+    b"authorization",
+    b"x-api-key",
+    b"content-type",
+    b"content-encoding",
+    b"content-length",
+    b"transfer-encoding",
+    b"request-timeout-ms",
+    b"x-request-id",
+)
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+_HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+_MOST_HOSTS = 256
+# Some servers and proxies take an underscore for a hyphen: two readings of where a body ends are how requests are smuggled.
+MISREAD = frozenset({b"content_length", b"transfer_encoding"})
+
+
+class Heads:
+    """Checks heads.
+
+    Args:
+        allowed_hosts: names that the Host header may have, without port; "*" allows any.
+    """
+
+    def __init__(self, allowed_hosts: Collection[str]) -> None:
+        self._any_host = "*" in allowed_hosts
+        self._allowed_hosts = frozenset(host.lower().encode() for host in allowed_hosts)
+        self._good_hosts: set[bytes | None] = set()
+
+    def check(self, headers: HeaderList, unique: dict[bytes, bytes]) -> None:
+        """Judge the headers as sent, and the same by name.
+
+        Raises:
+            InvalidRequest: "duplicate-header", "invalid-host", "host-not-allowed".
+        """
+        if len(headers) != len(unique):
+            _refuse_duplicates([name for name, _ in headers])
+        if unique.get(b"host") not in self._good_hosts:
+            self._check_host(unique.get(b"host"))
+
+    def _check_host(self, host: bytes | None) -> None:
+        """Only names that this gateway is known by: a page of another site must not reach it through a name of its own."""
+        match = _HOST.fullmatch((host or b"").lower())
+        if match is None:
+            raise InvalidRequest("the Host header is missing or no host", code="invalid-host")
+        if not self._any_host and match[1] not in self._allowed_hosts:
+            raise InvalidRequest(
+                "this gateway is not known by that host name",
+                code="host-not-allowed",
+                hint="call it by a name in its allowed_hosts",
+            )
+        if len(self._good_hosts) < _MOST_HOSTS:
+            self._good_hosts.add(host)
+
+
+def request_id(unique: dict[bytes, bytes], own: str) -> str:
+    """The caller's X-Request-Id when it is safe to repeat, else our own id."""
+    asked = unique.get(b"x-request-id")
+    return own if asked is None or not _SAFE_ID.fullmatch(asked) else asked.decode("ascii")
+
+
+class Unreadable(Exception):
+    """A message that HTTP itself forbids, or that takes too long or too much: the connection ends with this reply.
+
+    Attributes:
+        status: of the reply.
+        error: what it says.
+    """
+
+    def __init__(self, status: int, error: InvalidRequest) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.error = error
+
+
+def too_many_headers() -> Unreadable:
+    """More headers, or longer ones, than anybody needs."""
+    error = InvalidRequest(
+        f"the request has more than {MOST_HEADERS} headers, or more than {MOST_HEADER_BYTES} bytes of them",
+        code="headers-too-large",
+        hint="send fewer and shorter headers",
+        facts={"max_headers": MOST_HEADERS, "max_header_bytes": MOST_HEADER_BYTES},
+    )
+    return Unreadable(431, error)
+
+
+def too_long_url() -> Unreadable:
+    """A longer URL than any of ours."""
+    error = InvalidRequest(
+        f"the URL is longer than {MOST_URL_BYTES} bytes",
+        code="url-too-long",
+        hint="send data in the body",
+        facts={"max_url_bytes": MOST_URL_BYTES},
+    )
+    return Unreadable(414, error)
+
+
+def not_http() -> Unreadable:
+    """What the parser refuses, or what two readers could understand differently."""
+    error = InvalidRequest("this is not a valid HTTP request", code="malformed-http", hint="use an HTTP/1.1 client")
+    return Unreadable(400, error)
+
+
+def too_slow() -> Unreadable:
+    """A head or a body that does not arrive."""
+    error = InvalidRequest(
+        "the request took too long to arrive", code="request-timeout", hint="send it faster, or in smaller parts"
+    )
+    return Unreadable(408, error)
+
+
+def _refuse_duplicates(names: list[bytes]) -> None:
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            raise InvalidRequest(
+                "a header that may occur once was sent twice",
+                code="duplicate-header",
+                facts={"header": name.decode("ascii")},
+            )

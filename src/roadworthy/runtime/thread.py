@@ -1,0 +1,41 @@
+"""The thread of a model that must not run on the event loop. `batching.py` gives it one joined run at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+
+class ModelThread:
+    """One daemon thread that runs one call at a time and hands the result to the event loop. A model that never returns
+    holds up its own version, never the process's exit."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._calls: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
+        self._last: Callable[[], None] | None = None
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Run `work` on the thread, then `then` with its result on the event loop. `work` must not raise."""
+        self._calls.put((work, then))
+
+    def close(self, last: Callable[[], None]) -> None:
+        """Run `last` on the thread after everything else, and end it."""
+        self._last = last
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            work, then = call
+            result = work()
+            try:
+                self._loop.call_soon_threadsafe(then, result)
+            except RuntimeError:  # the loop has been closed: the process is on its way out
+                return
+        if self._last is not None:
+            self._last()
