@@ -16,7 +16,7 @@ import numpy as np
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import read_start_message
 from roadworthy.foundation.errors import PackageRefused
-from roadworthy.gateway.logs import configure_logs
+from roadworthy.runtime.logs import configure_logs
 from roadworthy.gateway.worker import WorkerStart, serve
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.signature import Signature
@@ -33,14 +33,18 @@ class Described:
 
 
 class Planted:
-    """A model that sums its float inputs, or misbehaves as its kind says when the first one is UNLUCKY or SLOW."""
+    """A model that sums its float inputs, or misbehaves as its kind says when the first one is UNLUCKY or SLOW.
+
+    The kind "noting" sleeps as many seconds as its rows' second inputs say, and adds the first of each to the file `ran`.
+    """
 
     runtime = "planted"
 
-    def __init__(self, kind: str, signature: Signature) -> None:
+    def __init__(self, kind: str, signature: Signature, ran: Path) -> None:
         self.package = Described(signature)
         self.concurrent = kind in ("sum", "echo", "not-finite")
         self._kind = kind
+        self._ran = ran
         self._outputs = Layout(signature.outputs)
 
     def run(self, batch: Batch) -> Batch:
@@ -58,6 +62,10 @@ class Planted:
             total[unlucky] = np.nan
         if self._kind == "slow" and (values[:, 0] == SLOW).any():
             time.sleep(1.0)
+        if self._kind == "noting":
+            with self._ran.open("a") as ran:
+                ran.writelines(f"{value:g}\n" for value in values[:, 0])
+            time.sleep(float(values[:, 1].sum()))
         return Batch(self._outputs, len(total), (Block(total),))
 
     def close(self) -> None:
@@ -74,7 +82,7 @@ def main() -> None:
         plan = models[entry.digest]
         if plan["kind"] == "refused" or not Path(start.folder, "packages", entry.digest[7:]).exists():
             raise PackageRefused("planted refusal", code="package-refused")
-        return Planted(plan["kind"], Signature.from_document(plan["signature"]))
+        return Planted(plan["kind"], Signature.from_document(plan["signature"]), Path(start.folder, "ran"))
 
     configure_logs("worker", start.log_level)
     serve(start, load)

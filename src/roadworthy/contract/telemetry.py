@@ -21,6 +21,7 @@ class VersionState(msgspec.Struct, frozen=True):
         runtime: the runtime that runs it, once READY.
         reason: for FAILED, one safe sentence.
         code: for FAILED, the error's code.
+        placement: where it executes and why, in words, once READY: "inline: fast and native".
     """
 
     digest: str
@@ -28,6 +29,7 @@ class VersionState(msgspec.Struct, frozen=True):
     runtime: str | None = None
     reason: str | None = None
     code: str | None = None
+    placement: str | None = None
 
 
 class WorkerReport(msgspec.Struct, frozen=True):

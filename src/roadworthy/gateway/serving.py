@@ -18,6 +18,7 @@ from roadworthy.gateway.health import Readiness
 from roadworthy.gateway.metrics import Gauge, WorkerMetrics
 from roadworthy.gateway.routes import Routing
 from roadworthy.runtime.manager import Manager
+from roadworthy.runtime.placement import policies_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,4 +170,4 @@ class Serving:
             return
         in_splits = {arm.digest for entry in self._offered.endpoints for arm in entry.split}
         ordered = sorted(self._offered.packages, key=lambda package: package.digest not in in_splits)
-        self._manager.want(ordered, self._pinned(), retry=retry)
+        self._manager.want(ordered, self._pinned(), policies=policies_of(self._offered), retry=retry)

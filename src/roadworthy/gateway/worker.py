@@ -39,7 +39,8 @@ from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics
 from roadworthy.gateway.predict import Identified, Instruments, stopping
 from roadworthy.gateway.routes import Routing
 from roadworthy.gateway.serving import Identity, Serving
-from roadworthy.runtime.manager import Loader, Manager
+from roadworthy.runtime.manager import Apart, Loader, Manager
+from roadworthy.runtime.placement import Place, placer
 from roadworthy.runtime.record import Recorder
 
 _LOOK_AGAIN_S = 0.02
@@ -60,6 +61,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: bound of every native thread pool.
         allowed_hosts: what the Host header may say; "*" for any.
         log_level: "debug" to "error". access_log: one log line a request.
+        runners: whether the agent keeps runner processes, so that versions may be placed apart.
         drain_delay_s: how long connections are still accepted after the probe has begun to say no: as long as those who route
             by the probe take to notice.
         header_timeout_s, body_timeout_s, write_timeout_s, keep_alive_s: how long clients may take (`connection.py`, Waits).
@@ -73,6 +75,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     log_level: str = "info"
     access_log: bool = False
+    runners: bool = False
     drain_delay_s: float = 0.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 20.0
@@ -124,7 +127,7 @@ class _Server(uvicorn.Server):
 class Worker:
     """Everything of one worker process; `run` serves until it is told to stop."""
 
-    def __init__(self, start: WorkerStart, metrics: WorkerMetrics, load: Loader) -> None:
+    def __init__(self, start: WorkerStart, metrics: WorkerMetrics, load: Loader, place: Place | None) -> None:
         self._start = start
         self._metrics = metrics
         self._log = structlog.get_logger("worker").bind(slot=start.slot)
@@ -132,7 +135,8 @@ class Worker:
         self._serving = Serving(Identity(start.slot, os.getpid(), metrics.boot), metrics, self._changed)
         self._link = AgentLink(Path(start.folder, "run", "agent.sock"), self._serving.report, self._offer, self._linked)
         self._recorder = Recorder(self._loop, self._link, self._lost)
-        self._manager = Manager(load, self._serving.refresh, self._load_failed)
+        apart = None if place is None else Apart(Path(start.folder), place)
+        self._manager = Manager(load, self._serving.refresh, self._load_failed, apart)
         routing = Routing(Instruments(metrics, self._recorder, self._log_fault), self._serving.readiness)
         self._serving.attach(self._manager, routing)
         heads = Heads(start.allowed_hosts)
@@ -258,8 +262,8 @@ class Worker:
         )
 
 
-def serve(start: WorkerStart, load: Loader) -> None:
-    """Be a worker until told to stop.
+def serve(start: WorkerStart, load: Loader, place: Place | None = None) -> None:
+    """Be a worker until told to stop. `place` decides which versions execute in runner processes; None executes all here.
 
     Raises:
         ValueError, OSError: the slab cannot be used.
@@ -268,7 +272,7 @@ def serve(start: WorkerStart, load: Loader) -> None:
     gc.set_threshold(*_GC_THRESHOLDS)
 
     async def work() -> None:
-        await Worker(start, metrics, load).run()
+        await Worker(start, metrics, load, place).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work())
@@ -283,7 +287,8 @@ def main() -> int:
         return EXIT_REFUSED
     configure_logs(f"worker-{start.slot}", start.log_level)
     try:
-        serve(start, package_loader(Path(start.folder), start.threads))
+        folder = Path(start.folder)
+        serve(start, package_loader(folder, start.threads), placer(folder) if start.runners else None)
     except (ValueError, OSError) as error:
         structlog.get_logger("worker").error("cannot-start", reason=str(error))
         return EXIT_REFUSED

@@ -1,28 +1,53 @@
 """Loads, proves and unloads versions beside the requests. `gateway/serving.py` says what is wanted and hears what changed.
 
-Loading runs in a thread, one package at a time. READY is published after the golden examples passed in this process; a version
-that is no longer wanted goes out of reach at once and is closed when its last lease is given back.
+An inline version is loaded in a thread of this process, one package at a time; a version that is placed apart is loaded by its
+runner processes, and awaited here. READY is published after the golden examples passed where the version executes; a version that
+is no longer wanted goes out of reach at once and is closed when its last lease is given back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
+from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.contract.telemetry import VersionState
-from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.errors import RoadworthyError, Unavailable
+from roadworthy.runtime.apart.launch import LOAD_S, runner_address
 from roadworthy.runtime.batching import Batcher
 from roadworthy.runtime.lease import Leases
+from roadworthy.runtime.placement import INLINE, PROCESS, Place, Placed
 from roadworthy.runtime.policy import Forget, Load, State, Unload, next_action
 from roadworthy.runtime.runners.inline import InlineRunner
+from roadworthy.runtime.runners.process import ProcessBatcher
 from roadworthy.runtime.runners.runner import Executable
 from roadworthy.schema.signature import Signature
 
 Loader = Callable[[PackageEntry], Executable]
 """Constructs a package and replays its golden examples. Runs in a thread; raises RoadworthyError with a safe message."""
+
+_HERE = Placed(INLINE, "no runner processes here")
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How versions are placed.
+
+    Attributes:
+        folder: the gateway's; runners are reached below it.
+        place: decides; called in the loading thread.
+        patience_s: a version none of whose runners was ready after this long has failed; it becomes READY all the same when
+            one is ready later.
+    """
+
+    folder: Path
+    place: Place
+    patience_s: float = LOAD_S + 10.0
 
 
 class Version:
@@ -30,18 +55,22 @@ class Version:
 
     Attributes:
         digest, runtime, signature: what it is.
+        placed: where it executes.
         leases: who holds it.
         batcher: answers batches.
     """
 
-    __slots__ = ("batcher", "digest", "leases", "runtime", "signature")
+    __slots__ = ("batcher", "digest", "leases", "placed", "runtime", "signature")
 
-    def __init__(self, digest: str, executable: Executable, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, digest: str, runtime: str, signature: Signature, placed: Placed, batcher: Batcher | ProcessBatcher
+    ) -> None:
         self.digest = digest
-        self.runtime: str = executable.runtime
-        self.signature: Signature = executable.package.signature
+        self.runtime = runtime
+        self.signature = signature
+        self.placed = placed
         self.leases = Leases()
-        self.batcher = Batcher(InlineRunner(executable), loop)
+        self.batcher = batcher
 
 
 class Manager:
@@ -51,6 +80,7 @@ class Manager:
         load: constructs and proves.
         changed: called after any version's state changed.
         failed: called with the digest and the exception of a load that failed, for the log.
+        apart: how versions are placed; None executes all of them inline.
     """
 
     def __init__(
@@ -58,25 +88,51 @@ class Manager:
         load: Loader,
         changed: Callable[[], None],
         failed: Callable[[str, BaseException], None],
+        apart: Apart | None = None,
     ) -> None:
         self._load = load
         self._changed = changed
         self._failed = failed
+        self._apart = apart
         self._entries: dict[str, PackageEntry] = {}
+        self._policies: Mapping[str, tuple[Policy, ...]] = {}
         self._pinned: frozenset[str] = frozenset()
         self._states: dict[str, State] = {}
         self._faults: dict[str, tuple[str, str]] = {}
         self._versions: dict[str, Version] = {}
+        self._awaited: dict[str, _Awaited] = {}
+        self._placed_for: dict[str, tuple[Policy, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
 
-    def want(self, entries: Sequence[PackageEntry], pinned: Collection[str], *, retry: bool = False) -> None:
-        """Hold exactly these packages, most urgent first, and whatever of `pinned` is loaded; `retry` loads what failed again."""
+    def want(
+        self,
+        entries: Sequence[PackageEntry],
+        pinned: Collection[str],
+        *,
+        policies: Mapping[str, tuple[Policy, ...]] | None = None,
+        retry: bool = False,
+    ) -> None:
+        """Hold exactly these packages, most urgent first, and whatever of `pinned` is loaded.
+
+        Args:
+            entries: the packages.
+            pinned: digests that requests use now.
+            policies: for each digest those that place it (`placement.policies_of`); a version whose placement changes is
+                brought in at its new place before the old one goes.
+            retry: load again what failed.
+        """
         self._entries = {entry.digest: entry for entry in entries}
+        self._policies = policies or {}
         self._pinned = frozenset(pinned)
         if retry:
             for digest in [digest for digest, state in self._states.items() if state is State.FAILED]:
-                del self._states[digest]
+                awaited = self._awaited.get(digest)
+                if awaited is None:
+                    del self._states[digest]
+                else:
+                    awaited.batcher.try_again()
+        self._move_what_is_placed_otherwise()
         self._act()
 
     def version(self, digest: str) -> Version | None:
@@ -93,7 +149,8 @@ class Manager:
 
     def _describe(self, digest: str, state: State) -> VersionState:
         if state is State.READY:
-            return VersionState(digest, state.value, runtime=self._versions[digest].runtime)
+            version = self._versions[digest]
+            return VersionState(digest, state.value, runtime=version.runtime, placement=str(version.placed))
         if state is State.FAILED:
             code, reason = self._faults[digest]
             return VersionState(digest, state.value, code=code, reason=reason)
@@ -105,10 +162,13 @@ class Manager:
         self._act()
         while self._tasks:
             await asyncio.wait(self._tasks)
+        for awaited in self._awaited.values():
+            awaited.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _act(self) -> None:
-        while (action := next_action(tuple(self._entries), self._pinned, self._states)) is not None:
+        self._forget_what_is_awaited_in_vain()
+        while (action := next_action(tuple(self._entries), self._pinned, self._local_states())) is not None:
             if isinstance(action, Load):
                 self._states[action.digest] = State.LOADING
                 self._start(self._bring_in(self._entries[action.digest]))
@@ -119,14 +179,25 @@ class Manager:
                 del self._states[action.digest]
                 self._faults.pop(action.digest, None)
 
+    def _local_states(self) -> dict[str, State]:
+        """What loads in a process apart holds up nothing here, and is given up elsewhere."""
+        return {d: State.UNLOADING if d in self._awaited else state for d, state in self._states.items()}
+
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _bring_in(self, entry: PackageEntry) -> None:
+        """Decide where the version executes, and load it here or wait for its runners."""
         loop = asyncio.get_running_loop()
+        policies = self._policies.get(entry.digest, ())
+        self._placed_for[entry.digest] = policies
         try:
+            placed = await loop.run_in_executor(self._thread, self._place, entry, policies)
+            if placed.where == PROCESS and self._apart is not None:
+                self._await_runners(entry, placed, self._apart)
+                return
             executable = await loop.run_in_executor(self._thread, self._load, entry)
         except RoadworthyError as error:
             self._note_failure(entry.digest, error, error.code, error.message)
@@ -136,21 +207,117 @@ class Manager:
                 raise
             self._note_failure(entry.digest, error, "load-failed", "the package could not be loaded here")
         else:
-            self._versions[entry.digest] = Version(entry.digest, executable, loop)
-            self._states[entry.digest] = State.READY
+            batcher = Batcher(InlineRunner(executable), loop)
+            self._ready(Version(entry.digest, executable.runtime, executable.package.signature, placed, batcher))
         self._changed()
         self._act()
 
+    def _place(self, entry: PackageEntry, policies: tuple[Policy, ...]) -> Placed:
+        return _HERE if self._apart is None else self._apart.place(entry, policies)
+
+    def _await_runners(self, entry: PackageEntry, placed: Placed, apart: Apart) -> None:
+        loop = asyncio.get_running_loop()
+        addresses = [runner_address(apart.folder, entry.digest, copy) for copy in range(placed.copies)]
+        batcher = ProcessBatcher(entry.digest, addresses, loop, lambda: self._look_at_runners(entry.digest))
+        alarm = loop.call_later(apart.patience_s, self._lost_patience, entry.digest)
+        self._awaited[entry.digest] = _Awaited(batcher, placed, alarm)
+        batcher.connect()
+        self._act()
+
+    def _look_at_runners(self, digest: str) -> None:
+        """A runner of an awaited version told something new."""
+        awaited = self._awaited.get(digest)
+        if awaited is None:
+            return
+        greeting, refusal = awaited.batcher.ready, awaited.batcher.refusal
+        if greeting is not None:
+            awaited.alarm.cancel()
+            del self._awaited[digest]
+            signature = Signature.from_document(greeting.signature)
+            self._ready(Version(digest, greeting.runtime, signature, awaited.placed, awaited.batcher))
+        elif refusal is not None and refusal.code is not None:
+            reason = refusal.reason or "the package could not be loaded"
+            error = RoadworthyError(reason, code=refusal.code)
+            self._note_failure(digest, error, refusal.code, reason)
+        else:
+            return
+        self._changed()
+        self._act()
+
+    def _lost_patience(self, digest: str) -> None:
+        if self._states.get(digest) is State.LOADING:
+            reason = "no runner process became ready in time"
+            error = Unavailable(reason, code="runner-not-ready", hint="look into the log of the runner process")
+            self._note_failure(digest, error, error.code, reason)
+            self._changed()
+
+    def _forget_what_is_awaited_in_vain(self) -> None:
+        for digest in [d for d in self._awaited if d not in self._entries and d not in self._pinned]:
+            self._awaited.pop(digest).close()
+            if digest not in self._versions:
+                del self._states[digest]
+                self._faults.pop(digest, None)
+
+    def _move_what_is_placed_otherwise(self) -> None:
+        """Where policies changed, bring the version in where it belongs now; it serves from its old place meanwhile."""
+        for digest, version in self._versions.items():
+            policies = self._policies.get(digest, ())
+            if digest in self._entries and self._apart is not None and policies != self._placed_for.get(digest):
+                self._placed_for[digest] = policies
+                self._start(self._move(version, self._entries[digest], policies))
+
+    async def _move(self, version: Version, entry: PackageEntry, policies: tuple[Policy, ...]) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(RoadworthyError, OSError):
+            placed = await loop.run_in_executor(self._thread, self._place, entry, policies)
+            same = (placed.where, placed.copies) == (version.placed.where, version.placed.copies)
+            if self._versions.get(entry.digest) is not version:
+                return
+            if same or (placed.where == INLINE and version.placed.where == INLINE):
+                version.placed = placed
+            else:
+                await self._bring_in(entry)
+
+    def _ready(self, version: Version) -> None:
+        """Put a version into service, in the place of the one of its digest that was there."""
+        before = self._versions.get(version.digest)
+        self._versions[version.digest] = version
+        self._states[version.digest] = State.READY
+        self._faults.pop(version.digest, None)
+        if before is not None:
+            self._start(_close_when_free(before))
+
     def _note_failure(self, digest: str, error: BaseException, code: str, reason: str) -> None:
-        self._states[digest] = State.FAILED
-        self._faults[digest] = (code, reason)
+        if digest not in self._versions:  # one that only could not be moved goes on where it is
+            self._states[digest] = State.FAILED
+            self._faults[digest] = (code, reason)
         self._failed(digest, error)
 
     async def _take_out(self, version: Version) -> None:
         self._changed()
-        await version.leases.drained()
-        with contextlib.suppress(Exception):  # a model's own clean-up may fail; it is gone either way
-            version.batcher.close()
+        await _close_when_free(version)
         del self._states[version.digest]
         self._changed()
         self._act()
+
+
+class _Awaited:
+    """A version whose runners are not ready yet."""
+
+    __slots__ = ("alarm", "batcher", "placed")
+
+    def __init__(self, batcher: ProcessBatcher, placed: Placed, alarm: asyncio.TimerHandle) -> None:
+        self.batcher = batcher
+        self.placed = placed
+        self.alarm = alarm
+
+    def close(self) -> None:
+        """Wait no longer."""
+        self.alarm.cancel()
+        self.batcher.close()
+
+
+async def _close_when_free(version: Version) -> None:
+    await version.leases.drained()
+    with contextlib.suppress(Exception):  # a model's own clean-up may fail; it is gone either way
+        version.batcher.close()

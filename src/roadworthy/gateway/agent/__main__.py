@@ -35,7 +35,7 @@ from roadworthy.gateway.agent.record_files import RecordFolder
 from roadworthy.gateway.agent.records import RecordSink
 from roadworthy.gateway.agent.shipping import Frames, Shipping
 from roadworthy.gateway.agent.sync import Sync
-from roadworthy.gateway.logs import configure_logs
+from roadworthy.runtime.logs import configure_logs
 from roadworthy.gateway.metrics import Totals, WorkerMetrics, read_totals
 from roadworthy.schema.signature import Signature
 

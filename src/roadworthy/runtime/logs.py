@@ -13,7 +13,7 @@ def configure_logs(process: str, level: str = "info") -> None:
     """Send structlog's events and the standard library's log records of this process to standard error as JSON.
 
     Args:
-        process: the line's "process": "agent" or "worker-0".
+        process: the line's "process": "agent", "worker-0" or "runner".
         level: the lowest level written: "debug", "info", "warning" or "error".
     """
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)

@@ -1,15 +1,15 @@
-"""Where a worker's packages come from: the gateway's folder. `worker.py` hands the loader to the manager."""
+"""Where packages come from: the gateway's folder. Workers load inline versions with it, runner processes their only one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from roadworthy.contract.snapshot import PackageEntry
-from roadworthy.runtime.manager import Loader
 from roadworthy.runtime.runners.runner import Executable
 
 
-def package_loader(folder: Path, threads: int) -> Loader:
+def package_loader(folder: Path, threads: int) -> Callable[[PackageEntry], Executable]:
     """A loader that constructs `folder`/packages/<digest> and replays its golden examples; `threads` bounds native pools."""
 
     def load(entry: PackageEntry) -> Executable:
@@ -18,7 +18,7 @@ def package_loader(folder: Path, threads: int) -> Loader:
         from roadworthy.package.construct import construct
         from roadworthy.package.prove import prove
 
-        package = open_package(folder / "packages" / entry.digest.removeprefix("sha256:"))
+        package = open_package(package_folder(folder, entry.digest))
         allow_code = () if entry.allowed_by is None else (entry.digest,)
         constructed = construct(package, allow_code=allow_code, threads=threads)
         try:
@@ -29,3 +29,8 @@ def package_loader(folder: Path, threads: int) -> Loader:
         return constructed
 
     return load
+
+
+def package_folder(folder: Path, digest: str) -> Path:
+    """Where the gateway's `folder` keeps the package of that digest."""
+    return folder / "packages" / digest.removeprefix("sha256:")

@@ -1,0 +1,35 @@
+"""The main of a runner process: `python -P -m roadworthy.runtime.apart`, with a `RunnerStart` on standard input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from roadworthy.foundation.child import EXIT_REFUSED, read_start_message
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.runtime.apart.launch import RunnerStart
+from roadworthy.runtime.apart.process import serve
+from roadworthy.runtime.loading import package_loader
+from roadworthy.runtime.logs import configure_logs
+
+
+def main() -> int:
+    """Read the start document, serve, and return the exit status."""
+    try:
+        start = msgspec.convert(read_start_message(), RunnerStart)
+    except (RoadworthyError, msgspec.ValidationError) as error:
+        sys.stderr.write(f"runner: {error}\n")
+        return EXIT_REFUSED
+    configure_logs("runner", start.log_level)
+    try:
+        return serve(start, package_loader(Path(start.folder), start.threads))
+    except OSError as error:
+        structlog.get_logger("runner").error("cannot-start", reason=str(error))
+        return EXIT_REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

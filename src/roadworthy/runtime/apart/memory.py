@@ -1,0 +1,110 @@
+"""Memory that a worker and a runner share for the tensors of one connection. `frames.py` puts arrays in and takes them out.
+
+The worker makes one anonymous file, sealed so that neither side can shrink it under the other, and passes it along with the first
+message. It holds a ring for each direction. Whoever puts an array in tells its position in the message; whoever takes it out
+copies it, in the order of the messages, and then says so in a cell that the other reads: no locks, one writer for each number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import sys
+from math import prod
+
+import numpy as np
+
+from roadworthy.schema.batch import Array
+
+RING_BYTES = 32 << 20
+"""Room of one direction; only what was touched takes memory. What does not fit travels in the message itself."""
+SHARE_FROM_BYTES = 64 << 10
+"""Smaller arrays travel in the message: docs/decisions/0004-runner-processes.md has the measurement."""
+
+_CELLS_BYTES = 4096
+_ALIGN = 64
+_BEGUN = 2
+
+
+class Ring:
+    """One direction. One side only calls `put`, the other only `take`."""
+
+    def __init__(self, data: memoryview, cells: memoryview, cell: int) -> None:
+        self._data = data
+        self._size = len(data)
+        self._cells = cells
+        self._cell = cell
+        self._head = 0
+        self._taken = 0
+
+    def put(self, values: Array) -> int | None:
+        """Copy an array in; its position, or None when there is no room now."""
+        taken = self._cells[self._cell]
+        if not self._taken <= taken <= self._head:  # the other side writes what makes no sense: trust it with nothing
+            return None
+        self._taken = taken
+        room = -values.nbytes % _ALIGN + values.nbytes
+        start = self._head
+        if taken == start or start % self._size + room > self._size:
+            start += -start % self._size  # from the beginning: nothing is in use, or the rest is too short
+        if start + room - taken > self._size:
+            return None
+        self._head = start + room
+        np.copyto(self._array(start, values.dtype, values.shape), values)
+        return start
+
+    def take(self, position: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
+        """A copy of what lies at `position`, whose room is free afterwards.
+
+        Raises:
+            ValueError: nothing can lie there.
+        """
+        length = prod(shape) * dtype.itemsize
+        if position < self._taken or position % self._size + length > self._size:
+            raise ValueError("an array outside the shared memory")
+        values = self._array(position, dtype, shape).copy()
+        self._taken = position + length + -length % _ALIGN
+        self._cells[self._cell] = self._taken
+        return values
+
+    def _array(self, position: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
+        return np.frombuffer(self._data, dtype, prod(shape), position % self._size).reshape(shape)
+
+
+class SharedMemory:
+    """Both rings of a connection.
+
+    Attributes:
+        requests: from worker to runner. answers: the other way.
+    """
+
+    def __init__(self, descriptor: int, ring_bytes: int) -> None:
+        self._mapped = mmap.mmap(descriptor, _CELLS_BYTES + 2 * ring_bytes)
+        whole = memoryview(self._mapped)
+        self._cells = whole[:_CELLS_BYTES].cast("q")
+        self.requests = Ring(whole[_CELLS_BYTES : _CELLS_BYTES + ring_bytes], self._cells, 0)
+        self.answers = Ring(whole[_CELLS_BYTES + ring_bytes :], self._cells, 1)
+
+    def begin(self, number: int) -> None:
+        """The runner begins with message `number`: seen by the worker even if that kills the runner."""
+        self._cells[_BEGUN] = number
+
+    @property
+    def begun(self) -> int:
+        """The last message that the runner began with."""
+        return int(self._cells[_BEGUN])
+
+
+def shared_file(ring_bytes: int = RING_BYTES) -> int | None:
+    """The descriptor of a new anonymous file for `SharedMemory`, or None where the system has none. The caller closes it."""
+    if not sys.platform.startswith("linux"):
+        return None
+    with contextlib.suppress(OSError):
+        descriptor = os.memfd_create("roadworthy", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(descriptor, _CELLS_BYTES + 2 * ring_bytes)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        return descriptor
+    return None

@@ -1,0 +1,163 @@
+"""The life of a runner process: load and prove, take the address, answer, stop in order. `__main__.py` calls `serve`."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from roadworthy.contract.snapshot import PackageEntry
+from roadworthy.foundation.child import watch_parent
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.runtime.apart import isolation, state
+from roadworthy.runtime.apart.connect import connect
+from roadworthy.runtime.apart.frames import Greeting
+from roadworthy.runtime.apart.joining import Joining, Watched
+from roadworthy.runtime.apart.launch import EXIT_LOAD_FAILED, RunnerStart
+from roadworthy.runtime.apart.server import Server
+from roadworthy.runtime.apart.state import StateWriter
+from roadworthy.runtime.apart.watch import Watch
+from roadworthy.runtime.runners.inline import InlineRunner
+from roadworthy.runtime.runners.runner import Executable
+from roadworthy.schema.batch import Layout
+
+FAILED_S = 30.0
+"""How long a runner whose load never ended tells so before it leaves; its loading thread still takes a processor."""
+_GC_THRESHOLDS = (50_000, 20, 100)
+_NOTHING = Layout(())
+
+Load = Callable[[PackageEntry], Executable]
+
+
+class RunnerProcess:
+    """Everything of one runner; the main thread loads and runs the model."""
+
+    def __init__(self, start: RunnerStart, load: Load) -> None:
+        self._start = start
+        self._load = load
+        self._address = Path(start.address)
+        self._state = StateWriter(self._address)
+        self._log = structlog.get_logger("runner").bind(digest=start.digest, copy=start.copy)
+        self._watch = Watch(self._state, (start.load_s, start.hang_s), self._load_timeout, self._hung)
+        self._server: Server | None = None
+        self._stopping = threading.Event()
+
+    def run(self) -> int:
+        """Serve until told to stop; the exit status."""
+        self._catch_signals()
+        watch_parent(self._stop)
+        self._watch.start()
+        try:
+            executable = self._load(self._entry())
+        except RoadworthyError as error:
+            return self._refuse(error.code, error.message, error)
+        except BaseException as error:  # noqa: BLE001 - loading calls the model's own code, which may raise anything
+            return self._refuse("load-failed", "the package could not be loaded here", error)
+        if self._state.state != state.LOADING:  # too late: the watch has said so already, and ends this process
+            threading.Event().wait()
+        return self._answer(executable)
+
+    def _answer(self, executable: Executable) -> int:
+        signature = executable.package.signature
+        greeting = Greeting(self._start.digest, os.getpid(), executable.runtime, signature.to_document())
+        joining = Joining(Watched(InlineRunner(executable), self._state), self._start.max_rows)
+        self._state.move(state.READY)
+        self._catch_signals()  # loading may have put others in place
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        self._serve(greeting, Layout(signature.inputs), joining)
+        self._state.move(state.DRAINING)
+        executable.close()
+        return 0
+
+    def _refuse(self, code: str, reason: str, error: BaseException | None) -> int:
+        """Tell the workers that the package cannot be loaded, until told to stop or to try again."""
+        self._state.move(state.FAILED)
+        self._log.error("load-failed", code=code, reason=reason, exc_info=error)
+        while _is_served(self._address):  # an earlier runner of this version still answers: that is better
+            if self._stopping.wait(1.0):
+                return 0
+        again = self._serve(Greeting(self._start.digest, os.getpid(), code=code, reason=reason), _NOTHING, None)
+        return EXIT_LOAD_FAILED if again else 0
+
+    def _serve(self, greeting: Greeting, inputs: Layout, joining: Joining | None) -> bool:
+        server = self._server = Server(self._address, greeting, inputs, joining)
+        server.open()
+        self._state.take_address()
+        if joining is not None:
+            self._log.info("ready", runtime=greeting.runtime)
+        if self._stopping.is_set():
+            server.stop()
+        return server.serve()
+
+    def _load_timeout(self) -> None:
+        """In the watch's thread: the main thread is stuck in the load."""
+        threading.Timer(FAILED_S, os._exit, (EXIT_LOAD_FAILED,)).start()
+        reason = f"loading took more than {self._start.load_s:g} s"
+        status = self._refuse("load-timeout", reason, None)
+        isolation.end_children()
+        self._state.remove()
+        os._exit(status)
+
+    def _hung(self) -> None:
+        """In the watch's thread: the main thread is stuck in a run."""
+        self._state.move(state.HUNG)
+        if self._server is not None:
+            self._server.tell_hung()
+        self._log.error("runner-hung", limit_s=self._start.hang_s)
+        isolation.end_children()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        if self._server is not None:
+            self._server.stop()
+
+    def _catch_signals(self) -> None:
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self._stop()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _entry(self) -> PackageEntry:
+        return PackageEntry(self._start.digest, "", 0, 0, self._start.allowed_by)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._watch.stop()
+        isolation.end_children()
+        self._state.remove()
+
+
+def serve(start: RunnerStart, load: Load) -> int:
+    """Be a runner until told to stop; the exit status. Call in the main thread.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    address = Path(start.address)
+    address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    isolation.output_to_log()
+    place = isolation.private_place(address)
+    process = RunnerProcess(start, load)
+    try:
+        return process.run()
+    finally:
+        process.close()
+        isolation.leave_place(place)
+
+
+def _is_served(address: Path) -> bool:
+    end = connect(address)
+    if end is None:
+        return False
+    end.close()
+    return True

@@ -1,0 +1,180 @@
+"""Where a version executes: inline in each worker, or in runner processes that all workers of the machine share.
+
+`decide` is pure: workers and the agent's keeper ask it with the same snapshot and the same package on disk, and so agree without
+talking. docs/decisions/0004-runner-processes.md has the measurements behind the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from roadworthy.contract.policy import Policy
+from roadworthy.contract.snapshot import PackageEntry, Snapshot
+from roadworthy.runtime.loading import package_folder
+
+SLOW_S = 0.002
+"""A single row that takes longer than this would hold up everything else on a worker's event loop."""
+ROWS_PER_S_OF_ONE = 100.0
+"""Another copy for each 1/ROWS_PER_S_OF_ONE seconds that a single row takes, up to half of the processors."""
+LEAST_HANG_S = 10.0
+
+INLINE, PROCESS = "inline", "process"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a package before anything of it runs.
+
+    Attributes:
+        runtime: name of the one that serves. framework: which framework file loads it.
+        carries_code: running it executes code of the package.
+        one_row_s: how long a single row took when it was packed; None when that was not noted.
+    """
+
+    runtime: str
+    framework: str
+    carries_code: bool
+    one_row_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a version executes, and why.
+
+    Attributes:
+        where: INLINE or PROCESS.
+        reason: in words, shown by `roadworthy status`.
+        copies: runner processes. threads: bound of native thread pools in each.
+        memory_mb: bound of each, None for none. hang_s: a run that lasts longer ends its process.
+        max_rows: rows of one joined run, None for what pays.
+    """
+
+    where: str
+    reason: str
+    copies: int = 1
+    threads: int = 1
+    memory_mb: int | None = None
+    hang_s: float = 120.0
+    max_rows: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+Place = Callable[[PackageEntry, Sequence[Policy]], Placed]
+"""Decides for one package with the policies of the endpoints that use it. Reads from disk; may raise RoadworthyError."""
+
+
+def decide(policies: Sequence[Policy], facts: Facts, cpus: int = 1) -> Placed:
+    """Where the version executes.
+
+    Args:
+        policies: of all endpoints that use it; empty counts as one with the defaults. Where they differ, a process wins.
+        facts: about its package.
+        cpus: processors of this machine.
+    """
+    asked = [policy.placement for policy in policies or (Policy(),)]
+    where, reason = _where([placement.where for placement in asked], facts)
+    copies = [placement.copies for placement in asked if placement.copies is not None]
+    threads = [placement.threads for placement in asked if placement.threads is not None]
+    memory = [placement.memory_mb for placement in asked]
+    joined = [policy.batching.max_rows for policy in policies]
+    return Placed(
+        where,
+        reason,
+        copies=max(copies, default=_copies(facts, cpus)),
+        threads=max(threads, default=1),
+        memory_mb=None if None in memory else max(mb for mb in memory if mb is not None),
+        hang_s=max(_hang_s(policy) for policy in policies or (Policy(),)),
+        max_rows=max((rows for rows in joined if rows is not None), default=None) if None not in joined else None,
+    )
+
+
+def _where(asked: Sequence[str], facts: Facts) -> tuple[str, str]:
+    if PROCESS in asked:
+        return PROCESS, "asked for"
+    if "auto" not in asked:
+        return INLINE, "asked for"
+    if facts.carries_code:
+        return PROCESS, "carries code"
+    if facts.one_row_s is not None and facts.one_row_s > SLOW_S:
+        return PROCESS, f"slow, {facts.one_row_s * 1e3:.1f} ms a row"
+    return INLINE, "fast and native"
+
+
+def _copies(facts: Facts, cpus: int) -> int:
+    if facts.one_row_s is None:
+        return 1
+    return max(1, min(cpus // 2, math.ceil(facts.one_row_s * ROWS_PER_S_OF_ONE)))
+
+
+def _hang_s(policy: Policy) -> float:
+    if policy.placement.hang_s is not None:
+        return policy.placement.hang_s
+    return max(LEAST_HANG_S, 2 * policy.timeout_ms / 1_000)
+
+
+def policies_of(snapshot: Snapshot) -> Mapping[str, tuple[Policy, ...]]:
+    """For each package of the snapshot the policies that place it: of endpoints whose split or fallback names it, or else of
+    those that serve another version of its model, so that a version is where it will be before it gets traffic."""
+    models = {package.digest: package.model for package in snapshot.packages}
+    direct: dict[str, list[Policy]] = {}
+    of_model: dict[str, list[Policy]] = {}
+    for endpoint in snapshot.endpoints:
+        digests = {arm.digest for arm in endpoint.split}
+        digests |= {step.digest for step in endpoint.policy.fallback if step.digest is not None}
+        for digest in digests:
+            direct.setdefault(digest, []).append(endpoint.policy)
+        for model in {models[digest] for digest in digests if digest in models}:
+            of_model.setdefault(model, []).append(endpoint.policy)
+    return {digest: tuple(direct.get(digest) or of_model.get(model) or ()) for digest, model in models.items()}
+
+
+def placer(folder: Path) -> Place:
+    """The `Place` of this machine, for the packages below the gateway's `folder`."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def place(entry: PackageEntry, policies: Sequence[Policy]) -> Placed:
+        return decide(policies, facts_of(package_folder(folder, entry.digest), entry.digest), cpus)
+
+    return place
+
+
+def facts_of(folder: Path, digest: str) -> Facts:
+    """What the package in the unpacked `folder` says of itself. Its files are not verified here; loading does that.
+
+    Raises:
+        PackageInvalid: it is not there, or cannot be read.
+        OSError: it went away meanwhile.
+    """
+    # Imported when used: a worker accepts before it has read what only loading needs.
+    from roadworthy.foundation.errors import PackageInvalid
+    from roadworthy.package.attestations import COMPILE, FOLDER, PROOF, read_attestation
+    from roadworthy.package.files import FolderFiles
+    from roadworthy.package.manifest import MANIFEST, read_manifest
+    from roadworthy.package.package import Package
+
+    try:
+        manifest = read_manifest((folder / MANIFEST).read_bytes())
+    except FileNotFoundError as error:
+        raise PackageInvalid("the package is not here", code="not-a-package", hint="it is being fetched") from error
+    said = {}
+    for kind in (COMPILE, PROOF):
+        path = folder / FOLDER / f"{kind}.json"
+        if path.is_file():
+            said[kind] = read_attestation(path.read_bytes(), digest)
+    serving = Package(folder, manifest, said, FolderFiles(folder)).serving
+    return Facts(serving.name, serving.framework, serving.needs_code, _one_row_s(said.get(PROOF, {}), serving.name))
+
+
+def _one_row_s(proof: Mapping[str, object], runtime: str) -> float | None:
+    proofs = proof.get("proofs")
+    for entry in proofs if isinstance(proofs, list) else []:
+        if isinstance(entry, dict) and entry.get("runtime") == runtime:
+            seconds = entry.get("one_row_s")
+            return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < math.inf else None
+    return None
