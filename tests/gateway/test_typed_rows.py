@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.gateway.protocols.matrix import LEAST_BYTES, Matrix
 from roadworthy.gateway.protocols.predict_json import PredictJson
 from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.gateway.protocols.typed_rows import TypedRows
-from roadworthy.runtime.batching import Answer
+from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_rows
@@ -27,6 +29,9 @@ LAYOUTS = {
     "one": Layout((Field("a", DType.FLOAT32),)),
     "tensor": Layout((Field("a", DType.FLOAT32, (2, 2)),)),
     "varying": Layout((Field("a", DType.INT64, (-1,)),)),
+    "wide": Layout(tuple(Field(f"f{number}", DType.FLOAT32) for number in range(30))),
+    "bytes": Layout((Field("a", DType.INT8, (2,)),)),
+    "positive": Layout((Field("a", DType.UINT64), Field("b", DType.UINT64))),
     "mixed": Layout(
         (
             Field("a", DType.INT8),
@@ -123,14 +128,17 @@ def written(value: Any, rng: random.Random) -> str:
 def check(layout: Layout, body: bytes) -> bool:
     """Compare both ways, for the readers of small bodies and for those of large ones; whether the fast ones accepted."""
     small, large = TypedRows(layout, 100), TypedRows(layout, 100)
-    large._small = large._large
-    accepted = [compare(layout, body, reader) for reader in (small, large)]
+    large._small, large._direct = large._large, None
+    readers = [small.read, large.read]
+    if Matrix.reads(layout) and b"{" not in body[1:]:
+        readers.append(Matrix(layout, 100).read)
+    accepted = [compare(layout, body, read) for read in readers]
     return all(accepted)
 
 
-def compare(layout: Layout, body: bytes, reader: TypedRows) -> bool:
+def compare(layout: Layout, body: bytes, read: Callable[[bytes], Batch | None]) -> bool:
     """Compare one fast reader with the exact way; whether it accepted."""
-    fast = reader.read(body)
+    fast = read(body)
     if fast is None:
         return False
     slow = exactly(layout, body)
@@ -157,6 +165,104 @@ def test_nearly_right_bodies(name: str, seed: int, count: int, listed: bool) -> 
     rows = [good_rows(LAYOUTS[name], rng) for _ in range(count)]
     body = {"instances": [list(row.values()) for row in rows] if listed and len(rows[0]) > 1 else rows}
     check(LAYOUTS[name], written(body, rng).encode("utf-8", "surrogatepass"))
+
+
+MATRICES = [name for name, layout in LAYOUTS.items() if Matrix.reads(layout)]
+DOUBTFUL = [
+    '"12"', '""', "true", "null", "NaN", "Infinity", "-Infinity", "1e400", "-1e309", "1e-400", "01", "+1", ".5", "1.", "1_0",
+    "0x1", "1e", "--1", "-", "1.0", "1E0", "1e3", "-0", "-0.0", "127", "128", "-128", "-129", "-1", "[1]", "[]", "[[]]", "{}",
+    '{"a":1}', "1,2", "", "1 2", "1]", "[1", "9007199254740991", "9007199254740992", "9007199254740993", "-9007199254740993",
+    "9007199254740992.0", "9223372036854775807", "9223372036854775808", "18446744073709551615", "18446744073709551616",
+    "-9223372036854775809", "1" * 30, "0.1000000000000000055511151231257827021181583404541015625", "3.5e38", "1e38", "16777217",
+    "1.7976931348623157e308", "1.7976931348623159e308", "5e-324", "2e-324", "\x00", "\ufeff", "\u00e9",
+]  # fmt: skip
+FRAMES = [
+    '{"instances":%s}', ' {\t"instances" :\r\n%s } ', '{"\\u0069nstances":%s}', '\ufeff{"instances":%s}', '{"instances":%s}x',
+    '{"instances":%s}}', '{"instances":%s', '{"instances":%s,"instances":%s}', '{"instances":[],"instances":%s}', "%s",
+    '{"instances":%s,"more":1}', '{"Instances":%s}', '{"instances":[%s]}', '{"instances":{"instances":%s}}', '[{"instances":%s}]',
+    '{"instances":%s}\x00', '{"instances":%s,}', '{"instances\x00":%s}', "{'instances':%s}", '{"instances":%s}{"instances":[]}',
+]  # fmt: skip
+
+
+def matrix_text(layout: Layout, rng: random.Random, count: int) -> list[Any]:
+    """Rows of number literals that fit, nested as the layout's shape says."""
+    field, width = layout.fields[0], len(layout.fields)
+    shape = [3 if size < 0 else size for size in field.shape] or ([width] if width > 1 else [])
+    low = 0 if field.dtype is DType.UINT64 else -99
+
+    def value(sizes: list[int]) -> Any:
+        if sizes:
+            return [value(sizes[1:]) for _ in range(sizes[0])]
+        return repr(rng.uniform(low, 99)) if field.dtype.is_float and rng.random() < 0.7 else str(rng.randint(low, 99))
+
+    return [value(shape) for _ in range(count)]
+
+
+def lists_in(rows: list[Any]) -> list[list[Any]]:
+    """The outer list and all lists inside it."""
+    found = [rows]
+    for item in found:
+        found.extend(inner for inner in item if isinstance(inner, list))
+    return found
+
+
+def disturb(rows: list[Any], rng: random.Random) -> None:
+    """Change one thing: a value, the length of a list, or of two lists so that the total stays."""
+    one, other = rng.choice(lists_in(rows)), rng.choice(lists_in(rows))
+    place = rng.randrange(len(one)) if one else 0
+    action = rng.choice(["replace", "drop", "double", "move", "wrap", "unwrap"])
+    if not one:
+        one.append("1")
+    elif action == "replace":
+        one[place] = rng.choice(DOUBTFUL)
+    elif action == "drop":
+        one.pop(place)
+    elif action == "double":
+        one.insert(place, json.loads(json.dumps(one[place])))
+    elif action == "move":
+        if (moved := one[place]) is not other and not (isinstance(moved, list) and other in lists_in(moved)):
+            other.insert(rng.randint(0, len(other)), one.pop(place))
+    elif action == "wrap":
+        one[place] = [one[place]]
+    elif isinstance(one[place], list):
+        one[place : place + 1] = one[place]
+
+
+def joined(rows: Any) -> str:
+    """The text of nested lists of literals."""
+    return "[" + ",".join(map(joined, rows)) + "]" if isinstance(rows, list) else rows
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@given(seed=st.integers(0, 2**32), count=st.integers(16, 60), changes=st.integers(0, 3), plain=st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_matrix_bodies(name: str, seed: int, count: int, changes: int, plain: bool) -> None:
+    """On many rows of numbers with a few things wrong: values, lengths, nesting, keys, or single bytes."""
+    rng = random.Random(seed)
+    rows = matrix_text(LAYOUTS[name], rng, count)
+    for _ in range(changes):
+        disturb(rows, rng)
+    frame = FRAMES[0] if plain else rng.choice(FRAMES)
+    body = bytearray(frame.replace("%s", joined(rows)).encode("utf-8"))
+    if not plain and rng.random() < 0.3:
+        place = rng.randrange(len(body))
+        body[place : place + rng.randint(0, 1)] = rng.choice(
+            [b"[", b"]", b",", b":", b"{", b"}", b'"', b"", b" ", b"-", b"\xff"]
+        )
+    accepted = check(LAYOUTS[name], bytes(body))
+    assert accepted or changes or not plain
+
+
+@pytest.mark.parametrize("literal", DOUBTFUL)
+@pytest.mark.parametrize("name", MATRICES)
+def test_every_doubtful_literal(name: str, literal: str) -> None:
+    """Each of them once in the middle of a large right body: read as the exact way reads it, or left to that."""
+    rows = matrix_text(LAYOUTS[name], random.Random(1), LEAST_BYTES // 4)[:99]
+    inner = rows
+    while isinstance(inner[-1], list):
+        inner = inner[-1]
+    inner[-1] = literal
+    check(LAYOUTS[name], f'{{"instances":{joined(rows)}}}'.encode())
 
 
 @given(st.binary(max_size=40))

@@ -68,9 +68,9 @@ class Layout:
         return {field.name: position for position, field in enumerate(self.fields)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # frozen would cost as much as the decoding of a row, three times a request
 class Block:
-    """One array of a batch.
+    """One array of a batch. Immutable by agreement.
 
     Attributes:
         values: (rows, k) for plain columns, (rows, *shape) for a tensor. Where a value is null the array holds an unspecified
@@ -82,9 +82,9 @@ class Block:
     mask: Array | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
-    """Rows in the form of a layout. Immutable by agreement: nobody writes into the arrays after construction."""
+    """Rows in the form of a layout. Immutable by agreement: nobody writes into it or its arrays after construction."""
 
     layout: Layout
     rows: int

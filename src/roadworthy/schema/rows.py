@@ -389,14 +389,15 @@ def _kind(value: object) -> str:
 def encode_rows(batch: Batch) -> list[Any]:
     """JSON-ready values, one a row: the bare value when the layout has one field, else a dict by name. Nulls are None,
     timestamps RFC 3339 text in UTC with microseconds. Non-finite floats come out as they are: the caller refuses them first."""
-    columns = [_encode_column(batch, position) for position in range(len(batch.layout.fields))]
+    columns = [encode_column(batch, position) for position in range(len(batch.layout.fields))]
     if len(columns) == 1:
         return columns[0]
     names = [field.name for field in batch.layout.fields]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _encode_column(batch: Batch, position: int) -> list[Any]:
+def encode_column(batch: Batch, position: int) -> list[Any]:
+    """JSON-ready values of one field, one a row, as in `encode_rows`."""
     values, mask = batch.column_at(position)
     if batch.layout.fields[position].dtype is DType.TIMESTAMP:
         text = np.char.add(np.datetime_as_string(values.astype("datetime64[us]"), unit="us"), "Z")

@@ -5,20 +5,18 @@ Called by `gateway/predict.py`. The fast reader answers most bodies; what it dou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import msgspec
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
+from roadworthy.gateway.protocols.json_answers import JsonAnswers
 from roadworthy.gateway.protocols.protocol import Decoded, Encoded, HeaderList, Headers, is_json, too_many_rows
 from roadworthy.gateway.protocols.strict_json import read_document
-from roadworthy.gateway.protocols.typed_rows import TypedRows, is_plain_name
+from roadworthy.gateway.protocols.typed_rows import TypedRows
 from roadworthy.runtime.ticket import Answer
-from roadworthy.schema.batch import Batch, Block, Layout
-from roadworthy.schema.rows import decode_rows, encode_rows
-from roadworthy.schema.signature import Field, Signature
+from roadworthy.schema.batch import Layout
+from roadworthy.schema.rows import decode_rows
+from roadworthy.schema.signature import Signature
 
 _HEADERS: HeaderList = [(b"content-type", b"application/json")]
 _SHAPE_HINT = 'send {"instances": [row, …]}; a row is a list in field order or an object by field name'
@@ -28,12 +26,7 @@ class _Counted(msgspec.Struct):
     instances: list[msgspec.Raw]
 
 
-class _Predictions(msgspec.Struct):
-    predictions: list[Any]
-
-
 _count = msgspec.json.Decoder(_Counted)
-_encode = msgspec.json.Encoder().encode
 
 
 class PredictJson:
@@ -43,12 +36,10 @@ class PredictJson:
 
     def __init__(self, signature: Signature, policy: Policy) -> None:
         self._layout = layout = Layout(signature.inputs)
-        self._to_rows = _row_maker(signature.outputs)
+        self._write = JsonAnswers(signature.outputs).write
         self._max_rows = policy.max_rows
         self._extra = policy.extra
         self._fast = TypedRows(layout, policy.max_rows)
-        self._joined: Batch | None = None
-        self._rows: list[Any] = []
 
     def check_headers(self, headers: Headers) -> None:
         """JSON in UTF-8 only; the body is never sniffed.
@@ -79,11 +70,8 @@ class PredictJson:
         return Decoded(batch)
 
     def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
-        """One prediction a row; a run that many requests shared is turned into JSON values once for all of them."""
-        if answer.joined is not self._joined:
-            self._rows = self._to_rows(answer.joined)
-            self._joined = answer.joined
-        return Encoded(_encode(_Predictions(self._rows[answer.start : answer.stop])), _HEADERS)
+        """One prediction a row."""
+        return Encoded(self._write(answer), _HEADERS)
 
     def _decode_exactly(self, body: bytes) -> Decoded:
         if len(body) > 2 * self._max_rows:
@@ -120,27 +108,3 @@ class PredictJson:
             return
         if rows > self._max_rows:
             raise too_many_rows(self._max_rows)
-
-
-def _row_maker(fields: Sequence[Field]) -> Callable[[Batch], list[Any]]:
-    """What turns a batch of these fields into JSON values, one a row: the bare value of one field, else an object by name.
-
-    The same values as `encode_rows` gives; objects are structs, which are made and written several times faster than dicts.
-    """
-    if len(fields) == 1 or not all(is_plain_name(field.name) for field in fields):
-        return encode_rows
-    names = [f"f{number}" for number in range(len(fields))]
-    rename = {name: field.name for name, field in zip(names, fields, strict=True)}
-    row = msgspec.defstruct("Prediction", [(name, Any) for name in names], rename=rename, gc=False)
-    layouts = [Layout((field,)) for field in fields]
-
-    def to_rows(batch: Batch) -> list[Any]:
-        columns = []
-        for position, layout in enumerate(layouts):
-            values, mask = batch.column_at(position)
-            if not layout.fields[0].shape:
-                values, mask = values[:, None], None if mask is None else mask[:, None]
-            columns.append(encode_rows(Batch(layout, batch.rows, (Block(values, mask),))))
-        return list(map(row, *columns))
-
-    return to_rows

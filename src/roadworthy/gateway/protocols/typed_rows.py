@@ -1,4 +1,5 @@
-"""Fast reading of `{"instances": [...]}`: decoders built once from an endpoint's layout, straight to blocks.
+"""Fast reading of `{"instances": [...]}`: decoders built once from an endpoint's layout, straight to blocks; large bodies of
+plain numbers go to `matrix.py`.
 
 `predict_json.py` asks `TypedRows.read` first and takes the exact way (`strict_json.py`, `schema/rows.py`) when it answers None,
 which means "not plainly right": the exact way then accepts the body or says what is wrong. So everything that is accepted here
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from roadworthy.gateway.protocols.matrix import LEAST_BYTES, Matrix
 from roadworthy.schema.batch import Array, Batch, Block, BlockForm, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
@@ -57,26 +59,42 @@ class TypedRows:
         first = self._forms[0]
         self._row_shape = layout.fields[0].shape if first.tensor else (len(first.fields),)
         self._small, self._large = self._readers(bounded=True), self._readers(bounded=False)
+        self._direct = self._small[0].direct
+        self._matrix = Matrix(layout, max_rows) if Matrix.reads(layout) else None
 
     def read(self, body: bytes) -> Batch | None:
         """The rows, or None when the exact way has to look at the body."""
+        if not self._possible:
+            return None
+        try:
+            if len(body) < LEAST_BYTES:
+                # One colon: rows are lists, for no object has room in it.
+                if self._direct is not None and _has_one_colon(body):
+                    return self._read_directly(body, self._direct)
+            elif self._matrix is not None and (batch := self._matrix.read(body)) is not None:
+                return batch
+            return self._read_typed(body)
+        except (ValueError, OverflowError, RecursionError, TypeError):
+            return None
+
+    def _read_typed(self, body: bytes) -> Batch | None:
         size = len(body)
-        if not self._possible or (size > self._counted_bytes and self._looks_too_long(body)):
+        if size > self._counted_bytes and self._looks_too_long(body):
             return None
         first = body.find(b"[") + 1
         as_records = body[first : first + 1] == b"{"
         reader = (self._small if size <= _LARGE_BYTES else self._large)[as_records]
-        try:
-            rows = reader.decode(body).instances
-            plain = not as_records and not self._texts and body.find(b":", body.find(b":") + 1) < 0
-            if not plain and not self._is_unambiguous(body, rows, as_records=as_records):
-                return None
-            if reader.direct is None:
-                return self._to_batch(rows, reader)
-            array = np.array(rows, dtype=reader.direct)
-            return Batch(self._layout, len(rows), (Block(array),)) if array.shape[1:] == self._row_shape else None
-        except (ValueError, OverflowError, RecursionError, TypeError):
+        rows = reader.decode(body).instances
+        plain = not as_records and not self._texts and _has_one_colon(body)
+        if not plain and not self._is_unambiguous(body, rows, as_records=as_records):
             return None
+        return self._to_batch(rows, reader)
+
+    def _read_directly(self, body: bytes, dtype: np.dtype[Any]) -> Batch | None:
+        """A few rows that are the array of the only block as they stand; no key was sent twice."""
+        rows = self._small[0].decode(body).instances
+        array = np.array(rows, dtype=dtype)
+        return Batch(self._layout, len(rows), (Block(array),)) if array.shape[1:] == self._row_shape else None
 
     def _looks_too_long(self, body: bytes) -> bool:
         # Whole-array comparisons: bytes.count goes from match to match, which takes ten times as long where there are many.
@@ -179,6 +197,11 @@ class _Reader:
         self.picks = picks
         self.bounded = bounded
         self.direct: np.dtype[Any] | None = None
+
+
+def _has_one_colon(body: bytes) -> bool:
+    """Whether the only colon is that after the body's one key: no key can have been sent twice."""
+    return body.find(b":", body.find(b":") + 1) < 0
 
 
 def _to_array(values: Sequence[Any], wanted: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
