@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.gateway.heads import Heads, request_id
-from roadworthy.gateway.http import Handler, Message, Receive, Reply, Request, Send
+from roadworthy.gateway.http import Handler, Message, Receive, Reply, Request, Send, not_ready
 from roadworthy.gateway.problems import as_error, method_not_allowed, problem
 
 Routes = Mapping[bytes, Mapping[str, Handler]]
@@ -70,6 +70,9 @@ class App:
         if methods is None:
             raise self._unknown(request)
         handler = methods.get(request.method)
+        if handler is None and not methods and request.method == "POST":
+            # A prediction that was not served yet when the connection looked for it, a moment ago.
+            raise not_ready("this endpoint's version is not loaded here yet", "endpoint-not-ready")
         if handler is None:
             return method_not_allowed(sorted(methods) or ["POST"], request.id)
         return await handler(request, receive)

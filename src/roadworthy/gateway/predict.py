@@ -42,12 +42,14 @@ class Instruments:
     """What every prediction is counted, recorded and logged with.
 
     Attributes:
+        log_access: writes a line for each request, or None.
         refusal: why nobody new can be let in now, whatever the endpoint, or None.
     """
 
     metrics: WorkerMetrics
     recorder: Recorder
     log_fault: LogFault
+    log_access: Callable[[str, Call, int, float], None] | None = None
     refusal: Callable[[], RoadworthyError | None] = lambda: None
 
 
@@ -136,6 +138,7 @@ class Predict:
         self._metrics = instruments.metrics
         self._recorder = instruments.recorder if policy.record else None
         self._log_fault = instruments.log_fault
+        self._log_access = instruments.log_access
         self._refusal = instruments.refusal
         self._arm = arm
         self.max_body_bytes = policy.max_body_bytes
@@ -237,6 +240,8 @@ class Predict:
             arm.metrics.observe(call.code, latency_s, rows)
         else:
             self._metrics.refused(entry.name, call.code)
+        if self._log_access is not None:
+            self._log_access(entry.name, call, reply.status, latency_s)
         if self._recorder is None or not call.entered:
             return
         self._recorder.append(

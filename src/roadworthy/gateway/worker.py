@@ -36,7 +36,7 @@ from roadworthy.gateway.link import AgentLink
 from roadworthy.runtime.loading import package_loader
 from roadworthy.runtime.logs import configure_logs
 from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics
-from roadworthy.gateway.predict import Identified, Instruments, stopping
+from roadworthy.gateway.predict import Call, Identified, Instruments, stopping
 from roadworthy.gateway.routes import Routing
 from roadworthy.gateway.serving import Identity, Serving
 from roadworthy.runtime.manager import Apart, Loader, Manager
@@ -137,7 +137,8 @@ class Worker:
         self._recorder = Recorder(self._loop, self._link, self._lost)
         apart = None if place is None else Apart(Path(start.folder), place)
         self._manager = Manager(load, self._serving.refresh, self._load_failed, apart)
-        routing = Routing(Instruments(metrics, self._recorder, self._log_fault), self._serving.readiness)
+        log_access = self._log_access if start.access_log else None
+        routing = Routing(Instruments(metrics, self._recorder, self._log_fault, log_access), self._serving.readiness)
         self._serving.attach(self._manager, routing)
         heads = Heads(start.allowed_hosts)
         refused = partial(metrics.refused, "")
@@ -250,6 +251,18 @@ class Worker:
             self._log.error("load-failed", digest=digest, code=error.code, reason=error.message, hint=error.hint)
         else:
             self._log.error("load-failed", digest=digest, code="load-failed", exc_info=error)
+
+    def _log_access(self, endpoint: str, call: Call, status: int, latency_s: float) -> None:
+        self._log.info(
+            "request",
+            endpoint=endpoint,
+            request_id=call.id,
+            prediction_id=call.prediction_id,
+            caller=call.caller,
+            status=status,
+            code=call.code,
+            latency_ms=round(latency_s * 1_000, 3),
+        )
 
     def _log_fault(self, endpoint: str, request: Identified, error: Exception) -> None:
         self._log.error(

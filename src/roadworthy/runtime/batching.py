@@ -45,6 +45,9 @@ class Batcher:
         self._scheduled: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._thread = None if runner.concurrent else ModelThread(loop)
+        self._may_go_alone = self._thread is None and self._batching.max_wait_ms <= 0
+        self._alone = False
+        self._went_alone = 0
         self.busy_since: float | None = None
 
     def __repr__(self) -> str:
@@ -61,6 +64,8 @@ class Batcher:
         if batching != self._batching:
             self._batching = batching
             self._gain = Gain(batching.max_rows, MAX_JOINED_ROWS)
+            self._may_go_alone = self._thread is None and batching.max_wait_ms <= 0
+            self._alone = False
 
     def submit(self, batch: Batch, ticket: Ticket) -> None:
         """Answer `batch`, together with whatever else waits.
@@ -68,6 +73,14 @@ class Batcher:
         The ticket is settled with ModelFault when the model fails, and with DeadlineExceeded when its deadline passes first; a
         request that then still waits, or whose ticket is done, is never run.
         """
+        if self._alone and self._scheduled is None and ticket.deadline > time.monotonic():
+            # For the last moments one request came at a time: this one need not wait to see whether another does. If one does, the
+            # next turn finds it waiting, and from then on they are joined again.
+            self._scheduled = self._loop.call_soon(self._turn)
+            self._went_alone = 1
+            ticket.running = True
+            self._run([(batch, ticket)])
+            return
         self._waiting.append((batch, ticket))
         if self._scheduled is None:
             wait_ms = self._batching.max_wait_ms
@@ -98,14 +111,18 @@ class Batcher:
         if self._thread is not None:
             self._feed(self._thread)
             return
+        self._alone = self._may_go_alone and len(self._waiting) + self._went_alone <= 1
+        self._went_alone = 0
         while self._waiting:
             group = self._next_group()
-            if not group:
-                continue
-            begun = time.perf_counter()
-            results = run_joined(self._runner, [batch for batch, _ in group])
-            self._learn(group, time.perf_counter() - begun)
-            _settle(group, results)
+            if group:
+                self._run(group)
+
+    def _run(self, group: list[_Member]) -> None:
+        begun = time.perf_counter()
+        results = run_joined(self._runner, [batch for batch, _ in group])
+        self._learn(group, time.perf_counter() - begun)
+        _settle(group, results)
 
     def _feed(self, thread: ModelThread) -> None:
         while self._waiting and not self._running:
