@@ -103,7 +103,7 @@ class RunningWorker:
         }  # fmt: skip
         command = options.pop("command", None) or [str(PLANTED_WORKER)]
         document.pop("command", None)
-        if command == [str(PLANTED_WORKER)]:
+        if str(PLANTED_WORKER) in command:
             document["models"] = plan.models
         self.log = (folder / "log").open("wb")
         self.process = subprocess.Popen(

@@ -85,7 +85,7 @@ def main() -> None:
         return Planted(plan["kind"], Signature.from_document(plan["signature"]), Path(start.folder, "ran"))
 
     configure_logs("worker", start.log_level)
-    serve(start, load)
+    sys.exit(serve(start, load))
 
 
 if __name__ == "__main__":

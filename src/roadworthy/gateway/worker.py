@@ -7,21 +7,16 @@ finished, records are handed over, exit status 0.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import msgspec
 import structlog
-import uvicorn
 import uvloop
 
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
@@ -30,24 +25,22 @@ from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.slab import DRAINING, READY, STARTING
 from roadworthy.gateway.app import App
-from roadworthy.gateway.connection import Connection, Front, Waits, sweep
+from roadworthy.gateway.connection import Front, Waits, sweep
 from roadworthy.gateway.heads import Heads
 from roadworthy.gateway.link import AgentLink
+from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics
+from roadworthy.gateway.predict import Call, Identified, Instruments
+from roadworthy.gateway.routes import Routing
+from roadworthy.gateway.server import Server
+from roadworthy.gateway.serving import Identity, Serving
 from roadworthy.runtime.loading import package_loader
 from roadworthy.runtime.logs import configure_logs
-from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics
-from roadworthy.gateway.predict import Call, Identified, Instruments, stopping
-from roadworthy.gateway.routes import Routing
-from roadworthy.gateway.serving import Identity, Serving
 from roadworthy.runtime.manager import Apart, Loader, Manager
 from roadworthy.runtime.placement import Place, placer
 from roadworthy.runtime.record import Recorder
 
 _LOOK_AGAIN_S = 0.02
 HEARTBEAT_S = 1.0
-LINGER_S = 1.0
-"""How long idle connections are kept when the worker stops, for one more request that is then told to be the last."""
-GRACE_S = 25
 _GC_THRESHOLDS = (50_000, 20, 100)
 
 
@@ -63,7 +56,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         log_level: "debug" to "error". access_log: one log line a request.
         runners: whether the agent keeps runner processes, so that versions may be placed apart.
         drain_delay_s: how long connections are still accepted after the probe has begun to say no: as long as those who route
-            by the probe take to notice.
+            by the probe take to notice. grace_s: how long open requests may take after that.
         header_timeout_s, body_timeout_s, write_timeout_s, keep_alive_s: how long clients may take (`connection.py`, Waits).
     """
 
@@ -77,6 +70,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     access_log: bool = False
     runners: bool = False
     drain_delay_s: float = 0.0
+    grace_s: float = 25.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 20.0
     write_timeout_s: float = 30.0
@@ -90,38 +84,6 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             write_s=self.write_timeout_s,
             keep_alive_s=self.keep_alive_s,
         )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, told when to stop by the worker instead of by signals of its own, and gentler then: clients are told
-    with their next answer that the connection ends, before those that ask nothing are closed."""
-
-    def __init__(self, config: uvicorn.Config, front: Front, drain_delay_s: float) -> None:
-        super().__init__(config)
-        self._front = front
-        self._drain_delay_s = drain_delay_s
-        self.given_up = 0
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def open_connections(self) -> list[Connection]:
-        """Those of now."""
-        return [connection for connection in self.server_state.connections if isinstance(connection, Connection)]
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.sleep(self._drain_delay_s)
-        self._front.closing = True
-        for server in self.servers:
-            server.close()
-        until = time.monotonic() + LINGER_S
-        while self.server_state.connections and time.monotonic() < until and not self.force_exit:  # noqa: ASYNC110 - as uvicorn waits
-            await asyncio.sleep(_LOOK_AGAIN_S)
-        await super().shutdown(sockets)
-        error = stopping()
-        self.given_up = sum(connection.give_up(error) for connection in self.open_connections())
-        await asyncio.sleep(0)  # the answers are written
 
 
 class Worker:
@@ -144,24 +106,21 @@ class Worker:
         refused = partial(metrics.refused, "")
         self._front = Front(routing.find, PredictionIds().next, heads, start.waits(), refused)
         app = App(lambda: routing.table, routing.unknown, heads, refused, self._log_fault)
-        config = uvicorn.Config(
+        self._server = Server(
             app,
-            loop="none",
-            http=cast(Any, partial(Connection, self._front)),
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
+            self._front,
+            drain_delay_s=start.drain_delay_s,
+            grace_s=start.grace_s,
             access_log=start.access_log,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=GRACE_S,
         )
-        self._server = _Server(config, self._front, start.drain_delay_s)
         self._settled = False
 
-    async def run(self) -> None:
-        """Serve until `stop`; returns when everything in flight is answered and handed over."""
+    async def run(self) -> int:
+        """Serve until `stop`; returns when everything in flight is answered and handed over.
+
+        Returns:
+            how many requests had to be given up.
+        """
         self._metrics.state(STARTING)
         for name in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(name, self.stop)
@@ -169,7 +128,7 @@ class Worker:
         self._take_snapshot_from_disk()
         link = asyncio.create_task(self._link.run())
         beat = asyncio.create_task(self._beat())
-        sweeping = asyncio.create_task(sweep(self._server.open_connections))
+        sweeping = asyncio.create_task(sweep(self._server.connections))
         self._changed()
         listener = socket.socket(fileno=self._start.fd)
         try:
@@ -184,6 +143,9 @@ class Worker:
             if len(self._recorder):
                 self._metrics.lost_records(len(self._recorder))
             self._metrics.close()
+        if self._server.given_up:
+            self._log.error("given-up", requests=self._server.given_up, reason="they took longer than the grace")
+        return self._server.given_up
 
     async def _wait_until_useful(self) -> None:
         """Leave connections to a worker that is ready, while there is one, until this one has loaded what answers them."""
@@ -194,7 +156,8 @@ class Worker:
         self._loop.call_soon_threadsafe(self.stop)
 
     def stop(self) -> None:
-        """Begin an orderly stop."""
+        """Begin an orderly stop; asked again, end it at once."""
+        self._server.force_exit = self._server.should_exit
         if not self._serving.stopping:
             self._log.info("stopping")
             self._serving.stopping = True
@@ -275,8 +238,11 @@ class Worker:
         )
 
 
-def serve(start: WorkerStart, load: Loader, place: Place | None = None) -> None:
+def serve(start: WorkerStart, load: Loader, place: Place | None = None) -> int:
     """Be a worker until told to stop. `place` decides which versions execute in runner processes; None executes all here.
+
+    Returns:
+        the exit status: 0 after an orderly stop, 1 when requests had to be given up.
 
     Raises:
         ValueError, OSError: the slab cannot be used.
@@ -284,11 +250,11 @@ def serve(start: WorkerStart, load: Loader, place: Place | None = None) -> None:
     metrics = open_worker_metrics(Path(start.slab), start.slot)
     gc.set_threshold(*_GC_THRESHOLDS)
 
-    async def work() -> None:
-        await Worker(start, metrics, load, place).run()
+    async def work() -> int:
+        return await Worker(start, metrics, load, place).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work())
+        return int(runner.run(work()) > 0)
 
 
 def main() -> int:
@@ -301,11 +267,10 @@ def main() -> int:
     configure_logs(f"worker-{start.slot}", start.log_level)
     try:
         folder = Path(start.folder)
-        serve(start, package_loader(folder, start.threads), placer(folder) if start.runners else None)
+        return serve(start, package_loader(folder, start.threads), placer(folder) if start.runners else None)
     except (ValueError, OSError) as error:
         structlog.get_logger("worker").error("cannot-start", reason=str(error))
         return EXIT_REFUSED
-    return 0
 
 
 if __name__ == "__main__":

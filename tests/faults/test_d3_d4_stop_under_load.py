@@ -1,0 +1,147 @@
+"""A worker that is told to stop loses no request; one that is told twice, or whose requests do not end, says what it gave up."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import eventually
+
+BODY = json.dumps({"instances": [[1, 2, 3]]})
+HEADERS = {"Content-Type": "application/json"}
+
+
+class Client(threading.Thread):
+    """Asks one thing after the other on one connection until it is told that the connection ends. Never tries again."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.port = port
+        self.answers = 0
+        self.fault = ""
+
+    def run(self) -> None:
+        """Until the connection ends."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            while True:
+                connection.request("POST", "/v1/models/sum:predict", BODY, HEADERS)
+                reply = connection.getresponse()
+                body = reply.read()
+                if reply.status != 200 or json.loads(body) != {"predictions": [6.0]}:
+                    self.fault = f"{reply.status} {body!r}"
+                    return
+                self.answers += 1
+                if reply.will_close:
+                    return
+        except (OSError, http.client.HTTPException) as error:
+            self.fault = repr(error)
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def plan(make_plan: type[Any]) -> Any:
+    """A fast endpoint and one whose model can be slow."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    plan.endpoint("slow", [plan.package(2, "slow")])
+    return plan
+
+
+def test_d3_sigterm_under_load_fails_no_request(start_worker: Callable[..., Any], plan: Any) -> None:
+    """Each connection is told with an answer that it ends; nobody meets a closed one."""
+    worker = start_worker(plan).wait_ready()
+    clients = [Client(worker.port) for _ in range(16)]
+    for client in clients:
+        client.start()
+    eventually(lambda: all(client.answers > 20 for client in clients), "all clients are answered")
+    worker.process.send_signal(signal.SIGTERM)
+    for client in clients:
+        client.join(10)
+    assert [client.fault for client in clients if client.fault or client.is_alive()] == []
+    assert worker.process.wait(10) == 0
+
+
+def test_d3_the_probe_says_no_before_connections_are_refused(start_worker: Callable[..., Any], plan: Any) -> None:
+    """While those who route by the probe have not noticed yet, everything is answered as before."""
+    worker = start_worker(plan, drain_delay_s=1.0).wait_ready()
+    worker.process.send_signal(signal.SIGTERM)
+    eventually(lambda: httpx.get(f"http://127.0.0.1:{worker.port}/readyz").status_code == 503, "the probe says no")
+    late = httpx.post(f"http://127.0.0.1:{worker.port}/v1/models/sum:predict", content=BODY, headers=HEADERS)
+    assert (late.status_code, late.json()) == (200, {"predictions": [6.0]})
+    assert worker.process.wait(10) == 0
+
+
+def test_d3_an_idle_connection_may_ask_once_more(start_worker: Callable[..., Any], plan: Any) -> None:
+    """A request that crosses the stop on an open connection is answered, and told that it was the last."""
+    worker = start_worker(plan).wait_ready()
+    connection = http.client.HTTPConnection("127.0.0.1", worker.port, timeout=10)
+    connection.connect()
+    worker.process.send_signal(signal.SIGTERM)
+    eventually(lambda: _refuses(worker.port), "new connections are refused")
+    connection.request("POST", "/v1/models/sum:predict", BODY, HEADERS)
+    reply = connection.getresponse()
+    assert (reply.status, reply.getheader("connection")) == (200, "close")
+    reply.read()
+    connection.close()
+    assert worker.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["grace", "second-signal"])
+def test_d4_what_does_not_end_is_told_so(start_worker: Callable[..., Any], plan: Any, twice: bool) -> None:
+    """When the grace is over, or at a second signal, open requests get 503 and the exit status tells."""
+    worker = start_worker(plan, grace_s=60.0 if twice else 0.1).wait_ready()
+    replies: list[httpx.Response] = []
+
+    def ask() -> None:
+        reply = httpx.post(
+            f"http://127.0.0.1:{worker.port}/v1/models/slow:predict", json={"instances": [[99, 0, 0]]}, timeout=20
+        )
+        replies.append(reply)
+
+    threading.Thread(target=ask, daemon=True).start()
+    eventually(lambda: _busy(worker) == 1, "the model has begun")  # and is at it for a second: the next one has to wait
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    eventually(lambda: _busy(worker) == 2, "the second one waits")
+    worker.process.send_signal(signal.SIGTERM)
+    if twice:
+        eventually(lambda: _refuses(worker.port), "new connections are refused")
+        worker.process.send_signal(signal.SIGTERM)
+    asking.join(10)
+    assert (replies[-1].status_code, replies[-1].json().get("code")) == (503, "stopping")
+    assert worker.process.wait(10) == 1
+    assert "given-up" in _log(worker)
+
+
+def _refuses(port: int) -> bool:
+    try:
+        httpx.get(f"http://127.0.0.1:{port}/livez")
+    except httpx.ConnectError:
+        return True
+    return False
+
+
+def _busy(worker: Any) -> int:
+    """Requests inside the slow version, by the slab."""
+    from roadworthy.foundation.slab import SlabReader
+    from roadworthy.gateway.metrics import read_totals
+
+    reader = SlabReader(worker.folder / "run" / "slab")
+    try:
+        return read_totals(reader).in_flight.get("slow", 0)
+    finally:
+        reader.close()
+
+
+def _log(worker: Any) -> str:
+    text: str = (worker.folder / "log").read_text()
+    return text
