@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.gateway.protocols.open_inference_tensors import FieldReader
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 
@@ -77,6 +81,49 @@ def test_json_of_every_type_comes_back(worker: Any) -> None:
         assert outputs[name]["shape"] == (shape if name == "grid" else [2])
         flat = [leaf for plane in data for line in plane for leaf in line] if name == "grid" else data
         assert outputs[name]["data"] == flat
+
+
+LITERALS = [
+    "1",
+    "-2.5",
+    "1e3",
+    "true",
+    "null",
+    '"12"',
+    "9007199254740993",
+    "1e400",
+    "[1]",
+    "[]",
+    "[[2,3],4]",
+    "{}",
+    "NaN",
+    "01",
+    "-1",
+]
+
+
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.FLOAT64, DType.INT8, DType.UINT64, DType.INT64])
+@given(changes=st.lists(st.tuples(st.integers(0, 2_999), st.sampled_from(LITERALS)), max_size=2), nested=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_large_json_data_is_read_as_exactly_as_small(
+    dtype: DType, changes: list[tuple[int, str]], nested: bool
+) -> None:
+    """What the reader of large tensors accepts, the exact way accepts with the same values; in all else that one has its say."""
+    literals = [str(number % 100) for number in range(3_000)]
+    for place, literal in changes:
+        literals[place] = literal
+    rows = [",".join(literals[start : start + 3]) for start in range(0, 3_000, 3)]
+    data = ("[" + ",".join(f"[{row}]" if nested else row for row in rows) + "]").encode()
+    found: list[Any] = []
+    for large in (True, False):
+        reader = FieldReader(Field("x", dtype, (3,)))
+        if not large:
+            reader._numbers = reader._flat = None
+        try:
+            found.append(reader.from_json(data, [1_000, 3])[0].tolist())
+        except InvalidRequest as error:
+            found.append((error.code, error.message))
+    assert found[0] == found[1]
 
 
 def raw_of(datatype: str, data: Any) -> bytes:

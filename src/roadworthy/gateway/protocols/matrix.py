@@ -1,32 +1,92 @@
-"""Large bodies of plain numbers, `{"instances": [[…], …]}`, straight from JSON to one array by simdjson. `typed_rows.py` calls.
+"""Large JSON arrays of numbers straight to one numpy array, by simdjson. `typed_rows.py` calls it for `{"instances": [[…], …]}`,
+`open_inference_tensors.py` for the data of a tensor.
 
 It answers None for whatever it cannot vouch for, and the exact way (`strict_json.py`, `schema/rows.py`) then judges the body.
 simdjson reads by RFC 8259: no NaN, no infinities, no leading zeros, nothing after the document, valid UTF-8; it finds the float
 nearest to each number, and refuses a boolean, a null, text or an object where a number is asked for. The rest is checked here:
 
-- it flattens nested arrays, so the lengths of all arrays are looked at, and that there are no more of them than there should be;
+- it flattens nested arrays, so where shape matters the lengths of all arrays are looked at, and that there are no more of them
+  than there should be;
 - integers become floats, so numbers from 2^53 on are left to the exact way;
 - it keeps both of two equal keys and takes a byte order mark, so there must be one key, and no mark.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import Any, Literal
 
 import numpy as np
 from simdjson import Parser
 
 from roadworthy.schema.batch import Array, Batch, Block, Layout
+from roadworthy.schema.dtypes import DType
 
 LEAST_BYTES = 6 << 10
 """Below this the typed decoder is as fast."""
 _EXACT = 2.0**53
 _BOM = b"\xef\xbb\xbf"
 _OPENING = ord("[")
+_WIRE = {"d": np.dtype(np.float64), "i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
+REFUSALS = (ValueError, TypeError, KeyError, RuntimeError, AttributeError)
+"""What simdjson raises for a document that it cannot read, or that is of another form."""
+
+
+_KEPT_BYTES = 1 << 20
+"""Bodies up to this length share a parser, which keeps its memory; new pages for each would take as long as the parsing."""
+_parser = Parser()
+
+
+def _parse(body: bytes) -> Any:
+    """The document; what is taken out of it must be gone before the next call, or that one pays for a parser of its own.
+
+    Raises:
+        REFUSALS: no JSON.
+    """
+    if len(body) <= _KEPT_BYTES:
+        with contextlib.suppress(RuntimeError):  # in use by another thread
+            return _parser.parse(body)
+    return Parser().parse(body)
+
+
+class Numbers:
+    """Reads arrays of one dtype, which must be a float or an integer type."""
+
+    def __init__(self, dtype: DType) -> None:
+        self._dtype = dtype.numpy
+        # Integers are asked for as such: 1.0 and 1e3 are none.
+        self._of_type: Literal["d", "i", "u"] = "d" if dtype.is_float else "u" if dtype is DType.UINT64 else "i"
+        self._limits: tuple[int, int] | None = None
+        if dtype.is_integer and self._dtype.itemsize < 8:
+            limits = np.iinfo(dtype.value)
+            self._limits = (int(limits.min), int(limits.max))
+
+    def read(self, data: bytes) -> Array | None:
+        """All numbers of a JSON array, however nested, in order; None when the exact way has to look at it."""
+        try:
+            return self.flatten(_parse(data))
+        except REFUSALS:
+            return None
+
+    def flatten(self, array: Any) -> Array | None:
+        """All numbers of a parsed array, or None.
+
+        Raises:
+            REFUSALS: it holds something else.
+        """
+        values = np.frombuffer(array.as_buffer(of_type=self._of_type), dtype=_WIRE[self._of_type])
+        if not values.size:
+            return None
+        if self._of_type == "d":
+            if max(values.max(), -values.min()) >= _EXACT:
+                return None
+        elif self._limits is not None and not (self._limits[0] <= values.min() and values.max() <= self._limits[1]):
+            return None
+        return values.astype(self._dtype, copy=False)
 
 
 class Matrix:
-    """A reader for a layout of one block of numbers without nulls.
+    """A reader of whole bodies for a layout of one block of numbers without nulls.
 
     Args:
         layout: the endpoint's inputs.
@@ -37,15 +97,9 @@ class Matrix:
         form = layout.blocks[0]
         self._layout = layout
         self._max_rows = max_rows
-        self._dtype = form.dtype.numpy
+        self._numbers = Numbers(form.dtype)
         self._shape = layout.fields[0].shape if form.tensor else (len(form.fields),)
-        # Integers are asked for as such: 1.0 and 1e3 are none.
-        self._of_type = "d" if form.dtype.is_float else "u" if self._dtype == np.uint64 else "i"
         self._bare = not form.tensor and len(form.fields) == 1
-        self._limits: tuple[int, int] | None = None
-        if form.dtype.is_integer and self._dtype.itemsize < 8:
-            limits = np.iinfo(form.dtype.value)
-            self._limits = (int(limits.min), int(limits.max))
 
     @staticmethod
     def reads(layout: Layout) -> bool:
@@ -60,34 +114,18 @@ class Matrix:
         if body.startswith(_BOM):
             return None
         try:
-            # A parser each time costs nothing that can be measured, and keeps no memory of the largest body ever seen.
-            document: Any = Parser().parse(body)
+            document = _parse(body)
             if len(document) != 1:
                 return None
             rows = document["instances"]
             count = len(rows)
-            if not 0 < count <= self._max_rows:
+            shape = _shape(rows, () if self._bare else self._shape, body) if 0 < count <= self._max_rows else None
+            values = None if shape is None else self._numbers.flatten(rows)
+            if shape is None or values is None:
                 return None
-            shape = _shape(rows, () if self._bare else self._shape, body)
-            if shape is None:
-                return None
-            values = np.frombuffer(rows.as_buffer(of_type=self._of_type), dtype=_WIRE[self._of_type])
-            return self._batch(values.reshape(count, *(shape or (1,))))
-        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError):
+            return Batch(self._layout, count, (Block(values.reshape(count, *(shape or (1,)))),))
+        except REFUSALS:
             return None
-
-    def _batch(self, values: Array) -> Batch | None:
-        if not values.size:
-            return None
-        if self._of_type == "d":
-            if max(values.max(), -values.min()) >= _EXACT:
-                return None
-        elif self._limits is not None and not (self._limits[0] <= values.min() and values.max() <= self._limits[1]):
-            return None
-        return Batch(self._layout, len(values), (Block(values.astype(self._dtype, copy=False)),))
-
-
-_WIRE = {"d": np.dtype(np.float64), "i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
 
 
 def _shape(rows: Any, wanted: tuple[int, ...], body: bytes) -> tuple[int, ...] | None:

@@ -14,19 +14,19 @@ from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.gateway.protocols.open_inference_messages import (
     InferRequest,
-    OutputIn,
     Parameters,
     TensorIn,
     parameter,
     read_head,
 )
 from roadworthy.gateway.protocols.open_inference_tensors import Column, FieldReader, to_json, to_raw
-from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers, is_json, too_many_rows
+from roadworthy.gateway.protocols.protocol import Decoded, Encoded, HeaderList, Headers, is_json, too_many_rows
 from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Field, Signature
 
 HEAD_LENGTH = b"inference-header-content-length"
+_JSON: HeaderList = [(b"content-type", b"application/json")]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -47,6 +47,7 @@ class OpenInference:
         self._layout = Layout(signature.inputs)
         self._outputs = {field.name: field for field in signature.outputs}
         self._readers = {field.name: FieldReader(field) for field in signature.inputs}
+        self._all = {binary: [(field, binary) for field in signature.outputs] for binary in (False, True)}
         self._max_rows = policy.max_rows
         self._extra = policy.extra
 
@@ -111,7 +112,7 @@ class OpenInference:
             document["id"] = reply.id
         head = _encode({**document, "outputs": outputs})
         if not any(binary for _, binary in reply.outputs):
-            return Encoded(head, [(b"content-type", b"application/json")])
+            return Encoded(head, _JSON)
         headers = [(b"content-type", b"application/octet-stream"), (HEAD_LENGTH, b"%d" % len(head))]
         return Encoded(b"".join((head, *raws)), headers, json_bytes=len(head))
 
@@ -162,9 +163,8 @@ class OpenInference:
 
     def _reply(self, request: InferRequest) -> _Reply:
         default = parameter(request.parameters, "binary_data_output") is True
-        wanted = request.outputs or [OutputIn(name) for name in self._outputs]
         outputs: list[tuple[Field, bool]] = []
-        for output in wanted:
+        for output in request.outputs or ():
             field = self._outputs.get(output.name)
             if field is None:
                 raise InvalidRequest(
@@ -175,7 +175,7 @@ class OpenInference:
                 )
             binary = parameter(output.parameters, "binary_data")
             outputs.append((field, default if binary is None else binary is True))
-        return _Reply(request.id if isinstance(request.id, str) else None, outputs)
+        return _Reply(request.id if isinstance(request.id, str) else None, outputs or self._all[default])
 
     def _of_raw(self, raw: memoryview) -> InferRequest:
         """The head that stands for a body of nothing but the bytes of the only input; its answer is all binary."""

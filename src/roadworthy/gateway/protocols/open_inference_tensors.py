@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from roadworthy.foundation.errors import InvalidInput, MalformedBody
+from roadworthy.gateway.protocols.matrix import LEAST_BYTES, Numbers
 from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.gateway.protocols.typed_rows import scalar_type
 from roadworthy.schema.batch import Array, Layout
@@ -37,8 +38,11 @@ class FieldReader:
         wire = {DType.TIMESTAMP: DType.INT64, DType.JSON: DType.STRING}.get(field.dtype, field.dtype)
         self._wire = replace(field, dtype=wire, privacy=field.privacy)
         self._layout = Layout((self._wire,))
+        self._dtype = wire.numpy
+        self._sent = self._dtype.newbyteorder("<")
         plain = wire is not DType.STRING and not field.nullable and not field.categorical
         self._flat = msgspec.json.Decoder(list[scalar_type(wire)]) if plain else None  # type: ignore[misc]
+        self._numbers = Numbers(wire) if plain and wire is not DType.BOOL else None
 
     def rows(self, shape: Sequence[int], datatype: str) -> int:
         """How many rows a tensor of that shape holds.
@@ -47,7 +51,7 @@ class FieldReader:
             MalformedBody: "invalid-shape": a negative dimension, none at all, or more elements than can be counted.
             InvalidInput: "wrong-type" or "wrong-shape": another datatype or shape than the signature says.
         """
-        if not shape or any(size < 0 for size in shape) or math.prod(shape) > _MOST_ELEMENTS:
+        if not shape or min(shape) < 0 or math.prod(shape) > _MOST_ELEMENTS:
             raise MalformedBody(
                 f"the shape of input {self.field.name!r} cannot be",
                 code="invalid-shape",
@@ -57,11 +61,12 @@ class FieldReader:
         wanted = self.field.dtype.open_inference
         if datatype != wanted:
             raise self._misfit("wrong-type", "has another datatype", wanted)
-        rest = list(shape[1:])
-        fits = len(rest) == len(self.field.shape) and all(
-            size in (found, -1) for size, found in zip(self.field.shape, rest, strict=True)
-        )
-        if not fits and not (not self.field.shape and rest == [1]):
+        rest, known = list(shape[1:]), self.field.shape
+        if not known:
+            fits = rest in ([], [1])
+        else:
+            fits = len(rest) == len(known) and all(size in (found, -1) for size, found in zip(known, rest, strict=True))
+        if not fits:
             raise self._misfit("wrong-shape", "has another shape", str([-1, *self.field.shape]))
         return shape[0]
 
@@ -72,6 +77,9 @@ class FieldReader:
             MalformedBody: "wrong-data-count": not as many values as the shape says.
             InvalidInput: values that do not fit the field.
         """
+        if self._numbers is not None and len(data) >= LEAST_BYTES and (large := self._numbers.read(data)) is not None:
+            self._check_count(len(large), shape)
+            return large.reshape(shape[0], *self._shape(shape)), None
         if self._flat is not None:
             try:
                 values = self._flat.decode(data)
@@ -104,22 +112,29 @@ class FieldReader:
             values[:] = texts
             self._check_categories(values)
             return self._parsed(values.reshape(whole), None)
-        dtype = self._wire.dtype.numpy
-        self._check_count(len(data) / dtype.itemsize, shape)
+        dtype = self._dtype
+        if len(data) != count * dtype.itemsize:
+            raise self._wrong_count()
         if dtype.kind == "b" and data and max(data) > 1:
             raise MalformedBody("a BOOL is neither 0 nor 1", code="malformed-bytes", facts={"input": self.field.name})
-        values = np.frombuffer(data, dtype=dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(whole)
-        if dtype.kind != "f":
+        values = (
+            np.frombuffer(data, dtype=self._sent).astype(dtype, copy=False).reshape(whole)
+        )  # a view where both are alike
+        if dtype.kind == "f":
+            return self._checked_floats(values)
+        if self.field.categorical:
             self._check_categories(values)
-            return values, None
-        return self._checked_floats(values)
+        return values, None
 
     def _checked_floats(self, values: Array) -> Column:
+        finite = np.isfinite(values)
+        if finite.all():
+            return values, None
         mask: Array | None = None
-        if self.field.nullable and (missing := np.isnan(values)).any():
-            mask = missing
-            values = np.where(missing, values.dtype.type(0), values)
-        if not np.isfinite(values).all():
+        if self.field.nullable:
+            mask = np.isnan(values)
+            values = np.where(mask, values.dtype.type(0), values)
+        if mask is None or not np.isfinite(values).all():
             raise self._misfit("not-finite", "holds a value that is not a finite number", "finite numbers")
         return values, mask
 
