@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help env format lint types walls unit test demo bench clean distclean FORCE
+.PHONY: help env format lint types walls unit test demo bench soak clean distclean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,11 +43,14 @@ tools: # the load generator that a test of the benchmark needs; where it cannot 
 demo: env ## the whole journey on real flights; DEMO_ARGS=--exit stops the server at the end
 	$(BIN)/python demo/run.py $(DEMO_ARGS)
 
-bench: bench-road ## all benchmarks
+bench: bench-road bench-gateway ## the benchmarks of one machine's speed
 
-bench-%: env FORCE ## one benchmark: bench-road
+bench-%: env FORCE ## one benchmark: bench-gateway, -road, -exact, -switches, -chaos, -overload, -hostile, -peers
 	@scripts/load_tools.sh
 	$(BIN)/python -m bench.$* $(BENCH_ARGS)
+
+soak: env ## a long steady load that nothing may grow under; BENCH_ARGS="--minutes 5" chooses
+	$(BIN)/python -m bench.soak $(BENCH_ARGS)
 
 clean: ## remove what builds and tests leave
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

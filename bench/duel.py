@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 
 from bench.load.wrk import Load, Target, fire, wrong_answers
 from bench.models import Rows, Subject, bodies
+from bench.report import Measure
 from bench.service import free_ports
 
 TOLERANCE = 1e-5
@@ -45,7 +46,6 @@ class Duel:
     ours: float
     baseline: float
     ratio: float
-    ours_p99_ms: float = 0.0
     answered: int = 0
     sent: int = 0
 
@@ -68,8 +68,20 @@ def baseline(module: str, model: Path, core: int | None) -> Iterator[Target]:
         process.wait(10)
 
 
-def single_rows(subject: Subject, ours: Target, theirs: Target, setup: Setup) -> Duel:
-    """Requests a second, one row a request, every request another row; every answer is checked."""
+def rate(load: Load) -> float:
+    """Requests a second."""
+    return load.rate
+
+
+def median_ms(load: Load) -> float:
+    """Half of the requests took no longer."""
+    return load.percentiles_ms["p50"]
+
+
+def single_rows(
+    subject: Subject, ours: Target, theirs: Target, setup: Setup, figure: Callable[[Load], float] = rate
+) -> Duel:
+    """One row a request, every request another row; every answer is checked. `figure` is what is compared."""
     file = subject.package.parent / f"{subject.name}.bodies"
     file.write_bytes(b"\n".join(bodies(subject.rows)))
     warm = [_fire(target, file, subject.right, setup, seconds=1) for target in (theirs, ours)]
@@ -78,16 +90,32 @@ def single_rows(subject: Subject, ours: Target, theirs: Target, setup: Setup) ->
         first = _fire(theirs, file, subject.right, setup, setup.seconds)
         pairs.append((first, _fire(ours, file, subject.right, setup, setup.seconds)))
     mine = [warm[1], *(our for _, our in pairs)]
-    spread = ", ".join(f"{our.rate / their.rate:.2f}" for their, our in pairs)
-    print(f"{subject.name}: ratio in each round {spread}", flush=True)
+    figures = [(figure(our), figure(their)) for their, our in pairs]
+    spread = ", ".join(f"{our / their:.2f}" for our, their in figures)
+    print(f"{ours.path}, {setup.connections} connections: ratio in each round {spread}", flush=True)
     return Duel(
-        statistics.median(our.rate for _, our in pairs),
-        statistics.median(their.rate for their, _ in pairs),
-        statistics.median(our.rate / their.rate for their, our in pairs),
-        statistics.median(our.percentiles_ms["p99"] for _, our in pairs),
+        statistics.median(our for our, _ in figures),
+        statistics.median(their for _, their in figures),
+        statistics.median(our / their for our, their in figures),
         sum(load.requests for load in mine),
         sum(load.sent for load in mine),
     )
+
+
+def faster(name: str, duel: Duel, target: float, dream: float | None = None) -> Measure:
+    """A duel by requests a second: at least `target` times the baseline."""
+    ours, theirs, met = round(duel.ours), round(duel.baseline), duel.ratio >= target
+    return Measure(name, ours, "requests/s", theirs, round(duel.ratio, 3), _aim(">=", target, dream), met)
+
+
+def slower(name: str, duel: Duel, target: float, dream: float | None = None) -> Measure:
+    """A duel by time: at most `target` times the baseline."""
+    ours, theirs, met = round(duel.ours, 3), round(duel.baseline, 3), duel.ratio <= target
+    return Measure(name, ours, "ms", theirs, round(duel.ratio, 3), _aim("<=", target, dream), met)
+
+
+def _aim(sign: str, target: float, dream: float | None) -> str:
+    return f"{sign} {target:g} x" + ("" if dream is None else f", dream {dream:g} x")
 
 
 def _fire(target: Target, file: Path, right: Rows, setup: Setup, seconds: int) -> Load:

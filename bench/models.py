@@ -65,18 +65,53 @@ def onnx_trees(folder: Path, count: int) -> Subject:
     return Subject("trees", _packed(package), file, rows, _by_graph(file, rows), _code(package))
 
 
-def sklearn_trees(folder: Path, count: int) -> Subject:
-    """StandardScaler and HistGradientBoosting of 100 iterations; whichever proved runtime is chosen serves it."""
+def sklearn_trees(folder: Path, count: int, *, compiled: bool = True) -> Subject:
+    """StandardScaler and HistGradientBoosting of 100 iterations; whichever proved runtime is chosen serves it.
+
+    Args:
+        folder: where the package is written.
+        count: rows that are asked.
+        compiled: whether other runtimes than scikit-learn are tried; the model is called "cells", without them "cells-native".
+    """
     import joblib
+
+    name = "cells" if compiled else "cells-native"
 
     data = load_breast_cancer()
     model = HistGradientBoostingClassifier(max_iter=100, random_state=0)
     pipeline: Pipeline = make_pipeline(StandardScaler(), model).fit(data.data, data.target)
-    file = folder / "cells.joblib"
+    file = folder / f"{name}.joblib"
     joblib.dump(pipeline, file)
-    package = rw.pack(pipeline, name="cells", inputs=data.data, labels=data.target, out=folder)
+    package = rw.pack(pipeline, name=name, inputs=data.data, labels=data.target, out=folder, compile=compiled)
     rows = cells(count)
-    return Subject("cells", _packed(package), file, rows, pipeline.predict_proba(rows)[:, 1], _code(package))
+    return Subject(name, _packed(package), file, rows, pipeline.predict_proba(rows)[:, 1], _code(package))
+
+
+def small_graph(folder: Path, number: int) -> Subject:
+    """One of many small ONNX models, each with a file of its own; `number` makes them different."""
+    from skl2onnx import to_onnx
+
+    data = load_breast_cancer()
+    model = GradientBoostingClassifier(n_estimators=50, subsample=0.8, random_state=number)
+    sample = data.data.astype(np.float32)
+    graph = to_onnx(model.fit(sample, data.target), sample[:1], options={"zipmap": False}, target_opset=17)
+    name = f"small-{number}"
+    file = folder / f"{name}.onnx"
+    file.write_bytes(graph.SerializeToString())
+    package = rw.pack(graph, name=name, inputs=sample, out=folder)
+    rows = sample[:20]
+    return Subject(name, _packed(package), file, rows, _by_graph(file, rows), _code(package))
+
+
+def nothing(folder: Path, count: int) -> Subject:
+    """A Python callable that does nothing: its answer is two of the numbers that it was asked with."""
+    rows = cells(count)
+    package = rw.pack(_first_two, name="nothing", inputs=rows[:200, :2], out=folder)
+    return Subject("nothing", _packed(package), folder, rows[:, :2], rows[:, 1], _code(package))
+
+
+def _first_two(rows: Rows) -> dict[str, Rows]:
+    return {"label": rows[:, 0], "probabilities": rows}
 
 
 def bodies(rows: Rows) -> list[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -14,30 +14,45 @@ class Measure:
     """One figure.
 
     Attributes:
-        measure: what was measured. value, unit: the figure for Roadworthy.
+        measure: what was measured. value, unit: the figure for Roadworthy; None when it could not be measured: `measure`
+            says why.
         baseline: the same figure for what it is compared with, in the same run; None when it stands alone.
         ratio: value / baseline, as the median over rounds; None when there is no baseline.
         target: what it has to reach, as words; None when it is only listed.
-        met: whether it did; None without a target.
-        command: what repeats the measurement.
+        met: whether it did; None without a target, or when it could not be measured.
+        command: what repeats the measurement; `write` fills it in.
     """
 
     measure: str
-    value: float
+    value: float | None
     unit: str
     baseline: float | None = None
     ratio: float | None = None
     target: str | None = None
     met: bool | None = None
-    command: str = "make bench-road"
+    command: str = ""
+
+
+def unmeasured(name: str, target: str, reason: str) -> Measure:
+    """A figure that this run could not take."""
+    return Measure(f"{name} (not measured: {reason})", None, "", target=target)
 
 
 def write(name: str, measures: list[Measure], folder: Path = RESULTS) -> Path:
     """Write bench/results/<name>.json, a list of measures."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps([asdict(measure) for measure in measures], indent=2) + "\n")
+    told = [measure if measure.command else replace(measure, command=f"make bench-{name}") for measure in measures]
+    path.write_text(json.dumps([asdict(measure) for measure in told], indent=2) + "\n")
     return path
+
+
+def finish(name: str, measures: list[Measure], *, whole: bool = True) -> int:
+    """Print the table, write the file unless this was only a part of the benchmark; exit status 1 when a target was missed."""
+    print(table(measures))
+    if whole:
+        print(f"\nwritten to {write(name, measures)}")
+    return 0 if all(measure.met is not False for measure in measures) else 1
 
 
 def table(measures: list[Measure]) -> str:
@@ -46,7 +61,7 @@ def table(measures: list[Measure]) -> str:
     rows = [
         (
             measure.measure,
-            f"{_short(measure.value)} {measure.unit}",
+            f"{_short(measure.value)} {measure.unit}".strip(),
             _short(measure.baseline),
             "" if measure.ratio is None else f"{measure.ratio:.2f} x",
             measure.target or "",

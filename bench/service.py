@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
 
+import roadworthy as rw
 from bench.load.wrk import Target
 from bench.models import Subject
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
+ROLES = {
+    "roadworthy.gateway.worker": "worker",
+    "roadworthy.runtime.apart": "runner",
+    "roadworthy.gateway.agent": "agent",
+    "roadworthy.control": "control",
+}
+"""What a process of ours is, by the module that it runs."""
 
 
 @dataclass
@@ -29,17 +38,21 @@ class Service:
     Attributes:
         home: its ROADWORTHY_HOME. core: the processor core of all its processes, or None for all cores.
         ports: gateway, control plane, metrics.
+        workers: worker processes; None for the default.
     """
 
     home: Path
     core: int | None
     ports: tuple[int, ...] = field(default_factory=lambda: free_ports(3))
+    workers: int | None = None
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start `roadworthy up` in the foreground of a child; returns at once."""
         gateway, control, metrics = self.ports
         arguments = ["up", "--port", str(gateway), "--control-port", str(control), "--metrics-port", str(metrics)]
+        if self.workers is not None:
+            arguments += ["--workers", str(self.workers)]
         pinned = [] if self.core is None else ["taskset", "-c", str(self.core)]
         log = (self.home.parent / f"{self.home.name}.log").open("ab")
         with log:
@@ -51,11 +64,15 @@ class Service:
                 stdin=subprocess.DEVNULL,
             )
 
-    def stop(self) -> None:
-        """End it as Ctrl-C would, and wait."""
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(30)
+    def stop(self) -> int:
+        """End it as Ctrl-C would, and wait. Its exit status; 0 when it did not run."""
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
             self.process = None
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
@@ -75,9 +92,18 @@ class Service:
 
     def deploy(self, subject: Subject) -> None:
         """Push a subject's package and serve it at the endpoint of its name."""
+        self.push(subject)
+        self.run("deploy", f"{subject.name}:1", "--endpoint", subject.name)
+
+    def push(self, subject: Subject) -> None:
+        """Register a subject's package; its code may run."""
         allowed = ["--allow-code", subject.code] if subject.code else []
         self.run("push", str(subject.package), *allowed)
-        self.run("deploy", f"{subject.name}:1", "--endpoint", subject.name)
+
+    def client(self) -> rw.Client:
+        """A client of both planes, with the admin key."""
+        gateway, control, _ = self.ports
+        return rw.Client(f"http://127.0.0.1:{gateway}", key=self.key, control_url=f"http://127.0.0.1:{control}")
 
     @property
     def key(self) -> str:
@@ -89,21 +115,47 @@ class Service:
         """Where wrk sends an endpoint's requests."""
         return Target(self.ports[0], f"/v1/models/{endpoint}:predict", f"Bearer {self.key}")
 
-    def workers(self) -> list[psutil.Process]:
-        """The gateway's worker processes."""
+    def members(self) -> list[psutil.Process]:
+        """The supervisor and everything that it started, directly or not, as far as it runs."""
         if self.process is None:
             return []
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        return [member for member in family if "roadworthy.gateway.worker" in member.cmdline()]
+        with suppress(psutil.NoSuchProcess):
+            supervisor = psutil.Process(self.process.pid)
+            return [supervisor, *(child for child in supervisor.children(recursive=True) if _runs(child))]
+        return []
+
+    def worker_processes(self) -> list[psutil.Process]:
+        """The gateway's worker processes."""
+        return [member for member in self.members() if role_of(member) == "worker"]
+
+    def runner_processes(self) -> list[psutil.Process]:
+        """The processes that run versions apart from the workers."""
+        return [member for member in self.members() if role_of(member) == "runner"]
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "ROADWORTHY_HOME": str(self.home)}
 
 
+def role_of(process: psutil.Process) -> str:
+    """ "worker", "runner", "agent", "control", or "other" (the supervisor, or no process any more)."""
+    with suppress(psutil.Error):
+        words = process.cmdline()
+        return next((role for module, role in ROLES.items() if module in words), "other")
+    return "other"
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
 @contextmanager
-def installed(folder: Path, subjects: list[Subject], core: int | None) -> Iterator[Service]:
+def installed(
+    folder: Path, subjects: list[Subject], core: int | None = None, workers: int | None = None
+) -> Iterator[Service]:
     """A fresh installation that serves the subjects; stopped at the end."""
-    service = Service(folder / "home", core)
+    service = Service(folder / "home", core, workers=workers)
     service.start()
     try:
         service.wait_ready()
@@ -112,6 +164,21 @@ def installed(folder: Path, subjects: list[Subject], core: int | None) -> Iterat
         yield service
     finally:
         service.stop()
+
+
+def ask(service: Service, subject: Subject) -> bool:
+    """One row; whether the answer came and is right."""
+    target = service.target(subject.name)
+    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
+    headers = {"Content-Type": "application/json", "Authorization": target.authorization or ""}
+    with closing(connection), suppress(OSError, http.client.HTTPException):
+        connection.request("POST", target.path, json.dumps({"instances": [subject.rows[0].tolist()]}), headers)
+        reply = connection.getresponse()
+        body = reply.read()
+        if reply.status == 200:
+            given = json.loads(body)["predictions"][0]["probabilities"][1]
+            return bool(abs(given - subject.right[0]) <= 1e-5)
+    return False
 
 
 def free_ports(count: int) -> tuple[int, ...]:
@@ -125,10 +192,19 @@ def free_ports(count: int) -> tuple[int, ...]:
 
 def wait_for_answer(url: str, timeout_s: float) -> None:
     """Return when `url` answers 200; TimeoutError when it does not."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+
+    def answers() -> bool:
         with suppress(httpx.HTTPError):
-            if httpx.get(url).status_code == 200:
-                return
+            return httpx.get(url).status_code == 200
+        return False
+
+    wait_until(answers, f"an answer at {url}", timeout_s)
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    """Return when the condition holds; TimeoutError when it does not."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come within {timeout_s:g} s")
         time.sleep(0.02)
-    raise TimeoutError(f"nothing answered at {url} within {timeout_s:g} s")

@@ -1,4 +1,4 @@
-"""Runs wrk on its own core and checks what it was answered. Called by road.py; load/rows.lua is wrk's part of it."""
+"""Runs wrk on its own core and checks what it was answered. Called by duel.py; load/rows.lua is wrk's part of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,7 +72,13 @@ def _read(report: str) -> Load:
     return load
 
 
-def wrong_answers(load: Load, right: Rows, tolerance: float = 1e-5) -> int:
+def probability(answer: str) -> float:
+    """The second class's probability in an answer's text, which begins at `"predictions"`."""
+    document, _ = json.JSONDecoder().raw_decode("{" + answer)
+    return float(document["predictions"][0]["probabilities"][1])
+
+
+def wrong_answers(load: Load, right: Rows, read: Callable[[str], float] = probability, tolerance: float = 1e-5) -> int:
     """How many answers were not among those that the requests sent should get, each as often as its rows were asked.
 
     wrk cannot tell which request an answer belongs to, so the answers are compared as a multiset: requests go round the rows
@@ -91,16 +98,10 @@ def wrong_answers(load: Load, right: Rows, tolerance: float = 1e-5) -> int:
     ends = right[order][np.concatenate([edges - 1, [len(right) - 1]])]
     wrong = 0
     for text, count in load.answers.items():
-        value = probability(text)
+        value = read(text)
         place = int(np.clip(np.searchsorted(starts, value + tolerance, side="right") - 1, 0, len(middles) - 1))
         if starts[place] - tolerance <= value <= ends[place] + tolerance:
             got[place] += count
         else:
             wrong += count
     return wrong + sum(max(0, have - most) for have, most in zip(got, open_for, strict=True))
-
-
-def probability(answer: str) -> float:
-    """The second class's probability in an answer's text, which begins at `"predictions"`."""
-    document, _ = json.JSONDecoder().raw_decode("{" + answer)
-    return float(document["predictions"][0]["probabilities"][1])

@@ -15,8 +15,8 @@ from bench.duel import Setup, WrongAnswerError, baseline, many_rows, single_rows
 from bench.load.wrk import Load, wrong_answers
 from bench.models import Subject, bodies, sklearn_trees
 from bench.report import Measure, table, write
-from bench.road import ask, idle_memory
-from bench.service import installed
+from bench.road import idle_memory
+from bench.service import ask, installed
 
 SHORT = Setup(rounds=1, seconds=1, server_core=None, load_core=None, connections=8)
 

@@ -17,10 +17,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,129 +29,12 @@ import psutil
 import pytest
 
 import roadworthy as rw
+from bench.load.traffic import BROKEN, CONNECTIONS, REFUSED, Traffic, all_right, causes, only
 
-CONNECTIONS = 16
-RATE = 260.0
-"""Requests a second, all connections together."""
 LENGTH_S = 62.0
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
-
-REFUSED = "refused"
-"""Nobody listened: no connection, so nothing was sent."""
-BROKEN = "broken"
-"""The connection ended between the request and its reply."""
 NOT_READY = "503 endpoint-not-ready"
 """A gateway that was just started says that it is still loading."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One request. Times are seconds on the monotonic clock; `cause` is "" for a right answer."""
-
-    sent: float
-    ended: float
-    version: str
-    cause: str
-
-
-@dataclass
-class Traffic:
-    """Sixteen clients at a steady rate. `right` is, by version, the right answer for each body."""
-
-    port: int
-    key: str
-    bodies: list[bytes]
-    right: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    outcomes: list[Outcome] = field(default_factory=list)
-    open_requests: set[float] = field(default_factory=set)
-    _number: int = 0
-    _stopping: bool = False
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Ask inside the block."""
-        clients = [asyncio.create_task(self._client(number / RATE)) for number in range(CONNECTIONS)]
-        try:
-            yield
-        finally:
-            self._stopping = True
-            await asyncio.gather(*clients)
-
-    async def wait_for(self, condition: Callable[[list[Outcome]], bool], timeout_s: float = 20.0) -> None:
-        """Return when the newest outcomes, two for each connection, fulfil the condition."""
-        begun = len(self.outcomes)
-        deadline = time.monotonic() + timeout_s
-        while len(self.outcomes) < begun + 2 * CONNECTIONS or not condition(self.outcomes[-2 * CONNECTIONS :]):
-            assert time.monotonic() < deadline, Counter((o.version, o.cause) for o in self.outcomes[-2 * CONNECTIONS :])
-            await asyncio.sleep(0.01)
-
-    def last_from(self, version: str) -> float:
-        """When the last answer of `version` came."""
-        return max(outcome.ended for outcome in self.outcomes if outcome.version == version)
-
-    async def _client(self, offset: float) -> None:
-        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        due = time.monotonic() + offset
-        while not self._stopping:
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            due = max(due + CONNECTIONS / RATE, time.monotonic() - 1.0)
-            sent = time.monotonic()
-            number = self._number = (self._number + 1) % len(self.bodies)
-            if connection is not None and connection[0].at_eof():  # closed while idle: nothing was sent on it
-                connection[1].close()
-                connection = None
-            if connection is None:
-                try:
-                    connection = await asyncio.open_connection("127.0.0.1", self.port)
-                except OSError:
-                    self.outcomes.append(Outcome(sent, time.monotonic(), "", REFUSED))
-                    continue
-            connection = await self._ask(connection, number, sent)
-        if connection is not None:
-            connection[1].close()
-
-    async def _ask(
-        self, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], number: int, sent: float
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        reader, writer = connection
-        self.open_requests.add(sent)
-        try:
-            writer.write(self._request(self.bodies[number]))
-            status, headers, body = await asyncio.wait_for(_read_reply(reader), 15.0)
-        except (OSError, asyncio.IncompleteReadError, TimeoutError):
-            writer.close()
-            self.outcomes.append(Outcome(sent, time.monotonic(), "", BROKEN))
-            return None
-        finally:
-            self.open_requests.discard(sent)
-        version = headers.get("roadworthy-version", "")
-        cause = self._judge(status, version, number, body)
-        self.outcomes.append(Outcome(sent, time.monotonic(), version, cause))
-        if headers.get("connection", "").lower() == "close":
-            writer.close()
-            return None
-        return connection
-
-    def _request(self, body: bytes) -> bytes:
-        head = (
-            f"POST /v1/models/cells:predict HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self.key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
-
-    def _judge(self, status: int, version: str, number: int, body: bytes) -> str:
-        if status != 200:
-            return f"{status} {json.loads(body).get('code')}"
-        given = json.loads(body)["predictions"][0]["probabilities"][1]
-        return "" if abs(given - self.right[version][number]) <= 1e-5 else "wrong answer"
-
-
-async def _read_reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    pairs = (line.split(":", 1) for line in head[1:] if line)
-    headers = {name.lower(): value.strip() for name, value in pairs}
-    body = await reader.readexactly(int(headers["content-length"]))
-    return int(head[0].split()[1]), headers, body
 
 
 class Processes:
@@ -286,29 +168,21 @@ def _wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 30.0)
         time.sleep(0.02)
 
 
-def _only(version: str) -> Callable[[list[Outcome]], bool]:
-    return lambda outcomes: all(outcome.version == version and not outcome.cause for outcome in outcomes)
-
-
-def _right(outcomes: list[Outcome]) -> bool:
-    return all(not outcome.cause for outcome in outcomes)
-
-
 async def _travel(processes: Processes, traffic: Traffic, client: rw.Client) -> Moments:
     """Everything that happens while predictions are asked."""
     at = Moments(begun=time.monotonic())
     async with traffic.running():
-        await traffic.wait_for(_only("cells:1"))
+        await traffic.wait_for(only("cells:1"))
         await _until(at.begun + 8)
 
         at.deployed = time.monotonic()
         await asyncio.to_thread(client.deploy, "cells:2", "cells")
-        await traffic.wait_for(_only("cells:2"))
+        await traffic.wait_for(only("cells:2"))
         await _until(at.begun + 18)
 
         at.rolled_back = time.monotonic()
         await asyncio.to_thread(client.rollback, "cells")
-        await traffic.wait_for(_only("cells:1"))
+        await traffic.wait_for(only("cells:1"))
         await _until(at.begun + 25)
 
         at.control_killed = time.monotonic()
@@ -316,12 +190,12 @@ async def _travel(processes: Processes, traffic: Traffic, client: rw.Client) -> 
         await _until(at.begun + 33)
 
         await _kill_worker(processes, at)
-        await traffic.wait_for(_right)
+        await traffic.wait_for(all_right)
         await _until(at.begun + 43)
 
         at.stopping = time.monotonic()
         await _restart_gateway(processes)
-        await traffic.wait_for(_right, timeout_s=30.0)
+        await traffic.wait_for(all_right, timeout_s=30.0)
         at.cold = min(
             outcome.ended for outcome in traffic.outcomes if outcome.sent > at.stopping + 1 and not outcome.cause
         )
@@ -391,8 +265,8 @@ def _account(traffic: Traffic, at: Moments) -> None:
     back_s = traffic.last_from("cells:2") - at.rolled_back
     story = (
         f"{len(good)} right answers in {elapsed:.0f} s ({len(good) / elapsed:.0f} a second), "
-        f"rolled back in {back_s * 1000:.0f} ms; failures by the worker's death: {_causes(by_worker)}, "
-        f"by the restart of {at.cold - at.stopping:.1f} s: {_causes(by_restart)}, unexplained: {_causes(unexplained)}"
+        f"rolled back in {back_s * 1000:.0f} ms; failures by the worker's death: {causes(by_worker)}, "
+        f"by the restart of {at.cold - at.stopping:.1f} s: {causes(by_restart)}, unexplained: {causes(unexplained)}"
     )
     print(story)
     assert len(good) >= 10_000, story
@@ -403,7 +277,3 @@ def _account(traffic: Traffic, at: Moments) -> None:
     assert len(by_worker) <= CONNECTIONS, story  # each connection holds one request at most
     assert {outcome.cause for outcome in by_restart} <= {REFUSED, BROKEN, NOT_READY}, story
     assert sum(outcome.cause == BROKEN for outcome in by_restart) <= 2 * CONNECTIONS, story
-
-
-def _causes(outcomes: list[Outcome]) -> dict[str, int]:
-    return dict(Counter(outcome.cause for outcome in outcomes))

@@ -1,0 +1,155 @@
+"""The benchmark of the gateway's speed: `make bench-gateway`. docs/benchmarks.md says how to read its table.
+
+Every server, ours with all its processes, runs on core 0, the load on core 1; ours runs with its defaults: keys are checked, rows
+are checked, metrics and records are on. Ratios are taken within one run, and every answer is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.binary import binary_rows
+from bench.duel import Duel, Setup, baseline, faster, many_rows, median_ms, single_rows, slower
+from bench.load.wrk import Target
+from bench.models import Subject, nothing, onnx_trees, sklearn_trees, small_graph
+from bench.report import Measure, finish, unmeasured
+from bench.service import Service, ask, installed, wait_until
+from bench.stored import wait_for_records
+
+BARE = "bench.baselines.bare_asgi"
+BY_HAND = "bench.baselines.fastapi_sklearn"
+ROWS = 20_000
+"""Different rows that are asked, round and round."""
+PARTS = ("trees", "cells", "apart", "memory")
+
+
+def trees(folder: Path, setup: Setup) -> list[Measure]:
+    """A tree model packaged as ONNX against a bare raw-ASGI handler, and many rows at once."""
+    subject = onnx_trees(folder, ROWS)
+    alone = replace(setup, connections=1)
+    with (
+        installed(folder, [subject], setup.server_core) as service,
+        baseline(BARE, subject.baseline, setup.server_core) as bare,
+    ):
+        ours = service.target("trees")
+        crowd = single_rows(subject, ours, bare, setup)
+        one = single_rows(subject, ours, bare, alone, median_ms)
+        requests = setup.rounds * setup.seconds * 12
+        many = many_rows(subject, ours, bare, rows=1_000, requests=requests)
+        given = [records(service, subject, [crowd, one], many_rows_requests=requests)]
+        raw = Target(ours.port, "/v2/models/trees/infer", ours.authorization)
+        binary = binary_rows(subject, raw, 1_000, requests, setup.server_core)
+    return [
+        faster("1 row, 64 connections, trees in ONNX, against a bare raw-ASGI handler", crowd, 1.3, 1.8),
+        slower("1 row, 1 connection, p50, trees in ONNX, against the bare handler", one, 1.25, 1.0),
+        slower("1,000 rows in one JSON request, against the bare handler", many, 0.85, 0.65),
+        *binary,
+        *given,
+    ]
+
+
+def cells(folder: Path, setup: Setup) -> list[Measure]:
+    """The same scikit-learn pipeline compiled and not, against FastAPI by hand."""
+    compiled, native = sklearn_trees(folder, ROWS), sklearn_trees(folder, ROWS, compiled=False)
+    with (
+        installed(folder, [compiled, native], setup.server_core) as service,
+        baseline(BY_HAND, compiled.baseline, setup.server_core) as by_hand,
+    ):
+        fastest = single_rows(compiled, service.target(compiled.name), by_hand, setup)
+        plain = single_rows(native, service.target(native.name), by_hand, setup)
+        kept = [records(service, compiled, [fastest]), records(service, native, [plain])]
+    return [
+        faster("1 row, 64 connections, scikit-learn pipeline compiled, against FastAPI by hand", fastest, 40, 60),
+        faster("1 row, 64 connections, the same not compiled, against FastAPI by hand", plain, 8, 20),
+        *kept,
+    ]
+
+
+def apart(folder: Path, setup: Setup) -> list[Measure]:
+    """A Python callable that does nothing, in a runner process and in the worker."""
+    subject = nothing(folder, ROWS)
+    name, aim = "1 row, 64 connections, a Python callable that does nothing, runner process against inline", ">= 0.5 x"
+    with installed(folder, [], setup.server_core) as service:
+        service.push(subject)
+        try:
+            for where in ("inline", "process"):
+                place(service, f"{subject.name}:1", where, where)
+        except Exception as error:  # noqa: BLE001  whatever the control plane says is the reason
+            return [unmeasured(name, aim, f"{type(error).__name__}: {error}")]
+        if not service.runner_processes():
+            return [unmeasured(name, aim, "no runner process was started")]
+        duel = single_rows(subject, service.target("process"), service.target("inline"), setup)
+    return [faster(name, duel, 0.5, 0.8)]
+
+
+def place(service: Service, version: str, endpoint: str, where: str, **more: Any) -> None:
+    """Serve a version at an endpoint whose policy says where it executes."""
+    with service.client() as client:
+        policy = {"placement": {"where": where, **more}}
+        client.wait(client.deploy(version, endpoint, policy=policy), timeout_s=60)
+
+
+def memory(folder: Path, setup: Setup, models: int = 20) -> list[Measure]:
+    """What one more small ONNX model costs a worker: the slope over `models` of them, after the first three."""
+    first = small_graph(folder, 0)
+    sizes, resident = [], []
+    with installed(folder, [first], setup.server_core) as service, service.client() as client:
+        for number in range(1, models + 1):
+            subject = small_graph(folder, number)
+            client.push(subject.package)
+            client.wait(client.deploy(f"{subject.name}:1", subject.name))
+            wait_until(partial(ask, service, subject), f"right answers of {subject.name}")
+            for _ in range(20):
+                assert ask(service, subject), subject.name
+            time.sleep(0.3)
+            sizes.append(subject.baseline.stat().st_size / 1e6)
+            resident.append(max(worker.memory_info().rss for worker in service.worker_processes()) / 1e6)
+    each, size = float(np.polyfit(range(models - 3), resident[3:], 1)[0]), float(np.mean(sizes))
+    bound = 3 * size + 2
+    name = f"memory of one more small ONNX model in a worker (slope over {models - 3}; a file of {size:.3f} MB)"
+    return [Measure(name, round(each, 2), "MB", target=f"<= 3 x + 2 MB = {bound:.2f} MB", met=each <= bound)]
+
+
+def records(service: Service, subject: Subject, duels: list[Duel], many_rows_requests: int = 0) -> Measure:
+    """The records that were kept of all answers: as many as answers were given, each pairing its own input and answer."""
+    warm = 10 if many_rows_requests else 0
+    answered = sum(duel.answered for duel in duels) + many_rows_requests + warm
+    sent = sum(duel.sent for duel in duels) + many_rows_requests + warm
+    kept = wait_for_records(service.home, subject, answered)
+    off = max(0, answered - kept.records) + max(0, kept.records - sent) + kept.wrong
+    name = f"records missing, surplus or wrong, of {answered:,} answers of {subject.name}"
+    return Measure(name, off, "records", target="0", met=off == 0)
+
+
+def main() -> int:
+    """Measure, print, write; 1 when a target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help="length of each turn")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="parts of the table")
+    arguments = parser.parse_args()
+    if (os.cpu_count() or 1) < 2:
+        raise SystemExit("the benchmark needs two cores: one for the servers, one for the load")
+    setup = Setup(arguments.rounds, arguments.seconds)
+    print(f"load average before: {os.getloadavg()[0]:.1f} (near 0 is quiet)", flush=True)
+    measures: list[Measure] = []
+    for part, run in zip(PARTS, (trees, cells, apart, memory), strict=True):
+        if part in arguments.only:
+            with tempfile.TemporaryDirectory() as folder:
+                measures += run(Path(folder), setup)
+    print(f"load average after: {os.getloadavg()[0]:.1f} (servers and load together give about 2)", flush=True)
+    return finish("gateway", measures, whole=set(arguments.only) == set(PARTS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

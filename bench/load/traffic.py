@@ -1,0 +1,185 @@
+"""Real clients at a steady rate: keep-alive connections of plain sockets, one request on each at a time, nothing sent twice.
+
+Every reply is checked against the model of the version that it names. Whatever is no right answer counts as a failure with its
+cause, and retries are off. Used by the benchmarks of switches, kills and long runs, and by tests/walks/test_the_road.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from bench.models import Rows
+
+CONNECTIONS = 16
+RATE = 260.0
+"""Requests a second, all connections together."""
+
+REFUSED = "refused"
+"""Nobody listened: no connection, so nothing was sent."""
+BROKEN = "broken"
+"""The connection ended between the request and its reply."""
+LATE = "no answer"
+"""The connection is open and nothing came for LONGEST_S."""
+LONGEST_S = 30.0
+_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One request. Times are seconds on the monotonic clock; `cause` is "" for a right answer; `port` is the client's own."""
+
+    sent: float
+    ended: float
+    version: str
+    cause: str
+    port: int = 0
+
+
+@dataclass
+class Traffic:
+    """Clients of one endpoint. `right` is, by version, the right answer for each body.
+
+    Attributes:
+        port, key, endpoint: where and as whom.
+        bodies: sent in turn. right: version → the second class's probability for each body.
+        rate: requests a second. connections: how many are kept alive.
+        outcomes: what became of each request, in the order in which they ended.
+        open_requests: when each request that is under way was sent, by the client's own port.
+    """
+
+    port: int
+    key: str
+    bodies: list[bytes]
+    right: dict[str, Rows] = field(default_factory=dict)
+    endpoint: str = "cells"
+    rate: float = RATE
+    connections: int = CONNECTIONS
+    outcomes: list[Outcome] = field(default_factory=list)
+    open_requests: dict[int, float] = field(default_factory=dict)
+    _number: int = 0
+    _stopping: bool = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Ask inside the block."""
+        clients = [asyncio.create_task(self._client(number / self.rate)) for number in range(self.connections)]
+        try:
+            yield
+        finally:
+            self._stopping = True
+            await asyncio.gather(*clients)
+
+    async def wait_for(self, condition: Callable[[list[Outcome]], bool], timeout_s: float = 20.0) -> None:
+        """Return when the newest outcomes, two for each connection, fulfil the condition.
+
+        Raises:
+            AssertionError: they do not, with what they are.
+        """
+        most = 2 * self.connections
+        begun = len(self.outcomes)
+        deadline = time.monotonic() + timeout_s
+        while len(self.outcomes) < begun + most or not condition(self.outcomes[-most:]):
+            if time.monotonic() > deadline:
+                raise AssertionError(str(Counter((o.version, o.cause) for o in self.outcomes[-most:])))
+            await asyncio.sleep(0.01)
+
+    def last_from(self, version: str) -> float:
+        """When the last answer of `version` came."""
+        return max(outcome.ended for outcome in self.outcomes if outcome.version == version)
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """What was no right answer."""
+        return [outcome for outcome in self.outcomes if outcome.cause]
+
+    async def _client(self, offset: float) -> None:
+        connection: _Connection | None = None
+        due = time.monotonic() + offset
+        while not self._stopping:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            due = max(due + self.connections / self.rate, time.monotonic() - 1.0)
+            number = self._number = (self._number + 1) % len(self.bodies)
+            if connection is not None and connection[0].at_eof():  # closed while idle: nothing was sent on it
+                connection[1].close()
+                connection = None
+            sent = time.monotonic()
+            if connection is None:
+                try:
+                    connection = await asyncio.open_connection("127.0.0.1", self.port)
+                except OSError:
+                    self.outcomes.append(Outcome(sent, time.monotonic(), "", REFUSED))
+                    continue
+            connection = await self._ask(connection, number, sent)
+        if connection is not None:
+            connection[1].close()
+
+    async def _ask(self, connection: _Connection, number: int, sent: float) -> _Connection | None:
+        reader, writer = connection
+        own = int(writer.get_extra_info("sockname")[1])
+        self.open_requests[own] = sent
+        try:
+            writer.write(self._request(self.bodies[number]))
+            status, headers, body = await asyncio.wait_for(_read_reply(reader), LONGEST_S)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            cause = LATE if isinstance(error, TimeoutError) else BROKEN
+            self.outcomes.append(Outcome(sent, time.monotonic(), "", cause, own))
+            await _leave(writer)
+            return None
+        finally:
+            self.open_requests.pop(own, None)
+        version = headers.get("roadworthy-version", "")
+        cause = self._judge(status, version, number, body)
+        self.outcomes.append(Outcome(sent, time.monotonic(), version, cause, own))
+        if headers.get("connection", "").lower() == "close":
+            await _leave(writer)
+            return None
+        return connection
+
+    def _request(self, body: bytes) -> bytes:
+        head = (
+            f"POST /v1/models/{self.endpoint}:predict HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"Authorization: Bearer {self.key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+    def _judge(self, status: int, version: str, number: int, body: bytes) -> str:
+        if status != 200:
+            return f"{status} {json.loads(body).get('code')}"
+        given = json.loads(body)["predictions"][0]["probabilities"][1]
+        return "" if abs(given - self.right[version][number]) <= 1e-5 else "wrong answer"
+
+
+async def _leave(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+async def _read_reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    pairs = (line.split(":", 1) for line in head[1:] if line)
+    headers = {name.lower(): value.strip() for name, value in pairs}
+    body = await reader.readexactly(int(headers["content-length"]))
+    return int(head[0].split()[1]), headers, body
+
+
+def only(version: str) -> Callable[[list[Outcome]], bool]:
+    """All are right answers of this version."""
+    return lambda outcomes: all(outcome.version == version and not outcome.cause for outcome in outcomes)
+
+
+def all_right(outcomes: list[Outcome]) -> bool:
+    """All are right answers."""
+    return all(not outcome.cause for outcome in outcomes)
+
+
+def causes(outcomes: list[Outcome]) -> dict[str, int]:
+    """How often each cause."""
+    return dict(Counter(outcome.cause for outcome in outcomes))
