@@ -1,0 +1,27 @@
+"""Compiled models answer as the originals, in a short form of `make bench-exact`, and the benchmark sees one that does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.exact import LINEAR, TREES, examine
+from roadworthy.optimize.candidates.skl2onnx import Skl2Onnx
+
+ROWS = 20_000
+
+
+@pytest.mark.parametrize("name", [*TREES, *LINEAR])
+def test_no_row_of_twenty_thousand_takes_another_branch(name: str) -> None:
+    """Training rows, perturbed ones, and for trees rows at and next to thresholds: none is answered otherwise."""
+    verdict = examine(name, ROWS)
+    assert verdict.rows == ROWS
+    assert verdict.different == 0
+    assert verdict.largest < 1e-11
+    assert (verdict.thresholds > 1_000) == (name in TREES)
+
+
+def test_a_conversion_that_moves_rows_over_thresholds_is_seen() -> None:
+    """The negative control: what skl2onnx makes in float32 answers many of these rows wrongly."""
+    verdict = examine("HistGradientBoostingClassifier", ROWS, Skl2Onnx("float32"))
+    assert verdict.different > 1_000
+    assert verdict.largest > 0.01
