@@ -132,7 +132,6 @@ class Manager:
                     del self._states[digest]
                 else:
                     awaited.batcher.try_again()
-        self._move_what_is_placed_otherwise()
         self._act()
 
     def version(self, digest: str) -> Version | None:
@@ -168,6 +167,7 @@ class Manager:
 
     def _act(self) -> None:
         self._forget_what_is_awaited_in_vain()
+        self._move_what_is_placed_otherwise()
         while (action := next_action(tuple(self._entries), self._pinned, self._local_states())) is not None:
             if isinstance(action, Load):
                 self._states[action.digest] = State.LOADING
@@ -176,8 +176,12 @@ class Manager:
                 self._states[action.digest] = State.UNLOADING
                 self._start(self._take_out(self._versions.pop(action.digest)))
             elif isinstance(action, Forget):
-                del self._states[action.digest]
-                self._faults.pop(action.digest, None)
+                self._forget(action.digest)
+
+    def _forget(self, digest: str) -> None:
+        del self._states[digest]
+        self._faults.pop(digest, None)
+        self._placed_for.pop(digest, None)
 
     def _local_states(self) -> dict[str, State]:
         """What loads in a process apart holds up nothing here, and is given up elsewhere."""
@@ -190,14 +194,24 @@ class Manager:
 
     async def _bring_in(self, entry: PackageEntry) -> None:
         """Decide where the version executes, and load it here or wait for its runners."""
-        loop = asyncio.get_running_loop()
         policies = self._policies.get(entry.digest, ())
         self._placed_for[entry.digest] = policies
         try:
-            placed = await loop.run_in_executor(self._thread, self._place, entry, policies)
-            if placed.where == PROCESS and self._apart is not None:
-                self._await_runners(entry, placed, self._apart)
-                return
+            placed = await asyncio.get_running_loop().run_in_executor(self._thread, self._place, entry, policies)
+        except (RoadworthyError, OSError) as error:
+            code = error.code if isinstance(error, RoadworthyError) else "load-failed"
+            self._note_failure(entry.digest, error, code, getattr(error, "message", "the package could not be read"))
+            self._changed()
+            self._act()
+        else:
+            await self._bring_in_at(entry, placed, policies)
+
+    async def _bring_in_at(self, entry: PackageEntry, placed: Placed, policies: tuple[Policy, ...]) -> None:
+        if placed.where == PROCESS and self._apart is not None:
+            self._await_runners(entry, placed, self._apart)
+            return
+        loop = asyncio.get_running_loop()
+        try:
             executable = await loop.run_in_executor(self._thread, self._load, entry)
         except RoadworthyError as error:
             self._note_failure(entry.digest, error, error.code, error.message)
@@ -208,7 +222,11 @@ class Manager:
             self._note_failure(entry.digest, error, "load-failed", "the package could not be loaded here")
         else:
             batcher = Batcher(InlineRunner(executable), loop)
-            self._ready(Version(entry.digest, executable.runtime, executable.package.signature, placed, batcher))
+            version = Version(entry.digest, executable.runtime, executable.package.signature, placed, batcher)
+            if self._placed_for.get(entry.digest) is policies and self._states.get(entry.digest) is not State.UNLOADING:
+                self._ready(version)
+            else:  # meanwhile it was moved elsewhere, or is not wanted any more
+                await _close_when_free(version)
         self._changed()
         self._act()
 
@@ -255,28 +273,39 @@ class Manager:
         for digest in [d for d in self._awaited if d not in self._entries and d not in self._pinned]:
             self._awaited.pop(digest).close()
             if digest not in self._versions:
-                del self._states[digest]
-                self._faults.pop(digest, None)
+                self._forget(digest)
 
     def _move_what_is_placed_otherwise(self) -> None:
         """Where policies changed, bring the version in where it belongs now; it serves from its old place meanwhile."""
-        for digest, version in self._versions.items():
+        for digest in [d for d in self._entries if d in self._versions or d in self._awaited]:
             policies = self._policies.get(digest, ())
-            if digest in self._entries and self._apart is not None and policies != self._placed_for.get(digest):
+            if self._apart is not None and policies != self._placed_for.get(digest):
                 self._placed_for[digest] = policies
-                self._start(self._move(version, self._entries[digest], policies))
+                self._start(self._move(self._entries[digest], policies))
 
-    async def _move(self, version: Version, entry: PackageEntry, policies: tuple[Policy, ...]) -> None:
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(RoadworthyError, OSError):
-            placed = await loop.run_in_executor(self._thread, self._place, entry, policies)
-            same = (placed.where, placed.copies) == (version.placed.where, version.placed.copies)
-            if self._versions.get(entry.digest) is not version:
-                return
-            if same or (placed.where == INLINE and version.placed.where == INLINE):
-                version.placed = placed
-            else:
-                await self._bring_in(entry)
+    async def _move(self, entry: PackageEntry, policies: tuple[Policy, ...]) -> None:
+        digest = entry.digest
+        try:
+            placed = await asyncio.get_running_loop().run_in_executor(self._thread, self._place, entry, policies)
+        except (RoadworthyError, OSError) as error:
+            self._failed(digest, error)
+            return
+        if digest not in self._entries or self._placed_for.get(digest) is not policies:
+            return
+        version, awaited = self._versions.get(digest), self._awaited.get(digest)
+        if awaited is not None and awaited.placed.same_place(placed):
+            awaited.placed = placed
+            return
+        if awaited is not None:
+            self._awaited.pop(digest).close()
+            if version is None:
+                self._states[digest] = State.LOADING
+        elif version is None:
+            return
+        if version is not None and version.placed.same_place(placed):
+            version.placed = placed
+        else:
+            await self._bring_in_at(entry, placed, policies)
 
     def _ready(self, version: Version) -> None:
         """Put a version into service, in the place of the one of its digest that was there."""
@@ -296,7 +325,7 @@ class Manager:
     async def _take_out(self, version: Version) -> None:
         self._changed()
         await _close_when_free(version)
-        del self._states[version.digest]
+        self._forget(version.digest)
         self._changed()
         self._act()
 

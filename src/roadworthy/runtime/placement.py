@@ -64,6 +64,10 @@ class Placed:
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
 
+    def same_place(self, other: Placed) -> bool:
+        """Whether a version need not be brought in anew."""
+        return self.where == other.where and (self.where == INLINE or self.copies == other.copies)
+
 
 Place = Callable[[PackageEntry, Sequence[Policy]], Placed]
 """Decides for one package with the policies of the endpoints that use it. Reads from disk; may raise RoadworthyError."""

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -173,7 +174,7 @@ def decode_run(
         numbers = struct.unpack_from(f"<{n}I{n}d", payload, _COUNT.size)
         counts = numbers[:n]
         batch, _ = _take_batch(payload, _COUNT.size + 12 * n, layout, (sum(counts), ring))
-    except (struct.error, msgspec.DecodeError) as error:
+    except (struct.error, msgspec.DecodeError, RecursionError) as error:
         raise ValueError("a run that cannot be read") from error
     return batch, counts, numbers[n:]
 
@@ -212,7 +213,7 @@ def check_answer(batch: Batch) -> None:
             if not _fits(block.values.shape[1:], form, batch.layout):
                 raise ValueError("a block of another form")
             if form.dtype.numpy.kind == "O":
-                _put_objects([], block.values, form)
+                _check_objects(block.values.reshape(-1).tolist(), form)
             elif block.values.dtype != form.dtype.numpy:
                 raise TypeError("values of another type")
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -238,9 +239,18 @@ def decode_answer(payload: memoryview, layout: Layout, ring: Ring | None) -> Out
             statuses = struct.unpack_from(f"<{n}H", payload, at + length)
             at += length + 2 * n
         batch = None if rows == _NO_BATCH else _take_batch(payload, at, layout, (rows, ring))[0]
-    except (struct.error, msgspec.DecodeError) as error:
+    except (struct.error, msgspec.DecodeError, RecursionError) as error:
         raise ValueError("an answer that cannot be read") from error
     return Outcomes(statuses or (ANSWERED,) * n, faults, batch, run_rows, seconds)
+
+
+def _check_objects(flat: list[Any], form: BlockForm) -> None:
+    if form.dtype is DType.JSON:
+        _json_decode(_json_encode(flat))
+    elif set(map(type, flat)) <= {str, NoneType}:
+        _texts_encode(flat)
+    else:
+        raise TypeError("values that are no text")
 
 
 def _plain(facts: dict[str, object]) -> dict[str, Any]:

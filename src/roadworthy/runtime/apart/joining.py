@@ -67,10 +67,17 @@ class Watched:
 
 
 class Joining:
-    """What waits for the model. The model's own thread only."""
+    """What waits for the model. The model's own thread only.
 
-    def __init__(self, runner: Runner, max_rows: int | None) -> None:
+    Args:
+        runner: runs it.
+        max_rows: rows of one run at most; None for what pays.
+        after_run: called after each run, before its answers are sent.
+    """
+
+    def __init__(self, runner: Runner, max_rows: int | None, after_run: Callable[[], None]) -> None:
         self._runner = runner
+        self._after_run = after_run
         self._gain = Gain(max_rows, MAX_JOINED_ROWS)
         self._waiting: deque[Asked] = deque()
         self._log = structlog.get_logger("runner")
@@ -102,6 +109,7 @@ class Joining:
         results = run_joined(self._runner, [part.batch for part in group if part.batch is not None])
         seconds = time.perf_counter() - begun
         self._gain.ran(rows, seconds)
+        self._after_run()
         for part, result in zip(group, results, strict=True):
             part.asked.answer(self._outcomes(part, result, rows, seconds))
 

@@ -20,7 +20,7 @@ from roadworthy.schema.batch import Array
 
 RING_BYTES = 32 << 20
 """Room of one direction; only what was touched takes memory. What does not fit travels in the message itself."""
-SHARE_FROM_BYTES = 64 << 10
+SHARE_FROM_BYTES = 32 << 10
 """Smaller arrays travel in the message: docs/decisions/0004-runner-processes.md has the measurement."""
 
 _CELLS_BYTES = 4096
@@ -42,14 +42,17 @@ class Ring:
     def put(self, values: Array) -> int | None:
         """Copy an array in; its position, or None when there is no room now."""
         taken = self._cells[self._cell]
-        if not self._taken <= taken <= self._head:  # the other side writes what makes no sense: trust it with nothing
+        if taken > self._head:  # the other side writes what makes no sense: trust it with nothing
             return None
-        self._taken = taken
+        self._taken = max(self._taken, taken)
         room = -values.nbytes % _ALIGN + values.nbytes
         start = self._head
-        if taken == start or start % self._size + room > self._size:
-            start += -start % self._size  # from the beginning: nothing is in use, or the rest is too short
-        if start + room - taken > self._size:
+        if self._taken == start:  # nothing is in use: from the beginning, where the pages have been touched
+            start += -start % self._size
+            self._taken = start
+        elif start % self._size + room > self._size:  # the rest is too short
+            start += -start % self._size
+        if start + room - self._taken > self._size:
             return None
         self._head = start + room
         np.copyto(self._array(start, values.dtype, values.shape), values)

@@ -50,7 +50,7 @@ class RunnerProcess:
 
     def run(self) -> int:
         """Serve until told to stop; the exit status."""
-        self._catch_signals()
+        self._keep_signals()
         watch_parent(self._stop)
         self._watch.start()
         try:
@@ -66,9 +66,9 @@ class RunnerProcess:
     def _answer(self, executable: Executable) -> int:
         signature = executable.package.signature
         greeting = Greeting(self._start.digest, os.getpid(), executable.runtime, signature.to_document())
-        joining = Joining(Watched(InlineRunner(executable), self._state), self._start.max_rows)
+        joining = Joining(Watched(InlineRunner(executable), self._state), self._start.max_rows, self._keep_signals)
         self._state.move(state.READY)
-        self._catch_signals()  # loading may have put others in place
+        self._keep_signals()
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
@@ -120,12 +120,14 @@ class RunnerProcess:
         if self._server is not None:
             self._server.stop()
 
-    def _catch_signals(self) -> None:
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            self._stop()
+    def _told_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop()
 
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def _keep_signals(self) -> None:
+        """The order to stop must be heard whatever handler the model has put in place."""
+        if signal.getsignal(signal.SIGTERM) != self._told_to_stop:
+            signal.signal(signal.SIGTERM, self._told_to_stop)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _entry(self) -> PackageEntry:
         return PackageEntry(self._start.digest, "", 0, 0, self._start.allowed_by)

@@ -8,7 +8,6 @@ what arrives meanwhile waits here, is joined, and can still be dropped when its 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -246,14 +245,21 @@ class _Link:
             self._later()
             return
 
+        def make() -> _Connection:
+            return _Connection(self, self._owner, memory)
+
         async def open_connection() -> None:
-            with contextlib.suppress(OSError):
-                await self._loop.create_unix_connection(lambda: _Connection(self, self._owner, memory), sock=end)
+            await self._loop.create_unix_connection(make, sock=end)
+
+        def opened(task: asyncio.Task[None]) -> None:
             self._opening = None
+            if task.cancelled() or task.exception() is not None:
+                end.close()
             if self._present is None:
                 self._later()
 
         self._opening = self._loop.create_task(open_connection())
+        self._opening.add_done_callback(opened)
 
     def ask_to_retry(self) -> None:
         """Ask a runner that could not load to do it again."""
@@ -265,6 +271,8 @@ class _Link:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
         for connection in list(self._connections()):
             connection.close()
 

@@ -1,0 +1,257 @@
+"""A model that crashes, hangs, holds the GIL, cannot be loaded or misbehaves ends at most its own runner process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from roadworthy.foundation.errors import Unavailable
+from roadworthy.runtime.apart import state
+from roadworthy.runtime.apart.launch import EXIT_LOAD_FAILED
+from roadworthy.runtime.apart.state import RunnerState
+from tests.conftest import eventually
+from tests.runtime.apart.runners import Caller, StartRunner, play, rows, start_runner, told
+
+__all__ = ["start_runner"]
+
+
+@pytest.mark.parametrize(("kind", "code"), [("refused", "package-refused"), ("load-raises", "load-failed")])
+def test_c1_a_load_that_raises_is_told(start_runner: StartRunner, tmp_path: Path, kind: str, code: str) -> None:
+    """Workers hear code and reason; nothing internal is in it; asked to try again the process leaves to be started anew."""
+    runner = start_runner(kind)
+
+    async def scene(caller: Caller) -> None:
+        ticket = caller.submit(rows(1))
+        await caller.until(lambda: caller.batcher.refusal)
+        refusal = caller.batcher.refusal
+        assert refusal is not None
+        assert refusal.code == code
+        assert "secret" not in str(refusal.reason)
+        outcome = await ticket.outcome
+        assert isinstance(outcome, Unavailable)
+        assert outcome.code == code
+        assert runner.state is not None
+        assert state.NAMES[runner.state.state] == "FAILED"
+        caller.batcher.try_again()
+        assert await asyncio.to_thread(runner.process.wait, 15) == EXIT_LOAD_FAILED
+        start_runner("sum")
+        await caller.ready()
+        assert await caller.ask(rows(2)) == [[2.0]]
+
+    play(tmp_path, scene)
+
+
+def test_c1_a_load_that_hangs_is_told_in_time(start_runner: StartRunner, tmp_path: Path) -> None:
+    """After its time the version has failed, and the process can still be stopped."""
+    runner = start_runner("load-hangs", load_s=0.5)
+
+    async def scene(caller: Caller) -> None:
+        await caller.until(lambda: caller.batcher.refusal)
+        refusal = caller.batcher.refusal
+        assert refusal is not None
+        assert refusal.code == "load-timeout"
+
+    play(tmp_path, scene)
+    assert runner.stop() == 0
+
+
+def test_c1_a_failed_successor_does_not_replace_who_serves(start_runner: StartRunner, tmp_path: Path) -> None:
+    """The address stays with the runner that answers; the one that could not load waits behind it."""
+    start_runner("sum").wait_shown()
+    successor = start_runner("refused")
+    eventually(lambda: successor.state and successor.state.state == state.FAILED, "the second load fails")
+
+    async def scene(caller: Caller) -> None:
+        assert await caller.ask(rows(1)) == [[1.0]]
+        assert caller.batcher.refusal is None
+
+    play(tmp_path, scene)
+    assert successor.stop() == 0
+
+
+@pytest.mark.parametrize(("kind", "status"), [("segfault", -11), ("abort", -6)])
+def test_c2_c3_a_crash_fails_only_what_was_in_it(
+    start_runner: StartRunner, tmp_path: Path, kind: str, status: int
+) -> None:
+    """The request that crashed its runner gets 503; what had not begun waits, and is right after the restart."""
+    runner = start_runner(kind)
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        poison = caller.submit(rows(13))
+        await asyncio.sleep(0)  # its message is out
+        others = [caller.submit(rows(n)) for n in range(5)]
+        outcome = await poison.outcome
+        assert isinstance(outcome, Unavailable)
+        assert outcome.code == "runner-died"
+        assert await asyncio.to_thread(runner.process.wait, 15) == status
+        start_runner(kind)
+        settled = [told(await ticket.outcome) for ticket in others]
+        assert settled == [[float(n)] for n in range(5)]
+        assert await caller.ask(rows(7)) == [[7.0]]
+
+    play(tmp_path, scene)
+
+
+def test_c3_the_other_copy_goes_on(start_runner: StartRunner, tmp_path: Path) -> None:
+    """One of two runners crashes: the other one answers without a pause."""
+    start_runner("segfault")
+    start_runner("segfault", copy=1)
+
+    async def scene(caller: Caller) -> None:
+        await caller.until(lambda: all(link.is_open for link in caller.batcher._links))
+        assert await caller.ask(rows(13)) == ["runner-died"]
+        begun = time.monotonic()
+        for n in range(20):
+            assert await caller.ask(rows(n if n != 13 else 0)) == [[float(n if n != 13 else 0)]]
+        assert time.monotonic() - begun < 2
+
+    play(tmp_path, scene, copies=2)
+
+
+def test_c4_an_endless_run_ends_its_process(start_runner: StartRunner, tmp_path: Path) -> None:
+    """A loop in the model: after hang_s everybody in it gets 503, the process is gone, who waited is answered by the next."""
+    runner = start_runner("loop", hang_s=0.5)
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        stuck = [caller.submit(rows(13)), caller.submit(rows(2))]
+        await asyncio.sleep(0.1)
+        waits = caller.submit(rows(3))
+        assert [told(await ticket.outcome) for ticket in stuck] == ["runner-hung"] * 2
+        assert await asyncio.to_thread(runner.process.wait, 15) == -9
+        start_runner("loop", hang_s=0.5)
+        assert told(await waits.outcome) == [3.0]
+
+    play(tmp_path, scene)
+    assert "runner-hung" in runner.log()
+
+
+def test_c4_a_run_that_holds_the_gil_is_seen_from_outside(start_runner: StartRunner, tmp_path: Path) -> None:
+    """No thread of the runner can act, but its state file shows since when it is busy, so that its keeper can kill it."""
+    runner = start_runner("hold-gil", hang_s=0.3)
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        stuck = caller.submit(rows(13))
+
+        def overdue() -> bool:
+            seen = RunnerState.read(runner.address)
+            return seen is not None and seen.pid == runner.process.pid and seen.busy_s > 0.6
+
+        await caller.until(overdue)
+        assert runner.process.poll() is None  # its own watch could not act
+        assert not stuck.outcome.done()
+        runner.process.kill()
+        assert told(await stuck.outcome) == "runner-died"
+
+    play(tmp_path, scene)
+
+
+def test_c5_progress_is_seen_on_the_line(start_runner: StartRunner, tmp_path: Path) -> None:
+    """The worker's side shows since when the oldest message has been out, and nothing when all is answered."""
+    start_runner("slow")
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        assert caller.batcher.busy_since is None
+        ticket = caller.submit(rows(1, wait_s=0.3))
+        await caller.until(lambda: caller.batcher.busy_since is not None)
+        since = caller.batcher.busy_since
+        assert since is not None
+        assert time.monotonic() - since < 0.3
+        await ticket.outcome
+        assert caller.batcher.busy_since is None
+
+    play(tmp_path, scene)
+
+
+def test_c12_threads_files_and_memory_stay(start_runner: StartRunner, tmp_path: Path) -> None:
+    """After thousands of calls and a hundred connections the runner has as many descriptors and threads as before."""
+    runner = start_runner("sum")
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        process = psutil.Process(runner.process.pid)
+
+        async def load() -> None:
+            for _ in range(30):
+                await caller.ask(*(rows(n) for n in range(100)))
+            for _ in range(50):
+                other = Caller(tmp_path, 1, None, caller.batcher.digest)
+                assert await other.ask(rows(1)) == [[1.0]]
+                other.batcher.close()
+
+        await load()
+        await caller.until(lambda: process.num_fds() < 20)
+        before = (process.num_fds(), process.num_threads(), process.memory_info().rss, psutil.Process().num_fds())
+        await load()
+        await caller.until(lambda: process.num_fds() <= before[0])
+        assert process.num_threads() == before[1]
+        assert process.memory_info().rss - before[2] < 4 << 20
+        await caller.until(lambda: psutil.Process().num_fds() <= before[3])
+
+    play(tmp_path, scene)
+
+
+def test_c13_what_a_model_does_to_its_process_stays_there(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Prints go to the log, a changed folder, environment and signal handler hurt nobody, its children end with it."""
+    runner = start_runner("rude")
+    children: list[int] = []
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        (told_pids,) = await caller.ask(rows(13))
+        children.extend((int(told_pids[0]) // 10_000_000, int(told_pids[0]) % 10_000_000))
+        assert all(psutil.pid_exists(pid) for pid in children)
+        assert await caller.ask(rows(1)) == [[1.0]]
+
+    play(tmp_path, scene)
+    assert runner.stop() == 0
+    assert not any(psutil.pid_exists(pid) for pid in children)
+    assert "printed by the model" in runner.log()
+    assert "complained by the model" in runner.log()
+    assert sorted(path.name for path in runner.address.parent.iterdir()) == []
+
+
+def test_c13_a_model_runs_in_an_empty_folder_of_its_own(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Its present folder is private and empty, and modules are not looked for there."""
+    start_runner("where")
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        assert await caller.ask(rows(13)) == [[0.0]]
+
+    play(tmp_path, scene)
+
+
+def test_what_a_killed_runner_left_is_swept(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Sockets, state files and folders of runners that were killed go when the next one of the address starts."""
+    killed = start_runner("sum").wait_shown()
+    killed.end()
+    left = f"{killed.address.name}.{killed.process.pid}"
+    assert [path for path in killed.address.parent.iterdir() if path.name.startswith(left)]
+    start_runner("sum").wait_shown()
+    eventually(
+        lambda: not [path for path in killed.address.parent.iterdir() if path.name.startswith(left)], "it is swept"
+    )
+
+
+def test_d2_a_runner_ends_with_its_parent(start_runner: StartRunner, tmp_path: Path) -> None:
+    """When the pipe from its parent closes, however the parent ended, the runner stops by itself."""
+    runner = start_runner("sum").wait_shown()
+    assert runner.process.stdin is not None
+    runner.process.stdin.close()
+    assert runner.process.wait(10) == 0
+
+
+def test_d16_nothing_is_forked_after_threads(start_runner: StartRunner, tmp_path: Path) -> None:
+    """The runner is started by exec and starts no process of its own."""
+    runner = start_runner("sum").wait_shown()
+    assert psutil.Process(runner.process.pid).children() == []
+    assert os.getpgid(runner.process.pid) == runner.process.pid

@@ -1,0 +1,285 @@
+"""The worker's side of runner processes: requests are joined, answered, bounded in time, and survive a change of runner."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from roadworthy.contract.policy import Batching
+from roadworthy.foundation.errors import ModelFault
+from roadworthy.schema.batch import Batch, Block, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Container, Field, Signature
+from tests.runtime.apart.runners import DIGEST, Caller, StartRunner, Waiting, play, rows, told
+
+
+def test_answers_come_from_the_runner(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Each gets its own rows; what a runner tells of the version is what it loaded."""
+    start_runner("sum")
+
+    async def scene(caller: Caller) -> None:
+        assert await caller.ask(rows(1), rows(2, 3), rows(4)) == [[1.0], [2.0, 3.0], [4.0]]
+        greeting = caller.batcher.ready
+        assert greeting is not None
+        assert (greeting.digest, greeting.runtime) == (DIGEST, "planted")
+
+    play(tmp_path, scene)
+
+
+def test_requests_of_one_moment_are_one_run(start_runner: StartRunner, tmp_path: Path) -> None:
+    """A hundred requests at once run together."""
+    start_runner("size")
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        assert await caller.ask(*(rows(n) for n in range(100))) == [[100.0]] * 100
+
+    play(tmp_path, scene)
+
+
+def test_requests_of_several_workers_are_joined(start_runner: StartRunner, tmp_path: Path) -> None:
+    """What two workers ask while the model runs is one run."""
+    start_runner("slow")
+
+    async def scene(caller: Caller) -> None:
+        other = Caller(tmp_path, 1, None, DIGEST)
+        await caller.ready()
+        await other.ready()
+        first = caller.submit(rows(1, wait_s=0.2))
+        await asyncio.sleep(0.05)
+        late = [caller.submit(rows(2)), other.submit(rows(3)), other.submit(rows(4))]
+        assert [told(await ticket.outcome) for ticket in (first, *late)] == [[1.2], [2.0], [3.0], [4.0]]
+        other.batcher.close()
+
+    play(tmp_path, scene)
+    # The state file is gone with the runner only; four requests were at most three runs.
+
+
+def test_runs_are_spread_over_copies(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Two slow runs at once take as long as one."""
+    for copy in (0, 1):
+        start_runner("slow", copy=copy)
+
+    async def scene(caller: Caller) -> None:
+        await caller.until(lambda: all(link.is_open for link in caller.batcher._links))
+        begun = time.monotonic()
+        first = caller.submit(rows(1, wait_s=0.5))
+        await asyncio.sleep(0.01)
+        second = caller.submit(rows(2, wait_s=0.5))
+        assert [told(await first.outcome), told(await second.outcome)] == [[1.5], [2.5]]
+        assert time.monotonic() - begun < 0.9
+
+    play(tmp_path, scene, copies=2)
+
+
+def test_c7_a_wrong_number_of_answers_fails_all(start_runner: StartRunner, tmp_path: Path) -> None:
+    """One answer too few: nobody in the run gets an answer."""
+    start_runner("wrong-count")
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        assert await caller.ask(rows(1), rows(13), rows(3)) == ["wrong-output-count"] * 3
+        assert await caller.ask(rows(1)) == [[1.0]]
+
+    play(tmp_path, scene)
+
+
+def test_c9_only_the_poisonous_request_fails(start_runner: StartRunner, tmp_path: Path) -> None:
+    """The others of its run, and of its message, are answered; nothing internal is told."""
+    runner = start_runner("poison")
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        tickets = [caller.submit(rows(n)) for n in (1, 13, 3)]
+        first, fault, third = [await ticket.outcome for ticket in tickets]
+        assert [told(first), told(third)] == [[1.0], [3.0]]
+        assert isinstance(fault, ModelFault)
+        assert fault.code == "model-failed"
+        assert "secret" not in f"{fault.message}{fault.hint}{fault.facts}"
+
+    play(tmp_path, scene)
+    assert "/secret/path" in runner.log()
+
+
+def test_c8_unusable_answers_are_the_model_s_fault(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Another type, and numbers that are not finite: only who caused it fails."""
+    start_runner("wrong-type")
+    start_runner("not-finite", copy=1)
+
+    async def scene(caller: Caller) -> None:
+        await caller.until(lambda: all(link.is_open for link in caller.batcher._links))
+        wrong, finite = caller.batcher._links
+        for link, code in ((wrong, "wrong-output-type"), (finite, "non-finite-output")):
+            tickets = [Waiting() for _ in range(3)]
+            link.send([(rows(value), ticket) for value, ticket in zip((1, 13, 3), tickets, strict=True)])
+            assert [told(await ticket.outcome) for ticket in tickets] == [[1.0], code, [3.0]]
+
+    play(tmp_path, scene, copies=2)
+
+
+def test_faults_keep_what_may_be_told(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Code and hint of a ModelFault arrive; facts that cannot be sent are left out."""
+    start_runner("fault")
+
+    async def scene(caller: Caller) -> None:
+        fault = await caller.submit(rows(13)).outcome
+        assert isinstance(fault, ModelFault)
+        assert (fault.code, fault.message, fault.hint, fault.facts) == ("model-failed", "planted", "do not", {})
+
+    play(tmp_path, scene)
+
+
+def test_deadlines_hold_in_the_line_and_in_flight(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Who waits too long is told so in time, here and there, and is not run."""
+    runner = start_runner("slow")
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        running = caller.submit(rows(1, wait_s=0.6), seconds=0.2)
+        await asyncio.sleep(0.02)
+        sent = caller.submit(rows(2), seconds=0.2)  # reaches the runner while it is busy, and is dropped there
+        await asyncio.sleep(0.02)
+        waits = caller.submit(rows(3), seconds=0.2)
+        begun = time.monotonic()
+        assert [told(await ticket.outcome) for ticket in (running, sent, waits)] == ["deadline-exceeded"] * 3
+        assert time.monotonic() - begun < 0.4
+        assert await caller.ask(rows(4)) == [[4.0]]
+        assert runner.state is not None
+        assert runner.state.runs == 2
+
+    play(tmp_path, scene)
+
+
+def test_a_caller_who_gave_up_costs_no_run(start_runner: StartRunner, tmp_path: Path) -> None:
+    """A dropped ticket that still waits here is never sent."""
+    runner = start_runner("sum")
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        ticket = caller.submit(rows(1))
+        ticket.drop()
+        assert await caller.ask(rows(2)) == [[2.0]]
+        assert not ticket.outcome.done()
+
+    play(tmp_path, scene)
+    assert runner.state is not None
+    assert runner.state.runs == 1
+
+
+def test_who_sends_much_does_not_make_others_wait(start_runner: StartRunner, tmp_path: Path) -> None:
+    """When not all fit into one message, callers take turns."""
+    start_runner("size", max_rows=4)
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        order: list[str] = []
+        for name in ["much"] * 20 + ["other"]:
+            caller.submit(rows(1), caller=name).outcome.add_done_callback(lambda _, name=name: order.append(name))
+        await caller.until(lambda: len(order) == 21)
+        assert "other" in order[:4]
+
+    play(tmp_path, scene, batching=Batching(max_rows=4))
+
+
+def test_large_tensors_go_through_shared_memory(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Megabytes there and back, with nulls, more at once than the memory has room for."""
+    fields = (Field("x", DType.FLOAT32, (-1, 256), nullable=True), Field("s", DType.STRING), Field("j", DType.JSON))
+    signature = Signature(fields, fields, Container.RECORDS)
+    start_runner("echo", signature)
+    maker = np.random.default_rng(0)
+
+    def batch(count: int, length: int) -> Batch:
+        values = maker.random((count, length, 256), dtype=np.float32)
+        texts, nested = np.empty((count, 1), dtype=object), np.empty((count, 1), dtype=object)
+        texts[:, 0] = [f"text {n} é\0" for n in range(count)]
+        nested[:, 0] = [{"n": n, "big": 2**70, "list": [None, 1.5]} for n in range(count)]
+        return Batch(Layout(fields), count, (Block(values, values > 0.5), Block(texts), Block(nested)))
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        for count, length in ((3, 100), (1, 1), (10, 1_000), (50, 1_000)):
+            asked = batch(count, length)
+            outcome = await caller.submit(asked).outcome
+            answer = outcome.batch()  # type: ignore[union-attr]
+            for block, expected in zip(answer.blocks, asked.blocks, strict=True):
+                assert np.array_equal(block.values, expected.values)
+            assert np.array_equal(answer.blocks[0].mask, asked.blocks[0].mask)  # type: ignore[arg-type]
+            assert answer.blocks[0].values.flags.owndata or answer.blocks[0].values.base is not None
+
+    play(tmp_path, scene)
+
+
+def test_a_runner_that_is_replaced_drops_nothing(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Requests go on without a failure while a new runner takes the address and the old one is told to stop, ten times."""
+    runner = start_runner("sum")
+
+    async def scene(caller: Caller) -> None:
+        nonlocal runner
+        await caller.ready()
+        outcomes: list[object] = []
+        over = False
+
+        async def ask_on() -> None:
+            while not over:
+                outcomes.extend(await caller.ask(rows(len(outcomes) % 7)))
+
+        asking = [asyncio.ensure_future(ask_on()) for _ in range(8)]
+        for _ in range(5):
+            successor = await asyncio.to_thread(lambda: start_runner("sum").wait_shown())
+            assert await asyncio.to_thread(runner.stop) == 0
+            runner = successor
+        over = True
+        await asyncio.gather(*asking)
+        assert len(outcomes) > 1_000
+        assert all(isinstance(outcome, list) for outcome in outcomes)
+
+    play(tmp_path, scene)
+
+
+def test_a_runner_of_another_version_is_not_heard(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Its address is by accident that of the wanted one: nothing is sent to it."""
+    other = DIGEST[:-1] + "0"
+    start_runner("sum", digest=other).wait_shown()
+
+    async def scene(caller: Caller) -> None:
+        assert told(await caller.submit(rows(1), seconds=0.3).outcome) == "deadline-exceeded"
+        assert caller.batcher.ready is None
+
+    play(tmp_path, scene)
+
+
+def test_requests_wait_for_the_first_runner(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Nobody is there yet: the request waits, and is answered once a runner is ready."""
+
+    async def scene(caller: Caller) -> None:
+        ticket = caller.submit(rows(5))
+        await asyncio.sleep(0.05)
+        assert caller.batcher.waiting == 1
+        start_runner("sum")
+        assert told(await ticket.outcome) == [5.0]
+
+    play(tmp_path, scene)
+
+
+def test_a_stopped_process_keeps_its_answers_back_and_others_serve(start_runner: StartRunner, tmp_path: Path) -> None:
+    """One copy does not read any more (SIGSTOP): the other answers all the same, and nothing is lost when it goes on."""
+    stopped = start_runner("sum")
+    start_runner("sum", copy=1)
+
+    async def scene(caller: Caller) -> None:
+        await caller.until(lambda: all(link.is_open for link in caller.batcher._links))
+        os.kill(stopped.process.pid, signal.SIGSTOP)
+        tickets = []
+        for n in range(20):
+            tickets.append(caller.submit(rows(n)))
+            await asyncio.sleep(0.002)
+        await caller.until(lambda: sum(ticket.outcome.done() for ticket in tickets) >= 18)
+        os.kill(stopped.process.pid, signal.SIGCONT)
+        assert [told(await ticket.outcome) for ticket in tickets] == [[float(n)] for n in range(20)]
+
+    play(tmp_path, scene, copies=2)

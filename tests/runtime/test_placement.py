@@ -1,0 +1,98 @@
+"""Where a version executes follows from what was asked, what it carries and how long it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import roadworthy as rw
+from roadworthy.contract.policy import Batching, Fallback, Placement, Policy
+from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot
+from roadworthy.foundation.errors import PackageInvalid
+from roadworthy.package.archive import unpack
+from roadworthy.runtime.placement import Facts, decide, facts_of, placer, policies_of
+
+LIGHT = Facts("onnx-exact", "onnx", carries_code=False, one_row_s=0.0001)
+SLOW = Facts("native", "onnx", carries_code=False, one_row_s=0.05)
+CODE = Facts("native", "python", carries_code=True, one_row_s=0.0001)
+
+
+def asked(where: str, **more: object) -> Policy:
+    """A policy with a placement."""
+    return Policy(placement=Placement(where=where, **more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("policies", "facts", "told"),
+    [
+        ((), LIGHT, "inline: fast and native"),
+        ((), Facts("native", "onnx", carries_code=False), "inline: fast and native"),
+        ((), CODE, "process: carries code"),
+        ((), SLOW, "process: slow, 50.0 ms a row"),
+        ((asked("inline"),), CODE, "inline: asked for"),
+        ((asked("process"),), LIGHT, "process: asked for"),
+        ((asked("inline"), asked("process")), LIGHT, "process: asked for"),
+        ((asked("inline"), asked("auto")), CODE, "process: carries code"),
+        ((asked("inline"), asked("auto")), LIGHT, "inline: fast and native"),
+    ],
+)
+def test_where(policies: tuple[Policy, ...], facts: Facts, told: str) -> None:
+    """A process wins where endpoints differ; the reason is told in words."""
+    assert str(decide(policies, facts)) == told
+
+
+def test_copies_and_bounds() -> None:
+    """What was asked for, the largest of several; else from the cost of a row and the processors."""
+    assert decide((), SLOW, cpus=16).copies == 5
+    assert decide((), SLOW, cpus=4).copies == 2
+    assert decide((), LIGHT, cpus=16).copies == 1
+    both = decide((asked("auto", copies=1, threads=4), asked("auto", copies=3, memory_mb=500)), SLOW, cpus=16)
+    assert (both.copies, both.threads, both.memory_mb) == (3, 4, None)
+    assert decide((asked("auto", memory_mb=500),), SLOW).memory_mb == 500
+
+
+def test_hang_and_joined_rows() -> None:
+    """A run may take twice the endpoint's timeout, at least ten seconds; rows are bounded when everybody bounds them."""
+    assert decide((Policy(timeout_ms=60_000),), CODE).hang_s == 120
+    assert decide((Policy(timeout_ms=100),), CODE).hang_s == 10
+    assert decide((asked("process", hang_s=0.5),), CODE).hang_s == 0.5
+    some, none = Policy(batching=Batching(max_rows=8)), Policy()
+    assert decide((some,), CODE).max_rows == 8
+    assert decide((some, none), CODE).max_rows is None
+    assert decide((), CODE).max_rows is None
+
+
+def test_policies_of_a_snapshot() -> None:
+    """Those that use a version directly, in a split or as a fallback; else those that serve its model."""
+    first, second = asked("process"), asked("inline", copies=2)
+    second = Policy(placement=second.placement, fallback=(Fallback("version", version="m:1", digest="m1"),))
+    packages = tuple(PackageEntry(f"{m}{v}", m, v, 1) for m, v in (("m", 1), ("m", 2), ("m", 3), ("k", 1), ("x", 1)))
+    endpoints = (
+        EndpointEntry("a", 1, (Arm("m2", 10_000),), {}, first),
+        EndpointEntry("b", 1, (Arm("k1", 10_000),), {}, second),
+    )
+    found = policies_of(Snapshot("e", 1, packages, endpoints))
+    assert found == {"m1": (second,), "m2": (first,), "m3": (first, second), "k1": (second,), "x1": ()}
+
+
+def total(rows: np.ndarray) -> np.ndarray:
+    """A model of one line."""
+    return rows.sum(axis=1)
+
+
+def test_facts_are_read_from_the_package(tmp_path: Path) -> None:
+    """Runtime, code and the time of a row that was measured at packing; a package that is not here is an error."""
+    packed = rw.pack(total, name="total", inputs=np.random.default_rng(0).random((20, 3)), out=tmp_path / "dist")
+    assert packed.path is not None
+    folder = tmp_path / "packages" / packed.digest.removeprefix("sha256:")
+    unpack(packed.path, folder)
+    facts = facts_of(folder, packed.digest)
+    assert (facts.runtime, facts.framework, facts.carries_code) == ("native", "python", True)
+    assert facts.one_row_s is not None
+    assert 0 < facts.one_row_s < 1
+    entry = PackageEntry(packed.digest, "total", 1, 1, "me")
+    assert str(placer(tmp_path)(entry, ())) == "process: carries code"
+    with pytest.raises(PackageInvalid):
+        facts_of(tmp_path / "packages" / "none", packed.digest)
