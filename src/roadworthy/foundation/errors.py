@@ -5,6 +5,7 @@ RoadworthyError
 │   ├── InvalidInput               the rows do not fit the endpoint's signature
 │   ├── MalformedBody              the body cannot be read at all
 │   ├── BodyTooLarge               over a size limit (bytes or rows)
+│   ├── RequestTimeout             it did not arrive in time
 │   └── UnsupportedMediaType       content type or encoding that nobody here reads
 ├── Unauthenticated                no key, or an unknown one
 ├── Forbidden                      a known key without the role
@@ -85,6 +86,12 @@ class BodyTooLarge(InvalidRequest):
     """Over a size limit, in bytes or in rows."""
 
     code = "body-too-large"
+
+
+class RequestTimeout(InvalidRequest):
+    """The request did not arrive in time."""
+
+    code = "request-timeout"
 
 
 class UnsupportedMediaType(InvalidRequest):

@@ -60,7 +60,7 @@ class App:
         answered = reply.headers
         answered.append((b"content-length", b"%d" % len(reply.body)))
         answered.append((b"x-request-id", request.id.encode()))
-        if reply.status >= 400 and request.leaves_much_unread:
+        if request.leaves_much_unread:
             answered.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": answered})
         await send({"type": "http.response.body", "body": reply.body})

@@ -1,10 +1,10 @@
-"""A client's connection: finds the bounds of requests, hands predictions to `predict.py` and all else to the application.
+"""A client's connection: predictions go to `predict.py`, all else to the application, and answers go back in order.
 
 uvicorn makes one for each connection that it accepts. Predictions skip ASGI, whose scope, task and messages cost more than all
 our own steps together; what uvicorn's protocol gives otherwise stays: limits, keep-alive, flow control, pipelining, shutdown.
 
-Requests of one connection are answered in order. `_turns` holds those that are not answered yet, and only the first of them may
-write. Waiting is bounded by `sweep`, which the worker calls about once a second for all connections together.
+`_turns` holds the requests that are not answered yet, and only the first of them may write. Waiting is bounded by `sweep`, which
+the worker calls about once a second for all connections together. `reading.py` has the half that finds the requests.
 """
 
 from __future__ import annotations
@@ -19,23 +19,12 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from roadworthy.foundation.errors import DeadlineExceeded, RoadworthyError
-from roadworthy.gateway.heads import (
-    MISREAD,
-    MOST_HEADER_BYTES,
-    MOST_HEADERS,
-    MOST_URL_BYTES,
-    Heads,
-    Unreadable,
-    not_http,
-    request_id,
-    too_long_url,
-    too_many_headers,
-    too_slow,
-)
+from roadworthy.foundation.errors import RequestTimeout, RoadworthyError
+from roadworthy.gateway.heads import Heads, Unreadable, not_http, request_id, too_slow
 from roadworthy.gateway.http import Reply, cut_short, much_to_come, too_large, too_many_chunks
 from roadworthy.gateway.predict import Call, Predict
 from roadworthy.gateway.problems import problem
+from roadworthy.gateway.reading import BODY, DEAF, HEAD, IDLE, Enough, ReadingProtocol
 from roadworthy.gateway.wire import respond
 
 _MOST_PARTS = 1_000
@@ -43,7 +32,6 @@ _LEAST_PART_BYTES = 256
 _MOST_TURNS = 16
 _LINGER_S = 2.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_IDLE, _HEAD, _BODY, _DEAF = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +72,32 @@ class Front:
     closing: bool = False
 
 
-class _Enough(Exception):
-    """Raised inside the parser: nothing more of this connection is read."""
+class _Refused:
+    """The last turn of a connection on which something came that is no request."""
+
+    __slots__ = ("admitted", "id", "prediction_id", "reply")
+
+    def __init__(self, own: str, fault: Unreadable) -> None:
+        self.id = self.prediction_id = own
+        self.admitted = False
+        self.reply = problem(fault.error, own)
+        self.reply.status = fault.status
 
 
-class Connection(HttpToolsProtocol):
+_Turn = Call | RequestResponseCycle | _Refused
+
+
+class Connection(ReadingProtocol):
     """One connection. `front` comes first, the rest is uvicorn's."""
 
     def __init__(self, front: Front, **uvicorn: Any) -> None:
-        super().__init__(**uvicorn)
+        super().__init__(front.heads, **uvicorn)
         self._front = front
-        self._turns: deque[Call | RequestResponseCycle] = deque()
+        self._turns: deque[_Turn] = deque()
         self._call: Call | None = None
         self._parts: list[bytes] = []
-        self._body_bytes = self._head_bytes = 0
-        self._reading = _IDLE
-        self._since = time.monotonic()
-        self._write_paused_since: float | None = None
         self._started: RequestResponseCycle | None = None
-        self._closing = False
+        self._write_paused_since: float | None = None
 
     # --- what the transport calls
 
@@ -110,94 +105,44 @@ class Connection(HttpToolsProtocol):
         """Nobody is there any more: what was asked is dropped."""
         turns, self._turns = self._turns, deque()
         half, self._call = self._call, None
-        self._reading = _DEAF
+        self.reading = DEAF
         super().connection_lost(exc)
         for turn in turns:
-            if not isinstance(turn, Call):
+            if isinstance(turn, RequestResponseCycle):
                 turn.disconnected = True
                 turn.message_event.set()
             elif turn is half:
-                turn.settle(cut_short())
-            else:
+                half.settle(cut_short())
+            elif isinstance(turn, Call):
                 turn.drop()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn never keeps a half-closed connection
         """The client has nothing more to say; what it asked is still answered."""
-        if self._reading in (_HEAD, _BODY) or not self._turns:
+        if self.reading in (HEAD, BODY) or not self._turns:
             return False
-        self._closing = True
+        self.close_after_turns()
         return True
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes as they come."""
-        before = self._reading
-        if before == _DEAF:
-            return
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._closing = True  # nothing here can be upgraded to; the request itself is answered
-        except httptools.HttpParserError as error:
-            if self._reading in (_HEAD, _BODY):
-                cause = error.__context__
-                self._refuse(cause if isinstance(cause, Unreadable) else not_http())
-            elif not self._closing and self._reading != _DEAF:
-                self._refuse(not_http())
-            return
-        if before == _HEAD and self._reading == _HEAD:
-            self._head_bytes += len(data)
-            if self._head_bytes > 2 * MOST_HEADER_BYTES:
-                self._refuse(too_many_headers())
-
     def pause_writing(self) -> None:
-        """The client is slow to take its answers."""
+        """The client is slow to take its answers: until it has, no further questions are read."""
         self._write_paused_since = time.monotonic()
         super().pause_writing()
+        self.flow.pause_reading()
 
     def resume_writing(self) -> None:
         """It took them."""
         self._write_paused_since = None
         super().resume_writing()
+        self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        if len(self._turns) <= _MOST_TURNS // 2 and self._write_paused_since is None:
+            self.flow.resume_reading()
 
     # --- what the parser calls
 
-    def on_message_begin(self) -> None:
-        """A request's first byte."""
-        if self._closing:
-            raise _Enough
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-        self._head_bytes = 0
-        self._reading = _HEAD
-        self._since = time.monotonic()
-
-    def on_url(self, url: bytes) -> None:
-        """The request's target, or a part of it."""
-        self.url += url
-        if len(self.url) > MOST_URL_BYTES:
-            raise too_long_url()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        name = name.lower()
-        self.headers.append((name, value))
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MOST_HEADER_BYTES or len(self.headers) > MOST_HEADERS:
-            raise too_many_headers()
-        if name == b"expect":
-            self.expect_100_continue = value.lower() == b"100-continue"
-        elif name in MISREAD:
-            raise not_http()
-
-    def on_headers_complete(self) -> None:
-        """The head is whole: a prediction is let in or refused at once, everything else goes to the application."""
-        self._reading = _BODY
-        headers = dict(self.headers)
-        if b"transfer-encoding" in headers and (
-            self.parser.get_http_version() == "1.0" or headers[b"transfer-encoding"].strip().lower() != b"chunked"
-        ):
-            raise not_http()
+    def begin(self, headers: dict[bytes, bytes]) -> None:
+        """A prediction is let in or refused at once, everything else goes to the application."""
         predict = None
         if self.parser.get_method() == b"POST":
             predict = self._front.find(self.url)
@@ -210,30 +155,30 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
+        self.body_bytes += len(body)
         call = self._call
         if call is None:
             super().on_body(body)
             return
-        self._body_bytes += len(body)
         if call.done:
             return
         self._parts.append(body)
-        if self._body_bytes > call.predict.max_body_bytes:
+        if self.body_bytes > call.predict.max_body_bytes:
             self._break_off(call, too_large(call.predict.max_body_bytes))
-        elif len(self._parts) > _MOST_PARTS and len(self._parts) > self._body_bytes // _LEAST_PART_BYTES + _MOST_PARTS:
+        elif len(self._parts) > _MOST_PARTS + self.body_bytes // _LEAST_PART_BYTES:
             self._break_off(call, too_many_chunks())
 
     def _break_off(self, call: Call, error: RoadworthyError) -> None:
         """Read no more of a body."""
         call.last = True
         call.settle(error)
-        self._reading = _DEAF
-        raise _Enough
+        self.reading = DEAF
+        raise Enough
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        self._reading = _IDLE
-        self._since = time.monotonic()
+        self.reading = IDLE
+        self.since = time.monotonic()
         call = self._call
         if call is None:
             super().on_message_complete()
@@ -242,8 +187,8 @@ class Connection(HttpToolsProtocol):
         parts, self._parts = self._parts, []
         if not call.done:
             call.predict.run(call, parts[0] if len(parts) == 1 else b"".join(parts))
-            if self._reading == _DEAF:
-                raise _Enough
+            if self.reading == DEAF:
+                raise Enough
 
     # --- predictions
 
@@ -251,9 +196,8 @@ class Connection(HttpToolsProtocol):
         own = self._front.next_id()
         call = self._call = Call(predict, self, headers, (own, request_id(headers, own)))
         self._parts = []
-        self._body_bytes = 0
-        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
-        self._closing = self._closing or not keep_alive
+        if not self.parser.should_keep_alive():
+            self.closing = True
         self._turns.append(call)
         try:
             self._front.heads.check(self.headers, headers)
@@ -263,14 +207,20 @@ class Connection(HttpToolsProtocol):
             self.answer(call, problem(error, call.id))
         else:
             predict.open(call)
-        if self._reading == _DEAF:
-            raise _Enough
-        if self.expect_100_continue and not call.done and self._turns[0] is call:
+        if self.reading == DEAF:
+            raise Enough
+        if self.expect_100_continue and self._turns[0] is call:
+            self._go_on(call)
+
+    def _go_on(self, call: Call) -> None:
+        """Tell a client that waits for it to send the body."""
+        if call is self._call and not call.done and self.expect_100_continue:
+            self.expect_100_continue = False
             self.transport.write(_CONTINUE)
 
     def answer(self, call: Call, reply: Reply) -> None:
         """Send the reply when it is its turn; a refusal before a long body ends the connection instead of reading it off."""
-        if call is self._call and (much_to_come(call.headers) or self.expect_100_continue):
+        if call is self._call and much_to_come(call.headers):
             call.last = True
         call.reply = reply
         self._flush()
@@ -280,14 +230,12 @@ class Connection(HttpToolsProtocol):
         turns = self._turns
         while turns:
             turn = turns[0]
-            if not isinstance(turn, Call):
-                break
-            if turn.reply is None:
+            if isinstance(turn, RequestResponseCycle) or turn.reply is None:
                 break
             turns.popleft()
             if self.transport.is_closing():
                 continue
-            last = turn.last or self._front.closing or (self._closing and not turns)
+            last = isinstance(turn, _Refused) or turn.last or self._front.closing or (self.closing and not turns)
             self.transport.write(respond(turn, turn.reply, self.server_state.default_headers, close=last))
             if last:
                 self._end()
@@ -296,43 +244,49 @@ class Connection(HttpToolsProtocol):
 
     def _next(self) -> None:
         """After a turn: start the application on the next one, or wait for the next request."""
+        if self.transport.is_closing():
+            return
+        self._resume_reading()
         if self._turns:
             turn = self._turns[0]
-            if isinstance(turn, RequestResponseCycle) and turn is not self._started:
+            if isinstance(turn, Call):
+                self._go_on(turn)
+            elif isinstance(turn, RequestResponseCycle) and turn is not self._started:
                 self._start(turn)
-        elif not self.transport.is_closing():
-            self._since = time.monotonic()
-            self.flow.resume_reading()
+        else:
+            self.since = time.monotonic()
+            if self.closing:
+                self._end()
 
     # --- everything else, through ASGI
 
     def _begin_other(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
+        HttpToolsProtocol.on_message_begin(self)
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         self.cycle = None  # type: ignore[assignment]  # turns are kept here, not in uvicorn's own queue
         try:
-            super().on_headers_complete()
+            HttpToolsProtocol.on_headers_complete(self)
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
             raise not_http() from None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ARG002 - there is one application
-        self._closing = self._closing or not cycle.keep_alive
+        self.closing = self.closing or not cycle.keep_alive
         self._turns.append(cycle)
         if self._turns[0] is cycle:
             self._start(cycle)
 
     def _start(self, cycle: RequestResponseCycle) -> None:
         self._started = cycle
-        if self._front.closing:
+        if self._front.closing or (self.closing and self._turns[-1] is cycle):
             cycle.keep_alive = False
         super()._start_asgi_task(cycle, self.app)
 
     def on_response_complete(self) -> None:
         """The application has answered."""
         self.server_state.total_requests += 1
-        self._since = time.monotonic()
+        self.since = time.monotonic()
         self._started = None
         if self._turns and isinstance(self._turns[0], RequestResponseCycle):
             self._turns.popleft()
@@ -343,12 +297,18 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Answer what was asked, then close; called when the worker has drained."""
-        self._closing = True
-        if not self._turns:
+        if self._turns:
+            self.close_after_turns()
+        else:
             self.transport.close()
-        for turn in self._turns:
-            if isinstance(turn, RequestResponseCycle):
-                turn.keep_alive = False
+
+    def close_after_turns(self) -> None:
+        """Take no further requests, answer what was asked, and end the connection."""
+        self.closing = True
+        if not self._turns:
+            self._end()
+        elif isinstance(self._turns[-1], RequestResponseCycle):
+            self._turns[-1].keep_alive = False
 
     def give_up(self, error: RoadworthyError) -> int:
         """Answer whatever is still open with `error`, because the worker must end now; how many there were."""
@@ -357,19 +317,44 @@ class Connection(HttpToolsProtocol):
             call.settle(error)
         return len(calls)
 
+    def refuse(self, fault: Unreadable) -> None:
+        """What came is no request: answer that after everything that was asked before it, and end the connection."""
+        self._front.refused(fault.error.code)
+        call, self._call = self._call, None
+        self.reading = DEAF
+        self.since = time.monotonic()
+        if call is not None and not call.done:
+            call.drop()
+            self._turns.remove(call)
+        self._turns.append(_Refused(self._front.next_id(), fault))
+        self._flush()
+
+    def _end(self) -> None:
+        """Say that nothing more will come, and read off for a moment what the client still sends: closing at once would have
+        the kernel throw away the answer that is on its way."""
+        self._turns.clear()
+        self.reading = DEAF
+        self.since = time.monotonic()
+        if self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
     def sweep(self, now: float) -> None:
         """Close the connection if its client has taken too long over something."""
-        waits, waited = self._front.waits, now - self._since
+        waits, waited = self._front.waits, now - self.since
         if self._write_paused_since is not None and now - self._write_paused_since > waits.write_s:
             self.transport.abort()
-        elif self._reading == _DEAF:
+        elif self.reading == DEAF:
             if waited > _LINGER_S and not self._turns:
                 self.transport.abort()
-        elif self._reading == _HEAD:
+        elif self.reading == HEAD:
             if waited > waits.head_s:
-                self._refuse(too_slow())
-        elif self._reading == _BODY:
-            if waited > waits.body_s + self._body_bytes / waits.body_bytes_s:
+                self.refuse(too_slow())
+        elif self.reading == BODY:
+            if waited > waits.body_s + self.body_bytes / waits.body_bytes_s:
                 self._body_too_slow()
         elif not self._turns and waited > waits.keep_alive_s:
             self.transport.close()
@@ -380,41 +365,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         else:
             call.last = True
-            call.settle(DeadlineExceeded("the body took too long to arrive", code="body-timeout", retry_after_s=1))
-
-    def _refuse(self, fault: Unreadable) -> None:
-        """Answer what cannot be read as a request, after what was asked before, and end the connection."""
-        self._front.refused(fault.error.code)
-        call, self._call = self._call, None
-        self._reading = _DEAF
-        self._since = time.monotonic()
-        if call is not None and not call.done:
-            call.drop()
-            self._turns.remove(call)
-        if self._turns:
-            self._closing = True  # the earlier requests are answered; nobody can tell where this one ends
-            last = self._turns[-1]
-            if isinstance(last, RequestResponseCycle):
-                last.keep_alive = False
-            return
-        own = self._front.next_id()
-        reply = problem(fault.error, own)
-        reply.status = fault.status
-        self.transport.write(respond(None, reply, self.server_state.default_headers, close=True, own=own))
-        self._end()
-
-    def _end(self) -> None:
-        """Say that nothing more will come, and read off for a moment what the client still sends: closing at once would have
-        the kernel throw away the answer that is on its way."""
-        self._turns.clear()
-        self._reading = _DEAF
-        self._since = time.monotonic()
-        if self.transport.is_closing():
-            return
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
+            call.settle(RequestTimeout("the body took too long to arrive", code="body-timeout", hint="send it faster"))
 
 
 async def sweep(connections: Callable[[], list[Connection]], every_s: float = 1.0) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from roadworthy.foundation.errors import InvalidRequest
+import httptools
+
+from roadworthy.foundation.errors import InvalidRequest, RequestTimeout
 from roadworthy.gateway.http import HeaderList
 
 MOST_HEADERS = 100
@@ -28,6 +30,19 @@ _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 _MOST_HOSTS = 256
 # Some servers and proxies take an underscore for a hyphen: two readings of where a body ends are how requests are smuggled.
 MISREAD = frozenset({b"content_length", b"transfer_encoding"})
+FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+NOT_IN_TRAILERS = frozenset({*_SINGLE, b"connection", b"trailer", b"te", b"expect", b"cookie"})
+
+
+def ambiguous(headers: dict[bytes, bytes]) -> bool:
+    """Whether two readers could find different ends of the message that these headers begin."""
+    connection = headers.get(b"connection")
+    if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
+        named = {token.strip() for token in connection.lower().split(b",")}
+        if named & FRAMING:
+            return True
+    encoding = headers.get(b"transfer-encoding")
+    return encoding is not None and (encoding.strip().lower() != b"chunked" or b"content-length" in headers)
 
 
 class Heads:
@@ -52,6 +67,21 @@ class Heads:
             _refuse_duplicates([name for name, _ in headers])
         if unique.get(b"host") not in self._good_hosts:
             self._check_host(unique.get(b"host"))
+
+    def check_target(self, url: bytes) -> None:
+        """Judge a target that is not a path: a whole address, as proxies send it, whose host counts as the Host header does.
+
+        Raises:
+            Unreadable: it is no such address.
+            InvalidRequest: as `check`.
+        """
+        try:
+            parts = httptools.parse_url(url)
+        except httptools.HttpParserInvalidURLError:
+            raise not_http() from None
+        if parts.schema not in (b"http", b"https") or parts.userinfo or not parts.host:
+            raise not_http()
+        self._check_host(parts.host if parts.port is None else b"%b:%d" % (parts.host, parts.port))
 
     def _check_host(self, host: bytes | None) -> None:
         """Only names that this gateway is known by: a page of another site must not reach it through a name of its own."""
@@ -116,11 +146,17 @@ def not_http() -> Unreadable:
     return Unreadable(400, error)
 
 
-def too_slow() -> Unreadable:
-    """A head or a body that does not arrive."""
+def other_version() -> Unreadable:
+    """Not HTTP/1.0 or HTTP/1.1."""
     error = InvalidRequest(
-        "the request took too long to arrive", code="request-timeout", hint="send it faster, or in smaller parts"
+        "this version of HTTP is not spoken here", code="http-version", hint="use HTTP/1.1 without an upgrade"
     )
+    return Unreadable(505, error)
+
+
+def too_slow() -> Unreadable:
+    """A head that does not arrive."""
+    error = RequestTimeout("the request took too long to arrive", hint="send it faster, or in smaller parts")
     return Unreadable(408, error)
 
 

@@ -47,8 +47,10 @@ class Request:
 
 
 def much_to_come(headers: Headers) -> bool:
-    """Whether a body of unknown or great length follows these headers."""
+    """Whether a body of unknown or great length may follow these headers."""
     length = headers.get(b"content-length")
+    if b"expect" in headers:
+        return True  # nobody knows whether it follows at all
     return b"transfer-encoding" in headers if length is None else int(length) > READ_OFF_BYTES
 
 

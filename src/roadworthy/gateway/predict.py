@@ -68,10 +68,12 @@ class Call(Ticket):
         headers: names in lower case.
         prediction_id: an id of our own. id: the caller's X-Request-Id, or the same.
         started: monotonic clock, seconds.
-        reply: set once there is one; the connection sends it when it is its turn.
+        admitted: whether the caller may ask this endpoint; who may not leaves no record. entered: whether it holds a place.
+        reply: set once there is one; the connection sends it when it is its turn. last: whether the connection ends with it.
     """
 
     __slots__ = (
+        "admitted",
         "arm",
         "at_us",
         "body",
@@ -93,7 +95,7 @@ class Call(Ticket):
         self.started = now = time.monotonic()
         self.deadline = now + predict.timeout_s
         self.caller = ""
-        self.done = self.running = self.entered = self.last = False
+        self.done = self.running = self.admitted = self.entered = self.last = False
         self.predict = predict
         self.exchange = exchange
         self.headers = headers
@@ -145,27 +147,28 @@ class Predict:
         self.timeout_s = policy.timeout_ms / 1_000
 
     def open(self, call: Call) -> None:
-        """Let the request in by its head alone, or settle it; a call that is settled here needs no body."""
+        """Judge the request by its head alone, and settle it when it is refused: then its body need not come."""
         headers = call.headers
         try:
             call.caller = self._admission.identify(headers)
+            call.admitted = True
             refusal = self._refusal()
             if refusal is not None:
                 raise refusal
             if TIMEOUT_HEADER in headers:
                 call.deadline = min(call.deadline, call.started + _own_timeout_s(headers[TIMEOUT_HEADER]))
-            self._admission.enter(call)
-            call.entered = True
             self._protocol.check_headers(headers)
             check_body(headers, self.max_body_bytes)
         except RoadworthyError as error:
             call.settle(error)
 
     def run(self, call: Call, body: bytes) -> None:
-        """Decode, choose a version, hold it, and hand the rows on."""
+        """Take a place, decode, choose a version, hold it, and hand the rows on."""
         if call.done:
             return
         try:
+            self._admission.enter(call)
+            call.entered = True
             call.body = body
             call.decoded = decoded = self._protocol.decode(call.headers, body)
             arm = self._arm or self._endpoint.split.choose(call.prediction_id)
@@ -242,7 +245,7 @@ class Predict:
             self._metrics.refused(entry.name, call.code)
         if self._log_access is not None:
             self._log_access(entry.name, call, reply.status, latency_s)
-        if self._recorder is None or not call.entered:
+        if self._recorder is None or not call.admitted:
             return
         self._recorder.append(
             PredictionRecord(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from roadworthy.gateway.http import HeaderList, Reply
 
-if TYPE_CHECKING:
-    from roadworthy.gateway.predict import Call
+
+class Answered(Protocol):
+    """A request as its reply names it. `admitted`: whether it became a prediction, with an id of that."""
+
+    id: str
+    prediction_id: str
+    admitted: bool
+
 
 _STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 _CLOSE = b"connection: close\r\n"
@@ -21,14 +27,13 @@ def lines(headers: HeaderList | tuple[tuple[bytes, bytes], ...]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
-def respond(call: Call | None, reply: Reply, default: HeaderList, *, close: bool, own: str = "") -> bytes:
+def respond(call: Answered, reply: Reply, default: HeaderList, *, close: bool) -> bytes:
     """The whole response.
 
     Args:
-        call: whose it is; None for a message that was no request.
+        call: whose it is.
         default: uvicorn's headers for every response, the date.
         close: whether the connection ends with it.
-        own: the request id when there is no call.
     """
     global _known, _dated  # noqa: PLW0603 - the same two objects come again and again: headers of a protocol, the date of a second
     if default is not _dated[0]:
@@ -40,9 +45,7 @@ def respond(call: Call | None, reply: Reply, default: HeaderList, *, close: bool
         if reply.status == HTTPStatus.OK:
             _known = (reply.headers, head)
     body = reply.body
-    if call is None:
-        ids = b"x-request-id: %b\r\n" % own.encode()
-    elif call.entered:
+    if call.admitted:
         ids = b"x-request-id: %b\r\nroadworthy-prediction-id: %b\r\n" % (call.id.encode(), call.prediction_id.encode())
     else:
         ids = b"x-request-id: %b\r\n" % call.id.encode()
