@@ -149,6 +149,7 @@ class RecordWriter:
             the finished files, and how many records could not be written: unreadable payloads, or a disk that refuses.
         """
         files: dict[str, _OpenFile] = {}
+        places: dict[str, tuple[_OpenFile, Scrubber | None, bool]] = {}  # by endpoint, looked up once for all its records
         lost = 0
         for payload in payloads:
             try:
@@ -157,11 +158,11 @@ class RecordWriter:
                 lost += count_records(payload)
                 continue
             for row in rows:
-                endpoint = _file_label(row[_ENDPOINT])
-                file = files.get(endpoint)
-                if file is None:
-                    file = files[endpoint] = _OpenFile(self._folder / f"{endpoint}-{self._ids.next()}{_SUFFIX}")
-                file.add(_scrub(row, scrubbers.get(row[_ENDPOINT])))
+                place = places.get(row[_ENDPOINT])
+                if place is None:
+                    place = places[row[_ENDPOINT]] = self._place(row[_ENDPOINT], files, scrubbers)
+                file, scrubber, plain = place
+                file.add(row if plain else _scrub(row, scrubber))
         finished = []
         for file in files.values():
             done = file.finish()
@@ -169,6 +170,18 @@ class RecordWriter:
                 finished.append(done)
             lost += file.lost
         return finished, lost
+
+    def _place(
+        self, endpoint: str, files: dict[str, _OpenFile], scrubbers: Mapping[str, Scrubber]
+    ) -> tuple[_OpenFile, Scrubber | None, bool]:
+        """The file of an endpoint's records, what clears them of private values, and whether there is nothing to clear."""
+        label = _file_label(endpoint)
+        file = files.get(label)
+        if file is None:
+            file = files[label] = _OpenFile(self._folder / f"{label}-{self._ids.next()}{_SUFFIX}")
+        scrubber = scrubbers.get(endpoint)
+        plain = scrubber is not None and not scrubber.inputs_private and not scrubber.outputs_private
+        return file, scrubber, plain
 
 
 class _OpenFile:
@@ -260,8 +273,6 @@ def _to_table(rows: list[Row]) -> pa.Table:
 
 
 def _scrub(row: Row, scrubber: Scrubber | None) -> Row:
-    if scrubber is not None and not scrubber.inputs_private and not scrubber.outputs_private:
-        return row
     inputs = outputs = None
     if scrubber is not None:
         inputs = scrubber.inputs(row[_INPUTS], row[_FORMAT], row[_JSON_BYTES])
