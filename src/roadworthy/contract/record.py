@@ -17,11 +17,14 @@ class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         status: HTTP status. code: "ok" or the error's code.
         latency_us: from admission to the encoded answer.
         rows: rows in the request; 0 when it could not be decoded.
-        input_format: "json" or "open-inference"; in files also "withheld": inputs or outputs could not be cleared of private
-            fields, or came to no known endpoint, and are empty.
+        input_format: "json", "csv", "arrow-stream", "arrow-file", "parquet" or "open-inference"; in files also "withheld":
+            inputs or outputs could not be cleared of private fields, or came to no known endpoint, and are empty.
         json_bytes: for open-inference with binary tensors, the length of the JSON head; -1 otherwise.
-        inputs: the raw request body. outputs: the raw response body.
+        inputs: the request body, decompressed. outputs: the response body before any compression.
         output_json_bytes: as json_bytes, for outputs.
+        output_format: "json" (errors too), "csv", "arrow-stream" or "open-inference".
+        output_format: of outputs, as input_format.
+        source: what gave the answer: "" the version that was chosen, "cache", or a fallback ("version", "rule", "cached", "static").
     """
 
     id: str
@@ -43,6 +46,8 @@ class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     inputs: bytes
     outputs: bytes
     output_json_bytes: int
+    output_format: str = "json"
+    source: str = ""
 
 
 _encoder = msgspec.msgpack.Encoder()

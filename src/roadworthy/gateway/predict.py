@@ -81,6 +81,7 @@ class Call(Ticket):
         "decoded",
         "entered",
         "exchange",
+        "form",
         "headers",
         "id",
         "last",
@@ -88,6 +89,7 @@ class Call(Ticket):
         "predict",
         "prediction_id",
         "reply",
+        "source",
         "started",
     )  # fmt: skip
 
@@ -106,6 +108,8 @@ class Call(Ticket):
         self.arm: Arm | None = None
         self.code = "ok"
         self.output_json_bytes = -1
+        self.form = "json"
+        self.source = ""
         self.reply: Reply | None = None
 
     def settled(self, outcome: Outcome) -> None:
@@ -208,6 +212,7 @@ class Predict:
             raise ValueError("an answer to a request that nobody asked")
         encoded = self._protocol.encode(answer, decoded, arm.number)
         call.output_json_bytes = encoded.json_bytes
+        call.source = answer.source
         reply = Reply(200, encoded.body, encoded.headers, arm.head)
         if decoded.ignored:
             reply.headers = [*reply.headers, (b"roadworthy-ignored-columns", b"%d" % decoded.ignored)]
@@ -268,6 +273,8 @@ class Predict:
                 inputs=call.body,
                 outputs=reply.body,
                 output_json_bytes=call.output_json_bytes,
+                output_format=call.form,
+                source=call.source,
             )
         )
 
