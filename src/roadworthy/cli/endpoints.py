@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from roadworthy.cli.options import RemoteOptions, command
-from roadworthy.cli.output import facts, say, show, table
+from roadworthy.cli.output import facts, say, short, show, table
 from roadworthy.cli.registry import endpoint_table, pending_text
 
 _CELL_CHARACTERS = 60
@@ -158,7 +158,21 @@ def status(options: RemoteOptions) -> None:
         for gateway in document["gateways"]
     ]
     seen = table(("GATEWAY", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS"), gateways)
-    show(document, "\n\n".join((head, seen, endpoint_table(document["endpoints"]))), as_json=options.json)
+    placed = table(("GATEWAY", "DIGEST", "RUNTIME", "PLACEMENT", "WORKERS"), _placements(document["gateways"]))
+    show(document, "\n\n".join((head, seen, placed, endpoint_table(document["endpoints"]))), as_json=options.json)
+
+
+def _placements(gateways: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
+    """Where each version that is ready executes, and on how many workers it is so."""
+    counts: dict[tuple[str, str, str, str], int] = {}
+    for gateway in gateways:
+        for worker in gateway.get("workers") or ():
+            for version in worker.get("versions") or ():
+                if version["state"] == "READY":
+                    placement = version.get("placement") or "-"
+                    line = (gateway["id"], short(version["digest"]), version.get("runtime") or "-", placement)
+                    counts[line] = counts.get(line, 0) + 1
+    return [(*line, count) for line, count in counts.items()]
 
 
 def _states(workers: Sequence[dict[str, Any]]) -> str:

@@ -149,7 +149,7 @@ class Manager:
     def _describe(self, digest: str, state: State) -> VersionState:
         if state is State.READY:
             version = self._versions[digest]
-            return VersionState(digest, state.value, runtime=version.runtime, placement=str(version.placed))
+            return VersionState(digest, state.value, runtime=version.runtime, placement=version.placed.told())
         if state is State.FAILED:
             code, reason = self._faults[digest]
             return VersionState(digest, state.value, code=code, reason=reason)

@@ -64,6 +64,10 @@ class Placed:
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
 
+    def told(self) -> str:
+        """All in one line, for reports."""
+        return str(self) if self.where == INLINE else f"{self}; copies {self.copies}, threads {self.threads}"
+
     def same_place(self, other: Placed) -> bool:
         """Whether a version need not be brought in anew."""
         return self.where == other.where and (self.where == INLINE or self.copies == other.copies)

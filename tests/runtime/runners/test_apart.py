@@ -112,7 +112,7 @@ def test_ready_when_a_runner_is(start_runner: StartRunner, tmp_path: Path) -> No
         start_runner("sum")
         await stage.until(lambda: stage.state() == "READY")
         (state,) = stage.manager.states()
-        assert (state.runtime, state.placement) == ("planted", "process: planted")
+        assert (state.runtime, state.placement) == ("planted", "process: planted; copies 1, threads 1")
         version = stage.manager.version(DIGEST)
         assert version is not None
         assert version.signature == SUM

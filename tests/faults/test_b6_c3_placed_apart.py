@@ -1,0 +1,114 @@
+"""Real worker, real runner, real packages: code runs apart, so that its crash or slowness is nobody else's."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import roadworthy as rw
+from roadworthy.contract.snapshot import PackageEntry
+from roadworthy.package.archive import unpack
+from roadworthy.runtime.apart.launch import runner_command
+from tests.conftest import eventually
+from tests.runtime.apart.runners import StartRunner, start_runner
+
+__all__ = ["start_runner"]
+
+CRASH, SLEEP = 13.0, 14.0
+
+
+def fragile(rows: Any) -> Any:
+    """Sums, but crashes on CRASH and sleeps on SLEEP."""
+    if (rows[:, 0] == CRASH).any():
+        ctypes.string_at(0)
+    if (rows[:, 0] == SLEEP).any():
+        time.sleep(1.5)
+    return rows.sum(axis=1)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A callable that carries code, and an ONNX file that does not."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    out = tmp_path_factory.mktemp("dist")
+    rows = np.random.default_rng(0).random((40, 3))
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, axes=[1])],
+        "sum",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3])],
+        [helper.make_tensor_value_info("total", TensorProto.FLOAT, [None])],
+    )
+    file = out / "sum.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), file)
+    return {
+        "fragile": rw.pack(fragile, name="fragile", inputs=rows, out=out),
+        "light": rw.pack(file, name="light", inputs=rows.astype(np.float32), out=out),
+    }
+
+
+@pytest.fixture
+def served(
+    packages: dict[str, Any],
+    start_worker: Callable[..., Any],
+    start_runner: StartRunner,
+    make_plan: type[Any],
+    tmp_path: Path,
+) -> Any:
+    """Both behind one worker, with a runner for what carries code."""
+    plan = make_plan()
+    for name, package in packages.items():
+        unpack(package.path, tmp_path / "packages" / package.digest.removeprefix("sha256:"))
+        plan.packages.append(PackageEntry(package.digest, name, 1, 1, "me" if name == "fragile" else None))
+        plan.models[package.digest] = {"signature": package.signature.to_document()}
+        plan.endpoint(name, [package.digest])
+
+    def start() -> Any:
+        return start_runner(digest=packages["fragile"].digest, allowed_by="me", command=runner_command()[1:])
+
+    command = ["-m", "roadworthy.gateway.worker"]
+    worker = start_worker(plan, folder=tmp_path, command=command, runners=True)
+    return worker, start(), start
+
+
+def test_c3_a_crash_in_native_code_is_one_request(served: Any) -> None:
+    """503 for the request that crashed the runner; the worker and the other model go on; right again after the restart."""
+    worker, runner, start = served
+    worker.wait_ready()
+    assert worker.predict("fragile", [[1, 2, 3]]).json() == {"predictions": [6.0]}
+    pid = worker.process.pid
+    reply = worker.predict("fragile", [[CRASH, 2, 3]])
+    assert (reply.status_code, reply.json()["code"]) == (503, "runner-died")
+    assert runner.process.wait(10) == -11
+    assert worker.predict("light", [[1, 2, 3]]).json() == {"predictions": [6.0]}
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(worker.predict, "fragile", [[4, 5, 6]])  # nobody is there to answer it yet
+        start()
+        assert waits.result(20).json() == {"predictions": [15.0]}
+    assert worker.process.poll() is None
+    assert worker.process.pid == pid
+
+
+def test_b6_a_slow_model_slows_no_other(served: Any) -> None:
+    """While the runner sleeps in its model, the other model answers as fast as ever."""
+    worker, _, _ = served
+    worker.wait_ready()
+    with ThreadPoolExecutor(4) as pool:
+        slow = [pool.submit(worker.predict, "fragile", [[SLEEP, 2, 3]]) for _ in range(3)]
+        eventually(lambda: all(future.running() for future in slow), "the slow ones are under way")
+        times = []
+        while not any(future.done() for future in slow):
+            begun = time.monotonic()
+            assert worker.predict("light", [[1, 2, 3]]).status_code == 200
+            times.append(time.monotonic() - begun)
+        assert len(times) > 50
+        assert sorted(times)[int(0.95 * len(times))] < 0.1
+        assert all(future.result(20).status_code == 200 for future in slow)
