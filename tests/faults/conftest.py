@@ -11,6 +11,8 @@ import httpx
 import pytest
 
 from roadworthy.contract.policy import Policy
+from roadworthy.foundation.slab import SlabReader
+from roadworthy.gateway.metrics import read_totals
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 
@@ -89,3 +91,17 @@ def cpu_s(target: Any) -> Callable[[], float]:
         return (int(fields[11]) + int(fields[12])) / ticks
 
     return read
+
+
+@pytest.fixture
+def refusals(target: Any) -> Callable[[str], int]:
+    """How many requests the worker has refused for an endpoint; "" for those that named none."""
+
+    def count(endpoint: str) -> int:
+        reader = SlabReader(target.folder / "run" / "slab")
+        try:
+            return sum(number for (name, _), number in read_totals(reader).refused.items() if name == endpoint)
+        finally:
+            reader.close()
+
+    return count

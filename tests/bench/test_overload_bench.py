@@ -1,0 +1,125 @@
+"""The load generator of the overload benchmark sends what it says and counts what it gets, whatever the server does."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from bench.load.open_loop import Run, Sample, closed_loop, open_loop, percentile
+from bench.load.wrk import Target
+from bench.overload import Burst, measures
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Answers the sum of each request's row; as `mood` says also wrongly, with a refusal, late, or by closing."""
+
+    daemon_threads = True
+    request_queue_size = 256
+    mood = "right"
+
+
+class Handler(socketserver.StreamRequestHandler):
+    """One connection."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            size = 0
+            while (line := self.rfile.readline()) != b"\r\n":
+                if line.lower().startswith(b"content-length:"):
+                    size = int(line.split(b":")[1])
+            row = json.loads(self.rfile.read(size))["instances"][0]
+            mood = self.server.mood if isinstance(self.server, Server) else ""
+            if mood == "closing" and row[0] % 2:
+                return
+            if mood == "late":
+                time.sleep(0.2)
+            status = b"503 x" if mood == "refusing" and row[0] % 4 else b"200 OK"
+            body = json.dumps({"predictions": [sum(row) + (mood == "wrong")]}).encode()
+            self.wfile.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
+
+
+@contextmanager
+def serving(mood: str) -> Iterator[Target]:
+    """A server in that mood."""
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.mood = mood
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield Target(server.server_address[1], "/predict")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_open_loop_keeps_its_rate() -> None:
+    """As many requests as were asked for, evenly, all right."""
+    with serving("right") as target:
+        run = open_loop(target, 200, 0.5)
+    assert [each.status for each in run.samples] == [200] * 100
+    assert all(each.right for each in run.samples)
+    assert sorted(each.due_s for each in run.samples) == pytest.approx([number / 200 for number in range(100)])
+    assert run.rate() == pytest.approx(200, rel=0.1)
+
+
+def test_a_slow_server_does_not_slow_the_load() -> None:
+    """Requests go out while others wait, and each waits from the moment when it was due."""
+    with serving("late") as target:
+        run = open_loop(target, 100, 0.4)
+    times = run.times_ms(200)
+    assert len(times) == 40
+    assert 200 <= times[0] <= percentile(times, 0.5) < 400
+
+
+def test_wrong_answers_refusals_and_lost_connections_are_told_apart() -> None:
+    """None of them counts as an answer."""
+    with serving("wrong") as target:
+        run = open_loop(target, 100, 0.2)
+    assert (run.count(200), run.rate()) == (20, 0)
+    with serving("refusing") as target:
+        run = open_loop(target, 100, 0.2)
+    assert (run.count(200), run.count(503)) == (5, 15)
+    with serving("closing") as target:
+        run = open_loop(target, 100, 0.2)
+    assert (run.count(200), run.count(0)) == (10, 10)
+
+
+def test_the_closed_loop_finds_the_capacity() -> None:
+    """Two callers of a server that takes 0.2 s get about ten answers a second."""
+    with serving("late") as target:
+        assert 6 <= closed_loop(target, 2, 1.0).rate() <= 10
+
+
+def seen(*samples: Sample) -> Burst:
+    """Measurements with these samples after the burst."""
+    before = Run(1.0, [Sample(0.0, 0.005, 200, right=True)])
+    during = Run(1.0, [Sample(0.0, 0.5, 200, right=True), Sample(0.5, 0.001, 503, right=False)])
+    return Burst(2.0, before, during, Run(10.0, list(samples)))
+
+
+def test_recovery_is_when_all_that_follows_is_fast_and_right() -> None:
+    """The first second after which nothing is slow, refused or wrong any more."""
+    slow, fast = Sample(2.5, 1.0, 200, right=True), Sample(8.0, 0.005, 200, right=True)
+    refused = Sample(6.1, 0.001, 503, right=False)
+    assert seen(fast).back_after_s() == 0
+    assert seen(slow, fast).back_after_s() == 3
+    assert seen(slow, refused, fast).back_after_s() == 7
+    assert seen(Sample(9.9, 1.0, 200, right=True)).back_after_s() == float("inf")
+
+
+def test_the_figures_say_what_was_missed() -> None:
+    """Goodput against capacity, and each target by its own."""
+    found = {
+        measure.measure.partition(": ")[2]: measure
+        for measure in measures("x", seen(Sample(6.0, 0.005, 200, right=True)))
+    }
+    goodput = found["right answers a second at 10 x overload, against capacity"]
+    assert (goodput.value, goodput.baseline, goodput.ratio, goodput.met) == (1.0, 2.0, 0.5, False)
+    assert found["refusals, 99th percentile"].met
+    assert found["wrong, broken or never answered"].value == 0

@@ -1,0 +1,117 @@
+"""A14, A15: bodies without a declared length that do not end, or that come in absurdly small pieces."""
+
+from __future__ import annotations
+
+import json
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench.load.hostile import CHUNKED, JSON, Door
+from bench.load.raw import connected
+
+LIMIT = 1_000
+SMALL = Door(b"/v1/models/small:predict")
+PIECE = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+KERNEL_BYTES = 12 << 20
+"""More than the buffers of both ends of a loopback connection hold."""
+
+
+def chunks(body: bytes, size: int) -> bytes:
+    """The body in chunks of `size` bytes, with its end."""
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def send_until_answered(connection: Any, piece: bytes, most: int) -> int:
+    """Send `piece` again and again until there is something to read; how many bytes went out."""
+    sent = 0
+    while sent < most and not select.select([connection.socket], [], [], 0)[0]:
+        sent += connection.send(piece)
+    return sent
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 5_000])
+@pytest.mark.parametrize(("length", "status"), [(LIMIT - 1, 200), (LIMIT, 200), (LIMIT + 1, 413)])
+def test_a14_the_limit_is_exact(target: Any, length: int, status: int, size: int) -> None:
+    """The limit holds for the bytes of the body, however they are cut."""
+    with connected(target.port) as connection:
+        connection.send(SMALL.head(CHUNKED) + chunks(JSON.ljust(length), size))
+        reply = connection.reply()
+        assert reply.status == status
+        if status == 413:
+            assert json.loads(reply.body)["code"] == "body-too-large"
+            assert reply.closes
+            assert connection.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "path", [b"/v1/models/small:predict", b"/v2/models/small/infer", b"/v1/models/unknown:predict", b"/livez"]
+)
+def test_a14_a_body_without_end(target: Any, memory_mb: Callable[[], float], path: bytes) -> None:
+    """It is answered while it is being sent, no more than the kernel's buffers later; and it is not kept."""
+    before = memory_mb()
+    with connected(target.port) as connection:
+        connection.send(Door(path).head(CHUNKED))
+        assert send_until_answered(connection, PIECE, 256 << 20) < KERNEL_BYTES
+        reply = connection.reply()
+        assert 400 <= reply.status < 500
+        assert reply.closes
+        assert connection.rest() == b""
+        until = time.monotonic() + 8
+        while connection.send(PIECE) == len(PIECE):
+            assert time.monotonic() < until, "the connection never ends"
+    assert memory_mb() - before < 8
+    assert target.predict("sum", [[1, 2, 3]]).json() == {"predictions": [6.0]}
+
+
+def test_a15_a_million_chunks_of_one_byte(
+    target: Any, memory_mb: Callable[[], float], cpu_s: Callable[[], float]
+) -> None:
+    """They are refused by their number, although the body is within its limit; others are answered meanwhile."""
+    before, begun, used = memory_mb(), time.monotonic(), cpu_s()
+    with connected(target.port) as connection:
+        connection.send(Door().head(CHUNKED))
+        for _ in range(100):
+            connection.send(b"1\r\n \r\n" * 10_000)
+            if select.select([connection.socket], [], [], 0)[0]:
+                break
+            assert target.client.get("/livez").status_code == 200
+        connection.send(b"0\r\n\r\n")
+        reply = connection.reply()
+        assert (reply.status, json.loads(reply.body)["code"]) == (400, "too-many-chunks")
+        assert reply.closes
+        assert connection.rest() == b""
+    assert time.monotonic() - begun < 5
+    assert cpu_s() - used < 1
+    assert memory_mb() - before < 8
+    assert target.predict("sum", [[1, 2, 3]]).json() == {"predictions": [6.0]}
+
+
+def test_a15_elsewhere_too(target: Any, cpu_s: Callable[[], float], memory_mb: Callable[[], float]) -> None:
+    """Also where no prediction is asked."""
+    before, used = memory_mb(), cpu_s()
+    for path in (b"/livez", b"/nothing"):
+        with connected(target.port) as connection:
+            connection.send(Door(path).head(CHUNKED))
+            send_until_answered(connection, b"1\r\n \r\n" * 1_000, 6_000_000)
+            assert 400 <= connection.reply().status < 500
+    assert cpu_s() - used < 1
+    assert memory_mb() - before < 8
+
+
+def test_a15_some_hundred_small_chunks_are_fine(target: Any) -> None:
+    """A client that writes piece by piece is answered."""
+    with connected(target.port) as connection:
+        connection.send(Door().head(CHUNKED) + chunks(JSON.ljust(900), 1))
+        assert json.loads(connection.reply().body) == {"predictions": [6.0]}
+
+
+def test_a15_a_large_body_in_usual_chunks_is_fine(target: Any) -> None:
+    """Four megabytes in the pieces of a proxy that forwards packets."""
+    with connected(target.port) as connection:
+        connection.send(Door().head(CHUNKED) + chunks(JSON.ljust(4 << 20), 1_448))
+        assert json.loads(connection.reply().body) == {"predictions": [6.0]}
