@@ -110,6 +110,19 @@ def nothing(folder: Path, count: int) -> Subject:
     return Subject("nothing", _packed(package), folder, rows[:, :2], rows[:, 1], _code(package))
 
 
+def leaking(folder: Path, count: int, kilobytes: int = 64) -> Subject:
+    """The same, with a fault planted: it keeps `kilobytes` more with every call. For benchmarks that have to notice."""
+    rows = cells(count)
+    kept: list[bytes] = []
+
+    def leak(asked: Rows) -> dict[str, Rows]:
+        kept.append(b"x" * (kilobytes << 10))
+        return {"label": asked[:, 0], "probabilities": asked}
+
+    package = rw.pack(leak, name="leaking", inputs=rows[:200, :2], out=folder)
+    return Subject("leaking", _packed(package), folder, rows[:, :2], rows[:, 1], _code(package))
+
+
 def _first_two(rows: Rows) -> dict[str, Rows]:
     return {"label": rows[:, 0], "probabilities": rows}
 

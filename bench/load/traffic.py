@@ -93,6 +93,12 @@ class Traffic:
         """When the last answer of `version` came."""
         return max(outcome.ended for outcome in self.outcomes if outcome.version == version)
 
+    def forget(self) -> Counter[str]:
+        """Drop all outcomes, so that a long run needs no memory for them; how often each cause was, "" for right answers."""
+        counted = Counter(outcome.cause for outcome in self.outcomes)
+        self.outcomes.clear()
+        return counted
+
     @property
     def failed(self) -> list[Outcome]:
         """What was no right answer."""

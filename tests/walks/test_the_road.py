@@ -21,15 +21,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 import pytest
 
 import roadworthy as rw
 from bench.load.traffic import BROKEN, CONNECTIONS, REFUSED, Traffic, all_right, causes, only
+from bench.versions import Versions, two_versions
 
 LENGTH_S = 62.0
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
@@ -99,35 +98,10 @@ class Moments:
     ended: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Models:
-    """Two versions of a model, packed, and what each answers."""
-
-    packages: list[Path]
-    bodies: list[bytes]
-    right: dict[str, np.ndarray[Any, Any]]
-
-
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """Two logistic regressions on real cells, different enough that no answer of one could be the other's."""
-    from sklearn.datasets import load_breast_cancer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    data = load_breast_cancer()
-    folder = tmp_path_factory.mktemp("dist")
-    packages, right = [], {}
-    for number, strength in enumerate((1.0, 0.0001), start=1):
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength)).fit(data.data, data.target)
-        package = rw.pack(model, name="cells", inputs=data.data, labels=data.target, out=folder)
-        assert package.path is not None
-        packages.append(package.path)
-        right[f"cells:{number}"] = model.predict_proba(data.data)[:, 1]
-    telling = np.flatnonzero(np.abs(right["cells:1"] - right["cells:2"]) > 0.01)
-    bodies = [json.dumps({"instances": [data.data[row].tolist()]}).encode() for row in telling]
-    return Models(packages, bodies, {version: answers[telling] for version, answers in right.items()})
+def models(tmp_path_factory: pytest.TempPathFactory) -> Versions:
+    """Two versions that every answer tells apart."""
+    return two_versions(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture
@@ -231,7 +205,7 @@ async def _restart_gateway(processes: Processes) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_the_road(processes: Processes, models: Models) -> None:
+def test_the_road(processes: Processes, models: Versions) -> None:
     """Ten thousand predictions and more at over 200 a second: every failure has its cause, and every answer is right."""
     key = json.loads((processes.home / "context.json").read_text())["key"]
     gateway = f"http://127.0.0.1:{processes.gateway_port}"

@@ -1,0 +1,154 @@
+"""No request is dropped while versions switch and workers are recycled: `make bench-switches`.
+
+`roadworthy up --workers 2` is asked at a steady rate over keep-alive connections. Meanwhile its endpoint goes back and forth
+between two versions, and the supervisor is told to recycle its workers (SIGHUP). Nothing is retried: whatever is no right answer
+of the version that it names is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from bench.load.traffic import Traffic, all_right, causes, only
+from bench.report import Measure, finish
+from bench.service import Service, installed
+from bench.versions import NAME, serve_first, two_versions
+
+WORKERS = 2
+LEAST_RATE = 200.0
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many requests at which rate (a second), and what happens meanwhile."""
+
+    requests: int = 100_000
+    rate: float = 400.0
+    switches: int = 20
+    recyclings: int = 5
+
+    def events(self) -> list[str]:
+        """In order: recyclings spread among the switches."""
+        after = {round((turn + 1) * self.switches / (self.recyclings + 1)) for turn in range(self.recyclings)}
+        found = []
+        for number in range(1, self.switches + 1):
+            found += ["switch", "recycle"] if number in after else ["switch"]
+        return found
+
+
+@dataclass
+class Story:
+    """What happened. Times in seconds: of each switch, from asking for it to answers of that version only; of each recycling."""
+
+    traffic: Traffic
+    switched_s: list[float] = field(default_factory=list)
+    recycled_s: list[float] = field(default_factory=list)
+    elapsed_s: float = 0.0
+
+    def measures(self) -> list[Measure]:
+        """The figures."""
+        outcomes, failed = self.traffic.outcomes, self.traffic.failed
+        times = np.array([outcome.ended - outcome.sent for outcome in outcomes]) * 1000
+        rate = len(outcomes) / self.elapsed_s
+        why = f": {causes(failed)}" if failed else ""
+        name = (
+            f"failed requests of {len(outcomes):,} through {len(self.switched_s)} switches of the version and "
+            f"{len(self.recycled_s)} recyclings of {WORKERS} workers, retries off{why}"
+        )
+        return [
+            Measure(name, len(failed), "requests", target="0", met=not failed),
+            Measure("at", round(rate), "requests/s", target=f">= {LEAST_RATE:g}", met=rate >= LEAST_RATE),
+            Measure("p99 of all answers", round(float(np.percentile(times, 99)), 1), "ms"),
+            Measure("the longest answer", round(float(times.max()), 1), "ms"),
+            Measure("the longest switch, until only the new version answered", round(max(self.switched_s), 2), "s"),
+            Measure("the longest recycling of all workers", round(max(self.recycled_s, default=0.0), 1), "s"),
+        ]
+
+
+async def travel(service: Service, traffic: Traffic, plan: Plan) -> Story:
+    """Ask, switch and recycle."""
+    story = Story(traffic)
+    events = plan.events()
+    begun = time.monotonic()
+    async with traffic.running():
+        await traffic.wait_for(only(f"{NAME}:1"))
+        for number, event in enumerate(events, start=1):
+            await answered(traffic, number * plan.requests // (len(events) + 1))
+            asked = time.monotonic()
+            if event == "switch":
+                await _switch(service, traffic, len(story.switched_s))
+                story.switched_s.append(time.monotonic() - asked)
+            else:
+                await recycle(service)
+                await traffic.wait_for(all_right)
+                story.recycled_s.append(time.monotonic() - asked)
+        await answered(traffic, plan.requests)
+    story.elapsed_s = time.monotonic() - begun
+    return story
+
+
+async def answered(traffic: Traffic, count: int) -> None:
+    """Return when so many requests have ended."""
+    while len(traffic.outcomes) < count:  # noqa: ASYNC110 - hundreds come a second; an event for each would cost more
+        await asyncio.sleep(0.02)
+
+
+async def _switch(service: Service, traffic: Traffic, done: int) -> None:
+    version = f"{NAME}:{2 - done % 2}"
+    with service.client() as client:
+        await asyncio.to_thread(client.deploy, version, NAME)
+    await traffic.wait_for(only(version), _PATIENCE_S)
+
+
+async def recycle(service: Service) -> None:
+    """SIGHUP, and wait until every worker is another process and as many are there as before."""
+    before = set(service.worker_processes())
+    assert service.process is not None
+    os.kill(service.process.pid, signal.SIGHUP)
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        now: set[psutil.Process] = set(await asyncio.to_thread(service.worker_processes))
+        if not now & before and len(now) == len(before):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the workers were not recycled within {_PATIENCE_S:g} s")
+        await asyncio.sleep(0.1)
+
+
+def run(folder: Path, plan: Plan) -> Story:
+    """The whole of it in a fresh installation below `folder`."""
+    versions = two_versions(folder)
+    with installed(folder, [], workers=WORKERS) as service:
+        traffic = serve_first(service, versions, plan.rate)
+        return asyncio.run(travel(service, traffic, plan))
+
+
+def main() -> int:
+    """Measure, print, write; 1 when a request failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=Plan.requests)
+    parser.add_argument("--rate", type=float, default=Plan.rate, help="requests a second")
+    parser.add_argument("--switches", type=int, default=Plan.switches)
+    parser.add_argument("--recyclings", type=int, default=Plan.recyclings)
+    arguments = parser.parse_args()
+    plan = Plan(arguments.requests, arguments.rate, arguments.switches, arguments.recyclings)
+    with tempfile.TemporaryDirectory() as folder:
+        story = run(Path(folder), plan)
+    whole = plan.requests >= Plan.requests and plan.switches >= Plan.switches and plan.recyclings >= Plan.recyclings
+    return finish("switches", story.measures(), whole=whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
