@@ -44,7 +44,7 @@ def test_requests_of_one_moment_are_one_run(start_runner: StartRunner, tmp_path:
 
 def test_requests_of_several_workers_are_joined(start_runner: StartRunner, tmp_path: Path) -> None:
     """What two workers ask while the model runs is one run."""
-    start_runner("slow")
+    runner = start_runner("slow")
 
     async def scene(caller: Caller) -> None:
         other = Caller(tmp_path, 1, None, DIGEST)
@@ -56,8 +56,11 @@ def test_requests_of_several_workers_are_joined(start_runner: StartRunner, tmp_p
         assert [told(await ticket.outcome) for ticket in (first, *late)] == [[1.2], [2.0], [3.0], [4.0]]
         other.batcher.close()
 
+        seen = runner.state
+        assert seen is not None
+        assert seen.runs == 2
+
     play(tmp_path, scene)
-    # The state file is gone with the runner only; four requests were at most three runs.
 
 
 def test_runs_are_spread_over_copies(start_runner: StartRunner, tmp_path: Path) -> None:
@@ -281,5 +284,35 @@ def test_a_stopped_process_keeps_its_answers_back_and_others_serve(start_runner:
         await caller.until(lambda: sum(ticket.outcome.done() for ticket in tickets) >= 18)
         os.kill(stopped.process.pid, signal.SIGCONT)
         assert [told(await ticket.outcome) for ticket in tickets] == [[float(n)] for n in range(20)]
+
+    play(tmp_path, scene, copies=2)
+
+
+def test_d1_killed_again_and_again(start_runner: StartRunner, tmp_path: Path) -> None:
+    """One of two runners is killed six times under load: only what was in it fails, every answer is right, all end well."""
+    runners = [start_runner("sum", copy=copy) for copy in (0, 1)]
+
+    async def scene(caller: Caller) -> None:
+        await caller.until(lambda: all(link.is_open for link in caller.batcher._links))
+        outcomes: dict[object, int] = {}
+        over = False
+
+        async def ask_on(value: float) -> None:
+            while not over:
+                (outcome,) = await caller.ask(rows(value))
+                right = outcome == [value]
+                outcomes[right or str(outcome)] = outcomes.get(right or str(outcome), 0) + 1
+
+        asking = [asyncio.ensure_future(ask_on(float(n))) for n in range(16)]
+        for kill in range(6):
+            copy = kill % 2
+            runners[copy].process.kill()
+            runners[copy] = await asyncio.to_thread(start_runner, "sum", copy=copy)
+            await caller.until(lambda: all(link.is_open for link in caller.batcher._links))
+        over = True
+        await asyncio.gather(*asking)
+        assert set(outcomes) <= {True, "runner-died"}
+        assert outcomes[True] > 1_000
+        assert outcomes.get("runner-died", 0) <= 6 * 16
 
     play(tmp_path, scene, copies=2)
