@@ -23,8 +23,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
         inputs: the request body, decompressed. outputs: the response body before any compression.
         output_json_bytes: as json_bytes, for outputs.
         output_format: "json" (errors too), "csv", "arrow-stream" or "open-inference".
-        output_format: of outputs, as input_format.
-        source: what gave the answer: "" the version that was chosen, "cache", or a fallback ("version", "rule", "cached", "static").
+        source: what gave the answer: "" the chosen version, "cache", or a fallback ("version", "rule", "cached", "static").
     """
 
     id: str

@@ -24,17 +24,18 @@ def batch_to_arrow(batch: Batch) -> Any:
     for position, field in enumerate(batch.layout.fields):
         values, mask = batch.column_at(position)
         if not field.shape:
-            columns[field.name] = _to_arrow(pa, field, values, mask)
+            columns[field.name] = column_to_arrow(pa, field, values, mask)
             continue
         width = int(np.prod(values.shape[1:], dtype=np.int64))
-        flat = _to_arrow(pa, field, values.reshape(-1), None if mask is None else mask.reshape(-1))
+        flat = column_to_arrow(pa, field, values.reshape(-1), None if mask is None else mask.reshape(-1))
         offsets = pa.array(np.arange(batch.rows + 1, dtype=np.int32) * width)
         columns[field.name] = pa.ListArray.from_arrays(offsets, flat)
         columns[f"{field.name}#shape"] = pa.array([list(values.shape[1:])] * batch.rows, type=pa.list_(pa.int64()))
     return pa.table(columns)
 
 
-def _to_arrow(pa: Any, field: Field, values: Array, mask: Array | None) -> Any:
+def column_to_arrow(pa: Any, field: Field, values: Array, mask: Array | None) -> Any:
+    """A pyarrow.Array of single values, in the type that `batch_to_arrow` says."""
     if field.dtype is DType.JSON:
         text = [json.dumps(value, ensure_ascii=False) for value in values.tolist()]
         return pa.array(text, type=pa.string(), mask=mask)
@@ -74,7 +75,7 @@ def _from_column(pa: Any, field: Field, table: Any) -> tuple[Array, Array | None
 def _from_arrow(pa: Any, field: Field, column: Any) -> tuple[Array, Array | None]:
     mask: Array | None = None
     if column.null_count:
-        mask = _fixed_width(column.is_null().cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
+        mask = fixed_width(column.is_null().cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
     if field.dtype in (DType.STRING, DType.JSON):
         array = np.empty(len(column), dtype=object)
         plain = column.to_pylist()
@@ -88,13 +89,13 @@ def _from_arrow(pa: Any, field: Field, column: Any) -> tuple[Array, Array | None
     if mask is not None:
         column = column.fill_null(False if field.dtype is DType.BOOL else 0)
     if field.dtype is DType.BOOL:
-        return _fixed_width(column.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool), mask
+        return fixed_width(column.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool), mask
     if str(column.type) not in (field.dtype.value, _ARROW_NAMES.get(field.dtype)):
         raise TypeError(f"{field.name} is {column.type}")
-    return _fixed_width(column, field.dtype.numpy), mask
+    return fixed_width(column, field.dtype.numpy), mask
 
 
-def _fixed_width(column: Any, dtype: np.dtype[Any]) -> Array:
+def fixed_width(column: Any, dtype: np.dtype[Any]) -> Array:
     """The values of an Arrow array without nulls, copied. Its own to_numpy would import pandas into every worker."""
     data = column.buffers()[1]
     if data is None:

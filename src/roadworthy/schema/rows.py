@@ -55,8 +55,10 @@ class _Problems:
         self.found.append(entry)
 
     def raise_if_any(self) -> None:
-        if not self.found:
-            return
+        if self.found:
+            raise self.error()
+
+    def error(self) -> InvalidInput:
         codes = {entry["code"] for entry in self.found}
         code = codes.pop() if len(codes) == 1 else "invalid-input"
         first = self.found[0]
@@ -71,7 +73,7 @@ class _Problems:
             facts["missing"] = self.missing
             if len(self.missing) > 1:
                 message = f"columns {', '.join(map(repr, self.missing))} are missing"
-        raise InvalidInput(message, code=code, hint=_HINTS.get(first["code"]), facts=facts)
+        return InvalidInput(message, code=code, hint=_HINTS.get(first["code"]), facts=facts)
 
 
 class _ProblemError(Exception):
@@ -102,6 +104,50 @@ def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse"
     pairs = [_decode_column(field, values, problems) for field, values in zip(layout.fields, columns, strict=True)]
     problems.raise_if_any()
     return Batch.from_columns(layout, pairs, len(rows)), ignored
+
+
+def decode_columns(fields: Sequence[Field], columns: Sequence[list[object]]) -> list[tuple[Array, Array | None]]:
+    """Values and mask of each field from the same values by column, all of one length.
+
+    Raises:
+        InvalidInput: as `decode_rows`.
+    """
+    problems = _Problems()
+    pairs = [_decode_column(field, values, problems) for field, values in zip(fields, columns, strict=True)]
+    problems.raise_if_any()
+    return pairs
+
+
+def match_columns(wanted: Sequence[str], names: Sequence[str], extra: str) -> int:
+    """How many of a table's column `names` are not `wanted`; `extra` as in `decode_rows`.
+
+    Raises:
+        InvalidInput: "missing-columns", "unknown-columns".
+    """
+    problems = _Problems()
+    sent, known = set(names), set(wanted)
+    problems.missing = [name for name in wanted if name not in sent]
+    unknown = [name for name in names if name not in known]
+    for name in problems.missing:
+        problems.add("missing-columns", name, None, "is missing")
+    for name in unknown if extra != "ignore" else ():
+        problems.add("unknown-columns", name[:100], None, "is not in the signature")
+    problems.raise_if_any()
+    return len(unknown)
+
+
+def misfit(field: Field, code: str, problem: str, row: int | None = None) -> InvalidInput:
+    """The error for a whole column, or for one row of a table, that cannot be looked at value by value."""
+    problems = _Problems()
+    problems.add(
+        code, field.name, row, problem, f"{field.dtype.value} {list(field.shape)}" if field.shape else field.dtype.value
+    )
+    return problems.error()
+
+
+def no_rows() -> InvalidInput:
+    """The error for a request without rows."""
+    return InvalidInput("there are no rows", code="empty-batch", hint=_HINTS["empty-batch"], facts={"fields": []})
 
 
 def _by_column(

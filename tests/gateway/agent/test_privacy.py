@@ -101,6 +101,13 @@ def test_answers_are_cleared_and_errors_are_kept() -> None:
     assert SCRUBBER.outputs(body({"surprise": SECRET}), "json", -1) is None
 
 
+@pytest.mark.parametrize("form", ["csv", "arrow-stream", "arrow-file", "parquet", "unknown", "", "something new"])
+def test_formats_that_are_not_understood_are_withheld(form: str) -> None:
+    """Only JSON can be cleared; a body of another format is not kept, even if it would be JSON as well."""
+    assert SCRUBBER.inputs(body({"instances": [{"age": 1}]}), form, -1) is None
+    assert SCRUBBER.outputs(body({"predictions": ["x"]}), form, -1) is None
+
+
 def test_bodies_without_private_fields_stay_byte_for_byte() -> None:
     """Nothing is parsed where nothing is private."""
     plain = Scrubber(Signature(FIELDS[:1], (), Container.RECORDS), b"k")
@@ -117,7 +124,8 @@ def test_nothing_private_reaches_the_disk(tmp_path: Path) -> None:
     ]
     records = [record(inputs=inputs, outputs={"predictions": [SECRET]}) for inputs in bodies]
     outputs = {"outputs": [{"name": "label", "shape": [1], "datatype": "BYTES", "data": [SECRET]}]}
-    tensors = record(inputs=SECRET.encode(), outputs=outputs, input_format="open-inference", json_bytes=3)
+    private = {"inputs": SECRET.encode(), "outputs": outputs, "json_bytes": 3}
+    tensors = record(**private, input_format="open-inference", output_format="open-inference")
     records.append(tensors)
     files, _ = RecordWriter(tmp_path).write([encode_records(records)], {"flights": SCRUBBER})
     rows = pq.read_table(tmp_path / files[0].name).to_pylist()

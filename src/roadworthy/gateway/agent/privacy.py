@@ -21,6 +21,9 @@ WITHHELD = "withheld"
 """The `input_format` of a record whose bodies could not be cleared of private values, and are therefore empty."""
 
 _KEY_BYTES = 32
+# The key of the rows and that of the tensors. Bodies of other formats are not understood here, so private ones are not kept.
+_INPUT_NAMES = {"json": ("instances", ""), "open-inference": ("inputs", "inputs")}
+_OUTPUT_NAMES = {"json": ("predictions", ""), "open-inference": ("outputs", "outputs")}
 
 
 class _Unreadable(Exception):
@@ -58,15 +61,15 @@ class Scrubber:
         """The request body with hashed and without dropped fields, or None when it must not be kept."""
         if not self.inputs_private or not body:
             return body
-        names = ("inputs", "inputs") if input_format == "open-inference" else ("instances", "")
-        return self._clear(body, self._inputs, names, json_bytes)
+        names = _INPUT_NAMES.get(input_format)
+        return None if names is None else self._clear(body, self._inputs, names, json_bytes)
 
-    def outputs(self, body: bytes, input_format: str, json_bytes: int) -> bytes | None:
+    def outputs(self, body: bytes, output_format: str, json_bytes: int) -> bytes | None:
         """The response body likewise; an error body is kept, since no error repeats a caller's values."""
         if not self.outputs_private or not body:
             return body
-        names = ("outputs", "outputs") if input_format == "open-inference" else ("predictions", "")
-        return self._clear(body, self._outputs, names, json_bytes)
+        names = _OUTPUT_NAMES.get(output_format)
+        return None if names is None else self._clear(body, self._outputs, names, json_bytes)
 
     def _clear(self, body: bytes, fields: tuple[Field, ...], names: tuple[str, str], json_bytes: int) -> bytes | None:
         rows_name, tensors_name = names

@@ -33,6 +33,7 @@ _PLACE = {name: place for place, name in enumerate(_NAMES)}
 _ENDPOINT, _FORMAT, _AT = _PLACE["endpoint"], _PLACE["input_format"], _PLACE["at_us"]
 _INPUTS, _OUTPUTS = _PLACE["inputs"], _PLACE["outputs"]
 _JSON_BYTES, _OUTPUT_JSON_BYTES = _PLACE["json_bytes"], _PLACE["output_json_bytes"]
+_OUTPUT_FORMAT = _PLACE["output_format"]
 _REPEATING = tuple(
     name for name in _NAMES if name not in {"id", "at_us", "request_id", "latency_us", "inputs", "outputs"}
 )
@@ -276,7 +277,7 @@ def _scrub(row: Row, scrubber: Scrubber | None) -> Row:
     inputs = outputs = None
     if scrubber is not None:
         inputs = scrubber.inputs(row[_INPUTS], row[_FORMAT], row[_JSON_BYTES])
-        outputs = scrubber.outputs(row[_OUTPUTS], row[_FORMAT], row[_OUTPUT_JSON_BYTES])
+        outputs = scrubber.outputs(row[_OUTPUTS], row[_OUTPUT_FORMAT], row[_OUTPUT_JSON_BYTES])
     changed = list(row)
     if inputs is None or outputs is None:
         changed[_FORMAT] = WITHHELD

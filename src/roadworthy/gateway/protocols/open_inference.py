@@ -112,9 +112,9 @@ class OpenInference:
             document["id"] = reply.id
         head = _encode({**document, "outputs": outputs})
         if not any(binary for _, binary in reply.outputs):
-            return Encoded(head, _JSON)
+            return Encoded(head, _JSON, form=self.name)
         headers = [(b"content-type", b"application/octet-stream"), (HEAD_LENGTH, b"%d" % len(head))]
-        return Encoded(b"".join((head, *raws)), headers, json_bytes=len(head))
+        return Encoded(b"".join((head, *raws)), headers, json_bytes=len(head), form=self.name)
 
     def _read(self, request: InferRequest, raw: memoryview) -> tuple[Batch, int]:
         tensors = self._by_name(request.inputs)

@@ -9,16 +9,15 @@ import msgspec
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
-from roadworthy.gateway.protocols.json_answers import JsonAnswers
-from roadworthy.gateway.protocols.protocol import Decoded, Encoded, HeaderList, Headers, is_json, too_many_rows
+from roadworthy.gateway.protocols.answers import JSON_HEADERS, Answers
+from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers, is_json, too_many_rows
 from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.gateway.protocols.typed_rows import TypedRows
 from roadworthy.runtime.ticket import Answer
-from roadworthy.schema.batch import Layout
+from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.rows import decode_rows
 from roadworthy.schema.signature import Signature
 
-_HEADERS: HeaderList = [(b"content-type", b"application/json")]
 _SHAPE_HINT = 'send {"instances": [row, …]}; a row is a list in field order or an object by field name'
 
 
@@ -33,10 +32,12 @@ class PredictJson:
     """The protocol bound to one endpoint."""
 
     name = "json"
+    media_types = (b"application/json",)
 
-    def __init__(self, signature: Signature, policy: Policy) -> None:
+    def __init__(self, signature: Signature, policy: Policy, answers: Answers | None = None) -> None:
         self._layout = layout = Layout(signature.inputs)
-        self._write = JsonAnswers(signature.outputs).write
+        self._answers = answers or Answers(signature.outputs)
+        self._write = self._answers.write_json
         self._max_rows = policy.max_rows
         self._extra = policy.extra
         self._fast = TypedRows(layout, policy.max_rows)
@@ -54,7 +55,7 @@ class PredictJson:
                 hint="send the header Content-Type: application/json",
             )
 
-    def decode(self, headers: Headers, body: bytes) -> Decoded:  # noqa: ARG002 - the interface
+    def decode(self, headers: Headers, body: bytes) -> Decoded:
         """The rows of `instances`.
 
         Raises:
@@ -62,18 +63,22 @@ class PredictJson:
             BodyTooLarge: more rows than the policy allows.
             InvalidInput: the rows do not fit.
         """
+        reply = self._answers.choose(headers) if b"accept" in headers else None
         batch = self._fast.read(body)
         if batch is None:
-            return self._decode_exactly(body)
+            batch, ignored = self._decode_exactly(body)
+            return Decoded(batch, ignored=ignored, reply=reply)
         if batch.rows > self._max_rows:
             raise too_many_rows(self._max_rows)
-        return Decoded(batch)
+        return Decoded(batch, reply=reply)
 
     def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
-        """One prediction a row."""
-        return Encoded(self._write(answer), _HEADERS)
+        """One prediction a row, as the caller accepts it."""
+        if decoded.reply is None:
+            return Encoded(self._write(answer), JSON_HEADERS)
+        return self._answers.encode(answer, decoded)
 
-    def _decode_exactly(self, body: bytes) -> Decoded:
+    def _decode_exactly(self, body: bytes) -> tuple[Batch, int]:
         if len(body) > 2 * self._max_rows:
             self._refuse_too_many(body)
         document, not_finite = read_document(body)
@@ -98,7 +103,7 @@ class PredictJson:
                 code="malformed-json",
                 hint="NaN and Infinity are not JSON",
             )
-        return Decoded(batch, ignored=ignored)
+        return batch, ignored
 
     def _refuse_too_many(self, body: bytes) -> None:
         """Count the rows without building them."""

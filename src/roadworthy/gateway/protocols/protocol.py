@@ -36,14 +36,16 @@ class Decoded:
 
 
 class Encoded:
-    """An answer as bytes. `headers` always has the content type; `json_bytes` as in Decoded."""
+    """An answer as bytes. `headers` always has the content type; `json_bytes` as in Decoded; `form` is the record's
+    `output_format`."""
 
-    __slots__ = ("body", "headers", "json_bytes")
+    __slots__ = ("body", "form", "headers", "json_bytes")
 
-    def __init__(self, body: bytes, headers: HeaderList, json_bytes: int = -1) -> None:
+    def __init__(self, body: bytes, headers: HeaderList, json_bytes: int = -1, form: str = "json") -> None:
         self.body = body
         self.headers = headers
         self.json_bytes = json_bytes
+        self.form = form
 
 
 class BoundProtocol(Protocol):
@@ -51,7 +53,7 @@ class BoundProtocol(Protocol):
 
     @property
     def name(self) -> str:
-        """`input_format` in records: "json", "open-inference"."""
+        """`input_format` in records: "json", "csv", "arrow-stream", "arrow-file", "parquet", "open-inference"."""
         ...
 
     def check_headers(self, headers: Headers) -> None:

@@ -1,0 +1,51 @@
+"""Which protocol reads the body of a `:predict` request: chosen by its Content-Type out of a table that is made when an endpoint
+is bound. `routes.py` hands it to `predict.py`."""
+
+from __future__ import annotations
+
+from roadworthy.contract.policy import Policy
+from roadworthy.foundation.errors import UnsupportedMediaType
+from roadworthy.gateway.protocols.answers import Answers
+from roadworthy.gateway.protocols.predict_arrow import ArrowFile, ArrowStream, Parquet
+from roadworthy.gateway.protocols.predict_csv import PredictCsv
+from roadworthy.gateway.protocols.predict_json import PredictJson
+from roadworthy.gateway.protocols.protocol import BoundProtocol, Headers
+from roadworthy.schema.signature import Signature
+
+_PROTOCOLS = (PredictJson, PredictCsv, ArrowStream, ArrowFile, Parquet)
+
+
+class Formats:
+    """The protocols of one endpoint by media type.
+
+    Attributes:
+        name: stands in for that of a protocol while none is chosen.
+    """
+
+    name = "unknown"
+
+    def __init__(self, signature: Signature, policy: Policy) -> None:
+        answers = Answers(signature.outputs)
+        self._by_media: dict[bytes, BoundProtocol] = {}
+        for kind in _PROTOCOLS:
+            protocol = kind(signature, policy, answers)
+            self._by_media.update(dict.fromkeys(kind.media_types, protocol))
+
+    def choose(self, headers: Headers) -> BoundProtocol:
+        """The protocol that reads a body with these headers; it has checked them.
+
+        Raises:
+            UnsupportedMediaType: no content type, or one that none of them reads.
+        """
+        kind = headers.get(b"content-type", b"")
+        found = self._by_media.get(kind)
+        if found is None:
+            found = self._by_media.get(kind.partition(b";")[0].strip().lower())
+            if found is None:
+                raise UnsupportedMediaType(
+                    "the body must be JSON in UTF-8, CSV, Arrow or Parquet",
+                    hint="send the header Content-Type: application/json, or "
+                    + ", ".join(media.decode() for media in list(self._by_media)[1:]),
+                )
+        found.check_headers(headers)
+        return found

@@ -1,0 +1,177 @@
+"""`POST /v1/models/{endpoint}:predict` with `text/csv`: a header row, then one row a line, RFC 4180, in UTF-8.
+
+As strict as JSON: numbers as JSON writes them, `true` and `false`, RFC 3339 times with an offset; lists and nested values as JSON
+text in their cell. An empty cell is a null where the column may have nulls, empty text in other columns of text, else refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from roadworthy.contract.policy import Policy
+from roadworthy.foundation.errors import MalformedBody, UnsupportedMediaType
+from roadworthy.gateway.protocols.answers import Answers
+from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers, too_many_rows
+from roadworthy.gateway.protocols.strict_json import MAX_INTEGER_DIGITS, read_document
+from roadworthy.gateway.protocols.typed_rows import scalar_type
+from roadworthy.runtime.ticket import Answer
+from roadworthy.schema.batch import Layout
+from roadworthy.schema.columns import Column, plan_columns
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.rows import decode_columns, misfit, no_rows
+from roadworthy.schema.signature import Field, Signature
+
+_BOM = "\ufeff"
+_MOST_COLUMNS = 10_000
+_BLANKS = " \t\r\n"
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_PARAMETERS = frozenset({b"", b"charset=utf-8", b'charset="utf-8"', b"charset=us-ascii", b"header=present"})
+_HINT = "send a header row with the column names, then one row a line, commas between, in UTF-8"
+
+
+class PredictCsv:
+    """The protocol bound to one endpoint."""
+
+    name = "csv"
+    media_types = (b"text/csv",)
+
+    def __init__(self, signature: Signature, policy: Policy, answers: Answers) -> None:
+        self._layout = Layout(signature.inputs)
+        self._policy = policy
+        self._answers = answers
+
+    def check_headers(self, headers: Headers) -> None:
+        """CSV in UTF-8 with a header row.
+
+        Raises:
+            UnsupportedMediaType: anything else.
+        """
+        media, *parameters = [part.strip().lower() for part in headers.get(b"content-type", b"").split(b";")]
+        if media not in self.media_types or not _PARAMETERS.issuperset(parameters):
+            raise UnsupportedMediaType(
+                "the body must be CSV in UTF-8 with a header row", hint="send the header Content-Type: text/csv"
+            )
+
+    def decode(self, headers: Headers, body: bytes) -> Decoded:
+        """The rows.
+
+        Raises:
+            MalformedBody: "empty-body", "invalid-utf-8", "malformed-csv", "duplicate-column".
+            BodyTooLarge: more rows than the policy allows.
+            InvalidInput: the rows do not fit the signature.
+        """
+        names, rows = _read(body, self._policy.max_rows)
+        plan = plan_columns(self._layout, names, self._policy.extra)
+        if not rows:
+            raise no_rows()
+        sent = dict(zip(names, zip(*rows, strict=True), strict=True))
+        columns = [_column(field, sent[field.name]) for field in plan.fields]
+        reply = self._answers.choose(headers)
+        return Decoded(plan.assemble(columns, len(rows)), ignored=plan.ignored, reply=reply)
+
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
+        """As the caller accepts it."""
+        return self._answers.encode(answer, decoded)
+
+
+def _read(body: bytes, max_rows: int) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows, each as long as the header."""
+    text = _text(body)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = next(reader)
+        if not any(names) or len(names) > _MOST_COLUMNS:
+            raise _malformed("has no header row with column names", 1)
+        if len(set(names)) != len(names):
+            raise MalformedBody("two columns of the body have one name", code="duplicate-column", hint=_HINT)
+        rows = list(islice(reader, max_rows + 1))
+    except csv.Error as error:
+        raise _malformed(f"is not valid CSV: {error}", reader.line_num) from None
+    if len(rows) > max_rows:
+        raise too_many_rows(max_rows)
+    width = len(names)
+    for number, row in enumerate(rows):
+        if len(row) != width:
+            raise _malformed(f"has {len(row)} values in row {number}, where the header has {width}", None)
+    return names, rows
+
+
+def _text(body: bytes) -> str:
+    if not body:
+        raise MalformedBody("the body is empty", code="empty-body", hint=_HINT)
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedBody(
+            f"the body is not valid UTF-8 at byte {error.start}", code="invalid-utf-8", facts={"byte": error.start}
+        ) from None
+    if text.startswith(_BOM):
+        raise MalformedBody(
+            "the body begins with a byte order mark", code="invalid-utf-8", hint="send UTF-8 without a BOM"
+        )
+    if "\0" in text:
+        raise MalformedBody("the body holds a NUL character", code="invalid-text", hint="remove it")
+    return text
+
+
+def _malformed(words: str, line: int | None) -> MalformedBody:
+    return MalformedBody(
+        f"the body {words}", code="malformed-csv", hint=_HINT, facts={} if line is None else {"line": line}
+    )
+
+
+def _column(field: Field, cells: Sequence[str]) -> Column:
+    """One column, at once where every cell is plainly right, else cell by cell."""
+    if not field.shape and not field.categorical and (quick := _quickly(field, cells)) is not None:
+        return quick
+    (pair,) = decode_columns([field], [[_value(field, cell, row) for row, cell in enumerate(cells)]])
+    return pair
+
+
+def _quickly(field: Field, cells: Sequence[str]) -> Column | None:
+    """A column of numbers or booleans as one JSON list; None when it is another, or anything is in doubt."""
+    kind = scalar_type(field.dtype)
+    if kind is None or field.dtype is DType.STRING:
+        return None
+    text = ",".join(cells)
+    mask = None
+    if field.nullable and "" in cells:
+        if "n" in text:
+            return None  # "null" is no null in CSV
+        mask = np.array([cell == "" for cell in cells], dtype=bool)
+        text = ",".join([cell or "0" if field.dtype is not DType.BOOL else cell or "false" for cell in cells])
+    try:
+        values = msgspec.json.decode(f"[{text}]", type=list[kind])  # type: ignore[valid-type]
+    except (ValueError, RecursionError):
+        return None
+    if len(values) != len(cells):
+        return None
+    return np.array(values, dtype=field.dtype.numpy), mask
+
+
+def _value(field: Field, cell: str, row: int) -> Any:
+    """What JSON would have for a cell; text that is nothing else stays text, so that it is refused as such."""
+    if cell == "" and (field.nullable or field.dtype is not DType.STRING or field.shape):
+        return None
+    if field.shape or field.dtype is DType.JSON:
+        try:
+            return read_document(cell.encode())[0]
+        except MalformedBody as error:
+            raise misfit(field, "wrong-type", "is not valid JSON", row) from error
+    if field.dtype is DType.STRING:
+        return cell
+    plain = cell.strip(_BLANKS)
+    if field.dtype is DType.BOOL:
+        return {"true": True, "false": False}.get(plain, cell)
+    number = _NUMBER.fullmatch(plain)
+    if number is None or len(plain) > MAX_INTEGER_DIGITS:
+        return cell
+    return float(plain) if number[1] or number[2] else int(plain)

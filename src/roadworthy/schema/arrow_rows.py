@@ -1,0 +1,265 @@
+"""Callers' Arrow tables as batches, as strictly as JSON, and answers as Arrow streams. `predict_arrow.py` in the gateway calls.
+
+Numbers may have any width that loses nothing: int32 for an int64 column, float64 for float32, integers up to 2^53 for a float. A
+boolean is no number, a NaN is no null, a time needs a zone, nested values are JSON text. A tensor is a list, or lists of lists.
+pyarrow is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from roadworthy.foundation.errors import MalformedBody
+from roadworthy.schema.arrow import column_to_arrow, fixed_width
+from roadworthy.schema.batch import Array, Batch
+from roadworthy.schema.columns import Column, ColumnPlan
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.rows import decode_columns, misfit, no_rows
+from roadworthy.schema.signature import Field
+
+ParseJson = Callable[[str], Any]
+_EXACT = 2**53
+_NUMBERS = {
+    **{name: np.dtype(name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
+    "halffloat": np.dtype(np.float16),
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+}
+
+
+def check_types(plan: ColumnPlan, schema: Any) -> None:
+    """Refuse columns whose Arrow type cannot hold their field's values, before any of them is read.
+
+    Raises:
+        InvalidInput: "wrong-type".
+    """
+    for field in plan.fields:
+        kind = schema.field(field.name).type
+        leaf = _leaf(kind, len(field.shape))
+        if leaf is None or not _fits(field.dtype, leaf):
+            raise misfit(field, "wrong-type", f"is {_shown(kind)}")
+
+
+def table_to_batch(plan: ColumnPlan, table: Any, parse: ParseJson) -> Batch:
+    """The rows of a validated table that `check_types` let pass.
+
+    Args:
+        plan: what is read of it.
+        table: a pyarrow.Table.
+        parse: reads the JSON text of nested values; raises MalformedBody.
+
+    Raises:
+        InvalidInput: the values do not fit the signature.
+    """
+    if not table.num_rows:
+        raise no_rows()
+    columns = [_column(field, _whole(table[field.name]), table.num_rows, parse) for field in plan.fields]
+    return plan.assemble(columns, table.num_rows)
+
+
+def text_bytes(table: Any) -> int:
+    """How many bytes of text the rows have, where that is more than the table has: in dictionaries and views a long text stands
+    once, and the rows may name it ten thousand times."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    total = 0
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            for chunk in column.chunks:
+                lengths = compute.binary_length(chunk.dictionary).cast(pa.int64())
+                total += compute.sum(lengths.take(chunk.indices)).as_py() or 0
+        elif pa.types.is_string_view(column.type):
+            for chunk in column.chunks:
+                # 16 bytes a value, which begin with its length; many may lead to the same text
+                views = np.frombuffer(chunk.buffers()[1], dtype=np.int32)[::4]
+                total += int(views[chunk.offset : chunk.offset + len(chunk)].sum(dtype=np.int64))
+    return total
+
+
+def write_stream(batch: Batch) -> bytes:
+    """An Arrow stream with one column a field; tensors as fixed-size lists, nested ones for several dimensions."""
+    import pyarrow as pa
+
+    columns = {}
+    for position, field in enumerate(batch.layout.fields):
+        values, mask = batch.column_at(position)
+        array = column_to_arrow(pa, field, values.reshape(-1), None if mask is None else mask.reshape(-1))
+        for size in reversed(values.shape[1:]):
+            array = pa.FixedSizeListArray.from_arrays(array, size)
+        columns[field.name] = array
+    table = pa.table(columns)
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _shown(kind: Any) -> str:
+    """An Arrow type's name, bounded: nested types repeat the caller's own words."""
+    return "nested" if kind.num_fields else str(kind)[:40]
+
+
+def _leaf(kind: Any, depth: int) -> Any:
+    """The type of the values inside `depth` lists, or None when there are not so many."""
+    import pyarrow as pa
+
+    for _ in range(depth):
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+            return None
+        kind = kind.value_type
+    return kind
+
+
+def _fits(dtype: DType, kind: Any) -> bool:
+    import pyarrow as pa
+
+    if dtype.is_float:
+        return str(kind) in _NUMBERS
+    if dtype.is_integer:
+        return bool(pa.types.is_integer(kind))
+    if dtype is DType.BOOL:
+        return bool(pa.types.is_boolean(kind))
+    if dtype is DType.TIMESTAMP:
+        return bool(kind == pa.int64() or (pa.types.is_timestamp(kind) and kind.tz is not None))
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _whole(column: Any) -> Any:
+    """A chunked column as one array."""
+    import pyarrow as pa
+
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    array = column.combine_chunks()
+    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+
+
+def _column(field: Field, array: Any, rows: int, parse: ParseJson) -> Column:
+    shape: list[int] = []
+    for size in field.shape:
+        array, found = _opened(field, array)
+        if size not in (found, -1):
+            raise misfit(field, "wrong-shape", f"has lists of {found} values")
+        shape.append(found)
+    values, mask = _values(replace(field, shape=()), array, parse)
+    if not shape:
+        return values, mask
+    return values.reshape(rows, *shape), None if mask is None else mask.reshape(rows, *shape)
+
+
+def _opened(field: Field, array: Any) -> tuple[Any, int]:
+    """What is inside of an array of lists, and how long each of them is.
+
+    Raises:
+        InvalidInput: a list is null, or they are of different lengths.
+    """
+    import pyarrow as pa
+
+    if array.null_count:
+        raise misfit(field, "null-not-allowed", "has a null where a list should be")
+    if pa.types.is_fixed_size_list(array.type):
+        return array.flatten(), array.type.list_size
+    offsets = fixed_width(array.offsets, np.dtype(np.int64 if pa.types.is_large_list(array.type) else np.int32))
+    lengths = np.diff(offsets)
+    if not len(lengths) or (lengths != lengths[0]).any():
+        raise misfit(field, "wrong-shape", "has lists of different lengths")
+    return array.flatten(), int(lengths[0])
+
+
+def _values(field: Field, array: Any, parse: ParseJson) -> Column:
+    """Single values: at once where all of them are plainly right, else one by one, so that the row is named."""
+    import pyarrow as pa
+
+    if field.dtype is DType.TIMESTAMP and array.type != pa.int64():
+        array = _microseconds(field, array)
+    quick = None if field.categorical else _numbers(field, array)
+    if quick is not None:
+        return quick
+    plain = _python_values(array)
+    if field.dtype is DType.JSON:
+        plain = [_parsed(field, text, row, parse) for row, text in enumerate(plain)]
+    elif field.dtype is DType.STRING:
+        for row, text in enumerate(plain):
+            if text is not None and "\0" in text:
+                raise misfit(field, "wrong-type", "has a NUL character", row)
+    (pair,) = decode_columns([field], [plain])
+    return pair
+
+
+def _python_values(array: Any) -> list[Any]:
+    """One Python value each; those of a dictionary are made once, however often they occur."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(array.type):
+        values: list[Any] = array.to_pylist()
+        return values
+    words = array.dictionary.to_pylist()
+    return [None if index is None else words[index] for index in array.indices.to_pylist()]
+
+
+def _microseconds(field: Field, array: Any) -> Any:
+    """Times as int64 microseconds since 1970 UTC.
+
+    Raises:
+        InvalidInput: "out-of-range": finer than a microsecond, or too far away.
+    """
+    import pyarrow as pa
+
+    try:
+        return array.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise misfit(field, "out-of-range", "has times finer than microseconds, or too far away") from error
+
+
+def _parsed(field: Field, text: str | None, row: int, parse: ParseJson) -> Any:
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except MalformedBody as error:
+        raise misfit(field, "wrong-type", "is not valid JSON", row) from error
+
+
+def _numbers(field: Field, array: Any) -> Column | None:
+    """Numbers, booleans and times as one array, or None when the values have to be looked at one by one."""
+    import pyarrow as pa
+
+    source = np.dtype(np.uint8) if field.dtype is DType.BOOL else _NUMBERS.get(str(array.type))
+    if source is None or field.dtype in (DType.STRING, DType.JSON, DType.TIMESTAMP):
+        return None
+    mask: Array | None = None
+    if array.null_count:
+        if not field.nullable:
+            return None
+        mask = fixed_width(array.is_null().cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
+        array = array.fill_null(False if field.dtype is DType.BOOL else 0)
+    if field.dtype is DType.BOOL:
+        return fixed_width(array.cast(pa.uint8()), source).astype(bool), mask
+    values = fixed_width(array, source)
+    return (_cast(field.dtype, values), mask) if _holds(field.dtype, values) else None
+
+
+def _cast(dtype: DType, values: Array) -> Array:
+    return values.astype(dtype.numpy, copy=False)
+
+
+def _holds(dtype: DType, values: Array) -> bool:
+    """Whether the type holds all the values as JSON's rules ask for it."""
+    if dtype.is_float and values.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(_cast(dtype, values)).all())
+    if not len(values):
+        return True
+    low, high = int(values.min()), int(values.max())
+    if dtype.is_float:
+        return max(-low, high) <= _EXACT
+    limits = np.iinfo(dtype.value)
+    return bool(limits.min <= low and high <= limits.max)
