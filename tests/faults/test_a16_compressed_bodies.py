@@ -108,10 +108,10 @@ def test_a16_long_streams_with_something_after_them() -> None:
 )
 def test_a16_unknown_and_nested_codings(encodings: bytes) -> None:
     """One coding that is known, or none."""
-    assert is_compressed(encodings)
-    with pytest.raises(UnsupportedMediaType) as caught:
-        decompress(gzip.compress(gzip.compress(BODY)), encodings, LIMIT)
-    assert caught.value.code == "unsupported-content-encoding"
+    for judge in (is_compressed, lambda coding: decompress(gzip.compress(gzip.compress(BODY)), coding, LIMIT)):
+        with pytest.raises(UnsupportedMediaType) as caught:
+            judge(encodings)
+        assert caught.value.code == "unsupported-content-encoding"
 
 
 @pytest.mark.parametrize("encodings", [b"", b"identity", b"Identity , identity", b" , "])

@@ -38,8 +38,21 @@ _VARY = (b"vary", b"accept-encoding")
 
 
 def is_compressed(encodings: bytes) -> bool:
-    """Whether a Content-Encoding names anything but identity."""
-    return bool(_codings(encodings))
+    """Whether a Content-Encoding names anything but identity.
+
+    Raises:
+        UnsupportedMediaType: "unsupported-content-encoding": an unknown coding, or several.
+    """
+    codings = _codings(encodings)
+    if not codings:
+        return False
+    if len(codings) > 1 or codings[0] not in _PIECES:
+        raise UnsupportedMediaType(
+            "the body's content encoding is not read here",
+            code="unsupported-content-encoding",
+            hint=f"send it with one of {', '.join(name.decode() for name in _PIECES)}, or uncompressed",
+        )
+    return True
 
 
 def decompress(body: bytes, encodings: bytes, limit: int) -> bytes:
@@ -55,21 +68,13 @@ def decompress(body: bytes, encodings: bytes, limit: int) -> bytes:
         BodyTooLarge: "body-too-large", or "compression-ratio" when it grows more than MAX_RATIO times.
         MalformedBody: "malformed-encoding": not of that coding, cut short, or with something after its end.
     """
-    codings = _codings(encodings)
-    if not codings:
+    if not is_compressed(encodings):
         return body
-    pieces = _PIECES.get(codings[0]) if len(codings) == 1 else None
-    if pieces is None:
-        raise UnsupportedMediaType(
-            "the body's content encoding is not read here",
-            code="unsupported-content-encoding",
-            hint=f"send it with one of {', '.join(name.decode() for name in _PIECES)}, or uncompressed",
-        )
     allowed = max(_FREE_BYTES, MAX_RATIO * len(body))
     parts: list[bytes] = []
     size = 0
     try:
-        for piece in pieces(body):
+        for piece in _PIECES[_codings(encodings)[0]](body):
             size += len(piece)
             if size > limit:
                 raise too_large(limit)

@@ -20,7 +20,15 @@ from roadworthy.gateway.protocols.open_inference_messages import (
     read_head,
 )
 from roadworthy.gateway.protocols.open_inference_tensors import Column, FieldReader, to_json, to_raw
-from roadworthy.gateway.protocols.protocol import Decoded, Encoded, HeaderList, Headers, is_json, too_many_rows
+from roadworthy.gateway.protocols.protocol import (
+    ALWAYS_INLINE,
+    Decoded,
+    Encoded,
+    HeaderList,
+    Headers,
+    is_json,
+    too_many_rows,
+)
 from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Field, Signature
@@ -41,6 +49,7 @@ class OpenInference:
     """The protocol bound to one endpoint."""
 
     name = "open-inference"
+    inline_bytes = ALWAYS_INLINE
 
     def __init__(self, endpoint: str, signature: Signature, policy: Policy) -> None:
         self._endpoint = endpoint
@@ -50,6 +59,11 @@ class OpenInference:
         self._all = {binary: [(field, binary) for field in signature.outputs] for binary in (False, True)}
         self._max_rows = policy.max_rows
         self._extra = policy.extra
+
+    def choose(self, headers: Headers) -> OpenInference:
+        """This protocol, which reads every body that is sent to its path; the headers are checked."""
+        self.check_headers(headers)
+        return self
 
     def check_headers(self, headers: Headers) -> None:
         """JSON, raw bytes, or no content type at all: real clients send none.

@@ -35,6 +35,7 @@ class _PredictArrow:
 
     name = ""
     media_types: tuple[bytes, ...] = ()
+    inline_bytes = 256 << 10
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers) -> None:
         self._layout = Layout(signature.inputs)
@@ -139,6 +140,7 @@ class Parquet(_PredictArrow):
 
     name = "parquet"
     media_types = (b"application/vnd.apache.parquet", b"application/x-parquet")
+    inline_bytes = 0
 
     def _malformed(self) -> MalformedBody:
         return malformed()

@@ -19,7 +19,7 @@ import numpy as np
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import MalformedBody, UnsupportedMediaType
 from roadworthy.gateway.protocols.answers import Answers
-from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers, too_many_rows
+from roadworthy.gateway.protocols.protocol import ALWAYS_INLINE, Decoded, Encoded, Headers, too_many_rows
 from roadworthy.gateway.protocols.strict_json import MAX_INTEGER_DIGITS, read_document
 from roadworthy.gateway.protocols.typed_rows import scalar_type
 from roadworthy.runtime.ticket import Answer
@@ -42,6 +42,7 @@ class PredictCsv:
 
     name = "csv"
     media_types = (b"text/csv",)
+    inline_bytes = ALWAYS_INLINE
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers) -> None:
         self._layout = Layout(signature.inputs)

@@ -10,7 +10,7 @@ import msgspec
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.gateway.protocols.answers import JSON_HEADERS, Answers
-from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers, is_json, too_many_rows
+from roadworthy.gateway.protocols.protocol import ALWAYS_INLINE, Decoded, Encoded, Headers, is_json, too_many_rows
 from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.gateway.protocols.typed_rows import TypedRows
 from roadworthy.runtime.ticket import Answer
@@ -33,6 +33,7 @@ class PredictJson:
 
     name = "json"
     media_types = (b"application/json",)
+    inline_bytes = ALWAYS_INLINE
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers | None = None) -> None:
         self._layout = layout = Layout(signature.inputs)

@@ -13,6 +13,8 @@ from roadworthy.schema.batch import Batch
 Headers = Mapping[bytes, bytes]
 """Request headers, names in lower case."""
 HeaderList = list[tuple[bytes, bytes]]
+ALWAYS_INLINE = 1 << 62
+"""`inline_bytes` of protocols whose decoding holds the interpreter's lock anyway: a thread would only make it slower."""
 _JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 
 
@@ -52,6 +54,11 @@ class BoundProtocol(Protocol):
     """A protocol bound to an endpoint's signature and policy."""
 
     @property
+    def inline_bytes(self) -> int:
+        """Longer bodies are decoded in a thread: those whose library lets the event loop go on meanwhile."""
+        ...
+
+    @property
     def name(self) -> str:
         """`input_format` in records: "json", "csv", "arrow-stream", "arrow-file", "parquet", "open-inference"."""
         ...
@@ -77,6 +84,18 @@ class BoundProtocol(Protocol):
 
         Raises:
             ModelFault: it has no exact form in this protocol.
+        """
+        ...
+
+
+class Chooser(Protocol):
+    """What a path leads to: one protocol, or several by content type."""
+
+    def choose(self, headers: Headers) -> BoundProtocol:
+        """The protocol that reads a body with these headers; it has checked them.
+
+        Raises:
+            InvalidRequest: or a class of it; UnsupportedMediaType for a content type that is not read here.
         """
         ...
 
