@@ -1,16 +1,22 @@
-"""The control plane's log: one JSON object a line on standard error."""
+"""The control plane's log: one JSON object a line on standard error. It never waits: see `foundation/log_stream.py`."""
 
 from __future__ import annotations
 
+import json
 import logging
-import sys
+from typing import Any, cast
 
 import structlog
+
+from roadworthy.foundation.log_stream import LogStream
+
+_STANDARD_ERROR = 2
 
 
 def configure_logs(level: str) -> None:
     """Set structlog up for this process. `level` is debug, info, warning or error."""
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+    stream = cast(Any, LogStream(_STANDARD_ERROR, _tell_dropped))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -21,7 +27,12 @@ def configure_logs(level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format='{"event": "%(message)s"}')
+    logging.basicConfig(level=max(number, logging.WARNING), stream=stream, format='{"event": "%(message)s"}')
+
+
+def _tell_dropped(lines: int) -> str:
+    told = {"event": "log-lines-dropped", "lines": lines, "level": "warning", "process": "control"}
+    return json.dumps(told) + "\n"

@@ -1,12 +1,21 @@
-"""The log of the data plane's processes: one JSON object a line on standard error. Called once by each process's main."""
+"""The log of the data plane's processes: one JSON object a line on standard error. Called once by each process's main.
+
+Logging never waits (`foundation/log_stream.py`): a standard error that nobody reads costs lines, which are counted, no requests.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import sys
+from typing import Any, cast
 
 import structlog
+
+from roadworthy.foundation.log_stream import LAST_WORDS_S, LogStream
+
+_STANDARD_ERROR = 2
+_streams: list[LogStream] = []
 
 
 def configure_logs(process: str, level: str = "info") -> None:
@@ -21,6 +30,16 @@ def configure_logs(process: str, level: str = "info") -> None:
     def name_process(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {**event, "process": process, "pid": os.getpid()}
 
+    def tell(lines: int) -> str:
+        told = {
+            "event": "log-lines-dropped",
+            "lines": lines,
+            "level": "warning",
+            "process": process,
+            "pid": os.getpid(),
+        }
+        return json.dumps(told) + "\n"
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -29,13 +48,15 @@ def configure_logs(process: str, level: str = "info") -> None:
         structlog.processors.format_exc_info,
     ]
     render = structlog.processors.JSONRenderer(ensure_ascii=True)
+    stream = LogStream(_STANDARD_ERROR, tell)
+    _streams[:] = [stream]
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(Any, stream)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(cast(Any, stream))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -47,3 +68,14 @@ def configure_logs(process: str, level: str = "info") -> None:
     root.setLevel(number)
     for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(max(number, logging.WARNING))
+
+
+def lines_dropped() -> int:
+    """Log lines of this process that were not written."""
+    return sum(stream.dropped for stream in _streams)
+
+
+def write_out(within_s: float = LAST_WORDS_S) -> None:
+    """Wait for what was logged to be written, for a moment at most; called before a process ends by force."""
+    for stream in _streams:
+        stream.drain(within_s)

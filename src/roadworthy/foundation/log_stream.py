@@ -1,0 +1,103 @@
+"""Where log lines go: a stream whose `write` never waits and never fails, because nothing may stand still over its log.
+
+A thread writes to the descriptor. When that is blocked (a pipe that nobody reads), closed or full, lines wait within a bound;
+what does not fit is dropped and counted, and the count is told as soon as lines get through again. `runtime/logs.py`,
+`control/logs.py` and the supervisor write through it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+
+MOST_HELD_BYTES = 1 << 20
+LAST_WORDS_S = 0.5
+"""How long the end of the process may be held up by lines that are not written yet."""
+
+
+class LogStream:
+    """Looks like a text file to loggers. Any thread.
+
+    Args:
+        descriptor: where lines are written; not owned.
+        tell: makes the line, with its line break, that tells how many were dropped.
+        most_held_bytes: bound of what waits.
+
+    Attributes:
+        dropped: lines that were not written, ever.
+    """
+
+    def __init__(self, descriptor: int, tell: Callable[[int], str], *, most_held_bytes: int = MOST_HELD_BYTES) -> None:
+        self.dropped = 0
+        self._descriptor = descriptor
+        self._tell = tell
+        self._most_held_bytes = most_held_bytes
+        self._told = 0
+        self._torn = False
+        self._reset()
+        atexit.register(self.drain, LAST_WORDS_S)
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        """Begin without a thread; a child that a model forked has not got its parent's."""
+        self._some = threading.Condition()
+        self._lines: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._thread: threading.Thread | None = None
+
+    def write(self, text: str) -> int:
+        """Have `text`, whole lines, written; returns at once."""
+        data = text.encode("utf-8", "backslashreplace")
+        with self._some:
+            if self._held_bytes + len(data) > self._most_held_bytes:
+                self.dropped += 1
+                return len(text)
+            self._held_bytes += len(data)
+            self._lines.append(data)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="log", daemon=True)
+                self._thread.start()
+            self._some.notify_all()
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to do: the thread writes as soon as it can."""
+
+    def drain(self, within_s: float) -> bool:
+        """Wait until all is written, at most `within_s` seconds; whether it is. Called before the process ends by force."""
+        with self._some:
+            return self._some.wait_for(lambda: not self._held_bytes, within_s)
+
+    def _work(self) -> None:
+        while True:
+            with self._some:
+                self._some.wait_for(lambda: self._lines)
+                lines, self._lines = self._lines, deque()
+            if self._write_all(b"".join(lines)):
+                dropped = self.dropped - self._told
+                if dropped and self._write_all(self._tell(dropped).encode("utf-8")):
+                    self._told += dropped
+            else:
+                with self._some:
+                    self.dropped += len(lines)
+            with self._some:
+                self._held_bytes -= sum(map(len, lines))
+                self._some.notify_all()
+
+    def _write_all(self, data: bytes) -> bool:
+        """False when the descriptor refused; what it had taken until then is ended by a line break next time."""
+        rest = memoryview(b"\n" + data if self._torn else data)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # somebody who shares the descriptor has made it so
+                select.select([], [self._descriptor], [], 1.0)
+            except OSError:
+                self._torn = True
+                return False
+        self._torn = False
+        return True

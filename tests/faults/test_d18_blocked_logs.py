@@ -1,0 +1,146 @@
+"""D18: a standard error that nobody reads, or that is closed, costs log lines and never a request."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.foundation.sockets import listen
+from tests.conftest import eventually
+from tests.gateway.agent.conftest import RunningAgent
+
+CALLS = 400
+
+
+class Pipe:
+    """A named pipe of one page at `folder`/log, where the processes of these tests put their standard error."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(folder / "log")
+        self.reading = os.open(folder / "log", os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(self.reading, fcntl.F_SETPIPE_SZ, 4_096)
+
+    def is_full(self) -> bool:
+        """Whether what was logged has filled it: from here on a plain write would block."""
+        held = int.from_bytes(fcntl.ioctl(self.reading, 0x541B, b"\0" * 4), sys.byteorder)  # FIONREAD
+        return held >= 3_000
+
+    def read(self) -> bytes:
+        """What is in it."""
+        try:
+            return os.read(self.reading, 1 << 20)
+        except BlockingIOError:
+            return b""
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Pipe]:
+    """In the test's folder."""
+    made = Pipe(tmp_path / "gateway")
+    yield made
+    if made.reading >= 0:
+        os.close(made.reading)
+
+
+def test_d18_a_worker_whose_log_is_never_read(
+    start_worker: Callable[..., Any], make_plan: Any, pipe: Pipe, tmp_path: Path
+) -> None:
+    """Every request is answered, none is held up, and when somebody reads again the lines that were lost are told."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    worker = start_worker(plan, folder=tmp_path / "gateway", access_log=True).wait_ready()
+    eventually(lambda: worker.predict("sum", [[1, 2, 3]]).status_code == 200 and pipe.is_full(), "the pipe is full")
+    begun = time.monotonic()
+    body = json.dumps({"instances": [[1, 2, 3]]}).encode()
+    name = "x" * 100
+    for _ in range(CALLS):
+        reply = worker.post("sum", body, x_request_id=name)
+        assert reply.json() == {"predictions": [6.0]}
+    assert time.monotonic() - begun < 10
+    for path in ("/livez", "/readyz"):
+        assert worker.client.get(path).status_code == 200
+    assert b'"event":' in eventually(pipe.read, "somebody reads again")
+    reply = worker.post("sum", body, x_request_id="after")
+    found = bytearray()
+
+    def is_told() -> bool:
+        found.extend(pipe.read())
+        return b'"after"' in found
+
+    eventually(is_told, "lines come through again")
+    assert worker.stop() == 0
+
+
+def test_d18_a_worker_whose_log_is_closed(
+    start_worker: Callable[..., Any], make_plan: Any, pipe: Pipe, tmp_path: Path
+) -> None:
+    """It serves on, and stops in order."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1), plan.package(2, "poison")])
+    worker = start_worker(plan, folder=tmp_path / "gateway", access_log=True).wait_ready()
+    os.close(pipe.reading)
+    pipe.reading = -1
+    for _ in range(CALLS):
+        assert worker.predict("sum", [[1, 2, 3]]).json() == {"predictions": [6.0]}
+    answered = {worker.predict("sum", [[13, 2, 3]]).status_code for _ in range(40)}
+    assert answered == {200, 500}  # the failed model's traceback cannot be logged either
+    assert worker.stop() == 0
+
+
+def test_d18_an_agent_whose_log_is_never_read(pipe: Pipe, tmp_path: Path) -> None:
+    """It has something to say for each bad frame, and goes on answering and handing out snapshots."""
+    agent = RunningAgent(tmp_path / "gateway", log_level="debug")
+    try:
+        for _ in range(100):
+            worker = agent.worker()
+            worker.socket.sendall(b"\x01\x00\x00\x00\x02{")  # a report that cannot be read is logged
+            assert worker.socket.recv(1) == b""
+        eventually(pipe.is_full, "the pipe is full")
+        assert agent.get("/livez")
+        assert "roadworthy_worker_starts_total" in agent.metrics()
+        agent.worker().hello()
+    finally:
+        assert agent.stop() == 0
+
+
+def test_d18_a_control_plane_whose_log_is_never_read(pipe: Pipe, tmp_path: Path) -> None:
+    """Requests, each of which it logs, are answered in bounded time."""
+    document = {
+        "host": "127.0.0.1", "port": 0, "database_url": f"sqlite:///{tmp_path / 'roadworthy.db'}",
+        "blob_folder": str(tmp_path / "blobs"), "bootstrap_keys": [], "log_level": "debug",
+    }  # fmt: skip
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen("127.0.0.1", 0))
+        log = stack.enter_context((tmp_path / "gateway" / "log").open("wb"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "roadworthy.control"],
+            stdin=subprocess.PIPE,
+            stderr=log,
+            pass_fds=[listener.fileno()],
+        )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        assert process.stdin is not None
+        stack.callback(process.stdin.close)
+        process.stdin.write(json.dumps({**document, "fd": listener.fileno()}).encode() + b"\n")
+        process.stdin.flush()
+        client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=20))
+        for _ in range(60):
+            assert client.get("/readyz", headers={"x-request-id": "x" * 100}).status_code == 200
+        assert pipe.is_full()
+        assert client.get("/api/v1/status").status_code == 401
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
