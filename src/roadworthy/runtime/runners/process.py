@@ -432,8 +432,8 @@ class _Connection(asyncio.Protocol):
         del self.sent[number]
         self.rows -= sum(batch.rows for batch, _ in sent.members)
         self._owner.learn(outcomes)
-        self._owner.send_waiting()
         _settle(sent.members, outcomes)
+        self._owner.send_waiting()
         self._close_when_done()
 
     def _close_when_done(self) -> None:
