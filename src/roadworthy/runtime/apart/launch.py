@@ -7,9 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from roadworthy.contract.snapshot import PackageEntry
-from roadworthy.runtime.placement import Placed
-
 EXIT_LOAD_FAILED = 75
 """The package could not be loaded, and somebody asked to try again: no crash, start it again."""
 
@@ -48,24 +45,6 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def runner_address(folder: Path, digest: str, copy: int = 0) -> Path:
     """Where the runners of a version are reached: one socket a copy, below the gateway's `folder`."""
     return folder / "run" / "runners" / f"{digest.removeprefix('sha256:')[:16]}-{copy}.sock"
-
-
-def runner_starts(folder: Path, entry: PackageEntry, placed: Placed, log_level: str = "info") -> list[RunnerStart]:
-    """What the runners of a version that is placed apart are started with, one a copy."""
-    return [
-        RunnerStart(
-            folder=str(folder),
-            digest=entry.digest,
-            address=str(runner_address(folder, entry.digest, copy)),
-            allowed_by=entry.allowed_by,
-            copy=copy,
-            threads=placed.threads,
-            hang_s=placed.hang_s,
-            max_rows=placed.max_rows,
-            log_level=log_level,
-        )
-        for copy in range(placed.copies)
-    ]
 
 
 def runner_command() -> list[str]:
