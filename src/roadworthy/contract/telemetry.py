@@ -22,6 +22,8 @@ class VersionState(msgspec.Struct, frozen=True):
         reason: for FAILED, one safe sentence.
         code: for FAILED, the error's code.
         placement: where it executes and why, in words, once READY: "inline: fast and native".
+        health: while it serves, what its deep checks found more than once: "not-answering", "wrong-answers" or "slow"; None when
+            all is well.
     """
 
     digest: str
@@ -30,6 +32,7 @@ class VersionState(msgspec.Struct, frozen=True):
     reason: str | None = None
     code: str | None = None
     placement: str | None = None
+    health: str | None = None
 
 
 class WorkerReport(msgspec.Struct, frozen=True):

@@ -4,13 +4,15 @@ The supervisor creates the file (`create_slab`), each worker writes the block of
 agent and the supervisor read all of them (`SlabReader`). There are no locks: a block has one writer, every number is one aligned
 8-byte cell, and a name appears only after everything about it is in place (its length is written last, its checksum tells a
 reader whose processor reorders writes to look again later). A replacement that takes a slot over goes on from the numbers that
-it finds, so counters never step back.
+it finds, so counters never step back. Runs that need not be told apart any more can be folded into one, and their places are used
+again: the slot's turn is odd meanwhile, as during a take-over, and readers look again at the whole directory after it.
 
 File: header (one page), then per slot: fixed words, directory of named runs of cells, the cells.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import secrets
@@ -27,6 +29,7 @@ COUNTER = 0
 """A cell that only grows; a replacement goes on from it."""
 GAUGE = 1
 """A cell that says how things are now, one cell wide; a replacement is told what was left in it and starts from zero."""
+_FREE = 2  # a place in the directory, with its cells, that a new run of the same width may take
 MAX_WIDTH = 64
 """Most cells in one named run."""
 MAX_NAME_BYTES = 304
@@ -183,11 +186,19 @@ class SlotWriter:
         self.values = whole[first : self._start + self._geometry.block].cast("q")
         self._places: dict[str, tuple[int, int]] = {}
         self._kinds: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
+        self._free: dict[int, list[tuple[int, int]]] = {}  # by width: position in the directory, first cell
         self._next_cell = MAX_WIDTH
-        for name, kind, width, cell in _entries(self._mapped, self._geometry, self._start, 0):
-            self._places[name] = (cell, width)
-            self._kinds[name] = kind
-            self._next_cell = cell + width
+        self._next_position = 0
+        for position, name, kind, width, cell in _entries(self._mapped, self._geometry, self._start, 0):
+            self._next_cell = max(self._next_cell, cell + width)
+            self._next_position = position + 1
+            if kind == _FREE:
+                self._free.setdefault(width, []).append((position, cell))
+            else:
+                self._places[name] = (cell, width)
+                self._kinds[name] = kind
+                self._positions[name] = position
         gauges = (name for name, kind in self._kinds.items() if kind == GAUGE)
         left = {name: self.values[self._places[name][0]] for name in gauges}
         self.left = {name: value for name, value in left.items() if value}
@@ -226,21 +237,78 @@ class SlotWriter:
         if known is not None:
             return known[0]
         text = name.encode("utf-8")
-        position = len(self._kinds)
-        room = position < self._geometry.names and self._next_cell + width <= MAX_WIDTH + self._geometry.cells
-        if width > MAX_WIDTH or not text or len(text) > MAX_NAME_BYTES or not room:
+        free = self._free.get(width)
+        room = (
+            self._next_position < self._geometry.names and self._next_cell + width <= MAX_WIDTH + self._geometry.cells
+        )
+        if width > MAX_WIDTH or not text or len(text) > MAX_NAME_BYTES or not (room or free):
             self._words[_OVERFLOWS] += 1
             self._places[name] = (0, min(width, MAX_WIDTH))
             return 0
-        cell = self._next_cell
-        entry = self._start + self._geometry.directory + position * _ENTRY_BYTES
-        self._mapped[entry + _ENTRY.size : entry + _ENTRY.size + len(text)] = text
-        _ENTRY.pack_into(self._mapped, entry, 0, kind, width, cell, zlib.crc32(text))
-        _LENGTH.pack_into(self._mapped, entry, len(text))
-        self._next_cell = cell + width
+        if free:
+            position, cell = free.pop()
+            with self._turned():
+                self._enter(position, text, kind, (cell, width))
+        else:
+            position, cell = self._next_position, self._next_cell
+            self._next_position, self._next_cell = position + 1, cell + width
+            self._enter(position, text, kind, (cell, width))
         self._places[name] = (cell, width)
         self._kinds[name] = kind
+        self._positions[name] = position
         return cell
+
+    def _enter(self, position: int, text: bytes, kind: int, run: tuple[int, int]) -> None:
+        entry = self._start + self._geometry.directory + position * _ENTRY_BYTES
+        length = _LENGTH.unpack_from(self._mapped, entry)[0]
+        self._mapped[entry + _ENTRY.size : entry + _ENTRY.size + len(text)] = text
+        # In a place that is used again the length must not be zero for a moment: whoever reads stops there.
+        _ENTRY.pack_into(self._mapped, entry, length, kind, run[1], run[0], zlib.crc32(text))
+        _LENGTH.pack_into(self._mapped, entry, len(text))
+
+    @contextlib.contextmanager
+    def _turned(self) -> Iterator[None]:
+        """Readers see what happens inside all at once; inside a take-over it is part of that."""
+        turn = self._words[_TURN]
+        if turn % 2:
+            yield
+            return
+        self._words[_TURN] = turn + 1
+        yield
+        self._words[_TURN] = turn + 2
+
+    @property
+    def fullness(self) -> float:
+        """Share of the room for names or for cells that is taken, whichever is more, 0 to 1."""
+        free = [(width, len(places)) for width, places in self._free.items()]
+        names = self._next_position - sum(count for _, count in free)
+        cells = self._next_cell - MAX_WIDTH - sum(width * count for width, count in free)
+        return max(names / self._geometry.names, cells / self._geometry.cells)
+
+    def names(self) -> list[str]:
+        """Every run that has a place of its own."""
+        return list(self._kinds)
+
+    def fold(self, into: Mapping[str, str]) -> None:
+        """Add each run to another of the same width and kind, made if it is missing, and free its place: sums stay.
+
+        Indices that `place` returned for the folded names must not be used any more.
+
+        Args:
+            into: the name that takes up the numbers, by the name that goes.
+        """
+        with self._turned():
+            for name, target in into.items():
+                cell, width = self._places.pop(name)
+                kind, position = self._kinds.pop(name), self._positions.pop(name)
+                numbers = self.values[cell : cell + width].tolist()
+                for offset in range(width):
+                    self.values[cell + offset] = 0
+                self._enter(position, b"-", _FREE, (cell, width))
+                self._free.setdefault(width, []).append((position, cell))
+                other = self.place(target, kind=kind, width=width)
+                for offset, number in enumerate(numbers):
+                    self.values[other + offset] += number
 
     def ready_slots(self) -> list[int]:
         """The slots, this one among them, whose process runs and is READY."""
@@ -284,7 +352,8 @@ class SlabReader:
         self._mapped, self._geometry, self.boot = _map(path)
         self.slots = self._geometry.slots
         self._all = memoryview(self._mapped).cast("q")
-        self._known: list[list[tuple[str, int, int, int]]] = [[] for _ in range(self.slots)]
+        self._known: list[list[tuple[int, str, int, int, int]]] = [[] for _ in range(self.slots)]
+        self._turns = [0] * self.slots
 
     def status(self, slot: int) -> SlotStatus:
         """Who holds the slot, and how far it is."""
@@ -305,6 +374,8 @@ class SlabReader:
         """Who holds the slot and all its named runs, in the order in which they were made; never half of a take-over."""
         for _ in range(_TRIES):
             before = self._read_words(slot)[_TURN]
+            if before != self._turns[slot]:  # places may have been given to other names
+                self._turns[slot], self._known[slot] = before, []
             status, cells = self.status(slot), self._cells(slot)
             if before % 2 == 0 and self._read_words(slot)[_TURN] == before:
                 break
@@ -317,12 +388,13 @@ class SlabReader:
     def _cells(self, slot: int) -> list[NamedCells]:
         start = self._geometry.start(slot)
         known = self._known[slot]
-        known.extend(_entries(self._mapped, self._geometry, start, len(known)))
+        known.extend(_entries(self._mapped, self._geometry, start, known[-1][0] + 1 if known else 0))
         first = (start + self._geometry.values) // 8
         values = self._all
         return [
             NamedCells(name, kind, tuple(values[first + cell : first + cell + width]))
-            for name, kind, width, cell in known
+            for _, name, kind, width, cell in known
+            if kind != _FREE
         ]
 
     def close(self) -> None:
@@ -331,8 +403,11 @@ class SlabReader:
         self._mapped.close()
 
 
-def _entries(mapped: mmap.mmap, geometry: _Geometry, start: int, known: int) -> Iterator[tuple[str, int, int, int]]:
-    """(name, kind, width, first cell) of the directory's entries from number `known` up to the first that is not whole yet."""
+def _entries(
+    mapped: mmap.mmap, geometry: _Geometry, start: int, known: int
+) -> Iterator[tuple[int, str, int, int, int]]:
+    """(position, name, kind, width, first cell) of the directory's entries from number `known` up to the first that is not whole
+    yet."""
     for position in range(known, geometry.names):
         entry = start + geometry.directory + position * _ENTRY_BYTES
         length, kind, width, cell, checksum = _ENTRY.unpack_from(mapped, entry)
@@ -340,8 +415,10 @@ def _entries(mapped: mmap.mmap, geometry: _Geometry, start: int, known: int) -> 
             return
         text = mapped[entry + _ENTRY.size : entry + _ENTRY.size + length]
         if zlib.crc32(text) != checksum or cell + width > MAX_WIDTH + geometry.cells:
+            if position + 1 < geometry.names and _LENGTH.unpack_from(mapped, entry + _ENTRY_BYTES)[0]:
+                continue  # its writer was killed while it gave the place another name
             return
-        yield text.decode("utf-8"), kind, width, cell
+        yield position, text.decode("utf-8"), kind, width, cell
 
 
 def _packed(state: str) -> int:

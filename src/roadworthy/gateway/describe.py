@@ -53,9 +53,9 @@ def metadata(served: Endpoint, arm: Arm | None = None) -> dict[str, Any]:
     }
 
 
-def ready(served: Endpoint) -> dict[str, Any]:
+def ready(served: Endpoint, *, ready: bool) -> dict[str, Any]:
     """GET /v2/models/{endpoint}/ready."""
-    return {"name": served.name, "ready": True}
+    return {"name": served.name, "ready": ready}
 
 
 def _tensor(field: Field) -> dict[str, Any]:

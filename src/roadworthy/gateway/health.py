@@ -1,31 +1,61 @@
-"""Probes: whether the process lives, and whether it can answer for every endpoint that it serves. They need no key."""
+"""Probes: whether the process lives, and whether it can answer for every endpoint that it serves. They need no key; the page that
+tells all details does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
+from roadworthy.gateway.deep import DeepChecks, Health
+from roadworthy.gateway.endpoints import Arm, Endpoint
 from roadworthy.gateway.http import Handler, Receive, Reply, Request
+from roadworthy.gateway.pressure import Pressure
 
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the whole split of every endpoint is loaded and proved in this process.
+    """Whether the whole split of every endpoint is loaded, proved and answering in this process.
 
     Attributes:
         ready: the answer.
-        reason: for no, one of "starting", "loading", "failed" (a version that is missing could not be loaded), "stopping".
+        reason: for no, one of "starting", "loading", "failed" (a version that is missing could not be loaded), "stopping",
+            "memory-pressure", "not-answering", "wrong-answers" (what deep checks found).
         endpoints: how many are served. missing: names of those that are not.
+        unhealthy: names of those with a version that deep checks found at fault.
+        warnings: what is short: "memory-high", "memory-pressure", "disk-low".
     """
 
     ready: bool
     reason: str | None = None
     endpoints: int = 0
     missing: tuple[str, ...] = ()
+    unhealthy: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """JSON-ready; what is rare is there only when there is something to tell."""
+        rare = {"unhealthy": self.unhealthy, "warnings": self.warnings}
+        return {
+            "ready": self.ready,
+            "reason": self.reason,
+            "endpoints": self.endpoints,
+            "missing": self.missing,
+            **{name: value for name, value in rare.items() if value},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is watched while this process serves: its versions and its resources."""
+
+    checks: DeepChecks
+    pressure: Pressure
 
 
 def probe_routes(readiness: Callable[[], Readiness]) -> dict[bytes, Mapping[str, Handler]]:
@@ -36,7 +66,7 @@ def probe_routes(readiness: Callable[[], Readiness]) -> dict[bytes, Mapping[str,
 
     async def ready(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
         state = readiness()
-        return Reply(200 if state.ready else 503, _encode(state))
+        return Reply(200 if state.ready else 503, _encode(state.document()))
 
     async def v2_live(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
         return Reply(200, b'{"live":true}')
@@ -50,4 +80,49 @@ def probe_routes(readiness: Callable[[], Readiness]) -> dict[bytes, Mapping[str,
         b"/readyz": {"GET": ready, "HEAD": ready},
         b"/v2/health/live": {"GET": v2_live, "HEAD": v2_live},
         b"/v2/health/ready": {"GET": v2_ready, "HEAD": v2_ready},
+    }
+
+
+def health_document(readiness: Readiness, served: Collection[Endpoint], watch: Watch | None) -> dict[str, Any]:
+    """GET /healthz: the probe's answer and what is known of each version behind these endpoints, in this process."""
+    document: dict[str, Any] = {"ready": readiness.ready, "reason": readiness.reason, "warnings": readiness.warnings}
+    if watch is not None:
+        reading = watch.pressure.reading
+        document["memory_used"] = None if reading.memory is None else round(reading.memory, 3)
+        document["disk_free_bytes"] = reading.disk_free_bytes
+    checks = None if watch is None else watch.checks
+    document["endpoints"] = {
+        endpoint.name: {
+            "ready": endpoint.name not in readiness.unhealthy,
+            "generation": endpoint.entry.generation,
+            "versions": [_version(arm, checks) for arm in endpoint.split.arms],
+        }
+        for endpoint in sorted(served, key=lambda endpoint: endpoint.name)
+    }
+    return document
+
+
+def _version(arm: Arm, checks: DeepChecks | None) -> dict[str, Any]:
+    version = arm.version
+    found = None if checks is None else checks.health(version.digest)
+    return {
+        "version": f"{arm.model}:{arm.number}",
+        "digest": version.digest,
+        "runtime": version.runtime,
+        "placement": version.placed.told(),
+        "waiting": version.batcher.waiting,
+        "check": None if found is None else _check(found),
+    }
+
+
+def _check(found: Health) -> dict[str, Any]:
+    """The reason of a failure is for the log: it may hold values of the model."""
+    ago = None if found.checked is None else round(time.monotonic() - found.checked, 1)
+    return {
+        "health": found.fault or "ok",
+        "last": found.result,
+        "in_a_row": found.in_a_row,
+        "latency_ms": round(found.seconds * 1e3, 3),
+        "usual_ms": None if found.usual_s is None else round(found.usual_s * 1e3, 3),
+        "seconds_ago": ago,
     }

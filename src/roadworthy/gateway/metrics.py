@@ -22,6 +22,10 @@ BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 _SEPARATOR = "\x1f"
 _REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST = "requests", "latency", "rows", "in-flight", "lost"
 _REFUSED, _QUEUE, _RECORDS_LOST = "refused", "queue", "records-lost"
+_DEEP, _DEEP_LAST, _LOG_LINES = "deep", "deep-last", "log-lines"
+_OF_A_VERSION = frozenset({_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST})
+_OTHER = "other"
+_FOLD_AT = 0.75
 _BUCKETS_US = tuple(round(bound * 1e6) for bound in BUCKETS_S)
 _SUM = len(_BUCKETS_US) + 1
 
@@ -58,6 +62,15 @@ class BoundMetrics:
         self._outcomes: dict[str, int] = {}
         self.in_flight = Gauge(writer.values, writer.place(_IN_FLIGHT + key, kind=GAUGE))
 
+    def move(self, key: str) -> None:
+        """Count under another key from here on; what was counted has been moved there."""
+        writer = self._writer
+        self._key = key
+        self._latency = writer.place(_LATENCY + key, width=_SUM + 1)
+        self._rows = writer.place(_ROWS + key)
+        self._outcomes = {}
+        self.in_flight = Gauge(writer.values, writer.place(_IN_FLIGHT + key, kind=GAUGE))
+
     def observe(self, outcome: str, latency_s: float, rows: int) -> None:
         """Count one answered request.
 
@@ -89,6 +102,9 @@ class WorkerMetrics:
         self._refused: dict[tuple[str, str], int] = {}
         self._queues: dict[str, Gauge] = {}
         self._bound: dict[str, BoundMetrics] = {}
+        self._deep: dict[tuple[str, str], int] = {}
+        self._log_lines = slot_writer.place(_LOG_LINES)
+        self._log_lines_before = slot_writer.values[self._log_lines]
 
     def _count_lost(self, left: Mapping[str, int]) -> None:
         for name, value in left.items():
@@ -106,7 +122,46 @@ class WorkerMetrics:
         key = _SEPARATOR + _SEPARATOR.join((endpoint, str(generation), version, digest.removeprefix("sha256:")))
         if key not in self._bound:
             self._bound[key] = BoundMetrics(self._writer, key)
+            if self._writer.fullness > _FOLD_AT:
+                self._fold()
         return self._bound[key]
+
+    def _fold(self) -> None:
+        """Make room: what earlier generations of endpoints counted, and checks of their versions, is no longer told apart. Sums
+        over an endpoint stay what they are; the control plane has had the counts of each generation in telemetry."""
+        names = [name.split(_SEPARATOR) for name in self._writer.names()]
+        newest: dict[str, int] = {}
+        for parts in names:
+            if parts[0] in _OF_A_VERSION:
+                newest[parts[1]] = max(newest.get(parts[1], 0), int(parts[2]))
+        for _, endpoint, generation, *_ in (key.split(_SEPARATOR) for key in self._bound):
+            newest[endpoint] = int(generation)  # the last that was bound is the one in service
+        versions = {parts[3] for parts in names if parts[0] in _OF_A_VERSION and int(parts[2]) == newest[parts[1]]}
+        into: dict[str, str] = {}
+        for kind, *parts in names:
+            name = _SEPARATOR.join((kind, *parts))
+            if kind in _OF_A_VERSION and parts[2] != _OTHER and int(parts[1]) != newest[parts[0]]:
+                into[name] = _SEPARATOR.join((kind, parts[0], "0", _OTHER, "", *parts[4:]))
+            elif kind in (_DEEP, _DEEP_LAST) and parts[0] not in versions | {_OTHER}:
+                into[name] = _SEPARATOR.join((kind, _OTHER, *parts[1:]))
+        self._writer.fold(into)
+        for key in [key for key in self._bound if _ROWS + key in into]:
+            self._bound.pop(key).move(into[_ROWS + key].removeprefix(_ROWS))
+        self._deep.clear()
+
+    def deep_checked(self, version: str, result: str, seconds: float) -> None:
+        """Count a deep check of `version` ("flights:3"), and how long it took."""
+        cell = self._deep.get((version, result))
+        if cell is None:
+            cell = self._writer.place(_SEPARATOR.join((_DEEP, version, result)))
+            self._deep[version, result] = cell
+        values = self._writer.values
+        values[cell] += 1
+        values[self._writer.place(_SEPARATOR.join((_DEEP_LAST, version)), kind=GAUGE)] = int(seconds * 1e6)
+
+    def log_lines_dropped(self, count: int) -> None:
+        """How many lines this process's log has dropped until now."""
+        self._writer.values[self._log_lines] = self._log_lines_before + count
 
     def refused(self, endpoint: str, code: str) -> None:
         """Count a request that reached no version.
@@ -183,7 +238,8 @@ class Totals:
         in_flight: admitted and not yet answered, in live workers.
         lost: in flight inside workers that died.
         refused: by (endpoint, code). queue: waiting requests by endpoint.
-        records_lost: dropped prediction records.
+        records_lost: dropped prediction records. log_lines_lost: dropped log lines.
+        deep: deep checks by (version, result). deep_us: how long the last one of a version took, in the slowest live worker.
         slots: who holds each slot.
     """
 
@@ -195,6 +251,9 @@ class Totals:
     refused: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     queue: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     records_lost: int = 0
+    log_lines_lost: int = 0
+    deep: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    deep_us: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     slots: list[SlotStatus] = field(default_factory=list)
 
 
@@ -212,26 +271,37 @@ def read_totals(reader: SlabReader) -> Totals:
 def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
     kind, *parts = cells.name.split(_SEPARATOR)
     value = cells.values[0]
-    if kind == _RECORDS_LOST:
+    if kind in _OF_A_VERSION:
+        _add_version(totals, kind, parts, cells.values, alive=alive)
+    elif kind == _RECORDS_LOST:
         totals.records_lost += value
+    elif kind == _LOG_LINES:
+        totals.log_lines_lost += value
     elif kind == _REFUSED:
         totals.refused[parts[0], parts[1]] += value
     elif kind == _QUEUE:
         totals.queue[parts[0]] += value if alive else 0
-    elif kind == _REQUESTS:
-        totals.requests[_bound(parts), parts[4]] += value
+    elif kind == _DEEP:
+        totals.deep[parts[0], parts[1]] += value
+    elif kind == _DEEP_LAST:
+        totals.deep_us[parts[0]] = max(totals.deep_us[parts[0]], value if alive else 0)
+
+
+def _add_version(totals: Totals, kind: str, parts: list[str], values: tuple[int, ...], *, alive: bool) -> None:
+    bound, value = _bound(parts), values[0]
+    if kind == _REQUESTS:
+        totals.requests[bound, parts[4]] += value
     elif kind == _LATENCY:
-        known = totals.latency.get(_bound(parts), [0] * len(cells.values))
-        totals.latency[_bound(parts)] = [a + b for a, b in zip(known, cells.values, strict=True)]
+        known = totals.latency.get(bound, [0] * len(values))
+        totals.latency[bound] = [a + b for a, b in zip(known, values, strict=True)]
     elif kind == _ROWS:
-        totals.rows[_bound(parts)] += value
+        totals.rows[bound] += value
     elif kind == _LOST:
-        totals.lost[_bound(parts)] += value
-    elif kind == _IN_FLIGHT and alive:
-        totals.in_flight[parts[0]] += value
-    elif kind == _IN_FLIGHT:
-        totals.in_flight[parts[0]] += 0
-        totals.lost[_bound(parts)] += max(value, 0)
+        totals.lost[bound] += value
+    else:
+        totals.in_flight[bound.endpoint] += value if alive else 0
+        if not alive:
+            totals.lost[bound] += max(value, 0)
 
 
 def _bound(parts: list[str]) -> Bound:

@@ -7,7 +7,7 @@ sent as %3A. All but the probes need a key.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import httptools
@@ -36,14 +36,17 @@ class Routing:
     Attributes:
         table: what the application answers.
         predictions: what connections answer themselves, by raw path.
+        health: tells all that is known of endpoints with the given names, None for all; None until somebody can.
     """
 
     def __init__(self, instruments: Instruments, readiness: Callable[[], Readiness]) -> None:
         self._instruments = instruments
+        self._readiness = readiness
         self._probes = probe_routes(readiness)
         self._keys: Keys | None = None
         self.table: Table = dict(self._probes)
         self.predictions: dict[bytes, Predict] = {}
+        self.health: Callable[[Collection[str] | None], dict[str, Any]] | None = None
 
     def find(self, url: bytes) -> Predict | None:
         """The prediction that answers a POST to this target, given as sent."""
@@ -61,6 +64,8 @@ class Routing:
         table: Table = dict(self._probes)
         table[b"/v1/models"] = table[b"/v2/models"] = self._list(keys, served)
         table[b"/v2"] = _reading(lambda request: keys.identify(request.headers), describe.server)
+        if self.health is not None:
+            table[b"/healthz"] = _health(keys, self.health)
         for name, admission in waiting.items():
             table.update(_waiting_routes(name, admission))
         predictions: dict[bytes, Predict] = {}
@@ -101,10 +106,19 @@ class Routing:
     def _endpoint_routes(self, endpoint: Endpoint) -> Table:
         name = endpoint.name.encode("ascii")
         table: Table = {b"/v1/models/" + name: _about(endpoint, lambda: describe.endpoint(endpoint))}
-        table.update(_v2_routes(endpoint, b"/v2/models/" + name, None))
+        ready = self._ready(endpoint)
+        table.update(_v2_routes(endpoint, b"/v2/models/" + name, None, ready))
         for arm in endpoint.split.arms:
-            table.update(_v2_routes(endpoint, b"/v2/models/%b/versions/%d" % (name, arm.number), arm))
+            table.update(_v2_routes(endpoint, b"/v2/models/%b/versions/%d" % (name, arm.number), arm, ready))
         return table
+
+    def _ready(self, endpoint: Endpoint) -> Mapping[str, Handler]:
+        async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+            endpoint.admission.identify(request.headers)
+            ready = endpoint.name not in self._readiness().unhealthy
+            return Reply(200 if ready else 503, _encode(describe.ready(endpoint, ready=ready)))
+
+        return {"GET": answer}
 
     def _predictions(self, endpoint: Endpoint) -> dict[bytes, Predict]:
         name = endpoint.name.encode("ascii")
@@ -117,11 +131,16 @@ class Routing:
         return found
 
 
-def _v2_routes(endpoint: Endpoint, path: bytes, arm: Arm | None) -> Table:
-    return {
-        path: _about(endpoint, lambda: describe.metadata(endpoint, arm)),
-        path + b"/ready": _about(endpoint, lambda: describe.ready(endpoint)),
-    }
+def _health(keys: Keys, health: Callable[[Collection[str] | None], dict[str, Any]]) -> Mapping[str, Handler]:
+    async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+        key = keys.identify(request.headers)
+        return Reply(200, _encode(health(None if key is None else key.endpoints)))
+
+    return {"GET": answer}
+
+
+def _v2_routes(endpoint: Endpoint, path: bytes, arm: Arm | None, ready: Mapping[str, Handler]) -> Table:
+    return {path: _about(endpoint, lambda: describe.metadata(endpoint, arm)), path + b"/ready": ready}
 
 
 def _about(endpoint: Endpoint, document: Callable[[], dict[str, Any]]) -> Mapping[str, Handler]:

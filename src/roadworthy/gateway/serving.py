@@ -7,14 +7,18 @@ previous ones until then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot
-from roadworthy.contract.telemetry import WorkerReport
+from roadworthy.contract.telemetry import VersionState, WorkerReport
 from roadworthy.gateway.admission import Admission, Keys
+from roadworthy.gateway.deep import FAILURES
 from roadworthy.gateway.endpoints import Endpoint, Unbindable, bind
-from roadworthy.gateway.health import Readiness
+from roadworthy.gateway.health import Readiness, Watch, health_document
 from roadworthy.gateway.metrics import Gauge, WorkerMetrics
 from roadworthy.gateway.routes import Routing
 from roadworthy.runtime.manager import Manager
@@ -35,6 +39,7 @@ class Serving:
 
     Attributes:
         stopping: set at the beginning of an orderly stop; the probe then says not ready.
+        watch: what is watched while it serves, once there is something.
     """
 
     def __init__(self, identity: Identity, metrics: WorkerMetrics, changed: Callable[[], None]) -> None:
@@ -49,6 +54,7 @@ class Serving:
         self._reasons: dict[str, str] = {}
         self._queues: dict[str, tuple[Gauge, int]] = {}
         self.stopping = False
+        self.watch: Watch | None = None
 
     def attach(self, manager: Manager, routing: Routing) -> None:
         """Hand in the two that need this object themselves."""
@@ -58,7 +64,12 @@ class Serving:
     @property
     def settled(self) -> bool:
         """Whether there is nothing that this process still has to load before it is as good as another worker."""
-        return self._offered is None or self.readiness().ready
+        return not self.stopping and (self._offered is None or not self._missing(self._offered))
+
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """What is served now, by name."""
+        return self._endpoints
 
     def offer(self, snapshot: Snapshot) -> bool:
         """Take a snapshot, or return False for one that is older than what was offered before.
@@ -106,20 +117,47 @@ class Serving:
             return Readiness(ready=False, reason="stopping")
         if self._offered is None:
             return Readiness(ready=False, reason="starting")
-        wanted = {entry.name for entry in (self._served or self._offered).endpoints}
-        missing = wanted & set(self._admissions) - set(self._endpoints)
+        missing = self._missing(self._offered)
+        unhealthy = self._unhealthy()
         hopeless = any(
             self._manager.fault(arm.digest) is not None
             for entry in self._offered.endpoints
             if entry.name in missing
             for arm in entry.split
         )
+        no_memory = self.watch is not None and self.watch.pressure.refuse is not None
+        reasons = [
+            *(["failed" if hopeless else "loading"] if missing else []),
+            *(["memory-pressure"] if no_memory else []),
+            *sorted(set(unhealthy.values())),
+        ]
         return Readiness(
-            ready=not missing,
-            reason=("failed" if hopeless else "loading") if missing else None,
+            ready=not reasons,
+            reason=reasons[0] if reasons else None,
             endpoints=len(self._endpoints),
             missing=tuple(sorted(missing)),
+            unhealthy=tuple(sorted(unhealthy)),
+            warnings=() if self.watch is None else self.watch.pressure.warnings,
         )
+
+    def _missing(self, offered: Snapshot) -> set[str]:
+        wanted = {entry.name for entry in (self._served or offered).endpoints}
+        return wanted & set(self._admissions) - set(self._endpoints)
+
+    def _unhealthy(self) -> dict[str, str]:
+        """By endpoint, what deep checks found at fault with a version of its split."""
+        faults = {} if self.watch is None else self.watch.checks.faults()
+        return {
+            name: fault
+            for name, endpoint in self._endpoints.items()
+            for arm in endpoint.split.arms
+            if (fault := faults.get(arm.version.digest)) in FAILURES
+        }
+
+    def health(self, names: Collection[str] | None) -> dict[str, Any]:
+        """All that is known of the endpoints with these names; None for all."""
+        served = [endpoint for name, endpoint in self._endpoints.items() if names is None or name in names]
+        return health_document(self.readiness(), served, self.watch)
 
     def report(self) -> WorkerReport:
         """How far this worker is, for the agent."""
@@ -130,8 +168,12 @@ class Serving:
             epoch=None if self._offered is None else self._offered.epoch,
             revision=0 if self._served is None else self._served.revision,
             offered=0 if self._offered is None else self._offered.revision,
-            versions=self._manager.states(),
+            versions=tuple(map(self._with_health, self._manager.states())),
         )
+
+    def _with_health(self, state: VersionState) -> VersionState:
+        fault = None if self.watch is None else self.watch.checks.faults().get(state.digest)
+        return state if fault is None else msgspec.structs.replace(state, health=fault)
 
     def gauge_queues(self) -> None:
         """Bring the queue gauges up to date; called about once a second, so that requests need not."""

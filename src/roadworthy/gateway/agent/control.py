@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 
 _BLOCK_BYTES = 1 << 20
+_CALL_S = 20.0
+"""How long a whole call may take, beside what it asks the other side to wait and what its bytes need."""
+_SLOWEST_BYTES_S = 64 << 10
+"""A transfer slower than this is as good as none."""
 
 
 class ControlLink:
-    """One keep-alive client with the gateway's key. Every method raises httpx.HTTPError when the call did not succeed.
+    """One keep-alive client with the gateway's key. Every method raises httpx.HTTPError when the call did not succeed, which is
+    decided in bounded time: also when the other side takes bytes and never answers, or answers a byte now and then.
 
     Args:
         url: the control plane's address, http(s)://host:port.
@@ -39,9 +47,10 @@ class ControlLink:
         """The snapshot's JSON once it differs from `etag`, or None when it still did not after `wait_s` seconds."""
         headers = {} if etag is None else {"If-None-Match": etag}
         timeout = httpx.Timeout(wait_s + 10.0, connect=5.0)
-        reply = await self._http.get(
-            "/internal/v1/snapshot", params={"wait_s": wait_s}, headers=headers, timeout=timeout
-        )
+        async with _within(wait_s + _CALL_S):
+            reply = await self._http.get(
+                "/internal/v1/snapshot", params={"wait_s": wait_s}, headers=headers, timeout=timeout
+            )
         if reply.status_code == httpx.codes.NOT_MODIFIED:
             return None
         return reply.raise_for_status().content
@@ -53,7 +62,9 @@ class ControlLink:
             httpx.HTTPError: the call failed, or there was more.
             OSError: the disk refused.
         """
-        async with self._http.stream("GET", f"/internal/v1/packages/{digest}", timeout=60.0) as reply:
+        address = f"/internal/v1/packages/{digest}"
+        in_time = _within(_CALL_S + max_bytes / _SLOWEST_BYTES_S)
+        async with in_time, self._http.stream("GET", address, timeout=60.0) as reply:
             reply.raise_for_status()
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             received = 0
@@ -67,15 +78,27 @@ class ControlLink:
     async def put_records(self, file: str, data: bytes) -> None:
         """Hand over one finished record file; repeating it does no harm."""
         url = f"/internal/v1/records/{self._gateway}/{file}"
-        reply = await self._http.put(url, content=data, timeout=60.0)
+        async with _within(_CALL_S + len(data) / _SLOWEST_BYTES_S):
+            reply = await self._http.put(url, content=data, timeout=60.0)
         reply.raise_for_status()
 
     async def post_telemetry(self, frame: bytes) -> None:
         """Hand over one telemetry frame."""
-        reply = await self._http.post(
-            "/internal/v1/telemetry", content=frame, headers={"Content-Type": "application/json"}
-        )
+        async with _within(_CALL_S):
+            reply = await self._http.post(
+                "/internal/v1/telemetry", content=frame, headers={"Content-Type": "application/json"}
+            )
         reply.raise_for_status()
+
+
+@contextlib.asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    """Give a call up after that long, however busy the connection looks."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise httpx.ReadTimeout(f"the call took more than {seconds:.0f} s") from error
 
 
 class Backoff:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.foundation.errors import InvalidRequest
@@ -21,6 +22,7 @@ from roadworthy.foundation.files import fsync_folder, private_folder, sweep_temp
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.references import check_name
 from roadworthy.gateway.agent.privacy import WITHHELD, Scrubber
+from roadworthy.gateway.pressure import free_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +43,7 @@ _REPEATING = tuple(
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(list[tuple[tuple(field.type for field in _FIELDS)]])  # type: ignore[misc]
 
 Row = tuple[Any, ...]
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,13 @@ class RecordFolder:
     Args:
         folder: made with mode 0700 when it is missing; unfinished files of an earlier run are deleted.
         max_bytes: bound of all files together.
+        reserve_bytes: space on the disk that is left to others: without it nothing is written.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, reserve_bytes: int = 0) -> None:
         self.folder = private_folder(folder)
         self._max_bytes = max_bytes
+        self._reserve_bytes = reserve_bytes
         sweep_temporary(folder)
         found = ((path.name, path.stat().st_size) for path in folder.glob(f"*{_SUFFIX}"))
         self._sizes = dict(sorted(found, key=lambda pair: _order(pair[0])))
@@ -85,6 +90,11 @@ class RecordFolder:
     def names(self) -> list[str]:
         """All files, oldest first."""
         return list(self._sizes)
+
+    def has_room(self) -> bool:
+        """Whether the disk has more free space than what is left to others."""
+        free = free_bytes(self.folder)
+        return free is None or free > self._reserve_bytes
 
     def describe(self, name: str) -> FinishedFile:
         """What is in a file; read from it when this process did not write it.
@@ -129,7 +139,10 @@ class RecordFolder:
         """Delete a file; nothing happens when it is gone already."""
         self._held_bytes -= self._sizes.pop(name, 0)
         self._known.pop(name, None)
-        (self.folder / name).unlink(missing_ok=True)
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError:  # a disk that has become read-only; the next start finds the file again
+            _log.exception("a record file cannot be deleted", file=name)
 
 
 class RecordWriter:
@@ -225,7 +238,8 @@ class _OpenFile:
             if self._writer is not None:
                 with contextlib.suppress(OSError):
                     self._writer.close()
-            self._beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._beside.unlink(missing_ok=True)
             return None
         return FinishedFile(self._path.name, self._endpoint, self._written, size, self._first_us, self._last_us)
 

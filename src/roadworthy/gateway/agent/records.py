@@ -52,6 +52,7 @@ class RecordSink:
         self._scrubbers: dict[str, Scrubber] = {}
         self._thread = ThreadPoolExecutor(1, "records")
         self._writing = asyncio.Lock()
+        self._room = True
 
     def know(self, scrubbers: Mapping[str, Scrubber]) -> None:
         """Take the endpoints of a new snapshot. Those of earlier ones stay known: their last records are still on the way."""
@@ -94,6 +95,9 @@ class RecordSink:
 
     async def _write(self, payloads: list[bytes]) -> None:
         loop = asyncio.get_running_loop()
+        if not self._has_room():
+            self._lost(sum(count_records(payload) for payload in payloads))
+            return
         try:
             files, lost = await loop.run_in_executor(self._thread, self._writer.write, payloads, self._scrubbers)
         except Exception:  # noqa: BLE001 - the border of the writing: whatever failed, the next rotation must come
@@ -104,3 +108,14 @@ class RecordSink:
         if lost:
             _log.error("records were lost", records=lost)
             self._lost(lost)
+
+    def _has_room(self) -> bool:
+        """Whether the disk takes records; a change is told once."""
+        room = self.folder.has_room()
+        if room != self._room:
+            self._room = room
+            if room:
+                _log.info("the disk has room again; records are kept")
+            else:
+                _log.error("the disk is nearly full; records are dropped and counted until it has room")
+        return room

@@ -33,16 +33,18 @@ _log = structlog.get_logger(__name__)
 
 
 def count_requests(totals: Totals) -> tuple[RequestCount, ...]:
-    """The totals as a frame tells them: answered, refused before a version was chosen, and lost in workers that died."""
+    """The totals as a frame tells them: answered, refused before a version was chosen, and lost in workers that died. What was
+    folded, and so has no digest any more, was told while it was apart."""
     answered = [
         RequestCount(bound.endpoint, bound.generation, bound.digest, outcome, count)
         for (bound, outcome), count in totals.requests.items()
+        if bound.digest
     ]
     refused = [RequestCount(endpoint, 0, "", code, count) for (endpoint, code), count in totals.refused.items()]
     lost = [
         RequestCount(bound.endpoint, bound.generation, bound.digest, WORKER_LOST, count)
         for bound, count in totals.lost.items()
-        if count
+        if count and bound.digest
     ]
     merged: dict[tuple[str, int, str, str], int] = {}
     for item in (*answered, *refused, *lost):

@@ -1,0 +1,175 @@
+"""Whether memory or disk run short, and what a worker does about it. The worker's beat calls `look` about once a second.
+
+At `close_at` of the memory, replies end their connections, so that callers spread to other machines; at `refuse_at` no new
+prediction is let in, while the probes still answer. Each step ends a little below where it began. A disk that is nearly full
+is only told: serving needs none, and the agent keeps records off it.
+
+The memory is the tightest of the machine's and of every cgroup's that this process is in, page cache that can be given back
+not counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from roadworthy.foundation.errors import RoadworthyError, Unavailable
+
+RELIEF = 0.02
+"""A step ends this share of the memory below where it began."""
+_UNLIMITED_BYTES = 1 << 60
+_ROOT = Path("/")
+
+MEMORY_HIGH, MEMORY_FULL, DISK_LOW = "memory-high", "memory-pressure", "disk-low"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When something is short.
+
+    Attributes:
+        close_at, refuse_at: shares of the memory, 0 to 1; from 1 on never.
+        disk_reserve_bytes: free space below which the disk is short; 0 never.
+    """
+
+    close_at: float = 0.92
+    refuse_at: float = 0.95
+    disk_reserve_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was measured; None where it cannot be.
+
+    Attributes:
+        memory: share in use, 0 to 1.
+        disk_free_bytes: what an unprivileged process can still write where records are kept.
+    """
+
+    memory: float | None
+    disk_free_bytes: int | None = None
+
+
+class Pressure:
+    """The present state. Event loop only; its attributes are read for every request.
+
+    Args:
+        limits: when something is short.
+        read: measures; must not block for long.
+
+    Attributes:
+        close_connections: whether replies should end their connections.
+        refuse: the error for every new prediction, or None.
+        warnings: which of MEMORY_HIGH, MEMORY_FULL and DISK_LOW hold.
+        reading: the newest.
+    """
+
+    def __init__(self, limits: Limits, read: Callable[[], Reading]) -> None:
+        self._limits = limits
+        self._read = read
+        self.close_connections = False
+        self.refuse: RoadworthyError | None = None
+        self.warnings: tuple[str, ...] = ()
+        self.reading = Reading(None)
+
+    def look(self) -> bool:
+        """Measure, and return whether anything is other than before."""
+        limits, before, reading = self._limits, self.warnings, self._read()
+        self.reading = reading
+        used, free = reading.memory or 0.0, reading.disk_free_bytes
+        self.close_connections = _holds(used, limits.close_at, before=self.close_connections)
+        full = _holds(used, limits.refuse_at, before=self.refuse is not None)
+        self.refuse = (self.refuse or _no_memory()) if full else None
+        low = free is not None and free < limits.disk_reserve_bytes
+        self.warnings = tuple(
+            name
+            for name, holds in ((MEMORY_HIGH, self.close_connections), (MEMORY_FULL, full), (DISK_LOW, low))
+            if holds
+        )
+        return self.warnings != before
+
+
+def _holds(used: float, limit: float, *, before: bool) -> bool:
+    return limit < 1 and used >= (limit - RELIEF if before else limit)
+
+
+def _no_memory() -> Unavailable:
+    return Unavailable(
+        "this machine is short of memory", code=MEMORY_FULL, hint="try again, or another machine", retry_after_s=2
+    )
+
+
+def measure(records: Path, root: Path = _ROOT) -> Reading:
+    """Read /proc, /sys and the file system; takes about 0.2 ms.
+
+    Args:
+        records: a folder on the disk that is looked at; it need not exist yet.
+        root: where proc and sys are.
+    """
+    return Reading(memory_share(root), free_bytes(records))
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Free bytes of the disk that holds `folder` or the nearest folder above it that exists."""
+    for path in (folder, *folder.parents):
+        with contextlib.suppress(OSError):
+            found = os.statvfs(path)
+            return found.f_bavail * found.f_frsize
+    return None
+
+
+def memory_share(root: Path = _ROOT) -> float | None:
+    """The share of memory in use, 0 to 1: the tightest of machine and cgroups. None when nothing can be read."""
+    return max((used / limit for used, limit in _pools(root) if limit > 0), default=None)
+
+
+def _pools(root: Path) -> Iterator[tuple[int, int]]:
+    """(used, limit) in bytes of everything that bounds this process's memory."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        numbers = _table(root / "proc/meminfo")
+        total = numbers["MemTotal:"] << 10
+        yield total - (numbers["MemAvailable:"] << 10), total
+    with contextlib.suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if not controllers:
+                yield from _walk(root / "sys/fs/cgroup", place, _version_2)
+            elif "memory" in controllers.split(","):
+                yield from _walk(root / "sys/fs/cgroup/memory", place, _version_1)
+
+
+def _walk(mount: Path, place: str, read: Callable[[Path], tuple[int, int] | None]) -> Iterator[tuple[int, int]]:
+    """The group itself and all above it. In a container only the mount itself may be there."""
+    group = mount / place.strip("/")
+    for folder in (group, *group.parents):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found = read(folder)
+            if found is not None:
+                yield found
+        if folder == mount:
+            return
+
+
+def _version_2(folder: Path) -> tuple[int, int] | None:
+    limit = (folder / "memory.max").read_text().strip()
+    if limit == "max":
+        return None
+    used = int((folder / "memory.current").read_text())
+    return used - _table(folder / "memory.stat")["inactive_file"], int(limit)
+
+
+def _version_1(folder: Path) -> tuple[int, int] | None:
+    limit = int((folder / "memory.limit_in_bytes").read_text())
+    if limit >= _UNLIMITED_BYTES:
+        return None
+    used = int((folder / "memory.usage_in_bytes").read_text())
+    return used - _table(folder / "memory.stat")["total_inactive_file"], limit
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1}

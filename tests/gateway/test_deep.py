@@ -1,0 +1,261 @@
+"""Deep checks: golden examples asked of real packages in service, the way that requests go, and what follows from the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roadworthy.contract.policy import Batching, Policy
+from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry
+from roadworthy.foundation.slab import SlabReader, create_slab
+from roadworthy.gateway import deep
+from roadworthy.gateway.admission import Admission
+from roadworthy.gateway.deep import BUSY, NOT_ANSWERING, OK, SLOW, UNKNOWN, WRONG_ANSWERS, DeepChecks, Health
+from roadworthy.gateway.endpoints import bind
+from roadworthy.gateway.golden import MOST_EXAMPLES, read_examples
+from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics, read_totals
+from roadworthy.package.archive import unpack
+from roadworthy.package.pack import pack
+from roadworthy.runtime.batching import Batcher
+from roadworthy.runtime.loading import package_loader
+from roadworthy.runtime.manager import Version
+from roadworthy.runtime.placement import INLINE, Placed
+from roadworthy.runtime.runners.inline import InlineRunner
+from roadworthy.runtime.ticket import Ticket
+
+POLICY = Policy(timeout_ms=100)
+
+
+@pytest.fixture(scope="module")
+def moody(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PackageEntry, Path]:
+    """A gateway's folder with a package whose answers follow the word in a file: the folder, its entry, the file."""
+    folder = tmp_path_factory.mktemp("gateway")
+    mood = folder / "mood"
+    mood.write_text("right")
+    file = str(mood)
+
+    def double(x: Any) -> Any:
+        import time
+        from pathlib import Path
+
+        word = Path(file).read_text()
+        if word == "raise":
+            raise RuntimeError("a bad day")
+        while Path(file).read_text() == "hang":
+            time.sleep(0.005)
+        if word == "slow":
+            time.sleep(0.05)
+        return np.asarray(x)[:, 0] * (2.0 if word != "wrong" else 3.0)
+
+    package = pack(double, name="moody", inputs=np.arange(1.0, 41.0).reshape(20, 2), out=folder / "dist", compile=False)
+    assert package.path is not None
+    unpack(package.path, folder / "packages" / package.digest.removeprefix("sha256:"))
+    return folder, PackageEntry(package.digest, "moody", 3, 1, "key-test"), mood
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until it is so."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what it waits for tells nobody
+            await asyncio.sleep(0.001)
+
+
+class Running:
+    """One endpoint over the package, in this process's loop, and its checks."""
+
+    def __init__(self, moody: tuple[Path, PackageEntry, Path], metrics: WorkerMetrics) -> None:
+        folder, entry, self.mood = moody
+        self.folder = folder
+        self.digest = entry.digest
+        executable = package_loader(folder, 1)(entry)
+        batcher = Batcher(InlineRunner(executable), asyncio.get_running_loop())
+        signature = executable.package.signature
+        self.version = Version(entry.digest, executable.runtime, signature, Placed(INLINE, "planted"), batcher)
+        at = EndpointEntry("m", 1, (Arm(entry.digest, 10_000),), signature.to_document(), POLICY)
+        door = Admission("m")
+        self.endpoint = bind(at, {entry.digest: entry}, lambda _: self.version, door, metrics)
+        self.changes = 0
+        self.checks = DeepChecks(folder, lambda: {"m": self.endpoint}, 0.01, metrics.deep_checked, self._changed)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    @contextmanager
+    def feeling(self, word: str) -> Iterator[None]:
+        """Answer so for a while."""
+        self.mood.write_text(word)
+        try:
+            yield
+        finally:
+            self.mood.write_text("right")
+
+    async def check(self) -> tuple[str, str | None]:
+        """One check: result and fault."""
+        await self.checks.check_all()
+        health = self.checks.health(self.digest)
+        assert health is not None
+        return health.result, health.fault
+
+
+@pytest.fixture
+def run(moody: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Runs a coroutine function on a Running."""
+
+    def go(work: Callable[[Running], Any]) -> dict[tuple[str, str], int]:
+        slab = tmp_path / "slab"
+        create_slab(slab, 1)
+        metrics = open_worker_metrics(slab, 0)
+
+        async def whole() -> None:
+            running = Running(moody, metrics)
+            try:
+                await work(running)
+            finally:
+                running.mood.write_text("right")
+                running.version.batcher.close()
+
+        asyncio.run(whole())
+        reader = SlabReader(slab)
+        totals = read_totals(reader)
+        reader.close()
+        assert totals.requests == {}, "a check is nobody's request"
+        return dict(totals.deep)
+
+    return go
+
+
+def test_a_well_version_is_asked_one_example_after_the_other(run: Any) -> None:
+    """Each check is counted by version and result, and timed; nothing is anybody's request; the lease is given back."""
+
+    async def work(running: Running) -> None:
+        for _ in range(MOST_EXAMPLES + 1):
+            assert await running.check() == (OK, None)
+        health = running.checks.health(running.digest)
+        assert health is not None
+        assert health.usual_s is not None
+        assert 0 < health.usual_s < 5
+        assert running.version.leases.held == 0
+        assert running.changes == 0
+        assert dict(running.checks.faults()) == {}
+
+    assert run(work) == {("moody:3", OK): MOST_EXAMPLES + 1}
+
+
+@pytest.mark.parametrize(
+    ("word", "fault"), [("wrong", WRONG_ANSWERS), ("raise", WRONG_ANSWERS), ("hang", NOT_ANSWERING)]
+)
+def test_two_failures_in_a_row_make_it_unhealthy_and_one_success_well(
+    run: Any, monkeypatch: pytest.MonkeyPatch, word: str, fault: str
+) -> None:
+    """Other answers than in training, an exception, and a run that never ends; told once when it begins and once when it ends."""
+    monkeypatch.setattr(deep, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(deep, "_QUIET_S", 0.02)
+
+    async def work(running: Running) -> None:
+        assert await running.check() == (OK, None)
+        with running.feeling(word):
+            assert await running.check() == (fault, None)
+            assert running.changes == 0
+            assert await running.check() == (fault, fault)
+            assert running.changes == 1
+            assert dict(running.checks.faults()) == {running.digest: fault}
+            assert await running.check() == (fault, fault)
+        await until(lambda: running.version.batcher.busy_since is None)
+        assert await running.check() == (OK, None)
+        assert running.changes == 2
+        assert running.version.leases.held == 0
+
+    assert run(work)["moody:3", fault] == 3
+
+
+def test_overload_is_no_fault_of_the_version(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that finds no place while other requests are run says busy, however often."""
+    monkeypatch.setattr(deep, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(deep, "_QUIET_S", 0.02)
+
+    class Other(Ticket):
+        def settled(self, outcome: Any) -> None:
+            pass
+
+    async def work(running: Running) -> None:
+        batcher = running.version.batcher
+        assert isinstance(batcher, Batcher)
+        batcher.configure(Batching(max_rows=1))
+        assert await running.check() == (OK, None)
+        inputs = read_examples(running.folder, running.digest).next().inputs
+        with running.feeling("slow"):
+            for _ in range(12):
+                batcher.submit(inputs, Other(time.monotonic() + 5))
+            for _ in range(3):
+                assert await running.check() == (BUSY, None)
+        await until(lambda: not batcher.waiting and batcher.busy_since is None)
+        assert await running.check() == (OK, None)
+
+    run(work)
+
+
+def test_a_package_that_is_gone_from_disk_is_unknown_and_no_fault(run: Any, moody: Any) -> None:
+    """There is nothing to ask: that is told, and the version stays as it is."""
+    folder, entry, _ = moody
+    place = folder / "packages" / entry.digest.removeprefix("sha256:")
+
+    async def work(running: Running) -> None:
+        place.rename(place.with_name("elsewhere"))
+        try:
+            for _ in range(3):
+                assert await running.check() == (UNKNOWN, None)
+        finally:
+            place.with_name("elsewhere").rename(place)
+
+    assert run(work) == {("moody:3", UNKNOWN): 3}
+
+
+def test_it_goes_on_by_itself_and_can_be_switched_off(run: Any, moody: Any) -> None:
+    """Checks come on their own, sooner after a first failure; with None there are none."""
+
+    async def work(running: Running) -> None:
+        task = asyncio.create_task(running.checks.run())
+        with running.feeling("wrong"):
+            await until(lambda: bool(running.checks.faults()))
+        await until(lambda: not running.checks.faults())
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        never = DeepChecks(moody[0], dict, None, lambda *_: None, lambda: None)
+        await asyncio.wait_for(never.run(), 1)
+
+    run(work)
+
+
+def test_slow_is_told_and_takes_nothing_out_of_service() -> None:
+    """More than ten times as long as the first ones, and more than a second."""
+    health = Health()
+    for seconds in (0.2, 0.1, 0.3):
+        health.take(OK, seconds)
+    assert health.usual_s == 0.2
+    for seconds, result in ((1.9, OK), (2.1, SLOW)):
+        health.take(OK, seconds)
+        assert (health.result, health.fault) == (result, None)
+    health.take(OK, 2.1)
+    assert health.fault == SLOW
+    quick = Health()
+    for seconds in (0.001, 0.001, 0.001, 0.5, 0.5):
+        quick.take(OK, seconds)
+    assert (quick.result, quick.fault) == (OK, None)
+
+
+def test_examples_are_spread_and_have_the_form_of_a_request(moody: Any) -> None:
+    """Each is one row, as a caller would write it."""
+    folder, entry, _ = moody
+    examples = read_examples(folder, entry.digest)
+    bodies = {examples.next().body for _ in range(3 * MOST_EXAMPLES)}
+    assert len(bodies) == MOST_EXAMPLES
+    assert all(body is not None and body.startswith(b'{"instances":[') for body in bodies)
+    example = examples.next()
+    assert (example.inputs.rows, example.expected.rows) == (1, 1)
