@@ -19,6 +19,11 @@ from roadworthy.package.pack import pack
 HERE = Path(__file__).parent
 
 
+def flat(rows: np.ndarray) -> np.ndarray:
+    """The rule of the kept package."""
+    return np.zeros((len(rows), 1), dtype=np.float32)
+
+
 def main() -> Path:
     """Write format-<n>.rw beside this file: y = x @ (1, 2, 3) + 0.5 as an ONNX graph."""
     kept = HERE / f"format-{FORMAT}.rw"
@@ -37,7 +42,7 @@ def main() -> Path:
     rows = np.random.default_rng(1).random((40, 3)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         card = {"About": "Kept to show that packages of this format stay readable."}
-        package = pack(model, name="kept", inputs=rows, out=folder, examples=8, card=card)
+        package = pack(model, name="kept", inputs=rows, out=folder, examples=8, card=card, rules={"flat": flat})
         kept.write_bytes(package.path.read_bytes())
     return kept
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from roadworthy.foundation.canonical import canonical_json, digest_bytes
@@ -19,7 +19,8 @@ from roadworthy.foundation.references import check_digest, check_name
 from roadworthy.package.files import FileEntry, check_member
 from roadworthy.schema.signature import Signature
 
-FORMAT = 1
+FORMAT = 2
+"""The newest. A package without rules is written in format 1, so that older releases read it too."""
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 
@@ -48,6 +49,23 @@ class CodeEntry:
         requirements: names of the distributions that it imports; their versions are in Manifest.requirements.
     """
 
+    folder: str
+    options: Mapping[str, Any]
+    requirements: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleEntry:
+    """A function that answers where the model cannot. Since format 2.
+
+    Attributes:
+        name: what policies call it.
+        folder: where it lies in the package.
+        options: what its loader needs besides the files.
+        requirements: names of the distributions that it imports; their versions are in Manifest.requirements.
+    """
+
+    name: str
     folder: str
     options: Mapping[str, Any]
     requirements: tuple[str, ...]
@@ -104,6 +122,7 @@ class Manifest:
         runtimes: the ways to run it; "native" is the first.
         preprocess: the user's code before the model, or None.
         tolerance: what equal means for this package's golden examples.
+        rules: functions that answer where the model cannot, sorted by name.
     """
 
     name: str
@@ -114,6 +133,7 @@ class Manifest:
     runtimes: tuple[RuntimeEntry, ...]
     preprocess: CodeEntry | None = None
     tolerance: Tolerance = Tolerance()
+    rules: tuple[RuleEntry, ...] = ()
 
     def encode(self) -> bytes:
         """The bytes of manifest.json: the same for equal manifests."""
@@ -127,8 +147,8 @@ class Manifest:
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values without floats."""
         code = self.preprocess
-        return {
-            "format": FORMAT,
+        document: dict[str, Any] = {
+            "format": 2 if self.rules else 1,
             "name": self.name,
             "python": self.python,
             "signature": self.signature.to_document(),
@@ -139,6 +159,9 @@ class Manifest:
             and {"folder": code.folder, "options": dict(code.options), "requirements": list(code.requirements)},
             "tolerance": {"relative": self.tolerance.relative, "absolute": self.tolerance.absolute},
         }
+        if self.rules:
+            document["rules"] = [_rule_document(rule) for rule in self.rules]
+        return document
 
     def runtime(self, name: str) -> RuntimeEntry | None:
         """The runtime of that name, or None."""
@@ -183,6 +206,12 @@ def _exactly(manifest: Manifest, data: bytes) -> Manifest:
     return manifest
 
 
+def _read_format_2(document: dict[str, Any]) -> Manifest:
+    manifest = replace(_read_format_1(document), rules=tuple(_read_rule(item) for item in document["rules"]))
+    _check_whole(manifest)
+    return manifest
+
+
 def _read_format_1(document: dict[str, Any]) -> Manifest:
     code = document["preprocess"]
     tolerance = document["tolerance"]
@@ -209,6 +238,10 @@ def _check_whole(manifest: Manifest) -> None:
     locked = {requirement.name for requirement in manifest.requirements}
     needed = {name for entry in manifest.runtimes for name in entry.requirements}
     needed.update(manifest.preprocess.requirements if manifest.preprocess else ())
+    needed.update(name for rule in manifest.rules for name in rule.requirements)
+    rules = [rule.name for rule in manifest.rules]
+    if rules != sorted(set(rules)):
+        raise ValueError("rules are listed once each, in order")
     if paths != sorted(paths) or len({path.casefold() for path in paths}) != len(paths):
         raise ValueError("files are listed once each, in order")
     if not names or len(set(names)) != len(names):
@@ -230,6 +263,20 @@ def _read_runtime(item: dict[str, Any]) -> RuntimeEntry:
         preprocess=_flag(item["preprocess"]),
         requirements=tuple(_text(name) for name in item["requirements"]),
     )
+
+
+def _read_rule(item: dict[str, Any]) -> RuleEntry:
+    code = _read_code(item)
+    return RuleEntry(_matching(_RUNTIME_NAME, item["name"]), code.folder, code.options, code.requirements)
+
+
+def _rule_document(rule: RuleEntry) -> dict[str, Any]:
+    return {
+        "name": rule.name,
+        "folder": rule.folder,
+        "options": dict(rule.options),
+        "requirements": list(rule.requirements),
+    }
 
 
 def _read_code(item: dict[str, Any]) -> CodeEntry:
@@ -292,4 +339,4 @@ def _invalid() -> PackageInvalid:
     )
 
 
-_READERS: dict[int, Callable[[dict[str, Any]], Manifest]] = {1: _read_format_1}
+_READERS: dict[int, Callable[[dict[str, Any]], Manifest]] = {1: _read_format_1, 2: _read_format_2}

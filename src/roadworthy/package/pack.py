@@ -26,12 +26,13 @@ from roadworthy.package import attestations
 from roadworthy.package.archive import SUFFIX, pack_file
 from roadworthy.package.files import describe_files
 from roadworthy.package.golden import DEFAULT_EXAMPLES, choose_rows, without_private, write_golden
-from roadworthy.package.manifest import MANIFEST, CodeEntry, Manifest, RuntimeEntry
+from roadworthy.package.manifest import MANIFEST, CodeEntry, Manifest, RuleEntry, RuntimeEntry
 from roadworthy.package.manifest import Tolerance as ManifestTolerance
 from roadworthy.package.package import CARD, PROFILE, Package
 from roadworthy.package.profile import build_profile
 from roadworthy.package.replay import replay_apart
 from roadworthy.package.requirements import lock, python_minor
+from roadworthy.package.rules import Rule, save_rules
 from roadworthy.package.training import Subject, Training, look_at
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Privacy
@@ -53,6 +54,8 @@ class PackOptions(TypedDict, total=False):
         compile: whether other runtimes are tried; True by default.
         examples: how many golden examples, 64 by default.
         progress: called with one short sentence at each step.
+        rules: name → function of rows that may answer where the model cannot, for the fallback "rule". It takes rows as `model`
+            or `preprocess` does, and gives every output of the model.
     """
 
     out: Path | str
@@ -62,6 +65,7 @@ class PackOptions(TypedDict, total=False):
     compile: bool
     examples: int
     progress: Callable[[str], None]
+    rules: Mapping[str, Rule]
 
 
 def pack(
@@ -104,6 +108,7 @@ def pack(
         draft = _Draft(Path(scratch), name, subject, training, tolerance)
         say("saving")
         draft.save(options.get("examples", DEFAULT_EXAMPLES), options.get("card", {}))
+        draft.rules = save_rules(options.get("rules", {}), draft.folder)
         outcomes: tuple[Outcome, ...] = ()
         if options.get("compile", True) and subject.framework.name == "scikit-learn":
             say("compiling, and comparing with the original")
@@ -129,6 +134,7 @@ class _Draft:
     subject: Subject
     training: Training
     tolerance: Tolerance
+    rules: tuple[RuleEntry, ...] = ()
 
     def save(self, examples: int, card: Mapping[str, str]) -> None:
         """Write model, code, golden examples, profile and card."""
@@ -184,6 +190,7 @@ class _Draft:
         entries += [_entry(o.name, o.framework, o.saved, preprocess=False) for o in kept if o.saved is not None]
         code = self.code
         names = {name for entry in entries for name in entry.requirements} | set(code.distributions if code else ())
+        names.update(name for rule in self.rules for name in rule.requirements)
         requirements = lock(names)
         locked = {requirement.name for requirement in requirements}
         manifest = Manifest(
@@ -195,6 +202,7 @@ class _Draft:
             runtimes=tuple(entries),
             preprocess=None if code is None else CodeEntry(_CODE, dict(code.options), code.distributions),
             tolerance=ManifestTolerance(repr(self.tolerance.rtol), repr(self.tolerance.atol)),
+            rules=self.rules,
         )
         missing = names - locked
         if missing:

@@ -66,8 +66,13 @@ class Package:
 
     @property
     def carries_code(self) -> bool:
-        """Whether serving it executes code out of the package, so that its digest must be allowed by name."""
-        return self.serving.needs_code
+        """Whether serving it, or its rules, executes code out of the package, so that its digest must be allowed by name."""
+        return self.serving.needs_code or bool(self.manifest.rules)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Names of the functions that may answer where the model cannot."""
+        return tuple(rule.name for rule in self.manifest.rules)
 
     @property
     def folder(self) -> Path | None:

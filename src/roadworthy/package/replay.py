@@ -18,6 +18,7 @@ from roadworthy.foundation.errors import PackageError, PackageRefused, PackError
 from roadworthy.package.archive import open_package
 from roadworthy.package.construct import construct
 from roadworthy.package.prove import prove
+from roadworthy.package.rules import prove_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,8 @@ def main(folder: Path, result: Path, which: str, code: str) -> None:
             constructed.close()
             took = {"seconds": round(proof.seconds, 6), "one_row_s": round(proof.one_row_s, 6)}
             proofs.append({"runtime": proof.runtime, "rows": proof.rows, **took})
+        if code == "allow":
+            prove_rules(package, allow_code=allowed)
         document: dict[str, Any] = {"proofs": proofs}
     except PackageError as error:
         document = {

@@ -12,6 +12,9 @@ from typing import Protocol
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.schema.batch import Batch
 
+Notes = tuple[tuple[bytes, bytes], ...]
+"""Headers that a layer wants the reply to have."""
+
 
 class Answer:
     """The answer to one request: rows `start` to `stop` (exclusive) of a run that it shared with others.
@@ -20,9 +23,14 @@ class Answer:
 
     Attributes:
         source: what gave it: "" the version that was chosen; "cache"; or a fallback: "version", "rule", "cached", "static".
+        notes: headers for the reply.
+        by: what stands for the version that answered in the place of the chosen one, as the gateway bound it; else None.
     """
 
     __slots__ = ("joined", "source", "start", "stop")
+
+    notes: Notes = ()
+    by: object = None
 
     def __init__(self, joined: Batch, start: int, stop: int, source: str = "") -> None:
         self.joined = joined
@@ -35,6 +43,17 @@ class Answer:
         if self.stop - self.start == self.joined.rows:
             return self.joined
         return self.joined.slice(self.start, self.stop)
+
+
+class NotedAnswer(Answer):
+    """An answer of which a layer has something to tell. The others carry no notes at all, so that they cost nothing."""
+
+    __slots__ = ("by", "notes")
+
+    def __init__(self, answer: Answer, notes: Notes, *, source: str | None = None, by: object = None) -> None:
+        super().__init__(answer.joined, answer.start, answer.stop, answer.source if source is None else source)
+        self.notes = (*answer.notes, *notes)
+        self.by = answer.by if by is None else by
 
 
 Outcome = Answer | RoadworthyError
@@ -74,13 +93,64 @@ class Ticket:
         self.done = True
 
 
-class Submitter(Protocol):
-    """A layer: answers batches, by itself or through the layer below."""
+class OnBehalf(Ticket):
+    """The ticket that a layer hands down in the place of the one that it was given.
+
+    It is done when that one is: who is gone at the top is not run at the bottom. That it runs is told upwards.
+    """
+
+    __slots__ = ("_settled", "outer")
+
+    def __init__(self, outer: Ticket) -> None:
+        self.outer = outer
+        self.caller = outer.caller
+        self._settled = False
 
     @property
-    def waiting(self) -> int:
-        """Requests that have not begun to run."""
-        ...
+    def deadline(self) -> float:
+        """As in Ticket; it may move while more callers wait for the same answer."""
+        return self.outer.deadline
+
+    @deadline.setter
+    def deadline(self, value: float) -> None:
+        self.outer.deadline = value
+
+    @property
+    def done(self) -> bool:
+        """As in Ticket."""
+        return self._settled or self.outer.done
+
+    @done.setter
+    def done(self, value: bool) -> None:
+        self._settled = value
+
+    @property
+    def running(self) -> bool:
+        """As in Ticket."""
+        return self.outer.running
+
+    @running.setter
+    def running(self, value: bool) -> None:
+        self.outer.running = value
+
+
+class Certain(OnBehalf):
+    """As OnBehalf, but settled in any case, even when its caller is gone: for layers that hold something until then."""
+
+    __slots__ = ()
+
+    @property
+    def done(self) -> bool:
+        """Settled."""
+        return self._settled
+
+    @done.setter
+    def done(self, value: bool) -> None:
+        self._settled = value
+
+
+class Submitter(Protocol):
+    """A layer: answers batches, by itself or through the layer below."""
 
     def submit(self, batch: Batch, ticket: Ticket) -> None:
         """Have `ticket` settled, now or later, exactly once; at its deadline with DeadlineExceeded at the latest."""

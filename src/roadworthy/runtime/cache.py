@@ -1,0 +1,361 @@
+"""Gives the answer to an equal request again. A layer of one endpoint and one version; `layers.py` puts it where a policy asks.
+
+Equal means the same rows, bit for bit, however they were written, from the same caller. Requests that are equal and wait at the
+same moment are run once. What the version fails at is never kept. Also where the fallback "cached" finds the last good answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import blake2b
+
+import msgspec
+import numpy as np
+
+from roadworthy.contract.policy import CachePolicy
+from roadworthy.foundation.errors import DeadlineExceeded
+from roadworthy.runtime.line import too_late
+from roadworthy.runtime.ticket import Answer, NotedAnswer, Notes, OnBehalf, Outcome, Submitter, Ticket
+from roadworthy.schema.batch import Array, Batch, Block
+
+HIT, MISS, COLLAPSED, BYPASS = "hit", "miss", "collapsed", "bypass"
+"""What came of a request: answered from here; run; answered by the run of an equal one; not cacheable."""
+MAX_KEYED_BYTES = 4 << 20
+"""Rows of more bytes are not looked up: hashing them would hold up the event loop."""
+ENTRY_BYTES = 600
+"""What an entry takes besides the values of its answer."""
+_SWEEP_AT = 1_024
+_STATUS = b"cache-status"
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Kept:
+    """A good answer, and when it was given (monotonic clock, seconds)."""
+
+    __slots__ = ("at", "batch", "size")
+
+    def __init__(self, batch: Batch, size: int, at: float) -> None:
+        self.batch = batch
+        self.size = size
+        self.at = at
+
+    def answer(self, source: str) -> Answer:
+        """It again."""
+        return Answer(self.batch, 0, self.batch.rows, source)
+
+
+class AnswerStore:
+    """Answers by key, bounded in number and bytes; the least recently used goes first.
+
+    Attributes:
+        size: bytes of all entries, as far as that can be known.
+    """
+
+    def __init__(self, max_entries: int, max_bytes: int) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[bytes, Kept] = OrderedDict()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: bytes) -> Kept | None:
+        """The answer, however old."""
+        kept = self._entries.get(key)
+        if kept is not None:
+            self._entries.move_to_end(key)
+        return kept
+
+    def put(self, key: bytes, answer: Batch, now: float) -> bool:
+        """Keep a copy of `answer`, unless it is larger than all that may be kept."""
+        size = _size(answer)
+        self.remove(key)
+        if size > self._max_bytes or self._max_entries < 1:
+            return False
+        blocks = tuple(
+            Block(block.values.copy(), None if block.mask is None else block.mask.copy()) for block in answer.blocks
+        )
+        self._entries[key] = Kept(Batch(answer.layout, answer.rows, blocks), size, now)
+        self.size += size
+        while self.size > self._max_bytes or len(self._entries) > self._max_entries:
+            _, oldest = self._entries.popitem(last=False)
+            self.size -= oldest.size
+        return True
+
+    def remove(self, key: bytes) -> None:
+        """Forget the answer."""
+        kept = self._entries.pop(key, None)
+        if kept is not None:
+            self.size -= kept.size
+
+
+class Cache:
+    """The layer. Event loop only.
+
+    Args:
+        below: answers what is not kept.
+        digest: of the version; a part of every key.
+        policy: with `ttl_s` 0 nothing is given again, and answers are only kept for `last_good`.
+        loop: for the deadlines of requests that wait for another's run.
+        count: called with HIT, MISS, COLLAPSED or BYPASS for each request.
+    """
+
+    def __init__(
+        self,
+        below: Submitter,
+        digest: str,
+        policy: CachePolicy,
+        loop: asyncio.AbstractEventLoop,
+        count: Callable[[str], None],
+    ) -> None:
+        self._below = below
+        self._digest = digest
+        self._policy = policy
+        self._loop = loop
+        self._count = count
+        self._store = AnswerStore(policy.max_entries, policy.max_bytes)
+        self._flights: dict[bytes, _Flight] = {}
+        self._sweep_at = _SWEEP_AT
+
+    def __repr__(self) -> str:
+        kind = f"Cache(ttl {self._policy.ttl_s:g} s)" if self._policy.ttl_s > 0 else "LastGood()"
+        return f"{kind} -> {self._below!r}"
+
+    def submit(self, batch: Batch, ticket: Ticket) -> None:
+        """As in Submitter."""
+        key = self._key(batch, ticket.caller)
+        if self._policy.ttl_s <= 0:
+            self._below.submit(batch, ticket if key is None else _Keeping(ticket, self, key))
+            return
+        if key is None:
+            self._count(BYPASS)
+            self._below.submit(batch, ticket)
+            return
+        now = time.monotonic()
+        kept = self._store.get(key)
+        if kept is not None and now - kept.at < self._policy.ttl_s:
+            self._count(HIT)
+            status = b"roadworthy; hit; ttl=%d" % (self._policy.ttl_s - (now - kept.at))
+            ticket.settle(NotedAnswer(kept.answer("cache"), ((_STATUS, status),)))
+            return
+        flight = self._flights.get(key)
+        if flight is not None and not flight.done:
+            self._count(COLLAPSED)
+            flight.join(ticket)
+            return
+        self._count(MISS)
+        self._fly(key, batch, [ticket], b"stale" if kept is not None else b"miss")
+
+    def last_good(self, batch: Batch, caller: str, max_age_s: float) -> Kept | None:
+        """The last good answer to an equal request of that caller."""
+        key = self._key(batch, caller)
+        kept = None if key is None else self._store.get(key)
+        return kept if kept is not None and time.monotonic() - kept.at <= max_age_s else None
+
+    def keep(self, key: bytes, answer: Answer) -> bool:
+        """Keep the answer's own rows; False when there is no room for them."""
+        return self._store.put(key, answer.batch(), time.monotonic())
+
+    def landed(self, flight: _Flight, outcome: Outcome) -> None:
+        """Hand the outcome of one run to all who wait for it. Called by the flight."""
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+        members = flight.members
+        if isinstance(outcome, Answer):
+            stored = b"; stored" if self.keep(flight.key, outcome) else b""
+            led: Notes = ((_STATUS, b"roadworthy; fwd=%b%b" % (flight.why, stored)),)
+            followed: Notes = ((_STATUS, b"roadworthy; fwd=%b; collapsed" % flight.why),)
+            for number, member in enumerate(members):
+                member.settle(NotedAnswer(outcome, followed if number else led))
+            return
+        rest: list[Ticket] = []
+        if isinstance(outcome, DeadlineExceeded):
+            # The version was told an earlier deadline than that of these, who came after it had begun.
+            now = time.monotonic()
+            rest = [m for m in members if not m.done and m.deadline > flight.told and m.deadline > now]
+        for member in members:
+            if member not in rest:
+                member.settle(outcome)
+        if rest:
+            self._fly_again(flight, rest, outcome)
+
+    def _fly_again(self, flight: _Flight, members: list[Ticket], outcome: Outcome) -> None:
+        try:
+            self._fly(flight.key, flight.batch, members, flight.why)
+        except Exception:  # noqa: BLE001 - the layer below is in the middle of settling others: nothing may go wrong for them
+            for member in members:
+                member.settle(outcome)
+
+    def _fly(self, key: bytes, batch: Batch, members: list[Ticket], why: bytes) -> None:
+        if len(self._flights) >= self._sweep_at:
+            self._sweep()
+        flight = self._flights[key] = _Flight(self, (key, batch, why), members)
+        flight.watch(self._loop)
+        try:
+            self._below.submit(batch, flight)
+        except BaseException:
+            self._flights.pop(key, None)
+            raise
+
+    def _sweep(self) -> None:
+        """Forget flights that were dropped below because nobody waited for them any more."""
+        self._flights = {key: flight for key, flight in self._flights.items() if not flight.done}
+        self._sweep_at = max(_SWEEP_AT, 2 * len(self._flights))
+
+    def _key(self, batch: Batch, caller: str) -> bytes | None:
+        return key_of(self._digest, None if self._policy.shared_between_callers else caller, batch)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop."""
+        return self._loop
+
+
+class _Keeping(OnBehalf):
+    """A request whose good answer is kept."""
+
+    __slots__ = ("_cache", "_key")
+
+    def __init__(self, outer: Ticket, cache: Cache, key: bytes) -> None:
+        super().__init__(outer)
+        self._cache = cache
+        self._key = key
+
+    def settled(self, outcome: Outcome) -> None:
+        """Keep it and hand it on."""
+        if isinstance(outcome, Answer):
+            self._cache.keep(self._key, outcome)
+        self.outer.settle(outcome)
+
+
+class _Flight(Ticket):
+    """One run for everybody who asks the same meanwhile: the first leads, the others follow.
+
+    It goes on as long as one of them waits, and as long as the most patient of them does.
+
+    Attributes:
+        key, batch: what is asked. why: as in Cache-Status, "miss" or "stale".
+        members: whom the outcome is for, the leader first.
+        told: the deadline that the version was told.
+    """
+
+    __slots__ = ("_alarm", "_cache", "_running", "_settled", "batch", "key", "members", "told", "why")
+
+    def __init__(self, cache: Cache, asked: tuple[bytes, Batch, bytes], members: list[Ticket]) -> None:
+        self._cache = cache
+        self.key, self.batch, self.why = asked
+        self.members = members
+        self.caller = members[0].caller
+        self.deadline = self.told = max(member.deadline for member in members)
+        self._alarm: asyncio.TimerHandle | None = None
+        self._settled = self._running = False
+
+    @property
+    def done(self) -> bool:
+        """Settled, or nobody waits any more."""
+        return self._settled or all(member.done for member in self.members)
+
+    @done.setter
+    def done(self, value: bool) -> None:
+        self._settled = value
+
+    @property
+    def running(self) -> bool:
+        """As in Ticket."""
+        return self._running
+
+    @running.setter
+    def running(self, value: bool) -> None:
+        self._running = value
+        for member in self.members:
+            member.running = value
+
+    def join(self, ticket: Ticket) -> None:
+        """Wait for the same outcome."""
+        ticket.running = self._running
+        self.members.append(ticket)
+        self.deadline = max(self.deadline, ticket.deadline)
+        self.watch(self._cache.loop)
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep the deadlines of members that are earlier than the run's own, which the layers below keep."""
+        early = [member.deadline for member in self.members if not member.done and member.deadline < self.deadline]
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if early:
+            self._alarm = loop.call_at(loop.time() + min(early) - time.monotonic(), self._expire, loop)
+
+    def settled(self, outcome: Outcome) -> None:
+        """Hand it to the members."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._cache.landed(self, outcome)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._alarm = None
+        now = time.monotonic()
+        for member in self.members:
+            if member.deadline <= now:
+                member.settle(too_late())
+        if not self.done:
+            self.watch(loop)
+
+
+def key_of(digest: str, caller: str | None, batch: Batch) -> bytes | None:
+    """32 bytes that are the same for equal rows of one caller (None: of anybody) for one version, and different otherwise.
+
+    Returns:
+        None for rows that cannot be told apart for sure, or are more than MAX_KEYED_BYTES.
+    """
+    hasher = blake2b(b"any" if caller is None else b"of " + caller.encode(), digest_size=32)
+    hasher.update(b"\n%b\n%d" % (digest.encode(), batch.rows))
+    if sum(block.values.nbytes for block in batch.blocks) > MAX_KEYED_BYTES:
+        return None
+    try:
+        for block in batch.blocks:
+            values, mask = block.values, block.mask
+            nulls = mask is not None and bool(mask.any())
+            hasher.update(b"\n%b%b%d" % (values.dtype.str.encode(), repr(values.shape).encode(), nulls))
+            if mask is not None and nulls:
+                hasher.update(mask.tobytes())
+                values = _without_fillers(values, mask)
+            hasher.update(_encode(values.ravel().tolist()) if values.dtype.hasobject else values.tobytes())
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ):  # a value of a JSON column that MessagePack cannot hold
+        return None
+    return hasher.digest()
+
+
+def _without_fillers(values: Array, mask: Array) -> Array:
+    """What stands where a value is null means nothing."""
+    values = values.copy()
+    values[mask] = None if values.dtype.hasobject else np.zeros((), values.dtype)
+    return values
+
+
+def _size(batch: Batch) -> int:
+    size = ENTRY_BYTES
+    for block in batch.blocks:
+        size += block.values.nbytes + (0 if block.mask is None else block.mask.nbytes)
+        if block.values.dtype.hasobject:
+            size += sum(_object_size(value) for value in block.values.ravel().tolist())
+    return size
+
+
+def _object_size(value: object) -> int:
+    if isinstance(value, dict):
+        return sys.getsizeof(value) + sum(_object_size(key) + _object_size(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return sys.getsizeof(value) + sum(map(_object_size, value))
+    return sys.getsizeof(value)

@@ -1,0 +1,112 @@
+"""Rules travel in the package, are proved with it, and run only where its digest was allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roadworthy.foundation.errors import PackageInvalid, PackageRefused, PackError, ProofFailed
+from roadworthy.package.archive import unpack
+from roadworthy.package.construct import construct
+from roadworthy.package.manifest import Manifest, RuleEntry, read_manifest
+from roadworthy.package.pack import pack
+from roadworthy.package.package import Package
+from roadworthy.package.rules import load_rule, prove_rules
+
+
+def flat(rows: Any) -> Any:
+    """The mean of training, whatever is asked."""
+    return np.full((len(rows), 1), 1.5, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory, numbers: Any, linear: Callable[[float], Any]) -> Package:
+    """A graph with a rule, unpacked."""
+    folder = tmp_path_factory.mktemp("rules")
+    packed = pack(linear(0.5), name="ruled", inputs=numbers, out=folder, examples=8, rules={"flat": flat})
+    return unpack(packed.path, folder / "unpacked")
+
+
+def test_a_rule_answers_from_the_package(package: Package) -> None:
+    """By value: it needs nothing of the project where it was written. The graph itself still needs no permission."""
+    assert package.rules == ("flat",)
+    rule = load_rule(package, "flat", allow_code=(package.digest,))
+    assert rule is not None
+    inputs, _ = package.golden()
+    assert rule(inputs).blocks[0].values.ravel().tolist() == [1.5] * 8
+    assert load_rule(package, "steep", allow_code=(package.digest,)) is None
+    construct(package).close()
+
+
+def test_a_rule_is_code(package: Package) -> None:
+    """Nobody runs it without naming the digest, and pushing asks for that too."""
+    assert package.carries_code
+    with pytest.raises(PackageRefused) as refused:
+        load_rule(package, "flat", allow_code=())
+    assert refused.value.code == "code-not-allowed"
+
+
+def test_rules_are_under_the_digest(package: Package) -> None:
+    """The manifest names them, in format 2, and reads back the same; one that names a rule twice is refused."""
+    manifest = package.manifest
+    assert read_manifest(manifest.encode()) == manifest
+    assert manifest.to_document()["format"] == 2
+    twice = Manifest(**{**_fields(manifest), "rules": (manifest.rules[0], manifest.rules[0])})
+    with pytest.raises(PackageInvalid):
+        read_manifest(twice.encode())
+    unsafe = Manifest(**{**_fields(manifest), "rules": (RuleEntry("flat", "../code", {}, ()),)})
+    with pytest.raises(PackageInvalid):
+        read_manifest(unsafe.encode())
+
+
+def _fields(manifest: Manifest) -> dict[str, Any]:
+    return {name: getattr(manifest, name) for name in Manifest.__slots__}
+
+
+def test_a_package_without_rules_stays_in_format_1(graph_package: Package) -> None:
+    """So that its digest is what it was, and older releases read it."""
+    assert graph_package.manifest.to_document()["format"] == 1
+    assert "rules" not in graph_package.manifest.to_document()
+
+
+def broken(rows: Any) -> Any:
+    """Raises."""
+    raise ValueError(len(rows))
+
+
+def short(rows: Any) -> Any:
+    """One row too few."""
+    return flat(rows)[1:]
+
+
+def endless(rows: Any) -> Any:
+    """Not finite."""
+    return flat(rows) * np.inf
+
+
+@pytest.mark.parametrize("rule", [broken, short, endless])
+def test_a_rule_that_fails_on_the_golden_examples_is_not_packed(
+    rule: Any, tmp_path: Path, numbers: Any, linear: Callable[[float], Any]
+) -> None:
+    """It is asked before the file is written."""
+    with pytest.raises(ProofFailed) as failed:
+        pack(linear(0.5), name="ruled", inputs=numbers, out=tmp_path, examples=8, rules={"bad": rule})
+    assert (failed.value.code, failed.value.facts["rule"]) == ("rule-failed-on-golden", "bad")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_are_checked(tmp_path: Path, numbers: Any, linear: Callable[[float], Any]) -> None:
+    """They become folders and stand in headers."""
+    for name in ("Flat", "../flat", "", 'a"b'):
+        with pytest.raises(PackError) as refused:
+            pack(linear(0.5), name="ruled", inputs=numbers, out=tmp_path, examples=8, rules={name: flat})
+        assert refused.value.code == "invalid-rule"
+
+
+def test_all_rules_are_proved(package: Package) -> None:
+    """Where a package is proved with permission, its rules are too."""
+    assert prove_rules(package, allow_code=(package.digest,)) == 1
