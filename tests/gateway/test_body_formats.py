@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from pyarrow import feather
 
 from roadworthy.contract.policy import Policy
@@ -181,6 +182,55 @@ def test_a5_csv_converts_nothing(column: str, cell: str, code: str) -> None:
 def test_csv_that_is_refused(body: bytes, error: type[InvalidRequest], code: str) -> None:
     """Each with its code."""
     refused(CSV, "text/csv", body, error, code)
+
+
+CELLS = [
+    "1", "-2.5", "1e3", " 7 ", "", "true", "null", "NaN", "9007199254740993", "1e400", "[1]", "1,2", '"1"', "01", "]", "1]", "x",
+    "{}", "\r", "1\r", "1\n2", "é", "\0", "127", "128", "1.0", "-", "0.1000000000000000055511151231257827",
+]  # fmt: skip
+HEADERS = ["a,b,c", "a,b,c,d", "a,b", "a,b,b", "\ufeffa,b,c", "a,b,c\0", "A,b,c", "a,b,c,", "a,b,\r", ""]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([(DType.FLOAT32, ()), (DType.FLOAT64, (3,)), (DType.INT8, ()), (DType.UINT64, (3,))]),
+    st.lists(st.tuples(st.integers(0, 1_500), st.integers(0, 3), st.sampled_from(CELLS)), max_size=2),
+    st.permutations(range(3)),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(HEADERS) | st.just("a,b,c"),
+    st.booleans(),
+)
+def test_large_csv_is_read_as_exactly_as_small(
+    kind: tuple[DType, tuple[int, ...]], changes: list[Any], order: list[int], end: str, header: str, ignore: bool
+) -> None:
+    """What the reader of many numbers accepts, the exact way accepts with the same values; in all else that one has its say."""
+    dtype, shape = kind
+    fields = (Field("v", dtype, shape),) if shape else tuple(Field(name, dtype) for name in "abc")
+    names = header.split(",")
+    if shape:
+        names = [{"a": "v[0]", "b": "v[1]", "c": "v[2]"}.get(name, name) for name in names]
+    width = len(names)
+    lines = [[str((row + column) % 100) for column in range(width)] for row in range(1_501)]
+    for row, column, cell in changes:
+        lines[row][column % width] = cell
+    if width == 3:
+        names, lines = [names[place] for place in order], [[line[place] for place in order] for line in lines]
+    body = end.join([",".join(names), *(",".join(line) for line in lines), ""]).encode()
+    found: list[Any] = []
+    for fast in (True, False):
+        protocol: Any = formats_of(*fields, extra="ignore" if ignore else "refuse").choose(
+            {b"content-type": b"text/csv"}
+        )
+        if not changes and header == "a,b,c" and fast:
+            assert protocol._matrix.read(body) is not None
+        if not fast:
+            protocol._matrix = None
+        try:
+            decoded = protocol.decode({}, body)
+            found.append((decoded.ignored, [block.values.tolist() for block in decoded.batch.blocks]))
+        except InvalidRequest as error:
+            found.append((error.code, error.message))
+    assert found[0] == found[1]
 
 
 def test_extra_columns_are_ignored_where_the_policy_says_so() -> None:

@@ -67,19 +67,16 @@ class Answers:
 def write_csv(batch: Batch) -> bytes:
     """A header row, then one line a row; what `predict_csv.py` would read back. Nulls are empty cells."""
     names: list[str] = []
-    columns: list[list[Any]] = []
+    columns: list[Sequence[Any]] = []
     for position, field in enumerate(batch.layout.fields):
         values = encode_column(batch, position)
         flat = spread(field)
         if flat:
             names += [part.name for part in flat]
-            columns += [
-                [_cell(part, value) for value in column]
-                for part, column in zip(flat, zip(*values, strict=True), strict=True)
-            ]
+            columns += map(_cells, flat, zip(*values, strict=True))
         else:
             names.append(field.name)
-            columns.append([_cell(field, value) for value in values])
+            columns.append(_cells(field, values))
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(names)
@@ -87,12 +84,11 @@ def write_csv(batch: Batch) -> bytes:
     return text.getvalue().encode("utf-8")
 
 
-def _cell(field: Field, value: Any) -> Any:
-    if value is None:
-        return ""
-    if field.shape or field.dtype is DType.JSON or isinstance(value, bool):
-        return _encode(value).decode()
-    return value
+def _cells(field: Field, values: Sequence[Any]) -> Sequence[Any]:
+    """What the csv module writes as it should: it takes numbers, text and None as they are."""
+    if not field.shape and field.dtype not in (DType.JSON, DType.BOOL):
+        return values
+    return [None if value is None else _encode(value).decode() for value in values]
 
 
 _FORMS = tuple(

@@ -37,7 +37,7 @@ _KEPT_BYTES = 1 << 20
 _parser = Parser()
 
 
-def _parse(body: bytes) -> Any:
+def parse(body: bytes) -> Any:
     """The document; what is taken out of it must be gone before the next call, or that one pays for a parser of its own.
 
     Raises:
@@ -64,7 +64,7 @@ class Numbers:
     def read(self, data: bytes) -> Array | None:
         """All numbers of a JSON array, however nested, in order; None when the exact way has to look at it."""
         try:
-            return self.flatten(_parse(data))
+            return self.flatten(parse(data))
         except REFUSALS:
             return None
 
@@ -114,7 +114,7 @@ class Matrix:
         if body.startswith(_BOM):
             return None
         try:
-            document = _parse(body)
+            document = parse(body)
             if len(document) != 1:
                 return None
             rows = document["instances"]

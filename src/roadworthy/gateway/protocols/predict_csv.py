@@ -19,6 +19,8 @@ import numpy as np
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import MalformedBody, UnsupportedMediaType
 from roadworthy.gateway.protocols.answers import Answers
+from roadworthy.gateway.protocols.csv_matrix import CsvMatrix
+from roadworthy.gateway.protocols.matrix import Matrix
 from roadworthy.gateway.protocols.protocol import ALWAYS_INLINE, Decoded, Encoded, Headers, too_many_rows
 from roadworthy.gateway.protocols.strict_json import MAX_INTEGER_DIGITS, read_document
 from roadworthy.gateway.protocols.typed_rows import scalar_type
@@ -48,6 +50,7 @@ class PredictCsv:
         self._layout = Layout(signature.inputs)
         self._policy = policy
         self._answers = answers
+        self._matrix = CsvMatrix(self._layout, policy) if Matrix.reads(self._layout) else None
 
     def check_headers(self, headers: Headers) -> None:
         """CSV in UTF-8 with a header row.
@@ -69,6 +72,8 @@ class PredictCsv:
             BodyTooLarge: more rows than the policy allows.
             InvalidInput: the rows do not fit the signature.
         """
+        if self._matrix is not None and (found := self._matrix.read(body)) is not None:
+            return Decoded(found[0], ignored=found[1], reply=self._answers.choose(headers))
         names, rows = _read(body, self._policy.max_rows)
         plan = plan_columns(self._layout, names, self._policy.extra)
         if not rows:
