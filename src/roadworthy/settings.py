@@ -72,6 +72,15 @@ class GatewaySettings:
     """What the Host header may say; "*" allows any. None: loopback names and the address listened on."""
     access_log: bool = False
     """One log line a request."""
+    drain_delay_s: float = field(default=0.0, metadata={"low": 0, "high": 600})
+    """Seconds for which a worker that stops still takes connections after its probe has begun to say no: as long as those who
+    route by the probe take to notice. 0 on one machine, some seconds behind a load balancer."""
+    worker_hang_s: float = field(default=15.0, metadata={"low": 2, "high": 3_600})
+    """A worker that gives no sign of life for so many seconds is killed and started again."""
+    worker_memory_mb: int | None = field(default=None, metadata={"low": 64, "high": 1 << 24})
+    """A worker that has grown beyond this is replaced, warm. None: an equal part of 60 % of the machine's memory, at least 1 GiB."""
+    crashes_to_quarantine: int = field(default=3, metadata={"low": 1, "high": 1_000})
+    """A version that crashes its process so often within ten minutes is kept out of service for an hour."""
     record_max_bytes: int = field(default=5 << 30, metadata={"low": 0, "high": 1 << 50})
     """Bytes that record files may take on disk; the oldest go first and are counted."""
 

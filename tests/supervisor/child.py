@@ -1,7 +1,8 @@
 """A child for the supervisor's tests: writes a line to a log for each thing that happens to it, and does what its document says.
 
 Document: log (file), name; slot and slab make it a worker. fail: exit status at once. die_after_s: kill -9 itself then. stubborn:
-ignore SIGTERM. fd: accept on it. never_ready: stay STARTING.
+ignore SIGTERM. fd: accept on it. never_ready: stay STARTING. mute_after_s: a worker gives no sign of life after that. grow_mb:
+hold so much more memory after `grow_after_s`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 from roadworthy.foundation.child import read_start_message, watch_parent
@@ -39,6 +41,20 @@ def serve(descriptor: int) -> None:
                 connection.close()
 
 
+def beat(slot: SlotWriter) -> None:
+    """Give signs of life."""
+    begun = time.monotonic()
+    while not stop.wait(0.05) and time.monotonic() - begun < document.get("mute_after_s", 3_600.0):
+        slot.heartbeat()
+
+
+def grow() -> None:
+    """Hold more memory."""
+    if not stop.wait(document.get("grow_after_s", 0.5)):
+        held.append(b"x" * (document["grow_mb"] << 20))
+
+
+held: list[bytes] = []
 stop = threading.Event()
 say("start")
 if document.get("fail") is not None:
@@ -49,6 +65,9 @@ writer = None
 if "slab" in document:
     writer = SlotWriter(Path(document["slab"]), document["slot"])
     writer.take()
+    threading.Thread(target=beat, args=(writer,), daemon=True).start()
+    if "grow_mb" in document:
+        threading.Thread(target=grow, daemon=True).start()
 server = threading.Thread(target=serve, args=(document.get("fd"),))
 if "fd" in document:
     server.start()

@@ -1,19 +1,28 @@
-"""A supervisor as a process of its own: plans as JSON in the first argument, the slab's path in the second ("" for none)."""
+"""A supervisor as a process of its own: plans as JSON in the first argument, the slab's path in the second ("" for none), then how
+long a replacement may take and the limits of workers as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from roadworthy.supervisor import ChildPlan, Pauses, Supervisor
+from roadworthy.supervisor.plan import ChildPlan, Orders, Pauses, WorkerLimits
+from roadworthy.supervisor.supervise import Supervisor
 
-plans = [
-    ChildPlan(**{**plan, "argv": tuple(plan["argv"]), "fds": tuple(plan["fds"])}) for plan in json.loads(sys.argv[1])
-]
+
+def plan(document: dict[str, Any]) -> ChildPlan:
+    """One plan out of its JSON."""
+    orders = document.pop("orders", None)
+    allowed = None if orders is None else Orders(tuple(map(tuple, orders["commands"])), orders["stage"])
+    return ChildPlan(**{**document, "argv": tuple(document["argv"]), "fds": tuple(document["fds"])}, orders=allowed)
+
+
 supervisor = Supervisor(
-    plans,
+    [plan(document) for document in json.loads(sys.argv[1])],
     slab=Path(sys.argv[2]) if sys.argv[2] else None,
     pauses=Pauses(first_s=0.1, longest_s=0.4, healthy_s=5.0, ready_s=float(sys.argv[3])),
+    limits=WorkerLimits(**json.loads(sys.argv[4])),
 )
 sys.exit(supervisor.run())

@@ -24,7 +24,8 @@ from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.slab import READY, SlabReader
 from roadworthy.foundation.sockets import listen
 from roadworthy.settings import Settings
-from roadworthy.supervisor import ChildPlan, Supervisor
+from roadworthy.supervisor.plan import ChildPlan, WorkerLimits
+from roadworthy.supervisor.supervise import Supervisor
 
 _PROBE_S = 0.02
 _SLOW_S = 15.0
@@ -41,6 +42,7 @@ class Launch:
         slab: of the workers, or None.
         probes: addresses that all must answer 200 before it is ready.
         announce: called once, then.
+        limits: of workers.
         failed: looks at a probe's answer; the error when it will never be ready.
         patience_s: announce after that long even when a probe still answers no, and soon when it says that it failed; None waits
             on.
@@ -50,6 +52,7 @@ class Launch:
     slab: Path | None
     probes: Sequence[str]
     announce: Callable[[], None]
+    limits: WorkerLimits | None = None
     failed: Callable[[Mapping[str, Any]], RoadworthyError | None] = lambda _answer: None
     patience_s: float | None = None
 
@@ -68,7 +71,7 @@ def run(launch: Launch) -> None:
             `failed` told.
     """
     watch = _Watch()
-    supervisor = Supervisor(launch.plans, slab=launch.slab)
+    supervisor = Supervisor(launch.plans, slab=launch.slab, limits=launch.limits)
     thread = threading.Thread(target=_watch, args=(launch, watch, supervisor.stop), name="readiness", daemon=True)
     thread.start()
     try:

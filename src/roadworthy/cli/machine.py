@@ -20,7 +20,7 @@ from roadworthy.cli.home import CONTROL, GATEWAY, SUPERVISOR, Context, Home, Pla
 from roadworthy.cli.launch import Launch, control_socket, gateway_sockets, run, tell
 from roadworthy.cli.options import Options, Sets, command
 from roadworthy.cli.output import facts, quiet_children, say, show
-from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of
+from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of, worker_limits
 from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavailable
 from roadworthy.settings import Settings
 
@@ -120,7 +120,8 @@ def up(options: UpOptions) -> None:
         message = _message(urls, url_of(settings.gateway.metrics_host, sockets[1]), keys)
         announce = _announcer(options.ready_fd, message, as_json=options.json)
         probes = (f"{urls.control_url}/readyz", f"{urls.gateway_url}/readyz")
-        run(Launch(children, plan.slab, probes, announce, patience_s=_PATIENCE_S))
+        limits = worker_limits(settings)
+        run(Launch(children, plan.slab, probes, announce, limits, patience_s=_PATIENCE_S))
 
 
 def gateway(options: GatewayCommandOptions) -> None:
@@ -144,7 +145,7 @@ def gateway(options: GatewayCommandOptions) -> None:
         message = {"gateway": url, "metrics": f"{url_of(settings.gateway.metrics_host, sockets[1])}/metrics"}
         children = gateway_children(plan, settings, quiet_children(settings))
         announce = _announcer(None, message, as_json=options.json)
-        run(Launch(children, plan.slab, [f"{url}/readyz"], announce))
+        run(Launch(children, plan.slab, [f"{url}/readyz"], announce, worker_limits(settings)))
 
 
 def control(options: ControlOptions) -> None:

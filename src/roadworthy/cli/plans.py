@@ -6,18 +6,23 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from roadworthy.foundation.files import private_folder
+from roadworthy.foundation.memory import total_bytes
 from roadworthy.settings import LOOPBACK_HOSTS, Settings
-from roadworthy.supervisor import ChildPlan
+from roadworthy.supervisor.plan import ChildPlan, Orders, WorkerLimits
 
 MOST_WORKERS = 4
 _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - recognised, not bound
-# Workers stop first and hand over what they hold; then the agent ships it; then the control plane has it.
-_WORKERS, _AGENT, _CONTROL = 0, 1, 2
+# Workers stop first and hand over what they hold; then nobody asks the runners; then the agent ships it; then the control plane
+# has it.
+_WORKERS, _RUNNERS, _AGENT, _CONTROL = range(4)
+_RUNNER = (sys.executable, "-P", "-m", "roadworthy.runtime.apart")
+_LEAST_WORKER_BYTES = 1 << 30
+_WORKERS_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "metrics_host": settings.gateway.metrics_host,
         "metrics_fd": plan.metrics.fileno(),
         "record_max_bytes": settings.gateway.record_max_bytes,
+        "crashes_to_quarantine": settings.gateway.crashes_to_quarantine,
         "log_level": log_level,
     }
     worker: dict[str, Any] = {
@@ -65,12 +71,27 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "allowed_hosts": known_hosts(settings.gateway.host, settings.gateway.allowed_hosts),
         "log_level": log_level,
         "access_log": settings.gateway.access_log,
+        "drain_delay_s": settings.gateway.drain_delay_s,
+        "runners": True,
     }
     workers = [
         _child("roadworthy.gateway.worker", f"worker-{slot}", {**worker, "slot": slot}, _WORKERS)
         for slot in range(worker_count(settings))
     ]
-    return [*workers, _child("roadworthy.gateway.agent", "agent", agent, _AGENT)]
+    orders = Orders((_RUNNER,), _RUNNERS)  # the agent may have runner processes started, and nothing else
+    return [*workers, replace(_child("roadworthy.gateway.agent", "agent", agent, _AGENT), orders=orders)]
+
+
+def worker_limits(settings: Settings) -> WorkerLimits:
+    """What is too much for a worker: as configured, else an equal part of most of the machine's memory."""
+    most_mb, total = settings.gateway.worker_memory_mb, total_bytes()
+    if most_mb is not None:
+        most: int | None = most_mb << 20
+    elif total is not None:
+        most = max(_LEAST_WORKER_BYTES, int(_WORKERS_SHARE * total) // worker_count(settings))
+    else:
+        most = None
+    return WorkerLimits(hang_s=settings.gateway.worker_hang_s, memory_bytes=most)
 
 
 def control_child(

@@ -16,7 +16,7 @@ from roadworthy.cli.launch import Launch, gateway_sockets, run
 from roadworthy.cli.machine import GatewayOptions
 from roadworthy.cli.options import command
 from roadworthy.cli.output import facts, quiet_children, show
-from roadworthy.cli.plans import GatewayPlan, gateway_children, is_loopback, url_of
+from roadworthy.cli.plans import GatewayPlan, gateway_children, is_loopback, url_of, worker_limits
 from roadworthy.foundation.errors import PackageError, PackageRefused, RoadworthyError, SettingsError
 from roadworthy.foundation.files import private_folder, remove_tree, sweep_temporary, write_atomic
 from roadworthy.foundation.keys import hash_key, make_key
@@ -80,7 +80,8 @@ def serve(options: ServeOptions) -> None:
         }
         announce = _announcer(message, as_json=options.json)
         children = gateway_children(plan, settings, quiet_children(settings))
-        run(Launch(children, plan.slab, [f"{url}/readyz"], announce, _failure))
+        limits = worker_limits(settings)
+        run(Launch(children, plan.slab, [f"{url}/readyz"], announce, limits, _failure))
 
 
 def _audited(options: ServeOptions) -> Package:

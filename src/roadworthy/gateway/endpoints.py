@@ -123,5 +123,5 @@ def _arm(entry: EndpointEntry, package: PackageEntry, version: Version, metrics:
                 (b"roadworthy-runtime", version.runtime.encode()),
             ]
         ),
-        submit=version.batcher.submit,
+        submit=version.submit,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from roadworthy.contract.local import HELLO, LOST, RECORDS, REPORT, SNAPSHOT
+from roadworthy.contract.local import HELLO, KEPT_OUT, LOST, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.errors import SettingsError
@@ -32,6 +32,7 @@ class AgentLink:
         address: the agent's Unix socket.
         report: this worker's report now.
         offer: takes a snapshot.
+        keep_out: takes reasons by digest of versions that may not execute.
         connected: called when a link has come up, so that what waits can be handed over.
     """
 
@@ -40,11 +41,13 @@ class AgentLink:
         address: Path,
         report: Callable[[], WorkerReport],
         offer: Callable[[Snapshot], object],
+        keep_out: Callable[[dict[str, str]], None],
         connected: Callable[[], None],
     ) -> None:
         self._address = address
         self._report = report
         self._offer = offer
+        self._keep_out = keep_out
         self._connected = connected
         self._writer: asyncio.StreamWriter | None = None
         self._lost = 0
@@ -92,6 +95,8 @@ class AgentLink:
             kind, payload = await read_frame(reader)
             if kind == SNAPSHOT:
                 self._offer(decode_snapshot(payload))
+            elif kind == KEPT_OUT:
+                self._keep_out(msgspec.json.decode(payload, type=dict[str, str]))
 
     async def close(self) -> None:
         """Hand over what was written, for a moment at most, and close."""

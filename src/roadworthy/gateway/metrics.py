@@ -207,6 +207,12 @@ class WorkerMetrics:
         self._writer.release()
 
 
+def executing(left: Mapping[str, int]) -> set[str]:
+    """The digests of the versions that had requests in flight, out of the gauges that a dead worker left in its slot."""
+    busy = [name.split(_SEPARATOR) for name, value in left.items() if value > 0]
+    return {f"sha256:{parts[4]}" for parts in busy if parts[0] == _IN_FLIGHT and len(parts) == 5}
+
+
 def open_worker_metrics(path: Path, slot: int) -> WorkerMetrics:
     """WorkerMetrics on slot `slot` of the slab at `path`.
 

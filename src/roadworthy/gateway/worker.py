@@ -95,7 +95,8 @@ class Worker:
         self._log = structlog.get_logger("worker").bind(slot=start.slot)
         self._loop = asyncio.get_running_loop()
         self._serving = Serving(Identity(start.slot, os.getpid(), metrics.boot), metrics, self._changed)
-        self._link = AgentLink(Path(start.folder, "run", "agent.sock"), self._serving.report, self._offer, self._linked)
+        address = Path(start.folder, "run", "agent.sock")
+        self._link = AgentLink(address, self._serving.report, self._offer, self._keep_out, self._linked)
         self._recorder = Recorder(self._loop, self._link, self._lost)
         apart = None if place is None else Apart(Path(start.folder), place)
         self._manager = Manager(load, self._serving.refresh, self._load_failed, apart)
@@ -201,6 +202,11 @@ class Worker:
             self._log.info("ready", endpoints=self._serving.readiness().endpoints)
         for endpoint, reason in self._serving.reasons().items():
             self._log.debug("endpoint-waits", endpoint=endpoint, reason=reason)
+
+    def _keep_out(self, reasons: dict[str, str]) -> None:
+        for digest, reason in reasons.items():
+            self._log.error("version-kept-out", digest=digest, reason=reason)
+        self._manager.keep_out(reasons)
 
     def _linked(self) -> None:
         self._recorder.flush()

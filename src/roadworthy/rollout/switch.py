@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from roadworthy.contract.telemetry import FAILED, READY, VersionState, WorkerReport
 
+KEPT_OUT = "version-quarantined"
+
 
 @dataclass(frozen=True, slots=True)
 class Switch:
@@ -40,6 +42,14 @@ def decide(digest: str, workers: Sequence[WorkerReport]) -> Switch | Refuse | Wa
     if ready == len(workers):
         return Switch()
     return Wait(f"ready on {ready} of {len(workers)} workers")
+
+
+def kept_out(digest: str, workers: Sequence[WorkerReport]) -> str | None:
+    """Why a live gateway keeps the package out of service, because it crashes its processes there; None when none does."""
+    states = (_state(worker, digest) for worker in workers)
+    return next(
+        (state.reason or "it crashes" for state in states if state is not None and state.code == KEPT_OUT), None
+    )
 
 
 def _state(worker: WorkerReport, digest: str) -> VersionState | None:

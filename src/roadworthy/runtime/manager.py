@@ -26,11 +26,14 @@ from roadworthy.runtime.policy import Forget, Load, State, Unload, next_action
 from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.runtime.runners.process import ProcessBatcher
 from roadworthy.runtime.runners.runner import Executable
+from roadworthy.runtime.ticket import Ticket
+from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 
 Loader = Callable[[PackageEntry], Executable]
 """Constructs a package and replays its golden examples. Runs in a thread; raises RoadworthyError with a safe message."""
 
+KEPT_OUT = "version-quarantined"
 _HERE = Placed(INLINE, "no runner processes here")
 
 
@@ -58,9 +61,10 @@ class Version:
         placed: where it executes.
         leases: who holds it.
         batcher: answers batches.
+        barred: why it may not execute at present, though it is loaded; None when it may.
     """
 
-    __slots__ = ("batcher", "digest", "leases", "placed", "runtime", "signature")
+    __slots__ = ("barred", "batcher", "digest", "leases", "placed", "runtime", "signature")
 
     def __init__(
         self, digest: str, runtime: str, signature: Signature, placed: Placed, batcher: Batcher | ProcessBatcher
@@ -71,6 +75,22 @@ class Version:
         self.placed = placed
         self.leases = Leases()
         self.batcher = batcher
+        self.barred: RoadworthyError | None = None
+
+    def __repr__(self) -> str:
+        return f"Version({self.digest[:15]}, {self.placed}, {self.batcher!r})"
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun to run."""
+        return self.batcher.waiting
+
+    def submit(self, batch: Batch, ticket: Ticket) -> None:
+        """Have `batch` answered, or refused at once while the version is barred."""
+        if self.barred is None:
+            self.batcher.submit(batch, ticket)
+        else:
+            ticket.settle(self.barred)
 
 
 class Manager:
@@ -102,6 +122,7 @@ class Manager:
         self._versions: dict[str, Version] = {}
         self._awaited: dict[str, _Awaited] = {}
         self._placed_for: dict[str, tuple[Policy, ...]] = {}
+        self._kept_out: Mapping[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
 
@@ -134,6 +155,14 @@ class Manager:
                     awaited.batcher.try_again()
         self._act()
 
+    def keep_out(self, reasons: Mapping[str, str]) -> None:
+        """Have these digests, and no others, execute no more: they crash their processes. Reasons by digest."""
+        self._kept_out = reasons
+        for digest, version in self._versions.items():
+            version.barred = _barred(reasons.get(digest))
+        self._changed()
+        self._act()
+
     def version(self, digest: str) -> Version | None:
         """The version of that digest if it is READY."""
         return self._versions.get(digest)
@@ -144,9 +173,12 @@ class Manager:
 
     def states(self) -> tuple[VersionState, ...]:
         """How far each known package is, for the report to the agent."""
-        return tuple(self._describe(digest, state) for digest, state in self._states.items())
+        kept_out = {digest: State.FAILED for digest in self._kept_out if digest in self._entries}
+        return tuple(self._describe(digest, state) for digest, state in (kept_out | self._states).items())
 
     def _describe(self, digest: str, state: State) -> VersionState:
+        if digest in self._kept_out:
+            return VersionState(digest, State.FAILED.value, code=KEPT_OUT, reason=self._kept_out[digest])
         if state is State.READY:
             version = self._versions[digest]
             return VersionState(digest, state.value, runtime=version.runtime, placement=version.placed.told())
@@ -184,8 +216,9 @@ class Manager:
         self._placed_for.pop(digest, None)
 
     def _local_states(self) -> dict[str, State]:
-        """What loads in a process apart holds up nothing here, and is given up elsewhere."""
-        return {d: State.UNLOADING if d in self._awaited else state for d, state in self._states.items()}
+        """What loads in a process apart holds up nothing here, and is given up elsewhere; what is kept out is not loaded."""
+        kept_out = {d: State.UNLOADING for d in self._kept_out if d not in self._states}
+        return kept_out | {d: State.UNLOADING if d in self._awaited else state for d, state in self._states.items()}
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -310,6 +343,7 @@ class Manager:
     def _ready(self, version: Version) -> None:
         """Put a version into service, in the place of the one of its digest that was there."""
         before = self._versions.get(version.digest)
+        version.barred = _barred(self._kept_out.get(version.digest))
         self._versions[version.digest] = version
         self._states[version.digest] = State.READY
         self._faults.pop(version.digest, None)
@@ -328,6 +362,17 @@ class Manager:
         self._forget(version.digest)
         self._changed()
         self._act()
+
+
+def _barred(reason: str | None) -> RoadworthyError | None:
+    if reason is None:
+        return None
+    return Unavailable(
+        f"this version is kept out of service: {reason}",
+        code=KEPT_OUT,
+        hint="roll back to another version; its log has the crashes",
+        retry_after_s=60,
+    )
 
 
 class _Awaited:

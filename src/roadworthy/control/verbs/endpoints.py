@@ -20,7 +20,7 @@ from roadworthy.monitoring.gateways import Gateway
 from roadworthy.registry import versions
 from roadworthy.rollout import endpoints
 from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
-from roadworthy.rollout.switch import Refuse, Switch, Wait, decide
+from roadworthy.rollout.switch import Refuse, Switch, Wait, decide, kept_out
 from roadworthy.schema.signature import Signature
 from roadworthy.store.engine import bump_revision
 
@@ -160,16 +160,17 @@ def undeploy(plane: Plane, name: str, actor: str) -> None:
 
 
 def step(plane: Plane) -> None:
-    """Decide about every pending version once: the controller's tick. Cheap when nothing is pending."""
+    """Decide once about every pending version, and about serving ones that crash: the controller's tick."""
     with plane.turn:
         moved = False
         with plane.database.begin() as connection:
-            waiting = [
-                e for e in endpoints.list_all(connection) if e.pending is not None and e.pending.state == LOADING
-            ]
-            found = _live(plane, connection) if waiting else []
-            for endpoint in waiting:
-                moved |= _step_one(plane, connection, endpoint, found)
+            known = endpoints.list_all(connection)
+            found = _live(plane, connection) if known else []
+            for endpoint in known:
+                if endpoint.pending is not None and endpoint.pending.state == LOADING:
+                    moved |= _step_one(plane, connection, endpoint, found)
+                else:
+                    moved |= _retreat(plane, connection, endpoint, found)
         if moved:
             plane.bulletin.refresh()
 
@@ -191,6 +192,22 @@ def _step_one(plane: Plane, connection: Connection, before: Endpoint, found: lis
     else:
         after = replace(before.switched(pending.version), changed_at_us=now)
         plane.audit(connection, CONTROLLER, "switch", before.name, version=pending.version, left=before.current)
+    endpoints.change(connection, before, after)
+    bump_revision(connection)
+    return True
+
+
+def _retreat(plane: Plane, connection: Connection, before: Endpoint, found: list[Gateway]) -> bool:
+    """Back to the version before when the serving one is kept out of service because it crashes its processes."""
+    if before.current is None or before.previous is None:
+        return False
+    workers = [worker for gateway in found for worker in gateway.workers]
+    reason = kept_out(_digest(connection, before.current), workers)
+    if reason is None or not isinstance(decide(_digest(connection, before.previous), workers), Switch):
+        return False
+    after = replace(before.switched(before.previous), changed_at_us=plane.clock.now_us(), changed_by=CONTROLLER)
+    facts = {"version": before.previous, "left": before.current, "reason": reason}
+    plane.audit(connection, CONTROLLER, "rollback", before.name, **facts)
     endpoints.change(connection, before, after)
     bump_revision(connection)
     return True

@@ -21,6 +21,7 @@ import structlog
 import uvloop
 
 from roadworthy.contract.snapshot import Snapshot
+from roadworthy.contract.telemetry import UNLOADED
 from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
 from roadworthy.foundation.clock import SystemClock
 from roadworthy.foundation.errors import RoadworthyError
@@ -29,14 +30,19 @@ from roadworthy.gateway.agent.control import ControlLink
 from roadworthy.gateway.agent.exposition import CONTENT_TYPE, AgentFacts, GatewayCollector, render
 from roadworthy.gateway.agent.http import serve_pages
 from roadworthy.gateway.agent.hub import Hub
+from roadworthy.gateway.agent.orders import Orders
 from roadworthy.gateway.agent.packages import PackageStore
 from roadworthy.gateway.agent.privacy import Scrubber, load_hash_key
+from roadworthy.gateway.agent.quarantine import Limit, Quarantine, crash_reason
 from roadworthy.gateway.agent.record_files import RecordFolder
 from roadworthy.gateway.agent.records import RecordSink
+from roadworthy.gateway.agent.runners import Around, Runners
 from roadworthy.gateway.agent.shipping import Frames, Shipping
 from roadworthy.gateway.agent.sync import Sync
-from roadworthy.runtime.logs import configure_logs
-from roadworthy.gateway.metrics import Totals, WorkerMetrics, read_totals
+from roadworthy.gateway.metrics import Totals, WorkerMetrics, executing, read_totals
+from roadworthy.gateway.pressure import measure
+from roadworthy.runtime.logs import configure_logs, lines_dropped
+from roadworthy.runtime.placement import PROCESS, placer
 from roadworthy.schema.signature import Signature
 
 LAST_ATTEMPT_S = 2.0
@@ -55,7 +61,9 @@ class StartDocument(msgspec.Struct, frozen=True):
         control_url, key: the control plane and a key of the role gateway, or None to serve what is on disk.
         metrics_fd: inherited listening socket for /metrics, or None to open none.
         metrics_host: where that socket listens, for the log.
-        record_max_bytes: bound of all record files on disk.
+        record_max_bytes: bound of all record files on disk. disk_reserve_bytes: free space that records leave to others.
+        children_fd: inherited line to the supervisor (`orders.py`), or None: then nothing executes apart.
+        crashes_to_quarantine: of a version, within ten minutes.
         log_level: "debug", "info", "warning" or "error".
     """
 
@@ -67,6 +75,9 @@ class StartDocument(msgspec.Struct, frozen=True):
     metrics_fd: int | None = None
     metrics_host: str = "127.0.0.1"
     record_max_bytes: int = 5 << 30
+    disk_reserve_bytes: int = 256 << 20
+    children_fd: int | None = None
+    crashes_to_quarantine: int = 3
     log_level: str = "info"
 
 
@@ -80,6 +91,8 @@ class _Agent:
     sync: Sync
     control: ControlLink | None
     shipping: Shipping | None
+    orders: Orders | None
+    runners: Runners | None
     collector: GatewayCollector
 
 
@@ -128,11 +141,15 @@ def _wire(document: StartDocument) -> _Agent:
     reader = SlabReader(Path(document.slab))
     slot = SlotWriter(Path(document.slab), reader.slots - 1)
     metrics = WorkerMetrics(slot)
-    sink = RecordSink(RecordFolder(folder / "records", document.record_max_bytes), metrics.lost_records)
+    sink = RecordSink(
+        RecordFolder(folder / "records", document.record_max_bytes, document.disk_reserve_bytes), metrics.lost_records
+    )
     hash_key = load_hash_key(folder / "privacy.key")
 
     def know(snapshot: Snapshot) -> None:
         sink.know(_scrubbers(snapshot, hash_key))
+        if runners is not None:
+            runners.know(snapshot)
 
     def read() -> Totals:
         return read_totals(reader)
@@ -144,16 +161,48 @@ def _wire(document: StartDocument) -> _Agent:
 
     def facts() -> AgentFacts:
         connected = None if control is None else sync.connected
-        return AgentFacts(sync.current, tuple(hub.reports()), connected, len(sink.folder.names()))
+        running = ((), {}) if runners is None else (tuple(runners.facts()), dict(runners.deaths))
+        return AgentFacts(
+            sync.current, tuple(hub.reports()), connected, len(sink.folder.names()), *running, *resources()
+        )
+
+    def resources() -> tuple[int | None, float | None]:
+        reading = measure(sink.folder.folder)
+        return reading.disk_free_bytes, reading.memory
 
     hub = Hub(sink.offer, changed)
+    orders, runners = _wire_runners(document, hub)
     sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), hub, know)
     control = shipping = None
     if document.control_url is not None:
         control = ControlLink(document.control_url, document.key or "", document.gateway)
         frames = Frames(document.gateway, reader.boot, slot, read, SystemClock())
         shipping = Shipping(document.gateway, control, frames, sink, metrics.lost_records)
-    return _Agent(metrics, hub, sink, sync, control, shipping, GatewayCollector(read, facts))
+    return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, GatewayCollector(read, facts))
+
+
+def _wire_runners(document: StartDocument, hub: Hub) -> tuple[Orders, Runners] | tuple[None, None]:
+    if document.children_fd is None:
+        return None, None
+
+    def held(digest: str) -> bool:
+        versions = (version for report in hub.reports() for version in report.versions if version.digest == digest)
+        return any(
+            version.state != UNLOADED and (version.placement or PROCESS).startswith(PROCESS) for version in versions
+        )
+
+    def told(message: dict[str, Any]) -> None:
+        runners.told(message)
+        if message.get("left"):
+            busy, why = executing(message["left"]), crash_reason(int(message["status"]))
+            if why is not None and len(busy) == 1:  # of several nobody knows which one it was
+                runners.crashed(busy.pop(), why)
+
+    folder = Path(document.folder)
+    orders = Orders(document.children_fd, told)
+    quarantine = Quarantine(Limit(document.crashes_to_quarantine))
+    runners = Runners(folder, placer(folder), quarantine, Around(orders.order, held, hub.keep_out))
+    return orders, runners
 
 
 def _scrubbers(snapshot: Snapshot, key: bytes) -> dict[str, Scrubber]:
@@ -176,6 +225,8 @@ async def _serve_pages(document: StartDocument, agent: _Agent) -> asyncio.Server
 
 def _start(agent: _Agent) -> list[asyncio.Task[None]]:
     tasks = [asyncio.create_task(agent.sink.run()), asyncio.create_task(_beat(agent.metrics))]
+    if agent.orders is not None and agent.runners is not None:
+        tasks += [asyncio.create_task(agent.orders.run()), asyncio.create_task(agent.runners.run())]
     if agent.control is not None and agent.shipping is not None:
         tasks.append(asyncio.create_task(agent.sync.run(agent.control)))
         tasks.append(asyncio.create_task(agent.shipping.run(agent.hub)))
@@ -185,6 +236,7 @@ def _start(agent: _Agent) -> list[asyncio.Task[None]]:
 async def _beat(metrics: WorkerMetrics) -> None:
     while True:
         metrics.heartbeat()
+        metrics.log_lines_dropped(lines_dropped())
         await asyncio.sleep(1.0)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import READY, WorkerReport
 from roadworthy.foundation.slab import SlotStatus
+from roadworthy.gateway.agent.runners import RunnerFacts
 from roadworthy.gateway.metrics import BUCKETS_S, Bound, Totals
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -27,12 +28,18 @@ class AgentFacts:
         reports: of the connected workers.
         control_up: whether the control plane answers; None without one.
         files_waiting: record files not yet shipped.
+        runners: processes of versions that execute apart. deaths: of those, by digest and reason.
+        disk_free_bytes: where records are kept. memory_used: share of the machine's or container's memory, 0 to 1.
     """
 
     snapshot: Snapshot | None
     reports: tuple[WorkerReport, ...]
     control_up: bool | None
     files_waiting: int
+    runners: tuple[RunnerFacts, ...] = ()
+    deaths: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    disk_free_bytes: int | None = None
+    memory_used: float | None = None
 
 
 class GatewayCollector(Collector):
@@ -54,8 +61,10 @@ class GatewayCollector(Collector):
         yield from _now(totals)
         yield from _workers(totals.slots[:-1])
         yield from _agent(totals, facts)
+        yield from _deep(totals)
         if facts.snapshot is not None:
             yield _versions(facts.snapshot, facts.reports)
+            yield from _runners(facts.snapshot, facts)
 
 
 def render(collector: Collector) -> bytes:
@@ -149,12 +158,34 @@ def _workers(slots: list[SlotStatus]) -> Iterator[Metric]:
 def _agent(totals: Totals, facts: AgentFacts) -> Iterator[Metric]:
     yield CounterMetricFamily("roadworthy_records_lost", "Prediction records dropped.", value=totals.records_lost)
     yield GaugeMetricFamily("roadworthy_record_files", "Record files not yet shipped.", value=facts.files_waiting)
+    yield CounterMetricFamily("roadworthy_log_lines_dropped", "Log lines dropped.", value=totals.log_lines_lost)
+    if facts.disk_free_bytes is not None:
+        free = float(facts.disk_free_bytes)
+        yield GaugeMetricFamily("roadworthy_disk_free_bytes", "Free space where records are kept.", value=free)
+    if facts.memory_used is not None:
+        used = facts.memory_used
+        yield GaugeMetricFamily("roadworthy_memory_used_ratio", "Share of the memory in use, 0 to 1.", value=used)
     if facts.snapshot is not None:
         revision = facts.snapshot.revision
         yield GaugeMetricFamily("roadworthy_snapshot_revision", "Revision of the snapshot in force.", value=revision)
     if facts.control_up is not None:
         up = float(facts.control_up)
         yield GaugeMetricFamily("roadworthy_control_up", "1 while the control plane answers the agent.", value=up)
+
+
+def _deep(totals: Totals) -> Iterator[Metric]:
+    yield _filled(
+        CounterMetricFamily(
+            "roadworthy_deep_check", "Golden examples asked of a version in service.", labels=("version", "result")
+        ),
+        {key: float(count) for key, count in totals.deep.items()},
+    )
+    yield _filled(
+        GaugeMetricFamily(
+            "roadworthy_deep_check_seconds", "How long the last one took, in the slowest worker.", labels=("version",)
+        ),
+        {(version,): us / 1e6 for version, us in totals.deep_us.items()},
+    )
 
 
 def _versions(snapshot: Snapshot, reports: tuple[WorkerReport, ...]) -> Metric:
@@ -194,3 +225,26 @@ def _filled(
     for labels, value in sorted(values.items()):
         family.add_metric(labels, value)
     return family
+
+
+def _runners(snapshot: Snapshot, facts: AgentFacts) -> Iterator[Metric]:
+    names = {package.digest: f"{package.model}:{package.version}" for package in snapshot.packages}
+    running = GaugeMetricFamily(
+        "roadworthy_runners", "Runner processes of versions that execute apart.", labels=["version", "state"]
+    )
+    memory = GaugeMetricFamily(
+        "roadworthy_runner_resident_bytes", "Resident memory of a runner process.", labels=["version", "copy"]
+    )
+    counts: dict[tuple[str, str], int] = {}
+    for runner in facts.runners:
+        version = names.get(runner.digest, runner.digest)
+        counts[version, runner.state] = counts.get((version, runner.state), 0) + 1
+        memory.add_metric([version, str(runner.copy)], runner.resident_bytes)
+    for labels, count in sorted(counts.items()):
+        running.add_metric(list(labels), count)
+    deaths = CounterMetricFamily(
+        "roadworthy_runner_deaths", "Runner processes that ended without being asked to.", labels=["version", "reason"]
+    )
+    for (digest, reason), count in sorted(facts.deaths.items()):
+        deaths.add_metric([names.get(digest, digest), reason], count)
+    yield from (running, memory, deaths)

@@ -1,7 +1,7 @@
 """The agent's end of the Unix socket to which the workers of this machine connect.
 
 In: who they are, how far each version is, records. Out: the newest snapshot. Each connection has its own reading and its own
-sending task, and owes its worker the newest snapshot only, so that a slow or broken one holds up nobody.
+sending task, and owes its worker the newest of each kind only, so that a slow or broken one holds up nobody.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from roadworthy.contract.local import HELLO, LOST, RECORDS, REPORT, SNAPSHOT
+from roadworthy.contract.local import HELLO, KEPT_OUT, LOST, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.frames import encode_frame, read_frame
@@ -34,7 +34,8 @@ class _Connection:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
         self.report: WorkerReport | None = None
-        self.owed = asyncio.Event()
+        self.owed: dict[int, bytes] = {}
+        self.some = asyncio.Event()
 
 
 class Hub:
@@ -50,7 +51,7 @@ class Hub:
         self._on_change = on_change
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._frame: bytes | None = None
+        self._frames: dict[int, bytes] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self, path: Path) -> None:
@@ -74,9 +75,17 @@ class Hub:
 
     def publish(self, snapshot: bytes) -> None:
         """Send `encode_snapshot`'s bytes to all workers, now and when they connect; the same one again is sent again."""
-        self._frame = encode_frame(SNAPSHOT, snapshot)
+        self._owe(SNAPSHOT, snapshot)
+
+    def keep_out(self, reasons: dict[str, str]) -> None:
+        """Tell all workers, now and when they connect, which digests may not execute, and why."""
+        self._owe(KEPT_OUT, msgspec.json.encode(reasons))
+
+    def _owe(self, kind: int, payload: bytes) -> None:
+        self._frames[kind] = encode_frame(kind, payload)
         for connection in self._connections:
-            connection.owed.set()
+            connection.owed[kind] = self._frames[kind]
+            connection.some.set()
 
     def reports(self) -> list[WorkerReport]:
         """What the connected workers said last, by slot."""
@@ -90,8 +99,8 @@ class Hub:
             task.add_done_callback(self._tasks.discard)
         connection = _Connection(writer)
         self._connections.add(connection)
-        if self._frame is not None:
-            connection.owed.set()
+        connection.owed.update(self._frames)
+        connection.some.set()
         sending = asyncio.create_task(self._send(connection))
         try:
             await self._receive(connection, reader)
@@ -123,9 +132,11 @@ class Hub:
     async def _send(self, connection: _Connection) -> None:
         with contextlib.suppress(OSError):
             while True:
-                await connection.owed.wait()
-                connection.owed.clear()
-                connection.writer.write(self._frame or b"")
+                await connection.some.wait()
+                connection.some.clear()
+                owed, connection.owed = connection.owed, {}
+                for _, frame in sorted(owed.items(), reverse=True):  # what may not execute is known before what should
+                    connection.writer.write(frame)
                 try:
                     await asyncio.wait_for(connection.writer.drain(), SEND_TIMEOUT_S)
                 except TimeoutError:

@@ -1,0 +1,231 @@
+"""The supervisor's children as processes: started with their document on standard input, restarted with pauses, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from roadworthy.foundation.child import EXIT_REFUSED
+from roadworthy.supervisor.plan import ChildPlan, Pauses
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """A child, running or between two lives.
+
+    Attributes:
+        slot: of the slab, for a worker.
+        deaths: quick ones in a row. starts: in all.
+        next_start: when it is to be started, monotonic seconds; None when it runs or is to stop.
+        planned: whether its refusal to start stops everything. ordered: whether another child ordered it.
+        stop_by: when it is killed, once it was told to stop.
+        killed: why this process killed it, for the report of its death.
+    """
+
+    plan: ChildPlan
+    slot: int | None
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    deaths: int = 0
+    next_start: float | None = 0.0
+    starts: int = 0
+    planned: bool = True
+    ordered: bool = False
+    stop_by: float | None = None
+    killed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a child ended.
+
+    Attributes:
+        status: exit status, or minus the signal's number.
+        lived_s: since it was started. deaths: quick ones in a row with this one.
+        next_start_s: in how many seconds it is started again; None when it is not.
+        reason: why this process killed it, when it did.
+    """
+
+    pid: int
+    status: int
+    lived_s: float
+    deaths: int
+    next_start_s: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who wants to know.
+
+    Attributes:
+        channel: the far end of a channel that a child is to inherit, or None.
+        started, died: called after it.
+    """
+
+    channel: Callable[[Child], socket.socket | None]
+    started: Callable[[Child, int], None]
+    died: Callable[[Child, Death], None]
+
+
+class Household:
+    """All children.
+
+    Attributes:
+        members: those that run, wait for their next start, or are stopping.
+        forced: whether one had to be killed to stop. refused: whether one refused to start.
+        stopping: nobody is started any more.
+    """
+
+    def __init__(self, plans: Sequence[ChildPlan], pauses: Pauses, listeners: Listeners) -> None:
+        self.members = [Child(plan, plan.slot) for plan in plans]
+        self.forced = False
+        self.refused = False
+        self.stopping = False
+        self._pauses = pauses
+        self._listeners = listeners
+
+    def workers(self) -> list[Child]:
+        """Those that have a slot."""
+        return [child for child in self.members if child.slot is not None]
+
+    def start_due(self) -> None:
+        """Start those whose time has come."""
+        now = time.monotonic()
+        for child in self.members:
+            if child.next_start is not None and child.next_start <= now:
+                self.start(child)
+
+    def start(self, child: Child) -> None:
+        """Start one."""
+        document = dict(child.plan.document) if child.slot is None else {**child.plan.document, "slot": child.slot}
+        child.next_start = None
+        child.killed = None
+        child.started = time.monotonic()
+        child.starts += 1
+        far = self._listeners.channel(child)
+        fds = child.plan.fds
+        if far is not None:
+            document["children_fd"] = far.fileno()
+            fds = (*fds, far.fileno())
+        try:
+            # A session of its own keeps the terminal's Ctrl-C from the children: they stop in order, told by this process.
+            process = subprocess.Popen(  # noqa: S603 - the commands come from our own command line, or are on its list
+                child.plan.argv, stdin=subprocess.PIPE, bufsize=0, pass_fds=fds, start_new_session=True
+            )
+        except OSError as error:  # no more processes, or no memory: later, perhaps
+            child.next_start = time.monotonic() + self._pause_after(child, 0.0)
+            say(f"{child.plan.name} could not be started: {error}")
+            return
+        finally:
+            if far is not None:
+                far.close()
+        child.process = process
+        with contextlib.suppress(OSError):  # it died already: `reap` sees that
+            if process.stdin is not None:
+                process.stdin.write(json.dumps(document).encode("utf-8") + b"\n")
+        self._listeners.started(child, process.pid)
+
+    def reap(self) -> None:
+        """Notice who has ended, and when it is to be started again."""
+        for child in list(self.members):
+            process = child.process
+            status = None if process is None else process.poll()
+            if process is None or status is None:
+                continue
+            _forget_process(child)
+            lived = time.monotonic() - child.started
+            if child.stop_by is not None or self.stopping:
+                self.members.remove(child)
+            elif status == EXIT_REFUSED and child.starts == 1 and child.planned:
+                say(f"{child.plan.name} refused to start")
+                self.refused = True
+            else:
+                pause = self._pause_after(child, lived)
+                child.next_start = time.monotonic() + pause
+                why = f"{child.killed}, " if child.killed else ""
+                text = f"{child.plan.name} died ({why}{_how(status)}) after {lived:.1f} s"
+                say(f"{text}; starting it again in {pause:.1f} s")
+            wait = None if child.next_start is None else child.next_start - time.monotonic()
+            self._listeners.died(child, Death(process.pid, status, lived, child.deaths, wait, child.killed))
+
+    def _pause_after(self, child: Child, lived_s: float) -> float:
+        child.deaths = 1 if lived_s >= self._pauses.healthy_s else child.deaths + 1
+        quick = child.deaths - 2
+        return 0.0 if quick < 0 else min(self._pauses.first_s * 2.0 ** min(quick, 60), self._pauses.longest_s)
+
+    def ask_to_stop(self, child: Child) -> None:
+        """Tell one to stop within its grace; one that does not run is struck off at once."""
+        child.stop_by = time.monotonic() + child.plan.grace_s
+        child.next_start = None
+        if child.process is None:
+            self.members.remove(child)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            child.process.terminate()
+
+    def kill(self, child: Child, reason: str) -> None:
+        """End one at once; it is started again."""
+        child.killed = child.killed or reason
+        if child.process is not None:
+            kill_group(child.process)
+
+    def kill_overdue(self) -> None:
+        """End those whose grace is over."""
+        for child in self.members:
+            if child.process is not None and child.stop_by is not None and time.monotonic() > child.stop_by:
+                say(f"{child.plan.name} did not stop in time; killed")
+                self.forced = True
+                kill_group(child.process)
+
+    def kill_all(self) -> None:
+        """End everybody who is left."""
+        for child in self.members:
+            if child.process is not None:
+                self.forced = True
+                say(f"{child.plan.name} was killed: the stop was forced")
+                kill_group(child.process)
+                child.process.wait()
+                _forget_process(child)
+        self.members.clear()
+
+    def waits(self) -> Iterator[float]:
+        """In how many seconds the next start is due, for each that waits for one."""
+        now = time.monotonic()
+        return (child.next_start - now for child in self.members if child.next_start is not None)
+
+    def someone_stops(self) -> bool:
+        """Whether a child was told to stop and is still there."""
+        return any(child.stop_by is not None for child in self.members)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """kill -9. The child leads a group of its own: what its model code started goes with it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def say(text: str) -> None:
+    """The log of this process: one JSON line on standard error, as its children write theirs."""
+    line = json.dumps({"level": "warning", "process": "supervisor", "event": text})
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _forget_process(child: Child) -> None:
+    if child.process is not None and child.process.stdin is not None:
+        with contextlib.suppress(OSError):
+            child.process.stdin.close()
+    child.process = None
+
+
+def _how(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"signal {-status}"

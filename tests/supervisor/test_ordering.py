@@ -1,0 +1,177 @@
+"""Children that another child orders: started, kept, killed and stopped as its whole list says, and independent of its own life."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.supervisor.running import CHILD, HERE, Running, eventually, is_running, running
+
+__all__ = ["running"]
+
+ORDERER = (sys.executable, str(HERE / "orderer.py"))
+
+
+class Ordering:
+    """A supervisor with an orderer, and the orders that the test gives through it."""
+
+    def __init__(self, running: Running, *plans: Any) -> None:
+        self.running = running
+        folder = running.folder
+        plan = running.plan("agent", stage=2, folder=str(folder)) | {
+            "argv": ORDERER,
+            "orders": {"commands": [CHILD], "stage": 1},
+        }
+        self._orders, self._heard = folder / "orders", folder / "heard"
+        running.start(*plans, plan)
+        eventually(lambda: self.heard("running"), "the orderer was greeted")
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Have the orderer send a message."""
+        with self._orders.open("a") as orders:
+            orders.write(json.dumps(message) + "\n")
+
+    def want(self, *names: str, **more: Any) -> None:
+        """Order exactly these children, all with the same document but for the name."""
+        self.send({"children": [self.child(name, **more) for name in names]})
+
+    def child(self, name: str, argv: tuple[str, ...] = CHILD, **more: Any) -> dict[str, Any]:
+        """One ordered child."""
+        document = {"log": str(self.running.log), "name": name, **more}
+        return {"name": name, "argv": argv, "document": document, "grace_s": 5.0}
+
+    def heard(self, kind: str) -> list[dict[str, Any]]:
+        """What the orderer was told of one kind."""
+        text = self._heard.read_text() if self._heard.exists() else ""
+        return [message for line in text.splitlines() if kind in (message := json.loads(line))]
+
+    def pids(self, name: str) -> list[int]:
+        """The processes that were started under that name."""
+        return [pid for _, pid, _ in self.running.events("ready", name)]
+
+
+def test_the_whole_list_is_brought_about(running: Running) -> None:
+    """Missing children start, those no longer listed stop in order, the others are left alone; all is told."""
+    ordering = Ordering(running)
+    ordering.want("a", "b")
+    eventually(lambda: ordering.pids("a") and ordering.pids("b"), "both run")
+    ordering.want("b", "c")
+    eventually(lambda: ordering.pids("c") and running.events("stop", "a"), "c came and a went")
+    told = {(event["started"], event["pid"]) for event in eventually(lambda: ordering.heard("started"), "told")}
+    assert {("a", ordering.pids("a")[0]), ("b", ordering.pids("b")[0])} <= told
+    (death,) = eventually(lambda: ordering.heard("died"), "the stop is told")
+    assert (death["died"], death["status"], death["next_start_s"]) == ("a", 0, None)
+    assert len(running.events("start", "b")) == 1
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_ordered_children_stop_after_the_workers_and_before_their_orderer(running: Running) -> None:
+    """Workers still need them; who ordered them sees them go."""
+    ordering = Ordering(running, running.plan("w", slot=0), running.plan("control", stage=3))
+    ordering.want("a")
+    eventually(lambda: ordering.pids("a"), "a runs")
+    running.wait_ready(4)
+    assert running.end(signal.SIGTERM) == 0
+    assert [name for name, _, _ in running.events("stop")] == ["w", "a", "agent", "control"]
+
+
+def test_an_ordered_child_that_dies_is_told_and_started_again(running: Running) -> None:
+    """With its signal, and with growing pauses when it goes on dying."""
+    ordering = Ordering(running)
+    ordering.want("bad", fail=3)
+    deaths = eventually(lambda: len(found := ordering.heard("died")) >= 4 and found, "four deaths")
+    assert [death["status"] for death in deaths[:4]] == [3] * 4
+    assert [death["deaths"] for death in deaths[:4]] == [1, 2, 3, 4]
+    pauses = [death["next_start_s"] for death in deaths[:4]]
+    assert pauses[0] <= 0
+    assert 0 < pauses[1] <= 0.1 < pauses[2] <= 0.2 < pauses[3] <= 0.4
+    ordering.want()
+    ordering.want("good")
+    eventually(lambda: ordering.pids("good"), "another one runs")
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_the_orderer_has_a_life_killed(running: Running) -> None:
+    """Only the life that it names; the reason comes back with the death, and the child is started again."""
+    ordering = Ordering(running)
+    ordering.want("a")
+    (pid,) = eventually(lambda: ordering.pids("a"), "a runs")
+    ordering.send({"kill": "a", "pid": pid + 1, "reason": "another life"})
+    ordering.send({"kill": "a", "pid": pid, "reason": "hung"})
+    eventually(lambda: len(ordering.pids("a")) == 2, "it is started again")
+    (death,) = ordering.heard("died")
+    assert (death["pid"], death["status"], death["reason"]) == (pid, -signal.SIGKILL, "hung")
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_d2_ordered_children_outlive_their_orderer(running: Running) -> None:
+    """kill -9 of the orderer: the children stay, and its next life hears what died meanwhile and who runs."""
+    ordering = Ordering(running)
+    ordering.want("a", "b")
+    (first,), (second,) = eventually(
+        lambda: (a := ordering.pids("a")) and (b := ordering.pids("b")) and (a, b), "both run"
+    )
+    (running.folder / "orders").unlink()  # its next life orders nothing
+    os.kill(ordering.pids("agent")[0], signal.SIGKILL)
+    os.kill(second, signal.SIGKILL)
+    eventually(lambda: len(ordering.pids("b")) == 2, "b is started again")
+    eventually(lambda: len(ordering.pids("agent")) == 2, "the orderer is back")
+    eventually(lambda: ordering.heard("died"), "it hears of the death")
+    running_now = {(child["name"], child["pid"]) for child in ordering.heard("running")[-1]["running"]}
+    assert ("a", first) in running_now
+    assert is_running(first)
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_d2_kill_9_of_the_supervisor_ends_ordered_children(running: Running) -> None:
+    """They notice that their parent is gone, like all others."""
+    ordering = Ordering(running)
+    ordering.want("a")
+    (pid,) = eventually(lambda: ordering.pids("a"), "a runs")
+    running.signal(signal.SIGKILL)
+    eventually(lambda: not is_running(pid), "it is gone", within_s=5)
+    assert running.process is not None
+    running.process.communicate()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"argv": (sys.executable, "-c", "print(1)")},
+        {"argv": (*CHILD, "more")},
+        {"name": "agent"},
+        {"name": "../a"},
+        {"grace_s": -1},
+        {"document": {"slot": 0}},
+        {"document": []},
+    ],
+    ids=str,
+)
+def test_nothing_but_the_allowed_command_is_started(running: Running, wrong: dict[str, Any]) -> None:
+    """A list with anything wrong in it is refused whole; the one before stays in force, and the supervisor runs on."""
+    ordering = Ordering(running)
+    ordering.want("a")
+    (pid,) = eventually(lambda: ordering.pids("a"), "a runs")
+    ordering.send({"children": [ordering.child("b"), ordering.child("c") | wrong]})
+    ordering.send({"hello": True})
+    eventually(lambda: len(ordering.heard("running")) == 2, "the order was read")
+    assert [child["name"] for child in ordering.heard("running")[-1]["running"]] == ["a"]
+    assert is_running(pid)
+    assert not running.events("start", "b")
+    assert running.end(signal.SIGTERM) == 0
+
+
+def test_an_order_that_cannot_be_read_does_no_harm(running: Running) -> None:
+    """Neither no JSON, nor JSON of another shape."""
+    ordering = Ordering(running)
+    with Path(running.folder, "orders").open("a") as orders:
+        orders.write('{"children"\n[1, 2]\n{"children": 7}\n{"children": [7]}\n{"kill": "agent", "pid": 1}\n')
+    ordering.want("a")
+    eventually(lambda: ordering.pids("a"), "a runs")
+    assert running.end(signal.SIGTERM) == 0
