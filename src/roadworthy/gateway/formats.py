@@ -19,16 +19,15 @@ class Formats:
     """The protocols of one endpoint by media type.
 
     Attributes:
-        name: stands in for that of a protocol while none is chosen.
+        unchosen: the usual one, JSON.
     """
-
-    name = "unknown"
 
     def __init__(self, signature: Signature, policy: Policy) -> None:
         answers = Answers(signature.outputs)
+        self.unchosen: BoundProtocol = PredictJson(signature, policy, answers)
         self._by_media: dict[bytes, BoundProtocol] = {}
         for kind in _PROTOCOLS:
-            protocol = kind(signature, policy, answers)
+            protocol = self.unchosen if kind is PredictJson else kind(signature, policy, answers)
             self._by_media.update(dict.fromkeys(kind.media_types, protocol))
 
     def choose(self, headers: Headers) -> BoundProtocol:

@@ -60,6 +60,11 @@ class OpenInference:
         self._max_rows = policy.max_rows
         self._extra = policy.extra
 
+    @property
+    def unchosen(self) -> OpenInference:
+        """The only protocol of its path."""
+        return self
+
     def choose(self, headers: Headers) -> OpenInference:
         """This protocol, which reads every body that is sent to its path; the headers are checked."""
         self.check_headers(headers)

@@ -91,6 +91,11 @@ class BoundProtocol(Protocol):
 class Chooser(Protocol):
     """What a path leads to: one protocol, or several by content type."""
 
+    @property
+    def unchosen(self) -> BoundProtocol:
+        """Stands for the protocol in the records of requests whose headers were refused."""
+        ...
+
     def choose(self, headers: Headers) -> BoundProtocol:
         """The protocol that reads a body with these headers; it has checked them.
 
