@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from roadworthy.contract.policy import Batching
-from roadworthy.foundation.errors import DeadlineExceeded, ModelFault
+from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, Unavailable
 from roadworthy.runtime.batching import Batcher
 from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.runtime.ticket import Answer, Outcome, Ticket
@@ -247,3 +247,48 @@ def test_waiting_for_others_is_asked_for(doubler: Any, rows: Any) -> None:
 
     run(model, scene, batching=Batching(max_rows=4, max_wait_ms=200))
     assert model.runs[0] == 2
+
+
+def test_b1_who_would_not_be_answered_in_time_is_refused_at_once(doubler: Any, rows: Any) -> None:
+    """Once it is known how long runs take, the line is no longer than its deadlines; who is let in is answered."""
+    gate = threading.Event()
+
+    def hook(values: list[float]) -> None:
+        if values[0] == 0:
+            gate.wait(5)
+        elif values[0] > 0:
+            time.sleep(0.01 * len(values))
+
+    model = doubler(hook=hook, concurrent=False)
+
+    async def scene(batcher: Batcher) -> None:
+        for _ in range(4):
+            await submit(batcher, rows(1))
+        first = submit(batcher, rows(0))
+        while len(model.runs) < 5:  # noqa: ASYNC110 - polls
+            await asyncio.sleep(0)
+        waiting = [submit(batcher, rows(1), 0.5) for _ in range(200)]
+        refused = [one for one in waiting if one.done()]
+        assert 100 <= len(refused) <= 170
+        assert {one.exception().code for one in refused} == {"overloaded"}  # type: ignore[union-attr]
+        gate.set()
+        answered = await asyncio.gather(first, *waiting, return_exceptions=True)
+        assert sum(isinstance(one, Answer) for one in answered) >= 0.8 * (200 - len(refused))
+
+    run(model, scene, batching=Batching(max_rows=1))
+
+
+def test_a_deadline_that_is_nearly_over_sets_no_broken_alarm(doubler: Any, rows: Any) -> None:
+    """Alarms of deadlines that pass while they are set go off like any other (uvloop hands out another kind of handle then)."""
+    uvloop = pytest.importorskip("uvloop")
+    model = doubler(hook=lambda values: time.sleep(0.02), concurrent=False)
+
+    async def scene() -> None:
+        batcher = Batcher(InlineRunner(model), asyncio.get_running_loop())
+        outcomes = [submit(batcher, rows(number), 0.0001 * (number % 5)) for number in range(50)]
+        for one in await asyncio.gather(*outcomes, return_exceptions=True):
+            assert isinstance(one, (Answer, DeadlineExceeded, Unavailable))
+        batcher.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scene())

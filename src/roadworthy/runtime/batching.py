@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from itertools import zip_longest
 
 from roadworthy.contract.policy import Batching
-from roadworthy.foundation.errors import DeadlineExceeded, ModelFault
+from roadworthy.foundation.errors import ModelFault
 from roadworthy.runtime.gain import Gain
+from roadworthy.runtime.line import Line, Member
 from roadworthy.runtime.runners.inline import WRONG_COUNT
 from roadworthy.runtime.runners.runner import Runner
 from roadworthy.runtime.thread import ModelThread
@@ -23,7 +23,6 @@ from roadworthy.schema.batch import Batch
 MAX_JOINED_ROWS = 1_024
 """Requests are joined up to this many rows; a single request may have more and then runs alone."""
 
-_Member = tuple[Batch, Ticket]
 Result = Answer | ModelFault
 
 
@@ -39,12 +38,11 @@ class Batcher:
         self._runner = runner
         self._loop = loop
         self._batching = batching or Batching()
-        self._gain = Gain(self._batching.max_rows, MAX_JOINED_ROWS)
-        self._waiting: list[_Member] = []
-        self._running: list[_Member] = []
+        self._running: list[Member] = []
         self._scheduled: asyncio.Handle | None = None
-        self._alarm: asyncio.TimerHandle | None = None
         self._thread = None if runner.concurrent else ModelThread(loop)
+        gain = Gain(self._batching.max_rows, MAX_JOINED_ROWS)
+        self._line = Line(loop, gain, None if self._thread is None else self._running_tickets)
         self._may_go_alone = self._thread is None and self._batching.max_wait_ms <= 0
         self._alone = False
         self._went_alone = 0
@@ -57,13 +55,13 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Requests that have not begun to run."""
-        return len(self._waiting)
+        return len(self._line)
 
     def configure(self, batching: Batching) -> None:
         """Take other settings from the next run on."""
         if batching != self._batching:
             self._batching = batching
-            self._gain = Gain(batching.max_rows, MAX_JOINED_ROWS)
+            self._line.gain = Gain(batching.max_rows, MAX_JOINED_ROWS)
             self._may_go_alone = self._thread is None and batching.max_wait_ms <= 0
             self._alone = False
 
@@ -74,59 +72,56 @@ class Batcher:
         request that then still waits, or whose ticket is done, is never run.
         """
         if self._alone and self._scheduled is None and ticket.deadline > time.monotonic():
-            # For the last moments one request came at a time: this one need not wait to see whether another does. If one does, the
-            # next turn finds it waiting, and from then on they are joined again.
+            # For the last moments one request came at a time: this one need not wait to see whether another does. If one does,
+            # the next turn finds it waiting, and from then on they are joined again.
             self._scheduled = self._loop.call_soon(self._turn)
             self._went_alone = 1
             ticket.running = True
             self._run([(batch, ticket)])
             return
-        self._waiting.append((batch, ticket))
+        self._line.join(batch, ticket)
         if self._scheduled is None:
             wait_ms = self._batching.max_wait_ms
             if wait_ms <= 0:
                 self._scheduled = self._loop.call_soon(self._turn)
             else:
                 self._scheduled = self._loop.call_later(wait_ms / 1_000, self._turn)
-        elif self._batching.max_wait_ms > 0 and self._is_full():
+        elif self._batching.max_wait_ms > 0 and self._line.rows >= self._line.gain.limit():
             self._scheduled.cancel()
             self._scheduled = self._loop.call_soon(self._turn)
-        if self._thread is not None:
-            self._watch(ticket.deadline)
 
     def close(self) -> None:
         """Stop; the caller has made sure that nobody waits. The runner is closed after its last run."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._line.close()
         if self._thread is None:
             self._runner.close()
         else:
             self._thread.close(self._runner.close)
 
-    def _is_full(self) -> bool:
-        return sum(batch.rows for batch, _ in self._waiting) >= self._gain.limit()
+    def _running_tickets(self) -> list[Ticket]:
+        return [ticket for _, ticket in self._running]
 
     def _turn(self) -> None:
         self._scheduled = None
         if self._thread is not None:
             self._feed(self._thread)
             return
-        self._alone = self._may_go_alone and len(self._waiting) + self._went_alone <= 1
+        self._alone = self._may_go_alone and len(self._line) + self._went_alone <= 1
         self._went_alone = 0
-        while self._waiting:
-            group = self._next_group()
+        while len(self._line):
+            group = self._line.next_group()
             if group:
                 self._run(group)
 
-    def _run(self, group: list[_Member]) -> None:
+    def _run(self, group: list[Member]) -> None:
         begun = time.perf_counter()
         results = run_joined(self._runner, [batch for batch, _ in group])
         self._learn(group, time.perf_counter() - begun)
         _settle(group, results)
 
     def _feed(self, thread: ModelThread) -> None:
-        while self._waiting and not self._running:
-            group = self._running = self._next_group()
+        while len(self._line) and not self._running:
+            group = self._running = self._line.next_group()
             if group:
                 self.busy_since = time.monotonic()
                 batches = [batch for batch, _ in group]
@@ -138,65 +133,11 @@ class Batcher:
         results, seconds = outcome
         self._learn(group, seconds)
         _settle(group, results)
-        if self._waiting and self._scheduled is None:
+        if len(self._line) and self._scheduled is None:
             self._scheduled = self._loop.call_soon(self._turn)
 
-    def _learn(self, group: list[_Member], seconds: float) -> None:
-        self._gain.ran(sum([batch.rows for batch, _ in group]), seconds)
-
-    def _next_group(self) -> list[_Member]:
-        """Take the requests of the next run, without those that nobody waits for any more."""
-        now = time.monotonic()
-        waiting = [member for member in self._waiting if not member[1].done and not _expire(member, now)]
-        limit = self._gain.limit()
-        group: list[_Member] = []
-        rows = 0
-        # Whether all fit is mostly so, and then their order does not matter.
-        for member in waiting if len(waiting) <= 2 else _by_turns(waiting, limit):
-            size = member[0].rows
-            if group and rows + size > limit:
-                break
-            rows += size
-            group.append(member)
-        if len(group) == len(waiting):
-            self._waiting = []
-        else:
-            taken = set(map(id, group))
-            self._waiting = [member for member in waiting if id(member) not in taken]
-        for _, ticket in group:
-            ticket.running = True
-        return group
-
-    def _watch(self, deadline: float) -> None:
-        """Make sure that the alarm goes off no later than `deadline`."""
-        when = self._loop.time() + deadline - time.monotonic()
-        if self._alarm is not None:
-            if self._alarm.when() <= when:
-                return
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(when, self._expire_due)
-
-    def _expire_due(self) -> None:
-        self._alarm = None
-        now = time.monotonic()
-        members = (*self._waiting, *self._running)
-        open_deadlines = [member[1].deadline for member in members if not member[1].done and not _expire(member, now)]
-        self._waiting = [member for member in self._waiting if not member[1].done]
-        if open_deadlines:
-            self._watch(min(open_deadlines))
-
-
-def _by_turns(waiting: list[_Member], limit: int) -> list[_Member]:
-    """The same members; when not all of them fit into one run, one of each caller in turn, so that nobody who sends much
-    makes the others wait."""
-    if sum(batch.rows for batch, _ in waiting) <= limit:
-        return waiting
-    callers: dict[str, list[_Member]] = {}
-    for member in waiting:
-        callers.setdefault(member[1].caller, []).append(member)
-    if len(callers) == 1:
-        return waiting
-    return [member for turn in zip_longest(*callers.values()) for member in turn if member is not None]
+    def _learn(self, group: list[Member], seconds: float) -> None:
+        self._line.gain.ran(sum([batch.rows for batch, _ in group]), seconds)
 
 
 def run_joined(runner: Runner, batches: list[Batch]) -> list[Result]:
@@ -234,23 +175,6 @@ def _defect(error: Exception) -> ModelFault:
     return fault
 
 
-def _expire(member: _Member, now: float) -> bool:
-    ticket = member[1]
-    if ticket.deadline > now:
-        return False
-    ticket.settle(too_late())
-    return True
-
-
-def too_late() -> DeadlineExceeded:
-    """The error of a request whose deadline passed before it was answered."""
-    return DeadlineExceeded(
-        "the time for this request was up before the model answered",
-        hint="send fewer rows at a time, or raise the endpoint's timeout_ms",
-        retry_after_s=1,
-    )
-
-
-def _settle(group: list[_Member], results: list[Result]) -> None:
+def _settle(group: list[Member], results: list[Result]) -> None:
     for (_, ticket), result in zip(group, results, strict=True):
         ticket.settle(result)

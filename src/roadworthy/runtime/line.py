@@ -1,32 +1,50 @@
-"""Requests that wait for a run: in order, by turns among callers, each to its deadline. `runners/process.py` keeps one."""
+"""Requests that wait for a run: by turns among callers, each to its deadline. Both batchers, inline and apart, keep one."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable
 from itertools import zip_longest
 
-from roadworthy.foundation.errors import DeadlineExceeded, RoadworthyError
+from roadworthy.foundation.errors import DeadlineExceeded, RoadworthyError, Unavailable
+from roadworthy.runtime.gain import Gain
 from roadworthy.runtime.ticket import Ticket
 from roadworthy.schema.batch import Batch
 
 Member = tuple[Batch, Ticket]
+_FEW = 4
+_SHARE = 0.5
+"""Of the time that is left to who waits longest: a run is made no longer than that."""
+_MOST_CALLERS = 4_096
 
 
 class Line:
     """The line before one version. Event loop only.
 
+    Who would not be answered in time is refused at once, as far as that is known: an answer that nobody waits for any more costs
+    as much as one that is still wanted.
+
     Args:
         loop: the event loop.
-        running: tickets that have left the line and are not answered yet; their deadlines are kept here too.
+        gain: what runs cost.
+        running: tickets that have left the line and are not answered yet; their deadlines are kept here too. None where a run
+            is over before the event loop goes on: then nobody needs to be told that time is up.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, running: Callable[[], Iterable[Ticket]]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, gain: Gain, running: Callable[[], Iterable[Ticket]] | None
+    ) -> None:
         self._loop = loop
         self._running = running
         self._members: list[Member] = []
-        self._alarm: asyncio.TimerHandle | None = None
+        self._rows = 0
+        self._alarm: asyncio.Handle | None = None
+        self._alarm_at = 0.0
+        self._turn = 0
+        self._served: dict[str, int] = {}
+        self.gain = gain
 
     def __len__(self) -> int:
         return len(self._members)
@@ -37,41 +55,55 @@ class Line:
     @property
     def rows(self) -> int:
         """Rows of all that wait."""
-        return sum(batch.rows for batch, _ in self._members)
+        return self._rows
 
     def join(self, batch: Batch, ticket: Ticket) -> None:
-        """Wait at the end; settled with DeadlineExceeded when the deadline comes first."""
+        """Wait at the end. Settled with Unavailable "overloaded" when too many are before it, and with DeadlineExceeded when
+        the deadline comes first."""
+        if self._running is not None:
+            if len(self._members) >= _FEW:
+                wait_s = self.gain.seconds(self._rows + batch.rows)
+                if wait_s > ticket.deadline - time.monotonic():
+                    ticket.settle(_overloaded(wait_s))
+                    return
+            self._watch(ticket.deadline)
         self._members.append((batch, ticket))
-        self._watch(ticket.deadline)
+        self._rows += batch.rows
 
     def return_to_front(self, members: list[Member]) -> None:
         """Wait again, before all others: their run never began."""
-        for _, ticket in members:
+        for batch, ticket in members:
             ticket.running = False
+            self._rows += batch.rows
         self._members[:0] = members
 
-    def next_group(self, limit: int) -> list[Member]:
-        """Take the requests of the next run, up to `limit` rows or the first alone, without those that nobody waits for."""
+    def next_group(self) -> list[Member]:
+        """Take the requests of the next run, as many rows as pay or the first alone, without those that nobody waits for."""
         now = time.monotonic()
         waiting = [member for member in self._members if not member[1].done and not _expire(member[1], now)]
         group: list[Member] = []
         rows = 0
-        for member in waiting if len(waiting) <= 2 else _by_turns(waiting, limit):
+        limit = self._limit(waiting, now)
+        for member in waiting if len(waiting) <= 1 else self._by_turns(waiting, limit):
             size = member[0].rows
             if group and rows + size > limit:
                 break
             rows += size
             group.append(member)
+            member[1].running = True
         if len(group) == len(waiting):
             self._members = []
+            self._rows = 0
         else:
             taken = set(map(id, group))
             self._members = [member for member in waiting if id(member) not in taken]
+            self._rows = sum(batch.rows for batch, _ in self._members)
         return group
 
     def refuse(self, make: Callable[[], RoadworthyError]) -> None:
         """Settle everybody with an error of their own."""
         members, self._members = self._members, []
+        self._rows = 0
         for _, ticket in members:
             ticket.settle(make())
 
@@ -81,36 +113,55 @@ class Line:
             self._alarm.cancel()
             self._alarm = None
 
+    def _limit(self, waiting: list[Member], now: float) -> int:
+        """Rows of the next run: what pays, but not so many that the first would not be answered in time."""
+        limit = self.gain.limit()
+        if self._running is None or not waiting or limit == 1:
+            return limit
+        left_s = min(ticket.deadline for _, ticket in waiting) - now
+        return min(limit, self.gain.rows_within(_SHARE * left_s))
+
+    def _by_turns(self, waiting: list[Member], limit: int) -> list[Member]:
+        """The same members; when not all of them fit into one run, one of each caller in turn, those first whose last turn is
+        longest ago: nobody who sends much makes the others wait."""
+        if self._rows <= limit:
+            return waiting
+        callers: dict[str, list[Member]] = {}
+        for member in waiting:
+            callers.setdefault(member[1].caller, []).append(member)
+        if len(callers) == 1:
+            return waiting
+        order = sorted(callers, key=lambda caller: self._served.get(caller, -1))
+        members = [member for turn in zip_longest(*(callers[caller] for caller in order)) for member in turn if member]
+        self._turn += 1
+        if len(self._served) > _MOST_CALLERS:
+            self._served.clear()
+        rows = 0
+        for batch, ticket in members:
+            rows += batch.rows
+            self._served[ticket.caller] = self._turn
+            if rows >= limit:
+                break
+        return members
+
     def _watch(self, deadline: float) -> None:
         """Make sure that the alarm goes off no later than `deadline`."""
-        when = self._loop.time() + deadline - time.monotonic()
         if self._alarm is not None:
-            if self._alarm.when() <= when:
+            if self._alarm_at <= deadline:
                 return
             self._alarm.cancel()
-        self._alarm = self._loop.call_at(when, self._expire_due)
+        self._alarm_at = deadline
+        self._alarm = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._expire_due)
 
     def _expire_due(self) -> None:
         self._alarm = None
         now = time.monotonic()
-        tickets = (*(ticket for _, ticket in self._members), *self._running())
+        tickets = (*(ticket for _, ticket in self._members), *(self._running() if self._running is not None else ()))
         deadlines = [ticket.deadline for ticket in tickets if not ticket.done and not _expire(ticket, now)]
         self._members = [member for member in self._members if not member[1].done]
+        self._rows = sum(batch.rows for batch, _ in self._members)
         if deadlines:
             self._watch(min(deadlines))
-
-
-def _by_turns(waiting: list[Member], limit: int) -> list[Member]:
-    """The same members; when not all of them fit into one run, one of each caller in turn, so that nobody who sends much
-    makes the others wait."""
-    if sum(batch.rows for batch, _ in waiting) <= limit:
-        return waiting
-    callers: dict[str, list[Member]] = {}
-    for member in waiting:
-        callers.setdefault(member[1].caller, []).append(member)
-    if len(callers) == 1:
-        return waiting
-    return [member for turn in zip_longest(*callers.values()) for member in turn if member is not None]
 
 
 def _expire(ticket: Ticket, now: float) -> bool:
@@ -126,4 +177,13 @@ def too_late() -> DeadlineExceeded:
         "the time for this request was up before the model answered",
         hint="send fewer rows at a time, or raise the endpoint's timeout_ms",
         retry_after_s=1,
+    )
+
+
+def _overloaded(wait_s: float) -> Unavailable:
+    return Unavailable(
+        "too many requests are waiting for this version to be answered in time",
+        code="overloaded",
+        hint="try again, with growing pauses",
+        retry_after_s=min(60, max(1, math.ceil(wait_s))),
     )

@@ -65,8 +65,7 @@ class ProcessBatcher:
         self._loop = loop
         self._changed = changed
         self._batching = batching or Batching()
-        self._gain = Gain(self._batching.max_rows, MAX_JOINED_ROWS)
-        self._line = Line(loop, self._running)
+        self._line = Line(loop, Gain(self._batching.max_rows, MAX_JOINED_ROWS), self._running)
         self._links = [_Link(address, self, loop) for address in addresses]
         self._scheduled: asyncio.Handle | None = None
         self._greeted: frames.Greeting | None = None
@@ -101,7 +100,7 @@ class ProcessBatcher:
         """Take other settings from the next message on."""
         if batching != self._batching:
             self._batching = batching
-            self._gain = Gain(batching.max_rows, MAX_JOINED_ROWS)
+            self._line.gain = Gain(batching.max_rows, MAX_JOINED_ROWS)
 
     def submit(self, batch: Batch, ticket: Ticket) -> None:
         """Have `batch` answered together with whatever else waits.
@@ -116,7 +115,7 @@ class ProcessBatcher:
                 self._scheduled = self._loop.call_soon(self._turn)
             else:
                 self._scheduled = self._loop.call_later(wait_ms / 1_000, self._turn)
-        elif self._batching.max_wait_ms > 0 and self._line.rows >= self._gain.limit():
+        elif self._batching.max_wait_ms > 0 and self._line.rows >= self._line.gain.limit():
             self._scheduled.cancel()
             self._scheduled = self._loop.call_soon(self._turn)
 
@@ -146,14 +145,14 @@ class ProcessBatcher:
                 if self.refusal is not None:
                     self._line.refuse(self._refused)
                 return
-            group = self._line.next_group(self._gain.limit())
+            group = self._line.next_group()
             if group:
                 link.send(group)
 
     def learn(self, outcomes: frames.Outcomes) -> None:
         """How long a run took."""
         if outcomes.rows:
-            self._gain.ran(outcomes.rows, outcomes.seconds)
+            self._line.gain.ran(outcomes.rows, outcomes.seconds)
 
     def greeted(self, greeting: frames.Greeting) -> None:
         """A runner told what it is."""
