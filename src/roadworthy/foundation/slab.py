@@ -203,6 +203,9 @@ class SlotWriter:
         left = {name: self.values[self._places[name][0]] for name in gauges}
         self.left = {name: value for name, value in left.items() if value}
         self._crashed = bool(self._words[_PID])
+        self._shared = [
+            (0, dict[str, tuple[int, int]]()) for _ in range(self.slots)
+        ]  # by slot: entries seen, runs among them
         self.boot = ""
 
     def take(self, account: Callable[[Mapping[str, int]], None] | None = None) -> None:
@@ -309,6 +312,27 @@ class SlotWriter:
                 other = self.place(target, kind=kind, width=width)
                 for offset, number in enumerate(numbers):
                     self.values[other + offset] += number
+
+    def everywhere(self, name: str) -> list[tuple[list[int], bool]]:
+        """The runs of MAX_WIDTH cells called `name` in all slots that have one, and whether that slot's process runs.
+
+        For numbers that workers share. Such runs are never folded: each entry of a directory is looked at once.
+        """
+        found = []
+        for slot in range(self.slots):
+            start = self._geometry.start(slot)
+            seen, runs = self._shared[slot]
+            for position, known, _, width, cell in _entries(self._mapped, self._geometry, start, seen):
+                seen = position + 1
+                if width == MAX_WIDTH:
+                    runs[known] = (cell, width)
+            self._shared[slot] = (seen, runs)
+            if name in runs:
+                cell, width = runs[name]
+                first = start + self._geometry.values + cell * 8
+                numbers = list(struct.unpack_from(f"={width}q", self._mapped, first))
+                found.append((numbers, slot == self.slot or _runs(struct.unpack_from("=q", self._mapped, start)[0])))
+        return found
 
     def ready_slots(self) -> list[int]:
         """The slots, this one among them, whose process runs and is READY."""

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
+from roadworthy.contract.policy import Fallback
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry
-from roadworthy.foundation.errors import PackageInvalid
+from roadworthy.foundation.errors import InvalidInput, PackageInvalid
 from roadworthy.gateway.admission import Admission
+from roadworthy.gateway.formats import Formats
+from roadworthy.gateway.layers import BreakerCells, LayerCounts, StandIn, owner_of
 from roadworthy.gateway.metrics import BoundMetrics, WorkerMetrics
 from roadworthy.gateway.protocols.open_inference import OpenInference
-from roadworthy.gateway.protocols.predict_json import PredictJson
 from roadworthy.gateway.split import Split
 from roadworthy.gateway.wire import lines
+from roadworthy.runtime.fallback import RULE, VERSION
+from roadworthy.runtime.layers import Parts, layered
 from roadworthy.runtime.manager import Version
+from roadworthy.runtime.rules import Rules
 from roadworthy.runtime.ticket import Ticket
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
@@ -28,7 +35,7 @@ class Arm:
         model, number: its name in the registry.
         metrics: its cells.
         head: the lines of a reply that tell which version answered.
-        submit: takes a batch and its ticket.
+        submit: takes a batch and its ticket, through the layers that the endpoint's policy asks for.
     """
 
     version: Version
@@ -41,14 +48,21 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A public name in service."""
+    """A public name in service.
+
+    Attributes:
+        stand_ins: for each fallback that is another version, its digest and that version where it was READY.
+        rules: (digest, name) of the rules that its fallbacks use.
+    """
 
     entry: EndpointEntry
     signature: Signature
     admission: Admission
     split: Split[Arm]
-    predict_json: PredictJson
+    formats: Formats
     open_inference: OpenInference
+    stand_ins: tuple[tuple[str, Version | None], ...] = ()
+    rules: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -56,7 +70,14 @@ class Endpoint:
 
     def uses(self, entry: EndpointEntry, find: Callable[[str], Version | None]) -> bool:
         """Whether this object is what binding `entry` again would give."""
-        return entry == self.entry and all(find(arm.version.digest) is arm.version for arm in self.split.arms)
+        held = [*((arm.version.digest, arm.version) for arm in self.split.arms), *self.stand_ins]
+        return entry == self.entry and all(find(digest) is version for digest, version in held)
+
+    @property
+    def versions(self) -> Iterator[Version]:
+        """Every version that may be asked."""
+        yield from (arm.version for arm in self.split.arms)
+        yield from (version for _, version in self.stand_ins if version is not None)
 
 
 class Unbindable(Exception):
@@ -69,6 +90,7 @@ def bind(
     find: Callable[[str], Version | None],
     admission: Admission,
     metrics: WorkerMetrics,
+    rules: Rules | None = None,
 ) -> Endpoint:
     """Resolve everything about an endpoint.
 
@@ -78,6 +100,7 @@ def bind(
         find: READY versions by digest.
         admission: the endpoint's door.
         metrics: this worker's.
+        rules: this worker's; None where there are none.
 
     Raises:
         Unbindable: a version is not ready, or does not take the endpoint's requests.
@@ -86,15 +109,19 @@ def bind(
         signature = Signature.from_document(entry.signature)
     except PackageInvalid as error:
         raise Unbindable(error.message) from error
+    binding = _Binding(entry, packages, find, metrics, rules)
     arms = []
-    for side in entry.split:
+    for number, side in enumerate(entry.split):
         version, package = find(side.digest), packages.get(side.digest)
         if version is None or package is None:
             raise Unbindable("a version of its split is not loaded")
         difference = version.signature.accepts(signature)
         if difference is not None:
             raise Unbindable(f"a version of its split does not fit its signature: {difference}")
-        arms.append(_arm(entry, package, version, metrics))
+        try:
+            arms.append(binding.layered(number, package, binding.arm(package, version), signature))
+        except InvalidInput as error:
+            raise Unbindable(f"a fallback's value does not fit its outputs: {error.message}") from error
     try:
         split = Split(arms, [side.weight for side in entry.split])
     except ValueError as error:
@@ -104,24 +131,80 @@ def bind(
         signature=signature,
         admission=admission,
         split=split,
-        predict_json=PredictJson(signature, entry.policy),
+        formats=Formats(signature, entry.policy),
         open_inference=OpenInference(entry.name, signature, entry.policy),
+        stand_ins=tuple((digest, find(digest)) for digest in binding.others),
+        rules=tuple((arm.version.digest, name) for arm in arms for name in binding.rules_asked),
     )
 
 
-def _arm(entry: EndpointEntry, package: PackageEntry, version: Version, metrics: WorkerMetrics) -> Arm:
-    label = f"{package.model}:{package.version}"
-    return Arm(
-        version=version,
-        model=package.model,
-        number=package.version,
-        metrics=metrics.bind(entry.name, entry.generation, label, version.digest),
-        head=lines(
-            [
-                (b"roadworthy-version", label.encode()),
-                (b"roadworthy-digest", version.digest.encode()),
-                (b"roadworthy-runtime", version.runtime.encode()),
-            ]
-        ),
-        submit=version.submit,
-    )
+class _Binding:
+    """One endpoint while it is bound.
+
+    Attributes:
+        others: digests of the versions that fallbacks name. rules_asked: names of the rules that they name.
+    """
+
+    def __init__(
+        self,
+        entry: EndpointEntry,
+        packages: Mapping[str, PackageEntry],
+        find: Callable[[str], Version | None],
+        metrics: WorkerMetrics,
+        rules: Rules | None,
+    ) -> None:
+        self._entry = entry
+        self._packages = packages
+        self._find = find
+        self._metrics = metrics
+        self._rules = rules
+        fallbacks = entry.policy.fallback
+        self.others = tuple(step.digest for step in fallbacks if step.kind == VERSION and step.digest is not None)
+        self.rules_asked = tuple(step.rule for step in fallbacks if step.kind == RULE and step.rule is not None)
+
+    def arm(self, package: PackageEntry, version: Version) -> Arm:
+        """A version as the endpoint knows it, without layers."""
+        label = f"{package.model}:{package.version}"
+        return Arm(
+            version=version,
+            model=package.model,
+            number=package.version,
+            metrics=self._metrics.bind(self._entry.name, self._entry.generation, label, version.digest),
+            head=lines(
+                [
+                    (b"roadworthy-version", label.encode()),
+                    (b"roadworthy-digest", version.digest.encode()),
+                    (b"roadworthy-runtime", version.runtime.encode()),
+                ]
+            ),
+            submit=version.submit,
+        )
+
+    def layered(self, number: int, package: PackageEntry, arm: Arm, signature: Signature) -> Arm:
+        """The arm with the layers of the policy around it; the same one where the policy asks for none."""
+        policy, rules = self._entry.policy, self._rules
+        if policy.cache is None and policy.breaker is None and not policy.fallback:
+            return arm
+        parts = Parts(
+            digest=package.digest,
+            signature=signature,
+            loop=asyncio.get_running_loop(),
+            counts=LayerCounts(self._metrics, self._entry.name),
+            cells=lambda window_s: self._cells(number, owner_of(package.digest, window_s)),
+            stand_in=partial(self._stand_in, package.digest, signature),
+            rule=lambda name: None if rules is None else rules.get(package, name),
+        )
+        return replace(arm, submit=layered(arm.version, policy, parts).submit)
+
+    def _cells(self, number: int, owner: int) -> BreakerCells:
+        return BreakerCells(self._metrics, self._entry.name, number, owner)
+
+    def _stand_in(self, chosen: str, signature: Signature, step: Fallback) -> tuple[str, StandIn] | None:
+        digest = step.digest
+        if digest is None or digest == chosen:
+            return None
+        version, package = self._find(digest), self._packages.get(digest)
+        if version is None or package is None or version.signature.accepts(signature) is not None:
+            return None
+        arm = self.arm(package, version)
+        return f"{package.model}:{package.version}", StandIn(version, arm.metrics, arm)

@@ -10,14 +10,21 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from roadworthy.foundation.slab import GAUGE, NamedCells, SlabReader, SlotStatus, SlotWriter
+from roadworthy.foundation.slab import GAUGE, MAX_WIDTH, NamedCells, SlabReader, SlotStatus, SlotWriter
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histogram, seconds; one more bucket takes the rest."""
+
+CACHE, FALLBACK = "cache", "fallback"
+COUNTED = (CACHE, FALLBACK)
+"""What is counted by labels alone: (CACHE, endpoint, result) and (FALLBACK, endpoint, kind, reason)."""
+BREAKER = "breaker"
+"""Numbers that workers share: (BREAKER, endpoint, number of the arm)."""
 
 _SEPARATOR = "\x1f"
 _REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST = "requests", "latency", "rows", "in-flight", "lost"
@@ -103,6 +110,7 @@ class WorkerMetrics:
         self._queues: dict[str, Gauge] = {}
         self._bound: dict[str, BoundMetrics] = {}
         self._deep: dict[tuple[str, str], int] = {}
+        self._counted: dict[tuple[str, ...], int] = {}
         self._log_lines = slot_writer.place(_LOG_LINES)
         self._log_lines_before = slot_writer.values[self._log_lines]
 
@@ -185,6 +193,20 @@ class WorkerMetrics:
             gauge = self._queues[endpoint] = Gauge(self._writer.values, cell)
         return gauge
 
+    def count(self, *labels: str) -> None:
+        """Count one more of what the labels name; the first is one of COUNTED."""
+        cell = self._counted.get(labels)
+        if cell is None:
+            cell = self._counted[labels] = self._writer.place(_SEPARATOR.join(labels))
+        self._writer.values[cell] += 1
+
+    def shared(self, *labels: str) -> tuple[memoryview[int], Callable[[], list[tuple[list[int], bool]]]]:
+        """MAX_WIDTH numbers that every worker has under these labels, the first of which is BREAKER: this worker's own to write,
+        and what reads everybody's, each with whether that worker runs."""
+        name = _SEPARATOR.join(labels)
+        first = self._writer.place(name, width=MAX_WIDTH)
+        return self._writer.values[first : first + MAX_WIDTH], partial(self._writer.everywhere, name)
+
     def lost_records(self, count: int) -> None:
         """Count prediction records this process had to drop. This alone is counted: a LOST frame to the agent only tells."""
         self._writer.values[self._records_lost] += count
@@ -246,6 +268,7 @@ class Totals:
         refused: by (endpoint, code). queue: waiting requests by endpoint.
         records_lost: dropped prediction records. log_lines_lost: dropped log lines.
         deep: deep checks by (version, result). deep_us: how long the last one of a version took, in the slowest live worker.
+        counted: of each kind in COUNTED, by its labels. breakers: by (endpoint, arm), each worker's numbers and whether it runs.
         slots: who holds each slot.
     """
 
@@ -260,6 +283,10 @@ class Totals:
     log_lines_lost: int = 0
     deep: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     deep_us: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    counted: dict[tuple[str, ...], int] = field(default_factory=lambda: defaultdict(int))
+    breakers: dict[tuple[str, int], list[tuple[tuple[int, ...], bool]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     slots: list[SlotStatus] = field(default_factory=list)
 
 
@@ -283,6 +310,10 @@ def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
         totals.records_lost += value
     elif kind == _LOG_LINES:
         totals.log_lines_lost += value
+    elif kind in COUNTED:
+        totals.counted[kind, *parts] += value
+    elif kind == BREAKER:
+        totals.breakers[parts[0], int(parts[1])].append((cells.values, alive))
     elif kind == _REFUSED:
         totals.refused[parts[0], parts[1]] += value
     elif kind == _QUEUE:

@@ -23,6 +23,7 @@ from roadworthy.gateway.metrics import Gauge, WorkerMetrics
 from roadworthy.gateway.routes import Routing
 from roadworthy.runtime.manager import Manager
 from roadworthy.runtime.placement import policies_of
+from roadworthy.runtime.rules import Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,13 @@ class Serving:
         self._queues: dict[str, tuple[Gauge, int]] = {}
         self.stopping = False
         self.watch: Watch | None = None
+        self._rules: Rules | None = None
 
-    def attach(self, manager: Manager, routing: Routing) -> None:
-        """Hand in the two that need this object themselves."""
+    def attach(self, manager: Manager, routing: Routing, rules: Rules | None = None) -> None:
+        """Hand in the two that need this object themselves, and the packages' rules where they may run."""
         self._manager = manager
         self._routing = routing
+        self._rules = rules
 
     @property
     def settled(self) -> bool:
@@ -109,6 +112,8 @@ class Serving:
         self._routing.rebuild(self._keys, self._endpoints, waiting)
         if self._pinned() != before:
             self._want()
+        if self._rules is not None:
+            self._rules.keep({name for endpoint in self._endpoints.values() for name in endpoint.rules})
         self._changed()
 
     def readiness(self) -> Readiness:
@@ -198,13 +203,14 @@ class Serving:
         if previous is not None and previous.uses(entry, self._manager.version):
             return previous
         try:
-            return bind(entry, packages, self._manager.version, self._admissions[entry.name], self._metrics)
+            door = self._admissions[entry.name]
+            return bind(entry, packages, self._manager.version, door, self._metrics, self._rules)
         except Unbindable as error:
             self._reasons[entry.name] = str(error)
             return previous
 
     def _pinned(self) -> frozenset[str]:
-        return frozenset(arm.version.digest for endpoint in self._endpoints.values() for arm in endpoint.split.arms)
+        return frozenset(version.digest for endpoint in self._endpoints.values() for version in endpoint.versions)
 
     def _want(self, *, retry: bool = False) -> None:
         """Have the packages loaded, those of splits before those that are only kept warm."""

@@ -24,6 +24,8 @@ BUCKETS = 10
 """The window is counted in so many parts."""
 WIDTH = 64
 """Cells of one worker: BUCKETS times (number of the part, requests, failures, slow ones), then those below."""
+OWNER = WIDTH - 1
+"""This cell is for whoever keeps the cells."""
 _OPENED, _CLOSED, _PERIOD, _PASSED, _PROBING, _OPEN_FOR = range(4 * BUCKETS, 4 * BUCKETS + 6)
 _NS = 1_000_000_000
 _PROBE_LOOK_NS = 1_000_000
@@ -98,6 +100,11 @@ class View:
         return State.OPEN if now_ns < self.opened_ns + self.open_for_ns else State.HALF_OPEN
 
 
+def bucket_of(window_s: float) -> int:
+    """Nanoseconds of one part of the window."""
+    return max(1, int(window_s * _NS) // BUCKETS)
+
+
 def view_of(runs: Iterable[tuple[Sequence[int], bool]], now_ns: int, bucket_ns: int) -> View:
     """Add up the cells of all workers. Counts of one that died are still true; its probes are nobody's any more."""
     everybody = list(runs)
@@ -126,12 +133,11 @@ class Circuit:
     def __init__(self, policy: BreakerPolicy, cells: Cells) -> None:
         self._policy = policy
         self._cells = cells
-        self._own = cells.own
-        self._bucket_ns = max(1, int(policy.window_s * _NS) // BUCKETS)
+        self._bucket_ns = bucket_of(policy.window_s)
         self._look_at = 0
         self._view = View()
-        self._own[_PROBING] = 0
-        self._own[_OPEN_FOR] = int(policy.open_s * _NS)
+        cells.own[_PROBING] = 0
+        cells.own[_OPEN_FOR] = int(policy.open_s * _NS)
 
     def state(self, now_ns: int) -> State:
         """As of the last look."""
@@ -154,16 +160,17 @@ class Circuit:
         view = self._view
         if view.state(now_ns) is not State.HALF_OPEN or self._is_full():
             return None
-        if self._own[_PERIOD] != view.opened_ns:
-            self._own[_PASSED] = self._own[_PROBING] = 0
-            self._own[_PERIOD] = view.opened_ns
-        self._own[_PROBING] += 1
+        own = self._cells.own
+        if own[_PERIOD] != view.opened_ns:
+            own[_PASSED] = own[_PROBING] = 0
+            own[_PERIOD] = view.opened_ns
+        own[_PROBING] += 1
         view.probing += 1
         return view.opened_ns
 
     def probed(self, period: int, now_ns: int, failed: bool | None) -> None:
         """A probe ended; None when it says nothing about the version."""
-        own = self._own
+        own = self._cells.own
         if own[_PERIOD] == period:
             own[_PROBING] = max(0, own[_PROBING] - 1)
         if failed is None:
@@ -180,7 +187,7 @@ class Circuit:
 
     def observe(self, now_ns: int, *, failed: bool, slow: bool) -> None:
         """Count one request that is no probe."""
-        own = self._own
+        own = self._cells.own
         number = now_ns // self._bucket_ns
         at = 4 * (number % BUCKETS)
         if own[at] != number:
@@ -200,7 +207,7 @@ class Circuit:
         self._look_at = now_ns + int(LOOK_S * _NS)
         view = self._view = view_of(self._cells.everybody(), now_ns, self._bucket_ns)
         if view.state(now_ns) is State.CLOSED and self._is_bad(view):
-            self._own[_OPENED] = view.opened_ns = now_ns
+            self._cells.own[_OPENED] = view.opened_ns = now_ns
             view.passed = view.probing = 0
 
     def _is_full(self) -> bool:

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import READY, WorkerReport
 from roadworthy.foundation.slab import SlotStatus
+from roadworthy.gateway.agent.layer_metrics import breakers, layer_counts
 from roadworthy.gateway.agent.runners import RunnerFacts
 from roadworthy.gateway.metrics import BUCKETS_S, Bound, Totals
 
@@ -61,9 +62,11 @@ class GatewayCollector(Collector):
         yield from _now(totals)
         yield from _workers(totals.slots[:-1])
         yield from _agent(totals, facts)
+        yield from layer_counts(totals)
         yield from _deep(totals)
         if facts.snapshot is not None:
             yield _versions(facts.snapshot, facts.reports)
+            yield breakers(totals, facts.snapshot)
             yield from _runners(facts.snapshot, facts)
 
 

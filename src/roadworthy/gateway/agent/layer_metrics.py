@@ -1,0 +1,62 @@
+"""What `/metrics` says of caches, breakers and fallbacks. Called by `exposition.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from roadworthy.contract.snapshot import Snapshot
+from roadworthy.gateway.layers import owner_of
+from roadworthy.gateway.metrics import CACHE, FALLBACK, Totals
+from roadworthy.runtime.breaker import OWNER, State, bucket_of, view_of
+
+
+def layer_counts(totals: Totals) -> Iterator[Metric]:
+    """How often caches and fallbacks answered, over all workers and their restarts."""
+    for kind, family in (
+        (
+            CACHE,
+            CounterMetricFamily(
+                "roadworthy_cache_requests",
+                "Requests that came to a cache: hit, miss, collapsed (waited for the run of an equal one), bypass.",
+                labels=("endpoint", "result"),
+            ),
+        ),
+        (
+            FALLBACK,
+            CounterMetricFamily(
+                "roadworthy_fallbacks",
+                "Requests whose version could not answer, by what answered instead (none: nothing did) and the error's code.",
+                labels=("endpoint", "kind", "reason"),
+            ),
+        ),
+    ):
+        for (counted, *labels), count in sorted(totals.counted.items()):
+            if counted == kind:
+                family.add_metric(labels, float(count))
+        yield family
+
+
+def breakers(totals: Totals, snapshot: Snapshot) -> Metric:
+    """How the breakers of the snapshot's versions are: 1 for the state that each is in."""
+    family = GaugeMetricFamily(
+        "roadworthy_breaker_state",
+        "1 for the state that the breaker is in, 0 for the others.",
+        labels=("endpoint", "version", "state"),
+    )
+    names = {entry.digest: f"{entry.model}:{entry.version}" for entry in snapshot.packages}
+    now_ns = time.monotonic_ns()
+    for endpoint in snapshot.endpoints:
+        policy = endpoint.policy.breaker
+        if policy is None:
+            continue
+        for number, arm in enumerate(endpoint.split):
+            owner = owner_of(arm.digest, policy.window_s)
+            runs = [run for run in totals.breakers.get((endpoint.name, number), ()) if run[0][OWNER] == owner]
+            present = view_of(runs, now_ns, bucket_of(policy.window_s)).state(now_ns)
+            for state in State:
+                labels = (endpoint.name, names.get(arm.digest, ""), state.value)
+                family.add_metric(labels, float(state is present))
+    return family
