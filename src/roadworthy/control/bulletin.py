@@ -7,14 +7,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from roadworthy.access.keys import Key
 from roadworthy.access.keys import list_all as list_keys
 from roadworthy.contract.snapshot import Snapshot, encode_snapshot
 from roadworthy.control.snapshots import build_snapshot
+from roadworthy.foundation.errors import Unavailable
 from roadworthy.foundation.keys import hash_key
 from roadworthy.store.engine import Database
 
 _LOOK_AGAIN_S = 0.5
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Bulletin:
         self._database = database
         self._lock = threading.Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._stale = False
         self.edition = self._read()
 
     def _read(self) -> Edition:
@@ -47,14 +52,26 @@ class Bulletin:
         return Edition(snapshot, encode_snapshot(snapshot), keys)
 
     def refresh(self) -> None:
-        """Read the store again and wake whoever waits."""
+        """Read the store again and wake whoever waits. When it cannot be read now, `catch_up` does it later: what was written
+        stands."""
         with self._lock:
-            edition = self._read()
+            try:
+                edition = self._read()
+            except Unavailable as error:
+                self._stale = True
+                _log.warning("the-store-cannot-be-read", code=error.code)
+                return
+            self._stale = False
             if edition.snapshot.revision >= self.edition.snapshot.revision:
                 self.edition = edition
             waiting, self._waiting = self._waiting, []
         for loop, event in waiting:
             loop.call_soon_threadsafe(event.set)
+
+    def catch_up(self) -> None:
+        """Refresh if the last refresh did not succeed."""
+        if self._stale:
+            self.refresh()
 
     def key(self, text: str) -> Key | None:
         """The key whose whole text that is, or None."""

@@ -38,6 +38,7 @@ class Controllers:
         while not self._stop.wait(_TICK_S):
             ticks += 1
             try:
+                self._plane.bulletin.catch_up()
                 step(self._plane)
                 if ticks % _TRIM_EVERY == 0:
                     trim_records(self._plane)

@@ -12,8 +12,9 @@ from sqlalchemy import Connection
 from roadworthy.audit.entries import Deed, append
 from roadworthy.control.bulletin import Bulletin
 from roadworthy.foundation.clock import Clock
+from roadworthy.foundation.errors import Unavailable
 from roadworthy.store.blobs import BlobStore
-from roadworthy.store.engine import Database
+from roadworthy.store.engine import WAIT_S, Database
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,43 @@ class ControlSettings:
         max_package_bytes: largest pushed package.
         record_max_bytes: record files kept in all; the oldest go first.
         proof_timeout_s: how long proving a pushed package may take, in seconds.
+        database_wait_s: how long a change waits for a database that somebody else holds, in seconds.
     """
 
     allowed_hosts: tuple[str, ...] = ()
     max_package_bytes: int = 4 << 30
     record_max_bytes: int = 5 << 30
     proof_timeout_s: float = 300.0
+    database_wait_s: float = WAIT_S
+
+
+class Turn:
+    """A lock that is not waited for without end: behind a database that somebody holds, those who wait would add up.
+
+    Args:
+        wait_s: how long it is waited for.
+    """
+
+    def __init__(self, wait_s: float = WAIT_S) -> None:
+        self._lock = threading.Lock()
+        self._wait_s = wait_s
+
+    def __enter__(self) -> None:
+        """Take it.
+
+        Raises:
+            Unavailable: "database-busy".
+        """
+        if not self._lock.acquire(timeout=self._wait_s):
+            raise Unavailable(
+                "the control plane is busy with other changes",
+                code="database-busy",
+                hint="try again",
+                retry_after_s=1.0,
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 @dataclass(frozen=True)
@@ -42,7 +74,7 @@ class Plane:
     bulletin: Bulletin
     clock: Clock
     settings: ControlSettings
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    turn: Turn = field(default_factory=Turn)
     """Held while a decision is made and written: this process is the database's only writer of decisions."""
 
     def audit(self, connection: Connection, actor: str, verb: str, subject: str, **detail: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from roadworthy.foundation import errors
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.store.engine import disk_full
 
 _STATUS: tuple[tuple[type[RoadworthyError], int], ...] = (
     (errors.InvalidInput, 422),
@@ -41,6 +43,7 @@ _TITLES = {
     503: "Unavailable",
     504: "Too late",
 }
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG})
 _log = structlog.get_logger()
 
 
@@ -98,6 +101,15 @@ def install(app: FastAPI) -> None:
         code = {404: "unknown-route", 405: "method-not-allowed"}.get(error.status_code, "invalid-request")
         known = RoadworthyError(str(error.detail), code=code, hint="the API is described at /docs")
         return problem(known, request.state.request_id, error.status_code)
+
+    @app.exception_handler(OSError)
+    async def disk(request: Request, error: Exception) -> Response:
+        request_id = request.state.request_id
+        if getattr(error, "errno", None) not in _DISK:
+            _log.error("unforeseen-error", request_id=request_id, exc_info=error)
+            return problem(RoadworthyError("something broke here", hint="report it with the request id"), request_id)
+        _log.error("disk-refuses", request_id=request_id, reason=str(error))
+        return problem(disk_full(), request_id)
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from roadworthy.control.bulletin import Bulletin
-from roadworthy.control.plane import ControlSettings, Plane
+from roadworthy.control.plane import ControlSettings, Plane, Turn
 from roadworthy.control.verbs.keys import ensure
 from roadworthy.foundation.clock import SystemClock
 from roadworthy.store.blobs import FolderBlobs
@@ -23,12 +23,12 @@ def build_plane(document: Mapping[str, Any]) -> Plane:
     settings = ControlSettings(allowed_hosts=tuple(document.get("allowed_hosts", ())))
     chosen = {
         name: document[name]
-        for name in ("max_package_bytes", "record_max_bytes", "proof_timeout_s")
+        for name in ("max_package_bytes", "record_max_bytes", "proof_timeout_s", "database_wait_s")
         if document.get(name) is not None
     }
     settings = ControlSettings(settings.allowed_hosts, **chosen)
-    database = open_database(str(document["database_url"]))
+    database = open_database(str(document["database_url"]), settings.database_wait_s)
     blobs = FolderBlobs(Path(document["blob_folder"]))
-    plane = Plane(database, blobs, Bulletin(database), SystemClock(), settings)
+    plane = Plane(database, blobs, Bulletin(database), SystemClock(), settings, Turn(settings.database_wait_s))
     ensure(plane, document.get("bootstrap_keys", ()))
     return plane

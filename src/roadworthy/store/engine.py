@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text, update
 from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from roadworthy.foundation.errors import StoreError, Unavailable
 from roadworthy.foundation.files import private_folder
@@ -22,7 +23,9 @@ HEAD = "0001"
 """The newest revision in migrations/versions; a test compares the two."""
 
 KNOWN_REVISIONS = ("0001",)
-_BUSY_TIMEOUT_MS = 10_000
+WAIT_S = 10.0
+"""How long a transaction waits for a database that somebody else holds."""
+_FULL = ("SQLITE_FULL", "53100")  # SQLite's name, PostgreSQL's number of it
 
 
 class Database:
@@ -36,12 +39,14 @@ class Database:
         """One transaction: committed at the end, rolled back on any error.
 
         Raises:
-            Unavailable: "database-busy": somebody else held it for too long.
+            Unavailable: "database-busy": somebody else held it for too long; "disk-full".
         """
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except OperationalError as error:
+        except (OperationalError, PoolTimeout) as error:
+            if _is_full(error):
+                raise disk_full() from error
             raise Unavailable(
                 "the database is busy or out of reach",
                 code="database-busy",
@@ -54,17 +59,38 @@ class Database:
         self._engine.dispose()
 
 
-def open_database(url: str) -> Database:
-    """Open, check and migrate. `url` is SQLAlchemy's: sqlite:///FILE or postgresql+pg8000://….
+def _is_full(error: Exception) -> bool:
+    cause = getattr(error, "orig", None)
+    said = [str(getattr(cause, "sqlite_errorname", "")), *map(str, getattr(cause, "args", ()))]
+    return any(name in text for text in said for name in _FULL)
+
+
+def disk_full() -> Unavailable:
+    """The error of whatever the control plane could not write."""
+    return Unavailable(
+        "the control plane's disk is full, or cannot be written to",
+        code="disk-full",
+        hint="make room there and try again; nothing was changed",
+        retry_after_s=10.0,
+    )
+
+
+def open_database(url: str, wait_s: float = WAIT_S) -> Database:
+    """Open, check and migrate.
+
+    Args:
+        url: SQLAlchemy's: sqlite:///FILE or postgresql+pg8000://….
+        wait_s: how long a transaction waits for a database that somebody else holds.
 
     Raises:
         StoreError: "database-damaged", "database-newer".
     """
-    engine = create_engine(url)
+    pooled = {} if url in ("sqlite://", "sqlite:///:memory:") else {"pool_timeout": wait_s}
+    engine = create_engine(url, **pooled)
     if engine.dialect.name == "sqlite":
         if engine.url.database not in (None, "", ":memory:"):
             private_folder(Path(str(engine.url.database)).parent)
-        _prepare_sqlite(engine)
+        _prepare_sqlite(engine, wait_s)
         _check_sqlite(engine)
     try:
         with engine.begin() as connection:
@@ -78,14 +104,14 @@ def open_database(url: str) -> Database:
     return Database(engine)
 
 
-def _prepare_sqlite(engine: Engine) -> None:
+def _prepare_sqlite(engine: Engine, wait_s: float = WAIT_S) -> None:
     """WAL, foreign keys, and transactions that SQLite really begins: the driver's own habit leaves DDL outside of them."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        cursor.execute(f"PRAGMA busy_timeout={round(wait_s * 1e3)}")
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")

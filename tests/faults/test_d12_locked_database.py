@@ -1,0 +1,114 @@
+"""D12: somebody holds the database. The data plane does not notice; changes get 503 in bounded time, and can be repeated."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.contract.snapshot import decode_snapshot
+from tests.conftest import eventually
+from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
+from tests.gateway.agent.conftest import RunningAgent
+
+WAIT_S = 0.3
+AT_ONCE = 40
+
+
+class Impatient(ControlProcess):
+    """A control plane that waits WAIT_S for its database."""
+
+    def document(self, fd: int) -> dict[str, Any]:
+        return {**super().document(fd), "database_wait_s": WAIT_S}
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[Impatient]:
+    """The test's own."""
+    process = Impatient(tmp_path / "control")
+    yield process
+    process.kill()
+
+
+@contextmanager
+def locked(control: ControlProcess) -> Iterator[None]:
+    """Nobody else may write or begin."""
+    with closing(sqlite3.connect(control.folder / "roadworthy.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA busy_timeout=10000")
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def test_d12_changes_get_503_in_bounded_time_and_can_be_repeated(control: Impatient) -> None:
+    """However many ask at once; the keys that are known go on being known; afterwards the same call succeeds."""
+    with control.client(control.admin_key) as admin:
+        took: list[float] = []
+        replies: list[httpx.Response] = []
+
+        def ask() -> None:
+            begun = time.monotonic()
+            replies.append(admin.post("/api/v1/keys", json={"role": "predictor"}))
+            took.append(time.monotonic() - begun)
+
+        with locked(control):
+            threads = [threading.Thread(target=ask) for _ in range(AT_ONCE)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert admin.get("/livez").status_code == 200
+            assert admin.get("/readyz").json()["code"] == "database-busy"
+            assert admin.put("/api/v1/endpoints/e", json={"version": "m:1"}).json()["code"] == "database-busy"
+            assert httpx.get(f"{control.url}/api/v1/keys").status_code == 401
+        assert {(reply.status_code, reply.json()["code"]) for reply in replies} == {(503, "database-busy")}
+        assert all(reply.headers["retry-after"] for reply in replies)
+        # Two waits for whoever comes last to one of the 40 threads: one for a connection, one for the lock.
+        assert max(took) < 8 * WAIT_S
+        assert admin.post("/api/v1/keys", json={"role": "predictor"}).status_code == 201
+        assert len(admin.get("/api/v1/keys").json()["items"]) == 3, "of those that got 503 nothing was done"
+
+
+def test_d12_the_data_plane_serves_from_what_it_has(
+    control: Impatient,
+    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    start_worker: Callable[..., Any],
+    make_plan: Any,
+    tmp_path: Path,
+) -> None:
+    """A worker with its agent at a control plane whose database is held: predictions and snapshots as before; what is written
+    after the lock is gone arrives."""
+    folder = tmp_path / "gateway"
+    plan = make_plan()
+    worker = start_worker(plan, folder=folder, snapshot=None, command=["-m", "roadworthy.gateway.worker"])
+    agent = RunningAgent(folder, control_url=control.url, key=control.gateway_key)
+    try:
+        with control.client(control.admin_key) as admin:
+            key = admin.post("/api/v1/keys", json={"role": "predictor"}).json()["key"]
+            assert admin.post("/api/v1/packages", content=make_package().read_bytes()).status_code == 201
+            assert admin.put("/api/v1/endpoints/line", json={"version": "line:1"}).status_code in (200, 202)
+            headers = {"authorization": f"Bearer {key}"}
+
+            def predict() -> bool:
+                return worker.predict("line", [[1, 2, 3]], headers=headers).status_code == 200
+
+            eventually(predict, "it is served")
+            with locked(control):
+                until = time.monotonic() + 4 * WAIT_S
+                while time.monotonic() < until:
+                    assert predict()
+                assert admin.post("/api/v1/keys", json={"role": "predictor"}).status_code == 503
+            before = decode_snapshot((folder / "snapshot.json").read_bytes()).revision
+            assert admin.delete("/api/v1/endpoints/line").status_code == 204
+            eventually(
+                lambda: decode_snapshot((folder / "snapshot.json").read_bytes()).revision > before, "the change arrives"
+            )
+    finally:
+        agent.stop()
