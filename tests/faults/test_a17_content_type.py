@@ -49,8 +49,8 @@ def test_a17_open_inference_refuses_forms(target: Any, refused: Any) -> None:
         refused(reply, 415, "unsupported-media-type")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "nonsense"])
+@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "nonsense"])
 def test_a17_compressed_bodies(target: Any, refused: Any, encoding: str) -> None:
-    """Compressed bodies are refused, not guessed; identity is no compression."""
+    """An encoding that is not read here, or several, are refused and not guessed; identity is no compression."""
     refused(target.post("sum", BODY, content_encoding=encoding), 415, "unsupported-content-encoding")
     assert target.post("sum", BODY, content_encoding="identity").status_code == 200

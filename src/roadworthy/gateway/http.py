@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from roadworthy.foundation.errors import BodyTooLarge, MalformedBody, Unavailable, UnsupportedMediaType
+from roadworthy.foundation.errors import BodyTooLarge, MalformedBody, Unavailable
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -71,17 +71,11 @@ Handler = Callable[[Request, Receive], Awaitable[Reply]]
 
 
 def check_body(headers: Headers, limit: int) -> None:
-    """Refuse a body by its declared encoding and length, before any of it is read.
+    """Refuse a body by its declared length, before any of it is read.
 
     Raises:
-        UnsupportedMediaType: "unsupported-content-encoding": it is compressed.
         BodyTooLarge: longer than `limit` bytes.
     """
-    encoding = headers.get(b"content-encoding")
-    if encoding is not None and encoding.strip().lower() != b"identity":
-        raise UnsupportedMediaType(
-            "compressed bodies are not read here", code="unsupported-content-encoding", hint="send it uncompressed"
-        )
     length = headers.get(b"content-length")
     if length is not None and int(length) > limit:
         raise too_large(limit)

@@ -10,18 +10,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.foundation.errors import InvalidRequest, ModelFault, RoadworthyError, Unavailable
+from roadworthy.gateway.encodings import INLINE_BYTES, LEAST_ANSWER_BYTES, compress, decompress, is_compressed
 from roadworthy.gateway.endpoints import Arm, Endpoint
 from roadworthy.gateway.http import Reply, check_body
 from roadworthy.gateway.metrics import WorkerMetrics
 from roadworthy.gateway.problems import as_error, problem
-from roadworthy.gateway.protocols.protocol import BoundProtocol, Decoded
+from roadworthy.gateway.protocols.protocol import BoundProtocol, Chooser, Decoded
 from roadworthy.runtime.record import Recorder
 from roadworthy.runtime.ticket import Answer, Outcome, Ticket
 
+_MOST_COMPRESSED_BYTES = 4 << 20
+"""Compressing takes the event loop's time: about 3 ms a megabyte."""
 TIMEOUT_HEADER = b"request-timeout-ms"
 """A caller's own limit, in milliseconds; it may only shorten the endpoint's."""
 
@@ -37,6 +41,10 @@ LogFault = Callable[[str, Identified, Exception], None]
 """Writes down an exception that is not the caller's doing: endpoint, request, exception."""
 
 
+Aside = Callable[[Callable[[], "Decoded | Exception"], Callable[["Decoded | Exception"], None]], None]
+"""Has work done in a thread, and its result given to a function on the event loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Instruments:
     """What every prediction is counted, recorded and logged with.
@@ -49,6 +57,7 @@ class Instruments:
     metrics: WorkerMetrics
     recorder: Recorder
     log_fault: LogFault
+    aside: Aside
     log_access: Callable[[str, Call, int, float], None] | None = None
     refusal: Callable[[], RoadworthyError | None] = lambda: None
 
@@ -68,6 +77,7 @@ class Call(Ticket):
         headers: names in lower case.
         prediction_id: an id of our own. id: the caller's X-Request-Id, or the same.
         started: monotonic clock, seconds.
+        arm: the version that was chosen. by: the one that answered in its place, or None.
         admitted: whether the caller may ask this endpoint; who may not leaves no record. entered: whether it holds a place.
         reply: set once there is one; the connection sends it when it is its turn. last: whether the connection ends with it.
     """
@@ -77,6 +87,7 @@ class Call(Ticket):
         "arm",
         "at_us",
         "body",
+        "by",
         "code",
         "decoded",
         "entered",
@@ -86,8 +97,10 @@ class Call(Ticket):
         "id",
         "last",
         "output_json_bytes",
+        "outputs",
         "predict",
         "prediction_id",
+        "protocol",
         "reply",
         "source",
         "started",
@@ -106,9 +119,12 @@ class Call(Ticket):
         self.body = b""
         self.decoded: Decoded | None = None
         self.arm: Arm | None = None
+        self.by: Arm | None = None
         self.code = "ok"
         self.output_json_bytes = -1
         self.form = "json"
+        self.outputs: bytes | None = None
+        self.protocol: BoundProtocol = predict.unchosen
         self.source = ""
         self.reply: Reply | None = None
 
@@ -127,13 +143,14 @@ class Predict:
     """One endpoint in one protocol; `arm` is given where the path names the version.
 
     Attributes:
+        unchosen: stands for the protocol until the head was judged.
         timeout_s, max_body_bytes: of the endpoint's policy.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
-        protocol: BoundProtocol,
+        protocol: Chooser,
         instruments: Instruments,
         arm: Arm | None = None,
     ) -> None:
@@ -141,9 +158,11 @@ class Predict:
         self._endpoint = endpoint
         self._admission = endpoint.admission
         self._protocol = protocol
+        self.unchosen = protocol.unchosen
         self._metrics = instruments.metrics
         self._recorder = instruments.recorder if policy.record else None
         self._log_fault = instruments.log_fault
+        self._aside = instruments.aside
         self._log_access = instruments.log_access
         self._refusal = instruments.refusal
         self._arm = arm
@@ -161,7 +180,9 @@ class Predict:
                 raise refusal
             if TIMEOUT_HEADER in headers:
                 call.deadline = min(call.deadline, call.started + _own_timeout_s(headers[TIMEOUT_HEADER]))
-            self._protocol.check_headers(headers)
+            call.protocol = self._protocol.choose(headers)
+            if b"content-encoding" in headers:
+                is_compressed(headers[b"content-encoding"])
             check_body(headers, self.max_body_bytes)
         except RoadworthyError as error:
             call.settle(error)
@@ -173,15 +194,35 @@ class Predict:
         try:
             self._admission.enter(call)
             call.entered = True
-            call.body = body
-            call.decoded = decoded = self._protocol.decode(call.headers, body)
-            arm = self._arm or self._endpoint.split.choose(call.prediction_id)
-            arm.version.leases.take()
-            call.arm = arm
-            arm.metrics.in_flight.add(1)
-            arm.submit(decoded.batch, call)
+            if len(body) > self._most_inline(call):
+                self._aside(partial(_tried, call, body, self.max_body_bytes), partial(self._decoded, call))
+            else:
+                self._submit(call, _decode(call, body, self.max_body_bytes))
         except Exception as error:  # noqa: BLE001 - the border of a prediction: any fault is this request's and nobody else's
             call.settle(as_error(self._seen(call, error)))
+
+    def _most_inline(self, call: Call) -> int:
+        most = call.protocol.inline_bytes
+        return min(most, INLINE_BYTES) if b"content-encoding" in call.headers else most
+
+    def _decoded(self, call: Call, result: Decoded | Exception) -> None:
+        """Go on where `run` stopped, unless nobody waits any more."""
+        if call.done:
+            return
+        try:
+            if isinstance(result, Exception):
+                raise result
+            self._submit(call, result)
+        except Exception as error:  # noqa: BLE001 - as in `run`
+            call.settle(as_error(self._seen(call, error)))
+
+    def _submit(self, call: Call, decoded: Decoded) -> None:
+        call.decoded = decoded
+        arm = self._arm or self._endpoint.split.choose(call.prediction_id)
+        arm.version.leases.take()
+        call.arm = arm
+        arm.metrics.in_flight.add(1)
+        arm.submit(decoded.batch, call)
 
     def finish(self, call: Call, outcome: Outcome) -> None:
         """Encode the answer, or the error; count, record and send it. The only way out of a prediction that was opened."""
@@ -210,10 +251,18 @@ class Predict:
         decoded, arm = call.decoded, call.arm
         if decoded is None or arm is None:
             raise ValueError("an answer to a request that nobody asked")
-        encoded = self._protocol.encode(answer, decoded, arm.number)
-        call.output_json_bytes = encoded.json_bytes
+        if isinstance(answer.by, Arm):
+            arm = call.by = answer.by
+        encoded = call.protocol.encode(answer, decoded, arm.number)
+        call.output_json_bytes, call.form = encoded.json_bytes, encoded.form
         call.source = answer.source
         reply = Reply(200, encoded.body, encoded.headers, arm.head)
+        if answer.notes:
+            reply.headers = [*reply.headers, *answer.notes]
+        if LEAST_ANSWER_BYTES <= len(encoded.body) <= _MOST_COMPRESSED_BYTES:
+            call.outputs = encoded.body
+            reply.body, more = compress(encoded.body, call.headers.get(b"accept-encoding"))
+            reply.headers = [*reply.headers, *more]
         if decoded.ignored:
             reply.headers = [*reply.headers, (b"roadworthy-ignored-columns", b"%d" % decoded.ignored)]
         return reply
@@ -252,6 +301,7 @@ class Predict:
             self._log_access(entry.name, call, reply.status, latency_s)
         if self._recorder is None or not call.admitted:
             return
+        arm = call.by or arm
         self._recorder.append(
             PredictionRecord(
                 id=call.prediction_id,
@@ -268,15 +318,30 @@ class Predict:
                 code=call.code,
                 latency_us=int(latency_s * 1e6),
                 rows=rows,
-                input_format=self._protocol.name,
+                input_format=call.protocol.name,
                 json_bytes=-1 if decoded is None else decoded.json_bytes,
                 inputs=call.body,
-                outputs=reply.body,
+                outputs=reply.body if call.outputs is None else call.outputs,
                 output_json_bytes=call.output_json_bytes,
                 output_format=call.form,
                 source=call.source,
             )
         )
+
+
+def _decode(call: Call, body: bytes, limit: int) -> Decoded:
+    encodings = call.headers.get(b"content-encoding")
+    if encodings is not None:
+        body = decompress(body, encodings, limit)
+    call.body = body
+    return call.protocol.decode(call.headers, body)
+
+
+def _tried(call: Call, body: bytes, limit: int) -> Decoded | Exception:
+    try:
+        return _decode(call, body, limit)
+    except Exception as error:  # noqa: BLE001 - handed to the event loop, which answers it
+        return error
 
 
 def _own_timeout_s(text: bytes) -> float:

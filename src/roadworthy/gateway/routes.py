@@ -122,7 +122,7 @@ class Routing:
 
     def _predictions(self, endpoint: Endpoint) -> dict[bytes, Predict]:
         name = endpoint.name.encode("ascii")
-        predict = Predict(endpoint, endpoint.predict_json, self._instruments)
+        predict = Predict(endpoint, endpoint.formats, self._instruments)
         found = {b"/v1/models/%b%bpredict" % (name, colon): predict for colon in _COLONS}
         found[b"/v2/models/%b/infer" % name] = Predict(endpoint, endpoint.open_inference, self._instruments)
         for arm in endpoint.split.arms:

@@ -38,6 +38,7 @@ from roadworthy.runtime.logs import configure_logs
 from roadworthy.runtime.manager import Apart, Loader, Manager
 from roadworthy.runtime.placement import Place, placer
 from roadworthy.runtime.record import Recorder
+from roadworthy.runtime.thread import ModelThread
 
 _LOOK_AGAIN_S = 0.02
 HEARTBEAT_S = 1.0
@@ -101,7 +102,9 @@ class Worker:
         apart = None if place is None else Apart(Path(start.folder), place)
         self._manager = Manager(load, self._serving.refresh, self._load_failed, apart)
         log_access = self._log_access if start.access_log else None
-        routing = Routing(Instruments(metrics, self._recorder, self._log_fault, log_access), self._serving.readiness)
+        aside = ModelThread(self._loop)
+        instruments = Instruments(metrics, self._recorder, self._log_fault, aside.call, log_access)
+        routing = Routing(instruments, self._serving.readiness)
         self._serving.attach(self._manager, routing)
         heads = Heads(start.allowed_hosts)
         refused = partial(metrics.refused, "")
