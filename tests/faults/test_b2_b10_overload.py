@@ -178,7 +178,7 @@ def test_b3_a_deadline_that_is_none(worker: Any, open_connection: Callable[[], C
     assert code(connection.reply()) == (400, "invalid-timeout")
 
 
-@pytest.mark.parametrize("how", ["reset"])
+@pytest.mark.parametrize("how", ["closed", "reset"])
 def test_b4_the_caller_is_gone(worker: Any, open_connection: Callable[[], Connection], how: str) -> None:
     """Whoever leaves while waiting gives the place back at once, and the model never sees the rows."""
     mark = 3_000.0 if how == "closed" else 4_000.0
@@ -226,6 +226,19 @@ def flood(
     for thread in threads:
         thread.start()
     return threads
+
+
+def test_b5_one_caller_floods(worker: Any) -> None:
+    """60 connections of one key, 8 of another, 32 places: the other gets its half of the answers, and is not turned away."""
+    counts: Counter[tuple[str, int]] = Counter()
+    until = time.monotonic() + 2.5
+    for thread in [*flood(worker, "greedy", 60, until, counts), *flood(worker, "modest", 8, until, counts)]:
+        thread.join()
+    answered = counts["greedy", 200] + counts["modest", 200]
+    assert answered > 100
+    assert counts["modest", 200] / answered > 0.4
+    assert counts["modest", 503] <= 0.05 * counts["modest", 200]
+    assert counts["greedy", 503] > 0
 
 
 def times_of(connection: Connection, seconds: float) -> list[float]:

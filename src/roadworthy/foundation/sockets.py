@@ -12,6 +12,7 @@ from pathlib import Path
 
 from roadworthy.foundation.errors import SettingsError
 
+_TCP_CLOSE = 7  # in TCP_INFO of Linux
 _MAX_UNIX_PATH_BYTES = 100  # 108 on Linux and 104 on macOS, both with the closing zero
 
 
@@ -83,3 +84,15 @@ def unix_address(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:
         os.close(folder)
+
+
+def is_reset(end: socket.socket) -> bool:
+    """Whether the other side of a TCP connection has said that it is gone; False where the system does not tell (not Linux)."""
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None:
+        return False
+    try:
+        state: int = end.getsockopt(socket.IPPROTO_TCP, option, 1)[0]
+    except OSError:
+        return True
+    return state == _TCP_CLOSE

@@ -20,6 +20,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from roadworthy.foundation.errors import RequestTimeout, RoadworthyError
+from roadworthy.foundation.sockets import is_reset
 from roadworthy.gateway.heads import Heads, Unreadable, not_http, request_id, too_slow
 from roadworthy.gateway.http import Reply, cut_short, much_to_come, too_large, too_many_chunks
 from roadworthy.gateway.predict import Call, Predict
@@ -31,6 +32,7 @@ _MOST_PARTS = 1_000
 _LEAST_PART_BYTES = 256
 _MOST_TURNS = 16
 _LINGER_S = 2.0
+_LOOK_AFTER_S = (0.005, 0.1, 1.0)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -121,7 +123,22 @@ class Connection(ReadingProtocol):
         if self.reading in (HEAD, BODY) or not self._turns:
             return False
         self.close_after_turns()
+        if isinstance(self._turns[0], Call) and self._turns[0].reply is None:
+            self._ask_whether_gone()
         return True
+
+    def _ask_whether_gone(self) -> None:
+        """A client that closed looks like one that has only finished sending, until something is sent to it: an interim answer,
+        which who still listens passes over, makes the kernel of one that is gone say so."""
+        if self.parser.get_http_version() == "1.1" and not self.transport.is_closing():
+            self.transport.write(_CONTINUE)
+            for after_s in _LOOK_AFTER_S:
+                self.loop.call_later(after_s, self._abort_if_gone)
+
+    def _abort_if_gone(self) -> None:
+        end = self.transport.get_extra_info("socket")
+        if not self.transport.is_closing() and end is not None and is_reset(end):
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         """The client is slow to take its answers: until it has, no further questions are read."""

@@ -14,7 +14,7 @@ from roadworthy.runtime.ticket import Ticket
 from roadworthy.schema.batch import Batch
 
 Member = tuple[Batch, Ticket]
-_FEW = 4
+_FEW = 8
 _SHARE = 0.5
 """Of the time that is left to who waits longest: a run is made no longer than that."""
 _MOST_CALLERS = 4_096

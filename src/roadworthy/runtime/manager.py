@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from roadworthy.contract.policy import Policy
+from roadworthy.contract.policy import Batching, Policy
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.contract.telemetry import VersionState
 from roadworthy.foundation.errors import RoadworthyError, Unavailable
@@ -146,6 +146,8 @@ class Manager:
         self._entries = {entry.digest: entry for entry in entries}
         self._policies = policies or {}
         self._pinned = frozenset(pinned)
+        for digest, version in self._versions.items():
+            version.batcher.configure(_batching(self._policies.get(digest, ())))
         if retry:
             for digest in [digest for digest, state in self._states.items() if state is State.FAILED]:
                 awaited = self._awaited.get(digest)
@@ -344,6 +346,7 @@ class Manager:
         """Put a version into service, in the place of the one of its digest that was there."""
         before = self._versions.get(version.digest)
         version.barred = _barred(self._kept_out.get(version.digest))
+        version.batcher.configure(_batching(self._policies.get(version.digest, ())))
         self._versions[version.digest] = version
         self._states[version.digest] = State.READY
         self._faults.pop(version.digest, None)
@@ -362,6 +365,15 @@ class Manager:
         self._forget(version.digest)
         self._changed()
         self._act()
+
+
+def _batching(policies: Sequence[Policy]) -> Batching:
+    """How requests for a version are joined: where endpoints that share it differ, by the smaller numbers."""
+    asked = [policy.batching for policy in policies]
+    return Batching(
+        max_rows=min((batching.max_rows for batching in asked if batching.max_rows is not None), default=None),
+        max_wait_ms=min((batching.max_wait_ms for batching in asked), default=0.0),
+    )
 
 
 def _barred(reason: str | None) -> RoadworthyError | None:

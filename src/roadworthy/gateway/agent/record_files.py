@@ -163,7 +163,9 @@ class RecordWriter:
             the finished files, and how many records could not be written: unreadable payloads, or a disk that refuses.
         """
         files: dict[str, _OpenFile] = {}
-        places: dict[str, tuple[_OpenFile, Scrubber | None, bool]] = {}  # by endpoint, looked up once for all its records
+        places: dict[
+            str, tuple[_OpenFile, Scrubber | None, bool]
+        ] = {}  # by endpoint, looked up once for all its records
         lost = 0
         for payload in payloads:
             try:
