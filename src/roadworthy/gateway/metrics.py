@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from roadworthy.foundation.slab import GAUGE, MAX_WIDTH, NamedCells, SlabReader, SlotStatus, SlotWriter
@@ -32,7 +32,7 @@ _REFUSED, _QUEUE, _RECORDS_LOST = "refused", "queue", "records-lost"
 _DEEP, _DEEP_LAST, _LOG_LINES = "deep", "deep-last", "log-lines"
 _OF_A_VERSION = frozenset({_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST})
 _OTHER = "other"
-_FOLD_AT = 0.75
+_FOLD_AT = 0.5  # a scrape of slots this full takes less than 0.1 s
 _BUCKETS_US = tuple(round(bound * 1e6) for bound in BUCKETS_S)
 _SUM = len(_BUCKETS_US) + 1
 
@@ -302,10 +302,10 @@ def read_totals(reader: SlabReader) -> Totals:
 
 
 def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
-    kind, *parts = cells.name.split(_SEPARATOR)
+    kind, parts, bound = _parsed(cells.name)
     value = cells.values[0]
-    if kind in _OF_A_VERSION:
-        _add_version(totals, kind, parts, cells.values, alive=alive)
+    if bound is not None:
+        _add_version(totals, (kind, *parts[4:]), bound, cells.values, alive=alive)
     elif kind == _RECORDS_LOST:
         totals.records_lost += value
     elif kind == _LOG_LINES:
@@ -324,10 +324,10 @@ def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
         totals.deep_us[parts[0]] = max(totals.deep_us[parts[0]], value if alive else 0)
 
 
-def _add_version(totals: Totals, kind: str, parts: list[str], values: tuple[int, ...], *, alive: bool) -> None:
-    bound, value = _bound(parts), values[0]
+def _add_version(totals: Totals, kinds: tuple[str, ...], bound: Bound, values: tuple[int, ...], *, alive: bool) -> None:
+    kind, value = kinds[0], values[0]
     if kind == _REQUESTS:
-        totals.requests[bound, parts[4]] += value
+        totals.requests[bound, kinds[1]] += value
     elif kind == _LATENCY:
         known = totals.latency.get(bound, [0] * len(values))
         totals.latency[bound] = [a + b for a, b in zip(known, values, strict=True)]
@@ -339,6 +339,13 @@ def _add_version(totals: Totals, kind: str, parts: list[str], values: tuple[int,
         totals.in_flight[bound.endpoint] += value if alive else 0
         if not alive:
             totals.lost[bound] += max(value, 0)
+
+
+@lru_cache(8_192)
+def _parsed(name: str) -> tuple[str, tuple[str, ...], Bound | None]:
+    """Kind, the other parts, and what the run belongs to when it is a version's; names come again at every scrape."""
+    kind, *parts = name.split(_SEPARATOR)
+    return kind, tuple(parts), _bound(parts) if kind in _OF_A_VERSION else None
 
 
 def _bound(parts: list[str]) -> Bound:

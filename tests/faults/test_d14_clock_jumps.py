@@ -1,0 +1,112 @@
+"""D14: the wall clock steps. Whatever waits or is measured goes by the monotonic clock; wall time is only written down."""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadworthy.contract.policy import Policy
+from roadworthy.foundation.clock import SystemClock
+from roadworthy.gateway.agent.packages import FORGET_AFTER_S, PackageStore
+from tests.conftest import PLANTED_WORKER, eventually
+
+JUMPING = Path(__file__).with_name("jumping_clock.py")
+CALLS = 600
+
+RECORDED_IN = {
+    "foundation/clock.py": "the clock that is handed in",
+    "foundation/ids.py": "ids are ordered by time",
+    "gateway/predict.py": "when a prediction was asked, in its record",
+    "package/pack.py": "when a package was packed",
+    "monitoring/predictions.py": "shows when a prediction was asked",
+    "control/times.py": "writes a recorded time as text",
+}
+"""Where wall time may be read, and for what."""
+_WALL = {
+    "time": {"time", "time_ns", "localtime", "gmtime", "ctime"},
+    "datetime": {"now", "utcnow", "today", "fromtimestamp"},
+}
+
+
+def wall_times(source: Path) -> list[str]:
+    """Places that read the wall clock: `time.time()` and its kin, `datetime.now()`, or an import of them by name."""
+    found = []
+    for path in sorted(source.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = ""
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
+                of = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
+                name = node.attr if node.attr in _WALL.get(of, ()) else ""
+            elif isinstance(node, ast.ImportFrom) and node.module == "time":
+                name = ", ".join(alias.name for alias in node.names if alias.name in _WALL["time"])
+            if name:
+                found.append(f"{path.relative_to(source).as_posix()}:{node.lineno} {name}")
+    return found
+
+
+def test_d14_wall_time_is_read_only_where_it_is_written_down() -> None:
+    """No timer, deadline or duration is made of it."""
+    source = Path(__file__).parents[2] / "src" / "roadworthy"
+    found = wall_times(source)
+    assert [place for place in found if place.partition(":")[0] not in RECORDED_IN] == []
+    assert {place.partition(":")[0] for place in found} == set(RECORDED_IN), "this list has places that are gone"
+
+
+def test_d14_planted_reads_are_found(tmp_path: Path) -> None:
+    """By attribute, by import, through datetime; the monotonic clock is not one."""
+    (tmp_path / "bad.py").write_text(
+        "import time, datetime\nfrom time import time_ns, monotonic\na = time.time()\nb = time.monotonic()\n"
+        "c = datetime.datetime.now()\n"
+    )
+    assert wall_times(tmp_path) == ["bad.py:2 time_ns", "bad.py:3 time", "bad.py:5 now"]
+
+
+def test_d14_a_worker_whose_clock_jumps(
+    start_worker: Callable[..., Any], make_plan: Any, planted_agent: Any, tmp_path: Path
+) -> None:
+    """Every request is answered in time, none expires early, idle connections live, ids are all different, all are recorded."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    plan.endpoint("slow", [plan.package(2, "slow")], Policy(timeout_ms=300))
+    agent = planted_agent(tmp_path)
+    worker = start_worker(plan, folder=tmp_path, command=[str(JUMPING), str(PLANTED_WORKER)]).wait_ready()
+    ids = set()
+    until = time.monotonic() + 2.5  # some jumps each way
+    calls = 0
+    while time.monotonic() < until or calls < CALLS:
+        reply = worker.predict("sum", [[1, 2, 3]], headers={"request-timeout-ms": "2000"})
+        assert reply.json() == {"predictions": [6.0]}
+        ids.add(reply.headers["x-request-id"])
+        calls += 1
+    assert len(ids) == calls
+    begun = time.monotonic()
+    assert worker.predict("slow", [[99, 0, 0]]).json()["code"] == "deadline-exceeded"
+    assert 0.25 < time.monotonic() - begun < 3
+    assert worker.predict("slow", [[1, 0, 0]]).status_code in (
+        200,
+        504,
+    )  # the run that nobody waits for may still be on
+    eventually(lambda: len([r for r in agent.records if r.endpoint == "sum"]) == calls, "all are recorded")
+    stamps = [record.at_us for record in agent.records if record.endpoint == "sum"]
+    assert max(stamps) - min(stamps) > 3_600_000_000, "the clock did jump"
+    assert max(record.latency_us for record in agent.records) < 10_000_000
+    assert worker.stop() == 0
+
+
+def test_d14_packages_are_forgotten_by_the_monotonic_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wall clock that steps by days deletes nothing."""
+    store = PackageStore(tmp_path / "packages", SystemClock())
+    kept = tmp_path / "packages" / ("a" * 64)
+    kept.mkdir()
+    assert store.collect((), lambda _: False) == []
+    monkeypatch.setattr(time, "time_ns", lambda: 10**19)
+    monkeypatch.setattr(time, "time", lambda: 1e10)
+    assert store.collect((), lambda _: False) == []
+    now = time.monotonic() + FORGET_AFTER_S + 1
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert store.collect((), lambda _: False) == [f"sha256:{'a' * 64}"]
