@@ -7,13 +7,17 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from roadworthy.cli.home import Home
 from roadworthy.cli.options import RemoteOptions, command
 from roadworthy.cli.output import facts, say, short, show, table
+from roadworthy.cli.policies import read_policy
 from roadworthy.cli.registry import endpoint_table, pending_text
+from roadworthy.cli.runners import local_runners, runner_table
 
 _CELL_CHARACTERS = 60
 
@@ -32,6 +36,13 @@ class DeployOptions(WaitOptions):
 
     reference: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version, like flights:2.")]
     endpoint: Annotated[str, typer.Option("--endpoint", help="The endpoint that is to serve it.")]
+    policy: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help="Policies to change, in a .toml or .json file.")
+    ] = None
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A policy to change, like cache.ttl_s=30; can be repeated."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +76,12 @@ def deploy(options: DeployOptions) -> None:
     from roadworthy.client import Client
 
     begun = time.monotonic()
+    policy = read_policy(options.policy, options.set_ or ())
     with Client.from_settings(options.settings.client) as client:
-        asked = client.deploy(options.reference, options.endpoint)
+        if policy is None:
+            asked = client.deploy(options.reference, options.endpoint)
+        else:
+            asked = client.deploy(options.reference, options.endpoint, policy=policy)
         _finish(client, asked, options, begun)
 
 
@@ -139,7 +154,7 @@ def _cell(value: object) -> str:
 
 
 def status(options: RemoteOptions) -> None:
-    """Show control plane, gateways and endpoints."""
+    """Show control plane, gateways, endpoints, and the runner processes of this machine."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -159,7 +174,11 @@ def status(options: RemoteOptions) -> None:
     ]
     seen = table(("GATEWAY", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS"), gateways)
     placed = table(("GATEWAY", "DIGEST", "RUNTIME", "PLACEMENT", "WORKERS"), _placements(document["gateways"]))
-    show(document, "\n\n".join((head, seen, placed, endpoint_table(document["endpoints"]))), as_json=options.json)
+    parts = [head, seen, placed, endpoint_table(document["endpoints"])]
+    document["runners"] = local_runners(Home(options.settings.general.home).gateway)
+    if document["runners"]:
+        parts.append(runner_table(document))
+    show(document, "\n\n".join(parts), as_json=options.json)
 
 
 def _placements(gateways: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:

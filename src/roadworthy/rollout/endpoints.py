@@ -47,7 +47,9 @@ class Endpoint:
     def versions(self) -> tuple[str, ...]:
         """Every version that gateways must hold for it."""
         pending = self.pending.version if self.pending is not None and self.pending.state != FAILED else None
-        return tuple(dict.fromkeys(v for v in (self.current, self.previous, pending) if v is not None))
+        steps = self.policy.get("fallback", ())
+        stand_ins = [step.get("version") for step in steps if step.get("kind") == "version"]
+        return tuple(dict.fromkeys(v for v in (self.current, self.previous, pending, *stand_ins) if v is not None))
 
     def switched(self, version: str) -> Endpoint:
         """The endpoint after `version` took over."""

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from roadworthy.contract.policy import Policy
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
-from roadworthy.foundation.errors import Conflict, InvalidRequest
+from roadworthy.control.verbs import policies
+from roadworthy.foundation.errors import Conflict
 from roadworthy.foundation.references import VersionReference, check_name
 from roadworthy.monitoring import gateways
 from roadworthy.monitoring.gateways import Gateway
@@ -25,7 +25,6 @@ from roadworthy.schema.signature import Signature
 from roadworthy.store.engine import bump_revision
 
 CONTROLLER = "controller"
-_MOST = {"max_body_bytes": 1 << 40, "max_rows": 10**9, "timeout_ms": 24 * 3_600_000, "max_in_flight": 10**6}
 
 
 def deploy(
@@ -46,7 +45,11 @@ def deploy(
             before = endpoints.find(connection, name)
             if if_generation is not None and if_generation != (before.generation if before else 0):
                 raise endpoints.generation_conflict(name)
-            after = _with_pending(plane, before, name, found, _policy(before, policy), actor)
+            merged = policies.merged(None if before is None else before.policy, policy)
+            after = _with_pending(plane, before, name, found, merged, actor)
+            policies.check(plane, connection, merged, found, after.signature)
+            if after is before and _kept_out(connection, before, _live(plane, connection)):
+                after = _again(plane, before, actor)
             if before is None:
                 endpoints.create(connection, after)
             elif after != before:
@@ -86,33 +89,9 @@ def _with_pending(
     )
 
 
-def _policy(before: Endpoint | None, asked: Mapping[str, Any] | None) -> dict[str, Any]:
-    defaults = msgspec.to_builtins(Policy())
-    present = {**defaults, **(before.policy if before is not None else {})}
-    if asked is None:
-        return present
-    unknown = sorted(set(asked) - set(present))
-    if unknown:
-        raise InvalidRequest(
-            f"there is no policy called {', '.join(unknown)[:200]}",
-            code="unknown-policy",
-            hint=f"known are {', '.join(sorted(present))}",
-            facts={"known": sorted(present)},
-        )
-    merged = {**present, **asked}
-    try:
-        msgspec.convert(merged, Policy, strict=True)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"the policy is not valid: {error}", code="invalid-policy") from error
-    outside = sorted(key for key, most in _MOST.items() if not 1 <= merged[key] <= most)
-    if outside or merged["extra"] not in ("refuse", "ignore"):
-        raise InvalidRequest(
-            f"the policy is not valid: {', '.join(outside) or 'extra'}",
-            code="invalid-policy",
-            hint='limits are 1 or more and not absurdly large; extra is "refuse" or "ignore"',
-            facts={"most": _MOST},
-        )
-    return merged
+def _again(plane: Plane, before: Endpoint, actor: str) -> Endpoint:
+    """The same with a higher generation: gateways that keep its version out give it another chance."""
+    return replace(before, generation=before.generation + 1, changed_at_us=plane.clock.now_us(), changed_by=actor)
 
 
 def rollback(plane: Plane, name: str, actor: str) -> dict[str, Any]:
@@ -167,10 +146,9 @@ def step(plane: Plane) -> None:
             known = endpoints.list_all(connection)
             found = _live(plane, connection) if known else []
             for endpoint in known:
-                if endpoint.pending is not None and endpoint.pending.state == LOADING:
-                    moved |= _step_one(plane, connection, endpoint, found)
-                else:
-                    moved |= _retreat(plane, connection, endpoint, found)
+                retreated = _retreat(plane, connection, endpoint, found)
+                waits = endpoint.pending is not None and endpoint.pending.state == LOADING
+                moved |= retreated or (waits and _step_one(plane, connection, endpoint, found))
         if moved:
             plane.bulletin.refresh()
 
@@ -198,19 +176,35 @@ def _step_one(plane: Plane, connection: Connection, before: Endpoint, found: lis
 
 
 def _retreat(plane: Plane, connection: Connection, before: Endpoint, found: list[Gateway]) -> bool:
-    """Back to the version before when the serving one is kept out of service because it crashes its processes."""
-    if before.current is None or before.previous is None:
+    """Back to the version before when the serving one is kept out of service because it crashes its processes. There is no way
+    back to that one but to deploy it, and what is on its way stays so."""
+    reason = _kept_out(connection, before, found)
+    if reason is None or before.previous is None:
         return False
     workers = [worker for gateway in found for worker in gateway.workers]
-    reason = kept_out(_digest(connection, before.current), workers)
-    if reason is None or not isinstance(decide(_digest(connection, before.previous), workers), Switch):
+    if not isinstance(decide(_digest(connection, before.previous), workers), Switch):
         return False
-    after = replace(before.switched(before.previous), changed_at_us=plane.clock.now_us(), changed_by=CONTROLLER)
+    after = replace(
+        before.switched(before.previous),
+        previous=None,
+        pending=before.pending,
+        changed_at_us=plane.clock.now_us(),
+        changed_by=CONTROLLER,
+    )
     facts = {"version": before.previous, "left": before.current, "reason": reason}
     plane.audit(connection, CONTROLLER, "rollback", before.name, **facts)
     endpoints.change(connection, before, after)
     bump_revision(connection)
     return True
+
+
+def _kept_out(connection: Connection, endpoint: Endpoint, found: list[Gateway]) -> str | None:
+    """Why a live gateway keeps the serving version out, if one does. What it said before the endpoint was changed last does not
+    count: with a change the version gets another chance."""
+    if endpoint.current is None:
+        return None
+    said = [worker for gateway in found if gateway.seen_at_us > endpoint.changed_at_us for worker in gateway.workers]
+    return kept_out(_digest(connection, endpoint.current), said) if said else None
 
 
 def _reports(endpoint: Endpoint, pending: Pending, found: list[Gateway]) -> list[WorkerReport]:

@@ -1,0 +1,200 @@
+"""Policies as a deployment gives them: merged group by group, every fault named, fallbacks checked and found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+
+from roadworthy.contract.policy import Fallback, Policy
+from roadworthy.control.verbs.policies import CHOICES, RANGES, merged
+from roadworthy.foundation.errors import InvalidRequest
+
+Push = Callable[..., dict[str, Any]]
+DEFAULTS = msgspec.json.decode(msgspec.json.encode(Policy()))
+
+
+def problems(asked: dict[str, Any]) -> dict[str, str]:
+    """What is wrong, by path."""
+    with pytest.raises(InvalidRequest) as refused:
+        merged(None, asked)
+    found = refused.value.facts["problems"]
+    assert isinstance(found, list)
+    assert refused.value.hint
+    return {each["path"]: each["problem"] for each in found}
+
+
+def test_what_is_not_said_stays() -> None:
+    """Group by group: one field of the cache is changed, the others stay; a group can be switched off and on again."""
+    assert merged(None, None) == DEFAULTS
+    first = merged(None, {"cache": {"ttl_s": 30, "max_entries": 5}, "batching": {"max_wait_ms": 2}})
+    assert first["cache"] == {"ttl_s": 30, "max_entries": 5, "max_bytes": 64 << 20, "shared_between_callers": False}
+    assert first["batching"] == {"max_rows": None, "max_wait_ms": 2}
+    second = merged(first, {"cache": {"ttl_s": 60.5}, "timeout_ms": 500})
+    assert (second["cache"]["ttl_s"], second["cache"]["max_entries"], second["timeout_ms"]) == (60.5, 5, 500)
+    third = merged(second, {"cache": None, "batching": None, "breaker": {}})
+    assert (third["cache"], third["batching"]) == (None, DEFAULTS["batching"])
+    assert third["breaker"]["min_requests"] == 20
+    assert merged(third, None) == third
+
+
+def test_fallbacks_are_one_list() -> None:
+    """A new list takes the place of the old one; what the API showed can be sent back as it is."""
+    first = merged(None, {"fallback": [{"kind": "cached", "max_age_s": 60}, {"kind": "static", "value": {"y": 0}}]})
+    assert [step["kind"] for step in first["fallback"]] == ["cached", "static"]
+    assert merged(first, first) == first
+    assert merged(first, {"fallback": []})["fallback"] == []
+
+
+def test_every_fault_is_named_with_its_path() -> None:
+    """All at once, at any depth, each with what would be right."""
+    found = problems(
+        {
+            "timeout_ms": 0,
+            "max_rows": "5",
+            "extra": "keep",
+            "cache": {"ttl": 5, "max_entries": 2.5},
+            "breaker": {"failure_rate": 1.5, "probes": True},
+            "placement": "process",
+            "fallback": [
+                {"kind": "static"},
+                {"kind": "else"},
+                {"value": 1},
+                7,
+                {"kind": "rule", "rule": "r", "value": 1},
+            ],
+        }
+    )
+    assert found == {
+        "timeout_ms": "must be from 1 to 86400000",
+        "max_rows": "expected int, got str",
+        "extra": "is none of those that there are",
+        "cache.ttl": "there is no such setting",
+        "cache.max_entries": "expected int, got float",
+        "breaker.failure_rate": "must be from 0.001 to 1",
+        "breaker.probes": "expected int, got bool",
+        "placement": "expected an object with some of where, copies, threads, memory_mb, hang_s",
+        "fallback[0].value": "is missing",
+        "fallback[1].kind": "is none of those that there are",
+        "fallback[2].kind": "is missing",
+        "fallback[3]": "expected an object with some of kind, version, digest, rule, max_age_s, value",
+        "fallback[4].value": "says nothing to a fallback of the kind rule",
+    }
+
+
+def test_known_names_are_listed() -> None:
+    """Of the group where the wrong one stands."""
+    for asked, known in (({"timeout": 5}, "timeout_ms"), ({"cache": {"ttl": 5}}, "ttl_s")):
+        with pytest.raises(InvalidRequest) as refused:
+            merged(None, asked)
+        assert refused.value.code == "unknown-policy"
+        names = refused.value.facts["known"]
+        assert isinstance(names, list)
+        assert known in names
+        assert known in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize("path", RANGES)
+def test_every_number_has_bounds_that_hold(path: str) -> None:
+    """The defaults and the bounds themselves are taken; just outside is refused, and so is what is no number."""
+    least, most = RANGES[path]
+
+    def asked(value: object) -> dict[str, Any]:
+        group, _, name = path.rpartition(".")
+        if group == "fallback[]":
+            return {"fallback": [{"kind": "cached", name: value}]}
+        return {group: {name: value}} if group else {name: value}
+
+    for value in (least, most):
+        merged(None, asked(value))
+    for value in (least - 1, most * 2 + 1, float("nan"), float("inf"), "1", True, [1]):
+        assert list(problems(asked(value))) == [path.replace("[]", "[0]")]
+
+
+def test_every_field_is_checked() -> None:
+    """A field that somebody adds has bounds or choices, or is one of those that need none."""
+    free = {"record", "cache.shared_between_callers"} | {
+        f"fallback[].{n}" for n in ("version", "digest", "rule", "value")
+    }
+    names = set()
+    for field in msgspec.structs.fields(Policy):
+        group = {"batching": "Batching", "placement": "Placement", "cache": "CachePolicy", "breaker": "BreakerPolicy"}
+        if field.name in group:
+            struct = getattr(__import__("roadworthy.contract.policy", fromlist=["x"]), group[field.name])
+            names |= {f"{field.name}.{inner.name}" for inner in msgspec.structs.fields(struct)}
+        elif field.name != "fallback":
+            names.add(field.name)
+    names |= {f"fallback[].{inner.name}" for inner in msgspec.structs.fields(Fallback)}
+    assert names == set(RANGES) | set(CHOICES) | free
+
+
+def deploy(admin: httpx.Client, version: str, policy: dict[str, Any]) -> httpx.Response:
+    """Deploy with a policy."""
+    return admin.put("/api/v1/endpoints/line", json={"version": version, "policy": policy})
+
+
+def test_versions_that_stand_in_are_held_and_found(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """The snapshot holds their packages and names their digests: the previous one unless another is named."""
+    one, two, three = (push(factor=factor)["digest"] for factor in (2.0, 3.0, 5.0))
+    deploy(admin, "line:1", {"fallback": [{"kind": "version"}, {"kind": "version", "version": "line:3"}]})
+    gateway.ready(one, three)
+    steps = gateway.snapshot().json()["endpoints"][0]["policy"]["fallback"]
+    assert [step["digest"] for step in steps] == [None, three]
+    admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
+    gateway.ready(one, two, three)
+    held = gateway.snapshot().json()
+    assert {package["digest"] for package in held["packages"]} == {one, two, three}
+    assert [step["digest"] for step in held["endpoints"][0]["policy"]["fallback"]] == [one, three]
+    refused = admin.delete("/api/v1/models/line/versions/3")
+    assert (refused.status_code, refused.json()["code"]) == (409, "version-serving")
+    shown = admin.get("/api/v1/endpoints/line").json()["policy"]["fallback"]
+    assert [step["digest"] for step in shown] == [None, None]
+
+
+def test_fallbacks_that_do_not_fit_are_refused(admin: httpx.Client, push: Push) -> None:
+    """A value that is no answer, a version that there is not or that takes other rows, a rule that the package has not."""
+    push(width=3)
+    push(width=4)
+    steps = [
+        {"kind": "static", "value": "text"},
+        {"kind": "version", "version": "line:2"},
+        {"kind": "version", "version": "line:9"},
+        {"kind": "version", "version": "line"},
+        {"kind": "rule", "rule": "mean"},
+    ]
+    reply = deploy(admin, "line:1", {"fallback": steps})
+    assert (reply.status_code, reply.json()["code"]) == (400, "invalid-policy")
+    found = {each["path"]: each["problem"] for each in reply.json()["problems"]}
+    assert list(found) == [
+        "fallback[0].value", "fallback[1].version", "fallback[2].version", "fallback[3].version", "fallback[4].rule"
+    ]  # fmt: skip
+    assert "does not fit the endpoint's signature" in found["fallback[1].version"]
+    assert admin.get("/api/v1/endpoints/line").status_code == 404
+    assert deploy(admin, "line:1", {"fallback": [{"kind": "static", "value": [1, 2, 3]}]}).status_code == 202
+
+
+def flat(rows: Any) -> Any:
+    """A rule."""
+    return np.zeros(len(rows))
+
+
+def test_a_rule_is_one_of_the_versions_own(admin: httpx.Client, tmp_path: Path) -> None:
+    """And stays so: a version without it is not deployed while the policy asks for it."""
+    from roadworthy.package.pack import pack
+
+    rows = np.arange(24.0).reshape(8, 3)
+    for rules in ({"mean": flat}, {"median": flat}):
+        package = pack(lambda x: x.sum(axis=1), name="line", inputs=rows, out=tmp_path, rules=rules)
+        body = package.path.read_bytes()
+        assert admin.post("/api/v1/packages", content=body).json()["code"] == "code-not-allowed"
+        pushed = admin.post("/api/v1/packages", content=body, params={"allow_code": package.digest})
+        assert pushed.status_code == 201, pushed.text
+    assert deploy(admin, "line:1", {"fallback": [{"kind": "rule", "rule": "mean"}]}).status_code == 202
+    refused = admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
+    assert (refused.json()["code"], refused.json()["known"]) == ("invalid-policy", ["median"])
+    assert "line:2 has no rule of that name" in refused.text
