@@ -72,6 +72,14 @@ class GatewaySettings:
     """What the Host header may say; "*" allows any. None: loopback names and the address listened on."""
     access_log: bool = False
     """One log line a request."""
+    deep_check_s: float = field(default=30.0, metadata={"low": 0, "high": 86_400})
+    """Seconds between two checks of each version with its golden examples on the live path. 0 never."""
+    memory_close_share: float = field(default=0.92, metadata={"low": 0.1, "high": 1})
+    """Share of the machine's memory in use from which on replies end their connections. 1 never."""
+    memory_refuse_share: float = field(default=0.95, metadata={"low": 0.1, "high": 1})
+    """Share of the machine's memory in use from which on new predictions are refused. 1 never."""
+    disk_reserve_mb: int = field(default=256, metadata={"low": 0, "high": 1 << 24})
+    """Free space below which the disk counts as short: it is told, and records are dropped and counted. 0 never."""
     drain_delay_s: float = field(default=0.0, metadata={"low": 0, "high": 600})
     """Seconds for which a worker that stops still takes connections after its probe has begun to say no: as long as those who
     route by the probe take to notice. 0 on one machine, some seconds behind a load balancer."""

@@ -114,7 +114,7 @@ def test_version(run: Run) -> None:
 def test_completion(run: Run, shell: str) -> None:
     """The shell gets a completion script, and the script's question is answered with our verbs."""
     assert "ROADWORTHY_COMPLETE" in run("--show-completion", shell).stdout
-    answer = run(_ROADWORTHY_COMPLETE="complete_bash", COMP_WORDS="roadworthy de", COMP_CWORD="1")
+    answer = run(_ROADWORTHY_COMPLETE="complete_bash", COMP_WORDS="roadworthy dep", COMP_CWORD="1")
     assert answer.stdout.split() == ["deploy"]
 
 

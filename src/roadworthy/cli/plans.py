@@ -60,6 +60,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "metrics_host": settings.gateway.metrics_host,
         "metrics_fd": plan.metrics.fileno(),
         "record_max_bytes": settings.gateway.record_max_bytes,
+        "disk_reserve_bytes": settings.gateway.disk_reserve_mb << 20,
         "crashes_to_quarantine": settings.gateway.crashes_to_quarantine,
         "log_level": log_level,
     }
@@ -71,6 +72,10 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "allowed_hosts": known_hosts(settings.gateway.host, settings.gateway.allowed_hosts),
         "log_level": log_level,
         "access_log": settings.gateway.access_log,
+        "deep_check_s": settings.gateway.deep_check_s or None,
+        "memory_close_share": settings.gateway.memory_close_share,
+        "memory_refuse_share": settings.gateway.memory_refuse_share,
+        "disk_reserve_mb": settings.gateway.disk_reserve_mb,
         "drain_delay_s": settings.gateway.drain_delay_s,
         "runners": True,
     }

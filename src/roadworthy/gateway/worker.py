@@ -26,15 +26,18 @@ from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.slab import DRAINING, READY, STARTING
 from roadworthy.gateway.app import App
 from roadworthy.gateway.connection import Front, Waits, sweep
+from roadworthy.gateway.deep import DeepChecks
 from roadworthy.gateway.heads import Heads
+from roadworthy.gateway.health import Watch
 from roadworthy.gateway.link import AgentLink
 from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics
 from roadworthy.gateway.predict import Call, Identified, Instruments
+from roadworthy.gateway.pressure import Limits, Pressure, measure
 from roadworthy.gateway.routes import Routing
 from roadworthy.gateway.server import Server
 from roadworthy.gateway.serving import Identity, Serving
 from roadworthy.runtime.loading import package_loader
-from roadworthy.runtime.logs import configure_logs
+from roadworthy.runtime.logs import configure_logs, lines_dropped
 from roadworthy.runtime.manager import Apart, Loader, Manager
 from roadworthy.runtime.placement import Place, placer
 from roadworthy.runtime.record import Recorder
@@ -56,6 +59,8 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         allowed_hosts: what the Host header may say; "*" for any.
         log_level: "debug" to "error". access_log: one log line a request.
         runners: whether the agent keeps runner processes, so that versions may be placed apart.
+        deep_check_s: how often each version is checked with golden examples on the live path; None never.
+        memory_close_share, memory_refuse_share, disk_reserve_mb: see `pressure.py`, Limits.
         drain_delay_s: how long connections are still accepted after the probe has begun to say no: as long as those who route
             by the probe take to notice. grace_s: how long open requests may take after that.
         header_timeout_s, body_timeout_s, write_timeout_s, keep_alive_s: how long clients may take (`connection.py`, Waits).
@@ -70,12 +75,20 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: str = "info"
     access_log: bool = False
     runners: bool = False
+    deep_check_s: float | None = 30.0
+    memory_close_share: float = 0.92
+    memory_refuse_share: float = 0.95
+    disk_reserve_mb: int = 256
     drain_delay_s: float = 0.0
     grace_s: float = 25.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 20.0
     write_timeout_s: float = 30.0
     keep_alive_s: float = 75.0
+
+    def pressure(self) -> Limits:
+        """When memory or disk are short."""
+        return Limits(self.memory_close_share, self.memory_refuse_share, self.disk_reserve_mb << 20)
 
     def waits(self) -> Waits:
         """How long clients may take."""
@@ -103,9 +116,17 @@ class Worker:
         self._manager = Manager(load, self._serving.refresh, self._load_failed, apart)
         log_access = self._log_access if start.access_log else None
         aside = ModelThread(self._loop)
-        instruments = Instruments(metrics, self._recorder, self._log_fault, aside.call, log_access)
+        instruments = Instruments(
+            metrics, self._recorder, self._log_fault, aside.call, log_access, lambda: self._pressure.refuse
+        )
         routing = Routing(instruments, self._serving.readiness)
         self._serving.attach(self._manager, routing)
+        folder = Path(start.folder)
+        self._pressure = Pressure(start.pressure(), partial(measure, folder / "records"))
+        self._checks = DeepChecks(
+            folder, lambda: self._serving.endpoints, start.deep_check_s, metrics.deep_checked, self._changed
+        )
+        self._serving.watch = Watch(self._checks, self._pressure)
         heads = Heads(start.allowed_hosts)
         refused = partial(metrics.refused, "")
         self._front = Front(routing.find, PredictionIds().next, heads, start.waits(), refused)
@@ -133,6 +154,7 @@ class Worker:
         link = asyncio.create_task(self._link.run())
         beat = asyncio.create_task(self._beat())
         sweeping = asyncio.create_task(sweep(self._server.connections))
+        checking = asyncio.create_task(self._checks.run())
         self._changed()
         listener = socket.socket(fileno=self._start.fd)
         try:
@@ -141,6 +163,7 @@ class Worker:
         finally:
             beat.cancel()
             sweeping.cancel()
+            checking.cancel()
             self._recorder.flush()
             link.cancel()
             await self._link.close()
@@ -191,6 +214,11 @@ class Worker:
         while True:
             self._metrics.heartbeat()
             self._serving.gauge_queues()
+            self._metrics.log_lines_dropped(lines_dropped())
+            if self._pressure.look():
+                self._log.warning("pressure", warnings=self._pressure.warnings)
+                self._changed()
+            self._front.closing = self._serving.stopping or self._pressure.close_connections
             await asyncio.sleep(HEARTBEAT_S)
 
     def _changed(self) -> None:

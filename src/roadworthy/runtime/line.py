@@ -17,6 +17,8 @@ Member = tuple[Batch, Ticket]
 _FEW = 8
 _SHARE = 0.5
 """Of the time that is left to who waits longest: a run is made no longer than that."""
+_DOOR_SHARE = 0.6
+"""Of the time that a request has: with a longer line before it, it is not let in. What is sent but not answered comes on top."""
 _MOST_CALLERS = 4_096
 
 
@@ -63,7 +65,7 @@ class Line:
         if self._running is not None:
             if len(self._members) >= _FEW:
                 wait_s = self.gain.seconds(self._rows + batch.rows)
-                if wait_s > ticket.deadline - time.monotonic():
+                if wait_s > _DOOR_SHARE * (ticket.deadline - time.monotonic()):
                     ticket.settle(_overloaded(wait_s))
                     return
             self._watch(ticket.deadline)
