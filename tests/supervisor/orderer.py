@@ -1,4 +1,4 @@
-"""A child that orders others, as the agent does: sends each line of the file "orders" as it stands, writes what it hears to "heard".
+"""A child that orders others, as the agent does: sends each line of the file "orders" as it stands, and keeps what it hears.
 
 Document: folder, log, name, and children_fd from the supervisor.
 """

@@ -1,5 +1,5 @@
-"""A supervisor as a process of its own: plans as JSON in the first argument, the slab's path in the second ("" for none), then how
-long a replacement may take and the limits of workers as JSON."""
+"""A supervisor as a process of its own. Arguments: plans as JSON, the slab's path ("" for none), how long a replacement may take,
+the limits of workers as JSON."""
 
 from __future__ import annotations
 

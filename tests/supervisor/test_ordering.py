@@ -1,4 +1,4 @@
-"""Children that another child orders: started, kept, killed and stopped as its whole list says, and independent of its own life."""
+"""Children that another child orders: started, kept, killed and stopped as its whole list says, independent of its own life."""
 
 from __future__ import annotations
 

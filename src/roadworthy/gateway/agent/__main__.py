@@ -25,7 +25,7 @@ from roadworthy.contract.telemetry import UNLOADED
 from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
 from roadworthy.foundation.clock import SystemClock
 from roadworthy.foundation.errors import RoadworthyError
-from roadworthy.foundation.slab import READY, SlabReader, SlotWriter
+from roadworthy.foundation.slab import GAUGE, READY, SlabReader, SlotWriter
 from roadworthy.gateway.agent.control import ControlLink
 from roadworthy.gateway.agent.exposition import CONTENT_TYPE, AgentFacts, GatewayCollector, render
 from roadworthy.gateway.agent.http import serve_pages
@@ -36,7 +36,7 @@ from roadworthy.gateway.agent.privacy import Scrubber, load_hash_key
 from roadworthy.gateway.agent.quarantine import Limit, Quarantine, crash_reason
 from roadworthy.gateway.agent.record_files import RecordFolder
 from roadworthy.gateway.agent.records import RecordSink
-from roadworthy.gateway.agent.runners import Around, Runners
+from roadworthy.gateway.agent.runners import Around, How, Keeping, Runners
 from roadworthy.gateway.agent.shipping import Frames, Shipping
 from roadworthy.gateway.agent.sync import Sync
 from roadworthy.gateway.metrics import Totals, WorkerMetrics, executing, read_totals
@@ -161,9 +161,9 @@ def _wire(document: StartDocument) -> _Agent:
 
     def facts() -> AgentFacts:
         connected = None if control is None else sync.connected
-        running = ((), {}) if runners is None else (tuple(runners.facts()), dict(runners.deaths))
+        keeping = Keeping() if runners is None else runners.facts()
         return AgentFacts(
-            sync.current, tuple(hub.reports()), connected, len(sink.folder.names()), *running, *resources()
+            sync.current, tuple(hub.reports()), connected, len(sink.folder.names()), keeping, *resources()
         )
 
     def resources() -> tuple[int | None, float | None]:
@@ -171,7 +171,7 @@ def _wire(document: StartDocument) -> _Agent:
         return reading.disk_free_bytes, reading.memory
 
     hub = Hub(sink.offer, changed)
-    orders, runners = _wire_runners(document, hub)
+    orders, runners = _wire_runners(document, hub, reader)
     sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), hub, know)
     control = shipping = None
     if document.control_url is not None:
@@ -181,28 +181,42 @@ def _wire(document: StartDocument) -> _Agent:
     return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, GatewayCollector(read, facts))
 
 
-def _wire_runners(document: StartDocument, hub: Hub) -> tuple[Orders, Runners] | tuple[None, None]:
+def _wire_runners(document: StartDocument, hub: Hub, reader: SlabReader) -> tuple[Orders, Runners] | tuple[None, None]:
     if document.children_fd is None:
         return None, None
 
     def held(digest: str) -> bool:
         versions = (version for report in hub.reports() for version in report.versions if version.digest == digest)
-        return any(
+        reported = any(
             version.state != UNLOADED and (version.placement or PROCESS).startswith(PROCESS) for version in versions
         )
+        return reported or digest in _in_flight(reader)  # what waits in a worker is still to be answered
 
     def told(message: dict[str, Any]) -> None:
         runners.told(message)
         if message.get("left"):
-            busy, why = executing(message["left"]), crash_reason(int(message["status"]))
+            busy = executing(message["left"]) - runners.apart()
+            why = message.get("reason") or crash_reason(int(message["status"]))
             if why is not None and len(busy) == 1:  # of several nobody knows which one it was
                 runners.crashed(busy.pop(), why)
 
     folder = Path(document.folder)
     orders = Orders(document.children_fd, told)
-    quarantine = Quarantine(Limit(document.crashes_to_quarantine))
-    runners = Runners(folder, placer(folder), quarantine, Around(orders.order, held, hub.keep_out))
+    limit = Limit(document.crashes_to_quarantine)
+    quarantine = Quarantine(limit, folder / "run" / "quarantine.json", reader.boot)
+    how = How(folder, log_level=document.log_level)
+    runners = Runners(how, placer(folder), quarantine, Around(orders.order, orders.kill, held, hub.keep_out))
     return orders, runners
+
+
+def _in_flight(reader: SlabReader) -> set[str]:
+    """The digests of the versions that have requests in flight in live workers."""
+    busy: set[str] = set()
+    for slot in range(reader.slots):
+        status, runs = reader.read(slot)
+        if status.alive:
+            busy |= executing({run.name: run.values[0] for run in runs if run.kind == GAUGE})
+    return busy
 
 
 def _scrubbers(snapshot: Snapshot, key: bytes) -> dict[str, Scrubber]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -14,7 +14,7 @@ from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import READY, WorkerReport
 from roadworthy.foundation.slab import SlotStatus
 from roadworthy.gateway.agent.layer_metrics import breakers, layer_counts
-from roadworthy.gateway.agent.runners import RunnerFacts
+from roadworthy.gateway.agent.runners import Keeping
 from roadworthy.gateway.metrics import BUCKETS_S, Bound, Totals
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -29,7 +29,7 @@ class AgentFacts:
         reports: of the connected workers.
         control_up: whether the control plane answers; None without one.
         files_waiting: record files not yet shipped.
-        runners: processes of versions that execute apart. deaths: of those, by digest and reason.
+        keeping: runner processes, restarts and quarantine.
         disk_free_bytes: where records are kept. memory_used: share of the machine's or container's memory, 0 to 1.
     """
 
@@ -37,8 +37,7 @@ class AgentFacts:
     reports: tuple[WorkerReport, ...]
     control_up: bool | None
     files_waiting: int
-    runners: tuple[RunnerFacts, ...] = ()
-    deaths: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    keeping: Keeping = field(default_factory=Keeping)
     disk_free_bytes: int | None = None
     memory_used: float | None = None
 
@@ -67,7 +66,7 @@ class GatewayCollector(Collector):
         if facts.snapshot is not None:
             yield _versions(facts.snapshot, facts.reports)
             yield breakers(totals, facts.snapshot)
-            yield from _runners(facts.snapshot, facts)
+            yield from _runners(facts.snapshot, facts.keeping)
 
 
 def render(collector: Collector) -> bytes:
@@ -230,7 +229,7 @@ def _filled(
     return family
 
 
-def _runners(snapshot: Snapshot, facts: AgentFacts) -> Iterator[Metric]:
+def _runners(snapshot: Snapshot, keeping: Keeping) -> Iterator[Metric]:
     names = {package.digest: f"{package.model}:{package.version}" for package in snapshot.packages}
     running = GaugeMetricFamily(
         "roadworthy_runners", "Runner processes of versions that execute apart.", labels=["version", "state"]
@@ -239,15 +238,27 @@ def _runners(snapshot: Snapshot, facts: AgentFacts) -> Iterator[Metric]:
         "roadworthy_runner_resident_bytes", "Resident memory of a runner process.", labels=["version", "copy"]
     )
     counts: dict[tuple[str, str], int] = {}
-    for runner in facts.runners:
+    for runner in keeping.runners:
         version = names.get(runner.digest, runner.digest)
         counts[version, runner.state] = counts.get((version, runner.state), 0) + 1
         memory.add_metric([version, str(runner.copy)], runner.resident_bytes)
     for labels, count in sorted(counts.items()):
         running.add_metric(list(labels), count)
-    deaths = CounterMetricFamily(
-        "roadworthy_runner_deaths", "Runner processes that ended without being asked to.", labels=["version", "reason"]
+    restarts = CounterMetricFamily(
+        "roadworthy_runner_restarts",
+        "Runner processes that were started again: they died, or were replaced warm.",
+        labels=["version", "reason"],
     )
-    for (digest, reason), count in sorted(facts.deaths.items()):
-        deaths.add_metric([names.get(digest, digest), reason], count)
-    yield from (running, memory, deaths)
+    for (digest, reason), count in sorted(keeping.restarts.items()):
+        restarts.add_metric([names.get(digest, digest), reason], count)
+    kept_out = GaugeMetricFamily(
+        "roadworthy_version_quarantined", "1 while a version may not execute, because it crashes.", labels=["version"]
+    )
+    for digest in sorted(keeping.kept_out):
+        kept_out.add_metric([names.get(digest, digest)], 1.0)
+    workers = CounterMetricFamily(
+        "roadworthy_worker_ends", "Workers that died, or were replaced warm, by why.", labels=["reason"]
+    )
+    for reason, count in sorted(keeping.workers.items()):
+        workers.add_metric([reason], count)
+    yield from (running, memory, restarts, kept_out, workers)

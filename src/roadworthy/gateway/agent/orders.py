@@ -12,6 +12,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+_LONGEST_LINE = 4 << 20
+
 
 class Orders:
     """Event loop only.
@@ -29,7 +31,7 @@ class Orders:
 
     async def run(self) -> None:
         """Ask what runs, then listen until cancelled."""
-        reader, self._writer = await asyncio.open_connection(sock=self._socket)
+        reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=_LONGEST_LINE)
         self._writer.write(b'{"hello": true}\n')
         while line := await reader.readline():
             with contextlib.suppress(ValueError):
@@ -39,5 +41,12 @@ class Orders:
 
     def order(self, children: list[dict[str, Any]]) -> None:
         """Have exactly these children run."""
+        self._write({"children": children})
+
+    def kill(self, name: str, pid: int, reason: str) -> None:
+        """Have one life of a child ended at once."""
+        self._write({"kill": name, "pid": pid, "reason": reason})
+
+    def _write(self, message: dict[str, Any]) -> None:
         if self._writer is not None:
-            self._writer.write(json.dumps({"children": children}).encode() + b"\n")
+            self._writer.write(json.dumps(message).encode() + b"\n")

@@ -1,17 +1,29 @@
-"""Which versions crash their processes, and since when they may not run here. Pure but for the clock that it is handed."""
+"""Which versions crash their processes, and so may not execute here for a while.
+
+What is known is kept in a file, so that a restarted agent knows it too; it holds for one start of the gateway. A version gets a
+new chance when its time is over, when nothing names it any more, and when somebody changes an endpoint that answers with it:
+deploying it again is such a change.
+"""
 
 from __future__ import annotations
 
 import signal
-from collections import deque
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
+import structlog
+
+from roadworthy.contract.snapshot import Snapshot
 from roadworthy.foundation.child import EXIT_REFUSED
+from roadworthy.foundation.files import write_atomic
 from roadworthy.runtime.apart.launch import EXIT_LOAD_FAILED
 
 _CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 )
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +52,92 @@ def crash_reason(status: int) -> str | None:
     return f"exit status {status}" if status not in (0, EXIT_LOAD_FAILED, EXIT_REFUSED) else None
 
 
-class Quarantine:
-    """Counts crashes by digest."""
+class _Kept(msgspec.Struct):
+    """A version that may not execute: until when (monotonic seconds), why, and the endpoints that answered with it then."""
 
-    def __init__(self, limit: Limit) -> None:
+    until: float
+    reason: str
+    endpoints: dict[str, int]
+
+
+class _File(msgspec.Struct):
+    """What is on disk. Crashes are (monotonic seconds, reason), by digest."""
+
+    boot: str = ""
+    crashes: dict[str, list[tuple[float, str]]] = {}
+    kept_out: dict[str, _Kept] = {}
+
+
+class Quarantine:
+    """Counts crashes by digest.
+
+    Args:
+        limit: when a version is kept out.
+        path: where it is kept, or None.
+        boot: of this start of the gateway; what another one left is not taken over.
+    """
+
+    def __init__(self, limit: Limit, path: Path | None = None, boot: str = "") -> None:
         self._limit = limit
-        self._crashes: dict[str, deque[tuple[float, str]]] = {}
-        self._kept_out: dict[str, tuple[float, str]] = {}
+        self._path = path
+        self._known = _File(boot)
+        self._endpoints: dict[str, dict[str, int]] = {}
+        if path is not None and path.is_file():
+            try:
+                found = msgspec.json.decode(path.read_bytes(), type=_File)
+            except (OSError, msgspec.DecodeError):
+                _log.exception("the list of crashing versions cannot be read")
+            else:
+                self._known = found if found.boot == boot else self._known
+
+    def know(self, snapshot: Snapshot) -> None:
+        """Take the snapshot in force; whoever it gives a new chance is forgotten."""
+        named = {entry.digest for entry in snapshot.packages}
+        endpoints: dict[str, dict[str, int]] = {}
+        for entry in snapshot.endpoints:
+            for arm in entry.split:
+                endpoints.setdefault(arm.digest, {})[entry.name] = entry.generation
+        self._endpoints = endpoints
+        known = self._known
+        again = {
+            digest for digest, kept in known.kept_out.items() if _changed(kept.endpoints, endpoints.get(digest, {}))
+        }
+        self._forget(again | {digest for digest in (*known.crashes, *known.kept_out) if digest not in named})
 
     def crashed(self, digest: str, reason: str, now: float) -> bool:
         """Note a crash; whether the version is kept out from now on, and was not before."""
-        crashes = self._crashes.setdefault(digest, deque(maxlen=self._limit.crashes))
-        crashes.append((now, reason))
-        if digest in self._kept_out or len(crashes) < self._limit.crashes:
-            return False
-        if now - crashes[0][0] > self._limit.within_s:
-            return False
-        reasons = ", ".join(sorted({reason for _, reason in crashes}))
-        self._kept_out[digest] = (now + self._limit.for_s, f"it crashed {len(crashes)} times ({reasons})")
-        return True
+        limit, known = self._limit, self._known
+        crashes = [crash for crash in known.crashes.get(digest, []) if now - crash[0] <= limit.within_s]
+        known.crashes[digest] = crashes = [*crashes, (now, reason)][-limit.crashes :]
+        new = digest not in known.kept_out and len(crashes) >= limit.crashes
+        if new:
+            reasons = ", ".join(sorted({why for _, why in crashes}))
+            text = f"it crashed {len(crashes)} times within {limit.within_s / 60:g} minutes ({reasons})"
+            known.kept_out[digest] = _Kept(now + limit.for_s, text, dict(self._endpoints.get(digest, {})))
+        self._save()
+        return new
 
-    def kept_out(self, now: float) -> dict[str, str]:
+    def kept_out(self, now: float) -> Mapping[str, str]:
         """Reasons by digest."""
-        for digest in [digest for digest, (until, _) in self._kept_out.items() if until <= now]:
-            del self._kept_out[digest]
-            self._crashes.pop(digest, None)
-        return {digest: reason for digest, (_, reason) in self._kept_out.items()}
+        self._forget([digest for digest, kept in self._known.kept_out.items() if kept.until <= now])
+        return {digest: kept.reason for digest, kept in self._known.kept_out.items()}
 
-    def forget(self, digests: set[str]) -> None:
-        """Drop what is known of versions that are not in use any more; they get a new chance when they come back."""
-        for known in (self._crashes, self._kept_out):
-            for digest in digests & set(known):
-                known.pop(digest)
+    def _forget(self, digests: Collection[str]) -> None:
+        if digests:
+            for digest in digests:
+                self._known.crashes.pop(digest, None)
+                if self._known.kept_out.pop(digest, None) is not None:
+                    _log.warning("a version that crashed gets a new chance", digest=digest)
+            self._save()
+
+    def _save(self) -> None:
+        if self._path is not None:
+            try:
+                write_atomic(self._path, msgspec.json.encode(self._known), mode=0o600)
+            except OSError:  # it is known in memory; a restarted agent would have to find out again
+                _log.exception("the list of crashing versions could not be written")
+
+
+def _changed(before: Mapping[str, int], now: Mapping[str, int]) -> bool:
+    """Whether an endpoint answers with the version that did not, or was changed since."""
+    return any(generation > before.get(name, 0) for name, generation in now.items())

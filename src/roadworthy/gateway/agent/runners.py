@@ -1,62 +1,71 @@
 """Keeps the runner processes that the snapshot asks for: orders them from the supervisor, watches them, counts their crashes.
 
 `runtime/placement.py` says which versions execute apart; workers ask it too, and so agree. A runner is let go only when no worker
-holds its version any more. One that hangs or outgrows its bound is killed; one that comes near the bound is replaced warm: the
-new runner takes over the address before the old one is asked to stop.
+needs its version any more. One that hangs or outgrows its bound is killed; one that comes near the bound, leaks, or should be
+started otherwise is replaced warm: the new runner takes over the address before the old one is asked to stop.
+
+Runners are children of the supervisor and outlive this process. Their names say what they are, so that a restarted agent takes
+them over as they run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
+import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from roadworthy.contract.snapshot import PackageEntry, Snapshot
 from roadworthy.foundation.errors import RoadworthyError
-from roadworthy.foundation.resident import resident
 from roadworthy.gateway.agent.quarantine import Quarantine, crash_reason
+from roadworthy.gateway.agent.runner_watch import KILL, Growth, RunnerWatch
 from roadworthy.runtime.apart import state as states
-from roadworthy.runtime.apart.launch import RunnerStart, runner_address, runner_command, runner_document
-from roadworthy.runtime.apart.state import RunnerState, state_file
+from roadworthy.runtime.apart.launch import LOAD_S, RunnerStart, runner_address, runner_command, runner_document
 from roadworthy.runtime.placement import PROCESS, Place, Placed, policies_of
 
 LOOK_EVERY_S = 0.5
-_WARN_SHARE = 0.9
-"""Of the memory bound: a runner that has reached this is replaced before it has to be killed."""
-_GRACE_S = 2.0
-"""How much longer than its own watchdog a hanging runner is waited for."""
-
+REPLACE_EVERY_S = 10.0
+"""A copy is not replaced more often than that, however fast it leaks."""
+LINGER_S = 2.0
+"""How long nobody must have needed a runner before it is let go."""
+_FROM_OUTSIDE = "killed"
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class _Runner:
-    """One ordered process. `pid` is known once the supervisor told; `killed` says why it was killed from here."""
+    """One ordered process; `watch` is there while it runs."""
 
     name: str
     document: dict[str, Any]
     grace_s: float
-    pid: int | None = None
-    killed: str | None = None
+    watch: RunnerWatch | None = None
+
+    @property
+    def kind(self) -> str:
+        """Its name without the number: the same for runners that are started in the same way."""
+        return self.name.rpartition(".")[0]
 
 
 @dataclass(slots=True)
 class _Copy:
     """One address, and who serves it: the present runner, and while it is replaced its successor."""
 
-    digest: str
+    entry: PackageEntry
+    number: int
     address: Path
     placed: Placed
     runners: list[_Runner] = field(default_factory=list)
+    needed_at: float = 0.0
+    replaced_at: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,49 +80,83 @@ class RunnerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """How things are, for the metrics page and reports.
+
+    Attributes:
+        runners: the processes, as last looked at.
+        restarts: runners that were started again, by digest and reason: they died, or were replaced warm.
+        workers: workers that died or were replaced warm, by reason.
+        kept_out: versions that may not execute, and why.
+    """
+
+    runners: tuple[RunnerFacts, ...] = ()
+    restarts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    workers: Mapping[str, int] = field(default_factory=dict)
+    kept_out: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Around:
     """Whom the keeper of runners talks to.
 
     Attributes:
         order: has exactly these children run.
-        held: whether a worker still holds a version apart.
+        kill: ends one life of a child: name, pid, reason.
+        held: whether a worker still needs a version apart.
         keep_out: is told the reasons by digest whenever they change.
     """
 
     order: Callable[[list[dict[str, Any]]], None]
+    kill: Callable[[str, int, str], None]
     held: Callable[[str], bool]
     keep_out: Callable[[dict[str, str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How runners are started here.
+
+    Attributes:
+        folder: the gateway's.
+        command: of a runner. log_level: "debug" to "error".
+        growth: when one leaks.
+    """
+
+    folder: Path
+    command: tuple[str, ...] = tuple(runner_command())
+    log_level: str = "info"
+    growth: Growth = field(default_factory=Growth)
 
 
 class Runners:
     """Event loop only; `run` goes on until cancelled.
 
     Args:
-        folder: the gateway's. place: where versions execute.
+        how: how runners are started.
+        place: where versions execute.
         quarantine: of crashing versions.
         around: the supervisor and the workers.
-
-    Attributes:
-        deaths: of runners, by digest and reason.
     """
 
-    def __init__(self, folder: Path, place: Place, quarantine: Quarantine, around: Around) -> None:
-        self._folder = folder
+    def __init__(self, how: How, place: Place, quarantine: Quarantine, around: Around) -> None:
+        self._how = how
         self._place = place
         self._quarantine = quarantine
         self._around = around
         self._shown: dict[str, str] = {}
         self._copies: dict[tuple[str, int], _Copy] = {}
+        self._wanted: set[tuple[str, int]] = set()
         self._snapshot: Snapshot | None = None
+        self._found: dict[str, int] | None = None
         self._number = 0
-        self._unwanted: set[tuple[str, int]] = set()
         self._changed = asyncio.Event()
-        self.deaths: dict[tuple[str, str], int] = defaultdict(int)
+        self._restarts: dict[tuple[str, str], int] = defaultdict(int)
+        self._workers: dict[str, int] = defaultdict(int)
 
     def know(self, snapshot: Snapshot) -> None:
         """Take a snapshot, or the same one again when packages have arrived."""
-        before = set() if self._snapshot is None else {entry.digest for entry in self._snapshot.packages}
-        self._quarantine.forget(before - {entry.digest for entry in snapshot.packages})
+        self._quarantine.know(snapshot)
         self._snapshot = snapshot
         self._changed.set()
 
@@ -121,9 +164,14 @@ class Runners:
         """Take a message of the supervisor's."""
         if "started" in message:
             self._began(str(message["started"]), int(message["pid"]))
+        elif "slot" in message:
+            self._note_worker(message)
         elif "died" in message:
             self._died(message)
         elif "running" in message:
+            self._found = {str(child["name"]): int(child["pid"]) for child in message["running"]}
+            numbers = [name.rpartition(".")[2] for name in self._found]
+            self._number = max([self._number, *(int(number) for number in numbers if number.isdigit())])
             self._changed.set()
 
     async def run(self) -> None:
@@ -131,6 +179,9 @@ class Runners:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
+            if self._found is None:  # not before it is known what runs: an order names everything
+                self._changed.clear()
+                continue
             if self._changed.is_set():
                 self._changed.clear()
                 await self._plan()
@@ -139,146 +190,20 @@ class Runners:
                 self._look_after(copy)
             self._tell_kept_out()
 
-    def facts(self) -> list[RunnerFacts]:
-        """What runs now."""
-        found = []
+    def apart(self) -> set[str]:
+        """The digests that execute in runner processes."""
+        return {digest for digest, _ in self._copies}
+
+    def facts(self) -> Keeping:
+        """How things are."""
+        return Keeping(tuple(self._running()), dict(self._restarts), dict(self._workers), dict(self._shown))
+
+    def _running(self) -> Iterator[RunnerFacts]:
         for (digest, number), copy in self._copies.items():
-            for runner in copy.runners:
-                seen = None if runner.pid is None else RunnerState.read(copy.address, runner.pid)
-                if runner.pid is not None and seen is not None:
-                    memory = resident(runner.pid)
-                    size = 0 if memory is None else memory.total
-                    found.append(RunnerFacts(digest, number, runner.pid, states.NAMES.get(seen.state, ""), size))
-        return found
-
-    async def _plan(self) -> None:
-        """Order what the snapshot wants."""
-        snapshot = self._snapshot
-        if snapshot is None:
-            return
-        policies = policies_of(snapshot)
-        kept_out = self._quarantine.kept_out(time.monotonic())
-        wanted: set[tuple[str, int]] = set()
-        for entry in snapshot.packages:
-            if entry.digest in kept_out:
-                continue
-            try:
-                placed = await asyncio.to_thread(self._place, entry, policies.get(entry.digest, ()))
-            except (RoadworthyError, OSError):
-                continue  # not here yet: the snapshot comes again when it is
-            if placed.where == PROCESS:
-                wanted |= {(entry.digest, number) for number in range(placed.copies)}
-                self._want(entry, placed)
-        self._unwanted = set(self._copies) - wanted
-        for key in [key for key in self._unwanted if key[0] in kept_out]:
-            del self._copies[key]
-        self._send()
-
-    def _want(self, entry: PackageEntry, placed: Placed) -> None:
-        for number in range(placed.copies):
-            key = (entry.digest, number)
-            if key not in self._copies:
-                address = runner_address(self._folder, entry.digest, number)
-                address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._copies[key] = _Copy(entry.digest, address, placed)
-            copy = self._copies[key]
-            if not copy.runners or copy.placed != placed:
-                copy.placed = placed
-                copy.runners.append(self._runner(entry, placed, number, copy.address))
-
-    def _runner(self, entry: PackageEntry, placed: Placed, number: int, address: Path) -> _Runner:
-        self._number += 1
-        start = RunnerStart(
-            folder=str(self._folder),
-            digest=entry.digest,
-            address=str(address),
-            allowed_by=entry.allowed_by,
-            copy=number,
-            threads=placed.threads,
-            hang_s=placed.hang_s,
-            max_rows=placed.max_rows,
-        )
-        name = f"runner-{entry.digest.removeprefix('sha256:')[:12]}-{number}-{os.getpid()}.{self._number}"
-        return _Runner(name, runner_document(start), grace_s=placed.hang_s + 5.0)
-
-    def _send(self) -> None:
-        self._around.order(
-            [
-                {"name": runner.name, "argv": runner_command(), "document": runner.document, "grace_s": runner.grace_s}
-                for copy in self._copies.values()
-                for runner in copy.runners
-            ]
-        )
-
-    def _let_go(self) -> None:
-        """Stop the runners of versions that nobody holds any more."""
-        gone = [key for key in self._unwanted if key in self._copies and not self._around.held(key[0])]
-        for key in gone:
-            del self._copies[key]
-            self._unwanted.discard(key)
-        if gone:
-            self._send()
-
-    def _look_after(self, copy: _Copy) -> None:
-        for runner in copy.runners:
-            if runner.pid is None or runner.killed is not None:
-                continue
-            seen = RunnerState.read(copy.address, runner.pid)
-            patience_s = copy.placed.hang_s if seen is None or seen.state != states.LOADING else _load_s(runner)
-            if seen is not None and seen.busy_s > patience_s + _GRACE_S:
-                self._kill(runner, "hung")
-            self._bound_memory(copy, runner)
-        if len(copy.runners) > 1:
-            self._finish_replacing(copy)
-
-    def _bound_memory(self, copy: _Copy, runner: _Runner) -> None:
-        most = copy.placed.memory_mb
-        memory = None if runner.pid is None else resident(runner.pid)
-        if most is None or memory is None:
-            return
-        if memory.total > most << 20:
-            self._kill(runner, "memory limit")
-        elif memory.total > _WARN_SHARE * (most << 20) and len(copy.runners) == 1:
-            entry = self._entry(copy.digest)
-            if entry is not None:
-                _log.warning("a runner has grown near its bound; replacing it", digest=copy.digest, pid=runner.pid)
-                number = int(runner.document["copy"])
-                copy.runners.append(self._runner(entry, copy.placed, number, copy.address))
-                self._send()
-
-    def _finish_replacing(self, copy: _Copy) -> None:
-        """Once the newest runner holds the address, the others may go."""
-        holder = RunnerState.read(copy.address)
-        newest = copy.runners[-1]
-        if holder is not None and holder.pid == newest.pid and holder.state == states.READY:
-            copy.runners = [newest]
-            self._send()
-
-    def _kill(self, runner: _Runner, why: str) -> None:
-        _log.error("killing a runner", runner=runner.name, pid=runner.pid, reason=why)
-        runner.killed = why
-        if runner.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(runner.pid, signal.SIGKILL)
-
-    def _began(self, name: str, pid: int) -> None:
-        _, runner = self._find(name)
-        if runner is not None:
-            runner.pid = pid
-
-    def _died(self, message: dict[str, Any]) -> None:
-        pid, status = int(message["pid"]), int(message["status"])
-        copy, runner = self._find(str(message["died"]))
-        if copy is None or runner is None:
-            return
-        last = RunnerState.read(copy.address, pid)
-        hung = last is not None and last.state == states.HUNG
-        why = runner.killed or ("hung" if hung else crash_reason(status))
-        runner.pid, runner.killed = None, None
-        state_file(copy.address, pid).unlink(missing_ok=True)
-        self.deaths[copy.digest, why or "ended from outside"] += 1
-        if why is not None:
-            self.crashed(copy.digest, why)
+            for watch in (runner.watch for runner in copy.runners if runner.watch is not None):
+                state = "STARTING" if watch.state is None else states.NAMES.get(watch.state.state, "")
+                size = 0 if watch.memory is None else watch.memory.total
+                yield RunnerFacts(digest, number, watch.pid, state, size)
 
     def crashed(self, digest: str, why: str) -> None:
         """Count a crash against a version; past the limit it is kept out and its runners are stopped."""
@@ -286,25 +211,179 @@ class Runners:
             _log.error("a version is kept out because it crashes", digest=digest, reason=why)
             self._changed.set()
 
-    def _tell_kept_out(self) -> None:
+    # What there should be.
+
+    async def _plan(self) -> None:
+        """Order what the snapshot wants."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            return
+        policies = policies_of(snapshot)
+        wanted: set[tuple[str, int]] = set()
+        unknown: set[str] = set()
+        placements: list[tuple[PackageEntry, Placed]] = []
+        for entry in snapshot.packages:
+            try:
+                placed = await asyncio.to_thread(self._place, entry, policies.get(entry.digest, ()))
+            except (RoadworthyError, OSError):
+                unknown.add(entry.digest)  # not here yet: the snapshot comes again when it is
+            else:
+                placements.append((entry, placed))
         kept_out = self._quarantine.kept_out(time.monotonic())
+        for entry, placed in placements:
+            if placed.where == PROCESS and entry.digest not in kept_out:
+                wanted |= {(entry.digest, number) for number in range(placed.copies)}
+                self._want(entry, placed)
+        self._wanted = wanted | {key for key in self._copies if key[0] in unknown}
+        for key in [key for key in self._copies if key[0] in kept_out]:
+            del self._copies[key]
+        self._order()
+
+    def _want(self, entry: PackageEntry, placed: Placed) -> None:
+        for number in range(placed.copies):
+            address = runner_address(self._how.folder, entry.digest, number)
+            address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            copy = self._copies.setdefault((entry.digest, number), _Copy(entry, number, address, placed))
+            copy.entry, copy.placed = entry, placed
+            copy.needed_at = time.monotonic()
+            next_one = self._runner(copy)
+            if not copy.runners:
+                copy.runners = self._adopted(next_one, copy.address) or [next_one]
+            if copy.runners[-1].kind != next_one.kind:
+                copy.runners.append(next_one)
+
+    def _runner(self, copy: _Copy) -> _Runner:
+        self._number += 1
+        start = RunnerStart(
+            folder=str(self._how.folder),
+            digest=copy.entry.digest,
+            address=str(copy.address),
+            allowed_by=copy.entry.allowed_by,
+            copy=copy.number,
+            threads=copy.placed.threads,
+            hang_s=copy.placed.hang_s,
+            max_rows=copy.placed.max_rows,
+            log_level=self._how.log_level,
+        )
+        document = runner_document(start)
+        sign = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:8]
+        name = f"{_stem(copy.entry.digest)}-{copy.number}-{sign}.{self._number}"
+        return _Runner(name, document, grace_s=copy.placed.hang_s + 5.0)
+
+    def _adopted(self, like: _Runner, address: Path) -> list[_Runner]:
+        """The runners of a copy that an earlier agent had ordered, one that is started in the present way last."""
+        same_copy = like.kind.rpartition("-")[0] + "-"
+        found = {name: pid for name, pid in (self._found or {}).items() if name.startswith(same_copy)}
+        adopted = [
+            _Runner(name, like.document, like.grace_s, RunnerWatch(address, pid, LOAD_S)) for name, pid in found.items()
+        ]
+        return sorted(adopted, key=lambda runner: (runner.kind == like.kind, int(runner.name.rpartition(".")[2])))
+
+    def _order(self) -> None:
+        command = list(self._how.command)
+        self._around.order(
+            [
+                {"name": runner.name, "argv": command, "document": runner.document, "grace_s": runner.grace_s}
+                for runner in self._all()
+            ]
+        )
+
+    def _let_go(self) -> None:
+        """Stop the runners of versions that nobody needs any more."""
+        now = time.monotonic()
+        for key, copy in self._copies.items():
+            if key in self._wanted or self._around.held(key[0]):
+                copy.needed_at = now
+        gone = [key for key, copy in self._copies.items() if now - copy.needed_at > LINGER_S]
+        for key in gone:
+            del self._copies[key]
+        if gone:
+            self._order()
+
+    # What there is.
+
+    def _look_after(self, copy: _Copy) -> None:
+        for runner in copy.runners:
+            if runner.watch is None:
+                continue
+            runner.watch.look()
+            verdict = runner.watch.judge(copy.placed, self._how.growth)
+            if verdict is not None and verdict[0] == KILL:
+                _log.error("killing a runner", runner=runner.name, pid=runner.watch.pid, reason=verdict[1])
+                self._around.kill(runner.name, runner.watch.pid, verdict[1])
+            elif verdict is not None:
+                self._replace(copy, verdict[1])
+        if len(copy.runners) > 1:
+            self._finish_replacing(copy)
+
+    def _replace(self, copy: _Copy, why: str) -> None:
+        if len(copy.runners) > 1 or time.monotonic() - copy.replaced_at < REPLACE_EVERY_S:
+            return
+        _log.warning("replacing a runner", runner=copy.runners[0].name, reason=why)
+        copy.replaced_at = time.monotonic()
+        self._restarts[copy.entry.digest, why] += 1
+        copy.runners.append(self._runner(copy))
+        self._order()
+
+    def _finish_replacing(self, copy: _Copy) -> None:
+        """Once the newest runner holds the address the others may go; one that cannot be loaded goes itself."""
+        newest = copy.runners[-1]
+        if newest.watch is None or newest.watch.state is None:
+            return
+        holder = states.RunnerState.read(copy.address)
+        if holder is not None and holder.pid == newest.watch.pid and holder.state == states.READY:
+            copy.runners = [newest]
+            self._order()
+        elif newest.watch.state.state == states.FAILED and holder is not None and holder.pid != newest.watch.pid:
+            _log.error("a runner's replacement could not be loaded; the old one goes on", runner=newest.name)
+            copy.runners.pop()
+            copy.replaced_at = time.monotonic()
+            self._order()
+
+    def _began(self, name: str, pid: int) -> None:
+        for copy in self._copies.values():
+            for runner in copy.runners:
+                if runner.name == name:
+                    runner.watch = RunnerWatch(copy.address, pid, LOAD_S)
+
+    def _died(self, message: dict[str, Any]) -> None:
+        if message.get("next_start_s") is None:  # it was asked to
+            return
+        name, status = str(message["died"]), int(message["status"])
+        digest = self._digest(name)
+        if digest is None:  # no runner, or of a version that nothing names any more
+            return
+        watch = None
+        for runner in (runner for runner in self._all() if runner.name == name):
+            watch, runner.watch = runner.watch, None
+        hung = watch is not None and watch.pid == message["pid"] and watch.hung()
+        why = message.get("reason") or ("hung" if hung else crash_reason(status))
+        self._restarts[digest, str(why or _FROM_OUTSIDE)] += 1
+        if why is not None:
+            self.crashed(digest, str(why))
+
+    def _note_worker(self, message: dict[str, Any]) -> None:
+        if "recycled" in message:
+            self._workers[f"replaced: {message['reason']}"] += 1
+        elif message.get("next_start_s") is not None:
+            self._workers[str(message.get("reason") or crash_reason(int(message["status"])) or _FROM_OUTSIDE)] += 1
+
+    def _tell_kept_out(self) -> None:
+        kept_out = dict(self._quarantine.kept_out(time.monotonic()))
         if kept_out != self._shown:
             if set(self._shown) - set(kept_out):
                 self._changed.set()
             self._shown = kept_out
             self._around.keep_out(kept_out)
 
-    def _find(self, name: str) -> tuple[_Copy | None, _Runner | None]:
+    def _all(self) -> Iterator[_Runner]:
         for copy in self._copies.values():
-            for runner in copy.runners:
-                if runner.name == name:
-                    return copy, runner
-        return None, None
+            yield from copy.runners
 
-    def _entry(self, digest: str) -> PackageEntry | None:
+    def _digest(self, name: str) -> str | None:
         packages = () if self._snapshot is None else self._snapshot.packages
-        return next((entry for entry in packages if entry.digest == digest), None)
+        return next((entry.digest for entry in packages if name.startswith(_stem(entry.digest))), None)
 
 
-def _load_s(runner: _Runner) -> float:
-    return float(runner.document["load_s"])
+def _stem(digest: str) -> str:
+    return f"runner-{digest.removeprefix('sha256:')[:16]}"

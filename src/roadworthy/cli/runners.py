@@ -1,0 +1,55 @@
+"""What `roadworthy status` shows of the runner processes of this machine: read from their own state files, nobody is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from roadworthy.cli.output import short, size, table
+from roadworthy.foundation.resident import resident
+
+
+def local_runners(folder: Path) -> list[dict[str, Any]]:
+    """The runners below a gateway's `folder` that live now; each with digest (its first digits), copy, pid, state, runs done and
+    resident_bytes."""
+    from roadworthy.runtime.apart.state import NAMES, RunnerState
+
+    found = []
+    for path in sorted((folder / "run" / "runners").glob("*.sock.*.state")):
+        name, _, pid = path.name.removesuffix(".state").partition(".sock.")
+        digest, _, copy = name.rpartition("-")
+        state = RunnerState.read(path.with_name(f"{name}.sock"), int(pid)) if pid.isdigit() else None
+        memory = resident(int(pid)) if pid.isdigit() else None
+        if state is not None and memory is not None:
+            found.append(
+                {
+                    "digest": short(digest),
+                    "copy": int(copy),
+                    "pid": state.pid,
+                    "state": NAMES.get(state.state, "-"),
+                    "runs": state.runs,
+                    "resident_bytes": memory.total,
+                }
+            )
+    return found
+
+
+def runner_table(document: dict[str, Any]) -> str:
+    """The runners of a status document, with the names of the versions that its endpoints have."""
+    names: dict[str, str] = {}
+    for endpoint in document["endpoints"]:
+        for version in (endpoint, endpoint.get("pending") or {}):
+            if version.get("digest"):
+                names[short(version["digest"])] = version["version"]
+    lines = [
+        (
+            names.get(runner["digest"], runner["digest"]),
+            runner["copy"],
+            runner["pid"],
+            runner["state"],
+            size(runner["resident_bytes"]),
+            runner["runs"],
+        )
+        for runner in document["runners"]
+    ]
+    return table(("RUNNER OF", "COPY", "PID", "STATE", "MEMORY", "RUNS"), lines)

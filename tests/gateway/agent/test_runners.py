@@ -1,0 +1,337 @@
+"""The keeper of runners: what it orders, takes over, kills, replaces and lets go. The supervisor and the runners are played."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.gateway.agent import runners
+from roadworthy.gateway.agent.quarantine import Limit, Quarantine
+from roadworthy.gateway.agent.runner_watch import Growth
+from roadworthy.gateway.agent.runners import Around, How, Runners
+from roadworthy.runtime.apart import state
+from roadworthy.runtime.apart.launch import runner_address
+from roadworthy.runtime.placement import PROCESS, Placed
+
+A, B = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+
+
+class Machine:
+    """A keeper, and what surrounds it as the test says. Processes are pids of this test's own making."""
+
+    def __init__(self, folder: Path, placed: dict[str, Placed], growth: Growth | None = None) -> None:
+        self.folder = folder
+        self.placed = placed
+        self.held: set[str] = set()
+        self.orders: list[list[dict[str, Any]]] = []
+        self.kills: list[tuple[str, int, str]] = []
+        self.kept_out: dict[str, str] = {}
+        self.pids: dict[str, int] = {}
+        quarantine = Quarantine(Limit(crashes=3))
+        around = Around(self.orders.append, self._kill, self.held.__contains__, self._keep_out)
+        self.keeper = Runners(How(folder, growth=growth or Growth()), self._place, quarantine, around)
+
+    def _place(self, entry: PackageEntry, _policies: Any) -> Placed:
+        if entry.digest not in self.placed:
+            raise RoadworthyError("not here", code="not-a-package")
+        return self.placed[entry.digest]
+
+    def _kill(self, name: str, pid: int, reason: str) -> None:
+        self.kills.append((name, pid, reason))
+
+    def _keep_out(self, reasons: dict[str, str]) -> None:
+        self.kept_out = reasons
+
+    def know(self, *digests: str) -> None:
+        """A snapshot that names these."""
+        packages = tuple(PackageEntry(digest, "m", number, 1) for number, digest in enumerate(digests, 1))
+        endpoints = tuple(EndpointEntry(f"e{i}", 1, (Arm(digest, 10_000),), {}) for i, digest in enumerate(digests))
+        self.keeper.know(Snapshot("e", 1, packages, endpoints))
+
+    def names(self) -> list[str]:
+        """What is ordered now."""
+        return [child["name"] for child in self.orders[-1]] if self.orders else []
+
+    async def until(self, condition: Callable[[], Any], what: str = "") -> Any:
+        """The first true value."""
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            if value := condition():
+                return value
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"never happened: {what}")
+
+    def start(self, name: str, pid: int, shown: int = state.READY, busy_s: float = 0.0, copy: int = 0) -> None:
+        """The supervisor has started it, and it shows a state."""
+        self.pids[name] = pid
+        self.keeper.told({"started": name, "pid": pid})
+        self.show(name, shown, busy_s, copy)
+
+    def show(self, name: str, shown: int = state.READY, busy_s: float = 0.0, copy: int = 0, holds: bool = True) -> None:
+        """Write a state file, and take the address."""
+        digest = next(digest for digest in (A, B) if digest[7:23] in name)
+        address = runner_address(self.folder, digest, copy)
+        pid = self.pids[name]
+        since = time.monotonic_ns() - int(busy_s * 1e9) if busy_s else 0
+        for path in [state.state_file(address, pid), *([state.state_file(address)] if holds else [])]:
+            path.write_bytes(struct.pack("=4q", pid, shown, since, 0))
+
+    def die(self, name: str, status: int, reason: str | None = None) -> None:
+        """The supervisor tells of a death, and starts it again."""
+        event = {"died": name, "pid": self.pids[name], "status": status, "lived_s": 1.0, "deaths": 1}
+        self.keeper.told({**event, "next_start_s": 0.0, "reason": reason})
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short times."""
+    monkeypatch.setattr(runners, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(runners, "LINGER_S", 0.1)
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Runs a scene with a keeper that has greeted the supervisor."""
+
+    def run(
+        scene: Callable[[Machine], Awaitable[None]],
+        *,
+        running: Any = (),
+        growth: Growth | None = None,
+        **placed: Placed,
+    ) -> None:
+        async def whole() -> None:
+            machine = Machine(tmp_path, {{"a": A, "b": B}[name]: place for name, place in placed.items()}, growth)
+            task = asyncio.create_task(machine.keeper.run())
+            machine.keeper.told({"running": list(running)})
+            try:
+                await scene(machine)
+                assert not task.done()
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(whole())
+
+    yield run
+
+
+def apart(**more: Any) -> Placed:
+    """A version that executes apart."""
+    return Placed(PROCESS, "asked for", **more)
+
+
+def test_what_is_placed_apart_is_ordered(play: Any) -> None:
+    """One child a copy, with the documents of its start; what executes inline, or is not here yet, has none."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A, B)
+        await machine.until(lambda: len(machine.names()) == 2)
+        documents = [child["document"] for child in machine.orders[-1]]
+        assert [(document["digest"], document["copy"], document["threads"]) for document in documents] == [
+            (A, 0, 2),
+            (A, 1, 2),
+        ]
+        assert len({child["name"] for child in machine.orders[-1]}) == 2
+        machine.placed[B] = apart()
+        machine.know(A, B)
+        await machine.until(lambda: len(machine.names()) == 3, "the package arrived")
+
+    play(scene, a=apart(copies=2, threads=2))
+
+
+def test_a_restarted_agent_takes_runners_over(play: Any, tmp_path: Path) -> None:
+    """It orders nothing before it knows what runs, and then the same names: no runner is started anew."""
+    first: list[str] = []
+
+    async def before(machine: Machine) -> None:
+        machine.know(A)
+        first.extend(await machine.until(machine.names))
+
+    async def after(machine: Machine) -> None:
+        machine.know(A)
+        await machine.until(lambda: machine.orders)
+        assert machine.orders == [machine.orders[0]]
+        assert machine.names() == first
+
+    async def changed(machine: Machine) -> None:
+        machine.know(A)
+        old, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
+        assert old == first[0]
+        assert new != old
+
+    play(before, a=apart())
+    running = [{"name": first[0], "pid": 7}]
+    play(after, running=running, a=apart())
+    play(changed, running=running, a=apart(threads=4))
+
+
+def test_a_version_that_is_started_otherwise_is_replaced_warm(play: Any) -> None:
+    """The old runner goes when the new one has taken the address, and not before."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A)
+        (old,) = await machine.until(machine.names)
+        machine.start(old, 11)
+        machine.placed[A] = apart(threads=3)
+        machine.know(A)
+        _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
+        machine.pids[new] = 12
+        machine.keeper.told({"started": new, "pid": 12})
+        machine.show(new, state.LOADING, holds=False)
+        await asyncio.sleep(0.1)
+        assert machine.names() == [old, new]
+        machine.show(new)
+        await machine.until(lambda: machine.names() == [new])
+
+    play(scene, a=apart())
+
+
+def test_a_replacement_that_cannot_be_loaded_goes_itself(play: Any) -> None:
+    """The old one answers on."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A)
+        (old,) = await machine.until(machine.names)
+        machine.start(old, 11)
+        machine.placed[A] = apart(threads=3)
+        machine.know(A)
+        _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
+        machine.pids[new] = 12
+        machine.keeper.told({"started": new, "pid": 12})
+        machine.show(new, state.FAILED, holds=False)
+        await machine.until(lambda: machine.names() == [old])
+
+    play(scene, a=apart())
+
+
+def test_a_runner_is_let_go_when_no_worker_needs_it(play: Any) -> None:
+    """Not when the snapshot stops naming it, but when no worker holds it any more."""
+
+    async def scene(machine: Machine) -> None:
+        machine.held.add(A)
+        machine.know(A, B)
+        await machine.until(lambda: len(machine.names()) == 2)
+        machine.know(B)
+        await asyncio.sleep(0.3)
+        assert len(machine.names()) == 2
+        machine.held.clear()
+        await machine.until(lambda: len(machine.names()) == 1)
+        assert B[7:23] in machine.names()[0]
+
+    play(scene, a=apart(), b=apart())
+
+
+@pytest.mark.parametrize(
+    ("shown", "busy_s", "killed"),
+    [(state.READY, 5.0, True), (state.READY, 1.0, False), (state.LOADING, 5.0, False), (state.LOADING, 500.0, True)],
+)
+def test_c4_a_runner_that_hangs_is_killed(play: Any, shown: int, busy_s: float, killed: bool) -> None:
+    """Busy for longer than its run, or its load, may take, and a little for its own watch."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A)
+        (name,) = await machine.until(machine.names)
+        machine.start(name, 11, shown, busy_s)
+        if killed:
+            assert (await machine.until(lambda: machine.kills))[0] == (name, 11, "hung")
+        else:
+            await asyncio.sleep(0.1)
+            assert machine.kills == []
+
+    play(scene, a=apart(hang_s=2.0))
+
+
+def test_c2_c3_a_crash_loop_ends_in_quarantine(play: Any) -> None:
+    """Crashes, hangs and memory count, a kill from outside does not; then nothing of the version runs, and the other one does."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A, B)
+        bad, good = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
+        for status, reason in ((-9, None), (-15, None), (-11, None), (-9, "hung"), (-9, None)):
+            machine.start(bad, 11)
+            machine.die(bad, status, reason)
+        await asyncio.sleep(0.1)
+        assert machine.kept_out == {}
+        machine.start(bad, 11)
+        machine.die(bad, -9, "memory")
+        await machine.until(lambda: machine.kept_out)
+        assert set(machine.kept_out) == {A}
+        assert "SIGSEGV, hung, memory" in machine.kept_out[A]
+        assert machine.names() == [good]
+        assert sum(machine.keeper.facts().restarts.values()) == 6
+        assert machine.keeper.facts().restarts[A, "killed"] == 3
+
+    play(scene, a=apart(), b=apart())
+
+
+def test_a_crash_while_the_agent_was_away_counts(play: Any) -> None:
+    """Its name says of which version it was."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A)
+        (name,) = await machine.until(machine.names)
+        old = f"{name.rpartition('.')[0]}.999"
+        machine.pids[old] = 5
+        for _ in range(3):
+            machine.die(old, -11)
+        await machine.until(lambda: machine.kept_out)
+
+    play(scene, a=apart())
+
+
+def test_a_crash_of_what_hung_by_its_own_word_counts(play: Any) -> None:
+    """A runner that notices that it hangs kills itself; its last state says so."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A)
+        (name,) = await machine.until(machine.names)
+        for _ in range(3):
+            machine.start(name, 11, state.HUNG)
+            machine.die(name, -9)
+        await machine.until(lambda: "hung" in machine.kept_out.get(A, ""))
+
+    play(scene, a=apart())
+
+
+def test_c11_a_runner_that_leaks_is_replaced_warm(play: Any) -> None:
+    """Once, and not again before some time has passed."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A)
+        (name,) = await machine.until(machine.names)
+        machine.start(name, os.getpid())
+        await machine.until(lambda: machine.keeper.facts().runners[0].resident_bytes)
+        ballast = b"x" * (40 << 20)
+        _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
+        assert len(ballast)
+        machine.start(new, os.getpid())
+        await machine.until(lambda: machine.names() == [new])
+        more = b"x" * (80 << 20)
+        await asyncio.sleep(0.3)
+        assert len(more)
+        assert machine.names() == [new]
+
+    play(scene, a=apart(), growth=Growth(20 << 20, warm_up_s=0.0))
+
+
+def test_c2_a_runner_above_its_memory_is_killed(play: Any) -> None:
+    """It is the supervisor that kills, so that no other process of that number is hit."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A)
+        (name,) = await machine.until(machine.names)
+        machine.start(name, os.getpid())
+        assert (await machine.until(lambda: machine.kills))[0] == (name, os.getpid(), "memory")
+        assert machine.names() == [name]
+
+    play(scene, a=apart(memory_mb=1))
