@@ -1,0 +1,177 @@
+"""D15: a control plane that takes connections and never answers, or answers a byte now and then. Serving goes on from disk; every
+call of the agent ends in bounded time; all is well when the other side is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.contract.snapshot import Snapshot, encode_snapshot
+from roadworthy.gateway.agent import control
+from roadworthy.gateway.agent.control import ControlLink
+from tests.conftest import eventually
+from tests.gateway.agent.conftest import GATEWAY_KEY, RunningAgent, StandIn
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"
+
+
+class BlackHole:
+    """Listens; what it does with a connection is `behave`: "deaf" never accepts, "mute" reads and says nothing, "trickle" answers
+    a byte now and then, "cut" closes in the middle of an answer."""
+
+    def __init__(self, behave: str) -> None:
+        self.behave = behave
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(1 if behave == "deaf" else 64)
+        self.port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.taken = 0
+        self._open: list[socket.socket] = []
+        self._over = threading.Event()
+        if behave == "deaf":
+            for _ in range(3):  # its queue is full: further connections are not even made
+                end = socket.socket()
+                end.setblocking(False)
+                end.connect_ex(("127.0.0.1", self.port))
+                self._open.append(end)
+        else:
+            threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.taken += 1
+                self._open.append(connection)
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.recv(65_536)
+            if self.behave == "trickle":
+                connection.sendall(HEAD)
+                while not self._over.wait(0.02):
+                    connection.sendall(b"x")
+            elif self.behave == "cut":
+                connection.sendall(HEAD + b"x" * 100)
+                connection.close()
+
+    def close(self) -> None:
+        """Gone."""
+        self._over.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._open:
+            connection.close()
+
+
+@pytest.fixture
+def black_hole() -> Iterator[Callable[[str], BlackHole]]:
+    """Makes black holes."""
+    made: list[BlackHole] = []
+
+    def make(behave: str) -> BlackHole:
+        made.append(BlackHole(behave))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+CALLS: dict[str, Callable[[ControlLink, Path], Any]] = {
+    "snapshot": lambda link, _: link.snapshot(None, 0),
+    "download": lambda link, path: link.download_package("sha256:" + "a" * 64, path, 1_000),
+    "records": lambda link, _: link.put_records("f.parquet", b"x"),
+    "telemetry": lambda link, _: link.post_telemetry(b"{}"),
+}
+
+
+@pytest.mark.parametrize("behave", ["trickle", "cut"])
+@pytest.mark.parametrize("call", list(CALLS))
+def test_d15_every_call_ends_in_bounded_time(
+    black_hole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behave: str, call: str
+) -> None:
+    """However busy the connection looks: with an error that the agent retries."""
+    monkeypatch.setattr(control, "_CALL_S", 0.4)
+
+    async def ask() -> None:
+        link = ControlLink(black_hole(behave).url, "k", "g")
+        with pytest.raises(httpx.HTTPError):
+            await CALLS[call](link, tmp_path / "file")
+        await link.close()
+
+    begun = time.monotonic()
+    asyncio.run(ask())
+    assert time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize("behave", ["mute", "trickle", "deaf"])
+def test_d15_serving_goes_on_from_disk(
+    black_hole: Any, start_worker: Callable[..., Any], make_plan: Any, tmp_path: Path, behave: str
+) -> None:
+    """Agent and worker start on the snapshot on disk, answer and keep records; the agent says that nobody is there, and stops in
+    time."""
+    hole = black_hole(behave)
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    (tmp_path / "packages" / plan.packages[0].digest[7:]).mkdir(parents=True)
+    (tmp_path / "packages" / plan.packages[0].digest[7:] / "manifest.json").write_text("{}")
+    (tmp_path / "snapshot.json").write_bytes(encode_snapshot(plan.snapshot()))
+    agent = RunningAgent(tmp_path, control_url=hole.url, key=GATEWAY_KEY)
+    try:
+        worker = agent.worker()
+        worker.hello()
+        assert worker.snapshot() == plan.snapshot()
+        begun = time.monotonic()
+        for _ in range(20):
+            assert agent.get("/livez")
+        assert time.monotonic() - begun < 2
+        assert agent.metrics()["roadworthy_control_up"] == 0
+        if behave != "deaf":
+            eventually(lambda: hole.taken >= 2, "it asks for the snapshot and reports")
+    finally:
+        begun = time.monotonic()
+        assert agent.stop() == 0
+        assert time.monotonic() - begun < 6
+
+
+def test_d15_all_is_well_when_the_other_side_is(black_hole: Any, tmp_path: Path) -> None:
+    """A control plane that was away behind a connection that broke off: the next poll follows it."""
+    hole = black_hole("cut")
+    agent = RunningAgent(tmp_path, control_url=hole.url, key=GATEWAY_KEY)
+    try:
+        worker = agent.worker()
+        worker.hello()
+        eventually(lambda: hole.taken >= 3, "it tries again")
+        port = hole.port
+        hole.close()
+        stand_in = eventually(lambda: _stand_in(port), "the port is free")
+        try:
+            stand_in.offer(Snapshot("e", 3))
+            assert worker.snapshot().revision == 3
+            eventually(lambda: stand_in.frames, "it reports")
+            assert agent.metrics()["roadworthy_control_up"] == 1
+        finally:
+            assert agent.stop() == 0
+            stand_in.close()
+    finally:
+        agent.stop()
+
+
+def _stand_in(port: int) -> StandIn | None:
+    with contextlib.suppress(OSError):
+        return StandIn(port)
+    return None
