@@ -144,3 +144,22 @@ def test_d18_a_control_plane_whose_log_is_never_read(pipe: Pipe, tmp_path: Path)
         assert client.get("/api/v1/status").status_code == 401
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0
+
+
+def test_d18_a_supervisor_whose_log_is_never_read(pipe: Pipe, tmp_path: Path) -> None:
+    """It says of each death that it starts the child again, and does so; it stops in order."""
+    starts = tmp_path / "starts"
+    code = f"open({str(starts)!r}, 'a').write('x')"
+    plan = {"name": "dies-" + "x" * 600, "argv": [sys.executable, "-c", code], "document": {}, "fds": []}
+    program = Path(__file__).parents[1] / "supervisor" / "supervise.py"
+    with (tmp_path / "gateway" / "log").open("wb") as log:
+        supervisor = subprocess.Popen([sys.executable, str(program), json.dumps([plan]), "", "1", "{}"], stderr=log)
+    try:
+        eventually(pipe.is_full, "the pipe is full")
+        before = starts.stat().st_size
+        eventually(lambda: starts.stat().st_size >= before + 3, "it goes on starting the child")
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(10) == 0
+    finally:
+        supervisor.kill()
+        supervisor.wait()

@@ -8,12 +8,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from roadworthy.foundation.child import EXIT_REFUSED
+from roadworthy.foundation.log_stream import LogStream
 from roadworthy.supervisor.plan import ChildPlan, Pauses
 
 
@@ -214,10 +214,16 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def say(text: str) -> None:
-    """The log of this process: one JSON line on standard error, as its children write theirs."""
-    line = json.dumps({"level": "warning", "process": "supervisor", "event": text})
-    with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+    """The log of this process: one JSON line on standard error, as its children write theirs. Never waits."""
+    _log.write(json.dumps({"level": "warning", "process": "supervisor", "event": text}) + "\n")
+
+
+def _tell_dropped(lines: int) -> str:
+    told = {"level": "warning", "process": "supervisor", "event": "log-lines-dropped", "lines": lines}
+    return json.dumps(told) + "\n"
+
+
+_log = LogStream(2, _tell_dropped)
 
 
 def _forget_process(child: Child) -> None:
