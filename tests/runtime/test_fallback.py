@@ -176,7 +176,8 @@ def test_a_fixed_answer_stands_in(error: RoadworthyError) -> None:
     ticket = ask(top, 1, 2, 3)
     assert ticket.values == [0.5, 0.5, 0.5]
     assert ticket.header == f'static; reason="{error.code}"'
-    assert ticket.outcome.source == "static"  # type: ignore[union-attr]
+    assert isinstance(ticket.outcome, Answer)
+    assert (ticket.outcome.source, ticket.outcome.instead_of) == ("static", error)
     assert counts.fallbacks == [("static", error.code)]
 
 

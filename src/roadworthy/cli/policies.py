@@ -137,6 +137,8 @@ def _row(path: str, value: object, default: object) -> tuple[str, str, str]:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return "none" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

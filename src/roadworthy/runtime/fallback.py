@@ -90,7 +90,7 @@ class Fallbacks:
         self._count(step.kind, walk.error.code)
         parts = [step.kind, *([step.told] if step.told else []), f'reason="{walk.error.code}"']
         header = (b"roadworthy-fallback", "; ".join(parts).encode())
-        walk.outer.settle(NotedAnswer(answer, (header,), source=step.kind))
+        walk.outer.settle(NotedAnswer(answer, (header,), source=step.kind, instead_of=walk.error))
 
 
 class _First(OnBehalf):

@@ -25,12 +25,15 @@ class Answer:
         source: what gave it: "" the version that was chosen; "cache"; or a fallback: "version", "rule", "cached", "static".
         notes: headers for the reply.
         by: what stands for the version that answered in the place of the chosen one, as the gateway bound it; else None.
+        instead_of: the error of the chosen version that a fallback answered for, else None: it is no caller's to see, but still
+            to be logged and counted against that version.
     """
 
     __slots__ = ("joined", "source", "start", "stop")
 
     notes: Notes = ()
     by: object = None
+    instead_of: RoadworthyError | None = None
 
     def __init__(self, joined: Batch, start: int, stop: int, source: str = "") -> None:
         self.joined = joined
@@ -48,10 +51,19 @@ class Answer:
 class NotedAnswer(Answer):
     """An answer of which a layer has something to tell. The others carry no notes at all, so that they cost nothing."""
 
-    __slots__ = ("by", "notes")
+    __slots__ = ("by", "instead_of", "notes")
 
-    def __init__(self, answer: Answer, notes: Notes, *, source: str | None = None, by: object = None) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        notes: Notes,
+        *,
+        source: str | None = None,
+        by: object = None,
+        instead_of: RoadworthyError | None = None,
+    ) -> None:
         super().__init__(answer.joined, answer.start, answer.stop, answer.source if source is None else source)
+        self.instead_of = instead_of
         self.notes = (*answer.notes, *notes)
         self.by = answer.by if by is None else by
 
