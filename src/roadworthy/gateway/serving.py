@@ -62,6 +62,7 @@ class Serving:
         """Hand in the two that need this object themselves, and the packages' rules where they may run."""
         self._manager = manager
         self._routing = routing
+        routing.health = self.health
         self._rules = rules
 
     @property
