@@ -21,8 +21,7 @@ _LEAST_SPREAD = 0.005
 
 
 class Gain:
-    """Least squares of the time a row takes over 1/n, which is to say of run times over n with errors that grow with n; older runs
-    weigh less.
+    """Least squares of the time a row takes over 1/n: of run times over n, with errors that grow with n. Older runs weigh less.
 
     Args:
         fixed: the limit that a person set, or None to learn.

@@ -33,6 +33,9 @@ class Line:
         gain: what runs cost.
         running: tickets that have left the line and are not answered yet; their deadlines are kept here too. None where a run
             is over before the event loop goes on: then nobody needs to be told that time is up.
+
+    Attributes:
+        gain: see above. lanes: how many runs go on at the same time.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Line:
         self._turn = 0
         self._served: dict[str, int] = {}
         self.gain = gain
+        self.lanes = 1
+        self._pace_s = 0.0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -64,13 +69,20 @@ class Line:
         the deadline comes first."""
         if self._running is not None:
             if len(self._members) >= _FEW:
-                wait_s = self.gain.seconds(self._rows + batch.rows)
+                rows = self._rows + batch.rows
+                wait_s = max(self.gain.seconds(rows), self._pace_s * rows) / self.lanes
                 if wait_s > _DOOR_SHARE * (ticket.deadline - time.monotonic()):
                     ticket.settle(_overloaded(wait_s))
                     return
             self._watch(ticket.deadline)
         self._members.append((batch, ticket))
         self._rows += batch.rows
+
+    def moved(self, rows: int, seconds: float) -> None:
+        """So many rows of the line were answered in so many seconds, one after the other."""
+        if len(self._members) >= _FEW and rows:
+            before, now = self._pace_s, seconds / rows
+            self._pace_s = now if not before else 0.95 * before + 0.05 * now
 
     def return_to_front(self, members: list[Member]) -> None:
         """Wait again, before all others: their run never began."""

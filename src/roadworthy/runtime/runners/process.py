@@ -66,6 +66,7 @@ class ProcessBatcher:
         self._changed = changed
         self._batching = batching or Batching()
         self._line = Line(loop, Gain(self._batching.max_rows, MAX_JOINED_ROWS), self._running)
+        self._line.lanes = len(addresses)
         self._links = [_Link(address, self, loop) for address in addresses]
         self._scheduled: asyncio.Handle | None = None
         self._greeted: frames.Greeting | None = None
@@ -149,10 +150,12 @@ class ProcessBatcher:
             if group:
                 link.send(group)
 
-    def learn(self, outcomes: frames.Outcomes) -> None:
-        """How long a run took."""
+    def learn(self, outcomes: frames.Outcomes, rows: int, seconds: float) -> None:
+        """How long a run took there, and how long `rows` of it took as seen from here: with the rows of other workers, the way
+        there and back, and the waiting for a processor."""
         if outcomes.rows:
             self._line.gain.ran(outcomes.rows, outcomes.seconds)
+        self._line.moved(rows, seconds)
 
     def greeted(self, greeting: frames.Greeting) -> None:
         """A runner told what it is."""
@@ -335,6 +338,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._outputs = Layout(())
         self._number = 0
+        self._answered_at = 0.0
         self._leaving = False
         self._hung = False
         self.ready = False
@@ -429,8 +433,10 @@ class _Connection(asyncio.Protocol):
         if sent is None or not _fits(sent, outcomes):
             raise ValueError("an answer to another question")
         del self.sent[number]
-        self.rows -= sum(batch.rows for batch, _ in sent.members)
-        self._owner.learn(outcomes)
+        now, rows = time.monotonic(), sum(batch.rows for batch, _ in sent.members)
+        self.rows -= rows
+        self._owner.learn(outcomes, rows, now - max(sent.at, self._answered_at))
+        self._answered_at = now
         _settle(sent.members, outcomes)
         self._owner.send_waiting()
         self._close_when_done()
