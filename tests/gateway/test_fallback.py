@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
-from roadworthy.contract.policy import BreakerPolicy, Fallback, Policy
+from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.gateway.metrics import FALLBACK, Totals, read_totals
 
@@ -165,6 +167,49 @@ def test_b4_who_leaves_during_a_fallback_leaves_nothing_behind(
         wait(lambda: totals(tmp_path).in_flight["e"] == 2, "both versions hold it")
     wait(lambda: totals(tmp_path).in_flight["e"] == 0, "nothing is held any more")
     assert worker.predict("e", [[13, 0, 0]]).status_code == 200
+
+
+def test_a_crowd_leaves_nothing_behind(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
+    """All layers at once; clients ask for few different rows, with short and long deadlines, and a third of them leave early.
+    Everybody who stays gets an answer of their own row or a clear refusal; no lease, no place and no flight stays behind."""
+    plan = make_plan()
+    other = plan.package(1, kind="noting")
+    policy = Policy(
+        cache=CachePolicy(ttl_s=0.02),
+        breaker=BreakerPolicy(min_requests=20, open_s=0.1, failure_rate=0.6),
+        fallback=(Fallback("cached", max_age_s=0.05), Fallback("version", digest=other)),
+    )
+    plan.endpoint("e", [plan.package(2, kind="poison")], policy)
+    worker = start_worker(plan, folder=tmp_path).wait_ready()
+    wait(lambda: worker.predict("e", [[13, 0, 0]]).status_code == 200, "the other version is loaded")
+
+    def client(number: int) -> set[int]:
+        draw = random.Random(number)
+        statuses = set()
+        for _ in range(25):
+            row = [draw.choice([13, 1, 2]), draw.choice([0.0, 0.001, 0.01]), draw.randrange(3)]
+            body = msgspec.json.encode({"instances": [row]})
+            lines = ["POST /v1/models/e:predict HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+            lines += [f"Content-Length: {len(body)}", f"Request-Timeout-Ms: {draw.choice([1, 5, 50, 5000])}", "", ""]
+            with socket.create_connection(("127.0.0.1", worker.port), timeout=20) as connection:
+                connection.sendall("\r\n".join(lines).encode() + body)
+                if draw.random() < 1 / 3:
+                    time.sleep(draw.random() * 0.003)
+                    continue
+                reply = b""
+                while b"}" not in reply:
+                    reply += connection.recv(65536)
+            statuses.add(int(reply[9:12]))
+            if reply[9:12] == b"200":
+                assert msgspec.json.decode(reply.partition(b"\r\n\r\n")[2])["predictions"] == [pytest.approx(sum(row))]
+        return statuses
+
+    with ThreadPoolExecutor(16) as pool:
+        statuses = set().union(*pool.map(client, range(16)))
+    assert 200 in statuses
+    assert statuses <= {200, 500, 503, 504}
+    wait(lambda: totals(tmp_path).in_flight["e"] == 0, "nothing is held any more")
+    wait(lambda: worker.predict("e", [[1, 2, 3]]).status_code == 200, "the circuit closes")
 
 
 def test_a_fallback_that_does_not_fit_keeps_the_old_policy(

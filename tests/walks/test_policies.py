@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,7 +32,9 @@ def steady(rows: Any) -> Any:
 
 
 def moody(rows: Any) -> Any:
-    """The version that fails on negative numbers."""
+    """The version that fails on negative numbers, and takes its process along on -7."""
+    if (rows[:, 0] == -7).any():
+        os.kill(os.getpid(), signal.SIGSEGV)
     if (rows < 0).any():
         raise ValueError("negative")
     return rows.sum(axis=1) + 1000.0
@@ -124,6 +127,14 @@ def test_the_version_before_stands_in(machine: Machine) -> None:
     assert reply.headers["roadworthy-fallback"] == 'version; version="sums:1"; reason="model-failed"'
     assert reply.headers["roadworthy-version"] == "sums:1"
     assert "cache-status" not in reply.headers
+
+
+def test_c1_a_runner_that_dies_costs_its_callers_nothing(machine: Machine) -> None:
+    """The process that ran the model is gone in the middle of a request, and the request is answered all the same."""
+    reply = machine.ask(-7, 2)
+    assert (reply.status_code, reply.json()["predictions"]) == (200, [-5.0])
+    assert reply.headers["roadworthy-fallback"] == 'version; version="sums:1"; reason="runner-died"'
+    eventually(lambda: machine.ask(1, 2).headers["roadworthy-version"] == "sums:2", "another process takes its place")
 
 
 @pytest.mark.xfail(strict=True, reason="gateway/worker.py does not hand the packages' rules to Serving.attach yet")
