@@ -1,23 +1,35 @@
-"""Runs the program named first with a wall clock that steps by an hour, forwards and backwards, ten times a second."""
+"""Runs a program, or a module, with a wall clock that jumps: `jumping_clock.py OFFSET PROGRAM …`.
+
+OFFSET is a file with the seconds that the clock is wrong by, read at every look at it; "-" is an hour forwards and backwards, ten
+times a second.
+"""
 
 from __future__ import annotations
 
 import runpy
 import sys
 import time
+from pathlib import Path
 
 HOUR_S = 3_600
 _wall_ns, _monotonic = time.time_ns, time.monotonic
 
 
-def _jump_s() -> int:
-    return (int(_monotonic() * 10) % 3 - 1) * HOUR_S
+def jump(offset: str) -> None:
+    """Replace the wall clock of this process."""
 
+    def seconds() -> int:
+        return (int(_monotonic() * 10) % 3 - 1) * HOUR_S if offset == "-" else int(Path(offset).read_text())
 
-time.time_ns = lambda: _wall_ns() + _jump_s() * 1_000_000_000
-time.time = lambda: time.time_ns() / 1e9
+    time.time_ns = lambda: _wall_ns() + seconds() * 1_000_000_000
+    time.time = lambda: time.time_ns() / 1e9
+
 
 if __name__ == "__main__":
-    program = sys.argv.pop(1)
-    sys.argv[0] = program
-    runpy.run_path(program, run_name="__main__")
+    _, given, program, *rest = sys.argv
+    sys.argv = [program, *rest]
+    jump(given)
+    if program.endswith(".py"):
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)

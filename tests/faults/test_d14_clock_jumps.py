@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from roadworthy.contract.policy import Policy
 from roadworthy.foundation.clock import SystemClock
 from roadworthy.gateway.agent.packages import FORGET_AFTER_S, PackageStore
 from tests.conftest import PLANTED_WORKER, eventually
+from tests.control.conftest import ControlProcess, FakeGateway, make_package  # noqa: F401 - a fixture
 
 JUMPING = Path(__file__).with_name("jumping_clock.py")
 CALLS = 600
@@ -74,7 +77,7 @@ def test_d14_a_worker_whose_clock_jumps(
     plan.endpoint("sum", [plan.package(1)])
     plan.endpoint("slow", [plan.package(2, "slow")], Policy(timeout_ms=300))
     agent = planted_agent(tmp_path)
-    worker = start_worker(plan, folder=tmp_path, command=[str(JUMPING), str(PLANTED_WORKER)]).wait_ready()
+    worker = start_worker(plan, folder=tmp_path, command=[str(JUMPING), "-", str(PLANTED_WORKER)]).wait_ready()
     ids = set()
     until = time.monotonic() + 2.5  # some jumps each way
     calls = 0
@@ -110,3 +113,32 @@ def test_d14_packages_are_forgotten_by_the_monotonic_clock(tmp_path: Path, monke
     now = time.monotonic() + FORGET_AFTER_S + 1
     monkeypatch.setattr(time, "monotonic", lambda: now)
     assert store.collect((), lambda _: False) == [f"sha256:{'a' * 64}"]
+
+
+def test_d14_a_deployment_goes_on_after_the_control_planes_clock_was_set_back(
+    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By an hour while it waits for the gateway: what the gateway says afterwards still counts as later than the deployment."""
+    offset, python = tmp_path / "offset", tmp_path / "python"
+    offset.write_text("0")
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {JUMPING} {offset} "$2"\n')
+    python.chmod(0o700)
+    with monkeypatch.context() as patched:
+        patched.setattr("tests.control.conftest.sys", SimpleNamespace(executable=str(python)))
+        control = ControlProcess(tmp_path / "control")
+    try:
+        with control.client(control.admin_key) as admin, control.client(control.gateway_key) as link:
+            gateway = FakeGateway(link, "gw-1")
+            digest = admin.post("/api/v1/packages", content=make_package().read_bytes()).json()["digest"]
+            assert admin.put("/api/v1/endpoints/line", json={"version": "line:1"}).status_code == 202
+            offset.write_text("-3600")
+            gateway.ready(digest)
+            assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+            assert admin.get("/api/v1/status").json()["gateways"][0]["alive"] is True
+            offset.write_text("3600")
+            gateway.ready(digest)
+            assert admin.get("/api/v1/status").json()["gateways"][0]["alive"] is True
+    finally:
+        control.kill()

@@ -9,7 +9,7 @@ from typing import Any
 from roadworthy.control.bulletin import Bulletin
 from roadworthy.control.plane import ControlSettings, Plane, Turn
 from roadworthy.control.verbs.keys import ensure
-from roadworthy.foundation.clock import SystemClock
+from roadworthy.foundation.clock import SteadyClock, SystemClock
 from roadworthy.store.blobs import FolderBlobs
 from roadworthy.store.engine import open_database
 
@@ -29,6 +29,8 @@ def build_plane(document: Mapping[str, Any]) -> Plane:
     settings = ControlSettings(settings.allowed_hosts, **chosen)
     database = open_database(str(document["database_url"]), settings.database_wait_s)
     blobs = FolderBlobs(Path(document["blob_folder"]))
-    plane = Plane(database, blobs, Bulletin(database), SystemClock(), settings, Turn(settings.database_wait_s))
+    plane = Plane(
+        database, blobs, Bulletin(database), SteadyClock(SystemClock()), settings, Turn(settings.database_wait_s)
+    )
     ensure(plane, document.get("bootstrap_keys", ()))
     return plane

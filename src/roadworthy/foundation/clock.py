@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Protocol
+
+_DAY_US = 86_400_000_000
 
 
 class Clock(Protocol):
@@ -26,3 +29,32 @@ class SystemClock:
 
     def now_us(self) -> int:
         return time.time_ns() // 1000
+
+
+class SteadyClock:
+    """A clock whose timestamps can be compared although the machine's wall clock may be set back: they never step back.
+
+    After a step back it goes half as fast as time does until the wall clock has caught up, so that order and, roughly, distances
+    hold meanwhile. A step forward is followed at once, and so is one back by more than a day: the clock was wrong before.
+    Any thread.
+
+    Args:
+        clock: the machine's.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last_us = clock.now_us()
+        self._last_s = clock.monotonic()
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def now_us(self) -> int:
+        with self._lock:
+            wall_us, now_s = self._clock.now_us(), self._clock.monotonic()
+            least_us = self._last_us + max(1, int((now_s - self._last_s) * 5e5))
+            self._last_us = wall_us if least_us - wall_us > _DAY_US else max(wall_us, least_us)
+            self._last_s = now_s
+            return self._last_us

@@ -23,6 +23,7 @@ from roadworthy.runtime.apart.launch import EXIT_LOAD_FAILED, RunnerStart
 from roadworthy.runtime.apart.server import Server
 from roadworthy.runtime.apart.state import StateWriter
 from roadworthy.runtime.apart.watch import Watch
+from roadworthy.runtime.logs import write_out
 from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.runtime.runners.runner import Executable
 from roadworthy.schema.batch import Layout
@@ -104,6 +105,7 @@ class RunnerProcess:
         status = self._refuse("load-timeout", reason, None)
         isolation.end_children()
         self._state.remove()
+        write_out()
         os._exit(status)
 
     def _hung(self) -> None:
@@ -112,6 +114,7 @@ class RunnerProcess:
         if self._server is not None:
             self._server.tell_hung()
         self._log.error("runner-hung", limit_s=self._start.hang_s)
+        write_out()
         isolation.end_children()
         os.kill(os.getpid(), signal.SIGKILL)
 
