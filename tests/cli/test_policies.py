@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from roadworthy.cli import exits
@@ -100,6 +102,32 @@ def test_an_endpoint_is_described_with_all_its_policies() -> None:
     assert "batching.max_rows none -" in lines
     assert "fallback[0] version the previous one none" in lines
     assert "fallback[1] static 0 -" in lines
+
+
+RULES = """
+import numpy as np
+def flat(rows):
+    return {"prediction": np.zeros(len(rows))}
+"""
+
+
+def test_a_rule_is_packed_and_shown(run: Run, tmp_path: Path) -> None:
+    """By the name of its module; what cannot be imported is told."""
+    import joblib
+    from sklearn.linear_model import LinearRegression
+
+    rows = np.arange(20.0).reshape(10, 2)
+    joblib.dump(LinearRegression().fit(rows, rows.sum(axis=1)), tmp_path / "model.joblib")
+    (tmp_path / "rows.json").write_text(json.dumps([{"a": a, "b": b} for a, b in rows.tolist()]))
+    (tmp_path / "own.py").write_text(RULES)
+    words = ["pack", "model.joblib", "--sample", "rows.json", "--name", "m", "--no-compile"]
+    assert "code: rule-missing" in run(*words, "--rule", "flat=own:missing").stderr
+    assert run(*words, "--rule", "flat").returncode == exits.USAGE
+    packed = run(*words, "--rule", "flat=own:flat", "--json")
+    assert packed.returncode == 0, packed.stderr
+    document = json.loads(packed.stdout)
+    assert (document["rules"], document["carries_code"]) == (["flat"], True)
+    assert "rules         flat" in run("inspect", document["path"]).stdout
 
 
 def re_spaced(line: str) -> str:

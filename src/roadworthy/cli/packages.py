@@ -34,6 +34,14 @@ class PackCommandOptions(Options):
         str | None,
         typer.Option("--preprocess", metavar="MODULE:FUNCTION", help="What turns raw rows into what the model takes."),
     ] = None
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule",
+            metavar="NAME=MODULE:FUNCTION",
+            help="What may answer where the model cannot; repeat for more.",
+        ),
+    ] = None
     private: Annotated[
         list[str] | None,
         typer.Option("--private", metavar="COLUMN=hash|drop", help="Keep no values of a column; repeat for more."),
@@ -87,7 +95,8 @@ def pack(options: PackCommandOptions) -> None:
         name=options.name,
         inputs=sample,
         labels=labels,
-        preprocess=None if options.preprocess is None else _function(options.preprocess),
+        preprocess=None if options.preprocess is None else _function(options.preprocess, "preprocess"),
+        rules=dict(_rule(text) for text in options.rule or ()),
         out=options.out,
         privacy=dict(_private(text) for text in options.private or ()),
         compile=options.compile,
@@ -107,16 +116,24 @@ def _private(text: str) -> tuple[str, str]:
     return column, kind
 
 
-def _function(text: str) -> Any:
+def _rule(text: str) -> tuple[str, Any]:
+    name, equals, function = text.partition("=")
+    if not equals or ":" not in function:
+        raise typer.BadParameter("write --rule NAME=MODULE:FUNCTION")
+    return name, _function(function, "rule")
+
+
+def _function(text: str, what: str) -> Any:
+    """The function that `--preprocess` or `--rule` names."""
     module, colon, name = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # the user's own module, as `python -m` would find it
     try:
-        return getattr(importlib.import_module(module), name if colon else "preprocess")
+        return getattr(importlib.import_module(module), name if colon else what)
     except (ImportError, AttributeError, ValueError) as error:
         raise PackError(
-            f"the preprocessing function cannot be imported: {error}",
-            code="preprocess-missing",
-            hint="write --preprocess MODULE:FUNCTION, and run this in the folder of the module",
+            f"the {what} function cannot be imported: {error}",
+            code="preprocess-missing" if what == "preprocess" else "rule-missing",
+            hint="write it as MODULE:FUNCTION, and run this in the folder of the module",
         ) from error
     finally:
         sys.path.remove(str(Path.cwd()))
@@ -163,6 +180,7 @@ def _document(package: Package) -> dict[str, object]:
         "digest": package.digest,
         "runtimes": list(package.runtimes),
         "carries_code": package.carries_code,
+        "rules": list(package.rules),
         "signature": package.signature.to_document(),
         "card": dict(package.card),
         "attestations": {name: dict(said) for name, said in package.attestations.items()},
@@ -179,6 +197,7 @@ def _head(package: Package) -> str:
             "digest": package.digest,
             "size": None if packed is None else size(packed),
             "runtimes": ", ".join(package.runtimes),
+            "rules": ", ".join(package.rules),
             "carries code": code,
         }
     )
