@@ -201,6 +201,34 @@ def test_overload_is_no_fault_of_the_version(run: Any, monkeypatch: pytest.Monke
     run(work)
 
 
+def test_a_version_that_is_stuck_is_found_behind_a_full_line_too(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That checks are refused at the door, because too many wait, does not hide that nothing moves."""
+    monkeypatch.setattr(deep, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(deep, "_QUIET_S", 0.02)
+
+    class Other(Ticket):
+        def settled(self, outcome: Any) -> None:
+            pass
+
+    async def work(running: Running) -> None:
+        batcher = running.version.batcher
+        assert isinstance(batcher, Batcher)
+        batcher.configure(Batching(max_rows=1))
+        inputs = read_examples(running.folder, running.digest).next().inputs
+        with running.feeling("slow"):
+            for _ in range(3):  # it has a pace that tells how long the line is
+                assert (await running.check())[1] is None
+        with running.feeling("hang"):
+            for _ in range(50):
+                batcher.submit(inputs, Other(time.monotonic() + 60))
+            async with asyncio.timeout(10):
+                while (await running.check())[1] != NOT_ANSWERING:
+                    await asyncio.sleep(0.01)
+        await until(lambda: not batcher.waiting and batcher.busy_since is None)
+
+    run(work)
+
+
 def test_a_package_that_is_gone_from_disk_is_unknown_and_no_fault(run: Any, moody: Any) -> None:
     """There is nothing to ask: that is told, and the version stays as it is."""
     folder, entry, _ = moody

@@ -197,13 +197,14 @@ class DeepChecks:
             version.leases.give_back()
         if isinstance(outcome, ModelFault):
             return WRONG_ANSWERS, seconds, outcome.message
-        return BUSY if _ran_others(version, question, begun) else NOT_ANSWERING, seconds, outcome.message
+        return BUSY if _runs_others(subject, question) else NOT_ANSWERING, seconds, outcome.message
 
 
-def _ran_others(version: Version, question: _Question, begun: float) -> bool:
-    """Whether others were run while the question waited: more is asked of the version than it can do, which is no fault of it."""
-    busy_since = version.batcher.busy_since
-    return not question.running and busy_since is not None and busy_since > begun
+def _runs_others(subject: Subject, question: _Question) -> bool:
+    """Whether others are run while the question waited or was refused: more is asked of the version than it can do, which is no
+    fault of it. A run that has lasted longer than anybody may wait is stuck."""
+    busy_since = subject.version.batcher.busy_since
+    return not question.running and busy_since is not None and time.monotonic() - busy_since < subject.patience_s
 
 
 def _subjects(endpoints: Mapping[str, Endpoint]) -> dict[str, Subject]:
