@@ -222,7 +222,7 @@ def test_a_version_that_is_stuck_is_found_behind_a_full_line_too(run: Any, monke
             for _ in range(50):
                 batcher.submit(inputs, Other(time.monotonic() + 60))
             async with asyncio.timeout(10):
-                while (await running.check())[1] != NOT_ANSWERING:
+                while (await running.check())[1] != NOT_ANSWERING:  # noqa: ASYNC110 - each turn is a check
                     await asyncio.sleep(0.01)
         await until(lambda: not batcher.waiting and batcher.busy_since is None)
 
