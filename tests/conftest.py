@@ -22,8 +22,8 @@ import msgspec
 import pytest
 
 from roadworthy.contract.local import HELLO, LOST, RECORDS, REPORT, SNAPSHOT
-from roadworthy.contract.record import PredictionRecord, decode_records
 from roadworthy.contract.policy import Policy
+from roadworthy.contract.record import PredictionRecord, decode_records
 from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot, encode_snapshot
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.frames import encode_frame

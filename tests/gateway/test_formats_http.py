@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 import zlib
 from typing import Any
 
@@ -75,7 +74,9 @@ def test_compressed_bodies_are_read(worker: Any, coding: str, write: Any, count:
 def test_a16_bombs_over_http(worker: Any, coding: str) -> None:
     """1 GiB in a megabyte: 413, and the worker stays small and answers others meanwhile."""
     engine = (
-        zstd.ZstdCompressor(level=1) if coding == "zstd" else zlib.compressobj(9, zlib.DEFLATED, 31 if coding == "gzip" else 15)
+        zstd.ZstdCompressor(level=1)
+        if coding == "zstd"
+        else zlib.compressobj(9, zlib.DEFLATED, 31 if coding == "gzip" else 15)
     )
     block = bytes(1 << 20)
     bomb = b"".join([engine.compress(block) for _ in range(1 << 10)]) + engine.flush()
@@ -83,7 +84,9 @@ def test_a16_bombs_over_http(worker: Any, coding: str) -> None:
     before, begun = process.memory_info().rss, sum(process.cpu_times()[:2])
     for _ in range(5):
         reply = post(worker, bomb[: 1 << 20], "application/json", content_encoding=coding)
-        assert (reply.status_code, reply.json()["code"]) in ((413, "body-too-large"), (413, "compression-ratio")), reply.text
+        assert (reply.status_code, reply.json()["code"]) in ((413, "body-too-large"), (413, "compression-ratio")), (
+            reply.text
+        )
     assert process.memory_info().rss - before < 32 << 20
     assert sum(process.cpu_times()[:2]) - begun < 1
 
