@@ -172,3 +172,16 @@ def test_lists_follow_the_pages(server: Any) -> None:
     with Client(control_url=url) as client:
         assert client.models() == [{"name": "m"}]
     assert [path for _, path, _, _ in asked] == ["/api/v1/models"]
+
+
+def test_a_prediction_tells_what_stood_in(server: Any) -> None:
+    """A fallback and a cache say so in headers; without them both are empty."""
+    header = 'static; reason="circuit-open"'
+    url, _ = server(
+        200, b'{"predictions": [0]}', **{"Roadworthy-Fallback": header, "Cache-Status": "roadworthy; hit; ttl=3"}
+    )
+    plain, _ = server(200, b'{"predictions": [0]}')
+    with Client(url) as client, Client(plain) as other:
+        found, usual = client.predict("e", [[1]]), other.predict("e", [[1]])
+    assert (found.fallback, found.cache_status) == (header, "roadworthy; hit; ttl=3")
+    assert (usual.fallback, usual.cache_status) == ("", "")

@@ -34,7 +34,7 @@ class EndpointChange(TypedDict, total=False):
     """What a deployment may say besides the version.
 
     Attributes:
-        policy: settings of the endpoint that change, by name.
+        policy: settings of the endpoint that change, by name (docs/policies.md), such as {"cache": {"ttl_s": 30}}.
         if_generation: refuse with a Conflict when the endpoint has another generation.
     """
 
@@ -265,6 +265,8 @@ _HEADERS = {
     "digest": "roadworthy-digest",
     "runtime": "roadworthy-runtime",
     "request_id": "x-request-id",
+    "fallback": "roadworthy-fallback",
+    "cache_status": "cache-status",
 }
 
 

@@ -18,6 +18,8 @@ class Prediction:
         id: the prediction's id; row i is `id:i` in the records.
         version: what answered, for example "flights:3". digest: of its package. runtime: what ran it.
         request_id: for the operator's log.
+        fallback: what answered where the version could not, and why, such as 'static; reason="circuit-open"'; else "".
+        cache_status: what the endpoint's cache did (RFC 9211), such as "roadworthy; hit; ttl=12"; "" without a cache.
     """
 
     predictions: list[Any]
@@ -26,6 +28,8 @@ class Prediction:
     digest: str
     runtime: str
     request_id: str
+    fallback: str = ""
+    cache_status: str = ""
     index: Any = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:

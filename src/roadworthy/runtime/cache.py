@@ -183,14 +183,17 @@ class Cache:
         for member in members:
             if member not in rest:
                 member.settle(outcome)
-        if rest:
-            self._fly_again(flight, rest, outcome)
+        if rest:  # not now: the layer below is in the middle of settling others
+            self._loop.call_soon(self._fly_again, flight, rest, outcome)
 
     def _fly_again(self, flight: _Flight, members: list[Ticket], outcome: Outcome) -> None:
+        waiting = [member for member in members if not member.done]
+        if not waiting:
+            return
         try:
-            self._fly(flight.key, flight.batch, members, flight.why)
-        except Exception:  # noqa: BLE001 - the layer below is in the middle of settling others: nothing may go wrong for them
-            for member in members:
+            self._fly(flight.key, flight.batch, waiting, flight.why)
+        except Exception:  # noqa: BLE001 - nobody is above to take it: those who wait are told what was known before
+            for member in waiting:
                 member.settle(outcome)
 
     def _fly(self, key: bytes, batch: Batch, members: list[Ticket], why: bytes) -> None:
