@@ -411,7 +411,7 @@ OUTCOMES: dict[str, Outcome | None] = {
 
 @settings(deadline=None, max_examples=200)
 @given(STEPS, st.sampled_from([0.0, 60.0]))
-def test_every_ticket_is_settled_once_whatever_happens(steps: list[tuple[Any, ...]], ttl_s: float) -> None:  # noqa: C901 - one branch a step
+def test_every_ticket_is_settled_once_whatever_happens(steps: list[tuple[Any, ...]], ttl_s: float) -> None:
     """Asking, answering, failing, expiring and leaving in any order: who stays is told exactly once, who left never."""
 
     async def play(cache: Cache, below: Below, _counts: list[str]) -> None:
