@@ -218,7 +218,8 @@ class Worker:
             if self._pressure.look():
                 self._log.warning("pressure", warnings=self._pressure.warnings)
                 self._changed()
-            self._front.closing = self._serving.stopping or self._pressure.close_connections
+            if not self._server.should_exit:  # from then on the server decides
+                self._front.closing = self._pressure.close_connections
             await asyncio.sleep(HEARTBEAT_S)
 
     def _changed(self) -> None:
