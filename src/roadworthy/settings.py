@@ -86,7 +86,11 @@ class GatewaySettings:
     worker_hang_s: float = field(default=15.0, metadata={"low": 2, "high": 3_600})
     """A worker that gives no sign of life for so many seconds is killed and started again."""
     worker_memory_mb: int | None = field(default=None, metadata={"low": 64, "high": 1 << 24})
-    """A worker that has grown beyond this is replaced, warm. None: an equal part of 60 % of the machine's memory, at least 1 GiB."""
+    """A worker that has grown beyond this is replaced, warm. None: an equal part of 60 % of the machine's memory, at least
+    1 GiB."""
+    growth_mb: int = field(default=1_024, metadata={"low": 0, "high": 1 << 24})
+    """A worker or runner process whose own memory has grown by more than this since its first minute is replaced, warm. 0: it may
+    grow."""
     crashes_to_quarantine: int = field(default=3, metadata={"low": 1, "high": 1_000})
     """A version that crashes its process so often within ten minutes is kept out of service for an hour."""
     record_max_bytes: int = field(default=5 << 30, metadata={"low": 0, "high": 1 << 50})

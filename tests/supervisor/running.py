@@ -87,7 +87,8 @@ class Running:
         assert self.process is not None
         if number is not None:
             self.process.send_signal(number)
-        self.process.communicate(timeout=20)
+        if self.process.poll() is None:
+            self.process.communicate(timeout=20)
         assert not [pid for _, pid, _ in self.events("start") if is_running(pid)]
         return self.process.returncode
 

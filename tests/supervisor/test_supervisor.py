@@ -61,7 +61,7 @@ def test_a_child_that_refuses_to_start_stops_everything(running: Running) -> Non
     assert len(running.events("start", "bad")) == 1
 
 
-def test_a_child_that_ignores_sigterm_is_killed_after_its_grace(running: Running) -> None:
+def test_d4_a_child_that_ignores_sigterm_is_killed_after_its_grace(running: Running) -> None:
     """The grace is kept, then it is force, and the exit status says so."""
     running.start(running.plan("deaf", stubborn=True, grace_s=0.3), running.plan("agent", stage=1))
     running.wait_ready(2)
@@ -71,14 +71,19 @@ def test_a_child_that_ignores_sigterm_is_killed_after_its_grace(running: Running
     assert [name for name, _, _ in running.events("stop")] == ["agent"]
 
 
-def test_a_second_signal_forces(running: Running) -> None:
-    """Whoever asks twice does not wait for the grace."""
+def test_d4_a_second_signal_forces(running: Running) -> None:
+    """Whoever asks twice does not wait for the grace; status and log say that not everything could finish."""
     running.start(running.plan("deaf", stubborn=True, grace_s=60))
     running.wait_ready(1)
     running.signal(signal.SIGTERM)
     started = time.monotonic()
-    assert running.end(signal.SIGINT) == 1
+    assert running.process is not None
+    running.process.send_signal(signal.SIGINT)
+    _, log = running.process.communicate(timeout=20)
+    assert running.end() == 1
     assert time.monotonic() - started < 5
+    assert "deaf was killed" in log
+    assert "stopped by force" in log
 
 
 def test_d2_kill_9_of_the_supervisor_ends_the_children_and_frees_the_port(running: Running) -> None:

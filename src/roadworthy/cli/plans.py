@@ -62,6 +62,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "record_max_bytes": settings.gateway.record_max_bytes,
         "disk_reserve_bytes": settings.gateway.disk_reserve_mb << 20,
         "crashes_to_quarantine": settings.gateway.crashes_to_quarantine,
+        "growth_mb": settings.gateway.growth_mb,
         "log_level": log_level,
     }
     worker: dict[str, Any] = {
@@ -96,7 +97,8 @@ def worker_limits(settings: Settings) -> WorkerLimits:
         most = max(_LEAST_WORKER_BYTES, int(_WORKERS_SHARE * total) // worker_count(settings))
     else:
         most = None
-    return WorkerLimits(hang_s=settings.gateway.worker_hang_s, memory_bytes=most)
+    growth = settings.gateway.growth_mb << 20 or None
+    return WorkerLimits(hang_s=settings.gateway.worker_hang_s, memory_bytes=most, growth_bytes=growth)
 
 
 def control_child(

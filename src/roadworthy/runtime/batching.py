@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 
 from roadworthy.contract.policy import Batching
-from roadworthy.foundation.errors import ModelFault
+from roadworthy.foundation.errors import ModelFault, RoadworthyError
 from roadworthy.runtime.gain import Gain
 from roadworthy.runtime.line import Line, Member
 from roadworthy.runtime.runners.inline import WRONG_COUNT
@@ -89,6 +90,11 @@ class Batcher:
         elif self._batching.max_wait_ms > 0 and self._line.rows >= self._line.gain.limit():
             self._scheduled.cancel()
             self._scheduled = self._loop.call_soon(self._turn)
+
+    def bar(self, make: Callable[[], RoadworthyError] | None) -> None:
+        """Refuse whoever waits with an error of `make`; the caller hands in nobody else. None refuses nobody."""
+        if make is not None:
+            self._line.refuse(make)
 
     def close(self) -> None:
         """Stop; the caller has made sure that nobody waits. The runner is closed after its last run."""

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from roadworthy.contract.policy import Batching, Policy
@@ -84,6 +85,11 @@ class Version:
     def waiting(self) -> int:
         """Requests that have not begun to run."""
         return self.batcher.waiting
+
+    def bar(self, reason: str | None) -> None:
+        """Refuse those that wait and those that come, for a reason; None ends it."""
+        self.barred = _barred(reason)
+        self.batcher.bar(None if reason is None else partial(_barred_for, reason))
 
     def submit(self, batch: Batch, ticket: Ticket) -> None:
         """Have `batch` answered, or refused at once while the version is barred."""
@@ -161,7 +167,7 @@ class Manager:
         """Have these digests, and no others, execute no more: they crash their processes. Reasons by digest."""
         self._kept_out = reasons
         for digest, version in self._versions.items():
-            version.barred = _barred(reasons.get(digest))
+            version.bar(reasons.get(digest))
         self._changed()
         self._act()
 
@@ -345,7 +351,7 @@ class Manager:
     def _ready(self, version: Version) -> None:
         """Put a version into service, in the place of the one of its digest that was there."""
         before = self._versions.get(version.digest)
-        version.barred = _barred(self._kept_out.get(version.digest))
+        version.bar(self._kept_out.get(version.digest))
         version.batcher.configure(_batching(self._policies.get(version.digest, ())))
         self._versions[version.digest] = version
         self._states[version.digest] = State.READY
@@ -377,8 +383,10 @@ def _batching(policies: Sequence[Policy]) -> Batching:
 
 
 def _barred(reason: str | None) -> RoadworthyError | None:
-    if reason is None:
-        return None
+    return None if reason is None else _barred_for(reason)
+
+
+def _barred_for(reason: str) -> RoadworthyError:
     return Unavailable(
         f"this version is kept out of service: {reason}",
         code=KEPT_OUT,

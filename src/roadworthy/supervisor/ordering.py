@@ -163,7 +163,7 @@ class Ordering:
             if not self._sending:
                 if not self._waiting:
                     return
-                self._sending += self._waiting.popleft()
+                self._sending += self._waiting[0]
             try:
                 sent = self._near.send(self._sending)
             except BlockingIOError:
@@ -172,6 +172,8 @@ class Ordering:
                 self.close()
                 return
             del self._sending[:sent]
+            if not self._sending:  # what did not go out whole is told again to the next life
+                self._waiting.popleft()
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

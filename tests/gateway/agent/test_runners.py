@@ -6,7 +6,7 @@ import asyncio
 import os
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def play(tmp_path: Path) -> Iterator[Callable[..., None]]:
+def play(tmp_path: Path) -> Callable[..., None]:
     """Runs a scene with a keeper that has greeted the supervisor."""
 
     def run(
@@ -122,7 +122,7 @@ def play(tmp_path: Path) -> Iterator[Callable[..., None]]:
 
         asyncio.run(whole())
 
-    yield run
+    return run
 
 
 def apart(**more: Any) -> Placed:

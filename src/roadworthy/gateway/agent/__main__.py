@@ -36,6 +36,7 @@ from roadworthy.gateway.agent.privacy import Scrubber, load_hash_key
 from roadworthy.gateway.agent.quarantine import Limit, Quarantine, crash_reason
 from roadworthy.gateway.agent.record_files import RecordFolder
 from roadworthy.gateway.agent.records import RecordSink
+from roadworthy.gateway.agent.runner_watch import Growth
 from roadworthy.gateway.agent.runners import Around, How, Keeping, Runners
 from roadworthy.gateway.agent.shipping import Frames, Shipping
 from roadworthy.gateway.agent.sync import Sync
@@ -64,6 +65,7 @@ class StartDocument(msgspec.Struct, frozen=True):
         record_max_bytes: bound of all record files on disk. disk_reserve_bytes: free space that records leave to others.
         children_fd: inherited line to the supervisor (`orders.py`), or None: then nothing executes apart.
         crashes_to_quarantine: of a version, within ten minutes.
+        growth_mb: a runner that has grown by more is replaced; 0 for no bound.
         log_level: "debug", "info", "warning" or "error".
     """
 
@@ -78,6 +80,7 @@ class StartDocument(msgspec.Struct, frozen=True):
     disk_reserve_bytes: int = 256 << 20
     children_fd: int | None = None
     crashes_to_quarantine: int = 3
+    growth_mb: int = 1_024
     log_level: str = "info"
 
 
@@ -204,7 +207,7 @@ def _wire_runners(document: StartDocument, hub: Hub, reader: SlabReader) -> tupl
     orders = Orders(document.children_fd, told)
     limit = Limit(document.crashes_to_quarantine)
     quarantine = Quarantine(limit, folder / "run" / "quarantine.json", reader.boot)
-    how = How(folder, log_level=document.log_level)
+    how = How(folder, log_level=document.log_level, growth=Growth(document.growth_mb << 20 or None))
     runners = Runners(how, placer(folder), quarantine, Around(orders.order, orders.kill, held, hub.keep_out))
     return orders, runners
 

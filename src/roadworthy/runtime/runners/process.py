@@ -70,6 +70,7 @@ class ProcessBatcher:
         self._links = [_Link(address, self, loop) for address in addresses]
         self._scheduled: asyncio.Handle | None = None
         self._greeted: frames.Greeting | None = None
+        self._barred: Callable[[], RoadworthyError] | None = None
 
     def __repr__(self) -> str:
         return f"ProcessBatcher({self.digest[:15]}, {len(self._links)} runners, {self._batching})"
@@ -120,6 +121,12 @@ class ProcessBatcher:
             self._scheduled.cancel()
             self._scheduled = self._loop.call_soon(self._turn)
 
+    def bar(self, make: Callable[[], RoadworthyError] | None) -> None:
+        """Have nobody wait for a runner: whoever does, now or later, gets an error of `make`. None ends it."""
+        self._barred = make
+        if make is not None:
+            self._line.refuse(make)
+
     def connect(self) -> None:
         """Begin to look for runners; goes on until `close`."""
         for link in self._links:
@@ -143,8 +150,8 @@ class ProcessBatcher:
         while len(self._line):
             link = min((link for link in self._links if link.has_room), key=lambda link: link.rows, default=None)
             if link is None:
-                if self.refusal is not None:
-                    self._line.refuse(self._refused)
+                if self._barred is not None or self.refusal is not None:
+                    self._line.refuse(self._barred or self._refused)
                 return
             group = self._line.next_group()
             if group:

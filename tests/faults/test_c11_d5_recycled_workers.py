@@ -1,0 +1,200 @@
+"""Workers that are replaced under load, because somebody asks or because they grow: not one request fails, nothing is retried."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import psutil
+import pytest
+
+import roadworthy as rw
+
+COMMAND = str(Path(sys.executable).with_name("roadworthy"))
+RECYCLES = 3
+"""D5 asks for 20; those take too long here."""
+RATE = 250.0
+"""Requests a second that are offered; at least LEAST_RATE of them must be answered."""
+LEAST_RATE = 200.0
+CALLERS = 4
+
+
+def eventually(condition: Callable[[], Any], what: str, within_s: float = 30.0) -> Any:
+    """The first true value of `condition`."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"never happened: {what}")
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small native model, which executes in the workers."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    folder = tmp_path_factory.mktemp("dist")
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, axes=[1])],
+        "sum",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 2])],
+        [helper.make_tensor_value_info("total", TensorProto.FLOAT, [None])],
+    )
+    file = folder / "sum.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), file)
+    rw.pack(file, name="sum", inputs=np.random.default_rng(0).random((40, 2)).astype(np.float32), out=folder)
+    return next(folder.glob("*.rw"))
+
+
+class Served:
+    """`roadworthy serve` with two workers."""
+
+    def __init__(self, packed: Path, home: Path, **environment: str) -> None:
+        self.log = home / "err"
+        options = ["--port", "0", "--metrics-port", "0", "--workers", "2", "--no-auth", "--home", str(home), "--json"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [COMMAND, "serve", str(packed), *options],
+                stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **environment},
+            )  # fmt: skip
+        assert self.process.stdout is not None
+        text = self.process.stdout.readline()
+        while text and not text.rstrip().endswith("}"):
+            text += self.process.stdout.readline()
+        found = re.search(r'"url": *"http://127\.0\.0\.1:(\d+)', text)
+        assert found, text + self.log.read_text()
+        self.port = int(found[1])
+
+    def workers(self) -> set[int]:
+        """The processes of workers."""
+        return {
+            child.pid
+            for child in psutil.Process(self.process.pid).children()
+            if child.status() != psutil.STATUS_ZOMBIE and "roadworthy.gateway.worker" in child.cmdline()
+        }
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+
+@pytest.fixture
+def serve(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Starts it; settings by their variables."""
+    running: list[Served] = []
+
+    def start(**environment: str) -> Served:
+        running.append(Served(packed, tmp_path, **environment))
+        return running[-1]
+
+    yield start
+    for served in running:
+        if served.process.poll() is None:
+            assert served.stop() == 0
+
+
+class Load:
+    """Callers that keep their connections and never try again; every answer must be right."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.right = 0
+        self.faults: list[str] = []
+        self._over, self._lock = threading.Event(), threading.Lock()
+        self._threads = [threading.Thread(target=self._call, args=(n,), daemon=True) for n in range(CALLERS)]
+        self._begun = 0.0
+
+    def __enter__(self) -> Self:
+        self._begun = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(20)
+        self.rate = self.right / (time.monotonic() - self._begun)
+
+    def _call(self, number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        due = time.monotonic()
+        while not self._over.is_set():
+            number += 1
+            due += CALLERS / RATE
+            time.sleep(max(0.0, due - time.monotonic()))
+            try:
+                body = json.dumps({"instances": [[float(number), 1.0]]})
+                connection.request("POST", "/v1/models/sum:predict", body, {"Content-Type": "application/json"})
+                reply = connection.getresponse()
+                answer = json.loads(reply.read())
+                if reply.status != 200 or answer != {"predictions": [number + 1.0]}:
+                    self.faults.append(f"{reply.status} {answer}")
+            except (OSError, http.client.HTTPException) as error:
+                self.faults.append(repr(error))
+                connection.close()
+            with self._lock:
+                self.right += 1
+        connection.close()
+
+
+def test_d5_recycled_workers_drop_no_request(serve: Callable[..., Served]) -> None:
+    """SIGHUP again and again: each time both workers are other ones, and every request was answered rightly."""
+    served = serve()
+    with Load(served.port) as load:
+        for _ in range(RECYCLES):
+            before = served.workers()
+            assert len(before) == 2
+            served.process.send_signal(signal.SIGHUP)
+            eventually(lambda before=before: len(now := served.workers()) == 2 and not now & before, "all are new")
+    assert load.faults == []
+    assert load.rate >= LEAST_RATE
+    assert served.stop() == 0
+
+
+def test_c11_workers_that_outgrow_their_bound_are_replaced_without_a_failed_request(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    """A leak is planted into each worker, faster than a request can make it; the bound ends it, and no request fails."""
+    (tmp_path / "sitecustomize.py").write_text(LEAK)
+    served = serve(PYTHONPATH=str(tmp_path), ROADWORTHY_GATEWAY_WORKER_MEMORY_MB="250")
+    first = served.workers()
+    with Load(served.port) as load:
+        eventually(lambda: not served.workers() & first and len(served.workers()) == 2, "both were replaced", 40)
+    assert load.faults == []
+    assert load.rate >= LEAST_RATE
+    log = served.log.read_text()
+    assert log.count("holds too much memory (memory)") >= 2
+    assert "killed" not in log
+    assert served.stop() == 0
+
+
+LEAK = """
+import sys
+if "roadworthy.gateway.worker" in sys.orig_argv:
+    import threading, time
+    def leak():
+        held = []
+        time.sleep(2.0)
+        while True:
+            held.append(b"x" * (4 << 20))
+            time.sleep(0.1)
+    threading.Thread(target=leak, daemon=True).start()
+"""

@@ -1,0 +1,241 @@
+"""A model that crashes or hangs under the real command line: its runner is replaced, and at last the version is kept out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+import roadworthy as rw
+
+COMMAND = str(Path(sys.executable).with_name("roadworthy"))
+CRASH, HOLD_GIL, LEAVE = 1013.0, 1014.0, 1015.0
+
+
+def eventually(condition: Any, what: str, within_s: float = 20.0) -> Any:
+    """The first true value of `condition`."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"never happened: {what}")
+
+
+class Machine:
+    """`roadworthy up` in a home folder, with two versions of a model: 1 is well, 2 has a defect."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        (folder / "roadworthy.toml").write_text(
+            "[gateway]\nworkers = 2\nport = 0\nmetrics_port = 0\n[control]\nport = 0\n"
+        )
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
+        self.environment = {**clean, "ROADWORTHY_HOME": str(self.home)}
+        rows = np.arange(20.0).reshape(10, 2)
+
+        def well(x: Any) -> Any:
+            return np.asarray(x).sum(axis=1)
+
+        def defect(x: Any) -> Any:
+            import ctypes
+            import os
+            import re
+
+            first = np.asarray(x)[:, 0]
+            if (first == CRASH).any():
+                ctypes.string_at(0)
+            if (first == LEAVE).any():
+                os._exit(3)
+            if (first == HOLD_GIL).any():
+                re.match(r"(a+)+$", "a" * 60 + "b")  # one call in C that ends in some thousands of years
+            return np.asarray(x).sum(axis=1) + 0.5
+
+        self.packages = [
+            rw.pack(model, name="sums", inputs=rows, out=folder / "dist", compile=False) for model in (well, defect)
+        ]
+        self.told = self.tell("up", "-d")
+        context = json.loads((self.home / "context.json").read_text())
+        self.client = httpx.Client(headers={"Authorization": f"Bearer {context['key']}"}, timeout=30)
+        for package in self.packages:
+            self.tell("push", str(package.path), "--allow-code", package.digest)
+
+    def tell(self, *arguments: str) -> Any:
+        """What a command that must succeed prints with --json."""
+        result = subprocess.run(
+            [COMMAND, *arguments, "--json"],
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=100, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout) if result.stdout else None
+
+    def predict(self, endpoint: str, first: float) -> httpx.Response:
+        """One call."""
+        url = f"{self.told['gateway']}/v1/models/{endpoint}:predict"
+        return self.client.post(url, json={"instances": [[first, 1.0]]})
+
+    def answer(self, endpoint: str, first: float = 1.0) -> float:
+        """The answer of a call that must succeed."""
+        reply = self.predict(endpoint, first)
+        assert reply.status_code == 200, reply.text
+        return float(reply.json()["predictions"][0])
+
+    def endpoint(self, name: str) -> dict[str, Any]:
+        """What the control plane says."""
+        document: dict[str, Any] = self.client.get(f"{self.told['control']}/api/v1/endpoints/{name}").json()
+        return document
+
+    def runners(self, package: int) -> list[int]:
+        """The runner processes of a version."""
+        digest = self.packages[package].digest[7:19]
+        return [runner["pid"] for runner in self.tell("status")["runners"] if runner["digest"] == digest]
+
+    def metric(self, pattern: str) -> float:
+        """The sum of the samples whose name and labels match."""
+        try:
+            text = httpx.get(self.told["metrics"]).text
+        except httpx.TransportError:  # between two agents
+            return -1.0
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(pattern, line))
+
+    def agent(self) -> int:
+        """The agent's process, 0 for none."""
+        supervisor = psutil.Process(int((self.home / "supervisor.pid").read_text()))
+        for child in supervisor.children():
+            with contextlib.suppress(psutil.Error):
+                if "roadworthy.gateway.agent" in child.cmdline():
+                    return child.pid
+        return 0
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Started once for the tests of this file, which go on where the one before ended."""
+    machine = Machine(tmp_path_factory.mktemp("machine"))
+    try:
+        (machine.folder / "policy.json").write_text(json.dumps({"placement": {"hang_s": 1.0}}))
+        for endpoint in ("steady", "tried"):
+            machine.tell("deploy", "sums:1", "--endpoint", endpoint, "--policy", "policy.json")
+        yield machine
+    finally:
+        machine.client.close()
+        machine.tell("stop")
+
+
+class Callers(threading.Thread):
+    """Calls the endpoint that has nothing to do with the defect, without a pause; every answer must be right."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(daemon=True)
+        self.machine = machine
+        self.calls = 0
+        self.faults: list[str] = []
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        """Until told."""
+        with httpx.Client(headers=self.machine.client.headers, timeout=30) as client:
+            url = f"{self.machine.told['gateway']}/v1/models/steady:predict"
+            while not self.over.is_set():
+                reply = client.post(url, json={"instances": [[1.0, 1.0]]})
+                self.calls += 1
+                if reply.status_code != 200 or reply.json()["predictions"] != [2.0]:
+                    self.faults.append(reply.text)
+
+
+def test_d2_runners_outlive_the_agent(machine: Machine) -> None:
+    """kill -9 of the agent: the runner stays, its callers notice nothing, and the next agent takes it over."""
+    assert machine.answer("steady") == 2.0
+    (runner,) = machine.runners(0)
+    agent = machine.agent()
+    os.kill(agent, signal.SIGKILL)
+    eventually(
+        lambda: machine.agent() not in (0, agent) and machine.metric(r"roadworthy_runners\{.*READY") == 1, "it is back"
+    )
+    for _ in range(50):
+        assert machine.answer("steady") == 2.0
+    assert machine.runners(0) == [runner]
+    assert machine.metric("roadworthy_runner_restarts_total") == 0
+
+
+def test_d1_a_runner_that_is_killed_from_outside_is_started_again(machine: Machine) -> None:
+    """And that is not the version's fault."""
+    (runner,) = machine.runners(0)
+    for _ in range(3):
+        (runner,) = eventually(lambda: machine.runners(0), "it runs")
+        os.kill(runner, signal.SIGKILL)
+        eventually(lambda runner=runner: machine.runners(0) not in ([runner], []), "another one")
+        assert machine.answer("steady") == 2.0
+    assert machine.metric(r'roadworthy_runner_restarts_total\{reason="killed"') == 3
+    assert machine.metric("roadworthy_version_quarantined") == 0
+
+
+def test_c2_c3_a_version_in_a_crash_loop_is_kept_out_and_traffic_returns(machine: Machine) -> None:
+    """After three crashes nothing of it runs, its endpoint answers with the version before by itself, audited; the other endpoint
+    has not noticed."""
+    machine.tell("deploy", "sums:2", "--endpoint", "tried")
+    assert machine.answer("tried") == 2.5
+    callers = Callers(machine)
+    callers.start()
+    try:
+        codes = set()
+        for poison in (CRASH, LEAVE, CRASH):
+            codes.add(eventually(lambda poison=poison: machine.predict("tried", poison).json().get("code"), "a crash"))
+        assert codes == {"runner-died"}
+        eventually(lambda: machine.endpoint("tried")["version"] == "sums:1", "traffic returns")
+        eventually(lambda: machine.predict("tried", 1.0).status_code == 200, "the old one answers")
+        assert machine.answer("tried") == 2.0
+    finally:
+        callers.over.set()
+        callers.join()
+    assert callers.faults == []
+    assert callers.calls > 50
+    endpoint = machine.endpoint("tried")
+    assert (endpoint["previous"], endpoint["changed_by"]) == (None, "controller")
+    audit = machine.client.get(f"{machine.told['control']}/api/v1/audit", params={"last": 5}).json()["items"]
+    (entry,) = [entry for entry in audit if entry["verb"] == "rollback"]
+    assert (entry["actor"], entry["subject"]) == ("controller", "tried")
+    assert "SIGSEGV, exit status 3" in json.dumps(entry)
+    eventually(lambda: machine.runners(1) == [], "no runner of it is left")
+
+
+def test_c4_a_version_that_hangs_is_killed_and_may_be_deployed_again(machine: Machine) -> None:
+    """Deployed again it has a new chance. A run that holds the GIL is ended from outside, and everything else goes on."""
+    machine.tell("deploy", "sums:2", "--endpoint", "tried")
+    assert machine.answer("tried") == 2.5
+    begun = time.monotonic()
+    reply = machine.predict("tried", HOLD_GIL)
+    assert (reply.status_code, reply.json()["code"]) == (503, "runner-died")
+    assert time.monotonic() - begun < 10
+    assert eventually(lambda: machine.answer("tried"), "the next one answers") == 2.5
+    assert machine.metric(r'roadworthy_runner_restarts_total\{reason="hung"') == 1
+    assert machine.answer("steady") == 2.0
+
+
+def test_c2_without_a_version_before_it_is_refused_clearly(machine: Machine) -> None:
+    """An endpoint that has nothing else answers 503 with the reason; deploying the version again lets it execute again."""
+    machine.tell("deploy", "sums:2", "--endpoint", "alone")
+    assert machine.answer("alone") == 2.5
+    assert machine.metric("roadworthy_version_quarantined") == 0
+    for _ in range(2):  # with the hang of the test before these are three
+        eventually(lambda: machine.predict("alone", CRASH).json().get("code") == "runner-died", "it crashes")
+    reply = eventually(lambda: (r := machine.predict("alone", 1.0)).status_code == 503 and r, "it is refused")
+    assert reply.json()["code"] == "version-quarantined"
+    machine.tell("deploy", "sums:2", "--endpoint", "alone", "--no-wait")
+    eventually(lambda: machine.predict("alone", 1.0).status_code == 200, "it answers again")
