@@ -137,7 +137,6 @@ def test_c1_a_runner_that_dies_costs_its_callers_nothing(machine: Machine) -> No
     eventually(lambda: machine.ask(1, 2).headers["roadworthy-version"] == "sums:2", "another process takes its place")
 
 
-@pytest.mark.xfail(strict=True, reason="gateway/worker.py does not hand the packages' rules to Serving.attach yet")
 def test_a_rule_stands_in(machine: Machine) -> None:
     """From the package of the version that fails, and the fixed answer after it."""
     steps = '[{"kind": "rule", "rule": "mean"}, {"kind": "static", "value": 0}]'

@@ -92,6 +92,7 @@ class Call(Ticket):
         "decoded",
         "entered",
         "exchange",
+        "failed",
         "form",
         "headers",
         "id",
@@ -126,6 +127,7 @@ class Call(Ticket):
         self.outputs: bytes | None = None
         self.protocol: BoundProtocol = predict.unchosen
         self.source = ""
+        self.failed = ""
         self.reply: Reply | None = None
 
     def settled(self, outcome: Outcome) -> None:
@@ -256,6 +258,9 @@ class Predict:
         encoded = call.protocol.encode(answer, decoded, arm.number)
         call.output_json_bytes, call.form = encoded.json_bytes, encoded.form
         call.source = answer.source
+        if answer.instead_of is not None:  # hidden from the caller, not from the log and the version's own counts
+            call.failed = answer.instead_of.code
+            self._seen(call, answer.instead_of)
         reply = Reply(200, encoded.body, encoded.headers, arm.head)
         if answer.notes:
             reply.headers = [*reply.headers, *answer.notes]
@@ -294,7 +299,7 @@ class Predict:
         arm, decoded, entry = call.arm, call.decoded, self._endpoint.entry
         rows = 0 if decoded is None else decoded.batch.rows
         if arm is not None:
-            arm.metrics.observe(call.code, latency_s, rows)
+            arm.metrics.observe(call.failed or call.code, latency_s, rows)
         else:
             self._metrics.refused(entry.name, call.code)
         if self._log_access is not None:

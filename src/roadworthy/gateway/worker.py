@@ -41,6 +41,7 @@ from roadworthy.runtime.logs import configure_logs, lines_dropped
 from roadworthy.runtime.manager import Apart, Loader, Manager
 from roadworthy.runtime.placement import Place, placer
 from roadworthy.runtime.record import Recorder
+from roadworthy.runtime.rules import Rules, rule_loader
 from roadworthy.runtime.thread import ModelThread
 
 _LOOK_AGAIN_S = 0.02
@@ -120,7 +121,7 @@ class Worker:
             metrics, self._recorder, self._log_fault, aside.call, log_access, lambda: self._pressure.refuse
         )
         routing = Routing(instruments, self._serving.readiness)
-        self._serving.attach(self._manager, routing)
+        self._serving.attach(self._manager, routing, Rules(rule_loader(Path(start.folder))))
         folder = Path(start.folder)
         self._pressure = Pressure(start.pressure(), partial(measure, folder / "records"))
         self._checks = DeepChecks(
