@@ -37,7 +37,7 @@ def eventually(condition: Any, what: str, within_s: float = 20.0) -> Any:
 
 
 class Machine:
-    """`roadworthy up` in a home folder, with two versions of a model: 1 is well, 2 has a defect."""
+    """`roadworthy up` in a home folder, with versions of a model: 1 is well, 2 and 3 have a defect."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,9 +66,15 @@ class Machine:
                 re.match(r"(a+)+$", "a" * 60 + "b")  # one call in C that ends in some thousands of years
             return np.asarray(x).sum(axis=1) + 0.5
 
-        self.packages = [
-            rw.pack(model, name="sums", inputs=rows, out=folder / "dist", compile=False) for model in (well, defect)
-        ]
+        def inner(x: Any) -> Any:
+            import ctypes
+
+            if (np.asarray(x)[:, 0] == CRASH).any():
+                ctypes.string_at(0)
+            return np.asarray(x).sum(axis=1) + 0.25
+
+        models = (well, defect, inner)
+        self.packages = [rw.pack(m, name="sums", inputs=rows, out=folder / "dist", compile=False) for m in models]
         self.told = self.tell("up", "-d")
         context = json.loads((self.home / "context.json").read_text())
         self.client = httpx.Client(headers={"Authorization": f"Bearer {context['key']}"}, timeout=30)
@@ -239,3 +245,33 @@ def test_c2_without_a_version_before_it_is_refused_clearly(machine: Machine) -> 
     assert reply.json()["code"] == "version-quarantined"
     machine.tell("deploy", "sums:2", "--endpoint", "alone", "--no-wait")
     eventually(lambda: machine.predict("alone", 1.0).status_code == 200, "it answers again")
+
+
+def test_c3_a_version_that_crashes_its_worker_is_kept_out_too(machine: Machine) -> None:
+    """It executes inline because somebody asked for that. Three workers die of it, then it is out; nothing else is."""
+    (machine.folder / "inline.json").write_text(json.dumps({"placement": {"where": "inline"}}))
+    machine.tell("deploy", "sums:3", "--endpoint", "inside", "--policy", "inline.json")
+
+    def placements() -> list[str]:
+        workers = machine.tell("status")["gateways"][0]["workers"]
+        versions = [version for worker in workers for version in worker["versions"]]
+        return [str(v.get("placement")) for v in versions if v["digest"] == machine.packages[2].digest]
+
+    eventually(lambda: len(found := placements()) == 2 and all(p.startswith("inline") for p in found), "it is inline")
+    died = r'roadworthy_worker_ends_total\{reason="SIGSEGV"'
+    for count in range(3):
+        eventually(lambda: (r := call(machine)) is not None and r.status_code == 200, "it answers")
+        with pytest.raises(httpx.TransportError):
+            machine.predict("inside", CRASH)
+        eventually(lambda count=count: machine.metric(died) == count + 1, "it is noticed")
+    reply = eventually(lambda: (r := call(machine)) is not None and r.status_code == 503 and r, "it is refused")
+    assert reply.json()["code"] == "version-quarantined"
+    assert machine.answer("steady") == 2.0
+
+
+def call(machine: Machine) -> httpx.Response | None:
+    """One call, on a new connection; None while there is nobody."""
+    try:
+        return machine.predict("inside", 1.0)
+    except httpx.TransportError:
+        return None

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from roadworthy.contract.policy import Batching
-from roadworthy.foundation.errors import ModelFault
+from roadworthy.foundation.errors import ModelFault, Unavailable
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
@@ -316,3 +316,21 @@ def test_d1_killed_again_and_again(start_runner: StartRunner, tmp_path: Path) ->
         assert outcomes.get("runner-died", 0) <= 6 * 16
 
     play(tmp_path, scene, copies=2)
+
+
+def test_c3_nobody_waits_for_a_version_that_is_barred(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Who waits for a runner is refused at once, and so is who comes; when the bar is lifted, requests wait and are answered."""
+
+    async def scene(caller: Caller) -> None:
+        waits = caller.submit(rows(1))
+        await asyncio.sleep(0.02)
+        assert not waits.outcome.done()
+        caller.batcher.bar(lambda: Unavailable("planted", code="planted"))
+        assert await caller.ask(rows(2)) == ["planted"]
+        assert told(await waits.outcome) == "planted"
+        caller.batcher.bar(None)
+        later = caller.submit(rows(3))
+        start_runner("sum")
+        assert told(await later.outcome) == [3.0]
+
+    play(tmp_path, scene)

@@ -191,8 +191,8 @@ class Runners:
             self._tell_kept_out()
 
     def apart(self) -> set[str]:
-        """The digests that execute in runner processes."""
-        return {digest for digest, _ in self._copies}
+        """The digests that should execute in runner processes."""
+        return {digest for digest, _ in self._wanted}
 
     def facts(self) -> Keeping:
         """How things are."""

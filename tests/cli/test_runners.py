@@ -1,0 +1,31 @@
+"""What `roadworthy status` reads of the runner processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+from roadworthy.cli.runners import local_runners, runner_table
+
+
+def test_runners_that_live_are_shown(tmp_path: Path) -> None:
+    """From their state files; what a killed one left, and what is no state file, is passed over."""
+    folder = tmp_path / "run" / "runners"
+    assert local_runners(tmp_path) == []
+    folder.mkdir(parents=True)
+    dead = 1 << 22  # above every process number
+    for pid in (os.getpid(), dead):
+        (folder / f"{'ab' * 8}-1.sock.{pid}.state").write_bytes(struct.pack("=4q", pid, 2, 0, 7))
+    (folder / f"{'ab' * 8}-1.sock.state").write_bytes(b"")
+    (folder / f"{'ab' * 8}-1.sock.{os.getpid()}x.state").write_bytes(b"")
+    (runner,) = local_runners(tmp_path)
+    assert runner.pop("resident_bytes") > 1 << 20
+    assert runner == {"digest": "ab" * 6, "copy": 1, "pid": os.getpid(), "state": "READY", "runs": 7}
+    document = {
+        "endpoints": [{"digest": f"sha256:{'ab' * 32}", "version": "sums:2"}],
+        "runners": [{**runner, "resident_bytes": 3 << 20}],
+    }
+    text = runner_table(document)
+    assert "sums:2" in text
+    assert "READY" in text

@@ -1,0 +1,94 @@
+"""What the control plane does when gateways keep a version out of service because it crashes there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.contract.telemetry import FAILED, READY, VersionState
+
+Push = Callable[..., dict[str, Any]]
+LINE = "/api/v1/endpoints/line"
+
+
+def bad(digest: str) -> VersionState:
+    """A version in quarantine."""
+    return VersionState(digest, FAILED, code="version-quarantined", reason="it crashed 3 times")
+
+
+@pytest.fixture
+def two(admin: httpx.Client, gateway: Any, push: Push) -> tuple[str, str]:
+    """Version 2 answers, version 1 did before."""
+    digests = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
+    for number in (1, 2):
+        admin.put(LINE, json={"version": f"line:{number}"})
+        gateway.ready(*digests)
+    assert admin.get(LINE).json()["version"] == "line:2"
+    return digests
+
+
+def test_c3_traffic_returns_to_the_version_before(admin: httpx.Client, gateway: Any, two: tuple[str, str]) -> None:
+    """By itself and audited with the reason; the crashing version is no target of a rollback and is not held any more."""
+    gateway.report(VersionState(two[0], READY), bad(two[1]))
+    document = admin.get(LINE).json()
+    assert (document["version"], document["previous"], document["changed_by"]) == ("line:1", None, "controller")
+    snapshot = gateway.snapshot().json()
+    assert [package["digest"] for package in snapshot["packages"]] == [two[0]]
+    (entry,) = [e for e in admin.get("/api/v1/audit?last=5").json()["items"] if e["verb"] == "rollback"]
+    assert (entry["actor"], entry["subject"]) == ("controller", "line")
+    assert entry["detail"] == {"version": "line:1", "left": "line:2", "reason": "it crashed 3 times"}
+
+
+def test_c3_it_waits_for_a_version_that_can_answer(admin: httpx.Client, gateway: Any, two: tuple[str, str]) -> None:
+    """The version before has to be ready; until then nothing changes."""
+    gateway.report(bad(two[1]))
+    assert admin.get(LINE).json()["version"] == "line:2"
+    gateway.report(VersionState(two[0], READY), bad(two[1]))
+    assert admin.get(LINE).json()["version"] == "line:1"
+
+
+def test_c3_what_is_on_its_way_stays_so(admin: httpx.Client, gateway: Any, push: Push, two: tuple[str, str]) -> None:
+    """A third version that loads meanwhile is not forgotten."""
+    third = push(factor=4.0)["digest"]
+    admin.put(LINE, json={"version": "line:3"})
+    gateway.report(VersionState(two[0], READY), bad(two[1]))
+    document = admin.get(LINE).json()
+    assert (document["version"], document["pending"]["version"]) == ("line:1", "line:3")
+    gateway.ready(two[0], third)
+    assert admin.get(LINE).json()["version"] == "line:3"
+
+
+def test_e7_a_version_that_crashes_while_it_loads_never_gets_traffic(
+    admin: httpx.Client, gateway: Any, push: Push
+) -> None:
+    """The deployment has failed, with code and reason; deploying it again is another try."""
+    one, other = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
+    admin.put(LINE, json={"version": "line:1"})
+    gateway.ready(one)
+    admin.put(LINE, json={"version": "line:2"})
+    gateway.report(VersionState(one, READY), bad(other))
+    document = admin.get(LINE).json()
+    assert (document["version"], document["pending"]["code"]) == ("line:1", "version-quarantined")
+    admin.put(LINE, json={"version": "line:2"})
+    gateway.ready(one, other)
+    assert admin.get(LINE).json()["version"] == "line:2"
+
+
+def test_deploying_what_serves_again_is_another_try(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """Without a version before, the generation grows, which gateways take as a new chance; a healthy one is left as it is."""
+    digest = push()["digest"]
+    admin.put(LINE, json={"version": "line:1"})
+    gateway.ready(digest)
+    before = admin.get(LINE).json()["generation"]
+    time.sleep(0.001)  # a report of a later microsecond
+    assert admin.put(LINE, json={"version": "line:1"}).json()["generation"] == before
+    gateway.report(bad(digest))
+    assert admin.get(LINE).json()["version"] == "line:1"
+    assert admin.put(LINE, json={"version": "line:1"}).json()["generation"] == before + 1
+    assert gateway.snapshot().json()["endpoints"][0]["generation"] == before + 1
+    # What the gateway said before does not count against the new try.
+    assert admin.put(LINE, json={"version": "line:1"}).json()["generation"] == before + 1
