@@ -32,12 +32,16 @@ class Orders:
     async def run(self) -> None:
         """Ask what runs, then listen until cancelled."""
         reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=_LONGEST_LINE)
-        self._writer.write(b'{"hello": true}\n')
-        while line := await reader.readline():
-            with contextlib.suppress(ValueError):
-                message = json.loads(line)
-                if isinstance(message, dict):
-                    self._told(message)
+        try:
+            self._writer.write(b'{"hello": true}\n')
+            while line := await reader.readline():
+                with contextlib.suppress(ValueError):
+                    message = json.loads(line)
+                    if isinstance(message, dict):
+                        self._told(message)
+            await asyncio.Event().wait()  # the supervisor is gone; this process is told so in another way
+        finally:
+            self._writer.close()
 
     def order(self, children: list[dict[str, Any]]) -> None:
         """Have exactly these children run."""

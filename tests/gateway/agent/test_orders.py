@@ -1,0 +1,46 @@
+"""The agent's end of the line to the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+from roadworthy.gateway.agent.orders import Orders
+
+
+def test_orders_go_out_and_what_happened_comes_in() -> None:
+    """It says hello first; long lists and broken lines are no obstacle, and the end of the line does not end the agent."""
+    told: list[dict[str, Any]] = []
+
+    async def scene() -> None:
+        near, far = socket.socketpair()
+        came = asyncio.Event()
+
+        def take(message: dict[str, Any]) -> None:
+            told.append(message)
+            came.set()
+
+        orders = Orders(far.detach(), take)
+        task = asyncio.create_task(orders.run())
+        reader, writer = await asyncio.open_connection(sock=near, limit=1 << 22)
+        assert json.loads(await reader.readline()) == {"hello": True}
+        many = [
+            {"name": f"runner-{n}", "argv": [], "document": {"text": "x" * 1_000}, "grace_s": 1.0} for n in range(500)
+        ]
+        orders.order(many)
+        orders.kill("runner-1", 7, "hung")
+        assert json.loads(await reader.readline()) == {"children": many}
+        assert json.loads(await reader.readline()) == {"kill": "runner-1", "pid": 7, "reason": "hung"}
+        running = {"running": [{"name": "x" * 1_000, "pid": n} for n in range(500)]}
+        writer.write(b"{broken\n[]\n" + json.dumps(running).encode() + b"\n")
+        await asyncio.wait_for(came.wait(), 10)
+        assert told == [running]
+        writer.close()
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, writer.wait_closed(), return_exceptions=True)
+
+    asyncio.run(scene())
