@@ -14,7 +14,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -76,27 +75,31 @@ def cells(folder: Path, setup: Setup) -> list[Measure]:
 
 
 def apart(folder: Path, setup: Setup) -> list[Measure]:
-    """A Python callable that does nothing, in a runner process and in the worker."""
-    subject = nothing(folder, ROWS)
+    """A Python callable that does nothing, in a runner process and in the worker.
+
+    Two packages, since a version that two endpoints place differently executes in one place only.
+    """
     name, aim = "1 row, 64 connections, a Python callable that does nothing, runner process against inline", ">= 0.5 x"
+    subjects = {where: nothing(folder, ROWS, f"nothing-{where}") for where in ("inline", "process")}
     with installed(folder, [], setup.server_core) as service:
-        service.push(subject)
         try:
-            for where in ("inline", "process"):
-                place(service, f"{subject.name}:1", where, where)
-        except Exception as error:  # noqa: BLE001  whatever the control plane says is the reason
+            for where, subject in subjects.items():
+                place(service, subject, where)
+            wait_until(lambda: len(service.runner_processes()) == 1, "one runner process, and no other")
+        except Exception as error:  # noqa: BLE001  whatever is said is the reason
             return [unmeasured(name, aim, f"{type(error).__name__}: {error}")]
-        if not service.runner_processes():
-            return [unmeasured(name, aim, "no runner process was started")]
-        duel = single_rows(subject, service.target("process"), service.target("inline"), setup)
+        inline, process = (service.target(subject.name) for subject in subjects.values())
+        duel = single_rows(subjects["process"], process, inline, setup)
     return [faster(name, duel, 0.5, 0.8)]
 
 
-def place(service: Service, version: str, endpoint: str, where: str, **more: Any) -> None:
-    """Serve a version at an endpoint whose policy says where it executes."""
+def place(service: Service, subject: Subject, where: str) -> None:
+    """Serve a subject at an endpoint whose policy says where it executes, and wait for its answers."""
+    service.push(subject)
     with service.client() as client:
-        policy = {"placement": {"where": where, **more}}
-        client.wait(client.deploy(version, endpoint, policy=policy), timeout_s=60)
+        policy = {"placement": {"where": where, "copies": 1}}
+        client.wait(client.deploy(f"{subject.name}:1", subject.name, policy=policy), timeout_s=60)
+    wait_until(partial(ask, service, subject), f"right answers of {subject.name}")
 
 
 def memory(folder: Path, setup: Setup, models: int = 20) -> list[Measure]:

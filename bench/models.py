@@ -103,11 +103,11 @@ def small_graph(folder: Path, number: int) -> Subject:
     return Subject(name, _packed(package), file, rows, _by_graph(file, rows), _code(package))
 
 
-def nothing(folder: Path, count: int) -> Subject:
+def nothing(folder: Path, count: int, name: str = "nothing") -> Subject:
     """A Python callable that does nothing: its answer is two of the numbers that it was asked with."""
     rows = cells(count)
-    package = rw.pack(_first_two, name="nothing", inputs=rows[:200, :2], out=folder)
-    return Subject("nothing", _packed(package), folder, rows[:, :2], rows[:, 1], _code(package))
+    package = rw.pack(_first_two, name=name, inputs=rows[:200, :2], out=folder)
+    return Subject(name, _packed(package), folder, rows[:, :2], rows[:, 1], _code(package))
 
 
 def leaking(folder: Path, count: int, kilobytes: int = 64) -> Subject:

@@ -57,12 +57,16 @@ def _wrong(home: Path, subject: Subject) -> int:
 
 
 def _tables(home: Path, endpoint: str, columns: list[str]) -> Iterator[pa.Table]:
-    """Every record file below the home folder, shipped or not."""
+    """The records of answers in every file below the home folder, shipped or not.
+
+    A request whose caller hung up before its answer, as wrk does when it stops, has a record without one.
+    """
     for path in sorted(home.rglob("*")):
         try:
             if not path.is_file() or path.open("rb").read(4) != b"PAR1" or path.name.startswith("."):
                 continue
-            table = pq.read_table(path, columns=columns, partitioning=None)
+            table = pq.read_table(path, columns=[*columns, "code"], partitioning=None)
         except FileNotFoundError:
             continue  # shipped meanwhile: the next look finds it in the blob store
-        yield table.filter(pa.compute.equal(table["endpoint"], endpoint))
+        answered = pa.compute.and_(pa.compute.equal(table["endpoint"], endpoint), pa.compute.equal(table["code"], "ok"))
+        yield table.filter(answered)

@@ -1,0 +1,1 @@
+"""What each peer runs, written as its own documentation shows it. Run by the peer's own Python, never imported by ours."""
