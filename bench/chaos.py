@@ -150,7 +150,7 @@ class Plan:
 async def travel(service: Service, story: Story, plan: Plan) -> None:
     """Ask and kill, then look whether all is as before."""
     chance = random.Random(plan.seed)
-    expected = _roles(service)
+    expected = await _settled(service)
     async with asyncio.TaskGroup() as group:
         done = asyncio.Event()
         for traffic in story.traffics:
@@ -202,6 +202,16 @@ async def _until_back(service: Service, expected: dict[str, int], story: Story) 
             story.faults.append(f"processes: {found} instead of {expected}")
             return
         await asyncio.sleep(0.1)
+
+
+async def _settled(service: Service) -> dict[str, int]:
+    """The processes once no more of them come or go: runners of versions that nobody wants any more leave one after another."""
+    found, since, deadline = _roles(service), time.monotonic(), time.monotonic() + 60.0
+    while time.monotonic() < min(since + 3.0, deadline):
+        await asyncio.sleep(0.2)
+        if (now := await asyncio.to_thread(_roles, service)) != found:
+            found, since = now, time.monotonic()
+    return found
 
 
 def _roles(service: Service) -> dict[str, int]:

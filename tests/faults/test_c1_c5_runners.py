@@ -85,6 +85,9 @@ def test_c2_c3_a_crash_fails_only_what_was_in_it(
         await caller.ready()
         poison = caller.submit(rows(13))
         await asyncio.sleep(0)  # its message is out
+        # Until the runner is at it: what it finds waiting when it begins runs together.
+        while runner.process.poll() is None and not (runner.state and runner.state.busy_since_ns):  # noqa: ASYNC110 - polls
+            await asyncio.sleep(0.001)
         others = [caller.submit(rows(n)) for n in range(5)]
         outcome = await poison.outcome
         assert isinstance(outcome, Unavailable)

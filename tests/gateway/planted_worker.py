@@ -16,8 +16,8 @@ import numpy as np
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import read_start_message
 from roadworthy.foundation.errors import PackageRefused
-from roadworthy.runtime.logs import configure_logs
 from roadworthy.gateway.worker import WorkerStart, serve
+from roadworthy.runtime.logs import configure_logs
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.signature import Signature
 
