@@ -261,11 +261,12 @@ def prepare(service: Service, inline: Traffic, plan: Plan) -> Story:
     """Deploy a second endpoint whose version executes apart, if this Roadworthy starts runner processes."""
     if not plan.runners:
         return Story(inline, None)
+    others = len(service.runner_processes())
     try:
         with service.client() as client:
             policy = {"placement": {"where": "process", "copies": COPIES}}
             client.wait(client.deploy(f"{NAME}:2", APART, policy=policy), timeout_s=30)
-        wait_until(lambda: len(service.runner_processes()) == COPIES, "runner processes", 5)
+        wait_until(lambda: len(service.runner_processes()) == others + COPIES, "runner processes", 5)
         wait_until(partial(everyone_answers, service, APART, inline.bodies[0]), "an answer from a runner")
     except Exception as error:  # noqa: BLE001  whatever is said, it is told, and the workers are measured alone
         print(f"without runner processes: {error}", flush=True)

@@ -74,7 +74,7 @@ def test_a_planted_leak_is_seen(folder: Path, running: Running) -> None:
 def test_only_what_was_inside_a_killed_process_fails(running: Running) -> None:
     """Workers and runners killed under load; the last test, since it stops the installation and looks for leftovers."""
     service, traffic = running
-    story = chaos.run(service, _fresh(traffic), chaos.Plan(seconds=7.0, every_s=2.5))
+    story = chaos.run(service, _fresh(traffic), chaos.Plan(seconds=5.0, every_s=2.4))
     assert len(story.kills) >= 2
     assert story.unexplained == []
     assert len(story.failed) <= story.inside
