@@ -164,7 +164,7 @@ class SlotWriter:
 
     Attributes:
         slot: its number. slots: how many there are.
-        boot: 16 hex digits of this take-over.
+        boot: 16 hex digits of this take-over. starts: how often the slot was taken, with this one.
         values: the slot's cells as signed 64-bit integers; index them with what `place` returned.
         left: what the predecessor left in its gauges, by name (only those that were not zero).
     """
@@ -207,6 +207,7 @@ class SlotWriter:
             (0, dict[str, tuple[int, int]]()) for _ in range(self.slots)
         ]  # by slot: entries seen, runs among them
         self.boot = ""
+        self.starts = 0
 
     def take(self, account: Callable[[Mapping[str, int]], None] | None = None) -> None:
         """Begin to own the slot: gauges to zero, a new boot, one more start, state STARTING. Readers see all of it or nothing.
@@ -225,6 +226,7 @@ class SlotWriter:
         self._words[_BOOT] = int.from_bytes(bytes.fromhex(self.boot), "little", signed=True)
         self._words[_CRASHES] += self._crashed
         self._words[_STARTS] += 1
+        self.starts = self._words[_STARTS]
         self.state(STARTING)
         self.heartbeat()
         self._words[_PID] = os.getpid()

@@ -125,6 +125,11 @@ class WorkerMetrics:
         """16 hex digits that name this process's time in the slot."""
         return self._writer.boot
 
+    @property
+    def restarted(self) -> bool:
+        """Whether another process held this slot before."""
+        return self._writer.starts > 1
+
     def bind(self, endpoint: str, generation: int, version: str, digest: str) -> BoundMetrics:
         """The cells for requests that `version` ("flights:3", with its package `digest`) answers for `endpoint`."""
         key = _SEPARATOR + _SEPARATOR.join((endpoint, str(generation), version, digest.removeprefix("sha256:")))

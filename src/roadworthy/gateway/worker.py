@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +46,7 @@ from roadworthy.runtime.rules import Rules, rule_loader
 from roadworthy.runtime.thread import ModelThread
 
 _LOOK_AGAIN_S = 0.02
+_PATIENCE_S = 5.0
 HEARTBEAT_S = 1.0
 _GC_THRESHOLDS = (50_000, 20, 100)
 
@@ -176,8 +178,12 @@ class Worker:
         return self._server.given_up
 
     async def _wait_until_useful(self) -> None:
-        """Leave connections to a worker that is ready, while there is one, until this one has loaded what answers them."""
-        while not self._settled and not self._serving.stopping and self._metrics.another_is_ready():  # noqa: ASYNC110 - the other worker is another process
+        """Leave connections to a worker that is ready, while there is one, until this one has loaded what answers them. In the
+        place of one that died they wait for a while in the socket's own queue: that is better than a refusal."""
+        patience = time.monotonic() + (_PATIENCE_S if self._metrics.restarted else 0.0)
+        while not self._settled and not self._serving.stopping:
+            if time.monotonic() > patience and not self._metrics.another_is_ready():
+                return
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _parent_gone(self) -> None:

@@ -16,6 +16,8 @@ from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.log_stream import LogStream
 from roadworthy.supervisor.plan import ChildPlan, Pauses
 
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
+
 
 @dataclass(slots=True, eq=False)
 class Child:
@@ -122,7 +124,7 @@ class Household:
                 child.plan.argv, stdin=subprocess.PIPE, bufsize=0, pass_fds=fds, start_new_session=True
             )
         except OSError as error:  # no more processes, or no memory: later, perhaps
-            child.next_start = time.monotonic() + self._pause_after(child, 0.0)
+            child.next_start = time.monotonic() + self._pause_after(child, 0.0, self._pauses.healthy_s)
             say(f"{child.plan.name} could not be started: {error}")
             return
         finally:
@@ -149,7 +151,10 @@ class Household:
                 say(f"{child.plan.name} refused to start")
                 self.refused = True
             else:
-                pause = self._pause_after(child, lived)
+                from_outside = child.killed is None and status in _FROM_OUTSIDE
+                pause = self._pause_after(
+                    child, lived, self._pauses.killed_s if from_outside else self._pauses.healthy_s
+                )
                 child.next_start = time.monotonic() + pause
                 why = f"{child.killed}, " if child.killed else ""
                 text = f"{child.plan.name} died ({why}{_how(status)}) after {lived:.1f} s"
@@ -157,8 +162,8 @@ class Household:
             wait = None if child.next_start is None else child.next_start - time.monotonic()
             self._listeners.died(child, Death(process.pid, status, lived, child.deaths, wait, child.killed))
 
-    def _pause_after(self, child: Child, lived_s: float) -> float:
-        child.deaths = 1 if lived_s >= self._pauses.healthy_s else child.deaths + 1
+    def _pause_after(self, child: Child, lived_s: float, healthy_s: float) -> float:
+        child.deaths = 1 if lived_s >= healthy_s else child.deaths + 1
         quick = child.deaths - 2
         return 0.0 if quick < 0 else min(self._pauses.first_s * 2.0 ** min(quick, 60), self._pauses.longest_s)
 

@@ -60,12 +60,14 @@ class Pauses:
         first_s: pause after the second quick death; the first one costs none, and each further one twice as much.
         longest_s: no pause is longer.
         healthy_s: a child that lived this long starts from no pause again.
+        killed_s: the same for one that was killed from outside, which says little of itself: by a person, or for want of memory.
         ready_s: how long a replacement may take to become READY before it is given up.
     """
 
     first_s: float = 0.2
     longest_s: float = 10.0
     healthy_s: float = 10.0
+    killed_s: float = 1.0
     ready_s: float = 120.0
 
 
