@@ -1,0 +1,131 @@
+"""Evidence that one of two versions is worse, at any moment and after any number of looks: a conditional-binomial E-process.
+
+`rollout/verdict.py` calls it with counts. Requests are drawn at random, a share rho of them for the canary. Of all bad events
+(errors, say) of both versions, look only at whose they are: if the canary has at most r times the stable's rate, each belongs to
+it with probability at most
+
+    rho' = r rho / (r rho + 1 - rho),
+
+whatever the load, the time of day or a shared outage did to the number of events. With k canary events of n, a uniform mixture of
+the alternatives q in (rho', 1) has the likelihood ratio
+
+    E = 1/(1 - rho') * integral from rho' to 1 of (q/rho')^k ((1 - q)/(1 - rho'))^(n - k) dq
+    ln E = ln B(k+1, n-k+1) + ln(1 - I_rho'(k+1, n-k+1)) - k ln rho' - (n-k+1) ln(1 - rho').
+
+While the canary is no worse, E is a supermartingale that starts at 1, so P(E ever reaches 1/alpha) <= alpha (Ville 1939): it may
+be looked at after every event, and stopped whenever one likes. The mixture is Robbins's (1970) method with a truncated prior;
+conditioning on the sum of two Poisson streams is Przyborowski and Wilenski's (1940) test. Segments of different rho multiply,
+since each is a supermartingale given the ones before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from roadworthy.statistics.beta import beta_fraction, left_of_the_middle, log_beta, log_beta_cdf
+
+
+class Split(NamedTuple):
+    """The bad events of a stretch of time with one share.
+
+    Attributes:
+        bad: how many were the canary's.
+        events: of how many in all, the stable's included.
+        share: the probability with which a request was drawn for the canary; at 0 and 1 there is nothing to compare.
+    """
+
+    bad: int
+    events: int
+    share: float
+
+
+def tolerated_share(share: float, ratio: float = 1.0) -> float:
+    """rho': the canary's part of the bad events when its rate is `ratio` times the stable's; share between 0 and 1, both out."""
+    return ratio * share / (ratio * share + 1.0 - share)
+
+
+def log_e(bad: int, events: int, share: float, ratio: float = 1.0) -> float:
+    """ln E against "the canary's rate of bad events is at most `ratio` times the stable's".
+
+    Args:
+        bad: the canary's bad events, k. events: those of both versions, n.
+        share: of the requests that the canary is drawn for, over 0 and under 1.
+        ratio: what is tolerated, above 0.
+
+    Raises:
+        ValueError: counts or share that cannot be.
+    """
+    _check(bad, events, share, ratio)
+    return _log_mixture(bad, events, tolerated_share(share, ratio))
+
+
+def log_e_not_worse(bad: int, events: int, share: float, ratio: float) -> float:
+    """ln E against "the canary's rate is at least `ratio` times the stable's": the mirror image, in which the stable's events
+    count. From ln(1/beta) on the canary may be promoted early, and is wrongly with probability at most beta."""
+    _check(bad, events, share, ratio)
+    return _log_mixture(events - bad, events, 1.0 - tolerated_share(share, ratio))
+
+
+def log_e_over(bad: int, samples: int, limit: float) -> float:
+    """ln E against "at most `limit` of the samples are bad": the same mixture, for one version alone.
+
+    It holds when each sample is bad with probability at most `limit` given the ones before it.
+
+    Args:
+        bad: of `samples`. limit: over 0 and under 1.
+    """
+    _check(bad, samples, limit, 1.0)
+    return _log_mixture(bad, samples, limit)
+
+
+def log_e_of(splits: Iterable[Split], ratio: float = 1.0) -> float:
+    """ln of the product over segments; one with nothing to compare (share 0 or 1) counts as 1."""
+    return math.fsum(log_e(each.bad, each.events, each.share, ratio) for each in splits if 0.0 < each.share < 1.0)
+
+
+def log_e_not_worse_of(splits: Iterable[Split], ratio: float) -> float:
+    """The same of the mirror image."""
+    return math.fsum(
+        log_e_not_worse(each.bad, each.events, each.share, ratio) for each in splits if 0.0 < each.share < 1.0
+    )
+
+
+def always_valid_p(peak_log_e: float) -> float:
+    """The p-value that holds after any number of looks: 1 / the largest E so far (Johari et al. 2022), 1 at most."""
+    return math.exp(-max(0.0, peak_log_e))
+
+
+def log_e_table(most: int, share: float, ratio: float = 1.0) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """log_e for all counts up to `most` at once, shape (most + 1, most + 1): [n, k], NaN where k > n. For simulations.
+
+    By the recurrence E(k, n) (n - k + 1) = 1 + o k/(n - k + 2) E(k - 1, n) (n - k + 2) with o = (1 - rho')/rho', all of whose
+    terms are positive: it shares no formula with `log_e`, and a test compares the two.
+    """
+    rho = tolerated_share(share, ratio)
+    n = np.arange(most + 1, dtype=np.float64)
+    table = np.full((most + 1, most + 1), np.nan)
+    logs = np.zeros(most + 1)
+    for k in range(most + 1):
+        if k:
+            logs[k:] = np.logaddexp(0.0, np.log(k / (n[k:] - k + 2.0) * (1.0 - rho) / rho) + logs[k:])
+        table[k:, k] = logs[k:] - np.log(n[k:] - k + 1.0)
+    return table
+
+
+def _log_mixture(k: int, n: int, rho: float) -> float:
+    a, b = k + 1.0, n - k + 1.0
+    if not left_of_the_middle(rho, a, b):  # the upper tail's own fraction: everything large cancels in the formula
+        return math.log(rho) - math.log(b) + math.log(beta_fraction(1.0 - rho, b, a))
+    upper = math.log1p(-math.exp(log_beta_cdf(rho, a, b)))
+    return log_beta(a, b) + upper - k * math.log(rho) - b * math.log1p(-rho)
+
+
+def _check(bad: int, events: int, share: float, ratio: float) -> None:
+    if not 0 <= bad <= events:
+        raise ValueError(f"{bad} of {events} events cannot be")
+    if not (0.0 < share < 1.0 and 0.0 < ratio < math.inf):
+        raise ValueError(f"nothing can be compared at a share of {share} with a ratio of {ratio}")

@@ -1,0 +1,120 @@
+"""Intervals for rates and means: some for one look, the others for any number of looks (confidence sequences).
+
+A 1 - alpha confidence sequence covers the truth at every sample size at once with probability at least 1 - alpha, so a report
+may be read every minute and acted on at any of them. Those here turn an E-process around: what it has not refuted is inside.
+They need counts and sums alone, which add up over processes, and no order of the samples.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from roadworthy.statistics.beta import log_beta, log_beta_cdf, log_beta_sf, root
+
+
+class Interval(NamedTuple):
+    """From low to high, both included."""
+
+    low: float
+    high: float
+
+
+class Sample(NamedTuple):
+    """What is known of one arm: the number of values and their sum."""
+
+    values: int
+    total: float
+
+
+def clopper_pearson_upper(bad: int, samples: int, confidence: float = 0.95) -> float:
+    """The one-sided upper bound of a rate after one look: the p at which `bad` or fewer of `samples` has probability
+    1 - confidence (Clopper and Pearson 1934). 1 without samples.
+
+    It holds for independent samples with one rate, looked at once.
+    """
+    if not 0 <= bad <= samples:
+        raise ValueError(f"{bad} of {samples} cannot be")
+    if bad == samples:
+        return 1.0
+    aim = math.log1p(-confidence)
+    return root(lambda p: aim - log_beta_sf(p, bad + 1.0, float(samples - bad)), 0.0, 1.0)
+
+
+def clopper_pearson_lower(bad: int, samples: int, confidence: float = 0.95) -> float:
+    """The one-sided lower bound of a rate after one look; 0 when none was bad."""
+    if not 0 <= bad <= samples:
+        raise ValueError(f"{bad} of {samples} cannot be")
+    if bad == 0:
+        return 0.0
+    aim = math.log1p(-confidence)
+    return root(lambda p: log_beta_cdf(p, float(bad), samples - bad + 1.0) - aim, 0.0, 1.0)
+
+
+def rule_of_three(samples: int) -> float:
+    """3 / samples, at most 1: about what `clopper_pearson_upper(0, samples)` is (Hanley and Lippman-Hand 1983)."""
+    return 1.0 if samples <= 3 else 3.0 / samples
+
+
+def mean_sequence(sample: Sample, alpha: float, low: float = 0.0, high: float = 1.0) -> Interval:
+    """A confidence sequence for the mean of values between `low` and `high`; for a rate, count its events.
+
+    With x scaled to 0..1, n values of sum s and a Beta(1/2, 1/2) mixture (Robbins 1970), m is refuted once
+
+        ln B(s + 1/2, n - s + 1/2) - ln B(1/2, 1/2) - s ln m - (n - s) ln(1 - m) >= ln(1/alpha).
+
+    Valid when each value has mean m given those before it: for values strictly between 0 and 1 as well, because the likelihood
+    ratio of a coin is convex in x, so a coin of the same mean is the worst case (Howard et al. 2021, sub-Bernoulli). It does not
+    use the variance: bounds far wider than the values make it wide. When the mean drifts, it speaks of no mean in particular.
+
+    Args:
+        sample: n and s, unscaled. alpha: the probability to miss the mean at any time.
+
+    Raises:
+        ValueError: a sum that values between the bounds cannot have.
+    """
+    if not low < high:
+        raise ValueError(f"values cannot lie between {low} and {high}")
+    n, width = sample.values, high - low
+    s = (sample.total - n * low) / width
+    slack = 1e-9 * (1 + n)
+    if not -slack <= s <= n + slack:
+        raise ValueError(f"{n} values between {low} and {high} cannot add up to {sample.total}")
+    s = min(max(s, 0.0), float(n))
+    if n == 0:
+        return Interval(low, high)
+    mixture = log_beta(s + 0.5, n - s + 0.5) - log_beta(0.5, 0.5) + math.log(alpha)
+    middle = s / n
+    least = 0.0 if s == 0 else root(lambda m: _log_likelihood(s, n, m) - mixture, 0.0, middle)
+    most = 1.0 if s == n else root(lambda m: mixture - _log_likelihood(s, n, m), middle, 1.0)
+    return Interval(low + width * least, low + width * most)
+
+
+def _log_likelihood(s: float, n: int, m: float) -> float:
+    good = s * math.log(m) if m > 0.0 else (-math.inf if s else 0.0)
+    return good + ((n - s) * math.log1p(-m) if m < 1.0 else (-math.inf if n > s else 0.0))
+
+
+def difference_sequence(first: Sample, second: Sample, alpha: float, low: float = 0.0, high: float = 1.0) -> Interval:
+    """A confidence sequence for mean(second) - mean(first): each arm's own at alpha/2, subtracted.
+
+    It holds whatever connects the arms, and whatever the looks and the share of traffic depend on; the price is some width.
+    """
+    one, other = (mean_sequence(arm, alpha / 2, low, high) for arm in (first, second))
+    return Interval(other.low - one.high, other.high - one.low)
+
+
+def rate_ratio_sequence(bad: int, events: int, share: float, alpha: float) -> Interval:
+    """A confidence sequence for the canary's rate of bad events over the stable's, from whose the bad events are (see e_process).
+
+    With q the canary's part of them the ratio is q (1 - share) / ((1 - q) share). A rate that changes for both alike, as in an
+    outage, does not disturb it.
+
+    Args:
+        bad: the canary's. events: both versions'. share: of requests drawn for the canary, over 0 and under 1.
+    """
+    part = mean_sequence(Sample(events, float(bad)), alpha)
+    odds = (1.0 - share) / share
+    return Interval(
+        part.low / (1.0 - part.low) * odds, math.inf if part.high >= 1.0 else part.high / (1.0 - part.high) * odds
+    )

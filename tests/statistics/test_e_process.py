@@ -1,0 +1,161 @@
+"""The E-process: its numbers against exact fractions, its laws as properties, its promise by simulation beside a naive test."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import quad
+
+from roadworthy.statistics.e_process import (
+    Split,
+    always_valid_p,
+    log_e,
+    log_e_not_worse,
+    log_e_not_worse_of,
+    log_e_of,
+    log_e_over,
+    log_e_table,
+    tolerated_share,
+)
+
+SHARES = st.sampled_from([0.0001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.99])
+RATIOS = st.sampled_from([0.5, 1.0, 1.25, 2.0])
+COUNTS = st.integers(0, 2_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+def exact(k: int, n: int, rho: Fraction) -> float:
+    """ln E as a sum of positive fractions (integration by parts of the definition), exactly."""
+    term = total = Fraction(1)
+    for j in range(k, 0, -1):
+        term *= Fraction(j, n + 2 - j) * (1 - rho) / rho
+        total += term
+    value = total / (n - k + 1)
+    return math.log(value.numerator) - math.log(value.denominator)
+
+
+@pytest.mark.parametrize("rho", [Fraction(1, 1_024), Fraction(1, 16), Fraction(1, 8), Fraction(1, 2), Fraction(15, 16)])
+def test_it_equals_exact_fractions(rho: Fraction) -> None:
+    """All counts up to 20 and some up to 300, where ln E goes from -6 to over 1,000."""
+    counts = [(k, n) for n in range(21) for k in range(n + 1)]
+    counts += [(k, n) for n in (60, 300) for k in (0, 1, n // 16, n // 8, n // 2, n - 1, n)]
+    for k, n in counts:
+        assert log_e(k, n, float(rho)) == pytest.approx(exact(k, n, rho), rel=1e-11, abs=1e-12), (k, n)
+
+
+def test_it_is_the_integral_of_its_definition() -> None:
+    """The mixture as the docstring writes it, by quadrature."""
+    for k, n, share, ratio in [(0, 0, 0.1, 1.0), (3, 10, 0.1, 1.25), (1, 30, 0.5, 1.0), (12, 14, 0.25, 2.0)]:
+        rho = tolerated_share(share, ratio)
+        value, _ = quad(lambda q: (q / rho) ** k * ((1 - q) / (1 - rho)) ** (n - k), rho, 1)  # noqa: B023
+        assert log_e(k, n, share, ratio) == pytest.approx(math.log(value / (1 - rho)), abs=1e-7)
+
+
+def test_known_figures() -> None:
+    """Those that docs/rollouts.md tells: a canary that fails everything, and one clean failure against 1 % allowed."""
+    assert math.exp(log_e(3, 3, 0.1)) == pytest.approx(277.75)
+    assert math.exp(log_e(3, 3, 0.05)) == pytest.approx(2_105, abs=1)
+    assert math.exp(log_e_over(1, 1, 0.01)) == pytest.approx(50.5)
+    assert math.exp(log_e_over(2, 2, 0.01)) == pytest.approx(3_367, abs=1)
+    assert tolerated_share(0.1, 1.0) == pytest.approx(0.1)
+    assert tolerated_share(0.5, 1.5) == pytest.approx(0.6)
+
+
+@given(COUNTS, SHARES, RATIOS)
+def test_more_bad_events_of_the_canary_are_more_evidence(counts: tuple[int, int], share: float, ratio: float) -> None:
+    """One more of the canary raises E, one more of the stable lowers it; a higher tolerance lowers it too."""
+    k, n = counts
+    here = log_e(k, n, share, ratio)
+    assert log_e(k + 1, n + 1, share, ratio) > here
+    assert log_e(k, n + 1, share, ratio) < here
+    if k:
+        assert log_e(k, n, share, ratio * 1.5) < here + 1e-9
+
+
+@given(COUNTS, SHARES, RATIOS)
+def test_one_step_is_fair_at_the_edge_of_the_null(counts: tuple[int, int], share: float, ratio: float) -> None:
+    """At exactly the tolerated ratio the expected E after one more event is the E before: what Ville's inequality needs."""
+    k, n = counts
+    rho = tolerated_share(share, ratio)
+    here = log_e(k, n, share, ratio)
+    after = np.logaddexp(
+        math.log(rho) + log_e(k + 1, n + 1, share, ratio), math.log1p(-rho) + log_e(k, n + 1, share, ratio)
+    )
+    assert after == pytest.approx(here, abs=1e-8)
+
+
+@given(st.lists(st.tuples(COUNTS, SHARES), max_size=5), RATIOS)
+def test_segments_multiply(parts: list[tuple[tuple[int, int], float]], ratio: float) -> None:
+    """In any order; a segment in which all or nothing was the canary's says nothing."""
+    splits = [Split(k, n, share) for (k, n), share in parts]
+    total = sum(log_e(each.bad, each.events, each.share, ratio) for each in splits)
+    assert log_e_of([*splits, Split(9, 9, 1.0), Split(0, 5, 0.0)], ratio) == pytest.approx(total, abs=1e-9)
+    assert log_e_of(reversed(splits), ratio) == log_e_of(splits, ratio)
+    mirrored = sum(log_e_not_worse(each.bad, each.events, each.share, ratio) for each in splits)
+    assert log_e_not_worse_of([*splits, Split(0, 7, 1.0)], ratio) == pytest.approx(mirrored, abs=1e-9)
+
+
+@given(COUNTS, SHARES)
+def test_the_mirror_swaps_the_versions(counts: tuple[int, int], share: float) -> None:
+    """Not worse with ratio 1 is worse with the arms exchanged; and no counts speak loudly for both."""
+    k, n = counts
+    mirrored = log_e_not_worse(k, n, share, 1.0)
+    assert mirrored == pytest.approx(log_e(n - k, n, 1 - share), abs=1e-7)
+    assert min(mirrored, log_e(k, n, share)) < math.log(4)
+
+
+def test_the_table_of_simulations_is_the_same_function() -> None:
+    """It comes from a recurrence that shares nothing with `log_e`, for every pair of counts."""
+    for share, ratio in ((0.05, 1.0), (0.1, 1.25), (0.5, 2.0)):
+        table = log_e_table(300, share, ratio)
+        assert np.isnan(table[10, 11])
+        for n in range(0, 301, 3):
+            for k in range(n + 1):
+                assert table[n, k] == pytest.approx(log_e(k, n, share, ratio), abs=1e-9), (k, n)
+
+
+def test_a_million_events_keep_their_digits() -> None:
+    """Neighbouring counts differ by the mean of q / rho under the posterior, which the closed form must still show."""
+    k, n, share = 100_500, 1_000_000, 0.1
+    step = log_e(k + 1, n + 1, share) - log_e(k, n, share)
+    assert 0.0 < step < 0.02
+    assert log_e(k, n, share) == pytest.approx(log_e_table_entry(k, n, share), abs=1e-6)
+
+
+def log_e_table_entry(k: int, n: int, rho: float) -> float:
+    """One entry by summing the terms in logarithms."""
+    j = np.arange(k, 0, -1, dtype=np.float64)
+    terms = np.concatenate([[0.0], np.cumsum(np.log(j / (n + 2 - j) * (1 - rho) / rho))])
+    return float(np.logaddexp.reduce(terms) - math.log(n - k + 1))
+
+
+def test_an_equal_version_is_accused_as_seldom_as_promised_and_the_naive_test_far_more() -> None:
+    """10,000 runs of 1,000 bad events, looked at after each: at most alpha. The same check catches a z-test at 5 %."""
+    runs, events, share = 10_000, 1_000, 0.1
+    k = (np.random.default_rng(20261121).random((runs, events)) < share).cumsum(axis=1, dtype=np.int32)
+    n = np.arange(1, events + 1)
+    table = log_e_table(events, share)
+    peaks = np.maximum.reduce([table[i + 1, k[:, i]] for i in range(events)])
+    for alpha in (0.05, 0.01):
+        assert 0.1 * alpha < float((peaks >= math.log(1 / alpha)).mean()) <= alpha
+    z = (k - n * share) / np.sqrt(n * share * (1 - share))
+    assert float((z[:, 20:] > 1.645).any(axis=1).mean()) > 0.25
+
+
+def test_always_valid_p() -> None:
+    """1 until something speaks against the version, then 1 / E."""
+    assert always_valid_p(-3.0) == 1.0
+    assert always_valid_p(math.log(200)) == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(3, 2, 0.1, 1.0), (-1, 2, 0.1, 1.0), (1, 2, 0.0, 1.0), (1, 2, 1.0, 1.0), (1, 2, 0.1, 0.0)]
+)
+def test_what_cannot_be_compared_is_refused(arguments: tuple[int, int, float, float]) -> None:
+    """Rather than answered with a number."""
+    with pytest.raises(ValueError, match=r"cannot be|nothing can be compared"):
+        log_e(*arguments)
