@@ -23,7 +23,7 @@ import pytest
 
 from roadworthy.contract.local import HELLO, LOST, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.policy import Policy
-from roadworthy.contract.record import PredictionRecord, decode_records
+from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot, encode_snapshot
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.frames import encode_frame
@@ -31,6 +31,7 @@ from roadworthy.foundation.slab import create_slab
 from roadworthy.foundation.sockets import listen
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
+from tests.records import unpack
 
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 DEADLINE_S = 20.0
@@ -242,7 +243,7 @@ class PlantedAgent:
                 if head[4] in (HELLO, REPORT):
                     self.reports.append(msgspec.json.decode(payload, type=WorkerReport))
                 elif head[4] == RECORDS:
-                    self.records.extend(decode_records(payload))
+                    self.records.extend(unpack(payload))
                 elif head[4] == LOST:
                     self.lost += int(payload)
 

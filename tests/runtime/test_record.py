@@ -7,15 +7,17 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from roadworthy.contract.record import PredictionRecord, decode_records
+from roadworthy.contract.record import RecordKind, RecordRow
 from roadworthy.runtime import record as module
 from roadworthy.runtime.record import Recorder
+from tests.records import unpack
+
+KIND = RecordKind("e", 1, "m", 1, "d", "r", "k", 200, "ok", "json")
 
 
-def record(number: int, size: int = 10) -> PredictionRecord:
+def record(number: int, size: int = 10) -> tuple[RecordKind, RecordRow]:
     """A record that is told apart by its id."""
-    text = ("e", 1, "m", 1, "d", "r", "k", "q")
-    return PredictionRecord(str(number), 0, *text, 200, "ok", 5, 1, "json", -1, b"i" * size, b"o", -1)
+    return KIND, (str(number), 0, "q", 5, 1, -1, -1, b"i" * size, b"o")
 
 
 class Carrier:
@@ -28,8 +30,8 @@ class Carrier:
     def ready(self) -> bool:
         return self.up
 
-    def carry(self, payload: bytes) -> None:
-        self.frames.append([each.id for each in decode_records(payload)])
+    def carry(self, payload: bytearray) -> None:
+        self.frames.append([each.id for each in unpack(payload)])
 
 
 def play(scene: Callable[[Recorder, Carrier, list[int]], Awaitable[None]]) -> None:
@@ -47,7 +49,7 @@ def test_records_of_a_moment_travel_in_one_frame_in_order() -> None:
 
     async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
         for number in range(20):
-            recorder.append(record(number))
+            recorder.append(*record(number))
         assert carrier.frames == []
         async with asyncio.timeout(5):
             while not carrier.frames:  # noqa: ASYNC110 - polls
@@ -62,7 +64,7 @@ def test_a_full_frame_does_not_wait() -> None:
 
     async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
         for number in range(module.FLUSH_RECORDS):
-            recorder.append(record(number))
+            recorder.append(*record(number))
         assert [len(frame) for frame in carrier.frames] == [module.FLUSH_RECORDS]
         assert len(recorder) == 0
 
@@ -76,7 +78,7 @@ def test_without_a_link_records_wait_and_the_surplus_is_counted(monkeypatch: pyt
     async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
         carrier.up = False
         for number in range(20):
-            recorder.append(record(number, size=1_000))
+            recorder.append(*record(number, size=1_000))
         recorder.flush()
         assert sum(lost) == 20 - len(recorder)
         kept = len(recorder)

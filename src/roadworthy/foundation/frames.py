@@ -12,15 +12,24 @@ MAX_FRAME_BYTES = 256 << 20
 _HEAD = struct.Struct("<IB")
 
 
-def encode_frame(kind: int, payload: bytes) -> bytes:
-    """One frame as bytes. `kind` is 0 to 255; what it means belongs to the two ends.
+def frame_head(kind: int, length: int) -> bytes:
+    """What goes before a payload of that many bytes. `kind` is 0 to 255; what it means belongs to the two ends.
 
     Raises:
         ValueError: the payload is longer than MAX_FRAME_BYTES.
     """
-    if len(payload) > MAX_FRAME_BYTES:
+    if length > MAX_FRAME_BYTES:
         raise ValueError("frame too long")
-    return _HEAD.pack(len(payload), kind) + payload
+    return _HEAD.pack(length, kind)
+
+
+def encode_frame(kind: int, payload: bytes) -> bytes:
+    """One frame as bytes.
+
+    Raises:
+        ValueError: as `frame_head`.
+    """
+    return frame_head(kind, len(payload)) + payload
 
 
 async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:

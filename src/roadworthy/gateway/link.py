@@ -16,7 +16,7 @@ from roadworthy.contract.local import HELLO, KEPT_OUT, LOST, RECORDS, REPORT, SN
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.errors import SettingsError
-from roadworthy.foundation.frames import encode_frame, read_frame
+from roadworthy.foundation.frames import encode_frame, frame_head, read_frame
 from roadworthy.foundation.sockets import unix_address
 
 FIRST_PAUSE_S = 0.1
@@ -57,7 +57,7 @@ class AgentLink:
         writer = self._writer
         return writer is not None and writer.transport.get_write_buffer_size() < _FULL_BYTES
 
-    def carry(self, payload: bytes) -> None:
+    def carry(self, payload: bytearray) -> None:
         """Send encoded records; only called when `ready`."""
         self._send(RECORDS, payload)
 
@@ -106,11 +106,12 @@ class AgentLink:
             with contextlib.suppress(OSError, TimeoutError):
                 await asyncio.wait_for(writer.wait_closed(), 1.0)
 
-    def _send(self, kind: int, payload: bytes) -> None:
+    def _send(self, kind: int, payload: bytes | bytearray) -> None:
         writer = self._writer
         if writer is None or writer.is_closing():
             return
         if self._lost:
             lost, self._lost = self._lost, 0
             writer.write(encode_frame(LOST, _encode(lost)))
-        writer.write(encode_frame(kind, payload))
+        writer.write(frame_head(kind, len(payload)))
+        writer.write(payload)

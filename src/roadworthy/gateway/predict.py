@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from roadworthy.contract.record import PredictionRecord
+from roadworthy.contract.record import RecordKind
 from roadworthy.foundation.errors import InvalidRequest, ModelFault, RoadworthyError, Unavailable
 from roadworthy.gateway.encodings import INLINE_BYTES, LEAST_ANSWER_BYTES, compress, decompress, is_compressed
 from roadworthy.gateway.endpoints import Arm, Endpoint
@@ -26,6 +26,7 @@ from roadworthy.runtime.ticket import Answer, Outcome, Ticket
 
 _MOST_COMPRESSED_BYTES = 4 << 20
 """Compressing takes the event loop's time: about 3 ms a megabyte."""
+_MOST_KINDS = 4_096
 TIMEOUT_HEADER = b"request-timeout-ms"
 """A caller's own limit, in milliseconds; it may only shorten the endpoint's."""
 
@@ -170,24 +171,38 @@ class Predict:
         self._arm = arm
         self.max_body_bytes = policy.max_body_bytes
         self.timeout_s = policy.timeout_ms / 1_000
+        self._kinds: dict[tuple[str, int, str, int, str, str, str, str], RecordKind] = {}
 
     def open(self, call: Call) -> None:
         """Judge the request by its head alone, and settle it when it is refused: then its body need not come."""
         headers = call.headers
         try:
-            call.caller = self._admission.identify(headers)
-            call.admitted = True
-            refusal = self._refusal()
-            if refusal is not None:
-                raise refusal
-            if TIMEOUT_HEADER in headers:
-                call.deadline = min(call.deadline, call.started + _own_timeout_s(headers[TIMEOUT_HEADER]))
+            self._let_in(call)
             call.protocol = self._protocol.choose(headers)
             if b"content-encoding" in headers:
                 is_compressed(headers[b"content-encoding"])
             check_body(headers, self.max_body_bytes)
         except RoadworthyError as error:
             call.settle(error)
+
+    def reopen(self, call: Call, protocol: BoundProtocol) -> None:
+        """As `open`, for a head that was judged before: `protocol` was chosen by it. What does not depend on the head alone is
+        judged again."""
+        call.protocol = protocol
+        try:
+            self._let_in(call)
+        except RoadworthyError as error:
+            call.settle(error)
+
+    def _let_in(self, call: Call) -> None:
+        headers = call.headers
+        call.caller = self._admission.identify(headers)
+        call.admitted = True
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
+        if TIMEOUT_HEADER in headers:
+            call.deadline = min(call.deadline, call.started + _own_timeout_s(headers[TIMEOUT_HEADER]))
 
     def run(self, call: Call, body: bytes) -> None:
         """Take a place, decode, choose a version, hold it, and hand the rows on."""
@@ -306,32 +321,35 @@ class Predict:
             self._log_access(entry.name, call, reply.status, latency_s)
         if self._recorder is None or not call.admitted:
             return
-        arm = call.by or arm
         self._recorder.append(
-            PredictionRecord(
-                id=call.prediction_id,
-                at_us=call.at_us,
-                endpoint=entry.name,
-                generation=entry.generation,
-                model="" if arm is None else arm.model,
-                version=0 if arm is None else arm.number,
-                digest="" if arm is None else arm.version.digest,
-                runtime="" if arm is None else arm.version.runtime,
-                caller=call.caller,
-                request_id=call.id,
-                status=reply.status,
-                code=call.code,
-                latency_us=int(latency_s * 1e6),
-                rows=rows,
-                input_format=call.protocol.name,
-                json_bytes=-1 if decoded is None else decoded.json_bytes,
-                inputs=call.body,
-                outputs=reply.body if call.outputs is None else call.outputs,
-                output_json_bytes=call.output_json_bytes,
-                output_format=call.form,
-                source=call.source,
-            )
+            self._kind(call, reply.status),
+            (
+                call.prediction_id,
+                call.at_us,
+                call.id,
+                int(latency_s * 1e6),
+                rows,
+                -1 if decoded is None else decoded.json_bytes,
+                call.output_json_bytes,
+                call.body,
+                reply.body if call.outputs is None else call.outputs,
+            ),
         )
+
+    def _kind(self, call: Call, status: int) -> RecordKind:
+        """What the record has in common with others; one object for all of them, as far as that goes."""
+        arm = call.by or call.arm
+        model, number = ("", 0) if arm is None else (arm.model, arm.number)
+        key = (model, number, call.caller, status, call.code, call.protocol.name, call.form, call.source)
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.clear()
+            entry = self._endpoint.entry
+            which = ("", "") if arm is None else (arm.version.digest, arm.version.runtime)
+            kind = RecordKind(entry.name, entry.generation, model, number, *which, *key[2:])
+            self._kinds[key] = kind
+        return kind
 
 
 def _decode(call: Call, body: bytes, limit: int) -> Decoded:

@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from roadworthy.contract.record import PredictionRecord, encode_records
+from roadworthy.contract.record import RecordKind, RecordRow, encode_records
 
 FLUSH_AFTER_S = 0.01
 FLUSH_RECORDS = 256
 MAX_HELD_BYTES = 16 << 20
 _OVERHEAD_BYTES = 512
 _FRAME_BYTES = 8 << 20
+_INPUTS, _OUTPUTS = -2, -1
 
 
 class Carrier(Protocol):
@@ -27,7 +28,7 @@ class Carrier(Protocol):
         """Whether it takes a payload now: there is a link, and it is not full."""
         ...
 
-    def carry(self, payload: bytes) -> None:
+    def carry(self, payload: bytearray) -> None:
         """Take `encode_records`' bytes. Only called when `ready`."""
         ...
 
@@ -44,22 +45,22 @@ class Recorder:
         self._loop = loop
         self._carrier = carrier
         self._lost = lost
-        self._held: deque[PredictionRecord] = deque()
+        self._held: deque[tuple[RecordKind, RecordRow]] = deque()
         self._held_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def append(self, record: PredictionRecord) -> None:
-        """Keep `record` for the next frame, or drop and count it when the bound is reached."""
-        size = len(record.inputs) + len(record.outputs) + _OVERHEAD_BYTES
+    def append(self, kind: RecordKind, row: RecordRow) -> None:
+        """Keep a record for the next frame, or drop and count it when the bound is reached. One object a kind is best."""
+        size = len(row[_INPUTS]) + len(row[_OUTPUTS]) + _OVERHEAD_BYTES
         if self._held_bytes + size > MAX_HELD_BYTES:
             self._lost(1)
             return
         self._held_bytes += size
         held = self._held
-        held.append(record)
+        held.append((kind, row))
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_AFTER_S, self.flush)
         elif len(held) == FLUSH_RECORDS:
@@ -71,18 +72,23 @@ class Recorder:
             self._timer.cancel()
             self._timer = None
         while self._held and self._carrier.ready():
-            records, size = self._next_frame()
-            self._carrier.carry(encode_records(records))
-            for _ in records:
+            groups, count, size = self._next_frame()
+            self._carrier.carry(encode_records(groups))
+            for _ in range(count):
                 self._held.popleft()
             self._held_bytes -= size
 
-    def _next_frame(self) -> tuple[list[PredictionRecord], int]:
-        records: list[PredictionRecord] = []
-        size = 0
-        for record in self._held:
-            records.append(record)
-            size += len(record.inputs) + len(record.outputs) + _OVERHEAD_BYTES
-            if len(records) >= FLUSH_RECORDS or size >= _FRAME_BYTES:
+    def _next_frame(self) -> tuple[list[tuple[RecordKind, list[RecordRow]]], int, int]:
+        """The oldest records, by kind; how many, and of how many bytes."""
+        groups: dict[int, tuple[RecordKind, list[RecordRow]]] = {}
+        count = size = 0
+        for kind, row in self._held:
+            group = groups.get(id(kind))
+            if group is None:
+                group = groups[id(kind)] = (kind, [])
+            group[1].append(row)
+            count += 1
+            size += len(row[_INPUTS]) + len(row[_OUTPUTS]) + _OVERHEAD_BYTES
+            if count >= FLUSH_RECORDS or size >= _FRAME_BYTES:
                 break
-        return records, size
+        return list(groups.values()), count, size

@@ -21,12 +21,13 @@ import numpy as np
 import pytest
 
 from roadworthy.contract.local import HELLO, RECORDS, REPORT, SNAPSHOT
-from roadworthy.contract.record import PredictionRecord, encode_records
+from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.snapshot import PackageEntry, Snapshot, decode_snapshot, encode_snapshot
 from roadworthy.contract.telemetry import Telemetry, WorkerReport, decode_telemetry
 from roadworthy.foundation.frames import encode_frame
 from roadworthy.foundation.slab import create_slab
 from roadworthy.foundation.sockets import listen, unix_address
+from tests.records import pack
 
 GATEWAY_KEY = "rw_gatewaygateway"
 
@@ -156,7 +157,7 @@ class WorkerEnd:
 
     def send_records(self, records: list[PredictionRecord]) -> None:
         """One frame of records."""
-        self.socket.sendall(encode_frame(RECORDS, encode_records(records)))
+        self.socket.sendall(encode_frame(RECORDS, pack(records)))
 
     def snapshot(self) -> Snapshot:
         """The next snapshot that arrives."""

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from roadworthy.contract.record import encode_records
 from roadworthy.gateway.agent.privacy import Scrubber, load_hash_key
 from roadworthy.gateway.agent.record_files import RecordWriter
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Privacy, Signature
 from tests.gateway.agent.records import body, record
+from tests.records import pack
 
 SECRET = "Ada Lovelace"
 FIELDS = (
@@ -127,7 +127,7 @@ def test_nothing_private_reaches_the_disk(tmp_path: Path) -> None:
     private = {"inputs": SECRET.encode(), "outputs": outputs, "json_bytes": 3}
     tensors = record(**private, input_format="open-inference", output_format="open-inference")
     records.append(tensors)
-    files, _ = RecordWriter(tmp_path).write([encode_records(records)], {"flights": SCRUBBER})
+    files, _ = RecordWriter(tmp_path).write([pack(records)], {"flights": SCRUBBER})
     rows = pq.read_table(tmp_path / files[0].name).to_pylist()
     assert not [row for row in rows if SECRET in json.dumps(row, default=repr)]
     assert [row["input_format"] for row in rows] == ["json", "json", "withheld", "withheld", "withheld"]

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
-from roadworthy.contract.record import PredictionRecord
+from roadworthy.contract.record import PredictionRecord, count_records, decode_records
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.files import fsync_folder, private_folder, sweep_temporary, temporary_beside
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.references import check_name
-from roadworthy.gateway.agent.privacy import WITHHELD, Scrubber
+from roadworthy.gateway.agent.privacy import Scrubber
+from roadworthy.gateway.agent.record_tables import to_table
 from roadworthy.gateway.pressure import free_bytes
 
 if TYPE_CHECKING:
@@ -29,20 +29,11 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".parquet"
 _GROUP_ROWS = 4_096
-_FIELDS = msgspec.structs.fields(PredictionRecord)
-_NAMES = tuple(field.name for field in _FIELDS)
-_PLACE = {name: place for place, name in enumerate(_NAMES)}
-_ENDPOINT, _FORMAT, _AT = _PLACE["endpoint"], _PLACE["input_format"], _PLACE["at_us"]
-_INPUTS, _OUTPUTS = _PLACE["inputs"], _PLACE["outputs"]
-_JSON_BYTES, _OUTPUT_JSON_BYTES = _PLACE["json_bytes"], _PLACE["output_json_bytes"]
-_OUTPUT_FORMAT = _PLACE["output_format"]
-_REPEATING = tuple(
-    name for name in _NAMES if name not in {"id", "at_us", "request_id", "latency_us", "inputs", "outputs"}
-)
-# Rows as tuples decode three times as fast as structs, and are needed by column right after.
-_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(list[tuple[tuple(field.type for field in _FIELDS)]])  # type: ignore[misc]
+_NAMES = PredictionRecord.__struct_fields__
+_AT = _NAMES.index("at_us")
+_OWN = frozenset({"id", "at_us", "request_id", "latency_us", "inputs", "outputs"})
+_REPEATING = tuple(name for name in _NAMES if name not in _OWN)
 
-Row = tuple[Any, ...]
 _log = structlog.get_logger(__name__)
 
 
@@ -56,16 +47,6 @@ class FinishedFile:
     size_bytes: int
     first_us: int
     last_us: int
-
-
-def count_records(payload: bytes) -> int:
-    """How many records `encode_records`' bytes hold, from their first bytes alone; 0 when they are something else."""
-    first = payload[0] if payload else 0
-    if 0x90 <= first <= 0x9F:
-        return first & 0x0F
-    if first in (0xDC, 0xDD):
-        return int.from_bytes(payload[1 : 3 if first == 0xDC else 5], "big")
-    return 0
 
 
 class RecordFolder:
@@ -163,22 +144,20 @@ class RecordWriter:
             the finished files, and how many records could not be written: unreadable payloads, or a disk that refuses.
         """
         files: dict[str, _OpenFile] = {}
-        places: dict[
-            str, tuple[_OpenFile, Scrubber | None, bool]
-        ] = {}  # by endpoint, looked up once for all its records
         lost = 0
         for payload in payloads:
             try:
-                rows = _decoder.decode(payload)
-            except msgspec.MsgspecError:
+                groups = decode_records(payload)
+            except ValueError:
                 lost += count_records(payload)
                 continue
-            for row in rows:
-                place = places.get(row[_ENDPOINT])
-                if place is None:
-                    place = places[row[_ENDPOINT]] = self._place(row[_ENDPOINT], files, scrubbers)
-                file, scrubber, plain = place
-                file.add(row if plain else _scrub(row, scrubber))
+            for group in groups:
+                endpoint = group.kind.endpoint
+                label = _file_label(endpoint)
+                file = files.get(label)
+                if file is None:
+                    file = files[label] = _OpenFile(self._folder / f"{label}-{self._ids.next()}{_SUFFIX}")
+                file.add(to_table(group, scrubbers.get(endpoint)), endpoint)
         finished = []
         for file in files.values():
             done = file.finish()
@@ -187,18 +166,6 @@ class RecordWriter:
             lost += file.lost
         return finished, lost
 
-    def _place(
-        self, endpoint: str, files: dict[str, _OpenFile], scrubbers: Mapping[str, Scrubber]
-    ) -> tuple[_OpenFile, Scrubber | None, bool]:
-        """The file of an endpoint's records, what clears them of private values, and whether there is nothing to clear."""
-        label = _file_label(endpoint)
-        file = files.get(label)
-        if file is None:
-            file = files[label] = _OpenFile(self._folder / f"{label}-{self._ids.next()}{_SUFFIX}")
-        scrubber = scrubbers.get(endpoint)
-        plain = scrubber is not None and not scrubber.inputs_private and not scrubber.outputs_private
-        return file, scrubber, plain
-
 
 class _OpenFile:
     """A file being written, one row group of some thousand records after the other; after a first failure it only counts."""
@@ -206,7 +173,8 @@ class _OpenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._beside = temporary_beside(path)
-        self._rows: list[Row] = []
+        self._tables: list[pa.Table] = []
+        self._held = 0
         self._writer: Any = None
         self._written = 0
         self._first_us, self._last_us = 2**63 - 1, 0
@@ -214,9 +182,11 @@ class _OpenFile:
         self._failed = False
         self.lost = 0
 
-    def add(self, row: Row) -> None:
-        self._rows.append(row)
-        if len(self._rows) == _GROUP_ROWS:
+    def add(self, table: pa.Table, endpoint: str) -> None:
+        self._tables.append(table)
+        self._held += table.num_rows
+        self._endpoint = endpoint
+        if self._held >= _GROUP_ROWS:
             self._write_group()
 
     def finish(self) -> FinishedFile | None:
@@ -246,22 +216,25 @@ class _OpenFile:
         return FinishedFile(self._path.name, self._endpoint, self._written, size, self._first_us, self._last_us)
 
     def _write_group(self) -> None:
-        rows, self._rows = self._rows, []
-        if not rows or self._failed:
-            self.lost += len(rows)
+        tables, self._tables = self._tables, []
+        held, self._held = self._held, 0
+        if not held or self._failed:
+            self.lost += held
             return
-        table = _to_table(rows)
-        times = [row[_AT] for row in rows]
-        self._first_us, self._last_us = min(self._first_us, *times), max(self._last_us, *times)
-        self._endpoint = rows[0][_ENDPOINT]
+        import pyarrow as pa
+        from pyarrow import compute
+
+        table = pa.concat_tables(tables)
+        times = compute.min_max(table.column(_AT)).as_py()
+        self._first_us, self._last_us = min(self._first_us, times["min"]), max(self._last_us, times["max"])
         try:
             if self._writer is None:
                 self._writer = _open_parquet(self._beside, table.schema)
             self._writer.write_table(table)
-            self._written += len(rows)
+            self._written += held
         except OSError:
             self._failed = True
-            self.lost += len(rows)
+            self.lost += held
 
 
 def _open_parquet(path: Path, schema: pa.Schema) -> Any:
@@ -277,31 +250,6 @@ def _open_parquet(path: Path, schema: pa.Schema) -> Any:
         use_dictionary=list(_REPEATING),
         write_statistics=["id", "at_us", "status", "code", "version"],
     )
-
-
-def _to_table(rows: list[Row]) -> pa.Table:
-    import pyarrow as pa
-
-    kinds = {str: pa.string(), int: pa.int64(), bytes: pa.binary()}
-    arrays = [
-        pa.array(column, type=kinds[field.type]) for field, column in zip(_FIELDS, zip(*rows, strict=True), strict=True)
-    ]
-    return pa.table(arrays, names=list(_NAMES))
-
-
-def _scrub(row: Row, scrubber: Scrubber | None) -> Row:
-    inputs = outputs = None
-    if scrubber is not None:
-        inputs = scrubber.inputs(row[_INPUTS], row[_FORMAT], row[_JSON_BYTES])
-        outputs = scrubber.outputs(row[_OUTPUTS], row[_OUTPUT_FORMAT], row[_OUTPUT_JSON_BYTES])
-    changed = list(row)
-    if inputs is None or outputs is None:
-        changed[_FORMAT] = WITHHELD
-    for place, length, body in ((_INPUTS, _JSON_BYTES, inputs), (_OUTPUTS, _OUTPUT_JSON_BYTES, outputs)):
-        changed[place] = body or b""
-        if body is None:
-            changed[length] = -1
-    return tuple(changed)
 
 
 def _file_label(endpoint: str) -> str:

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
+from roadworthy.contract.record import count_records
 from roadworthy.gateway.agent.privacy import Scrubber
-from roadworthy.gateway.agent.record_files import RecordFolder, RecordWriter, count_records
+from roadworthy.gateway.agent.record_files import RecordFolder, RecordWriter
 
 MAX_WAITING_BYTES = 64 << 20
 ROTATE_AFTER_S = 1.0
