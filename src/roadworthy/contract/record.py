@@ -149,10 +149,18 @@ def _columns(kind: RecordKind, rows: Sequence[RecordRow]) -> RecordColumns:
         kind,
         _texts(ids),
         None if request_ids == ids else _texts(request_ids),
-        *(memoryview(array("q", column)) for column in (at_us, latency_us, counts, json_bytes, output_json_bytes)),
+        _numbers(at_us),
+        _numbers(latency_us),
+        _numbers(counts),
+        _numbers(json_bytes),
+        _numbers(output_json_bytes),
         _pieces(inputs),
         _pieces(outputs),
     )
+
+
+def _numbers(numbers: Sequence[int]) -> memoryview:
+    return memoryview(array("q", numbers))
 
 
 def _texts(texts: Sequence[str]) -> Pieces:

@@ -23,6 +23,7 @@ from roadworthy.foundation.errors import RequestTimeout, RoadworthyError
 from roadworthy.foundation.sockets import is_reset
 from roadworthy.gateway.heads import Heads, Unreadable, not_http, request_id, too_slow
 from roadworthy.gateway.http import Reply, cut_short, much_to_come, too_large, too_many_chunks
+from roadworthy.gateway.known import Familiar, KnownHead, KnownHeads
 from roadworthy.gateway.predict import Call, Predict
 from roadworthy.gateway.problems import problem
 from roadworthy.gateway.reading import BODY, DEAF, HEAD, IDLE, Enough, ReadingProtocol
@@ -63,10 +64,12 @@ class Front:
         next_id: makes prediction ids.
         heads, waits: what clients may send, and how long they may take.
         refused: counts a request that no endpoint was asked with, by the error's code.
+        known: heads that were read before.
         closing: whether replies should end their connection: the worker drains, or memory is short.
     """
 
     find: Callable[[bytes], Predict | None]
+    known: KnownHeads
     next_id: Callable[[], str]
     heads: Heads
     waits: Waits
@@ -100,6 +103,9 @@ class Connection(ReadingProtocol):
         self._parts: list[bytes] = []
         self._started: RequestResponseCycle | None = None
         self._write_paused_since: float | None = None
+        self._familiar = Familiar(front.known)
+        self._fresh: KnownHead | None = None
+        self._understood = False
 
     # --- what the transport calls
 
@@ -156,10 +162,38 @@ class Connection(ReadingProtocol):
         if len(self._turns) <= _MOST_TURNS // 2 and self._write_paused_since is None:
             self.flow.resume_reading()
 
+    # --- requests with a head that is known
+
+    def recognise(self, data: bytes) -> bool:
+        """As in ReadingProtocol. Only between requests of a connection whose client was understood before, so that everything
+        that is known of the client itself is known here too."""
+        if self._turns or self.closing or not self._understood:
+            return False
+        found = self._familiar.look_up(data)
+        if found is None:
+            return False
+        known, body = found
+        own = self._front.next_id()
+        call = Call(known.predict, self, known.headers, (own, known.request_id or own))
+        self.since = call.started
+        self._turns.append(call)
+        known.predict.reopen(call, known.protocol)
+        if not call.done:
+            known.predict.run(call, body)
+        return True
+
+    def learn(self, data: bytes) -> None:
+        """As in ReadingProtocol."""
+        fresh, self._fresh = self._fresh, None
+        if fresh is not None and not self.closing:
+            self._understood = True
+            self._familiar.learn(data, fresh)
+
     # --- what the parser calls
 
     def begin(self, headers: dict[bytes, bytes]) -> None:
         """A prediction is let in or refused at once, everything else goes to the application."""
+        self._fresh = None
         predict = None
         if self.parser.get_method() == b"POST":
             predict = self._front.find(self.url)
@@ -224,6 +258,10 @@ class Connection(ReadingProtocol):
             self.answer(call, problem(error, call.id))
         else:
             predict.open(call)
+            length = headers.get(b"content-length")
+            if not call.done and length is not None and b"expect" not in headers:
+                asked = None if call.id == own else call.id
+                self._fresh = KnownHead(predict, call.protocol, headers, asked, int(length))
         if self.reading == DEAF:
             raise Enough
         if self.expect_100_continue and self._turns[0] is call:

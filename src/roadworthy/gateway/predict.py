@@ -346,9 +346,10 @@ class Predict:
             if len(self._kinds) >= _MOST_KINDS:
                 self._kinds.clear()
             entry = self._endpoint.entry
-            which = ("", "") if arm is None else (arm.version.digest, arm.version.runtime)
-            kind = RecordKind(entry.name, entry.generation, model, number, *which, *key[2:])
-            self._kinds[key] = kind
+            digest, runtime = ("", "") if arm is None else (arm.version.digest, arm.version.runtime)
+            which = (entry.name, entry.generation, model, number, digest, runtime)
+            how = (call.code, call.protocol.name, call.form, call.source)
+            kind = self._kinds[key] = RecordKind(*which, call.caller, status, *how)
         return kind
 
 

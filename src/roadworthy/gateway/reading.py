@@ -66,6 +66,14 @@ class ReadingProtocol(HttpToolsProtocol):
         self._head_bytes = self._raw_bytes = 0
 
     @abstractmethod
+    def recognise(self, data: bytes) -> bool:
+        """Whether these bytes are one whole request whose head is known, which was then dealt with. Nothing is being read."""
+
+    @abstractmethod
+    def learn(self, data: bytes) -> None:
+        """These bytes began with a request and ended with one, perhaps the same, and all was read as it was sent."""
+
+    @abstractmethod
     def begin(self, headers: dict[bytes, bytes]) -> None:
         """A head is whole and good; `headers` by name in lower case."""
 
@@ -80,17 +88,22 @@ class ReadingProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes as they come."""
         before = self.reading
-        if before == DEAF:
+        if before == DEAF or (before == IDLE and self.recognise(data)):
             return
         if before == IDLE and data[:6] != b"POST /" and _ODD_LINE.match(data):
             self.refuse(not_http())
             return
+        sent = data
         if before <= HEAD and (b"pgrade:" in data or b"PGRADE:" in data):
             data = _without_upgrade(data)
         begun = self.headers
-        if self._parse(data) and self.headers is begun and before == self.reading:
+        if not self._parse(data):
+            return
+        if self.headers is begun and before == self.reading:
             # Of a message that began in these bytes everything was counted as it was read.
             self._count(len(data))
+        elif before == IDLE and self.reading == IDLE and data is sent:
+            self.learn(data)
 
     def _parse(self, data: bytes) -> bool:
         self._fed = data

@@ -19,6 +19,7 @@ from roadworthy.gateway.admission import Admission, Keys
 from roadworthy.gateway.endpoints import Arm, Endpoint
 from roadworthy.gateway.health import Readiness, probe_routes
 from roadworthy.gateway.http import Handler, Receive, Reply, Request, not_ready
+from roadworthy.gateway.known import KnownHeads
 from roadworthy.gateway.predict import Instruments, Predict
 
 Table = dict[bytes, Mapping[str, Handler]]
@@ -35,7 +36,7 @@ class Routing:
 
     Attributes:
         table: what the application answers.
-        predictions: what connections answer themselves, by raw path.
+        predictions: what connections answer themselves, by raw path. known: heads that led to them.
         health: tells all that is known of endpoints with the given names, None for all; None until somebody can.
     """
 
@@ -46,6 +47,7 @@ class Routing:
         self._keys: Keys | None = None
         self.table: Table = dict(self._probes)
         self.predictions: dict[bytes, Predict] = {}
+        self.known = KnownHeads()
         self.health: Callable[[Collection[str] | None], dict[str, Any]] | None = None
 
     def find(self, url: bytes) -> Predict | None:
@@ -74,6 +76,7 @@ class Routing:
             predictions.update(self._predictions(endpoint))
         table.update({path: {} for path in predictions})
         self.table, self.predictions = table, predictions
+        self.known.clear()
 
     def unknown(self, request: Request) -> RoadworthyError:
         """What to answer for a path that is not in the table; a caller without a key learns nothing else."""

@@ -132,7 +132,7 @@ class Worker:
         self._serving.watch = Watch(self._checks, self._pressure)
         heads = Heads(start.allowed_hosts)
         refused = partial(metrics.refused, "")
-        self._front = Front(routing.find, PredictionIds().next, heads, start.waits(), refused)
+        self._front = Front(routing.find, routing.known, PredictionIds().next, heads, start.waits(), refused)
         app = App(lambda: routing.table, routing.unknown, heads, refused, self._log_fault)
         self._server = Server(
             app,

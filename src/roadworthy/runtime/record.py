@@ -18,7 +18,6 @@ FLUSH_RECORDS = 256
 MAX_HELD_BYTES = 16 << 20
 _OVERHEAD_BYTES = 512
 _FRAME_BYTES = 8 << 20
-_INPUTS, _OUTPUTS = -2, -1
 
 
 class Carrier(Protocol):
@@ -54,7 +53,7 @@ class Recorder:
 
     def append(self, kind: RecordKind, row: RecordRow) -> None:
         """Keep a record for the next frame, or drop and count it when the bound is reached. One object a kind is best."""
-        size = len(row[_INPUTS]) + len(row[_OUTPUTS]) + _OVERHEAD_BYTES
+        size = len(row[7]) + len(row[8]) + _OVERHEAD_BYTES
         if self._held_bytes + size > MAX_HELD_BYTES:
             self._lost(1)
             return
@@ -88,7 +87,7 @@ class Recorder:
                 group = groups[id(kind)] = (kind, [])
             group[1].append(row)
             count += 1
-            size += len(row[_INPUTS]) + len(row[_OUTPUTS]) + _OVERHEAD_BYTES
+            size += len(row[7]) + len(row[8]) + _OVERHEAD_BYTES
             if count >= FLUSH_RECORDS or size >= _FRAME_BYTES:
                 break
         return list(groups.values()), count, size
