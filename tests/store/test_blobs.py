@@ -19,7 +19,12 @@ from roadworthy.store import blobs
 step, root, source = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
 store = blobs.FolderBlobs(root)
-if step == "write": blobs.shutil.copyfileobj = lambda r, w, n: (w.write(r.read()[:10]), w.flush(), die())
+def refuse(*a): raise OSError
+def half(r, w): w.write_bytes(r.read_bytes()[:10]); die()
+if step == "link": Path.hardlink_to = die
+if step in ("copy", "copy-fsync"): Path.hardlink_to = refuse
+if step == "copy": blobs.shutil.copyfile = half
+step = step.removeprefix("copy-")
 if step == "fsync": blobs.os.fsync = die
 if step == "rename": Path.replace = die
 if step == "fsync-folder": blobs.fsync_folder = die
@@ -30,11 +35,11 @@ store.put("packages/" + "a" * 64, source)
 def test_put_and_open(tmp_path: Path) -> None:
     """What was put comes back, and a second put of the name changes nothing."""
     store = FolderBlobs(tmp_path / "blobs")
-    source = tmp_path / "source"
-    source.write_bytes(b"first")
-    store.put("packages/abc", source)
-    source.write_bytes(b"second")
-    store.put("packages/abc", source)
+    for content in (b"first", b"second"):
+        source = store.incoming()
+        source.write_bytes(content)
+        store.put("packages/abc", source)
+        source.unlink()
     with store.open("packages/abc") as handle:
         assert handle.read() == b"first"
     assert store.exists("packages/abc")
@@ -53,7 +58,7 @@ def test_names_are_checked(tmp_path: Path, name: str) -> None:
         FolderBlobs(tmp_path).open(name)
 
 
-@pytest.mark.parametrize("step", ["write", "fsync", "rename", "fsync-folder"])
+@pytest.mark.parametrize("step", ["link", "copy", "copy-fsync", "fsync", "rename", "fsync-folder"])
 def test_d9_killed_between_steps_shows_old_or_new_never_half(tmp_path: Path, step: str) -> None:
     """D9: kill -9 at each step of a write; afterwards the blob is absent or whole, and leftovers are swept at start."""
     root, source = tmp_path / "blobs", tmp_path / "source"

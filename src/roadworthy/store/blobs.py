@@ -19,7 +19,8 @@ class BlobStore(Protocol):
     """Where blobs are kept. Names are lower-case folders and one file name; a blob once written is never changed."""
 
     def put(self, name: str, source: Path) -> None:
-        """Keep a copy of `source` under `name`, whole or not at all; a blob of that name that is there already stays."""
+        """Keep the bytes of `source` under `name`, whole or not at all; a blob of that name that is there already stays. Nobody
+        writes to `source` any more; the caller deletes it when it likes."""
         ...
 
     def open(self, name: str) -> BinaryIO:
@@ -71,10 +72,15 @@ class FolderBlobs:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         beside = temporary_beside(target)
         try:
-            with source.open("rb") as reading, beside.open("xb") as writing:
-                shutil.copyfileobj(reading, writing, 1 << 20)
-                writing.flush()
-                os.fsync(writing.fileno())
+            try:
+                beside.hardlink_to(source)  # `incoming` is on the same disk: nothing is written twice
+            except OSError:
+                shutil.copyfile(source, beside)
+            descriptor = os.open(beside, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)
