@@ -1,0 +1,245 @@
+"""What gateways counted for a rollout, and how their reports add up, in any order and however often they arrive.
+
+The controller merges what telemetry brings into `Evidence` and stores it in the transaction that takes the frame;
+`verdict.py` reads it.
+
+Exactly once by construction: a source (one life of one gateway) reports counts that only grow, all of them each time, and of two
+reports the larger numbers are kept. So a report that comes twice, late or after a newer one changes nothing. Everything is keyed
+by the generation of the endpoint that drew the arm, so what comes late joins its own segment.
+
+What may be counted was settled before: a request is eligible when it was admitted, is a first attempt and would not have been
+answered by a cache, which is decided before its arm is drawn; what was shed, refused by a breaker, answered by a fallback or
+retried comes as `Excluded` and is never a bad event.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+FORMAT = 1
+STABLE, CANARY = "stable", "canary"
+ARMS = (STABLE, CANARY)
+EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
+MOST_UNITS = 100_000
+"""Units (users, sessions) with bad events that one signal keeps apart; one more and the evidence is incomplete, which holds."""
+
+
+class ArmCount(msgspec.Struct, frozen=True):
+    """Eligible outcomes of one arm, since the source began: how many, and how many of them were bad."""
+
+    generation: int
+    signal: str
+    arm: str
+    samples: int
+    bad: int
+
+
+class PairCount(msgspec.Struct, frozen=True):
+    """Shadowed requests, since the source began: how many had both answers, and for how many exactly one side was bad.
+
+    For the signal "disagreement" `canary_bad` counts the pairs that differ.
+    """
+
+    generation: int
+    signal: str
+    pairs: int
+    canary_bad: int
+    stable_bad: int = 0
+
+
+class BadUnit(msgspec.Struct, frozen=True):
+    """A user (session, …) of a sticky rollout that had a bad event: a hash of the rollout's id and the unit, as text."""
+
+    generation: int
+    signal: str
+    arm: str
+    unit: str
+
+
+class MetricCount(msgspec.Struct, frozen=True):
+    """Values of an A/B test's metric in one arm, since the source began: how many, and their sum."""
+
+    generation: int
+    metric: str
+    arm: str
+    values: int
+    total: float
+
+
+class Excluded(msgspec.Struct, frozen=True):
+    """What is no evidence, since the source began, and why: one of EXCLUDED."""
+
+    generation: int
+    arm: str
+    reason: str
+    count: int
+
+
+class Report(msgspec.Struct, frozen=True):
+    """All that one source knows of the rollout.
+
+    Attributes:
+        source: one life of one gateway, such as "gateway-1/boot-7": its counts begin at 0 and only grow.
+        overflow: it met more units than it can keep apart.
+    """
+
+    source: str
+    arms: tuple[ArmCount, ...] = ()
+    pairs: tuple[PairCount, ...] = ()
+    units: tuple[BadUnit, ...] = ()
+    metrics: tuple[MetricCount, ...] = ()
+    excluded: tuple[Excluded, ...] = ()
+    overflow: bool = False
+
+
+class Tally(NamedTuple):
+    """Counts of one signal in some generations, from all sources. `units` are distinct ones with bad events."""
+
+    stable_samples: int = 0
+    stable_bad: int = 0
+    canary_samples: int = 0
+    canary_bad: int = 0
+    pairs: int = 0
+    pairs_canary_bad: int = 0
+    pairs_stable_bad: int = 0
+    stable_units: int = 0
+    canary_units: int = 0
+
+    def plus(self, other: Tally) -> Tally:
+        """Both together."""
+        return Tally(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """Everything counted for one rollout. Immutable: `merged` returns another.
+
+    Attributes:
+        counts: by source, then by "generation/signal/arm" (samples, bad) or "generation/signal/pairs" (pairs, canary, stable).
+        metrics: by source, then by "generation/metric/arm" (values, total).
+        excluded: by source, then by "generation/reason/arm".
+        units: by signal, then by unit: the earliest generation known to have a bad event of it, and its arm then.
+        overflow: there were more units than could be kept apart.
+    """
+
+    counts: dict[str, dict[str, tuple[int, ...]]] = {}
+    metrics: dict[str, dict[str, tuple[int, float]]] = {}
+    excluded: dict[str, dict[str, int]] = {}
+    units: dict[str, dict[str, tuple[int, str]]] = {}
+    overflow: bool = False
+    format: int = FORMAT
+
+    def merged(self, report: Report) -> Evidence:
+        """This and what the report adds to it; equal to this when it adds nothing.
+
+        Raises:
+            ValueError: counts that cannot be, an unknown arm or reason.
+        """
+        source = report.source
+        counts = dict(self.counts.get(source, {}))
+        for key, values in _count_entries(report):
+            counts[key] = tuple(map(max, counts.get(key, values), values))
+        metrics = dict(self.metrics.get(source, {}))
+        for each in report.metrics:
+            key = _key(each.generation, each.metric, _arm(each.arm))
+            metrics[key] = max(metrics.get(key, (0, 0.0)), (each.values, each.total), key=lambda entry: entry[0])
+        excluded = dict(self.excluded.get(source, {}))
+        for left in report.excluded:
+            if left.reason not in EXCLUDED or left.count < 0:
+                raise ValueError(f"{left.count} {left.reason} cannot be left out; reasons are {', '.join(EXCLUDED)}")
+            key = _key(left.generation, left.reason, _arm(left.arm))
+            excluded[key] = max(excluded.get(key, 0), left.count)
+        units, overflow = _with_units(self.units, report.units)
+        return Evidence(
+            counts={**self.counts, source: counts} if counts else self.counts,
+            metrics={**self.metrics, source: metrics} if metrics else self.metrics,
+            excluded={**self.excluded, source: excluded} if excluded else self.excluded,
+            units=units,
+            overflow=self.overflow or report.overflow or overflow,
+        )
+
+    def tally(self, signal: str, generation: int) -> Tally:
+        """The signal's counts of one generation, over all sources."""
+        total = Tally()
+        stable, canary, pairs = (_key(generation, signal, each) for each in (STABLE, CANARY, "pairs"))
+        for counts in self.counts.values():
+            total = total.plus(
+                Tally(*counts.get(stable, (0, 0)), *counts.get(canary, (0, 0)), *counts.get(pairs, (0, 0, 0)))
+            )
+        arms = [arm for born, arm in self.units.get(signal, {}).values() if born == generation]
+        return total._replace(stable_units=arms.count(STABLE), canary_units=arms.count(CANARY))
+
+    def metric(self, name: str, arm: str, generations: Iterable[int]) -> tuple[int, float]:
+        """How many values of a metric an arm had in these generations, and their sum."""
+        keys = [_key(generation, name, arm) for generation in generations]
+        found = [metrics[key] for metrics in self.metrics.values() for key in keys if key in metrics]
+        return sum(values for values, _ in found), sum(total for _, total in found)
+
+    def left_out(self, generations: Iterable[int]) -> dict[str, dict[str, int]]:
+        """What was no evidence, by reason and arm; every reason is there."""
+        known = set(generations)
+        found = {reason: dict.fromkeys(ARMS, 0) for reason in EXCLUDED}
+        for counts in self.excluded.values():
+            for key, count in counts.items():
+                generation, reason, arm = key.split("/")
+                if int(generation) in known:
+                    found[reason][arm] += count
+        return found
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain JSON values, for the store."""
+        return dict(msgspec.to_builtins(self))
+
+
+def evidence_from_document(document: Mapping[str, Any]) -> Evidence:
+    """The evidence that `to_document` described.
+
+    Raises:
+        ValueError: not such a document, or of a format that this release does not know.
+    """
+    if document.get("format") != FORMAT:
+        raise ValueError(f"evidence format {json.dumps(document.get('format'))} is not known here")
+    try:
+        return msgspec.convert(document, Evidence)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"not evidence: {error}") from error
+
+
+def _count_entries(report: Report) -> Iterable[tuple[str, tuple[int, ...]]]:
+    for each in report.arms:
+        if not 0 <= each.bad <= each.samples:
+            raise ValueError(f"{each.bad} bad of {each.samples} cannot be")
+        yield _key(each.generation, each.signal, _arm(each.arm)), (each.samples, each.bad)
+    for pair in report.pairs:
+        if min(pair.canary_bad, pair.stable_bad) < 0 or pair.canary_bad + pair.stable_bad > pair.pairs:
+            raise ValueError(f"{pair.canary_bad} and {pair.stable_bad} of {pair.pairs} pairs cannot be")
+        yield _key(pair.generation, pair.signal, "pairs"), (pair.pairs, pair.canary_bad, pair.stable_bad)
+
+
+def _with_units(
+    known: dict[str, dict[str, tuple[int, str]]], found: Iterable[BadUnit]
+) -> tuple[dict[str, dict[str, tuple[int, str]]], bool]:
+    """Each unit once a signal, in the earliest generation that is known; and whether some had no room."""
+    after, overflow = dict(known), False
+    for each in found:
+        units = after.get(each.signal, {})
+        if units is known.get(each.signal, units):
+            units = after[each.signal] = dict(units)
+        if each.unit not in units and len(units) >= MOST_UNITS:
+            overflow = True
+            continue
+        units[each.unit] = min(units.get(each.unit, (each.generation, each.arm)), (each.generation, _arm(each.arm)))
+    return after, overflow
+
+
+def _key(generation: int, name: str, part: str) -> str:
+    return f"{generation}/{name}/{part}"
+
+
+def _arm(name: str) -> str:
+    if name not in ARMS:
+        raise ValueError(f"there is no arm {name}; arms are {', '.join(ARMS)}")
+    return name

@@ -1,0 +1,258 @@
+"""From evidence to PASS, FAIL or HOLD, each with its reasons, its numbers and a sentence for whoever is on call. Pure.
+
+`machine.py` calls `judge` at every tick and acts on it. Each guard of the plan is judged by itself:
+
+- FAIL: the evidence that the canary is worse than the guard tolerates has reached 1 / (the guard's part of alpha).
+- HOLD, with `withdraw`: its rate is over the guard's limit while the stable's is not, or nobody knows. That is no reason to roll
+  back, since the stable may be no better, but one to send no more requests there until a person has looked.
+- HOLD: there is no evidence, or too little, or suspiciously much of it, or both versions are over the limit.
+- PASS: enough was seen, or enough evidence the other way.
+
+The rollout's verdict is FAIL when any guard's is, else HOLD when any's is, else PASS. How long a step lasts is not judged here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.rollout.evidence import Evidence, Tally
+from roadworthy.rollout.plan import Guard, Plan
+from roadworthy.statistics.e_process import Split, always_valid_p, log_e_not_worse_of, log_e_of, log_e_over
+from roadworthy.statistics.intervals import rule_of_three
+
+PASS, FAIL, HOLD = "PASS", "FAIL", "HOLD"
+_SUSPICION = math.log(10.0)
+_LEAST_SUSPICION = math.log(20.0)
+"""A step does not go on while E is within a factor 10 of what rolls back, and 20 at least: waiting is cheaper than widening."""
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A generation of the endpoint during the rollout, and the canary's parts in it, of FULL_SHARE."""
+
+    generation: int
+    weight: int
+    shadow: int = 0
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Which generations count.
+
+    Attributes:
+        segments: all of the rollout.
+        step_from: first generation of the present step: what its minimum of evidence is counted from.
+        limit_from: first generation that limits are judged by: a person who resumes after a limit starts them anew.
+        needed: samples that each guard wants to see in the step at least.
+    """
+
+    segments: tuple[Segment, ...]
+    step_from: int
+    limit_from: int
+    needed: int
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One guard's verdict.
+
+    Attributes:
+        signal: of the guard. outcome: PASS, FAIL or HOLD. code: why, stable ("worse", "no-evidence", …). text: why, in words.
+        samples, bad: the canary's, over the whole rollout; in shadow steps, pairs. In a sticky rollout `bad` and `other_bad` are
+            distinct users. other_samples, other_bad: the stable's.
+        log_e: ln E now. threshold: ln E that rolls back. p: 1/E, at most 1.
+        withdraw: whether the canary's share is to be taken from it.
+    """
+
+    signal: str
+    outcome: str
+    code: str
+    text: str
+    samples: int = 0
+    bad: int = 0
+    other_samples: int = 0
+    other_bad: int = 0
+    log_e: float = 0.0
+    threshold: float = 0.0
+    p: float = 1.0
+    withdraw: bool = False
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the evidence says now. `code` and `text` are those of the guard that decided; PASS without guards is "no-guards"."""
+
+    outcome: str
+    code: str
+    text: str
+    findings: tuple[Finding, ...] = ()
+    withdraw: bool = False
+
+
+def judge(plan: Plan, scope: Scope, evidence: Evidence) -> Verdict:
+    """The verdict on everything counted so far."""
+    alphas = plan.alphas()
+    findings = tuple(_judge(plan, guard, alphas[guard.signal], scope, evidence) for guard in plan.guards)
+    ordered = sorted(findings, key=lambda each: ((FAIL, HOLD, PASS).index(each.outcome), not each.withdraw))
+    if not ordered:
+        return Verdict(PASS, "no-guards", "the plan has no guards")
+    first = ordered[0]
+    return Verdict(first.outcome, first.code, first.text, findings, any(each.withdraw for each in findings))
+
+
+def splits_of(plan: Plan, signal: str, segments: Iterable[Segment], evidence: Evidence) -> list[Split]:
+    """Whose the bad events were, segment by segment: live requests by the share that drew them; shadowed ones one to one, of
+    which only those count where exactly one side was bad. No segment has both, because the stable's side would count twice.
+
+    In a sticky rollout one user's bad events are one, in the first segment that saw them: a user stays with an arm, so one user
+    whom both versions fail would otherwise look like many events of one arm.
+    """
+    splits = []
+    for segment in segments:
+        tally = evidence.tally(signal, segment.generation)
+        if segment.weight == 0:
+            splits.append(Split(tally.pairs_canary_bad, tally.pairs_canary_bad + tally.pairs_stable_bad, 0.5))
+            continue
+        canary, stable = _bad(plan, tally)
+        splits.append(Split(canary, canary + stable, segment.weight / FULL_SHARE))
+    return splits
+
+
+def _bad(plan: Plan, tally: Tally) -> tuple[int, int]:
+    """Bad events of the canary and of the stable, or users with one where users are what is drawn."""
+    if plan.sticky is not None:
+        return tally.canary_units, tally.stable_units
+    return tally.canary_bad, tally.stable_bad
+
+
+def _judge(plan: Plan, guard: Guard, alpha: float, scope: Scope, evidence: Evidence) -> Finding:
+    threshold = -math.log(alpha)
+    splits = splits_of(plan, guard.signal, scope.segments, evidence)
+    total = _total(guard.signal, scope.segments, evidence)
+    shadowed = bool(scope.segments) and scope.segments[-1].shadow > 0
+    if guard.kind.compares:
+        log_e = log_e_of(splits, guard.ratio)
+        bad, other_bad = sum(each.bad for each in splits), sum(each.events - each.bad for each in splits)
+        counted = (total.canary_samples + total.pairs, bad, total.stable_samples + total.pairs, other_bad)
+    else:
+        log_e = log_e_over(total.pairs_canary_bad, total.pairs, guard.limit or guard.kind.limit or 0.5)
+        counted = (total.pairs, total.pairs_canary_bad, 0, 0)
+    facts = (*counted, log_e, threshold, always_valid_p(log_e))
+    if log_e >= threshold:
+        return Finding(guard.signal, FAIL, "worse", _accusation(plan, guard, counted, log_e, threshold), *facts)
+    outcome, code, text, withdraw = (
+        _limit(guard, threshold, scope, evidence)
+        or _uncounted(plan, total, evidence)
+        or _suspicion(guard, log_e, threshold)
+        or _exposure(plan, guard, splits, _needed(guard, scope), _seen(guard, scope, evidence, shadowed))
+    )
+    return Finding(guard.signal, outcome, code, f"{guard.signal}: {text}", *facts, withdraw)
+
+
+_Reason = tuple[str, str, str, bool]
+
+
+def _limit(guard: Guard, threshold: float, scope: Scope, evidence: Evidence) -> _Reason | None:
+    """Whether the canary's rate alone is too high. The stable's tells whether it would help to send the requests there."""
+    if guard.limit is None or not guard.kind.compares:
+        return None
+    live = [each for each in scope.segments if each.generation >= scope.limit_from and each.weight > 0]
+    total = _total(guard.signal, live, evidence)
+    if log_e_over(total.canary_bad, total.canary_samples, guard.limit) < threshold:
+        return None
+    rate = f"{_share(total.canary_bad, total.canary_samples)} of the canary's, where {guard.limit:.3g} is the limit"
+    if log_e_over(total.stable_bad, total.stable_samples, guard.limit) >= threshold:
+        other = _share(total.stable_bad, total.stable_samples)
+        return HOLD, "shared-outage", f"{rate}, but {other} of the stable's too: both suffer, nobody is accused", False
+    return HOLD, "over-limit", f"{rate}; its traffic is back on the stable until a person resumes or aborts", True
+
+
+def _uncounted(plan: Plan, total: Tally, evidence: Evidence) -> _Reason | None:
+    """In a sticky rollout bad events count by user; without users they would look like none at all."""
+    if plan.sticky is None:
+        return None
+    if evidence.overflow:
+        return (
+            HOLD,
+            "too-many-units",
+            "more users had bad events than can be told apart, so they cannot be counted",
+            False,
+        )
+    if total.canary_bad + total.stable_bad and not total.canary_units + total.stable_units:
+        return HOLD, "units-missing", "bad events came without the users who had them, so they cannot be counted", False
+    return None
+
+
+def _suspicion(guard: Guard, log_e: float, threshold: float) -> _Reason | None:
+    if guard.kind.compares and log_e >= max(threshold - _SUSPICION, _LEAST_SUSPICION):
+        odds = f"once in {_count(math.exp(log_e))}"
+        return (
+            HOLD,
+            "suspicious",
+            f"an equal version looks this bad {odds}; wait until it looks better or is refuted",
+            False,
+        )
+    return None
+
+
+def _exposure(plan: Plan, guard: Guard, splits: Sequence[Split], needed: int, seen: tuple[int, int]) -> _Reason:
+    samples, bad = seen
+    if needed and samples < needed:
+        if guard.kind.compares and log_e_not_worse_of(splits, guard.margin * guard.ratio) >= -math.log(plan.beta):
+            return (
+                PASS,
+                "shown-better",
+                f"shown to be under {guard.margin * guard.ratio:.3g} times the stable's rate",
+                False,
+            )
+        if samples == 0:
+            return HOLD, "no-evidence", f"not one of the {needed} samples that the step asks for has come", False
+        return HOLD, "too-little-evidence", f"{samples:,} of the {needed:,} samples that the step asks for", False
+    clean = f", so its rate is at most {rule_of_three(samples):.2g} (95 %)" if not bad and samples > 3 else ""
+    return PASS, "enough", f"{bad:,} bad of {samples:,} in this step{clean}", False
+
+
+def _needed(guard: Guard, scope: Scope) -> int:
+    return scope.needed if guard.evidence is None else guard.evidence
+
+
+def _seen(guard: Guard, scope: Scope, evidence: Evidence, shadowed: bool) -> tuple[int, int]:
+    """The canary's samples in this step, and the bad ones."""
+    here = [each for each in scope.segments if each.generation >= scope.step_from]
+    total = _total(guard.signal, here, evidence)
+    if shadowed:
+        return total.pairs, total.pairs_canary_bad
+    if not guard.kind.compares:  # pairs come from shadow steps only: what those gave is what there is
+        every = _total(guard.signal, scope.segments, evidence)
+        return every.pairs, every.pairs_canary_bad
+    return total.canary_samples, total.canary_bad
+
+
+def _total(signal: str, segments: Iterable[Segment], evidence: Evidence) -> Tally:
+    total = Tally()
+    for segment in segments:
+        total = total.plus(evidence.tally(signal, segment.generation))
+    return total
+
+
+def _accusation(plan: Plan, guard: Guard, counted: tuple[int, int, int, int], log_e: float, threshold: float) -> str:
+    samples, bad, other_samples, other_bad = counted
+    rarity = (
+        f"would look this bad once in {_count(math.exp(min(log_e, 700.0)))} rollouts; the plan rolls back from once in"
+    )
+    rarity = f"{rarity} {_count(math.exp(threshold))} on"
+    if not guard.kind.compares:
+        return f"{guard.signal}: {_share(bad, samples)} pairs; a version within the limit {rarity}"
+    worse = "that is no worse" if guard.ratio == 1.0 else f"with {guard.ratio:.3g} times the stable's rate"
+    sides = f"canary {_share(bad, samples)}, stable {_share(other_bad, other_samples)}"
+    if plan.sticky is not None:
+        sides = f"canary {bad:,} users, stable {other_bad:,} users"
+    return f"{guard.signal}: {sides}; one {worse} {rarity}"
+
+
+def _share(bad: int, samples: int) -> str:
+    return f"{bad:,} of {samples:,}" + (f" ({bad / samples:.3g})" if samples else "")
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number < 1e6 else f"{number:.0e}"

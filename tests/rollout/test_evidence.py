@@ -1,0 +1,173 @@
+"""Reports add up to the same evidence in any order and however often they come; what is no evidence stays apart."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roadworthy.rollout import evidence as module
+from roadworthy.rollout.evidence import (
+    CANARY,
+    STABLE,
+    ArmCount,
+    BadUnit,
+    Evidence,
+    Excluded,
+    MetricCount,
+    PairCount,
+    Report,
+    Tally,
+    evidence_from_document,
+)
+
+SIGNALS = st.sampled_from(["errors", "slow"])
+ARM = st.sampled_from([STABLE, CANARY])
+GENERATIONS = st.integers(1, 3)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Report]:
+    """What two sources report: each a few times, with counts that only grow."""
+    reports = []
+    for source in ("gateway-1/a", "gateway-2/b"):
+        samples = bad = values = shed = 0
+        units: list[BadUnit] = []
+        for _ in range(draw(st.integers(1, 4))):
+            samples, bad = samples + draw(st.integers(1, 50)), bad + draw(st.integers(0, 1))
+            values, shed = values + draw(st.integers(0, 3)), shed + draw(st.integers(0, 3))
+            units.append(BadUnit(draw(GENERATIONS), draw(SIGNALS), draw(ARM), draw(st.sampled_from("uvw"))))
+            reports.append(
+                Report(
+                    source,
+                    (ArmCount(1, "errors", CANARY, samples, bad), ArmCount(2, "errors", STABLE, 2 * samples, bad)),
+                    (PairCount(3, "slow", samples, bad),),
+                    tuple(units),
+                    (MetricCount(2, "revenue", CANARY, values, -2.5 * values),),
+                    (Excluded(1, CANARY, "shed", shed),),
+                )
+            )
+    return reports
+
+
+def merged(reports: list[Report]) -> Evidence:
+    """All of them, in this order."""
+    evidence = Evidence()
+    for report in reports:
+        evidence = evidence.merged(report)
+    return evidence
+
+
+@given(histories(), st.randoms())
+def test_order_and_repetition_change_nothing(reports: list[Report], random: object) -> None:
+    """A frame that comes twice, late, or after a newer one: exactly once by construction."""
+    shuffled = reports * 2
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    once = merged(reports)
+    assert merged(shuffled) == once
+    for report in reports:
+        assert once.merged(report) == once
+
+
+@given(histories())
+def test_it_survives_the_store(reports: list[Report]) -> None:
+    """As a plain document, which merges on as before."""
+    evidence = merged(reports[:-1])
+    read = evidence_from_document(evidence.to_document())
+    assert read == evidence
+    assert read.merged(reports[-1]) == evidence.merged(reports[-1])
+
+
+def test_sources_add_up_and_generations_stay_apart() -> None:
+    """Two gateways, one of them restarted; late counts of generation 5 join generation 5."""
+    evidence = merged(
+        [
+            Report("a/1", (ArmCount(5, "errors", CANARY, 10, 1), ArmCount(5, "errors", STABLE, 90, 2))),
+            Report("a/2", (ArmCount(6, "errors", CANARY, 7, 0), ArmCount(5, "errors", CANARY, 3, 3))),
+            Report("b/1", (ArmCount(5, "errors", STABLE, 10, 0),), (PairCount(5, "errors", 4, 2, 1),)),
+        ]
+    )
+    assert evidence.tally("errors", 5) == Tally(100, 2, 13, 4, 4, 2, 1)
+    assert evidence.tally("errors", 6) == Tally(0, 0, 7, 0)
+    assert evidence.tally("slow", 5) == Tally()
+
+
+def test_a_user_counts_once_in_the_first_generation_known() -> None:
+    """However many of their requests failed, on however many workers, in however many steps."""
+    evidence = merged(
+        [
+            Report("a/1", units=(BadUnit(6, "errors", CANARY, "u"), BadUnit(6, "errors", CANARY, "v"))),
+            Report("b/1", units=(BadUnit(6, "errors", CANARY, "u"), BadUnit(5, "errors", STABLE, "u"))),
+            Report("b/1", units=(BadUnit(7, "errors", CANARY, "u"), BadUnit(7, "slow", CANARY, "u"))),
+        ]
+    )
+    assert evidence.tally("errors", 5) == Tally(stable_units=1)
+    assert evidence.tally("errors", 6) == Tally(canary_units=1)
+    assert evidence.tally("errors", 7) == Tally()
+    assert evidence.tally("slow", 7) == Tally(canary_units=1)
+
+
+def test_more_users_than_can_be_kept_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evidence says that it is incomplete, from then on."""
+    monkeypatch.setattr(module, "MOST_UNITS", 2)
+    evidence = merged([Report("a/1", units=tuple(BadUnit(1, "errors", CANARY, unit) for unit in "uv"))])
+    assert not evidence.overflow
+    evidence = evidence.merged(Report("a/1", units=(BadUnit(1, "errors", CANARY, "w"),)))
+    assert evidence.overflow
+    assert evidence.merged(Report("b/1")).overflow
+    assert Evidence().merged(Report("b/1", overflow=True)).overflow
+
+
+def test_what_is_left_out_is_told_apart() -> None:
+    """By reason and arm; none of it is a sample."""
+    evidence = merged(
+        [
+            Report("a/1", excluded=(Excluded(5, CANARY, "shed", 3), Excluded(5, STABLE, "cached", 9))),
+            Report("b/1", excluded=(Excluded(5, CANARY, "shed", 2), Excluded(4, CANARY, "shed", 50))),
+        ]
+    )
+    assert evidence.left_out([5]) == {
+        "shed": {STABLE: 0, CANARY: 5},
+        "breaker": {STABLE: 0, CANARY: 0},
+        "fallback": {STABLE: 0, CANARY: 0},
+        "retried": {STABLE: 0, CANARY: 0},
+        "cached": {STABLE: 9, CANARY: 0},
+    }
+    assert evidence.tally("errors", 5) == Tally()
+
+
+def test_values_of_a_metric_add_up() -> None:
+    """The newest of each source, also when the sum falls."""
+    evidence = merged(
+        [
+            Report("a/1", metrics=(MetricCount(5, "revenue", CANARY, 3, 30.0),)),
+            Report("a/1", metrics=(MetricCount(5, "revenue", CANARY, 4, 10.0),)),
+            Report("a/1", metrics=(MetricCount(5, "revenue", CANARY, 2, 20.0),)),
+            Report("b/1", metrics=(MetricCount(6, "revenue", CANARY, 1, 5.0),)),
+        ]
+    )
+    assert evidence.metric("revenue", CANARY, [5, 6]) == (5, 15.0)
+    assert evidence.metric("revenue", STABLE, [5, 6]) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        Report("a", (ArmCount(1, "errors", CANARY, 1, 2),)),
+        Report("a", (ArmCount(1, "errors", "third", 1, 1),)),
+        Report("a", pairs=(PairCount(1, "errors", 3, 2, 2),)),
+        Report("a", units=(BadUnit(1, "errors", "third", "u"),)),
+        Report("a", excluded=(Excluded(1, CANARY, "bored", 1),)),
+    ],
+)
+def test_what_cannot_be_is_refused(report: Report) -> None:
+    """Rather than counted as something else."""
+    with pytest.raises(ValueError, match=r"cannot be|there is no arm"):
+        Evidence().merged(report)
+
+
+@pytest.mark.parametrize("document", [{}, {"format": 99}, {"format": 1, "counts": 3}])
+def test_documents_of_others_are_refused(document: dict[str, object]) -> None:
+    """With what is wrong."""
+    with pytest.raises(ValueError, match=r"not known here|not evidence"):
+        evidence_from_document(document)

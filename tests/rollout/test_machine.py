@@ -1,0 +1,469 @@
+"""The state machine: whole rollouts of every strategy, the fault cases by their ids, and laws under arbitrary histories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from roadworthy.rollout.commands import COMMANDS, NOTHING, command
+from roadworthy.rollout.evidence import CANARY, STABLE, ArmCount, Evidence, PairCount, Report, evidence_from_document
+from roadworthy.rollout.machine import BACKOFF_S, LOAD_ATTEMPTS, STALE_LOOKS, advance, begin
+from roadworthy.rollout.plan import END, WAIT, Guard, Plan, Stage, Watch
+from roadworthy.rollout.state import (
+    FAILED,
+    FINISHED,
+    LOADING,
+    PREPARING,
+    PROMOTING,
+    READY,
+    RETURNING,
+    STEPPING,
+    Advance,
+    Alarm,
+    Alert,
+    Finish,
+    Moment,
+    Observation,
+    Retry,
+    SetSplit,
+    State,
+    state_from_document,
+)
+
+ERRORS = Guard("errors", limit=0.05)
+CANARY_PLAN = Plan(
+    "canary",
+    tuple(Stage(weight, hold_s=60.0) for weight in (500, 2_500, 10_000)),
+    guards=(ERRORS,),
+    deadline_s=3_600.0,
+)
+
+
+class World:
+    """A controller's surroundings: a clock, an endpoint whose splits workers apply at once, and traffic that tests order."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.state = begin("r1", 7)
+        self.evidence = Evidence()
+        self.seen = Observation(Moment("boot-1", 100.0), 7, 7, READY, READY)
+        self.alerts: list[str] = []
+        self.outcome: str | None = None
+        self.splits: list[tuple[int, int]] = []
+        self._counts: dict[tuple[int, str], tuple[int, int]] = {}
+        self.workers_follow = True
+
+    def look(self, seconds: float = 0.0, **changes: object) -> Advance:
+        """One look after so many seconds, with what else is to be seen from now on."""
+        now = replace(self.seen.moment, seconds=self.seen.moment.seconds + seconds)
+        self.seen = replace(self.seen, **{"moment": now, **changes})
+        return self._stored(advance(self.plan, self.state, self.seen, self.evidence))
+
+    def ask(self, name: str) -> str | None:
+        """A person's command; why it did nothing."""
+        return self._stored(command(self.plan, self.state, name, self.seen)).refused
+
+    def traffic(self, canary: tuple[int, int], stable: tuple[int, int] = (0, 0), signal: str = "errors") -> None:
+        """More (samples, bad) in the present generation."""
+        generation = self.state.generation
+        counts = []
+        for arm, (samples, bad) in ((CANARY, canary), (STABLE, stable)):
+            before = self._counts.get((generation, f"{signal}/{arm}"), (0, 0))
+            self._counts[generation, f"{signal}/{arm}"] = after = (before[0] + samples, before[1] + bad)
+            counts.append(ArmCount(generation, signal, arm, *after))
+        self.evidence = self.evidence.merged(Report("gateway/1", tuple(counts)))
+
+    def _stored(self, move: Advance) -> Advance:
+        self.state = move.state
+        for action in move.actions:
+            if isinstance(action, SetSplit):
+                assert action.generation == self.seen.generation + 1
+                applied = action.generation if self.workers_follow else self.seen.applied
+                self.seen = replace(self.seen, generation=action.generation, applied=applied)
+                self.splits.append((action.weight, action.shadow))
+            elif isinstance(action, Alert):
+                self.alerts.append(action.code)
+            elif isinstance(action, Finish):
+                self.outcome = action.outcome
+        return move
+
+
+def stepping(plan: Plan = CANARY_PLAN) -> World:
+    """A world in its first step."""
+    world = World(plan)
+    world.look()
+    assert world.state.phase == STEPPING
+    return world
+
+
+def test_a_healthy_canary_goes_all_the_way() -> None:
+    """Step by step, each with its time and its evidence, then over."""
+    world = stepping()
+    for weight in (500, 2_500, 10_000):
+        assert world.state.weight == weight
+        assert world.look(30).state.code == "minimum-time"
+        assert world.look(30).state.code == "no-evidence"
+        world.traffic((120, 0), (1_000, 2) if weight < 10_000 else (0, 0))
+        world.look(1)
+    assert (world.outcome, world.state.phase) == ("promoted", FINISHED)
+    assert world.splits == [(500, 0), (2_500, 0), (10_000, 0)]
+    assert world.alerts == []
+
+
+def test_e1_a_canary_that_fails_every_request_is_back_after_three() -> None:
+    """At 5 % in the look that sees the third failure (errors have half of alpha), and it says so."""
+    world = stepping(replace(CANARY_PLAN, guards=(ERRORS, Guard("invalid_outputs", evidence=0))))
+    world.traffic((2, 2), (40, 0))
+    assert world.look(1).state.phase == STEPPING
+    world.traffic((1, 1), (20, 0))
+    world.look(1)
+    assert world.splits[-1] == (0, 0)
+    assert world.state.code == "worse"
+    assert world.alerts == ["worse"]
+    world.look(1)
+    assert (world.outcome, world.state.phase) == ("rolled-back", FINISHED)
+    assert world.state.peaks["errors"] > 7
+
+
+def test_c6_a_slow_canary_goes_back() -> None:
+    """Ten times slower: nearly all of its requests are slower than the stable's 95th percentile."""
+    world = stepping(replace(CANARY_PLAN, guards=(ERRORS, Guard("slow", ratio=1.25))))
+    world.traffic((6, 6), (110, 5), "slow")
+    world.look(1)
+    assert (world.state.phase, world.state.ends_as, world.state.code) == (RETURNING, "rolled-back", "worse")
+    assert world.state.text.startswith("slow:")
+
+
+def test_e4_a_shared_outage_holds() -> None:
+    """Both fail alike: nothing moves in either direction, people are told once, and it goes on when it is over."""
+    world = stepping()
+    world.look(100)
+    for _ in range(5):
+        world.traffic((50, 25), (950, 475))
+        world.look(1)
+    assert (world.state.code, world.splits, world.alerts) == ("shared-outage", [(500, 0)], ["shared-outage"])
+    world.traffic((20_000, 0), (400_000, 0))
+    world.look(1)
+    assert world.splits[-1] == (2_500, 0)
+
+
+def test_e5_without_traffic_it_holds_and_goes_back_at_the_deadline() -> None:
+    """Never promoted on silence; with the policy "hold" it stays, and tells."""
+    world = stepping()
+    for _ in range(59):
+        assert world.look(60).state.code == "no-evidence"
+    world.look(60)
+    world.look()
+    assert (world.outcome, world.splits) == ("rolled-back", [(500, 0), (0, 0)])
+    assert world.alerts == ["deadline"]
+    world = stepping(replace(CANARY_PLAN, at_deadline="hold"))
+    for _ in range(100):
+        world.look(60)
+    assert (world.state.phase, world.state.code, world.alerts) == (STEPPING, "deadline", ["deadline"])
+    world.traffic((9, 9), (100, 0))
+    world.look(1)
+    assert world.state.phase == RETURNING
+
+
+def test_e6_lost_telemetry_holds_apart_from_the_verdict() -> None:
+    """Time does not count meanwhile, people are told after some looks, and it goes on when telemetry is back."""
+    world = stepping()
+    world.traffic((120, 0), (1_000, 0))
+    for number in range(1, 10):
+        world.look(20, fresh=False)
+        assert world.state.stale == number
+        assert world.state.code == ("telemetry-lost" if number >= STALE_LOOKS else "not-fresh")
+    assert world.state.step_s == 0
+    assert world.alerts == ["telemetry-lost"]
+    assert world.look(1, fresh=True).state.stale == 0
+    world.look(60)
+    assert world.splits[-1] == (2_500, 0)
+
+
+def test_e7_a_version_that_cannot_be_loaded_never_gets_traffic() -> None:
+    """Tried again with growing pauses, then over."""
+    world = World(CANARY_PLAN)
+    retries = []
+    world.seen = replace(world.seen, canary=FAILED, reason="out of memory")
+    for second in range(60):
+        move = world.look(1)
+        retries += [second for action in move.actions if isinstance(action, Retry)]
+        if world.state.phase == FINISHED:
+            break
+    assert len(retries) == LOAD_ATTEMPTS - 1
+    assert retries[1] - retries[0] > BACKOFF_S * 2 - 1
+    assert (world.outcome, world.splits, world.alerts) == ("not-started", [], ["load-failed"])
+    assert "out of memory" in world.state.text
+
+
+def test_e7_crashes_while_serving_go_back() -> None:
+    """By a limit of their own, not as bad requests; being kept out of service is the same."""
+    for changes in ({"crashes": 3}, {"canary": FAILED}):
+        world = stepping()
+        world.look(1, crashes=2)
+        assert world.state.phase == STEPPING
+        world.look(1, **changes)
+        assert (world.state.phase, world.splits[-1]) == (RETURNING, (0, 0))
+
+
+def test_e10_an_old_canary_keeps_its_share_until_its_traffic_is_moved() -> None:
+    """A third version comes: the old one is over only when every worker has the split without it."""
+    world = stepping()
+    assert world.ask("supersede") is None
+    assert (world.state.weight, world.state.phase) == (500, RETURNING)
+    world.workers_follow = False
+    world.look(1)
+    assert world.splits[-1] == (0, 0)
+    assert world.look(60).state.phase == RETURNING
+    world.look(1, applied=world.seen.generation)
+    assert world.outcome == "superseded"
+
+
+def test_e11_going_back_while_promoting_ends_at_a_ready_version() -> None:
+    """The stable is gone for a while: the canary keeps all traffic, people are told, and it returns when it can."""
+    world = stepping()
+    world.workers_follow = False
+    assert world.ask("promote") is None
+    world.look(1)
+    assert (world.state.phase, world.splits[-1]) == (PROMOTING, (10_000, 0))
+    world.look(1, stable=LOADING)
+    assert world.ask("abort") is None
+    for _ in range(3):
+        world.look(5)
+        assert (world.state.phase, world.state.weight) == (RETURNING, 10_000)
+    assert world.alerts == ["cannot-return"]
+    world.workers_follow = True
+    world.look(1, stable=READY)
+    world.look(1)
+    assert (world.outcome, world.splits[-1]) == ("aborted", (0, 0))
+
+
+def test_e13_commands_with_nothing_in_progress_do_nothing() -> None:
+    """All of them, on a finished rollout; and looking at it is no change either."""
+    world = stepping()
+    world.ask("abort")
+    world.look(1)
+    world.look(1)
+    finished = world.state
+    assert finished.phase == FINISHED
+    for name in COMMANDS:
+        assert world.ask(name) == NOTHING
+        assert world.look(100) == Advance(finished)
+
+
+def test_d14_jumps_of_the_clock_and_restarts_neither_skip_nor_hang() -> None:
+    """Only time that passes on one monotonic clock counts: not backwards, not across lives of the controller."""
+    world = stepping()
+    world.traffic((120, 0), (1_000, 0))
+    world.look(30)
+    world.look(-3_600)
+    assert world.state.step_s == 30
+    world.look(20)
+    assert world.state.step_s == 50
+    world.look(moment=Moment("boot-2", 1e9))
+    assert (world.state.step_s, world.state.total_s) == (50, 50)
+    world.look(9)
+    assert world.state.weight == 500
+    world.look(1)
+    assert world.state.weight == 2_500
+
+
+def test_a_breaker_takes_the_share_away_and_holds() -> None:
+    """A person resumes with the share of the step, or the deadline ends it."""
+    world = stepping()
+    world.look(1, breaker_open=True)
+    assert (world.splits[-1], world.state.withdrawn, world.state.phase) == ((0, 0), "breaker-open", STEPPING)
+    world.look(500, breaker_open=False)
+    assert (world.state.step_s, world.alerts) == (1, ["breaker-open"])
+    assert world.ask("resume") is None
+    assert (world.splits[-1], world.state.withdrawn) == ((500, 0), None)
+    world.look(1, breaker_open=True)
+    world.look(3_600)
+    world.look(1)
+    assert world.outcome == "rolled-back"
+
+
+def test_blue_green_is_a_plan_with_one_full_step() -> None:
+    """Over its limit at full share it holds with traffic back on the stable; resumed, its limit counts anew."""
+    plan = Plan("blue-green", (Stage(10_000, hold_s=300, evidence=50),), guards=(ERRORS,))
+    world = stepping(plan)
+    assert world.splits == [(10_000, 0)]
+    world.traffic((30, 10))
+    world.look(10)
+    assert (world.state.code, world.splits[-1], world.state.phase) == ("over-limit", (0, 0), STEPPING)
+    world.ask("resume")
+    world.traffic((200, 1))
+    world.look(10)
+    world.look(300)
+    assert world.outcome == "promoted"
+
+
+def test_shadow_and_ab_are_plans_with_another_end() -> None:
+    """A shadow never takes a request and ends with the stable; an A/B test waits for a person."""
+    shadow = Plan("shadow", (Stage(0, shadow=5_000, hold_s=60),), END, guards=(Guard("disagreement", limit=0.01),))
+    world = stepping(shadow)
+    pairs = Report("gateway/1", pairs=(PairCount(world.state.generation, "disagreement", 400, 1),))
+    world.evidence = world.evidence.merged(pairs)
+    world.look(61)
+    world.look(1)
+    assert (world.outcome, world.splits) == ("completed", [(0, 5_000), (0, 0)])
+    test = Plan("ab", (Stage(5_000, hold_s=60),), WAIT, guards=(ERRORS,), deadline_s=None)
+    world = stepping(test)
+    world.traffic((500, 3), (500, 4))
+    world.look(61)
+    assert (world.state.code, world.alerts) == ("waits-for-decision", ["waits-for-decision"])
+    assert world.ask("promote") is None
+    world.look(1)
+    world.look(1)
+    assert world.outcome == "promoted"
+
+
+def test_approval_and_pause() -> None:
+    """A step that asks for approval waits for it; a pause stops time, but not a rollback."""
+    plan = Plan("canary", (Stage(500, hold_s=10), Stage(10_000, hold_s=0, approve=True)), guards=(ERRORS,))
+    world = stepping(plan)
+    world.traffic((120, 0), (1_000, 0))
+    world.ask("pause")
+    world.look(5_000)
+    assert (world.state.code, world.state.total_s) == ("paused", 0)
+    assert world.ask("pause") == "it is paused already"
+    assert world.ask("resume") is None
+    assert world.ask("resume") == "it is not paused"
+    world.look(11)
+    assert (world.state.code, world.alerts) == ("waits-for-approval", ["waits-for-approval"])
+    assert world.ask("approve") is None
+    world.look(1)
+    assert world.state.weight == 10_000
+    assert world.ask("approve") == "the next step needs no approval"
+    world = stepping(plan)
+    world.ask("pause")
+    world.traffic((5, 5), (100, 0))
+    world.look(1)
+    assert world.state.phase == RETURNING
+
+
+def test_watches_hold_or_only_tell() -> None:
+    """Drift holds while it lasts and while nothing is measured; confidence is told, once."""
+    watches = (Watch("drift", "hold"), Watch("confidence", "alert"))
+    world = stepping(replace(CANARY_PLAN, watches=watches))
+    world.traffic((120, 0), (1_000, 0))
+    world.look(61)
+    assert (world.state.code, world.state.text) == ("no-evidence", "drift: nothing was measured yet")
+    drift = Alarm("drift", 800, True, "labels moved by 0.3")
+    world.look(1, alarms=(drift, Alarm("confidence", 50, True, "lower")))
+    world.look(1)
+    assert (world.state.code, world.alerts) == ("alarm", ["alarm", "alarm-confidence"])
+    world.look(1, alarms=(replace(drift, raised=False),))
+    assert world.state.weight == 2_500
+
+
+def test_a_change_of_the_endpoint_by_somebody_else_opens_a_segment() -> None:
+    """A policy was changed: the same split under a new generation, and counts of both are evidence."""
+    world = stepping()
+    world.traffic((60, 0), (500, 0))
+    world.look(1, generation=world.seen.generation + 1, applied=world.seen.generation + 1)
+    assert [segment.weight for segment in world.state.segments] == [0, 500, 500]
+    world.traffic((60, 0), (500, 0))
+    world.look(61)
+    assert world.state.weight == 2_500
+
+
+def test_what_a_worker_does_not_have_yet_does_not_count_as_time() -> None:
+    """A worker that is slow to take the split delays the step."""
+    world = World(CANARY_PLAN)
+    world.workers_follow = False
+    world.look()
+    assert world.look(100).state.code == "split-not-applied"
+    assert world.state.step_s == 0
+
+
+STATES = st.sampled_from([READY, READY, READY, LOADING, FAILED])
+LOOKS = st.tuples(
+    st.sampled_from(["look", "look", "look", "look", *COMMANDS]),
+    st.sampled_from([-50.0, 0.0, 5.0, 61.0]),
+    STATES,
+    STATES,
+    st.booleans(),
+    st.integers(0, 10),
+    st.tuples(st.integers(0, 200), st.integers(0, 3), st.integers(0, 2_000), st.integers(0, 3)),
+)
+PLANS = st.sampled_from(
+    [
+        CANARY_PLAN,
+        Plan("blue-green", (Stage(10_000, hold_s=60, approve=True),), guards=(ERRORS,), deadline_s=600.0),
+        Plan("shadow", (Stage(0, 2_000, 60), Stage(1_000, 0, 60)), END, guards=(ERRORS,)),
+        Plan("ab", (Stage(5_000, hold_s=60),), WAIT, guards=(ERRORS,), at_deadline="hold", deadline_s=600.0),
+    ]
+)
+
+
+def survived(state: State) -> State:
+    """The state after a crash: as the store has it."""
+    return state_from_document(json.loads(json.dumps(state.to_document())))
+
+
+def follow(plan: Plan, history: Iterable[tuple[object, ...]], crashing: bool) -> list[State]:
+    """What the machine does with a history; with `crashing`, everything goes through the store between two looks, and each
+    look is first made once in vain."""
+    world, moves = World(plan), []
+    for name, seconds, canary, stable, follows, chance, (good, bad, others, other_bad) in history:
+        world.workers_follow = bool(follows)
+        world.traffic((good + bad, bad), (others + other_bad, other_bad))  # type: ignore[operator]
+        applied = world.seen.generation if follows else world.seen.applied
+        before = world.state
+        changes = {"canary": canary, "stable": stable, "fresh": chance != 0, "breaker_open": chance == 1}
+        if crashing:
+            world.state = survived(before)
+            world.evidence = evidence_from_document(json.loads(json.dumps(world.evidence.to_document())))
+            advance(plan, world.state, world.seen, world.evidence)
+        world.look(seconds, applied=applied, **changes)  # type: ignore[arg-type]
+        moves.append(world.state)
+        check(before, world)
+        if name != "look":
+            before = world.state
+            world.ask(str(name))
+            check(before, world)
+            moves.append(world.state)
+    return moves
+
+
+def check(before: State, world: World) -> None:
+    """The laws of one move."""
+    after, seen = world.state, world.seen
+    assert after.phase in (PREPARING, STEPPING, RETURNING, PROMOTING, FINISHED)
+    assert 0 <= after.step < len(world.plan.steps)
+    if after.weight > before.weight or after.shadow > before.shadow:
+        assert seen.canary == READY
+    if after.weight < before.weight:
+        assert seen.stable == READY
+    assert len(after.segments) <= len(before.segments) + 1
+    assert after.segments[-1].weight == after.weight
+    assert after.total_s >= before.total_s
+    order = (PREPARING, STEPPING, PROMOTING, RETURNING, FINISHED)
+    assert order.index(after.phase) >= order.index(before.phase)
+    if before.phase == FINISHED:
+        assert after == before
+    if after.phase == FINISHED:
+        assert world.outcome == after.ends_as
+        assert after.weight == (10_000 if after.ends_as == "promoted" else 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(PLANS, st.lists(LOOKS, max_size=25))
+def test_no_history_breaks_a_law_and_a_crash_anywhere_changes_nothing(
+    plan: Plan, history: list[tuple[object, ...]]
+) -> None:
+    """Any sights and commands in any order, with a crash before every look or none: the same states."""
+    assert follow(plan, history, crashing=True) == follow(plan, history, crashing=False)
+
+
+@pytest.mark.parametrize("document", [{}, {"format": 2}, {"format": 1, "rollout": 3}])
+def test_documents_of_others_are_refused(document: dict[str, object]) -> None:
+    """With what is wrong."""
+    with pytest.raises(ValueError, match=r"not known here|not a rollout's state"):
+        state_from_document(document)

@@ -1,0 +1,200 @@
+"""Verdicts: each guard's PASS, FAIL and HOLD with its reason and numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roadworthy.rollout.evidence import CANARY, STABLE, ArmCount, BadUnit, Evidence, PairCount, Report
+from roadworthy.rollout.plan import Guard, Plan, Stage, Sticky
+from roadworthy.rollout.verdict import FAIL, HOLD, PASS, Finding, Scope, Segment, judge
+from roadworthy.statistics.e_process import log_e, log_e_over
+
+LIVE = Segment(5, 1_000)
+
+
+def plan(*guards: Guard, alpha: float = 0.01, sticky: bool = False) -> Plan:
+    """One step of 10 %, judged by these."""
+    return Plan("canary", (Stage(1_000),), alpha=alpha, guards=guards, sticky=Sticky(field="user") if sticky else None)
+
+
+def scope(*segments: Segment, needed: int = 100, limit_from: int = 0) -> Scope:
+    """All segments, the last of them the step."""
+    return Scope(segments, segments[-1].generation, limit_from, needed)
+
+
+def counted(canary: tuple[int, int], stable: tuple[int, int], signal: str = "errors", generation: int = 5) -> Evidence:
+    """(samples, bad) of both."""
+    return Evidence().merged(
+        Report(
+            f"a/{generation}",
+            (ArmCount(generation, signal, CANARY, *canary), ArmCount(generation, signal, STABLE, *stable)),
+        )
+    )
+
+
+def finding(guard: Guard, evidence: Evidence, where: Scope | None = None, sticky: bool = False) -> Finding:
+    """The one guard's, which is the rollout's."""
+    verdict = judge(plan(guard, sticky=sticky), where or scope(LIVE), evidence)
+    (found,) = verdict.findings
+    assert (verdict.outcome, verdict.code, verdict.text) == (found.outcome, found.code, found.text)
+    return found
+
+
+def test_a_canary_that_fails_everything_is_out_after_three() -> None:
+    """At 10 % with the whole of alpha 1 %; two are suspicious. The numbers are those of the formula."""
+    found = finding(Guard("errors"), counted((3, 3), (27, 0)))
+    assert (found.outcome, found.code) == (FAIL, "worse")
+    assert found.log_e == pytest.approx(math.log(277.75))
+    assert found.threshold == pytest.approx(math.log(100))
+    assert found.p == pytest.approx(1 / 277.75)
+    assert (found.samples, found.bad, found.other_samples, found.other_bad) == (3, 3, 27, 0)
+    assert "canary 3 of 3 (1), stable 0 of 27 (0)" in found.text
+    assert "once in 278 rollouts" in found.text
+    assert finding(Guard("errors"), counted((2, 2), (18, 0))).code == "suspicious"
+
+
+def test_enough_clean_requests_pass_with_the_rule_of_three() -> None:
+    """And say how large the rate may still be."""
+    found = finding(Guard("errors"), counted((300, 0), (2_700, 1)))
+    assert (found.outcome, found.code) == (PASS, "enough")
+    assert "at most 0.01 (95 %)" in found.text
+
+
+def test_no_evidence_is_a_verdict_of_its_own() -> None:
+    """Apart from too little of it; neither passes."""
+    assert finding(Guard("errors"), Evidence()).code == "no-evidence"
+    assert finding(Guard("errors"), Evidence()).outcome == HOLD
+    little = finding(Guard("errors"), counted((99, 0), (900, 0)))
+    assert (little.outcome, little.code) == (HOLD, "too-little-evidence")
+    assert finding(Guard("errors", evidence=50), counted((99, 0), (900, 0))).outcome == PASS
+    assert finding(Guard("feedback", evidence=0), Evidence()).outcome == PASS
+
+
+def test_only_this_step_counts_towards_its_minimum() -> None:
+    """The step before had plenty."""
+    evidence = counted((500, 1), (4_500, 9), generation=4).merged(
+        Report("a/5", (ArmCount(5, "errors", CANARY, 60, 0),))
+    )
+    found = finding(Guard("errors"), evidence, scope(Segment(4, 500), LIVE))
+    assert (found.code, found.samples) == ("too-little-evidence", 560)
+
+
+def test_a_canary_that_is_shown_not_worse_passes_early() -> None:
+    """By the mirrored test, before the step's minimum was seen."""
+    found = finding(Guard("errors"), counted((90, 0), (810, 60)))
+    assert (found.outcome, found.code) == (PASS, "shown-better")
+
+
+def test_a_shared_outage_accuses_nobody() -> None:
+    """Half of everything fails on both: held, without rolling back and without moving traffic."""
+    found = finding(Guard("errors", limit=0.05), counted((100, 50), (900, 450)))
+    assert (found.outcome, found.code, found.withdraw) == (HOLD, "shared-outage", False)
+    assert finding(Guard("errors"), counted((100, 50), (900, 450))).outcome == PASS
+
+
+def test_over_the_limit_takes_the_share_away_and_no_more() -> None:
+    """At full share, where there is nobody to compare with; a person who resumes starts the limit anew."""
+    full = Segment(6, 10_000)
+    evidence = counted((40, 10), (0, 0), generation=6)
+    found = finding(Guard("errors", limit=0.05), evidence, scope(full))
+    assert (found.outcome, found.code, found.withdraw) == (HOLD, "over-limit", True)
+    assert log_e_over(10, 40, 0.05) > found.threshold > found.log_e == 0.0
+    assert finding(Guard("errors", limit=0.05), evidence, scope(full, limit_from=7)).withdraw is False
+
+
+def test_slow_tolerates_some() -> None:
+    """1.2 times as many slow ones as the stable has are never a reason, however many are seen."""
+    evidence = counted((100_000, 6_000), (900_000, 45_000), "slow")
+    assert finding(Guard("slow", ratio=1.25), evidence).outcome == PASS
+    assert finding(Guard("slow", ratio=1.0), evidence).outcome == FAIL
+    assert (
+        "one with 1.25 times the stable's rate"
+        in finding(Guard("slow", ratio=1.25), counted((100, 40), (900, 45), "slow")).text
+    )
+
+
+def test_shadow_pairs_count_one_to_one_and_stay_apart_from_live_arms() -> None:
+    """Only pairs with one bad side; live counts of a shadow step are no evidence."""
+    shadow = Segment(5, 0, 2_000)
+    evidence = counted((0, 0), (5_000, 40)).merged(Report("b/1", pairs=(PairCount(5, "errors", 900, 20, 3),)))
+    found = finding(Guard("errors"), evidence, scope(shadow))
+    assert found.outcome == FAIL
+    assert found.log_e == pytest.approx(log_e(20, 23, 0.5))
+    assert finding(Guard("errors"), counted((0, 0), (5_000, 40)), scope(shadow)).code == "no-evidence"
+
+
+def test_disagreement_is_judged_by_its_limit() -> None:
+    """3 of 20 pairs differ where 1 % may."""
+    shadow = Segment(5, 0, 2_000)
+
+    def pairs(number: int, differ: int) -> Evidence:
+        return Evidence().merged(Report("a/1", pairs=(PairCount(5, "disagreement", number, differ),)))
+
+    found = finding(Guard("disagreement", limit=0.01), pairs(20, 4), scope(shadow))
+    assert (found.outcome, found.samples, found.bad) == (FAIL, 20, 4)
+    assert found.log_e == pytest.approx(log_e_over(4, 20, 0.01))
+    assert finding(Guard("disagreement", limit=0.01), pairs(2_000, 20), scope(shadow)).outcome == PASS
+
+
+def test_segments_multiply() -> None:
+    """Each with its own share."""
+    evidence = counted((100, 4), (1_900, 20), generation=4).merged(
+        Report("a/5", (ArmCount(5, "errors", CANARY, 200, 9), ArmCount(5, "errors", STABLE, 1_800, 20)))
+    )
+    found = finding(Guard("errors"), evidence, scope(Segment(4, 500), LIVE))
+    assert found.log_e == pytest.approx(log_e(4, 24, 0.05) + log_e(9, 29, 0.1))
+
+
+def test_sticky_rollouts_count_users() -> None:
+    """One user with 40 errors is one; without users it holds; more than can be kept apart holds too."""
+    evidence = counted((400, 40), (3_600, 8))
+    assert finding(Guard("errors"), evidence).outcome == FAIL
+    assert finding(Guard("errors"), evidence, sticky=True).code == "units-missing"
+    one = evidence.merged(Report("a/1", units=(BadUnit(5, "errors", CANARY, "u"), BadUnit(5, "errors", STABLE, "v"))))
+    found = finding(Guard("errors"), one, sticky=True)
+    assert (found.outcome, found.bad, found.other_bad) == (PASS, 1, 1)
+    assert finding(Guard("errors"), one.merged(Report("b/1", overflow=True)), sticky=True).code == "too-many-units"
+    many = one.merged(Report("b/1", units=tuple(BadUnit(5, "errors", CANARY, f"u{number}") for number in range(9))))
+    assert "canary 10 users, stable 1 users" in finding(Guard("errors"), many, sticky=True).text
+
+
+def test_the_worst_guard_speaks_for_all() -> None:
+    """FAIL over withdrawal over HOLD over PASS; alpha is split, half of it for errors."""
+    guards = (Guard("slow", ratio=1.25), Guard("errors", limit=0.05), Guard("invalid_outputs"))
+    whole = plan(*guards)
+    assert whole.alphas() == pytest.approx({"errors": 0.005, "slow": 0.0025, "invalid_outputs": 0.0025})
+    slow = Report("b/1", (ArmCount(5, "slow", CANARY, 100, 60), ArmCount(5, "slow", STABLE, 900, 45)))
+    over = counted((100, 17), (900, 60))
+    verdict = judge(whole, scope(LIVE), over)
+    assert (verdict.outcome, verdict.code, verdict.withdraw) == (HOLD, "over-limit", True)
+    verdict = judge(whole, scope(LIVE), over.merged(slow))
+    assert (verdict.outcome, verdict.code) == (FAIL, "worse")
+    assert verdict.text.startswith("slow:")
+    assert {each.signal: each.outcome for each in verdict.findings} == {
+        "slow": FAIL,
+        "errors": HOLD,
+        "invalid_outputs": HOLD,
+    }
+    assert judge(plan(), scope(LIVE), Evidence()).outcome == PASS
+
+
+def test_weights_are_parts_of_alpha() -> None:
+    """Given ones count as given; a lone guard has all of it."""
+    assert plan(Guard("slow")).alphas() == {"slow": 0.01}
+    assert plan(Guard("errors")).alphas() == {"errors": 0.01}
+    assert plan(Guard("errors", weight=1.0), Guard("slow", weight=3.0)).alphas() == pytest.approx(
+        {"errors": 0.0025, "slow": 0.0075}
+    )
+
+
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 3_000), st.integers(0, 3_000))
+def test_more_failures_of_the_canary_never_look_better(bad: int, other: int, good: int, other_good: int) -> None:
+    """One more failure of the canary, all else the same: the evidence grows, and a FAIL stays one."""
+    here = finding(Guard("errors"), counted((bad + good, bad), (other + other_good, other)))
+    worse = finding(Guard("errors"), counted((bad + good + 1, bad + 1), (other + other_good, other)))
+    assert worse.log_e > here.log_e
+    assert not (here.outcome == FAIL and worse.outcome != FAIL)
