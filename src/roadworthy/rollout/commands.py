@@ -17,6 +17,7 @@ from roadworthy.rollout.state import (
     FINISHED,
     PREPARING,
     READY,
+    RESUMED,
     RETURNING,
     STEPPING,
     SUPERSEDED,
@@ -56,7 +57,7 @@ def _resume(plan: Plan, state: State, seen: Observation) -> Advance:
         stage = plan.steps[state.step]
         after, actions = split(state, seen, stage.weight, stage.shadow)
         after = replace(
-            after, withdrawn=None, paused=False, limit_from=after.generation, code="resumed", text="resumed"
+            after, withdrawn=None, paused=False, limit_from=after.generation, code=RESUMED, text="resumed by a person"
         )
         return Advance(after, actions)
     if not state.paused:

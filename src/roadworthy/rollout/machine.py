@@ -25,6 +25,7 @@ from roadworthy.rollout import plan as plans
 from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.plan import Plan, Stage
 from roadworthy.rollout.state import (
+    BEGINS,
     COMPLETED,
     FAILED,
     FINISHED,
@@ -53,7 +54,7 @@ BACKOFF_S = 5.0
 STALE_LOOKS = 4
 """So many looks in a row without telemetry are told to people."""
 _QUIET = frozenset(
-    {"preparing", "minimum-time", "no-evidence", "too-little-evidence", "split-not-applied", "paused", "not-fresh"}
+    {BEGINS, "minimum-time", "no-evidence", "too-little-evidence", "split-not-applied", "paused", "not-fresh"}
 )
 """Reasons to hold that need nobody's attention."""
 
@@ -159,7 +160,7 @@ def _preparing(look: Look) -> Move:
         return _failed_load(state, seen)
     if seen.canary != READY or seen.stable != READY:
         late = "the new version" if seen.canary != READY else "the version that serves now"
-        return _hold(state, "preparing", f"{late} is being loaded")
+        return _hold(state, BEGINS, f"{late} is being loaded")
     if state.paused:
         return _hold(state, "paused", "paused before the first step")
     return _enter(look, 0)
@@ -168,14 +169,14 @@ def _preparing(look: Look) -> Move:
 def _failed_load(state: State, seen: Observation) -> Move:
     """Wait a little longer after each failure, try again, give up after the last."""
     if state.retry_s == 0.0:
-        state = _because(state, "preparing", f"loading is tried again after {state.attempts} failures")
+        state = _because(state, BEGINS, f"loading is tried again after {state.attempts} failures")
         return Move(replace(state, retry_s=None), (Retry(state.attempts + 1),))
     if state.retry_s is None:
         state = replace(state, attempts=state.attempts + 1, retry_s=BACKOFF_S * 2**state.attempts)
     if state.attempts >= LOAD_ATTEMPTS:
         text = f"it could not be loaded in {state.attempts} attempts: {seen.reason or 'no reason was told'}"
         return _ending(state, NOT_STARTED, "load-failed", text)
-    return _hold(state, "preparing", f"loading failed {state.attempts} times; again in {state.retry_s:.0f} s")
+    return _hold(state, BEGINS, f"loading failed {state.attempts} times; again in {state.retry_s:.0f} s")
 
 
 def _stepping(look: Look) -> Move:

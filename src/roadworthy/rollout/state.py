@@ -22,6 +22,9 @@ PROMOTED, ROLLED_BACK, ABORTED, COMPLETED = "promoted", "rolled-back", "aborted"
 SUPERSEDED, NOT_STARTED = "superseded", "not-started"
 """Outcomes. COMPLETED: the plan ended without promotion (shadow). NOT_STARTED: the canary could not be loaded."""
 
+BEGINS, RESUMED = "preparing", "resumed"
+"""Why a rollout is where it is before anything happened, and after a person resumed it."""
+
 READY, LOADING, FAILED = "READY", "LOADING", "FAILED"
 
 
@@ -110,7 +113,7 @@ class State(msgspec.Struct, frozen=True):
     stale: int = 0
     peaks: dict[str, float] = {}
     ends_as: str | None = None
-    code: str = "preparing"
+    code: str = BEGINS
     text: str = "the new version is being loaded"
     told: tuple[str, ...] = ()
     format: int = FORMAT

@@ -1,0 +1,88 @@
+"""YAML or JSON text that a person wrote, as plain values. Anchors, tags, repeated keys and large texts are refused.
+
+YAML reads JSON too. PyYAML is imported when the first text comes, so that a controller which gets its plans as values needs none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+MOST_BYTES = 64 << 10
+MOST_DEPTH = 12
+_TAG = "tag:yaml.org,2002:"
+_EXPONENT = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+")
+"""1e-3, which YAML 1.1 takes for text because it has no point."""
+
+
+def load(text: str | bytes) -> Any:
+    """The values of one document.
+
+    Raises:
+        ValueError: it cannot be read, with line and column where they are known.
+    """
+    import yaml
+
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"a plan has at most {MOST_BYTES >> 10} KiB")
+    try:
+        _survey(text)
+        return _values(yaml.compose(text, Loader=yaml.SafeLoader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ValueError(f"it cannot be read{place}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError("it cannot be read: it is not text in UTF-8") from error
+
+
+def _survey(text: str | bytes) -> None:
+    """Refuse what would cost more than its size to read: references to what stands elsewhere, and deep nesting."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark is not None else 1
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise ValueError(f"line {line} has an anchor or a reference to one, which plans do not need")
+        if depth > MOST_DEPTH:
+            raise ValueError(f"line {line} is nested more than {MOST_DEPTH} deep")
+
+
+def _values(node: Any) -> Any:
+    """What a node means: as YAML's safe loader has it, but for a few of its surprises."""
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+        return [_values(each) for each in node.value]
+    if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ValueError(f"a key in line {line} is no name")  # noqa: TRY004 - the text's fault, not a caller's
+            if key_node.value in found:
+                raise ValueError(f"the key {key_node.value} in line {line} is there twice")
+            found[key_node.value] = _values(value_node)
+        return found
+    return None if node is None else _scalar(node)
+
+
+def _scalar(node: Any) -> Any:
+    """Text stays text but for numbers, true, false and null: `on`, `no`, 1:30 and dates are what they look like."""
+    import yaml
+
+    kind, text = node.tag.removeprefix(_TAG), node.value
+    if kind in ("int", "float") and ":" not in text:
+        return yaml.SafeLoader("").construct_object(node)
+    if kind == "str" and node.style is None and _EXPONENT.fullmatch(text):
+        return float(text)
+    if kind == "bool" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind == "null":
+        return None
+    if kind in ("str", "bool", "int", "float", "timestamp", "merge", "value"):
+        return text
+    raise ValueError(f"line {node.start_mark.line + 1} has a value of a kind that means nothing here")
