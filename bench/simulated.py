@@ -1,0 +1,126 @@
+"""Rollouts drawn at random, thousands at once: when would the product's verdict have accused the canary?
+
+The product judges counts (`rollout/verdict.py`). Here the same E-process is looked up in tables made by
+`statistics.e_process.log_e_table`, or in boundaries made by `log_e` itself, with thresholds from the plan;
+tests/bench/test_rollout_bench.py drives `judge` event by event beside both and compares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from roadworthy.statistics.e_process import log_e, log_e_over, log_e_table
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """One segment of many rollouts at once.
+
+    Attributes:
+        share: the canary's. events: bad events of both versions, shape (runs,).
+        part: the probability with which each is the canary's; the share itself when the versions are equal.
+    """
+
+    share: float
+    events: Counts
+    part: float
+
+
+@cache
+def table(most: int, share: float, ratio: float) -> Floats:
+    """`log_e_table`, kept: rows n, columns k."""
+    return log_e_table(most, share, ratio)
+
+
+def peaks(rng: np.random.Generator, stretches: Sequence[Stretch], ratio: float) -> Floats:
+    """The largest ln E of each run, looked at after every event of every segment, shape (runs,)."""
+    runs = len(stretches[0].events)
+    highest, before = np.zeros(runs), np.zeros(runs)
+    for stretch in stretches:
+        most = int(stretch.events.max(initial=0))
+        log_es = table(1 << max(most, 1).bit_length(), stretch.share, ratio)
+        k, now = np.zeros(runs, dtype=np.int64), np.zeros(runs)
+        for n in range(1, most + 1):
+            going = n <= stretch.events
+            k += (rng.random(runs) < stretch.part) & going
+            now = np.where(going, log_es[n, np.minimum(k, n)], now)
+            np.maximum(highest, before + now, out=highest)
+        before += now
+    return highest
+
+
+@cache
+def boundary(most: int, share: float, ratio: float, threshold: float) -> Counts:
+    """For each number of events up to `most` the fewest of the canary's that accuse it; n + 1 where none do."""
+    return _boundary(lambda k, n: log_e(k, n, share, ratio), most, threshold)
+
+
+@cache
+def boundary_of_limit(most: int, limit: float, threshold: float) -> Counts:
+    """For each number of samples the fewest bad ones that are over the limit."""
+    return _boundary(lambda k, n: log_e_over(k, n, limit), most, threshold)
+
+
+def _boundary(evidence: Any, most: int, threshold: float) -> Counts:
+    found, k = np.ones(most + 1, dtype=np.int64), 0
+    for n in range(1, most + 1):
+        while k <= n and evidence(k, n) < threshold:
+            k += 1
+        found[n] = k
+    return found
+
+
+def accused(canary: Bools, share: float, ratio: float = 1.0, alpha: float = 0.01) -> Bools:
+    """Which runs are accused at any look. `canary`: whose each event is, in order, shape (runs, events)."""
+    limits = boundary(canary.shape[1], share, ratio, -math.log(alpha))[1:]
+    return np.asarray((canary.cumsum(axis=1, dtype=np.int32) >= limits).any(axis=1))
+
+
+def accused_of(canary: Bools, counted: Bools, share: float, alpha: float = 0.01) -> Bools:
+    """The same when only the events where `counted` is true are counted."""
+    most = canary.shape[1]
+    limits = boundary(most, share, 1.0, -math.log(alpha))
+    n = counted.cumsum(axis=1, dtype=np.int32)
+    k = (canary & counted).cumsum(axis=1, dtype=np.int32)
+    return np.asarray(((k >= limits[n]) & (n > 0)).any(axis=1))
+
+
+def part_of(share: float, stable_rate: float, canary_rate: float) -> float:
+    """The canary's part of the bad events, by the rates of both."""
+    return share * canary_rate / (share * canary_rate + (1 - share) * stable_rate)
+
+
+def canary_requests_until_accused(
+    rng: np.random.Generator, rates: tuple[float, float], share: float, ratio: float, alpha: float, runs: int
+) -> Floats:
+    """How many requests the canary had got when it was accused, shape (runs,); infinite where that needs over 2,000 events.
+
+    Args:
+        rates: of bad events, the stable's and the canary's.
+    """
+    most, found = 2_000, np.full(runs, np.inf)
+    limits = boundary(most, share, ratio, -math.log(alpha))
+    part = part_of(share, *rates)
+    bad = share * rates[1] + (1 - share) * rates[0]
+    good_part = share * (1 - rates[1]) / (1 - bad)
+    k, requests = np.zeros(runs, dtype=np.int64), np.zeros(runs, dtype=np.int64)
+    for n in range(1, most + 1):
+        mine = rng.random(runs) < part
+        requests += rng.binomial(rng.geometric(bad, runs) - 1, good_part) + mine
+        k += mine
+        first = (k >= limits[n]) & np.isinf(found)
+        found[first] = requests[first]
+        if not np.isinf(found).any():
+            break
+    return found
