@@ -301,7 +301,8 @@ class Connection(ReadingProtocol):
         """After a turn: start the application on the next one, or wait for the next request."""
         if self.transport.is_closing():
             return
-        self._resume_reading()
+        if self.flow.read_paused:
+            self._resume_reading()
         if self._turns:
             turn = self._turns[0]
             if isinstance(turn, Call):

@@ -16,10 +16,9 @@ class Answered(Protocol):
     admitted: bool
 
 
+_OK = 200
 _STATUS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
-_CLOSE = b"connection: close\r\n"
-_known: tuple[HeaderList | None, bytes] = (None, b"")
-_dated: tuple[HeaderList | None, bytes] = (None, b"")
+_begun: tuple[HeaderList | None, bytes, HeaderList | None, bytes] = (None, b"", None, b"")
 
 
 def lines(headers: HeaderList | tuple[tuple[bytes, bytes], ...]) -> bytes:
@@ -35,30 +34,17 @@ def respond(call: Answered, reply: Reply, default: HeaderList, *, close: bool) -
         default: uvicorn's headers for every response, the date.
         close: whether the connection ends with it.
     """
-    global _known, _dated  # noqa: PLW0603 - the same two objects come again and again: headers of a protocol, the date of a second
-    if default is not _dated[0]:
-        _dated = (default, lines(default))
-    if reply.headers is _known[0]:
-        head = _known[1]
+    # The same objects come again and again: a version's head, headers of a protocol, the date of a second.
+    global _begun  # noqa: PLW0603
+    dated, head, headers, begin = _begun
+    if default is not dated or reply.head is not head or reply.headers is not headers or reply.status != _OK:
+        begin = b"%b%b%b%b" % (_STATUS[reply.status], lines(default), reply.head, lines(reply.headers))
+        if reply.status == _OK:
+            _begun = (default, reply.head, reply.headers, begin)
+    body, request_id = reply.body, call.id
+    if not call.admitted:
+        ids = f"x-request-id: {request_id}\r\n"
     else:
-        head = lines(reply.headers)
-        if reply.status == HTTPStatus.OK:
-            _known = (reply.headers, head)
-    body = reply.body
-    if call.admitted:
-        ids = b"x-request-id: %b\r\nroadworthy-prediction-id: %b\r\n" % (call.id.encode(), call.prediction_id.encode())
-    else:
-        ids = b"x-request-id: %b\r\n" % call.id.encode()
-    return b"".join(
-        (
-            _STATUS[reply.status],
-            _dated[1],
-            reply.head,
-            head,
-            ids,
-            b"content-length: %d\r\n" % len(body),
-            _CLOSE if close else b"",
-            b"\r\n",
-            body,
-        )
-    )
+        ids = f"x-request-id: {request_id}\r\nroadworthy-prediction-id: {call.prediction_id}\r\n"
+    end = "connection: close\r\n\r\n" if close else "\r\n"
+    return b"".join((begin, f"{ids}content-length: {len(body)}\r\n{end}".encode("ascii"), body))

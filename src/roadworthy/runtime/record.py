@@ -13,8 +13,8 @@ from typing import Protocol
 
 from roadworthy.contract.record import RecordKind, RecordRow, encode_records
 
-FLUSH_AFTER_S = 0.01
-FLUSH_RECORDS = 256
+FLUSH_AFTER_S = 0.02
+FLUSH_RECORDS = 1_024
 MAX_HELD_BYTES = 16 << 20
 _OVERHEAD_BYTES = 512
 _FRAME_BYTES = 8 << 20

@@ -81,9 +81,9 @@ def test_names_that_are_no_endpoint_never_reach_the_disk(tmp_path: Path, endpoin
 
 
 def test_many_rows_go_out_in_groups(tmp_path: Path) -> None:
-    """10,000 records are one file of several row groups."""
-    files, _ = RecordWriter(tmp_path).write([pack([record()] * 1_000)] * 10, {"flights": OPEN})
-    assert [file.rows for file in files] == [10_000]
+    """40,000 records are one file of several row groups."""
+    files, _ = RecordWriter(tmp_path).write([pack([record()] * 1_000)] * 40, {"flights": OPEN})
+    assert [file.rows for file in files] == [40_000]
     assert pq.read_metadata(tmp_path / files[0].name).num_row_groups == 2
 
 

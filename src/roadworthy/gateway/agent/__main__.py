@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -128,6 +129,8 @@ async def _run(document: StartDocument) -> None:
     await agent.hub.start(Path(document.folder) / "run" / "agent.sock")
     pages = await _serve_pages(document, agent)
     agent.metrics.state(READY)
+    gc.collect()
+    gc.freeze()  # what is here stays: looking through it again and again would cost as much as reading the frames
     _log.info("the agent is ready", gateway=document.gateway, revision=getattr(agent.sync.current, "revision", None))
     tasks = _start(agent)
     stopped = asyncio.create_task(stop.wait())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SUFFIX = ".parquet"
-_GROUP_ROWS = 4_096
+_GROUP_ROWS = 32_768
 _NAMES = PredictionRecord.__struct_fields__
 _AT = _NAMES.index("at_us")
 _OWN = frozenset({"id", "at_us", "request_id", "latency_us", "inputs", "outputs"})

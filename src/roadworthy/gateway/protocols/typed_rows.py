@@ -60,6 +60,7 @@ class TypedRows:
         self._row_shape = layout.fields[0].shape if first.tensor else (len(first.fields),)
         self._small, self._large = self._readers(bounded=True), self._readers(bounded=False)
         self._direct = self._small[0].direct
+        self._decode = self._small[0].decode
         self._matrix = Matrix(layout, max_rows) if Matrix.reads(layout) else None
 
     def read(self, body: bytes) -> Batch | None:
@@ -92,8 +93,8 @@ class TypedRows:
 
     def _read_directly(self, body: bytes, dtype: np.dtype[Any]) -> Batch | None:
         """A few rows that are the array of the only block as they stand; no key was sent twice."""
-        rows = self._small[0].decode(body).instances
-        array = np.array(rows, dtype=dtype)
+        rows = self._decode(body).instances
+        array = np.array(rows, dtype)
         return Batch(self._layout, len(rows), (Block(array),)) if array.shape[1:] == self._row_shape else None
 
     def _looks_too_long(self, body: bytes) -> bool:
