@@ -104,6 +104,8 @@ def test_over_the_limit_takes_the_share_away_and_no_more() -> None:
     assert (found.outcome, found.code, found.withdraw) == (HOLD, "over-limit", True)
     assert log_e_over(10, 40, 0.05) > found.threshold > found.log_e == 0.0
     assert finding(Guard("errors", limit=0.05), evidence, scope(full, limit_from=7)).withdraw is False
+    outage = evidence.merged(Report("a/5", (ArmCount(5, "errors", STABLE, 900, 450),)))
+    assert finding(Guard("errors", limit=0.05), outage, scope(LIVE, full)).withdraw is True, "that was another step's"
 
 
 def test_slow_tolerates_some() -> None:

@@ -44,7 +44,8 @@ class Scope(msgspec.Struct, frozen=True):
     Attributes:
         segments: all of the rollout.
         step_from: first generation of the present step: what its minimum of evidence is counted from.
-        limit_from: first generation that limits are judged by: a person who resumes after a limit starts them anew.
+        limit_from: first generation that limits are judged by, if later than `step_from`: a person who resumes after a limit
+            starts them anew.
         needed: samples that each guard wants to see in the step at least.
     """
 
@@ -153,10 +154,12 @@ _Reason = tuple[str, str, str, bool]
 
 
 def _limit(guard: Guard, threshold: float, scope: Scope, evidence: Evidence) -> _Reason | None:
-    """Whether the canary's rate alone is too high. The stable's tells whether it would help to send the requests there."""
+    """Whether the canary's rate alone is too high in this step. The stable's, in the same step, tells whether it would help to
+    send the requests there."""
     if guard.limit is None or not guard.kind.compares:
         return None
-    live = [each for each in scope.segments if each.generation >= scope.limit_from and each.weight > 0]
+    since = max(scope.limit_from, scope.step_from)
+    live = [each for each in scope.segments if each.generation >= since and each.weight > 0]
     total = _total(guard.signal, live, evidence)
     if log_e_over(total.canary_bad, total.canary_samples, guard.limit) < threshold:
         return None

@@ -1,0 +1,97 @@
+"""docs/rollouts.md against the code and the last measurement: plans are accepted; keys, signals, reasons, figures are there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from roadworthy.rollout.reading import KEYS, RANGES, STRATEGIES, read_plan
+from roadworthy.rollout.signals import CATALOGUE, GUARD
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "rollouts.md").read_text()
+RESULTS = json.loads((ROOT / "bench" / "results" / "rollout.json").read_text())
+PLANS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+def rows() -> list[list[str]]:
+    """The cells of every line of every table."""
+    return [[cell.strip() for cell in line[1:-1].split(" | ")] for line in PAGE.splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.parametrize("text", PLANS)
+def test_plans_that_are_shown_are_accepted(text: str) -> None:
+    """As they stand."""
+    assert read_plan(text).steps
+
+
+def test_a_plan_of_every_strategy_is_shown() -> None:
+    """And each strategy has a line that says what it means."""
+    assert {read_plan(text).strategy for text in PLANS} == set(STRATEGIES)
+    assert {row[0].strip("`") for row in rows()} >= set(STRATEGIES)
+
+
+def test_every_number_has_a_line_with_its_bounds() -> None:
+    """Those of the code; and every key of a plan is mentioned."""
+    lines = {row[0].strip("`"): row for row in rows() if len(row) == 5}
+    for key, (low, high) in RANGES.items():
+        assert [float(cell) for cell in lines[key][2:4]] == [low, high], key
+    for key in {key for keys in KEYS.values() for key in keys}:
+        assert f"`{key}`" in PAGE or f"{key}:" in PAGE, key
+
+
+def test_every_signal_is_told() -> None:
+    """With what it counts, as the catalogue says it."""
+    lines = {name: row for row in rows() if len(row) == 3 for name in re.findall(r"`(\w+)`", row[0])}
+    for signal in CATALOGUE.values():
+        assert lines[signal.name][1] == ("guard" if signal.kind == GUARD else "watched")
+        if signal.kind == GUARD:
+            assert lines[signal.name][2].startswith(signal.event), signal.name
+
+
+def test_every_reason_is_told() -> None:
+    """Each code that a verdict or the state machine can give."""
+    folder = ROOT / "src" / "roadworthy" / "rollout"
+    text = (folder / "verdict.py").read_text() + (folder / "machine.py").read_text()
+    codes = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"', text)) - {"no-guards", "minimum-time"}
+    assert len(codes) > 15
+    assert sorted(code for code in codes if f"`{code}`" not in PAGE) == []
+
+
+def measured(*words: str) -> float:
+    """The one measure whose text has all these words."""
+    (found,) = [each["value"] for each in RESULTS if all(word in each["measure"] for word in words)]
+    return float(found)
+
+
+def test_figures_of_false_rollbacks_are_those_of_the_last_run() -> None:
+    """Both levels of each line."""
+    seen = 0
+    for row in rows():
+        if found := re.match(r"([\d,]+ requests a step), ([\d.]+) % errors|(sticky users who have all errors)", row[0]):
+            words = ["equal version, sticky"] if found[3] else [found[1], f"{float(found[2]):.1f}% errors"]
+            for cell, alpha in zip(row[1:], ("alpha 1%", "alpha 5%"), strict=True):
+                assert float(cell.removesuffix(" %")) == pytest.approx(measured(alpha, *words), abs=0.006)
+                seen += 1
+    assert seen == 12
+
+
+def test_figures_of_detection_and_rules_are_those_of_the_last_run() -> None:
+    """Medians, nine of ten, with each rule and without it."""
+    seen = 0
+    for row in rows():
+        what = row[0].replace("\N{RIGHTWARDS ARROW}", "->").replace("\N{MULTIPLICATION SIGN}", "x").split(" errors")[0]
+        if re.match(r"\d+ % ->|\d+ x slower", what) and len(row) == 3:
+            for cell, way in zip(row[1:], ("one guard with alpha 1 % (", "in the default plan ("), strict=True):
+                median, most = re.findall(r"[\d,]+", cell)
+                assert measured(what, way, f"nine of ten: {most})") == float(median.replace(",", ""))
+                seen += 1
+        elif re.match(r"\d [a-z]", row[0]):
+            (found,) = [each for each in RESULTS if each["measure"].startswith(f"rule {row[0]}:")]
+            told = [float(cell.removesuffix(" %")) for cell in row[1:]]
+            assert told == pytest.approx([found["value"], found["baseline"]], abs=0.06)
+            seen += 1
+    assert seen == 12 + 9
