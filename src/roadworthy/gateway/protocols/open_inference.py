@@ -35,6 +35,7 @@ from roadworthy.schema.signature import Field, Signature
 
 HEAD_LENGTH = b"inference-header-content-length"
 _JSON: HeaderList = [(b"content-type", b"application/json")]
+_MOST_KNOWN, _MOST_KNOWN_BYTES = 256, 4 << 10
 _encode = msgspec.json.Encoder().encode
 
 
@@ -43,6 +44,22 @@ class _Reply(msgspec.Struct):
 
     id: str | None
     outputs: list[tuple[Field, bool]]
+
+
+class _KnownHead(msgspec.Struct):
+    """The JSON part of a request that was read before: the same bytes mean the same.
+
+    Attributes:
+        raw_bytes: how many bytes follow it. rows: of the batch.
+        columns: for each field, in order: its reader, where its bytes are, and its shape.
+        ignored, reply: as in Decoded.
+    """
+
+    raw_bytes: int
+    rows: int
+    columns: list[tuple[FieldReader, slice, list[int]]]
+    ignored: int
+    reply: _Reply
 
 
 class OpenInference:
@@ -57,6 +74,7 @@ class OpenInference:
         self._outputs = {field.name: field for field in signature.outputs}
         self._readers = {field.name: FieldReader(field) for field in signature.inputs}
         self._all = {binary: [(field, binary) for field in signature.outputs] for binary in (False, True)}
+        self._known: dict[bytes, _KnownHead] = {}
         self._max_rows = policy.max_rows
         self._extra = policy.extra
 
@@ -103,9 +121,18 @@ class OpenInference:
             if json_bytes > len(body):
                 raise _bad_head_length()
             raw = memoryview(body)[json_bytes:]
-            request = read_head(body[:json_bytes]) if json_bytes else self._of_raw(raw)
+            head = body[:json_bytes]
+            known = self._known.get(head)
+            if known is not None and known.raw_bytes == len(raw):
+                columns = [reader.from_raw(raw[cut], shape) for reader, cut, shape in known.columns]
+                batch = Batch.from_columns(self._layout, columns, known.rows)
+                return Decoded(batch, json_bytes=json_bytes, ignored=known.ignored, reply=known.reply)
+            request = read_head(head) if json_bytes else self._of_raw(raw)
         batch, ignored = self._read(request, raw)
-        return Decoded(batch, json_bytes=json_bytes, ignored=ignored, reply=self._reply(request))
+        reply = self._reply(request)
+        if 0 < json_bytes <= _MOST_KNOWN_BYTES:
+            self._learn(head, request, len(raw), _KnownHead(len(raw), batch.rows, [], ignored, reply))
+        return Decoded(batch, json_bytes=json_bytes, ignored=ignored, reply=reply)
 
     def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
         """The requested outputs, each as JSON or raw bytes as the caller chose."""
@@ -135,9 +162,19 @@ class OpenInference:
         headers = [(b"content-type", b"application/octet-stream"), (HEAD_LENGTH, b"%d" % len(head))]
         return Encoded(b"".join((head, *raws)), headers, json_bytes=len(head), form=self.name)
 
+    def _learn(self, head: bytes, request: InferRequest, raw_bytes: int, known: _KnownHead) -> None:
+        """Keep what a head means that was good, when all values are in the bytes after it."""
+        cuts = _cut(request.inputs, raw_bytes)
+        shapes = {tensor.name: tensor.shape for tensor in request.inputs}
+        if cuts.keys() >= self._readers.keys():
+            known.columns.extend((reader, cuts[name], shapes[name]) for name, reader in self._readers.items())
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[head] = known
+
     def _read(self, request: InferRequest, raw: memoryview) -> tuple[Batch, int]:
         tensors = self._by_name(request.inputs)
-        raws = _cut(request.inputs, raw)
+        cuts = _cut(request.inputs, len(raw))
         ignored = len(tensors) - len(self._readers)
         rows = {
             name: reader.rows(tensors[name].shape, tensors[name].datatype) for name, reader in self._readers.items()
@@ -146,8 +183,8 @@ class OpenInference:
         columns: list[Column] = []
         for name, reader in self._readers.items():
             tensor = tensors[name]
-            if name in raws:
-                columns.append(reader.from_raw(raws[name], tensor.shape))
+            if name in cuts:
+                columns.append(reader.from_raw(raw[cuts[name]], tensor.shape))
             elif isinstance(tensor.data, msgspec.Raw):
                 columns.append(reader.from_json(bytes(tensor.data), tensor.shape))
             else:
@@ -209,9 +246,9 @@ class OpenInference:
         return InferRequest([tensor], parameters={"binary_data_output": True})
 
 
-def _cut(inputs: Sequence[TensorIn], raw: memoryview) -> dict[str, memoryview]:
-    """The bytes of each binary input, in the order of the inputs; their sizes add up to what was sent."""
-    cut: dict[str, memoryview] = {}
+def _cut(inputs: Sequence[TensorIn], raw_bytes: int) -> dict[str, slice]:
+    """Where the bytes of each binary input are, in the order of the inputs; their sizes add up to what was sent."""
+    cuts: dict[str, slice] = {}
     offset = 0
     for tensor in inputs:
         size = parameter(tensor.parameters, "binary_data_size")
@@ -219,11 +256,11 @@ def _cut(inputs: Sequence[TensorIn], raw: memoryview) -> dict[str, memoryview]:
             continue
         if not isinstance(size, int) or isinstance(size, bool) or size < 0 or isinstance(tensor.data, msgspec.Raw):
             raise _bad_sizes()
-        cut[tensor.name] = raw[offset : offset + size]
+        cuts[tensor.name] = slice(offset, offset + size)
         offset += size
-    if offset != len(raw):
+    if offset != raw_bytes:
         raise _bad_sizes()
-    return cut
+    return cuts
 
 
 def _bad_sizes() -> MalformedBody:

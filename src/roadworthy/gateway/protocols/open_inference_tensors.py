@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from roadworthy.schema.signature import Field
 
 _LENGTH = struct.Struct("<I")
 _MOST_ELEMENTS = 2**63 - 1
+_LITTLE = sys.byteorder == "little"
 _encode_json = msgspec.json.Encoder().encode
 Column = tuple[Array, Array | None]
 
@@ -229,4 +231,4 @@ def to_raw(field: Field, values: Array, mask: Array | None) -> bytes:
         return b"".join(parts)
     if mask is not None and values.dtype.kind == "f":
         values = np.where(mask, values.dtype.type("nan"), values)
-    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
+    return (values if _LITTLE else values.astype(values.dtype.newbyteorder("<"))).tobytes()
