@@ -35,6 +35,21 @@ def test_what_serves_already_needs_no_reading() -> None:
     assert wait_until_serving(lambda: pytest.fail("read"), document("m:1"), 0)["version"] == "m:1"
 
 
+def test_it_waits_until_every_worker_answers_by_it() -> None:
+    """The switch stands in the store a moment before the last worker follows it; later changes of others are not waited for."""
+    answers = iter(
+        [
+            document("m:2") | {"revision": 7, "reached_revision": 5},
+            document("m:2") | {"revision": 9, "reached_revision": 6},
+            document("m:2") | {"revision": 9, "reached_revision": 7},
+        ]
+    )
+    asked = document("m:1", pending("m:2")) | {"revision": 6, "reached_revision": 5}
+    assert wait_until_serving(lambda: next(answers), asked, 5)["reached_revision"] == 7
+    nobody = document("m:2") | {"revision": 7, "reached_revision": None}
+    assert wait_until_serving(lambda: pytest.fail("read"), nobody, 5) is nobody
+
+
 @pytest.mark.parametrize(
     ("code", "kind"), [("proof-failed", ProofFailed), ("code-not-allowed", PackageRefused), (None, Conflict)]
 )

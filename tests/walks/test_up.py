@@ -180,15 +180,22 @@ def serves(machine: Machine, number: int, rows: pd.DataFrame) -> None:
 
 
 def test_deploy_predict_and_roll_back(machine: Machine, data: pd.DataFrame) -> None:
-    """Each command returns when the endpoint serves what it says, and the answers follow."""
+    """Each command returns when every worker answers as it says, not a moment before."""
     rows = data.head(20)
+
+    def at_once() -> set[str]:
+        return {ask(machine, rows).version for _ in range(8)}
+
     assert machine.run("deploy", "cells:1", "--endpoint", "cells").stdout.startswith("cells serves cells:1 (after ")
+    assert at_once() == {"cells:1"}
     serves(machine, 1, rows)
     document = machine.tell("deploy", "cells:2", "--endpoint", "cells")
+    assert at_once() == {"cells:2"}
     assert (document["state"], document["version"], document["previous"]) == ("serving", "cells:2", "cells:1")
     serves(machine, 2, rows)
     begun = time.monotonic()
     assert machine.tell("rollback", "cells")["version"] == "cells:1"
+    assert at_once() == {"cells:1"}
     serves(machine, 1, rows)
     assert time.monotonic() - begun < 5  # the bound of a busy test machine; the benchmark has the real one
     assert machine.tell("list", "endpoints")[0]["previous"] == "cells:2"

@@ -20,7 +20,8 @@ _LONGEST_PAUSE_S = 0.5
 def wait_until_serving(
     read: Callable[[], Document], asked: Document, timeout_s: float, progress: Progress | None = None
 ) -> Document:
-    """The endpoint's document once it serves what `asked`, the server's reply to the change, promised.
+    """The endpoint's document once it serves what `asked`, the server's reply to the change, promised, and every live worker
+    answers by it.
 
     Raises:
         RoadworthyError: of the class and code with which the version failed to load.
@@ -30,11 +31,15 @@ def wait_until_serving(
     wanted = _wanted(asked)
     deadline = time.monotonic() + timeout_s
     pause, document = _FIRST_PAUSE_S, asked
+    revision: int | None = None
     while True:
         if progress is not None:
             progress(document)
         if _done(document, wanted):
-            return document
+            if revision is None:
+                revision = document.get("revision", 0)
+            if _everywhere(document, revision):
+                return document
         if time.monotonic() >= deadline:
             raise _too_slow(document, wanted, timeout_s)
         time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
@@ -67,6 +72,12 @@ def _done(document: Document, wanted: tuple[str | None, str | None]) -> bool:
             409,
         )
     return False
+
+
+def _everywhere(document: Document, revision: int) -> bool:
+    """Whether every live worker answers by that revision or a later one. Without a worker there is nobody to wait for."""
+    reached = document.get("reached_revision")
+    return reached is None or reached >= revision
 
 
 def _superseded(document: Document, wanted: tuple[str | None, str | None]) -> Conflict:

@@ -22,7 +22,7 @@ from roadworthy.rollout import endpoints
 from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
 from roadworthy.rollout.switch import Refuse, Switch, Wait, decide, kept_out
 from roadworthy.schema.signature import Signature
-from roadworthy.store.engine import bump_revision
+from roadworthy.store.engine import bump_revision, read_revision
 
 CONTROLLER = "controller"
 
@@ -233,18 +233,28 @@ def get(plane: Plane, name: str) -> dict[str, Any]:
         NotFound: "unknown-endpoint".
     """
     with plane.database.begin() as connection:
-        return endpoint_document(connection, endpoints.get(connection, name))
+        endpoint = endpoints.get(connection, name)
+        return endpoint_document(connection, endpoint, reach(connection, _live(plane, connection)))
 
 
 def list_all(plane: Plane) -> dict[str, Any]:
     """Every endpoint, by name."""
     with plane.database.begin() as connection:
-        items = [endpoint_document(connection, endpoint) for endpoint in endpoints.list_all(connection)]
+        reached = reach(connection, _live(plane, connection))
+        items = [endpoint_document(connection, endpoint, reached) for endpoint in endpoints.list_all(connection)]
     return {"items": items, "next": None}
 
 
-def endpoint_document(connection: Connection, endpoint: Endpoint) -> dict[str, Any]:
-    """An endpoint as the API shows it."""
+def reach(connection: Connection, live: list[Gateway]) -> dict[str, int | None]:
+    """The store's revision, and the newest one by which every live worker answers already; None when there is no worker."""
+    epoch, revision = read_revision(connection)
+    workers = [worker for gateway in live for worker in gateway.workers]
+    answered = (worker.revision if worker.epoch == epoch else 0 for worker in workers)
+    return {"revision": revision, "reached_revision": min(answered, default=None)}
+
+
+def endpoint_document(connection: Connection, endpoint: Endpoint, reached: dict[str, int | None]) -> dict[str, Any]:
+    """An endpoint as the API shows it; `reached` is what `reach` gave."""
     pending = endpoint.pending
     return {
         "name": endpoint.name,
@@ -266,6 +276,7 @@ def endpoint_document(connection: Connection, endpoint: Endpoint) -> dict[str, A
         "signature": endpoint.signature,
         "changed_at": iso(endpoint.changed_at_us),
         "changed_by": endpoint.changed_by,
+        **reached,
     }
 
 

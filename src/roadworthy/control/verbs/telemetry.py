@@ -13,7 +13,7 @@ from roadworthy.audit.entries import list_last
 from roadworthy.contract.telemetry import Telemetry
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
-from roadworthy.control.verbs.endpoints import CONTROLLER, endpoint_document, step
+from roadworthy.control.verbs.endpoints import CONTROLLER, endpoint_document, reach, step
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import gateways, predictions
@@ -91,7 +91,8 @@ def status(plane: Plane, version: str) -> dict[str, Any]:
     """The whole at one look."""
     with plane.database.begin() as connection:
         found = gateways.list_all(connection)
-        documents = [endpoint_document(connection, endpoint) for endpoint in endpoints.list_all(connection)]
+        reached = reach(connection, gateways.live(found, plane.clock.now_us()))
+        documents = [endpoint_document(connection, each, reached) for each in endpoints.list_all(connection)]
     snapshot = plane.bulletin.edition.snapshot
     now = plane.clock.now_us()
     return {
