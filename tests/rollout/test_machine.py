@@ -293,14 +293,41 @@ def test_blue_green_is_a_plan_with_one_full_step() -> None:
     plan = Plan("blue-green", (Stage(10_000, hold_s=300, evidence=50),), guards=(ERRORS,))
     world = stepping(plan)
     assert world.splits == [(10_000, 0)]
-    world.traffic((30, 10))
+    world.traffic((40, 20))
     world.look(10)
     assert (world.state.code, world.splits[-1], world.state.phase) == ("over-limit", (0, 0), STEPPING)
+    world.look(10, canary=LOADING)
+    assert world.ask("resume") == "the new version is not ready to take traffic"
+    world.look(10, canary=READY)
     world.ask("resume")
-    world.traffic((200, 1))
+    world.traffic((60, 1))
     world.look(10)
     world.look(300)
     assert world.outcome == "promoted"
+
+
+def test_a_share_is_not_taken_for_a_stable_that_is_not_ready() -> None:
+    """Over its limit, or behind an open breaker, the canary keeps its share until the stable can take it; people are told."""
+    world = stepping()
+    world.look(1, breaker_open=True, stable=LOADING)
+    assert (world.state.code, world.splits, world.alerts) == ("cannot-withdraw", [(500, 0)], ["cannot-withdraw"])
+    world.look(1, stable=READY)
+    assert world.splits[-1] == (0, 0)
+
+
+def test_what_is_found_worse_while_it_is_promoted_goes_back() -> None:
+    """A person promoted it too soon."""
+    world = stepping()
+    world.workers_follow = False
+    world.ask("promote")
+    world.look(1)
+    world.traffic((9, 9), (100, 0))
+    world.evidence = world.evidence.merged(
+        Report("late", (ArmCount(8, "errors", CANARY, 4, 4), ArmCount(8, "errors", STABLE, 90, 0)))
+    )
+    world.look(1)
+    assert (world.state.phase, world.state.ends_as, world.splits[-1]) == (RETURNING, "rolled-back", (0, 0))
+    assert world.ask("abort") == "it is on its way back already"
 
 
 def test_shadow_and_ab_are_plans_with_another_end() -> None:
@@ -340,6 +367,12 @@ def test_approval_and_pause() -> None:
     world.look(1)
     assert world.state.weight == 10_000
     assert world.ask("approve") == "the next step needs no approval"
+    twice = stepping(replace(plan, steps=(Stage(500, hold_s=10), *plan.steps[1:], *plan.steps[1:])))
+    twice.traffic((120, 0), (1_000, 0))
+    twice.ask("approve")
+    twice.look(11)
+    twice.traffic((120, 0))
+    assert twice.look(11).state.code == "waits-for-approval", "each step is approved by itself"
     world = stepping(plan)
     world.ask("pause")
     world.traffic((5, 5), (100, 0))
@@ -382,15 +415,16 @@ def test_what_a_worker_does_not_have_yet_does_not_count_as_time() -> None:
     assert world.state.step_s == 0
 
 
-STATES = st.sampled_from([READY, READY, READY, LOADING, FAILED])
+STATES = st.sampled_from([*[READY] * 12, LOADING, FAILED])
+BAD = st.sampled_from([0, 0, 0, 0, 0, 1, 40])
 LOOKS = st.tuples(
-    st.sampled_from(["look", "look", "look", "look", *COMMANDS]),
-    st.sampled_from([-50.0, 0.0, 5.0, 61.0]),
+    st.sampled_from([*["look"] * 14, *COMMANDS, "resume"]),
+    st.sampled_from([61.0, 61.0, 61.0, 5.0, 0.0, -50.0]),
     STATES,
     STATES,
-    st.booleans(),
-    st.integers(0, 10),
-    st.tuples(st.integers(0, 200), st.integers(0, 3), st.integers(0, 2_000), st.integers(0, 3)),
+    st.sampled_from([True, True, True, False]),
+    st.integers(0, 15),
+    st.tuples(st.integers(60, 400), BAD, st.integers(500, 4_000), BAD),
 )
 PLANS = st.sampled_from(
     [
@@ -454,7 +488,7 @@ def check(before: State, world: World) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(PLANS, st.lists(LOOKS, max_size=25))
+@given(PLANS, st.lists(LOOKS, max_size=30))
 def test_no_history_breaks_a_law_and_a_crash_anywhere_changes_nothing(
     plan: Plan, history: list[tuple[object, ...]]
 ) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roadworthy.foundation.errors import InvalidRequest
@@ -160,6 +160,8 @@ at_deadline: promote
         ("strategy: [", "", "it cannot be read in line 1"),
         ("x" * 70_000, "", "at most 64 KiB"),
         ("strategy: canary\ndeadline: 1:30", "deadline", "not '1:30'"),
+        ("strategy: canary\nalpha: " + "9" * 400, "alpha", "expected a number"),
+        ("strategy: canary\nhold: .inf", "hold", "expected a time"),
     ],
 )
 def test_one_fault(text: str, path: str, problem: str) -> None:
@@ -187,6 +189,7 @@ KEYS = st.sampled_from(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # nested values take their time to be made up
 @given(
     st.sampled_from(["canary", "blue-green", "ab", "shadow", "all-at-once"]), st.dictionaries(KEYS, VALUES, max_size=4)
 )
@@ -201,6 +204,7 @@ def test_any_values_are_read_or_refused(strategy: str, rest: dict[str, Any]) -> 
         assert sum(plan.alphas().values()) <= plan.alpha * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Never another error."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadworthy.rollout.evidence import CANARY, STABLE, ArmCount, BadUnit, Evidence, PairCount, Report
@@ -55,6 +55,13 @@ def test_a_canary_that_fails_everything_is_out_after_three() -> None:
     assert "canary 3 of 3 (1), stable 0 of 27 (0)" in found.text
     assert "once in 278 rollouts" in found.text
     assert finding(Guard("errors"), counted((2, 2), (18, 0))).code == "suspicious"
+
+
+def test_one_failure_is_not_suspicious_even_where_little_is_asked() -> None:
+    """At alpha 20 % a tenth of the bound would be less than nothing: suspicion begins at E = 20."""
+    verdict = judge(plan(Guard("errors"), alpha=0.2), scope(LIVE), counted((100, 0), (900, 9)))
+    assert verdict.outcome == PASS
+    assert judge(plan(Guard("errors"), alpha=0.02), scope(LIVE), counted((100, 1), (900, 0))).code == "enough"
 
 
 def test_enough_clean_requests_pass_with_the_rule_of_three() -> None:
@@ -140,6 +147,9 @@ def test_disagreement_is_judged_by_its_limit() -> None:
     assert (found.outcome, found.samples, found.bad) == (FAIL, 20, 4)
     assert found.log_e == pytest.approx(log_e_over(4, 20, 0.01))
     assert finding(Guard("disagreement", limit=0.01), pairs(2_000, 20), scope(shadow)).outcome == PASS
+    assert finding(Guard("disagreement", limit=0.01), pairs(20, 0), scope(shadow)).code == "too-little-evidence"
+    later = scope(shadow, Segment(6, 500), needed=1_000)
+    assert finding(Guard("disagreement", limit=0.01), pairs(200, 0), later).outcome == PASS, "no more pairs will come"
 
 
 def test_segments_multiply() -> None:
@@ -193,6 +203,7 @@ def test_weights_are_parts_of_alpha() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 3_000), st.integers(0, 3_000))
 def test_more_failures_of_the_canary_never_look_better(bad: int, other: int, good: int, other_good: int) -> None:
     """One more failure of the canary, all else the same: the evidence grows, and a FAIL stays one."""

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betainc, betaln
 
@@ -69,6 +69,7 @@ def test_far_tails_are_those_of_exact_fractions(x: Fraction) -> None:
     assert smallest < (-1_000 if x > Fraction(9, 10) else -0.1)
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 0.999), st.integers(1, 3_000), st.integers(1, 3_000))
 def test_the_tails_add_up_to_one(x: float, a: int, b: int) -> None:
     """Whichever of them is computed from the other."""

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
@@ -65,6 +65,7 @@ def test_known_figures() -> None:
     assert tolerated_share(0.5, 1.5) == pytest.approx(0.6)
 
 
+@settings(deadline=None)
 @given(COUNTS, SHARES, RATIOS)
 def test_more_bad_events_of_the_canary_are_more_evidence(counts: tuple[int, int], share: float, ratio: float) -> None:
     """One more of the canary raises E, one more of the stable lowers it; a higher tolerance lowers it too."""
@@ -76,6 +77,7 @@ def test_more_bad_events_of_the_canary_are_more_evidence(counts: tuple[int, int]
         assert log_e(k, n, share, ratio * 1.5) < here + 1e-9
 
 
+@settings(deadline=None)
 @given(COUNTS, SHARES, RATIOS)
 def test_one_step_is_fair_at_the_edge_of_the_null(counts: tuple[int, int], share: float, ratio: float) -> None:
     """At exactly the tolerated ratio the expected E after one more event is the E before: what Ville's inequality needs."""
@@ -88,6 +90,7 @@ def test_one_step_is_fair_at_the_edge_of_the_null(counts: tuple[int, int], share
     assert after == pytest.approx(here, abs=1e-8)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(COUNTS, SHARES), max_size=5), RATIOS)
 def test_segments_multiply(parts: list[tuple[tuple[int, int], float]], ratio: float) -> None:
     """In any order; a segment in which all or nothing was the canary's says nothing."""
@@ -99,6 +102,7 @@ def test_segments_multiply(parts: list[tuple[tuple[int, int], float]], ratio: fl
     assert log_e_not_worse_of([*splits, Split(0, 7, 1.0)], ratio) == pytest.approx(mirrored, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(COUNTS, SHARES)
 def test_the_mirror_swaps_the_versions(counts: tuple[int, int], share: float) -> None:
     """Not worse with ratio 1 is worse with the arms exchanged; and no counts speak loudly for both."""

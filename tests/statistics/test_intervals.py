@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
 
@@ -22,6 +22,7 @@ from roadworthy.statistics.intervals import (
 )
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95, 0.999])
 )
@@ -64,6 +65,7 @@ def _covers(interval: Interval, value: float) -> bool:
     return interval.low <= value <= interval.high
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3_000), st.floats(0, 1), st.sampled_from([0.5, 0.05, 0.001]))
 def test_a_mean_lies_inside_its_own_interval(count: int, mean: float, alpha: float) -> None:
     """Within the bounds; a smaller alpha widens it; scaling scales it."""

@@ -15,6 +15,7 @@ retried comes as `Excluded` and is never a bad event.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -114,6 +115,14 @@ class Tally(NamedTuple):
         return Tally(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
+_FIELDS = {
+    STABLE: ("stable_samples", "stable_bad"),
+    CANARY: ("canary_samples", "canary_bad"),
+    "pairs": ("pairs", "pairs_canary_bad", "pairs_stable_bad"),
+}
+"""What the numbers of a key's last part mean."""
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """Everything counted for one rollout. Immutable: `merged` returns another.
 
@@ -161,16 +170,19 @@ class Evidence(msgspec.Struct, frozen=True):
             overflow=self.overflow or report.overflow or overflow,
         )
 
-    def tally(self, signal: str, generation: int) -> Tally:
-        """The signal's counts of one generation, over all sources."""
-        total = Tally()
-        stable, canary, pairs = (_key(generation, signal, each) for each in (STABLE, CANARY, "pairs"))
+    def tallies(self, signal: str) -> dict[int, Tally]:
+        """The signal's counts by generation, over all sources; a generation without any is left out."""
+        found: dict[int, Tally] = {}
         for counts in self.counts.values():
-            total = total.plus(
-                Tally(*counts.get(stable, (0, 0)), *counts.get(canary, (0, 0)), *counts.get(pairs, (0, 0, 0)))
-            )
-        arms = [arm for born, arm in self.units.get(signal, {}).values() if born == generation]
-        return total._replace(stable_units=arms.count(STABLE), canary_units=arms.count(CANARY))
+            for key, values in counts.items():
+                generation, name, part = key.split("/")
+                if name == signal:
+                    one = Tally()._replace(**dict(zip(_FIELDS[part], values, strict=True)))
+                    found[int(generation)] = found.get(int(generation), Tally()).plus(one)
+        for (born, arm), number in Counter(self.units.get(signal, {}).values()).items():
+            one = Tally(canary_units=number) if arm == CANARY else Tally(stable_units=number)
+            found[born] = found.get(born, Tally()).plus(one)
+        return found
 
     def metric(self, name: str, arm: str, generations: Iterable[int]) -> tuple[int, float]:
         """How many values of a metric an arm had in these generations, and their sum."""

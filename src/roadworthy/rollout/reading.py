@@ -25,6 +25,8 @@ STRATEGIES = (CANARY, BLUE_GREEN, AB, SHADOW, ALL_AT_ONCE)
 MOST_STEPS = 50
 _DAY_S = 86_400.0
 _MOST_TOLD = 8
+_HUGE = 1e300
+"""No number of a plan is as large, and not every whole number beyond can be a float."""
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -308,7 +310,7 @@ class _Reader:
 
     def _finite(self, path: str, given: Mapping[str, Any], key: str, default: float) -> float:
         value = given.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _HUGE:
             self._fault(_join(path, key), f"expected a number, not {value!r:.40}")
             return default
         return float(value)
@@ -361,7 +363,7 @@ class _Reader:
 def duration_s(value: object) -> float | None:
     """Seconds of a time such as "90s", "10m" or "1h30m", or of a plain number; None when it is none."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if math.isfinite(value) else None
+        return float(value) if abs(value) < _HUGE else None
     found = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
     if found is None:
         return None

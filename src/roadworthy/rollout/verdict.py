@@ -14,7 +14,7 @@ The rollout's verdict is FAIL when any guard's is, else HOLD when any's is, else
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -24,6 +24,7 @@ from roadworthy.rollout.plan import Guard, Plan
 from roadworthy.statistics.e_process import Split, always_valid_p, log_e_not_worse_of, log_e_of, log_e_over
 from roadworthy.statistics.intervals import rule_of_three
 
+Tallies = Mapping[int, Tally]
 PASS, FAIL, HOLD = "PASS", "FAIL", "HOLD"
 _SUSPICION = math.log(10.0)
 _LEAST_SUSPICION = math.log(20.0)
@@ -101,7 +102,7 @@ def judge(plan: Plan, scope: Scope, evidence: Evidence) -> Verdict:
     return Verdict(first.outcome, first.code, first.text, findings, any(each.withdraw for each in findings))
 
 
-def splits_of(plan: Plan, signal: str, segments: Iterable[Segment], evidence: Evidence) -> list[Split]:
+def splits_of(plan: Plan, segments: Iterable[Segment], tallies: Tallies) -> list[Split]:
     """Whose the bad events were, segment by segment: live requests by the share that drew them; shadowed ones one to one, of
     which only those count where exactly one side was bad. No segment has both, because the stable's side would count twice.
 
@@ -110,7 +111,7 @@ def splits_of(plan: Plan, signal: str, segments: Iterable[Segment], evidence: Ev
     """
     splits = []
     for segment in segments:
-        tally = evidence.tally(signal, segment.generation)
+        tally = tallies.get(segment.generation, Tally())
         if segment.weight == 0:
             splits.append(Split(tally.pairs_canary_bad, tally.pairs_canary_bad + tally.pairs_stable_bad, 0.5))
             continue
@@ -127,10 +128,8 @@ def _bad(plan: Plan, tally: Tally) -> tuple[int, int]:
 
 
 def _judge(plan: Plan, guard: Guard, alpha: float, scope: Scope, evidence: Evidence) -> Finding:
-    threshold = -math.log(alpha)
-    splits = splits_of(plan, guard.signal, scope.segments, evidence)
-    total = _total(guard.signal, scope.segments, evidence)
-    shadowed = bool(scope.segments) and scope.segments[-1].shadow > 0
+    threshold, tallies = -math.log(alpha), evidence.tallies(guard.signal)
+    splits, total = splits_of(plan, scope.segments, tallies), _total(scope.segments, tallies)
     if guard.kind.compares:
         log_e = log_e_of(splits, guard.ratio)
         bad, other_bad = sum(each.bad for each in splits), sum(each.events - each.bad for each in splits)
@@ -142,10 +141,10 @@ def _judge(plan: Plan, guard: Guard, alpha: float, scope: Scope, evidence: Evide
     if log_e >= threshold:
         return Finding(guard.signal, FAIL, "worse", _accusation(plan, guard, counted, log_e, threshold), *facts)
     outcome, code, text, withdraw = (
-        _limit(guard, threshold, scope, evidence)
+        _limit(guard, threshold, scope, tallies)
         or _uncounted(plan, total, evidence)
         or _suspicion(guard, log_e, threshold)
-        or _exposure(plan, guard, splits, _needed(guard, scope), _seen(guard, scope, evidence, shadowed))
+        or _exposure(plan, guard, splits, scope, tallies)
     )
     return Finding(guard.signal, outcome, code, f"{guard.signal}: {text}", *facts, withdraw)
 
@@ -153,14 +152,14 @@ def _judge(plan: Plan, guard: Guard, alpha: float, scope: Scope, evidence: Evide
 _Reason = tuple[str, str, str, bool]
 
 
-def _limit(guard: Guard, threshold: float, scope: Scope, evidence: Evidence) -> _Reason | None:
+def _limit(guard: Guard, threshold: float, scope: Scope, tallies: Tallies) -> _Reason | None:
     """Whether the canary's rate alone is too high in this step. The stable's, in the same step, tells whether it would help to
     send the requests there."""
     if guard.limit is None or not guard.kind.compares:
         return None
     since = max(scope.limit_from, scope.step_from)
     live = [each for each in scope.segments if each.generation >= since and each.weight > 0]
-    total = _total(guard.signal, live, evidence)
+    total = _total(live, tallies)
     if log_e_over(total.canary_bad, total.canary_samples, guard.limit) < threshold:
         return None
     rate = f"{_share(total.canary_bad, total.canary_samples)} of the canary's, where {guard.limit:.3g} is the limit"
@@ -198,9 +197,13 @@ def _suspicion(guard: Guard, log_e: float, threshold: float) -> _Reason | None:
     return None
 
 
-def _exposure(plan: Plan, guard: Guard, splits: Sequence[Split], needed: int, seen: tuple[int, int]) -> _Reason:
-    samples, bad = seen
-    if needed and samples < needed:
+def _exposure(plan: Plan, guard: Guard, splits: Sequence[Split], scope: Scope, tallies: Tallies) -> _Reason:
+    """Whether the step has shown enough. What only shadowed requests tell is not waited for where there are none."""
+    total = _total((each for each in scope.segments if each.generation >= scope.step_from), tallies)
+    shadowed = bool(scope.segments) and scope.segments[-1].shadow > 0
+    samples, bad = (total.pairs, total.pairs_canary_bad) if shadowed else (total.canary_samples, total.canary_bad)
+    needed = scope.needed if guard.evidence is None else guard.evidence
+    if samples < needed and (guard.kind.compares or shadowed):
         if guard.kind.compares and log_e_not_worse_of(splits, guard.margin * guard.ratio) >= -math.log(plan.beta):
             return (
                 PASS,
@@ -215,26 +218,10 @@ def _exposure(plan: Plan, guard: Guard, splits: Sequence[Split], needed: int, se
     return PASS, "enough", f"{bad:,} bad of {samples:,} in this step{clean}", False
 
 
-def _needed(guard: Guard, scope: Scope) -> int:
-    return scope.needed if guard.evidence is None else guard.evidence
-
-
-def _seen(guard: Guard, scope: Scope, evidence: Evidence, shadowed: bool) -> tuple[int, int]:
-    """The canary's samples in this step, and the bad ones."""
-    here = [each for each in scope.segments if each.generation >= scope.step_from]
-    total = _total(guard.signal, here, evidence)
-    if shadowed:
-        return total.pairs, total.pairs_canary_bad
-    if not guard.kind.compares:  # pairs come from shadow steps only: what those gave is what there is
-        every = _total(guard.signal, scope.segments, evidence)
-        return every.pairs, every.pairs_canary_bad
-    return total.canary_samples, total.canary_bad
-
-
-def _total(signal: str, segments: Iterable[Segment], evidence: Evidence) -> Tally:
+def _total(segments: Iterable[Segment], tallies: Tallies) -> Tally:
     total = Tally()
     for segment in segments:
-        total = total.plus(evidence.tally(signal, segment.generation))
+        total = total.plus(tallies.get(segment.generation, Tally()))
     return total
 
 
