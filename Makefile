@@ -37,8 +37,9 @@ unit: env ## pytest alone; PYTEST_ARGS="tests/schema -k …" chooses
 
 test: lint types tools unit ## everything that must pass: style, walls, types, tests
 
-tools: # the load generator that a test of the benchmark needs; where it cannot be installed, that test is skipped
+tools: # the load generator and the Redis server that tests need; where they cannot be installed, those tests are skipped
 	@scripts/load_tools.sh || test -z "$${CI:-}"
+	@scripts/redis_server.sh || test -z "$${CI:-}"
 
 demo: env ## the whole journey on real flights; DEMO_ARGS=--exit stops the server at the end
 	$(BIN)/python demo/run.py $(DEMO_ARGS)

@@ -259,6 +259,22 @@ class PlantedAgent:
 
 
 @pytest.fixture
+def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Starts Redis servers: `start_redis("--maxmemory", "2mb")`. Fails in CI, and else skips, where there is none to start."""
+    from tests.redis_servers import RealRedis
+
+    made: list[RealRedis] = []
+
+    def start(*options: str) -> RealRedis:
+        made.append(RealRedis(tmp_path_factory.mktemp("r"), *options))
+        return made[-1].start()
+
+    yield start
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
 def planted_agent() -> Iterator[Callable[[Path], PlantedAgent]]:
     """Opens agents at a gateway folder's socket."""
     opened: list[PlantedAgent] = []

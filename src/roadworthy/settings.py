@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import parse_qsl, urlsplit
 
 from roadworthy.foundation.errors import RoadworthyError, SettingsError
 from roadworthy.foundation.references import check_name
@@ -93,6 +94,11 @@ class GatewaySettings:
     grow."""
     crashes_to_quarantine: int = field(default=3, metadata={"low": 1, "high": 1_000})
     """A version that crashes its process so often within ten minutes is kept out of service for an hour."""
+    cache_url: str | None = field(default=None, repr=False)
+    """Redis server in which all workers and machines share the answers of endpoints that have a cache: redis://, rediss:// (TLS)
+    or unix://. None: each worker has its own only."""
+    cache_wait_ms: float = field(default=20.0, metadata={"low": 1, "high": 1_000})
+    """Milliseconds that a request waits for that server at most."""
     record_max_bytes: int = field(default=5 << 30, metadata={"low": 0, "high": 1 << 50})
     """Bytes that record files may take on disk; the oldest go first and are counted."""
 
@@ -154,7 +160,7 @@ GROUPS: Mapping[str, type[Any]] = {
     "control": ControlSettings,
     "log": LogSettings,
 }
-SECRET = frozenset({"client.key", "control.database_url"})
+SECRET = frozenset({"client.key", "control.database_url", "gateway.cache_url"})
 _SHORT = frozenset(
     {"general", "client"}
 )  # these groups' variables carry no group name: ROADWORTHY_HOME, ROADWORTHY_KEY
@@ -281,8 +287,10 @@ def _checked(entry: dataclasses.Field[Any], value: object) -> object:
     low, high = entry.metadata.get("low"), entry.metadata.get("high")
     if low is not None and high is not None and not low <= cast("float", parsed) <= high:
         raise ValueError(f"must lie between {low} and {high}")
-    if entry.name.endswith("_url") and entry.name != "database_url":
+    if entry.name in ("control_url", "gateway_url"):
         return _checked_url(str(parsed))
+    if entry.name == "cache_url":
+        return _checked_cache_url(str(parsed))
     return check_name(str(parsed), "gateway name") if entry.name == "name" else parsed
 
 
@@ -290,6 +298,26 @@ def _checked_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
     return text.rstrip("/")
+
+
+def _checked_cache_url(text: str) -> str:
+    """As given. What is wrong is told without any part of it: it may hold a password."""
+    try:
+        parts = urlsplit(text)
+        known = all(name == "db" or name.startswith("ssl_") for name, _ in parse_qsl(parts.query, strict_parsing=True))
+        database = parts.path.strip("/")
+        if parts.scheme in ("redis", "rediss"):
+            fits = bool(parts.hostname) and parts.port != 0 and (not database or database.isdecimal())
+        else:
+            fits = parts.scheme == "unix" and bool(database)
+    except ValueError:  # a port that is none, a query that is none
+        known = fits = False
+    if not fits or not known:
+        raise ValueError(
+            "must be redis://[user:password@]host[:port][/database], the same with rediss://, or unix://path, "
+            "with what is special in a password percent-encoded, and no options but ?db= and ?ssl_…="
+        )
+    return text
 
 
 def _text(value: object) -> str:

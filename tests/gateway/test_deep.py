@@ -18,7 +18,7 @@ from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.gateway import deep
 from roadworthy.gateway.admission import Admission
 from roadworthy.gateway.deep import BUSY, NOT_ANSWERING, OK, SLOW, UNKNOWN, WRONG_ANSWERS, DeepChecks, Health
-from roadworthy.gateway.endpoints import bind
+from roadworthy.gateway.endpoints import Surroundings, bind
 from roadworthy.gateway.golden import MOST_EXAMPLES, read_examples
 from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics, read_totals
 from roadworthy.package.archive import unpack
@@ -80,7 +80,7 @@ class Running:
         self.version = Version(entry.digest, executable.runtime, signature, Placed(INLINE, "planted"), batcher)
         at = EndpointEntry("m", 1, (Arm(entry.digest, 10_000),), signature.to_document(), POLICY)
         door = Admission("m")
-        self.endpoint = bind(at, {entry.digest: entry}, lambda _: self.version, door, metrics)
+        self.endpoint = bind(at, {entry.digest: entry}, lambda _: self.version, door, Surroundings(metrics))
         self.changes = 0
         self.checks = DeepChecks(folder, lambda: {"m": self.endpoint}, 0.01, metrics.deep_checked, self._changed)
 

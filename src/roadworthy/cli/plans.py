@@ -7,9 +7,11 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from roadworthy.foundation.errors import SettingsError
 from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.memory import total_bytes
 from roadworthy.settings import LOOPBACK_HOSTS, Settings
@@ -78,6 +80,8 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "memory_refuse_share": settings.gateway.memory_refuse_share,
         "disk_reserve_mb": settings.gateway.disk_reserve_mb,
         "drain_delay_s": settings.gateway.drain_delay_s,
+        "cache_url": _checked_cache(settings.gateway.cache_url),
+        "cache_wait_ms": settings.gateway.cache_wait_ms,
         "runners": True,
     }
     workers = [
@@ -86,6 +90,17 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
     ]
     orders = Orders((_RUNNER,), _RUNNERS)  # the agent may have runner processes started, and nothing else
     return [*workers, replace(_child("roadworthy.gateway.agent", "agent", agent, _AGENT), orders=orders)]
+
+
+def _checked_cache(url: str | None) -> str | None:
+    """The shared cache's address, if this machine has what asks it: told now, and not by a worker's log."""
+    if url is not None and find_spec("redis") is None:
+        raise SettingsError(
+            "gateway.cache_url is set, but the client for Redis is not installed",
+            code="requirement-missing",
+            hint='pip install "roadworthy[redis]"',
+        )
+    return url
 
 
 def worker_limits(settings: Settings) -> WorkerLimits:

@@ -11,6 +11,9 @@ READY = "READY"
 FAILED = "FAILED"
 UNLOADED = "UNLOADED"
 
+CONNECTED = "connected"
+UNREACHABLE = "unreachable"
+
 
 class VersionState(msgspec.Struct, frozen=True):
     """How far a package is on one worker. READY is reported after its golden examples passed there.
@@ -39,6 +42,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """One live worker: its slot, process, which snapshot revision its answers follow (epoch None before the first), versions.
 
     `revision` is the revision whose splits it serves; `offered` the newest it was given. They differ while it loads.
+    `shared_cache` is CONNECTED or UNREACHABLE, and None where none is configured.
     """
 
     slot: int
@@ -48,6 +52,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     revision: int
     offered: int
     versions: tuple[VersionState, ...] = ()
+    shared_cache: str | None = None
 
 
 class RequestCount(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from roadworthy.gateway.formats import Formats
 from roadworthy.gateway.layers import BreakerCells, LayerCounts, StandIn, owner_of
 from roadworthy.gateway.metrics import BoundMetrics, WorkerMetrics
 from roadworthy.gateway.protocols.open_inference import OpenInference
+from roadworthy.gateway.shared_cache import SharedCache
 from roadworthy.gateway.split import Split
 from roadworthy.gateway.wire import lines
 from roadworthy.runtime.fallback import RULE, VERSION
@@ -22,7 +23,7 @@ from roadworthy.runtime.layers import Parts, layered
 from roadworthy.runtime.manager import Version
 from roadworthy.runtime.rules import Rules
 from roadworthy.runtime.ticket import Ticket
-from roadworthy.schema.batch import Batch
+from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Signature
 
 
@@ -80,6 +81,20 @@ class Endpoint:
         yield from (version for _, version in self.stand_ins if version is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all endpoints of a worker have in common.
+
+    Attributes:
+        metrics: the worker's. rules: of its packages; None where they may not run. shared: answers that it has in common with
+            other workers and machines; None where it has not.
+    """
+
+    metrics: WorkerMetrics
+    rules: Rules | None = None
+    shared: SharedCache | None = None
+
+
 class Unbindable(Exception):
     """An endpoint that cannot be served from what is loaded; the text says why, for the log and for readiness."""
 
@@ -89,8 +104,7 @@ def bind(
     packages: Mapping[str, PackageEntry],
     find: Callable[[str], Version | None],
     admission: Admission,
-    metrics: WorkerMetrics,
-    rules: Rules | None = None,
+    around: Surroundings,
 ) -> Endpoint:
     """Resolve everything about an endpoint.
 
@@ -99,8 +113,7 @@ def bind(
         packages: the snapshot's packages by digest.
         find: READY versions by digest.
         admission: the endpoint's door.
-        metrics: this worker's.
-        rules: this worker's; None where there are none.
+        around: this worker's.
 
     Raises:
         Unbindable: a version is not ready, or does not take the endpoint's requests.
@@ -109,7 +122,7 @@ def bind(
         signature = Signature.from_document(entry.signature)
     except PackageInvalid as error:
         raise Unbindable(error.message) from error
-    binding = _Binding(entry, packages, find, metrics, rules)
+    binding = _Binding(entry, packages, find, around)
     arms = []
     for number, side in enumerate(entry.split):
         version, package = find(side.digest), packages.get(side.digest)
@@ -150,14 +163,14 @@ class _Binding:
         entry: EndpointEntry,
         packages: Mapping[str, PackageEntry],
         find: Callable[[str], Version | None],
-        metrics: WorkerMetrics,
-        rules: Rules | None,
+        around: Surroundings,
     ) -> None:
         self._entry = entry
         self._packages = packages
         self._find = find
-        self._metrics = metrics
-        self._rules = rules
+        self._metrics = around.metrics
+        self._rules = around.rules
+        self._shared = around.shared
         fallbacks = entry.policy.fallback
         self.others = tuple(step.digest for step in fallbacks if step.kind == VERSION and step.digest is not None)
         self.rules_asked = tuple(step.rule for step in fallbacks if step.kind == RULE and step.rule is not None)
@@ -182,7 +195,7 @@ class _Binding:
 
     def layered(self, number: int, package: PackageEntry, arm: Arm, signature: Signature) -> Arm:
         """The arm with the layers of the policy around it; the same one where the policy asks for none."""
-        policy, rules = self._entry.policy, self._rules
+        policy, rules, shared = self._entry.policy, self._rules, self._shared
         if policy.cache is None and policy.breaker is None and not policy.fallback:
             return arm
         parts = Parts(
@@ -193,6 +206,7 @@ class _Binding:
             cells=lambda window_s: self._cells(number, owner_of(package.digest, window_s)),
             stand_in=partial(self._stand_in, package.digest, signature),
             rule=lambda name: None if rules is None else rules.get(package, name),
+            shared=None if shared is None else shared.bound(Layout(arm.version.signature.outputs)),
         )
         return replace(arm, submit=layered(arm.version, policy, parts).submit)
 

@@ -14,6 +14,7 @@ from roadworthy.gateway.deep import DeepChecks, Health
 from roadworthy.gateway.endpoints import Arm, Endpoint
 from roadworthy.gateway.http import Handler, Receive, Reply, Request
 from roadworthy.gateway.pressure import Pressure
+from roadworthy.gateway.shared_cache import SharedCache
 
 _encode = msgspec.json.Encoder().encode
 
@@ -52,10 +53,11 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is watched while this process serves: its versions and its resources."""
+    """What is watched while this process serves: its versions, its resources, and the shared cache where there is one."""
 
     checks: DeepChecks
     pressure: Pressure
+    shared: SharedCache | None = None
 
 
 def probe_routes(readiness: Callable[[], Readiness]) -> dict[bytes, Mapping[str, Handler]]:
@@ -90,6 +92,8 @@ def health_document(readiness: Readiness, served: Collection[Endpoint], watch: W
         reading = watch.pressure.reading
         document["memory_used"] = None if reading.memory is None else round(reading.memory, 3)
         document["disk_free_bytes"] = reading.disk_free_bytes
+        if watch.shared is not None:
+            document["shared_cache"] = {"address": watch.shared.address, "connected": watch.shared.connected}
     checks = None if watch is None else watch.checks
     document["endpoints"] = {
         endpoint.name: {

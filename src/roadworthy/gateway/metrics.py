@@ -20,9 +20,9 @@ from roadworthy.foundation.slab import GAUGE, MAX_WIDTH, NamedCells, SlabReader,
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histogram, seconds; one more bucket takes the rest."""
 
-CACHE, FALLBACK = "cache", "fallback"
-COUNTED = (CACHE, FALLBACK)
-"""What is counted by labels alone: (CACHE, endpoint, result) and (FALLBACK, endpoint, kind, reason)."""
+CACHE, FALLBACK, SHARED_CACHE = "cache", "fallback", "shared-cache"
+COUNTED = (CACHE, FALLBACK, SHARED_CACHE)
+"""What is counted by labels alone: (CACHE, endpoint, result), (FALLBACK, endpoint, kind, reason) and (SHARED_CACHE, event)."""
 BREAKER = "breaker"
 """Numbers that workers share: (BREAKER, endpoint, number of the arm)."""
 
@@ -30,6 +30,7 @@ _SEPARATOR = "\x1f"
 _REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST = "requests", "latency", "rows", "in-flight", "lost"
 _REFUSED, _QUEUE, _RECORDS_LOST = "refused", "queue", "records-lost"
 _DEEP, _DEEP_LAST, _LOG_LINES = "deep", "deep-last", "log-lines"
+_SHARED_STATE = "shared-cache-state"
 _OF_A_VERSION = frozenset({_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST})
 _OTHER = "other"
 _FOLD_AT = 0.5  # a scrape of slots this full takes less than 0.1 s
@@ -212,6 +213,11 @@ class WorkerMetrics:
         first = self._writer.place(name, width=MAX_WIDTH)
         return self._writer.values[first : first + MAX_WIDTH], partial(self._writer.everywhere, name)
 
+    def shared_cache(self, *, connected: bool) -> None:
+        """Whether the cache that workers share answers this one; only where there is one."""
+        cell = self._writer.place(_SHARED_STATE, kind=GAUGE)
+        self._writer.values[cell] = 2 if connected else 1  # 0 where nothing was ever said
+
     def lost_records(self, count: int) -> None:
         """Count prediction records this process had to drop. This alone is counted: a LOST frame to the agent only tells."""
         self._writer.values[self._records_lost] += count
@@ -273,7 +279,8 @@ class Totals:
         refused: by (endpoint, code). queue: waiting requests by endpoint.
         records_lost: dropped prediction records. log_lines_lost: dropped log lines.
         deep: deep checks by (version, result). deep_us: how long the last one of a version took, in the slowest live worker.
-        counted: of each kind in COUNTED, by its labels. breakers: by (endpoint, arm), each worker's numbers and whether it runs.
+        counted: of each kind in COUNTED, by its labels. sharing: live workers with a shared cache, by whether it answers them.
+        breakers: by (endpoint, arm), each worker's numbers and whether it runs.
         slots: who holds each slot.
     """
 
@@ -289,6 +296,7 @@ class Totals:
     deep: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     deep_us: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     counted: dict[tuple[str, ...], int] = field(default_factory=lambda: defaultdict(int))
+    sharing: dict[bool, int] = field(default_factory=lambda: defaultdict(int))
     breakers: dict[tuple[str, int], list[tuple[tuple[int, ...], bool]]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -317,6 +325,8 @@ def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
         totals.log_lines_lost += value
     elif kind in COUNTED:
         totals.counted[kind, *parts] += value
+    elif kind == _SHARED_STATE:
+        totals.sharing[value == 2] += int(alive and value > 0)
     elif kind == BREAKER:
         totals.breakers[parts[0], int(parts[1])].append((cells.values, alive))
     elif kind == _REFUSED:

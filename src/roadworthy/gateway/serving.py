@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot
-from roadworthy.contract.telemetry import VersionState, WorkerReport
+from roadworthy.contract.telemetry import CONNECTED, UNREACHABLE, VersionState, WorkerReport
 from roadworthy.gateway.admission import Admission, Keys
 from roadworthy.gateway.deep import FAILURES
-from roadworthy.gateway.endpoints import Endpoint, Unbindable, bind
+from roadworthy.gateway.endpoints import Endpoint, Surroundings, Unbindable, bind
 from roadworthy.gateway.health import Readiness, Watch, health_document
 from roadworthy.gateway.metrics import Gauge, WorkerMetrics
 from roadworthy.gateway.routes import Routing
+from roadworthy.gateway.shared_cache import SharedCache
 from roadworthy.runtime.manager import Manager
 from roadworthy.runtime.placement import policies_of
 from roadworthy.runtime.rules import Rules
@@ -56,14 +57,16 @@ class Serving:
         self._queues: dict[str, tuple[Gauge, int]] = {}
         self.stopping = False
         self.watch: Watch | None = None
-        self._rules: Rules | None = None
+        self._around = Surroundings(metrics)
 
-    def attach(self, manager: Manager, routing: Routing, rules: Rules | None = None) -> None:
-        """Hand in the two that need this object themselves, and the packages' rules where they may run."""
+    def attach(
+        self, manager: Manager, routing: Routing, rules: Rules | None = None, shared: SharedCache | None = None
+    ) -> None:
+        """Hand in the two that need this object themselves, the packages' rules where they may run, and the shared cache."""
         self._manager = manager
         self._routing = routing
         routing.health = self.health
-        self._rules = rules
+        self._around = Surroundings(self._metrics, rules, shared)
 
     @property
     def settled(self) -> bool:
@@ -113,8 +116,8 @@ class Serving:
         self._routing.rebuild(self._keys, self._endpoints, waiting)
         if self._pinned() != before:
             self._want()
-        if self._rules is not None:
-            self._rules.keep({name for endpoint in self._endpoints.values() for name in endpoint.rules})
+        if self._around.rules is not None:
+            self._around.rules.keep({name for endpoint in self._endpoints.values() for name in endpoint.rules})
         self._changed()
 
     def readiness(self) -> Readiness:
@@ -167,6 +170,7 @@ class Serving:
 
     def report(self) -> WorkerReport:
         """How far this worker is, for the agent."""
+        shared = self._around.shared
         return WorkerReport(
             slot=self._identity.slot,
             pid=self._identity.pid,
@@ -175,6 +179,7 @@ class Serving:
             revision=0 if self._served is None else self._served.revision,
             offered=0 if self._offered is None else self._offered.revision,
             versions=tuple(map(self._with_health, self._manager.states())),
+            shared_cache=None if shared is None else CONNECTED if shared.connected else UNREACHABLE,
         )
 
     def _with_health(self, state: VersionState) -> VersionState:
@@ -205,7 +210,7 @@ class Serving:
             return previous
         try:
             door = self._admissions[entry.name]
-            return bind(entry, packages, self._manager.version, door, self._metrics, self._rules)
+            return bind(entry, packages, self._manager.version, door, self._around)
         except Unbindable as error:
             self._reasons[entry.name] = str(error)
             return previous

@@ -31,12 +31,14 @@ from roadworthy.gateway.deep import DeepChecks
 from roadworthy.gateway.heads import Heads
 from roadworthy.gateway.health import Watch
 from roadworthy.gateway.link import AgentLink
-from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics
+from roadworthy.gateway.metrics import SHARED_CACHE, WorkerMetrics, open_worker_metrics
 from roadworthy.gateway.predict import Call, Identified, Instruments
 from roadworthy.gateway.pressure import Limits, Pressure, measure
+from roadworthy.gateway.redis_server import RedisServer
 from roadworthy.gateway.routes import Routing
 from roadworthy.gateway.server import Server
 from roadworthy.gateway.serving import Identity, Serving
+from roadworthy.gateway.shared_cache import SharedCache
 from roadworthy.runtime.loading import package_loader
 from roadworthy.runtime.logs import configure_logs, lines_dropped
 from roadworthy.runtime.manager import Apart, Loader, Manager
@@ -66,6 +68,8 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         memory_close_share, memory_refuse_share, disk_reserve_mb: see `pressure.py`, Limits.
         drain_delay_s: how long connections are still accepted after the probe has begun to say no: as long as those who route
             by the probe take to notice. grace_s: how long open requests may take after that.
+        cache_url: of the Redis server in which caches are shared, a secret; None for none. cache_wait_ms: how long a request may
+            wait for it.
         header_timeout_s, body_timeout_s, write_timeout_s, keep_alive_s: how long clients may take (`connection.py`, Waits).
     """
 
@@ -84,6 +88,8 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk_reserve_mb: int = 256
     drain_delay_s: float = 0.0
     grace_s: float = 25.0
+    cache_url: str | None = None
+    cache_wait_ms: float = 20.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 20.0
     write_timeout_s: float = 30.0
@@ -123,13 +129,14 @@ class Worker:
             metrics, self._recorder, self._log_fault, aside.call, log_access, lambda: self._pressure.refuse
         )
         routing = Routing(instruments, self._serving.readiness)
-        self._serving.attach(self._manager, routing, Rules(rule_loader(Path(start.folder))))
+        self._shared = self._shared_cache(start)
+        self._serving.attach(self._manager, routing, Rules(rule_loader(Path(start.folder))), self._shared)
         folder = Path(start.folder)
         self._pressure = Pressure(start.pressure(), partial(measure, folder / "records"))
         self._checks = DeepChecks(
             folder, lambda: self._serving.endpoints, start.deep_check_s, metrics.deep_checked, self._changed
         )
-        self._serving.watch = Watch(self._checks, self._pressure)
+        self._serving.watch = Watch(self._checks, self._pressure, self._shared)
         heads = Heads(start.allowed_hosts)
         refused = partial(metrics.refused, "")
         self._front = Front(routing.find, routing.known, PredictionIds().next, heads, start.waits(), refused)
@@ -142,6 +149,12 @@ class Worker:
             access_log=start.access_log,
         )
         self._settled = False
+
+    def _shared_cache(self, start: WorkerStart) -> SharedCache | None:
+        if start.cache_url is None:
+            return None
+        count = partial(self._metrics.count, SHARED_CACHE)
+        return SharedCache(RedisServer(start.cache_url), start.cache_wait_ms / 1_000, count, self._sharing_changed)
 
     async def run(self) -> int:
         """Serve until `stop`; returns when everything in flight is answered and handed over.
@@ -158,6 +171,10 @@ class Worker:
         beat = asyncio.create_task(self._beat())
         sweeping = asyncio.create_task(sweep(self._server.connections))
         checking = asyncio.create_task(self._checks.run())
+        sharing = None
+        if self._shared is not None:
+            self._sharing_changed()
+            sharing = asyncio.create_task(self._shared.run())
         self._changed()
         listener = socket.socket(fileno=self._start.fd)
         try:
@@ -167,6 +184,9 @@ class Worker:
             beat.cancel()
             sweeping.cancel()
             checking.cancel()
+            if sharing is not None:
+                sharing.cancel()
+                await asyncio.wait([sharing])
             self._recorder.flush()
             link.cancel()
             await self._link.close()
@@ -241,6 +261,10 @@ class Worker:
             self._log.info("ready", endpoints=self._serving.readiness().endpoints)
         for endpoint, reason in self._serving.reasons().items():
             self._log.debug("endpoint-waits", endpoint=endpoint, reason=reason)
+
+    def _sharing_changed(self) -> None:
+        self._metrics.shared_cache(connected=self._shared is not None and self._shared.connected)
+        self._link.report()
 
     def _keep_out(self, reasons: dict[str, str]) -> None:
         for digest, reason in reasons.items():

@@ -2,6 +2,9 @@
 
 Equal means the same rows, bit for bit, however they were written, from the same caller. Requests that are equal and wait at the
 same moment are run once. What the version fails at is never kept. Also where the fallback "cached" finds the last good answer.
+
+Where a gateway shares its answers with other workers and machines, what is not kept here is looked up there before it is run, and
+what was run is handed there once its callers have it. What lies there and how is not known here (`Shared`).
 """
 
 from __future__ import annotations
@@ -11,20 +14,22 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
 from roadworthy.contract.policy import CachePolicy
-from roadworthy.foundation.errors import DeadlineExceeded
+from roadworthy.foundation.errors import DeadlineExceeded, RoadworthyError
 from roadworthy.runtime.line import too_late
 from roadworthy.runtime.ticket import Answer, NotedAnswer, Notes, OnBehalf, Outcome, Submitter, Ticket
 from roadworthy.schema.batch import Array, Batch, Block
 
-HIT, MISS, COLLAPSED, BYPASS = "hit", "miss", "collapsed", "bypass"
-"""What came of a request: answered from here; run; answered by the run of an equal one; not cacheable."""
+HIT, SHARED, MISS, COLLAPSED, BYPASS = "hit", "hit-shared", "miss", "collapsed", "bypass"
+"""What came of a request: answered from here; from what another worker had answered; run; by what became of an equal one that was
+on its way; not cacheable."""
 MAX_KEYED_BYTES = 4 << 20
 """Rows of more bytes are not looked up: hashing them would hold up the event loop."""
 ENTRY_BYTES = 600
@@ -33,6 +38,35 @@ _SWEEP_AT = 1_024
 _STATUS = b"cache-status"
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class Found(NamedTuple):
+    """An answer that another worker was given.
+
+    Attributes:
+        given: when, on this process's monotonic clock, seconds. until: when its time is up, likewise.
+    """
+
+    batch: Batch
+    given: float
+    until: float
+
+
+class Shared(Protocol):
+    """Answers that workers and machines share. Nothing in it waits or raises: without it everything goes on as with a miss."""
+
+    def ask(self, key: bytes, rows: int, deadline: float, tell: Callable[[Found | None], None]) -> bool:
+        """Look for the answer to a request of so many rows.
+
+        Returns:
+            True when `tell` will be called, later and once, well before the deadline; False when nothing is asked: nobody is
+            there, or the deadline is near.
+        """
+        ...
+
+    def put(self, key: bytes, answer: Batch, size: int, ttl_s: float) -> None:
+        """Take an answer of about `size` bytes that may be given again for so long, or leave it."""
+        ...
 
 
 class Kept:
@@ -73,21 +107,21 @@ class AnswerStore:
             self._entries.move_to_end(key)
         return kept
 
-    def put(self, key: bytes, answer: Batch, now: float) -> bool:
-        """Keep a copy of `answer`, unless it is larger than all that may be kept."""
+    def put(self, key: bytes, answer: Batch, now: float) -> Kept | None:
+        """Keep a copy of `answer`, unless it is larger than all that may be kept: then None."""
         size = _size(answer)
         self.remove(key)
         if size > self._max_bytes or self._max_entries < 1:
-            return False
+            return None
         blocks = tuple(
             Block(block.values.copy(), None if block.mask is None else block.mask.copy()) for block in answer.blocks
         )
-        self._entries[key] = Kept(Batch(answer.layout, answer.rows, blocks), size, now)
+        kept = self._entries[key] = Kept(Batch(answer.layout, answer.rows, blocks), size, now)
         self.size += size
         while self.size > self._max_bytes or len(self._entries) > self._max_entries:
             _, oldest = self._entries.popitem(last=False)
             self.size -= oldest.size
-        return True
+        return kept
 
     def remove(self, key: bytes) -> None:
         """Forget the answer."""
@@ -123,10 +157,16 @@ class Cache:
         self._store = AnswerStore(policy.max_entries, policy.max_bytes)
         self._flights: dict[bytes, _Flight] = {}
         self._sweep_at = _SWEEP_AT
+        self._shared: Shared | None = None
 
     def __repr__(self) -> str:
-        kind = f"Cache(ttl {self._policy.ttl_s:g} s)" if self._policy.ttl_s > 0 else "LastGood()"
+        shared = "" if self._shared is None else ", shared"
+        kind = f"Cache(ttl {self._policy.ttl_s:g} s{shared})" if self._policy.ttl_s > 0 else "LastGood()"
         return f"{kind} -> {self._below!r}"
+
+    def share(self, shared: Shared) -> None:
+        """Have answers in common with others; before the first request."""
+        self._shared = shared
 
     def submit(self, batch: Batch, ticket: Ticket) -> None:
         """As in Submitter."""
@@ -150,8 +190,12 @@ class Cache:
             self._count(COLLAPSED)
             flight.join(ticket)
             return
-        self._count(MISS)
-        self._fly(key, batch, [ticket], b"stale" if kept is not None else b"miss")
+        why = b"stale" if kept is not None else b"miss"
+        if self._shared is None:
+            self._count(MISS)
+            self._fly(key, batch, [ticket], why)
+        else:
+            self._look_there(self._shared, self._flight(key, batch, [ticket], why))
 
     def last_good(self, batch: Batch, caller: str, max_age_s: float) -> Kept | None:
         """The last good answer to an equal request of that caller."""
@@ -159,21 +203,23 @@ class Cache:
         kept = None if key is None else self._store.get(key)
         return kept if kept is not None and time.monotonic() - kept.at <= max_age_s else None
 
-    def keep(self, key: bytes, answer: Answer) -> bool:
-        """Keep the answer's own rows; False when there is no room for them."""
+    def keep(self, key: bytes, answer: Answer) -> Kept | None:
+        """Keep the answer's own rows; None when there is no room for them."""
         return self._store.put(key, answer.batch(), time.monotonic())
 
     def landed(self, flight: _Flight, outcome: Outcome) -> None:
         """Hand the outcome of one run to all who wait for it. Called by the flight."""
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
+        self._forget(flight)
         members = flight.members
         if isinstance(outcome, Answer):
-            stored = b"; stored" if self.keep(flight.key, outcome) else b""
+            kept = self.keep(flight.key, outcome)
+            stored = b"" if kept is None else b"; stored"
             led: Notes = ((_STATUS, b"roadworthy; fwd=%b%b" % (flight.why, stored)),)
             followed: Notes = ((_STATUS, b"roadworthy; fwd=%b; collapsed" % flight.why),)
             for number, member in enumerate(members):
                 member.settle(NotedAnswer(outcome, followed if number else led))
+            if self._shared is not None and kept is not None:
+                self._shared.put(flight.key, kept.batch, kept.size, self._policy.ttl_s)
             return
         rest: list[Ticket] = []
         if isinstance(outcome, DeadlineExceeded):
@@ -196,17 +242,62 @@ class Cache:
             for member in waiting:
                 member.settle(outcome)
 
+    def _look_there(self, shared: Shared, flight: _Flight) -> None:
+        """Run it only if no other worker has the answer."""
+        if not shared.ask(flight.key, flight.batch.rows, flight.deadline, partial(self._looked, flight)):
+            self._count(MISS)
+            self._submit(flight)
+
+    def _looked(self, flight: _Flight, found: Found | None) -> None:
+        """Go on where `_look_there` stopped. Nobody is above to take an error."""
+        now, ttl_s = time.monotonic(), self._policy.ttl_s
+        left = 0.0 if found is None else min(found.until, found.given + ttl_s) - now
+        if found is not None and left > 0:
+            self._found(flight, found.batch, left)
+        elif flight.done:
+            self._forget(flight)
+        else:
+            self._count(MISS)
+            flight.told = flight.deadline
+            try:
+                self._submit(flight)
+            except RoadworthyError as error:
+                flight.settle(error)
+            except Exception as error:  # noqa: BLE001 - as in `gateway/predict.py`: logged, and this request's alone
+                self._loop.call_exception_handler({"message": "a version that could not be asked", "exception": error})
+                flight.settle(RoadworthyError("something went wrong here"))
+
+    def _found(self, flight: _Flight, answer: Batch, left: float) -> None:
+        """Keep what another worker has answered for what is left of its time, and hand it to all who wait."""
+        kept = self._store.put(flight.key, answer, time.monotonic() + left - self._policy.ttl_s)
+        again = Answer(answer, 0, answer.rows, "cache") if kept is None else kept.answer("cache")
+        self._count(SHARED)
+        self._forget(flight)
+        noted = NotedAnswer(again, ((_STATUS, b"roadworthy; hit; ttl=%d; detail=shared" % left),))
+        for member in flight.land():
+            member.settle(noted)
+
     def _fly(self, key: bytes, batch: Batch, members: list[Ticket], why: bytes) -> None:
+        self._submit(self._flight(key, batch, members, why))
+
+    def _flight(self, key: bytes, batch: Batch, members: list[Ticket], why: bytes) -> _Flight:
         if len(self._flights) >= self._sweep_at:
             self._sweep()
         flight = self._flights[key] = _Flight(self, (key, batch, why), members)
         if len(members) > 1:
             flight.watch(self._loop)
+        return flight
+
+    def _submit(self, flight: _Flight) -> None:
         try:
-            self._below.submit(batch, flight)
+            self._below.submit(flight.batch, flight)
         except BaseException:
-            self._flights.pop(key, None)
+            self._forget(flight)
             raise
+
+    def _forget(self, flight: _Flight) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
 
     def _sweep(self) -> None:
         """Forget flights that were dropped below because nobody waited for them any more."""
@@ -304,9 +395,15 @@ class _Flight(Ticket):
 
     def settled(self, outcome: Outcome) -> None:
         """Hand it to the members."""
+        self.land()
+        self._cache.landed(self, outcome)
+
+    def land(self) -> list[Ticket]:
+        """The run is over, or is not needed; those who waited for it."""
+        self.done = True
         if self._alarm is not None:
             self._alarm.cancel()
-        self._cache.landed(self, outcome)
+        return self.members
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         self._alarm = None

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from roadworthy.contract.policy import CachePolicy, Fallback, Policy
 from roadworthy.runtime.breaker import Breaker, Cells
-from roadworthy.runtime.cache import Cache
+from roadworthy.runtime.cache import Cache, Shared
 from roadworthy.runtime.fallback import CACHED, RULE, STATIC, VERSION, Fallbacks, LastGood, OtherSubmitter, Static, Step
 from roadworthy.runtime.ticket import Submitter
 from roadworthy.schema.batch import Layout
@@ -42,6 +42,7 @@ class Parts:
         cells: the breaker's, for a window of so many seconds.
         stand_in: what answers for a fallback "version", and its name such as "flights:2"; None while it is not loaded.
         rule: what runs the rule of that name; None where the version's package has none, or may not run it.
+        shared: answers of this version that other workers and machines were given; None where they are not shared.
     """
 
     digest: str
@@ -51,6 +52,7 @@ class Parts:
     cells: Callable[[float], Cells]
     stand_in: Callable[[Fallback], tuple[str, Submitter] | None] = lambda _fallback: None
     rule: Callable[[str], Submitter | None] = lambda _name: None
+    shared: Shared | None = None
 
 
 def layered(below: Submitter, policy: Policy, parts: Parts) -> Submitter:
@@ -70,6 +72,8 @@ def layered(below: Submitter, policy: Policy, parts: Parts) -> Submitter:
         kept = CachePolicy(ttl_s=0.0)
     if kept is not None:
         top = cache = Cache(top, parts.digest, kept, parts.loop, parts.counts.cached)
+        if policy.cache is not None and parts.shared is not None:
+            cache.share(parts.shared)
     if policy.fallback:
         steps = [step for fallback in policy.fallback if (step := _step(fallback, cache, parts)) is not None]
         top = Fallbacks(top, steps, parts.counts.fell_back)

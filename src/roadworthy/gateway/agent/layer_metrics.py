@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from roadworthy.contract.snapshot import Snapshot
+from roadworthy.contract.telemetry import CONNECTED, UNREACHABLE
 from roadworthy.gateway.layers import owner_of
-from roadworthy.gateway.metrics import CACHE, FALLBACK, Totals
+from roadworthy.gateway.metrics import CACHE, FALLBACK, SHARED_CACHE, Totals
 from roadworthy.runtime.breaker import OWNER, State, bucket_of, view_of
 
 
@@ -20,7 +21,7 @@ def layer_counts(totals: Totals) -> Iterator[Metric]:
             CACHE,
             CounterMetricFamily(
                 "roadworthy_cache_requests",
-                "Requests that came to a cache: hit, miss, collapsed (waited for the run of an equal one), bypass.",
+                "Requests that came to a cache: hit, hit-shared, miss, collapsed (waited for an equal one), bypass.",
                 labels=("endpoint", "result"),
             ),
         ),
@@ -32,11 +33,28 @@ def layer_counts(totals: Totals) -> Iterator[Metric]:
                 labels=("endpoint", "kind", "reason"),
             ),
         ),
+        (
+            SHARED_CACHE,
+            CounterMetricFamily(
+                "roadworthy_shared_cache_events",
+                "Answers stored, dropped, not-shared or refused; entries that were unfit; times the server was lost.",
+                labels=("event",),
+            ),
+        ),
     ):
         for (counted, *labels), count in sorted(totals.counted.items()):
             if counted == kind:
                 family.add_metric(labels, float(count))
         yield family
+    if totals.sharing:
+        workers = GaugeMetricFamily(
+            "roadworthy_shared_cache_workers",
+            "Live workers by whether the shared cache answers them.",
+            labels=("state",),
+        )
+        for answers, state in ((True, CONNECTED), (False, UNREACHABLE)):
+            workers.add_metric((state,), float(totals.sharing.get(answers, 0)))
+        yield workers
 
 
 def breakers(totals: Totals, snapshot: Snapshot) -> Metric:

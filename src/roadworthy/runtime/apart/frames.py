@@ -244,6 +244,32 @@ def decode_answer(payload: memoryview, layout: Layout, ring: Ring | None) -> Out
     return Outcomes(statuses or (ANSWERED,) * n, faults, batch, run_rows, seconds)
 
 
+def encode_batch(batch: Batch) -> bytes:
+    """A batch alone, without any shared memory; its blocks hold what their forms say (`check_answer`).
+
+    Raises:
+        TypeError, ValueError, OverflowError, RecursionError: a text or a nested value that cannot be written.
+    """
+    parts: list[bytes] = []
+    _put_batch(parts, batch, None)
+    return b"".join(parts)
+
+
+def decode_batch(payload: memoryview, layout: Layout, rows: int) -> Batch:
+    """What `encode_batch` was given. Arrays are views of `payload` or not; nobody writes into them.
+
+    Raises:
+        ValueError: it cannot be read, or is of another form.
+    """
+    try:
+        batch, end = _take_batch(payload, 0, layout, (rows, None))
+    except (struct.error, msgspec.DecodeError, RecursionError) as error:
+        raise ValueError("a batch that cannot be read") from error
+    if end != len(payload):
+        raise ValueError("a batch with something behind it")
+    return batch
+
+
 def _check_objects(flat: list[Any], form: BlockForm) -> None:
     if form.dtype is DType.JSON:
         _json_decode(_json_encode(flat))

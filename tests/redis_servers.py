@@ -1,0 +1,170 @@
+"""Real Redis servers for tests, each on a Unix socket of its own; one that is no Redis; and what workers tell of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from roadworthy.foundation.slab import SlabReader
+from roadworthy.gateway.metrics import SHARED_CACHE, Totals, read_totals
+from tests.conftest import RunningWorker, eventually
+
+MISSING = "needs redis-server; on Debian: apt-get install redis-server"
+
+
+class RealRedis:
+    """One server. It keeps nothing on disk; after `start` it is empty.
+
+    Attributes:
+        path: of its socket. url: what a gateway is given.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.path = folder / "s"
+        self.url = f"unix://{self.path}"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> RealRedis:
+        """Start it, and wait until it answers."""
+        command = shutil.which("redis-server")
+        if command is None:
+            pytest.fail(MISSING) if os.environ.get("CI") else pytest.skip(MISSING)
+        self.path.unlink(missing_ok=True)
+        fixed = ("--port", "0", "--unixsocket", str(self.path), "--save", "", "--appendonly", "no", "--dir", "/")
+        self._process = subprocess.Popen([str(command), *fixed, *self._options], stdout=subprocess.DEVNULL)
+        eventually(self.answers, "redis-server answers")
+        return self
+
+    def client(self, **options: Any) -> Redis:
+        """A connection to it; to be closed."""
+        return Redis(unix_socket_path=str(self.path), **options)
+
+    def answers(self) -> bool:
+        """Whether it takes commands, or at least asks for a password."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as end:
+            end.settimeout(1)
+            end.connect(str(self.path))
+            end.sendall(b"PING\r\n")
+            return end.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+        return False
+
+    def keys(self) -> list[bytes]:
+        """What it holds."""
+        with self.client() as client:
+            return sorted(client.keys("*"))  # type: ignore[type-var, arg-type]
+
+    def kill(self) -> None:
+        """Without any warning."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """It keeps its connections, and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Gone, if it was started."""
+        if self._process is not None:
+            self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+        self._process.wait(10)
+        self._process = None
+
+
+class Rubbish:
+    """Answers whatever it is sent with the same bytes, over and over.
+
+    Attributes:
+        taken: connections that it took.
+    """
+
+    def __init__(self, path: Path, answer: bytes) -> None:
+        path.unlink(missing_ok=True)
+        self.taken = 0
+        self._answer = answer
+        self._open: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                end, _ = self._listener.accept()
+                self.taken += 1
+                self._open.append(end)
+                threading.Thread(target=self._serve, args=(end,), daemon=True).start()
+
+    def _serve(self, end: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while end.recv(65_536):
+                end.sendall(self._answer)
+
+    def close(self) -> None:
+        """Gone."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for end in self._open:
+            end.close()
+
+
+PATIENT_MS = 500
+"""How long requests may wait in tests of what happens, not of how fast, on machines that may be busy."""
+
+
+def totals(worker: RunningWorker) -> Totals:
+    """What a worker has counted."""
+    reader = SlabReader(worker.folder / "run" / "slab")
+    try:
+        return read_totals(reader)
+    finally:
+        reader.close()
+
+
+def counted(worker: RunningWorker, kind: str) -> dict[str, int]:
+    """By result (CACHE) or event (SHARED_CACHE)."""
+    return {labels[-1]: count for labels, count in totals(worker).counted.items() if labels[0] == kind}
+
+
+def reaches(worker: RunningWorker) -> bool:
+    """Whether the shared cache answers it."""
+    return totals(worker).sharing.get(True, 0) == 1
+
+
+def connected(worker: RunningWorker) -> RunningWorker:
+    """The worker, once its shared cache answers it."""
+    eventually(lambda: reaches(worker), "the shared cache answers")
+    return worker
+
+
+def stored(worker: RunningWorker, number: int) -> None:
+    """Wait until the server has kept so many of its answers."""
+    eventually(lambda: counted(worker, SHARED_CACHE).get("stored", 0) >= number, f"{number} answers are kept")
+
+
+def told(worker: RunningWorker) -> list[dict[str, Any]]:
+    """What its log says of the shared cache."""
+    lines = (worker.folder / "log").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["event"].startswith("shared-cache-")]
