@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,6 +154,41 @@ def test_what_changes_counts_at_once(
         plan.endpoint("sum", [first], Policy(max_body_bytes=10), generation=3)
         now(6)
         assert show(ask(connection, HEADS[0]))[0] == 413
+
+
+def tensors(count: int, claimed: int) -> bytes:
+    """A V2 request for the sums of `count` rows as raw tensors that claims to have `claimed`."""
+    values = np.arange(3.0 * count).reshape(3, count)
+    sizes = {"parameters": {"binary_data_size": 8 * claimed}, "shape": [claimed], "datatype": "FP64"}
+    head = {
+        "inputs": [{"name": name, **sizes} for name in "abc"],
+        "outputs": [{"name": "total", "parameters": {"binary_data": True}}],
+    }
+    text = json.dumps(head).encode()
+    lines = (BEARER, b"Inference-Header-Content-Length: %d" % len(text))
+    return request(b"/v2/models/sum/infer", text + values.tobytes(), *lines)
+
+
+@pytest.mark.parametrize("count", [10, 5_000])
+def test_raw_tensors_behind_known_heads(worker: Any, count: int) -> None:
+    """Their own head is known too then, and large ones are not copied: the same answers, the same refusals."""
+    with connected(worker.port) as connection:
+        for data in (
+            tensors(count, count),
+            tensors(count, count),
+            tensors(count, count),
+            tensors(count, count - 1),
+        ) * 2:
+            reply = ask(connection, data)
+            if data == tensors(count, count):
+                assert reply.status == 200, reply.body
+                size = int(reply.headers[b"inference-header-content-length"])
+                document = json.loads(reply.body[:size])
+                assert document["outputs"][0]["shape"] == [count]
+                total = np.frombuffer(reply.body[size:])
+                np.testing.assert_array_equal(total, np.arange(3.0 * count).reshape(3, count).sum(axis=0))
+            else:
+                assert show(reply)[:2] == (400, "binary-size-mismatch")
 
 
 def known(length: int) -> KnownHead:

@@ -6,6 +6,7 @@ Called by `gateway/predict.py`. Every field of the endpoint's signature is one i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -40,10 +41,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Reply(msgspec.Struct):
-    """What the caller wants back: its id, and for each output whether in binary."""
+    """What the caller wants back: its id, and for each output whether in binary. `heads`: the JSON of binary answers by version
+    and sizes, for callers who ask the same again."""
 
     id: str | None
     outputs: list[tuple[Field, bool]]
+    heads: dict[tuple[int, ...], bytes] = {}
 
 
 class _KnownHead(msgspec.Struct):
@@ -67,6 +70,7 @@ class OpenInference:
 
     name = "open-inference"
     inline_bytes = ALWAYS_INLINE
+    takes_views = True
 
     def __init__(self, endpoint: str, signature: Signature, policy: Policy) -> None:
         self._endpoint = endpoint
@@ -115,13 +119,13 @@ class OpenInference:
         """
         length = headers.get(HEAD_LENGTH)
         if length is None:
-            request, raw, json_bytes = read_head(body), memoryview(b""), -1
+            request, raw, json_bytes = read_head(bytes(body)), memoryview(b""), -1
         else:
             json_bytes = int(length)
             if json_bytes > len(body):
                 raise _bad_head_length()
             raw = memoryview(body)[json_bytes:]
-            head = body[:json_bytes]
+            head = bytes(body[:json_bytes])
             known = self._known.get(head)
             if known is not None and known.raw_bytes == len(raw):
                 columns = [reader.from_raw(raw[cut], shape) for reader, cut, shape in known.columns]
@@ -138,29 +142,42 @@ class OpenInference:
         """The requested outputs, each as JSON or raw bytes as the caller chose."""
         reply: _Reply = decoded.reply
         batch = answer.batch()
+        columns = [batch.column(field.name) for field, _ in reply.outputs]
+        parts = [
+            to_raw(field, values, mask) if binary else to_json(field, values, mask)
+            for (field, binary), (values, mask) in zip(reply.outputs, columns, strict=True)
+        ]
+        raws = [part for part in parts if isinstance(part, bytes)]
+        shapes = [values.shape for values, _ in columns]
+        if len(raws) < len(parts):
+            head = self._head(reply, shapes, parts, version)
+            if not raws:
+                return Encoded(head, _JSON, form=self.name)
+        else:
+            key = (version, *map(len, raws), *chain.from_iterable(shapes))
+            known = reply.heads.get(key)
+            head = self._head(reply, shapes, parts, version) if known is None else known
+            if known is None and len(reply.heads) < _MOST_KNOWN:
+                reply.heads[key] = head
+        headers = [(b"content-type", b"application/octet-stream"), (HEAD_LENGTH, b"%d" % len(head))]
+        return Encoded(b"".join((head, *raws)), headers, json_bytes=len(head), form=self.name)
+
+    def _head(
+        self, reply: _Reply, shapes: Sequence[tuple[int, ...]], parts: Sequence[bytes | list[Any]], version: int
+    ) -> bytes:
+        """The JSON of an answer."""
         outputs: list[dict[str, Any]] = []
-        raws: list[bytes] = []
-        for field, binary in reply.outputs:
-            values, mask = batch.column(field.name)
-            output: dict[str, Any] = {
-                "name": field.name,
-                "shape": list(values.shape),
-                "datatype": field.dtype.open_inference,
-            }
-            if binary:
-                raws.append(to_raw(field, values, mask))
-                output["parameters"] = {"binary_data_size": len(raws[-1])}
+        for (field, _), shape, part in zip(reply.outputs, shapes, parts, strict=True):
+            output: dict[str, Any] = {"name": field.name, "shape": shape, "datatype": field.dtype.open_inference}
+            if isinstance(part, bytes):
+                output["parameters"] = {"binary_data_size": len(part)}
             else:
-                output["data"] = to_json(field, values, mask)
+                output["data"] = part
             outputs.append(output)
         document: dict[str, Any] = {"model_name": self._endpoint, "model_version": str(version)}
         if reply.id is not None:
             document["id"] = reply.id
-        head = _encode({**document, "outputs": outputs})
-        if not any(binary for _, binary in reply.outputs):
-            return Encoded(head, _JSON, form=self.name)
-        headers = [(b"content-type", b"application/octet-stream"), (HEAD_LENGTH, b"%d" % len(head))]
-        return Encoded(b"".join((head, *raws)), headers, json_bytes=len(head), form=self.name)
+        return _encode({**document, "outputs": outputs})
 
     def _learn(self, head: bytes, request: InferRequest, raw_bytes: int, known: _KnownHead) -> None:
         """Keep what a head means that was good, when all values are in the bytes after it."""

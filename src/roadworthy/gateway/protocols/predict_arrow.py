@@ -36,6 +36,7 @@ class _PredictArrow:
     name = ""
     media_types: tuple[bytes, ...] = ()
     inline_bytes = 256 << 10
+    takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers) -> None:
         self._layout = Layout(signature.inputs)

@@ -45,6 +45,7 @@ class PredictCsv:
     name = "csv"
     media_types = (b"text/csv",)
     inline_bytes = ALWAYS_INLINE
+    takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers) -> None:
         self._layout = Layout(signature.inputs)

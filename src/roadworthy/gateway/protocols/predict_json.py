@@ -34,6 +34,7 @@ class PredictJson:
     name = "json"
     media_types = (b"application/json",)
     inline_bytes = ALWAYS_INLINE
+    takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers | None = None) -> None:
         self._layout = layout = Layout(signature.inputs)

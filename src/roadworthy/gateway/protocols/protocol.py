@@ -59,6 +59,11 @@ class BoundProtocol(Protocol):
         ...
 
     @property
+    def takes_views(self) -> bool:
+        """Whether `decode` reads a memoryview as well as bytes."""
+        ...
+
+    @property
     def name(self) -> str:
         """`input_format` in records: "json", "csv", "arrow-stream", "arrow-file", "parquet", "open-inference"."""
         ...
