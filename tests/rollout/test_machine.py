@@ -49,7 +49,7 @@ class World:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.state = begin("r1", 7)
+        self.state = begin("r1", 7, 12.5)
         self.evidence = Evidence()
         self.seen = Observation(Moment("boot-1", 100.0), 7, 7, READY, READY)
         self.alerts: list[str] = []
@@ -476,6 +476,7 @@ def check(before: State, world: World) -> None:
     if after.weight < before.weight:
         assert seen.stable == READY
     assert len(after.segments) <= len(before.segments) + 1
+    assert after.slow_ms == 12.5
     assert after.segments[-1].weight == after.weight
     assert after.total_s >= before.total_s
     order = (PREPARING, STEPPING, PROMOTING, RETURNING, FINISHED)

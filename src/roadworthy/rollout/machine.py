@@ -59,9 +59,14 @@ _QUIET = frozenset(
 """Reasons to hold that need nobody's attention."""
 
 
-def begin(rollout: str, generation: int) -> State:
-    """The state of a new rollout on an endpoint of this generation, whose traffic is the stable's."""
-    return State(rollout, generation=generation, segments=(Segment(generation, 0),), step_from=generation)
+def begin(rollout: str, generation: int, slow_ms: float | None = None) -> State:
+    """The state of a new rollout on an endpoint of this generation, whose traffic is the stable's.
+
+    Args:
+        slow_ms: the stable's 95th percentile, which stays what "slow" means.
+    """
+    segments = (Segment(generation, 0),)
+    return State(rollout, generation=generation, segments=segments, step_from=generation, slow_ms=slow_ms)
 
 
 def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> Advance:

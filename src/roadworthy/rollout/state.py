@@ -88,6 +88,8 @@ class State(msgspec.Struct, frozen=True):
         attempts: failed loads. retry_s: seconds until the next; None when none is due.
         stale: looks in a row without fresh telemetry; it is no part of the verdict.
         peaks: the largest ln E so far, by guard.
+        slow_ms: the stable's 95th percentile when the rollout began: what "slow" means for both arms until it ends; None when
+            it was not known.
         ends_as: the outcome that RETURNING or PROMOTING leads to, and that FINISHED has.
         code, text: why it is where it is.
         told: codes of alerts that hold now, each told once.
@@ -112,6 +114,7 @@ class State(msgspec.Struct, frozen=True):
     retry_s: float | None = None
     stale: int = 0
     peaks: dict[str, float] = {}
+    slow_ms: float | None = None
     ends_as: str | None = None
     code: str = BEGINS
     text: str = "the new version is being loaded"
