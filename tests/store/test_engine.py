@@ -141,3 +141,21 @@ def test_a_version_is_unique_by_its_digest(tmp_path: Path) -> None:
     with pytest.raises(sa.exc.IntegrityError), database.begin() as connection:
         connection.execute(sa.insert(versions).values(version=2, **row))
     database.close()
+
+
+def test_the_second_migration_keeps_what_is_there(tmp_path: Path) -> None:
+    """A database of the first release is brought up to date in place: gateways and the counts that refer to them stay."""
+    bare = sa.create_engine(url(tmp_path))
+    engine._prepare_sqlite(bare)
+    with bare.begin() as connection:
+        run_migrations(connection, "0001")
+        connection.exec_driver_sql("INSERT INTO stores VALUES ('default', 'epoch-1', 7)")
+        connection.exec_driver_sql("INSERT INTO gateways VALUES ('default', 'gw', 'b', 1, 2, '[]', 3)")
+        connection.exec_driver_sql("INSERT INTO request_counts VALUES ('default', 'gw', 'b', 'e', 1, 'd', 'ok', 9)")
+    bare.dispose()
+    database = open_database(url(tmp_path))
+    with database.begin() as connection:
+        assert read_revision(connection) == ("epoch-1", 7)
+        assert connection.execute(sa.text("SELECT event FROM stores")).scalar() == 0
+        assert connection.execute(sa.text("SELECT count, lost_records FROM request_counts, gateways")).one() == (9, 3)
+    database.close()

@@ -39,7 +39,9 @@ stores = Table(
     _project(),
     Column("epoch", String(64), nullable=False),
     Column("revision", BigInteger, nullable=False),
+    Column("event", BigInteger, nullable=False, server_default="0"),
 )
+"""`event` is the number of the newest event: counted up in the transaction that writes it, so numbers come in order of commit."""
 
 versions = Table(
     "versions",
@@ -120,6 +122,7 @@ gateways = Table(
     Column("seen_at_us", BigInteger, nullable=False),
     Column("workers", Text, nullable=False),
     Column("lost_records", BigInteger, nullable=False),
+    Column("run_times", Text),
 )
 
 request_counts = Table(
@@ -146,4 +149,46 @@ record_files = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("first_us", BigInteger, nullable=False),
     Column("last_us", BigInteger, nullable=False, index=True),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    _project(),
+    Column("id", String(64), primary_key=True),
+    Column("endpoint", String(64), nullable=False, index=True),
+    Column("running_on", String(64)),
+    Column("waiting_on", String(64)),
+    Column("stable", String(80), nullable=False),
+    Column("stable_digest", String(71), nullable=False),
+    Column("canary", String(80), nullable=False),
+    Column("canary_digest", String(71), nullable=False),
+    Column("accepted_by", String(64)),
+    Column("acceptance", Text),
+    Column("plan", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("verdict", Text),
+    Column("revisions", Text, nullable=False),
+    Column("asked_revision", BigInteger, nullable=False),
+    Column("writes", BigInteger, nullable=False),
+    Column("started_at_us", BigInteger, nullable=False),
+    Column("started_by", String(64), nullable=False),
+    Column("ended_at_us", BigInteger),
+    Column("decided_by", String(64)),
+    UniqueConstraint("project", "running_on"),
+    UniqueConstraint("project", "waiting_on"),
+)
+"""Every rollout there was. `running_on` and `waiting_on` name the endpoint while it runs, or waits for the one before it to end:
+the database itself refuses a second one. `writes` counts changes of the row, for compare-and-set."""
+
+events = Table(
+    "events",
+    metadata,
+    _project(),
+    Column("number", BigInteger, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("detail", Text, nullable=False),
 )
