@@ -10,7 +10,6 @@ ever tries that out.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -37,6 +36,9 @@ STORED, DROPPED, NOT_SHARED, REFUSED, UNFIT, LOST = "stored", "dropped", "not-sh
 that cannot be written; was refused by the server. What lay there was no answer to the request. The server did not answer."""
 
 
+_CODES = frozenset(
+    "BUSY ERR LOADING MASTERDOWN MISCONF MOVED NOAUTH NOPERM NOREPLICAS OOM READONLY WRONGPASS WRONGTYPE".split()
+)
 _Reply = TypeVar("_Reply")
 
 
@@ -345,10 +347,10 @@ def _judge(reply: object) -> None:
 
 
 def _code_of(error: Exception) -> str:
-    """The first word of a server's error, such as OOM, where it is one; never more: servers repeat what they were sent, passwords
-    too."""
-    found = re.match(r"[A-Z]{2,16}(?= |$)", str(error))
-    return found[0] if found else ""
+    """The first word of a server's error where it is one of those, such as OOM; never more of the text: servers repeat what they
+    were sent, passwords too."""
+    word = str(error).partition(" ")[0]
+    return word if word in _CODES else ""
 
 
 def _reason_of(error: Exception) -> str:

@@ -1,0 +1,293 @@
+"""A cache that shares its answers looks there before it runs, and hands there what it ran; callers notice what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from roadworthy.contract.policy import CachePolicy, Fallback, Policy
+from roadworthy.foundation.errors import ModelFault, Unavailable
+from roadworthy.runtime.cache import Cache, Found
+from roadworthy.runtime.layers import Parts, layered
+from roadworthy.runtime.ticket import Answer, Ticket
+from roadworthy.schema.batch import Batch
+from roadworthy.schema.signature import Signature
+from tests.runtime.test_cache import DIGEST, Below, Told, X, answer, ask, x
+
+
+class There:
+    """What others have answered, as far as the test says so."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.asked: list[tuple[bytes, int, float, Callable[[Found | None], None]]] = []
+        self.put_there: list[tuple[bytes, float, float]] = []
+
+    def ask(self, key: bytes, rows: int, deadline: float, tell: Callable[[Found | None], None]) -> bool:
+        """Keep the question."""
+        if not self.away:
+            self.asked.append((key, rows, deadline, tell))
+        return not self.away
+
+    def put(self, key: bytes, batch: Batch, size: int, ttl_s: float) -> None:
+        """Note it."""
+        assert size > 0
+        self.put_there.append((key, float(batch.blocks[0].values[0, 0]), ttl_s))
+
+    def tell(self, value: float | None, age_s: float = 0.0, left_s: float = 60.0) -> None:
+        """Answer the oldest question."""
+        now = time.monotonic()
+        self.asked.pop(0)[3](None if value is None else Found(x(value), now - age_s, now + left_s))
+
+
+def scene(play: Callable[[Cache, Below, There, list[str]], Any], **policy: Any) -> None:
+    """Play with a sharing cache over a planted version."""
+
+    async def run() -> None:
+        below, there, counts = Below(), There(), []
+        cache = Cache(below, DIGEST, CachePolicy(**policy), asyncio.get_running_loop(), counts.append)
+        cache.share(there)
+        result = play(cache, below, there, counts)
+        if asyncio.iscoroutine(result):
+            await result
+
+    asyncio.run(run())
+
+
+def test_what_is_there_is_given_and_kept() -> None:
+    """The version is not asked; the next one is answered from here, for what is left of the time."""
+
+    def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
+        first = ask(cache, 1)
+        there.tell(7.0, age_s=20.0, left_s=40.0)
+        second = ask(cache, 1)
+        assert (first.value, second.value, below.asked, there.asked) == (7.0, 7.0, [], [])
+        assert first.status == "roadworthy; hit; ttl=39; detail=shared"
+        assert second.status == "roadworthy; hit; ttl=39"
+        assert first.outcomes[0].source == "cache"  # type: ignore[union-attr]
+        assert counts == ["hit-shared", "hit"]
+        assert there.put_there == []
+
+    scene(play)
+
+
+def test_what_is_not_there_is_run_and_put_there_once_the_caller_has_it() -> None:
+    """With the whole time; what failed is not."""
+
+    def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
+        first = ask(cache, 1)
+        assert below.asked == []
+        there.tell(None)
+        before: list[int] = []
+        first.settled = lambda outcome: (before.append(len(there.put_there)), Told.settled(first, outcome))  # type: ignore[method-assign]
+        below.settle()
+        assert before == [0]
+        assert first.status == "roadworthy; fwd=miss; stored"
+        assert [(value, ttl_s) for _, value, ttl_s in there.put_there] == [(2.0, 30.0)]
+        failed = ask(cache, 2)
+        there.tell(None)
+        below.settle(ModelFault("no", code="model-failed"))
+        assert failed.code == "model-failed"
+        assert len(there.put_there) == 1
+        assert counts == ["miss", "miss"]
+
+    scene(play, ttl_s=30.0)
+
+
+def test_without_it_nothing_is_different() -> None:
+    """Where nobody is there the version is asked at once, and an error of it that is raised reaches whoever submitted."""
+
+    class Raising(Below):
+        def submit(self, batch: Batch, ticket: Ticket) -> None:
+            raise Unavailable("unloading", code="version-unloading")
+
+    def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
+        there.away = True
+        first = ask(cache, 1)
+        below.settle()
+        assert (first.value, first.status, counts) == (2.0, "roadworthy; fwd=miss; stored", ["miss"])
+        cache._below = Raising()
+        with pytest.raises(Unavailable):
+            ask(cache, 2)
+        assert cache._flights == {}
+
+    scene(play)
+
+
+def test_the_question_tells_whose_answer_is_wanted() -> None:
+    """Other callers, other rows, other versions ask for other keys; with how many rows, and until when."""
+
+    def play(cache: Cache, _below: Below, there: There, _counts: list[str]) -> None:
+        ask(cache, 1, seconds=5, caller="a")
+        ask(cache, 1, caller="b")
+        ask(cache, 2, caller="a")
+        keys = [key for key, *_ in there.asked]
+        assert len(set(keys)) == 3
+        assert there.asked[0][1] == 1
+        assert there.asked[0][2] == pytest.approx(time.monotonic() + 5, abs=1)
+        cache._digest = "sha256:" + "b" * 64
+        ask(cache, 1, caller="a")
+        assert there.asked[3][0] not in keys
+
+    scene(play)
+
+
+def test_equal_requests_ask_once() -> None:
+    """Who comes while it is looked up shares what is found, or the run, whichever it becomes."""
+
+    def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
+        tickets = [ask(cache, 1) for _ in range(5)]
+        assert len(there.asked) == 1
+        there.tell(7.0)
+        assert {ticket.value for ticket in tickets} == {7.0}
+        runs = [ask(cache, 2) for _ in range(3)]
+        there.tell(None)
+        late = ask(cache, 2)
+        assert (len(below.asked), len(there.asked)) == (1, 0)
+        below.settle()
+        assert {ticket.value for ticket in [*runs, late]} == {4.0}
+        assert counts == [*["collapsed"] * 4, "hit-shared", "collapsed", "collapsed", "miss", "collapsed"]
+        assert len(there.put_there) == 1
+
+    scene(play)
+
+
+def test_who_leaves_meanwhile_is_not_run() -> None:
+    """The last one out ends it; what is found is kept all the same; another one begins anew."""
+
+    def play(cache: Cache, below: Below, there: There, _counts: list[str]) -> None:
+        ask(cache, 1).drop()
+        there.tell(None)
+        assert (below.asked, cache._flights) == ([], {})
+        gone = ask(cache, 2)
+        gone.drop()
+        there.tell(9.0)
+        assert (gone.outcomes, ask(cache, 2).value) == ([], 9.0)
+        ask(cache, 3).drop()
+        again = ask(cache, 3)
+        assert len(there.asked) == 2
+        there.tell(None)
+        there.tell(5.0)
+        assert (again.value, below.asked, cache._flights) == (5.0, [], {})
+
+    scene(play)
+
+
+def test_the_most_patient_one_counts_for_the_run() -> None:
+    """The version is told the latest deadline of all who came while it was looked up; the impatient one is told in time."""
+
+    async def play(cache: Cache, below: Below, there: There, _counts: list[str]) -> None:
+        leader, follower = ask(cache, 1, seconds=0.02), ask(cache, 1, seconds=30)
+        until = time.monotonic() + 10
+        while not leader.done and time.monotonic() < until:  # noqa: ASYNC110 - tickets have no event
+            await asyncio.sleep(0.005)
+        assert leader.code == "deadline-exceeded"
+        there.tell(None)
+        assert below.asked[0][1].told == follower.deadline  # type: ignore[attr-defined]
+        below.settle()
+        assert follower.value == 2.0
+
+    scene(play)
+
+
+def test_an_answer_older_than_the_policy_allows_is_run_anew() -> None:
+    """Others may keep answers for longer, or have before the policy changed; and their time may be up on the way."""
+
+    def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
+        for age_s, left_s in ((11.0, 3_000.0), (2.0, 0.0), (0.0, -1.0)):
+            ticket = ask(cache, age_s)
+            there.tell(666.0, age_s, left_s)
+            below.settle()
+            assert ticket.value == 2 * age_s
+        young = ask(cache, 100)
+        there.tell(7.0, age_s=4.0, left_s=3_000.0)
+        assert young.status == "roadworthy; hit; ttl=5; detail=shared"
+        longer = ask(cache, 101)
+        there.tell(7.0, age_s=0.0, left_s=3.0)
+        assert longer.status == "roadworthy; hit; ttl=2; detail=shared"
+        assert ask(cache, 101).status == "roadworthy; hit; ttl=2"
+        assert counts[:3] == ["miss"] * 3
+
+    scene(play, ttl_s=10.0)
+
+
+def test_a_version_that_cannot_be_asked_afterwards_is_told() -> None:
+    """Nobody is above any more to take what it raises: those who wait get it, and what nobody foresaw is logged."""
+
+    class Raising(Below):
+        error: Exception = Unavailable("unloading", code="version-unloading")
+
+        def submit(self, batch: Batch, ticket: Ticket) -> None:
+            raise self.error
+
+    async def play(cache: Cache, _below: Below, there: There, _counts: list[str]) -> None:
+        logged: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: logged.append(context))
+        cache._below = below = Raising()
+        expected, follower = ask(cache, 1), ask(cache, 1)
+        there.tell(None)
+        assert (expected.code, follower.code, logged) == ("version-unloading", "version-unloading", [])
+        below.error = ZeroDivisionError()
+        unforeseen = ask(cache, 1)
+        there.tell(None)
+        assert unforeseen.code == "internal"
+        assert [context["exception"] for context in logged] == [below.error]
+        assert cache._flights == {}
+
+    scene(play)
+
+
+def test_an_answer_that_has_no_room_here_is_given_all_the_same() -> None:
+    """And is not handed on, nor said to be stored."""
+
+    def play(cache: Cache, below: Below, there: There, _counts: list[str]) -> None:
+        found = ask(cache, 1)
+        there.tell(7.0)
+        assert found.value == 7.0
+        run = ask(cache, 1)
+        there.tell(None)
+        below.settle()
+        assert (run.value, run.status, there.put_there) == (2.0, "roadworthy; fwd=miss", [])
+
+    scene(play, max_bytes=1)
+
+
+def test_only_a_cache_policy_shares() -> None:
+    """The fallback "cached" keeps to what this worker has seen, and what came from there is part of that."""
+
+    async def play() -> None:
+        there, below = There(), Below()
+
+        class Counts:
+            def cached(self, result: str) -> None:
+                """Not of interest."""
+
+            def fell_back(self, kind: str, reason: str) -> None:
+                """Not of interest."""
+
+        signature = Signature(X.fields, X.fields)
+        loop = asyncio.get_running_loop()
+        parts = Parts(DIGEST, signature, loop, Counts(), lambda _window_s: pytest.fail("no breaker"), shared=there)
+        last_good = layered(below, Policy(fallback=(Fallback("cached"),)), parts)
+        last_good.submit(x(1), Told())
+        assert (there.asked, len(below.asked)) == ([], 1)
+        below.settle()
+        assert there.put_there == []
+        both = layered(below, Policy(cache=CachePolicy(ttl_s=0.001), fallback=(Fallback("cached"),)), parts)
+        assert "shared" in repr(both)
+        both.submit(x(1), Told())
+        there.tell(None)
+        below.settle(answer(5))
+        await asyncio.sleep(0.002)  # the time to live
+        later = Told()
+        both.submit(x(1), later)
+        there.tell(None)
+        below.settle(ModelFault("no", code="model-failed"))
+        assert isinstance(later.outcomes[0], Answer)
+        assert (later.value, later.outcomes[0].source) == (5.0, "cached")
+
+    asyncio.run(play())
