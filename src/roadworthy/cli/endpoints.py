@@ -169,10 +169,12 @@ def status(options: RemoteOptions) -> None:
             len(gateway.get("workers") or ()),
             _states(gateway.get("workers") or ()),
             gateway.get("lost_records"),
+            _sharing(gateway.get("workers") or ()),
         )
         for gateway in document["gateways"]
     ]
-    seen = table(("GATEWAY", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS"), gateways)
+    headings = ("GATEWAY", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS", "SHARED CACHE")
+    seen = table(headings, gateways)
     placed = table(("GATEWAY", "DIGEST", "RUNTIME", "PLACEMENT", "WORKERS"), _placements(document["gateways"]))
     parts = [head, seen, placed, endpoint_table(document["endpoints"])]
     document["runners"] = local_runners(Home(options.settings.general.home).gateway)
@@ -192,6 +194,13 @@ def _placements(gateways: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
                     line = (gateway["id"], short(version["digest"]), version.get("runtime") or "-", placement)
                     counts[line] = counts.get(line, 0) + 1
     return [(*line, count) for line, count in counts.items()]
+
+
+def _sharing(workers: Sequence[dict[str, Any]]) -> str | None:
+    """Whether the cache that workers share answers them; None where there is none."""
+    said = [worker.get("shared_cache") for worker in workers]
+    counts = {state: said.count(state) for state in sorted({state for state in said if state is not None})}
+    return ", ".join(f"{state} ({count} of {len(said)})" for state, count in counts.items()) or None
 
 
 def _states(workers: Sequence[dict[str, Any]]) -> str:

@@ -37,7 +37,7 @@ that cannot be written; was refused by the server. What lay there was no answer 
 
 
 _CODES = frozenset(
-    "BUSY ERR LOADING MASTERDOWN MISCONF MOVED NOAUTH NOPERM NOREPLICAS OOM READONLY WRONGPASS WRONGTYPE".split()
+    {"BUSY", "ERR", "LOADING", "MISCONF", "MOVED", "NOAUTH", "NOPERM", "OOM", "READONLY", "WRONGPASS", "WRONGTYPE"}
 )
 _Reply = TypeVar("_Reply")
 

@@ -1,0 +1,157 @@
+"""Two workers of a running machine share answers through a Redis with a password, and an operator sees whether it answers.
+
+The tests of this file are one journey, in order, on the same running planes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+import roadworthy as rw
+from tests.conftest import eventually
+from tests.redis_servers import RealRedis
+
+COMMAND = str(Path(sys.executable).with_name("roadworthy"))
+FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "2")
+ROWS = np.arange(24.0).reshape(12, 2)
+SECRET = "open-sesame"
+
+
+def total(rows: Any) -> Any:
+    """The model."""
+    return rows.sum(axis=1)
+
+
+class Machine:
+    """A home folder, its Redis, and the commands that are run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.redis = RealRedis(folder, "--requirepass", SECRET)
+        self.context: dict[str, str] = {}
+
+    def run(self, *arguments: str) -> str:
+        """One command that must succeed: what it prints."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
+        url = self.redis.url.replace("unix://", f"unix://default:{SECRET}@")
+        result = subprocess.run(
+            [COMMAND, *arguments],
+            cwd=self.folder,
+            env={
+                **clean,
+                "ROADWORTHY_HOME": str(self.folder / "home"),
+                "ROADWORTHY_GATEWAY_CACHE_URL": url,
+                "ROADWORTHY_GATEWAY_CACHE_WAIT_MS": "500",
+            },
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=100,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert SECRET not in result.stdout + result.stderr
+        return result.stdout
+
+    def ask(self, *row: float) -> str:
+        """What became of one row, asked on a connection of its own."""
+        reply = httpx.post(
+            f"{self.context['gateway_url']}/v1/models/sums:predict",
+            json={"instances": [row]},
+            headers={"X-API-Key": self.context["key"]},
+            timeout=20,
+        )
+        assert (reply.status_code, reply.json()) == (200, {"predictions": [sum(row)]})
+        return reply.headers["cache-status"]
+
+    def sharing(self) -> str:
+        """What `status` tells of it."""
+        (gateway,) = json.loads(self.run("status", "--json"))["gateways"]
+        return ", ".join(str(worker["shared_cache"]) for worker in gateway["workers"])
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Both planes, one endpoint with a cache, and the Redis."""
+    machine = Machine(tmp_path_factory.mktemp("w"))
+    try:
+        machine.redis.start()
+        machine.run("up", "--detach", *FREE_PORTS)
+        machine.context = json.loads((machine.folder / "home" / "context.json").read_text())
+        package = rw.pack(total, name="sums", inputs=ROWS, out=machine.folder / "dist")
+        machine.run("push", str(package.path), "--allow-code", package.digest)
+        machine.run("deploy", "sums:1", "--endpoint", "sums", "--set", "cache.ttl_s=600")
+        yield machine
+    finally:
+        machine.redis.close()
+        machine.run("stop")
+
+
+def at_once(call: Callable[[], str], times: int) -> list[str]:
+    """What so many calls at a time gave."""
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(call())) for _ in range(times)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == times
+    return found
+
+
+def test_workers_share(machine: Machine) -> None:
+    """Sooner or later a worker gives what the other one has answered."""
+    eventually(lambda: machine.sharing() == "connected, connected", "both workers have found it")
+    values = iter(range(1_000))
+
+    def shared() -> bool:
+        value = float(next(values))
+        machine.ask(value, 1.0)
+        return any("detail=shared" in status for status in at_once(lambda: machine.ask(value, 1.0), 8))
+
+    eventually(shared, "the other worker gives it")
+
+
+def test_an_operator_sees_it(machine: Machine) -> None:
+    """In `status`; the password stands in no process's command line, in no log and in no other file of the home folder."""
+    assert "connected (2 of 2)" in machine.run("status")
+    processes = [psutil.Process(pid) for pid in home_pids(machine)]
+    assert len(processes) >= 4
+    for process in processes:
+        assert SECRET not in " ".join(process.cmdline())
+    for file in (machine.folder / "home").rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            assert SECRET.encode() not in file.read_bytes(), file
+    assert "(set)" in machine.run("config", "show")
+
+
+def home_pids(machine: Machine) -> list[int]:
+    """The supervisor and all below it."""
+    (pid,) = {
+        process.pid
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if (process.info["environ"] or {}).get("ROADWORTHY_HOME") == str(machine.folder / "home")
+        and "up" in (process.info["cmdline"] or ())
+    }
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def test_d13_it_dies_and_comes_back(machine: Machine) -> None:
+    """Requests are answered all the while; status tells both."""
+    machine.redis.kill()
+    assert at_once(lambda: machine.ask(5_000.0, 1.0), 8)
+    eventually(lambda: "unreachable" in machine.sharing(), "it is noticed")
+    machine.redis.start()
+    eventually(lambda: machine.sharing() == "connected, connected", "it is found again")
