@@ -37,6 +37,29 @@ class Arm(msgspec.Struct, frozen=True):
     weight: int
 
 
+class RolloutEntry(msgspec.Struct, frozen=True):
+    """A rollout as gateways draw and count by it. Both packages are held; what its split is, the endpoint's entry says.
+
+    Attributes:
+        id: also the salt of sticky draws.
+        stable, canary: digests.
+        shadow: the part of live requests that is copied to the canary, of FULL_SHARE; only where its weight is 0.
+        sticky_field, sticky_header: what users are told apart by, in the input or the head; None for the other, or for both.
+        slow_us: the stable's frozen 95th percentile of run time, microseconds in the version's run after warm-up; None: "slow"
+            is not counted.
+        signals: what to count: "errors", "invalid_outputs", "slow", "disagreement", "guard_hits", "custom.NAME".
+    """
+
+    id: str
+    stable: str
+    canary: str
+    shadow: int = 0
+    sticky_field: str | None = None
+    sticky_header: str | None = None
+    slow_us: int | None = None
+    signals: tuple[str, ...] = ()
+
+
 class EndpointEntry(msgspec.Struct, frozen=True):
     """A public name. `generation` grows with every change of its split; `signature` is Signature.to_document()."""
 
@@ -45,6 +68,7 @@ class EndpointEntry(msgspec.Struct, frozen=True):
     split: tuple[Arm, ...]
     signature: dict[str, Any]
     policy: Policy = Policy()
+    rollout: RolloutEntry | None = None
 
 
 class KeyEntry(msgspec.Struct, frozen=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from roadworthy.contract.evidence import RolloutCounts
+
 FORMAT = 1
 
 LOADING = "LOADING"
@@ -13,6 +15,9 @@ UNLOADED = "UNLOADED"
 
 CONNECTED = "connected"
 UNREACHABLE = "unreachable"
+
+RUN_TIME_BOUNDS_US = (*dict.fromkeys(round(10 * 1.1**step) for step in range(188)), 600_000_000)
+"""Upper bounds of the bins that run times are counted in, microseconds: about 10 % apart, from 10 us to 600 s."""
 
 
 class VersionState(msgspec.Struct, frozen=True):
@@ -27,6 +32,8 @@ class VersionState(msgspec.Struct, frozen=True):
         placement: where it executes and why, in words, once READY: "inline: fast and native".
         health: while it serves, what its deep checks found more than once: "not-answering", "wrong-answers" or "slow"; None when
             all is well.
+        breaker_open: whether the breaker on it is open.
+        crashes: processes that it crashed on this machine and that are remembered.
     """
 
     digest: str
@@ -36,6 +43,8 @@ class VersionState(msgspec.Struct, frozen=True):
     code: str | None = None
     placement: str | None = None
     health: str | None = None
+    breaker_open: bool = False
+    crashes: int = 0
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
@@ -79,12 +88,21 @@ class RecordFile(msgspec.Struct, frozen=True):
     last_us: int
 
 
+class RunTimes(msgspec.Struct, frozen=True):
+    """Requests of a version by run time, since the gateway's boot: one count for each of RUN_TIME_BOUNDS_US and one above."""
+
+    digest: str
+    counts: tuple[int, ...]
+
+
 class Telemetry(msgspec.Struct, frozen=True):
     """One frame. (gateway, boot, sequence) identifies it; sequence grows by one and the sender repeats a frame until accepted.
 
     Attributes:
         lost_records: prediction records dropped since the boot, for whatever reason.
         at_us: the gateway's clock when the frame was made, microseconds since 1970 UTC.
+        rollouts: counts of every rollout that this boot has counted for and that the snapshot names, or named within the last
+            minutes.
     """
 
     gateway: str
@@ -95,6 +113,8 @@ class Telemetry(msgspec.Struct, frozen=True):
     counts: tuple[RequestCount, ...] = ()
     record_files: tuple[RecordFile, ...] = ()
     lost_records: int = 0
+    rollouts: tuple[RolloutCounts, ...] = ()
+    run_times: tuple[RunTimes, ...] = ()
     format: int = FORMAT
 
 

@@ -21,63 +21,37 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from roadworthy.contract.evidence import (
+    ARMS,
+    CANARY,
+    EXCLUDED,
+    STABLE,
+    ArmCount,
+    BadUnit,
+    Excluded,
+    MetricCount,
+    PairCount,
+)
+
+__all__ = [
+    "ARMS",
+    "CANARY",
+    "EXCLUDED",
+    "STABLE",
+    "ArmCount",
+    "BadUnit",
+    "Evidence",
+    "Excluded",
+    "MetricCount",
+    "PairCount",
+    "Report",
+    "Tally",
+    "evidence_from_document",
+]
+
 FORMAT = 1
-STABLE, CANARY = "stable", "canary"
-ARMS = (STABLE, CANARY)
-EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
 MOST_UNITS = 100_000
 """Units (users, sessions) with bad events that one signal keeps apart; one more and the evidence is incomplete, which holds."""
-
-
-class ArmCount(msgspec.Struct, frozen=True):
-    """Eligible outcomes of one arm, since the source began: how many, and how many of them were bad."""
-
-    generation: int
-    signal: str
-    arm: str
-    samples: int
-    bad: int
-
-
-class PairCount(msgspec.Struct, frozen=True):
-    """Shadowed requests, since the source began: how many had both answers, and for how many exactly one side was bad.
-
-    For the signal "disagreement" `canary_bad` counts the pairs that differ.
-    """
-
-    generation: int
-    signal: str
-    pairs: int
-    canary_bad: int
-    stable_bad: int = 0
-
-
-class BadUnit(msgspec.Struct, frozen=True):
-    """A user (session, …) of a sticky rollout that had a bad event: a hash of the rollout's id and the unit, as text."""
-
-    generation: int
-    signal: str
-    arm: str
-    unit: str
-
-
-class MetricCount(msgspec.Struct, frozen=True):
-    """Values of an A/B test's metric in one arm, since the source began: how many, and their sum."""
-
-    generation: int
-    metric: str
-    arm: str
-    values: int
-    total: float
-
-
-class Excluded(msgspec.Struct, frozen=True):
-    """What is no evidence, since the source began, and why: one of EXCLUDED."""
-
-    generation: int
-    arm: str
-    reason: str
-    count: int
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -1,0 +1,82 @@
+"""What gateways count for a rollout: the wire types of evidence.
+
+What may be counted was settled before: a request is eligible when it was admitted, is a first attempt and would not have been
+answered by a cache, which is decided before its arm is drawn; what was shed, refused by a breaker, answered by a fallback or
+retried comes as `Excluded` and is never a bad event. All counts are those since the gateway's boot and only grow.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+STABLE, CANARY = "stable", "canary"
+ARMS = (STABLE, CANARY)
+EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
+
+
+class ArmCount(msgspec.Struct, frozen=True):
+    """Eligible outcomes of one arm, since the source began: how many, and how many of them were bad."""
+
+    generation: int
+    signal: str
+    arm: str
+    samples: int
+    bad: int
+
+
+class PairCount(msgspec.Struct, frozen=True):
+    """Shadowed requests, since the source began: how many had both answers, and for how many exactly one side was bad.
+
+    For the signal "disagreement" `canary_bad` counts the pairs that differ.
+    """
+
+    generation: int
+    signal: str
+    pairs: int
+    canary_bad: int
+    stable_bad: int = 0
+
+
+class BadUnit(msgspec.Struct, frozen=True):
+    """A user (session, …) of a sticky rollout that had a bad event: a hash of the rollout's id and the unit, as text."""
+
+    generation: int
+    signal: str
+    arm: str
+    unit: str
+
+
+class MetricCount(msgspec.Struct, frozen=True):
+    """Values of an A/B test's metric in one arm, since the source began: how many, and their sum."""
+
+    generation: int
+    metric: str
+    arm: str
+    values: int
+    total: float
+
+
+class Excluded(msgspec.Struct, frozen=True):
+    """What is no evidence, since the source began, and why: one of EXCLUDED."""
+
+    generation: int
+    arm: str
+    reason: str
+    count: int
+
+
+class RolloutCounts(msgspec.Struct, frozen=True):
+    """All that one life of a gateway knows of a rollout, as a telemetry frame tells it.
+
+    Attributes:
+        rollout: its id.
+        overflow: it met more units than it can keep apart.
+    """
+
+    rollout: str
+    arms: tuple[ArmCount, ...] = ()
+    pairs: tuple[PairCount, ...] = ()
+    units: tuple[BadUnit, ...] = ()
+    metrics: tuple[MetricCount, ...] = ()
+    excluded: tuple[Excluded, ...] = ()
+    overflow: bool = False
