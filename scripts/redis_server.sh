@@ -1,8 +1,8 @@
 #!/bin/bash
-# Called by `make test`: installs the Redis server when it is missing. Tests start their own; the one that Debian starts is stopped.
+# Called by `make test`: installs the Redis server, and what makes its certificates, when they are missing. Tests start their own; the one that Debian starts is stopped.
 set -euo pipefail
-command -v redis-server >/dev/null && exit 0
-command -v apt-get >/dev/null || { echo "Please install: redis-server" >&2; exit 1; }
+command -v redis-server >/dev/null && command -v openssl >/dev/null && exit 0
+command -v apt-get >/dev/null || { echo "Please install: redis-server openssl" >&2; exit 1; }
 apt-get update -qq
-RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server # in that run level nothing is started
+RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server openssl # in that run level nothing is started
 if [ -d /run/systemd/system ]; then systemctl disable --now redis-server; fi

@@ -91,6 +91,24 @@ class RealRedis:
         self._process = None
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as end:
+        end.bind(("127.0.0.1", 0))
+        return int(end.getsockname()[1])
+
+
+def certificate(folder: Path, host: str) -> tuple[str, str]:
+    """Files of a certificate for `host` that vouches for itself, and of its key."""
+    names = str(folder / "certificate.pem"), str(folder / "key.pem")
+    kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    who = ("-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}")
+    subprocess.run(
+        ["openssl", "req", *kind, *who, "-out", names[0], "-keyout", names[1]], check=True, capture_output=True
+    )
+    return names
+
+
 class Rubbish:
     """Answers whatever it is sent with the same bytes, over and over.
 
