@@ -243,7 +243,8 @@ class PlantedAgent:
                 if head[4] in (HELLO, REPORT):
                     self.reports.append(msgspec.json.decode(payload, type=WorkerReport))
                 elif head[4] == RECORDS:
-                    self.records.extend(unpack(payload))
+                    # By the ids' counter, in the order of the requests: a frame has them by kind.
+                    self.records.extend(sorted(unpack(payload), key=lambda record: record.id[-10:]))
                 elif head[4] == LOST:
                     self.lost += int(payload)
 
