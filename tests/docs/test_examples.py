@@ -32,10 +32,10 @@ def commands(page: Path) -> list[list[str]]:
 
 
 @cache
-def help_of(verb: str) -> str:
+def help_of(*verb: str) -> str:
     """What `roadworthy VERB --help` prints, or "" when there is no such verb."""
     result = subprocess.run(
-        [str(COMMAND), verb, "--help"],
+        [str(COMMAND), *verb, "--help"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -69,6 +69,9 @@ def test_commands_exist(page: Path) -> None:
         verb = words[1].rstrip("|,")
         shown = help_of(verb)
         assert shown, f"`roadworthy {verb}` does not exist"
+        if " COMMAND " in shown.partition("\n\n")[0] and len(words) > 2 and re.fullmatch(r"[a-z]+", words[2]):
+            shown = help_of(verb, words[2])
+            assert shown, f"`roadworthy {verb} {words[2]}` does not exist"
         for option in (word.partition("=")[0] for word in words[2:] if re.fullmatch(r"--?[a-z].*", word)):
             assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown), f"`roadworthy {verb}` has no {option}"
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from roadworthy.cli.output import facts, say, short, show, table
 from roadworthy.cli.policies import read_policy
 from roadworthy.cli.registry import endpoint_table, pending_text
 from roadworthy.cli.runners import local_runners, runner_table
+
+if TYPE_CHECKING:
+    from roadworthy.client.client import EndpointChange
 
 _CELL_CHARACTERS = 60
 
@@ -43,6 +46,9 @@ class DeployOptions(WaitOptions):
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A policy to change, like cache.ttl_s=30; can be repeated."),
     ] = None
+    supersede: Annotated[bool, typer.Option("--supersede", help="Take the place of a rollout that is in progress.")] = (
+        False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +84,10 @@ def deploy(options: DeployOptions) -> None:
     begun = time.monotonic()
     policy = read_policy(options.policy, options.set_ or ())
     with Client.from_settings(options.settings.client) as client:
-        if policy is None:
-            asked = client.deploy(options.reference, options.endpoint)
-        else:
-            asked = client.deploy(options.reference, options.endpoint, policy=policy)
+        change: EndpointChange = {} if policy is None else {"policy": policy}
+        if options.supersede:
+            change["supersede"] = True
+        asked = client.deploy(options.reference, options.endpoint, **change)
         _finish(client, asked, options, begun)
 
 

@@ -14,7 +14,18 @@ from typing import Annotated
 import typer
 
 import roadworthy
-from roadworthy.cli import configuration, endpoints, exits, keys, machine, packages, policies, registry, serving
+from roadworthy.cli import (
+    configuration,
+    endpoints,
+    exits,
+    keys,
+    machine,
+    packages,
+    policies,
+    registry,
+    rollouts,
+    serving,
+)
 from roadworthy.cli.output import say, show_error
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.settings import load_settings
@@ -38,7 +49,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for group in (packages, serving, machine, registry, endpoints, policies, keys, configuration):
+    for group in (packages, serving, machine, registry, endpoints, rollouts, policies, keys, configuration):
         group.register(app)
     return app
 

@@ -18,6 +18,7 @@ from roadworthy.client.connection import Connection
 from roadworthy.client.deployments import Document, Progress, wait_until_serving
 from roadworthy.client.instances import encode_body
 from roadworthy.client.prediction import Prediction
+from roadworthy.client.rollouts import Rollouts
 from roadworthy.foundation.errors import ClientError
 from roadworthy.foundation.references import VersionReference
 from roadworthy.settings import ClientSettings, load_settings
@@ -36,10 +37,12 @@ class EndpointChange(TypedDict, total=False):
     Attributes:
         policy: settings of the endpoint that change, by name (docs/policies.md), such as {"cache": {"ttl_s": 30}}.
         if_generation: refuse with a Conflict when the endpoint has another generation.
+        supersede: end a rollout that is in progress and deploy when its traffic has moved back, instead of a Conflict.
     """
 
     policy: Mapping[str, Any]
     if_generation: int
+    supersede: bool
 
 
 class Client:
@@ -223,6 +226,16 @@ class Client:
         """Prediction records, newest last: "items", and how many were "lost" on their way."""
         params = {"last": str(last)} if prediction_id is None else {"id": prediction_id}
         return self._get(f"{_endpoint_path(endpoint)}/predictions", params)
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """Start, follow and decide about rollouts."""
+        return Rollouts(self._control)
+
+    def events(self, after: int = 0, *, wait_s: float = 0.0) -> dict[str, Any]:
+        """What happened after event number `after`: "items", oldest first, and "next", the `after` of the next call. Waits up to
+        `wait_s`, 60 at most and less than the client's timeout, for an event when there is none."""
+        return self._get("/api/v1/events", {"after": str(after), "wait_s": str(wait_s)})
 
     # Keys and state
 

@@ -9,10 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from roadworthy.audit import events
 from roadworthy.audit.entries import Deed, append
 from roadworthy.control.bulletin import Bulletin
+from roadworthy.control.feed import Feed
 from roadworthy.foundation.clock import Clock
 from roadworthy.foundation.errors import Unavailable
+from roadworthy.foundation.ids import random_id
 from roadworthy.store.blobs import BlobStore
 from roadworthy.store.engine import WAIT_S, Database
 
@@ -72,12 +75,19 @@ class Plane:
     database: Database
     blobs: BlobStore
     bulletin: Bulletin
+    feed: Feed
     clock: Clock
     settings: ControlSettings
     turn: Turn = field(default_factory=Turn)
     """Held while a decision is made and written: this process is the database's only writer of decisions."""
+    boot: str = field(default_factory=lambda: random_id("control"))
+    """This life of the control plane: its monotonic clock cannot be compared with another one's."""
 
     def audit(self, connection: Connection, actor: str, verb: str, subject: str, **detail: Any) -> None:
         """Append to the audit trail, in the verb's own transaction."""
         facts: Mapping[str, Any] = detail
         append(connection, self.clock.now_us(), Deed(actor, verb, subject, facts))
+
+    def announce(self, connection: Connection, actor: str, kind: str, subject: str, **detail: Any) -> None:
+        """Tell whoever follows the events, once this transaction has succeeded."""
+        self.feed.expect(events.announce(connection, self.clock.now_us(), Deed(actor, kind, subject, detail)))

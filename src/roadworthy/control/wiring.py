@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from roadworthy.control.bulletin import Bulletin
+from roadworthy.control.feed import Feed
 from roadworthy.control.plane import ControlSettings, Plane, Turn
 from roadworthy.control.verbs.keys import ensure
 from roadworthy.foundation.clock import SteadyClock, SystemClock
@@ -29,8 +30,8 @@ def build_plane(document: Mapping[str, Any]) -> Plane:
     settings = ControlSettings(settings.allowed_hosts, **chosen)
     database = open_database(str(document["database_url"]), settings.database_wait_s)
     blobs = FolderBlobs(Path(document["blob_folder"]))
-    plane = Plane(
-        database, blobs, Bulletin(database), SteadyClock(SystemClock()), settings, Turn(settings.database_wait_s)
-    )
+    board, feed = Bulletin(database), Feed(database)
+    turn = Turn(settings.database_wait_s)
+    plane = Plane(database, blobs, board, feed, SteadyClock(SystemClock()), settings, turn)
     ensure(plane, document.get("bootstrap_keys", ()))
     return plane

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
-from roadworthy.contract.telemetry import Telemetry, WorkerReport
+from roadworthy.contract.telemetry import RunTimes, Telemetry, WorkerReport
 from roadworthy.store.tables import PROJECT, gateways, record_files, request_counts
 
 ALIVE_US = 10_000_000
 """A gateway that has said nothing for this long is not waited for."""
 
 _decode_workers = msgspec.json.Decoder(tuple[WorkerReport, ...]).decode
+_decode_run_times = msgspec.json.Decoder(tuple[RunTimes, ...]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Gateway:
     seen_at_us: int
     workers: tuple[WorkerReport, ...]
     lost_records: int
+    run_times: tuple[RunTimes, ...] = ()
 
 
 def apply(connection: Connection, frame: Telemetry, now_us: int) -> bool:
@@ -42,6 +44,7 @@ def apply(connection: Connection, frame: Telemetry, now_us: int) -> bool:
         "seen_at_us": now_us,
         "workers": msgspec.json.encode(frame.workers).decode(),
         "lost_records": frame.lost_records,
+        "run_times": msgspec.json.encode(frame.run_times).decode(),
     }
     if known is None:
         connection.execute(insert(gateways).values(project=PROJECT, id=frame.gateway, **values))
@@ -79,7 +82,15 @@ def _apply_record_files(connection: Connection, frame: Telemetry) -> None:
 def list_all(connection: Connection) -> list[Gateway]:
     """Every gateway that ever reported, by id."""
     return [
-        Gateway(row.id, row.boot, row.sequence, row.seen_at_us, _decode_workers(row.workers), row.lost_records)
+        Gateway(
+            row.id,
+            row.boot,
+            row.sequence,
+            row.seen_at_us,
+            _decode_workers(row.workers),
+            row.lost_records,
+            _decode_run_times(row.run_times or "[]"),
+        )
         for row in connection.execute(select(gateways).order_by(gateways.c.id))
     ]
 

@@ -22,6 +22,8 @@ class Deployment(BaseModel):
     """Policies to change; the others stay."""
     if_generation: int | None = None
     """Refuse with 409 unless the endpoint is at this generation; 0 when it must not exist."""
+    supersede: bool = False
+    """End a rollout that is in progress and deploy when its traffic has moved back; else that is refused with 409."""
 
 
 def routes(plane: Plane) -> APIRouter:
@@ -41,14 +43,15 @@ def routes(plane: Plane) -> APIRouter:
     @router.put("/api/v1/endpoints/{name}", status_code=202, summary="Deploy a version")
     def deploy(request: Request, response: Response, name: str, body: Deployment) -> dict[str, Any]:
         """202 while it is loading: traffic moves when every live worker has it proved. 200 when nothing is left to do."""
-        asked = (body.version, body.policy, body.if_generation)
-        document = endpoints.deploy(plane, name, *asked, request.state.actor)
+        asked = endpoints.Asked(body.version, body.policy, body.if_generation, body.supersede)
+        document = endpoints.deploy(plane, name, asked, request.state.actor)
         response.status_code = 200 if document["state"] == "serving" else 202
         return document
 
     @router.post("/api/v1/endpoints/{name}:rollback", summary="Roll back")
     def rollback(request: Request, response: Response, name: str) -> dict[str, Any]:
-        """Back to the version before: 200 when traffic has moved, 202 while that version is loading again."""
+        """Back to the version before: 200 when traffic has moved, 202 while that version is loading again. A rollout that is in
+        progress is aborted."""
         document = endpoints.rollback(plane, name, request.state.actor)
         response.status_code = 200 if document["state"] == "serving" else 202
         return document

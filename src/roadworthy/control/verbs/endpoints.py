@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
+from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.contract.telemetry import WorkerReport
+from roadworthy.control import driving
+from roadworthy.control.driving import CONTROLLER
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
 from roadworthy.control.verbs import policies
@@ -18,34 +21,50 @@ from roadworthy.foundation.references import VersionReference, check_name
 from roadworthy.monitoring import gateways
 from roadworthy.monitoring.gateways import Gateway
 from roadworthy.registry import versions
-from roadworthy.rollout import endpoints
+from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
+from roadworthy.rollout.rollouts import Rollout
 from roadworthy.rollout.switch import Refuse, Switch, Wait, decide, kept_out
 from roadworthy.schema.signature import Signature
 from roadworthy.store.engine import bump_revision, read_revision
 
-CONTROLLER = "controller"
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A deployment.
+
+    Attributes:
+        version: what is to answer, like "flights:3".
+        policy: settings to change; None for none.
+        if_generation: refuse unless the endpoint has it; 0 when it must not exist; None for whatever it has.
+        supersede: end a rollout that is in progress and deploy when its traffic has moved back, instead of refusing.
+    """
+
+    version: str
+    policy: Mapping[str, Any] | None = None
+    if_generation: int | None = None
+    supersede: bool = False
 
 
-def deploy(
-    plane: Plane, name: str, version: str, policy: Mapping[str, Any] | None, if_generation: int | None, actor: str
-) -> dict[str, Any]:
-    """Let `version` answer at endpoint `name` as soon as every live worker has it loaded and proved.
+def deploy(plane: Plane, name: str, asked: Asked, actor: str) -> dict[str, Any]:
+    """Let a version answer at endpoint `name` as soon as every live worker has it loaded and proved.
 
     Raises:
         NotFound: "unknown-version".
-        Conflict: "signature-incompatible", "generation-conflict".
+        Conflict: "signature-incompatible", "generation-conflict", "rollout-running".
         InvalidRequest: "unknown-policy", "invalid-policy", "invalid-name", "invalid-reference".
     """
     check_name(name, "endpoint name")
-    reference = VersionReference.parse(version)
+    reference = VersionReference.parse(asked.version)
     with plane.turn:
         with plane.database.begin() as connection:
             found = versions.get(connection, reference)
             before = endpoints.find(connection, name)
-            if if_generation is not None and if_generation != (before.generation if before else 0):
+            if asked.if_generation is not None and asked.if_generation != (before.generation if before else 0):
                 raise endpoints.generation_conflict(name)
-            merged = policies.merged(None if before is None else before.policy, policy)
+            if before is not None and _make_way(plane, connection, before, asked, actor):
+                before = endpoints.get(connection, name)
+            merged = policies.merged(None if before is None else before.policy, asked.policy)
             after = _with_pending(plane, before, name, found, merged, actor)
             policies.check(plane, connection, merged, found, after.signature)
             if after is before and _kept_out(connection, before, _live(plane, connection)):
@@ -56,10 +75,36 @@ def deploy(
                 endpoints.change(connection, before, after)
             if after != before:
                 bump_revision(connection)
-                plane.audit(connection, actor, "deploy", name, version=version, digest=found.digest)
+                plane.audit(connection, actor, "deploy", name, version=asked.version, digest=found.digest)
         plane.bulletin.refresh()
     step(plane)
     return get(plane, name)
+
+
+def _make_way(plane: Plane, connection: Connection, before: Endpoint, asked: Asked, actor: str) -> bool:
+    """What a rollout in progress means for a deployment: other policies are taken, another version only in its place."""
+    running = rollouts.find_running(connection, before.name)
+    if running is None or asked.version == before.current:
+        return False
+    if not asked.supersede:
+        raise rollout_running(running)
+    driving.obey(plane, connection, running, "supersede", actor)
+    waiting = rollouts.find_waiting(connection, before.name)
+    if waiting is not None:
+        driving.cut_short(plane, connection, waiting, actor, f"{asked.version} is deployed instead")
+    return True
+
+
+def rollout_running(running: Rollout) -> Conflict:
+    """The error of whoever comes while a rollout is in progress: it says who is at what step."""
+    at = driving.standing(running)
+    return Conflict(
+        f"a rollout of {running.canary} by {running.started_by} is in progress on endpoint {running.endpoint}: "
+        f"{at['phase']}, step {at['step']} of {at['steps']}, {at['share']:g} % of the traffic",
+        code="rollout-running",
+        hint="abort or promote it, let it end, or ask to supersede it",
+        facts={"rollout": running.id, "started_by": running.started_by, **at},
+    )
 
 
 def _with_pending(
@@ -95,7 +140,8 @@ def _again(plane: Plane, before: Endpoint, actor: str) -> Endpoint:
 
 
 def rollback(plane: Plane, name: str, actor: str) -> dict[str, Any]:
-    """Back to the version that answered before: at once when it is still loaded everywhere, else as a deploy.
+    """Back to the version that answered before: at once when it is still loaded everywhere, else as a deploy. A rollout that is
+    in progress is aborted, and that is all.
 
     Raises:
         NotFound: "unknown-endpoint".
@@ -103,28 +149,35 @@ def rollback(plane: Plane, name: str, actor: str) -> dict[str, Any]:
     """
     with plane.turn:
         with plane.database.begin() as connection:
-            before = endpoints.get(connection, name)
-            if before.previous is None:
-                raise Conflict(
-                    f"endpoint {name} has no version before this one",
-                    code="no-previous-version",
-                    hint="deploy the version that you want by its number",
-                )
-            workers = [worker for gateway in _live(plane, connection) for worker in gateway.workers]
-            verdict = decide(_digest(connection, before.previous), workers)
-            now = plane.clock.now_us()
-            if isinstance(verdict, Switch):
-                after = replace(before.switched(before.previous), changed_at_us=now, changed_by=actor)
+            running = rollouts.find_running(connection, name)
+            if running is not None:
+                driving.obey(plane, connection, running, "abort", actor)
             else:
-                pending = Pending(before.previous, LOADING, now, verdict.reason)
-                after = replace(
-                    before, generation=before.generation + 1, pending=pending, changed_at_us=now, changed_by=actor
-                )
-            endpoints.change(connection, before, after)
-            bump_revision(connection)
-            plane.audit(connection, actor, "rollback", name, version=before.previous, left=before.current)
+                _roll_back(plane, connection, endpoints.get(connection, name), actor)
         plane.bulletin.refresh()
+    if running is not None:
+        step(plane)
     return get(plane, name)
+
+
+def _roll_back(plane: Plane, connection: Connection, before: Endpoint, actor: str) -> None:
+    if before.previous is None:
+        raise Conflict(
+            f"endpoint {before.name} has no version before this one",
+            code="no-previous-version",
+            hint="deploy the version that you want by its number",
+        )
+    workers = [worker for gateway in _live(plane, connection) for worker in gateway.workers]
+    verdict = decide(_digest(connection, before.previous), workers)
+    now = plane.clock.now_us()
+    if isinstance(verdict, Switch):
+        after = replace(before.switched(before.previous), changed_at_us=now, changed_by=actor)
+    else:
+        pending = Pending(before.previous, LOADING, now, verdict.reason)
+        after = replace(before, generation=before.generation + 1, pending=pending, changed_at_us=now, changed_by=actor)
+    endpoints.change(connection, before, after)
+    bump_revision(connection)
+    plane.audit(connection, actor, "rollback", before.name, version=before.previous, left=before.current)
 
 
 def undeploy(plane: Plane, name: str, actor: str) -> None:
@@ -132,25 +185,33 @@ def undeploy(plane: Plane, name: str, actor: str) -> None:
     with plane.turn:
         with plane.database.begin() as connection:
             endpoint = endpoints.get(connection, name)
+            for rollout in (rollouts.find_running(connection, name), rollouts.find_waiting(connection, name)):
+                if rollout is not None:
+                    driving.cut_short(plane, connection, rollout, actor, "the endpoint was deleted")
             endpoints.remove(connection, name)
             bump_revision(connection)
             plane.audit(connection, actor, "undeploy", name, version=endpoint.current)
         plane.bulletin.refresh()
+    plane.feed.catch_up()
 
 
 def step(plane: Plane) -> None:
-    """Decide once about every pending version, and about serving ones that crash: the controller's tick."""
+    """Decide once about every pending version, about serving ones that crash, and about rollouts: the controller's tick."""
     with plane.turn:
         moved = False
         with plane.database.begin() as connection:
             known = endpoints.list_all(connection)
             found = _live(plane, connection) if known else []
+            running = {each.endpoint: each for each in rollouts.list_open(connection) if each.running}
             for endpoint in known:
-                retreated = _retreat(plane, connection, endpoint, found)
-                waits = endpoint.pending is not None and endpoint.pending.state == LOADING
+                rollout = running.get(endpoint.name)
+                retreated = _retreat(plane, connection, endpoint, found, rollout)
+                waits = endpoint.pending is not None and endpoint.pending.state == LOADING and rollout is None
                 moved |= retreated or (waits and _step_one(plane, connection, endpoint, found))
+        moved |= bool(running) and driving.drive(plane)
         if moved:
             plane.bulletin.refresh()
+    plane.feed.catch_up()
 
 
 def _step_one(plane: Plane, connection: Connection, before: Endpoint, found: list[Gateway]) -> bool:
@@ -175,11 +236,16 @@ def _step_one(plane: Plane, connection: Connection, before: Endpoint, found: lis
     return True
 
 
-def _retreat(plane: Plane, connection: Connection, before: Endpoint, found: list[Gateway]) -> bool:
+def _retreat(
+    plane: Plane, connection: Connection, before: Endpoint, found: list[Gateway], rollout: Rollout | None
+) -> bool:
     """Back to the version before when the serving one is kept out of service because it crashes its processes. There is no way
-    back to that one but to deploy it, and what is on its way stays so."""
+    back to that one but to deploy it, and what is on its way stays so. A rollout that has lost its stable so is over, unless its
+    canary has all the traffic."""
     reason = _kept_out(connection, before, found)
     if reason is None or before.previous is None:
+        return False
+    if rollout is not None and rollout.state.weight == FULL_SHARE:
         return False
     workers = [worker for gateway in found for worker in gateway.workers]
     if not isinstance(decide(_digest(connection, before.previous), workers), Switch):
@@ -194,7 +260,11 @@ def _retreat(plane: Plane, connection: Connection, before: Endpoint, found: list
     facts = {"version": before.previous, "left": before.current, "reason": reason}
     plane.audit(connection, CONTROLLER, "rollback", before.name, **facts)
     endpoints.change(connection, before, after)
-    bump_revision(connection)
+    revision = bump_revision(connection)
+    if rollout is not None:
+        text = f"{before.current}, which it began from, is kept out of service: {reason}"
+        driving.cut_short(plane, connection, rollout, CONTROLLER, text)
+        driving.begin_waiting(plane, connection, after, revision)
     return True
 
 
@@ -256,6 +326,7 @@ def reach(connection: Connection, live: list[Gateway]) -> dict[str, int | None]:
 def endpoint_document(connection: Connection, endpoint: Endpoint, reached: dict[str, int | None]) -> dict[str, Any]:
     """An endpoint as the API shows it; `reached` is what `reach` gave."""
     pending = endpoint.pending
+    running = rollouts.find_running(connection, endpoint.name)
     return {
         "name": endpoint.name,
         "generation": endpoint.generation,
@@ -272,6 +343,7 @@ def endpoint_document(connection: Connection, endpoint: Endpoint, reached: dict[
             "code": pending.code,
             "since": iso(pending.since_us),
         },
+        "rollout": running and {"id": running.id, "paused": running.state.paused, **driving.standing(running)},
         "policy": endpoint.policy,
         "signature": endpoint.signature,
         "changed_at": iso(endpoint.changed_at_us),

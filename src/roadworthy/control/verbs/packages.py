@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sqlalchemy import Connection
+
 from roadworthy.control.plane import Plane
 from roadworthy.control.proof import prove_apart
 from roadworthy.control.times import iso
@@ -15,7 +17,7 @@ from roadworthy.package.archive import open_package
 from roadworthy.package.package import Package
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
-from roadworthy.rollout import endpoints
+from roadworthy.rollout import endpoints, rollouts
 from roadworthy.store.blobs import package_blob
 from roadworthy.store.engine import bump_revision
 
@@ -134,7 +136,7 @@ def list_versions(plane: Plane, model: str, cursor: int) -> dict[str, Any]:
     check_name(model, "model name")
     with plane.database.begin() as connection:
         found = versions.list_versions(connection, model, cursor, PAGE + 1)
-        holders = _holders(endpoints.list_all(connection))
+        holders = _holders(connection)
     items = [version_document(v, holders.get(str(v.reference), [])) for v in found[:PAGE]]
     return {"items": items, "next": items[-1]["version"] if len(found) > PAGE else None}
 
@@ -143,15 +145,17 @@ def get_version(plane: Plane, reference: VersionReference) -> dict[str, Any]:
     """One version."""
     with plane.database.begin() as connection:
         version = versions.get(connection, reference)
-        holders = _holders(endpoints.list_all(connection))
+        holders = _holders(connection)
     return version_document(version, holders.get(str(reference), []))
 
 
-def _holders(found: list[endpoints.Endpoint]) -> dict[str, list[str]]:
-    holders: dict[str, list[str]] = {}
-    for endpoint in found:
+def _holders(connection: Connection) -> dict[str, list[str]]:
+    """Endpoints by version that serve it, may go back to it, or have a rollout of it or from it."""
+    holders = rollouts.held_by(rollouts.list_open(connection))
+    for endpoint in endpoints.list_all(connection):
         for version in endpoint.versions:
-            holders.setdefault(version, []).append(endpoint.name)
+            if endpoint.name not in holders.setdefault(version, []):
+                holders[version].append(endpoint.name)
     return holders
 
 
@@ -171,7 +175,7 @@ def delete_version(plane: Plane, reference: VersionReference, actor: str) -> Non
     with plane.turn:
         with plane.database.begin() as connection:
             version = versions.get(connection, reference)
-            holders = _holders(endpoints.list_all(connection)).get(str(reference), [])
+            holders = _holders(connection).get(str(reference), [])
             if holders:
                 raise Conflict(
                     f"{reference} is held by endpoint {', '.join(holders)}",

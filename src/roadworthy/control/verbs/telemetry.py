@@ -8,16 +8,20 @@ from typing import Any
 
 import msgspec
 import structlog
+from sqlalchemy import Connection
 
+from roadworthy.audit import events
 from roadworthy.audit.entries import list_last
 from roadworthy.contract.telemetry import Telemetry
+from roadworthy.control.driving import CONTROLLER
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
-from roadworthy.control.verbs.endpoints import CONTROLLER, endpoint_document, reach, step
+from roadworthy.control.verbs.endpoints import endpoint_document, reach, step
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import gateways, predictions
-from roadworthy.rollout import endpoints
+from roadworthy.rollout import endpoints, rollouts
+from roadworthy.rollout.evidence import Report
 from roadworthy.store.engine import begin_life, read_revision
 
 _FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
@@ -32,7 +36,8 @@ def take_frame(plane: Plane, frame: Telemetry) -> int:
         if file.blob != record_blob(frame.gateway, file.blob.rpartition("/")[2]):
             raise InvalidRequest("a gateway names the record files that it sent itself", code="malformed-telemetry")
     with plane.database.begin() as connection:
-        gateways.apply(connection, frame, plane.clock.now_us())
+        if gateways.apply(connection, frame, plane.clock.now_us()):
+            _count(connection, frame)
         epoch, revision = read_revision(connection)
         restored = gateways.follows_later(frame, epoch, revision)
         if restored:
@@ -42,6 +47,16 @@ def take_frame(plane: Plane, frame: Telemetry) -> int:
         plane.bulletin.refresh()
     step(plane)
     return frame.sequence
+
+
+def _count(connection: Connection, frame: Telemetry) -> None:
+    """Add what the gateway counted to the rollouts, in the transaction that takes the frame."""
+    for counts in frame.rollouts:
+        facts = {field: getattr(counts, field) for field in counts.__struct_fields__ if field != "rollout"}
+        try:
+            rollouts.merge(connection, Report(f"{frame.gateway}/{frame.boot}", **facts), counts.rollout)
+        except ValueError as error:
+            raise InvalidRequest(f"counts that cannot be: {error}", code="malformed-telemetry") from error
 
 
 def record_blob(gateway: str, file: str) -> str:
@@ -125,3 +140,17 @@ def audit_trail(plane: Plane, last: int, before: str | None) -> dict[str, Any]:
         entries = list_last(connection, last, before)
     items = [{**entry, "at": iso(entry.pop("at_us"))} for entry in entries]
     return {"items": items, "next": items[-1]["id"] if len(items) == last else None}
+
+
+def events_after(plane: Plane, after: int, last: int) -> dict[str, Any]:
+    """The `last` oldest events with greater numbers than `after`; `next` is where to go on.
+
+    Raises:
+        InvalidRequest: "invalid-last".
+    """
+    if not 1 <= last <= _MOST:
+        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    with plane.database.begin() as connection:
+        found = events.list_after(connection, max(after, 0), last)
+    items = [{**event, "at": iso(event.pop("at_us"))} for event in found]
+    return {"items": items, "next": items[-1]["number"] if items else max(after, 0)}

@@ -1,0 +1,56 @@
+"""What happened, numbered, for other systems to follow: `control` writes an event in the transaction that made it happen.
+
+Numbers are handed out by the store's one row, which is locked until the transaction ends: who has seen one has seen all before.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from roadworthy.audit.entries import Deed
+from roadworthy.store.tables import PROJECT, events, stores
+
+KEPT = 10_000
+"""So many of the newest stay."""
+
+
+def announce(connection: Connection, at_us: int, deed: Deed) -> int:
+    """Write one event; its number. The deed's actor becomes a part of its detail."""
+    connection.execute(update(stores).values(event=stores.c.event + 1))
+    number = newest(connection)
+    detail = {"by": deed.actor, **deed.detail}
+    connection.execute(
+        insert(events).values(
+            project=PROJECT,
+            number=number,
+            at_us=at_us,
+            kind=deed.verb,
+            subject=deed.subject,
+            detail=json.dumps(detail),
+        )
+    )
+    connection.execute(delete(events).where(events.c.number <= number - KEPT))
+    return number
+
+
+def newest(connection: Connection) -> int:
+    """The number of the newest event; 0 when there was none yet."""
+    return int(connection.execute(select(stores.c.event)).scalar_one())
+
+
+def list_after(connection: Connection, after: int, most: int) -> list[dict[str, Any]]:
+    """The `most` oldest kept events with numbers greater than `after`, oldest first."""
+    query = select(events).where(events.c.number > after).order_by(events.c.number).limit(most)
+    return [
+        {
+            "number": row.number,
+            "at_us": row.at_us,
+            "kind": row.kind,
+            "subject": row.subject,
+            "detail": json.loads(row.detail),
+        }
+        for row in connection.execute(query)
+    ]

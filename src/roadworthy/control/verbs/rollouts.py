@@ -1,0 +1,301 @@
+"""Start a rollout, tell it what a person decides, and show what is in progress and what was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.control import driving
+from roadworthy.control.observing import slow_ms
+from roadworthy.control.plane import Plane
+from roadworthy.control.rollout_documents import document
+from roadworthy.control.verbs.endpoints import rollout_running, step
+from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
+from roadworthy.foundation.ids import PredictionIds
+from roadworthy.foundation.references import VersionReference, check_name
+from roadworthy.monitoring import gateways
+from roadworthy.registry import versions
+from roadworthy.registry.versions import Version
+from roadworthy.rollout import endpoints, machine, rollouts
+from roadworthy.rollout.commands import COMMANDS, NOTHING
+from roadworthy.rollout.endpoints import Endpoint, Pending
+from roadworthy.rollout.plan import Plan
+from roadworthy.rollout.preflight import Facts, Obstacle, obstacles
+from roadworthy.rollout.reading import check_plan
+from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.switch import Switch, decide, kept_out
+from roadworthy.schema.signature import Signature
+from roadworthy.store.engine import bump_revision
+
+CURRENT = "current"
+"""Stands for the id of the rollout in progress, or of the last one."""
+ASKED = ("pause", "resume", "approve", "promote", "abort")
+"""What people ask by name; the other commands are parts of other verbs."""
+_MOST = 200
+_MOST_REASON = 500
+_ids = PredictionIds()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A rollout that somebody wants.
+
+    Attributes:
+        version: what is to take over, like "flights:3".
+        plan: as plans are written; see docs/rollouts.md.
+        accept_signature_change: why callers will not be harmed by another signature; None for "there is none".
+        supersede: end the rollout in progress and begin when its traffic has moved back, instead of refusing.
+        if_generation: refuse unless the endpoint has it; None for whatever it has.
+    """
+
+    version: str
+    plan: Mapping[str, Any]
+    accept_signature_change: str | None = None
+    supersede: bool = False
+    if_generation: int | None = None
+
+
+def start(plane: Plane, name: str, wanted: Wanted, actor: str) -> dict[str, Any]:
+    """Begin to move an endpoint's traffic to a version by a plan.
+
+    Raises:
+        NotFound: "unknown-endpoint", "unknown-version".
+        Conflict: "rollout-running", "rollout-refused" with everything that is in its way in facts["problems"],
+            "generation-conflict".
+        InvalidRequest: "invalid-plan", "invalid-name", "invalid-reference", "invalid-reason".
+    """
+    check_name(name, "endpoint name")
+    reference, plan = VersionReference.parse(wanted.version), check_plan(dict(wanted.plan))
+    _check_reason(wanted.accept_signature_change)
+    with plane.turn:
+        with plane.database.begin() as connection:
+            endpoint = endpoints.get(connection, name)
+            if wanted.if_generation is not None and wanted.if_generation != endpoint.generation:
+                raise endpoints.generation_conflict(name)
+            running = rollouts.find_running(connection, name)
+            if running is not None and (not wanted.supersede or rollouts.find_waiting(connection, name) is not None):
+                raise rollout_running(running)
+            found = versions.get(connection, reference)
+            facts = _facts(plane, connection, endpoint, found, actor if wanted.accept_signature_change else None)
+            _refuse([*obstacles(plan, facts), *_further(plan, endpoint, facts)], wanted)
+            if running is not None:
+                driving.obey(plane, connection, running, "supersede", actor)
+            rollout = _new(plane, connection, (endpoint, found, plan, facts), wanted, actor)
+            rollouts.create(connection, rollout)
+            told = {
+                "rollout": rollout.id,
+                "stable": rollout.stable,
+                "version": rollout.canary,
+                "strategy": plan.strategy,
+            }
+            told |= {} if rollout.acceptance is None else {"signature_accepted": rollout.acceptance}
+            plane.audit(connection, actor, "rollout-start", name, **told)
+            plane.announce(connection, actor, "rollout-started", name, **told)
+        plane.bulletin.refresh()
+    step(plane)
+    return get(plane, name, rollout.id)
+
+
+def _check_reason(reason: str | None) -> None:
+    if reason is not None and not (reason.strip() and len(reason) <= _MOST_REASON and reason.isprintable()):
+        raise InvalidRequest(
+            f"say in 1 to {_MOST_REASON} characters why the other signature is accepted",
+            code="invalid-reason",
+            hint="the audit trail keeps it together with your key's id",
+        )
+
+
+def _facts(plane: Plane, connection: Connection, endpoint: Endpoint, found: Version, accepted_by: str | None) -> Facts:
+    live = gateways.live(gateways.list_all(connection), plane.clock.now_us())
+    workers = [worker for gateway in live for worker in gateway.workers]
+    promised = Signature.from_document(endpoint.signature)
+    ready, slow = False, None
+    if endpoint.current is not None:
+        stable = versions.get(connection, VersionReference.parse(endpoint.current)).digest
+        ready, slow = isinstance(decide(stable, workers), Switch), slow_ms(stable, live)
+    return Facts(
+        stable=endpoint.current,
+        canary=str(found.reference),
+        stable_ready=ready,
+        difference=Signature.from_document(found.signature).accepts(promised),
+        accepted_by=accepted_by,
+        kept_out=kept_out(found.digest, workers),
+        fields=tuple(each.name for each in promised.inputs),
+        slow_ms=slow,
+    )
+
+
+def _further(plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
+    """What only the control plane knows to be in the way."""
+    found = []
+    pending: Pending | None = endpoint.pending
+    if pending is not None and pending.state == endpoints.LOADING:
+        found.append(Obstacle("deploy-under-way", f"{pending.version} is being deployed; let that end first"))
+    mixed = any(stage.weight not in (0, FULL_SHARE) or stage.shadow for stage in plan.steps)
+    if facts.difference is not None and facts.accepted_by is not None and mixed:
+        text = "callers cannot send requests for two signatures at once; use blue-green or all-at-once"
+        found.append(Obstacle("two-signatures", text))
+    return found
+
+
+def _refuse(found: list[Obstacle], wanted: Wanted) -> None:
+    if not found:
+        return
+    told = "; ".join(f"{each.text} ({each.code})" for each in found)
+    codes = {each.code for each in found}
+    hint = "mend what is named and start it again"
+    if codes == {"signature-incompatible"}:
+        hint = "deploy it to an endpoint of its own, or accept the change by name with --accept-signature-change REASON"
+    elif "no-stable" in codes:
+        hint = "deploy a first version with `roadworthy deploy`"
+    raise Conflict(
+        f"the rollout of {wanted.version} cannot begin: {told}",
+        code="rollout-refused",
+        hint=hint,
+        facts={"problems": [{"code": each.code, "text": each.text} for each in found]},
+    )
+
+
+def _new(
+    plane: Plane,
+    connection: Connection,
+    what: tuple[Endpoint, Version, Plan, Facts],
+    wanted: Wanted,
+    actor: str,
+) -> Rollout:
+    endpoint, found, plan, facts = what
+    assert endpoint.current is not None  # noqa: S101  (an obstacle otherwise)
+    waiting = rollouts.find_running(connection, endpoint.name) is not None
+    rollout_id, revision = f"rollout-{_ids.next()}", bump_revision(connection)
+    accepted = wanted.accept_signature_change if facts.difference is not None else None
+    return Rollout(
+        id=rollout_id,
+        endpoint=endpoint.name,
+        stable=endpoint.current,
+        stable_digest=versions.get(connection, VersionReference.parse(endpoint.current)).digest,
+        canary=facts.canary,
+        canary_digest=found.digest,
+        plan=plan,
+        state=machine.begin(rollout_id, endpoint.generation, facts.slow_ms),
+        started_at_us=plane.clock.now_us(),
+        started_by=actor,
+        revisions=((endpoint.generation, revision),),
+        asked_revision=revision,
+        accepted_by=None if accepted is None else actor,
+        acceptance=accepted,
+        waiting=waiting,
+    )
+
+
+def tell(plane: Plane, name: str, rollout_id: str, command: str, actor: str) -> dict[str, Any]:
+    """Do what a person asks of a rollout. Its document afterwards, with "done": false and "refused" when there was nothing to do.
+
+    Raises:
+        NotFound: "unknown-endpoint", "unknown-rollout", "unknown-command".
+        Conflict: "rollout-command-refused": it cannot be done as things stand; "no-rollout-running".
+    """
+    if command not in ASKED or command not in COMMANDS:
+        raise NotFound(f"a rollout knows no {command}", code="unknown-command", hint=f"it knows {', '.join(ASKED)}")
+    with plane.turn:
+        with plane.database.begin() as connection:
+            endpoints.get(connection, name)
+            rollout = _find(connection, name, rollout_id)
+            if rollout is None or rollout.ended_at_us is not None:
+                return _nothing(connection, name, rollout, command)
+            if rollout.waiting:
+                refused = _tell_waiting(plane, connection, rollout, command, actor)
+            else:
+                refused = driving.obey(plane, connection, rollout, command, actor)
+            if refused is not None and not _is_so_already(rollout, command):
+                raise Conflict(
+                    f"the rollout of {rollout.canary} on {name}: {refused}",
+                    code="rollout-command-refused",
+                    hint="`roadworthy rollout show` tells where it stands",
+                    facts={"rollout": rollout.id, **driving.standing(rollout)},
+                )
+        plane.bulletin.refresh()
+    step(plane)
+    return {**get(plane, name, rollout.id), "done": refused is None, "refused": refused}
+
+
+def _tell_waiting(plane: Plane, connection: Connection, rollout: Rollout, command: str, actor: str) -> str | None:
+    if command != "abort":
+        return "it waits for the rollout before it to end"
+    driving.cut_short(plane, connection, rollout, actor, "aborted by a person before it began")
+    return None
+
+
+def _is_so_already(rollout: Rollout, command: str) -> bool:
+    """Whether what is asked for is so: to ask again is no error."""
+    state = rollout.state
+    return {
+        "abort": True,
+        "pause": state.paused,
+        "resume": not state.paused and state.withdrawn is None,
+        "approve": state.approved,
+    }.get(command, False)
+
+
+def _nothing(connection: Connection, name: str, last: Rollout | None, command: str) -> dict[str, Any]:
+    """Nothing is in progress: to abort that is no error, and changes nothing."""
+    if command != "abort":
+        raise Conflict(
+            f"{NOTHING} on endpoint {name}",
+            code="no-rollout-running",
+            hint="`roadworthy rollout start` begins one",
+        )
+    shown = {"endpoint": name} if last is None else document(connection, last)
+    return {**shown, "done": False, "refused": NOTHING}
+
+
+def get(plane: Plane, name: str, rollout_id: str) -> dict[str, Any]:
+    """One rollout; CURRENT is the one in progress, or the last.
+
+    Raises:
+        NotFound: "unknown-endpoint", "unknown-rollout".
+    """
+    with plane.database.begin() as connection:
+        if rollout_id == CURRENT:
+            endpoints.get(connection, name)
+        rollout = _find(connection, name, rollout_id)
+        if rollout is None:
+            raise NotFound(
+                f"endpoint {name} never had a rollout",
+                code="unknown-rollout",
+                hint="`roadworthy rollout start` begins one",
+            )
+        return document(connection, rollout)
+
+
+def _find(connection: Connection, name: str, rollout_id: str) -> Rollout | None:
+    if rollout_id != CURRENT:
+        return rollouts.get(connection, name, rollout_id)
+    running = rollouts.find_running(connection, name)
+    return running or next(iter(rollouts.list_last(connection, name, 1, None)), None)
+
+
+def history(plane: Plane, name: str | None, last: int, before: str | None) -> dict[str, Any]:
+    """The newest rollouts of an endpoint, or of all, newest first; those of a deleted endpoint too.
+
+    Raises:
+        InvalidRequest: "invalid-last", "invalid-name".
+    """
+    if name is not None:
+        check_name(name, "endpoint name")
+    if not 1 <= last <= _MOST:
+        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    with plane.database.begin() as connection:
+        found = rollouts.list_last(connection, name, last, before)
+        items = [document(connection, rollout) for rollout in found]
+    return {"items": items, "next": items[-1]["id"] if len(items) == last else None}
+
+
+def in_progress(plane: Plane) -> dict[str, Any]:
+    """Every rollout that runs or waits, by endpoint."""
+    with plane.database.begin() as connection:
+        items = [document(connection, rollout) for rollout in rollouts.list_open(connection)]
+    return {"items": items, "next": None}

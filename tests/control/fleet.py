@@ -1,0 +1,113 @@
+"""A stand-in for the data plane that follows snapshots as gateways do, and counts for rollouts what a test tells it to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
+from roadworthy.contract.snapshot import FULL_SHARE, Snapshot, decode_snapshot
+from roadworthy.contract.telemetry import READY, RUN_TIME_BOUNDS_US, RunTimes, VersionState, WorkerReport
+from tests.conftest import eventually
+from tests.control.conftest import FakeGateway
+
+LINE = "/api/v1/endpoints/line"
+ROLLOUTS = f"{LINE}/rollouts"
+FAST = {"strategy": "canary", "steps": [5, 50, 100], "hold": 0, "evidence": 10, "guards": ["errors"]}
+"""A plan that waits for nothing but evidence."""
+
+
+class Fleet:
+    """One gateway with one worker, which serves what the newest snapshot says as soon as it is told to follow."""
+
+    def __init__(self, client: httpx.Client, name: str = "gw-1") -> None:
+        self.gateway = FakeGateway(client, name)
+        self.states: dict[str, VersionState] = {}
+        self.bad: set[str] = set()
+        self.served: dict[str, dict[tuple[int, str], list[int]]] = {}
+        self.run_times: tuple[RunTimes, ...] = ()
+        self.frozen: Snapshot | None = None
+
+    def snapshot(self) -> Snapshot:
+        """The newest."""
+        return decode_snapshot(self.gateway.snapshot().content)
+
+    def entry(self) -> Any:
+        """The endpoint of the newest snapshot."""
+        return self.snapshot().endpoints[0]
+
+    def follow(self) -> Snapshot:
+        """Take the newest snapshot, load all of it, serve by it, and report so with all counts."""
+        snapshot = self.frozen or self.snapshot()
+        states = [self.states.get(package.digest, VersionState(package.digest, READY)) for package in snapshot.packages]
+        revision = snapshot.revision
+        worker = WorkerReport(0, 1, "w", snapshot.epoch, revision, revision, tuple(states))
+        reply = self.gateway.report(workers=(worker,), rollouts=self.counts(), run_times=self.run_times)
+        assert reply.status_code == 200, reply.text
+        return snapshot
+
+    def counts(self) -> tuple[RolloutCounts, ...]:
+        """Of every rollout that it served."""
+        return tuple(
+            RolloutCounts(
+                rollout,
+                tuple(ArmCount(generation, "errors", arm, *cell) for (generation, arm), cell in cells.items()),
+            )
+            for rollout, cells in self.served.items()
+        )
+
+    def serve(self, requests: int, stable_bad: int = 0, canary_bad: int | None = None) -> None:
+        """Draw that many requests by the split in force, exactly in proportion, and report them. None: the canary fails all of
+        its own when it is in `bad`, else none."""
+        entry = (self.frozen or self.snapshot()).endpoints[0]
+        weights = {arm.digest: arm.weight for arm in entry.split}
+        if entry.rollout is not None:
+            cells = self.served.setdefault(entry.rollout.id, {})
+            canary = round(requests * weights.get(entry.rollout.canary, 0) / FULL_SHARE)
+            failing = canary if entry.rollout.canary in self.bad else 0
+            for arm, samples, bad in (
+                (STABLE, requests - canary, stable_bad),
+                (CANARY, canary, failing if canary_bad is None else canary_bad),
+            ):
+                cell = cells.setdefault((entry.generation, arm), [0, 0])
+                cell[0] += samples
+                cell[1] += min(bad, samples)
+        self.follow()
+
+    def measured(self, digest: str, runs: int = 1_000) -> None:
+        """Say that this version ran so often, each time in about a millisecond."""
+        counts = [0] * (len(RUN_TIME_BOUNDS_US) + 1)
+        counts[next(n for n, bound in enumerate(RUN_TIME_BOUNDS_US) if bound >= 1_000)] = runs
+        self.run_times = (RunTimes(digest, tuple(counts)),)
+
+
+def begin(admin: httpx.Client, version: str = "line:2", **more: Any) -> dict[str, Any]:
+    """Start a rollout; its document."""
+    reply = admin.post(ROLLOUTS, json={"version": version, "plan": FAST, **more})
+    assert reply.status_code == 201, reply.text
+    return dict(reply.json())
+
+
+def current(admin: httpx.Client) -> dict[str, Any]:
+    """The rollout in progress, or the last."""
+    reply = admin.get(f"{ROLLOUTS}/current")
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+def follow_until(fleet: Fleet, admin: httpx.Client, true: Callable[[dict[str, Any]], bool], requests: int = 0) -> Any:
+    """Follow, and serve, until the current rollout is so; its document then."""
+
+    def look() -> bool:
+        fleet.serve(requests) if requests else fleet.follow()
+        return true(current(admin))
+
+    eventually(look, "the rollout gets there")
+    return current(admin)
+
+
+def tell(admin: httpx.Client, command: str, rollout: str = "current") -> httpx.Response:
+    """Tell a rollout what a person decides."""
+    return admin.post(f"{ROLLOUTS}/{rollout}:{command}")
