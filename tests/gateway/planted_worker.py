@@ -60,6 +60,8 @@ class Planted:
             total = total[1:]
         if self._kind == "not-finite":
             total[unlucky] = np.nan
+        if self._kind == "off-by-one":
+            total += 1
         if self._kind == "slow" and (values[:, 0] == SLOW).any():
             time.sleep(1.0)
         if self._kind == "noting":

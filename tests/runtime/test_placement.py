@@ -9,7 +9,7 @@ import pytest
 
 import roadworthy as rw
 from roadworthy.contract.policy import Batching, Fallback, Placement, Policy
-from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot
+from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, RolloutEntry, Snapshot
 from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.package.archive import unpack
 from roadworthy.runtime.placement import Facts, decide, facts_of, placer, policies_of
@@ -75,6 +75,16 @@ def test_policies_of_a_snapshot() -> None:
     )
     found = policies_of(Snapshot("e", 1, packages, endpoints))
     assert found == {"m1": (second,), "m2": (first,), "m3": (first, second), "k1": (second,), "x1": ()}
+
+
+def test_what_is_only_shadowed_executes_apart() -> None:
+    """No caller waits for it or loses a worker to it, wherever it will serve later."""
+    packages = tuple(PackageEntry(f"m{v}", "m", v, 1) for v in (1, 2))
+    rollout = RolloutEntry("r", "m1", "m2", shadow=10_000)
+    inline = asked("inline")
+    found = policies_of(Snapshot("e", 1, packages, (EndpointEntry("a", 1, (Arm("m1", 10_000),), {}, inline, rollout),)))
+    assert found["m1"] == (inline,)
+    assert decide(found["m2"], LIGHT).where == "process"
 
 
 def total(rows: np.ndarray) -> np.ndarray:

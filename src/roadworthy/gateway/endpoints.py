@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+
+import msgspec
 
 from roadworthy.contract.policy import Fallback
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry
@@ -17,6 +19,7 @@ from roadworthy.gateway.metrics import BoundMetrics, WorkerMetrics
 from roadworthy.gateway.protocols.open_inference import OpenInference
 from roadworthy.gateway.shared_cache import SharedCache
 from roadworthy.gateway.split import Split
+from roadworthy.gateway.trial import Counting, Shadow, Trial
 from roadworthy.gateway.wire import lines
 from roadworthy.runtime.fallback import RULE, VERSION
 from roadworthy.runtime.layers import Parts, layered
@@ -54,6 +57,7 @@ class Endpoint:
     Attributes:
         stand_ins: for each fallback that is another version, its digest and that version where it was READY.
         rules: (digest, name) of the rules that its fallbacks use.
+        trial: its rollout, while it is in one.
     """
 
     entry: EndpointEntry
@@ -64,6 +68,7 @@ class Endpoint:
     open_inference: OpenInference
     stand_ins: tuple[tuple[str, Version | None], ...] = ()
     rules: tuple[tuple[str, str], ...] = ()
+    trial: Trial | None = None
 
     @property
     def name(self) -> str:
@@ -71,14 +76,20 @@ class Endpoint:
 
     def uses(self, entry: EndpointEntry, find: Callable[[str], Version | None]) -> bool:
         """Whether this object is what binding `entry` again would give."""
-        held = [*((arm.version.digest, arm.version) for arm in self.split.arms), *self.stand_ins]
+        versions = [*(arm.version for arm in self.split.arms), *self._shadowed]
+        held = [*((version.digest, version) for version in versions), *self.stand_ins]
         return entry == self.entry and all(find(digest) is version for digest, version in held)
 
     @property
     def versions(self) -> Iterator[Version]:
         """Every version that may be asked."""
         yield from (arm.version for arm in self.split.arms)
+        yield from self._shadowed
         yield from (version for _, version in self.stand_ins if version is not None)
+
+    @property
+    def _shadowed(self) -> tuple[Version, ...]:
+        return () if self.trial is None or self.trial.shadow is None else (self.trial.shadow.version,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +148,7 @@ def bind(
             raise Unbindable(f"a fallback's value does not fit its outputs: {error.message}") from error
     try:
         split = Split(arms, [side.weight for side in entry.split])
+        trial = binding.trial(arms, signature)
     except ValueError as error:
         raise Unbindable(str(error)) from error
     return Endpoint(
@@ -148,6 +160,7 @@ def bind(
         open_inference=OpenInference(entry.name, signature, entry.policy),
         stand_ins=tuple((digest, find(digest)) for digest in binding.others),
         rules=tuple((arm.version.digest, name) for arm in arms for name in binding.rules_asked),
+        trial=trial,
     )
 
 
@@ -178,6 +191,7 @@ class _Binding:
     def arm(self, package: PackageEntry, version: Version) -> Arm:
         """A version as the endpoint knows it, without layers."""
         label = f"{package.model}:{package.version}"
+        self._metrics.time_runs(version.digest, version.batcher.times)
         return Arm(
             version=version,
             model=package.model,
@@ -196,6 +210,9 @@ class _Binding:
     def layered(self, number: int, package: PackageEntry, arm: Arm, signature: Signature) -> Arm:
         """The arm with the layers of the policy around it; the same one where the policy asks for none."""
         policy, rules, shared = self._entry.policy, self._rules, self._shared
+        if self._entry.rollout is not None:
+            # Caches of two versions are never equally full: with them the arms would be compared on different requests.
+            policy = msgspec.structs.replace(policy, cache=None)
         if policy.cache is None and policy.breaker is None and not policy.fallback:
             return arm
         parts = Parts(
@@ -209,6 +226,25 @@ class _Binding:
             shared=None if shared is None else shared.bound(Layout(arm.version.signature.outputs)),
         )
         return replace(arm, submit=layered(arm.version, policy, parts).submit)
+
+    def trial(self, arms: Sequence[Arm], signature: Signature) -> Trial | None:
+        """The endpoint's rollout, if it is in one."""
+        entry, rollout = self._entry, self._entry.rollout
+        if rollout is None:
+            return None
+        counting = Counting(self._metrics.evidence, rollout, entry.generation)
+        shadow = None
+        if rollout.shadow:
+            version = self._find(rollout.canary)
+            if version is None:
+                raise Unbindable("the version that is to be shadowed is not loaded")
+            difference = version.signature.accepts(signature)
+            if difference is not None:
+                raise Unbindable(f"the version that is to be shadowed does not fit its signature: {difference}")
+            gauge = self._metrics.shadowing(version.digest)
+            self._metrics.time_runs(version.digest, version.batcher.times)
+            shadow = Shadow(version, rollout, counting, gauge, entry.policy.timeout_ms / 1_000)
+        return Trial(entry, rollout, arms, counting, shadow)
 
     def _cells(self, number: int, owner: int) -> BreakerCells:
         return BreakerCells(self._metrics, self._entry.name, number, owner)

@@ -16,6 +16,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from roadworthy.foundation.slab import GAUGE, MAX_WIDTH, NamedCells, SlabReader, SlotStatus, SlotWriter
+from roadworthy.gateway.evidence import EVIDENCE, EvidenceCells, EvidenceTotals
+from roadworthy.runtime.run_times import BINS, RunTimes
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histogram, seconds; one more bucket takes the rest."""
@@ -31,6 +33,8 @@ _REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST = "requests", "latency", "rows", "
 _REFUSED, _QUEUE, _RECORDS_LOST = "refused", "queue", "records-lost"
 _DEEP, _DEEP_LAST, _LOG_LINES = "deep", "deep-last", "log-lines"
 _SHARED_STATE = "shared-cache-state"
+_RUN_TIMES, _SHADOWING = "run-times", "shadowing"
+_RUN_TIMES_A_RUN = 48
 _OF_A_VERSION = frozenset({_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST})
 _OTHER = "other"
 _FOLD_AT = 0.5  # a scrape of slots this full takes less than 0.1 s
@@ -100,7 +104,11 @@ class BoundMetrics:
 
 
 class WorkerMetrics:
-    """Everything that one worker counts, on its slot. One thread."""
+    """Everything that one worker counts, on its slot. One thread.
+
+    Attributes:
+        evidence: what it counts for rollouts.
+    """
 
     def __init__(self, slot_writer: SlotWriter) -> None:
         """Take the slot over. Requests that were in flight when a predecessor was killed are counted as lost."""
@@ -112,6 +120,9 @@ class WorkerMetrics:
         self._bound: dict[str, BoundMetrics] = {}
         self._deep: dict[tuple[str, str], int] = {}
         self._counted: dict[tuple[str, ...], int] = {}
+        self._timed: dict[str, RunTimes] = {}
+        self._shadowing: dict[str, Gauge] = {}
+        self.evidence = EvidenceCells(slot_writer)
         self._log_lines = slot_writer.place(_LOG_LINES)
         self._log_lines_before = slot_writer.values[self._log_lines]
 
@@ -158,10 +169,48 @@ class WorkerMetrics:
                 into[name] = _SEPARATOR.join((kind, parts[0], "0", _OTHER, "", *parts[4:]))
             elif kind in (_DEEP, _DEEP_LAST) and parts[0] not in versions | {_OTHER}:
                 into[name] = _SEPARATOR.join((kind, _OTHER, *parts[1:]))
+        into.update(self.evidence.folds())
+        into.update(self._fold_run_times({key.split(_SEPARATOR)[4] for key in self._bound if _ROWS + key not in into}))
         self._writer.fold(into)
         for key in [key for key in self._bound if _ROWS + key in into]:
             self._bound.pop(key).move(into[_ROWS + key].removeprefix(_ROWS))
         self._deep.clear()
+
+    def _fold_run_times(self, live: set[str]) -> dict[str, str]:
+        live = live | set(self._shadowing)
+        for digest in [digest for digest in self._timed if digest not in live]:
+            self._timed.pop(digest).keep_in(self._writer.values, self._run_time_cells(_OTHER))
+        names = [name.split(_SEPARATOR) for name in self._writer.names()]
+        return {
+            _SEPARATOR.join((kind, *parts)): _SEPARATOR.join((kind, _OTHER, *parts[1:]))
+            for kind, *parts in names
+            if kind == _RUN_TIMES and parts[0] not in live | {_OTHER}
+        }
+
+    def time_runs(self, digest: str, times: RunTimes) -> None:
+        """Have `times` counted as those of the version with this digest."""
+        name = digest.removeprefix("sha256:")
+        if self._timed.get(name) is not times:
+            self._timed[name] = times
+            times.keep_in(self._writer.values, self._run_time_cells(name))
+
+    def _run_time_cells(self, name: str) -> list[int]:
+        cells: list[int] = []
+        for part in range(0, BINS, _RUN_TIMES_A_RUN):
+            label = _SEPARATOR.join((_RUN_TIMES, name, str(part)))
+            first = self._writer.place(label, width=_RUN_TIMES_A_RUN)
+            cells += range(first, first + _RUN_TIMES_A_RUN)
+        return cells
+
+    def shadowing(self, digest: str) -> Gauge:
+        """Copies of requests that a shadowed version has not answered yet: it is in no endpoint's count, but a worker that dies
+        of one is to be known by it."""
+        name = digest.removeprefix("sha256:")
+        gauge = self._shadowing.get(name)
+        if gauge is None:
+            cell = self._writer.place(_SHADOWING + _SEPARATOR + name, kind=GAUGE)
+            gauge = self._shadowing[name] = Gauge(self._writer.values, cell)
+        return gauge
 
     def deep_checked(self, version: str, result: str, seconds: float) -> None:
         """Count a deep check of `version` ("flights:3"), and how long it took."""
@@ -243,7 +292,8 @@ class WorkerMetrics:
 def executing(left: Mapping[str, int]) -> set[str]:
     """The digests of the versions that had requests in flight, out of the gauges that a dead worker left in its slot."""
     busy = [name.split(_SEPARATOR) for name, value in left.items() if value > 0]
-    return {f"sha256:{parts[4]}" for parts in busy if parts[0] == _IN_FLIGHT and len(parts) == 5}
+    live = {f"sha256:{parts[4]}" for parts in busy if parts[0] == _IN_FLIGHT and len(parts) == 5}
+    return live | {f"sha256:{parts[1]}" for parts in busy if parts[0] == _SHADOWING}
 
 
 def open_worker_metrics(path: Path, slot: int) -> WorkerMetrics:
@@ -281,6 +331,8 @@ class Totals:
         deep: deep checks by (version, result). deep_us: how long the last one of a version took, in the slowest live worker.
         counted: of each kind in COUNTED, by its labels. sharing: live workers with a shared cache, by whether it answers them.
         breakers: by (endpoint, arm), each worker's numbers and whether it runs.
+        evidence: what was counted for rollouts.
+        run_times: by digest, requests in each bin of RUN_TIME_BOUNDS_US and above.
         slots: who holds each slot.
     """
 
@@ -300,6 +352,8 @@ class Totals:
     breakers: dict[tuple[str, int], list[tuple[tuple[int, ...], bool]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    evidence: EvidenceTotals = field(default_factory=EvidenceTotals)
+    run_times: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * BINS))
     slots: list[SlotStatus] = field(default_factory=list)
 
 
@@ -319,6 +373,12 @@ def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
     value = cells.values[0]
     if bound is not None:
         _add_version(totals, (kind, *parts[4:]), bound, cells.values, alive=alive)
+    elif kind in EVIDENCE:
+        totals.evidence.add(kind, parts, cells.values)
+    elif kind == _RUN_TIMES:
+        _add_run_times(totals, parts, cells.values)
+    elif kind in (_DEEP, _DEEP_LAST):
+        _add_deep(totals, kind, parts, value if alive or kind == _DEEP else 0)
     elif kind == _RECORDS_LOST:
         totals.records_lost += value
     elif kind == _LOG_LINES:
@@ -333,10 +393,20 @@ def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
         totals.refused[parts[0], parts[1]] += value
     elif kind == _QUEUE:
         totals.queue[parts[0]] += value if alive else 0
-    elif kind == _DEEP:
+
+
+def _add_deep(totals: Totals, kind: str, parts: tuple[str, ...], value: int) -> None:
+    if kind == _DEEP:
         totals.deep[parts[0], parts[1]] += value
-    elif kind == _DEEP_LAST:
-        totals.deep_us[parts[0]] = max(totals.deep_us[parts[0]], value if alive else 0)
+    else:
+        totals.deep_us[parts[0]] = max(totals.deep_us[parts[0]], value)
+
+
+def _add_run_times(totals: Totals, parts: tuple[str, ...], values: tuple[int, ...]) -> None:
+    if parts[0] != _OTHER:
+        sums = totals.run_times[f"sha256:{parts[0]}"]
+        for place, value in enumerate(values[: BINS - int(parts[1])], int(parts[1])):
+            sums[place] += value
 
 
 def _add_version(totals: Totals, kinds: tuple[str, ...], bound: Bound, values: tuple[int, ...], *, alive: bool) -> None:

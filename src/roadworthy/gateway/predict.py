@@ -169,6 +169,8 @@ class Predict:
         self._log_access = instruments.log_access
         self._refusal = instruments.refusal
         self._arm = arm
+        # Who names the version is asked by nobody's draw. Bound here, so that requests without a rollout pay nothing for it.
+        self._hand_on = self._submit if endpoint.trial is None or arm is not None else self._draw
         self.max_body_bytes = policy.max_body_bytes
         self.timeout_s = policy.timeout_ms / 1_000
         self._kinds: dict[tuple[str, int, str, int, str, str, str, str], RecordKind] = {}
@@ -214,7 +216,7 @@ class Predict:
             if len(body) > self._most_inline(call):
                 self._aside(partial(_tried, call, body, self.max_body_bytes), partial(self._decoded, call))
             else:
-                self._submit(call, _decode(call, body, self.max_body_bytes))
+                self._hand_on(call, _decode(call, body, self.max_body_bytes))
         except Exception as error:  # noqa: BLE001 - the border of a prediction: any fault is this request's and nobody else's
             call.settle(as_error(self._seen(call, error)))
 
@@ -229,7 +231,7 @@ class Predict:
         try:
             if isinstance(result, Exception):
                 raise result
-            self._submit(call, result)
+            self._hand_on(call, result)
         except Exception as error:  # noqa: BLE001 - as in `run`
             call.settle(as_error(self._seen(call, error)))
 
@@ -240,6 +242,18 @@ class Predict:
         call.arm = arm
         arm.metrics.in_flight.add(1)
         arm.submit(decoded.batch, call)
+
+    def _draw(self, call: Call, decoded: Decoded) -> None:
+        """As `_submit`, for an endpoint in a rollout."""
+        trial = self._endpoint.trial
+        if trial is None:
+            raise ValueError("nothing to draw")
+        call.decoded = decoded
+        arm, drawn = trial.draw(call, call.headers, call.prediction_id, decoded.batch)
+        arm.version.leases.take()
+        call.arm = arm
+        arm.metrics.in_flight.add(1)
+        arm.submit(decoded.batch, drawn)
 
     def finish(self, call: Call, outcome: Outcome) -> None:
         """Encode the answer, or the error; count, record and send it. The only way out of a prediction that was opened."""

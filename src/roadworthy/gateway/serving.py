@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot
-from roadworthy.contract.telemetry import CONNECTED, UNREACHABLE, VersionState, WorkerReport
+from roadworthy.contract.telemetry import CONNECTED, FAILED, UNREACHABLE, VersionState, WorkerReport
 from roadworthy.gateway.admission import Admission, Keys
 from roadworthy.gateway.deep import FAILURES
 from roadworthy.gateway.endpoints import Endpoint, Surroundings, Unbindable, bind
@@ -114,6 +114,7 @@ class Serving:
             self._served = snapshot
         waiting = {name: door for name, door in self._admissions.items() if name not in self._endpoints}
         self._routing.rebuild(self._keys, self._endpoints, waiting)
+        self._metrics.evidence.keep(entry.rollout.id for entry in snapshot.endpoints if entry.rollout is not None)
         if self._pinned() != before:
             self._want()
         if self._around.rules is not None:
@@ -209,11 +210,25 @@ class Serving:
         if previous is not None and previous.uses(entry, self._manager.version):
             return previous
         try:
-            door = self._admissions[entry.name]
-            return bind(entry, packages, self._manager.version, door, self._around)
+            return self._bind(entry, packages)
         except Unbindable as error:
             self._reasons[entry.name] = str(error)
-            return previous
+            return previous or self._without_shadow(entry, packages)
+
+    def _bind(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint:
+        return bind(entry, packages, self._manager.version, self._admissions[entry.name], self._around)
+
+    def _without_shadow(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint | None:
+        """For a worker that begins: a shadowed version that cannot be loaded must not keep the one that serves from serving."""
+        if entry.rollout is None or not entry.rollout.shadow or not self._hopeless(entry.rollout.canary):
+            return None
+        try:
+            return self._bind(msgspec.structs.replace(entry, rollout=None), packages)
+        except Unbindable:
+            return None
+
+    def _hopeless(self, digest: str) -> bool:
+        return any(each.digest == digest and each.state == FAILED for each in self._manager.states())
 
     def _pinned(self) -> frozenset[str]:
         return frozenset(version.digest for endpoint in self._endpoints.values() for version in endpoint.versions)
@@ -222,6 +237,8 @@ class Serving:
         """Have the packages loaded, those of splits before those that are only kept warm."""
         if self._offered is None:
             return
-        in_splits = {arm.digest for entry in self._offered.endpoints for arm in entry.split}
+        entries = self._offered.endpoints
+        in_splits = {arm.digest for entry in entries for arm in entry.split}
+        in_splits |= {entry.rollout.canary for entry in entries if entry.rollout is not None}
         ordered = sorted(self._offered.packages, key=lambda package: package.digest not in in_splits)
         self._manager.want(ordered, self._pinned(), policies=policies_of(self._offered), retry=retry)

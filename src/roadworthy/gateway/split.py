@@ -1,4 +1,5 @@
-"""Which version answers: a pure choice by weight. One caller key always gets the same arm of the same split."""
+"""Which version answers: a pure choice by weight. One caller key always gets the same arm of the same split, and while only the
+share of one arm grows, a key that has that arm keeps it."""
 
 from __future__ import annotations
 
@@ -33,5 +34,20 @@ class Split(Generic[T]):
         """The arm for a key: a user, a session, or the prediction's own id."""
         if self._only is not None:
             return self._only
-        point = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") % FULL_SHARE
-        return self.arms[bisect_right(self._bounds, point)]
+        return self.arms[bisect_right(self._bounds, point_of(key))]
+
+
+def point_of(key: str) -> int:
+    """Where a key lies from 0 to FULL_SHARE (exclusive), as good as at random."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") % FULL_SHARE
+
+
+def sticky_key(rollout: str, unit: str) -> str:
+    """What a user (session, ...) is drawn by: users with bad luck in one rollout have it not in the next."""
+    return f"{rollout}\x1f{unit}"
+
+
+def unit_hash(rollout: str, unit: str) -> int:
+    """What telemetry has of a user: 1 to 2^63 - 1, and nobody can tell who it is without knowing the user already."""
+    digest = hashlib.blake2b(f"unit\x1f{rollout}\x1f{unit}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1 or 1

@@ -15,6 +15,7 @@ from roadworthy.contract.policy import Batching
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
 from roadworthy.runtime.gain import Gain
 from roadworthy.runtime.line import Line, Member
+from roadworthy.runtime.run_times import RunTimes
 from roadworthy.runtime.runners.inline import WRONG_COUNT
 from roadworthy.runtime.runners.runner import Runner
 from roadworthy.runtime.thread import ModelThread
@@ -33,6 +34,7 @@ class Batcher:
     Attributes:
         busy_since: monotonic clock, seconds, when the present run began; None when none is under way. A run that never ends is
             seen here, whatever its thread does.
+        times: how long runs took.
     """
 
     def __init__(self, runner: Runner, loop: asyncio.AbstractEventLoop, batching: Batching | None = None) -> None:
@@ -48,6 +50,7 @@ class Batcher:
         self._alone = False
         self._went_alone = 0
         self.busy_since: float | None = None
+        self.times = RunTimes()
 
     def __repr__(self) -> str:
         place = "loop" if self._thread is None else "thread"
@@ -122,7 +125,9 @@ class Batcher:
     def _run(self, group: list[Member]) -> None:
         begun = time.perf_counter()
         results = run_joined(self._runner, [batch for batch, _ in group])
-        self._learn(group, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        self._line.gain.ran(sum([batch.rows for batch, _ in group]), seconds)
+        self.times.ran(seconds, len(group))
         _settle(group, results)
 
     def _feed(self, thread: ModelThread) -> None:
@@ -137,13 +142,11 @@ class Batcher:
         group, self._running = self._running, []
         self.busy_since = None
         results, seconds = outcome
-        self._learn(group, seconds)
+        self._line.gain.ran(sum([batch.rows for batch, _ in group]), seconds)
+        self.times.ran(seconds, len(group))
         _settle(group, results)
         if len(self._line) and self._scheduled is None:
             self._scheduled = self._loop.call_soon(self._turn)
-
-    def _learn(self, group: list[Member], seconds: float) -> None:
-        self._line.gain.ran(sum([batch.rows for batch, _ in group]), seconds)
 
 
 def run_joined(runner: Runner, batches: list[Batch]) -> list[Result]:

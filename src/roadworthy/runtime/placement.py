@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import PackageEntry, Snapshot
 from roadworthy.runtime.loading import package_folder
@@ -128,7 +130,8 @@ def _hang_s(policy: Policy) -> float:
 
 def policies_of(snapshot: Snapshot) -> Mapping[str, tuple[Policy, ...]]:
     """For each package of the snapshot the policies that place it: of endpoints whose split or fallback names it, or else of
-    those that serve another version of its model, so that a version is where it will be before it gets traffic."""
+    those that serve another version of its model, so that a version is where it will be before it gets traffic. One that is only
+    shadowed is apart: no caller may wait for it, and none may lose a worker to it."""
     models = {package.digest: package.model for package in snapshot.packages}
     direct: dict[str, list[Policy]] = {}
     of_model: dict[str, list[Policy]] = {}
@@ -137,9 +140,16 @@ def policies_of(snapshot: Snapshot) -> Mapping[str, tuple[Policy, ...]]:
         digests |= {step.digest for step in endpoint.policy.fallback if step.digest is not None}
         for digest in digests:
             direct.setdefault(digest, []).append(endpoint.policy)
+        rollout = endpoint.rollout
+        if rollout is not None and rollout.shadow:
+            direct.setdefault(rollout.canary, []).append(_apart(endpoint.policy))
         for model in {models[digest] for digest in digests if digest in models}:
             of_model.setdefault(model, []).append(endpoint.policy)
     return {digest: tuple(direct.get(digest) or of_model.get(model) or ()) for digest, model in models.items()}
+
+
+def _apart(policy: Policy) -> Policy:
+    return msgspec.structs.replace(policy, placement=msgspec.structs.replace(policy.placement, where=PROCESS))
 
 
 def placer(folder: Path) -> Place:

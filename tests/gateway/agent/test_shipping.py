@@ -8,8 +8,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from roadworthy.contract.evidence import ArmCount, BadUnit, RolloutCounts
 from roadworthy.contract.telemetry import LOADING, READY, VersionState
 from roadworthy.gateway.metrics import open_worker_metrics
+from roadworthy.runtime.run_times import RunTimes
 from tests.gateway.agent.conftest import StandIn, eventually
 from tests.gateway.agent.records import record
 
@@ -59,6 +61,32 @@ def test_counts_come_from_the_slab(stand_in: Any, start_agent: Any) -> None:
     assert found == {
         ("flights", 2, DIGEST, "ok"): 2, ("flights", 2, DIGEST, "model-failed"): 1, ("", 0, "", "not-found"): 1
     }  # fmt: skip
+
+
+def test_evidence_and_run_times_come_from_the_slab(stand_in: Any, start_agent: Any) -> None:
+    """All that was counted since the slab was made, each time; also by an agent that was started anew."""
+    agent = start_agent(stand_in)
+    metrics = open_worker_metrics(agent.slab, 0)
+    key = ("rollout-1", "4", "errors", "canary")
+    metrics.evidence.sample(key, bad=True)
+    metrics.evidence.unit(key, 255)
+    times = RunTimes()
+    times.warming = 0
+    metrics.time_runs(DIGEST, times)
+    times.ran(1e-5, 3)
+    counts = RolloutCounts(
+        "rollout-1",
+        (ArmCount(4, "errors", "canary", 1, 1),),
+        units=(BadUnit(4, "errors", "canary", "00000000000000ff"),),
+    )
+    eventually(lambda: stand_in.frames and stand_in.frames[-1].rollouts == (counts,), "the counts arrive")
+    assert agent.stop() == 0
+    before = len(stand_in.frames)
+    start_agent(stand_in)
+    eventually(lambda: len(stand_in.frames) > before, "a frame of the second agent")
+    assert stand_in.frames[-1].rollouts == (counts,)
+    (run_times,) = stand_in.frames[-1].run_times
+    assert (run_times.digest, run_times.counts[0], sum(run_times.counts)) == (DIGEST, 3, 3)
 
 
 def test_a_change_of_state_is_told_at_once(stand_in: Any, start_agent: Any) -> None:

@@ -182,7 +182,7 @@ def _wire(document: StartDocument) -> _Agent:
     control = shipping = None
     if document.control_url is not None:
         control = ControlLink(document.control_url, document.key or "", document.gateway)
-        frames = Frames(document.gateway, reader.boot, slot, read, SystemClock())
+        frames = Frames((document.gateway, reader.boot), slot, read, SystemClock(), lambda: sync.current)
         shipping = Shipping(document.gateway, control, frames, sink, metrics.lost_records)
     return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, GatewayCollector(read, facts))
 

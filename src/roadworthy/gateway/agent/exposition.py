@@ -14,6 +14,7 @@ from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import READY, WorkerReport
 from roadworthy.foundation.slab import SlotStatus
 from roadworthy.gateway.agent.layer_metrics import breakers, layer_counts
+from roadworthy.gateway.agent.rollout_metrics import rollout_counts
 from roadworthy.gateway.agent.runners import Keeping
 from roadworthy.gateway.metrics import BUCKETS_S, Bound, Totals
 
@@ -66,6 +67,7 @@ class GatewayCollector(Collector):
         if facts.snapshot is not None:
             yield _versions(facts.snapshot, facts.reports)
             yield breakers(totals, facts.snapshot)
+            yield from rollout_counts(totals, facts.snapshot)
             yield from _runners(facts.snapshot, facts.keeping)
 
 

@@ -13,7 +13,9 @@ from collections.abc import Callable
 import httpx
 import structlog
 
-from roadworthy.contract.telemetry import RecordFile, RequestCount, Telemetry, encode_telemetry
+from roadworthy.contract.evidence import RolloutCounts
+from roadworthy.contract.snapshot import Snapshot
+from roadworthy.contract.telemetry import RecordFile, RequestCount, RunTimes, Telemetry, encode_telemetry
 from roadworthy.foundation.clock import Clock
 from roadworthy.foundation.slab import SlotWriter
 from roadworthy.gateway.agent.control import Backoff, ControlLink
@@ -26,6 +28,10 @@ SETTLE_S = 0.01
 """Changes that come this close together travel in one frame."""
 WORKER_LOST = "worker-lost"
 """The outcome under which requests are counted that were in flight in a worker that died."""
+
+NAMED_FOR_S = 600.0
+"""A rollout is told of for so long after the last snapshot that named it: what was counted late, or while the control plane was
+away, is still to arrive."""
 
 _MANIFESTS_A_FRAME = 500
 _PERMANENT = frozenset({400, 409, 413, 415, 422})
@@ -57,19 +63,28 @@ class Frames:
     """Makes telemetry frames. The sequence lives in the agent's slot, so that it goes on after a restart within the same boot.
 
     Args:
-        gateway: this gateway's id. boot: the slab's.
+        source: this gateway's id, and the slab's boot.
         slot: the agent's own slot.
         read: the totals of all slots.
         clock: for the frame's time.
+        snapshot: the one in force.
     """
 
-    def __init__(self, gateway: str, boot: str, slot: SlotWriter, read: Callable[[], Totals], clock: Clock) -> None:
-        self._gateway = gateway
-        self._boot = boot
+    def __init__(
+        self,
+        source: tuple[str, str],
+        slot: SlotWriter,
+        read: Callable[[], Totals],
+        clock: Clock,
+        snapshot: Callable[[], Snapshot | None],
+    ) -> None:
+        self._gateway, self._boot = source
         self._slot = slot
         self._cell = slot.place("sequence")
         self._read = read
         self._clock = clock
+        self._snapshot = snapshot
+        self._named: dict[str, int] = {}
 
     def make(self, hub: Hub, manifests: tuple[RecordFile, ...]) -> Telemetry:
         """The next frame: how things are now."""
@@ -84,7 +99,20 @@ class Frames:
             counts=count_requests(totals),
             record_files=manifests,
             lost_records=totals.records_lost,
+            rollouts=self._rollouts(totals),
+            run_times=tuple(RunTimes(digest, tuple(counts)) for digest, counts in sorted(totals.run_times.items())),
         )
+
+    def _rollouts(self, totals: Totals) -> tuple[RolloutCounts, ...]:
+        now_us, snapshot = self._clock.now_us(), self._snapshot()
+        for entry in () if snapshot is None else snapshot.endpoints:
+            if entry.rollout is not None:
+                self._named[entry.rollout.id] = now_us
+        counted = totals.evidence.rollouts()
+        for rollout in counted:
+            self._named.setdefault(rollout, now_us)  # the agent was started anew after the rollout's end
+        until_us = now_us - int(NAMED_FOR_S * 1e6)
+        return tuple(totals.evidence.counts(each) for each in sorted(counted) if self._named[each] >= until_us)
 
 
 class Shipping:

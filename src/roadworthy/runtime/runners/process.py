@@ -22,6 +22,7 @@ from roadworthy.runtime.apart.connect import connect, open_with_memory
 from roadworthy.runtime.apart.memory import SharedMemory
 from roadworthy.runtime.gain import Gain
 from roadworthy.runtime.line import Line, Member, too_late
+from roadworthy.runtime.run_times import RunTimes
 from roadworthy.runtime.ticket import Answer, Ticket
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Signature
@@ -71,6 +72,7 @@ class ProcessBatcher:
         self._scheduled: asyncio.Handle | None = None
         self._greeted: frames.Greeting | None = None
         self._barred: Callable[[], RoadworthyError] | None = None
+        self.times = RunTimes()
 
     def __repr__(self) -> str:
         return f"ProcessBatcher({self.digest[:15]}, {len(self._links)} runners, {self._batching})"
@@ -157,11 +159,12 @@ class ProcessBatcher:
             if group:
                 link.send(group)
 
-    def learn(self, outcomes: frames.Outcomes, rows: int, seconds: float) -> None:
+    def learn(self, outcomes: frames.Outcomes, rows: int, requests: int, seconds: float) -> None:
         """How long a run took there, and how long `rows` of it took as seen from here: with the rows of other workers, the way
         there and back, and the waiting for a processor."""
         if outcomes.rows:
             self._line.gain.ran(outcomes.rows, outcomes.seconds)
+            self.times.ran(outcomes.seconds, requests)
         self._line.moved(rows, seconds)
 
     def greeted(self, greeting: frames.Greeting) -> None:
@@ -442,7 +445,7 @@ class _Connection(asyncio.Protocol):
         del self.sent[number]
         now, rows = time.monotonic(), sum(batch.rows for batch, _ in sent.members)
         self.rows -= rows
-        self._owner.learn(outcomes, rows, now - max(sent.at, self._answered_at))
+        self._owner.learn(outcomes, rows, len(sent.members), now - max(sent.at, self._answered_at))
         self._answered_at = now
         _settle(sent.members, outcomes)
         self._owner.send_waiting()

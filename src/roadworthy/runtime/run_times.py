@@ -1,0 +1,43 @@
+"""How long runs of one version take. Each batcher has one; a rollout freezes what slow means from it and judges by the last."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import MutableSequence, Sequence
+
+from roadworthy.contract.telemetry import RUN_TIME_BOUNDS_US
+
+BINS = len(RUN_TIME_BOUNDS_US) + 1
+WARM_UP_RUNS = 20
+"""The first runs of a version in a process allocate and compile: how long they take says nothing about the version."""
+
+
+class RunTimes:
+    """A histogram, in cells that outlive the process where `keep_in` names some. Event loop only.
+
+    Attributes:
+        last_us: microseconds of the last run, while the requests that it answered are being settled; -1 during warm-up.
+        warming: runs that are still to come before any is counted.
+    """
+
+    __slots__ = ("_cells", "_values", "last_us", "warming")
+
+    def __init__(self) -> None:
+        self._values: MutableSequence[int] | memoryview[int] = [0] * BINS
+        self._cells: Sequence[int] = range(BINS)
+        self.last_us = -1
+        self.warming = WARM_UP_RUNS
+
+    def keep_in(self, values: memoryview[int], cells: Sequence[int]) -> None:
+        """Count in `values` from here on, bin by bin in `cells`."""
+        self._values = values
+        self._cells = cells
+
+    def ran(self, seconds: float, requests: int) -> None:
+        """Count a run that answered so many requests."""
+        if self.warming:
+            self.warming -= 1
+            self.last_us = -1
+            return
+        self.last_us = took_us = int(seconds * 1e6)
+        self._values[self._cells[bisect_left(RUN_TIME_BOUNDS_US, took_us)]] += requests
