@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -81,6 +82,17 @@ class Fleet:
         counts = [0] * (len(RUN_TIME_BOUNDS_US) + 1)
         counts[next(n for n, bound in enumerate(RUN_TIME_BOUNDS_US) if bound >= 1_000)] = runs
         self.run_times = (RunTimes(digest, tuple(counts)),)
+
+
+def three_versions(admin: httpx.Client, fleet: Fleet, make_package: Callable[..., Path]) -> list[str]:
+    """Push three and have the first one serve; their digests."""
+    digests = []
+    for factor in (2.0, 3.0, 4.0):
+        reply = admin.post("/api/v1/packages", content=make_package(factor=factor).read_bytes())
+        digests.append(str(reply.json()["digest"]))
+    admin.put(LINE, json={"version": "line:1"})
+    eventually(lambda: fleet.follow() and admin.get(LINE).json()["state"] == "serving", "the first version serves")
+    return digests
 
 
 def begin(admin: httpx.Client, version: str = "line:2", **more: Any) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+"""`roadworthy rollout …` and `client.rollouts` against a real control plane and a stand-in for the data plane."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.client import Client
+from roadworthy.foundation.errors import Conflict, InvalidRequest
+from tests.cli.conftest import Run, read
+from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
+from tests.control.fleet import FAST, Fleet, follow_until, three_versions
+
+PLAN = """
+endpoint: line
+version: line:2
+steps: [5, 100]
+hold: 0
+evidence: 10
+guards: [errors]
+"""
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlProcess]:
+    """A control plane of the test's own."""
+    process = ControlProcess(tmp_path / "control")
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def admin(control: ControlProcess) -> Iterator[httpx.Client]:
+    """A client with the admin key."""
+    with control.client(control.admin_key) as client:
+        yield client
+
+
+@pytest.fixture
+def fleet(
+    control: ControlProcess,
+    admin: httpx.Client,
+    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+) -> Iterator[Fleet]:
+    """Three versions are there and the first one serves."""
+    with control.client(control.gateway_key) as link:
+        found = Fleet(link)
+        three_versions(admin, found, make_package)
+        yield found
+
+
+@pytest.fixture
+def rollout(run: Run, control: ControlProcess) -> Callable[..., Any]:
+    """Runs `roadworthy rollout …` against it."""
+
+    def go(*arguments: str) -> Any:
+        return run("rollout", *arguments, ROADWORTHY_CONTROL_URL=control.url, ROADWORTHY_KEY=control.admin_key)
+
+    return go
+
+
+def test_from_a_plan_to_its_history(
+    rollout: Callable[..., Any], fleet: Fleet, admin: httpx.Client, tmp_path: Path
+) -> None:
+    """Started from a file, watched as JSON lines to its rollback, and told by history and show; the exit status says so."""
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    begun = read(rollout("start", "-f", "plan.yaml", "--json"))
+    assert (begun["strategy"], begun["version"], begun["steps"]) == ("canary", "line:2", 2)
+    assert "line:2" in rollout("list").stdout
+    seen: list[Any] = []
+    watching = threading.Thread(target=lambda: seen.append(rollout("watch", "line", "--json", "--exit-status")))
+    watching.start()
+    follow_until(fleet, admin, lambda found: found["share"] == 5)
+    fleet.serve(200, canary_bad=10)
+    follow_until(fleet, admin, lambda found: found["phase"] == "finished")
+    watching.join()
+    assert seen[0].returncode == 1
+    last = json.loads(seen[0].stdout.splitlines()[-1])
+    assert (last["outcome"], last["verdict"]["code"]) == ("rolled-back", "worse")
+    told = rollout("history", "line").stdout
+    assert "rolled-back" in told
+    assert "controller" in told
+    shown = rollout("show", "line").stdout
+    assert "10 of 10" in shown
+    assert rollout("watch", "line").stdout.startswith("rolled-back, step 1 of 2, 0 % | errors 10/10 against 0/190")
+
+
+def test_what_people_decide(rollout: Callable[..., Any], fleet: Fleet, admin: httpx.Client) -> None:
+    """Flags make the plan; pause, resume, promote and abort say what they did, and abort says when there is nothing."""
+    nothing = read(rollout("abort", "line", "--json"))
+    assert (nothing["done"], nothing["refused"]) == (False, "nothing is in progress")
+    assert "nothing was done" in rollout("abort", "line").stdout
+    flags = ("--steps", "5,50.5", "--hold", "10m", "--guards", "errors", "--evidence", "7")
+    begun = read(rollout("start", "line", "line:3", *flags, "--json"))
+    assert [step["weight"] for step in begun["plan"]["steps"]] == [500, 5_050]
+    follow_until(fleet, admin, lambda found: found["share"] == 5)
+    again = rollout("start", "line", "line:2", "--guards", "errors")
+    assert again.returncode == 4
+    assert "step 1 of 2, 5 % of the traffic" in again.stderr
+    assert read(rollout("pause", "line", "--json"))["paused"] is True
+    assert read(rollout("resume", "line", "--json"))["paused"] is False
+    assert read(rollout("promote", "line", "--json"))["share"] == 100
+    follow_until(fleet, admin, lambda found: found["outcome"] == "promoted")
+
+
+def test_bad_input_is_one_clear_error(rollout: Callable[..., Any], fleet: Fleet, tmp_path: Path) -> None:
+    """No version, a broken file, a plan with faults, no baseline: a stable code and no traceback."""
+    (tmp_path / "broken.yaml").write_text("steps: [5")
+    for arguments, code in (
+        (("start", "line"), "invalid-plan"),
+        (("start", "line", "line:2", "-f", "broken.yaml"), "invalid-plan"),
+        (("start", "line", "line:2", "--steps", "5,x"), "invalid-plan"),
+        (("start", "line", "line:2"), "rollout-refused"),
+        (("start", "line", "line:9", "--guards", "errors"), "unknown-version"),
+        (("show", "line"), "unknown-rollout"),
+        (("pause", "line"), "no-rollout-running"),
+    ):
+        result = rollout(*arguments)
+        assert result.returncode != 0
+        assert f"code: {code}" in result.stderr, arguments
+        assert "Traceback" not in result.stderr
+    refused = rollout("start", "line", "line:1")
+    assert "(same-version)" in refused.stderr
+    assert "(no-baseline)" in refused.stderr
+
+
+def test_the_typed_client_and_the_events(control: ControlProcess, fleet: Fleet, admin: httpx.Client) -> None:
+    """Errors come as classes; what is slow is frozen from run times; a long poll hears of an event."""
+    fleet.measured(fleet.entry().split[0].digest)
+    fleet.follow()
+    with Client(control_url=control.url, key=control.admin_key) as client:
+        with pytest.raises(InvalidRequest) as wrong:
+            client.rollouts.start("line", "line:2", {"strategy": "canery"})
+        assert wrong.value.code == "invalid-plan"
+        begun = client.rollouts.start(
+            "line", "line:2", {**FAST, "guards": ["errors", "slow"], "sticky": {"header": "X-User"}}
+        )
+        with pytest.raises(Conflict) as second:
+            client.rollouts.start("line", "line:3", FAST)
+        assert second.value.facts["rollout"] == begun["id"]
+        follow_until(fleet, admin, lambda found: found["share"] == 5)
+        entry = fleet.entry().rollout
+        assert (entry.id, entry.sticky_header, entry.signals) == (begun["id"], "X-User", ("errors", "slow"))
+        assert 1_000 <= entry.slow_us <= 1_100
+        page = client.events()
+        assert [event["kind"] for event in page["items"]] == ["rollout-started", "rollout-split"]
+        heard: list[Any] = []
+        waiting = threading.Thread(target=lambda: heard.append(client.events(page["next"], wait_s=20)))
+        waiting.start()
+        assert client.rollouts.abort("line")["done"] is True
+        waiting.join()
+        assert heard[0]["items"][0]["detail"]["share"] == 0
+        follow_until(fleet, admin, lambda found: found["phase"] == "finished")
+        assert [found["outcome"] for found in client.rollouts.history("line")] == ["aborted"]
+        assert client.rollouts.in_progress() == []
+        assert next(client.rollouts.watch("line"))["decided_by"] == control.admin_id
