@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import subprocess
 import warnings
@@ -14,11 +15,19 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from roadworthy.contract.telemetry import RecordFile, RequestCount, Telemetry, WorkerReport
+from roadworthy.contract.evidence import ArmCount, RolloutCounts
+from roadworthy.contract.telemetry import READY, RecordFile, RequestCount, Telemetry, VersionState, WorkerReport
 from roadworthy.control.plane import Plane
-from roadworthy.control.verbs import keys, telemetry
+from roadworthy.control.verbs import keys, rollouts, telemetry
 from roadworthy.control.wiring import build_plane
-from roadworthy.foundation.errors import StoreError
+from roadworthy.foundation.errors import Conflict, StoreError
+from roadworthy.foundation.references import VersionReference
+from roadworthy.registry import versions
+from roadworthy.registry.versions import Version
+from roadworthy.rollout import endpoints
+from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field, Signature
 from roadworthy.store.engine import open_database
 from roadworthy.store.tables import metadata
 
@@ -86,6 +95,45 @@ def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> Non
     assert [key["id"] for key in keys.list_all(second)["items"]] == ["key-first"]
     assert telemetry.status(second, "1")["gateways"][0]["id"] == "gw-1"
     second.database.close()
+
+
+def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
+    """Begun, counted for, found worse and gone back, with its history and its events; a second one is refused by the database."""
+    both = plane(url, tmp_path)
+    signature = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),)).to_document()
+    with both.database.begin() as connection:
+        for number in (1, 2):
+            digest = f"sha256:{number:064x}"
+            found = Version(VersionReference("line", 0), digest, 1, signature, (), None, 1, "me")
+            versions.register(connection, found)
+        endpoints.create(connection, Endpoint("line", 1, "line:1", None, None, {}, signature, 1, "me"))
+    both.bulletin.refresh()
+    counts: tuple[RolloutCounts, ...] = ()
+    sequence = itertools.count(1)
+
+    def follow() -> None:
+        snapshot = both.bulletin.edition.snapshot
+        states = tuple(VersionState(f"sha256:{number:064x}", READY) for number in (1, 2))
+        worker = WorkerReport(0, 1, "w", snapshot.epoch, snapshot.revision, snapshot.revision, states)
+        telemetry.take_frame(both, Telemetry("gw-1", "b", next(sequence), 1, (worker,), rollouts=counts))
+
+    follow()
+    wanted = rollouts.Wanted("line:2", {"strategy": "canary", "steps": [50, 100], "guards": ["errors"]})
+    begun = rollouts.start(both, "line", wanted, "me")
+    with pytest.raises(Conflict, match="in progress"):
+        rollouts.start(both, "line", wanted, "you")
+    follow()
+    now = rollouts.get(both, "line", "current")
+    assert (now["phase"], now["share"]) == ("stepping", 50)
+    counts = (RolloutCounts(begun["id"], (ArmCount(now["generation"], "errors", "canary", 20, 20),)),)
+    follow()
+    follow()
+    (ended,) = rollouts.history(both, "line", 5, None)["items"]
+    assert (ended["outcome"], ended["verdict"]["findings"][0]["bad"]) == ("rolled-back", 20)
+    kinds = [event["kind"] for event in telemetry.events_after(both, 0, 10)["items"]]
+    assert kinds[0] == "rollout-started"
+    assert kinds[-1] == "rollout-finished"
+    both.database.close()
 
 
 def test_d20_a_newer_schema_is_refused_on_postgresql(url: str) -> None:
