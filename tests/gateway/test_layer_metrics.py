@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from roadworthy.contract.policy import BreakerPolicy, Policy
-from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot
+from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, RolloutEntry, Snapshot
+from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.gateway.agent.exposition import AgentFacts, GatewayCollector, render
+from roadworthy.gateway.agent.shipping import Known, with_troubles
 from roadworthy.gateway.layers import BreakerCells, LayerCounts, owner_of
 from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics, read_totals
 from roadworthy.runtime.breaker import LOOK_S, Circuit, State
@@ -135,3 +137,43 @@ def test_counts_are_summed_over_workers(slab: Path) -> None:
     assert 'roadworthy_cache_requests_total{endpoint="flights",result="hit"} 6.0' in lines
     assert 'roadworthy_cache_requests_total{endpoint="flights",result="miss"} 2.0' in lines
     assert 'roadworthy_fallbacks_total{endpoint="flights",kind="static",reason="circuit-open"} 2.0' in lines
+
+
+def test_reports_say_what_only_the_agent_knows(slab: Path) -> None:
+    """Open breakers and crashes, beside the versions that they are of; the others' reports stay as they came."""
+    metrics = open_worker_metrics(slab, 0)
+    opened = circuit(metrics)
+    now = time.monotonic_ns()
+    for _ in range(20):
+        opened.observe(now, failed=True, slow=False)
+    assert not opened.admits(now + LOOK_NS)
+    states = tuple(VersionState(digest, READY) for digest in (*DIGESTS[:2], "sha256:other"))
+    report = WorkerReport(0, 1, "b", "e", 1, 1, states)
+    known = Known(snapshot(), {DIGESTS[1]: 2})
+    (found,) = with_troubles([report], read_totals(SlabReader(slab)), known)
+    assert [(each.breaker_open, each.crashes) for each in found.versions] == [(True, 0), (False, 2), (False, 0)]
+    assert with_troubles([report], read_totals(SlabReader(slab)), Known()) == (report,)
+
+
+def test_rollouts_on_the_metrics_page(slab: Path) -> None:
+    """Those that the snapshot names, over all generations."""
+    cells = open_worker_metrics(slab, 0).evidence
+    for generation in ("1", "2"):
+        for rollout in ("r", "earlier"):
+            cells.sample((rollout, generation, "errors", "canary"), bad=generation == "2")
+        cells.pair(("r", generation, "disagreement"), canary_bad=generation == "1", stable_bad=False)
+    cells.exclude(("r", "1", "shed", "stable"))
+    entry = EndpointEntry("flights", 1, (), {}, rollout=RolloutEntry("r", *DIGESTS[:2]))
+    facts = AgentFacts(Snapshot("e", 1, (), (entry,)), (), None, 0)
+    reader = SlabReader(slab)
+    text = render(GatewayCollector(lambda: read_totals(reader), lambda: facts)).decode()
+    found = {line for line in text.splitlines() if line.startswith("roadworthy_rollout_")}
+    assert {line for line in found if "_created" not in line} == {
+        'roadworthy_rollout_samples_total{arm="canary",endpoint="flights",rollout="r",signal="errors"} 2.0',
+        'roadworthy_rollout_bad_total{arm="canary",endpoint="flights",rollout="r",signal="errors"} 1.0',
+        'roadworthy_rollout_excluded_total{arm="stable",endpoint="flights",reason="shed",rollout="r"} 1.0',
+        'roadworthy_rollout_pairs_total{endpoint="flights",result="canary",rollout="r",signal="disagreement"} 1.0',
+        'roadworthy_rollout_pairs_total{endpoint="flights",result="stable",rollout="r",signal="disagreement"} 0.0',
+        'roadworthy_rollout_pairs_total{endpoint="flights",result="equal",rollout="r",signal="disagreement"} 1.0',
+    }
+    assert "rollout" not in scrape(slab)

@@ -65,6 +65,19 @@ def breakers(totals: Totals, snapshot: Snapshot) -> Metric:
         labels=("endpoint", "version", "state"),
     )
     names = {entry.digest: f"{entry.model}:{entry.version}" for entry in snapshot.packages}
+    for endpoint, digest, present in _states(totals, snapshot):
+        for state in State:
+            family.add_metric((endpoint, names.get(digest, ""), state.value), float(state is present))
+    return family
+
+
+def not_closed(totals: Totals, snapshot: Snapshot) -> set[str]:
+    """The digests of versions that a breaker keeps from being asked as usual."""
+    return {digest for _, digest, state in _states(totals, snapshot) if state is not State.CLOSED}
+
+
+def _states(totals: Totals, snapshot: Snapshot) -> Iterator[tuple[str, str, State]]:
+    """Endpoint, digest and how the breaker between them is."""
     now_ns = time.monotonic_ns()
     for endpoint in snapshot.endpoints:
         policy = endpoint.policy.breaker
@@ -73,8 +86,4 @@ def breakers(totals: Totals, snapshot: Snapshot) -> Metric:
         for number, arm in enumerate(endpoint.split):
             owner = owner_of(arm.digest, policy.window_s)
             runs = [run for run in totals.breakers.get((endpoint.name, number), ()) if run[0][OWNER] == owner]
-            present = view_of(runs, now_ns, bucket_of(policy.window_s)).state(now_ns)
-            for state in State:
-                labels = (endpoint.name, names.get(arm.digest, ""), state.value)
-                family.add_metric(labels, float(state is present))
-    return family
+            yield endpoint.name, arm.digest, view_of(runs, now_ns, bucket_of(policy.window_s)).state(now_ns)

@@ -9,6 +9,9 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.gateway.metrics import Totals
 
+Sums = dict[tuple[str, str, str], int]
+"""By family, and the two labels after the rollout."""
+
 
 def rollout_counts(totals: Totals, snapshot: Snapshot) -> Iterator[Metric]:
     """Samples, bad ones, copies and what is no evidence, over all generations. Nothing where there is no rollout."""
@@ -25,26 +28,25 @@ def rollout_counts(totals: Totals, snapshot: Snapshot) -> Iterator[Metric]:
         "Copied requests that both versions answered, by what came out: equal, canary or stable (that one alone was bad).",
         labels=(*labels, "signal", "result"),
     )
+    families = {family.name: family for family in (samples, bad, excluded, pairs)}
     entries = [(entry.name, entry.rollout.id) for entry in snapshot.endpoints if entry.rollout is not None]
     for endpoint, rollout in entries:
-        sums: dict[tuple[CounterMetricFamily, str, str], int] = {}
+        sums: Sums = {}
         counts = totals.evidence.counts(rollout)
         for each in counts.arms:
-            _add(sums, (samples, each.signal, each.arm), each.samples)
-            _add(sums, (bad, each.signal, each.arm), each.bad)
+            _add(sums, (samples.name, each.signal, each.arm), each.samples)
+            _add(sums, (bad.name, each.signal, each.arm), each.bad)
         for left in counts.excluded:
-            _add(sums, (excluded, left.reason, left.arm), left.count)
+            _add(sums, (excluded.name, left.reason, left.arm), left.count)
         for pair in counts.pairs:
-            _add(sums, (pairs, pair.signal, "canary"), pair.canary_bad)
-            _add(sums, (pairs, pair.signal, "stable"), pair.stable_bad)
-            _add(sums, (pairs, pair.signal, "equal"), pair.pairs - pair.canary_bad - pair.stable_bad)
-        for (family, first, second), count in sums.items():
-            family.add_metric((endpoint, rollout, first, second), float(count))
+            _add(sums, (pairs.name, pair.signal, "canary"), pair.canary_bad)
+            _add(sums, (pairs.name, pair.signal, "stable"), pair.stable_bad)
+            _add(sums, (pairs.name, pair.signal, "equal"), pair.pairs - pair.canary_bad - pair.stable_bad)
+        for (name, first, second), count in sums.items():
+            families[name].add_metric((endpoint, rollout, first, second), float(count))
     if entries:
-        yield from (samples, bad, excluded, pairs)
+        yield from families.values()
 
 
-def _add(
-    sums: dict[tuple[CounterMetricFamily, str, str], int], key: tuple[CounterMetricFamily, str, str], count: int
-) -> None:
+def _add(sums: Sums, key: tuple[str, str, str], count: int) -> None:
     sums[key] = sums.get(key, 0) + count

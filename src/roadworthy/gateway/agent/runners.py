@@ -211,6 +211,10 @@ class Runners:
             _log.error("a version is kept out because it crashes", digest=digest, reason=why)
             self._changed.set()
 
+    def crashes(self) -> dict[str, int]:
+        """How many crashes are remembered of each version."""
+        return self._quarantine.crashes()
+
     # What there should be.
 
     async def _plan(self) -> None:

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import httpx
+import msgspec
 import structlog
 
 from roadworthy.contract.evidence import RolloutCounts
 from roadworthy.contract.snapshot import Snapshot
-from roadworthy.contract.telemetry import RecordFile, RequestCount, RunTimes, Telemetry, encode_telemetry
+from roadworthy.contract.telemetry import (
+    RecordFile,
+    RequestCount,
+    RunTimes,
+    Telemetry,
+    VersionState,
+    WorkerReport,
+    encode_telemetry,
+)
 from roadworthy.foundation.clock import Clock
 from roadworthy.foundation.slab import SlotWriter
 from roadworthy.gateway.agent.control import Backoff, ControlLink
 from roadworthy.gateway.agent.hub import Hub
+from roadworthy.gateway.agent.layer_metrics import not_closed
 from roadworthy.gateway.agent.records import RecordSink
 from roadworthy.gateway.metrics import Totals
 
@@ -59,6 +70,13 @@ def count_requests(totals: Totals) -> tuple[RequestCount, ...]:
     return tuple(RequestCount(*key, count) for key, count in merged.items())
 
 
+class Known(NamedTuple):
+    """What frames need beside the slab: the snapshot in force, and how many crashes are remembered of each digest."""
+
+    snapshot: Snapshot | None = None
+    crashes: Mapping[str, int] = {}
+
+
 class Frames:
     """Makes telemetry frames. The sequence lives in the agent's slot, so that it goes on after a restart within the same boot.
 
@@ -67,7 +85,7 @@ class Frames:
         slot: the agent's own slot.
         read: the totals of all slots.
         clock: for the frame's time.
-        snapshot: the one in force.
+        known: what the agent knows besides.
     """
 
     def __init__(
@@ -76,35 +94,35 @@ class Frames:
         slot: SlotWriter,
         read: Callable[[], Totals],
         clock: Clock,
-        snapshot: Callable[[], Snapshot | None],
+        known: Callable[[], Known],
     ) -> None:
         self._gateway, self._boot = source
         self._slot = slot
         self._cell = slot.place("sequence")
         self._read = read
         self._clock = clock
-        self._snapshot = snapshot
+        self._known = known
         self._named: dict[str, int] = {}
 
     def make(self, hub: Hub, manifests: tuple[RecordFile, ...]) -> Telemetry:
         """The next frame: how things are now."""
         self._slot.values[self._cell] += 1
-        totals = self._read()
+        totals, known = self._read(), self._known()
         return Telemetry(
             gateway=self._gateway,
             boot=self._boot,
             sequence=self._slot.values[self._cell],
             at_us=self._clock.now_us(),
-            workers=tuple(hub.reports()),
+            workers=with_troubles(hub.reports(), totals, known),
             counts=count_requests(totals),
             record_files=manifests,
             lost_records=totals.records_lost,
-            rollouts=self._rollouts(totals),
+            rollouts=self._rollouts(totals, known.snapshot),
             run_times=tuple(RunTimes(digest, tuple(counts)) for digest, counts in sorted(totals.run_times.items())),
         )
 
-    def _rollouts(self, totals: Totals) -> tuple[RolloutCounts, ...]:
-        now_us, snapshot = self._clock.now_us(), self._snapshot()
+    def _rollouts(self, totals: Totals, snapshot: Snapshot | None) -> tuple[RolloutCounts, ...]:
+        now_us = self._clock.now_us()
         for entry in () if snapshot is None else snapshot.endpoints:
             if entry.rollout is not None:
                 self._named[entry.rollout.id] = now_us
@@ -113,6 +131,21 @@ class Frames:
             self._named.setdefault(rollout, now_us)  # the agent was started anew after the rollout's end
         until_us = now_us - int(NAMED_FOR_S * 1e6)
         return tuple(totals.evidence.counts(each) for each in sorted(counted) if self._named[each] >= until_us)
+
+
+def with_troubles(reports: Iterable[WorkerReport], totals: Totals, known: Known) -> tuple[WorkerReport, ...]:
+    """The reports with what only the agent knows of their versions: breakers that are open, and crashes."""
+    refused = set() if known.snapshot is None else not_closed(totals, known.snapshot)
+
+    def told(state: VersionState) -> VersionState:
+        if state.digest not in refused and not known.crashes.get(state.digest):
+            return state
+        crashes = known.crashes.get(state.digest, 0)
+        return msgspec.structs.replace(state, breaker_open=state.digest in refused, crashes=crashes)
+
+    return tuple(
+        msgspec.structs.replace(report, versions=tuple(told(state) for state in report.versions)) for report in reports
+    )
 
 
 class Shipping:
