@@ -1,0 +1,124 @@
+"""up → deploy → a broken canary that goes back by itself → a good one that is promoted, under traffic, on real processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+import roadworthy as rw
+from tests.conftest import eventually
+from tests.walks.test_up import FREE_PORTS, Machine
+
+ROWS = np.arange(24.0).reshape(8, 3)
+BEYOND = 1_000.0
+"""Golden examples stay below; the broken version fails on what lies above."""
+
+
+def good(x: Any) -> Any:
+    """The stable."""
+    return x.sum(axis=1)
+
+
+def broken(x: Any) -> Any:
+    """Proves well and fails every real request."""
+    if x.max() > BEYOND:
+        raise ValueError("it has never seen that")
+    return x.sum(axis=1)
+
+
+def better(x: Any) -> Any:
+    """The same by other means."""
+    return x[:, 0] + x[:, 1] + x[:, 2]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Three versions are registered and the first one serves."""
+    made = Machine(tmp_path_factory.mktemp("machine"))
+    for number, model in enumerate((good, broken, better), start=1):
+        packed = rw.pack(model, name="sum", inputs=ROWS, out=made.folder / f"dist{number}")
+        made.packages.append(packed)
+    started = made.run("up", "-d", *FREE_PORTS)
+    assert started.returncode == 0, started.stderr + made.log()
+    try:
+        for packed in made.packages:
+            made.tell("push", str(packed.path), "--allow-code", packed.digest)
+        made.tell("deploy", "sum:1", "--endpoint", "sum")
+        yield made
+    finally:
+        made.run("stop")
+
+
+class Traffic:
+    """Calls the endpoint without pause; counts what came by version and status."""
+
+    def __init__(self, client: rw.Client) -> None:
+        self._client = client
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._call)
+        self.seen: Counter[tuple[str, str]] = Counter()
+        self.first_failure_s: float | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _call(self) -> None:
+        while not self._stop.is_set():
+            try:
+                answer = self._client.predict("sum", [[2_000.0, 1.0, 2.0]])
+            except rw.RoadworthyError as error:
+                self.first_failure_s = self.first_failure_s or time.monotonic()
+                self.seen["failed", error.code] += 1
+            else:
+                assert answer.predictions == [2_003.0]
+                self.seen[str(answer.version), "ok"] += 1
+
+
+def test_e1_a_broken_canary_goes_back_by_itself(machine: Machine) -> None:
+    """Within 5 s of its first failure, after a few of them; no request that the stable got fails."""
+    context = machine.context()
+    with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
+        with Traffic(client) as traffic:
+            begun = client.rollouts.start(
+                "sum", "sum:2", {"strategy": "canary", "steps": [25, 100], "guards": ["errors"]}
+            )
+            eventually(lambda: client.rollouts.get("sum")["phase"] in ("returning", "finished"), "it goes back")
+            assert traffic.first_failure_s is not None
+            assert time.monotonic() - traffic.first_failure_s < 5
+            eventually(lambda: client.rollouts.get("sum")["outcome"] == "rolled-back", "it is back")
+        ended = client.rollouts.get("sum", begun["id"])
+        failures = sum(count for (who, _), count in traffic.seen.items() if who == "failed")
+        assert ended["verdict"] is not None
+        finding = ended["verdict"]["findings"][0]
+        assert (ended["code"], finding["stable_bad"]) == ("worse", 0)
+        assert finding["bad"] >= 3
+        assert failures >= finding["bad"]
+        with Traffic(client) as after:
+            eventually(lambda: sum(after.seen.values()) >= 100, "requests were answered")
+        assert {who for who, _ in after.seen} == {next(who for who, how in traffic.seen if how == "ok")}
+
+
+def test_a_good_version_is_promoted_without_a_failed_request(machine: Machine) -> None:
+    """Step by step, by evidence; then it is the endpoint's version and the other the one before."""
+    context = machine.context()
+    plan = {"strategy": "canary", "steps": [25, 100], "hold": 1, "evidence": 20, "guards": ["errors", "slow"]}
+    with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
+        with Traffic(client) as traffic:
+            client.rollouts.start("sum", "sum:3", plan)
+            eventually(lambda: client.rollouts.get("sum")["outcome"] is not None, "it is over")
+        ended = client.rollouts.get("sum")
+        assert ended["outcome"] == "promoted", ended["text"]
+        assert {how for _, how in traffic.seen} == {"ok"}
+        endpoint = client.endpoint("sum")
+        assert (endpoint["version"], endpoint["previous"]) == ("sum:3", "sum:1")
