@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from roadworthy.cli.registry import endpoint_table
 from roadworthy.client import Client
 from roadworthy.foundation.errors import Conflict, InvalidRequest
 from tests.cli.conftest import Run, read
@@ -104,6 +105,8 @@ def test_what_people_decide(rollout: Callable[..., Any], fleet: Fleet, admin: ht
     assert again.returncode == 4
     assert "step 1 of 2, 5 % of the traffic" in again.stderr
     assert read(rollout("pause", "line", "--json"))["paused"] is True
+    listed = endpoint_table([admin.get("/api/v1/endpoints/line").json()])
+    assert "line:3 stepping: step 1, 5 %, paused" in listed
     assert read(rollout("resume", "line", "--json"))["paused"] is False
     assert read(rollout("promote", "line", "--json"))["share"] == 100
     follow_until(fleet, admin, lambda found: found["outcome"] == "promoted")

@@ -129,12 +129,20 @@ def endpoint_table(endpoints: list[dict[str, Any]]) -> str:
             endpoint.get("version"),
             short(endpoint.get("digest")),
             endpoint.get("previous"),
-            pending_text(endpoint.get("pending")),
+            pending_text(endpoint.get("pending")) or _rollout_text(endpoint.get("rollout")),
             endpoint["generation"],
         )
         for endpoint in endpoints
     ]
     return table(("ENDPOINT", "STATE", "VERSION", "DIGEST", "PREVIOUS", "PENDING", "GENERATION"), rows)
+
+
+def _rollout_text(rollout: dict[str, Any] | None) -> str | None:
+    """How far a rollout in progress is."""
+    if rollout is None:
+        return None
+    paused = ", paused" if rollout["paused"] else ""
+    return f"{rollout['version']} {rollout['phase']}: step {rollout['step']}, {rollout['share']:g} %{paused}"
 
 
 def pending_text(pending: dict[str, Any] | None) -> str | None:
