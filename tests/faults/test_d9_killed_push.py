@@ -23,7 +23,7 @@ from roadworthy.store import blobs
 step, folder, file = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 plane = build_plane({"database_url": f"sqlite:///{folder}/a.db", "blob_folder": f"{folder}/blobs"})
 def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
-if step == "write": blobs.shutil.copyfileobj = lambda r, w, n: (w.write(r.read()[:10]), w.flush(), die())
+if step == "write": Path.hardlink_to = die
 if step == "fsync": blobs.os.fsync = die
 if step == "rename": Path.replace = die
 if step == "fsync-folder": blobs.fsync_folder = die
