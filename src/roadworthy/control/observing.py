@@ -17,6 +17,9 @@ FRESH_US = 5_000_000
 """A live gateway that has said nothing for this long makes the telemetry stale."""
 LEAST_RUNS = 100
 """A percentile of fewer runs than these says nothing."""
+LEAST_SLOW_MS = 1.0
+"""Slow never means less than this. A run of microseconds takes twice as long where it is asked for less often, for its caches are
+cold; nobody's answer is late for that, and the new version is the one that is asked less."""
 _SLOW = 0.95
 
 
@@ -53,7 +56,8 @@ def observe(
 
 
 def slow_ms(digest: str, found: Iterable[Gateway]) -> float | None:
-    """The 95th percentile of a version's run times on these gateways since they began; None while too few are known."""
+    """What slow means beside this version: the 95th percentile of its run times on these gateways since they began, and at least
+    LEAST_SLOW_MS; None while too few are known."""
     counts = [0] * (len(RUN_TIME_BOUNDS_US) + 1)
     for gateway in found:
         for times in gateway.run_times:
@@ -65,7 +69,7 @@ def slow_ms(digest: str, found: Iterable[Gateway]) -> float | None:
     for bound_us, count in zip(RUN_TIME_BOUNDS_US, counts, strict=False):
         seen += count
         if seen >= _SLOW * whole:
-            return bound_us / 1e3
+            return max(bound_us / 1e3, LEAST_SLOW_MS)
     return RUN_TIME_BOUNDS_US[-1] / 1e3
 
 

@@ -50,7 +50,10 @@ CATALOGUE: dict[str, Signal] = {
             "invalid_outputs", GUARD, "an answer that is not finite, out of range or against the output's signature"
         ),
         Signal(
-            "slow", GUARD, "a run, after warm-up, that takes longer than 95 % of the stable's did before", ratio=1.25
+            "slow",
+            GUARD,
+            "a run, after warm-up, that takes longer than 95 % of the stable's did before, and than 1 ms",
+            ratio=1.25,
         ),
         Signal("guard_hits", GUARD, "an input or output that a guard of the endpoint stopped"),
         Signal("feedback", GUARD, "feedback that calls the prediction wrong", waits=False),
