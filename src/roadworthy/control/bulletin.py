@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from roadworthy.access.keys import Key
 from roadworthy.access.keys import list_all as list_keys
 from roadworthy.contract.snapshot import Snapshot, encode_snapshot
 from roadworthy.control.snapshots import build_snapshot
+from roadworthy.control.waiters import Waiters
 from roadworthy.foundation.errors import Unavailable
 from roadworthy.foundation.keys import hash_key
 from roadworthy.store.engine import Database
 
-_LOOK_AGAIN_S = 0.5
 _log = structlog.get_logger()
 
 
@@ -41,7 +40,7 @@ class Bulletin:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._waiters = Waiters()
         self._stale = False
         self.edition = self._read()
 
@@ -64,9 +63,7 @@ class Bulletin:
             self._stale = False
             if edition.snapshot.revision >= self.edition.snapshot.revision:
                 self.edition = edition
-            waiting, self._waiting = self._waiting, []
-        for loop, event in waiting:
-            loop.call_soon_threadsafe(event.set)
+        self._waiters.wake()
 
     def catch_up(self) -> None:
         """Refresh if the last refresh did not succeed."""
@@ -79,23 +76,5 @@ class Bulletin:
 
     async def wait(self, etag: str | None, wait_s: float, stopping: Callable[[], bool]) -> Edition | None:
         """The newest edition as soon as it is another than `etag`; None when `wait_s` passed or the process is stopping."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + wait_s
-        while True:
-            event = asyncio.Event()
-            with self._lock:
-                if self.edition.etag != etag:
-                    return self.edition
-                self._waiting.append((loop, event))
-            left = until - loop.time()
-            if left <= 0 or stopping():
-                self._forget(event)
-                return None
-            try:
-                await asyncio.wait_for(event.wait(), min(left, _LOOK_AGAIN_S))
-            except TimeoutError:
-                self._forget(event)
-
-    def _forget(self, event: asyncio.Event) -> None:
-        with self._lock:
-            self._waiting = [pair for pair in self._waiting if pair[1] is not event]
+        changed = await self._waiters.until(lambda: self.edition.etag != etag, wait_s, stopping)
+        return self.edition if changed else None

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
 from collections.abc import Callable
 
 from roadworthy.audit.events import newest
+from roadworthy.control.waiters import Waiters
 from roadworthy.store.engine import Database
-
-_LOOK_AGAIN_S = 0.5
 
 
 class Feed:
@@ -19,7 +16,7 @@ class Feed:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._waiters = Waiters()
         self._newest = self._expected = self._read()
 
     def _read(self) -> int:
@@ -43,25 +40,8 @@ class Feed:
             if number <= self._newest:
                 return
             self._newest = number
-            waiting, self._waiting = self._waiting, []
-        for loop, event in waiting:
-            loop.call_soon_threadsafe(event.set)
+        self._waiters.wake()
 
     async def wait(self, after: int, wait_s: float, stopping: Callable[[], bool]) -> None:
         """Until there is an event with a number greater than `after`, `wait_s` passed, or the process is stopping."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + wait_s
-        while True:
-            event = asyncio.Event()
-            with self._lock:
-                if self._newest > after:
-                    return
-                self._waiting.append((loop, event))
-            left = until - loop.time()
-            if left > 0 and not stopping():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(event.wait(), min(left, _LOOK_AGAIN_S))
-            with self._lock:
-                self._waiting = [pair for pair in self._waiting if pair[1] is not event]
-            if until <= loop.time() or stopping():
-                return
+        await self._waiters.until(lambda: self._newest > after, wait_s, stopping)

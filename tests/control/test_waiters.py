@@ -1,0 +1,51 @@
+"""Who waits is woken from any thread, waits no longer than asked, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+from roadworthy.control.waiters import Waiters
+
+
+def test_many_are_woken_by_another_thread() -> None:
+    """None sleeps through a change that comes between its look and its sleep, and none is left in the list."""
+    waiters, seen = Waiters(), list[int]()
+
+    async def scene() -> list[bool]:
+        asked = [waiters.until(lambda number=number: len(seen) >= number, 20, lambda: False) for number in range(1, 51)]
+
+        def change() -> None:
+            for number in range(50):
+                seen.append(number)
+                waiters.wake()
+
+        thread = threading.Thread(target=change)
+        tasks = [asyncio.create_task(each) for each in asked]
+        thread.start()
+        begun = time.monotonic()
+        found = await asyncio.gather(*tasks)
+        assert time.monotonic() - begun < 5
+        thread.join()
+        return found
+
+    assert all(asyncio.run(scene()))
+    assert waiters._waiting == []
+
+
+def test_time_and_the_end_of_the_process_are_noticed() -> None:
+    """Both answer False; what is there already needs no waiting."""
+    waiters = Waiters()
+
+    async def scene() -> None:
+        assert not await waiters.until(lambda: False, 0.01, lambda: False)
+        assert not await waiters.until(lambda: False, 60, lambda: True)
+        assert await waiters.until(lambda: True, 0, lambda: True)
+        leaving = asyncio.create_task(waiters.until(lambda: False, 60, lambda: False))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+
+    asyncio.run(scene())
+    assert waiters._waiting == []
