@@ -22,10 +22,11 @@ DEADLINE_S = 30.0
 
 
 class ControlProcess:
-    """One control plane with an admin key and a gateway key."""
+    """One control plane with an admin key and a gateway key. `under`: a program that runs its module, with arguments."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *under: str | Path) -> None:
         self.folder = folder
+        self._under = under or ("-m",)
         self.admin_id, self.admin_key = make_key()
         self.gateway_id, self.gateway_key = make_key()
         self.process: subprocess.Popen[bytes] | None = None
@@ -53,7 +54,7 @@ class ControlProcess:
         listener = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "roadworthy.control"], stdin=subprocess.PIPE, pass_fds=[listener.fileno()]
+            [sys.executable, *self._under, "roadworthy.control"], stdin=subprocess.PIPE, pass_fds=[listener.fileno()]
         )
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(self.document(listener.fileno())).encode() + b"\n")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,16 +116,11 @@ def test_d14_packages_are_forgotten_by_the_monotonic_clock(tmp_path: Path, monke
 def test_d14_a_deployment_goes_on_after_the_control_planes_clock_was_set_back(
     make_package: Callable[..., Path],  # noqa: F811 - the fixture
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By an hour while it waits for the gateway: what the gateway says afterwards still counts as later than the deployment."""
-    offset, python = tmp_path / "offset", tmp_path / "python"
+    offset = tmp_path / "offset"
     offset.write_text("0")
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {JUMPING} {offset} "$2"\n')
-    python.chmod(0o700)
-    with monkeypatch.context() as patched:
-        patched.setattr("tests.control.conftest.sys", SimpleNamespace(executable=str(python)))
-        control = ControlProcess(tmp_path / "control")
+    control = ControlProcess(tmp_path / "control", JUMPING, str(offset))
     try:
         with control.client(control.admin_key) as admin, control.client(control.gateway_key) as link:
             gateway = FakeGateway(link, "gw-1")

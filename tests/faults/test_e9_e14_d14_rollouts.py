@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -177,16 +175,11 @@ def shares(admin: httpx.Client) -> list[float]:
 def test_d14_a_clock_that_jumps_moves_no_step(
     make_package: Callable[..., Path],  # noqa: F811 - the fixture
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An hour forwards and two backwards in the middle of a canary: neither its step nor its deadline is over."""
-    offset, python = tmp_path / "offset", tmp_path / "python"
+    offset = tmp_path / "offset"
     offset.write_text("0")
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {JUMPING} {offset} "$2"\n')
-    python.chmod(0o700)
-    with monkeypatch.context() as patched:
-        patched.setattr("tests.control.conftest.sys", SimpleNamespace(executable=str(python)))
-        control = ControlProcess(tmp_path / "control")
+    control = ControlProcess(tmp_path / "control", JUMPING, str(offset))
     try:
         with control.client(control.admin_key) as admin, control.client(control.gateway_key) as link:
             fleet = Fleet(link)
