@@ -254,8 +254,8 @@ def test_c2_without_a_version_before_it_is_refused_clearly(machine: Machine) -> 
     assert machine.metric("roadworthy_version_quarantined") == 0
     for _ in range(2):  # with the hang of the test before these are three
         eventually(lambda: machine.predict("alone", CRASH).json().get("code") == "runner-died", "it crashes")
-    reply = eventually(lambda: (r := machine.predict("alone", 1.0)).status_code == 503 and r, "it is refused")
-    assert reply.json()["code"] == "version-quarantined"
+    # any other refusal belongs to the moment between two runners
+    eventually(lambda: machine.predict("alone", 1.0).json().get("code") == "version-quarantined", "it is refused")
     machine.tell("deploy", "sums:2", "--endpoint", "alone", "--no-wait")
     eventually(lambda: machine.predict("alone", 1.0).status_code == 200, "it answers again")
 
@@ -273,18 +273,26 @@ def test_c3_a_version_that_crashes_its_worker_is_kept_out_too(machine: Machine) 
     eventually(lambda: len(found := placements()) == 2 and all(p.startswith("inline") for p in found), "it is inline")
     died = r'roadworthy_worker_ends_total\{reason="SIGSEGV"'
     for count in range(3):
-        eventually(lambda: (r := call(machine)) is not None and r.status_code == 200, "it answers")
+        eventually(lambda: answered(machine, "inside") == 2.25, "it answers")
         with pytest.raises(httpx.TransportError):
             machine.predict("inside", CRASH)
         eventually(lambda count=count: machine.metric(died) == count + 1, "it is noticed")
-    reply = eventually(lambda: (r := call(machine)) is not None and r.status_code == 503 and r, "it is refused")
-    assert reply.json()["code"] == "version-quarantined"
-    assert machine.answer("steady") == 2.0
+    # any other refusal belongs to the moment in which both workers are young
+    eventually(
+        lambda: (r := call(machine)) is not None and r.json().get("code") == "version-quarantined", "it is refused"
+    )
+    eventually(lambda: answered(machine, "steady") == 2.0, "the other one answers")
 
 
-def call(machine: Machine) -> httpx.Response | None:
-    """One call, on a new connection; None while there is nobody."""
+def call(machine: Machine, endpoint: str = "inside") -> httpx.Response | None:
+    """One call; None while there is nobody."""
     try:
-        return machine.predict("inside", 1.0)
+        return machine.predict(endpoint, 1.0)
     except httpx.TransportError:
         return None
+
+
+def answered(machine: Machine, endpoint: str) -> float | None:
+    """The answer of a call; None while there is none."""
+    reply = call(machine, endpoint)
+    return float(reply.json()["predictions"][0]) if reply is not None and reply.status_code == 200 else None
