@@ -7,7 +7,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from roadworthy.rollout.evidence import CANARY, STABLE, ArmCount, Evidence, Report
+from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
+from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.machine import advance, begin
 from roadworthy.rollout.plan import Plan
 from roadworthy.rollout.state import FINISHED, PROMOTED, READY, Finish, Moment, Observation, SetSplit, State
@@ -45,7 +46,7 @@ def _one(rng: np.random.Generator, plan: Plan, rates: tuple[float, float]) -> En
                 generation = action.generation
             elif isinstance(action, Finish):
                 return _ending(action, state)
-        evidence = evidence.merged(_report(rng, counts, generation, state.weight / 10_000, rates))
+        evidence = evidence.merged("gateway/1", _counted(rng, counts, generation, state.weight / 10_000, rates))
     raise AssertionError("a rollout ended without saying how")
 
 
@@ -55,17 +56,17 @@ def _ending(action: Finish, state: State) -> Ending:
     return Ending.DEADLINE if state.code == "deadline" else Ending.ROLLED_BACK
 
 
-def _report(
+def _counted(
     rng: np.random.Generator,
     counts: dict[tuple[int, str, str], np.ndarray[tuple[int], np.dtype[np.int64]]],
     generation: int,
     share: float,
     rates: tuple[float, float],
-) -> Report:
+) -> RolloutCounts:
     mine = int(rng.binomial(REQUESTS, share))
     for arm, requests, rate in ((STABLE, REQUESTS - mine, rates[0]), (CANARY, mine, rates[1])):
         for signal, bad in (("errors", rate), ("invalid_outputs", 0.0), ("slow", 0.05)):
             key = (generation, signal, arm)
             counts[key] = counts.get(key, np.zeros(2, np.int64)) + np.array([requests, rng.binomial(requests, bad)])
     cells = (ArmCount(*key, int(samples), int(bad)) for key, (samples, bad) in counts.items() if key[0] == generation)
-    return Report("gateway/1", tuple(cells))
+    return RolloutCounts("r", tuple(cells))

@@ -18,7 +18,8 @@ from bench.rollout import (
 from bench.rules import RULES
 from bench.simulated import Stretch, accused, canary_requests_until_accused, peaks
 from bench.whole import Ending, endings
-from roadworthy.rollout.evidence import CANARY, STABLE, ArmCount, Evidence, Report
+from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
+from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.plan import Guard, Plan, Stage
 from roadworthy.rollout.verdict import FAIL, Scope, Segment, Verdict, judge
 
@@ -35,7 +36,7 @@ def verdicts(canary: list[list[bool]], shares: tuple[float, ...], ratio: float, 
         for mine in events:
             bad[CANARY if mine else STABLE] += 1
             counts = tuple(ArmCount(generation, "errors", arm, count, count) for arm, count in bad.items())
-            evidence = evidence.merged(Report("a/1", counts))
+            evidence = evidence.merged("a/1", RolloutCounts("r", counts))
             found.append(judge(plan, Scope(tuple(segments), generation, 0, 1), evidence))
     return found
 

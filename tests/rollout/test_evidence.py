@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadworthy.rollout import evidence as module
-from roadworthy.rollout.evidence import (
+from roadworthy.contract.evidence import (
     CANARY,
     STABLE,
     ArmCount,
     BadUnit,
-    Evidence,
     Excluded,
     MetricCount,
     PairCount,
-    Report,
-    Tally,
-    evidence_from_document,
+    RolloutCounts,
 )
+from roadworthy.rollout import evidence as module
+from roadworthy.rollout.evidence import Evidence, Tally, evidence_from_document
 
 SIGNALS = st.sampled_from(["errors", "slow"])
 ARM = st.sampled_from([STABLE, CANARY])
 GENERATIONS = st.integers(1, 3)
+
+Report = tuple[str, RolloutCounts]
+"""A source and what it counted."""
+
+
+def report(source: str, *counts: Any, **more: Any) -> Report:
+    """`counts` and `more` are those of `RolloutCounts`, without the rollout."""
+    return source, RolloutCounts("r", *counts, **more)
 
 
 @st.composite
@@ -38,7 +46,7 @@ def histories(draw: st.DrawFn) -> list[Report]:
             values, shed = values + draw(st.integers(0, 3)), shed + draw(st.integers(0, 3))
             units.append(BadUnit(draw(GENERATIONS), draw(SIGNALS), draw(ARM), draw(st.sampled_from("uvw"))))
             reports.append(
-                Report(
+                report(
                     source,
                     (ArmCount(1, "errors", CANARY, samples, bad), ArmCount(2, "errors", STABLE, 2 * samples, bad)),
                     (PairCount(3, "slow", samples, bad),),
@@ -53,8 +61,8 @@ def histories(draw: st.DrawFn) -> list[Report]:
 def merged(reports: list[Report]) -> Evidence:
     """All of them, in this order."""
     evidence = Evidence()
-    for report in reports:
-        evidence = evidence.merged(report)
+    for source, counts in reports:
+        evidence = evidence.merged(source, counts)
     return evidence
 
 
@@ -66,8 +74,8 @@ def test_order_and_repetition_change_nothing(reports: list[Report], random: obje
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     once = merged(reports)
     assert merged(shuffled) == once
-    for report in reports:
-        assert once.merged(report) == once
+    for source, counts in reports:
+        assert once.merged(source, counts) == once
 
 
 @settings(deadline=None)
@@ -77,16 +85,16 @@ def test_it_survives_the_store(reports: list[Report]) -> None:
     evidence = merged(reports[:-1])
     read = evidence_from_document(evidence.to_document())
     assert read == evidence
-    assert read.merged(reports[-1]) == evidence.merged(reports[-1])
+    assert read.merged(*reports[-1]) == evidence.merged(*reports[-1])
 
 
 def test_sources_add_up_and_generations_stay_apart() -> None:
     """Two gateways, one of them restarted; late counts of generation 5 join generation 5."""
     evidence = merged(
         [
-            Report("a/1", (ArmCount(5, "errors", CANARY, 10, 1), ArmCount(5, "errors", STABLE, 90, 2))),
-            Report("a/2", (ArmCount(6, "errors", CANARY, 7, 0), ArmCount(5, "errors", CANARY, 3, 3))),
-            Report("b/1", (ArmCount(5, "errors", STABLE, 10, 0),), (PairCount(5, "errors", 4, 2, 1),)),
+            report("a/1", (ArmCount(5, "errors", CANARY, 10, 1), ArmCount(5, "errors", STABLE, 90, 2))),
+            report("a/2", (ArmCount(6, "errors", CANARY, 7, 0), ArmCount(5, "errors", CANARY, 3, 3))),
+            report("b/1", (ArmCount(5, "errors", STABLE, 10, 0),), (PairCount(5, "errors", 4, 2, 1),)),
         ]
     )
     assert evidence.tallies("errors")[5] == Tally(100, 2, 13, 4, 4, 2, 1)
@@ -98,9 +106,9 @@ def test_a_user_counts_once_in_the_first_generation_known() -> None:
     """However many of their requests failed, on however many workers, in however many steps."""
     evidence = merged(
         [
-            Report("a/1", units=(BadUnit(6, "errors", CANARY, "u"), BadUnit(6, "errors", CANARY, "v"))),
-            Report("b/1", units=(BadUnit(6, "errors", CANARY, "u"), BadUnit(5, "errors", STABLE, "u"))),
-            Report("b/1", units=(BadUnit(7, "errors", CANARY, "u"), BadUnit(7, "slow", CANARY, "u"))),
+            report("a/1", units=(BadUnit(6, "errors", CANARY, "u"), BadUnit(6, "errors", CANARY, "v"))),
+            report("b/1", units=(BadUnit(6, "errors", CANARY, "u"), BadUnit(5, "errors", STABLE, "u"))),
+            report("b/1", units=(BadUnit(7, "errors", CANARY, "u"), BadUnit(7, "slow", CANARY, "u"))),
         ]
     )
     assert evidence.tallies("errors")[5] == Tally(stable_units=1)
@@ -112,20 +120,20 @@ def test_a_user_counts_once_in_the_first_generation_known() -> None:
 def test_more_users_than_can_be_kept_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The evidence says that it is incomplete, from then on."""
     monkeypatch.setattr(module, "MOST_UNITS", 2)
-    evidence = merged([Report("a/1", units=tuple(BadUnit(1, "errors", CANARY, unit) for unit in "uv"))])
+    evidence = merged([report("a/1", units=tuple(BadUnit(1, "errors", CANARY, unit) for unit in "uv"))])
     assert not evidence.overflow
-    evidence = evidence.merged(Report("a/1", units=(BadUnit(1, "errors", CANARY, "w"),)))
+    evidence = evidence.merged(*report("a/1", units=(BadUnit(1, "errors", CANARY, "w"),)))
     assert evidence.overflow
-    assert evidence.merged(Report("b/1")).overflow
-    assert Evidence().merged(Report("b/1", overflow=True)).overflow
+    assert evidence.merged(*report("b/1")).overflow
+    assert Evidence().merged(*report("b/1", overflow=True)).overflow
 
 
 def test_what_is_left_out_is_told_apart() -> None:
     """By reason and arm; none of it is a sample."""
     evidence = merged(
         [
-            Report("a/1", excluded=(Excluded(5, CANARY, "shed", 3), Excluded(5, STABLE, "cached", 9))),
-            Report("b/1", excluded=(Excluded(5, CANARY, "shed", 2), Excluded(4, CANARY, "shed", 50))),
+            report("a/1", excluded=(Excluded(5, CANARY, "shed", 3), Excluded(5, STABLE, "cached", 9))),
+            report("b/1", excluded=(Excluded(5, CANARY, "shed", 2), Excluded(4, CANARY, "shed", 50))),
         ]
     )
     assert evidence.left_out([5]) == {
@@ -142,10 +150,10 @@ def test_values_of_a_metric_add_up() -> None:
     """The newest of each source, also when the sum falls."""
     evidence = merged(
         [
-            Report("a/1", metrics=(MetricCount(5, "revenue", CANARY, 3, 30.0),)),
-            Report("a/1", metrics=(MetricCount(5, "revenue", CANARY, 4, 10.0),)),
-            Report("a/1", metrics=(MetricCount(5, "revenue", CANARY, 2, 20.0),)),
-            Report("b/1", metrics=(MetricCount(6, "revenue", CANARY, 1, 5.0),)),
+            report("a/1", metrics=(MetricCount(5, "revenue", CANARY, 3, 30.0),)),
+            report("a/1", metrics=(MetricCount(5, "revenue", CANARY, 4, 10.0),)),
+            report("a/1", metrics=(MetricCount(5, "revenue", CANARY, 2, 20.0),)),
+            report("b/1", metrics=(MetricCount(6, "revenue", CANARY, 1, 5.0),)),
         ]
     )
     assert evidence.metric("revenue", CANARY, [5, 6]) == (5, 15.0)
@@ -153,19 +161,19 @@ def test_values_of_a_metric_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "report",
+    ("source", "counts"),
     [
-        Report("a", (ArmCount(1, "errors", CANARY, 1, 2),)),
-        Report("a", (ArmCount(1, "errors", "third", 1, 1),)),
-        Report("a", pairs=(PairCount(1, "errors", 3, 2, 2),)),
-        Report("a", units=(BadUnit(1, "errors", "third", "u"),)),
-        Report("a", excluded=(Excluded(1, CANARY, "bored", 1),)),
+        report("a", (ArmCount(1, "errors", CANARY, 1, 2),)),
+        report("a", (ArmCount(1, "errors", "third", 1, 1),)),
+        report("a", pairs=(PairCount(1, "errors", 3, 2, 2),)),
+        report("a", units=(BadUnit(1, "errors", "third", "u"),)),
+        report("a", excluded=(Excluded(1, CANARY, "bored", 1),)),
     ],
 )
-def test_what_cannot_be_is_refused(report: Report) -> None:
+def test_what_cannot_be_is_refused(source: str, counts: RolloutCounts) -> None:
     """Rather than counted as something else."""
     with pytest.raises(ValueError, match=r"cannot be|there is no arm"):
-        Evidence().merged(report)
+        Evidence().merged(source, counts)
 
 
 @pytest.mark.parametrize("document", [{}, {"format": 99}, {"format": 1, "counts": 3}])

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, PairCount, RolloutCounts
 from roadworthy.rollout.commands import COMMANDS, NOTHING, command
-from roadworthy.rollout.evidence import CANARY, STABLE, ArmCount, Evidence, PairCount, Report, evidence_from_document
+from roadworthy.rollout.evidence import Evidence, evidence_from_document
 from roadworthy.rollout.machine import BACKOFF_S, LOAD_ATTEMPTS, STALE_LOOKS, advance, begin
 from roadworthy.rollout.plan import END, WAIT, Guard, Plan, Stage, Watch
 from roadworthy.rollout.state import (
@@ -76,7 +77,7 @@ class World:
             before = self._counts.get((generation, f"{signal}/{arm}"), (0, 0))
             self._counts[generation, f"{signal}/{arm}"] = after = (before[0] + samples, before[1] + bad)
             counts.append(ArmCount(generation, signal, arm, *after))
-        self.evidence = self.evidence.merged(Report("gateway/1", tuple(counts)))
+        self.evidence = self.evidence.merged("gateway/1", RolloutCounts("r", tuple(counts)))
 
     def _stored(self, move: Advance) -> Advance:
         self.state = move.state
@@ -323,7 +324,7 @@ def test_what_is_found_worse_while_it_is_promoted_goes_back() -> None:
     world.look(1)
     world.traffic((9, 9), (100, 0))
     world.evidence = world.evidence.merged(
-        Report("late", (ArmCount(8, "errors", CANARY, 4, 4), ArmCount(8, "errors", STABLE, 90, 0)))
+        "late", RolloutCounts("r", (ArmCount(8, "errors", CANARY, 4, 4), ArmCount(8, "errors", STABLE, 90, 0)))
     )
     world.look(1)
     assert (world.state.phase, world.state.ends_as, world.splits[-1]) == (RETURNING, "rolled-back", (0, 0))
@@ -334,8 +335,8 @@ def test_shadow_and_ab_are_plans_with_another_end() -> None:
     """A shadow never takes a request and ends with the stable; an A/B test waits for a person."""
     shadow = Plan("shadow", (Stage(0, shadow=5_000, hold_s=60),), END, guards=(Guard("disagreement", limit=0.01),))
     world = stepping(shadow)
-    pairs = Report("gateway/1", pairs=(PairCount(world.state.generation, "disagreement", 400, 1),))
-    world.evidence = world.evidence.merged(pairs)
+    pairs = RolloutCounts("r", pairs=(PairCount(world.state.generation, "disagreement", 400, 1),))
+    world.evidence = world.evidence.merged("gateway/1", pairs)
     world.look(61)
     world.look(1)
     assert (world.outcome, world.splits) == ("completed", [(0, 5_000), (0, 0)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from roadworthy.rollout.evidence import CANARY, STABLE, Evidence, MetricCount, Report
+from roadworthy.contract.evidence import CANARY, STABLE, MetricCount, RolloutCounts
+from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.reading import read_plan
 from roadworthy.rollout.report import report
 from roadworthy.rollout.verdict import Segment
@@ -15,7 +16,7 @@ SEGMENTS = (Segment(1, 0), Segment(2, 5_000), Segment(3, 5_000))
 
 def evidence(*counts: tuple[int, str, str, int, float]) -> Evidence:
     """(generation, metric, arm, values, total)."""
-    return Evidence().merged(Report("a/1", metrics=tuple(MetricCount(*each) for each in counts)))
+    return Evidence().merged("a/1", RolloutCounts("r", metrics=tuple(MetricCount(*each) for each in counts)))
 
 
 def test_a_difference_that_is_there_is_told() -> None:

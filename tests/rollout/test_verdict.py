@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadworthy.rollout.evidence import CANARY, STABLE, ArmCount, BadUnit, Evidence, PairCount, Report
+from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, BadUnit, PairCount, RolloutCounts
+from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.plan import Guard, Plan, Stage, Sticky
 from roadworthy.rollout.verdict import FAIL, HOLD, PASS, Finding, Scope, Segment, judge
 from roadworthy.statistics.e_process import log_e, log_e_over
@@ -29,10 +30,11 @@ def scope(*segments: Segment, needed: int = 100, limit_from: int = 0) -> Scope:
 def counted(canary: tuple[int, int], stable: tuple[int, int], signal: str = "errors", generation: int = 5) -> Evidence:
     """(samples, bad) of both."""
     return Evidence().merged(
-        Report(
-            f"a/{generation}",
+        f"a/{generation}",
+        RolloutCounts(
+            "r",
             (ArmCount(generation, signal, CANARY, *canary), ArmCount(generation, signal, STABLE, *stable)),
-        )
+        ),
     )
 
 
@@ -84,7 +86,7 @@ def test_no_evidence_is_a_verdict_of_its_own() -> None:
 def test_only_this_step_counts_towards_its_minimum() -> None:
     """The step before had plenty."""
     evidence = counted((500, 1), (4_500, 9), generation=4).merged(
-        Report("a/5", (ArmCount(5, "errors", CANARY, 60, 0),))
+        "a/5", RolloutCounts("r", (ArmCount(5, "errors", CANARY, 60, 0),))
     )
     found = finding(Guard("errors"), evidence, scope(Segment(4, 500), LIVE))
     assert (found.code, found.samples) == ("too-little-evidence", 560)
@@ -111,7 +113,7 @@ def test_over_the_limit_takes_the_share_away_and_no_more() -> None:
     assert (found.outcome, found.code, found.withdraw) == (HOLD, "over-limit", True)
     assert log_e_over(10, 40, 0.05) > found.threshold > found.log_e == 0.0
     assert finding(Guard("errors", limit=0.05), evidence, scope(full, limit_from=7)).withdraw is False
-    outage = evidence.merged(Report("a/5", (ArmCount(5, "errors", STABLE, 900, 450),)))
+    outage = evidence.merged("a/5", RolloutCounts("r", (ArmCount(5, "errors", STABLE, 900, 450),)))
     assert finding(Guard("errors", limit=0.05), outage, scope(LIVE, full)).withdraw is True, "that was another step's"
 
 
@@ -129,7 +131,9 @@ def test_slow_tolerates_some() -> None:
 def test_shadow_pairs_count_one_to_one_and_stay_apart_from_live_arms() -> None:
     """Only pairs with one bad side; live counts of a shadow step are no evidence."""
     shadow = Segment(5, 0, 2_000)
-    evidence = counted((0, 0), (5_000, 40)).merged(Report("b/1", pairs=(PairCount(5, "errors", 900, 20, 3),)))
+    evidence = counted((0, 0), (5_000, 40)).merged(
+        "b/1", RolloutCounts("r", pairs=(PairCount(5, "errors", 900, 20, 3),))
+    )
     found = finding(Guard("errors"), evidence, scope(shadow))
     assert found.outcome == FAIL
     assert found.log_e == pytest.approx(log_e(20, 23, 0.5))
@@ -141,7 +145,7 @@ def test_disagreement_is_judged_by_its_limit() -> None:
     shadow = Segment(5, 0, 2_000)
 
     def pairs(number: int, differ: int) -> Evidence:
-        return Evidence().merged(Report("a/1", pairs=(PairCount(5, "disagreement", number, differ),)))
+        return Evidence().merged("a/1", RolloutCounts("r", pairs=(PairCount(5, "disagreement", number, differ),)))
 
     found = finding(Guard("disagreement", limit=0.01), pairs(20, 4), scope(shadow))
     assert (found.outcome, found.samples, found.bad) == (FAIL, 20, 4)
@@ -155,7 +159,7 @@ def test_disagreement_is_judged_by_its_limit() -> None:
 def test_segments_multiply() -> None:
     """Each with its own share."""
     evidence = counted((100, 4), (1_900, 20), generation=4).merged(
-        Report("a/5", (ArmCount(5, "errors", CANARY, 200, 9), ArmCount(5, "errors", STABLE, 1_800, 20)))
+        "a/5", RolloutCounts("r", (ArmCount(5, "errors", CANARY, 200, 9), ArmCount(5, "errors", STABLE, 1_800, 20)))
     )
     found = finding(Guard("errors"), evidence, scope(Segment(4, 500), LIVE))
     assert found.log_e == pytest.approx(log_e(4, 24, 0.05) + log_e(9, 29, 0.1))
@@ -166,11 +170,18 @@ def test_sticky_rollouts_count_users() -> None:
     evidence = counted((400, 40), (3_600, 8))
     assert finding(Guard("errors"), evidence).outcome == FAIL
     assert finding(Guard("errors"), evidence, sticky=True).code == "units-missing"
-    one = evidence.merged(Report("a/1", units=(BadUnit(5, "errors", CANARY, "u"), BadUnit(5, "errors", STABLE, "v"))))
+    one = evidence.merged(
+        "a/1", RolloutCounts("r", units=(BadUnit(5, "errors", CANARY, "u"), BadUnit(5, "errors", STABLE, "v")))
+    )
     found = finding(Guard("errors"), one, sticky=True)
     assert (found.outcome, found.bad, found.other_bad) == (PASS, 1, 1)
-    assert finding(Guard("errors"), one.merged(Report("b/1", overflow=True)), sticky=True).code == "too-many-units"
-    many = one.merged(Report("b/1", units=tuple(BadUnit(5, "errors", CANARY, f"u{number}") for number in range(9))))
+    assert (
+        finding(Guard("errors"), one.merged("b/1", RolloutCounts("r", overflow=True)), sticky=True).code
+        == "too-many-units"
+    )
+    many = one.merged(
+        "b/1", RolloutCounts("r", units=tuple(BadUnit(5, "errors", CANARY, f"u{number}") for number in range(9)))
+    )
     assert "canary 10 users, stable 1 users" in finding(Guard("errors"), many, sticky=True).text
 
 
@@ -179,11 +190,11 @@ def test_the_worst_guard_speaks_for_all() -> None:
     guards = (Guard("slow", ratio=1.25), Guard("errors", limit=0.05), Guard("invalid_outputs"))
     whole = plan(*guards)
     assert whole.alphas() == pytest.approx({"errors": 0.005, "slow": 0.0025, "invalid_outputs": 0.0025})
-    slow = Report("b/1", (ArmCount(5, "slow", CANARY, 100, 60), ArmCount(5, "slow", STABLE, 900, 45)))
+    slow = RolloutCounts("r", (ArmCount(5, "slow", CANARY, 100, 60), ArmCount(5, "slow", STABLE, 900, 45)))
     over = counted((100, 17), (900, 60))
     verdict = judge(whole, scope(LIVE), over)
     assert (verdict.outcome, verdict.code, verdict.withdraw) == (HOLD, "over-limit", True)
-    verdict = judge(whole, scope(LIVE), over.merged(slow))
+    verdict = judge(whole, scope(LIVE), over.merged("b/1", slow))
     assert (verdict.outcome, verdict.code) == (FAIL, "worse")
     assert verdict.text.startswith("slow:")
     assert {each.signal: each.outcome for each in verdict.findings} == {

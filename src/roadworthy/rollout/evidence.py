@@ -5,11 +5,8 @@ The controller merges what telemetry brings into `Evidence` and stores it in the
 
 Exactly once by construction: a source (one life of one gateway) reports counts that only grow, all of them each time, and of two
 reports the larger numbers are kept. So a report that comes twice, late or after a newer one changes nothing. Everything is keyed
-by the generation of the endpoint that drew the arm, so what comes late joins its own segment.
-
-What may be counted was settled before: a request is eligible when it was admitted, is a first attempt and would not have been
-answered by a cache, which is decided before its arm is drawn; what was shed, refused by a breaker, answered by a fallback or
-retried comes as `Excluded` and is never a bad event.
+by the generation of the endpoint that drew the arm, so what comes late joins its own segment. What may be
+counted is said in `contract/evidence.py`.
 """
 
 from __future__ import annotations
@@ -21,54 +18,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from roadworthy.contract.evidence import (
-    ARMS,
-    CANARY,
-    EXCLUDED,
-    STABLE,
-    ArmCount,
-    BadUnit,
-    Excluded,
-    MetricCount,
-    PairCount,
-)
-
-__all__ = [
-    "ARMS",
-    "CANARY",
-    "EXCLUDED",
-    "STABLE",
-    "ArmCount",
-    "BadUnit",
-    "Evidence",
-    "Excluded",
-    "MetricCount",
-    "PairCount",
-    "Report",
-    "Tally",
-    "evidence_from_document",
-]
+from roadworthy.contract.evidence import ARMS, CANARY, EXCLUDED, STABLE, BadUnit, RolloutCounts
 
 FORMAT = 1
 MOST_UNITS = 100_000
 """Units (users, sessions) with bad events that one signal keeps apart; one more and the evidence is incomplete, which holds."""
-
-
-class Report(msgspec.Struct, frozen=True):
-    """All that one source knows of the rollout.
-
-    Attributes:
-        source: one life of one gateway, such as "gateway-1/boot-7": its counts begin at 0 and only grow.
-        overflow: it met more units than it can keep apart.
-    """
-
-    source: str
-    arms: tuple[ArmCount, ...] = ()
-    pairs: tuple[PairCount, ...] = ()
-    units: tuple[BadUnit, ...] = ()
-    metrics: tuple[MetricCount, ...] = ()
-    excluded: tuple[Excluded, ...] = ()
-    overflow: bool = False
 
 
 class Tally(NamedTuple):
@@ -115,33 +69,35 @@ class Evidence(msgspec.Struct, frozen=True):
     overflow: bool = False
     format: int = FORMAT
 
-    def merged(self, report: Report) -> Evidence:
-        """This and what the report adds to it; equal to this when it adds nothing.
+    def merged(self, source: str, counts: RolloutCounts) -> Evidence:
+        """This and what the source's counts add to it; equal to this when they add nothing.
+
+        Args:
+            source: one life of one gateway, such as "gateway-1/boot-7": its counts begin at 0 and only grow.
 
         Raises:
             ValueError: counts that cannot be, an unknown arm or reason.
         """
-        source = report.source
-        counts = dict(self.counts.get(source, {}))
-        for key, values in _count_entries(report):
-            counts[key] = tuple(map(max, counts.get(key, values), values))
+        numbers = dict(self.counts.get(source, {}))
+        for key, values in _count_entries(counts):
+            numbers[key] = tuple(map(max, numbers.get(key, values), values))
         metrics = dict(self.metrics.get(source, {}))
-        for each in report.metrics:
+        for each in counts.metrics:
             key = _key(each.generation, each.metric, _arm(each.arm))
             metrics[key] = max(metrics.get(key, (0, 0.0)), (each.values, each.total), key=lambda entry: entry[0])
         excluded = dict(self.excluded.get(source, {}))
-        for left in report.excluded:
+        for left in counts.excluded:
             if left.reason not in EXCLUDED or left.count < 0:
                 raise ValueError(f"{left.count} {left.reason} cannot be left out; reasons are {', '.join(EXCLUDED)}")
             key = _key(left.generation, left.reason, _arm(left.arm))
             excluded[key] = max(excluded.get(key, 0), left.count)
-        units, overflow = _with_units(self.units, report.units)
+        units, overflow = _with_units(self.units, counts.units)
         return Evidence(
-            counts={**self.counts, source: counts} if counts else self.counts,
+            counts={**self.counts, source: numbers} if numbers else self.counts,
             metrics={**self.metrics, source: metrics} if metrics else self.metrics,
             excluded={**self.excluded, source: excluded} if excluded else self.excluded,
             units=units,
-            overflow=self.overflow or report.overflow or overflow,
+            overflow=self.overflow or counts.overflow or overflow,
         )
 
     def tallies(self, signal: str) -> dict[int, Tally]:
@@ -194,12 +150,12 @@ def evidence_from_document(document: Mapping[str, Any]) -> Evidence:
         raise ValueError(f"not evidence: {error}") from error
 
 
-def _count_entries(report: Report) -> Iterable[tuple[str, tuple[int, ...]]]:
-    for each in report.arms:
+def _count_entries(counts: RolloutCounts) -> Iterable[tuple[str, tuple[int, ...]]]:
+    for each in counts.arms:
         if not 0 <= each.bad <= each.samples:
             raise ValueError(f"{each.bad} bad of {each.samples} cannot be")
         yield _key(each.generation, each.signal, _arm(each.arm)), (each.samples, each.bad)
-    for pair in report.pairs:
+    for pair in counts.pairs:
         if min(pair.canary_bad, pair.stable_bad) < 0 or pair.canary_bad + pair.stable_bad > pair.pairs:
             raise ValueError(f"{pair.canary_bad} and {pair.stable_bad} of {pair.pairs} pairs cannot be")
         yield _key(pair.generation, pair.signal, "pairs"), (pair.pairs, pair.canary_bad, pair.stable_bad)

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from roadworthy.rollout.evidence import CANARY, STABLE, Evidence
+from roadworthy.contract.evidence import CANARY, STABLE
+from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.plan import Metric, Plan
 from roadworthy.rollout.verdict import Segment
 from roadworthy.statistics.intervals import Interval, Sample, difference_sequence, mean_sequence

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
+from roadworthy.contract.evidence import RolloutCounts
 from roadworthy.foundation.errors import Conflict, NotFound
-from roadworthy.rollout.evidence import Evidence, Report, evidence_from_document
+from roadworthy.rollout.evidence import Evidence, evidence_from_document
 from roadworthy.rollout.plan import Plan, plan_from_document
 from roadworthy.rollout.state import State, state_from_document
 from roadworthy.rollout.verdict import Verdict
@@ -105,22 +106,22 @@ def change(connection: Connection, rollout: Rollout) -> Rollout:
     return after
 
 
-def merge(connection: Connection, report: Report, rollout_id: str) -> bool:
-    """Add what a gateway counted to a rollout that runs; whether it added anything. The row is locked meanwhile.
+def merge(connection: Connection, source: str, counts: RolloutCounts) -> bool:
+    """Add what one life of a gateway counted to a rollout that runs; whether it added anything. The row is locked meanwhile.
 
     Raises:
         ValueError: counts that cannot be.
     """
-    query = select(rollouts.c.evidence).where(rollouts.c.id == rollout_id, rollouts.c.running_on.is_not(None))
+    query = select(rollouts.c.evidence).where(rollouts.c.id == counts.rollout, rollouts.c.running_on.is_not(None))
     row = connection.execute(query.with_for_update()).first()
     if row is None:
         return False
     before = evidence_from_document(_json(row.evidence))
-    after = before.merged(report)
+    after = before.merged(source, counts)
     if after == before:
         return False
     written = msgspec.json.encode(after).decode()
-    connection.execute(update(rollouts).where(rollouts.c.id == rollout_id).values(evidence=written))
+    connection.execute(update(rollouts).where(rollouts.c.id == counts.rollout).values(evidence=written))
     return True
 
 

@@ -21,7 +21,6 @@ from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.rollout import endpoints, rollouts
-from roadworthy.rollout.evidence import Report
 from roadworthy.store.engine import begin_life, read_revision
 
 _FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
@@ -52,9 +51,8 @@ def take_frame(plane: Plane, frame: Telemetry) -> int:
 def _count(connection: Connection, frame: Telemetry) -> None:
     """Add what the gateway counted to the rollouts, in the transaction that takes the frame."""
     for counts in frame.rollouts:
-        facts = {field: getattr(counts, field) for field in counts.__struct_fields__ if field != "rollout"}
         try:
-            rollouts.merge(connection, Report(f"{frame.gateway}/{frame.boot}", **facts), counts.rollout)
+            rollouts.merge(connection, f"{frame.gateway}/{frame.boot}", counts)
         except ValueError as error:
             raise InvalidRequest(f"counts that cannot be: {error}", code="malformed-telemetry") from error
 
