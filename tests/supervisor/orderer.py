@@ -6,6 +6,7 @@ Document: folder, log, name, and children_fd from the supervisor.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ def say(event: str) -> None:
 say("start")
 channel.sendall(b'{"hello": true}\n')
 say("ready")
-sent = 0
+sent, received = 0, b""
 with (folder / "heard").open("ab", buffering=0) as heard:
     while not stop.is_set():
         lines = (folder / "orders").read_bytes().splitlines(keepends=True) if (folder / "orders").exists() else []
@@ -41,5 +42,9 @@ with (folder / "heard").open("ab", buffering=0) as heard:
                 channel.sendall(line)
                 sent += 1
         with contextlib.suppress(TimeoutError):
-            heard.write(channel.recv(65_536))
+            received += channel.recv(65_536)
+        *whole, received = received.split(b"\n")
+        for line in whole:
+            heard.write(line + b"\n")
+            channel.sendall(json.dumps({"heard": json.loads(line)["number"]}).encode() + b"\n")
 say("stop")

@@ -129,6 +129,25 @@ def test_d2_ordered_children_outlive_their_orderer(running: Running) -> None:
     assert running.end(signal.SIGTERM) == 0
 
 
+def test_d2_what_a_killed_orderer_had_not_read_is_told_to_its_next_life(running: Running) -> None:
+    """A death that lies in the channel of an orderer that never reads it is not lost; what it had heard is not told again."""
+    ordering = Ordering(running)
+    ordering.want("a", "b")
+    (first,), (second,) = eventually(
+        lambda: (a := ordering.pids("a")) and (b := ordering.pids("b")) and (a, b), "both run"
+    )
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: ordering.heard("died"), "it hears of the first death")
+    (orderer,) = ordering.pids("agent")
+    os.kill(orderer, signal.SIGSTOP)
+    os.kill(second, signal.SIGKILL)
+    eventually(lambda: len(ordering.pids("b")) == 2, "the supervisor has noticed the second death")
+    os.kill(orderer, signal.SIGKILL)
+    eventually(lambda: len(ordering.heard("died")) == 2, "its next life hears of it")
+    assert [death["pid"] for death in ordering.heard("died")] == [first, second]
+    assert running.end(signal.SIGTERM) == 0
+
+
 def test_d2_kill_9_of_the_supervisor_ends_ordered_children(running: Running) -> None:
     """They notice that their parent is gone, like all others."""
     ordering = Ordering(running)

@@ -7,11 +7,13 @@ The orderer inherits one end of a socket pair as `children_fd`. Messages are JSO
   document that changes under it counts from its next start on.
 - `{"kill": name, "pid": …, "reason": …}`: end that life of an ordered child at once; the reason comes back with its death.
 - `{"hello": true}`: answered with `{"running": [{"name", "pid"}, …]}`.
+- `{"heard": number}`: it has acted on this message and all before it.
 
 To it, for ordered children and for workers (those with "slot"): `{"started": name, "pid"}`; `{"died": name, "pid", "status",
 "lived_s", "deaths", "next_start_s", "reason"}`, for a worker with the gauges that it "left"; `{"recycled": name, "slot",
-"reason"}`. What happens while the orderer is away is told when it says hello again. Each life of the orderer has a channel of
-its own, so nobody reads half of another's message.
+"reason"}`, each with a "number". What happens while the orderer is away, and what it has not heard when it ends, is told when it
+says hello again: so nothing is lost, and something may come twice. Each life of the orderer has a channel of its own, so nobody
+reads half of another's message.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import re
 import socket
 from collections import deque
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from roadworthy.supervisor.household import Child, Death, say
 from roadworthy.supervisor.plan import ChildPlan, Orders
@@ -29,6 +31,14 @@ from roadworthy.supervisor.plan import ChildPlan, Orders
 _LONGEST_MESSAGE = 4 << 20
 _MOST_WAITING = 1_000
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}", re.ASCII)
+
+
+class _Message(NamedTuple):
+    """One line to the orderer; what `lasts` is of use to its next life too."""
+
+    number: int
+    line: bytes
+    lasts: bool
 
 
 class Ordering:
@@ -49,7 +59,8 @@ class Ordering:
         self._near: socket.socket | None = None
         self._received = bytearray()
         self._sending = bytearray()
-        self._waiting: deque[bytes] = deque(maxlen=_MOST_WAITING)
+        self._messages: deque[_Message] = deque(maxlen=_MOST_WAITING)  # those that it has not heard
+        self._number = self._sent = 0
         self._greeted = False
 
     def open(self) -> socket.socket:
@@ -68,6 +79,8 @@ class Ordering:
         self._greeted = False
         self._received.clear()
         self._sending.clear()
+        self._sent = 0
+        self._messages = deque((each for each in self._messages if each.lasts), _MOST_WAITING)
 
     @property
     def reads(self) -> list[socket.socket]:
@@ -128,7 +141,12 @@ class Ordering:
             for child in children
             if child.ordered and child.process is not None and child.stop_by is None
         ]
-        self._tell({"running": running})
+        self._tell({"running": running}, lasts=False)
+
+    def heard(self, number: int) -> None:
+        """The orderer need not be told these again."""
+        while self._messages and self._messages[0].number <= number:
+            self._messages.popleft()
 
     def started(self, child: Child, pid: int) -> None:
         """Tell of a start."""
@@ -154,16 +172,20 @@ class Ordering:
         """Tell that a worker was replaced warm."""
         self._tell({"recycled": child.plan.name, "slot": child.slot, "reason": reason})
 
-    def _tell(self, event: Mapping[str, Any]) -> None:
-        self._waiting.append(json.dumps(event).encode("utf-8") + b"\n")
+    def _tell(self, event: Mapping[str, Any], *, lasts: bool = True) -> None:
+        self._number += 1
+        line = json.dumps({**event, "number": self._number}).encode("utf-8") + b"\n"
+        self._messages.append(_Message(self._number, line, lasts))
         self._flush()
 
     def _flush(self) -> None:
         while self._near is not None and self._greeted:
             if not self._sending:
-                if not self._waiting:
+                following = next((each for each in self._messages if each.number > self._sent), None)
+                if following is None:
                     return
-                self._sending += self._waiting[0]
+                self._sending += following.line
+                self._sent = following.number
             try:
                 sent = self._near.send(self._sending)
             except BlockingIOError:
@@ -172,8 +194,6 @@ class Ordering:
                 self.close()
                 return
             del self._sending[:sent]
-            if not self._sending:  # what did not go out whole is told again to the next life
-                self._waiting.popleft()
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -169,6 +169,8 @@ class Supervisor:
                 continue
             if "hello" in message:
                 ordering.greet(self._house.members)
+            elif isinstance(number := message.get("heard"), int):
+                ordering.heard(number)
             elif "children" in message:
                 ordering.take_list(message)
             elif "kill" in message:

@@ -11,7 +11,8 @@ from roadworthy.gateway.agent.orders import Orders
 
 
 def test_orders_go_out_and_what_happened_comes_in() -> None:
-    """It says hello first; long lists and broken lines are no obstacle, and the end of the line does not end the agent."""
+    """It says hello first; long lists and broken lines are no obstacle, what was taken is said, and the end of the line does not
+    end the agent."""
     told: list[dict[str, Any]] = []
 
     async def scene() -> None:
@@ -33,10 +34,11 @@ def test_orders_go_out_and_what_happened_comes_in() -> None:
         orders.kill("runner-1", 7, "hung")
         assert json.loads(await reader.readline()) == {"children": many}
         assert json.loads(await reader.readline()) == {"kill": "runner-1", "pid": 7, "reason": "hung"}
-        running = {"running": [{"name": "x" * 1_000, "pid": n} for n in range(500)]}
+        running = {"running": [{"name": "x" * 1_000, "pid": n} for n in range(500)], "number": 3}
         writer.write(b"{broken\n[]\n" + json.dumps(running).encode() + b"\n")
         await asyncio.wait_for(came.wait(), 10)
         assert told == [running]
+        assert json.loads(await reader.readline()) == {"heard": 3}
         writer.close()
         await asyncio.sleep(0.05)
         assert not task.done()

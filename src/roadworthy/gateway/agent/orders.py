@@ -39,6 +39,8 @@ class Orders:
                     message = json.loads(line)
                     if isinstance(message, dict):
                         self._told(message)
+                        if "number" in message:
+                            self._write({"heard": message["number"]})
             await asyncio.Event().wait()  # the supervisor is gone; this process is told so in another way
         finally:
             self._writer.close()
