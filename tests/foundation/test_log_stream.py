@@ -74,6 +74,7 @@ def test_d18_a_pipe_that_nobody_reads_costs_lines_and_no_time(pipe: tuple[int, i
     while sum(map(int, re.findall(rb"dropped (\d+)\n", found))) < dropped or found.count(b"x\n") < 1_000 - dropped:
         found += os.read(reading, 65_536)
     assert found.count(LINE.encode()) == 1_000 - dropped
+    assert stream.drain(10.0)
     stream.write("after\n")
     while b"after" not in found:
         found += os.read(reading, 65_536)

@@ -77,16 +77,21 @@ class LogStream:
             with self._some:
                 self._some.wait_for(lambda: self._lines)
                 lines, self._lines = self._lines, deque()
-            if self._write_all(b"".join(lines)):
-                dropped = self.dropped - self._told
-                if dropped and self._write_all(self._tell(dropped).encode("utf-8")):
-                    self._told += dropped
-            else:
-                with self._some:
-                    self.dropped += len(lines)
+            written = self._write_all(b"".join(lines))
+            if written:
+                self._tell_dropped()
             with self._some:
+                if not written:
+                    self.dropped += len(lines)
                 self._held_bytes -= sum(map(len, lines))
                 self._some.notify_all()
+            if written:
+                self._tell_dropped()  # those for which there was no room until now
+
+    def _tell_dropped(self) -> None:
+        dropped = self.dropped - self._told
+        if dropped and self._write_all(self._tell(dropped).encode("utf-8")):
+            self._told += dropped
 
     def _write_all(self, data: bytes) -> bool:
         """False when the descriptor refused; what it had taken until then is ended by a line break next time."""
