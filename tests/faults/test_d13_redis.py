@@ -269,4 +269,4 @@ def test_d13_a_wrong_password_is_told_and_not_shown(start: Any, start_redis: Any
         assert secret not in (worker.folder / "log").read_text()
         assert secret.encode() not in Path(f"/proc/{worker.process.pid}/cmdline").read_bytes()
         assert secret.encode() not in Path(f"/proc/{worker.process.pid}/environ").read_bytes()
-        assert told(worker)[0]["address"] == redis.url
+        assert eventually(lambda worker=worker: told(worker), "it is told")[0]["address"] == redis.url
