@@ -61,6 +61,14 @@ def test_every_reason_is_told() -> None:
     assert sorted(code for code in codes if f"`{code}`" not in PAGE) == []
 
 
+def test_every_warning_is_told() -> None:
+    """Each code of what does not stop a rollout."""
+    text = (ROOT / "src" / "roadworthy" / "rollout" / "cautions.py").read_text()
+    codes = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"', text))
+    assert len(codes) == 3
+    assert sorted(code for code in codes if f"`{code}`" not in PAGE) == []
+
+
 def measured(*words: str) -> float:
     """The one measure whose text has all these words."""
     (found,) = [each["value"] for each in RESULTS if all(word in each["measure"] for word in words)]

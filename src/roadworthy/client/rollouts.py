@@ -73,6 +73,19 @@ class Rollout(TypedDict):
     decided_by: str | None
 
 
+class Caution(TypedDict):
+    """What does not stop a rollout and is good to know: a stable code and a sentence."""
+
+    code: str
+    text: str
+
+
+class Started(Rollout):
+    """A rollout as it begins, with what to expect of it."""
+
+    warnings: list[Caution]
+
+
 class Answer(Rollout):
     """A rollout after a command. `done` is False when there was nothing to do; `refused` says why."""
 
@@ -102,8 +115,8 @@ class Rollouts:
 
     def start(
         self, endpoint: str, version: str, plan: Mapping[str, Any] | None = None, **options: Unpack[StartOptions]
-    ) -> Rollout:
-        """Begin to move the endpoint's traffic to a version; returns at once.
+    ) -> Started:
+        """Begin to move the endpoint's traffic to a version; returns at once. Read `warnings`: they do not stop it.
 
         Args:
             plan: as docs/rollouts.md explains; None for a canary with all defaults.
@@ -113,7 +126,7 @@ class Rollouts:
             InvalidRequest: "invalid-plan".
         """
         body = {"version": version, "plan": dict(plan or {"strategy": "canary"}), **options}
-        return cast("Rollout", self._control.document(self._control.call("POST", _path(endpoint), json=body)))
+        return cast("Started", self._control.document(self._control.call("POST", _path(endpoint), json=body)))
 
     def get(self, endpoint: str, rollout_id: str = CURRENT) -> Rollout:
         """How it stands."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 
 from roadworthy.foundation.errors import NotFound
 from roadworthy.store.tables import record_files
@@ -25,6 +25,19 @@ def files_of(connection: Connection, endpoint: str) -> list[tuple[str, int]]:
         .limit(_MAX_FILES)
     )
     return [(row.blob, row.last_us) for row in connection.execute(query)]
+
+
+def asked_per_s(connection: Connection, endpoint: str, since_us: int, now_us: int) -> float:
+    """How often an endpoint was asked lately, by the record files that end after `since_us`: 0.0 when there is none.
+
+    The time is counted from the first request in those files, so that an endpoint which is asked for some minutes only is not
+    taken for an idle one. What gateways have not shipped yet is missing.
+    """
+    query = select(func.sum(record_files.c.rows), func.min(record_files.c.first_us)).where(
+        record_files.c.endpoint == endpoint, record_files.c.last_us > since_us
+    )
+    count, first_us = connection.execute(query).one()
+    return 0.0 if count is None else int(count) / max((now_us - first_us) / 1e6, 1.0)
 
 
 def over_limit(connection: Connection, max_bytes: int) -> tuple[list[str], int]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
+from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control import driving
 from roadworthy.control.observing import slow_ms
@@ -17,10 +19,11 @@ from roadworthy.control.verbs.endpoints import rollout_running, step
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.references import VersionReference, check_name
-from roadworthy.monitoring import gateways
+from roadworthy.monitoring import gateways, predictions
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
 from roadworthy.rollout import endpoints, machine, rollouts
+from roadworthy.rollout.cautions import Caution, cautions
 from roadworthy.rollout.commands import COMMANDS, NOTHING
 from roadworthy.rollout.endpoints import Endpoint, Pending
 from roadworthy.rollout.plan import Plan
@@ -37,6 +40,8 @@ ASKED = ("pause", "resume", "approve", "promote", "abort")
 """What people ask by name; the other commands are parts of other verbs."""
 _MOST = 200
 _MOST_REASON = 500
+_LATELY_US = 3_600_000_000
+"""So far back is looked for how often an endpoint is asked; `rollout/cautions.py` calls it the past hour."""
 _ids = PredictionIds()
 
 
@@ -60,7 +65,7 @@ class Wanted:
 
 
 def start(plane: Plane, name: str, wanted: Wanted, actor: str) -> dict[str, Any]:
-    """Begin to move an endpoint's traffic to a version by a plan.
+    """Begin to move an endpoint's traffic to a version by a plan. Its document, and in "warnings" what does not stop it.
 
     Raises:
         NotFound: "unknown-endpoint", "unknown-version".
@@ -86,6 +91,7 @@ def start(plane: Plane, name: str, wanted: Wanted, actor: str) -> dict[str, Any]
                 driving.obey(plane, connection, running, "supersede", actor)
             rollout = _new(plane, connection, (endpoint, found, plan, facts), wanted, actor)
             rollouts.create(connection, rollout)
+            known = _cautions(plane, connection, endpoint, plan)
             told = {
                 "rollout": rollout.id,
                 "stable": rollout.stable,
@@ -97,7 +103,14 @@ def start(plane: Plane, name: str, wanted: Wanted, actor: str) -> dict[str, Any]
             plane.announce(connection, actor, "rollout-started", name, **told)
         plane.bulletin.refresh()
     step(plane)
-    return get(plane, name, rollout.id)
+    warnings = [{"code": each.code, "text": each.text} for each in known]
+    return {**get(plane, name, rollout.id), "warnings": warnings}
+
+
+def _cautions(plane: Plane, connection: Connection, endpoint: Endpoint, plan: Plan) -> tuple[Caution, ...]:
+    policy, now_us = msgspec.convert(endpoint.policy, Policy), plane.clock.now_us()
+    rate = predictions.asked_per_s(connection, endpoint.name, now_us - _LATELY_US, now_us) if policy.record else None
+    return cautions(plan, cached=policy.cache is not None, requests_per_s=rate)
 
 
 def _check_reason(reason: str | None) -> None:
@@ -282,6 +295,7 @@ def history(plane: Plane, name: str | None, last: int, before: str | None) -> di
     """The newest rollouts of an endpoint, or of all, newest first; those of a deleted endpoint too.
 
     Raises:
+        NotFound: "unknown-endpoint": there is none, and never was one with a rollout.
         InvalidRequest: "invalid-last", "invalid-name".
     """
     if name is not None:
@@ -290,6 +304,8 @@ def history(plane: Plane, name: str | None, last: int, before: str | None) -> di
         raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
     with plane.database.begin() as connection:
         found = rollouts.list_last(connection, name, last, before)
+        if name is not None and not found:
+            endpoints.get(connection, name)
         items = [document(connection, rollout) for rollout in found]
     return {"items": items, "next": items[-1]["id"] if len(items) == last else None}
 
