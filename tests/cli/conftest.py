@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+
+from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
+from tests.control.fleet import Fleet, three_versions
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,6 +38,44 @@ def run(tmp_path: Path) -> Run:
         )
 
     return _run
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlProcess]:
+    """A control plane of the test's own."""
+    process = ControlProcess(tmp_path / "control")
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def admin(control: ControlProcess) -> Iterator[httpx.Client]:
+    """A client with the admin key."""
+    with control.client(control.admin_key) as client:
+        yield client
+
+
+@pytest.fixture
+def fleet(
+    control: ControlProcess,
+    admin: httpx.Client,
+    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+) -> Iterator[Fleet]:
+    """Three versions are there and the first one serves."""
+    with control.client(control.gateway_key) as link:
+        found = Fleet(link)
+        three_versions(admin, found, make_package)
+        yield found
+
+
+@pytest.fixture
+def rollout(run: Run, control: ControlProcess) -> Callable[..., Any]:
+    """Runs `roadworthy rollout …` against it."""
+
+    def go(*arguments: str) -> Any:
+        return run("rollout", *arguments, ROADWORTHY_CONTROL_URL=control.url, ROADWORTHY_KEY=control.admin_key)
+
+    return go
 
 
 def read(result: subprocess.CompletedProcess[str]) -> Any:

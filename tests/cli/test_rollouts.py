@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import pytest
 from roadworthy.cli.registry import endpoint_table
 from roadworthy.client import Client
 from roadworthy.foundation.errors import Conflict, InvalidRequest
-from tests.cli.conftest import Run, read
-from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
-from tests.control.fleet import FAST, Fleet, follow_until, three_versions
+from tests.cli.conftest import read
+from tests.control.conftest import ControlProcess
+from tests.control.fleet import FAST, Fleet, follow_until
 
 PLAN = """
 endpoint: line
@@ -26,44 +26,6 @@ hold: 0
 evidence: 10
 guards: [errors]
 """
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlProcess]:
-    """A control plane of the test's own."""
-    process = ControlProcess(tmp_path / "control")
-    yield process
-    process.kill()
-
-
-@pytest.fixture
-def admin(control: ControlProcess) -> Iterator[httpx.Client]:
-    """A client with the admin key."""
-    with control.client(control.admin_key) as client:
-        yield client
-
-
-@pytest.fixture
-def fleet(
-    control: ControlProcess,
-    admin: httpx.Client,
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
-) -> Iterator[Fleet]:
-    """Three versions are there and the first one serves."""
-    with control.client(control.gateway_key) as link:
-        found = Fleet(link)
-        three_versions(admin, found, make_package)
-        yield found
-
-
-@pytest.fixture
-def rollout(run: Run, control: ControlProcess) -> Callable[..., Any]:
-    """Runs `roadworthy rollout …` against it."""
-
-    def go(*arguments: str) -> Any:
-        return run("rollout", *arguments, ROADWORTHY_CONTROL_URL=control.url, ROADWORTHY_KEY=control.admin_key)
-
-    return go
 
 
 def test_from_a_plan_to_its_history(
@@ -89,7 +51,7 @@ def test_from_a_plan_to_its_history(
     assert "controller" in told
     shown = rollout("show", "line").stdout
     assert "10 of 10" in shown
-    assert rollout("watch", "line").stdout.startswith("rolled-back, step 1 of 2, 0 % | errors 10/10 against 0/190")
+    assert rollout("watch", "line").stdout[9:].startswith("rolled-back, step 1 of 2, 0 % | errors 10/10 against 0/190")
 
 
 def test_what_people_decide(rollout: Callable[..., Any], fleet: Fleet, admin: httpx.Client) -> None:
@@ -128,9 +90,43 @@ def test_bad_input_is_one_clear_error(rollout: Callable[..., Any], fleet: Fleet,
         assert result.returncode != 0
         assert f"code: {code}" in result.stderr, arguments
         assert "Traceback" not in result.stderr
-    refused = rollout("start", "line", "line:1")
-    assert "(same-version)" in refused.stderr
-    assert "(no-baseline)" in refused.stderr
+    refused = rollout("start", "line", "line:1").stderr
+    assert refused.startswith("error: the rollout of line:1 cannot begin:\n  - line:1 serves already (same-version)\n")
+    assert "\n  - how slow the stable is was not measured yet" in refused
+    wrong = rollout("start", "line", "line:2", "--guards", "eror", "--hold", "10x", "--steps", "200").stderr
+    assert "error: the plan is not valid:\n  - hold: expected a time" in wrong
+    assert "\n  - guards.eror: there is no such signal; did you mean errors?" in wrong
+    assert rollout("history", "lime").returncode == 3
+    assert rollout("history", "line").stdout == "endpoint line never had a rollout\n"
+    assert rollout("list").stdout == "no rollout is in progress\n"
+
+
+def test_what_does_not_stop_a_rollout_is_told_when_it_begins(
+    rollout: Callable[..., Any], fleet: Fleet, admin: httpx.Client
+) -> None:
+    """On standard error, beside the result; with --json in the document, and with --watch in its first line."""
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"cache": {"ttl_s": 30}}})
+    fleet.follow()
+    begun = rollout("start", "line", "line:2", "--guards", "errors")
+    assert "warning: the endpoint's cache answers nothing during a rollout" in begun.stderr
+    assert "(no-traffic)" in begun.stderr
+    assert "warning" not in begun.stdout
+    rollout("abort", "line")
+    follow_until(fleet, admin, lambda found: found["phase"] == "finished")
+    told = read(rollout("start", "line", "line:2", "--guards", "errors", "--json"))["warnings"]
+    assert [each["code"] for each in told] == ["cache-is-off", "no-traffic"]
+    assert "warnings" not in admin.get("/api/v1/endpoints/line/rollouts/current").json()
+    rollout("abort", "line")
+    follow_until(fleet, admin, lambda found: found["phase"] == "finished")
+    flags = ("--strategy", "all-at-once", "--guards", "errors", "--watch", "--exit-status", "--json")
+    seen: list[Any] = []
+    watching = threading.Thread(target=lambda: seen.append(rollout("start", "line", "line:2", *flags)))
+    watching.start()
+    follow_until(fleet, admin, lambda found: found["outcome"] == "promoted")
+    watching.join()
+    lines = [json.loads(text) for text in seen[0].stdout.splitlines()]
+    assert [each["code"] for each in lines[0]["warnings"]] == ["cache-is-off"]
+    assert (lines[-1]["outcome"], seen[0].returncode) == ("promoted", 0)
 
 
 def test_the_typed_client_and_the_events(control: ControlProcess, fleet: Fleet, admin: httpx.Client) -> None:

@@ -49,9 +49,9 @@ class ControlProcess:
             "max_package_bytes": 32 << 20,
         }
 
-    def start(self) -> None:
+    def start(self, port: int = 0) -> None:
         """Start the process and wait until it is ready."""
-        listener = listen("127.0.0.1", 0)
+        listener = listen("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self.process = subprocess.Popen(
             [sys.executable, *self._under, "roadworthy.control"], stdin=subprocess.PIPE, pass_fds=[listener.fileno()]

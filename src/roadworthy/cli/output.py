@@ -10,6 +10,8 @@ from typing import Any
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.settings import Settings
 
+_MOST_PROBLEMS = 20
+
 
 def show(document: object, text: str, *, as_json: bool) -> None:
     """Print a result: as JSON, or as text for people."""
@@ -64,12 +66,27 @@ def show_error(error: RoadworthyError, *, as_json: bool) -> None:
     if isinstance(faults, list) and faults:
         lines = ["error: the settings have faults"]
         lines += [f"  {fault['setting']} ({fault['origin']}): {fault['problem']}" for fault in faults]
+    problems = error.facts.get("problems")
+    if isinstance(problems, list) and len(problems) > 1:
+        lines = [f"error: {error.message.partition(': ')[0]}:", *_each(problems)]
     lines.append(f"  code: {error.code}")
     if error.hint:
         lines.append(f"  hint: {error.hint}")
     if error.facts.get("request_id"):
         lines.append(f"  request id: {error.facts['request_id']}")
     say("\n".join(lines))
+
+
+def _each(problems: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each thing that a plan, a policy or a rollout was refused for."""
+    lines = []
+    for each in problems[:_MOST_PROBLEMS]:
+        if "problem" in each:
+            lines.append(f"  - {each['path']}: {each['problem']}" if each.get("path") else f"  - {each['problem']}")
+        else:
+            lines.append(f"  - {each['text']} ({each['code']})")
+    more = len(problems) - _MOST_PROBLEMS
+    return [*lines, f"  and {more} more"] if more > 0 else lines
 
 
 def quiet_children(settings: Settings) -> str:

@@ -3,47 +3,142 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roadworthy.cli.output import facts, table
 
+Rollout = Mapping[str, Any]
 _MOST_E = 700.0
+_LEAST_WIDTH = 40
+_NEXT = {
+    "waits-for-approval": "`roadworthy rollout approve {0}` lets it go on, `roadworthy rollout abort {0}` ends it",
+    "waits-for-decision": "`roadworthy rollout promote {0}` or `roadworthy rollout abort {0}`",
+    "paused": "`roadworthy rollout resume {0}` lets it go on, `roadworthy rollout abort {0}` ends it",
+    "withdrawn": "`roadworthy rollout resume {0}` gives the share back, `roadworthy rollout abort {0}` ends it",
+    "cannot-return": "`roadworthy status` shows why the version before is not ready",
+    "cannot-withdraw": "`roadworthy status` shows why the version before is not ready",
+    "not-ready": "`roadworthy status` shows which version is not ready, and where",
+    "telemetry-lost": "`roadworthy status` shows which gateway is silent",
+    "deadline": "`roadworthy rollout promote {0}` or `roadworthy rollout abort {0}`",
+}
+"""What a person can do where a rollout does not go on by itself, by its code."""
 
 
-def summary(rollout: Mapping[str, Any]) -> str:
+def summary(rollout: Rollout) -> str:
     """One sentence: which version, how far, and why."""
     if "version" not in rollout:  # an endpoint that never had a rollout
         return "no rollout"
-    where = rollout["outcome"] or f"{rollout['phase']}, {_where(rollout)}"
-    return f"{rollout['version']} {where}: {rollout['text']}"
+    return f"{rollout['version']} {head(rollout)}: {rollout['text']}"
 
 
-def line(rollout: Mapping[str, Any]) -> str:
+def head(rollout: Rollout) -> str:
+    """How far it is, in some words."""
+    words = [rollout["outcome"] or rollout["phase"], f"step {rollout['step']} of {rollout['steps']}", _share(rollout)]
+    words += [word for word in ("paused", "withdrawn") if rollout[word] and not rollout["outcome"]]
+    return ", ".join(words)
+
+
+def line(rollout: Rollout) -> str:
     """One line for a log: where it is, both sides of each guard, and what it waits for. It is the same while only time passes."""
-    findings = (rollout.get("verdict") or {}).get("findings", ())
     counts = "; ".join(
         f"{each['signal']} {each['bad']}/{each['samples']} against {each['stable_bad']}/{each['stable_samples']}"
         f" E {_evidence(each['log_e'])} of {_evidence(each['log_e_bound'])}"
-        for each in findings
+        for each in _findings(rollout)
     )
     why = rollout["code"] if rollout["code"] == "minimum-time" else rollout["text"]
-    return " | ".join(part for part in (_head(rollout), counts, why) if part)
+    return " | ".join(part for part in (head(rollout), counts, why) if part)
 
 
-def details(rollout: Mapping[str, Any]) -> str:
-    """All of it, in some lines."""
+def standing(rollout: Rollout) -> tuple[str, str]:
+    """What is worth a line at once when it changes: everything but counts and time."""
+    return head(rollout), rollout["code"]
+
+
+def details(rollout: Rollout, width: int | None = None, note: str | None = None) -> str:
+    """All of it, in some lines.
+
+    Args:
+        width: of the terminal, in columns; None to break no line.
+        note: what whoever shows it has to add.
+    """
+    advice = None
+    if rollout["phase"] in ("preparing", "stepping"):
+        advice = _NEXT.get("withdrawn" if rollout["withdrawn"] else rollout["code"])
     shown = {
         "rollout": f"{rollout['id']} ({rollout['strategy']})",
         "endpoint": f"{rollout['endpoint']}: {rollout['stable']} -> {rollout['version']}",
-        "stands at": _head(rollout),
+        "stands at": head(rollout),
+        "steps": _steps(rollout),
         "because": f"{rollout['text']} ({rollout['code']})",
+        "next": advice and advice.format(rollout["endpoint"]),
         "left in step": _time(rollout["step_left_s"]),
         "deadline in": _time(rollout["deadline_left_s"]),
-        "started": f"{rollout['started_at']} by {rollout['started_by']}",
-        "ended": rollout["ended_at"] and f"{rollout['ended_at']}, decided by {rollout['decided_by']}",
+        "left out": _left_out(rollout),
+        "started": f"{_moment(rollout['started_at'])} by {rollout['started_by']}",
+        "ended": rollout["ended_at"] and f"{_moment(rollout['ended_at'])}, decided by {rollout['decided_by']}",
+        "note": note,
     }
-    findings = (rollout.get("verdict") or {}).get("findings", ())
+    told = {name: value for name, value in shown.items() if value}
+    indent = max(map(len, told)) + 2
+    parts = (_wrapped(facts(told), width, indent), _judged(rollout, width), _compared(rollout))
+    return "\n\n".join(part for part in parts if part)
+
+
+def history_table(found: Sequence[Rollout]) -> str:
+    """Rollouts of an endpoint, one a line."""
+    headings = ("STARTED", "STABLE", "VERSION", "OUTCOME", "STEP", "DECIDED BY", "ID", "WHY")
+    rows = [
+        (
+            _moment(each["started_at"]),
+            each["stable"],
+            each["version"],
+            each["outcome"] or each["phase"],
+            f"{each['step']} of {each['steps']}",
+            each["decided_by"],
+            each["id"],
+            each["text"],
+        )
+        for each in found
+    ]
+    return table(headings, rows)
+
+
+def list_table(found: Sequence[Rollout]) -> str:
+    """Rollouts in progress, one a line."""
+    headings = ("ENDPOINT", "STABLE", "VERSION", "STRATEGY", "PHASE", "STEP", "SHARE", "WHY")
+    rows = [
+        (
+            each["endpoint"],
+            each["stable"],
+            each["version"],
+            each["strategy"],
+            f"{each['phase']}, paused" if each["paused"] else each["phase"],
+            f"{each['step']} of {each['steps']}",
+            _share(each),
+            each["text"],
+        )
+        for each in found
+    ]
+    return table(headings, rows)
+
+
+def _moment(text: str) -> str:
+    """A moment of the API to the second."""
+    return f"{text[:19].replace('T', ' ')}{text[-6:].replace('+00:00', 'Z')}"
+
+
+def _findings(rollout: Rollout) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = (rollout["verdict"] or {}).get("findings", ())
+    return found
+
+
+def _judged(rollout: Rollout, width: int | None) -> str:
+    """Each guard's counts and evidence, and below what each says."""
+    found = _findings(rollout)
+    if not found:
+        return ""
     rows = [
         (
             each["signal"],
@@ -52,37 +147,64 @@ def details(rollout: Mapping[str, Any]) -> str:
             f"{each['stable_bad']:,} of {each['stable_samples']:,}",
             _evidence(each["log_e"]),
             _evidence(each["log_e_bound"]),
-            each["text"].partition(": ")[2],
         )
-        for each in findings
+        for each in found
     ]
-    judged = table(("SIGNAL", "VERDICT", "CANARY BAD", "STABLE BAD", "E", "BOUND", "WHY"), rows) if rows else ""
-    metrics = [
+    says = "\n".join(each["text"] for each in found)
+    headings = ("GUARD", "VERDICT", "CANARY BAD", "STABLE BAD", "E", "BACK AT")
+    return f"{table(headings, rows)}\n\n{_wrapped(says, width, 2)}"
+
+
+def _compared(rollout: Rollout) -> str:
+    rows = [
         (each["metric"], each["stable"]["mean"], each["canary"]["mean"], each["low"], each["high"], each["text"])
-        for each in rollout.get("metrics", ())
+        for each in rollout["metrics"]
     ]
-    compared = table(("METRIC", "STABLE", "CANARY", "LOW", "HIGH", "SO"), metrics) if metrics else ""
-    return "\n\n".join(part for part in (facts(shown), judged, compared) if part)
+    return table(("METRIC", "STABLE", "CANARY", "LOW", "HIGH", "SO"), rows) if rows else ""
 
 
-def _head(rollout: Mapping[str, Any]) -> str:
-    words = [rollout["outcome"] or rollout["phase"], _where(rollout)]
-    words += [word for word in ("paused", "withdrawn") if rollout.get(word)]
-    return ", ".join(words)
+def _steps(rollout: Rollout) -> str:
+    """All of the plan, with the one that it is at in brackets."""
+    texts = [
+        f"{each['shadow'] / 100:g} % copied" if each["shadow"] else f"{each['weight'] / 100:g} %"
+        for each in rollout["plan"]["steps"]
+    ]
+    at = rollout["step"] - 1
+    return ", ".join(f"[{text}]" if number == at else text for number, text in enumerate(texts))
 
 
-def _where(rollout: Mapping[str, Any]) -> str:
-    share = f"{rollout['shadow']:g} % copied" if rollout.get("shadow") else f"{rollout['share']:g} %"
-    return f"step {rollout['step']} of {rollout['steps']}, {share}"
+def _left_out(rollout: Rollout) -> str:
+    """What was no evidence, and why: "shed 3 of the canary's"."""
+    return ", ".join(
+        f"{count:,} {reason} ({arm})"
+        for reason, arms in rollout["left_out"].items()
+        for arm, count in arms.items()
+        if count
+    )
+
+
+def _share(rollout: Rollout) -> str:
+    return f"{rollout['shadow']:g} % copied" if rollout["shadow"] else f"{rollout['share']:g} %"
 
 
 def _evidence(log_e: float) -> str:
-    return f"{math.exp(min(log_e, _MOST_E)):.3g}"
+    value = math.exp(min(log_e, _MOST_E))
+    return f"{value:,.0f}" if 100 <= value < 1e9 else f"{value:.3g}"
 
 
 def _time(seconds: float | None) -> str | None:
-    if seconds is None:
+    """A duration in its two largest units; none is left out."""
+    if not seconds:
         return None
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _wrapped(text: str, width: int | None, indent: int) -> str:
+    """Lines broken at the terminal's edge, what follows indented."""
+    if width is None:
+        return text
+    room = max(width, _LEAST_WIDTH)
+    wrapper = textwrap.TextWrapper(room, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
+    return "\n".join(part for each in text.splitlines() for part in wrapper.wrap(each))

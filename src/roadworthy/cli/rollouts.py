@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
 
 from roadworthy.cli import exits
 from roadworthy.cli.options import RemoteOptions, command
-from roadworthy.cli.output import show, table
-from roadworthy.cli.rollout_texts import details, line, summary
+from roadworthy.cli.output import say, show
+from roadworthy.cli.rollout_texts import details, history_table, list_table, summary
+from roadworthy.cli.rollout_watch import follow
 from roadworthy.foundation.errors import InvalidRequest
 
 _ENDPOINT = "The endpoint."
@@ -49,6 +53,9 @@ class StartOptions(RemoteOptions):
         False
     )
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until it is over.")] = False
+    exit_status: Annotated[
+        bool, typer.Option("--exit-status", help="With --watch: fail unless it is promoted or completed.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +87,7 @@ class ListOptions(RemoteOptions):
 
 
 def start(options: StartOptions) -> None:
-    """Move an endpoint's traffic to a version step by step, by evidence."""
+    """Begin to move traffic to a version. It goes step by step, by evidence, and back by itself."""
     from roadworthy.client import Client
 
     plan = _plan(options)
@@ -99,10 +106,21 @@ def start(options: StartOptions) -> None:
         asked["accept_signature_change"] = options.accept_signature_change
     with Client.from_settings(options.settings.client) as client:
         begun = client.rollouts.start(endpoint, version, plan, **asked)
+        _show_start(begun, options)
         if options.watch:
-            _follow(client, endpoint, begun["id"], as_json=options.json)
-            return
-    show(begun, f"{endpoint}: {summary(begun)}\nrollout {begun['id']}", as_json=options.json)
+            _end(follow(client, endpoint, begun["id"], as_json=options.json), options.exit_status)
+
+
+def _show_start(begun: Mapping[str, Any], options: StartOptions) -> None:
+    """What began, and what to know of it. With `--watch` and `--json` it is the first of many lines."""
+    if options.json:
+        print(json.dumps(begun, indent=None if options.watch else 2, ensure_ascii=False), flush=True)
+        return
+    for warning in begun["warnings"]:
+        say(f"warning: {warning['text']} ({warning['code']})")
+    print(f"{begun['endpoint']}: {summary(begun)}\nrollout {begun['id']}", flush=True)
+    if not options.watch:
+        say(f"`roadworthy rollout watch {begun['endpoint']}` follows it")
 
 
 _FLAGS = ("strategy", "hold", "bake", "share", "evidence", "alpha", "deadline")
@@ -141,46 +159,27 @@ def _number(text: str) -> int | float | str:
 
 
 def watch(options: WatchOptions) -> None:
-    """Follow a rollout until it is over: step, share, evidence on both sides, what it waits for."""
+    """Follow a rollout until it is over. Shows step, share, both sides, evidence, what it waits for, time left."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
-        ended = _follow(client, options.endpoint, options.id, as_json=options.json)
-    if options.exit_status and ended.get("outcome") not in _GOOD:
+        ended = follow(client, options.endpoint, options.id, as_json=options.json)
+    _end(ended, options.exit_status)
+
+
+def _end(rollout: Mapping[str, Any], exit_status: bool) -> None:
+    if exit_status and rollout["outcome"] not in _GOOD:
         raise typer.Exit(exits.FAILED)
 
 
-def _follow(client: Any, endpoint: str, rollout_id: str, *, as_json: bool) -> Mapping[str, Any]:
-    """Show it whenever it changed: as JSON lines, as a picture that moves, or, where that cannot be, as lines."""
-    import json
-    import sys
-
-    last: Mapping[str, Any] = {}
-    if as_json or not sys.stdout.isatty():
-        told = ""
-        for last in client.rollouts.watch(endpoint, rollout_id):
-            text = json.dumps(last, ensure_ascii=False) if as_json else line(last)
-            if text != told:
-                print(text, flush=True)
-            told = text
-        return last
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    with Live(console=Console(highlight=False), refresh_per_second=4) as live:
-        for last in client.rollouts.watch(endpoint, rollout_id):
-            live.update(Text(details(last)))
-    return last
-
-
 def show_(options: OneOptions) -> None:
-    """Show where a rollout stands and what that rests on."""
+    """Show where a rollout stands, and why."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
         found = client.rollouts.get(options.endpoint, options.id)
-    show(found, details(found), as_json=options.json)
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    show(found, details(found, width), as_json=options.json)
 
 
 def list_(options: ListOptions) -> None:
@@ -189,43 +188,17 @@ def list_(options: ListOptions) -> None:
 
     with Client.from_settings(options.settings.client) as client:
         found = client.rollouts.in_progress()
-    rows = [
-        (
-            each["endpoint"],
-            each["stable"],
-            each["version"],
-            each["strategy"],
-            each["phase"],
-            f"{each['step']} of {each['steps']}",
-            f"{each['share']:g} %",
-            each["text"],
-        )
-        for each in found
-    ]
-    headings = ("ENDPOINT", "STABLE", "VERSION", "STRATEGY", "PHASE", "STEP", "SHARE", "WHY")
-    show(found, table(headings, rows), as_json=options.json)
+    show(found, list_table(found) if found else "no rollout is in progress", as_json=options.json)
 
 
 def history(options: HistoryOptions) -> None:
-    """List an endpoint's rollouts: outcome, verdict, numbers, and who or what decided."""
+    """List an endpoint's rollouts. With outcome, reason, and who or what decided."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
         found = client.rollouts.history(options.endpoint, options.last)
-    rows = [
-        (
-            each["started_at"],
-            each["id"],
-            each["stable"],
-            each["version"],
-            each["outcome"] or each["phase"],
-            each["decided_by"],
-            each["text"],
-        )
-        for each in found
-    ]
-    headings = ("STARTED", "ID", "STABLE", "VERSION", "OUTCOME", "DECIDED BY", "WHY")
-    show(found, table(headings, rows), as_json=options.json)
+    told = history_table(found) if found else f"endpoint {options.endpoint} never had a rollout"
+    show(found, told, as_json=options.json)
 
 
 def _verb(name: str, help_: str) -> Callable[[OneOptions], None]:
