@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class Fleet:
         self.states: dict[str, VersionState] = {}
         self.bad: set[str] = set()
         self.served: dict[str, dict[tuple[int, str], list[int]]] = {}
+        self.crashes: Counter[str] = Counter()
         self.run_times: tuple[RunTimes, ...] = ()
         self.frozen: Snapshot | None = None
 
@@ -50,14 +52,24 @@ class Fleet:
         return snapshot
 
     def counts(self) -> tuple[RolloutCounts, ...]:
-        """Of every rollout that it served."""
+        """Of every rollout that it served, or whose version crashed."""
         return tuple(
             RolloutCounts(
                 rollout,
-                tuple(ArmCount(generation, "errors", arm, *cell) for (generation, arm), cell in cells.items()),
+                tuple(
+                    ArmCount(generation, "errors", arm, *cell)
+                    for (generation, arm), cell in self.served.get(rollout, {}).items()
+                ),
+                crashes=self.crashes[rollout],
             )
-            for rollout, cells in self.served.items()
+            for rollout in sorted({*self.served, *self.crashes})
         )
+
+    def crash(self, digest: str) -> None:
+        """Lose a process to this version, as the rollouts that try it by the newest snapshot are told."""
+        for package in self.snapshot().packages:
+            if package.digest == digest:
+                self.crashes.update(package.rollouts)
 
     def serve(self, requests: int, stable_bad: int = 0, canary_bad: int | None = None) -> None:
         """Draw that many requests by the split in force, exactly in proportion, and report them. None: the canary fails all of

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from roadworthy.contract.telemetry import FAILED, VersionState
+from tests.conftest import eventually
 from tests.control.conftest import ControlProcess
 from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, begin, current, follow_until, tell
 
@@ -89,18 +90,41 @@ def test_e5_without_traffic_nothing_is_promoted(admin: httpx.Client, fleet: Flee
 def test_e7_a_version_that_crashes_at_start_never_gets_traffic(
     admin: httpx.Client, fleet: Fleet, digests: Digests
 ) -> None:
-    """It is taken out of the snapshot between attempts, which come later each time; its crash limit ends it."""
+    """It is taken out of the snapshot between attempts, which come later each time; its crashes of all attempts end it."""
     fleet.states[digests[1]] = VersionState(digests[1], FAILED, reason="it crashes", code="load-failed")
     begin(admin)
+    fleet.crash(digests[1])
+    fleet.crash(digests[1])
     waiting = follow_until(fleet, admin, lambda rollout: rollout["attempts"] == 1)
     assert "loading failed 1 times" in waiting["text"]
     assert [package.digest for package in fleet.snapshot().packages] == [digests[0]]
-    again = follow_until(fleet, admin, lambda rollout: rollout["attempts"] == 2)
-    assert again["share"] == 0
-    fleet.states[digests[1]] = VersionState(digests[1], FAILED, reason="it crashes", crashes=3)
+    eventually(lambda: fleet.snapshot().packages[1:], "it is tried again")
+    fleet.crash(digests[1])
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
     assert (ended["outcome"], ended["code"]) == ("not-started", "crash-limit")
     assert fleet.entry().split[0].digest == digests[0]
+
+
+def test_e7_crashes_of_an_earlier_rollout_are_no_crashes_of_this_one(
+    admin: httpx.Client, fleet: Fleet, digests: Digests
+) -> None:
+    """Each rollout counts its own, from before its first step on; what gateways go on telling of the first changes nothing."""
+    begin(admin)
+    fleet.crash(digests[1])
+    fleet.crash(digests[1])
+    follow_until(fleet, admin, lambda rollout: rollout["crashes"] == 2)
+    tell(admin, "abort")
+    follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
+    begin(admin)
+    again = follow_until(fleet, admin, lambda rollout: rollout["share"] == 5, requests=10)
+    assert again["crashes"] == 0
+    fleet.crash(digests[1])
+    again = follow_until(fleet, admin, lambda rollout: rollout["crashes"] == 1, requests=10)
+    assert again["phase"] == "stepping"
+    for _ in range(2):
+        fleet.crash(digests[1])
+    ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
+    assert (ended["outcome"], ended["code"]) == ("rolled-back", "crash-limit")
 
 
 def test_e8_another_signature_needs_somebody_who_answers_for_it(

@@ -39,10 +39,11 @@ def histories(draw: st.DrawFn) -> list[Report]:
     """What two sources report: each a few times, with counts that only grow."""
     reports = []
     for source in ("gateway-1/a", "gateway-2/b"):
-        samples = bad = values = shed = 0
+        samples = bad = values = shed = crashes = 0
         units: list[BadUnit] = []
         for _ in range(draw(st.integers(1, 4))):
             samples, bad = samples + draw(st.integers(1, 50)), bad + draw(st.integers(0, 1))
+            crashes += draw(st.integers(0, 1))
             values, shed = values + draw(st.integers(0, 3)), shed + draw(st.integers(0, 3))
             units.append(BadUnit(draw(GENERATIONS), draw(SIGNALS), draw(ARM), draw(st.sampled_from("uvw"))))
             reports.append(
@@ -53,6 +54,7 @@ def histories(draw: st.DrawFn) -> list[Report]:
                     tuple(units),
                     (MetricCount(2, "revenue", CANARY, values, -2.5 * values),),
                     (Excluded(1, CANARY, "shed", shed),),
+                    crashes=crashes,
                 )
             )
     return reports
@@ -146,6 +148,13 @@ def test_what_is_left_out_is_told_apart() -> None:
     assert 5 not in evidence.tallies("errors")
 
 
+def test_crashes_of_each_source_add_up() -> None:
+    """A frame that comes late takes none back; another life of a gateway begins at 0."""
+    assert Evidence().crashes == 0
+    evidence = merged([report("a/1", crashes=2), report("a/1", crashes=1), report("a/2"), report("b/1", crashes=3)])
+    assert evidence.crashes == 5
+
+
 def test_values_of_a_metric_add_up() -> None:
     """The newest of each source, also when the sum falls."""
     evidence = merged(
@@ -168,6 +177,7 @@ def test_values_of_a_metric_add_up() -> None:
         report("a", pairs=(PairCount(1, "errors", 3, 2, 2),)),
         report("a", units=(BadUnit(1, "errors", "third", "u"),)),
         report("a", excluded=(Excluded(1, CANARY, "bored", 1),)),
+        report("a", crashes=-1),
     ],
 )
 def test_what_cannot_be_is_refused(source: str, counts: RolloutCounts) -> None:

@@ -203,12 +203,14 @@ def test_e7_a_version_that_cannot_be_loaded_never_gets_traffic() -> None:
 
 
 def test_e7_crashes_while_serving_go_back() -> None:
-    """By a limit of their own, not as bad requests; being kept out of service is the same."""
-    for changes in ({"crashes": 3}, {"canary": FAILED}):
+    """By a limit of their own, not as bad requests, counted on all machines together; being kept out of service is the same."""
+    for crashes, canary in ((3, READY), (2, FAILED)):
         world = stepping()
-        world.look(1, crashes=2)
+        world.evidence = world.evidence.merged("gateway/1", RolloutCounts("r", crashes=2))
+        world.look(1)
         assert world.state.phase == STEPPING
-        world.look(1, **changes)
+        world.evidence = world.evidence.merged("gateway/2", RolloutCounts("r", crashes=crashes - 2))
+        world.look(1, canary=canary)
         assert (world.state.phase, world.splits[-1]) == (RETURNING, (0, 0))
 
 

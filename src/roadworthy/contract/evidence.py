@@ -71,6 +71,7 @@ class RolloutCounts(msgspec.Struct, frozen=True):
     Attributes:
         rollout: its id.
         overflow: it met more units than it can keep apart.
+        crashes: processes that the rollout's canary crashed.
     """
 
     rollout: str
@@ -80,3 +81,4 @@ class RolloutCounts(msgspec.Struct, frozen=True):
     metrics: tuple[MetricCount, ...] = ()
     excluded: tuple[Excluded, ...] = ()
     overflow: bool = False
+    crashes: int = 0

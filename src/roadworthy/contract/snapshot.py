@@ -21,6 +21,7 @@ class PackageEntry(msgspec.Struct, frozen=True):
         model, version: the registry's name for it.
         size_bytes: size of the packed file.
         allowed_by: who allowed it to execute code, when it carries code and was allowed; None otherwise.
+        rollouts: ids of the rollouts that try it, from before their first step on: its crashes are counted for them.
     """
 
     digest: str
@@ -28,6 +29,7 @@ class PackageEntry(msgspec.Struct, frozen=True):
     version: int
     size_bytes: int
     allowed_by: str | None = None
+    rollouts: tuple[str, ...] = ()
 
 
 class Arm(msgspec.Struct, frozen=True):

@@ -33,7 +33,6 @@ class VersionState(msgspec.Struct, frozen=True):
         health: while it serves, what its deep checks found more than once: "not-answering", "wrong-answers" or "slow"; None when
             all is well.
         breaker_open: whether the breaker on it is open.
-        crashes: processes that it crashed on this machine and that are remembered.
     """
 
     digest: str
@@ -44,7 +43,6 @@ class VersionState(msgspec.Struct, frozen=True):
     placement: str | None = None
     health: str | None = None
     breaker_open: bool = False
-    crashes: int = 0
 
 
 class WorkerReport(msgspec.Struct, frozen=True):

@@ -36,10 +36,7 @@ def observe(
     workers = [worker for gateway in found for worker in gateway.workers]
     canary, reason = _canary(rollout, workers, epoch)
     stable = decide(rollout.stable_digest, workers)
-    states = [
-        [state for worker in gateway.workers for state in worker.versions if state.digest == rollout.canary_digest]
-        for gateway in found
-    ]
+    states = [state for worker in workers for state in worker.versions if state.digest == rollout.canary_digest]
     return Observation(
         moment=moment,
         generation=endpoint.generation,
@@ -48,10 +45,7 @@ def observe(
         stable=_STATES.get(type(stable), LOADING),
         reason=reason,
         fresh=bool(found) and all(now_us - gateway.seen_at_us <= FRESH_US for gateway in found),
-        breaker_open=any(state.breaker_open for told in states for state in told),
-        crashes=sum(
-            max((state.crashes for state in told), default=0) for told in states
-        ),  # a machine's workers tell the same
+        breaker_open=any(state.breaker_open for state in states),
     )
 
 

@@ -67,13 +67,14 @@ def document(connection: Connection, rollout: Rollout) -> dict[str, Any]:
 
 
 def _judged(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
-    """The verdict with its numbers, what was left out of them, and what an A/B test found."""
+    """The verdict with its numbers, crashes, what was left out of the verdict, and what an A/B test found."""
     verdict, segments = rollout.verdict, rollout.state.segments
     shown = None
     if verdict is not None:
         shown = {"outcome": verdict.outcome, "code": verdict.code, "text": verdict.text, "findings": numbers(rollout)}
     return {
         "verdict": shown,
+        "crashes": evidence.crashes,
         "left_out": evidence.left_out(each.generation for each in segments),
         "metrics": msgspec.to_builtins(report(rollout.plan, segments, evidence)),
     }

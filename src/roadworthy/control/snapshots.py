@@ -41,7 +41,8 @@ def build_snapshot(connection: Connection) -> Snapshot:
         texts = dict.fromkeys((*endpoint.versions, *_of_rollout(rollout)))
         held = {text: get_version(connection, VersionReference.parse(text)) for text in texts}
         for version in held.values():
-            packages.setdefault(version.digest, _package(version))
+            tried_by = [each.id for each in running.values() if each.canary_digest == version.digest]
+            packages.setdefault(version.digest, _package(version, tuple(tried_by)))
         if endpoint.current is not None:
             entries.append(
                 EndpointEntry(
@@ -112,11 +113,12 @@ def _resolved(step: Fallback, endpoint: Endpoint, held: Mapping[str, Version]) -
     return msgspec.structs.replace(step, digest=None if version is None else version.digest)
 
 
-def _package(version: Version) -> PackageEntry:
+def _package(version: Version, tried_by: tuple[str, ...]) -> PackageEntry:
     return PackageEntry(
         digest=version.digest,
         model=version.reference.name,
         version=version.reference.version,
         size_bytes=version.size_bytes,
         allowed_by=version.allowed_by,
+        rollouts=tried_by,
     )

@@ -15,7 +15,8 @@ from roadworthy.foundation.slab import SlotWriter
 
 _SEPARATOR = "\x1f"
 _ARM, _PAIRS, _EXCLUDED, _UNITS, _OVERFLOW = "evidence", "pairs", "excluded", "units", "units-overflow"
-EVIDENCE = frozenset({_ARM, _PAIRS, _EXCLUDED, _UNITS, _OVERFLOW})
+_CRASHES = "canary-crashes"
+EVIDENCE = frozenset({_ARM, _PAIRS, _EXCLUDED, _UNITS, _OVERFLOW, _CRASHES})
 _OVER = "-"
 _UNITS_A_RUN = 60  # not MAX_WIDTH: runs of that width are never folded
 MOST_UNIT_RUNS = 128
@@ -70,6 +71,10 @@ class EvidenceCells:
         if cell is None:
             cell = self._cells[_EXCLUDED, *key] = self._place(_EXCLUDED, key, 1)
         self._values[cell] += 1
+
+    def crash(self, rollout: str) -> None:
+        """Count a process that the rollout's canary crashed."""
+        self._values[self._place(_CRASHES, (rollout,), 1)] += 1
 
     def unit(self, key: tuple[str, str, str, str], unit: int) -> None:
         """Note a user with a bad event, once a signal; `unit` is a hash from 1 to 2^63 - 1."""
@@ -145,7 +150,7 @@ class EvidenceTotals:
 
     Attributes:
         arms, pairs, excluded: by key; the numbers as `EvidenceCells` has them.
-        units: by rollout. overflow: rollouts of which some users had no room.
+        units: by rollout. overflow: rollouts of which some users had no room. crashes: by rollout.
     """
 
     arms: dict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
@@ -153,6 +158,7 @@ class EvidenceTotals:
     excluded: dict[tuple[str, ...], int] = field(default_factory=lambda: defaultdict(int))
     units: dict[str, set[BadUnit]] = field(default_factory=lambda: defaultdict(set))
     overflow: set[str] = field(default_factory=set)
+    crashes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, kind: str, key: tuple[str, ...], values: tuple[int, ...]) -> None:
         """Add one run of cells."""
@@ -162,6 +168,8 @@ class EvidenceTotals:
             self.excluded[key] += values[0]
         elif kind == _OVERFLOW:
             self.overflow.add(key[0])
+        elif kind == _CRASHES:
+            self.crashes[key[0]] += values[0]
         elif kind == _UNITS:
             rollout, generation, signal, arm, _ = key
             self.units[rollout].update(BadUnit(int(generation), signal, arm, f"{unit:016x}") for unit in values if unit)
@@ -173,7 +181,7 @@ class EvidenceTotals:
     def rollouts(self) -> set[str]:
         """The ids of all that was counted for."""
         keys = [*self.arms, *self.pairs, *self.excluded]
-        return {key[0] for key in keys} | set(self.units) | self.overflow
+        return {key[0] for key in keys} | set(self.units) | self.overflow | set(self.crashes)
 
     def counts(self, rollout: str) -> RolloutCounts:
         """As a telemetry frame tells it. A worker counts while this is read: what cannot be yet is told the next time."""
@@ -201,4 +209,5 @@ class EvidenceTotals:
             tuple(units),
             excluded=tuple(excluded),
             overflow=rollout in self.overflow,
+            crashes=self.crashes.get(rollout, 0),
         )

@@ -60,6 +60,7 @@ class Evidence(msgspec.Struct, frozen=True):
         excluded: by source, then by "generation/reason/arm".
         units: by signal, then by unit: the earliest generation known to have a bad event of it, and its arm then.
         overflow: there were more units than could be kept apart.
+        crashed: by source, how many processes the canary crashed.
     """
 
     counts: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -67,6 +68,7 @@ class Evidence(msgspec.Struct, frozen=True):
     excluded: dict[str, dict[str, int]] = {}
     units: dict[str, dict[str, tuple[int, str]]] = {}
     overflow: bool = False
+    crashed: dict[str, int] = {}
     format: int = FORMAT
 
     def merged(self, source: str, counts: RolloutCounts) -> Evidence:
@@ -91,6 +93,9 @@ class Evidence(msgspec.Struct, frozen=True):
                 raise ValueError(f"{left.count} {left.reason} cannot be left out; reasons are {', '.join(EXCLUDED)}")
             key = _key(left.generation, left.reason, _arm(left.arm))
             excluded[key] = max(excluded.get(key, 0), left.count)
+        if counts.crashes < 0:
+            raise ValueError(f"{counts.crashes} crashes cannot be")
+        crashed = max(self.crashed.get(source, 0), counts.crashes)
         units, overflow = _with_units(self.units, counts.units)
         return Evidence(
             counts={**self.counts, source: numbers} if numbers else self.counts,
@@ -98,7 +103,13 @@ class Evidence(msgspec.Struct, frozen=True):
             excluded={**self.excluded, source: excluded} if excluded else self.excluded,
             units=units,
             overflow=self.overflow or counts.overflow or overflow,
+            crashed={**self.crashed, source: crashed} if crashed else self.crashed,
         )
+
+    @property
+    def crashes(self) -> int:
+        """Processes that the canary crashed since the rollout began, on all machines."""
+        return sum(self.crashed.values())
 
     def tallies(self, signal: str) -> dict[int, Tally]:
         """The signal's counts by generation, over all sources; a generation without any is left out."""

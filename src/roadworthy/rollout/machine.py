@@ -77,7 +77,7 @@ def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> 
     verdict = judge(plan, before.scope(_stage(plan, before).evidence), evidence)
     peaks = {each.signal: max(each.log_e, before.peaks.get(each.signal, 0.0)) for each in verdict.findings}
     before = replace(before, peaks=peaks)
-    move = _moved(Look(plan, before, seen, verdict))
+    move = _moved(Look(plan, before, seen, verdict, evidence.crashes))
     alerts = _alerts(plan, seen, move)
     told = tuple(each.code for each in alerts)
     fresh = tuple(each for each in alerts if each.code not in state.told)
@@ -86,12 +86,17 @@ def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a gate decides by. `state` has the time and the generation of this look already."""
+    """What a gate decides by. `state` has the time and the generation of this look already.
+
+    Attributes:
+        crashes: processes that the canary crashed since the rollout began.
+    """
 
     plan: Plan
     state: State
     seen: Observation
     verdict: Verdict
+    crashes: int
 
     @property
     def stage(self) -> Stage:
@@ -100,7 +105,7 @@ class Look:
 
     def at(self, state: State) -> Look:
         """The same look at another state."""
-        return Look(self.plan, state, self.seen, self.verdict)
+        return Look(self.plan, state, self.seen, self.verdict, self.crashes)
 
 
 class Move(NamedTuple):
@@ -157,8 +162,8 @@ def _stage(plan: Plan, state: State) -> Stage:
 
 def _preparing(look: Look) -> Move:
     plan, state, seen = look.plan, look.state, look.seen
-    if seen.crashes >= plan.crashes:
-        return _ending(state, NOT_STARTED, "crash-limit", f"it crashed its process {seen.crashes} times")
+    if look.crashes >= plan.crashes:
+        return _ending(state, NOT_STARTED, "crash-limit", f"it crashed its process {look.crashes} times")
     if _overdue(look):
         return _ending(state, NOT_STARTED, "deadline", "it was not ready before the deadline")
     if seen.canary == FAILED:
@@ -193,8 +198,8 @@ def _stepping(look: Look) -> Move:
 
 
 def _crashed(look: Look) -> Move | None:
-    if look.seen.crashes >= look.plan.crashes:
-        return _ending(look.state, ROLLED_BACK, "crash-limit", f"it crashed its process {look.seen.crashes} times")
+    if look.crashes >= look.plan.crashes:
+        return _ending(look.state, ROLLED_BACK, "crash-limit", f"it crashed its process {look.crashes} times")
     if look.seen.canary == FAILED:
         return _ending(look.state, ROLLED_BACK, "not-loadable", look.seen.reason or "it is kept out of service")
     return None

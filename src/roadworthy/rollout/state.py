@@ -55,7 +55,6 @@ class Observation(msgspec.Struct, frozen=True):
             else LOADING. reason: why FAILED.
         fresh: whether every live gateway's telemetry is recent.
         breaker_open: whether the breaker on the canary is open anywhere.
-        crashes: processes of the canary that it crashed since the rollout began.
         alarms: of the plan's watched signals; one that is missing has no evidence, which holds where an alarm would.
     """
 
@@ -67,7 +66,6 @@ class Observation(msgspec.Struct, frozen=True):
     reason: str = ""
     fresh: bool = True
     breaker_open: bool = False
-    crashes: int = 0
     alarms: tuple[Alarm, ...] = ()
 
 

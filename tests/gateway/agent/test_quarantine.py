@@ -57,13 +57,6 @@ def test_c3_a_version_is_kept_out_after_its_crashes() -> None:
     assert crash(quarantine, "bad", 304.0, 305.0) == [False, False]
 
 
-def test_crashes_are_told_before_it_is_kept_out() -> None:
-    """A rollout may go back earlier."""
-    quarantine = Quarantine(LIMIT)
-    crash(quarantine, "bad", 1.0, 2.0)
-    assert quarantine.crashes() == {"bad": 2}
-
-
 def test_rare_crashes_do_not_count_together() -> None:
     """Only those within the window."""
     quarantine = Quarantine(LIMIT)

@@ -35,9 +35,10 @@ class Machine:
         self.orders: list[list[dict[str, Any]]] = []
         self.kills: list[tuple[str, int, str]] = []
         self.kept_out: dict[str, str] = {}
+        self.counted: list[str] = []
         self.pids: dict[str, int] = {}
         quarantine = Quarantine(Limit(crashes=3))
-        around = Around(self.orders.append, self._kill, self.held.__contains__, self._keep_out)
+        around = Around(self.orders.append, self._kill, self.held.__contains__, self._keep_out, self.counted.append)
         self.keeper = Runners(How(folder, growth=growth or Growth()), self._place, quarantine, around)
 
     def _place(self, entry: PackageEntry, _policies: Any) -> Placed:
@@ -51,9 +52,13 @@ class Machine:
     def _keep_out(self, reasons: dict[str, str]) -> None:
         self.kept_out = reasons
 
-    def know(self, *digests: str) -> None:
-        """A snapshot that names these."""
-        packages = tuple(PackageEntry(digest, "m", number, 1) for number, digest in enumerate(digests, 1))
+    def know(self, *digests: str, rollouts: tuple[str, ...] = ()) -> None:
+        """A snapshot that names these; the first is tried by these rollouts."""
+        tried = dict.fromkeys(digests[:1], rollouts)
+        packages = tuple(
+            PackageEntry(digest, "m", number, 1, rollouts=tried.get(digest, ()))
+            for number, digest in enumerate(digests, 1)
+        )
         endpoints = tuple(EndpointEntry(f"e{i}", 1, (Arm(digest, 10_000),), {}) for i, digest in enumerate(digests))
         self.keeper.know(Snapshot("e", 1, packages, endpoints))
 
@@ -270,6 +275,29 @@ def test_c2_c3_a_crash_loop_ends_in_quarantine(play: Any) -> None:
         assert machine.names() == [good]
         assert sum(machine.keeper.facts().restarts.values()) == 6
         assert machine.keeper.facts().restarts[A, "killed"] == 3
+
+    play(scene, a=apart(), b=apart())
+
+
+def test_e7_crashes_are_counted_for_the_rollouts_that_try_the_version(play: Any) -> None:
+    """Each one, of this version only, and none from before a rollout or after it; a kill from outside is none."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A, B)
+        tried, other = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
+        machine.start(tried, 11)
+        machine.die(tried, -11)
+        assert machine.counted == []
+        machine.know(A, B, rollouts=("one", "two"))
+        for name, status in ((tried, -11), (tried, -9), (other, -11)):
+            machine.start(name, 11)
+            machine.die(name, status)
+        assert machine.counted == ["one", "two"]
+        machine.know(A, B)
+        machine.start(tried, 11)
+        machine.die(tried, -11)
+        assert machine.counted == ["one", "two"]
+        await machine.until(lambda: machine.kept_out)
 
     play(scene, a=apart(), b=apart())
 

@@ -70,6 +70,8 @@ def test_evidence_and_run_times_come_from_the_slab(stand_in: Any, start_agent: A
     key = ("rollout-1", "4", "errors", "canary")
     metrics.evidence.sample(key, bad=True)
     metrics.evidence.unit(key, 255)
+    for _ in range(2):
+        metrics.evidence.crash("rollout-1")
     times = RunTimes()
     times.warming = 0
     metrics.time_runs(DIGEST, times)
@@ -78,6 +80,7 @@ def test_evidence_and_run_times_come_from_the_slab(stand_in: Any, start_agent: A
         "rollout-1",
         (ArmCount(4, "errors", "canary", 1, 1),),
         units=(BadUnit(4, "errors", "canary", "00000000000000ff"),),
+        crashes=2,
     )
     eventually(lambda: stand_in.frames and stand_in.frames[-1].rollouts == (counts,), "the counts arrive")
     assert agent.stop() == 0

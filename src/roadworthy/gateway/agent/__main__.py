@@ -39,7 +39,7 @@ from roadworthy.gateway.agent.record_files import RecordFolder
 from roadworthy.gateway.agent.records import RecordSink
 from roadworthy.gateway.agent.runner_watch import Growth
 from roadworthy.gateway.agent.runners import Around, How, Keeping, Runners
-from roadworthy.gateway.agent.shipping import Frames, Known, Shipping
+from roadworthy.gateway.agent.shipping import Frames, Shipping
 from roadworthy.gateway.agent.sync import Sync
 from roadworthy.gateway.metrics import Totals, WorkerMetrics, executing, read_totals
 from roadworthy.gateway.pressure import measure
@@ -172,25 +172,24 @@ def _wire(document: StartDocument) -> _Agent:
             sync.current, tuple(hub.reports()), connected, len(sink.folder.names()), keeping, *resources()
         )
 
-    def known() -> Known:
-        return Known(sync.current, {} if runners is None else runners.crashes())
-
     def resources() -> tuple[int | None, float | None]:
         reading = measure(sink.folder.folder)
         return reading.disk_free_bytes, reading.memory
 
     hub = Hub(sink.offer, changed)
-    orders, runners = _wire_runners(document, hub, reader)
+    orders, runners = _wire_runners(document, hub, reader, metrics)
     sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), hub, know)
     control = shipping = None
     if document.control_url is not None:
         control = ControlLink(document.control_url, document.key or "", document.gateway)
-        frames = Frames((document.gateway, reader.boot), slot, read, SystemClock(), known)
+        frames = Frames((document.gateway, reader.boot), slot, read, SystemClock(), lambda: sync.current)
         shipping = Shipping(document.gateway, control, frames, sink, metrics.lost_records)
     return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, GatewayCollector(read, facts))
 
 
-def _wire_runners(document: StartDocument, hub: Hub, reader: SlabReader) -> tuple[Orders, Runners] | tuple[None, None]:
+def _wire_runners(
+    document: StartDocument, hub: Hub, reader: SlabReader, metrics: WorkerMetrics
+) -> tuple[Orders, Runners] | tuple[None, None]:
     if document.children_fd is None:
         return None, None
 
@@ -214,7 +213,9 @@ def _wire_runners(document: StartDocument, hub: Hub, reader: SlabReader) -> tupl
     limit = Limit(document.crashes_to_quarantine)
     quarantine = Quarantine(limit, folder / "run" / "quarantine.json", reader.boot)
     how = How(folder, log_level=document.log_level, growth=Growth(document.growth_mb << 20 or None))
-    runners = Runners(how, placer(folder), quarantine, Around(orders.order, orders.kill, held, hub.keep_out))
+    runners = Runners(
+        how, placer(folder), quarantine, Around(orders.order, orders.kill, held, hub.keep_out, metrics.evidence.crash)
+    )
     return orders, runners
 
 

@@ -117,10 +117,6 @@ class Quarantine:
         self._save()
         return new
 
-    def crashes(self) -> dict[str, int]:
-        """How many crashes are remembered of each version: those within the limit's time, and no more than it takes."""
-        return {digest: len(crashes) for digest, crashes in self._known.crashes.items()}
-
     def kept_out(self, now: float) -> Mapping[str, str]:
         """Reasons by digest."""
         self._forget([digest for digest, kept in self._known.kept_out.items() if kept.until <= now])

@@ -105,12 +105,14 @@ class Around:
         kill: ends one life of a child: name, pid, reason.
         held: whether a worker still needs a version apart.
         keep_out: is told the reasons by digest whenever they change.
+        count_crash: counts one for the rollout with this id.
     """
 
     order: Callable[[list[dict[str, Any]]], None]
     kill: Callable[[str, int, str], None]
     held: Callable[[str], bool]
     keep_out: Callable[[dict[str, str]], None]
+    count_crash: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +208,15 @@ class Runners:
                 yield RunnerFacts(digest, number, watch.pid, state, size)
 
     def crashed(self, digest: str, why: str) -> None:
-        """Count a crash against a version; past the limit it is kept out and its runners are stopped."""
+        """Count a crash against a version, and for the rollouts that try it; past the limit it is kept out and its runners are
+        stopped."""
+        for entry in () if self._snapshot is None else self._snapshot.packages:
+            if entry.digest == digest:
+                for rollout in entry.rollouts:
+                    self._around.count_crash(rollout)
         if self._quarantine.crashed(digest, why, time.monotonic()):
             _log.error("a version is kept out because it crashes", digest=digest, reason=why)
             self._changed.set()
-
-    def crashes(self) -> dict[str, int]:
-        """How many crashes are remembered of each version."""
-        return self._quarantine.crashes()
 
     # What there should be.
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
 import httpx
 import msgspec
@@ -70,13 +69,6 @@ def count_requests(totals: Totals) -> tuple[RequestCount, ...]:
     return tuple(RequestCount(*key, count) for key, count in merged.items())
 
 
-class Known(NamedTuple):
-    """What frames need beside the slab: the snapshot in force, and how many crashes are remembered of each digest."""
-
-    snapshot: Snapshot | None = None
-    crashes: Mapping[str, int] = {}
-
-
 class Frames:
     """Makes telemetry frames. The sequence lives in the agent's slot, so that it goes on after a restart within the same boot.
 
@@ -85,7 +77,7 @@ class Frames:
         slot: the agent's own slot.
         read: the totals of all slots.
         clock: for the frame's time.
-        known: what the agent knows besides.
+        current: the snapshot in force.
     """
 
     def __init__(
@@ -94,30 +86,30 @@ class Frames:
         slot: SlotWriter,
         read: Callable[[], Totals],
         clock: Clock,
-        known: Callable[[], Known],
+        current: Callable[[], Snapshot | None],
     ) -> None:
         self._gateway, self._boot = source
         self._slot = slot
         self._cell = slot.place("sequence")
         self._read = read
         self._clock = clock
-        self._known = known
+        self._current = current
         self._named: dict[str, int] = {}
 
     def make(self, hub: Hub, manifests: tuple[RecordFile, ...]) -> Telemetry:
         """The next frame: how things are now."""
         self._slot.values[self._cell] += 1
-        totals, known = self._read(), self._known()
+        totals, snapshot = self._read(), self._current()
         return Telemetry(
             gateway=self._gateway,
             boot=self._boot,
             sequence=self._slot.values[self._cell],
             at_us=self._clock.now_us(),
-            workers=with_troubles(hub.reports(), totals, known),
+            workers=with_breakers(hub.reports(), totals, snapshot),
             counts=count_requests(totals),
             record_files=manifests,
             lost_records=totals.records_lost,
-            rollouts=self._rollouts(totals, known.snapshot),
+            rollouts=self._rollouts(totals, snapshot),
             run_times=tuple(RunTimes(digest, tuple(counts)) for digest, counts in sorted(totals.run_times.items())),
         )
 
@@ -133,15 +125,14 @@ class Frames:
         return tuple(totals.evidence.counts(each) for each in sorted(counted) if self._named[each] >= until_us)
 
 
-def with_troubles(reports: Iterable[WorkerReport], totals: Totals, known: Known) -> tuple[WorkerReport, ...]:
-    """The reports with what only the agent knows of their versions: breakers that are open, and crashes."""
-    refused = set() if known.snapshot is None else not_closed(totals, known.snapshot)
+def with_breakers(
+    reports: Iterable[WorkerReport], totals: Totals, snapshot: Snapshot | None
+) -> tuple[WorkerReport, ...]:
+    """The reports with what only the agent knows of their versions: breakers that are open."""
+    refused = set() if snapshot is None else not_closed(totals, snapshot)
 
     def told(state: VersionState) -> VersionState:
-        if state.digest not in refused and not known.crashes.get(state.digest):
-            return state
-        crashes = known.crashes.get(state.digest, 0)
-        return msgspec.structs.replace(state, breaker_open=state.digest in refused, crashes=crashes)
+        return msgspec.structs.replace(state, breaker_open=True) if state.digest in refused else state
 
     return tuple(
         msgspec.structs.replace(report, versions=tuple(told(state) for state in report.versions)) for report in reports

@@ -1,0 +1,99 @@
+"""E7: a canary that crashes its processes is judged by what it did in this rollout, whatever it did before."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+import roadworthy as rw
+from tests.conftest import eventually
+from tests.walks.test_up import FREE_PORTS, Machine
+
+ROWS = np.arange(24.0).reshape(8, 3)
+CRASH = 1_013.0
+PLAN = {"strategy": "canary", "steps": [50, 100], "hold": "10m", "guards": ["errors"], "crashes": 2}
+
+
+def steady(x: Any) -> Any:
+    """The stable."""
+    return np.asarray(x).sum(axis=1)
+
+
+def fragile(x: Any) -> Any:
+    """Dies of one value."""
+    import ctypes
+
+    if (np.asarray(x)[:, 0] == CRASH).any():
+        ctypes.string_at(0)
+    return np.asarray(x).sum(axis=1) + 0.5
+
+
+@pytest.fixture
+def machine(tmp_path: Any) -> Iterator[Machine]:
+    """Two versions; nothing is kept out of service, so that rollouts alone decide."""
+    made = Machine(tmp_path)
+    (tmp_path / "roadworthy.toml").write_text("[gateway]\ncrashes_to_quarantine = 100\n")
+    for number, model in enumerate((steady, fragile), start=1):
+        made.packages.append(rw.pack(model, name="sum", inputs=ROWS, out=tmp_path / f"dist{number}", compile=False))
+    started = made.run("up", "-d", *FREE_PORTS)
+    assert started.returncode == 0, started.stderr + made.log()
+    try:
+        for packed in made.packages:
+            made.tell("push", str(packed.path), "--allow-code", packed.digest)
+        made.tell("deploy", "sum:1", "--endpoint", "sum")
+        yield made
+    finally:
+        made.run("stop")
+
+
+def test_e7_only_crashes_since_the_rollout_began_count(machine: Machine) -> None:
+    """One in a rollout that was aborted is not remembered against the next; one before the agent died still is."""
+    context = machine.context()
+    with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
+
+        def crash() -> None:
+            """Have the canary's runner die of a request."""
+            before = client.rollouts.get("sum")["crashes"]
+
+            def asked() -> bool:
+                try:
+                    client.predict("sum", [[CRASH, 1.0, 2.0]])
+                except rw.RoadworthyError as error:
+                    return error.code == "runner-died"
+                return False
+
+            eventually(asked, "the canary gets one")
+            eventually(lambda: client.rollouts.get("sum")["crashes"] == before + 1, "it is counted")
+
+        def begin() -> None:
+            client.rollouts.start("sum", "sum:2", PLAN)
+            eventually(lambda: client.rollouts.get("sum")["share"] == 50, "it has traffic")
+
+        begin()
+        crash()
+        assert client.rollouts.get("sum")["phase"] == "stepping"
+        client.rollouts.abort("sum")
+        eventually(lambda: client.rollouts.get("sum")["outcome"] == "aborted", "it is back")
+        begin()
+        assert client.rollouts.get("sum")["crashes"] == 0
+        crash()
+        assert client.rollouts.get("sum")["phase"] == "stepping"
+        (agent,) = agents(machine)
+        os.kill(agent.pid, signal.SIGKILL)
+        agent.wait(20)
+        eventually(lambda: agents(machine), "another agent")
+        crash()
+        eventually(lambda: client.rollouts.get("sum")["outcome"] == "rolled-back", "it goes back")
+        ended = client.rollouts.get("sum")
+        assert (ended["code"], ended["text"]) == ("crash-limit", "it crashed its process 2 times")
+
+
+def agents(machine: Machine) -> list[psutil.Process]:
+    """The gateway's agent, while there is one."""
+    return [each for each in machine.family() if "roadworthy.gateway.agent" in " ".join(each.cmdline())]
