@@ -1,0 +1,131 @@
+"""The E-value of different answers: against its definition, its promise by simulation, and what must not fool it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import beta
+
+from roadworthy.statistics.drift import WEIGHTS, Answers, log_e_different, shifts_of, total_variation
+
+COUNTS = st.lists(st.tuples(st.integers(0, 3_000), st.integers(0, 3_000)), min_size=2, max_size=6)
+SHARES = st.sampled_from([0.0001, 0.05, 0.5, 0.95])
+UNEVEN = np.array([0.55, 0.25, 0.12, 0.05, 0.03])
+
+
+def answers(pairs: list[tuple[int, int]], share: float) -> Answers:
+    """From (stable, canary) of each class."""
+    return Answers(tuple(one for one, _ in pairs), tuple(other for _, other in pairs), share)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "share"), [([(3, 4), (9, 0)], 0.5), ([(20, 1), (5, 3), (0, 0)], 0.1), ([(7, 2)], 0.25)]
+)
+def test_it_is_the_ratio_of_its_definition(pairs: list[tuple[int, int]], share: float) -> None:
+    """Each class's mixture by quadrature, over the best single coin; the mean over the weights of the prior."""
+    k, s = sum(other for _, other in pairs), sum(one for one, _ in pairs)
+    best = (k / (k + s)) ** k * (s / (k + s)) ** s
+    ratios = []
+    for weight in WEIGHTS:
+        prior = beta(weight * share, weight * (1 - share))
+        mixture = 1.0
+        for stable, canary in pairs:
+            middle = prior.mean()
+            mixture *= quad(lambda q: prior.pdf(q) * q**canary * (1 - q) ** stable, 0, 1, points=[middle])[0]  # noqa: B023
+        ratios.append(mixture / best)
+    assert log_e_different([answers(pairs, share)]) == pytest.approx(math.log(sum(ratios) / len(ratios)), abs=1e-6)
+
+
+def test_known_figures() -> None:
+    """Nothing says nothing; a class of one version alone says much; the same proportions speak against a difference."""
+    assert log_e_different([]) == log_e_different([answers([(0, 0), (0, 0)], 0.1)]) == pytest.approx(0.0)
+    assert log_e_different([answers([(900, 0), (0, 100)], 0.1)]) > 250
+    assert log_e_different([answers([(4_500, 500), (4_500, 500)], 0.1)]) < -2
+
+
+@given(COUNTS, SHARES)
+def test_classes_have_no_order_and_segments_multiply(pairs: list[tuple[int, int]], share: float) -> None:
+    """And a class that nobody answers changes nothing."""
+    here = log_e_different([answers(pairs, share)])
+    assert log_e_different([answers(pairs[::-1], share)]) == pytest.approx(here, abs=1e-6)
+    assert log_e_different([answers([*pairs, (0, 0)], share)]) == pytest.approx(here, abs=1e-6)
+    assert log_e_different([answers(pairs, share), answers(pairs, share)]) == pytest.approx(2 * here, abs=1e-6)
+
+
+@given(COUNTS, SHARES)
+def test_the_difference_is_a_part_of_the_answers(pairs: list[tuple[int, int]], share: float) -> None:
+    """From 0 to 1, 0 for equal proportions; the shifts of the classes add up to nothing."""
+    segments = [answers(pairs, share)]
+    assert 0.0 <= total_variation(segments) <= 1.0 + 1e-12
+    assert math.fsum(shifts_of(segments)) == pytest.approx(0.0, abs=1e-9)
+    assert total_variation([answers([(one, one) for one, _ in pairs], share)]) == pytest.approx(0.0, abs=1e-12)
+    assert total_variation([answers([(1, 0), (0, 5)], share)]) == 1.0
+
+
+def test_a_share_that_grows_while_the_mix_changes_is_no_difference() -> None:
+    """At night all answers are of one class and the canary has little; by day of the other, and it has half. Added up, that would
+    look like a difference."""
+    night, day = answers([(9_500, 500), (0, 0)], 0.05), answers([(0, 0), (5_000, 5_000)], 0.5)
+    added = Answers((9_500, 5_000), (500, 5_000), 0.5)
+    assert total_variation([night, day]) == pytest.approx(0.0)
+    assert log_e_different([night, day]) < 0
+    assert total_variation([added]) > 0.5
+    assert log_e_different([added]) > 100
+
+
+def test_counts_that_cannot_be_are_refused() -> None:
+    """Negative ones, those of other bins, and shares without an other side."""
+    for wrong in (
+        Answers((1, -1), (1, 1), 0.5),
+        Answers((1,), (1, 1), 0.5),
+        Answers((1,), (1,), 0.0),
+        Answers((1,), (1,), 1.0),
+    ):
+        with pytest.raises(ValueError):
+            log_e_different([wrong])
+
+
+def alarms(stable: np.ndarray, canary: np.ndarray, share: float, *, lost: float = 0.0, runs: int = 400) -> float:
+    """How often E reaches 20 within 40 looks at 50 requests each; `lost` is the part of the canary's answers that never count."""
+    random, found = np.random.default_rng(20261121), 0
+    for _ in range(runs):
+        one, other = np.zeros(len(stable), dtype=int), np.zeros(len(stable), dtype=int)
+        for _ in range(40):
+            drawn = random.binomial(50, share)
+            other += random.multinomial(random.binomial(drawn, 1 - lost), canary)
+            one += random.multinomial(50 - drawn, stable)
+            if log_e_different([Answers(tuple(one.tolist()), tuple(other.tolist()), share)]) >= math.log(20):
+                found += 1
+                break
+    return found / runs
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_equal_versions_raise_it_as_rarely_as_promised(share: float) -> None:
+    """At most alpha = 5 % at forty looks, 0.08 being five standard errors above it; a canary of which a third is never counted
+    is no different either. A different one is found, so the check can fail."""
+    assert alarms(UNEVEN, UNEVEN, share) < 0.08
+    assert alarms(UNEVEN, UNEVEN, share, lost=0.33) < 0.08
+    assert alarms(UNEVEN, UNEVEN[::-1], share, runs=20) == 1.0
+
+
+@pytest.mark.parametrize(("shift", "answers"), [(0.1, 550), (0.2, 150)])
+def test_how_soon_a_shift_shows(shift: float, answers: int) -> None:
+    """The figures that docs/rollouts.md tells: the canary's answers until E is 100, the median of 60 runs at a share of 25 %."""
+    random, needed = np.random.default_rng(20261121), []
+    for _ in range(60):
+        canary, log_e = 0, 0.0
+        late = [0, 0]
+        while log_e < math.log(100):
+            canary += 10
+            late[0] += random.binomial(30, 0.5)
+            late[1] += random.binomial(10, 0.5 + shift)
+            one, other = (3 * canary - late[0], late[0]), (canary - late[1], late[1])
+            log_e = log_e_different([Answers(one, other, 0.25)])
+        needed.append(canary)
+    assert np.median(needed) == pytest.approx(answers, rel=0.2)
