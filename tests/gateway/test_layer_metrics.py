@@ -14,7 +14,7 @@ from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Rollo
 from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.gateway.agent.exposition import AgentFacts, GatewayCollector, render
-from roadworthy.gateway.agent.shipping import with_breakers
+from roadworthy.gateway.agent.shipping import Known, with_known
 from roadworthy.gateway.layers import BreakerCells, LayerCounts, owner_of
 from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics, read_totals
 from roadworthy.runtime.breaker import LOOK_S, Circuit, State
@@ -140,7 +140,7 @@ def test_counts_are_summed_over_workers(slab: Path) -> None:
 
 
 def test_reports_say_what_only_the_agent_knows(slab: Path) -> None:
-    """Open breakers, beside the versions that they are of; the others' reports stay as they came."""
+    """Open breakers and memory, beside the versions that they are of; the others' reports stay as they came."""
     metrics = open_worker_metrics(slab, 0)
     opened = circuit(metrics)
     now = time.monotonic_ns()
@@ -149,9 +149,12 @@ def test_reports_say_what_only_the_agent_knows(slab: Path) -> None:
     assert not opened.admits(now + LOOK_NS)
     states = tuple(VersionState(digest, READY) for digest in (*DIGESTS[:2], "sha256:other"))
     report = WorkerReport(0, 1, "b", "e", 1, 1, states)
-    (found,) = with_breakers([report], read_totals(SlabReader(slab)), snapshot())
+    known = Known(snapshot(), {DIGESTS[1]: (3, 1 << 20)})
+    (found,) = with_known([report], read_totals(SlabReader(slab)), known)
     assert [each.breaker_open for each in found.versions] == [True, False, False]
-    assert with_breakers([report], read_totals(SlabReader(slab)), None) == (report,)
+    memory = [(each.processes, each.memory_bytes) for each in found.versions]
+    assert memory == [(0, None), (3, 1 << 20), (0, None)]
+    assert with_known([report], read_totals(SlabReader(slab)), Known()) == (report,)
 
 
 def test_rollouts_on_the_metrics_page(slab: Path) -> None:

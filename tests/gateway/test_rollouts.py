@@ -12,12 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from roadworthy.contract.evidence import ArmCount, PairCount, RolloutCounts
+from roadworthy.contract.evidence import CONFIDENCE, ArmCount, MetricCount, PairCount, RolloutCounts
 from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
-from roadworthy.contract.snapshot import FULL_SHARE, Arm, EndpointEntry, RolloutEntry
+from roadworthy.contract.snapshot import FULL_SHARE, Arm, EndpointEntry, RolloutEntry, WatchedOutput
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.gateway.metrics import read_totals
 from roadworthy.runtime.run_times import WARM_UP_RUNS
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Container, Field, Signature
 from tests.conftest import eventually
 
 SIGNALS = ("errors", "invalid_outputs", "slow", "disagreement")
@@ -257,6 +259,53 @@ def test_copies_are_compared(
     assert {(bound.version, count) for (bound, _), count in requests.items()} == {("m:1", 10)}
     eventually(lambda: len(agent.records) >= 10, "the records arrive")
     assert {record.version for record in agent.records} == {1}
+
+
+TOTALS = (WatchedOutput("total", edges=(5.0, 10.0)),)
+
+
+def bins(folder: Path) -> dict[str, dict[int, int]]:
+    """Answers by arm and bin of the first watched output."""
+    return {each.arm: {n: cell for n, cell in enumerate(each.cells) if cell} for each in counted(folder).bins}
+
+
+def test_answers_are_watched_by_the_arm_that_gave_them(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """Before the caller has them. Failures are no answers, and neither is what a fallback says or a retried request gets."""
+    plan = planted(make_plan(), "poison")
+    roll_out(plan, 5_000, Policy(fallback=(Fallback("static", value={"total": 0.0}),)), outputs=TOTALS)
+    worker = start_worker(plan, folder=folder).wait_ready()
+    seen = ask(worker, [[1, 2, 3]], 30)
+    assert bins(folder) == {"stable": {1: seen["m:1", 200]}, "canary": {1: seen["m:2", 200]}}
+    ask(worker, [[1, 2, 3]], 10, **{"x-envoy-attempt-count": "2"})
+    unlucky = ask(worker, UNLUCKY, 20)
+    assert bins(folder)["canary"] == {1: seen["m:2", 200]}
+    assert bins(folder)["stable"] == {1: seen["m:1", 200], 2: unlucky["m:1", 200]}
+    assert counted(folder).metrics == ()
+
+
+def test_copies_are_watched_beside_what_was_served(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """The same requests of both versions, and no others: large requests are not copied, and would be missing on one side."""
+    plan = planted(make_plan(), "off-by-one")
+    roll_out(plan, 0, shadow=FULL_SHARE, outputs=TOTALS)
+    worker = start_worker(plan, folder=folder).wait_ready()
+    assert worker.predict("e", [[4, 0, 0]] * 1_025).status_code == 200
+    for number in range(1, 4):
+        assert worker.predict("e", [[4, 0, 0]]).status_code == 200
+        eventually(lambda n=number: bins(folder).get("canary") == {1: n}, "the copy is answered")
+    assert bins(folder) == {"stable": {0: 3}, "canary": {1: 3}}
+
+
+def test_how_sure_answers_are_is_counted_where_it_is_watched(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """One number for each request."""
+    plan = make_plan()
+    two = Signature((Field("x", DType.FLOAT64, (2,)),), (Field("probabilities", DType.FLOAT64, (2,)),), Container.ARRAY)
+    for number in (1, 2):
+        plan.package(number, kind="echo", signature=two)
+    roll_out(plan, FULL_SHARE, probabilities="probabilities")
+    worker = start_worker(plan, folder=folder).wait_ready()
+    for rows in ([[0.25, 0.75]], [[0.5, 0.5], [1.0, 0.0]]):
+        assert worker.predict("e", rows).status_code == 200
+    assert counted(folder).metrics == (MetricCount(1, CONFIDENCE, "canary", 2, 1.5),)
 
 
 def test_a_slow_copy_holds_up_nobody(start_worker: Any, make_plan: Any, folder: Path) -> None:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadworthy.contract.evidence import ArmCount, BadUnit, Excluded, PairCount
-from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.contract.evidence import (
+    CONFIDENCE,
+    OUTPUT_BINS,
+    ArmCount,
+    BadUnit,
+    BinCount,
+    Excluded,
+    MetricCount,
+    PairCount,
+)
+from roadworthy.contract.snapshot import FULL_SHARE, RolloutEntry, WatchedOutput
 from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, Unavailable
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.gateway import evidence
+from roadworthy.gateway.evidence import EvidenceCells
 from roadworthy.gateway.metrics import executing, open_worker_metrics, read_totals
 from roadworthy.gateway.split import Split, sticky_key, unit_hash
 from roadworthy.gateway.trial import own_outcome
+from roadworthy.gateway.watching import Watching
 from roadworthy.runtime.run_times import BINS, WARM_UP_RUNS, RunTimes
 from roadworthy.runtime.ticket import Answer, NotedAnswer
 from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field, Signature
 
 ANSWER = Answer(Batch(Layout(()), 1, ()), 0, 1)
 FAULT = ModelFault("it failed", code="model-failed")
@@ -126,6 +140,113 @@ def test_counts_of_all_workers_and_their_predecessors_add_up(tmp_path: Path) -> 
     assert not counts.overflow
 
 
+def test_watched_answers_add_up_over_workers(tmp_path: Path) -> None:
+    """Sums travel as such and not as millionths; a total that was read in the middle of a count is none that cannot be."""
+    create_slab(tmp_path / "slab", 3)
+    for slot in (0, 1, 0):
+        cells = open_worker_metrics(tmp_path / "slab", slot).evidence
+        cells.value(("r", "3", CONFIDENCE, "canary"), 0.25)
+        cells.value(("r", "3", CONFIDENCE, "canary"), 1.0)
+        cells.bin(("r", "3", "0", "canary"), 4)
+        cells.bin(("r", "3", "0", "canary"), OUTPUT_BINS - 1)
+    totals = read_totals(SlabReader(tmp_path / "slab")).evidence
+    counts = totals.counts("r")
+    assert counts.metrics == (MetricCount(3, CONFIDENCE, "canary", 6, 3.75),)
+    assert counts.bins == (
+        BinCount(3, 0, "canary", tuple(3 if n in (4, OUTPUT_BINS - 1) else 0 for n in range(OUTPUT_BINS))),
+    )
+    totals.values["r", "3", CONFIDENCE, "canary"] = [2, 2_500_000]
+    assert totals.counts("r").metrics[0].total == 2.0
+
+
+def watching(
+    tmp_path: Path, *outputs: WatchedOutput, probabilities: str | None = None
+) -> tuple[Watching, EvidenceCells]:
+    """What a worker watches of answers with a label, a price and probabilities, and its cells."""
+    create_slab(tmp_path / "slab", 2)
+    cells = open_worker_metrics(tmp_path / "slab", 0).evidence
+    rollout = RolloutEntry("r", "s", "c", outputs=outputs, probabilities=probabilities)
+    return Watching(cells, rollout, 3, Signature((), ANSWERED)), cells
+
+
+ANSWERED = (
+    Field("label", DType.STRING, nullable=True),
+    Field("price", DType.FLOAT64, nullable=True),
+    Field("probabilities", DType.FLOAT32, (3,)),
+)
+LABELS = WatchedOutput("label", categories=("a", "b"))
+PRICES = WatchedOutput("price", edges=(0.0, 10.0))
+
+
+def answer(*rows: tuple[str | None, float | None, list[float]]) -> Answer:
+    """One with these rows, among others of the same run."""
+    rows = (("x", -1.0, [1, 0, 0]), *rows, ("x", -1.0, [1, 0, 0]))
+    nulls = np.array([[row[place] is None for place in (0, 1)] for row in rows])
+    columns = [
+        (np.array([row[0] or "" for row in rows], dtype=object), nulls[:, 0]),
+        (np.array([row[1] or 0.0 for row in rows]), nulls[:, 1]),
+        (np.array([row[2] for row in rows], dtype=np.float32), None),
+    ]
+    return Answer(Batch.from_columns(Layout(ANSWERED), columns, len(rows)), 1, len(rows) - 1)
+
+
+def seen(tmp_path: Path) -> dict[tuple[int, str], dict[int, int]]:
+    """The bins that are not empty, by output and arm."""
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    return {(each.output, each.arm): {n: cell for n, cell in enumerate(each.cells) if cell} for each in counts.bins}
+
+
+def test_answers_are_counted_in_bins(tmp_path: Path) -> None:
+    """Labels by class, the rest together; numbers by edges; nulls apart. Of an answer with several rows one counts."""
+    watch, _ = watching(tmp_path, LABELS, PRICES)
+    for label, price in (("a", 5.0), ("b", -0.5), ("c", 10.0), (None, None), ("a", 0.0)):
+        watch.answered("canary", answer((label, price, [1, 0, 0])), None)
+    watch.answered("stable", answer(("b", 5.0, [1, 0, 0]), ("b", 6.0, [1, 0, 0]), ("b", 7.0, [1, 0, 0])), None)
+    watch.answered("stable", answer(), None)
+    last = OUTPUT_BINS - 1
+    assert seen(tmp_path) == {
+        (0, "canary"): {0: 2, 1: 1, 2: 1, last: 1},
+        (1, "canary"): {0: 1, 1: 2, 2: 1, last: 1},
+        (0, "stable"): {1: 1},
+        (1, "stable"): {1: 1},
+    }
+
+
+def test_each_row_has_its_turn_and_both_versions_the_same_one(tmp_path: Path) -> None:
+    """Whichever the arm is; else a version could be asked for first rows and the other for last ones."""
+    watch, _ = watching(tmp_path, LABELS)
+    two = answer(("a", 1.0, [1, 0, 0]), ("b", 1.0, [1, 0, 0]))
+    for _ in range(10):
+        watch.both_answered(two, two)
+    assert seen(tmp_path) == {(0, "stable"): {0: 5, 1: 5}, (0, "canary"): {0: 5, 1: 5}}
+
+
+def test_how_sure_an_answer_is(tmp_path: Path) -> None:
+    """The mean of its rows' largest probability; one number for each answer, 0 to 1 whatever rounding did."""
+    watch, _ = watching(tmp_path, probabilities="probabilities")
+    watch.answered("canary", answer(("a", 1.0, [0.5, 0.25, 0.25])), None)
+    watch.answered("canary", answer(("a", 1.0, [0.5, 0.25, 0.25]), ("a", 1.0, [0.0, 1.0, 0.0])), None)
+    watch.answered("stable", answer(("a", 1.0, [1.5, 0.0, 0.0])), None)
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert counts.metrics == (
+        MetricCount(3, CONFIDENCE, "canary", 2, 1.25),
+        MetricCount(3, CONFIDENCE, "stable", 1, 1.0),
+    )
+
+
+def test_a_user_who_keeps_an_arm_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each arm; those that cannot be remembered any more do not count, and another rollout begins anew."""
+    monkeypatch.setattr(evidence, "MOST_MET", 3)
+    watch, cells = watching(tmp_path, LABELS)
+    one = answer(("a", 1.0, [1, 0, 0]))
+    for arm, unit in (("stable", 1), ("stable", 1), ("canary", 1), ("stable", 2), ("stable", 3)):
+        watch.answered(arm, one, unit)
+    assert seen(tmp_path) == {(0, "stable"): {0: 2}, (0, "canary"): {0: 1}}
+    cells.keep(["another"])
+    watch.answered("stable", one, 3)
+    assert seen(tmp_path)[0, "stable"] == {0: 3}
+
+
 def test_more_users_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that fit are kept, the rest is told; a successor finds the same."""
     monkeypatch.setattr(evidence, "MOST_UNIT_RUNS", 2)
@@ -148,6 +269,8 @@ def test_rollouts_that_are_over_make_room(tmp_path: Path) -> None:
     for number in range(300):
         name = f"r{number}"
         metrics.evidence.keep(["stays", name])
+        metrics.evidence.value((name, str(number), CONFIDENCE, "canary"), 0.5)
+        metrics.evidence.bin((name, str(number), "0", "canary"), 7)
         digest = f"sha256:{number:064x}"
         metrics.bind("e", number, f"m:{number}", digest)
         metrics.time_runs(digest, times)
@@ -162,6 +285,8 @@ def test_rollouts_that_are_over_make_room(tmp_path: Path) -> None:
     assert totals.evidence.counts("r299").arms[0] == ArmCount(299, "errors", "canary", 1, 0)
     assert totals.evidence.counts("r299").units[0].unit == f"{(1 << 63) - 300:016x}"
     assert sum(totals.run_times[f"sha256:{299:064x}"]) == 1
+    assert totals.evidence.counts("r299").metrics[0] == MetricCount(299, CONFIDENCE, "canary", 1, 0.5)
+    assert totals.evidence.counts("r299").bins[0].cells[7] == sum(totals.evidence.counts("r299").bins[0].cells) == 1
     assert "r3" not in totals.evidence.rollouts()
 
 

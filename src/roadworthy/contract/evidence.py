@@ -12,6 +12,11 @@ import msgspec
 STABLE, CANARY = "stable", "canary"
 ARMS = (STABLE, CANARY)
 EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
+CONFIDENCE = "watched.confidence"
+"""The metric that has how sure answers are, 0 to 1. No metric of a plan can have this name."""
+OUTPUT_BINS = 32
+"""Cells of an output's bins, so that all fit one width: the answers of a bin each, the last for null or NaN. Outputs with fewer
+bins leave those between empty."""
 
 
 class ArmCount(msgspec.Struct, frozen=True):
@@ -56,6 +61,18 @@ class MetricCount(msgspec.Struct, frozen=True):
     total: float
 
 
+class BinCount(msgspec.Struct, frozen=True):
+    """Answers of one arm by the bin that a value of theirs is in, since the source began: one count for each of OUTPUT_BINS.
+
+    `output` is the place of the output among those that the rollout watches, from 0.
+    """
+
+    generation: int
+    output: int
+    arm: str
+    cells: tuple[int, ...]
+
+
 class Excluded(msgspec.Struct, frozen=True):
     """What is no evidence, since the source began, and why: one of EXCLUDED."""
 
@@ -82,3 +99,4 @@ class RolloutCounts(msgspec.Struct, frozen=True):
     excluded: tuple[Excluded, ...] = ()
     overflow: bool = False
     crashes: int = 0
+    bins: tuple[BinCount, ...] = ()

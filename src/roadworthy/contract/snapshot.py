@@ -39,6 +39,26 @@ class Arm(msgspec.Struct, frozen=True):
     weight: int
 
 
+class WatchedOutput(msgspec.Struct, frozen=True):
+    """An output whose values are counted in bins, the same for both versions.
+
+    Attributes:
+        name: of the field. place: which of a tensor's numbers; None for a plain one.
+        edges: of a number's bins, ascending: below the first, between each two of them, from the last on.
+        categories: of a label's: one bin each, then one for all others. None for a number.
+    """
+
+    name: str
+    place: int | None = None
+    edges: tuple[float, ...] = ()
+    categories: tuple[str | int | bool, ...] | None = None
+
+    @property
+    def label(self) -> str:
+        """How people call it."""
+        return self.name if self.place is None else f"{self.name}[{self.place}]"
+
+
 class RolloutEntry(msgspec.Struct, frozen=True):
     """A rollout as gateways draw and count by it. Both packages are held; what its split is, the endpoint's entry says.
 
@@ -50,6 +70,8 @@ class RolloutEntry(msgspec.Struct, frozen=True):
         slow_us: the stable's frozen 95th percentile of run time, microseconds in the version's run after warm-up; None: "slow"
             is not counted.
         signals: what to count: "errors", "invalid_outputs", "slow", "disagreement", "guard_hits", "custom.NAME".
+        outputs: what drift is counted of; empty where it is not watched.
+        probabilities: the output whose largest value in a row says how sure the answer is; None where that is not watched.
     """
 
     id: str
@@ -60,6 +82,8 @@ class RolloutEntry(msgspec.Struct, frozen=True):
     sticky_header: str | None = None
     slow_us: int | None = None
     signals: tuple[str, ...] = ()
+    outputs: tuple[WatchedOutput, ...] = ()
+    probabilities: str | None = None
 
 
 class EndpointEntry(msgspec.Struct, frozen=True):

@@ -33,6 +33,8 @@ class VersionState(msgspec.Struct, frozen=True):
         health: while it serves, what its deep checks found more than once: "not-answering", "wrong-answers" or "slow"; None when
             all is well.
         breaker_open: whether the breaker on it is open.
+        processes: runner processes of it on this machine that are READY. memory_bytes: what the largest of them holds; None
+            where there is none.
     """
 
     digest: str
@@ -43,6 +45,8 @@ class VersionState(msgspec.Struct, frozen=True):
     placement: str | None = None
     health: str | None = None
     breaker_open: bool = False
+    processes: int = 0
+    memory_bytes: int | None = None
 
 
 class WorkerReport(msgspec.Struct, frozen=True):

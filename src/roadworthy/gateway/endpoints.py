@@ -232,7 +232,7 @@ class _Binding:
         entry, rollout = self._entry, self._entry.rollout
         if rollout is None:
             return None
-        counting = Counting(self._metrics.evidence, rollout, entry.generation)
+        counting = Counting(self._metrics.evidence, rollout, entry.generation, signature)
         shadow = None
         if rollout.shadow:
             version = self._find(rollout.canary)

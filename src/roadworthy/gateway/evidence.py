@@ -10,17 +10,31 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from roadworthy.contract.evidence import ArmCount, BadUnit, Excluded, PairCount, RolloutCounts
+from roadworthy.contract.evidence import (
+    OUTPUT_BINS,
+    ArmCount,
+    BadUnit,
+    BinCount,
+    Excluded,
+    MetricCount,
+    PairCount,
+    RolloutCounts,
+)
 from roadworthy.foundation.slab import SlotWriter
 
 _SEPARATOR = "\x1f"
 _ARM, _PAIRS, _EXCLUDED, _UNITS, _OVERFLOW = "evidence", "pairs", "excluded", "units", "units-overflow"
-_CRASHES = "canary-crashes"
-EVIDENCE = frozenset({_ARM, _PAIRS, _EXCLUDED, _UNITS, _OVERFLOW, _CRASHES})
+_CRASHES, _VALUES, _BINS = "canary-crashes", "values", "bins"
+EVIDENCE = frozenset({_ARM, _PAIRS, _EXCLUDED, _UNITS, _OVERFLOW, _CRASHES, _VALUES, _BINS})
+_PARTS = 1_000_000
+"""Cells hold whole numbers: values from 0 to 1 are added up in millionths."""
 _OVER = "-"
 _UNITS_A_RUN = 60  # not MAX_WIDTH: runs of that width are never folded
 MOST_UNIT_RUNS = 128
 """A quarter of a slot's cells at most: 7,680 users with a bad event on one worker."""
+
+MOST_MET = 50_000
+"""Users of one rollout that a worker remembers to have met, some megabytes; later ones add nothing to what is watched."""
 
 
 class EvidenceCells:
@@ -35,10 +49,12 @@ class EvidenceCells:
         self._cells: dict[tuple[str, ...], int] = {}
         self._units: dict[tuple[str, str], _Units] = {}
         self._live: frozenset[str] = frozenset()
+        self._met: dict[str, set[tuple[str, int]]] = {}
 
     def keep(self, rollouts: Iterable[str]) -> None:
         """These are in service; the others may be folded when room is short."""
         self._live = frozenset(rollouts)
+        self._met = {rollout: met for rollout, met in self._met.items() if rollout in self._live}
 
     def sample(self, key: tuple[str, str, str, str], *, bad: bool) -> None:
         """Count an eligible outcome."""
@@ -64,6 +80,29 @@ class EvidenceCells:
         self._values[cell] += 1
         if canary_bad != stable_bad:
             self._values[cell + (1 if canary_bad else 2)] += 1
+
+    def value(self, key: tuple[str, str, str, str], value: float) -> None:
+        """Add a value from 0 to 1 of a metric: (rollout, generation, metric, arm)."""
+        cell = self._cells.get(key)
+        if cell is None:
+            cell = self._cells[key] = self._place(_VALUES, key, 2)
+        self._values[cell] += 1
+        self._values[cell + 1] += round(value * _PARTS)
+
+    def bin(self, key: tuple[str, str, str, str], number: int) -> None:
+        """Count an answer in a bin of an output: (rollout, generation, output, arm)."""
+        cell = self._cells.get(key)
+        if cell is None:
+            cell = self._cells[key] = self._place(_BINS, key, OUTPUT_BINS)
+        self._values[cell + number] += 1
+
+    def is_first(self, rollout: str, arm: str, unit: int) -> bool:
+        """Whether this user (a hash) is met in this arm for the first time; False as well when no more can be told apart."""
+        met = self._met.setdefault(rollout, set())
+        if (arm, unit) in met or len(met) >= MOST_MET:
+            return False
+        met.add((arm, unit))
+        return True
 
     def exclude(self, key: tuple[str, str, str, str]) -> None:
         """Count what is no evidence."""
@@ -150,12 +189,15 @@ class EvidenceTotals:
 
     Attributes:
         arms, pairs, excluded: by key; the numbers as `EvidenceCells` has them.
+        values, bins: by key; of values how many and their sum in millionths.
         units: by rollout. overflow: rollouts of which some users had no room. crashes: by rollout.
     """
 
     arms: dict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     pairs: dict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
     excluded: dict[tuple[str, ...], int] = field(default_factory=lambda: defaultdict(int))
+    values: dict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    bins: dict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * OUTPUT_BINS))
     units: dict[str, set[BadUnit]] = field(default_factory=lambda: defaultdict(set))
     overflow: set[str] = field(default_factory=set)
     crashes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -174,13 +216,20 @@ class EvidenceTotals:
             rollout, generation, signal, arm, _ = key
             self.units[rollout].update(BadUnit(int(generation), signal, arm, f"{unit:016x}") for unit in values if unit)
         else:
-            sums = self.arms[key] if kind == _ARM else self.pairs[key]
+            sums = self._sums(kind, key)
             for place, value in enumerate(values):
                 sums[place] += value
 
+    def _sums(self, kind: str, key: tuple[str, ...]) -> list[int]:
+        if kind == _ARM:
+            return self.arms[key]
+        if kind == _PAIRS:
+            return self.pairs[key]
+        return self.values[key] if kind == _VALUES else self.bins[key]
+
     def rollouts(self) -> set[str]:
         """The ids of all that was counted for."""
-        keys = [*self.arms, *self.pairs, *self.excluded]
+        keys = [*self.arms, *self.pairs, *self.excluded, *self.values, *self.bins]
         return {key[0] for key in keys} | set(self.units) | self.overflow | set(self.crashes)
 
     def counts(self, rollout: str) -> RolloutCounts:
@@ -201,12 +250,24 @@ class EvidenceTotals:
             for (owner, generation, reason, arm), count in sorted(self.excluded.items())
             if owner == rollout
         ]
+        metrics = [
+            MetricCount(int(generation), metric, arm, values, min(parts, values * _PARTS) / _PARTS)
+            for (owner, generation, metric, arm), (values, parts) in sorted(self.values.items())
+            if owner == rollout
+        ]
+        bins = [
+            BinCount(int(generation), int(output), arm, tuple(cells))
+            for (owner, generation, output, arm), cells in sorted(self.bins.items())
+            if owner == rollout
+        ]
         units = sorted(self.units.get(rollout, ()), key=lambda each: (each.generation, each.signal, each.unit))
         return RolloutCounts(
             rollout,
             tuple(arms),
             tuple(pairs),
             tuple(units),
+            metrics=tuple(metrics),
+            bins=tuple(bins),
             excluded=tuple(excluded),
             overflow=rollout in self.overflow,
             crashes=self.crashes.get(rollout, 0),

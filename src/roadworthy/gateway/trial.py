@@ -22,10 +22,12 @@ from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, Roadworth
 from roadworthy.gateway.evidence import EvidenceCells
 from roadworthy.gateway.metrics import Gauge
 from roadworthy.gateway.split import Split, point_of, sticky_key, unit_hash
+from roadworthy.gateway.watching import Watching
 from roadworthy.optimize.equal import Tolerance, compare
 from roadworthy.runtime.manager import Version
 from roadworthy.runtime.ticket import Answer, OnBehalf, Outcome, Ticket
 from roadworthy.schema.batch import Batch
+from roadworthy.schema.signature import Signature
 
 if TYPE_CHECKING:
     from roadworthy.gateway.endpoints import Arm
@@ -76,15 +78,21 @@ def own_outcome(outcome: Outcome, ran_us: int, slow_us: int | None) -> Own | str
 
 
 class Counting:
-    """The counts of one rollout in one generation."""
+    """The counts of one rollout in one generation.
 
-    def __init__(self, cells: EvidenceCells, rollout: RolloutEntry, generation: int) -> None:
+    Attributes:
+        watching: of what answers look like; None where the plan watches nothing of it.
+    """
+
+    def __init__(self, cells: EvidenceCells, rollout: RolloutEntry, generation: int, signature: Signature) -> None:
         self._cells = cells
         self._rollout = rollout
         self._generation = str(generation)
         self._signals = frozenset(rollout.signals)
         self._events = [name for name in rollout.signals if name == "guard_hits" or name.startswith("custom.")]
         self.slow_us = rollout.slow_us if SLOW in self._signals else None
+        watched = rollout.outputs or rollout.probabilities is not None
+        self.watching = Watching(cells, rollout, generation, signature) if watched else None
 
     def judged(self, label: str, own: Own, unit: int | None) -> None:
         """Count an outcome of an arm. `unit` is the hash of its user in a sticky rollout."""
@@ -105,6 +113,11 @@ class Counting:
             self._cells.event(key)
             if unit is not None:
                 self._cells.unit(key, unit)
+
+    def answered(self, label: str, outcome: Outcome, unit: int | None) -> None:
+        """Count what an eligible answer of a version's own looks like."""
+        if self.watching is not None and isinstance(outcome, Answer) and outcome.instead_of is None:
+            self.watching.answered(label, outcome, unit)
 
     def excluded(self, label: str, reason: str) -> None:
         """Count what is no evidence."""
@@ -232,6 +245,8 @@ class Drawn(OnBehalf):
             counting.excluded(label, RETRIED)
         else:
             counting.judged(label, own, self.unit)
+            if self._trial.shadow is None:  # else those count that both versions answered
+                counting.answered(label, outcome, self.unit)
         self.outer.settle(outcome)
         if self.copy is not None and self._trial.shadow is not None:
             self._trial.shadow.begin(self.copy, None if isinstance(own, str) else own, outcome, self.side.arm.version)
@@ -312,6 +327,8 @@ class Shadow:
         if isinstance(served, Answer) and served.instead_of is None and isinstance(outcome, Answer):
             different = compare(served.batch(), outcome.batch(), Tolerance()) is not None
             self._counting.pair(DISAGREEMENT, canary_bad=different, stable_bad=False)
+            if self._counting.watching is not None:
+                self._counting.watching.both_answered(served, outcome)
 
 
 class Copy(Ticket):

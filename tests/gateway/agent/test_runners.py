@@ -331,6 +331,21 @@ def test_a_crash_of_what_hung_by_its_own_word_counts(play: Any) -> None:
     play(scene, a=apart())
 
 
+def test_the_memory_of_ready_runners_is_told(play: Any) -> None:
+    """The largest of a version; one that is not READY is not among them."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A)
+        (name,) = await machine.until(machine.names)
+        assert machine.keeper.processes() == {}
+        machine.start(name, os.getpid())
+        ((digest, (number, size)),) = (await machine.until(machine.keeper.processes)).items()
+        assert (digest, number) == (A, 1)
+        assert size > 10 << 20
+
+    play(scene, a=apart())
+
+
 def test_c11_a_runner_that_leaks_is_replaced_warm(play: Any) -> None:
     """Once, and not again before some time has passed."""
 

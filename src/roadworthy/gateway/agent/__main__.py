@@ -39,7 +39,7 @@ from roadworthy.gateway.agent.record_files import RecordFolder
 from roadworthy.gateway.agent.records import RecordSink
 from roadworthy.gateway.agent.runner_watch import Growth
 from roadworthy.gateway.agent.runners import Around, How, Keeping, Runners
-from roadworthy.gateway.agent.shipping import Frames, Shipping
+from roadworthy.gateway.agent.shipping import Frames, Known, Shipping
 from roadworthy.gateway.agent.sync import Sync
 from roadworthy.gateway.metrics import Totals, WorkerMetrics, executing, read_totals
 from roadworthy.gateway.pressure import measure
@@ -172,6 +172,9 @@ def _wire(document: StartDocument) -> _Agent:
             sync.current, tuple(hub.reports()), connected, len(sink.folder.names()), keeping, *resources()
         )
 
+    def known() -> Known:
+        return Known(sync.current, {} if runners is None else runners.processes())
+
     def resources() -> tuple[int | None, float | None]:
         reading = measure(sink.folder.folder)
         return reading.disk_free_bytes, reading.memory
@@ -182,7 +185,7 @@ def _wire(document: StartDocument) -> _Agent:
     control = shipping = None
     if document.control_url is not None:
         control = ControlLink(document.control_url, document.key or "", document.gateway)
-        frames = Frames((document.gateway, reader.boot), slot, read, SystemClock(), lambda: sync.current)
+        frames = Frames((document.gateway, reader.boot), slot, read, SystemClock(), known)
         shipping = Shipping(document.gateway, control, frames, sink, metrics.lost_records)
     return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, GatewayCollector(read, facts))
 

@@ -218,6 +218,15 @@ class Runners:
             _log.error("a version is kept out because it crashes", digest=digest, reason=why)
             self._changed.set()
 
+    def processes(self) -> dict[str, tuple[int, int]]:
+        """Of each version how many of its runner processes are READY, and the bytes that the largest of them holds."""
+        found: dict[str, tuple[int, int]] = {}
+        for each in self._running():
+            if each.state == states.NAMES[states.READY]:
+                number, largest = found.get(each.digest, (0, 0))
+                found[each.digest] = (number + 1, max(largest, each.resident_bytes))
+        return found
+
     # What there should be.
 
     async def _plan(self) -> None:

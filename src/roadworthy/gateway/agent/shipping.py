@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import httpx
 import msgspec
@@ -69,6 +70,14 @@ def count_requests(totals: Totals) -> tuple[RequestCount, ...]:
     return tuple(RequestCount(*key, count) for key, count in merged.items())
 
 
+class Known(NamedTuple):
+    """What frames need beside the slab: the snapshot in force, and of each digest how many runner processes are READY with the
+    bytes that the largest holds."""
+
+    snapshot: Snapshot | None = None
+    processes: Mapping[str, tuple[int, int]] = {}
+
+
 class Frames:
     """Makes telemetry frames. The sequence lives in the agent's slot, so that it goes on after a restart within the same boot.
 
@@ -77,7 +86,7 @@ class Frames:
         slot: the agent's own slot.
         read: the totals of all slots.
         clock: for the frame's time.
-        current: the snapshot in force.
+        known: what the agent knows besides.
     """
 
     def __init__(
@@ -86,30 +95,30 @@ class Frames:
         slot: SlotWriter,
         read: Callable[[], Totals],
         clock: Clock,
-        current: Callable[[], Snapshot | None],
+        known: Callable[[], Known],
     ) -> None:
         self._gateway, self._boot = source
         self._slot = slot
         self._cell = slot.place("sequence")
         self._read = read
         self._clock = clock
-        self._current = current
+        self._known = known
         self._named: dict[str, int] = {}
 
     def make(self, hub: Hub, manifests: tuple[RecordFile, ...]) -> Telemetry:
         """The next frame: how things are now."""
         self._slot.values[self._cell] += 1
-        totals, snapshot = self._read(), self._current()
+        totals, known = self._read(), self._known()
         return Telemetry(
             gateway=self._gateway,
             boot=self._boot,
             sequence=self._slot.values[self._cell],
             at_us=self._clock.now_us(),
-            workers=with_breakers(hub.reports(), totals, snapshot),
+            workers=with_known(hub.reports(), totals, known),
             counts=count_requests(totals),
             record_files=manifests,
             lost_records=totals.records_lost,
-            rollouts=self._rollouts(totals, snapshot),
+            rollouts=self._rollouts(totals, known.snapshot),
             run_times=tuple(RunTimes(digest, tuple(counts)) for digest, counts in sorted(totals.run_times.items())),
         )
 
@@ -125,14 +134,17 @@ class Frames:
         return tuple(totals.evidence.counts(each) for each in sorted(counted) if self._named[each] >= until_us)
 
 
-def with_breakers(
-    reports: Iterable[WorkerReport], totals: Totals, snapshot: Snapshot | None
-) -> tuple[WorkerReport, ...]:
-    """The reports with what only the agent knows of their versions: breakers that are open."""
-    refused = set() if snapshot is None else not_closed(totals, snapshot)
+def with_known(reports: Iterable[WorkerReport], totals: Totals, known: Known) -> tuple[WorkerReport, ...]:
+    """The reports with what only the agent knows of their versions: breakers that are open, and memory of runner processes."""
+    refused = set() if known.snapshot is None else not_closed(totals, known.snapshot)
 
     def told(state: VersionState) -> VersionState:
-        return msgspec.structs.replace(state, breaker_open=True) if state.digest in refused else state
+        if state.digest not in refused | known.processes.keys():
+            return state
+        processes, memory = known.processes.get(state.digest, (0, None))
+        return msgspec.structs.replace(
+            state, breaker_open=state.digest in refused, processes=processes, memory_bytes=memory
+        )
 
     return tuple(
         msgspec.structs.replace(report, versions=tuple(told(state) for state in report.versions)) for report in reports
