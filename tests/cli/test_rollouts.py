@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from roadworthy.cli.registry import endpoint_table
+from roadworthy.cli.rollout_texts import details, line
 from roadworthy.client import Client
 from roadworthy.foundation.errors import Conflict, InvalidRequest
 from tests.cli.conftest import read
@@ -159,3 +160,29 @@ def test_the_typed_client_and_the_events(control: ControlProcess, fleet: Fleet, 
         assert [found["outcome"] for found in client.rollouts.history("line")] == ["aborted"]
         assert client.rollouts.in_progress() == []
         assert next(client.rollouts.watch("line"))["decided_by"] == control.admin_id
+
+
+def test_watched_signals_are_shown_with_their_samples() -> None:
+    """In the line of a log and among the details; a plan that watches nothing says nothing of it."""
+    said = {"signal": "drift", "on_alarm": "hold", "outcome": "no-evidence", "samples": 0, "stable_samples": 1_204}
+    shown: dict[str, Any] = {
+        **dict.fromkeys(("id", "strategy", "endpoint", "stable", "version", "code", "started_by"), "x"),
+        **dict.fromkeys(("step_left_s", "deadline_left_s", "ended_at", "outcome", "verdict", "withdrawn", "paused")),
+        "phase": "stepping",
+        "step": 1,
+        "steps": 2,
+        "share": 5.0,
+        "shadow": 0.0,
+        "text": "held",
+        "left_out": {},
+        "plan": {"steps": []},
+        "metrics": [],
+        "started_at": "2026-11-21T14:00:00.000000+00:00",
+        "watched": [{**said, "text": "no answer yet"}],
+    }
+    assert line(shown) == "stepping, step 1 of 2, 5 % | drift no-evidence (0 samples) | held"
+    row, why = (row for row in details(shown).splitlines() if row.startswith("drift"))
+    assert row.split() == ["drift", "no-evidence", "0", "1,204"]
+    assert why == "drift: no answer yet"
+    assert "WATCHED" not in details({**shown, "watched": []})
+    assert line({**shown, "watched": []}) == "stepping, step 1 of 2, 5 % | held"

@@ -15,7 +15,7 @@ import pytest
 
 from roadworthy.foundation.canonical import canonical_json
 from roadworthy.foundation.errors import PackageInvalid
-from roadworthy.package.archive import MAX_MEMBERS, open_package, pack_file, unpack
+from roadworthy.package.archive import MAX_MEMBERS, open_package, open_profile, pack_file, unpack
 from roadworthy.package.manifest import MANIFEST
 from roadworthy.package.package import Package
 
@@ -235,6 +235,18 @@ def test_a_file_that_changes_after_opening_is_noticed(graph_package: Package, un
     with pytest.raises(PackageInvalid) as found:
         package.golden()
     assert found.value.code == "package-damaged"
+
+
+def test_a_profile_is_read_out_of_a_stored_package(graph_package: Package, tmp_path: Path) -> None:
+    """From an open file, and nothing else of it; a profile that was changed is noticed, and so is what is no package."""
+    with graph_package.path.open("rb") as stored:
+        assert open_profile(stored) == graph_package.profile
+    data = graph_package.path.read_bytes()
+    for wrong in (data.replace(b'"rows":40', b'"rows":41'), b"no zip at all", b""):
+        changed = tmp_path / "changed.rw"
+        changed.write_bytes(wrong)
+        with changed.open("rb") as stored, pytest.raises(PackageInvalid):
+            open_profile(stored)
 
 
 def test_packing_twice_gives_the_same_bytes(graph_package: Package, unpacked: Unpacked, tmp_path: Path) -> None:

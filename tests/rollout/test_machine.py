@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, PairCount, RolloutCounts
 from roadworthy.rollout.commands import COMMANDS, NOTHING, command
 from roadworthy.rollout.evidence import Evidence, evidence_from_document
-from roadworthy.rollout.machine import BACKOFF_S, LOAD_ATTEMPTS, STALE_LOOKS, advance, begin
+from roadworthy.rollout.machine import BACKOFF_S, LOAD_ATTEMPTS, STALE_LOOKS, Baseline, advance, begin
 from roadworthy.rollout.plan import END, WAIT, Guard, Plan, Stage, Watch
 from roadworthy.rollout.state import (
     FAILED,
@@ -50,7 +50,7 @@ class World:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.state = begin("r1", 7, 12.5)
+        self.state = begin("r1", 7, Baseline(12.5))
         self.evidence = Evidence()
         self.seen = Observation(Moment("boot-1", 100.0), 7, 7, READY, READY)
         self.alerts: list[str] = []

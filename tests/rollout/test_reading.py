@@ -251,3 +251,65 @@ def test_preflight_tells_every_obstacle_at_once() -> None:
     assert [each.code for each in obstacles(plan, Facts("a:2", "a:2", fields=("user",), slow_ms=1.0))] == [
         "same-version"
     ]
+
+
+def test_preflight_refuses_what_nobody_can_measure() -> None:
+    """A rollout would wait for it without end. What is not in the plan is in nobody's way."""
+    plan = read_plan("{strategy: canary, guards: [errors, guard_hits], watch: [drift, resources]}")
+    why = {"guard_hits": "there are no guards", "drift": "no bins", "confidence": "no probabilities"}
+    found = obstacles(plan, Facts("a:1", "a:2", slow_ms=1.0, unmeasurable=why))
+    assert [(each.code, each.text) for each in found] == [
+        ("signal-not-measurable", "guard_hits cannot be measured: there are no guards"),
+        ("signal-not-measurable", "drift cannot be measured: no bins"),
+    ]
+    assert obstacles(plan, Facts("a:1", "a:2", slow_ms=1.0)) == ()
+
+
+@pytest.mark.parametrize(
+    ("steps", "refused"),
+    [("steps: [100]", True), ("steps: [5, 100]", False), ("steps: [{shadow: 20}, 100]", False)],
+)
+def test_preflight_wants_a_step_to_compare_answers_in(steps: str, refused: bool) -> None:
+    """At 100 % nobody answers beside the new version; its memory can be compared all the same."""
+    plan = read_plan("{strategy: canary, watch: [drift, resources], " + steps + "}")
+    found = obstacles(plan, Facts("a:1", "a:2", slow_ms=1.0))
+    assert [each.text for each in found] == (
+        ["drift cannot be measured: there is no step in which both versions answer"] if refused else []
+    )
+
+
+def test_watches_have_tolerances() -> None:
+    """The signal's own where nothing is said; a metric's better side is the higher one."""
+    plan = read_plan("""
+strategy: ab
+metrics: {revenue: {high: 500}, delay: {better: lower}}
+watch: {drift: {tolerance: 0.2}, confidence: {on_alarm: alert}, resources: {tolerance: 2}, business: hold}
+""")
+    assert plan.watches == (
+        Watch("drift", "hold", 0.2),
+        Watch("confidence", "alert"),
+        Watch("resources", "hold", 2.0),
+        Watch("business", "hold"),
+    )
+    assert [watch.tolerated for watch in plan.watches] == [0.2, 0.05, 2.0, 0.0]
+    assert [metric.better for metric in plan.metrics] == ["higher", "lower"]
+    assert plan_from_document(plan.to_document()) == plan
+
+
+def test_faults_of_watches_are_told() -> None:
+    """A part is under 1 and a ratio is not; business values need to be named."""
+    found = problems("""
+strategy: canary
+watch:
+  drift: {tolerance: 2}
+  resources: {tolerance: 0.5}
+  confidence: {tolerance: much, on_alarm: hide}
+  business: {tolerance: 0.1, on_alrm: hold}
+""")
+    assert found["watch.drift.tolerance"] == "is a part, under 1"
+    assert found["watch.resources.tolerance"] == "is how many times the stable's, 1 or more"
+    assert found["watch.confidence.tolerance"] == "expected a number, not 'much'"
+    assert found["watch.confidence"].startswith("there is no such choice")
+    assert found["watch.business.tolerance"].startswith("nothing is tolerated here")
+    assert found["watch.business.on_alrm"].startswith("there is no such key; did you mean on_alarm?")
+    assert found["watch.business"] == "needs `metrics`, which say what values it watches"

@@ -21,6 +21,7 @@ _NEXT = {
     "cannot-withdraw": "`roadworthy status` shows why the version before is not ready",
     "not-ready": "`roadworthy status` shows which version is not ready, and where",
     "telemetry-lost": "`roadworthy status` shows which gateway is silent",
+    "alarm": "it goes on when the alarm clears; `roadworthy rollout promote {0}` or `roadworthy rollout abort {0}` does not wait",
     "deadline": "`roadworthy rollout promote {0}` or `roadworthy rollout abort {0}`",
 }
 """What a person can do where a rollout does not go on by itself, by its code."""
@@ -47,8 +48,9 @@ def line(rollout: Rollout) -> str:
         f" E {_evidence(each['log_e'])} of {_evidence(each['log_e_bound'])}"
         for each in _findings(rollout)
     )
+    seen = "; ".join(f"{each['signal']} {each['outcome']} ({each['samples']} samples)" for each in rollout["watched"])
     why = rollout["code"] if rollout["code"] == "minimum-time" else rollout["text"]
-    return " | ".join(part for part in (head(rollout), counts, why) if part)
+    return " | ".join(part for part in (head(rollout), counts, seen, why) if part)
 
 
 def standing(rollout: Rollout) -> tuple[str, str]:
@@ -82,7 +84,12 @@ def details(rollout: Rollout, width: int | None = None, note: str | None = None)
     }
     told = {name: value for name, value in shown.items() if value}
     indent = max(map(len, told)) + 2
-    parts = (_wrapped(facts(told), width, indent), _judged(rollout, width), _compared(rollout))
+    parts = (
+        _wrapped(facts(told), width, indent),
+        _judged(rollout, width),
+        _watched(rollout, width),
+        _compared(rollout),
+    )
     return "\n\n".join(part for part in parts if part)
 
 
@@ -153,6 +160,16 @@ def _judged(rollout: Rollout, width: int | None) -> str:
     says = "\n".join(each["text"] for each in found)
     headings = ("GUARD", "VERDICT", "CANARY BAD", "STABLE BAD", "E", "BACK AT")
     return f"{table(headings, rows)}\n\n{_wrapped(says, width, 2)}"
+
+
+def _watched(rollout: Rollout, width: int | None) -> str:
+    """What each watched signal says, with its samples."""
+    found = rollout["watched"]
+    if not found:
+        return ""
+    rows = [(each["signal"], each["outcome"], f"{each['samples']:,}", f"{each['stable_samples']:,}") for each in found]
+    says = "\n".join(f"{each['signal']}: {each['text']}" for each in found)
+    return f"{table(('WATCHED', 'SAYS', 'CANARY SAMPLES', 'STABLE SAMPLES'), rows)}\n\n{_wrapped(says, width, 2)}"
 
 
 def _compared(rollout: Rollout) -> str:

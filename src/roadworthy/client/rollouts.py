@@ -44,6 +44,17 @@ class Verdict(TypedDict):
     findings: list[Finding]
 
 
+class Watched(TypedDict):
+    """What a watched signal says: "alarm", "quiet" or "no-evidence". `on_alarm` is "hold" or "alert"."""
+
+    signal: str
+    on_alarm: str
+    outcome: str
+    samples: int
+    stable_samples: int
+    text: str
+
+
 class Rollout(TypedDict):
     """A rollout. Shares in percent, times in seconds, steps from 1; `phase` is waiting, preparing, stepping, promoting, returning
     or finished; `outcome` None until it is finished; `code` and `text` tell why it is where it is."""
@@ -65,6 +76,7 @@ class Rollout(TypedDict):
     step_left_s: float | None
     deadline_left_s: float | None
     verdict: Verdict | None
+    watched: list[Watched]
     outcome: str | None
     plan: dict[str, Any]
     started_at: str

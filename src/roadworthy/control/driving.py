@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Connection
 
 from roadworthy.contract.snapshot import FULL_SHARE
-from roadworthy.control.observing import observe
+from roadworthy.control.observing import At, observe
 from roadworthy.control.plane import Plane
 from roadworthy.foundation.errors import Conflict
 from roadworthy.foundation.references import VersionReference
@@ -25,6 +25,7 @@ from roadworthy.registry import versions
 from roadworthy.rollout import endpoints, machine, rollouts
 from roadworthy.rollout.commands import command
 from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.rollout.state import (
     ABORTED,
@@ -53,6 +54,7 @@ class Look:
     rollout: Rollout
     endpoint: Endpoint
     seen: Observation
+    evidence: Evidence
 
 
 def drive(plane: Plane) -> bool:
@@ -77,7 +79,9 @@ def look_at(plane: Plane, connection: Connection, rollout: Rollout) -> Look:
     now_us = plane.clock.now_us()
     found = gateways.live(gateways.list_all(connection), now_us)
     moment = Moment(plane.boot, plane.clock.monotonic())
-    return Look(rollout, endpoint, observe(rollout, endpoint, found, epoch, moment, now_us))
+    evidence = rollouts.evidence_of(connection, rollout.id)
+    seen = observe(rollout, endpoint, found, evidence, At(epoch, moment, now_us))
+    return Look(rollout, endpoint, seen, evidence)
 
 
 def obey(plane: Plane, connection: Connection, rollout: Rollout, name: str, actor: str) -> str | None:
@@ -147,7 +151,7 @@ def begin_waiting(plane: Plane, connection: Connection, endpoint: Endpoint, revi
     begun = replace(
         waiting,
         waiting=False,
-        state=machine.begin(waiting.id, endpoint.generation, waiting.state.slow_ms),
+        state=machine.begin(waiting.id, endpoint.generation, machine.baseline_of(waiting.state)),
         revisions=((endpoint.generation, revision),),
         asked_revision=revision,
     )
@@ -160,8 +164,7 @@ def _drive_one(plane: Plane, connection: Connection, name: str) -> bool:
     if rollout is None:
         return False
     look = look_at(plane, connection, rollout)
-    evidence = rollouts.evidence_of(connection, rollout.id)
-    advance = machine.advance(rollout.plan, rollout.state, look.seen, evidence)
+    advance = machine.advance(rollout.plan, rollout.state, look.seen, look.evidence)
     return _carry_out(plane, connection, look, advance, CONTROLLER)
 
 

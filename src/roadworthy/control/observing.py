@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from roadworthy.contract.telemetry import RUN_TIME_BOUNDS_US, WorkerReport
 from roadworthy.monitoring.gateways import Gateway
+from roadworthy.rollout import alarms
+from roadworthy.rollout.alarms import Machine
 from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.rollout.state import FAILED, LOADING, PREPARING, READY, Moment, Observation
 from roadworthy.rollout.switch import Refuse, Switch, decide
@@ -23,29 +27,50 @@ cold; nobody's answer is late for that, and the new version is the one that is a
 _SLOW = 0.95
 
 
-def observe(
-    rollout: Rollout, endpoint: Endpoint, found: Sequence[Gateway], epoch: str, moment: Moment, now_us: int
-) -> Observation:
+class At(NamedTuple):
+    """When one looks: the store's epoch (what a worker says of another is past), the controller's moment, and the time in
+    microseconds since 1970."""
+
+    epoch: str
+    moment: Moment
+    now_us: int
+
+
+def observe(rollout: Rollout, endpoint: Endpoint, found: Sequence[Gateway], evidence: Evidence, at: At) -> Observation:
     """One look.
 
     Args:
         rollout: with the endpoint's generation noted.
         found: live gateways.
-        epoch: the store's; what a worker says of another is past.
+        evidence: all that was counted for it.
     """
     workers = [worker for gateway in found for worker in gateway.workers]
-    canary, reason = _canary(rollout, workers, epoch)
+    canary, reason = _canary(rollout, workers, at.epoch)
     stable = decide(rollout.stable_digest, workers)
     states = [state for worker in workers for state in worker.versions if state.digest == rollout.canary_digest]
+    machines = [_machine(rollout, gateway) for gateway in found]
     return Observation(
-        moment=moment,
+        moment=at.moment,
         generation=endpoint.generation,
-        applied=min((_applied(rollout, worker, epoch) for worker in workers), default=0),
+        applied=min((_applied(rollout, worker, at.epoch) for worker in workers), default=0),
         canary=canary,
         stable=_STATES.get(type(stable), LOADING),
         reason=reason,
-        fresh=bool(found) and all(now_us - gateway.seen_at_us <= FRESH_US for gateway in found),
+        fresh=bool(found) and all(at.now_us - gateway.seen_at_us <= FRESH_US for gateway in found),
         breaker_open=any(state.breaker_open for state in states),
+        alarms=alarms.alarms(alarms.Look(rollout.plan, rollout.state, evidence, machines)),
+    )
+
+
+def _machine(rollout: Rollout, gateway: Gateway) -> Machine:
+    """What runner processes of both versions hold there. A machine's workers tell the same of them."""
+    told = {state.digest: state for worker in gateway.workers for state in worker.versions}
+    canary, stable = told.get(rollout.canary_digest), told.get(rollout.stable_digest)
+    return Machine(
+        gateway.id,
+        0 if canary is None else canary.processes,
+        None if canary is None else canary.memory_bytes,
+        None if stable is None else stable.memory_bytes,
     )
 
 

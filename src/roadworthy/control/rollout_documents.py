@@ -12,9 +12,10 @@ from roadworthy.control.driving import numbers
 from roadworthy.control.times import iso
 from roadworthy.rollout import rollouts
 from roadworthy.rollout.evidence import Evidence
+from roadworthy.rollout.plan import Watch
 from roadworthy.rollout.report import report
 from roadworthy.rollout.rollouts import Rollout
-from roadworthy.rollout.state import FINISHED, STEPPING
+from roadworthy.rollout.state import FINISHED, STEPPING, Alarm
 
 _PERCENT = FULL_SHARE / 100
 WAITING = "waiting"
@@ -75,6 +76,21 @@ def _judged(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
     return {
         "verdict": shown,
         "crashes": evidence.crashes,
+        "watched": [_watched(watch, rollout) for watch in rollout.plan.watches],
         "left_out": evidence.left_out(each.generation for each in segments),
         "metrics": msgspec.to_builtins(report(rollout.plan, segments, evidence)),
+    }
+
+
+def _watched(watch: Watch, rollout: Rollout) -> dict[str, Any]:
+    """What a watched signal said at the last look; without samples nothing is known of it."""
+    found = {alarm.signal: alarm for alarm in rollout.state.alarms}
+    alarm = found.get(watch.signal, Alarm(watch.signal, 0, raised=False, text="nothing was measured yet"))
+    return {
+        "signal": watch.signal,
+        "on_alarm": watch.on_alarm,
+        "outcome": "alarm" if alarm.raised else "quiet" if alarm.samples else "no-evidence",
+        "samples": alarm.samples,
+        "stable_samples": alarm.other_samples,
+        "text": alarm.text,
     }

@@ -96,6 +96,8 @@ def _rollout(rollout: Rollout | None) -> RolloutEntry | None:
         sticky_header=None if plan.sticky is None else plan.sticky.header,
         slow_us=None if state.slow_ms is None else round(state.slow_ms * 1e3),
         signals=tuple(guard.signal for guard in plan.guards),
+        outputs=state.outputs,
+        probabilities=state.probabilities,
     )
 
 

@@ -10,7 +10,7 @@ import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.foundation.files import fsync_folder, remove_tree, temporary_beside
@@ -51,6 +51,18 @@ def open_package(path: Path) -> Package:
     return Package(path, manifest, statements, files)
 
 
+def open_profile(handle: BinaryIO) -> Mapping[str, Any]:
+    """The training profile of a packed package that was opened in whole before: this member is hashed again, no other is read.
+
+    Raises:
+        PackageInvalid: as `open_package`.
+    """
+    files = _ZipFiles(handle)
+    with files.open(MANIFEST) as member:
+        manifest = read_manifest(member.read(MAX_MANIFEST_BYTES))
+    return Package(Path(), manifest, {}, files).profile
+
+
 def _check_listing(manifest: Manifest, sizes: Mapping[str, int]) -> list[str]:
     """Every file is the manifest, listed in it with its size, or an attestation; return the attestations."""
     listed = {entry.path: entry.size_bytes for entry in manifest.files}
@@ -73,10 +85,10 @@ def _check_listing(manifest: Manifest, sizes: Mapping[str, int]) -> list[str]:
 class _ZipFiles:
     """The members of a packed file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path | BinaryIO) -> None:
         try:
             self._archive = zipfile.ZipFile(path)
+            self._size = path.stat().st_size if isinstance(path, Path) else path.seek(0, os.SEEK_END)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise _not_a_package() from error
 
@@ -99,7 +111,7 @@ class _ZipFiles:
                 raise PackageInvalid("the package holds a name twice", code="unsafe-member", hint=_DO_NOT_USE)
             folded.add(name.casefold())
             sizes[name] = member.file_size
-        if len(members) > MAX_MEMBERS or sum(sizes.values()) > min(MAX_PACKAGE_BYTES, self._path.stat().st_size):
+        if len(members) > MAX_MEMBERS or sum(sizes.values()) > min(MAX_PACKAGE_BYTES, self._size):
             raise _not_a_package()
         return sizes
 

@@ -12,15 +12,17 @@ counted is said in `contract/evidence.py`.
 from __future__ import annotations
 
 import json
+import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
-from roadworthy.contract.evidence import ARMS, CANARY, EXCLUDED, STABLE, BadUnit, RolloutCounts
+from roadworthy.contract.evidence import ARMS, CANARY, EXCLUDED, OUTPUT_BINS, STABLE, BadUnit, RolloutCounts
 
 FORMAT = 1
+_DRIFT = "drift."
 MOST_UNITS = 100_000
 """Units (users, sessions) with bad events that one signal keeps apart; one more and the evidence is incomplete, which holds."""
 
@@ -55,7 +57,8 @@ class Evidence(msgspec.Struct, frozen=True):
     """Everything counted for one rollout. Immutable: `merged` returns another.
 
     Attributes:
-        counts: by source, then by "generation/signal/arm" (samples, bad) or "generation/signal/pairs" (pairs, canary, stable).
+        counts: by source, then by "generation/signal/arm" (samples, bad), "generation/signal/pairs" (pairs, canary, stable), or
+            "generation/drift.OUTPUT/arm" (a count for each bin).
         metrics: by source, then by "generation/metric/arm" (values, total).
         excluded: by source, then by "generation/reason/arm".
         units: by signal, then by unit: the earliest generation known to have a bad event of it, and its arm then.
@@ -125,6 +128,17 @@ class Evidence(msgspec.Struct, frozen=True):
             found[born] = found.get(born, Tally()).plus(one)
         return found
 
+    def binned(self, output: int, arm: str) -> dict[int, tuple[int, ...]]:
+        """Answers of an arm in the bins of a watched output by generation, over all sources."""
+        found: dict[int, tuple[int, ...]] = {}
+        for counts in self.counts.values():
+            for key, cells in counts.items():
+                generation, name, part = key.split("/")
+                if name == f"{_DRIFT}{output}" and part == arm:
+                    known = found.get(int(generation), (0,) * len(cells))
+                    found[int(generation)] = tuple(map(operator.add, known, cells))
+        return found
+
     def metric(self, name: str, arm: str, generations: Iterable[int]) -> tuple[int, float]:
         """How many values of a metric an arm had in these generations, and their sum."""
         keys = [_key(generation, name, arm) for generation in generations]
@@ -170,6 +184,10 @@ def _count_entries(counts: RolloutCounts) -> Iterable[tuple[str, tuple[int, ...]
         if min(pair.canary_bad, pair.stable_bad) < 0 or pair.canary_bad + pair.stable_bad > pair.pairs:
             raise ValueError(f"{pair.canary_bad} and {pair.stable_bad} of {pair.pairs} pairs cannot be")
         yield _key(pair.generation, pair.signal, "pairs"), (pair.pairs, pair.canary_bad, pair.stable_bad)
+    for output in counts.bins:
+        if len(output.cells) != OUTPUT_BINS or min(output.cells) < 0:
+            raise ValueError(f"{output.cells} are no counts of {OUTPUT_BINS} bins")
+        yield _key(output.generation, f"{_DRIFT}{output.output}", _arm(output.arm)), output.cells
 
 
 def _with_units(

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.contract.snapshot import FULL_SHARE, WatchedOutput
 from roadworthy.rollout import plan as plans
 from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.plan import Plan, Stage
@@ -59,14 +59,34 @@ _QUIET = frozenset(
 """Reasons to hold that need nobody's attention."""
 
 
-def begin(rollout: str, generation: int, slow_ms: float | None = None) -> State:
-    """The state of a new rollout on an endpoint of this generation, whose traffic is the stable's.
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What both versions are measured by until the rollout ends; see the attributes of `State` with these names."""
 
-    Args:
-        slow_ms: the stable's 95th percentile, which stays what "slow" means.
-    """
-    segments = (Segment(generation, 0),)
-    return State(rollout, generation=generation, segments=segments, step_from=generation, slow_ms=slow_ms)
+    slow_ms: float | None = None
+    outputs: tuple[WatchedOutput, ...] = ()
+    probabilities: str | None = None
+
+
+UNKNOWN = Baseline()
+
+
+def baseline_of(state: State) -> Baseline:
+    """What a rollout that has not begun was given."""
+    return Baseline(state.slow_ms, state.outputs, state.probabilities)
+
+
+def begin(rollout: str, generation: int, by: Baseline = UNKNOWN) -> State:
+    """The state of a new rollout on an endpoint of this generation, whose traffic is the stable's."""
+    return State(
+        rollout,
+        generation=generation,
+        segments=(Segment(generation, 0),),
+        step_from=generation,
+        slow_ms=by.slow_ms,
+        outputs=by.outputs,
+        probabilities=by.probabilities,
+    )
 
 
 def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> Advance:
@@ -149,6 +169,7 @@ def _noticed(state: State, seen: Observation) -> State:
         step_s=state.step_s + (passed if exposed else 0.0),
         retry_s=None if state.retry_s is None else max(0.0, state.retry_s - passed),
         stale=0 if seen.fresh else state.stale + 1,
+        alarms=seen.alarms,
     )
     if seen.generation > state.generation:
         segment = Segment(seen.generation, state.weight, state.shadow)
@@ -269,7 +290,8 @@ def _alarmed(look: Look) -> Move | None:
         if watch.on_alarm != plans.HOLD:
             continue
         if alarm is None or alarm.samples == 0:
-            return _hold(look.state, "no-evidence", f"{watch.signal}: nothing was measured yet")
+            why = "nothing was measured yet" if alarm is None else alarm.text or "nothing was measured yet"
+            return _hold(look.state, "no-evidence", f"{watch.signal}: {why}")
         if alarm.raised:
             return _hold(look.state, "alarm", f"{watch.signal}: {alarm.text} ({alarm.samples:,} samples)")
     return None

@@ -21,6 +21,8 @@ PROMOTE, WAIT, END = "promote", "wait", "end"
 ROLLBACK, HOLD = "rollback", "hold"
 """What happens at the deadline."""
 ALERT = "alert"
+HIGHER, LOWER = "higher", "lower"
+"""Which values of a metric are better."""
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -75,18 +77,34 @@ class Guard(msgspec.Struct, frozen=True):
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """A signal that cannot roll back: whether its alarm holds the rollout or is only told ("hold" or "alert")."""
+    """A signal that cannot roll back.
+
+    Attributes:
+        signal: its name. on_alarm: whether its alarm holds the rollout or is only told ("hold" or "alert").
+        tolerance: by how much the versions may differ; None for the signal's default. Of "confidence" the difference of the
+            means, of "drift" the part of answers that is of another class, of "resources" how many times the stable's memory.
+    """
 
     signal: str
     on_alarm: str = HOLD
+    tolerance: float | None = None
+
+    @property
+    def tolerated(self) -> float:
+        """`tolerance`, or the signal's default."""
+        known = signal_named(self.signal)
+        default = 0.0 if known is None else known.tolerance
+        return default if self.tolerance is None else self.tolerance
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """What an A/B test reports for each arm: a value between `low` and `high` for each request that has one."""
+    """What an A/B test reports for each arm: a value between `low` and `high` for each request that has one. `better` is HIGHER
+    or LOWER."""
 
     name: str
     low: float = 0.0
     high: float = 1.0
+    better: str = HIGHER
 
 
 class Sticky(msgspec.Struct, frozen=True):

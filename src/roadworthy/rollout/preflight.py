@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
+from roadworthy.contract.snapshot import WatchedOutput
+from roadworthy.rollout.alarms import compares
+from roadworthy.rollout.machine import Baseline
 from roadworthy.rollout.plan import Plan
 
 
@@ -21,6 +24,8 @@ class Facts:
         kept_out: why the canary is kept out of service (quarantine); None when it is not.
         fields: the names of the endpoint's input fields.
         slow_ms: the stable's 95th percentile that "slow" would be measured by; None while it is not known.
+        outputs, probabilities: what gateways are to count of answers; see `RolloutEntry`.
+        unmeasurable: why a signal cannot be measured on this endpoint, by signal; those that can be are missing.
     """
 
     stable: str | None
@@ -32,6 +37,14 @@ class Facts:
     kept_out: str | None = None
     fields: tuple[str, ...] = ()
     slow_ms: float | None = None
+    outputs: tuple[WatchedOutput, ...] = ()
+    probabilities: str | None = None
+    unmeasurable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> Baseline:
+        """What both versions are measured by."""
+        return Baseline(self.slow_ms, self.outputs, self.probabilities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +81,18 @@ def _obstacles(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
         yield Obstacle(
             "no-baseline", "how slow the stable is was not measured yet; let it serve, or leave out the guard slow"
         )
+    yield from _unmeasured(plan, facts)
+
+
+def _unmeasured(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
+    """Signals that the rollout would wait for in vain."""
+    for signal in (*(guard.signal for guard in plan.guards), *(watch.signal for watch in plan.watches)):
+        if signal in facts.unmeasurable:
+            yield Obstacle("signal-not-measurable", f"{signal} cannot be measured: {facts.unmeasurable[signal]}")
+    if not any(compares(stage.weight, stage.shadow) for stage in plan.steps):
+        for watch in plan.watches:
+            if watch.signal != "resources":
+                yield Obstacle(
+                    "signal-not-measurable",
+                    f"{watch.signal} cannot be measured: there is no step in which both versions answer",
+                )

@@ -18,7 +18,7 @@ from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.rollout import plan as plans
 from roadworthy.rollout.documents import load
 from roadworthy.rollout.plan import Guard, Metric, Plan, Stage, Sticky, Watch
-from roadworthy.rollout.signals import DEFAULT_GUARDS, GUARD, OBSERVER, names_of, signal_named
+from roadworthy.rollout.signals import DEFAULT_GUARDS, GUARD, OBSERVER, Signal, names_of, signal_named
 
 CANARY, BLUE_GREEN, AB, SHADOW, ALL_AT_ONCE = "canary", "blue-green", "ab", "shadow", "all-at-once"
 STRATEGIES = (CANARY, BLUE_GREEN, AB, SHADOW, ALL_AT_ONCE)
@@ -42,7 +42,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 """What a plan of each strategy may say."""
 STEP_KEYS = ("share", "shadow", "hold", "evidence", "approve")
 GUARD_KEYS = ("ratio", "margin", "limit", "weight", "evidence")
-METRIC_KEYS = ("low", "high")
+METRIC_KEYS = ("low", "high", "better")
+WATCH_KEYS = ("on_alarm", "tolerance")
 RANGES: Mapping[str, tuple[float, float]] = {
     "alpha": (1e-6, 0.2),
     "beta": (1e-6, 0.2),
@@ -54,6 +55,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "margin": (1.01, 100),
     "limit": (1e-6, 0.99),
     "weight": (0.001, 1_000),
+    "tolerance": (0.001, 100),
     "hold": (0, 366 * _DAY_S),
     "bake": (0, 366 * _DAY_S),
     "deadline": (1, 366 * _DAY_S),
@@ -224,15 +226,34 @@ class _Reader:
         if not isinstance(given, Mapping):
             self._fault("watch", f"expected `SIGNAL: {plans.HOLD}` or `SIGNAL: {plans.ALERT}` for each")
             return ()
-        for name, action in given.items():
+        for name, value in given.items():
             signal = signal_named(str(name))
             if signal is None or signal.kind != OBSERVER:
                 self._unknown(f"watch.{name}", "signal to watch", str(name), names_of(OBSERVER))
-            elif action not in (plans.HOLD, plans.ALERT):
-                self._unknown(f"watch.{name}", "choice", str(action), (plans.HOLD, plans.ALERT))
             else:
-                watches.append(Watch(signal.name, action))
+                watches.append(self._watch(f"watch.{name}", signal, value))
+        if any(watch.signal == "business" for watch in watches) and not document.get("metrics"):
+            self._fault("watch.business", "needs `metrics`, which say what values it watches")
         return tuple(watches)
+
+    def _watch(self, path: str, signal: Signal, value: object) -> Watch:
+        """`hold`, `alert`, or a mapping with more; the tolerance of parts and differences is under 1, a ratio is at least 1."""
+        settings: Mapping[str, Any] = value if isinstance(value, Mapping) else {"on_alarm": value}
+        self._keys(path, settings, WATCH_KEYS)
+        action = settings.get("on_alarm", plans.HOLD)
+        if action not in (plans.HOLD, plans.ALERT):
+            self._unknown(path, "choice", str(action)[:40], (plans.HOLD, plans.ALERT))
+        if "tolerance" not in settings:
+            return Watch(signal.name, action)
+        tolerance = self._number(path, settings, "tolerance", signal.tolerance)
+        if not signal.tolerance:
+            self._fault(
+                f"{path}.tolerance", "nothing is tolerated here: any metric that is shown to be worse is an alarm"
+            )
+        elif (tolerance >= 1.0) != (signal.tolerance >= 1.0):
+            meaning = "how many times the stable's, 1 or more" if signal.tolerance >= 1.0 else "a part, under 1"
+            self._fault(f"{path}.tolerance", f"is {meaning}")
+        return Watch(signal.name, action, tolerance)
 
     def _metrics(self, document: Mapping[str, Any]) -> tuple[Metric, ...]:
         metrics = []
@@ -244,7 +265,10 @@ class _Reader:
                 self._fault(path, "a name is small letters, digits and underscores")
             if low >= high:
                 self._fault(path, "`low` must be under `high`: intervals need to know where values can lie")
-            metrics.append(Metric(name, low, high))
+            better = value.get("better", plans.HIGHER)
+            if better not in (plans.HIGHER, plans.LOWER):
+                self._unknown(f"{path}.better", "choice", str(better)[:40], (plans.HIGHER, plans.LOWER))
+            metrics.append(Metric(name, low, high, better))
         return tuple(metrics)
 
     def _sticky(self, document: Mapping[str, Any]) -> Sticky | None:

@@ -27,6 +27,7 @@ class Signal:
             smaller and its caches colder.
         limit: for a guard that compares with a fixed rate instead of the stable's: that rate by default. None for all others.
         waits: whether a step waits for its evidence by default; what is known days later does not hold a step up.
+        tolerance: for an observer: by how much the versions may differ, by default; see `Watch`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Signal:
     ratio: float = 1.0
     limit: float | None = None
     waits: bool = True
+    tolerance: float = 0.0
 
     @property
     def compares(self) -> bool:
@@ -47,7 +49,7 @@ CATALOGUE: dict[str, Signal] = {
     for signal in (
         Signal("errors", GUARD, "the version's own failure, that persists after a joined run was repeated one by one"),
         Signal(
-            "invalid_outputs", GUARD, "an answer that is not finite, out of range or against the output's signature"
+            "invalid_outputs", GUARD, "an answer that is not finite, or has not the outputs that the signature says"
         ),
         Signal(
             "slow",
@@ -58,10 +60,14 @@ CATALOGUE: dict[str, Signal] = {
         Signal("guard_hits", GUARD, "an input or output that a guard of the endpoint stopped"),
         Signal("feedback", GUARD, "feedback that calls the prediction wrong", waits=False),
         Signal("disagreement", GUARD, "a shadowed request that the two versions answer differently", limit=0.01),
-        Signal("confidence", OBSERVER, "how sure the answers are"),
-        Signal("drift", OBSERVER, "how the answers are distributed"),
-        Signal("resources", OBSERVER, "memory and processor time"),
-        Signal("business", OBSERVER, "business values, such as revenue"),
+        Signal(
+            "confidence", OBSERVER, "how sure a classifier's answers are: the mean largest probability", tolerance=0.05
+        ),
+        Signal(
+            "drift", OBSERVER, "how the answers are distributed over classes, or over bins of numbers", tolerance=0.1
+        ),
+        Signal("resources", OBSERVER, "what the largest runner process holds in memory", tolerance=1.5),
+        Signal("business", OBSERVER, "the plan's metrics, such as revenue, that users report"),
     )
 }
 """Every signal but the custom counters, by name."""

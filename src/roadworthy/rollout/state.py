@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from roadworthy.contract.snapshot import WatchedOutput
 from roadworthy.rollout.verdict import Scope, Segment, Verdict
 
 FORMAT = 1
@@ -36,12 +37,13 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """What a watched signal says now, from whoever measures it."""
+    """What a watched signal says now. `samples` are the canary's, 0 when nothing can be said; `other_samples` the stable's."""
 
     signal: str
     samples: int
     raised: bool
     text: str = ""
+    other_samples: int = 0
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -88,6 +90,8 @@ class State(msgspec.Struct, frozen=True):
         peaks: the largest ln E so far, by guard.
         slow_ms: the stable's 95th percentile when the rollout began: what "slow" means for both arms until it ends; None when
             it was not known.
+        outputs, probabilities: what gateways count of answers until it ends; see `RolloutEntry`.
+        alarms: what the watched signals said at the last look.
         ends_as: the outcome that RETURNING or PROMOTING leads to, and that FINISHED has.
         code, text: why it is where it is.
         told: codes of alerts that hold now, each told once.
@@ -113,6 +117,9 @@ class State(msgspec.Struct, frozen=True):
     stale: int = 0
     peaks: dict[str, float] = {}
     slow_ms: float | None = None
+    outputs: tuple[WatchedOutput, ...] = ()
+    probabilities: str | None = None
+    alarms: tuple[Alarm, ...] = ()
     ends_as: str | None = None
     code: str = BEGINS
     text: str = "the new version is being loaded"

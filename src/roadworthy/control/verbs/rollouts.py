@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control import driving
+from roadworthy.control.measuring import Measures, measures
 from roadworthy.control.observing import slow_ms
 from roadworthy.control.plane import Plane
 from roadworthy.control.rollout_documents import document
@@ -85,7 +86,7 @@ def start(plane: Plane, name: str, wanted: Wanted, actor: str) -> dict[str, Any]
             if running is not None and (not wanted.supersede or rollouts.find_waiting(connection, name) is not None):
                 raise rollout_running(running)
             found = versions.get(connection, reference)
-            facts = _facts(plane, connection, endpoint, found, actor if wanted.accept_signature_change else None)
+            facts = _facts(plane, connection, endpoint, found, plan, actor if wanted.accept_signature_change else None)
             _refuse([*obstacles(plan, facts), *_further(plan, endpoint, facts)], wanted)
             if running is not None:
                 driving.obey(plane, connection, running, "supersede", actor)
@@ -122,14 +123,17 @@ def _check_reason(reason: str | None) -> None:
         )
 
 
-def _facts(plane: Plane, connection: Connection, endpoint: Endpoint, found: Version, accepted_by: str | None) -> Facts:
+def _facts(
+    plane: Plane, connection: Connection, endpoint: Endpoint, found: Version, plan: Plan, accepted_by: str | None
+) -> Facts:
     live = gateways.live(gateways.list_all(connection), plane.clock.now_us())
     workers = [worker for gateway in live for worker in gateway.workers]
     promised = Signature.from_document(endpoint.signature)
-    ready, slow = False, None
+    ready, slow, by = False, None, Measures((), None, {})
     if endpoint.current is not None:
-        stable = versions.get(connection, VersionReference.parse(endpoint.current)).digest
-        ready, slow = isinstance(decide(stable, workers), Switch), slow_ms(stable, live)
+        stable = versions.get(connection, VersionReference.parse(endpoint.current))
+        ready, slow = isinstance(decide(stable.digest, workers), Switch), slow_ms(stable.digest, live)
+        by = measures(plan, stable, plane.blobs, workers)
     return Facts(
         stable=endpoint.current,
         canary=str(found.reference),
@@ -139,6 +143,9 @@ def _facts(plane: Plane, connection: Connection, endpoint: Endpoint, found: Vers
         kept_out=kept_out(found.digest, workers),
         fields=tuple(each.name for each in promised.inputs),
         slow_ms=slow,
+        outputs=by.outputs,
+        probabilities=by.probabilities,
+        unmeasurable=by.missing,
     )
 
 
@@ -193,7 +200,7 @@ def _new(
         canary=facts.canary,
         canary_digest=found.digest,
         plan=plan,
-        state=machine.begin(rollout_id, endpoint.generation, facts.slow_ms),
+        state=machine.begin(rollout_id, endpoint.generation, facts.baseline),
         started_at_us=plane.clock.now_us(),
         started_by=actor,
         revisions=((endpoint.generation, revision),),

@@ -1,0 +1,122 @@
+"""What a plan's signals are measured by beside a stable version: bins from its training profile, and why something cannot be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import roadworthy as rw
+from roadworthy.contract.evidence import OUTPUT_BINS
+from roadworthy.contract.snapshot import WatchedOutput
+from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
+from roadworthy.control.measuring import MOST_OUTPUTS, Measures, measures
+from roadworthy.foundation.references import VersionReference
+from roadworthy.package.archive import open_package
+from roadworthy.registry.versions import Version
+from roadworthy.rollout.plan import Plan, Watch
+from roadworthy.statistics.bins import NumberBins
+from roadworthy.store.blobs import FolderBlobs, package_blob
+
+ROWS = np.linspace(0.0, 1.0, 400).reshape(400, 1)
+WATCHES = Plan("canary", (), watches=tuple(Watch(name) for name in ("confidence", "drift", "resources")))
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Callable[..., Measures]:
+    """What can be measured of a model that was packed and stored."""
+    blobs = FolderBlobs(tmp_path / "blobs")
+
+    def of(
+        model: Any, plan: Plan = WATCHES, workers: tuple[WorkerReport, ...] = (), *, stored: bool = True
+    ) -> Measures:
+        package = open_package(rw.pack(model, name="m", inputs=ROWS, out=tmp_path / "dist").path)
+        if stored:
+            blobs.put(package_blob(package.digest), package.path)
+        version = Version(
+            VersionReference("m", 1),
+            package.digest,
+            1,
+            package.signature.to_document(),
+            ("native",),
+            None,
+            1,
+            "somebody",
+        )
+        reports = tuple(
+            WorkerReport(each.slot, 1, "w", "e", 1, 1, (VersionState(package.digest, READY, placement=each.boot),))
+            for each in workers
+        )
+        return measures(plan, version, blobs, reports)
+
+    return of
+
+
+def classifier(x: Any) -> Any:
+    """Forty classes, the first of them most often, and probabilities."""
+    label = np.array([f"c{min(int(value * 60), 39) if value < 0.6 else 0:02}" for value in x[:, 0]], dtype=object)
+    return {"label": label, "probabilities": np.stack([x[:, 0], 1.0 - x[:, 0]], axis=1)}
+
+
+def test_a_classifier_has_classes_and_probabilities(measured: Callable[..., Measures]) -> None:
+    """The most frequent ones of training; the rest is counted together, so that all fit the cells."""
+    found = measured(classifier)
+    assert (found.probabilities, [each.name for each in found.outputs]) == ("probabilities", ["label"])
+    categories = found.outputs[0].categories
+    assert categories is not None
+    assert (len(categories), categories[0]) == (OUTPUT_BINS - 2, "c00")
+    assert set(found.missing) == {"guard_hits"}
+
+
+def test_a_regressor_has_bins_of_numbers(measured: Callable[..., Measures]) -> None:
+    """Those of its training, with the largest value inside and what is beyond apart; it has nothing to be sure of."""
+    found = measured(lambda x: x[:, 0])
+    (output,) = found.outputs
+    assert (output.name, output.place, output.categories) == ("prediction", None, None)
+    known = NumberBins.of(ROWS[:, 0]).edges
+    assert output.edges == (*known[:-1], math.nextafter(known[-1], math.inf))
+    assert found.probabilities is None
+    assert "no output probabilities" in found.missing["confidence"]
+
+
+def test_a_constant_has_bins_too(measured: Callable[..., Measures]) -> None:
+    """Below, the same, above."""
+    (output,) = measured(lambda x: np.full(len(x), 3.5)).outputs
+    assert output.edges == (3.5, math.nextafter(3.5, math.inf))
+
+
+def test_of_a_tensor_each_number_is_watched(measured: Callable[..., Measures]) -> None:
+    """Where nothing else is answered, and up to a bound."""
+    wide = measured(lambda x: {"y": x * np.ones((1, MOST_OUTPUTS + 3))})
+    assert [(each.name, each.place) for each in wide.outputs] == [("y", place) for place in range(MOST_OUTPUTS)]
+
+
+def test_without_a_profile_there_is_no_drift(measured: Callable[..., Measures]) -> None:
+    """Of nested answers only presence is known, and a package that is gone has none."""
+    why = "the profile of m:1 has bins for none of its outputs"
+    assert measured(lambda x: {"y": [{"a": 1}] * len(x)}).missing["drift"] == why
+    gone = measured(lambda x: x[:, 0] + 1.0, stored=False)
+    assert (gone.outputs, gone.missing["drift"]) == ((), why)
+
+
+def test_memory_is_told_apart_in_runner_processes_only(measured: Callable[..., Measures]) -> None:
+    """One machine that has them is enough; before anything is told nothing is refused."""
+
+    def told(*placements: str) -> dict[str, str]:
+        workers = tuple(WorkerReport(n, 1, placement, "e", 1, 1) for n, placement in enumerate(placements))
+        return measured(lambda x: x[:, 0] + 2.0, workers=workers).missing
+
+    assert "placement.where=process" in told("inline: fast")["resources"]
+    assert "resources" not in told("inline: fast", "process: slow")
+    assert "resources" not in told()
+
+
+def test_what_is_not_watched_is_not_looked_for(measured: Callable[..., Measures]) -> None:
+    """No blob is read, nothing is counted on the way of requests."""
+    plain = measured(lambda x: x[:, 0] + 3.0, Plan("canary", ()))
+    assert (plain.outputs, plain.probabilities, set(plain.missing)) == ((), None, {"guard_hits"})
+    assert WatchedOutput("y", 2).label == "y[2]"

@@ -1,0 +1,128 @@
+"""A version that answers otherwise and less surely is held by alarms, not rolled back; an equal one passes. Real processes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+import roadworthy as rw
+from roadworthy.client.rollouts import Rollout
+from tests.conftest import eventually
+from tests.walks.test_up import FREE_PORTS, Machine
+
+ROWS = np.linspace(0.0, 100.0, 64).reshape(64, 1)
+PLAN = {
+    "strategy": "canary",
+    "steps": [40, 100],
+    "hold": 1,
+    "evidence": 20,
+    "guards": ["errors"],
+    "watch": ["drift", "confidence", "resources"],
+}
+
+
+def classified(late: Any, sure: float) -> dict[str, Any]:
+    """A classifier's answers."""
+    second = np.where(late, sure, 1.0 - sure)
+    return {
+        "label": np.where(late, "late", "early").astype(object),
+        "probabilities": np.stack([1.0 - second, second], axis=1),
+    }
+
+
+def stable(x: Any) -> Any:
+    """Half are late."""
+    return classified(x[:, 0] > 50.0, 0.95)
+
+
+def doubtful(x: Any) -> Any:
+    """Most are late, and it is hardly sure of any."""
+    return classified(x[:, 0] > 20.0, 0.6)
+
+
+def equal(x: Any) -> Any:
+    """The same by other means."""
+    return classified(-x[:, 0] < -50.0, 0.95)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Three versions are registered and the first one serves."""
+    made = Machine(tmp_path_factory.mktemp("machine"))
+    for number, model in enumerate((stable, doubtful, equal), start=1):
+        made.packages.append(rw.pack(model, name="delay", inputs=ROWS, out=made.folder / f"dist{number}"))
+    started = made.run("up", "-d", *FREE_PORTS)
+    assert started.returncode == 0, started.stderr + made.log()
+    try:
+        for packed in made.packages:
+            made.tell("push", str(packed.path), "--allow-code", packed.digest)
+        made.tell("deploy", "delay:1", "--endpoint", "delay")
+        yield made
+    finally:
+        made.run("stop")
+
+
+class Traffic:
+    """Asks about one flight after the other, evenly from 0 to 100, without pause; none may fail."""
+
+    def __init__(self, client: rw.Client) -> None:
+        self._client = client
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._call)
+        self.failed: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _call(self) -> None:
+        for number in count():
+            if self._stop.is_set():
+                return
+            try:
+                self._client.predict("delay", [[float(number * 37 % 101)]])
+            except rw.RoadworthyError as error:
+                self.failed.append(error.code)
+
+
+def watched(shown: Rollout) -> dict[str, str]:
+    """What each watched signal says."""
+    return {each["signal"]: each["outcome"] for each in shown["watched"]}
+
+
+def test_a_different_version_is_held_and_an_equal_one_passes(machine: Machine) -> None:
+    """The alarm tells what differs and by how much, once; a person aborts, and the next rollout is promoted."""
+    context = machine.context()
+    with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
+        with Traffic(client) as traffic:
+            client.rollouts.start("delay", "delay:2", PLAN)
+            both = {"drift": "alarm", "confidence": "alarm", "resources": "quiet"}
+            eventually(lambda: watched(client.rollouts.get("delay")) == both, "both are alarms")
+            eventually(lambda: client.rollouts.get("delay")["code"] == "alarm", "it is held")
+            held = client.rollouts.get("delay")
+            assert (held["phase"], held["share"], held["outcome"]) == ("stepping", 40, None)
+            assert held["verdict"]["outcome"] == "PASS"
+            drift, confidence, resources = held["watched"]
+            assert drift["text"].startswith("label: ")
+            assert min(drift["samples"], drift["stable_samples"], confidence["samples"]) > 50
+            assert confidence["text"].startswith("mean largest probability 0.6, the stable's 0.95; the difference is -")
+            assert resources["samples"] >= 1
+            assert "WATCHED" in machine.run("rollout", "show", "delay").stdout
+            client.rollouts.abort("delay")
+            eventually(lambda: client.rollouts.get("delay")["outcome"] == "aborted", "it is over")
+            client.rollouts.start("delay", "delay:3", PLAN)
+            eventually(lambda: client.rollouts.get("delay")["outcome"] is not None, "it is over")
+        ended = client.rollouts.get("delay")
+        assert ended["outcome"] == "promoted", ended["text"]
+        assert set(watched(ended).values()) == {"quiet"}
+        assert traffic.failed == []
+        assert client.endpoint("delay")["version"] == "delay:3"
