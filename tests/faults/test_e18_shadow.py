@@ -32,7 +32,7 @@ def test_e18_a_copy_that_kills_its_runner_is_counted_and_let_go(start_runner: St
         version = Version(digest, "planted", SUM, Placed(PROCESS, "shadowed"), caller.batcher)
         rollout = RolloutEntry("r", "sha256:stable", digest, shadow=10_000, signals=("errors",))
         gauge = metrics.shadowing(digest)
-        shadow = Shadow(version, rollout, Counting(metrics.evidence, rollout, 1), gauge, 10.0)
+        shadow = Shadow(version, rollout, Counting(metrics.evidence, rollout, 1, SUM), gauge, 10.0)
         shadow.begin(rows(13), {"errors": False}, Answer(rows(1), 0, 1), version)
         await asyncio.sleep(0)  # it is handed over
         assert _in_flight(slab) == {digest}
