@@ -18,7 +18,7 @@ def split(record: PredictionRecord) -> tuple[RecordKind, RecordRow]:
     """What a record has in common with others, and its own."""
     kind = RecordKind(**{name: getattr(record, name) for name in RecordKind.__struct_fields__})
     own = (record.id, record.at_us, record.request_id, record.latency_us, record.rows)
-    return kind, (*own, record.json_bytes, record.output_json_bytes, record.inputs, record.outputs)
+    return kind, (*own, record.json_bytes, record.output_json_bytes, record.inputs, record.outputs, record.unit)
 
 
 def pack(records: Iterable[PredictionRecord]) -> bytes:
@@ -35,7 +35,7 @@ def unpack(payload: bytes | bytearray) -> list[PredictionRecord]:
     records = []
     for group in decode_records(payload):
         common = {name: getattr(group.kind, name) for name in RecordKind.__struct_fields__}
-        names = ("at_us", "latency_us", "rows", "json_bytes", "output_json_bytes")
+        names = ("at_us", "latency_us", "rows", "json_bytes", "output_json_bytes", "unit")
         numbers = zip(*(getattr(group, name).cast("q").tolist() for name in names), strict=True)
         ids = [piece.decode() for piece in _cut(group.ids)]
         request_ids = ids if group.request_ids is None else [piece.decode() for piece in _cut(group.request_ids)]

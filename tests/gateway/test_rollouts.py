@@ -219,6 +219,28 @@ def test_who_names_the_version_is_no_evidence(start_worker: Any, make_plan: Any,
     assert counted(folder) == RolloutCounts("r")
 
 
+def test_records_tell_what_can_be_evidence(
+    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
+) -> None:
+    """Which rollout drew the version, and by which user; neither for a retry, nor for who named the version. So what becomes
+    known of a prediction later counts for just those requests that are counted here."""
+    plan = planted(make_plan(), "sum", stable="poison")
+    roll_out(plan, 5_000, sticky_header="X-User")
+    agent = planted_agent(folder)
+    worker = start_worker(plan, folder=folder).wait_ready()
+    for user in range(30):
+        worker.predict("e", UNLUCKY, headers={"x-user": str(user)})
+    worker.predict("e", UNLUCKY, headers={"x-envoy-attempt-count": "2"})
+    inputs = [{"name": name, "shape": [1], "datatype": "FP64", "data": [1]} for name in "abc"]
+    worker.client.post("/v2/models/e/versions/2/infer", json={"inputs": inputs})
+    eventually(lambda: len(agent.records) == 32, "the records arrive")
+    drawn = [record for record in agent.records if record.rollout == "r"]
+    assert [record.rollout for record in agent.records if record not in drawn] == ["", ""]
+    failed = {f"{record.unit:016x}" for record in drawn if record.code != "ok"}
+    assert failed == {unit.unit for unit in counted(folder).units}
+    assert len({record.unit for record in drawn}) == len(drawn) == 30
+
+
 def pairs(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Pairs, and those with one bad side, by signal."""
     return {each.signal: (each.pairs, each.canary_bad, each.stable_bad) for each in counted(folder).pairs}

@@ -17,7 +17,7 @@ KIND = RecordKind("e", 1, "m", 1, "d", "r", "k", 200, "ok", "json")
 
 def record(number: int, size: int = 10) -> tuple[RecordKind, RecordRow]:
     """A record that is told apart by its id."""
-    return KIND, (str(number), 0, "q", 5, 1, -1, -1, b"i" * size, b"o")
+    return KIND, (str(number), 0, "q", 5, 1, -1, -1, b"i" * size, b"o", 0)
 
 
 class Carrier:

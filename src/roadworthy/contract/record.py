@@ -33,6 +33,9 @@ class PredictionRecord(msgspec.Struct, frozen=True, gc=False):
         output_json_bytes: as json_bytes, for outputs.
         output_format: "json" (errors too), "csv", "arrow-stream" or "open-inference".
         source: what gave the answer: "" the chosen version, "cache", or a fallback ("version", "rule", "cached", "static").
+        rollout: the rollout that drew the version, where that can be evidence; "" without one, for a retry, and where the caller
+            named the version.
+        unit: the user that it was drawn by in a sticky rollout, as a hash (`gateway/split.py`); 0 in others.
     """
 
     id: str
@@ -56,6 +59,8 @@ class PredictionRecord(msgspec.Struct, frozen=True, gc=False):
     output_json_bytes: int
     output_format: str = "json"
     source: str = ""
+    rollout: str = ""
+    unit: int = 0
 
 
 class RecordKind(msgspec.Struct, frozen=True, array_like=True):
@@ -73,10 +78,11 @@ class RecordKind(msgspec.Struct, frozen=True, array_like=True):
     input_format: str
     output_format: str = "json"
     source: str = ""
+    rollout: str = ""
 
 
-RecordRow = tuple[str, int, str, int, int, int, int, bytes, bytes]
-"""What is a record's own: id, at_us, request_id, latency_us, rows, json_bytes, output_json_bytes, inputs, outputs."""
+RecordRow = tuple[str, int, str, int, int, int, int, bytes, bytes, int]
+"""What is a record's own: id, at_us, request_id, latency_us, rows, json_bytes, output_json_bytes, inputs, outputs, unit."""
 
 
 class Pieces(msgspec.Struct, frozen=True, array_like=True):
@@ -103,6 +109,7 @@ class RecordColumns(msgspec.Struct, frozen=True, array_like=True):
     output_json_bytes: memoryview
     inputs: Pieces
     outputs: Pieces
+    unit: memoryview
 
     @property
     def count(self) -> int:
@@ -142,7 +149,7 @@ def count_records(payload: bytes | bytearray) -> int:
 
 
 def _columns(kind: RecordKind, rows: Sequence[RecordRow]) -> RecordColumns:
-    ids, at_us, request_ids, latency_us, counts, json_bytes, output_json_bytes, inputs, outputs = zip(
+    ids, at_us, request_ids, latency_us, counts, json_bytes, output_json_bytes, inputs, outputs, units = zip(
         *rows, strict=True
     )
     return RecordColumns(
@@ -156,6 +163,7 @@ def _columns(kind: RecordKind, rows: Sequence[RecordRow]) -> RecordColumns:
         _numbers(output_json_bytes),
         _pieces(inputs),
         _pieces(outputs),
+        _numbers(units),
     )
 
 
@@ -175,7 +183,7 @@ def _pieces(pieces: Sequence[bytes]) -> Pieces:
 
 
 def _is_whole(group: RecordColumns) -> bool:
-    numbers = (group.at_us, group.latency_us, group.rows, group.json_bytes, group.output_json_bytes)
+    numbers = (group.at_us, group.latency_us, group.rows, group.json_bytes, group.output_json_bytes, group.unit)
     pieces = [each for each in (group.ids, group.request_ids, group.inputs, group.outputs) if each is not None]
     return (
         all(len(column) == 8 * group.count for column in numbers)

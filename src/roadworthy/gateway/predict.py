@@ -80,6 +80,7 @@ class Call(Ticket):
         started: monotonic clock, seconds.
         arm: the version that was chosen. by: the one that answered in its place, or None.
         admitted: whether the caller may ask this endpoint; who may not leaves no record. entered: whether it holds a place.
+        rollout, unit: as in PredictionRecord.
         reply: set once there is one; the connection sends it when it is its turn. last: whether the connection ends with it.
     """
 
@@ -104,8 +105,10 @@ class Call(Ticket):
         "prediction_id",
         "protocol",
         "reply",
+        "rollout",
         "source",
         "started",
+        "unit",
     )  # fmt: skip
 
     def __init__(self, predict: Predict, exchange: Exchange, headers: dict[bytes, bytes], ids: tuple[str, str]) -> None:
@@ -127,7 +130,8 @@ class Call(Ticket):
         self.form = "json"
         self.outputs: bytes | None = None
         self.protocol: BoundProtocol = predict.unchosen
-        self.source = ""
+        self.source = self.rollout = ""
+        self.unit = 0
         self.failed = ""
         self.reply: Reply | None = None
 
@@ -173,7 +177,7 @@ class Predict:
         self._hand_on = self._submit if endpoint.trial is None or arm is not None else self._draw
         self.max_body_bytes = policy.max_body_bytes
         self.timeout_s = policy.timeout_ms / 1_000
-        self._kinds: dict[tuple[str, int, str, int, str, str, str, str], RecordKind] = {}
+        self._kinds: dict[tuple[str, int, str, int, str, str, str, str, str], RecordKind] = {}
 
     def open(self, call: Call) -> None:
         """Judge the request by its head alone, and settle it when it is refused: then its body need not come."""
@@ -250,6 +254,8 @@ class Predict:
             raise ValueError("nothing to draw")
         call.decoded = decoded
         arm, drawn = trial.draw(call, call.headers, call.prediction_id, decoded.batch)
+        if drawn.eligible:
+            call.rollout, call.unit = trial.id, drawn.unit or 0
         arm.version.leases.take()
         call.arm = arm
         arm.metrics.in_flight.add(1)
@@ -347,6 +353,7 @@ class Predict:
                 call.output_json_bytes,
                 call.body,
                 reply.body if call.outputs is None else call.outputs,
+                call.unit,
             ),
         )
 
@@ -354,7 +361,7 @@ class Predict:
         """What the record has in common with others; one object for all of them, as far as that goes."""
         arm = call.by or call.arm
         model, number = ("", 0) if arm is None else (arm.model, arm.number)
-        key = (model, number, call.caller, status, call.code, call.protocol.name, call.form, call.source)
+        key = (model, number, call.caller, status, call.code, call.protocol.name, call.form, call.source, call.rollout)
         kind = self._kinds.get(key)
         if kind is None:
             if len(self._kinds) >= _MOST_KINDS:
@@ -362,7 +369,7 @@ class Predict:
             entry = self._endpoint.entry
             digest, runtime = ("", "") if arm is None else (arm.version.digest, arm.version.runtime)
             which = (entry.name, entry.generation, model, number, digest, runtime)
-            how = (call.code, call.protocol.name, call.form, call.source)
+            how = (call.code, call.protocol.name, call.form, call.source, call.rollout)
             kind = self._kinds[key] = RecordKind(*which, call.caller, status, *how)
         return kind
 

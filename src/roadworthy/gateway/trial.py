@@ -144,6 +144,9 @@ class Trial:
     Args:
         entry: of the endpoint, with its rollout. arms: of its split, in order.
         shadow: makes the copies; None where the rollout asks for none.
+
+    Attributes:
+        id: the rollout's.
     """
 
     def __init__(
@@ -157,6 +160,7 @@ class Trial:
         sides = [Side(arm, CANARY if arm.version.digest == rollout.canary else STABLE) for arm in arms]
         self._split = Split(sides, [side.weight for side in entry.split])
         self._rollout = rollout
+        self.id = rollout.id
         self._header = None if rollout.sticky_header is None else rollout.sticky_header.lower().encode()
         self._sticky = rollout.sticky_header is not None or rollout.sticky_field is not None
         self.counting = counting

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NAMES = PredictionRecord.__struct_fields__
-_NUMBERS = ("at_us", "latency_us", "rows", "json_bytes", "output_json_bytes")
+_NUMBERS = ("at_us", "latency_us", "rows", "json_bytes", "output_json_bytes", "unit")
 
 
 def to_table(group: RecordColumns, scrubber: Scrubber | None) -> pa.Table:
