@@ -219,9 +219,7 @@ def test_who_names_the_version_is_no_evidence(start_worker: Any, make_plan: Any,
     assert counted(folder) == RolloutCounts("r")
 
 
-def test_records_tell_what_can_be_evidence(
-    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
-) -> None:
+def test_records_tell_what_can_be_evidence(start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path) -> None:
     """Which rollout drew the version, and by which user; neither for a retry, nor for who named the version. So what becomes
     known of a prediction later counts for just those requests that are counted here."""
     plan = planted(make_plan(), "sum", stable="poison")

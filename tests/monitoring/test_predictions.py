@@ -1,10 +1,15 @@
-"""Which record files there are, and which go first."""
+"""Which record files there are, which go first, and what is found in them by id."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from roadworthy.contract.telemetry import RecordFile, Telemetry
+from roadworthy.foundation.errors import NotFound
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.store.engine import open_database
 
@@ -34,4 +39,70 @@ def test_how_often_an_endpoint_is_asked(tmp_path: Path) -> None:
         assert predictions.asked_per_s(connection, "line", 0, 100_000_000) == 900 / 100
         assert predictions.asked_per_s(connection, "line", 90_000_000, 100_000_000) == 0.0
         assert predictions.asked_per_s(connection, "other", 0, 100_000_000) == 0.0
+    database.close()
+
+
+AT_US = 1_700_000_000_000_000
+
+
+def made(ms: int, number: int = 0) -> str:
+    """An id as workers make them, so many milliseconds after AT_US."""
+    return f"{AT_US // 1_000 + ms:012x}{number:020x}"
+
+
+def record_file(path: Path, ids: list[str], **changes: object) -> Path:
+    """A file with these predictions, drawn by rollout r."""
+    drawn = {"rollout": "r", "generation": 7, "digest": "d", "code": "ok", "source": "", "unit": 5, **changes}
+    pq.write_table(pa.Table.from_pylist([{"id": each, "inputs": b"never read", **drawn} for each in ids]), path)
+    return path
+
+
+def test_predictions_are_found_by_id_in_the_files_of_their_time(tmp_path: Path) -> None:
+    """Only files that can hold one of them are opened, and only while something is missing."""
+    paths = {
+        "a": record_file(tmp_path / "a", [made(0), made(10)]),
+        "b": record_file(tmp_path / "b", [made(60_000, 1), made(60_001, 2)], code="model-failed"),
+        "c": record_file(tmp_path / "c", [made(120_000)]),
+    }
+    files = [predictions.File("a", AT_US, AT_US + 10_000), predictions.File("gone", AT_US, AT_US + 10_000)]
+    files += [predictions.File(n, AT_US + ms * 1_000, AT_US + ms * 1_000) for n, ms in (("b", 60_000), ("c", 120_000))]
+    opened = []
+
+    def open_blob(name: str) -> BinaryIO:
+        opened.append(name)
+        if name not in paths:
+            raise NotFound("it is gone")
+        return paths[name].open("rb")
+
+    wanted = [made(10), made(60_001, 2), made(60_000, 9), made(10, 3)]
+    found = predictions.find_drawn(files, open_blob, wanted)
+    assert found == {
+        made(10): predictions.Drawn("r", 7, "d", "ok", "", 5),
+        made(60_001, 2): predictions.Drawn("r", 7, "d", "model-failed", "", 5),
+    }
+    assert opened == ["a", "gone", "b"]
+
+
+def test_files_that_cannot_be_read_hide_no_other(tmp_path: Path) -> None:
+    """Junk, and a file of before records told of rollouts."""
+    (tmp_path / "junk").write_bytes(b"junk")
+    pq.write_table(pa.table({"id": [made(0)], "generation": [1]}), tmp_path / "old")
+    record_file(tmp_path / "good", [made(0)])
+    files = [predictions.File(name, AT_US, AT_US) for name in ("junk", "old", "good")]
+    assert list(predictions.find_drawn(files, lambda name: (tmp_path / name).open("rb"), [made(0)])) == [made(0)]
+
+
+def test_files_are_chosen_by_their_times(tmp_path: Path) -> None:
+    """Of this endpoint, from a little before the first id to a little after the last; a clock may have been set in between."""
+    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    times = {"before": (-9_000, -3_000), "touching": (-9_000, -500), "within": (0, 10), "after": (511, 511)}
+    files = tuple(
+        RecordFile(f"records/gw-1/{name}.parquet", "line", 1, 1, AT_US + first * 1_000, AT_US + last * 1_000)
+        for name, (first, last) in times.items()
+    )
+    other = RecordFile("records/gw-1/other.parquet", "other", 1, 1, AT_US, AT_US)
+    with database.begin() as connection:
+        gateways.apply(connection, Telemetry("gw-1", "b", 1, 1, record_files=(*files, other)), 1)
+        found = predictions.files_between(connection, "line", {made(0), made(10)})
+    assert sorted(file.blob for file in found) == [f"records/gw-1/{name}.parquet" for name in ("touching", "within")]
     database.close()

@@ -6,8 +6,10 @@ import importlib.util
 import itertools
 import os
 import subprocess
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,19 @@ from alembic.migration import MigrationContext
 from roadworthy.contract.evidence import ArmCount, RolloutCounts
 from roadworthy.contract.telemetry import READY, RecordFile, RequestCount, Telemetry, VersionState, WorkerReport
 from roadworthy.control.plane import Plane
-from roadworthy.control.verbs import keys, rollouts, telemetry
+from roadworthy.control.verbs import keys, telemetry
+from roadworthy.control.verbs import rollouts as rollout_verbs
 from roadworthy.control.wiring import build_plane
 from roadworthy.foundation.errors import Conflict, StoreError
 from roadworthy.foundation.references import VersionReference
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
-from roadworthy.rollout import endpoints
+from roadworthy.rollout import endpoints, feedback, machine, rollouts
 from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.evidence import Tally
+from roadworthy.rollout.feedback import Fact
+from roadworthy.rollout.reading import check_plan
+from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
 from roadworthy.store.engine import open_database
@@ -118,22 +125,54 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
         telemetry.take_frame(both, Telemetry("gw-1", "b", next(sequence), 1, (worker,), rollouts=counts))
 
     follow()
-    wanted = rollouts.Wanted("line:2", {"strategy": "canary", "steps": [50, 100], "guards": ["errors"]})
-    begun = rollouts.start(both, "line", wanted, "me")
+    wanted = rollout_verbs.Wanted("line:2", {"strategy": "canary", "steps": [50, 100], "guards": ["errors"]})
+    begun = rollout_verbs.start(both, "line", wanted, "me")
     with pytest.raises(Conflict, match="in progress"):
-        rollouts.start(both, "line", wanted, "you")
+        rollout_verbs.start(both, "line", wanted, "you")
     follow()
-    now = rollouts.get(both, "line", "current")
+    now = rollout_verbs.get(both, "line", "current")
     assert (now["phase"], now["share"]) == ("stepping", 50)
     counts = (RolloutCounts(begun["id"], (ArmCount(now["generation"], "errors", "canary", 20, 20),)),)
     follow()
     follow()
-    (ended,) = rollouts.history(both, "line", 5, None)["items"]
+    (ended,) = rollout_verbs.history(both, "line", 5, None)["items"]
     assert (ended["outcome"], ended["verdict"]["findings"][0]["bad"]) == ("rolled-back", 20)
     kinds = [event["kind"] for event in telemetry.events_after(both, 0, 10)["items"]]
     assert kinds[0] == "rollout-started"
     assert kinds[-1] == "rollout-finished"
     both.database.close()
+
+
+def test_feedback_on_postgresql(url: str) -> None:
+    """Four senders of the same facts at once, in different orders: each row and each count once; then room is made."""
+    database = open_database(url)
+    plan = check_plan({"strategy": "canary", "guards": ["feedback"]})
+    state = machine.begin("r1", 1)
+    with database.begin() as connection:
+        rollouts.create(connection, Rollout("r1", "line", "m:1", "d1", "m:2", "d2", plan, state, 1, "me"))
+    facts = [Fact("feedback", f"p{n}", f"p{n}", 3, "canary", n + 1, n % 3 == 0) for n in range(60)]
+    facts += [Fact("metric.revenue", f"u{n}", f"p{n}", 3, "canary", n + 1, bad=False, value=2.0) for n in range(30)]
+    together = threading.Barrier(4)
+
+    def send(number: int) -> int:
+        together.wait()
+        mine = facts[number * 20 :] + facts[: number * 20]
+        taken = 0
+        for start in range(0, len(mine), 9):
+            with database.begin() as connection:
+                taken += sum(feedback.take(connection, "r1", mine[start : start + 9], f"key-{number}", 5) or ())
+        return taken
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(send, range(4))) == 90
+    with database.begin() as connection:
+        evidence = rollouts.evidence_of(connection, "r1")
+        assert feedback.close_over_limit(connection, 90, 6) == []
+        assert feedback.close_over_limit(connection, 89, 6) == [("r1", 90)]
+        assert feedback.take(connection, "r1", facts, "key-a", 7) is None
+    assert evidence.tallies("feedback")[3] == Tally(canary_samples=60, canary_bad=20, canary_units=20)
+    assert evidence.metric("revenue", "canary", [3]) == (30, 60.0)
+    database.close()
 
 
 def test_d20_a_newer_schema_is_refused_on_postgresql(url: str) -> None:

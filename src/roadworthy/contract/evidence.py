@@ -29,6 +29,15 @@ class ArmCount(msgspec.Struct, frozen=True):
     bad: int
 
 
+class EventCount(msgspec.Struct, frozen=True):
+    """Bad events of one arm, since the source began, of requests that other sources count as samples of the signal."""
+
+    generation: int
+    signal: str
+    arm: str
+    bad: int
+
+
 class PairCount(msgspec.Struct, frozen=True):
     """Shadowed requests, since the source began: how many had both answers, and for how many exactly one side was bad.
 
@@ -100,3 +109,4 @@ class RolloutCounts(msgspec.Struct, frozen=True):
     overflow: bool = False
     crashes: int = 0
     bins: tuple[BinCount, ...] = ()
+    events: tuple[EventCount, ...] = ()

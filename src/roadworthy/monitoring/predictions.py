@@ -1,11 +1,12 @@
-"""What was asked and answered: queries over the record files that gateways shipped. Behind `roadworthy logs`."""
+"""What was asked and answered: queries over the record files that gateways shipped. Behind `roadworthy logs` and feedback."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from sqlalchemy import Connection, delete, func, select
 
@@ -14,6 +15,27 @@ from roadworthy.store.tables import record_files
 
 _MAX_FILES = 500
 """Files that one query looks into; newer ones first."""
+_SLACK_US = 500_000
+"""A prediction's id is made a moment before `at_us` is taken, and a clock may have been set between the two."""
+
+
+class Drawn(NamedTuple):
+    """What is known of a prediction as evidence; the fields are those of PredictionRecord."""
+
+    rollout: str
+    generation: int
+    digest: str
+    code: str
+    source: str
+    unit: int
+
+
+class File(NamedTuple):
+    """A record file, and when its first and last predictions were asked."""
+
+    blob: str
+    first_us: int
+    last_us: int
 
 
 def files_of(connection: Connection, endpoint: str) -> list[tuple[str, int]]:
@@ -38,6 +60,54 @@ def asked_per_s(connection: Connection, endpoint: str, since_us: int, now_us: in
     )
     count, first_us = connection.execute(query).one()
     return 0.0 if count is None else int(count) / max((now_us - first_us) / 1e6, 1.0)
+
+
+def files_between(connection: Connection, endpoint: str, ids: Collection[str]) -> list[File]:
+    """The endpoint's record files that can hold predictions with ids as old as these."""
+    first_us, last_us = min(map(_made_us, ids)), max(map(_made_us, ids))
+    query = select(record_files.c.blob, record_files.c.first_us, record_files.c.last_us).where(
+        record_files.c.endpoint == endpoint,
+        record_files.c.last_us >= first_us - _SLACK_US,
+        record_files.c.first_us <= last_us + _SLACK_US,
+    )
+    return [File(*row) for row in connection.execute(query)]
+
+
+def find_drawn(files: Iterable[File], open_blob: Callable[[str], BinaryIO], ids: Iterable[str]) -> dict[str, Drawn]:
+    """What is known of predictions, by id; an id that is in none of the files is missing.
+
+    Ids are time-ordered, so each is looked for only in files of its time, and of those only the columns that are asked for are
+    read.
+    """
+    ordered = sorted(ids)
+    times = [_made_us(each) for each in ordered]
+    found: dict[str, Drawn] = {}
+    for blob, first_us, last_us in files:
+        sought = ordered[bisect_left(times, first_us - _SLACK_US) : bisect_right(times, last_us + _SLACK_US)]
+        if missing := [each for each in sought if each not in found]:
+            try:
+                found.update(_read_drawn(open_blob(blob), missing))
+            except NotFound:
+                continue  # retention came first
+    return found
+
+
+def _made_us(prediction_id: str) -> int:
+    """When an id was made, microseconds since 1970 UTC: its first 48 bits are milliseconds."""
+    return int(prediction_id[:12], 16) * 1_000
+
+
+def _read_drawn(handle: BinaryIO, ids: list[str]) -> dict[str, Drawn]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with handle:
+        try:
+            table = pq.read_table(handle, columns=["id", *Drawn._fields], filters=[("id", "in", ids)])
+        except (pa.ArrowException, OSError, KeyError):  # no record file, or one of before these columns
+            return {}
+    columns = [table[name].to_pylist() for name in Drawn._fields]
+    return dict(zip(table["id"].to_pylist(), map(Drawn._make, zip(*columns, strict=True)), strict=True))
 
 
 def over_limit(connection: Connection, max_bytes: int) -> tuple[list[str], int]:

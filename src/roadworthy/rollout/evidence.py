@@ -114,8 +114,32 @@ class Evidence(msgspec.Struct, frozen=True):
         """Processes that the canary crashed since the rollout began, on all machines."""
         return sum(self.crashed.values())
 
+    def added(self, source: str, more: RolloutCounts) -> Evidence:
+        """This and what is new of a source that keeps no counts of its own: whoever calls tells each once.
+
+        Raises:
+            ValueError: as `merged`.
+        """
+        numbers = dict(self.counts.get(source, {}))
+        for key, values in _count_entries(more):
+            numbers[key] = tuple(map(operator.add, numbers.get(key, (0,) * len(values)), values))
+        metrics = dict(self.metrics.get(source, {}))
+        for each in more.metrics:
+            key = _key(each.generation, each.metric, _arm(each.arm))
+            values_before, total = metrics.get(key, (0, 0.0))
+            metrics[key] = (values_before + each.values, total + each.total)
+        units, overflow = _with_units(self.units, more.units)
+        return msgspec.structs.replace(
+            self,
+            counts={**self.counts, source: numbers} if numbers else self.counts,
+            metrics={**self.metrics, source: metrics} if metrics else self.metrics,
+            units=units,
+            overflow=self.overflow or overflow,
+        )
+
     def tallies(self, signal: str) -> dict[int, Tally]:
-        """The signal's counts by generation, over all sources; a generation without any is left out."""
+        """The signal's counts by generation, over all sources; a generation without any is left out. An event may be known before
+        the request that had it is counted: it is a sample then."""
         found: dict[int, Tally] = {}
         for counts in self.counts.values():
             for key, values in counts.items():
@@ -126,7 +150,13 @@ class Evidence(msgspec.Struct, frozen=True):
         for (born, arm), number in Counter(self.units.get(signal, {}).values()).items():
             one = Tally(canary_units=number) if arm == CANARY else Tally(stable_units=number)
             found[born] = found.get(born, Tally()).plus(one)
-        return found
+        return {
+            generation: each._replace(
+                stable_samples=max(each.stable_samples, each.stable_bad),
+                canary_samples=max(each.canary_samples, each.canary_bad),
+            )
+            for generation, each in found.items()
+        }
 
     def binned(self, output: int, arm: str) -> dict[int, tuple[int, ...]]:
         """Answers of an arm in the bins of a watched output by generation, over all sources."""
@@ -180,6 +210,10 @@ def _count_entries(counts: RolloutCounts) -> Iterable[tuple[str, tuple[int, ...]
         if not 0 <= each.bad <= each.samples:
             raise ValueError(f"{each.bad} bad of {each.samples} cannot be")
         yield _key(each.generation, each.signal, _arm(each.arm)), (each.samples, each.bad)
+    for event in counts.events:
+        if event.bad < 0:
+            raise ValueError(f"{event.bad} events cannot be")
+        yield _key(event.generation, event.signal, _arm(event.arm)), (0, event.bad)
     for pair in counts.pairs:
         if min(pair.canary_bad, pair.stable_bad) < 0 or pair.canary_bad + pair.stable_bad > pair.pairs:
             raise ValueError(f"{pair.canary_bad} and {pair.stable_bad} of {pair.pairs} pairs cannot be")

@@ -19,10 +19,10 @@ from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.ids import random_id
 from roadworthy.store.tables import PROJECT, stores
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in migrations/versions; a test compares the two."""
 
-KNOWN_REVISIONS = ("0001", "0002")
+KNOWN_REVISIONS = ("0001", "0002", "0003")
 WAIT_S = 10.0
 """How long a transaction waits for a database that somebody else holds."""
 _FULL = ("SQLITE_FULL", "53100")  # SQLite's name, PostgreSQL's number of it

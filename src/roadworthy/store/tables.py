@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
+    Float,
     ForeignKeyConstraint,
     Integer,
     MetaData,
@@ -176,11 +177,32 @@ rollouts = Table(
     Column("started_by", String(64), nullable=False),
     Column("ended_at_us", BigInteger),
     Column("decided_by", String(64)),
+    Column("feedback_closed_us", BigInteger),
     UniqueConstraint("project", "running_on"),
     UniqueConstraint("project", "waiting_on"),
 )
 """Every rollout there was. `running_on` and `waiting_on` name the endpoint while it runs, or waits for the one before it to end:
-the database itself refuses a second one. `writes` counts changes of the row, for compare-and-set."""
+the database itself refuses a second one. `writes` counts changes of the row, for compare-and-set. `feedback_closed_us`: when its
+feedback was deleted for want of room; it takes no more then, since what it had is no longer known."""
+
+feedback = Table(
+    "feedback",
+    metadata,
+    _project(),
+    Column("rollout", String(64), primary_key=True),
+    Column("signal", String(80), primary_key=True),
+    Column("subject", String(64), primary_key=True),
+    Column("prediction", String(64), nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("arm", String(16), nullable=False),
+    Column("bad", Integer, nullable=False),
+    Column("value", Float),
+    Column("given_at_us", BigInteger, nullable=False),
+    Column("given_by", String(64), nullable=False),
+    ForeignKeyConstraint(["project", "rollout"], ["rollouts.project", "rollouts.id"], ondelete="CASCADE"),
+)
+"""What became known of predictions: `signal` is a guard's, or "metric." and a metric's name; `subject` is what counts once, the
+prediction, or in a sticky rollout a metric's user as a hash. `bad` is 0 or 1; `value` is a metric's."""
 
 events = Table(
     "events",
