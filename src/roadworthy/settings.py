@@ -119,6 +119,8 @@ class ControlSettings:
     """What the Host header may say; "*" allows any. None: loopback names and the address listened on."""
     max_package_bytes: int = field(default=4 << 30, metadata={"low": 1, "high": 1 << 50})
     """Largest package that may be pushed, in bytes."""
+    feedback_max_rows: int = field(default=5_000_000, metadata={"low": 0, "high": 1 << 40})
+    """Rows of feedback that are kept. Beyond it whole rollouts go, those that ended longest ago first, and take no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,12 +44,16 @@ class Fleet:
     def follow(self) -> Snapshot:
         """Take the newest snapshot, load all of it, serve by it, and report so with all counts."""
         snapshot = self.frozen or self.snapshot()
-        states = [self.states.get(package.digest, VersionState(package.digest, READY)) for package in snapshot.packages]
-        revision = snapshot.revision
-        worker = WorkerReport(0, 1, "w", snapshot.epoch, revision, revision, tuple(states))
-        reply = self.gateway.report(workers=(worker,), rollouts=self.counts(), run_times=self.run_times)
+        workers = self.workers(snapshot)
+        reply = self.gateway.report(workers=workers, rollouts=self.counts(), run_times=self.run_times)
         assert reply.status_code == 200, reply.text
         return snapshot
+
+    def workers(self, snapshot: Snapshot | None = None) -> tuple[WorkerReport]:
+        """Its one worker, which has taken that snapshot, or the newest."""
+        taken = snapshot or self.frozen or self.snapshot()
+        states = [self.states.get(package.digest, VersionState(package.digest, READY)) for package in taken.packages]
+        return (WorkerReport(0, 1, "w", taken.epoch, taken.revision, taken.revision, tuple(states)),)
 
     def counts(self) -> tuple[RolloutCounts, ...]:
         """Of every rollout that it served, or whose version crashed."""

@@ -131,6 +131,7 @@ def control_child(
         "allowed_hosts": known_hosts(control.host, control.allowed_hosts),
         "log_level": log_level,
         "max_package_bytes": control.max_package_bytes,
+        "feedback_max_rows": control.feedback_max_rows,
     }
     return _child("roadworthy.control", "control", document, _CONTROL)
 

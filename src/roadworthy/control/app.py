@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from roadworthy import __version__
 from roadworthy.control import problems
-from roadworthy.control.api import endpoints, internal, packages, page, rollouts, system
+from roadworthy.control.api import endpoints, feedback, internal, packages, page, rollouts, system
 from roadworthy.control.border import Border
 from roadworthy.control.plane import Plane
 
@@ -42,6 +42,7 @@ def build_routes(plane: Plane, stopping: Callable[[], bool]) -> FastAPI:
         packages.routes(plane),
         endpoints.routes(plane),
         rollouts.routes(plane, stopping),
+        feedback.routes(plane),
         system.routes(plane),
         internal.routes(plane, stopping),
         page.routes(app.title, str(app.openapi_url)),

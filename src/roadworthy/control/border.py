@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from roadworthy.access.keys import ADMIN, GATEWAY, Key
+from roadworthy.access.keys import ADMIN, GATEWAY, PREDICTOR, Key
 from roadworthy.control.api import page
 from roadworthy.control.bulletin import Bulletin
 from roadworthy.control.problems import problem
-from roadworthy.foundation.errors import Forbidden, InvalidRequest, RoadworthyError, Unauthenticated
+from roadworthy.foundation.errors import BodyTooLarge, Forbidden, InvalidRequest, RoadworthyError, Unauthenticated
 from roadworthy.foundation.ids import random_id
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 OPEN = frozenset({"/livez", "/readyz", "/openapi.json", page.PAGE, page.SCRIPT, page.STYLE, page.ICON})
 """Paths that need no key: probes, and the description of the API, which is the same for every installation."""
 
+_FEEDBACK = re.compile(r"/api/v1/endpoints/([^/]+)/feedback")
+"""The one path for callers of endpoints too: who asked learns what became of it. Its body is bounded before it is read."""
+MOST_FEEDBACK_BYTES = 1 << 20
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
@@ -52,6 +55,8 @@ class Border:
             self._check_host(headers.get(b"host", ""))
             key = self._check_key(scope["path"], headers.get(b"authorization", ""))
             state["actor"] = key.id if key is not None else ""
+            if _FEEDBACK.fullmatch(scope["path"]):
+                _check_length(headers.get(b"content-length", ""))
             await self._app(scope, receive, reply)
         except RoadworthyError as error:
             await problem(error, request_id)(scope, receive, reply)
@@ -80,10 +85,31 @@ class Border:
             raise Unauthenticated(
                 "a key is needed", hint="send the header Authorization: Bearer and an API key of this installation"
             )
+        feedback = _FEEDBACK.fullmatch(path)
+        if feedback is not None and key.role == PREDICTOR:
+            return _checked_for(key, feedback[1])
         role = GATEWAY if path.startswith("/internal/") else ADMIN
         if key.role != role:
             raise Forbidden(f"this needs a key of the role {role}", hint="ask an administrator for one")
         return key
+
+
+def _checked_for(key: Key, endpoint: str) -> Key:
+    if key.endpoints is not None and endpoint not in key.endpoints:
+        raise Forbidden(
+            "this key may not call this endpoint, nor give feedback for it",
+            code="endpoint-not-allowed",
+            hint="ask for a key that includes it",
+        )
+    return key
+
+
+def _check_length(text: str) -> None:
+    if not (text.isascii() and text.isdigit()) or int(text[:20]) > MOST_FEEDBACK_BYTES:
+        raise BodyTooLarge(
+            f"feedback says how long it is, and has at most {MOST_FEEDBACK_BYTES >> 10} KiB",
+            hint="send fewer items at a time, with a Content-Length",
+        )
 
 
 class _Reply:

@@ -7,6 +7,7 @@ import threading
 import structlog
 
 from roadworthy.control.plane import Plane
+from roadworthy.control.verbs import feedback
 from roadworthy.control.verbs.endpoints import step
 from roadworthy.control.verbs.telemetry import trim_records
 from roadworthy.foundation.errors import RoadworthyError
@@ -42,6 +43,7 @@ class Controllers:
                 step(self._plane)
                 if ticks % _TRIM_EVERY == 0:
                     trim_records(self._plane)
+                    feedback.trim(self._plane)
             except RoadworthyError as error:
                 _log.warning("controller-tick-failed", code=error.code, message=error.message)
             except Exception:  # noqa: BLE001  (the loop must outlive whatever one tick meets; the log has it)

@@ -28,6 +28,7 @@ class ControlSettings:
         allowed_hosts: names that a request's Host may have besides loopback's.
         max_package_bytes: largest pushed package.
         record_max_bytes: record files kept in all; the oldest go first.
+        feedback_max_rows: rows of feedback kept in all; whole rollouts go, those that are long over first.
         proof_timeout_s: how long proving a pushed package may take, in seconds.
         database_wait_s: how long a change waits for a database that somebody else holds, in seconds.
     """
@@ -35,6 +36,7 @@ class ControlSettings:
     allowed_hosts: tuple[str, ...] = ()
     max_package_bytes: int = 4 << 30
     record_max_bytes: int = 5 << 30
+    feedback_max_rows: int = 5_000_000
     proof_timeout_s: float = 300.0
     database_wait_s: float = WAIT_S
 

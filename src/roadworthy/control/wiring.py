@@ -24,7 +24,7 @@ def build_plane(document: Mapping[str, Any]) -> Plane:
     settings = ControlSettings(allowed_hosts=tuple(document.get("allowed_hosts", ())))
     chosen = {
         name: document[name]
-        for name in ("max_package_bytes", "record_max_bytes", "proof_timeout_s", "database_wait_s")
+        for name in ("max_package_bytes", "record_max_bytes", "feedback_max_rows", "proof_timeout_s", "database_wait_s")
         if document.get(name) is not None
     }
     settings = ControlSettings(settings.allowed_hosts, **chosen)

@@ -27,10 +27,12 @@ from roadworthy.rollout import endpoints, machine, rollouts
 from roadworthy.rollout.cautions import Caution, cautions
 from roadworthy.rollout.commands import COMMANDS, NOTHING
 from roadworthy.rollout.endpoints import Endpoint, Pending
+from roadworthy.rollout.feedback import FEEDBACK
 from roadworthy.rollout.plan import Plan
 from roadworthy.rollout.preflight import Facts, Obstacle, obstacles
 from roadworthy.rollout.reading import check_plan
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.signals import CUSTOM
 from roadworthy.rollout.switch import Switch, decide, kept_out
 from roadworthy.schema.signature import Signature
 from roadworthy.store.engine import bump_revision
@@ -155,6 +157,11 @@ def _further(plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
     pending: Pending | None = endpoint.pending
     if pending is not None and pending.state == endpoints.LOADING:
         found.append(Obstacle("deploy-under-way", f"{pending.version} is being deployed; let that end first"))
+    later = [each.signal for each in plan.guards if each.signal == FEEDBACK or each.signal.startswith(CUSTOM)]
+    later += [metric.name for metric in plan.metrics]
+    if later and not msgspec.convert(endpoint.policy, Policy).record:
+        text = f"{', '.join(later)} become known by feedback, which needs records, and the endpoint's policy keeps none"
+        found.append(Obstacle("records-off", text))
     mixed = any(stage.weight not in (0, FULL_SHARE) or stage.shadow for stage in plan.steps)
     if facts.difference is not None and facts.accepted_by is not None and mixed:
         text = "callers cannot send requests for two signatures at once; use blue-green or all-at-once"

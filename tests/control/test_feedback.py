@@ -1,0 +1,316 @@
+"""Feedback over the real API: joined with record files, counted for the rollout that drew each prediction, by whoever may."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.contract.telemetry import RecordFile
+from roadworthy.control.verbs.feedback import trim
+from roadworthy.control.verbs.telemetry import audit_trail
+from roadworthy.control.wiring import build_plane
+from roadworthy.rollout import feedback, machine, rollouts
+from roadworthy.rollout.feedback import Fact
+from roadworthy.rollout.reading import check_plan
+from roadworthy.rollout.rollouts import Rollout
+from tests.control.conftest import ControlProcess
+from tests.control.fleet import LINE, ROLLOUTS, Fleet, begin, current, follow_until, three_versions
+from tests.control.test_records import parquet, record
+
+FEEDBACK = f"{LINE}/feedback"
+PLAN = {"strategy": "canary", "steps": [50, 100], "hold": 600, "guards": ["feedback", "custom.refund"]}
+AB = {"strategy": "ab", "share": 50, "guards": ["errors"], "metrics": {"converted": None, "revenue": {"high": 500}}}
+_AT_MS = 1_700_000_000_000
+
+
+class Served:
+    """Predictions that a gateway recorded for the rollout in progress, after the fleet had taken its split."""
+
+    def __init__(self, fleet: Fleet, admin: httpx.Client, digests: list[str]) -> None:
+        self._fleet = fleet
+        self._admin = admin
+        self._digests = digests
+        self._numbers = itertools.count(1)
+
+    def made(self, arms: str, **changes: Any) -> list[str]:
+        """Record one prediction for each letter, c of the canary, s of the stable; their ids, in order."""
+        rollout = current(self._admin)
+        shared = {"generation": rollout["generation"], "rollout": rollout["id"], **changes}
+        records = []
+        for letter in arms:
+            at_ms = _AT_MS + next(self._numbers)
+            own = {"digest": self._digests[letter == "c"], "id": f"{at_ms:012x}{0:020x}", "at_us": at_ms * 1_000}
+            records.append(record(1, **{**own, **shared}))
+        name = f"line-{next(self._numbers)}.parquet"
+        gateway = self._fleet.gateway
+        assert gateway.client.put(f"/internal/v1/records/gw-1/{name}", content=parquet(records)).status_code == 204
+        file = RecordFile(f"records/gw-1/{name}", "line", len(records), 1, records[0].at_us, records[-1].at_us)
+        gateway.report(record_files=(file,), workers=self._fleet.workers())
+        return [each.id for each in records]
+
+
+@pytest.fixture
+def fleet(control: ControlProcess, gateway: Any) -> Fleet:
+    """The data plane."""
+    return Fleet(gateway.client)
+
+
+@pytest.fixture
+def served(admin: httpx.Client, fleet: Fleet, make_package: Callable[..., Path]) -> Served:
+    """Three versions are there and the first one serves."""
+    return Served(fleet, admin, three_versions(admin, fleet, make_package))
+
+
+@pytest.fixture
+def predictor(admin: httpx.Client, control: ControlProcess) -> Iterator[httpx.Client]:
+    """Whoever calls the endpoint."""
+    key = admin.post("/api/v1/keys", json={"role": "predictor", "endpoints": ["line"]}).json()["key"]
+    with control.client(key) as client:
+        yield client
+
+
+def roll_out(admin: httpx.Client, fleet: Fleet, plan: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Begin, and follow until the first step."""
+    begin(admin, plan=plan or PLAN)
+    return dict(follow_until(fleet, admin, lambda rollout: rollout["share"] == 50))
+
+
+def give(client: httpx.Client, *items: dict[str, Any]) -> list[str]:
+    """Give feedback; what became of each item."""
+    reply = client.post(FEEDBACK, json={"items": items})
+    assert reply.status_code == 200, reply.text
+    assert sum(reply.json()["counts"].values()) == len(items)
+    return [each["result"] for each in reply.json()["items"]]
+
+
+def finding(admin: httpx.Client, signal: str) -> dict[str, Any]:
+    """What a guard rests on."""
+    (found,) = [each for each in current(admin)["verdict"]["findings"] if each["signal"] == signal]
+    return dict(found)
+
+
+def test_a_canary_that_callers_call_wrong_goes_back(
+    admin: httpx.Client, fleet: Fleet, served: Served, predictor: httpx.Client
+) -> None:
+    """By itself; repeated feedback changes no count, and what comes later is taken and changes no verdict."""
+    roll_out(admin, fleet)
+    ids = served.made("cs" * 20)
+    wrong = [{"prediction_id": each, "correct": number % 2 == 1} for number, each in enumerate(ids)]
+    assert set(give(predictor, *wrong[:-2])) == {"taken"}
+    assert set(give(predictor, *wrong[:-2])) == {"duplicate"}
+    ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
+    assert (ended["outcome"], ended["code"]) == ("rolled-back", "worse")
+    assert ended["text"].startswith("feedback: canary 19 of 19 (1), stable 0 of 19 (0)")
+    assert give(predictor, *wrong[-2:]) == ["taken", "taken"]
+    assert current(admin)["text"] == ended["text"]
+
+
+def test_a_bad_event_of_ones_own_rolls_back(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
+    """As custom.NAME says."""
+    roll_out(admin, fleet)
+    give(admin, *({"prediction_id": each, "events": ["refund"]} for each in served.made("c" * 20)))
+    ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
+    assert (ended["outcome"], ended["text"].partition(":")[0]) == ("rolled-back", "custom.refund")
+
+
+def test_what_becomes_of_each_item(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
+    """Only what the rollout drew, and its version answered, is evidence; the reply says what each item came to."""
+    roll_out(admin, fleet)
+    before = served.made("c", rollout="") + served.made("c", rollout="rollout-of-a-lost-database")
+    failed = served.made("c", code="model-failed", status=500) + served.made("s", source="static")
+    (one,) = served.made("c")
+    asked = [
+        *({"prediction_id": each, "correct": False} for each in (*before, *failed, f"{_AT_MS:012x}{9:020x}")),
+        {"prediction_id": one, "values": {"revenue": 3}},
+        {"prediction_id": one, "correct": True, "events": ["late"]},
+        {"prediction_id": f"{one}:3", "correct": False},
+    ]
+    reply = admin.post(FEEDBACK, json={"items": asked}).json()
+    assert [each["result"] for each in reply["items"]] == [
+        *("not-in-rollout", "not-in-rollout", "no-evidence", "no-evidence", "unknown", "not-asked", "taken", "taken"),
+    ]
+    assert [each.get("ignored") for each in reply["items"][5:]] == [["revenue"], ["late"], None]
+    assert reply["counts"] == {
+        **dict.fromkeys(("duplicate", "out-of-bounds", "closed"), 0),
+        "taken": 2,
+        "no-evidence": 2,
+        "unknown": 1,
+        "not-in-rollout": 2,
+        "not-asked": 1,
+    }
+    follow_until(fleet, admin, lambda rollout: rollout["verdict"] and finding(admin, "feedback")["samples"] == 1)
+    assert finding(admin, "feedback")["bad"] == 1
+
+
+def test_unknown_becomes_known_when_its_record_arrives(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
+    """Feedback may be faster than a record; asked again it is taken."""
+    roll_out(admin, fleet)
+    at_ms = _AT_MS + 500
+    later = {"id": f"{at_ms:012x}{0:020x}", "at_us": at_ms * 1_000}
+    item = {"prediction_id": later["id"], "correct": True}
+    assert give(admin, item) == ["unknown"]
+    served.made("s", **later)
+    assert give(admin, item) == ["taken"]
+
+
+def test_an_ab_test_reports_each_metric(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
+    """Values beyond the plan's bounds are refused, whole items at a time; the report has counts, means and intervals, also after
+    the end."""
+    roll_out(admin, fleet, AB)
+    ids = served.made("cs" * 200)
+    refused = {"prediction_id": ids[0], "values": {"converted": 1, "revenue": 501}}
+    reply = admin.post(FEEDBACK, json={"items": [refused]}).json()["items"][0]
+    assert reply["result"] == "out-of-bounds"
+    assert reply["problem"] == "revenue is 501, where the plan allows 0 to 500"
+    values = [
+        {"prediction_id": each, "values": {"converted": (n % 2 == 0 and 1) or 0, "revenue": 250 + n % 2}}
+        for n, each in enumerate(ids)
+    ]
+    assert set(give(admin, *values[:-2])) == {"taken"}
+    converted, revenue = current(admin)["metrics"]
+    assert (converted["metric"], converted["stable"]["values"], converted["canary"]["values"]) == (
+        "converted",
+        199,
+        199,
+    )
+    assert (converted["stable"]["mean"], converted["canary"]["mean"]) == (0.0, 1.0)
+    assert 0 < converted["low"] < 1 <= converted["high"]
+    assert converted["text"] == "the new version's is higher"
+    assert (revenue["stable"]["mean"], revenue["canary"]["mean"]) == (251.0, 250.0)
+    assert revenue["text"] == "no difference is shown yet"
+    admin.post(f"{ROLLOUTS}/current:abort")
+    follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
+    give(admin, *values)
+    assert current(admin)["metrics"][0]["canary"]["values"] == 200
+
+
+def test_users_of_a_sticky_test_count_once(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
+    """The user is the one that the gateway noted, so nobody has to say who it was; the first value counts."""
+    roll_out(admin, fleet, {**AB, "sticky": {"header": "X-User"}, "guards": ["feedback"]})
+    first, second = served.made("cc", unit=77)
+    (other,) = served.made("s", unit=78)
+    assert give(admin, *({"prediction_id": each, "values": {"converted": 1}} for each in (first, second, other))) == [
+        *("taken", "duplicate", "taken"),
+    ]
+    assert set(give(admin, *({"prediction_id": each, "correct": False} for each in (first, second, other)))) == {
+        "taken"
+    }
+    follow_until(fleet, admin, lambda rollout: rollout["verdict"] and finding(admin, "feedback")["samples"] == 2)
+    found = finding(admin, "feedback")
+    assert (found["samples"], found["bad"], found["stable_samples"], found["stable_bad"]) == (2, 1, 1, 1)
+    assert current(admin)["metrics"][0]["canary"]["values"] == 1
+
+
+def test_a_restart_in_between_loses_nothing_and_counts_nothing_twice(
+    admin: httpx.Client, fleet: Fleet, served: Served, control: ControlProcess
+) -> None:
+    """kill -9 between two halves, of which the second one repeats the first."""
+    roll_out(admin, fleet)
+    items = [{"prediction_id": each, "correct": True} for each in served.made("cs" * 50)]
+    give(admin, *items[:60])
+    control.kill()
+    control.start()
+    with control.client(control.admin_key) as again, control.client(control.gateway_key) as link:
+        assert give(again, *items) == ["duplicate"] * 60 + ["taken"] * 40
+        fleet.gateway.client = link
+        follow_until(fleet, again, lambda rollout: finding(again, "feedback")["samples"] == 50)
+        assert finding(again, "feedback")["stable_samples"] == 50
+
+
+def test_only_who_may_call_the_endpoint_gives_feedback(
+    admin: httpx.Client, served: Served, predictor: httpx.Client, control: ControlProcess
+) -> None:
+    """A caller's key opens this one path of its own endpoints and no other; a gateway's none."""
+    item = {"items": [{"prediction_id": "0" * 32, "correct": True}]}
+    other = predictor.post("/api/v1/endpoints/other/feedback", json=item)
+    assert (other.status_code, other.json()["code"]) == (403, "endpoint-not-allowed")
+    for method, path in (("GET", LINE), ("PUT", LINE), ("GET", f"{LINE}/predictions"), ("POST", f"{FEEDBACK}/x")):
+        assert predictor.request(method, path).status_code == 403, path
+    with control.client(control.gateway_key) as link:
+        assert link.post(FEEDBACK, json=item).status_code == 403
+    free = admin.post("/api/v1/keys", json={"role": "predictor"}).json()["key"]
+    with control.client(free) as anybody:
+        assert give(anybody, *item["items"]) == ["unknown"]
+        missing = anybody.post("/api/v1/endpoints/nothing/feedback", json=item)
+    assert (missing.status_code, missing.json()["code"]) == (404, "unknown-endpoint")
+    assert "feedback" not in {entry["verb"] for entry in admin.get("/api/v1/audit").json()["items"]}
+
+
+ID = "0" * 32
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"items": []},
+        {"items": [{"prediction_id": ID, "correct": True}] * 1_001},
+        {"items": [{"correct": True}]},
+        {"items": [{"prediction_id": ID}]},
+        {"items": [{"prediction_id": "0123", "correct": True}]},
+        {"items": [{"prediction_id": f"{ID}:x", "correct": True}]},
+        {"items": [{"prediction_id": ID, "correct": "maybe"}]},
+        {"items": [{"prediction_id": ID, "correct": 1}]},
+        {"items": [{"prediction_id": ID, "events": "refund"}]},
+        {"items": [{"prediction_id": ID, "events": ["no name"]}]},
+        {"items": [{"prediction_id": ID, "events": ["refund"] * 33}]},
+        {"items": [{"prediction_id": ID, "values": {"revenue": "12"}}]},
+        {"items": [{"prediction_id": ID, "values": {"revenue": True}}]},
+        {"items": [{"prediction_id": ID, "values": {"re/venue": 1}}]},
+        {"items": [{"prediction_id": ID, "correct": True, "user": "ann"}]},
+        [],
+    ],
+)
+def test_malformed_feedback_is_refused_whole(admin: httpx.Client, served: Served, body: Any) -> None:
+    """With the place that is wrong, in one problem reply."""
+    reply = admin.post(FEEDBACK, json=body)
+    assert (reply.status_code, reply.json()["code"]) == (422, "invalid-request")
+    assert reply.json()["fields"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "9" * 400])
+def test_numbers_that_are_none_are_refused(admin: httpx.Client, served: Served, number: str) -> None:
+    """JSON as Python writes it, or beyond any float."""
+    body = f'{{"items": [{{"prediction_id": "{ID}", "values": {{"revenue": {number}}}}}]}}'
+    reply = admin.post(FEEDBACK, content=body, headers={"Content-Type": "application/json"})
+    assert reply.status_code == 422, reply.text
+
+
+def test_a_body_is_bounded_before_it_is_read(predictor: httpx.Client, served: Served) -> None:
+    """Too long by its own word, or without one."""
+    long = predictor.post(FEEDBACK, content=b" " * ((1 << 20) + 1))
+    assert (long.status_code, long.json()["code"]) == (413, "body-too-large")
+    chunked = predictor.post(FEEDBACK, content=iter([b"{}"]))
+    assert (chunked.status_code, chunked.json()["code"]) == (413, "body-too-large")
+
+
+def test_a_rollout_that_nothing_could_be_fed_to_is_refused(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
+    """Feedback is joined with records; an endpoint that keeps none is told so at the start, with what needs them."""
+    admin.put(LINE, json={"version": "line:1", "policy": {"record": False}})
+    fleet.follow()
+    refused = admin.post(ROLLOUTS, json={"version": "line:2", "plan": {**AB, "guards": ["feedback"]}})
+    assert (refused.status_code, refused.json()["code"]) == (409, "rollout-refused")
+    (problem,) = refused.json()["problems"]
+    assert problem["code"] == "records-off"
+    assert problem["text"].startswith("feedback, converted, revenue become known by feedback")
+    assert admin.post(ROLLOUTS, json={"version": "line:2", "plan": {**PLAN, "guards": ["errors"]}}).status_code == 201
+
+
+def test_rows_beyond_the_limit_go_and_that_is_audited(tmp_path: Path) -> None:
+    """By the controllers' loop; once."""
+    document = {"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")}
+    plane = build_plane({**document, "feedback_max_rows": 1})
+    state, plan = machine.begin("r1", 1), check_plan({"strategy": "canary", "guards": ["feedback"]})
+    facts = [Fact("feedback", f"p{n}", f"p{n}", 1, "canary", 0, bad=True) for n in range(2)]
+    with plane.database.begin() as connection:
+        rollouts.create(connection, Rollout("r1", "line", "m:1", "d1", "m:2", "d2", plan, state, 1, "me"))
+        feedback.take(connection, "r1", facts, "key-a", 5)
+    assert [trim(plane), trim(plane)] == [1, 0]
+    (entry,) = audit_trail(plane, 5, None)["items"]
+    assert (entry["verb"], entry["subject"], entry["detail"]) == ("feedback-trimmed", "r1", {"rows": 2})
+    plane.database.close()
