@@ -18,6 +18,7 @@ from roadworthy.cli import (
     configuration,
     endpoints,
     exits,
+    feedback,
     keys,
     machine,
     packages,
@@ -49,7 +50,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for group in (packages, serving, machine, registry, endpoints, rollouts, policies, keys, configuration):
+    for group in (packages, serving, machine, registry, endpoints, rollouts, policies, feedback, keys, configuration):
         group.register(app)
     return app
 

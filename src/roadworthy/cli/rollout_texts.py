@@ -173,11 +173,20 @@ def _watched(rollout: Rollout, width: int | None) -> str:
 
 
 def _compared(rollout: Rollout) -> str:
-    rows = [
-        (each["metric"], each["stable"]["mean"], each["canary"]["mean"], each["low"], each["high"], each["text"])
-        for each in rollout["metrics"]
-    ]
-    return table(("METRIC", "STABLE", "CANARY", "LOW", "HIGH", "SO"), rows) if rows else ""
+    """What an A/B test found: a line for each version of each metric, and one for how much the canary has more."""
+    rows: list[tuple[object, ...]] = []
+    for each in rollout["metrics"]:
+        for side in (each["stable"], each["canary"]):
+            mean = None if side["mean"] is None else f"{side['mean']:.4g}"
+            rows.append((each["metric"], side["arm"], f"{side['values']:,}", mean, _interval(side), None))
+        means = each["stable"]["mean"], each["canary"]["mean"]
+        more = None if None in means else f"{means[1] - means[0]:+.4g}"
+        rows.append((each["metric"], "difference", None, more, _interval(each), each["text"]))
+    return table(("METRIC", "ARM", "VALUES", "MEAN", "95 % AT EVERY LOOK", "SO"), rows) if rows else ""
+
+
+def _interval(bounds: Mapping[str, Any]) -> str:
+    return f"{bounds['low']:.4g} to {bounds['high']:.4g}"
 
 
 def _steps(rollout: Rollout) -> str:

@@ -6,7 +6,7 @@ with rw.Client() as client:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
@@ -16,6 +16,7 @@ import httpx
 
 from roadworthy.client.connection import Connection
 from roadworthy.client.deployments import Document, Progress, wait_until_serving
+from roadworthy.client.feedback import FeedbackReply, KnownLater, items_of, send_feedback
 from roadworthy.client.instances import encode_body
 from roadworthy.client.prediction import Prediction
 from roadworthy.client.rollouts import Rollouts
@@ -101,13 +102,21 @@ class Client:
 
     # Predictions
 
-    def predict(self, endpoint: str, data: Any, *, timeout_s: float | None = None) -> Prediction:
+    def predict(
+        self,
+        endpoint: str,
+        data: Any,
+        *,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Prediction:
         """Ask an endpoint.
 
         Args:
             endpoint: its name.
             data: rows as a pandas or polars DataFrame, a numpy array, a list of dicts or of rows, or one dict.
             timeout_s: for this request.
+            headers: more of them, such as the one by which a sticky rollout tells users apart.
 
         Raises:
             InvalidInput: the rows do not fit; facts["fields"] says where.
@@ -117,7 +126,7 @@ class Client:
             "POST",
             f"/v1/models/{quote(endpoint, safe='')}:predict",
             content=encode_body(data),
-            headers={"Content-Type": "application/json"},
+            headers={**(headers or {}), "Content-Type": "application/json"},
             timeout=timeout_s or self._settings.timeout_s,
         )
         predictions = self._gateway.document(reply).get("predictions")
@@ -226,6 +235,31 @@ class Client:
         """Prediction records, newest last: "items", and how many were "lost" on their way."""
         params = {"last": str(last)} if prediction_id is None else {"id": prediction_id}
         return self._get(f"{_endpoint_path(endpoint)}/predictions", params)
+
+    def feedback(
+        self,
+        endpoint: str,
+        known: KnownLater | Iterable[KnownLater] | Any,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FeedbackReply:
+        """Tell what became known of predictions, for the rollout that drew them. What was told before counts once, so after any
+        error all of it may be told again. The key may be one of the role predictor.
+
+        Args:
+            endpoint: that answered.
+            known: one item, a list of them, or a pandas or polars DataFrame with a column prediction_id and any of correct, event
+                and a column for each metric; empty cells say nothing.
+            progress: called with the items sent and the items in all; they travel a thousand at a time.
+
+        Returns:
+            what became of each item, in order, and of how many each.
+
+        Raises:
+            InvalidInput: "invalid-feedback": no item, or one that cannot be read.
+            NotFound: "unknown-endpoint". InvalidRequest, Forbidden, Unavailable, ClientError: as named.
+        """
+        return send_feedback(self._control, f"{_endpoint_path(endpoint)}/feedback", items_of(known), progress)
 
     @property
     def rollouts(self) -> Rollouts:

@@ -55,6 +55,28 @@ class Watched(TypedDict):
     text: str
 
 
+class Arm(TypedDict):
+    """One version of an A/B test: how many values of a metric it has, their mean, and where the true one lies."""
+
+    arm: str
+    values: int
+    mean: float | None
+    low: float
+    high: float
+
+
+class Metric(TypedDict):
+    """A metric of an A/B test: both versions, where the canary's mean less the stable's lies, and what that allows to say. The
+    intervals hold at every look, 95 %."""
+
+    metric: str
+    stable: Arm
+    canary: Arm
+    low: float
+    high: float
+    text: str
+
+
 class Rollout(TypedDict):
     """A rollout. Shares in percent, times in seconds, steps from 1; `phase` is waiting, preparing, stepping, promoting, returning
     or finished; `outcome` None until it is finished; `code` and `text` tell why it is where it is."""
@@ -77,6 +99,7 @@ class Rollout(TypedDict):
     deadline_left_s: float | None
     verdict: Verdict | None
     watched: list[Watched]
+    metrics: list[Metric]
     outcome: str | None
     plan: dict[str, Any]
     started_at: str

@@ -1,0 +1,161 @@
+"""`client.feedback`: what became known of predictions, on its way to the control plane. Called by `client.py`.
+
+with rw.Client() as client:
+    answer = client.predict("flights", rows)
+    ...
+    client.feedback("flights", {"prediction_id": answer.id, "correct": False})
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NotRequired, Required, TypedDict
+
+from roadworthy.client.connection import Connection
+from roadworthy.foundation.errors import InvalidInput
+
+MOST_ITEMS = 1_000
+"""Items of one request."""
+_OWN = ("prediction_id", "correct", "event", "events", "values")
+
+
+class KnownLater(TypedDict, total=False):
+    """What became known of one prediction: its id and at least one of the others.
+
+    Attributes:
+        prediction_id: as `Prediction.id`, or the reply's header Roadworthy-Prediction-Id, told it.
+        correct: whether the answer was right; for the guard "feedback".
+        events: bad events of your own, such as ["refund"] for the guard "custom.refund".
+        values: of an A/B test's metrics, such as {"revenue": 12.5}.
+    """
+
+    prediction_id: Required[str]
+    correct: bool
+    events: Sequence[str]
+    values: Mapping[str, float]
+
+
+class Outcome(TypedDict):
+    """What became of an item.
+
+    Attributes:
+        result: taken, duplicate, unknown, not-in-rollout, no-evidence, not-asked, out-of-bounds or closed; see docs/rollouts.md.
+        ignored: what it says that the rollout does not count. problem: what is wrong with it.
+    """
+
+    prediction_id: str
+    result: str
+    ignored: NotRequired[list[str]]
+    problem: NotRequired[str]
+
+
+class FeedbackReply(TypedDict):
+    """What became of each item, in order, and how often each result came."""
+
+    items: list[Outcome]
+    counts: dict[str, int]
+
+
+def send_feedback(
+    control: Connection,
+    path: str,
+    items: Sequence[Mapping[str, Any]],
+    progress: Callable[[int, int], None] | None = None,
+) -> FeedbackReply:
+    """Send items, MOST_ITEMS at a time. Raises as `Connection.call`."""
+    told: list[Outcome] = []
+    counts: Counter[str] = Counter()
+    for start in range(0, len(items), MOST_ITEMS):
+        reply = control.document(control.call("POST", path, json={"items": items[start : start + MOST_ITEMS]}))
+        told += reply["items"]
+        counts.update(reply["counts"])
+        if progress is not None:
+            progress(len(told), len(items))
+    return {"items": told, "counts": dict(counts)}
+
+
+def items_of(known: Any) -> list[dict[str, Any]]:
+    """Items as the API has them, out of one item, a list of them, or a frame.
+
+    Args:
+        known: what is neither prediction_id, correct, event, events nor values is a metric of that name; None, NaN and "" say
+            nothing.
+
+    Raises:
+        InvalidInput: "invalid-feedback", which names the item, from 0.
+    """
+    if isinstance(known, Mapping):
+        rows: Iterable[Any] = [known]
+    elif hasattr(known, "to_dicts"):  # polars
+        rows = known.to_dicts()
+    elif hasattr(known, "to_dict") and hasattr(known, "columns"):  # pandas
+        rows = known.to_dict("records")
+    elif isinstance(known, Iterable) and not isinstance(known, (str, bytes)):
+        rows = known
+    else:
+        raise _invalid("feedback is an item, a list of them, or a table")
+    items = [_item(number, row) for number, row in enumerate(rows)]
+    if not items:
+        raise _invalid("there is no feedback in it")
+    return items
+
+
+def _item(number: int, row: Any) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise _invalid(f"item {number} is no mapping")
+    prediction_id = row.get("prediction_id")
+    if not isinstance(prediction_id, str) or not prediction_id:
+        raise _invalid(f"item {number} has no prediction_id")
+    item: dict[str, Any] = {"prediction_id": prediction_id}
+    if (correct := _said(row.get("correct"))) is not None:
+        item["correct"] = _truth(number, correct)
+    events = [*_listed(row.get("events")), *_listed(row.get("event"))]
+    values = dict(row.get("values") or {}) | {str(name): value for name, value in row.items() if name not in _OWN}
+    numbers = {name: _number(number, name, value) for name, value in values.items() if _said(value) is not None}
+    item |= {"events": events} if events else {}
+    item |= {"values": numbers} if numbers else {}
+    if len(item) == 1:
+        raise _invalid(f"item {number} says nothing but its prediction_id")
+    return item
+
+
+def _said(value: Any) -> Any:
+    """The value; None where there is none: NaN, pandas' NA and NaT, and the empty text of a CSV file too."""
+    missing = type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value))
+    return None if missing or value is None or (isinstance(value, str) and not value.strip()) else value
+
+
+def _listed(value: Any) -> list[str]:
+    if _said(value) is None:
+        return []
+    return [value] if isinstance(value, str) else [str(each) for each in value]
+
+
+_TRUTHS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
+
+
+def _truth(number: int, value: Any) -> bool:
+    found = _TRUTHS.get(str(value).strip().lower())
+    if found is None:
+        raise _invalid(f"item {number}: correct is {value!r:.40}, which is neither true nor false")
+    return found
+
+
+def _number(number: int, name: str, value: Any) -> float:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise _invalid(f"item {number}: {name} is {value!r:.40}, which is no finite number")
+    return found
+
+
+def _invalid(text: str) -> InvalidInput:
+    return InvalidInput(
+        text,
+        code="invalid-feedback",
+        hint="an item has a prediction_id and any of correct, event and metrics; nothing of it was sent",
+    )

@@ -1,0 +1,185 @@
+"""`roadworthy feedback` and `client.feedback` against a real control plane: files, frames and lists, and what is told of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import polars as pl
+import pytest
+
+from roadworthy.cli.rollout_texts import details
+from roadworthy.client import Client
+from roadworthy.client.feedback import items_of
+from roadworthy.foundation.errors import Forbidden, InvalidInput, NotFound
+from tests.cli.conftest import Run, read
+from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
+from tests.control.fleet import Fleet, three_versions
+from tests.control.test_feedback import AB, Served, current, roll_out
+
+A, B, C = (f"{number:032x}" for number in range(3))
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlProcess]:
+    """A control plane of the test's own."""
+    process = ControlProcess(tmp_path / "control")
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def admin(control: ControlProcess) -> Iterator[httpx.Client]:
+    """A client with the admin key."""
+    with control.client(control.admin_key) as client:
+        yield client
+
+
+@pytest.fixture
+def served(
+    control: ControlProcess,
+    admin: httpx.Client,
+    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+) -> Iterator[Served]:
+    """An A/B test is in progress."""
+    with control.client(control.gateway_key) as link:
+        fleet = Fleet(link)
+        made = Served(fleet, admin, three_versions(admin, fleet, make_package))
+        roll_out(admin, fleet, {**AB, "guards": ["feedback", "custom.refund"]})
+        yield made
+
+
+@pytest.fixture
+def feedback(run: Run, control: ControlProcess, admin: httpx.Client) -> Callable[..., Any]:
+    """Runs `roadworthy feedback …` with a caller's key."""
+    key = admin.post("/api/v1/keys", json={"role": "predictor", "endpoints": ["line"]}).json()["key"]
+
+    def go(*arguments: str) -> Any:
+        return run("feedback", *arguments, ROADWORTHY_CONTROL_URL=control.url, ROADWORTHY_KEY=key)
+
+    return go
+
+
+def test_files_are_told_and_told_again(
+    feedback: Callable[..., Any], served: Served, admin: httpx.Client, tmp_path: Path
+) -> None:
+    """CSV and JSON lines; each result is counted; what needs somebody is status 1; the A/B report is there to see."""
+    ids = served.made("cs" * 30)
+    lines = [f"{each},{'true' if n % 2 else 'false'},{'' if n % 3 else 'refund'},{n % 2}" for n, each in enumerate(ids)]
+    (tmp_path / "labels.csv").write_text("prediction_id,correct,event,converted\n" + "\n".join(lines) + "\n")
+    first = read(feedback("line", "--file", "labels.csv", "--json"))
+    assert first["counts"] | {"taken": 60} == first["counts"]
+    assert [each["prediction_id"] for each in first["items"]] == ids
+    again = feedback("line", "-f", "labels.csv")
+    assert (again.returncode, again.stdout.split()[:2]) == (0, ["duplicate", "60"])
+    more = [
+        {"prediction_id": ids[0], "values": {"revenue": 20}, "events": ["late"]},
+        {"prediction_id": ids[1], "revenue": 501},
+        {"prediction_id": A, "correct": True},
+    ]
+    (tmp_path / "more.jsonl").write_text("\n\n".join(map(json.dumps, more)))
+    told = feedback("line", "--file", "more.jsonl")
+    assert told.returncode == 1
+    assert "taken          1 (counted)\n" in told.stdout
+    assert "unknown        1 (no record of the prediction, or not yet)" in told.stdout
+    assert f"{ids[1]}: revenue is 501, where the plan allows 0 to 500" in told.stdout
+    assert "not counted by the plan: late" in told.stdout
+    shown = details(current(admin))
+    for line in (
+        ("converted", "stable", "30", "1"),
+        ("converted", "canary", "30", "0"),
+        ("converted", "difference", "-", "-1"),
+        ("revenue", "canary", "1", "20"),
+    ):
+        assert [row for row in shown.splitlines() if tuple(row.split()[:4]) == line], shown
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.txt", "prediction_id\n"),
+        ("labels.csv", "id,correct\n1,true\n"),
+        ("labels.csv", "prediction_id,correct\n"),
+        ("labels.csv", f"prediction_id,correct\n{A},perhaps\n"),
+        ("labels.csv", f"prediction_id,correct\n{A}\n"),
+        ("labels.csv", f"prediction_id,correct\n{A},\n"),
+        ("labels.csv", f"prediction_id,revenue\n{A},nan\n"),
+        ("labels.csv", f"prediction_id,revenue\n{A},12 EUR\n"),
+        ("labels.csv", f'prediction_id,correct\n{A},"true\n'),
+        ("labels.csv", b"\xff\xfe"),
+        ("labels.jsonl", "{"),
+        ("labels.jsonl", "[1]"),
+        ("labels.jsonl", '{"correct": true}'),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_clear_error(
+    run: Run, tmp_path: Path, name: str, content: str | bytes
+) -> None:
+    """Told before anything is sent: there is no server here."""
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    result = run("feedback", "line", "--file", name)
+    assert (result.returncode, "code: invalid-feedback" in result.stderr) == (2, True), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_file_that_is_not_there(run: Run) -> None:
+    """As for every command."""
+    result = run("feedback", "line", "--file", "none.csv")
+    assert "code: file-problem" in result.stderr
+
+
+def test_the_typed_client_takes_items_lists_and_frames(
+    control: ControlProcess, served: Served, admin: httpx.Client
+) -> None:
+    """A thousand at a time, with progress; errors are typed."""
+    ids = served.made("cs" * 600)
+    frame = pd.DataFrame({"prediction_id": ids, "correct": True, "converted": [1.0, None] * 600})
+    seen: list[tuple[int, int]] = []
+    with Client(control_url=control.url, key=control.admin_key) as client:
+        one = client.feedback("line", {"prediction_id": ids[0], "correct": True})
+        assert one["items"] == [{"prediction_id": ids[0], "result": "taken"}]
+        reply = client.feedback("line", frame, progress=lambda sent, whole: seen.append((sent, whole)))
+        assert (reply["counts"]["taken"], seen) == (1_200, [(1_000, 1_200), (1_200, 1_200)])
+        listed = client.feedback("line", [{"prediction_id": ids[0], "correct": True}])
+        assert listed["counts"]["duplicate"] == 1
+        with pytest.raises(NotFound):
+            client.feedback("nothing", {"prediction_id": ids[0], "correct": True})
+        with pytest.raises(InvalidInput):
+            client.feedback("line", "labels.csv")
+    assert current(admin)["metrics"][0]["canary"]["values"] == 600
+    key = admin.post("/api/v1/keys", json={"role": "predictor", "endpoints": ["other"]}).json()["key"]
+    with Client(control_url=control.url, key=key) as client, pytest.raises(Forbidden):
+        client.feedback("line", {"prediction_id": ids[0], "correct": True})
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
+def test_frames_are_items(frame: Any) -> None:
+    """Empty cells say nothing; other columns are metrics; numpy's kinds are what they look like."""
+    table = frame(
+        {
+            "prediction_id": [A, B, C],
+            "correct": [True, False, None],
+            "event": [None, "refund", ""],
+            "revenue": [1.5, None, 2.0],
+            "converted": [1, 0, 1],
+        }
+    )
+    assert items_of(table) == [
+        {"prediction_id": A, "correct": True, "values": {"revenue": 1.5, "converted": 1.0}},
+        {"prediction_id": B, "correct": False, "events": ["refund"], "values": {"converted": 0.0}},
+        {"prediction_id": C, "values": {"revenue": 2.0, "converted": 1.0}},
+    ]
+
+
+@pytest.mark.parametrize(
+    "known", [[], [3], 7, {"prediction_id": A}, {"prediction_id": 3, "correct": True}, {"correct": True}]
+)
+def test_what_is_no_feedback(known: Any) -> None:
+    """Refused before it is sent."""
+    with pytest.raises(InvalidInput) as caught:
+        items_of(known)
+    assert caught.value.code == "invalid-feedback"
