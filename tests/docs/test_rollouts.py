@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from roadworthy.control.verbs import feedback
 from roadworthy.rollout.reading import KEYS, RANGES, STRATEGIES, read_plan
 from roadworthy.rollout.signals import CATALOGUE, GUARD
+from roadworthy.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "rollouts.md").read_text()
@@ -67,6 +69,12 @@ def test_every_warning_is_told() -> None:
     codes = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"', text))
     assert len(codes) == 3
     assert sorted(code for code in codes if f"`{code}`" not in PAGE) == []
+
+
+def test_every_result_of_feedback_is_told() -> None:
+    """And each setting that the page names is one."""
+    assert {row[0].strip("`") for row in rows() if len(row) == 2} >= set(feedback.RESULTS)
+    assert "control.feedback_max_rows" in {name for name, _ in load_settings(environment={}).entries()}
 
 
 def measured(*words: str) -> float:

@@ -1,0 +1,135 @@
+"""up → A/B test and canaries → what became known later → report and rollback, on real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import roadworthy as rw
+from tests.conftest import eventually
+from tests.walks.test_up import FREE_PORTS, Machine
+
+ROWS = np.arange(24.0).reshape(8, 3)
+USERS = 400
+
+
+def first(x: Any) -> Any:
+    """The stable."""
+    return x.sum(axis=1)
+
+
+def second(x: Any) -> Any:
+    """Answers the same in another way, so only what becomes known later can tell them apart."""
+    return x[:, 0] + x[:, 1] + x[:, 2]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Two versions are registered and the first one serves."""
+    made = Machine(tmp_path_factory.mktemp("machine"))
+    for number, model in enumerate((first, second), start=1):
+        made.packages.append(rw.pack(model, name="sum", inputs=ROWS, out=made.folder / f"dist{number}"))
+    started = made.run("up", "-d", *FREE_PORTS)
+    assert started.returncode == 0, started.stderr + made.log()
+    try:
+        for packed in made.packages:
+            made.tell("push", str(packed.path), "--allow-code", packed.digest)
+        made.tell("deploy", "sum:1", "--endpoint", "sum")
+        yield made
+    finally:
+        made.run("stop")
+
+
+@pytest.fixture
+def client(machine: Machine) -> Iterator[rw.Client]:
+    """With the admin key."""
+    context = machine.context()
+    with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as made:
+        yield made
+
+
+def start(client: rw.Client, plan: dict[str, Any]) -> dict[str, Any]:
+    """Begin, and wait until the new version has its share everywhere."""
+    client.rollouts.start("sum", "sum:2", plan)
+    eventually(lambda: client.rollouts.get("sum")["share"] == 50, "the new version has its share")
+    generation = dict(client.rollouts.get("sum"))["generation"]
+
+    def reached() -> bool:
+        endpoint = client.endpoint("sum")
+        return endpoint["generation"] >= generation and endpoint["reached_revision"] >= endpoint["revision"]
+
+    eventually(reached, "every worker answers by it")
+    return dict(client.rollouts.get("sum"))
+
+
+def ask(client: rw.Client, times: int) -> list[rw.Prediction]:
+    """Answers to as many users."""
+    return [client.predict("sum", [[n, 1.0, 2.0]], headers={"X-User": f"user-{n}"}) for n in range(times)]
+
+
+def give(client: rw.Client, items: list[Any]) -> dict[str, int]:
+    """Give feedback until every record has arrived; how often each result came the last time."""
+    return eventually(
+        lambda: (counts := client.feedback("sum", items)["counts"]).get("unknown") == 0 and counts, "records arrive"
+    )
+
+
+def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, client: rw.Client) -> None:
+    """By user, over a restart of the control plane, from the command line too; and repeating it all changes nothing."""
+    plan = {
+        "strategy": "ab",
+        "share": 50,
+        "sticky": {"header": "X-User"},
+        "metrics": ["converted"],
+        "guards": ["errors"],
+    }
+    start(client, plan)
+    answers = ask(client, USERS)
+    converted = [
+        {"prediction_id": each.id, "values": {"converted": int(n % 10 < (8 if each.version == "sum:2" else 2))}}
+        for n, each in enumerate(answers)
+    ]
+    give(client, converted[: USERS // 2])
+    (control,) = [each for each in machine.family() if "roadworthy.control" in each.cmdline()]
+    control.kill()
+    eventually(lambda: machine.run("status").returncode == 0, "the control plane is back")
+    again = give(client, converted)
+    assert again["duplicate"] >= USERS // 2
+    report = client.rollouts.get("sum")["metrics"][0]
+    share = {version: sum(each.version == version for each in answers) for version in ("sum:1", "sum:2")}
+    assert (report["stable"]["values"], report["canary"]["values"]) == (share["sum:1"], share["sum:2"])
+    assert report["text"] == "the new version's is higher"
+    assert report["low"] > 0
+    assert report["canary"]["mean"] == pytest.approx(0.8, abs=0.1)
+    lines = [f"{each['prediction_id']},{each['values']['converted']}" for each in converted]
+    (machine.folder / "labels.csv").write_text("prediction_id,converted\n" + "\n".join(lines))
+    told = machine.tell("feedback", "sum", "--file", str(machine.folder / "labels.csv"))
+    assert told["counts"]["duplicate"] == USERS
+    assert client.rollouts.get("sum")["metrics"][0] == report
+    shown = machine.run("rollout", "show", "sum").stdout
+    assert "the new version's is higher" in shown
+    client.rollouts.abort("sum")
+    eventually(lambda: client.rollouts.get("sum")["outcome"] == "aborted", "it is over")
+
+
+@pytest.mark.parametrize(
+    ("guard", "known"), [("feedback", {"correct": False}), ("custom.refund", {"events": ["refund"]})]
+)
+def test_a_canary_that_turns_out_bad_goes_back_by_itself(client: rw.Client, guard: str, known: dict[str, Any]) -> None:
+    """It answered every request well; what became known of its answers later rolls it back."""
+    start(client, {"strategy": "canary", "steps": [50, 100], "guards": [guard]})
+    answers = ask(client, 60)
+    bad = [{"prediction_id": each.id, **known} for each in answers if each.version == "sum:2"]
+    give(client, bad)
+    eventually(lambda: client.rollouts.get("sum")["outcome"] is not None, "it is over")
+    ended = client.rollouts.get("sum")
+    assert (ended["outcome"], ended["code"], ended["decided_by"]) == ("rolled-back", "worse", "controller")
+    assert ended["verdict"] is not None
+    (found,) = ended["verdict"]["findings"]
+    assert (found["signal"], found["bad"], found["stable_bad"]) == (guard, len(bad), 0)
+    counts = client.feedback("sum", bad)["counts"]
+    assert counts["duplicate"] == len(bad)
+    assert client.rollouts.get("sum")["text"] == ended["text"]
