@@ -189,6 +189,17 @@ def test_an_ab_test_reports_each_metric(admin: httpx.Client, fleet: Fleet, serve
     assert current(admin)["metrics"][0]["canary"]["values"] == 200
 
 
+def test_values_that_are_worse_raise_the_alarm_of_business(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
+    """Without values there is no evidence; with them it speaks, and holds."""
+    roll_out(admin, fleet, {**AB, "watch": ["business"]})
+    follow_until(fleet, admin, lambda rollout: rollout["watched"][0]["outcome"] == "no-evidence")
+    ids = served.made("cs" * 200)
+    give(admin, *({"prediction_id": each, "values": {"converted": n % 2}} for n, each in enumerate(ids)))
+    held = follow_until(fleet, admin, lambda rollout: rollout["watched"][0]["outcome"] == "alarm")
+    assert held["watched"][0]["samples"] == 200
+    assert held["share"] == 50
+
+
 def test_users_of_a_sticky_test_count_once(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
     """The user is the one that the gateway noted, so nobody has to say who it was; the first value counts."""
     roll_out(admin, fleet, {**AB, "sticky": {"header": "X-User"}, "guards": ["feedback"]})
