@@ -1,8 +1,8 @@
 """No request is dropped while versions switch and workers are recycled: `make bench-switches`.
 
-`roadworthy up --workers 2` is asked at a steady rate over keep-alive connections. Meanwhile its endpoint goes back and forth
-between two versions, and the supervisor is told to recycle its workers (SIGHUP). Nothing is retried: whatever is no right answer
-of the version that it names is a failure.
+`roadworthy up --workers 2` is asked at a steady rate over keep-alive connections. Meanwhile a second version is deployed and
+rolled back, cycle after cycle, and the supervisor is told to recycle its workers (SIGHUP). Nothing is retried: whatever is no
+right answer of the version that it names is a failure.
 """
 
 from __future__ import annotations
@@ -36,24 +36,27 @@ class Plan:
 
     requests: int = 100_000
     rate: float = 400.0
-    switches: int = 20
+    cycles: int = 20
     recyclings: int = 5
 
     def events(self) -> list[str]:
-        """In order: recyclings spread among the switches."""
-        after = {round((turn + 1) * self.switches / (self.recyclings + 1)) for turn in range(self.recyclings)}
+        """In order: each cycle is a deployment and a rollback; recyclings are spread among them."""
+        switches = ["deploy", "rollback"] * self.cycles
+        after = {round((turn + 1) * len(switches) / (self.recyclings + 1)) for turn in range(self.recyclings)}
         found = []
-        for number in range(1, self.switches + 1):
-            found += ["switch", "recycle"] if number in after else ["switch"]
+        for number, switch in enumerate(switches, start=1):
+            found += [switch, "recycle"] if number in after else [switch]
         return found
 
 
 @dataclass
 class Story:
-    """What happened. Times in seconds: of each switch, from asking for it to answers of that version only; of each recycling."""
+    """What happened. Times in seconds: of each deployment and each rollback, from asking for it to answers of that version only;
+    of each recycling."""
 
     traffic: Traffic
-    switched_s: list[float] = field(default_factory=list)
+    deployed_s: list[float] = field(default_factory=list)
+    rolled_back_s: list[float] = field(default_factory=list)
     recycled_s: list[float] = field(default_factory=list)
     elapsed_s: float = 0.0
 
@@ -64,21 +67,22 @@ class Story:
         rate = len(outcomes) / self.elapsed_s
         why = f": {causes(failed)}" if failed else ""
         name = (
-            f"failed requests of {len(outcomes):,} through {len(self.switched_s)} switches of the version and "
-            f"{len(self.recycled_s)} recyclings of {WORKERS} workers, retries off{why}"
+            f"failed requests of {len(outcomes):,} through {len(self.deployed_s)} deployments, "
+            f"{len(self.rolled_back_s)} rollbacks and {len(self.recycled_s)} recyclings of {WORKERS} workers, retries off{why}"
         )
         return [
             Measure(name, len(failed), "requests", target="0", met=not failed),
             Measure("at", round(rate), "requests/s", target=f">= {LEAST_RATE:g}", met=rate >= LEAST_RATE),
             Measure("p99 of all answers", round(float(np.percentile(times, 99)), 1), "ms"),
             Measure("the longest answer", round(float(times.max()), 1), "ms"),
-            Measure("the longest switch, until only the new version answered", round(max(self.switched_s), 2), "s"),
+            Measure("the longest deployment, until only that version answered", round(max(self.deployed_s), 2), "s"),
+            Measure("the longest rollback, until only that version answered", round(max(self.rolled_back_s), 2), "s"),
             Measure("the longest recycling of all workers", round(max(self.recycled_s, default=0.0), 1), "s"),
         ]
 
 
 async def travel(service: Service, traffic: Traffic, plan: Plan) -> Story:
-    """Ask, switch and recycle."""
+    """Ask, deploy, roll back and recycle."""
     story = Story(traffic)
     events = plan.events()
     begun = time.monotonic()
@@ -87,9 +91,16 @@ async def travel(service: Service, traffic: Traffic, plan: Plan) -> Story:
         for number, event in enumerate(events, start=1):
             await answered(traffic, number * plan.requests // (len(events) + 1))
             asked = time.monotonic()
-            if event == "switch":
-                await _switch(service, traffic, len(story.switched_s))
-                story.switched_s.append(time.monotonic() - asked)
+            if event == "deploy":
+                with service.client() as client:
+                    await asyncio.to_thread(client.deploy, f"{NAME}:2", NAME)
+                await traffic.wait_for(only(f"{NAME}:2"), _PATIENCE_S)
+                story.deployed_s.append(time.monotonic() - asked)
+            elif event == "rollback":
+                with service.client() as client:
+                    await asyncio.to_thread(client.rollback, NAME)
+                await traffic.wait_for(only(f"{NAME}:1"), _PATIENCE_S)
+                story.rolled_back_s.append(time.monotonic() - asked)
             else:
                 await recycle(service)
                 await traffic.wait_for(all_right)
@@ -103,13 +114,6 @@ async def answered(traffic: Traffic, count: int) -> None:
     """Return when so many requests have ended."""
     while len(traffic.outcomes) < count:  # noqa: ASYNC110 - hundreds come a second; an event for each would cost more
         await asyncio.sleep(0.02)
-
-
-async def _switch(service: Service, traffic: Traffic, done: int) -> None:
-    version = f"{NAME}:{2 - done % 2}"
-    with service.client() as client:
-        await asyncio.to_thread(client.deploy, version, NAME)
-    await traffic.wait_for(only(version), _PATIENCE_S)
 
 
 async def recycle(service: Service) -> None:
@@ -140,13 +144,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=Plan.requests)
     parser.add_argument("--rate", type=float, default=Plan.rate, help="requests a second")
-    parser.add_argument("--switches", type=int, default=Plan.switches)
+    parser.add_argument("--cycles", type=int, default=Plan.cycles, help="each a deployment and a rollback")
     parser.add_argument("--recyclings", type=int, default=Plan.recyclings)
     arguments = parser.parse_args()
-    plan = Plan(arguments.requests, arguments.rate, arguments.switches, arguments.recyclings)
+    plan = Plan(arguments.requests, arguments.rate, arguments.cycles, arguments.recyclings)
     with tempfile.TemporaryDirectory() as folder:
         story = run(Path(folder), plan)
-    whole = plan.requests >= Plan.requests and plan.switches >= Plan.switches and plan.recyclings >= Plan.recyclings
+    whole = plan.requests >= Plan.requests and plan.cycles >= Plan.cycles and plan.recyclings >= Plan.recyclings
     return finish("switches", story.measures(), whole=whole)
 
 

@@ -50,13 +50,13 @@ def test_nothing_grows_under_a_steady_load(running: Running) -> None:
 
 
 def test_no_request_fails_while_versions_switch_and_workers_are_recycled(running: Running) -> None:
-    """Three switches and a recycling of both workers, nothing retried."""
+    """Two deployments, two rollbacks and a recycling of both workers, nothing retried."""
     service, traffic = running
-    plan = switches.Plan(requests=1_600, rate=250.0, switches=3, recyclings=1)
+    plan = switches.Plan(requests=1_600, rate=250.0, cycles=2, recyclings=1)
     story = asyncio.run(switches.travel(service, _fresh(traffic), plan))
     assert story.traffic.failed == []
     assert len(story.traffic.outcomes) >= plan.requests
-    assert (len(story.switched_s), len(story.recycled_s)) == (3, 1)
+    assert (len(story.deployed_s), len(story.rolled_back_s), len(story.recycled_s)) == (2, 2, 1)
 
 
 def test_a_planted_leak_is_seen(folder: Path, running: Running) -> None:
