@@ -1,205 +1,46 @@
-"""How often rollouts that are judged by evidence err, and how soon they see: `make bench-rollout`. Simulated; nothing is served.
+"""Rollouts that are judged by evidence: how often they err, how soon they see, and what callers notice: `make bench-rollout`.
 
-False alarms: 10,000 rollouts of a version that is equal, through the default plan, looked at after every bad event. Detection:
-how many requests a worse canary got. Rules: each of the nine rules of evidence beside the naive way. Whole: the state machine
-itself.
+Three parts, of which `--only` chooses. Simulated (`promises.py`): rates of error over thousands of rollouts; nothing is served.
+Real (`real/`): good and broken versions under load on real processes, and how traffic is split. Switches (`switches.py`): whether
+a request fails while versions are deployed and rolled back.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Iterator
-from statistics import NormalDist
+import tempfile
+from pathlib import Path
 
-import numpy as np
-
+from bench import promises, switches
+from bench.real import measuring
 from bench.report import Measure, finish
-from bench.rules import RULES
-from bench.simulated import Counts, Floats, Stretch, canary_requests_until_accused, peaks, table
-from bench.whole import Ending, endings
-from roadworthy.rollout.plan import Plan
-from roadworthy.rollout.reading import read_plan
-from roadworthy.statistics.intervals import clopper_pearson_upper
 
 SEED = 20261121
-STEPS = (0.05, 0.25, 0.5)
-"""Shares of the default plan's steps that compare; at 100 % there is nobody to compare with."""
-TRAFFIC = (400, 4_000, 40_000)
-"""Requests of a step: 10 minutes at 0.7, 7 and 67 a second."""
-ERROR_RATES = (0.001, 0.01, 0.05)
-ALPHAS = (0.01, 0.05)
-_SPREAD = 0.5
-"""Standard deviation of the logarithm of a run's time."""
-
-
-def slow_part(factor: float) -> float:
-    """The part of a version's runs over the 95th percentile of one that is `factor` times as fast, times being log-normal."""
-    normal = NormalDist()
-    return 1.0 - normal.cdf(normal.inv_cdf(0.95) - math.log(factor) / _SPREAD)
-
-
-def equal_rollouts(rng: np.random.Generator, runs: int, requests: int, error_rate: float) -> dict[str, Floats]:
-    """The largest ln E of each guard of the default plan over a rollout of an equal version, each of shape (runs,)."""
-    rates = {"errors": error_rate, "invalid_outputs": error_rate / 10, "slow": 0.05}
-    plan = default_plan(0.01)
-    found = {}
-    for guard in plan.guards:
-        stretches = [
-            Stretch(share, rng.binomial(requests, rates[guard.signal], runs).astype(np.int64), share) for share in STEPS
-        ]
-        found[guard.signal] = peaks(rng, stretches, guard.ratio)
-    return found
-
-
-def default_plan(alpha: float) -> Plan:
-    """What `strategy: canary` means."""
-    return read_plan(f"strategy: canary\nalpha: {alpha}")
-
-
-def accused_by(plan: Plan, highest: dict[str, Floats]) -> float:
-    """The part of the rollouts that any guard accused at any look."""
-    alphas = plan.alphas()
-    hits = [highest[guard.signal] >= -math.log(alphas[guard.signal]) for guard in plan.guards]
-    return float(np.logical_or.reduce(hits).mean())
-
-
-def sticky_rollouts(rng: np.random.Generator, runs: int, hazards: tuple[float, float]) -> Floats:
-    """The largest ln E of rollouts in which users keep their version and 150 of them have all errors, counted once each.
-
-    Args:
-        hazards: with what probability such a user has an error in a step, at the stable and at the canary.
-    """
-    users = 150
-    bucket, left = rng.random((runs, users)), np.ones((runs, users), dtype=bool)
-    stretches: list[tuple[float, Counts, Counts]] = []
-    for share in STEPS:
-        mine = bucket < share
-        first = left & (rng.random((runs, users)) < np.where(mine, hazards[1], hazards[0]))
-        order = np.where(first, rng.random((runs, users)), 2.0).argsort(axis=1)  # who erred, in the order of time
-        stretches.append((share, first.sum(axis=1), np.take_along_axis(mine & first, order, axis=1).cumsum(axis=1)))
-        left &= ~first
-    return _peaks_of(stretches, runs)
-
-
-def _peaks_of(stretches: list[tuple[float, Counts, Counts]], runs: int) -> Floats:
-    highest, before = np.zeros(runs), np.zeros(runs)
-    for share, events, k in stretches:
-        log_es = table(256, share, 1.0)
-        n = np.minimum(np.arange(1, k.shape[1] + 1)[None, :], np.maximum(events, 1)[:, None])
-        path = np.where(events[:, None] > 0, log_es[n, np.minimum(k, n)], 0.0)
-        highest = np.maximum(highest, before + path.max(axis=1))
-        before = before + path[:, -1]
-    return highest
-
-
-def false_alarms(runs: int, seed: int) -> Iterator[Measure]:
-    """One measure for each alpha, traffic and error rate, and the same with sticky users."""
-    for requests in TRAFFIC:
-        for rate in ERROR_RATES:
-            highest = equal_rollouts(np.random.default_rng([seed, requests, int(rate * 1e4)]), runs, requests, rate)
-            for alpha in ALPHAS:
-                part = accused_by(default_plan(alpha), highest)
-                what = f"equal version, {requests:,} requests a step, {rate:.1%} errors"
-                yield _false(what, part, alpha, runs)
-    for what, hazards in (("equal", (0.6, 0.6)), ("better", (0.6, 0.3))):
-        highest_sticky = sticky_rollouts(np.random.default_rng([seed, 5, int(hazards[1] * 10)]), runs, hazards)
-        for alpha in ALPHAS:
-            part = float((highest_sticky >= -math.log(alpha)).mean())
-            yield _false(f"{what} version, sticky users who have all errors", part, alpha, runs)
-
-
-def _false(what: str, part: float, alpha: float, runs: int) -> Measure:
-    bound = clopper_pearson_upper(round(part * runs), runs)
-    name = f"false rollbacks at alpha {alpha:.0%}: {what}; at most {bound:.2%} (95 %)"
-    return _told(Measure(name, round(100 * part, 3), "%", target=f"<= {alpha:.0%}", met=part <= alpha))
-
-
-def naive(runs: int, seed: int) -> Measure:
-    """The same rollouts judged by a z-test that is looked at 200 times: what the false-alarm check must catch."""
-    events, share = 1_000, 0.1
-    k = (np.random.default_rng([seed, 99]).random((runs, events)) < share).cumsum(axis=1)[:, 4::5]
-    n = np.arange(5, events + 1, 5)
-    part = float(((k - n * share) / np.sqrt(n * share * (1 - share)) > 1.645).any(axis=1).mean())
-    return _told(Measure("for comparison: a z-test at 5 %, looked at 200 times", round(100 * part, 1), "%"))
-
-
-DETECTION = (
-    ("1 % -> 5 % errors", "errors", (0.01, 0.05), 165.0),
-    ("1 % -> 50 % errors", "errors", (0.01, 0.5), 8.0),
-    ("2 x slower", "slow", (0.05, slow_part(2.0)), 15.0),
-    ("1 % -> 2 % errors", "errors", (0.01, 0.02), None),
-    ("1 % -> 10 % errors", "errors", (0.01, 0.1), None),
-    ("10 x slower", "slow", (0.05, slow_part(10.0)), None),
-)
-"""What, by which guard, the rates of both, and the most canary requests in the median."""
-
-
-def detection(runs: int, seed: int) -> Iterator[Measure]:
-    """Canary requests until the rollback in the median, at a share of 10 %: one guard with all of alpha and no tolerance, and the
-    same in the default plan, with its part of alpha and its tolerance."""
-    plan = default_plan(0.01)
-    for number, (what, signal, rates, target) in enumerate(DETECTION):
-        ratio, part = next(guard.ratio for guard in plan.guards if guard.signal == signal), plan.alphas()[signal]
-        ways = [(f"{what}, one guard with alpha 1 %", 1.0, 0.01), (f"{what}, in the default plan", ratio, part)]
-        if ratio != 1.0:
-            ways.insert(1, (f"{what}, one guard with alpha 1 % that tolerates {ratio:g} times", ratio, 0.01))
-        for place, (way, tolerated, alpha) in enumerate(ways):
-            rng = np.random.default_rng([seed, 7, number])
-            found = canary_requests_until_accused(rng, rates, 0.1, tolerated, alpha, runs)
-            median, most = (float(np.quantile(found, q, method="inverted_cdf")) for q in (0.5, 0.9))
-            name = f"canary requests until rolled back, {way} (nine of ten: {most:,.0f})"
-            if place == 0 and target is not None:
-                yield _told(Measure(name, median, "requests", target=f"<= {target:g}", met=median <= target))
-            else:
-                yield _told(Measure(name, median, "requests"))
-
-
-def rules(runs: int, seed: int) -> Iterator[Measure]:
-    """Each rule with the naive way as its baseline."""
-    for number, (name, simulate) in enumerate(RULES.items()):
-        found = simulate(np.random.default_rng([seed, 11, number]), runs)
-        yield _told(
-            Measure(
-                f"rule {name}: false rollbacks with it; baseline: without",
-                round(100 * found.rule, 2),
-                "%",
-                baseline=round(100 * found.naive, 2),
-                target="<= 1 %",
-                met=found.rule <= 0.01,
-            )
-        )
-
-
-def whole(runs: int, seed: int) -> Iterator[Measure]:
-    """Rollouts of an equal version, and of a worse one, through the state machine with the default plan."""
-    for what, rates, good in (
-        ("equal, 0.5 % errors", (0.005, 0.005), Ending.PROMOTED),
-        ("worse, 0.5 % -> 5 % errors", (0.005, 0.05), Ending.ROLLED_BACK),
-    ):
-        found = endings(np.random.default_rng([seed, 13, int(rates[1] * 1e4)]), default_plan(0.01), rates, runs)
-        told = ", ".join(f"{ending.value} {count}" for ending, count in sorted(found.items()))
-        part = 100 * found[good] / runs
-        yield _told(Measure(f"{runs:,} whole rollouts by the state machine, {what}: {told}", round(part, 2), "%"))
-
-
-def _told(measure: Measure) -> Measure:
-    print(f"{measure.measure}: {measure.value:g} {measure.unit}", flush=True)
-    return measure
+RUNS = 10_000
+PARTS = ("simulated", "real", "switches")
 
 
 def main() -> int:
-    """Simulate, print, write; 1 when a target was missed."""
+    """Measure, print, write; 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=10_000, help="rollouts of each simulation")
+    parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be given more than once")
+    parser.add_argument("--runs", type=int, default=RUNS, help="rollouts of each simulation")
+    parser.add_argument("--rollouts", type=int, default=measuring.ROLLOUTS, help="real rollouts")
     parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args()
-    runs, seed = arguments.runs, arguments.seed
-    print(f"seed {seed}; each simulation adds its own numbers to it", flush=True)
-    measures = [*false_alarms(runs, seed), naive(min(runs, 2_000), seed), *detection(runs, seed)]
-    measures += [*rules(min(runs, 2_000), seed), *whole(min(runs, 500), seed)]
-    return finish("rollout", measures, whole=runs >= 10_000)
+    parts = arguments.only or PARTS
+    print(f"seed {arguments.seed}; each part adds its own numbers to it", flush=True)
+    measures: list[Measure] = []
+    if "simulated" in parts:
+        measures += promises.measures(arguments.runs, arguments.seed)
+    if "real" in parts:
+        measures += measuring.measures(measuring.Plan(rollouts=arguments.rollouts), arguments.seed)
+    if "switches" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            measures += switches.run(Path(folder), switches.Plan()).measures()
+    enough = arguments.runs >= RUNS and arguments.rollouts >= measuring.LEAST_ROLLOUTS
+    return finish("rollout", measures, whole=set(parts) == set(PARTS) and enough)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.models import Rows
 
@@ -32,22 +33,30 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One request. Times are seconds on the monotonic clock; `cause` is "" for a right answer; `port` is the client's own."""
+    """One request. Times are seconds on the monotonic clock; `cause` is "" for a right answer; `port` is the client's own;
+    `number` is its body's, -1 when nothing was sent."""
 
     sent: float
     ended: float
     version: str
     cause: str
     port: int = 0
+    number: int = -1
+
+
+def second_class(prediction: Any) -> float:
+    """Its probability."""
+    return float(prediction["probabilities"][1])
 
 
 @dataclass
 class Traffic:
-    """Clients of one endpoint. `right` is, by version, the right answer for each body.
+    """Clients of one endpoint.
 
     Attributes:
         port, key, endpoint: where and as whom.
-        bodies: sent in turn. right: version → the second class's probability for each body.
+        bodies: sent in turn. headers: further header lines of each, with their ends; empty for none at all.
+        right: version → the right number for each body. number_of: where a prediction has it.
         rate: requests a second. connections: how many are kept alive.
         outcomes: what became of each request, in the order in which they ended.
         open_requests: when each request that is under way was sent, by the client's own port.
@@ -56,7 +65,9 @@ class Traffic:
     port: int
     key: str
     bodies: list[bytes]
-    right: dict[str, Rows] = field(default_factory=dict)
+    right: Mapping[str, Rows] = field(default_factory=dict)
+    headers: Sequence[str] = ()
+    number_of: Callable[[Any], float] = second_class
     endpoint: str = "cells"
     rate: float = RATE
     connections: int = CONNECTIONS
@@ -130,35 +141,36 @@ class Traffic:
         own = int(writer.get_extra_info("sockname")[1])
         self.open_requests[own] = sent
         try:
-            writer.write(self._request(self.bodies[number]))
+            writer.write(self._request(number))
             status, headers, body = await asyncio.wait_for(_read_reply(reader), LONGEST_S)
         except (OSError, asyncio.IncompleteReadError) as error:
             cause = LATE if isinstance(error, TimeoutError) else BROKEN
-            self.outcomes.append(Outcome(sent, time.monotonic(), "", cause, own))
+            self.outcomes.append(Outcome(sent, time.monotonic(), "", cause, own, number))
             await _leave(writer)
             return None
         finally:
             self.open_requests.pop(own, None)
         version = headers.get("roadworthy-version", "")
         cause = self._judge(status, version, number, body)
-        self.outcomes.append(Outcome(sent, time.monotonic(), version, cause, own))
+        self.outcomes.append(Outcome(sent, time.monotonic(), version, cause, own, number))
         if headers.get("connection", "").lower() == "close":
             await _leave(writer)
             return None
         return connection
 
-    def _request(self, body: bytes) -> bytes:
+    def _request(self, number: int) -> bytes:
+        body, more = self.bodies[number], self.headers[number] if self.headers else ""
         head = (
             f"POST /v1/models/{self.endpoint}:predict HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             f"Authorization: Bearer {self.key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"{more}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 
     def _judge(self, status: int, version: str, number: int, body: bytes) -> str:
         if status != 200:
             return f"{status} {json.loads(body).get('code')}"
-        given = json.loads(body)["predictions"][0]["probabilities"][1]
+        given = self.number_of(json.loads(body)["predictions"][0])
         return "" if abs(given - self.right[version][number]) <= 1e-5 else "wrong answer"
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.rollout import (
+from bench.promises import (
     accused_by,
     default_plan,
     equal_rollouts,

@@ -1,0 +1,164 @@
+"""Rollouts one after the other on several endpoints at once, under traffic; and whether each was decided right.
+
+Whatever is no right answer of the version that a reply names is a failure, also a reply that names none. Failures of a broken
+version's own requests are what a rollout is for; there must be no others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from bench.load.traffic import Outcome, causes, only
+from bench.real.cases import WITHHELD, Case, Way
+from bench.real.following import PATIENCE_S, begin, is_over, until
+from bench.real.models import Cast, Sums
+from roadworthy.client import Client
+from roadworthy.client.rollouts import Rollout
+
+_SPLIT, _FINISHED = "rollout-split", "rollout-finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A rollout that is over.
+
+    Attributes:
+        case: what was to be decided. document: how it ended.
+        decided_s: from when requests could reach the new version, or be copied to it, until the decision which version has them
+            all; of one that was never loaded, from its start.
+        canary, stable: what became of the requests that named the new version, and of all others.
+        pairs: copied requests that were compared.
+    """
+
+    case: Case
+    document: Rollout
+    decided_s: float
+    canary: list[Outcome]
+    stable: list[Outcome]
+    pairs: int
+
+    @property
+    def right(self) -> bool:
+        """Whether it ended as it should, and showed callers nothing that it should not."""
+        ending = (str(self.document["outcome"]), self.document["code"])
+        held = ending != WITHHELD or self.withheld
+        return ending in self.case.endings and held and not self.wrong
+
+    @property
+    def withheld(self) -> bool:
+        """Whether its traffic was taken away because it was over a limit."""
+        return self.document["withdrawn"] == "over-limit"
+
+    @property
+    def explained(self) -> list[Outcome]:
+        """Failed requests of a broken version."""
+        return [outcome for outcome in self.canary if outcome.cause] if self.case.fails_live else []
+
+    @property
+    def wrong(self) -> list[Outcome]:
+        """Failed requests that no broken version explains."""
+        own = [] if self.case.fails_live else self.canary
+        return [outcome for outcome in (*own, *self.stable) if outcome.cause]
+
+    @property
+    def exposed_s(self) -> float | None:
+        """From the new version's first failure until its last answer; None when it failed no live request."""
+        failed = [outcome.ended for outcome in self.canary if outcome.cause]
+        return max(outcome.ended for outcome in self.canary) - min(failed) if failed else None
+
+    def told(self) -> str:
+        """In one line."""
+        seen = f"{len(self.canary):,} requests" + (f", {self.pairs:,} pairs" if self.pairs else "")
+        ended = f"{self.document['outcome']} ({self.document['code']}) after {self.decided_s:.1f} s, {seen}"
+        why = "" if self.right else f"  WRONG: {self.document['text']} {causes(self.wrong)}"
+        return f"{self.case.kind.value}, {self.case.way.value}: {ended}{why}"
+
+
+@dataclass
+class Lane:
+    """An endpoint, the versions for it, and those who ask it."""
+
+    cast: Cast
+    traffic: Sums
+    made: list[Made] = field(default_factory=list)
+
+    @property
+    def unexplained(self) -> list[Outcome]:
+        """Failed requests that no broken version explains, between rollouts too."""
+        explained = {id(outcome) for made in self.made for outcome in made.explained}
+        return [outcome for outcome in self.traffic.failed if id(outcome) not in explained]
+
+    async def run(self, client: Client, cases: deque[Case], told: Callable[[Made], None]) -> None:
+        """Make rollouts until none are left."""
+        async with self.traffic.running():
+            await self.traffic.wait_for(only(self.cast.stable))
+            while cases:
+                made = await self._make(client, cases.popleft())
+                self.made.append(made)
+                told(made)
+
+    async def _make(self, client: Client, case: Case) -> Made:
+        name, version, mark = self.cast.name, self.cast.version(case.kind), len(self.traffic.outcomes)
+        after = await asyncio.to_thread(_newest_event, client)
+        begun = await begin(client, name, version, case.plan())
+        ended = await until(client, begun, is_over, "it is over")
+        if ended["outcome"] == "promoted":
+            if version == self.cast.spare:
+                self.cast.promoted()
+            else:  # a wrong decision, which is told; what follows begins with a good version all the same
+                await asyncio.to_thread(client.rollback, name)
+        await self.traffic.wait_for(only(self.cast.stable), PATIENCE_S)
+        events = await asyncio.to_thread(_events_of, client, after, begun["id"])
+        seen = self.traffic.outcomes[mark:]
+        pairs = max((each["samples"] for each in (ended["verdict"] or {"findings": []})["findings"]), default=0)
+        return Made(
+            case,
+            ended,
+            _decided_s(ended, events),
+            [outcome for outcome in seen if outcome.version == version],
+            [outcome for outcome in seen if outcome.version != version],
+            pairs if case.way in (Way.SHADOW, Way.SHADOW_FIRST) else 0,
+        )
+
+
+async def make(
+    client: Client, lanes: Sequence[Lane], cases: Iterable[Case], told: Callable[[Made], None]
+) -> list[Made]:
+    """Every case on whichever lane is free; `told` is called with each that is over."""
+    left = deque(cases)
+    async with asyncio.TaskGroup() as group:
+        for lane in lanes:
+            group.create_task(lane.run(client, left, told))
+    return [made for lane in lanes for made in lane.made]
+
+
+def _newest_event(client: Client) -> int:
+    number = 0
+    while True:
+        page = client.events(number)
+        if not page["items"]:
+            return number
+        number = int(page["next"])
+
+
+def _events_of(client: Client, after: int, rollout: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while True:
+        page = client.events(after)
+        if not page["items"]:
+            return found
+        after = int(page["next"])
+        found += [event for event in page["items"] if event["detail"].get("rollout") == rollout]
+
+
+def _decided_s(document: Rollout, events: list[dict[str, Any]]) -> float:
+    splits = [event for event in events if event["kind"] == _SPLIT]
+    back = [event for event in splits[1:] if event["detail"]["share"] == 0]
+    end = (back or [event for event in events if event["kind"] == _FINISHED])[-1]
+    begun = splits[0]["at"] if splits else document["started_at"]
+    return (datetime.fromisoformat(end["at"]) - datetime.fromisoformat(begun)).total_seconds()
