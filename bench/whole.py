@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -16,6 +17,7 @@ from roadworthy.rollout.state import FINISHED, PROMOTED, READY, Finish, Moment, 
 LOOK_S = 10.0
 REQUESTS = 200
 """Of both versions between two looks: 20 a second."""
+_CANARY_REQUESTS = ("errors", CANARY)
 
 
 class Ending(StrEnum):
@@ -26,16 +28,29 @@ class Ending(StrEnum):
     DEADLINE = "rolled back at the deadline"
 
 
-def endings(rng: np.random.Generator, plan: Plan, rates: tuple[float, float], runs: int) -> Counter[Ending]:
-    """How many of `runs` rollouts ended how.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A rollout that is over: how, and after how many requests of the canary."""
+
+    ending: Ending
+    canary_requests: int
+
+
+def rollouts(rng: np.random.Generator, plan: Plan, rates: tuple[float, float], runs: int) -> list[Ended]:
+    """`runs` rollouts, each until it is over.
 
     Args:
         rates: of errors, the stable's and the canary's; 5 % of both are slow.
     """
-    return Counter(_one(rng, plan, rates) for _ in range(runs))
+    return [_one(rng, plan, rates) for _ in range(runs)]
 
 
-def _one(rng: np.random.Generator, plan: Plan, rates: tuple[float, float]) -> Ending:
+def endings(rng: np.random.Generator, plan: Plan, rates: tuple[float, float], runs: int) -> Counter[Ending]:
+    """How many of such rollouts ended how."""
+    return Counter(each.ending for each in rollouts(rng, plan, rates, runs))
+
+
+def _one(rng: np.random.Generator, plan: Plan, rates: tuple[float, float]) -> Ended:
     state, evidence, generation, now = begin("r", 1), Evidence(), 1, 0.0
     counts: dict[tuple[int, str, str], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
     while state.phase != FINISHED:
@@ -45,7 +60,10 @@ def _one(rng: np.random.Generator, plan: Plan, rates: tuple[float, float]) -> En
             if isinstance(action, SetSplit):
                 generation = action.generation
             elif isinstance(action, Finish):
-                return _ending(action, state)
+                requests = sum(
+                    int(cell[0]) for (_, signal, arm), cell in counts.items() if (signal, arm) == _CANARY_REQUESTS
+                )
+                return Ended(_ending(action, state), requests)
         evidence = evidence.merged("gateway/1", _counted(rng, counts, generation, state.weight / 10_000, rates))
     raise AssertionError("a rollout ended without saying how")
 

@@ -1,0 +1,37 @@
+"""E2, E3: a canary that errs more goes back within a few hundred of its requests; one that errs alike, as seldom as was promised.
+
+Simulated with the product's state machine, plan and verdict; `make bench-rollout` does the same many times more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from scipy.stats import binom
+
+from bench.whole import Ending, rollouts
+from roadworthy.rollout.reading import read_plan
+from roadworthy.statistics.intervals import clopper_pearson_upper
+
+
+def test_e2_five_percent_errors_against_one_go_back_within_a_few_hundred_requests() -> None:
+    """The default plan, 300 rollouts: each as worse, in its first step, half of them within 200 requests of the canary."""
+    ended = rollouts(np.random.default_rng(2), read_plan("strategy: canary"), (0.01, 0.05), 300)
+    assert {each.ending for each in ended} == {Ending.ROLLED_BACK}
+    requests = np.array([each.canary_requests for each in ended])
+    assert np.median(requests) <= 200
+    assert np.quantile(requests, 0.9) <= 450
+    assert requests.max() <= 1_000
+
+
+def test_e3_of_a_thousand_equal_rollouts_no_more_go_back_than_alpha_allows() -> None:
+    """At alpha 5 %, 3 % errors on both sides: fewer than chance makes at that rate, and the 95 % bound is below it too."""
+    alpha, runs = 0.05, 1_000
+    plan = read_plan(f"strategy: canary\nalpha: {alpha}\nhold: 50s\nevidence: 50\nguards: [errors]")
+    found = Counter(each.ending for each in rollouts(np.random.default_rng(3), plan, (0.03, 0.03), runs))
+    false = found[Ending.ROLLED_BACK]
+    assert false <= binom.ppf(0.001, runs, alpha)
+    assert clopper_pearson_upper(false, runs) <= alpha
+    assert found[Ending.PROMOTED] == runs - false
+    assert false > 0  # evidence is looked at, and chance does happen
