@@ -117,6 +117,20 @@ def test_over_the_limit_takes_the_share_away_and_no_more() -> None:
     assert finding(Guard("errors", limit=0.05), outage, scope(LIVE, full)).withdraw is True, "that was another step's"
 
 
+def test_e1_the_limit_does_not_forestall_the_rollback_of_what_fails_everything() -> None:
+    """Whatever the share, what fails all its requests goes from suspicion to FAIL; only what stays undecided is withheld."""
+    guard = Guard("errors", limit=0.05)
+    for weight, worse_from in ((500, 2), (2_500, 5), (5_000, 9)):
+        where = scope(Segment(5, weight))
+        for failed in range(3, 12):
+            found = finding(guard, counted((failed, failed), (30, 0)), where)
+            assert found.withdraw is False
+            assert found.code == ("worse" if failed >= worse_from else "suspicious"), (weight, failed)
+    undecided = finding(guard, counted((20, 7), (20, 1)), scope(Segment(5, 5_000)))
+    assert (undecided.code, undecided.withdraw) == ("over-limit", True)
+    assert finding(guard, counted((3, 3), (0, 0)), scope(Segment(5, 10_000))).withdraw is True, "nobody to compare with"
+
+
 def test_slow_tolerates_some() -> None:
     """1.2 times as many slow ones as the stable has are never a reason, however many are seen."""
     evidence = counted((100_000, 6_000), (900_000, 45_000), "slow")

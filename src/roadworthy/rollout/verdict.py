@@ -30,6 +30,11 @@ _SUSPICION = math.log(10.0)
 _LEAST_SUSPICION = math.log(20.0)
 """A step does not go on while E is within a factor 10 of what rolls back, and 20 at least: waiting is cheaper than widening."""
 
+LEAST_LIMITED = 20
+"""Requests of the canary before a limit takes its share away while the stable has traffic too. Three failures of three are over a
+limit of 5 %, and at a share of 25 % it takes five to show it worse, at 50 % eleven: what can be rolled back so soon is not to be
+withheld until a person comes."""
+
 
 class Segment(msgspec.Struct, frozen=True):
     """A generation of the endpoint during the rollout, and the canary's parts in it, of FULL_SHARE."""
@@ -166,6 +171,8 @@ def _limit(guard: Guard, threshold: float, scope: Scope, tallies: Tallies) -> _R
     if log_e_over(total.stable_bad, total.stable_samples, guard.limit) >= threshold:
         other = _share(total.stable_bad, total.stable_samples)
         return HOLD, "shared-outage", f"{rate}, but {other} of the stable's too: both suffer, nobody is accused", False
+    if total.canary_samples < LEAST_LIMITED and 0 < scope.segments[-1].weight < FULL_SHARE:
+        return HOLD, "suspicious", f"{rate}; {LEAST_LIMITED} of its requests will tell whether it is worse", False
     return HOLD, "over-limit", f"{rate}; its traffic is back on the stable until a person resumes or aborts", True
 
 
