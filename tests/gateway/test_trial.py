@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from roadworthy.contract.evidence import (
     CONFIDENCE,
+    COUNTERS,
     OUTPUT_BINS,
     ArmCount,
     BadUnit,
@@ -23,6 +24,7 @@ from roadworthy.contract.snapshot import FULL_SHARE, RolloutEntry, WatchedOutput
 from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, Unavailable
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.gateway import evidence
+from roadworthy.gateway import watching as watched
 from roadworthy.gateway.evidence import EvidenceCells
 from roadworthy.gateway.metrics import executing, open_worker_metrics, read_totals
 from roadworthy.gateway.split import Split, sticky_key, unit_hash
@@ -235,16 +237,32 @@ def test_how_sure_an_answer_is(tmp_path: Path) -> None:
 
 
 def test_a_user_who_keeps_an_arm_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In each arm; those that cannot be remembered any more do not count, and another rollout begins anew."""
-    monkeypatch.setattr(evidence, "MOST_MET", 3)
+    """In each arm and generation; those that cannot be remembered any more do not count."""
+    monkeypatch.setattr(watched, "MOST_MET", 3)
     watch, cells = watching(tmp_path, LABELS)
     one = answer(("a", 1.0, [1, 0, 0]))
     for arm, unit in (("stable", 1), ("stable", 1), ("canary", 1), ("stable", 2), ("stable", 3)):
         watch.answered(arm, one, unit)
     assert seen(tmp_path) == {(0, "stable"): {0: 2}, (0, "canary"): {0: 1}}
-    cells.keep(["another"])
-    watch.answered("stable", one, 3)
-    assert seen(tmp_path)[0, "stable"] == {0: 3}
+    assert cells_of_metrics(tmp_path) == ()
+    later = Watching(cells, RolloutEntry("r", "s", "c", outputs=(LABELS,)), 4, Signature((), ANSWERED))
+    later.answered("stable", one, 1)
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert [(each.generation, sum(each.cells)) for each in counts.bins if each.arm == "stable"] == [(3, 2), (4, 1)]
+
+
+def cells_of_metrics(tmp_path: Path) -> tuple[MetricCount, ...]:
+    """The metrics of the rollout."""
+    return read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").metrics
+
+
+def test_each_worker_that_counts_users_is_counted(tmp_path: Path) -> None:
+    """In its generation, a replacement once more: as often may one user be in the counts."""
+    create_slab(tmp_path / "slab", 3)
+    rollout = RolloutEntry("r", "s", "c", outputs=(LABELS,), sticky_header="X-User")
+    for slot in (0, 1, 0):
+        Watching(open_worker_metrics(tmp_path / "slab", slot).evidence, rollout, 3, Signature((), ANSWERED))
+    assert cells_of_metrics(tmp_path) == (MetricCount(3, COUNTERS, "stable", 3, 0.0),)
 
 
 def test_more_users_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

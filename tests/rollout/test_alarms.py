@@ -7,11 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from roadworthy.contract.evidence import CANARY, CONFIDENCE, OUTPUT_BINS, STABLE, BinCount, MetricCount, RolloutCounts
+from roadworthy.contract.evidence import (
+    CANARY,
+    CONFIDENCE,
+    COUNTERS,
+    OUTPUT_BINS,
+    STABLE,
+    BinCount,
+    MetricCount,
+    RolloutCounts,
+)
 from roadworthy.contract.snapshot import WatchedOutput
 from roadworthy.rollout.alarms import LEAST_GROWTH_BYTES, Look, Machine, alarms
 from roadworthy.rollout.evidence import Evidence
-from roadworthy.rollout.plan import Metric, Plan, Stage, Watch
+from roadworthy.rollout.plan import Metric, Plan, Stage, Sticky, Watch
 from roadworthy.rollout.state import Alarm, State
 from roadworthy.rollout.verdict import Segment
 
@@ -40,13 +49,14 @@ def said(
     **state: object,
 ) -> Alarm:
     """What one signal says of these counts; the step at 25 % runs."""
+    sticky = state.pop("sticky", None)
     given = {"segments": SEGMENTS, "step_from": 9, "outputs": (LABEL,), **state}
     reported = RolloutCounts(
         "r",
         bins=tuple(each for each in counts if isinstance(each, BinCount)),
         metrics=tuple(each for each in counts if isinstance(each, MetricCount)),
     )
-    plan = Plan("canary", STEPS, watches=(watch,), metrics=tuple(metrics))
+    plan = Plan("canary", STEPS, watches=(watch,), metrics=tuple(metrics), sticky=sticky)  # type: ignore[arg-type]
     (alarm,) = alarms(Look(plan, State("r", **given), Evidence().merged("g/1", reported), machines))  # type: ignore[arg-type]
     assert alarm.signal == watch.signal
     return alarm
@@ -114,6 +124,38 @@ def test_drift_adds_up_over_steps_and_shadowed_requests() -> None:
     assert not said(Watch("drift"), *steps[2:]).raised
     shadowed = {"segments": (Segment(7, 0), Segment(8, 0, 10_000)), "step_from": 8}
     assert said(Watch("drift"), binned(8, STABLE, 400, 100), binned(8, CANARY, 250, 250), **shadowed).raised
+
+
+def test_in_a_sticky_rollout_each_step_is_judged_by_itself() -> None:
+    """Whose users count anew in every step; together they would be the same evidence twice. For each step its part of alpha."""
+    sticky = Sticky(header="X-User")
+    step = (binned(9, STABLE, 300, 90), binned(9, CANARY, 73, 49))
+    before = (binned(8, STABLE, 2_000, 600), binned(8, CANARY, 93, 57))
+    alone = said(Watch("drift"), *step, sticky=sticky)
+    assert said(Watch("drift"), *before, *step, sticky=sticky) == alone
+    assert (alone.raised, alone.samples) == (False, 122)
+    assert said(Watch("drift"), *before, *step).samples == 272
+    clear = said(Watch("drift"), binned(9, STABLE, 3_000, 900), binned(9, CANARY, 730, 490), sticky=sticky)
+    assert clear.raised
+    assert " of 300;" in clear.text
+
+
+def test_in_a_sticky_rollout_answers_are_shared_by_the_workers_that_count() -> None:
+    """One user may have been counted by each of them; what is told are the answers that were counted."""
+    sticky = Sticky(header="X-User")
+    counts = (
+        binned(9, STABLE, 900, 270),
+        binned(9, CANARY, 219, 147),
+        sure(9, STABLE, 900, 0.8),
+        sure(9, CANARY, 700, 0.6),
+    )
+    workers = MetricCount(9, COUNTERS, STABLE, 8, 0.0)
+    for signal in ("drift", "confidence"):
+        assert said(Watch(signal), *counts, sticky=sticky).raised
+        shared = said(Watch(signal), *counts, workers, sticky=sticky)
+        assert not shared.raised
+        assert shared.samples == said(Watch(signal), *counts).samples
+        assert said(Watch(signal), *counts, workers).raised, "users are not what is drawn"
 
 
 def test_the_worst_output_is_told() -> None:

@@ -129,3 +129,25 @@ def test_how_soon_a_shift_shows(shift: float, answers: int) -> None:
             log_e = log_e_different([Answers(one, other, 0.25)])
         needed.append(canary)
     assert np.median(needed) == pytest.approx(answers, rel=0.2)
+
+
+def sticky_alarms(weight: float) -> float:
+    """How often equal versions raise E to 20 when each of 500 users, a quarter of them the canary's, always gets the same of ten
+    classes and is counted by each of four workers."""
+    random, found = np.random.default_rng(3), 0
+    for _ in range(200):
+        users, canary = random.integers(0, 10, 500), random.random(500) < 0.25
+        counted = np.zeros((2, 10), dtype=int)
+        for met in np.array_split(random.permutation(500 * 4) // 4, 40):
+            np.add.at(counted, (canary[met].astype(int), users[met]), 1)
+            answers = Answers(tuple(counted[0].tolist()), tuple(counted[1].tolist()), 0.25)
+            if log_e_different([answers], weight) >= math.log(20):
+                found += 1
+                break
+    return found / 200
+
+
+def test_one_user_who_is_counted_by_several_workers_is_one() -> None:
+    """With its part of a weight each; without, equal versions would be told apart by who came."""
+    assert sticky_alarms(0.25) < 0.08
+    assert sticky_alarms(1.0) > 0.3

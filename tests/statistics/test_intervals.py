@@ -81,6 +81,16 @@ def test_a_mean_lies_inside_its_own_interval(count: int, mean: float, alpha: flo
     assert scaled == pytest.approx((10 + 40 * interval.low, 10 + 40 * interval.high), abs=1e-5)
 
 
+def test_a_user_who_is_counted_several_times_is_one() -> None:
+    """Four times the values at a quarter of the weight are no more than the values."""
+    once, often = Sample(200, 130.0), Sample(800, 520.0)
+    assert mean_sequence(often, 0.05, weight=0.25) == pytest.approx(mean_sequence(once, 0.05))
+    assert difference_sequence(often, often, 0.05, 0.0, 2.0, 0.25) == pytest.approx(
+        difference_sequence(once, once, 0.05, 0.0, 2.0)
+    )
+    assert mean_sequence(often, 0.05).low > mean_sequence(once, 0.05).low
+
+
 def test_a_difference_is_found_when_there_is_one() -> None:
     """And not claimed when there is none."""
     assert difference_sequence(Sample(2_000, 200), Sample(2_000, 400), 0.05).low > 0.0

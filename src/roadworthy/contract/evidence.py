@@ -14,6 +14,8 @@ ARMS = (STABLE, CANARY)
 EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
 CONFIDENCE = "watched.confidence"
 """The metric that has how sure answers are, 0 to 1. No metric of a plan can have this name."""
+COUNTERS = "watched.counters"
+"""The metric whose number of values says how many workers count users in a sticky rollout: as often may one user be counted."""
 OUTPUT_BINS = 32
 """Cells of an output's bins, so that all fit one width: the answers of a bin each, the last for null or NaN. Outputs with fewer
 bins leave those between empty."""

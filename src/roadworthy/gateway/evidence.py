@@ -33,9 +33,6 @@ _UNITS_A_RUN = 60  # not MAX_WIDTH: runs of that width are never folded
 MOST_UNIT_RUNS = 128
 """A quarter of a slot's cells at most: 7,680 users with a bad event on one worker."""
 
-MOST_MET = 50_000
-"""Users of one rollout that a worker remembers to have met, some megabytes; later ones add nothing to what is watched."""
-
 
 class EvidenceCells:
     """One worker's counts of all rollouts. One thread.
@@ -49,12 +46,10 @@ class EvidenceCells:
         self._cells: dict[tuple[str, ...], int] = {}
         self._units: dict[tuple[str, str], _Units] = {}
         self._live: frozenset[str] = frozenset()
-        self._met: dict[str, set[tuple[str, int]]] = {}
 
     def keep(self, rollouts: Iterable[str]) -> None:
         """These are in service; the others may be folded when room is short."""
         self._live = frozenset(rollouts)
-        self._met = {rollout: met for rollout, met in self._met.items() if rollout in self._live}
 
     def sample(self, key: tuple[str, str, str, str], *, bad: bool) -> None:
         """Count an eligible outcome."""
@@ -95,14 +90,6 @@ class EvidenceCells:
         if cell is None:
             cell = self._cells[key] = self._place(_BINS, key, OUTPUT_BINS)
         self._values[cell + number] += 1
-
-    def is_first(self, rollout: str, arm: str, unit: int) -> bool:
-        """Whether this user (a hash) is met in this arm for the first time; False as well when no more can be told apart."""
-        met = self._met.setdefault(rollout, set())
-        if (arm, unit) in met or len(met) >= MOST_MET:
-            return False
-        met.add((arm, unit))
-        return True
 
     def exclude(self, key: tuple[str, str, str, str]) -> None:
         """Count what is no evidence."""

@@ -1,8 +1,8 @@
 """What answers look like in a rollout that watches it: how sure they are, and in which bins their values lie. `trial.py` calls.
 
 One value of a request counts, however many rows it has, and of a user who keeps an arm only the first request that this worker
-answers in it: rows of one request, and requests of one user, resemble each other, and would look like more evidence than they
-are.
+answers in it in each generation: rows of one request, and requests of one user, resemble each other, and would look like more
+evidence than they are.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan
 
-from roadworthy.contract.evidence import CANARY, CONFIDENCE, OUTPUT_BINS, STABLE
+from roadworthy.contract.evidence import CANARY, CONFIDENCE, COUNTERS, OUTPUT_BINS, STABLE
 from roadworthy.contract.snapshot import RolloutEntry, WatchedOutput
 from roadworthy.gateway.evidence import EvidenceCells
 from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 
+MOST_MET = 50_000
+"""Users that a worker remembers in one generation, some megabytes; further ones add nothing to what is watched."""
 _MISSING = OUTPUT_BINS - 1
 
 
@@ -67,11 +69,16 @@ class Watching:
             if output.name in positions
         ]
         self._turn = 0
+        self._met: set[tuple[str, int]] = set()
+        if rollout.sticky_header is not None or rollout.sticky_field is not None:
+            cells.value((rollout.id, self._generation, COUNTERS, STABLE), 0.0)
 
     def answered(self, label: str, answer: Answer, unit: int | None) -> None:
         """Count what a version answered to a request that was drawn for it; `unit` is the hash of a sticky rollout's user."""
-        if unit is not None and not self._cells.is_first(self._rollout, label, unit):
-            return
+        if unit is not None:
+            if (label, unit) in self._met or len(self._met) >= MOST_MET:
+                return
+            self._met.add((label, unit))
         self._turn += 1  # another row of each request, chosen without regard to the arm
         self._count(label, answer)
 

@@ -8,10 +8,10 @@ alpha at most, at any number of looks; but these signals say "different", not "w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from roadworthy.contract.evidence import CANARY, CONFIDENCE, STABLE
+from roadworthy.contract.evidence import CANARY, CONFIDENCE, COUNTERS, STABLE
 from roadworthy.contract.snapshot import FULL_SHARE, WatchedOutput
 from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.plan import LOWER, Metric, Plan, Watch
@@ -70,11 +70,20 @@ def _lately(state: State) -> list[int]:
     return [each.generation for each in same]
 
 
-def _difference(look: Look, metric: Metric, alpha: float) -> tuple[Sample, Sample, float, float]:
+def _weight(look: Look, generations: Iterable[int]) -> float:
+    """What an answer counts for. In a sticky rollout each worker counts a user once in a generation, and all of that is no more
+    evidence than one answer."""
+    if look.plan.sticky is None:
+        return 1.0
+    return 1.0 / max(1, look.evidence.metric(COUNTERS, STABLE, generations)[0])
+
+
+def _difference(look: Look, metric: Metric, alpha: float, weight: float = 1.0) -> tuple[Sample, Sample, float, float]:
     """Both arms' values in the step, and where the canary's mean less the stable's lies."""
     generations = _lately(look.state)
     stable, canary = (Sample(*look.evidence.metric(metric.name, arm, generations)) for arm in (STABLE, CANARY))
-    interval = difference_sequence(stable, canary, alpha / len(look.plan.steps), metric.low, metric.high)
+    alpha /= len(look.plan.steps)
+    interval = difference_sequence(stable, canary, alpha, metric.low, metric.high, weight)
     return stable, canary, interval.low, interval.high
 
 
@@ -84,7 +93,9 @@ def _nothing(signal: str, stable: int, canary: int, what: str) -> Alarm:
 
 
 def _confidence(look: Look, watch: Watch) -> Alarm:
-    stable, canary, low, high = _difference(look, Metric(CONFIDENCE), look.plan.alpha)
+    stable, canary, low, high = _difference(
+        look, Metric(CONFIDENCE), look.plan.alpha, _weight(look, _lately(look.state))
+    )
     if not stable.values or not canary.values:
         return _nothing(watch.signal, stable.values, canary.values, "answer")
     tolerated = watch.tolerated
@@ -118,16 +129,19 @@ def _business(look: Look, watch: Watch) -> Alarm:
 
 
 def _drift(look: Look, watch: Watch) -> Alarm:
-    """The output that says most."""
-    bound = math.log(len(look.state.outputs) or 1) - math.log(look.plan.alpha)
+    """The output that says most. In a sticky rollout a user counts once in every step, so that steps are no evidence of each
+    other's: the one that runs is judged."""
+    steps = 1 if look.plan.sticky is None else len(look.plan.steps)
+    bound = math.log(steps * (len(look.state.outputs) or 1)) - math.log(look.plan.alpha)
+    generations = {each.generation for each in _compared(look.state)} if steps == 1 else set(_lately(look.state))
     found = []
     for number, output in enumerate(look.state.outputs):
-        segments = _answers(look, number)
+        segments = _answers(look, number, generations)
         stable, canary = (sum(sum(getattr(each, arm)) for each in segments) for arm in (STABLE, CANARY))
         if not stable or not canary:
             found.append((0.0, _nothing(watch.signal, stable, canary, f"answer in {output.label}")))
             continue
-        log_e, shift = log_e_different(segments), total_variation(segments)
+        log_e, shift = log_e_different(segments, _weight(look, generations)), total_variation(segments)
         raised = log_e >= bound and shift >= watch.tolerated
         text = (
             f"{output.label}: {shift:.1%} of answers differ, {watch.tolerated:.1%} are tolerated;"
@@ -139,7 +153,7 @@ def _drift(look: Look, watch: Watch) -> Alarm:
     return max(found, key=lambda each: (each[1].raised, each[0]))[1]
 
 
-def _answers(look: Look, output: int) -> list[Answers]:
+def _answers(look: Look, output: int, generations: Collection[int]) -> list[Answers]:
     """Counts in bins, segment by segment; shadowed requests are answered by both."""
     stable, canary = (look.evidence.binned(output, arm) for arm in (STABLE, CANARY))
     return [
@@ -149,7 +163,7 @@ def _answers(look: Look, output: int) -> list[Answers]:
             0.5 if each.shadow else each.weight / FULL_SHARE,
         )
         for each in _compared(look.state)
-        if each.generation in stable or each.generation in canary
+        if each.generation in generations and (each.generation in stable or each.generation in canary)
     ]
 
 

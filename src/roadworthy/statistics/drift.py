@@ -41,20 +41,23 @@ class Answers(NamedTuple):
     share: float
 
 
-def log_e_different(segments: Iterable[Answers]) -> float:
+def log_e_different(segments: Iterable[Answers], weight: float = 1.0) -> float:
     """ln E that the versions do not answer alike, over all segments.
+
+    Args:
+        weight: what each answer counts for; 1/m where up to m of them may depend on each other (see `mean_sequence`).
 
     Raises:
         ValueError: counts that cannot be, or of different bins.
     """
-    return math.fsum(_log_e(each) for each in segments)
+    return math.fsum(_log_e(each, weight) for each in segments)
 
 
-def _log_e(answers: Answers) -> float:
+def _log_e(answers: Answers, part: float) -> float:
     if min(*answers.stable, *answers.canary, 0) < 0 or not 0.0 < answers.share < 1.0:
         raise ValueError(f"{answers} cannot be")
-    pairs = list(zip(answers.canary, answers.stable, strict=True))
-    one = _log_best_coin(sum(answers.canary), sum(answers.stable))
+    pairs = [(part * k, part * s) for k, s in zip(answers.canary, answers.stable, strict=True)]
+    one = _log_best_coin(part * sum(answers.canary), part * sum(answers.stable))
     ratios = []
     for weight in WEIGHTS:
         a, b = weight * answers.share, weight * (1.0 - answers.share)
@@ -64,7 +67,7 @@ def _log_e(answers: Answers) -> float:
     return most + math.log(math.fsum(math.exp(each - most) for each in ratios) / len(ratios))
 
 
-def _log_best_coin(k: int, s: int) -> float:
+def _log_best_coin(k: float, s: float) -> float:
     """max over q of k ln q + s ln(1 - q)."""
     return sum(count * math.log(count / (k + s)) for count in (k, s) if count)
 

@@ -56,7 +56,7 @@ def rule_of_three(samples: int) -> float:
     return 1.0 if samples <= 3 else 3.0 / samples
 
 
-def mean_sequence(sample: Sample, alpha: float, low: float = 0.0, high: float = 1.0) -> Interval:
+def mean_sequence(sample: Sample, alpha: float, low: float = 0.0, high: float = 1.0, weight: float = 1.0) -> Interval:
     """A confidence sequence for the mean of values between `low` and `high`; for a rate, count its events.
 
     With x scaled to 0..1, n values of sum s and a Beta(1/2, 1/2) mixture (Robbins 1970), m is refuted once
@@ -69,18 +69,20 @@ def mean_sequence(sample: Sample, alpha: float, low: float = 0.0, high: float = 
 
     Args:
         sample: n and s, unscaled. alpha: the probability to miss the mean at any time.
+        weight: what each value counts for; 1/m where up to m of them may depend on each other, as those of one user do (Hölder's
+            inequality: the product of their ratios to the power 1/m has a mean of at most 1).
 
     Raises:
         ValueError: a sum that values between the bounds cannot have.
     """
     if not low < high:
         raise ValueError(f"values cannot lie between {low} and {high}")
-    n, width = sample.values, high - low
+    n, width = float(sample.values), high - low
     s = (sample.total - n * low) / width
     slack = 1e-9 * (1 + n)
     if not -slack <= s <= n + slack:
-        raise ValueError(f"{n} values between {low} and {high} cannot add up to {sample.total}")
-    s = min(max(s, 0.0), float(n))
+        raise ValueError(f"{sample.values} values between {low} and {high} cannot add up to {sample.total}")
+    s, n = min(max(s, 0.0), n) * weight, n * weight
     if n == 0:
         return Interval(low, high)
     mixture = log_beta(s + 0.5, n - s + 0.5) - log_beta(0.5, 0.5) + math.log(alpha)
@@ -90,17 +92,19 @@ def mean_sequence(sample: Sample, alpha: float, low: float = 0.0, high: float = 
     return Interval(low + width * least, low + width * most)
 
 
-def _log_likelihood(s: float, n: int, m: float) -> float:
+def _log_likelihood(s: float, n: float, m: float) -> float:
     good = s * math.log(m) if m > 0.0 else (-math.inf if s else 0.0)
     return good + ((n - s) * math.log1p(-m) if m < 1.0 else (-math.inf if n > s else 0.0))
 
 
-def difference_sequence(first: Sample, second: Sample, alpha: float, low: float = 0.0, high: float = 1.0) -> Interval:
-    """A confidence sequence for mean(second) - mean(first): each arm's own at alpha/2, subtracted.
+def difference_sequence(
+    first: Sample, second: Sample, alpha: float, low: float = 0.0, high: float = 1.0, weight: float = 1.0
+) -> Interval:
+    """A confidence sequence for mean(second) - mean(first): each arm's own at alpha/2, subtracted; `weight` as there.
 
     It holds whatever connects the arms, and whatever the looks and the share of traffic depend on; the price is some width.
     """
-    one, other = (mean_sequence(arm, alpha / 2, low, high) for arm in (first, second))
+    one, other = (mean_sequence(arm, alpha / 2, low, high, weight) for arm in (first, second))
     return Interval(other.low - one.high, other.high - one.low)
 
 
