@@ -1,21 +1,18 @@
 """`make demo`: the whole journey on real flights, every step checked.
 
-Trains two versions, packs and proves them, starts Roadworthy, pushes, deploys, asks thousands of real rows, deploys the second
-version under traffic, rolls back, and looks at the records. Leaves the server running; `--exit` stops it.
+Trains three versions, packs and proves them, starts Roadworthy, pushes, deploys, asks thousands of real rows, deploys the second
+version under traffic and rolls back; rolls out the third, which is broken and goes back by itself, and the second, which is
+promoted; looks at the records. Leaves the server running; `--exit` stops it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,12 +22,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
 import roadworthy as rw
-from flights import flights, train
-from traffic import Endpoint, Traffic, largest_difference, records
+from flights import RARE_FLIGHTS, WORDS, flights, train, train_carelessly
+from rollouts import go_back_by_itself, go_forward_by_evidence
+from shell import FOLDER, ROOT, context, roadworthy, say, show
+from traffic import TOLERANCE, Endpoint, Traffic, largest_difference, records
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "build" / "demo"
-TOLERANCE = 1e-5
 ASKED = 6_000
 
 
@@ -53,49 +49,43 @@ class Data:
         return rows.iloc[np.linspace(0, len(rows) - 1, count, dtype=int)]
 
 
-def say(text: str) -> None:
-    """One line of the story."""
-    print(text, flush=True)
-
-
-def roadworthy(*arguments: str, check: bool = True) -> str:
-    """Run the command line as a user would, with the demo's own home folder; return what it printed."""
-    say(f"  $ roadworthy {' '.join(arguments)}")
-    environment = {**os.environ, "ROADWORTHY_HOME": str(FOLDER / "home")}
-    command = [str(Path(sys.executable).with_name("roadworthy")), *arguments]
-    result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
-    )
-    if check and result.returncode != 0:
-        raise SystemExit(f"that failed:\n{result.stdout}{result.stderr}")
-    return result.stdout
-
-
-def show(text: str, lines: int) -> None:
-    """The first lines of what a command printed."""
-    for line in text.strip().splitlines()[:lines]:
-        say(f"    {line[:140]}")
-
-
 def pack(data: Data, last_month: int, trees: int) -> tuple[rw.Package, Pipeline]:
     """Train on January to `last_month`, and pack."""
     rows, late = data.of(1, last_month)
     begun = time.monotonic()
     model = train(rows, late, trees)
-    trained_s = time.monotonic() - begun
+    say(f"  {len(rows):,} flights, {trees} trees: trained in {time.monotonic() - begun:.1f} s")
+    return seal(model, rows, late), model
+
+
+def pack_carelessly(data: Data, asked: pd.DataFrame) -> tuple[rw.Package, np.ndarray[Any, Any]]:
+    """The third version: the second one's rows without rare destinations, and an encoder that refuses what it has not seen.
+
+    Also what it answers to `asked`, NaN where it fails.
+    """
+    model, rows, late = train_carelessly(*data.of(1, 6), trees=50)
+    left, of = rows["dest"].nunique(), data.rows["dest"].nunique()
+    say(
+        f"  somebody dropped destinations with fewer than {RARE_FLIGHTS:,} flights as noise, and took the encoder's default:"
+    )
+    say(f"  {left} of {of} destinations are left, and the model raises an error for any other")
+    answers = np.full(len(asked), np.nan)
+    known = np.all([asked[word].isin(rows[word].unique()) for word in WORDS], axis=0)
+    answers[known] = model.predict_proba(asked[known])[:, 1]
+    return seal(model, rows, late), answers
+
+
+def seal(model: Pipeline, rows: pd.DataFrame, late: pd.Series) -> rw.Package:
+    """Pack a trained pipeline, which proves it."""
     begun = time.monotonic()
     seen = {"label": model.predict(rows), "probabilities": model.predict_proba(rows)}
     package = rw.pack(model, name="flights", inputs=rows, labels=late, outputs=seen, out=FOLDER / "dist")
-    say(
-        f"  {len(rows):,} flights, {trees} trees: trained in {trained_s:.1f} s, "
-        f"packed and proved in {time.monotonic() - begun:.1f} s"
-    )
-    say(f"  {package.digest}")
+    say(f"  packed and proved in {time.monotonic() - begun:.1f} s: {package.digest}")
     for outcome in package.attestations["compile"]["outcomes"]:
         if outcome["kept"]:
             say(f"  {outcome['name']}: {outcome['reason']}")
     say(f"  runtimes: {', '.join(package.runtimes)}; needs code to run: {'yes' if package.carries_code else 'no'}")
-    return package, model
+    return package
 
 
 def push(package: rw.Package) -> None:
@@ -114,12 +104,6 @@ def other_ports() -> list[str]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             options += [option, str(free.getsockname()[1])]
     return options
-
-
-def context() -> tuple[str, str, str]:
-    """The gateway's and the control plane's addresses and the admin key that `up` left for the command line."""
-    document = json.loads((FOLDER / "home" / "context.json").read_text())
-    return document["gateway_url"], document["control_url"], document["key"]
 
 
 def ask_later_months(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
@@ -148,7 +132,7 @@ def decay(endpoint: Endpoint, data: Data, trained: int) -> None:
 
 
 def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
-    """Deploy the second version and roll back twice, under traffic in which nothing may fail."""
+    """Deploy the second version, roll back, and to and fro again, under traffic in which nothing may fail."""
     gateway, control, _ = context()
     with Traffic(endpoint, data.later(ASKED)) as traffic:
         traffic.wait_for("flights:1")
@@ -165,9 +149,13 @@ def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
             begun = time.monotonic()
             client.rollback("flights")
             traffic.wait_for("flights:2")
-        back_s = traffic.last_from("flights:1") - begun
-        say(f"  and back again, from Python: the other version's last answer came {back_s * 1000:.0f} ms after asking")
-        time.sleep(0.5)
+            back_s = traffic.last_from("flights:1") - begun
+            say(
+                f"  and to and fro from Python: the other version's last answer came {back_s * 1000:.0f} ms after asking"
+            )
+            time.sleep(0.5)
+            client.rollback("flights")
+            traffic.wait_for("flights:1")
     assert back_s < 1.0, "rolling back took too long"
     failed = [answer for answer in traffic.answers if answer.status != 200]
     assert not failed, f"{len(failed)} predictions failed during the switches"
@@ -219,8 +207,17 @@ def journey() -> str:
     say("\n5. The second version under traffic, and back")
     switch(endpoint, data, right)
 
-    say("\n6. What is running, and what was asked")
+    say("\n6. A broken third version goes back by itself")
+    third, right["flights:3"] = pack_carelessly(data, asked)
+    push(third)
+    go_back_by_itself(endpoint, asked, right)
+
+    say("\n7. The second version goes forward by evidence, step by step")
+    go_forward_by_evidence(endpoint, asked, right)
+
+    say("\n8. What is running, and what was asked")
     show(roadworthy("status"), 12)
+    show(roadworthy("rollout", "history", "flights"), 3, width=200)
     show(roadworthy("logs", "flights", "--last", "5"), 8)
     with rw.Client(gateway, key=key) as client:
         answer = client.predict("flights", data.later(3))
@@ -251,8 +248,12 @@ def main() -> None:
         roadworthy("stop")
         say("Stopped.")
     else:
-        say(f"It is still running: open {address}")
-        say(f"Stop it with: ROADWORTHY_HOME={FOLDER.relative_to(ROOT)}/home .venv/bin/roadworthy stop")
+        say(f"It is still running: open {address}, or go on from here with")
+        say(f"  export ROADWORTHY_HOME={FOLDER.relative_to(ROOT)}/home PATH=$PWD/.venv/bin:$PATH")
+        say("  roadworthy rollout history flights          # both rollouts: outcome, evidence, who decided")
+        say("  roadworthy rollout start flights flights:1  # another one: 5, 25, 50, 100 %, ten minutes each")
+        say("  roadworthy rollout watch flights            # live: both sides, evidence, what it waits for")
+        say("  roadworthy stop")
 
 
 if __name__ == "__main__":

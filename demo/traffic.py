@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 PAUSE_S = 0.004
+TOLERANCE = 1e-5
+"""How far an answer may be from the pipeline's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Answer:
         at: when it arrived, on the monotonic clock in seconds. took_ms: how long it took.
         status: HTTP status, 0 when there was no reply. version, digest: who answered, as the reply's headers say.
         first, rows: which rows were asked. probabilities: of being late, one a row; empty when it failed.
+        error: what a caller was told whose request failed.
     """
 
     at: float
@@ -35,6 +38,7 @@ class Answer:
     first: int
     rows: int
     probabilities: tuple[float, ...]
+    error: str = ""
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -61,11 +65,14 @@ class Endpoint:
             return Answer(time.monotonic(), 0.0, 0, "", "", first, len(instances), ())
         took_ms = (time.perf_counter() - begun) * 1000
         late: tuple[float, ...] = ()
+        error = ""
         if reply.status_code == 200:
             late = tuple(row["probabilities"][1] for row in reply.json()["predictions"])
+        else:
+            error = str(reply.json()["error"])
         version = reply.headers.get("Roadworthy-Version", "")
         digest = reply.headers.get("Roadworthy-Digest", "")
-        return Answer(time.monotonic(), took_ms, reply.status_code, version, digest, first, len(instances), late)
+        return Answer(time.monotonic(), took_ms, reply.status_code, version, digest, first, len(instances), late, error)
 
     def ask_all(self, rows: pd.DataFrame, size: int) -> list[Answer]:
         """All rows, `size` a request, one request after the other."""
@@ -101,6 +108,14 @@ class Traffic:
         while not self.answers or self.answers[-1].version != version:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no answer from {version} within {timeout_s:g} s")
+            time.sleep(0.005)
+
+    def wait_for_more(self, count: int, timeout_s: float = 30.0) -> None:
+        """Return when so many more answers have come; TimeoutError when they do not."""
+        wanted, deadline = len(self.answers) + count, time.monotonic() + timeout_s
+        while len(self.answers) < wanted:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no {count} answers within {timeout_s:g} s")
             time.sleep(0.005)
 
     def last_from(self, version: str) -> float:
