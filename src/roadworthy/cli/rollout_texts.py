@@ -31,7 +31,9 @@ def summary(rollout: Rollout) -> str:
     """One sentence: which version, how far, and why."""
     if "version" not in rollout:  # an endpoint that never had a rollout
         return "no rollout"
-    return f"{rollout['version']} {head(rollout)}: {rollout['text']}"
+    told = f"{rollout['version']} {head(rollout)}"
+    repeated = rollout["text"].startswith(f"step {rollout['step']} of ")
+    return told if repeated else f"{told}: {rollout['text']}"
 
 
 def head(rollout: Rollout) -> str:
