@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from scipy.stats import binom
 
-from roadworthy.contract.evidence import CONFIDENCE, ArmCount, MetricCount, PairCount, RolloutCounts
+from roadworthy.contract.evidence import CONFIDENCE, DRAWN, ArmCount, MetricCount, PairCount, RolloutCounts
 from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
 from roadworthy.contract.snapshot import FULL_SHARE, Arm, EndpointEntry, RolloutEntry, WatchedOutput
 from roadworthy.foundation.slab import SlabReader
@@ -77,6 +77,7 @@ def test_e17_shares_and_counts_on_several_workers(start_worker: Any, make_plan: 
         total.update({version: count for (version, _), count in seen.items()})
         errors = arms(folder, "errors")
         assert errors == {(1, "stable"): (seen["m:1", 200], 0), (1, "canary"): (seen["m:2", 200], 0)}
+        assert arms(folder, DRAWN) == errors
     low, high = binom.interval(0.999, 3 * asked, 0.2)
     assert low <= total["m:2"] <= high
 
@@ -187,7 +188,7 @@ def test_a_killed_worker_loses_no_count(start_worker: Any, make_plan: Any, folde
 
 
 def test_what_is_no_evidence(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """Retried, and refused by a breaker: counted apart."""
+    """Retried, and refused by a breaker: counted apart. What was drawn and then refused is still known to have been drawn."""
     plan = planted(make_plan(), "poison")
     roll_out(plan, FULL_SHARE, Policy(breaker=BreakerPolicy(min_requests=5, window_s=60.0, open_s=60.0)))
     worker = start_worker(plan, folder=folder).wait_ready()
@@ -199,6 +200,7 @@ def test_what_is_no_evidence(start_worker: Any, make_plan: Any, folder: Path) ->
     assert excluded["breaker", "canary"] == 1
     samples, bad = arms(folder, "errors")[1, "canary"]
     assert samples == bad >= 4
+    assert arms(folder, DRAWN) == {(1, "canary"): (samples + 1, 0)}
 
 
 def test_nothing_is_answered_from_the_cache(start_worker: Any, make_plan: Any, folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, BadUnit, PairCount, RolloutCounts
+from roadworthy.contract.evidence import CANARY, DRAWN, STABLE, ArmCount, BadUnit, PairCount, RolloutCounts
 from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.plan import Guard, Plan, Stage, Sticky
 from roadworthy.rollout.verdict import FAIL, HOLD, PASS, Finding, Scope, Segment, judge
@@ -177,6 +177,39 @@ def test_segments_multiply() -> None:
     )
     found = finding(Guard("errors"), evidence, scope(Segment(4, 500), LIVE))
     assert found.log_e == pytest.approx(log_e(4, 24, 0.05) + log_e(9, 29, 0.1))
+
+
+def drawn(canary: int, stable: int, generation: int = 5) -> RolloutCounts:
+    """For how many requests each arm was drawn."""
+    counts = ((CANARY, canary), (STABLE, stable))
+    return RolloutCounts("r", tuple(ArmCount(generation, DRAWN, arm, number, 0) for arm, number in counts))
+
+
+def test_shares_that_are_not_as_set_hold_whatever_the_evidence_says() -> None:
+    """What would go back, and what would go on; with the share as set both do, and so they do before that is known."""
+    worse, clean = counted((200, 40), (1_800, 10)), counted((200, 0), (1_800, 0))
+    for evidence, outcome in ((worse, FAIL), (clean, PASS)):
+        assert finding(Guard("errors"), evidence).outcome == outcome
+        assert finding(Guard("errors"), evidence.merged("b/1", drawn(200, 1_800))).outcome == outcome
+        for canary, stable in ((320, 1_680), (100, 1_900)):
+            found = finding(Guard("errors"), evidence.merged("b/1", drawn(canary, stable)))
+            assert (found.outcome, found.code) == (HOLD, "share-not-as-set")
+            assert f"got {canary} of 2,000 (" in found.text
+            assert "where 0.1 was set" in found.text
+    assert judge(plan(), scope(LIVE), clean.merged("b/1", drawn(320, 1_680))).code == "share-not-as-set"
+
+
+def test_the_share_is_checked_where_something_was_to_be_compared() -> None:
+    """In every segment of its own; not at 0 and 100 %, not of users. A limit needs no share."""
+    evidence = counted((200, 0), (1_800, 0), generation=6).merged("b/1", drawn(320, 1_680))
+    now = Segment(6, 1_000)
+    assert finding(Guard("errors"), evidence, scope(LIVE, now)).code == "share-not-as-set"
+    assert finding(Guard("errors"), evidence, scope(LIVE, now), sticky=True).code == "enough"
+    for weight in (0, 1_600, 10_000):
+        assert finding(Guard("errors"), evidence, scope(Segment(5, weight), now)).code == "enough"
+    over = counted((200, 90), (1_800, 0)).merged("b/1", drawn(320, 1_680))
+    found = finding(Guard("errors", limit=0.1), over)
+    assert (found.code, found.withdraw) == ("over-limit", True)
 
 
 def test_sticky_rollouts_count_users() -> None:

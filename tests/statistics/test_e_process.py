@@ -18,6 +18,7 @@ from roadworthy.statistics.e_process import (
     log_e_not_worse,
     log_e_not_worse_of,
     log_e_of,
+    log_e_other_share,
     log_e_over,
     log_e_table,
     tolerated_share,
@@ -148,6 +149,46 @@ def test_an_equal_version_is_accused_as_seldom_as_promised_and_the_naive_test_fa
         assert 0.1 * alpha < float((peaks >= math.log(1 / alpha)).mean()) <= alpha
     z = (k - n * share) / np.sqrt(n * share * (1 - share))
     assert float((z[:, 20:] > 1.645).any(axis=1).mean()) > 0.25
+
+
+@settings(deadline=None)
+@given(COUNTS, SHARES)
+def test_one_draw_as_set_is_fair(counts: tuple[int, int], share: float) -> None:
+    """The expected E of the share after one more draw is the E before."""
+    k, n = counts
+    after = np.logaddexp(
+        math.log(share) + log_e_other_share(k + 1, n + 1, share),
+        math.log1p(-share) + log_e_other_share(k, n + 1, share),
+    )
+    assert after == pytest.approx(log_e_other_share(k, n, share), abs=1e-8)
+
+
+def test_the_share_is_tested_on_both_sides() -> None:
+    """By the definition: Beta(k + 1, n - k + 1) over the probability of these draws, which is symmetric in the arms."""
+    assert math.exp(log_e_other_share(3, 4, 0.5)) == pytest.approx(2**4 / (5 * 4))
+    assert log_e_other_share(900, 1_000, 0.7) == pytest.approx(log_e_other_share(100, 1_000, 0.3))
+    assert log_e_other_share(60, 1_000, 0.1) > 0.0 < log_e_other_share(140, 1_000, 0.1)
+    assert log_e_other_share(100, 1_000, 0.1) < -3.0
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_draws_as_set_are_hardly_ever_held_and_others_soon(share: float) -> None:
+    """10,000 runs of 10,000 draws, looked at after each, against E = 10,000; half more or less than was set is always found."""
+    requests, runs, bound = 10_000, 500, math.log(10_000)
+    low, high = [-1], [1]
+    for n in range(1, requests + 1):  # both bounds move by at most one a draw
+        low.append(low[-1] + (log_e_other_share(low[-1] + 1, n, share) >= bound and low[-1] + 1 < share * n))
+        high.append(min(high[-1], n + 1))
+        while high[-1] <= n and log_e_other_share(high[-1], n, share) < bound:
+            high[-1] += 1
+    rng = np.random.default_rng(20261121)
+
+    def held(probability: float) -> int:
+        k = (rng.random((runs, requests), dtype=np.float32) < probability).cumsum(axis=1, dtype=np.int32)
+        return int(((k <= low[1:]) | (k >= high[1:])).any(axis=1).sum())
+
+    assert sum(held(share) for _ in range(20)) <= 1
+    assert held(1.5 * share) == held(0.5 * share) == runs
 
 
 def test_always_valid_p() -> None:

@@ -19,6 +19,9 @@ COUNTERS = "watched.counters"
 OUTPUT_BINS = 32
 """Cells of an output's bins, so that all fit one width: the answers of a bin each, the last for null or NaN. Outputs with fewer
 bins leave those between empty."""
+DRAWN = "drawn"
+"""No signal of a plan: its samples are the first attempts for which an arm was drawn, whatever came of them, so also those that
+are no evidence but for being retried. Whether the arms have their shares is told by these alone."""
 
 
 class ArmCount(msgspec.Struct, frozen=True):

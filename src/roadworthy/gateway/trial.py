@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from roadworthy.contract.evidence import CANARY, STABLE
+from roadworthy.contract.evidence import CANARY, DRAWN, STABLE
 from roadworthy.contract.snapshot import EndpointEntry, RolloutEntry
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError
 from roadworthy.gateway.evidence import EvidenceCells
@@ -93,6 +93,10 @@ class Counting:
         self.slow_us = rollout.slow_us if SLOW in self._signals else None
         watched = rollout.outputs or rollout.probabilities is not None
         self.watching = Watching(cells, rollout, generation, signature) if watched else None
+
+    def drawn(self, label: str) -> None:
+        """Count a first attempt for which an arm was drawn, whatever came of it."""
+        self._cells.sample((self._rollout.id, self._generation, DRAWN, label), bad=False)
 
     def judged(self, label: str, own: Own, unit: int | None) -> None:
         """Count an outcome of an arm. `unit` is the hash of its user in a sticky rollout."""
@@ -240,6 +244,8 @@ class Drawn(OnBehalf):
     def settled(self, outcome: Outcome) -> None:
         """Count what it says, and only then answer: who has an answer can rely on it. Then make the copy."""
         counting, label = self._trial.counting, self.side.label
+        if self.eligible:
+            counting.drawn(label)
         own = own_outcome(
             outcome, _ran_us(self.side.arm.version, outcome, self._began, self.deadline), counting.slow_us
         )

@@ -6,6 +6,7 @@
 - HOLD, with `withdraw`: its rate is over the guard's limit while the stable's is not, or nobody knows. That is no reason to roll
   back, since the stable may be no better, but one to send no more requests there until a person has looked.
 - HOLD: there is no evidence, or too little, or suspiciously much of it, or both versions are over the limit.
+- HOLD: the arms did not get the requests that they were to get, so that nobody knows whose share of bad events is too large.
 - PASS: enough was seen, or enough evidence the other way.
 
 The rollout's verdict is FAIL when any guard's is, else HOLD when any's is, else PASS. How long a step lasts is not judged here.
@@ -18,10 +19,18 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from roadworthy.contract.evidence import DRAWN
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.rollout.evidence import Evidence, Tally
 from roadworthy.rollout.plan import Guard, Plan
-from roadworthy.statistics.e_process import Split, always_valid_p, log_e_not_worse_of, log_e_of, log_e_over
+from roadworthy.statistics.e_process import (
+    Split,
+    always_valid_p,
+    log_e_not_worse_of,
+    log_e_of,
+    log_e_other_share,
+    log_e_over,
+)
 from roadworthy.statistics.intervals import rule_of_three
 
 Tallies = Mapping[int, Tally]
@@ -34,6 +43,8 @@ LEAST_LIMITED = 20
 """Requests of the canary before a limit takes its share away while the stable has traffic too. Three failures of three are over a
 limit of 5 %, and at a share of 25 % it takes five to show it worse, at 50 % eleven: what can be rolled back so soon is not to be
 withheld until a person comes."""
+_OTHER_SHARE = math.log(10_000.0)
+"""Draws as set reach this E, in a segment, with a probability of 1 in 10,000 at most, however often one looks."""
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -99,8 +110,11 @@ class Verdict(msgspec.Struct, frozen=True):
 def judge(plan: Plan, scope: Scope, evidence: Evidence) -> Verdict:
     """The verdict on everything counted so far."""
     alphas = plan.alphas()
-    findings = tuple(_judge(plan, guard, alphas[guard.signal], scope, evidence) for guard in plan.guards)
+    skewed = _skewed(plan, scope, evidence)
+    findings = tuple(_judge(plan, guard, alphas[guard.signal], scope, evidence, skewed) for guard in plan.guards)
     ordered = sorted(findings, key=lambda each: ((FAIL, HOLD, PASS).index(each.outcome), not each.withdraw))
+    if not ordered and skewed is not None:
+        return Verdict(HOLD, "share-not-as-set", skewed)
     if not ordered:
         return Verdict(PASS, "no-guards", "the plan has no guards")
     first = ordered[0]
@@ -132,7 +146,27 @@ def _bad(plan: Plan, tally: Tally) -> tuple[int, int]:
     return tally.canary_bad, tally.stable_bad
 
 
-def _judge(plan: Plan, guard: Guard, alpha: float, scope: Scope, evidence: Evidence) -> Finding:
+def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> str | None:
+    """In words, that an arm got more requests than its share in some segment; None while that may be chance.
+
+    Sticky rollouts draw users, of whom only those with bad events are told apart: there one that calls often is no fault.
+    """
+    if plan.sticky is not None:
+        return None
+    tallies = evidence.tallies(DRAWN)
+    for segment in scope.segments:
+        tally = tallies.get(segment.generation, Tally())
+        drawn, share = tally.canary_samples, segment.weight / FULL_SHARE
+        requests = drawn + tally.stable_samples
+        if 0.0 < share < 1.0 and log_e_other_share(drawn, requests, share) >= _OTHER_SHARE:
+            return (
+                f"the new version got {_share(drawn, requests)} requests where {share:g} was set, which is no chance: "
+                "whose the bad events are says nothing"
+            )
+    return None
+
+
+def _judge(plan: Plan, guard: Guard, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None) -> Finding:
     threshold, tallies = -math.log(alpha), evidence.tallies(guard.signal)
     splits, total = splits_of(plan, scope.segments, tallies), _total(scope.segments, tallies)
     if guard.kind.compares:
@@ -143,10 +177,12 @@ def _judge(plan: Plan, guard: Guard, alpha: float, scope: Scope, evidence: Evide
         log_e = log_e_over(total.pairs_canary_bad, total.pairs, guard.limit or guard.kind.limit or 0.5)
         counted = (total.pairs, total.pairs_canary_bad, 0, 0)
     facts = (*counted, log_e, threshold, always_valid_p(log_e))
-    if log_e >= threshold:
+    misled = skewed if guard.kind.compares else None
+    if log_e >= threshold and misled is None:
         return Finding(guard.signal, FAIL, "worse", _accusation(plan, guard, counted, log_e, threshold), *facts)
     outcome, code, text, withdraw = (
         _limit(guard, threshold, scope, tallies)
+        or (None if misled is None else (HOLD, "share-not-as-set", misled, False))
         or _uncounted(plan, total, evidence)
         or _suspicion(guard, log_e, threshold)
         or _exposure(plan, guard, splits, scope, tallies)

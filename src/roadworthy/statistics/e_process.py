@@ -82,6 +82,19 @@ def log_e_over(bad: int, samples: int, limit: float) -> float:
     return _log_mixture(bad, samples, limit)
 
 
+def log_e_other_share(drawn: int, requests: int, share: float) -> float:
+    """ln E against "each request is drawn for the canary with probability `share`", on either side: the likelihood ratio of a
+    uniform mixture of all probabilities. It holds at every look, as the others do (Lindon and Malek 2022 call it a sequential
+    test of the sample ratio).
+
+    Args:
+        drawn: of `requests`, the canary's. share: over 0 and under 1.
+    """
+    _check(drawn, requests, share, 1.0)
+    others = requests - drawn
+    return log_beta(drawn + 1.0, others + 1.0) - drawn * math.log(share) - others * math.log1p(-share)
+
+
 def log_e_of(splits: Iterable[Split], ratio: float = 1.0) -> float:
     """ln of the product over segments; one with nothing to compare (share 0 or 1) counts as 1."""
     return math.fsum(log_e(each.bad, each.events, each.share, ratio) for each in splits if 0.0 < each.share < 1.0)
