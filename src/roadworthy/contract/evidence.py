@@ -101,6 +101,7 @@ class RolloutCounts(msgspec.Struct, frozen=True):
 
     Attributes:
         rollout: its id.
+        units: in a frame, those that no frame before it has brought, at least: a user with a bad event stays one.
         overflow: it met more units than it can keep apart.
         crashes: processes that the rollout's canary crashed.
     """

@@ -104,7 +104,7 @@ class Telemetry(msgspec.Struct, frozen=True):
         lost_records: prediction records dropped since the boot, for whatever reason.
         at_us: the gateway's clock when the frame was made, microseconds since 1970 UTC.
         rollouts: counts of every rollout that this boot has counted for and that the snapshot names, or named within the last
-            minutes.
+            minutes. All counts each time; of users with bad events those that no accepted frame has named, at least.
     """
 
     gateway: str

@@ -4,9 +4,9 @@ The controller merges what telemetry brings into `Evidence` and stores it in the
 `verdict.py` reads it.
 
 Exactly once by construction: a source (one life of one gateway) reports counts that only grow, all of them each time, and of two
-reports the larger numbers are kept. So a report that comes twice, late or after a newer one changes nothing. Everything is keyed
-by the generation of the endpoint that drew the arm, so what comes late joins its own segment. What may be
-counted is said in `contract/evidence.py`.
+reports the larger numbers are kept; of users with bad events, who are told once, the union is. So a report that comes twice, late
+or after a newer one changes nothing. Everything is keyed by the generation of the endpoint that drew the arm, so what comes late
+joins its own segment. What may be counted is said in `contract/evidence.py`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from roadworthy.contract.evidence import ArmCount, BadUnit, RolloutCounts
+from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import LOADING, READY, VersionState
 from roadworthy.gateway.metrics import open_worker_metrics
 from roadworthy.runtime.run_times import RunTimes
@@ -82,14 +83,48 @@ def test_evidence_and_run_times_come_from_the_slab(stand_in: Any, start_agent: A
         units=(BadUnit(4, "errors", "canary", "00000000000000ff"),),
         crashes=2,
     )
-    eventually(lambda: stand_in.frames and stand_in.frames[-1].rollouts == (counts,), "the counts arrive")
+    eventually(lambda: [f for f in stand_in.frames if f.rollouts == (counts,)], "the counts arrive")
     assert agent.stop() == 0
     before = len(stand_in.frames)
     start_agent(stand_in)
     eventually(lambda: len(stand_in.frames) > before, "a frame of the second agent")
-    assert stand_in.frames[-1].rollouts == (counts,)
+    assert stand_in.frames[before].rollouts == (counts,)
     (run_times,) = stand_in.frames[-1].run_times
     assert (run_times.digest, run_times.counts[0], sum(run_times.counts)) == (DIGEST, 3, 3)
+
+
+def test_users_with_bad_events_are_told_until_they_were_heard(stand_in: Any, start_agent: Any) -> None:
+    """Once when all goes well, though counts come each time; again to a control plane that refused, or was set back."""
+    stand_in.offer(Snapshot("epoch-1", 1))
+    agent = start_agent(stand_in)
+    cells = open_worker_metrics(agent.slab, 0).evidence
+    key = ("rollout-1", "4", "errors", "canary")
+
+    def named(since: int = 0) -> list[str]:
+        """Every user in every accepted frame from there on."""
+        found = [counts for frame in stand_in.frames[since:] for counts in frame.rollouts]
+        return [unit.unit[-1] for counts in found for unit in counts.units]
+
+    def two_frames_later() -> None:
+        before = len(stand_in.frames)
+        eventually(lambda: len(stand_in.frames) >= before + 2, "two more frames")
+        assert stand_in.frames[-1].rollouts[0].arms == (ArmCount(4, "errors", "canary", 1, 1),)
+
+    cells.sample(key, bad=True)
+    cells.unit(key, 1)
+    eventually(lambda: named() == ["1"], "the first user is named")
+    two_frames_later()
+    assert named() == ["1"]
+    stand_in.refuse_frames = 3
+    cells.unit(key, 2)
+    eventually(lambda: named() == ["1", "2"], "the second user is named")
+    two_frames_later()
+    assert (named(), stand_in.refuse_frames) == (["1", "2"], 0)
+    before = len(stand_in.frames)
+    stand_in.offer(Snapshot("epoch-2", 1))
+    eventually(lambda: named(before) == ["1", "2"], "both are named again")
+    two_frames_later()
+    assert named(before) == ["1", "2"]
 
 
 def test_a_change_of_state_is_told_at_once(stand_in: Any, start_agent: Any) -> None:

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import structlog
 
-from roadworthy.contract.evidence import RolloutCounts
+from roadworthy.contract.evidence import BadUnit, RolloutCounts
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import (
     RecordFile,
@@ -81,6 +81,9 @@ class Known(NamedTuple):
 class Frames:
     """Makes telemetry frames. The sequence lives in the agent's slot, so that it goes on after a restart within the same boot.
 
+    Counts are told whole each time. Users with bad events are many and never taken back, so each is told until a frame with it
+    was accepted, and all of them again by an agent that was started anew, or to a control plane that was set back.
+
     Args:
         source: this gateway's id, and the slab's boot.
         slot: the agent's own slot.
@@ -104,6 +107,13 @@ class Frames:
         self._clock = clock
         self._known = known
         self._named: dict[str, int] = {}
+        self._epoch: str | None = None
+        self._accepted: dict[str, set[BadUnit]] = {}
+
+    def accepted(self, frame: Telemetry) -> None:
+        """The control plane has taken it: the users that it names need not be told again."""
+        for counts in frame.rollouts:
+            self._accepted.setdefault(counts.rollout, set()).update(counts.units)
 
     def make(self, hub: Hub, manifests: tuple[RecordFile, ...]) -> Telemetry:
         """The next frame: how things are now."""
@@ -131,7 +141,16 @@ class Frames:
         for rollout in counted:
             self._named.setdefault(rollout, now_us)  # the agent was started anew after the rollout's end
         until_us = now_us - int(NAMED_FOR_S * 1e6)
-        return tuple(totals.evidence.counts(each) for each in sorted(counted) if self._named[each] >= until_us)
+        epoch = None if snapshot is None else snapshot.epoch
+        if epoch != self._epoch:  # an older copy of its store may know less than it has accepted
+            self._epoch, self._accepted = epoch, {}
+        return tuple(
+            self._news(totals.evidence.counts(each)) for each in sorted(counted) if self._named[each] >= until_us
+        )
+
+    def _news(self, counts: RolloutCounts) -> RolloutCounts:
+        known = self._accepted.get(counts.rollout, ())
+        return msgspec.structs.replace(counts, units=tuple(unit for unit in counts.units if unit not in known))
 
 
 def with_known(reports: Iterable[WorkerReport], totals: Totals, known: Known) -> tuple[WorkerReport, ...]:
@@ -196,6 +215,7 @@ class Shipping:
             self._kick.clear()
             frame = self._make(hub)
             if await self._deliver(encode_telemetry(frame)):
+                self._frames.accepted(frame)
                 self._forget(frame.record_files)
 
     async def _deliver(self, frame: bytes) -> bool:
