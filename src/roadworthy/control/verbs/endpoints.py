@@ -171,13 +171,22 @@ def _roll_back(plane: Plane, connection: Connection, before: Endpoint, actor: st
     verdict = decide(_digest(connection, before.previous), workers)
     now = plane.clock.now_us()
     if isinstance(verdict, Switch):
-        after = replace(before.switched(before.previous), changed_at_us=now, changed_by=actor)
+        after = replace(_switched(connection, before, before.previous), changed_at_us=now, changed_by=actor)
     else:
         pending = Pending(before.previous, LOADING, now, verdict.reason)
         after = replace(before, generation=before.generation + 1, pending=pending, changed_at_us=now, changed_by=actor)
     endpoints.change(connection, before, after)
     bump_revision(connection)
     plane.audit(connection, actor, "rollback", before.name, version=before.previous, left=before.current)
+
+
+def _switched(connection: Connection, before: Endpoint, version: str) -> Endpoint:
+    """The endpoint after `version` took over. It promises what it did, but where it goes back behind a change of the signature
+    that somebody had answered for: then it promises what that version does."""
+    found = versions.get(connection, VersionReference.parse(version))
+    fits = Signature.from_document(found.signature).accepts(Signature.from_document(before.signature)) is None
+    after = before.switched(version)
+    return after if fits else replace(after, signature=found.signature)
 
 
 def undeploy(plane: Plane, name: str, actor: str) -> None:
@@ -229,7 +238,7 @@ def _step_one(plane: Plane, connection: Connection, before: Endpoint, found: lis
         after = replace(before, pending=failed, generation=before.generation + 1, changed_at_us=now)
         plane.audit(connection, CONTROLLER, "deploy-failed", before.name, version=pending.version, code=verdict.code)
     else:
-        after = replace(before.switched(pending.version), changed_at_us=now)
+        after = replace(_switched(connection, before, pending.version), changed_at_us=now)
         plane.audit(connection, CONTROLLER, "switch", before.name, version=pending.version, left=before.current)
     endpoints.change(connection, before, after)
     bump_revision(connection)
@@ -251,7 +260,7 @@ def _retreat(
     if not isinstance(decide(_digest(connection, before.previous), workers), Switch):
         return False
     after = replace(
-        before.switched(before.previous),
+        _switched(connection, before, before.previous),
         previous=None,
         pending=before.pending,
         changed_at_us=plane.clock.now_us(),
