@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -329,6 +330,21 @@ def test_how_sure_answers_are_is_counted_where_it_is_watched(start_worker: Any, 
     for rows in ([[0.25, 0.75]], [[0.5, 0.5], [1.0, 0.0]]):
         assert worker.predict("e", rows).status_code == 200
     assert counted(folder).metrics == (MetricCount(1, CONFIDENCE, "canary", 2, 1.5),)
+
+
+def test_copies_that_fail_are_logged_seldom(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """The first at once, with what the version said; of many one line, and none of copies that are answered."""
+    plan = planted(make_plan(), "poison")
+    roll_out(plan, 0, shadow=FULL_SHARE)
+    worker = start_worker(plan, folder=folder).wait_ready()
+    for number, rows in enumerate([[[1, 2, 3]], UNLUCKY, UNLUCKY, UNLUCKY], start=1):
+        worker.predict("e", rows)
+        eventually(lambda n=number: pairs(folder).get("errors", (0,))[0] == n, "the copy is answered")
+    assert pairs(folder)["errors"] == (4, 3, 0)
+    lines = [line for line in (folder / "log").read_text().splitlines() if "copy-failed" in line]
+    (told,) = [json.loads(line) for line in lines]
+    assert (told["code"], told["rollout"], told["copies"]) == ("model-failed", "r", 1)
+    assert told["digest"] == plan.packages[1].digest
 
 
 def test_a_slow_copy_holds_up_nobody(start_worker: Any, make_plan: Any, folder: Path) -> None:

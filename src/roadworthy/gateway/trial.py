@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import structlog
 
 from roadworthy.contract.evidence import CANARY, DRAWN, STABLE
 from roadworthy.contract.snapshot import EndpointEntry, RolloutEntry
@@ -39,10 +40,13 @@ ATTEMPT_HEADER = b"x-envoy-attempt-count"
 MOST_COPIES = 8
 """Copies that one worker has under way for one endpoint; where more would be, the version is slower than its traffic."""
 MOST_COPIED_ROWS = 1_024
+LOG_EVERY_S = 10.0
+"""Copies that fail are logged this often at most, each line with how many did since the one before."""
 MOST_WAITING = 8
 """With more requests in the stable's line this worker has better things to do than to make copies."""
 _INVALID = frozenset({"non-finite-output", "wrong-output-count", "wrong-output-type"})
 _CLOSING = "version-closed"
+_log = structlog.get_logger(__name__)
 
 Own = Mapping[str, bool]
 """By signal, whether the outcome was bad; a signal that the outcome says nothing about is missing."""
@@ -285,6 +289,8 @@ class Shadow:
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._under_way = 0
+        self._failed = 0
+        self._logged_at = float("-inf")
 
     def wants(self, prediction_id: str) -> bool:
         """Whether this request is one of those to copy."""
@@ -325,6 +331,8 @@ class Shadow:
         self._under_way -= 1
         self._gauge.add(-1)
         self.version.leases.give_back()
+        if not isinstance(outcome, Answer):
+            self._log_failure(outcome)
         ran_us = _ran_us(self.version, outcome, copy.began if copy.running else 0.0, copy.deadline)
         own = own_outcome(outcome, ran_us, self._counting.slow_us)
         if isinstance(own, str):
@@ -339,6 +347,15 @@ class Shadow:
             self._counting.pair(DISAGREEMENT, canary_bad=different, stable_bad=False)
             if self._counting.watching is not None:
                 self._counting.watching.both_answered(served, outcome)
+
+    def _log_failure(self, error: RoadworthyError) -> None:
+        """No caller sees it, so nobody else tells."""
+        self._failed += 1
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_EVERY_S:
+            facts = {"rollout": self._rollout.id, "digest": self.version.digest, "copies": self._failed}
+            _log.warning("copy-failed", code=error.code, reason=error.message, exc_info=error.__cause__, **facts)
+            self._failed, self._logged_at = 0, now
 
 
 class Copy(Ticket):
