@@ -79,6 +79,7 @@ def test_c6_a_canary_ten_times_as_slow_goes_back_and_callers_are_answered_in_tim
     assert ended["verdict"] is not None
     assert [each["signal"] for each in ended["verdict"]["findings"] if each["outcome"] == "FAIL"] == ["slow"]
     own = [outcome for outcome in traffic.outcomes if outcome.version == "slow:2"]
+    assert traffic.failed, "it was never asked for more than it can bear"
     assert {outcome.cause for outcome in traffic.failed} <= {"503 overloaded", "504 deadline-exceeded"}
     assert [outcome for outcome in traffic.failed if outcome not in own] == []
     assert sum(not outcome.cause for outcome in own) > 0
