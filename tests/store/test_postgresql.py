@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import gc
 import itertools
-import os
-import subprocess
 import threading
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +20,7 @@ from roadworthy.control.plane import Plane
 from roadworthy.control.verbs import keys, telemetry
 from roadworthy.control.verbs import rollouts as rollout_verbs
 from roadworthy.control.wiring import build_plane
-from roadworthy.foundation.errors import Conflict, StoreError
+from roadworthy.foundation.errors import Conflict, StoreError, Unavailable
 from roadworthy.foundation.references import VersionReference
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
@@ -35,41 +32,25 @@ from roadworthy.rollout.reading import check_plan
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
-from roadworthy.store.engine import open_database
+from roadworthy.store.engine import Database, bump_revision, open_database, read_revision
 from roadworthy.store.tables import metadata
+from tests import postgresql
+from tests.conftest import eventually
 
-INSTALLED = all(importlib.util.find_spec(name) for name in ("pgserver", "pg8000"))
-pytestmark = pytest.mark.skipif(not INSTALLED and not os.environ.get("CI"), reason="needs pgserver and pg8000")
-
-
-ATTEMPTS = 4
+pytestmark = postgresql.needed
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server. Its folder has a short path: it listens on a Unix socket there. It gives itself ten seconds to start, which a
-    busy machine may not grant; then another one is started."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of a variable that only desktops set
-        import pgserver
-
-        for attempt in range(ATTEMPTS):
-            try:
-                started = pgserver.get_server(tmp_path_factory.mktemp("pg"))
-                break
-            except subprocess.TimeoutExpired:
-                if attempt == ATTEMPTS - 1:
-                    raise
-    yield started
-    started.cleanup()
+    """A server."""
+    with postgresql.running(tmp_path_factory) as started:
+        yield started
 
 
 @pytest.fixture
 def url(server: Any, request: pytest.FixtureRequest) -> str:
     """A database of the test's own."""
-    name = f"d{abs(hash(request.node.name))}"
-    server.psql(f"CREATE DATABASE {name}")
-    return f"postgresql+pg8000://postgres@/{name}?unix_sock={server.pgdata}/.s.PGSQL.5432"
+    return postgresql.database(server, request.node.name)
 
 
 def plane(url: str, folder: Path) -> Plane:
@@ -184,3 +165,66 @@ def test_d20_a_newer_schema_is_refused_on_postgresql(url: str) -> None:
     with pytest.raises(StoreError) as caught:
         open_database(url)
     assert caught.value.code == "database-newer"
+
+
+ended = pytest.mark.filterwarnings("ignore::ResourceWarning")
+"""The driver leaves the socket of a connection that the server ended to the garbage collector."""
+
+
+def test_writers_wait_for_each_other_and_not_for_ever(url: str) -> None:
+    """As on SQLite there is one transaction at a time, whichever process has it; who waits too long is told so."""
+    one, other = open_database(url), open_database(url, wait_s=0.2)
+    with one.begin() as connection:
+        before = bump_revision(connection)
+        with pytest.raises(Unavailable) as caught, other.begin():
+            raise AssertionError("nobody else can be in")
+        assert caught.value.code == "database-busy"
+    with other.begin() as connection:
+        assert bump_revision(connection) == before + 1
+    one.close()
+    other.close()
+
+
+def _leads(database: Database) -> bool:
+    database.lead.renew()
+    return database.lead.held
+
+
+@ended
+def test_one_leads_and_another_takes_over(url: str) -> None:
+    """The first one; when its connection ends, as it does when its process dies, the next one that asks."""
+    one, other = open_database(url), open_database(url)
+    assert (one.lead.held, other.lead.held) == (True, False)
+    one.lead.renew()
+    other.lead.renew()
+    assert (one.lead.held, other.lead.held) == (True, False)
+    with other.begin() as connection:  # as an administrator who ends a session
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks"
+            " WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+    eventually(lambda: _leads(other), "the server has ended the session")
+    assert not _leads(one)
+    other.close()
+    eventually(lambda: _leads(one), "the server has ended that session, too")
+    one.close()
+    gc.collect()
+
+
+@ended
+def test_a_server_that_was_gone_is_found_again(url: str) -> None:
+    """Connections that were ended are told as busy, or replaced unseen; never as an error that nobody foresaw."""
+    one, admin = open_database(url), open_database(url)
+    with one.begin() as connection:
+        epoch, _ = read_revision(connection)
+    with admin.begin() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    with one.begin() as connection:
+        assert read_revision(connection)[0] == epoch
+    one.close()
+    admin.close()
+    gc.collect()

@@ -15,7 +15,7 @@ from roadworthy.control.snapshots import build_snapshot
 from roadworthy.control.waiters import Waiters
 from roadworthy.foundation.errors import Unavailable
 from roadworthy.foundation.keys import hash_key
-from roadworthy.store.engine import Database
+from roadworthy.store.engine import Database, read_revision
 
 _log = structlog.get_logger()
 
@@ -66,9 +66,22 @@ class Bulletin:
         self._waiters.wake()
 
     def catch_up(self) -> None:
-        """Refresh if the last refresh did not succeed."""
-        if self._stale:
+        """Refresh if the store has gone on without this: the last refresh did not succeed, or another control plane wrote.
+
+        Raises:
+            Unavailable: "database-busy".
+        """
+        with self._database.begin() as connection:
+            now = read_revision(connection)
+        snapshot = self.edition.snapshot
+        if self._stale or now != (snapshot.epoch, snapshot.revision):
             self.refresh()
+
+    def is_behind(self, etag: str | None) -> bool:
+        """Whether somebody has seen a later edition than this one, at another control plane."""
+        epoch, _, revision = (etag or "").strip('"').rpartition(":")
+        snapshot = self.edition.snapshot
+        return epoch == snapshot.epoch and revision.isdecimal() and int(revision) > snapshot.revision
 
     def key(self, text: str) -> Key | None:
         """The key whose whole text that is, or None."""

@@ -39,9 +39,11 @@ class Controllers:
         while not self._stop.wait(_TICK_S):
             ticks += 1
             try:
+                self._plane.database.lead.renew()
                 self._plane.bulletin.catch_up()
+                self._plane.feed.look()
                 step(self._plane)
-                if ticks % _TRIM_EVERY == 0:
+                if ticks % _TRIM_EVERY == 0 and self._plane.database.lead.held:
                     trim_records(self._plane)
                     feedback.trim(self._plane)
             except RoadworthyError as error:

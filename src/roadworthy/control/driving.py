@@ -58,7 +58,11 @@ class Look:
 
 
 def drive(plane: Plane) -> bool:
-    """Look once at every running rollout; whether gateways must see a change. The caller has the turn."""
+    """Look once at every running rollout; whether gateways must see a change. The caller has the turn.
+
+    Of several control planes on one database the one that leads does it: a step's time is measured on one process's clock."""
+    if not plane.database.lead.held:
+        return False
     with plane.database.begin() as connection:
         running = [each for each in rollouts.list_open(connection) if each.running]
     moved = False

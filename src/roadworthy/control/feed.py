@@ -19,6 +19,11 @@ class Feed:
         self._waiters = Waiters()
         self._newest = self._expected = self._read()
 
+    @property
+    def newest(self) -> int:
+        """The number of the newest event, as far as is known here."""
+        return self._newest
+
     def _read(self) -> int:
         with self._database.begin() as connection:
             return newest(connection)
@@ -28,13 +33,20 @@ class Feed:
         self._expected = max(self._expected, number)
 
     def catch_up(self) -> None:
-        """Read the newest number again if one is expected, and wake whoever waits if it grew.
+        """Read the newest number again if one is expected; whoever waits is woken if it grew.
 
         Raises:
             Unavailable: "database-busy".
         """
-        if self._expected <= self._newest:
-            return
+        if self._expected > self._newest:
+            self.look()
+
+    def look(self) -> None:
+        """Read the newest number again whether or not one is expected: another control plane may have written it.
+
+        Raises:
+            Unavailable: "database-busy".
+        """
         number = self._read()
         with self._lock:
             if number <= self._newest:

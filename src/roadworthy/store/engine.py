@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text, update
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from roadworthy.foundation.errors import StoreError, Unavailable
 from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.ids import random_id
+from roadworthy.store import postgresql
+from roadworthy.store.postgresql import Lead
 from roadworthy.store.tables import PROJECT, stores
 
 HEAD = "0003"
@@ -29,14 +31,19 @@ _FULL = ("SQLITE_FULL", "53100")  # SQLite's name, PostgreSQL's number of it
 
 
 class Database:
-    """An open database at this release's schema."""
+    """An open database at this release's schema.
+
+    Attributes:
+        lead: whether this process drives what only one may drive.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.lead = Lead(engine if engine.dialect.name == "postgresql" else None)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """One transaction: committed at the end, rolled back on any error.
+        """One transaction: committed at the end, rolled back on any error. There is no other one meanwhile, in no process.
 
         Raises:
             Unavailable: "database-busy": somebody else held it for too long; "disk-full".
@@ -44,9 +51,11 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except (OperationalError, PoolTimeout) as error:
+        except (DBAPIError, PoolTimeout) as error:
             if _is_full(error):
                 raise disk_full() from error
+            if not _may_pass(error):
+                raise
             raise Unavailable(
                 "the database is busy or out of reach",
                 code="database-busy",
@@ -56,7 +65,14 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
+        self.lead.close()
         self._engine.dispose()
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, (OperationalError, PoolTimeout)):
+        return True
+    return isinstance(error, DBAPIError) and postgresql.may_pass(error)
 
 
 def _is_full(error: Exception) -> bool:
@@ -85,8 +101,12 @@ def open_database(url: str, wait_s: float = WAIT_S) -> Database:
     Raises:
         StoreError: "database-damaged", "database-newer".
     """
-    pooled = {} if url in ("sqlite://", "sqlite:///:memory:") else {"pool_timeout": wait_s}
+    pooled: dict[str, Any] = {} if url in ("sqlite://", "sqlite:///:memory:") else {"pool_timeout": wait_s}
+    if url.startswith("postgresql"):
+        pooled["pool_pre_ping"] = True  # a server that was started again is found so, not by a failing verb
     engine = create_engine(url, **pooled)
+    if engine.dialect.name == "postgresql":
+        postgresql.prepare(engine, wait_s)
     if engine.dialect.name == "sqlite":
         if engine.url.database not in (None, "", ":memory:"):
             private_folder(Path(str(engine.url.database)).parent)

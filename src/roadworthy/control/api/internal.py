@@ -31,6 +31,8 @@ def routes(plane: Plane, stopping: Callable[[], bool]) -> APIRouter:
     async def snapshot(request: Request, wait_s: float = 0.0) -> Response:
         """The newest snapshot; 304 when there is none newer than If-None-Match for `wait_s` seconds."""
         known = request.headers.get("if-none-match")
+        if plane.bulletin.is_behind(known):  # it has asked another control plane before
+            await run_in_threadpool(plane.bulletin.catch_up)
         edition = await plane.bulletin.wait(known, min(max(wait_s, 0.0), _MAX_WAIT_S), stopping)
         if edition is None:
             return Response(status_code=304, headers={"ETag": known or ""})
