@@ -14,6 +14,7 @@ import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -121,6 +122,8 @@ class ControlSettings:
     """Largest package that may be pushed, in bytes."""
     feedback_max_rows: int = field(default=5_000_000, metadata={"low": 0, "high": 1 << 40})
     """Rows of feedback that are kept. Beyond it whole rollouts go, those that ended longest ago first, and take no more."""
+    webhook_networks: tuple[str, ...] = ()
+    """Networks, like 127.0.0.0/8 or 10.1.0.0/16, that webhooks may call although they are not public, and by http too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +294,8 @@ def _checked(entry: dataclasses.Field[Any], value: object) -> object:
         raise ValueError(f"must lie between {low} and {high}")
     if entry.name in ("control_url", "gateway_url"):
         return _checked_url(str(parsed))
+    if entry.name == "webhook_networks":
+        return tuple(str(ip_network(text)) for text in cast("tuple[str, ...]", parsed))
     if entry.name == "cache_url":
         return _checked_cache_url(str(parsed))
     return check_name(str(parsed), "gateway name") if entry.name == "name" else parsed

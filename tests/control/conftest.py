@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import numpy as np
@@ -22,7 +22,10 @@ DEADLINE_S = 30.0
 
 
 class ControlProcess:
-    """One control plane with an admin key and a gateway key. `under`: a program that runs its module, with arguments."""
+    """One control plane with an admin key and a gateway key. `under`: a program that runs its module, with arguments. `log`:
+    where it logs, instead of the tests' own standard error."""
+
+    log: IO[bytes] | None = None
 
     def __init__(self, folder: Path, *under: str | Path) -> None:
         self.folder = folder
@@ -54,7 +57,10 @@ class ControlProcess:
         listener = listen("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self.process = subprocess.Popen(
-            [sys.executable, *self._under, "roadworthy.control"], stdin=subprocess.PIPE, pass_fds=[listener.fileno()]
+            [sys.executable, *self._under, "roadworthy.control"],
+            stdin=subprocess.PIPE,
+            stderr=self.log,
+            pass_fds=[listener.fileno()],
         )
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(self.document(listener.fileno())).encode() + b"\n")

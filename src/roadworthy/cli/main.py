@@ -26,6 +26,7 @@ from roadworthy.cli import (
     registry,
     rollouts,
     serving,
+    webhooks,
 )
 from roadworthy.cli.output import say, show_error
 from roadworthy.foundation.errors import RoadworthyError
@@ -50,7 +51,19 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for group in (packages, serving, machine, registry, endpoints, rollouts, policies, feedback, keys, configuration):
+    for group in (
+        packages,
+        serving,
+        machine,
+        registry,
+        endpoints,
+        rollouts,
+        webhooks,
+        policies,
+        feedback,
+        keys,
+        configuration,
+    ):
         group.register(app)
     return app
 

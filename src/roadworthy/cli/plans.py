@@ -132,6 +132,7 @@ def control_child(
         "log_level": log_level,
         "max_package_bytes": control.max_package_bytes,
         "feedback_max_rows": control.feedback_max_rows,
+        "webhook_networks": list(control.webhook_networks),
     }
     return _child("roadworthy.control", "control", document, _CONTROL)
 

@@ -20,6 +20,7 @@ from roadworthy.client.feedback import FeedbackReply, KnownLater, items_of, send
 from roadworthy.client.instances import encode_body
 from roadworthy.client.prediction import Prediction
 from roadworthy.client.rollouts import Rollouts
+from roadworthy.client.webhooks import Webhooks
 from roadworthy.foundation.errors import ClientError
 from roadworthy.foundation.references import VersionReference
 from roadworthy.settings import ClientSettings, load_settings
@@ -270,6 +271,11 @@ class Client:
         """What happened after event number `after`: "items", oldest first, and "next", the `after` of the next call. Waits up to
         `wait_s`, 60 at most and less than the client's timeout, for an event when there is none."""
         return self._get("/api/v1/events", {"after": str(after), "wait_s": str(wait_s)})
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Have other systems told of events."""
+        return Webhooks(self._control)
 
     # Keys and state
 

@@ -12,6 +12,7 @@ import uvicorn
 
 from roadworthy.control.app import create_app
 from roadworthy.control.controllers import Controllers
+from roadworthy.control.courier import Courier
 from roadworthy.control.logs import configure_logs
 from roadworthy.control.wiring import build_plane
 from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
@@ -43,8 +44,9 @@ def main() -> int:
         lifespan="off",
     )
     server.append(uvicorn.Server(config))
-    controllers = Controllers(plane)
+    controllers, courier = Controllers(plane), Courier(plane)
     controllers.start()
+    courier.start()
     for number in (
         signal.SIGTERM,
         signal.SIGINT,
@@ -53,6 +55,7 @@ def main() -> int:
     watch_parent(lambda: setattr(server[0], "should_exit", True))
     log.info("control-plane-starts", revision=plane.bulletin.edition.snapshot.revision)
     server[0].run(sockets=[listener])
+    courier.stop()
     controllers.stop()
     plane.database.close()
     return 0

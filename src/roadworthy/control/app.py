@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from roadworthy import __version__
 from roadworthy.control import problems
-from roadworthy.control.api import endpoints, feedback, internal, packages, page, rollouts, system
+from roadworthy.control.api import endpoints, feedback, internal, packages, page, rollouts, system, webhooks
 from roadworthy.control.border import Border
 from roadworthy.control.plane import Plane
 
@@ -43,6 +43,7 @@ def build_routes(plane: Plane, stopping: Callable[[], bool]) -> FastAPI:
         endpoints.routes(plane),
         rollouts.routes(plane, stopping),
         feedback.routes(plane),
+        webhooks.routes(plane),
         system.routes(plane),
         internal.routes(plane, stopping),
         page.routes(app.title, str(app.openapi_url)),

@@ -18,6 +18,7 @@ from roadworthy.foundation.errors import Unavailable
 from roadworthy.foundation.ids import random_id
 from roadworthy.store.blobs import BlobStore
 from roadworthy.store.engine import WAIT_S, Database
+from roadworthy.webhooks.sending import Sender
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ControlSettings:
         feedback_max_rows: rows of feedback kept in all; whole rollouts go, those that are long over first.
         proof_timeout_s: how long proving a pushed package may take, in seconds.
         database_wait_s: how long a change waits for a database that somebody else holds, in seconds.
+        webhook_networks: private networks that webhooks may call, as address/bits.
     """
 
     allowed_hosts: tuple[str, ...] = ()
@@ -39,6 +41,7 @@ class ControlSettings:
     feedback_max_rows: int = 5_000_000
     proof_timeout_s: float = 300.0
     database_wait_s: float = WAIT_S
+    webhook_networks: tuple[str, ...] = ()
 
 
 class Turn:
@@ -80,8 +83,9 @@ class Plane:
     feed: Feed
     clock: Clock
     settings: ControlSettings
+    sender: Sender
     turn: Turn = field(default_factory=Turn)
-    """Held while a decision is made and written: this process is the database's only writer of decisions."""
+    """Held while a decision is made and written; the database sees to it that other processes wait, too."""
     boot: str = field(default_factory=lambda: random_id("control"))
     """This life of the control plane: its monotonic clock cannot be compared with another one's."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from roadworthy.control.verbs.keys import ensure
 from roadworthy.foundation.clock import SteadyClock, SystemClock
 from roadworthy.store.blobs import FolderBlobs
 from roadworthy.store.engine import open_database
+from roadworthy.webhooks.sending import Sender
 
 
 def build_plane(document: Mapping[str, Any]) -> Plane:
@@ -21,17 +23,19 @@ def build_plane(document: Mapping[str, Any]) -> Plane:
     Raises:
         StoreError: the database cannot be used.
     """
-    settings = ControlSettings(allowed_hosts=tuple(document.get("allowed_hosts", ())))
-    chosen = {
+    chosen: dict[str, Any] = {
         name: document[name]
         for name in ("max_package_bytes", "record_max_bytes", "feedback_max_rows", "proof_timeout_s", "database_wait_s")
         if document.get(name) is not None
     }
-    settings = ControlSettings(settings.allowed_hosts, **chosen)
+    chosen |= {name: tuple(document.get(name) or ()) for name in ("allowed_hosts", "webhook_networks")}
+    settings = ControlSettings(**chosen)
     database = open_database(str(document["database_url"]), settings.database_wait_s)
     blobs = FolderBlobs(Path(document["blob_folder"]))
     board, feed = Bulletin(database), Feed(database)
     turn = Turn(settings.database_wait_s)
-    plane = Plane(database, blobs, board, feed, SteadyClock(SystemClock()), settings, turn)
+    clock = SteadyClock(SystemClock())
+    sender = Sender([ip_network(text) for text in settings.webhook_networks], clock)
+    plane = Plane(database, blobs, board, feed, clock, settings, sender, turn)
     ensure(plane, document.get("bootstrap_keys", ()))
     return plane

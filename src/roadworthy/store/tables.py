@@ -214,3 +214,41 @@ events = Table(
     Column("subject", String(200), nullable=False),
     Column("detail", Text, nullable=False),
 )
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    _project(),
+    Column("id", String(64), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("secret", String(128), nullable=False),
+    Column("events", Text),
+    Column("endpoints", Text),
+    Column("position", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("due_us", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("lost", BigInteger, nullable=False),
+    Column("writes", BigInteger, nullable=False),
+    Column("created_at_us", BigInteger, nullable=False),
+    Column("created_by", String(64), nullable=False),
+)
+"""Whom to tell of events, and how far each has been told. `secret` signs, so it is kept as it is; `writes` as in rollouts."""
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    _project(),
+    Column("id", String(64), primary_key=True),
+    Column("webhook", String(64), nullable=False, index=True),
+    Column("event", BigInteger),
+    Column("message", String(64), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("took_ms", Integer, nullable=False),
+    Column("status", Integer),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    ForeignKeyConstraint(["project", "webhook"], ["webhooks.project", "webhooks.id"], ondelete="CASCADE"),
+)

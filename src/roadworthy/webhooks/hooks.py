@@ -1,0 +1,158 @@
+"""Webhooks in the store, with how far each has come. Changes are compare-and-set: of two control planes one moves a position."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from roadworthy.foundation.errors import Conflict, NotFound
+from roadworthy.store.tables import PROJECT, webhooks
+
+MOST = 50
+ACTIVE, FAILING, GONE = "active", "failing", "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A receiver and how far it has come.
+
+    Attributes:
+        id: its public name.
+        url: where to; http or https.
+        secret: `whsec_…`, which signs; shown when it is made and never again.
+        events: types that it wants; None for all.
+        endpoints: whose events it wants; None for all.
+        position: number of the newest event that is done with: delivered, not wanted or given up.
+        tries: how often the next one was tried.
+        due_us: when to try again.
+        state: ACTIVE; FAILING while one attempt after the other fails; GONE when the receiver said that it is.
+        lost: events that it wanted and will not get.
+        created_at_us: when it was made.
+        created_by: id of the key that made it.
+        writes: how often the row was changed.
+    """
+
+    id: str
+    url: str
+    secret: str = field(repr=False)
+    events: tuple[str, ...] | None
+    endpoints: tuple[str, ...] | None
+    position: int
+    created_at_us: int
+    created_by: str
+    tries: int = 0
+    due_us: int = 0
+    state: str = ACTIVE
+    lost: int = 0
+    writes: int = 0
+
+    def wants(self, kind: str | None, endpoint: str) -> bool:
+        """Whether it is told of an event of that type."""
+        if kind is None or (self.events is not None and kind not in self.events):
+            return False
+        return self.endpoints is None or endpoint in self.endpoints
+
+
+def add(connection: Connection, hook: Webhook) -> None:
+    """Keep a new one.
+
+    Raises:
+        Conflict: "too-many-webhooks".
+    """
+    if int(connection.execute(select(func.count()).select_from(webhooks)).scalar_one()) >= MOST:
+        raise Conflict(
+            f"there are {MOST} webhooks already",
+            code="too-many-webhooks",
+            hint="delete one that is not needed any more, or let one receiver pass events on",
+        )
+    connection.execute(insert(webhooks).values(project=PROJECT, id=hook.id, secret=hook.secret, **_values(hook)))
+
+
+def find(connection: Connection, hook_id: str) -> Webhook | None:
+    """The webhook, or None."""
+    row = connection.execute(select(webhooks).where(webhooks.c.id == hook_id)).first()
+    return None if row is None else _hook(row)
+
+
+def get(connection: Connection, hook_id: str) -> Webhook:
+    """The webhook.
+
+    Raises:
+        NotFound: "unknown-webhook".
+    """
+    hook = find(connection, hook_id)
+    if hook is None:
+        raise NotFound(
+            "there is no such webhook", code="unknown-webhook", hint="`roadworthy webhook list` shows those that are"
+        )
+    return hook
+
+
+def list_all(connection: Connection) -> list[Webhook]:
+    """Every one, oldest first."""
+    return [
+        _hook(row) for row in connection.execute(select(webhooks).order_by(webhooks.c.created_at_us, webhooks.c.id))
+    ]
+
+
+def change(connection: Connection, before: Webhook, after: Webhook) -> Webhook | None:
+    """Replace `before` by `after`; None, and nothing done, if somebody changed or deleted it meanwhile."""
+    written = replace(after, writes=before.writes + 1)
+    done = connection.execute(
+        update(webhooks)
+        .where(webhooks.c.id == before.id, webhooks.c.writes == before.writes)
+        .values(**_values(written))
+    )
+    return written if done.rowcount == 1 else None
+
+
+def remove(connection: Connection, hook_id: str) -> None:
+    """Forget it, its secret and its deliveries.
+
+    Raises:
+        NotFound: "unknown-webhook".
+    """
+    get(connection, hook_id)
+    connection.execute(delete(webhooks).where(webhooks.c.id == hook_id))
+
+
+def _values(hook: Webhook) -> dict[str, Any]:
+    return {
+        "url": hook.url,
+        "events": _list(hook.events),
+        "endpoints": _list(hook.endpoints),
+        "position": hook.position,
+        "tries": hook.tries,
+        "due_us": hook.due_us,
+        "state": hook.state,
+        "lost": hook.lost,
+        "writes": hook.writes,
+        "created_at_us": hook.created_at_us,
+        "created_by": hook.created_by,
+    }
+
+
+def _list(names: Sequence[str] | None) -> str | None:
+    return None if names is None else json.dumps(list(names))
+
+
+def _hook(row: Row[Any]) -> Webhook:
+    return Webhook(
+        id=row.id,
+        url=row.url,
+        secret=row.secret,
+        events=None if row.events is None else tuple(json.loads(row.events)),
+        endpoints=None if row.endpoints is None else tuple(json.loads(row.endpoints)),
+        position=row.position,
+        created_at_us=row.created_at_us,
+        created_by=row.created_by,
+        tries=row.tries,
+        due_us=row.due_us,
+        state=row.state,
+        lost=row.lost,
+        writes=row.writes,
+    )

@@ -1,0 +1,91 @@
+"""What is sent of an event: the types that users choose from, and the body. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PING = "ping"
+_ENDED = "rollout-finished"
+TYPES: Mapping[str, str] = {
+    "rollout.started": "a rollout was started",
+    "rollout.began": "a rollout that waited for the one before it began",
+    "rollout.moved": "a rollout gave its version another share of the traffic",
+    "rollout.alert": "a rollout met something that somebody should look at",
+    "rollout.promoted": "the new version has taken over",
+    "rollout.completed": "a rollout that was to take nothing over is done",
+    "rollout.rolled-back": "the evidence, a crash or the deadline took the traffic back to the version before",
+    "rollout.not-started": "the new version never got traffic",
+    "rollout.aborted": "a person ended a rollout, or its endpoint is gone",
+    "rollout.superseded": "another rollout or deployment took its place",
+}
+"""What can be asked for, and what each means."""
+_TYPE_OF = {
+    "rollout-started": "rollout.started",
+    "rollout-began": "rollout.began",
+    "rollout-split": "rollout.moved",
+    "rollout-alert": "rollout.alert",
+}
+MOST_BODY_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One event as it is sent, and sent again.
+
+    Attributes:
+        id: of the event, in all its deliveries to all webhooks; 28 letters and digits and an underscore.
+        type: one of TYPES, or PING.
+        number: the event's; None for a ping.
+        body: JSON.
+    """
+
+    id: str
+    type: str
+    number: int | None
+    body: bytes
+
+
+def type_of(event: Mapping[str, Any]) -> str | None:
+    """Which of TYPES an event is; None when webhooks do not tell it."""
+    kind = str(event["kind"])
+    found = f"rollout.{event['detail'].get('outcome')}" if kind == _ENDED else _TYPE_OF.get(kind)
+    return found if found in TYPES else None
+
+
+def compose(event: Mapping[str, Any], at: str) -> Message:
+    """The message for an event of one of TYPES, as `audit.events` lists it.
+
+    Args:
+        event: with number, at_us, kind, subject and detail.
+        at: when it happened, as RFC 3339.
+    """
+    kind = type_of(event)
+    assert kind is not None  # noqa: S101  (the caller has asked)
+    data = {"endpoint": event["subject"], **event["detail"]}
+    written = json.dumps([event["number"], event["at_us"], event["kind"], data], sort_keys=True).encode()
+    body = _body(_id(written), kind, at, {"subject": event["subject"], "number": event["number"], "data": data})
+    if len(body) > MOST_BODY_BYTES:
+        left = {"endpoint": event["subject"], "left_out": "too long; GET /api/v1/events has all of it"}
+        body = _body(_id(written), kind, at, {"subject": event["subject"], "number": event["number"], "data": left})
+    return Message(_id(written), kind, event["number"], body)
+
+
+def compose_ping(webhook: str, at: str) -> Message:
+    """A message that means nothing but that messages arrive."""
+    message_id = _id(f"{webhook} {at}".encode())
+    return Message(message_id, PING, None, _body(message_id, PING, at, {"data": {"webhook": webhook}}))
+
+
+def _id(written: bytes) -> str:
+    """From what was written, so that it is the same after every restart, and another one where a restored database gives a number
+    to another event."""
+    return f"evt_{hashlib.sha256(written).hexdigest()[:24]}"
+
+
+def _body(message_id: str, kind: str, at: str, more: Mapping[str, Any]) -> bytes:
+    head = {"specversion": "1.0", "id": message_id, "source": "/roadworthy", "type": kind, "time": at}
+    return json.dumps({**head, **more}, separators=(",", ":"), ensure_ascii=False, default=str).encode("utf-8")

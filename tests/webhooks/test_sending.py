@@ -1,0 +1,169 @@
+"""One attempt against real receivers, good and bad."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import threading
+import time
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from roadworthy.foundation.clock import SystemClock
+from roadworthy.webhooks.messages import Message
+from roadworthy.webhooks.sending import Attempt, Sender
+from roadworthy.webhooks.signing import make_secret
+from tests.redis_servers import certificate
+from tests.webhooks.receiver import Receiver
+
+LOOPBACK = [ip_network("127.0.0.0/8")]
+MESSAGE = Message("evt_1", "ping", None, b'{"type":"ping"}')
+SECRET = make_secret()
+
+
+def send(url: str, timeout_s: float = 15.0, networks: object = LOOPBACK) -> Attempt:
+    """One attempt."""
+    sender = Sender(networks, SystemClock(), timeout_s)  # type: ignore[arg-type]
+    return asyncio.run(sender.send(url, SECRET, MESSAGE))
+
+
+def test_a_message_arrives_whole_and_signed() -> None:
+    """As JSON, under the name that the URL gives, to the path that it gives."""
+    with Receiver() as receiver:
+        attempt = send(f"http://localhost:{receiver.port}/a?b=c")
+        assert (attempt.delivered, attempt.status, attempt.reason) == (True, 200, "")
+        (got,) = receiver.received
+        assert got.verified(SECRET) == {"type": "ping"}
+        assert (got.path, got.headers["host"]) == ("/a?b=c", f"localhost:{receiver.port}")
+        assert got.headers["content-type"] == "application/json"
+        assert got.headers["user-agent"].startswith("roadworthy/")
+
+
+def test_a_redirect_is_not_followed() -> None:
+    """It would lead a message, and a request from inside, to wherever a receiver likes."""
+    with Receiver() as other, Receiver(307) as receiver:
+        receiver.headers = {"Location": other.url}
+        attempt = send(receiver.url)
+        assert (attempt.delivered, attempt.status) == (False, 307)
+        assert "not followed" in attempt.reason
+        assert other.received == []
+
+
+def test_what_a_receiver_asks_to_wait_is_told() -> None:
+    """In seconds; a date, or what is neither, is not."""
+    for text, seconds in (("7", 7.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("9" * 30, None)):
+        with Receiver(503) as receiver:
+            receiver.headers = {"Retry-After": text}
+            assert send(receiver.url).retry_after_s == seconds
+
+
+def test_a_receiver_that_does_not_answer_is_left_after_the_timeout() -> None:
+    """The whole attempt is bounded, not only each wait in it."""
+    with Receiver() as receiver:
+        receiver.held.clear()
+        begun = time.monotonic()
+        attempt = send(receiver.url, timeout_s=0.3)
+        assert (attempt.status, attempt.reason) == (None, "no answer within 0.3 s")
+        assert time.monotonic() - begun < 5
+
+
+def test_an_answer_that_drips_is_left_after_the_timeout() -> None:
+    """A byte now and then resets no clock."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        over = threading.Event()
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while not over.wait(0.05):
+                    try:
+                        connection.sendall(b"H")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        attempt = send(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout_s=0.5)
+        over.set()
+        thread.join()
+    assert not attempt.delivered
+    assert attempt.took_ms < 5_000
+
+
+def test_an_endless_answer_is_not_read() -> None:
+    """The status is all that is asked; a body of a gigabyte costs nothing."""
+    with Receiver() as receiver:
+        receiver.headers = {"Content-Length": str(1 << 30)}
+        assert send(receiver.url, timeout_s=5).delivered
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000 + b"\r\n"])
+def test_what_is_no_answer_is_a_failure_with_a_reason(answer: bytes) -> None:
+    """A connection that is closed, something that is no HTTP, heads without end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def reply() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                try:
+                    connection.sendall(answer)
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        attempt = send(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        thread.join()
+    assert (attempt.status, attempt.delivered) == (None, False)
+    assert attempt.reason.startswith(("RemoteProtocolError", "ReadError"))
+
+
+def test_an_address_is_judged_at_each_attempt() -> None:
+    """A name that led elsewhere when the webhook was made: refused without a connection."""
+    with Receiver() as receiver:
+        attempt = send(receiver.url, networks=[])
+        assert "webhook-address-refused" in attempt.reason
+        assert receiver.received == []
+
+
+def test_nobody_there_is_a_failure_with_a_reason() -> None:
+    """The port is bound and refuses."""
+    with Receiver(down=True) as receiver:
+        assert send(receiver.url).reason.startswith("ConnectError")
+
+
+def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be told where to go, and could go where this may not."""
+    with Receiver() as proxy, Receiver() as receiver:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{proxy.port}")
+        assert send(receiver.url).delivered
+        assert (len(receiver.received), proxy.received) == (1, [])
+
+
+def test_a_certificate_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the address is called: one for the name passes, one for another name does not, nor one that nobody vouches for."""
+    if shutil.which("openssl") is None and not os.environ.get("CI"):
+        pytest.skip("needs openssl")
+    for host, trusted, reason in (
+        ("localhost", True, ""),
+        ("localhost", False, "CERT"),
+        ("other.example", True, "CERT"),
+    ):
+        folder = tmp_path / f"{host}-{trusted}"
+        folder.mkdir()
+        files = certificate(folder, host)
+        if trusted:
+            monkeypatch.setenv("SSL_CERT_FILE", files[0])
+        else:
+            monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        with Receiver(certificate=files) as receiver:
+            attempt = send(f"https://localhost:{receiver.port}/")
+            assert attempt.delivered == (not reason), attempt.reason
+            assert reason in attempt.reason
+            assert len(receiver.received) == attempt.delivered
