@@ -39,7 +39,8 @@ class Waiters:
                 if left <= 0 or stopping():
                     return False
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(event.wait(), min(left, _LOOK_AGAIN_S))
+                    async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
+                        await event.wait()
             finally:
                 with self._lock:
                     self._waiting = [pair for pair in self._waiting if pair[1] is not event]

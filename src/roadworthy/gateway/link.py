@@ -104,7 +104,8 @@ class AgentLink:
         if writer is not None:
             writer.close()
             with contextlib.suppress(OSError, TimeoutError):
-                await asyncio.wait_for(writer.wait_closed(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await writer.wait_closed()
 
     def _send(self, kind: int, payload: bytes | bytearray) -> None:
         writer = self._writer

@@ -275,7 +275,8 @@ async def _finish(agent: _Agent, tasks: list[asyncio.Task[None]]) -> None:
     await agent.sink.flush()
     if agent.control is not None and agent.shipping is not None:
         with contextlib.suppress(httpx.HTTPError, TimeoutError):
-            await asyncio.wait_for(agent.shipping.finish(agent.hub), LAST_ATTEMPT_S)
+            async with asyncio.timeout(LAST_ATTEMPT_S):
+                await agent.shipping.finish(agent.hub)
         await agent.control.close()
     agent.metrics.close()
 

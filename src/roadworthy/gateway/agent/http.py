@@ -24,9 +24,11 @@ async def serve_pages(listener: socket.socket, pages: dict[str, Page]) -> asynci
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _HEAD_TIMEOUT_S)
+            async with asyncio.timeout(_HEAD_TIMEOUT_S):
+                head = await reader.readuntil(b"\r\n\r\n")
             writer.write(_reply(head, pages))
-            await asyncio.wait_for(writer.drain(), _HEAD_TIMEOUT_S)
+            async with asyncio.timeout(_HEAD_TIMEOUT_S):
+                await writer.drain()
         writer.close()
 
     return await asyncio.start_server(answer, sock=listener, limit=_MAX_HEAD_BYTES)

@@ -138,7 +138,8 @@ class Hub:
                 for _, frame in sorted(owed.items(), reverse=True):  # what may not execute is known before what should
                     connection.writer.write(frame)
                 try:
-                    await asyncio.wait_for(connection.writer.drain(), SEND_TIMEOUT_S)
+                    async with asyncio.timeout(SEND_TIMEOUT_S):
+                        await connection.writer.drain()
                 except TimeoutError:
                     _log.error("a worker takes no snapshot; cut off")
                     connection.writer.transport.abort()

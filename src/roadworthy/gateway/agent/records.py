@@ -78,7 +78,8 @@ class RecordSink:
         while True:
             await self._some.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._full.wait(), ROTATE_AFTER_S)
+                async with asyncio.timeout(ROTATE_AFTER_S):
+                    await self._full.wait()
             await self.flush()
 
     async def flush(self) -> None:

@@ -180,7 +180,8 @@ class Runners:
         """Keep what is wanted running, and look after it, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._changed.wait()
             if self._found is None:  # not before it is known what runs: an order names everything
                 self._changed.clear()
                 continue

@@ -210,7 +210,8 @@ class Shipping:
     async def _send_frames(self, hub: Hub) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._kick.wait(), TELEMETRY_EVERY_S)
+                async with asyncio.timeout(TELEMETRY_EVERY_S):
+                    await self._kick.wait()
                 await asyncio.sleep(SETTLE_S)
             self._kick.clear()
             frame = self._make(hub)

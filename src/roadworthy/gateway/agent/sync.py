@@ -111,7 +111,8 @@ class Sync:
             missing = self._missing()
             with contextlib.suppress(TimeoutError):
                 tried = self._wanted is self.current
-                await asyncio.wait_for(self._changed.wait(), backoff.next() if missing and tried else None)
+                async with asyncio.timeout(backoff.next() if missing and tried else None):
+                    await self._changed.wait()
                 backoff.reset()
             self._changed.clear()
             before = self._missing()
