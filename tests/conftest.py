@@ -33,6 +33,7 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.records import unpack
 
+pytest_plugins = ["tests.control_plane"]
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 DEADLINE_S = 20.0
 

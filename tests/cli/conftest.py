@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
 from tests.control.fleet import Fleet, three_versions
+from tests.control_plane import ControlProcess
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -41,25 +41,10 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlProcess]:
-    """A control plane of the test's own."""
-    process = ControlProcess(tmp_path / "control")
-    yield process
-    process.kill()
-
-
-@pytest.fixture
-def admin(control: ControlProcess) -> Iterator[httpx.Client]:
-    """A client with the admin key."""
-    with control.client(control.admin_key) as client:
-        yield client
-
-
-@pytest.fixture
 def fleet(
     control: ControlProcess,
     admin: httpx.Client,
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
 ) -> Iterator[Fleet]:
     """Three versions are there and the first one serves."""
     with control.client(control.gateway_key) as link:

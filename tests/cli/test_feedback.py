@@ -17,33 +17,18 @@ from roadworthy.client import Client
 from roadworthy.client.feedback import items_of
 from roadworthy.foundation.errors import Forbidden, InvalidInput, NotFound
 from tests.cli.conftest import Run, read
-from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
 from tests.control.fleet import Fleet, three_versions
 from tests.control.test_feedback import AB, Served, current, roll_out
+from tests.control_plane import ControlProcess
 
 A, B, C = (f"{number:032x}" for number in range(3))
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlProcess]:
-    """A control plane of the test's own."""
-    process = ControlProcess(tmp_path / "control")
-    yield process
-    process.kill()
-
-
-@pytest.fixture
-def admin(control: ControlProcess) -> Iterator[httpx.Client]:
-    """A client with the admin key."""
-    with control.client(control.admin_key) as client:
-        yield client
 
 
 @pytest.fixture
 def served(
     control: ControlProcess,
     admin: httpx.Client,
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
 ) -> Iterator[Served]:
     """An A/B test is in progress."""
     with control.client(control.gateway_key) as link:

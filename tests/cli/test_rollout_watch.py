@@ -18,8 +18,8 @@ from roadworthy.cli.rollout_texts import details
 from tests.cli.conftest import COMMAND, read
 from tests.cli.terminal import Screen, Terminal
 from tests.conftest import eventually
-from tests.control.conftest import ControlProcess
 from tests.control.fleet import Fleet, current, follow_until, tell
+from tests.control_plane import ControlProcess
 
 PLAN = ("--steps", "5,100", "--hold", "10m", "--evidence", "10", "--guards", "errors")
 Rollout = Callable[..., Any]

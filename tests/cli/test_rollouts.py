@@ -16,8 +16,8 @@ from roadworthy.cli.rollout_texts import details, line
 from roadworthy.client import Client
 from roadworthy.foundation.errors import Conflict, InvalidRequest
 from tests.cli.conftest import read
-from tests.control.conftest import ControlProcess
 from tests.control.fleet import FAST, Fleet, follow_until
+from tests.control_plane import ControlProcess
 
 PLAN = """
 endpoint: line

@@ -12,7 +12,7 @@ import pytest
 from roadworthy.client import Client
 from roadworthy.foundation.errors import InvalidRequest, NotFound
 from tests.cli.conftest import Run, read
-from tests.control.conftest import ControlProcess
+from tests.control_plane import ControlProcess
 from tests.webhooks.receiver import Receiver
 
 Webhook = Callable[..., Any]

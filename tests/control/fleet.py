@@ -13,7 +13,7 @@ from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
 from roadworthy.contract.snapshot import FULL_SHARE, Snapshot, decode_snapshot
 from roadworthy.contract.telemetry import READY, RUN_TIME_BOUNDS_US, RunTimes, VersionState, WorkerReport
 from tests.conftest import eventually
-from tests.control.conftest import FakeGateway
+from tests.control_plane import FakeGateway
 
 LINE = "/api/v1/endpoints/line"
 ROLLOUTS = f"{LINE}/rollouts"

@@ -18,9 +18,9 @@ from roadworthy.rollout import feedback, machine, rollouts
 from roadworthy.rollout.feedback import Fact
 from roadworthy.rollout.reading import check_plan
 from roadworthy.rollout.rollouts import Rollout
-from tests.control.conftest import ControlProcess
 from tests.control.fleet import LINE, ROLLOUTS, Fleet, begin, current, follow_until, three_versions
 from tests.control.test_records import parquet, record
+from tests.control_plane import ControlProcess
 
 FEEDBACK = f"{LINE}/feedback"
 PLAN = {"strategy": "canary", "steps": [50, 100], "hold": 600, "guards": ["feedback", "custom.refund"]}

@@ -10,8 +10,8 @@ import pytest
 
 from roadworthy.contract.telemetry import FAILED, VersionState
 from tests.conftest import eventually
-from tests.control.conftest import ControlProcess
 from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, begin, current, follow_until, tell
+from tests.control_plane import ControlProcess
 
 Push = Callable[..., dict[str, Any]]
 Digests = tuple[str, str, str]

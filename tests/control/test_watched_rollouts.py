@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from roadworthy.contract.evidence import CANARY, OUTPUT_BINS, STABLE, BinCount, RolloutCounts
 from roadworthy.contract.telemetry import READY, VersionState
-from tests.control.conftest import ControlProcess
 from tests.control.fleet import FAST, ROLLOUTS, Fleet, begin, current, follow_until, three_versions
+from tests.control_plane import ControlProcess
 
 MIB = 1 << 20
 

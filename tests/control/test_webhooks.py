@@ -12,8 +12,8 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from tests.conftest import eventually
-from tests.control.conftest import ControlProcess
 from tests.control.fleet import LINE, Fleet, begin, follow_until, tell, three_versions
+from tests.control_plane import ControlProcess
 from tests.webhooks.receiver import Receiver
 
 HOOKS = "/api/v1/webhooks"

@@ -15,7 +15,7 @@ import pytest
 
 from roadworthy.contract.snapshot import decode_snapshot
 from tests.conftest import eventually
-from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
+from tests.control_plane import ControlProcess
 from tests.gateway.agent.conftest import RunningAgent
 
 WAIT_S = 0.3
@@ -78,7 +78,7 @@ def test_d12_changes_get_503_in_bounded_time_and_can_be_repeated(control: Impati
 
 def test_d12_the_data_plane_serves_from_what_it_has(
     control: Impatient,
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
     start_worker: Callable[..., Any],
     make_plan: Any,
     tmp_path: Path,

@@ -14,7 +14,7 @@ from roadworthy.contract.policy import Policy
 from roadworthy.foundation.clock import SystemClock
 from roadworthy.gateway.agent.packages import FORGET_AFTER_S, PackageStore
 from tests.conftest import PLANTED_WORKER, eventually
-from tests.control.conftest import ControlProcess, FakeGateway, make_package  # noqa: F401 - a fixture
+from tests.control_plane import ControlProcess, FakeGateway
 
 JUMPING = Path(__file__).with_name("jumping_clock.py")
 CALLS = 600
@@ -114,7 +114,7 @@ def test_d14_packages_are_forgotten_by_the_monotonic_clock(tmp_path: Path, monke
 
 
 def test_d14_a_deployment_goes_on_after_the_control_planes_clock_was_set_back(
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
     """By an hour while it waits for the gateway: what the gateway says afterwards still counts as later than the deployment."""

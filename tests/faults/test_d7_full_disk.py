@@ -20,7 +20,7 @@ from roadworthy.foundation.files import TEMPORARY_MARK, write_atomic
 from roadworthy.foundation.slab import SlotWriter, create_slab
 from roadworthy.package.archive import open_package
 from tests.conftest import eventually
-from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
+from tests.control_plane import ControlProcess
 from tests.gateway.agent.conftest import GATEWAY_KEY, RunningAgent, packed, stand_in  # noqa: F401 - fixtures
 from tests.gateway.agent.records import record
 
@@ -115,7 +115,7 @@ def test_d7_a_slab_is_whole_or_not_there(disk: Disk) -> None:
 
 def test_d7_control_actions_fail_cleanly_at_every_amount_of_room(
     disk: Disk,
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
 ) -> None:
     """Done, or refused with 503 "disk-full" and not done; the database stays whole, blobs are what their names say, and with room
     all of it works. Reading goes on meanwhile."""

@@ -15,7 +15,7 @@ import pytest
 
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from tests.conftest import eventually
-from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
+from tests.control_plane import ControlProcess
 from tests.gateway.agent.conftest import GATEWAY_KEY, RunningAgent, packed, stand_in  # noqa: F401 - fixtures
 from tests.gateway.agent.records import record
 
@@ -87,7 +87,7 @@ def test_d8_a_read_only_disk_under_a_worker(start_worker: Callable[..., Any], ma
 
 def test_d8_a_read_only_disk_under_the_control_plane(
     tmp_path: Path,
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
 ) -> None:
     """A push is refused with "disk-full", which says that it cannot be written to; afterwards it succeeds."""
     control = ControlProcess(tmp_path / "control")

@@ -13,7 +13,7 @@ import pytest
 
 import roadworthy as rw
 from tests.conftest import eventually
-from tests.walks.test_up import FREE_PORTS, Machine
+from tests.machine import Machine
 
 ROWS = np.arange(24.0).reshape(8, 3)
 CRASH = 1_013.0
@@ -41,15 +41,8 @@ def machine(tmp_path: Any) -> Iterator[Machine]:
     (tmp_path / "roadworthy.toml").write_text("[gateway]\ncrashes_to_quarantine = 100\n")
     for number, model in enumerate((steady, fragile), start=1):
         made.packages.append(rw.pack(model, name="sum", inputs=ROWS, out=tmp_path / f"dist{number}", compile=False))
-    started = made.run("up", "-d", *FREE_PORTS)
-    assert started.returncode == 0, started.stderr + made.log()
-    try:
-        for packed in made.packages:
-            made.tell("push", str(packed.path), "--allow-code", packed.digest)
-        made.tell("deploy", "sum:1", "--endpoint", "sum")
+    with made.serving("sum"):
         yield made
-    finally:
-        made.run("stop")
 
 
 def test_e7_only_crashes_since_the_rollout_began_count(machine: Machine) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
 from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, begin, current, follow_until, tell, three_versions
+from tests.control_plane import ControlProcess
 
 JUMPING = Path(__file__).with_name("jumping_clock.py")
 STANDING = ("id", "phase", "step", "share", "generation", "paused", "verdict", "attempts", "slow_ms")
@@ -31,7 +31,7 @@ def control(tmp_path: Path) -> Iterator[ControlProcess]:
 
 def test_e9_of_many_rollouts_at_once_one_begins(
     control: ControlProcess,
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
 ) -> None:
     """The others get 409 and are told who is at what step; of deployments that name a generation one wins."""
     with control.client(control.admin_key) as admin, control.client(control.gateway_key) as link:
@@ -106,7 +106,7 @@ class Life:
 
 def test_e14_a_controller_that_is_killed_resumes_with_the_same_step_and_the_same_evidence(
     control: ControlProcess,
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
 ) -> None:
     """Killed in every phase and step: what stands is as it was, and no step is done twice."""
     life = Life(control)
@@ -139,7 +139,7 @@ def test_e14_a_controller_that_is_killed_resumes_with_the_same_step_and_the_same
 
 def test_e14_killed_at_any_moment_of_a_look(
     control: ControlProcess,
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
 ) -> None:
     """Counts that were sent again count once, each step is entered once, and what is on its way back arrives."""
     life = Life(control)
@@ -173,7 +173,7 @@ def shares(admin: httpx.Client) -> list[float]:
 
 
 def test_d14_a_clock_that_jumps_moves_no_step(
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
     """An hour forwards and two backwards in the middle of a canary: neither its step nor its deadline is over."""

@@ -17,8 +17,8 @@ from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.contract.telemetry import READY, Telemetry, VersionState, WorkerReport, encode_telemetry
 from tests import postgresql
 from tests.conftest import eventually
-from tests.control.conftest import ControlProcess, make_package  # noqa: F401 - a fixture
 from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, begin, current, three_versions
+from tests.control_plane import ControlProcess
 from tests.webhooks.receiver import Receiver
 
 pytestmark = postgresql.needed
@@ -123,7 +123,7 @@ def admins(twins: tuple[Twin, Twin]) -> Iterator[tuple[httpx.Client, httpx.Clien
 def fleet(
     twins: tuple[Twin, Twin],
     admins: Any,
-    make_package: Callable[..., Path],  # noqa: F811 - the fixture
+    make_package: Callable[..., Path],
 ) -> Iterator[Alternating]:
     """Three versions are there and the first one serves."""
     with twins[0].client(twins[0].gateway_key) as one, twins[1].client(twins[1].gateway_key) as two:

@@ -10,7 +10,7 @@ import pytest
 
 import roadworthy as rw
 from tests.conftest import eventually
-from tests.walks.test_up import FREE_PORTS, Machine
+from tests.machine import Machine
 
 ROWS = np.arange(24.0).reshape(8, 3)
 USERS = 400
@@ -32,15 +32,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     made = Machine(tmp_path_factory.mktemp("machine"))
     for number, model in enumerate((first, second), start=1):
         made.packages.append(rw.pack(model, name="sum", inputs=ROWS, out=made.folder / f"dist{number}"))
-    started = made.run("up", "-d", *FREE_PORTS)
-    assert started.returncode == 0, started.stderr + made.log()
-    try:
-        for packed in made.packages:
-            made.tell("push", str(packed.path), "--allow-code", packed.digest)
-        made.tell("deploy", "sum:1", "--endpoint", "sum")
+    with made.serving("sum"):
         yield made
-    finally:
-        made.run("stop")
 
 
 @pytest.fixture

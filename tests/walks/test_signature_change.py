@@ -12,7 +12,7 @@ import pytest
 
 import roadworthy as rw
 from tests.conftest import eventually
-from tests.walks.test_up import FREE_PORTS, Machine
+from tests.machine import Machine
 
 WIDE, NARROW = [[1.0, 2.0, 3.0]], [[1.0, 2.0]]
 REASON = "callers were moved"
@@ -30,15 +30,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     for columns in (3, 2):
         rows = np.arange(8.0 * columns).reshape(8, columns)
         made.packages.append(rw.pack(total, name="sum", inputs=rows, out=tmp_path / f"dist{columns}", compile=False))
-    started = made.run("up", "-d", *FREE_PORTS)
-    assert started.returncode == 0, started.stderr + made.log()
-    try:
-        for packed in made.packages:
-            made.tell("push", str(packed.path), "--allow-code", packed.digest)
-        made.tell("deploy", "sum:1", "--endpoint", "sum")
+    with made.serving("sum"):
         yield made
-    finally:
-        made.run("stop")
 
 
 def test_e8_an_accepted_signature_goes_back_with_the_traffic(machine: Machine) -> None:

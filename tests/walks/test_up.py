@@ -6,14 +6,9 @@ The tests of this file are one journey, in order, on the same running planes.
 from __future__ import annotations
 
 import json
-import os
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,64 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import roadworthy as rw
-
-COMMAND = str(Path(sys.executable).with_name("roadworthy"))
-FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "1")
-
-
-@dataclass
-class Machine:
-    """A home folder and the commands that are run in it."""
-
-    folder: Path
-    packages: list[rw.Package] = field(default_factory=list)
-    models: list[Any] = field(default_factory=list)
-
-    @property
-    def home(self) -> Path:
-        return self.folder / "home"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
-        return {**clean, "ROADWORTHY_HOME": str(self.home)}
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """One command to its end, whatever that is."""
-        return subprocess.run(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=100,
-            check=False,
-        )
-
-    def tell(self, *arguments: str) -> Any:
-        """What a command that must succeed prints with --json."""
-        result = self.run(*arguments, "--json")
-        assert result.returncode == 0, result.stderr + self.log()
-        return json.loads(result.stdout)
-
-    def log(self) -> str:
-        """The detached processes' log."""
-        path = self.home / "logs" / "roadworthy.log"
-        return path.read_text() if path.exists() else ""
-
-    def context(self) -> dict[str, str]:
-        """What `up` left for the command line."""
-        document: dict[str, str] = json.loads((self.home / "context.json").read_text())
-        return document
-
-    def family(self) -> list[psutil.Process]:
-        """The supervisor and its children."""
-        text = (self.home / "supervisor.pid").read_text()
-        if not text:
-            return []
-        supervisor = psutil.Process(int(text))
-        return [supervisor, *supervisor.children(recursive=True)]
+from tests.machine import FREE_PORTS, Machine
 
 
 @pytest.fixture(scope="module")

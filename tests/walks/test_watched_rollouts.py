@@ -13,7 +13,7 @@ import pytest
 import roadworthy as rw
 from roadworthy.client.rollouts import Rollout
 from tests.conftest import eventually
-from tests.walks.test_up import FREE_PORTS, Machine
+from tests.machine import Machine
 
 ROWS = np.linspace(0.0, 100.0, 64).reshape(64, 1)
 PLAN = {
@@ -56,15 +56,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     made = Machine(tmp_path_factory.mktemp("machine"))
     for number, model in enumerate((stable, doubtful, equal), start=1):
         made.packages.append(rw.pack(model, name="delay", inputs=ROWS, out=made.folder / f"dist{number}"))
-    started = made.run("up", "-d", *FREE_PORTS)
-    assert started.returncode == 0, started.stderr + made.log()
-    try:
-        for packed in made.packages:
-            made.tell("push", str(packed.path), "--allow-code", packed.digest)
-        made.tell("deploy", "delay:1", "--endpoint", "delay")
+    with made.serving("delay"):
         yield made
-    finally:
-        made.run("stop")
 
 
 class Traffic:
