@@ -26,6 +26,7 @@ RECORDED_IN = {
     "package/pack.py": "when a package was packed",
     "monitoring/predictions.py": "shows when a prediction was asked",
     "control/times.py": "writes a recorded time as text",
+    "cli/rollout_watch.py": "stamps the lines that it prints",
 }
 """Where wall time may be read, and for what."""
 _WALL = {
