@@ -31,6 +31,7 @@ class Fleet:
         self.served: dict[str, dict[tuple[int, str], list[int]]] = {}
         self.crashes: Counter[str] = Counter()
         self.run_times: tuple[RunTimes, ...] = ()
+        self.memory_free_bytes: int | None = None
         self.frozen: Snapshot | None = None
 
     def snapshot(self) -> Snapshot:
@@ -53,7 +54,8 @@ class Fleet:
         """Its one worker, which has taken that snapshot, or the newest."""
         taken = snapshot or self.frozen or self.snapshot()
         states = [self.states.get(package.digest, VersionState(package.digest, READY)) for package in taken.packages]
-        return (WorkerReport(0, 1, "w", taken.epoch, taken.revision, taken.revision, tuple(states)),)
+        at = (taken.epoch, taken.revision, taken.revision)
+        return (WorkerReport(0, 1, "w", *at, tuple(states), memory_free_bytes=self.memory_free_bytes),)
 
     def counts(self) -> tuple[RolloutCounts, ...]:
         """Of every rollout that it served, or whose version crashed."""

@@ -149,6 +149,23 @@ def test_e8_another_signature_needs_somebody_who_answers_for_it(
     assert (entry["actor"], entry["detail"]["signature_accepted"]) == (control.admin_id, "callers were moved")
 
 
+def test_a_version_without_room_is_refused_before_anything_moves(
+    admin: httpx.Client, fleet: Fleet, digests: Digests
+) -> None:
+    """With the machine, what it has and what is needed; once there is room the same rollout begins."""
+    fleet.memory_free_bytes = 1_000
+    fleet.follow()
+    refused = admin.post(ROLLOUTS, json={"version": "line:2", "plan": FAST})
+    assert (refused.status_code, refused.json()["code"]) == (409, "rollout-refused")
+    (problem,) = refused.json()["problems"]
+    assert problem["code"] == "no-room"
+    assert "gw-1 has 0 MiB of memory left, and line:2 needs" in problem["text"]
+    assert {package.digest for package in fleet.snapshot().packages} == {digests[0]}
+    fleet.memory_free_bytes = 1 << 30
+    fleet.follow()
+    assert begin(admin)["phase"] == "preparing"
+
+
 def test_e10_a_third_version_waits_until_the_second_ones_traffic_is_moved(
     admin: httpx.Client, fleet: Fleet, digests: Digests, control: ControlProcess
 ) -> None:

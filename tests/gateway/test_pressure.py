@@ -57,6 +57,14 @@ def test_memory_share(tmp_path: Path, files: dict[str, object], share: float | N
     assert memory_share(write(tmp_path, files)) == share
 
 
+def test_what_is_left_is_that_of_the_tightest_bound(tmp_path: Path) -> None:
+    """A group with less left counts before the machine; nothing readable is None."""
+    machine, group = write(tmp_path / "m", MACHINE), {**V2, **v2(GROUP2 + "/b", GB, GB // 2, GB // 4)}
+    assert measure(tmp_path, machine).memory_free_bytes == 6 * GB
+    assert measure(tmp_path, write(tmp_path / "g", group)).memory_free_bytes == GB - GB // 4
+    assert measure(tmp_path, tmp_path / "none").memory_free_bytes is None
+
+
 def test_this_machine_can_be_measured(tmp_path: Path) -> None:
     """Both numbers are there, also for a folder that is not."""
     reading = measure(tmp_path / "not" / "there")

@@ -53,7 +53,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """One live worker: its slot, process, which snapshot revision its answers follow (epoch None before the first), versions.
 
     `revision` is the revision whose splits it serves; `offered` the newest it was given. They differ while it loads.
-    `shared_cache` is CONNECTED or UNREACHABLE, and None where none is configured.
+    `shared_cache` is CONNECTED or UNREACHABLE, and None where none is configured. `memory_free_bytes` and `disk_free_bytes` are
+    what its machine has left, None where that cannot be read; the agent adds them.
     """
 
     slot: int
@@ -64,6 +65,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
     offered: int
     versions: tuple[VersionState, ...] = ()
     shared_cache: str | None = None
+    memory_free_bytes: int | None = None
+    disk_free_bytes: int | None = None
 
 
 class RequestCount(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +47,12 @@ class Reading:
     Attributes:
         memory: share in use, 0 to 1.
         disk_free_bytes: what an unprivileged process can still write where records are kept.
+        memory_free_bytes: what is left of the tightest bound.
     """
 
     memory: float | None
     disk_free_bytes: int | None = None
+    memory_free_bytes: int | None = None
 
 
 class Pressure:
@@ -109,7 +111,8 @@ def measure(records: Path, root: Path = _ROOT) -> Reading:
         records: a folder on the disk that is looked at; it need not exist yet.
         root: where proc and sys are.
     """
-    return Reading(memory_share(root), free_bytes(records))
+    pools = tuple(_pools(root))
+    return Reading(_share(pools), free_bytes(records), min((limit - used for used, limit in pools), default=None))
 
 
 def free_bytes(folder: Path) -> int | None:
@@ -123,7 +126,11 @@ def free_bytes(folder: Path) -> int | None:
 
 def memory_share(root: Path = _ROOT) -> float | None:
     """The share of memory in use, 0 to 1: the tightest of machine and cgroups. None when nothing can be read."""
-    return max((used / limit for used, limit in _pools(root) if limit > 0), default=None)
+    return _share(_pools(root))
+
+
+def _share(pools: Iterable[tuple[int, int]]) -> float | None:
+    return max((used / limit for used, limit in pools if limit > 0), default=None)
 
 
 def _pools(root: Path) -> Iterator[tuple[int, int]]:

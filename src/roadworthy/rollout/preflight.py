@@ -25,6 +25,7 @@ class Facts:
         fields: the names of the endpoint's input fields.
         slow_ms: the stable's 95th percentile that "slow" would be measured by; None while it is not known.
         outputs, probabilities: what gateways are to count of answers; see `RolloutEntry`.
+        short: machines without room for the canary, a sentence each.
         unmeasurable: why a signal cannot be measured on this endpoint, by signal; those that can be are missing.
     """
 
@@ -39,6 +40,7 @@ class Facts:
     slow_ms: float | None = None
     outputs: tuple[WatchedOutput, ...] = ()
     probabilities: str | None = None
+    short: tuple[str, ...] = ()
     unmeasurable: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -75,6 +77,8 @@ def _obstacles(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
         yield Obstacle("signature-incompatible", f"it does not fit the endpoint's signature: {facts.difference}")
     if facts.kept_out is not None:
         yield Obstacle("kept-out", f"{facts.canary} is kept out of service: {facts.kept_out}")
+    for text in facts.short:
+        yield Obstacle("no-room", text)
     if plan.sticky is not None and plan.sticky.field is not None and plan.sticky.field not in facts.fields:
         yield Obstacle("no-such-field", f"the endpoint has no input {plan.sticky.field} to keep users apart by")
     if facts.slow_ms is None and any(guard.signal == "slow" for guard in plan.guards):

@@ -140,6 +140,8 @@ def test_a_change_of_state_is_told_at_once(stand_in: Any, start_agent: Any) -> N
         eventually(lambda n=revision: stand_in.frames[-1].workers[0].revision == n, "the report arrives")
         delays.append(stand_in.arrivals[-1] - sent)
     assert sorted(delays)[2] < 0.25, delays
+    report = stand_in.frames[-1].workers[0]
+    assert min(report.memory_free_bytes, report.disk_free_bytes) > 0, "what the machine has left"
 
 
 def test_a_worker_that_died_is_in_no_report(stand_in: Any, start_agent: Any) -> None:

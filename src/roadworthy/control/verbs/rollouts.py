@@ -32,6 +32,7 @@ from roadworthy.rollout.plan import Plan
 from roadworthy.rollout.preflight import Facts, Obstacle, obstacles
 from roadworthy.rollout.reading import check_plan
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.room import Machine, Sized, shortages
 from roadworthy.rollout.signals import CUSTOM
 from roadworthy.rollout.switch import Switch, decide, kept_out
 from roadworthy.schema.signature import Signature
@@ -131,11 +132,12 @@ def _facts(
     live = gateways.live(gateways.list_all(connection), plane.clock.now_us())
     workers = [worker for gateway in live for worker in gateway.workers]
     promised = Signature.from_document(endpoint.signature)
-    ready, slow, by = False, None, Measures((), None, {})
+    ready, slow, by, short = False, None, Measures((), None, {}), tuple[str, ...]()
     if endpoint.current is not None:
         stable = versions.get(connection, VersionReference.parse(endpoint.current))
         ready, slow = isinstance(decide(stable.digest, workers), Switch), slow_ms(stable.digest, live)
         by = measures(plan, stable, plane.blobs, workers)
+        short = shortages(_sized(found), _sized(stable), [Machine(gateway.id, gateway.workers) for gateway in live])
     return Facts(
         stable=endpoint.current,
         canary=str(found.reference),
@@ -147,8 +149,13 @@ def _facts(
         slow_ms=slow,
         outputs=by.outputs,
         probabilities=by.probabilities,
+        short=short,
         unmeasurable=by.missing,
     )
+
+
+def _sized(version: Version) -> Sized:
+    return Sized(str(version.reference), version.digest, version.size_bytes)
 
 
 def _further(plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:

@@ -168,16 +168,14 @@ def _wire(document: StartDocument) -> _Agent:
     def facts() -> AgentFacts:
         connected = None if control is None else sync.connected
         keeping = Keeping() if runners is None else runners.facts()
-        return AgentFacts(
-            sync.current, tuple(hub.reports()), connected, len(sink.folder.names()), keeping, *resources()
-        )
+        reading = measure(sink.folder.folder)
+        resources = (reading.disk_free_bytes, reading.memory)
+        return AgentFacts(sync.current, tuple(hub.reports()), connected, len(sink.folder.names()), keeping, *resources)
 
     def known() -> Known:
-        return Known(sync.current, {} if runners is None else runners.processes())
-
-    def resources() -> tuple[int | None, float | None]:
         reading = measure(sink.folder.folder)
-        return reading.disk_free_bytes, reading.memory
+        processes = {} if runners is None else runners.processes()
+        return Known(sync.current, processes, reading.memory_free_bytes, reading.disk_free_bytes)
 
     hub = Hub(sink.offer, changed)
     orders, runners = _wire_runners(document, hub, reader, metrics)

@@ -71,11 +71,13 @@ def count_requests(totals: Totals) -> tuple[RequestCount, ...]:
 
 
 class Known(NamedTuple):
-    """What frames need beside the slab: the snapshot in force, and of each digest how many runner processes are READY with the
-    bytes that the largest holds."""
+    """What frames need beside the slab: the snapshot in force, of each digest how many runner processes are READY with the bytes
+    that the largest holds, and what the machine has left."""
 
     snapshot: Snapshot | None = None
     processes: Mapping[str, tuple[int, int]] = {}
+    memory_free_bytes: int | None = None
+    disk_free_bytes: int | None = None
 
 
 class Frames:
@@ -154,7 +156,8 @@ class Frames:
 
 
 def with_known(reports: Iterable[WorkerReport], totals: Totals, known: Known) -> tuple[WorkerReport, ...]:
-    """The reports with what only the agent knows of their versions: breakers that are open, and memory of runner processes."""
+    """The reports with what only the agent knows: of their versions breakers that are open and memory of runner processes, and
+    what the machine has left."""
     refused = set() if known.snapshot is None else not_closed(totals, known.snapshot)
 
     def told(state: VersionState) -> VersionState:
@@ -166,7 +169,13 @@ def with_known(reports: Iterable[WorkerReport], totals: Totals, known: Known) ->
         )
 
     return tuple(
-        msgspec.structs.replace(report, versions=tuple(told(state) for state in report.versions)) for report in reports
+        msgspec.structs.replace(
+            report,
+            versions=tuple(told(state) for state in report.versions),
+            memory_free_bytes=known.memory_free_bytes,
+            disk_free_bytes=known.disk_free_bytes,
+        )
+        for report in reports
     )
 
 

@@ -1,0 +1,76 @@
+"""Whether a version is likely to find room on every machine, told before it is sent there. Pure.
+
+An estimate, made of what the stable holds and of the packages' sizes; that it loads is the proof. It is low rather than high:
+what it refuses would hardly have fitted, and what it lets pass may still turn out too large and then FAILED without any traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from roadworthy.contract.telemetry import READY, WorkerReport
+
+INLINE_FACTOR = 3
+"""Bytes of memory that a version takes in each worker, for each byte of its package: what small graphs were measured to take."""
+DISK_FACTOR = 2
+"""The packed file and what is unpacked from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A version such as "flights:2": its package's digest, and the size of the packed file."""
+
+    name: str
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A gateway and its live workers."""
+
+    name: str
+    workers: tuple[WorkerReport, ...]
+
+
+def shortages(canary: Sized, stable: Sized, machines: Sequence[Machine]) -> tuple[str, ...]:
+    """A sentence for each machine that has less left than the version is likely to take. Machines that hold it already need
+    nothing, and those that do not tell what they have left are not judged."""
+    return tuple(text for machine in machines for text in _shortages(canary, stable, machine))
+
+
+def _shortages(canary: Sized, stable: Sized, machine: Machine) -> Iterator[str]:
+    workers = machine.workers
+    if not workers or all(_holds(worker, canary.digest) for worker in workers):
+        return
+    memory, why = _memory(canary, stable, workers)
+    left = min((each.memory_free_bytes for each in workers if each.memory_free_bytes is not None), default=None)
+    if left is not None and memory > left:
+        yield f"{machine.name} has {_told(left)} of memory left, and {canary.name} needs about {_told(memory)}, {why}"
+    disk = DISK_FACTOR * canary.size_bytes
+    left = min((each.disk_free_bytes for each in workers if each.disk_free_bytes is not None), default=None)
+    if left is not None and disk > left:
+        yield f"{machine.name} has {_told(left)} of disk left, and {canary.name} needs about {_told(disk)}"
+
+
+def _holds(worker: WorkerReport, digest: str) -> bool:
+    return any(each.digest == digest and each.state == READY for each in worker.versions)
+
+
+def _memory(canary: Sized, stable: Sized, workers: Sequence[WorkerReport]) -> tuple[int, str]:
+    """Bytes on one machine, and how that is known."""
+    apart = [
+        each.processes * each.memory_bytes
+        for worker in workers
+        for each in worker.versions
+        if each.digest == stable.digest and each.memory_bytes is not None
+    ]
+    if apart:  # each worker tells the same of the machine
+        larger = max(1.0, canary.size_bytes / max(1, stable.size_bytes))
+        return int(max(apart) * larger), f"judged by {stable.name}, which holds {_told(max(apart))}"
+    return INLINE_FACTOR * canary.size_bytes * len(workers), f"in {len(workers)} workers"
+
+
+def _told(number: int) -> str:
+    return f"{max(0, number) / (1 << 20):,.0f} MiB"
