@@ -51,7 +51,7 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except (DBAPIError, PoolTimeout) as error:
+        except (DBAPIError, PoolTimeout, ConnectionError) as error:
             if _is_full(error):
                 raise disk_full() from error
             if not _may_pass(error):
@@ -70,7 +70,7 @@ class Database:
 
 
 def _may_pass(error: Exception) -> bool:
-    if isinstance(error, (OperationalError, PoolTimeout)):
+    if isinstance(error, (OperationalError, PoolTimeout, ConnectionError)):
         return True
     return isinstance(error, DBAPIError) and postgresql.may_pass(error)
 
@@ -102,8 +102,6 @@ def open_database(url: str, wait_s: float = WAIT_S) -> Database:
         StoreError: "database-damaged", "database-newer".
     """
     pooled: dict[str, Any] = {} if url in ("sqlite://", "sqlite:///:memory:") else {"pool_timeout": wait_s}
-    if url.startswith("postgresql"):
-        pooled["pool_pre_ping"] = True  # a server that was started again is found so, not by a failing verb
     engine = create_engine(url, **pooled)
     if engine.dialect.name == "postgresql":
         postgresql.prepare(engine, wait_s)

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 
 _WRITERS, _LEADER = 0x726F_6164_0001, 0x726F_6164_0002
 """Keys of advisory locks; PostgreSQL keeps them apart by database."""
@@ -34,6 +34,18 @@ def prepare(engine: Engine, wait_s: float) -> None:
         cursor.execute(f"SET idle_in_transaction_session_timeout = {_ABANDONED_MS}")
         cursor.close()
         connection.commit()
+
+    @event.listens_for(engine, "checkout")
+    def checkout(connection: Any, _record: Any, _pooled: Any) -> None:
+        # A server that was started again is found so, not by a failing verb. As pool_pre_ping does it, but for the plain OSError
+        # that this driver raises when it reads from a connection that was reset.
+        try:
+            cursor = connection.cursor()
+            cursor.execute("SELECT 1")
+            cursor.close()
+            connection.rollback()
+        except (engine.dialect.loaded_dbapi.Error, OSError) as error:
+            raise DisconnectionError("the server has ended the connection") from error
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
