@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def said(
     *counts: BinCount | MetricCount,
     machines: Sequence[Machine] = (),
     metrics: Sequence[Metric] = (),
-    **state: object,
+    **state: Any,
 ) -> Alarm:
     """What one signal says of these counts; the step at 25 % runs."""
     sticky = state.pop("sticky", None)
@@ -56,8 +57,8 @@ def said(
         bins=tuple(each for each in counts if isinstance(each, BinCount)),
         metrics=tuple(each for each in counts if isinstance(each, MetricCount)),
     )
-    plan = Plan("canary", STEPS, watches=(watch,), metrics=tuple(metrics), sticky=sticky)  # type: ignore[arg-type]
-    (alarm,) = alarms(Look(plan, State("r", **given), Evidence().merged("g/1", reported), machines))  # type: ignore[arg-type]
+    plan = Plan("canary", STEPS, watches=(watch,), metrics=tuple(metrics), sticky=sticky)
+    (alarm,) = alarms(Look(plan, State("r", **given), Evidence().merged("g/1", reported), machines))
     assert alarm.signal == watch.signal
     return alarm
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,11 @@ def answers(pairs: list[tuple[int, int]], share: float) -> Answers:
     return Answers(tuple(one for one, _ in pairs), tuple(other for _, other in pairs), share)
 
 
+def likelihood(q: float, prior: Any, canary: int, stable: int) -> float:
+    """Of one class's answers, if each is the canary's with probability q, weighted by q's prior density."""
+    return float(prior.pdf(q) * q**canary * (1 - q) ** stable)
+
+
 @pytest.mark.parametrize(
     ("pairs", "share"), [([(3, 4), (9, 0)], 0.5), ([(20, 1), (5, 3), (0, 0)], 0.1), ([(7, 2)], 0.25)]
 )
@@ -36,7 +42,7 @@ def test_it_is_the_ratio_of_its_definition(pairs: list[tuple[int, int]], share: 
         mixture = 1.0
         for stable, canary in pairs:
             middle = prior.mean()
-            mixture *= quad(lambda q: prior.pdf(q) * q**canary * (1 - q) ** stable, 0, 1, points=[middle])[0]  # noqa: B023
+            mixture *= quad(likelihood, 0, 1, args=(prior, canary, stable), points=[middle])[0]
         ratios.append(mixture / best)
     assert log_e_different([answers(pairs, share)]) == pytest.approx(math.log(sum(ratios) / len(ratios)), abs=1e-6)
 
