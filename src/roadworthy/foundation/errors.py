@@ -14,6 +14,7 @@ RoadworthyError
 ├── Unavailable                    try again: not loaded, overloaded, stopping (retry_after_s)
 │   └── DeadlineExceeded           the caller's time was up before there was an answer
 ├── ModelFault                     the model itself failed; never the caller's doing
+│   └── InputRefused               a value that fits the signature and that the model refuses, as the original does
 ├── PackageError                   a package that must not be used
 │   ├── PackageInvalid             the file or its manifest is damaged or not a package
 │   ├── PackageRefused             whole, but not trusted or not runnable here
@@ -140,6 +141,20 @@ class ModelFault(RoadworthyError):
     """The model failed: an exception, a wrong shape or an unusable value. Counted against the version, never the caller."""
 
     code = "model-fault"
+
+
+class InputRefused(ModelFault):
+    """A value fits the signature, and the model refuses it as the original does. It says nothing about the version's health."""
+
+    code = "input-refused"
+
+
+def model_fault(
+    message: str, code: str, hint: str | None = None, facts: Mapping[str, object] | None = None
+) -> ModelFault:
+    """A ModelFault that another process described, of the class that `code` belongs to."""
+    kind = InputRefused if code == InputRefused.code else ModelFault
+    return kind(message, code=code, hint=hint, facts=facts)
 
 
 class PackageError(RoadworthyError):

@@ -7,6 +7,7 @@ Options that `load` understands besides "file":
     fetches  [{"output": graph output, "field": name}]. Without fetches, outputs are matched by name.
     derive   [{"field": name, "argmax": name}]: the label of the largest probability, the first one of equals, out of the field's
              categories, or out of "classes" when they are given here.
+    guards, refusal  which values the original takes (`guards.py`); the graph is not asked about others.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from roadworthy.foundation.errors import PackageRefused, PackError
+from roadworthy.foundation.errors import InputRefused, PackageRefused, PackError
 from roadworthy.frameworks.answers import as_array
 from roadworthy.frameworks.framework import Loaded, Preprocess, Saved
+from roadworthy.frameworks.guards import Guard
 from roadworthy.schema.batch import Array, Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Scalar, Signature
@@ -90,7 +92,7 @@ class Onnx:
             if preprocess is not None:
                 return _Preprocessed(session, signature, preprocess)
             return _Session(session, options, signature)
-        except (KeyError, ValueError, TypeError, OSError) as error:
+        except (KeyError, IndexError, ValueError, TypeError, OSError) as error:
             raise _refused() from error
 
 
@@ -178,9 +180,16 @@ class _Session:
         self._makers = [_maker(field, places, derived.get(field.name)) for field in signature.outputs]
         self._forms = [(form.tensor, form.fields) for form in self._outputs.blocks]
         self._gaps = any(field.nullable for field in signature.outputs)
+        self._guard = Guard(options, inputs) if options.get("guards") else None
 
     def run(self, batch: Batch) -> Batch:
-        """Answer all rows, in order."""
+        """Answer all rows, in order.
+
+        Raises:
+            InputRefused: the original takes no such value.
+        """
+        if self._guard is not None:
+            self._guard.check(batch)
         results = self._run(self._fetched, {name: feed(batch) for name, feed in self._feeds})
         rows = batch.rows
         columns = [make(results) for make in self._makers]
@@ -263,7 +272,7 @@ def _stacking(positions: Sequence[int], wanted: np.dtype[Any]) -> Feed:
             matrix[:, place] = values
             if mask is not None:
                 matrix[mask, place] = np.nan
-        return matrix.astype(wanted, copy=False)
+        return _cast(matrix, wanted)
 
     return feed
 
@@ -271,13 +280,34 @@ def _stacking(positions: Sequence[int], wanted: np.dtype[Any]) -> Feed:
 def _casting(take: Callable[[Batch], tuple[Array, Array | None]], wanted: np.dtype[Any]) -> Feed:
     def feed(batch: Batch) -> Array:
         values, mask = take(batch)
-        if mask is None:
-            return values.astype(wanted, copy=False)
-        cast = values.astype(wanted, copy=True)
-        cast[mask] = np.nan
+        cast = _cast(values, wanted)
+        if mask is not None:
+            cast = cast.copy() if cast is values else cast
+            cast[mask] = np.nan
         return cast
 
     return feed
+
+
+def _cast(values: Array, wanted: np.dtype[Any]) -> Array:
+    """`values` in another width of float.
+
+    Raises:
+        InputRefused: a value is too large for it. The graph would be asked about an infinity instead.
+    """
+    if values.dtype == wanted:
+        return values
+    with np.errstate(over="ignore"):
+        cast: Array = values.astype(wanted)
+    if values.dtype == np.float64 and (infinite := np.isinf(cast) & np.isfinite(values)).any():
+        row, *_ = np.argwhere(infinite)[0].tolist()
+        value = values[infinite].flat[0].item()
+        raise InputRefused(
+            f"the model takes {wanted.name}, which cannot hold {value!r} (row {row})",
+            hint=f"send values up to {np.finfo(np.float32).max:g}",
+            facts={"fields": [{"row": row, "code": InputRefused.code}]},
+        )
+    return cast
 
 
 def _maker(field: Field, places: Mapping[str, int], derive: Mapping[str, Any] | None) -> Callable[[list[Any]], Array]:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from roadworthy.contract.record import RecordKind
-from roadworthy.foundation.errors import InvalidRequest, ModelFault, RoadworthyError, Unavailable
+from roadworthy.foundation.errors import InputRefused, InvalidRequest, ModelFault, RoadworthyError, Unavailable
 from roadworthy.gateway.encodings import INLINE_BYTES, LEAST_ANSWER_BYTES, compress, decompress, is_compressed
 from roadworthy.gateway.endpoints import Arm, Endpoint
 from roadworthy.gateway.http import Reply, check_body
@@ -316,6 +316,8 @@ class Predict:
 
     def _seen(self, call: Call, error: Exception) -> Exception:
         """Write down what is not the caller's doing."""
+        if isinstance(error, InputRefused):
+            return error
         if isinstance(error, ModelFault) or not isinstance(error, RoadworthyError):
             self._log_fault(self._endpoint.entry.name, call, error)
         return error

@@ -11,6 +11,7 @@ from roadworthy.foundation.errors import (
     Conflict,
     DeadlineExceeded,
     Forbidden,
+    InputRefused,
     InvalidInput,
     InvalidRequest,
     ModelFault,
@@ -35,6 +36,7 @@ _STATUS: dict[type[RoadworthyError], int] = {
     Conflict: 409,
     DeadlineExceeded: 504,
     Unavailable: 503,
+    InputRefused: 422,
     ModelFault: 500,
 }
 _encode = msgspec.json.Encoder().encode

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Protocol
 
 from roadworthy.contract.policy import BreakerPolicy
-from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, Unavailable
+from roadworthy.foundation.errors import DeadlineExceeded, InputRefused, ModelFault, Unavailable
 from roadworthy.runtime.ticket import Answer, Certain, OnBehalf, Outcome, Submitter, Ticket
 from roadworthy.schema.batch import Batch
 
@@ -276,6 +276,8 @@ class Breaker:
             # A caller who gives less time than answers take says nothing about the version: nobody may open it that way.
             given_s = ticket.deadline - ticket.began_ns / _NS
             return (True if given_s >= 2 * self._usual_s or slow else None), slow
+        if isinstance(outcome, InputRefused):
+            return None, slow  # a caller's value; sent often enough, it would close the endpoint to everyone
         if isinstance(outcome, ModelFault) or (isinstance(outcome, Unavailable) and outcome.code in _DIED):
             return True, slow
         return None, slow

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from roadworthy.foundation.errors import ModelFault
+from roadworthy.foundation.errors import ModelFault, model_fault
 from roadworthy.runtime.apart.memory import SHARE_FROM_BYTES, Ring
 from roadworthy.schema.batch import Array, Batch, Block, BlockForm, Layout
 from roadworthy.schema.dtypes import DType
@@ -235,7 +235,7 @@ def decode_answer(payload: memoryview, layout: Layout, ring: Ring | None) -> Out
         faults: Sequence[ModelFault] = ()
         if length:
             notes = _notes.decode(payload[at : at + length])
-            faults = [ModelFault(note.message, code=note.code, hint=note.hint, facts=note.facts) for note in notes]
+            faults = [model_fault(note.message, note.code, note.hint, note.facts) for note in notes]
             statuses = struct.unpack_from(f"<{n}H", payload, at + length)
             at += length + 2 * n
         batch = None if rows == _NO_BATCH else _take_batch(payload, at, layout, (rows, ring))[0]

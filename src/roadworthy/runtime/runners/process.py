@@ -16,7 +16,7 @@ from typing import cast
 import msgspec
 
 from roadworthy.contract.policy import Batching
-from roadworthy.foundation.errors import ModelFault, PackageInvalid, RoadworthyError, Unavailable
+from roadworthy.foundation.errors import PackageInvalid, RoadworthyError, Unavailable, model_fault
 from roadworthy.runtime.apart import frames
 from roadworthy.runtime.apart.connect import connect, open_with_memory
 from roadworthy.runtime.apart.memory import SharedMemory
@@ -480,7 +480,7 @@ def _settle(members: list[Member], outcomes: frames.Outcomes) -> None:
             ticket.settle(too_late())
         else:
             fault = outcomes.faults[status - 1]
-            ticket.settle(ModelFault(fault.message, code=fault.code, hint=fault.hint, facts=fault.facts))
+            ticket.settle(model_fault(fault.message, fault.code, fault.hint, fault.facts))
 
 
 def _died() -> RoadworthyError:
