@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("sklearn", "scipy", "pandas", "polars", "onnx", "onnxruntime", "skl2onnx", "treelite", "torch", "joblib")
+HEAVY = ("sklearn", "scipy", "pandas", "polars", "onnx", "onnxruntime", "skl2onnx", "torch", "joblib")
 SERVERS = ("fastapi", "starlette", "sqlalchemy", "alembic", "uvicorn")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.exact import LINEAR, TREES, examine
-from roadworthy.optimize.candidates.skl2onnx import Skl2Onnx
+from tests.foreign import Foreign
 
 ROWS = 20_000
 
@@ -22,6 +22,6 @@ def test_no_row_of_twenty_thousand_takes_another_branch(name: str) -> None:
 
 def test_a_conversion_that_moves_rows_over_thresholds_is_seen() -> None:
     """The negative control: what skl2onnx makes in float32 answers many of these rows wrongly."""
-    verdict = examine("HistGradientBoostingClassifier", ROWS, Skl2Onnx("float32"))
+    verdict = examine("HistGradientBoostingClassifier", ROWS, Foreign())
     assert verdict.different > 1_000
     assert verdict.largest > 0.01

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from roadworthy.frameworks.discovery import frameworks
-from roadworthy.frameworks.framework import Saved
 from roadworthy.testing.frameworks import CHECKS, Check, FrameworkCase, case_of, check_loads_elsewhere, check_name
 
 RNG = np.random.default_rng(7)
@@ -88,29 +87,11 @@ def onnx() -> Iterator[FrameworkCase]:
     yield case_of(this, model, MATRIX, preprocess=lambda rows: rows + 1.0)
 
 
-def treelite() -> Iterator[FrameworkCase]:
-    """A forest of one regression tree, compiled."""
-    import treelite as library
-    from sklearn.ensemble import RandomForestRegressor
-
-    forest = RandomForestRegressor(1, max_depth=3, random_state=0).fit(MATRIX, MATRIX[:, 2])
-    compiled = library.sklearn.import_model(forest)
-    known = case_of(frameworks()["scikit-learn"], forest, MATRIX)
-    columns = pd.DataFrame(MATRIX, columns=["a", "b", "c"])
-    flat = case_of(frameworks()["python"], lambda frame: forest.predict(frame.to_numpy()), columns)
-
-    def save(folder: Path) -> Saved:
-        compiled.serialize(folder / "trees.treelite")
-        options = {"file": "trees.treelite", "columns": [[0, n] for n in range(3)], "head": "identity", "divisor": 1}
-        return Saved(options, ("treelite",))
-
-    assert known.expected.rows == flat.expected.rows
-    yield FrameworkCase(frameworks()["treelite"], flat.signature, flat.rows, flat.expected, save)
-
-
 PROVIDERS: dict[str, Callable[[], Iterator[FrameworkCase]]] = {
-    "scikit-learn": scikit_learn, "python": python, "onnx": onnx, "treelite": treelite
-}  # fmt: skip
+    "scikit-learn": scikit_learn,
+    "python": python,
+    "onnx": onnx,
+}
 
 
 @pytest.fixture(scope="module")

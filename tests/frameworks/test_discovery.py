@@ -14,7 +14,7 @@ from roadworthy.frameworks.discovery import framework_for, framework_named, fram
 def test_the_files_of_the_folder_are_the_frameworks() -> None:
     """Callables come last, since other models may be callable too."""
     assert list(frameworks())[-1] == "python"
-    assert {"onnx", "scikit-learn", "treelite"} <= set(frameworks())
+    assert {"onnx", "scikit-learn"} <= set(frameworks())
 
 
 def test_an_unknown_model_lists_what_is_known() -> None:
@@ -43,6 +43,6 @@ def test_looking_imports_no_framework_library() -> None:
     """Describing a package stays light."""
     source = (
         "import sys; from roadworthy.frameworks.discovery import frameworks; frameworks(); "
-        "print(sorted({'sklearn', 'onnx', 'onnxruntime', 'treelite', 'pandas', 'cloudpickle'} & set(sys.modules)))"
+        "print(sorted({'sklearn', 'onnx', 'onnxruntime', 'pandas', 'cloudpickle'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", source], check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from roadworthy.frameworks.discovery import framework_named
-from roadworthy.optimize.candidates.candidate import Source
-from roadworthy.optimize.candidates.skl2onnx import Skl2Onnx
-from roadworthy.optimize.compile import Outcome, compile_runtimes
+from roadworthy.frameworks.framework import Saved
+from roadworthy.optimize.candidates.candidate import CONSTRUCTION, Source
+from roadworthy.optimize.compile import Outcome, compile_runtimes, judge
 from roadworthy.optimize.deadline import within
 from roadworthy.optimize.discovery import candidates
 from roadworthy.optimize.equal import Tolerance, compare
+from roadworthy.optimize.exams import Exam, answered
 from roadworthy.schema.batch import Batch
+from tests.foreign import Foreign
 
 MakeSource = Callable[[Any, Any], Source]
 
@@ -47,7 +48,7 @@ def boosted() -> tuple[Any, Any]:
 def test_naive_conversion_fails_silently(boosted: tuple[Any, Any], make_source: MakeSource, tmp_path: Path) -> None:
     """What skl2onnx makes of the pipeline loads, runs, and answers training rows wrongly: float32 moved them over thresholds."""
     source = make_source(*boosted)
-    saved = Skl2Onnx("float32").convert(source, tmp_path)
+    saved = Foreign().convert(source, tmp_path)
     loaded = framework_named("onnx").load(tmp_path, saved.options, source.signature, 1, None)
     expected = source.reference(source.training).column("probabilities")[0]
     found = loaded.run(source.training).column("probabilities")[0]
@@ -57,12 +58,14 @@ def test_naive_conversion_fails_silently(boosted: tuple[Any, Any], make_source: 
 
 
 def test_the_naive_conversion_is_refused_and_the_exact_one_kept(
-    boosted: tuple[Any, Any], make_source: MakeSource, tmp_path: Path
+    boosted: tuple[Any, Any], make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The refusal names the first difference; the exact graph has none on any kind of row, and is many times faster."""
     source = make_source(*boosted)
+    known = candidates()
+    monkeypatch.setattr("roadworthy.optimize.compile.candidates", lambda: (Foreign(), *known))
     outcomes = _by_name(compile_runtimes(source, tmp_path))
-    naive, exact = outcomes["onnx-skl2onnx-float32"], outcomes["onnx-exact"]
+    naive, exact = outcomes["foreign-float32"], outcomes["onnx-exact"]
     assert not naive.kept
     assert naive.saved is None
     assert naive.difference is not None
@@ -71,7 +74,9 @@ def test_the_naive_conversion_is_refused_and_the_exact_one_kept(
     assert exact.kept
     assert exact.difference is None
     assert exact.compared["training"] == 569
-    assert min(exact.compared[kind] for kind in ("golden", "perturbed", "thresholds")) > 0
+    kinds = ("golden", "training", "perturbed", "ordinary", "extreme", "searched", "thresholds")
+    assert set(exact.compared) == set(kinds)
+    assert "HistGradientBoostingClassifier: thresholds compared as float64" in exact.constructed[1]
     assert exact.speedup is not None
     assert exact.speedup > 5
     assert exact.speedup_100 is not None
@@ -101,7 +106,7 @@ def test_the_same_model_compiles_to_the_same_bytes(
 
 @pytest.mark.parametrize("estimator", [LogisticRegression(), LinearRegression()])
 def test_linear_models_behind_scalers(estimator: Any, make_source: MakeSource, tmp_path: Path) -> None:
-    """Double arithmetic throughout; kept before a conversion that was only compared."""
+    """The scalers' own operations, then one product in double."""
     if isinstance(estimator, LogisticRegression):
         table, target = load_breast_cancer(return_X_y=True, as_frame=True)
         target = target.map({0: "malignant", 1: "benign"})
@@ -111,7 +116,7 @@ def test_linear_models_behind_scalers(estimator: Any, make_source: MakeSource, t
         compile_runtimes(make_source(make_pipeline(StandardScaler(), estimator).fit(table, target), table), tmp_path)
     )
     assert outcomes["onnx-linear"].kept
-    assert "equal on 20 golden" in outcomes["onnx-linear"].reason
+    assert "equal by construction, and on 20 golden" in outcomes["onnx-linear"].reason
     assert [outcome.name for outcome in outcomes.values() if outcome.kept] == ["onnx-linear"]
 
 
@@ -139,6 +144,80 @@ def test_a_model_that_nothing_converts_keeps_its_own_runtime(make_source: MakeSo
     assert all(outcome.reason for outcome in outcomes)
     assert not any(outcome.kept for outcome in outcomes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_candidate_that_states_nothing_is_not_kept(
+    boosted: tuple[Any, Any], make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking equal is not enough: a graph that says nothing of how it was constructed was only compared."""
+    exact = next(candidate for candidate in candidates() if candidate.name == "onnx-exact")
+
+    class Silent:
+        name, framework, has_ties = "silent", "onnx", False
+
+        def convert(self, source: Source, folder: Path) -> Saved:
+            saved = exact.convert(source, folder)
+            options = {key: value for key, value in saved.options.items() if key != CONSTRUCTION}
+            return Saved(options, saved.distributions)
+
+    monkeypatch.setattr("roadworthy.optimize.compile.candidates", lambda: (Silent(),))
+    (outcome,) = compile_runtimes(make_source(*boosted), tmp_path)
+    assert not outcome.kept
+    assert outcome.reason == "it does not state how it was constructed"
+
+
+def test_a_graph_that_answers_what_the_original_refuses_is_not_kept(
+    make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forest casts to float32 and refuses 1e39; the same trees without their guard answer it."""
+    exact = next(candidate for candidate in candidates() if candidate.name == "onnx-exact")
+
+    class Unguarded:
+        name, framework, has_ties = "unguarded", "onnx", False
+
+        def convert(self, source: Source, folder: Path) -> Saved:
+            saved = exact.convert(source, folder)
+            return Saved({**saved.options, "guards": []}, saved.distributions)
+
+    rows, labels = load_breast_cancer(return_X_y=True)
+    source = make_source(RandomForestClassifier(5, random_state=0).fit(rows, labels), rows)
+    assert _by_name(compile_runtimes(source, tmp_path / "guarded"))["onnx-exact"].kept
+    monkeypatch.setattr("roadworthy.optimize.compile.candidates", lambda: (Unguarded(),))
+    (outcome,) = compile_runtimes(source, tmp_path / "unguarded")
+    assert not outcome.kept
+    assert "it answers extreme rows that the original refuses" in outcome.reason
+
+
+def test_one_refused_row_does_not_hide_the_others(make_source: MakeSource) -> None:
+    """The rows that the original answers are compared, and the one that it refuses is an exam of its own."""
+    rows, labels = load_breast_cancer(return_X_y=True)
+    source = make_source(RandomForestClassifier(5, random_state=0).fit(rows, labels), rows)
+    asked = source.training.take(np.arange(100))
+    asked.blocks[0].values[41, 3] = 1e39
+    found = list(answered(source, "made", asked))
+    assert sum(exam.rows.rows for exam in found if exam.expected is not None) == 99
+    (refused,) = [exam for exam in found if exam.expected is None]
+    assert refused.rows.column_at(0)[0][:, 3].tolist() == [1e39]
+
+
+def test_ties_of_labels_are_told_from_faults(make_source: MakeSource, tmp_path: Path) -> None:
+    """On the boundary of a linear model rounding decides, and either label is right; a label elsewhere is not."""
+    rows, labels = load_breast_cancer(return_X_y=True)
+    source = make_source(make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, labels), rows)
+    outcome = _by_name(compile_runtimes(source, tmp_path))["onnx-linear"]
+    assert outcome.kept
+    assert any("a score within rounding of 0 may be either" in step for step in outcome.constructed)
+
+    def flipped(batch: Batch) -> Batch:
+        answer = source.reference(batch)
+        label = answer.column("label")[0]
+        wrong = np.where(np.arange(batch.rows) == batch.rows // 2, 1 - label, label)
+        return Batch.from_columns(answer.layout, [(wrong, None), answer.column("probabilities")], batch.rows)
+
+    exam = Exam("training", source.training, source.reference(source.training))
+    judged = judge(Outcome("x", "onnx", kept=False, reason=""), source, (exam,), flipped, ties=1e-12)
+    assert judged.difference is not None
+    assert judged.difference.rows == 1
 
 
 def test_a_python_preprocessing_function_is_not_compiled(
@@ -173,10 +252,8 @@ def test_a_conversion_that_never_ends_is_stopped() -> None:
         while True:
             pass
 
-    begun = time.monotonic()
     with pytest.raises(TimeoutError, match=r"longer than 0\.2 s"):
         within(0.2, endless)
-    assert time.monotonic() - begun < 10
     assert within(5.0, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         within(5.0, lambda: 1 // 0)
@@ -186,7 +263,7 @@ def test_importing_the_compiler_imports_no_model_library() -> None:
     """Whoever describes a package pays for none of them."""
     code = (
         "import sys, roadworthy.optimize.compile as c; c.candidates(); "
-        "print([m for m in ('sklearn', 'onnx', 'onnxruntime', 'skl2onnx', 'treelite', 'pandas') if m in sys.modules])"
+        "print([m for m in ('sklearn', 'onnx', 'onnxruntime', 'skl2onnx', 'pandas') if m in sys.modules])"
     )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

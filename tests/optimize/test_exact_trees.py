@@ -21,7 +21,6 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, OrdinalEncoder, Ro
 from roadworthy.frameworks.discovery import framework_named
 from roadworthy.optimize.candidates.candidate import NotConvertible, Source
 from roadworthy.optimize.candidates.exact_trees import ExactTrees
-from roadworthy.optimize.candidates.treelite import TreeliteTrees
 from roadworthy.optimize.equal import Tolerance, compare
 from roadworthy.optimize.exact.folding import fold
 from roadworthy.optimize.rows import at_thresholds, perturbed, with_unseen_words
@@ -159,16 +158,6 @@ def test_the_links_of_regression_losses(make_source: MakeSource) -> None:
     rows = generator.normal(size=(100, 2))
     model = ensemble.HistGradientBoostingRegressor(loss="poisson", max_iter=5)
     _assert_same_branches(make_source(model.fit(rows, generator.poisson(2, 100)), rows))
-
-
-@pytest.mark.parametrize("estimator", [ESTIMATORS[0], ESTIMATORS[3], ESTIMATORS[4]])
-def test_treelite_runs_the_same_folded_trees(estimator: Callable[[int], Any], make_source: MakeSource) -> None:
-    """The second target of the same folding, through another interpreter."""
-    generator = np.random.default_rng(9)
-    rows = generator.normal(size=(100, 3))
-    for classes in (2, 3):
-        model = make_pipeline(StandardScaler(), estimator(0)).fit(rows, generator.integers(0, classes, 100))
-        _assert_same_branches(make_source(model, rows), TreeliteTrees())
 
 
 def test_what_cannot_be_exact_is_refused_by_name(make_source: MakeSource, tmp_path: Path) -> None:

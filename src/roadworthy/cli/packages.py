@@ -34,6 +34,12 @@ class PackCommandOptions(Options):
         str | None,
         typer.Option("--preprocess", metavar="MODULE:FUNCTION", help="What turns raw rows into what the model takes."),
     ] = None
+    original: Annotated[
+        Path | None,
+        typer.Option(
+            "--original", metavar="FILE", help="Compare an .onnx MODEL with the .joblib or .pkl it came from."
+        ),
+    ] = None
     rule: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,6 +106,7 @@ def pack(options: PackCommandOptions) -> None:
         out=options.out,
         privacy=dict(_private(text) for text in options.private or ()),
         compile=options.compile,
+        original=None if options.original is None else load_model_file(options.original),
         progress=_progress(),
     )
     show(_document(package), f"{_head(package)}\n\n{_outcomes(package)}", as_json=options.json)
@@ -179,6 +186,7 @@ def _document(package: Package) -> dict[str, object]:
         "name": package.name,
         "digest": package.digest,
         "runtimes": list(package.runtimes),
+        "withheld_runtimes": dict(package.withheld),
         "carries_code": package.carries_code,
         "rules": list(package.rules),
         "signature": package.signature.to_document(),
@@ -197,6 +205,7 @@ def _head(package: Package) -> str:
             "digest": package.digest,
             "size": None if packed is None else size(packed),
             "runtimes": ", ".join(package.runtimes),
+            "withheld": "; ".join(package.withheld.values()) or None,
             "rules": ", ".join(package.rules),
             "carries code": code,
         }

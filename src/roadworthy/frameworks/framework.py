@@ -60,7 +60,7 @@ class Framework(Protocol):
 
     @property
     def name(self) -> str:
-        """The field's own name for it: "scikit-learn", "onnx", "python", "treelite"."""
+        """The field's own name for it: "scikit-learn", "onnx", "python"."""
         ...
 
     def recognises(self, model: object) -> bool:

@@ -1,13 +1,15 @@
-"""Rows on which a conversion has to show that it is equal: training rows, rows perturbed from them, and rows at split thresholds.
+"""Rows on which a conversion has to show that it is equal to its original.
 
-Called by `compile.py`. Perturbed rows move values a little and a lot, shuffle columns against each other, and blank what may be
-missing. Threshold rows are where conversions change answers silently: each holds, in every column, a value exactly at one of the
-model's thresholds in raw input space, or one float step to either side.
+Called by `exams.py`. Perturbed rows move values a little and a lot, shuffle columns against each other, and blank what may be
+missing. Ordinary rows hold what people type: whole numbers, halves and tenths, inside the range of training and beyond it.
+Extreme rows hold one huge or tiny value each, missing rows one missing value. Threshold rows are where conversions change answers
+silently: each holds, in every column, a value exactly at one of the model's thresholds in raw input space, or one float step to
+either side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,7 +20,10 @@ from roadworthy.schema.dtypes import DType
 MAX_TRAINING = 20_000
 MAX_PERTURBED = 2_000
 MAX_THRESHOLD = 30_000
+MAX_ORDINARY = 4_000
+MAX_EXTREME = 48
 _STEPS = (-1, 0, 1)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _JITTER = 0.05
 
 
@@ -108,6 +113,78 @@ def _spread_over(values: Array, count: int, generator: np.random.Generator) -> A
     if len(values) > count:
         return generator.permutation(values)[:count]
     return np.asarray(generator.permutation(np.resize(values, count)))
+
+
+def ordinary(training: Batch, raws: Sequence[RawColumn], seed: int = 0) -> Batch | None:
+    """Rows of whole numbers, halves and tenths in and around the range of each column; None when no column holds numbers."""
+    generator = np.random.default_rng(seed)
+    candidates = {raw: _ordinary_values(raw, _present(training, raw)) for raw in raws}
+    if not candidates:
+        return None
+    count = min(MAX_ORDINARY, max(500, *(len(values) for values in candidates.values())))
+    template = training.take(generator.integers(0, training.rows, count))
+    chosen = {raw: _spread_over(values, count, generator) for raw, values in candidates.items()}
+    return with_values(template, chosen)
+
+
+def _present(training: Batch, raw: RawColumn) -> Array:
+    """The column's values that are not missing, float64."""
+    block = training.blocks[raw.block]
+    values = block.values[:, raw.column]
+    return np.asarray(values if block.mask is None else values[~block.mask[:, raw.column]], dtype=np.float64)
+
+
+def _ordinary_values(raw: RawColumn, present: Array) -> Array:
+    """At most 1,200 values of the column's dtype, from one range below to one range above what training showed."""
+    low, high = (present.min(), present.max()) if len(present) else (0.0, 1.0)
+    width = max(high - low, 1.0)
+    parts = []
+    for step in (1.0, 0.5, 0.1) if raw.dtype.is_float else (1.0,):
+        first, last = np.floor((low - width) / step), np.ceil((high + width) / step)
+        count = int(min(last - first + 1, 400))
+        whole = np.round(np.linspace(first, last, count))
+        parts.append(whole / 10 if step == 0.1 else whole * step)  # 3 / 10 is the float that people mean by 0.3
+    values = np.unique(np.concatenate([*parts, [0.0]]))
+    if raw.dtype.is_float:
+        return np.asarray(values.astype(raw.dtype.numpy))
+    bounds = (0, 1) if raw.dtype is DType.BOOL else (lowest_key(raw.dtype), highest_key(raw.dtype))
+    values = values[(values >= max(bounds[0], -(2.0**53))) & (values <= min(bounds[1], 2.0**53))]
+    return np.asarray(values.astype(raw.dtype.numpy))
+
+
+def extremes(training: Batch, raws: Sequence[RawColumn], seed: int = 0) -> Batch | None:
+    """Training rows with one value each that is huge, tiny, or at an end of what float32 holds; None without floats."""
+    floats = [raw for raw in raws if raw.dtype.is_float]
+    if not floats:
+        return None
+    generator = np.random.default_rng(seed)
+    magnitudes = [1e39, _FLOAT32_MAX, float(np.nextafter(_FLOAT32_MAX, np.inf)), 1e300, 1e15, 1e-45, 1e-310]
+    pairs = [(raw, sign * size) for size in magnitudes for sign in (1.0, -1.0) for raw in floats]
+    if len(pairs) > MAX_EXTREME:
+        pairs = [pairs[i] for i in sorted(generator.choice(len(pairs), MAX_EXTREME, replace=False))]
+    rows = []
+    for number, (raw, value) in enumerate(pairs):
+        largest = float(values_of(np.array([highest_key(raw.dtype)]), raw.dtype)[0])
+        fitting = np.array([np.clip(value, -largest, largest)]).astype(raw.dtype.numpy)
+        rows.append(with_values(training.slice(number % training.rows, number % training.rows + 1), {raw: fitting}))
+    return Batch.concatenate(rows)
+
+
+def with_missing(training: Batch) -> Batch | None:
+    """Training rows of which each misses one value that may be missing; None when none may."""
+    nullable = [n for n, field in enumerate(training.layout.fields) if field.nullable and not field.shape]
+    if not nullable:
+        return None
+    count = min(training.rows, 4) * len(nullable)
+    rows = training.take(np.arange(count) % training.rows)
+    columns = []
+    for position in range(len(training.layout.fields)):
+        values, mask = rows.column_at(position)
+        if position in nullable:
+            mask = np.zeros(count, dtype=bool) if mask is None else mask.copy()
+            mask |= np.arange(count) % len(nullable) == nullable.index(position)
+        columns.append((values, mask))
+    return Batch.from_columns(training.layout, columns, count)
 
 
 def chunks(batch: Batch, size: int = 5_000) -> Iterator[Batch]:

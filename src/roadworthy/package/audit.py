@@ -14,7 +14,8 @@ def audit(package: Package, allow_code: Collection[str], runtime: str | None) ->
     """The runtime to construct: the one asked for, else the one that serves.
 
     Raises:
-        PackageRefused: "unknown-runtime", "code-not-allowed", or those of `requirements.check_environment`.
+        PackageRefused: "unknown-runtime", "runtime-not-constructed", "code-not-allowed", or those of
+            `requirements.check_environment`.
     """
     entry = package.serving if runtime is None else package.manifest.runtime(runtime)
     if entry is None:
@@ -22,6 +23,13 @@ def audit(package: Package, allow_code: Collection[str], runtime: str | None) ->
             "the package has no such runtime",
             code="unknown-runtime",
             hint=f"it has: {', '.join(package.runtimes)}",
+        )
+    if entry.name in package.withheld:
+        raise PackageRefused(
+            f"the runtime {entry.name} may not serve: {package.withheld[entry.name]}",
+            code="runtime-not-constructed",
+            hint=f"use one of: {', '.join(package.runtimes)}; or pack the model again",
+            facts={"runtime": entry.name},
         )
     if entry.needs_code and package.digest not in allow_code:
         raise PackageRefused(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from roadworthy.optimize.candidates.candidate import CONSTRUCTION
 from roadworthy.package.attestations import COMPILE, PROVENANCE
+from roadworthy.package.manifest import RuntimeEntry
 from roadworthy.package.package import Package
 from roadworthy.schema.signature import Field
 
@@ -19,6 +21,8 @@ def render_card(package: Package) -> str:
     lines += ["## Inputs", "", *_fields(package.signature.inputs), ""]
     lines += ["## Answers", "", *_fields(package.signature.outputs), ""]
     lines += ["## Runtimes", "", f"`{package.runtimes[0]}` serves.", "", *_outcomes(package.attestations), ""]
+    lines += [f"- `{name}` may not serve: {reason}." for name, reason in package.withheld.items()]
+    lines += [line for entry in manifest.runtimes for line in _construction(entry)]
     lines += ["## Requirements", "", f"- Python {manifest.python}", *(f"- {r}" for r in manifest.requirements), ""]
     provenance = package.attestations.get(PROVENANCE, {})
     lines += [f"Packed {provenance.get('packed_at', 'at an unknown time')}.", ""]
@@ -36,6 +40,19 @@ def _fields(fields: Sequence[Field]) -> list[str]:
         name = field.name.replace("|", "\\|")
         lines.append(f"| {name} | {field.dtype.value}{shape} | {'yes' if field.nullable else 'no'} | {seen} |")
     return lines
+
+
+def _construction(entry: RuntimeEntry) -> list[str]:
+    """What was constructed, and what the runtime refuses because the original does."""
+    stated = entry.options.get(CONSTRUCTION, [])
+    if not stated:
+        return []
+    lines = [f"How `{entry.name}` was constructed:", "", *(f"- {step}" for step in stated)]
+    guards = entry.options.get("guards", [])
+    if guards:
+        said = entry.options.get("refusal", "")
+        lines.append(f"- refused, as by the original, in {len(guards)} columns: what is out of its range ({said})")
+    return [*lines, ""]
 
 
 def _outcomes(attestations: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from roadworthy.frameworks.discovery import framework_named
 from roadworthy.frameworks.framework import Loaded, Preprocess
 from roadworthy.package.audit import audit
 from roadworthy.package.package import Package
+from roadworthy.package.runtimes import served_options
 from roadworthy.schema.batch import Batch
 
 
@@ -60,5 +61,6 @@ def construct(
     if entry.preprocess and code is not None:
         preprocess = load_callable(folder / code.folder, code.options)
     framework = framework_named(entry.framework)
-    loaded = framework.load(folder / entry.folder, entry.options, package.signature, threads, preprocess)
+    options = served_options(entry, package.signature)
+    loaded = framework.load(folder / entry.folder, options, package.signature, threads, preprocess)
     return Constructed(package, entry.name, loaded)

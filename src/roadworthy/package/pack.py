@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -28,17 +28,18 @@ from roadworthy.package.files import describe_files
 from roadworthy.package.golden import DEFAULT_EXAMPLES, choose_rows, without_private, write_golden
 from roadworthy.package.manifest import MANIFEST, CodeEntry, Manifest, RuleEntry, RuntimeEntry
 from roadworthy.package.manifest import Tolerance as ManifestTolerance
+from roadworthy.package.original import answers_of, compared_with_original
 from roadworthy.package.package import CARD, PROFILE, Package
 from roadworthy.package.profile import build_profile
 from roadworthy.package.replay import replay_apart
 from roadworthy.package.requirements import lock, python_minor
 from roadworthy.package.rules import Rule, save_rules
+from roadworthy.package.runtimes import NATIVE
 from roadworthy.package.training import Subject, Training, look_at
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Privacy
 from roadworthy.schema.tables import answers_to_batch, from_batch
 
-NATIVE = "native"
 _RUNTIMES = "runtimes"
 _CODE = "code"
 
@@ -56,6 +57,8 @@ class PackOptions(TypedDict, total=False):
         progress: called with one short sentence at each step.
         rules: name → function of rows that may answer where the model cannot, for the fallback "rule". It takes rows as `model`
             or `preprocess` does, and gives every output of the model.
+        original: the live model that `model`, an ONNX graph, was converted from. The graph is compared with it as a conversion of
+            our own would be, and the golden examples hold the original's answers. It takes rows as `model` does.
     """
 
     out: Path | str
@@ -66,6 +69,7 @@ class PackOptions(TypedDict, total=False):
     examples: int
     progress: Callable[[str], None]
     rules: Mapping[str, Rule]
+    original: Any
 
 
 def pack(
@@ -95,7 +99,7 @@ def pack(
 
     Raises:
         PackError: it cannot be packaged as it is; the hint says what to change.
-        ProofFailed: what was saved, or what is live, does not answer as training did.
+        ProofFailed: what was saved, or what is live, does not answer as training did, or a graph not as its original.
     """
     say = options.get("progress", _silent)
     tolerance = options.get("tolerance", Tolerance())
@@ -104,6 +108,10 @@ def pack(
     check_name(name, "model name")
     say("asking the model about its training rows")
     training = look_at(subject, inputs, labels, outputs, privacy, tolerance)
+    original = options.get("original")
+    reference = None if original is None else answers_of(original, training.signature, preprocess)
+    if reference is not None:
+        training = replace(training, answers=reference(training.sample))
     with tempfile.TemporaryDirectory(prefix="roadworthy-pack-") as scratch:
         draft = _Draft(Path(scratch), name, subject, training, tolerance)
         say("saving")
@@ -113,6 +121,9 @@ def pack(
         if options.get("compile", True) and subject.framework.name == "scikit-learn":
             say("compiling, and comparing with the original")
             outcomes = draft.compile()
+        if reference is not None:
+            say("comparing the graph with its original")
+            outcomes = (draft.compare(reference),)
         digest = draft.seal(outcomes)
         say("replaying the golden examples in a process of its own")
         proofs = replay_apart(draft.folder)
@@ -171,10 +182,17 @@ class _Draft:
             golden=self.golden[0],
             training=self.training.sample,
             preprocess=self.subject.preprocess,
-            tolerance=self.tolerance,
         )
         try:
             return compile_runtimes(source, self.folder / _RUNTIMES)
+        finally:
+            loaded.close()
+
+    def compare(self, reference: Callable[[Batch], Batch]) -> Outcome:
+        """Judge a graph by its original."""
+        loaded = self._load_native()
+        try:
+            return compared_with_original(reference, self.training, self.golden[0], loaded, self.tolerance)
         finally:
             loaded.close()
 
@@ -246,6 +264,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "name": outcome.name,
         "kept": outcome.kept,
         "reason": outcome.reason,
+        "constructed": list(outcome.constructed),
         "compared": dict(outcome.compared),
         "speedup": outcome.speedup,
         "speedup_100": outcome.speedup_100,

@@ -13,6 +13,7 @@ from roadworthy.package.attestations import COMPILE
 from roadworthy.package.files import Files, damaged, hash_blocks
 from roadworthy.package.golden import read_golden
 from roadworthy.package.manifest import Manifest, RuntimeEntry
+from roadworthy.package.runtimes import withheld
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 
@@ -54,9 +55,16 @@ class Package:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """Names of the runtimes, the one that serves first."""
-        preferred = [name for name in self._preferences() if self.manifest.runtime(name) is not None]
-        return tuple(dict.fromkeys([*preferred, *(entry.name for entry in self.manifest.runtimes)]))
+        """Names of the runtimes that may serve, the one that does first."""
+        usable = [entry.name for entry in self.manifest.runtimes if entry.name not in self.withheld]
+        preferred = [name for name in self._preferences() if name in usable]
+        return tuple(dict.fromkeys([*preferred, *usable])) or (self.manifest.runtimes[0].name,)
+
+    @property
+    def withheld(self) -> Mapping[str, str]:
+        """Runtimes that are in the package and may not serve, with the reason."""
+        said = {entry.name: withheld(entry) for entry in self.manifest.runtimes}
+        return MappingProxyType({name: reason for name, reason in said.items() if reason is not None})
 
     @property
     def serving(self) -> RuntimeEntry:

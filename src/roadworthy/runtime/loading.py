@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.runtime.runners.runner import Executable
 
@@ -19,6 +21,10 @@ def package_loader(folder: Path, threads: int) -> Callable[[PackageEntry], Execu
         from roadworthy.package.prove import prove
 
         package = open_package(package_folder(folder, entry.digest))
+        for runtime, reason in package.withheld.items():
+            structlog.get_logger("package").warning(
+                "runtime-withheld", digest=entry.digest, runtime=runtime, reason=reason
+            )
         allow_code = () if entry.allowed_by is None else (entry.digest,)
         constructed = construct(package, allow_code=allow_code, threads=threads)
         try:

@@ -35,12 +35,14 @@ class Facts:
         runtime: name of the one that serves. framework: which framework file loads it.
         carries_code: running it executes code of the package.
         one_row_s: how long a single row took when it was packed; None when that was not noted.
+        withheld: why a faster runtime in the package does not serve; None where all may.
     """
 
     runtime: str
     framework: str
     carries_code: bool
     one_row_s: float | None = None
+    withheld: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def decide(policies: Sequence[Policy], facts: Facts, cpus: int = 1) -> Placed:
     joined = [policy.batching.max_rows for policy in policies]
     return Placed(
         where,
-        reason,
+        reason if facts.withheld is None else f"{reason}; {facts.withheld}",
         copies=max(copies, default=_copies(facts, cpus)),
         threads=max(threads, default=1),
         memory_mb=None if None in memory else max(mb for mb in memory if mb is not None),
@@ -185,8 +187,10 @@ def facts_of(folder: Path, digest: str) -> Facts:
         path = folder / FOLDER / f"{kind}.json"
         if path.is_file():
             said[kind] = read_attestation(path.read_bytes(), digest)
-    serving = Package(folder, manifest, said, FolderFiles(folder)).serving
-    return Facts(serving.name, serving.framework, serving.needs_code, _one_row_s(said.get(PROOF, {}), serving.name))
+    package = Package(folder, manifest, said, FolderFiles(folder))
+    serving, withheld = package.serving, "; ".join(package.withheld.values()) or None
+    one_row_s = _one_row_s(said.get(PROOF, {}), serving.name)
+    return Facts(serving.name, serving.framework, serving.needs_code, one_row_s, withheld)
 
 
 def _one_row_s(proof: Mapping[str, object], runtime: str) -> float | None:

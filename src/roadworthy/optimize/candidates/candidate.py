@@ -1,13 +1,14 @@
 """The interface that every candidate file fills: from a live model to files that another framework loads.
 
-A candidate file holds a module-level tuple CANDIDATES. `discovery.py` finds the files by looking; no list names them. Whether a
-candidate answers as the original does is not its own business: `compile.py` compares and measures.
+A candidate file holds a module-level tuple CANDIDATES. `discovery.py` finds the files by looking; no list names them. A candidate
+is equal by construction: it reproduces the arithmetic of every step that it converts, states it, and refuses what it cannot
+reproduce. `compile.py` compares and searches all the same, so that a fault in a converter is found before it serves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,10 @@ from roadworthy.frameworks.framework import Preprocess, Saved
 from roadworthy.optimize.equal import Tolerance
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
+
+CONSTRUCTION = "construction"
+"""The option of a converted runtime that states the arithmetic which it reproduces, one sentence a step. A runtime without it was
+only compared with its original, and may not serve."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class Source:
         reference: the native runtime: raw rows to answers.
         golden, training: raw rows; training rows are those that were given, or a part of them.
         preprocess: a Python function that runs before the model, or None.
-        tolerance: how far floats may lie apart.
+        tolerance: how far floats may lie apart where the rows are compared with a graph that was not constructed here; None
+            for constructed ones, which may only round.
     """
 
     model: Any
@@ -36,7 +42,7 @@ class Source:
     golden: Batch
     training: Batch
     preprocess: Preprocess | None = None
-    tolerance: Tolerance = field(default_factory=Tolerance)
+    tolerance: Tolerance | None = None
 
 
 class NotConvertible(Exception):
@@ -58,12 +64,13 @@ class Candidate(Protocol):
         ...
 
     @property
-    def by_construction(self) -> bool:
-        """Whether it answers as the original by the way it is made, and comparing only confirms it."""
+    def has_ties(self) -> bool:
+        """Whether labels come from sums that round, so that a row on a decision boundary may have either label."""
         ...
 
     def convert(self, source: Source, folder: Path) -> Saved:
-        """Write the converted model into the empty `folder`.
+        """Write the converted model into the empty `folder`. The option "construction" of what is returned states, step by step,
+        the arithmetic that it reproduces and how far each step can round; "guards" and "refusal" what the original refuses.
 
         Raises:
             NotConvertible: with the reason, for people.

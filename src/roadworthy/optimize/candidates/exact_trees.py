@@ -1,4 +1,10 @@
-"""Tree ensembles behind per-column preprocessing, as one double ONNX graph that takes the same branch for every input."""
+"""Tree ensembles behind per-column preprocessing, as one double ONNX graph that takes the same branch for every input.
+
+The arithmetic: a row goes left where the estimator's own cast of the transformed value is at most the threshold. The transformers
+never decrease, so that is the same as a comparison of the raw value with a float found by bisection (`exact/folding.py`), without
+rounding. Leaves are added in double in the estimator's order; `exact/trees.py` states each link function. What the estimator
+refuses is refused before the graph (`exact/admitted.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +12,12 @@ from pathlib import Path
 
 from roadworthy.frameworks.framework import Saved
 from roadworthy.optimize.candidates.candidate import Source
+from roadworthy.optimize.exact.admitted import guards
 from roadworthy.optimize.exact.folding import fold
 from roadworthy.optimize.exact.forest import write_folded
 from roadworthy.optimize.exact.graph import Writer
+from roadworthy.optimize.exact.pipeline import Parts
+from roadworthy.optimize.exact.trees import arithmetic
 
 
 class ExactTrees:
@@ -16,13 +25,25 @@ class ExactTrees:
 
     name = "onnx-exact"
     framework = "onnx"
-    by_construction = True
+    has_ties = False
 
     def convert(self, source: Source, folder: Path) -> Saved:
         """As Candidate.convert."""
         writer = Writer()
-        write_folded(writer, fold(source), source.signature)
-        return writer.save(folder)
+        folded = fold(source)
+        write_folded(writer, folded, source.signature)
+        ensemble, parts = folded.ensemble, folded.parts
+        stated = (*_folded_steps(parts), *arithmetic(ensemble, type(parts.estimator).__name__))
+        limits = guards(source, parts, ensemble.cast, takes_infinite=ensemble.takes_infinite)
+        return writer.save(folder, stated, limits)
+
+
+def _folded_steps(parts: Parts) -> tuple[str, ...]:
+    """What was folded into the thresholds, by the transformers' names in order of appearance."""
+    names = dict.fromkeys(type(step).__name__ for origin in parts.origins for step, _ in origin.chain)
+    if not names:
+        return ()
+    return (f"{', '.join(names)}: folded into thresholds on raw values, each found to the neighbouring float",)
 
 
 CANDIDATES = (ExactTrees(),)

@@ -49,12 +49,14 @@ class Folded:
         raws: the raw columns of numbers that the estimator sees.
         words: the text columns' tables.
         edges: for each raw column of numbers, the sorted distinct finite thresholds, in its own dtype.
+        parts: the pipeline that was folded.
     """
 
     ensemble: Ensemble
     raws: tuple[RawColumn, ...]
     words: tuple[Words, ...]
     edges: dict[RawColumn, Array]
+    parts: Parts
 
 
 def fold(source: Source) -> Folded:
@@ -77,7 +79,7 @@ def fold(source: Source) -> Folded:
     places |= {table.column: len(raws) + number for number, table in enumerate(words)}
     trees = tuple(_moved(tree, places, largest, filled) for tree in ensemble.trees)
     edges = {raw: _edges(raw, [t for (c, _), t in largest.items() if numbers[c] == raw]) for raw in raws}
-    return Folded(dataclasses.replace(ensemble, trees=trees), raws, words, edges)
+    return Folded(dataclasses.replace(ensemble, trees=trees), raws, words, edges, parts)
 
 
 def _refuse_missing(parts: Parts, ensemble: Ensemble) -> None:
@@ -123,6 +125,9 @@ def _largest_left(
     found: dict[tuple[int, float], float] = {}
     for raw, keys in questions.items():
         limits = values_of(low[raw], raw.dtype).astype(np.float64)
+        beside = values_of(np.minimum(low[raw] + 1, highest_key(raw.dtype)), raw.dtype).astype(np.float64)
+        if not (every[raw] | ~none[raw] | (limits < beside)).all():
+            raise NotConvertible(f"a threshold of column {raw.label!r} lies where float64 does not hold every integer")
         limits = np.where(every[raw], np.inf, np.where(none[raw], limits, -np.inf))
         found.update(zip(keys, limits.tolist(), strict=True))
     return found

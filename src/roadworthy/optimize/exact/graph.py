@@ -6,6 +6,7 @@ the estimator itself uses: taken from rounded probabilities, near ties between c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from roadworthy.frameworks.framework import Saved
-from roadworthy.optimize.candidates.candidate import NotConvertible
+from roadworthy.optimize.candidates.candidate import CONSTRUCTION, NotConvertible
 from roadworthy.optimize.exact.columns import RawColumn
 from roadworthy.optimize.exact.folding import Words
 from roadworthy.schema.batch import Array, Layout
@@ -61,8 +62,14 @@ class Writer:
                     if current == name:
                         names[place] = wanted
 
-    def save(self, folder: Path) -> Saved:
-        """Check the graph, write it, and say how the onnx framework loads it."""
+    def save(self, folder: Path, construction: tuple[str, ...], guards: Mapping[str, Any]) -> Saved:
+        """Check the graph, write it, and say how the onnx framework loads it.
+
+        Args:
+            folder: where the file goes.
+            construction: the arithmetic that the graph reproduces, one statement a step.
+            guards: the options of `frameworks/guards.py`; empty when the original takes every value.
+        """
         import onnx
         from onnx import helper
 
@@ -71,7 +78,13 @@ class Writer:
         model = helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION, producer_name="roadworthy")
         onnx.checker.check_model(model)
         (folder / FILE).write_bytes(model.SerializeToString(deterministic=True))
-        options = {"file": FILE, "feeds": self.feeds, "fetches": self.fetches}
+        options = {
+            "file": FILE,
+            "feeds": self.feeds,
+            "fetches": self.fetches,
+            CONSTRUCTION: list(construction),
+            **guards,
+        }
         return Saved(options, ("onnxruntime",), carries_code=False, trust="data")
 
 
@@ -141,9 +154,13 @@ def write_prediction(writer: Writer, column: str) -> str:
 
 
 def write_logistic(writer: Writer, sums: str) -> str:
-    """(rows, 1) sums to the probabilities (rows, 2) of the first and the second class."""
-    second = writer.add("Sigmoid", sums)
-    first = writer.add("Sub", writer.constant(np.array([1.0])), second)
+    """(rows, 1) sums to the probabilities (rows, 2) of the first and the second class.
+
+    Spelled out, since ONNX Runtime's Sigmoid loses every digit of small probabilities: it answers 0 for -40.
+    """
+    one = writer.constant(np.array([1.0]))
+    second = writer.add("Div", one, writer.add("Add", one, writer.add("Exp", writer.add("Neg", sums))))
+    first = writer.add("Sub", one, second)
     return writer.add("Concat", first, second, axis=1)
 
 

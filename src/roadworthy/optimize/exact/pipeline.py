@@ -67,8 +67,9 @@ def take_apart(model: Any, signature: Signature) -> Parts:
     Raises:
         NotConvertible: a piece that cannot be followed column by column, named.
     """
-    model = getattr(model, "best_estimator_", model)
-    if not type(model).__module__.startswith("sklearn."):
+    if type(model).__module__.startswith("sklearn.model_selection."):
+        model = getattr(model, "best_estimator_", model)
+    if not is_sklearn(model):
         raise NotConvertible("the model is not of scikit-learn")
     *steps, estimator = _flatten(model)
     origins: tuple[Origin, ...] = tuple(Origin(raw) for raw in raw_columns(signature))
@@ -79,8 +80,13 @@ def take_apart(model: Any, signature: Signature) -> Parts:
     return Parts(tuple(steps), estimator, origins, signature.container)
 
 
+def is_sklearn(piece: Any) -> bool:
+    """Whether a piece is of scikit-learn's own class: a subclass of a user's own, of the same name or not, may do otherwise."""
+    return type(piece).__module__.startswith("sklearn.")
+
+
 def _flatten(model: Any) -> list[Any]:
-    if type(model).__name__ != "Pipeline":
+    if type(model).__name__ != "Pipeline" or not is_sklearn(model):
         return [model]
     pieces = [piece for _, step in model.steps if step not in (None, "passthrough") for piece in _flatten(step)]
     return pieces or [model]
@@ -89,9 +95,9 @@ def _flatten(model: Any) -> list[Any]:
 def _follow(step: Any, origins: tuple[Origin, ...]) -> tuple[Origin, ...]:
     """The origins of a transformer's output columns."""
     name = type(step).__name__
-    if step == "passthrough":
+    if isinstance(step, str) and step == "passthrough":
         return origins
-    if not type(step).__module__.startswith("sklearn."):
+    if not is_sklearn(step):
         raise NotConvertible(f"{name} is not of scikit-learn")
     if name == "Pipeline":
         for piece in _flatten(step):
@@ -122,7 +128,7 @@ def _follow_columns(step: Any, origins: tuple[Origin, ...]) -> tuple[Origin, ...
     placed: dict[int, Origin] = {}
     for name, transformer, columns in step.transformers_:
         place = step.output_indices_.get(name)
-        if transformer == "drop" or place is None or place.start == place.stop:
+        if (isinstance(transformer, str) and transformer == "drop") or place is None or place.start == place.stop:
             continue
         found = _follow(transformer, tuple(origins[i] for i in _resolve(columns, names, len(origins))))
         if len(found) != place.stop - place.start:

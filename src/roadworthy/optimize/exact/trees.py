@@ -1,6 +1,6 @@
 """Reading scikit-learn's tree ensembles: the same trees, summed in the same order, in one plain form.
 
-`folding.py` moves their thresholds into raw input space; `graph.py` and the Treelite candidate write them out.
+`folding.py` moves their thresholds into raw input space; `forest.py` writes them out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from roadworthy.optimize.candidates.candidate import NotConvertible
+from roadworthy.optimize.exact.pipeline import is_sklearn
 from roadworthy.schema.batch import Array
 
 MAX_NODES = 2_000_000
@@ -64,6 +65,7 @@ class Ensemble:
         takes_missing: whether the estimator takes NaN at all.
         classes: the labels in order, or None for a regressor.
         zero_is_second: for LOGISTIC, whether a sum of exactly 0 is the second class.
+        takes_infinite: whether the estimator takes infinities.
     """
 
     trees: tuple[Tree, ...]
@@ -74,6 +76,7 @@ class Ensemble:
     takes_missing: bool
     classes: Array | None = None
     zero_is_second: bool = False
+    takes_infinite: bool = False
 
 
 def read_ensemble(estimator: Any) -> Ensemble:
@@ -82,7 +85,7 @@ def read_ensemble(estimator: Any) -> Ensemble:
     Raises:
         NotConvertible: not one of them, or with a feature that is not supported, named.
     """
-    reader = _READERS.get(type(estimator).__name__)
+    reader = _READERS.get(type(estimator).__name__) if is_sklearn(estimator) else None
     if reader is None:
         raise NotConvertible(f"{type(estimator).__name__} is not a tree ensemble that can be read")
     ensemble = reader(estimator)
@@ -116,8 +119,9 @@ def _read_histogram(estimator: Any) -> Ensemble:
             )
     start = np.asarray(estimator._baseline_prediction, dtype=np.float64).reshape(-1)  # noqa: SLF001
     classes = getattr(estimator, "classes_", None)
+    head = _head(estimator, classes)
     return Ensemble(
-        tuple(trees), start, 1.0, _head(estimator, classes), np.float64, takes_missing=True, classes=classes
+        tuple(trees), start, 1.0, head, np.float64, takes_missing=True, classes=classes, takes_infinite=True
     )
 
 
@@ -204,6 +208,33 @@ def pruned(tree: Tree) -> Tree:
 
     rest = (array[reached] for array in (tree.feature, tree.threshold, tree.missing_left, np.array(value)))
     return Tree(tree.target, moved(left), moved(right), *rest)
+
+
+def arithmetic(ensemble: Ensemble, estimator: str) -> tuple[str, ...]:
+    """How an ensemble's trees are reproduced, and how far each step can round."""
+    summed = (
+        f"{estimator}: thresholds compared as {ensemble.cast.__name__}, as the estimator does; leaves added in double"
+    )
+    return (f"{summed}, in its order", _HEADS[ensemble.head], *_ties(ensemble))
+
+
+def _ties(ensemble: Ensemble) -> tuple[str, ...]:
+    if ensemble.classes is None:
+        return ()
+    if ensemble.head is Head.LOGISTIC:
+        return (
+            f"label: by the sign of the sum; a sum of 0 is the {'second' if ensemble.zero_is_second else 'first'} class",
+        )
+    return ("label: the class of the largest sum, the first of equal ones",)
+
+
+_HEADS = {
+    Head.PROBABILITIES: "probabilities: sums divided by the number of trees",
+    Head.LOGISTIC: "probabilities: 1 / (1 + exp(-sum)) and 1 less that, within 1e-15",
+    Head.SOFTMAX: "probabilities: softmax in double, within 1e-15",
+    Head.IDENTITY: "prediction: the sum, divided by the number of trees where the estimator averages",
+    Head.EXPONENTIAL: "prediction: exp(sum), within 1e-15 relatively",
+}
 
 
 def constant_tree(target: int, value: float) -> Tree:

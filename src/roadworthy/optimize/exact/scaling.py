@@ -1,0 +1,112 @@
+"""scikit-learn's per-column arithmetic as single operations, in scikit-learn's own order, each rounded once.
+
+Replayed like this a scaled value has the same bits as in scikit-learn. Merging two operations into one, as multiplying by 1/scale
+instead of dividing does, rounds otherwise. Called by the exact linear candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from roadworthy.optimize.candidates.candidate import NotConvertible
+from roadworthy.optimize.exact.graph import Writer
+from roadworthy.optimize.exact.pipeline import Origin
+
+
+class Operation(Enum):
+    """What happens to a value x of a column, with the operation's own number n. `neutral` changes no value of other columns."""
+
+    FILL = "Where"  # n where x is missing
+    SUBTRACT = "Sub"
+    DIVIDE = "Div"
+    MULTIPLY = "Mul"
+    ADD = "Add"
+    AT_LEAST = "Max"
+    AT_MOST = "Min"
+
+    @property
+    def neutral(self) -> float:
+        return _NEUTRAL[self]
+
+
+_NEUTRAL = {
+    Operation.FILL: np.nan,
+    Operation.SUBTRACT: 0.0,
+    Operation.DIVIDE: 1.0,
+    Operation.MULTIPLY: 1.0,
+    Operation.ADD: 0.0,
+    Operation.AT_LEAST: -np.inf,
+    Operation.AT_MOST: np.inf,
+}
+ARITHMETIC = {
+    "SimpleImputer": "a missing value becomes the imputer's value of its column",
+    "StandardScaler": "(x - mean) / scale, each operation rounded once",
+    "RobustScaler": "(x - center) / scale, each operation rounded once",
+    "MaxAbsScaler": "x / scale",
+    "MinMaxScaler": "x * scale + min, each operation rounded once; then clipped where the scaler clips",
+}
+"""What each transformer that is replayed here computes, in float64."""
+
+Step = tuple[Operation, float]
+
+
+def operations(origin: Origin) -> list[Step]:
+    """What the chain of transformers does to one raw column, operation by operation.
+
+    Raises:
+        NotConvertible: a transformer whose arithmetic is not replayed here, named.
+    """
+    return [step for transformer, column in origin.chain for step in _of(transformer, column)]
+
+
+def _of(transformer: Any, column: int) -> list[Step]:
+    kind = type(transformer).__name__
+    if kind == "SimpleImputer":
+        return [(Operation.FILL, float(transformer.statistics_[column]))]
+    if kind == "StandardScaler":
+        centred = [(Operation.SUBTRACT, float(transformer.mean_[column]))] if transformer.with_mean else []
+        return [*centred, *_divided(transformer.scale_, column)]
+    if kind == "RobustScaler":
+        centred = [(Operation.SUBTRACT, float(transformer.center_[column]))] if transformer.with_centering else []
+        return [*centred, *_divided(transformer.scale_, column)]
+    if kind == "MaxAbsScaler":
+        return [*_divided(transformer.scale_, column), *_clipped(transformer, (-1.0, 1.0))]
+    if kind == "MinMaxScaler":
+        scaled = [
+            (Operation.MULTIPLY, float(transformer.scale_[column])),
+            (Operation.ADD, float(transformer.min_[column])),
+        ]
+        return [*scaled, *_clipped(transformer, transformer.feature_range)]
+    raise NotConvertible(f"{kind} before a linear model")
+
+
+def _divided(scale: Any, column: int) -> list[Step]:
+    return [] if scale is None else [(Operation.DIVIDE, float(scale[column]))]
+
+
+def _clipped(transformer: Any, limits: Sequence[float]) -> list[Step]:
+    if not getattr(transformer, "clip", False):
+        return []
+    return [(Operation.AT_LEAST, float(limits[0])), (Operation.AT_MOST, float(limits[1]))]
+
+
+def write_operations(writer: Writer, matrix: str, columns: Sequence[Sequence[Step]]) -> str:
+    """Apply to each column of `matrix` (rows, columns), double, its own operations in order; returns the result.
+
+    One operator serves all columns whose next operation is of its kind; the others meet its neutral number.
+    """
+    waiting = [list(steps) for steps in columns]
+    while any(waiting):
+        heads = [steps[0][0] for steps in waiting if steps]
+        kind = max(Operation, key=heads.count)
+        numbers = [steps.pop(0)[1] if steps and steps[0][0] is kind else kind.neutral for steps in waiting]
+        vector = writer.constant(np.array(numbers, dtype=np.float64))
+        if kind is Operation.FILL:
+            matrix = writer.add(kind.value, writer.add("IsNaN", matrix), vector, matrix)
+        else:
+            matrix = writer.add(kind.value, matrix, vector)
+    return matrix

@@ -1,0 +1,58 @@
+"""Conversions that look equal and are not: what the comparison has to find. Made by skl2onnx, which promises no bits."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roadworthy.frameworks.framework import Saved
+from roadworthy.optimize.candidates.candidate import CONSTRUCTION, Source
+from roadworthy.schema.batch import Layout
+
+FILE = "model.onnx"
+
+
+class Foreign:
+    """skl2onnx in one width of float, as a candidate that claims to be constructed. Takes tables of floats only."""
+
+    framework = "onnx"
+    has_ties = False
+
+    def __init__(self, width: str = "float32") -> None:
+        self.name = f"foreign-{width}"
+        self._width = width
+
+    def convert(self, source: Source, folder: Path) -> Saved:
+        """As Candidate.convert."""
+        graph = foreign_graph(source.model, source.signature.inputs, self._width)
+        (folder / FILE).write_bytes(graph.SerializeToString())
+        names = [field.name for field in source.signature.outputs]
+        outputs = [output.name for output in graph.graph.output][: len(names)]
+        fetches = [{"output": o, "field": n} for o, n in zip(outputs, names, strict=True)]
+        feed: dict[str, Any] = {"input": "x", "block": 0, "cast": self._width}
+        options = {"file": FILE, "feeds": [feed], "fetches": fetches, CONSTRUCTION: ["claimed, and not true"]}
+        return Saved(options, ("onnxruntime",))
+
+
+def foreign_graph(model: Any, inputs: tuple[Any, ...], width: str = "float32") -> Any:
+    """The ModelProto that skl2onnx makes, with one input "x"."""
+    from skl2onnx import to_onnx
+    from skl2onnx.common import data_types
+
+    (block,) = Layout(inputs).blocks
+    columns = inputs[0].shape[0] if block.tensor else len(inputs)
+    kind = data_types.FloatTensorType if width == "float32" else data_types.DoubleTensorType
+    options = {id(model): {"zipmap": False}} if hasattr(model, "classes_") else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return to_onnx(
+            model, initial_types=[("x", kind([None, columns]))], target_opset={"": 18, "ai.onnx.ml": 3}, options=options
+        )
+
+
+def halves(rows: int, columns: int, seed: int = 1) -> np.ndarray[Any, np.dtype[Any]]:
+    """Rows of whole and half numbers from 0 to 90, as people type them."""
+    return np.asarray(np.random.default_rng(seed).integers(0, 180, (rows, columns)) / 2)
