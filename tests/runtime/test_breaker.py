@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadworthy.contract.policy import BreakerPolicy
-from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, RoadworthyError, Unavailable
+from roadworthy.foundation.errors import (
+    DeadlineExceeded,
+    InputRefused,
+    InvalidInput,
+    ModelFault,
+    RoadworthyError,
+    Unavailable,
+)
 from roadworthy.runtime.breaker import LOOK_S, WIDTH, Breaker, Circuit, OwnCells, State
 from roadworthy.runtime.ticket import Answer, Outcome, Ticket
 from roadworthy.schema.batch import Batch, Layout
@@ -285,6 +292,7 @@ def wait_for_a_look() -> None:
         (Unavailable("full", code="overloaded"), False),
         (Unavailable("going", code="version-unloading"), False),
         (InvalidInput("wrong"), False),
+        (InputRefused("too large"), False),
         (GOOD, False),
     ],
     ids=lambda value: getattr(value, "code", None),

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from roadworthy.foundation.errors import ModelFault
+from roadworthy.foundation.errors import InputRefused, ModelFault
 from roadworthy.runtime.apart import frames
 from roadworthy.runtime.apart.memory import SHARE_FROM_BYTES, SharedMemory, shared_file
 from roadworthy.schema.batch import Batch, Block, Layout
@@ -84,18 +84,19 @@ def test_a_run_comes_out_as_it_went_in(rows: int) -> None:
 
 
 def test_an_answer_tells_each_outcome() -> None:
-    """Answered, failed in two ways, and not run."""
+    """Answered, failed in two ways, and not run; a refused value stays one, which other processes treat otherwise."""
     faults = (
         ModelFault("one", code="model-failed", hint="h", facts={"n": 1}),
-        ModelFault("two", code="non-finite-output"),
+        InputRefused("two"),
     )
     told = frames.Outcomes([frames.ANSWERED, 1, frames.NOT_RUN, 2], faults, mixed(5), 9, 0.25)
     found = frames.decode_answer(payload_of(frames.encode_answer(3, told, None)), MIXED, None)
     assert list(found.statuses) == list(told.statuses)
     assert [(f.message, f.code, f.hint, f.facts) for f in found.faults] == [
         ("one", "model-failed", "h", {"n": 1}),
-        ("two", "non-finite-output", None, {}),
+        ("two", "input-refused", None, {}),
     ]
+    assert [type(fault) for fault in found.faults] == [ModelFault, InputRefused]
     assert found.batch is not None
     assert same(found.batch, mixed(5))
     assert (found.rows, found.seconds) == (9, 0.25)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from roadworthy.foundation.errors import ModelFault
+from roadworthy.foundation.errors import InputRefused, ModelFault
 from roadworthy.runtime.apart.frames import ANSWERED, NOT_RUN, Outcomes, check_answer
 from roadworthy.runtime.apart.state import StateWriter
 from roadworthy.runtime.batching import MAX_JOINED_ROWS, run_joined
@@ -134,7 +134,8 @@ class Joining:
         return Outcomes(statuses, faults, Batch.concatenate(answers) if answers else None, rows, seconds)
 
     def _note(self, fault: ModelFault) -> None:
-        self._log.error("run-failed", code=fault.code, reason=fault.message, exc_info=fault.__cause__)
+        if not isinstance(fault, InputRefused):  # that is the caller's value
+            self._log.error("run-failed", code=fault.code, reason=fault.message, exc_info=fault.__cause__)
 
 
 class _Part:
