@@ -1,8 +1,10 @@
 """Whether compiled models answer as scikit-learn does on a million rows each: `make bench-exact`.
 
-Rows are training rows, rows perturbed from them (by a share of the spread, or by one float step), and rows whose every column
-lies at a split threshold or one float step beside it: that is where a compiled tree would turn the other way, if it did anywhere.
-A row that takes another branch gets another leaf, which is far more than the last digits in which sums may differ.
+Rows are training rows, rows perturbed from them (by a share of the spread, or by one float step), rows of whole numbers, halves
+and tenths, and rows whose every column lies at a split threshold or one float step beside it: that is where a compiled tree would
+turn the other way, if it did anywhere. A row that takes another branch gets another leaf, which is far more than the last digits
+in which sums may differ. Then the search for jumps, which knows nothing of models, has to find the faults of conversions that are
+known to be wrong, and to accuse none of ours.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import itertools
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +25,18 @@ from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from bench.foreign import FAULTS, Foreign
 from bench.report import Measure, finish
 from roadworthy.frameworks.discovery import framework_for, framework_named
 from roadworthy.frameworks.native import NativeLoaded
 from roadworthy.optimize.candidates.candidate import Candidate, NotConvertible, Source
 from roadworthy.optimize.candidates.exact_linear import ExactLinear
 from roadworthy.optimize.candidates.exact_trees import ExactTrees
+from roadworthy.optimize.compile import Outcome, judge
 from roadworthy.optimize.exact.folding import fold
-from roadworthy.optimize.rows import at_thresholds, perturbed
+from roadworthy.optimize.exams import SEARCHED, answered
+from roadworthy.optimize.rows import at_thresholds, ordinary, perturbed
+from roadworthy.optimize.search import find_jumps, searchable
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.infer import infer_inputs, infer_outputs
 from roadworthy.schema.signature import Signature
@@ -120,8 +127,14 @@ def _source(name: str) -> Source:
     data = (
         load_diabetes() if name.endswith("Regressor") or name in ("LinearRegression", "Ridge") else load_breast_cancer()
     )
+    return _made(make_pipeline(StandardScaler(), (TREES | LINEAR)[name]()), data)
+
+
+def _made(model: Any, data: Any = None) -> Source:
+    """The same for an unfitted model, on the breast cancer data unless others are given."""
+    data = load_breast_cancer() if data is None else data
     rows = data.data
-    model = make_pipeline(StandardScaler(), (TREES | LINEAR)[name]()).fit(rows, data.target)
+    model.fit(rows, data.target)
     framework = framework_for(model)
     inputs, container = infer_inputs(rows)
     signature = Signature(inputs, infer_outputs(framework.answer(model, rows[:50])), container)
@@ -136,11 +149,15 @@ def _batches(source: Source, rows: int, *, trees: bool) -> Iterator[tuple[Batch,
     yield source.training, False
     base = source.training.take(np.resize(np.arange(source.training.rows), _BASE_ROWS))
     edges = fold(source).edges if trees else {}
+    raws = searchable(source.signature)
     for seed in itertools.count(1):
         beside = at_thresholds(base, edges, seed) if edges else None
         pieces = [(perturbed(base, seed), False)]
         while beside is not None and pieces[0][0].rows < beside.rows:  # as many of the one kind as of the other
             pieces[0] = (_joined(pieces[0][0], perturbed(base, seed + 1_000_000 * pieces[0][0].rows)), False)
+        typed = ordinary(base, raws, seed)
+        if typed is not None:
+            pieces.append((typed, False))
         if beside is not None:
             pieces.append((beside, True))
         for piece, at in pieces:
@@ -172,14 +189,50 @@ def measure(names: list[str], rows: int) -> Iterator[Measure]:
         yield Measure(text, found.different, "rows", target="0", met=found.different == 0)
 
 
+def search_measures() -> Iterator[Measure]:
+    """What the search for jumps finds by itself, in conversions of skl2onnx that are wrong and in ours."""
+    found, seconds = 0, []
+    for make in FAULTS.values():
+        reason, took = _searched(_made(make()), Foreign())
+        found += reason != ""
+        seconds.append(took)
+    text = f"faulty conversions ({', '.join(FAULTS)}) that the search finds, of {len(FAULTS)}"
+    print(f"{text}: {found}", flush=True)
+    yield Measure(text, found, "conversions", target=str(len(FAULTS)), met=found == len(FAULTS))
+    accused = 0
+    for name in TREES | LINEAR:
+        reason, took = _searched(_source(name), ExactTrees() if name in TREES else ExactLinear())
+        accused += reason != ""
+        seconds.append(took)
+    text = f"equal conversions that it accuses, of {len(TREES | LINEAR)}"
+    print(f"{text}: {accused}", flush=True)
+    yield Measure(text, accused, "conversions", target="0", met=accused == 0)
+    yield Measure("how long a search takes, median", float(np.median(seconds)), "s")
+
+
+def _searched(source: Source, candidate: Candidate) -> tuple[str, float]:
+    """Why a conversion is refused by the search alone, "" when it is not; and how long the search took, in seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = candidate.convert(source, Path(folder))
+        loaded = framework_named(candidate.framework).load(Path(folder), saved.options, source.signature, 1, None)
+        begun = time.perf_counter()
+        jumps = find_jumps(source.reference, source.training, searchable(source.signature))
+        asked = () if jumps is None else tuple(answered(source, SEARCHED, jumps.rows))
+        outcome = Outcome(candidate.name, candidate.framework, kept=False, reason="")
+        outcome = judge(outcome, source, asked, loaded.run, ties=ROUNDING * candidate.has_ties)
+        took = time.perf_counter() - begun
+        loaded.close()
+    return outcome.reason, took
+
+
 def main() -> int:
     """Compare, print, write; 1 when a row differed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="for each model")
     parser.add_argument("--only", choices=[*TREES, *LINEAR], nargs="+", default=[*TREES, *LINEAR])
     arguments = parser.parse_args()
-    measures = list(measure(arguments.only, arguments.rows))
-    whole = len(measures) == len(TREES | LINEAR) and arguments.rows >= 1_000_000
+    measures = [*measure(arguments.only, arguments.rows), *search_measures()]
+    whole = len(arguments.only) == len(TREES | LINEAR) and arguments.rows >= 1_000_000
     return finish("exact", measures, whole=whole)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.exact import LINEAR, TREES, examine
-from tests.foreign import Foreign
+from bench.foreign import Foreign
 
 ROWS = 20_000
 

@@ -23,6 +23,7 @@ from sklearn.preprocessing import KBinsDiscretizer, MinMaxScaler, StandardScaler
 from sklearn.svm import SVC
 
 import roadworthy as rw
+from bench.foreign import halves
 from roadworthy.foundation.errors import InputRefused
 from roadworthy.gateway.problems import problem
 from roadworthy.package.archive import unpack
@@ -32,7 +33,6 @@ from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Layout
 from roadworthy.schema.tables import to_batch
-from tests.foreign import halves
 
 COLUMNS = ["hours", "age", "visits"]
 

@@ -19,6 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from bench.foreign import Foreign
 from roadworthy.frameworks.discovery import framework_named
 from roadworthy.frameworks.framework import Saved
 from roadworthy.optimize.candidates.candidate import CONSTRUCTION, Source
@@ -28,7 +29,6 @@ from roadworthy.optimize.discovery import candidates
 from roadworthy.optimize.equal import Tolerance, compare
 from roadworthy.optimize.exams import Exam, answered
 from roadworthy.schema.batch import Batch
-from tests.foreign import Foreign
 
 MakeSource = Callable[[Any, Any], Source]
 

@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.ensemble import (
-    AdaBoostClassifier,
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
 )
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Binarizer, KBinsDiscretizer, MinMaxScaler, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from bench.foreign import FAULTS, Foreign
 from roadworthy.frameworks.discovery import framework_named
 from roadworthy.optimize.candidates.candidate import Source
 from roadworthy.optimize.candidates.exact_linear import ExactLinear
@@ -29,30 +28,8 @@ from roadworthy.optimize.compile import Outcome, judge
 from roadworthy.optimize.exams import SEARCHED, Exam, answered
 from roadworthy.optimize.search import PAIRS, changes, find_jumps, searchable
 from roadworthy.schema.batch import Batch
-from tests.foreign import Foreign
 
 MakeSource = Callable[[Any, Any], Source]
-
-FAULTS: dict[str, Callable[[], Any]] = {
-    "boosted stumps": lambda: make_pipeline(
-        StandardScaler(), AdaBoostClassifier(DecisionTreeClassifier(max_depth=3), n_estimators=20, random_state=0)
-    ),
-    "calibrated boosting": lambda: make_pipeline(
-        StandardScaler(), CalibratedClassifierCV(HistGradientBoostingClassifier(max_iter=10, random_state=0), cv=2)
-    ),
-    "boosting": lambda: make_pipeline(
-        StandardScaler(), HistGradientBoostingClassifier(max_iter=30, random_state=0)
-    ),
-    "isotonic forest": lambda: CalibratedClassifierCV(
-        RandomForestClassifier(10, random_state=0), method="isotonic", cv=2
-    ),
-    "bins": lambda: make_pipeline(
-        KBinsDiscretizer(10, strategy="uniform", encode="ordinal"), LogisticRegression(max_iter=500)
-    ),
-    "threshold": lambda: make_pipeline(
-        StandardScaler(), Binarizer(threshold=0.1), LogisticRegression()
-    ),
-}  # fmt: skip
 
 
 def _searched(source: Source, candidate: Any, folder: Path) -> tuple[Outcome, int]:

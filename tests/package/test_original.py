@@ -14,10 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import roadworthy as rw
+from bench.foreign import foreign_graph
 from roadworthy.foundation.errors import PackError, ProofFailed
 from roadworthy.package.card import render_card
 from roadworthy.schema.infer import infer_inputs
-from tests.foreign import foreign_graph
 
 
 def _graph(model: Any, rows: Any) -> Any:

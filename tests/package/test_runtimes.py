@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import KBinsDiscretizer, StandardScaler
 
 import roadworthy as rw
+from bench.foreign import FILE, foreign_graph
 from roadworthy.foundation.errors import InputRefused, PackageRefused
 from roadworthy.package import attestations
 from roadworthy.package.archive import open_package, unpack
@@ -27,7 +28,6 @@ from roadworthy.package.files import describe_files
 from roadworthy.package.manifest import MANIFEST, Manifest, RuntimeEntry
 from roadworthy.package.package import Package
 from roadworthy.runtime.placement import Facts, decide, facts_of
-from tests.foreign import FILE, foreign_graph
 
 COMPARED = "onnx-skl2onnx-float32"
 

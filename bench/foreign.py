@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import AdaBoostClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Binarizer, KBinsDiscretizer, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 from roadworthy.frameworks.framework import Saved
 from roadworthy.optimize.candidates.candidate import CONSTRUCTION, Source
 from roadworthy.schema.batch import Layout
 
 FILE = "model.onnx"
+FAULTS: dict[str, Callable[[], Any]] = {
+    "boosted stumps": lambda: make_pipeline(
+        StandardScaler(), AdaBoostClassifier(DecisionTreeClassifier(max_depth=3), n_estimators=20, random_state=0)
+    ),
+    "calibrated boosting": lambda: make_pipeline(
+        StandardScaler(), CalibratedClassifierCV(HistGradientBoostingClassifier(max_iter=10, random_state=0), cv=2)
+    ),
+    "boosting": lambda: make_pipeline(
+        StandardScaler(), HistGradientBoostingClassifier(max_iter=30, random_state=0)
+    ),
+    "isotonic forest": lambda: CalibratedClassifierCV(
+        RandomForestClassifier(10, random_state=0), method="isotonic", cv=2
+    ),
+    "bins": lambda: make_pipeline(
+        KBinsDiscretizer(10, strategy="uniform", encode="ordinal"), LogisticRegression(max_iter=500)
+    ),
+    "threshold": lambda: make_pipeline(
+        StandardScaler(), Binarizer(threshold=0.1), LogisticRegression()
+    ),
+}  # fmt: skip
+"""Models whose float32 conversion is wrong for some ordinary rows."""
 
 
 class Foreign:
