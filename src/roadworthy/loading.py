@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roadworthy.foundation.errors import PackageInvalid
+from roadworthy.foundation.errors import InvalidRequest, PackageInvalid
 from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.references import VersionReference
 from roadworthy.package.archive import SUFFIX, open_package, unpack
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def load(
-    source: str | Path, *, allow_code: str | Collection[str] | None = None, runtime: str | None = None, threads: int = 1
+    source: str | Path,
+    *,
+    allow_code: str | Collection[str] | None = None,
+    runtime: str | None = None,
+    threads: int = 1,
+    timestamp_integers: str | None = None,
 ) -> Model:
     """The model of a package, after its golden examples gave the same answers here as in training.
 
@@ -29,19 +34,27 @@ def load(
         allow_code: the digest (or digests) of packages that may run code of their own; others that carry code are refused.
         runtime: which runtime of the package; None takes the one that serves.
         threads: bound of its native thread pools.
+        timestamp_integers: the unit of integers in timestamp columns, "s", "ms", "us" or "ns"; None refuses them.
 
     Raises:
         PackageInvalid: damaged, or no package. PackageRefused: not allowed or not runnable here. ProofFailed: other answers.
-        NotFound: no such version. ClientError: no control plane answers.
+        NotFound: no such version. ClientError: no control plane answers. InvalidRequest: "unknown-unit".
     """
     from roadworthy.package.construct import construct
     from roadworthy.package.model import Model
+    from roadworthy.schema.timestamps import UNITS
 
+    if timestamp_integers not in (None, *UNITS):
+        raise InvalidRequest(
+            f"timestamp_integers: expected one of {', '.join(UNITS)}, got {timestamp_integers!r:.40}",
+            code="unknown-unit",
+            hint="name the unit in which the caller counts since 1970 UTC",
+        )
     package = _unpacked(source, load_settings())
     allowed = (allow_code,) if isinstance(allow_code, str) else tuple(allow_code or ())
     constructed = construct(package, allow_code=allowed, runtime=runtime, threads=threads)
     try:
-        return Model(constructed)
+        return Model(constructed, timestamp_integers)
     except BaseException:
         constructed.close()
         raise

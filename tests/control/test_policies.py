@@ -87,6 +87,17 @@ def test_every_fault_is_named_with_its_path() -> None:
     }
 
 
+def test_the_unit_of_integers_is_chosen_and_taken_back() -> None:
+    """One of four; null refuses integers again."""
+    named = merged(None, {"timestamps": {"integers": "ms"}})
+    assert named["timestamps"] == {"integers": "ms"}
+    for asked in ({"timestamps": {"integers": None}}, {"timestamps": None}):
+        assert merged(named, asked)["timestamps"] == {"integers": None}
+    assert problems({"timestamps": {"integers": "minutes"}}) == {
+        "timestamps.integers": "is none of those that there are"
+    }
+
+
 def test_known_names_are_listed() -> None:
     """Of the group where the wrong one stands."""
     for asked, known in (({"timeout": 5}, "timeout_ms"), ({"cache": {"ttl": 5}}, "ttl_s")):
@@ -124,6 +135,7 @@ def test_every_field_is_checked() -> None:
     names = set()
     for field in msgspec.structs.fields(Policy):
         group = {"batching": "Batching", "placement": "Placement", "cache": "CachePolicy", "breaker": "BreakerPolicy"}
+        group |= {"timestamps": "Timestamps"}
         if field.name in group:
             struct = getattr(__import__("roadworthy.contract.policy", fromlist=["x"]), group[field.name])
             names |= {f"{field.name}.{inner.name}" for inner in msgspec.structs.fields(struct)}

@@ -22,7 +22,7 @@ def test_a1_null_is_not_a_silent_nan(target: Any, refused: Any) -> None:
 
 def test_a1_not_finite_inside_nested_values(target: Any, refused: Any) -> None:
     """NaN inside a JSON column is refused as well."""
-    body = b'{"instances": [{"age":1,"name":"n","flag":true,"score":1,"kind":"red","when":0,"meta":{"deep":[NaN]}}]}'
+    body = b'{"instances": [{"age":1,"name":"n","flag":true,"score":1,"kind":"red","when":"2013-01-01","meta":{"deep":[NaN]}}]}'
     assert target.post("mixed", body).status_code in (400, 422)
 
 

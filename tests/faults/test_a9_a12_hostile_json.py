@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-ROW = {"age": 1, "name": "n", "flag": True, "score": None, "kind": "red", "when": 0, "meta": {}}
+ROW = {"age": 1, "name": "n", "flag": True, "score": None, "kind": "red", "when": "2013-01-01", "meta": {}}
 
 
 def _nested(depth: int) -> bytes:

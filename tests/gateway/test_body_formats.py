@@ -152,7 +152,7 @@ def test_csv_is_read() -> None:
         ("x", "nan", "wrong-type"), ("x", "inf", "wrong-type"), ("x", "1e999", "not-finite"),
         ("x", "9007199254740993", "out-of-range"),
         ("x", "null", "wrong-type"), ("x", "true", "wrong-type"), ("x", "0x1", "wrong-type"), ("x", "[1]", "wrong-type"),
-        ("b", "True", "wrong-type"), ("b", "1", "wrong-type"), ("b", "", "null-not-allowed"), ("b", "yes", "wrong-type"),
+        ("b", "t", "wrong-type"), ("b", "1", "wrong-type"), ("b", "", "null-not-allowed"), ("b", "yes", "wrong-type"),
     ],
 )  # fmt: skip
 def test_a5_csv_converts_nothing(column: str, cell: str, code: str) -> None:
@@ -270,8 +270,8 @@ def test_arrow_is_read(kind: str) -> None:
         ("x", pa.array([1, 2**53 + 1]), "out-of-range"), ("x", pa.array([True, False]), "wrong-type"),
         ("s", pa.array([b"a", b"b"]), "wrong-type"), ("s", pa.array([1, 2]), "wrong-type"),
         ("s", pa.array(["a", "\0"]), "wrong-type"),
-        ("t", pa.array([0, 1], pa.timestamp("us")), "wrong-type"), ("t", pa.array([0, 1], pa.date32()), "wrong-type"),
-        ("t", pa.array([0, 1], pa.timestamp("ns", tz="UTC")), "out-of-range"), ("t", pa.array([0, 2**62]), "out-of-range"),
+        ("t", pa.array([0, 1], pa.time64("us")), "wrong-type"), ("t", pa.array([0.0, 1.0]), "wrong-type"),
+        ("t", pa.array([0, 1], pa.timestamp("ns", tz="UTC")), "out-of-range"), ("t", pa.array([0, 1]), "integer-for-timestamp"),
         ("b", pa.array([0, 1], pa.uint8()), "wrong-type"), ("v", pa.array([[1.0, 2.0], [3.0]]), "wrong-shape"),
         ("v", pa.array([[1.0], [3.0]]), "wrong-shape"), ("v", pa.array([[1.0, 2.0], None]), "null-not-allowed"),
         ("v", pa.array([[1.0, 2.0], [3.0, None]]), "null-not-allowed"), ("v", pa.array([1.0, 2.0]), "wrong-type"),
@@ -281,8 +281,6 @@ def test_arrow_is_read(kind: str) -> None:
 def test_a5_a6_arrow_converts_nothing_that_loses(kind: str, column: str, values: Any, code: str) -> None:
     """Types and values that JSON would refuse are refused here, and the column is named."""
     table = pa.table(GOOD | {column: values})
-    if kind == PARQUET and str(values.type) == "timestamp[ns, tz=UTC]":
-        assert code
     error = refused(formats_of(*FIELDS), kind, WRITERS[kind](table), InvalidInput, code)
     assert {fault["name"] for fault in error.facts["fields"]} == {column}
 

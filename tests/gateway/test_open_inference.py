@@ -34,7 +34,7 @@ COLUMNS: dict[str, tuple[str, list[int], Any]] = {
     "flag": ("BOOL", [2], [True, False]),
     "score": ("FP32", [2], [0.5, None]),
     "kind": ("BYTES", [2], ["red", "blue"]),
-    "when": ("INT64", [2], [0, 1_356_998_400_000_000]),
+    "when": ("BYTES", [2], ["1970-01-01T00:00:00.000000Z", "2013-01-01T00:00:00.500000Z"]),
     "meta": ("BYTES", [2], ['{"k":[1,2]}', '"text"']),
     "grid": ("FP64", [2, 2, 3], [[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [10, 11, 12.5]]]),
 }
@@ -201,7 +201,8 @@ def test_requests_that_do_not_fit(worker: Any, change: dict[str, Any], status: i
         ("age", [2], [1, 1.5], 422, "wrong-type"),
         ("age", [2], [1, None], 422, "null-not-allowed"),
         ("age", [2], ["1", "2"], 422, "wrong-type"),
-        ("when", [2], ["2013-01-01T00:00:00Z", 1], 422, "wrong-type"),
+        ("when", [2], ["2013-01-01T00:00:00Z", 1], 422, "integer-for-timestamp"),
+        ("when", [2], ["2013-01-01T00:00:00Z", "1364688000000"], 422, "wrong-type"),
         ("age", [2, 2], [1, 2, 3, 4], 422, "wrong-shape"),
         ("age", [3], [1, 2, 3], 422, "wrong-shape"),
         ("kind", [2], ["red", "green"], 422, "unknown-category"),

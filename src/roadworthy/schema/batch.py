@@ -6,6 +6,7 @@ fixed by a Layout, which is computed once per signature.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,9 +37,14 @@ class BlockForm:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the fields of one side of a signature lie in blocks. Equal fields give equal layouts."""
+    """How the fields of one side of a signature lie in blocks. Equal fields give equal layouts.
+
+    Attributes:
+        integers: the unit of integers that callers send for timestamps: "s", "ms", "us" or "ns"; None refuses them.
+    """
 
     fields: tuple[Field, ...]
+    integers: str | None = dataclasses.field(default=None, compare=False)
 
     @cached_property
     def blocks(self) -> tuple[BlockForm, ...]:

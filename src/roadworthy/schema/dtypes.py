@@ -85,6 +85,6 @@ _OPEN_INFERENCE: dict[DType, str] = {
     DType.FLOAT64: "FP64",
     DType.STRING: "BYTES",
     DType.JSON: "BYTES",
-    DType.TIMESTAMP: "INT64",
+    DType.TIMESTAMP: "BYTES",
     **{dtype: dtype.value.upper() for dtype in _INTEGERS},
 }

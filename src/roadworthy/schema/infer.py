@@ -250,7 +250,7 @@ def _strings(name: str, present: list[Any], nulls: bool) -> Field:
 def _times(name: str, values: Array, nulls: bool) -> Field:
     if loses_time(values):
         raise PackError(
-            f"column {name!r} holds times finer than microseconds",
+            f"column {name!r} holds times finer than microseconds, or beyond the years 1 to 9999",
             code="unsupported-column",
             hint="round the column to microseconds before training: no request can carry more",
             facts={"column": name},

@@ -1,13 +1,15 @@
 """Rows as JSON gives them, turned into a Batch exactly, or refused with every problem named; and back.
 
 Protocols call this when their fast readers are in doubt, `tables.py` for lists of records. Nothing is coerced: "12" is no number,
-true is no 1, 1.5 is no integer. A caller's values never appear in a message.
+true is no 1, 1.5 is no integer. A caller's values do not appear in a message; but a number that stands for a time does, since its
+unit can be seen from it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,15 @@ import numpy as np
 from roadworthy.foundation.errors import InvalidInput
 from roadworthy.schema.batch import Array, Batch, Layout
 from roadworthy.schema.dtypes import DType
+from roadworthy.schema.problem import ProblemError
 from roadworthy.schema.signature import Field
-from roadworthy.schema.timestamps import MAXIMUM, MINIMUM, parse_timestamp
+from roadworthy.schema.time_units import texts_of
+from roadworthy.schema.timestamps import read_timestamp
 
 MAX_PROBLEMS = 20
 _EXACT_FLOAT_LIMIT = 2**53
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_Decode = Callable[[object], Any]
 
 _HINTS = {
     "missing-columns": "send every column that the signature names",
@@ -32,6 +37,8 @@ _HINTS = {
     "unknown-category": "send one of the categories that the signature lists",
     "wrong-shape": "send rows of the shape that the signature names",
     "empty-batch": "send at least one row",
+    "integer-for-timestamp": "send text in ISO 8601, or set the endpoint's policy timestamps.integers to s, ms, us or ns",
+    "timestamp-far-from-training": "send the unit that the policy timestamps.integers names, or text in ISO 8601",
 }
 
 
@@ -76,20 +83,11 @@ class _Problems:
         return InvalidInput(message, code=code, hint=_HINTS.get(first["code"]), facts=facts)
 
 
-class _ProblemError(Exception):
-    """One value that does not fit; never leaves this file."""
-
-    def __init__(self, code: str, problem: str) -> None:
-        super().__init__(problem)
-        self.code = code
-        self.problem = problem
-
-
 def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse") -> tuple[Batch, int]:
     """Rows parsed from JSON as a Batch, and how many extra columns were ignored.
 
     A row is a list of values in the layout's order, a dict by name, or the bare value when the layout has one field.
-    `extra` is "refuse" or "ignore". Timestamps are RFC 3339 text with an offset, or integer microseconds since 1970 UTC.
+    `extra` is "refuse" or "ignore". Timestamps are ISO 8601 text, or integers in the unit that the layout names.
 
     Raises:
         InvalidInput: one of the codes above, or "invalid-input" when several kinds occur; facts["fields"] lists up to
@@ -101,19 +99,24 @@ def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse"
         problems.raise_if_any()
     columns, ignored = _by_column(layout, rows, extra, problems)
     problems.raise_if_any()
-    pairs = [_decode_column(field, values, problems) for field, values in zip(layout.fields, columns, strict=True)]
+    pairs = [
+        _decode_column(field, values, problems, layout.integers)
+        for field, values in zip(layout.fields, columns, strict=True)
+    ]
     problems.raise_if_any()
     return Batch.from_columns(layout, pairs, len(rows)), ignored
 
 
-def decode_columns(fields: Sequence[Field], columns: Sequence[list[object]]) -> list[tuple[Array, Array | None]]:
-    """Values and mask of each field from the same values by column, all of one length.
+def decode_columns(
+    fields: Sequence[Field], columns: Sequence[list[object]], integers: str | None = None
+) -> list[tuple[Array, Array | None]]:
+    """Values and mask of each field from the same values by column, all of one length; `integers` as in Layout.
 
     Raises:
         InvalidInput: as `decode_rows`.
     """
     problems = _Problems()
-    pairs = [_decode_column(field, values, problems) for field, values in zip(fields, columns, strict=True)]
+    pairs = [_decode_column(field, values, problems, integers) for field, values in zip(fields, columns, strict=True)]
     problems.raise_if_any()
     return pairs
 
@@ -216,13 +219,15 @@ def _from_records(
     return columns, ignored
 
 
-def _decode_column(field: Field, values: list[object], problems: _Problems) -> tuple[Array, Array | None]:
+def _decode_column(
+    field: Field, values: list[object], problems: _Problems, integers: str | None
+) -> tuple[Array, Array | None]:
+    decode = _decoder(field, integers)
     if field.shape:
-        return _decode_tensor(field, values, problems)
+        return _decode_tensor(field, values, problems, decode)
     quick = _quick_numbers(field, values)
     if quick is not None:
         return quick, None
-    decode = _DECODERS[field.dtype]
     allowed = set(field.categories or ()) if field.categorical else None
     filler = _FILLERS.get(field.dtype, 0)
     decoded: list[Any] = []
@@ -234,11 +239,11 @@ def _decode_column(field: Field, values: list[object], problems: _Problems) -> t
                 nulls.append(number)
                 decoded.append(filler)
                 continue
-            plain = decode(field, value)
+            plain = decode(value)
             if allowed is not None and plain not in allowed:
-                raise _ProblemError("unknown-category", "is none of the categories")
+                raise ProblemError("unknown-category", "is none of the categories")
             decoded.append(plain)
-        except _ProblemError as problem:
+        except ProblemError as problem:
             problems.add(problem.code, field.name, number, problem.problem, field.dtype.value)
             decoded.append(filler)
     return _as_array(field.dtype, decoded), _mask(len(values), nulls)
@@ -256,7 +261,16 @@ def _quick_numbers(field: Field, values: list[object]) -> Array | None:
     return narrow if np.isfinite(narrow).all() else None
 
 
-def _decode_tensor(field: Field, values: list[object], problems: _Problems) -> tuple[Array, Array | None]:
+def _decoder(field: Field, integers: str | None) -> _Decode:
+    """What reads one value of the field."""
+    if field.dtype is DType.TIMESTAMP:
+        return lambda value: read_timestamp(field, value, integers)
+    return partial(_DECODERS[field.dtype], field)
+
+
+def _decode_tensor(
+    field: Field, values: list[object], problems: _Problems, decode: _Decode
+) -> tuple[Array, Array | None]:
     flat: list[Any] = []
     nulls: list[int] = []
     shape: tuple[int, ...] | None = None
@@ -266,12 +280,12 @@ def _decode_tensor(field: Field, values: list[object], problems: _Problems) -> t
             if len(found) != len(field.shape) or any(
                 want not in (-1, got) for want, got in zip(field.shape, found, strict=True)
             ):
-                raise _ProblemError("wrong-shape", f"has shape {list(found)}")
+                raise ProblemError("wrong-shape", f"has shape {list(found)}")
             if shape is not None and found != shape:
-                raise _ProblemError("wrong-shape", "has another shape than the rows before it")
+                raise ProblemError("wrong-shape", "has another shape than the rows before it")
             shape = found
-            _flatten(field, value, len(field.shape), flat, nulls)
-        except _ProblemError as problem:
+            _flatten(field, value, len(field.shape), (flat, nulls), decode)
+        except ProblemError as problem:
             problems.add(problem.code, field.name, number, problem.problem, f"{field.dtype.value} {list(field.shape)}")
     if problems.found or shape is None:
         return np.empty((0,), dtype=field.dtype.numpy), None
@@ -291,63 +305,64 @@ def _nested_shape(value: object, depth: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _flatten(field: Field, value: object, depth: int, flat: list[Any], nulls: list[int]) -> None:
-    """Append the leaves of `value` to `flat`, row-major; ragged nesting is a problem of shape."""
+def _flatten(field: Field, value: object, depth: int, into: tuple[list[Any], list[int]], decode: _Decode) -> None:
+    """Append the leaves of `value`, row-major, and where they are null; ragged nesting is a problem of shape."""
     if depth == 0:
+        flat, nulls = into
         if value is None:
             _check_nullable(field)
             nulls.append(len(flat))
             flat.append(_FILLERS.get(field.dtype, 0))
         else:
-            flat.append(_DECODERS[field.dtype](field, value))
+            flat.append(decode(value))
         return
     assert isinstance(value, (list, tuple))  # noqa: S101  (the shape was read from the first leaf of each level)
     width = len(value[0]) if depth > 1 and value and isinstance(value[0], (list, tuple)) else None
     for item in value:
         if depth > 1 and (not isinstance(item, (list, tuple)) or len(item) != width):
-            raise _ProblemError("wrong-shape", "is ragged")
-        _flatten(field, item, depth - 1, flat, nulls)
+            raise ProblemError("wrong-shape", "is ragged")
+        _flatten(field, item, depth - 1, into, decode)
 
 
 def _check_nullable(field: Field) -> None:
     if not field.nullable:
-        raise _ProblemError("null-not-allowed", "is null")
+        raise ProblemError("null-not-allowed", "is null")
 
 
 def _decode_float(field: Field, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+        raise ProblemError("wrong-type", f"is {_kind(value)}")
     if isinstance(value, int):
         if abs(value) > _EXACT_FLOAT_LIMIT:
-            raise _ProblemError("out-of-range", "is an integer that a float cannot hold exactly")
+            raise ProblemError("out-of-range", "is an integer that a float cannot hold exactly")
         return float(value)
     if not math.isfinite(value):
-        raise _ProblemError("not-finite", "is not a finite number")
+        raise ProblemError("not-finite", "is not a finite number")
     if field.dtype is DType.FLOAT32 and abs(value) > _FLOAT32_MAX:
-        raise _ProblemError("out-of-range", "is beyond float32")
+        raise ProblemError("out-of-range", "is beyond float32")
     return value
 
 
 def _decode_integer(field: Field, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         if isinstance(value, float) and not math.isfinite(value):
-            raise _ProblemError("not-finite", "is not a finite number")
-        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+            raise ProblemError("not-finite", "is not a finite number")
+        raise ProblemError("wrong-type", f"is {_kind(value)}")
     bounds = np.iinfo(field.dtype.value)
     if not bounds.min <= value <= bounds.max:
-        raise _ProblemError("out-of-range", f"is beyond {field.dtype.value}")
+        raise ProblemError("out-of-range", f"is beyond {field.dtype.value}")
     return value
 
 
 def _decode_bool(_field: Field, value: object) -> bool:
     if not isinstance(value, bool):
-        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+        raise ProblemError("wrong-type", f"is {_kind(value)}")
     return value
 
 
 def _decode_string(_field: Field, value: object) -> str:
     if not isinstance(value, str):
-        raise _ProblemError("wrong-type", f"is {_kind(value)}")
+        raise ProblemError("wrong-type", f"is {_kind(value)}")
     _check_unicode(value)
     return value
 
@@ -357,21 +372,7 @@ def _check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _ProblemError("wrong-type", "is text with half a surrogate pair") from None
-
-
-def _decode_timestamp(_field: Field, value: object) -> int:
-    if isinstance(value, str):
-        moment = parse_timestamp(value)
-        if moment is None:
-            raise _ProblemError("wrong-type", "is not an RFC 3339 time with an offset and at most six decimals")
-    elif isinstance(value, int) and not isinstance(value, bool):
-        moment = value
-    else:
-        raise _ProblemError("wrong-type", f"is {_kind(value)}")
-    if not MINIMUM <= moment <= MAXIMUM:
-        raise _ProblemError("out-of-range", "is beyond the years 1 to 9999")
-    return moment
+        raise ProblemError("wrong-type", "is text with half a surrogate pair") from None
 
 
 def _decode_json(_field: Field, value: object) -> object:
@@ -385,7 +386,7 @@ def _decode_json(_field: Field, value: object) -> object:
         elif isinstance(part, (list, tuple)):
             waiting.extend(part)
         elif isinstance(part, float) and not math.isfinite(part):
-            raise _ProblemError("not-finite", "holds a number that is not finite")
+            raise ProblemError("not-finite", "holds a number that is not finite")
         elif isinstance(part, str):
             _check_unicode(part)
     return value
@@ -397,7 +398,6 @@ _DECODERS: Mapping[DType, Callable[[Field, object], Any]] = {
     DType.FLOAT64: _decode_float,
     DType.BOOL: _decode_bool,
     DType.STRING: _decode_string,
-    DType.TIMESTAMP: _decode_timestamp,
     DType.JSON: _decode_json,
 }
 _FILLERS: Mapping[DType, Any] = {DType.STRING: "", DType.JSON: None, DType.BOOL: False}
@@ -446,8 +446,7 @@ def encode_column(batch: Batch, position: int) -> list[Any]:
     """JSON-ready values of one field, one a row, as in `encode_rows`."""
     values, mask = batch.column_at(position)
     if batch.layout.fields[position].dtype is DType.TIMESTAMP:
-        text = np.char.add(np.datetime_as_string(values.astype("datetime64[us]"), unit="us"), "Z")
-        plain: Any = text.tolist()
+        plain: Any = texts_of(values).tolist()
     else:
         plain = values.tolist()
     return plain if mask is None else _with_nulls(plain, mask.tolist())

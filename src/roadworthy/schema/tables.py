@@ -7,6 +7,7 @@ on through `from_batch`. pandas and polars are imported only when a caller holds
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from roadworthy.schema.batch import Array, Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_rows
 from roadworthy.schema.signature import Container, Field
+from roadworthy.schema.time_arrays import from_integers, from_times, refused
+from roadworthy.schema.time_units import counts_of, series_times, to_micros
 
 ORDERED = "category, ordered"
 """Field.native of a pandas category whose order counts."""
@@ -51,14 +54,24 @@ def to_batch(layout: Layout, data: Any) -> Batch:
 
 
 def _plain(row: Any) -> Any:
-    """numpy scalars and arrays inside records become Python's own, so that one decoder judges them all."""
+    """numpy scalars and arrays inside records become Python's own, so that one decoder judges them all; NaT becomes None."""
     if isinstance(row, dict):
         return {key: _plain(value) for key, value in row.items()}
     if isinstance(row, (list, tuple)):
         return [_plain(value) for value in row]
     if isinstance(row, (np.generic, np.ndarray)):
-        return row.tolist()
-    return row
+        return _plain_array(row)
+    return None if type(row).__name__ == "NaTType" else row
+
+
+def _plain_array(values: Any) -> Any:
+    if values.dtype.kind == "O":
+        return _plain(values.tolist())
+    if values.dtype.kind not in "mM":
+        return values.tolist()
+    if values.ndim:  # `tolist` would give nanoseconds as bare integers
+        return [_plain_array(value) for value in values]
+    return None if np.isnat(values) else values[()]
 
 
 def _from_frame(layout: Layout, names: list[Any], rows: int, values_of: Callable[[str], tuple[Any, Any]]) -> Batch:
@@ -71,7 +84,8 @@ def _from_frame(layout: Layout, names: list[Any], rows: int, values_of: Callable
             raise InvalidInput(f"columns {words}: {', '.join(faults[:20])}", code=code, facts={"fields": fields})
     if rows == 0:
         raise InvalidInput("there are no rows", code="empty-batch", hint="send at least one row")
-    return Batch.from_columns(layout, [_fit(field, *values_of(field.name)) for field in layout.fields], rows)
+    pairs = [_fit(field, *values_of(field.name), integers=layout.integers) for field in layout.fields]
+    return Batch.from_columns(layout, pairs, rows)
 
 
 def _pandas_values(series: Any) -> tuple[Any, Any]:
@@ -79,15 +93,16 @@ def _pandas_values(series: Any) -> tuple[Any, Any]:
     import pandas as pd
 
     nulls = series.isna().to_numpy()
-    if isinstance(series.dtype, pd.CategoricalDtype):
-        series = series.astype(object)
-    elif isinstance(series.dtype, pd.DatetimeTZDtype):
-        series = series.dt.tz_convert("UTC").dt.tz_localize(None)
-    elif isinstance(series.dtype, pd.StringDtype):
+    times = series_times(series)
+    if times is not None:
+        return times, nulls
+    if isinstance(series.dtype, (pd.CategoricalDtype, pd.StringDtype)):
         series = series.astype(object)
     elif pd.api.types.is_extension_array_dtype(series.dtype):
-        kind = series.dtype.numpy_dtype if hasattr(series.dtype, "numpy_dtype") else object
-        return series.to_numpy(dtype=kind, na_value=np.zeros(1, dtype=kind)[0] if kind is not object else None), nulls
+        kind = np.dtype(getattr(series.dtype, "numpy_dtype", object))
+        if kind.kind in "mMO":
+            return series.to_numpy(dtype=object, na_value=None), nulls
+        return series.to_numpy(dtype=kind, na_value=np.zeros(1, dtype=kind)[0]), nulls
     return series.to_numpy(), nulls
 
 
@@ -111,18 +126,23 @@ def _polars_values(series: Any) -> tuple[Any, Any]:
     return values, nulls
 
 
-def _fit(field: Field, values: Any, nulls: Any) -> tuple[Array, Array | None]:
+def _fit(field: Field, values: Any, nulls: Any, integers: str | None = None) -> tuple[Array, Array | None]:
     """One column as the field's own dtype, exactly, with its mask; or InvalidInput."""
     found = DType.from_numpy(values.dtype)
     mask = nulls if nulls is not None and nulls.any() else None
-    if found is DType.TIMESTAMP and field.dtype is DType.TIMESTAMP:
-        if loses_time(values):
-            raise _fault(field, "out-of-range", "holds times finer than microseconds")
-        array = values.astype("datetime64[us]").astype(np.int64)
-        return (array if mask is None else np.where(mask, 0, array)), mask_for(field, mask)
-    if found is None or field.dtype.numpy == np.dtype(object) or field.shape or field.categorical:
+    if field.dtype is DType.TIMESTAMP and values.dtype.kind in "Miufb":
+        return _fit_times(field, values, mask, integers)
+    if values.dtype.kind == "m":  # numpy would give its nanoseconds as bare integers
+        raise _fault(field, "wrong-type", "holds durations")
+    if (
+        found is None
+        or values.dtype.kind == "U"
+        or field.dtype.numpy == np.dtype(object)
+        or field.shape
+        or field.categorical
+    ):
         plain = [None if mask is not None and mask[i] else _plain(v) for i, v in enumerate(values.tolist())]
-        batch, _ = decode_rows(Layout((field,)), [{field.name: value} for value in plain])
+        batch, _ = decode_rows(Layout((field,), integers), [{field.name: value} for value in plain])
         return batch.column_at(0)
     if mask is not None:
         mask_for(field, mask)
@@ -132,6 +152,19 @@ def _fit(field: Field, values: Any, nulls: Any) -> tuple[Array, Array | None]:
     if field.dtype.is_float and not np.isfinite(values).all():
         raise _fault(field, "not-finite", "holds numbers that are not finite")
     return values, mask
+
+
+def _fit_times(field: Field, values: Array, mask: Array | None, integers: str | None) -> tuple[Array, Array | None]:
+    """A column of times from datetime64 or integers; of floats and booleans nothing but nulls."""
+    if values.dtype.kind == "M":
+        micros, mask = from_times(field, values, mask)
+    elif values.dtype.kind in "iu":
+        micros = from_integers(field, values, mask, integers)
+    elif mask is not None and mask.all():
+        micros = np.zeros(values.shape, dtype=np.int64)
+    else:
+        raise refused(field, values, mask)
+    return micros, mask_for(field, mask)
 
 
 def mask_for(field: Field, mask: Array | None) -> Array | None:
@@ -179,8 +212,11 @@ def _from_array(layout: Layout, data: Array) -> Batch:
         if not fits:
             raise _fault(field, "wrong-shape", f"has shape {list(data.shape[1:])}, expected {list(field.shape)}")
         if data.dtype.kind == "O" or field.dtype.numpy == np.dtype(object):
-            return decode_rows(layout, data.tolist())[0]
-        values, mask = _fit_tensor(field, data, _gaps(data))
+            return decode_rows(layout, _plain(list(data)))[0]
+        if field.dtype is DType.TIMESTAMP:
+            values, mask = _fit(replace(field, shape=()), data, _gaps(data), layout.integers)
+        else:
+            values, mask = _fit_tensor(field, data, _gaps(data))
         return Batch.from_columns(layout, [(values, mask)], rows)
     matrix = data.reshape(rows, 1) if data.ndim == 1 else data
     if matrix.ndim != 2 or matrix.shape[1] != len(layout.fields):
@@ -188,7 +224,10 @@ def _from_array(layout: Layout, data: Array) -> Batch:
             f"the array has shape {list(data.shape)}, expected {len(layout.fields)} columns", code="wrong-shape"
         )
     nulls = _gaps(matrix)
-    pairs = [_fit(field, matrix[:, i], None if nulls is None else nulls[:, i]) for i, field in enumerate(layout.fields)]
+    pairs = [
+        _fit(field, matrix[:, i], None if nulls is None else nulls[:, i], layout.integers)
+        for i, field in enumerate(layout.fields)
+    ]
     return Batch.from_columns(layout, pairs, rows)
 
 
@@ -231,8 +270,7 @@ def _array(batch: Batch) -> Array:
     values, mask = _column(batch, 0)
     field = batch.layout.fields[0]
     if field.dtype is DType.TIMESTAMP:
-        times = values.astype("datetime64[us]")
-        whole = times if mask is None else np.where(mask, np.datetime64("NaT"), times)
+        whole = _times(values, mask)
     else:
         whole = values.copy() if mask is None else _with_nan(values, mask)
     return whole if field.native is None else whole.astype(field.native)
@@ -253,8 +291,9 @@ def pandas_name(field: Field) -> str:
 
 
 def loses_time(times: Array) -> bool:
-    """Whether any of these datetime64 values is finer than a microsecond."""
-    return bool((times.astype("datetime64[us]") != times)[~np.isnat(times)].any())
+    """Whether any of these datetime64 values is finer than a microsecond, or beyond the years 1 to 9999."""
+    _, finer, beyond = to_micros(*counts_of(times))
+    return bool((finer | beyond).any())
 
 
 def _pandas_native(pd: Any, batch: Batch, position: int) -> Any:
@@ -269,6 +308,12 @@ def _pandas_native(pd: Any, batch: Batch, position: int) -> Any:
     if isinstance(dtype, pd.DatetimeTZDtype):
         return pd.Series(plain).dt.tz_localize("UTC").astype(dtype)
     return pd.Series(plain).astype(dtype)
+
+
+def _times(values: Array, mask: Array | None) -> Array:
+    """Microseconds as datetime64, nulls as NaT."""
+    times = values.astype("datetime64[us]")
+    return times if mask is None else np.where(mask, np.datetime64("NaT"), times)
 
 
 def _with_nan(values: Array, mask: Array) -> Array:
@@ -308,8 +353,7 @@ def _pandas_column(pd: Any, batch: Batch, position: int) -> Any:
         plain = values if mask is None else _with_none(values, mask)
         return pd.Categorical(plain, categories=list(field.categories or ()), ordered=field.native == ORDERED)
     if field.dtype is DType.TIMESTAMP:
-        times = values.astype("datetime64[us]")
-        return times if mask is None else np.where(mask, np.datetime64("NaT"), times)
+        return _times(values, mask)
     if field.nullable and (field.dtype.is_integer or field.dtype is DType.BOOL):
         array = pd.array(values, dtype=_nullable_name(field.dtype))
         if mask is not None:
@@ -382,7 +426,8 @@ def _fit_answer(field: Field, values: Array) -> tuple[Array, Array | None]:
     ):
         raise ModelFault(f"output {field.name!r} has shape {list(values.shape[1:])}", code="wrong-output-type")
     nulls = _null_answers(values) if field.nullable else None
-    if values.dtype == field.dtype.numpy and values.dtype.kind != "O" and (nulls is None or not nulls.any()):
+    own = values.dtype == field.dtype.numpy and field.dtype is not DType.TIMESTAMP
+    if own and values.dtype.kind != "O" and (nulls is None or not nulls.any()):
         return values, None
     plain = Field(field.name, field.dtype, nullable=field.nullable)
     try:
@@ -402,9 +447,12 @@ def _null_answers(values: Array) -> Array:
 
 
 def batch_to_answers(batch: Batch) -> dict[str, Array]:
-    """One array a field, nulls as NaN or None."""
+    """One array a field, times as datetime64[us], nulls as NaN, NaT or None."""
     answers: dict[str, Array] = {}
     for position, field in enumerate(batch.layout.fields):
         values, mask = _column(batch, position)
-        answers[field.name] = values if mask is None else _with_nan(values, mask)
+        if field.dtype is DType.TIMESTAMP:
+            answers[field.name] = _times(values, mask)
+        else:
+            answers[field.name] = values if mask is None else _with_nan(values, mask)
     return answers

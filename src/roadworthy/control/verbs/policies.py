@@ -15,7 +15,7 @@ from typing import Any, get_args
 import msgspec
 from sqlalchemy import Connection
 
-from roadworthy.contract.policy import FALLBACKS, PLACES, Fallback, Policy
+from roadworthy.contract.policy import FALLBACKS, INTEGER_UNITS, PLACES, Fallback, Policy
 from roadworthy.control.plane import Plane
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, NotFound
 from roadworthy.foundation.references import VersionReference
@@ -55,6 +55,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "extra": ("refuse", "ignore"),
     "placement.where": PLACES,
+    "timestamps.integers": INTEGER_UNITS,
     "fallback[].kind": FALLBACKS,
 }
 MOST_FALLBACKS = 8
@@ -181,7 +182,7 @@ def _leaf(path: str, kind: Any, value: object) -> Iterator[Problem]:
     except msgspec.ValidationError as error:
         yield Problem(path, str(error).replace("`", "").replace("Expected", "expected"), CHOICES.get(general, ()))
         return
-    if general in CHOICES and value not in CHOICES[general]:
+    if general in CHOICES and value is not None and value not in CHOICES[general]:
         yield Problem(path, "is none of those that there are", CHOICES[general])
     if general in RANGES and isinstance(value, int | float):
         least, most = RANGES[general]

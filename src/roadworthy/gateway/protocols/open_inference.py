@@ -21,6 +21,7 @@ from roadworthy.gateway.protocols.open_inference_messages import (
     read_head,
 )
 from roadworthy.gateway.protocols.open_inference_tensors import Column, FieldReader, to_json, to_raw
+from roadworthy.gateway.protocols.open_inference_times import reader_of
 from roadworthy.gateway.protocols.protocol import (
     ALWAYS_INLINE,
     Decoded,
@@ -32,6 +33,7 @@ from roadworthy.gateway.protocols.protocol import (
 )
 from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
 
 HEAD_LENGTH = b"inference-header-content-length"
@@ -76,11 +78,16 @@ class OpenInference:
         self._endpoint = endpoint
         self._layout = Layout(signature.inputs)
         self._outputs = {field.name: field for field in signature.outputs}
-        self._readers = {field.name: FieldReader(field) for field in signature.inputs}
+        self._readers = {field.name: reader_of(field, policy.timestamps.integers) for field in signature.inputs}
         self._all = {binary: [(field, binary) for field in signature.outputs] for binary in (False, True)}
         self._known: dict[bytes, _KnownHead] = {}
         self._max_rows = policy.max_rows
         self._extra = policy.extra
+
+    @property
+    def datatypes(self) -> dict[str, str]:
+        """The datatype of each input that the endpoint's metadata tells."""
+        return {name: reader.expects for name, reader in self._readers.items()}
 
     @property
     def unchosen(self) -> OpenInference:
@@ -182,9 +189,11 @@ class OpenInference:
     def _learn(self, head: bytes, request: InferRequest, raw_bytes: int, known: _KnownHead) -> None:
         """Keep what a head means that was good, when all values are in the bytes after it."""
         cuts = _cut(request.inputs, raw_bytes)
-        shapes = {tensor.name: tensor.shape for tensor in request.inputs}
+        tensors = {tensor.name: tensor for tensor in request.inputs}
         if cuts.keys() >= self._readers.keys():
-            known.columns.extend((reader, cuts[name], shapes[name]) for name, reader in self._readers.items())
+            for name, reader in self._readers.items():
+                tensor = tensors[name]
+                known.columns.append((reader.reading(tensor.datatype), cuts[name], tensor.shape))
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[head] = known
@@ -193,12 +202,11 @@ class OpenInference:
         tensors = self._by_name(request.inputs)
         cuts = _cut(request.inputs, len(raw))
         ignored = len(tensors) - len(self._readers)
-        rows = {
-            name: reader.rows(tensors[name].shape, tensors[name].datatype) for name, reader in self._readers.items()
-        }
+        readers = {name: reader.reading(tensors[name].datatype) for name, reader in self._readers.items()}
+        rows = {name: reader.rows(tensors[name].shape, tensors[name].datatype) for name, reader in readers.items()}
         count = self._common(rows)
         columns: list[Column] = []
-        for name, reader in self._readers.items():
+        for name, reader in readers.items():
             tensor = tensors[name]
             if name in cuts:
                 columns.append(reader.from_raw(raw[cuts[name]], tensor.shape))
@@ -256,10 +264,11 @@ class OpenInference:
         size = field.dtype.numpy.itemsize
         for dimension in field.shape:
             size *= dimension
-        if others or size <= 0 or field.dtype.numpy.kind == "O" or len(raw) % size:
+        datatype = self._readers[field.name].expects
+        if others or size <= 0 or datatype == DType.STRING.open_inference or len(raw) % size:
             raise _bad_head_length()
         parameters: Parameters = {"binary_data_size": len(raw)}
-        tensor = TensorIn(field.name, [len(raw) // size, *field.shape], field.dtype.open_inference, parameters)
+        tensor = TensorIn(field.name, [len(raw) // size, *field.shape], datatype, parameters)
         return InferRequest([tensor], parameters={"binary_data_output": True})
 
 

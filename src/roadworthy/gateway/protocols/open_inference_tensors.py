@@ -1,7 +1,7 @@
 """One tensor of the Open Inference Protocol ↔ one field of a batch, as JSON values or as raw bytes. `open_inference.py` calls.
 
-A plain field is a tensor of shape [n] or [n, 1]; a tensor field of shape S is [n, *S]. Timestamps travel as INT64 microseconds,
-nested values as BYTES with JSON text, nulls as JSON null and as NaN in raw floats.
+A plain field is a tensor of shape [n] or [n, 1]; a tensor field of shape S is [n, *S]. Nested values travel as BYTES with JSON
+text, timestamps as BYTES with ISO 8601 text (`open_inference_times.py` reads them), nulls as JSON null, in raw floats as NaN.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from roadworthy.schema.batch import Array, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_rows
 from roadworthy.schema.signature import Field
+from roadworthy.schema.time_units import texts_of
 
 _LENGTH = struct.Struct("<I")
 _MOST_ELEMENTS = 2**63 - 1
@@ -33,11 +34,16 @@ Column = tuple[Array, Array | None]
 
 
 class FieldReader:
-    """Reads the tensors of one field."""
+    """Reads the tensors of one field.
+
+    Attributes:
+        expects: the datatype that callers have to send.
+    """
 
     def __init__(self, field: Field) -> None:
         self.field = field
         wire = {DType.TIMESTAMP: DType.INT64, DType.JSON: DType.STRING}.get(field.dtype, field.dtype)
+        self.expects = wire.open_inference
         self._wire = replace(field, dtype=wire, privacy=field.privacy)
         self._layout = Layout((self._wire,))
         self._dtype = wire.numpy
@@ -45,6 +51,10 @@ class FieldReader:
         plain = wire is not DType.STRING and not field.nullable and not field.categorical
         self._flat = msgspec.json.Decoder(list[scalar_type(wire)]) if plain else None  # type: ignore[misc]
         self._numbers = Numbers(wire) if plain and wire is not DType.BOOL else None
+
+    def reading(self, datatype: str) -> FieldReader:  # noqa: ARG002 - for fields that have several
+        """What reads a tensor of that datatype, or refuses it."""
+        return self
 
     def rows(self, shape: Sequence[int], datatype: str) -> int:
         """How many rows a tensor of that shape holds.
@@ -60,9 +70,8 @@ class FieldReader:
                 hint="dimensions are 0 or more, the first is the number of rows",
                 facts={"input": self.field.name},
             )
-        wanted = self.field.dtype.open_inference
-        if datatype != wanted:
-            raise self._misfit("wrong-type", "has another datatype", wanted)
+        if datatype != self._wire.dtype.open_inference:
+            raise self._misfit("wrong-type", "has another datatype", self.expects)
         rest, known = list(shape[1:]), self.field.shape
         if not known:
             fits = rest in ([], [1])
@@ -213,7 +222,7 @@ def _leaves(value: Any) -> Sequence[Any]:
 
 def to_json(field: Field, values: Array, mask: Array | None) -> list[Any]:
     """The flat JSON values of an output."""
-    flat = values.ravel().tolist()
+    flat = values.ravel().tolist() if field.dtype is not DType.TIMESTAMP else texts_of(values.ravel()).tolist()
     if field.dtype is DType.JSON:
         flat = [_encode_json(value).decode() for value in flat]
     if mask is None:
@@ -223,6 +232,9 @@ def to_json(field: Field, values: Array, mask: Array | None) -> list[Any]:
 
 def to_raw(field: Field, values: Array, mask: Array | None) -> bytes:
     """The raw bytes of an output; a null is NaN in floats and an empty or zero value elsewhere."""
+    if field.dtype is DType.TIMESTAMP:
+        texts = texts_of(values).astype(object)
+        values = texts if mask is None else np.where(mask, "", texts)
     if values.dtype.kind == "O":
         parts: list[bytes] = []
         for value in values.ravel().tolist():

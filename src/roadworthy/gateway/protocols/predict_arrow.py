@@ -39,7 +39,7 @@ class _PredictArrow:
     takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers) -> None:
-        self._layout = Layout(signature.inputs)
+        self._layout = Layout(signature.inputs, policy.timestamps.integers)
         self._extra = policy.extra
         self._bounds = Bounds(policy.max_rows, policy.max_body_bytes)
         self._answers = answers

@@ -1,7 +1,8 @@
 """`POST /v1/models/{endpoint}:predict` with `text/csv`: a header row, then one row a line, RFC 4180, in UTF-8.
 
-As strict as JSON: numbers as JSON writes them, `true` and `false`, RFC 3339 times with an offset; lists and nested values as JSON
-text in their cell. An empty cell is a null where the column may have nulls, empty text in other columns of text, else refused.
+As strict as JSON: numbers as JSON writes them, `true` and `false` in upper or lower case, ISO 8601 times; lists and nested values
+as JSON text in their cell. An empty cell is a null where the column may have nulls, empty text in other columns of text, else
+refused.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class PredictCsv:
     takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers) -> None:
-        self._layout = Layout(signature.inputs)
+        self._layout = Layout(signature.inputs, policy.timestamps.integers)
         self._policy = policy
         self._answers = answers
         self._matrix = CsvMatrix(self._layout, policy) if Matrix.reads(self._layout) else None
@@ -80,7 +81,7 @@ class PredictCsv:
         if not rows:
             raise no_rows()
         sent = dict(zip(names, zip(*rows, strict=True), strict=True))
-        columns = [_column(field, sent[field.name]) for field in plan.fields]
+        columns = [_column(field, sent[field.name], self._layout.integers) for field in plan.fields]
         reply = self._answers.choose(headers)
         return Decoded(plan.assemble(columns, len(rows)), ignored=plan.ignored, reply=reply)
 
@@ -135,11 +136,11 @@ def _malformed(words: str, line: int | None) -> MalformedBody:
     )
 
 
-def _column(field: Field, cells: Sequence[str]) -> Column:
+def _column(field: Field, cells: Sequence[str], integers: str | None) -> Column:
     """One column, at once where every cell is plainly right, else cell by cell."""
     if not field.shape and not field.categorical and (quick := _quickly(field, cells)) is not None:
         return quick
-    (pair,) = decode_columns([field], [[_value(field, cell, row) for row, cell in enumerate(cells)]])
+    (pair,) = decode_columns([field], [[_value(field, cell, row) for row, cell in enumerate(cells)]], integers)
     return pair
 
 
@@ -155,6 +156,8 @@ def _quickly(field: Field, cells: Sequence[str]) -> Column | None:
             return None  # "null" is no null in CSV
         mask = np.array([cell == "" for cell in cells], dtype=bool)
         text = ",".join([cell or "0" if field.dtype is not DType.BOOL else cell or "false" for cell in cells])
+    if field.dtype is DType.BOOL:
+        text = text.lower()  # pandas writes True and False
     try:
         values = msgspec.json.decode(f"[{text}]", type=list[kind])  # type: ignore[valid-type]
     except (ValueError, RecursionError):
@@ -177,8 +180,8 @@ def _value(field: Field, cell: str, row: int) -> Any:
         return cell
     plain = cell.strip(_BLANKS)
     if field.dtype is DType.BOOL:
-        return {"true": True, "false": False}.get(plain, cell)
+        return {"true": True, "false": False}.get(plain.lower(), cell)
     number = _NUMBER.fullmatch(plain)
     if number is None or len(plain) > MAX_INTEGER_DIGITS:
-        return cell
+        return plain if field.dtype is DType.TIMESTAMP else cell
     return float(plain) if number[1] or number[2] else int(plain)

@@ -37,7 +37,7 @@ class PredictJson:
     takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers | None = None) -> None:
-        self._layout = layout = Layout(signature.inputs)
+        self._layout = layout = Layout(signature.inputs, policy.timestamps.integers)
         self._answers = answers or Answers(signature.outputs)
         self._write = self._answers.write_json
         self._max_rows = policy.max_rows
