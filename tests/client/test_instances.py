@@ -52,12 +52,13 @@ def test_arrays_and_rows() -> None:
     assert rows(pl.Series([1, None])) == [1, None]
 
 
-def test_times_carry_an_offset() -> None:
-    """A time without an offset is taken as UTC; one with an offset keeps it; NaT is null."""
+def test_times_are_sent_in_utc() -> None:
+    """A time without an offset is taken as UTC; one with an offset is converted; NaT is null."""
     naive, aware = pd.Timestamp("2013-01-02T03:04:05"), pd.Timestamp("2013-01-02T03:04:05+01:00")
-    assert rows([naive, aware, pd.NaT]) == ["2013-01-02T03:04:05+00:00", "2013-01-02T03:04:05+01:00", None]
-    assert rows(pd.DataFrame({"t": [naive, pd.NaT]})) == [{"t": "2013-01-02T03:04:05+00:00"}, {"t": None}]
-    assert rows([np.datetime64("2013-01-02")]) == ["2013-01-02T00:00:00.000000Z"]
+    assert rows([naive, aware, pd.NaT]) == ["2013-01-02T03:04:05Z", "2013-01-02T02:04:05Z", None]
+    frame = pd.DataFrame({"t": [naive, pd.NaT]}, dtype="datetime64[us]")
+    assert rows(frame) == [{"t": "2013-01-02T03:04:05.000000Z"}, {"t": None}]
+    assert rows([np.datetime64("2013-01-02")]) == ["2013-01-02T00:00:00Z"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A caller's table as the rows of a request: pandas, polars, numpy, records or rows become JSON values. Called by `client.py`.
 
-Nothing is judged here, and nothing is rounded: the gateway checks the rows against the endpoint's signature.
+Nothing is judged here, and nothing is rounded: numbers keep all their digits (Python writes the shortest text that reads back as
+the same float), times are ISO 8601 text in UTC with all their digits. The gateway checks the rows against the signature.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ def _rows(data: Any) -> list[Any]:
     kind = type(data).__module__.partition(".")[0]
     if kind == "pandas":
         return _pandas_rows(data)
-    if kind in ("polars", "numpy"):
-        name = next(name for name in ("to_dicts", "tolist", "to_list") if hasattr(data, name))
-        return _values(getattr(data, name)())
+    if kind == "numpy":
+        return list(_array(data)) if data.ndim else [_value(data[()])]
+    if kind == "polars":
+        return _polars_rows(data)
     if isinstance(data, dict):
         return [_value(data)]
     if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
@@ -60,7 +62,53 @@ def _pandas_rows(data: Any) -> list[Any]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
+def _polars_rows(data: Any) -> list[Any]:
+    if not hasattr(data, "columns"):
+        return _polars_column(data)
+    columns = [_polars_column(data[name]) for name in data.columns]
+    return [dict(zip(data.columns, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _polars_column(series: Any) -> list[Any]:
+    """Times as numpy has them: polars' own Python values lose nanoseconds."""
+    if str(series.dtype).startswith("Datetime"):
+        if series.dtype.time_zone is not None:
+            series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        return list(_array(series.to_numpy()))
+    return _values(series.to_list())
+
+
+def _array(array: Any) -> Any:
+    """A numpy array's values as JSON has them, nested as it is."""
+    if array.dtype.kind == "M":
+        return _time_texts(array)
+    if array.dtype.kind in "mV":
+        raise _not_json(str(array.dtype))
+    return _values(array.tolist())
+
+
+def _time_texts(times: Any) -> list[Any]:
+    """datetime64 of any unit as text, NaT as None. Those of a day or more are midnights; seconds are always written."""
+    import numpy as np
+
+    times = times.astype(times.dtype.newbyteorder("="))  # numpy writes others as if they were
+    unit = np.datetime_data(times.dtype)[0]
+    if unit in ("Y", "M", "W", "D", "h", "m", "generic"):
+        seconds = times.astype("datetime64[s]")
+        if (seconds.astype(times.dtype) != times)[~np.isnat(times)].any():
+            raise InvalidInput("a time is beyond the calendar", code="out-of-range", hint="send years from 1 to 9999")
+        times = seconds
+    texts = np.char.add(np.datetime_as_string(times), "Z").astype(object)
+    texts[np.isnat(times)] = None
+    return list(texts.tolist())
+
+
 def _column(series: Any) -> list[Any]:
+    from roadworthy.schema.time_units import series_times
+
+    times = series_times(series)
+    if times is not None:
+        return _time_texts(times)
     if series.dtype.kind in "iub" and not series.hasnans:
         return list(series.tolist())
     return _values(series.tolist())
@@ -87,12 +135,29 @@ def _other(value: Any) -> Any:
     if kind in ("NaTType", "NAType"):
         return None
     if isinstance(value, dt.datetime):
-        return (value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)).isoformat()
-    if kind == "datetime64":
-        return None if str(value) == "NaT" else f"{value.astype('datetime64[us]')}Z"
+        return _time_text(value)
+    if isinstance(value, dt.date):
+        return value.isoformat()
     if hasattr(value, "tolist"):  # numpy's scalars and arrays
-        return _value(value.tolist())
-    raise InvalidInput(
+        return _array(value) if value.ndim else _scalar(value)
+    raise _not_json(kind)
+
+
+def _scalar(value: Any) -> Any:
+    return _array(value.reshape(1))[0]
+
+
+def _time_text(moment: dt.datetime) -> str:
+    """In UTC: zones of long ago have offsets with seconds, which ISO 8601 does not know."""
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
+    try:
+        return aware.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+    except (OverflowError, ValueError):  # beyond the calendar: the gateway says so
+        return aware.isoformat()
+
+
+def _not_json(kind: str) -> InvalidInput:
+    return InvalidInput(
         f"a value of type {kind} cannot be sent",
         code="not-json",
         hint="send numbers, texts, booleans, times, lists, dicts or None",
