@@ -25,7 +25,7 @@ _INT64 = (-(2**63), 2**63 - 1)
 _PER_MICROSECOND = {"us": 1, "ns": 1_000}
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
 _TEXT = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[Tt ]((?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?)([Zz]|[+-]\d\d(?::?\d\d)?)?)?",
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ]((?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?)([Zz]|[+-]\d\d(?::?\d\d|:\d\d:\d\d)?)?)?",
     re.ASCII,
 )
 _EXPECTED = "expected a timestamp such as '2024-03-31T00:00:00Z'"
