@@ -98,6 +98,15 @@ def test_make_targets_exist(page: Path) -> None:
         assert re.search(rf"^{pattern}:", makefile, flags=re.MULTILINE), target
 
 
+@pytest.mark.parametrize("folder", ["src", "docs", "demo", "bench", "README.md"])
+def test_g3_nothing_sends_rows_by_the_to_json_of_pandas(folder: str) -> None:
+    """It rounds to ten decimals, which takes the other branch of a tree, and writes times as integers."""
+    found = [ROOT / folder] if folder.endswith(".md") else (ROOT / folder).rglob("*")
+    pages = [path for path in found if path.suffix in (".py", ".md", ".ipynb")]
+    assert pages
+    assert not [path for path in pages if re.search(r"\w\.to_json\(", path.read_text())]
+
+
 def test_the_extractors_find_what_they_should(tmp_path: Path) -> None:
     """Blocks, commands and comments are told apart: otherwise the tests above would pass on nothing."""
     page = tmp_path / "page.md"
