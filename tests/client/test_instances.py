@@ -47,6 +47,8 @@ def test_arrays_and_rows() -> None:
     assert rows(np.array([[1.5, np.nan]])) == [[1.5, None]]
     assert rows(np.arange(4, dtype=np.int8).reshape(1, 2, 2)) == [[[0, 1], [2, 3]]]
     assert rows({"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True)}) == [{"a": 0.5, "b": 3, "c": True}]
+    named = np.array([(1, "2013-01-02", 0.5)], dtype=[("a", "i8"), ("t", "M8[ns]"), ("x", "f8")])
+    assert rows(named) == [[1, "2013-01-02T00:00:00.000000000Z", 0.5]]
     assert rows([1, 2.5]) == [1, 2.5]
     assert rows(pd.Series([1, 2])) == [1, 2]
     assert rows(pl.Series([1, None])) == [1, None]
@@ -71,6 +73,10 @@ def test_times_are_sent_in_utc() -> None:
         ("text", "not-json"),
         (3, "not-json"),
         ([dt.timedelta(1)], "not-json"),
+        ([dt.time(12)], "not-json"),
+        (np.array([5], "m8[ns]"), "not-json"),
+        ([np.timedelta64(5, "ns")], "not-json"),
+        (pd.DataFrame({"d": pd.to_timedelta([1])}), "not-json"),
     ],
 )
 def test_what_json_cannot_hold_is_refused(data: Any, code: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,9 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadworthy.foundation.errors import InvalidInput
+from roadworthy.contract.policy import Policy, Timestamps
+from roadworthy.foundation.errors import InvalidInput, ModelFault
+from roadworthy.gateway.protocols.open_inference import OpenInference
+from roadworthy.runtime.fallback import Static
+from roadworthy.schema.batch import Layout
 from roadworthy.schema.dtypes import DType
-from roadworthy.schema.signature import Field, Privacy
+from roadworthy.schema.signature import Field, Privacy, Signature
+from roadworthy.schema.tables import answers_to_batch, batch_to_answers
 from tests.gateway.time_paths import (
     ANY,
     FILE,
@@ -399,6 +405,60 @@ def test_g3_nothing_is_rounded_or_wraps_round(name: str) -> None:
     """What microseconds of the years 1 to 9999 cannot hold is refused."""
     path, values = BEYOND[name]
     assert refused(path, values()).code in ("out-of-range", "wrong-type")
+
+
+def test_g3_a_fixed_fallback_has_its_times_as_text() -> None:
+    """An integer tells no unit there either."""
+    outputs = Layout((Field("t", DType.TIMESTAMP),))
+    Static(outputs, "2024-03-31")
+    with pytest.raises(InvalidInput) as caught:
+        Static(outputs, 1_711_843_200_000)
+    assert caught.value.code == "integer-for-timestamp"
+
+
+@pytest.mark.parametrize("answer", [np.array([1]), np.array([1.5]), np.array(["now"])])
+def test_g3_a_model_that_answers_numbers_for_times_is_at_fault(answer: Any) -> None:
+    """What a model answers is held to the same rule; times of any unit are taken."""
+    outputs = Layout((Field("t", DType.TIMESTAMP),))
+    with pytest.raises(ModelFault):
+        answers_to_batch(outputs, {"t": answer}, 1)
+    found = answers_to_batch(outputs, {"t": np.array(["2024-03-31"], "datetime64[ns]")}, 1)
+    assert column(found) == [MIDNIGHT]
+    assert batch_to_answers(found)["t"].tolist() == [dt.datetime(2024, 3, 31)]  # noqa: DTZ001 - as numpy gives it
+
+
+TENSOR = Field("t", DType.TIMESTAMP, (2,), nullable=True, minimum=str(LOW), maximum=str(HIGH))
+
+
+def test_g3_tensors_of_times() -> None:
+    """Nested in JSON, CSV, Arrow, V2 and numpy: each value by the same rules."""
+    texts, micros = [["2024-03-31", "2024-03-30T00:00:00Z"]], [[MIDNIGHT, MIDNIGHT - DAY]]
+    times = pa.array(micros, pa.list_(pa.timestamp("us")))
+    seconds = [[MIDNIGHT // 10**6, MIDNIGHT // 10**6 - 86_400]]
+    whole = pa.array(seconds, pa.list_(pa.int64()))
+    array = np.array([["2024-03-31", "2024-03-30"]], "datetime64[ns]")
+
+    def v2(datatype: str, data: list[Any], unit: str | None) -> Any:
+        tensor = {"name": "t", "shape": [1, 2], "datatype": datatype, "data": data}
+        protocol = OpenInference("e", Signature((TENSOR,), ()), Policy(timestamps=Timestamps(unit)))
+        return protocol.decode({}, json.dumps({"inputs": [tensor]}).encode()).batch
+
+    for batch in (
+        json_records(texts, TENSOR, None),
+        csv_cells([json.dumps(texts[0])], TENSOR, None),
+        arrow(STREAM)(times, TENSOR, None),
+        loaded(np.array)(array, TENSOR, None),
+        sent(np.array)(array, TENSOR, None),
+        v2("BYTES", texts[0], None),
+        json_records(seconds, TENSOR, "s"),
+        csv_cells([json.dumps(seconds[0])], TENSOR, "s"),
+        arrow(STREAM)(whole, TENSOR, "s"),
+        loaded(np.array)(seconds, TENSOR, "s"),
+        v2("INT64", seconds[0], "s"),
+    ):
+        assert column(batch) == micros
+    for path, values in ((json_records, seconds), (arrow(FILE), whole), (loaded(np.array), seconds)):
+        assert refused(path, values, TENSOR).code == "integer-for-timestamp"
 
 
 TRUTHS = Field("t", DType.BOOL, nullable=True)

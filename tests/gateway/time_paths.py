@@ -34,7 +34,9 @@ Path = Callable[[Any, Field, str | None], Batch]
 def column(batch: Batch) -> list[Any]:
     """The column's values, None where null."""
     values, mask = batch.column("t")
-    return [None if mask is not None and mask[row] else value for row, value in enumerate(values.tolist())]
+    if mask is None:
+        return list(values.tolist())
+    return [None if null else value for value, null in zip(values.tolist(), mask.tolist(), strict=True)]
 
 
 def body(kind: str, data: bytes, field: Field, unit: str | None) -> Batch:

@@ -82,7 +82,9 @@ def _array(array: Any) -> Any:
     """A numpy array's values as JSON has them, nested as it is."""
     if array.dtype.kind == "M":
         return _time_texts(array)
-    if array.dtype.kind in "mV":
+    if array.dtype.names and array.ndim == 1:
+        return [list(row) for row in zip(*(_array(array[name]) for name in array.dtype.names), strict=True)]
+    if array.dtype.kind in "mV":  # durations would become bare integers
         raise _not_json(str(array.dtype))
     return _values(array.tolist())
 

@@ -23,6 +23,7 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_columns, misfit, no_rows
 from roadworthy.schema.signature import Field
 from roadworthy.schema.time_arrays import from_counts, from_integers
+from roadworthy.schema.timestamps import EXPECTED
 
 ParseJson = Callable[[str], Any]
 _EXACT = 2**53
@@ -44,7 +45,8 @@ def check_types(plan: ColumnPlan, schema: Any) -> None:
         kind = schema.field(field.name).type
         leaf = _leaf(kind, len(field.shape))
         if leaf is None or not _fits(field.dtype, leaf):
-            raise misfit(field, "wrong-type", f"is {_shown(kind)}")
+            problem = f"{EXPECTED}, got" if field.dtype is DType.TIMESTAMP else "is"
+            raise misfit(field, "wrong-type", f"{problem} {_shown(kind)}")
 
 
 def table_to_batch(plan: ColumnPlan, table: Any, parse: ParseJson) -> Batch:

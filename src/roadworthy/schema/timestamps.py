@@ -28,7 +28,7 @@ _TEXT = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[Tt ]((?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?)([Zz]|[+-]\d\d(?::?\d\d|:\d\d:\d\d)?)?)?",
     re.ASCII,
 )
-_EXPECTED = "expected a timestamp such as '2024-03-31T00:00:00Z'"
+EXPECTED = "expected a timestamp such as '2024-03-31T00:00:00Z'"
 _LONGEST_SHOWN = 10**20
 
 
@@ -62,7 +62,7 @@ def from_integer(field: Field, value: int, unit: str | None) -> int:
         ProblemError: "integer-for-timestamp", "out-of-range", "timestamp-far-from-training".
     """
     if unit is None:
-        raise ProblemError("integer-for-timestamp", f"{_EXPECTED}, got an integer{_shown(field, value)}")
+        raise ProblemError("integer-for-timestamp", f"{EXPECTED}, got an integer{_shown(field, value)}")
     if unit in _MICROSECONDS:
         moment, rest = value * _MICROSECONDS[unit], 0
     else:
@@ -97,7 +97,7 @@ def to_text(moment: int) -> str:
 
 def wrong_type(field: Field, value: object) -> ProblemError:
     """The problem of a value that is no timestamp at all."""
-    return ProblemError("wrong-type", f"{_EXPECTED}, got {_kind(field, value)}")
+    return ProblemError("wrong-type", f"{EXPECTED}, got {_kind(field, value)}")
 
 
 @lru_cache(maxsize=4_096)
@@ -120,14 +120,14 @@ def _from_text(text: str) -> int:
     """ISO 8601: a date, or a date and a time of day with or without a zone."""
     match = _TEXT.fullmatch(text)
     if match is None:
-        raise ProblemError("wrong-type", f"{_EXPECTED}, got text in another form")
+        raise ProblemError("wrong-type", f"{EXPECTED}, got text in another form")
     date, clock, fraction, zone = match.groups()
     try:
         # Without the fraction: `fromisoformat` would cut it short in silence.
         whole = f"{date}T{clock.partition('.')[0]}{(zone or 'Z').upper()}" if clock else f"{date}T00:00Z"
         moment = dt.datetime.fromisoformat(whole)
     except ValueError:
-        raise ProblemError("wrong-type", f"{_EXPECTED}, got text that is no date of the calendar") from None
+        raise ProblemError("wrong-type", f"{EXPECTED}, got text that is no date of the calendar") from None
     micros = (moment - _EPOCH) // _MICROSECOND
     if fraction is None:
         return micros

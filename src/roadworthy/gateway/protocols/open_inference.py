@@ -79,6 +79,7 @@ class OpenInference:
         self._layout = Layout(signature.inputs)
         self._outputs = {field.name: field for field in signature.outputs}
         self._readers = {field.name: reader_of(field, policy.timestamps.integers) for field in signature.inputs}
+        self._has_times = any(field.dtype is DType.TIMESTAMP for field in signature.inputs)
         self._all = {binary: [(field, binary) for field in signature.outputs] for binary in (False, True)}
         self._known: dict[bytes, _KnownHead] = {}
         self._max_rows = policy.max_rows
@@ -202,7 +203,9 @@ class OpenInference:
         tensors = self._by_name(request.inputs)
         cuts = _cut(request.inputs, len(raw))
         ignored = len(tensors) - len(self._readers)
-        readers = {name: reader.reading(tensors[name].datatype) for name, reader in self._readers.items()}
+        readers = self._readers
+        if self._has_times:
+            readers = {name: reader.reading(tensors[name].datatype) for name, reader in readers.items()}
         rows = {name: reader.rows(tensors[name].shape, tensors[name].datatype) for name, reader in readers.items()}
         count = self._common(rows)
         columns: list[Column] = []
