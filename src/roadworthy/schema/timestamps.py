@@ -25,11 +25,12 @@ _INT64 = (-(2**63), 2**63 - 1)
 _PER_MICROSECOND = {"us": 1, "ns": 1_000}
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
 _TEXT = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[Tt ]((?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?)([Zz]|[+-]\d\d(?::?\d\d|:\d\d:\d\d)?)?)?",
+    r"\d{4}-\d\d-\d\d(?:[Tt ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?([Zz]|[+-]\d\d(?::?\d\d|:\d\d:\d\d)?)?)?",
     re.ASCII,
 )
 EXPECTED = "expected a timestamp such as '2024-03-31T00:00:00Z'"
 _LONGEST_SHOWN = 10**20
+_MOST_DIGITS = 6
 
 
 def read_timestamp(field: Field, value: object, unit: str | None) -> int:
@@ -121,19 +122,16 @@ def _from_text(text: str) -> int:
     match = _TEXT.fullmatch(text)
     if match is None:
         raise ProblemError("wrong-type", f"{EXPECTED}, got text in another form")
-    date, clock, fraction, zone = match.groups()
+    fraction, zone = match.groups()
+    if fraction is not None and len(fraction) > _MOST_DIGITS:  # `fromisoformat` would cut it short in silence
+        if fraction[_MOST_DIGITS:].strip("0"):
+            raise ProblemError("out-of-range", f"is {FINER}")
+        text = text.replace(fraction, fraction[:_MOST_DIGITS])
     try:
-        # Without the fraction: `fromisoformat` would cut it short in silence.
-        whole = f"{date}T{clock.partition('.')[0]}{(zone or 'Z').upper()}" if clock else f"{date}T00:00Z"
-        moment = dt.datetime.fromisoformat(whole)
+        moment = dt.datetime.fromisoformat(text.upper())
     except ValueError:
         raise ProblemError("wrong-type", f"{EXPECTED}, got text that is no date of the calendar") from None
-    micros = (moment - _EPOCH) // _MICROSECOND
-    if fraction is None:
-        return micros
-    if fraction[6:].strip("0"):
-        raise ProblemError("out-of-range", f"is {FINER}")
-    return micros + int(fraction[:6].ljust(6, "0"))
+    return ((moment if zone is not None else moment.replace(tzinfo=dt.UTC)) - _EPOCH) // _MICROSECOND
 
 
 def _from_datetime(moment: dt.datetime) -> int:
