@@ -160,3 +160,35 @@ def test_a_signature_survives_its_document() -> None:
     signature = Signature(fields, infer_outputs({"y": np.eye(2)}), container)
     document = json.loads(canonical_json(signature.to_document()))
     assert Signature.from_document(document) == signature
+
+
+FIRST, LAST = 1_704_067_200_000_000, 1_711_843_200_000_000
+SPAN = np.array(["2024-01-01", "2024-03-31"], "datetime64[us]")
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        *(pd.DataFrame({"t": SPAN.astype(f"datetime64[{unit}]")}) for unit in ("s", "ms", "us", "ns")),
+        pd.DataFrame({"t": pd.Series(SPAN).dt.tz_localize("UTC").dt.tz_convert("Asia/Kolkata")}),
+        pl.DataFrame({"t": SPAN}),
+        pl.DataFrame({"t": pl.Series(SPAN).dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Kolkata")}),
+        pl.DataFrame({"t": SPAN.tolist()}).with_columns(pl.col("t").cast(pl.Date)),
+        SPAN,
+        SPAN.astype("datetime64[D]"),
+        SPAN.reshape(1, 2),
+    ],
+    ids=lambda sample: type(sample).__module__.partition(".")[0],
+)
+def test_g3_the_training_range_of_times_is_known(sample: Any) -> None:
+    """In microseconds since 1970 UTC, whatever the container: integers are held against it."""
+    (field,), _ = infer_inputs(sample)
+    assert (field.dtype, field.minimum, field.maximum) == (DType.TIMESTAMP, str(FIRST), str(LAST))
+
+
+@pytest.mark.parametrize("far", [np.array([2**62], "datetime64[Y]"), np.array(["20000-01-01"], "datetime64[s]")])
+def test_g3_times_beyond_the_calendar_are_refused(far: Any) -> None:
+    """No request could carry them."""
+    with pytest.raises(PackError) as refused:
+        infer_inputs(far)
+    assert refused.value.code == "unsupported-column"
