@@ -35,7 +35,8 @@ class Described:
 class Planted:
     """A model that sums its float inputs, or misbehaves as its kind says when the first one is UNLUCKY or SLOW.
 
-    The kind "noting" sleeps as many seconds as its rows' second inputs say, and adds the first of each to the file `ran`.
+    The kind "held" is loaded when the test lets the worker of that slot. The kind "noting" sleeps as many seconds as its rows'
+    second inputs say, and adds the first of each to the file `ran`.
     """
 
     runtime = "planted"
@@ -84,6 +85,8 @@ def main() -> None:
         plan = models[entry.digest]
         if plan["kind"] == "refused" or not Path(start.folder, "packages", entry.digest[7:]).exists():
             raise PackageRefused("planted refusal", code="package-refused")
+        if plan["kind"] == "held":
+            Path(start.folder, f"held-{start.slot}").read_bytes()  # a FIFO: until the test writes to it
         return Planted(plan["kind"], Signature.from_document(plan["signature"]), Path(start.folder, "ran"))
 
     configure_logs("worker", start.log_level)

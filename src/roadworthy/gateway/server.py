@@ -22,9 +22,9 @@ _LOOK_AGAIN_S = 0.02
 
 
 class Server(uvicorn.Server):
-    """Accepts connections until `should_exit`, then drains: for `drain_delay_s` everything goes on as before, so that whoever
-    routes by the probe notices; then nobody new is accepted, each answer ends its connection, and connections without a
-    question are closed after a moment.
+    """Accepts connections while it is told to (`accept`), until `should_exit`, then drains: for `drain_delay_s` everything goes
+    on as before, so that whoever routes by the probe notices; then no connection is accepted, each answer ends its connection,
+    and connections without a question are closed after a moment.
 
     Args:
         app: for everything but predictions.
@@ -64,6 +64,31 @@ class Server(uvicorn.Server):
     def connections(self) -> list[Connection]:
         """Those of now."""
         return [connection for connection in self.server_state.connections if isinstance(connection, Connection)]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's
+        """Be ready to accept; `accept` begins and ends it."""
+        self.servers = []
+        self.started = True
+
+    @property
+    def accepting(self) -> bool:
+        """Whether connections are taken from the listening socket now."""
+        return self.started and bool(self.servers)
+
+    async def accept(self, listener: socket.socket, *, wanted: bool) -> None:
+        """Begin or end to take connections from a socket that other processes accept from too; those of now stay.
+
+        Where the process has no descriptor left to begin with, nothing happens; call again.
+        """
+        if not self.started or self.should_exit or wanted == self.accepting:
+            return
+        if wanted:
+            with contextlib.suppress(OSError):
+                await super().startup(sockets=[listener.dup()])
+            return
+        for server in self.servers:
+            server.close()
+        self.servers = []
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain; at the end of the grace, or when forced, what is still open is answered that it was not done."""

@@ -7,6 +7,7 @@ finished, records are handed over, exit status 0.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -149,6 +150,8 @@ class Worker:
             access_log=start.access_log,
         )
         self._settled = False
+        self._turned = asyncio.Event()  # `_settled` has changed
+        self._patience = time.monotonic() + (_PATIENCE_S if metrics.restarted else 0.0)
 
     def _shared_cache(self, start: WorkerStart) -> SharedCache | None:
         if start.cache_url is None:
@@ -177,10 +180,11 @@ class Worker:
             sharing = asyncio.create_task(self._shared.run())
         self._changed()
         listener = socket.socket(fileno=self._start.fd)
+        accepting = asyncio.create_task(self._accept(listener))
         try:
-            await self._wait_until_useful()
             await self._server.serve(sockets=[listener])
         finally:
+            accepting.cancel()
             beat.cancel()
             sweeping.cancel()
             checking.cancel()
@@ -197,14 +201,27 @@ class Worker:
             self._log.error("given-up", requests=self._server.given_up, reason="they took longer than the grace")
         return self._server.given_up
 
-    async def _wait_until_useful(self) -> None:
-        """Leave connections to a worker that is ready, while there is one, until this one has loaded what answers them. In the
-        place of one that died they wait for a while in the socket's own queue: that is better than a refusal."""
-        patience = time.monotonic() + (_PATIENCE_S if self._metrics.restarted else 0.0)
-        while not self._settled and not self._serving.stopping:
-            if time.monotonic() > patience and not self._metrics.another_is_ready():
-                return
-            await asyncio.sleep(_LOOK_AGAIN_S)
+    async def _accept(self, listener: socket.socket) -> None:
+        """Leave connections to the workers that are ready, while there is one, until this worker has loaded what answers them.
+        What it had accepted before is answered, and each answer ends its connection. Until cancelled."""
+        while True:
+            self._turned.clear()
+            await self._server.accept(listener, wanted=self._should_accept())
+            self._choose_closing()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if self._settled and self._server.accepting else _LOOK_AGAIN_S):
+                    await self._turned.wait()
+
+    def _should_accept(self) -> bool:
+        """Someone must answer the probes and say that nothing is ready. The replacement of a worker that died leaves connections
+        in the socket's own queue for a while first: a short wait is better than a refusal."""
+        if self._settled:
+            return True
+        return not self._metrics.another_is_ready() and time.monotonic() >= self._patience
+
+    def _choose_closing(self) -> None:
+        if not self._server.should_exit:  # from then on the server decides
+            self._front.closing = self._pressure.close_connections or not self._server.accepting
 
     def _parent_gone(self) -> None:
         self._loop.call_soon_threadsafe(self.stop)
@@ -245,22 +262,28 @@ class Worker:
             if self._pressure.look():
                 self._log.warning("pressure", warnings=self._pressure.warnings)
                 self._changed()
-            if not self._server.should_exit:  # from then on the server decides
-                self._front.closing = self._pressure.close_connections
+            self._choose_closing()
             await asyncio.sleep(HEARTBEAT_S)
 
     def _changed(self) -> None:
         """Something in the report is new."""
         self._link.report()
-        if not self._settled and self._serving.settled:
-            self._settled = True
-            # What is loaded now stays: keep the collector from walking over it again and again.
-            gc.collect()
-            gc.freeze()
-            self._metrics.state(READY)
-            self._log.info("ready", endpoints=self._serving.readiness().endpoints)
+        if self._settled != self._serving.settled and not self._serving.stopping:
+            self._settled = self._serving.settled
+            if self._settled:
+                self._become_ready()
+            else:  # the first snapshot has come, with packages that are not loaded yet
+                self._metrics.state(STARTING)
+            self._turned.set()
         for endpoint, reason in self._serving.reasons().items():
             self._log.debug("endpoint-waits", endpoint=endpoint, reason=reason)
+
+    def _become_ready(self) -> None:
+        # What is loaded now stays: keep the collector from walking over it again and again.
+        gc.collect()
+        gc.freeze()
+        self._metrics.state(READY)
+        self._log.info("ready", endpoints=self._serving.readiness().endpoints)
 
     def _sharing_changed(self) -> None:
         self._metrics.shared_cache(connected=self._shared is not None and self._shared.connected)

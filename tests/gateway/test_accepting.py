@@ -1,0 +1,188 @@
+"""Which of a machine's workers takes connections from their socket, while some of them are ready and some are not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.contract.snapshot import encode_snapshot
+from roadworthy.foundation.slab import SlabReader, create_slab
+from roadworthy.foundation.sockets import listen
+from tests.conftest import PLANTED_WORKER, Plan, eventually
+
+TRIES = 40
+"""New connections, each with one request: enough that both workers would get some if both took them."""
+
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""An empty one: reading the certificates of the system for each client takes longer than the request."""
+
+
+class Machine:
+    """Two slots for workers that accept from one socket. Each loads its one package when the test lets it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.slab = folder / "run" / "slab"
+        create_slab(self.slab, 3)
+        self.reader = SlabReader(self.slab)
+        self.listener = listen("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.plan = Plan()
+        self.plan.endpoint("e", [self.plan.package(1, "held")])
+        (folder / "packages").mkdir()
+        (folder / "packages" / self.plan.packages[0].digest[7:]).touch()
+        (folder / "snapshot.json").write_bytes(encode_snapshot(self.plan.snapshot()))
+        for slot in (0, 1):
+            os.mkfifo(folder / f"held-{slot}")
+
+    def start(self, slot: int) -> subprocess.Popen[bytes]:
+        """Start a worker; it waits with its package in hand."""
+        document = {
+            "folder": str(self.folder), "fd": self.listener.fileno(), "slot": slot, "slab": str(self.slab),
+            "models": self.plan.models,
+        }  # fmt: skip
+        worker = subprocess.Popen(
+            [sys.executable, str(PLANTED_WORKER)], stdin=subprocess.PIPE, pass_fds=[self.listener.fileno()]
+        )
+        assert worker.stdin is not None
+        worker.stdin.write(json.dumps(document).encode() + b"\n")
+        worker.stdin.flush()
+        self.workers.append(worker)
+        return worker
+
+    def release(self, slot: int) -> None:
+        """Let a worker go on that loads its package; returns when it has begun to."""
+        (self.folder / f"held-{slot}").write_bytes(b"")
+
+    def state(self, slot: int) -> str:
+        return self.reader.status(slot).state
+
+    def ask(self, path: str = "/v1/models/e:predict") -> httpx.Response:
+        """One request on a connection of its own."""
+        with httpx.Client(base_url=self.url, timeout=60, verify=NO_TLS) as client:
+            return client.get(path) if path.endswith("z") else client.post(path, json={"instances": [[1, 2, 3]]})
+
+    def end(self) -> None:
+        """Leave nothing running."""
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+            assert worker.stdin is not None
+            worker.stdin.close()
+        self.listener.close()
+        self.reader.close()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A machine without a running worker."""
+    made = Machine(tmp_path)
+    yield made
+    made.end()
+
+
+def _not_ready(reply: httpx.Response) -> bool:
+    return (reply.status_code, reply.json().get("code")) == (503, "endpoint-not-ready")
+
+
+def _codes(machine: Machine) -> set[int]:
+    return {machine.ask().status_code for _ in range(TRIES)}
+
+
+def test_only_the_ready_worker_takes_connections(machine: Machine) -> None:
+    """Both answer probes while neither is ready; then the ready one alone, until the other is ready too."""
+    machine.start(0)
+    machine.start(1)
+    first = eventually(lambda: machine.ask("/livez"), "a worker answers")
+    assert first.status_code == 200
+    probe = machine.ask("/readyz")
+    assert (probe.status_code, probe.json()["reason"]) == (503, "loading")
+    refusal = machine.ask()
+    assert _not_ready(refusal)
+    assert int(refusal.headers["retry-after"]) >= 1
+    machine.release(1)
+    eventually(lambda: machine.state(1) == "READY", "a worker is ready")
+    eventually(lambda: _codes(machine) == {200}, "the other leaves connections to it")
+    assert machine.state(0) == "STARTING"
+    assert {machine.ask("/readyz").status_code for _ in range(TRIES)} == {200}
+    machine.release(0)
+    eventually(lambda: machine.state(0) == "READY", "the other is ready")
+    machine.workers[1].kill()
+    machine.workers[1].wait()
+    assert _codes(machine) == {200}
+
+
+def test_a_connection_of_a_worker_that_is_not_ready_ends_with_its_next_answer(machine: Machine) -> None:
+    """It was made while no worker was ready; its client is refused once more at most, then reaches the ready worker."""
+    machine.start(0)
+    with httpx.Client(base_url=machine.url, timeout=60) as client:
+        kept = eventually(lambda: client.get("/livez"), "the worker answers")
+        assert "connection" not in kept.headers
+        machine.start(1)
+        machine.release(1)
+        eventually(lambda: machine.state(1) == "READY", "the other is ready")
+        eventually(lambda: _codes(machine) == {200}, "the first leaves connections to it")
+        last = client.post("/v1/models/e:predict", json={"instances": [[1, 2, 3]]})
+        assert _not_ready(last)
+        assert last.headers["connection"] == "close"
+        assert client.post("/v1/models/e:predict", json={"instances": [[1, 2, 3]]}).json() == {"predictions": [6.0]}
+
+
+def test_a_worker_that_is_not_ready_takes_over_from_a_ready_one_that_dies(machine: Machine) -> None:
+    """Somebody must answer the probes."""
+    machine.start(0)
+    machine.start(1)
+    machine.release(0)
+    eventually(lambda: machine.state(0) == "READY", "a worker is ready")
+    eventually(lambda: _codes(machine) == {200}, "the other leaves connections to it")
+    machine.workers[0].kill()
+    machine.workers[0].wait()
+    assert _not_ready(machine.ask())
+    assert machine.ask("/livez").status_code == 200
+
+
+def test_a_worker_leaves_connections_to_others_until_its_first_snapshot_is_loaded(
+    machine: Machine, planted_agent: Callable[[Path], Any]
+) -> None:
+    """A gateway on a new machine has nothing on its disk: its workers are at one in that, until a snapshot brings packages."""
+    (machine.folder / "snapshot.json").unlink()
+    agent = planted_agent(machine.folder)
+    machine.start(0)
+    eventually(lambda: machine.state(0) == "READY", "it has nothing to load")
+    assert agent.last().slot == 0
+    (machine.folder / "snapshot.json").write_bytes(encode_snapshot(machine.plan.snapshot()))
+    machine.start(1)
+    machine.release(1)
+    eventually(lambda: machine.state(1) == "READY", "the other is ready")
+    agent.offer(machine.plan.snapshot())
+    eventually(lambda: machine.state(0) == "STARTING", "it has something to load")
+    eventually(lambda: _codes(machine) == {200}, "it leaves connections to the other")
+    machine.release(0)
+    eventually(lambda: machine.state(0) == "READY", "it has loaded it")
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_a_worker_that_is_not_ready_stops_in_order(machine: Machine, held: int) -> None:
+    """With a neighbour that is ready, and alone."""
+    worker = machine.start(held)
+    if held:
+        machine.start(0)
+        machine.release(0)
+        eventually(lambda: machine.state(0) == "READY", "the other is ready")
+    eventually(lambda: machine.state(held) == "STARTING", "it loads")
+    worker.send_signal(signal.SIGTERM)
+    eventually(lambda: machine.state(held) in ("DRAINING", "STOPPED"), "it stops")
+    machine.release(held)
+    assert worker.wait(60) == 0
