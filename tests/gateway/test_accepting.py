@@ -177,11 +177,12 @@ def test_a_worker_leaves_connections_to_others_until_its_first_snapshot_is_loade
 def test_a_worker_that_is_not_ready_stops_in_order(machine: Machine, held: int) -> None:
     """With a neighbour that is ready, and alone."""
     worker = machine.start(held)
+    eventually(lambda: machine.ask("/livez"), "it answers")
     if held:
         machine.start(0)
         machine.release(0)
         eventually(lambda: machine.state(0) == "READY", "the other is ready")
-    eventually(lambda: machine.state(held) == "STARTING", "it loads")
+    assert machine.state(held) == "STARTING"
     worker.send_signal(signal.SIGTERM)
     eventually(lambda: machine.state(held) in ("DRAINING", "STOPPED"), "it stops")
     machine.release(held)
