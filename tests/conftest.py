@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from hypothesis import HealthCheck, settings
 
 from roadworthy.contract.local import HELLO, LOST, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.policy import Policy
@@ -32,21 +32,14 @@ from roadworthy.foundation.sockets import listen
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.records import unpack
+from tests.waiting import DEADLINE_S, eventually
 
 pytest_plugins = ["tests.control_plane"]
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
-DEADLINE_S = 20.0
 
-
-def eventually(condition: Callable[[], Any], what: str) -> Any:
-    """The first true value of `condition`; fails after a deadline."""
-    until = time.monotonic() + DEADLINE_S
-    while time.monotonic() < until:
-        with contextlib.suppress(httpx.TransportError):
-            if value := condition():
-                return value
-        time.sleep(0.01)
-    raise AssertionError(f"never happened: {what}")
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("roadworthy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("roadworthy")
 
 
 def digest_of(number: int) -> str:
@@ -115,7 +108,7 @@ class RunningWorker:
         self.process.stdin.write(json.dumps(document).encode() + b"\n")
         self.process.stdin.flush()
         listener.close()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE_S)
 
     def provide(self, digest: str) -> None:
         """Put the package of `digest` where the worker looks."""
@@ -132,13 +125,17 @@ class RunningWorker:
 
     def wait_ready(self) -> RunningWorker:
         """Wait until the probe says yes."""
-        eventually(lambda: self.client.get("/readyz").status_code == 200, "the worker is ready")
+        eventually(self._is_ready, "the worker is ready")
         return self
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, "the worker has ended"
+        return self.client.get("/readyz").status_code == 200
 
     def exchange(self, data: bytes) -> bytes:
         """Send raw bytes on a new connection and return the whole answer to them."""
         reply, length = b"", 0
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S) as connection:
             connection.sendall(data)
             while b"\r\n\r\n" not in reply or len(reply.partition(b"\r\n\r\n")[2]) < length:
                 part = connection.recv(65536)
@@ -155,7 +152,7 @@ class RunningWorker:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(15)
+            return self.process.wait(DEADLINE_S)
         finally:
             self.process.kill()
             self.process.wait()
@@ -233,7 +230,7 @@ class PlantedAgent:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()
-        self._thread.join(5)
+        self._thread.join(DEADLINE_S)
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError, EOFError):

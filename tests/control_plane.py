@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,8 +16,7 @@ import pytest
 from roadworthy.contract.telemetry import READY, Telemetry, VersionState, WorkerReport, encode_telemetry
 from roadworthy.foundation.keys import make_key
 from roadworthy.foundation.sockets import listen
-
-DEADLINE_S = 30.0
+from tests.waiting import DEADLINE_S, eventually
 
 
 class ControlProcess:
@@ -66,15 +64,16 @@ class ControlProcess:
         self.process.stdin.write(json.dumps(self.document(listener.fileno())).encode() + b"\n")
         self.process.stdin.flush()
         listener.close()
-        until = time.monotonic() + DEADLINE_S
-        while time.monotonic() < until:
-            try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.02)
-        self.kill()
-        raise AssertionError("the control plane never became ready")
+        try:
+            eventually(self._is_ready, "the control plane is ready")
+        except AssertionError:
+            self.kill()
+            raise
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, "the control plane has ended"
+        return httpx.get(f"{self.url}/readyz", timeout=DEADLINE_S).status_code == 200
 
     def kill(self) -> None:
         """kill -9."""
@@ -87,7 +86,7 @@ class ControlProcess:
     def client(self, key: str | None) -> httpx.Client:
         """A client with a key."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60.0)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=DEADLINE_S)
 
 
 class FakeGateway:

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 import roadworthy as rw
+from tests.waiting import DEADLINE_S
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "1")
@@ -46,7 +47,7 @@ class Machine:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=100,
+            timeout=4 * DEADLINE_S,
             check=False,
         )
 

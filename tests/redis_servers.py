@@ -19,6 +19,7 @@ from redis import Redis
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.gateway.metrics import SHARED_CACHE, Totals, read_totals
 from tests.conftest import RunningWorker, eventually
+from tests.waiting import DEADLINE_S
 
 MISSING = "needs redis-server; on Debian: apt-get install redis-server"
 
@@ -54,7 +55,7 @@ class RealRedis:
     def answers(self) -> bool:
         """Whether it takes commands, or at least asks for a password."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as end:
-            end.settimeout(1)
+            end.settimeout(DEADLINE_S)
             end.connect(str(self.path))
             end.sendall(b"PING\r\n")
             return end.recv(64).startswith((b"+PONG", b"-NOAUTH"))
@@ -87,7 +88,7 @@ class RealRedis:
     def _end(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
-        self._process.wait(10)
+        self._process.wait(DEADLINE_S)
         self._process = None
 
 
@@ -149,7 +150,7 @@ class Rubbish:
 
 
 PATIENT_MS = 500
-"""How long requests may wait in tests of what happens, not of how fast, on machines that may be busy."""
+"""How long requests may wait in tests of what happens, not of how fast: the longest that a setting allows."""
 
 
 def totals(worker: RunningWorker) -> Totals:
