@@ -18,7 +18,8 @@ import pytest
 from roadworthy.contract.snapshot import encode_snapshot
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.foundation.sockets import listen
-from tests.conftest import PLANTED_WORKER, Plan, eventually
+from tests.conftest import PLANTED_WORKER, Plan
+from tests.waiting import DEADLINE_S, eventually
 
 TRIES = 40
 """New connections, each with one request: enough that both workers would get some if both took them."""
@@ -71,7 +72,7 @@ class Machine:
 
     def ask(self, path: str = "/v1/models/e:predict") -> httpx.Response:
         """One request on a connection of its own."""
-        with httpx.Client(base_url=self.url, timeout=60, verify=NO_TLS) as client:
+        with httpx.Client(base_url=self.url, timeout=DEADLINE_S, verify=NO_TLS) as client:
             return client.get(path) if path.endswith("z") else client.post(path, json={"instances": [[1, 2, 3]]})
 
     def end(self) -> None:
@@ -127,7 +128,7 @@ def test_only_the_ready_worker_takes_connections(machine: Machine) -> None:
 def test_a_connection_of_a_worker_that_is_not_ready_ends_with_its_next_answer(machine: Machine) -> None:
     """It was made while no worker was ready; its client is refused once more at most, then reaches the ready worker."""
     machine.start(0)
-    with httpx.Client(base_url=machine.url, timeout=60) as client:
+    with httpx.Client(base_url=machine.url, timeout=DEADLINE_S) as client:
         kept = eventually(lambda: client.get("/livez"), "the worker answers")
         assert "connection" not in kept.headers
         machine.start(1)
@@ -186,4 +187,4 @@ def test_a_worker_that_is_not_ready_stops_in_order(machine: Machine, held: int) 
     worker.send_signal(signal.SIGTERM)
     eventually(lambda: machine.state(held) in ("DRAINING", "STOPPED"), "it stops")
     machine.release(held)
-    assert worker.wait(60) == 0
+    assert worker.wait(DEADLINE_S) == 0
