@@ -41,7 +41,7 @@ class Connection:
         receive_buffer: size of the kernel's receive buffer in bytes, to be a slow reader; None for the default.
     """
 
-    def __init__(self, port: int, timeout_s: float = 10.0, receive_buffer: int | None = None) -> None:
+    def __init__(self, port: int, timeout_s: float = 60.0, receive_buffer: int | None = None) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -136,7 +136,7 @@ class Connection:
 
 
 @contextmanager
-def connected(port: int, timeout_s: float = 10.0, receive_buffer: int | None = None) -> Iterator[Connection]:
+def connected(port: int, timeout_s: float = 60.0, receive_buffer: int | None = None) -> Iterator[Connection]:
     """A connection that is closed at the end."""
     connection = Connection(port, timeout_s, receive_buffer)
     try:

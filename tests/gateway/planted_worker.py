@@ -5,6 +5,7 @@ Beside the worker's own keys the start document has "models": digest to {"kind",
 
 from __future__ import annotations
 
+import fcntl
 import sys
 import time
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from roadworthy.schema.signature import Signature
 
 UNLUCKY = 13.0
 SLOW = 99.0
+GATED = -1.0
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class Described:
 class Planted:
     """A model that sums its float inputs, or misbehaves as its kind says when the first one is UNLUCKY or SLOW.
 
-    The kind "held" is loaded when the test lets the worker of that slot. The kind "noting" sleeps as many seconds as its rows'
-    second inputs say, and adds the first of each to the file `ran`.
+    The kind "held" is loaded when the test lets the worker of that slot. The kind "noting" adds the first input of
+    each row to the file `ran`, then sleeps as many seconds as their second inputs say; where one says GATED, it waits at the
+    gate instead (tests/gates.py).
     """
 
     runtime = "planted"
@@ -68,7 +71,11 @@ class Planted:
         if self._kind == "noting":
             with self._ran.open("a") as ran:
                 ran.writelines(f"{value:g}\n" for value in values[:, 0])
-            time.sleep(float(values[:, 1].sum()))
+            if (values[:, 1] == GATED).any():
+                with self._ran.with_name("gate").open() as gate:
+                    fcntl.flock(gate, fcntl.LOCK_SH)
+            else:
+                time.sleep(float(values[:, 1].sum()))
         return Batch(self._outputs, len(total), (Block(total),))
 
     def close(self) -> None:
