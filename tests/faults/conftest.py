@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -78,19 +77,6 @@ def memory_mb(target: Any) -> Callable[[], float]:
     import psutil
 
     return lambda: psutil.Process(target.process.pid).memory_info().rss / (1 << 20)
-
-
-@pytest.fixture
-def cpu_s(target: Any) -> Callable[[], float]:
-    """CPU seconds that the worker has used."""
-    ticks = os.sysconf("SC_CLK_TCK")
-
-    def read() -> float:
-        with open(f"/proc/{target.process.pid}/stat") as stat:  # noqa: PTH123
-            fields = stat.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / ticks
-
-    return read
 
 
 @pytest.fixture

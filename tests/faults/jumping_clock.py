@@ -1,25 +1,27 @@
 """Runs a program, or a module, with a wall clock that jumps: `jumping_clock.py OFFSET PROGRAM …`.
 
-OFFSET is a file with the seconds that the clock is wrong by, read at every look at it; "-" is an hour forwards and backwards, ten
-times a second.
+OFFSET is a file with the seconds that the clock is wrong by, read at every look at it; "-" is an hour forwards and backwards
+in turn, at every look.
 """
 
 from __future__ import annotations
 
+import itertools
 import runpy
 import sys
 import time
 from pathlib import Path
 
 HOUR_S = 3_600
-_wall_ns, _monotonic = time.time_ns, time.monotonic
+_wall_ns = time.time_ns
+_looks = itertools.count()
 
 
 def jump(offset: str) -> None:
     """Replace the wall clock of this process."""
 
     def seconds() -> int:
-        return (int(_monotonic() * 10) % 3 - 1) * HOUR_S if offset == "-" else int(Path(offset).read_text())
+        return (next(_looks) % 3 - 1) * HOUR_S if offset == "-" else int(Path(offset).read_text())
 
     time.time_ns = lambda: _wall_ns() + seconds() * 1_000_000_000
     time.time = lambda: time.time_ns() / 1e9

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import DEADLINE_S
+
 
 def _body(size: int) -> bytes:
     body = b'{"instances": [[1,2,3]]}'
@@ -27,7 +29,7 @@ def test_a13_one_byte_more(target: Any, refused: Any) -> None:
 
 def test_a13_refused_before_the_body_is_read(target: Any) -> None:
     """The refusal comes although not one byte of the body was sent, and the connection is closed."""
-    with socket.create_connection(("127.0.0.1", target.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", target.port), timeout=DEADLINE_S) as connection:
         connection.sendall(
             b"POST /v1/models/small:predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 99999999\r\n\r\n"

@@ -13,7 +13,7 @@ import pytest
 
 from bench.load.hostile import JSON
 from bench.load.raw import ClosedError, Connection, connected, request
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 PREDICT = b"/v1/models/sum:predict"
 SPARE = 40

@@ -22,7 +22,7 @@ from roadworthy.foundation.errors import ProofFailed, RoadworthyError
 from roadworthy.package.archive import unpack
 from roadworthy.package.pack import pack
 from roadworthy.runtime.loading import package_loader
-from tests.conftest import eventually
+from tests.waiting import DEADLINE_S, eventually
 
 ROWS = np.arange(1.0, 41.0).reshape(20, 2)
 CALLS, WARM = 10_000, 500
@@ -90,7 +90,7 @@ def test_c12_ten_thousand_calls_leave_nothing_behind(
 
     def ask(times: int) -> None:
         for turn in range(0, times, 100):
-            with closing(http.client.HTTPConnection("127.0.0.1", worker.port, timeout=20)) as connection:
+            with closing(http.client.HTTPConnection("127.0.0.1", worker.port, timeout=DEADLINE_S)) as connection:
                 for number in range(turn, turn + 100):
                     # The slow one now and then only: its model sleeps.
                     path, body, status = bodies[5 if number % 200 == 0 else number % 5 if number % 7 else 6]

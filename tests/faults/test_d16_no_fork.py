@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.waiting import DEADLINE_S
+
 SOURCE = Path(__file__).parents[2] / "src" / "roadworthy"
 _OS = {"fork", "forkpty", "spawnv", "posix_spawn", "register_at_fork"}
 _MODULES = {"multiprocessing", "pty"}
@@ -73,6 +75,6 @@ stream.write("parent\\n")
 assert stream.drain(5)
 print('"ok"')
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert json.loads(done.stdout) == "ok", done.stderr
     assert done.stderr.splitlines() == ["before", "child", "parent"]

@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import eventually
+from tests.gates import closed
+from tests.gateway.planted_worker import GATED
+from tests.waiting import DEADLINE_S, eventually
 
 BODY = json.dumps({"instances": [[1, 2, 3]]})
 HEADERS = {"Content-Type": "application/json"}
@@ -29,7 +31,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         """Until the connection ends."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         try:
             while True:
                 connection.request("POST", "/v1/models/sum:predict", BODY, HEADERS)
@@ -49,10 +51,10 @@ class Client(threading.Thread):
 
 @pytest.fixture
 def plan(make_plan: type[Any]) -> Any:
-    """A fast endpoint and one whose model can be slow."""
+    """An endpoint, and one whose model waits at a gate."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
-    plan.endpoint("slow", [plan.package(2, "slow")])
+    plan.endpoint("gated", [plan.package(2, "noting")])
     return plan
 
 
@@ -65,25 +67,31 @@ def test_d3_sigterm_under_load_fails_no_request(start_worker: Callable[..., Any]
     eventually(lambda: all(client.answers > 20 for client in clients), "all clients are answered")
     worker.process.send_signal(signal.SIGTERM)
     for client in clients:
-        client.join(10)
+        client.join(DEADLINE_S)
     assert [client.fault for client in clients if client.fault or client.is_alive()] == []
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(DEADLINE_S) == 0
 
 
 def test_d3_the_probe_says_no_before_connections_are_refused(start_worker: Callable[..., Any], plan: Any) -> None:
     """While those who route by the probe have not noticed yet, everything is answered as before."""
-    worker = start_worker(plan, drain_delay_s=1.0).wait_ready()
+    worker = start_worker(plan, drain_delay_s=DEADLINE_S).wait_ready()
     worker.process.send_signal(signal.SIGTERM)
-    eventually(lambda: httpx.get(f"http://127.0.0.1:{worker.port}/readyz").status_code == 503, "the probe says no")
-    late = httpx.post(f"http://127.0.0.1:{worker.port}/v1/models/sum:predict", content=BODY, headers=HEADERS)
+    eventually(
+        lambda: httpx.get(f"http://127.0.0.1:{worker.port}/readyz", timeout=DEADLINE_S).status_code == 503,
+        "the probe says no",
+    )
+    late = httpx.post(
+        f"http://127.0.0.1:{worker.port}/v1/models/sum:predict", content=BODY, headers=HEADERS, timeout=DEADLINE_S
+    )
     assert (late.status_code, late.json()) == (200, {"predictions": [6.0]})
-    assert worker.process.wait(10) == 0
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(DEADLINE_S) == 0
 
 
 def test_d3_an_idle_connection_may_ask_once_more(start_worker: Callable[..., Any], plan: Any) -> None:
     """A request that crosses the stop on an open connection is answered, and told that it was the last."""
     worker = start_worker(plan).wait_ready()
-    connection = http.client.HTTPConnection("127.0.0.1", worker.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", worker.port, timeout=DEADLINE_S)
     connection.connect()
     worker.process.send_signal(signal.SIGTERM)
     eventually(lambda: _refuses(worker.port), "new connections are refused")
@@ -92,52 +100,51 @@ def test_d3_an_idle_connection_may_ask_once_more(start_worker: Callable[..., Any
     assert (reply.status, reply.getheader("connection")) == (200, "close")
     reply.read()
     connection.close()
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(DEADLINE_S) == 0
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["grace", "second-signal"])
 def test_d4_what_does_not_end_is_told_so(start_worker: Callable[..., Any], plan: Any, twice: bool) -> None:
     """When the grace is over, or at a second signal, open requests get 503 and the exit status tells."""
-    worker = start_worker(plan, grace_s=60.0 if twice else 0.1).wait_ready()
+    worker = start_worker(plan, grace_s=10 * DEADLINE_S if twice else 0.1).wait_ready()
     replies: list[httpx.Response] = []
 
     def ask() -> None:
-        reply = httpx.post(
-            f"http://127.0.0.1:{worker.port}/v1/models/slow:predict", json={"instances": [[99, 0, 0]]}, timeout=20
-        )
-        replies.append(reply)
+        url = f"http://127.0.0.1:{worker.port}/v1/models/gated:predict"
+        replies.append(httpx.post(url, json={"instances": [[1, GATED, 0]]}, timeout=DEADLINE_S))
 
-    threading.Thread(target=ask, daemon=True).start()
-    eventually(lambda: _busy(worker) == 1, "the model has begun")  # and is at it for a second: the next one has to wait
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    eventually(lambda: _busy(worker) == 2, "the second one waits")
-    worker.process.send_signal(signal.SIGTERM)
-    if twice:
-        eventually(lambda: _refuses(worker.port), "new connections are refused")
+    with closed(worker.folder / "gate"):
+        asking = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
+        for number, thread in enumerate(asking, 1):
+            thread.start()
+            eventually(lambda number=number: _busy(worker) == number, "it is inside")
         worker.process.send_signal(signal.SIGTERM)
-    asking.join(10)
-    assert (replies[-1].status_code, replies[-1].json().get("code")) == (503, "stopping")
-    assert worker.process.wait(10) == 1
+        if twice:
+            eventually(lambda: _refuses(worker.port), "new connections are refused")
+            worker.process.send_signal(signal.SIGTERM)
+        for thread in asking:
+            thread.join(DEADLINE_S)
+    assert [(reply.status_code, reply.json().get("code")) for reply in replies] == [(503, "stopping")] * 2
+    assert worker.process.wait(DEADLINE_S) == 1
     assert "given-up" in _log(worker)
 
 
 def _refuses(port: int) -> bool:
     try:
-        httpx.get(f"http://127.0.0.1:{port}/livez")
+        httpx.get(f"http://127.0.0.1:{port}/livez", timeout=DEADLINE_S)
     except httpx.ConnectError:
         return True
     return False
 
 
 def _busy(worker: Any) -> int:
-    """Requests inside the slow version, by the slab."""
+    """Requests inside the version that waits, by the slab."""
     from roadworthy.foundation.slab import SlabReader
     from roadworthy.gateway.metrics import read_totals
 
     reader = SlabReader(worker.folder / "run" / "slab")
     try:
-        return read_totals(reader).in_flight.get("slow", 0)
+        return read_totals(reader).in_flight.get("gated", 0)
     finally:
         reader.close()
 

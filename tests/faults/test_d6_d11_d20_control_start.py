@@ -15,6 +15,7 @@ import pytest
 
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.sockets import listen
+from tests.waiting import DEADLINE_S
 
 Refusal = dict[str, Any]
 
@@ -47,7 +48,7 @@ def refusal(folder: Path, *, port: int = 0) -> Refusal:
     process = start(folder, port=port)
     assert process.stdin is not None
     assert process.stderr is not None
-    assert process.wait(timeout=30) == EXIT_REFUSED
+    assert process.wait(timeout=DEADLINE_S) == EXIT_REFUSED
     said = process.stderr.read().decode()
     process.stdin.close()
     process.stderr.close()
@@ -68,11 +69,11 @@ def run(folder: Path, how: signal.Signals = signal.SIGTERM) -> int:
         process = start(folder, fd=listener.fileno())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         # The socket listens already: the request waits in its queue until the process takes it.
-        assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
+        assert httpx.get(f"{url}/readyz", timeout=DEADLINE_S).status_code == 200
     assert process.stdin is not None
     assert process.stderr is not None
     process.send_signal(how)
-    status = process.wait(timeout=15)
+    status = process.wait(timeout=DEADLINE_S)
     process.stdin.close()
     process.stderr.close()
     return status
@@ -124,7 +125,7 @@ def test_d11_a_backup_taken_while_it_runs_is_whole(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as listener:
         process = start(tmp_path, fd=listener.fileno())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
+        assert httpx.get(f"{url}/readyz", timeout=DEADLINE_S).status_code == 200
     connection = sqlite3.connect(tmp_path / "roadworthy.db")
     connection.execute("VACUUM INTO ?", (str(backup),))
     epoch = connection.execute("SELECT epoch FROM stores").fetchone()

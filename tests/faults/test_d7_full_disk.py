@@ -19,10 +19,10 @@ from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.foundation.files import TEMPORARY_MARK, write_atomic
 from roadworthy.foundation.slab import SlotWriter, create_slab
 from roadworthy.package.archive import open_package
-from tests.conftest import eventually
 from tests.control_plane import ControlProcess
 from tests.gateway.agent.conftest import GATEWAY_KEY, RunningAgent, packed, stand_in  # noqa: F401 - fixtures
 from tests.gateway.agent.records import record
+from tests.waiting import eventually
 
 PAGE = 4_096
 ROOM = [0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48]

@@ -11,6 +11,7 @@ import pytest
 
 from roadworthy.foundation.files import sweep_temporary
 from roadworthy.package.archive import open_package, pack_file, unpack
+from tests.waiting import DEADLINE_S
 
 KEPT = Path(__file__).parents[1] / "formats" / "format-1.rw"
 
@@ -44,7 +45,7 @@ print(steps)
 def run(verb: str, source: Path, target: Path, fatal: int) -> subprocess.CompletedProcess[str]:
     """Run the verb in a process that dies before step `fatal`."""
     command = [sys.executable, "-c", CHILD, verb, str(source), str(target), str(fatal)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
 
 
 def steps_of(verb: str, source: Path, target: Path) -> int:

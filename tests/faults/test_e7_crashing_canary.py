@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 import roadworthy as rw
-from tests.conftest import eventually
 from tests.machine import Machine
+from tests.waiting import DEADLINE_S, eventually
 
 ROWS = np.arange(24.0).reshape(8, 3)
 CRASH = 1_013.0
@@ -79,7 +79,7 @@ def test_e7_only_crashes_since_the_rollout_began_count(machine: Machine) -> None
         assert client.rollouts.get("sum")["phase"] == "stepping"
         (agent,) = agents(machine)
         os.kill(agent.pid, signal.SIGKILL)
-        agent.wait(20)
+        agent.wait(DEADLINE_S)
         eventually(lambda: agents(machine), "another agent")
         crash()
         eventually(lambda: client.rollouts.get("sum")["outcome"] == "rolled-back", "it goes back")

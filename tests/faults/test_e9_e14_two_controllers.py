@@ -16,9 +16,9 @@ import pytest
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.contract.telemetry import READY, Telemetry, VersionState, WorkerReport, encode_telemetry
 from tests import postgresql
-from tests.conftest import eventually
 from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, begin, current, three_versions
 from tests.control_plane import ControlProcess
+from tests.waiting import eventually
 from tests.webhooks.receiver import Receiver
 
 pytestmark = postgresql.needed

@@ -10,8 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 
 import roadworthy as rw
+from tests.waiting import DEADLINE_S, eventually
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "1")
@@ -62,7 +62,7 @@ class Machine:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=100,
+            timeout=DEADLINE_S,
             check=False,
         )
         assert result.returncode == 0, result.stderr
@@ -72,7 +72,7 @@ class Machine:
         """One row."""
         context = json.loads((self.folder / "home" / "context.json").read_text())
         url = f"{context['gateway_url']}/v1/models/sums:predict"
-        return httpx.post(url, json={"instances": [row]}, headers={"X-API-Key": context["key"]}, timeout=20)
+        return httpx.post(url, json={"instances": [row]}, headers={"X-API-Key": context["key"]}, timeout=DEADLINE_S)
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +86,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         machine.digests.append(package.digest)
     yield machine
     machine.run("stop")
-
-
-def eventually(condition: Callable[[], Any], what: str) -> Any:
-    """The first true value of `condition`."""
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(what)
 
 
 def test_a_cache_from_a_file(machine: Machine) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import roadworthy as rw
-from tests.conftest import eventually
 from tests.machine import Machine
+from tests.waiting import eventually
 
 ROWS = np.arange(24.0).reshape(8, 3)
 BEYOND = 1_000.0

@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import roadworthy as rw
+from tests.waiting import DEADLINE_S
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 
@@ -54,7 +55,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment(folder / "home"),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=DEADLINE_S,
         check=False,
     )
 
@@ -89,7 +90,7 @@ def serving(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
             yield json.loads(text)
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0, (folder / "serve.log").read_text()
+            assert process.wait(DEADLINE_S) == 0, (folder / "serve.log").read_text()
 
 
 def test_the_printed_line_works(folder: Path, package: dict[str, Any]) -> None:
@@ -101,15 +102,18 @@ def test_the_printed_line_works(folder: Path, package: dict[str, Any]) -> None:
         assert (silent, url) == ("-s", told["url"])
         headers = dict(rest[number + 1].split(": ", 1) for number in (0, 2))
         body = rest[rest.index("-d") + 1]
-        reply = httpx.post(url, content=body, headers=headers)
+        reply = httpx.post(url, content=body, headers=headers, timeout=DEADLINE_S)
         assert reply.status_code == 200, reply.text
         assert reply.headers["roadworthy-digest"] == package["digest"]
         row = json.loads(body)["instances"][0]
         model = joblib.load(folder / "model.joblib")
         right = model.predict_proba(pd.DataFrame([row]))[0]
         assert reply.json()["predictions"][0]["probabilities"] == pytest.approx(list(right), rel=1e-5)
-        assert httpx.post(url, content=body, headers={"Content-Type": "application/json"}).status_code == 401
-        assert httpx.get(told["metrics"]).status_code == 200
+        assert (
+            httpx.post(url, content=body, headers={"Content-Type": "application/json"}, timeout=DEADLINE_S).status_code
+            == 401
+        )
+        assert httpx.get(told["metrics"], timeout=DEADLINE_S).status_code == 200
         second = run(folder, "serve", package["path"], "--allow-code", package["digest"], "--port", "0")
         assert second.returncode == 4
         assert "code: already-running" in second.stderr
@@ -130,7 +134,9 @@ def test_without_keys_on_loopback(folder: Path, package: dict[str, Any]) -> None
         assert "Authorization" not in told["curl"]
         assert told["url"].endswith("/v1/models/open:predict")
         words = shlex.split(told["curl"])
-        reply = httpx.post(told["url"], content=words[-1], headers={"Content-Type": "application/json"})
+        reply = httpx.post(
+            told["url"], content=words[-1], headers={"Content-Type": "application/json"}, timeout=DEADLINE_S
+        )
         assert reply.status_code == 200
 
 

@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 import roadworthy as rw
-from tests.conftest import eventually
 from tests.redis_servers import RealRedis
+from tests.waiting import DEADLINE_S, eventually
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "2")
@@ -58,7 +58,7 @@ class Machine:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=100,
+            timeout=DEADLINE_S,
             check=False,
         )
         assert result.returncode == 0, result.stderr
@@ -71,7 +71,7 @@ class Machine:
             f"{self.context['gateway_url']}/v1/models/sums:predict",
             json={"instances": [row]},
             headers={"X-API-Key": self.context["key"]},
-            timeout=20,
+            timeout=DEADLINE_S,
         )
         assert (reply.status_code, reply.json()) == (200, {"predictions": [sum(row)]})
         return reply.headers["cache-status"]

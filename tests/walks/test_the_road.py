@@ -29,6 +29,7 @@ import pytest
 import roadworthy as rw
 from bench.load.traffic import BROKEN, CONNECTIONS, REFUSED, Traffic, all_right, causes, only
 from bench.versions import Versions, two_versions
+from tests.waiting import DEADLINE_S
 
 LENGTH_S = 62.0
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
@@ -64,7 +65,7 @@ class Processes:
         """kill -9 all processes of a command at once."""
         process = self.running.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(DEADLINE_S)
 
     def workers(self) -> list[psutil.Process]:
         """The gateway's workers that are alive."""
@@ -131,7 +132,7 @@ def _free_ports(count: int) -> list[int]:
 
 def _answers(url: str) -> bool:
     with suppress(httpx.HTTPError):
-        return httpx.get(url, timeout=5).status_code == 200
+        return httpx.get(url, timeout=DEADLINE_S).status_code == 200
     return False
 
 
@@ -224,7 +225,10 @@ def test_the_road(processes: Processes, models: Versions) -> None:
 def _may_call(gateway: str, key: str, body: bytes) -> bool:
     """Whether every worker knows the key; a few connections reach them all."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    replies = [httpx.post(f"{gateway}/v1/models/cells:predict", content=body, headers=headers) for _ in range(16)]
+    replies = [
+        httpx.post(f"{gateway}/v1/models/cells:predict", content=body, headers=headers, timeout=DEADLINE_S)
+        for _ in range(16)
+    ]
     return all(reply.status_code == 200 for reply in replies)
 
 

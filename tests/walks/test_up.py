@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 import roadworthy as rw
 from tests.machine import FREE_PORTS, Machine
+from tests.waiting import DEADLINE_S, eventually
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +46,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory, data: pd.DataFrame) -> Ite
     machine.run("stop")
 
 
-def eventually(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
-    """The first true value of `condition`."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"never happened: {what}")
-
-
 def test_up_tells_the_admin_key_once_and_keeps_it_private(machine: Machine) -> None:
     """The first start prints addresses and key; the key is in context.json for this user only, and in no log."""
     told = machine.tell("up", "-d", *FREE_PORTS)
@@ -69,7 +60,7 @@ def test_up_tells_the_admin_key_once_and_keeps_it_private(machine: Machine) -> N
     lines = [" ".join(process.cmdline()) for process in machine.family()]
     assert not any("rw_" in line for line in lines)
     for url in (told["metrics"], told["api"], f"{told['control']}/readyz", f"{told['gateway']}/readyz"):
-        assert httpx.get(url).status_code == 200
+        assert httpx.get(url, timeout=DEADLINE_S).status_code == 200
 
 
 def test_a_second_up_is_refused(machine: Machine) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 import roadworthy as rw
 from roadworthy.client.rollouts import Rollout
-from tests.conftest import eventually
 from tests.machine import Machine
+from tests.waiting import eventually
 
 ROWS = np.linspace(0.0, 100.0, 64).reshape(64, 1)
 PLAN = {
