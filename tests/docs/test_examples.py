@@ -58,7 +58,7 @@ def test_python_examples_run(page: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=DEADLINE_S,
+        timeout=4 * DEADLINE_S,
         check=False,
     )
     assert result.returncode == 0, result.stderr

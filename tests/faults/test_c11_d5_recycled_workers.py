@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -69,11 +70,12 @@ class Served:
 
     def workers(self) -> set[int]:
         """The processes of workers."""
-        return {
-            child.pid
-            for child in psutil.Process(self.process.pid).children()
-            if child.status() != psutil.STATUS_ZOMBIE and "roadworthy.gateway.worker" in child.cmdline()
-        }
+        found = set()
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE and "roadworthy.gateway.worker" in child.cmdline():
+                    found.add(child.pid)
+        return found
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""

@@ -1,4 +1,4 @@
-"""D17: metrics after thousands of deploys and take-overs: sums never step back, no series is lost, the work of a scrape is bounded.
+"""D17: metrics after thousands of deploys and take-overs: no sum steps back, no series is lost, the work of a scrape is bounded.
 
 `tests/gateway/test_metrics.py` has the thousand restarts.
 """

@@ -63,6 +63,12 @@ def ask(client: rw.Client, times: int) -> list[rw.Prediction]:
     return [client.predict("sum", [[n, 1.0, 2.0]], headers={"X-User": f"user-{n}"}) for n in range(times)]
 
 
+def recorded(client: rw.Client, answers: list[rw.Prediction]) -> None:
+    """Wait until every record has arrived."""
+    for each in answers:
+        eventually(lambda each=each: client.logs("sum", prediction_id=each.id)["items"], "the record arrives")
+
+
 def give(client: rw.Client, items: list[Any]) -> dict[str, int]:
     """Give feedback until every record has arrived; how often each result came the last time."""
     return eventually(
@@ -115,8 +121,9 @@ def test_a_canary_that_turns_out_bad_goes_back_by_itself(client: rw.Client, guar
     """It answered every request well; what became known of its answers later rolls it back."""
     start(client, {"strategy": "canary", "steps": [50, 100], "guards": [guard]})
     answers = ask(client, 60)
+    recorded(client, answers)
     bad = [{"prediction_id": each.id, **known} for each in answers if each.version == "sum:2"]
-    give(client, bad)
+    assert client.feedback("sum", bad)["counts"].get("unknown", 0) == 0
     eventually(lambda: client.rollouts.get("sum")["outcome"] is not None, "it is over")
     ended = client.rollouts.get("sum")
     assert (ended["outcome"], ended["code"], ended["decided_by"]) == ("rolled-back", "worse", "controller")

@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,9 +94,7 @@ def serving(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
 
 def test_the_printed_line_works(folder: Path, package: dict[str, Any]) -> None:
     """From a file to a right answer: the curl line answers with the package's own golden answer and names the digest."""
-    begun = time.monotonic()
     with serving(folder, package["path"], "--allow-code", package["digest"]) as told:
-        assert time.monotonic() - begun < 30
         _, silent, url, *rest = shlex.split(told["curl"])
         assert (silent, url) == ("-s", told["url"])
         headers = dict(rest[number + 1].split(": ", 1) for number in (0, 2))

@@ -1,9 +1,9 @@
-"""The whole road on real processes: predictions at a steady rate while everything happens to the planes that may happen.
+"""The whole road on real processes: predictions while everything happens to the planes that may happen.
 
 A control plane and a gateway run as the commands that people use, each with its own process tree. Sixteen keep-alive connections
-ask at a steady rate and never repeat a request. Meanwhile a second version is deployed and rolled back, the control plane is
+ask and never repeat a request. Meanwhile a second version is deployed and rolled back, the control plane is
 killed for good, a worker is killed, and the gateway is restarted cold. Every reply is checked against the model of the version
-that it names, and every failure must have its cause.
+that it names, and every failure must have its cause. `make bench-road` measures the same for longer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,10 @@ import pytest
 import roadworthy as rw
 from bench.load.traffic import BROKEN, CONNECTIONS, REFUSED, Traffic, all_right, causes, only
 from bench.versions import Versions, two_versions
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, eventually, soon
 
-LENGTH_S = 62.0
+ANSWERS = 800
+"""Right answers between two events."""
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 NOT_READY = "503 endpoint-not-ready"
 """A gateway that was just started says that it is still loading."""
@@ -85,18 +86,15 @@ class Processes:
 
 @dataclass
 class Moments:
-    """When what happened, in seconds on the monotonic clock."""
+    """When what happened, in seconds on the monotonic clock: what was before what."""
 
-    begun: float = 0.0
     deployed: float = 0.0
+    returning: float = 0.0
     rolled_back: float = 0.0
-    control_killed: float = 0.0
     worker_killed: float = 0.0
     worker_gone: float = 0.0
-    worker_back: float = 0.0
     stopping: float = 0.0
     cold: float = 0.0
-    ended: float = 0.0
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +110,7 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
     started = Processes(home, _free_ports(3))
     try:
         started.start("control", "control", "--port", str(started.control_port))
-        _wait_for(lambda: _answers(f"{started.control_url}/readyz"), "the control plane")
+        eventually(lambda: _answers(f"{started.control_url}/readyz"), "the control plane is ready")
         _start_gateway(started)
         yield started
     finally:
@@ -136,51 +134,41 @@ def _answers(url: str) -> bool:
     return False
 
 
-def _wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {timeout_s:g} s"
-        time.sleep(0.02)
-
-
 async def _travel(processes: Processes, traffic: Traffic, client: rw.Client) -> Moments:
     """Everything that happens while predictions are asked."""
-    at = Moments(begun=time.monotonic())
+    at = Moments()
     async with traffic.running():
-        await traffic.wait_for(only("cells:1"))
-        await _until(at.begun + 8)
+        await traffic.wait_for(only("cells:1"), DEADLINE_S)
+        await _go_on(traffic)
 
+        await asyncio.to_thread(lambda: client.wait(client.deploy("cells:2", "cells"), timeout_s=DEADLINE_S))
         at.deployed = time.monotonic()
-        await asyncio.to_thread(client.deploy, "cells:2", "cells")
-        await traffic.wait_for(only("cells:2"))
-        await _until(at.begun + 18)
+        await _go_on(traffic)
 
+        at.returning = time.monotonic()
+        await asyncio.to_thread(lambda: client.wait(client.rollback("cells"), timeout_s=DEADLINE_S))
         at.rolled_back = time.monotonic()
-        await asyncio.to_thread(client.rollback, "cells")
-        await traffic.wait_for(only("cells:1"))
-        await _until(at.begun + 25)
+        await _go_on(traffic)
 
-        at.control_killed = time.monotonic()
         processes.kill_tree("control")
-        await _until(at.begun + 33)
+        await _go_on(traffic)
 
         await _kill_worker(processes, at)
-        await traffic.wait_for(all_right)
-        await _until(at.begun + 43)
+        await traffic.wait_for(all_right, DEADLINE_S)
+        await _go_on(traffic)
 
         at.stopping = time.monotonic()
-        await _restart_gateway(processes)
-        await traffic.wait_for(all_right, timeout_s=30.0)
-        at.cold = min(
-            outcome.ended for outcome in traffic.outcomes if outcome.sent > at.stopping + 1 and not outcome.cause
-        )
-        await _until(at.begun + LENGTH_S)
-    at.ended = time.monotonic()
+        restarted = await _restart_gateway(processes)
+        await traffic.wait_for(all_right, DEADLINE_S)
+        at.cold = min(each.ended for each in traffic.outcomes if each.sent > restarted and not each.cause)
+        await _go_on(traffic)
     return at
 
 
-async def _until(moment: float) -> None:
-    await asyncio.sleep(max(0.0, moment - time.monotonic()))
+async def _go_on(traffic: Traffic) -> None:
+    """Wait for ANSWERS more."""
+    before = len(traffic.outcomes)
+    await soon(lambda: len(traffic.outcomes) >= before + ANSWERS, "requests are answered")
 
 
 async def _kill_worker(processes: Processes, at: Moments) -> None:
@@ -188,35 +176,35 @@ async def _kill_worker(processes: Processes, at: Moments) -> None:
     victim = processes.workers()[0]
     at.worker_killed = time.monotonic()
     victim.kill()
-    await asyncio.to_thread(psutil.wait_procs, [victim], 10)
+    await asyncio.to_thread(psutil.wait_procs, [victim], DEADLINE_S)
     at.worker_gone = time.monotonic()
-    while len([worker for worker in processes.workers() if worker.pid != victim.pid]) < 2:
-        assert time.monotonic() < at.worker_gone + 15, "no worker came in its place"
-        await asyncio.sleep(0.05)
-    at.worker_back = time.monotonic()
+    await soon(
+        lambda: len([each for each in processes.workers() if each.pid != victim.pid]) == 2, "there are two again"
+    )
 
 
-async def _restart_gateway(processes: Processes) -> None:
-    """Stop the gateway as an operator would, and start it again while its control plane is dead."""
+async def _restart_gateway(processes: Processes) -> float:
+    """Stop the gateway as an operator would, and start it again while its control plane is dead; when that was."""
     gateway = processes.running.pop("gateway")
     gateway.terminate()
-    status = await asyncio.to_thread(gateway.wait, 40)
+    status = await asyncio.to_thread(gateway.wait, DEADLINE_S)
     assert status == 0, f"the gateway stopped with status {status}"
+    restarted = time.monotonic()
     _start_gateway(processes)
+    return restarted
 
 
-@pytest.mark.timeout(180)
 def test_the_road(processes: Processes, models: Versions) -> None:
-    """Ten thousand predictions and more at over 200 a second: every failure has its cause, and every answer is right."""
+    """Thousands of predictions: every failure has its cause, and every answer is right."""
     key = json.loads((processes.home / "context.json").read_text())["key"]
     gateway = f"http://127.0.0.1:{processes.gateway_port}"
     with rw.Client(gateway, key=key, control_url=processes.control_url) as client:
         for package in models.packages:
             client.push(package)
-        client.wait(client.deploy("cells:1", "cells"))
-        _wait_for(lambda: _answers(f"{gateway}/readyz"), "the gateway")
+        client.wait(client.deploy("cells:1", "cells"), timeout_s=DEADLINE_S)
+        eventually(lambda: _answers(f"{gateway}/readyz"), "the gateway is ready")
         caller = client.create_key("predictor", ["cells"])["key"]
-        _wait_for(lambda: _may_call(gateway, caller, models.bodies[0]), "the new key")
+        eventually(lambda: _may_call(gateway, caller, models.bodies[0]), "the new key")
         traffic = Traffic(processes.gateway_port, caller, models.bodies, models.right)
         at = asyncio.run(_travel(processes, traffic, client))
     _account(traffic, at)
@@ -238,20 +226,22 @@ def _account(traffic: Traffic, at: Moments) -> None:
     failed = [outcome for outcome in traffic.outcomes if outcome.cause]
     by_worker = [outcome for outcome in failed if outcome.sent <= at.worker_gone and outcome.ended >= at.worker_killed]
     by_restart = [outcome for outcome in failed if at.stopping <= outcome.sent <= at.cold]
-    unexplained = [outcome for outcome in failed if outcome not in by_worker and outcome not in by_restart]
-    elapsed = at.ended - at.begun
-    back_s = traffic.last_from("cells:2") - at.rolled_back
+    # The worker that is ready later holds connections from before the other one was; each ends with its next answer.
+    late = [outcome for outcome in failed if outcome.sent > at.cold and outcome.cause == NOT_READY]
+    unexplained = [outcome for outcome in failed if outcome not in [*by_worker, *by_restart, *late]]
     story = (
-        f"{len(good)} right answers in {elapsed:.0f} s ({len(good) / elapsed:.0f} a second), "
-        f"rolled back in {back_s * 1000:.0f} ms; failures by the worker's death: {causes(by_worker)}, "
-        f"by the restart of {at.cold - at.stopping:.1f} s: {causes(by_restart)}, unexplained: {causes(unexplained)}"
+        f"{len(good)} right answers; failures by the worker's death: {causes(by_worker)}, by the restart: "
+        f"{causes(by_restart)}, then: {causes(late)}, unexplained: {causes(unexplained)}"
     )
     print(story)
-    assert len(good) >= 10_000, story
-    assert len(good) / elapsed >= 200, story
-    assert back_s < 1.0, story
+    assert len(good) >= 5 * ANSWERS, story
     assert unexplained == [], story
     assert {outcome.cause for outcome in by_worker} <= {BROKEN}, story
     assert len(by_worker) <= CONNECTIONS, story  # each connection holds one request at most
     assert {outcome.cause for outcome in by_restart} <= {REFUSED, BROKEN, NOT_READY}, story
     assert sum(outcome.cause == BROKEN for outcome in by_restart) <= 2 * CONNECTIONS, story
+    assert len(late) <= 2 * CONNECTIONS, story
+    # When a switch is over, no answer to a later request is of the version before it.
+    between = [outcome for outcome in good if at.deployed < outcome.sent and outcome.ended < at.returning]
+    assert {outcome.version for outcome in between} == {"cells:2"}, story
+    assert {outcome.version for outcome in good if outcome.sent > at.rolled_back} == {"cells:1"}, story

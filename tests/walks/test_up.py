@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import stat
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,11 +121,9 @@ def test_deploy_predict_and_roll_back(machine: Machine, data: pd.DataFrame) -> N
     assert at_once() == {"cells:2"}
     assert (document["state"], document["version"], document["previous"]) == ("serving", "cells:2", "cells:1")
     serves(machine, 2, rows)
-    begun = time.monotonic()
     assert machine.tell("rollback", "cells")["version"] == "cells:1"
     assert at_once() == {"cells:1"}
     serves(machine, 1, rows)
-    assert time.monotonic() - begun < 5  # the bound of a busy test machine; the benchmark has the real one
     assert machine.tell("list", "endpoints")[0]["previous"] == "cells:2"
 
 
