@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 PAUSE_S = 0.004
+LONGEST_S = 300.0
+"""How long an answer, or what is waited for, may take: much longer than it does, also on a machine that is busy."""
 TOLERANCE = 1e-5
 """How far an answer may be from the pipeline's own."""
 
@@ -77,7 +79,7 @@ class Endpoint:
     def ask_all(self, rows: pd.DataFrame, size: int) -> list[Answer]:
         """All rows, `size` a request, one request after the other."""
         instances = records(rows)
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=LONGEST_S) as client:
             return [self.ask(client, instances[at : at + size], at) for at in range(0, len(instances), size)]
 
 
@@ -102,7 +104,7 @@ class Traffic:
         self._stop.set()
         self._thread.join()
 
-    def wait_for(self, version: str, timeout_s: float = 30.0) -> None:
+    def wait_for(self, version: str, timeout_s: float = LONGEST_S) -> None:
         """Return when the newest answers come from `version`; TimeoutError when they do not."""
         deadline = time.monotonic() + timeout_s
         while not self.answers or self.answers[-1].version != version:
@@ -110,7 +112,7 @@ class Traffic:
                 raise TimeoutError(f"no answer from {version} within {timeout_s:g} s")
             time.sleep(0.005)
 
-    def wait_for_more(self, count: int, timeout_s: float = 30.0) -> None:
+    def wait_for_more(self, count: int, timeout_s: float = LONGEST_S) -> None:
         """Return when so many more answers have come; TimeoutError when they do not."""
         wanted, deadline = len(self.answers) + count, time.monotonic() + timeout_s
         while len(self.answers) < wanted:
@@ -123,7 +125,7 @@ class Traffic:
         return max(answer.at for answer in self.answers if answer.version == version)
 
     def _run(self) -> None:
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=LONGEST_S) as client:
             at = 0
             while not self._stop.is_set():
                 self.answers.append(self.endpoint.ask(client, [self._instances[at]], at))
