@@ -10,10 +10,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Tests mostly wait for processes, so that two at a time take little more than half the time.
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --durations=20
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help env format lint types walls unit test demo bench soak clean distclean FORCE
+.PHONY: help env format lint types check fast unit test tools demo bench soak clean distclean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,10 +34,15 @@ lint: env ## style, formatting, and the walls between the rooms
 types: env ## mypy, strict
 	$(BIN)/mypy
 
-unit: env ## pytest alone; PYTEST_ARGS="tests/schema -k …" chooses
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+check: lint types fast ## in three minutes: style, walls, types, the tests that start no processes
 
-test: lint types tools unit ## everything that must pass: style, walls, types, tests
+fast: env ## the tests that start no processes (tests/tiers.py knows which those are)
+	$(PYTEST) $(PYTEST_ARGS) -m "not processes"
+
+unit: env ## all tests; PYTEST_ARGS="tests/schema -k …" chooses
+	$(PYTEST) $(PYTEST_ARGS)
+
+test: lint types tools unit ## everything that must pass, in a quarter of an hour: style, walls, types, all tests
 
 tools: # the load generator and the Redis server that tests need; where they cannot be installed, those tests are skipped
 	@scripts/load_tools.sh || test -z "$${CI:-}"

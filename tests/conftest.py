@@ -34,7 +34,7 @@ from roadworthy.schema.signature import Container, Field, Signature
 from tests.records import unpack
 from tests.waiting import DEADLINE_S, eventually
 
-pytest_plugins = ["tests.control_plane"]
+pytest_plugins = ["tests.control_plane", "tests.tiers"]
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 
 # How long an example takes says nothing on a busy machine.
