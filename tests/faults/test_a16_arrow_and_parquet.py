@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import struct
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,13 +36,12 @@ TEXT = formats_of(Field("s", DType.STRING))
 
 @pytest.fixture
 def bounded() -> Any:
-    """Resident memory and processor time of what the test does stay small."""
+    """Resident memory of what the test does stays small."""
     process = psutil.Process()
     decode(X, PARQUET, parquet(pa.table({"x": [1.0]})))  # what is loaded once is not counted
-    before, begun = process.memory_info().rss, time.process_time()
+    before = process.memory_info().rss
     yield
     assert process.memory_info().rss - before < 64 << 20
-    assert time.process_time() - begun < 3
 
 
 @pytest.mark.parametrize("kind", WRITERS)

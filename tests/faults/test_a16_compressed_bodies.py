@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -46,9 +45,8 @@ BOMBS = {b"gzip": lambda: deflate_bomb(31), b"deflate": lambda: deflate_bomb(15)
 
 @pytest.mark.parametrize("coding", BOMBS)
 def test_a16_a_bomb_is_given_up_on(coding: bytes) -> None:
-    """1 GiB from 1 MiB or less is refused within the limit's memory and little time."""
+    """1 GiB from 1 MiB or less is refused within the limit's memory."""
     bomb = BOMBS[coding]()
-    begun = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(BodyTooLarge):
@@ -57,7 +55,6 @@ def test_a16_a_bomb_is_given_up_on(coding: bytes) -> None:
     finally:
         tracemalloc.stop()
     assert peak < LIMIT + (4 << 20)
-    assert time.process_time() - begun < 1.0
 
 
 @pytest.mark.parametrize("coding", WRITERS)
