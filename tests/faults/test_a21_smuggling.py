@@ -24,7 +24,7 @@ def test_a21_there_are_enough_shapes() -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=[shape.name for shape in SHAPES])
 def test_a21_refused_and_closed(target: Any, shape: Shape) -> None:
     """One answer, a refusal; then the connection ends, and the hidden request was never answered."""
-    with connected(target.port, timeout_s=5) as connection:
+    with connected(target.port) as connection:
         connection.send(shape.data)
         (reply,) = connection.replies()
     assert reply.status in shape.statuses
@@ -49,7 +49,7 @@ LEGAL = {
 @pytest.mark.parametrize("data", LEGAL.values(), ids=LEGAL.keys())
 def test_a21_what_is_legal_is_answered(target: Any, data: bytes) -> None:
     """The right answer; and the request behind it, which here hides in nothing, gets its own."""
-    with connected(target.port, timeout_s=5) as connection:
+    with connected(target.port) as connection:
         connection.send(data + HIDDEN)
         assert json.loads(connection.reply().body) == RIGHT
         assert connection.reply().body == b'{"status":"alive"}'
@@ -69,7 +69,7 @@ def test_a21_a_body_is_never_a_request(target: Any, method: bytes, path: bytes, 
     else:
         first += b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(HIDDEN), HIDDEN)
     last = request(path=b"/nothing-there", body=None)
-    with connected(target.port, timeout_s=5) as connection:
+    with connected(target.port) as connection:
         connection.send(first + last)
         reply = connection.reply(to_head=method == b"HEAD")
         if reply.closes:
@@ -91,7 +91,7 @@ def test_a21_a_body_is_never_a_request(target: Any, method: bytes, path: bytes, 
 def test_a21_no_upgrade(target: Any, lines: tuple[bytes, ...], body: bytes | None) -> None:
     """Offers to change the protocol are passed over, as clients expect who make one with every first request: never 101."""
     path = b"/livez" if body is None else PREDICT
-    with connected(target.port, timeout_s=5) as connection:
+    with connected(target.port) as connection:
         connection.send(request(path, body, *lines))
         reply = connection.reply()
         assert (reply.status, reply.body) == (200, b'{"status":"alive"}' if body is None else b'{"predictions":[6.0]}')
@@ -103,7 +103,7 @@ def test_a21_no_upgrade(target: Any, lines: tuple[bytes, ...], body: bytes | Non
 
 def test_a21_nothing_is_answered_behind_an_upgrade(target: Any) -> None:
     """What follows in the same segment is read as HTTP or not at all."""
-    with connected(target.port, timeout_s=5) as connection:
+    with connected(target.port) as connection:
         connection.send(
             request(b"/livez", None, b"Connection: Upgrade", b"Upgrade: h2c") + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
         )
@@ -114,7 +114,7 @@ def test_a21_nothing_is_answered_behind_an_upgrade(target: Any) -> None:
 def test_a21_trailers_are_no_headers(target: Any) -> None:
     """A header after the body changes nothing: neither the request id nor anything else is taken from it."""
     for path in (PREDICT, b"/v1/models/unknown:predict"):
-        with connected(target.port, timeout_s=5) as connection:
+        with connected(target.port) as connection:
             connection.send(Door(path).head(CHUNKED) + CHUNKS[:-2] + b"X-Request-Id: from-the-trailer\r\n\r\n")
             assert connection.reply().headers[b"x-request-id"] != b"from-the-trailer"
 
@@ -122,7 +122,7 @@ def test_a21_trailers_are_no_headers(target: Any) -> None:
 def test_a21_refused_after_the_answers_before_it(target: Any) -> None:
     """What came before the bad message is answered first, in order; then the refusal, and nothing behind it."""
     bad = Door().head(LENGTH, CHUNKED) + CHUNKS
-    with connected(target.port, timeout_s=5) as connection:
+    with connected(target.port) as connection:
         connection.send(request(PREDICT, JSON) + request(b"/livez") + request(PREDICT, JSON) + bad + HIDDEN)
         replies = connection.replies()
     assert [reply.status for reply in replies] == [200, 200, 200, 400]
@@ -132,7 +132,7 @@ def test_a21_refused_after_the_answers_before_it(target: Any) -> None:
 def test_a21_the_refusal_is_one_of_ours(target: Any, refusals: Any) -> None:
     """A stable code, a hint and a request id; and it is counted."""
     before = refusals("")
-    with connected(target.port, timeout_s=5) as connection:
+    with connected(target.port) as connection:
         connection.send(Door().head(LENGTH, CHUNKED) + CHUNKS)
         (reply,) = connection.replies()
     body = json.loads(reply.body)

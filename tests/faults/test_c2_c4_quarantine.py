@@ -213,7 +213,9 @@ def test_c2_c3_a_version_in_a_crash_loop_is_kept_out_and_traffic_returns(machine
 def test_c4_a_version_that_hangs_is_killed_and_may_be_deployed_again(machine: Machine) -> None:
     """Deployed again it has a new chance. A run that holds the GIL is ended from outside, and everything else goes on."""
     (machine.folder / "policy.json").write_text(json.dumps({"placement": {"hang_s": 2.0}}))
-    machine.tell("deploy", "sums:2", "--endpoint", "tried", "--policy", "policy.json")
+    for endpoint in ("steady", "tried"):  # both, so that the runner of the next version has it from its start
+        machine.tell("deploy", "sums:1", "--endpoint", endpoint, "--policy", "policy.json")
+    machine.tell("deploy", "sums:2", "--endpoint", "tried")
     assert machine.answer("tried") == 2.5
     reply = machine.predict("tried", HOLD_GIL)
     assert (reply.status_code, reply.json()["code"]) == (503, "runner-died")

@@ -17,7 +17,7 @@ from tests.conftest import RunningWorker
 from tests.redis_servers import PATIENT_MS, RealRedis, Rubbish, connected, counted, reaches, stored, told
 from tests.waiting import DEADLINE_S, eventually
 
-CACHED = Policy(cache=CachePolicy(ttl_s=60.0))
+CACHED = Policy(cache=CachePolicy(ttl_s=3_600.0))
 GREETING = b"SSH-2.0-OpenSSH_9.2\r\n"
 RUBBISH = {
     "another-protocol": GREETING,

@@ -52,7 +52,7 @@ class Machine:
         """Start a worker; it waits with its package in hand."""
         document = {
             "folder": str(self.folder), "fd": self.listener.fileno(), "slot": slot, "slab": str(self.slab),
-            "models": self.plan.models,
+            "models": self.plan.models, "keep_alive_s": 10 * DEADLINE_S, "header_timeout_s": 10 * DEADLINE_S,
         }  # fmt: skip
         worker = subprocess.Popen(
             [sys.executable, str(PLANTED_WORKER)], stdin=subprocess.PIPE, pass_fds=[self.listener.fileno()]
@@ -128,7 +128,8 @@ def test_only_the_ready_worker_takes_connections(machine: Machine) -> None:
 def test_a_connection_of_a_worker_that_is_not_ready_ends_with_its_next_answer(machine: Machine) -> None:
     """It was made while no worker was ready; its client is refused once more at most, then reaches the ready worker."""
     machine.start(0)
-    with httpx.Client(base_url=machine.url, timeout=DEADLINE_S) as client:
+    forever = httpx.Limits(keepalive_expiry=None)
+    with httpx.Client(base_url=machine.url, timeout=DEADLINE_S, verify=NO_TLS, limits=forever) as client:
         kept = eventually(lambda: client.get("/livez"), "the worker answers")
         assert "connection" not in kept.headers
         machine.start(1)
