@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
 
+from roadworthy.statistics.e_process import log_e_under
 from roadworthy.statistics.intervals import (
     Interval,
     Sample,
@@ -18,7 +19,7 @@ from roadworthy.statistics.intervals import (
     difference_sequence,
     mean_sequence,
     rate_ratio_sequence,
-    rule_of_three,
+    upper_sequence,
 )
 
 
@@ -33,14 +34,6 @@ def test_clopper_pearson_is_the_quantile_of_a_beta(counts: tuple[int, int], conf
     assert upper == pytest.approx(1.0 if k == n else float(beta.ppf(confidence, k + 1, n - k)), rel=1e-7)
     assert lower == pytest.approx(0.0 if k == 0 else float(beta.ppf(1 - confidence, k, n - k + 1)), rel=1e-7)
     assert lower <= (k / n if n else 1) <= upper
-
-
-@pytest.mark.parametrize("samples", [300, 3_000])
-def test_the_rule_of_three(samples: int) -> None:
-    """300 clean requests bound the rate by 1 %, 3,000 by 0.1 %, as Clopper and Pearson do within 1 %."""
-    assert rule_of_three(samples) == pytest.approx(3 / samples)
-    assert rule_of_three(samples) == pytest.approx(clopper_pearson_upper(0, samples), rel=0.01)
-    assert rule_of_three(0) == rule_of_three(3) == 1.0
 
 
 def test_a_mean_is_inside_at_every_sample_size_at_once() -> None:
@@ -115,3 +108,83 @@ def test_what_cannot_be_is_refused() -> None:
     for bound in (clopper_pearson_upper, clopper_pearson_lower):
         with pytest.raises(ValueError, match="cannot be"):
             bound(3, 2)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 400), st.integers(0, 4_000), st.sampled_from([1e-6, 0.01, 0.05, 0.2]))
+def test_the_upper_bound_is_the_smallest_rate_that_is_refuted(bad: int, good: int, miss: float) -> None:
+    """What is above it is refuted, what is below is not, and the observed rate never is."""
+    samples = bad + good
+    bound = upper_sequence(bad, samples, miss)
+    assert (bad / samples if samples else 0.0) < bound <= 1.0 or bad == samples
+    for part in (0.001, 0.1, 0.5, 0.9):
+        above = bound + (1.0 - bound) * part
+        assert above >= 1.0 or log_e_under(bad, samples, above) >= -math.log(miss)
+        below = bound * (1.0 - part)
+        assert log_e_under(bad, samples, below) < -math.log(miss)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 300), st.integers(1, 3_000), st.floats(1e-5, 0.19))
+def test_the_upper_bound_is_monotone(bad: int, good: int, miss: float) -> None:
+    """One more bad sample raises it, one more good one lowers it, and so does a larger beta."""
+    bound = upper_sequence(bad, bad + good, miss)
+    assert upper_sequence(bad + 1, bad + good + 1, miss) >= bound
+    assert upper_sequence(bad + 1, bad + good, miss) >= bound
+    assert upper_sequence(bad, bad + good + 1, miss) <= bound
+    assert upper_sequence(bad, bad + good, 1.05 * miss) <= bound
+
+
+@settings(deadline=None)
+@given(st.integers(0, 200), st.integers(0, 2_000), st.floats(0.001, 0.999))
+def test_the_mixture_of_the_bound_is_the_integral_that_it_says(bad: int, good: int, p: float) -> None:
+    """Against numerical integration of the likelihood ratio over (0, p)."""
+    samples = bad + good
+    q = (np.arange(20_000) + 0.5) * (p / 20_000)
+    ratios = bad * np.log(q / p) + good * (np.log1p(-q) - np.log1p(-p))
+    most = float(ratios.max())
+    expected = most + math.log(float(np.exp(ratios - most).mean()))
+    assert log_e_under(bad, samples, p) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize(("rate", "miss"), [(0.01, 0.05), (0.05, 0.05), (0.3, 0.2)])
+def test_the_upper_bound_covers_at_every_look(rate: float, miss: float) -> None:
+    """2,000 sequences of 2,000 samples with exactly that rate: the bound is below it, at any look, in no more of them than beta
+    allows; and it does happen, so it is looked for."""
+    runs, samples = 2_000, 2_000
+    bad = (np.random.default_rng(20261121).random((runs, samples)) < rate).cumsum(axis=1)
+    fewest = _boundary_of_bound(rate, samples, miss)
+    missed = int((bad <= fewest[None, :]).any(axis=1).sum())
+    assert missed > 0
+    assert clopper_pearson_upper(missed, runs) <= miss
+
+
+@pytest.mark.parametrize(("rate", "limit", "median"), [(0.01, 0.05, 137), (0.05, 0.09375, 232)])
+def test_an_equal_version_is_shown_to_be_under_the_limit_in_so_many_requests(
+    rate: float, limit: float, median: float
+) -> None:
+    """As docs/rollouts.md says: after 100 at least, half of the versions by then, give or take a tenth."""
+    samples = 4_000
+    bad = (np.random.default_rng(20261121).random((4_000, samples)) < rate).cumsum(axis=1)
+    shown = bad <= _boundary_of_bound(limit, samples, 0.05)[None, :]
+    shown[:, :99] = False
+    assert float(np.median(shown.argmax(axis=1) + 1)) == pytest.approx(median, rel=0.1)
+
+
+def _boundary_of_bound(limit: float, samples: int, miss: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """By the number of samples, from 1: the most bad ones at which the bound is at most `limit`; -1 where none is."""
+    found, most = [], -1
+    for n in range(1, samples + 1):
+        while most < n - 1 and log_e_under(most + 1, n, limit) >= -math.log(miss):
+            most += 1
+        found.append(most)
+    return np.array(found)
+
+
+def test_the_bound_refuses_what_cannot_be() -> None:
+    """Counts, and a beta for which it would be no bound."""
+    assert upper_sequence(0, 0, 0.05) == 1.0
+    assert upper_sequence(7, 7, 0.05) == 1.0
+    for bad, samples, miss in ((3, 2, 0.05), (-1, 2, 0.05), (0, 2, 0.0), (0, 2, 0.5)):
+        with pytest.raises(ValueError, match="cannot be"):
+            upper_sequence(bad, samples, miss)

@@ -82,6 +82,19 @@ def log_e_over(bad: int, samples: int, limit: float) -> float:
     return _log_mixture(bad, samples, limit)
 
 
+def log_e_under(bad: int, samples: int, limit: float) -> float:
+    """ln E against "at least `limit` of the samples are bad": the mirror image of `log_e_over`, a mixture over (0, limit).
+
+    It holds when each sample is bad with probability at least `limit` given the ones before it. `upper_sequence` in intervals.py
+    turns it into a bound.
+
+    Args:
+        bad: of `samples`. limit: over 0 and under 1.
+    """
+    _check(bad, samples, limit, 1.0)
+    return _log_mixture(samples - bad, samples, 1.0 - limit)
+
+
 def log_e_other_share(drawn: int, requests: int, share: float) -> float:
     """ln E against "each request is drawn for the canary with probability `share`", on either side: the likelihood ratio of a
     uniform mixture of all probabilities. It holds at every look, as the others do (Lindon and Malek 2022 call it a sequential

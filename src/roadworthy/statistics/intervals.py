@@ -11,6 +11,15 @@ import math
 from typing import NamedTuple
 
 from roadworthy.statistics.beta import log_beta, log_beta_cdf, log_beta_sf, root
+from roadworthy.statistics.e_process import log_e_under
+
+MOST_BETA = 1.0 / math.e
+"""What a bound may miss with: for larger ones the rates that are refuted need not be all those above one."""
+
+
+_NEARLY_ONE = 1.0 - 1e-12
+_MOST_STEPS = 200
+_PRECISION = 1e-12
 
 
 class Interval(NamedTuple):
@@ -51,9 +60,39 @@ def clopper_pearson_lower(bad: int, samples: int, confidence: float = 0.95) -> f
     return root(lambda p: log_beta_cdf(p, float(bad), samples - bad + 1.0) - aim, 0.0, 1.0)
 
 
-def rule_of_three(samples: int) -> float:
-    """3 / samples, at most 1: about what `clopper_pearson_upper(0, samples)` is (Hanley and Lippman-Hand 1983)."""
-    return 1.0 if samples <= 3 else 3.0 / samples
+def upper_sequence(bad: int, samples: int, beta: float) -> float:
+    """The upper bound of a rate that holds at every look: the smallest p that is refuted by
+
+        E_p = 1/p * integral from 0 to p of (q/p)^k ((1 - q)/(1 - p))^(n - k) dq >= 1/beta,
+
+    k of n samples being bad; 1 without samples. E_p is a uniform mixture of likelihood ratios against "the rate is p" (Robbins
+    1970), and while each sample is bad with probability at least p given those before it, it is a supermartingale that starts at
+    1; so P(the bound is ever below the true rate) <= beta (Ville 1939; confidence sequences by inversion: Howard et al. 2021). Of
+    beta under 1/e the refuted p are all those above one: E_p >= e makes p larger than (k + 1)/(n + 1), and from there on E_p
+    grows.
+
+    It speaks of a rate that stays above or below p. Where the rate moves, it is of none in particular.
+
+    Raises:
+        ValueError: counts that cannot be, or a beta that is not over 0 and at most 1/e.
+    """
+    if not 0 <= bad <= samples or not 0.0 < beta <= MOST_BETA:
+        raise ValueError(f"{bad} of {samples} at beta {beta} cannot be")
+    aim = -math.log(beta)
+    if bad == samples or log_e_under(bad, samples, _NEARLY_ONE) < aim:
+        return 1.0
+    low, high = (bad + 1.0) / (samples + 2.0), _NEARLY_ONE
+    p = following = min((bad + 4.0 + 3.0 * math.sqrt(bad)) / (samples + 8.0), high)
+    for _ in range(_MOST_STEPS):  # Newton's, kept between what is refuted and what is not
+        log_e = log_e_under(bad, samples, p)
+        low, high = (p, high) if log_e < aim else (low, p)
+        slope = math.expm1(-log_e) / p - bad / p + (samples - bad) / (1.0 - p)
+        following = p - (log_e - aim) / slope if slope > 0.0 else low
+        following = following if low < following < high else 0.5 * (low + high)
+        if abs(following - p) <= _PRECISION * p:
+            break
+        p = following
+    return min(high, following * (1.0 + _PRECISION))
 
 
 def mean_sequence(sample: Sample, alpha: float, low: float = 0.0, high: float = 1.0, weight: float = 1.0) -> Interval:
