@@ -84,7 +84,14 @@ def test_e5_without_traffic_nothing_is_promoted(admin: httpx.Client, fleet: Flee
     begin(admin, plan={**FAST, "deadline": 2})
     assert follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)["verdict"]["code"] == "no-evidence"
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
-    assert (ended["outcome"], ended["code"]) == ("rolled-back", "deadline")
+    assert (ended["outcome"], ended["code"]) == ("inconclusive", "inconclusive")
+    assert "errors: not one of the 10 samples that the step asks for has come" in ended["text"]
+    (event,) = [e for e in admin.get("/api/v1/events").json()["items"] if e["kind"] == "rollout-finished"]
+    assert (event["detail"]["outcome"], event["detail"]["text"]) == ("inconclusive", ended["text"])
+    assert event["detail"]["findings"][0]["step"]["needed"] == 10
+    assert [
+        e["detail"]["text"] for e in admin.get("/api/v1/audit").json()["items"] if e["verb"] == "rollout-inconclusive"
+    ]
 
 
 def test_e7_a_version_that_crashes_at_start_never_gets_traffic(

@@ -160,15 +160,89 @@ def test_e5_without_traffic_it_holds_and_goes_back_at_the_deadline() -> None:
         assert world.look(60).state.code == "no-evidence"
     world.look(60)
     world.look()
-    assert (world.outcome, world.splits) == ("rolled-back", [(500, 0), (0, 0)])
-    assert world.alerts == ["deadline"]
+    assert (world.outcome, world.splits) == ("inconclusive", [(500, 0), (0, 0)])
+    assert world.alerts == ["inconclusive"]
+    assert world.state.text == (
+        "the deadline came before it was decided; missing in step 1: errors: not one of the 100 samples that the step asks for"
+        " has come; step 2 of 3"
+    )
     world = stepping(replace(CANARY_PLAN, at_deadline="hold"))
     for _ in range(100):
         world.look(60)
-    assert (world.state.phase, world.state.code, world.alerts) == (STEPPING, "deadline", ["deadline"])
+    assert (world.state.phase, world.state.code, world.alerts) == (STEPPING, "inconclusive", ["inconclusive"])
     world.traffic((9, 9), (100, 0))
     world.look(1)
-    assert world.state.phase == RETURNING
+    assert (world.state.phase, world.state.ends_as) == (RETURNING, "rolled-back"), (
+        "what is found worse still goes back as that"
+    )
+
+
+def test_a_shared_outage_at_the_deadline_accuses_nobody() -> None:
+    """It goes back because the plan says so; the reason names the outage of both, with its numbers."""
+    world = stepping()
+    world.traffic((500, 250), (9_500, 4_750))
+    world.look(3_600)
+    world.look(1)
+    assert (world.outcome, world.state.code, world.alerts) == ("inconclusive", "inconclusive", ["inconclusive"])
+    assert "but 4,750 of 9,500 (0.5) of the stable's too: both suffer, nobody is accused" in world.state.text
+    unlimited = replace(CANARY_PLAN, guards=(Guard("errors"),))
+    world = stepping(unlimited)
+    world.traffic((100, 50), (1_900, 950))
+    world.look(3_600)
+    assert world.state.ends_as == "inconclusive"
+    assert "errors: 50 bad of 100 in this step, the stable's 950 of 1,900: not shown to be well" in world.state.text
+
+
+def test_what_is_missing_at_the_deadline_is_told_whatever_it_is() -> None:
+    """A guard's evidence with its numbers, an alarm, time, an approval, a person's decision."""
+    guards = (ERRORS, Guard("slow", ratio=1.25))
+    waits = replace(CANARY_PLAN, guards=guards, watches=(Watch("drift"),), at_deadline="hold", deadline_s=100.0)
+    world = stepping(waits)
+    world.traffic((200, 0), (3_800, 0))
+    world.traffic((200, 12), (3_800, 190), "slow")
+    world.look(50, fresh=False)
+    world.look(50, fresh=True, alarms=(Alarm("drift", 200, raised=True, text="label: 20.0% of answers differ"),))
+    text = world.state.text
+    assert "errors:" not in text, "that guard has passed"
+    for part in (
+        "slow: 12 bad of 200 in this step, the stable's 190 of 3,800: not shown to be well. Its rate is at most 0.12, and",
+        "drift: label: 20.0% of answers differ (200 samples)",
+        "10 s of this step are left",
+        "step 2 of 3",
+    ):
+        assert part in text
+    approved = replace(CANARY_PLAN, steps=(Stage(500, hold_s=10.0), Stage(10_000, approve=True)), deadline_s=100.0)
+    world = stepping(approved)
+    world.traffic((200, 0), (3_800, 0))
+    world.look(20)
+    world.look(80)
+    assert world.state.text.endswith("missing in step 1: step 2 of 2, which waits for approval")
+    person = Plan("ab", (Stage(5_000, hold_s=10.0),), WAIT, guards=(ERRORS,), deadline_s=100.0)
+    world = stepping(person)
+    world.traffic((200, 0), (200, 0))
+    world.look(20)
+    world.look(80)
+    assert world.state.text.endswith("missing in step 1: a person's decision")
+
+
+def test_a_canary_whose_share_was_taken_is_not_inconclusive_at_the_deadline() -> None:
+    """It was over its limit and the stable was not: that is why it goes back, and it says so."""
+    blue = Plan("blue-green", (Stage(10_000, hold_s=60),), guards=(ERRORS,), deadline_s=100.0)
+    for at_deadline, phase in (("rollback", RETURNING), ("hold", STEPPING)):
+        world = stepping(replace(blue, at_deadline=at_deadline))
+        world.traffic((40, 30))
+        world.look(10)
+        assert world.state.withdrawn == "over-limit"
+        for _ in range(3):
+            world.look(50)
+        assert world.state.code == "deadline"
+        assert world.state.text.startswith(
+            "the deadline came before a person decided: errors: 30 of 40 (0.75) of the canary's"
+        )
+        assert (world.state.phase in (phase, FINISHED), world.state.ends_as) == (
+            True,
+            "rolled-back" if phase == RETURNING else None,
+        )
 
 
 def test_e6_lost_telemetry_holds_apart_from_the_verdict() -> None:
@@ -303,7 +377,7 @@ def test_blue_green_is_a_plan_with_one_full_step() -> None:
     assert world.ask("resume") == "the new version is not ready to take traffic"
     world.look(10, canary=READY)
     world.ask("resume")
-    world.traffic((60, 1))
+    world.traffic((200, 1))
     world.look(10)
     world.look(300)
     assert world.outcome == "promoted"
@@ -337,7 +411,7 @@ def test_shadow_and_ab_are_plans_with_another_end() -> None:
     """A shadow never takes a request and ends with the stable; an A/B test waits for a person."""
     shadow = Plan("shadow", (Stage(0, shadow=5_000, hold_s=60),), END, guards=(Guard("disagreement", limit=0.01),))
     world = stepping(shadow)
-    pairs = RolloutCounts("r", pairs=(PairCount(world.state.generation, "disagreement", 400, 1),))
+    pairs = RolloutCounts("r", pairs=(PairCount(world.state.generation, "disagreement", 1_000, 1),))
     world.evidence = world.evidence.merged("gateway/1", pairs)
     world.look(61)
     world.look(1)

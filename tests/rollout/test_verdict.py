@@ -13,6 +13,7 @@ from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.plan import Guard, Plan, Stage, Sticky
 from roadworthy.rollout.verdict import FAIL, HOLD, PASS, Finding, Scope, Segment, judge
 from roadworthy.statistics.e_process import log_e, log_e_over
+from roadworthy.statistics.intervals import upper_sequence
 
 LIVE = Segment(5, 1_000)
 
@@ -63,14 +64,73 @@ def test_one_failure_is_not_suspicious_even_where_little_is_asked() -> None:
     """At alpha 20 % a tenth of the bound would be less than nothing: suspicion begins at E = 20."""
     verdict = judge(plan(Guard("errors"), alpha=0.2), scope(LIVE), counted((100, 0), (900, 9)))
     assert verdict.outcome == PASS
-    assert judge(plan(Guard("errors"), alpha=0.02), scope(LIVE), counted((100, 1), (900, 0))).code == "enough"
+    assert judge(plan(Guard("errors"), alpha=0.02), scope(LIVE), counted((200, 1), (1_800, 0))).code == "enough"
 
 
-def test_enough_clean_requests_pass_with_the_rule_of_three() -> None:
-    """And say how large the rate may still be."""
-    found = finding(Guard("errors"), counted((300, 0), (2_700, 1)))
+def test_enough_clean_requests_pass_by_the_bound() -> None:
+    """And say how large the rate may still be, which is what the bound says."""
+    found = finding(Guard("errors", limit=0.05), counted((300, 0), (2_700, 1)))
     assert (found.outcome, found.code) == (PASS, "enough")
-    assert "at most 0.01 (95 %)" in found.text
+    assert found.shown is not None
+    assert found.shown.upper == upper_sequence(0, 300, 0.05)
+    assert found.text == "errors: 0 bad of 300 in this step; its rate is at most 0.0149 at every look, under 0.05"
+
+
+def test_a_count_is_not_enough() -> None:
+    """As many samples as the step asks for pass only with a rate that is shown to be under the limit, or with evidence that it is
+    under a multiple of the stable's; and either only with the count."""
+    guard = Guard("errors", limit=0.05)
+    found = finding(guard, counted((100, 4), (900, 36)))
+    assert (found.outcome, found.code) == (HOLD, "not-shown")
+    assert "4 bad of 100 in this step, the stable's 36 of 900" in found.text
+    assert "must be shown to be under 0.05, or: E " in found.text
+    assert finding(guard, counted((2_000, 40), (18_000, 360))).code == "enough"
+    many = counted((20_000, 2_000), (180_000, 18_000))
+    assert finding(Guard("errors", limit=0.3), many).code == "enough"
+    assert finding(Guard("errors"), many).code == "shown-better"
+    assert finding(Guard("errors"), many, scope(LIVE, needed=20_001)).code == "too-little-evidence"
+
+
+def test_at_full_share_only_the_bound_can_speak() -> None:
+    """What earlier steps compared says nothing of what all of the traffic does."""
+    full = Segment(6, 10_000)
+    many = counted((20_000, 2_000), (180_000, 18_000))
+    for bad, code in ((30, "not-shown"), (1, "enough")):
+        here = many.merged("a/6", RolloutCounts("r", (ArmCount(6, "errors", CANARY, 300, bad),)))
+        found = finding(Guard("errors"), here, scope(LIVE, full))
+        assert found.code == code
+        assert found.shown is not None
+        assert found.shown.log_e is None
+
+
+def test_slow_without_a_limit_must_be_under_what_is_tolerated() -> None:
+    """5 % of the stable's are slow by definition; times ratio and margin, and never a whole."""
+    assert Guard("slow", ratio=1.25, margin=1.5).allowed == pytest.approx(0.09375)
+    assert Guard("slow", ratio=1.25, limit=0.2).allowed == 0.2
+    assert Guard("slow", ratio=100.0, margin=100.0).allowed == 0.99
+    assert (Guard("errors").allowed, Guard("invalid_outputs").allowed, Guard("custom.refund").allowed) == (0.05,) * 3
+    assert (Guard("disagreement").allowed, Guard("disagreement", limit=0.02).allowed) == (0.01, 0.02)
+
+
+def test_feedback_and_what_waits_for_nothing_need_show_nothing() -> None:
+    """Feedback comes after the step; who asks for no evidence gets none. A count that feedback is given is waited for."""
+    bad = counted((50, 20), (450, 180))
+    assert finding(Guard("errors", evidence=0), bad).code == "enough"
+    assert finding(Guard("errors"), bad, scope(LIVE, needed=0)).code == "enough"
+    told = counted((50, 20), (450, 180), "feedback")
+    assert finding(Guard("feedback", evidence=50), told).code == "enough"
+    assert finding(Guard("feedback", evidence=51), told).code == "too-little-evidence"
+
+
+def test_only_this_step_is_bounded() -> None:
+    """What was bad in the step before, or before a person resumed, does not count against the step that runs."""
+    earlier = counted((200, 16), (1_800, 144), generation=4)
+    now = earlier.merged("a/5", RolloutCounts("r", (ArmCount(5, "errors", CANARY, 200, 0),)))
+    where = (Segment(4, 1_000), LIVE)
+    assert finding(Guard("errors"), now, scope(*where)).code == "enough"
+    same_step = Scope(where, 4, 0, 100)
+    assert finding(Guard("errors"), now, same_step).code == "not-shown"
+    assert finding(Guard("errors"), now, Scope(where, 4, 5, 100)).code == "enough"
 
 
 def test_no_evidence_is_a_verdict_of_its_own() -> None:
@@ -79,7 +139,7 @@ def test_no_evidence_is_a_verdict_of_its_own() -> None:
     assert finding(Guard("errors"), Evidence()).outcome == HOLD
     little = finding(Guard("errors"), counted((99, 0), (900, 0)))
     assert (little.outcome, little.code) == (HOLD, "too-little-evidence")
-    assert finding(Guard("errors", evidence=50), counted((99, 0), (900, 0))).outcome == PASS
+    assert finding(Guard("errors", evidence=95), counted((99, 0), (900, 0))).outcome == PASS
     assert finding(Guard("feedback", evidence=0), Evidence()).outcome == PASS
 
 
@@ -92,17 +152,21 @@ def test_only_this_step_counts_towards_its_minimum() -> None:
     assert (found.code, found.samples) == ("too-little-evidence", 560)
 
 
-def test_a_canary_that_is_shown_not_worse_passes_early() -> None:
-    """By the mirrored test, before the step's minimum was seen."""
-    found = finding(Guard("errors"), counted((90, 0), (810, 60)))
+def test_a_canary_that_is_shown_not_worse_passes_with_its_count_only() -> None:
+    """By the mirrored test, where its own rate is too high for the bound; not before the step's minimum was seen."""
+    found = finding(Guard("errors"), counted((100, 10), (900, 400)))
     assert (found.outcome, found.code) == (PASS, "shown-better")
+    assert found.text.endswith("10 bad of 100 in this step; shown to be under 1.5 times the stable's rate")
+    assert finding(Guard("errors"), counted((90, 0), (810, 60))).code == "too-little-evidence"
 
 
 def test_a_shared_outage_accuses_nobody() -> None:
     """Half of everything fails on both: held, without rolling back and without moving traffic."""
     found = finding(Guard("errors", limit=0.05), counted((100, 50), (900, 450)))
     assert (found.outcome, found.code, found.withdraw) == (HOLD, "shared-outage", False)
-    assert finding(Guard("errors"), counted((100, 50), (900, 450))).outcome == PASS
+    found = finding(Guard("errors"), counted((100, 50), (900, 450)))
+    assert (found.outcome, found.code) == (HOLD, "not-shown"), "nor is it shown to be well"
+    assert finding(Guard("errors"), counted((1_000, 500), (9_000, 4_500))).code == "shown-better"
 
 
 def test_over_the_limit_takes_the_share_away_and_no_more() -> None:
@@ -164,7 +228,8 @@ def test_disagreement_is_judged_by_its_limit() -> None:
     found = finding(Guard("disagreement", limit=0.01), pairs(20, 4), scope(shadow))
     assert (found.outcome, found.samples, found.bad) == (FAIL, 20, 4)
     assert found.log_e == pytest.approx(log_e_over(4, 20, 0.01))
-    assert finding(Guard("disagreement", limit=0.01), pairs(2_000, 20), scope(shadow)).outcome == PASS
+    assert finding(Guard("disagreement", limit=0.01), pairs(2_000, 20), scope(shadow)).code == "not-shown"
+    assert finding(Guard("disagreement", limit=0.01), pairs(2_000, 4), scope(shadow)).outcome == PASS
     assert finding(Guard("disagreement", limit=0.01), pairs(20, 0), scope(shadow)).code == "too-little-evidence"
     later = scope(shadow, Segment(6, 500), needed=1_000)
     assert finding(Guard("disagreement", limit=0.01), pairs(200, 0), later).outcome == PASS, "no more pairs will come"
@@ -214,7 +279,7 @@ def test_the_share_is_checked_where_something_was_to_be_compared() -> None:
 
 def test_sticky_rollouts_count_users() -> None:
     """One user with 40 errors is one; without users it holds; more than can be kept apart holds too."""
-    evidence = counted((400, 40), (3_600, 8))
+    evidence = counted((1_000, 30), (9_000, 8))
     assert finding(Guard("errors"), evidence).outcome == FAIL
     assert finding(Guard("errors"), evidence, sticky=True).code == "units-missing"
     one = evidence.merged(

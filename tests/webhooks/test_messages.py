@@ -50,6 +50,7 @@ def test_ids_are_the_same_for_one_event_and_differ_for_others() -> None:
     [
         (state.PROMOTED, "rollout.promoted"),
         (state.ROLLED_BACK, "rollout.rolled-back"),
+        (state.INCONCLUSIVE, "rollout.inconclusive"),
         (state.ABORTED, "rollout.aborted"),
         (state.COMPLETED, "rollout.completed"),
         (state.SUPERSEDED, "rollout.superseded"),

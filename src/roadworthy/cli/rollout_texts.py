@@ -22,6 +22,7 @@ _NEXT = {
     "not-ready": "`roadworthy status` shows which version is not ready, and where",
     "telemetry-lost": "`roadworthy status` shows which gateway is silent",
     "alarm": "it goes on when the alarm clears; `roadworthy rollout promote {0}` or `roadworthy rollout abort {0}` does not wait",
+    "inconclusive": "`roadworthy rollout promote {0}` or `roadworthy rollout abort {0}`",
     "deadline": "`roadworthy rollout promote {0}` or `roadworthy rollout abort {0}`",
 }
 """What a person can do where a rollout does not go on by itself, by its code."""

@@ -19,6 +19,19 @@ CURRENT = "current"
 _PAUSE_S = 0.5
 
 
+class Shown(TypedDict):
+    """What the present step has shown of a guard: the canary's samples of `needed`; what its rate is at most, which must be under
+    `allowed`; or the evidence that it is no worse than tolerated, which must reach `log_e_bound`. None where it is not asked."""
+
+    samples: int
+    bad: int
+    needed: int
+    upper: float | None
+    allowed: float | None
+    log_e: float | None
+    log_e_bound: float | None
+
+
 class Finding(TypedDict):
     """What one guard says: PASS, FAIL or HOLD, with the counts and the evidence that it rests on."""
 
@@ -32,6 +45,7 @@ class Finding(TypedDict):
     log_e: float
     log_e_bound: float
     p: float
+    step: Shown | None
     text: str
 
 

@@ -26,6 +26,7 @@ from roadworthy.rollout import endpoints, machine, rollouts
 from roadworthy.rollout.commands import command
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence import Evidence
+from roadworthy.rollout.passing import Shown
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.rollout.state import (
     ABORTED,
@@ -138,10 +139,24 @@ def numbers(rollout: Rollout) -> list[dict[str, Any]]:
             "log_e": round(each.log_e, 6),
             "log_e_bound": round(each.threshold, 6),
             "p": each.p,
+            "step": None if each.shown is None else _of_step(each.shown),
             "text": each.text,
         }
         for each in found
     ]
+
+
+def _of_step(shown: Shown) -> dict[str, Any]:
+    """What the present step has shown of a guard, against what it must."""
+    return {
+        "samples": shown.samples,
+        "bad": shown.bad,
+        "needed": shown.needed,
+        "upper": None if shown.exempt else shown.upper,
+        "allowed": None if shown.exempt else shown.allowed,
+        "log_e": shown.log_e,
+        "log_e_bound": shown.threshold,
+    }
 
 
 def begin_waiting(plane: Plane, connection: Connection, endpoint: Endpoint, revision: int) -> None:

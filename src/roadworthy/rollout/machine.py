@@ -29,6 +29,7 @@ from roadworthy.rollout.state import (
     COMPLETED,
     FAILED,
     FINISHED,
+    INCONCLUSIVE,
     NOT_STARTED,
     PREPARING,
     PROMOTED,
@@ -54,7 +55,16 @@ BACKOFF_S = 5.0
 STALE_LOOKS = 4
 """So many looks in a row without telemetry are told to people."""
 _QUIET = frozenset(
-    {BEGINS, "minimum-time", "no-evidence", "too-little-evidence", "split-not-applied", "paused", "not-fresh"}
+    {
+        BEGINS,
+        "minimum-time",
+        "no-evidence",
+        "too-little-evidence",
+        "not-shown",
+        "split-not-applied",
+        "paused",
+        "not-fresh",
+    }
 )
 """Reasons to hold that need nobody's attention."""
 
@@ -232,12 +242,37 @@ def _worse(look: Look) -> Move | None:
 
 
 def _deadline(look: Look) -> Move | None:
+    """What the plan says for the deadline. Where the canary's share was taken from it before, that is why; otherwise the rollout
+    is undecided, which is told apart from a canary that was found worse."""
     if not _overdue(look):
         return None
-    text = f"the deadline came before enough evidence: {look.verdict.text}"
+    state = look.state
+    outcome, code, text = INCONCLUSIVE, INCONCLUSIVE, f"the deadline came before it was decided; {_missing(look)}"
+    if state.withdrawn is not None:
+        why = state.text if state.code == state.withdrawn else state.withdrawn
+        outcome, code = ROLLED_BACK, "deadline"
+        text = state.text if state.code == code else f"the deadline came before a person decided: {why}"
     if look.plan.at_deadline == plans.ROLLBACK:
-        return _ending(look.state, ROLLED_BACK, "deadline", text)
-    return _hold(look.state, "deadline", text)
+        return _ending(state, outcome, code, text)
+    return _hold(state, code, text)
+
+
+def _missing(look: Look) -> str:
+    """What stood between the present step and the end of the plan: each guard that had not passed, everything else that held, and
+    what would have come after."""
+    plan, state = look.plan, look.state
+    found = [each.text for each in look.verdict.findings if each.outcome != PASS]
+    if not found and look.verdict.outcome != PASS:
+        found = [look.verdict.text]
+    moves = [gate(look) for gate in (_unseen, _unready, _alarmed, _too_soon)]
+    found += [move.state.text for move in moves if move is not None]
+    after = plan.steps[state.step + 1 :]
+    if after:
+        approval = ", which waits for approval" if after[0].approve and not state.approved else ""
+        found.append(f"step {state.step + 2} of {len(plan.steps)}{approval}")
+    elif not found:
+        found.append("a person's decision" if plan.after == plans.WAIT else "one more look")
+    return f"missing in step {state.step + 1}: {'; '.join(found)}"
 
 
 def _withdraw(look: Look) -> Move | None:
@@ -400,7 +435,7 @@ def split(state: State, seen: Observation, weight: int, shadow: int) -> tuple[St
 
 
 def _ending(state: State, outcome: str, code: str, text: str) -> Move:
-    return Move(ending(state, outcome, code, text), loud=outcome in (ROLLED_BACK, NOT_STARTED))
+    return Move(ending(state, outcome, code, text), loud=outcome in (ROLLED_BACK, INCONCLUSIVE, NOT_STARTED))
 
 
 def ending(state: State, outcome: str, code: str, text: str) -> State:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from roadworthy.contract.snapshot import FULL_SHARE
-from roadworthy.rollout.signals import Signal, signal_named
+from roadworthy.rollout.signals import SLOW, SLOW_RATE, USUAL_LIMIT, Signal, signal_named
 
 FORMAT = 1
 PROMOTE, WAIT, END = "promote", "wait", "end"
@@ -21,6 +21,8 @@ PROMOTE, WAIT, END = "promote", "wait", "end"
 ROLLBACK, HOLD = "rollback", "hold"
 """What happens at the deadline."""
 ALERT = "alert"
+MOST_ALLOWED = 0.99
+"""The largest limit."""
 HIGHER, LOWER = "higher", "lower"
 """Which values of a metric are better."""
 
@@ -54,7 +56,7 @@ class Guard(msgspec.Struct, frozen=True):
     Attributes:
         signal: its name.
         ratio: the canary's rate of bad events may be this many times the stable's.
-        margin: early promotion needs evidence that it is less than this many times the stable's.
+        margin: a step passes with evidence that the rate is under this many times what `ratio` tolerates.
         limit: the rate that is allowed at all, over which the canary's share is taken from it; None for no limit.
         weight: its part of alpha, relative to the others'; None for the default (half of alpha for errors, else 1).
         evidence: takes the place of the step's; 0 waits for none.
@@ -74,6 +76,15 @@ class Guard(msgspec.Struct, frozen=True):
         if found is None:  # the plan was read by a release that knew it
             raise ValueError(f"there is no signal {self.signal}")
         return found
+
+    @property
+    def allowed(self) -> float:
+        """The rate that the canary must be shown to be under, where it is not shown to be under a multiple of the stable's."""
+        if self.limit is not None:
+            return self.limit
+        if self.signal == SLOW:
+            return min(SLOW_RATE * self.ratio * self.margin, MOST_ALLOWED)
+        return self.kind.limit or USUAL_LIMIT
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -123,7 +134,7 @@ class Plan(msgspec.Struct, frozen=True):
         after: PROMOTE, WAIT or END.
         alpha: the probability with which a version that is no worse is rolled back, whatever the number of looks, for the whole
             rollout and all its guards together.
-        beta: the probability with which a version is promoted early although it is worse by a guard's margin.
+        beta: the probability with which a version that is worse by a guard's margin, or over its limit, passes a step.
         guards: never two of one signal. watches, metrics: the same.
         sticky: None to draw each request anew.
         deadline_s: after this time without a pause `at_deadline` (ROLLBACK or HOLD) is done; None for no deadline.

@@ -13,6 +13,11 @@ from dataclasses import dataclass
 GUARD = "guard"
 OBSERVER = "observer"
 CUSTOM = "custom."
+SLOW = "slow"
+SLOW_RATE = 0.05
+"""So many of the stable's runs are slow: those over its 95th percentile."""
+USUAL_LIMIT = 0.05
+"""The default limit of errors, and the rate that any other guard without a limit must be shown to be under."""
 _CUSTOM = re.compile(r"custom\.[a-z][a-z0-9_]{0,62}")
 
 
@@ -27,6 +32,7 @@ class Signal:
             smaller and its caches colder.
         limit: for a guard that compares with a fixed rate instead of the stable's: that rate by default. None for all others.
         waits: whether a step waits for its evidence by default; what is known days later does not hold a step up.
+        usual: the rate of bad events of a version that is well, as a rule: what estimates of how long a step takes assume.
         tolerance: for an observer: by how much the versions may differ, by default; see `Watch`.
     """
 
@@ -36,6 +42,7 @@ class Signal:
     ratio: float = 1.0
     limit: float | None = None
     waits: bool = True
+    usual: float = 0.0
     tolerance: float = 0.0
 
     @property
@@ -47,15 +54,21 @@ class Signal:
 CATALOGUE: dict[str, Signal] = {
     signal.name: signal
     for signal in (
-        Signal("errors", GUARD, "the version's own failure, that persists after a joined run was repeated one by one"),
+        Signal(
+            "errors",
+            GUARD,
+            "the version's own failure, that persists after a joined run was repeated one by one",
+            usual=0.01,
+        ),
         Signal(
             "invalid_outputs", GUARD, "an answer that is not finite, or has not the outputs that the signature says"
         ),
         Signal(
-            "slow",
+            SLOW,
             GUARD,
             "a run, after warm-up, that takes longer than 95 % of the stable's did before, and than 1 ms",
             ratio=1.25,
+            usual=SLOW_RATE,
         ),
         Signal("guard_hits", GUARD, "an input or output that a guard of the endpoint stopped"),
         Signal("feedback", GUARD, "feedback that calls the prediction wrong", waits=False),
@@ -77,7 +90,7 @@ DEFAULT_GUARDS = ("errors", "invalid_outputs", "slow")
 def signal_named(name: str) -> Signal | None:
     """The signal, also a custom one ("custom." and a name in snake case); None when there is none of that name."""
     if _CUSTOM.fullmatch(name):
-        return Signal(name, GUARD, f"a bad event that was counted as {name.removeprefix(CUSTOM)}")
+        return Signal(name, GUARD, f"a bad event that was counted as {name.removeprefix(CUSTOM)}", usual=0.01)
     return CATALOGUE.get(name)
 
 

@@ -20,8 +20,10 @@ FORMAT = 1
 PREPARING, STEPPING, RETURNING, PROMOTING, FINISHED = "PREPARING", "STEPPING", "RETURNING", "PROMOTING", "FINISHED"
 """Phases, each one-way: the canary is loaded, traffic moves step by step, it moves back or over, and it is over."""
 PROMOTED, ROLLED_BACK, ABORTED, COMPLETED = "promoted", "rolled-back", "aborted", "completed"
-SUPERSEDED, NOT_STARTED = "superseded", "not-started"
-"""Outcomes. COMPLETED: the plan ended without promotion (shadow). NOT_STARTED: the canary could not be loaded."""
+SUPERSEDED, NOT_STARTED, INCONCLUSIVE = "superseded", "not-started", "inconclusive"
+"""Outcomes. COMPLETED: the plan ended without promotion (shadow). NOT_STARTED: the canary could not be loaded. INCONCLUSIVE: the
+deadline came before it was decided, so the traffic went back although nothing was found against the canary; also the code of a
+rollout that is held for that."""
 
 BEGINS, RESUMED = "preparing", "resumed"
 """Why a rollout is where it is before anything happened, and after a person resumed it."""

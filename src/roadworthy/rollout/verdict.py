@@ -7,7 +7,7 @@
   back, since the stable may be no better, but one to send no more requests there until a person has looked.
 - HOLD: there is no evidence, or too little, or suspiciously much of it, or both versions are over the limit.
 - HOLD: the arms did not get the requests that they were to get, so that nobody knows whose share of bad events is too large.
-- PASS: enough was seen, or enough evidence the other way.
+- PASS: enough was seen, and it shows the canary to be well; see `passing.py`.
 
 The rollout's verdict is FAIL when any guard's is, else HOLD when any's is, else PASS. How long a step lasts is not judged here.
 """
@@ -15,23 +15,22 @@ The rollout's verdict is FAIL when any guard's is, else HOLD when any's is, else
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from roadworthy.contract.evidence import DRAWN
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.rollout.evidence import Evidence, Tally
+from roadworthy.rollout.passing import Shown, Step, shown, told
 from roadworthy.rollout.plan import Guard, Plan
 from roadworthy.statistics.e_process import (
     Split,
     always_valid_p,
-    log_e_not_worse_of,
     log_e_of,
     log_e_other_share,
     log_e_over,
 )
-from roadworthy.statistics.intervals import rule_of_three
 
 Tallies = Mapping[int, Tally]
 PASS, FAIL, HOLD = "PASS", "FAIL", "HOLD"
@@ -81,6 +80,7 @@ class Finding(msgspec.Struct, frozen=True):
             distinct users. other_samples, other_bad: the stable's.
         log_e: ln E now. threshold: ln E that rolls back. p: 1/E, at most 1.
         withdraw: whether the canary's share is to be taken from it.
+        shown: what the present step has shown of it, against what it must; None in verdicts of releases that did not ask.
     """
 
     signal: str
@@ -95,6 +95,7 @@ class Finding(msgspec.Struct, frozen=True):
     threshold: float = 0.0
     p: float = 1.0
     withdraw: bool = False
+    shown: Shown | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -169,6 +170,8 @@ def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> str | None:
 def _judge(plan: Plan, guard: Guard, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None) -> Finding:
     threshold, tallies = -math.log(alpha), evidence.tallies(guard.signal)
     splits, total = splits_of(plan, scope.segments, tallies), _total(scope.segments, tallies)
+    step = _step(scope, tallies)
+    seen = shown(plan, guard, splits, step)
     if guard.kind.compares:
         log_e = log_e_of(splits, guard.ratio)
         bad, other_bad = sum(each.bad for each in splits), sum(each.events - each.bad for each in splits)
@@ -179,15 +182,16 @@ def _judge(plan: Plan, guard: Guard, alpha: float, scope: Scope, evidence: Evide
     facts = (*counted, log_e, threshold, always_valid_p(log_e))
     misled = skewed if guard.kind.compares else None
     if log_e >= threshold and misled is None:
-        return Finding(guard.signal, FAIL, "worse", _accusation(plan, guard, counted, log_e, threshold), *facts)
+        text = _accusation(plan, guard, counted, log_e, threshold)
+        return Finding(guard.signal, FAIL, "worse", text, *facts, shown=seen)
     outcome, code, text, withdraw = (
         _limit(guard, threshold, scope, tallies)
         or (None if misled is None else (HOLD, "share-not-as-set", misled, False))
         or _uncounted(plan, total, evidence)
         or _suspicion(guard, log_e, threshold)
-        or _exposure(plan, guard, splits, scope, tallies)
+        or _of_step(seen, step)
     )
-    return Finding(guard.signal, outcome, code, f"{guard.signal}: {text}", *facts, withdraw)
+    return Finding(guard.signal, outcome, code, f"{guard.signal}: {text}", *facts, withdraw, seen)
 
 
 _Reason = tuple[str, str, str, bool]
@@ -240,25 +244,25 @@ def _suspicion(guard: Guard, log_e: float, threshold: float) -> _Reason | None:
     return None
 
 
-def _exposure(plan: Plan, guard: Guard, splits: Sequence[Split], scope: Scope, tallies: Tallies) -> _Reason:
-    """Whether the step has shown enough. What only shadowed requests tell is not waited for where there are none."""
-    total = _total((each for each in scope.segments if each.generation >= scope.step_from), tallies)
-    shadowed = bool(scope.segments) and scope.segments[-1].shadow > 0
-    samples, bad = (total.pairs, total.pairs_canary_bad) if shadowed else (total.canary_samples, total.canary_bad)
-    needed = scope.needed if guard.evidence is None else guard.evidence
-    if samples < needed and (guard.kind.compares or shadowed):
-        if guard.kind.compares and log_e_not_worse_of(splits, guard.margin * guard.ratio) >= -math.log(plan.beta):
-            return (
-                PASS,
-                "shown-better",
-                f"shown to be under {guard.margin * guard.ratio:.3g} times the stable's rate",
-                False,
-            )
-        if samples == 0:
-            return HOLD, "no-evidence", f"not one of the {needed} samples that the step asks for has come", False
-        return HOLD, "too-little-evidence", f"{samples:,} of the {needed:,} samples that the step asks for", False
-    clean = f", so its rate is at most {rule_of_three(samples):.2g} (95 %)" if not bad and samples > 3 else ""
-    return PASS, "enough", f"{bad:,} bad of {samples:,} in this step{clean}", False
+def _step(scope: Scope, tallies: Tallies) -> Step:
+    """The step's counts. What only shadowed requests tell is not waited for where there are none."""
+    last = scope.segments[-1] if scope.segments else Segment(0, 0)
+    since = max(scope.limit_from, scope.step_from)
+    return Step(
+        _total((each for each in scope.segments if each.generation >= scope.step_from), tallies),
+        _total((each for each in scope.segments if each.generation >= since), tallies),
+        shadowed=last.shadow > 0,
+        whole=last.weight >= FULL_SHARE,
+        needed=scope.needed,
+    )
+
+
+def _of_step(seen: Shown, step: Step) -> _Reason:
+    """Whether the step has shown enough, beside the stable's counts in it."""
+    total = step.total
+    other = (total.pairs_stable_bad, total.pairs) if step.shadowed else (total.stable_bad, total.stable_samples)
+    passes, code, text = told(seen, other)
+    return PASS if passes else HOLD, code, text, False
 
 
 def _total(segments: Iterable[Segment], tallies: Tallies) -> Tally:
