@@ -65,7 +65,8 @@ def classifier(x: Any) -> Any:
 def test_a_classifier_has_classes_and_probabilities(measured: Callable[..., Measures]) -> None:
     """The most frequent ones of training; the rest is counted together, so that all fit the cells."""
     found = measured(classifier)
-    assert (found.probabilities, [each.name for each in found.outputs]) == ("probabilities", ["label"])
+    assert found.probabilities == "probabilities"
+    assert [each.label for each in found.outputs] == ["label", "probabilities[0]", "probabilities[1]"]
     categories = found.outputs[0].categories
     assert categories is not None
     assert (len(categories), categories[0]) == (OUTPUT_BINS - 2, "c00")
@@ -83,10 +84,82 @@ def test_a_regressor_has_bins_of_numbers(measured: Callable[..., Measures]) -> N
     assert "no output probabilities" in found.missing["confidence"]
 
 
-def test_a_constant_has_bins_too(measured: Callable[..., Measures]) -> None:
-    """Below, the same, above."""
-    (output,) = measured(lambda x: np.full(len(x), 3.5)).outputs
-    assert output.edges == (3.5, math.nextafter(3.5, math.inf))
+@pytest.mark.parametrize("value", [3.5, 3, True, "same"])
+def test_a_constant_is_refused(measured: Callable[..., Measures], value: object) -> None:
+    """Of what never changed it is not known how it changes; beside an answer that does, it is counted: it may become another."""
+    found = measured(lambda x: np.array([value] * len(x)))
+    assert (found.outputs, found.missing["drift"]) == (
+        (),
+        f"in training prediction was always {value!r}, so it is not known how the answers of m:1 are distributed",
+    )
+    beside = measured(lambda x: {"y": x[:, 0], "source": np.array([value] * len(x))})
+    assert [each.name for each in beside.outputs] == ["y", "source"]
+    assert "drift" not in beside.missing
+
+
+def test_more_labels_than_can_be_counted_apart_are_refused(measured: Callable[..., Measures]) -> None:
+    """Nearly all answers would be in the one bin for the rest."""
+    found = measured(lambda x: np.array([f"text {value:.4f}" for value in x[:, 0]], dtype=object))
+    assert found.outputs == ()
+    assert found.missing["drift"].startswith(
+        "prediction has so many different values that 92% of the answers in training are none of the 30 that can be"
+    )
+
+
+def earlier(name: str, edges: list[str], cells: list[int]) -> dict[str, Any]:
+    """An output in a profile of an earlier release."""
+    return {"name": name, "bins": {"kind": "number", "edges": edges}, "cells": cells, "missing": 0}
+
+
+@pytest.mark.parametrize(
+    ("model", "documents", "refused"),
+    [
+        (
+            lambda x: (x[:, 0] > 0.5).astype(np.int64),
+            [earlier("prediction", ["0.0", "1.0"], [0, 400, 0])],
+            "0 to 1, 100%",
+        ),
+        (lambda x: (x[:, 0] > 0.5).astype(float), [earlier("prediction", ["0.0", "1.0"], [0, 400, 0])], "0 to 1, 100%"),
+        (
+            lambda x: (x[:, 0] * 2.99).astype(np.int32),
+            [earlier("prediction", ["0.0", "1.0", "2.0"], [0, 133, 267, 0])],
+            "1 to 2, 67%",
+        ),
+        (lambda x: x[:, 0], [earlier("prediction", [str(n / 10) for n in range(11)], [0, *[40] * 10, 0])], None),
+        (
+            lambda x: (x[:, 0] * 9.99).astype(np.int64),
+            [earlier("prediction", [f"{n}.0" for n in range(10)], [0, *[40] * 8, 80, 0])],
+            None,
+        ),
+        (
+            lambda x: {"label": x[:, 0], "scores": np.stack([x[:, 0] > 0.5, x[:, 0] <= 0.5], axis=1).astype(float)},
+            [
+                earlier("label", [str(n / 10) for n in range(11)], [0, *[40] * 10, 0]),
+                earlier("scores[0]", ["0.0", "1.0"], [0, 400, 0]),
+            ],
+            None,
+        ),
+    ],
+    ids=["integers", "floats", "three classes", "numbers", "ten classes", "scores beside a number"],
+)
+def test_a_profile_that_put_labels_into_one_bin_is_refused(
+    measured: Callable[..., Measures],
+    monkeypatch: pytest.MonkeyPatch,
+    model: Any,
+    documents: list[dict[str, Any]],
+    refused: str | None,
+) -> None:
+    """Those of earlier releases did; the output is named, and to pack again is what helps. Others are watched as they were."""
+    profile = {"rows": len(ROWS), "inputs": [], "outputs": documents, "labels": None}
+    monkeypatch.setattr("roadworthy.package.pack.build_profile", lambda *_: profile)
+    found = measured(model)
+    if refused is None:
+        assert [each.label for each in found.outputs] == [documents[0]["name"]]
+        assert "drift" not in found.missing
+    else:
+        assert found.outputs == ()
+        assert found.missing["drift"].startswith(f"prediction has one bin for everything from {refused} of the answers")
+        assert "pack it again with this release" in found.missing["drift"]
 
 
 def test_of_a_tensor_each_number_is_watched(measured: Callable[..., Measures]) -> None:
@@ -98,9 +171,9 @@ def test_of_a_tensor_each_number_is_watched(measured: Callable[..., Measures]) -
 def test_without_a_profile_there_is_no_drift(measured: Callable[..., Measures]) -> None:
     """Of nested answers only presence is known, and a package that is gone has none."""
     why = "the profile of m:1 has bins for none of its outputs"
-    assert measured(lambda x: {"y": [{"a": 1}] * len(x)}).missing["drift"] == why
+    assert measured(lambda x: {"y": [{"a": 1}] * len(x)}).missing["drift"] == f"{why} (y)"
     gone = measured(lambda x: x[:, 0] + 1.0, stored=False)
-    assert (gone.outputs, gone.missing["drift"]) == ((), why)
+    assert (gone.outputs, gone.missing["drift"]) == ((), f"{why} (prediction)")
 
 
 def test_memory_is_told_apart_in_runner_processes_only(measured: Callable[..., Measures]) -> None:

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from roadworthy.statistics.bins import Bins, CategoryBins, Counts, NoBins, NumberBins, bins_from_document
+from roadworthy.statistics.bins import (
+    NUMBER_BINS,
+    Bins,
+    CategoryBins,
+    Counts,
+    NoBins,
+    NumberBins,
+    bins_from_document,
+    bins_of_numbers,
+)
 
 NUMBERS = hnp.arrays(np.float64, st.integers(0, 60), elements=st.floats(width=64))
 FINITE = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=60).map(np.array)
@@ -147,3 +156,59 @@ def test_counts_of_other_bins_do_not_add() -> None:
     """Counts with different numbers of cells cannot be added by mistake."""
     with pytest.raises(ValueError, match="different bins"):
         Counts((1, 2)) + Counts((1,))
+
+
+@pytest.mark.parametrize(
+    ("values", "categories"),
+    [
+        (np.array([0, 1, 1, 1] * 5, dtype=np.int8), (1, 0)),
+        (np.array([0.0, 1.0, 1.0, np.nan] * 5), (1, 0)),
+        (np.array([-1, 1] * 5, dtype=np.float32), (-1, 1)),
+        (np.array([7] * 9 + [9], dtype=np.uint64), (7, 9)),
+        (np.repeat(np.arange(30), 5), tuple(sorted(range(30), key=str))),
+    ],
+    ids=["int8", "floats with NaN", "float32", "unsigned", "thirty"],
+)
+def test_few_whole_numbers_are_categories(values: Any, categories: tuple[int, ...]) -> None:
+    """Whatever their dtype; a value that is none of them is counted apart, and NaN is missing."""
+    bins = bins_of_numbers(values)
+    assert bins == CategoryBins(categories)
+    assert json.loads(json.dumps(bins.to_document())) == {"kind": "category", "categories": list(categories)}
+    assert bins_from_document(bins.to_document()) == bins
+    counts = bins.count(values)
+    assert counts.cells == (*(int((values == each).sum()) for each in categories), 0)
+    assert counts.missing == int(np.isnan(values.astype(float)).sum())
+    assert bins.count(np.array([99, 0.5])).cells[-1] == 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.repeat(np.arange(31), 5),
+        np.arange(10),
+        np.array([0.0, 0.5] * 50),
+        np.array([2.0**60, 0.0] * 50),
+        np.array([]),
+    ],
+    ids=["many", "each once", "fractions", "huge", "none"],
+)
+def test_other_numbers_are_numbers(values: Any) -> None:
+    """Many values, values that do not come again, fractions, and what a float does not hold exactly."""
+    assert isinstance(bins_of_numbers(values), NumberBins)
+
+
+@given(
+    values=st.lists(st.integers(-5, 5) | st.floats(-1, 1, allow_subnormal=False), min_size=1, max_size=200).map(
+        lambda found: np.array(found, dtype=float)
+    )
+)
+def test_what_fills_a_bin_by_itself_has_it_for_itself(values: Any) -> None:
+    """Up to twenty different values have a cell each; of more, no cell with two of them has over a tenth and some of the rows."""
+    bins = NumberBins.of(values)
+    cells = [bins.count(np.array([value])).cells.index(1) for value in np.unique(values)]
+    if len(cells) <= NUMBER_BINS:
+        assert len(set(cells)) == len(cells)
+    else:
+        shared = {cell for cell in cells if cells.count(cell) > 1}
+        counted = bins.count(values).cells
+        assert all(counted[cell] <= 0.1 * len(values) + 2 for cell in shared)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from roadworthy.foundation.errors import NotFound, PackageInvalid
 from roadworthy.package.archive import open_profile
 from roadworthy.registry.versions import Version
 from roadworthy.rollout.plan import Plan
-from roadworthy.schema.signature import Signature
+from roadworthy.schema.signature import Field, Signature
 from roadworthy.statistics.bins import CategoryBins, NumberBins, bins_from_document
 from roadworthy.store.blobs import BlobStore, package_blob
 
@@ -26,6 +27,10 @@ MOST_OUTPUTS = 4
 """Outputs that drift is counted of: each takes 64 cells of a worker's slot in every generation."""
 _MOST_CATEGORIES = OUTPUT_BINS - 2
 _MOST_EDGES = OUTPUT_BINS - 2
+_MOST_REST = 0.5
+"""So large a part of the answers may be labels that are counted together."""
+_MOST_IN_BIN = 0.2
+"""So large a part of the answers may be in one bin that holds several values, in a profile that did not look for that."""
 _PROBABILITIES = "probabilities"
 
 
@@ -48,9 +53,8 @@ def measures(plan: Plan, stable: Version, blobs: BlobStore, workers: Sequence[Wo
         if probabilities is None:
             missing["confidence"] = f"its answers have no output {_PROBABILITIES} with one number for each class"
     if "drift" in watched:
-        outputs = tuple(_outputs(signature, stable, blobs))
-        if not outputs:
-            missing["drift"] = f"the profile of {stable.reference} has bins for none of its outputs"
+        outputs, blind = _outputs(signature, stable, blobs)
+        missing |= {} if blind is None else {"drift": blind}
     if "resources" in watched and _runs_inline(stable.digest, workers):
         missing["resources"] = (
             f"{stable.reference} runs in the workers, whose memory is that of all versions; give the endpoint the policy"
@@ -66,40 +70,101 @@ def _probabilities(signature: Signature) -> str | None:
     return None
 
 
-def _outputs(signature: Signature, stable: Version, blobs: BlobStore) -> Iterable[WatchedOutput]:
-    """The outputs that the training profile has bins for, in the signature's order: plain ones, and the numbers of a tensor where
-    nothing else is answered."""
+class _Profiled(NamedTuple):
+    """An output as the training profile has it.
+
+    Attributes:
+        watched: how gateways count it.
+        constant: the one value that training had; None when there were several.
+        blind: why its bins cannot tell its answers apart; None when they can.
+    """
+
+    watched: WatchedOutput
+    constant: str | None
+    blind: str | None
+
+
+def _outputs(signature: Signature, stable: Version, blobs: BlobStore) -> tuple[tuple[WatchedOutput, ...], str | None]:
+    """The outputs that drift is counted of, and why it cannot be: those that the training profile has bins for, plain ones in the
+    signature's order, then the numbers of tensors, such as probabilities beside a label."""
     try:
         with blobs.open(package_blob(stable.digest)) as stored:
-            documents = open_profile(stored).get("outputs", ())
+            profile = open_profile(stored)
     except (NotFound, PackageInvalid):
-        return
-    known: dict[str, tuple[str, int | None]] = {
-        field.name: (field.name, None) for field in signature.outputs if not field.shape
+        profile = {}
+    known: dict[str, tuple[Field, int | None]] = {
+        field.name: (field, None) for field in signature.outputs if not field.shape
     }
-    if not known:
-        known = {
-            f"{field.name}[{place}]": (field.name, place)
-            for field in signature.outputs
-            if len(field.shape) == 1
-            for place in range(min(field.shape[0], MOST_OUTPUTS))
-        }
-    found = [output for document in documents if (output := _watched(document, known)) is not None]
-    yield from found[:MOST_OUTPUTS]
+    known |= {
+        f"{field.name}[{place}]": (field, place)
+        for field in signature.outputs
+        if len(field.shape) == 1
+        for place in range(min(field.shape[0], MOST_OUTPUTS))
+    }
+    documents = {document["name"]: document for document in profile.get("outputs", ()) if "name" in document}
+    profiled = [
+        _profiled(documents.get(name), field, place, profile.get("edition")) for name, (field, place) in known.items()
+    ]
+    found = [each for each in profiled if each is not None]
+    if any(
+        each.watched.place is None for each in found
+    ):  # what stands beside an answer in full is left out where it says nothing
+        found = [each for each in found if each.watched.place is None or each.blind is None]
+    found = found[:MOST_OUTPUTS]
+    if not found:
+        names = ", ".join(field.name for field in signature.outputs)
+        return (), f"the profile of {stable.reference} has bins for none of its outputs ({names})"
+    for each in found:
+        if each.blind is not None:
+            return (), f"{each.blind} (by the profile of {stable.reference})"
+    if all(each.constant is not None for each in found):
+        told = ", ".join(f"{each.watched.label} was always {each.constant}" for each in found)
+        return (), f"in training {told}, so it is not known how the answers of {stable.reference} are distributed"
+    return tuple(each.watched for each in found), None
 
 
-def _watched(document: Mapping[str, Any], known: Mapping[str, tuple[str, int | None]]) -> WatchedOutput | None:
-    """An output as gateways count it; None for one of which only presence is known. Whoever sealed the package may have written
-    anything."""
+def _profiled(document: Any, field: Field, place: int | None, edition: object) -> _Profiled | None:
+    """None for an output of which only presence is known. Whoever sealed the package may have written anything."""
     try:
-        name, place = known[document["name"]]
         bins = bins_from_document(document["bins"])
+        cells = tuple(int(cell) for cell in document["cells"])
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    if isinstance(bins, CategoryBins):
-        return WatchedOutput(name, place, categories=bins.categories[:_MOST_CATEGORIES])
-    if isinstance(bins, NumberBins) and bins.edges:
-        return WatchedOutput(name, place, edges=_edges(bins.edges))
+    if isinstance(bins, CategoryBins) and len(cells) == bins.cells:
+        return _labels(bins, cells, WatchedOutput(field.name, place, categories=bins.categories[:_MOST_CATEGORIES]))
+    if isinstance(bins, NumberBins) and bins.edges and len(cells) == bins.cells:
+        watched = WatchedOutput(field.name, place, edges=_edges(bins.edges))
+        constant = repr(bins.edges[0]) if len(bins.edges) == 1 else None
+        blind = None if edition is not None else _blind(bins, cells, field, watched.label)
+        return _Profiled(watched, constant, blind)
+    return None
+
+
+def _labels(bins: CategoryBins, cells: tuple[int, ...], watched: WatchedOutput) -> _Profiled | None:
+    told = watched.categories
+    if not told:
+        return None
+    rest, whole = sum(cells[len(told) :]), sum(cells)
+    blind = None
+    if rest > _MOST_REST * whole:
+        blind = (
+            f"{watched.label} has so many different values that {rest / whole:.0%} of the answers in training are none of the"
+            f" {len(told)} that can be counted apart; leave out drift, or answer a class beside it"
+        )
+    constant = repr(told[0]) if len(bins.categories) == 1 and not rest else None
+    return _Profiled(watched, constant, blind)
+
+
+def _blind(bins: NumberBins, cells: tuple[int, ...], field: Field, label: str) -> str | None:
+    """Why bins of an earlier release cannot tell answers apart: they put neighbouring labels into one."""
+    for number, (low, high) in enumerate(itertools.pairwise(bins.edges), start=1):
+        last = number == len(bins.edges) - 1
+        several = high - low > 1.0 or last if field.dtype.is_integer else True
+        if several and cells[number] > _MOST_IN_BIN * sum(cells):
+            return (
+                f"{label} has one bin for everything from {low:g} to {high:g}, {cells[number] / sum(cells):.0%} of the answers in"
+                " training, so what changes among them cannot be seen; pack it again with this release, which keeps them apart"
+            )
     return None
 
 

@@ -49,9 +49,9 @@ class _Binned:
         if mask is not None and mask[row]:
             return _MISSING
         value = values[row : row + 1].tolist()[0]
-        if self.places is not None:
-            return self.places.get(value, len(self.places))
-        return _MISSING if isnan(value) else bisect_right(self.edges, value)
+        if isinstance(value, float) and isnan(value):
+            return _MISSING
+        return bisect_right(self.edges, value) if self.places is None else self.places.get(value, len(self.places))
 
 
 class Watching:

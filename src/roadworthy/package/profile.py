@@ -7,17 +7,21 @@ from typing import Any
 from roadworthy.schema.batch import Array, Batch
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Privacy
-from roadworthy.statistics.bins import Bins, CategoryBins, NoBins, NumberBins
+from roadworthy.statistics.bins import Bins, CategoryBins, NoBins, NumberBins, bins_of_numbers
+
+EDITION = 2
+"""How the bins were chosen. From 2 on every value that fills a bin by itself has one for itself; without it, in profiles of
+earlier releases, one bin may hold several labels."""
 
 
 def bins_for(field: Field, values: Array, mask: Array | None) -> Bins:
-    """Bins of one column of shape (rows,): equal-mass for numbers and times, by frequency for text and booleans, presence alone
-    for nested values and private fields."""
+    """Bins of one column of shape (rows,): equal-mass for numbers and times, by frequency for text, booleans and few whole
+    numbers, presence alone for nested values and private fields."""
     if field.shape or field.dtype is DType.JSON or field.privacy is not Privacy.KEEP:
         return NoBins()
     if field.dtype in (DType.STRING, DType.BOOL) or field.categories is not None:
         return CategoryBins.of(values, mask)
-    return NumberBins.of(values, mask)
+    return bins_of_numbers(values, mask) if field.dtype.is_numeric else NumberBins.of(values, mask)
 
 
 def profile_batch(batch: Batch) -> list[dict[str, Any]]:
@@ -45,6 +49,7 @@ def _document(name: str, field: Field, values: Array, mask: Array | None) -> dic
 def build_profile(inputs: Batch, outputs: Batch, labels: Batch | None) -> dict[str, Any]:
     """The whole profile as a plain JSON document without floats."""
     return {
+        "edition": EDITION,
         "rows": inputs.rows,
         "inputs": profile_batch(inputs),
         "outputs": profile_batch(outputs),

@@ -6,6 +6,7 @@ any order and from any number of processes. Floats travel as exact text, so that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,11 @@ Category = str | int | bool
 
 NUMBER_BINS = 20
 TOP_CATEGORIES = 64
+FEW_DISTINCT = 30
+"""So many different whole numbers are categories at most…"""
+_LEAST_REPEATED = 5
+"""…where each came so often on average; fewer values say little about which others there are."""
+_WHOLE = 2.0**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class NumberBins:
-    """Bins of a numeric column, about equally full in training.
+    """Bins of a numeric column, about equally full in training. A value that alone fills a bin has that bin for itself.
 
     Attributes:
         edges: ascending; the first and the last are the smallest and largest finite value of training. Empty when training
@@ -65,14 +71,23 @@ class NumberBins:
     @classmethod
     def of(cls, values: Array, mask: Array | None = None, *, bins: int = NUMBER_BINS) -> NumberBins:
         """Equal-mass bins of training values (any numeric dtype, shape (n,)); nulls and non-finite values are left out.
-        Repeated quantiles are merged, so that there may be fewer than `bins`."""
+
+        Up to `bins` different values have a bin each. Of more, those that are a quantile more than once have: a column that is
+        mostly zero would otherwise have one bin for zero and everything above it.
+        """
         present = _present(values, mask)
         finite = present[np.isfinite(present)]
         if not len(finite):
             return cls(())
-        steps = np.linspace(0.0, 1.0, bins + 1)
-        quantiles = np.quantile(finite, steps, method="inverted_cdf")
-        return cls(tuple(float(edge) for edge in np.unique(quantiles)))
+        known = np.unique(finite)
+        if len(known) <= bins:
+            quantiles, often = known, known
+        else:
+            steps = np.linspace(0.0, 1.0, bins + 1)
+            quantiles, times = np.unique(np.quantile(finite, steps, method="inverted_cdf"), return_counts=True)
+            often = quantiles[times > 1]
+        inner = quantiles[~np.isin(quantiles, often)]
+        return cls(tuple(np.unique(np.concatenate([known[[0, -1]], inner, _around(often, known)])).tolist()))
 
     @property
     def cells(self) -> int:
@@ -114,7 +129,7 @@ class CategoryBins:
 
     @classmethod
     def of(cls, values: Array, mask: Array | None = None, *, top: int = TOP_CATEGORIES) -> CategoryBins:
-        """The `top` most frequent of the values (strings, integers or bools, shape (n,)); nulls are left out."""
+        """The `top` most frequent of the values (strings, whole numbers or bools, shape (n,)); nulls are left out."""
         tally: dict[Category, int] = {}
         for value in _present_objects(values, mask):
             tally[value] = tally.get(value, 0) + 1
@@ -127,7 +142,7 @@ class CategoryBins:
         return len(self.categories) + 1
 
     def count(self, values: Array, mask: Array | None = None) -> Counts:
-        """Count values of shape (n,) into the cells; `mask` is True where a value is null. None counts as missing."""
+        """Count values of shape (n,) into the cells; `mask` is True where a value is null. None and NaN count as missing."""
         place = {category: number for number, category in enumerate(self.categories)}
         rest = len(self.categories)
         present = _present_objects(values, mask)
@@ -161,6 +176,17 @@ class NoBins:
 Bins = NumberBins | CategoryBins | NoBins
 
 
+def bins_of_numbers(values: Array, mask: Array | None = None) -> NumberBins | CategoryBins:
+    """Bins of a numeric column of shape (n,): few whole numbers that come again and again are labels, whatever their dtype."""
+    present = _present(values, mask)
+    present = present[~np.isnan(present)]
+    known = np.unique(present)
+    few = 0 < len(known) <= FEW_DISTINCT and len(present) >= _LEAST_REPEATED * len(known)
+    if few and bool(np.all((known == np.floor(known)) & (np.abs(known) < _WHOLE))):
+        return CategoryBins.of(present.astype(np.int64))
+    return NumberBins.of(values, mask)
+
+
 def bins_from_document(document: dict[str, Any]) -> Bins:
     """The bins that `to_document` described.
 
@@ -188,7 +214,18 @@ def _present(values: Array, mask: Array | None) -> npt.NDArray[np.float64]:
 
 
 def _present_objects(values: Array, mask: Array | None) -> list[Any]:
-    return [value for value in (values if mask is None else values[~mask]).tolist() if value is not None]
+    present = (values if mask is None else values[~mask]).tolist()
+    return [value for value in present if value is not None and not (isinstance(value, float) and math.isnan(value))]
+
+
+def _around(often: Array, known: Array) -> Array:
+    """Edges halfway between each of these values and its neighbours among all that are known, which are sorted."""
+    places = np.searchsorted(known, often)
+    above, below = places[places < len(known) - 1], places[places > 0] - 1
+    lower = np.concatenate([known[above], known[below]])
+    upper = np.concatenate([known[above + 1], known[below + 1]])
+    middle = 0.5 * lower + 0.5 * upper
+    return np.where(middle > lower, middle, upper)
 
 
 def _tally(places: Array, cells: int) -> tuple[int, ...]:
