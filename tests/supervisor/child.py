@@ -1,8 +1,8 @@
 """A child for the supervisor's tests: writes a line to a log for each thing that happens to it, and does what its document says.
 
 Document: log (file), name; slot and slab make it a worker. fail: exit status at once. die_after_s: kill -9 itself then. stubborn:
-ignore SIGTERM. fd: accept on it. never_ready: stay STARTING. mute_after_s: a worker gives no sign of life after that. grow_mb:
-hold so much more memory after `grow_after_s`.
+ignore SIGTERM. fd: accept on it. never_ready: stay STARTING. mute: a worker gives no sign of life. grows: hold more memory from
+step to step, without a jump: whenever a worker is looked at first, it has still to grow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 
 from roadworthy.foundation.child import read_start_message, watch_parent
@@ -43,17 +42,17 @@ def serve(descriptor: int) -> None:
 
 def beat(slot: SlotWriter) -> None:
     """Give signs of life."""
-    begun = time.monotonic()
-    while not stop.wait(0.05) and time.monotonic() - begun < document.get("mute_after_s", 3_600.0):
+    while not stop.wait(0.05):
         slot.heartbeat()
 
 
 def grow() -> None:
-    """Hold more memory."""
-    if not stop.wait(document.get("grow_after_s", 0.5)):
-        held.append(b"x" * (document["grow_mb"] << 20))
+    """Hold more and more memory, up to what a test's machine has."""
+    while len(held) < MOST_HELD_MB and not stop.wait(0.02):
+        held.append(b"x" * (1 << 20))
 
 
+MOST_HELD_MB = 600
 held: list[bytes] = []
 stop = threading.Event()
 say("start")
@@ -65,8 +64,9 @@ writer = None
 if "slab" in document:
     writer = SlotWriter(Path(document["slab"]), document["slot"])
     writer.take()
-    threading.Thread(target=beat, args=(writer,), daemon=True).start()
-    if "grow_mb" in document:
+    if not document.get("mute"):
+        threading.Thread(target=beat, args=(writer,), daemon=True).start()
+    if document.get("grows"):
         threading.Thread(target=grow, daemon=True).start()
 server = threading.Thread(target=serve, args=(document.get("fd"),))
 if "fd" in document:

@@ -8,25 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.waiting import DEADLINE_S, eventually
+
 HERE = Path(__file__).parent
 CHILD = (sys.executable, str(HERE / "child.py"))
-
-
-def eventually(condition: Callable[[], Any], what: str, within_s: float = 15.0) -> Any:
-    """The first true value of `condition`."""
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"never happened: {what}")
 
 
 def is_running(pid: int) -> bool:
@@ -46,16 +37,19 @@ class Running:
         self.log = folder / "log"
         self.log.touch()
         self.slab = folder / "slab"
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self._said = folder / "said"
 
-    def plan(self, name: str, fds: tuple[int, ...] = (), stage: int = 0, grace_s: float = 10.0, **more: Any) -> Any:
+    def plan(
+        self, name: str, fds: tuple[int, ...] = (), stage: int = 0, grace_s: float = DEADLINE_S, **more: Any
+    ) -> Any:
         """One plan, as JSON."""
         document = {"log": str(self.log), "name": name, **more}
         if "slot" in more:
             document |= {"slab": str(self.slab), "first_slot": more["slot"]}
         return {"name": name, "argv": CHILD, "document": document, "fds": fds, "stage": stage, "grace_s": grace_s}
 
-    def start(self, *plans: Any, ready_s: float = 10.0, fds: tuple[int, ...] = (), **limits: Any) -> None:
+    def start(self, *plans: Any, ready_s: float = DEADLINE_S, fds: tuple[int, ...] = (), **limits: Any) -> None:
         """Run the supervisor over the plans."""
         slab = str(self.slab) if any("slot" in plan["document"] for plan in plans) else ""
         command = [
@@ -66,7 +60,12 @@ class Running:
             str(ready_s),
             json.dumps(limits),
         ]
-        self.process = subprocess.Popen(command, pass_fds=fds, stderr=subprocess.PIPE, text=True)
+        with self._said.open("ab") as said:
+            self.process = subprocess.Popen(command, pass_fds=fds, stderr=said)
+
+    def said(self) -> str:
+        """What the supervisor has logged."""
+        return self._said.read_text()
 
     def events(self, event: str, name: str | None = None) -> list[tuple[str, int, str]]:
         """(name, pid, slot) of the lines with that event."""
@@ -87,8 +86,7 @@ class Running:
         assert self.process is not None
         if number is not None:
             self.process.send_signal(number)
-        if self.process.poll() is None:
-            self.process.communicate(timeout=20)
+        self.process.wait(DEADLINE_S)
         assert not [pid for _, pid, _ in self.events("start") if is_running(pid)]
         return self.process.returncode
 
@@ -100,7 +98,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
     yield place
     if place.process is not None and place.process.poll() is None:
         place.process.kill()
-        place.process.communicate()
+        place.process.wait()
     for _, pid, _ in place.events("start"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

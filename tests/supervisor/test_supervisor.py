@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+import select
 import signal
 import socket
-import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.foundation.sockets import listen
-from tests.supervisor.running import Running, eventually, is_running, running
+from roadworthy.supervisor.plan import ChildPlan, WorkerLimits
+from roadworthy.supervisor.supervise import Supervisor
+from tests.supervisor.running import Running, is_running, running
+from tests.waiting import DEADLINE_S, eventually
 
 __all__ = ["running"]
 
@@ -33,10 +39,9 @@ def test_a_killed_child_is_started_again_at_once(running: Running) -> None:
     """kill -9 of a child that ran well: a new one without a pause, in the same slot."""
     running.start(running.plan("w", slot=0))
     running.wait_ready(1)
-    killed = time.monotonic()
     os.kill(running.events("ready")[0][1], signal.SIGKILL)
     running.wait_ready(2)
-    assert time.monotonic() - killed < 5
+    eventually(lambda: "starting it again in 0.0 s" in running.said(), "the log tells of no pause")
     (_, first, _), (_, second, slot) = running.events("ready")
     assert (first != second, slot) == (True, "0")
     status = SlabReader(running.slab).status(0)
@@ -47,11 +52,10 @@ def test_a_killed_child_is_started_again_at_once(running: Running) -> None:
 def test_a_child_that_keeps_dying_gets_growing_pauses(running: Running) -> None:
     """No restart loop hotter than its pauses (0, 0.1, 0.2, 0.4, 0.4 s here), and the others are left alone."""
     running.start(running.plan("bad", fail=3), running.plan("good"))
-    started = time.monotonic()
-    eventually(lambda: len(running.events("start", "bad")) >= 5, "five starts")
-    assert time.monotonic() - started >= 0.7
+    eventually(lambda: len(running.events("start", "bad")) >= 6, "six starts")
     assert len(running.events("start", "good")) == 1
     assert running.end(signal.SIGTERM) == 0
+    assert re.findall(r"starting it again in (\S+) s", running.said())[:5] == ["0.0", "0.1", "0.2", "0.4", "0.4"]
 
 
 def test_a_child_that_refuses_to_start_stops_everything(running: Running) -> None:
@@ -65,41 +69,34 @@ def test_d4_a_child_that_ignores_sigterm_is_killed_after_its_grace(running: Runn
     """The grace is kept, then it is force, and the exit status says so."""
     running.start(running.plan("deaf", stubborn=True, grace_s=0.3), running.plan("agent", stage=1))
     running.wait_ready(2)
-    started = time.monotonic()
     assert running.end(signal.SIGTERM) == 1
-    assert time.monotonic() - started >= 0.3
+    assert "deaf did not stop in time" in running.said()
     assert [name for name, _, _ in running.events("stop")] == ["agent"]
 
 
 def test_d4_a_second_signal_forces(running: Running) -> None:
     """Whoever asks twice does not wait for the grace; status and log say that not everything could finish."""
-    running.start(running.plan("deaf", stubborn=True, grace_s=60))
+    running.start(running.plan("deaf", stubborn=True, grace_s=3_600))
     running.wait_ready(1)
     running.signal(signal.SIGTERM)
-    started = time.monotonic()
-    assert running.process is not None
-    running.process.send_signal(signal.SIGINT)
-    _, log = running.process.communicate(timeout=20)
+    running.signal(signal.SIGINT)
     assert running.end() == 1
-    assert time.monotonic() - started < 5
-    assert "deaf was killed" in log
-    assert "stopped by force" in log
+    assert "deaf was killed" in running.said()
+    assert "stopped by force" in running.said()
 
 
 def test_d2_kill_9_of_the_supervisor_ends_the_children_and_frees_the_port(running: Running) -> None:
-    """Within 5 s the children are gone and the port can be bound; a new supervisor serves on it again."""
+    """The children are gone and the port can be bound; a new supervisor serves on it again."""
     with listen("127.0.0.1", 0) as listener:
         host, port = listener.getsockname()
         fd = listener.fileno()
         running.start(running.plan("w", fds=(fd,), fd=fd), running.plan("stubborn", stubborn=True), fds=(fd,))
     running.wait_ready(2)
-    killed = time.monotonic()
     running.signal(signal.SIGKILL)
     pids = [pid for _, pid, _ in running.events("ready")]
-    eventually(lambda: not any(map(is_running, pids)), "the children are gone", within_s=5)
-    assert time.monotonic() - killed < 5
+    eventually(lambda: not any(map(is_running, pids)), "the children are gone")
     assert running.process is not None
-    running.process.communicate()
+    running.process.wait()
     with listen(host, port) as listener:
         fd = listener.fileno()
         running.start(running.plan("w", fds=(fd,), fd=fd), fds=(fd,))
@@ -110,7 +107,7 @@ def test_d2_kill_9_of_the_supervisor_ends_the_children_and_frees_the_port(runnin
 
 def answer(port: int) -> int:
     """Which process answers on the port."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as connection:
         return int(connection.recv(100))
 
 
@@ -124,10 +121,12 @@ def test_workers_are_recycled_without_a_gap(running: Running) -> None:
     first = {pid for name, pid, _ in running.events("ready") if name != "agent"}
     running.signal(signal.SIGHUP)
     answers = set()
-    until = time.monotonic() + 15
-    while len(running.events("stop")) < 2 or len(answers - first) < 1:
+
+    def switched() -> bool:
         answers.add(answer(port))
-        assert time.monotonic() < until
+        return len(running.events("stop")) >= 2 and bool(answers - first)
+
+    eventually(switched, "both are replaced")
     running.wait_ready(5)
     eventually(lambda: not any(map(is_running, first)), "the old workers are gone")
     order = [
@@ -143,25 +142,35 @@ def test_a_replacement_that_does_not_become_ready_costs_nothing(running: Running
     """It is given up; the old worker goes on, and the next recycle tries again in the same spare slot."""
     running.start(running.plan("w", slot=0, never_ready=True), ready_s=0.3)
     running.wait_ready(1)
-    for count in (2, 3):
+    for count in (1, 2):
         running.signal(signal.SIGHUP)
-        running.wait_ready(count)
-        replacement = running.events("ready")[count - 1]
-        assert replacement[2] == "1"
-        eventually(lambda pid=replacement[1]: not is_running(pid), "the replacement was given up")
-    assert is_running(running.events("ready")[0][1])
+        eventually(lambda count=count: running.said().count("did not become ready") == count, "it was given up")
+    (_, first, slot), *replacements = running.events("start")  # one may have been given up before it could write
+    assert (slot, {slot for _, _, slot in replacements} - {"1"}) == ("0", set())
+    eventually(lambda: not any(is_running(pid) for _, pid, _ in replacements), "the replacements are gone")
+    assert is_running(first)
     assert running.end(signal.SIGTERM) == 0
 
 
-def test_an_idle_supervisor_sleeps(running: Running) -> None:
-    """With nothing under way it uses no processor time."""
-    psutil = pytest.importorskip("psutil")
-    running.start(running.plan("w", slot=0))
-    running.wait_ready(1)
-    assert running.process is not None
-    process = psutil.Process(running.process.pid)
-    before = sum(process.cpu_times()[:2]), process.num_ctx_switches().voluntary
-    time.sleep(0.5)  # the span that is measured
-    assert sum(process.cpu_times()[:2]) - before[0] < 0.05
-    assert process.num_ctx_switches().voluntary - before[1] <= 2
-    assert running.end(signal.SIGTERM) == 0
+@pytest.mark.parametrize("worker", [False, True])
+def test_an_idle_supervisor_sleeps(running: Running, monkeypatch: pytest.MonkeyPatch, worker: bool) -> None:
+    """With nothing under way it waits for an event, without a limit; where there are workers, until the next look at them."""
+    document = running.plan("w", **({"slot": 0} if worker else {}))
+    plan = ChildPlan(**{**document, "fds": ()})
+    limits = WorkerLimits(look_s=3_600.0)
+    supervisor = Supervisor([plan], slab=running.slab if worker else None, limits=limits)
+    waits: list[float | None] = []
+
+    def asleep(reads: list[Any], writes: list[Any], errors: list[Any], wait_s: float | None) -> Any:
+        waits.append(wait_s)
+        if len(waits) == 1:
+            supervisor.stop()
+        return select.select(reads, writes, errors, wait_s)
+
+    monkeypatch.setattr("roadworthy.supervisor.supervise.select", SimpleNamespace(select=asleep))
+    supervisor.run()
+    if worker:
+        assert waits[0] is not None
+        assert waits[0] > limits.look_s / 2
+    else:
+        assert waits[0] is None
