@@ -37,6 +37,11 @@ async def soon(condition: Callable[[], Any], what: str) -> Any:
     raise AssertionError(f"never happened: {what}")
 
 
+def dawdle(seconds: float) -> None:
+    """What a planted model does that takes its time. No test may depend on how its length compares with anything else."""
+    time.sleep(seconds)
+
+
 class HandClock:
     """Stands in for the module `time` in one module of the product: its monotonic clock moves only when the test says so.
 
@@ -58,6 +63,8 @@ class HandClock:
     def monotonic_ns(self) -> int:
         """Nanoseconds."""
         return self._began_ns + round(self.passed_s * 1e9)
+
+    perf_counter = monotonic
 
     def step(self, seconds: float) -> None:
         """Let time pass."""

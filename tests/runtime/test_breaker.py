@@ -19,9 +19,11 @@ from roadworthy.foundation.errors import (
     RoadworthyError,
     Unavailable,
 )
+from roadworthy.runtime import breaker as module
 from roadworthy.runtime.breaker import LOOK_S, WIDTH, Breaker, Circuit, OwnCells, State
 from roadworthy.runtime.ticket import Answer, Outcome, Ticket
 from roadworthy.schema.batch import Batch, Layout
+from tests.waiting import HandClock
 
 S = 1_000_000_000
 BEGIN = 1_000 * S
@@ -220,7 +222,7 @@ def test_it_never_opens_on_too_few(events: list[tuple[int, bool, bool, int]], le
             return
 
 
-def test_d14_only_the_monotonic_clock_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_d14_only_the_monotonic_clock_counts(monkeypatch: pytest.MonkeyPatch, clock: HandClock) -> None:
     """The clock on the wall may jump by an hour either way: what is open stays open as long as it would have."""
     breaker, below = layer(BreakerPolicy(min_requests=2, open_s=60.0))
     for jump in (0.0, 3_600.0, -3_600.0):
@@ -228,7 +230,7 @@ def test_d14_only_the_monotonic_clock_counts(monkeypatch: pytest.MonkeyPatch) ->
         below.outcomes = itertools.repeat(BAD)
         for _ in range(3):
             ask(breaker)
-    wait_for_a_look()
+    clock.step(LOOK_S + 0.01)
     assert ask(breaker).code == "circuit-open"
 
 
@@ -270,16 +272,19 @@ def layer(policy: BreakerPolicy) -> tuple[Breaker, Below]:
     return Breaker(below, policy, OwnCells()), below
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    """What time it is for breakers."""
+    clock = HandClock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
 def ask(breaker: Breaker, seconds: float = 30.0) -> Told:
-    """One request."""
-    ticket = Told(time.monotonic() + seconds)
+    """One request, whose deadline is by the breaker's clock."""
+    ticket = Told(module.time.monotonic() + seconds)
     breaker.submit(NOTHING, ticket)
     return ticket
-
-
-def wait_for_a_look() -> None:
-    """Until the next look is due on the real clock."""
-    time.sleep(LOOK_S + 0.01)
 
 
 @pytest.mark.parametrize(
@@ -297,13 +302,13 @@ def wait_for_a_look() -> None:
     ],
     ids=lambda value: getattr(value, "code", None),
 )
-def test_what_counts_as_a_failure(outcome: Outcome, counts: bool) -> None:
+def test_what_counts_as_a_failure(clock: HandClock, outcome: Outcome, counts: bool) -> None:
     """The version's own faults open it; whatever the caller or the gateway did does not. The refusal says when to come back."""
     breaker, below = layer(BreakerPolicy(min_requests=5))
     below.outcomes = itertools.repeat(outcome)
     for _ in range(10):
         ask(breaker)
-    wait_for_a_look()
+    clock.step(LOOK_S + 0.01)
     refused = ask(breaker)
     assert (refused.code == "circuit-open") is counts
     if counts:
@@ -312,26 +317,26 @@ def test_what_counts_as_a_failure(outcome: Outcome, counts: bool) -> None:
         assert refused.outcome.retry_after_s == 5
 
 
-def test_an_impatient_caller_opens_nothing() -> None:
+def test_an_impatient_caller_opens_nothing(clock: HandClock) -> None:
     """Deadlines shorter than what answers usually take say nothing about the version: nobody may cut off the others."""
     breaker, below = layer(BreakerPolicy(min_requests=5))
     below.outcomes = itertools.repeat(DeadlineExceeded("late"))
     for _ in range(50):
         ask(breaker, seconds=0.01)
-    wait_for_a_look()
+    clock.step(LOOK_S + 0.01)
     below.outcomes = itertools.repeat(GOOD)
     assert ask(breaker).code == "ok"
 
 
-def test_it_is_well_again_after_its_probes() -> None:
-    """Open, half-open, closed, with real time; a probe whose caller goes is run all the same and counts."""
+def test_it_is_well_again_after_its_probes(clock: HandClock) -> None:
+    """Open, half-open, closed; a probe whose caller goes is run all the same and counts."""
     breaker, below = layer(BreakerPolicy(min_requests=4, open_s=0.1, probes=2))
     below.outcomes = itertools.repeat(BAD)
     for _ in range(4):
         ask(breaker)
-    wait_for_a_look()
+    clock.step(LOOK_S + 0.01)
     assert ask(breaker).code == "circuit-open"
-    time.sleep(0.1)
+    clock.step(0.1)
     below.outcomes = iter(())
     first, second, third = ask(breaker), ask(breaker), ask(breaker)
     assert (first.done, second.done, third.code) == (False, False, "circuit-open")

@@ -20,6 +20,7 @@ from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_rows
 from roadworthy.schema.signature import Field
+from tests.waiting import HandClock, soon
 
 X = Layout((Field("x", DType.FLOAT64),))
 MIXED = Layout(
@@ -48,7 +49,7 @@ def answer(value: float) -> Answer:
 class Told(Ticket):
     """A ticket that remembers every outcome."""
 
-    def __init__(self, seconds: float = 30.0, caller: str = "") -> None:
+    def __init__(self, seconds: float = 3_600.0, caller: str = "") -> None:
         super().__init__(time.monotonic() + seconds, caller)
         self.outcomes: list[Outcome] = []
 
@@ -111,7 +112,7 @@ def scene(play: Callable[[Cache, Below, list[str]], Any], **policy: Any) -> None
     asyncio.run(run())
 
 
-def ask(cache: Cache, value: float, seconds: float = 30.0, caller: str = "") -> Told:
+def ask(cache: Cache, value: float, seconds: float = 3_600.0, caller: str = "") -> Told:
     """Submit one row."""
     ticket = Told(seconds, caller)
     cache.submit(x(value), ticket)
@@ -172,12 +173,13 @@ def test_callers_are_kept_apart_unless_shared() -> None:
 
 def test_an_old_answer_is_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time to live the version is asked again, and the reply says that what was kept was stale."""
+    clock = HandClock()
+    monkeypatch.setattr("roadworthy.runtime.cache.time", clock)
 
     def play(cache: Cache, below: Below, _counts: list[str]) -> None:
         ask(cache, 1)
         below.settle()
-        then = time.monotonic() + 5.1
-        monkeypatch.setattr("roadworthy.runtime.cache.time.monotonic", lambda: then)
+        clock.step(5.1)
         late = ask(cache, 1)
         below.settle(answer(7))
         assert (late.value, late.status) == (7, "roadworthy; fwd=stale; stored")
@@ -242,11 +244,9 @@ def test_each_keeps_its_own_deadline() -> None:
     """The impatient leader is told at its deadline; the follower has longer and gets the answer."""
 
     async def play(cache: Cache, below: Below, _counts: list[str]) -> None:
-        leader, follower = ask(cache, 1, seconds=0.02), ask(cache, 1, seconds=30)
+        leader, follower = ask(cache, 1, seconds=0.02), ask(cache, 1, seconds=3_600)
         impatient = ask(cache, 1, seconds=0.01)
-        until = time.monotonic() + 10
-        while not leader.done and time.monotonic() < until:  # noqa: ASYNC110 - tickets have no event
-            await asyncio.sleep(0.005)
+        await soon(lambda: leader.done and impatient.done, "both are told")
         assert (leader.code, impatient.code) == ("deadline-exceeded", "deadline-exceeded")
         assert not follower.done
         below.settle()
@@ -259,7 +259,7 @@ def test_a_follower_with_more_time_takes_over() -> None:
     """A version that gave up at the leader's deadline is asked again, once, for those who still wait."""
 
     async def play(cache: Cache, below: Below, _counts: list[str]) -> None:
-        leader, follower = ask(cache, 1, seconds=5), ask(cache, 1, seconds=30)
+        leader, follower = ask(cache, 1, seconds=600), ask(cache, 1, seconds=3_600)
         below.settle(DeadlineExceeded("too late"))
         assert (leader.code, follower.done) == ("deadline-exceeded", False)
         await asyncio.sleep(0)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, RoadworthyError, Unavailable
-from roadworthy.runtime.breaker import OwnCells
+from roadworthy.runtime.breaker import LOOK_S, OwnCells
 from roadworthy.runtime.fallback import Fallbacks, OtherSubmitter, Static
 from roadworthy.runtime.layers import Parts, layered
 from roadworthy.runtime.rules import Rules
@@ -24,6 +24,7 @@ from roadworthy.runtime.ticket import Answer, Outcome, Submitter, Ticket
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
+from tests.waiting import DEADLINE_S, HandClock, soon
 
 SIGNATURE = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),), Container.ARRAY)
 INPUTS, OUTPUTS = Layout(SIGNATURE.inputs), Layout(SIGNATURE.outputs)
@@ -126,7 +127,7 @@ def chain(below: Submitter, *fallbacks: Fallback, **more: Any) -> tuple[Submitte
             parts.loop.close()
 
 
-def ask(top: Submitter, *values: float, seconds: float = 30.0, caller: str = "") -> Told:
+def ask(top: Submitter, *values: float, seconds: float = 3_600.0, caller: str = "") -> Told:
     """One request."""
     ticket = Told(time.monotonic() + seconds, caller)
     top.submit(x(*(values or (1.0,))), ticket)
@@ -290,29 +291,36 @@ def test_a_fallback_that_has_begun_is_finished_when_its_caller_goes() -> None:
     assert ticket.outcome is None
 
 
-def test_the_last_good_answer_comes_again() -> None:
+def test_the_last_good_answer_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """To an equal request of the same caller, with its age; not to others, and not for ever. No cache need be set for it."""
+    clock = HandClock()
+    for name in ("cache", "fallback"):
+        monkeypatch.setattr(f"roadworthy.runtime.{name}.time", clock)
     top, counts = chain(Planted(y(2), BAD), Fallback("cached", max_age_s=60.0))
     assert ask(top, 1, caller="a").values == [2]
+    clock.step(7.5)
     again = ask(top, 1, caller="a")
     assert (again.values, again.header) == ([2], 'cached; reason="model-failed"')
-    assert dict(again.outcome.notes)[b"age"] == b"0"  # type: ignore[union-attr]
+    assert dict(again.outcome.notes)[b"age"] == b"7"  # type: ignore[union-attr]
     assert ask(top, 1, caller="b").code == "model-failed"
     assert ask(top, 5, caller="a").code == "model-failed"
     assert counts.fallbacks == [("cached", "model-failed"), ("none", "model-failed"), ("none", "model-failed")]
     assert counts.results == []
     short, _ = chain(Planted(y(2), BAD), Fallback("cached", max_age_s=0.0))
     ask(short)
+    clock.step(0.001)
     assert ask(short).code == "model-failed"
 
 
-def test_an_open_circuit_asks_nobody_and_falls_back() -> None:
+def test_an_open_circuit_asks_nobody_and_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the version is left alone its callers are answered all the same."""
+    clock = HandClock()
+    monkeypatch.setattr("roadworthy.runtime.breaker.time", clock)
     below = Planted(BAD)
     top, counts = chain(below, STATIC, breaker=BreakerPolicy(min_requests=3))
     for _ in range(3):
         ask(top)
-    time.sleep(0.06)
+    clock.step(LOOK_S + 0.01)
     assert ask(top).header == 'static; reason="circuit-open"'
     assert len(below.tickets) == 3
     assert counts.fallbacks[-1] == ("static", "circuit-open")
@@ -347,12 +355,9 @@ def rules(function: Callable[[Batch], Batch], play: Callable[[Submitter, Rules],
     asyncio.run(run())
 
 
-async def outcome_of(ticket: Told, seconds: float = 10.0) -> None:
+async def outcome_of(ticket: Told) -> None:
     """Wait until it is settled."""
-    until = time.monotonic() + seconds
-    while not ticket.done and time.monotonic() < until:  # noqa: ASYNC110 - tickets have no event
-        await asyncio.sleep(0.002)
-    assert ticket.done
+    await soon(lambda: ticket.done, "it is settled")
 
 
 def test_a_rule_answers_off_the_event_loop() -> None:
@@ -377,7 +382,7 @@ def test_a_rule_that_fails_or_takes_long_is_passed_over() -> None:
     hold = threading.Event()
 
     def slow(batch: Batch) -> Batch:
-        hold.wait(10)
+        hold.wait(DEADLINE_S)
         return y(*([4.0] * batch.rows)).batch()
 
     def broken(_batch: Batch) -> Batch:
@@ -393,8 +398,9 @@ def test_a_rule_that_fails_or_takes_long_is_passed_over() -> None:
     hold.set()
 
 
-def test_a_rule_answers_after_the_deadline_too() -> None:
-    """A version that used up all the time leaves the rule a tenth of a second."""
+def test_a_rule_answers_after_the_deadline_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that used up all the time leaves the rule some all the same."""
+    monkeypatch.setattr("roadworthy.runtime.fallback.LEAST_RULE_S", DEADLINE_S)
 
     async def play(top: Submitter, _rules: Rules) -> None:
         ticket = ask(top, seconds=0)
@@ -413,26 +419,21 @@ def test_a_rule_of_a_package_that_may_run_no_code_is_not_there() -> None:
 def test_rules_that_nobody_uses_give_their_threads_back() -> None:
     """When an endpoint lets go of a rule, its thread ends, after whoever still waits was answered."""
     hold = threading.Event()
+    threads: list[threading.Thread] = []
 
     def slow(batch: Batch) -> Batch:
-        hold.wait(10)
+        threads.append(threading.current_thread())
+        hold.wait(DEADLINE_S)
         return y(*([4.0] * batch.rows)).batch()
 
-    def threads() -> int:
-        return sum(thread.name == "model" and thread.is_alive() for thread in threading.enumerate())
-
     async def play(top: Submitter, known: Rules) -> None:
-        before = threads()
         ticket = ask(top)
-        await asyncio.sleep(0.01)
+        await soon(lambda: threads, "it runs")
         known.keep(())
         hold.set()
         await outcome_of(ticket)
         assert ticket.values == [4]
-        until = time.monotonic() + 10
-        while threads() >= before and time.monotonic() < until:  # noqa: ASYNC110 - threads have none
-            await asyncio.sleep(0.05)
-        assert threads() == before - 1
+        await soon(lambda: not threads[0].is_alive(), "its thread ends")
 
     rules(slow, play)
 

@@ -8,6 +8,7 @@ import pytest
 
 from roadworthy.foundation.errors import Unavailable
 from roadworthy.runtime.lease import Leases
+from tests.waiting import DEADLINE_S
 
 
 def test_draining_waits_for_the_last_holder() -> None:
@@ -33,4 +34,4 @@ def test_draining_waits_for_the_last_holder() -> None:
 
 def test_draining_an_idle_version_is_immediate() -> None:
     """Nobody holds it: nothing to wait for."""
-    asyncio.run(asyncio.wait_for(Leases().drained(), 1))
+    asyncio.run(asyncio.wait_for(Leases().drained(), DEADLINE_S))

@@ -11,6 +11,7 @@ from roadworthy.contract.record import RecordKind, RecordRow
 from roadworthy.runtime import record as module
 from roadworthy.runtime.record import Recorder
 from tests.records import unpack
+from tests.waiting import soon
 
 KIND = RecordKind("e", 1, "m", 1, "d", "r", "k", 200, "ok", "json")
 
@@ -51,9 +52,7 @@ def test_records_of_a_moment_travel_in_one_frame_in_order() -> None:
         for number in range(20):
             recorder.append(*record(number))
         assert carrier.frames == []
-        async with asyncio.timeout(5):
-            while not carrier.frames:  # noqa: ASYNC110 - polls
-                await asyncio.sleep(0.001)
+        await soon(lambda: carrier.frames, "they travel")
         assert carrier.frames == [[str(number) for number in range(20)]]
 
     play(scene)

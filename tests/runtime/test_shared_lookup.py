@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +16,14 @@ from roadworthy.runtime.ticket import Answer, Ticket
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 from tests.runtime.test_cache import DIGEST, Below, Told, X, answer, ask, x
+from tests.waiting import HandClock, soon
 
 
 class There:
-    """What others have answered, as far as the test says so."""
+    """What others have answered, as far as the test says so; ages are by its clock, which stands still."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: HandClock) -> None:
+        self.clock = clock
         self.away = False
         self.asked: list[tuple[bytes, int, float, Callable[[Found | None], None]]] = []
         self.put_there: list[tuple[bytes, float, float]] = []
@@ -40,22 +41,25 @@ class There:
 
     def tell(self, value: float | None, age_s: float = 0.0, left_s: float = 60.0) -> None:
         """Answer the oldest question."""
-        now = time.monotonic()
+        now = self.clock.monotonic()
         self.asked.pop(0)[3](None if value is None else Found(x(value), now - age_s, now + left_s))
 
 
 def scene(play: Callable[[Cache, Below, There, list[str]], Any], **policy: Any) -> None:
     """Play with a sharing cache over a planted version."""
+    clock = HandClock()
 
     async def run() -> None:
-        below, there, counts = Below(), There(), []
+        below, there, counts = Below(), There(clock), []
         cache = Cache(below, DIGEST, CachePolicy(**policy), asyncio.get_running_loop(), counts.append)
         cache.share(there)
         result = play(cache, below, there, counts)
         if asyncio.iscoroutine(result):
             await result
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("roadworthy.runtime.cache.time", clock)
+        asyncio.run(run())
 
 
 def test_what_is_there_is_given_and_kept() -> None:
@@ -63,7 +67,7 @@ def test_what_is_there_is_given_and_kept() -> None:
 
     def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
         first = ask(cache, 1)
-        there.tell(7.0, age_s=20.0, left_s=40.0)
+        there.tell(7.0, age_s=20.0, left_s=39.5)
         second = ask(cache, 1)
         assert (first.value, second.value, below.asked, there.asked) == (7.0, 7.0, [], [])
         assert first.status == "roadworthy; hit; ttl=39; detail=shared"
@@ -122,13 +126,13 @@ def test_the_question_tells_whose_answer_is_wanted() -> None:
     """Other callers, other rows, other versions ask for other keys; with how many rows, and until when."""
 
     def play(cache: Cache, _below: Below, there: There, _counts: list[str]) -> None:
-        ask(cache, 1, seconds=5, caller="a")
+        first = ask(cache, 1, seconds=500, caller="a")
         ask(cache, 1, caller="b")
         ask(cache, 2, caller="a")
         keys = [key for key, *_ in there.asked]
         assert len(set(keys)) == 3
         assert there.asked[0][1] == 1
-        assert there.asked[0][2] == pytest.approx(time.monotonic() + 5, abs=1)
+        assert there.asked[0][2] == first.deadline
         cache._digest = "sha256:" + "b" * 64
         ask(cache, 1, caller="a")
         assert there.asked[3][0] not in keys
@@ -181,10 +185,9 @@ def test_the_most_patient_one_counts_for_the_run() -> None:
     """The version is told the latest deadline of all who came while it was looked up; the impatient one is told in time."""
 
     async def play(cache: Cache, below: Below, there: There, _counts: list[str]) -> None:
-        leader, follower = ask(cache, 1, seconds=0.02), ask(cache, 1, seconds=30)
-        until = time.monotonic() + 10
-        while not leader.done and time.monotonic() < until:  # noqa: ASYNC110 - tickets have no event
-            await asyncio.sleep(0.005)
+        leader, follower = ask(cache, 1, seconds=0.02), ask(cache, 1, seconds=3_600)
+        there.clock.step(3_000.0)
+        await soon(lambda: leader.done, "it is told")
         assert leader.code == "deadline-exceeded"
         there.tell(None)
         assert below.asked[0][1].told == follower.deadline  # type: ignore[attr-defined]
@@ -204,10 +207,10 @@ def test_an_answer_older_than_the_policy_allows_is_run_anew() -> None:
             below.settle()
             assert ticket.value == 2 * age_s
         young = ask(cache, 100)
-        there.tell(7.0, age_s=4.0, left_s=3_000.0)
+        there.tell(7.0, age_s=4.5, left_s=3_000.0)
         assert young.status == "roadworthy; hit; ttl=5; detail=shared"
         longer = ask(cache, 101)
-        there.tell(7.0, age_s=0.0, left_s=3.0)
+        there.tell(7.0, age_s=0.0, left_s=2.5)
         assert longer.status == "roadworthy; hit; ttl=2; detail=shared"
         assert ask(cache, 101).status == "roadworthy; hit; ttl=2"
         assert counts[:3] == ["miss"] * 3
@@ -256,11 +259,13 @@ def test_an_answer_that_has_no_room_here_is_given_all_the_same() -> None:
     scene(play, max_bytes=1)
 
 
-def test_only_a_cache_policy_shares() -> None:
+def test_only_a_cache_policy_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fallback "cached" keeps to what this worker has seen, and what came from there is part of that."""
+    clock = HandClock()
+    monkeypatch.setattr("roadworthy.runtime.cache.time", clock)
 
     async def play() -> None:
-        there, below = There(), Below()
+        there, below = There(clock), Below()
 
         class Counts:
             def cached(self, result: str) -> None:
@@ -282,7 +287,7 @@ def test_only_a_cache_policy_shares() -> None:
         both.submit(x(1), Told())
         there.tell(None)
         below.settle(answer(5))
-        await asyncio.sleep(0.002)  # the time to live
+        clock.step(0.002)  # the time to live
         later = Told()
         both.submit(x(1), later)
         there.tell(None)

@@ -38,15 +38,19 @@ class Described:
 
 
 class Planted:
-    """Sums its floats; when the first of a row is UNLUCKY it does what its kind says."""
+    """Sums its floats; when the first of a row is UNLUCKY it does what its kind says.
+
+    The kind "gated" does not answer rows whose second value is not 0 before the file `gate` lies in the runner's folder.
+    """
 
     runtime = "planted"
     concurrent = False
 
-    def __init__(self, kind: str, signature: Signature) -> None:
+    def __init__(self, kind: str, signature: Signature, folder: Path) -> None:
         self.package = Described(signature)
         self._deed = getattr(self, f"_{kind.replace('-', '_')}", None)
         self._kind = kind
+        self._gate = folder.absolute() / "gate"
         self._outputs = Layout(signature.outputs)
 
     def run(self, batch: Batch) -> Batch:
@@ -57,6 +61,8 @@ class Planted:
         total = values.sum(axis=1, keepdims=True)
         if self._kind == "slow":
             time.sleep(float(values[:, 1].sum()))
+        while self._kind == "gated" and values[:, 1].any() and not self._gate.exists():
+            time.sleep(0.005)
         if self._kind == "size":
             total = np.full((batch.rows, 1), float(batch.rows))
         if (values[:, 0] == UNLUCKY).any() and self._deed is not None:
@@ -127,7 +133,7 @@ def main() -> int:
                 time.sleep(0.01)
         if kind == "load-crashes":
             ctypes.string_at(0)
-        return Planted(kind, signature)
+        return Planted(kind, signature, Path(start.folder))
 
     configure_logs("runner", start.log_level)
     return serve(start, load)

@@ -18,13 +18,13 @@ import pytest
 
 from roadworthy.contract.policy import Batching
 from roadworthy.runtime.apart.launch import RunnerStart, runner_address, runner_document
-from roadworthy.runtime.apart.state import RunnerState
+from roadworthy.runtime.apart.state import READY, RunnerState
 from roadworthy.runtime.runners.process import ProcessBatcher
 from roadworthy.runtime.ticket import Answer, Outcome, Ticket
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
-from tests.conftest import eventually
+from tests.waiting import DEADLINE_S, eventually, soon
 
 PLANTED_RUNNER = Path(__file__).parent / "planted_runner.py"
 SUM = Signature(
@@ -39,6 +39,7 @@ class Runner:
     def __init__(self, folder: Path, kind: str, signature: Signature, options: dict[str, Any]) -> None:
         command = options.pop("command", [str(PLANTED_RUNNER)])
         digest = options.setdefault("digest", DIGEST)
+        self._folder = folder
         self.address = runner_address(folder, digest, options.get("copy", 0))
         document = runner_document(RunnerStart(folder=str(folder), address=str(self.address), **options))
         if command == [str(PLANTED_RUNNER)]:
@@ -71,6 +72,16 @@ class Runner:
         eventually(shown, "the runner takes the address")
         return self
 
+    @property
+    def runs(self) -> bool:
+        """Whether the model is at work."""
+        state = self.state
+        return state is not None and state.state == READY and state.busy_since_ns > 0
+
+    def open_gate(self) -> None:
+        """Have models of the kind "gated" answer."""
+        (self._folder / "gate").touch()
+
     def log(self) -> str:
         """All it wrote."""
         return self.log_path.read_text()
@@ -79,7 +90,7 @@ class Runner:
         """SIGTERM; the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(15)
+        return self.process.wait(DEADLINE_S)
 
     def end(self) -> None:
         """Whatever it takes."""
@@ -111,7 +122,7 @@ def start_runner(tmp_path: Path) -> Iterator[StartRunner]:
 class Waiting(Ticket):
     """A ticket whose outcome can be awaited: an Answer or an error."""
 
-    def __init__(self, seconds: float = 20.0, caller: str = "") -> None:
+    def __init__(self, seconds: float = 3_600.0, caller: str = "") -> None:
         super().__init__(time.monotonic() + seconds, caller)
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
@@ -139,7 +150,7 @@ class Caller:
     def _changed(self) -> None:
         self.changes += 1
 
-    def submit(self, batch: Batch, seconds: float = 20.0, caller: str = "") -> Waiting:
+    def submit(self, batch: Batch, seconds: float = 3_600.0, caller: str = "") -> Waiting:
         """Ask."""
         ticket = Waiting(seconds, caller)
         self.batcher.submit(batch, ticket)
@@ -151,10 +162,13 @@ class Caller:
         return [told(await ticket.outcome) for ticket in tickets]
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait for a condition, with a deadline."""
-        async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110 - polls
-                await asyncio.sleep(0.002)
+        """Wait for a condition."""
+        await soon(condition, "the scene is as wanted")
+
+    async def written(self) -> None:
+        """Wait until all that was asked lies in the sockets of runners, which read it when they have answered what they run."""
+        transports = [connection._transport for link in self.batcher._links for connection in link._connections()]
+        await self.until(lambda: not self.batcher.waiting and not any(t.get_write_buffer_size() for t in transports))
 
     async def ready(self) -> None:
         """Wait until a runner has greeted."""

@@ -14,6 +14,7 @@ from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.runtime.apart import state
 from roadworthy.runtime.apart.launch import RunnerStart, runner_address, runner_command, runner_document
 from roadworthy.runtime.apart.state import RunnerState, StateWriter
+from tests.waiting import DEADLINE_S
 
 DIGEST = f"sha256:{'ab' * 32}"
 
@@ -29,7 +30,12 @@ def test_the_document_survives_json(tmp_path: Path) -> None:
 def test_a_runner_by_hand_refuses() -> None:
     """Without a start document it says so and does not try again."""
     result = subprocess.run(
-        [sys.executable, *runner_command()[1:]], input="", capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, *runner_command()[1:]],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
     assert result.returncode == EXIT_REFUSED
     assert "by hand" in result.stderr

@@ -18,6 +18,7 @@ from roadworthy.runtime.manager import Apart, Manager
 from roadworthy.runtime.placement import INLINE, PROCESS, Placed
 from roadworthy.schema.batch import Batch, Block, Layout
 from tests.runtime.apart.runners import DIGEST, SUM, StartRunner, Waiting, rows, told
+from tests.waiting import DEADLINE_S, soon
 
 OTHER = f"sha256:{'cd' * 32}"
 APART = {DIGEST: (Policy(placement=Placement("process")),)}
@@ -73,9 +74,7 @@ class Scene:
         return next((state.state for state in self.manager.states() if state.digest == digest), None)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110 - polls
-                await asyncio.sleep(0.002)
+        await soon(condition, "the versions are as wanted")
 
     async def ask(self, value: float, digest: str = DIGEST) -> Any:
         """As a request does: with a lease."""
@@ -90,13 +89,13 @@ class Scene:
             version.leases.give_back()
 
 
-def play(folder: Path, scene: Callable[[Scene], Awaitable[None]], patience_s: float = 20.0) -> None:
+def play(folder: Path, scene: Callable[[Scene], Awaitable[None]], patience_s: float = DEADLINE_S) -> None:
     """Run a scene and close its manager."""
 
     async def run() -> None:
         stage = Scene(folder, patience_s)
         await scene(stage)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             await stage.manager.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -159,7 +158,7 @@ def test_c1_the_runner_s_reason_is_told_and_tried_again(start_runner: StartRunne
         assert stage.manager.fault(DIGEST) == ("package-refused", "planted refusal")
         assert stage.failures == [(DIGEST, "package-refused")]
         stage.want(APART, DIGEST, retry=True)
-        await asyncio.to_thread(runner.process.wait, 15)
+        await asyncio.to_thread(runner.process.wait, DEADLINE_S)
         start_runner("sum")
         await stage.until(lambda: stage.state() == "READY")
 
@@ -220,7 +219,8 @@ def test_c14_a_hundred_loads_and_unloads(start_runner: StartRunner, tmp_path: Pa
             policies = chance.choice((APART, HERE))
             stage.want(policies, *chance.choice(((), (DIGEST,), (DIGEST, OTHER))))
             for _ in range(chance.randrange(4)):
-                await asyncio.sleep(chance.choice((0, 0, 0.001, 0.004)))
+                for _ in range(chance.choice((1, 1, 20, 100))):
+                    await asyncio.sleep(0)
                 if stage.manager.version(DIGEST) is not None:
                     asked.append(asyncio.ensure_future(stage.ask(5)))
                     await asyncio.sleep(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from roadworthy.foundation.errors import ModelFault, Unavailable
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
-from tests.conftest import eventually
 from tests.runtime.apart.runners import DIGEST, Caller, StartRunner, Waiting, play, rows, told
+from tests.waiting import eventually
 
 
 def test_answers_come_from_the_runner(start_runner: StartRunner, tmp_path: Path) -> None:
@@ -45,15 +44,18 @@ def test_requests_of_one_moment_are_one_run(start_runner: StartRunner, tmp_path:
 
 def test_requests_of_several_workers_are_joined(start_runner: StartRunner, tmp_path: Path) -> None:
     """What two workers ask while the model runs is one run."""
-    runner = start_runner("slow")
+    runner = start_runner("gated")
 
     async def scene(caller: Caller) -> None:
         other = Caller(tmp_path, 1, None, DIGEST)
         await caller.ready()
         await other.ready()
         first = caller.submit(rows(1, wait_s=0.2))
-        await asyncio.sleep(0.05)
+        await caller.until(lambda: runner.runs)
         late = [caller.submit(rows(2)), other.submit(rows(3)), other.submit(rows(4))]
+        await caller.written()
+        await other.written()
+        runner.open_gate()
         assert [told(await ticket.outcome) for ticket in (first, *late)] == [[1.2], [2.0], [3.0], [4.0]]
         other.batcher.close()
 
@@ -65,18 +67,17 @@ def test_requests_of_several_workers_are_joined(start_runner: StartRunner, tmp_p
 
 
 def test_runs_are_spread_over_copies(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Two slow runs at once take as long as one."""
-    for copy in (0, 1):
-        start_runner("slow", copy=copy)
+    """Of two runs at once each has a copy of its own: both are under way at the same time."""
+    runners = [start_runner("gated", copy=copy) for copy in (0, 1)]
 
     async def scene(caller: Caller) -> None:
         await caller.until(lambda: all(link.is_open for link in caller.batcher._links))
-        begun = time.monotonic()
         first = caller.submit(rows(1, wait_s=0.5))
-        await asyncio.sleep(0.01)
+        await caller.until(lambda: any(runner.runs for runner in runners))
         second = caller.submit(rows(2, wait_s=0.5))
+        await caller.until(lambda: all(runner.runs for runner in runners))
+        runners[0].open_gate()
         assert [told(await first.outcome), told(await second.outcome)] == [[1.5], [2.5]]
-        assert time.monotonic() - begun < 0.9
 
     play(tmp_path, scene, copies=2)
 
@@ -141,18 +142,20 @@ def test_faults_keep_what_may_be_told(start_runner: StartRunner, tmp_path: Path)
 
 def test_deadlines_hold_in_the_line_and_in_flight(start_runner: StartRunner, tmp_path: Path) -> None:
     """Who waits too long is told so in time, here and there, and is not run."""
-    runner = start_runner("slow")
+    runner = start_runner("gated")
 
     async def scene(caller: Caller) -> None:
         await caller.ready()
-        running = caller.submit(rows(1, wait_s=0.6), seconds=0.2)
-        await asyncio.sleep(0.02)
-        sent = caller.submit(rows(2), seconds=0.2)  # reaches the runner while it is busy, and is dropped there
-        await asyncio.sleep(0.02)
-        waits = caller.submit(rows(3), seconds=0.2)
-        begun = time.monotonic()
+        seconds, running = 0.1, None
+        while running is None or not runner.runs:  # on a busy machine it may be too late before it runs
+            seconds *= 2
+            running = caller.submit(rows(1, wait_s=0.6), seconds)
+            await caller.until(lambda running=running: runner.runs or running.done)
+        sent = caller.submit(rows(2), seconds)  # reaches the runner while it is busy, and is dropped there
+        await asyncio.sleep(0)
+        waits = caller.submit(rows(3), seconds)
         assert [told(await ticket.outcome) for ticket in (running, sent, waits)] == ["deadline-exceeded"] * 3
-        assert time.monotonic() - begun < 0.4
+        runner.open_gate()
         assert await caller.ask(rows(4)) == [[4.0]]
         assert runner.state is not None
         assert runner.state.runs == 2
@@ -234,13 +237,14 @@ def test_a_runner_that_is_replaced_drops_nothing(start_runner: StartRunner, tmp_
                 outcomes.extend(await caller.ask(rows(len(outcomes) % 7)))
 
         asking = [asyncio.ensure_future(ask_on()) for _ in range(8)]
-        for _ in range(5):
+        for change in range(5):
+            await caller.until(lambda change=change: len(outcomes) > 100 * change)
             successor = await asyncio.to_thread(lambda: start_runner("sum").wait_shown())
             assert await asyncio.to_thread(runner.stop) == 0
             runner = successor
+        await caller.until(lambda: len(outcomes) > 500)
         over = True
         await asyncio.gather(*asking)
-        assert len(outcomes) > 1_000
         assert all(isinstance(outcome, list) for outcome in outcomes)
 
     play(tmp_path, scene)
@@ -263,7 +267,7 @@ def test_requests_wait_for_the_first_runner(start_runner: StartRunner, tmp_path:
 
     async def scene(caller: Caller) -> None:
         ticket = caller.submit(rows(5))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
         assert caller.batcher.waiting == 1
         start_runner("sum")
         assert told(await ticket.outcome) == [5.0]
@@ -282,7 +286,7 @@ def test_a_stopped_process_keeps_its_answers_back_and_others_serve(start_runner:
         tickets = []
         for n in range(20):
             tickets.append(caller.submit(rows(n)))
-            await asyncio.sleep(0.002)
+            await caller.until(lambda: not caller.batcher.waiting)  # each is a message of its own
         await caller.until(lambda: sum(ticket.outcome.done() for ticket in tickets) >= 18)
         os.kill(stopped.process.pid, signal.SIGCONT)
         assert [told(await ticket.outcome) for ticket in tickets] == [[float(n)] for n in range(20)]
@@ -311,10 +315,11 @@ def test_d1_killed_again_and_again(start_runner: StartRunner, tmp_path: Path) ->
             runners[copy].process.kill()
             runners[copy] = await asyncio.to_thread(start_runner, "sum", copy=copy)
             await caller.until(lambda: all(link.is_open for link in caller.batcher._links))
+            right = outcomes.get(True, 0)
+            await caller.until(lambda right=right: outcomes.get(True, 0) > right + 100)
         over = True
         await asyncio.gather(*asking)
         assert set(outcomes) <= {True, "runner-died"}
-        assert outcomes[True] > 1_000
         assert outcomes.get("runner-died", 0) <= 6 * 16
 
     play(tmp_path, scene, copies=2)
@@ -325,7 +330,7 @@ def test_c3_nobody_waits_for_a_version_that_is_barred(start_runner: StartRunner,
 
     async def scene(caller: Caller) -> None:
         waits = caller.submit(rows(1))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)
         assert not waits.outcome.done()
         caller.batcher.bar(lambda: Unavailable("planted", code="planted"))
         assert await caller.ask(rows(2)) == ["planted"]
