@@ -132,6 +132,14 @@ class RunningWorker:
         assert self.process.poll() is None, "the worker has ended"
         return self.client.get("/readyz").status_code == 200
 
+    def open_gate(self) -> None:
+        """Have models of the kind "gated" answer."""
+        (self.folder / "gate").touch()
+
+    def close_gate(self) -> None:
+        """Have them wait, from their next run on."""
+        (self.folder / "gate").unlink()
+
     def exchange(self, data: bytes) -> bytes:
         """Send raw bytes on a new connection and return the whole answer to them."""
         reply, length = b"", 0

@@ -150,7 +150,7 @@ class Rubbish:
 
 
 PATIENT_MS = 500
-"""How long requests may wait in tests of what happens, not of how fast: the longest that a setting allows."""
+"""How long requests may wait in tests of what happens, not of how fast, on machines that may be busy."""
 
 
 def totals(worker: RunningWorker) -> Totals:

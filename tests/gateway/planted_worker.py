@@ -1,6 +1,7 @@
 """A worker process whose packages are planted: the real main in everything but the loader. Run by path, like the real one.
 
-Beside the worker's own keys the start document has "models": digest to {"kind", "signature"}.
+Beside the worker's own keys the start document has "models": digest to {"kind", "signature"}. It may have "connect_s": for
+how long a server of the shared cache is waited for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import read_start_message
 from roadworthy.foundation.errors import PackageRefused
+from roadworthy.gateway import shared_cache
 from roadworthy.gateway.worker import WorkerStart, serve
 from roadworthy.runtime.logs import configure_logs
 from roadworthy.schema.batch import Batch, Block, Layout
@@ -40,6 +42,7 @@ class Planted:
     The kind "held" is loaded when the test lets the worker of that slot. The kind "noting" adds the first input of
     each row to the file `ran`, then sleeps as many seconds as their second inputs say; where one says GATED, it waits at the
     gate instead (tests/gates.py).
+    The kind "gated" adds them too, and then waits, for rows whose second input is not 0, until the file `gate` is there.
     """
 
     runtime = "planted"
@@ -76,6 +79,11 @@ class Planted:
                     fcntl.flock(gate, fcntl.LOCK_SH)
             else:
                 time.sleep(float(values[:, 1].sum()))
+        if self._kind == "gated":
+            with self._ran.open("a") as ran:
+                ran.writelines(f"{value:g}\n" for value in values[:, 0])
+            while values[:, 1].any() and not self._ran.with_name("gate").exists():
+                time.sleep(0.005)
         return Batch(self._outputs, len(total), (Block(total),))
 
     def close(self) -> None:
@@ -86,6 +94,7 @@ def main() -> None:
     """Be a worker with planted models; a digest is loadable while a file of its hex digits lies in packages/."""
     document = read_start_message()
     models = document.pop("models")
+    shared_cache.CONNECT_S = document.pop("connect_s", shared_cache.CONNECT_S)
     start = msgspec.convert(document, WorkerStart)
 
     def load(entry: PackageEntry) -> Planted:

@@ -10,6 +10,7 @@ import pytest
 from roadworthy.contract.policy import Policy
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
+from tests.waiting import DEADLINE_S
 
 TWO = Signature(
     (Field("x", DType.FLOAT64, (3,)),),
@@ -145,7 +146,7 @@ def test_pipelined_requests_are_answered_in_order(worker: Any) -> None:
     )
     import socket
 
-    with socket.create_connection(("127.0.0.1", worker.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", worker.port), timeout=DEADLINE_S) as connection:
         connection.sendall(request % b"one" + request % b"two")
         reply = b""
         while reply.count(b'{"predictions":[6.0]}') < 2:

@@ -6,8 +6,6 @@ import hashlib
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,9 @@ from roadworthy.contract.policy import CachePolicy, Policy
 from roadworthy.contract.snapshot import KeyEntry
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.gateway.metrics import CACHE, read_totals
+from tests.conftest import eventually
 
-CACHED = Policy(cache=CachePolicy(ttl_s=60.0))
-
-
-def wait(condition: Callable[[], object], what: str) -> None:
-    """Poll with a deadline."""
-    until = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.005)
+CACHED = Policy(cache=CachePolicy(ttl_s=3_600.0))
 
 
 def results(folder: Path) -> dict[str, int]:
@@ -62,7 +53,7 @@ def test_equal_rows_are_answered_from_the_cache(
     assert other.headers["cache-status"] == "roadworthy; fwd=miss; stored"
     assert runs(tmp_path) == ["1", "2"]
     assert results(tmp_path) == {"miss": 2, "hit": 2}
-    wait(lambda: len(agent.records) >= 4, "four records")
+    eventually(lambda: len(agent.records) >= 4, "four records")
     assert [record.source for record in agent.records[:4]] == ["", "cache", "cache", ""]
     assert [record.version for record in agent.records[:4]] == [1, 1, 1, 1]
 
@@ -70,18 +61,19 @@ def test_equal_rows_are_answered_from_the_cache(
 def test_fifty_equal_requests_are_one_run(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
     """While the model works on the first; one of them leaves, which none of the others notices."""
     plan = make_plan()
-    plan.endpoint("e", [plan.package(1, kind="noting")], CACHED)
+    plan.endpoint("e", [plan.package(1, kind="gated")], CACHED)
     worker = start_worker(plan, folder=tmp_path).wait_ready()
     body = json.dumps({"instances": [[7, 0.8, 0]]}).encode()
     head = "POST /v1/models/e:predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(body)}\r\n\r\n"
     leader = socket.create_connection(("127.0.0.1", worker.port))
     leader.sendall(head.encode() + body)
-    wait(lambda: results(tmp_path).get("miss") == 1, "the leader has arrived")
+    eventually(lambda: results(tmp_path).get("miss") == 1, "the leader has arrived")
     with ThreadPoolExecutor(49) as pool:
         replies = [pool.submit(worker.predict, "e", [[7, 0.8, 0]]) for _ in range(49)]
-        wait(lambda: results(tmp_path).get("collapsed") == 49, "all the others have")
+        eventually(lambda: results(tmp_path).get("collapsed") == 49, "all the others have")
         leader.close()
+        worker.open_gate()
     assert {reply.result().status_code for reply in replies} == {200}
     assert {reply.result().headers["cache-status"] for reply in replies} == {"roadworthy; fwd=miss; collapsed"}
     assert runs(tmp_path) == ["7"]
@@ -90,12 +82,15 @@ def test_fifty_equal_requests_are_one_run(start_worker: Any, make_plan: Any, tmp
 def test_a_short_deadline_is_its_owners_alone(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
     """The leader is told 504 when its time is up, the follower gets the answer of the same run."""
     plan = make_plan()
-    plan.endpoint("e", [plan.package(1, kind="noting")], CACHED)
+    plan.endpoint("e", [plan.package(1, kind="gated")], CACHED)
     worker = start_worker(plan, folder=tmp_path).wait_ready()
     with ThreadPoolExecutor(2) as pool:
-        leader = pool.submit(worker.predict, "e", [[7, 0.5, 0]], headers={"Request-Timeout-Ms": "200"})
-        wait(lambda: results(tmp_path).get("miss") == 1, "the leader has arrived")
+        leader = pool.submit(worker.predict, "e", [[7, 0.5, 0]], headers={"Request-Timeout-Ms": "2000"})
+        eventually(lambda: results(tmp_path).get("miss") == 1, "the leader has arrived")
         follower = pool.submit(worker.predict, "e", [[7, 0.5, 0]])
+        eventually(lambda: results(tmp_path).get("collapsed") == 1, "the follower has joined it")
+        assert leader.result().status_code == 504
+        worker.open_gate()
     assert (leader.result().status_code, leader.result().json()["code"]) == (504, "deadline-exceeded")
     assert (follower.result().status_code, follower.result().json()["predictions"]) == (200, [7.5])
     assert worker.predict("e", [[7, 0.5, 0]]).headers["cache-status"].startswith("roadworthy; hit")
@@ -151,10 +146,10 @@ def test_never_across_versions(start_worker: Any, make_plan: Any, planted_agent:
     thread = threading.Thread(target=load)
     thread.start()
     try:
-        wait(lambda: len(seen) > 20, "some answers")
+        eventually(lambda: len(seen) > 20, "some answers")
         plan.endpoint("e", [second], CACHED, generation=2)
         agent.offer(plan.snapshot(revision=2))
-        wait(lambda: seen[-1] == ("m:2", "hit"), "the second version answers")
+        eventually(lambda: seen[-1] == ("m:2", "hit"), "the second version answers")
     finally:
         stop.set()
         thread.join()

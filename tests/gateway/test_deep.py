@@ -29,6 +29,7 @@ from roadworthy.runtime.manager import Version
 from roadworthy.runtime.placement import INLINE, Placed
 from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.runtime.ticket import Ticket
+from tests.waiting import DEADLINE_S, soon
 
 POLICY = Policy(timeout_ms=100)
 
@@ -62,9 +63,31 @@ def moody(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PackageEntry,
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until it is so."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what it waits for tells nobody
-            await asyncio.sleep(0.001)
+    await soon(condition, "the version is as wanted")
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets how long an example may take: long, until a version is to be found that does not answer."""
+    monkeypatch.setattr(deep, "_QUIET_S", 0.02)
+
+    def be(seconds: float) -> None:
+        monkeypatch.setattr(deep, "PATIENCE_S", seconds)
+
+    be(DEADLINE_S)
+    return be
+
+
+class Other(Ticket):
+    """A request of somebody else, whose outcome is of no interest; `then` is called with it."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        super().__init__(time.monotonic() + 3_600)
+        self._then = then
+
+    def settled(self, outcome: Any) -> None:
+        """Go on."""
+        self._then()
 
 
 class Running:
@@ -140,7 +163,7 @@ def test_a_well_version_is_asked_one_example_after_the_other(run: Any) -> None:
         health = running.checks.health(running.digest)
         assert health is not None
         assert health.usual_s is not None
-        assert 0 < health.usual_s < 5
+        assert health.usual_s > 0
         assert running.version.leases.held == 0
         assert running.changes == 0
         assert dict(running.checks.faults()) == {}
@@ -152,14 +175,13 @@ def test_a_well_version_is_asked_one_example_after_the_other(run: Any) -> None:
     ("word", "fault"), [("wrong", WRONG_ANSWERS), ("raise", WRONG_ANSWERS), ("hang", NOT_ANSWERING)]
 )
 def test_two_failures_in_a_row_make_it_unhealthy_and_one_success_well(
-    run: Any, monkeypatch: pytest.MonkeyPatch, word: str, fault: str
+    run: Any, patience: Callable[[float], None], word: str, fault: str
 ) -> None:
     """Other answers than in training, an exception, and a run that never ends; told once when it begins and once when it ends."""
-    monkeypatch.setattr(deep, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(deep, "_QUIET_S", 0.02)
 
     async def work(running: Running) -> None:
         assert await running.check() == (OK, None)
+        patience(0.1 if word == "hang" else DEADLINE_S)
         with running.feeling(word):
             assert await running.check() == (fault, None)
             assert running.changes == 0
@@ -167,6 +189,7 @@ def test_two_failures_in_a_row_make_it_unhealthy_and_one_success_well(
             assert running.changes == 1
             assert dict(running.checks.faults()) == {running.digest: fault}
             assert await running.check() == (fault, fault)
+        patience(DEADLINE_S)
         await until(lambda: running.version.batcher.busy_since is None)
         assert await running.check() == (OK, None)
         assert running.changes == 2
@@ -175,14 +198,8 @@ def test_two_failures_in_a_row_make_it_unhealthy_and_one_success_well(
     assert run(work)["moody:3", fault] == 3
 
 
-def test_overload_is_no_fault_of_the_version(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overload_is_no_fault_of_the_version(run: Any, patience: Callable[[float], None]) -> None:
     """A check that finds no place while other requests are run says busy, however often."""
-    monkeypatch.setattr(deep, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(deep, "_QUIET_S", 0.02)
-
-    class Other(Ticket):
-        def settled(self, outcome: Any) -> None:
-            pass
 
     async def work(running: Running) -> None:
         batcher = running.version.batcher
@@ -190,25 +207,29 @@ def test_overload_is_no_fault_of_the_version(run: Any, monkeypatch: pytest.Monke
         batcher.configure(Batching(max_rows=1))
         assert await running.check() == (OK, None)
         inputs = read_examples(running.folder, running.digest).next().inputs
+        waiting: list[Other] = []
+
+        def another() -> None:
+            waiting.append(Other(another))
+            batcher.submit(inputs, waiting[-1])
+
         with running.feeling("slow"):
-            for _ in range(12):
-                batcher.submit(inputs, Other(time.monotonic() + 5))
+            for _ in range(100):  # a line that is longer than the patience, and stays as long as the checks last
+                another()
+            patience(1.0)
             for _ in range(3):
                 assert await running.check() == (BUSY, None)
+            for other in waiting:
+                other.drop()
+        patience(DEADLINE_S)
         await until(lambda: not batcher.waiting and batcher.busy_since is None)
         assert await running.check() == (OK, None)
 
     run(work)
 
 
-def test_a_version_that_is_stuck_is_found_behind_a_full_line_too(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_is_stuck_is_found_behind_a_full_line_too(run: Any, patience: Callable[[float], None]) -> None:
     """That checks are refused at the door, because too many wait, does not hide that nothing moves."""
-    monkeypatch.setattr(deep, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(deep, "_QUIET_S", 0.02)
-
-    class Other(Ticket):
-        def settled(self, outcome: Any) -> None:
-            pass
 
     async def work(running: Running) -> None:
         batcher = running.version.batcher
@@ -220,10 +241,11 @@ def test_a_version_that_is_stuck_is_found_behind_a_full_line_too(run: Any, monke
                 assert (await running.check())[1] is None
         with running.feeling("hang"):
             for _ in range(50):
-                batcher.submit(inputs, Other(time.monotonic() + 60))
-            async with asyncio.timeout(10):
-                while (await running.check())[1] != NOT_ANSWERING:  # noqa: ASYNC110 - each turn is a check
-                    await asyncio.sleep(0.01)
+                batcher.submit(inputs, Other())
+            patience(0.1)
+            async with asyncio.timeout(DEADLINE_S):
+                while (await running.check())[1] != NOT_ANSWERING:
+                    pass
         await until(lambda: not batcher.waiting and batcher.busy_since is None)
 
     run(work)
@@ -256,7 +278,7 @@ def test_it_goes_on_by_itself_and_can_be_switched_off(run: Any, moody: Any) -> N
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         never = DeepChecks(moody[0], dict, None, lambda *_: None, lambda: None)
-        await asyncio.wait_for(never.run(), 1)
+        await asyncio.wait_for(never.run(), DEADLINE_S)
 
     run(work)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.package.archive import unpack
 from roadworthy.package.pack import pack
+from tests.conftest import eventually
 
 COMMAND = ["-m", "roadworthy.gateway.worker"]
 MAX_IDLE_MB = 150
@@ -85,9 +85,7 @@ def test_a_package_with_code_needs_leave(start_worker: Any, make_plan: Any, pack
     place(plan, tmp_path, packages["people"][0], allowed=False)
     place(plan, tmp_path, packages["sum"][0], allowed=False)
     worker = start_worker(plan, folder=tmp_path, command=COMMAND)
-    until = time.monotonic() + 30
-    while worker.client.get("/readyz").json().get("missing") != ["people"]:
-        assert time.monotonic() < until
+    eventually(lambda: worker.client.get("/readyz").json().get("missing") == ["people"], "the rest is served")
     assert worker.predict("people", [{}]).json()["code"] == "endpoint-not-ready"
     assert worker.predict("sum", [[1, 2, 3.5]]).json() == {"predictions": [6.5]}
     worker.stop()
@@ -104,9 +102,7 @@ def test_a_damaged_package_is_not_served(start_worker: Any, make_plan: Any, pack
     file.chmod(0o600)
     file.write_bytes(data)
     worker = start_worker(plan, folder=tmp_path, command=COMMAND)
-    until = time.monotonic() + 30
-    while b"load-failed" not in (tmp_path / "log").read_bytes():
-        assert time.monotonic() < until
+    eventually(lambda: b"load-failed" in (tmp_path / "log").read_bytes(), "it is refused")
     assert worker.client.get("/readyz").status_code == 503
 
 

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.gateway.metrics import read_totals
-
-
-def wait(condition: Callable[[], object], what: str) -> None:
-    """Poll with a deadline."""
-    until = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.005)
+from tests.conftest import eventually
 
 
 def test_records_tell_all(start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path) -> None:
@@ -30,13 +22,14 @@ def test_records_tell_all(start_worker: Any, make_plan: Any, planted_agent: Any,
     plan.endpoint("poison", [plan.package(2, kind="poison")])
     agent = planted_agent(tmp_path)
     worker = start_worker(plan, folder=tmp_path).wait_ready()
+    before_us = time.time_ns() // 1_000
     good = worker.predict("sum", [[1, 2, 3], [4, 5, 6]], headers={"X-Request-Id": "mine"})
     bad = worker.predict("sum", [[1, "x", 3]])
     worker.predict("silent", [[1, 2, 3]])
     fault = worker.predict("poison", [[13, 2, 3]])
     assert (fault.status_code, fault.json()["code"]) == (500, "model-failed")
     assert "secret" not in fault.text
-    wait(lambda: len(agent.records) >= 3, "three records")
+    eventually(lambda: len(agent.records) >= 3, "three records")
     first, second, third = agent.records
     assert (first.id, first.request_id) == (good.headers["roadworthy-prediction-id"], "mine")
     assert (first.endpoint, first.generation, first.model, first.version) == ("sum", 7, "m", 1)
@@ -45,8 +38,8 @@ def test_records_tell_all(start_worker: Any, make_plan: Any, planted_agent: Any,
     assert (first.input_format, first.json_bytes, first.output_json_bytes) == ("json", -1, -1)
     assert json.loads(first.inputs) == {"instances": [[1, 2, 3], [4, 5, 6]]}
     assert first.outputs == good.content
-    assert abs(first.at_us / 1e6 - time.time()) < 60
-    assert 0 < first.latency_us < 5_000_000
+    assert before_us <= first.at_us <= time.time_ns() // 1_000
+    assert first.latency_us > 0
     assert (second.id, second.status, second.code) == (bad.headers["roadworthy-prediction-id"], 422, "wrong-type")
     assert (second.digest, second.version, second.rows) == ("", 0, 0)
     assert second.outputs == bad.content
@@ -83,14 +76,14 @@ def test_records_wait_for_an_agent_that_comes_late(
     worker = start_worker(plan, folder=tmp_path).wait_ready()
     ids = [worker.predict("sum", [[1, 2, 3]]).headers["roadworthy-prediction-id"] for _ in range(10)]
     first = planted_agent(tmp_path)
-    wait(lambda: len(first.records) == 10, "kept records arrive")
+    eventually(lambda: len(first.records) == 10, "kept records arrive")
     assert [record.id for record in first.records] == ids
     assert first.last().slot == 0
     first.close()
     (tmp_path / "run" / "agent.sock").unlink()
-    wait(lambda: worker.client.get("/livez").status_code == 200, "alive without agent")
+    eventually(lambda: worker.client.get("/livez").status_code == 200, "alive without agent")
     second = planted_agent(tmp_path)
-    wait(lambda: second.reports, "it connects again")
+    eventually(lambda: second.reports, "it connects again")
     last = worker.predict("sum", [[1, 2, 3]]).headers["roadworthy-prediction-id"]
-    wait(lambda: second.records, "and records go on")
+    eventually(lambda: second.records, "and records go on")
     assert second.records[-1].id == last

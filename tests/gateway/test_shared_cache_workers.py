@@ -11,9 +11,11 @@ import pytest
 from roadworthy.contract.policy import CachePolicy, Policy
 from roadworthy.gateway.metrics import CACHE, SHARED_CACHE
 from tests.conftest import RunningWorker, eventually
-from tests.redis_servers import PATIENT_MS, certificate, connected, counted, free_port, stored, told
+from tests.redis_servers import certificate, connected, counted, free_port, stored, told
 
-CACHED = Policy(cache=CachePolicy(ttl_s=60.0))
+CACHED = Policy(cache=CachePolicy(ttl_s=3_600.0))
+PATIENT: dict[str, Any] = {"cache_wait_ms": 20_000, "connect_s": 20.0}
+"""How long the server is waited for, on machines that may be busy; no less than a request may take."""
 
 
 def status(reply: Any) -> str:
@@ -28,7 +30,7 @@ def test_what_one_worker_answered_another_one_gives(
     redis = start_redis()
     plan = make_plan()
     plan.endpoint("e", [plan.package(1, kind="noting")], CACHED)
-    options = {"cache_url": redis.url, "cache_wait_ms": PATIENT_MS}
+    options = {"cache_url": redis.url, **PATIENT}
     one, two = (connected(start_worker(plan, **options).wait_ready()) for _ in range(2))
     first = one.predict("e", [[1, 0, 3]])
     assert status(first) == "roadworthy; fwd=miss; stored"
@@ -37,7 +39,7 @@ def test_what_one_worker_answered_another_one_gives(
     assert first.content == second.content == third.content
     name, hit, ttl, detail = status(second).split("; ")
     assert (name, hit, detail) == ("roadworthy", "hit", "detail=shared")
-    assert 0 < int(ttl.removeprefix("ttl=")) < 60
+    assert 0 < int(ttl.removeprefix("ttl=")) <= 3_600
     assert status(third).split("; ")[:2] == ["roadworthy", "hit"]
     assert "detail" not in status(third)
     assert (one.folder / "ran").read_text().split() == ["1"]
@@ -55,7 +57,7 @@ def start(start_worker: Callable[..., RunningWorker], make_plan: Any) -> Callabl
     """Starts workers with one endpoint that has a cache."""
     plan = make_plan()
     plan.endpoint("e", [plan.package(1)], CACHED)
-    return lambda url: start_worker(plan, cache_url=url, cache_wait_ms=PATIENT_MS).wait_ready()
+    return lambda url: start_worker(plan, cache_url=url, **PATIENT).wait_ready()
 
 
 def test_over_tls_as_a_user_with_the_documented_rights(start: Any, start_redis: Any, tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_over_tls_as_a_user_with_the_documented_rights(start: Any, start_redis: 
     with redis.client(db=2) as database:
         (name,) = database.keys("*")
         assert name.startswith(b"roadworthy:1:")
-        assert 0 < database.pttl(name) <= 60_000
+        assert 0 < database.pttl(name) <= 3_600_000
     strangers = {
         f"rediss://gateway:hunter2@localhost:{port}": "SSLCertVerificationError",
         f"rediss://gateway:hunter2@127.0.0.1:{port}?ssl_ca_certs={names[0]}": "SSLCertVerificationError",
@@ -115,7 +117,7 @@ def test_an_entry_lives_as_long_as_its_policy_says(
     plans = {ttl_s: make_plan() for ttl_s in (0.3, 3_600.0)}
     for ttl_s, plan in plans.items():
         plan.endpoint("e", [plan.package(1)], Policy(cache=CachePolicy(ttl_s=ttl_s)))
-    options = {"cache_url": redis.url, "cache_wait_ms": PATIENT_MS}
+    options = {"cache_url": redis.url, **PATIENT}
     short, long = (connected(start_worker(plan, **options).wait_ready()) for plan in plans.values())
     short.predict("e", [[1, 2, 3]])
     stored(short, 1)
@@ -134,7 +136,7 @@ def test_versions_and_callers_are_kept_apart_there_too(
 ) -> None:
     """Another version of the same name, asked the same, is run; a policy that shares between callers is another entry."""
     redis = start_redis()
-    options = {"cache_url": redis.url, "cache_wait_ms": PATIENT_MS}
+    options = {"cache_url": redis.url, **PATIENT}
     found = []
     for number, policy in ((1, CACHED), (2, CACHED), (1, Policy(cache=CachePolicy(shared_between_callers=True)))):
         plan = make_plan()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,14 @@ import msgspec
 import pytest
 
 from roadworthy.contract.snapshot import Arm, KeyEntry
+from tests.conftest import eventually
+from tests.waiting import DEADLINE_S
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A gateway folder."""
     return tmp_path
-
-
-def wait(condition: Callable[[], object], what: str) -> None:
-    """Poll with a deadline."""
-    until = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.005)
 
 
 def state(agent: Any, digest: str) -> str | None:
@@ -44,7 +36,7 @@ def test_from_nothing_to_two_versions_and_back(
     plan.endpoint("sum", [one])
     agent = planted_agent(folder)
     worker = start_worker(plan, snapshot=None, folder=folder)
-    wait(lambda: agent.reports, "hello")
+    eventually(lambda: agent.reports, "hello")
     assert worker.client.get("/livez").status_code == 200
     assert worker.client.get("/readyz").status_code == 503
     reply = worker.predict("sum", [[1, 2, 3]])
@@ -52,12 +44,12 @@ def test_from_nothing_to_two_versions_and_back(
 
     agent.offer(plan.snapshot(1))
     worker.wait_ready()
-    wait(lambda: agent.last().revision == 1, "revision 1 served")
+    eventually(lambda: agent.last().revision == 1, "revision 1 served")
     seen: list[tuple[int, str]] = []
     stop = threading.Event()
 
     def load() -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}") as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}", timeout=DEADLINE_S) as client:
             while not stop.is_set():
                 answer = client.post("/v1/models/sum:predict", json={"instances": [[1, 2, 3]]})
                 seen.append((answer.status_code, answer.headers.get("roadworthy-version", "")))
@@ -68,8 +60,8 @@ def test_from_nothing_to_two_versions_and_back(
     for revision, digest, version in ((2, two, "m:2"), (3, one, "m:1"), (4, two, "m:2")):
         plan.endpoint("sum", [digest], generation=revision)
         agent.offer(plan.snapshot(revision))
-        wait(lambda expected=version: seen and seen[-1][1] == expected, f"{version} answers")
-        wait(lambda expected=revision: agent.last().revision == expected, "it is reported")
+        eventually(lambda expected=version: seen and seen[-1][1] == expected, f"{version} answers")
+        eventually(lambda expected=revision: agent.last().revision == expected, "it is reported")
     stop.set()
     for caller in callers:
         caller.join()
@@ -90,7 +82,7 @@ def test_the_old_split_serves_until_the_new_one_is_ready(
     (folder / "packages" / late[7:]).unlink()
     plan.endpoint("sum", [late, one], generation=2)
     agent.offer(plan.snapshot(2))
-    wait(lambda: state(agent, late) == "FAILED" and state(agent, never) == "FAILED", "both fail")
+    eventually(lambda: state(agent, late) == "FAILED" and state(agent, never) == "FAILED", "both fail")
     failed = next(each for each in agent.last().versions if each.digest == late)
     assert (failed.code, failed.reason) == ("package-refused", "planted refusal")
     assert (agent.last().revision, agent.last().offered) == (1, 2)
@@ -99,7 +91,7 @@ def test_the_old_split_serves_until_the_new_one_is_ready(
 
     worker.provide(late)
     agent.offer(plan.snapshot(2))
-    wait(lambda: agent.last().revision == 2, "revision 2 served")
+    eventually(lambda: agent.last().revision == 2, "revision 2 served")
     answered = {worker.predict("sum", [[1, 2, 3]]).headers["roadworthy-version"] for _ in range(60)}
     assert answered == {"m:1", "m:2"}
 
@@ -116,10 +108,10 @@ def test_a_lower_revision_is_refused_and_another_epoch_taken(
     plan.endpoint("sum", [two], generation=2)
     agent.offer(plan.snapshot(4))
     agent.offer(plan.snapshot(6, keys=()))
-    wait(lambda: agent.last().revision == 6, "revision 6 served")
+    eventually(lambda: agent.last().revision == 6, "revision 6 served")
     assert worker.predict("sum", [[1, 2, 3]]).status_code == 401
     agent.offer(plan.snapshot(1, epoch="another"))
-    wait(lambda: agent.last().epoch == "another", "the other epoch is served")
+    eventually(lambda: agent.last().epoch == "another", "the other epoch is served")
     assert worker.predict("sum", [[1, 2, 3]]).headers["roadworthy-version"] == "m:2"
 
 
@@ -136,12 +128,12 @@ def test_what_the_snapshot_no_longer_holds_is_unloaded(
     plan.endpoint("sum", [two], generation=2)
     plan.endpoints = [endpoint for endpoint in plan.endpoints if endpoint.name == "sum"]
     agent.offer(plan.snapshot(2))
-    wait(lambda: agent.last().revision == 2, "switched")
+    eventually(lambda: agent.last().revision == 2, "switched")
     assert state(agent, one) == "READY"
     assert worker.predict("other", [[1, 2, 3]]).json()["code"] == "unknown-endpoint"
     plan.packages = [package for package in plan.packages if package.digest == two]
     agent.offer(plan.snapshot(3))
-    wait(lambda: state(agent, one) is None, "unloaded")
+    eventually(lambda: state(agent, one) is None, "unloaded")
     assert worker.predict("sum", [[1, 2, 3]]).status_code == 200
 
 
@@ -158,7 +150,7 @@ def test_a_revoked_key_is_dead_at_once(start_worker: Any, make_plan: Any, plante
     assert worker.predict("sum", [[1, 2, 3]], headers=headers).status_code == 200
     plan.endpoint("sum", [plan.package(2, kind="refused")], generation=2)
     agent.offer(plan.snapshot(2, keys=()))
-    wait(lambda: worker.predict("sum", [[1, 2, 3]], headers=headers).status_code == 401, "revoked")
+    eventually(lambda: worker.predict("sum", [[1, 2, 3]], headers=headers).status_code == 401, "revoked")
 
 
 def test_a_cold_start_with_a_broken_package(start_worker: Any, make_plan: Any, folder: Path) -> None:
@@ -167,7 +159,7 @@ def test_a_cold_start_with_a_broken_package(start_worker: Any, make_plan: Any, f
     plan.endpoint("sum", [plan.package(1)])
     plan.endpoint("broken", [plan.package(2, kind="refused")])
     worker = start_worker(plan, folder=folder)
-    wait(lambda: worker.client.get("/readyz").json().get("missing") == ["broken"], "the other is served")
+    eventually(lambda: worker.client.get("/readyz").json().get("missing") == ["broken"], "the other is served")
     assert worker.client.get("/readyz").status_code == 503
     assert worker.predict("sum", [[1, 2, 3]]).status_code == 200
     reply = worker.predict("broken", [[1, 2, 3]])
@@ -188,20 +180,20 @@ def test_an_endpoint_that_cannot_be_bound_leaves_the_rest(
     light = msgspec.structs.replace(whole, name="light", split=(Arm(one, 5),))
     plan.endpoints = [whole, odd, light]
     agent.offer(plan.snapshot(2))
-    wait(lambda: agent.last().offered == 2, "offered")
+    eventually(lambda: agent.last().offered == 2, "offered")
     assert worker.predict("sum", [[1, 2, 3]]).status_code == 200
     for name in ("odd", "light"):
         assert worker.predict(name, [[1, 2, 3]]).json()["code"] == "endpoint-not-ready"
     plan.endpoints = [whole]
     agent.offer(plan.snapshot(3))
-    wait(lambda: agent.last().revision == 3, "the link goes on")
+    eventually(lambda: agent.last().revision == 3, "the link goes on")
 
 
 def test_a_snapshot_that_cannot_be_read_is_passed_over(start_worker: Any, make_plan: Any, folder: Path) -> None:
     """A damaged file on disk costs nothing but its content."""
     (folder / "snapshot.json").write_bytes(b'{"epoch": "e"')
     worker = start_worker(make_plan(), snapshot=None, folder=folder)
-    wait(lambda: worker.client.get("/livez").status_code == 200, "alive")
+    eventually(lambda: worker.client.get("/livez").status_code == 200, "alive")
     assert worker.client.get("/readyz").status_code == 503
 
 
@@ -209,18 +201,19 @@ def test_a_snapshot_that_cannot_be_read_is_passed_over(start_worker: Any, make_p
 def test_d3_a_stop_finishes_what_is_in_flight(start_worker: Any, make_plan: Any, folder: Path, number: int) -> None:
     """On SIGTERM the request that is being answered gets its answer, then the process leaves with status 0."""
     plan = make_plan()
-    plan.endpoint("slow", [plan.package(1, kind="slow")])
+    plan.endpoint("slow", [plan.package(1, kind="gated")])
     worker = start_worker(plan, folder=folder).wait_ready()
     answers: list[int] = []
-    caller = threading.Thread(target=lambda: answers.append(worker.predict("slow", [[99, 0, 0]]).status_code))
+    caller = threading.Thread(target=lambda: answers.append(worker.predict("slow", [[99, 1, 0]]).status_code))
     caller.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}") as other:
-        time.sleep(0.2)
+    with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}", timeout=DEADLINE_S) as other:
+        eventually((folder / "ran").exists, "it is being answered")
         worker.process.send_signal(number)
-        wait(lambda: _closed_or_unready(other), "not ready any more")
-    caller.join(10)
+        eventually(lambda: _closed_or_unready(other), "not ready any more")
+        worker.open_gate()
+    caller.join(DEADLINE_S)
     assert answers == [200]
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(DEADLINE_S) == 0
 
 
 def _closed_or_unready(client: httpx.Client) -> bool:
@@ -236,4 +229,4 @@ def test_a_worker_without_parent_leaves(start_worker: Any, make_plan: Any, folde
     plan.endpoint("sum", [plan.package(1)])
     worker = start_worker(plan, folder=folder).wait_ready()
     worker.process.stdin.close()
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(DEADLINE_S) == 0

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,18 +27,9 @@ from roadworthy.foundation.frames import encode_frame
 from roadworthy.foundation.slab import create_slab
 from roadworthy.foundation.sockets import listen, unix_address
 from tests.records import pack
+from tests.waiting import DEADLINE_S, eventually
 
 GATEWAY_KEY = "rw_gatewaygateway"
-
-
-def eventually(condition: Callable[[], Any], what: str, within_s: float = 15.0) -> Any:
-    """The first true value of `condition`."""
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"never happened: {what}")
 
 
 class StandIn:
@@ -51,9 +41,9 @@ class StandIn:
         self.packages: dict[str, bytes] = {}
         self.records: dict[str, bytes] = {}
         self.frames: list[Telemetry] = []
-        self.arrivals: list[float] = []
         self.refuse_frames = 0
         self.faults: list[str] = []
+        self._offered = threading.Condition()
         stand_in = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -98,19 +88,21 @@ class StandIn:
 
     def offer(self, snapshot: Snapshot) -> None:
         """The snapshot in force from now on."""
-        self.etag, self.snapshot = snapshot.etag(), encode_snapshot(snapshot)
+        with self._offered:
+            self.etag, self.snapshot = snapshot.etag(), encode_snapshot(snapshot)
+            self._offered.notify_all()
 
     def get(self, path: str, headers: Any) -> tuple[int, bytes, str]:
         """The long poll, and packages."""
         if path.startswith("/internal/v1/packages/"):
             data = self.packages.get(path.rpartition("/")[2])
             return (404, b"", "") if data is None else (200, data, "")
-        until = time.monotonic() + min(float(path.rpartition("=")[2]), 3.0)
-        while self.snapshot is None or headers.get("If-None-Match") == self.etag:
-            if time.monotonic() >= until:
+        known, longest_s = headers.get("If-None-Match"), min(float(path.rpartition("=")[2]), 3.0)
+        with self._offered:
+            self._offered.wait_for(lambda: self.snapshot is not None and known != self.etag, longest_s)
+            if self.snapshot is None or known == self.etag:
                 return 304, b"", self.etag
-            time.sleep(0.005)
-        return 200, self.snapshot, self.etag
+            return 200, self.snapshot, self.etag
 
     def put(self, path: str, body: bytes) -> tuple[int, bytes]:
         """One record file."""
@@ -123,7 +115,6 @@ class StandIn:
             self.refuse_frames -= 1
             return 503, b"{}"
         frame = decode_telemetry(body)
-        self.arrivals.append(time.monotonic())
         self.frames.append(frame)
         return 200, json.dumps({"accepted": frame.sequence}).encode()
 
@@ -139,7 +130,7 @@ class WorkerEnd:
 
     def __init__(self, folder: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(15)
+        self.socket.settimeout(DEADLINE_S)
         with unix_address(folder / "run" / "agent.sock") as address:
             self.socket.connect(address)
 
@@ -178,10 +169,18 @@ class WorkerEnd:
         self.socket.close()
 
 
-class RunningAgent:
-    """An agent process over a gateway folder."""
+MAIN = """
+import runpy, sys
+from roadworthy.gateway.agent import shipping
+shipping.TELEMETRY_EVERY_S = float(sys.argv[1])
+runpy.run_module("roadworthy.gateway.agent", run_name="__main__")
+"""
 
-    def __init__(self, folder: Path, **document: Any) -> None:
+
+class RunningAgent:
+    """An agent process over a gateway folder. `telemetry_every_s`: how often it sends what nothing has asked for."""
+
+    def __init__(self, folder: Path, telemetry_every_s: float | None = None, **document: Any) -> None:
         self.folder = folder
         self._workers: list[WorkerEnd] = []
         self.slab = folder / "run" / "slab"
@@ -193,9 +192,12 @@ class RunningAgent:
             "gateway": "local", "folder": str(folder), "slab": str(self.slab), "metrics_host": "127.0.0.1",
             "metrics_fd": listener.fileno(), **document,
         }  # fmt: skip
+        command = ["-m", "roadworthy.gateway.agent"]
+        if telemetry_every_s is not None:
+            command = ["-c", MAIN, str(telemetry_every_s)]
         self.log = (folder / "log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "roadworthy.gateway.agent"],
+            [sys.executable, *command],
             stdin=subprocess.PIPE, stderr=self.log, pass_fds=[listener.fileno()],
         )  # fmt: skip
         assert self.process.stdin is not None
@@ -211,7 +213,7 @@ class RunningAgent:
 
     def get(self, path: str) -> bytes:
         """A page of the agent's HTTP server."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=DEADLINE_S) as reply:
             return bytes(reply.read())
 
     def metrics(self) -> dict[str, float]:
@@ -235,7 +237,7 @@ class RunningAgent:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(15)
+            return self.process.wait(DEADLINE_S)
         finally:
             self.process.kill()
             self.process.wait()

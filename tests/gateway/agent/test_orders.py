@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from roadworthy.gateway.agent.orders import Orders
+from tests.waiting import DEADLINE_S
 
 
 def test_orders_go_out_and_what_happened_comes_in() -> None:
@@ -36,13 +37,15 @@ def test_orders_go_out_and_what_happened_comes_in() -> None:
         assert json.loads(await reader.readline()) == {"kill": "runner-1", "pid": 7, "reason": "hung"}
         running = {"running": [{"name": "x" * 1_000, "pid": n} for n in range(500)], "number": 3}
         writer.write(b"{broken\n[]\n" + json.dumps(running).encode() + b"\n")
-        await asyncio.wait_for(came.wait(), 10)
+        await asyncio.wait_for(came.wait(), DEADLINE_S)
         assert told == [running]
         assert json.loads(await reader.readline()) == {"heard": 3}
         writer.close()
-        await asyncio.sleep(0.05)
+        await writer.wait_closed()
+        for _ in range(20):
+            await asyncio.sleep(0)
         assert not task.done()
         task.cancel()
-        await asyncio.gather(task, writer.wait_closed(), return_exceptions=True)
+        await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(scene())

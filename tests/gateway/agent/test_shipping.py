@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -128,18 +127,14 @@ def test_users_with_bad_events_are_told_until_they_were_heard(stand_in: Any, sta
 
 
 def test_a_change_of_state_is_told_at_once(stand_in: Any, start_agent: Any) -> None:
-    """Not at the next second: a deploy waits for this."""
-    agent = start_agent(stand_in)
+    """Not when the next frame is due, which is never here: a deploy waits for this."""
+    agent = start_agent(stand_in, telemetry_every_s=3_600.0)
     worker = agent.worker()
     worker.hello(versions=(VersionState(DIGEST, LOADING),))
     eventually(lambda: [f for f in stand_in.frames if f.workers], "the worker is told")
-    delays = []
     for revision in range(1, 6):
-        sent = time.monotonic()
         worker.hello(revision=revision, versions=(VersionState(DIGEST, READY, "native"),))
         eventually(lambda n=revision: stand_in.frames[-1].workers[0].revision == n, "the report arrives")
-        delays.append(stand_in.arrivals[-1] - sent)
-    assert sorted(delays)[2] < 0.25, delays
     report = stand_in.frames[-1].workers[0]
     assert min(report.memory_free_bytes, report.disk_free_bytes) > 0, "what the machine has left"
 
