@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import DEADLINE_S
+
 HEAVY = ("sklearn", "scipy", "pandas", "polars", "onnx", "onnxruntime", "skl2onnx", "torch", "joblib")
 SERVERS = ("fastapi", "starlette", "sqlalchemy", "alembic", "uvicorn")
 
@@ -16,7 +18,7 @@ def imported(code: str, *arguments: str) -> set[str]:
     """Top-level names of all modules that a fresh Python holds after running `code`."""
     probe = f"{code}\nimport sys\nprint('\\nmodules', *{{name.partition('.')[0] for name in sys.modules}})"
     result = subprocess.run(
-        [sys.executable, "-c", probe, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", probe, *arguments], capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False
     )
     assert result.returncode == 0, result.stderr
     return set(result.stdout.rpartition("modules ")[2].split())

@@ -11,6 +11,8 @@ from pathlib import Path
 import grimp
 import pytest
 
+from tests.waiting import DEADLINE_S
+
 Plant = Callable[[dict[str, str]], Path]
 
 
@@ -23,7 +25,7 @@ def walls(root: Path) -> subprocess.CompletedProcess[str]:
         env={"PYTHONPATH": str(root / "src"), "COLUMNS": "250"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=4 * DEADLINE_S,
         check=False,
     )
 

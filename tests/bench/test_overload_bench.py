@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socketserver
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,45 +13,54 @@ import pytest
 from bench.load.open_loop import Run, Sample, closed_loop, open_loop, percentile
 from bench.load.wrk import Target
 from bench.overload import Burst, measures
+from tests.waiting import DEADLINE_S
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Answers the sum of each request's row; as `mood` says also wrongly, with a refusal, late, or by closing."""
+    """Answers the sum of each request's row; as `mood` says also wrongly, with a refusal, by closing, or all together.
+
+    Attributes:
+        meeting: whom requests wait for that are answered together. connections: that were made.
+    """
 
     daemon_threads = True
     request_queue_size = 256
     mood = "right"
+    meeting = threading.Barrier(1)
+    connections = 0
 
 
 class Handler(socketserver.StreamRequestHandler):
     """One connection."""
 
     def handle(self) -> None:
+        assert isinstance(self.server, Server)
+        self.server.connections += 1
         while line := self.rfile.readline():
             size = 0
             while (line := self.rfile.readline()) != b"\r\n":
                 if line.lower().startswith(b"content-length:"):
                     size = int(line.split(b":")[1])
             row = json.loads(self.rfile.read(size))["instances"][0]
-            mood = self.server.mood if isinstance(self.server, Server) else ""
+            mood = self.server.mood
             if mood == "closing" and row[0] % 2:
                 return
-            if mood == "late":
-                time.sleep(0.2)
+            if mood == "together":
+                self.server.meeting.wait(DEADLINE_S)
             status = b"503 x" if mood == "refusing" and row[0] % 4 else b"200 OK"
             body = json.dumps({"predictions": [sum(row) + (mood == "wrong")]}).encode()
             self.wfile.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
 
 
 @contextmanager
-def serving(mood: str) -> Iterator[Target]:
+def serving(mood: str, meeting: int = 1) -> Iterator[tuple[Target, Server]]:
     """A server in that mood."""
     with Server(("127.0.0.1", 0), Handler) as server:
-        server.mood = mood
+        server.mood, server.meeting = mood, threading.Barrier(meeting)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield Target(server.server_address[1], "/predict")
+            yield Target(server.server_address[1], "/predict"), server
         finally:
             server.shutdown()
             thread.join()
@@ -60,40 +68,53 @@ def serving(mood: str) -> Iterator[Target]:
 
 def test_the_open_loop_keeps_its_rate() -> None:
     """As many requests as were asked for, evenly, all right."""
-    with serving("right") as target:
+    with serving("right") as (target, _):
         run = open_loop(target, 200, 0.5)
     assert [each.status for each in run.samples] == [200] * 100
     assert all(each.right for each in run.samples)
     assert sorted(each.due_s for each in run.samples) == pytest.approx([number / 200 for number in range(100)])
-    assert run.rate() == pytest.approx(200, rel=0.1)
 
 
 def test_a_slow_server_does_not_slow_the_load() -> None:
-    """Requests go out while others wait, and each waits from the moment when it was due."""
-    with serving("late") as target:
+    """Requests go out while others wait, here until the last one has come; each waits from the moment when it was due."""
+    with serving("together", 40) as (target, _):
         run = open_loop(target, 100, 0.4)
-    times = run.times_ms(200)
-    assert len(times) == 40
-    assert 200 <= times[0] <= percentile(times, 0.5) < 400
+    assert run.count(200) == len(run.samples) == 40
+    assert min(each.due_s + each.took_s for each in run.samples) >= max(each.due_s for each in run.samples)
 
 
 def test_wrong_answers_refusals_and_lost_connections_are_told_apart() -> None:
     """None of them counts as an answer."""
-    with serving("wrong") as target:
+    with serving("wrong") as (target, _):
         run = open_loop(target, 100, 0.2)
     assert (run.count(200), run.rate()) == (20, 0)
-    with serving("refusing") as target:
+    with serving("refusing") as (target, _):
         run = open_loop(target, 100, 0.2)
     assert (run.count(200), run.count(503)) == (5, 15)
-    with serving("closing") as target:
+    with serving("closing") as (target, _):
         run = open_loop(target, 100, 0.2)
     assert (run.count(200), run.count(0)) == (10, 10)
 
 
 def test_the_closed_loop_finds_the_capacity() -> None:
-    """Two callers of a server that takes 0.2 s get about ten answers a second."""
-    with serving("late") as target:
-        assert 6 <= closed_loop(target, 2, 1.0).rate() <= 10
+    """Two callers ask again when they are answered, each on a connection of its own."""
+    with serving("right") as (target, server):
+        run = closed_loop(target, 2, 1.0)
+    assert run.count(200) == len(run.samples) > 2
+    assert server.connections == 2
+
+
+def test_only_right_answers_in_time_count_for_the_rate() -> None:
+    """A second's worth of them, by what came while the load lasted."""
+    right = [Sample(number / 10, 0.05, 200, right=True) for number in range(20)]
+    others = [
+        Sample(1.9, 0.2, 200, right=True),
+        Sample(0.1, 0.01, 200, right=False),
+        Sample(0.1, 0.01, 503, right=False),
+    ]
+    assert Run(2.0, [*right, *others]).rate() == 10
+    times = Run(2.0, [*right, *others]).times_ms(200)
+    assert (len(times), percentile(times, 0.5), times[-1]) == (22, 50.0, 200.0)
 
 
 def seen(*samples: Sample) -> Burst:

@@ -36,7 +36,7 @@ def cells(folder: Path) -> Subject:
 @pytest.mark.skipif(
     shutil.which("wrk") is None and "CI" not in os.environ, reason="wrk is missing and could not be installed"
 )
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_short_duel_gives_checked_figures(folder: Path, cells: Subject) -> None:
     """Ours and the hand-written service are asked in turns, every answer is right, and the records match the answers."""
     with (

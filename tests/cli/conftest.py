@@ -15,6 +15,7 @@ import pytest
 
 from tests.control.fleet import Fleet, three_versions
 from tests.control_plane import ControlProcess
+from tests.waiting import DEADLINE_S
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -33,7 +34,7 @@ def run(tmp_path: Path) -> Run:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=60,
+            timeout=4 * DEADLINE_S,
             check=False,
         )
 

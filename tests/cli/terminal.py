@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.waiting import DEADLINE_S
+
 _CONTROL = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])")
 
 
@@ -82,7 +84,7 @@ class Terminal:
 
     def wait(self) -> int:
         """The command's exit status, when it has ended and all that it printed is on the screen."""
-        status = self.process.wait(60)
+        status = self.process.wait(DEADLINE_S)
         self._reader.join()
         return status
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from roadworthy.contract.telemetry import FAILED, READY, VersionState
+from tests.waiting import eventually
 
 Push = Callable[..., dict[str, Any]]
 LINE = "/api/v1/endpoints/line"
@@ -84,7 +85,8 @@ def test_deploying_what_serves_again_is_another_try(admin: httpx.Client, gateway
     admin.put(LINE, json={"version": "line:1"})
     gateway.ready(digest)
     before = admin.get(LINE).json()["generation"]
-    time.sleep(0.001)  # a report of a later microsecond
+    now_us = time.time_ns() // 1_000
+    eventually(lambda: time.time_ns() // 1_000 > now_us, "a report of a later microsecond")
     assert admin.put(LINE, json={"version": "line:1"}).json()["generation"] == before
     gateway.report(bad(digest))
     assert admin.get(LINE).json()["version"] == "line:1"

@@ -81,7 +81,7 @@ def test_e4_a_shared_outage_holds(admin: httpx.Client, fleet: Fleet, digests: Di
 
 def test_e5_without_traffic_nothing_is_promoted(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
     """It holds and says so; at the deadline it goes back."""
-    begin(admin, plan={**FAST, "deadline": 2})
+    begin(admin, plan={**FAST, "deadline": 10})
     assert follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)["verdict"]["code"] == "no-evidence"
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
     assert (ended["outcome"], ended["code"]) == ("inconclusive", "inconclusive")

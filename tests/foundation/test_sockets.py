@@ -10,12 +10,13 @@ import pytest
 
 from roadworthy.foundation.errors import SettingsError
 from roadworthy.foundation.sockets import listen, unix_address
+from tests.waiting import DEADLINE_S
 
 
 def test_port_zero_takes_a_free_one() -> None:
     """The socket listens on the port that it tells."""
     with listen("127.0.0.1", 0) as listener:
-        assert socket.create_connection(listener.getsockname(), timeout=5).close() is None
+        assert socket.create_connection(listener.getsockname(), timeout=DEADLINE_S).close() is None
 
 
 def test_an_address_of_another_machine_is_refused() -> None:

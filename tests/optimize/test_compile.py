@@ -29,6 +29,7 @@ from roadworthy.optimize.discovery import candidates
 from roadworthy.optimize.equal import Tolerance, compare
 from roadworthy.optimize.exams import Exam, answered
 from roadworthy.schema.batch import Batch
+from tests.waiting import DEADLINE_S
 
 MakeSource = Callable[[Any, Any], Source]
 
@@ -254,9 +255,9 @@ def test_a_conversion_that_never_ends_is_stopped() -> None:
 
     with pytest.raises(TimeoutError, match=r"longer than 0\.2 s"):
         within(0.2, endless)
-    assert within(5.0, lambda: 7) == 7
+    assert within(DEADLINE_S, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        within(5.0, lambda: 1 // 0)
+        within(DEADLINE_S, lambda: 1 // 0)
 
 
 def test_importing_the_compiler_imports_no_model_library() -> None:

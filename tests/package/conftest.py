@@ -21,6 +21,7 @@ from roadworthy.package.files import describe_files
 from roadworthy.package.manifest import MANIFEST, Manifest, read_manifest
 from roadworthy.package.pack import pack
 from roadworthy.package.package import Package
+from tests.waiting import DEADLINE_S
 
 Change = Callable[[Manifest], Manifest]
 
@@ -137,7 +138,7 @@ def run_python(code: str, *arguments: str, python: str = sys.executable, **envir
         [python, "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=4 * DEADLINE_S,
         check=False,
         env={**os.environ, **environment},
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from roadworthy.package.pack import pack
+from tests.waiting import DEADLINE_S
 
 CODE = """
 import sys, numpy as np, pandas as pd, roadworthy as rw
@@ -39,7 +40,7 @@ def test_the_digest_does_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
         )
         for seed in ("1", "2")
     ]
-    digests = [run.communicate(timeout=100)[0].strip() for run in runs]
+    digests = [run.communicate(timeout=4 * DEADLINE_S)[0].strip() for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert digests[0] == digests[1] != ""
     names = [[path.name for path in (tmp_path / seed).iterdir()] for seed in ("1", "2")]
