@@ -166,7 +166,7 @@ async def travel(service: Service, story: Story, plan: Plan) -> None:
             await _until_back(service, expected, story)
             story.back_s = time.monotonic() - last
             for traffic in story.traffics:
-                await traffic.wait_for(all_right, 60.0)
+                await traffic.wait_for(all_right)
         finally:
             done.set()
 
@@ -224,7 +224,7 @@ def look_afterwards(service: Service, story: Story) -> None:
     counts = _metrics(service)
     story.lost = int(counts.get("roadworthy_requests_lost_total", 0))
     with suppress(TimeoutError):
-        wait_until(lambda: not _metrics(service).get("roadworthy_requests_in_flight"), "nothing in flight", 5.0)
+        wait_until(lambda: not _metrics(service).get("roadworthy_requests_in_flight"), "nothing in flight")
     if left := _metrics(service).get("roadworthy_requests_in_flight"):
         story.faults.append(f"{left:g} requests are counted as in flight, and none is")
     killed = sum(kill.role == "worker" for kill in story.kills)
@@ -265,8 +265,8 @@ def prepare(service: Service, inline: Traffic, plan: Plan) -> Story:
     try:
         with service.client() as client:
             policy = {"placement": {"where": "process", "copies": COPIES}}
-            client.wait(client.deploy(f"{NAME}:2", APART, policy=policy), timeout_s=30)
-        wait_until(lambda: len(service.runner_processes()) == others + COPIES, "runner processes", 5)
+            client.wait(client.deploy(f"{NAME}:2", APART, policy=policy), timeout_s=120)
+        wait_until(lambda: len(service.runner_processes()) == others + COPIES, "runner processes")
         wait_until(partial(everyone_answers, service, APART, inline.bodies[0]), "an answer from a runner")
     except Exception as error:  # noqa: BLE001  whatever is said, it is told, and the workers are measured alone
         print(f"without runner processes: {error}", flush=True)

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 import roadworthy as rw
+from bench.load.traffic import PATIENCE_S
 from bench.load.wrk import Target
 from bench.models import Subject
 
@@ -75,7 +76,7 @@ class Service:
             self.process.kill()
             self.process = None
 
-    def wait_ready(self, timeout_s: float = 30.0) -> None:
+    def wait_ready(self, timeout_s: float = PATIENCE_S) -> None:
         """Return when the control plane and the gateway answer their probes."""
         gateway, control, _ = self.ports
         for url in (f"http://127.0.0.1:{control}/readyz", f"http://127.0.0.1:{gateway}/livez"):
@@ -84,7 +85,12 @@ class Service:
     def run(self, *arguments: str) -> str:
         """A verb of the command line against this installation; what it printed."""
         result = subprocess.run(
-            [COMMAND, *arguments], env=self._environment(), capture_output=True, text=True, timeout=120, check=False
+            [COMMAND, *arguments],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=4 * PATIENCE_S,
+            check=False,
         )
         if result.returncode != 0:
             raise RuntimeError(f"roadworthy {' '.join(arguments)}: {result.stdout}{result.stderr}")
@@ -169,7 +175,7 @@ def installed(
 def ask(service: Service, subject: Subject) -> bool:
     """One row; whether the answer came and is right."""
     target = service.target(subject.name)
-    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=PATIENCE_S)
     headers = {"Content-Type": "application/json", "Authorization": target.authorization or ""}
     with closing(connection), suppress(OSError, http.client.HTTPException):
         connection.request("POST", target.path, json.dumps({"instances": [subject.rows[0].tolist()]}), headers)
@@ -195,13 +201,13 @@ def wait_for_answer(url: str, timeout_s: float) -> None:
 
     def answers() -> bool:
         with suppress(httpx.HTTPError):
-            return httpx.get(url).status_code == 200
+            return httpx.get(url, timeout=PATIENCE_S).status_code == 200
         return False
 
     wait_until(answers, f"an answer at {url}", timeout_s)
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Return when the condition holds; TimeoutError when it does not."""
     deadline = time.monotonic() + timeout_s
     while not condition():

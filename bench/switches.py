@@ -27,7 +27,7 @@ from bench.versions import NAME, serve_first, two_versions
 
 WORKERS = 2
 LEAST_RATE = 200.0
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)

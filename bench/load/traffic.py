@@ -28,6 +28,8 @@ BROKEN = "broken"
 LATE = "no answer"
 """The connection is open and nothing came for LONGEST_S."""
 LONGEST_S = 30.0
+PATIENCE_S = 120.0
+"""For how long is waited for outcomes that must come; it bounds a hang, however busy the machine is."""
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -86,7 +88,7 @@ class Traffic:
             self._stopping = True
             await asyncio.gather(*clients)
 
-    async def wait_for(self, condition: Callable[[list[Outcome]], bool], timeout_s: float = 20.0) -> None:
+    async def wait_for(self, condition: Callable[[list[Outcome]], bool], timeout_s: float = PATIENCE_S) -> None:
         """Return when the newest outcomes, two for each connection, fulfil the condition.
 
         Raises:

@@ -20,6 +20,7 @@ from tests.cli.terminal import Screen, Terminal
 from tests.conftest import eventually
 from tests.control.fleet import Fleet, current, follow_until, tell
 from tests.control_plane import ControlProcess
+from tests.waiting import DEADLINE_S
 
 PLAN = ("--steps", "5,100", "--hold", "10m", "--evidence", "10", "--guards", "errors")
 Rollout = Callable[..., Any]
@@ -120,7 +121,7 @@ def test_lines_where_no_picture_can_move(
                 follow_until(fleet, admin, lambda found: found["verdict"]["findings"][0]["samples"] > 0)
             fleet.serve(100, canary_bad=5)
             follow_until(fleet, admin, lambda found: found["phase"] == "finished")
-            assert (logged.wait(30), dumb.wait()) == (0, 0)
+            assert (logged.wait(DEADLINE_S), dumb.wait()) == (0, 0)
         finally:
             logged.kill()
             logged.wait()

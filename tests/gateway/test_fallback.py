@@ -122,7 +122,7 @@ def test_the_last_good_answer_stands_in_for_a_late_one(start_worker: Any, make_p
 def test_a_failing_version_is_left_alone_and_tried_again(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
     """503 with Retry-After at once, then probes, then all is well."""
     plan = make_plan()
-    breaker = BreakerPolicy(min_requests=5, open_s=3.0, probes=2)
+    breaker = BreakerPolicy(min_requests=5, window_s=600.0, open_s=3.0, probes=2)
     plan.endpoint("e", [plan.package(1, kind="poison")], Policy(breaker=breaker))
     worker = start_worker(plan, folder=tmp_path).wait_ready()
     assert [worker.predict("e", BAD).status_code for _ in range(5)] == [500] * 5
@@ -139,7 +139,7 @@ def test_a_failing_version_is_left_alone_and_tried_again(start_worker: Any, make
 def test_while_the_circuit_is_open_the_fallback_answers(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
     """Without asking the version, and without anything being lost: forty clients see nothing but 200."""
     plan = make_plan()
-    policy = Policy(breaker=BreakerPolicy(min_requests=5, open_s=60.0), fallback=(STATIC,))
+    policy = Policy(breaker=BreakerPolicy(min_requests=5, window_s=600.0, open_s=3_600.0), fallback=(STATIC,))
     plan.endpoint("e", [plan.package(1, kind="poison")], policy)
     worker = start_worker(plan, folder=tmp_path).wait_ready()
     with ThreadPoolExecutor(8) as pool:

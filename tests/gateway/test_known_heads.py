@@ -62,7 +62,7 @@ HEADS = [
     predict(1, 2, 3),
     predict(4, 5, 6),
     predict(1, 2, 3, lines=(BEARER, b"X-Request-Id: order-7")),
-    predict(1, 2, 3, lines=(BEARER, b"Request-Timeout-Ms: 5000")),
+    predict(1, 2, 3, lines=(BEARER, b"Request-Timeout-Ms: 60000")),
     predict(1, 2, 3, lines=(BEARER, b"Request-Timeout-Ms: never")),
     predict(1, 2, 3, lines=(b"Authorization: Bearer wrong",)),
     predict(1, 2, 3, lines=(BEARER, b"Connection: keep-alive")),

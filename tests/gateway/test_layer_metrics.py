@@ -20,7 +20,7 @@ from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics, read_
 from roadworthy.runtime.breaker import LOOK_S, Circuit, State
 
 DIGESTS = ["sha256:" + letter * 64 for letter in "ab"]
-POLICY = BreakerPolicy(min_requests=10, open_s=60.0)
+POLICY = BreakerPolicy(min_requests=10, window_s=3_600.0, open_s=3_600.0)
 LOOK_NS = int(LOOK_S * 1e9) + 1
 
 FAILING = """
@@ -31,7 +31,7 @@ from roadworthy.gateway.layers import BreakerCells, owner_of
 from roadworthy.gateway.metrics import open_worker_metrics
 from roadworthy.runtime.breaker import Circuit
 metrics = open_worker_metrics(Path(sys.argv[1]), int(sys.argv[2]))
-circuit = Circuit(BreakerPolicy(min_requests=10, open_s=60.0), BreakerCells(metrics, "flights", 0, owner_of("sha256:" + "a" * 64, 10.0)))
+circuit = Circuit(BreakerPolicy(min_requests=10, window_s=3_600.0, open_s=3_600.0), BreakerCells(metrics, "flights", 0, owner_of("sha256:" + "a" * 64, 3_600.0)))
 for _ in range(int(sys.argv[3])):
     circuit.observe(time.monotonic_ns(), failed=True, slow=False)
 """  # noqa: E501 - a program

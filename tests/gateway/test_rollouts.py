@@ -193,7 +193,7 @@ def test_a_killed_worker_loses_no_count(start_worker: Any, make_plan: Any, folde
 def test_what_is_no_evidence(start_worker: Any, make_plan: Any, folder: Path) -> None:
     """Retried, and refused by a breaker: counted apart. What was drawn and then refused is still known to have been drawn."""
     plan = planted(make_plan(), "poison")
-    roll_out(plan, FULL_SHARE, Policy(breaker=BreakerPolicy(min_requests=5, window_s=60.0, open_s=60.0)))
+    roll_out(plan, FULL_SHARE, Policy(breaker=BreakerPolicy(min_requests=5, window_s=600.0, open_s=3_600.0)))
     worker = start_worker(plan, folder=folder).wait_ready()
     ask(worker, UNLUCKY, 1, **{"x-envoy-attempt-count": "2"})
     ask(worker, UNLUCKY, 1, **{"x-envoy-attempt-count": "1"})
