@@ -63,7 +63,7 @@ def log_e(bad: int, events: int, share: float, ratio: float = 1.0) -> float:
     return _log_mixture(bad, events, tolerated_share(share, ratio))
 
 
-def log_e_not_worse(bad: int, events: int, share: float, ratio: float) -> float:
+def log_e_not_worse(bad: float, events: float, share: float, ratio: float) -> float:
     """ln E against "the canary's rate is at least `ratio` times the stable's": the mirror image, in which the stable's events
     count. From ln(1/beta) on the canary may be promoted early, and is wrongly with probability at most beta."""
     _check(bad, events, share, ratio)
@@ -82,7 +82,7 @@ def log_e_over(bad: int, samples: int, limit: float) -> float:
     return _log_mixture(bad, samples, limit)
 
 
-def log_e_under(bad: int, samples: int, limit: float) -> float:
+def log_e_under(bad: float, samples: float, limit: float) -> float:
     """ln E against "at least `limit` of the samples are bad": the mirror image of `log_e_over`, a mixture over (0, limit).
 
     It holds when each sample is bad with probability at least `limit` given the ones before it. `upper_sequence` in intervals.py
@@ -142,7 +142,7 @@ def log_e_table(most: int, share: float, ratio: float = 1.0) -> np.ndarray[Any, 
     return table
 
 
-def _log_mixture(k: int, n: int, rho: float) -> float:
+def _log_mixture(k: float, n: float, rho: float) -> float:
     a, b = k + 1.0, n - k + 1.0
     if not left_of_the_middle(rho, a, b):  # the upper tail's own fraction: everything large cancels in the formula
         return math.log(rho) - math.log(b) + math.log(beta_fraction(1.0 - rho, b, a))
@@ -150,7 +150,7 @@ def _log_mixture(k: int, n: int, rho: float) -> float:
     return log_beta(a, b) + upper - k * math.log(rho) - b * math.log1p(-rho)
 
 
-def _check(bad: int, events: int, share: float, ratio: float) -> None:
+def _check(bad: float, events: float, share: float, ratio: float) -> None:
     if not 0 <= bad <= events:
         raise ValueError(f"{bad} of {events} events cannot be")
     if not (0.0 < share < 1.0 and 0.0 < ratio < math.inf):
