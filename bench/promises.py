@@ -2,7 +2,8 @@
 
 False alarms: 10,000 rollouts of a version that is equal, through the default plan, looked at after every bad event. Detection:
 how many requests a worse canary got. Rules: each of the nine rules of evidence beside the naive way. Whole: the state machine
-itself.
+itself. Passing: how many requests an equal version needs to pass a step. Decided: what becomes of equal and of worse versions at
+little and at much traffic.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 
 from bench.report import Measure
 from bench.rules import RULES
-from bench.simulated import Counts, Floats, Stretch, canary_requests_until_accused, peaks, table
-from bench.whole import Ending, endings
+from bench.simulated import Counts, Floats, Stretch, canary_requests_until_accused, peaks, requests_until_shown, table
+from bench.whole import Ending, Rates, Traffic, endings
 from roadworthy.rollout.plan import Plan
 from roadworthy.rollout.reading import read_plan
 from roadworthy.statistics.intervals import clopper_pearson_upper
@@ -172,13 +173,49 @@ def rules(runs: int, seed: int) -> Iterator[Measure]:
 def whole(runs: int, seed: int) -> Iterator[Measure]:
     """Rollouts of an equal version, and of a worse one, through the state machine with the default plan."""
     for what, rates, good in (
-        ("equal, 0.5 % errors", (0.005, 0.005), Ending.PROMOTED),
-        ("worse, 0.5 % -> 5 % errors", (0.005, 0.05), Ending.ROLLED_BACK),
+        ("equal, 0.5 % errors", Rates((0.005, 0.005)), Ending.PROMOTED),
+        ("worse, 0.5 % -> 5 % errors", Rates((0.005, 0.05)), Ending.ROLLED_BACK),
     ):
-        found = endings(np.random.default_rng([seed, 13, int(rates[1] * 1e4)]), default_plan(0.01), rates, runs)
+        found = endings(np.random.default_rng([seed, 13, int(rates.errors[1] * 1e4)]), default_plan(0.01), rates, runs)
         told = ", ".join(f"{ending.value} {count}" for ending, count in sorted(found.items()))
         part = 100 * found[good] / runs
         yield _told(Measure(f"{runs:,} whole rollouts by the state machine, {what}: {told}", round(part, 2), "%"))
+
+
+PASSING = (
+    ("1 % errors, limit 5 %", 0.01, 0.05, 137.0),
+    ("5 % slow, limit 9.4 %", 0.05, 0.09375, 232.0),
+)
+"""What, the rate, what it must be shown to be under, and the canary's requests that this takes in the median."""
+
+
+def passing(runs: int, seed: int) -> Iterator[Measure]:
+    """The canary's requests until the bound lets an equal version pass a step, which asks for 100 at least."""
+    for number, (what, rate, limit, median) in enumerate(PASSING):
+        found = requests_until_shown(np.random.default_rng([seed, 17, number]), rate, limit, (100, 8_000), runs)
+        middle, most = (float(np.quantile(found, q, method="inverted_cdf")) for q in (0.5, 0.9))
+        name = f"canary requests until an equal version passes a step, {what} (nine of ten: {most:,.0f})"
+        target, met = f"{median:g} +- 10 %", abs(middle / median - 1.0) <= 0.1
+        yield _told(Measure(name, middle, "requests", target=target, met=met))
+
+
+VERSIONS = (("equal", 1.0), ("1.5 x worse", 1.5), ("2 x worse", 2.0))
+AT = (Traffic(0.1, 600.0), Traffic(1.0, 120.0), Traffic(100.0, 60.0))
+
+
+def decided(runs: int, seed: int) -> Iterator[Measure]:
+    """How rollouts of equal and of worse versions end by the default plan, whose deadline is a day, at several rates of traffic.
+    1 % of the stable's requests fail and 5 % are slow; a worse version has so many times as many of both."""
+    plan = default_plan(0.01)
+    for number, traffic in enumerate(AT):
+        for what, times in VERSIONS:
+            rates, count = Rates((0.01, 0.01 * times), (0.05, 0.05 * times)), runs if times == 1.0 else -(-runs // 3)
+            found = endings(np.random.default_rng([seed, 19, number, int(10 * times)]), plan, rates, count, traffic)
+            told = ", ".join(f"{ending.value} {100 * found[ending] / count:.3g} %" for ending in Ending)
+            name = f"{what} version, {traffic.per_s:g} requests/s, default plan, {count:,} rollouts: {told}"
+            back = found[Ending.ROLLED_BACK] / count
+            target, met = ("<= 1 %", back <= plan.alpha) if times == 1.0 else (None, None)
+            yield _told(Measure(f"{name}; rolled back", round(100 * back, 2), "%", target=target, met=met))
 
 
 def _told(measure: Measure) -> Measure:
@@ -190,4 +227,5 @@ def measures(runs: int, seed: int) -> list[Measure]:
     """All of it, printed as it comes; `runs` rollouts for each figure, fewer where each is dear."""
     few = min(runs, 2_000)
     found = [*false_alarms(runs, seed), naive(few, seed), *detection(runs, seed)]
-    return [*found, *rules(few, seed), *whole(min(runs, 500), seed)]
+    found += [*rules(few, seed), *whole(min(runs, 500), seed)]
+    return [*found, *passing(min(runs, 10_000), seed), *decided(min(runs, 300), seed)]

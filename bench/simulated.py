@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from roadworthy.statistics.e_process import log_e, log_e_over, log_e_table
+from roadworthy.statistics.e_process import log_e, log_e_over, log_e_table, log_e_under
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -94,6 +94,29 @@ def accused_of(canary: Bools, counted: Bools, share: float, alpha: float = 0.01)
     n = counted.cumsum(axis=1, dtype=np.int32)
     k = (canary & counted).cumsum(axis=1, dtype=np.int32)
     return np.asarray(((k >= limits[n]) & (n > 0)).any(axis=1))
+
+
+def requests_until_shown(
+    rng: np.random.Generator, rate: float, limit: float, samples: tuple[int, int], runs: int, beta: float = 0.05
+) -> Floats:
+    """The sample at which each run is shown to be under `limit`, shape (runs,); infinite where the most are not enough.
+
+    Args:
+        rate: of bad ones. samples: the fewest that are asked for, and the most that are drawn.
+    """
+    least, most = samples
+    fewest, k = np.full(most + 1, -1, dtype=np.int64), -1
+    for n in range(1, most + 1):
+        while k < n - 1 and log_e_under(k + 1, n, limit) >= -math.log(beta):
+            k += 1
+        fewest[n] = k
+    found = np.full(runs, np.inf)
+    for first in range(0, runs, 500):
+        bad = (rng.random((min(500, runs - first), most), dtype=np.float32) < rate).cumsum(axis=1, dtype=np.int32)
+        shown = bad <= fewest[1:]
+        shown[:, : least - 1] = False
+        found[first : first + 500] = np.where(shown.any(axis=1), shown.argmax(axis=1) + 1.0, np.inf)
+    return found
 
 
 def part_of(share: float, stable_rate: float, canary_rate: float) -> float:

@@ -1,4 +1,4 @@
-"""Whole rollouts through the product's own state machine, with traffic drawn at random and one look every ten seconds."""
+"""Whole rollouts through the product's own state machine, with traffic drawn at random."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
 from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.machine import advance, begin
 from roadworthy.rollout.plan import Plan
-from roadworthy.rollout.state import FINISHED, PROMOTED, READY, Finish, Moment, Observation, SetSplit, State
+from roadworthy.rollout.state import (
+    FINISHED,
+    INCONCLUSIVE,
+    PROMOTED,
+    READY,
+    Finish,
+    Moment,
+    Observation,
+    SetSplit,
+    State,
+)
 
-LOOK_S = 10.0
-REQUESTS = 200
-"""Of both versions between two looks: 20 a second."""
 _CANARY_REQUESTS = ("errors", CANARY)
 
 
@@ -25,7 +32,28 @@ class Ending(StrEnum):
 
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled back as worse"
-    DEADLINE = "rolled back at the deadline"
+    HELD = "held over a limit until the deadline"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Of bad requests, the stable's and the canary's."""
+
+    errors: tuple[float, float]
+    slow: tuple[float, float] = (0.05, 0.05)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How often both versions together are asked, and how often the controller looks. It looks every second; fewer looks are
+    simulated, which is the same but for when something is seen."""
+
+    per_s: float = 20.0
+    look_s: float = 10.0
+
+
+USUAL = Traffic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +64,22 @@ class Ended:
     canary_requests: int
 
 
-def rollouts(rng: np.random.Generator, plan: Plan, rates: tuple[float, float], runs: int) -> list[Ended]:
-    """`runs` rollouts, each until it is over.
-
-    Args:
-        rates: of errors, the stable's and the canary's; 5 % of both are slow.
-    """
-    return [_one(rng, plan, rates) for _ in range(runs)]
+def rollouts(rng: np.random.Generator, plan: Plan, rates: Rates, runs: int, traffic: Traffic = USUAL) -> list[Ended]:
+    """`runs` rollouts, each until it is over."""
+    return [_one(rng, plan, rates, traffic) for _ in range(runs)]
 
 
-def endings(rng: np.random.Generator, plan: Plan, rates: tuple[float, float], runs: int) -> Counter[Ending]:
+def endings(rng: np.random.Generator, plan: Plan, rates: Rates, runs: int, traffic: Traffic = USUAL) -> Counter[Ending]:
     """How many of such rollouts ended how."""
-    return Counter(each.ending for each in rollouts(rng, plan, rates, runs))
+    return Counter(each.ending for each in rollouts(rng, plan, rates, runs, traffic))
 
 
-def _one(rng: np.random.Generator, plan: Plan, rates: tuple[float, float]) -> Ended:
+def _one(rng: np.random.Generator, plan: Plan, rates: Rates, traffic: Traffic) -> Ended:
     state, evidence, generation, now = begin("r", 1), Evidence(), 1, 0.0
     counts: dict[tuple[int, str, str], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
     while state.phase != FINISHED:
         move = advance(plan, state, Observation(Moment("b", now), generation, generation, READY, READY), evidence)
-        state, now = move.state, now + LOOK_S
+        state, now = move.state, now + traffic.look_s
         for action in move.actions:
             if isinstance(action, SetSplit):
                 generation = action.generation
@@ -64,26 +88,31 @@ def _one(rng: np.random.Generator, plan: Plan, rates: tuple[float, float]) -> En
                     int(cell[0]) for (_, signal, arm), cell in counts.items() if (signal, arm) == _CANARY_REQUESTS
                 )
                 return Ended(_ending(action, state), requests)
-        evidence = evidence.merged("gateway/1", _counted(rng, counts, generation, state.weight / 10_000, rates))
+        requests = int(rng.poisson(traffic.per_s * traffic.look_s))
+        found = _counted(rng, counts, generation, (requests, state.weight / 10_000), rates)
+        evidence = evidence.merged("gateway/1", found)
     raise AssertionError("a rollout ended without saying how")
 
 
 def _ending(action: Finish, state: State) -> Ending:
     if action.outcome == PROMOTED:
         return Ending.PROMOTED
-    return Ending.DEADLINE if state.code == "deadline" else Ending.ROLLED_BACK
+    if action.outcome == INCONCLUSIVE:
+        return Ending.INCONCLUSIVE
+    return Ending.HELD if state.code == "deadline" else Ending.ROLLED_BACK
 
 
 def _counted(
     rng: np.random.Generator,
     counts: dict[tuple[int, str, str], np.ndarray[tuple[int], np.dtype[np.int64]]],
     generation: int,
-    share: float,
-    rates: tuple[float, float],
+    asked: tuple[int, float],
+    rates: Rates,
 ) -> RolloutCounts:
-    mine = int(rng.binomial(REQUESTS, share))
-    for arm, requests, rate in ((STABLE, REQUESTS - mine, rates[0]), (CANARY, mine, rates[1])):
-        for signal, bad in (("errors", rate), ("invalid_outputs", 0.0), ("slow", 0.05)):
+    """What gateways have counted after so many more requests at that share."""
+    mine = int(rng.binomial(*asked))
+    for arm, requests, place in ((STABLE, asked[0] - mine, 0), (CANARY, mine, 1)):
+        for signal, bad in (("errors", rates.errors[place]), ("invalid_outputs", 0.0), ("slow", rates.slow[place])):
             key = (generation, signal, arm)
             counts[key] = counts.get(key, np.zeros(2, np.int64)) + np.array([requests, rng.binomial(requests, bad)])
     cells = (ArmCount(*key, int(samples), int(bad)) for key, (samples, bad) in counts.items() if key[0] == generation)

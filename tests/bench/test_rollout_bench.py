@@ -16,8 +16,8 @@ from bench.promises import (
     sticky_rollouts,
 )
 from bench.rules import RULES
-from bench.simulated import Stretch, accused, canary_requests_until_accused, peaks
-from bench.whole import Ending, endings
+from bench.simulated import Stretch, accused, canary_requests_until_accused, peaks, requests_until_shown
+from bench.whole import Ending, Rates, Traffic, endings
 from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
 from roadworthy.rollout.evidence import Evidence
 from roadworthy.rollout.plan import Guard, Plan, Stage
@@ -99,5 +99,25 @@ def test_each_rule_matters(name: str) -> None:
 def test_whole_rollouts_end_as_they_should() -> None:
     """Through the state machine: the equal one is promoted, the worse one goes back."""
     rng = np.random.default_rng(8)
-    assert endings(rng, default_plan(0.01), (0.005, 0.005), 10)[Ending.PROMOTED] == 10
-    assert endings(rng, default_plan(0.01), (0.005, 0.05), 10)[Ending.ROLLED_BACK] == 10
+    assert endings(rng, default_plan(0.01), Rates((0.005, 0.005)), 10)[Ending.PROMOTED] == 10
+    assert endings(rng, default_plan(0.01), Rates((0.005, 0.05)), 10)[Ending.ROLLED_BACK] == 10
+
+
+def test_a_step_passes_when_the_product_says() -> None:
+    """The sample at which a run is shown to be under the limit is the first, from the 100th on, at which `judge` passes it."""
+    rate, limit, runs = 0.03, 0.1, 3
+    found = requests_until_shown(np.random.default_rng(17), rate, limit, (100, 2_000), runs)
+    bad = (np.random.default_rng(17).random((runs, 2_000), dtype=np.float32) < rate).cumsum(axis=1)
+    plan = Plan("canary", (Stage(10_000),), guards=(Guard("errors", limit=limit),))
+    scope = Scope((Segment(5, 10_000),), 5, 0, 100)
+    for run in range(runs):
+        for samples in (int(found[run]) - 1, int(found[run])):
+            counts = RolloutCounts("r", (ArmCount(5, "errors", CANARY, samples, int(bad[run, samples - 1])),))
+            passed = judge(plan, scope, Evidence().merged("a/1", counts)).outcome == "PASS"
+            assert passed == (samples == found[run])
+
+
+def test_at_little_traffic_a_rollout_is_inconclusive_rather_than_decided_by_its_count() -> None:
+    """A hundredth of the requests that the steps need come before the deadline."""
+    found = endings(np.random.default_rng(9), default_plan(0.01), Rates((0.01, 0.02)), 5, Traffic(0.01, 3_600.0))
+    assert found == {Ending.INCONCLUSIVE: 5}
