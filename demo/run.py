@@ -232,7 +232,9 @@ def main() -> None:
     """Run the journey on a fresh home folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exit", action="store_true", help="stop the server at the end")
-    parser.add_argument("--folder", type=Path, default=PLACE.folder, help="where it works; home/ and dist/ in it are made anew")
+    parser.add_argument(
+        "--folder", type=Path, default=PLACE.folder, help="where it works; home/ and dist/ in it are made anew"
+    )
     parser.add_argument("--free-ports", action="store_true", help="listen on any free ports, not on the usual ones")
     arguments = parser.parse_args()
     begun = time.monotonic()
