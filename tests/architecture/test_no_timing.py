@@ -11,6 +11,7 @@ from tests.architecture.timing import findings
 TESTS = Path(__file__).parents[1]
 SLEEPS = {
     "waiting.py": "the one loop that looks again and again, and the one pause of planted models",
+    "faults/test_c6_e6_real_rollouts.py": "packed models of which one is slower than the other, which is what is shown",
     "gateway/planted_worker.py": "planted models that take their time, in a process of their own",
     "gateway/test_deep.py": "a packed model that takes its time; it can call nothing of the tests",
     "runtime/apart/planted_runner.py": "planted models that take their time, in a process of their own",

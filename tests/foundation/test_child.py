@@ -17,14 +17,14 @@ from roadworthy.foundation.child import read_start_message, watch_parent
 document = read_start_message()
 watch_parent(lambda: print("gone", flush=True), exit_after_s=float(document["exit_after_s"]))
 print(json.dumps([document, sys.stdin.read()]), flush=True)
-threading.Event().wait(60)
+threading.Event().wait(600)
 """
 
 PARENT = """
 import subprocess, sys, threading
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE)
 child.stdin.write(b'{"exit_after_s": 0}\\n'); child.stdin.flush()
-threading.Event().wait(60)
+threading.Event().wait(600)
 """
 
 

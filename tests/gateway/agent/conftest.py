@@ -170,17 +170,18 @@ class WorkerEnd:
 
 
 MAIN = """
-import runpy, sys
-from roadworthy.gateway.agent import shipping
-shipping.TELEMETRY_EVERY_S = float(sys.argv[1])
+import importlib, json, runpy, sys
+for name, value in json.loads(sys.argv[1]).items():
+    module, _, constant = name.partition(".")
+    setattr(importlib.import_module("roadworthy.gateway.agent." + module), constant, value)
 runpy.run_module("roadworthy.gateway.agent", run_name="__main__")
 """
 
 
 class RunningAgent:
-    """An agent process over a gateway folder. `telemetry_every_s`: how often it sends what nothing has asked for."""
+    """An agent process over a gateway folder. `constants`: other values for some, {"shipping.TELEMETRY_EVERY_S": 3_600.0}."""
 
-    def __init__(self, folder: Path, telemetry_every_s: float | None = None, **document: Any) -> None:
+    def __init__(self, folder: Path, constants: dict[str, float] | None = None, **document: Any) -> None:
         self.folder = folder
         self._workers: list[WorkerEnd] = []
         self.slab = folder / "run" / "slab"
@@ -193,8 +194,8 @@ class RunningAgent:
             "metrics_fd": listener.fileno(), **document,
         }  # fmt: skip
         command = ["-m", "roadworthy.gateway.agent"]
-        if telemetry_every_s is not None:
-            command = ["-c", MAIN, str(telemetry_every_s)]
+        if constants is not None:
+            command = ["-c", MAIN, json.dumps(constants)]
         self.log = (folder / "log").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, *command],

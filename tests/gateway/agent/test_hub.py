@@ -22,7 +22,7 @@ def test_the_socket_is_private(start_agent: Any, tmp_path: Path) -> None:
 
 def test_workers_that_do_not_read_hold_up_nobody(stand_in: Any, start_agent: Any) -> None:
     """Large snapshots to a worker that reads none of them: the other one gets each, and records still arrive."""
-    agent = start_agent(stand_in)
+    agent = start_agent(stand_in, constants={"hub.SEND_TIMEOUT_S": 3_600.0})
     deaf, good = agent.worker(), agent.worker()
     deaf.hello(0)
     good.hello(1)
@@ -57,7 +57,7 @@ def test_hostile_frames_cut_off_their_sender_only(stand_in: Any, start_agent: An
 
 def test_the_same_report_twice_is_told_once(stand_in: Any, start_agent: Any) -> None:
     """Only changes kick a frame; the rest waits until the next one is due, which is never here."""
-    agent = start_agent(stand_in, telemetry_every_s=3_600.0)
+    agent = start_agent(stand_in, constants={"shipping.TELEMETRY_EVERY_S": 3_600.0})
     worker = agent.worker()
     report = worker.hello()
     eventually(lambda: stand_in.frames and stand_in.frames[-1].workers, "the worker is told")

@@ -16,6 +16,7 @@ from tests.gateway.agent.conftest import StandIn, eventually
 from tests.gateway.agent.records import record
 
 DIGEST = "sha256:" + "a" * 64
+SELDOM = {"shipping.TELEMETRY_EVERY_S": 3_600.0}
 
 
 def test_files_are_shipped_then_named_then_deleted(stand_in: Any, start_agent: Any) -> None:
@@ -128,7 +129,7 @@ def test_users_with_bad_events_are_told_until_they_were_heard(stand_in: Any, sta
 
 def test_a_change_of_state_is_told_at_once(stand_in: Any, start_agent: Any) -> None:
     """Not when the next frame is due, which is never here: a deploy waits for this."""
-    agent = start_agent(stand_in, telemetry_every_s=3_600.0)
+    agent = start_agent(stand_in, constants=SELDOM)
     worker = agent.worker()
     worker.hello(versions=(VersionState(DIGEST, LOADING),))
     eventually(lambda: [f for f in stand_in.frames if f.workers], "the worker is told")
