@@ -28,6 +28,8 @@ class Finding:
 
 def findings(source: str) -> list[Finding]:
     """All of a file, in the order of its lines."""
+    if not any(word in source for word in ("sleep", "time(", *CLOCKS - {"time"}, *SPANS)):
+        return []
     tree = ast.parse(source)
     return sorted({*_sleeps(tree), *_assertions(tree)}, key=lambda finding: finding.line)
 
