@@ -147,6 +147,7 @@ def test_e14_killed_at_any_moment_of_a_look(
     begin(life.admin, plan={**FAST, "evidence": 200})
     chance = random.Random(14)
     follow_until(life.fleet, life.admin, lambda rollout: rollout["share"] == 5)
+    life.fleet.serve(100)
     for _ in range(5):
         life.kill_within_a_frame(chance.uniform(0.0, 0.03))
         life.fleet.follow()
