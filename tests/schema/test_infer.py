@@ -34,8 +34,9 @@ def only(sample: Any) -> Field:
         (np.zeros((2, 3, 4), np.float32), Container.ARRAY, [("x", "float32", (3, 4))]),
         (np.array([1, 2]), Container.ARRAY, [("x", "int64", ())]),
         (np.array(["a", "b"]), Container.ARRAY, [("x", "string", ())]),
-        ([[1, 2], [3, 4]], Container.ARRAY, [("x", "int64", (2,))]),
-        ([[1, 2.5]], Container.ARRAY, [("x", "float64", (2,))]),
+        ([[1, 2], [3, 4]], Container.LISTS, [("x", "int64", (2,))]),
+        ([[1, 2.5]], Container.LISTS, [("x", "float64", (2,))]),
+        ([1, 2], Container.LISTS, [("x", "int64", ())]),
         ([{"b": 1, "a": [1]}], Container.RECORDS, [("b", "int64", ()), ("a", "json", ())]),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, list) else "list",
@@ -86,7 +87,7 @@ def test_private_columns_tell_nothing() -> None:
 @pytest.mark.parametrize(
     ("column", "why"),
     [
-        ([1, "a"], "no one type"), ([None, None], "only nulls"), ([dt.date(2020, 1, 1)], "date"), ([1 + 1j], "complex"),
+        ([1, "a"], "no one type"), ([None, None], "missing values only"), ([dt.date(2020, 1, 1)], "date"), ([1 + 1j], "complex"),
         ([1.0, np.inf], "infinities"), ([b"a"], "bytes"), (pd.to_timedelta([1], unit="s"), "timedelta"),
         (pd.Categorical([1.5, 2.5]), "categories"), (pd.Categorical([{1}.pop(), "a"]), "no one type"),
         (pd.Series([1]).astype("datetime64[ns]"), "microseconds"), ([object()], "object"), ([True, 1], "no one type"),

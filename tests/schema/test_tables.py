@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from roadworthy.foundation.errors import InvalidInput, ModelFault
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
+from roadworthy.schema.forms import form_of
 from roadworthy.schema.infer import infer_inputs
+from roadworthy.schema.restore import Restorer
 from roadworthy.schema.rows import decode_rows, encode_rows
 from roadworthy.schema.signature import Container, Field
-from roadworthy.schema.tables import answers_to_batch, batch_to_answers, from_batch, to_batch
+from roadworthy.schema.tables import answers_to_batch, batch_to_answers, to_batch
 
 NOON = dt.datetime(2013, 7, 1, 12)  # noqa: DTZ001  (naive on purpose)
 
@@ -75,7 +77,7 @@ def there_and_back(data: Any) -> Any:
     layout = Layout(fields)
     batch = to_batch(layout, data)
     records = [{fields[0].name: row} for row in encode_rows(batch)] if len(fields) == 1 else encode_rows(batch)
-    return from_batch(decode_rows(layout, records)[0], container)
+    return Restorer(fields, container, form_of(data)).restore(decode_rows(layout, records)[0])
 
 
 @pytest.mark.parametrize("kind", PANDAS)
@@ -130,7 +132,7 @@ def test_a_model_may_write_into_its_rows() -> None:
     for sample in (np.zeros((2, 2)), pd.DataFrame({"a": [0.0, 0.0], "b": [0.0, 0.0]})):
         fields, container = infer_inputs(sample)
         batch = to_batch(Layout(fields), sample)
-        rows = from_batch(batch, container)
+        rows = Restorer(fields, container).restore(batch)
         if isinstance(rows, pd.DataFrame):
             rows.iloc[0, 0] = 7.0
         else:
@@ -238,7 +240,9 @@ def test_the_container_decides_the_form() -> None:
     """The same batch as each container."""
     layout = Layout((Field("x", DType.FLOAT64),))
     batch, _ = decode_rows(layout, [1.0, 2.0])
-    assert isinstance(from_batch(batch, Container.DATAFRAME), pd.DataFrame)
-    assert isinstance(from_batch(batch, Container.POLARS), pl.DataFrame)
-    assert from_batch(batch, Container.ARRAY).tolist() == [1.0, 2.0]
-    assert from_batch(batch, Container.RECORDS) == [{"x": 1.0}, {"x": 2.0}]
+    made = {container: Restorer(layout.fields, container).restore(batch) for container in Container}
+    assert isinstance(made[Container.DATAFRAME], pd.DataFrame)
+    assert isinstance(made[Container.POLARS], pl.DataFrame)
+    assert made[Container.ARRAY].tolist() == [1.0, 2.0]
+    assert made[Container.RECORDS] == [{"x": 1.0}, {"x": 2.0}]
+    assert made[Container.LISTS] == [1.0, 2.0]

@@ -9,7 +9,7 @@ import numpy as np
 
 from roadworthy.foundation.errors import PackError
 from roadworthy.schema.batch import Array
-from roadworthy.schema.tables import library_of
+from roadworthy.schema.forms import library_of
 
 
 def named_answers(result: Any, name: str = "prediction") -> dict[str, Array]:

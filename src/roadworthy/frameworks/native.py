@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from roadworthy.foundation.errors import ModelFault
+from roadworthy.foundation.errors import ModelFault, PackageRefused
 from roadworthy.frameworks.framework import Preprocess
 from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.restore import Restore, Restorer
 from roadworthy.schema.signature import Signature
-from roadworthy.schema.tables import answers_to_batch, from_batch
+from roadworthy.schema.tables import answers_to_batch
 
 Answer = Callable[[Any], Mapping[str, Array]]
 
@@ -25,7 +26,7 @@ class NativeLoaded:
 
     def __init__(self, answer: Answer, signature: Signature, threads: int, preprocess: Preprocess | None) -> None:
         self._answer = answer
-        self._signature = signature
+        self._restore = restore_for(signature)
         self._outputs = Layout(signature.outputs)
         self._preprocess = preprocess
         self._threads = threads
@@ -39,7 +40,7 @@ class NativeLoaded:
             Exception: whatever the model's or the preprocessing's own code raises.
         """
         self._bound_native_threads()
-        rows = from_batch(batch, self._signature.container)
+        rows = self._restore(batch)
         if self._preprocess is not None:
             rows = self._preprocess(rows)
         return answers_to_batch(self._outputs, self._answer(rows), batch.rows)
@@ -59,6 +60,28 @@ class NativeLoaded:
         """Let go of the model."""
         self._answer = _closed
         self._preprocess = None
+
+
+def restore_for(signature: Signature) -> Restore:
+    """What gives a model's own code its rows as in training. Imports the library of the container.
+
+    Raises:
+        PackageRefused: "requirement-missing" or "requirement-mismatch": that library is not here, or does not know a type.
+    """
+    try:
+        return Restorer.of(signature).restore
+    except ImportError as error:
+        raise PackageRefused(
+            f"the model takes its rows in a container of a library that is not installed: {error}",
+            code="requirement-missing",
+            hint="install the library with which the model was trained",
+        ) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise PackageRefused(
+            f"the libraries that are installed do not know a type of the training rows: {error}",
+            code="requirement-mismatch",
+            hint="install the versions with which the model was packed",
+        ) from error
 
 
 def _closed(_rows: Any) -> Mapping[str, Array]:

@@ -22,10 +22,12 @@ from roadworthy.foundation.errors import InputRefused, PackageRefused, PackError
 from roadworthy.frameworks.answers import as_array
 from roadworthy.frameworks.framework import Loaded, Preprocess, Saved
 from roadworthy.frameworks.guards import Guard
+from roadworthy.frameworks.native import restore_for
 from roadworthy.schema.batch import Array, Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
+from roadworthy.schema.forms import library_of
 from roadworthy.schema.signature import Field, Scalar, Signature
-from roadworthy.schema.tables import answers_to_batch, from_batch, library_of
+from roadworthy.schema.tables import answers_to_batch
 
 MODEL_FILE = "model.onnx"
 _ELEMENTS: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64)}
@@ -337,13 +339,13 @@ class _Preprocessed:
 
     def __init__(self, session: Any, signature: Signature, preprocess: Preprocess) -> None:
         self._session = session
-        self._signature = signature
+        self._restore = restore_for(signature)
         self._outputs = Layout(signature.outputs)
         self._preprocess = preprocess
 
     def run(self, batch: Batch) -> Batch:
         """Answer all rows, in order."""
-        rows = self._preprocess(from_batch(batch, self._signature.container))
+        rows = self._preprocess(self._restore(batch))
         inputs = self._session.get_inputs()
         if library_of(rows) in ("pandas", "polars"):
             feeds = _frame_feeds(inputs, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ _SEED = 20_130_101
 
 
 def choose_rows(batch: Batch, limit: int = DEFAULT_EXAMPLES) -> Array:
-    """Up to `limit` row numbers, ascending, the same for equal batches: extremes and nulls of every column, each category once
-    as far as there is room, then rows at random."""
+    """Up to `limit` row numbers, ascending, the same for equal batches: rows that together have every cell missing that is so
+    anywhere, extremes and nulls of every column, each category once as far as there is room, then rows at random."""
     chosen: dict[int, None] = {}
-    for row in _telling_rows(batch):
-        if len(chosen) >= limit * 3 // 4:
+    for row in chain(islice(_covering_rows(batch), limit // 2), _telling_rows(batch)):
+        if len(chosen) >= max(1, limit * 3 // 4):
             break
         chosen.setdefault(row)
     for row in np.random.default_rng(_SEED).permutation(batch.rows).tolist():
@@ -34,6 +35,20 @@ def choose_rows(batch: Batch, limit: int = DEFAULT_EXAMPLES) -> Array:
             break
         chosen.setdefault(row)
     return np.array(sorted(chosen), dtype=np.intp)
+
+
+def _covering_rows(batch: Batch) -> Iterator[int]:
+    """Few rows that together have a null wherever the batch has one; each has the most that the rows before it lack."""
+    masks = [batch.column_at(position)[1] for position in range(len(batch.layout.fields))]
+    flat = [mask.reshape(batch.rows, -1) for mask in masks if mask is not None]
+    if not flat:
+        return
+    cells = np.concatenate(flat, axis=1)
+    cells = cells[:, cells.any(axis=0)]
+    while cells.shape[1]:
+        row = int(cells.sum(axis=1).argmax())
+        yield row
+        cells = cells[:, ~cells[row]]
 
 
 def _telling_rows(batch: Batch) -> Iterator[int]:

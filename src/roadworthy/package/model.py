@@ -8,8 +8,9 @@ from typing import Any, Self
 from roadworthy.package.construct import Constructed
 from roadworthy.package.prove import prove
 from roadworthy.schema.batch import Layout
+from roadworthy.schema.forms import library_of
 from roadworthy.schema.signature import Signature
-from roadworthy.schema.tables import batch_to_answers, library_of, to_batch
+from roadworthy.schema.tables import batch_to_answers, to_batch
 
 
 class Model:

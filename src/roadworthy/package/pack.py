@@ -24,8 +24,9 @@ from roadworthy.optimize.compile import Outcome, Source, compile_runtimes
 from roadworthy.optimize.equal import Tolerance
 from roadworthy.package import attestations
 from roadworthy.package.archive import SUFFIX, pack_file
+from roadworthy.package.examples import make_examples
 from roadworthy.package.files import describe_files
-from roadworthy.package.golden import DEFAULT_EXAMPLES, choose_rows, without_private, write_golden
+from roadworthy.package.golden import DEFAULT_EXAMPLES, write_golden
 from roadworthy.package.manifest import MANIFEST, CodeEntry, Manifest, RuleEntry, RuntimeEntry
 from roadworthy.package.manifest import Tolerance as ManifestTolerance
 from roadworthy.package.original import answers_of, compared_with_original
@@ -35,10 +36,10 @@ from roadworthy.package.replay import replay_apart
 from roadworthy.package.requirements import lock, python_minor
 from roadworthy.package.rules import Rule, save_rules
 from roadworthy.package.runtimes import NATIVE
-from roadworthy.package.training import Subject, Training, look_at
-from roadworthy.schema.batch import Batch, Layout
+from roadworthy.package.subject import Subject
+from roadworthy.package.training import Training, look_at
+from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Privacy
-from roadworthy.schema.tables import answers_to_batch, from_batch
 
 _RUNTIMES = "runtimes"
 _CODE = "code"
@@ -156,21 +157,11 @@ class _Draft:
         if self.subject.preprocess is not None:
             (self.folder / _CODE).mkdir()
             self.code = save_callable(self.subject.preprocess, self.folder / _CODE)
-        self.golden = self._golden(examples)
+        self.golden = make_examples(self.subject, self.training, examples)
         write_golden(self.folder, *self.golden)
         profile = build_profile(self.training.rows, self.training.answers, self.training.labels)
         (self.folder / PROFILE).write_bytes(canonical_json(profile))
         (self.folder / CARD).write_bytes(canonical_json(dict(card)))
-
-    def _golden(self, examples: int) -> tuple[Batch, Batch]:
-        rows = choose_rows(self.training.sample, examples)
-        inputs = self.training.sample.take(rows)
-        if all(field.privacy is Privacy.KEEP for field in inputs.layout.fields):
-            return inputs, self.training.answers.take(rows)
-        inputs = without_private(inputs)
-        signature = self.training.signature
-        answers = self.subject.answer(from_batch(inputs, signature.container))
-        return inputs, answers_to_batch(Layout(signature.outputs), answers, inputs.rows)
 
     def compile(self) -> tuple[Outcome, ...]:
         """Try other runtimes; those that are equal and faster lie beside the native one."""

@@ -5,49 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from roadworthy.foundation.errors import InvalidInput, ModelFault, PackError, ProofFailed, RoadworthyError
+from roadworthy.foundation.errors import InvalidInput, PackError, ProofFailed
 from roadworthy.frameworks.answers import named_answers
-from roadworthy.frameworks.framework import Framework, Preprocess
 from roadworthy.optimize.equal import Tolerance, compare
+from roadworthy.package.own_rows import own_rows, with_missing
+from roadworthy.package.subject import Sample, Subject, answers_as_batch, check_form, check_repeatable
 from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.forms import form_of
 from roadworthy.schema.infer import infer_inputs, infer_outputs
-from roadworthy.schema.signature import Container, Field, Privacy, Signature
-from roadworthy.schema.tables import answers_to_batch, from_batch, to_batch
+from roadworthy.schema.signature import Field, Privacy, Signature
+from roadworthy.schema.tables import to_batch
 
 MAX_SAMPLE_ROWS = 20_000
 """Rows that the model is asked at pack time; more are still counted in the profile."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The live objects that are packed."""
-
-    framework: Framework
-    model: Any
-    preprocess: Preprocess | None
-
-    def answer(self, rows: Any) -> Mapping[str, Array]:
-        """Raw rows in the training container → named answers.
-
-        Raises:
-            PackError: "model-fails-on-sample", or what the framework says about the form of the answers.
-        """
-        try:
-            return self.framework.answer(self.model, rows if self.preprocess is None else self.preprocess(rows))
-        except RoadworthyError:
-            raise
-        except Exception as error:  # the model's own code may raise anything
-            raise PackError(
-                f"the model fails on its own sample with {type(error).__name__}: {error}",
-                code="model-fails-on-sample",
-                hint="give the raw rows that the preprocessing takes, and the preprocessing itself with preprocess=",
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -59,6 +35,8 @@ class Training:
         rows: all rows that were given.
         sample: up to MAX_SAMPLE_ROWS of them, spread over the whole; answers: what the live model says of these.
         labels: one field "label" for all rows, or None.
+        ask: the live model's answers to rows that were given, by their numbers, asked as they were given; or to one row of them
+            with some elements of its tensor missing.
     """
 
     signature: Signature
@@ -66,6 +44,7 @@ class Training:
     sample: Batch
     answers: Batch
     labels: Batch | None
+    ask: Callable[[Array, Array | None], Batch]
 
 
 def look_at(
@@ -73,41 +52,56 @@ def look_at(
 ) -> Training:
     """Ask the live model about its training rows, and check that all that was given belongs together.
 
+    The model is asked about the user's own rows in the user's own container. Then it is asked about the same rows as a request
+    would bring them, and has to answer the same.
+
     Raises:
         PackError: "empty-sample", "labels-length", "outputs-length", "model-fails-on-sample", "answers-length",
-            "not-deterministic", and those of `schema/infer.py`.
+            "not-deterministic", "training-form-lost", and those of `schema/infer.py`.
         ProofFailed: "training-outputs-differ": the live objects do not answer what training saw.
     """
     fields, container = infer_inputs(inputs, privacy=privacy)
-    layout = Layout(fields)
+    form = form_of(inputs)
     try:
-        rows = to_batch(layout, inputs)
+        rows = to_batch(Layout(fields), inputs)
     except InvalidInput as error:
         raise PackError(error.message, code=error.code, hint=error.hint, facts=error.facts) from error
     chosen = _spread(rows.rows)
-    sample = rows.take(chosen) if len(chosen) < rows.rows else rows
+    every = len(chosen) == rows.rows
+    own = own_rows(inputs, None if every else chosen)
+    sample = rows if every else rows.take(chosen)
     try:
-        raw = subject.answer(from_batch(sample, container))
+        raw = subject.answer(own_rows(own))
     except PackError as error:
-        raise _at_row(error, subject, sample, container, chosen) from error
-    signature = Signature(fields, _output_fields(subject, raw, sample.rows), container)
-    answers = _as_batch(Layout(signature.outputs), raw, sample.rows)
-    _check_repeatable(subject, signature, sample, answers)
+        raise _at_row(error, subject, own, chosen) from error
+    signature = Signature(fields, _output_fields(subject, raw, sample.rows), container, form)
+    outputs_layout = Layout(signature.outputs)
+    answers = answers_as_batch(outputs_layout, raw, sample.rows)
+    check_repeatable(subject, own, answers)
+    check_form(subject, Sample(signature, own, sample, chosen), answers, tolerance)
+
+    def ask(numbers: Array, missing: Array | None) -> Batch:
+        if missing is None:
+            given = own_rows(inputs, numbers)
+        else:
+            given = with_missing(inputs, int(numbers[0]), missing, fields[0], form)
+        return answers_as_batch(outputs_layout, subject.answer(given), len(numbers))
+
     if outputs is not None:
         answers = _seen_in_training(outputs, chosen, rows.rows, answers, tolerance)
-    return Training(signature, rows, sample, answers, _labels(labels, rows.rows))
+    return Training(signature, rows, sample, answers, _labels(labels, rows.rows), ask)
 
 
-def _at_row(error: PackError, subject: Subject, sample: Batch, container: Container, chosen: Array) -> PackError:
+def _at_row(error: PackError, subject: Subject, own: Any, chosen: Array) -> PackError:
     """The error with the number of a row that fails by itself, when there is one: found by halving."""
     if error.code != "model-fails-on-sample":
         return error
-    start, stop = 0, sample.rows
+    start, stop = 0, len(chosen)
     while stop - start > 1:
         middle = (start + stop) // 2
-        if _fails(subject, sample.slice(start, middle), container):
+        if _fails(subject, own_rows(own, np.arange(start, middle))):
             stop = middle
-        elif _fails(subject, sample.slice(middle, stop), container):
+        elif _fails(subject, own_rows(own, np.arange(middle, stop))):
             start = middle
         else:
             return error
@@ -116,9 +110,9 @@ def _at_row(error: PackError, subject: Subject, sample: Batch, container: Contai
     return PackError(f"row {row} of the sample: {error.message}", code=error.code, hint=error.hint, facts=facts)
 
 
-def _fails(subject: Subject, rows: Batch, container: Container) -> bool:
+def _fails(subject: Subject, own: Any) -> bool:
     try:
-        subject.answer(from_batch(rows, container))
+        subject.answer(own)
     except PackError:
         return True
     return False
@@ -143,26 +137,6 @@ def _output_fields(subject: Subject, answers: Mapping[str, Array], rows: int) ->
     return infer_outputs(answers, categories=subject.framework.categories(subject.model))
 
 
-def _as_batch(layout: Layout, answers: Mapping[str, Array], rows: int) -> Batch:
-    try:
-        return answers_to_batch(layout, answers, rows)
-    except ModelFault as error:
-        raise PackError(error.message, code="unsupported-output") from error
-
-
-def _check_repeatable(subject: Subject, signature: Signature, sample: Batch, answers: Batch) -> None:
-    few = min(sample.rows, 256)
-    again = subject.answer(from_batch(sample.slice(0, few), signature.container))
-    found = _as_batch(Layout(signature.outputs), again, few)
-    difference = compare(answers.slice(0, few), found, Tolerance())
-    if difference is not None:
-        raise PackError(
-            f"the model gives other answers when asked again: {difference}",
-            code="not-deterministic",
-            hint="fix its random seeds; answers must not depend on the other rows of a request",
-        )
-
-
 def _seen_in_training(outputs: Any, chosen: Array, rows: int, answers: Batch, tolerance: Tolerance) -> Batch:
     """Compare what training saw with what the live objects answer now, for the outputs that were given; return the answers with
     those that training saw in their places."""
@@ -182,7 +156,7 @@ def _seen_in_training(outputs: Any, chosen: Array, rows: int, answers: Batch, to
                 hint="give the answers for exactly the rows of inputs=, in the same order",
             )
     layout = Layout(fields)
-    seen = _as_batch(layout, {name: values[chosen] for name, values in given.items()}, len(chosen))
+    seen = answers_as_batch(layout, {name: values[chosen] for name, values in given.items()}, len(chosen))
     now = Batch.from_columns(layout, [answers.column(field.name) for field in fields], answers.rows)
     difference = compare(seen, now, tolerance)
     if difference is not None:
@@ -221,4 +195,4 @@ def _labels(labels: Any, rows: int) -> Batch | None:
             hint="give the label of each row of inputs=, in the same order",
         )
     field = infer_outputs({"label": values})[0]
-    return _as_batch(Layout((field,)), {"label": values}, rows)
+    return answers_as_batch(Layout((field,)), {"label": values}, rows)

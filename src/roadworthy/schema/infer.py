@@ -7,6 +7,7 @@ one type is refused with its name.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,21 @@ import numpy as np
 from roadworthy.foundation.errors import PackError
 from roadworthy.schema.batch import Array
 from roadworthy.schema.dtypes import DType
-from roadworthy.schema.signature import Container, Field, Privacy, Scalar
-from roadworthy.schema.tables import ORDERED, library_of, loses_time, numpy_name, pandas_name
+from roadworthy.schema.forms import (
+    element_of,
+    implied_name,
+    library_of,
+    marks_of,
+    most_frequent,
+    numpy_name,
+    pandas_name,
+    pandas_type,
+    polars_name,
+    polars_type,
+)
+from roadworthy.schema.signature import Container, Field, Missing, Privacy, Scalar
+from roadworthy.schema.tables import loses_time
+from roadworthy.schema.time_units import series_times
 
 MAX_CATEGORIES = 256
 ARRAY_FIELD = "x"
@@ -26,7 +40,8 @@ def infer_inputs(sample: Any, *, privacy: Mapping[str, Privacy] | None = None) -
     """The input fields that `sample` shows, and the container that it came in.
 
     A pandas or polars DataFrame gives a field a column; a numpy array one tensor field "x" (a plain one for a 1-D array); a list
-    of dicts a field a key; a list of rows of numbers the same as the array.
+    of dicts a field a key; a list of rows of numbers the same as the array. Beside the dtype each field has the exact type that
+    its column had, and how a missing value was written there.
 
     Raises:
         PackError: "empty-sample", "unsupported-column", "duplicate-column", "unknown-private-column".
@@ -60,16 +75,16 @@ def _fields_of(sample: Any) -> tuple[list[Field], Container]:
         _check_rows(len(sample))
         if library == "polars":
             return [_polars_field(name, sample[name]) for name in sample.columns], Container.POLARS
-        fields = [_pandas_field(name, sample[name]) for name in sample.columns]
-        return [_with_native(field, sample[field.name].dtype) for field in fields], Container.DATAFRAME
+        return [_pandas_field(name, sample[name]) for name in sample.columns], Container.DATAFRAME
     if isinstance(sample, np.ndarray):
+        _check_plain(sample)
         _check_rows(sample.shape[0] if sample.ndim and sample.size else 0)
         return [_array_field(sample)], Container.ARRAY
     if isinstance(sample, Sequence) and not isinstance(sample, (str, bytes)):
         _check_rows(len(sample))
         if all(isinstance(row, dict) for row in sample):
             return _record_fields(sample), Container.RECORDS
-        return [_array_field(_matrix(sample))], Container.ARRAY
+        return [_list_field(sample)], Container.LISTS
     raise PackError(
         "the sample is of no known kind",
         code="unsupported-sample",
@@ -77,10 +92,32 @@ def _fields_of(sample: Any) -> tuple[list[Field], Container]:
     )
 
 
-def _with_native(field: Field, dtype: Any) -> Field:
-    """Keep pandas' own name of a column's type when the field's dtype alone would bring another one back."""
-    name = ORDERED if getattr(dtype, "ordered", None) else str(dtype)
-    return field if name == pandas_name(field) else dataclasses.replace(field, native=name)
+def _check_plain(array: Array) -> None:
+    """Refuse kinds of arrays that a request cannot make again: masked ones and matrices."""
+    if isinstance(array, (np.ma.MaskedArray, np.matrix)):
+        raise PackError(
+            f"the sample is a {type(array).__name__}",
+            code="unsupported-sample",
+            hint="train on a plain array, with NaN where a value is missing: array.filled(np.nan), or np.asarray(matrix)",
+        )
+
+
+def _untyped(name: str) -> PackError:
+    return PackError(
+        f"column {name!r} holds missing values only, and its type does not tell what a value would be",
+        code="unsupported-column",
+        hint="drop the column, or give it the type that its values have, such as frame[name].astype('float64')",
+        facts={"column": name},
+    )
+
+
+def _not_restorable(name: str, kind: object) -> PackError:
+    return PackError(
+        f"column {name!r} has a type in which rows cannot be given to the model again ({kind})",
+        code="unsupported-column",
+        hint="convert the column to text, numbers, booleans or times before training",
+        facts={"column": name},
+    )
 
 
 def _check_rows(rows: int) -> None:
@@ -105,31 +142,70 @@ def _check_names(names: list[Any]) -> None:
         raise PackError(f"columns appear twice: {', '.join(twice)}", code="duplicate-column", hint="rename one of them")
 
 
-def _matrix(sample: Sequence[Any]) -> Array:
+def _list_field(sample: Sequence[Any]) -> Field:
+    """A list of numbers, or of lists of numbers of one shape; None or NaN where one is missing."""
     try:
-        matrix = np.array(sample)
-    except ValueError:
-        matrix = np.empty(0, dtype=object)
-    if matrix.dtype.kind not in "iufb":
+        array = np.array(sample)
+        if array.dtype.kind == "O":
+            present, mark = marks_of(array.reshape(-1).tolist())
+            if not present:
+                raise _untyped(ARRAY_FIELD)
+            array = np.array(present) if mark is not None else array
+        else:
+            present, mark = marks_of(array.reshape(-1).tolist() if array.dtype.kind == "f" else ())
+        shape = np.shape(sample)[1:]
+    except ValueError:  # rows of different lengths
+        array, mark, shape = np.empty(0, dtype=object), None, ()
+    if array.dtype.kind not in "iufb":
         raise PackError(
             "the sample's rows are not numbers of one shape",
             code="unsupported-sample",
             hint="give a DataFrame or a list of records when columns differ",
         )
-    return matrix
+    field = _array_field(array)
+    return dataclasses.replace(field, shape=shape, nullable=mark is not None, missing=mark, native=None)
 
 
 def _pandas_field(name: str, series: Any) -> Field:
+    """The column's field, with its exact type and the mark of a missing value."""
+    field = _pandas_values_field(name, series)
+    exact = pandas_name(series.dtype)
+    if exact != implied_name(field):
+        field = dataclasses.replace(field, native=exact)
+    if series.dtype == object:
+        present, mark = marks_of(series.tolist())
+        field = dataclasses.replace(field, element=element_of(present))
+    else:
+        mark = _pandas_mark(series.dtype)
+    try:
+        same = pandas_type(field) == series.dtype
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise _not_restorable(name, series.dtype)
+    return dataclasses.replace(field, missing=mark if field.nullable else None)
+
+
+def _pandas_mark(dtype: Any) -> Missing:
+    """How a column of any type but object writes a missing value."""
+    if dtype.kind in "mM":
+        return Missing.NAT
+    value = getattr(dtype, "na_value", None)
+    return Missing.NA if type(value).__name__ == "NAType" else Missing.NAN
+
+
+def _pandas_values_field(name: str, series: Any) -> Field:
     import pandas as pd
 
     nulls = bool(series.isna().any())
     dtype = series.dtype
+    times = series_times(series)
+    if times is not None:
+        return _times(name, times, nulls)
     if isinstance(dtype, pd.CategoricalDtype):
         return _category_field(name, dtype.categories.tolist(), nulls)
-    if isinstance(dtype, pd.DatetimeTZDtype):
-        return _times(name, series.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy(), nulls)
     present = series.dropna()
-    if isinstance(dtype, pd.StringDtype):
+    if isinstance(dtype, pd.StringDtype) or str(dtype) in ("string[pyarrow]", "large_string[pyarrow]"):
         return _strings(name, present.tolist(), nulls)
     if dtype.kind == "O" and not hasattr(dtype, "numpy_dtype"):
         return _object_field(name, present.tolist(), nulls)
@@ -138,46 +214,61 @@ def _pandas_field(name: str, series: Any) -> Field:
 
 
 def _polars_field(name: str, series: Any) -> Field:
+    """The column's field, with its exact type and the mark of a missing value."""
+    field = dataclasses.replace(_polars_values_field(name, series), native=polars_name(series.dtype))
+    try:
+        same = polars_type(field) == series.dtype
+    except (AttributeError, TypeError, ValueError):
+        same = False
+    if not same:
+        raise _not_restorable(name, series.dtype)
+    if not field.nullable:
+        return field
+    nan = int(series.is_nan().sum()) if series.dtype.is_float() else 0
+    mark = most_frequent(Counter({Missing.NULL: series.null_count(), Missing.NAN: nan}))
+    return dataclasses.replace(field, missing=mark)
+
+
+def _polars_values_field(name: str, series: Any) -> Field:
     import polars as pl
 
     nulls = series.null_count() > 0
-    native: str | None = None
     if series.dtype == pl.Enum:
         return _category_field(name, series.dtype.categories.to_list(), nulls)
     if series.dtype == pl.Categorical:
-        field = _category_field(name, sorted(series.cast(pl.String).drop_nulls().unique().to_list()), nulls)
-        return dataclasses.replace(field, native="Categorical")
+        return _category_field(name, sorted(series.cast(pl.String).drop_nulls().unique().to_list()), nulls)
     if series.dtype == pl.String:
         return _strings(name, series.drop_nulls().to_list(), nulls)
-    if series.dtype in (pl.List, pl.Array, pl.Struct, pl.Null):
-        return _object_field(name, series.drop_nulls().to_list(), nulls)
+    if series.dtype in (pl.List, pl.Array, pl.Struct):
+        return Field(name, DType.JSON, nullable=nulls)
+    if series.dtype == pl.Null:
+        raise _untyped(name)
     if isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is not None:
-        native = series.dtype.time_zone
         series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    elif series.dtype == pl.Date:
-        native = "Date"
     values = series.drop_nulls().to_numpy()
     if values.dtype.kind == "f":
         nulls = nulls or bool(np.isnan(values).any())
         values = values[~np.isnan(values)]
     if values.dtype.kind == "O":
         return _object_field(name, series.drop_nulls().to_list(), nulls)
-    return dataclasses.replace(_numbers(name, values, nulls), native=native)
+    return _numbers(name, values, nulls)
 
 
 def _array_field(array: Array) -> Field:
-    if array.dtype.kind in "OSV":
-        if array.dtype.kind == "O":
-            flat = [value for value in array.reshape(-1).tolist() if value is not None]
-            field = _object_field(ARRAY_FIELD, flat, len(flat) < array.size)
-            return dataclasses.replace(field, shape=array.shape[1:], categories=None)
+    if array.dtype.kind == "O":
+        present, mark = marks_of(array.reshape(-1).tolist())
+        field = _object_field(ARRAY_FIELD, present, mark is not None)
+        exact = dataclasses.replace(field, native="object", missing=mark, element=element_of(present))
+        return dataclasses.replace(exact, shape=array.shape[1:], categories=None)
+    if array.dtype.kind in "SV":
         raise PackError("an array of bytes cannot be served", code="unsupported-sample", hint="give text or numbers")
     nulls = array.dtype.kind == "f" and bool(np.isnan(array).any())
-    present = array[~np.isnan(array)] if nulls else array.reshape(-1)
-    field = _numbers(ARRAY_FIELD, present, nulls)
-    native = array.dtype.name if array.dtype.kind in "fM" and array.dtype.name != numpy_name(field) else None
+    field = _numbers(ARRAY_FIELD, array[~np.isnan(array)] if nulls else array.reshape(-1), nulls)
+    exact_name = array.dtype.str.lstrip("<>=|") if array.dtype.kind == "U" else array.dtype.name
+    native = None if exact_name == numpy_name(field) else exact_name
+    mark = (Missing.NAT if array.dtype.kind == "M" else Missing.NAN) if field.nullable else None
     categories = None if array.ndim > 1 else field.categories
-    return dataclasses.replace(field, shape=array.shape[1:], categories=categories, native=native)
+    return dataclasses.replace(field, shape=array.shape[1:], categories=categories, native=native, missing=mark)
 
 
 def _record_fields(sample: Sequence[Mapping[str, Any]]) -> list[Field]:
@@ -185,9 +276,12 @@ def _record_fields(sample: Sequence[Mapping[str, Any]]) -> list[Field]:
     _check_names(names)
     fields = []
     for name in names:
-        values = [row.get(name) for row in sample]
-        present = [value for value in values if value is not None]
-        fields.append(_object_field(name, present, len(present) < len(values)))
+        present, mark = marks_of(row[name] for row in sample if name in row)
+        absent = sum(name not in row for row in sample)
+        if absent > len(sample) - absent - len(present):
+            mark = Missing.ABSENT
+        field = _object_field(name, present, mark is not None)
+        fields.append(dataclasses.replace(field, missing=mark, element=element_of(present)))
     return fields
 
 
@@ -196,8 +290,10 @@ def _object_field(name: str, present: list[Any], nulls: bool) -> Field:
     kinds = {_python_kind(value) for value in present}
     if kinds == {int, float}:
         kinds = {float}
+    if not kinds:
+        raise _untyped(name)
     if len(kinds) != 1:
-        found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "only nulls"
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise PackError(
             f"column {name!r} has no one type ({found})",
             code="unsupported-column",

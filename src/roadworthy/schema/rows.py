@@ -18,7 +18,7 @@ from roadworthy.foundation.errors import InvalidInput
 from roadworthy.schema.batch import Array, Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.problem import ProblemError
-from roadworthy.schema.signature import Field
+from roadworthy.schema.signature import Field, Missing
 from roadworthy.schema.time_units import texts_of
 from roadworthy.schema.timestamps import read_timestamp
 
@@ -34,7 +34,8 @@ _HINTS = {
     "out-of-range": "send a number that the column's type can hold exactly",
     "not-finite": "send a finite number, or null where the column allows it",
     "null-not-allowed": "send a value: this column had no nulls in training",
-    "unknown-category": "send one of the categories that the signature lists",
+    "unknown-category": "send one of the categories that the signature lists, for the model's column can hold no other value; in "
+    "training any other value was a missing one: where the column may be missing, send null",
     "wrong-shape": "send rows of the shape that the signature names",
     "empty-batch": "send at least one row",
     "integer-for-timestamp": "send text in ISO 8601, or set the endpoint's policy timestamps.integers to s, ms, us or ns",
@@ -86,7 +87,8 @@ class _Problems:
 def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse") -> tuple[Batch, int]:
     """Rows parsed from JSON as a Batch, and how many extra columns were ignored.
 
-    A row is a list of values in the layout's order, a dict by name, or the bare value when the layout has one field.
+    A row is a list of values in the layout's order, a dict by name, or the bare value when the layout has one field. A dict may
+    leave out a field that training's records left out where it was missing.
     `extra` is "refuse" or "ignore". Timestamps are ISO 8601 text, or integers in the unit that the layout names.
 
     Raises:
@@ -191,6 +193,7 @@ def _from_records(
 ) -> tuple[list[list[object]], int]:
     names = [field.name for field in layout.fields]
     known = set(names)
+    optional = {field.name for field in layout.fields if field.missing is Missing.ABSENT}
     columns: list[list[object]] = [[] for _ in names]
     missing: dict[str, int] = {}
     unknown: dict[str, int] = {}
@@ -205,12 +208,12 @@ def _from_records(
             for name in surplus if extra != "ignore" else ():
                 unknown.setdefault(name, number)
             for name in names:
-                if name not in row:
+                if name not in row and name not in optional:
                     missing.setdefault(name, number)
             if missing:
                 continue
         for column, name in zip(columns, names, strict=True):
-            column.append(row[name])
+            column.append(row.get(name))
     problems.missing = sorted(missing, key=layout.positions.__getitem__)
     for name in problems.missing:
         problems.add("missing-columns", name, missing[name], "is missing")
@@ -241,7 +244,7 @@ def _decode_column(
                 continue
             plain = decode(value)
             if allowed is not None and plain not in allowed:
-                raise ProblemError("unknown-category", "is none of the categories")
+                raise ProblemError("unknown-category", "is not one of the categories of training")
             decoded.append(plain)
         except ProblemError as problem:
             problems.add(problem.code, field.name, number, problem.problem, field.dtype.value)

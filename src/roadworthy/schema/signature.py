@@ -27,6 +27,58 @@ class Container(str, Enum):
     POLARS = "polars"  # polars.DataFrame, likewise
     ARRAY = "array"  # one numpy array, rows first; the signature then has exactly one field
     RECORDS = "records"  # list of dicts, one a row
+    LISTS = "lists"  # list of lists of numbers, one a row, or of bare numbers; one field as for an array
+
+
+class Missing(str, Enum):
+    """How the training container wrote a missing value; the model gets it in the same way."""
+
+    NULL = "null"  # Python's None, or a null of polars
+    NAN = "nan"
+    NA = "na"  # pandas.NA
+    NAT = "nat"
+    ABSENT = "absent"  # the record does not have the key
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the training container was besides its columns.
+
+    Attributes:
+        labels: pandas' name of the type of the column labels, or None for what pandas itself would choose.
+        labels_name: the name of the column labels (`frame.columns.name`), or None.
+        order: how numbers lay in memory, where that is not usual: "F" (column by column) for an array, "C" (row by row) for a
+            DataFrame of one type.
+        rows: "tuple" when the rows of a list were tuples.
+    """
+
+    labels: str | None = None
+    labels_name: str | None = None
+    order: str | None = None
+    rows: str | None = None
+
+    def to_document(self) -> dict[str, str]:
+        """Plain JSON values; defaults are left out."""
+        document = {"labels": self.labels, "labels_name": self.labels_name, "order": self.order, "rows": self.rows}
+        return {key: value for key, value in document.items() if value is not None}
+
+    @classmethod
+    def from_document(cls, document: dict[str, str]) -> Form:
+        """The form that `to_document` described.
+
+        Raises:
+            TypeError, ValueError: it cannot be read.
+        """
+        form = cls(**document)
+        if form.order not in (None, "C", "F") or form.rows not in (None, "tuple"):
+            raise ValueError("an order is C or F, rows are tuples")
+        if any(not isinstance(text, str) for text in document.values()):
+            raise TypeError("a form is described in text")
+        return form
+
+
+USUAL = Form()
+"""The form of which nothing has to be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +96,9 @@ class Field:
             not hold it. Otherwise an unseen category is passed to the model.
         privacy: what may be kept of the values.
         native: the training container's own name of the column's type where `dtype` does not tell it, such as "object",
-            "float16" or "datetime64[ns, UTC]"; the model gets its rows back in it. Callers need not know it.
+            "float16" or "datetime64[ns, UTC]"; the model gets its rows back in it (`forms.py`). Callers need not know it.
+        missing: how the training container wrote a missing value; None when none was missing, and in packages of format 1 and 2.
+        element: in a column of Python objects, the type of the values where it is not Python's own, such as "numpy.int64".
     """
 
     name: str
@@ -57,6 +111,8 @@ class Field:
     categorical: bool = False
     privacy: Privacy = Privacy.KEEP
     native: str | None = None
+    missing: Missing | None = None
+    element: str | None = None
 
     def to_document(self) -> dict[str, Any]:
         """A dict of plain JSON values without floats, the same for equal fields; defaults are left out."""
@@ -77,6 +133,10 @@ class Field:
             document["privacy"] = self.privacy.value
         if self.native is not None:
             document["native"] = self.native
+        if self.missing is not None:
+            document["missing"] = self.missing.value
+        if self.element is not None:
+            document["element"] = self.element
         return document
 
     @classmethod
@@ -99,6 +159,8 @@ class Field:
                 categorical=bool(document.get("categorical", False)),
                 privacy=Privacy(document.get("privacy", "keep")),
                 native=document.get("native"),
+                missing=Missing(document["missing"]) if "missing" in document else None,
+                element=document.get("element"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PackageInvalid("the signature has a field that cannot be read", code="signature-invalid") from error
@@ -106,19 +168,23 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Typed inputs and outputs of a model, in order, and the container in which its own code takes the inputs."""
+    """Typed inputs and outputs of a model, in order, and the container (in its form) in which its own code takes the inputs."""
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     container: Container = Container.DATAFRAME
+    form: Form = USUAL
 
     def to_document(self) -> dict[str, Any]:
         """A dict of plain JSON values without floats."""
-        return {
+        document: dict[str, Any] = {
             "inputs": [field.to_document() for field in self.inputs],
             "outputs": [field.to_document() for field in self.outputs],
             "container": self.container.value,
         }
+        if self.form != USUAL:
+            document["form"] = self.form.to_document()
+        return document
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Signature:
@@ -132,6 +198,7 @@ class Signature:
                 inputs=tuple(Field.from_document(item) for item in document["inputs"]),
                 outputs=tuple(Field.from_document(item) for item in document["outputs"]),
                 container=Container(document["container"]),
+                form=Form.from_document(document.get("form", {})),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PackageInvalid("the signature cannot be read", code="signature-invalid") from error

@@ -1,7 +1,7 @@
-"""Between a Batch and what people hold: pandas and polars frames, numpy arrays, lists of records, and a model's named answers.
+"""From what people hold to a Batch: pandas and polars frames, numpy arrays, lists of records, and a model's named answers.
 
-`package` and `Client` bring data in through `to_batch`; native runtimes give a model exactly the container that it was trained
-on through `from_batch`. pandas and polars are imported only when a caller holds one of theirs.
+`package` brings data in through `to_batch`. The way back, into the container that a model was trained on, is in `restore.py`.
+pandas and polars are imported only when a caller holds one of theirs.
 """
 
 from __future__ import annotations
@@ -15,18 +15,11 @@ import numpy as np
 from roadworthy.foundation.errors import InvalidInput, ModelFault
 from roadworthy.schema.batch import Array, Batch, Layout
 from roadworthy.schema.dtypes import DType
+from roadworthy.schema.forms import library_of, mark_of
 from roadworthy.schema.rows import decode_rows
-from roadworthy.schema.signature import Container, Field
+from roadworthy.schema.signature import Field
 from roadworthy.schema.time_arrays import from_integers, from_times, refused
 from roadworthy.schema.time_units import counts_of, series_times, to_micros
-
-ORDERED = "category, ordered"
-"""Field.native of a pandas category whose order counts."""
-
-
-def library_of(data: object) -> str:
-    """The top package that made `data`: "pandas", "polars", "numpy", "builtins" …; told without importing anything."""
-    return type(data).__module__.partition(".")[0]
 
 
 def to_batch(layout: Layout, data: Any) -> Batch:
@@ -45,7 +38,7 @@ def to_batch(layout: Layout, data: Any) -> Batch:
     if isinstance(data, np.ndarray):
         return _from_array(layout, data)
     if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
-        return decode_rows(layout, [_plain(row) for row in data])[0]
+        return decode_rows(layout, _plain_rows(layout, data))[0]
     raise InvalidInput(
         "the rows are of no known kind",
         code="wrong-type",
@@ -53,25 +46,53 @@ def to_batch(layout: Layout, data: Any) -> Batch:
     )
 
 
-def _plain(row: Any) -> Any:
-    """numpy scalars and arrays inside records become Python's own, so that one decoder judges them all; NaT becomes None."""
-    if isinstance(row, dict):
-        return {key: _plain(value) for key, value in row.items()}
-    if isinstance(row, (list, tuple)):
-        return [_plain(value) for value in row]
-    if isinstance(row, (np.generic, np.ndarray)):
-        return _plain_array(row)
-    return None if type(row).__name__ == "NaTType" else row
+def _plain_rows(layout: Layout, rows: Sequence[Any]) -> list[Any]:
+    """Records or lists in Python's own types, with None where a value is missing, so that one decoder judges them all."""
+    nested = {field.name for field in layout.fields if field.dtype is DType.JSON}
+    tensor = len(layout.fields) == 1 and bool(layout.fields[0].shape)
+    return [
+        {key: _cell(value) if key in nested else _plain(value) for key, value in row.items()}
+        if isinstance(row, dict)
+        else (_plain(row) if tensor or not nested else _positions(layout, row))
+        for row in rows
+    ]
 
 
-def _plain_array(values: Any) -> Any:
-    if values.dtype.kind == "O":
-        return _plain(values.tolist())
-    if values.dtype.kind not in "mM":
-        return values.tolist()
-    if values.ndim:  # `tolist` would give nanoseconds as bare integers
-        return [_plain_array(value) for value in values]
-    return None if np.isnat(values) else values[()]
+def _positions(layout: Layout, row: Any) -> Any:
+    """A row of values in the layout's order, some of them nested."""
+    if not isinstance(row, (list, tuple)) or len(row) != len(layout.fields):
+        return _plain(row)
+    return [
+        _cell(value) if field.dtype is DType.JSON else _plain(value)
+        for field, value in zip(layout.fields, row, strict=True)
+    ]
+
+
+def _cell(value: Any) -> Any:
+    """A nested value: None where all of it is missing; what is inside of it stays."""
+    return None if mark_of(value) is not None else _inside(value)
+
+
+def _inside(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _inside(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_inside(item) for item in value]
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+def _plain(value: Any) -> Any:
+    """A value, or lists of values, in Python's own types, None where one is missing; times of numpy stay what they are."""
+    if isinstance(value, np.ndarray):
+        # `tolist` of times would give nanoseconds as bare integers.
+        value = list(value) if value.dtype.kind in "mM" and value.ndim else value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return _inside(value)
+    if mark_of(value) is not None:
+        return None
+    return value.item() if isinstance(value, np.generic) and value.dtype.kind not in "mM" else value
 
 
 def _from_frame(layout: Layout, names: list[Any], rows: int, values_of: Callable[[str], tuple[Any, Any]]) -> Batch:
@@ -141,7 +162,8 @@ def _fit(field: Field, values: Any, nulls: Any, integers: str | None = None) -> 
         or field.shape
         or field.categorical
     ):
-        plain = [None if mask is not None and mask[i] else _plain(v) for i, v in enumerate(values.tolist())]
+        clean = _inside if field.dtype is DType.JSON else _plain
+        plain = [None if mask is not None and mask[i] else clean(v) for i, v in enumerate(values.tolist())]
         batch, _ = decode_rows(Layout((field,), integers), [{field.name: value} for value in plain])
         return batch.column_at(0)
     if mask is not None:
@@ -212,7 +234,7 @@ def _from_array(layout: Layout, data: Array) -> Batch:
         if not fits:
             raise _fault(field, "wrong-shape", f"has shape {list(data.shape[1:])}, expected {list(field.shape)}")
         if data.dtype.kind == "O" or field.dtype.numpy == np.dtype(object):
-            return decode_rows(layout, _plain(list(data)))[0]
+            return decode_rows(layout, _plain_rows(layout, list(data)))[0]
         if field.dtype is DType.TIMESTAMP:
             values, mask = _fit(replace(field, shape=()), data, _gaps(data), layout.integers)
         else:
@@ -232,7 +254,9 @@ def _from_array(layout: Layout, data: Array) -> Batch:
 
 
 def _gaps(data: Array) -> Array | None:
-    """Where an array says that a value is missing: NaN or NaT."""
+    """Where an array says that a value is missing."""
+    if data.dtype.kind == "O":
+        return np.array([mark_of(value) is not None for value in data.reshape(-1).tolist()]).reshape(data.shape)
     if data.dtype.kind not in "fM":
         return None
     return np.isnan(data) if data.dtype.kind == "f" else np.isnat(data)
@@ -244,76 +268,10 @@ def _fit_tensor(field: Field, data: Array, nulls: Array | None) -> tuple[Array, 
     return values.reshape(data.shape), None if mask is None else mask.reshape(data.shape)
 
 
-def from_batch(batch: Batch, container: Container) -> Any:
-    """The rows in exactly the container and dtypes that the model's code was given in training.
-
-    Nulls: NaN in float columns, pandas.NA in integer ("Int64") and bool ("boolean") columns, NaT in times, None elsewhere.
-    """
-    if container is Container.ARRAY:
-        return _array(batch)
-    if container is Container.RECORDS:
-        columns = [_python_values(batch, position) for position in range(len(batch.layout.fields))]
-        names = [field.name for field in batch.layout.fields]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-    if container is Container.POLARS:
-        import polars as pl
-
-        return pl.DataFrame([_polars_column(pl, batch, i) for i in range(len(batch.layout.fields))])
-    import pandas as pd
-
-    data = {field.name: _pandas_native(pd, batch, i) for i, field in enumerate(batch.layout.fields)}
-    return pd.DataFrame(data)
-
-
-def _array(batch: Batch) -> Array:
-    """The one field as an array of its own, which the model may write into."""
-    values, mask = _column(batch, 0)
-    field = batch.layout.fields[0]
-    if field.dtype is DType.TIMESTAMP:
-        whole = _times(values, mask)
-    else:
-        whole = values.copy() if mask is None else _with_nan(values, mask)
-    return whole if field.native is None else whole.astype(field.native)
-
-
-def numpy_name(field: Field) -> str:
-    """numpy's name of the type in which `from_batch` gives a field without `native`."""
-    return "datetime64[us]" if field.dtype is DType.TIMESTAMP else field.dtype.numpy.name
-
-
-def pandas_name(field: Field) -> str:
-    """pandas' name of the type in which `from_batch` gives a field without `native`."""
-    if field.categorical:
-        return "category"
-    if field.nullable and (field.dtype.is_integer or field.dtype is DType.BOOL):
-        return _nullable_name(field.dtype)
-    return "str" if field.dtype is DType.STRING else numpy_name(field)
-
-
 def loses_time(times: Array) -> bool:
     """Whether any of these datetime64 values is finer than a microsecond, or beyond the years 1 to 9999."""
     _, finer, beyond = to_micros(*counts_of(times))
     return bool((finer | beyond).any())
-
-
-def _pandas_native(pd: Any, batch: Batch, position: int) -> Any:
-    """A column in the type that it had in training."""
-    native = batch.layout.fields[position].native
-    plain = _pandas_column(pd, batch, position)
-    if native is None or native == ORDERED:
-        return plain
-    if native == "object":
-        return pd.Series(_python_values(batch, position), dtype=object)
-    dtype = pd.api.types.pandas_dtype(native)
-    if isinstance(dtype, pd.DatetimeTZDtype):
-        return pd.Series(plain).dt.tz_localize("UTC").astype(dtype)
-    return pd.Series(plain).astype(dtype)
-
-
-def _times(values: Array, mask: Array | None) -> Array:
-    """Microseconds as datetime64, nulls as NaT."""
-    times = values.astype("datetime64[us]")
-    return times if mask is None else np.where(mask, np.datetime64("NaT"), times)
 
 
 def _with_nan(values: Array, mask: Array) -> Array:
@@ -321,81 +279,9 @@ def _with_nan(values: Array, mask: Array) -> Array:
         filled = values.copy()
         filled[mask] = np.nan
         return filled
-    return _with_none(values, mask)
-
-
-def _with_none(values: Array, mask: Array) -> Array:
     plain = values.astype(object)
     plain[mask] = None
     return plain
-
-
-def _column(batch: Batch, position: int) -> tuple[Array, Array | None]:
-    """As Batch.column_at, without a mask that masks nothing: its block may hold nulls of other columns."""
-    values, mask = batch.column_at(position)
-    return values, (mask if mask is not None and mask.any() else None)
-
-
-def _python_values(batch: Batch, position: int) -> list[Any]:
-    values, mask = _column(batch, position)
-    if batch.layout.fields[position].dtype is DType.TIMESTAMP:
-        values = values.astype("datetime64[us]")
-    plain: list[Any] = values.tolist()
-    return plain if mask is None else [None if null else v for v, null in zip(plain, mask.tolist(), strict=True)]
-
-
-def _pandas_column(pd: Any, batch: Batch, position: int) -> Any:
-    field = batch.layout.fields[position]
-    values, mask = _column(batch, position)
-    if field.shape:
-        return list(values)
-    if field.categorical:
-        plain = values if mask is None else _with_none(values, mask)
-        return pd.Categorical(plain, categories=list(field.categories or ()), ordered=field.native == ORDERED)
-    if field.dtype is DType.TIMESTAMP:
-        return _times(values, mask)
-    if field.nullable and (field.dtype.is_integer or field.dtype is DType.BOOL):
-        array = pd.array(values, dtype=_nullable_name(field.dtype))
-        if mask is not None:
-            array[mask] = pd.NA
-        return array
-    return values if mask is None else _with_nan(values, mask)
-
-
-def _nullable_name(dtype: DType) -> str:
-    """pandas' name of its nullable array for a dtype: int64 → Int64, uint8 → UInt8, bool → boolean."""
-    if dtype is DType.BOOL:
-        return "boolean"
-    return (
-        dtype.value.replace("uint", "UInt").replace("int", "Int") if dtype.value[0] == "i" else f"UI{dtype.value[2:]}"
-    )
-
-
-def _polars_column(pl: Any, batch: Batch, position: int) -> Any:
-    field = batch.layout.fields[position]
-    values, mask = _column(batch, position)
-    if field.dtype is DType.TIMESTAMP:
-        values = values.astype("datetime64[us]")
-    if field.dtype.numpy == np.dtype(object) or mask is not None:
-        plain = values.tolist()
-        if mask is not None:
-            plain = [None if null else v for v, null in zip(plain, mask.tolist(), strict=True)]
-        kind = pl.String if field.dtype is DType.STRING else None
-        if kind is None and field.dtype not in (DType.JSON, DType.TIMESTAMP):
-            kind = pl.Series(values[:0]).dtype
-        series = pl.Series(field.name, plain, dtype=kind)
-        if field.categorical:
-            kind = (
-                pl.Categorical if field.native == "Categorical" else pl.Enum([str(c) for c in field.categories or ()])
-            )
-            return series.cast(kind)
-    else:
-        series = pl.Series(field.name, values)
-    if field.dtype is not DType.TIMESTAMP or field.native is None:
-        return series
-    if field.native == "Date":
-        return series.cast(pl.Date)
-    return series.dt.replace_time_zone("UTC").dt.convert_time_zone(field.native)
 
 
 def answers_to_batch(layout: Layout, answers: Mapping[str, Array], rows: int) -> Batch:
@@ -443,16 +329,23 @@ def _null_answers(values: Array) -> Array:
         return np.isnan(flat)
     if flat.dtype.kind == "M":
         return np.isnat(flat)
-    return np.array([value is None for value in flat.tolist()], dtype=bool)
+    return np.array([mark_of(value) is not None for value in flat.tolist()], dtype=bool)
+
+
+def column_of(batch: Batch, position: int) -> tuple[Array, Array | None]:
+    """As Batch.column_at, without a mask that masks nothing: its block may hold nulls of other columns."""
+    values, mask = batch.column_at(position)
+    return values, (mask if mask is not None and mask.any() else None)
 
 
 def batch_to_answers(batch: Batch) -> dict[str, Array]:
     """One array a field, times as datetime64[us], nulls as NaN, NaT or None."""
     answers: dict[str, Array] = {}
     for position, field in enumerate(batch.layout.fields):
-        values, mask = _column(batch, position)
+        values, mask = column_of(batch, position)
         if field.dtype is DType.TIMESTAMP:
-            answers[field.name] = _times(values, mask)
+            times = values.astype("datetime64[us]")
+            answers[field.name] = times if mask is None else np.where(mask, np.datetime64("NaT"), times)
         else:
             answers[field.name] = values if mask is None else _with_nan(values, mask)
     return answers

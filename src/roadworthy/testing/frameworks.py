@@ -28,9 +28,11 @@ from roadworthy.frameworks.framework import Framework, Loaded, Preprocess, Saved
 from roadworthy.optimize.equal import Tolerance, compare
 from roadworthy.schema.arrow import arrow_to_batch, batch_to_arrow
 from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.forms import form_of
 from roadworthy.schema.infer import infer_inputs, infer_outputs
+from roadworthy.schema.restore import Restorer
 from roadworthy.schema.signature import Signature
-from roadworthy.schema.tables import answers_to_batch, from_batch, to_batch
+from roadworthy.schema.tables import answers_to_batch, to_batch
 
 _EXACT = Tolerance(rtol=1e-6, atol=1e-9)
 _TIMEOUT_S = 120
@@ -73,11 +75,12 @@ def case_of(framework: Framework, model: Any, sample: Any, preprocess: Preproces
     """A case from a live model and the rows that it was trained on, as `pack` would look at them."""
     fields, container = infer_inputs(sample)
     rows = to_batch(Layout(fields), sample)
-    given = from_batch(rows, container)
+    form = form_of(sample)
+    given = Restorer(fields, container, form).restore(rows)
     answers = framework.answer(model, given if preprocess is None else preprocess(given))
     outputs = infer_outputs(answers, categories=framework.categories(model))
     expected = answers_to_batch(Layout(outputs), answers, rows.rows)
-    signature = Signature(fields, outputs, container)
+    signature = Signature(fields, outputs, container, form)
     return FrameworkCase(
         framework, signature, rows, expected, lambda folder: framework.save(model, folder), model, preprocess
     )

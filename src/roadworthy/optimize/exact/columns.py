@@ -52,7 +52,7 @@ def raw_columns(signature: Signature) -> tuple[RawColumn, ...]:
     layout = Layout(signature.inputs)
     if signature.container is Container.RECORDS:
         raise NotConvertible("the model takes records, not a table")
-    if signature.container is Container.ARRAY:
+    if signature.container in (Container.ARRAY, Container.LISTS):
         (field,) = signature.inputs
         if len(field.shape) != 1 or field.shape[0] < 1:
             raise NotConvertible("the model takes an array that is not rows by columns")

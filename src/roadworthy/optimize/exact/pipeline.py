@@ -16,8 +16,8 @@ from roadworthy.optimize.candidates.candidate import NotConvertible
 from roadworthy.optimize.exact.columns import RawColumn, raw_columns
 from roadworthy.schema.batch import Array, Batch
 from roadworthy.schema.dtypes import DType
-from roadworthy.schema.signature import Container, Signature
-from roadworthy.schema.tables import from_batch
+from roadworthy.schema.restore import Restore, Restorer
+from roadworthy.schema.signature import Signature
 
 _SCALERS = frozenset({"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"})
 _USABLE = frozenset({DType.BOOL, DType.FLOAT32, DType.FLOAT64, DType.STRING}) | {d for d in DType if d.is_integer}
@@ -41,12 +41,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Parts:
-    """A pipeline in pieces: `steps` are applied in order to the container, then the `estimator` sees `origins`."""
+    """A pipeline in pieces: `steps` are applied in order to what `restore` makes of a batch; the `estimator` sees `origins`."""
 
     steps: tuple[Any, ...]
     estimator: Any
     origins: tuple[Origin, ...]
-    container: Container
+    restore: Restore
 
     def transform(self, batch: Batch, dtype: type[np.floating[Any]]) -> Array:
         """What the estimator's own code works on, (rows, columns) of `dtype`: the real transformers on the real container, then
@@ -54,7 +54,7 @@ class Parts:
         from sklearn import config_context
         from sklearn.utils import check_array
 
-        table = from_batch(batch, self.container)
+        table = self.restore(batch)
         with config_context(assume_finite=True), np.errstate(over="ignore", invalid="ignore"):
             for step in self.steps:
                 table = step.transform(table)
@@ -77,7 +77,7 @@ def take_apart(model: Any, signature: Signature) -> Parts:
         origins = _follow(step, origins)
     for origin in origins:
         _check(origin)
-    return Parts(tuple(steps), estimator, origins, signature.container)
+    return Parts(tuple(steps), estimator, origins, Restorer.of(signature).restore)
 
 
 def is_sklearn(piece: Any) -> bool:

@@ -1,0 +1,177 @@
+"""From a Batch to exactly the container that a model was trained on. Native runtimes hold one Restorer each.
+
+What every column becomes is settled once, from the names in `forms.py`; nothing is inferred from the values of a request, so one
+row, a missing value alone, or a million rows have the same form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from roadworthy.schema.batch import Array, Batch
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.forms import as_elements, mark_value
+from roadworthy.schema.signature import USUAL, Container, Field, Form, Missing, Signature
+from roadworthy.schema.tables import column_of
+
+Restore = Callable[[Batch], Any]
+_NS_LIMIT_US = (2**63 - 1) // 1000
+
+
+class Restorer:
+    """Makes the training container again.
+
+    Attributes:
+        restore: a batch of the given fields to a container of its own, into which the model may write.
+    """
+
+    def __init__(self, fields: Sequence[Field], container: Container, form: Form = USUAL) -> None:
+        """Settles the form of every column.
+
+        Raises:
+            ImportError: the container's library is not installed.
+            TypeError, ValueError, AttributeError: it does not know a type of the training container.
+        """
+        self.restore: Restore = _MAKERS[container](tuple(fields), form)
+
+    @classmethod
+    def of(cls, signature: Signature) -> Restorer:
+        """For a signature's inputs."""
+        return cls(signature.inputs, signature.container, signature.form)
+
+
+def _data_frames(fields: tuple[Field, ...], form: Form) -> Restore:
+    from roadworthy.schema.restore_frames import DataFrames
+
+    return DataFrames(fields, form).restore
+
+
+def _polars_frames(fields: tuple[Field, ...], _form: Form) -> Restore:
+    from roadworthy.schema.restore_frames import PolarsFrames
+
+    return PolarsFrames(fields).restore
+
+
+def _arrays(fields: tuple[Field, ...], form: Form) -> Restore:
+    make = _array_maker(fields[0])
+
+    def restore(batch: Batch) -> Array:
+        array = make(*column_of(batch, 0))
+        return np.asfortranarray(array) if form.order == "F" else array
+
+    return restore
+
+
+def _array_maker(field: Field) -> Callable[[Array, Array | None], Array]:
+    native = field.native or ""
+    if native == "object":
+        return object_maker(field)
+    if native.startswith("U"):
+        return lambda values, _mask: _fixed_text(values, int(native[1:]))
+    if field.dtype is DType.TIMESTAMP:
+        unit = np.datetime_data(np.dtype(native or "datetime64[us]"))[0]
+        return lambda values, mask: times(values, mask, unit)
+
+    def make(values: Array, mask: Array | None) -> Array:
+        whole = values.copy() if mask is None or values.dtype.kind == "f" else values.astype(object)
+        if mask is not None:
+            whole[mask] = np.nan if values.dtype.kind == "f" else None
+        return whole.astype(native) if native else whole
+
+    return make
+
+
+def _fixed_text(values: Array, width: int) -> Array:
+    """numpy's text of fixed width, at least as wide as in training, and wide enough for every value."""
+    text = values.astype(str)
+    return text if text.dtype.itemsize >= 4 * width else text.astype(f"U{width}")
+
+
+def _lists(fields: tuple[Field, ...], form: Form) -> Restore:
+    null = None if fields[0].missing is Missing.NULL else np.nan
+
+    def restore(batch: Batch) -> list[Any]:
+        values, mask = column_of(batch, 0)
+        if mask is not None:
+            values = values.astype(object)
+            values[mask] = null
+        rows: list[Any] = values.tolist()
+        return [tuple(row) for row in rows] if form.rows == "tuple" and fields[0].shape else rows
+
+    return restore
+
+
+def _records(fields: tuple[Field, ...], _form: Form) -> Restore:
+    names = [field.name for field in fields]
+    makers = [_list_maker(field) for field in fields]
+    absent = [position for position, field in enumerate(fields) if field.missing is Missing.ABSENT]
+
+    def restore(batch: Batch) -> list[dict[str, Any]]:
+        columns = [make(*column_of(batch, position)) for position, make in enumerate(makers)]
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        for position in absent:
+            _, mask = column_of(batch, position)
+            for row in () if mask is None else np.flatnonzero(mask).tolist():
+                del rows[row][names[position]]
+        return rows
+
+    return restore
+
+
+_MAKERS: dict[Container, Callable[[tuple[Field, ...], Form], Restore]] = {
+    Container.DATAFRAME: _data_frames,
+    Container.POLARS: _polars_frames,
+    Container.ARRAY: _arrays,
+    Container.LISTS: _lists,
+    Container.RECORDS: _records,
+}
+
+
+def _list_maker(field: Field) -> Callable[[Array, Array | None], list[Any]]:
+    """As `object_maker`, to a list."""
+    mark = mark_value(field.missing)
+    elements = None if field.element is None else as_elements(field.element)
+
+    def make(values: Array, mask: Array | None) -> list[Any]:
+        if field.dtype is DType.TIMESTAMP:
+            values = values.astype("datetime64[us]")
+        plain: list[Any] = values.tolist()
+        if elements is not None:
+            plain = elements(plain)
+        return plain if mask is None else [mark if null else v for v, null in zip(plain, mask.tolist(), strict=True)]
+
+    return make
+
+
+def object_maker(field: Field) -> Callable[[Array, Array | None], Array]:
+    """Values and mask to an array of Python objects with the mark of training where one is missing."""
+    mark = mark_value(field.missing)
+    elements = None if field.element is None else as_elements(field.element)
+
+    def make(values: Array, mask: Array | None) -> Array:
+        array = values.astype(object)
+        if elements is not None:
+            flat = array.reshape(-1)
+            flat[:] = elements(flat.tolist())
+        if mask is not None:
+            array[mask] = mark
+        return array
+
+    return make
+
+
+def times(values: Array, mask: Array | None, unit: str) -> Array:
+    """Microseconds since 1970 as datetime64 of a unit, NaT where null.
+
+    Raises:
+        OverflowError: the unit cannot hold a time.
+    """
+    if unit == "ns" and len(values) and (np.abs(values) > _NS_LIMIT_US).any():
+        raise OverflowError("a time is beyond the years 1677 to 2262, which the model's datetime64[ns] cannot hold")
+    moments: Array = values.astype("datetime64[us]").astype(f"datetime64[{unit}]")
+    if mask is not None:
+        moments[mask] = np.datetime64("NaT")
+    return moments
