@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def main(folder: Path, result: Path, which: str, code: str) -> None:
         proofs = []
         for name in package.runtimes if which == "every" else package.runtimes[:1]:
             constructed = construct(package, allow_code=allowed, runtime=name)
-            proof = prove(constructed)
+            proof = prove(constructed, alone_s=math.inf)
             constructed.close()
             took = {"seconds": round(proof.seconds, 6), "one_row_s": round(proof.one_row_s, 6)}
             proofs.append({"runtime": proof.runtime, "rows": proof.rows, **took})
