@@ -39,7 +39,7 @@ def main() -> Path:
         [weights, shift],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    rows = np.random.default_rng(1).random((40, 3)).astype(np.float32)
+    rows = np.asfortranarray(np.random.default_rng(1).random((40, 3)).astype(np.float32))  # a form that is not usual
     with tempfile.TemporaryDirectory() as folder:
         card = {"About": "Kept to show that packages of this format stay readable."}
         package = pack(model, name="kept", inputs=rows, out=folder, examples=8, card=card, rules={"flat": flat})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -20,12 +21,13 @@ from roadworthy.package.manifest import (
     CodeEntry,
     Manifest,
     Requirement,
+    RuleEntry,
     RuntimeEntry,
     Tolerance,
     read_manifest,
 )
 from roadworthy.schema.dtypes import DType
-from roadworthy.schema.signature import Field, Signature
+from roadworthy.schema.signature import Container, Field, Form, Missing, Signature
 
 HASH = "sha256:" + "0" * 64
 WHOLE = Manifest(
@@ -52,6 +54,27 @@ def test_a_manifest_survives_its_bytes() -> None:
     again = read_manifest(WHOLE.encode())
     assert again == WHOLE
     assert again.digest == WHOLE.digest
+
+
+def test_older_formats_are_written_as_they_were() -> None:
+    """Format 1 has no rules, format 2 has them, and neither notes the form of the training rows; each reads back as itself."""
+    first = dataclasses.replace(WHOLE, format=1)
+    rules = (RuleEntry("flat", "rules/flat", {}, ("numpy",)),)
+    second = dataclasses.replace(WHOLE, format=2, rules=rules)
+    assert read_manifest(first.encode()) == first
+    assert read_manifest(second.encode()) == second
+    assert ("rules" in first.to_document(), "rules" in second.to_document()) == (False, True)
+    field = Field("x", DType.FLOAT64, nullable=True, missing=Missing.NAN)
+    noted = Signature((field,), WHOLE.signature.outputs, Container.RECORDS)
+    formed = dataclasses.replace(WHOLE.signature, form=Form(order="F"))
+    for signature in (noted, formed, dataclasses.replace(WHOLE.signature, container=Container.LISTS)):
+        whole = dataclasses.replace(WHOLE, signature=signature)
+        assert read_manifest(whole.encode()) == whole
+        for old in (dataclasses.replace(first, signature=signature), dataclasses.replace(second, signature=signature)):
+            with pytest.raises(PackageInvalid):
+                read_manifest(old.encode())
+    with pytest.raises(PackageInvalid):
+        read_manifest(dataclasses.replace(second, rules=()).encode())
 
 
 def test_another_fact_is_another_digest() -> None:

@@ -51,10 +51,9 @@ def test_a_rule_is_code(package: Package) -> None:
 
 
 def test_rules_are_under_the_digest(package: Package) -> None:
-    """The manifest names them, in format 2, and reads back the same; one that names a rule twice is refused."""
+    """The manifest names them, and reads back the same; one that names a rule twice is refused."""
     manifest = package.manifest
     assert read_manifest(manifest.encode()) == manifest
-    assert manifest.to_document()["format"] == 2
     twice = Manifest(**{**_fields(manifest), "rules": (manifest.rules[0], manifest.rules[0])})
     with pytest.raises(PackageInvalid):
         read_manifest(twice.encode())
@@ -65,12 +64,6 @@ def test_rules_are_under_the_digest(package: Package) -> None:
 
 def _fields(manifest: Manifest) -> dict[str, Any]:
     return {name: getattr(manifest, name) for name in Manifest.__slots__}
-
-
-def test_a_package_without_rules_stays_in_format_1(graph_package: Package) -> None:
-    """So that its digest is what it was, and older releases read it."""
-    assert graph_package.manifest.to_document()["format"] == 1
-    assert "rules" not in graph_package.manifest.to_document()
 
 
 def broken(rows: Any) -> Any:

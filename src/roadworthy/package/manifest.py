@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from roadworthy.foundation.canonical import canonical_json, digest_bytes
 from roadworthy.foundation.errors import PackageInvalid, RoadworthyError
 from roadworthy.foundation.references import check_digest, check_name
 from roadworthy.package.files import FileEntry, check_member
-from roadworthy.schema.signature import Signature
+from roadworthy.schema.signature import USUAL, Container, Signature
 
-FORMAT = 2
-"""The newest. A package without rules is written in format 1, so that older releases read it too."""
+FORMAT = 3
+"""The newest, in which packages are written."""
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 
@@ -123,6 +123,8 @@ class Manifest:
         preprocess: the user's code before the model, or None.
         tolerance: what equal means for this package's golden examples.
         rules: functions that answer where the model cannot, sorted by name.
+        format: the number of the format in which it is written. Format 1 knows no rules, 2 has at least one; both leave the form
+            of the training rows open, where 3 notes it (`Field.missing`, `Field.element`, `Signature.form`).
     """
 
     name: str
@@ -134,6 +136,7 @@ class Manifest:
     preprocess: CodeEntry | None = None
     tolerance: Tolerance = Tolerance()
     rules: tuple[RuleEntry, ...] = ()
+    format: int = FORMAT
 
     def encode(self) -> bytes:
         """The bytes of manifest.json: the same for equal manifests."""
@@ -148,7 +151,7 @@ class Manifest:
         """Plain JSON values without floats."""
         code = self.preprocess
         document: dict[str, Any] = {
-            "format": 2 if self.rules else 1,
+            "format": self.format,
             "name": self.name,
             "python": self.python,
             "signature": self.signature.to_document(),
@@ -159,7 +162,7 @@ class Manifest:
             and {"folder": code.folder, "options": dict(code.options), "requirements": list(code.requirements)},
             "tolerance": {"relative": self.tolerance.relative, "absolute": self.tolerance.absolute},
         }
-        if self.rules:
+        if self.format > 1:
             document["rules"] = [_rule_document(rule) for rule in self.rules]
         return document
 
@@ -206,13 +209,19 @@ def _exactly(manifest: Manifest, data: bytes) -> Manifest:
     return manifest
 
 
-def _read_format_2(document: dict[str, Any]) -> Manifest:
-    manifest = replace(_read_format_1(document), rules=tuple(_read_rule(item) for item in document["rules"]))
-    _check_whole(manifest)
-    return manifest
-
-
 def _read_format_1(document: dict[str, Any]) -> Manifest:
+    return _read_whole(document, 1, ())
+
+
+def _read_format_2(document: dict[str, Any]) -> Manifest:
+    return _read_whole(document, 2, document["rules"])
+
+
+def _read_format_3(document: dict[str, Any]) -> Manifest:
+    return _read_whole(document, 3, document["rules"])
+
+
+def _read_whole(document: dict[str, Any], number: int, rules: Sequence[dict[str, Any]]) -> Manifest:
     code = document["preprocess"]
     tolerance = document["tolerance"]
     manifest = Manifest(
@@ -227,6 +236,8 @@ def _read_format_1(document: dict[str, Any]) -> Manifest:
         runtimes=tuple(_read_runtime(item) for item in document["runtimes"]),
         preprocess=None if code is None else _read_code(code),
         tolerance=Tolerance(_float_text(tolerance["relative"]), _float_text(tolerance["absolute"])),
+        rules=tuple(_read_rule(item) for item in rules),
+        format=number,
     )
     _check_whole(manifest)
     return manifest
@@ -240,6 +251,10 @@ def _check_whole(manifest: Manifest) -> None:
     needed.update(manifest.preprocess.requirements if manifest.preprocess else ())
     needed.update(name for rule in manifest.rules for name in rule.requirements)
     rules = [rule.name for rule in manifest.rules]
+    if manifest.format == 2 and not rules:
+        raise ValueError("format 2 has rules")
+    if manifest.format < 3 and _notes_a_form(manifest.signature):
+        raise ValueError("the form of training rows is of format 3")
     if rules != sorted(set(rules)):
         raise ValueError("rules are listed once each, in order")
     if paths != sorted(paths) or len({path.casefold() for path in paths}) != len(paths):
@@ -250,6 +265,12 @@ def _check_whole(manifest: Manifest) -> None:
         raise ValueError("a requirement has no version")
     if manifest.preprocess is None and any(entry.preprocess for entry in manifest.runtimes):
         raise ValueError("a runtime needs preprocessing that is not there")
+
+
+def _notes_a_form(signature: Signature) -> bool:
+    fields = (*signature.inputs, *signature.outputs)
+    noted = any(field.missing is not None or field.element is not None for field in fields)
+    return noted or signature.form != USUAL or signature.container is Container.LISTS
 
 
 def _read_runtime(item: dict[str, Any]) -> RuntimeEntry:
@@ -339,4 +360,8 @@ def _invalid() -> PackageInvalid:
     )
 
 
-_READERS: dict[int, Callable[[dict[str, Any]], Manifest]] = {1: _read_format_1, 2: _read_format_2}
+_READERS: dict[int, Callable[[dict[str, Any]], Manifest]] = {
+    1: _read_format_1,
+    2: _read_format_2,
+    3: _read_format_3,
+}
