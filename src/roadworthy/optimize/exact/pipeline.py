@@ -158,6 +158,8 @@ def _check(origin: Origin) -> None:
     raw, kinds = origin.raw, [type(step).__name__ for step, _ in origin.chain]
     if raw.dtype not in _USABLE or raw.dtype is DType.UINT64:
         raise NotConvertible(f"column {raw.label!r} is {raw.dtype.value}")
+    if raw.field.native == "float16" or raw.field.element is not None:
+        raise NotConvertible(f"column {raw.label!r} is rounded to another type before the model sees it")
     if raw.field.nullable and not raw.dtype.is_float:
         raise NotConvertible(f"column {raw.label!r} is {raw.dtype.value} and may be missing")
     if raw.dtype is not DType.STRING:
