@@ -26,8 +26,8 @@ def test_e2_five_percent_errors_against_one_go_back_within_a_few_hundred_request
 
 
 def test_e3_of_a_thousand_equal_rollouts_no_more_go_back_than_alpha_allows() -> None:
-    """At alpha 5 %, 3 % errors on both sides where 10 % are allowed, so that equal ones pass soon: fewer than chance makes at that
-    rate, and the 95 % bound is below it too."""
+    """At alpha 5 %, 3 % errors on both sides where 10 % are allowed, so that equal ones pass soon: fewer than chance makes at
+    that rate, and the 95 % bound is below it too."""
     alpha, runs = 0.05, 1_000
     plan = read_plan(f"strategy: canary\nalpha: {alpha}\nhold: 50s\nevidence: 50\nguards: {{errors: {{limit: 0.1}}}}")
     found = Counter(each.ending for each in rollouts(np.random.default_rng(3), plan, Rates((0.03, 0.03)), runs))

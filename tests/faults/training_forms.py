@@ -278,9 +278,6 @@ def _infer(*, binary: bool) -> Ask:
                 data = filled.astype(filled.dtype.newbyteorder("<")).tobytes()
                 tensor["parameters"] = {"binary_data_size": len(data)}
                 raw += data
-            elif field.dtype is DType.TIMESTAMP:
-                null = np.zeros(values.shape, bool) if mask is None else mask
-                tensor["data"] = [None if gap else moment for moment, gap in zip(values.tolist(), null, strict=True)]
             elif field.dtype is DType.JSON:
                 cells = encode_column(batch, position)
                 tensor["data"] = [None if cell is None else json.dumps(cell) for cell in cells]
