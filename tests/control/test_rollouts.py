@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,22 @@ from tests.control_plane import ControlProcess
 
 Push = Callable[..., dict[str, Any]]
 Digests = tuple[str, str, str]
+
+
+@pytest.fixture
+def ahead_s(tmp_path: Path) -> Path:
+    """The file that says how far the control plane's clock is ahead."""
+    path = tmp_path / "ahead_s"
+    path.write_text("0")
+    return path
+
+
+@pytest.fixture
+def control(tmp_path: Path, ahead_s: Path) -> Iterator[ControlProcess]:
+    """A control plane whose clock the test can move."""
+    process = ControlProcess(tmp_path / "control", Path(__file__).with_name("ahead.py"), ahead_s)
+    yield process
+    process.kill()
 
 
 @pytest.fixture
@@ -79,10 +96,13 @@ def test_e4_a_shared_outage_holds(admin: httpx.Client, fleet: Fleet, digests: Di
     assert (current(admin)["verdict"]["code"], current(admin)["share"]) == ("shared-outage", 5)
 
 
-def test_e5_without_traffic_nothing_is_promoted(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
+def test_e5_without_traffic_nothing_is_promoted(
+    admin: httpx.Client, fleet: Fleet, digests: Digests, ahead_s: Path
+) -> None:
     """It holds and says so; at the deadline it goes back."""
-    begin(admin, plan={**FAST, "deadline": 10})
+    begin(admin, plan={**FAST, "deadline": 3_600})
     assert follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)["verdict"]["code"] == "no-evidence"
+    ahead_s.write_text("3601")
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
     assert (ended["outcome"], ended["code"]) == ("inconclusive", "inconclusive")
     assert "errors: not one of the 10 samples that the step asks for has come" in ended["text"]
