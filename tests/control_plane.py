@@ -18,6 +18,8 @@ from roadworthy.foundation.keys import make_key
 from roadworthy.foundation.sockets import listen
 from tests.waiting import DEADLINE_S, eventually
 
+AHEAD = Path(__file__).parent / "control" / "ahead.py"
+
 
 class ControlProcess:
     """One control plane with an admin key and a gateway key. `under`: a program that runs its module, with arguments. `log`:
@@ -125,9 +127,17 @@ class FakeGateway:
 
 
 @pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlProcess]:
-    """A control plane of the test's own."""
-    process = ControlProcess(tmp_path / "control")
+def ahead_s(tmp_path: Path) -> Path:
+    """The file that says how far the control plane's clock is ahead; the test may write another number of seconds."""
+    path = tmp_path / "ahead_s"
+    path.write_text("0")
+    return path
+
+
+@pytest.fixture
+def control(tmp_path: Path, ahead_s: Path) -> Iterator[ControlProcess]:
+    """A control plane of the test's own, which has patience with the gateways that tests play (control/ahead.py)."""
+    process = ControlProcess(tmp_path / "control", AHEAD, ahead_s)
     yield process
     process.kill()
 

@@ -1,4 +1,8 @@
-"""Runs a module with a monotonic clock that is ahead: `ahead.py SECONDS MODULE`, SECONDS a file that is read at every look."""
+"""Runs a module of the control plane with patience, and a clock that is ahead: `ahead.py SECONDS MODULE`.
+
+SECONDS is a file that is read at every look at the clock. Gateways count as fresh and alive for hours: those of tests are played,
+and on a busy machine they say nothing for longer than real ones do.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,21 @@ import sys
 import time
 from pathlib import Path
 
+from roadworthy.control import observing
 from roadworthy.foundation.clock import SystemClock
+from roadworthy.monitoring import gateways
+
+HOUR_US = 3_600_000_000
 
 if __name__ == "__main__":
-    _, seconds, module = sys.argv
-    SystemClock.monotonic = lambda _self: time.monotonic() + float(Path(seconds).read_text())  # type: ignore[method-assign]
+    _, given, module = sys.argv
+
+    def seconds() -> int:
+        """How far it is ahead."""
+        return int(Path(given).read_text())
+
+    SystemClock.monotonic = lambda _self: time.monotonic() + seconds()  # type: ignore[method-assign]
+    SystemClock.now_us = lambda _self: time.time_ns() // 1_000 + seconds() * 1_000_000  # type: ignore[method-assign]
+    observing.FRESH_US, gateways.ALIVE_US = 10 * HOUR_US, 100 * HOUR_US
     sys.argv = [module]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -92,11 +92,12 @@ def test_a_shadow_copies_and_leaves_the_stable(admin: httpx.Client, fleet: Fleet
 
 
 def test_e6_stale_telemetry_holds_and_what_was_known_stands(
-    admin: httpx.Client, fleet: Fleet, digests: list[str]
+    admin: httpx.Client, fleet: Fleet, digests: list[str], ahead_s: Path
 ) -> None:
-    """Gateways that say nothing for seconds: the step stays, and says that telemetry is lost."""
+    """Gateways that say nothing for a while: the step stays, and says that telemetry is lost."""
     begin(admin, plan={**FAST, "hold": "10m"})
     before = follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
+    ahead_s.write_text(str(11 * 3_600))
     eventually(lambda: current(admin)["code"] in ("not-fresh", "telemetry-lost"), "the telemetry is stale")
     assert (current(admin)["share"], current(admin)["outcome"]) == (before["share"], None)
     assert tell(admin, "abort").json()["done"] is True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,6 @@ from tests.control_plane import ControlProcess
 
 Push = Callable[..., dict[str, Any]]
 Digests = tuple[str, str, str]
-
-
-@pytest.fixture
-def ahead_s(tmp_path: Path) -> Path:
-    """The file that says how far the control plane's clock is ahead."""
-    path = tmp_path / "ahead_s"
-    path.write_text("0")
-    return path
-
-
-@pytest.fixture
-def control(tmp_path: Path, ahead_s: Path) -> Iterator[ControlProcess]:
-    """A control plane whose clock the test can move."""
-    process = ControlProcess(tmp_path / "control", Path(__file__).with_name("ahead.py"), ahead_s)
-    yield process
-    process.kill()
 
 
 @pytest.fixture
