@@ -20,7 +20,7 @@ PLAN = {
     "strategy": "canary",
     "steps": [40, 100],
     "hold": 1,
-    "evidence": 20,
+    "evidence": 300,  # more than an alarm needs, so that no step is over before it is seen
     "guards": ["errors"],
     "watch": ["drift", "confidence", "resources"],
 }
