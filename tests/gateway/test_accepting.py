@@ -143,7 +143,7 @@ def test_a_connection_of_a_worker_that_is_not_ready_ends_with_its_next_answer(ma
 
 
 def test_a_worker_that_is_not_ready_takes_over_from_a_ready_one_that_dies(machine: Machine) -> None:
-    """Somebody must answer the probes."""
+    """It answers probes, and refuses predictions."""
     machine.start(0)
     machine.start(1)
     machine.release(0)
@@ -158,7 +158,7 @@ def test_a_worker_that_is_not_ready_takes_over_from_a_ready_one_that_dies(machin
 def test_a_worker_leaves_connections_to_others_until_its_first_snapshot_is_loaded(
     machine: Machine, planted_agent: Callable[[Path], Any]
 ) -> None:
-    """A gateway on a new machine has nothing on its disk: its workers are at one in that, until a snapshot brings packages."""
+    """A gateway on a new machine has nothing on its disk: a worker is ready until a snapshot brings packages."""
     (machine.folder / "snapshot.json").unlink()
     agent = planted_agent(machine.folder)
     machine.start(0)

@@ -66,19 +66,19 @@ class Server(uvicorn.Server):
         return [connection for connection in self.server_state.connections if isinstance(connection, Connection)]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's
-        """Be ready to accept; `accept` begins and ends it."""
+        """Prepare to accept connections; `accept` begins and stops it."""
         self.servers = []
         self.started = True
 
     @property
     def accepting(self) -> bool:
-        """Whether connections are taken from the listening socket now."""
+        """Whether this process accepts connections now."""
         return self.started and bool(self.servers)
 
     async def accept(self, listener: socket.socket, *, wanted: bool) -> None:
-        """Begin or end to take connections from a socket that other processes accept from too; those of now stay.
+        """Begin or stop accepting connections from a socket that other processes share; open connections stay open.
 
-        Where the process has no descriptor left to begin with, nothing happens; call again.
+        When the process has no free descriptor, it does not begin; call again.
         """
         if not self.started or self.should_exit or wanted == self.accepting:
             return

@@ -150,7 +150,7 @@ class Worker:
             access_log=start.access_log,
         )
         self._settled = False
-        self._turned = asyncio.Event()  # `_settled` has changed
+        self._settled_changed = asyncio.Event()
         self._patience = time.monotonic() + (_PATIENCE_S if metrics.restarted else 0.0)
 
     def _shared_cache(self, start: WorkerStart) -> SharedCache | None:
@@ -202,19 +202,20 @@ class Worker:
         return self._server.given_up
 
     async def _accept(self, listener: socket.socket) -> None:
-        """Leave connections to the workers that are ready, while there is one, until this worker has loaded what answers them.
-        What it had accepted before is answered, and each answer ends its connection. Until cancelled."""
+        """Accept connections, or leave them to a worker that is ready, until this task is cancelled. While this worker leaves
+        them to another, each answer ends its connection."""
         while True:
-            self._turned.clear()
+            self._settled_changed.clear()
             await self._server.accept(listener, wanted=self._should_accept())
             self._choose_closing()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if self._settled and self._server.accepting else _LOOK_AGAIN_S):
-                    await self._turned.wait()
+                    await self._settled_changed.wait()
 
     def _should_accept(self) -> bool:
-        """Someone must answer the probes and say that nothing is ready. The replacement of a worker that died leaves connections
-        in the socket's own queue for a while first: a short wait is better than a refusal."""
+        """A worker that is ready accepts. While no worker is ready, all of them accept: they answer probes, and predictions with
+        503. Before that, the replacement of a worker that died leaves connections in the socket's queue: a short wait is better
+        than a refusal."""
         if self._settled:
             return True
         return not self._metrics.another_is_ready() and time.monotonic() >= self._patience
@@ -274,7 +275,7 @@ class Worker:
                 self._become_ready()
             else:  # the first snapshot has come, with packages that are not loaded yet
                 self._metrics.state(STARTING)
-            self._turned.set()
+            self._settled_changed.set()
         for endpoint, reason in self._serving.reasons().items():
             self._log.debug("endpoint-waits", endpoint=endpoint, reason=reason)
 
