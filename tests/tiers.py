@@ -1,14 +1,13 @@
 """Marks the tests that start processes, so that `make check` can leave them out: those are most of the time that all tests take.
 
-Nothing is listed by hand. A test starts processes when its file, a fixture that it uses, or a helper that its file imports from
-the tests stands in a module that knows `subprocess`. Those of the architecture, which ask git and the linter, are quick.
+Nothing is listed by hand. A test starts processes when its file, or that of a fixture that it uses, has imported `subprocess`,
+itself or by what it imports from tests and benchmarks. Those of the architecture, which ask git and the linter, are quick.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from types import ModuleType
 
 import pytest
@@ -31,21 +30,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def starts_processes(item: pytest.Function) -> bool:
     """Whether what the test is made of can."""
-    modules = {item.module, *_helpers(item.module)}
+    modules = {item.module.__name__}
     for definitions in item._fixtureinfo.name2fixturedefs.values():
-        modules |= {sys.modules[definition.func.__module__] for definition in definitions}
-    return any(knows_processes(module) for module in modules)
+        modules |= {definition.func.__module__ for definition in definitions}
+    return any(map(knows_processes, modules))
 
 
-def _helpers(module: ModuleType) -> Iterator[ModuleType]:
-    """The modules of the tests from which this one has imported something."""
-    for value in vars(module).values():
-        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        if isinstance(name, str) and name.startswith(("tests.", "bench.")) and name in sys.modules:
-            yield sys.modules[name]
-
-
-def knows_processes(module: ModuleType) -> bool:
-    """Whether it has imported `subprocess`, whole or in part."""
-    known = vars(module).values()
-    return any(value is subprocess or getattr(value, "__module__", None) == "subprocess" for value in known)
+@cache
+def knows_processes(name: str) -> bool:
+    """Whether a module, or one of the tests and benchmarks from which it has imported something, has imported `subprocess`."""
+    seen, left = {name}, [name]
+    while left:
+        module = sys.modules.get(left.pop())
+        for value in vars(module).values() if module is not None else ():
+            source = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if source == "subprocess":
+                return True
+            if isinstance(source, str) and source.startswith(("tests.", "bench.")) and source not in seen:
+                seen.add(source)
+                left.append(source)
+    return False
