@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,6 +143,7 @@ def log_e_table(most: int, share: float, ratio: float = 1.0) -> np.ndarray[Any, 
     return table
 
 
+@lru_cache(maxsize=4_096)  # of the segments that are over a rollout asks the same at every look
 def _log_mixture(k: float, n: float, rho: float) -> float:
     a, b = k + 1.0, n - k + 1.0
     if not left_of_the_middle(rho, a, b):  # the upper tail's own fraction: everything large cancels in the formula
