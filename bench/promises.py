@@ -176,7 +176,13 @@ def whole(runs: int, seed: int) -> Iterator[Measure]:
         ("equal, 0.5 % errors", Rates((0.005, 0.005)), Ending.PROMOTED),
         ("worse, 0.5 % -> 5 % errors", Rates((0.005, 0.05)), Ending.ROLLED_BACK),
     ):
-        found = endings(np.random.default_rng([seed, 13, int(rates.errors[1] * 1e4)]), default_plan(0.01), rates, runs)
+        found = endings(
+            np.random.default_rng([seed, 13, int(rates.errors[1] * 1e4)]),
+            default_plan(0.01),
+            rates,
+            runs,
+            Traffic(20.0, 30.0),
+        )
         told = ", ".join(f"{ending.value} {count}" for ending, count in sorted(found.items()))
         part = 100 * found[good] / runs
         yield _told(Measure(f"{runs:,} whole rollouts by the state machine, {what}: {told}", round(part, 2), "%"))

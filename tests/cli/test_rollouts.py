@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from roadworthy.cli.registry import endpoint_table
-from roadworthy.cli.rollout_texts import details, line
+from roadworthy.cli.rollout_texts import details, history_table, line
 from roadworthy.client import Client
 from roadworthy.foundation.errors import Conflict, InvalidRequest
 from tests.cli.conftest import read
@@ -162,11 +162,13 @@ def test_the_typed_client_and_the_events(control: ControlProcess, fleet: Fleet, 
         assert next(client.rollouts.watch("line"))["decided_by"] == control.admin_id
 
 
-def test_watched_signals_are_shown_with_their_samples() -> None:
-    """In the line of a log and among the details; a plan that watches nothing says nothing of it."""
+@pytest.fixture
+def shown() -> dict[str, Any]:
+    """A rollout as the API shows it."""
     said = {"signal": "drift", "on_alarm": "hold", "outcome": "no-evidence", "samples": 0, "stable_samples": 1_204}
-    shown: dict[str, Any] = {
-        **dict.fromkeys(("id", "strategy", "endpoint", "stable", "version", "code", "started_by"), "x"),
+    return {
+        **dict.fromkeys(("id", "strategy", "stable", "version", "code", "started_by"), "x"),
+        "endpoint": "line",
         **dict.fromkeys(("step_left_s", "deadline_left_s", "ended_at", "outcome", "verdict", "withdrawn", "paused")),
         "phase": "stepping",
         "step": 1,
@@ -180,9 +182,37 @@ def test_watched_signals_are_shown_with_their_samples() -> None:
         "started_at": "2026-11-21T14:00:00.000000+00:00",
         "watched": [{**said, "text": "no answer yet"}],
     }
+
+
+def test_watched_signals_are_shown_with_their_samples(shown: dict[str, Any]) -> None:
+    """In the line of a log and among the details; a plan that watches nothing says nothing of it."""
     assert line(shown) == "stepping, step 1 of 2, 5 % | drift no-evidence (0 samples) | held"
     row, why = (row for row in details(shown).splitlines() if row.startswith("drift"))
     assert row.split() == ["drift", "no-evidence", "0", "1,204"]
     assert why == "drift: no answer yet"
     assert "WATCHED" not in details({**shown, "watched": []})
     assert line({**shown, "watched": []}) == "stepping, step 1 of 2, 5 % | held"
+
+
+def test_an_inconclusive_rollout_says_so_and_what_a_person_can_do(shown: dict[str, Any]) -> None:
+    """Held at its deadline it waits for a person; one that went back has it as its outcome."""
+    held = {
+        **shown,
+        "code": "inconclusive",
+        "text": "the deadline came before it was decided; missing in step 1: errors: …",
+    }
+    told = details(held)
+    assert "the deadline came before it was decided; missing in step 1: errors: … (inconclusive)" in told
+    assert "`roadworthy rollout promote line` or `roadworthy rollout abort line`" in told
+    back = {
+        **held,
+        "phase": "finished",
+        "outcome": "inconclusive",
+        "ended_at": shown["started_at"],
+        "decided_by": "controller",
+    }
+    assert details(back).count("inconclusive, step 1 of 2, 5 %") == 1
+    assert "rollout promote" not in details(back)
+    assert {"inconclusive", held["text"]} <= {
+        cell.strip() for cell in history_table([back]).splitlines()[1].split("  ")
+    }

@@ -130,7 +130,9 @@ def test_a_canary_that_turns_out_bad_goes_back_by_itself(client: rw.Client, guar
     assert ended["verdict"] is not None
     (found,) = ended["verdict"]["findings"]
     assert (found["signal"], found["stable_bad"]) == (guard, 0)
-    assert 0 < found["bad"] <= len(bad)  # it is found worse as soon as enough has arrived, which may be before the last record
+    assert (
+        0 < found["bad"] <= len(bad)
+    )  # it is found worse as soon as enough has arrived, which may be before the last record
     counts = client.feedback("sum", bad)["counts"]
     assert counts["duplicate"] == len(bad)
     assert client.rollouts.get("sum")["text"] == ended["text"]
