@@ -176,6 +176,23 @@ def test_without_a_profile_there_is_no_drift(measured: Callable[..., Measures]) 
     assert (gone.outputs, gone.missing["drift"]) == ((), f"{why} (prediction)")
 
 
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        None,
+        7,
+        [7, None, {}, {"name": ["y"]}],
+        [{"name": "prediction", "bins": {"kind": "number", "edges": ["0.0"]}, "cells": 3}],
+    ],
+)
+def test_a_profile_that_says_anything_is_no_bins(
+    measured: Callable[..., Measures], monkeypatch: pytest.MonkeyPatch, outputs: Any
+) -> None:
+    """Whoever sealed the package wrote it."""
+    monkeypatch.setattr("roadworthy.package.pack.build_profile", lambda *_: {"rows": 1, "outputs": outputs})
+    assert "bins for none of its outputs (prediction)" in measured(lambda x: x[:, 0]).missing["drift"]
+
+
 def test_memory_is_told_apart_in_runner_processes_only(measured: Callable[..., Measures]) -> None:
     """One machine that has them is enough; before anything is told nothing is refused."""
 

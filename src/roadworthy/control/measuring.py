@@ -101,7 +101,12 @@ def _outputs(signature: Signature, stable: Version, blobs: BlobStore) -> tuple[t
         if len(field.shape) == 1
         for place in range(min(field.shape[0], MOST_OUTPUTS))
     }
-    documents = {document["name"]: document for document in profile.get("outputs", ()) if "name" in document}
+    listed = profile.get("outputs")
+    documents = {
+        document["name"]: document
+        for document in (listed if isinstance(listed, list) else ())
+        if isinstance(document, dict) and isinstance(document.get("name"), str)
+    }
     profiled = [
         _profiled(documents.get(name), field, place, profile.get("edition")) for name, (field, place) in known.items()
     ]
