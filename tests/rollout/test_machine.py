@@ -225,6 +225,23 @@ def test_what_is_missing_at_the_deadline_is_told_whatever_it_is() -> None:
     assert world.state.text.endswith("missing in step 1: a person's decision")
 
 
+def test_an_outage_that_goes_on_without_the_canary_is_not_its_own() -> None:
+    """All traffic was the canary's, so its share was taken; the stable fails as much since. That is no fault of the canary."""
+    plan = Plan("blue-green", (Stage(10_000, hold_s=60),), guards=(ERRORS,), deadline_s=100.0)
+    for stable, outcome in (((500, 350), "inconclusive"), ((500, 1), "rolled-back")):
+        world = stepping(plan)
+        world.traffic((40, 30))
+        world.look(10)
+        assert (world.state.withdrawn, world.splits[-1]) == ("over-limit", (0, 0))
+        world.traffic((0, 0), stable)
+        world.look(10)
+        assert world.state.withdrawn == "over-limit", "nothing comes back by itself"
+        world.look(100)
+        assert world.state.ends_as == outcome
+        shared = "but 350 of 500 (0.7) of the stable's too: both suffer, nobody is accused" in world.state.text
+        assert shared is (outcome == "inconclusive")
+
+
 def test_a_canary_whose_share_was_taken_is_not_inconclusive_at_the_deadline() -> None:
     """It was over its limit and the stable was not: that is why it goes back, and it says so."""
     blue = Plan("blue-green", (Stage(10_000, hold_s=60),), guards=(ERRORS,), deadline_s=100.0)

@@ -242,13 +242,13 @@ def _worse(look: Look) -> Move | None:
 
 
 def _deadline(look: Look) -> Move | None:
-    """What the plan says for the deadline. Where the canary's share was taken from it before, that is why; otherwise the rollout
-    is undecided, which is told apart from a canary that was found worse."""
+    """What the plan says for the deadline. Where the canary's share was taken from it before, and the stable fares better without
+    it, that is why; otherwise the rollout is undecided, which is told apart from a canary that was found worse."""
     if not _overdue(look):
         return None
     state = look.state
     outcome, code, text = INCONCLUSIVE, INCONCLUSIVE, f"the deadline came before it was decided; {_missing(look)}"
-    if state.withdrawn is not None:
+    if state.withdrawn == "breaker-open" or (state.withdrawn is not None and look.verdict.withdraw):
         why = state.text if state.code == state.withdrawn else state.withdrawn
         outcome, code = ROLLED_BACK, "deadline"
         text = state.text if state.code == code else f"the deadline came before a person decided: {why}"

@@ -203,13 +203,14 @@ def _limit(guard: Guard, threshold: float, scope: Scope, tallies: Tallies) -> _R
     if guard.limit is None or not guard.kind.compares:
         return None
     since = max(scope.limit_from, scope.step_from)
-    live = [each for each in scope.segments if each.generation >= since and each.weight > 0]
-    total = _total(live, tallies)
+    lately = [each for each in scope.segments if each.generation >= since and not each.shadow]
+    total = _total((each for each in lately if each.weight > 0), tallies)
+    stable = _total(lately, tallies)  # also since the share was taken: whether the stable fares better alone
     if log_e_over(total.canary_bad, total.canary_samples, guard.limit) < threshold:
         return None
     rate = f"{_share(total.canary_bad, total.canary_samples)} of the canary's, where {guard.limit:.3g} is the limit"
-    if log_e_over(total.stable_bad, total.stable_samples, guard.limit) >= threshold:
-        other = _share(total.stable_bad, total.stable_samples)
+    if log_e_over(stable.stable_bad, stable.stable_samples, guard.limit) >= threshold:
+        other = _share(stable.stable_bad, stable.stable_samples)
         return HOLD, "shared-outage", f"{rate}, but {other} of the stable's too: both suffer, nobody is accused", False
     if total.canary_samples < LEAST_LIMITED and 0 < scope.segments[-1].weight < FULL_SHARE:
         return HOLD, "suspicious", f"{rate}; {LEAST_LIMITED} of its requests will tell whether it is worse", False
