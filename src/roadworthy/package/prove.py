@@ -15,7 +15,7 @@ from roadworthy.schema.batch import Array, Batch
 from roadworthy.schema.rows import decode_rows, encode_column
 
 ALONE_S = 5.0
-"""Seconds of asking examples one by one where a package is loaded; at pack and at push there is no such limit."""
+"""Seconds of asking examples one by one where a package is loaded; `replay.py` has more patience at pack and push."""
 
 Column = tuple[Array, Array | None]
 

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from roadworthy.schema.batch import Array, Batch
+from roadworthy.schema.cells import list_maker, object_maker, times
 from roadworthy.schema.dtypes import DType
-from roadworthy.schema.forms import as_elements, mark_value
 from roadworthy.schema.signature import USUAL, Container, Field, Form, Missing, Signature
 from roadworthy.schema.tables import column_of
 
 Restore = Callable[[Batch], Any]
-_NS_LIMIT_US = (2**63 - 1) // 1000
 
 
 class Restorer:
@@ -106,7 +105,7 @@ def _lists(fields: tuple[Field, ...], form: Form) -> Restore:
 
 def _records(fields: tuple[Field, ...], _form: Form) -> Restore:
     names = [field.name for field in fields]
-    makers = [_list_maker(field) for field in fields]
+    makers = [list_maker(field) for field in fields]
     absent = [position for position, field in enumerate(fields) if field.missing is Missing.ABSENT]
 
     def restore(batch: Batch) -> list[dict[str, Any]]:
@@ -128,50 +127,3 @@ _MAKERS: dict[Container, Callable[[tuple[Field, ...], Form], Restore]] = {
     Container.LISTS: _lists,
     Container.RECORDS: _records,
 }
-
-
-def _list_maker(field: Field) -> Callable[[Array, Array | None], list[Any]]:
-    """As `object_maker`, to a list."""
-    mark = mark_value(field.missing)
-    elements = None if field.element is None else as_elements(field.element)
-
-    def make(values: Array, mask: Array | None) -> list[Any]:
-        if field.dtype is DType.TIMESTAMP:
-            values = values.astype("datetime64[us]")
-        plain: list[Any] = values.tolist()
-        if elements is not None:
-            plain = elements(plain)
-        return plain if mask is None else [mark if null else v for v, null in zip(plain, mask.tolist(), strict=True)]
-
-    return make
-
-
-def object_maker(field: Field) -> Callable[[Array, Array | None], Array]:
-    """Values and mask to an array of Python objects with the mark of training where one is missing."""
-    mark = mark_value(field.missing)
-    elements = None if field.element is None else as_elements(field.element)
-
-    def make(values: Array, mask: Array | None) -> Array:
-        array = values.astype(object)
-        if elements is not None:
-            flat = array.reshape(-1)
-            flat[:] = elements(flat.tolist())
-        if mask is not None:
-            array[mask] = mark
-        return array
-
-    return make
-
-
-def times(values: Array, mask: Array | None, unit: str) -> Array:
-    """Microseconds since 1970 as datetime64 of a unit, NaT where null.
-
-    Raises:
-        OverflowError: the unit cannot hold a time.
-    """
-    if unit == "ns" and len(values) and (np.abs(values) > _NS_LIMIT_US).any():
-        raise OverflowError("a time is beyond the years 1677 to 2262, which the model's datetime64[ns] cannot hold")
-    moments: Array = values.astype("datetime64[us]").astype(f"datetime64[{unit}]")
-    if mask is not None:
-        moments[mask] = np.datetime64("NaT")
-    return moments

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from roadworthy.schema.batch import Array, Batch
+from roadworthy.schema.cells import object_maker, times
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.forms import pandas_type, polars_type
-from roadworthy.schema.restore import object_maker, times
 from roadworthy.schema.signature import Field, Form, Missing
 from roadworthy.schema.tables import column_of
 

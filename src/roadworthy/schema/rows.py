@@ -141,6 +141,11 @@ def match_columns(wanted: Sequence[str], names: Sequence[str], extra: str) -> in
     return len(unknown)
 
 
+def hint_of(code: str) -> str | None:
+    """What to do about a refusal with that code."""
+    return _HINTS.get(code)
+
+
 def misfit(field: Field, code: str, problem: str, row: int | None = None) -> InvalidInput:
     """The error for a whole column, or for one row of a table, that cannot be looked at value by value."""
     problems = _Problems()

@@ -22,7 +22,7 @@ from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.gateway.protocols.typed_rows import scalar_type
 from roadworthy.schema.batch import Array, Layout
 from roadworthy.schema.dtypes import DType
-from roadworthy.schema.rows import decode_rows
+from roadworthy.schema.rows import decode_rows, hint_of
 from roadworthy.schema.signature import Field
 from roadworthy.schema.time_units import texts_of
 
@@ -31,6 +31,9 @@ _MOST_ELEMENTS = 2**63 - 1
 _LITTLE = sys.byteorder == "little"
 _encode_json = msgspec.json.Encoder().encode
 Column = tuple[Array, Array | None]
+
+
+_METADATA_HINT = "the endpoint's metadata lists names, datatypes and shapes"
 
 
 class FieldReader:
@@ -207,7 +210,7 @@ class FieldReader:
         return InvalidInput(
             f"input {name!r} {words}; expected {expected}",
             code=problem,
-            hint="the endpoint's metadata lists names, datatypes and shapes",
+            hint=hint_of(problem) if problem == "unknown-category" else _METADATA_HINT,
             facts={"fields": [{"name": name, "row": None, "problem": problem, "expected": expected}]},
         )
 

@@ -1,0 +1,65 @@
+"""Columns of a batch as Python objects, with the mark of training where a value is missing, and as times of a unit.
+
+`restore.py` and `restore_frames.py` build containers of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from roadworthy.schema.batch import Array
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.forms import as_elements, mark_value
+from roadworthy.schema.signature import Field
+
+_NS_LIMIT_US = (2**63 - 1) // 1000
+
+
+def list_maker(field: Field) -> Callable[[Array, Array | None], list[Any]]:
+    """As `object_maker`, to a list."""
+    mark = mark_value(field.missing)
+    elements = None if field.element is None else as_elements(field.element)
+
+    def make(values: Array, mask: Array | None) -> list[Any]:
+        if field.dtype is DType.TIMESTAMP:
+            values = values.astype("datetime64[us]")
+        plain: list[Any] = values.tolist()
+        if elements is not None:
+            plain = elements(plain)
+        return plain if mask is None else [mark if null else v for v, null in zip(plain, mask.tolist(), strict=True)]
+
+    return make
+
+
+def object_maker(field: Field) -> Callable[[Array, Array | None], Array]:
+    """Values and mask to an array of Python objects with the mark of training where one is missing."""
+    mark = mark_value(field.missing)
+    elements = None if field.element is None else as_elements(field.element)
+
+    def make(values: Array, mask: Array | None) -> Array:
+        array = values.astype(object)
+        if elements is not None:
+            flat = array.reshape(-1)
+            flat[:] = elements(flat.tolist())
+        if mask is not None:
+            array[mask] = mark
+        return array
+
+    return make
+
+
+def times(values: Array, mask: Array | None, unit: str) -> Array:
+    """Microseconds since 1970 as datetime64 of a unit, NaT where null.
+
+    Raises:
+        OverflowError: the unit cannot hold a time.
+    """
+    if unit == "ns" and len(values) and (np.abs(values) > _NS_LIMIT_US).any():
+        raise OverflowError("a time is beyond the years 1677 to 2262, which the model's datetime64[ns] cannot hold")
+    moments: Array = values.astype("datetime64[us]").astype(f"datetime64[{unit}]")
+    if mask is not None:
+        moments[mask] = np.datetime64("NaT")
+    return moments
