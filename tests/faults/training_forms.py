@@ -58,6 +58,9 @@ PANDAS: dict[str, Callable[[Sequence[bool]], Any]] = {
     "arrow float": _series(FLOATS, None, pd.ArrowDtype(pa.float64())),
     "arrow bool": _series(FLAGS, None, pd.ArrowDtype(pa.bool_())),
     "arrow time": lambda gaps: _series(TIMES, None, "datetime64[ms]")(gaps).astype(pd.ArrowDtype(pa.timestamp("ms"))),
+    "arrow date": lambda gaps: (
+        _series(TIMES, None, "datetime64[s]")(gaps).dt.floor("D").astype(pd.ArrowDtype(pa.date32()))
+    ),
     "arrow zoned time": lambda gaps: _zoned("us", "Asia/Tokyo")(gaps).astype(
         pd.ArrowDtype(pa.timestamp("us", "Asia/Tokyo"))
     ),
@@ -70,6 +73,7 @@ PANDAS: dict[str, Callable[[Sequence[bool]], Any]] = {
     "objects of numpy.str_": _series([np.str_(text) for text in TEXT], np.nan, object),
     "lists": _series([[1, "a"], [], [None]], None, object),
     "tuples": _series([(1, "a"), (), (None,)], np.nan, object),
+    "arrays": _series([np.array([1.5, 2.0]), np.array([])], None, object),
     "dicts": _series([{"a": 1}, {}, {"b": [None]}], None, object),
     **{name: _series(FLOATS[:4], np.nan, name) for name in ("float16", "float32", "float64")},
     **{name: _series(FLOATS[:4], None, name) for name in ("Float32", "Float64")},
@@ -153,7 +157,7 @@ ARRAYS: dict[str, Callable[[Sequence[bool]], Any]] = {
     **{f"{kind}": _matrix_of(FLOATS[:4], np.nan, kind) for kind in ("float16", "float32", "float64")},
     "by column": _matrix_of(FLOATS, np.nan, "float64", "F"),
     "one float a row": _column_of(FLOATS, np.nan, "float64"),
-    **{f"times in {unit}": _column_of(TIMES, "NaT", f"datetime64[{unit}]") for unit in ("D", "s", "ns")},
+    **{f"times in {unit}": _column_of(TIMES, "NaT", f"datetime64[{unit}]") for unit in ("D", "s", "ns", "10us")},
 }
 
 
@@ -165,6 +169,7 @@ LISTS: dict[str, Callable[[Sequence[bool]], Any]] = {
     "lists and None": _lists(FLOATS, None),
     "lists and NaN": _lists(FLOATS, math.nan),
     "tuples": _lists(FLOATS, None, tuple),
+    "arrays in a list": lambda missing: [np.array(row) for row in _lists(FLOATS, math.nan)(missing)],
     "bare numbers": lambda missing: with_gaps(NUMBERS, missing, None),
     "integers": lambda missing: [[number, number] for number in with_gaps(NUMBERS, missing, 7)],
 }
@@ -228,6 +233,8 @@ def assert_same(found: Any, wanted: Any) -> None:
 def _same_row(row: Any, other: Any) -> bool:
     if isinstance(other, dict):
         return row.keys() == other.keys() and all(same_cell(row[key], other[key]) for key in other)
+    if isinstance(other, np.ndarray):
+        return row.dtype == other.dtype and all(map(same_cell, row.tolist(), other.tolist()))
     if isinstance(other, (list, tuple)):
         return type(row) is type(other) and all(map(same_cell, row, other))
     return same_cell(row, other)

@@ -51,6 +51,12 @@ def object_maker(field: Field) -> Callable[[Array, Array | None], Array]:
     return make
 
 
+def unit_of(kind: np.dtype[Any]) -> str:
+    """The unit of a datetime64 type: "us", or "10us"."""
+    unit, count = np.datetime_data(kind)
+    return unit if count == 1 else f"{count}{unit}"
+
+
 def times(values: Array, mask: Array | None, unit: str) -> Array:
     """Microseconds since 1970 as datetime64 of a unit, NaT where null.
 

@@ -23,6 +23,7 @@ ORDERED = "category, ordered"
 _CATEGORY = re.compile(r"category\[(.+)\](, ordered)?")
 _TEXT = re.compile(r"(str|string)\[(\w+)\]")
 _ARROW = re.compile(r"arrow\[(.+)\]")
+_CELLS = re.compile(r"array\[(\w+)\]")
 _ARROW_TIME = re.compile(r"timestamp\[(\w+)(?:, tz=(.+))?\]")
 _POLARS_TIME = re.compile(r"Datetime\[(ms|us|ns)(?:, (.+))?\]")
 
@@ -74,11 +75,15 @@ def mark_value(mark: Missing | None) -> Any:
 
 
 def element_of(present: Sequence[object]) -> str | None:
-    """The numpy type that all of these values have, or "tuple"; None for Python's own types, and where they are mixed."""
+    """The numpy type that all of these values have, "tuple", or "array[float64]"; None for Python's own types, and where they are
+    mixed."""
     kinds = {type(value) for value in present}
     if len(kinds) != 1:
         return None
     kind = kinds.pop()
+    if kind is np.ndarray:
+        names = {value.dtype.name for value in present if isinstance(value, np.ndarray)}
+        return f"array[{names.pop()}]" if len(names) == 1 else None
     if issubclass(kind, np.generic):
         return f"numpy.{kind.__name__}"
     return "tuple" if kind is tuple else None
@@ -92,6 +97,10 @@ def as_elements(element: str) -> Callable[[list[Any]], list[Any]]:
     """
     if element == "tuple":
         return lambda values: [tuple(value) if isinstance(value, list) else value for value in values]
+    array = _CELLS.fullmatch(element)
+    if array is not None:
+        cells = np.dtype(array[1])
+        return lambda values: [np.array(value, dtype=cells) if isinstance(value, list) else value for value in values]
     kind = getattr(np, element.removeprefix("numpy."), None)
     if not isinstance(kind, type) or not issubclass(kind, np.generic):
         raise TypeError(f"there is no type {element!r}")
@@ -153,9 +162,20 @@ def _named_type(name: str, field: Field) -> Any:
     import pandas as pd
 
     category = _CATEGORY.fullmatch(name)
-    if category is not None:
-        labels = pd.Index(list(field.categories or ()), dtype=_named_type(category[1], field))
-        return pd.CategoricalDtype(labels, ordered=category[2] is not None)
+    if category is None:
+        return plain_type(name)
+    labels = pd.Index(list(field.categories or ()), dtype=plain_type(category[1]))
+    return pd.CategoricalDtype(labels, ordered=category[2] is not None)
+
+
+def plain_type(name: str) -> Any:
+    """The pandas type of that name, no category.
+
+    Raises:
+        TypeError, ValueError: this pandas does not know it.
+    """
+    import pandas as pd
+
     text = _TEXT.fullmatch(name)
     if text is not None:
         kind, storage = text.groups()
@@ -251,17 +271,19 @@ def form_of(sample: Any) -> Form:
     """What a sample is besides its columns; of a kind that `infer_inputs` takes."""
     if library_of(sample) == "pandas":
         name = pandas_name(sample.columns.dtype)
+        known = name == "object" or _TEXT.fullmatch(name) is not None
         title = sample.columns.name
         return Form(
-            labels=name if name == "object" or name.startswith("string[") else None,
+            labels=name if known and name != pandas_name(type(sample)({"a": []}).columns.dtype) else None,
             labels_name=title if isinstance(title, str) else None,
             order="C" if _by_row(sample) else None,
         )
     if isinstance(sample, np.ndarray):
         flags = sample.flags
         return Form(order="F" if flags.f_contiguous and not flags.c_contiguous else None)
-    if isinstance(sample, Sequence) and sample and all(isinstance(row, tuple) for row in sample):
-        return Form(rows="tuple")
+    for name, kind in (("tuple", tuple), ("array", np.ndarray)):
+        if isinstance(sample, Sequence) and sample and all(isinstance(row, kind) for row in sample):
+            return Form(rows=name)
     return Form()
 
 

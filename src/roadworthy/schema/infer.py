@@ -199,7 +199,8 @@ def _pandas_values_field(name: str, series: Any) -> Field:
 
     nulls = bool(series.isna().any())
     dtype = series.dtype
-    times = series_times(series)
+    dates = str(getattr(dtype, "pyarrow_dtype", "")).startswith("date32[")
+    times = series_times(series.astype("datetime64[s]") if dates else series)
     if times is not None:
         return _times(name, times, nulls)
     if isinstance(dtype, pd.CategoricalDtype):
@@ -209,7 +210,11 @@ def _pandas_values_field(name: str, series: Any) -> Field:
         return _strings(name, present.tolist(), nulls)
     if dtype.kind == "O" and not hasattr(dtype, "numpy_dtype"):
         return _object_field(name, present.tolist(), nulls)
-    kind = np.dtype(getattr(dtype, "numpy_dtype", dtype) if pd.api.types.is_extension_array_dtype(dtype) else dtype)
+    kind = getattr(dtype, "numpy_dtype", dtype)
+    if str(dtype) == "null[pyarrow]":
+        raise _untyped(name)
+    if not isinstance(kind, np.dtype):
+        raise _not_restorable(name, dtype)
     return _numbers(name, present.to_numpy(dtype=kind), nulls)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from roadworthy.schema.batch import Array, Batch
-from roadworthy.schema.cells import list_maker, object_maker, times
+from roadworthy.schema.cells import list_maker, object_maker, times, unit_of
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import USUAL, Container, Field, Form, Missing, Signature
 from roadworthy.schema.tables import column_of
@@ -71,7 +71,7 @@ def _array_maker(field: Field) -> Callable[[Array, Array | None], Array]:
     if native.startswith("U"):
         return lambda values, _mask: _fixed_text(values, int(native[1:]))
     if field.dtype is DType.TIMESTAMP:
-        unit = np.datetime_data(np.dtype(native or "datetime64[us]"))[0]
+        unit = unit_of(np.dtype(native or "datetime64[us]"))
         return lambda values, mask: times(values, mask, unit)
 
     def make(values: Array, mask: Array | None) -> Array:
@@ -97,6 +97,8 @@ def _lists(fields: tuple[Field, ...], form: Form) -> Restore:
         if mask is not None:
             values = values.astype(object)
             values[mask] = null
+        if form.rows == "array" and fields[0].shape:
+            return list(values.copy() if mask is None else values.astype(fields[0].dtype.numpy))
         rows: list[Any] = values.tolist()
         return [tuple(row) for row in rows] if form.rows == "tuple" and fields[0].shape else rows
 

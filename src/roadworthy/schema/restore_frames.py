@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from roadworthy.schema.batch import Array, Batch
-from roadworthy.schema.cells import object_maker, times
+from roadworthy.schema.cells import object_maker, times, unit_of
 from roadworthy.schema.dtypes import DType
-from roadworthy.schema.forms import pandas_type, polars_type
+from roadworthy.schema.forms import pandas_type, plain_type, polars_type
 from roadworthy.schema.signature import Field, Form, Missing
 from roadworthy.schema.tables import column_of
 
@@ -29,7 +29,7 @@ class DataFrames:
 
         names = [field.name for field in fields]
         self._pandas = pd
-        self._labels = pd.Index(names, dtype=form.labels, name=form.labels_name)
+        self._labels = pd.Index(names, dtype=form.labels and plain_type(form.labels), name=form.labels_name)
         self._by_row = form.order == "C"
         types = [pandas_type(field) for field in fields]
         if all(_is_numbers(field, kind, fields[0].dtype) for field, kind in zip(fields, types, strict=True)):
@@ -101,7 +101,7 @@ def _numpy_maker(pd: Any, field: Field, kind: np.dtype[Any]) -> Maker:
         make = object_maker(field)
         return lambda values, mask: pd.Series(make(values, mask), dtype=object, copy=False)
     if kind.kind == "M":
-        unit = np.datetime_data(kind)[0]
+        unit = unit_of(kind)
         return lambda values, mask: times(values, mask, unit)
     return lambda values, mask: _with_nan(values, mask).astype(kind, copy=False)
 
@@ -128,7 +128,7 @@ def _arrow_maker(pd: Any, field: Field, kind: Any) -> Maker:
     def make(values: Array, mask: Array | None) -> Any:
         plain: Any = values.tolist() if field.dtype is DType.STRING else np.ascontiguousarray(values)
         if field.dtype is DType.TIMESTAMP:
-            plain = times(plain, None, exact.unit)
+            plain = times(plain, None, getattr(exact, "unit", "D"))  # a date has none
         return pd.arrays.ArrowExtensionArray(pa.array(plain, mask=mask, from_pandas=False).cast(exact))
 
     return make

@@ -49,7 +49,7 @@ class Form:
         labels_name: the name of the column labels (`frame.columns.name`), or None.
         order: how numbers lay in memory, where that is not usual: "F" (column by column) for an array, "C" (row by row) for a
             DataFrame of one type.
-        rows: "tuple" when the rows of a list were tuples.
+        rows: "tuple" or "array" when the rows of a list were such.
     """
 
     labels: str | None = None
@@ -70,8 +70,8 @@ class Form:
             TypeError, ValueError: it cannot be read.
         """
         form = cls(**document)
-        if form.order not in (None, "C", "F") or form.rows not in (None, "tuple"):
-            raise ValueError("an order is C or F, rows are tuples")
+        if form.order not in (None, "C", "F") or form.rows not in (None, "tuple", "array"):
+            raise ValueError("an order is C or F, rows are tuples or arrays")
         if any(not isinstance(text, str) for text in document.values()):
             raise TypeError("a form is described in text")
         return form
