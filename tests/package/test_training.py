@@ -36,3 +36,16 @@ def test_golden_examples_hold_what_training_saw(tmp_path: Path) -> None:
     golden, answers = package.golden()
     order = golden.column("x")[0][:, 0].argsort()
     assert (answers.column("prediction")[0][order] == seen).all()
+
+
+def test_a_model_that_answers_otherwise_each_time_is_called_so(tmp_path: Path) -> None:
+    """Also where only a late row differs: the form of the rows is not blamed."""
+    asked: list[int] = []
+
+    def restless(rows: np.ndarray) -> np.ndarray:
+        asked.append(len(rows))
+        return np.where(rows > 900, len(asked), rows)
+
+    with pytest.raises(PackError) as caught:
+        pack(restless, name="restless", inputs=np.arange(1000.0), out=tmp_path)
+    assert caught.value.code == "not-deterministic"

@@ -82,23 +82,30 @@ def check_repeatable(subject: Subject, own: Any, answers: Batch) -> None:
     again = answers_as_batch(answers.layout, subject.answer(own_rows(own, np.arange(few))), few)
     difference = compare(answers.slice(0, few), again, Tolerance())
     if difference is not None:
-        raise PackError(
-            f"the model gives other answers when asked again: {difference}",
-            code="not-deterministic",
-            hint="fix its random seeds; answers must not depend on the other rows of a request",
-        )
+        raise _not_repeatable(difference)
+
+
+def _not_repeatable(difference: Difference | str) -> PackError:
+    return PackError(
+        f"the model gives other answers when asked again: {difference}",
+        code="not-deterministic",
+        hint="fix its random seeds; answers must not depend on the other rows of a request",
+    )
 
 
 def check_form(subject: Subject, sample: Sample, answers: Batch, tolerance: Tolerance) -> None:
     """Ask about the rows as a request would bring them; `answers` are those to the user's own.
 
     Raises:
-        PackError: "training-form-lost", naming the first difference and, where one is to blame, the column.
+        PackError: "training-form-lost", naming the first difference and, where one is to blame, the column; "not-deterministic".
     """
     restore = Restorer.of(sample.signature).restore
     found = _difference(subject, restore(sample.rows), answers, tolerance)
     if found is None:
         return
+    again = _difference(subject, own_rows(sample.own), answers, tolerance)
+    if again is not None:  # then the form is not to blame
+        raise _not_repeatable(again)
     row = found.row if isinstance(found, Difference) else None
     told = found
     if row is not None:
