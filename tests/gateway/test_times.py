@@ -355,7 +355,11 @@ def test_g3_one_instant_is_one_integer_in_its_unit(whole: int, unit: str) -> Non
 DATES = [dt.date(2024, 3, 31), dt.date(1, 1, 1), dt.date(9999, 12, 31)]
 DATE_PATHS: dict[str, Path] = {
     **ANY,
-    **{f"{kind} {name}": arrow(kind, name()) for kind in (STREAM, FILE, PARQUET) for name in (pa.date32, pa.date64)},
+    **{
+        f"{kind} {name.__name__}": arrow(kind, name())
+        for kind in (STREAM, FILE, PARQUET)
+        for name in (pa.date32, pa.date64)
+    },
     **both("polars", lambda values: pl.DataFrame({"t": pl.Series(values, dtype=pl.Date)})),
     **both("numpy", lambda values: np.array(values, dtype="datetime64[D]")),
     **both("pandas with arrow", lambda v: pd.DataFrame({"t": pd.array(v, dtype=pd.ArrowDtype(pa.date32()))})),

@@ -169,7 +169,7 @@ TEXT: Mapping[str, Path] = {
     "v2 json": v2_text,
     "v2 raw": v2_text_raw,
     **{
-        f"{kind} {name}": arrow(kind, name())
+        f"{kind} {name.__name__}": arrow(kind, name())
         for kind in (STREAM, FILE, PARQUET)
         for name in (pa.string, pa.large_string)
     },
