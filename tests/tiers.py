@@ -1,7 +1,8 @@
 """Marks the tests that start processes, so that `make check` can leave them out: those are most of the time that all tests take.
 
-Nothing is listed by hand. A test starts processes when its file, or that of a fixture that it uses, has imported `subprocess`,
-itself or by what it imports from tests and benchmarks. Those of the architecture, which ask git and the linter, are quick.
+Nothing is listed by hand. A test starts processes when its file, or that of a fixture that it uses, has imported `subprocess` or
+what packs a model, which replays it in a process of its own; itself, or by what it imports from tests and benchmarks. Those of the
+architecture, which ask git and the linter, are quick.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from types import ModuleType
 import pytest
 
 MARK = "processes"
+STARTERS = frozenset({"subprocess", "roadworthy", "roadworthy.package.pack"})
+"""Modules that start processes: Python's own, and `pack`, also by its public name."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,13 +41,13 @@ def starts_processes(item: pytest.Function) -> bool:
 
 @cache
 def knows_processes(name: str) -> bool:
-    """Whether a module, or one of the tests and benchmarks from which it has imported something, has imported `subprocess`."""
+    """Whether a module, or one of the tests and benchmarks from which it has imported something, has imported a starter."""
     seen, left = {name}, [name]
     while left:
         module = sys.modules.get(left.pop())
         for value in vars(module).values() if module is not None else ():
             source = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-            if source == "subprocess":
+            if source in STARTERS:
                 return True
             if isinstance(source, str) and source.startswith(("tests.", "bench.")) and source not in seen:
                 seen.add(source)
