@@ -15,9 +15,11 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import KBinsDiscretizer, StandardScaler
+from structlog.testing import capture_logs
 
 import roadworthy as rw
 from bench.foreign import FILE, foreign_graph
+from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.errors import InputRefused, PackageRefused
 from roadworthy.package import attestations
 from roadworthy.package.archive import open_package, unpack
@@ -27,6 +29,7 @@ from roadworthy.package.construct import construct
 from roadworthy.package.files import describe_files
 from roadworthy.package.manifest import MANIFEST, Manifest, RuntimeEntry
 from roadworthy.package.package import Package
+from roadworthy.runtime.loading import package_folder, package_loader
 from roadworthy.runtime.placement import Facts, decide, facts_of
 
 COMPARED = "onnx-skl2onnx-float32"
@@ -123,6 +126,20 @@ def test_card_and_placement_say_why(before: tuple[Package, pd.DataFrame, Any]) -
     assert facts.runtime == "native"
     assert decide((), facts).told().startswith(f"process: carries code; {reason}")
     assert decide((), Facts("native", "onnx", carries_code=False)).told() == "inline: fast and native"
+
+
+def test_the_log_says_why_when_a_worker_loads_it(before: tuple[Package, pd.DataFrame, Any], tmp_path: Path) -> None:
+    """One warning for each runtime that is passed over."""
+    package, _, _ = before
+    assert package.folder is not None
+    shutil.copytree(package.folder, package_folder(tmp_path, package.digest))
+    with capture_logs() as lines:
+        loaded = package_loader(tmp_path, 1)(PackageEntry(package.digest, "case", 1, 1, allowed_by="someone"))
+    assert loaded.runtime == "native"
+    loaded.close()
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["runtime"]) == ("runtime-withheld", "warning", COMPARED)
+    assert "only compared" in line["reason"]
 
 
 def test_trees_compiled_before_limits_were_noted_refuse_what_float32_cannot_hold(tmp_path: Path) -> None:
