@@ -1,8 +1,8 @@
 """Marks the tests that start processes, so that `make check` can leave them out: those are most of the time that all tests take.
 
 Nothing is listed by hand. A test starts processes when its file, or that of a fixture that it uses, has imported `subprocess` or
-what packs a model, which replays it in a process of its own; itself, or by what it imports from tests and benchmarks. Those of the
-architecture, which ask git and the linter, are quick.
+what packs a model, which replays it in a process of its own; itself, or by what it imports from tests and benchmarks. Those of
+the architecture, which ask git and the linter, are quick.
 """
 
 from __future__ import annotations

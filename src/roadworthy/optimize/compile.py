@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def compile_runtimes(source: Source, folder: Path) -> tuple[Outcome, ...]:
     if source.preprocess is not None:
         reason = "a Python preprocessing function comes before the model"
         return tuple(Outcome(c.name, c.framework, kept=False, reason=reason) for c in candidates())
-    asked = tuple(exams(source))
+    asked = cache(lambda: tuple(exams(source)))  # made when the first candidate has converted the model
     outcomes: list[Outcome] = []
     for candidate in candidates():
         tried = _try(candidate, source, asked, folder / candidate.name)
@@ -97,7 +98,7 @@ def compile_runtimes(source: Source, folder: Path) -> tuple[Outcome, ...]:
     return tuple(outcomes)
 
 
-def _try(candidate: Candidate, source: Source, asked: tuple[Exam, ...], folder: Path) -> Outcome:
+def _try(candidate: Candidate, source: Source, asked: Callable[[], tuple[Exam, ...]], folder: Path) -> Outcome:
     """Convert, load, compare, measure."""
     outcome = Outcome(candidate.name, candidate.framework, kept=False, reason="")
     try:
@@ -119,7 +120,7 @@ def _try(candidate: Candidate, source: Source, asked: tuple[Exam, ...], folder: 
         examined = judge(
             replace(outcome, constructed=stated),
             source,
-            asked,
+            asked(),
             loaded.run,
             ties=ROUNDING if candidate.has_ties else 0.0,
         )

@@ -14,7 +14,7 @@ from roadworthy.package.construct import Constructed
 from roadworthy.schema.batch import Array, Batch
 from roadworthy.schema.rows import decode_rows, encode_column
 
-ALONE_S = 5.0
+ALONE_S = 1.0
 """Seconds of asking examples one by one where a package is loaded; `replay.py` has more patience at pack and push."""
 
 Column = tuple[Array, Array | None]
