@@ -129,7 +129,7 @@ def _outputs(signature: Signature, stable: Version, blobs: BlobStore) -> tuple[t
 
 
 def _profiled(document: Any, field: Field, place: int | None, edition: object) -> _Profiled | None:
-    """None for an output of which only presence is known. Whoever sealed the package may have written anything."""
+    """None for an output of which only presence is known. The profile is as its packer wrote it and may hold anything."""
     try:
         bins = bins_from_document(document["bins"])
         cells = tuple(int(cell) for cell in document["cells"])

@@ -54,7 +54,7 @@ class Guard:
                 self._refuse(batch, number, (values < low) | (values > high), low, high)
 
     def _refuse(self, batch: Batch, number: int, outside: Array, low: Array, high: Array) -> None:
-        """Name the first value outside; what lies under a null is none."""
+        """Name the first value outside. The filler under a null does not count."""
         block, form = batch.blocks[number], self._inputs.blocks[number]
         if block.mask is not None:
             outside = outside & ~block.mask

@@ -23,7 +23,7 @@ _LOOK_AGAIN_S = 0.02
 
 class Server(uvicorn.Server):
     """Accepts connections while it is told to (`accept`), until `should_exit`, then drains: for `drain_delay_s` everything goes
-    on as before, so that whoever routes by the probe notices; then no connection is accepted, each answer ends its connection,
+    on as before, so that load balancers notice by the probe; then no connection is accepted, each answer ends its connection,
     and connections without a question are closed after a moment.
 
     Args:

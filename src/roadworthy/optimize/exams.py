@@ -70,7 +70,7 @@ def _halved(source: Source, kind: str, rows: Batch, refused: list[Batch]) -> Ite
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = source.reference(rows)
-    except Exception:  # noqa: BLE001  the original may refuse rows that nobody sent, in any way it likes
+    except Exception:  # noqa: BLE001  the original may refuse made-up rows in any way it likes
         if rows.rows == 1:
             refused.append(rows)
             return

@@ -74,7 +74,7 @@ def compared_with_original(
         ProofFailed: "original-differs", naming the first difference.
     """
     source = Source(None, training.signature, reference, golden, training.sample, tolerance=tolerance)
-    # A graph in float32 refuses values beyond it (`frameworks/onnx.py`), and nobody expects it to do otherwise.
+    # A graph in float32 refuses values beyond it (`frameworks/onnx.py`), which its original may well take.
     asked = tuple(exam for exam in exams(source) if exam.kind != EXTREME)
     outcome = judge(Outcome(NATIVE, "onnx", kept=True, reason=""), source, asked, graph.run, ties=tolerance.rtol)
     if outcome.reason:

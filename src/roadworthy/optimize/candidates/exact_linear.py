@@ -1,8 +1,8 @@
 """Linear models behind scalers as one double ONNX graph: the scalers' own operations, one product, the estimator's own link.
 
 The arithmetic: scaled values have scikit-learn's bits (`exact/scaling.py`); the product with the coefficients is double, and
-rounds as scikit-learn's own does, which adds in another order for one row than for many: within 1e-12 of the terms. Nobody can
-give the label of a row that lies on the boundary to within that rounding; a score of exactly 0 is the first class. Models that
+rounds as scikit-learn's own does, which adds in another order for one row than for many: within 1e-12 of the terms. The label of
+a row that lies on the boundary to within that rounding is not certain; a score of exactly 0 is the first class. Models that
 compute in float32 are left to the original: their rounding depends on the order of the sum and is seen in the answers.
 """
 
