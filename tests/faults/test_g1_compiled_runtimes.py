@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
     AdaBoostClassifier,
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
 )
+from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -167,3 +169,55 @@ def test_g1_integers_beyond_what_float64_holds_do_not_change_sides(tmp_path: Pat
     with rw.load(str(package.path), allow_code=package.digest) as served:
         found = np.array(served.predict(asked)["probabilities"].tolist())
     assert np.array_equal(found, model.predict_proba(asked))
+
+
+def test_g1_an_overflow_that_a_clip_hides_is_refused(tmp_path: Path) -> None:
+    """The scaler makes 1.7e308 infinite, which the next scaler refuses before it would clip."""
+    rows = pd.DataFrame(np.random.default_rng(0).normal(0, 0.3, (200, 2)), columns=["a", "b"])
+    model = make_pipeline(StandardScaler(), MinMaxScaler(clip=True), LogisticRegression()).fit(rows, rows["a"] > 0)
+    _refused_by_both(model, rows, pd.DataFrame({"a": [1.7e308], "b": [0.1]}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "estimator", [LogisticRegression(), RandomForestClassifier(5), HistGradientBoostingClassifier(max_iter=5)]
+)
+def test_g1_a_column_that_is_dropped_later_is_checked_all_the_same(estimator: Any, tmp_path: Path) -> None:
+    """The selection drops the column; the scaler before it makes it infinite, and the selection refuses that."""
+    generator = np.random.default_rng(0)
+    rows = pd.DataFrame({"kept": generator.normal(size=300), "dropped": generator.normal(0, 0.1, 300)})
+    model = make_pipeline(StandardScaler(), SelectKBest(k=1), estimator).fit(rows, rows["kept"] > 0)
+    _refused_by_both(model, rows, pd.DataFrame({"kept": [0.5], "dropped": [1.7e308]}), tmp_path)
+
+
+def _refused_by_both(model: Any, rows: pd.DataFrame, asked: pd.DataFrame, out: Path) -> None:
+    """Compiled, and what the original refuses is refused."""
+    package = rw.pack(model, name="refusing", inputs=rows, out=out)
+    assert package.runtimes[0].startswith("onnx-")
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match="infinity"):
+        model.predict(asked)
+    with rw.load(str(package.path)) as served:
+        assert len(served.predict(rows.iloc[:3])) == 3
+        with pytest.raises(InputRefused):
+            served.predict(asked)
+
+
+def test_g1_an_element_that_the_original_refuses_missing_is_not_answered(tmp_path: Path) -> None:
+    """One element of an array may be missing, so all may; a step before the trees refuses another one. The original serves."""
+    rows = np.random.default_rng(0).normal(size=(300, 3))
+    target = rows[:, 0] > 0
+    rows[::7, 2] = np.nan
+    chosen = ColumnTransformer([("s", SelectKBest(k=1), [0, 1])], remainder="passthrough")
+    model = make_pipeline(chosen, HistGradientBoostingClassifier(max_iter=5)).fit(rows, target)
+    package = rw.pack(model, name="gaps", inputs=rows, out=tmp_path)
+    assert package.runtimes == ("native",)
+    said = package.attestations["compile"]["outcomes"][0]["reason"]
+    assert said == "not convertible: a value may be missing in a column where the original refuses it"
+
+
+def test_labels_beyond_what_json_holds_exactly_are_packed(tmp_path: Path) -> None:
+    """Identifiers of 60 bits as classes: the signature lists no categories for them, and the answers are right."""
+    rows = np.random.default_rng(0).normal(size=(200, 2))
+    model = LogisticRegression().fit(rows, np.where(rows[:, 0] > 0, 2**60 + 1, 2**60))
+    package = rw.pack(model, name="ids", inputs=rows, out=tmp_path)
+    with rw.load(str(package.path), allow_code=package.digest) as served:
+        assert np.array_equal(served.predict(rows[:20])["label"], model.predict(rows[:20]))

@@ -14,15 +14,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from roadworthy.optimize.exact.columns import RawColumn, highest_key, keys_of, lowest_key, values_of, with_values
-from roadworthy.schema.batch import Array, Batch
+from roadworthy.schema.batch import Array, Batch, Block
 from roadworthy.schema.dtypes import DType
 
 MAX_TRAINING = 20_000
 MAX_PERTURBED = 2_000
 MAX_THRESHOLD = 30_000
 MAX_ORDINARY = 4_000
-MAX_EXTREME = 48
+MAX_EXTREME = 56
+MAX_MISSING = 400
 _STEPS = (-1, 0, 1)
+_FLOAT64_MAX = float(np.finfo(np.float64).max)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _JITTER = 0.05
 
@@ -158,7 +160,16 @@ def extremes(training: Batch, raws: Sequence[RawColumn], seed: int = 0) -> Batch
     if not floats:
         return None
     generator = np.random.default_rng(seed)
-    magnitudes = [1e39, _FLOAT32_MAX, float(np.nextafter(_FLOAT32_MAX, np.inf)), 1e300, 1e15, 1e-45, 1e-310]
+    magnitudes = [
+        _FLOAT64_MAX,
+        1e39,
+        _FLOAT32_MAX,
+        float(np.nextafter(_FLOAT32_MAX, np.inf)),
+        1e300,
+        1e15,
+        1e-45,
+        1e-310,
+    ]
     pairs = [(raw, sign * size) for size in magnitudes for sign in (1.0, -1.0) for raw in floats]
     if len(pairs) > MAX_EXTREME:
         pairs = [pairs[i] for i in sorted(generator.choice(len(pairs), MAX_EXTREME, replace=False))]
@@ -171,20 +182,27 @@ def extremes(training: Batch, raws: Sequence[RawColumn], seed: int = 0) -> Batch
 
 
 def with_missing(training: Batch) -> Batch | None:
-    """Training rows of which each misses one value that may be missing; None when none may."""
-    nullable = [n for n, field in enumerate(training.layout.fields) if field.nullable and not field.shape]
-    if not nullable:
+    """Training rows of which each misses one value that may be missing, elements of tensors too; None when none may."""
+    places = []
+    for position, field in enumerate(training.layout.fields):
+        if field.nullable and len(field.shape) <= 1:
+            block, column = training.layout.places[position]
+            width = training.blocks[block].values.shape[1] if field.shape else 1
+            places += [(block, column + element) for element in range(width)]
+    if not places:
         return None
-    count = min(training.rows, 4) * len(nullable)
+    count = min(max(1, MAX_MISSING // len(places)), 4, training.rows) * min(len(places), MAX_MISSING)
     rows = training.take(np.arange(count) % training.rows)
-    columns = []
-    for position in range(len(training.layout.fields)):
-        values, mask = rows.column_at(position)
-        if position in nullable:
-            mask = np.zeros(count, dtype=bool) if mask is None else mask.copy()
-            mask |= np.arange(count) % len(nullable) == nullable.index(position)
-        columns.append((values, mask))
-    return Batch.from_columns(training.layout, columns, count)
+    blocks = list(rows.blocks)
+    for number in dict.fromkeys(block for block, _ in places):
+        values, mask = blocks[number].values, blocks[number].mask
+        mask = np.zeros(values.shape, dtype=bool) if mask is None else mask.copy()
+        for row in range(count):
+            block, column = places[row % len(places)]
+            if block == number:
+                mask[row, column] = True
+        blocks[number] = Block(values, mask)
+    return Batch(rows.layout, count, tuple(blocks))
 
 
 def chunks(batch: Batch, size: int = 5_000) -> Iterator[Batch]:

@@ -15,7 +15,8 @@ import numpy as np
 from roadworthy.optimize.exact.columns import RawColumn, with_values
 from roadworthy.schema.batch import Array, Batch
 
-_MOST_TIES = 100
+_MOST_ROWS = 200_000
+"""Rows that the original is asked in all; what differs beyond that counts as a fault."""
 
 
 def settle_ties(
@@ -39,9 +40,10 @@ def settle_ties(
         apart = np.asarray(expected.column_at(position)[0] != found.column_at(position)[0])
         differing |= apart.reshape(rows.rows, -1).any(axis=1)
     tied = []
-    for row in np.flatnonzero(differing).tolist()[:_MOST_TIES]:
+    floats = [raw for raw in raws if raw.dtype.is_float]
+    for row in np.flatnonzero(differing).tolist()[: _MOST_ROWS // max(1, 2 * len(floats))]:
         one = rows.slice(row, row + 1)
-        moved = [_moved(one, raw, sign * rounding) for raw in raws if raw.dtype.is_float for sign in (-1.0, 1.0)]
+        moved = [_moved(one, raw, sign * rounding) for raw in floats for sign in (-1.0, 1.0)]
         if moved and _gives(original(Batch.concatenate(moved)), found.slice(row, row + 1), labels):
             tied.append(row)
     if not tied:

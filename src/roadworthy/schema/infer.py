@@ -34,6 +34,7 @@ from roadworthy.schema.time_units import series_times
 
 MAX_CATEGORIES = 256
 ARRAY_FIELD = "x"
+_EXACT_JSON = 2**53
 
 
 def infer_inputs(sample: Any, *, privacy: Mapping[str, Privacy] | None = None) -> tuple[tuple[Field, ...], Container]:
@@ -409,6 +410,8 @@ def infer_outputs(
                 hint="answer numbers, text, booleans, or a dict of such arrays, one row each",
             ) from error
         labels = tuple(known[name]) if name in known else None
+        if labels is not None and any(isinstance(label, int) and abs(label) >= _EXACT_JSON for label in labels):
+            labels = None  # JSON has no exact form of such integers; the answers themselves are integers of their dtype
         fields.append(Field(name, field.dtype, tuple(array.shape[1:]), field.nullable, categories=labels))
     if not fields:
         raise PackError("the model answered nothing", code="unsupported-output")

@@ -14,9 +14,17 @@ from typing import Any
 import numpy as np
 
 from roadworthy.optimize.candidates.candidate import NotConvertible, Source
-from roadworthy.optimize.exact.columns import RawColumn, highest_key, keys_of, lowest_key, values_of, with_values
+from roadworthy.optimize.exact.columns import (
+    RawColumn,
+    highest_key,
+    keys_of,
+    lowest_key,
+    raw_columns,
+    values_of,
+    with_values,
+)
 from roadworthy.optimize.exact.pipeline import Parts
-from roadworthy.schema.batch import Array, Batch
+from roadworthy.schema.batch import Array, Batch, Block
 
 _MOST_ASKED = 40
 _LONGEST_REASON = 200
@@ -32,75 +40,101 @@ def guards(
         takes_infinite: the estimator takes infinities, so that only a step between could refuse one.
 
     Raises:
-        NotConvertible: the original refuses other values than its arithmetic explains.
+        NotConvertible: the original refuses missing values that the signature admits, or refuses other values than were found.
     """
-    raws = tuple(dict.fromkeys(o.raw for o in parts.origins if o.raw.dtype.is_float))
+    template = source.training.slice(0, 1)
+    every = raw_columns(source.signature)
+    _refuse_missing(source, template, every)
+    raws = tuple(raw for raw in every if raw.dtype.is_float)
     if not raws:
         return {}
-    template = source.training.slice(0, 1)
-    low, high = _asked_limits(source, template, raws) if takes_infinite else _limits(parts, cast, template, raws)
-    open_low = {raw for raw in raws if low[raw] == lowest_key(raw.dtype)}
-    open_high = {raw for raw in raws if high[raw] == highest_key(raw.dtype)}
-    closed = [raw for raw in raws if raw not in open_low or raw not in open_high]
+    low = {raw: lowest_key(raw.dtype) for raw in raws}
+    high = {raw: highest_key(raw.dtype) for raw in raws}
+    if not takes_infinite:
+        _bound_by_arithmetic(parts, cast, template, (low, high))
+    _bound_by_asking(source, template, (low, high))
+    beyond = [(raw, high[raw] + 1) for raw in raws if high[raw] != highest_key(raw.dtype)]
+    beyond += [(raw, low[raw] - 1) for raw in raws if low[raw] != lowest_key(raw.dtype)]
+    closed = tuple(dict.fromkeys(raw for raw, _ in beyond))
     if not closed:
         return {}
-    beyond = [(raw, high[raw] + 1) for raw in closed if raw not in open_high]
-    beyond += [(raw, low[raw] - 1) for raw in closed if raw not in open_low]
-    reason = _ask(source, template, [(raw, ends[raw]) for raw in closed for ends in (low, high)], beyond)
     found = [
         {"block": raw.block, "column": raw.column, "low": _text(low[raw], raw), "high": _text(high[raw], raw)}
         for raw in closed
     ]
-    return {"guards": found, "refusal": reason}
+    return {"guards": found, "refusal": _reason(source, template, beyond)}
+
+
+def _refuse_missing(source: Source, template: Batch, raws: tuple[RawColumn, ...]) -> None:
+    """A step between may refuse a missing value that the estimator takes, or that an imputer after it would fill."""
+    nullable = [raw for raw in raws if raw.field.nullable]
+    if nullable and _refusal(source, Batch.concatenate([_without(template, raw) for raw in nullable])) is not None:
+        raise NotConvertible("a value may be missing in a column where the original refuses it")
+
+
+def _without(template: Batch, raw: RawColumn) -> Batch:
+    """`template` with the value of one column missing."""
+    blocks = list(template.blocks)
+    block = blocks[raw.block]
+    mask = np.zeros(block.values.shape, dtype=bool) if block.mask is None else block.mask.copy()
+    mask[:, raw.column] = True
+    blocks[raw.block] = Block(block.values, mask)
+    return Batch(template.layout, template.rows, tuple(blocks))
 
 
 def _text(key: int, raw: RawColumn) -> str:
     return repr(float(values_of(np.array([key]), raw.dtype)[0]))
 
 
-def _limits(
-    parts: Parts, cast: type[np.floating[Any]], template: Batch, raws: tuple[RawColumn, ...]
-) -> tuple[dict[RawColumn, int], dict[RawColumn, int]]:
-    """Keys of the smallest and the largest value of each column that reaches the estimator as a finite number."""
+Ends = tuple[dict[RawColumn, int], dict[RawColumn, int]]
+"""Keys of the smallest and of the largest accepted value of each column."""
+
+
+def _bound_by_arithmetic(parts: Parts, cast: type[np.floating[Any]], template: Batch, ends: Ends) -> None:
+    """Narrow `ends` to the values that reach the estimator as finite numbers, all columns at once."""
+    columns: dict[RawColumn, list[int]] = {}
+    for column, origin in enumerate(parts.origins):
+        if origin.raw.dtype.is_float:
+            columns.setdefault(origin.raw, []).append(column)
+    if not columns:
+        return
+    raws = tuple(columns)
     middle = {raw: int(keys_of(_one(template, raw), raw.dtype)[0]) for raw in raws}
-    outer = {raw: np.array([lowest_key(raw.dtype), highest_key(raw.dtype)]) for raw in raws}
+    outer = {raw: np.array([ends[0][raw], ends[1][raw]]) for raw in raws}
     inner = {raw: np.array([middle[raw], middle[raw]]) for raw in raws}
-    finite = _finite(parts, cast, template, outer)
+    finite = _finite(parts, cast, template, columns, outer)
     if all(both.all() for both in finite.values()):
-        inner = outer
-    else:
-        inner = {raw: np.where(finite[raw], outer[raw], inner[raw]) for raw in raws}
-        for _ in range(64):
-            between = {raw: (inner[raw] & outer[raw]) + ((inner[raw] ^ outer[raw]) >> 1) for raw in raws}
-            finite = _finite(parts, cast, template, between)
-            outer = {raw: np.where(finite[raw], outer[raw], between[raw]) for raw in raws}
-            inner = {raw: np.where(finite[raw], between[raw], inner[raw]) for raw in raws}
-    return {raw: int(inner[raw][0]) for raw in raws}, {raw: int(inner[raw][1]) for raw in raws}
-
-
-def _asked_limits(
-    source: Source, template: Batch, raws: tuple[RawColumn, ...]
-) -> tuple[dict[RawColumn, int], dict[RawColumn, int]]:
-    """As `_limits`, by asking the original: one call where it takes every value, as it nearly always does."""
-    low = {raw: lowest_key(raw.dtype) for raw in raws}
-    high = {raw: highest_key(raw.dtype) for raw in raws}
-    ends = [(raw, limits[raw]) for raw in raws for limits in (low, high)]
-    if _refusal(source, Batch.concatenate([_with(template, raw, key) for raw, key in ends])) is None:
-        return low, high
+        return
+    inner = {raw: np.where(finite[raw], outer[raw], inner[raw]) for raw in raws}
+    for _ in range(64):
+        between = {raw: (inner[raw] & outer[raw]) + ((inner[raw] ^ outer[raw]) >> 1) for raw in raws}
+        finite = _finite(parts, cast, template, columns, between)
+        outer = {raw: np.where(finite[raw], outer[raw], between[raw]) for raw in raws}
+        inner = {raw: np.where(finite[raw], between[raw], inner[raw]) for raw in raws}
     for raw in raws:
-        middle = int(keys_of(_one(template, raw), raw.dtype)[0])
-        for limits in (low, high):
-            inner, outer = middle, limits[raw]
-            if _refusal(source, _with(template, raw, outer)) is None:
-                continue
-            while abs(outer - inner) > 1:
-                between = (inner + outer) // 2
-                if _refusal(source, _with(template, raw, between)) is None:
-                    inner = between
-                else:
-                    outer = between
-            limits[raw] = inner
-    return low, high
+        ends[0][raw], ends[1][raw] = int(inner[raw][0]), int(inner[raw][1])
+
+
+def _bound_by_asking(source: Source, template: Batch, ends: Ends) -> None:
+    """Narrow `ends` to what the original itself takes. Where the arithmetic was right that is one call.
+
+    A clip after an overflow makes the value finite again, and a selection drops a column that an earlier step has checked.
+    """
+    asked = [(raw, side) for side in (0, 1) for raw in ends[side]]
+    if _refusal(source, Batch.concatenate([_with(template, raw, ends[side][raw]) for raw, side in asked])) is None:
+        return
+    wrong = [(raw, side) for raw, side in asked if _refusal(source, _with(template, raw, ends[side][raw])) is not None]
+    if not wrong or len(wrong) > _MOST_ASKED:
+        raise NotConvertible("the original refuses values for reasons that were not found")
+    for raw, side in wrong:
+        inner, outer = int(keys_of(_one(template, raw), raw.dtype)[0]), ends[side][raw]
+        while abs(outer - inner) > 1:
+            between = (inner + outer) // 2
+            if _refusal(source, _with(template, raw, between)) is None:
+                inner = between
+            else:
+                outer = between
+        ends[side][raw] = inner
 
 
 def _one(template: Batch, raw: RawColumn) -> Array:
@@ -109,27 +143,22 @@ def _one(template: Batch, raw: RawColumn) -> Array:
 
 
 def _finite(
-    parts: Parts, cast: type[np.floating[Any]], template: Batch, keys: dict[RawColumn, Array]
+    parts: Parts,
+    cast: type[np.floating[Any]],
+    template: Batch,
+    columns: dict[RawColumn, list[int]],
+    keys: dict[RawColumn, Array],
 ) -> dict[RawColumn, Array]:
     """bool (2,) for each raw column: whether the value with the first and with the second key arrives as a finite number."""
     rows = template.take(np.zeros(2, dtype=np.intp))
     with np.errstate(over="ignore", invalid="ignore"):
         seen = parts.transform(with_values(rows, {raw: values_of(both, raw.dtype) for raw, both in keys.items()}), cast)
     arrived = np.isfinite(seen)
-    found: dict[RawColumn, Array] = {}
-    for raw in keys:
-        columns = [c for c, origin in enumerate(parts.origins) if origin.raw == raw]
-        found[raw] = np.asarray(arrived[:, columns].all(axis=1))
-    return found
+    return {raw: np.asarray(arrived[:, places].all(axis=1)) for raw, places in columns.items()}
 
 
-def _ask(
-    source: Source, template: Batch, accepted: list[tuple[RawColumn, int]], refused: list[tuple[RawColumn, int]]
-) -> str:
-    """Ask the original at the ends of the intervals and beside them; returns what it says about a value outside."""
-    inside = Batch.concatenate([_with(template, raw, key) for raw, key in accepted])
-    if _refusal(source, inside) is not None:
-        raise NotConvertible("the original refuses values that its arithmetic allows")
+def _reason(source: Source, template: Batch, refused: list[tuple[RawColumn, int]]) -> str:
+    """What the original says about values outside. It is asked about some of them, all of which it has to refuse."""
     reason = ""
     for raw, key in refused[:: max(1, len(refused) // _MOST_ASKED)]:
         said = _refusal(source, _with(template, raw, key))

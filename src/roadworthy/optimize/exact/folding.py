@@ -78,7 +78,10 @@ def fold(source: Source) -> Folded:
     places = {column: raws.index(raw) for column, raw in numbers.items()}
     places |= {table.column: len(raws) + number for number, table in enumerate(words)}
     trees = tuple(_moved(tree, places, largest, filled) for tree in ensemble.trees)
-    edges = {raw: _edges(raw, [t for (c, _), t in largest.items() if numbers[c] == raw]) for raw in raws}
+    limits: dict[RawColumn, list[float]] = {raw: [] for raw in raws}
+    for (column, _), limit in largest.items():
+        limits[numbers[column]].append(limit)
+    edges = {raw: _edges(raw, limits[raw]) for raw in raws}
     return Folded(dataclasses.replace(ensemble, trees=trees), raws, words, edges, parts)
 
 
