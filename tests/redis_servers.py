@@ -19,6 +19,7 @@ from redis import Redis
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.gateway.metrics import SHARED_CACHE, Totals, read_totals
 from tests.conftest import RunningWorker, eventually
+from tests.ports import free_ports
 from tests.waiting import DEADLINE_S
 
 MISSING = "needs redis-server; on Debian: apt-get install redis-server"
@@ -94,9 +95,7 @@ class RealRedis:
 
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as end:
-        end.bind(("127.0.0.1", 0))
-        return int(end.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def certificate(folder: Path, host: str) -> tuple[str, str]:

@@ -9,11 +9,9 @@ that it names, and every failure must have its cause. `make bench-road` measures
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +27,7 @@ import pytest
 import roadworthy as rw
 from bench.load.traffic import BROKEN, CONNECTIONS, REFUSED, Traffic, all_right, causes, only
 from bench.versions import Versions, two_versions
+from tests.ports import free_ports
 from tests.waiting import DEADLINE_S, eventually, soon
 
 ANSWERS = 800
@@ -107,7 +106,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Versions:
 def processes(tmp_path: Path) -> Iterator[Processes]:
     """A control plane and a gateway with two workers, ready."""
     home = tmp_path / "home"
-    started = Processes(home, _free_ports(3))
+    started = Processes(home, free_ports(3))
     try:
         started.start("control", "control", "--port", str(started.control_port))
         eventually(lambda: _answers(f"{started.control_url}/readyz"), "the control plane is ready")
@@ -120,12 +119,6 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 def _start_gateway(processes: Processes) -> None:
     ports = ["--port", str(processes.gateway_port), "--metrics-port", str(processes.metrics_port)]
     processes.start("gateway", "gateway", *ports, "--workers", "2", "--control-url", processes.control_url)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        holders = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [holder.getsockname()[1] for holder in holders]
 
 
 def _answers(url: str) -> bool:
