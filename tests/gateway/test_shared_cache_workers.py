@@ -103,6 +103,7 @@ def test_a_user_without_the_rights_is_told(start: Any, start_redis: Any) -> None
     assert status(reader.predict("e", [[1, 2, 3]])).endswith("detail=shared")
     reader.predict("e", [[2, 2, 3]])
     eventually(lambda: counted(reader, SHARED_CACHE).get("refused"), "it may not write")
+    eventually(lambda: len(told(reader)) > 1, "it is told")
     assert [line["event"] for line in told(reader)] == ["shared-cache-connected", "shared-cache-refuses"]
     nobody = start(redis.url.replace("unix://", "unix://nobody:n@"))
     (line,) = eventually(lambda: told(nobody), "it is told")
