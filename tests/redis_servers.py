@@ -186,3 +186,8 @@ def told(worker: RunningWorker) -> list[dict[str, Any]]:
     """What its log says of the shared cache."""
     lines = (worker.folder / "log").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["event"].startswith("shared-cache-")]
+
+
+def tells(worker: RunningWorker, *events: str) -> None:
+    """Wait until its log says just this of the shared cache; lines are written behind what they tell of."""
+    eventually(lambda: [line["event"] for line in told(worker)] == list(events), f"it tells {events}")

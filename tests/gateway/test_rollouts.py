@@ -343,6 +343,7 @@ def test_copies_that_fail_are_logged_seldom(start_worker: Any, make_plan: Any, f
         worker.predict("e", rows)
         eventually(lambda n=number: pairs(folder).get("errors", (0,))[0] == n, "the copy is answered")
     assert pairs(folder)["errors"] == (4, 3, 0)
+    eventually(lambda: "copy-failed" in (folder / "log").read_text(), "it is told")
     lines = [line for line in (folder / "log").read_text().splitlines() if "copy-failed" in line]
     (told,) = [json.loads(line) for line in lines]
     assert (told["code"], told["rollout"], told["copies"]) == ("model-failed", "r", 1)
