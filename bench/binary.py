@@ -22,8 +22,8 @@ import numpy as np
 from bench.duel import TOLERANCE, WrongAnswerError
 from bench.load.wrk import Target
 from bench.models import Rows, Subject
+from bench.ports import free_ports
 from bench.report import Measure
-from bench.service import free_ports
 
 LEAST = 1.1
 _WARM = 20

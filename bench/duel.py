@@ -18,8 +18,8 @@ import numpy as np
 
 from bench.load.wrk import Load, Target, fire, wrong_answers
 from bench.models import Rows, Subject, bodies
+from bench.ports import free_ports
 from bench.report import Measure
-from bench.service import free_ports
 
 TOLERANCE = 1e-5
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import roadworthy as rw
 from bench.load.traffic import PATIENCE_S
 from bench.load.wrk import Target
 from bench.models import Subject
+from bench.ports import free_ports
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 ROLES = {
@@ -44,7 +44,7 @@ class Service:
 
     home: Path
     core: int | None
-    ports: tuple[int, ...] = field(default_factory=lambda: free_ports(3))
+    ports: tuple[int, ...] = field(default_factory=lambda: tuple(free_ports(3)))
     workers: int | None = None
     process: subprocess.Popen[bytes] | None = None
 
@@ -185,15 +185,6 @@ def ask(service: Service, subject: Subject) -> bool:
             given = json.loads(body)["predictions"][0]["probabilities"][1]
             return bool(abs(given - subject.right[0]) <= 1e-5)
     return False
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """Ports of the loopback interface that nobody uses now; held together, so that all are different."""
-    holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = tuple(holder.getsockname()[1] for holder in holders)
-    for holder in holders:
-        holder.close()
-    return ports
 
 
 def wait_for_answer(url: str, timeout_s: float) -> None:

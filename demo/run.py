@@ -95,12 +95,15 @@ def push(package: rw.Package) -> None:
     show(roadworthy("push", os.path.relpath(package.path or "", ROOT), *allowed), 3)
 
 
-def other_ports(*, free: bool) -> list[str]:
-    """Options for the ports that something else listens on already; on a machine of one's own there are none. `free`: for all."""
+def port_options(ports: list[int] | None) -> list[str]:
+    """Options for the chosen ports; else for those usual ones that something else listens on already."""
     options: list[str] = []
-    for option, port in (("--port", 8080), ("--control-port", 8081), ("--metrics-port", 8082)):
+    for number, (option, usual) in enumerate((("--port", 8080), ("--control-port", 8081), ("--metrics-port", 8082))):
+        if ports is not None:
+            options += [option, str(ports[number])]
+            continue
         with socket.socket() as probe:
-            if not free and probe.connect_ex(("127.0.0.1", port)) != 0:
+            if probe.connect_ex(("127.0.0.1", usual)) != 0:
                 continue
         with socket.create_server(("127.0.0.1", 0)) as found:
             options += [option, str(found.getsockname()[1])]
@@ -178,7 +181,7 @@ def refuse(endpoint: Endpoint, data: Data) -> None:
     say(f"  without a key: {reply.status_code} {reply.json()['error']}")
 
 
-def journey(*, free_ports: bool) -> str:
+def journey(ports: list[int] | None) -> str:
     """All steps; returns the address to open."""
     say("\n1. Real flights of 2013, two versions of a model")
     data = Data(*flights())
@@ -189,7 +192,7 @@ def journey(*, free_ports: bool) -> str:
 
     say("\n2. One command starts the control plane and the gateway")
     begun = time.monotonic()
-    roadworthy("up", "-d", *other_ports(free=free_ports))
+    roadworthy("up", "-d", *port_options(ports))
     say(f"  up in {time.monotonic() - begun:.1f} s")
 
     say("\n3. Push and deploy")
@@ -235,7 +238,9 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=PLACE.folder, help="where it works; home/ and dist/ in it are made anew"
     )
-    parser.add_argument("--free-ports", action="store_true", help="listen on any free ports, not on the usual ones")
+    parser.add_argument(
+        "--ports", type=int, nargs=3, metavar=("GATEWAY", "CONTROL", "METRICS"), help="the ports to listen on"
+    )
     arguments = parser.parse_args()
     begun = time.monotonic()
     PLACE.folder = arguments.folder.resolve()
@@ -245,7 +250,7 @@ def main() -> None:
         shutil.rmtree(PLACE.folder / name, ignore_errors=True)
     (PLACE.folder / "dist").mkdir(parents=True)
     try:
-        address = journey(free_ports=arguments.free_ports)
+        address = journey(arguments.ports)
     except BaseException:
         roadworthy("stop", check=False)
         raise

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from bench.ports import free_ports
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.gateway.metrics import SHARED_CACHE, Totals, read_totals
 from tests.conftest import RunningWorker, eventually
-from tests.ports import free_ports
 from tests.waiting import DEADLINE_S
 
 MISSING = "needs redis-server; on Debian: apt-get install redis-server"

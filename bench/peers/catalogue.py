@@ -83,7 +83,7 @@ def _mlflow_read(answer: str) -> float:
 
 
 def _mlserver_settings(start: Start) -> None:
-    from bench.service import free_ports
+    from bench.ports import free_ports
 
     grpc, metrics = free_ports(2)
     settings = {

@@ -17,7 +17,7 @@ from bench.load.wrk import Target
 from bench.models import Subject
 from bench.peers.catalogue import ROOT, Peer, Start
 from bench.peers.environment import NotAvailableError
-from bench.service import free_ports
+from bench.ports import free_ports
 
 MARK = "ROADWORTHY_BENCH_PEER"
 START_S = 120.0

@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 import roadworthy as rw
+from bench.ports import free_ports
 from roadworthy.foundation.sockets import listen
-from tests.ports import free_ports
 from tests.waiting import DEADLINE_S, eventually
 
 COMMAND = (sys.executable, "-m", "roadworthy.cli.main")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.ports import free_ports
 from tests.waiting import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_demo_goes_to_its_end(tmp_path: Path) -> None:
     """A broken version goes back by itself, on evidence that is shown; a good one is promoted; nothing is left running."""
     result = subprocess.run(
-        [sys.executable, "demo/run.py", "--exit", "--free-ports", "--folder", str(tmp_path / "demo")],
+        [
+            sys.executable,
+            "demo/run.py",
+            "--exit",
+            "--folder",
+            str(tmp_path / "demo"),
+            "--ports",
+            *map(str, free_ports(3)),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -26,8 +26,8 @@ import pytest
 
 import roadworthy as rw
 from bench.load.traffic import BROKEN, CONNECTIONS, REFUSED, Traffic, all_right, causes, only
+from bench.ports import free_ports
 from bench.versions import Versions, two_versions
-from tests.ports import free_ports
 from tests.waiting import DEADLINE_S, eventually, soon
 
 ANSWERS = 800
