@@ -172,6 +172,10 @@ LISTS: dict[str, Callable[[Sequence[bool]], Any]] = {
     "arrays in a list": lambda missing: [np.array(row) for row in _lists(FLOATS, math.nan)(missing)],
     "bare numbers": lambda missing: with_gaps(NUMBERS, missing, None),
     "integers": lambda missing: [[number, number] for number in with_gaps(NUMBERS, missing, 7)],
+    "texts": lambda missing: with_gaps(TEXT, missing, "?"),
+    "texts and None": lambda missing: with_gaps(TEXT, missing, None),
+    "texts and NaN": lambda missing: with_gaps(TEXT, missing, math.nan),
+    "rows of text": lambda missing: [[text, "x"] for text in with_gaps(TEXT, missing, None)],
 }
 ABSENT = object()
 

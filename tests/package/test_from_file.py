@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from roadworthy.foundation.errors import PackError
-from roadworthy.package.from_file import load_model_file, read_sample
+from roadworthy.package.from_file import load_model_file, opened, read_sample
 
 FRAME = pd.DataFrame({"city": ["Brno", "Lomé"], "age": [30, 41]})
 
@@ -33,7 +33,8 @@ def test_a_saved_model_is_read(suffix: str, tmp_path: Path) -> None:
         joblib.dump({"a": 1}, path)
     else:
         path.write_bytes(pickle.dumps({"a": 1}))
-    assert load_model_file(path) == {"a": 1}
+    assert load_model_file(path) == opened(path) == opened(str(path)) == {"a": 1}
+    assert opened(7) == 7
 
 
 def test_a_graph_stays_a_path(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from roadworthy.package.construct import construct
 from roadworthy.package.pack import pack
 from roadworthy.package.package import Package
 from roadworthy.package.prove import prove
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Container
 
 ROWS = np.random.default_rng(0).random((30, 2))
 LOCK = threading.Lock()
@@ -116,6 +118,26 @@ def test_preprocessing_may_be_a_closure(tmp_path: Path) -> None:
 
     package = pack(total, name="a", inputs=ROWS, preprocess=clean, out=tmp_path / "dist", outputs=total(ROWS) + 7)
     assert proved(package, tmp_path / "here") == 30
+
+
+def test_a_list_of_texts_is_a_sample(tmp_path: Path) -> None:
+    """As people train classifiers of text; a frame of them is another thing to such a model, and the hint says so."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.naive_bayes import MultinomialNB
+    from sklearn.pipeline import make_pipeline
+
+    texts = ["good", "bad day", "good day", "bad"] * 5
+    model = make_pipeline(CountVectorizer(), MultinomialNB()).fit(texts, [1, 0, 1, 0] * 5)
+    package = pack(model, name="mood", inputs=texts, out=tmp_path / "dist")
+    (field,) = package.manifest.signature.inputs
+    signature = package.manifest.signature
+    assert (signature.container, field.dtype, field.shape) == (Container.LISTS, DType.STRING, ())
+    with load(package.path, allow_code=[package.digest]) as served:
+        assert served.predict(["bad bad", "a good one"])["label"].tolist() == [0, 1]
+    (tmp_path / "none").mkdir()
+    error = refusal(tmp_path / "none", model, inputs=pd.DataFrame({"text": texts}))
+    assert error.code == "answers-length"
+    assert "to_list()" in (error.hint or "")
 
 
 def test_model_and_preprocessing_may_be_lambdas(tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ def test_columns_that_cannot_be_served_are_refused_by_name(column: Any, why: str
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "duplicate-column"), (pd.DataFrame([[1, 2]]), "unsupported-column"),
         (pd.DataFrame({"": [1]}), "unsupported-column"), (pd.DataFrame({"a\n": [1]}), "unsupported-column"),
         (pd.Series([1, 2]), "unsupported-sample"), ("abc", "unsupported-sample"), (None, "unsupported-sample"),
-        ([[1], [2, 3]], "unsupported-sample"), (["a"], "unsupported-sample"), (np.array([b"a"]), "unsupported-sample"),
+        ([[1], [2, 3]], "unsupported-sample"), (["a", 1], "unsupported-sample"), ([b"a"], "unsupported-sample"),
+        (np.array([b"a"]), "unsupported-sample"),
     ],
 )  # fmt: skip
 def test_samples_that_show_no_signature_are_refused(sample: Any, code: str) -> None:

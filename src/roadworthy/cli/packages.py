@@ -83,7 +83,7 @@ def pack(options: PackCommandOptions) -> None:
 
     The sample of training rows gives the signature, the profile and the golden examples.
     """
-    from roadworthy.package.from_file import load_model_file, read_sample
+    from roadworthy.package.from_file import read_sample
     from roadworthy.package.pack import pack as pack_model
 
     sample = read_sample(options.sample)
@@ -97,7 +97,7 @@ def pack(options: PackCommandOptions) -> None:
             )
         labels = sample.pop(options.label_column)
     package = pack_model(
-        load_model_file(options.model),
+        options.model,
         name=options.name,
         inputs=sample,
         labels=labels,
@@ -106,7 +106,7 @@ def pack(options: PackCommandOptions) -> None:
         out=options.out,
         privacy=dict(_private(text) for text in options.private or ()),
         compile=options.compile,
-        original=None if options.original is None else load_model_file(options.original),
+        original=options.original,
         progress=_progress(),
     )
     show(_document(package), f"{_head(package)}\n\n{_outcomes(package)}", as_json=options.json)

@@ -1,4 +1,4 @@
-"""For someone who has only files: a saved model and a table of rows. Used by `roadworthy pack`, on the user's own machine."""
+"""For someone who has only files: a saved model and a table of rows. Used when packing, on the user's own machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from typing import Any
 from roadworthy.foundation.errors import PackError
 
 _TABLES = (".csv", ".parquet", ".json", ".jsonl")
+
+
+def opened(model: Any) -> Any:
+    """`model` itself; or, of a path given as text or as a Path, what lies there.
+
+    Raises:
+        As `load_model_file`.
+    """
+    return load_model_file(Path(model)) if isinstance(model, (str, Path)) else model
 
 
 def load_model_file(path: Path) -> Any:

@@ -26,6 +26,7 @@ from roadworthy.package import attestations
 from roadworthy.package.archive import SUFFIX, pack_file
 from roadworthy.package.examples import make_examples
 from roadworthy.package.files import describe_files
+from roadworthy.package.from_file import opened
 from roadworthy.package.golden import DEFAULT_EXAMPLES, write_golden
 from roadworthy.package.manifest import MANIFEST, CodeEntry, Manifest, RuleEntry, RuntimeEntry
 from roadworthy.package.manifest import Tolerance as ManifestTolerance
@@ -59,7 +60,7 @@ class PackOptions(TypedDict, total=False):
         rules: name → function of rows that may answer where the model cannot, for the fallback "rule". It takes rows as `model`
             or `preprocess` does, and gives every output of the model.
         original: the live model that `model`, an ONNX graph, was converted from. The graph is compared with it as a conversion of
-            our own would be, and the golden examples hold the original's answers. It takes rows as `model` does.
+            our own would be, and the golden examples hold the original's answers. It takes rows as `model` does. A path as there.
     """
 
     out: Path | str
@@ -86,7 +87,8 @@ def pack(
     """Package a trained model with everything that it needs, prove it, and write one file.
 
     Args:
-        model: a scikit-learn estimator or pipeline, an ONNX ModelProto or path, or any callable of rows.
+        model: a scikit-learn estimator or pipeline, an ONNX ModelProto, any callable of rows; or the path of an .onnx, .joblib
+            or .pkl file of your own, which is loaded here.
         name: the model's name: 1 to 64 of a-z, 0-9, '.', '_', '-'.
         inputs: the raw training rows: pandas or polars DataFrame, numpy array, list of records.
         labels: the true label of each row; only counted in the profile.
@@ -105,11 +107,11 @@ def pack(
     say = options.get("progress", _silent)
     tolerance = options.get("tolerance", Tolerance())
     privacy = {column: Privacy(kind) for column, kind in options.get("privacy", {}).items()}
+    model, original = opened(model), opened(options.get("original"))
     subject = Subject(framework_for(model), model, preprocess)
     check_name(name, "model name")
     say("asking the model about its training rows")
     training = look_at(subject, inputs, labels, outputs, privacy, tolerance)
-    original = options.get("original")
     reference = None if original is None else answers_of(original, training.signature, preprocess)
     if reference is not None:
         training = replace(training, answers=reference(training.sample))

@@ -132,7 +132,8 @@ def _output_fields(subject: Subject, answers: Mapping[str, Array], rows: int) ->
             raise PackError(
                 f"the model answered {found} for {rows} rows ({name!r})",
                 code="answers-length",
-                hint="answer one row for each row asked; do not drop or add rows in the preprocessing",
+                hint="answer one row for each row asked; do not drop or add rows in the preprocessing; a model of texts takes a "
+                "list of them, frame[name].to_list(), and no DataFrame",
             )
     return infer_outputs(answers, categories=subject.framework.categories(subject.model))
 

@@ -70,7 +70,11 @@ def _with_privacy(field: Field, privacy: Privacy) -> Field:
 def _fields_of(sample: Any) -> tuple[list[Field], Container]:
     library = library_of(sample)
     if library in ("pandas", "polars") and not hasattr(sample, "columns"):
-        raise PackError("the sample is one column", code="unsupported-sample", hint="give a DataFrame, with to_frame()")
+        raise PackError(
+            "the sample is one column",
+            code="unsupported-sample",
+            hint="give what the model takes: its values, with to_list(), or a DataFrame, with to_frame()",
+        )
     if library in ("pandas", "polars"):
         _check_names(list(sample.columns))
         _check_rows(len(sample))
@@ -144,22 +148,24 @@ def _check_names(names: list[Any]) -> None:
 
 
 def _list_field(sample: Sequence[Any]) -> Field:
-    """A list of numbers, or of lists of numbers of one shape; None or NaN where one is missing."""
+    """A list of numbers or of text, or of lists of them of one shape; None or NaN where one is missing."""
     try:
         array = np.array(sample)
-        if array.dtype.kind == "O":
-            present, mark = marks_of(array.reshape(-1).tolist())
+        shape = array.shape[1:]
+        values = (
+            np.array(sample, dtype=object) if array.dtype.kind == "U" else array
+        )  # NaN beside text would become text
+        present, mark = marks_of(values.reshape(-1).tolist() if values.dtype.kind in "fO" else ())
+        if values.dtype.kind == "O":
             if not present:
                 raise _untyped(ARRAY_FIELD)
             array = np.array(present) if mark is not None else array
-        else:
-            present, mark = marks_of(array.reshape(-1).tolist() if array.dtype.kind == "f" else ())
-        shape = np.shape(sample)[1:]
     except ValueError:  # rows of different lengths
-        array, mark, shape = np.empty(0, dtype=object), None, ()
-    if array.dtype.kind not in "iufb":
+        array, present, mark, shape = np.empty(0, dtype=object), [], None, ()
+    text = array.dtype.kind == "U" and all(isinstance(value, str) for value in present)
+    if array.dtype.kind not in "iufb" and not text:
         raise PackError(
-            "the sample's rows are not numbers of one shape",
+            "the sample's rows are not numbers, or texts, of one shape",
             code="unsupported-sample",
             hint="give a DataFrame or a list of records when columns differ",
         )
@@ -337,7 +343,12 @@ def _python_kind(value: Any) -> type:
 def _category_field(name: str, categories: list[Any], nulls: bool) -> Field:
     field = _object_field(name, categories, nulls)
     if field.dtype not in (DType.STRING, DType.INT64, DType.BOOL):
-        raise PackError(f"column {name!r} has categories that are not text or integers", code="unsupported-column")
+        raise PackError(
+            f"column {name!r} has categories that are not text or integers",
+            code="unsupported-column",
+            hint="give the column its plain type, such as frame[name].astype('float64'), or categories of text, before training",
+            facts={"column": name},
+        )
     return Field(name, field.dtype, nullable=nulls, categories=tuple(categories), categorical=True)
 
 

@@ -27,7 +27,7 @@ class Container(str, Enum):
     POLARS = "polars"  # polars.DataFrame, likewise
     ARRAY = "array"  # one numpy array, rows first; the signature then has exactly one field
     RECORDS = "records"  # list of dicts, one a row
-    LISTS = "lists"  # list of lists of numbers, one a row, or of bare numbers; one field as for an array
+    LISTS = "lists"  # list of lists of numbers or texts, one a row, or of bare ones; one field as for an array
 
 
 class Missing(str, Enum):
