@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
-import subprocess
-import sys
+import shutil
+import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,22 +19,36 @@ from roadworthy.contract.telemetry import READY, Telemetry, VersionState, Worker
 from roadworthy.foundation.keys import make_key
 from roadworthy.foundation.sockets import listen
 from tests.waiting import DEADLINE_S, eventually
+from tests.warm import Nursery, WarmProcess
 
+
+@cache
+def nursery() -> Nursery:
+    """Where control planes come from: importing what one needs takes most of its start."""
+    opened = Nursery("roadworthy.control.__main__")
+    atexit.register(opened.close)
+    return opened
+
+
+LINES = (2.0, 3.0, 4.0)
+"""The factors of the versions that most tests of rollouts have."""
 AHEAD = Path(__file__).parent / "control" / "ahead.py"
 
 
 class ControlProcess:
-    """One control plane with an admin key and a gateway key. `under`: a program that runs its module, with arguments. `log`:
-    where it logs, instead of the tests' own standard error."""
+    """One control plane with an admin key and a gateway key. `under`: a program that runs its module, with arguments. `seed`: the
+    folder of one that was stopped, to go on from. `log`: where it logs, instead of the tests' own standard error."""
 
     log: IO[bytes] | None = None
 
-    def __init__(self, folder: Path, *under: str | Path) -> None:
+    def __init__(self, folder: Path, *under: str | Path, seed: Path | None = None) -> None:
+        if seed is not None:
+            shutil.copytree(seed, folder)
         self.folder = folder
         self._under = under or ("-m",)
         self.admin_id, self.admin_key = make_key()
         self.gateway_id, self.gateway_key = make_key()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: WarmProcess | None = None
         self.start()
 
     def document(self, fd: int) -> dict[str, Any]:
@@ -56,11 +72,10 @@ class ControlProcess:
         """Start the process and wait until it is ready."""
         listener = listen("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.process = subprocess.Popen(
-            [sys.executable, *self._under, "roadworthy.control"],
-            stdin=subprocess.PIPE,
-            stderr=self.log,
-            pass_fds=[listener.fileno()],
+        self.process = nursery().start(
+            [*self._under, "roadworthy.control"],
+            descriptors=[listener.fileno()],
+            stderr=2 if self.log is None else self.log.fileno(),
         )
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(self.document(listener.fileno())).encode() + b"\n")
@@ -84,6 +99,13 @@ class ControlProcess:
         self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
+
+    def stop(self) -> None:
+        """SIGTERM."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(DEADLINE_S) == 0
+        self.kill()
 
     def client(self, key: str | None) -> httpx.Client:
         """A client with a key."""
@@ -134,10 +156,29 @@ def ahead_s(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def three_lines(make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a control plane to which `line` was pushed three times: in one that begins with it, the versions that
+    `fleet.three_versions` pushes are there and proved."""
+    process = ControlProcess(tmp_path_factory.mktemp("three") / "control")
+    with process.client(process.admin_key) as admin:
+        for factor in LINES:
+            reply = admin.post("/api/v1/packages", content=make_package(factor=factor).read_bytes())
+            assert reply.status_code == 201, reply.text
+    process.stop()
+    return process.folder
+
+
 @pytest.fixture
-def control(tmp_path: Path, ahead_s: Path) -> Iterator[ControlProcess]:
+def seed() -> Path | None:
+    """What `control` begins with: nothing. Files whose tests push three versions of `line` say `three_lines` instead."""
+    return None
+
+
+@pytest.fixture
+def control(tmp_path: Path, ahead_s: Path, seed: Path | None) -> Iterator[ControlProcess]:
     """A control plane of the test's own, which has patience with the gateways that tests play (control/ahead.py)."""
-    process = ControlProcess(tmp_path / "control", AHEAD, ahead_s)
+    process = ControlProcess(tmp_path / "control", AHEAD, ahead_s, seed=seed)
     yield process
     process.kill()
 

@@ -16,6 +16,8 @@ import pytest
 MARK = "processes"
 STARTERS = frozenset({"subprocess", "roadworthy", "roadworthy.package.pack"})
 """Modules that start processes: Python's own, and `pack`, also by its public name."""
+LONG = frozenset({"walks", "bench", "faults"})
+"""Folders of the files that take longest."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,10 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put it on, before `-m` chooses."""
+    """Put it on, before `-m` chooses; and have what takes long begin first, so that two workers end together."""
     for item in items:
         if isinstance(item, pytest.Function) and item.path.parent.name != "architecture" and starts_processes(item):
             item.add_marker(MARK)
+    starting = {item.path for item in items if item.get_closest_marker(MARK)}
+    items.sort(key=lambda item: (item.path not in starting, item.path.parent.name not in LONG))
 
 
 def starts_processes(item: pytest.Function) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,47 @@ import pytest
 from tests.control.fleet import Fleet, three_versions
 from tests.control_plane import ControlProcess
 from tests.waiting import DEADLINE_S
+from tests.warm import Nursery
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Runs `roadworthy …` in an empty folder: `run("list", "--json", ROADWORTHY_KEY="…")`."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
+@cache
+def nursery() -> Nursery:
+    """Where most commands come from: importing what they need takes longer than what they do."""
+    opened = Nursery("roadworthy.cli.main", "roadworthy.client.client", "rich.live", "rich.progress")
+    atexit.register(opened.close)
+    return opened
 
-    def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The variables of a command, in a home folder of the test's own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
+    return {**clean, "ROADWORTHY_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+
+
+@pytest.fixture
+def run(tmp_path: Path, environment: dict[str, str]) -> Run:
+    """Runs `roadworthy …` in an empty folder: `run("list", "--json", ROADWORTHY_KEY="…")`."""
+
+    def _run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = ("-m", "roadworthy.cli.main", *arguments)
+        return nursery().run(command, cwd=tmp_path, env={**environment, **more}, timeout=4 * DEADLINE_S)
+
+    return _run
+
+
+@pytest.fixture
+def run_installed(tmp_path: Path, environment: dict[str, str]) -> Run:
+    """The same by the installed script, from its start."""
+
+    def _run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [COMMAND, *arguments],
             cwd=tmp_path,
-            env={**clean, "ROADWORTHY_HOME": str(tmp_path / "home"), "COLUMNS": "200", **environment},
+            env={**environment, **more},
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -39,6 +67,12 @@ def run(tmp_path: Path) -> Run:
         )
 
     return _run
+
+
+@pytest.fixture
+def seed(three_lines: Path) -> Path:
+    """What the control plane begins with."""
+    return three_lines
 
 
 @pytest.fixture

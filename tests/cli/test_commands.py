@@ -19,6 +19,12 @@ from roadworthy.foundation.sockets import listen
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture
+def run(run_installed: Run) -> Run:
+    """All of these by the installed script."""
+    return run_installed
+
+
 def closed_port() -> int:
     """A port where nobody listens."""
     with closing(listen("127.0.0.1", 0)) as socket:

@@ -27,9 +27,9 @@ class Telling(ControlProcess):
 
 
 @pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlProcess]:
+def control(tmp_path: Path, seed: Path) -> Iterator[ControlProcess]:
     """A control plane of the test's own."""
-    process = Telling(tmp_path / "control")
+    process = Telling(tmp_path / "control", seed=seed)
     yield process
     process.kill()
 

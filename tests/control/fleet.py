@@ -13,7 +13,7 @@ from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
 from roadworthy.contract.snapshot import FULL_SHARE, Snapshot, decode_snapshot
 from roadworthy.contract.telemetry import READY, RUN_TIME_BOUNDS_US, RunTimes, VersionState, WorkerReport
 from tests.conftest import eventually
-from tests.control_plane import FakeGateway
+from tests.control_plane import LINES, FakeGateway
 
 LINE = "/api/v1/endpoints/line"
 ROLLOUTS = f"{LINE}/rollouts"
@@ -105,7 +105,7 @@ class Fleet:
 def three_versions(admin: httpx.Client, fleet: Fleet, make_package: Callable[..., Path]) -> list[str]:
     """Push three and have the first one serve; their digests."""
     digests = []
-    for factor in (2.0, 3.0, 4.0):
+    for factor in LINES:
         reply = admin.post("/api/v1/packages", content=make_package(factor=factor).read_bytes())
         digests.append(str(reply.json()["digest"]))
     admin.put(LINE, json={"version": "line:1"})

@@ -55,6 +55,12 @@ class Served:
 
 
 @pytest.fixture
+def seed(three_lines: Path) -> Path:
+    """What the control plane begins with."""
+    return three_lines
+
+
+@pytest.fixture
 def fleet(control: ControlProcess, gateway: Any) -> Fleet:
     """The data plane."""
     return Fleet(gateway.client)
@@ -255,41 +261,37 @@ def test_only_who_may_call_the_endpoint_gives_feedback(
 ID = "0" * 32
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"items": []},
-        {"items": [{"prediction_id": ID, "correct": True}] * 1_001},
-        {"items": [{"correct": True}]},
-        {"items": [{"prediction_id": ID}]},
-        {"items": [{"prediction_id": "0123", "correct": True}]},
-        {"items": [{"prediction_id": f"{ID}:x", "correct": True}]},
-        {"items": [{"prediction_id": ID, "correct": "maybe"}]},
-        {"items": [{"prediction_id": ID, "correct": 1}]},
-        {"items": [{"prediction_id": ID, "events": "refund"}]},
-        {"items": [{"prediction_id": ID, "events": ["no name"]}]},
-        {"items": [{"prediction_id": ID, "events": ["refund"] * 33}]},
-        {"items": [{"prediction_id": ID, "values": {"revenue": "12"}}]},
-        {"items": [{"prediction_id": ID, "values": {"revenue": True}}]},
-        {"items": [{"prediction_id": ID, "values": {"re/venue": 1}}]},
-        {"items": [{"prediction_id": ID, "correct": True, "user": "ann"}]},
-        [],
-    ],
+MALFORMED: tuple[Any, ...] = (
+    {},
+    {"items": []},
+    {"items": [{"prediction_id": ID, "correct": True}] * 1_001},
+    {"items": [{"correct": True}]},
+    {"items": [{"prediction_id": ID}]},
+    {"items": [{"prediction_id": "0123", "correct": True}]},
+    {"items": [{"prediction_id": f"{ID}:x", "correct": True}]},
+    {"items": [{"prediction_id": ID, "correct": "maybe"}]},
+    {"items": [{"prediction_id": ID, "correct": 1}]},
+    {"items": [{"prediction_id": ID, "events": "refund"}]},
+    {"items": [{"prediction_id": ID, "events": ["no name"]}]},
+    {"items": [{"prediction_id": ID, "events": ["refund"] * 33}]},
+    {"items": [{"prediction_id": ID, "values": {"revenue": "12"}}]},
+    {"items": [{"prediction_id": ID, "values": {"revenue": True}}]},
+    {"items": [{"prediction_id": ID, "values": {"re/venue": 1}}]},
+    {"items": [{"prediction_id": ID, "correct": True, "user": "ann"}]},
+    [],
 )
-def test_malformed_feedback_is_refused_whole(admin: httpx.Client, served: Served, body: Any) -> None:
-    """With the place that is wrong, in one problem reply."""
-    reply = admin.post(FEEDBACK, json=body)
-    assert (reply.status_code, reply.json()["code"]) == (422, "invalid-request")
-    assert reply.json()["fields"]
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "9" * 400])
-def test_numbers_that_are_none_are_refused(admin: httpx.Client, served: Served, number: str) -> None:
-    """JSON as Python writes it, or beyond any float."""
-    body = f'{{"items": [{{"prediction_id": "{ID}", "values": {{"revenue": {number}}}}}]}}'
-    reply = admin.post(FEEDBACK, content=body, headers={"Content-Type": "application/json"})
-    assert reply.status_code == 422, reply.text
+def test_malformed_feedback_is_refused_whole(admin: httpx.Client, served: Served) -> None:
+    """With the place that is wrong, in one problem reply; numbers as Python writes them, or beyond any float, are none."""
+    for body in MALFORMED:
+        reply = admin.post(FEEDBACK, json=body)
+        assert (reply.status_code, reply.json()["code"]) == (422, "invalid-request"), body
+        assert reply.json()["fields"]
+    for number in ("NaN", "Infinity", "1e999", "9" * 400):
+        text = f'{{"items": [{{"prediction_id": "{ID}", "values": {{"revenue": {number}}}}}]}}'
+        reply = admin.post(FEEDBACK, content=text, headers={"Content-Type": "application/json"})
+        assert reply.status_code == 422, (number, reply.text)
 
 
 def test_a_body_is_bounded_before_it_is_read(predictor: httpx.Client, served: Served) -> None:

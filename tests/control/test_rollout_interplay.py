@@ -15,6 +15,12 @@ from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, begin, current, fol
 
 
 @pytest.fixture
+def seed(three_lines: Path) -> Path:
+    """What the control plane begins with."""
+    return three_lines
+
+
+@pytest.fixture
 def fleet(gateway: Any) -> Fleet:
     """The data plane."""
     return Fleet(gateway.client)

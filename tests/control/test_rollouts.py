@@ -19,6 +19,12 @@ Digests = tuple[str, str, str]
 
 
 @pytest.fixture
+def seed(three_lines: Path) -> Path:
+    """What the control plane begins with."""
+    return three_lines
+
+
+@pytest.fixture
 def fleet(gateway: Any) -> Fleet:
     """The data plane."""
     return Fleet(gateway.client)

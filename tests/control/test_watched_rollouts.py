@@ -42,6 +42,12 @@ class Answering(Fleet):
 
 
 @pytest.fixture
+def seed(three_lines: Path) -> Path:
+    """What the control plane begins with."""
+    return three_lines
+
+
+@pytest.fixture
 def fleet(control: ControlProcess) -> Any:
     """The data plane."""
     with control.client(control.gateway_key) as client:

@@ -22,9 +22,9 @@ STANDING = ("id", "phase", "step", "share", "generation", "paused", "verdict", "
 
 
 @pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlProcess]:
+def control(tmp_path: Path, three_lines: Path) -> Iterator[ControlProcess]:
     """A control plane of the test's own."""
-    process = ControlProcess(tmp_path / "control")
+    process = ControlProcess(tmp_path / "control", seed=three_lines)
     yield process
     process.kill()
 
