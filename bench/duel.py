@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.load.traffic import PATIENCE_S
 from bench.load.wrk import Load, Target, fire, wrong_answers
 from bench.models import Rows, Subject, bodies
 from bench.ports import free_ports
@@ -168,7 +169,7 @@ def _check(answer: bytes, right: Rows) -> None:
         raise WrongAnswerError(f"{len(given)} rows, not all as the model answers them")
 
 
-def _wait_for_port(port: int, timeout_s: float = 30.0) -> None:
+def _wait_for_port(port: int, timeout_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:

@@ -104,7 +104,8 @@ def test_c12_ten_thousand_calls_leave_nothing_behind(
     before, resident, left = counts(), process.memory_info().rss, len(list(temporary.iterdir()))
     ask(CALLS)
     eventually(lambda: len(process.net_connections()) <= 2, "all connections are gone")
-    eventually(lambda: all(a <= b for a, b in zip(counts(), before, strict=True)), f"as many as before: {before}")
+    few = 3  # a pool may still grow on a busy machine; what leaks with one call in a thousand is found
+    eventually(lambda: all(a <= b + few for a, b in zip(counts(), before, strict=True)), f"as many as before: {before}")
     assert process.memory_info().rss - resident < 12 << 20
     assert len(list(temporary.iterdir())) <= left
     assert [path.name for path in tmp_path.rglob("*.tmp*")] == []

@@ -1,7 +1,7 @@
 """A worker process whose packages are planted: the real main in everything but the loader. Run by path, like the real one.
 
 Beside the worker's own keys the start document has "models": digest to {"kind", "signature"}. It may have "connect_s": for
-how long a server of the shared cache is waited for.
+how long a server of the shared cache is waited for; and "linger_s": how long idle connections are kept at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import read_start_message
 from roadworthy.foundation.errors import PackageRefused
-from roadworthy.gateway import shared_cache
+from roadworthy.gateway import server, shared_cache
 from roadworthy.gateway.worker import WorkerStart, serve
 from roadworthy.runtime.logs import configure_logs
 from roadworthy.schema.batch import Batch, Block, Layout
@@ -95,6 +95,7 @@ def main() -> None:
     document = read_start_message()
     models = document.pop("models")
     shared_cache.CONNECT_S = document.pop("connect_s", shared_cache.CONNECT_S)
+    server.LINGER_S = document.pop("linger_s", server.LINGER_S)
     start = msgspec.convert(document, WorkerStart)
 
     def load(entry: PackageEntry) -> Planted:

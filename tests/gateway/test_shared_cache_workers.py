@@ -103,7 +103,7 @@ def test_a_user_without_the_rights_is_told(start: Any, start_redis: Any) -> None
     assert status(reader.predict("e", [[1, 2, 3]])).endswith("detail=shared")
     reader.predict("e", [[2, 2, 3]])
     eventually(lambda: counted(reader, SHARED_CACHE).get("refused"), "it may not write")
-    tells(reader, "shared-cache-connected", "shared-cache-refuses")
+    tells(reader, "shared-cache-refuses")
     nobody = start(redis.url.replace("unix://", "unix://nobody:n@"))
     (line,) = eventually(lambda: told(nobody), "it is told")
     assert (line["event"], line["reason"]) == ("shared-cache-lost", "NoPermissionError")
