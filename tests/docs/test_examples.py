@@ -40,7 +40,7 @@ def help_of(*verb: str) -> str:
         [str(COMMAND), *verb, "--help"],
         capture_output=True,
         text=True,
-        timeout=DEADLINE_S,
+        timeout=4 * DEADLINE_S,
         check=False,
         env={"COLUMNS": "300", "TERM": "dumb", "NO_COLOR": "1"},
     )

@@ -67,7 +67,7 @@ class Machine:
         self.packages = [rw.pack(m, name="sums", inputs=rows, out=folder / "dist", compile=False) for m in models]
         self.told = self.tell("up", "-d")
         context = json.loads((self.home / "context.json").read_text())
-        self.client = httpx.Client(headers={"Authorization": f"Bearer {context['key']}"}, timeout=DEADLINE_S)
+        self.client = httpx.Client(headers={"Authorization": f"Bearer {context['key']}"}, timeout=4 * DEADLINE_S)
         for package in self.packages:
             self.tell("push", str(package.path), "--allow-code", package.digest)
 
@@ -75,7 +75,7 @@ class Machine:
         """What a command that must succeed prints with --json."""
         result = subprocess.run(
             [COMMAND, *arguments, "--json"],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
@@ -105,7 +105,7 @@ class Machine:
     def metric(self, pattern: str) -> float:
         """The sum of the samples whose name and labels match."""
         try:
-            text = httpx.get(self.told["metrics"], timeout=DEADLINE_S).text
+            text = httpx.get(self.told["metrics"], timeout=4 * DEADLINE_S).text
         except httpx.TransportError:  # between two agents
             return -1.0
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(pattern, line))
@@ -145,7 +145,7 @@ class Callers(threading.Thread):
 
     def run(self) -> None:
         """Until told."""
-        with httpx.Client(headers=self.machine.client.headers, timeout=DEADLINE_S) as client:
+        with httpx.Client(headers=self.machine.client.headers, timeout=4 * DEADLINE_S) as client:
             url = f"{self.machine.told['gateway']}/v1/models/steady:predict"
             while not self.over.is_set():
                 reply = client.post(url, json={"instances": [[1.0, 1.0]]})

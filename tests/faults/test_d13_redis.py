@@ -28,6 +28,8 @@ from tests.redis_servers import (
 from tests.waiting import DEADLINE_S, eventually
 
 CACHED = Policy(cache=CachePolicy(ttl_s=3_600.0))
+UNHURRIED: dict[str, Any] = {"cache_wait_ms": 20_000, "connect_s": 20.0}
+"""For servers that answer: even a busy machine does not lose them."""
 GREETING = b"SSH-2.0-OpenSSH_9.2\r\n"
 RUBBISH = {
     "another-protocol": GREETING,
@@ -175,7 +177,7 @@ def test_d13_no_request_waits_beyond_its_deadline(start: Any, start_redis: Any) 
 def test_d13_a_full_one_still_gives_what_it_has(start: Any, start_redis: Any) -> None:
     """It refuses to keep more: that is counted and told once, what it has is given, and nothing else changes."""
     redis: RealRedis = start_redis("--maxmemory", "2mb", "--maxmemory-policy", "noeviction")
-    worker = connected(start(redis.url))
+    worker = connected(start(redis.url, **UNHURRIED))
     asked(worker, 1)
     stored(worker, 1)
     with redis.client() as client:
@@ -185,7 +187,7 @@ def test_d13_a_full_one_still_gives_what_it_has(start: Any, start_redis: Any) ->
     assert asked(worker, *range(30, 60)) == [MISS] * 30
     assert reaches(worker)
     tells(worker, "shared-cache-refuses")
-    assert asked(connected(start(redis.url)), 1)[0].endswith("detail=shared")
+    assert asked(connected(start(redis.url, **UNHURRIED)), 1)[0].endswith("detail=shared")
     with redis.client() as client:
         client.config_set("maxmemory", "0")
     values = iter(range(1_000, 10_000))
@@ -199,7 +201,7 @@ def test_d13_a_full_one_still_gives_what_it_has(start: Any, start_redis: Any) ->
 def test_d13_one_that_is_no_redis(start: Any, start_redis: Any, rubbish: Any, kind: str) -> None:
     """Whatever answers at the address where a Redis was: nothing but misses, nobody waits twice, and Redis is found again."""
     redis = start_redis()
-    worker = connected(start(redis.url))
+    worker = connected(start(redis.url, **UNHURRIED))
     redis.kill()
     other = rubbish(redis.path, RUBBISH[kind])
     assert asked(worker, *range(50)) == [MISS] * 50
@@ -217,7 +219,7 @@ def test_d13_one_that_is_no_redis(start: Any, start_redis: Any, rubbish: Any, ki
 def test_d13_what_others_wrote_there_is_refused(start: Any, start_redis: Any) -> None:
     """Rubbish, pickles, other kinds of values, entries that belong to another request or never end: counted, and run anew."""
     redis: RealRedis = start_redis()
-    worker = connected(start(redis.url))
+    worker = connected(start(redis.url, **UNHURRIED))
     asked(worker, 1, 2)
     stored(worker, 2)
     with redis.client() as client:
@@ -235,22 +237,22 @@ def test_d13_what_others_wrote_there_is_refused(start: Any, start_redis: Any) ->
         ]
         for kind, value in strange:
             client.set(first, value, px=60_000)
-            fresh = connected(start(redis.url))
+            fresh = connected(start(redis.url, **UNHURRIED))
             assert asked(fresh, 1, 2).count(MISS) == 1, kind
             assert counted(fresh, SHARED_CACHE)["unfit"] == 1, kind
         client.set(first, good)  # good, but without an end
-        fresh = connected(start(redis.url))
+        fresh = connected(start(redis.url, **UNHURRIED))
         asked(fresh, 1, 2)
         assert counted(fresh, SHARED_CACHE)["unfit"] == 1
         client.delete(first)
         client.rpush(first, "a list")
-        fresh = connected(start(redis.url))
+        fresh = connected(start(redis.url, **UNHURRIED))
         asked(fresh, 1, 2)
         assert counted(fresh, SHARED_CACHE)["unfit"] == 1
         assert reaches(fresh)
         client.delete(first)
         client.set(first, good, px=60_000)  # the control: as it was, it is taken
-        fresh = connected(start(redis.url))
+        fresh = connected(start(redis.url, **UNHURRIED))
         asked(fresh, 1, 2)
         assert counted(fresh, SHARED_CACHE) == {}
 

@@ -75,6 +75,8 @@ stream.write("parent\\n")
 assert stream.drain(5)
 print('"ok"')
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False
+    )
     assert json.loads(done.stdout) == "ok", done.stderr
     assert done.stderr.splitlines() == ["before", "child", "parent"]

@@ -250,7 +250,7 @@ def refused(arguments: list[str], options: tuple[str, ...], taken: str, home: Pa
             [*COMMAND, *arguments, *ports, "--home", str(home)],
             capture_output=True,
             text=True,
-            timeout=DEADLINE_S,
+            timeout=4 * DEADLINE_S,
             check=False,
         )
         assert result.returncode != 0

@@ -45,7 +45,7 @@ print(steps)
 def run(verb: str, source: Path, target: Path, fatal: int) -> subprocess.CompletedProcess[str]:
     """Run the verb in a process that dies before step `fatal`."""
     command = [sys.executable, "-c", CHILD, verb, str(source), str(target), str(fatal)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False)
 
 
 def steps_of(verb: str, source: Path, target: Path) -> int:

@@ -62,7 +62,7 @@ class Machine:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=DEADLINE_S,
+            timeout=4 * DEADLINE_S,
             check=False,
         )
         assert result.returncode == 0, result.stderr
@@ -72,7 +72,7 @@ class Machine:
         """One row."""
         context = json.loads((self.folder / "home" / "context.json").read_text())
         url = f"{context['gateway_url']}/v1/models/sums:predict"
-        return httpx.post(url, json={"instances": [row]}, headers={"X-API-Key": context["key"]}, timeout=DEADLINE_S)
+        return httpx.post(url, json={"instances": [row]}, headers={"X-API-Key": context["key"]}, timeout=4 * DEADLINE_S)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment(folder / "home"),
         capture_output=True,
         text=True,
-        timeout=DEADLINE_S,
+        timeout=4 * DEADLINE_S,
         check=False,
     )
 

@@ -34,7 +34,7 @@ def test_a_runner_by_hand_refuses() -> None:
         input="",
         capture_output=True,
         text=True,
-        timeout=DEADLINE_S,
+        timeout=4 * DEADLINE_S,
         check=False,
     )
     assert result.returncode == EXIT_REFUSED
