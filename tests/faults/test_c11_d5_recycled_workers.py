@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-import psutil
 import pytest
 
-import roadworthy as rw
+from tests.faults.served import Served, pack_sum
 from tests.waiting import DEADLINE_S, eventually
 
-COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 RECYCLES = 3
 """D5 asks for 20; those take too long here."""
 PAUSE_S = 0.016
@@ -32,58 +24,8 @@ CALLERS = 4
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small native model, which executes in the workers."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    folder = tmp_path_factory.mktemp("dist")
-    graph = helper.make_graph(
-        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, axes=[1])],
-        "sum",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 2])],
-        [helper.make_tensor_value_info("total", TensorProto.FLOAT, [None])],
-    )
-    file = folder / "sum.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), file)
-    rw.pack(file, name="sum", inputs=np.random.default_rng(0).random((40, 2)).astype(np.float32), out=folder)
-    return next(folder.glob("*.rw"))
-
-
-class Served:
-    """`roadworthy serve` with two workers."""
-
-    def __init__(self, packed: Path, home: Path, **environment: str) -> None:
-        self.log = home / "err"
-        options = ["--port", "0", "--metrics-port", "0", "--workers", "2", "--no-auth", "--home", str(home), "--json"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [COMMAND, "serve", str(packed), *options],
-                stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **environment},
-            )  # fmt: skip
-        assert self.process.stdout is not None
-        text = self.process.stdout.readline()
-        while text and not text.rstrip().endswith("}"):
-            text += self.process.stdout.readline()
-        found = re.search(r'"url": *"http://127\.0\.0\.1:(\d+)', text)
-        assert found, text + self.log.read_text()
-        self.port = int(found[1])
-
-    def workers(self) -> set[int]:
-        """The processes of workers."""
-        found = set()
-        for child in psutil.Process(self.process.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if child.status() != psutil.STATUS_ZOMBIE and "roadworthy.gateway.worker" in child.cmdline():
-                    found.add(child.pid)
-        return found
-
-    def stop(self) -> int:
-        """SIGTERM; the exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(DEADLINE_S)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return status
+    """The package."""
+    return pack_sum(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.slab import READY, SlabReader
 from roadworthy.foundation.sockets import listen
 from roadworthy.settings import Settings
+from roadworthy.supervisor.door import Door
 from roadworthy.supervisor.plan import ChildPlan, WorkerLimits
 from roadworthy.supervisor.supervise import Supervisor
 
@@ -46,6 +47,7 @@ class Launch:
         failed: looks at a probe's answer; the error when it will never be ready.
         patience_s: announce after that long even when a probe still answers no, and soon when it says that it failed; None waits
             on.
+        doors: the listening sockets.
     """
 
     plans: Sequence[ChildPlan]
@@ -55,6 +57,7 @@ class Launch:
     limits: WorkerLimits | None = None
     failed: Callable[[Mapping[str, Any]], RoadworthyError | None] = lambda _answer: None
     patience_s: float | None = None
+    doors: Sequence[Door] = ()
 
 
 @dataclass(slots=True)
@@ -71,7 +74,7 @@ def run(launch: Launch) -> None:
             `failed` told.
     """
     watch = _Watch()
-    supervisor = Supervisor(launch.plans, slab=launch.slab, limits=launch.limits)
+    supervisor = Supervisor(launch.plans, slab=launch.slab, limits=launch.limits, doors=launch.doors)
     thread = threading.Thread(target=_watch, args=(launch, watch, supervisor.stop), name="readiness", daemon=True)
     thread.start()
     try:
@@ -162,6 +165,11 @@ def gateway_sockets(settings: Settings) -> Iterator[tuple[socket.socket, socket.
         contextlib.closing(listen(gateway.metrics_host, gateway.metrics_port, setting="--metrics-port")) as metrics,
     ):
         yield listener, metrics
+
+
+def gateway_doors(sockets: Sequence[socket.socket], settings: Settings) -> list[Door]:
+    """Predictions are taken until load balancers have noticed the stop, metrics are told to the end."""
+    return [Door(sockets[0], settings.gateway.drain_delay_s), Door(sockets[1], None)]
 
 
 @contextlib.contextmanager

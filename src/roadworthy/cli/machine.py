@@ -17,12 +17,13 @@ import typer
 
 from roadworthy.cli import detach as detaching
 from roadworthy.cli.home import CONTROL, GATEWAY, SUPERVISOR, Context, Home, PlaneKeys
-from roadworthy.cli.launch import Launch, control_socket, gateway_sockets, run, tell
+from roadworthy.cli.launch import Launch, control_socket, gateway_doors, gateway_sockets, run, tell
 from roadworthy.cli.options import Options, Sets, command
 from roadworthy.cli.output import facts, quiet_children, say, show
 from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of, worker_limits
 from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavailable
 from roadworthy.settings import Settings
+from roadworthy.supervisor.door import Door
 
 _STOP_STEP_S = 0.05
 _GONE_S = 5.0
@@ -121,7 +122,8 @@ def up(options: UpOptions) -> None:
         announce = _announcer(options.ready_fd, message, as_json=options.json)
         probes = (f"{urls.control_url}/readyz", f"{urls.gateway_url}/readyz")
         limits = worker_limits(settings)
-        run(Launch(children, plan.slab, probes, announce, limits, patience_s=_PATIENCE_S))
+        doors = [*gateway_doors(sockets, settings), Door(control, None)]
+        run(Launch(children, plan.slab, probes, announce, limits, patience_s=_PATIENCE_S, doors=doors))
 
 
 def gateway(options: GatewayCommandOptions) -> None:
@@ -145,7 +147,8 @@ def gateway(options: GatewayCommandOptions) -> None:
         message = {"gateway": url, "metrics": f"{url_of(settings.gateway.metrics_host, sockets[1])}/metrics"}
         children = gateway_children(plan, settings, quiet_children(settings))
         announce = _announcer(None, message, as_json=options.json)
-        run(Launch(children, plan.slab, [f"{url}/readyz"], announce, worker_limits(settings)))
+        doors = gateway_doors(sockets, settings)
+        run(Launch(children, plan.slab, [f"{url}/readyz"], announce, worker_limits(settings), doors=doors))
 
 
 def control(options: ControlOptions) -> None:
@@ -162,7 +165,8 @@ def control(options: ControlOptions) -> None:
         home.write_context(Context(url, known.gateway_url if known else "http://127.0.0.1:8080", keys.admin))
         message = {"control": url, **({"admin_key": keys.admin} if keys.new else {})}
         plan = control_child(home.control, listener, settings, keys.bootstrap(), quiet_children(settings))
-        run(Launch([plan], None, [f"{url}/readyz"], _announcer(None, message, as_json=options.json)))
+        announce = _announcer(None, message, as_json=options.json)
+        run(Launch([plan], None, [f"{url}/readyz"], announce, doors=[Door(listener, None)]))
 
 
 def stop(options: StopOptions) -> None:

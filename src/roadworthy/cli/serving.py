@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from roadworthy.cli.home import Home
-from roadworthy.cli.launch import Launch, gateway_sockets, run
+from roadworthy.cli.launch import Launch, gateway_doors, gateway_sockets, run
 from roadworthy.cli.machine import GatewayOptions
 from roadworthy.cli.options import command
 from roadworthy.cli.output import facts, quiet_children, show
@@ -97,7 +97,8 @@ def serve(options: ServeOptions) -> None:
         announce = _announcer(message, as_json=options.json)
         children = gateway_children(plan, settings, quiet_children(settings))
         limits = worker_limits(settings)
-        run(Launch(children, plan.slab, [f"{url}/readyz"], announce, limits, _failure))
+        doors = gateway_doors(sockets, settings)
+        run(Launch(children, plan.slab, [f"{url}/readyz"], announce, limits, _failure, doors=doors))
 
 
 def _audited(options: ServeOptions) -> Package:

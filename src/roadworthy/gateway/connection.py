@@ -353,10 +353,7 @@ class Connection(ReadingProtocol):
 
     def shutdown(self) -> None:
         """Answer what was asked, then close; called when the worker has drained."""
-        if self._turns:
-            self.close_after_turns()
-        else:
-            self.transport.close()
+        self.close_after_turns()
 
     def close_after_turns(self) -> None:
         """Take no further requests, answer what was asked, and end the connection."""

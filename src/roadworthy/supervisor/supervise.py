@@ -4,7 +4,8 @@ It owns the listening sockets (the command line binds them and names them in the
 else; it knows both planes by command only. Each child gets its start document as one line on standard input, and the pipe stays
 open as long as this process lives (`foundation/child.py`).
 
-- SIGTERM or SIGINT: stop, stage by stage, lowest stage first; each has its grace. A second one: stop by force.
+- SIGTERM or SIGINT: stop, stage by stage, lowest stage first; each has its grace. A second one: stop by force. Who connects
+  meanwhile is answered or refused (`door.py`).
 - SIGHUP: recycle the workers, one at a time; a replacement is READY in a spare slot of the slab before the old one is stopped.
 - A child that dies is started again: at once when it had run well, then with growing pauses.
 - A child that exits with EXIT_REFUSED on its first start stops everything: there is no half start.
@@ -27,6 +28,7 @@ from typing import Any
 
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.slab import SlabReader, create_slab
+from roadworthy.supervisor.door import Door
 from roadworthy.supervisor.household import Child, Death, Household, Listeners, say
 from roadworthy.supervisor.ordering import Ordering
 from roadworthy.supervisor.plan import ChildPlan, Pauses, WorkerLimits
@@ -53,6 +55,7 @@ class Supervisor:
             no plan is a worker.
         pauses: of restarts.
         limits: of workers.
+        doors: the listening sockets, to be closed in order at a stop.
     """
 
     def __init__(
@@ -62,9 +65,11 @@ class Supervisor:
         slab: Path | None = None,
         pauses: Pauses | None = None,
         limits: WorkerLimits | None = None,
+        doors: Sequence[Door] = (),
     ) -> None:
         pauses = pauses or Pauses()
         self._asked = _Asked()
+        self._doors = doors
         self._ordering: Ordering | None = None
         for plan in plans:
             if plan.orders is not None:
@@ -224,6 +229,8 @@ class Supervisor:
     def _stop_all(self) -> None:
         house = self._house
         house.stopping = True
+        for door in self._doors:
+            door.begin()
         for stage in sorted({child.plan.stage for child in house.members}):
             members = [child for child in house.members if child.plan.stage == stage]
             for child in members:
@@ -233,6 +240,10 @@ class Supervisor:
                 self._take_orders()
                 house.reap()
                 house.kill_overdue()
+                for door in self._doors:
+                    door.look()
+        for door in self._doors:
+            door.finish()
 
     def _sleep(self) -> None:
         """Until a signal, an order, the next start or look that is due, or one step when something is under way."""
