@@ -16,7 +16,7 @@ def test_runners_that_live_are_shown(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     dead = 1 << 22  # above every process number
     for pid in (os.getpid(), dead):
-        (folder / f"{'ab' * 8}-1.sock.{pid}.state").write_bytes(struct.pack("=4q", pid, 2, 0, 7))
+        (folder / f"{'ab' * 8}-1.sock.{pid}.state").write_bytes(struct.pack("=5q", pid, 2, 0, 7, 0))
     (folder / f"{'ab' * 8}-1.sock.state").write_bytes(b"")
     (folder / f"{'ab' * 8}-1.sock.{os.getpid()}x.state").write_bytes(b"")
     (runner,) = local_runners(tmp_path)

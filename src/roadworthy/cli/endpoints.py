@@ -170,16 +170,17 @@ def status(options: RemoteOptions) -> None:
     gateways = [
         (
             gateway["id"],
+            "alive" if gateway.get("alive", True) else "AWAY",
             gateway.get("seen_at"),
             gateway.get("revision"),
             len(gateway.get("workers") or ()),
-            _states(gateway.get("workers") or ()),
+            _states(gateway.get("workers") or ()) if gateway.get("alive", True) else "unknown",
             gateway.get("lost_records"),
             _sharing(gateway.get("workers") or ()),
         )
         for gateway in document["gateways"]
     ]
-    headings = ("GATEWAY", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS", "SHARED CACHE")
+    headings = ("GATEWAY", "STATE", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS", "SHARED CACHE")
     seen = table(headings, gateways)
     placed = table(("GATEWAY", "DIGEST", "RUNTIME", "PLACEMENT", "WORKERS"), _placements(document["gateways"]))
     parts = [head, seen, placed, endpoint_table(document["endpoints"])]
@@ -190,9 +191,9 @@ def status(options: RemoteOptions) -> None:
 
 
 def _placements(gateways: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
-    """Where each version that is ready executes, and on how many workers it is so."""
+    """Where each version that is ready executes, and on how many workers it is so; of a gateway that is away nobody knows."""
     counts: dict[tuple[str, str, str, str], int] = {}
-    for gateway in gateways:
+    for gateway in (each for each in gateways if each.get("alive", True)):
         for worker in gateway.get("workers") or ():
             for version in worker.get("versions") or ():
                 if version["state"] == "READY":

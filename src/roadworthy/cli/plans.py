@@ -23,6 +23,8 @@ _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - recognised, not bound
 # has it.
 _WORKERS, _RUNNERS, _AGENT, _CONTROL = range(4)
 _RUNNER = (sys.executable, "-P", "-m", "roadworthy.runtime.apart")
+STILL_S = 10.0
+"""How long agent and control plane may show no life; workers are judged by their heartbeat in the slab."""
 _LEAST_WORKER_BYTES = 1 << 30
 _WORKERS_SHARE = 0.6
 
@@ -85,7 +87,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "runners": True,
     }
     workers = [
-        _child("roadworthy.gateway.worker", f"worker-{slot}", {**worker, "slot": slot}, _WORKERS)
+        _child("roadworthy.gateway.worker", f"worker-{slot}", {**worker, "slot": slot}, _WORKERS, None)
         for slot in range(worker_count(settings))
     ]
     orders = Orders((_RUNNER,), _RUNNERS)  # the agent may have runner processes started, and nothing else
@@ -137,10 +139,10 @@ def control_child(
     return _child("roadworthy.control", "control", document, _CONTROL)
 
 
-def _child(module: str, name: str, document: dict[str, Any], stage: int) -> ChildPlan:
+def _child(module: str, name: str, document: dict[str, Any], stage: int, still_s: float | None = STILL_S) -> ChildPlan:
     descriptors = tuple(document[key] for key in ("fd", "metrics_fd") if key in document)
     # -P: a file of the user's folder must not stand in for a module of ours
-    return ChildPlan(name, (sys.executable, "-P", "-m", module), document, descriptors, stage=stage)
+    return ChildPlan(name, (sys.executable, "-P", "-m", module), document, descriptors, stage=stage, still_s=still_s)
 
 
 def worker_count(settings: Settings) -> int:

@@ -15,7 +15,7 @@ from roadworthy.control.controllers import Controllers
 from roadworthy.control.courier import Courier
 from roadworthy.control.logs import configure_logs
 from roadworthy.control.wiring import build_plane
-from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
+from roadworthy.foundation.child import EXIT_REFUSED, LIFE_S, read_start_message, show_life, watch_parent
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.sockets import listen
 
@@ -41,6 +41,8 @@ def main() -> int:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
+        callback_notify=_show_life,
+        timeout_notify=round(LIFE_S),
         lifespan="off",
     )
     server.append(uvicorn.Server(config))
@@ -59,6 +61,10 @@ def main() -> int:
     controllers.stop()
     plane.database.close()
     return 0
+
+
+async def _show_life() -> None:
+    show_life()
 
 
 def _listener(document: dict[str, Any]) -> socket.socket:

@@ -1,19 +1,23 @@
 """How a process that the supervisor starts gets its configuration, and how it learns that its parent is gone.
 
-The parent writes ONE line of JSON to the child's standard input and keeps that pipe open for as long as it lives. End of file
-means that the parent died, however it died: the kernel closes the pipe even after `kill -9`. Nothing secret stands in a command
-line or in the environment.
+The parent writes ONE line of JSON to the child's standard input and keeps that end open for as long as it lives. End of file
+means that the parent died, however it died: the kernel closes it even after `kill -9`. Nothing secret stands in a command line or
+in the environment. The supervisor's children have a socket there, on which they also say that they get on.
 
     document = read_start_message()
     watch_parent(lambda: loop.call_soon_threadsafe(stop))
+    show_life()  # every LIFE_S, from the loop that does the work
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from roadworthy.foundation.errors import SettingsError
@@ -22,6 +26,8 @@ EXIT_REFUSED = 78
 """Exit status of a child that could not start and would not, however often it were tried: the supervisor then stops everything
 instead of trying again. The child has written why to its standard error."""
 
+LIFE_S = 1.0
+"""How often a child shows life, in seconds."""
 _MAX_LINE_BYTES = 1 << 20
 _pipe: list[int] = []
 
@@ -55,6 +61,17 @@ def read_start_message() -> dict[str, Any]:
             hint="run `roadworthy up` or `roadworthy serve`",
         )
     return document
+
+
+def show_life() -> None:
+    """Tell the parent that this process gets on. Call it where the work is done: that a thread runs says little."""
+    with contextlib.suppress(OSError):  # the parent is gone, or gave no socket, and so does not judge by it
+        _line(_pipe[-1]).send(b".", socket.MSG_DONTWAIT)
+
+
+@cache
+def _line(descriptor: int) -> socket.socket:
+    return socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 def watch_parent(on_gone: Callable[[], None], *, exit_after_s: float | None = 4.0) -> None:

@@ -16,6 +16,8 @@ from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.log_stream import LogStream
 from roadworthy.supervisor.plan import ChildPlan, Pauses
 
+LOOK_S = 2.0
+"""How often signs of life are looked for, in seconds."""
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 
 
@@ -30,6 +32,8 @@ class Child:
         planned: whether its refusal to start stops everything. ordered: whether another child ordered it.
         stop_by: when it is killed, once it was told to stop.
         killed: why this process killed it, for the report of its death.
+        line: this end of its standard input. alive_at: when it showed life last; None before it ever did. overdue: whether it had
+            shown none for too long when it was looked at last.
     """
 
     plan: ChildPlan
@@ -43,6 +47,9 @@ class Child:
     ordered: bool = False
     stop_by: float | None = None
     killed: str | None = None
+    line: socket.socket | None = None
+    alive_at: float | None = None
+    overdue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,8 @@ class Household:
         child.killed = None
         child.started = time.monotonic()
         child.starts += 1
+        child.alive_at, child.overdue = None, False
+        line, end = socket.socketpair()
         far = self._listeners.channel(child)
         fds = child.plan.fds
         if far is not None:
@@ -121,19 +130,21 @@ class Household:
         try:
             # A session of its own keeps the terminal's Ctrl-C from the children: they stop in order, told by this process.
             process = subprocess.Popen(  # noqa: S603 - the commands come from our own command line, or are on its list
-                child.plan.argv, stdin=subprocess.PIPE, bufsize=0, pass_fds=fds, start_new_session=True
+                child.plan.argv, stdin=end.fileno(), pass_fds=fds, start_new_session=True
             )
         except OSError as error:  # no more processes, or no memory: later, perhaps
+            line.close()
             child.next_start = time.monotonic() + self._pause_after(child, 0.0, self._pauses.healthy_s)
             say(f"{child.plan.name} could not be started: {error}")
             return
         finally:
+            end.close()
             if far is not None:
                 far.close()
-        child.process = process
+        child.process, child.line = process, line
         with contextlib.suppress(OSError):  # it died already: `reap` sees that
-            if process.stdin is not None:
-                process.stdin.write(json.dumps(document).encode("utf-8") + b"\n")
+            line.sendall(json.dumps(document).encode("utf-8") + b"\n")
+        line.setblocking(False)
         self._listeners.started(child, process.pid)
 
     def reap(self) -> None:
@@ -202,6 +213,25 @@ class Household:
                 _forget_process(child)
         self.members.clear()
 
+    @property
+    def judges(self) -> bool:
+        """Whether a child is judged by its signs of life."""
+        return any(child.plan.still_s is not None for child in self.members)
+
+    def still(self) -> Iterator[Child]:
+        """Those that have shown no life for too long, at two looks in a row: when this whole machine, or this process, stood
+        still, they have had the time to show some by the second. Call it every LOOK_S."""
+        now = time.monotonic()
+        for child in self.members:
+            if child.line is None or child.plan.still_s is None or child.stop_by is not None:
+                continue
+            if _has_shown_life(child.line):
+                child.alive_at = now
+            late = child.alive_at is not None and now - child.alive_at > child.plan.still_s
+            before, child.overdue = child.overdue, late
+            if before and late:
+                yield child
+
     def waits(self) -> Iterator[float]:
         """In how many seconds the next start is due, for each that waits for one."""
         now = time.monotonic()
@@ -232,10 +262,17 @@ _log = LogStream(2, _tell_dropped)
 
 
 def _forget_process(child: Child) -> None:
-    if child.process is not None and child.process.stdin is not None:
-        with contextlib.suppress(OSError):
-            child.process.stdin.close()
-    child.process = None
+    if child.line is not None:
+        child.line.close()
+    child.process = child.line = None
+
+
+def _has_shown_life(line: socket.socket) -> bool:
+    shown = False
+    with contextlib.suppress(OSError):  # nothing more is there
+        while line.recv(4096):
+            shown = True
+    return shown
 
 
 def _how(status: int) -> str:

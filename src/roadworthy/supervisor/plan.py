@@ -35,6 +35,7 @@ class ChildPlan:
         stage: children of the lowest stage stop first, and the next stage when they are gone.
         grace_s: seconds from SIGTERM to SIGKILL.
         orders: what it may order (`ordering.py`); its document then gets "children_fd". One child may.
+        still_s: a child that has shown life and then shows none for this long is killed and started again; None never.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ChildPlan:
     stage: int = 0
     grace_s: float = 30.0
     orders: Orders | None = None
+    still_s: float | None = None
 
     @property
     def slot(self) -> int | None:

@@ -9,7 +9,7 @@ open as long as this process lives (`foundation/child.py`).
 - SIGHUP: recycle the workers, one at a time; a replacement is READY in a spare slot of the slab before the old one is stopped.
 - A child that dies is started again: at once when it had run well, then with growing pauses.
 - A child that exits with EXIT_REFUSED on its first start stops everything: there is no half start.
-- A worker that gives no sign of life is killed and started again; one that holds too much memory is recycled.
+- A child that gives no sign of life is killed and started again; a worker that holds too much memory is recycled.
 - One child may order others (`ordering.py`); they stay when it dies.
 """
 
@@ -20,6 +20,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Any
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.supervisor.door import Door
-from roadworthy.supervisor.household import Child, Death, Household, Listeners, say
+from roadworthy.supervisor.household import LOOK_S, Child, Death, Household, Listeners, say
 from roadworthy.supervisor.ordering import Ordering
 from roadworthy.supervisor.plan import ChildPlan, Pauses, WorkerLimits
 from roadworthy.supervisor.recycling import Recycler
@@ -70,6 +71,7 @@ class Supervisor:
         pauses = pauses or Pauses()
         self._asked = _Asked()
         self._doors = doors
+        self._next_look = 0.0
         self._ordering: Ordering | None = None
         for plan in plans:
             if plan.orders is not None:
@@ -97,6 +99,7 @@ class Supervisor:
                     self._take_orders()
                     house.start_due()
                     self._look_at_workers()
+                    self._look_for_life()
                     self._recycle()
                     house.kill_overdue()
                     self._sleep()
@@ -201,6 +204,12 @@ class Supervisor:
             if child.ordered and child.plan.name == message["kill"] and life is not None and life == message.get("pid"):
                 self._house.kill(child, str(message.get("reason") or "killed")[:100])
 
+    def _look_for_life(self) -> None:
+        if self._house.judges and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_S
+            for child in list(self._house.still()):
+                self._house.kill(child, "no sign of life")
+
     # Workers.
 
     def _look_at_workers(self) -> None:
@@ -248,6 +257,8 @@ class Supervisor:
     def _sleep(self) -> None:
         """Until a signal, an order, the next start or look that is due, or one step when something is under way."""
         waits = list(self._house.waits())
+        if self._house.judges and not self._house.stopping:
+            waits.append(self._next_look - time.monotonic())
         if self._watch is not None and not self._house.stopping:
             waits.append(self._watch.wait_s)
         recycling = self._recycler is not None and self._recycler.under_way

@@ -89,14 +89,23 @@ class Machine:
         self.keeper.told({"started": name, "pid": pid})
         self.show(name, shown, busy_s, copy)
 
-    def show(self, name: str, shown: int = state.READY, busy_s: float = 0.0, copy: int = 0, holds: bool = True) -> None:
-        """Write a state file, and take the address."""
+    def show(
+        self,
+        name: str,
+        shown: int = state.READY,
+        busy_s: float = 0.0,
+        copy: int = 0,
+        holds: bool = True,
+        still_s: float = -1e6,
+    ) -> None:
+        """Write a state file, and take the address. Its last step lies in the future, so that it looks alive to the end."""
         digest = next(digest for digest in (A, B) if digest[7:23] in name)
         address = runner_address(self.folder, digest, copy)
         pid = self.pids[name]
         since = time.monotonic_ns() - int(busy_s * 1e9) if busy_s else 0
+        stepped = time.monotonic_ns() - int(still_s * 1e9)
         for path in [state.state_file(address, pid), *([state.state_file(address)] if holds else [])]:
-            path.write_bytes(struct.pack("=4q", pid, shown, since, 0))
+            path.write_bytes(struct.pack("=5q", pid, shown, since, 0, stepped))
 
     def die(self, name: str, status: int, reason: str | None = None) -> None:
         """The supervisor tells of a death, and starts it again."""
@@ -277,13 +286,31 @@ def test_c4_a_runner_that_hangs_is_killed(play: Any, shown: int, busy_s: float, 
     play(scene, a=apart(hang_s=600.0))
 
 
+@pytest.mark.parametrize(("busy_s", "killed"), [(0.0, True), (1.0, False)])
+def test_g7_a_runner_that_takes_no_step_is_killed(play: Any, busy_s: float, killed: bool) -> None:
+    """Unless it is in a run, which may take its time; and it has several looks to take one."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know(A)
+        (name,) = await machine.until(machine.names)
+        machine.start(name, 11)
+        machine.show(name, busy_s=busy_s, still_s=100.0)
+        if killed:
+            assert (await machine.until(lambda: machine.kills))[0] == (name, 11, "no sign of life")
+        else:
+            await machine.looks()
+            assert machine.kills == []
+
+    play(scene, a=apart(hang_s=600.0))
+
+
 def test_c2_c3_a_crash_loop_ends_in_quarantine(play: Any) -> None:
     """Crashes, hangs and memory count, a kill from outside does not; then nothing of the version runs, and the other one does."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A, B)
         bad, good = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
-        for status, reason in ((-9, None), (-15, None), (-11, None), (-9, "hung"), (-9, None)):
+        for status, reason in ((-9, None), (-15, None), (-9, "no sign of life"), (-11, None), (-9, "hung"), (-9, None)):
             machine.start(bad, 11)
             machine.die(bad, status, reason)
         await machine.looks()
@@ -294,7 +321,7 @@ def test_c2_c3_a_crash_loop_ends_in_quarantine(play: Any) -> None:
         assert set(machine.kept_out) == {A}
         assert "SIGSEGV, hung, memory" in machine.kept_out[A]
         assert machine.names() == [good]
-        assert sum(machine.keeper.facts().restarts.values()) == 6
+        assert sum(machine.keeper.facts().restarts.values()) == 7
         assert machine.keeper.facts().restarts[A, "killed"] == 3
 
     play(scene, a=apart(), b=apart())

@@ -23,7 +23,7 @@ import uvloop
 
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import UNLOADED
-from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
+from roadworthy.foundation.child import EXIT_REFUSED, LIFE_S, read_start_message, show_life, watch_parent
 from roadworthy.foundation.clock import SystemClock
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.slab import GAUGE, READY, SlabReader, SlotWriter
@@ -261,8 +261,9 @@ def _start(agent: _Agent) -> list[asyncio.Task[None]]:
 async def _beat(metrics: WorkerMetrics) -> None:
     while True:
         metrics.heartbeat()
+        show_life()
         metrics.log_lines_dropped(lines_dropped())
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(LIFE_S)
 
 
 async def _finish(agent: _Agent, tasks: list[asyncio.Task[None]]) -> None:

@@ -12,10 +12,15 @@ from roadworthy.runtime.apart.state import RunnerState
 from roadworthy.runtime.placement import Placed
 
 KILL, REPLACE = "kill", "replace"
+STILL = "no sign of life"
+"""Why a runner is killed that neither runs its model nor takes a step: it was stopped from outside, or a thread of the model
+holds the interpreter."""
 _NEAR = 0.9
 """Of the memory bound: a runner that has reached this is replaced before it has to be killed,"""
 _GROWN = 0.05
 """provided that it has grown by this share of the bound since it was ready: if not, another one would be as large."""
+_STILL_S, _STILL_LOOKS = 8.0, 4
+"""After so long without a step, at so many looks in a row: when the whole machine stood still, it has had the time for one."""
 _LATER_S = 2.0
 """How much longer than its own watchdog a runner that hangs is waited for."""
 
@@ -47,6 +52,7 @@ class RunnerWatch:
     load_s: float
     state: RunnerState | None = None
     memory: Resident | None = None
+    _still: int = 0
     _ready_at: float | None = None
     _first: int = 0
     _base: int | None = None
@@ -67,6 +73,9 @@ class RunnerWatch:
             patience_s = self.load_s if seen.state == states.LOADING else placed.hang_s
             if seen.busy_s > patience_s + _LATER_S:
                 return KILL, "hung"
+            self._still = self._still + 1 if seen.still_s > _STILL_S else 0
+            if self._still >= _STILL_LOOKS and seen.state != states.LOADING:
+                return KILL, STILL
         return self._judge_memory(placed.memory_mb, growth)
 
     def _judge_memory(self, most_mb: int | None, growth: Growth) -> tuple[str, str] | None:

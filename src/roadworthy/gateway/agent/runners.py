@@ -26,7 +26,7 @@ import structlog
 from roadworthy.contract.snapshot import PackageEntry, Snapshot
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.gateway.agent.quarantine import Quarantine, crash_reason
-from roadworthy.gateway.agent.runner_watch import KILL, Growth, RunnerWatch
+from roadworthy.gateway.agent.runner_watch import KILL, STILL, Growth, RunnerWatch
 from roadworthy.runtime.apart import state as states
 from roadworthy.runtime.apart.launch import LOAD_S, RunnerStart, runner_address, runner_command, runner_document
 from roadworthy.runtime.placement import PROCESS, Place, Placed, policies_of
@@ -376,7 +376,7 @@ class Runners:
         hung = watch is not None and watch.pid == message["pid"] and watch.hung()
         why = message.get("reason") or ("hung" if hung else crash_reason(status))
         self._restarts[digest, str(why or _FROM_OUTSIDE)] += 1
-        if why is not None:
+        if why not in (None, STILL):  # which says nothing of the version
             self.crashed(digest, str(why))
 
     def _note_worker(self, message: dict[str, Any]) -> None:

@@ -89,7 +89,7 @@ class RunnerProcess:
         return EXIT_LOAD_FAILED if again else 0
 
     def _serve(self, greeting: Greeting, inputs: Layout, joining: Joining | None) -> bool:
-        server = self._server = Server(self._address, greeting, inputs, joining)
+        server = self._server = Server(self._address, greeting, inputs, joining, self._state.step)
         server.open()
         self._state.take_address()
         if joining is not None:

@@ -23,11 +23,11 @@ from roadworthy.foundation.sockets import unix_address
 from roadworthy.runtime.apart import frames
 from roadworthy.runtime.apart.joining import Asked, Joining
 from roadworthy.runtime.apart.memory import SharedMemory
+from roadworthy.runtime.apart.state import STEP_S
 from roadworthy.schema.batch import Layout
 
 STOP_S = 25.0
 """How long what is in flight may take after the order to stop."""
-_LOOK_AGAIN_S = 1.0
 _BLOCK_BYTES = 256 << 10
 _opening = msgspec.json.Decoder(frames.Opening)
 _encode = msgspec.json.Encoder().encode
@@ -41,13 +41,22 @@ class Server:
         greeting: what each is told first.
         inputs: layout of the rows that they send.
         joining: runs them; None for a version that could not be loaded.
+        step: called in every turn of the loop, at least every STEP_S.
     """
 
-    def __init__(self, address: Path, greeting: frames.Greeting, inputs: Layout, joining: Joining | None) -> None:
+    def __init__(
+        self,
+        address: Path,
+        greeting: frames.Greeting,
+        inputs: Layout,
+        joining: Joining | None,
+        step: Callable[[], None] = lambda: None,
+    ) -> None:
         self._address = address
         self._greeting = frames.encode_message(frames.HELLO, 0, _encode(greeting))
         self._inputs = inputs
         self._joining = joining
+        self._step = step
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
         self._listener: socket.socket | None = None
@@ -85,7 +94,8 @@ class Server:
             Whether it stopped because a worker asked to load again.
         """
         while not self._is_over():
-            waits = 0.0 if self._joining else _LOOK_AGAIN_S
+            self._step()
+            waits = 0.0 if self._joining else STEP_S
             for key, events in self._selector.select(waits):
                 key.data(events)
             if self._joining:
