@@ -63,6 +63,11 @@ def find(connection: Connection, text: str) -> Key | None:
     return _key(row) if row is not None and hmac.compare_digest(row.sha256, digest) else None
 
 
+def has_role(connection: Connection, role: str) -> bool:
+    """Whether any key has that role."""
+    return connection.execute(select(keys.c.id).where(keys.c.role == role).limit(1)).first() is not None
+
+
 def list_all(connection: Connection) -> Sequence[Key]:
     """Every key, oldest first."""
     return [_key(row) for row in connection.execute(select(keys).order_by(keys.c.created_at_us, keys.c.id))]

@@ -138,12 +138,12 @@ def _reason(answer: Mapping[str, Any]) -> str:
     return f"{answer.get('reason') or 'no answer yet'}{': ' if missing else ''}{missing}"
 
 
-def probe(url: str) -> tuple[int, Mapping[str, Any]]:
-    """A probe's status and its JSON answer; 0 when nobody answers."""
+def probe(url: str, key: str | None = None) -> tuple[int, Mapping[str, Any]]:
+    """A probe's status and its JSON answer; 0 when nobody answers. `key`: an API key to send along."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-        connection.request("GET", parts.path)
+        connection.request("GET", parts.path, headers={} if key is None else {"Authorization": f"Bearer {key}"})
         reply = connection.getresponse()
         body = reply.read()
         with contextlib.suppress(ValueError):

@@ -117,7 +117,7 @@ def worker_limits(settings: Settings) -> WorkerLimits:
 
 
 def control_child(
-    folder: Path, listener: socket.socket, settings: Settings, bootstrap_keys: Sequence[dict[str, str]], log_level: str
+    folder: Path, listener: socket.socket, settings: Settings, bootstrap_keys: Sequence[dict[str, Any]], log_level: str
 ) -> ChildPlan:
     """The control plane."""
     control = settings.control

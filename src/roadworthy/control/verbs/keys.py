@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import structlog
+from sqlalchemy import Connection
+
 from roadworthy.access import keys
+from roadworthy.audit import entries
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
 from roadworthy.foundation.keys import hash_key, make_key
@@ -13,6 +17,8 @@ from roadworthy.foundation.references import check_name
 from roadworthy.store.engine import bump_revision
 
 BOOTSTRAP = "bootstrap"
+_REVOKE = "key-revoke"
+_log = structlog.get_logger()
 
 
 def create(plane: Plane, role: str, endpoints: Sequence[str] | None, actor: str) -> dict[str, Any]:
@@ -48,21 +54,34 @@ def revoke(plane: Plane, key_id: str, actor: str) -> None:
     with plane.database.begin() as connection:
         keys.revoke(connection, key_id)
         bump_revision(connection)
-        plane.audit(connection, actor, "key-revoke", key_id)
+        plane.audit(connection, actor, _REVOKE, key_id)
     plane.bulletin.refresh()
 
 
-def ensure(plane: Plane, wanted: Sequence[Mapping[str, str]]) -> None:
-    """Keep each of {id, key, role} unless it is kept already."""
-    for item in wanted:
+def ensure(plane: Plane, offered: Sequence[Mapping[str, Any]]) -> None:
+    """Take each of the keys {id, key, role, only_first} that a start brings along, unless it is there, was revoked, or is only
+    wanted as the first of its role and that role has a key."""
+    for item in offered:
         with plane.database.begin() as connection:
-            if keys.find(connection, item["key"]) is not None:
+            if not _is_wanted(connection, item):
                 continue
             digest = hash_key(item["key"])
             keys.add(connection, keys.Key(item["id"], digest, item["role"], None, plane.clock.now_us(), BOOTSTRAP))
             bump_revision(connection)
             plane.audit(connection, BOOTSTRAP, "key-create", item["id"], role=item["role"])
     plane.bulletin.refresh()
+
+
+def _is_wanted(connection: Connection, item: Mapping[str, Any]) -> bool:
+    if keys.find(connection, item["key"]) is not None:
+        return False
+    if entries.has(connection, _REVOKE, item["id"]):
+        _log.warning("a revoked key was offered again; it stays revoked", key=item["id"], role=item["role"])
+        return False
+    if item.get("only_first") and keys.has_role(connection, item["role"]):
+        _log.info("the database has a key of this role, so no other was made", role=item["role"])
+        return False
+    return True
 
 
 def _document(key: keys.Key) -> dict[str, Any]:
