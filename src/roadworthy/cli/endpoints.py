@@ -183,7 +183,8 @@ def status(options: RemoteOptions) -> None:
     seen = table(headings, gateways)
     placed = table(("GATEWAY", "DIGEST", "RUNTIME", "PLACEMENT", "WORKERS"), _placements(document["gateways"]))
     parts = [head, seen, placed, endpoint_table(document["endpoints"])]
-    document["runners"] = local_runners(Home(options.settings.general.home).gateway)
+    home = options.settings.general.home
+    document["runners"] = local_runners(Home(home).gateway) if home.is_absolute() else []
     if document["runners"]:
         parts.append(runner_table(document))
     show(document, "\n\n".join(parts), as_json=options.json)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from roadworthy.cli.output import say
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.files import keep_private
 from roadworthy.foundation.slab import READY, SlabReader
 from roadworthy.foundation.sockets import listen
 from roadworthy.settings import Settings
@@ -70,6 +71,7 @@ def run(launch: Launch) -> None:
         RoadworthyError: "start-refused" when a process could not start, "stopped-by-force" when one had to be killed, or what
             `failed` told.
     """
+    keep_private()
     watch = _Watch()
     supervisor = Supervisor(launch.plans, slab=launch.slab, limits=launch.limits)
     thread = threading.Thread(target=_watch, args=(launch, watch, supervisor.stop), name="readiness", daemon=True)

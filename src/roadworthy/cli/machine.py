@@ -107,7 +107,7 @@ def up(options: UpOptions) -> None:
     Until Ctrl-C; with -d it returns when they are ready, and `roadworthy stop` ends them.
     """
     settings = options.settings
-    home = Home(settings.general.home)
+    home = Home(settings.general.home_folder())
     if options.detach:
         _announce(detaching.detach(_again(options), home.log), as_json=options.json)
         return
@@ -140,7 +140,7 @@ def gateway(options: GatewayCommandOptions) -> None:
     It serves what its control plane says, and while that is away or not named, what is on its disk.
     """
     settings = options.settings
-    home = Home(settings.general.home)
+    home = Home(settings.general.home_folder())
     key = _key_between(options.key_file, settings, home)
     if settings.client.control_url is not None and key is None:
         raise SettingsError(
@@ -164,7 +164,7 @@ def control(options: ControlOptions) -> None:
     Gateways connect to it with a key of the role gateway.
     """
     settings = options.settings
-    home = Home(settings.general.home)
+    home = Home(settings.general.home_folder())
     with home.held(CONTROL), control_socket(settings, "--port") as listener:
         keys = home.keys(own_gateway=False)
         known = home.context()
@@ -178,7 +178,7 @@ def control(options: ControlOptions) -> None:
 
 def stop(options: StopOptions) -> None:
     """Stop what runs in this home folder, and wait for it."""
-    home = Home(options.settings.general.home)
+    home = Home(options.settings.general.home_folder())
     asked = home.running()
     for pid in asked:
         with suppress(ProcessLookupError):

@@ -5,6 +5,7 @@ SQLite by default, PostgreSQL by URL. `control` opens one transaction a verb and
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,11 +151,20 @@ def _check_sqlite(engine: Engine) -> None:
             raise _damaged()
     try:
         with engine.begin() as connection:
+            if file:
+                _close_to_others(Path(file))
             verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
     except DatabaseError as error:
         raise _damaged() from error
     if verdict != "ok":
         raise _damaged()
+
+
+def _close_to_others(file: Path) -> None:
+    """SQLite makes the database by the umask and its companions with the database's mode; earlier releases left them readable."""
+    for path in (file, *(file.with_name(f"{file.name}-{companion}") for companion in ("wal", "shm", "journal"))):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # another user's file stays as he has it
+            path.chmod(0o600)
 
 
 def _damaged() -> StoreError:
