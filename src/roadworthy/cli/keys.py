@@ -1,4 +1,4 @@
-"""`roadworthy keys list|create|revoke`."""
+"""`roadworthy keys list|create|revoke|recover`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Annotated
 
 import typer
 
-from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.home import Home
+from roadworthy.cli.options import Options, RemoteOptions, command
 from roadworthy.cli.output import say, show, table
+from roadworthy.cli.plans import database_url
+from roadworthy.foundation.clock import SystemClock
+from roadworthy.foundation.files import keep_private
 
 
 class Role(str, Enum):
@@ -75,10 +79,27 @@ def keys_revoke(options: RevokeOptions) -> None:
     show({"id": options.key_id, "revoked": True}, f"{options.key_id} revoked", as_json=options.json)
 
 
+def keys_recover(options: Options) -> None:
+    """Make an admin key in the database itself, when no admin key is at hand, and print it, this once.
+
+    Needs the control plane's machine, not a key.
+    """
+    from roadworthy.control.recovery import recover_admin
+
+    keep_private()
+    settings = options.settings
+    url = database_url(settings, Home(settings.general.home_folder()).control)
+    key_id, text = recover_admin(url, SystemClock())
+    if not options.json:
+        say(f"{key_id} (admin); the key is shown only now, and known to control planes within seconds:")
+    show({"id": key_id, "role": Role.ADMIN.value, "key": text}, text, as_json=options.json)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(help="API keys.", no_args_is_help=True, rich_markup_mode=None)
     command(group, "list")(keys_list)
     command(group, "create")(keys_create)
     command(group, "revoke")(keys_revoke)
+    command(group, "recover")(keys_recover)
     app.add_typer(group, name="keys")

@@ -33,8 +33,8 @@ _SHOWN_ONCE = "the admin key is shown only now; this machine's command line find
 _NONE_MADE = "the database has admin keys already, so no new one was made"
 _NOT_KNOWN = "the database does not know the admin key of this home folder"
 _GET_ONE = (
-    "Create one where an admin key is at hand, with `roadworthy keys create --role admin`, and give it to this command line as "
-    "ROADWORTHY_KEY"
+    "Create one with `roadworthy keys create --role admin` where an admin key is at hand, or with `roadworthy keys recover` here "
+    "when none is, and give it to this command line as ROADWORTHY_KEY"
 )
 
 

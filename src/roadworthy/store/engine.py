@@ -171,7 +171,7 @@ def _damaged() -> StoreError:
     return StoreError(
         "the database is damaged or is no Roadworthy database",
         code="database-damaged",
-        hint="move the file and its -wal and -shm companions aside, put the last backup in their place, and start again; "
+        hint="put the last backup in its place with `roadworthy restore FILE`, which keeps this one beside it, and start again; "
         "gateways go on serving from their own disks meanwhile",
     )
 
