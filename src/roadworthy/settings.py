@@ -71,7 +71,7 @@ class GatewaySettings:
     """The data plane of this machine."""
 
     name: str | None = None
-    """Name under which this gateway reports. None: "local" for `up`, otherwise made from the host's name."""
+    """Name of this gateway, after that of its key. None: "local" for `up`, otherwise made from the host's name."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = field(default=8080, metadata=_PORT)

@@ -182,7 +182,8 @@ def status(options: RemoteOptions) -> None:
     headings = ("GATEWAY", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS", "SHARED CACHE")
     seen = table(headings, gateways)
     placed = table(("GATEWAY", "DIGEST", "RUNTIME", "PLACEMENT", "WORKERS"), _placements(document["gateways"]))
-    parts = [head, seen, placed, endpoint_table(document["endpoints"])]
+    alerts = [f"alert: {alert['text']} ({alert['code']})\n  {alert['hint']}" for alert in document.get("alerts") or ()]
+    parts = [head, *alerts, seen, placed, endpoint_table(document["endpoints"])]
     home = options.settings.general.home
     document["runners"] = local_runners(Home(home).gateway) if home.is_absolute() else []
     if document["runners"]:

@@ -18,6 +18,8 @@ from roadworthy.foundation.keys import key_id, make_key
 from roadworthy.foundation.pidfile import hold_pid_file, running_pid
 
 PRIVATE = 0o600
+LOCAL = "local"
+"""Name of the key that a first start makes for the gateway beside the control plane, and of that gateway."""
 SUPERVISOR, GATEWAY, CONTROL = "supervisor.pid", "gateway.pid", "control.pid"
 PID_FILES = (SUPERVISOR, GATEWAY, CONTROL)
 
@@ -57,7 +59,7 @@ class PlaneKeys:
             "role": "gateway",
             "only_first": not self.own_gateway,
         }
-        return [admin, gateway]
+        return [admin, {**gateway, "name": LOCAL}]
 
 
 class Home:

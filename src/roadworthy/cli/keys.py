@@ -38,6 +38,10 @@ class CreateOptions(RemoteOptions):
         list[str] | None,
         typer.Option("--endpoint", metavar="NAME", help="Only this endpoint may be called; repeat for more."),
     ] = None
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Name of the key; gateways with it report as NAME/INSTANCE (the key's id)."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +58,10 @@ def keys_list(options: KeysOptions) -> None:
     with Client.from_settings(options.settings.client) as client:
         keys = client.keys()
     rows = [
-        (key["id"], key["role"], ",".join(key.get("endpoints") or ()) or "all", key.get("created_at")) for key in keys
+        (key["id"], key["name"], key["role"], ",".join(key.get("endpoints") or ()) or "all", key.get("created_at"))
+        for key in keys
     ]
-    show(keys, table(("ID", "ROLE", "ENDPOINTS", "CREATED"), rows), as_json=options.json)
+    show(keys, table(("ID", "NAME", "ROLE", "ENDPOINTS", "CREATED"), rows), as_json=options.json)
 
 
 def keys_create(options: CreateOptions) -> None:
@@ -64,7 +69,7 @@ def keys_create(options: CreateOptions) -> None:
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
-        made = client.create_key(options.role.value, options.endpoint or None)
+        made = client.create_key(options.role.value, options.endpoint or None, options.name)
     if not options.json:
         say(f"{made['id']} ({made['role']}); the key is shown only now:")
     show(made, str(made["key"]), as_json=options.json)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from roadworthy.cli import detach as detaching
-from roadworthy.cli.home import CONTROL, GATEWAY, SUPERVISOR, Context, Home, PlaneKeys
+from roadworthy.cli.home import CONTROL, GATEWAY, LOCAL, SUPERVISOR, Context, Home, PlaneKeys
 from roadworthy.cli.launch import Launch, control_socket, gateway_sockets, probe, run, tell
 from roadworthy.cli.options import Options, Sets, command
 from roadworthy.cli.output import facts, quiet_children, say, show
@@ -121,7 +121,7 @@ def up(options: UpOptions) -> None:
         level = quiet_children(settings)
         urls = Context(url_of(settings.control.host, control), url_of(settings.gateway.host, sockets[0]), keys.admin)
         home.write_context(urls)
-        name = settings.gateway.name or "local"
+        name = settings.gateway.name or LOCAL
         plan = GatewayPlan(name, home.gateway, *sockets, control_url=urls.control_url, key=keys.gateway)
         children = gateway_children(plan, settings, level)
         children.append(control_child(home.control, control, settings, keys.bootstrap(), level))

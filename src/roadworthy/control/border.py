@@ -54,6 +54,7 @@ class Border:
         try:
             self._check_host(headers.get(b"host", ""))
             key = self._check_key(scope["path"], headers.get(b"authorization", ""))
+            state["key"] = key
             state["actor"] = key.id if key is not None else ""
             if _FEEDBACK.fullmatch(scope["path"]):
                 _check_length(headers.get(b"content-length", ""))

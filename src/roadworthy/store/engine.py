@@ -22,10 +22,10 @@ from roadworthy.store import postgresql
 from roadworthy.store.postgresql import Lead
 from roadworthy.store.tables import PROJECT, stores
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in migrations/versions; a test compares the two."""
 
-KNOWN_REVISIONS = ("0001", "0002", "0003", "0004")
+KNOWN_REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 WAIT_S = 10.0
 """How long a transaction waits for a database that somebody else holds."""
 _FULL = ("SQLITE_FULL", "53100")  # SQLite's name, PostgreSQL's number of it
