@@ -39,6 +39,8 @@ class ControlProcess:
     """One control plane with an admin key and a gateway key. `under`: a program that runs its module, with arguments. `seed`: the
     folder of one that was stopped, to go on from. `log`: where it logs, instead of the tests' own standard error."""
 
+    GATEWAY = "pool"
+    """Name of the gateway key."""
     log: IO[bytes] | None = None
 
     def __init__(self, folder: Path, *under: str | Path, seed: Path | None = None) -> None:
@@ -61,7 +63,7 @@ class ControlProcess:
             "blob_folder": str(self.folder / "blobs"),
             "bootstrap_keys": [
                 {"id": self.admin_id, "key": self.admin_key, "role": "admin"},
-                {"id": self.gateway_id, "key": self.gateway_key, "role": "gateway"},
+                {"id": self.gateway_id, "key": self.gateway_key, "role": "gateway", "name": self.GATEWAY},
             ],
             "allowed_hosts": ["models.example"],
             "log_level": "warning",

@@ -28,6 +28,10 @@ class Machine:
     folder: Path
     packages: list[rw.Package] = field(default_factory=list)
     models: list[Any] = field(default_factory=list)
+    under: tuple[str, ...] = ()
+    """A program that runs the command, with its arguments."""
+    umask: int = -1
+    """Of the command; -1 leaves the test's own."""
 
     @property
     def home(self) -> Path:
@@ -41,7 +45,8 @@ class Machine:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One command to its end, whatever that is."""
         return subprocess.run(
-            [COMMAND, *arguments],
+            [*self.under, COMMAND, *arguments],
+            umask=self.umask,
             cwd=self.folder,
             env=self.environment,
             capture_output=True,

@@ -64,7 +64,7 @@ def _unpacked(source: str | Path, settings: Settings) -> Package:
     path = Path(source)
     if path.is_dir():
         return open_package(path)
-    cache = private_folder(settings.general.home / "cache")
+    cache = private_folder(settings.general.home_folder() / "cache")
     if isinstance(source, Path) or path.suffix == SUFFIX or path.is_file():
         return _cached(cache, path)
     return _fetched(cache, str(VersionReference.parse(str(source))), settings)

@@ -37,6 +37,20 @@ class GeneralSettings:
     debug: bool = False
     """Show the whole traceback of an error instead of one clear block."""
 
+    def home_folder(self) -> Path:
+        """`home`, for who is about to use it.
+
+        Raises:
+            SettingsError: code "home-unknown".
+        """
+        if not self.home.is_absolute():  # "~" could not be resolved
+            raise SettingsError(
+                "this user has no home folder: HOME is not set, and the system knows none for it",
+                code="home-unknown",
+                hint="set ROADWORTHY_HOME to a folder that this user may write, or name one with --home",
+            )
+        return self.home
+
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
@@ -57,7 +71,7 @@ class GatewaySettings:
     """The data plane of this machine."""
 
     name: str | None = None
-    """Name under which this gateway reports. None: "local" for `up`, otherwise made from the host's name."""
+    """Name of this gateway, after that of its key. None: "local" for `up`, otherwise made from the host's name."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = field(default=8080, metadata=_PORT)
@@ -269,7 +283,15 @@ def _file(reading: _Reading, variables: Mapping[str, str], folder: Path) -> Path
         return Path(named)
     home = reading.given.get("general.home")
     base = Path(str(home.value)) if home is not None else GeneralSettings().home
-    return next((path for path in (folder / FILE_NAME, base.expanduser() / FILE_NAME) if path.is_file()), None)
+    return next((path for path in (folder / FILE_NAME, _home(base) / FILE_NAME) if path.is_file()), None)
+
+
+def _home(path: Path) -> Path:
+    """Absolute; still with its ~ for a user whom the system knows no home folder of, who may need none."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        return path
 
 
 def _build(group: str, kind: type[Any], reading: _Reading) -> Any:
@@ -283,7 +305,7 @@ def _build(group: str, kind: type[Any], reading: _Reading) -> Any:
         except (TypeError, ValueError, RoadworthyError) as error:
             reading.fault(f"{group}.{entry.name}", given.origin, str(error))
     built = kind(**values)
-    return dataclasses.replace(built, home=built.home.expanduser().absolute()) if group == "general" else built
+    return dataclasses.replace(built, home=_home(built.home)) if group == "general" else built
 
 
 def _checked(entry: dataclasses.Field[Any], value: object) -> object:
@@ -375,7 +397,10 @@ def _level(value: object) -> str:
 
 
 def _path(value: object) -> Path:
-    return Path(_text(str(value))).expanduser()
+    try:
+        return Path(_text(str(value))).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~, and the system knows no such home folder; write the whole path") from None
 
 
 _PARSERS: Mapping[str, Callable[[object], object]] = {
@@ -410,6 +435,8 @@ def _with_context(settings: Settings) -> Settings:
 
 
 def _context(home: Path) -> dict[str, Any]:
+    if not home.is_absolute():
+        return {}
     try:
         document = json.loads((home / "context.json").read_bytes())
     except (OSError, ValueError):

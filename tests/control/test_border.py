@@ -12,6 +12,8 @@ import pytest
 from roadworthy.control.app import build_routes
 from roadworthy.control.border import OPEN
 from roadworthy.control.wiring import build_plane
+from roadworthy.foundation.keys import make_key
+from tests.waiting import DEADLINE_S
 
 
 @pytest.fixture
@@ -44,6 +46,19 @@ def test_no_route_answers_without_a_key_but_the_open_ones(control: Any, routes: 
         for method, path in routes:
             status = nobody.request(method, path).status_code
             assert (status == 401) == (path not in OPEN), (method, path, status)
+
+
+def test_a_wrong_key_is_told_apart_from_none(control: Any) -> None:
+    """Both are 401, with the code and the way out of each."""
+    wrong = f"Bearer {make_key()[1]}"
+    for authorization, code in (
+        (None, "no-key"), ("", "no-key"), ("Bearer", "no-key"), ("Basic YTpi", "no-key"),
+        (wrong, "unknown-key"), ("Bearer nonsense", "unknown-key"), (wrong.lower(), "unknown-key"),
+    ):  # fmt: skip
+        headers = {} if authorization is None else {"Authorization": authorization}
+        reply = httpx.get(f"{control.url}/api/v1/status", headers=headers, timeout=DEADLINE_S)
+        assert (reply.status_code, reply.json()["code"]) == (401, code), authorization
+        assert reply.headers["www-authenticate"] == "Bearer"
 
 
 def test_every_role_is_refused_what_is_not_its_own(

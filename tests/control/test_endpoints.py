@@ -153,24 +153,6 @@ def test_undeploy_takes_the_endpoint_and_its_packages_away(admin: httpx.Client, 
     assert admin.put("/api/v1/endpoints/line", json={"version": "line:9"}).json()["code"] == "unknown-version"
 
 
-def test_a_restored_database_begins_a_new_life(control: Any, admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """Gateways have seen higher revisions than an older copy of the database: with a new epoch they follow it again."""
-    digest = push()["digest"]
-    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
-    gateway.ready(digest)
-    seen = gateway.snapshot().json()
-    ahead = WorkerReport(
-        0, 1, "w", seen["epoch"], seen["revision"], seen["revision"] + 7, (VersionState(digest, READY),)
-    )
-    gateway.report(workers=(ahead,))
-    renewed = gateway.snapshot().json()
-    assert renewed["epoch"] != seen["epoch"]
-    assert renewed["endpoints"] == seen["endpoints"]
-    gateway.report(workers=(ahead,))
-    assert gateway.snapshot().json()["epoch"] == renewed["epoch"]
-    assert admin.get("/api/v1/audit").json()["items"][0]["verb"] == "restored"
-
-
 def test_policies_are_checked_and_named(admin: httpx.Client, push: Push) -> None:
     """An unknown policy is an error that lists the known ones; a bad value is one too."""
     push()

@@ -72,7 +72,8 @@ def test_private_folders_are_private(tmp_path: Path) -> None:
     """Mode 0700 whatever the umask is, and no fault when it exists."""
     before = os.umask(0o000)
     try:
-        folder = private_folder(tmp_path / "p")
+        folder = private_folder(tmp_path / "above" / "p")
     finally:
         os.umask(before)
+    assert stat.S_IMODE((tmp_path / "above").stat().st_mode) == 0o700
     assert stat.S_IMODE(private_folder(folder).stat().st_mode) == 0o700

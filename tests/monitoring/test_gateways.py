@@ -76,4 +76,4 @@ def test_only_a_higher_revision_of_the_same_life_means_an_older_copy(
 ) -> None:
     """A gateway that comes from another store, or from nothing, tells nothing about this one."""
     worker = WorkerReport(0, 1, "w", epoch, 0, offered)
-    assert gateways.follows_later(Telemetry("gw-1", "b", 1, 1, workers=(worker,)), "e", 7) is later
+    assert gateways.ahead((worker,), "e", 7) == (8 if later else None)

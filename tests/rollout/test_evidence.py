@@ -90,6 +90,18 @@ def test_it_survives_the_store(reports: list[Report]) -> None:
     assert read.merged(*reports[-1]) == evidence.merged(*reports[-1])
 
 
+@given(histories())
+def test_a_source_under_another_name_goes_on_with_its_counts(reports: list[Report]) -> None:
+    """Nothing is counted twice; a name that is unknown changes nothing."""
+    source = reports[0][0]
+    evidence = merged(reports)
+    renamed = evidence.renamed(source, f"key/{source}")
+    assert renamed.tallies("errors") == evidence.tallies("errors")
+    again = [(f"key/{source}" if each == source else each, counts) for each, counts in reports]
+    assert merged(again) == renamed
+    assert renamed.renamed(source, "other") == renamed
+
+
 def test_sources_add_up_and_generations_stay_apart() -> None:
     """Two gateways, one of them restarted; late counts of generation 5 join generation 5."""
     evidence = merged(

@@ -143,6 +143,25 @@ def test_a_version_is_unique_by_its_digest(tmp_path: Path) -> None:
     database.close()
 
 
+def test_the_fifth_migration_names_keys_by_their_ids(tmp_path: Path) -> None:
+    """The key of the gateway beside the control plane is `local`; only the first of those that starts have made."""
+    bare = sa.create_engine(url(tmp_path))
+    engine._prepare_sqlite(bare)
+    keys = [("key-c", "gateway", "key-a", 1), ("key-d", "gateway", "bootstrap", 3), ("key-b", "gateway", "bootstrap", 2),
+            ("key-a", "admin", "bootstrap", 1)]  # fmt: skip
+    with bare.begin() as connection:
+        run_migrations(connection, "0004")
+        for key_id, role, by, at in keys:
+            row = ("default", key_id, key_id, role, at, by)
+            connection.exec_driver_sql("INSERT INTO keys VALUES (?, ?, ?, ?, NULL, ?, ?)", row)
+    bare.dispose()
+    database = open_database(url(tmp_path))
+    with database.begin() as connection:
+        named = {row.id: row.name for row in connection.execute(sa.text("SELECT id, name FROM keys"))}
+    assert named == {"key-a": "key-a", "key-b": "local", "key-c": "key-c", "key-d": "key-d"}
+    database.close()
+
+
 def test_the_second_migration_keeps_what_is_there(tmp_path: Path) -> None:
     """A database of the first release is brought up to date in place: gateways and the counts that refer to them stay."""
     bare = sa.create_engine(url(tmp_path))

@@ -179,7 +179,7 @@ def test_keys_and_status(machine: Machine, data: pd.DataFrame) -> None:
     machine.tell("keys", "revoke", made["id"])
     eventually(lambda: status_with_key() == 401, "the revocation reaches the gateway")
     status = machine.tell("status")
-    assert [gateway["id"] for gateway in status["gateways"]] == ["local"]
+    assert [gateway["id"] for gateway in status["gateways"]] == ["local/local"]
     assert status["endpoints"][0]["version"] == "cells:1"
     assert "cells:1" in machine.run("status").stdout
 

@@ -74,13 +74,40 @@ def test_public_addresses_are_allowed_by_https_only(address: str) -> None:
         "2002:7f00:1::",
         "198.18.0.1",
         "240.0.0.1",
+        "192.88.99.1",
+        "::127.0.0.1",
+        "::10.0.0.1",
+        "::8.8.8.8",
+        "::ffff:0:127.0.0.1",
+        "::ffff:0:8.8.8.8",
+        "64:ff9b:1::7f00:1",
+        "64:ff9b:1::808:808",
+        "64:ff9b:1:7f00:0:100::",
+        "2002:c0a8:101::1",
+        "2002:808:808::1",
+        "2001:0:808:808::f7f7:f7f7",
+        "2606:4700::5efe:127.0.0.1",
+        "2606:4700::200:5efe:10.0.0.1",
+        "fec0::1",
+        "feff::1",
+        "100::1",
+        "2001:db8::1",
+        "3fff::1",
+        "4000::1",
+        "5f00::1",
     ],
 )
 def test_what_is_not_public_is_refused_until_it_is_named(address: str) -> None:
     """Also where IPv6 carries it inside; the network's own name allows it, by http too."""
     found = ip_address(address)
     assert not is_allowed(found, (), plain=False)
-    assert is_allowed(found, (ip_network(found),), plain=True) or address.startswith(("64:", "2002:", "::ffff:"))
+    assert is_allowed(found, (ip_network(found),), plain=True)
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::808:808", "::ffff:8.8.8.8"])
+def test_a_public_address_that_ipv6_carries_is_allowed(address: str) -> None:
+    """Networks without IPv4 reach it through their NAT64."""
+    assert is_allowed(ip_address(address), (), plain=False)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +129,13 @@ def test_what_is_not_public_is_refused_until_it_is_named(address: str) -> None:
         "::ffff:169.254.169.254",
         "64:ff9b::a9fe:a9fe",
         "2002:a9fe:a9fe::",
+        "::169.254.169.254",
+        "::ffff:0:169.254.169.254",
+        "64:ff9b:1::a9fe:a9fe",
+        "64:ff9b:1:a9fe:a9:fe00::",
+        "64:ff9b:1:a9:fe:a9fe::",
+        "64:ff9b:1:0:a9:fea9:fe00:0",
+        "2001:db8::5efe:169.254.169.254",
     ],
 )
 def test_where_clouds_tell_credentials_is_never_allowed(address: str) -> None:

@@ -25,7 +25,12 @@ ROLES = (ADMIN, PREDICTOR, GATEWAY)
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key without its secret. `endpoints` None means all."""
+    """A key without its secret.
+
+    Attributes:
+        endpoints: that it may call; None means all.
+        name: of one key only; gateways that use the key report as `<name>/<instance>`. "" takes the id.
+    """
 
     id: str
     sha256: str
@@ -33,6 +38,10 @@ class Key:
     endpoints: tuple[str, ...] | None
     created_at_us: int
     created_by: str
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.id)
 
 
 def add(connection: Connection, key: Key) -> None:
@@ -40,9 +49,12 @@ def add(connection: Connection, key: Key) -> None:
 
     Raises:
         InvalidRequest: "unknown-role".
+        Conflict: "key-name-taken".
     """
     if key.role not in ROLES:
         raise InvalidRequest("there is no such role", code="unknown-role", hint=f"roles are {', '.join(ROLES)}")
+    if is_named(connection, key.name):
+        raise Conflict("another key has that name", code="key-name-taken", hint="choose another name for the key")
     connection.execute(
         insert(keys).values(
             project=PROJECT,
@@ -52,8 +64,14 @@ def add(connection: Connection, key: Key) -> None:
             endpoints=None if key.endpoints is None else json.dumps(key.endpoints),
             created_at_us=key.created_at_us,
             created_by=key.created_by,
+            name=key.name,
         )
     )
+
+
+def is_named(connection: Connection, name: str) -> bool:
+    """Whether a key has that name."""
+    return connection.execute(select(keys.c.id).where(keys.c.name == name)).first() is not None
 
 
 def find(connection: Connection, text: str) -> Key | None:
@@ -61,6 +79,11 @@ def find(connection: Connection, text: str) -> Key | None:
     digest = hash_key(text)
     row = connection.execute(select(keys).where(keys.c.sha256 == digest)).first()
     return _key(row) if row is not None and hmac.compare_digest(row.sha256, digest) else None
+
+
+def has_role(connection: Connection, role: str) -> bool:
+    """Whether any key has that role."""
+    return connection.execute(select(keys.c.id).where(keys.c.role == role).limit(1)).first() is not None
 
 
 def list_all(connection: Connection) -> Sequence[Key]:
@@ -93,4 +116,5 @@ def _key(row: Row[Any]) -> Key:
         endpoints=None if row.endpoints is None else tuple(json.loads(row.endpoints)),
         created_at_us=row.created_at_us,
         created_by=row.created_by,
+        name=row.name,
     )

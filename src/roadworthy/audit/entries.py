@@ -40,6 +40,12 @@ def append(connection: Connection, at_us: int, deed: Deed) -> None:
     )
 
 
+def has(connection: Connection, verb: str, subject: str) -> bool:
+    """Whether that verb was ever done to that subject."""
+    query = select(audit_entries.c.id).where(audit_entries.c.verb == verb, audit_entries.c.subject == subject)
+    return connection.execute(query.limit(1)).first() is not None
+
+
 def list_last(connection: Connection, last: int, before: str | None) -> list[dict[str, Any]]:
     """The `last` newest entries, newest first, of those with smaller ids than `before`."""
     query = select(audit_entries).order_by(audit_entries.c.id.desc()).limit(last)

@@ -183,8 +183,10 @@ def status(options: RemoteOptions) -> None:
     headings = ("GATEWAY", "STATE", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS", "SHARED CACHE")
     seen = table(headings, gateways)
     placed = table(("GATEWAY", "DIGEST", "RUNTIME", "PLACEMENT", "WORKERS"), _placements(document["gateways"]))
-    parts = [head, seen, placed, endpoint_table(document["endpoints"])]
-    document["runners"] = local_runners(Home(options.settings.general.home).gateway)
+    alerts = [f"alert: {alert['text']} ({alert['code']})\n  {alert['hint']}" for alert in document.get("alerts") or ()]
+    parts = [head, *alerts, seen, placed, endpoint_table(document["endpoints"])]
+    home = options.settings.general.home
+    document["runners"] = local_runners(Home(home).gateway) if home.is_absolute() else []
     if document["runners"]:
         parts.append(runner_table(document))
     show(document, "\n\n".join(parts), as_json=options.json)

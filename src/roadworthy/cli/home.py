@@ -9,39 +9,57 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from roadworthy.foundation.files import private_folder, write_atomic
 from roadworthy.foundation.keys import key_id, make_key
 from roadworthy.foundation.pidfile import hold_pid_file, running_pid
 
 PRIVATE = 0o600
+LOCAL = "local"
+"""Name of the key that a first start makes for the gateway beside the control plane, and of that gateway."""
 SUPERVISOR, GATEWAY, CONTROL = "supervisor.pid", "gateway.pid", "control.pid"
 PID_FILES = (SUPERVISOR, GATEWAY, CONTROL)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the command line and the Python client find by themselves."""
+    """What the command line and the Python client find by themselves. `key` None: the database gave this home no admin key."""
 
     control_url: str
     gateway_url: str
-    key: str
+    key: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class PlaneKeys:
-    """The keys that this machine's own planes begin with, and whether the admin's was made just now."""
+    """The keys that this home folder offers to the database. The control plane decides: it takes the admin key only when the
+    database has none.
+
+    Attributes:
+        admin, gateway: the texts.
+        admin_new, gateway_new: whether they were made just now.
+        own_gateway: whether a gateway starts along with the control plane, so that its key is needed in any case.
+    """
 
     admin: str
     gateway: str
-    new: bool
+    admin_new: bool
+    gateway_new: bool
+    own_gateway: bool
 
-    def bootstrap(self) -> list[dict[str, str]]:
+    def bootstrap(self) -> list[dict[str, Any]]:
         """For the control plane's start document."""
-        both = ((self.admin, "admin"), (self.gateway, "gateway"))
-        return [{"id": key_id(text), "key": text, "role": role} for text, role in both]
+        admin = {"id": key_id(self.admin), "key": self.admin, "role": "admin", "only_first": True}
+        gateway = {
+            "id": key_id(self.gateway),
+            "key": self.gateway,
+            "role": "gateway",
+            "only_first": not self.own_gateway,
+        }
+        return [admin, {**gateway, "name": LOCAL}]
 
 
 class Home:
@@ -73,13 +91,16 @@ class Home:
         """What was written last, or None."""
         try:
             document = json.loads((self.path / "context.json").read_bytes())
-            return Context(**{name: str(document[name]) for name in Context.__slots__})
-        except (OSError, ValueError, KeyError, TypeError):
+            key = document.get("key")
+            return Context(
+                str(document["control_url"]), str(document["gateway_url"]), None if key is None else str(key)
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def write_context(self, context: Context) -> None:
         """Replace the context."""
-        document = {name: getattr(context, name) for name in Context.__slots__}
+        document = {name: value for name in Context.__slots__ if (value := getattr(context, name)) is not None}
         write_atomic(self.path / "context.json", json.dumps(document, indent=2).encode("utf-8"), mode=PRIVATE)
 
     def gateway_key(self) -> str | None:
@@ -89,14 +110,24 @@ class Home:
         except FileNotFoundError:
             return None
 
-    def keys(self) -> PlaneKeys:
+    def keys(self, *, own_gateway: bool) -> PlaneKeys:
         """The keys of this home folder; the one between the planes is made and kept at the first call."""
-        between = self.gateway_key()
+        between, known = self.gateway_key(), self.context()
+        admin = None if known is None else known.key
+        gateway = between or make_key()[1]
         if between is None:
-            _, between = make_key()
-            write_atomic(self.path / "gateway.key", between.encode("ascii"), mode=PRIVATE)
+            write_atomic(self.path / "gateway.key", gateway.encode("ascii"), mode=PRIVATE)
+        return PlaneKeys(admin or make_key()[1], gateway, admin is None, between is None, own_gateway)
+
+    def forget_admin_key(self) -> None:
+        """Keep the addresses only: the control plane does not know the key."""
         known = self.context()
-        return PlaneKeys(known.key if known else make_key()[1], between, new=known is None)
+        if known is not None:
+            self.write_context(replace(known, key=None))
+
+    def forget_gateway_key(self) -> None:
+        """Let the next start make another one: the control plane does not know this one."""
+        (self.path / "gateway.key").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def held(self, *names: str) -> Iterator[None]:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from roadworthy.cli.output import say
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.files import keep_private
 from roadworthy.foundation.slab import READY, SlabReader
 from roadworthy.foundation.sockets import listen
 from roadworthy.settings import Settings
@@ -73,6 +74,7 @@ def run(launch: Launch) -> None:
         RoadworthyError: "start-refused" when a process could not start, "stopped-by-force" when one had to be killed, or what
             `failed` told.
     """
+    keep_private()
     watch = _Watch()
     supervisor = Supervisor(launch.plans, slab=launch.slab, limits=launch.limits, doors=launch.doors)
     thread = threading.Thread(target=_watch, args=(launch, watch, supervisor.stop), name="readiness", daemon=True)
@@ -141,12 +143,12 @@ def _reason(answer: Mapping[str, Any]) -> str:
     return f"{answer.get('reason') or 'no answer yet'}{': ' if missing else ''}{missing}"
 
 
-def probe(url: str) -> tuple[int, Mapping[str, Any]]:
-    """A probe's status and its JSON answer; 0 when nobody answers."""
+def probe(url: str, key: str | None = None) -> tuple[int, Mapping[str, Any]]:
+    """A probe's status and its JSON answer; 0 when nobody answers. `key`: an API key to send along."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-        connection.request("GET", parts.path)
+        connection.request("GET", parts.path, headers={} if key is None else {"Authorization": f"Bearer {key}"})
         reply = connection.getresponse()
         body = reply.read()
         with contextlib.suppress(ValueError):

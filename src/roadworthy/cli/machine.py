@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import typer
 
 from roadworthy.cli import detach as detaching
-from roadworthy.cli.home import CONTROL, GATEWAY, SUPERVISOR, Context, Home, PlaneKeys
-from roadworthy.cli.launch import Launch, control_socket, gateway_doors, gateway_sockets, run, tell
+from roadworthy.cli.home import CONTROL, GATEWAY, LOCAL, SUPERVISOR, Context, Home, PlaneKeys
+from roadworthy.cli.launch import Launch, control_socket, gateway_doors, gateway_sockets, probe, run, tell
 from roadworthy.cli.options import Options, Sets, command
 from roadworthy.cli.output import facts, quiet_children, say, show
 from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of, worker_limits
@@ -29,6 +29,14 @@ _STOP_STEP_S = 0.05
 _GONE_S = 5.0
 _PATIENCE_S = 60.0
 """A version that cannot be loaded must not keep `up` from being up."""
+_REFUSED = (401, 403)
+_SHOWN_ONCE = "the admin key is shown only now; this machine's command line finds it in the home folder"
+_NONE_MADE = "the database has admin keys already, so no new one was made"
+_NOT_KNOWN = "the database does not know the admin key of this home folder"
+_GET_ONE = (
+    "Create one with `roadworthy keys create --role admin` where an admin key is at hand, or with `roadworthy keys recover` here "
+    "when none is, and give it to this command line as ROADWORTHY_KEY"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +108,7 @@ def up(options: UpOptions) -> None:
     Until Ctrl-C; with -d it returns when they are ready, and `roadworthy stop` ends them.
     """
     settings = options.settings
-    home = Home(settings.general.home)
+    home = Home(settings.general.home_folder())
     if options.detach:
         _announce(detaching.detach(_again(options), home.log), as_json=options.json)
         return
@@ -110,16 +118,18 @@ def up(options: UpOptions) -> None:
         gateway_sockets(settings) as sockets,
         control_socket(settings, "--control-port") as control,
     ):
-        keys = home.keys()
+        keys = home.keys(own_gateway=True)
         level = quiet_children(settings)
         urls = Context(url_of(settings.control.host, control), url_of(settings.gateway.host, sockets[0]), keys.admin)
         home.write_context(urls)
-        name = settings.gateway.name or "local"
+        name = settings.gateway.name or LOCAL
         plan = GatewayPlan(name, home.gateway, *sockets, control_url=urls.control_url, key=keys.gateway)
         children = gateway_children(plan, settings, level)
         children.append(control_child(home.control, control, settings, keys.bootstrap(), level))
-        message = _message(urls, url_of(settings.gateway.metrics_host, sockets[1]), keys)
-        announce = _announcer(options.ready_fd, message, as_json=options.json)
+        message = _message(urls, url_of(settings.gateway.metrics_host, sockets[1]))
+        announce = _announcer(
+            options.ready_fd, lambda: {**message, **settle_keys(home, keys, urls.control_url)}, as_json=options.json
+        )
         probes = (f"{urls.control_url}/readyz", f"{urls.gateway_url}/readyz")
         limits = worker_limits(settings)
         doors = [*gateway_doors(sockets, settings), Door(control, None)]
@@ -132,7 +142,7 @@ def gateway(options: GatewayCommandOptions) -> None:
     It serves what its control plane says, and while that is away or not named, what is on its disk.
     """
     settings = options.settings
-    home = Home(settings.general.home)
+    home = Home(settings.general.home_folder())
     key = _key_between(options.key_file, settings, home)
     if settings.client.control_url is not None and key is None:
         raise SettingsError(
@@ -146,7 +156,7 @@ def gateway(options: GatewayCommandOptions) -> None:
         url = url_of(settings.gateway.host, sockets[0])
         message = {"gateway": url, "metrics": f"{url_of(settings.gateway.metrics_host, sockets[1])}/metrics"}
         children = gateway_children(plan, settings, quiet_children(settings))
-        announce = _announcer(None, message, as_json=options.json)
+        announce = _announcer(None, lambda: message, as_json=options.json)
         doors = gateway_doors(sockets, settings)
         run(Launch(children, plan.slab, [f"{url}/readyz"], announce, worker_limits(settings), doors=doors))
 
@@ -157,21 +167,21 @@ def control(options: ControlOptions) -> None:
     Gateways connect to it with a key of the role gateway.
     """
     settings = options.settings
-    home = Home(settings.general.home)
+    home = Home(settings.general.home_folder())
     with home.held(CONTROL), control_socket(settings, "--port") as listener:
-        keys = home.keys()
+        keys = home.keys(own_gateway=False)
         known = home.context()
         url = url_of(settings.control.host, listener)
         home.write_context(Context(url, known.gateway_url if known else "http://127.0.0.1:8080", keys.admin))
-        message = {"control": url, **({"admin_key": keys.admin} if keys.new else {})}
-        plan = control_child(home.control, listener, settings, keys.bootstrap(), quiet_children(settings))
-        announce = _announcer(None, message, as_json=options.json)
+        offered = keys.bootstrap()
+        plan = control_child(home.control, listener, settings, offered, quiet_children(settings))
+        announce = _announcer(None, lambda: {"control": url, **settle_keys(home, keys, url)}, as_json=options.json)
         run(Launch([plan], None, [f"{url}/readyz"], announce, doors=[Door(listener, None)]))
 
 
 def stop(options: StopOptions) -> None:
     """Stop what runs in this home folder, and wait for it."""
-    home = Home(options.settings.general.home)
+    home = Home(options.settings.general.home_folder())
     asked = home.running()
     for pid in asked:
         with suppress(ProcessLookupError):
@@ -243,22 +253,37 @@ def _telling(descriptor: int | None) -> Iterator[None]:
         raise
 
 
-def _message(urls: Context, metrics: str, keys: PlaneKeys) -> dict[str, object]:
-    message: dict[str, object] = {
+def _message(urls: Context, metrics: str) -> dict[str, object]:
+    return {
         "gateway": urls.gateway_url,
         "control": urls.control_url,
         "api": f"{urls.control_url}/docs",
         "metrics": f"{metrics}/metrics",
     }
-    return {**message, "admin_key": keys.admin} if keys.new else message
 
 
-def _announcer(descriptor: int | None, message: Mapping[str, object], *, as_json: bool) -> Callable[[], None]:
+def settle_keys(home: Home, keys: PlaneKeys, url: str) -> dict[str, object]:
+    """What became of the offered keys, for people. A new one that the database did not take is forgotten, and so is a revoked one
+    of the gateway here: the next start makes another. An older one stays, since it may be that of another database."""
+    refused = probe(f"{url}/internal/v1/snapshot", keys.gateway)[0] in _REFUSED
+    if refused and (keys.own_gateway or keys.gateway_new):
+        home.forget_gateway_key()
+    status = probe(f"{url}/api/v1/keys", keys.admin)[0]
+    if status not in _REFUSED:
+        return {"admin_key": keys.admin} if keys.admin_new and status == 200 else {}
+    if keys.admin_new:
+        home.forget_admin_key()
+    return {"note": f"{_NONE_MADE if keys.admin_new else _NOT_KNOWN}. {_GET_ONE}"}
+
+
+def _announcer(
+    descriptor: int | None, message: Callable[[], Mapping[str, object]], *, as_json: bool
+) -> Callable[[], None]:
     def announce() -> None:
         if descriptor is not None:
-            tell(descriptor, message)
+            tell(descriptor, message())
         else:
-            _announce(message, as_json=as_json)
+            _announce(message(), as_json=as_json)
 
     return announce
 
@@ -275,8 +300,9 @@ _LABELS = {
 def _announce(message: Mapping[str, Any], *, as_json: bool) -> None:
     text = facts({label: message.get(name) for name, label in _LABELS.items()})
     show(dict(message), f"Roadworthy is up\n{text}", as_json=as_json)
-    if "admin_key" in message and not as_json:
-        say("note: the admin key is shown only now; this machine's command line finds it in the home folder")
+    note = _SHOWN_ONCE if "admin_key" in message else message.get("note")
+    if note is not None and not as_json:
+        say(f"note: {note}")
 
 
 def register(app: typer.Typer) -> None:

@@ -119,7 +119,7 @@ def worker_limits(settings: Settings) -> WorkerLimits:
 
 
 def control_child(
-    folder: Path, listener: socket.socket, settings: Settings, bootstrap_keys: Sequence[dict[str, str]], log_level: str
+    folder: Path, listener: socket.socket, settings: Settings, bootstrap_keys: Sequence[dict[str, Any]], log_level: str
 ) -> ChildPlan:
     """The control plane."""
     control = settings.control
@@ -127,7 +127,7 @@ def control_child(
         "host": control.host,
         "port": port_of(listener),
         "fd": listener.fileno(),
-        "database_url": control.database_url or f"sqlite:///{folder / 'roadworthy.db'}",
+        "database_url": database_url(settings, folder),
         "blob_folder": str(control.blob_folder or folder / "blobs"),
         "bootstrap_keys": list(bootstrap_keys),
         "allowed_hosts": known_hosts(control.host, control.allowed_hosts),
@@ -137,6 +137,11 @@ def control_child(
         "webhook_networks": list(control.webhook_networks),
     }
     return _child("roadworthy.control", "control", document, _CONTROL)
+
+
+def database_url(settings: Settings, folder: Path) -> str:
+    """Of the control plane's database: as configured, else in its own folder."""
+    return settings.control.database_url or f"sqlite:///{folder / 'roadworthy.db'}"
 
 
 def _child(module: str, name: str, document: dict[str, Any], stage: int, still_s: float | None = STILL_S) -> ChildPlan:

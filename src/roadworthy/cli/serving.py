@@ -78,7 +78,7 @@ def serve(options: ServeOptions) -> None:
         )
     package = _audited(options)
     endpoint = check_name(options.endpoint or package.name, "endpoint name")
-    home = Home(settings.general.home)
+    home = Home(settings.general.home_folder())
     folder = home.served(endpoint)
     with home.held(str(Path("serve", endpoint, _PID_FILE))), gateway_sockets(settings) as sockets:
         key = make_key() if options.auth else None

@@ -283,9 +283,15 @@ class Client:
         """Every key: id and role, never the key itself."""
         return self._items("/api/v1/keys")
 
-    def create_key(self, role: str, endpoints: Sequence[str] | None = None) -> dict[str, Any]:
-        """A new key: "id", "role" and, this once, "key". Role: admin, predictor or gateway."""
-        body: dict[str, Any] = {"role": role}
+    def create_key(self, role: str, endpoints: Sequence[str] | None = None, name: str | None = None) -> dict[str, Any]:
+        """A new key: "id", "name", "role" and, this once, "key".
+
+        Args:
+            role: admin, predictor or gateway.
+            endpoints: those that a predictor may call; None means all.
+            name: gateways that use the key report as `<name>/<instance>`; None takes the key's id.
+        """
+        body: dict[str, Any] = {"role": role} if name is None else {"role": role, "name": name}
         if endpoints is not None:
             body["endpoints"] = list(endpoints)
         return self._control.document(self._control.call("POST", "/api/v1/keys", json=body))

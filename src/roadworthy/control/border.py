@@ -54,6 +54,7 @@ class Border:
         try:
             self._check_host(headers.get(b"host", ""))
             key = self._check_key(scope["path"], headers.get(b"authorization", ""))
+            state["key"] = key
             state["actor"] = key.id if key is not None else ""
             if _FEEDBACK.fullmatch(scope["path"]):
                 _check_length(headers.get(b"content-length", ""))
@@ -80,10 +81,18 @@ class Border:
         if path in OPEN:
             return None
         scheme, _, text = authorization.partition(" ")
-        key = self._bulletin.key(text.strip()) if scheme.lower() == "bearer" else None
+        if scheme.lower() != "bearer" or not text.strip():
+            raise Unauthenticated(
+                "this call needs a key",
+                code="no-key",
+                hint="send the header Authorization: Bearer and an API key of this installation",
+            )
+        key = self._bulletin.key(text.strip())
         if key is None:
             raise Unauthenticated(
-                "a key is needed", hint="send the header Authorization: Bearer and an API key of this installation"
+                "this key is not known",
+                code="unknown-key",
+                hint="it may have been revoked or belong to another installation; ask an administrator for another",
             )
         feedback = _FEEDBACK.fullmatch(path)
         if feedback is not None and key.role == PREDICTOR:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,24 @@ class Turn:
         self._lock.release()
 
 
+class Once:
+    """Remembers what was told, so that a gateway which repeats itself every second does not fill the audit trail. Bounded."""
+
+    _MOST = 1_000
+
+    def __init__(self) -> None:
+        self._told: set[Hashable] = set()
+
+    def first(self, what: Hashable) -> bool:
+        """Whether this is the first time; after many others it may be so again."""
+        if what in self._told:
+            return False
+        if len(self._told) >= self._MOST:
+            self._told.clear()
+        self._told.add(what)
+        return True
+
+
 @dataclass(frozen=True)
 class Plane:
     """The control plane's parts, handed to each verb."""
@@ -86,6 +104,7 @@ class Plane:
     sender: Sender
     turn: Turn = field(default_factory=Turn)
     """Held while a decision is made and written; the database sees to it that other processes wait, too."""
+    told: Once = field(default_factory=Once)
     boot: str = field(default_factory=lambda: random_id("control"))
     """This life of the control plane: its monotonic clock cannot be compared with another one's."""
 

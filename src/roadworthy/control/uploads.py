@@ -9,6 +9,7 @@ from pathlib import Path
 from fastapi import Request
 
 from roadworthy.foundation.errors import BodyTooLarge, MalformedBody
+from roadworthy.foundation.files import create_private
 from roadworthy.store.blobs import BlobStore
 
 
@@ -26,7 +27,7 @@ async def received(request: Request, blobs: BlobStore, max_bytes: int) -> AsyncI
     path = blobs.incoming()
     size = 0
     try:
-        with path.open("xb") as handle:
+        with create_private(path) as handle:
             async for block in request.stream():
                 size += len(block)
                 if size > max_bytes:

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from roadworthy.foundation.errors import SettingsError
+from roadworthy.foundation.files import keep_private
 
 EXIT_REFUSED = 78
 """Exit status of a child that could not start and would not, however often it were tried: the supervisor then stops everything
@@ -33,12 +34,14 @@ _pipe: list[int] = []
 
 
 def read_start_message() -> dict[str, Any]:
-    """The start document. Call once, first thing: standard input reads as empty afterwards, for any code of a model that asks.
+    """The start document. Call once, first thing: standard input reads as empty afterwards, for any code of a model that asks,
+    and what the process writes is its own user's only.
 
     Raises:
         SettingsError: code "no-start-document": standard input has no line of JSON with an object; the process was started by
             hand.
     """
+    keep_private()
     descriptor = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -6,8 +6,26 @@ import contextlib
 import os
 import secrets
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY_MARK = ".tmp-"
+_PRIVATE_FILE = 0o600
+_PRIVATE_FOLDER = 0o700
+
+
+def keep_private() -> None:
+    """Let whatever this process writes from now on be its own user's only, under any umask that it was started with: files that
+    libraries make (a database, its journal) as well as ours. For processes that are Roadworthy's own, never for a user's."""
+    os.umask(0o077)
+
+
+def create_private(path: Path) -> BinaryIO:
+    """Open the new file `path` for writing, with mode 0600.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE_FILE), "wb")
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -62,6 +80,7 @@ def remove_tree(path: Path) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Create `path` with mode 0700 if it is missing, and return it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Create `path`, and what is missing above it, with mode 0700 under any umask; return it."""
+    for folder in reversed((path, *path.parents)):
+        folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
     return path

@@ -47,6 +47,9 @@ def apply(connection: Connection, frame: Telemetry, now_us: int) -> bool:
         "run_times": msgspec.json.encode(frame.run_times).decode(),
     }
     if known is None:
+        _, named, instance = frame.gateway.rpartition("/")
+        if named:  # what the instance was called before names were bound to keys
+            connection.execute(delete(gateways).where(gateways.c.id == instance))
         connection.execute(insert(gateways).values(project=PROJECT, id=frame.gateway, **values))
     else:
         connection.execute(update(gateways).where(gateways.c.id == frame.gateway).values(**values))
@@ -74,9 +77,14 @@ def _apply_counts(connection: Connection, frame: Telemetry) -> None:
 
 
 def _apply_record_files(connection: Connection, frame: Telemetry) -> None:
+    """The size is that of what was received, where it was: the bound on all files rests on it."""
     for file in frame.record_files:
-        connection.execute(delete(record_files).where(record_files.c.blob == file.blob))
-        connection.execute(insert(record_files).values(project=PROJECT, **msgspec.structs.asdict(file)))
+        same = record_files.c.blob == file.blob
+        received = connection.execute(select(record_files.c.size_bytes).where(same)).scalar()
+        size_bytes = file.size_bytes if received is None else received
+        connection.execute(delete(record_files).where(same))
+        values = {**msgspec.structs.asdict(file), "size_bytes": size_bytes}
+        connection.execute(insert(record_files).values(project=PROJECT, **values))
 
 
 def list_all(connection: Connection) -> list[Gateway]:
@@ -100,7 +108,8 @@ def live(found: Sequence[Gateway], now_us: int) -> list[Gateway]:
     return [gateway for gateway in found if now_us - gateway.seen_at_us <= ALIVE_US]
 
 
-def follows_later(frame: Telemetry, epoch: str, revision: int) -> bool:
-    """Whether a worker was offered a revision that this store has not reached in its present life: the database is an older
-    copy of itself, or has lost its last transactions."""
-    return any(worker.epoch == epoch and worker.offered > revision for worker in frame.workers)
+def ahead(workers: Sequence[WorkerReport], epoch: str, revision: int) -> int | None:
+    """The highest revision that a worker says it was offered, if this store has not reached it in its present life, else None:
+    the database is an older copy of itself, or has lost its last transactions, or the gateway lies."""
+    offered = max((worker.offered for worker in workers if worker.epoch == epoch), default=0)
+    return offered if offered > revision else None

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from roadworthy.foundation.errors import NotFound
-from roadworthy.store.tables import record_files
+from roadworthy.store.tables import PROJECT, record_files
 
 _MAX_FILES = 500
 """Files that one query looks into; newer ones first."""
@@ -36,6 +36,19 @@ class File(NamedTuple):
     blob: str
     first_us: int
     last_us: int
+
+
+def expect(connection: Connection, blob: str, size_bytes: int, now_us: int) -> None:
+    """Note a record file that was received; a frame that names it is still to come, and says what is in it. One that is known
+    stays as it is."""
+    if connection.execute(select(record_files.c.blob).where(record_files.c.blob == blob)).first() is None:
+        told = {"endpoint": "", "rows": 0, "first_us": now_us, "last_us": now_us}
+        connection.execute(insert(record_files).values(project=PROJECT, blob=blob, size_bytes=size_bytes, **told))
+
+
+def received(connection: Connection, blobs: Collection[str]) -> set[str]:
+    """Those of the record files that were received and are still kept."""
+    return set(connection.execute(select(record_files.c.blob).where(record_files.c.blob.in_(blobs))).scalars())
 
 
 def files_of(connection: Connection, endpoint: str) -> list[tuple[str, int]]:

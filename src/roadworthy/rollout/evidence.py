@@ -109,6 +109,16 @@ class Evidence(msgspec.Struct, frozen=True):
             crashed={**self.crashed, source: crashed} if crashed else self.crashed,
         )
 
+    def renamed(self, before: str, after: str) -> Evidence:
+        """The same with a source under another name, if it is there."""
+        parts = {name: getattr(self, name) for name in ("counts", "metrics", "excluded", "crashed")}
+        changed = {
+            name: {after if source == before else source: value for source, value in part.items()}
+            for name, part in parts.items()
+            if before in part
+        }
+        return msgspec.structs.replace(self, **changed) if changed else self
+
     @property
     def crashes(self) -> int:
         """Processes that the canary crashed since the rollout began, on all machines."""

@@ -117,7 +117,8 @@ def merge(connection: Connection, source: str, counts: RolloutCounts) -> bool:
     if row is None:
         return False
     before = evidence_from_document(_json(row.evidence))
-    after = before.merged(source, counts)
+    # before names were bound to keys, the same life of a gateway was called without the key's
+    after = before.renamed(source.partition("/")[2], source).merged(source, counts)
     if after == before:
         return False
     written = msgspec.json.encode(after).decode()

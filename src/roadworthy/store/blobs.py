@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from roadworthy.foundation.errors import NotFound, StoreError
-from roadworthy.foundation.files import fsync_folder, sweep_temporary, temporary_beside
+from roadworthy.foundation.files import fsync_folder, private_folder, sweep_temporary, temporary_beside
 
 _NAME = re.compile(r"[a-z0-9]+(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,199}){1,3}", re.ASCII)
 
@@ -44,10 +46,13 @@ class FolderBlobs:
     """Blobs in a folder: one file each, written beside, synced and renamed."""
 
     def __init__(self, root: Path) -> None:
-        """Creates `root` with mode 0700 and sweeps what interrupted writes left in it."""
-        self._root = root
-        self._incoming = root / "incoming"
-        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Creates `root` with mode 0700, closes one that is there to strangers, and sweeps what interrupted writes left."""
+        self._root = private_folder(root)
+        self._incoming = private_folder(root / "incoming")
+        mode = stat.S_IMODE(root.stat().st_mode)
+        if mode & stat.S_IRWXO:
+            with contextlib.suppress(PermissionError):  # another user's folder, who shares it as he likes
+                root.chmod(mode & ~stat.S_IRWXO)
         for leftover in self._incoming.iterdir():
             leftover.unlink()
         for folder in self._folders(root):
@@ -69,7 +74,7 @@ class FolderBlobs:
         target = self._path(name)
         if target.exists():
             return
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(target.parent)
         beside = temporary_beside(target)
         try:
             try:
@@ -78,6 +83,7 @@ class FolderBlobs:
                 shutil.copyfile(source, beside)
             descriptor = os.open(beside, os.O_RDONLY)
             try:
+                os.fchmod(descriptor, 0o600)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

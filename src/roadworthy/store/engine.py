@@ -5,6 +5,7 @@ SQLite by default, PostgreSQL by URL. `control` opens one transaction a verb and
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +22,10 @@ from roadworthy.store import postgresql
 from roadworthy.store.postgresql import Lead
 from roadworthy.store.tables import PROJECT, stores
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in migrations/versions; a test compares the two."""
 
-KNOWN_REVISIONS = ("0001", "0002", "0003", "0004")
+KNOWN_REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 WAIT_S = 10.0
 """How long a transaction waits for a database that somebody else holds."""
 _FULL = ("SQLITE_FULL", "53100")  # SQLite's name, PostgreSQL's number of it
@@ -150,6 +151,8 @@ def _check_sqlite(engine: Engine) -> None:
             raise _damaged()
     try:
         with engine.begin() as connection:
+            if file:
+                _close_to_others(Path(file))
             verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
     except DatabaseError as error:
         raise _damaged() from error
@@ -157,11 +160,18 @@ def _check_sqlite(engine: Engine) -> None:
         raise _damaged()
 
 
+def _close_to_others(file: Path) -> None:
+    """SQLite makes the database by the umask and its companions with the database's mode; earlier releases left them readable."""
+    for path in (file, *(file.with_name(f"{file.name}-{companion}") for companion in ("wal", "shm", "journal"))):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # another user's file stays as he has it
+            path.chmod(0o600)
+
+
 def _damaged() -> StoreError:
     return StoreError(
         "the database is damaged or is no Roadworthy database",
         code="database-damaged",
-        hint="move the file and its -wal and -shm companions aside, put the last backup in their place, and start again; "
+        hint="put the last backup in its place with `roadworthy restore FILE`, which keeps this one beside it, and start again; "
         "gateways go on serving from their own disks meanwhile",
     )
 

@@ -98,8 +98,11 @@ keys = Table(
     Column("endpoints", Text),
     Column("created_at_us", BigInteger, nullable=False),
     Column("created_by", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
     UniqueConstraint("sha256"),
+    UniqueConstraint("project", "name"),
 )
+"""`name` is what gateways with this key are called by: `<name>/<instance>`."""
 
 audit_entries = Table(
     "audit_entries",
@@ -107,7 +110,7 @@ audit_entries = Table(
     _project(),
     Column("id", String(64), primary_key=True),
     Column("at_us", BigInteger, nullable=False, index=True),
-    Column("actor", String(64), nullable=False),
+    Column("actor", String(200), nullable=False),
     Column("verb", String(64), nullable=False),
     Column("subject", String(200), nullable=False),
     Column("detail", Text, nullable=False),
@@ -117,7 +120,7 @@ gateways = Table(
     "gateways",
     metadata,
     _project(),
-    Column("id", String(64), primary_key=True),
+    Column("id", String(200), primary_key=True),
     Column("boot", String(64), nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("seen_at_us", BigInteger, nullable=False),
@@ -130,7 +133,7 @@ request_counts = Table(
     "request_counts",
     metadata,
     _project(),
-    Column("gateway", String(64), primary_key=True),
+    Column("gateway", String(200), primary_key=True),
     Column("boot", String(64), primary_key=True),
     Column("endpoint", String(64), primary_key=True),
     Column("generation", BigInteger, primary_key=True),
@@ -144,7 +147,7 @@ record_files = Table(
     "record_files",
     metadata,
     _project(),
-    Column("blob", String(200), primary_key=True),
+    Column("blob", String(400), primary_key=True),
     Column("endpoint", String(64), nullable=False),
     Column("rows", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),

@@ -42,7 +42,26 @@ _NEVER = tuple(
     )
 )
 """Refused even in a network that the operator named."""
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""What the Internet routes of IPv6. Everything else is site-local, reserved or a way to write an IPv4 address."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "2001::/23",  # protocols of the IETF, Teredo among them
+            "2001:db8::/32",  # documentation
+            "3fff::/20",
+            "2002::/16",  # 6to4: a relay unpacks it
+            "192.88.99.0/24",  # such relays
+        ),
+    )
+)
+"""Not public, though the standard library of some Python versions says so."""
+_IPV4_TAILS = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
+"""Prefixes whose last 32 bits are an IPv4 address: the compatible, the translated and the NAT64 form."""
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +142,43 @@ def is_allowed(address: Address, networks: Sequence[Network], *, plain: bool) ->
         return False
     if all(_within(each, networks) for each in carried) or _within(address, networks):
         return True
-    return not plain and all(each.is_global and not each.is_multicast for each in carried)
+    return not plain and all(_is_public(each) for each in carried)
+
+
+def _is_public(address: Address) -> bool:
+    if _within(address, _SPECIAL) or address.is_multicast or not address.is_global:
+        return False
+    return address.version == 4 or address in _UNICAST or address in _NAT64
 
 
 def _carried(address: Address) -> list[Address]:
     """The address and those that IPv6 carries in it: a gateway on the way would unpack them."""
     if isinstance(address, ipaddress.IPv4Address):
         return [address]
-    inner: list[Address | None] = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64:
-        inner.append(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
-    found = [each for each in inner if each is not None]
-    return found if address.ipv4_mapped is not None else [address, *found]
+    if address.ipv4_mapped is not None:
+        return [address.ipv4_mapped]  # systems call that IPv4 address themselves
+    if address.is_loopback:
+        return [address]
+    number = int(address)
+    found = [each for each in (address.sixtofour, *(address.teredo or ())) if each is not None]
+    if _within(address, _IPV4_TAILS) or number >> 32 & 0xFFFF_FFFF in _ISATAP:
+        found.append(ipaddress.IPv4Address(number & 0xFFFF_FFFF))
+    if address in _NAT64_LOCAL:
+        found += _nat64_readings(number)
+    return [address, *found]
+
+
+def _nat64_readings(number: int) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that a local NAT64 prefix may carry (RFC 6052): how long the prefix is stands nowhere in the address."""
+    found = [number & 0xFFFF_FFFF]
+    without_u = (number >> 64) << 56 | number & (1 << 56) - 1  # bits 64 to 71 are no part of it
+    for length in (48, 56, 64):
+        rest = 120 - length - 32
+        if without_u & (1 << rest) - 1 == 0:  # else the prefix is a longer one
+            found.append(without_u >> rest & 0xFFFF_FFFF)
+    return [
+        ipaddress.IPv4Address(each) for each in found if each >> 24
+    ]  # 0.x.x.x is no reading but the zeros of another one
 
 
 def _within(address: Address, networks: Iterable[Network]) -> bool:

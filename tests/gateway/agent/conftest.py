@@ -29,7 +29,7 @@ from roadworthy.foundation.sockets import listen, unix_address
 from tests.records import pack
 from tests.waiting import DEADLINE_S, eventually
 
-GATEWAY_KEY = "rw_gatewaygateway"
+GATEWAY_KEY = "rw_abcdefgh_gatewaygateway"
 
 
 class StandIn:

@@ -31,6 +31,8 @@ def test_files_are_shipped_then_named_then_deleted(stand_in: Any, start_agent: A
     assert (flights.rows, flights.first_us, flights.last_us) == (2, 5, 9)
     data = stand_in.records[flights.blob.removeprefix("records/")]
     assert flights.size_bytes == len(data)
+    assert {frame.gateway for frame in stand_in.frames} == {"key-abcdefgh/local"}, "with the id of its key"
+    assert flights.blob.startswith("records/key-abcdefgh/local/")
     assert pq.read_table(io.BytesIO(data)).column("at_us").to_pylist() == [5, 9]
     eventually(lambda: agent.files() == [], "local copies are gone")
 

@@ -52,13 +52,13 @@ def routes(plane: Plane, stopping: Callable[[], bool]) -> APIRouter:
             decoded = decode_telemetry(data)
         except ValueError as error:
             raise MalformedBody("that is no telemetry frame", code="malformed-telemetry") from error
-        return {"accepted": await run_in_threadpool(telemetry.take_frame, plane, decoded)}
+        return {"accepted": await run_in_threadpool(telemetry.receive, plane, request.state.key, decoded)}
 
-    @router.put("/records/{gateway}/{file}", status_code=204)
+    @router.put("/records/{gateway:path}/{file}", status_code=204)
     async def records(request: Request, gateway: str, file: str) -> None:
-        """A finished file of prediction records."""
-        telemetry.record_blob(gateway, file)
+        """A finished file of prediction records. `gateway`: as a frame names it, with the key before it or without."""
+        blob = await run_in_threadpool(telemetry.record_blob, plane, request.state.key, gateway, file)
         async with received(request, plane.blobs, _MAX_RECORD_FILE_BYTES) as source:
-            await run_in_threadpool(telemetry.keep_records, plane, gateway, file, source)
+            await run_in_threadpool(telemetry.keep_records, plane, blob, source)
 
     return router

@@ -21,6 +21,8 @@ class NewKey(BaseModel):
     """admin, predictor or gateway."""
     endpoints: list[str] | None = None
     """For predictors: the endpoints it may call; all when left out."""
+    name: str | None = None
+    """For gateways: they report as `<name>/<instance>`. The key's id when left out."""
 
 
 def routes(plane: Plane) -> APIRouter:
@@ -56,7 +58,7 @@ def routes(plane: Plane) -> APIRouter:
     @router.post("/api/v1/keys", status_code=201, summary="Create a key")
     def create_key(request: Request, body: NewKey) -> dict[str, Any]:
         """Its text is in this reply and nowhere else."""
-        return keys.create(plane, body.role, body.endpoints, request.state.actor)
+        return keys.create(plane, body.role, body.endpoints, request.state.actor, body.name)
 
     @router.delete("/api/v1/keys/{key_id}", status_code=204, summary="Revoke a key")
     def revoke_key(request: Request, key_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import msgspec
 import structlog
 from sqlalchemy import Connection
 
+from roadworthy.access.keys import Key
 from roadworthy.audit import events
 from roadworthy.audit.entries import list_last
 from roadworthy.contract.telemetry import Telemetry
 from roadworthy.control.driving import CONTROLLER
+from roadworthy.control.instances import instance_of
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
 from roadworthy.control.verbs.endpoints import endpoint_document, reach, step
@@ -21,31 +24,55 @@ from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.rollout import endpoints, rollouts
-from roadworthy.store.engine import begin_life, read_revision
+from roadworthy.store.engine import read_revision
 
 _FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
 _MOST = 1_000
+STORE_BEHIND = "store-behind"
+_RESTORE = "if the database was restored from a backup, run `roadworthy restore` on the control plane's machine"
 _log = structlog.get_logger()
+
+
+def receive(plane: Plane, key: Key, frame: Telemetry) -> int:
+    """Take a frame under the name of the gateway that speaks with this key; return its sequence. Record files that were never
+    received, or are deleted again, are left out.
+
+    Raises:
+        InvalidRequest: "invalid-name", "malformed-telemetry".
+        Forbidden: "gateway-not-yours".
+    """
+    gateway = instance_of(plane, key, frame.gateway)
+    files = []
+    for file in frame.record_files:
+        folder, _, name = file.blob.rpartition("/")
+        blob = record_blob(plane, key, folder.removeprefix("records/"), name)
+        if blob != f"records/{gateway}/{name}":
+            raise InvalidRequest("a gateway names the record files that it sent itself", code="malformed-telemetry")
+        files.append(msgspec.structs.replace(file, blob=blob))
+    if files:
+        with plane.database.begin() as connection:
+            known = predictions.received(connection, [file.blob for file in files])
+        files = [file for file in files if file.blob in known]
+    return take_frame(plane, msgspec.structs.replace(frame, gateway=gateway, record_files=tuple(files)))
 
 
 def take_frame(plane: Plane, frame: Telemetry) -> int:
     """Apply a frame once, then decide about whatever waits for it; return its sequence."""
-    check_name(frame.gateway, "gateway name")
-    for file in frame.record_files:
-        if file.blob != record_blob(frame.gateway, file.blob.rpartition("/")[2]):
-            raise InvalidRequest("a gateway names the record files that it sent itself", code="malformed-telemetry")
     with plane.database.begin() as connection:
         if gateways.apply(connection, frame, plane.clock.now_us()):
             _count(connection, frame)
-        epoch, revision = read_revision(connection)
-        restored = gateways.follows_later(frame, epoch, revision)
-        if restored:
-            plane.audit(connection, frame.gateway, "restored", epoch, revision=revision, epoch=begin_life(connection))
-    if restored:
-        _log.warning("the database is an older copy of itself; gateways follow it from here", revision=revision)
-        plane.bulletin.refresh()
+        _notice(plane, connection, frame)
     step(plane)
     return frame.sequence
+
+
+def _notice(plane: Plane, connection: Connection, frame: Telemetry) -> None:
+    """Tell once of a gateway that is ahead of the database. It is not believed further: one key could set every gateway back."""
+    epoch, revision = read_revision(connection)
+    ahead = gateways.ahead(frame.workers, epoch, revision)
+    if ahead is not None and plane.told.first((STORE_BEHIND, frame.gateway, epoch)):
+        _log.warning(STORE_BEHIND, gateway=frame.gateway, reported=ahead, revision=revision, hint=_RESTORE)
+        plane.audit(connection, frame.gateway, STORE_BEHIND, epoch, reported=ahead, revision=revision)
 
 
 def _count(connection: Connection, frame: Telemetry) -> None:
@@ -57,21 +84,24 @@ def _count(connection: Connection, frame: Telemetry) -> None:
             raise InvalidRequest(f"counts that cannot be: {error}", code="malformed-telemetry") from error
 
 
-def record_blob(gateway: str, file: str) -> str:
-    """The name under which a gateway's record file is kept.
+def record_blob(plane: Plane, key: Key, gateway: str, file: str) -> str:
+    """The name under which a record file is kept of the gateway that speaks with this key and says that it is `gateway`.
 
     Raises:
         InvalidRequest: "invalid-name".
+        Forbidden: "gateway-not-yours".
     """
-    check_name(gateway, "gateway name")
     if not _FILE.fullmatch(file):
         raise InvalidRequest("that cannot name a record file", code="invalid-name")
-    return f"records/{gateway}/{file}"
+    return f"records/{instance_of(plane, key, gateway)}/{file}"
 
 
-def keep_records(plane: Plane, gateway: str, file: str, source: Path) -> None:
-    """Keep a finished record file; the same one again changes nothing."""
-    plane.blobs.put(record_blob(gateway, file), source)
+def keep_records(plane: Plane, blob: str, source: Path) -> None:
+    """Keep a finished record file; the same one again changes nothing. From now on it counts for the bound on all of them, also
+    if no frame ever names it."""
+    with plane.database.begin() as connection:  # first of all: what is not known here would never be deleted
+        predictions.expect(connection, blob, source.stat().st_size, plane.clock.now_us())
+    plane.blobs.put(blob, source)
 
 
 def trim_records(plane: Plane) -> int:
@@ -106,10 +136,11 @@ def status(plane: Plane, version: str) -> dict[str, Any]:
         found = gateways.list_all(connection)
         reached = reach(connection, gateways.live(found, plane.clock.now_us()))
         documents = [endpoint_document(connection, each, reached) for each in endpoints.list_all(connection)]
-    snapshot = plane.bulletin.edition.snapshot
+        epoch, revision = read_revision(connection)
     now = plane.clock.now_us()
     return {
-        "control": {"version": version, "epoch": snapshot.epoch, "revision": snapshot.revision},
+        "control": {"version": version, "epoch": epoch, "revision": revision},
+        "alerts": _alerts(gateways.live(found, now), epoch, revision),
         "gateways": [
             {
                 "id": gateway.id,
@@ -124,6 +155,21 @@ def status(plane: Plane, version: str) -> dict[str, Any]:
         ],
         "endpoints": documents,
     }
+
+
+def _alerts(live: Sequence[gateways.Gateway], epoch: str, revision: int) -> list[dict[str, Any]]:
+    """What somebody should look at."""
+    told = {gateway.id: gateways.ahead(gateway.workers, epoch, revision) for gateway in live}
+    return [
+        {
+            "code": STORE_BEHIND,
+            "gateway": gateway,
+            "text": f"{gateway} reports revision {ahead}, and the database has reached {revision} only",
+            "hint": _RESTORE,
+        }
+        for gateway, ahead in told.items()
+        if ahead is not None
+    ]
 
 
 def audit_trail(plane: Plane, last: int, before: str | None) -> dict[str, Any]:

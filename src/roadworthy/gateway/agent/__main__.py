@@ -26,6 +26,7 @@ from roadworthy.contract.telemetry import UNLOADED
 from roadworthy.foundation.child import EXIT_REFUSED, LIFE_S, read_start_message, show_life, watch_parent
 from roadworthy.foundation.clock import SystemClock
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.keys import key_id
 from roadworthy.foundation.slab import GAUGE, READY, SlabReader, SlotWriter
 from roadworthy.gateway.agent.control import ControlLink
 from roadworthy.gateway.agent.exposition import CONTENT_TYPE, AgentFacts, GatewayCollector, render
@@ -57,7 +58,7 @@ class StartDocument(msgspec.Struct, frozen=True):
     """What the supervisor hands over.
 
     Attributes:
-        gateway: this gateway's id.
+        gateway: the instance's name, of which the control plane makes `<key's name>/<instance>`.
         folder: the gateway's folder: snapshot.json, packages/, records/, run/.
         slab: the workers' slab; the agent's slot is its last.
         control_url, key: the control plane and a key of the role gateway, or None to serve what is on disk.
@@ -182,10 +183,18 @@ def _wire(document: StartDocument) -> _Agent:
     sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), hub, know)
     control = shipping = None
     if document.control_url is not None:
-        control = ControlLink(document.control_url, document.key or "", document.gateway)
-        frames = Frames((document.gateway, reader.boot), slot, read, SystemClock(), known)
-        shipping = Shipping(document.gateway, control, frames, sink, metrics.lost_records)
+        name = _name(document)
+        control = ControlLink(document.control_url, document.key or "", name)
+        frames = Frames((name, reader.boot), slot, read, SystemClock(), known)
+        shipping = Shipping(name, control, frames, sink, metrics.lost_records)
     return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, GatewayCollector(read, facts))
+
+
+def _name(document: StartDocument) -> str:
+    """Under which this gateway reports, with the key's id: an instance alone might be the name of another gateway's key."""
+    with contextlib.suppress(ValueError):
+        return f"{key_id(document.key or '')}/{document.gateway}"
+    return document.gateway
 
 
 def _wire_runners(

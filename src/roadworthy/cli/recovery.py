@@ -1,0 +1,75 @@
+"""`roadworthy backup | restore`: the control plane's database, on the machine that has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from roadworthy.cli.home import CONTROL, Home
+from roadworthy.cli.options import Options, command
+from roadworthy.cli.output import facts, show
+from roadworthy.cli.plans import database_url
+from roadworthy.foundation.clock import SystemClock
+from roadworthy.foundation.files import keep_private
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackupOptions(Options):
+    """`backup`."""
+
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="New file for the copy.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreOptions(Options):
+    """`restore`."""
+
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="Backup to put in the database's place first; needs a stopped control plane."
+        ),
+    ] = None
+
+
+def backup(options: BackupOptions) -> None:
+    """Copy the control plane's database to a new file that only this user can read.
+
+    The control plane may run meanwhile.
+    """
+    from roadworthy.control.recovery import back_up
+
+    keep_private()
+    settings = options.settings
+    back_up(database_url(settings, Home(settings.general.home_folder()).control), options.file)
+    show({"file": str(options.file)}, f"{options.file} written; copy the blobs after it", as_json=options.json)
+
+
+def restore(options: RestoreOptions) -> None:
+    """Begin a new epoch of the database, so that gateways follow it after it was set back.
+
+    With FILE, first put that backup in the database's place; what was there is kept beside it.
+    """
+    from roadworthy.control.recovery import begin_again, put_in_place
+
+    keep_private()
+    settings = options.settings
+    home = Home(settings.general.home_folder())
+    url = database_url(settings, home.control)
+    if options.file is None:
+        done = begin_again(url, SystemClock())
+    else:
+        with home.held(CONTROL):
+            done = put_in_place(url, options.file, SystemClock())
+    told = {"epoch": done.epoch, "revision": done.revision, "aside": None if done.aside is None else str(done.aside)}
+    text = facts({"epoch": done.epoch, "revision": done.revision, "database before": done.aside})
+    show(told, f"restored; gateways follow this database from here\n{text}", as_json=options.json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, "backup")(backup)
+    command(app, "restore")(restore)

@@ -1,0 +1,171 @@
+"""G11: a gateway key speaks for its own instances only, in frames and in paths; and what it says of revisions moves nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.access import keys
+from roadworthy.contract.telemetry import READY, RecordFile, Telemetry, VersionState, WorkerReport
+from roadworthy.control.plane import Plane
+from roadworthy.control.verbs import telemetry
+from roadworthy.control.wiring import build_plane
+from roadworthy.monitoring import gateways
+from tests.control_plane import FakeGateway
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def other(control: Any, admin: httpx.Client) -> Iterator[FakeGateway]:
+    """A gateway with a key of its own."""
+    made = admin.post("/api/v1/keys", json={"role": "gateway", "name": "other"}).json()
+    assert made["name"] == "other"
+    with control.client(made["key"]) as client:
+        yield FakeGateway(client, "gw-1")
+
+
+def ids(admin: httpx.Client) -> list[str]:
+    """The gateways that reported."""
+    return [gateway["id"] for gateway in admin.get("/api/v1/status").json()["gateways"]]
+
+
+def refusals(admin: httpx.Client) -> list[tuple[str, str]]:
+    """Who was refused, and which gateway was named."""
+    items = admin.get("/api/v1/audit").json()["items"]
+    return [(item["actor"], item["subject"]) for item in items if item["verb"] == "gateway-refused"]
+
+
+def test_g11_a_key_that_names_another_is_refused_and_audited(control: Any, admin: httpx.Client, other: Any) -> None:
+    """By the other key's name, by its id, by its name alone: in a frame, in a path, and in a frame's record files."""
+    foreign = [f"{control.GATEWAY}/gw-1", f"{control.gateway_id}/gw-1", control.GATEWAY]
+    for name in foreign:
+        other.name = name
+        put = other.client.put(f"/internal/v1/records/{name}/a.parquet", content=b"x")
+        for reply in (other.report(), put):
+            assert (reply.status_code, reply.json()["code"]) == (403, "gateway-not-yours"), name
+    other.name = "gw-1"
+    theirs = RecordFile(f"records/{control.GATEWAY}/gw-1/a.parquet", "line", 1, 1, 1, 1)
+    assert other.report(record_files=(theirs,)).status_code == 403
+    assert ids(admin) == []
+    assert not (control.folder / "blobs" / "records").exists()
+    assert sorted(refusals(admin)) == sorted(("other", name) for name in foreign)
+
+
+def test_g11_an_instance_is_the_keys_name_and_its_own(
+    control: Any, admin: httpx.Client, gateway: Any, other: Any
+) -> None:
+    """However the gateway writes it; two keys' instances of one name are two."""
+    key_id = next(key["id"] for key in admin.get("/api/v1/keys").json()["items"] if key["name"] == "other")
+    for name in ("gw-1", "other/gw-1", f"{key_id}/gw-1"):
+        other.name = name
+        assert other.report().status_code == 200
+        put = other.client.put(f"/internal/v1/records/{name}/a.parquet", content=b"x")
+        assert put.status_code == 204
+    assert gateway.report().status_code == 200
+    assert ids(admin) == ["other/gw-1", f"{control.GATEWAY}/gw-1"]
+    kept = [path for path in (control.folder / "blobs" / "records").rglob("*") if path.is_file()]
+    assert kept == [control.folder / "blobs" / "records" / "other" / "gw-1" / "a.parquet"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/", "a/b/c", "../gw-1", "other/", "/gw-1", "other/../gw", "Other/gw-1", "other/" + "x" * 65]
+)
+def test_g11_what_is_no_name_is_refused(admin: httpx.Client, other: Any, name: str) -> None:
+    """Before anything is written."""
+    other.name = name
+    reply = other.report()
+    assert (reply.status_code, reply.json()["code"]) == (400, "invalid-name")
+    assert ids(admin) == []
+
+
+def test_g11_names_of_keys(admin: httpx.Client, other: Any) -> None:
+    """A key without a name has its id; a name belongs to one key, and does not look like an id."""
+    assert other.report().status_code == 200
+    plain = admin.post("/api/v1/keys", json={"role": "gateway"}).json()
+    assert plain["name"] == plain["id"]
+    for name, status, code in (
+        ("other", 409, "key-name-taken"),
+        (plain["id"], 400, "invalid-name"),
+        ("key-12345678", 400, "invalid-name"),
+        ("a/b", 400, "invalid-name"),
+    ):
+        reply = admin.post("/api/v1/keys", json={"role": "gateway", "name": name})
+        assert (reply.status_code, reply.json()["code"]) == (status, code)
+
+
+def test_g11_a_revision_from_the_future_raises_an_alert_and_nothing_else(
+    admin: httpx.Client, gateway: Any, push: Any
+) -> None:
+    """No new epoch: the alert and the audit entry name the gateway and the command, and all go on being served."""
+    digest = push()["digest"]
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    gateway.ready(digest)
+    seen = gateway.snapshot().json()
+
+    def report(revision: int) -> list[dict[str, Any]]:
+        worker = WorkerReport(0, 1, "w", seen["epoch"], seen["revision"], revision, (VersionState(digest, READY),))
+        assert gateway.report(workers=(worker,)).status_code == 200
+        return list(admin.get("/api/v1/status").json()["alerts"])
+
+    for _ in range(2):
+        (alert,) = report(seen["revision"] + 7)
+        assert alert["code"] == "store-behind"
+        assert "`roadworthy restore`" in alert["hint"]
+    assert gateway.snapshot().json() == seen
+    told = [item for item in admin.get("/api/v1/audit").json()["items"] if item["verb"] == "store-behind"]
+    assert [item["actor"] for item in told] == [alert["gateway"]]
+    assert told[0]["detail"] == {"reported": seen["revision"] + 7, "revision": seen["revision"]}
+    assert report(seen["revision"]) == []
+    assert eventually(lambda: admin.get("/api/v1/endpoints/line").json()["state"] == "serving", "it serves on")
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[Plane]:
+    """A control plane that keeps 250 bytes of records."""
+    document = {"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")}
+    built = build_plane({**document, "record_max_bytes": 250})
+    yield built
+    built.database.close()
+
+
+def keep(plane: Plane, name: str) -> str:
+    """Have a record file of 100 bytes received; its blob."""
+    source = plane.blobs.incoming()
+    source.write_bytes(bytes(100))
+    telemetry.keep_records(plane, f"records/other/gw-1/{name}.parquet", source)
+    source.unlink()
+    return f"records/other/gw-1/{name}.parquet"
+
+
+def test_g11_record_files_that_no_frame_names_are_deleted_in_their_turn(plane: Plane) -> None:
+    """They count for the bound from their arrival on, and are no endpoint's."""
+    blobs = [keep(plane, str(number)) for number in range(4)]
+    assert telemetry.trim_records(plane) == 2
+    assert [plane.blobs.exists(blob) for blob in blobs] == [False, False, True, True]
+    assert telemetry.last_predictions(plane, "line", 5, None)["items"] == []
+
+
+def test_g11_a_frame_cannot_lie_about_the_size_of_a_file(plane: Plane) -> None:
+    """Too large a number would push out everybody's records, too small a one would never be trimmed; and a file that was never
+    received has none."""
+    for name, claimed in (("small", 0), ("large", 1 << 60), ("negative", -(1 << 40))):
+        file = RecordFile(keep(plane, name), "line", 1, claimed, 1, 1)
+        telemetry.take_frame(plane, Telemetry("other/gw-1", name, 1, 1, record_files=(file,)))
+    assert telemetry.trim_records(plane) == 1
+    key = keys.Key("key-abcdefgh", "0", keys.GATEWAY, None, 1, "me", "other")
+    named = RecordFile("records/gw-1/none.parquet", "line", 1, 1 << 60, 1, 1 << 60)
+    telemetry.receive(plane, key, Telemetry("gw-1", "b", 1, 1, record_files=(named,)))
+    assert telemetry.trim_records(plane) == 0
+
+
+def test_g11_a_gateway_of_an_earlier_release_goes_on_under_its_new_name(plane: Plane) -> None:
+    """What was known of it before names were bound to keys gives way to its first report after."""
+    telemetry.take_frame(plane, Telemetry("gw-1", "b", 5, 1))
+    telemetry.take_frame(plane, Telemetry("gw-2", "b", 5, 1))
+    telemetry.take_frame(plane, Telemetry("key-abcdefgh/gw-1", "b", 6, 1))
+    with plane.database.begin() as connection:
+        assert [gateway.id for gateway in gateways.list_all(connection)] == ["gw-2", "key-abcdefgh/gw-1"]

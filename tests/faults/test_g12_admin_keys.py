@@ -1,0 +1,113 @@
+"""G12: a control plane with an empty home folder on a database in use makes no further admin key, and a key that was revoked
+does not come back with a start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadworthy.cli.home import Context, Home
+from roadworthy.cli.machine import settle_keys
+from roadworthy.control.plane import Plane
+from roadworthy.control.verbs import keys
+from roadworthy.control.wiring import build_plane
+from roadworthy.foundation.keys import make_key
+from tests.machine import FREE_PORTS, Machine
+
+
+@dataclass
+class Sharing(Machine):
+    """A machine whose control plane keeps its things elsewhere."""
+
+    database: Path = Path()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """With the database."""
+        return {
+            **super().environment,
+            "ROADWORTHY_CONTROL_DATABASE_URL": f"sqlite:///{self.database / 'roadworthy.db'}",
+            "ROADWORTHY_CONTROL_BLOB_FOLDER": str(self.database / "blobs"),
+        }
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[list[Sharing]]:
+    """Two machines with one database; stopped at the end."""
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    found = [Sharing(folder, database=tmp_path / "shared") for folder in folders]
+    yield found
+    for machine in found:
+        machine.run("stop")
+
+
+def test_g12_a_fresh_home_on_a_database_in_use_gets_no_admin_key(machines: list[Sharing]) -> None:
+    """It starts, says how to get a key, and keeps none, each time. The database has no other one until somebody asks for it."""
+    first, second = machines
+    admin_key = first.tell("up", "-d", *FREE_PORTS)["admin_key"]
+    first.tell("stop")
+    for _ in range(2):
+        told = second.tell("up", "-d", *FREE_PORTS)
+        assert "admin_key" not in told
+        assert "roadworthy keys create --role admin" in told["note"]
+        assert "key" not in second.context()
+        assert second.run("keys", "list").returncode == 6
+        second.tell("stop")
+    recovered = second.tell("keys", "recover")["id"]
+    told = first.tell("up", "-d", *FREE_PORTS)
+    assert "admin_key" not in told
+    assert "note" not in told
+    assert first.context()["key"] == admin_key
+    admins = [key["id"] for key in first.tell("keys", "list") if key["role"] == "admin"]
+    assert len(admins) == 2
+    assert admins[1] == recovered
+
+
+def test_g12_an_older_key_that_the_database_does_not_know_stays(tmp_path: Path, control: Any) -> None:
+    """It may be that of another database; the start says that it is of no use here."""
+    home, key = Home(tmp_path / "home"), make_key()[1]
+    home.write_context(Context(control.url, control.url, key))
+    home.keys(own_gateway=False)
+    told = settle_keys(home, home.keys(own_gateway=False), control.url)
+    assert "does not know the admin key of this home folder" in str(told["note"])
+    assert home.context() == Context(control.url, control.url, key)
+    assert home.gateway_key() is not None
+
+
+def offered(role: str, *, only_first: bool) -> dict[str, Any]:
+    """A new key as a start document brings it."""
+    key_id, text = make_key()
+    return {"id": key_id, "key": text, "role": role, "only_first": only_first}
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[Plane]:
+    """A control plane without keys."""
+    built = build_plane({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
+    yield built
+    built.database.close()
+
+
+@pytest.mark.parametrize("role", ["admin", "gateway"])
+def test_g12_only_the_first_key_of_a_role_is_taken(plane: Plane, role: str) -> None:
+    """A gateway that starts along with its control plane has its own key taken in any case."""
+    first, second, own = (offered(role, only_first=first) for first in (True, True, False))
+    keys.ensure(plane, [first])
+    keys.ensure(plane, [second, first])
+    keys.ensure(plane, [own])
+    assert {key["id"] for key in keys.list_all(plane)["items"]} == {first["id"], own["id"]}
+
+
+def test_g12_a_revoked_key_does_not_come_back_with_a_start(plane: Plane) -> None:
+    """A home folder that still holds it offers it in vain."""
+    kept, revoked = offered("admin", only_first=True), offered("gateway", only_first=False)
+    keys.ensure(plane, [kept, revoked])
+    keys.revoke(plane, revoked["id"], kept["id"])
+    keys.ensure(plane, [kept, revoked])
+    assert [key["id"] for key in keys.list_all(plane)["items"]] == [kept["id"]]

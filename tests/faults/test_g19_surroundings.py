@@ -1,0 +1,105 @@
+"""G19: what Roadworthy writes is its own user's only, under any umask; and it works for a user whom the system does not know."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import roadworthy as rw
+from roadworthy.store.blobs import FolderBlobs
+from roadworthy.store.engine import open_database
+from tests.machine import FREE_PORTS, Machine
+from tests.waiting import eventually
+
+STRANGER = ("unshare", "--user", "--map-user=54321", "--map-group=54321", "env", "--unset=HOME")
+"""Runs a command under a user id that the system knows no name and no home folder of."""
+
+
+def open_to_others(folder: Path) -> list[str]:
+    """What is below a folder that other users may read, write or enter."""
+    found = [folder, *folder.rglob("*")]
+    return [
+        f"{stat.S_IMODE(path.lstat().st_mode):o} {path}"
+        for path in found
+        if not path.is_symlink() and path.lstat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    ]
+
+
+def work(machine: Machine, package: Path) -> None:
+    """Start, push, deploy, ask, find the record, stop."""
+    machine.tell("up", "-d", *FREE_PORTS)
+    try:
+        machine.tell("push", str(package))
+        machine.tell("deploy", "line:1", "--endpoint", "line")
+        context = machine.context()
+        with rw.Client(context["gateway_url"], key=context["key"]) as client:
+            answer = client.predict("line", [[1.0, 2.0, 3.0]])
+        eventually(lambda: machine.tell("logs", "line", "--id", answer.id)["items"], "the record arrives")
+        assert open_to_others(machine.home) == []
+    finally:
+        machine.run("stop")
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_g19_nothing_in_the_home_folder_is_open_to_others(
+    tmp_path: Path, make_package: Callable[..., Path], umask: int
+) -> None:
+    """Database, journal, blobs, logs, sockets, snapshot, packages, records, pid files: while it runs and after it stopped."""
+    machine = Machine(tmp_path, umask=umask)
+    work(machine, make_package())
+    assert open_to_others(machine.home) == []
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """A process that takes nothing away."""
+    before = os.umask(0o000)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_g19_what_an_earlier_release_left_open_is_closed(tmp_path: Path) -> None:
+    """A database that others could read, with its companions, and a blob folder that they could write to."""
+    file, blobs = tmp_path / "store" / "roadworthy.db", tmp_path / "blobs"
+    file.parent.mkdir(mode=0o700)
+    blobs.mkdir(mode=0o777)
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    database = open_database(f"sqlite:///{file}")
+    store = FolderBlobs(blobs)
+    source = store.incoming()
+    source.write_bytes(b"x")
+    store.put("records/local/a.parquet", source)
+    source.unlink()
+    assert sorted(path.name for path in file.parent.iterdir()) == [
+        f"roadworthy.db{end}" for end in ("", "-shm", "-wal")
+    ]
+    assert open_to_others(file.parent) == []
+    assert not blobs.stat().st_mode & stat.S_IRWXO
+    assert open_to_others(blobs / "records") == []
+    database.close()
+
+
+def test_g19_a_user_without_a_home_folder_is_told_what_to_set(
+    tmp_path: Path, make_package: Callable[..., Path]
+) -> None:
+    """Commands that need none work; those that do end with one clear error."""
+    machine = Machine(tmp_path, under=(*STRANGER, "--unset=ROADWORTHY_HOME"))
+    assert machine.run("inspect", str(make_package())).returncode == 0
+    for words in (["up", *FREE_PORTS], ["up", "-d", *FREE_PORTS], ["stop"], ["serve", str(make_package())]):
+        result = machine.run(*words)
+        assert result.returncode == 2, result.stderr
+        assert "code: home-unknown" in result.stderr
+        assert "ROADWORTHY_HOME" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_g19_a_user_whom_the_system_does_not_know_can_do_all(tmp_path: Path, make_package: Callable[..., Path]) -> None:
+    """A random user id without HOME, as containers have it, with ROADWORTHY_HOME set."""
+    work(Machine(tmp_path, under=STRANGER), make_package())
