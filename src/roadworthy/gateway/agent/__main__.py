@@ -170,7 +170,8 @@ def _wire(document: StartDocument) -> _Agent:
         keeping = Keeping() if runners is None else runners.facts()
         reading = measure(sink.folder.folder)
         resources = (reading.disk_free_bytes, reading.memory)
-        return AgentFacts(sync.current, tuple(hub.reports()), connected, len(sink.folder.names()), keeping, *resources)
+        files = (len(sink.folder.names()), sink.folder.files_lost)
+        return AgentFacts(sync.current, tuple(hub.reports()), connected, *files, keeping, *resources)
 
     def known() -> Known:
         reading = measure(sink.folder.folder)
