@@ -32,6 +32,7 @@ class AgentFacts:
         files_waiting: record files not yet shipped. files_lost: those that were damaged or gone before.
         keeping: runner processes, restarts and quarantine.
         disk_free_bytes: where records are kept. memory_used: share of the machine's or container's memory, 0 to 1.
+        snapshot_refused: whether the control plane offers a snapshot of another database, without endpoints, that is not taken.
     """
 
     snapshot: Snapshot | None
@@ -42,6 +43,7 @@ class AgentFacts:
     keeping: Keeping = field(default_factory=Keeping)
     disk_free_bytes: int | None = None
     memory_used: float | None = None
+    snapshot_refused: bool = False
 
 
 class GatewayCollector(Collector):
@@ -178,6 +180,11 @@ def _agent(totals: Totals, facts: AgentFacts) -> Iterator[Metric]:
     if facts.control_up is not None:
         up = float(facts.control_up)
         yield GaugeMetricFamily("roadworthy_control_up", "1 while the control plane answers the agent.", value=up)
+        yield GaugeMetricFamily(
+            "roadworthy_snapshot_refused",
+            "1 while the control plane has another database, without endpoints, and is not followed.",
+            value=float(facts.snapshot_refused),
+        )
 
 
 def _deep(totals: Totals) -> Iterator[Metric]:
