@@ -30,6 +30,7 @@ class Child:
         planned: whether its refusal to start stops everything. ordered: whether another child ordered it.
         stop_by: when it is killed, once it was told to stop.
         killed: why this process killed it, for the report of its death.
+        refused: whether its last life refused to start.
     """
 
     plan: ChildPlan
@@ -43,6 +44,7 @@ class Child:
     ordered: bool = False
     stop_by: float | None = None
     killed: str | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +147,10 @@ class Household:
                 continue
             _forget_process(child)
             lived = time.monotonic() - child.started
+            child.refused = status == EXIT_REFUSED
             if child.stop_by is not None or self.stopping:
                 self.members.remove(child)
-            elif status == EXIT_REFUSED and child.starts == 1 and child.planned:
+            elif child.refused and child.starts == 1 and child.planned and child.plan.needed:
                 say(f"{child.plan.name} refused to start")
                 self.refused = True
             else:
@@ -157,8 +160,8 @@ class Household:
                 )
                 child.next_start = time.monotonic() + pause
                 why = f"{child.killed}, " if child.killed else ""
-                text = f"{child.plan.name} died ({why}{_how(status)}) after {lived:.1f} s"
-                say(f"{text}; starting it again in {pause:.1f} s")
+                text = "refused to start" if child.refused else f"died ({why}{_how(status)}) after {lived:.1f} s"
+                say(f"{child.plan.name} {text}; starting it again in {pause:.1f} s")
             wait = None if child.next_start is None else child.next_start - time.monotonic()
             self._listeners.died(child, Death(process.pid, status, lived, child.deaths, wait, child.killed))
 

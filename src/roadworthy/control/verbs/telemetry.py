@@ -22,6 +22,7 @@ from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.store.engine import begin_life, read_revision
+from roadworthy.store.epochs import RESTORED
 
 _FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
 _MOST = 1_000
@@ -40,7 +41,7 @@ def take_frame(plane: Plane, frame: Telemetry) -> int:
         epoch, revision = read_revision(connection)
         restored = gateways.follows_later(frame, epoch, revision)
         if restored:
-            plane.audit(connection, frame.gateway, "restored", epoch, revision=revision, epoch=begin_life(connection))
+            plane.audit(connection, frame.gateway, RESTORED, epoch, revision=revision, epoch=begin_life(connection))
     if restored:
         _log.warning("the database is an older copy of itself; gateways follow it from here", revision=revision)
         plane.bulletin.refresh()
