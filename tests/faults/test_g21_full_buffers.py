@@ -62,3 +62,22 @@ def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
         assert over["dropped"] == lost
     finally:
         agent.stop()
+
+
+def test_g21_dropped_log_lines_are_told_to_the_control_plane(
+    tmp_path: Path,
+    stand_in: Any,  # noqa: F811 - the fixture
+) -> None:
+    """Of an agent whose log cannot be written: each worker's report tells them for the whole gateway."""
+    folder = tmp_path / "gateway"
+    folder.mkdir()
+    (folder / "log").symlink_to("/dev/full")
+    agent = RunningAgent(folder, control_url=stand_in.url, key=GATEWAY_KEY, log_level="debug")
+    try:
+        agent.worker().hello()
+        eventually(
+            lambda: any(worker.log_lines_dropped for frame in stand_in.frames for worker in frame.workers),
+            "telemetry tells them",
+        )
+    finally:
+        agent.stop()

@@ -177,6 +177,7 @@ def with_known(reports: Iterable[WorkerReport], totals: Totals, known: Known) ->
             versions=tuple(told(state) for state in report.versions),
             memory_free_bytes=known.memory_free_bytes,
             disk_free_bytes=known.disk_free_bytes,
+            log_lines_dropped=totals.log_lines_lost,
         )
         for report in reports
     )
