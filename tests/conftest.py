@@ -21,7 +21,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 
-from roadworthy.contract.local import HELLO, LOST, RECORDS, REPORT, SNAPSHOT
+from roadworthy.contract.local import HELLO, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot, encode_snapshot
@@ -100,7 +100,7 @@ class RunningWorker:
         document.pop("command", None)
         if str(PLANTED_WORKER) in command:
             document["models"] = plan.models
-        self.log = (folder / "log").open("wb")
+        self.log = (folder / "log").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, *command], stdin=subprocess.PIPE, stderr=self.log, pass_fds=[listener.fileno()]
         )
@@ -210,7 +210,6 @@ class PlantedAgent:
     def __init__(self, folder: Path) -> None:
         self.reports: list[WorkerReport] = []
         self.records: list[PredictionRecord] = []
-        self.lost = 0
         (folder / "run").mkdir(parents=True, exist_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         directory = os.open(folder / "run", os.O_RDONLY)
@@ -251,8 +250,6 @@ class PlantedAgent:
                 elif head[4] == RECORDS:
                     # By the ids' counter, in the order of the requests: a frame has them by kind.
                     self.records.extend(sorted(unpack(payload), key=lambda record: record.id[-10:]))
-                elif head[4] == LOST:
-                    self.lost += int(payload)
 
     def _exactly(self, size: int) -> bytes:
         assert self._connection is not None

@@ -65,6 +65,9 @@ def test_d10_pushing_again_mends_a_damaged_copy(
     if harm == "gone":
         stored.unlink()
         assert admin.get("/api/v1/models/line/versions/1/package").json()["code"] == "blob-missing"
+        refused = admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+        assert (refused.status_code, refused.json()["code"]) == (404, "blob-missing")
+        assert "line:1" in refused.json()["detail"]
     else:
         data = bytearray(stored.read_bytes())
         data[len(data) // 2] ^= 1
@@ -72,6 +75,22 @@ def test_d10_pushing_again_mends_a_damaged_copy(
     assert push()["version"] == 1
     assert stored.read_bytes() == make_package().read_bytes()
     assert list((control.folder / "blobs" / "incoming").iterdir()) == []
+
+
+def test_g10_bytes_that_are_gone_are_told_and_stop_nothing_that_serves(
+    control: Any, admin: httpx.Client, gateway: Any, push: Push
+) -> None:
+    """A version that every worker has loaded goes on serving, and can be deployed; `status` names it until it is pushed again."""
+    digest = push()["digest"]
+    admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
+    gateway.ready(digest)
+    assert admin.get("/api/v1/status").json()["packages_gone"] == []
+    (control.folder / "blobs" / "packages" / digest.removeprefix("sha256:")).unlink()
+    assert admin.get("/api/v1/status").json()["packages_gone"] == ["line:1"]
+    assert admin.put("/api/v1/endpoints/other", json={"version": "line:1"}).status_code in (200, 202)
+    assert gateway.snapshot().json()["endpoints"]
+    push()
+    assert admin.get("/api/v1/status").json()["packages_gone"] == []
 
 
 @pytest.mark.parametrize("path", ["line/versions/99999999999999999999", "line/versions/-1", "line/versions/0"])

@@ -93,8 +93,9 @@ def test_a_file_that_is_no_record_file_or_is_gone_hides_no_other(admin: httpx.Cl
             RecordFile(f"records/gw-1/{name}.parquet", "line", 1, 100, 1, 1) for name in ("junk", "good", "gone")
         )
     )
-    items = admin.get("/api/v1/endpoints/line/predictions").json()["items"]
-    assert [item["request_id"] for item in items] == ["req-1"]
+    reply = admin.get("/api/v1/endpoints/line/predictions").json()
+    assert [item["request_id"] for item in reply["items"]] == ["req-1"]
+    assert reply["unreadable"] == {"files": 2, "predictions": 2}  # G10: counted, and told by `logs`
 
 
 def test_a_gateway_names_only_its_own_record_files(admin: httpx.Client, gateway: Any) -> None:

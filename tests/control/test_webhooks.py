@@ -200,6 +200,28 @@ def test_events_that_were_deleted_before_they_were_told_are_counted(
             begin(after)
             receiver.first("rollout.started")
             eventually(lambda: state_of(after, made)["lost"] == 5, "they are counted")
+            assert after.get("/api/v1/status").json()["webhooks"]["lost"] == 5
+
+
+def test_g21_events_that_are_deleted_while_a_receiver_is_down_are_told_at_once(
+    control: ControlProcess, admin: httpx.Client, fleet: Fleet
+) -> None:
+    """Not only when it is tried again, which may be hours later; what is kept still arrives."""
+    with Receiver(down=True) as receiver:
+        made = hook(admin, receiver.url)
+        begin(admin)
+        eventually(lambda: state_of(admin, made)["tries"] >= 1, "it was tried")
+        behind = state_of(admin, made)["behind"]
+        control.kill()
+        with sqlite3.connect(control.folder / "roadworthy.db") as database:
+            database.execute("DELETE FROM events WHERE number = (SELECT min(number) FROM events)")
+            database.execute("UPDATE webhooks SET due_us = due_us + 3600000000")
+        database.close()
+        control.start()
+        with control.client(control.admin_key) as after:
+            now = state_of(after, made)
+            assert (now["lost"], now["behind"]) == (1, behind - 1)
+            assert after.get("/api/v1/status").json()["webhooks"]["lost"] == 1
 
 
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (

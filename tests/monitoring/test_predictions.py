@@ -10,8 +10,11 @@ import pyarrow.parquet as pq
 
 from roadworthy.contract.telemetry import RecordFile, Telemetry
 from roadworthy.foundation.errors import NotFound
+from roadworthy.gateway.agent.record_files import RecordWriter
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.store.engine import open_database
+from tests.gateway.agent.records import record
+from tests.records import pack
 
 
 def test_the_oldest_files_go_when_all_are_too_many_bytes(tmp_path: Path) -> None:
@@ -90,6 +93,59 @@ def test_files_that_cannot_be_read_hide_no_other(tmp_path: Path) -> None:
     record_file(tmp_path / "good", [made(0)])
     files = [predictions.File(name, AT_US, AT_US) for name in ("junk", "old", "good")]
     assert list(predictions.find_drawn(files, lambda name: (tmp_path / name).open("rb"), [made(0)])) == [made(0)]
+
+
+def shown(path: Path, *numbers: int) -> Path:
+    """A whole record file, as gateways write it."""
+    group = [record(id=f"{number:032x}", at_us=AT_US + number) for number in numbers]
+    files, lost = RecordWriter(path.parent).write([pack(group)], {})
+    assert lost == 0
+    return (path.parent / files[0].name).rename(path)
+
+
+def last_byte(path: Path, column: str) -> int:
+    """Where the last byte of a column's values lies."""
+    about = pq.read_metadata(path)
+    chunk = about.row_group(0).column(about.schema.names.index(column))
+    return int((chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size - 1)
+
+
+def test_g10_record_files_that_are_damaged_empty_or_gone_are_told(tmp_path: Path) -> None:
+    """Whatever is wrong with a file, it hides no other and is named; a single wrong bit among its values is seen, too."""
+    good = shown(tmp_path / "good", 1, 2)
+    whole = shown(tmp_path / "whole", 3).read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:-7])
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "junk").write_bytes(b"junk" * 100)
+    for name in ("id", "at_us", "status", "outputs"):
+        at = last_byte(tmp_path / "whole", name)
+        (tmp_path / f"flipped {name}").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    pq.write_table(pa.table({"at_us": [AT_US + 9], "id": ["x"]}), tmp_path / "foreign")
+    late = pq.read_table(good).set_column(1, "at_us", pa.array([2**62, 2**62]))
+    pq.write_table(late, tmp_path / "late")
+    flipped = [f"flipped {name}" for name in ("id", "at_us", "status", "outputs")]
+    bad = ["late", "gone", "cut", "empty", "junk", *flipped, "foreign"]
+
+    def open_blob(name: str) -> BinaryIO:
+        try:
+            return (tmp_path / name).open("rb")
+        except FileNotFoundError:
+            raise NotFound("it is gone") from None
+
+    found = predictions.last_predictions([(name, AT_US + 9) for name in [*bad, "good"]], open_blob, 10, None)
+    assert [item["id"] for item in found.items] == [f"{number:032x}" for number in (1, 2)]
+    assert found.unreadable == bad
+
+
+def test_g10_what_retention_took_meanwhile_is_not_missing(tmp_path: Path) -> None:
+    """Of the files that were looked for in vain those count that are still named."""
+    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    files = tuple(RecordFile(f"records/gw-1/{n}.parquet", "line", 10 + n, 100, n, n) for n in (1, 2))
+    with database.begin() as connection:
+        gateways.apply(connection, Telemetry("gw-1", "b", 1, 1, record_files=files), 1)
+        assert predictions.kept(connection, [f"records/gw-1/{n}.parquet" for n in (1, 2, 3)]) == (2, 23)
+        assert predictions.kept(connection, ["records/gw-1/3.parquet"]) == (0, 0)
+    database.close()
 
 
 def test_files_are_chosen_by_their_times(tmp_path: Path) -> None:

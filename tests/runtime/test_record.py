@@ -88,3 +88,27 @@ def test_without_a_link_records_wait_and_the_surplus_is_counted(monkeypatch: pyt
         assert carrier.frames == [[str(number) for number in range(kept)]]
 
     play(scene)
+
+
+def test_g21_a_full_buffer_goes_on_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full while the link takes nothing: once it does, what was kept travels, whether or not another record comes; then all is
+    kept again."""
+    monkeypatch.setattr(module, "MAX_HELD_BYTES", 10_000)
+
+    async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
+        carrier.up = False
+        for number in range(20):
+            recorder.append(*record(number, size=1_000))
+        kept = len(recorder)
+        assert recorder.dropped == sum(lost) == 20 - kept > 0
+        recorder.flush()  # as its timer does: in vain
+        recorder.append(*record(20, size=1_000))
+        assert recorder.dropped == 21 - kept
+        carrier.up = True
+        await soon(lambda: carrier.frames, "what was kept travels")
+        assert carrier.frames == [[str(number) for number in range(kept)]]
+        recorder.append(*record(21, size=1_000))
+        await soon(lambda: len(carrier.frames) == 2, "the next one travels")
+        assert recorder.dropped == 21 - kept
+
+    play(scene)

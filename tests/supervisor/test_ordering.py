@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from roadworthy.supervisor import ordering as ordering_module
+from roadworthy.supervisor.plan import Orders
 from tests.supervisor.running import CHILD, HERE, Running, is_running, running
 from tests.waiting import DEADLINE_S, eventually
 
@@ -196,3 +198,19 @@ def test_an_order_that_cannot_be_read_does_no_harm(running: Running) -> None:
     ordering.want("a")
     eventually(lambda: ordering.pids("a"), "a runs")
     assert running.end(signal.SIGTERM) == 0
+
+
+def test_g21_many_orders_at_once_do_not_end_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that stood still finds more than one message's bound: only a single line may not be longer."""
+    monkeypatch.setattr(ordering_module, "_LONGEST_MESSAGE", 1_000)
+    ordering = ordering_module.Ordering(Orders((CHILD,), 1), [])
+    orderer = ordering.open()
+    with orderer:
+        for number in range(20):
+            orderer.sendall(json.dumps({"heard": number, "pad": "x" * 500}).encode() + b"\n")
+        assert [message["heard"] for message in ordering.receive()] == list(range(20))
+        orderer.sendall(b'{"heard": 20}\n')
+        assert ordering.receive() == [{"heard": 20}]
+        orderer.sendall(b"x" * 1_001)
+        ordering.receive()
+        assert ordering.reads == []

@@ -6,9 +6,9 @@ Numbers are handed out by the store's one row, which is locked until the transac
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from roadworthy.audit.entries import Deed
 from roadworthy.store.tables import PROJECT, events, stores
@@ -39,6 +39,20 @@ def announce(connection: Connection, at_us: int, deed: Deed) -> int:
 def newest(connection: Connection) -> int:
     """The number of the newest event; 0 when there was none yet."""
     return int(connection.execute(select(stores.c.event)).scalar_one())
+
+
+class Kept(NamedTuple):
+    """The numbers of the first and of the newest event that are kept; the first is one beyond the newest when there is none."""
+
+    first: int
+    newest: int
+
+
+def kept(connection: Connection) -> Kept:
+    """Which events there are."""
+    last = newest(connection)
+    first = connection.execute(select(func.min(events.c.number))).scalar()
+    return Kept(last + 1 if first is None else int(first), last)
 
 
 def list_after(connection: Connection, after: int, most: int) -> list[dict[str, Any]]:

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from roadworthy.cli.launch import GOING_ON
 from roadworthy.cli.output import say
 from roadworthy.foundation import errors
 from roadworthy.foundation.errors import RoadworthyError
 
+_REFUSES = "refuses-to-start"
 _MAX_LOG_BYTES = 16 << 20
 _LAST_LINES = 20
 
@@ -48,6 +50,9 @@ def detach(arguments: Sequence[str], log: Path) -> dict[str, Any]:
         line = pipe.readline()
     message: dict[str, Any] = json.loads(line) if line else {}
     if message and "error" not in message:
+        for text in _tail(log, begin):
+            if text.startswith(GOING_ON) or _REFUSES in text:
+                say(f"  {text}")
         return message
     if message.get("code") in (None, "start-refused"):
         for text in _tail(log, begin):

@@ -151,6 +151,9 @@ def logs(options: LogsOptions) -> None:
     show(page, table(headings, rows), as_json=options.json)
     if page.get("lost") and not options.json:
         say(f"note: {page['lost']} records were lost on their way")
+    damaged = page.get("unreadable") or {}
+    if damaged.get("files") and not options.json:
+        say(f"note: {damaged['files']} record files with {damaged['predictions']} predictions are damaged or gone")
 
 
 def _cell(value: object) -> str:
@@ -190,6 +193,30 @@ def status(options: RemoteOptions) -> None:
     if document["runners"]:
         parts.append(runner_table(document))
     show(document, "\n\n".join(parts), as_json=options.json)
+    for text in () if options.json else status_notes(document):
+        say(f"note: {text}")
+
+
+def status_notes(document: Mapping[str, Any]) -> list[str]:
+    """What of a status somebody should look at: what is lost, and who follows another database."""
+    control, notes = document["control"], []
+    lines = control.get("log_lines_dropped") or 0
+    for gateway in document["gateways"]:
+        workers = gateway.get("workers") or ()
+        lines += max((worker.get("log_lines_dropped") or 0 for worker in workers), default=0)
+        epochs = {worker.get("epoch") for worker in workers} - {None, control["epoch"]}
+        if gateway.get("alive") and epochs:
+            notes.append(
+                f"gateway {gateway['id']} serves by {', '.join(sorted(epochs))}, another database than this one. If that stays "
+                "so, restore that database, or start the gateway with --begin-anew to follow this one"
+            )
+    if gone := document.get("packages_gone"):
+        notes.append(f"the bytes of {', '.join(gone)} are gone from the blob store; push the same packages again")
+    if lost := (document.get("webhooks") or {}).get("lost"):
+        notes.append(f"{lost} events were deleted before a webhook took them; `roadworthy webhook list` shows which")
+    if lines:
+        notes.append(f"{lines} log lines were dropped, because nobody read them fast enough")
+    return notes
 
 
 def _placements(gateways: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:

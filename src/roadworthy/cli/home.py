@@ -1,7 +1,7 @@
 """The home folder: what `up`, `serve`, `gateway` and `control` keep on this machine, and who may read it.
 
-context.json (addresses and admin key for the command line, 0600), gateway.key (0600), control/, gateway/, serve/, logs/, and a
-pid file for each plane.
+context.json (addresses and admin key for the command line, 0600), gateway.key (0600), control.epoch, control/, gateway/, serve/,
+logs/, and a pid file for each plane.
 """
 
 from __future__ import annotations
@@ -102,6 +102,31 @@ class Home:
         """Replace the context."""
         document = {name: value for name in Context.__slots__ if (value := getattr(context, name)) is not None}
         write_atomic(self.path / "context.json", json.dumps(document, indent=2).encode("utf-8"), mode=PRIVATE)
+
+    @property
+    def epoch_file(self) -> Path:
+        """Where the control plane notes which life of its database this is: apart from the database, which may be lost."""
+        return self.path / "control.epoch"
+
+    def known_epoch(self) -> str | None:
+        """Which life of the control plane's database is known here, to it or to the gateway; None before the first."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if noted := self.epoch_file.read_text(encoding="ascii").strip():
+                return noted
+        served = self.snapshot()
+        return served[0] if served is not None and served[1] else None
+
+    def note_epoch(self, epoch: str) -> None:
+        """Know this life from now on."""
+        write_atomic(self.epoch_file, epoch.encode("ascii"), mode=PRIVATE)
+
+    def snapshot(self) -> tuple[str, int] | None:
+        """Epoch and number of endpoints of the snapshot that the gateway begins with; None when there is none."""
+        try:
+            document = json.loads((self.gateway / "snapshot.json").read_bytes())
+            return str(document["epoch"]), len(document["endpoints"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def gateway_key(self) -> str | None:
         """The key between the planes, or None before the first start."""

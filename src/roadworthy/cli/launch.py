@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from roadworthy.supervisor.door import Door
 from roadworthy.supervisor.plan import ChildPlan, WorkerLimits
 from roadworthy.supervisor.supervise import Supervisor
 
+GOING_ON = "going on"
+"""How the line begins that tells what is missing although it is announced."""
 _PROBE_S = 0.02
 _SLOW_S = 15.0
 _FAILED_S = 3.0
@@ -46,6 +48,7 @@ class Launch:
         announce: called once, then.
         limits: of workers.
         failed: looks at a probe's answer; the error when it will never be ready.
+        optional: by probe, the child without which it goes on when that refuses to start.
         patience_s: announce after that long even when a probe still answers no, and soon when it says that it failed; None waits
             on.
         doors: the listening sockets.
@@ -59,6 +62,7 @@ class Launch:
     failed: Callable[[Mapping[str, Any]], RoadworthyError | None] = lambda _answer: None
     patience_s: float | None = None
     doors: Sequence[Door] = ()
+    optional: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -77,7 +81,7 @@ def run(launch: Launch) -> None:
     keep_private()
     watch = _Watch()
     supervisor = Supervisor(launch.plans, slab=launch.slab, limits=launch.limits, doors=launch.doors)
-    thread = threading.Thread(target=_watch, args=(launch, watch, supervisor.stop), name="readiness", daemon=True)
+    thread = threading.Thread(target=_watch, args=(launch, watch, supervisor), name="readiness", daemon=True)
     thread.start()
     try:
         status = supervisor.run()
@@ -100,21 +104,25 @@ def run(launch: Launch) -> None:
         )
 
 
-def _watch(launch: Launch, watch: _Watch, stop: Callable[[], None]) -> None:
+def _watch(launch: Launch, watch: _Watch, supervisor: Supervisor) -> None:
     begun = time.monotonic()
     warned = False
     while not watch.over.wait(_PROBE_S):
-        url, status, answer = _first_not_ready(launch)
+        refused = supervisor.refused()
+        url, status, answer = _first_not_ready(launch, refused)
         if url is None:
+            for name in sorted(refused & set(launch.optional.values())):
+                say(f"{GOING_ON} although {name} refused to start; it is tried again until it does")
             launch.announce()
             return
         watch.error = launch.failed(answer)
         if watch.error is not None:
-            stop()
+            supervisor.stop()
             return
         waited = time.monotonic() - begun
-        if status != 0 and launch.patience_s is not None and waited > _patience(launch.patience_s, answer):
-            say(f"going on although {url} is not ready ({_reason(answer)})")
+        bearable = status != 0 or url in launch.optional
+        if bearable and launch.patience_s is not None and waited > _patience(launch.patience_s, answer):
+            say(f"{GOING_ON} although {url} is not ready ({_reason(answer)})")
             launch.announce()
             return
         if not warned and waited > _SLOW_S:
@@ -126,9 +134,9 @@ def _patience(longest_s: float, answer: Mapping[str, Any]) -> float:
     return min(longest_s, _FAILED_S) if answer.get("reason") == "failed" else longest_s
 
 
-def _first_not_ready(launch: Launch) -> tuple[str | None, int, Mapping[str, Any]]:
+def _first_not_ready(launch: Launch, refused: Collection[str]) -> tuple[str | None, int, Mapping[str, Any]]:
     """The first address that does not say yes, with its answer. A worker answers for itself only, so the slab is asked too."""
-    for url in launch.probes:
+    for url in (url for url in launch.probes if launch.optional.get(url) not in refused):
         status, answer = probe(url)
         if status != 200:
             return url, status, answer

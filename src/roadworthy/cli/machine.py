@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, u
 from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavailable
 from roadworthy.settings import Settings
 from roadworthy.supervisor.door import Door
+from roadworthy.supervisor.plan import ChildPlan
 
 _STOP_STEP_S = 0.05
 _GONE_S = 5.0
@@ -37,6 +38,19 @@ _GET_ONE = (
     "Create one with `roadworthy keys create --role admin` where an admin key is at hand, or with `roadworthy keys recover` here "
     "when none is, and give it to this command line as ROADWORTHY_KEY"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeginAnewOptions(Options):
+    """What every command takes that may give up what it knows."""
+
+    begin_anew: Annotated[
+        bool,
+        typer.Option(
+            "--begin-anew",
+            help="Accept a new or another database of the control plane, and give up the endpoints of the one before.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +76,7 @@ class GatewayOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpOptions(GatewayOptions):
+class UpOptions(GatewayOptions, BeginAnewOptions):
     """`up`."""
 
     control_port: Annotated[
@@ -73,7 +87,7 @@ class UpOptions(GatewayOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewayCommandOptions(GatewayOptions):
+class GatewayCommandOptions(GatewayOptions, BeginAnewOptions):
     """`gateway`."""
 
     control_url: Annotated[
@@ -88,7 +102,7 @@ class GatewayCommandOptions(GatewayOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlOptions(Options):
+class ControlOptions(BeginAnewOptions):
     """`control`."""
 
     host: Annotated[str | None, typer.Option("--host", help="Address (127.0.0.1)."), Sets("control.host")] = None
@@ -124,16 +138,24 @@ def up(options: UpOptions) -> None:
         home.write_context(urls)
         name = settings.gateway.name or LOCAL
         plan = GatewayPlan(name, home.gateway, *sockets, control_url=urls.control_url, key=keys.gateway)
+        plan = replace(plan, give_up_epoch=_served_epoch(home, options))
         children = gateway_children(plan, settings, level)
-        children.append(control_child(home.control, control, settings, keys.bootstrap(), level))
+        planned = control_child(home.control, control, settings, keys.bootstrap(), level)
+        served = home.snapshot()
+        children.append(replace(_expecting(planned, home, options), needed=served is None or served[1] == 0))
         message = _message(urls, url_of(settings.gateway.metrics_host, sockets[1]))
         announce = _announcer(
             options.ready_fd, lambda: {**message, **settle_keys(home, keys, urls.control_url)}, as_json=options.json
         )
         probes = (f"{urls.control_url}/readyz", f"{urls.gateway_url}/readyz")
         limits = worker_limits(settings)
+        optional = {probes[0]: planned.name}
         doors = [*gateway_doors(sockets, settings), Door(control, None)]
-        run(Launch(children, plan.slab, probes, announce, limits, patience_s=_PATIENCE_S, doors=doors))
+        run(
+            Launch(
+                children, plan.slab, probes, announce, limits, patience_s=_PATIENCE_S, doors=doors, optional=optional
+            )
+        )
 
 
 def gateway(options: GatewayCommandOptions) -> None:
@@ -153,6 +175,7 @@ def gateway(options: GatewayCommandOptions) -> None:
     with home.held(GATEWAY), gateway_sockets(settings) as sockets:
         name = settings.gateway.name or _machine_name()
         plan = GatewayPlan(name, home.gateway, *sockets, control_url=settings.client.control_url, key=key)
+        plan = replace(plan, give_up_epoch=_served_epoch(home, options))
         url = url_of(settings.gateway.host, sockets[0])
         message = {"gateway": url, "metrics": f"{url_of(settings.gateway.metrics_host, sockets[1])}/metrics"}
         children = gateway_children(plan, settings, quiet_children(settings))
@@ -173,8 +196,8 @@ def control(options: ControlOptions) -> None:
         known = home.context()
         url = url_of(settings.control.host, listener)
         home.write_context(Context(url, known.gateway_url if known else "http://127.0.0.1:8080", keys.admin))
-        offered = keys.bootstrap()
-        plan = control_child(home.control, listener, settings, offered, quiet_children(settings))
+        plan = control_child(home.control, listener, settings, keys.bootstrap(), quiet_children(settings))
+        plan = _expecting(plan, home, options)
         announce = _announcer(None, lambda: {"control": url, **settle_keys(home, keys, url)}, as_json=options.json)
         run(Launch([plan], None, [f"{url}/readyz"], announce, doors=[Door(listener, None)]))
 
@@ -224,6 +247,24 @@ def _key_between(key_file: Path | None, settings: Settings, home: Home) -> str |
     return home.gateway_key()
 
 
+def _expecting(plan: ChildPlan, home: Home, options: BeginAnewOptions) -> ChildPlan:
+    """The control plane, told which database is known here, and whether that may be given up. The flag counts once, since it
+    names an epoch: a database that is lost later is not given up by a process that was started so."""
+    epoch = home.known_epoch()
+    told = {
+        "epoch_file": str(home.epoch_file),
+        "known_epoch": epoch,
+        "give_up_epoch": epoch if options.begin_anew else None,
+    }
+    return replace(plan, document={**plan.document, **told})
+
+
+def _served_epoch(home: Home, options: BeginAnewOptions) -> str | None:
+    """The same for the gateway: whose endpoints may be given up."""
+    served = home.snapshot() if options.begin_anew else None
+    return None if served is None else served[0]
+
+
 def _machine_name() -> str:
     name = re.sub(r"[^a-z0-9-]+", "-", platform.node().lower()).strip("-")
     return name[:64].strip("-") or "gateway"
@@ -239,7 +280,8 @@ def _again(options: UpOptions) -> list[str]:
         "--workers": options.workers,
         "--control-port": options.control_port,
     }
-    return ["up", *(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))]
+    again = ["--begin-anew"] if options.begin_anew else []
+    return ["up", *again, *(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))]
 
 
 @contextmanager

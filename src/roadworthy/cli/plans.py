@@ -38,6 +38,7 @@ class GatewayPlan:
         folder: its own folder.
         listener, metrics: bound sockets, for predictions and for the metrics page.
         control_url, key: of the control plane; None serves what is on disk.
+        give_up_epoch: endpoints of that epoch may be given up for an empty snapshot of another one.
     """
 
     name: str
@@ -46,6 +47,7 @@ class GatewayPlan:
     metrics: socket.socket
     control_url: str | None = None
     key: str | None = None
+    give_up_epoch: str | None = None
 
     @property
     def slab(self) -> Path:
@@ -67,6 +69,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "disk_reserve_bytes": settings.gateway.disk_reserve_mb << 20,
         "crashes_to_quarantine": settings.gateway.crashes_to_quarantine,
         "growth_mb": settings.gateway.growth_mb,
+        "give_up_epoch": plan.give_up_epoch,
         "log_level": log_level,
     }
     worker: dict[str, Any] = {

@@ -10,8 +10,6 @@ from __future__ import annotations
 HELLO = 1
 REPORT = 2
 RECORDS = 3
-LOST = 4
-"""JSON integer: records that the worker had to drop since its last LOST frame."""
 SNAPSHOT = 16
 KEPT_OUT = 17
 """JSON object, reasons by digest: versions that crashed their processes too often. Always the whole of them."""

@@ -134,6 +134,11 @@ class Snapshot(msgspec.Struct, frozen=True):
         """Whether a gateway that holds `other` may take this one: another epoch, or a higher revision."""
         return other is None or self.epoch != other.epoch or self.revision > other.revision
 
+    def gives_up(self, other: Snapshot | None) -> bool:
+        """Whether it comes from another life of the store than `other` and would leave none of its endpoints: as from a control
+        plane whose database is gone."""
+        return other is not None and self.epoch != other.epoch and bool(other.endpoints) and not self.endpoints
+
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Snapshot)

@@ -54,7 +54,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
 
     `revision` is the revision whose splits it serves; `offered` the newest it was given. They differ while it loads.
     `shared_cache` is CONNECTED or UNREACHABLE, and None where none is configured. `memory_free_bytes` and `disk_free_bytes` are
-    what its machine has left, None where that cannot be read; the agent adds them.
+    what its machine has left, None where that cannot be read; `log_lines_dropped` is how many lines the processes of its gateway
+    could not log since the boot. The agent adds these.
     """
 
     slot: int
@@ -67,6 +68,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     shared_cache: str | None = None
     memory_free_bytes: int | None = None
     disk_free_bytes: int | None = None
+    log_lines_dropped: int = 0
 
 
 class RequestCount(msgspec.Struct, frozen=True):

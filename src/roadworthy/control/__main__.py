@@ -16,7 +16,7 @@ from roadworthy.control.courier import Courier
 from roadworthy.control.logs import configure_logs
 from roadworthy.control.wiring import build_plane
 from roadworthy.foundation.child import EXIT_REFUSED, LIFE_S, read_start_message, show_life, watch_parent
-from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.errors import RoadworthyError, StoreError
 from roadworthy.foundation.sockets import listen
 
 _GRACE_S = 5
@@ -32,6 +32,9 @@ def main() -> int:
         plane = build_plane(document)
     except RoadworthyError as error:
         log.error("control-plane-refuses-to-start", code=error.code, message=error.message, hint=error.hint)  # noqa: TRY400
+        return EXIT_REFUSED
+    except OSError as error:
+        log.error("control-plane-refuses-to-start", code=StoreError.code, message=f"a folder cannot be used: {error}")  # noqa: TRY400
         return EXIT_REFUSED
     server: list[uvicorn.Server] = []
     app = create_app(plane, lambda: bool(server and server[0].should_exit))

@@ -16,6 +16,7 @@ from roadworthy.control.waiters import Waiters
 from roadworthy.foundation.errors import Unavailable
 from roadworthy.foundation.keys import hash_key
 from roadworthy.store.engine import Database, read_revision
+from roadworthy.store.epochs import EpochFile
 
 _log = structlog.get_logger()
 
@@ -35,10 +36,16 @@ class Edition:
 
 
 class Bulletin:
-    """Holds the newest edition. `refresh` may be called from any thread, `wait` from the event loop."""
+    """Holds the newest edition. `refresh` may be called from any thread, `wait` from the event loop.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: what it is read from.
+        epochs: is told the store's epoch.
+    """
+
+    def __init__(self, database: Database, epochs: EpochFile) -> None:
         self._database = database
+        self._epochs = epochs
         self._lock = threading.Lock()
         self._waiters = Waiters()
         self._stale = False
@@ -48,6 +55,7 @@ class Bulletin:
         with self._database.begin() as connection:
             snapshot = build_snapshot(connection)
             keys = {key.sha256: key for key in list_keys(connection)}
+        self._epochs.see(snapshot.epoch)
         return Edition(snapshot, encode_snapshot(snapshot), keys)
 
     def refresh(self) -> None:

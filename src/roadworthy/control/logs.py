@@ -11,12 +11,14 @@ import structlog
 from roadworthy.foundation.log_stream import LogStream
 
 _STANDARD_ERROR = 2
+_streams: list[LogStream] = []
 
 
 def configure_logs(level: str) -> None:
     """Set structlog up for this process. `level` is debug, info, warning or error."""
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     stream = cast(Any, LogStream(_STANDARD_ERROR, _tell_dropped))
+    _streams[:] = [stream]
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -31,6 +33,11 @@ def configure_logs(level: str) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(number, logging.WARNING), stream=stream, format='{"event": "%(message)s"}')
+
+
+def lines_dropped() -> int:
+    """Log lines of this process that were not written."""
+    return sum(stream.dropped for stream in _streams)
 
 
 def _tell_dropped(lines: int) -> str:

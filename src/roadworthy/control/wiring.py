@@ -14,6 +14,7 @@ from roadworthy.control.verbs.keys import ensure
 from roadworthy.foundation.clock import SteadyClock, SystemClock
 from roadworthy.store.blobs import FolderBlobs
 from roadworthy.store.engine import open_database
+from roadworthy.store.epochs import EpochFile
 from roadworthy.webhooks.sending import Sender
 
 
@@ -30,9 +31,13 @@ def build_plane(document: Mapping[str, Any]) -> Plane:
     }
     chosen |= {name: tuple(document.get(name) or ()) for name in ("allowed_hosts", "webhook_networks")}
     settings = ControlSettings(**chosen)
-    database = open_database(str(document["database_url"]), settings.database_wait_s)
+    file = document.get("epoch_file")
+    epochs = EpochFile(
+        None if file is None else Path(file), known=document.get("known_epoch"), give_up=document.get("give_up_epoch")
+    )
+    database = open_database(str(document["database_url"]), settings.database_wait_s, epochs.expected())
     blobs = FolderBlobs(Path(document["blob_folder"]))
-    board, feed = Bulletin(database), Feed(database)
+    board, feed = Bulletin(database, epochs), Feed(database)
     turn = Turn(settings.database_wait_s)
     clock = SteadyClock(SystemClock())
     sender = Sender([ip_network(text) for text in settings.webhook_networks], clock)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from roadworthy.contract.local import HELLO, KEPT_OUT, LOST, RECORDS, REPORT, SNAPSHOT
+from roadworthy.contract.local import HELLO, KEPT_OUT, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.errors import SettingsError
-from roadworthy.foundation.frames import encode_frame, frame_head, read_frame
+from roadworthy.foundation.frames import frame_head, read_frame
 from roadworthy.foundation.sockets import unix_address
 
 FIRST_PAUSE_S = 0.1
@@ -50,7 +50,6 @@ class AgentLink:
         self._keep_out = keep_out
         self._connected = connected
         self._writer: asyncio.StreamWriter | None = None
-        self._lost = 0
 
     def ready(self) -> bool:
         """Whether records can be handed over now."""
@@ -60,10 +59,6 @@ class AgentLink:
     def carry(self, payload: bytearray) -> None:
         """Send encoded records; only called when `ready`."""
         self._send(RECORDS, payload)
-
-    def lost(self, count: int) -> None:
-        """Tell that records were dropped; told later when there is no link."""
-        self._lost += count
 
     def report(self) -> None:
         """Send the report, because something in it changed."""
@@ -111,8 +106,5 @@ class AgentLink:
         writer = self._writer
         if writer is None or writer.is_closing():
             return
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            writer.write(encode_frame(LOST, _encode(lost)))
         writer.write(frame_head(kind, len(payload)))
         writer.write(payload)

@@ -268,7 +268,7 @@ class WorkerMetrics:
         self._writer.values[cell] = 2 if connected else 1  # 0 where nothing was ever said
 
     def lost_records(self, count: int) -> None:
-        """Count prediction records this process had to drop. This alone is counted: a LOST frame to the agent only tells."""
+        """Count prediction records that this process had to drop."""
         self._writer.values[self._records_lost] += count
 
     def state(self, text: str) -> None:

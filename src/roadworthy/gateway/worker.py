@@ -121,7 +121,8 @@ class Worker:
         self._serving = Serving(Identity(start.slot, os.getpid(), metrics.boot), metrics, self._changed)
         address = Path(start.folder, "run", "agent.sock")
         self._link = AgentLink(address, self._serving.report, self._offer, self._keep_out, self._linked)
-        self._recorder = Recorder(self._loop, self._link, self._lost)
+        self._recorder = Recorder(self._loop, self._link, metrics.lost_records)
+        self._dropped_before = self._dropped_told = 0
         apart = None if place is None else Apart(Path(start.folder), place)
         self._manager = Manager(load, self._serving.refresh, self._load_failed, apart)
         log_access = self._log_access if start.access_log else None
@@ -260,11 +261,22 @@ class Worker:
             self._metrics.heartbeat()
             self._serving.gauge_queues()
             self._metrics.log_lines_dropped(lines_dropped())
+            self._tell_dropped_records()
             if self._pressure.look():
                 self._log.warning("pressure", warnings=self._pressure.warnings)
                 self._changed()
             self._choose_closing()
             await asyncio.sleep(HEARTBEAT_S)
+
+    def _tell_dropped_records(self) -> None:
+        """That records are dropped, and when that is over how many were; the count until then is on the page of metrics."""
+        dropped, before = self._recorder.dropped, self._dropped_before
+        self._dropped_before = dropped
+        if before == self._dropped_told and dropped > before:
+            self._log.error("records-dropped", reason="the agent takes none")
+        elif dropped == before > self._dropped_told:
+            self._log.warning("records-kept-again", dropped=dropped - self._dropped_told)
+            self._dropped_told = dropped
 
     def _changed(self) -> None:
         """Something in the report is new."""
@@ -297,10 +309,6 @@ class Worker:
 
     def _linked(self) -> None:
         self._recorder.flush()
-
-    def _lost(self, count: int) -> None:
-        self._metrics.lost_records(count)
-        self._link.lost(count)
 
     def _load_failed(self, digest: str, error: BaseException) -> None:
         if isinstance(error, RoadworthyError):

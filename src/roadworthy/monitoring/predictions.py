@@ -15,6 +15,10 @@ from roadworthy.store.tables import PROJECT, record_files
 
 _MAX_FILES = 500
 """Files that one query looks into; newer ones first."""
+_TEXTS = ("id", "request_id", "endpoint", "model", "digest", "runtime", "caller", "code", "inputs", "outputs")
+_NUMBERS = ("at_us", "generation", "version", "status", "latency_us", "rows", "json_bytes", "output_json_bytes")
+_LATEST_US = 253_402_300_799_999_999
+"""The end of the year 9999."""
 _SLACK_US = 500_000
 """A prediction's id is made a moment before `at_us` is taken, and a clock may have been set between the two."""
 
@@ -117,7 +121,7 @@ def _read_drawn(handle: BinaryIO, ids: list[str]) -> dict[str, Drawn]:
     with handle:
         try:
             table = pq.read_table(handle, columns=["id", *Drawn._fields], filters=[("id", "in", ids)])
-        except (pa.ArrowException, OSError, KeyError):  # no record file, or one of before these columns
+        except (pa.ArrowException, OSError, KeyError, ValueError):  # no record file, or one of before these columns
             return {}
     columns = [table[name].to_pylist() for name in Drawn._fields]
     return dict(zip(table["id"].to_pylist(), map(Drawn._make, zip(*columns, strict=True)), strict=True))
@@ -137,27 +141,41 @@ def over_limit(connection: Connection, max_bytes: int) -> tuple[list[str], int]:
     return excess, predictions
 
 
+class Found(NamedTuple):
+    """Predictions, and the blobs of record files that are gone or cannot be read."""
+
+    items: list[dict[str, Any]]
+    unreadable: list[str]
+
+
 def last_predictions(
     files: list[tuple[str, int]], open_blob: Callable[[str], BinaryIO], last: int, prediction_id: str | None
-) -> list[dict[str, Any]]:
+) -> Found:
     """The `last` newest predictions in those files, newest last; of one id when that is given.
 
-    Files of several gateways overlap in time, so it reads on until the next file has nothing newer than what was found.
+    Files of several gateways overlap in time, so it reads on until the next file has nothing newer than what was found. A file
+    that cannot be read hides no other.
     """
     found: list[dict[str, Any]] = []
+    unreadable = []
     for blob, last_us in files:
         if len(found) == last and found[0]["at_us"] >= last_us:
             break
         try:
             found += _read(open_blob(blob), last, prediction_id)
-        except NotFound:
-            continue  # retention came first
+        except (NotFound, ValueError):
+            unreadable.append(blob)
+            continue
         found = sorted(found, key=lambda row: (row["at_us"], row["id"]))[-last:]
-    return [_document(row) for row in found]
+    return Found([_document(row) for row in found], unreadable)
 
 
 def _read(handle: BinaryIO, last: int, prediction_id: str | None) -> list[dict[str, Any]]:
-    """At most the `last` newest rows; none of a file that is no record file: one such file must not hide all others."""
+    """At most the `last` newest rows.
+
+    Raises:
+        ValueError: it is no whole record file.
+    """
     import pyarrow as pa  # heavy; only this query needs it in the control plane
     import pyarrow.parquet as pq
     from pyarrow import compute
@@ -165,12 +183,24 @@ def _read(handle: BinaryIO, last: int, prediction_id: str | None) -> list[dict[s
     with handle:
         filters = None if prediction_id is None else [("id", "=", prediction_id.partition(":")[0])]
         try:
-            table = pq.read_table(handle, filters=filters)
-            order = compute.sort_indices(table["at_us"])
-        except (pa.ArrowException, OSError, KeyError):
-            return []
-    rows: list[dict[str, Any]] = table.take(order[-last:]).to_pylist()
+            table = pq.read_table(
+                handle, columns=[*_TEXTS, *_NUMBERS], filters=filters, page_checksum_verification=True
+            )
+            table = table.take(compute.sort_indices(table["at_us"])[-last:])
+            table.validate(full=True)
+            rows: list[dict[str, Any]] = table.to_pylist()
+            if any(not 0 <= row["at_us"] <= _LATEST_US or not isinstance(row["id"], str) for row in rows):
+                raise ValueError("times or ids that no record has")
+        except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+            raise ValueError("no whole record file") from error
     return rows
+
+
+def kept(connection: Connection, blobs: Collection[str]) -> tuple[int, int]:
+    """How many of these record files are still to be there, and how many predictions they hold: the others were trimmed."""
+    query = select(func.count(), func.sum(record_files.c.rows)).where(record_files.c.blob.in_(blobs))
+    files, predictions = connection.execute(query).one()
+    return int(files), int(predictions or 0)
 
 
 def _document(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Keeps what was predicted until the agent has taken it. `gateway/predict.py` appends, the link to the agent carries.
 
-Records wait a few milliseconds to travel together. Without a link they wait within a bound; what does not fit is dropped and
-counted, never silently.
+Records wait a few milliseconds to travel together. While the link takes nothing they wait within a bound, and the link is tried
+again for as long as any of them waits. What does not fit is dropped and counted, never silently.
 """
 
 from __future__ import annotations
@@ -33,17 +33,22 @@ class Carrier(Protocol):
 
 
 class Recorder:
-    """A bounded buffer of records. Event loop only; `append` is in the path of every request.
+    """A bounded buffer of records. Event loop only; `append` is in the path of every request. While records wait, a timer runs:
+    they go on without any further record, and without a word from the link.
 
     Args:
         carrier: the link to the agent.
         lost: called with the number of records that were just dropped.
+
+    Attributes:
+        dropped: how many that were in all.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, carrier: Carrier, lost: Callable[[int], None]) -> None:
         self._loop = loop
         self._carrier = carrier
         self._lost = lost
+        self.dropped = 0
         self._held: deque[tuple[RecordKind, RecordRow]] = deque()
         self._held_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -55,6 +60,7 @@ class Recorder:
         """Keep a record for the next frame, or drop and count it when the bound is reached. One object a kind is best."""
         size = len(row[7]) + len(row[8]) + _OVERHEAD_BYTES
         if self._held_bytes + size > MAX_HELD_BYTES:
+            self.dropped += 1
             self._lost(1)
             return
         self._held_bytes += size
@@ -76,6 +82,8 @@ class Recorder:
             for _ in range(count):
                 self._held.popleft()
             self._held_bytes -= size
+        if self._held:
+            self._timer = self._loop.call_later(FLUSH_AFTER_S, self.flush)
 
     def _next_frame(self) -> tuple[list[tuple[RecordKind, list[RecordRow]]], int, int]:
         """The oldest records, by kind; how many, and of how many bytes."""

@@ -5,9 +5,9 @@ SQLite by default, PostgreSQL by URL. `control` opens one transaction a verb and
 
 from __future__ import annotations
 
-import contextlib
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from roadworthy.foundation.errors import StoreError, Unavailable
 from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.ids import random_id
-from roadworthy.store import postgresql
+from roadworthy.store import epochs, postgresql
 from roadworthy.store.postgresql import Lead
 from roadworthy.store.tables import PROJECT, stores
 
@@ -28,18 +28,24 @@ HEAD = "0005"
 KNOWN_REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 WAIT_S = 10.0
 """How long a transaction waits for a database that somebody else holds."""
+_ALEMBIC = "alembic_version"
 _FULL = ("SQLITE_FULL", "53100")  # SQLite's name, PostgreSQL's number of it
 
 
 class Database:
     """An open database at this release's schema.
 
+    Args:
+        file: where it lies, when it is a file.
+
     Attributes:
         lead: whether this process drives what only one may drive.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, file: Path | None = None) -> None:
         self._engine = engine
+        self._file = file
+        self._file_id = _file_id(file)
         self.lead = Lead(engine if engine.dialect.name == "postgresql" else None)
 
     @contextmanager
@@ -47,14 +53,24 @@ class Database:
         """One transaction: committed at the end, rolled back on any error. There is no other one meanwhile, in no process.
 
         Raises:
-            Unavailable: "database-busy": somebody else held it for too long; "disk-full".
+            Unavailable: "database-busy": somebody else held it for too long; "disk-full"; "database-missing": its file was
+                deleted or replaced, "database-damaged".
         """
+        if self._file is not None and _file_id(self._file) != self._file_id:
+            raise Unavailable(  # an open file goes on being written to after it was deleted, and nobody ever reads it again
+                "the file of the database was deleted or replaced while the control plane ran",
+                code="database-missing",
+                hint="put it or the last backup in its place, and start the control plane again",
+            )
         try:
             with self._engine.begin() as connection:
                 yield connection
         except (DBAPIError, PoolTimeout, ConnectionError) as error:
             if _is_full(error):
                 raise disk_full() from error
+            if _is_damaged(error):
+                damaged = _damaged()
+                raise Unavailable(damaged.message, code=damaged.code, hint=damaged.hint) from error
             if not _may_pass(error):
                 raise
             raise Unavailable(
@@ -82,6 +98,21 @@ def _is_full(error: Exception) -> bool:
     return any(name in text for text in said for name in _FULL)
 
 
+def _is_damaged(error: Exception) -> bool:
+    name = str(getattr(getattr(error, "orig", None), "sqlite_errorname", ""))
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def _file_id(file: Path | None) -> tuple[int, int] | None:
+    if file is None:
+        return None
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def disk_full() -> Unavailable:
     """The error of whatever the control plane could not write."""
     return Unavailable(
@@ -92,35 +123,39 @@ def disk_full() -> Unavailable:
     )
 
 
-def open_database(url: str, wait_s: float = WAIT_S) -> Database:
+def open_database(url: str, wait_s: float = WAIT_S, expected: str | None = None) -> Database:
     """Open, check and migrate.
 
     Args:
         url: SQLAlchemy's: sqlite:///FILE or postgresql+pg8000://….
         wait_s: how long a transaction waits for a database that somebody else holds.
+        expected: the epoch that it must have, or have had; None to take any, and to make a new one where there is none.
 
     Raises:
-        StoreError: "database-damaged", "database-newer".
+        StoreError: "database-damaged", "database-newer", "database-missing", "database-replaced".
     """
     pooled: dict[str, Any] = {} if url in ("sqlite://", "sqlite:///:memory:") else {"pool_timeout": wait_s}
     engine = create_engine(url, **pooled)
     if engine.dialect.name == "postgresql":
         postgresql.prepare(engine, wait_s)
+    file = None
     if engine.dialect.name == "sqlite":
         if engine.url.database not in (None, "", ":memory:"):
-            private_folder(Path(str(engine.url.database)).parent)
+            file = Path(str(engine.url.database))
+            _check_file(file, expected)
+            private_folder(file.parent)
         _prepare_sqlite(engine, wait_s)
         _check_sqlite(engine)
     try:
         with engine.begin() as connection:
-            _migrate(connection)
+            _migrate(connection, expected)
     except DatabaseError as error:
         engine.dispose()
         raise _damaged() from error
     except StoreError:
         engine.dispose()
         raise
-    return Database(engine)
+    return Database(engine, file)
 
 
 def _prepare_sqlite(engine: Engine, wait_s: float = WAIT_S) -> None:
@@ -141,17 +176,28 @@ def _prepare_sqlite(engine: Engine, wait_s: float = WAIT_S) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _check_sqlite(engine: Engine) -> None:
-    file = engine.url.database
-    if file and file != ":memory:":
-        path = Path(file)
-        if (
-            path.exists() and path.stat().st_size == 0
-        ):  # taken for a new one, it would take every endpoint off the gateways
+def _check_file(file: Path, expected: str | None) -> None:
+    """Refuse what is not to be touched before anything is written to it: to nothing, and to other people's databases."""
+    if not file.exists():
+        if expected is not None:
+            raise epochs.missing()
+        return
+    if file.stat().st_size == 0:  # taken for a new one, it would take every endpoint off the gateways
+        raise _damaged()
+    with (
+        suppress(sqlite3.DatabaseError),  # damaged: told by the whole check
+        closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as reading,
+    ):
+        tables = {name for (name,) in reading.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and _ALEMBIC not in tables:
             raise _damaged()
+
+
+def _check_sqlite(engine: Engine) -> None:
     try:
         with engine.begin() as connection:
-            if file:
+            file = engine.url.database
+            if file and file != ":memory:":
                 _close_to_others(Path(file))
             verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
     except DatabaseError as error:
@@ -163,7 +209,7 @@ def _check_sqlite(engine: Engine) -> None:
 def _close_to_others(file: Path) -> None:
     """SQLite makes the database by the umask and its companions with the database's mode; earlier releases left them readable."""
     for path in (file, *(file.with_name(f"{file.name}-{companion}") for companion in ("wal", "shm", "journal"))):
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # another user's file stays as he has it
+        with suppress(FileNotFoundError, PermissionError):  # another user's file stays as he has it
             path.chmod(0o600)
 
 
@@ -176,9 +222,11 @@ def _damaged() -> StoreError:
     )
 
 
-def _migrate(connection: Connection) -> None:
-    """Bring the schema up to HEAD inside the caller's transaction, and make the store's one row."""
+def _migrate(connection: Connection, expected: str | None) -> None:
+    """Bring the schema up to HEAD inside the caller's transaction, and make the store's one row if none is expected."""
     present = _revision(connection)
+    if present is None and expected is not None:
+        raise epochs.missing()
     if present is not None and present not in KNOWN_REVISIONS:
         raise StoreError(
             "the database was written by a later release",
@@ -188,12 +236,17 @@ def _migrate(connection: Connection) -> None:
         )
     if present != HEAD:
         run_migrations(connection, HEAD)
-    if connection.execute(select(stores.c.epoch)).first() is None:
+    epoch = connection.execute(select(stores.c.epoch)).scalar()
+    if epoch is not None:
+        epochs.check(connection, epoch, expected)
+    elif expected is not None:
+        raise epochs.missing()
+    else:
         connection.execute(insert(stores).values(project=PROJECT, epoch=random_id("epoch"), revision=1))
 
 
 def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+    if not inspect(connection).has_table(_ALEMBIC):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 

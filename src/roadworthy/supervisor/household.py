@@ -34,6 +34,7 @@ class Child:
         killed: why this process killed it, for the report of its death.
         line: this end of its standard input. alive_at: when it showed life last; None before it ever did. overdue: whether it had
             shown none for too long when it was looked at last.
+        refused: whether its last life refused to start.
     """
 
     plan: ChildPlan
@@ -50,6 +51,7 @@ class Child:
     line: socket.socket | None = None
     alive_at: float | None = None
     overdue: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +158,10 @@ class Household:
                 continue
             _forget_process(child)
             lived = time.monotonic() - child.started
+            child.refused = status == EXIT_REFUSED
             if child.stop_by is not None or self.stopping:
                 self.members.remove(child)
-            elif status == EXIT_REFUSED and child.starts == 1 and child.planned:
+            elif child.refused and child.starts == 1 and child.planned and child.plan.needed:
                 say(f"{child.plan.name} refused to start")
                 self.refused = True
             else:
@@ -168,8 +171,8 @@ class Household:
                 )
                 child.next_start = time.monotonic() + pause
                 why = f"{child.killed}, " if child.killed else ""
-                text = f"{child.plan.name} died ({why}{_how(status)}) after {lived:.1f} s"
-                say(f"{text}; starting it again in {pause:.1f} s")
+                text = "refused to start" if child.refused else f"died ({why}{_how(status)}) after {lived:.1f} s"
+                say(f"{child.plan.name} {text}; starting it again in {pause:.1f} s")
             wait = None if child.next_start is None else child.next_start - time.monotonic()
             self._listeners.died(child, Death(process.pid, status, lived, child.deaths, wait, child.killed))
 

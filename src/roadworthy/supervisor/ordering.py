@@ -103,7 +103,8 @@ class Ordering:
             except OSError:
                 block = b""
             self._received += block
-            if not block or len(self._received) > _LONGEST_MESSAGE:
+            unfinished = len(self._received) - self._received.rfind(b"\n") - 1  # whole lines may be many
+            if not block or unfinished > _LONGEST_MESSAGE:
                 self.close()
         *lines, rest = bytes(self._received).split(b"\n")
         self._received[:] = rest
@@ -175,6 +176,8 @@ class Ordering:
     def _tell(self, event: Mapping[str, Any], *, lasts: bool = True) -> None:
         self._number += 1
         line = json.dumps({**event, "number": self._number}).encode("utf-8") + b"\n"
+        if len(self._messages) == _MOST_WAITING:
+            say("the agent takes no messages; the oldest was dropped")
         self._messages.append(_Message(self._number, line, lasts))
         self._flush()
 

@@ -8,7 +8,8 @@ open as long as this process lives (`foundation/child.py`).
   meanwhile is answered or refused (`door.py`).
 - SIGHUP: recycle the workers, one at a time; a replacement is READY in a spare slot of the slab before the old one is stopped.
 - A child that dies is started again: at once when it had run well, then with growing pauses.
-- A child that exits with EXIT_REFUSED on its first start stops everything: there is no half start.
+- A child that exits with EXIT_REFUSED on its first start stops everything: there is no half start. One that is not needed is
+  tried again.
 - A child that gives no sign of life is killed and started again; a worker that holds too much memory is recycled.
 - One child may order others (`ordering.py`); they stay when it dies.
 """
@@ -117,6 +118,10 @@ class Supervisor:
         self._asked.stops += 1
         with contextlib.suppress(OSError):
             self._asked.pipe[1].send(b"s")
+
+    def refused(self) -> set[str]:
+        """The names of children whose last life refused to start. From any thread."""
+        return {child.plan.name for child in list(self._house.members) if child.refused}
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

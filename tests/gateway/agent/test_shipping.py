@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from roadworthy.contract.evidence import ArmCount, BadUnit, RolloutCounts
@@ -173,6 +175,50 @@ def test_files_wait_on_disk_while_the_control_plane_is_away(start_agent: Any) ->
         assert pq.read_table(io.BytesIO(data)).column("id").to_pylist() == ["x" * 32]
     finally:
         again.close()
+
+
+def test_g10_files_that_are_damaged_or_gone_are_counted_and_hold_up_no_other(start_agent: Any) -> None:
+    """Cut, emptied or deleted while they wait: told with what they held, and given up; the one behind them is shipped."""
+    first = StandIn()
+    first.close()
+    agent = start_agent(first)
+    worker = agent.worker()
+    for number in range(4):
+        worker.send_records([record(id=f"{number:032x}")] * (number + 1))
+        eventually(lambda written=number + 1: len(agent.files()) == written, "the file is there")
+    cut, emptied, deleted, good = agent.files()
+    cut.write_bytes(cut.read_bytes()[:-10])
+    emptied.write_bytes(b"")
+    deleted.unlink()
+    again = StandIn(first.port)
+    try:
+        eventually(lambda: [m for f in again.frames for m in f.record_files], "a manifest arrives")
+        assert list(again.records) == [f"local/{good.name}"]
+        eventually(lambda: again.frames[-1].lost_records == 1 + 2 + 3, "telemetry tells what they held")
+        metrics = agent.metrics()
+        assert (metrics["roadworthy_record_files_lost_total"], metrics["roadworthy_records_lost_total"]) == (3, 6)
+        eventually(lambda: agent.metrics()["roadworthy_record_files"] == 0, "none is left")
+    finally:
+        again.close()
+
+
+def test_g10_what_lies_among_the_record_files_of_an_earlier_life(
+    start_agent: Any, stand_in: Any, tmp_path: Path
+) -> None:
+    """Junk, nothing, a folder and other people's tables are given up and counted; nothing stops over them."""
+    records = tmp_path / "records"
+    records.mkdir()
+    names = [f"flights-{number:032x}.parquet" for number in range(5)]
+    (records / names[0]).write_bytes(b"junk")
+    (records / names[1]).write_bytes(b"")
+    (records / names[2]).mkdir()
+    pq.write_table(pa.table({"x": [1]}), records / names[3])
+    pq.write_table(pa.table({"at_us": [1]}), records / names[4], write_statistics=False)
+    agent = start_agent(stand_in)
+    eventually(lambda: agent.metrics()["roadworthy_record_files_lost_total"] == 5, "they are counted")
+    agent.worker().send_records([record()])
+    eventually(lambda: stand_in.records, "records are shipped")
+    assert agent.process.poll() is None
 
 
 def test_an_orderly_stop_writes_and_ships_what_is_left(stand_in: Any, start_agent: Any) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from roadworthy.contract.snapshot import Snapshot, decode_snapshot, encode_snapshot
+from roadworthy.contract.snapshot import Arm, EndpointEntry, Snapshot, decode_snapshot, encode_snapshot
 from roadworthy.contract.telemetry import FAILED, READY, VersionState
 from roadworthy.foundation.canonical import digest_bytes
+from roadworthy.foundation.files import remove_tree
 from roadworthy.gateway.agent.packages import FORGET_AFTER_S, PackageStore
 from tests.gateway.agent.conftest import eventually
 
@@ -129,6 +130,64 @@ def test_d10_a_package_that_a_worker_finds_damaged_is_fetched_again(
     worker.hello(versions=(VersionState(entry.digest, FAILED, code="package-damaged"),))
     assert worker.snapshot().revision == 1
     assert digest_bytes((place / "manifest.json").read_bytes()) == entry.digest
+
+
+def test_g10_a_package_folder_or_a_snapshot_that_somebody_deletes_comes_back(
+    stand_in: Any, start_agent: Any, packed: Any, tmp_path: Path
+) -> None:
+    """While the agent runs: the package is fetched again, and workers get the snapshot again so that they try it again; the
+    snapshot's file is written again."""
+    entry, data = packed
+    stand_in.packages[entry.digest] = data
+    stand_in.offer(Snapshot("e", 1, (entry,)))
+    worker = start_agent(stand_in).worker()
+    worker.snapshot()
+    place = tmp_path / "packages" / entry.digest.removeprefix("sha256:")
+    remove_tree(tmp_path / "packages")
+    (tmp_path / "snapshot.json").unlink()
+    assert worker.snapshot() == Snapshot("e", 1, (entry,))
+    assert digest_bytes((place / "manifest.json").read_bytes()) == entry.digest
+    eventually(lambda: (tmp_path / "snapshot.json").exists() and on_disk(tmp_path).revision == 1, "it is written again")
+
+
+ENDPOINT = EndpointEntry("line", 1, (Arm("sha256:" + "a" * 64, 10_000),), {})
+
+
+def test_g10_endpoints_are_not_given_up_for_an_empty_database(stand_in: Any, start_agent: Any, tmp_path: Path) -> None:
+    """A control plane whose database is gone offers an empty snapshot of another epoch: it is refused, told once in the log and
+    by a metric, and forgotten when the right one is back."""
+    agent = start_agent(stand_in)
+    worker = agent.worker()
+    mine = Snapshot("mine", 7, endpoints=(ENDPOINT,))
+    stand_in.offer(mine)
+    assert worker.snapshot() == mine
+    stand_in.offer(Snapshot("other", 1))
+    eventually(lambda: agent.metrics()["roadworthy_snapshot_refused"] == 1, "it is told")
+    assert on_disk(tmp_path) == mine
+    assert agent.metrics()["roadworthy_control_up"] == 1
+    stand_in.offer(Snapshot("mine", 8, endpoints=(ENDPOINT,)))
+    assert worker.snapshot().revision == 8
+    assert agent.metrics()["roadworthy_snapshot_refused"] == 0
+    stand_in.offer(Snapshot("restored", 1, endpoints=(ENDPOINT,)))
+    assert worker.snapshot().epoch == "restored"
+    assert (tmp_path / "log").read_text().count("--begin-anew") == 1
+
+
+def test_g10_endpoints_are_given_up_where_somebody_says_so_once(
+    stand_in: Any, start_agent: Any, tmp_path: Path
+) -> None:
+    """The epoch that may be given up is named: the flag of a start says nothing about what is lost later."""
+    (tmp_path / "snapshot.json").write_bytes(encode_snapshot(Snapshot("mine", 7, endpoints=(ENDPOINT,))))
+    agent = start_agent(stand_in, give_up_epoch="mine")
+    worker = agent.worker()
+    assert worker.snapshot().epoch == "mine"
+    stand_in.offer(Snapshot("second", 1))
+    assert worker.snapshot() == Snapshot("second", 1)
+    stand_in.offer(Snapshot("second", 2, endpoints=(ENDPOINT,)))
+    assert worker.snapshot().revision == 2
+    stand_in.offer(Snapshot("third", 1))
+    eventually(lambda: agent.metrics()["roadworthy_snapshot_refused"] == 1, "the next one is refused")
+    assert on_disk(tmp_path).epoch == "second"
 
 
 def test_packages_are_forgotten_late_and_never_while_held(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from roadworthy.control.driving import CONTROLLER
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
 from roadworthy.control.verbs import policies
-from roadworthy.foundation.errors import Conflict
+from roadworthy.foundation.errors import Conflict, NotFound
 from roadworthy.foundation.references import VersionReference, check_name
 from roadworthy.monitoring import gateways
 from roadworthy.monitoring.gateways import Gateway
@@ -26,6 +26,7 @@ from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.rollout.switch import Refuse, Switch, Wait, decide, kept_out
 from roadworthy.schema.signature import Signature
+from roadworthy.store.blobs import package_blob
 from roadworthy.store.engine import bump_revision, read_revision
 
 
@@ -50,7 +51,7 @@ def deploy(plane: Plane, name: str, asked: Asked, actor: str) -> dict[str, Any]:
     """Let a version answer at endpoint `name` as soon as every live worker has it loaded and proved.
 
     Raises:
-        NotFound: "unknown-version".
+        NotFound: "unknown-version", "blob-missing".
         Conflict: "signature-incompatible", "generation-conflict", "rollout-running".
         InvalidRequest: "unknown-policy", "invalid-policy", "invalid-name", "invalid-reference".
     """
@@ -59,6 +60,7 @@ def deploy(plane: Plane, name: str, asked: Asked, actor: str) -> dict[str, Any]:
     with plane.turn:
         with plane.database.begin() as connection:
             found = versions.get(connection, reference)
+            check_bytes(plane, connection, found)
             before = endpoints.find(connection, name)
             if asked.if_generation is not None and asked.if_generation != (before.generation if before else 0):
                 raise endpoints.generation_conflict(name)
@@ -79,6 +81,23 @@ def deploy(plane: Plane, name: str, asked: Asked, actor: str) -> dict[str, Any]:
         plane.bulletin.refresh()
     step(plane)
     return get(plane, name)
+
+
+def check_bytes(plane: Plane, connection: Connection, version: versions.Version) -> None:
+    """Refuse a version whose bytes the blob store has lost, unless every live worker has it loaded already.
+
+    Raises:
+        NotFound: "blob-missing".
+    """
+    if plane.blobs.exists(package_blob(version.digest)):
+        return
+    workers = [worker for gateway in _live(plane, connection) for worker in gateway.workers]
+    if not isinstance(decide(version.digest, workers), Switch):
+        raise NotFound(
+            f"the bytes of {version.reference} are not in the blob store",
+            code="blob-missing",
+            hint="push the same package again: it keeps its number",
+        )
 
 
 def _make_way(plane: Plane, connection: Connection, before: Endpoint, asked: Asked, actor: str) -> bool:

@@ -16,7 +16,7 @@ from roadworthy.control.measuring import Measures, measures
 from roadworthy.control.observing import slow_ms
 from roadworthy.control.plane import Plane
 from roadworthy.control.rollout_documents import document
-from roadworthy.control.verbs.endpoints import rollout_running, step
+from roadworthy.control.verbs.endpoints import check_bytes, rollout_running, step
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.references import VersionReference, check_name
@@ -72,7 +72,7 @@ def start(plane: Plane, name: str, wanted: Wanted, actor: str) -> dict[str, Any]
     """Begin to move an endpoint's traffic to a version by a plan. Its document, and in "warnings" what does not stop it.
 
     Raises:
-        NotFound: "unknown-endpoint", "unknown-version".
+        NotFound: "unknown-endpoint", "unknown-version", "blob-missing".
         Conflict: "rollout-running", "rollout-refused" with everything that is in its way in facts["problems"],
             "generation-conflict".
         InvalidRequest: "invalid-plan", "invalid-name", "invalid-reference", "invalid-reason".
@@ -89,6 +89,7 @@ def start(plane: Plane, name: str, wanted: Wanted, actor: str) -> dict[str, Any]
             if running is not None and (not wanted.supersede or rollouts.find_waiting(connection, name) is not None):
                 raise rollout_running(running)
             found = versions.get(connection, reference)
+            check_bytes(plane, connection, found)
             facts = _facts(plane, connection, endpoint, found, plan, actor if wanted.accept_signature_change else None)
             _refuse([*obstacles(plan, facts), *_further(plan, endpoint, facts)], wanted)
             if running is not None:

@@ -17,13 +17,16 @@ from roadworthy.audit.entries import list_last
 from roadworthy.contract.telemetry import Telemetry
 from roadworthy.control.driving import CONTROLLER
 from roadworthy.control.instances import instance_of
+from roadworthy.control.logs import lines_dropped
 from roadworthy.control.plane import Plane
 from roadworthy.control.times import iso
+from roadworthy.control.verbs import webhooks
 from roadworthy.control.verbs.endpoints import endpoint_document, reach, step
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.rollout import endpoints, rollouts
+from roadworthy.store.blobs import package_blob
 from roadworthy.store.engine import read_revision
 
 _FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
@@ -116,7 +119,8 @@ def trim_records(plane: Plane) -> int:
 
 
 def last_predictions(plane: Plane, endpoint: str, last: int, prediction_id: str | None) -> dict[str, Any]:
-    """The newest predictions of an endpoint, newest last; and how many records gateways had to drop.
+    """The newest predictions of an endpoint, newest last; how many records gateways had to drop; and how many record files, with
+    how many predictions, were looked for and are damaged or gone.
 
     Raises:
         InvalidRequest: "invalid-name", "invalid-last".
@@ -127,7 +131,13 @@ def last_predictions(plane: Plane, endpoint: str, last: int, prediction_id: str 
     with plane.database.begin() as connection:
         files = predictions.files_of(connection, endpoint)
         lost = sum(gateway.lost_records for gateway in gateways.list_all(connection))
-    return {"items": predictions.last_predictions(files, plane.blobs.open, last, prediction_id), "lost": lost}
+    found = predictions.last_predictions(files, plane.blobs.open, last, prediction_id)
+    damaged, rows = 0, 0
+    if found.unreadable:
+        with plane.database.begin() as connection:
+            damaged, rows = predictions.kept(connection, found.unreadable)
+        _log.warning("record-files-damaged-or-gone", files=damaged, predictions=rows, first=found.unreadable[0])
+    return {"items": found.items, "lost": lost, "unreadable": {"files": damaged, "predictions": rows}}
 
 
 def status(plane: Plane, version: str) -> dict[str, Any]:
@@ -137,10 +147,17 @@ def status(plane: Plane, version: str) -> dict[str, Any]:
         reached = reach(connection, gateways.live(found, plane.clock.now_us()))
         documents = [endpoint_document(connection, each, reached) for each in endpoints.list_all(connection)]
         epoch, revision = read_revision(connection)
+    snapshot, hooks = plane.bulletin.edition.snapshot, webhooks.list_all(plane)["items"]
     now = plane.clock.now_us()
     return {
-        "control": {"version": version, "epoch": epoch, "revision": revision},
+        "control": {"version": version, "epoch": epoch, "revision": revision, "log_lines_dropped": lines_dropped()},
         "alerts": _alerts(gateways.live(found, now), epoch, revision),
+        "packages_gone": [
+            f"{entry.model}:{entry.version}"
+            for entry in snapshot.packages
+            if not plane.blobs.exists(package_blob(entry.digest))
+        ],
+        "webhooks": {name: sum(each[name] for each in hooks) for name in ("behind", "lost")},
         "gateways": [
             {
                 "id": gateway.id,
@@ -187,7 +204,8 @@ def audit_trail(plane: Plane, last: int, before: str | None) -> dict[str, Any]:
 
 
 def events_after(plane: Plane, after: int, last: int) -> dict[str, Any]:
-    """The `last` oldest events with greater numbers than `after`; `next` is where to go on.
+    """The `last` oldest events with greater numbers than `after`; `next` is where to go on, and `lost` how many of them were
+    deleted before they were asked for.
 
     Raises:
         InvalidRequest: "invalid-last".
@@ -196,5 +214,6 @@ def events_after(plane: Plane, after: int, last: int) -> dict[str, Any]:
         raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
     with plane.database.begin() as connection:
         found = events.list_after(connection, max(after, 0), last)
+        lost = max(events.kept(connection).first - 1 - max(after, 0), 0)
     items = [{**event, "at": iso(event.pop("at_us"))} for event in found]
-    return {"items": items, "next": items[-1]["number"] if items else max(after, 0)}
+    return {"items": items, "next": items[-1]["number"] if items else max(after, 0), "lost": lost}

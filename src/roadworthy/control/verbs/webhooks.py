@@ -50,7 +50,7 @@ async def create(
             )
             hooks.add(connection, hook)
             plane.audit(connection, actor, "webhook-create", hook.id, host=host, events=wanted, endpoints=names)
-            return {**_document(hook, newest), "secret": secret}
+            return {**_document(hook, events.kept(connection)), "secret": secret}
 
     return await run_in_threadpool(keep)
 
@@ -81,8 +81,8 @@ def _check_endpoints(endpoints: Sequence[str] | None) -> tuple[str, ...] | None:
 def list_all(plane: Plane) -> dict[str, Any]:
     """Every webhook, oldest first."""
     with plane.database.begin() as connection:
-        newest = events.newest(connection)
-        return {"items": [_document(each, newest) for each in hooks.list_all(connection)], "next": None}
+        kept = events.kept(connection)
+        return {"items": [_document(each, kept) for each in hooks.list_all(connection)], "next": None}
 
 
 def get(plane: Plane, hook_id: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def get(plane: Plane, hook_id: str) -> dict[str, Any]:
         NotFound: "unknown-webhook".
     """
     with plane.database.begin() as connection:
-        return _document(hooks.get(connection, hook_id), events.newest(connection))
+        return _document(hooks.get(connection, hook_id), events.kept(connection))
 
 
 def delete(plane: Plane, hook_id: str, actor: str) -> None:
@@ -154,7 +154,8 @@ def _delivery(found: dict[str, Any]) -> dict[str, Any]:
     return {"at": iso(found.pop("at_us")), **found}
 
 
-def _document(hook: Webhook, newest: int) -> dict[str, Any]:
+def _document(hook: Webhook, kept: events.Kept) -> dict[str, Any]:
+    gone = max(kept.first - 1 - hook.position, 0)  # deleted before it was tried again; its row says so when it is
     return {
         "id": hook.id,
         "url": hook.url,
@@ -164,8 +165,8 @@ def _document(hook: Webhook, newest: int) -> dict[str, Any]:
         "tries": hook.tries,
         "next_try_at": iso(hook.due_us) if hook.tries and hook.due_us else None,
         "position": hook.position,
-        "behind": newest - hook.position,
-        "lost": hook.lost,
+        "behind": kept.newest - hook.position - gone,
+        "lost": hook.lost + gone,
         "created_at": iso(hook.created_at_us),
         "created_by": hook.created_by,
     }

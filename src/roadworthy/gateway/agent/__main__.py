@@ -68,6 +68,7 @@ class StartDocument(msgspec.Struct, frozen=True):
         children_fd: inherited line to the supervisor (`orders.py`), or None: then nothing executes apart.
         crashes_to_quarantine: of a version, within ten minutes.
         growth_mb: a runner that has grown by more is replaced; 0 for no bound.
+        give_up_epoch: endpoints of that epoch may be given up for an empty snapshot of another one.
         log_level: "debug", "info", "warning" or "error".
     """
 
@@ -83,6 +84,7 @@ class StartDocument(msgspec.Struct, frozen=True):
     children_fd: int | None = None
     crashes_to_quarantine: int = 3
     growth_mb: int = 1_024
+    give_up_epoch: str | None = None
     log_level: str = "info"
 
 
@@ -171,7 +173,9 @@ def _wire(document: StartDocument) -> _Agent:
         keeping = Keeping() if runners is None else runners.facts()
         reading = measure(sink.folder.folder)
         resources = (reading.disk_free_bytes, reading.memory)
-        return AgentFacts(sync.current, tuple(hub.reports()), connected, len(sink.folder.names()), keeping, *resources)
+        files = (len(sink.folder.names()), sink.folder.files_lost)
+        refused = sync.refused is not None
+        return AgentFacts(sync.current, tuple(hub.reports()), connected, *files, keeping, *resources, refused)
 
     def known() -> Known:
         reading = measure(sink.folder.folder)
@@ -180,7 +184,7 @@ def _wire(document: StartDocument) -> _Agent:
 
     hub = Hub(sink.offer, changed)
     orders, runners = _wire_runners(document, hub, reader, metrics)
-    sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), hub, know)
+    sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), hub, know, document.give_up_epoch)
     control = shipping = None
     if document.control_url is not None:
         name = _name(document)

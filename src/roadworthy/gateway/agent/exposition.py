@@ -29,18 +29,21 @@ class AgentFacts:
         snapshot: the one in force, or None.
         reports: of the connected workers.
         control_up: whether the control plane answers; None without one.
-        files_waiting: record files not yet shipped.
+        files_waiting: record files not yet shipped. files_lost: those that were damaged or gone before.
         keeping: runner processes, restarts and quarantine.
         disk_free_bytes: where records are kept. memory_used: share of the machine's or container's memory, 0 to 1.
+        snapshot_refused: whether the control plane offers a snapshot of another database, without endpoints, that is not taken.
     """
 
     snapshot: Snapshot | None
     reports: tuple[WorkerReport, ...]
     control_up: bool | None
     files_waiting: int
+    files_lost: int = 0
     keeping: Keeping = field(default_factory=Keeping)
     disk_free_bytes: int | None = None
     memory_used: float | None = None
+    snapshot_refused: bool = False
 
 
 class GatewayCollector(Collector):
@@ -162,6 +165,8 @@ def _workers(slots: list[SlotStatus]) -> Iterator[Metric]:
 def _agent(totals: Totals, facts: AgentFacts) -> Iterator[Metric]:
     yield CounterMetricFamily("roadworthy_records_lost", "Prediction records dropped.", value=totals.records_lost)
     yield GaugeMetricFamily("roadworthy_record_files", "Record files not yet shipped.", value=facts.files_waiting)
+    lost = facts.files_lost
+    yield CounterMetricFamily("roadworthy_record_files_lost", "Record files damaged or gone before.", value=lost)
     yield CounterMetricFamily("roadworthy_log_lines_dropped", "Log lines dropped.", value=totals.log_lines_lost)
     if facts.disk_free_bytes is not None:
         free = float(facts.disk_free_bytes)
@@ -175,6 +180,11 @@ def _agent(totals: Totals, facts: AgentFacts) -> Iterator[Metric]:
     if facts.control_up is not None:
         up = float(facts.control_up)
         yield GaugeMetricFamily("roadworthy_control_up", "1 while the control plane answers the agent.", value=up)
+        yield GaugeMetricFamily(
+            "roadworthy_snapshot_refused",
+            "1 while the control plane has another database, without endpoints, and is not followed.",
+            value=float(facts.snapshot_refused),
+        )
 
 
 def _deep(totals: Totals) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from roadworthy.contract.local import HELLO, KEPT_OUT, LOST, RECORDS, REPORT, SNAPSHOT
+from roadworthy.contract.local import HELLO, KEPT_OUT, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.frames import encode_frame, read_frame
@@ -126,8 +126,6 @@ class Hub:
                 if report != connection.report:
                     connection.report = report
                     self._on_change()
-            elif kind == LOST:
-                _log.warning("a worker dropped records", records=msgspec.json.decode(payload, type=int))
 
     async def _send(self, connection: _Connection) -> None:
         with contextlib.suppress(OSError):

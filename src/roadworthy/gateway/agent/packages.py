@@ -64,7 +64,7 @@ class PackageStore:
         """Delete packages that were not among `named` for FORGET_AFTER_S and that no worker holds; return their digests."""
         now = self._clock.monotonic()
         gone = []
-        for path in self.folder.iterdir():
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
             digest = f"sha256:{path.name}"
             seen = self._named_at.setdefault(digest, now)
             if digest in named or held(digest):
@@ -81,6 +81,7 @@ class PackageStore:
         async with self._turns:
             started = time.monotonic()
             try:
+                private_folder(self.folder)  # somebody may have deleted it
                 await control.download_package(entry.digest, packed, entry.size_bytes)
                 await asyncio.to_thread(_unpack_verified, packed, place, entry.digest)
             except (httpx.HTTPError, OSError, RoadworthyError) as error:

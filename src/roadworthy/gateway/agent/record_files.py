@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SUFFIX = ".parquet"
 _GROUP_ROWS = 32_768
 _NAMES = PredictionRecord.__struct_fields__
-_AT = _NAMES.index("at_us")
+_AT = "at_us"
 _OWN = frozenset({"id", "at_us", "request_id", "latency_us", "inputs", "outputs"})
 _REPEATING = tuple(name for name in _NAMES if name not in _OWN)
 
@@ -56,6 +56,9 @@ class RecordFolder:
         folder: made with mode 0700 when it is missing; unfinished files of an earlier run are deleted.
         max_bytes: bound of all files together.
         reserve_bytes: space on the disk that is left to others: without it nothing is written.
+
+    Attributes:
+        files_lost: files that were damaged or gone before they were shipped.
     """
 
     def __init__(self, folder: Path, max_bytes: int, reserve_bytes: int = 0) -> None:
@@ -66,6 +69,7 @@ class RecordFolder:
         found = ((path.name, path.stat().st_size) for path in folder.glob(f"*{_SUFFIX}"))
         self._sizes = dict(sorted(found, key=lambda pair: _order(pair[0])))
         self._known: dict[str, FinishedFile] = {}
+        self.files_lost = 0
         self._held_bytes = sum(self._sizes.values())
 
     def names(self) -> list[str]:
@@ -81,16 +85,19 @@ class RecordFolder:
         """What is in a file; read from it when this process did not write it.
 
         Raises:
-            OSError: it is gone, or cut short.
-            ValueError: it is no Parquet file with these columns.
+            OSError: it is gone, or cannot be read now; without a number: it is damaged.
+            ValueError: it is no Parquet file with the times of records.
         """
         known = self._known.get(name)
         if known is None:
             import pyarrow.parquet as pq
 
             about = pq.read_metadata(self.folder / name)
-            times = [about.row_group(group).column(_AT).statistics for group in range(about.num_row_groups)]
-            first_us, last_us = min(time.min for time in times), max(time.max for time in times)
+            at = about.schema.names.index(_AT)
+            times = [about.row_group(group).column(at).statistics for group in range(about.num_row_groups)]
+            if any(time is None or not time.has_min_max for time in times):
+                raise ValueError("a record file without its times")
+            first_us, last_us = int(min(time.min for time in times)), int(max(time.max for time in times))
             endpoint = "" if name.startswith("_") else name.removesuffix(_SUFFIX).rpartition("-")[0]
             known = FinishedFile(name, endpoint, about.num_rows, self._sizes[name], first_us, last_us)
             self._known[name] = known
@@ -115,6 +122,13 @@ class RecordFolder:
             return self.describe(name).rows
         except (OSError, ValueError):
             return 0
+
+    def give_up(self, name: str) -> int:
+        """Forget a file that is damaged or gone; return how many records were in it, as far as that is known."""
+        self.files_lost += 1
+        known = self._known.get(name)
+        self.remove(name)
+        return 0 if known is None else known.rows
 
     def remove(self, name: str) -> None:
         """Delete a file; nothing happens when it is gone already."""
@@ -143,6 +157,8 @@ class RecordWriter:
         Returns:
             the finished files, and how many records could not be written: unreadable payloads, or a disk that refuses.
         """
+        with contextlib.suppress(OSError):  # that it cannot be written to is told by the files
+            private_folder(self._folder)  # somebody may have deleted it
         files: dict[str, _OpenFile] = {}
         lost = 0
         for payload in payloads:
@@ -248,6 +264,7 @@ def _open_parquet(path: Path, schema: pa.Schema) -> Any:
         compression="zstd",
         compression_level=1,
         use_dictionary=list(_REPEATING),
+        write_page_checksum=True,
         write_statistics=["id", "at_us", "status", "code", "version"],
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -46,6 +47,8 @@ away, is still to arrive."""
 
 _MANIFESTS_A_FRAME = 500
 _PERMANENT = frozenset({400, 409, 413, 415, 422})
+_LOST_FOR_GOOD = frozenset({None, errno.ENOENT, errno.EISDIR})
+"""Of errors while reading a file; those without a number come from the reader of Parquet."""
 _log = structlog.get_logger(__name__)
 
 
@@ -174,6 +177,7 @@ def with_known(reports: Iterable[WorkerReport], totals: Totals, known: Known) ->
             versions=tuple(told(state) for state in report.versions),
             memory_free_bytes=known.memory_free_bytes,
             disk_free_bytes=known.disk_free_bytes,
+            log_lines_dropped=totals.log_lines_lost,
         )
         for report in reports
     )
@@ -277,11 +281,17 @@ class Shipping:
         try:
             about = folder.describe(name)
             data = await asyncio.to_thread((folder.folder / name).read_bytes)
-        except FileNotFoundError:
-            return  # the bound on the disk took it
-        except (OSError, ValueError):
-            _log.exception("a record file cannot be read; deleted", file=name)
-            folder.remove(name)
+            if len(data) != about.size_bytes:
+                raise ValueError(f"{len(data)} bytes instead of {about.size_bytes}")
+        except (OSError, ValueError) as error:
+            if name not in folder.names():
+                return  # the bound on the disk took it
+            if isinstance(error, OSError) and error.errno not in _LOST_FOR_GOOD:
+                _log.warning("a record file cannot be read now; it is tried again", file=name, reason=str(error))
+                return
+            lost = folder.give_up(name)
+            _log.error("a record file is damaged or gone; given up", file=name, records=lost or None, reason=str(error))
+            self._lost(lost)
             return
         try:
             await self._control.put_records(name, data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from roadworthy.gateway.agent.packages import PackageStore
 WAIT_S = 25
 """How long the control plane may hold a poll open."""
 COLLECT_EVERY_S = 60.0
+LOOK_S = 5.0
+"""How often the disk is looked at: a package folder or a snapshot that somebody deleted comes back."""
+MEND_AGAIN_S = 300.0
+"""A package that is found damaged again is fetched again after so long: what is wrong may be the control plane's own copy."""
 
 _log = structlog.get_logger(__name__)
 
@@ -36,22 +41,34 @@ class Sync:
         packages: the local store.
         hub: gets each snapshot after its packages were tried.
         on_snapshot: called with each snapshot just before the hub gets it.
+        give_up_epoch: endpoints of that epoch may be given up for an empty snapshot of another one; None: those of none.
 
     Attributes:
         current: the snapshot in force, or None before the first.
         connected: whether the last call to the control plane succeeded.
+        refused: the epoch of an empty snapshot that the control plane offers and that is not taken; None when all is well.
     """
 
-    def __init__(self, path: Path, packages: PackageStore, hub: Hub, on_snapshot: Callable[[Snapshot], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        packages: PackageStore,
+        hub: Hub,
+        on_snapshot: Callable[[Snapshot], None],
+        give_up_epoch: str | None = None,
+    ) -> None:
         self.current: Snapshot | None = None
         self.connected = False
+        self.refused: str | None = None
+        self._give_up_epoch = give_up_epoch
         self._path = path
         self._packages = packages
         self._hub = hub
         self._on_snapshot = on_snapshot
         self._wanted: Snapshot | None = None
         self._changed = asyncio.Event()
-        self._mended: set[str] = set()
+        self._mended: dict[str, float] = {}
+        self._written = True
 
     def load(self) -> None:
         """Take the snapshot that is on disk, if there is a readable one."""
@@ -85,16 +102,33 @@ class Sync:
                 await asyncio.sleep(backoff.next())
                 continue
             self._tell(connected=True)
-            if snapshot is None or snapshot.supersedes(self._wanted):
-                backoff.reset()
             if snapshot is None:
-                continue
-            if snapshot.supersedes(self._wanted):
+                backoff.reset()
+            elif self._may_take(snapshot):
+                backoff.reset()
                 self._wanted = snapshot
                 self._changed.set()
             else:
-                _log.error("a snapshot that goes back was refused", revision=snapshot.revision)
                 await asyncio.sleep(backoff.next())
+
+    def _may_take(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot that came is to be followed; why not is logged."""
+        wanted = self._wanted
+        if not snapshot.supersedes(wanted):
+            _log.error("a snapshot that goes back was refused", revision=snapshot.revision)
+            return False
+        if wanted is not None and snapshot.gives_up(wanted) and wanted.epoch != self._give_up_epoch:
+            if self.refused != snapshot.epoch:
+                self.refused = snapshot.epoch
+                _log.error(
+                    "the control plane has another database, without endpoints; those that are here stay in service",
+                    epoch=wanted.epoch,
+                    offered=snapshot.epoch,
+                    hint="restore the control plane's database, or start this gateway with --begin-anew to follow it",
+                )
+            return False
+        self.refused = None
+        return True
 
     def _tell(self, *, connected: bool, reason: str = "") -> None:
         if connected != self.connected:
@@ -111,10 +145,13 @@ class Sync:
             missing = self._missing()
             with contextlib.suppress(TimeoutError):
                 tried = self._wanted is self.current
-                async with asyncio.timeout(backoff.next() if missing and tried else None):
+                async with asyncio.timeout(backoff.next() if missing and tried else LOOK_S):
                     await self._changed.wait()
                 backoff.reset()
             self._changed.clear()
+            self.mend()
+            if self.current is not None and not (self._written and self._path.exists()):
+                self._write(encode_snapshot(self.current))
             before = self._missing()
             if not await self._fetch(before, control):
                 continue  # a newer snapshot came meanwhile
@@ -142,14 +179,21 @@ class Sync:
     def _publish(self, snapshot: Snapshot) -> None:
         data = encode_snapshot(snapshot)
         if snapshot is not self.current:
-            try:
-                write_atomic(self._path, data, mode=0o600)
-            except OSError:
-                # Serving goes on with what is in memory; the next snapshot is written again.
-                _log.exception("the snapshot could not be written to disk")
+            self._write(data)
         self.current = snapshot
         self._on_snapshot(snapshot)
         self._hub.publish(data)
+
+    def _write(self, data: bytes) -> None:
+        """Put the snapshot on disk. When that is refused, serving goes on with what is in memory, and it is tried again."""
+        try:
+            write_atomic(self._path, data, mode=0o600)
+        except OSError:
+            if self._written:
+                _log.exception("the snapshot could not be written to disk")
+            self._written = False
+        else:
+            self._written = True
 
     async def _collect(self) -> None:
         while True:
@@ -167,11 +211,13 @@ class Sync:
                 _log.info("a package that nothing names was deleted", digest=digest)
 
     def mend(self) -> None:
-        """Fetch again, once, each package that a worker found damaged. Called whenever the reports change."""
+        """Fetch each package again that a worker found damaged, at most every MEND_AGAIN_S. Called at each look, and whenever the
+        reports change."""
+        now = time.monotonic()
         for report in self._hub.reports():
             for version in report.versions:
                 damaged = version.state == FAILED and version.code == "package-damaged"
-                if damaged and version.digest not in self._mended:
-                    self._mended.add(version.digest)
+                if damaged and now - self._mended.get(version.digest, -MEND_AGAIN_S) >= MEND_AGAIN_S:
+                    self._mended[version.digest] = now
                     self._packages.discard(version.digest)
                     self._changed.set()

@@ -1,0 +1,126 @@
+"""G10: the control plane's database is gone, damaged or another one, and `up` serves on; nothing takes it for a new installation.
+
+The tests of this file are one journey, in order, on the same home folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.machine import FREE_PORTS, Machine
+from tests.waiting import DEADLINE_S, eventually
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory, make_package: Callable[..., Path]) -> Iterator[Machine]:
+    """An endpoint was deployed there; then it was stopped."""
+    machine = Machine(tmp_path_factory.mktemp("machine"))
+    machine.tell("up", "-d", *FREE_PORTS)
+    try:
+        machine.tell("push", str(make_package()))
+        machine.tell("deploy", "line:1", "--endpoint", "line")
+        assert asked(machine) == 200
+    finally:
+        machine.run("stop")
+    yield machine
+    machine.run("stop")
+
+
+@pytest.fixture(autouse=True)
+def stopped(machine: Machine) -> Iterator[None]:
+    """Each test leaves it stopped."""
+    yield
+    assert machine.run("stop").returncode == 0
+
+
+def asked(machine: Machine) -> int:
+    """The status of a prediction."""
+    context = machine.context()
+    return httpx.post(
+        f"{context['gateway_url']}/v1/models/line:predict",
+        json={"instances": [[1.0, 2.0, 3.0]]},
+        headers={"Authorization": f"Bearer {context['key']}"},
+        timeout=DEADLINE_S,
+    ).status_code
+
+
+def database(machine: Machine) -> Path:
+    """The file."""
+    return machine.home / "control" / "roadworthy.db"
+
+
+def test_g10_up_serves_without_the_database_and_heals(machine: Machine) -> None:
+    """It says what is wrong, makes no new database, and answers from its disk; once the file is back the control plane comes up
+    by itself."""
+    file, aside = database(machine), machine.folder / "aside.db"
+    file.rename(aside)
+    started = machine.run("up", "-d", *FREE_PORTS)
+    assert started.returncode == 0, started.stderr + machine.log()
+    assert "control refused to start" in started.stderr
+    assert "database-missing" in started.stderr
+    assert "--begin-anew" in started.stderr
+    assert asked(machine) == 200
+    assert not file.exists()
+    aside.rename(file)
+    eventually(lambda: machine.run("status").returncode == 0, "the control plane is back")
+    assert machine.tell("list", "endpoints")[0]["version"] == "line:1"
+    assert asked(machine) == 200
+
+
+def test_g10_up_serves_without_the_control_planes_whole_folder(machine: Machine) -> None:
+    """Nor is a new one begun when what the control plane noted of it is gone as well: the gateway knows it."""
+    control, aside = machine.home / "control", machine.folder / "aside"
+    control.rename(aside)
+    (machine.home / "control.epoch").unlink()
+    started = machine.run("up", "-d", *FREE_PORTS)
+    try:
+        assert started.returncode == 0, started.stderr + machine.log()
+        assert "database-missing" in started.stderr
+        assert asked(machine) == 200
+    finally:
+        machine.run("stop")
+        control.rmdir()
+        aside.rename(control)
+
+
+def test_g10_up_serves_with_a_damaged_database(machine: Machine) -> None:
+    """It is left as it is."""
+    file = database(machine)
+    whole = file.read_bytes()
+    file.write_bytes(b"\0" * len(whole))
+    try:
+        started = machine.run("up", "-d", *FREE_PORTS)
+        assert started.returncode == 0, started.stderr + machine.log()
+        assert "database-damaged" in started.stderr
+        assert asked(machine) == 200
+        assert file.read_bytes() == b"\0" * len(whole)
+    finally:
+        machine.run("stop")
+        file.write_bytes(whole)
+
+
+def test_g10_a_new_database_is_begun_where_somebody_says_so(machine: Machine) -> None:
+    """Then the gateway follows it, and the endpoints are gone; the next start needs no flag."""
+    database(machine).unlink()
+    started = machine.run("up", "-d", *FREE_PORTS, "--begin-anew")
+    assert started.returncode == 0, started.stderr + machine.log()
+    eventually(lambda: asked(machine) == 404, "the endpoint is gone")
+    assert machine.tell("list", "endpoints") == []
+    machine.run("stop")
+    started = machine.run("up", "-d", *FREE_PORTS)
+    assert started.returncode == 0, started.stderr + machine.log()
+    assert "refused" not in started.stderr
+    assert machine.run("status").returncode == 0
+
+
+def test_g10_where_nothing_is_served_a_damaged_database_stops_the_start(machine: Machine) -> None:
+    """There is no half start."""
+    file = database(machine)
+    file.write_bytes(b"\0" * file.stat().st_size)
+    started = machine.run("up", "-d", *FREE_PORTS)
+    assert started.returncode != 0
+    assert "database-damaged" in started.stderr

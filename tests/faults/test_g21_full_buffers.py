@@ -1,0 +1,83 @@
+"""G21: a bounded buffer that is full goes on by itself once there is room; what was lost is counted and told at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.gateway.agent.conftest import GATEWAY_KEY, RunningAgent, stand_in  # noqa: F401 - the fixture
+from tests.waiting import eventually
+
+ROWS = [[1.0, 2.0, 3.0]] * 4_000
+"""A body of some 60 kB: a few hundred of them fill the worker's buffer."""
+
+
+def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
+    start_worker: Callable[..., Any],
+    make_plan: Any,
+    tmp_path: Path,
+    stand_in: Any,  # noqa: F811 - the fixture
+) -> None:
+    """SIGSTOP until records are dropped, then SIGCONT: all that was kept arrives although nobody asks any more, then all later
+    ones do; the loss is on /metrics, in telemetry and in the worker's log, and requests are answered all the while."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    worker = start_worker(plan, folder=tmp_path / "gateway").wait_ready()
+    agent = RunningAgent(tmp_path / "gateway", control_url=stand_in.url, key=GATEWAY_KEY)
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        assert worker.predict("sum", ROWS).status_code == 200
+        asked += 1
+
+    def recorded() -> int:
+        """As the control plane was told."""
+        files = {file.blob: file.rows for frame in stand_in.frames for file in frame.record_files}
+        return sum(files.values())
+
+    def log() -> list[dict[str, Any]]:
+        *lines, _unfinished = (tmp_path / "gateway" / "log").read_text().split("\n")
+        return [json.loads(line) for line in lines]
+
+    try:
+        ask()
+        eventually(lambda: recorded() == 1, "the first record arrives")
+        agent.process.send_signal(signal.SIGSTOP)
+        try:
+            eventually(lambda: ask() or "records-dropped" in str(log()), "records are dropped, and the log says so")
+        finally:
+            agent.process.send_signal(signal.SIGCONT)
+        lost = int(eventually(lambda: agent.metrics()["roadworthy_records_lost_total"], "/metrics tells the loss"))
+        eventually(lambda: stand_in.frames[-1].lost_records == lost, "telemetry tells it")
+        eventually(lambda: recorded() == asked - lost, "all that was kept arrives")
+        for _ in range(20):
+            ask()
+        eventually(lambda: recorded() == asked - lost, "all later ones arrive")
+        assert agent.metrics()["roadworthy_records_lost_total"] == lost
+        (over,) = (line for line in log() if line["event"] == "records-kept-again")
+        assert over["dropped"] == lost
+    finally:
+        agent.stop()
+
+
+def test_g21_dropped_log_lines_are_told_to_the_control_plane(
+    tmp_path: Path,
+    stand_in: Any,  # noqa: F811 - the fixture
+) -> None:
+    """Of an agent whose log cannot be written: each worker's report tells them for the whole gateway."""
+    folder = tmp_path / "gateway"
+    folder.mkdir()
+    (folder / "log").symlink_to("/dev/full")
+    agent = RunningAgent(folder, control_url=stand_in.url, key=GATEWAY_KEY, log_level="debug")
+    try:
+        agent.worker().hello()
+        eventually(
+            lambda: any(worker.log_lines_dropped for frame in stand_in.frames for worker in frame.workers),
+            "telemetry tells them",
+        )
+    finally:
+        agent.stop()
