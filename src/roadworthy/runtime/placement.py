@@ -165,23 +165,28 @@ def placer(folder: Path) -> Place:
 
 
 def facts_of(folder: Path, digest: str) -> Facts:
-    """What the package in the unpacked `folder` says of itself. Its files are not verified here; loading does that.
+    """What is known of the package in the unpacked `folder`: of the runtime that serves what its bytes are, whatever the package
+    says of itself.
 
     Raises:
-        PackageInvalid: it is not there, or cannot be read.
+        PackageInvalid: it is not there, cannot be read, is another package, or contradicts itself.
+        PackageRefused: "unknown-framework".
         OSError: it went away meanwhile.
     """
     # Imported when used: a worker accepts before it has read what only loading needs.
     from roadworthy.foundation.errors import PackageInvalid
     from roadworthy.package.attestations import COMPILE, FOLDER, PROOF, read_attestation
-    from roadworthy.package.files import FolderFiles
+    from roadworthy.package.files import FolderFiles, damaged
     from roadworthy.package.manifest import MANIFEST, read_manifest
+    from roadworthy.package.natures import SealedFiles, examine
     from roadworthy.package.package import Package
 
     try:
         manifest = read_manifest((folder / MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise PackageInvalid("the package is not here", code="not-a-package", hint="it is being fetched") from error
+    if manifest.digest != digest:
+        raise damaged(MANIFEST)
     said = {}
     for kind in (COMPILE, PROOF):
         path = folder / FOLDER / f"{kind}.json"
@@ -190,7 +195,9 @@ def facts_of(folder: Path, digest: str) -> Facts:
     package = Package(folder, manifest, said, FolderFiles(folder))
     serving, withheld = package.serving, "; ".join(package.withheld.values()) or None
     one_row_s = _one_row_s(said.get(PROOF, {}), serving.name)
-    return Facts(serving.name, serving.framework, serving.needs_code, one_row_s, withheld)
+    nature = examine(package, serving, SealedFiles(package, serving.folder))
+    carries_code = nature.carries_code or serving.preprocess
+    return Facts(serving.name, serving.framework, carries_code, one_row_s, withheld)
 
 
 def _one_row_s(proof: Mapping[str, object], runtime: str) -> float | None:
