@@ -1,7 +1,7 @@
 """ONNX graphs run by ONNX Runtime: models that came as ONNX, and what `optimize` compiled.
 
 A graph is data. It is judged before it runs (`onnx_model.py`: does it need code of someone's own; `onnx_external.py`: which files
-are its own), and ONNX Runtime gets bytes and arrays, never a path.
+are its own; `onnx_bounds.py`: may it run inside a worker), and ONNX Runtime gets bytes and arrays, never a path.
 
 Options that `load` understands besides "file":
     feeds    [{"input": graph input, "block": number}] gives a whole block of the batch, [{"input": …, "field": name}] one field,
@@ -16,7 +16,7 @@ Options that `load` understands besides "file":
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from roadworthy.frameworks.answers import as_array
 from roadworthy.frameworks.framework import FormatMismatch, Loaded, ModelFiles, Nature, Preprocess, Saved, expect_only
 from roadworthy.frameworks.guards import Guard
 from roadworthy.frameworks.native import restore_for
+from roadworthy.frameworks.onnx_bounds import reason_apart
 from roadworthy.frameworks.onnx_external import external_arrays, external_files
 from roadworthy.frameworks.onnx_model import parse_model
 from roadworthy.schema.batch import Array, Batch, Block, Layout
@@ -92,7 +93,7 @@ class Onnx:
         """Data, if it is a graph of ONNX Runtime's own operators with nothing else beside it than its tensors."""
         graph = _graph(files, options)
         expect_only(files, [_file(options), *graph.beside])
-        return _DATA
+        return replace(_DATA, apart=reason_apart(graph.model, graph.size_bytes))
 
     def load(
         self,
@@ -122,6 +123,10 @@ class _Graph:
     model: Any
     beside: Mapping[str, bytes]
     arrays: Mapping[str, Array]
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data) + sum(map(len, self.beside.values()))
 
     @classmethod
     def of(cls, data: bytes, read: Callable[[str], bytes]) -> _Graph:

@@ -34,6 +34,7 @@ class Facts:
     Attributes:
         runtime: name of the one that serves. framework: which framework file loads it.
         carries_code: running it executes code of the package.
+        apart: why its files must not run inside a worker, in words; None when they may.
         one_row_s: how long a single row took when it was packed; None when that was not noted.
         withheld: why a faster runtime in the package does not serve; None where all may.
     """
@@ -43,6 +44,7 @@ class Facts:
     carries_code: bool
     one_row_s: float | None = None
     withheld: str | None = None
+    apart: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ def decide(policies: Sequence[Policy], facts: Facts, cpus: int = 1) -> Placed:
 def _where(asked: Sequence[str], facts: Facts) -> tuple[str, str]:
     if PROCESS in asked:
         return PROCESS, "asked for"
+    if facts.apart is not None:
+        return PROCESS, facts.apart
     if "auto" not in asked:
         return INLINE, "asked for"
     if facts.carries_code:
@@ -197,7 +201,7 @@ def facts_of(folder: Path, digest: str) -> Facts:
     one_row_s = _one_row_s(said.get(PROOF, {}), serving.name)
     nature = examine(package, serving, SealedFiles(package, serving.folder))
     carries_code = nature.carries_code or serving.preprocess
-    return Facts(serving.name, serving.framework, carries_code, one_row_s, withheld)
+    return Facts(serving.name, serving.framework, carries_code, one_row_s, withheld, nature.apart)
 
 
 def _one_row_s(proof: Mapping[str, object], runtime: str) -> float | None:
