@@ -28,6 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from bench.foreign import FAULTS, Foreign
 from bench.report import Measure, finish
 from roadworthy.frameworks.discovery import framework_for, framework_named
+from roadworthy.frameworks.framework import ModelFolder
 from roadworthy.frameworks.native import NativeLoaded
 from roadworthy.optimize.candidates.candidate import Candidate, NotConvertible, Source
 from roadworthy.optimize.candidates.exact_linear import ExactLinear
@@ -95,7 +96,8 @@ def examine(name: str, rows: int, candidate: Candidate | None = None) -> Verdict
     different, largest, compared, at = 0, 0.0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         saved = candidate.convert(source, Path(folder))
-        loaded = framework_named(candidate.framework).load(Path(folder), saved.options, source.signature, 1, None)
+        files = ModelFolder(Path(folder))
+        loaded = framework_named(candidate.framework).load(files, saved.options, source.signature, 1, None)
         try:
             for batch, beside in _batches(source, rows, trees=name in TREES):
                 expected, found = source.reference(batch), loaded.run(batch)
@@ -214,7 +216,8 @@ def _searched(source: Source, candidate: Candidate) -> tuple[str, float]:
     """Why a conversion is refused by the search alone, "" when it is not; and how long the search took, in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         saved = candidate.convert(source, Path(folder))
-        loaded = framework_named(candidate.framework).load(Path(folder), saved.options, source.signature, 1, None)
+        files = ModelFolder(Path(folder))
+        loaded = framework_named(candidate.framework).load(files, saved.options, source.signature, 1, None)
         begun = time.perf_counter()
         jumps = find_jumps(source.reference, source.training, searchable(source.signature))
         asked = () if jumps is None else tuple(answered(source, SEARCHED, jumps.rows))

@@ -16,6 +16,7 @@ import pytest
 
 from roadworthy.foundation.errors import PackageRefused, PackError
 from roadworthy.frameworks.code import load_callable, load_object, save_callable, save_object
+from roadworthy.frameworks.framework import ModelFolder
 
 LOCK = threading.Lock()
 
@@ -45,7 +46,8 @@ def elsewhere(folder: Path, expression: str) -> str:
     """What `expression` of `f`, the callable saved in `folder`, prints in a process without the project."""
     source = (
         "import sys; from pathlib import Path; from roadworthy.frameworks.code import load_callable; "
-        f"f = load_callable(Path(sys.argv[1]), {{}}); print({expression})"
+        "from roadworthy.frameworks.framework import ModelFolder; "
+        f"f = load_callable(ModelFolder(Path(sys.argv[1]))); print({expression})"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", source, str(folder)], check=False, capture_output=True, text=True, cwd=folder
@@ -105,7 +107,7 @@ def test_two_packages_with_modules_of_one_name_live_together(project: Path, tmp_
         save_callable(module.F().version, folder)
         loaded.append(folder)
     sys.modules.pop("features")
-    first, second = (load_callable(folder, {}) for folder in loaded)
+    first, second = (load_callable(ModelFolder(folder)) for folder in loaded)
     assert (first(), second(), first()) == (1, 2, 1)
     assert "features" not in sys.modules
 
@@ -118,7 +120,7 @@ def test_a_module_that_was_left_behind_is_named(project: Path, tmp_path: Path) -
     sys.path.remove(str(project))
     del sys.modules["mymodule"]
     with pytest.raises(PackageRefused, match="mymodule") as caught:
-        load_object(path)
+        load_object(path.read_bytes())
     assert caught.value.code == "code-not-loadable"
 
 
@@ -127,7 +129,7 @@ def test_damaged_code_is_refused(tmp_path: Path, data: bytes) -> None:
     """Whatever the bytes are, and also when they are no function."""
     (tmp_path / "code.pkl").write_bytes(data)
     with pytest.raises(PackageRefused) as caught:
-        load_callable(tmp_path, {})
+        load_callable(ModelFolder(tmp_path))
     assert caught.value.code == "code-not-loadable"
 
 

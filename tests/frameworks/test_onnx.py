@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from roadworthy.foundation.errors import PackageRefused, PackError
+from roadworthy.frameworks.framework import ModelFolder
 from roadworthy.frameworks.onnx import FRAMEWORK
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
@@ -47,7 +48,7 @@ def load(model: Any, folder: Path, inputs: tuple[Field, ...], outputs: tuple[Fie
     """Saved and loaded with a signature and options."""
     saved = FRAMEWORK.save(model, folder)
     assert (saved.carries_code, saved.trust) == (False, "data")
-    return FRAMEWORK.load(folder, {**saved.options, **options}, Signature(inputs, outputs), 1, None)
+    return FRAMEWORK.load(ModelFolder(folder), {**saved.options, **options}, Signature(inputs, outputs), 1, None)
 
 
 def rows_of(fields: tuple[Field, ...], *rows: Any) -> Batch:
@@ -135,7 +136,9 @@ def test_damaged_graphs_are_refused(tmp_path: Path, data: bytes) -> None:
     """With a code, and without ONNX Runtime's own words, which name paths."""
     (tmp_path / "model.onnx").write_bytes(data)
     with pytest.raises(PackageRefused) as caught:
-        FRAMEWORK.load(tmp_path, {"file": "model.onnx"}, Signature(AB, (PROBABILITIES,), Container.ARRAY), 1, None)
+        FRAMEWORK.load(
+            ModelFolder(tmp_path), {"file": "model.onnx"}, Signature(AB, (PROBABILITIES,), Container.ARRAY), 1, None
+        )
     assert caught.value.code == "graph-invalid"
 
 

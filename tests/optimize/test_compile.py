@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bench.foreign import Foreign
 from roadworthy.frameworks.discovery import framework_named
-from roadworthy.frameworks.framework import Saved
+from roadworthy.frameworks.framework import ModelFolder, Saved
 from roadworthy.optimize.candidates.candidate import CONSTRUCTION, Source
 from roadworthy.optimize.compile import Outcome, compile_runtimes, judge
 from roadworthy.optimize.deadline import within
@@ -50,7 +50,7 @@ def test_naive_conversion_fails_silently(boosted: tuple[Any, Any], make_source: 
     """What skl2onnx makes of the pipeline loads, runs, and answers training rows wrongly: float32 moved them over thresholds."""
     source = make_source(*boosted)
     saved = Foreign().convert(source, tmp_path)
-    loaded = framework_named("onnx").load(tmp_path, saved.options, source.signature, 1, None)
+    loaded = framework_named("onnx").load(ModelFolder(tmp_path), saved.options, source.signature, 1, None)
     expected = source.reference(source.training).column("probabilities")[0]
     found = loaded.run(source.training).column("probabilities")[0]
     wrong = np.abs(expected - found).max(axis=1) > 1e-5
@@ -86,7 +86,7 @@ def test_the_naive_conversion_is_refused_and_the_exact_one_kept(
     assert exact.saved is not None
     assert not exact.saved.carries_code
     loaded = framework_named(exact.framework).load(
-        tmp_path / exact.name, exact.saved.options, source.signature, 1, None
+        ModelFolder(tmp_path / exact.name), exact.saved.options, source.signature, 1, None
     )
     answers = loaded.run(source.training)
     assert compare(source.reference(source.training), answers, Tolerance(rtol=0.0, atol=1e-12)) is None

@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, OrdinalEncoder, RobustScaler, StandardScaler
 
 from roadworthy.frameworks.discovery import framework_named
+from roadworthy.frameworks.framework import ModelFolder
 from roadworthy.optimize.candidates.candidate import NotConvertible, Source
 from roadworthy.optimize.candidates.exact_trees import ExactTrees
 from roadworthy.optimize.equal import Tolerance, compare
@@ -51,7 +52,9 @@ def _assert_same_branches(source: Source, candidate: Any = ExactTrees()) -> int:
     batches = [source.training, perturbed(source.training), with_unseen_words(source.training), thresholds]
     with TemporaryDirectory() as folder:
         saved = candidate.convert(source, Path(folder))
-        loaded = framework_named(candidate.framework).load(Path(folder), saved.options, source.signature, 1, None)
+        files = ModelFolder(Path(folder))
+        assert framework_named(candidate.framework).examine(files, saved.options).apart is None
+        loaded = framework_named(candidate.framework).load(files, saved.options, source.signature, 1, None)
         for batch in batches:
             if batch is not None:
                 assert compare(source.reference(batch), loaded.run(batch), SUMS_ONLY) is None

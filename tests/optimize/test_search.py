@@ -21,6 +21,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from bench.foreign import FAULTS, Foreign
 from roadworthy.frameworks.discovery import framework_named
+from roadworthy.frameworks.framework import ModelFolder
 from roadworthy.optimize.candidates.candidate import Source
 from roadworthy.optimize.candidates.exact_linear import ExactLinear
 from roadworthy.optimize.candidates.exact_trees import ExactTrees
@@ -35,7 +36,7 @@ MakeSource = Callable[[Any, Any], Source]
 def _searched(source: Source, candidate: Any, folder: Path) -> tuple[Outcome, int]:
     """What the search alone says about a conversion, and how many rows it compared."""
     saved = candidate.convert(source, folder)
-    loaded = framework_named(candidate.framework).load(folder, saved.options, source.signature, 1, None)
+    loaded = framework_named(candidate.framework).load(ModelFolder(folder), saved.options, source.signature, 1, None)
     jumps = find_jumps(source.reference, source.training, searchable(source.signature))
     assert jumps is not None
     exams: tuple[Exam, ...] = tuple(answered(source, SEARCHED, jumps.rows))

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import roadworthy as rw
 from roadworthy.contract.policy import Batching, Fallback, Placement, Policy
 from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, RolloutEntry, Snapshot
 from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.package.archive import unpack
+from roadworthy.runtime.loading import package_folder
 from roadworthy.runtime.placement import Facts, decide, facts_of, placer, policies_of
 
 LIGHT = Facts("onnx-exact", "onnx", carries_code=False, one_row_s=0.0001)
 SLOW = Facts("native", "onnx", carries_code=False, one_row_s=0.05)
 CODE = Facts("native", "python", carries_code=True, one_row_s=0.0001)
+LOOPS = Facts("native", "onnx", carries_code=False, one_row_s=0.0001, apart="it loops")
 
 
 def asked(where: str, **more: object) -> Policy:
@@ -33,6 +36,9 @@ def asked(where: str, **more: object) -> Policy:
         ((), SLOW, "process: slow, 50.0 ms a row"),
         ((asked("inline"),), CODE, "inline: asked for"),
         ((asked("process"),), LIGHT, "process: asked for"),
+        ((), LOOPS, "process: it loops"),
+        ((asked("inline"),), LOOPS, "process: it loops"),
+        ((asked("process"),), LOOPS, "process: asked for"),
         ((asked("inline"), asked("process")), LIGHT, "process: asked for"),
         ((asked("inline"), asked("auto")), CODE, "process: carries code"),
         ((asked("inline"), asked("auto")), LIGHT, "inline: fast and native"),
@@ -106,3 +112,21 @@ def test_facts_are_read_from_the_package(tmp_path: Path) -> None:
     assert str(placer(tmp_path)(entry, ())) == "process: carries code"
     with pytest.raises(PackageInvalid):
         facts_of(tmp_path / "packages" / "none", packed.digest)
+
+
+def test_g4_a_foreign_graph_runs_inline_only_when_it_is_bounded(tmp_path: Path) -> None:
+    """By its bytes: the time of a row that the package claims, and what an endpoint asks for, do not bring it inside."""
+    rows = np.random.default_rng(0).random((20, 3)).astype(np.float32)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 3]) for name in "xy"]
+    found = []
+    for name, *nodes in (
+        ("bounded", helper.make_node("Relu", ["x"], ["y"])),
+        ("shaped", helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Expand", ["x", "s"], ["y"])),
+    ):
+        graph = helper.make_graph(nodes, name, ends[:1], ends[1:])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        packed = rw.pack(model, name=name, inputs=rows, out=tmp_path / "dist")
+        unpack(packed.path, package_folder(tmp_path, packed.digest))
+        place = placer(tmp_path)
+        found.append(str(place(PackageEntry(packed.digest, name, 1, 1), (asked("inline"),))))
+    assert found == ["inline: asked for", "process: unbounded graph: the operator Shape is not listed"]

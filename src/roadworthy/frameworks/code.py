@@ -21,7 +21,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from roadworthy.foundation.errors import PackageRefused, PackError
-from roadworthy.frameworks.framework import Saved
+from roadworthy.frameworks.framework import CODE, ModelFiles, Nature, Saved, expect_only
 
 CODE_FILE = "code.pkl"
 _PROTOCOL = 5
@@ -35,16 +35,26 @@ def save_callable(function: Callable[..., Any], folder: Path) -> Saved:
         PackError: "unpicklable-model", naming what could not be written where it can be told.
     """
     distributions = save_object(function, folder / CODE_FILE)
-    return Saved({}, distributions, carries_code=True, trust="pickle")
+    return Saved({}, distributions, carries_code=CODE.carries_code, trust=CODE.trust)
 
 
-def load_callable(folder: Path, _options: Mapping[str, Any]) -> Callable[..., Any]:
+def examine_callable(files: ModelFiles) -> Nature:
+    """What `save_callable` wrote is code, whatever the pickle holds.
+
+    Raises:
+        FormatMismatch: something else lies there.
+    """
+    expect_only(files, [CODE_FILE])
+    return CODE
+
+
+def load_callable(files: ModelFiles) -> Callable[..., Any]:
     """The function that `save_callable` wrote. Executes the package's code: call it only once the package is allowed.
 
     Raises:
         PackageRefused: "code-not-loadable".
     """
-    loaded = load_object(folder / CODE_FILE)
+    loaded = load_object(files.read(CODE_FILE))
     if not callable(loaded):
         raise PackageRefused("the package's code is no function", code="code-not-loadable")
     return loaded  # type: ignore[no-any-return]
@@ -71,15 +81,14 @@ def save_object(value: object, path: Path) -> tuple[str, ...]:
     return _distributions(data)
 
 
-def load_object(path: Path) -> Any:
-    """Read back what `save_object` wrote. Executes what the file says.
+def load_object(data: bytes) -> Any:
+    """Read back what `save_object` wrote. Executes what the bytes say.
 
     Raises:
         PackageRefused: "code-not-loadable", naming a module that is missing.
     """
     try:
-        with path.open("rb") as handle:
-            return pickle.load(handle)  # noqa: S301  (only after the package's digest was allowed)
+        return pickle.loads(data)  # noqa: S301  (only after the package's digest was allowed)
     except ModuleNotFoundError as error:
         raise PackageRefused(
             f"the package needs the module {error.name!r}, which is not installed here",

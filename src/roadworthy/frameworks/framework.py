@@ -6,7 +6,7 @@ The framework's own library is imported inside its methods, when it is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,76 @@ class Saved:
     distributions: tuple[str, ...] = ()
     carries_code: bool = False
     trust: str = "data"
+
+
+@dataclass(frozen=True, slots=True)
+class Nature:
+    """What a runtime's files are, by the framework and their bytes alone. Nothing that a package says of itself enters.
+
+    Attributes:
+        carries_code: loading or running the files can execute what they say.
+        trust: "data" or "pickle", as in Saved.
+        apart: why the runtime must not run inside a worker, in words without a full stop; None when it may. Data can still
+            loop for long or need much memory.
+    """
+
+    carries_code: bool
+    trust: str
+    apart: str | None = None
+
+
+CODE = Nature(carries_code=True, trust="pickle")
+"""The nature of whatever is unpickled."""
+
+
+class FormatMismatch(Exception):
+    """Files are not what the framework saves; the text says in what, for people. Never leaves the room that examines them."""
+
+
+class ModelFiles(Protocol):
+    """The files of one runtime, by their path below its folder. Frameworks read through it and open no path themselves, so that
+    whoever hands it over knows which bytes are loaded."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """Every file there is."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """All bytes of one file.
+
+        Raises:
+            RoadworthyError, OSError: it is not there, or not as it was sealed.
+        """
+        ...
+
+
+class ModelFolder:
+    """Files as they lie in a folder of our own: what was just saved, before it is sealed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def names(self) -> Collection[str]:
+        """As in ModelFiles."""
+        return [path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file()]
+
+    def read(self, name: str) -> bytes:
+        """As in ModelFiles."""
+        return (self._folder / name).read_bytes()
+
+
+def expect_only(files: ModelFiles, expected: Collection[str]) -> None:
+    """Pass a folder that holds exactly the `expected` files.
+
+    Raises:
+        FormatMismatch: one is missing, or there is another.
+    """
+    for name in sorted(set(expected) - set(files.names)):
+        raise FormatMismatch(f"there is no {name}")
+    for name in sorted(set(files.names) - set(expected)):
+        raise FormatMismatch(f"{name} is not a file of this framework")
 
 
 class Loaded(Protocol):
@@ -88,17 +158,26 @@ class Framework(Protocol):
         """
         ...
 
+    def examine(self, files: ModelFiles, options: Mapping[str, Any]) -> Nature:
+        """What `files` are. Executes nothing, imports nothing heavy, and reads `options` only to find its way: an option can make
+        files be refused, never be trusted. Files that could be code are code.
+
+        Raises:
+            FormatMismatch: they are not what `save` writes, or can execute in a way that is not allowed for.
+        """
+        ...
+
     def load(
         self,
-        folder: Path,
+        files: ModelFiles,
         options: Mapping[str, Any],
         signature: Signature,
         threads: int,
         preprocess: Preprocess | None,
     ) -> Loaded:
-        """Build the model from what `save` wrote. `signature` is that of the raw rows which `run` will get and of the answers
-        it gives; `threads` bounds every native thread pool of it; `preprocess` is applied to the rows in the signature's
-        container, and its result is what the model takes.
+        """Build the model from what `save` wrote; `files` were examined before, and nothing else may be opened. `signature` is
+        that of the raw rows which `run` will get and of the answers it gives; `threads` bounds every native thread pool of it;
+        `preprocess` is applied to the rows in the signature's container, and its result is what the model takes.
 
         Raises:
             PackageRefused: the files or the installed library do not fit.

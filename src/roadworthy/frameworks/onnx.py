@@ -1,5 +1,8 @@
 """ONNX graphs run by ONNX Runtime: models that came as ONNX, and what `optimize` compiled.
 
+A graph is data. It is judged before it runs (`onnx_model.py`: does it need code of someone's own; `onnx_external.py`: which files
+are its own; `onnx_bounds.py`: may it run inside a worker), and ONNX Runtime gets bytes and arrays, never a path.
+
 Options that `load` understands besides "file":
     feeds    [{"input": graph input, "block": number}] gives a whole block of the batch, [{"input": …, "field": name}] one field,
              [{"input": …, "fields": [name, …]}] numeric columns side by side; each with an optional "cast" to another float
@@ -13,6 +16,7 @@ Options that `load` understands besides "file":
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +24,12 @@ import numpy as np
 
 from roadworthy.foundation.errors import InputRefused, PackageRefused, PackError
 from roadworthy.frameworks.answers import as_array
-from roadworthy.frameworks.framework import Loaded, Preprocess, Saved
+from roadworthy.frameworks.framework import FormatMismatch, Loaded, ModelFiles, Nature, Preprocess, Saved, expect_only
 from roadworthy.frameworks.guards import Guard
 from roadworthy.frameworks.native import restore_for
+from roadworthy.frameworks.onnx_bounds import reason_apart
+from roadworthy.frameworks.onnx_external import external_arrays, external_files
+from roadworthy.frameworks.onnx_model import parse_model
 from roadworthy.schema.batch import Array, Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.forms import library_of
@@ -30,6 +37,7 @@ from roadworthy.schema.signature import Field, Scalar, Signature
 from roadworthy.schema.tables import answers_to_batch
 
 MODEL_FILE = "model.onnx"
+_DATA = Nature(carries_code=False, trust="data")
 _ELEMENTS: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64)}
 
 Feed = Callable[[Batch], Array]
@@ -48,7 +56,7 @@ class Onnx:
 
     def answer(self, model: Any, rows: Any) -> Mapping[str, Array]:
         """Run the graph once; outputs keep their graph names."""
-        session = _session(_bytes(model), 1)
+        session = _session(_read(model), 1)
         inputs = session.get_inputs()
         names = [output.name for output in session.get_outputs()]
         if library_of(rows) in ("pandas", "polars"):
@@ -75,13 +83,21 @@ class Onnx:
         return {}
 
     def save(self, model: Any, folder: Path) -> Saved:
-        """The graph's bytes."""
-        (folder / MODEL_FILE).write_bytes(_bytes(model))
-        return Saved({"file": MODEL_FILE}, ("onnxruntime",), carries_code=False, trust="data")
+        """The graph's bytes, and the files beside it in which its tensors lie."""
+        graph = _read(model)
+        for name, content in {**graph.beside, MODEL_FILE: graph.data}.items():
+            (folder / name).write_bytes(content)
+        return Saved({"file": MODEL_FILE}, ("onnxruntime",), carries_code=_DATA.carries_code, trust=_DATA.trust)
+
+    def examine(self, files: ModelFiles, options: Mapping[str, Any]) -> Nature:
+        """Data, if it is a graph of ONNX Runtime's own operators with nothing else beside it than its tensors."""
+        graph = _graph(files, options)
+        expect_only(files, [_file(options), *graph.beside])
+        return replace(_DATA, apart=reason_apart(graph.model, graph.size_bytes))
 
     def load(
         self,
-        folder: Path,
+        files: ModelFiles,
         options: Mapping[str, Any],
         signature: Signature,
         threads: int,
@@ -89,13 +105,89 @@ class Onnx:
     ) -> Loaded:
         """A session, with everything that a call needs looked up beforehand."""
         try:
-            file = folder / Path(str(options.get("file", MODEL_FILE))).name  # never a file outside the package
-            session = _session(file.read_bytes(), threads)
+            session = _session(_graph(files, options), threads)
             if preprocess is not None:
                 return _Preprocessed(session, signature, preprocess)
             return _Session(session, options, signature)
+        except FormatMismatch as error:
+            raise _no_graph() from error
         except (KeyError, IndexError, ValueError, TypeError, OSError) as error:
             raise _refused() from error
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A graph as it was read: its bytes, its messages, and the files beside it in which tensors lie."""
+
+    data: bytes
+    model: Any
+    beside: Mapping[str, bytes]
+    arrays: Mapping[str, Array]
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data) + sum(map(len, self.beside.values()))
+
+    @classmethod
+    def of(cls, data: bytes, read: Callable[[str], bytes]) -> _Graph:
+        """Reads what the graph in `data` names.
+
+        Raises:
+            FormatMismatch: it is no graph of ONNX Runtime's own operators, or a file is not what it says.
+        """
+        model = parse_model(data)
+        beside = {name: read(name) for name in external_files(model)}
+        return cls(data, model, beside, external_arrays(model, beside.__getitem__))
+
+
+def _graph(files: ModelFiles, options: Mapping[str, Any]) -> _Graph:
+    names = set(files.names)
+
+    def read(name: str) -> bytes:
+        if name not in names:
+            raise FormatMismatch(f"there is no file {name[:80]!r} of this runtime")
+        return files.read(name)
+
+    return _Graph.of(read(_file(options)), read)
+
+
+def _file(options: Mapping[str, Any]) -> str:
+    return str(options.get("file", MODEL_FILE))
+
+
+def _read(model: Any) -> _Graph:
+    """A live model: a ModelProto, or a Path with the files that lie beside it.
+
+    Raises:
+        PackError: "unsupported-model".
+    """
+
+    def beside(name: str) -> bytes:
+        if not isinstance(model, Path):
+            raise FormatMismatch(f"its tensors lie in the file {name!r}, which a ModelProto does not find")
+        if name == MODEL_FILE:
+            raise FormatMismatch(f"its tensors lie in a file that is called {MODEL_FILE}")
+        return (model.parent / name).read_bytes()
+
+    try:
+        return _Graph.of(model.read_bytes() if isinstance(model, Path) else bytes(model.SerializeToString()), beside)
+    except FileNotFoundError as error:
+        missing = Path(str(error.filename)).name
+        raise PackError(
+            f"the graph's tensors lie in the file {missing!r}, which is not beside it",
+            code="unsupported-model",
+            hint=f"put {missing} into the graph's folder, or write both anew: onnx.save(onnx.load(path), 'model.onnx')",
+        ) from error
+    except FormatMismatch as error:
+        raise PackError(
+            f"the ONNX graph cannot be packed: {error}",
+            code="unsupported-model",
+            hint="give the path of an .onnx file whose tensors lie in it or beside it, with ONNX Runtime's own operators",
+        ) from error
+
+
+def _no_graph() -> PackageRefused:
+    return PackageRefused("the ONNX graph cannot be loaded", code="graph-invalid", hint="pack it again")
 
 
 def _refused() -> PackageRefused:
@@ -106,11 +198,7 @@ def _refused() -> PackageRefused:
     )
 
 
-def _bytes(model: Any) -> bytes:
-    return model.read_bytes() if isinstance(model, Path) else bytes(model.SerializeToString())
-
-
-def _session(data: bytes, threads: int) -> Any:
+def _session(graph: _Graph, threads: int) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -130,9 +218,14 @@ def _session(data: bytes, threads: int) -> Any:
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        tensors = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
+        if tensors:
+            options.add_external_initializers(list(graph.arrays), tensors)
+        session = ort.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises classes of its own extension module for any fault in the bytes
-        raise PackageRefused("the ONNX graph cannot be loaded", code="graph-invalid", hint="pack it again") from error
+        raise _no_graph() from error
+    session.tensors = tensors  # it points into them
+    return session
 
 
 def _cast_to(graph_input: Any, values: Array) -> Array:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from roadworthy.frameworks.answers import named_answers
-from roadworthy.frameworks.code import load_callable, save_callable
-from roadworthy.frameworks.framework import Loaded, Preprocess, Saved
+from roadworthy.frameworks.code import examine_callable, load_callable, save_callable
+from roadworthy.frameworks.framework import Loaded, ModelFiles, Nature, Preprocess, Saved
 from roadworthy.frameworks.native import NativeLoaded
 from roadworthy.schema.batch import Array
 from roadworthy.schema.signature import Scalar, Signature
@@ -35,16 +35,20 @@ class PythonCallable:
         """One pickle with the user's own code by value."""
         return save_callable(model, folder)
 
+    def examine(self, files: ModelFiles, options: Mapping[str, Any]) -> Nature:  # noqa: ARG002  (nothing to find)
+        """A pickle is code."""
+        return examine_callable(files)
+
     def load(
         self,
-        folder: Path,
-        options: Mapping[str, Any],
+        files: ModelFiles,
+        options: Mapping[str, Any],  # noqa: ARG002  (nothing to choose here)
         signature: Signature,
         threads: int,
         preprocess: Preprocess | None,
     ) -> Loaded:
         """Unpickle: executes what the file says, so only for an allowed package."""
-        function = load_callable(folder, options)
+        function = load_callable(files)
         return NativeLoaded(lambda rows: self.answer(function, rows), signature, threads, preprocess)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from roadworthy.foundation.errors import PackError
 from roadworthy.frameworks.answers import named_answers
 from roadworthy.frameworks.code import load_object, save_object
-from roadworthy.frameworks.framework import Loaded, Preprocess, Saved
+from roadworthy.frameworks.framework import CODE, Loaded, ModelFiles, Nature, Preprocess, Saved, expect_only
 from roadworthy.frameworks.native import NativeLoaded
 from roadworthy.schema.batch import Array
 from roadworthy.schema.signature import Scalar, Signature
@@ -76,18 +76,23 @@ class ScikitLearn:
     def save(self, model: Any, folder: Path) -> Saved:
         """One pickle."""
         distributions = {*save_object(model, folder / MODEL_FILE), "scikit-learn", "numpy"}
-        return Saved({}, tuple(sorted(distributions)), carries_code=True, trust="pickle")
+        return Saved({}, tuple(sorted(distributions)), carries_code=CODE.carries_code, trust=CODE.trust)
+
+    def examine(self, files: ModelFiles, options: Mapping[str, Any]) -> Nature:  # noqa: ARG002  (nothing to find)
+        """A pickle is code."""
+        expect_only(files, [MODEL_FILE])
+        return CODE
 
     def load(
         self,
-        folder: Path,
+        files: ModelFiles,
         options: Mapping[str, Any],  # noqa: ARG002  (nothing to choose here)
         signature: Signature,
         threads: int,
         preprocess: Preprocess | None,
     ) -> Loaded:
         """Unpickle: executes what the file says, so only for an allowed package."""
-        model = load_object(folder / MODEL_FILE)
+        model = load_object(files.read(MODEL_FILE))
         _bound_jobs(model, threads)
         return NativeLoaded(lambda rows: self.answer(model, rows), signature, threads, preprocess)
 

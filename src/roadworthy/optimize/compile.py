@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from roadworthy.frameworks.discovery import framework_named
-from roadworthy.frameworks.framework import Loaded, Saved
+from roadworthy.frameworks.framework import Loaded, ModelFolder, Saved
 from roadworthy.optimize.candidates.candidate import CONSTRUCTION, Candidate, NotConvertible, Source
 from roadworthy.optimize.deadline import within
 from roadworthy.optimize.discovery import candidates
@@ -106,7 +106,8 @@ def _try(candidate: Candidate, source: Source, asked: Callable[[], tuple[Exam, .
         saved = within(CONVERSION_LIMIT_S, lambda: candidate.convert(source, folder))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of runtimes, about graphs that they then run
-            loaded = framework_named(candidate.framework).load(folder, saved.options, source.signature, 1, None)
+            files = ModelFolder(folder)
+            loaded = framework_named(candidate.framework).load(files, saved.options, source.signature, 1, None)
     except NotConvertible as error:
         return replace(outcome, reason=f"not convertible: {error}")
     except TimeoutError as error:

@@ -17,6 +17,7 @@ from roadworthy.foundation.files import fsync_folder, remove_tree, temporary_bes
 from roadworthy.package import attestations
 from roadworthy.package.files import Files, FolderFiles, blocks, check_member, damaged, verify_files
 from roadworthy.package.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, read_manifest
+from roadworthy.package.natures import check_natures
 from roadworthy.package.package import Package
 
 SUFFIX = ".rw"
@@ -27,7 +28,8 @@ _DO_NOT_USE = "do not use this package; ask whoever sent it where it came from"
 
 
 def open_package(path: Path) -> Package:
-    """The package in a .rw file or an unpacked folder, every byte verified. Nothing is imported or executed.
+    """The package in a .rw file or an unpacked folder, every byte verified, and all that its manifest says of its files held
+    against them. Nothing of it is imported or executed.
 
     Raises:
         PackageInvalid: "not-a-package", "package-damaged", "unsafe-name", "unsafe-member", "manifest-invalid",
@@ -48,7 +50,9 @@ def open_package(path: Path) -> Package:
         with files.open(member) as handle:
             kind = member.removeprefix(f"{attestations.FOLDER}/").removesuffix(".json")
             statements[kind] = attestations.read_attestation(handle.read(), manifest.digest)
-    return Package(path, manifest, statements, files)
+    package = Package(path, manifest, statements, files)
+    check_natures(package)
+    return package
 
 
 def open_profile(handle: BinaryIO) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from roadworthy.frameworks.code import load_callable
 from roadworthy.frameworks.discovery import framework_named
 from roadworthy.frameworks.framework import Loaded, Preprocess
 from roadworthy.package.audit import audit
+from roadworthy.package.natures import SealedFiles, examine
 from roadworthy.package.package import Package
 from roadworthy.package.runtimes import served_options
 from roadworthy.schema.batch import Batch
@@ -51,16 +52,19 @@ def construct(
 
     Raises:
         PackageRefused: codes of `audit.py`, and "not-unpacked", "code-not-loadable", "graph-mismatch".
+        PackageInvalid: "package-damaged", "manifest-invalid": the bytes that are loaded are not those that were sealed, or not
+            what the manifest says of them.
     """
     entry = audit(package, allow_code, runtime)
-    folder = package.folder
-    if folder is None:
+    if package.folder is None:
         raise PackageRefused("the package is packed", code="not-unpacked", hint="unpack it first")
+    files = SealedFiles(package, entry.folder)
+    # With `audit`: no code is loaded unless its package was named by digest, to which every byte that is loaded is held.
+    examine(package, entry, files)
     preprocess: Preprocess | None = None
     code = package.manifest.preprocess
     if entry.preprocess and code is not None:
-        preprocess = load_callable(folder / code.folder, code.options)
-    framework = framework_named(entry.framework)
+        preprocess = load_callable(SealedFiles(package, code.folder))
     options = served_options(entry, package.signature)
-    loaded = framework.load(folder / entry.folder, options, package.signature, threads, preprocess)
+    loaded = framework_named(entry.framework).load(files, options, package.signature, threads, preprocess)
     return Constructed(package, entry.name, loaded)

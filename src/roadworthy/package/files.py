@@ -73,7 +73,10 @@ class FolderFiles:
 
     def open(self, path: str) -> BinaryIO:
         """As in Files."""
-        return (self._folder / path).open("rb")
+        try:
+            return (self._folder / path).open("rb")
+        except FileNotFoundError as error:
+            raise damaged(path) from error
 
     def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
         with os.scandir(folder) as entries:

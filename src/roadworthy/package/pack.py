@@ -19,7 +19,7 @@ from roadworthy.foundation.errors import PackError
 from roadworthy.foundation.references import check_name
 from roadworthy.frameworks.code import save_callable
 from roadworthy.frameworks.discovery import framework_for
-from roadworthy.frameworks.framework import Loaded, Preprocess, Saved
+from roadworthy.frameworks.framework import Loaded, ModelFolder, Preprocess, Saved
 from roadworthy.optimize.compile import Outcome, Source, compile_runtimes
 from roadworthy.optimize.equal import Tolerance
 from roadworthy.package import attestations
@@ -190,7 +190,7 @@ class _Draft:
             loaded.close()
 
     def _load_native(self) -> Loaded:
-        folder = self.folder / _RUNTIMES / NATIVE
+        folder = ModelFolder(self.folder / _RUNTIMES / NATIVE)
         signature, preprocess = self.training.signature, self.subject.preprocess
         return self.subject.framework.load(folder, self.native.options, signature, 1, preprocess)
 

@@ -17,6 +17,7 @@ from roadworthy.frameworks.answers import named_answers
 from roadworthy.frameworks.code import load_callable, save_callable
 from roadworthy.frameworks.native import NativeLoaded
 from roadworthy.package.manifest import RuleEntry, RuntimeEntry
+from roadworthy.package.natures import SealedFiles
 from roadworthy.package.package import Package
 from roadworthy.package.requirements import check_environment
 from roadworthy.schema.batch import Batch
@@ -67,7 +68,7 @@ def load_rule(package: Package, name: str, *, allow_code: Collection[str]) -> Ca
     if package.folder is None:
         raise PackageRefused("the package is packed", code="not-unpacked", hint="unpack it first")
     check_environment(package.manifest, _as_runtime(entry))
-    function = load_callable(package.folder / entry.folder, entry.options)
+    function = load_callable(SealedFiles(package, entry.folder))
     bare = package.signature.outputs[0].name
     return NativeLoaded(lambda rows: named_answers(function(rows), bare), package.signature, 1, None).run
 

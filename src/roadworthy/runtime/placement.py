@@ -34,6 +34,7 @@ class Facts:
     Attributes:
         runtime: name of the one that serves. framework: which framework file loads it.
         carries_code: running it executes code of the package.
+        apart: why its files must not run inside a worker, in words; None when they may.
         one_row_s: how long a single row took when it was packed; None when that was not noted.
         withheld: why a faster runtime in the package does not serve; None where all may.
     """
@@ -43,6 +44,7 @@ class Facts:
     carries_code: bool
     one_row_s: float | None = None
     withheld: str | None = None
+    apart: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ def decide(policies: Sequence[Policy], facts: Facts, cpus: int = 1) -> Placed:
 def _where(asked: Sequence[str], facts: Facts) -> tuple[str, str]:
     if PROCESS in asked:
         return PROCESS, "asked for"
+    if facts.apart is not None:
+        return PROCESS, facts.apart
     if "auto" not in asked:
         return INLINE, "asked for"
     if facts.carries_code:
@@ -165,23 +169,28 @@ def placer(folder: Path) -> Place:
 
 
 def facts_of(folder: Path, digest: str) -> Facts:
-    """What the package in the unpacked `folder` says of itself. Its files are not verified here; loading does that.
+    """What is known of the package in the unpacked `folder`: of the runtime that serves what its bytes are, whatever the package
+    says of itself.
 
     Raises:
-        PackageInvalid: it is not there, or cannot be read.
+        PackageInvalid: it is not there, cannot be read, is another package, or contradicts itself.
+        PackageRefused: "unknown-framework".
         OSError: it went away meanwhile.
     """
     # Imported when used: a worker accepts before it has read what only loading needs.
     from roadworthy.foundation.errors import PackageInvalid
     from roadworthy.package.attestations import COMPILE, FOLDER, PROOF, read_attestation
-    from roadworthy.package.files import FolderFiles
+    from roadworthy.package.files import FolderFiles, damaged
     from roadworthy.package.manifest import MANIFEST, read_manifest
+    from roadworthy.package.natures import SealedFiles, examine
     from roadworthy.package.package import Package
 
     try:
         manifest = read_manifest((folder / MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise PackageInvalid("the package is not here", code="not-a-package", hint="it is being fetched") from error
+    if manifest.digest != digest:
+        raise damaged(MANIFEST)
     said = {}
     for kind in (COMPILE, PROOF):
         path = folder / FOLDER / f"{kind}.json"
@@ -190,7 +199,9 @@ def facts_of(folder: Path, digest: str) -> Facts:
     package = Package(folder, manifest, said, FolderFiles(folder))
     serving, withheld = package.serving, "; ".join(package.withheld.values()) or None
     one_row_s = _one_row_s(said.get(PROOF, {}), serving.name)
-    return Facts(serving.name, serving.framework, serving.needs_code, one_row_s, withheld)
+    nature = examine(package, serving, SealedFiles(package, serving.folder))
+    carries_code = nature.carries_code or serving.preprocess
+    return Facts(serving.name, serving.framework, carries_code, one_row_s, withheld, nature.apart)
 
 
 def _one_row_s(proof: Mapping[str, object], runtime: str) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
 from roadworthy.runtime.batching import Batcher
-from roadworthy.runtime.loading import package_folder
+from roadworthy.runtime.loading import open_held
 from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.runtime.runners.runner import Described
 from roadworthy.runtime.ticket import Submitter
@@ -31,12 +31,11 @@ def rule_loader(folder: Path) -> RuleLoader:
 
     def load(entry: PackageEntry, name: str) -> Callable[[Batch], Batch] | None:
         # Imported in the loading thread: a worker accepts before it has read what only loading needs.
-        from roadworthy.package.archive import open_package
         from roadworthy.package.rules import load_rule
 
         if entry.allowed_by is None:
             return None
-        return load_rule(open_package(package_folder(folder, entry.digest)), name, allow_code=(entry.digest,))
+        return load_rule(open_held(folder, entry.digest), name, allow_code=(entry.digest,))
 
     return load
 

@@ -11,10 +11,12 @@ A check raises AssertionError with a sentence. `tests/conformance` runs all of t
 
 from __future__ import annotations
 
+import contextlib
 import json
+import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ import numpy as np
 
 from roadworthy.foundation.canonical import canonical_json
 from roadworthy.frameworks.discovery import framework_for, framework_named, frameworks
-from roadworthy.frameworks.framework import Framework, Loaded, Preprocess, Saved
+from roadworthy.frameworks.framework import FormatMismatch, Framework, Loaded, ModelFolder, Preprocess, Saved
 from roadworthy.optimize.equal import Tolerance, compare
 from roadworthy.schema.arrow import arrow_to_batch, batch_to_arrow
 from roadworthy.schema.batch import Batch, Layout
@@ -65,7 +67,7 @@ class FrameworkCase:
         place = folder / "model"
         place.mkdir()
         saved = self.save(place)
-        return self.framework.load(place, saved.options, self.signature, threads, self.preprocess)
+        return self.framework.load(ModelFolder(place), saved.options, self.signature, threads, self.preprocess)
 
 
 Check = Callable[[FrameworkCase, Path], None]
@@ -115,8 +117,31 @@ def check_saved_is_described(case: FrameworkCase, folder: Path) -> None:
     canonical_json(dict(saved.options))
     assert saved.trust in ("data", "skops", "pickle"), f"unknown trust {saved.trust!r}"
     assert saved.carries_code or saved.trust == "data", "what is not plain data carries code"
+    found = case.framework.examine(ModelFolder(folder), saved.options)
+    assert (found.carries_code, found.trust) == (saved.carries_code, saved.trust), "the files are not what save says"
     assert saved.distributions == tuple(sorted(set(saved.distributions))), "distributions are not sorted and single"
     assert [path for path in folder.rglob("*") if path.is_file()], "nothing was written"
+
+
+def check_options_make_no_trust(case: FrameworkCase, folder: Path) -> None:
+    """What the files are follows from them: no option makes code data, and a pickle beside or instead of them is never data."""
+    saved = case.save(folder)
+    found = case.framework.examine(ModelFolder(folder), saved.options)
+    for claim in ({"trust": "data"}, {"carries_code": False}, {"file": "else"}, {"file": "../model"}):
+        _assert_no_data(case, folder, {**saved.options, **claim}, was=found.trust)
+    (folder / "beside.pkl").write_bytes(pickle.dumps(case.rows.rows))
+    _assert_no_data(case, folder, saved.options, was="")
+    (folder / "beside.pkl").unlink()
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        path.write_bytes(pickle.dumps(print))
+        _assert_no_data(case, folder, saved.options, was="")
+
+
+def _assert_no_data(case: FrameworkCase, folder: Path, options: Mapping[str, Any], *, was: str) -> None:
+    """Examined now, the files are refused, are code, or are what they `was` before."""
+    with contextlib.suppress(FormatMismatch):
+        found = case.framework.examine(ModelFolder(folder), options)
+        assert found.carries_code or found.trust == was, f"examined with {dict(options)!r:.200} it is {found}"
 
 
 def check_loaded_answers_the_same(case: FrameworkCase, folder: Path) -> None:
@@ -219,7 +244,8 @@ def _run_here(folder: Path) -> None:
 
     document = json.loads((folder / "case.json").read_text())
     signature = Signature.from_document(document["signature"])
-    loaded = framework_named(document["framework"]).load(folder / "model", document["options"], signature, 1, None)
+    files = ModelFolder(folder / "model")
+    loaded = framework_named(document["framework"]).load(files, document["options"], signature, 1, None)
     with pa.ipc.open_file(str(folder / "rows")) as reader:
         rows = arrow_to_batch(Layout(signature.inputs), reader.read_all())
     table = batch_to_arrow(loaded.run(rows))
@@ -238,6 +264,7 @@ CHECKS: tuple[Check, ...] = (
     check_found_by_name,
     check_recognised_by_itself_only,
     check_saved_is_described,
+    check_options_make_no_trust,
     check_loaded_answers_the_same,
     check_rows_are_independent,
     check_rows_are_left_alone,

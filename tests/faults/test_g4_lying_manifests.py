@@ -1,0 +1,366 @@
+"""A package is what its files are. A manifest that says otherwise is refused by whoever opens it, and none of its code runs.
+
+Every archive here is written by hand, as an attacker would, with right hashes; each holds a pickle that leaves a mark when it is
+read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+import roadworthy as rw
+from roadworthy.contract.snapshot import PackageEntry
+from roadworthy.foundation.errors import PackageInvalid, PackageRefused, RoadworthyError
+from roadworthy.package.archive import open_package, unpack
+from roadworthy.package.construct import construct
+from roadworthy.package.package import Package
+from roadworthy.package.prove import prove
+from roadworthy.package.replay import Replay, replay_apart
+from roadworthy.package.rules import load_rule
+from roadworthy.runtime.loading import package_folder, package_loader
+from roadworthy.runtime.placement import facts_of
+from roadworthy.runtime.rules import rule_loader
+from tests.archives import put_together, seal, take_apart
+from tests.control_plane import ControlProcess
+from tests.package.conftest import linear_graph
+from tests.waiting import DEADLINE_S
+
+ROWS = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+NATIVE = Path("runtimes/native")
+Lie = Callable[[Path, dict[str, Any], bytes], None]
+
+
+class Marking:
+    """Pickled, it becomes a program that writes the file `mark` when it is read; what it gives back can answer."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = str(mark)
+
+    def __reduce__(self) -> Any:
+        return (eval, (f"[open({self._mark!r}, 'w').close(), lambda rows: rows[:, :1]][1]",))
+
+
+def halved(rows: Any) -> Any:
+    """Preprocessing, and a rule."""
+    return rows[:, :1] / 2
+
+
+def doubled(rows: Any) -> Any:
+    """Preprocessing that leaves the form alone."""
+    return rows * 2
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
+    """Packages by kind: scikit-learn, a graph, a graph behind preprocessing, a graph with a rule."""
+    out = tmp_path_factory.mktemp("honest")
+    model = LogisticRegression().fit(ROWS, ROWS[:, 0] > 0)
+    how: dict[str, Any] = {"inputs": ROWS, "out": out, "examples": 4}
+    return {
+        "pickle": rw.pack(model, name="pickle", compile=False, **how),
+        "graph": rw.pack(linear_graph(), name="graph", **how),
+        "behind": rw.pack(linear_graph(), name="behind", preprocess=doubled, **how),
+        "ruled": rw.pack(linear_graph(), name="ruled", rules={"half": halved}, **how),
+    }
+
+
+def says(**lies: Any) -> Lie:
+    """The pickle of the original is what it was, and the manifest says something else of it."""
+
+    def lie(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
+        (folder / NATIVE / "model.pkl").write_bytes(evil)
+        manifest["runtimes"][0].update(lies)
+
+    return lie
+
+
+def is_called(name: str, make: Callable[[bytes], bytes] = bytes, **lies: Any) -> Lie:
+    """A pickle, maybe inside of something, under the name of something else."""
+
+    def lie(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
+        shutil.rmtree(folder / NATIVE)
+        (folder / NATIVE).mkdir()
+        (folder / NATIVE / name).write_bytes(make(evil))
+        data = {"carries_code": False, "trust": "data", "preprocess": False, "framework": "onnx", "options": {}}
+        manifest["runtimes"][0].update({**data, **lies})
+
+    return lie
+
+
+def in_npz(evil: bytes) -> bytes:
+    """An array of objects in numpy's container."""
+    file = io.BytesIO()
+    np.savez(file, model=np.array([pickle.loads, evil], dtype=object))
+    return file.getvalue()
+
+
+def by_joblib(evil: bytes) -> bytes:
+    """joblib's own form."""
+    file = io.BytesIO()
+    joblib.dump({"inner": evil}, file)
+    return file.getvalue() + evil
+
+
+def adds_a_runtime(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
+    """Beside an honest graph, under a name that serves without being proved equal."""
+    (folder / "runtimes/onnx-exact").mkdir()
+    (folder / "runtimes/onnx-exact/code.pkl").write_bytes(evil)
+    added = {**manifest["runtimes"][0], "name": "onnx-exact", "folder": "runtimes/onnx-exact", "framework": "python"}
+    added |= {"options": {"construction": ["claimed"]}, "requirements": []}
+    manifest["runtimes"].insert(0, added)
+
+
+def adds_a_file(name: str) -> Lie:
+    """A pickle where no part of the package is, or beside a part."""
+
+    def lie(folder: Path, _manifest: dict[str, Any], evil: bytes) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(evil)
+
+    return lie
+
+
+def hides_the_preprocessing(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
+    """The code is there and named, and the original says that it takes raw rows."""
+    (folder / "code/code.pkl").write_bytes(evil)
+    manifest["runtimes"][0]["preprocess"] = False
+
+
+def forgets_the_preprocessing(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
+    """The code is there, and nothing names it."""
+    hides_the_preprocessing(folder, manifest, evil)
+    manifest["preprocess"] = None
+
+
+def forgets_the_rules(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
+    """Likewise."""
+    (folder / "rules/half/code.pkl").write_bytes(evil)
+    manifest["rules"] = []
+
+
+LIES: dict[str, tuple[str, Lie]] = {
+    "no code, data": ("pickle", says(carries_code=False, trust="data", preprocess=False)),
+    "no code": ("pickle", says(carries_code=False)),
+    "data": ("pickle", says(trust="data")),
+    "skops": ("pickle", says(trust="skops")),
+    "no code, skops": ("pickle", says(carries_code=False, trust="skops")),
+    "another framework": ("pickle", says(framework="onnx", carries_code=False, trust="data")),
+    "another framework, and its file": (
+        "pickle",
+        says(framework="onnx", carries_code=False, trust="data", options={"file": "model.pkl"}),
+    ),
+    "another framework of code": ("pickle", says(framework="python")),
+    "preprocessing that is none": ("pickle", says(preprocess=True)),
+    "another folder": ("pickle", says(folder="golden")),
+    "a pickle as a graph": ("pickle", is_called("model.onnx")),
+    "a .joblib as a graph": ("pickle", is_called("model.onnx", by_joblib)),
+    "an .npz as a graph": ("pickle", is_called("model.npz", in_npz, options={"file": "model.npz"})),
+    "a graph that says it is code": ("graph", lambda _f, m, _e: m["runtimes"][0].update(carries_code=True)),
+    "a graph that says it is a pickle": ("graph", lambda _f, m, _e: m["runtimes"][0].update(trust="pickle")),
+    "a graph of another framework": ("graph", lambda _f, m, _e: m["runtimes"][0].update(framework="scikit-learn")),
+    "a runtime added": ("graph", adds_a_runtime),
+    "a pickle beside the graph": ("graph", adds_a_file("runtimes/native/model.pkl")),
+    "a pickle below the graph": ("graph", adds_a_file("runtimes/native/more/code.pkl")),
+    "a pickle of no use": ("graph", adds_a_file("code/code.pkl")),
+    "a runtime of no use": ("graph", adds_a_file("runtimes/more/model.pkl")),
+    "preprocessing hidden": ("behind", hides_the_preprocessing),
+    "preprocessing forgotten": ("behind", forgets_the_preprocessing),
+    "rules forgotten": ("ruled", forgets_the_rules),
+    "a file beside a rule": ("ruled", adds_a_file("rules/half/more.pkl")),
+}
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """What exists once code of a package ran."""
+    return tmp_path / "RAN"
+
+
+@pytest.fixture(params=LIES)
+def forged(request: pytest.FixtureRequest, honest: dict[str, Package], tmp_path: Path, mark: Path) -> tuple[Path, str]:
+    """A forged package, unpacked, and its digest."""
+    kind, lie = LIES[request.param]
+    folder = tmp_path / "forged"
+    manifest = take_apart(honest[kind].path, folder)
+    lie(folder, manifest, pickle.dumps(Marking(mark)))
+    return folder, f"sha256:{seal(folder, manifest)}"
+
+
+def refused(do: Callable[[], Any], code: str = "manifest-invalid") -> RoadworthyError:
+    """The error of what is refused."""
+    with pytest.raises((PackageInvalid, PackageRefused)) as caught:
+        do()
+    assert caught.value.code == code, caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+def test_g4_whoever_opens_a_lying_package_refuses_it(
+    forged: tuple[Path, str], tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File and folder, load, worker, rules, and placement where it rests on what serves."""
+    folder, digest = forged
+    monkeypatch.setenv("ROADWORTHY_HOME", str(tmp_path / "home"))
+    packed = put_together(folder, tmp_path / "forged.rw")
+    for path in (folder, packed):
+        refused(lambda path=path: open_package(path))  # type: ignore[misc]
+        refused(lambda path=path: rw.load(path))  # type: ignore[misc]
+        refused(lambda path=path: rw.load(path, allow_code=digest))  # type: ignore[misc]
+    refused(lambda: unpack(packed, tmp_path / "unpacked"))
+    shutil.copytree(folder, package_folder(tmp_path, digest))
+    for allowed_by in (None, "someone"):
+        entry = PackageEntry(digest, "forged", 1, 1, allowed_by)
+        refused(lambda entry=entry: package_loader(tmp_path, 1)(entry))  # type: ignore[misc]
+    refused(lambda: rule_loader(tmp_path)(PackageEntry(digest, "forged", 1, 1, "someone"), "half"))
+    with contextlib.suppress(PackageInvalid):  # or else the lie is about another part than what serves
+        assert facts_of(folder, digest).framework == "onnx"
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("allow", [False, True])
+@pytest.mark.parametrize("lie", ["no code, data", "preprocessing hidden", "a runtime added"])
+def test_g4_the_process_that_proves_refuses_it_too(
+    lie: str, allow: bool, honest: dict[str, Package], tmp_path: Path, mark: Path
+) -> None:
+    """Whatever reached it. With leave as well: what was allowed is not what is said."""
+    kind, change = LIES[lie]
+    manifest = take_apart(honest[kind].path, tmp_path / "forged")
+    change(tmp_path / "forged", manifest, pickle.dumps(Marking(mark)))
+    seal(tmp_path / "forged", manifest)
+    refused(lambda: replay_apart(tmp_path / "forged", Replay(every_runtime=False, allow_code=allow, bare=True)))
+    assert not mark.exists()
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlProcess]:
+    """A control plane to push to."""
+    process = ControlProcess(tmp_path_factory.mktemp("control") / "plane")
+    yield process
+    process.kill()
+
+
+def test_g4_nothing_forged_is_registered(
+    control: ControlProcess, forged: tuple[Path, str], tmp_path: Path, mark: Path
+) -> None:
+    """Pushed with and without leave, over HTTP."""
+    folder, digest = forged
+    packed = put_together(folder, tmp_path / "forged.rw").read_bytes()
+    for allowed in ({}, {"allow_code": digest}):
+        with control.client(control.admin_key) as admin:
+            answer = admin.post("/api/v1/packages", content=packed, params=allowed)
+            assert (answer.status_code, answer.json()["code"]) == (422, "manifest-invalid")
+            assert admin.get("/api/v1/models").json()["items"] == []
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["verify"], ["verify", "--prove"], ["serve"]])
+def test_g4_no_command_believes_it(command: list[str], honest: dict[str, Package], tmp_path: Path, mark: Path) -> None:
+    """Each says what contradicts what, and what to do."""
+    manifest = take_apart(honest["pickle"].path, tmp_path / "forged")
+    LIES["no code, data"][1](tmp_path / "forged", manifest, pickle.dumps(Marking(mark)))
+    seal(tmp_path / "forged", manifest)
+    packed = put_together(tmp_path / "forged", tmp_path / "forged.rw")
+    program = [str(Path(sys.executable).with_name("roadworthy")), command[0], str(packed), *command[1:], "--json"]
+    done = subprocess.run(
+        program,
+        env={"ROADWORTHY_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "manifest-invalid" in done.stderr + done.stdout
+    assert "the manifest says no code" in done.stderr + done.stdout
+    assert not mark.exists()
+
+
+def test_g4_a_pickle_in_a_graphs_metadata_stays_text(tmp_path: Path, mark: Path) -> None:
+    """Nothing reads it: the graph is data, runs without leave, and the pickle does not."""
+    graph = linear_graph()
+    for holder in (graph, graph.graph, graph.graph.node[0]):
+        entry = holder.metadata_props.add()
+        entry.key, entry.value = "model", pickle.dumps(Marking(mark), protocol=0).decode()
+    graph.doc_string = "cos\nsystem\n(S'true'\ntR."
+    package = rw.pack(graph, name="told", inputs=ROWS, out=tmp_path, examples=4)
+    assert not package.carries_code
+    constructed = construct(unpack(package.path, tmp_path / "unpacked"))
+    assert prove(constructed).rows == 4
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("pickle", "runtimes/native/model.pkl"),
+        ("behind", "code/code.pkl"),
+        ("behind", "runtimes/native/model.onnx"),
+        ("graph", "runtimes/native/model.onnx"),
+    ],
+)
+def test_g4_leave_is_for_the_bytes_that_were_sealed(
+    kind: str, file: str, honest: dict[str, Package], tmp_path: Path, mark: Path
+) -> None:
+    """A file that changes after the package was opened is not what was allowed by digest: it is refused unread."""
+    package = unpack(honest[kind].path, tmp_path / "unpacked")
+    (package.path / file).write_bytes(pickle.dumps(Marking(mark)))
+    refused(lambda: construct(package, allow_code=[package.digest]), "package-damaged")
+    (package.path / file).unlink()
+    refused(lambda: construct(package, allow_code=[package.digest]), "package-damaged")
+    assert not mark.exists()
+
+
+def test_g4_leave_for_a_rule_is_for_its_bytes(honest: dict[str, Package], tmp_path: Path, mark: Path) -> None:
+    """Likewise."""
+    package = unpack(honest["ruled"].path, tmp_path / "unpacked")
+    (package.path / "rules/half/code.pkl").write_bytes(pickle.dumps(Marking(mark)))
+    refused(lambda: load_rule(package, "half", allow_code=[package.digest]), "package-damaged")
+    assert not mark.exists()
+
+
+def test_g4_a_package_under_the_name_of_another_is_not_loaded(honest: dict[str, Package], tmp_path: Path) -> None:
+    """A digest is what is read. A whole and honest package that lies in another's place is another package."""
+    wanted = honest["pickle"].digest
+    unpack(honest["graph"].path, package_folder(tmp_path, wanted))
+    entry = PackageEntry(wanted, "pickle", 1, 1, "someone")
+    refused(lambda: package_loader(tmp_path, 1)(entry), "package-damaged")
+    refused(lambda: rule_loader(tmp_path)(entry, "half"), "package-damaged")
+    refused(lambda: facts_of(package_folder(tmp_path, wanted), wanted), "package-damaged")
+
+
+def test_g4_a_framework_that_is_not_known_is_shown_and_never_constructed(
+    honest: dict[str, Package], tmp_path: Path
+) -> None:
+    """A package of a later release can be inspected; what its files are is not known, so nothing of it runs."""
+    manifest = take_apart(honest["graph"].path, tmp_path / "later")
+    manifest["runtimes"][0]["framework"] = "keras"
+    digest = f"sha256:{seal(tmp_path / 'later', manifest)}"
+    package = open_package(tmp_path / "later")
+    refused(lambda: construct(package), "unknown-framework")
+    refused(lambda: construct(package, allow_code=[digest]), "unknown-framework")
+    refused(lambda: facts_of(tmp_path / "later", digest), "unknown-framework")
+
+
+def test_g4_the_message_names_what_contradicts_what(honest: dict[str, Package], tmp_path: Path) -> None:
+    """Which runtime, what is said, what its files are; no path of this machine."""
+    manifest = take_apart(honest["pickle"].path, tmp_path / "forged")
+    manifest["runtimes"][0].update(carries_code=False, trust="data")
+    seal(tmp_path / "forged", manifest)
+    error = refused(lambda: open_package(tmp_path / "forged"))
+    assert "of the runtime native the manifest says no code, of the trust 'data'" in error.message
+    assert "its scikit-learn files are code, of the trust 'pickle'" in error.message
+    assert str(tmp_path) not in json.dumps([error.message, error.hint])
