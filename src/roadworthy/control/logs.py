@@ -13,10 +13,10 @@ from roadworthy.foundation.log_stream import LogStream
 _STANDARD_ERROR = 2
 
 
-def configure_logs(level: str) -> None:
-    """Set structlog up for this process. `level` is debug, info, warning or error."""
+def configure_logs(level: str, descriptor: int = _STANDARD_ERROR) -> None:
+    """Set structlog up for this process, to write to `descriptor`. `level` is debug, info, warning or error."""
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-    stream = cast(Any, LogStream(_STANDARD_ERROR, _tell_dropped))
+    stream = cast(Any, LogStream(descriptor, _tell_dropped))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -10,8 +10,10 @@ line or in the environment.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -55,6 +57,19 @@ def read_start_message() -> dict[str, Any]:
             hint="run `roadworthy up` or `roadworthy serve`",
         )
     return document
+
+
+def keep_log_apart() -> int:
+    """The descriptor for this process's own log, which goes where standard error went. Whatever else is printed, by a model, a
+    native library or a process that one of them starts, goes to standard output, from where the parent brings it into the log.
+    Call once, after `read_start_message` and before the log is set up."""
+    log = os.dup(2)
+    with contextlib.suppress(OSError):  # standard output is closed
+        os.dup2(1, 2)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    return log
 
 
 def watch_parent(on_gone: Callable[[], None], *, exit_after_s: float | None = 4.0) -> None:

@@ -23,7 +23,7 @@ import uvloop
 
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import UNLOADED
-from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
+from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message, watch_parent
 from roadworthy.foundation.clock import SystemClock
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.slab import GAUGE, READY, SlabReader, SlotWriter
@@ -104,7 +104,7 @@ def main() -> int:
     """Run the agent; the process's exit status."""
     try:
         document = msgspec.convert(read_start_message(), StartDocument)
-        configure_logs("agent", document.log_level)
+        configure_logs("agent", document.log_level, keep_log_apart())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(document))
     except (RoadworthyError, msgspec.ValidationError, ValueError, OSError) as error:
