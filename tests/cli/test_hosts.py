@@ -13,6 +13,7 @@ from roadworthy.cli.plans import known_hosts
 from roadworthy.settings import load_settings
 
 LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - this is about just that
 MACHINE = socket.gethostname().lower()
 
 
@@ -22,7 +23,7 @@ MACHINE = socket.gethostname().lower()
         ("127.0.0.1", None, LOOPBACK),
         ("10.1.2.3", None, [*LOOPBACK, "10.1.2.3"]),
         ("fd00::1", None, [*LOOPBACK, "[fd00::1]"]),
-        ("0.0.0.0", None, [*LOOPBACK, MACHINE]),
+        (EVERYWHERE, None, [*LOOPBACK, MACHINE]),
         ("::", ("models.example",), [*LOOPBACK, MACHINE, "models.example"]),
         ("127.0.0.1", ("models.example", "localhost"), [*LOOPBACK, "models.example"]),
     ],
@@ -37,7 +38,10 @@ def test_g13_all_addresses_are_told_with_the_names(tmp_path: Path, capsys: pytes
     base = {"ROADWORTHY_HOME": str(tmp_path), "ROADWORTHY_GATEWAY_METRICS_PORT": "0"}
     for plane, variable in (("gateway", "GATEWAY"), ("control", "CONTROL")):
         port = {f"ROADWORTHY_{variable}_PORT": "0"}
-        everywhere = {f"ROADWORTHY_{variable}_HOST": "0.0.0.0", f"ROADWORTHY_{variable}_ALLOWED_HOSTS": "models.example"}
+        everywhere = {
+            f"ROADWORTHY_{variable}_HOST": EVERYWHERE,
+            f"ROADWORTHY_{variable}_ALLOWED_HOSTS": "models.example",
+        }
         assert _said(plane, {**base, **port}, capsys) == ""
         told = _said(plane, {**base, **port, **everywhere}, capsys)
         assert f"{', '.join(LOOPBACK)}, {MACHINE}, models.example" in told
