@@ -44,9 +44,10 @@ unit: env ## all tests; PYTEST_ARGS="tests/schema -k …" chooses
 
 test: lint types tools unit ## everything that must pass, in a quarter of an hour: style, walls, types, all tests
 
-tools: # the load generator and the Redis server that tests need; where they cannot be installed, those tests are skipped
+tools: # the load generator, the Redis server and the nginx that tests need; where they cannot be installed, those tests are skipped
 	@scripts/load_tools.sh || test -z "$${CI:-}"
 	@scripts/redis_server.sh || test -z "$${CI:-}"
+	@scripts/nginx_server.sh || test -z "$${CI:-}"
 
 demo: env ## the whole journey on real flights; DEMO_ARGS=--exit stops the server at the end
 	$(BIN)/python demo/run.py $(DEMO_ARGS)

@@ -85,7 +85,8 @@ class GatewaySettings:
     metrics_port: int = field(default=8082, metadata=_PORT)
     """Port of the Prometheus page; 0 takes a free one."""
     allowed_hosts: tuple[str, ...] | None = None
-    """What the Host header may say; "*" allows any. None: loopback names and the address listened on."""
+    """What the Host header may say beside loopback names and the address listened on, or, when that is all addresses, this
+    machine's name. "*" allows any. Probes are answered whatever it says."""
     access_log: bool = False
     """One log line a request."""
     deep_check_s: float = field(default=30.0, metadata={"low": 0, "high": 86_400})
@@ -131,7 +132,8 @@ class ControlSettings:
     blob_folder: Path | None = None
     """Where packages and record files are kept. None: in the home folder."""
     allowed_hosts: tuple[str, ...] | None = None
-    """What the Host header may say; "*" allows any. None: loopback names and the address listened on."""
+    """What the Host header may say beside loopback names and the address listened on, or, when that is all addresses, this
+    machine's name. "*" allows any. Probes are answered whatever it says."""
     max_package_bytes: int = field(default=4 << 30, metadata={"low": 1, "high": 1 << 50})
     """Largest package that may be pushed, in bytes."""
     feedback_max_rows: int = field(default=5_000_000, metadata={"low": 0, "high": 1 << 40})

@@ -32,6 +32,20 @@ def test_a23_unknown_hosts(target: Any, host: bytes) -> None:
     assert b'"code":"host-not-allowed"' in reply or b'"code":"invalid-host"' in reply
 
 
+@pytest.mark.parametrize("path", [b"/livez", b"/readyz", b"/v2/health/live", b"/v2/health/ready"])
+@pytest.mark.parametrize("host", [b"Host: 10.1.2.3:8080", b"Host: evil.example", b"Host: a b", b"Host: ", b"X: y"])
+def test_g13_probes_answer_whatever_the_host(target: Any, path: bytes, host: bytes) -> None:
+    """Who probes calls by the address of a container, or by no name at all."""
+    assert b" 200 " in target.exchange(b"GET %b HTTP/1.1\r\n%b\r\n\r\n" % (path, host))[:20]
+
+
+def test_g13_a_refusal_names_the_setting(target: Any) -> None:
+    """The one that would let the name in, also as the environment has it."""
+    reply = _send(target, b"POST /v1/models/sum:predict HTTP/1.1", b"Host: evil.example")
+    assert b"gateway.allowed_hosts" in reply
+    assert b"ROADWORTHY_GATEWAY_ALLOWED_HOSTS" in reply
+
+
 def test_a23_no_host_or_two(target: Any) -> None:
     """A request without a host, or with two, is refused."""
     assert b" 400 " in _send(target, b"POST /v1/models/sum:predict HTTP/1.1")[:20]

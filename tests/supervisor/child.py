@@ -2,7 +2,8 @@
 
 Document: log (file), name; slot and slab make it a worker. fail: exit status at once. die_after_s: kill -9 itself then. stubborn:
 ignore SIGTERM. fd: accept on it. never_ready: stay STARTING. mute: a worker gives no sign of life. grows: hold more memory from
-step to step, without a jump: whenever a worker is looked at first, it has still to grow.
+step to step, without a jump: whenever a worker is looked at first, it has still to grow. prints: print so many lines, in every
+way that there is, and tell the log.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from roadworthy.foundation.child import read_start_message, watch_parent
+from roadworthy.foundation.child import keep_log_apart, read_start_message, watch_parent
 from roadworthy.foundation.slab import READY, SlotWriter
 
 document = read_start_message()
@@ -52,12 +54,29 @@ def grow() -> None:
         held.append(b"x" * (1 << 20))
 
 
+def print_lines(count: int) -> None:
+    """As a model may: by Python, to either stream, by native code, by a process of its own; and lines that look like a log's."""
+    log = keep_log_apart()
+    print("by print", "é\x1b[31m")
+    print("to standard error", file=sys.stderr)
+    os.write(1, b"by native code, \xff\n")
+    subprocess.run(["sh", "-c", "echo by a child; echo by a child to standard error >&2"], check=True)
+    print('{"event": "ready", "process": "control"}')
+    print("x" * 100_000)
+    for number in range(count):
+        print("line", number)
+    os.write(log, b'{"event": "own log"}\n')
+    os.write(1, b"not ended")
+
+
 MOST_HELD_MB = 600
 held: list[bytes] = []
 stop = threading.Event()
 say("start")
 if document.get("fail") is not None:
     sys.exit(document["fail"])
+if "prints" in document:
+    print_lines(document["prints"])
 watch_parent(stop.set)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if document.get("stubborn") else lambda *_: stop.set())
 writer = None

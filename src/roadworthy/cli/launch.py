@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from roadworthy.cli.output import say
+from roadworthy.cli.plans import hosts_note
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.files import keep_private
@@ -174,6 +175,7 @@ def gateway_sockets(settings: Settings) -> Iterator[tuple[socket.socket, socket.
         contextlib.closing(listen(gateway.host, gateway.port, setting="--port")) as listener,
         contextlib.closing(listen(gateway.metrics_host, gateway.metrics_port, setting="--metrics-port")) as metrics,
     ):
+        _tell_hosts(hosts_note("gateway", gateway.host, gateway.allowed_hosts))
         yield listener, metrics
 
 
@@ -186,7 +188,13 @@ def gateway_doors(sockets: Sequence[socket.socket], settings: Settings) -> list[
 def control_socket(settings: Settings, setting: str) -> Iterator[socket.socket]:
     """The bound socket of the control plane. `setting` is the flag that takes another port."""
     with contextlib.closing(listen(settings.control.host, settings.control.port, setting=setting)) as listener:
+        _tell_hosts(hosts_note("control", settings.control.host, settings.control.allowed_hosts))
         yield listener
+
+
+def _tell_hosts(note: str | None) -> None:
+    if note is not None:
+        say(note)
 
 
 def tell(descriptor: int | None, message: Mapping[str, object]) -> None:

@@ -163,11 +163,20 @@ def _usable_cores() -> int:
 
 
 def known_hosts(host: str, configured: tuple[str, ...] | None) -> list[str]:
-    """What the Host header may say: as configured, else loopback names, this machine's name and the address listened on."""
-    if configured is not None:
-        return list(configured)
+    """What the Host header may say: loopback names, the address listened on or this machine's name, and what is configured."""
     own = [f"[{host}]" if ":" in host else host] if host not in _EVERYWHERE else [socket.gethostname().lower()]
-    return list(dict.fromkeys([*LOOPBACK_HOSTS, *own]))
+    return list(dict.fromkeys([*LOOPBACK_HOSTS, *own, *(configured or ())]))
+
+
+def hosts_note(plane: str, host: str, configured: tuple[str, ...] | None) -> str | None:
+    """What somebody who listens on all addresses has to know of names, if that is so: callers may use any, and few are known."""
+    known = known_hosts(host, configured)
+    if host not in _EVERYWHERE or "*" in known:
+        return None
+    return (
+        f"note: the {plane} listens on all addresses and is known as {', '.join(known)}; requests for other hosts get 400, "
+        f"probes do not. {plane}.allowed_hosts (ROADWORTHY_{plane.upper()}_ALLOWED_HOSTS) names more"
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -15,7 +15,14 @@ from roadworthy.control.controllers import Controllers
 from roadworthy.control.courier import Courier
 from roadworthy.control.logs import configure_logs
 from roadworthy.control.wiring import build_plane
-from roadworthy.foundation.child import EXIT_REFUSED, LIFE_S, read_start_message, show_life, watch_parent
+from roadworthy.foundation.child import (
+    EXIT_REFUSED,
+    LIFE_S,
+    keep_log_apart,
+    read_start_message,
+    show_life,
+    watch_parent,
+)
 from roadworthy.foundation.errors import RoadworthyError, StoreError
 from roadworthy.foundation.sockets import listen
 
@@ -25,7 +32,7 @@ _GRACE_S = 5
 def main() -> int:
     """Serve until a signal or the parent's death; return the exit status."""
     document = read_start_message()
-    configure_logs(str(document.get("log_level", "info")))
+    configure_logs(str(document.get("log_level", "info")), keep_log_apart())
     log = structlog.get_logger()
     try:
         listener = _listener(document)  # first of all: a taken port leaves nothing half begun

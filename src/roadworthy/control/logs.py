@@ -14,10 +14,10 @@ _STANDARD_ERROR = 2
 _streams: list[LogStream] = []
 
 
-def configure_logs(level: str) -> None:
-    """Set structlog up for this process. `level` is debug, info, warning or error."""
+def configure_logs(level: str, descriptor: int = _STANDARD_ERROR) -> None:
+    """Set structlog up for this process, to write to `descriptor`. `level` is debug, info, warning or error."""
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-    stream = cast(Any, LogStream(_STANDARD_ERROR, _tell_dropped))
+    stream = cast(Any, LogStream(descriptor, _tell_dropped))
     _streams[:] = [stream]
     structlog.configure(
         processors=[

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -75,6 +76,19 @@ def show_life() -> None:
 @cache
 def _line(descriptor: int) -> socket.socket:
     return socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def keep_log_apart() -> int:
+    """The descriptor for this process's own log, which goes where standard error went. Whatever else is printed, by a model, a
+    native library or a process that one of them starts, goes to standard output, from where the parent brings it into the log.
+    Call once, after `read_start_message` and before the log is set up."""
+    log = os.dup(2)
+    with contextlib.suppress(OSError):  # standard output is closed
+        os.dup2(1, 2)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    return log
 
 
 def watch_parent(on_gone: Callable[[], None], *, exit_after_s: float | None = 4.0) -> None:

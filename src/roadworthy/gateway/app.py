@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.gateway.heads import Heads, request_id
+from roadworthy.gateway.health import PROBES
 from roadworthy.gateway.http import Handler, Message, Receive, Reply, Request, Send, not_ready
 from roadworthy.gateway.problems import as_error, method_not_allowed, problem
 
@@ -52,7 +53,7 @@ class App:
         headers = dict(scope["headers"])
         request = Request(scope["method"], scope["raw_path"], headers, self._next_id(), time.monotonic())
         try:
-            self._heads.check(scope["headers"], headers)
+            self._heads.check(scope["headers"], headers, any_host=request.path in PROBES)
             request.id = request_id(headers, request.id)
             reply = await self._dispatch(request, receive)
         except Exception as error:  # noqa: BLE001 - the outermost border: the connection always gets an answer

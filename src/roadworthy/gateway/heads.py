@@ -57,15 +57,15 @@ class Heads:
         self._allowed_hosts = frozenset(host.lower().encode() for host in allowed_hosts)
         self._good_hosts: set[bytes | None] = set()
 
-    def check(self, headers: HeaderList, unique: dict[bytes, bytes]) -> None:
-        """Judge the headers as sent, and the same by name.
+    def check(self, headers: HeaderList, unique: dict[bytes, bytes], *, any_host: bool = False) -> None:
+        """Judge the headers as sent, and the same by name; with `any_host` whatever host they name, or none.
 
         Raises:
             InvalidRequest: "duplicate-header", "invalid-host", "host-not-allowed".
         """
         if len(headers) != len(unique):
             _refuse_duplicates([name for name, _ in headers])
-        if unique.get(b"host") not in self._good_hosts:
+        if unique.get(b"host") not in self._good_hosts and not any_host:
             self._check_host(unique.get(b"host"))
 
     def check_target(self, url: bytes) -> None:
@@ -92,7 +92,8 @@ class Heads:
             raise InvalidRequest(
                 "this gateway is not known by that host name",
                 code="host-not-allowed",
-                hint="call it by a name in its allowed_hosts",
+                hint="call it by a name of its own, or add this one to the setting gateway.allowed_hosts, which is "
+                "ROADWORTHY_GATEWAY_ALLOWED_HOSTS in the environment",
             )
         if len(self._good_hosts) < _MOST_HOSTS:
             self._good_hosts.add(host)

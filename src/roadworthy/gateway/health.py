@@ -16,6 +16,8 @@ from roadworthy.gateway.http import Handler, Receive, Reply, Request
 from roadworthy.gateway.pressure import Pressure
 from roadworthy.gateway.shared_cache import SharedCache
 
+PROBES = frozenset({b"/livez", b"/readyz", b"/v2/health/live", b"/v2/health/ready"})
+"""Paths answered whatever the Host: who probes calls by the address of a machine or a container, which has no name here."""
 _encode = msgspec.json.Encoder().encode
 
 

@@ -22,7 +22,7 @@ import structlog
 import uvloop
 
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
-from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, watch_parent
+from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message, watch_parent
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.slab import DRAINING, READY, STARTING
@@ -365,7 +365,7 @@ def main() -> int:
     except (RoadworthyError, msgspec.ValidationError) as error:
         sys.stderr.write(f"worker: {error}\n")
         return EXIT_REFUSED
-    configure_logs(f"worker-{start.slot}", start.log_level)
+    configure_logs(f"worker-{start.slot}", start.log_level, keep_log_apart())
     try:
         folder = Path(start.folder)
         return serve(start, package_loader(folder, start.threads), placer(folder) if start.runners else None)

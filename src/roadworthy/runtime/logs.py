@@ -18,8 +18,8 @@ _STANDARD_ERROR = 2
 _streams: list[LogStream] = []
 
 
-def configure_logs(process: str, level: str = "info") -> None:
-    """Send structlog's events and the standard library's log records of this process to standard error as JSON.
+def configure_logs(process: str, level: str = "info", descriptor: int = _STANDARD_ERROR) -> None:
+    """Send structlog's events and the standard library's log records of this process to `descriptor` as JSON.
 
     Args:
         process: the line's "process": "agent", "worker-0" or "runner".
@@ -48,7 +48,7 @@ def configure_logs(process: str, level: str = "info") -> None:
         structlog.processors.format_exc_info,
     ]
     render = structlog.processors.JSONRenderer(ensure_ascii=True)
-    stream = LogStream(_STANDARD_ERROR, tell)
+    stream = LogStream(descriptor, tell)
     _streams[:] = [stream]
     structlog.configure(
         processors=[*shared, render],

@@ -8,16 +8,20 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.log_stream import LogStream
+from roadworthy.supervisor.output import Printed, read_printed
 from roadworthy.supervisor.plan import ChildPlan, Pauses
 
 LOOK_S = 2.0
 """How often signs of life are looked for, in seconds."""
+_LAST_WORDS_S = 2.0
+"""How long the end may be held up by what children have printed: one of their own children may hold the pipe, and never end."""
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 
 
@@ -103,6 +107,7 @@ class Household:
         self.stopping = False
         self._pauses = pauses
         self._listeners = listeners
+        self._readers: list[threading.Thread] = []
 
     def workers(self) -> list[Child]:
         """Those that have a slot."""
@@ -129,13 +134,18 @@ class Household:
         if far is not None:
             document["children_fd"] = far.fileno()
             fds = (*fds, far.fileno())
+        prints = -1
         try:
-            # A session of its own keeps the terminal's Ctrl-C from the children: they stop in order, told by this process.
-            process = subprocess.Popen(  # noqa: S603 - the commands come from our own command line, or are on its list
-                child.plan.argv, stdin=end.fileno(), pass_fds=fds, start_new_session=True
-            )
-        except OSError as error:  # no more processes, or no memory: later, perhaps
+            prints, printed = os.pipe()
+            with os.fdopen(printed, "wb") as out:
+                # A session of its own keeps the terminal's Ctrl-C from the children: they stop in order, told by this process.
+                process = subprocess.Popen(  # noqa: S603 - the commands come from our own command line, or are on its list
+                    child.plan.argv, stdin=end.fileno(), stdout=out, pass_fds=fds, start_new_session=True
+                )
+        except OSError as error:  # no more processes, descriptors, or no memory: later, perhaps
             line.close()
+            if prints >= 0:
+                os.close(prints)
             child.next_start = time.monotonic() + self._pause_after(child, 0.0, self._pauses.healthy_s)
             say(f"{child.plan.name} could not be started: {error}")
             return
@@ -143,6 +153,8 @@ class Household:
             end.close()
             if far is not None:
                 far.close()
+        self._readers = [each for each in self._readers if each.is_alive()]
+        self._readers.append(read_printed(prints, Printed(child.plan.name, process.pid, _log.write)))
         child.process, child.line = process, line
         with contextlib.suppress(OSError):  # it died already: `reap` sees that
             line.sendall(json.dumps(document).encode("utf-8") + b"\n")
@@ -206,7 +218,7 @@ class Household:
                 kill_group(child.process)
 
     def kill_all(self) -> None:
-        """End everybody who is left."""
+        """End everybody who is left, and read what all of them have printed."""
         for child in self.members:
             if child.process is not None:
                 self.forced = True
@@ -215,6 +227,9 @@ class Household:
                 child.process.wait()
                 _forget_process(child)
         self.members.clear()
+        until = time.monotonic() + _LAST_WORDS_S
+        for reader in self._readers:
+            reader.join(max(0.0, until - time.monotonic()))
 
     @property
     def judges(self) -> bool:

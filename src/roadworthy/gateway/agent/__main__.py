@@ -23,7 +23,14 @@ import uvloop
 
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import UNLOADED
-from roadworthy.foundation.child import EXIT_REFUSED, LIFE_S, read_start_message, show_life, watch_parent
+from roadworthy.foundation.child import (
+    EXIT_REFUSED,
+    LIFE_S,
+    keep_log_apart,
+    read_start_message,
+    show_life,
+    watch_parent,
+)
 from roadworthy.foundation.clock import SystemClock
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.keys import key_id
@@ -107,7 +114,7 @@ def main() -> int:
     """Run the agent; the process's exit status."""
     try:
         document = msgspec.convert(read_start_message(), StartDocument)
-        configure_logs("agent", document.log_level)
+        configure_logs("agent", document.log_level, keep_log_apart())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(document))
     except (RoadworthyError, msgspec.ValidationError, ValueError, OSError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from roadworthy.foundation.child import EXIT_REFUSED, read_start_message
+from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.runtime.apart.launch import RunnerStart
 from roadworthy.runtime.apart.process import serve
@@ -23,7 +23,7 @@ def main() -> int:
     except (RoadworthyError, msgspec.ValidationError) as error:
         sys.stderr.write(f"runner: {error}\n")
         return EXIT_REFUSED
-    configure_logs("runner", start.log_level)
+    configure_logs("runner", start.log_level, keep_log_apart())
     try:
         return serve(start, package_loader(Path(start.folder), start.threads))
     except OSError as error:

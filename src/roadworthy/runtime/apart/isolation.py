@@ -1,5 +1,5 @@
-"""What a model in a runner may do to its process without harm to others: a folder of its own, its output in the log, its
-children gone when it goes. `process.py` calls."""
+"""What a model in a runner may do to its process without harm to others: a folder of its own, its children gone when it goes.
+`process.py` calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import ctypes
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -42,13 +41,6 @@ def sweep(address: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def output_to_log() -> None:
-    """What the model prints goes to standard error, where the log is."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-    os.dup2(2, 1)
 
 
 def end_children() -> int:

@@ -150,7 +150,6 @@ def serve(start: RunnerStart, load: Load) -> int:
     """
     address = Path(start.address)
     address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    isolation.output_to_log()
     place = isolation.private_place(address)
     process = RunnerProcess(start, load)
     try:

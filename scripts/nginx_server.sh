@@ -1,0 +1,8 @@
+#!/bin/bash
+# Called by `make test`: installs nginx when it is missing. Tests start their own; the one that Debian starts is stopped.
+set -euo pipefail
+command -v nginx >/dev/null && exit 0
+command -v apt-get >/dev/null || { echo "Please install: nginx" >&2; exit 1; }
+apt-get update -qq
+RUNLEVEL=1 apt-get install -y -qq --no-install-recommends nginx-light # in that run level nothing is started
+if [ -d /run/systemd/system ]; then systemctl disable --now nginx; fi
