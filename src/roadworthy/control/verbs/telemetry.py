@@ -23,8 +23,10 @@ from roadworthy.monitoring import gateways, predictions
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.store.engine import begin_life, read_revision
 
-_FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
-_MOST = 1_000
+FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
+"""How a record file is named."""
+MOST_SHOWN = 1_000
+"""Items of one reply."""
 _log = structlog.get_logger()
 
 
@@ -64,7 +66,7 @@ def record_blob(gateway: str, file: str) -> str:
         InvalidRequest: "invalid-name".
     """
     check_name(gateway, "gateway name")
-    if not _FILE.fullmatch(file):
+    if not FILE.fullmatch(file):
         raise InvalidRequest("that cannot name a record file", code="invalid-name")
     return f"records/{gateway}/{file}"
 
@@ -92,8 +94,8 @@ def last_predictions(plane: Plane, endpoint: str, last: int, prediction_id: str 
         InvalidRequest: "invalid-name", "invalid-last".
     """
     check_name(endpoint, "endpoint name")
-    if not 1 <= last <= _MOST:
-        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    if not 1 <= last <= MOST_SHOWN:
+        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
     with plane.database.begin() as connection:
         files = predictions.files_of(connection, endpoint)
         lost = sum(gateway.lost_records for gateway in gateways.list_all(connection))
@@ -132,8 +134,8 @@ def audit_trail(plane: Plane, last: int, before: str | None) -> dict[str, Any]:
     Raises:
         InvalidRequest: "invalid-last".
     """
-    if not 1 <= last <= _MOST:
-        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    if not 1 <= last <= MOST_SHOWN:
+        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
     with plane.database.begin() as connection:
         entries = list_last(connection, last, before)
     items = [{**entry, "at": iso(entry.pop("at_us"))} for entry in entries]
@@ -146,8 +148,8 @@ def events_after(plane: Plane, after: int, last: int) -> dict[str, Any]:
     Raises:
         InvalidRequest: "invalid-last".
     """
-    if not 1 <= last <= _MOST:
-        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    if not 1 <= last <= MOST_SHOWN:
+        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
     with plane.database.begin() as connection:
         found = events.list_after(connection, max(after, 0), last)
     items = [{**event, "at": iso(event.pop("at_us"))} for event in found]
