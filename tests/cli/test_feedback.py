@@ -89,16 +89,11 @@ def test_files_are_told_and_told_again(
         ("labels.txt", "prediction_id\n"),
         ("labels.csv", "id,correct\n1,true\n"),
         ("labels.csv", "prediction_id,correct\n"),
-        ("labels.csv", f"prediction_id,correct\n{A},perhaps\n"),
         ("labels.csv", f"prediction_id,correct\n{A}\n"),
-        ("labels.csv", f"prediction_id,correct\n{A},\n"),
-        ("labels.csv", f"prediction_id,revenue\n{A},nan\n"),
-        ("labels.csv", f"prediction_id,revenue\n{A},12 EUR\n"),
         ("labels.csv", f'prediction_id,correct\n{A},"true\n'),
         ("labels.csv", b"\xff\xfe"),
         ("labels.jsonl", "{"),
         ("labels.jsonl", "[1]"),
-        ("labels.jsonl", '{"correct": true}'),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_clear_error(
@@ -109,6 +104,37 @@ def test_a_file_that_cannot_be_read_is_one_clear_error(
     result = run("feedback", "line", "--file", name)
     assert (result.returncode, "code: invalid-feedback" in result.stderr) == (2, True), result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_g17_a_bad_line_stops_none_of_the_others(feedback: Callable[..., Any], served: Served, tmp_path: Path) -> None:
+    """One of 902 that is malformed is told with its line; the others are counted, and status 1 says that one is left to mend."""
+    ids = [*served.made("cs" * 40), *(f"{number:032x}" for number in range(821))]
+    lines = [f"{each},true,1" for each in ids]
+    lines[17:17] = [f"{A}x,true,1"]
+    (tmp_path / "labels.csv").write_text("prediction_id,correct,converted\n" + "\n".join(lines) + "\n")
+    told = feedback("line", "--file", "labels.csv")
+    assert told.returncode == 1
+    assert "taken    80 (counted)" in told.stdout
+    assert "invalid  1 (cannot be read)" in told.stdout
+    assert f"line 19, {A}x: prediction_id: expected 32 hexadecimal digits" in told.stdout
+    bad = [f"{B},perhaps,1", f"{B},,", f"{B},true,12 EUR", f"{B},true,inf", B, ",true,1"]
+    (tmp_path / "bad.csv").write_text("\n".join(["prediction_id,correct,converted", f"{C},true,1", *bad]))
+    found = json.loads(feedback("line", "--file", "bad.csv", "--json").stdout)
+    assert [(each["line"], each["result"]) for each in found["items"]] == [
+        (2, "unknown"),
+        *((number, "invalid") for number in range(3, 9)),
+    ]
+    assert [each["problem"].partition(":")[0] for each in found["items"][1:]] == [
+        "correct", "says nothing", "values.converted", "values.converted",
+        "it has not as many cells as there are columns", "prediction_id",
+    ]  # fmt: skip
+    (tmp_path / "bad.jsonl").write_text(
+        '{"prediction_id": 3}\n\n{\n[1]\n' + json.dumps({"prediction_id": C, "correct": 1})
+    )
+    found = json.loads(feedback("line", "--file", "bad.jsonl", "--json").stdout)
+    assert [(each["line"], each["result"]) for each in found["items"]] == [
+        (1, "invalid"), (3, "invalid"), (4, "invalid"), (5, "unknown"),
+    ]  # fmt: skip
 
 
 def test_a_file_that_is_not_there(run: Run) -> None:
@@ -160,11 +186,25 @@ def test_frames_are_items(frame: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "known", [[], [3], 7, {"prediction_id": A}, {"prediction_id": 3, "correct": True}, {"correct": True}]
-)
+@pytest.mark.parametrize("known", [[], 7, "labels.csv", b""])
 def test_what_is_no_feedback(known: Any) -> None:
     """Refused before it is sent."""
     with pytest.raises(InvalidInput) as caught:
         items_of(known)
     assert caught.value.code == "invalid-feedback"
+
+
+def test_g17_items_that_cannot_be_read_are_sent_as_they_are(
+    control: ControlProcess, served: Served, admin: httpx.Client
+) -> None:
+    """Whatever Python can hold: the control plane says what is wrong with each, and takes the others."""
+    (one,) = served.made("c")
+    odd: list[Any] = [
+        3, None, {}, object(), {"prediction_id": 3, "correct": True}, {"prediction_id": A, "values": [1]},
+        {"prediction_id": A, "values": {"a": float("inf")}}, {"prediction_id": A, "events": 7.5}, {"correct": True},
+        {"prediction_id": "\ud800" * 10_000, "x" * 10_000: 10**400}, {"prediction_id": A, "correct": "x" * 1_000_000},
+    ]  # fmt: skip
+    with Client(control_url=control.url, key=control.admin_key) as client:
+        reply = client.feedback("line", [*odd, {"prediction_id": one, "correct": True}])
+        assert client.feedback("line", {"correct": True})["items"][0]["result"] == "invalid"
+    assert [each["result"] for each in reply["items"]] == ["invalid"] * len(odd) + ["taken"]

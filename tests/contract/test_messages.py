@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roadworthy.contract.evidence import MOST
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.snapshot import (
     Arm,
@@ -33,7 +34,8 @@ from roadworthy.contract.telemetry import (
 from tests.records import pack, unpack
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
-COUNT = st.integers(0, 2**53)
+COUNT = st.integers(0, MOST)
+ROWS = st.integers(0, 2**31 - 1)
 DIGESTS = st.integers(0, 9).map(lambda number: f"sha256:{number:064x}")
 
 
@@ -61,7 +63,7 @@ REPORTS = st.builds(
 )
 FRAMES = st.builds(
     Telemetry, TEXT, TEXT, COUNT, COUNT, some(REPORTS), some(st.builds(RequestCount, TEXT, COUNT, DIGESTS, TEXT, COUNT)),
-    some(st.builds(RecordFile, TEXT, TEXT, COUNT, COUNT, COUNT, COUNT)), COUNT,
+    some(st.builds(RecordFile, TEXT, TEXT, ROWS, COUNT, COUNT, COUNT)), COUNT,
 )  # fmt: skip
 WHOLE = {str: TEXT, int: COUNT, bytes: st.binary(max_size=6)}
 RECORDS = st.lists(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import httpx
 import pytest
 
 from roadworthy.control.app import build_routes
-from roadworthy.control.border import OPEN
+from roadworthy.control.border import OPEN, PROBES
 from roadworthy.control.wiring import build_plane
 from roadworthy.foundation.keys import make_key
+from tests.control.description import describe, numbers
 from tests.waiting import DEADLINE_S
+
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
@@ -26,6 +31,15 @@ def routes(tmp_path: Path) -> list[tuple[str, str]]:
             found.add((method, re.sub(r"{[^}]+}", "1", route.path)))
     plane.database.close()
     return sorted(found)
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> dict[str, Any]:
+    """The description of the API, that of internal routes too."""
+    plane = build_plane({"database_url": f"sqlite:///{tmp_path / 'b.db'}", "blob_folder": str(tmp_path / "blobs")})
+    document = describe(plane)
+    plane.database.close()
+    return document
 
 
 def _flat(routes: Any) -> list[Any]:
@@ -84,6 +98,110 @@ def test_an_unknown_host_is_refused(admin: httpx.Client) -> None:
         reply = admin.get("/api/v1/status", headers={"Host": host})
         assert reply.status_code == 400, host
     assert admin.get("/api/v1/status", headers={"Host": "models.example:443"}).status_code == 200
+
+
+def test_g13_probes_answer_whatever_the_host(control: Any) -> None:
+    """Who probes calls by the address of a container. Everything else names the setting that would let the name in."""
+    with control.client(None) as nobody:
+        for path in PROBES:
+            for host in ("10.1.2.3:8081", "evil.example", "a_b", ""):
+                assert nobody.get(path, headers={"Host": host}).status_code == 200, (path, host)
+        refused = nobody.get("/docs", headers={"Host": "evil.example"}).json()
+    assert refused["code"] == "unknown-host"
+    assert "control.allowed_hosts" in refused["hint"]
+    assert "ROADWORTHY_CONTROL_ALLOWED_HOSTS" in refused["hint"]
+
+
+def test_g18_a_long_body_is_refused_by_every_route(control: Any, routes: list[tuple[str, str]]) -> None:
+    """By its own word before any of it is sent, and else as soon as too much of it has come. What becomes a file has a bound
+    of its own."""
+    keys = {"/api/": control.admin_key, "/internal/": control.gateway_key}
+    for method, path in routes:
+        key = next((key for start, key in keys.items() if path.startswith(start)), "")
+        if path == "/internal/v1/records/1/1":  # files of this size are right there
+            continue
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+        status, text = spoken(control.url, f"{head}Content-Length: {200 << 20}\r\n\r\n", method)
+        assert status == 413, (method, path, text)
+        assert method == "HEAD" or b'"code": "body-too-large"' in text
+    with control.client(control.admin_key) as client:
+        for method, path in (("PUT", "/api/v1/endpoints/1"), ("POST", "/api/v1/keys"), ("POST", "/api/v1/webhooks")):
+            reply = client.request(method, path, content=(b"[" * (1 << 19) for _ in range(3)), headers=JSON)
+            assert (reply.status_code, reply.json()["code"]) == (413, "body-too-large"), path
+
+
+def spoken(url: str, head: str, method: str) -> tuple[int, bytes]:
+    """Status and body of the answer to a head whose body never follows."""
+    parts = httpx.URL(url)
+    with socket.create_connection((parts.host, parts.port or 80), DEADLINE_S) as end:
+        end.sendall(head.encode())
+        reply = HTTPResponse(end, method=method)
+        reply.begin()
+        return reply.status, reply.read()
+
+
+def test_what_a_path_takes_is_told_whole(admin: httpx.Client) -> None:
+    """Also where several routes share it."""
+    for path, allow in (("/api/v1/keys", "GET, POST"), ("/api/v1/endpoints/line", "DELETE, GET, PUT")):
+        reply = admin.patch(path)
+        assert (reply.status_code, reply.headers["allow"]) == (405, allow)
+
+
+def test_a_nul_is_in_no_name(admin: httpx.Client) -> None:
+    """It is refused before any database is asked: PostgreSQL can hold none."""
+    for url in ("/api/v1/endpoints/a%00", "/api/v1/audit?before=%00", "/api/v1/models?cursor=a%00b"):
+        reply = admin.get(url)
+        assert (reply.status_code, reply.json()["code"]) == (400, "invalid-request")
+
+
+def test_a_body_that_does_not_say_its_length_is_read(admin: httpx.Client) -> None:
+    """Up to the same bound; and one that nests too deep, or names too long a key, is one short refusal."""
+    made = admin.post("/api/v1/keys", content=iter([b'{"role":', b'"predictor"}']), headers=JSON)
+    assert made.status_code == 201, made.text
+    deep = (b'{"version": "a:1", "policy": {"a": %b%b}}' % (b"[" * n, b"]" * n) for n in (50, 400, 900, 950, 400_000))
+    for body in (*deep, b'{"version": "a:1", "%b": 1}' % (b"x" * 900_000)):
+        reply = admin.put("/api/v1/endpoints/line", content=body, headers=JSON)
+        assert 400 <= reply.status_code < 500
+        assert len(reply.content) < 2_000
+
+
+BEYOND = (1 << 63, (1 << 63) - 1, -(1 << 63) - 1, 1 << 64, -1, 10**400, "9" * 5_000)
+
+
+def test_g18_integers_are_bounded_on_every_route(control: Any, described: dict[str, Any]) -> None:
+    """In the description, so that callers know, and in fact: what no database could hold is refused, never an error of ours."""
+    numbers = [
+        (method, path, parameter["name"], parameter["in"], parameter["schema"])
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+        for parameter in operation.get("parameters", ())
+        if parameter["schema"].get("type") in ("integer", "number")
+    ]
+    assert len(numbers) >= 10
+    clients = {start: control.client(key) for start, key in (("/i", control.gateway_key), ("/a", control.admin_key))}
+    for method, path, name, where, schema in numbers:
+        assert {"minimum", "maximum"} <= schema.keys(), (path, name)
+        for value in BEYOND:
+            url = re.sub(r"{\w+}", "a", path.replace(f"{{{name}}}", str(value)))
+            query = {name: str(value)} if where == "query" else {}
+            reply = clients[path[:2]].request(method, url, params=query)
+            assert 400 <= reply.status_code < 500, (method, url, query, reply.text)
+    for client in clients.values():
+        client.close()
+
+
+def test_g18_integers_in_bodies_are_bounded(admin: httpx.Client, gateway: Any, described: dict[str, Any]) -> None:
+    """As well as those of telemetry."""
+    sent = list(numbers(described["components"]["schemas"]))
+    assert len(sent) >= 30
+    assert [each for each in sent if not {"minimum", "maximum"} <= each.keys()] == []
+    for value in (1 << 63, 1 << 64, -1, 10**400):
+        deployed = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "if_generation": value})
+        assert (deployed.status_code, deployed.json()["code"]) == (422, "invalid-request")
+        reported = gateway.report(sequence=value)
+        assert (reported.status_code, reported.json()["code"]) == (400, "malformed-telemetry")
+    for value in ((1 << 53) - 1, 0):
+        assert gateway.report(sequence=value, lost_records=value).status_code == 200
 
 
 def test_a_revoked_key_is_dead_at_once_and_the_last_admin_stays(admin: httpx.Client, control: Any) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +18,10 @@ from roadworthy.cli.options import RemoteOptions, command
 from roadworthy.cli.output import facts, show
 from roadworthy.foundation.errors import InvalidInput
 
-_UNSETTLED = ("unknown", "out-of-bounds", "closed")
+_UNSETTLED = ("unknown", "out-of-bounds", "closed", "invalid")
 """Results after which the command fails: somebody has to send these again, or mend them."""
 _BAR_FROM = 5_000
+_MOST_SHOWN = 10
 _MEANINGS = {
     "taken": "counted",
     "duplicate": "told before, nothing changed",
@@ -29,6 +31,7 @@ _MEANINGS = {
     "not-asked": "the plan counts nothing of it",
     "out-of-bounds": "beyond the bounds of the plan",
     "closed": "the rollout takes no more",
+    "invalid": "cannot be read",
 }
 
 
@@ -43,44 +46,77 @@ class FeedbackOptions(RemoteOptions):
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the file, or the last one of what it tells of a prediction.
+
+    Attributes:
+        row: None where it cannot be read at all; `problem` says why.
+    """
+
+    number: int
+    row: dict[str, Any] | None
+    problem: str = ""
+
+
 def feedback(options: FeedbackOptions) -> None:
     """Tell what became known of predictions: was the answer right, bad events, values of an A/B test's metrics.
 
-    What was told before counts once, so a file may be sent again.
+    What was told before counts once, so a file may be sent again. A line that cannot be read stops none of the others.
     """
     from roadworthy.client import Client
     from roadworthy.client.feedback import items_of
 
-    items = items_of(list(_rows(options.file)))
+    lines = list(_lines(options.file))
+    if lines and all(line.row is None for line in lines):
+        raise _unreadable(options.file, f"line {lines[0].number}: {lines[0].problem}")
+    items = items_of(line.row for line in lines if line.row is not None)
     with Client.from_settings(options.settings.client) as client, _bar(len(items)) as progress:
         reply = client.feedback(options.endpoint, items, progress=progress)
-    counts = {name: count for name, count in reply["counts"].items() if count}
-    lines = {name: f"{count:,} ({_MEANINGS.get(name, name)})" for name, count in counts.items()}
-    told = [each for each in reply["items"] if each.get("problem")][:10]
-    problems = "".join(f"\n{each['prediction_id']}: {each.get('problem')}" for each in told)
+    outcomes: Iterator[Mapping[str, object]] = iter(reply["items"])
+    told: list[dict[str, Any]] = [
+        {"line": line.number, **(next(outcomes) if line.row is not None else _lost(line))} for line in lines
+    ]
+    found = Counter(str(each["result"]) for each in told)
+    counts = {name: found[name] for name in _MEANINGS if found[name]}
+    texts = {name: f"{count:,} ({_MEANINGS[name]})" for name, count in counts.items()}
     ignored = sorted({name for each in reply["items"] for name in each.get("ignored", ())})
     note = f"\nnot counted by the plan: {', '.join(ignored)}" if ignored else ""
-    show(reply, f"{facts(lines)}{note}{problems}", as_json=options.json)
+    show({"items": told, "counts": counts}, f"{facts(texts)}{note}{_problems(told)}", as_json=options.json)
     if any(counts.get(name) for name in _UNSETTLED):
         raise typer.Exit(exits.FAILED)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The file's rows.
+def _lost(line: _Line) -> Mapping[str, object]:
+    return {"prediction_id": None, "result": "invalid", "problem": line.problem}
+
+
+def _problems(told: list[dict[str, Any]]) -> str:
+    wrong = [each for each in told if each.get("problem")]
+    shown = [
+        f"\nline {each['line']}, {each['prediction_id'] or 'no prediction_id'}: {each['problem']}"
+        for each in wrong[:_MOST_SHOWN]
+    ]
+    more = f"\n{len(wrong) - len(shown):,} more; --json has each" if len(wrong) > len(shown) else ""
+    return "".join(shown) + more
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    """The file's lines.
 
     Raises:
-        InvalidInput: "invalid-feedback".
+        InvalidInput: "invalid-feedback": the file as a whole cannot be read.
     """
     if path.suffix not in (".csv", ".jsonl"):
         raise _unreadable(path, "its name ends in neither .csv nor .jsonl")
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
-            yield from _csv_rows(path, handle) if path.suffix == ".csv" else _json_rows(path, handle)
+            yield from _csv_lines(path, handle) if path.suffix == ".csv" else _json_lines(handle)
     except UnicodeDecodeError as error:
         raise _unreadable(path, "it is not text in UTF-8") from error
 
 
-def _csv_rows(path: Path, handle: Any) -> Iterator[dict[str, Any]]:
+def _csv_lines(path: Path, handle: Any) -> Iterator[_Line]:
     import csv
 
     reader = csv.DictReader(handle, strict=True)
@@ -89,23 +125,23 @@ def _csv_rows(path: Path, handle: Any) -> Iterator[dict[str, Any]]:
             raise _unreadable(path, "it has no column prediction_id")
         for row in reader:
             if None in row or None in row.values():
-                raise _unreadable(path, f"line {reader.line_num} has not as many cells as there are columns")
-            yield row
+                yield _Line(reader.line_num, None, "it has not as many cells as there are columns")
+            else:
+                yield _Line(reader.line_num, row)
     except csv.Error as error:
         raise _unreadable(path, f"line {reader.line_num}: {error}") from error
 
 
-def _json_rows(path: Path, handle: Any) -> Iterator[dict[str, Any]]:
+def _json_lines(handle: Any) -> Iterator[_Line]:
     for number, line in enumerate(handle, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise _unreadable(path, f"line {number} is no JSON") from error
-        if not isinstance(row, dict):
-            raise _unreadable(path, f"line {number} is no JSON object")
-        yield row
+        except (ValueError, RecursionError):
+            yield _Line(number, None, "it is not valid JSON")
+            continue
+        yield _Line(number, row) if isinstance(row, dict) else _Line(number, None, "it is not a JSON object")
 
 
 def _unreadable(path: Path, why: str) -> InvalidInput:

@@ -254,10 +254,11 @@ class Client:
             progress: called with the items sent and the items in all; they travel a thousand at a time.
 
         Returns:
-            what became of each item, in order, and of how many each.
+            what became of each item, in order, and of how many each. An item that cannot be read is "invalid", and stops none of
+            the others.
 
         Raises:
-            InvalidInput: "invalid-feedback": no item, or one that cannot be read.
+            InvalidInput: "invalid-feedback": there are no items.
             NotFound: "unknown-endpoint". InvalidRequest, Forbidden, Unavailable, ClientError: as named.
         """
         return send_feedback(self._control, f"{_endpoint_path(endpoint)}/feedback", items_of(known), progress)

@@ -18,6 +18,8 @@ from roadworthy.foundation.errors import InvalidInput
 
 MOST_ITEMS = 1_000
 """Items of one request."""
+_MOST_TEXT = 200
+"""Characters of a text that are sent: no right one is longer, and wrong ones must not fill a request."""
 _OWN = ("prediction_id", "correct", "event", "events", "values")
 
 
@@ -41,11 +43,13 @@ class Outcome(TypedDict):
     """What became of an item.
 
     Attributes:
-        result: taken, duplicate, unknown, not-in-rollout, no-evidence, not-asked, out-of-bounds or closed; see docs/rollouts.md.
+        prediction_id: None where an invalid item has none.
+        result: taken, duplicate, unknown, not-in-rollout, no-evidence, not-asked, out-of-bounds, closed or invalid; see
+            docs/rollouts.md.
         ignored: what it says that the rollout does not count. problem: what is wrong with it.
     """
 
-    prediction_id: str
+    prediction_id: str | None
     result: str
     ignored: NotRequired[list[str]]
     problem: NotRequired[str]
@@ -61,7 +65,7 @@ class FeedbackReply(TypedDict):
 def send_feedback(
     control: Connection,
     path: str,
-    items: Sequence[Mapping[str, Any]],
+    items: Sequence[Any],
     progress: Callable[[int, int], None] | None = None,
 ) -> FeedbackReply:
     """Send items, MOST_ITEMS at a time. Raises as `Connection.call`."""
@@ -76,15 +80,16 @@ def send_feedback(
     return {"items": told, "counts": dict(counts)}
 
 
-def items_of(known: Any) -> list[dict[str, Any]]:
-    """Items as the API has them, out of one item, a list of them, or a frame.
+def items_of(known: Any) -> list[Any]:
+    """Items as the API has them, out of one item, a list of them, or a frame. One that cannot be read is among them: the control
+    plane says what is wrong with it, and takes the others.
 
     Args:
         known: what is neither prediction_id, correct, event, events nor values is a metric of that name; None, NaN and "" say
             nothing.
 
     Raises:
-        InvalidInput: "invalid-feedback", which names the item, from 0.
+        InvalidInput: "invalid-feedback": there are no items.
     """
     if isinstance(known, Mapping):
         rows: Iterable[Any] = [known]
@@ -96,29 +101,28 @@ def items_of(known: Any) -> list[dict[str, Any]]:
         rows = known
     else:
         raise _invalid("feedback is an item, a list of them, or a table")
-    items = [_item(number, row) for number, row in enumerate(rows)]
+    items = [_item(row) for row in rows]
     if not items:
         raise _invalid("there is no feedback in it")
     return items
 
 
-def _item(number: int, row: Any) -> dict[str, Any]:
+def _item(row: Any) -> Any:
     if not isinstance(row, Mapping):
-        raise _invalid(f"item {number} is no mapping")
-    prediction_id = row.get("prediction_id")
-    if not isinstance(prediction_id, str) or not prediction_id:
-        raise _invalid(f"item {number} has no prediction_id")
-    item: dict[str, Any] = {"prediction_id": prediction_id}
+        return _text(row)
+    item: dict[str, Any] = {}
+    if (prediction_id := _said(row.get("prediction_id"))) is not None:
+        item["prediction_id"] = _text(prediction_id)
     if (correct := _said(row.get("correct"))) is not None:
-        item["correct"] = _truth(number, correct)
-    events = [*_listed(row.get("events")), *_listed(row.get("event"))]
-    values = dict(row.get("values") or {}) | {str(name): value for name, value in row.items() if name not in _OWN}
-    numbers = {name: _number(number, name, value) for name, value in values.items() if _said(value) is not None}
+        item["correct"] = _TRUTHS.get(str(correct).strip().lower(), _text(correct))
+    events = [_text(event) for name in ("events", "event") for event in _listed(row.get(name))]
+    own = row.get("values")
+    others = {name: value for name, value in row.items() if name not in _OWN}
+    values = {**(own if isinstance(own, Mapping) else {}), **others}
+    numbers = {_text(name): _number(value) for name, value in values.items() if _said(value) is not None}
     item |= {"events": events} if events else {}
     item |= {"values": numbers} if numbers else {}
-    if len(item) == 1:
-        raise _invalid(f"item {number} says nothing but its prediction_id")
-    return item
+    return item if own is None or isinstance(own, Mapping) else {**item, "values": _text(own)}
 
 
 def _said(value: Any) -> Any:
@@ -127,35 +131,29 @@ def _said(value: Any) -> Any:
     return None if missing or value is None or (isinstance(value, str) and not value.strip()) else value
 
 
-def _listed(value: Any) -> list[str]:
+def _listed(value: Any) -> Iterable[Any]:
     if _said(value) is None:
         return []
-    return [value] if isinstance(value, str) else [str(each) for each in value]
+    return value if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else [value]
 
 
 _TRUTHS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 
 
-def _truth(number: int, value: Any) -> bool:
-    found = _TRUTHS.get(str(value).strip().lower())
-    if found is None:
-        raise _invalid(f"item {number}: correct is {value!r:.40}, which is neither true nor false")
-    return found
-
-
-def _number(number: int, name: str, value: Any) -> float:
+def _number(value: Any) -> float | str:
     try:
         found = float(value)
-    except (TypeError, ValueError):
-        found = math.nan
-    if not math.isfinite(found):
-        raise _invalid(f"item {number}: {name} is {value!r:.40}, which is no finite number")
-    return found
+    except (TypeError, ValueError, OverflowError):
+        return _text(value)
+    return found if math.isfinite(found) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """What can be sent of anything."""
+    return str(value)[:_MOST_TEXT].encode("utf-8", "backslashreplace").decode()
 
 
 def _invalid(text: str) -> InvalidInput:
     return InvalidInput(
-        text,
-        code="invalid-feedback",
-        hint="an item has a prediction_id and any of correct, event and metrics; nothing of it was sent",
+        text, code="invalid-feedback", hint="an item has a prediction_id and any of correct, event and metrics"
     )

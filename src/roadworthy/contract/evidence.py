@@ -7,8 +7,13 @@ retried comes as `Excluded` and is never a bad event. All counts are those since
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+MOST = (1 << 53) - 1
+"""The greatest count: every reader of JSON has it exactly, and the sum of a thousand still fits a database's integer."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 STABLE, CANARY = "stable", "canary"
 ARMS = (STABLE, CANARY)
 EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
@@ -27,20 +32,20 @@ are no evidence but for being retried. Whether the arms have their shares is tol
 class ArmCount(msgspec.Struct, frozen=True):
     """Eligible outcomes of one arm, since the source began: how many, and how many of them were bad."""
 
-    generation: int
+    generation: Count
     signal: str
     arm: str
-    samples: int
-    bad: int
+    samples: Count
+    bad: Count
 
 
 class EventCount(msgspec.Struct, frozen=True):
     """Bad events of one arm, since the source began, of requests that other sources count as samples of the signal."""
 
-    generation: int
+    generation: Count
     signal: str
     arm: str
-    bad: int
+    bad: Count
 
 
 class PairCount(msgspec.Struct, frozen=True):
@@ -49,17 +54,17 @@ class PairCount(msgspec.Struct, frozen=True):
     For the signal "disagreement" `canary_bad` counts the pairs that differ.
     """
 
-    generation: int
+    generation: Count
     signal: str
-    pairs: int
-    canary_bad: int
-    stable_bad: int = 0
+    pairs: Count
+    canary_bad: Count
+    stable_bad: Count = 0
 
 
 class BadUnit(msgspec.Struct, frozen=True):
     """A user (session, …) of a sticky rollout that had a bad event: a hash of the rollout's id and the unit, as text."""
 
-    generation: int
+    generation: Count
     signal: str
     arm: str
     unit: str
@@ -68,10 +73,10 @@ class BadUnit(msgspec.Struct, frozen=True):
 class MetricCount(msgspec.Struct, frozen=True):
     """Values of an A/B test's metric in one arm, since the source began: how many, and their sum."""
 
-    generation: int
+    generation: Count
     metric: str
     arm: str
-    values: int
+    values: Count
     total: float
 
 
@@ -81,19 +86,19 @@ class BinCount(msgspec.Struct, frozen=True):
     `output` is the place of the output among those that the rollout watches, from 0.
     """
 
-    generation: int
-    output: int
+    generation: Count
+    output: Count
     arm: str
-    cells: tuple[int, ...]
+    cells: tuple[Count, ...]
 
 
 class Excluded(msgspec.Struct, frozen=True):
     """What is no evidence, since the source began, and why: one of EXCLUDED."""
 
-    generation: int
+    generation: Count
     arm: str
     reason: str
-    count: int
+    count: Count
 
 
 class RolloutCounts(msgspec.Struct, frozen=True):
@@ -113,6 +118,6 @@ class RolloutCounts(msgspec.Struct, frozen=True):
     metrics: tuple[MetricCount, ...] = ()
     excluded: tuple[Excluded, ...] = ()
     overflow: bool = False
-    crashes: int = 0
+    crashes: Count = 0
     bins: tuple[BinCount, ...] = ()
     events: tuple[EventCount, ...] = ()

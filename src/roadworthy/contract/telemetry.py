@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from roadworthy.contract.evidence import RolloutCounts
+from roadworthy.contract.evidence import Count, RolloutCounts
 
 FORMAT = 1
 
@@ -15,6 +17,8 @@ UNLOADED = "UNLOADED"
 
 CONNECTED = "connected"
 UNREACHABLE = "unreachable"
+
+Rows = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 
 RUN_TIME_BOUNDS_US = (*dict.fromkeys(round(10 * 1.1**step) for step in range(188)), 600_000_000)
 """Upper bounds of the bins that run times are counted in, microseconds: about 10 % apart, from 10 us to 600 s."""
@@ -45,8 +49,8 @@ class VersionState(msgspec.Struct, frozen=True):
     placement: str | None = None
     health: str | None = None
     breaker_open: bool = False
-    processes: int = 0
-    memory_bytes: int | None = None
+    processes: Count = 0
+    memory_bytes: Count | None = None
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
@@ -58,17 +62,17 @@ class WorkerReport(msgspec.Struct, frozen=True):
     could not log since the boot. The agent adds these.
     """
 
-    slot: int
-    pid: int
+    slot: Count
+    pid: Count
     boot: str
     epoch: str | None
-    revision: int
-    offered: int
+    revision: Count
+    offered: Count
     versions: tuple[VersionState, ...] = ()
     shared_cache: str | None = None
-    memory_free_bytes: int | None = None
-    disk_free_bytes: int | None = None
-    log_lines_dropped: int = 0
+    memory_free_bytes: Count | None = None
+    disk_free_bytes: Count | None = None
+    log_lines_dropped: Count = 0
 
 
 class RequestCount(msgspec.Struct, frozen=True):
@@ -78,10 +82,10 @@ class RequestCount(msgspec.Struct, frozen=True):
     """
 
     endpoint: str
-    generation: int
+    generation: Count
     digest: str
     outcome: str
-    count: int
+    count: Count
 
 
 class RecordFile(msgspec.Struct, frozen=True):
@@ -89,17 +93,17 @@ class RecordFile(msgspec.Struct, frozen=True):
 
     blob: str
     endpoint: str
-    rows: int
-    size_bytes: int
-    first_us: int
-    last_us: int
+    rows: Rows
+    size_bytes: Count
+    first_us: Count
+    last_us: Count
 
 
 class RunTimes(msgspec.Struct, frozen=True):
     """Requests of a version by run time, since the gateway's boot: one count for each of RUN_TIME_BOUNDS_US and one above."""
 
     digest: str
-    counts: tuple[int, ...]
+    counts: tuple[Count, ...]
 
 
 class Telemetry(msgspec.Struct, frozen=True):
@@ -114,15 +118,15 @@ class Telemetry(msgspec.Struct, frozen=True):
 
     gateway: str
     boot: str
-    sequence: int
-    at_us: int
+    sequence: Count
+    at_us: Count
     workers: tuple[WorkerReport, ...] = ()
     counts: tuple[RequestCount, ...] = ()
     record_files: tuple[RecordFile, ...] = ()
-    lost_records: int = 0
+    lost_records: Count = 0
     rollouts: tuple[RolloutCounts, ...] = ()
     run_times: tuple[RunTimes, ...] = ()
-    format: int = FORMAT
+    format: Count = FORMAT
 
 
 _encoder = msgspec.json.Encoder()

@@ -10,7 +10,8 @@ from fastapi.security import HTTPBearer
 
 from roadworthy import __version__
 from roadworthy.control import problems
-from roadworthy.control.api import endpoints, feedback, internal, packages, page, rollouts, system, webhooks
+from roadworthy.control.api import endpoints, feedback, internal, packages, page, probes, rollouts, system, webhooks
+from roadworthy.control.api.fields import REFUSALS
 from roadworthy.control.border import Border
 from roadworthy.control.plane import Plane
 
@@ -35,9 +36,10 @@ def build_routes(plane: Plane, stopping: Callable[[], bool]) -> FastAPI:
         description="Push packages, deploy versions to endpoints, roll back, and see what was asked and answered.",
         docs_url=None,
         redoc_url=None,
-        dependencies=[Depends(_BEARER)],
+        responses=REFUSALS,
     )
     problems.install(app)
+    needs_key = [Depends(_BEARER)]
     for router in (
         packages.routes(plane),
         endpoints.routes(plane),
@@ -46,7 +48,8 @@ def build_routes(plane: Plane, stopping: Callable[[], bool]) -> FastAPI:
         webhooks.routes(plane),
         system.routes(plane),
         internal.routes(plane, stopping),
-        page.routes(app.title, str(app.openapi_url)),
     ):
-        app.include_router(router)
+        app.include_router(router, dependencies=needs_key)
+    app.include_router(probes.routes(plane))
+    app.include_router(page.routes(app.title, str(app.openapi_url)))
     return app

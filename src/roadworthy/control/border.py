@@ -1,4 +1,5 @@
-"""What every request passes before any route: host, request id, key and role. Raw ASGI, so that no route can be outside of it."""
+"""What every request passes before any route: host, request id, key and role, and the bound of its body. Raw ASGI, so that no
+route can be outside of it."""
 
 from __future__ import annotations
 
@@ -19,15 +20,20 @@ from roadworthy.foundation.ids import random_id
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = frozenset({"/livez", "/readyz", "/openapi.json", page.PAGE, page.SCRIPT, page.STYLE, page.ICON})
+PROBES = frozenset({"/livez", "/readyz"})
+"""Answered whatever the Host: who probes calls by the address of a machine or a container, which has no name here."""
+OPEN = PROBES | frozenset({"/openapi.json", page.PAGE, page.SCRIPT, page.STYLE, page.ICON})
 """Paths that need no key: probes, and the description of the API, which is the same for every installation."""
 
 _FEEDBACK = re.compile(r"/api/v1/endpoints/([^/]+)/feedback")
-"""The one path for callers of endpoints too: who asked learns what became of it. Its body is bounded before it is read."""
-MOST_FEEDBACK_BYTES = 1 << 20
+"""The one path for callers of endpoints too: who asked learns what became of it."""
+_UPLOADS = re.compile(r"/api/v1/packages|/internal/v1/(telemetry|records/[^/]+/[^/]+)")
+"""Paths whose bodies become files, each bounded by its route (`uploads.py`)."""
+MOST_BODY_BYTES = 1 << 20
+"""Of a request to any other path. Its JSON is read as a whole, and takes many times as much memory."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
 _log = structlog.get_logger()
 
 
@@ -38,6 +44,7 @@ class Border:
         self._app = app
         self._bulletin = bulletin
         self._hosts = _LOOPBACK | {host.lower() for host in allowed_hosts}
+        self._any_host = "*" in allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. Anything but HTTP and the lifespan is refused."""
@@ -52,12 +59,14 @@ class Border:
         state["request_id"] = request_id
         reply = _Reply(send, request_id)
         try:
-            self._check_host(headers.get(b"host", ""))
+            if scope["path"] not in PROBES:
+                self._check_host(headers.get(b"host", ""))
             key = self._check_key(scope["path"], headers.get(b"authorization", ""))
             state["key"] = key
             state["actor"] = key.id if key is not None else ""
-            if _FEEDBACK.fullmatch(scope["path"]):
-                _check_length(headers.get(b"content-length", ""))
+            _check_target(scope)
+            if not _UPLOADS.fullmatch(scope["path"]):
+                receive = _Body(receive, headers.get(b"content-length", "0"))
             await self._app(scope, receive, reply)
         except RoadworthyError as error:
             await problem(error, request_id)(scope, receive, reply)
@@ -70,11 +79,12 @@ class Border:
 
     def _check_host(self, host: str) -> None:
         match = _HOST.fullmatch(host)
-        if match is None or match[1].lower() not in self._hosts:
+        if match is None or not (self._any_host or match[1].lower() in self._hosts):
             raise InvalidRequest(
                 "the Host header names no host of this server",
                 code="unknown-host",
-                hint="call it by its own name, or add the name to allowed_hosts",
+                hint="call it by a name of its own, or add this one to the setting control.allowed_hosts, which is "
+                "ROADWORTHY_CONTROL_ALLOWED_HOSTS in the environment",
             )
 
     def _check_key(self, path: str, authorization: str) -> Key | None:
@@ -113,12 +123,35 @@ def _checked_for(key: Key, endpoint: str) -> Key:
     return key
 
 
-def _check_length(text: str) -> None:
-    if not (text.isascii() and text.isdigit()) or int(text[:20]) > MOST_FEEDBACK_BYTES:
-        raise BodyTooLarge(
-            f"feedback says how long it is, and has at most {MOST_FEEDBACK_BYTES >> 10} KiB",
-            hint="send fewer items at a time, with a Content-Length",
-        )
+def _check_target(scope: Scope) -> None:
+    """No name of ours holds a NUL, and PostgreSQL can hold none."""
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise InvalidRequest("the path or the query holds a NUL character", hint="send names as they were given")
+
+
+class _Body:
+    """Receives a body of at most MOST_BODY_BYTES: by its own word before any of it is read, and by what comes."""
+
+    def __init__(self, receive: Receive, declared: str) -> None:
+        self._receive = receive
+        self._left = MOST_BODY_BYTES
+        if declared.isascii() and declared.isdigit():
+            self._take(int(declared[:20]), 0)
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        size = len(message.get("body", b""))
+        self._take(size, size)
+        return message
+
+    def _take(self, wanted: int, taken: int) -> None:
+        if wanted > self._left:
+            raise BodyTooLarge(
+                f"the body is longer than {MOST_BODY_BYTES >> 10} KiB",
+                hint="send less at a time",
+                facts={"limit_bytes": MOST_BODY_BYTES},
+            )
+        self._left -= taken
 
 
 class _Reply:

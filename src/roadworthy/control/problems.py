@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from roadworthy.foundation import errors
 from roadworthy.foundation.errors import RoadworthyError
@@ -43,6 +44,9 @@ _TITLES = {
     503: "Unavailable",
     504: "Too late",
 }
+_MOST_NAME = 200
+"""Characters that a problem repeats of where something is wrong: callers choose the names of keys."""
+PROBLEM_JSON = "application/problem+json"
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG})
 _log = structlog.get_logger()
 
@@ -70,9 +74,17 @@ def problem(error: RoadworthyError, request_id: str, status: int | None = None) 
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    return Response(
-        json.dumps(body, default=str), status_code=code, headers=headers, media_type="application/problem+json"
-    )
+    return Response(json.dumps(body, default=str), status_code=code, headers=headers, media_type=PROBLEM_JSON)
+
+
+def _methods(request: Request) -> list[str]:
+    """What a path takes: several routes may share it, and each knows its own method only."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 def install(app: FastAPI) -> None:
@@ -89,7 +101,7 @@ def install(app: FastAPI) -> None:
     async def validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101  (registered for this class)
         fields = [
-            {"name": ".".join(str(part) for part in fault["loc"][1:]), "problem": fault["msg"]}
+            {"name": ".".join(str(part) for part in fault["loc"][1:])[:_MOST_NAME], "problem": fault["msg"]}
             for fault in error.errors()[:20]
         ]
         first = f"{fields[0]['name']}: {fields[0]['problem']}" if fields else "the request is not valid"
@@ -98,9 +110,14 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101  (registered for this class)
+        if isinstance(error.__cause__, RoadworthyError):  # what stopped the reading of the body
+            return problem(error.__cause__, request.state.request_id)
         code = {404: "unknown-route", 405: "method-not-allowed"}.get(error.status_code, "invalid-request")
         known = RoadworthyError(str(error.detail), code=code, hint="the API is described at /docs")
-        return problem(known, request.state.request_id, error.status_code)
+        reply = problem(known, request.state.request_id, error.status_code)
+        if error.status_code == 405:
+            reply.headers["Allow"] = ", ".join(_methods(request))
+        return reply
 
     @app.exception_handler(OSError)
     async def disk(request: Request, error: Exception) -> Response:

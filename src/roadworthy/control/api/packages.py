@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 
+from roadworthy.control.api.fields import Cursor, Digest, File, Name, Version, body
 from roadworthy.control.plane import Plane
 from roadworthy.control.uploads import received
 from roadworthy.control.verbs import packages
 from roadworthy.foundation.references import VersionReference
 
-OCTETS = "application/octet-stream"
 _PIECE_BYTES = 1 << 18
-_MOST_VERSIONS = 999_999_999
+_KNOWN: dict[int | str, dict[str, Any]] = {200: {"description": "It is a version already"}}
 
 
 def routes(plane: Plane) -> APIRouter:
     """The router."""
     router = APIRouter(tags=["packages"])
 
-    @router.post("/api/v1/packages", status_code=201, summary="Push a package")
-    async def push(request: Request, response: Response, allow_code: str | None = None) -> dict[str, Any]:
+    @router.post("/api/v1/packages", status_code=201, responses=_KNOWN, openapi_extra=body(), summary="Push a package")
+    async def push(request: Request, response: Response, allow_code: Digest | None = None) -> dict[str, Any]:
         """The body is the .rw file. 200 when that package is a version of its model already."""
         async with received(request, plane.blobs, plane.settings.max_package_bytes) as file:
             document, new = await run_in_threadpool(packages.push, plane, file, request.state.actor, allow_code)
@@ -37,22 +36,22 @@ def routes(plane: Plane) -> APIRouter:
         return packages.list_models(plane, cursor)
 
     @router.get("/api/v1/models/{name}/versions", summary="List versions of a model")
-    def versions(name: str, cursor: int = Query(0, ge=0, le=_MOST_VERSIONS)) -> dict[str, Any]:
+    def versions(name: Name, cursor: Cursor = 0) -> dict[str, Any]:
         """By number; `next` is the cursor of the next page."""
         return packages.list_versions(plane, name, cursor)
 
     @router.get("/api/v1/models/{name}/versions/{version}", summary="One version")
-    def version(name: str, version: int) -> dict[str, Any]:
+    def version(name: Name, version: Version) -> dict[str, Any]:
         """Digest, size, runtimes, signature, who pushed it when, which endpoints hold it."""
         return packages.get_version(plane, _reference(name, version))
 
-    @router.get("/api/v1/models/{name}/versions/{version}/package", summary="A version's package")
-    def package(name: str, version: int) -> StreamingResponse:
+    @router.get("/api/v1/models/{name}/versions/{version}/package", response_class=File, summary="A version's package")
+    def package(name: Name, version: Version) -> File:
         """The .rw file."""
         return stream(packages.open_version(plane, _reference(name, version)))
 
     @router.delete("/api/v1/models/{name}/versions/{version}", status_code=204, summary="Delete a version")
-    def delete(request: Request, name: str, version: int) -> None:
+    def delete(request: Request, name: Name, version: Version) -> None:
         """409 while an endpoint holds it."""
         packages.delete_version(plane, _reference(name, version), request.state.actor)
 
@@ -63,7 +62,7 @@ def _reference(name: str, version: int) -> VersionReference:
     return VersionReference.parse(f"{name}:{version}")
 
 
-def stream(handle: Any) -> StreamingResponse:
+def stream(handle: Any) -> File:
     """A file as a reply, in pieces."""
 
     def pieces() -> Iterator[bytes]:
@@ -71,4 +70,4 @@ def stream(handle: Any) -> StreamingResponse:
             while block := handle.read(_PIECE_BYTES):
                 yield block
 
-    return StreamingResponse(pieces(), media_type=OCTETS)
+    return File(pieces())

@@ -21,7 +21,7 @@ def routes(title: str, openapi: str) -> APIRouter:
     """The router. `openapi` is the path of the API's description."""
     router = APIRouter(include_in_schema=False)
 
-    @router.get(PAGE)
+    @router.get(PAGE, response_class=HTMLResponse)
     def page() -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url=openapi,
@@ -31,15 +31,15 @@ def routes(title: str, openapi: str) -> APIRouter:
             swagger_favicon_url=ICON,
         )
 
-    @router.get(SCRIPT)
+    @router.get(SCRIPT, response_class=FileResponse)
     def script() -> FileResponse:
         return FileResponse(str(_STATIC / "swagger-ui-bundle.js"), media_type="text/javascript", headers=_A_DAY)
 
-    @router.get(STYLE)
+    @router.get(STYLE, response_class=FileResponse)
     def style() -> FileResponse:
         return FileResponse(str(_STATIC / "swagger-ui.css"), media_type="text/css", headers=_A_DAY)
 
-    @router.get(ICON)
+    @router.get(ICON, response_class=FileResponse)
     def icon() -> FileResponse:
         return FileResponse(str(_STATIC / "favicon.png"), media_type="image/png", headers=_A_DAY)
 

@@ -1,13 +1,15 @@
-"""Keys, status and audit; and the probes."""
+"""Keys, status and audit."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from roadworthy import __version__
+from roadworthy.access.keys import ROLES
+from roadworthy.control.api.fields import Names, newest
 from roadworthy.control.plane import Plane
 from roadworthy.control.verbs import keys, telemetry
 
@@ -17,9 +19,9 @@ class NewKey(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    role: str
+    role: Annotated[str, Field(json_schema_extra={"enum": list(ROLES)})]
     """admin, predictor or gateway."""
-    endpoints: list[str] | None = None
+    endpoints: Names | None = None
     """For predictors: the endpoints it may call; all when left out."""
     name: str | None = None
     """For gateways: they report as `<name>/<instance>`. The key's id when left out."""
@@ -29,24 +31,13 @@ def routes(plane: Plane) -> APIRouter:
     """The router."""
     router = APIRouter(tags=["system"])
 
-    @router.get("/livez", summary="Whether the process lives")
-    def livez() -> dict[str, Any]:
-        """Needs no key."""
-        return {"live": True}
-
-    @router.get("/readyz", summary="Whether it can work")
-    def readyz() -> dict[str, Any]:
-        """Needs no key. 503 when the database is out of reach."""
-        with plane.database.begin():
-            return {"ready": True}
-
     @router.get("/api/v1/status", summary="The whole at one look")
     def status() -> dict[str, Any]:
         """Control plane, gateways with their workers, endpoints."""
         return telemetry.status(plane, __version__)
 
     @router.get("/api/v1/audit", summary="What was done, by whom")
-    def audit(last: int = 100, before: str | None = None) -> dict[str, Any]:
+    def audit(last: Annotated[int, newest(telemetry.MOST_SHOWN)] = 100, before: str | None = None) -> dict[str, Any]:
         """Newest first; `next` is the value of `before` for the next page."""
         return telemetry.audit_trail(plane, last, before)
 

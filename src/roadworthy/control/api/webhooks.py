@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from roadworthy.control.api.fields import Names, newest
 from roadworthy.control.plane import Plane
 from roadworthy.control.verbs import webhooks
+from roadworthy.webhooks.deliveries import KEPT
+from roadworthy.webhooks.messages import TYPES
+
+EventType = Annotated[str, Field(json_schema_extra={"enum": list(TYPES)})]
 
 
 class NewWebhook(BaseModel):
@@ -18,9 +23,11 @@ class NewWebhook(BaseModel):
 
     url: str
     """Where to; https, or http in a network that the setting control.webhook_networks names."""
-    events: list[str] | None = None
+    events: Annotated[list[EventType], Field(json_schema_extra={"minItems": 1})] | None = None
     """Types of events, like rollout.rolled-back; all when left out."""
-    endpoints: list[str] | None = None
+    endpoints: (
+        Annotated[Names, Field(json_schema_extra={"minItems": 1, "maxItems": webhooks.MOST_ENDPOINTS})] | None
+    ) = None
     """Only events of these endpoints; of all when left out."""
 
 
@@ -54,7 +61,7 @@ def routes(plane: Plane) -> APIRouter:
         return await webhooks.test(plane, webhook_id, request.state.actor)
 
     @router.get("/{webhook_id}/deliveries", summary="Newest deliveries")
-    def last_deliveries(webhook_id: str, last: int = 20) -> dict[str, Any]:
+    def last_deliveries(webhook_id: str, last: Annotated[int, newest(KEPT)] = 20) -> dict[str, Any]:
         """Newest first, with status and reason; 100 are kept."""
         return webhooks.last_deliveries(plane, webhook_id, last)
 

@@ -25,8 +25,8 @@ from roadworthy.rollout.signals import CUSTOM
 MOST_ITEMS = 1_000
 TAKEN, DUPLICATE, UNKNOWN = "taken", "duplicate", "unknown"
 NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED = "not-in-rollout", "no-evidence", "not-asked"
-OUT_OF_BOUNDS, CLOSED = "out-of-bounds", "closed"
-RESULTS = (TAKEN, DUPLICATE, UNKNOWN, NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED, OUT_OF_BOUNDS, CLOSED)
+OUT_OF_BOUNDS, CLOSED, INVALID = "out-of-bounds", "closed", "invalid"
+RESULTS = (TAKEN, DUPLICATE, UNKNOWN, NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED, OUT_OF_BOUNDS, CLOSED, INVALID)
 """What can become of an item; docs/rollouts.md says what each means."""
 _log = structlog.get_logger()
 
@@ -40,17 +40,19 @@ class Item:
         correct: whether the answer was right; None when that is not said.
         events: bad events of the user's own, by name.
         values: of metrics of an A/B test.
+        fault: why the item cannot be read; "" when it can. Such an item may have no id.
     """
 
-    prediction_id: str
+    prediction_id: str | None
     correct: bool | None = None
     events: tuple[str, ...] = ()
     values: Mapping[str, float] = field(default_factory=dict)
+    fault: str = ""
 
     @property
     def request(self) -> str:
         """The id of the request. Its rows had one draw, so they are one outcome."""
-        return self.prediction_id.partition(":")[0]
+        return (self.prediction_id or "").partition(":")[0]
 
 
 @dataclass(slots=True)
@@ -76,7 +78,8 @@ class _Found:
 
 
 def give(plane: Plane, name: str, items: Sequence[Item], actor: str) -> dict[str, Any]:
-    """Take feedback for an endpoint; what became of each item, in order. To give the same again changes nothing.
+    """Take feedback for an endpoint; what became of each item, in order. To give the same again changes nothing. An item that
+    cannot be read has the result "invalid", and the others are taken all the same.
 
     Args:
         items: at least one, MOST_ITEMS at most.
@@ -85,12 +88,12 @@ def give(plane: Plane, name: str, items: Sequence[Item], actor: str) -> dict[str
         NotFound: "unknown-endpoint". InvalidRequest: "invalid-name".
     """
     check_name(name, "endpoint name")
-    ids = {item.request for item in items}
+    ids = {item.request for item in items if not item.fault}
     with plane.database.begin() as connection:
         endpoints.get(connection, name)
-        files = predictions.files_between(connection, name, ids)
+        files = predictions.files_between(connection, name, ids) if ids else []
     drawn = predictions.find_drawn(files, plane.blobs.open, ids)  # outside of any transaction: it reads files
-    found = [_Found(item, drawn.get(item.request)) for item in items]
+    found = [_Found(item, None if item.fault else drawn.get(item.request)) for item in items]
     by_rollout: dict[str, list[_Found]] = {}
     for each in found:
         if _may_count(each) and each.drawn is not None:
@@ -105,6 +108,8 @@ def give(plane: Plane, name: str, items: Sequence[Item], actor: str) -> dict[str
 
 def _may_count(found: _Found) -> bool:
     """Whether the record lets it be evidence; else `result` says why not."""
+    if found.item.fault:
+        found.result, found.problem = INVALID, found.item.fault
     if found.drawn is None:
         return False
     if not found.drawn.rollout:

@@ -42,7 +42,8 @@ CURRENT = "current"
 """Stands for the id of the rollout in progress, or of the last one."""
 ASKED = ("pause", "resume", "approve", "promote", "abort")
 """What people ask by name; the other commands are parts of other verbs."""
-_MOST = 200
+MOST_SHOWN = 200
+"""Rollouts of one reply."""
 _MOST_REASON = 500
 _LATELY_US = 3_600_000_000
 """So far back is looked for how often an endpoint is asked; `rollout/cautions.py` calls it the past hour."""
@@ -322,8 +323,8 @@ def history(plane: Plane, name: str | None, last: int, before: str | None) -> di
     """
     if name is not None:
         check_name(name, "endpoint name")
-    if not 1 <= last <= _MOST:
-        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    if not 1 <= last <= MOST_SHOWN:
+        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
     with plane.database.begin() as connection:
         found = rollouts.list_last(connection, name, last, before)
         if name is not None and not found:

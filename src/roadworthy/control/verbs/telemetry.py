@@ -29,8 +29,10 @@ from roadworthy.rollout import endpoints, rollouts
 from roadworthy.store.blobs import package_blob
 from roadworthy.store.engine import read_revision
 
-_FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
-_MOST = 1_000
+FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
+"""How a record file is named."""
+MOST_SHOWN = 1_000
+"""Items of one reply."""
 STORE_BEHIND = "store-behind"
 _RESTORE = "if the database was restored from a backup, run `roadworthy restore` on the control plane's machine"
 _log = structlog.get_logger()
@@ -94,7 +96,7 @@ def record_blob(plane: Plane, key: Key, gateway: str, file: str) -> str:
         InvalidRequest: "invalid-name".
         Forbidden: "gateway-not-yours".
     """
-    if not _FILE.fullmatch(file):
+    if not FILE.fullmatch(file):
         raise InvalidRequest("that cannot name a record file", code="invalid-name")
     return f"records/{instance_of(plane, key, gateway)}/{file}"
 
@@ -126,8 +128,8 @@ def last_predictions(plane: Plane, endpoint: str, last: int, prediction_id: str 
         InvalidRequest: "invalid-name", "invalid-last".
     """
     check_name(endpoint, "endpoint name")
-    if not 1 <= last <= _MOST:
-        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    if not 1 <= last <= MOST_SHOWN:
+        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
     with plane.database.begin() as connection:
         files = predictions.files_of(connection, endpoint)
         lost = sum(gateway.lost_records for gateway in gateways.list_all(connection))
@@ -195,8 +197,8 @@ def audit_trail(plane: Plane, last: int, before: str | None) -> dict[str, Any]:
     Raises:
         InvalidRequest: "invalid-last".
     """
-    if not 1 <= last <= _MOST:
-        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    if not 1 <= last <= MOST_SHOWN:
+        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
     with plane.database.begin() as connection:
         entries = list_last(connection, last, before)
     items = [{**entry, "at": iso(entry.pop("at_us"))} for entry in entries]
@@ -210,8 +212,8 @@ def events_after(plane: Plane, after: int, last: int) -> dict[str, Any]:
     Raises:
         InvalidRequest: "invalid-last".
     """
-    if not 1 <= last <= _MOST:
-        raise InvalidRequest(f"last is between 1 and {_MOST}", code="invalid-last")
+    if not 1 <= last <= MOST_SHOWN:
+        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
     with plane.database.begin() as connection:
         found = events.list_after(connection, max(after, 0), last)
         lost = max(events.kept(connection).first - 1 - max(after, 0), 0)

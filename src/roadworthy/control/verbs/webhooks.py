@@ -23,7 +23,8 @@ from roadworthy.webhooks.sending import Attempt
 from roadworthy.webhooks.signing import make_secret
 from roadworthy.webhooks.targets import parse_url
 
-_MOST_ENDPOINTS = 100
+MOST_ENDPOINTS = 100
+"""Names of one webhook."""
 
 
 async def create(
@@ -71,9 +72,9 @@ def _check_types(types: Sequence[str] | None) -> tuple[str, ...] | None:
 def _check_endpoints(endpoints: Sequence[str] | None) -> tuple[str, ...] | None:
     if endpoints is None:
         return None
-    if not 1 <= len(endpoints) <= _MOST_ENDPOINTS:
+    if not 1 <= len(endpoints) <= MOST_ENDPOINTS:
         raise InvalidRequest(
-            f"name 1 to {_MOST_ENDPOINTS} endpoints", code="invalid-name", hint="leave them out for all"
+            f"name 1 to {MOST_ENDPOINTS} endpoints", code="invalid-name", hint="leave them out for all"
         )
     return tuple(dict.fromkeys(check_name(name, "endpoint name") for name in endpoints))
 

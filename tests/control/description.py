@@ -1,0 +1,47 @@
+"""The description of the whole management API, internal routes and pages included: for tests that ask every route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from fastapi.openapi.utils import get_openapi
+
+from roadworthy.contract.telemetry import Telemetry
+from roadworthy.control.api import internal, page
+from roadworthy.control.api.fields import REFUSALS
+from roadworthy.control.app import build_routes
+from roadworthy.control.plane import Plane
+
+
+def describe(plane: Plane) -> dict[str, Any]:
+    """An OpenAPI document; "Telemetry" among its schemas is what gateways send."""
+    app = build_routes(plane, lambda: False)
+    hidden = [internal.routes(plane, lambda: False), page.routes(app.title, str(app.openapi_url))]
+    described = app.openapi()
+    for router in hidden:
+        for route in router.routes:
+            route.include_in_schema = True  # type: ignore[attr-defined]
+            route.responses = {**REFUSALS, **route.responses}  # type: ignore[attr-defined]
+        paths = get_openapi(title="", version="", routes=router.routes)["paths"]
+        described["paths"] |= paths
+    for path, methods in described["paths"].items():
+        if path.startswith("/internal/"):
+            for operation in methods.values():
+                operation["security"] = [{"HTTPBearer": []}]
+    (_,), models = msgspec.json.schema_components([Telemetry], ref_template="#/components/schemas/{name}")
+    described["components"]["schemas"] |= models
+    return described
+
+
+def numbers(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every integer that a schema has."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            yield schema
+        for part in schema.values():
+            yield from numbers(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from numbers(part)
