@@ -31,6 +31,8 @@ RECORDED_IN = {
     "monitoring/predictions.py": "shows when a prediction was asked",
     "control/times.py": "writes a recorded time as text",
     "cli/rollout_watch.py": "stamps the lines that it prints",
+    "control/recovery.py": "names the database that was moved aside",
+    "supervisor/output.py": "stamps the lines that children printed",
 }
 """Where wall time may be read, and for what."""
 _WALL = {
