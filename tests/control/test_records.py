@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.telemetry import RecordFile
+from tests.control_plane import ControlProcess
 
 
 def record(number: int, **changes: Any) -> PredictionRecord:
@@ -84,10 +85,13 @@ def test_the_newest_of_several_gateways_that_overlap_in_time(admin: httpx.Client
     assert [item["request_id"] for item in reply["items"]] == ["req-8", "req-9"]
 
 
-def test_a_file_that_is_no_record_file_or_is_gone_hides_no_other(admin: httpx.Client, gateway: Any) -> None:
+def test_a_file_that_is_no_record_file_or_is_gone_hides_no_other(
+    admin: httpx.Client, gateway: Any, control: ControlProcess
+) -> None:
     """Queries pass over what cannot be read."""
-    gateway.client.put("/internal/v1/records/gw-1/good.parquet", content=parquet([record(1)]))
-    gateway.client.put("/internal/v1/records/gw-1/junk.parquet", content=b"junk")
+    for name, content in (("good", parquet([record(1)])), ("junk", b"junk"), ("gone", parquet([record(2)]))):
+        gateway.client.put(f"/internal/v1/records/gw-1/{name}.parquet", content=content)
+    next(control.folder.rglob("gone.parquet")).unlink()
     gateway.report(
         record_files=tuple(
             RecordFile(f"records/gw-1/{name}.parquet", "line", 1, 100, 1, 1) for name in ("junk", "good", "gone")

@@ -106,6 +106,7 @@ def test_only_the_ready_worker_takes_connections(machine: Machine) -> None:
     """Both answer probes while neither is ready; then the ready one alone, until the other is ready too."""
     machine.start(0)
     machine.start(1)
+    eventually(lambda: {machine.state(0), machine.state(1)} == {"STARTING"}, "both have begun")
     first = eventually(lambda: machine.ask("/livez"), "a worker answers")
     assert first.status_code == 200
     probe = machine.ask("/readyz")

@@ -279,7 +279,7 @@ def test_copies_are_compared(
         assert reply.headers["roadworthy-version"] == "m:1"
         assert reply.status_code == (500 if stable == "poison" else 200)
         eventually(lambda n=number: pairs(folder).get("errors", (0,))[0] == n, "the copy is answered")
-    assert pairs(folder) == expected
+    eventually(lambda: pairs(folder) == expected, "they are compared")
     assert {each.arm for each in counted(folder).arms} == {"stable"}
     requests = read_totals(SlabReader(folder / "run" / "slab")).requests
     assert {(bound.version, count) for (bound, _), count in requests.items()} == {("m:1", 10)}
@@ -342,7 +342,7 @@ def test_copies_that_fail_are_logged_seldom(start_worker: Any, make_plan: Any, f
     for number, rows in enumerate([[[1, 2, 3]], UNLUCKY, UNLUCKY, UNLUCKY], start=1):
         worker.predict("e", rows)
         eventually(lambda n=number: pairs(folder).get("errors", (0,))[0] == n, "the copy is answered")
-    assert pairs(folder)["errors"] == (4, 3, 0)
+    eventually(lambda: pairs(folder)["errors"] == (4, 3, 0), "all are counted")
     eventually(lambda: "copy-failed" in (folder / "log").read_text(), "it is told")
     lines = [line for line in (folder / "log").read_text().splitlines() if "copy-failed" in line]
     (told,) = [json.loads(line) for line in lines]

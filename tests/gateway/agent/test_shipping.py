@@ -193,7 +193,7 @@ def test_g10_files_that_are_damaged_or_gone_are_counted_and_hold_up_no_other(sta
     again = StandIn(first.port)
     try:
         eventually(lambda: [m for f in again.frames for m in f.record_files], "a manifest arrives")
-        assert list(again.records) == [f"local/{good.name}"]
+        assert list(again.records) == [f"key-abcdefgh/local/{good.name}"]
         eventually(lambda: again.frames[-1].lost_records == 1 + 2 + 3, "telemetry tells what they held")
         metrics = agent.metrics()
         assert (metrics["roadworthy_record_files_lost_total"], metrics["roadworthy_records_lost_total"]) == (3, 6)

@@ -19,7 +19,8 @@ OCTETS = "application/octet-stream"
 
 # What is described and not checked here is checked by a verb, which has a code of its own for it.
 Name = Annotated[str, Path(json_schema_extra={"pattern": _NAME})]
-Names = list[Annotated[str, Field(json_schema_extra={"pattern": _NAME})]]
+Named = Annotated[str, Field(json_schema_extra={"pattern": _NAME})]
+Names = list[Named]
 Version = Annotated[int, Path(json_schema_extra={"minimum": 1, "maximum": _MOST_VERSION})]
 Digest = Annotated[str, Field(json_schema_extra={"pattern": "^sha256:[0-9a-f]{64}$"})]
 Reference = Annotated[str, Field(json_schema_extra={"pattern": f"{_NAME[:-1]}:[1-9][0-9]{{0,8}}$"})]

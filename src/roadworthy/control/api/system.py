@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from roadworthy import __version__
 from roadworthy.access.keys import ROLES
-from roadworthy.control.api.fields import Names, newest
+from roadworthy.control.api.fields import Named, Names, newest
 from roadworthy.control.plane import Plane
 from roadworthy.control.verbs import keys, telemetry
 
@@ -23,7 +23,7 @@ class NewKey(BaseModel):
     """admin, predictor or gateway."""
     endpoints: Names | None = None
     """For predictors: the endpoints it may call; all when left out."""
-    name: str | None = None
+    name: Named | None = None
     """For gateways: they report as `<name>/<instance>`. The key's id when left out."""
 
 
