@@ -91,6 +91,7 @@ def test_d3_the_probe_says_no_before_connections_are_refused(start_worker: Calla
 def test_d3_an_idle_connection_may_ask_once_more(start_worker: Callable[..., Any], plan: Any) -> None:
     """A request that crosses the stop on an open connection is answered, and told that it was the last."""
     worker = start_worker(plan, linger_s=DEADLINE_S).wait_ready()
+    worker.client.close()  # an idle connection of the probe's would be waited for
     connection = http.client.HTTPConnection("127.0.0.1", worker.port, timeout=DEADLINE_S)
     connection.connect()
     worker.process.send_signal(signal.SIGTERM)
