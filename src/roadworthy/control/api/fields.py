@@ -19,6 +19,7 @@ OCTETS = "application/octet-stream"
 
 # What is described and not checked here is checked by a verb, which has a code of its own for it.
 Name = Annotated[str, Path(json_schema_extra={"pattern": _NAME})]
+Instance = Annotated[str, Path(json_schema_extra={"pattern": f"^({_NAME[1:-1]}/)?{_NAME[1:]}"})]
 Named = Annotated[str, Field(json_schema_extra={"pattern": _NAME})]
 Names = list[Named]
 Version = Annotated[int, Path(json_schema_extra={"minimum": 1, "maximum": _MOST_VERSION})]

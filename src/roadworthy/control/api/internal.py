@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from roadworthy.contract.telemetry import decode_telemetry
-from roadworthy.control.api.fields import Digest, File, Seconds, body
+from roadworthy.control.api.fields import Digest, File, Instance, Seconds, body
 from roadworthy.control.api.packages import stream
 from roadworthy.control.plane import Plane
 from roadworthy.control.uploads import received
@@ -57,7 +57,7 @@ def routes(plane: Plane, stopping: Callable[[], bool]) -> APIRouter:
         return {"accepted": await run_in_threadpool(telemetry.receive, plane, request.state.key, decoded)}
 
     @router.put("/records/{gateway:path}/{file}", status_code=204, openapi_extra=body())
-    async def records(request: Request, gateway: str, file: RecordFile) -> None:
+    async def records(request: Request, gateway: Instance, file: RecordFile) -> None:
         """A finished file of prediction records. `gateway`: as a frame names it, with the key before it or without."""
         blob = await run_in_threadpool(telemetry.record_blob, plane, request.state.key, gateway, file)
         async with received(request, plane.blobs, _MAX_RECORD_FILE_BYTES) as source:
