@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.telemetry import RecordFile
+from roadworthy.control.border import MOST_BODY_BYTES
 from tests.control_plane import ControlProcess
 
 
@@ -46,6 +48,24 @@ def parquet(records: list[PredictionRecord]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([msgspec.structs.asdict(r) for r in records]), sink)
     return sink.getvalue()
+
+
+def test_a_long_record_file_is_taken_however_its_gateway_is_named(gateway: Any) -> None:
+    """A busy second makes files of megabytes; the bound of ordinary bodies is not theirs."""
+    numbers = np.random.default_rng(1)
+    noise = [record(n, inputs=numbers.bytes(1 << 10)) for n in range(1, 3_001)]
+    content = parquet(noise)
+    assert len(content) > 2 * MOST_BODY_BYTES
+    for place in ("gw-1", f"{ControlProcess.GATEWAY}/gw-1"):
+        name = f"line-{place.count('/')}.parquet"
+        reply = gateway.client.put(f"/internal/v1/records/{place}/{name}", content=content)
+        assert reply.status_code == 204, (place, reply.text)
+        reply = gateway.client.put(f"/internal/v1/records/{place}/{name}", content=(content for _ in range(1)))
+        assert reply.status_code == 204, (place, reply.text)
+        manifest = RecordFile(f"records/{place}/{name}", "line", 3_000, len(content), 1_000_000, 3_000_000_000)
+        assert gateway.report(record_files=(manifest,)).status_code == 200
+    many = tuple(msgspec.structs.replace(manifest, blob=f"records/gw-1/line-{'9' * 90}{n}.parquet") for n in range(10_000))
+    assert gateway.report(record_files=many).status_code == 200
 
 
 def test_shipped_records_can_be_asked_for(admin: httpx.Client, gateway: Any) -> None:

@@ -27,7 +27,7 @@ OPEN = PROBES | frozenset({"/openapi.json", page.PAGE, page.SCRIPT, page.STYLE, 
 
 _FEEDBACK = re.compile(r"/api/v1/endpoints/([^/]+)/feedback")
 """The one path for callers of endpoints too: who asked learns what became of it."""
-_UPLOADS = re.compile(r"/api/v1/packages|/internal/v1/(telemetry|records/[^/]+/[^/]+)")
+_UPLOADS = re.compile(r"/api/v1/packages|/internal/v1/(telemetry|records/.+)")
 """Paths whose bodies become files, each bounded by its route (`uploads.py`)."""
 MOST_BODY_BYTES = 1 << 20
 """Of a request to any other path. Its JSON is read as a whole, and takes many times as much memory."""
