@@ -64,7 +64,9 @@ def test_a_long_record_file_is_taken_however_its_gateway_is_named(gateway: Any) 
         assert reply.status_code == 204, (place, reply.text)
         manifest = RecordFile(f"records/{place}/{name}", "line", 3_000, len(content), 1_000_000, 3_000_000_000)
         assert gateway.report(record_files=(manifest,)).status_code == 200
-    many = tuple(msgspec.structs.replace(manifest, blob=f"records/gw-1/line-{'9' * 90}{n}.parquet") for n in range(10_000))
+    many = tuple(
+        msgspec.structs.replace(manifest, blob=f"records/gw-1/line-{'9' * 90}{n}.parquet") for n in range(10_000)
+    )
     assert gateway.report(record_files=many).status_code == 200
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 
 import roadworthy as rw
+from tests.graphs import sum_graph
 from tests.waiting import DEADLINE_S
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
@@ -21,17 +22,7 @@ COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 
 def pack_sum(folder: Path) -> Path:
     """A small native model, which executes in the workers: [[1, 2]] gives 3."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    graph = helper.make_graph(
-        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, axes=[1])],
-        "sum",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 2])],
-        [helper.make_tensor_value_info("total", TensorProto.FLOAT, [None])],
-    )
-    file = folder / "sum.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), file)
+    file = sum_graph(folder, 2)
     return rw.pack(
         file, name="sum", inputs=np.random.default_rng(0).random((40, 2)).astype(np.float32), out=folder
     ).path

@@ -17,6 +17,7 @@ from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.package.archive import unpack
 from roadworthy.runtime.apart.launch import runner_command
 from tests.gates import closed
+from tests.graphs import sum_graph
 from tests.runtime.apart.runners import StartRunner, start_runner
 from tests.waiting import DEADLINE_S, eventually
 
@@ -28,8 +29,6 @@ CRASH, GATED = 13.0, 14.0
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A callable that carries code, and an ONNX file that does not."""
-    import onnx
-    from onnx import TensorProto, helper
 
     out = tmp_path_factory.mktemp("dist")
     path = str(out / "gate")
@@ -44,14 +43,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         return rows.sum(axis=1)
 
     rows = np.random.default_rng(0).random((40, 3))
-    graph = helper.make_graph(
-        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, axes=[1])],
-        "sum",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3])],
-        [helper.make_tensor_value_info("total", TensorProto.FLOAT, [None])],
-    )
-    file = out / "sum.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), file)
+    file = sum_graph(out, 3)
     return {
         "fragile": rw.pack(fragile, name="fragile", inputs=rows, out=out),
         "light": rw.pack(file, name="light", inputs=rows.astype(np.float32), out=out),

@@ -13,6 +13,7 @@ from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.package.archive import unpack
 from roadworthy.package.pack import pack
 from tests.conftest import eventually
+from tests.graphs import sum_graph
 
 COMMAND = ["-m", "roadworthy.gateway.worker"]
 MAX_IDLE_MB = 150
@@ -21,9 +22,7 @@ MAX_IDLE_MB = 150
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A pipeline over a DataFrame, with text and nulls, that stays native; and an ONNX file."""
-    import onnx
     import pandas as pd
-    from onnx import TensorProto, helper
     from sklearn.compose import make_column_transformer
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.pipeline import make_pipeline
@@ -43,14 +42,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("dist")
     native = pack(model, name="people", inputs=frame, labels=labels, out=out, compile=False)
 
-    graph = helper.make_graph(
-        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, axes=[1])],
-        "sum",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3])],
-        [helper.make_tensor_value_info("total", TensorProto.FLOAT, [None])],
-    )
-    file = out / "sum.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), file)
+    file = sum_graph(out, 3)
     light = pack(file, name="sum", inputs=rng.random((50, 3)).astype(np.float32), out=out)
     return {"people": (native, frame, model), "sum": (light, None, None)}
 

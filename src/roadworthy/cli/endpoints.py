@@ -173,11 +173,11 @@ def status(options: RemoteOptions) -> None:
     gateways = [
         (
             gateway["id"],
-            "alive" if gateway.get("alive", True) else "AWAY",
+            "alive" if _is_alive(gateway) else "AWAY",
             gateway.get("seen_at"),
             gateway.get("revision"),
             len(gateway.get("workers") or ()),
-            _states(gateway.get("workers") or ()) if gateway.get("alive", True) else "unknown",
+            _states(gateway.get("workers") or ()) if _is_alive(gateway) else "unknown",
             gateway.get("lost_records"),
             _sharing(gateway.get("workers") or ()),
         )
@@ -219,10 +219,15 @@ def status_notes(document: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def _is_alive(gateway: dict[str, Any]) -> bool:
+    """Whether it reports; control planes of earlier releases do not say."""
+    return bool(gateway.get("alive", True))
+
+
 def _placements(gateways: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
     """Where each version that is ready executes, and on how many workers it is so; of a gateway that is away nobody knows."""
     counts: dict[tuple[str, str, str, str], int] = {}
-    for gateway in (each for each in gateways if each.get("alive", True)):
+    for gateway in filter(_is_alive, gateways):
         for worker in gateway.get("workers") or ():
             for version in worker.get("versions") or ():
                 if version["state"] == "READY":

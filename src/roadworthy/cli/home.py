@@ -110,14 +110,17 @@ class Home:
 
     def known_epoch(self) -> str | None:
         """Which life of the control plane's database is known here, to it or to the gateway; None before the first."""
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if noted := self.epoch_file.read_text(encoding="ascii").strip():
-                return noted
+        from roadworthy.store.epochs import EpochFile
+
         served = self.snapshot()
-        return served[0] if served is not None and served[1] else None
+        return EpochFile(self.epoch_file, known=served[0] if served is not None and served[1] else None).expected()
 
     def note_epoch(self, epoch: str) -> None:
-        """Know this life from now on."""
+        """Know this life from now on.
+
+        Raises:
+            OSError: the disk refuses: without the note, the next start would refuse the database.
+        """
         write_atomic(self.epoch_file, epoch.encode("ascii"), mode=PRIVATE)
 
     def snapshot(self) -> tuple[str, int] | None:

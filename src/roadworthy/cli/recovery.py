@@ -64,9 +64,7 @@ def restore(options: RestoreOptions) -> None:
     else:
         with home.held(CONTROL):
             done = put_in_place(url, options.file, SystemClock())
-    home.note_epoch(
-        done.epoch
-    )  # else a start would look for the life that has ended, and take this database for another one
+    home.note_epoch(done.epoch)
     told = {"epoch": done.epoch, "revision": done.revision, "aside": None if done.aside is None else str(done.aside)}
     text = facts({"epoch": done.epoch, "revision": done.revision, "database before": done.aside})
     show(told, f"restored; gateways follow this database from here\n{text}", as_json=options.json)

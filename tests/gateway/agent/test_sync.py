@@ -116,16 +116,21 @@ def test_a_damaged_snapshot_on_disk_does_not_stop_the_agent(stand_in: Any, start
     assert worker.snapshot().revision == 1
 
 
-def test_d10_a_package_that_a_worker_finds_damaged_is_fetched_again(
-    stand_in: Any, start_agent: Any, packed: Any, tmp_path: Path
-) -> None:
-    """One flipped bit on this disk heals: fetched once more, and the snapshot is sent again."""
+def arrived(stand_in: Any, start_agent: Any, packed: Any, folder: Path) -> tuple[Any, Any, Path]:
+    """A package in the first snapshot of an agent, a worker that has that snapshot, and the package's folder."""
     entry, data = packed
     stand_in.packages[entry.digest] = data
     stand_in.offer(Snapshot("e", 1, (entry,)))
     worker = start_agent(stand_in).worker()
     worker.snapshot()
-    place = tmp_path / "packages" / entry.digest.removeprefix("sha256:")
+    return entry, worker, folder / "packages" / entry.digest.removeprefix("sha256:")
+
+
+def test_d10_a_package_that_a_worker_finds_damaged_is_fetched_again(
+    stand_in: Any, start_agent: Any, packed: Any, tmp_path: Path
+) -> None:
+    """One flipped bit on this disk heals: fetched once more, and the snapshot is sent again."""
+    entry, worker, place = arrived(stand_in, start_agent, packed, tmp_path)
     (place / "manifest.json").write_bytes(b"{}")
     worker.hello(versions=(VersionState(entry.digest, FAILED, code="package-damaged"),))
     assert worker.snapshot().revision == 1
@@ -137,12 +142,7 @@ def test_g10_a_package_folder_or_a_snapshot_that_somebody_deletes_comes_back(
 ) -> None:
     """While the agent runs: the package is fetched again, and workers get the snapshot again so that they try it again; the
     snapshot's file is written again."""
-    entry, data = packed
-    stand_in.packages[entry.digest] = data
-    stand_in.offer(Snapshot("e", 1, (entry,)))
-    worker = start_agent(stand_in).worker()
-    worker.snapshot()
-    place = tmp_path / "packages" / entry.digest.removeprefix("sha256:")
+    entry, worker, place = arrived(stand_in, start_agent, packed, tmp_path)
     remove_tree(tmp_path / "packages")
     (tmp_path / "snapshot.json").unlink()
     assert worker.snapshot() == Snapshot("e", 1, (entry,))
