@@ -22,8 +22,8 @@ def describe(plane: Plane) -> dict[str, Any]:
     described = app.openapi()
     for router in hidden:
         for route in router.routes:
-            route.include_in_schema = True  # type: ignore[attr-defined]
-            route.responses = {**REFUSALS, **route.responses}  # type: ignore[attr-defined]
+            route.include_in_schema = True  # type: ignore[attr-defined]  # all of them are API routes
+            route.responses = {**REFUSALS, **route.responses}  # type: ignore[attr-defined]  # as above
         paths = get_openapi(title="", version="", routes=router.routes)["paths"]
         described["paths"] |= paths
     for path, methods in described["paths"].items():

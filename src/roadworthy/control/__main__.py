@@ -38,10 +38,10 @@ def main() -> int:
         listener = _listener(document)  # first of all: a taken port leaves nothing half begun
         plane = build_plane(document)
     except RoadworthyError as error:
-        log.error("control-plane-refuses-to-start", code=error.code, message=error.message, hint=error.hint)  # noqa: TRY400
+        log.error("control-plane-refuses-to-start", code=error.code, message=error.message, hint=error.hint)  # noqa: TRY400 - a refusal, no bug: its trace tells nothing
         return EXIT_REFUSED
     except OSError as error:
-        log.error("control-plane-refuses-to-start", code=StoreError.code, message=f"a folder cannot be used: {error}")  # noqa: TRY400
+        log.error("control-plane-refuses-to-start", code=StoreError.code, message=f"a folder cannot be used: {error}")  # noqa: TRY400 - as above
         return EXIT_REFUSED
     server: list[uvicorn.Server] = []
     app = create_app(plane, lambda: bool(server and server[0].should_exit))

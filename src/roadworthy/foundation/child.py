@@ -87,7 +87,7 @@ def keep_log_apart() -> int:
         os.dup2(1, 2)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
-            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # both are TextIOWrapper here
     return log
 
 

@@ -57,7 +57,7 @@ def load_callable(files: ModelFiles) -> Callable[..., Any]:
     loaded = load_object(files.read(CODE_FILE))
     if not callable(loaded):
         raise PackageRefused("the package's code is no function", code="code-not-loadable")
-    return loaded  # type: ignore[no-any-return]
+    return loaded  # type: ignore[no-any-return]  # pickle returns Any
 
 
 def save_object(value: object, path: Path) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def respond(call: Answered, reply: Reply, default: HeaderList, *, close: bool) -
         close: whether the connection ends with it.
     """
     # The same objects come again and again: a version's head, headers of a protocol, the date of a second.
-    global _begun  # noqa: PLW0603
+    global _begun  # noqa: PLW0603 - one for the process
     dated, head, headers, begin = _begun
     if default is not dated or reply.head is not head or reply.headers is not headers or reply.status != _OK:
         begin = b"%b%b%b%b" % (_STATUS[reply.status], lines(default), reply.head, lines(reply.headers))
