@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest --durations=20
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help env format lint types check fast unit test tools demo bench soak clean distclean FORCE
+.PHONY: help env format lint types style check fast unit test tools demo bench soak clean distclean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,7 +34,7 @@ lint: env ## style, formatting, and the walls between the rooms
 types: env ## mypy, strict
 	$(BIN)/mypy
 
-check: lint types fast ## in three minutes: style, walls, types, the tests that start no processes
+check: style fast ## in three minutes: style, walls, types, the tests that start no processes
 
 fast: env ## the tests that start no processes (tests/tiers.py knows which those are)
 	$(PYTEST) $(PYTEST_ARGS) -m "not processes"
@@ -42,7 +42,10 @@ fast: env ## the tests that start no processes (tests/tiers.py knows which those
 unit: env ## all tests; PYTEST_ARGS="tests/schema -k …" chooses
 	$(PYTEST) $(PYTEST_ARGS)
 
-test: lint types tools unit ## everything that must pass, in a quarter of an hour: style, walls, types, all tests
+test: tools env ## everything that must pass, in a quarter of an hour: all tests, and beside them style, walls, types
+	@$(MAKE) --jobs=2 unit style
+
+style: lint types ## style, walls, types
 
 tools: # the load generator, the Redis server and the nginx that tests need; where they cannot be installed, those tests are skipped
 	@scripts/load_tools.sh || test -z "$${CI:-}"
@@ -54,7 +57,7 @@ demo: env ## the whole journey on real flights; DEMO_ARGS=--exit stops the serve
 
 bench: bench-road bench-gateway ## the benchmarks of one machine's speed
 
-bench-%: env FORCE ## one benchmark: bench-gateway, -road, -exact, -switches, -chaos, -overload, -hostile, -peers, -rollout
+bench-%: env FORCE ## one benchmark: bench-gateway, -before, -road, -exact, -switches, -chaos, -overload, -hostile, -peers, -rollout
 	@scripts/load_tools.sh
 	$(BIN)/python -m bench.$* $(BENCH_ARGS)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.before import compare
 from bench.duel import Setup, WrongAnswerError, baseline, many_rows, single_rows
 from bench.load.wrk import Load, wrong_answers
 from bench.models import Subject, bodies, sklearn_trees
@@ -31,6 +33,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cells(folder: Path) -> Subject:
     """The breast cancer pipeline, packed."""
     return sklearn_trees(folder, 600)
+
+
+@pytest.mark.skipif(
+    shutil.which("wrk") is None and "CI" not in os.environ, reason="wrk is missing and could not be installed"
+)
+@pytest.mark.timeout(600)
+def test_two_checkouts_are_compared(tmp_path: Path) -> None:
+    """This one with itself: both serve, both are asked, every answer is checked."""
+    (measure,) = compare(Path(sys.executable), tmp_path, SHORT, ["cells"])
+    assert measure.value
+    assert measure.baseline
 
 
 @pytest.mark.skipif(

@@ -1,0 +1,93 @@
+"""The gateway's speed before and after a change: `make bench-before BENCH_ARGS="--checkout ../before"`, where ../before is
+a checkout of the commit before, with its own environment (`git worktree add ../before COMMIT; make -C ../before env`).
+
+Both installations run at once on core 0, each with its own code, and are asked in turns from core 1: what the machine does
+meanwhile meets both alike. Every answer is checked. Neither changes its checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from bench.duel import Setup, faster, single_rows
+from bench.load.wrk import Target
+from bench.models import Subject, onnx_trees, sklearn_trees
+from bench.report import Measure, finish
+from bench.service import installed
+
+LEAST = 0.97
+ROWS = 20_000
+_KINDS = {"cells": "scikit-learn, compiled", "cells-native": "scikit-learn, not compiled", "trees": "trees in ONNX"}
+_HOST = """
+import json, sys
+from functools import partial
+from pathlib import Path
+from bench.models import onnx_trees, sklearn_trees
+from bench.service import installed
+MAKERS = {"cells": sklearn_trees, "cells-native": partial(sklearn_trees, compiled=False), "trees": onnx_trees}
+folder, core, names = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
+with installed(folder, [MAKERS[name](folder, 600) for name in names], core) as service:
+    targets = [service.target(name) for name in names]
+    print(json.dumps([[to.port, to.path, to.authorization] for to in targets]), flush=True)
+    sys.stdin.read()
+"""
+_MAKERS: dict[str, Callable[[Path, int], Subject]] = {
+    "cells": sklearn_trees,
+    "cells-native": partial(sklearn_trees, compiled=False),
+    "trees": onnx_trees,
+}
+
+
+@contextmanager
+def hosted(python: Path, folder: Path, names: Sequence[str], core: int | None) -> Iterator[list[Target]]:
+    """The models of these names, served by the code of another checkout; `python`: of its environment."""
+    command = [str(python), "-c", _HOST, str(folder), json.dumps(core), *names]
+    host = subprocess.Popen(command, cwd=python.parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert host.stdout is not None
+    try:
+        lines = (line for line in host.stdout if line.startswith(b"["))
+        yield [Target(*to) for to in json.loads(next(lines))]
+    finally:
+        host.communicate()
+
+
+def compare(python: Path, folder: Path, setup: Setup, names: Sequence[str]) -> list[Measure]:
+    """One row a request, each model in turn, this checkout against the one of `python`."""
+    (folder / "before").mkdir()
+    subjects = [_MAKERS[name](folder, ROWS) for name in names]
+    measures = []
+    with (
+        hosted(python, folder / "before", names, setup.server_core) as before,
+        installed(folder, subjects, setup.server_core) as service,
+    ):
+        for subject, other in zip(subjects, before, strict=True):
+            duel = single_rows(subject, service.target(subject.name), other, setup)
+            name = f"1 row, {setup.connections} connections, {_KINDS[subject.name]}, against the checkout before"
+            measures.append(faster(name, duel, LEAST))
+    return measures
+
+
+def main() -> int:
+    """Measure and print; 1 when this checkout is slower."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkout", type=Path, required=True, help="of the commit before, with its .venv")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=int, default=1, help="length of each turn")
+    parser.add_argument("--only", nargs="+", choices=list(_KINDS), default=list(_KINDS), help="models")
+    arguments = parser.parse_args()
+    python = arguments.checkout.resolve() / ".venv" / "bin" / "python"
+    with tempfile.TemporaryDirectory() as folder:
+        setup = Setup(arguments.rounds, arguments.seconds)
+        return finish("before", compare(python, Path(folder), setup, arguments.only), whole=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
