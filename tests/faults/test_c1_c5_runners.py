@@ -220,7 +220,7 @@ def test_c13_what_a_model_does_to_its_process_stays_there(start_runner: StartRun
 
     play(tmp_path, scene)
     assert runner.stop() == 0
-    assert not any(psutil.pid_exists(pid) for pid in children)
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in children), "its children have ended")
     assert "printed by the model" in runner.log()
     assert "complained by the model" in runner.log()
     assert sorted(path.name for path in runner.address.parent.iterdir()) == []

@@ -21,6 +21,7 @@ import numpy as np
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import read_start_message
 from roadworthy.foundation.errors import ModelFault, PackageRefused
+from roadworthy.foundation.host import begin_hosting, leave
 from roadworthy.runtime.apart.launch import RunnerStart
 from roadworthy.runtime.apart.process import serve
 from roadworthy.runtime.logs import configure_logs
@@ -135,9 +136,10 @@ def main() -> int:
             ctypes.string_at(0)
         return Planted(kind, signature, Path(start.folder))
 
+    begin_hosting()
     configure_logs("runner", start.log_level)
     return serve(start, load)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
