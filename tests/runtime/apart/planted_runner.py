@@ -114,6 +114,12 @@ class Planted:
         stray = subprocess.Popen(["sleep", "600"], start_new_session=True)
         return np.full(total.shape, float(child.pid * 10_000_000 + stray.pid))
 
+    def _fork(self, total: Any) -> Any:
+        child = os.fork()
+        while child == 0:
+            signal.pause()
+        return np.full(total.shape, float(child))
+
     def _where(self, total: Any) -> Any:
         return np.full(total.shape, float(len(list(Path().iterdir())) if "runners" in str(Path.cwd()) else -1))
 
