@@ -23,6 +23,7 @@ from roadworthy.contract.snapshot import (
     encode_snapshot,
 )  # fmt: skip
 from roadworthy.contract.telemetry import (
+    MOST_SENTENCE,
     RecordFile,
     RequestCount,
     Telemetry,
@@ -30,10 +31,11 @@ from roadworthy.contract.telemetry import (
     WorkerReport,
     decode_telemetry,
     encode_telemetry,
+    sentence,
 )  # fmt: skip
 from tests.records import pack, unpack
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
+TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00"), max_size=6)
 COUNT = st.integers(0, MOST)
 ROWS = st.integers(0, 2**31 - 1)
 DIGESTS = st.integers(0, 9).map(lambda number: f"sha256:{number:064x}")
@@ -122,3 +124,43 @@ def test_which_snapshot_supersedes_which(mine: str, theirs: str, before: int, af
     assert offered.supersedes(None)
     assert not offered.supersedes(offered)
     assert (offered.etag() == held.etag()) is (mine == theirs and before == after)
+
+
+@pytest.mark.parametrize(
+    ("place", "most"),
+    [
+        ("gateway", 200),
+        ("boot", 64),
+        ("endpoint", 64),
+        ("digest", 71),
+        ("outcome", 64),
+        ("blob", 400),
+        ("reason", 2_000),
+    ],
+)
+def test_a_text_is_bounded_by_what_the_database_holds(place: str, most: int) -> None:
+    """As long as a column is wide; longer, or with a NUL, it is no frame, which the sender is told."""
+
+    def frame(text: str) -> bytes:
+        texts = {
+            "gateway": "g/1",
+            "boot": "b",
+            "endpoint": "e",
+            "digest": "d",
+            "outcome": "ok",
+            "blob": "x",
+            "reason": "r",
+        }
+        texts[place] = text
+        state = VersionState(texts["digest"], "FAILED", reason=texts["reason"])
+        report = WorkerReport(0, 1, texts["boot"], None, 0, 0, (state,))
+        count = RequestCount(texts["endpoint"], 1, texts["digest"], texts["outcome"], 1)
+        file = RecordFile(texts["blob"], texts["endpoint"], 1, 1, 1, 1)
+        return encode_telemetry(Telemetry(texts["gateway"], texts["boot"], 1, 1, (report,), (count,), (file,)))
+
+    decode_telemetry(frame("é" * most))
+    for refused in ("é" * (most + 1), *(() if place == "reason" else ("a\x00b",))):
+        with pytest.raises(ValueError, match="not a telemetry frame"):
+            decode_telemetry(frame(refused))
+    assert len(sentence("é" * 5_000)) == MOST_SENTENCE
+    assert sentence("short") == "short"

@@ -125,6 +125,22 @@ def test_a_bad_event_of_ones_own_rolls_back(admin: httpx.Client, fleet: Fleet, s
     assert (ended["outcome"], ended["text"].partition(":")[0]) == ("rolled-back", "custom.refund")
 
 
+def test_g10_feedback_on_a_damaged_record_file_is_told(
+    admin: httpx.Client, fleet: Fleet, served: Served, control: ControlProcess
+) -> None:
+    """The item says that its record may be lost; those of whole files are taken, and a wrong id alone is no loss."""
+    roll_out(admin, fleet)
+    (good,), (lost,) = served.made("c"), served.made("c")
+    number = max(int(path.stem.removeprefix("line-")) for path in control.folder.rglob("line-*.parquet"))
+    asked = [{"prediction_id": each, "correct": True} for each in (good, lost, f"{_AT_MS:012x}{9:020x}")]
+    next(control.folder.rglob(f"line-{number}.parquet")).write_bytes(b"junk")
+    first, second, _ = admin.post(FEEDBACK, json={"items": asked}).json()["items"]
+    assert first == {"prediction_id": good, "result": "taken"}
+    assert (second["result"], "damaged or gone" in second["problem"]) == ("unknown", True)
+    (elsewhere,) = admin.post(FEEDBACK, json={"items": [{"prediction_id": "0" * 32, "correct": True}]}).json()["items"]
+    assert "problem" not in elsewhere
+
+
 def test_what_becomes_of_each_item(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
     """Only what the rollout drew, and its version answered, is evidence; the reply says what each item came to."""
     roll_out(admin, fleet)

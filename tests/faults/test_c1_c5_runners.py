@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from pathlib import Path
 
 import psutil
@@ -220,10 +222,36 @@ def test_c13_what_a_model_does_to_its_process_stays_there(start_runner: StartRun
 
     play(tmp_path, scene)
     assert runner.stop() == 0
-    assert not any(psutil.pid_exists(pid) for pid in children)
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in children), "its children have ended")
     assert "printed by the model" in runner.log()
     assert "complained by the model" in runner.log()
     assert sorted(path.name for path in runner.address.parent.iterdir()) == []
+
+
+def test_g8_a_fork_holds_none_of_its_runners_connections(start_runner: StartRunner, tmp_path: Path) -> None:
+    """Workers hear at once that a runner was killed, although a fork of it lives on."""
+    runner = start_runner("fork")
+
+    def sockets(pid: int) -> set[str]:
+        held = []
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+                held.append(path.readlink().name)
+        return {name for name in held if name.startswith(("socket:", "anon_inode:[eventpoll]"))}
+
+    async def scene(caller: Caller) -> None:
+        await caller.ready()
+        ((told_pid,),) = await caller.ask(rows(13))
+        assert len(sockets(runner.process.pid)) > 3
+        await caller.until(lambda: not sockets(int(told_pid)))
+        assert await caller.ask(rows(1)) == [[1.0]]
+        runner.process.kill()
+        try:
+            await caller.until(lambda: not [each for link in caller.batcher._links for each in link._connections()])
+        finally:
+            os.kill(int(told_pid), signal.SIGKILL)
+
+    play(tmp_path, scene)
 
 
 def test_c13_a_model_runs_in_an_empty_folder_of_its_own(start_runner: StartRunner, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ _OS = {"fork", "forkpty", "spawnv", "posix_spawn", "register_at_fork"}
 _MODULES = {"multiprocessing", "pty"}
 _NAMES = {"ProcessPoolExecutor", "preexec_fn"}
 ALLOWED = {
+    "foundation/host.py:register_at_fork": "a model's own fork must not hear its parent's signals",
     "foundation/log_stream.py:register_at_fork": "a model's own fork must not inherit the log's lock",
 }
 

@@ -79,11 +79,12 @@ def test_predictions_are_found_by_id_in_the_files_of_their_time(tmp_path: Path) 
 
     wanted = [made(10), made(60_001, 2), made(60_000, 9), made(10, 3)]
     found = predictions.find_drawn(files, open_blob, wanted)
-    assert found == {
+    assert found.drawn == {
         made(10): predictions.Drawn("r", 7, "d", "ok", "", 5),
         made(60_001, 2): predictions.Drawn("r", 7, "d", "model-failed", "", 5),
     }
     assert opened == ["a", "gone", "b"]
+    assert (found.unreadable, found.missed) == (["gone"], {made(10, 3)})
 
 
 def test_files_that_cannot_be_read_hide_no_other(tmp_path: Path) -> None:
@@ -92,7 +93,10 @@ def test_files_that_cannot_be_read_hide_no_other(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [made(0)], "generation": [1]}), tmp_path / "old")
     record_file(tmp_path / "good", [made(0)])
     files = [predictions.File(name, AT_US, AT_US) for name in ("junk", "old", "good")]
-    assert list(predictions.find_drawn(files, lambda name: (tmp_path / name).open("rb"), [made(0)])) == [made(0)]
+    wanted = [made(0), made(0, 9)]
+    found = predictions.find_drawn(files, lambda name: (tmp_path / name).open("rb"), wanted)
+    assert list(found.drawn) == [made(0)]
+    assert (found.unreadable, found.missed) == (["junk"], {made(0, 9)})
 
 
 def shown(path: Path, *numbers: int) -> Path:

@@ -3,7 +3,7 @@
 Document: log (file), name; slot and slab make it a worker. fail: exit status at once. die_after_s: kill -9 itself then. stubborn:
 ignore SIGTERM. fd: accept on it. never_ready: stay STARTING. mute: a worker gives no sign of life. grows: hold more memory from
 step to step, without a jump: whenever a worker is looked at first, it has still to grow. prints: print so many lines, in every
-way that there is, and tell the log.
+way that there is, and tell the log. leaves: start a process that leaves its session and is nobody's child, and tell the log.
 """
 
 from __future__ import annotations
@@ -75,6 +75,12 @@ stop = threading.Event()
 say("start")
 if document.get("fail") is not None:
     sys.exit(document["fail"])
+if "leaves" in document:
+    told = subprocess.run(
+        ["sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"], capture_output=True, check=True
+    ).stdout
+    with Path(document["log"]).open("a") as log_file:
+        log_file.write(f"{document['name']} left {int(told)} -\n")
 if "prints" in document:
     print_lines(document["prints"])
 watch_parent(stop.set)

@@ -49,10 +49,18 @@ class Running:
             document |= {"slab": str(self.slab), "first_slot": more["slot"]}
         return {"name": name, "argv": CHILD, "document": document, "fds": fds, "stage": stage, "grace_s": grace_s}
 
-    def start(self, *plans: Any, ready_s: float = DEADLINE_S, fds: tuple[int, ...] = (), **limits: Any) -> None:
-        """Run the supervisor over the plans."""
+    def start(
+        self,
+        *plans: Any,
+        ready_s: float = DEADLINE_S,
+        fds: tuple[int, ...] = (),
+        under: tuple[str, ...] = (),
+        **limits: Any,
+    ) -> None:
+        """Run the supervisor over the plans, by a program if one is named."""
         slab = str(self.slab) if any("slot" in plan["document"] for plan in plans) else ""
         command = [
+            *under,
             sys.executable,
             str(HERE / "supervise.py"),
             json.dumps(plans),

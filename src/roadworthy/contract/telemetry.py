@@ -19,6 +19,14 @@ CONNECTED = "connected"
 UNREACHABLE = "unreachable"
 
 Rows = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+MOST_SENTENCE = 2_000
+Sentence = Annotated[str, msgspec.Meta(max_length=MOST_SENTENCE)]
+_WHOLE = "^[^\\x00]*$"
+"""Databases take no NUL."""
+Name = Annotated[str, msgspec.Meta(max_length=64, pattern=_WHOLE)]
+Digest = Annotated[str, msgspec.Meta(max_length=71, pattern=_WHOLE)]
+Gateway = Annotated[str, msgspec.Meta(max_length=200, pattern=_WHOLE)]
+Blob = Annotated[str, msgspec.Meta(max_length=400, pattern=_WHOLE)]
 
 RUN_TIME_BOUNDS_US = (*dict.fromkeys(round(10 * 1.1**step) for step in range(188)), 600_000_000)
 """Upper bounds of the bins that run times are counted in, microseconds: about 10 % apart, from 10 us to 600 s."""
@@ -41,13 +49,13 @@ class VersionState(msgspec.Struct, frozen=True):
             where there is none.
     """
 
-    digest: str
-    state: str
-    runtime: str | None = None
-    reason: str | None = None
-    code: str | None = None
-    placement: str | None = None
-    health: str | None = None
+    digest: Digest
+    state: Name
+    runtime: Name | None = None
+    reason: Sentence | None = None
+    code: Name | None = None
+    placement: Sentence | None = None
+    health: Name | None = None
     breaker_open: bool = False
     processes: Count = 0
     memory_bytes: Count | None = None
@@ -64,12 +72,12 @@ class WorkerReport(msgspec.Struct, frozen=True):
 
     slot: Count
     pid: Count
-    boot: str
-    epoch: str | None
+    boot: Name
+    epoch: Name | None
     revision: Count
     offered: Count
     versions: tuple[VersionState, ...] = ()
-    shared_cache: str | None = None
+    shared_cache: Name | None = None
     memory_free_bytes: Count | None = None
     disk_free_bytes: Count | None = None
     log_lines_dropped: Count = 0
@@ -81,18 +89,18 @@ class RequestCount(msgspec.Struct, frozen=True):
     `outcome` is the stable code of the error, or "ok".
     """
 
-    endpoint: str
+    endpoint: Name
     generation: Count
-    digest: str
-    outcome: str
+    digest: Digest
+    outcome: Name
     count: Count
 
 
 class RecordFile(msgspec.Struct, frozen=True):
     """A finished file of prediction records, already in the blob store under `blob`."""
 
-    blob: str
-    endpoint: str
+    blob: Blob
+    endpoint: Name
     rows: Rows
     size_bytes: Count
     first_us: Count
@@ -102,7 +110,7 @@ class RecordFile(msgspec.Struct, frozen=True):
 class RunTimes(msgspec.Struct, frozen=True):
     """Requests of a version by run time, since the gateway's boot: one count for each of RUN_TIME_BOUNDS_US and one above."""
 
-    digest: str
+    digest: Digest
     counts: tuple[Count, ...]
 
 
@@ -116,8 +124,8 @@ class Telemetry(msgspec.Struct, frozen=True):
             minutes. All counts each time; of users with bad events those that no accepted frame has named, at least.
     """
 
-    gateway: str
-    boot: str
+    gateway: Gateway
+    boot: Name
     sequence: Count
     at_us: Count
     workers: tuple[WorkerReport, ...] = ()
@@ -127,6 +135,11 @@ class Telemetry(msgspec.Struct, frozen=True):
     rollouts: tuple[RolloutCounts, ...] = ()
     run_times: tuple[RunTimes, ...] = ()
     format: Count = FORMAT
+
+
+def sentence(text: str) -> str:
+    """The text as a frame may hold it: its beginning when it is too long."""
+    return text if len(text) <= MOST_SENTENCE else f"{text[: MOST_SENTENCE - 1]}…"
 
 
 _encoder = msgspec.json.Encoder()

@@ -18,11 +18,12 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from roadworthy.foundation.errors import SettingsError
 from roadworthy.foundation.files import keep_private
+from roadworthy.foundation.host import end_at_once, forget_in_forks
 
 EXIT_REFUSED = 78
 """Exit status of a child that could not start and would not, however often it were tried: the supervisor then stops everything
@@ -48,6 +49,7 @@ def read_start_message() -> dict[str, Any]:
     os.dup2(nothing, 0)
     os.close(nothing)
     _pipe.append(descriptor)
+    forget_in_forks(partial(os.close, descriptor))
     line = bytearray()
     while not line.endswith(b"\n") and len(line) < _MAX_LINE_BYTES:
         block = os.read(descriptor, 65536)
@@ -96,7 +98,8 @@ def watch_parent(on_gone: Callable[[], None], *, exit_after_s: float | None = 4.
 
     Args:
         on_gone: begins an orderly stop; must not block for long.
-        exit_after_s: end this process by force that long after `on_gone` if it is still there; None never does.
+        exit_after_s: end this process and its descendants by force that long after `on_gone` if it is still there; None
+            never does.
     """
     descriptor = _pipe[-1]
 
@@ -111,6 +114,6 @@ def watch_parent(on_gone: Callable[[], None], *, exit_after_s: float | None = 4.
         finally:
             if exit_after_s is not None:
                 threading.Event().wait(exit_after_s)
-                os._exit(1)
+                end_at_once(1)
 
     threading.Thread(target=wait, name="watch-parent", daemon=True).start()

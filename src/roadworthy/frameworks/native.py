@@ -5,11 +5,13 @@ The framework files build one in `load`; `runtime/runners` call it.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from roadworthy.foundation.errors import ModelFault, PackageRefused
+from roadworthy.foundation.host import end_fork
 from roadworthy.frameworks.framework import Preprocess
 from roadworthy.schema.batch import Array, Batch, Layout
 from roadworthy.schema.restore import Restore, Restorer
@@ -41,9 +43,14 @@ class NativeLoaded:
         """
         self._bound_native_threads()
         rows = self._restore(batch)
-        if self._preprocess is not None:
-            rows = self._preprocess(rows)
-        return answers_to_batch(self._outputs, self._answer(rows), batch.rows)
+        pid = os.getpid()
+        try:
+            if self._preprocess is not None:
+                rows = self._preprocess(rows)
+            answers = self._answer(rows)
+        finally:
+            end_fork(pid)
+        return answers_to_batch(self._outputs, answers, batch.rows)
 
     def _bound_native_threads(self) -> None:
         """OpenMP keeps its limit per calling thread, so it is set once in each thread that runs the model."""

@@ -24,6 +24,7 @@ import uvloop
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message, watch_parent
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.host import begin_hosting, keep_handlers, leave
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.slab import DRAINING, READY, STARTING
 from roadworthy.gateway.app import App
@@ -169,6 +170,7 @@ class Worker:
         self._metrics.state(STARTING)
         for name in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(name, self.stop)
+        keep_handlers()
         watch_parent(self._parent_gone)
         self._take_snapshot_from_disk()
         link = asyncio.create_task(self._link.run())
@@ -365,6 +367,7 @@ def main() -> int:
     except (RoadworthyError, msgspec.ValidationError) as error:
         sys.stderr.write(f"worker: {error}\n")
         return EXIT_REFUSED
+    begin_hosting()
     configure_logs(f"worker-{start.slot}", start.log_level, keep_log_apart())
     try:
         folder = Path(start.folder)
@@ -375,4 +378,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

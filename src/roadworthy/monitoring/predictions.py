@@ -90,8 +90,16 @@ def files_between(connection: Connection, endpoint: str, ids: Collection[str]) -
     return [File(*row) for row in connection.execute(query)]
 
 
-def find_drawn(files: Iterable[File], open_blob: Callable[[str], BinaryIO], ids: Iterable[str]) -> dict[str, Drawn]:
-    """What is known of predictions, by id; an id that is in none of the files is missing.
+class Sought(NamedTuple):
+    """What is known of predictions by id; blobs of record files that are gone or damaged; ids that may have been in those."""
+
+    drawn: dict[str, Drawn]
+    unreadable: list[str]
+    missed: set[str]
+
+
+def find_drawn(files: Iterable[File], open_blob: Callable[[str], BinaryIO], ids: Iterable[str]) -> Sought:
+    """Look for predictions by id; an id that is in none of the files is missing.
 
     Ids are time-ordered, so each is looked for only in files of its time, and of those only the columns that are asked for are
     read.
@@ -99,14 +107,16 @@ def find_drawn(files: Iterable[File], open_blob: Callable[[str], BinaryIO], ids:
     ordered = sorted(ids)
     times = [_made_us(each) for each in ordered]
     found: dict[str, Drawn] = {}
+    unreadable, missed = list[str](), set[str]()
     for blob, first_us, last_us in files:
         sought = ordered[bisect_left(times, first_us - _SLACK_US) : bisect_right(times, last_us + _SLACK_US)]
         if missing := [each for each in sought if each not in found]:
             try:
                 found.update(_read_drawn(open_blob(blob), missing))
-            except NotFound:
-                continue  # retention came first
-    return found
+            except (NotFound, ValueError):
+                unreadable.append(blob)
+                missed.update(missing)
+    return Sought(found, unreadable, missed - found.keys())
 
 
 def _made_us(prediction_id: str) -> int:
@@ -115,14 +125,23 @@ def _made_us(prediction_id: str) -> int:
 
 
 def _read_drawn(handle: BinaryIO, ids: list[str]) -> dict[str, Drawn]:
+    """Of these predictions those that are in the file; none, when it is of before records told of rollouts.
+
+    Raises:
+        ValueError: it is no whole record file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with handle:
         try:
-            table = pq.read_table(handle, columns=["id", *Drawn._fields], filters=[("id", "in", ids)])
-        except (pa.ArrowException, OSError, KeyError, ValueError):  # no record file, or one of before these columns
-            return {}
+            if not set(Drawn._fields) <= set(pq.read_schema(handle).names):
+                return {}
+            table = pq.read_table(
+                handle, columns=["id", *Drawn._fields], filters=[("id", "in", ids)], page_checksum_verification=True
+            )
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise ValueError("no whole record file") from error
     columns = [table[name].to_pylist() for name in Drawn._fields]
     return dict(zip(table["id"].to_pylist(), map(Drawn._make, zip(*columns, strict=True)), strict=True))
 

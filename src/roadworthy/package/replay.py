@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,9 +13,12 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from roadworthy.foundation.child import read_start_message, watch_parent
 from roadworthy.foundation.errors import PackageError, PackageRefused, PackError, ProofFailed, RoadworthyError
+from roadworthy.foundation.host import begin_hosting, end_at_once, end_fork, hear_stop, leave
+from roadworthy.foundation.kin import Kin
 from roadworthy.package.archive import open_package
 from roadworthy.package.construct import construct
 from roadworthy.package.prove import prove
@@ -50,26 +54,12 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
     """
     with tempfile.TemporaryDirectory(prefix="roadworthy-replay-") as elsewhere:
         result = Path(elsewhere) / "result.json"
-        # -I: no PYTHONPATH, no user site, and the folder of the caller is not on sys.path.
-        command = [sys.executable, "-I", "-m", "roadworthy.package.replay", str(folder.resolve()), str(result)]
-        command += ["every" if how.every_runtime else "serving", "allow" if how.allow_code else "refuse"]
-        try:
-            done = subprocess.run(  # noqa: S603  (our own interpreter and module)
-                command,
-                cwd=elsewhere,
-                timeout=how.timeout_s,
-                check=False,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                env={"PATH": os.defpath} if how.bare else None,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ProofFailed(
-                f"replaying the golden examples took longer than {how.timeout_s:.0f} s", code="replay-failed"
-            ) from error
+        start: dict[str, Any] = {"folder": str(folder.resolve()), "result": str(result)}
+        start |= {"every_runtime": how.every_runtime, "allow_code": how.allow_code}
+        status = _run(start, how)
         if not result.exists():
             raise ProofFailed(
-                f"the process that replays the golden examples died with exit code {done.returncode}",
+                f"the process that replays the golden examples died with exit code {status}",
                 code="replay-failed",
                 hint="run the model on its own training rows in a fresh process and see what it says",
             )
@@ -77,6 +67,41 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
     if "error" in document:
         raise _error(document["error"], packing=how.every_runtime)
     return list(document["proofs"])
+
+
+def _run(start: dict[str, Any], how: Replay) -> int:
+    """Run the child; its exit status. Nothing that descends from it is left.
+
+    Raises:
+        ProofFailed: "replay-failed": it takes too long.
+    """
+    # -I: no PYTHONPATH, no user site, and the folder of the caller is not on sys.path. Not -m: processes that the model spawns
+    # would import this module as their main one.
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-c", "from roadworthy.package.replay import main; main()"],
+        cwd=Path(start["result"]).parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": os.defpath} if how.bare else None,
+        start_new_session=True,
+    )
+    kin = Kin.of(child.pid)
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it died already
+            child.stdin.write(json.dumps(start).encode() + b"\n")  # type: ignore[union-attr]  # it is a pipe
+            child.stdin.flush()  # type: ignore[union-attr]  # it is a pipe
+        return child.wait(how.timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise ProofFailed(
+            f"replaying the golden examples took longer than {how.timeout_s:.0f} s",
+            code="replay-failed",
+            hint="if the model starts processes, see that it waits for none that has ended or cannot import its code",
+        ) from error
+    finally:
+        kin.end()
+        child.wait()
+        child.stdin.close()  # type: ignore[union-attr]  # it is a pipe
 
 
 def _error(said: dict[str, Any], *, packing: bool) -> RoadworthyError:
@@ -91,33 +116,42 @@ def _error(said: dict[str, Any], *, packing: bool) -> RoadworthyError:
     )
 
 
-def main(folder: Path, result: Path, which: str, code: str) -> None:
-    """The child: construct and prove, write what came of it to `result`."""
+def main() -> NoReturn:
+    """The child: construct and prove under a runner's conditions, write what came of it to the result's file."""
+    status = 1
+    try:
+        _replay(read_start_message())
+        status = 0
+    finally:  # whatever the model's code raised: it proved nothing
+        leave(status)
+
+
+def _replay(start: dict[str, Any]) -> None:
+    begin_hosting()
+    hear_stop(lambda: end_at_once(1))
+    watch_parent(lambda: end_at_once(1))
+    pid = os.getpid()
+    try:
+        document = _prove(Path(start["folder"]), every_runtime=start["every_runtime"], allow_code=start["allow_code"])
+    finally:
+        end_fork(pid)
+    Path(start["result"]).write_text(json.dumps(document))
+
+
+def _prove(folder: Path, *, every_runtime: bool, allow_code: bool) -> dict[str, Any]:
     try:
         package = open_package(folder)
-        allowed = (package.digest,) if code == "allow" else ()
+        allowed = (package.digest,) if allow_code else ()
         proofs = []
-        for name in package.runtimes if which == "every" else package.runtimes[:1]:
+        for name in package.runtimes if every_runtime else package.runtimes[:1]:
             constructed = construct(package, allow_code=allowed, runtime=name)
             proof = prove(constructed, alone_s=ALONE_S)
             constructed.close()
             took = {"seconds": round(proof.seconds, 6), "one_row_s": round(proof.one_row_s, 6)}
             proofs.append({"runtime": proof.runtime, "rows": proof.rows, **took})
-        if code == "allow":
+        if allow_code:
             prove_rules(package, allow_code=allowed)
-        document: dict[str, Any] = {"proofs": proofs}
     except PackageError as error:
-        document = {
-            "error": {
-                "kind": type(error).__name__,
-                "code": error.code,
-                "message": error.message,
-                "hint": error.hint,
-                "facts": error.facts,
-            }
-        }
-    result.write_text(json.dumps(document))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+        said = {"kind": type(error).__name__, "code": error.code, "message": error.message}
+        return {"error": {**said, "hint": error.hint, "facts": error.facts}}
+    return {"proofs": proofs}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from roadworthy.contract.policy import Batching, Policy
 from roadworthy.contract.snapshot import PackageEntry
-from roadworthy.contract.telemetry import VersionState
+from roadworthy.contract.telemetry import VersionState, sentence
 from roadworthy.foundation.errors import RoadworthyError, Unavailable
 from roadworthy.runtime.apart.launch import LOAD_S, runner_address
 from roadworthy.runtime.batching import Batcher
@@ -186,13 +186,13 @@ class Manager:
 
     def _describe(self, digest: str, state: State) -> VersionState:
         if digest in self._kept_out:
-            return VersionState(digest, State.FAILED.value, code=KEPT_OUT, reason=self._kept_out[digest])
+            return VersionState(digest, State.FAILED.value, code=KEPT_OUT, reason=sentence(self._kept_out[digest]))
         if state is State.READY:
             version = self._versions[digest]
-            return VersionState(digest, state.value, runtime=version.runtime, placement=version.placed.told())
+            return VersionState(digest, state.value, runtime=version.runtime, placement=sentence(version.placed.told()))
         if state is State.FAILED:
             code, reason = self._faults[digest]
-            return VersionState(digest, state.value, code=code, reason=reason)
+            return VersionState(digest, state.value, code=code, reason=sentence(reason))
         return VersionState(digest, "LOADING" if state is State.LOADING else "UNLOADED")
 
     async def close(self) -> None:

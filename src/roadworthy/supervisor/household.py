@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.log_stream import LogStream
@@ -108,6 +109,10 @@ class Household:
         self._pauses = pauses
         self._listeners = listeners
         self._readers: list[threading.Thread] = []
+
+    def pids(self) -> set[int]:
+        """The processes of all children."""
+        return {child.process.pid for child in self.members if child.process is not None}
 
     def workers(self) -> list[Child]:
         """Those that have a slot."""
@@ -261,9 +266,9 @@ class Household:
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """kill -9. The child leads a group of its own: what its model code started goes with it."""
+    """kill -9. `leftovers.py` ends what descends from the child; where that cannot see it, the child's group goes along."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        (os.kill if Path("/proc/self").exists() else os.killpg)(process.pid, signal.SIGKILL)
 
 
 def say(text: str) -> None:

@@ -12,6 +12,7 @@ open as long as this process lives (`foundation/child.py`).
   tried again.
 - A child that gives no sign of life is killed and started again; a worker that holds too much memory is recycled.
 - One child may order others (`ordering.py`); they stay when it dies.
+- What descends from a child ends with it (`leftovers.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.supervisor.door import Door
 from roadworthy.supervisor.household import LOOK_S, Child, Death, Household, Listeners, say
+from roadworthy.supervisor.leftovers import Leftovers
 from roadworthy.supervisor.ordering import Ordering
 from roadworthy.supervisor.plan import ChildPlan, Pauses, WorkerLimits
 from roadworthy.supervisor.recycling import Recycler
@@ -77,6 +79,7 @@ class Supervisor:
         for plan in plans:
             if plan.orders is not None:
                 self._ordering = Ordering(plan.orders, [other.name for other in plans])
+        self._leftovers = Leftovers()
         self._house = Household(plans, pauses, Listeners(self._channel, self._started, self._died))
         self._watch: WorkerWatch | None = None
         self._recycler: Recycler | None = None
@@ -94,9 +97,11 @@ class Supervisor:
             0 after an orderly stop, 1 when a child had to be killed, EXIT_REFUSED when a child refused to start.
         """
         house = self._house
+        self._leftovers.begin()
         with self._signals():
             try:
                 while not self._is_over():
+                    self._end_leftovers()
                     self._take_orders()
                     house.start_due()
                     self._look_at_workers()
@@ -107,6 +112,7 @@ class Supervisor:
                 self._stop_all()
             finally:
                 house.kill_all()
+                self._leftovers.finish()
                 if self._ordering is not None:
                     self._ordering.close()
         if house.forced:
@@ -162,6 +168,7 @@ class Supervisor:
             self._ordering.started(child, pid)
 
     def _died(self, child: Child, death: Death) -> None:
+        self._leftovers.someone_died()
         if self._ordering is None:
             return
         if child.plan.orders is not None:
@@ -209,6 +216,12 @@ class Supervisor:
             if child.ordered and child.plan.name == message["kill"] and life is not None and life == message.get("pid"):
                 self._house.kill(child, str(message.get("reason") or "killed")[:100])
 
+    def _end_leftovers(self) -> None:
+        if self._leftovers.busy:
+            self._leftovers.look(self._house.pids())
+        else:
+            self._leftovers.reap(self._house.pids())
+
     def _look_for_life(self) -> None:
         if self._house.judges and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_S
@@ -254,6 +267,7 @@ class Supervisor:
                 self._take_orders()
                 house.reap()
                 house.kill_overdue()
+                self._end_leftovers()
                 for door in self._doors:
                     door.look()
         for door in self._doors:
@@ -267,7 +281,7 @@ class Supervisor:
         if self._watch is not None and not self._house.stopping:
             waits.append(self._watch.wait_s)
         recycling = self._recycler is not None and self._recycler.under_way
-        if recycling or self._asked.recycle or self._house.someone_stops():
+        if recycling or self._leftovers.busy or self._asked.recycle or self._house.someone_stops():
             waits.append(_STEP_S)
         inbox = self._asked.pipe[0]
         ordering = self._ordering

@@ -21,6 +21,7 @@ import numpy as np
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import read_start_message
 from roadworthy.foundation.errors import ModelFault, PackageRefused
+from roadworthy.foundation.host import begin_hosting, leave
 from roadworthy.runtime.apart.launch import RunnerStart
 from roadworthy.runtime.apart.process import serve
 from roadworthy.runtime.logs import configure_logs
@@ -113,6 +114,12 @@ class Planted:
         stray = subprocess.Popen(["sleep", "600"], start_new_session=True)
         return np.full(total.shape, float(child.pid * 10_000_000 + stray.pid))
 
+    def _fork(self, total: Any) -> Any:
+        child = os.fork()
+        while child == 0:
+            signal.pause()
+        return np.full(total.shape, float(child))
+
     def _where(self, total: Any) -> Any:
         return np.full(total.shape, float(len(list(Path().iterdir())) if "runners" in str(Path.cwd()) else -1))
 
@@ -135,9 +142,10 @@ def main() -> int:
             ctypes.string_at(0)
         return Planted(kind, signature, Path(start.folder))
 
+    begin_hosting()
     configure_logs("runner", start.log_level)
     return serve(start, load)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

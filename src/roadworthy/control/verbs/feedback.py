@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from roadworthy.contract.evidence import CANARY, STABLE
 from roadworthy.control.driving import CONTROLLER
 from roadworthy.control.plane import Plane
+from roadworthy.control.verbs import telemetry
 from roadworthy.foundation.errors import NotFound
 from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import predictions
@@ -92,8 +93,9 @@ def give(plane: Plane, name: str, items: Sequence[Item], actor: str) -> dict[str
     with plane.database.begin() as connection:
         endpoints.get(connection, name)
         files = predictions.files_between(connection, name, ids) if ids else []
-    drawn = predictions.find_drawn(files, plane.blobs.open, ids)  # outside of any transaction: it reads files
-    found = [_Found(item, None if item.fault else drawn.get(item.request)) for item in items]
+    sought = predictions.find_drawn(files, plane.blobs.open, ids)  # outside of any transaction: it reads files
+    found = [_Found(item, None if item.fault else sought.drawn.get(item.request)) for item in items]
+    _tell_unreadable(plane, sought, found)
     by_rollout: dict[str, list[_Found]] = {}
     for each in found:
         if _may_count(each) and each.drawn is not None:
@@ -104,6 +106,14 @@ def give(plane: Plane, name: str, items: Sequence[Item], actor: str) -> dict[str
                 _take(connection, (name, rollout_id), by_rollout[rollout_id], actor, plane.clock.now_us())
     counts = Counter(each.result for each in found)
     return {"items": [each.document() for each in found], "counts": {result: counts[result] for result in RESULTS}}
+
+
+def _tell_unreadable(plane: Plane, sought: predictions.Sought, found: Sequence[_Found]) -> None:
+    """Count record files that are damaged or gone, without those that were trimmed; say so of each item that may be in one."""
+    damaged = telemetry.count_unreadable(plane, sought.unreadable)[0] if sought.unreadable else 0
+    for each in found:
+        if damaged and each.drawn is None and each.item.request in sought.missed:
+            each.problem = "a record file that may have held the prediction is damaged or gone"
 
 
 def _may_count(found: _Found) -> bool:

@@ -134,12 +134,17 @@ def last_predictions(plane: Plane, endpoint: str, last: int, prediction_id: str 
         files = predictions.files_of(connection, endpoint)
         lost = sum(gateway.lost_records for gateway in gateways.list_all(connection))
     found = predictions.last_predictions(files, plane.blobs.open, last, prediction_id)
-    damaged, rows = 0, 0
-    if found.unreadable:
-        with plane.database.begin() as connection:
-            damaged, rows = predictions.kept(connection, found.unreadable)
-        _log.warning("record-files-damaged-or-gone", files=damaged, predictions=rows, first=found.unreadable[0])
+    damaged, rows = count_unreadable(plane, found.unreadable) if found.unreadable else (0, 0)
     return {"items": found.items, "lost": lost, "unreadable": {"files": damaged, "predictions": rows}}
+
+
+def count_unreadable(plane: Plane, blobs: Sequence[str]) -> tuple[int, int]:
+    """How many of these record files are to be there, and how many predictions they hold; it is told in the log."""
+    with plane.database.begin() as connection:
+        damaged, rows = predictions.kept(connection, blobs)
+    if damaged:
+        _log.warning("record-files-damaged-or-gone", files=damaged, predictions=rows, first=blobs[0])
+    return damaged, rows
 
 
 def status(plane: Plane, version: str) -> dict[str, Any]:

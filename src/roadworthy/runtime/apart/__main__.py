@@ -10,6 +10,7 @@ import structlog
 
 from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.host import begin_hosting, leave
 from roadworthy.runtime.apart.launch import RunnerStart
 from roadworthy.runtime.apart.process import serve
 from roadworthy.runtime.loading import package_loader
@@ -23,6 +24,7 @@ def main() -> int:
     except (RoadworthyError, msgspec.ValidationError) as error:
         sys.stderr.write(f"runner: {error}\n")
         return EXIT_REFUSED
+    begin_hosting()
     configure_logs("runner", start.log_level, keep_log_apart())
     try:
         return serve(start, package_loader(Path(start.folder), start.threads))
@@ -32,4 +34,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

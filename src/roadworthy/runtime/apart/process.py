@@ -8,13 +8,13 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import structlog
 
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import watch_parent
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.host import end_at_once, end_descendants, end_fork, forget_in_forks, hear_stop
 from roadworthy.runtime.apart import isolation, state
 from roadworthy.runtime.apart.connect import connect
 from roadworthy.runtime.apart.frames import Greeting
@@ -51,11 +51,12 @@ class RunnerProcess:
 
     def run(self) -> int:
         """Serve until told to stop; the exit status."""
+        forget_in_forks(self._forget)
         self._keep_signals()
         watch_parent(self._stop)
         self._watch.start()
         try:
-            executable = self._load(self._entry())
+            executable = self._construct()
         except RoadworthyError as error:
             return self._refuse(error.code, error.message, error)
         except BaseException as error:  # noqa: BLE001 - loading calls the model's own code, which may raise anything
@@ -63,6 +64,13 @@ class RunnerProcess:
         if self._state.state != state.LOADING:  # too late: the watch has said so already, and ends this process
             threading.Event().wait()
         return self._answer(executable)
+
+    def _construct(self) -> Executable:
+        pid = os.getpid()
+        try:
+            return self._load(self._entry())
+        finally:
+            end_fork(pid)
 
     def _answer(self, executable: Executable) -> int:
         signature = executable.package.signature
@@ -100,13 +108,12 @@ class RunnerProcess:
 
     def _load_timeout(self) -> None:
         """In the watch's thread: the main thread is stuck in the load."""
-        threading.Timer(FAILED_S, os._exit, (EXIT_LOAD_FAILED,)).start()
+        threading.Timer(FAILED_S, end_at_once, (EXIT_LOAD_FAILED,)).start()
         reason = f"loading took more than {self._start.load_s:g} s"
         status = self._refuse("load-timeout", reason, None)
-        isolation.end_children()
         self._state.remove()
         write_out()
-        os._exit(status)
+        end_at_once(status)
 
     def _hung(self) -> None:
         """In the watch's thread: the main thread is stuck in a run."""
@@ -115,7 +122,7 @@ class RunnerProcess:
             self._server.tell_hung()
         self._log.error("runner-hung", limit_s=self._start.hang_s)
         write_out()
-        isolation.end_children()
+        end_descendants()
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _stop(self) -> None:
@@ -123,14 +130,13 @@ class RunnerProcess:
         if self._server is not None:
             self._server.stop()
 
-    def _told_to_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._stop()
-
     def _keep_signals(self) -> None:
-        """The order to stop must be heard whatever handler the model has put in place."""
-        if signal.getsignal(signal.SIGTERM) != self._told_to_stop:
-            signal.signal(signal.SIGTERM, self._told_to_stop)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        hear_stop(self._stop)
+
+    def _forget(self) -> None:
+        """In a forked child: the connections are its parent's."""
+        if self._server is not None:
+            self._server.forget()
 
     def _entry(self) -> PackageEntry:
         return PackageEntry(self._start.digest, "", 0, 0, self._start.allowed_by)
@@ -138,7 +144,6 @@ class RunnerProcess:
     def close(self) -> None:
         """Leave nothing behind."""
         self._watch.stop()
-        isolation.end_children()
         self._state.remove()
 
 

@@ -116,6 +116,15 @@ class Server:
         for connection in list(self._connections):
             connection.tell_hung()
 
+    def forget(self) -> None:
+        """In a forked child: let go of every descriptor. To unregister them would change what the parent waits for."""
+        for connection in self._connections:
+            connection.forget()
+        for end in (self._listener, self._woken, self._wake):
+            if end is not None:
+                end.close()
+        self._selector.close()
+
     def close(self) -> None:
         """Close everything."""
         self._leave_address()
@@ -296,6 +305,11 @@ class _Connection:
             self._selector.unregister(self._end)
         self._end.close()
         self.memory = None
+
+    def forget(self) -> None:
+        """In a forked child: let go of the descriptors."""
+        self._close_descriptors()
+        self._end.close()
 
     def _close_descriptors(self) -> None:
         for descriptor in self._descriptors:
