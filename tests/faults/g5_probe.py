@@ -39,11 +39,6 @@ def other_environment(target: Target) -> bool:
     return SECRET.encode() in Path(f"/proc/{target['pid']}/environ").read_bytes()
 
 
-def other_command_line(target: Target) -> bool:
-    """What another process was started with."""
-    return bool(Path(f"/proc/{target['pid']}/cmdline").read_bytes())
-
-
 def other_memory(target: Target) -> bool:
     """Its memory."""
     with open(f"/proc/{target['pid']}/mem", "rb"):  # noqa: PTH123 - no more than what is needed
@@ -52,7 +47,7 @@ def other_memory(target: Target) -> bool:
 
 def other_descriptors(target: Target) -> bool:
     """What another process has open."""
-    return any(Path(f"/proc/{target['pid']}/fd").iterdir())
+    return any(path.readlink() for path in Path(f"/proc/{target['pid']}/fd").iterdir())
 
 
 def traced(target: Target) -> bool:
@@ -156,7 +151,6 @@ PROBES: tuple[Callable[[Target], bool], ...] = (
     home,
     own_environment,
     other_environment,
-    other_command_line,
     other_memory,
     other_descriptors,
     traced,

@@ -15,10 +15,10 @@ def local_runners(folder: Path) -> list[dict[str, Any]]:
     from roadworthy.runtime.apart.state import NAMES, RunnerState
 
     found = []
-    for path in sorted((folder / "run" / "runners").glob("*.sock.*.state")):
-        name, _, pid = path.name.removesuffix(".state").partition(".sock.")
-        digest, _, copy = name.rpartition("-")
-        state = RunnerState.read(path.with_name(f"{name}.sock"), int(pid)) if pid.isdigit() else None
+    for path in sorted((folder / "run" / "runners").glob("*/runner.sock.*.state")):
+        pid = path.name.removesuffix(".state").removeprefix("runner.sock.")
+        digest, _, copy = path.parent.name.rpartition("-")
+        state = RunnerState.read(path.with_name("runner.sock"), int(pid)) if pid.isdigit() else None
         memory = resident(int(pid)) if pid.isdigit() else None
         if state is not None and memory is not None:
             found.append(

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roadworthy.foundation.confine.launcher import NOT_CONFINED
+from roadworthy.foundation.confine.plan import REQUIRED, as_not_available, confined, make_plan
 from roadworthy.foundation.errors import PackageError, PackageRefused, PackError, ProofFailed, RoadworthyError
 from roadworthy.package.archive import open_package
 from roadworthy.package.construct import construct
@@ -33,12 +35,17 @@ class Replay:
         allow_code: whether the package may execute code of its own.
         bare: start the child without this process's environment variables.
         timeout_s: how long it may take, in seconds.
+        confinement: REQUIRED or BEST_EFFORT of `foundation/confine/plan.py`; None does not confine, for a package that this user
+            has just made.
+        private: folders that a confined child finds closed.
     """
 
     every_runtime: bool = True
     allow_code: bool = True
     bare: bool = False
     timeout_s: float = 300.0
+    confinement: str | None = None
+    private: tuple[Path, ...] = ()
 
 
 def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
@@ -46,6 +53,7 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
 
     Raises:
         ProofFailed: answers differ there; "replay-failed" when the process dies or takes too long.
+        PackageRefused: "confinement-not-available".
         PackError: "lost-outside-project": it cannot be loaded there (PackageRefused when not every runtime is replayed).
     """
     with tempfile.TemporaryDirectory(prefix="roadworthy-replay-") as elsewhere:
@@ -53,6 +61,8 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
         # -I: no PYTHONPATH, no user site, and the folder of the caller is not on sys.path.
         command = [sys.executable, "-I", "-m", "roadworthy.package.replay", str(folder.resolve()), str(result)]
         command += ["every" if how.every_runtime else "serving", "allow" if how.allow_code else "refuse"]
+        if how.confinement is not None:
+            command = confined(command, _plan(folder.resolve(), Path(elsewhere), how))
         try:
             done = subprocess.run(  # noqa: S603  (our own interpreter and module)
                 command,
@@ -79,6 +89,12 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
     return list(document["proofs"])
 
 
+def _plan(folder: Path, elsewhere: Path, how: Replay) -> dict[str, Any]:
+    place = str(elsewhere / "{pid}.cwd")
+    policy = how.confinement or REQUIRED
+    return make_plan(package=folder, write=elsewhere, place=place, private=how.private, policy=policy)
+
+
 def _error(said: dict[str, Any], *, packing: bool) -> RoadworthyError:
     kind = ProofFailed if said["kind"] == "ProofFailed" else PackageRefused
     if kind is ProofFailed or not packing:
@@ -95,7 +111,7 @@ def main(folder: Path, result: Path, which: str, code: str) -> None:
     """The child: construct and prove, write what came of it to `result`."""
     try:
         package = open_package(folder)
-        allowed = (package.digest,) if code == "allow" else ()
+        allowed = (package.digest,) if code == "allow" and NOT_CONFINED not in sys.argv else ()
         proofs = []
         for name in package.runtimes if which == "every" else package.runtimes[:1]:
             constructed = construct(package, allow_code=allowed, runtime=name)
@@ -106,7 +122,8 @@ def main(folder: Path, result: Path, which: str, code: str) -> None:
         if code == "allow":
             prove_rules(package, allow_code=allowed)
         document: dict[str, Any] = {"proofs": proofs}
-    except PackageError as error:
+    except PackageError as refused:
+        error = as_not_available(refused) if NOT_CONFINED in sys.argv else refused
         document = {
             "error": {
                 "kind": type(error).__name__,

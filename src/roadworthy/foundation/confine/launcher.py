@@ -58,7 +58,7 @@ def _restrict(plan: dict[str, Any], listener: int | None) -> dict[str, bool]:
     held["user"] = _try(namespaces.own_user)
     held["network"] = _try(namespaces.own_network)
     held["memory"] = _try(lambda: namespaces.own_memory_files(quota))
-    place = f"{namespaces.SHARED_MEMORY}/own" if held["memory"] else plan["place"].format(pid=os.getpid())
+    place = f"{namespaces.SHARED_MEMORY}/own" if held["memory"] else plan["place"].replace("{pid}", str(os.getpid()))
     _settle(place)
     _keep_descriptors(listener)
     held["limits"] = _try(lambda: _limit(quota))
@@ -80,7 +80,7 @@ def _try(part: Callable[[], object]) -> bool:
 
 def _rules(plan: dict[str, Any], place: str) -> Iterator[tuple[str, int]]:
     yield from ((path, landlock.LIST) for path in plan["list"])
-    yield from ((path, landlock.READ) for path in (*plan["read"], f"/proc/{os.getpid()}"))
+    yield from ((path, landlock.READ) for path in plan["read"])
     yield from ((path, landlock.USE) for path in plan["use"])
     yield from ((path, landlock.KEEP) for path in plan["write"])
     yield from ((path, landlock.OWN) for path in (place, namespaces.SHARED_MEMORY))

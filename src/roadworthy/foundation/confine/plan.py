@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from roadworthy.foundation.confine.launcher import BASELINE, FROM_STDIN, PARTS
+from roadworthy.foundation.errors import PackageError, PackageRefused
 
 QUOTA_BYTES = 1 << 30
 """What a confined process may write: home, caches and shared memory together."""
@@ -36,11 +37,9 @@ _ETC = (
     *("ld.so.conf.d", "locale.alias", "localtime", "magic", "mime.types", "nsswitch.conf", "os-release", "passwd"),
     *("pki/tls/certs", "protocols", "resolv.conf", "services", "ssl/certs", "ssl/openssl.cnf", "timezone"),
 )
-_KERNEL = (
-    *("/proc/cpuinfo", "/proc/filesystems", "/proc/loadavg", "/proc/meminfo", "/proc/stat", "/proc/sys/kernel"),
-    *("/proc/sys/vm", "/proc/uptime", "/proc/version", "/proc/vmstat", "/sys/devices/system", "/sys/fs/cgroup"),
-    "/sys/kernel/mm",
-)
+# Of other processes /proc shows what it shows to every user: to read their variables, memory or descriptors takes what a confined
+# process has not. Those that it starts look for themselves there, under numbers that are not known yet.
+_KERNEL = ("/proc", "/sys/devices/system", "/sys/fs/cgroup", "/sys/kernel/mm")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _OF_PREFIX = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg", "Python", "Frameworks")
 _PYTHON = (*importlib.machinery.all_suffixes(), ".pth", ".dist-info", ".egg-info", ".libs", ".data", ".zip", ".egg")
@@ -100,6 +99,17 @@ def missing(held: Mapping[str, bool]) -> list[str]:
     return [part for part in BASELINE if not held[part]]
 
 
+def as_not_available(error: PackageError) -> PackageError:
+    """What to tell of a package that was loaded without leave for its code, because it could not be confined."""
+    if error.code != "code-not-allowed":
+        return error
+    return PackageRefused(
+        "this machine cannot confine the package's code, so it is not executed",
+        code="confinement-not-available",
+        hint="see docs/confinement.md for what is needed; general.confinement = best-effort executes it all the same",
+    )
+
+
 def _homes() -> set[str]:
     home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises where the system knows none
     return {os.path.realpath(home)} if home.startswith("/") else set()
@@ -110,15 +120,27 @@ def _readable(private: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...
     """Folders to list, and files and folders to read, so that this interpreter finds its modules in a process of its own."""
     prefixes = dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix))
     wanted = [f"{prefix}/{name}" for prefix in prefixes for name in _OF_PREFIX]
-    wanted += [sys.executable, os.path.realpath(sys.executable), *_SYSTEM]
-    listed, read = [], []
-    for path in dict.fromkeys(os.path.realpath(each) for each in (*wanted, *_places_of_modules())):
+    wanted += [sys.executable, *_SYSTEM]
+    listed: list[str] = []
+    read: list[str] = []
+    for path in dict.fromkeys(os.path.realpath(each) for each in _places_of_modules()):
         if not _holds(path, private):
             read.append(path)
         elif os.path.isdir(path):  # noqa: PTH112 - texts throughout
             listed.append(path)
             read += [each for each in _modules_in(path) if not _holds(each, private)]
+    for path in dict.fromkeys(os.path.realpath(each) for each in wanted):
+        read += _around(path, private)
     return tuple(listed), tuple(read)
+
+
+def _around(path: str, private: Sequence[str]) -> Iterator[str]:
+    """The path, or what it holds beside what is private."""
+    if not _holds(path, private):
+        yield path
+    elif path not in private and os.path.isdir(path):  # noqa: PTH112 - texts throughout
+        for name in os.listdir(path):  # noqa: PTH208 - texts throughout
+            yield from _around(f"{path}/{name}", private)
 
 
 def _places_of_modules() -> Iterator[str]:

@@ -32,6 +32,7 @@ from roadworthy.foundation.child import (
     watch_parent,
 )
 from roadworthy.foundation.clock import SystemClock
+from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.keys import key_id
 from roadworthy.foundation.slab import GAUGE, READY, SlabReader, SlotWriter
@@ -76,6 +77,7 @@ class StartDocument(msgspec.Struct, frozen=True):
         crashes_to_quarantine: of a version, within ten minutes.
         growth_mb: a runner that has grown by more is replaced; 0 for no bound.
         give_up_epoch: endpoints of that epoch may be given up for an empty snapshot of another one.
+        confinement: whether packages' code is executed where it cannot be confined: "required" or "best-effort".
         log_level: "debug", "info", "warning" or "error".
     """
 
@@ -92,6 +94,7 @@ class StartDocument(msgspec.Struct, frozen=True):
     crashes_to_quarantine: int = 3
     growth_mb: int = 1_024
     give_up_epoch: str | None = None
+    confinement: str = REQUIRED
     log_level: str = "info"
 
 
@@ -233,7 +236,8 @@ def _wire_runners(
     orders = Orders(document.children_fd, told)
     limit = Limit(document.crashes_to_quarantine)
     quarantine = Quarantine(limit, folder / "run" / "quarantine.json", reader.boot)
-    how = How(folder, log_level=document.log_level, growth=Growth(document.growth_mb << 20 or None))
+    growth = Growth(document.growth_mb << 20 or None)
+    how = How(folder, confinement=document.confinement, log_level=document.log_level, growth=growth)
     runners = Runners(
         how, placer(folder), quarantine, Around(orders.order, orders.kill, held, hub.keep_out, metrics.evidence.crash)
     )

@@ -25,6 +25,12 @@ def private_place(address: Path) -> Path:
     return place
 
 
+def settled_place(address: Path) -> Path:
+    """The same where the launcher has made the folder and gone there."""
+    sweep(address)
+    return Path.cwd()
+
+
 def leave_place(place: Path) -> None:
     """Remove the folder and whatever the model wrote into it."""
     os.chdir("/")
