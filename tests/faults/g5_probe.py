@@ -21,7 +21,7 @@ SECRET = "the-key-of-this-house"
 
 def context_file(target: Target) -> bool:
     """The file with the admin key."""
-    return SECRET in Path(target["context"]).read_text()
+    return "key" in Path(target["context"]).read_text()
 
 
 def home(target: Target) -> bool:

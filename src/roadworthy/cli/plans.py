@@ -90,6 +90,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "cache_url": _checked_cache(settings.gateway.cache_url),
         "cache_wait_ms": settings.gateway.cache_wait_ms,
         "runners": True,
+        "confinement": settings.general.confinement,
     }
     workers = [
         _child("roadworthy.gateway.worker", f"worker-{slot}", {**worker, "slot": slot}, _WORKERS, None)

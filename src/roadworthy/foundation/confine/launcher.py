@@ -130,6 +130,7 @@ def _keep_descriptors(listener: int | None) -> None:
     """Hold the standard ones and the listener only. A terminal is written to and never read."""
     if listener is not None:
         os.dup2(listener, LISTENER)
+        os.set_inheritable(LISTENER, True)  # which the line before leaves undone when it is that one already
     os.closerange(LISTENER + (listener is not None), os.sysconf("SC_OPEN_MAX"))
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):

@@ -36,6 +36,7 @@ from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.keys import key_id
 from roadworthy.foundation.slab import GAUGE, READY, SlabReader, SlotWriter
+from roadworthy.gateway.agent.confinement import Confinement
 from roadworthy.gateway.agent.control import ControlLink
 from roadworthy.gateway.agent.exposition import CONTENT_TYPE, AgentFacts, GatewayCollector, render
 from roadworthy.gateway.agent.http import serve_pages
@@ -111,6 +112,7 @@ class _Agent:
     orders: Orders | None
     runners: Runners | None
     collector: GatewayCollector
+    confinement: Confinement
 
 
 def main() -> int:
@@ -146,9 +148,10 @@ async def _run(document: StartDocument) -> None:
     gc.freeze()  # what is here stays: looking through it again and again would cost as much as reading the frames
     _log.info("the agent is ready", gateway=document.gateway, revision=getattr(agent.sync.current, "revision", None))
     tasks = _start(agent)
+    asking = asyncio.create_task(agent.confinement.find_out()) if agent.runners is not None else None
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    await _finish(agent, tasks)
+    await _finish(agent, tasks if asking is None else [*tasks, asking])
     if pages is not None:
         pages.close()
     if not stop.is_set():
@@ -185,7 +188,8 @@ def _wire(document: StartDocument) -> _Agent:
         resources = (reading.disk_free_bytes, reading.memory)
         files = (len(sink.folder.names()), sink.folder.files_lost)
         refused = sync.refused is not None
-        return AgentFacts(sync.current, tuple(hub.reports()), connected, *files, keeping, *resources, refused)
+        known = (sync.current, tuple(hub.reports()), connected)
+        return AgentFacts(*known, *files, keeping, *resources, refused, confinement.held)
 
     def known() -> Known:
         reading = measure(sink.folder.folder)
@@ -193,6 +197,7 @@ def _wire(document: StartDocument) -> _Agent:
         return Known(sync.current, processes, reading.memory_free_bytes, reading.disk_free_bytes)
 
     hub = Hub(sink.offer, changed)
+    confinement = Confinement(folder, document.confinement)
     orders, runners = _wire_runners(document, hub, reader, metrics)
     sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), hub, know, document.give_up_epoch)
     control = shipping = None
@@ -201,7 +206,8 @@ def _wire(document: StartDocument) -> _Agent:
         control = ControlLink(document.control_url, document.key or "", name)
         frames = Frames((name, reader.boot), slot, read, SystemClock(), known)
         shipping = Shipping(name, control, frames, sink, metrics.lost_records)
-    return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, GatewayCollector(read, facts))
+    collector = GatewayCollector(read, facts)
+    return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, collector, confinement)
 
 
 def _name(document: StartDocument) -> str:
@@ -239,7 +245,10 @@ def _wire_runners(
     growth = Growth(document.growth_mb << 20 or None)
     how = How(folder, confinement=document.confinement, log_level=document.log_level, growth=growth)
     runners = Runners(
-        how, placer(folder), quarantine, Around(orders.order, orders.kill, held, hub.keep_out, metrics.evidence.crash)
+        how,
+        placer(folder, document.confinement),
+        quarantine,
+        Around(orders.order, orders.kill, held, hub.keep_out, metrics.evidence.crash),
     )
     return orders, runners
 

@@ -38,10 +38,11 @@ def leave_place(place: Path) -> None:
 
 
 def sweep(address: Path) -> None:
-    """Remove the sockets, state files and folders of runners of this address that were killed."""
-    for path in address.parent.glob(f"{address.name}.*"):
+    """Remove the sockets, state files and folders of runners of this address that were killed, and whatever a model of theirs has
+    put beside them: the folder is theirs alone."""
+    for path in address.parent.iterdir():
         pid = path.name.removeprefix(f"{address.name}.").partition(".")[0]
-        if not pid.isdigit() or _is_alive(int(pid)):
+        if path.name in (address.name, f"{address.name}.state") or (pid.isdigit() and _is_alive(int(pid))):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
