@@ -71,7 +71,7 @@ class Surroundings:
             end = stack.enter_context(socket.socket(family, kind))
             end.bind(address)
             if kind == socket.SOCK_STREAM:
-                end.listen(64)
+                end.listen(4_096)  # nobody accepts
             return end
 
         stream, datagram = str(self.folder / "s"), str(self.folder / "d")

@@ -22,6 +22,7 @@ from roadworthy.package.replay import Replay, replay_apart
 from tests.faults.g5_probe import PROBES, SECRET
 from tests.faults.g5_surroundings import PROBE, Surroundings, surroundings
 from tests.machine import Machine
+from tests.waiting import DEADLINE_S
 
 ROWS = np.arange(40.0).reshape(20, 2)
 LOOK = -1.0
@@ -101,9 +102,9 @@ def ask(machine: Machine, endpoint: str, rows: list[list[float]]) -> list[float]
     """Predictions."""
     context = machine.context()
     headers = {"Authorization": f"Bearer {context['key']}"}
-    url = f"{context['gateway_url']}/v1/endpoints/{endpoint}/predict"
-    reply = httpx.post(url, json={"rows": rows}, headers=headers, timeout=120)
-    assert reply.status_code == 200, reply.text + machine.log()
+    url = f"{context['gateway_url']}/v1/models/{endpoint}:predict"
+    reply = httpx.post(url, json={"instances": rows}, headers=headers, timeout=DEADLINE_S)
+    assert reply.status_code == 200, reply.text
     return list(reply.json()["predictions"])
 
 

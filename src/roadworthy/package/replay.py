@@ -25,6 +25,8 @@ from roadworthy.package.rules import prove_rules
 ALONE_S = 60.0
 """Seconds of asking examples one by one, for each runtime: all of them, unless the model takes a second a row."""
 
+_LONGEST = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Replay:
@@ -77,15 +79,15 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
             raise ProofFailed(
                 f"replaying the golden examples took longer than {how.timeout_s:.0f} s", code="replay-failed"
             ) from error
-        if not result.exists():
+        document = _told(result)
+        if document is None:
             raise ProofFailed(
                 f"the process that replays the golden examples died with exit code {done.returncode}",
                 code="replay-failed",
                 hint="run the model on its own training rows in a fresh process and see what it says",
             )
-        document = json.loads(result.read_text())
     if "error" in document:
-        raise _error(document["error"], packing=how.every_runtime)
+        raise _error(document["error"], how)
     return list(document["proofs"])
 
 
@@ -95,10 +97,27 @@ def _plan(folder: Path, elsewhere: Path, how: Replay) -> dict[str, Any]:
     return make_plan(package=folder, write=elsewhere, place=place, private=how.private, policy=policy)
 
 
-def _error(said: dict[str, Any], *, packing: bool) -> RoadworthyError:
+def _told(result: Path) -> dict[str, Any] | None:
+    """What the child has written, None when that makes no sense: the package's code can write there, too."""
+    try:
+        with result.open("rb") as written:
+            document: dict[str, Any] = json.loads(written.read(_LONGEST))
+        if "error" not in document:
+            return document if isinstance(document["proofs"], list) else None
+        error = document["error"]
+        texts = all(isinstance(error[name], str) for name in ("kind", "code", "message"))
+        return document if texts and isinstance(error["facts"], dict) and "hint" in error else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _error(said: dict[str, Any], how: Replay) -> RoadworthyError:
     kind = ProofFailed if said["kind"] == "ProofFailed" else PackageRefused
-    if kind is ProofFailed or not packing:
-        return kind(said["message"], code=said["code"], hint=said["hint"], facts=said["facts"])
+    if kind is ProofFailed or not how.every_runtime:
+        hint = said["hint"]
+        if how.confinement is not None and said["code"] == "model-failed-on-golden":
+            hint = f"{hint}; its code is confined here: no network, no files but its own (docs/confinement.md)"
+        return kind(said["message"], code=said["code"], hint=hint, facts=said["facts"])
     return PackError(
         f"outside your project the package does not load: {said['message']}",
         code="lost-outside-project",

@@ -34,12 +34,23 @@ FROM_STDIN = "-"
 BASELINE = ("privileges", "files", "sockets", "limits")
 PARTS = (*BASELINE, "signals", "user", "network", "memory")
 
+_EXIT_REFUSED = 78
+"""That of `foundation/child.py`, which takes long to import."""
 _MOST_FILES = 4_096
 _LONGEST_LINE = 1 << 20
 
 
 def main(plan_text: str, command: list[str]) -> None:
-    """Confine and execute; with no command, tell which parts hold."""
+    """Confine and execute; with no command, tell which parts hold. What it cannot do at all is no fault of a package."""
+    try:
+        _become(plan_text, command)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it has no plan"
+        os.write(2, f"a process could not be confined: {reason}; Roadworthy starts it, not a person\n".encode())
+        os._exit(_EXIT_REFUSED)
+
+
+def _become(plan_text: str, command: list[str]) -> None:
     plan = _plan_on_stdin() if plan_text == FROM_STDIN else json.loads(plan_text)
     listener = _listen(plan["listen"]) if plan.get("listen") else None
     held = _restrict(plan, listener)

@@ -78,6 +78,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "userfaultfd": (323, 282),
     "vhangup": (153, 58),
 }
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _COLUMNS = {"x86_64": 0, "aarch64": 1}
 
 
@@ -97,7 +98,7 @@ def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None
     if known < 0:
         raise OSError(errno.ENOSYS, f"no {name} here")
     values = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
-    return _checked(name, _libc().syscall(ctypes.c_long(known), *values))
+    return _checked(name, _LIBC.syscall(ctypes.c_long(known), *values))
 
 
 def prctl(option: int, *arguments: int) -> int:
@@ -109,11 +110,7 @@ def prctl(option: int, *arguments: int) -> int:
     if not LINUX:
         raise OSError(errno.ENOSYS, "no prctl here")
     values = [ctypes.c_ulong(each) for each in (*arguments, 0, 0, 0, 0)[:4]]
-    return _checked("prctl", _libc().prctl(option, *values))
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    return _checked("prctl", _LIBC.prctl(option, *values))
 
 
 def _checked(name: str, result: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -34,7 +35,11 @@ class Confinement:
 
     async def find_out(self) -> None:
         """Ask the machine, log it, and write it down for `roadworthy status`."""
-        self.held = await asyncio.to_thread(self._ask)
+        try:
+            self.held = await asyncio.to_thread(self._ask)
+        except OSError as error:
+            _log.warning("it could not be found out how packages' code is confined", reason=str(error))
+            return
         lacking = [part for part, holds in self.held.items() if not holds]
         facts = {
             "held": [part for part, holds in self.held.items() if holds],
@@ -48,10 +53,11 @@ class Confinement:
         else:
             _log.info("packages' code is confined", **facts)
         document = json.dumps({"policy": self._policy, "parts": dict(self.held)})
-        write_atomic(confinement_file(self._folder), document.encode("ascii"))
+        with contextlib.suppress(OSError):  # a full disk, which is told elsewhere
+            write_atomic(confinement_file(self._folder), document.encode("ascii"))
 
     def _ask(self) -> Mapping[str, bool]:
-        with tempfile.TemporaryDirectory(prefix="confinement-", dir=self._folder / "run") as scratch:
+        with tempfile.TemporaryDirectory(prefix="roadworthy-confinement-") as scratch:
             place = f"{scratch}/{{pid}}"
             packages = self._folder / "packages"
             return parts_held(make_plan(package=packages, write=Path(scratch), place=place, policy=self._policy))
