@@ -23,6 +23,7 @@ from roadworthy.foundation.errors import RoadworthyError, SettingsError
 from roadworthy.foundation.references import check_name
 
 Level = Literal["debug", "info", "warning", "error"]
+Confinement = Literal["required", "best-effort"]
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 FILE_NAME = "roadworthy.toml"
 _PORT = {"low": 0, "high": 65_535}
@@ -36,6 +37,9 @@ class GeneralSettings:
     """Private folder (mode 0700) with everything that Roadworthy keeps on this machine."""
     debug: bool = False
     """Show the whole traceback of an error instead of one clear block."""
+    confinement: Confinement = "required"
+    """Where this machine cannot confine the code of packages, "required" refuses it, and "best-effort" executes it with what can
+    be had."""
 
     def home_folder(self) -> Path:
         """`home`, for who is about to use it.
@@ -398,6 +402,12 @@ def _level(value: object) -> str:
     return str(value).lower()
 
 
+def _confinement(value: object) -> str:
+    if value not in ("required", "best-effort"):
+        raise ValueError("must be required or best-effort")
+    return str(value)
+
+
 def _path(value: object) -> Path:
     try:
         return Path(_text(str(value))).expanduser()
@@ -412,6 +422,7 @@ _PARSERS: Mapping[str, Callable[[object], object]] = {
     "bool": _switch,
     "Path": _path,
     "Level": _level,
+    "Confinement": _confinement,
     "tuple[str, ...]": _list,
 }
 

@@ -11,14 +11,14 @@ from roadworthy.cli.runners import local_runners, runner_table
 
 def test_runners_that_live_are_shown(tmp_path: Path) -> None:
     """From their state files; what a killed one left, and what is no state file, is passed over."""
-    folder = tmp_path / "run" / "runners"
+    folder = tmp_path / "run" / "runners" / f"{'ab' * 8}-1"
     assert local_runners(tmp_path) == []
     folder.mkdir(parents=True)
     dead = 1 << 22  # above every process number
     for pid in (os.getpid(), dead):
-        (folder / f"{'ab' * 8}-1.sock.{pid}.state").write_bytes(struct.pack("=5q", pid, 2, 0, 7, 0))
-    (folder / f"{'ab' * 8}-1.sock.state").write_bytes(b"")
-    (folder / f"{'ab' * 8}-1.sock.{os.getpid()}x.state").write_bytes(b"")
+        (folder / f"runner.sock.{pid}.state").write_bytes(struct.pack("=5q", pid, 2, 0, 7, 0))
+    (folder / "runner.sock.state").write_bytes(b"")
+    (folder / f"runner.sock.{os.getpid()}x.state").write_bytes(b"")
     (runner,) = local_runners(tmp_path)
     assert runner.pop("resident_bytes") > 1 << 20
     assert runner == {"digest": "ab" * 6, "copy": 1, "pid": os.getpid(), "state": "READY", "runs": 7}

@@ -17,7 +17,7 @@ from roadworthy.cli.options import RemoteOptions, command
 from roadworthy.cli.output import facts, say, short, show, table
 from roadworthy.cli.policies import read_policy
 from roadworthy.cli.registry import endpoint_table, pending_text
-from roadworthy.cli.runners import local_runners, runner_table
+from roadworthy.cli.runners import confinement_line, local_confinement, local_runners, runner_table
 
 if TYPE_CHECKING:
     from roadworthy.client.client import EndpointChange
@@ -190,6 +190,9 @@ def status(options: RemoteOptions) -> None:
     parts = [head, *alerts, seen, placed, endpoint_table(document["endpoints"])]
     home = options.settings.general.home
     document["runners"] = local_runners(Home(home).gateway) if home.is_absolute() else []
+    document["confinement"] = local_confinement(Home(home).gateway) if home.is_absolute() else None
+    if document["confinement"]:
+        parts.append(confinement_line(document["confinement"]))
     if document["runners"]:
         parts.append(runner_table(document))
     show(document, "\n\n".join(parts), as_json=options.json)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from roadworthy.foundation.confine.plan import confined
 from roadworthy.foundation.errors import SettingsError
 from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.memory import total_bytes
@@ -22,7 +23,7 @@ _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - recognised, not bound
 # Workers stop first and hand over what they hold; then nobody asks the runners; then the agent ships it; then the control plane
 # has it.
 _WORKERS, _RUNNERS, _AGENT, _CONTROL = range(4)
-_RUNNER = (sys.executable, "-P", "-m", "roadworthy.runtime.apart")
+_RUNNER = tuple(confined((sys.executable, "-P", "-m", "roadworthy.runtime.apart")))
 STILL_S = 10.0
 """How long agent and control plane may show no life; workers are judged by their heartbeat in the slab."""
 _LEAST_WORKER_BYTES = 1 << 30
@@ -70,6 +71,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "crashes_to_quarantine": settings.gateway.crashes_to_quarantine,
         "growth_mb": settings.gateway.growth_mb,
         "give_up_epoch": plan.give_up_epoch,
+        "confinement": settings.general.confinement,
         "log_level": log_level,
     }
     worker: dict[str, Any] = {
@@ -88,6 +90,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "cache_url": _checked_cache(settings.gateway.cache_url),
         "cache_wait_ms": settings.gateway.cache_wait_ms,
         "runners": True,
+        "confinement": settings.general.confinement,
     }
     workers = [
         _child("roadworthy.gateway.worker", f"worker-{slot}", {**worker, "slot": slot}, _WORKERS, None)
@@ -138,6 +141,8 @@ def control_child(
         "max_package_bytes": control.max_package_bytes,
         "feedback_max_rows": control.feedback_max_rows,
         "webhook_networks": list(control.webhook_networks),
+        "confinement": settings.general.confinement,
+        "private": [str(folder.parent)],
     }
     return _child("roadworthy.control", "control", document, _CONTROL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ def local_runners(folder: Path) -> list[dict[str, Any]]:
     from roadworthy.runtime.apart.state import NAMES, RunnerState
 
     found = []
-    for path in sorted((folder / "run" / "runners").glob("*.sock.*.state")):
-        name, _, pid = path.name.removesuffix(".state").partition(".sock.")
-        digest, _, copy = name.rpartition("-")
-        state = RunnerState.read(path.with_name(f"{name}.sock"), int(pid)) if pid.isdigit() else None
+    for path in sorted((folder / "run" / "runners").glob("*/runner.sock.*.state")):
+        pid = path.name.removesuffix(".state").removeprefix("runner.sock.")
+        digest, _, copy = path.parent.name.rpartition("-")
+        state = RunnerState.read(path.with_name("runner.sock"), int(pid)) if pid.isdigit() else None
         memory = resident(int(pid)) if pid.isdigit() else None
         if state is not None and memory is not None:
             found.append(
@@ -32,6 +33,27 @@ def local_runners(folder: Path) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def local_confinement(folder: Path) -> dict[str, Any] | None:
+    """What the gateway in `folder` has found out: the policy, and by part whether it holds; None where nothing is known."""
+    from roadworthy.gateway.agent.confinement import confinement_file
+
+    try:
+        told = json.loads(confinement_file(folder).read_bytes())
+        return {
+            "policy": str(told["policy"]),
+            "parts": {str(part): bool(holds) for part, holds in told["parts"].items()},
+        }
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def confinement_line(told: dict[str, Any]) -> str:
+    """The same in one line."""
+    held = ", ".join(part for part, holds in told["parts"].items() if holds) or "nothing"
+    lacking = ", ".join(part for part, holds in told["parts"].items() if not holds)
+    return f"code of packages is confined by {held}" + (f"; not to be had here: {lacking}" if lacking else "")
 
 
 def runner_table(document: dict[str, Any]) -> str:

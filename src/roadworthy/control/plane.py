@@ -13,6 +13,7 @@ from roadworthy.audit import events
 from roadworthy.audit.entries import Deed, append
 from roadworthy.control.bulletin import Bulletin
 from roadworthy.control.feed import Feed
+from roadworthy.control.proof import Proving
 from roadworthy.foundation.clock import Clock
 from roadworthy.foundation.errors import Unavailable
 from roadworthy.foundation.ids import random_id
@@ -30,7 +31,7 @@ class ControlSettings:
         max_package_bytes: largest pushed package.
         record_max_bytes: record files kept in all; the oldest go first.
         feedback_max_rows: rows of feedback kept in all; whole rollouts go, those that are long over first.
-        proof_timeout_s: how long proving a pushed package may take, in seconds.
+        proving: how pushed packages are proved.
         database_wait_s: how long a change waits for a database that somebody else holds, in seconds.
         webhook_networks: private networks that webhooks may call, as address/bits.
     """
@@ -39,7 +40,7 @@ class ControlSettings:
     max_package_bytes: int = 4 << 30
     record_max_bytes: int = 5 << 30
     feedback_max_rows: int = 5_000_000
-    proof_timeout_s: float = 300.0
+    proving: Proving = field(default_factory=Proving)
     database_wait_s: float = WAIT_S
     webhook_networks: tuple[str, ...] = ()
 

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.package.archive import unpack
 from roadworthy.package.replay import Replay, replay_apart
 
+PROOF_S = 300.0
 
-def prove_apart(file: Path, *, allow_code: bool, timeout_s: float) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Proving:
+    """How packages are proved here.
+
+    Attributes:
+        timeout_s: how long it may take, in seconds.
+        confinement: whether their code may execute where it cannot be confined: "required" or "best-effort".
+        private: folders that it finds closed.
+    """
+
+    timeout_s: float = PROOF_S
+    confinement: str = REQUIRED
+    private: tuple[Path, ...] = ()
+
+
+def prove_apart(file: Path, how: Proving, *, allow_code: bool) -> None:
     """Unpack the package in `file`, construct the runtime that serves, and replay its golden examples.
 
     Raises:
@@ -18,4 +37,14 @@ def prove_apart(file: Path, *, allow_code: bool, timeout_s: float) -> None:
     with tempfile.TemporaryDirectory(prefix="roadworthy-proof-") as scratch:
         folder = Path(scratch) / "package"
         unpack(file, folder)
-        replay_apart(folder, Replay(every_runtime=False, allow_code=allow_code, bare=True, timeout_s=timeout_s))
+        replay_apart(
+            folder,
+            Replay(
+                every_runtime=False,
+                allow_code=allow_code,
+                bare=True,
+                timeout_s=how.timeout_s,
+                confinement=how.confinement,
+                private=how.private,
+            ),
+        )

@@ -10,8 +10,10 @@ from typing import Any
 from roadworthy.control.bulletin import Bulletin
 from roadworthy.control.feed import Feed
 from roadworthy.control.plane import ControlSettings, Plane, Turn
+from roadworthy.control.proof import PROOF_S, Proving
 from roadworthy.control.verbs.keys import ensure
 from roadworthy.foundation.clock import SteadyClock, SystemClock
+from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.store.blobs import FolderBlobs
 from roadworthy.store.engine import open_database
 from roadworthy.store.epochs import EpochFile
@@ -26,11 +28,13 @@ def build_plane(document: Mapping[str, Any]) -> Plane:
     """
     chosen: dict[str, Any] = {
         name: document[name]
-        for name in ("max_package_bytes", "record_max_bytes", "feedback_max_rows", "proof_timeout_s", "database_wait_s")
+        for name in ("max_package_bytes", "record_max_bytes", "feedback_max_rows", "database_wait_s")
         if document.get(name) is not None
     }
     chosen |= {name: tuple(document.get(name) or ()) for name in ("allowed_hosts", "webhook_networks")}
-    settings = ControlSettings(**chosen)
+    private = (Path(document["blob_folder"]), *(Path(folder) for folder in document.get("private", ())))
+    proving = Proving(document.get("proof_timeout_s") or PROOF_S, document.get("confinement") or REQUIRED, private)
+    settings = ControlSettings(**chosen, proving=proving)
     file = document.get("epoch_file")
     epochs = EpochFile(
         None if file is None else Path(file), known=document.get("known_epoch"), give_up=document.get("give_up_epoch")

@@ -23,6 +23,7 @@ import uvloop
 
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message, watch_parent
+from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.host import begin_hosting, keep_handlers, leave
 from roadworthy.foundation.ids import PredictionIds
@@ -66,6 +67,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         allowed_hosts: what the Host header may say; "*" for any.
         log_level: "debug" to "error". access_log: one log line a request.
         runners: whether the agent keeps runner processes, so that versions may be placed apart.
+        confinement: "required" or "best-effort": whether a policy may place a package's code here.
         deep_check_s: how often each version is checked with golden examples on the live path; None never.
         memory_close_share, memory_refuse_share, disk_reserve_mb: see `pressure.py`, Limits.
         drain_delay_s: how long connections are still accepted after the probe has begun to say no: as long as those who route
@@ -84,6 +86,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: str = "info"
     access_log: bool = False
     runners: bool = False
+    confinement: str = REQUIRED
     deep_check_s: float | None = 30.0
     memory_close_share: float = 0.92
     memory_refuse_share: float = 0.95
@@ -371,7 +374,9 @@ def main() -> int:
     configure_logs(f"worker-{start.slot}", start.log_level, keep_log_apart())
     try:
         folder = Path(start.folder)
-        return serve(start, package_loader(folder, start.threads), placer(folder) if start.runners else None)
+        return serve(
+            start, package_loader(folder, start.threads), placer(folder, start.confinement) if start.runners else None
+        )
     except (ValueError, OSError) as error:
         structlog.get_logger("worker").error("cannot-start", reason=str(error))
         return EXIT_REFUSED

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from roadworthy.foundation.child import read_start_message, watch_parent
+from roadworthy.foundation.confine.launcher import NOT_CONFINED
+from roadworthy.foundation.confine.plan import REQUIRED, as_not_available, confined, make_plan
 from roadworthy.foundation.errors import PackageError, PackageRefused, PackError, ProofFailed, RoadworthyError
 from roadworthy.foundation.host import begin_hosting, end_at_once, end_fork, hear_stop, leave
 from roadworthy.foundation.kin import Kin
@@ -27,6 +29,8 @@ from roadworthy.package.rules import prove_rules
 ALONE_S = 60.0
 """Seconds of asking examples one by one, for each runtime: all of them, unless the model takes a second a row."""
 
+_LONGEST = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Replay:
@@ -37,12 +41,17 @@ class Replay:
         allow_code: whether the package may execute code of its own.
         bare: start the child without this process's environment variables.
         timeout_s: how long it may take, in seconds.
+        confinement: REQUIRED or BEST_EFFORT of `foundation/confine/plan.py`; None does not confine, for a package that this user
+            has just made.
+        private: folders that a confined child finds closed.
     """
 
     every_runtime: bool = True
     allow_code: bool = True
     bare: bool = False
     timeout_s: float = 300.0
+    confinement: str | None = None
+    private: tuple[Path, ...] = ()
 
 
 def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
@@ -50,6 +59,7 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
 
     Raises:
         ProofFailed: answers differ there; "replay-failed" when the process dies or takes too long.
+        PackageRefused: "confinement-not-available".
         PackError: "lost-outside-project": it cannot be loaded there (PackageRefused when not every runtime is replayed).
     """
     with tempfile.TemporaryDirectory(prefix="roadworthy-replay-") as elsewhere:
@@ -57,15 +67,15 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
         start: dict[str, Any] = {"folder": str(folder.resolve()), "result": str(result)}
         start |= {"every_runtime": how.every_runtime, "allow_code": how.allow_code}
         status = _run(start, how)
-        if not result.exists():
+        document = _told(result)
+        if document is None:
             raise ProofFailed(
                 f"the process that replays the golden examples died with exit code {status}",
                 code="replay-failed",
                 hint="run the model on its own training rows in a fresh process and see what it says",
             )
-        document = json.loads(result.read_text())
     if "error" in document:
-        raise _error(document["error"], packing=how.every_runtime)
+        raise _error(document["error"], how)
     return list(document["proofs"])
 
 
@@ -77,9 +87,13 @@ def _run(start: dict[str, Any], how: Replay) -> int:
     """
     # -I: no PYTHONPATH, no user site, and the folder of the caller is not on sys.path. Not -m: processes that the model spawns
     # would import this module as their main one.
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-c", "from roadworthy.package.replay import main; main()"],
-        cwd=Path(start["result"]).parent,
+    command = [sys.executable, "-I", "-c", "from roadworthy.package.replay import main; main()"]
+    elsewhere = Path(start["result"]).parent
+    if how.confinement is not None:
+        command = confined(command, _plan(Path(start["folder"]), elsewhere, how))
+    child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+        command,
+        cwd=elsewhere,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -104,10 +118,33 @@ def _run(start: dict[str, Any], how: Replay) -> int:
         child.stdin.close()  # type: ignore[union-attr]  # it is a pipe
 
 
-def _error(said: dict[str, Any], *, packing: bool) -> RoadworthyError:
+def _plan(folder: Path, elsewhere: Path, how: Replay) -> dict[str, Any]:
+    place = str(elsewhere / "{pid}.cwd")
+    policy = how.confinement or REQUIRED
+    return make_plan(package=folder, write=elsewhere, place=place, private=how.private, policy=policy)
+
+
+def _told(result: Path) -> dict[str, Any] | None:
+    """What the child has written, None when that makes no sense: the package's code can write there, too."""
+    try:
+        with result.open("rb") as written:
+            document: dict[str, Any] = json.loads(written.read(_LONGEST))
+        if "error" not in document:
+            return document if isinstance(document["proofs"], list) else None
+        error = document["error"]
+        texts = all(isinstance(error[name], str) for name in ("kind", "code", "message"))
+        return document if texts and isinstance(error["facts"], dict) and "hint" in error else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _error(said: dict[str, Any], how: Replay) -> RoadworthyError:
     kind = ProofFailed if said["kind"] == "ProofFailed" else PackageRefused
-    if kind is ProofFailed or not packing:
-        return kind(said["message"], code=said["code"], hint=said["hint"], facts=said["facts"])
+    if kind is ProofFailed or not how.every_runtime:
+        hint = said["hint"]
+        if how.confinement is not None and said["code"] == "model-failed-on-golden":
+            hint = f"{hint}; its code is confined here: no network, no files but its own (docs/confinement.md)"
+        return kind(said["message"], code=said["code"], hint=hint, facts=said["facts"])
     return PackError(
         f"outside your project the package does not load: {said['message']}",
         code="lost-outside-project",
@@ -141,7 +178,7 @@ def _replay(start: dict[str, Any]) -> None:
 def _prove(folder: Path, *, every_runtime: bool, allow_code: bool) -> dict[str, Any]:
     try:
         package = open_package(folder)
-        allowed = (package.digest,) if allow_code else ()
+        allowed = (package.digest,) if allow_code and NOT_CONFINED not in sys.argv else ()
         proofs = []
         for name in package.runtimes if every_runtime else package.runtimes[:1]:
             constructed = construct(package, allow_code=allowed, runtime=name)
@@ -151,7 +188,8 @@ def _prove(folder: Path, *, every_runtime: bool, allow_code: bool) -> dict[str, 
             proofs.append({"runtime": proof.runtime, "rows": proof.rows, **took})
         if allow_code:
             prove_rules(package, allow_code=allowed)
-    except PackageError as error:
+    except PackageError as refused:
+        error = as_not_available(refused) if NOT_CONFINED in sys.argv else refused
         said = {"kind": type(error).__name__, "code": error.code, "message": error.message}
         return {"error": {**said, "hint": error.hint, "facts": error.facts}}
     return {"proofs": proofs}

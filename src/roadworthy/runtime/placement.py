@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import PackageEntry, Snapshot
+from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.runtime.loading import package_folder
 
 SLOW_S = 0.002
@@ -158,12 +159,16 @@ def _apart(policy: Policy) -> Policy:
     return msgspec.structs.replace(policy, placement=msgspec.structs.replace(policy.placement, where=PROCESS))
 
 
-def placer(folder: Path) -> Place:
-    """The `Place` of this machine, for the packages below the gateway's `folder`."""
+def placer(folder: Path, confinement: str = REQUIRED) -> Place:
+    """The `Place` of this machine, for the packages below the gateway's `folder`. Workers are not confined: no policy has one of
+    them execute a package's code, unless `confinement` is BEST_EFFORT."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def place(entry: PackageEntry, policies: Sequence[Policy]) -> Placed:
-        return decide(policies, facts_of(package_folder(folder, entry.digest), entry.digest), cpus)
+        facts = facts_of(package_folder(folder, entry.digest), entry.digest)
+        if facts.carries_code and confinement == REQUIRED:
+            facts = replace(facts, apart=facts.apart or "carries code")
+        return decide(policies, facts, cpus)
 
     return place
 

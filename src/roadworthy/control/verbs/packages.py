@@ -37,7 +37,7 @@ def push(plane: Plane, file: Path, actor: str, allow_code: str | None) -> tuple[
         known = versions.find_digest(connection, package.digest, package.name)
     if known is None:
         allowed = allow_code is not None
-        prove_apart(file, allow_code=allowed, timeout_s=plane.settings.proof_timeout_s)
+        prove_apart(file, plane.settings.proving, allow_code=allowed)
     elif not _is_whole(plane, package.digest):
         plane.blobs.delete(package_blob(package.digest))
     plane.blobs.put(package_blob(package.digest), file)

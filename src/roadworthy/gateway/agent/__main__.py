@@ -32,9 +32,11 @@ from roadworthy.foundation.child import (
     watch_parent,
 )
 from roadworthy.foundation.clock import SystemClock
+from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.keys import key_id
 from roadworthy.foundation.slab import GAUGE, READY, SlabReader, SlotWriter
+from roadworthy.gateway.agent.confinement import Confinement
 from roadworthy.gateway.agent.control import ControlLink
 from roadworthy.gateway.agent.exposition import CONTENT_TYPE, AgentFacts, GatewayCollector, render
 from roadworthy.gateway.agent.http import serve_pages
@@ -76,6 +78,7 @@ class StartDocument(msgspec.Struct, frozen=True):
         crashes_to_quarantine: of a version, within ten minutes.
         growth_mb: a runner that has grown by more is replaced; 0 for no bound.
         give_up_epoch: endpoints of that epoch may be given up for an empty snapshot of another one.
+        confinement: whether packages' code is executed where it cannot be confined: "required" or "best-effort".
         log_level: "debug", "info", "warning" or "error".
     """
 
@@ -92,6 +95,7 @@ class StartDocument(msgspec.Struct, frozen=True):
     crashes_to_quarantine: int = 3
     growth_mb: int = 1_024
     give_up_epoch: str | None = None
+    confinement: str = REQUIRED
     log_level: str = "info"
 
 
@@ -108,6 +112,7 @@ class _Agent:
     orders: Orders | None
     runners: Runners | None
     collector: GatewayCollector
+    confinement: Confinement
 
 
 def main() -> int:
@@ -143,9 +148,10 @@ async def _run(document: StartDocument) -> None:
     gc.freeze()  # what is here stays: looking through it again and again would cost as much as reading the frames
     _log.info("the agent is ready", gateway=document.gateway, revision=getattr(agent.sync.current, "revision", None))
     tasks = _start(agent)
+    asking = asyncio.create_task(agent.confinement.find_out()) if agent.runners is not None else None
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    await _finish(agent, tasks)
+    await _finish(agent, tasks if asking is None else [*tasks, asking])
     if pages is not None:
         pages.close()
     if not stop.is_set():
@@ -182,7 +188,8 @@ def _wire(document: StartDocument) -> _Agent:
         resources = (reading.disk_free_bytes, reading.memory)
         files = (len(sink.folder.names()), sink.folder.files_lost)
         refused = sync.refused is not None
-        return AgentFacts(sync.current, tuple(hub.reports()), connected, *files, keeping, *resources, refused)
+        known = (sync.current, tuple(hub.reports()), connected)
+        return AgentFacts(*known, *files, keeping, *resources, refused, confinement.held)
 
     def known() -> Known:
         reading = measure(sink.folder.folder)
@@ -190,6 +197,7 @@ def _wire(document: StartDocument) -> _Agent:
         return Known(sync.current, processes, reading.memory_free_bytes, reading.disk_free_bytes)
 
     hub = Hub(sink.offer, changed)
+    confinement = Confinement(folder, document.confinement)
     orders, runners = _wire_runners(document, hub, reader, metrics)
     sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), hub, know, document.give_up_epoch)
     control = shipping = None
@@ -198,7 +206,8 @@ def _wire(document: StartDocument) -> _Agent:
         control = ControlLink(document.control_url, document.key or "", name)
         frames = Frames((name, reader.boot), slot, read, SystemClock(), known)
         shipping = Shipping(name, control, frames, sink, metrics.lost_records)
-    return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, GatewayCollector(read, facts))
+    collector = GatewayCollector(read, facts)
+    return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, collector, confinement)
 
 
 def _name(document: StartDocument) -> str:
@@ -233,9 +242,13 @@ def _wire_runners(
     orders = Orders(document.children_fd, told)
     limit = Limit(document.crashes_to_quarantine)
     quarantine = Quarantine(limit, folder / "run" / "quarantine.json", reader.boot)
-    how = How(folder, log_level=document.log_level, growth=Growth(document.growth_mb << 20 or None))
+    growth = Growth(document.growth_mb << 20 or None)
+    how = How(folder, confinement=document.confinement, log_level=document.log_level, growth=growth)
     runners = Runners(
-        how, placer(folder), quarantine, Around(orders.order, orders.kill, held, hub.keep_out, metrics.evidence.crash)
+        how,
+        placer(folder, document.confinement),
+        quarantine,
+        Around(orders.order, orders.kill, held, hub.keep_out, metrics.evidence.crash),
     )
     return orders, runners
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -32,6 +32,7 @@ class AgentFacts:
         files_waiting: record files not yet shipped. files_lost: those that were damaged or gone before.
         keeping: runner processes, restarts and quarantine.
         disk_free_bytes: where records are kept. memory_used: share of the machine's or container's memory, 0 to 1.
+        confinement: which parts of it hold here; empty until that is known.
         snapshot_refused: whether the control plane offers a snapshot of another database, without endpoints, that is not taken.
     """
 
@@ -44,6 +45,7 @@ class AgentFacts:
     disk_free_bytes: int | None = None
     memory_used: float | None = None
     snapshot_refused: bool = False
+    confinement: Mapping[str, bool] = field(default_factory=dict)
 
 
 class GatewayCollector(Collector):
@@ -65,6 +67,7 @@ class GatewayCollector(Collector):
         yield from _now(totals)
         yield from _workers(totals.slots[:-1])
         yield from _agent(totals, facts)
+        yield from _confinement(facts.confinement)
         yield from layer_counts(totals)
         yield from _deep(totals)
         if facts.snapshot is not None:
@@ -185,6 +188,15 @@ def _agent(totals: Totals, facts: AgentFacts) -> Iterator[Metric]:
             "1 while the control plane has another database, without endpoints, and is not followed.",
             value=float(facts.snapshot_refused),
         )
+
+
+def _confinement(held: Mapping[str, bool]) -> Iterator[Metric]:
+    parts = GaugeMetricFamily(
+        "roadworthy_confinement", "1 for a part of the confinement of packages' code that holds here.", labels=["part"]
+    )
+    for part, holds in held.items():
+        parts.add_metric([part], float(holds))
+    yield parts
 
 
 def _deep(totals: Totals) -> Iterator[Metric]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from roadworthy.foundation.confine.plan import QUOTA_BYTES
 from roadworthy.foundation.resident import Resident, resident
 from roadworthy.runtime.apart import state as states
 from roadworthy.runtime.apart.state import RunnerState
 from roadworthy.runtime.placement import Placed
 
 KILL, REPLACE = "kill", "replace"
+DISK = "disk"
+"""Why a runner is killed that has written more than it may, or too many files."""
+_MOST_FILES = 10_000
 STILL = "no sign of life"
 """Why a runner is killed that neither runs its model nor takes a step: it was stopped from outside, or a thread of the model
 holds the interpreter."""
@@ -73,6 +78,8 @@ class RunnerWatch:
             patience_s = self.load_s if seen.state == states.LOADING else placed.hang_s
             if seen.busy_s > patience_s + _LATER_S:
                 return KILL, "hung"
+            if not _is_within(self.address.parent, QUOTA_BYTES):
+                return KILL, DISK
             self._still = self._still + 1 if seen.still_s > _STILL_S else 0
             if self._still >= _STILL_LOOKS and seen.state != states.LOADING:
                 return KILL, STILL
@@ -99,3 +106,28 @@ class RunnerWatch:
         """Whether it said itself that it hangs. Asked after its death, before its successor sweeps its files."""
         last = RunnerState.read(self.address, self.pid) or self.state
         return last is not None and last.state == states.HUNG
+
+
+def _is_within(folder: Path, most_bytes: int) -> bool:
+    """Whether what lies below the folder keeps to the bounds. A runner has no other place on the disk to write to."""
+    bytes_left, files_left = most_bytes, _MOST_FILES
+    folders = [str(folder)]
+    while folders:
+        try:
+            entries = os.scandir(folders.pop())
+        except FileNotFoundError:
+            continue
+        except OSError:  # closed, so that it cannot be counted
+            return False
+        with entries:
+            for entry in entries:
+                try:
+                    bytes_left -= entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                except OSError:
+                    continue
+                files_left -= 1
+                if bytes_left < 0 or files_left < 0:
+                    return False
+    return True

@@ -24,11 +24,19 @@ import msgspec
 import structlog
 
 from roadworthy.contract.snapshot import PackageEntry, Snapshot
+from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.gateway.agent.quarantine import Quarantine, crash_reason
 from roadworthy.gateway.agent.runner_watch import KILL, STILL, Growth, RunnerWatch
 from roadworthy.runtime.apart import state as states
-from roadworthy.runtime.apart.launch import LOAD_S, RunnerStart, runner_address, runner_command, runner_document
+from roadworthy.runtime.apart.launch import (
+    LOAD_S,
+    RunnerStart,
+    confined_command,
+    confinement,
+    runner_address,
+    runner_document,
+)
 from roadworthy.runtime.placement import PROCESS, Place, Placed, policies_of
 
 LOOK_EVERY_S = 0.5
@@ -121,12 +129,14 @@ class How:
 
     Attributes:
         folder: the gateway's.
-        command: of a runner. log_level: "debug" to "error".
+        command: of a runner. confinement: whether its code may execute where it cannot be confined.
+        log_level: "debug" to "error".
         growth: when one leaks.
     """
 
     folder: Path
-    command: tuple[str, ...] = tuple(runner_command())
+    command: tuple[str, ...] = tuple(confined_command())
+    confinement: str = REQUIRED
     log_level: str = "info"
     growth: Growth = field(default_factory=Growth)
 
@@ -281,6 +291,7 @@ class Runners:
             hang_s=copy.placed.hang_s,
             max_rows=copy.placed.max_rows,
             log_level=self._how.log_level,
+            confine=confinement(self._how.folder, copy.entry.digest, copy.address, self._how.confinement),
         )
         document = runner_document(start)
         sign = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:8]

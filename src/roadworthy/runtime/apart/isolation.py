@@ -17,6 +17,12 @@ def private_place(address: Path) -> Path:
     return place
 
 
+def settled_place(address: Path) -> Path:
+    """The same where the launcher has made the folder and gone there."""
+    sweep(address)
+    return Path.cwd()
+
+
 def leave_place(place: Path) -> None:
     """Remove the folder and whatever the model wrote into it."""
     os.chdir("/")
@@ -24,10 +30,11 @@ def leave_place(place: Path) -> None:
 
 
 def sweep(address: Path) -> None:
-    """Remove the sockets, state files and folders of runners of this address that were killed."""
-    for path in address.parent.glob(f"{address.name}.*"):
+    """Remove the sockets, state files and folders of runners of this address that were killed, and whatever a model of theirs has
+    put beside them: the folder is theirs alone."""
+    for path in address.parent.iterdir():
         pid = path.name.removeprefix(f"{address.name}.").partition(".")[0]
-        if not pid.isdigit() or _is_alive(int(pid)):
+        if path.name in (address.name, f"{address.name}.state") or (pid.isdigit() and _is_alive(int(pid))):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
+
+from roadworthy.foundation.confine.plan import confined, make_plan
+from roadworthy.runtime.loading import package_folder
 
 EXIT_LOAD_FAILED = 75
 """The package could not be loaded, and somebody asked to try again: no crash, start it again."""
@@ -28,6 +32,8 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         load_s: a load that lasts longer has failed.
         max_rows: rows of one joined run at most; None finds out what pays.
         log_level: "debug" to "error".
+        confine: what is open for it, from `confinement`; the launcher has read it, and left the listening socket. None for a
+            runner that was started without one.
     """
 
     folder: str
@@ -40,16 +46,40 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     load_s: float = LOAD_S
     max_rows: int | None = None
     log_level: str = "info"
+    confine: dict[str, Any] | None = None
 
 
 def runner_address(folder: Path, digest: str, copy: int = 0) -> Path:
-    """Where the runners of a version are reached: one socket a copy, below the gateway's `folder`."""
-    return folder / "run" / "runners" / f"{digest.removeprefix('sha256:')[:16]}-{copy}.sock"
+    """Where the runners of a version are reached: one socket a copy, in a folder that no other version's runner can open, below
+    the gateway's `folder`."""
+    return folder / "run" / "runners" / f"{digest.removeprefix('sha256:')[:16]}-{copy}" / "runner.sock"
 
 
 def runner_command() -> list[str]:
     """The command line. `-P`: modules are never looked for in the present folder."""
     return [sys.executable, "-P", "-m", "roadworthy.runtime.apart"]
+
+
+def confined_command() -> list[str]:
+    """The same, confined by what `RunnerStart.confine` says."""
+    return confined(runner_command())
+
+
+def confinement(folder: Path, digest: str, address: Path, policy: str) -> dict[str, Any]:
+    """What is open for a runner of the version: its package, and the folder of its address.
+
+    Args:
+        folder: the gateway's.
+        policy: REQUIRED or BEST_EFFORT of `foundation/confine/plan.py`.
+    """
+    return make_plan(
+        package=package_folder(folder, digest),
+        write=address.parent,
+        place=f"{address}.{{pid}}.cwd",
+        listen=address,
+        private=(folder.parent,),
+        policy=policy,
+    )
 
 
 def runner_document(start: RunnerStart) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +14,15 @@ import structlog
 
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import watch_parent
+from roadworthy.foundation.confine.launcher import LISTENER
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.host import end_at_once, end_descendants, end_fork, forget_in_forks, hear_stop
 from roadworthy.runtime.apart import isolation, state
-from roadworthy.runtime.apart.connect import connect
 from roadworthy.runtime.apart.frames import Greeting
 from roadworthy.runtime.apart.joining import Joining, Watched
 from roadworthy.runtime.apart.launch import EXIT_LOAD_FAILED, RunnerStart
 from roadworthy.runtime.apart.server import Server
-from roadworthy.runtime.apart.state import StateWriter
+from roadworthy.runtime.apart.state import RunnerState, StateWriter
 from roadworthy.runtime.apart.watch import Watch
 from roadworthy.runtime.logs import write_out
 from roadworthy.runtime.runners.inline import InlineRunner
@@ -30,6 +31,7 @@ from roadworthy.schema.batch import Layout
 
 FAILED_S = 30.0
 """How long a runner whose load never ended tells so before it leaves; its loading thread still takes a processor."""
+_STILL_S = 5.0
 _GC_THRESHOLDS = (50_000, 20, 100)
 _NOTHING = Layout(())
 
@@ -47,6 +49,9 @@ class RunnerProcess:
         self._log = structlog.get_logger("runner").bind(digest=start.digest, copy=start.copy)
         self._watch = Watch(self._state, (start.load_s, start.hang_s), self._load_timeout, self._hung)
         self._server: Server | None = None
+        self._listener = None if start.confine is None else socket.socket(fileno=LISTENER)
+        if self._listener is not None:
+            self._listener.set_inheritable(False)
         self._stopping = threading.Event()
 
     def run(self) -> int:
@@ -90,7 +95,7 @@ class RunnerProcess:
         """Tell the workers that the package cannot be loaded, until told to stop or to try again."""
         self._state.move(state.FAILED)
         self._log.error("load-failed", code=code, reason=reason, exc_info=error)
-        while _is_served(self._address):  # an earlier runner of this version still answers: that is better
+        while self._is_served():  # an earlier runner of this version still answers: that is better
             if self._stopping.wait(1.0):
                 return 0
         again = self._serve(Greeting(self._start.digest, os.getpid(), code=code, reason=reason), _NOTHING, None)
@@ -98,13 +103,20 @@ class RunnerProcess:
 
     def _serve(self, greeting: Greeting, inputs: Layout, joining: Joining | None) -> bool:
         server = self._server = Server(self._address, greeting, inputs, joining, self._state.step)
-        server.open()
+        server.open(self._listener)
         self._state.take_address()
         if joining is not None:
             self._log.info("ready", runtime=greeting.runtime)
         if self._stopping.is_set():
             server.stop()
         return server.serve()
+
+    def _is_served(self) -> bool:
+        """Whether an earlier runner gets on: it takes steps, and its run is not too long. A confined one cannot call it."""
+        seen = RunnerState.read(self._address)
+        if seen is None or seen.pid == os.getpid() or seen.state != state.READY:
+            return False
+        return seen.still_s < _STILL_S and seen.busy_s < self._start.hang_s + _STILL_S
 
     def _load_timeout(self) -> None:
         """In the watch's thread: the main thread is stuck in the load."""
@@ -155,18 +167,10 @@ def serve(start: RunnerStart, load: Load) -> int:
     """
     address = Path(start.address)
     address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    place = isolation.private_place(address)
+    place = isolation.private_place(address) if start.confine is None else isolation.settled_place(address)
     process = RunnerProcess(start, load)
     try:
         return process.run()
     finally:
         process.close()
         isolation.leave_place(place)
-
-
-def _is_served(address: Path) -> bool:
-    end = connect(address)
-    if end is None:
-        return False
-    end.close()
-    return True

@@ -65,19 +65,17 @@ class Server:
         self._asked_to_stop = False
         self._asked_to_retry = False
 
-    def open(self) -> None:
+    def open(self, given: socket.socket | None = None) -> None:
         """Take the address: workers that connect to it from now on reach this process.
+
+        Args:
+            given: a socket that listens beside the address already; None makes one.
 
         Raises:
             OSError: it cannot be taken.
         """
         private = self._address.with_name(f"{self._address.name}.{os.getpid()}")
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
-        private.unlink(missing_ok=True)
-        with unix_address(private) as path:
-            listener.bind(path)
-        private.chmod(0o600)
-        listener.listen(128)
+        listener = given or _listen(private)
         listener.setblocking(False)
         self._listener = listener
         self._inode = private.stat().st_ino
@@ -195,6 +193,16 @@ class Server:
         if connection in self._connections:
             self._connections.discard(connection)
             connection.close()
+
+
+def _listen(private: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
+    private.unlink(missing_ok=True)
+    with unix_address(private) as path:
+        listener.bind(path)
+    private.chmod(0o600)
+    listener.listen(128)
+    return listener
 
 
 class _Connection:

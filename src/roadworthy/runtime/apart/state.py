@@ -58,7 +58,12 @@ class RunnerState:
     def read(cls, address: Path, pid: int | None = None) -> RunnerState | None:
         """The runner that holds `address`, or the one of that pid, which may still be loading; None when nothing is known."""
         try:
-            return cls(*_LAYOUT.unpack(state_file(address, pid).read_bytes()))
+            # the runner's model may have written it: neither a file of any length nor one that leads elsewhere or waits is read
+            descriptor = os.open(state_file(address, pid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                return cls(*_LAYOUT.unpack(os.read(descriptor, _LAYOUT.size + 1)))
+            finally:
+                os.close(descriptor)
         except (OSError, struct.error):
             return None
 

@@ -1,0 +1,34 @@
+"""Which variables a confined process is told: how to find libraries and how many threads to use; nothing that may be a secret."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NAMES = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD"})
+_FAMILIES = (
+    *("PYTHON", "LC_", "MALLOC_", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "BLIS_", "NUMEXPR_", "NUMBA_"),
+    *(
+        "CUDA_",
+        "NVIDIA_",
+        "TF_CPP_",
+        "TF_ENABLE_",
+        "TF_NUM_",
+        "TF_XLA_",
+        "XLA_",
+        "TORCH_",
+        "PYTORCH_",
+        "ORT_",
+        "ROCR_",
+        "HIP_",
+    ),
+)
+
+
+def filtered(more: Mapping[str, str]) -> dict[str, str]:
+    """The variables of this process that a confined one is told, and `more`."""
+    told = {name: text for name, text in os.environ.items() if name in _NAMES or name.startswith(_FAMILIES)}
+    return {**told, **more}

@@ -1,0 +1,85 @@
+"""Landlock: which files a process may open, whom it may signal, whether it may use TCP. The kernel's own rules, for anyone."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+
+from roadworthy.foundation.confine.system import call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(6))
+_MAKE_DIR, _MAKE_REG, _MAKE_SOCK, _MAKE_FIFO = 1 << 7, 1 << 8, 1 << 9, 1 << 10
+_MAKE_SYM, _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 12, 1 << 13, 1 << 14, 1 << 15
+_ALL = (1 << 16) - 1
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
+
+LIST = _READ_DIR
+READ = _READ_FILE | _READ_DIR | _EXECUTE
+USE = _READ_FILE | _WRITE_FILE
+"""Devices like /dev/null."""
+KEEP = _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE | _MAKE_REG | _MAKE_SOCK | _REMOVE_FILE | _REMOVE_DIR
+"""A folder that others read too: plain files and sockets, nothing that could lead a reader elsewhere or have it wait."""
+OWN = READ | KEEP | _MAKE_DIR | _MAKE_FIFO | _MAKE_SYM | _REFER
+
+_FIRST_WITH = ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL_DEV))
+_TCP = 0b11
+_SCOPED = 0b11  # abstract Unix sockets and signals
+_NET_SINCE, _SCOPED_SINCE = 4, 6
+_VERSION = 1
+_PATH_BENEATH = 1
+
+
+def version() -> int:
+    """Which Landlock the kernel has; 0 for none."""
+    try:
+        return call("landlock_create_ruleset", None, 0, _VERSION)
+    except OSError:
+        return 0
+
+
+def restrict(rules: Iterable[tuple[str, int]]) -> int:
+    """Confine this process to the rules: (path, rights). Paths that are not there are passed over.
+
+    Returns:
+        Which Landlock holds; see `scopes`.
+
+    Raises:
+        OSError: it cannot be had. `no_new_privs` must be set.
+    """
+    has = version()
+    if not has:
+        raise OSError("no Landlock here")
+    handled = _ALL & ~sum(right for since, right in _FIRST_WITH if has < since)
+    attributes = [handled, _TCP if has >= _NET_SINCE else 0, _SCOPED if has >= _SCOPED_SINCE else 0]
+    size = 8 if has < _NET_SINCE else 16 if has < _SCOPED_SINCE else 24
+    ruleset = call("landlock_create_ruleset", struct.pack("=3Q", *attributes)[:size], size, 0)
+    try:
+        for path, rights in rules:
+            _open(ruleset, path, rights & handled)
+        call("landlock_restrict_self", ruleset, 0)
+    finally:
+        os.close(ruleset)
+    return has
+
+
+def scopes(has: int) -> bool:
+    """Whether that Landlock keeps signals and abstract sockets apart as well."""
+    return has >= _SCOPED_SINCE
+
+
+def _open(ruleset: int, path: str, rights: int) -> None:
+    try:
+        beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(beneath).st_mode):
+            rights &= _OF_FILES
+        call("landlock_add_rule", ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, beneath), 0)
+    finally:
+        os.close(beneath)

@@ -1,0 +1,182 @@
+"""The launcher's main: restricts this process as its plan says, and becomes the command.
+
+What cannot be had is passed over. When too little holds, the command is told so by one more argument, and executes no code of a
+package; with `best_effort` it goes on with what there is.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import resource
+import select
+import stat
+
+from roadworthy.foundation.confine import landlock, namespaces, seccomp
+from roadworthy.foundation.confine.environment import filtered
+
+TYPE_CHECKING = (
+    False  # as everything that is not needed, `typing` is not imported here: a runner waits for this process
+)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+LISTENER = 3
+"""Descriptor of the listening socket, when the plan has one."""
+NOT_CONFINED = "--not-confined"
+FROM_STDIN = "-"
+"""Stands for a plan: it is the member `confine` of the JSON line that waits in the socket on standard input, and stays there."""
+BASELINE = ("privileges", "files", "sockets", "limits")
+PARTS = (*BASELINE, "signals", "user", "network", "memory")
+
+_EXIT_REFUSED = 78
+"""That of `foundation/child.py`, which takes long to import."""
+_MOST_FILES = 4_096
+_LONGEST_LINE = 1 << 20
+
+
+def main(plan_text: str, command: list[str]) -> None:
+    """Confine and execute; with no command, tell which parts hold. What it cannot do at all is no fault of a package."""
+    try:
+        _become(plan_text, command)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it has no plan"
+        os.write(2, f"a process could not be confined: {reason}; Roadworthy starts it, not a person\n".encode())
+        os._exit(_EXIT_REFUSED)
+
+
+def _become(plan_text: str, command: list[str]) -> None:
+    plan = _plan_on_stdin() if plan_text == FROM_STDIN else json.loads(plan_text)
+    listener = _listen(plan["listen"]) if plan.get("listen") else None
+    held = _restrict(plan, listener)
+    if not command:
+        os.write(1, json.dumps(held).encode("ascii"))
+        return
+    enough = plan.get("best_effort") or all(held[part] for part in BASELINE)
+    arguments = command if enough else [*command, NOT_CONFINED]
+    os.execve(command[0], arguments, filtered(_places()))  # noqa: S606 - the command is our own
+
+
+def _restrict(plan: dict[str, Any], listener: int | None) -> dict[str, bool]:
+    """Take everything away, in the order in which it can be; what holds of it, by part."""
+    held = dict.fromkeys(PARTS, False)
+    quota = int(plan["quota_bytes"])
+    held["user"] = _try(namespaces.own_user)
+    held["network"] = _try(namespaces.own_network)
+    held["memory"] = _try(lambda: namespaces.own_memory_files(quota))
+    place = f"{namespaces.SHARED_MEMORY}/own" if held["memory"] else plan["place"].replace("{pid}", str(os.getpid()))
+    _settle(place)
+    _keep_descriptors(listener)
+    held["limits"] = _try(lambda: _limit(quota))
+    held["privileges"] = _try(namespaces.no_privileges)
+    with contextlib.suppress(OSError):
+        held["signals"] = landlock.scopes(landlock.restrict(_rules(plan, place)))
+        held["files"] = True
+    held["sockets"] = _try(seccomp.restrict)
+    return held
+
+
+def _try(part: Callable[[], object]) -> bool:
+    try:
+        part()
+    except OSError:
+        return False
+    return True
+
+
+def _rules(plan: dict[str, Any], place: str) -> Iterator[tuple[str, int]]:
+    yield from ((path, landlock.LIST) for path in plan["list"])
+    yield from ((path, landlock.READ) for path in plan["read"])
+    yield from ((path, landlock.USE) for path in plan["use"])
+    yield from ((path, landlock.KEEP) for path in plan["write"])
+    yield from ((path, landlock.OWN) for path in (place, namespaces.SHARED_MEMORY))
+
+
+def _places() -> dict[str, str]:
+    """Variables that name the process's own folders; it is in the folder that holds them."""
+    own = os.getcwd()  # noqa: PTH109 - pathlib takes as long to import as all of this to run
+    names = {"HOME": "home", "TMPDIR": "tmp", "XDG_CACHE_HOME": "cache", "NUMBA_CACHE_DIR": "cache/numba"}
+    names |= {"JOBLIB_TEMP_FOLDER": "tmp", "XDG_CONFIG_HOME": "home/.config", "XDG_DATA_HOME": "home/.local/share"}
+    return {name: f"{own}/{below}" for name, below in names.items()}
+
+
+def _settle(place: str) -> None:
+    """Go to an empty private folder, with what `_places` names."""
+    os.umask(0o077)
+    if os.path.isdir(place):  # noqa: PTH112 - as above
+        import shutil
+
+        shutil.rmtree(place, ignore_errors=True)
+    os.makedirs(place, mode=0o700, exist_ok=True)  # noqa: PTH103 - as above
+    os.chdir(place)
+    for path in _places().values():
+        os.makedirs(path, mode=0o700, exist_ok=True)  # noqa: PTH103 - as above
+
+
+def _listen(address: str) -> int:
+    """A socket bound beside `address`, which its user moves there: `Server.open`."""
+    folder, _, name = address.rpartition("/")
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    beside = f"{name}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{folder}/{beside}")  # noqa: PTH108 - as above
+    here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.chdir(folder)  # the path may be longer than an address can be
+        os.umask(0o177)
+        listener.bind(beside)
+        os.fchdir(here)
+    finally:
+        os.close(here)
+    listener.listen(128)
+    return listener.detach()
+
+
+def _keep_descriptors(listener: int | None) -> None:
+    """Hold the standard ones and the listener only. A terminal is written to and never read."""
+    if listener is not None:
+        os.dup2(listener, LISTENER)
+        os.set_inheritable(LISTENER, True)  # which the line before leaves undone when it is that one already
+    os.closerange(LISTENER + (listener is not None), os.sysconf("SC_OPEN_MAX"))
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            writes_only = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+            if not writes_only and stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NOCTTY), descriptor)
+
+
+def _limit(quota_bytes: int) -> None:
+    """Never the address space or the number of processes: the first ends what maps much, the second counts other processes."""
+    log = os.fstat(2)
+    largest = quota_bytes + (log.st_size if stat.S_ISREG(log.st_mode) else 0)
+    for name, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, largest),
+        (resource.RLIMIT_NOFILE, _MOST_FILES),
+    ):
+        hard = resource.getrlimit(name)[1]
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        try:
+            resource.setrlimit(name, (least, least))
+        except ValueError as error:
+            raise OSError(errno.EPERM, str(error)) from error
+
+
+def _plan_on_stdin() -> dict[str, Any]:
+    waiting = _socket.socket(fileno=0)
+    line = b""
+    while b"\n" not in line and len(line) < _LONGEST_LINE:
+        select.select([waiting], [], [])
+        before, line = len(line), waiting.recv(_LONGEST_LINE, _socket.MSG_PEEK)
+        if not line:
+            break
+        if len(line) == before:  # the rest is on its way
+            select.select([], [], [], 0.001)
+    waiting.detach()
+    plan: dict[str, Any] = json.loads(line)["confine"]
+    return plan

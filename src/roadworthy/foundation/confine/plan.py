@@ -1,0 +1,163 @@
+"""What a confined process finds open, and the command line that confines it. Whoever starts such a process calls here."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from roadworthy.foundation.confine.launcher import BASELINE, FROM_STDIN, PARTS
+from roadworthy.foundation.errors import PackageError, PackageRefused
+
+QUOTA_BYTES = 1 << 30
+"""What a confined process may write: home, caches and shared memory together."""
+REQUIRED, BEST_EFFORT = "required", "best-effort"
+
+_LAUNCHER = Path(__file__).with_name("__main__.py")
+_PROBE_S = 30.0
+_SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/System", "/nix/store", "/gnu/store")
+_ETC = (
+    *(
+        "alternatives",
+        "ca-certificates",
+        "fonts",
+        "group",
+        "host.conf",
+        "hostname",
+        "hosts",
+        "ld.so.cache",
+        "ld.so.conf",
+    ),
+    *("ld.so.conf.d", "locale.alias", "localtime", "magic", "mime.types", "nsswitch.conf", "os-release", "passwd"),
+    *("pki/tls/certs", "protocols", "resolv.conf", "services", "ssl/certs", "ssl/openssl.cnf", "timezone"),
+)
+# Of other processes /proc shows what it shows to every user: to read their variables, memory or descriptors takes what a confined
+# process has not. Those that it starts look for themselves there, under numbers that are not known yet.
+_KERNEL = ("/proc", "/sys/devices/system", "/sys/fs/cgroup", "/sys/kernel/mm")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_OF_PREFIX = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg", "Python", "Frameworks")
+_PYTHON = (*importlib.machinery.all_suffixes(), ".pth", ".dist-info", ".egg-info", ".libs", ".data", ".zip", ".egg")
+
+
+def confined(command: Sequence[str], plan: Mapping[str, Any] | None = None) -> list[str]:
+    """The command line that confines `command` by the plan; None takes the one that comes on standard input, as the member
+    `confine` of a line of JSON."""
+    text = FROM_STDIN if plan is None else json.dumps(plan)
+    return [sys.executable, "-I", "-S", str(_LAUNCHER), text, *command]
+
+
+def make_plan(
+    *, package: Path, write: Path, place: str, listen: Path | None = None, private: Iterable[Path] = (), policy: str
+) -> dict[str, Any]:
+    """What is open for a process of a package.
+
+    Args:
+        package: its folder, which is read.
+        write: a folder in which it keeps plain files for its parent.
+        place: its private folder where shared memory cannot be its own; `{pid}` stands for the process's id.
+        listen: where it is to be reached, or None.
+        private: folders that are not opened even when a folder that is to be read holds them.
+        policy: REQUIRED or BEST_EFFORT.
+    """
+    listed, read = _readable(tuple(sorted({str(each.resolve()) for each in private} | _homes())))
+    return {
+        "list": list(listed),
+        "read": [*read, *(f"/etc/{name}" for name in _ETC), *_KERNEL, str(package)],
+        "use": list(_DEVICES),
+        "write": [str(write)],
+        "place": place,
+        "listen": None if listen is None else str(listen),
+        "quota_bytes": QUOTA_BYTES,
+        "best_effort": policy == BEST_EFFORT,
+    }
+
+
+def parts_held(plan: Mapping[str, Any]) -> dict[str, bool]:
+    """Which parts hold on this machine, found out by a process that confines itself. Takes some hundredths of a second."""
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and file
+            confined([], {**plan, "listen": None}),
+            capture_output=True,
+            timeout=_PROBE_S,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+        told = json.loads(done.stdout)
+        return {part: bool(told[part]) for part in PARTS}
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+        return dict.fromkeys(PARTS, False)
+
+
+def missing(held: Mapping[str, bool]) -> list[str]:
+    """The parts without which no code is executed, of those that do not hold."""
+    return [part for part in BASELINE if not held[part]]
+
+
+def as_not_available(error: PackageError) -> PackageError:
+    """What to tell of a package that was loaded without leave for its code, because it could not be confined."""
+    if error.code != "code-not-allowed":
+        return error
+    return PackageRefused(
+        "this machine cannot confine the package's code, so it is not executed",
+        code="confinement-not-available",
+        hint="see docs/confinement.md for what is needed; general.confinement = best-effort executes it all the same",
+    )
+
+
+def _homes() -> set[str]:
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises where the system knows none
+    return {os.path.realpath(home)} if home.startswith("/") else set()
+
+
+@cache
+def _readable(private: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Folders to list, and files and folders to read, so that this interpreter finds its modules in a process of its own."""
+    prefixes = dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix))
+    wanted = [f"{prefix}/{name}" for prefix in prefixes for name in _OF_PREFIX]
+    wanted += [sys.executable, *_SYSTEM]
+    listed: list[str] = []
+    read: list[str] = []
+    for path in dict.fromkeys(os.path.realpath(each) for each in _places_of_modules()):
+        if not _holds(path, private):
+            read.append(path)
+        elif os.path.isdir(path):  # noqa: PTH112 - texts throughout
+            listed.append(path)
+            read += [each for each in _modules_in(path) if not _holds(each, private)]
+    for path in dict.fromkeys(os.path.realpath(each) for each in wanted):
+        read += _around(path, private)
+    return tuple(listed), tuple(read)
+
+
+def _around(path: str, private: Sequence[str]) -> Iterator[str]:
+    """The path, or what it holds beside what is private."""
+    if not _holds(path, private):
+        yield path
+    elif path not in private and os.path.isdir(path):  # noqa: PTH112 - texts throughout
+        for name in os.listdir(path):  # noqa: PTH208 - texts throughout
+            yield from _around(f"{path}/{name}", private)
+
+
+def _places_of_modules() -> Iterator[str]:
+    yield from (path for path in sys.path if path.startswith("/"))
+    for name, module in list(sys.modules.items()):  # editable installs that put a finder in place of a folder
+        mapping = getattr(module, "MAPPING", None) if name.startswith("__editable__") else None
+        yield from (str(path) for path in mapping.values()) if isinstance(mapping, dict) else ()
+
+
+def _modules_in(folder: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            package = entry.is_dir() and Path(entry.path, "__init__.py").exists()
+            if not entry.name.startswith(".") and (package or entry.name.endswith(_PYTHON)):
+                yield os.path.realpath(entry.path)
+
+
+def _holds(path: str, private: Iterable[str]) -> bool:
+    """Whether something private lies at `path` or below it."""
+    return any(each == path or each.startswith(path.rstrip("/") + "/") for each in private)

@@ -1,0 +1,87 @@
+"""A seccomp filter: system calls that confined code has no business with. It makes no socket, and reaches into no other process.
+
+What it refuses fails with EPERM, so that code which tries and goes on does so. Calls of another architecture end the process:
+their numbers mean something else. The pairs that `socketpair` makes stay, for multiprocessing; datagram ones do not, because
+what is written to one can be sent elsewhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+
+from roadworthy.foundation.confine.system import MACHINE, call, number
+
+_REFUSED = (
+    "socket connect bind ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd kcmp bpf perf_event_open "
+    "userfaultfd keyctl add_key request_key mount umount2 pivot_root chroot move_mount open_tree fsopen fsconfig fsmount fspick "
+    "mount_setattr unshare setns io_uring_setup io_uring_enter io_uring_register open_by_handle_at name_to_handle_at quotactl "
+    "swapon swapoff reboot sethostname setdomainname acct settimeofday iopl ioperm lookup_dcookie vhangup syslog fanotify_init "
+    "kexec_load kexec_file_load init_module finit_module delete_module shmget semget msgget mq_open"
+)
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_FOREIGN_BIT = 0x40000000  # x32 on x86_64; far beyond every number elsewhere
+_NEW_NAMESPACES = 0x7E020000
+_STREAM, _SEQPACKET, _KIND_BITS = 1, 5, 0xF
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+
+_LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
+_IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x15, 0x35, 0x45
+_ALLOW, _KILL, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
+_NUMBER_AT, _ARCHITECTURE_AT = 0, 4
+_SET_FILTER, _KEEP_SPECULATION = 1, 4
+"""The second: or else kernels before 5.16 slow the process down."""
+
+_Step = tuple[int, int, int, int]
+
+
+def restrict() -> None:
+    """Put the filter on this process and all it starts.
+
+    Raises:
+        OSError: it cannot be had. `no_new_privs` must be set.
+    """
+    if MACHINE not in _ARCHITECTURES:
+        raise OSError(f"no filter for {MACHINE}")
+    steps = _program()
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    program = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(code)))
+    call("seccomp", _SET_FILTER, _KEEP_SPECULATION, program)
+
+
+def _program() -> list[_Step]:
+    steps: list[_Step] = [
+        (_LOAD, 0, 0, _ARCHITECTURE_AT),
+        (_IF_EQUAL, 1, 0, _ARCHITECTURES[MACHINE]),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _NUMBER_AT),
+        (_IF_AT_LEAST, 0, 1, _FOREIGN_BIT),
+        (_RETURN, 0, 0, _KILL),
+    ]
+    for name in _REFUSED.split():
+        if number(name) >= 0:
+            steps += [(_IF_EQUAL, 0, 1, number(name)), _fail(errno.EPERM)]
+    steps += [(_IF_EQUAL, 0, 1, number("clone3")), _fail(errno.ENOSYS)]  # its flags lie in memory; libraries fall back
+    steps += _if_called("clone", _argument(0), [(_IF_ANY_BIT, 0, 1, _NEW_NAMESPACES), _fail(errno.EPERM)])
+    kinds: list[_Step] = [(_AND, 0, 0, _KIND_BITS), (_IF_EQUAL, 2, 0, _STREAM), (_IF_EQUAL, 1, 0, _SEQPACKET)]
+    steps += _if_called("socketpair", _argument(1), [*kinds, _fail(errno.EPERM)])
+    for half in (0, 4):  # an address to send to
+        steps += _if_called("sendto", _argument(4) + half, [(_IF_EQUAL, 1, 0, 0), _fail(errno.EPERM)])
+    typing: list[_Step] = [(_IF_EQUAL, 1, 0, _TIOCSTI), (_IF_EQUAL, 0, 1, _TIOCLINUX), _fail(errno.EPERM)]
+    steps += _if_called("ioctl", _argument(1), typing)
+    return [*steps, (_RETURN, 0, 0, _ALLOW)]
+
+
+def _argument(position: int) -> int:
+    return 16 + 8 * position  # of the lower half: both architectures are little-endian
+
+
+def _if_called(name: str, offset: int, then: list[_Step]) -> list[_Step]:
+    """Steps for one call, with part of an argument in the accumulator; afterwards the number is there again."""
+    body = [(_LOAD, 0, 0, offset), *then, (_LOAD, 0, 0, _NUMBER_AT)]
+    return [(_IF_EQUAL, 0, len(body), number(name)), *body]
+
+
+def _fail(code: int) -> _Step:
+    return (_RETURN, 0, 0, _FAIL | code)

@@ -1,0 +1,133 @@
+"""A real installation with a package that looks around, and an honest one that uses what a process has: caches, processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import roadworthy as rw
+from roadworthy.foundation.confine.plan import REQUIRED
+from roadworthy.foundation.errors import ProofFailed
+from roadworthy.package.archive import unpack
+from roadworthy.package.replay import Replay, replay_apart
+from tests.faults.g5_probe import PROBES, SECRET
+from tests.faults.g5_surroundings import PROBE, Surroundings, surroundings
+from tests.machine import Machine
+from tests.waiting import DEADLINE_S
+
+ROWS = np.arange(40.0).reshape(20, 2)
+LOOK = -1.0
+EVERYTHING = [probe.__name__ for probe in PROBES if probe.__name__ != "inherited"]
+
+
+def names(found: float) -> list[str]:
+    """What the bits stand for."""
+    return [probe.__name__ for bit, probe in enumerate(PROBES) if int(found) >> bit & 1]
+
+
+def spying(target: dict[str, Any], always: bool) -> Any:
+    """A model that answers with what it found: a bit for each probe. If not always, then for rows that begin with LOOK."""
+    text, told = PROBE.read_text(), json.dumps(target)
+
+    def spy(rows: Any) -> Any:
+        if not always and not (rows[:, 0] == LOOK).any():
+            return rows[:, 0] * 0.0
+        probe = ModuleType("probe")
+        exec(text, probe.__dict__)  # noqa: S102 - the probe's own text: what is packed has no module of the tests
+        found = set(probe.look(json.loads(told))) - {"inherited"}  # no process of ours hands anything down
+        bits = sum(1 << bit for bit, each in enumerate(probe.PROBES) if each.__name__ in found)
+        return np.full(len(rows), float(bits))
+
+    return spy
+
+
+@pytest.fixture(scope="module")
+def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
+    """The machine around them; this process has a key among its variables, and so has the installation."""
+    with pytest.MonkeyPatch.context() as patch, surroundings(tmp_path_factory.mktemp("around"), os.geteuid()) as made:
+        patch.setenv("KEY", SECRET)
+        yield made
+
+
+def honest(rows: Any) -> Any:
+    """Uses everything that libraries use."""
+    import multiprocessing.shared_memory
+    import subprocess
+    import sys
+    import tempfile
+    import zoneinfo
+
+    import joblib
+
+    memory = joblib.Memory(os.environ.get("JOBLIB_TEMP_FOLDER", tempfile.mkdtemp()), verbose=0)
+    assert memory.cache(abs)(-3) == 3
+    doubled = joblib.Parallel(n_jobs=2)(joblib.delayed(float.__mul__)(float(value), 2.0) for value in rows[:, 0])
+    block = multiprocessing.shared_memory.SharedMemory(create=True, size=64)
+    block.close()
+    block.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "scratch").write_text("text")
+    Path("~/.cache/some-library").expanduser().mkdir(parents=True, exist_ok=True)
+    said = subprocess.run([sys.executable, "-c", "print(6 * 7)"], capture_output=True, check=True).stdout
+    assert int(said) == 42
+    assert zoneinfo.ZoneInfo("Europe/Berlin")
+    return np.array(doubled)
+
+
+@pytest.fixture(scope="module")
+def machine(around: Surroundings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """An installation that serves a package which spies when asked to, and one that does not."""
+    made = Machine(tmp_path_factory.mktemp("machine"))
+    target = {**around.target, "context": str(made.home / "context.json"), "home": str(made.home)}
+    (made.folder / "dist").mkdir()
+    for name, model in (("spy", spying(target, always=False)), ("honest", honest)):
+        with contextlib.chdir(made.folder):
+            made.packages.append(rw.pack(model, name=name, inputs=ROWS, out=made.folder / "dist", compile=False))
+        made.models.append(model)
+    with made.serving("spy"):
+        made.tell("deploy", "honest:1", "--endpoint", "honest")
+        yield made
+
+
+def ask(machine: Machine, endpoint: str, rows: list[list[float]]) -> list[float]:
+    """Predictions."""
+    context = machine.context()
+    headers = {"Authorization": f"Bearer {context['key']}"}
+    url = f"{context['gateway_url']}/v1/models/{endpoint}:predict"
+    reply = httpx.post(url, json={"instances": rows}, headers=headers, timeout=DEADLINE_S)
+    assert reply.status_code == 200, reply.text
+    return list(reply.json()["predictions"])
+
+
+def test_g5_a_package_that_serves_finds_nothing(machine: Machine) -> None:
+    """The same model finds everything where it was made."""
+    here = machine.models[0](np.array([[LOOK, 0.0]]))[0]
+    assert names(here) == EVERYTHING
+    assert names(ask(machine, "spy", [[LOOK, 0.0]])[0]) == []
+
+
+def test_g5_a_package_that_is_proved_finds_nothing(around: Surroundings, tmp_path: Path) -> None:
+    """What it finds is its answer: without confinement the proof agrees with the training, with it all is zero."""
+    with contextlib.chdir(tmp_path):
+        package = rw.pack(spying(around.target, always=True), name="spy", inputs=ROWS, out=tmp_path, compile=False)
+    assert package.path is not None
+    folder = unpack(package.path, tmp_path / "unpacked").path
+    assert folder is not None
+    replay_apart(folder, Replay(every_runtime=False))
+    with pytest.raises(ProofFailed) as refused:
+        replay_apart(folder, Replay(every_runtime=False, bare=True, confinement=REQUIRED))
+    assert (refused.value.code, refused.value.facts.get("got")) == ("proof-failed", 0.0)
+
+
+def test_g5_an_honest_package_works(machine: Machine) -> None:
+    """Caches, joblib's processes, shared memory, temporary files, programs."""
+    assert ask(machine, "honest", [[4.0, 0.0], [5.0, 0.0]]) == [8.0, 10.0]

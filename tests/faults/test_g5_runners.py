@@ -1,0 +1,161 @@
+"""Real runners behind the launcher: what they answer, and what becomes of code where it cannot be confined."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import roadworthy as rw
+from roadworthy.foundation.confine.plan import BEST_EFFORT, REQUIRED
+from roadworthy.gateway.agent import runner_watch
+from roadworthy.gateway.agent.runner_watch import DISK, KILL, Growth, RunnerWatch
+from roadworthy.package.archive import unpack
+from roadworthy.runtime.apart.launch import (
+    RunnerStart,
+    confined_command,
+    confinement,
+    runner_address,
+    runner_document,
+)
+from roadworthy.runtime.apart.state import READY, RunnerState
+from roadworthy.runtime.placement import Placed
+from tests.faults.g5_surroundings import WITHOUT
+from tests.runtime.apart.runners import Caller, play, rows
+from tests.waiting import eventually
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, rw.Package]:
+    """A callable, which is code, and a graph, which is none."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    out = tmp_path_factory.mktemp("dist")
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, axes=[1])],
+        "sum",
+        [helper.make_tensor_value_info("x", TensorProto.DOUBLE, [None, 3])],
+        [helper.make_tensor_value_info("total", TensorProto.DOUBLE, [None])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), out / "sum.onnx")
+    inputs = np.random.default_rng(0).random((40, 3))
+    with contextlib.chdir(out):
+        code = rw.pack(lambda rows: rows.sum(axis=1), name="code", inputs=inputs, out=out, compile=False)
+    return {"code": code, "data": rw.pack(out / "sum.onnx", name="data", inputs=inputs, out=out)}
+
+
+@pytest.fixture
+def start(packages: dict[str, rw.Package], tmp_path: Path) -> Iterator[Start]:
+    """Starts a confined runner of a package in a place that lacks things: `start(name, policy, *without)`."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(name: str, policy: str = REQUIRED, *without: str) -> tuple[subprocess.Popen[bytes], Path, str]:
+            package = packages[name]
+            assert package.path is not None
+            folder = tmp_path / "packages" / package.digest.removeprefix("sha256:")
+            if not folder.exists():
+                unpack(package.path, folder)
+            address = runner_address(tmp_path, package.digest)
+            address.parent.mkdir(parents=True, exist_ok=True)
+            open_for_it = confinement(tmp_path, package.digest, address, policy)
+            told = RunnerStart(str(tmp_path), package.digest, str(address), "me", confine=open_for_it)
+            line, end = socket.socketpair()
+            stack.callback(line.close)
+            process = subprocess.Popen(
+                [sys.executable, str(WITHOUT), str(os.geteuid()), ",".join(without), *confined_command()],
+                stdin=end.fileno(),
+                start_new_session=True,
+            )
+            stack.callback(process.wait)
+            stack.callback(os.killpg, process.pid, signal.SIGKILL)
+            end.close()
+            line.sendall(json.dumps(runner_document(told)).encode() + b"\n")
+            eventually(lambda: RunnerState.read(address), "it takes its address")
+            return process, address, package.digest
+
+        yield begin
+
+
+def test_g5_a_confined_runner_answers(start: Start, tmp_path: Path) -> None:
+    """Through the socket that the launcher left it, with tensors in the memory that its caller shares."""
+    process, address, digest = start("code")
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+    assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapEff"], 16)) == ("1", "2", 0)
+
+    async def scene(caller: Caller) -> None:
+        assert await caller.ask(rows(1.0, 2.0), rows(*map(float, range(9_000)))) == [
+            [1.0, 2.0],
+            list(map(float, range(9_000))),
+        ]
+
+    play(tmp_path, scene, digest=digest)
+    assert {path.name for path in address.parent.iterdir()} == {
+        "runner.sock",
+        "runner.sock.state",
+        f"runner.sock.{process.pid}.state",
+    }
+
+
+@pytest.mark.parametrize("missing", ["landlock", "seccomp"])
+def test_g5_where_code_cannot_be_confined_it_is_refused(start: Start, tmp_path: Path, missing: str) -> None:
+    """Callers get the reason by its code; a package without code is served all the same."""
+    _, _, code = start("code", REQUIRED, missing)
+    _, _, data = start("data", REQUIRED, missing)
+
+    async def refused(caller: Caller) -> None:
+        await caller.until(lambda: caller.batcher.refusal)
+        assert caller.batcher.refusal is not None
+        assert caller.batcher.refusal.code == "confinement-not-available"
+
+    async def answers(caller: Caller) -> None:
+        assert await caller.ask(rows(1.0, 2.0)) == [[1.0, 2.0]]
+
+    play(tmp_path, refused, digest=code)
+    play(tmp_path, answers, digest=data)
+
+
+def test_g5_best_effort_executes_code_with_what_can_be_had(start: Start, tmp_path: Path) -> None:
+    """Somebody has said so."""
+    process, _, digest = start("code", BEST_EFFORT, "landlock")
+    assert "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
+
+    async def answers(caller: Caller) -> None:
+        assert await caller.ask(rows(1.0, 2.0)) == [[1.0, 2.0]]
+
+    play(tmp_path, answers, digest=digest)
+
+
+def test_g5_a_runner_that_fills_its_folder_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By bytes, by files, in folders below, or when it closes one so that nobody can look."""
+    address = tmp_path / "runner.sock"
+    watch = RunnerWatch(address, os.getpid(), 60.0)
+    placed = Placed("process", "planted")
+
+    def verdict() -> tuple[str, str] | None:
+        watch.state = RunnerState(os.getpid(), READY, 0, 0, 1 << 62)
+        return watch.judge(placed, Growth())
+
+    assert verdict() is None
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "much").write_bytes(bytes(1 << 16))
+    assert verdict() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_watch, "QUOTA_BYTES", 1 << 15)
+        assert verdict() == (KILL, DISK)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_watch, "_MOST_FILES", 1)
+        assert verdict() == (KILL, DISK)
+    assert verdict() is None
