@@ -32,6 +32,9 @@ FOREVER_S = f"{100_000 + PACKER}.5"
 """What is left sleeps for so long; nobody else does."""
 CRASH, FREEZE = 98, 99
 RUNNER, AGENT = "roadworthy.runtime.apart", "roadworthy.gateway.agent"
+HOSTS = (RUNNER, "roadworthy.package.replay", "multiprocessing", "loky")
+MARK = "PYTHON_G8_FOLDER"
+"""A variable that confined processes are told too."""
 
 
 class Kinds:
@@ -44,9 +47,6 @@ class Kinds:
 
     def spawn_pool(self, value: float) -> float:
         return self._pooled("spawn", value)
-
-    def forkserver_pool(self, value: float) -> float:
-        return self._pooled("forkserver", value)
 
     def _pooled(self, method: str, value: float) -> float:
         import multiprocessing
@@ -162,13 +162,13 @@ def make_model() -> Any:
 
 
 def left_in(folder: Path) -> list[psutil.Process]:
-    """Processes that a model in `folder` has started: they are there, or sleep as only they do."""
+    """Processes that execute a model of `folder`, and what it has started: they have its mark, or sleep as only they do."""
     found = []
     for process in psutil.process_iter():
         try:
-            place = Path(f"/proc/{process.pid}/cwd").readlink()
-            ours = folder in place.parents or FOREVER_S in " ".join(process.cmdline())
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
+            command = " ".join(process.cmdline())
+            hosts = any(word in command for word in HOSTS) and process.environ().get(MARK) == str(folder)
+            if (hosts or FOREVER_S in command) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (OSError, psutil.Error):
             continue
@@ -181,6 +181,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("g8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
+        patch.setenv(MARK, str(folder))
         patch.setattr("tempfile.tempdir", None)
         yield folder
 
@@ -278,6 +279,24 @@ def test_g8_a_model_that_starts_processes_answers(machine: Machine, name: str) -
     for _ in range(2):
         answer = predict(machine, NAMES.index(name))
         assert (answer.status_code, answer.text) == (200, '{"predictions":[8.0]}'), machine.log()[-5_000:]
+
+
+def test_g8_a_fork_server_is_refused_at_push(machine: Machine, tmp_path: Path) -> None:
+    """It listens on a socket, which confined code cannot make: said at push, not with the first request."""
+    packer = os.getpid()
+
+    def through_a_server(rows: Any) -> Any:
+        if os.getpid() == packer:
+            return rows.sum(axis=1)
+        import multiprocessing
+
+        with multiprocessing.get_context("forkserver").Pool(1) as pool:
+            return np.array(pool.map(math.fsum, rows.tolist()))
+
+    packed = rw.pack(through_a_server, name="served", inputs=ROWS, out=tmp_path)
+    refused = machine.run("push", str(packed.path), "--allow-code", packed.digest)
+    assert refused.returncode != 0
+    assert "its code is confined here" in refused.stderr
 
 
 def test_g8_all_descendants_end_with_a_killed_runner(machine: Machine) -> None:
