@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from bench.redteam import borders, bulk, forgery, forking, freezing, frozen, hosts, identity, prying, stopping, stores
 from bench.redteam.attack import Attack, Ground, Line, carry_out
+from bench.redteam.packages import scratch
 
 ATTACKS: tuple[Attack, ...] = (
     *forgery.ATTACKS,
@@ -49,7 +49,7 @@ def carry_all(attacks: Sequence[Attack], stops: int, *, quiet: bool) -> list[Lin
     until = time.monotonic() + LIMIT_S + STOP_S * max(0, stops - 2)
     if not quiet:
         print(_aligned("item", "tried", "came", "verdict"))
-    with tempfile.TemporaryDirectory(prefix="redteam-", ignore_cleanup_errors=True) as folder:
+    with scratch() as folder:
         common = Ground(Path(folder, "common"))
         common.folder.mkdir()
         try:

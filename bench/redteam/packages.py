@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -17,15 +18,21 @@ ROW = [1.0, 2.0, 3.0, 4.0]
 ROWS = np.random.default_rng(0).normal(size=(60, WIDTH))
 
 
-@cache
-def dist() -> Path:
-    """Where packages lie until this process ends."""
-    return Path(_kept().name)
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is deleted at the end; not in /tmp, which a process may be given one of its own of."""
+    away = Path("/var/tmp")  # noqa: S108  the name in it is random
+    within = away if away.is_dir() and os.access(away, os.W_OK) else None
+    return tempfile.TemporaryDirectory(prefix="redteam-", dir=within, ignore_cleanup_errors=True)
 
 
 @cache
 def _kept() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="redteam-dist-")
+    return scratch()
+
+
+def dist() -> Path:
+    """Where packages lie until this process ends."""
+    return Path(_kept().name)
 
 
 def graph() -> Any:

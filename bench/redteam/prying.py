@@ -14,7 +14,11 @@ from bench.redteam.rogue import PRY, REACHES, asking, lead_to, lures, rogue, spy
 from bench.service import Service
 
 NOTHING = "nothing in reach"
-SEEN_UNCONFINED = frozenset(REACHES) - {"a descriptor of the home folder", "a listening socket"}
+SEEN_UNCONFINED = frozenset(REACHES) - {
+    "its parent's descriptors",
+    "a descriptor of the home folder",
+    "a listening socket",
+}
 """What a process of the same user that nothing confines reaches."""
 
 
@@ -76,7 +80,8 @@ def _control() -> Finding:
         (answer,) = model.predict(np.array(asking(PRY)["instances"])).values()
     names = reached(int(answer[0]))
     missed = SEEN_UNCONFINED - set(names)
-    return "control: the same code in a process of the user's own", f"in reach: {len(names)}", not missed
+    came = f"{len(names)} of {len(REACHES)} in reach{f', but not {sorted(missed)}' if missed else ''}"
+    return "control: the same code in a process of the user's own", came, not missed
 
 
 ATTACKS = (Attack("A2", prying, 120.0),)

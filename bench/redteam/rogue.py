@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import socket
-import tempfile
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -28,18 +29,23 @@ PRINTED = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where it looks: below a folder, and at which sockets of this machine."""
+    """Where it looks: below a folder, at a process, whose environment holds `secret`, and at sockets of this machine."""
 
     folder: str
+    process: int
+    secret: str
     tcp: int
     udp: int
     abstract: str
 
 
 class Lures:
-    """Sockets that anybody on this machine may reach; they live as long as this process."""
+    """A process and sockets that anybody on this machine may reach; they live as long as this process."""
 
     def __init__(self) -> None:
+        self.secret = secrets.token_hex(16)
+        # It ends with this process, whose end of the pipe is closed then.
+        self.process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, env={"SECRET": self.secret})
         self.tcp = socket.create_server(("127.0.0.1", 0), backlog=1_000)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.bind(("127.0.0.1", 0))
@@ -47,14 +53,14 @@ class Lures:
         self.unix.bind(str(dist() / "lure.sock"))
         (dist() / "lure.sock").chmod(0o777)
         self.abstract = socket.socket(socket.AF_UNIX)
-        self.abstract.bind(f"\0{Path(tempfile.mktemp()).name}")  # noqa: S306  a random name, no file
+        self.abstract.bind(f"\0redteam-{secrets.token_hex(8)}")
         for lure in (self.unix, self.abstract):
             lure.listen(1_000)
 
     def places(self) -> Places:
         """As the package has to know them."""
-        name = self.abstract.getsockname()
-        return Places(str(dist()), self.tcp.getsockname()[1], self.udp.getsockname()[1], os.fsdecode(name))
+        tcp, udp = self.tcp.getsockname()[1], self.udp.getsockname()[1]
+        return Places(str(dist()), self.process.pid, self.secret, tcp, udp, os.fsdecode(self.abstract.getsockname()))
 
 
 @cache
@@ -93,19 +99,26 @@ def _listed(*path: object) -> list[Path]:
     return list(Path(*map(str, path)).iterdir())
 
 
-def _environments(_places: Places) -> bool:
-    others = [path for path in _listed("/proc") if path.name.isdigit() and int(path.name) != os.getpid()]
-    return any(_readable(path, "environ") for path in others)
+def _environment(places: Places) -> bool:
+    return places.secret.encode() in Path(f"/proc/{places.process}/environ").read_bytes()
 
 
-def _memory(_places: Places) -> bool:
-    with Path(f"/proc/{os.getppid()}/mem").open("rb"):
+def _memory(places: Places) -> bool:
+    with Path(f"/proc/{places.process}/mem").open("rb"):
         return True
 
 
-def _inherited(_places: Places) -> bool:
-    links = [str(path.readlink()) for path in _listed("/proc/self/fd") if path.is_symlink()]
+def _links(process: object) -> set[str]:
+    return {str(path.readlink()) for path in _listed("/proc", process, "fd") if path.is_symlink()}
+
+
+def _leads_home(links: set[str]) -> bool:
     return any(re.search(r"/home[^/]*/(context\.json|control|gateway/(snapshot|records))", link) for link in links)
+
+
+def _of_the_parent(_places: Places) -> bool:
+    links = _links(os.getppid())
+    return _leads_home(links) or any(link.startswith("socket:") for link in links - _links("self"))
 
 
 def _listens(_places: Places) -> bool:
@@ -134,8 +147,8 @@ def _writes(places: Places) -> bool:
     return Path(places.folder, f"written-{os.getpid()}").write_text("x") == 1
 
 
-def _signals(_places: Places) -> bool:
-    os.kill(os.getppid(), 0)
+def _signals(places: Places) -> bool:
+    os.kill(places.process, 0)
     return True
 
 
@@ -143,10 +156,10 @@ REACHES: dict[str, Callable[[Places], bool]] = {
     "context.json": lambda places: _readable(places.folder, "site", "home", "context.json"),
     "the home folder": lambda places: bool(_listed(places.folder, "site", "home")),
     "the database": lambda places: _readable(places.folder, "site", "home", "control", "roadworthy.db"),
-    "another process's environment": _environments,
-    "its parent's descriptors": lambda _places: bool(_listed("/proc", os.getppid(), "fd")),
-    "its parent's memory": _memory,
-    "a descriptor of the home folder": _inherited,
+    "another process's environment": _environment,
+    "another process's memory": _memory,
+    "its parent's descriptors": _of_the_parent,
+    "a descriptor of the home folder": lambda _places: _leads_home(_links("self")),
     "a listening socket": _listens,
     "TCP": lambda places: _connects(socket.AF_INET, ("127.0.0.1", places.tcp)),
     "UDP": _sends,
@@ -154,7 +167,7 @@ REACHES: dict[str, Callable[[Places], bool]] = {
     "an abstract socket": lambda places: _connects(socket.AF_UNIX, places.abstract),
     "a file outside": _writes,
     "/etc/shadow": lambda _places: _readable("/etc/shadow"),
-    "a signal to its parent": _signals,
+    "a signal to another process": _signals,
 }
 """What `pry` tries, in the order of the bits of its answer."""
 

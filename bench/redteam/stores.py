@@ -15,15 +15,16 @@ from pathlib import Path
 import httpx
 
 from bench.redteam.attack import PATIENCE_S, Attack, Finding, Ground, answers, asked, counted, found, manager
-from bench.redteam.packages import ENDPOINT, ROW
+from bench.redteam.packages import ENDPOINT, WIDTH
 from bench.service import Service, role_of
 
 SERVING_S = 30.0
+TOLD_S = 15.0
 STILL_S = 8.0
 """The supervisor ends an agent that stands still for longer."""
 CALLERS = 4
-BIG = {"instances": [ROW] * 9_000}
-"""A body of some 200 kB: a hundred of them fill a worker's buffer of records."""
+BIG = {"instances": [[0.1234567890123456] * WIDTH] * 9_000}
+"""A body of some 700 kB: a few dozens of them fill a worker's buffer of records."""
 
 
 def databases(ground: Ground) -> Iterator[Finding]:
@@ -142,19 +143,14 @@ def recording(ground: Ground) -> Iterator[Finding]:
     )
     agent.send_signal(signal.SIGCONT)
     yield "the agent stands still under load: predictions", "answered", answers(service)
-    lost = found(lambda: _lost(service) > 0, 15.0)
-    came = f"{_lost(service):,.0f} on /metrics after {lost:.1f} s" if lost is not None else "NOT TOLD"
-    yield (
-        "records that were lost meanwhile",
-        came if full is not None else "none: the buffer did not fill",
-        (lost is not None if full is not None else None),
-    )
-    status = found(lambda: any(gateway["lost_records"] for gateway in _gateways(service)), 15.0)
-    yield (
-        "and in `status`",
-        "told" if status is not None else "NOT TOLD",
-        status is not None if full is not None else None,
-    )
+    if full is None:
+        yield "records that were lost meanwhile", f"none: {STILL_S:g} s did not fill the buffer", None
+    else:
+        lost = found(lambda: _lost(service) > 0, TOLD_S)
+        came = "NOT TOLD" if lost is None else f"{_lost(service):,.0f} on /metrics after {lost:.1f} s"
+        yield "records that were lost meanwhile", came, lost is not None
+        shown = found(lambda: any(gateway["lost_records"] for gateway in _gateways(service)), TOLD_S)
+        yield "and in `status`", "told" if shown is not None else "NOT TOLD", shown is not None
     before = _lost(service)
     ids = [asked(service).headers["Roadworthy-Prediction-Id"] for _ in range(20)]
     arrived = found(lambda: all(_recorded(service, number) for number in (ids[0], ids[-1])), PATIENCE_S)
