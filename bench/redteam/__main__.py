@@ -43,10 +43,10 @@ def _aligned(*cells: str) -> str:
     return "  ".join(" ".join(cell.split()).ljust(width) for cell, width in zip(cells, _WIDTHS, strict=True)).rstrip()
 
 
-def carry_all(attacks: Sequence[Attack], stops: int, *, quiet: bool) -> list[Line]:
-    """All lines, each printed when it comes."""
+def carry_all(attacks: Sequence[Attack], stops: int, *, quiet: bool, patience: float = 1.0) -> list[Line]:
+    """All lines, each printed when it comes. `patience`: how many times as long as usual it may take."""
     lines = []
-    until = time.monotonic() + LIMIT_S + STOP_S * max(0, stops - 2)
+    until = time.monotonic() + patience * (LIMIT_S + STOP_S * max(0, stops - 2))
     if not quiet:
         print(_aligned("item", "tried", "came", "verdict"))
     with scratch() as folder:
@@ -54,7 +54,7 @@ def carry_all(attacks: Sequence[Attack], stops: int, *, quiet: bool) -> list[Lin
         common.folder.mkdir()
         try:
             for number, attack in enumerate(attacks):
-                ground = Ground(Path(folder, str(number)), common, stops)
+                ground = Ground(Path(folder, str(number)), common, stops, patience)
                 ground.folder.mkdir()
                 for line in carry_out(attack, ground, until):
                     lines.append(line)

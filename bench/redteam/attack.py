@@ -19,7 +19,8 @@ import roadworthy as rw
 from bench.redteam.packages import ENDPOINT, ROW, file_of, line
 from bench.service import Service
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
+"""For what must come; it bounds a hang, however busy the machine is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,13 @@ class Ground:
     Attributes:
         common: where the installation is that several attacks share; None: it is here.
         stops: how often each plane is stopped under load.
+        patience: how many times its seconds an attack may take.
     """
 
     folder: Path
     common: Ground | None = None
     stops: int = 2
+    patience: float = 1.0
     services: list[Service] = field(default_factory=list)
     closed: bool = False
 
@@ -136,7 +139,8 @@ def carry_out(attack: Attack, ground: Ground, until: float = math.inf) -> Iterat
         told.put(None)
 
     threading.Thread(target=work, name=f"redteam-{attack.item}", daemon=True).start()
-    bound_s = max(0.0, min(attack.bound_s + attack.stop_s * ground.stops, until - time.monotonic()))
+    own_s = (attack.bound_s + attack.stop_s * ground.stops) * ground.patience
+    bound_s = max(0.0, min(own_s, until - time.monotonic()))
     until = time.monotonic() + bound_s
     try:
         while (finding := told.get(timeout=max(0.0, until - time.monotonic()))) is not None:

@@ -23,8 +23,8 @@ TOLD_S = 15.0
 STILL_S = 8.0
 """The supervisor ends an agent that stands still for longer."""
 CALLERS = 4
-BIG = {"instances": [[0.1234567890123456] * WIDTH] * 9_000}
-"""A body of some 700 kB: a few dozens of them fill a worker's buffer of records."""
+BIG = json.dumps({"instances": [[0.5] * WIDTH] * 9_000}).encode()
+"""A body whose record takes more than half a MiB: a few dozens of them fill a worker's buffer."""
 
 
 def databases(ground: Ground) -> Iterator[Finding]:
@@ -160,9 +160,11 @@ def recording(ground: Ground) -> Iterator[Finding]:
 
 
 def _ask_much(service: Service, enough: threading.Event) -> None:
-    while not enough.is_set():
-        with suppress(httpx.HTTPError):
-            asked(service, BIG)
+    headers = {"Authorization": f"Bearer {service.key}", "Content-Type": "application/json"}
+    with httpx.Client(timeout=PATIENCE_S, headers=headers) as client:
+        while not enough.is_set():
+            with suppress(httpx.HTTPError):
+                client.post(f"http://127.0.0.1:{service.ports[0]}/v1/models/{ENDPOINT}:predict", content=BIG)
 
 
 def _lost(service: Service) -> float:
