@@ -64,11 +64,11 @@ def _refused(came: list[str]) -> bool:
 
 
 def _state(service: Service, other: httpx.Client) -> dict[str, Any]:
-    """What must not move: the epoch, the gateways' names, record files."""
+    """What must not move: the epoch, the gateways' names, and of record files those that the attack would store."""
     with manager(service) as admin:
         gateways = [gateway["id"] for gateway in admin.get("/api/v1/status").json()["gateways"]]
     snapshot = other.get("/internal/v1/snapshot").json()
-    files = sorted(str(path) for path in (service.home / "control" / "blobs" / "records").glob("**/*.parquet"))
+    files = sorted(str(path) for path in (service.home / "control" / "blobs" / "records").glob("**/a.parquet"))
     return {"epoch": snapshot["epoch"], "revision": snapshot["revision"], "gateways": gateways, "files": files}
 
 
@@ -80,8 +80,7 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
 def _audited(admin: httpx.Client) -> Finding:
     items = admin.get("/api/v1/audit").json()["items"]
     actors = [item["actor"] for item in items if item["verb"] == "gateway-refused"]
-    others = {item["actor"] for item in items if item["verb"] in ("new-epoch", "epoch-begun", "store-behind")}
-    return "who the audit trail names", counted(actors), set(actors) == {"other"} and not others
+    return "who the audit trail names", counted(actors), set(actors) == {"other"}
 
 
 def _revision(admin: httpx.Client, other: httpx.Client, service: Service) -> Iterator[Finding]:
