@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -85,12 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="only attacks that take a few seconds")
     parser.add_argument("--json", action="store_true", help="print the lines as JSON at the end, instead of the table")
     parser.add_argument("--stops", type=int, default=2, help="how often each plane is stopped under load (2)")
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="how many times its seconds each attack may take (1)"
+    )
     options = parser.parse_args(arguments)
     try:
         attacks = chosen(options.only, quick=options.quick)
     except ValueError as error:
         parser.error(str(error))
-    lines = carry_all(attacks, options.stops, quiet=options.json)
+    lines = carry_all(attacks, options.stops, quiet=options.json, patience=options.patience)
     if options.json:
         print(json.dumps([asdict(line) for line in lines], indent=2, ensure_ascii=False))
     counts = Counter(line.holds for line in lines)
@@ -99,4 +103,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that installations end with it
     sys.exit(main())

@@ -201,7 +201,7 @@ def keys(ground: Ground) -> Iterator[Finding]:
 
 
 ATTACKS = (
-    Attack("B5", modes, 90.0),
+    Attack("B5", modes, 120.0),
     Attack("B5", stranger, 30.0),
     Attack("B5", webhooks, 60.0, quick=True),
     Attack("B5", bodies, 90.0),
