@@ -105,4 +105,4 @@ def _all_ended(processes: list[psutil.Process]) -> bool:
     return ended == len(processes)
 
 
-ATTACKS = (Attack("C8", pools, 90.0), Attack("C8", pool_when_asked, 60.0), Attack("C8", left_behind, 90.0))
+ATTACKS = (Attack("C8", pools, 90.0), Attack("C8", pool_when_asked, 60.0), Attack("C8", left_behind, 120.0))

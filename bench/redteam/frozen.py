@@ -16,7 +16,7 @@ from bench.service import Service, role_of
 
 LIMITS_S = {"runner": 20.0, "agent": 15.0, "control": 15.0, "worker": 20.0}
 """Within how many seconds each is replaced: eight without a step end a runner, fifteen a worker, and each is looked at twice."""
-TOLD_S = 15.0
+TOLD_S = 20.0
 
 
 def stopped(ground: Ground) -> Iterator[Finding]:

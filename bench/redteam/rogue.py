@@ -173,7 +173,7 @@ REACHES: dict[str, Callable[[Places], bool]] = {
 
 
 def stay() -> int:
-    """Leave a child that is nobody's, hears no SIGTERM and would go on for ten minutes; its process id."""
+    """Leave a child that is nobody's, hears no SIGTERM and would go on for two minutes; its process id."""
     import signal
     import time
 
@@ -184,7 +184,7 @@ def stay() -> int:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             os.write(write, str(os.getpid()).encode())
-            time.sleep(600)
+            time.sleep(120)
         os._exit(0)
     os.waitpid(child, 0)
     left = int(os.read(read, 16))
