@@ -138,9 +138,11 @@ def recording(ground: Ground) -> Iterator[Finding]:
     (agent,) = [member for member in service.members() if role_of(member) == "agent"]
     asked(service)
     agent.send_signal(signal.SIGSTOP)
-    full = found(
-        lambda: asked(service, BIG).status_code != 200 or "records-dropped" in service.log.read_text(), STILL_S
-    )
+    enough = threading.Event()
+    for _ in range(CALLERS):
+        threading.Thread(target=_ask_much, args=(service, enough), daemon=True).start()
+    full = found(lambda: "records-dropped" in service.log.read_text(), STILL_S)
+    enough.set()
     agent.send_signal(signal.SIGCONT)
     yield "the agent stands still under load: predictions", "answered", answers(service)
     if full is None:
