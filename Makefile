@@ -13,8 +13,9 @@ PYTEST_ARGS ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest --durations=20
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+REDTEAM_ARGS ?=
 
-.PHONY: help env format lint types style check fast unit test tools demo bench soak clean distclean FORCE
+.PHONY: help env format lint types style check fast unit test tools demo bench redteam soak clean distclean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +61,9 @@ bench: bench-road bench-gateway ## the benchmarks of one machine's speed
 bench-%: env FORCE ## one benchmark: bench-gateway, -before, -road, -exact, -switches, -chaos, -overload, -hostile, -peers, -rollout
 	@scripts/load_tools.sh
 	$(BIN)/python -m bench.$* $(BENCH_ARGS)
+
+redteam: env ## attacks on a running installation, as a table; REDTEAM_ARGS="--only A1,B3" chooses, --stops 50 stops more often
+	$(BIN)/python -m bench.redteam $(REDTEAM_ARGS)
 
 soak: env ## a long steady load that nothing may grow under; BENCH_ARGS="--minutes 5" chooses
 	$(BIN)/python -m bench.soak $(BENCH_ARGS)

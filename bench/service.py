@@ -40,29 +40,38 @@ class Service:
         home: its ROADWORTHY_HOME. core: the processor core of all its processes, or None for all cores.
         ports: gateway, control plane, metrics.
         workers: worker processes; None for the default.
+        verb: what is started: `up`, `gateway` or `control`, with options of its own.
+        environment: variables beside those of this process. umask: of all its processes; -1 for that of this one.
     """
 
     home: Path
-    core: int | None
+    core: int | None = None
     ports: tuple[int, ...] = field(default_factory=lambda: tuple(free_ports(3)))
     workers: int | None = None
+    verb: tuple[str, ...] = ("up",)
+    environment: dict[str, str] = field(default_factory=dict)
+    umask: int = -1
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start `roadworthy up` in the foreground of a child; returns at once."""
-        gateway, control, metrics = self.ports
-        arguments = ["up", "--port", str(gateway), "--control-port", str(control), "--metrics-port", str(metrics)]
-        if self.workers is not None:
+        """Start it in the foreground of a child; returns at once."""
+        gateway, control, metrics = map(str, self.ports)
+        arguments = [*self.verb, "--port", control if self.verb[0] == "control" else gateway]
+        if self.verb[0] == "up":
+            arguments += ["--control-port", control]
+        if self.verb[0] != "control":
+            arguments += ["--metrics-port", metrics]
+        if self.workers is not None and self.verb[0] != "control":
             arguments += ["--workers", str(self.workers)]
         pinned = [] if self.core is None else ["taskset", "-c", str(self.core)]
-        log = (self.home.parent / f"{self.home.name}.log").open("ab")
-        with log:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*pinned, COMMAND, *arguments],
                 env=self._environment(),
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                umask=self.umask,
             )
 
     def stop(self) -> int:
@@ -84,17 +93,22 @@ class Service:
 
     def run(self, *arguments: str) -> str:
         """A verb of the command line against this installation; what it printed."""
-        result = subprocess.run(
-            [COMMAND, *arguments],
+        result = self.attempt(*arguments)
+        if result.returncode != 0:
+            raise RuntimeError(f"roadworthy {' '.join(arguments)}: {result.stdout}{result.stderr}")
+        return result.stdout
+
+    def attempt(self, *arguments: str, under: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """The same, whatever becomes of it. `under`: a program that runs the command."""
+        return subprocess.run(
+            [*under, COMMAND, *arguments],
             env=self._environment(),
             capture_output=True,
             text=True,
             timeout=4 * PATIENCE_S,
             check=False,
+            umask=self.umask,
         )
-        if result.returncode != 0:
-            raise RuntimeError(f"roadworthy {' '.join(arguments)}: {result.stdout}{result.stderr}")
-        return result.stdout
 
     def deploy(self, subject: Subject) -> None:
         """Push a subject's package and serve it at the endpoint of its name."""
@@ -110,6 +124,11 @@ class Service:
         """A client of both planes, with the admin key."""
         gateway, control, _ = self.ports
         return rw.Client(f"http://127.0.0.1:{gateway}", key=self.key, control_url=f"http://127.0.0.1:{control}")
+
+    @property
+    def log(self) -> Path:
+        """What it prints."""
+        return self.home.parent / f"{self.home.name}.log"
 
     @property
     def key(self) -> str:
@@ -139,7 +158,7 @@ class Service:
         return [member for member in self.members() if role_of(member) == "runner"]
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "ROADWORTHY_HOME": str(self.home)}
+        return {**os.environ, "ROADWORTHY_HOME": str(self.home), **self.environment}
 
 
 def role_of(process: psutil.Process) -> str:

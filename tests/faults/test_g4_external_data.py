@@ -16,12 +16,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import roadworthy as rw
+from bench.redteam.archives import put_together, seal, take_apart
 from roadworthy.foundation.errors import PackageInvalid, PackError
 from roadworthy.package.archive import open_package, unpack
 from roadworthy.package.construct import construct
 from roadworthy.package.package import Package
 from roadworthy.package.prove import prove
-from tests.archives import put_together, seal, take_apart
 from tests.waiting import DEADLINE_S
 
 ROWS = np.random.default_rng(1).random((40, 3)).astype(np.float32)

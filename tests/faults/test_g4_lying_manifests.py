@@ -7,7 +7,6 @@ read.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import pickle
 import shutil
@@ -17,12 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import joblib
-import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 import roadworthy as rw
+from bench.redteam.archives import put_together, seal, take_apart
+from bench.redteam.forged import LIES, Marking, forge, make_honest
+from bench.redteam.packages import ROWS, graph
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.errors import PackageInvalid, PackageRefused, RoadworthyError
 from roadworthy.package.archive import open_package, unpack
@@ -34,154 +33,14 @@ from roadworthy.package.rules import load_rule
 from roadworthy.runtime.loading import package_folder, package_loader
 from roadworthy.runtime.placement import facts_of
 from roadworthy.runtime.rules import rule_loader
-from tests.archives import put_together, seal, take_apart
 from tests.control_plane import ControlProcess
-from tests.package.conftest import linear_graph
 from tests.waiting import DEADLINE_S
-
-ROWS = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
-NATIVE = Path("runtimes/native")
-Lie = Callable[[Path, dict[str, Any], bytes], None]
-
-
-class Marking:
-    """Pickled, it becomes a program that writes the file `mark` when it is read; what it gives back can answer."""
-
-    def __init__(self, mark: Path) -> None:
-        self._mark = str(mark)
-
-    def __reduce__(self) -> Any:
-        return (eval, (f"[open({self._mark!r}, 'w').close(), lambda rows: rows[:, :1]][1]",))
-
-
-def halved(rows: Any) -> Any:
-    """Preprocessing, and a rule."""
-    return rows[:, :1] / 2
-
-
-def doubled(rows: Any) -> Any:
-    """Preprocessing that leaves the form alone."""
-    return rows * 2
 
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
-    """Packages by kind: scikit-learn, a graph, a graph behind preprocessing, a graph with a rule."""
-    out = tmp_path_factory.mktemp("honest")
-    model = LogisticRegression().fit(ROWS, ROWS[:, 0] > 0)
-    how: dict[str, Any] = {"inputs": ROWS, "out": out, "examples": 4}
-    return {
-        "pickle": rw.pack(model, name="pickle", compile=False, **how),
-        "graph": rw.pack(linear_graph(), name="graph", **how),
-        "behind": rw.pack(linear_graph(), name="behind", preprocess=doubled, **how),
-        "ruled": rw.pack(linear_graph(), name="ruled", rules={"half": halved}, **how),
-    }
-
-
-def says(**lies: Any) -> Lie:
-    """The pickle of the original is what it was, and the manifest says something else of it."""
-
-    def lie(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
-        (folder / NATIVE / "model.pkl").write_bytes(evil)
-        manifest["runtimes"][0].update(lies)
-
-    return lie
-
-
-def is_called(name: str, make: Callable[[bytes], bytes] = bytes, **lies: Any) -> Lie:
-    """A pickle, maybe inside of something, under the name of something else."""
-
-    def lie(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
-        shutil.rmtree(folder / NATIVE)
-        (folder / NATIVE).mkdir()
-        (folder / NATIVE / name).write_bytes(make(evil))
-        data = {"carries_code": False, "trust": "data", "preprocess": False, "framework": "onnx", "options": {}}
-        manifest["runtimes"][0].update({**data, **lies})
-
-    return lie
-
-
-def in_npz(evil: bytes) -> bytes:
-    """An array of objects in numpy's container."""
-    file = io.BytesIO()
-    np.savez(file, model=np.array([pickle.loads, evil], dtype=object))
-    return file.getvalue()
-
-
-def by_joblib(evil: bytes) -> bytes:
-    """joblib's own form."""
-    file = io.BytesIO()
-    joblib.dump({"inner": evil}, file)
-    return file.getvalue() + evil
-
-
-def adds_a_runtime(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
-    """Beside an honest graph, under a name that serves without being proved equal."""
-    (folder / "runtimes/onnx-exact").mkdir()
-    (folder / "runtimes/onnx-exact/code.pkl").write_bytes(evil)
-    added = {**manifest["runtimes"][0], "name": "onnx-exact", "folder": "runtimes/onnx-exact", "framework": "python"}
-    added |= {"options": {"construction": ["claimed"]}, "requirements": []}
-    manifest["runtimes"].insert(0, added)
-
-
-def adds_a_file(name: str) -> Lie:
-    """A pickle where no part of the package is, or beside a part."""
-
-    def lie(folder: Path, _manifest: dict[str, Any], evil: bytes) -> None:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(evil)
-
-    return lie
-
-
-def hides_the_preprocessing(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
-    """The code is there and named, and the original says that it takes raw rows."""
-    (folder / "code/code.pkl").write_bytes(evil)
-    manifest["runtimes"][0]["preprocess"] = False
-
-
-def forgets_the_preprocessing(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
-    """The code is there, and nothing names it."""
-    hides_the_preprocessing(folder, manifest, evil)
-    manifest["preprocess"] = None
-
-
-def forgets_the_rules(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
-    """Likewise."""
-    (folder / "rules/half/code.pkl").write_bytes(evil)
-    manifest["rules"] = []
-
-
-LIES: dict[str, tuple[str, Lie]] = {
-    "no code, data": ("pickle", says(carries_code=False, trust="data", preprocess=False)),
-    "no code": ("pickle", says(carries_code=False)),
-    "data": ("pickle", says(trust="data")),
-    "skops": ("pickle", says(trust="skops")),
-    "no code, skops": ("pickle", says(carries_code=False, trust="skops")),
-    "another framework": ("pickle", says(framework="onnx", carries_code=False, trust="data")),
-    "another framework, and its file": (
-        "pickle",
-        says(framework="onnx", carries_code=False, trust="data", options={"file": "model.pkl"}),
-    ),
-    "another framework of code": ("pickle", says(framework="python")),
-    "preprocessing that is none": ("pickle", says(preprocess=True)),
-    "another folder": ("pickle", says(folder="golden")),
-    "a pickle as a graph": ("pickle", is_called("model.onnx")),
-    "a .joblib as a graph": ("pickle", is_called("model.onnx", by_joblib)),
-    "an .npz as a graph": ("pickle", is_called("model.npz", in_npz, options={"file": "model.npz"})),
-    "a graph that says it is code": ("graph", lambda _f, m, _e: m["runtimes"][0].update(carries_code=True)),
-    "a graph that says it is a pickle": ("graph", lambda _f, m, _e: m["runtimes"][0].update(trust="pickle")),
-    "a graph of another framework": ("graph", lambda _f, m, _e: m["runtimes"][0].update(framework="scikit-learn")),
-    "a runtime added": ("graph", adds_a_runtime),
-    "a pickle beside the graph": ("graph", adds_a_file("runtimes/native/model.pkl")),
-    "a pickle below the graph": ("graph", adds_a_file("runtimes/native/more/code.pkl")),
-    "a pickle of no use": ("graph", adds_a_file("code/code.pkl")),
-    "a runtime of no use": ("graph", adds_a_file("runtimes/more/model.pkl")),
-    "preprocessing hidden": ("behind", hides_the_preprocessing),
-    "preprocessing forgotten": ("behind", forgets_the_preprocessing),
-    "rules forgotten": ("ruled", forgets_the_rules),
-    "a file beside a rule": ("ruled", adds_a_file("rules/half/more.pkl")),
-}
+    """Packages by kind."""
+    return make_honest(tmp_path_factory.mktemp("honest"))
 
 
 @pytest.fixture
@@ -195,9 +54,7 @@ def forged(request: pytest.FixtureRequest, honest: dict[str, Package], tmp_path:
     """A forged package, unpacked, and its digest."""
     kind, lie = LIES[request.param]
     folder = tmp_path / "forged"
-    manifest = take_apart(honest[kind].path, folder)
-    lie(folder, manifest, pickle.dumps(Marking(mark)))
-    return folder, f"sha256:{seal(folder, manifest)}"
+    return folder, forge(honest[kind], lie, folder, mark)
 
 
 def refused(do: Callable[[], Any], code: str = "manifest-invalid") -> RoadworthyError:
@@ -238,9 +95,7 @@ def test_g4_the_process_that_proves_refuses_it_too(
 ) -> None:
     """Whatever reached it. With leave as well: what was allowed is not what is said."""
     kind, change = LIES[lie]
-    manifest = take_apart(honest[kind].path, tmp_path / "forged")
-    change(tmp_path / "forged", manifest, pickle.dumps(Marking(mark)))
-    seal(tmp_path / "forged", manifest)
+    forge(honest[kind], change, tmp_path / "forged", mark)
     refused(lambda: replay_apart(tmp_path / "forged", Replay(every_runtime=False, allow_code=allow, bare=True)))
     assert not mark.exists()
 
@@ -270,9 +125,7 @@ def test_g4_nothing_forged_is_registered(
 @pytest.mark.parametrize("command", [["inspect"], ["verify"], ["verify", "--prove"], ["serve"]])
 def test_g4_no_command_believes_it(command: list[str], honest: dict[str, Package], tmp_path: Path, mark: Path) -> None:
     """Each says what contradicts what, and what to do."""
-    manifest = take_apart(honest["pickle"].path, tmp_path / "forged")
-    LIES["no code, data"][1](tmp_path / "forged", manifest, pickle.dumps(Marking(mark)))
-    seal(tmp_path / "forged", manifest)
+    forge(honest["pickle"], LIES["no code, data"][1], tmp_path / "forged", mark)
     packed = put_together(tmp_path / "forged", tmp_path / "forged.rw")
     program = [str(Path(sys.executable).with_name("roadworthy")), command[0], str(packed), *command[1:], "--json"]
     done = subprocess.run(
@@ -291,12 +144,12 @@ def test_g4_no_command_believes_it(command: list[str], honest: dict[str, Package
 
 def test_g4_a_pickle_in_a_graphs_metadata_stays_text(tmp_path: Path, mark: Path) -> None:
     """Nothing reads it: the graph is data, runs without leave, and the pickle does not."""
-    graph = linear_graph()
-    for holder in (graph, graph.graph, graph.graph.node[0]):
+    told = graph()
+    for holder in (told, told.graph, told.graph.node[0]):
         entry = holder.metadata_props.add()
         entry.key, entry.value = "model", pickle.dumps(Marking(mark), protocol=0).decode()
-    graph.doc_string = "cos\nsystem\n(S'true'\ntR."
-    package = rw.pack(graph, name="told", inputs=ROWS, out=tmp_path, examples=4)
+    told.doc_string = "cos\nsystem\n(S'true'\ntR."
+    package = rw.pack(told, name="told", inputs=ROWS, out=tmp_path, examples=4)
     assert not package.carries_code
     constructed = construct(unpack(package.path, tmp_path / "unpacked"))
     assert prove(constructed).rows == 4

@@ -5,56 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.redteam.callers import REFUSED, Question, outcomes, start_callers
 from roadworthy.foundation.sockets import listen
 from roadworthy.supervisor.door import Door
 from tests.faults.served import Served, pack_sum
 from tests.waiting import DEADLINE_S, eventually
 
 ROUNDS = 3
-"""The red team's script has fifty."""
+"""`make redteam` has as many as it is told."""
 CALLERS = 12
 BODY = json.dumps({"instances": [[1, 2]]})
-HEADERS = {"Content-Type": "application/json"}
-
-
-class Caller(threading.Thread):
-    """Asks until it is refused, on one connection as long as that lasts, or on a new one each time. Never tries again."""
-
-    def __init__(self, port: int, *, keeps: bool) -> None:
-        super().__init__(daemon=True)
-        self._port = port
-        self._keeps = keeps
-        self.outcomes: Counter[str] = Counter()
-
-    def run(self) -> None:
-        """Until nobody listens."""
-        connection: http.client.HTTPConnection | None = None
-        while True:
-            try:
-                if connection is None:
-                    connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=DEADLINE_S)
-                    connection.connect()
-            except ConnectionRefusedError:
-                return
-            try:
-                connection.request("POST", "/v1/models/sum:predict", BODY, HEADERS)
-                reply = connection.getresponse()
-                body = json.loads(reply.read())
-                self.outcomes[str(body.get("code") or reply.status)] += 1
-                ends = reply.will_close or not self._keeps
-            except (OSError, http.client.HTTPException) as error:
-                self.outcomes[repr(error)] += 1
-                ends = True
-            if ends:
-                connection.close()
-                connection = None
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +32,10 @@ def test_g9_a_stop_resets_nobody(packed: Path, tmp_path: Path) -> None:
     """SIGTERM under twelve callers; each goes on until it is refused."""
     for _ in range(ROUNDS):
         served = Served(packed, tmp_path)
-        callers = [Caller(served.port, keeps=bool(number % 2)) for number in range(CALLERS)]
-        for caller in callers:
-            caller.start()
+        callers = start_callers(Question(served.port, "/v1/models/sum:predict", BODY), CALLERS)
         eventually(lambda callers=callers: all(caller.outcomes["200"] > 20 for caller in callers), "all are answered")
         assert served.stop() == 0
-        for caller in callers:
-            caller.join(DEADLINE_S)
-            assert not caller.is_alive()
-        assert set().union(*(caller.outcomes for caller in callers)) <= {"200", "stopping"}
+        assert set(outcomes(callers)) <= {"200", "stopping", REFUSED}
 
 
 @pytest.fixture

@@ -48,8 +48,8 @@ class Keys:
 def _presented(headers: Mapping[bytes, bytes]) -> bytes | None:
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer":
-        return key.strip()
-    return headers.get(b"x-api-key")
+        return key.strip() or None
+    return headers.get(b"x-api-key") or None
 
 
 class Guest(Protocol):

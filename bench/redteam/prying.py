@@ -1,0 +1,87 @@
+"""A.2: a package whose code is allowed looks for what is none of its business, when it is proved at push and when it serves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+import roadworthy as rw
+from bench.redteam.attack import Attack, Finding, Ground, asked, deploy, manager
+from bench.redteam.packages import file_of
+from bench.redteam.rogue import PRY, REACHES, asking, lead_to, lures, rogue, spy
+from bench.service import Service
+
+NOTHING = "nothing in reach"
+SEEN_UNCONFINED = frozenset(REACHES) - {
+    "its parent's descriptors",
+    "a descriptor of the home folder",
+    "a listening socket",
+}
+"""What a process of the same user that nothing confines reaches."""
+
+
+def reached(bits: int) -> list[str]:
+    """What an answer tells."""
+    return [name for bit, name in enumerate(REACHES) if bits >> bit & 1]
+
+
+def prying(ground: Ground) -> Iterator[Finding]:
+    """At proof the spy's golden examples fail as soon as it finds anything; what serves tells it in its answer."""
+    service = ground.shared()
+    lead_to(service.home.parent)
+    yield _at_proof(service)
+    yield _serving(service)
+    heard = _datagrams()
+    yield "what came to a UDP socket of this machine", f"{heard} datagrams", heard == 0
+    yield _control()
+
+
+def _at_proof(service: Service) -> Finding:
+    tried = "its code, allowed, at the proof of push, looks around"
+    package = spy()
+    with manager(service) as admin:
+        body, leave = file_of(package).read_bytes(), {"allow_code": package.digest}
+        reply = admin.post("/api/v1/packages", content=body, params=leave)
+    if reply.status_code == 201:
+        return tried, NOTHING, True
+    told = reply.json()
+    if difference := re.search(r"\bfound (\d+)", told["detail"]):
+        return tried, f"in reach: {', '.join(reached(int(difference[1])))}", False
+    return tried, f"{reply.status_code} {told['code']}: {told['detail']:.300}", False
+
+
+def _serving(service: Service) -> Finding:
+    tried = "its code, allowed, in a runner, looks around"
+    deploy(service, rogue())
+    reply = asked(service, asking(PRY), "rogue")
+    if reply.status_code != 200:
+        return tried, f"{reply.status_code} {reply.text:.300}", False
+    names = reached(int(reply.json()["predictions"][0]))
+    return tried, f"in reach: {', '.join(names)}" if names else NOTHING, not names
+
+
+def _datagrams() -> int:
+    heard = 0
+    lures().udp.setblocking(False)
+    while True:
+        try:
+            lures().udp.recv(100)
+        except BlockingIOError:
+            return heard
+        heard += 1
+
+
+def _control() -> Finding:
+    """That what is in reach would be seen: the same code, embedded in a process that nothing confines."""
+    package = rogue()
+    with rw.load(file_of(package), allow_code=package.digest) as model:
+        (answer,) = model.predict(np.array(asking(PRY)["instances"])).values()
+    names = reached(int(answer[0]))
+    missed = SEEN_UNCONFINED - set(names)
+    came = f"{len(names)} of {len(REACHES)} in reach{f', but not {sorted(missed)}' if missed else ''}"
+    return "control: the same code in a process of the user's own", came, not missed
+
+
+ATTACKS = (Attack("A2", prying, 120.0),)
