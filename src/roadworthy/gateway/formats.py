@@ -6,13 +6,13 @@ from __future__ import annotations
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import UnsupportedMediaType
 from roadworthy.gateway.protocols.answers import Answers
-from roadworthy.gateway.protocols.predict_arrow import ArrowFile, ArrowStream, Parquet
+from roadworthy.gateway.protocols.predict_arrow import ArrowFile, ArrowStream
 from roadworthy.gateway.protocols.predict_csv import PredictCsv
 from roadworthy.gateway.protocols.predict_json import PredictJson
 from roadworthy.gateway.protocols.protocol import BoundProtocol, Headers
 from roadworthy.schema.signature import Signature
 
-_PROTOCOLS = (PredictJson, PredictCsv, ArrowStream, ArrowFile, Parquet)
+_PROTOCOLS = (PredictJson, PredictCsv, ArrowStream, ArrowFile)
 
 
 class Formats:
@@ -42,7 +42,7 @@ class Formats:
             found = self._by_media.get(kind.partition(b";")[0].strip().lower())
             if found is None:
                 raise UnsupportedMediaType(
-                    "the body must be JSON in UTF-8, CSV, Arrow or Parquet",
+                    "the body must be JSON in UTF-8, CSV or Arrow",
                     hint="send the header Content-Type: application/json, or "
                     + ", ".join(media.decode() for media in list(self._by_media)[1:]),
                 )

@@ -57,9 +57,9 @@ def cut_short() -> MalformedBody:
 def too_many_parts(limit: int) -> BodyTooLarge:
     """The error for a body in absurdly many pieces."""
     return BodyTooLarge(
-        "the body has too many record batches, row groups, columns or pages",
+        "the body has too many record batches, dictionaries or columns",
         code="too-many-parts",
-        hint="write all rows as one record batch or row group",
+        hint="write all rows as one record batch",
         facts={"max_parts": limit},
     )
 

@@ -65,7 +65,7 @@ class BoundProtocol(Protocol):
 
     @property
     def name(self) -> str:
-        """`input_format` in records: "json", "csv", "arrow-stream", "arrow-file", "parquet", "open-inference"."""
+        """`input_format` in records: "json", "csv", "arrow-stream", "arrow-file", "open-inference"."""
         ...
 
     def check_headers(self, headers: Headers) -> None:
