@@ -14,13 +14,22 @@ from functools import partial
 from typing import Protocol
 
 from roadworthy.contract.record import RecordKind
-from roadworthy.foundation.errors import InputRefused, InvalidRequest, ModelFault, RoadworthyError, Unavailable
+from roadworthy.foundation.errors import (
+    DeadlineExceeded,
+    InputRefused,
+    InvalidRequest,
+    ModelFault,
+    RoadworthyError,
+    Unavailable,
+)
 from roadworthy.gateway.encodings import INLINE_BYTES, LEAST_ANSWER_BYTES, compress, decompress, is_compressed
 from roadworthy.gateway.endpoints import Arm, Endpoint
 from roadworthy.gateway.http import Reply, check_body
 from roadworthy.gateway.metrics import WorkerMetrics
 from roadworthy.gateway.problems import as_error, problem
+from roadworthy.gateway.protocols.bounds import ReadApart
 from roadworthy.gateway.protocols.protocol import BoundProtocol, Chooser, Decoded
+from roadworthy.gateway.readers.pool import Read, Work
 from roadworthy.runtime.record import Recorder
 from roadworthy.runtime.ticket import Answer, Outcome, Ticket
 
@@ -42,8 +51,8 @@ LogFault = Callable[[str, Identified, Exception], None]
 """Writes down an exception that is not the caller's doing: endpoint, request, exception."""
 
 
-Aside = Callable[[Callable[[], "Decoded | Exception"], Callable[["Decoded | Exception"], None]], None]
-"""Has work done in a thread, and its result given to a function on the event loop."""
+Aside = Callable[[Work, Callable[[Decoded | Exception], None]], None]
+"""Has work done where it holds up nobody, and its result given to a function on the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,16 +226,35 @@ class Predict:
         try:
             self._admission.enter(call)
             call.entered = True
-            if len(body) > self._most_inline(call):
-                self._aside(partial(_tried, call, body, self.max_body_bytes), partial(self._decoded, call))
+            if len(body) > INLINE_BYTES and b"content-encoding" in call.headers:
+                self._aside(partial(self._tried, call, body), partial(self._decoded, call))
+                return
+            try:
+                decoded = _decode(call, body, self.max_body_bytes)
+            except ReadApart:
+                self._aside(partial(self._read_apart, call), partial(self._decoded, call))
             else:
-                self._hand_on(call, _decode(call, body, self.max_body_bytes))
+                self._hand_on(call, decoded)
         except Exception as error:  # noqa: BLE001 - the border of a prediction: any fault is this request's and nobody else's
             call.settle(as_error(self._seen(call, error)))
 
-    def _most_inline(self, call: Call) -> int:
-        most = call.protocol.inline_bytes
-        return min(most, INLINE_BYTES) if b"content-encoding" in call.headers else most
+    def _tried(self, call: Call, body: bytes, read: Read) -> Decoded | Exception:
+        """Open a compressed body on another thread, and read it if that is short."""
+        try:
+            return _decode(call, body, self.max_body_bytes)
+        except ReadApart:
+            return self._read_apart(call, read)
+        except Exception as error:  # noqa: BLE001 - handed to the event loop, which answers it
+            return error
+
+    def _read_apart(self, call: Call, read: Read) -> Decoded | Exception:
+        """On another thread, unless nobody waits any more."""
+        try:
+            if call.done:
+                return DeadlineExceeded("nobody waits any more")
+            return read(self._protocol.spec, call.protocol, call.headers, call.body)
+        except Exception as error:  # noqa: BLE001 - as above
+            return error
 
     def _decoded(self, call: Call, result: Decoded | Exception) -> None:
         """Go on where `run` stopped, unless nobody waits any more."""
@@ -382,13 +410,6 @@ def _decode(call: Call, body: bytes, limit: int) -> Decoded:
         body = decompress(body, encodings, limit)
     call.body = body
     return call.protocol.decode(call.headers, body)
-
-
-def _tried(call: Call, body: bytes, limit: int) -> Decoded | Exception:
-    try:
-        return _decode(call, body, limit)
-    except Exception as error:  # noqa: BLE001 - handed to the event loop, which answers it
-        return error
 
 
 def _own_timeout_s(text: bytes) -> float:

@@ -78,10 +78,16 @@ class _Problems:
             message = f"{message} (and {self.total - 1} more)"
         facts: dict[str, Any] = {"fields": self.found}
         if self.missing:
-            facts["missing"] = self.missing
+            facts["missing"] = self.missing[:MAX_PROBLEMS]
             if len(self.missing) > 1:
-                message = f"columns {', '.join(map(repr, self.missing))} are missing"
+                message = f"columns {', '.join(map(repr, facts['missing']))}{_more(len(self.missing))} are missing"
+        if self.total > len(self.found):
+            facts["more"] = self.total - len(self.found)
         return InvalidInput(message, code=code, hint=_HINTS.get(first["code"]), facts=facts)
+
+
+def _more(total: int) -> str:
+    return f" and {total - MAX_PROBLEMS} more" if total > MAX_PROBLEMS else ""
 
 
 def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse") -> tuple[Batch, int]:
@@ -93,7 +99,8 @@ def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse"
 
     Raises:
         InvalidInput: one of the codes above, or "invalid-input" when several kinds occur; facts["fields"] lists up to
-            MAX_PROBLEMS of them, each with name, code, problem, and row and expected where they apply.
+            MAX_PROBLEMS of them, each with name, code, problem, and row and expected where they apply; facts["more"] says how
+            many there are beside them.
     """
     problems = _Problems()
     if not rows:

@@ -11,11 +11,11 @@ from typing import Any
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import MalformedBody, UnsupportedMediaType
-from roadworthy.gateway.protocols.answers import Answers
+from roadworthy.gateway.protocols.answers import Accepting, Answers
 from roadworthy.gateway.protocols.arrow_messages import Bounds, check_stream, cut_short, too_many_bytes, too_many_parts
-from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers
+from roadworthy.gateway.protocols.bounds import ARROW_BYTES, ReadApart
+from roadworthy.gateway.protocols.protocol import Decoded, Headers
 from roadworthy.gateway.protocols.strict_json import read_document
-from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.arrow_rows import check_types, table_to_batch, text_bytes
 from roadworthy.schema.batch import Layout
 from roadworthy.schema.columns import ColumnPlan, plan_columns
@@ -26,19 +26,19 @@ _FILE_END = b"ARROW1"
 _MOST_COLUMNS = 10_000
 
 
-class _PredictArrow:
-    """What both have in common, bound to one endpoint."""
+class _PredictArrow(Accepting):
+    """What both have in common, bound to one endpoint; `on_loop`: for the event loop, which long reading would hold."""
 
     name = ""
     media_types: tuple[bytes, ...] = ()
-    inline_bytes = 256 << 10
     takes_views = False
 
-    def __init__(self, signature: Signature, policy: Policy, answers: Answers) -> None:
-        self._layout = Layout(signature.inputs, policy.timestamps.integers)
+    def __init__(self, signature: Signature, policy: Policy, answers: Answers, *, on_loop: bool = False) -> None:
+        super().__init__(answers)
+        self._on_loop = on_loop
+        self.layout = Layout(signature.inputs, policy.timestamps.integers)
         self._extra = policy.extra
         self._bounds = Bounds(policy.max_rows, policy.max_body_bytes)
-        self._answers = answers
 
     def check_headers(self, headers: Headers) -> None:
         """One of the media types, without parameters.
@@ -57,7 +57,10 @@ class _PredictArrow:
             MalformedBody: "empty-body", "malformed-arrow", "duplicate-column".
             BodyTooLarge: more rows, bytes or parts than allowed.
             InvalidInput: the columns do not fit the signature.
+            ReadApart: as in the interface.
         """
+        if self._on_loop and len(body) > ARROW_BYTES:
+            raise ReadApart
         import pyarrow as pa
 
         if not body:
@@ -71,10 +74,6 @@ class _PredictArrow:
             raise cut_short() from error
         return Decoded(batch, ignored=plan.ignored, reply=self._answers.choose(headers))
 
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
-        """As the caller accepts it."""
-        return self._answers.encode(answer, decoded)
-
     def _read(self, body: bytes) -> tuple[ColumnPlan, Any]:
         """The plan and the validated table; any exception of pyarrow's is the body's fault."""
         raise NotImplementedError
@@ -85,7 +84,7 @@ class _PredictArrow:
             raise too_many_parts(_MOST_COLUMNS)
         if len(set(names)) != len(names):
             raise MalformedBody("two columns of the body have one name", code="duplicate-column")
-        plan = plan_columns(self._layout, names, self._extra)
+        plan = plan_columns(self.layout, names, self._extra)
         check_types(plan, schema)
         return plan
 
