@@ -36,6 +36,8 @@ from roadworthy.runtime.ticket import Answer, Outcome, Ticket
 _MOST_COMPRESSED_BYTES = 4 << 20
 """Compressing takes the event loop's time: about 3 ms a megabyte."""
 _MOST_KINDS = 4_096
+_MOST_REFUSED_BYTES = 64 << 10
+"""A refused body is recorded up to this length: who sends much that nobody reads shall not have it written down as well."""
 TIMEOUT_HEADER = b"request-timeout-ms"
 """A caller's own limit, in milliseconds; it may only shorten the endpoint's."""
 
@@ -51,8 +53,8 @@ LogFault = Callable[[str, Identified, Exception], None]
 """Writes down an exception that is not the caller's doing: endpoint, request, exception."""
 
 
-Aside = Callable[[Work, Callable[[Decoded | Exception], None]], None]
-"""Has work done where it holds up nobody, and its result given to a function on the event loop."""
+Aside = Callable[[Ticket, Work, Callable[[Decoded | Exception], None]], None]
+"""Has a request's work done where it holds up nobody, and its result given to a function on the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +229,12 @@ class Predict:
             self._admission.enter(call)
             call.entered = True
             if len(body) > INLINE_BYTES and b"content-encoding" in call.headers:
-                self._aside(partial(self._tried, call, body), partial(self._decoded, call))
+                self._aside(call, partial(self._tried, call, body), partial(self._decoded, call))
                 return
             try:
                 decoded = _decode(call, body, self.max_body_bytes)
             except ReadApart:
-                self._aside(partial(self._read_apart, call), partial(self._decoded, call))
+                self._aside(call, partial(self._read_apart, call), partial(self._decoded, call))
             else:
                 self._hand_on(call, decoded)
         except Exception as error:  # noqa: BLE001 - the border of a prediction: any fault is this request's and nobody else's
@@ -371,6 +373,7 @@ class Predict:
             self._log_access(entry.name, call, reply.status, latency_s)
         if self._recorder is None or not call.admitted:
             return
+        body = b"" if arm is None and len(call.body) > _MOST_REFUSED_BYTES else call.body
         self._recorder.append(
             self._kind(call, reply.status),
             (
@@ -381,7 +384,7 @@ class Predict:
                 rows,
                 -1 if decoded is None else decoded.json_bytes,
                 call.output_json_bytes,
-                call.body,
+                body,
                 reply.body if call.outputs is None else call.outputs,
                 call.unit,
             ),

@@ -22,7 +22,7 @@ from roadworthy.schema.signature import Field, Missing
 from roadworthy.schema.time_units import texts_of
 from roadworthy.schema.timestamps import read_timestamp
 
-MAX_PROBLEMS = 20
+MAX_PROBLEMS, MOST_COUNTED = 20, 1_000
 _EXACT_FLOAT_LIMIT = 2**53
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _Decode = Callable[[object], Any]
@@ -44,7 +44,7 @@ _HINTS = {
 
 
 class _Problems:
-    """Collects what is wrong, up to MAX_PROBLEMS, and raises it all at once."""
+    """Collects what is wrong, up to MAX_PROBLEMS, and raises it all at once; at MOST_COUNTED it stops counting."""
 
     def __init__(self) -> None:
         self.found: list[dict[str, Any]] = []
@@ -53,6 +53,8 @@ class _Problems:
 
     def add(self, code: str, field: str | None, row: int | None, problem: str, expected: str | None = None) -> None:
         self.total += 1
+        if self.total >= MOST_COUNTED:
+            raise self.error()
         if len(self.found) >= MAX_PROBLEMS:
             return
         entry: dict[str, Any] = {"name": field, "code": code, "problem": problem}
@@ -75,7 +77,7 @@ class _Problems:
             where = f"{where}, row {first['row']}" if where else f"row {first['row']}"
         message = f"{where}: {first['problem']}" if where else str(first["problem"])
         if self.total > 1:
-            message = f"{message} (and {self.total - 1} more)"
+            message = f"{message} (and {'at least ' if self.total >= MOST_COUNTED else ''}{self.total - 1} more)"
         facts: dict[str, Any] = {"fields": self.found}
         if self.missing:
             facts["missing"] = self.missing[:MAX_PROBLEMS]

@@ -20,7 +20,7 @@ from roadworthy.gateway.protocols.protocol import Chooser
 from roadworthy.gateway.readers import jobs
 from roadworthy.schema.signature import Signature
 
-_NICE = 10
+_NICE = 5
 """Whoever sends large bodies waits, not everybody else: on a busy machine the workers come first."""
 
 

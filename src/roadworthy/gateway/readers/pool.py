@@ -12,17 +12,21 @@ import mmap
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 
 from roadworthy.foundation.errors import Unavailable
 from roadworthy.gateway.protocols.protocol import BoundProtocol, Decoded, Headers
 from roadworthy.gateway.readers import jobs
+from roadworthy.runtime.line import too_late
 from roadworthy.runtime.thread import ModelThread
+from roadworthy.runtime.ticket import Ticket
 
 MOST = 2
-PATIENCE_S = 20.0
-"""How long one body may take, starting the process included; then the process is killed and another takes its place."""
+PATIENCE_S = 60.0
+"""How long one body may take, on however busy a machine; then the process is killed and another takes its place. Its caller is
+answered at the request's own deadline."""
 
 Read = Callable[[bytes, BoundProtocol, Headers, bytes], Decoded]
 """Reads a body apart: the endpoint's spec, its protocol, the request's head and body."""
@@ -41,14 +45,16 @@ class Readers:
         self._lanes: list[_Lane] = []
         self.patience_s = patience_s
 
-    def __call__(self, work: Work, then: Callable[[Decoded | Exception], None]) -> None:
-        """Do `work`, which must not raise, on a thread that has a reading process; give its result to `then` on the loop."""
+    def __call__(self, ticket: Ticket, work: Work, then: Callable[[Decoded | Exception], None]) -> None:
+        """Do a request's `work`, which must not raise, on a thread that has a reading process; give its result to `then` on the
+        loop. At its deadline the ticket is settled."""
         lane = min(self._lanes, key=lambda lane: lane.waiting, default=None)
         if lane is None or (lane.waiting and len(self._lanes) < MOST):
             lane = _Lane(self._loop, self)
             self._lanes.append(lane)
         lane.waiting += 1
-        lane.thread.call(partial(work, lane.read), partial(_done, lane, then))
+        late = self._loop.call_later(max(0.0, ticket.deadline - time.monotonic()), _expire, ticket)
+        lane.thread.call(partial(work, lane.read), partial(_done, lane, late, then))
 
     def processes(self) -> list[int]:
         """Process ids of those that run."""
@@ -130,7 +136,14 @@ class _Lane:
         return ours
 
 
-def _done(lane: _Lane, then: Callable[[Decoded | Exception], None], result: Decoded | Exception) -> None:
+def _expire(ticket: Ticket) -> None:
+    ticket.settle(too_late())
+
+
+def _done(
+    lane: _Lane, late: asyncio.TimerHandle, then: Callable[[Decoded | Exception], None], result: Decoded | Exception
+) -> None:
+    late.cancel()
     lane.waiting -= 1
     then(result)
 
