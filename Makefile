@@ -54,7 +54,7 @@ demo: env ## the whole journey on real flights; DEMO_ARGS=--exit stops the serve
 
 bench: bench-road bench-gateway ## the benchmarks of one machine's speed
 
-bench-%: env FORCE ## one benchmark: bench-gateway, -road, -exact, -switches, -chaos, -overload, -hostile, -peers, -rollout
+bench-%: env FORCE ## one benchmark: bench-gateway, -road, -exact, -switches, -chaos, -overload, -hostile, -neighbours, -peers, -rollout
 	@scripts/load_tools.sh
 	$(BIN)/python -m bench.$* $(BENCH_ARGS)
 

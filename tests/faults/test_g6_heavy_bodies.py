@@ -9,6 +9,7 @@ import json
 import mmap
 import os
 import signal
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from roadworthy.gateway.protocols.bounds import ARROW_BYTES, EXACT_BYTES, FAST_B
 from roadworthy.gateway.protocols.open_inference import OpenInference
 from roadworthy.gateway.protocols.protocol import Decoded
 from roadworthy.gateway.readers import jobs
-from roadworthy.gateway.readers.pool import Read, Readers
+from roadworthy.gateway.readers.pool import MOST_WAITING_BYTES, Read, Readers
 from roadworthy.runtime.ticket import Outcome, Ticket
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
@@ -156,7 +157,7 @@ async def apart(readers: Readers, choose: Any, headers: dict[bytes, bytes], body
         except Exception as error:  # noqa: BLE001 - what came is compared
             return error
 
-    readers(Waiting(), work, came.set_result)
+    readers(Waiting(), len(body), work, came.set_result)
     async with asyncio.timeout(DEADLINE_S):
         return await came
 
@@ -219,7 +220,7 @@ def test_g6_every_kind_of_rows_comes_back(batch: Any, piece: int) -> None:
     data = b"".join(parts)
     whole = mmap.mmap(-1, max(len(data), 1))
     whole.write(data)
-    found = jobs.read_result(protocol, {}, (json.dumps({
+    found, _ = jobs.read_result(protocol, {}, (json.dumps({
         "parts": result.parts, "ignored": result.ignored, "note": result.note}).encode(), whole, 0))  # fmt: skip
     assert equal(found.batch, batch)
     assert found.ignored == 3
@@ -269,7 +270,7 @@ def test_g6_a_caller_is_answered_at_the_deadline(runner: asyncio.Runner, readers
             return ValueError("late")
 
         came: asyncio.Future[Any] = loop.create_future()
-        readers(ticket, work, came.set_result)
+        readers(ticket, 1, work, came.set_result)
         async with asyncio.timeout(DEADLINE_S):
             outcome = await ticket.outcome
             gate.set()
@@ -279,6 +280,51 @@ def test_g6_a_caller_is_answered_at_the_deadline(runner: asyncio.Runner, readers
     outcome = runner.run(late())
     assert isinstance(outcome, RoadworthyError)
     assert outcome.code == "deadline-exceeded"
+
+
+def test_g6_bodies_that_wait_are_bounded(runner: asyncio.Runner, readers: Readers) -> None:
+    """One caller's take half of the room, all together the whole of it; a single one is always taken."""
+
+    async def fill() -> None:
+        gate = threading.Event()
+        left: list[asyncio.Future[Any]] = []
+
+        def ask(caller: str, size: int) -> None:
+            ticket, came = Waiting(), asyncio.get_running_loop().create_future()
+            ticket.caller = caller
+            readers(ticket, size, lambda _read: ValueError(gate.wait(DEADLINE_S)), came.set_result)
+            left.append(came)
+
+        half = MOST_WAITING_BYTES // 2
+        ask("a", half)
+        with pytest.raises(Unavailable) as caught:
+            ask("a", 1)
+        assert caught.value.code == "overloaded"
+        ask("b", half - 1)
+        with pytest.raises(Unavailable):
+            ask("b", 2)
+        ask("c", MOST_WAITING_BYTES)
+        gate.set()
+        await asyncio.gather(*left)
+        ask("a", half)
+        await left[-1]
+
+    runner.run(fill())
+
+
+def test_g6_a_reader_that_has_grown_is_replaced(runner: asyncio.Runner) -> None:
+    """What one large body has cost is given back."""
+    pool = Readers(runner.get_loop())
+    heavy = BODIES["JSON: text for numbers"]
+    wide = Formats(Signature(tuple(Field(name, DType.STRING) for name in NAMES), FIELDS[:1]), Policy())
+    body = json.dumps({"instances": [["x" * 20 + str(n) for n in range(COLUMNS)]] * ROWS}).encode()
+    assert runner.run(apart(pool, wide, sent(heavy), body)).batch.rows == ROWS
+    kept = pool.processes()
+    nested = Formats(Signature((Field("j", DType.JSON),), FIELDS[:1]), Policy())
+    body = b'{"instances":[' + b",".join([b"[" + b"[{}]," * 300 + b"1]"] * 6_000) + b"]}"
+    assert runner.run(apart(pool, nested, sent(heavy), body)).batch.rows == 6_000
+    assert set(pool.processes()).isdisjoint(kept)
+    pool.close()
 
 
 # --- through a worker

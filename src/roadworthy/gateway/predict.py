@@ -53,8 +53,8 @@ LogFault = Callable[[str, Identified, Exception], None]
 """Writes down an exception that is not the caller's doing: endpoint, request, exception."""
 
 
-Aside = Callable[[Ticket, Work, Callable[[Decoded | Exception], None]], None]
-"""Has a request's work done where it holds up nobody, and its result given to a function on the event loop."""
+Aside = Callable[[Ticket, int, Work, Callable[[Decoded | Exception], None]], None]
+"""Has a request's work on a body of so many bytes done where it holds up nobody; its result goes to a function on the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +229,12 @@ class Predict:
             self._admission.enter(call)
             call.entered = True
             if len(body) > INLINE_BYTES and b"content-encoding" in call.headers:
-                self._aside(call, partial(self._tried, call, body), partial(self._decoded, call))
+                self._aside(call, len(body), partial(self._tried, call, body), partial(self._decoded, call))
                 return
             try:
                 decoded = _decode(call, body, self.max_body_bytes)
             except ReadApart:
-                self._aside(call, partial(self._read_apart, call), partial(self._decoded, call))
+                self._aside(call, len(call.body), partial(self._read_apart, call), partial(self._decoded, call))
             else:
                 self._hand_on(call, decoded)
         except Exception as error:  # noqa: BLE001 - the border of a prediction: any fault is this request's and nobody else's

@@ -6,6 +6,7 @@ the worker is gone.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
@@ -20,7 +21,7 @@ from roadworthy.gateway.protocols.protocol import Chooser
 from roadworthy.gateway.readers import jobs
 from roadworthy.schema.signature import Signature
 
-_NICE = 5
+_NICE, _PR_SET_PDEATHSIG = 5, 1
 """Whoever sends large bodies waits, not everybody else: on a busy machine the workers come first."""
 
 
@@ -28,10 +29,15 @@ def main() -> int:
     """Read until the worker is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the worker ends this one
     os.nice(_NICE)
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(
+            _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0
+        )  # also while it is stopped, or far away in a library
     with socket.socket(fileno=os.dup(0)) as end:
         while (message := jobs.receive(end)) is not None:
-            jobs.send(end, *_answer(message))
+            result, parts = _answer(message)
             message[1].close()
+            jobs.send(end, result, parts)
     return 0
 
 

@@ -42,7 +42,7 @@ from roadworthy.schema.signature import Signature
 
 _READ_HEADERS = (b"content-type", b"accept", HEAD_LENGTH)
 """What protocols read of a request's head. Nothing else of it, no key above all, leaves the worker."""
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 1 << 42
 _PART_OBJECTS = 16_000
 """Texts and nested values in one part of a batch: making them holds the interpreter for about a millisecond."""
 _MOST_ROW_OBJECTS, _LEAST_NESTED_BYTES = 256_000, 4
@@ -92,6 +92,7 @@ class Result(msgspec.Struct):
         parts: rows and bytes of each.
         refusal: why there is no batch. fault: the name of an exception that nobody foresaw.
         ignored, json_bytes, note: of Decoded and of the protocol.
+        spent: the process has grown, and another should read the next body.
     """
 
     parts: list[tuple[int, int]] = []
@@ -100,6 +101,7 @@ class Result(msgspec.Struct):
     ignored: int = 0
     json_bytes: int = -1
     note: str = ""
+    spent: bool = False
 
 
 _jobs, _results = msgspec.json.Decoder(Job), msgspec.json.Decoder(Result)
@@ -178,8 +180,10 @@ def write_refusal(error: RoadworthyError) -> Result:
     return Result(refusal=Refusal(kind, error.message, error.code, error.hint, dict(error.facts)))
 
 
-def read_result(protocol: BoundProtocol, headers: Headers, message: tuple[bytes, mmap.mmap, int]) -> Decoded:
-    """The rows that a message tells of.
+def read_result(
+    protocol: BoundProtocol, headers: Headers, message: tuple[bytes, mmap.mmap, int]
+) -> tuple[Decoded, bool]:
+    """The rows that a message tells of, and whether the process that sent it is spent.
 
     Raises:
         InvalidRequest: the error that it tells of.
@@ -200,7 +204,7 @@ def read_result(protocol: BoundProtocol, headers: Headers, message: tuple[bytes,
             place += size
     decoded = Decoded(Batch.concatenate(batches), result.json_bytes, result.ignored)
     protocol.resume(headers, decoded, result.note.encode())
-    return decoded
+    return decoded, result.spent
 
 
 def _parts(batch: Batch, bounds: Bounds) -> list[Batch]:

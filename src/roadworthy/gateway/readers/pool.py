@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -27,6 +28,9 @@ MOST = 2
 PATIENCE_S = 60.0
 """How long one body may take, on however busy a machine; then the process is killed and another takes its place. Its caller is
 answered at the request's own deadline."""
+
+MOST_WAITING_BYTES = 256 << 20
+"""Bodies that wait to be read, together; those of one caller take half of it at most, unless it is a single one."""
 
 Read = Callable[[bytes, BoundProtocol, Headers, bytes], Decoded]
 """Reads a body apart: the endpoint's spec, its protocol, the request's head and body."""
@@ -43,28 +47,54 @@ class Readers:
     def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float = PATIENCE_S) -> None:
         self._loop = loop
         self._lanes: list[_Lane] = []
+        self._waiting: Counter[str] = Counter()
         self.patience_s = patience_s
 
-    def __call__(self, ticket: Ticket, work: Work, then: Callable[[Decoded | Exception], None]) -> None:
+    def __call__(self, ticket: Ticket, size: int, work: Work, then: Callable[[Decoded | Exception], None]) -> None:
         """Do a request's `work`, which must not raise, on a thread that has a reading process; give its result to `then` on the
-        loop. At its deadline the ticket is settled."""
+        loop. At its deadline the ticket is settled. `size` of the body, bytes.
+
+        Raises:
+            Unavailable: "overloaded": too much waits.
+        """
+        mine = self._waiting[ticket.caller]
+        if mine and (mine + size > MOST_WAITING_BYTES // 2 or self._waiting.total() + size > MOST_WAITING_BYTES):
+            raise _overloaded()
+        self._waiting[ticket.caller] += size
         lane = min(self._lanes, key=lambda lane: lane.waiting, default=None)
         if lane is None or (lane.waiting and len(self._lanes) < MOST):
             lane = _Lane(self._loop, self)
             self._lanes.append(lane)
         lane.waiting += 1
         late = self._loop.call_later(max(0.0, ticket.deadline - time.monotonic()), _expire, ticket)
-        lane.thread.call(partial(work, lane.read), partial(_done, lane, late, then))
+        lane.thread.call(partial(work, lane.read), partial(self._done, lane, late, (ticket.caller, size, then)))
 
     def processes(self) -> list[int]:
         """Process ids of those that run."""
         return [lane.process.pid for lane in self._lanes if lane.process is not None]
 
     def close(self) -> None:
-        """End them when they have read what is waiting."""
+        """End them, whatever they read."""
         for lane in self._lanes:
+            if lane.process is not None:
+                lane.process.kill()
             lane.thread.close(lane.end)
         self._lanes = []
+
+    def _done(
+        self,
+        lane: _Lane,
+        late: asyncio.TimerHandle,
+        job: tuple[str, int, Callable[[Decoded | Exception], None]],
+        result: Decoded | Exception,
+    ) -> None:
+        caller, size, then = job
+        late.cancel()
+        lane.waiting -= 1
+        self._waiting[caller] -= size
+        if not self._waiting[caller]:
+            del self._waiting[caller]
+        then(result)
 
 
 class _Lane:
@@ -94,12 +124,15 @@ class _Lane:
             self.end()
             raise _failed() from error
         try:
-            return jobs.read_result(protocol, headers, message)
+            decoded, spent = jobs.read_result(protocol, headers, message)
         except ValueError as error:
             self.end()
             raise _failed() from error
         finally:
             message[1].close()
+        if spent:
+            self.end()
+        return decoded
 
     def end(self) -> None:
         """End the process."""
@@ -140,12 +173,13 @@ def _expire(ticket: Ticket) -> None:
     ticket.settle(too_late())
 
 
-def _done(
-    lane: _Lane, late: asyncio.TimerHandle, then: Callable[[Decoded | Exception], None], result: Decoded | Exception
-) -> None:
-    late.cancel()
-    lane.waiting -= 1
-    then(result)
+def _overloaded() -> Unavailable:
+    return Unavailable(
+        "too many long bodies are waiting to be read",
+        code="overloaded",
+        hint="try again, with growing pauses",
+        retry_after_s=1,
+    )
 
 
 def _failed() -> Unavailable:
