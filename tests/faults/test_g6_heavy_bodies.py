@@ -220,7 +220,7 @@ def test_g6_every_kind_of_rows_comes_back(batch: Any, piece: int) -> None:
     data = b"".join(parts)
     whole = mmap.mmap(-1, max(len(data), 1))
     whole.write(data)
-    found, _ = jobs.read_result(protocol, {}, (json.dumps({
+    found = jobs.read_result(protocol, {}, (json.dumps({
         "parts": result.parts, "ignored": result.ignored, "note": result.note}).encode(), whole, 0))  # fmt: skip
     assert equal(found.batch, batch)
     assert found.ignored == 3
@@ -310,21 +310,6 @@ def test_g6_bodies_that_wait_are_bounded(runner: asyncio.Runner, readers: Reader
         await left[-1]
 
     runner.run(fill())
-
-
-def test_g6_a_reader_that_has_grown_is_replaced(runner: asyncio.Runner) -> None:
-    """What one large body has cost is given back."""
-    pool = Readers(runner.get_loop())
-    heavy = BODIES["JSON: text for numbers"]
-    wide = Formats(Signature(tuple(Field(name, DType.STRING) for name in NAMES), FIELDS[:1]), Policy())
-    body = json.dumps({"instances": [["x" * 20 + str(n) for n in range(COLUMNS)]] * ROWS}).encode()
-    assert runner.run(apart(pool, wide, sent(heavy), body)).batch.rows == ROWS
-    kept = pool.processes()
-    nested = Formats(Signature((Field("j", DType.JSON),), FIELDS[:1]), Policy())
-    body = b'{"instances":[' + b",".join([b"[" + b"[{}]," * 300 + b"1]"] * 6_000) + b"]}"
-    assert runner.run(apart(pool, nested, sent(heavy), body)).batch.rows == 6_000
-    assert set(pool.processes()).isdisjoint(kept)
-    pool.close()
 
 
 # --- through a worker

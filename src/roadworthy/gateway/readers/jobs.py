@@ -92,7 +92,6 @@ class Result(msgspec.Struct):
         parts: rows and bytes of each.
         refusal: why there is no batch. fault: the name of an exception that nobody foresaw.
         ignored, json_bytes, note: of Decoded and of the protocol.
-        spent: the process has grown, and another should read the next body.
     """
 
     parts: list[tuple[int, int]] = []
@@ -101,7 +100,6 @@ class Result(msgspec.Struct):
     ignored: int = 0
     json_bytes: int = -1
     note: str = ""
-    spent: bool = False
 
 
 _jobs, _results = msgspec.json.Decoder(Job), msgspec.json.Decoder(Result)
@@ -180,10 +178,8 @@ def write_refusal(error: RoadworthyError) -> Result:
     return Result(refusal=Refusal(kind, error.message, error.code, error.hint, dict(error.facts)))
 
 
-def read_result(
-    protocol: BoundProtocol, headers: Headers, message: tuple[bytes, mmap.mmap, int]
-) -> tuple[Decoded, bool]:
-    """The rows that a message tells of, and whether the process that sent it is spent.
+def read_result(protocol: BoundProtocol, headers: Headers, message: tuple[bytes, mmap.mmap, int]) -> Decoded:
+    """The rows that a message tells of.
 
     Raises:
         InvalidRequest: the error that it tells of.
@@ -204,7 +200,7 @@ def read_result(
             place += size
     decoded = Decoded(Batch.concatenate(batches), result.json_bytes, result.ignored)
     protocol.resume(headers, decoded, result.note.encode())
-    return decoded, result.spent
+    return decoded
 
 
 def _parts(batch: Batch, bounds: Bounds) -> list[Batch]:

@@ -124,15 +124,12 @@ class _Lane:
             self.end()
             raise _failed() from error
         try:
-            decoded, spent = jobs.read_result(protocol, headers, message)
+            return jobs.read_result(protocol, headers, message)
         except ValueError as error:
             self.end()
             raise _failed() from error
         finally:
             message[1].close()
-        if spent:
-            self.end()
-        return decoded
 
     def end(self) -> None:
         """End the process."""
