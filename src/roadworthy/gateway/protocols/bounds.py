@@ -18,9 +18,9 @@ from roadworthy.gateway.protocols.strict_json import MAX_DEPTH, too_deep
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
 
-FAST_BYTES, TYPED_BYTES, EXACT_BYTES, ARROW_BYTES = 1 << 20, 256 << 10, 8 << 10, 32 << 10
+FAST_BYTES, TYPED_BYTES, EXACT_BYTES, ARROW_BYTES, RAW_BYTES = 1 << 20, 256 << 10, 8 << 10, 32 << 10, 4 << 20
 """Bodies up to these lengths are read on the event loop: plain numbers by simdjson, rows by the typed decoders, anything value by
-value, Arrow. Each takes up to 5 ms, whatever the body holds."""
+value, Arrow, raw numbers that are put together column by column. Each takes up to 5 ms, whatever the body holds."""
 SPARE_NAMES = 1_000
 """A request may name so many columns that the endpoint does not have: then the error, or the answer, tells of them."""
 _SPARE_VALUES = {"ignore": 256, "refuse": 32}

@@ -14,7 +14,7 @@ import msgspec
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
-from roadworthy.gateway.protocols.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, Bounds, ReadApart
+from roadworthy.gateway.protocols.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, ReadApart
 from roadworthy.gateway.protocols.open_inference_messages import (
     HeadReader,
     InferRequest,
@@ -95,6 +95,7 @@ class OpenInference:
         self.layout = Layout(signature.inputs)
         self._outputs = {field.name: field for field in signature.outputs}
         self._readers = {field.name: reader_of(field, policy.timestamps.integers) for field in signature.inputs}
+        self._has_columns = not all(field.shape for field in signature.inputs)
         self._has_times = any(field.dtype is DType.TIMESTAMP for field in signature.inputs)
         self._all = {binary: [(field, binary) for field in signature.outputs] for binary in (False, True)}
         self._known: dict[bytes, _KnownHead] = {}
@@ -158,6 +159,8 @@ class OpenInference:
             if json_bytes > len(body):
                 raise _bad_head_length()
             raw = memoryview(body)[json_bytes:]
+            if self._on_loop and self._has_columns and len(raw) > RAW_BYTES:
+                raise ReadApart
             head = bytes(body[:json_bytes])
             known = self._known.get(head)
             if known is not None and known.raw_bytes == len(raw):

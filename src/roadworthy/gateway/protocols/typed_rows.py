@@ -78,7 +78,9 @@ class TypedRows:
                 # One colon: rows are lists, for no object has room in it.
                 if self._direct is not None and _has_one_colon(body):
                     return self._read_directly(body, self._direct)
-            elif self._matrix is not None and (batch := self._matrix.read(body)) is not None:
+            elif (
+                self._matrix is not None and not _holds_records(body) and (batch := self._matrix.read(body)) is not None
+            ):
                 return batch
             return self._read_typed(body)
         except (ValueError, OverflowError, RecursionError, TypeError):
@@ -90,8 +92,7 @@ class TypedRows:
             return None
         if size > self._counted_bytes:
             self._bounds.check_json(body)
-        first = body.find(b"[") + 1
-        as_records = body[first : first + 1] == b"{"
+        as_records = _holds_records(body)
         reader = (self._small if size <= _LARGE_BYTES else self._large)[as_records]
         rows = reader.decode(body).instances
         plain = not as_records and not self._texts and _has_one_colon(body)
@@ -247,6 +248,12 @@ def scalar_type(dtype: DType) -> Any:
         limits = np.iinfo(dtype.value)
         return Annotated[int, Meta(ge=int(limits.min), le=min(int(limits.max), 2**63 - 1))]
     return {DType.BOOL: bool, DType.STRING: str}.get(dtype)
+
+
+def _holds_records(body: bytes) -> bool:
+    """Whether its rows seem to be objects."""
+    first = body.find(b"[") + 1
+    return body[first : first + 1] == b"{"
 
 
 def _single(value: Any) -> tuple[Any]:
