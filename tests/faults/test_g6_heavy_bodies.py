@@ -226,6 +226,17 @@ def test_g6_every_kind_of_rows_comes_back(batch: Any, piece: int) -> None:
     assert found.ignored == 3
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 80)), max_size=3))
+def test_g6_a_reader_that_lies_is_not_believed(data: bytes, parts: list[tuple[int, int]]) -> None:
+    """Whatever it sends: rows of the endpoint's layout, or an error; never anything that is executed or looked for elsewhere."""
+    protocol = Formats(SIGNATURE, Policy()).choose({b"content-type": b"application/json"})
+    whole = mmap.mmap(-1, len(data) + 1)
+    head = json.dumps({"parts": parts}).encode()
+    with contextlib.suppress(ValueError, RuntimeError):
+        assert jobs.read_result(protocol, {}, (head, whole, 0)).batch.layout == protocol.layout
+
+
 def test_g6_a_row_that_nobody_could_take_is_refused(runner: asyncio.Runner, readers: Readers) -> None:
     """A nested value of half a million parts is one piece, which would hold the worker."""
     choose = Formats(Signature((Field("j", DType.JSON),), FIELDS[:1]), Policy())

@@ -21,7 +21,8 @@ from roadworthy.gateway.protocols.protocol import Chooser
 from roadworthy.gateway.readers import jobs
 from roadworthy.schema.signature import Signature
 
-_NICE, _PR_SET_PDEATHSIG = 5, 1
+_PR_SET_PDEATHSIG = 1
+_NICE = 5
 """Whoever sends large bodies waits, not everybody else: on a busy machine the workers come first."""
 
 
@@ -30,9 +31,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the worker ends this one
     os.nice(_NICE)
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(
-            _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0
-        )  # also while it is stopped, or far away in a library
+        # When the worker is killed while this process is stopped, or far away in a library, nobody else would end it.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with socket.socket(fileno=os.dup(0)) as end:
         while (message := jobs.receive(end)) is not None:
             result, parts = _answer(message)

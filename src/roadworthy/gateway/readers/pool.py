@@ -125,11 +125,12 @@ class _Lane:
             raise _failed() from error
         try:
             return jobs.read_result(protocol, headers, message)
-        except ValueError as error:
+        except (ValueError, BufferError) as error:  # that of a process that something took over
             self.end()
             raise _failed() from error
         finally:
-            message[1].close()
+            with contextlib.suppress(BufferError):
+                message[1].close()
 
     def end(self) -> None:
         """End the process."""
