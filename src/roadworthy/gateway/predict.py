@@ -255,7 +255,7 @@ class Predict:
             if call.done:
                 return DeadlineExceeded("nobody waits any more")
             return read(self._protocol.spec, call.protocol, call.headers, call.body)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - handed to the event loop too
             return error
 
     def _decoded(self, call: Call, result: Decoded | Exception) -> None:
