@@ -58,7 +58,7 @@ demo: env ## the whole journey on real flights; DEMO_ARGS=--exit stops the serve
 
 bench: bench-road bench-gateway ## the benchmarks of one machine's speed
 
-bench-%: env FORCE ## one benchmark: bench-gateway, -before, -road, -exact, -switches, -chaos, -overload, -hostile, -peers, -rollout
+bench-%: env FORCE ## one benchmark: bench-gateway, -before, -chaos, -exact, -hostile, -neighbours, -overload, -peers, -road, -rollout, -switches
 	@scripts/load_tools.sh
 	$(BIN)/python -m bench.$* $(BENCH_ARGS)
 

@@ -10,6 +10,7 @@ import psutil
 
 from bench.load.hostile import Door
 from bench.load.hostile_load import Growth, assaults, growth
+from roadworthy.gateway.readers.pool import MOST
 from tests.conftest import PLANTED_WORKER
 
 LEAKING_WORKER = Path(__file__).parents[2] / "bench" / "load" / "leaking_worker.py"
@@ -33,7 +34,7 @@ def test_a21_hostile_requests_leave_nothing_behind(start_worker: Callable[..., A
     assert not {status for status in seen.outcome.statuses if status >= 500} - {501, 505}
     assert seen.outcome.statuses[-1] == 0
     assert worker.process.poll() is None
-    assert process.num_threads() == threads
+    assert process.num_threads() <= threads + MOST  # those that wait for reading processes
     assert process.num_fds() <= descriptors + 20  # connections whose end has not been seen yet
     assert worker.predict("sum", [[1, 2, 3]]).json() == {"predictions": [6.0]}
 

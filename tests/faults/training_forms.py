@@ -3,7 +3,6 @@ containers are the same to the last cell."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from roadworthy.contract.policy import Policy
 from roadworthy.gateway.formats import Formats
@@ -268,12 +266,6 @@ def _json(batch: Batch) -> bytes:
     return json.dumps({"instances": _as_records(batch)}).encode()
 
 
-def _parquet(batch: Batch) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(pa.ipc.open_stream(write_stream(batch)).read_all(), sink)
-    return sink.getvalue()
-
-
 def _infer(*, binary: bool) -> Ask:
     """V2, with floats as raw bytes (NaN where missing) when binary."""
 
@@ -330,14 +322,13 @@ PATHS: dict[str, Ask] = {
     "JSON": _http("application/json", _json),
     "CSV": _http("text/csv", write_csv),
     "Arrow": _http("application/vnd.apache.arrow.stream", write_stream),
-    "Parquet": _http("application/vnd.apache.parquet", _parquet),
     "V2": _infer(binary=False),
     "V2 binary": _infer(binary=True),
 }
 
 
 def asks(path: str, signature: Signature, batch: Batch) -> bool:
-    """Whether that path can carry such rows: CSV has empty text where a null might be, CSV and Parquet no lists of nulls."""
+    """Whether that path can carry such rows: CSV has empty text where a null might be, CSV no lists of nulls."""
     text = any(field.dtype is DType.STRING and field.nullable for field in signature.inputs)
     plain = not any(field.shape for field in signature.inputs)
     if path == "CSV":
@@ -345,7 +336,7 @@ def asks(path: str, signature: Signature, batch: Batch) -> bool:
             "" in batch.column_at(n)[0].tolist() for n, f in enumerate(signature.inputs) if f.dtype is DType.STRING
         )
         return plain and not (text and empty)
-    if path in ("Parquet", "Arrow"):
+    if path == "Arrow":
         return plain or signature.inputs[0].dtype is not DType.STRING
     if path == "polars":
         return plain and not any(field.dtype is DType.JSON for field in signature.inputs)

@@ -16,9 +16,9 @@ from backports import zstd
 from roadworthy.contract.policy import Policy
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
-from tests.gateway.test_body_formats import FILE, PARQUET, STREAM, file, parquet, stream
+from tests.gateway.test_body_formats import FILE, STREAM, file, stream
 
-WRITERS = {STREAM: stream, FILE: file, PARQUET: parquet}
+WRITERS = {STREAM: stream, FILE: file}
 COLUMNS = tuple(Field(name, DType.FLOAT64) for name in "abc")
 ROWS = pa.table({name: np.arange(300.0) for name in "abc"})
 
@@ -39,7 +39,7 @@ def post(worker: Any, body: bytes, kind: str, endpoint: str = "sum", **headers: 
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_arrow_and_parquet_are_answered(worker: Any, kind: str) -> None:
+def test_arrow_is_answered(worker: Any, kind: str) -> None:
     """As JSON, and as an Arrow stream where that is accepted."""
     body = WRITERS[kind](ROWS)
     reply = post(worker, body, kind)

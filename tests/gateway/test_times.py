@@ -29,7 +29,6 @@ from tests.gateway.time_paths import (
     ANY,
     FILE,
     INTEGERS,
-    PARQUET,
     STREAM,
     TEXT,
     Path,
@@ -185,7 +184,7 @@ def test_g3_nulls_among_integers(name: str) -> None:
     assert refused(path, [1_711_843_200, None], FILLED, "s").code == "null-not-allowed"
 
 
-@pytest.mark.parametrize("kind", [STREAM, FILE, PARQUET])
+@pytest.mark.parametrize("kind", [STREAM, FILE])
 @pytest.mark.parametrize("integer", ["int8", "int16", "int32", "uint8", "uint16", "uint32", "uint64"])
 def test_g3_narrow_and_unsigned_arrow_integers(kind: str, integer: str) -> None:
     """Are integers too."""
@@ -213,7 +212,7 @@ def test_g3_floats_are_refused_always(unit: str | None, value: float) -> None:
         "v2": lambda values, field, unit: infer("FP64", values, field, unit),
         "v2, integer": lambda values, field, unit: infer("INT64", values, field, unit),
         "arrow": arrow(STREAM, pa.float64()),
-        "parquet": arrow(PARQUET, pa.float32()),
+        "arrow, float32": arrow(FILE, pa.float32()),
         **both("numpy", np.array),
         **both("pandas", lambda values: pd.DataFrame({"t": values})),
         **both("polars", lambda values: pl.DataFrame({"t": values})),
@@ -286,7 +285,7 @@ def frames(unit: str, zone: str | None) -> Iterator[tuple[str, Path]]:
         yield from both("numpy", times).items()
         yield from both("numpy, big-endian", lambda v: times(v).astype(f">M8[{unit}]")).items()
         yield from both("numpy, two dimensions", lambda v: times(v).reshape(-1, 1)).items()
-    for kind in (STREAM, FILE, PARQUET):
+    for kind in (STREAM, FILE):
         read = arrow(kind)
         yield kind, lambda v, field, named, read=read: read(arrow_of(v), field, named)  # type: ignore[misc]
     yield (
@@ -355,11 +354,7 @@ def test_g3_one_instant_is_one_integer_in_its_unit(whole: int, unit: str) -> Non
 DATES = [dt.date(2024, 3, 31), dt.date(1, 1, 1), dt.date(9999, 12, 31)]
 DATE_PATHS: dict[str, Path] = {
     **ANY,
-    **{
-        f"{kind} {name.__name__}": arrow(kind, name())
-        for kind in (STREAM, FILE, PARQUET)
-        for name in (pa.date32, pa.date64)
-    },
+    **{f"{kind} {name.__name__}": arrow(kind, name()) for kind in (STREAM, FILE) for name in (pa.date32, pa.date64)},
     **both("polars", lambda values: pl.DataFrame({"t": pl.Series(values, dtype=pl.Date)})),
     **both("numpy", lambda values: np.array(values, dtype="datetime64[D]")),
     **both("pandas with arrow", lambda v: pd.DataFrame({"t": pd.array(v, dtype=pd.ArrowDtype(pa.date32()))})),
@@ -396,7 +391,6 @@ BEYOND: dict[str, tuple[Path, Callable[[], Any]]] = {
     "finer: client, polars": (sent(lambda v: pl.DataFrame({"t": v})), lambda: np.array([1], "datetime64[ns]")),
     "finer: polars": (loaded(lambda v: pl.DataFrame({"t": v})), lambda: np.array([1], "datetime64[ns]")),
     "finer: arrow": (arrow(FILE), lambda: pa.array([1], pa.timestamp("ns"))),
-    "finer: parquet": (arrow(PARQUET), lambda: pa.array([1], pa.timestamp("ns"))),
     "finer: picoseconds": (loaded(np.array), lambda: np.array([1], "datetime64[ps]")),
     "finer: many nanoseconds": (loaded(np.array), lambda: np.array([1], "datetime64[25ns]")),
     "finer: Timestamp": (ANY["load records"], lambda: [pd.Timestamp(1, unit="ns")]),
@@ -469,7 +463,7 @@ TRUTHS = Field("t", DType.BOOL, nullable=True)
 TRUTH_PATHS: dict[str, Path] = {
     **{name: path for name, path in TEXT.items() if name.startswith("json")},
     "csv": csv_cells,
-    **{kind: arrow(kind, pa.bool_()) for kind in (STREAM, FILE, PARQUET)},
+    **{kind: arrow(kind, pa.bool_()) for kind in (STREAM, FILE)},
     "v2": lambda values, field, unit: infer("BOOL", values, field, unit),
     **ANY,
     **both("pandas", lambda values: pd.DataFrame({"t": pd.array(values, dtype="boolean")})),

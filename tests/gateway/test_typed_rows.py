@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.gateway.protocols.bounds import Bounds
 from roadworthy.gateway.protocols.matrix import LEAST_BYTES, Matrix
 from roadworthy.gateway.protocols.predict_json import PredictJson
 from roadworthy.gateway.protocols.strict_json import read_document
@@ -127,7 +128,8 @@ def written(value: Any, rng: random.Random) -> str:
 
 def check(layout: Layout, body: bytes) -> bool:
     """Compare both ways, for the readers of small bodies and for those of large ones; whether the fast ones accepted."""
-    small, large = TypedRows(layout, 100), TypedRows(layout, 100)
+    bounds = Bounds(layout.fields, Policy(max_rows=100))
+    small, large = TypedRows(layout, bounds), TypedRows(layout, bounds)
     large._small, large._direct = large._large, None
     readers = [small.read, large.read]
     if Matrix.reads(layout) and b"{" not in body[1:]:

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from roadworthy.client.instances import encode_body
 from roadworthy.contract.policy import Policy, Timestamps
@@ -27,7 +26,6 @@ from roadworthy.schema.signature import Field, Signature
 from roadworthy.schema.tables import to_batch
 
 STREAM, FILE = "application/vnd.apache.arrow.stream", "application/vnd.apache.arrow.file"
-PARQUET = "application/vnd.apache.parquet"
 Path = Callable[[Any, Field, str | None], Batch]
 
 
@@ -110,16 +108,13 @@ def v2_integers_raw(values: Any, field: Field, unit: str | None) -> Batch:
 def arrow_bytes(kind: str, array: Any) -> bytes:
     """A table of one column."""
     table, sink = pa.table({"t": array}), io.BytesIO()
-    if kind == PARQUET:
-        pq.write_table(table, sink)
-    else:
-        with (pa.ipc.new_stream if kind == STREAM else pa.ipc.new_file)(sink, table.schema) as writer:
-            writer.write_table(table)
+    with (pa.ipc.new_stream if kind == STREAM else pa.ipc.new_file)(sink, table.schema) as writer:
+        writer.write_table(table)
     return sink.getvalue()
 
 
 def arrow(kind: str, type_of: Any = None) -> Path:
-    """A path of Arrow or Parquet; its values are a pyarrow array, or go into one of that type."""
+    """A path of Arrow; its values are a pyarrow array, or go into one of that type."""
 
     def path(values: Any, field: Field, unit: str | None) -> Batch:
         array = values if isinstance(values, pa.Array) else pa.array(values, type=type_of)
@@ -170,7 +165,7 @@ TEXT: Mapping[str, Path] = {
     "v2 raw": v2_text_raw,
     **{
         f"{kind} {name.__name__}": arrow(kind, name())
-        for kind in (STREAM, FILE, PARQUET)
+        for kind in (STREAM, FILE)
         for name in (pa.string, pa.large_string)
     },
     **both("pandas str", lambda values: pd.DataFrame({"t": pd.Series(values, dtype="str")})),
@@ -185,7 +180,7 @@ INTEGERS: Mapping[str, Path] = {
     "csv": csv_cells,
     "v2 json": v2_integers,
     "v2 raw": v2_integers_raw,
-    **{kind: arrow(kind, pa.int64()) for kind in (STREAM, FILE, PARQUET)},
+    **{kind: arrow(kind, pa.int64()) for kind in (STREAM, FILE)},
     **both("numpy", lambda values: np.array(values, dtype=np.int64)),
     **both("numpy, big-endian", lambda values: np.array(values, dtype=">i8")),
     **both("pandas", lambda values: pd.DataFrame({"t": np.array(values, dtype=np.int64)})),

@@ -75,6 +75,27 @@ def test_requests_of_one_moment_run_once(doubler: Any, rows: Any, concurrent: bo
     assert len(model.runs) == 1
 
 
+def test_g6_two_long_runs_are_not_in_one_turn(doubler: Any, rows: Any) -> None:
+    """Between them the loop does what else there is to do."""
+    model = doubler()
+    seen: list[int] = []
+
+    async def scene(batcher: Batcher) -> list[Any]:
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            seen.append(len(model.runs))
+            if len(seen) < 10:
+                loop.call_soon(look)
+
+        loop.call_soon(look)
+        return await answers(batcher, [rows(*range(2_000)), rows(*range(3_000)), rows(1)])
+
+    found = run(model, scene)
+    assert [len(answer) for answer in found] == [2_000, 3_000, 1]
+    assert {1, 2} <= set(seen)
+
+
 def test_runs_are_bounded(doubler: Any, rows: Any) -> None:
     """No run is longer than the bound, but a single request may be."""
     model = doubler()

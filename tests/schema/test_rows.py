@@ -66,14 +66,21 @@ def test_what_is_encoded_decodes_to_the_same(batches: Any, same: Any, data: st.D
     assert same(decode_rows(batch.layout, records)[0], batch)
 
 
-def test_a3_missing_columns_are_all_named() -> None:
-    """All missing names at once, more than the twenty that are told in detail."""
+def test_a3_g6_missing_columns_are_named_up_to_twenty() -> None:
+    """And how many more there are, which may be thousands."""
     layout = Layout(tuple(Field(f"c{i}", DType.FLOAT64) for i in range(40)))
     error = refused(layout, [{"c0": 1.0, "c7": 1.0}])
     assert error.code == "missing-columns"
-    assert error.facts["missing"] == [f"c{i}" for i in range(40) if i not in (0, 7)]
-    assert "'c39'" in error.message
-    assert len(error.facts["fields"]) == 20
+    assert error.facts["missing"] == [f"c{i}" for i in range(40) if i not in (0, 7)][:20]
+    assert error.message.endswith("'c21' and 18 more are missing")
+    assert (len(error.facts["fields"]), error.facts["more"]) == (20, 18)
+
+
+def test_g6_problems_are_counted_up_to_a_thousand() -> None:
+    """Each costs more than the value that it is found in."""
+    layout = Layout((Field("c", DType.FLOAT64),))
+    assert refused(layout, [["x"]] * 999).message.endswith("(and 998 more)")
+    assert refused(layout, [["x"]] * 5_000).message.endswith("(and at least 999 more)")
 
 
 def test_a4_extra_columns_are_refused_or_counted() -> None:

@@ -26,10 +26,11 @@ class PredictionRecord(msgspec.Struct, frozen=True, gc=False):
         status: HTTP status. code: "ok" or the error's code.
         latency_us: from admission to the encoded answer.
         rows: rows in the request; 0 when it could not be decoded.
-        input_format: "json", "csv", "arrow-stream", "arrow-file", "parquet" or "open-inference"; in files also "withheld":
+        input_format: "json", "csv", "arrow-stream", "arrow-file" or "open-inference"; in files also "withheld":
             inputs or outputs could not be cleared of private fields, or came to no known endpoint, and are empty.
         json_bytes: for open-inference with binary tensors, the length of the JSON head; -1 otherwise.
-        inputs: the request body, decompressed. outputs: the response body before any compression.
+        inputs: the request body, decompressed; empty where it was refused and long.
+        outputs: the response body before any compression.
         output_json_bytes: as json_bytes, for outputs.
         output_format: "json" (errors too), "csv", "arrow-stream" or "open-inference".
         source: what gave the answer: "" the chosen version, "cache", or a fallback ("version", "rule", "cached", "static").

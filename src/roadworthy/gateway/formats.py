@@ -3,32 +3,40 @@ is bound. `routes.py` hands it to `predict.py`."""
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import UnsupportedMediaType
 from roadworthy.gateway.protocols.answers import Answers
-from roadworthy.gateway.protocols.predict_arrow import ArrowFile, ArrowStream, Parquet
+from roadworthy.gateway.protocols.predict_arrow import ArrowFile, ArrowStream
 from roadworthy.gateway.protocols.predict_csv import PredictCsv
 from roadworthy.gateway.protocols.predict_json import PredictJson
-from roadworthy.gateway.protocols.protocol import BoundProtocol, Headers
+from roadworthy.gateway.protocols.protocol import BoundProtocol, Headers, write_spec
 from roadworthy.schema.signature import Signature
 
-_PROTOCOLS = (PredictJson, PredictCsv, ArrowStream, ArrowFile, Parquet)
+_PROTOCOLS = (PredictJson, PredictCsv, ArrowStream, ArrowFile)
 
 
 class Formats:
-    """The protocols of one endpoint by media type.
+    """The protocols of one endpoint by media type; `on_loop` as they have it.
 
     Attributes:
         unchosen: the usual one, JSON.
     """
 
-    def __init__(self, signature: Signature, policy: Policy) -> None:
+    def __init__(self, signature: Signature, policy: Policy, *, on_loop: bool = False) -> None:
         answers = Answers(signature.outputs)
-        self.unchosen: BoundProtocol = PredictJson(signature, policy, answers)
+        self.unchosen: BoundProtocol = PredictJson(signature, policy, answers, on_loop=on_loop)
+        self._made_of = (signature, policy)
         self._by_media: dict[bytes, BoundProtocol] = {}
         for kind in _PROTOCOLS:
-            protocol = self.unchosen if kind is PredictJson else kind(signature, policy, answers)
+            protocol = self.unchosen if kind is PredictJson else kind(signature, policy, answers, on_loop=on_loop)
             self._by_media.update(dict.fromkeys(kind.media_types, protocol))
+
+    @cached_property
+    def spec(self) -> bytes:
+        """As in `Chooser`."""
+        return write_spec("predict", *self._made_of)
 
     def choose(self, headers: Headers) -> BoundProtocol:
         """The protocol that reads a body with these headers; it has checked them.
@@ -42,7 +50,7 @@ class Formats:
             found = self._by_media.get(kind.partition(b";")[0].strip().lower())
             if found is None:
                 raise UnsupportedMediaType(
-                    "the body must be JSON in UTF-8, CSV, Arrow or Parquet",
+                    "the body must be JSON in UTF-8, CSV or Arrow",
                     hint="send the header Content-Type: application/json, or "
                     + ", ".join(media.decode() for media in list(self._by_media)[1:]),
                 )

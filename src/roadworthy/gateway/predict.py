@@ -14,19 +14,30 @@ from functools import partial
 from typing import Protocol
 
 from roadworthy.contract.record import RecordKind
-from roadworthy.foundation.errors import InputRefused, InvalidRequest, ModelFault, RoadworthyError, Unavailable
+from roadworthy.foundation.errors import (
+    DeadlineExceeded,
+    InputRefused,
+    InvalidRequest,
+    ModelFault,
+    RoadworthyError,
+    Unavailable,
+)
 from roadworthy.gateway.encodings import INLINE_BYTES, LEAST_ANSWER_BYTES, compress, decompress, is_compressed
 from roadworthy.gateway.endpoints import Arm, Endpoint
 from roadworthy.gateway.http import Reply, check_body
 from roadworthy.gateway.metrics import WorkerMetrics
 from roadworthy.gateway.problems import as_error, problem
+from roadworthy.gateway.protocols.bounds import ReadApart
 from roadworthy.gateway.protocols.protocol import BoundProtocol, Chooser, Decoded
+from roadworthy.gateway.readers.pool import Read, Work
 from roadworthy.runtime.record import Recorder
 from roadworthy.runtime.ticket import Answer, Outcome, Ticket
 
 _MOST_COMPRESSED_BYTES = 4 << 20
 """Compressing takes the event loop's time: about 3 ms a megabyte."""
 _MOST_KINDS = 4_096
+_MOST_REFUSED_BYTES = 64 << 10
+"""A refused body is recorded up to this length: who sends much that nobody reads shall not have it written down as well."""
 TIMEOUT_HEADER = b"request-timeout-ms"
 """A caller's own limit, in milliseconds; it may only shorten the endpoint's."""
 
@@ -42,8 +53,8 @@ LogFault = Callable[[str, Identified, Exception], None]
 """Writes down an exception that is not the caller's doing: endpoint, request, exception."""
 
 
-Aside = Callable[[Callable[[], "Decoded | Exception"], Callable[["Decoded | Exception"], None]], None]
-"""Has work done in a thread, and its result given to a function on the event loop."""
+Aside = Callable[[Ticket, int, Work, Callable[[Decoded | Exception], None]], None]
+"""Has a request's work on a body of so many bytes done where it holds up nobody; its result goes to a function on the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,16 +228,35 @@ class Predict:
         try:
             self._admission.enter(call)
             call.entered = True
-            if len(body) > self._most_inline(call):
-                self._aside(partial(_tried, call, body, self.max_body_bytes), partial(self._decoded, call))
+            if len(body) > INLINE_BYTES and b"content-encoding" in call.headers:
+                self._aside(call, len(body), partial(self._tried, call, body), partial(self._decoded, call))
+                return
+            try:
+                decoded = _decode(call, body, self.max_body_bytes)
+            except ReadApart:
+                self._aside(call, len(call.body), partial(self._read_apart, call), partial(self._decoded, call))
             else:
-                self._hand_on(call, _decode(call, body, self.max_body_bytes))
+                self._hand_on(call, decoded)
         except Exception as error:  # noqa: BLE001 - the border of a prediction: any fault is this request's and nobody else's
             call.settle(as_error(self._seen(call, error)))
 
-    def _most_inline(self, call: Call) -> int:
-        most = call.protocol.inline_bytes
-        return min(most, INLINE_BYTES) if b"content-encoding" in call.headers else most
+    def _tried(self, call: Call, body: bytes, read: Read) -> Decoded | Exception:
+        """Open a compressed body on another thread, and read it if that is short."""
+        try:
+            return _decode(call, body, self.max_body_bytes)
+        except ReadApart:
+            return self._read_apart(call, read)
+        except Exception as error:  # noqa: BLE001 - handed to the event loop, which answers it
+            return error
+
+    def _read_apart(self, call: Call, read: Read) -> Decoded | Exception:
+        """On another thread, unless nobody waits any more."""
+        try:
+            if call.done:
+                return DeadlineExceeded("nobody waits any more")
+            return read(self._protocol.spec, call.protocol, call.headers, call.body)
+        except Exception as error:  # noqa: BLE001 - handed to the event loop too
+            return error
 
     def _decoded(self, call: Call, result: Decoded | Exception) -> None:
         """Go on where `run` stopped, unless nobody waits any more."""
@@ -343,6 +373,7 @@ class Predict:
             self._log_access(entry.name, call, reply.status, latency_s)
         if self._recorder is None or not call.admitted:
             return
+        body = b"" if arm is None and len(call.body) > _MOST_REFUSED_BYTES else call.body
         self._recorder.append(
             self._kind(call, reply.status),
             (
@@ -353,7 +384,7 @@ class Predict:
                 rows,
                 -1 if decoded is None else decoded.json_bytes,
                 call.output_json_bytes,
-                call.body,
+                body,
                 reply.body if call.outputs is None else call.outputs,
                 call.unit,
             ),
@@ -382,13 +413,6 @@ def _decode(call: Call, body: bytes, limit: int) -> Decoded:
         body = decompress(body, encodings, limit)
     call.body = body
     return call.protocol.decode(call.headers, body)
-
-
-def _tried(call: Call, body: bytes, limit: int) -> Decoded | Exception:
-    try:
-        return _decode(call, body, limit)
-    except Exception as error:  # noqa: BLE001 - handed to the event loop, which answers it
-        return error
 
 
 def _own_timeout_s(text: bytes) -> float:

@@ -37,6 +37,7 @@ from roadworthy.gateway.link import AgentLink
 from roadworthy.gateway.metrics import SHARED_CACHE, WorkerMetrics, open_worker_metrics
 from roadworthy.gateway.predict import Call, Identified, Instruments
 from roadworthy.gateway.pressure import Limits, Pressure, measure
+from roadworthy.gateway.readers.pool import Readers
 from roadworthy.gateway.redis_server import RedisServer
 from roadworthy.gateway.routes import Routing
 from roadworthy.gateway.server import Server
@@ -48,7 +49,6 @@ from roadworthy.runtime.manager import Apart, Loader, Manager
 from roadworthy.runtime.placement import Place, placer
 from roadworthy.runtime.record import Recorder
 from roadworthy.runtime.rules import Rules, rule_loader
-from roadworthy.runtime.thread import ModelThread
 
 _LOOK_AGAIN_S = 0.02
 _PATIENCE_S = 5.0
@@ -130,9 +130,9 @@ class Worker:
         apart = None if place is None else Apart(Path(start.folder), place)
         self._manager = Manager(load, self._serving.refresh, self._load_failed, apart)
         log_access = self._log_access if start.access_log else None
-        aside = ModelThread(self._loop)
+        self._readers = Readers(self._loop)
         instruments = Instruments(
-            metrics, self._recorder, self._log_fault, aside.call, log_access, lambda: self._pressure.refuse
+            metrics, self._recorder, self._log_fault, self._readers, log_access, lambda: self._pressure.refuse
         )
         routing = Routing(instruments, self._serving.readiness)
         self._shared = self._shared_cache(start)
@@ -197,6 +197,7 @@ class Worker:
             if sharing is not None:
                 sharing.cancel()
                 await asyncio.wait([sharing])
+            self._readers.close()
             self._recorder.flush()
             link.cancel()
             await self._link.close()

@@ -121,6 +121,10 @@ class Batcher:
             group = self._line.next_group()
             if group:
                 self._run(group)
+                if group[0][0].rows > MAX_JOINED_ROWS and len(self._line):
+                    # One long run a turn: what others have sent meanwhile comes between it and the next.
+                    self._scheduled = self._loop.call_soon(self._turn)
+                    return
 
     def _run(self, group: list[Member]) -> None:
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Tables by column name, as CSV, Arrow and Parquet have them: which column is which field, and back to a Batch.
+"""Tables by column name, as CSV and Arrow have them: which column is which field, and back to a Batch.
 
 A tensor of one fixed dimension may stand in one column of lists, `x`, or in a column for each number: `x[0]`, `x[1]`, …
 """

@@ -22,7 +22,7 @@ from roadworthy.schema.signature import Field, Missing
 from roadworthy.schema.time_units import texts_of
 from roadworthy.schema.timestamps import read_timestamp
 
-MAX_PROBLEMS = 20
+MAX_PROBLEMS, MOST_COUNTED = 20, 1_000
 _EXACT_FLOAT_LIMIT = 2**53
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _Decode = Callable[[object], Any]
@@ -44,7 +44,7 @@ _HINTS = {
 
 
 class _Problems:
-    """Collects what is wrong, up to MAX_PROBLEMS, and raises it all at once."""
+    """Collects what is wrong, up to MAX_PROBLEMS, and raises it all at once; at MOST_COUNTED it stops counting."""
 
     def __init__(self) -> None:
         self.found: list[dict[str, Any]] = []
@@ -53,6 +53,8 @@ class _Problems:
 
     def add(self, code: str, field: str | None, row: int | None, problem: str, expected: str | None = None) -> None:
         self.total += 1
+        if self.total >= MOST_COUNTED:
+            raise self.error()
         if len(self.found) >= MAX_PROBLEMS:
             return
         entry: dict[str, Any] = {"name": field, "code": code, "problem": problem}
@@ -75,13 +77,19 @@ class _Problems:
             where = f"{where}, row {first['row']}" if where else f"row {first['row']}"
         message = f"{where}: {first['problem']}" if where else str(first["problem"])
         if self.total > 1:
-            message = f"{message} (and {self.total - 1} more)"
+            message = f"{message} (and {'at least ' if self.total >= MOST_COUNTED else ''}{self.total - 1} more)"
         facts: dict[str, Any] = {"fields": self.found}
         if self.missing:
-            facts["missing"] = self.missing
+            facts["missing"] = self.missing[:MAX_PROBLEMS]
             if len(self.missing) > 1:
-                message = f"columns {', '.join(map(repr, self.missing))} are missing"
+                message = f"columns {', '.join(map(repr, facts['missing']))}{_more(len(self.missing))} are missing"
+        if self.total > len(self.found):
+            facts["more"] = self.total - len(self.found)
         return InvalidInput(message, code=code, hint=_HINTS.get(first["code"]), facts=facts)
+
+
+def _more(total: int) -> str:
+    return f" and {total - MAX_PROBLEMS} more" if total > MAX_PROBLEMS else ""
 
 
 def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse") -> tuple[Batch, int]:
@@ -93,7 +101,8 @@ def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse"
 
     Raises:
         InvalidInput: one of the codes above, or "invalid-input" when several kinds occur; facts["fields"] lists up to
-            MAX_PROBLEMS of them, each with name, code, problem, and row and expected where they apply.
+            MAX_PROBLEMS of them, each with name, code, problem, and row and expected where they apply; facts["more"] says how
+            many there are beside them.
     """
     problems = _Problems()
     if not rows:

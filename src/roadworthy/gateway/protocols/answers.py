@@ -64,6 +64,25 @@ class Answers:
         return Encoded(form.write(answer.batch()), form.headers, form=form.name)
 
 
+class Accepting:
+    """What the `:predict` protocols have in common: what their answers are written in follows from the caller's Accept."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def note(self, decoded: Decoded) -> bytes:  # noqa: ARG002 - the interface
+        """Nothing: the headers tell."""
+        return b""
+
+    def resume(self, headers: Headers, decoded: Decoded, note: bytes) -> None:  # noqa: ARG002 - the interface
+        """What the caller accepts."""
+        decoded.reply = self._answers.choose(headers)
+
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
+        """As the caller accepts it."""
+        return self._answers.encode(answer, decoded)
+
+
 def write_csv(batch: Batch) -> bytes:
     """A header row, then one line a row; what `predict_csv.py` would read back. Nulls are empty cells."""
     names: list[str] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from roadworthy.foundation.errors import BodyTooLarge, MalformedBody
 from roadworthy.gateway.protocols.protocol import too_many_rows
 
-_MOST_MESSAGES = 1_000
+_MOST_MESSAGES, _MOST_BUFFERS = 1_000, 100_000
 _MOST_SCHEMA_BYTES = 1 << 20
 _CONTINUATION = 0xFFFFFFFF
 _SCHEMA, _DICTIONARY, _RECORDS = 1, 2, 3
@@ -57,9 +57,9 @@ def cut_short() -> MalformedBody:
 def too_many_parts(limit: int) -> BodyTooLarge:
     """The error for a body in absurdly many pieces."""
     return BodyTooLarge(
-        "the body has too many record batches, row groups, columns or pages",
+        "the body has too many record batches, dictionaries or columns",
         code="too-many-parts",
-        hint="write all rows as one record batch or row group",
+        hint="write all rows as one record batch",
         facts={"max_parts": limit},
     )
 
@@ -75,7 +75,7 @@ def too_many_bytes(limit: int) -> BodyTooLarge:
 
 
 def _walk(body: bytes, bounds: Bounds, place: int) -> int:
-    rows = size = 0
+    rows = size = buffers = 0
     for number in range(_MOST_MESSAGES):
         continuation, length = struct.unpack_from("<Ii", body, place)
         place += 8
@@ -89,6 +89,9 @@ def _walk(body: bytes, bounds: Bounds, place: int) -> int:
         place += length
         if message.length < 0 or place + message.length > len(body) or (message.kind == _SCHEMA) != (number == 0):
             raise cut_short()
+        buffers += len(message.buffers)
+        if buffers > _MOST_BUFFERS:
+            raise too_many_parts(_MOST_MESSAGES)
         content = body[place : place + message.length] if message.compressed else b""
         for offset, stored in message.buffers:
             if offset < 0 or stored < 0 or offset + stored > message.length:

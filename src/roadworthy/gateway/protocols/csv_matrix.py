@@ -9,6 +9,7 @@ import numpy as np
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput
+from roadworthy.gateway.protocols.bounds import SPARE_NAMES
 from roadworthy.gateway.protocols.matrix import LEAST_BYTES, REFUSALS, Numbers, parse
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.columns import plan_columns
@@ -27,6 +28,7 @@ class CsvMatrix:
         self._numbers = Numbers(form.dtype)
         self._extra = policy.extra
         self._max_rows = policy.max_rows
+        self._most_columns = int(np.prod(self._shape)) + SPARE_NAMES
 
     def read(self, body: bytes) -> tuple[Batch, int] | None:
         """The rows and how many columns were ignored, or None."""
@@ -34,7 +36,13 @@ class CsvMatrix:
         header, lines = header.removesuffix(b"\r"), lines.removesuffix(b"\n")
         # Without brackets and quotes in the lines, the lists are exactly the lines and their elements exactly the cells. A
         # carriage return before a line feed is white space in JSON too.
-        if len(body) < LEAST_BYTES or b"[" in lines or b'"' in body or not _ends_lines_only(body):
+        if (
+            header.count(b",") > self._most_columns
+            or len(body) < LEAST_BYTES
+            or b"[" in lines
+            or b'"' in body
+            or not _ends_lines_only(body)
+        ):
             return None
         names = header.decode("latin-1").split(",")
         if not header.isascii() or b"\0" in header or len(set(names)) != len(names):

@@ -6,6 +6,7 @@ Called by `gateway/predict.py`. Every field of the endpoint's signature is one i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -13,27 +14,29 @@ import msgspec
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
+from roadworthy.gateway.protocols.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, ReadApart
 from roadworthy.gateway.protocols.open_inference_messages import (
+    HeadReader,
     InferRequest,
     Parameters,
     TensorIn,
     parameter,
-    read_head,
 )
 from roadworthy.gateway.protocols.open_inference_tensors import Column, FieldReader, to_json, to_raw
 from roadworthy.gateway.protocols.open_inference_times import reader_of
 from roadworthy.gateway.protocols.protocol import (
-    ALWAYS_INLINE,
     Decoded,
     Encoded,
     HeaderList,
     Headers,
     is_json,
     too_many_rows,
+    write_spec,
 )
 from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
+from roadworthy.schema.rows import MAX_PROBLEMS
 from roadworthy.schema.signature import Field, Signature
 
 HEAD_LENGTH = b"inference-header-content-length"
@@ -51,16 +54,27 @@ class _Reply(msgspec.Struct):
     heads: dict[tuple[int, ...], bytes] = {}
 
 
+class _Note(msgspec.Struct):
+    """A `_Reply` on its way from a reading process: its id, and for each output its name and whether in binary."""
+
+    id: str | None
+    outputs: list[tuple[str, bool]]
+
+
+_decode_note = msgspec.json.Decoder(_Note).decode
+
+
 class _KnownHead(msgspec.Struct):
     """The JSON part of a request that was read before: the same bytes mean the same.
 
     Attributes:
-        raw_bytes: how many bytes follow it. rows: of the batch.
+        raw_bytes: how many bytes follow it, slow_bytes: those of them that are read value by value. rows: of the batch.
         columns: for each field, in order: its reader, where its bytes are, and its shape.
         ignored, reply: as in Decoded.
     """
 
     raw_bytes: int
+    slow_bytes: int
     rows: int
     columns: list[tuple[FieldReader, slice, list[int]]]
     ignored: int
@@ -68,17 +82,20 @@ class _KnownHead(msgspec.Struct):
 
 
 class OpenInference:
-    """The protocol bound to one endpoint."""
+    """The protocol bound to one endpoint; `on_loop`: for the event loop, which long reading would hold."""
 
     name = "open-inference"
-    inline_bytes = ALWAYS_INLINE
     takes_views = True
 
-    def __init__(self, endpoint: str, signature: Signature, policy: Policy) -> None:
+    def __init__(self, endpoint: str, signature: Signature, policy: Policy, *, on_loop: bool = False) -> None:
         self._endpoint = endpoint
-        self._layout = Layout(signature.inputs)
+        self._made_of = (signature, policy)
+        self._on_loop = on_loop
+        self._heads = HeadReader(Bounds(signature.inputs, policy), len(signature.inputs), len(signature.outputs))
+        self.layout = Layout(signature.inputs)
         self._outputs = {field.name: field for field in signature.outputs}
         self._readers = {field.name: reader_of(field, policy.timestamps.integers) for field in signature.inputs}
+        self._has_columns = not all(field.shape for field in signature.inputs)
         self._has_times = any(field.dtype is DType.TIMESTAMP for field in signature.inputs)
         self._all = {binary: [(field, binary) for field in signature.outputs] for binary in (False, True)}
         self._known: dict[bytes, _KnownHead] = {}
@@ -89,6 +106,11 @@ class OpenInference:
     def datatypes(self) -> dict[str, str]:
         """The datatype of each input that the endpoint's metadata tells."""
         return {name: reader.expects for name, reader in self._readers.items()}
+
+    @cached_property
+    def spec(self) -> bytes:
+        """As in `Chooser`."""
+        return write_spec("open-inference", *self._made_of)
 
     @property
     def unchosen(self) -> OpenInference:
@@ -123,28 +145,48 @@ class OpenInference:
         Raises:
             MalformedBody: the body, a shape or a count of values cannot be.
             InvalidInput: the tensors do not fit the signature.
-            BodyTooLarge: more rows than the policy allows.
+            BodyTooLarge: more rows than the policy allows, or more values than they can have.
+            ReadApart: as in the interface.
         """
         length = headers.get(HEAD_LENGTH)
+        if self._on_loop and (len(body) if length is None else int(length)) > FAST_BYTES:
+            raise ReadApart
         if length is None:
-            request, raw, json_bytes = read_head(bytes(body)), memoryview(b""), -1
+            head, raw, json_bytes = bytes(body), memoryview(b""), -1
+            request = self._read_head(head)
         else:
             json_bytes = int(length)
             if json_bytes > len(body):
                 raise _bad_head_length()
             raw = memoryview(body)[json_bytes:]
+            if self._on_loop and self._has_columns and len(raw) > RAW_BYTES:
+                raise ReadApart
             head = bytes(body[:json_bytes])
             known = self._known.get(head)
             if known is not None and known.raw_bytes == len(raw):
+                self._check_slow(known.slow_bytes)
                 columns = [reader.from_raw(raw[cut], shape) for reader, cut, shape in known.columns]
-                batch = Batch.from_columns(self._layout, columns, known.rows)
+                batch = Batch.from_columns(self.layout, columns, known.rows)
                 return Decoded(batch, json_bytes=json_bytes, ignored=known.ignored, reply=known.reply)
-            request = read_head(head) if json_bytes else self._of_raw(raw)
-        batch, ignored = self._read(request, raw)
+            request = self._read_head(head) if json_bytes else self._of_raw(raw)
+        batch, ignored = self._read(request, raw, exactly=self._exactly(head))
         reply = self._reply(request)
         if 0 < json_bytes <= _MOST_KNOWN_BYTES:
-            self._learn(head, request, len(raw), _KnownHead(len(raw), batch.rows, [], ignored, reply))
+            self._learn(head, request, len(raw), _KnownHead(len(raw), 0, batch.rows, [], ignored, reply))
         return Decoded(batch, json_bytes=json_bytes, ignored=ignored, reply=reply)
+
+    def note(self, decoded: Decoded) -> bytes:
+        """As in the interface."""
+        reply: _Reply = decoded.reply
+        return _encode(_Note(reply.id, [(field.name, binary) for field, binary in reply.outputs]))
+
+    def resume(self, headers: Headers, decoded: Decoded, note: bytes) -> None:  # noqa: ARG002 - the interface
+        """As in the interface."""
+        told = _decode_note(note)
+        try:
+            decoded.reply = _Reply(told.id, [(self._outputs[name], binary) for name, binary in told.outputs])
+        except KeyError:
+            raise ValueError("an output that the endpoint does not have") from None
 
     def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
         """The requested outputs, each as JSON or raw bytes as the caller chose."""
@@ -194,12 +236,25 @@ class OpenInference:
         if cuts.keys() >= self._readers.keys():
             for name, reader in self._readers.items():
                 tensor = tensors[name]
-                known.columns.append((reader.reading(tensor.datatype), cuts[name], tensor.shape))
+                chosen = reader.reading(tensor.datatype)
+                known.columns.append((chosen, cuts[name], tensor.shape))
+                known.slow_bytes += _bytes(cuts[name]) if chosen.slow else 0
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[head] = known
 
-    def _read(self, request: InferRequest, raw: memoryview) -> tuple[Batch, int]:
+    def _exactly(self, head: bytes) -> bool:
+        return not self._on_loop or len(head) <= EXACT_BYTES
+
+    def _read_head(self, head: bytes) -> InferRequest:
+        return self._heads.read(head, exactly=self._exactly(head))
+
+    def _check_slow(self, raw_bytes: int) -> None:
+        """Whether so many bytes can be read value by value here."""
+        if self._on_loop and raw_bytes > ARROW_BYTES:
+            raise ReadApart
+
+    def _read(self, request: InferRequest, raw: memoryview, *, exactly: bool) -> tuple[Batch, int]:
         tensors = self._by_name(request.inputs)
         cuts = _cut(request.inputs, len(raw))
         ignored = len(tensors) - len(self._readers)
@@ -208,16 +263,17 @@ class OpenInference:
             readers = {name: reader.reading(tensors[name].datatype) for name, reader in readers.items()}
         rows = {name: reader.rows(tensors[name].shape, tensors[name].datatype) for name, reader in readers.items()}
         count = self._common(rows)
+        self._check_slow(sum(_bytes(cuts[name]) for name, reader in readers.items() if reader.slow and name in cuts))
         columns: list[Column] = []
         for name, reader in readers.items():
             tensor = tensors[name]
             if name in cuts:
                 columns.append(reader.from_raw(raw[cuts[name]], tensor.shape))
             elif isinstance(tensor.data, msgspec.Raw):
-                columns.append(reader.from_json(bytes(tensor.data), tensor.shape))
+                columns.append(reader.from_json(bytes(tensor.data), tensor.shape, exactly=exactly))
             else:
                 raise MalformedBody(f"input {name!r} has no data", code="no-data", facts={"input": name})
-        return Batch.from_columns(self._layout, columns, count), ignored
+        return Batch.from_columns(self.layout, columns, count), ignored
 
     def _by_name(self, inputs: Sequence[TensorIn]) -> dict[str, TensorIn]:
         tensors = {tensor.name: tensor for tensor in inputs}
@@ -255,7 +311,7 @@ class OpenInference:
                     "the request asks for an output that the endpoint does not have",
                     code="unknown-output",
                     hint="the endpoint's metadata lists its outputs",
-                    facts={"known": list(self._outputs)},
+                    facts={"known": list(self._outputs)[:MAX_PROBLEMS]},
                 )
             binary = parameter(output.parameters, "binary_data")
             outputs.append((field, default if binary is None else binary is True))
@@ -263,7 +319,7 @@ class OpenInference:
 
     def _of_raw(self, raw: memoryview) -> InferRequest:
         """The head that stands for a body of nothing but the bytes of the only input; its answer is all binary."""
-        (field, *others) = self._layout.fields
+        (field, *others) = self.layout.fields
         size = field.dtype.numpy.itemsize
         for dimension in field.shape:
             size *= dimension
@@ -292,6 +348,10 @@ def _cut(inputs: Sequence[TensorIn], raw_bytes: int) -> dict[str, slice]:
     return cuts
 
 
+def _bytes(cut: slice) -> int:
+    return int(cut.stop - cut.start)
+
+
 def _bad_sizes() -> MalformedBody:
     return MalformedBody(
         "the sizes of the binary inputs do not add up to the body",
@@ -309,10 +369,12 @@ def _bad_head_length() -> MalformedBody:
 
 
 def _misnamed(code: str, words: str, names: list[str]) -> InvalidInput:
-    shown = [name[:64] for name in names[:20]]
-    return InvalidInput(
-        f"input {shown[0]!r} is {words}",
-        code=code,
-        hint="the endpoint's metadata lists its inputs",
-        facts={"fields": [{"name": name, "row": None, "problem": code, "expected": None} for name in shown]},
-    )
+    shown = [name[:64] for name in names[:MAX_PROBLEMS]]
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    facts: dict[str, Any] = {
+        "fields": [{"name": name, "row": None, "problem": code, "expected": None} for name in shown]
+    }
+    if len(names) > len(shown):
+        facts["more"] = len(names) - len(shown)
+    hint = "the endpoint's metadata lists its inputs"
+    return InvalidInput(f"input {shown[0]!r} is {words}{more}", code=code, hint=hint, facts=facts)

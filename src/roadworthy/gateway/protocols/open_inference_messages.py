@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import numpy as np
 from msgspec import UNSET, UnsetType
 
 from roadworthy.foundation.errors import MalformedBody
-from roadworthy.gateway.protocols.strict_json import read_document
+from roadworthy.gateway.protocols.bounds import EXACT_BYTES, SPARE_NAMES, Bounds, ReadApart, deepest, outside, tally
+from roadworthy.gateway.protocols.strict_json import MAX_DEPTH, read_document, too_deep
 
 Parameters = dict[str, str | int | float | bool]
 
@@ -41,42 +41,73 @@ class InferRequest(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(InferRequest)
-
-
-def read_head(head: bytes) -> InferRequest:
-    """Read the JSON part of a body.
-
-    Raises:
-        MalformedBody: not JSON (codes of `strict_json.py`), or JSON of another form: "malformed-request".
-    """
-    try:
-        request = _decoder.decode(head)
-    except (ValueError, RecursionError) as error:
-        read_document(head)
-        raise MalformedBody(
-            f"the body is not an inference request: {_shown(error)}",
-            code="malformed-request",
-            hint='send {"inputs": [{"name", "shape", "datatype", "data"}, …]} as the Open Inference Protocol says',
-        ) from None
-    if _count(head, b":") != _keys(request) or (b"\\" in head and b"\\u" in head) or _count(head, b"[") > _MANY:
-        read_document(head)
-    return request
-
-
-def _count(head: bytes, character: bytes) -> int:
-    # bytes.count is for few matches in short texts; the comparison of a whole array is ten times as fast on a large one.
-    if len(head) < _LARGE_BYTES:
-        return head.count(character)
-    return int(np.count_nonzero(np.frombuffer(head, dtype=np.uint8) == character[0]))
-
-
-_LARGE_BYTES = 4 << 10
 _MANY = 64
 """Opening brackets from which the depth is checked; typed reading bounds it everywhere but inside `data`."""
+_MOST_MEMBERS = 16
+"""Keys of one tensor, its parameters included, on the average."""
 
 
-def _shown(error: Exception) -> str:
-    return str(error) if isinstance(error, msgspec.DecodeError) else "it cannot be read"
+class HeadReader:
+    """Reads the JSON part of bodies for one endpoint; `bounds` of its inputs, `outputs`: how many it has."""
+
+    def __init__(self, bounds: Bounds, inputs: int, outputs: int) -> None:
+        tensors = inputs + outputs + SPARE_NAMES
+        self._bounds = bounds
+        self._most_lists = bounds.lists + bounds.rows * inputs + 2 * tensors
+        self._most_objects = 2 + 2 * tensors
+        self._most_colons = _MOST_MEMBERS * tensors
+        self._most_commas = bounds.values + self._most_lists + self._most_colons
+
+    def read(self, head: bytes, *, exactly: bool = True) -> InferRequest:
+        """Read the JSON part of a body.
+
+        Args:
+            head: the JSON part.
+            exactly: whether reading it value by value is not too long.
+
+        Raises:
+            MalformedBody: not JSON (codes of `strict_json.py`), or JSON of another form: "malformed-request".
+            BodyTooLarge: "too-many-values".
+            ReadApart: not `exactly`, and it has to be.
+        """
+        lists, objects, colons = tally(head, b"[{:")
+        if lists > self._most_lists or objects > self._most_objects or colons > self._most_colons:
+            self._check(outside(head))
+        try:
+            request = _decoder.decode(head)
+        except (ValueError, RecursionError) as error:
+            self._read_exactly(head, exactly=exactly)
+            raise _of_another_form(error) from None
+        if colons != _keys(request) or (b"\\" in head and b"\\u" in head):
+            self._read_exactly(head, exactly=exactly)
+        elif lists > _MANY and deepest(outside(head)) > MAX_DEPTH:
+            raise too_deep()
+        return request
+
+    def _read_exactly(self, head: bytes, *, exactly: bool) -> None:
+        if not exactly:
+            raise ReadApart
+        if len(head) > EXACT_BYTES and tally(head, b",")[0] > self._most_commas:
+            plain = outside(head)
+            if tally(plain, b",")[0] > self._most_commas:
+                raise self._bounds.too_many_values()
+        read_document(head)
+
+    def _check(self, plain: bytes) -> None:
+        lists, objects, colons = tally(plain, b"[{:")
+        if deepest(plain) > MAX_DEPTH:
+            raise too_deep()
+        if lists > self._most_lists or objects > self._most_objects or colons > self._most_colons:
+            raise self._bounds.too_many_values()
+
+
+def _of_another_form(error: Exception) -> MalformedBody:
+    words = str(error) if isinstance(error, msgspec.DecodeError) else "it cannot be read"
+    return MalformedBody(
+        f"the body is not an inference request: {words}",
+        code="malformed-request",
+        hint='send {"inputs": [{"name", "shape", "datatype", "data"}, …]} as the Open Inference Protocol says',
+    )
 
 
 def _keys(request: InferRequest) -> int:

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from roadworthy.foundation.errors import InvalidInput, MalformedBody
+from roadworthy.gateway.protocols.bounds import EXACT_BYTES, ReadApart, outside, tally
 from roadworthy.gateway.protocols.matrix import LEAST_BYTES, Numbers
 from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.gateway.protocols.typed_rows import scalar_type
@@ -27,7 +28,7 @@ from roadworthy.schema.signature import Field
 from roadworthy.schema.time_units import texts_of
 
 _LENGTH = struct.Struct("<I")
-_MOST_ELEMENTS = 2**63 - 1
+_MOST_ELEMENTS, _MOST_DIMENSIONS = 2**63 - 1, 64
 _LITTLE = sys.byteorder == "little"
 _encode_json = msgspec.json.Encoder().encode
 Column = tuple[Array, Array | None]
@@ -41,10 +42,12 @@ class FieldReader:
 
     Attributes:
         expects: the datatype that callers have to send.
+        slow: whether raw bytes are read value by value.
     """
 
     def __init__(self, field: Field) -> None:
         self.field = field
+        self.slow = field.categorical or field.dtype in (DType.STRING, DType.JSON)
         wire = {DType.TIMESTAMP: DType.INT64, DType.JSON: DType.STRING}.get(field.dtype, field.dtype)
         self.expects = wire.open_inference
         self._wire = replace(field, dtype=wire, privacy=field.privacy)
@@ -63,10 +66,10 @@ class FieldReader:
         """How many rows a tensor of that shape holds.
 
         Raises:
-            MalformedBody: "invalid-shape": a negative dimension, none at all, or more elements than can be counted.
+            MalformedBody: "invalid-shape": a negative dimension, none at all, or more of them or of elements than can be counted.
             InvalidInput: "wrong-type" or "wrong-shape": another datatype or shape than the signature says.
         """
-        if not shape or min(shape) < 0 or math.prod(shape) > _MOST_ELEMENTS:
+        if not shape or len(shape) > _MOST_DIMENSIONS or min(shape) < 0 or math.prod(shape) > _MOST_ELEMENTS:
             raise MalformedBody(
                 f"the shape of input {self.field.name!r} cannot be",
                 code="invalid-shape",
@@ -84,16 +87,20 @@ class FieldReader:
             raise self._misfit("wrong-shape", "has another shape", str([-1, *self.field.shape]))
         return shape[0]
 
-    def from_json(self, data: bytes, shape: Sequence[int]) -> Column:
+    def from_json(self, data: bytes, shape: Sequence[int], *, exactly: bool = True) -> Column:
         """Values from JSON, flat or nested.
 
         Raises:
             MalformedBody: "wrong-data-count": not as many values as the shape says.
             InvalidInput: values that do not fit the field.
+            ReadApart: not `exactly`, and they have to be read one by one.
         """
         if self._numbers is not None and len(data) >= LEAST_BYTES and (large := self._numbers.read(data)) is not None:
             self._check_count(len(large), shape)
             return large.reshape(shape[0], *self._shape(shape)), None
+        if not exactly and len(data) > EXACT_BYTES:
+            raise ReadApart
+        self._check_most(data, shape)
         if self._flat is not None:
             try:
                 values = self._flat.decode(data)
@@ -101,6 +108,8 @@ class FieldReader:
                 return np.array(values, dtype=self._wire.dtype.numpy).reshape(shape[0], *self._shape(shape)), None
             except (ValueError, OverflowError, RecursionError):
                 pass  # nested, or not plainly right: read it exactly
+        if not exactly:
+            raise ReadApart
         document, _ = read_document(data)
         flat = list(_leaves(document))
         self._check_count(len(flat), shape)
@@ -196,6 +205,12 @@ class FieldReader:
 
     def _check_count(self, found: float, shape: Sequence[int]) -> None:
         if found != math.prod(shape):
+            raise self._wrong_count()
+
+    def _check_most(self, data: bytes, shape: Sequence[int]) -> None:
+        """Refuse many more values than the shape says before they are built."""
+        most = 2 * math.prod(shape) + EXACT_BYTES
+        if len(data) > most and tally(data, b",")[0] > most and tally(outside(data), b",")[0] > most:
             raise self._wrong_count()
 
     def _wrong_count(self) -> MalformedBody:

@@ -33,9 +33,9 @@ class TimeReader(FieldReader):
         """Text is read by another reader than integers."""
         return self._of_text if datatype == self._of_text.expects else self
 
-    def from_json(self, data: bytes, shape: Sequence[int]) -> Column:
+    def from_json(self, data: bytes, shape: Sequence[int], *, exactly: bool = True) -> Column:
         """As the super class has it."""
-        return self._in_micros(super().from_json(data, shape))
+        return self._in_micros(super().from_json(data, shape, exactly=exactly))
 
     def from_raw(self, data: memoryview, shape: Sequence[int]) -> Column:
         """As the super class has it."""

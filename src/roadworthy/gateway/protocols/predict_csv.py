@@ -19,13 +19,13 @@ import numpy as np
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import MalformedBody, UnsupportedMediaType
-from roadworthy.gateway.protocols.answers import Answers
+from roadworthy.gateway.protocols.answers import Accepting, Answers
+from roadworthy.gateway.protocols.bounds import EXACT_BYTES, FAST_BYTES, Bounds, ReadApart
 from roadworthy.gateway.protocols.csv_matrix import CsvMatrix
 from roadworthy.gateway.protocols.matrix import Matrix
-from roadworthy.gateway.protocols.protocol import ALWAYS_INLINE, Decoded, Encoded, Headers, too_many_rows
+from roadworthy.gateway.protocols.protocol import Decoded, Headers, too_many_rows
 from roadworthy.gateway.protocols.strict_json import MAX_INTEGER_DIGITS, read_document
 from roadworthy.gateway.protocols.typed_rows import scalar_type
-from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Layout
 from roadworthy.schema.columns import Column, plan_columns
 from roadworthy.schema.dtypes import DType
@@ -33,26 +33,26 @@ from roadworthy.schema.rows import decode_columns, misfit, no_rows
 from roadworthy.schema.signature import Field, Signature
 
 _BOM = "\ufeff"
-_MOST_COLUMNS = 10_000
 _BLANKS = " \t\r\n"
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _PARAMETERS = frozenset({b"", b"charset=utf-8", b'charset="utf-8"', b"charset=us-ascii", b"header=present"})
 _HINT = "send a header row with the column names, then one row a line, commas between, in UTF-8"
 
 
-class PredictCsv:
-    """The protocol bound to one endpoint."""
+class PredictCsv(Accepting):
+    """The protocol bound to one endpoint; `on_loop`: for the event loop, which long reading would hold."""
 
     name = "csv"
     media_types = (b"text/csv",)
-    inline_bytes = ALWAYS_INLINE
     takes_views = False
 
-    def __init__(self, signature: Signature, policy: Policy, answers: Answers) -> None:
-        self._layout = Layout(signature.inputs, policy.timestamps.integers)
+    def __init__(self, signature: Signature, policy: Policy, answers: Answers, *, on_loop: bool = False) -> None:
+        super().__init__(answers)
+        self.layout = Layout(signature.inputs, policy.timestamps.integers)
         self._policy = policy
-        self._answers = answers
-        self._matrix = CsvMatrix(self._layout, policy) if Matrix.reads(self._layout) else None
+        self._on_loop = on_loop
+        self._bounds = Bounds(signature.inputs, policy)
+        self._matrix = CsvMatrix(self.layout, policy) if Matrix.reads(self.layout) else None
 
     def check_headers(self, headers: Headers) -> None:
         """CSV in UTF-8 with a header row.
@@ -71,23 +71,25 @@ class PredictCsv:
 
         Raises:
             MalformedBody: "empty-body", "invalid-utf-8", "malformed-csv", "duplicate-column".
-            BodyTooLarge: more rows than the policy allows.
+            BodyTooLarge: more rows than the policy allows, or more values than they can have.
             InvalidInput: the rows do not fit the signature.
+            ReadApart: as in the interface.
         """
+        if self._on_loop and len(body) > FAST_BYTES:
+            raise ReadApart
         if self._matrix is not None and (found := self._matrix.read(body)) is not None:
             return Decoded(found[0], ignored=found[1], reply=self._answers.choose(headers))
+        if self._on_loop and len(body) > EXACT_BYTES:
+            raise ReadApart
+        self._bounds.check_csv(body)
         names, rows = _read(body, self._policy.max_rows)
-        plan = plan_columns(self._layout, names, self._policy.extra)
+        plan = plan_columns(self.layout, names, self._policy.extra)
         if not rows:
             raise no_rows()
         sent = dict(zip(names, zip(*rows, strict=True), strict=True))
-        columns = [_column(field, sent[field.name], self._layout.integers) for field in plan.fields]
+        columns = [_column(field, sent[field.name], self.layout.integers) for field in plan.fields]
         reply = self._answers.choose(headers)
         return Decoded(plan.assemble(columns, len(rows)), ignored=plan.ignored, reply=reply)
-
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
-        """As the caller accepts it."""
-        return self._answers.encode(answer, decoded)
 
 
 def _read(body: bytes, max_rows: int) -> tuple[list[str], list[list[str]]]:
@@ -96,7 +98,7 @@ def _read(body: bytes, max_rows: int) -> tuple[list[str], list[list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = next(reader)
-        if not any(names) or len(names) > _MOST_COLUMNS:
+        if not any(names):
             raise _malformed("has no header row with column names", 1)
         if len(set(names)) != len(names):
             raise MalformedBody("two columns of the body have one name", code="duplicate-column", hint=_HINT)

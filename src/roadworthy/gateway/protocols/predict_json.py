@@ -5,12 +5,13 @@ Called by `gateway/predict.py`. The fast reader answers most bodies; what it dou
 
 from __future__ import annotations
 
-import msgspec
+import sys
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
-from roadworthy.gateway.protocols.answers import JSON_HEADERS, Answers
-from roadworthy.gateway.protocols.protocol import ALWAYS_INLINE, Decoded, Encoded, Headers, is_json, too_many_rows
+from roadworthy.gateway.protocols.answers import JSON_HEADERS, Accepting, Answers
+from roadworthy.gateway.protocols.bounds import EXACT_BYTES, FAST_BYTES, TYPED_BYTES, Bounds, ReadApart
+from roadworthy.gateway.protocols.protocol import Decoded, Encoded, Headers, is_json, too_many_rows
 from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.gateway.protocols.typed_rows import TypedRows
 from roadworthy.runtime.ticket import Answer
@@ -21,28 +22,24 @@ from roadworthy.schema.signature import Signature
 _SHAPE_HINT = 'send {"instances": [row, …]}; a row is a list in field order or an object by field name'
 
 
-class _Counted(msgspec.Struct):
-    instances: list[msgspec.Raw]
-
-
-_count = msgspec.json.Decoder(_Counted)
-
-
-class PredictJson:
-    """The protocol bound to one endpoint."""
+class PredictJson(Accepting):
+    """The protocol bound to one endpoint; `on_loop`: for the event loop, which long reading would hold."""
 
     name = "json"
     media_types = (b"application/json",)
-    inline_bytes = ALWAYS_INLINE
     takes_views = False
 
-    def __init__(self, signature: Signature, policy: Policy, answers: Answers | None = None) -> None:
-        self._layout = layout = Layout(signature.inputs, policy.timestamps.integers)
-        self._answers = answers or Answers(signature.outputs)
+    def __init__(
+        self, signature: Signature, policy: Policy, answers: Answers | None = None, *, on_loop: bool = False
+    ) -> None:
+        self.layout = layout = Layout(signature.inputs, policy.timestamps.integers)
+        super().__init__(answers or Answers(signature.outputs))
         self._write = self._answers.write_json
         self._max_rows = policy.max_rows
         self._extra = policy.extra
-        self._fast = TypedRows(layout, policy.max_rows)
+        self._on_loop = on_loop
+        self._bounds = Bounds(signature.inputs, policy)
+        self._fast = TypedRows(layout, self._bounds, TYPED_BYTES if on_loop else sys.maxsize)
 
     def check_headers(self, headers: Headers) -> None:
         """JSON in UTF-8 only; the body is never sniffed.
@@ -62,27 +59,31 @@ class PredictJson:
 
         Raises:
             MalformedBody: not JSON, or not an object with a list of instances.
-            BodyTooLarge: more rows than the policy allows.
+            BodyTooLarge: more rows than the policy allows, or more values than they can have.
             InvalidInput: the rows do not fit.
+            ReadApart: as in the interface.
         """
+        if self._on_loop and len(body) > FAST_BYTES:
+            raise ReadApart
         reply = self._answers.choose(headers) if b"accept" in headers else None
         batch = self._fast.read(body)
         if batch is None:
+            if self._on_loop and len(body) > EXACT_BYTES:
+                raise ReadApart
             batch, ignored = self._decode_exactly(body)
             return Decoded(batch, ignored=ignored, reply=reply)
         if batch.rows > self._max_rows:
             raise too_many_rows(self._max_rows)
         return Decoded(batch, reply=reply)
 
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
         """One prediction a row, as the caller accepts it."""
         if decoded.reply is None:
             return Encoded(self._write(answer), JSON_HEADERS)
-        return self._answers.encode(answer, decoded)
+        return super().encode(answer, decoded, version)
 
     def _decode_exactly(self, body: bytes) -> tuple[Batch, int]:
-        if len(body) > 2 * self._max_rows:
-            self._refuse_too_many(body)
+        self._bounds.check_json(body)
         document, not_finite = read_document(body)
         if not isinstance(document, dict) or not isinstance(document.get("instances"), list):
             raise MalformedBody(
@@ -98,7 +99,7 @@ class PredictJson:
         rows = document["instances"]
         if len(rows) > self._max_rows:
             raise too_many_rows(self._max_rows)
-        batch, ignored = decode_rows(self._layout, rows, extra=self._extra)
+        batch, ignored = decode_rows(self.layout, rows, extra=self._extra)
         if not_finite:
             raise MalformedBody(
                 "the body holds a number that is not finite",
@@ -106,12 +107,3 @@ class PredictJson:
                 hint="NaN and Infinity are not JSON",
             )
         return batch, ignored
-
-    def _refuse_too_many(self, body: bytes) -> None:
-        """Count the rows without building them."""
-        try:
-            rows = len(_count.decode(body).instances)
-        except (ValueError, RecursionError):
-            return
-        if rows > self._max_rows:
-            raise too_many_rows(self._max_rows)

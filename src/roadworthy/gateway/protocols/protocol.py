@@ -6,15 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import msgspec
+
+from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import BodyTooLarge
 from roadworthy.runtime.ticket import Answer
-from roadworthy.schema.batch import Batch
+from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.signature import Signature
 
 Headers = Mapping[bytes, bytes]
 """Request headers, names in lower case."""
 HeaderList = list[tuple[bytes, bytes]]
-ALWAYS_INLINE = 1 << 62
-"""`inline_bytes` of protocols whose decoding holds the interpreter's lock anyway: a thread would only make it slower."""
 _JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 
 
@@ -54,18 +56,18 @@ class BoundProtocol(Protocol):
     """A protocol bound to an endpoint's signature and policy."""
 
     @property
-    def inline_bytes(self) -> int:
-        """Longer bodies are decoded in a thread: those whose library lets the event loop go on meanwhile."""
-        ...
-
-    @property
     def takes_views(self) -> bool:
         """Whether `decode` reads a memoryview as well as bytes."""
         ...
 
     @property
+    def layout(self) -> Layout:
+        """Of the rows that `decode` makes."""
+        ...
+
+    @property
     def name(self) -> str:
-        """`input_format` in records: "json", "csv", "arrow-stream", "arrow-file", "parquet", "open-inference"."""
+        """`input_format` in records: "json", "csv", "arrow-stream", "arrow-file", "open-inference"."""
         ...
 
     def check_headers(self, headers: Headers) -> None:
@@ -81,6 +83,19 @@ class BoundProtocol(Protocol):
 
         Raises:
             InvalidRequest: a class of it; InvalidInput when the rows do not fit the signature.
+            ReadApart: the protocol was made for the event loop, which reading this body would hold for too long.
+        """
+        ...
+
+    def note(self, decoded: Decoded) -> bytes:
+        """What the protocol itself remembers for the answer, as bytes: how it gets from a reading process to the worker."""
+        ...
+
+    def resume(self, headers: Headers, decoded: Decoded, note: bytes) -> None:
+        """Give rows that were read in another process what `note` told there.
+
+        Raises:
+            ValueError: the note cannot be read.
         """
         ...
 
@@ -97,6 +112,11 @@ class Chooser(Protocol):
     """What a path leads to: one protocol, or several by content type."""
 
     @property
+    def spec(self) -> bytes:
+        """By which a reading process makes the same of its own: see `gateway/readers/jobs.py`."""
+        ...
+
+    @property
     def unchosen(self) -> BoundProtocol:
         """Stands for the protocol in the records of requests whose headers were refused."""
         ...
@@ -108,6 +128,11 @@ class Chooser(Protocol):
             InvalidRequest: or a class of it; UnsupportedMediaType for a content type that is not read here.
         """
         ...
+
+
+def write_spec(kind: str, signature: Signature, policy: Policy) -> bytes:
+    """`Chooser.spec` of a kind: "predict" or "open-inference"."""
+    return msgspec.json.encode({"kind": kind, "signature": signature.to_document(), "policy": policy})
 
 
 def too_many_rows(limit: int) -> BodyTooLarge:

@@ -38,7 +38,7 @@ def read_document(body: bytes) -> tuple[Any, int]:
             parse_constant=reader.number,
         )
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     except json.JSONDecodeError as error:
         raise MalformedBody(
             f"the body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}",
@@ -144,11 +144,12 @@ def _texts(value: Any) -> Iterator[str]:
         # Scalars below the last allowed array are no further nesting.
         depth += any(isinstance(item, (dict, list)) for item in level)
         if depth > MAX_DEPTH:
-            raise _too_deep()
+            raise too_deep()
         level = deeper
 
 
-def _too_deep() -> MalformedBody:
+def too_deep() -> MalformedBody:
+    """The error for a body that nests deeper than MAX_DEPTH."""
     return MalformedBody(
         f"the body nests deeper than {MAX_DEPTH} levels",
         code="too-deep",

@@ -8,6 +8,7 @@ must be accepted there with the same values; a property test holds the two toget
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -17,6 +18,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from roadworthy.gateway.protocols.bounds import Bounds
 from roadworthy.gateway.protocols.matrix import LEAST_BYTES, Matrix
 from roadworthy.schema.batch import Array, Batch, Block, BlockForm, Layout
 from roadworthy.schema.dtypes import DType
@@ -28,7 +30,6 @@ _LARGE_BYTES = 64 << 10
 _LEAST_ROW_BYTES = 32
 """Bodies below this many bytes a row cannot hold so many rows that building them would hurt."""
 _MANY_ROWS = 16
-_COMMA, _BRACKET, _BRACE = b",[{"
 _FLOAT64 = np.dtype(np.float64)
 _DOUBTFUL_TEXT = (b"\\u0000", b"\\ud", b"\\uD")
 
@@ -36,14 +37,17 @@ Pick = Callable[[Any], Any]
 
 
 class TypedRows:
-    """Readers for one layout. `read` never raises.
+    """Readers for one layout.
 
     Args:
         layout: the endpoint's inputs.
-        max_rows: the policy's limit, to turn away bodies that hold many more before their rows are built.
+        bounds: what is more than they allow is refused before its rows are built.
+        most_typed: longer bodies are not read by the typed decoders.
     """
 
-    def __init__(self, layout: Layout, max_rows: int) -> None:
+    def __init__(self, layout: Layout, bounds: Bounds, most_typed: int = sys.maxsize) -> None:
+        self._bounds = bounds
+        self._most_typed = most_typed
         self._layout = layout
         self._forms = layout.blocks
         self._possible = bool(layout.fields) and all(
@@ -53,18 +57,20 @@ class TypedRows:
             return
         self._texts = [number for number, field in enumerate(layout.fields) if field.dtype is DType.STRING]
         self._name_colons = sum(field.name.count(":") for field in layout.fields)
-        self._counted_bytes = max(_LARGE_BYTES, _LEAST_ROW_BYTES * max_rows)
-        self._most_brackets = 2 + max_rows * (1 + max(_inner_lists(field) for field in layout.fields))
-        self._most_commas = max_rows * _cells(layout.fields[0]) if len(layout.fields) == 1 else None
+        self._counted_bytes = max(_LARGE_BYTES, _LEAST_ROW_BYTES * bounds.rows)
         first = self._forms[0]
         self._row_shape = layout.fields[0].shape if first.tensor else (len(first.fields),)
         self._small, self._large = self._readers(bounded=True), self._readers(bounded=False)
         self._direct = self._small[0].direct
         self._decode = self._small[0].decode
-        self._matrix = Matrix(layout, max_rows) if Matrix.reads(layout) else None
+        self._matrix = Matrix(layout, bounds.rows) if Matrix.reads(layout) else None
 
     def read(self, body: bytes) -> Batch | None:
-        """The rows, or None when the exact way has to look at the body."""
+        """The rows, or None when the exact way has to look at the body.
+
+        Raises:
+            BodyTooLarge, MalformedBody: it holds more than any request can.
+        """
         if not self._possible:
             return None
         try:
@@ -72,7 +78,9 @@ class TypedRows:
                 # One colon: rows are lists, for no object has room in it.
                 if self._direct is not None and _has_one_colon(body):
                     return self._read_directly(body, self._direct)
-            elif self._matrix is not None and (batch := self._matrix.read(body)) is not None:
+            elif (
+                self._matrix is not None and not _holds_records(body) and (batch := self._matrix.read(body)) is not None
+            ):
                 return batch
             return self._read_typed(body)
         except (ValueError, OverflowError, RecursionError, TypeError):
@@ -80,10 +88,11 @@ class TypedRows:
 
     def _read_typed(self, body: bytes) -> Batch | None:
         size = len(body)
-        if size > self._counted_bytes and self._looks_too_long(body):
+        if size > self._most_typed:
             return None
-        first = body.find(b"[") + 1
-        as_records = body[first : first + 1] == b"{"
+        if size > self._counted_bytes:
+            self._bounds.check_json(body)
+        as_records = _holds_records(body)
         reader = (self._small if size <= _LARGE_BYTES else self._large)[as_records]
         rows = reader.decode(body).instances
         plain = not as_records and not self._texts and _has_one_colon(body)
@@ -96,14 +105,6 @@ class TypedRows:
         rows = self._decode(body).instances
         array = np.array(rows, dtype)
         return Batch(self._layout, len(rows), (Block(array),)) if array.shape[1:] == self._row_shape else None
-
-    def _looks_too_long(self, body: bytes) -> bool:
-        # Whole-array comparisons: bytes.count goes from match to match, which takes ten times as long where there are many.
-        characters = np.frombuffer(body, dtype=np.uint8)
-        if self._most_commas is not None and np.count_nonzero(characters == _COMMA) > self._most_commas:
-            return True
-        opening = np.count_nonzero(characters == _BRACKET) + np.count_nonzero(characters == _BRACE)
-        return bool(opening > self._most_brackets)
 
     def _is_unambiguous(self, body: bytes, rows: Sequence[Any], *, as_records: bool) -> bool:
         """Whether no object has a key twice and no text holds what only the exact way judges.
@@ -249,20 +250,10 @@ def scalar_type(dtype: DType) -> Any:
     return {DType.BOOL: bool, DType.STRING: str}.get(dtype)
 
 
-def _inner_lists(field: Field) -> int:
-    """Lists inside one value of the field; those of unknown length count as if there were very many."""
-    lists = total = 1
-    for size in field.shape[:-1]:
-        lists *= size if size >= 0 else 1 << 16
-        total += lists
-    return total if field.shape else 0
-
-
-def _cells(field: Field) -> int:
-    cells = 1
-    for size in field.shape:
-        cells *= size if size >= 0 else 1 << 16
-    return cells
+def _holds_records(body: bytes) -> bool:
+    """Whether its rows seem to be objects."""
+    first = body.find(b"[") + 1
+    return body[first : first + 1] == b"{"
 
 
 def _single(value: Any) -> tuple[Any]:

@@ -1,4 +1,4 @@
-"""A16 for Arrow and Parquet: a few bytes that stand for gigabytes, pieces without end, damage of every kind."""
+"""A16 for Arrow: a few bytes that stand for gigabytes, pieces without end, damage of every kind."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
 from tests.gateway.test_body_formats import (
     FILE,
-    PARQUET,
     STREAM,
     WRITERS,
     decode,
     file,
     formats_of,
-    parquet,
     refused,
     stream,
 )
@@ -38,7 +36,7 @@ TEXT = formats_of(Field("s", DType.STRING))
 def bounded() -> Any:
     """Resident memory of what the test does stays small."""
     process = psutil.Process()
-    decode(X, PARQUET, parquet(pa.table({"x": [1.0]})))  # what is loaded once is not counted
+    decode(X, STREAM, stream(pa.table({"x": [1.0]})))  # what is loaded once is not counted
     before = process.memory_info().rss
     yield
     assert process.memory_info().rss - before < 64 << 20
@@ -67,18 +65,6 @@ def test_a16_compressed_buffers(bounded: None) -> None:
         assert caught.value.code in ("body-too-large", "malformed-arrow")
 
 
-@pytest.fixture
-def repeated() -> bytes:
-    """One row with a list of ten million equal values, a page of kilobytes."""
-    return parquet(pa.table({"x": pa.array([np.zeros(10_000_000)])}), compression="zstd")
-
-
-def test_a16_repeated_values_in_parquet(repeated: bytes, bounded: None) -> None:
-    """Values are counted by what the pages say before any is made."""
-    assert len(repeated) < 1 << 20
-    refused(LISTS, PARQUET, repeated, BodyTooLarge, "body-too-large")
-
-
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a16_one_long_word_ten_thousand_times(kind: str, bounded: None) -> None:
     """A dictionary has it once; the rows would be ten gigabytes."""
@@ -96,28 +82,16 @@ def test_a16_views_of_one_long_text(bounded: None) -> None:
     refused(TEXT, STREAM, stream(pa.table({"s": array})), BodyTooLarge, "body-too-large")
 
 
-def test_a16_prefixes_in_parquet(bounded: None) -> None:
-    """Each value repeats the whole text before it: that encoding is not read."""
-    table = pa.table({"s": ["x" * 1_000 + str(number) for number in range(9_000)]})
-    options: Any = {"use_dictionary": False, "column_encoding": {"s": "DELTA_BYTE_ARRAY"}}
-    refused(TEXT, PARQUET, parquet(table, **options), MalformedBody, "malformed-parquet")
-    options["column_encoding"] = {"s": "PLAIN"}
-    assert decode(TEXT, PARQUET, parquet(table.slice(0, 9), **options)).batch.rows == 9
-
-
 def test_a16_pieces_without_end(bounded: None) -> None:
-    """Record batches, row groups and columns that hold nothing."""
+    """Record batches and columns that hold nothing."""
     batches = pa.table({"x": np.zeros(5_000)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batches.schema) as writer:
         writer.write_table(batches, max_chunksize=1)
     refused(X, STREAM, sink.getvalue().to_pybytes(), BodyTooLarge, "too-many-parts")
-    refused(X, PARQUET, parquet(batches, row_group_size=1), BodyTooLarge, "too-many-parts")
     columns = pa.table({f"c{number}": [1.0] for number in range(10_001)})
     for kind, write in WRITERS.items():
-        with pytest.raises(InvalidRequest) as caught:
-            decode(X, kind, write(columns))
-        assert caught.value.code in ("too-many-parts", "malformed-parquet")
+        refused(X, kind, write(columns), BodyTooLarge, "too-many-parts")
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -158,8 +132,6 @@ FUZZED: list[tuple[str, Callable[[], bytes]]] = [
     (STREAM, lambda: stream(TABLE)),
     (STREAM, lambda: stream(TABLE, compression="lz4")),
     (FILE, lambda: file(TABLE, "zstd")),
-    (PARQUET, lambda: parquet(TABLE)),
-    (PARQUET, lambda: parquet(TABLE, compression="none", data_page_version="2.0", use_dictionary=False)),
 ]
 
 

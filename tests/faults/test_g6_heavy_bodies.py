@@ -1,0 +1,405 @@
+"""G6: bodies within the byte limit that are cheap to send and dear to read. Nothing is built past what an endpoint's rows can
+hold, what takes long is read in a process of its own, and the largest legal bodies are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import mmap
+import os
+import signal
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.load.heavy import COLUMNS, LEGAL, LIMIT_BYTES, NAMES, ROWS, Heavy, heavies, numbers
+from roadworthy.contract.policy import Policy
+from roadworthy.foundation.errors import InvalidRequest, RoadworthyError, Unavailable
+from roadworthy.gateway.formats import Formats
+from roadworthy.gateway.protocols.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, ReadApart
+from roadworthy.gateway.protocols.open_inference import OpenInference
+from roadworthy.gateway.protocols.protocol import Decoded
+from roadworthy.gateway.readers import jobs
+from roadworthy.gateway.readers.pool import MOST_WAITING_BYTES, Read, Readers
+from roadworthy.runtime.ticket import Outcome, Ticket
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Container, Field, Signature
+from tests.schema.conftest import _batches
+from tests.waiting import DEADLINE_S, eventually
+
+FIELDS = tuple(Field(name, DType.FLOAT64) for name in NAMES)
+SIGNATURE = Signature(FIELDS, (Field("total", DType.FLOAT64),), Container.ARRAY)
+BODIES = {heavy.name: heavy for heavy in heavies()}
+LEGALS = [name for name, heavy in BODIES.items() if heavy.kind == LEGAL]
+HOSTILE = [name for name in BODIES if name not in LEGALS]
+ANSWERED = ("Arrow stream: a thousand record batches",)
+"""Odd, and legal."""
+MOST_BUILT = 160 << 20
+"""Bytes at the same time: some copies of a body, and the values that its rows may have."""
+
+
+def chooser(heavy: Heavy, *, on_loop: bool = False) -> Any:
+    """The protocols of the path that the body is sent to."""
+    return (
+        OpenInference("e", SIGNATURE, Policy(), on_loop=on_loop)
+        if heavy.is_v2
+        else Formats(SIGNATURE, Policy(), on_loop=on_loop)
+    )
+
+
+def sent(heavy: Heavy) -> dict[bytes, bytes]:
+    """The headers as the gateway has them."""
+    return {name.lower().encode(): value.encode() for name, value in heavy.headers().items()}
+
+
+def decode(heavy: Heavy, body: bytes, *, on_loop: bool = False) -> Any:
+    """What the protocol makes of it."""
+    return chooser(heavy, on_loop=on_loop).choose(sent(heavy)).decode(sent(heavy), body).batch
+
+
+def tried(choose: Any, heavy: Heavy, body: bytes) -> Any:
+    """The decoded body, or the error that it is refused with."""
+    try:
+        return choose.choose(sent(heavy)).decode(sent(heavy), body)
+    except InvalidRequest as error:
+        return error
+
+
+@contextlib.contextmanager
+def peak() -> Iterator[list[int]]:
+    """The most bytes that were in use at one time inside of the block."""
+    found: list[int] = []
+    tracemalloc.start()
+    try:
+        yield found
+        found.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_g6_nothing_is_built_past_the_bound(name: str) -> None:
+    """Each kind of body in each codec is refused, and what was in memory for it is what legal rows would have taken."""
+    heavy = BODIES[name]
+    body = heavy.make()
+    with peak() as built:
+        found = tried(chooser(heavy), heavy, body[:LIMIT_BYTES])
+    if name in ANSWERED:
+        assert found.batch.rows == ROWS
+    else:
+        assert isinstance(found, InvalidRequest)
+        assert len(found.message) < 1_000
+        assert all(len(fact) <= 20 for fact in found.facts.values() if isinstance(fact, list))
+    assert built[0] < MOST_BUILT
+
+
+def test_g6_what_is_built_without_bounds_is_seen() -> None:
+    """The check above would have seen it: the usual parser builds far more of the same body."""
+    with peak() as built:
+        json.loads(BODIES["JSON: five million empty objects"].make())
+    assert built[0] > MOST_BUILT
+
+
+@pytest.mark.parametrize("name", LEGALS)
+def test_g6_the_largest_legal_bodies_are_read(name: str) -> None:
+    """Ten thousand rows of thirty numbers, in every codec, with their values."""
+    batch = decode(BODIES[name], BODIES[name].make())
+    assert np.array_equal(batch.blocks[0].values, numbers())
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_g6_the_loop_reads_no_long_body(name: str) -> None:
+    """It hands over what would take long before anything is built of it, and what is cut to just below a limit as well, or reads
+    it, or refuses it; raw numbers are used as they lie."""
+    heavy = BODIES[name]
+    body = heavy.make()
+    if name != "V2 binary: largest legal" and len(body) > FAST_BYTES:
+        with peak() as built, pytest.raises(ReadApart):
+            decode(heavy, body, on_loop=True)
+        assert built[0] < 2 * len(body) + (4 << 20)
+    for limit in (EXACT_BYTES, ARROW_BYTES, FAST_BYTES):
+        with peak() as built, contextlib.suppress(InvalidRequest, ReadApart):
+            decode(heavy, body[:limit], on_loop=True)
+        assert built[0] < 16 * limit + (1 << 20)
+
+
+# --- reading processes
+
+
+class Waiting(Ticket):
+    """A request that is given what comes."""
+
+    def __init__(self, timeout_s: float = DEADLINE_S) -> None:
+        super().__init__(time.monotonic() + timeout_s)
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def settled(self, outcome: Outcome) -> None:
+        self.outcome.set_result(outcome)
+
+
+async def apart(readers: Readers, choose: Any, headers: dict[bytes, bytes], body: bytes) -> Any:
+    """The rows of a body that a reading process read, or the error."""
+    protocol = choose.choose(headers)
+    came: asyncio.Future[Decoded | Exception] = asyncio.get_running_loop().create_future()
+
+    def work(read: Read) -> Decoded | Exception:
+        try:
+            return read(choose.spec, protocol, headers, body)
+        except Exception as error:  # noqa: BLE001 - what came is compared
+            return error
+
+    readers(Waiting(), len(body), work, came.set_result)
+    async with asyncio.timeout(DEADLINE_S):
+        return await came
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two batches are the same, values where something is null apart."""
+    for mine, theirs in zip(one.blocks, other.blocks, strict=True):
+        masks = [np.zeros(part.values.shape, bool) if part.mask is None else part.mask for part in (mine, theirs)]
+        if mine.values.dtype != theirs.values.dtype or mine.values.shape != theirs.values.shape:
+            return False
+        if not np.array_equal(*masks) or mine.values[~masks[0]].tolist() != theirs.values[~masks[0]].tolist():
+            return False
+    return bool(one.rows == other.rows)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    """An event loop for the tests of this file."""
+    with asyncio.Runner() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def readers(runner: asyncio.Runner) -> Iterator[Readers]:
+    """Reading processes."""
+    found = Readers(runner.get_loop())
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize(
+    "name", [*LEGALS, "JSON: five million empty lists", "CSV: quotes", "V2 JSON: a million outputs"]
+)
+def test_g6_read_apart_is_read_the_same(name: str, runner: asyncio.Runner, readers: Readers) -> None:
+    """The same rows, the same refusal with its code, message and facts."""
+    heavy = BODIES[name]
+    body, choose = heavy.make(), chooser(heavy)
+    found = runner.run(apart(readers, choose, sent(heavy), body))
+    here = tried(choose, heavy, body)
+    if isinstance(here, RoadworthyError):
+        assert type(found) is type(here)
+        assert (found.code, found.message, found.hint) == (here.code, here.message, here.hint)
+        assert json.loads(json.dumps(found.facts)) == json.loads(json.dumps(here.facts))
+        return
+    assert equal(found.batch, here.batch)
+    assert (found.ignored, found.json_bytes, found.batch.layout) == (here.ignored, here.json_bytes, here.batch.layout)
+    assert repr(getattr(found.reply, "outputs", None)) == repr(getattr(here.reply, "outputs", None))
+
+
+@settings(max_examples=40, deadline=None)
+@given(_batches(), st.integers(1, 7))
+def test_g6_every_kind_of_rows_comes_back(batch: Any, piece: int) -> None:
+    """Numbers, texts, nested values, times, tensors and nulls, whole or in small pieces."""
+    fields = batch.layout.fields
+    choose = Formats(Signature(fields, fields), Policy())
+    protocol = choose.choose({b"content-type": b"application/json"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "_PART_OBJECTS", piece)
+        result, parts = jobs.write_result(protocol, Decoded(batch, ignored=3), None)  # type: ignore[arg-type]  # no row is too large
+    data = b"".join(parts)
+    whole = mmap.mmap(-1, max(len(data), 1))
+    whole.write(data)
+    found = jobs.read_result(protocol, {}, (json.dumps({
+        "parts": result.parts, "ignored": result.ignored, "note": result.note}).encode(), whole, 0))  # fmt: skip
+    assert equal(found.batch, batch)
+    assert found.ignored == 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 80)), max_size=3))
+def test_g6_a_reader_that_lies_is_not_believed(data: bytes, parts: list[tuple[int, int]]) -> None:
+    """Whatever it sends: rows of the endpoint's layout, or an error; never anything that is executed or looked for elsewhere."""
+    protocol = Formats(SIGNATURE, Policy()).choose({b"content-type": b"application/json"})
+    whole = mmap.mmap(-1, len(data) + 1)
+    head = json.dumps({"parts": parts}).encode()
+    with contextlib.suppress(ValueError, RuntimeError):
+        assert jobs.read_result(protocol, {}, (head, whole, 0)).batch.layout == protocol.layout
+
+
+def test_g6_a_row_that_nobody_could_take_is_refused(runner: asyncio.Runner, readers: Readers) -> None:
+    """A nested value of half a million parts is one piece, which would hold the worker."""
+    choose = Formats(Signature((Field("j", DType.JSON),), FIELDS[:1]), Policy())
+    body = b'{"instances":[[[' + b"1," * 1_000_000 + b"1]]]}"
+    found = runner.run(apart(readers, choose, {b"content-type": b"application/json"}, body))
+    assert found.code == "too-many-values"
+
+
+def test_g6_a_reader_that_is_killed_or_frozen_is_replaced(runner: asyncio.Runner) -> None:
+    """Who was being read is refused, the next is answered by another process."""
+    pool, heavy = Readers(runner.get_loop()), BODIES["Arrow stream: largest legal"]
+    ask = (pool, chooser(heavy), sent(heavy), heavy.make())
+    assert runner.run(apart(*ask)).batch.rows == ROWS
+    (first,) = pool.processes()
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE, "it is dead")
+    assert runner.run(apart(*ask)).batch.rows == ROWS
+    (second,) = pool.processes()
+    os.kill(second, signal.SIGSTOP)
+    pool.patience_s = 0.2
+    failed = runner.run(apart(*ask))
+    assert isinstance(failed, Unavailable)
+    assert failed.code == "reading-failed"
+    assert not psutil.pid_exists(second)
+    pool.patience_s = DEADLINE_S
+    assert runner.run(apart(*ask)).batch.rows == ROWS
+    (third,) = pool.processes()
+    pool.close()
+    eventually(lambda: not psutil.pid_exists(third), "it ended")
+
+
+def test_g6_a_caller_is_answered_at_the_deadline(runner: asyncio.Runner, readers: Readers) -> None:
+    """However long the body takes to be read."""
+
+    async def late() -> Outcome:
+        ticket, gate = Waiting(0.05), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        done = asyncio.run_coroutine_threadsafe
+
+        def work(_read: Read) -> Exception:
+            done(gate.wait(), loop).result(DEADLINE_S)
+            return ValueError("late")
+
+        came: asyncio.Future[Any] = loop.create_future()
+        readers(ticket, 1, work, came.set_result)
+        async with asyncio.timeout(DEADLINE_S):
+            outcome = await ticket.outcome
+            gate.set()
+            await came
+        return outcome
+
+    outcome = runner.run(late())
+    assert isinstance(outcome, RoadworthyError)
+    assert outcome.code == "deadline-exceeded"
+
+
+def test_g6_bodies_that_wait_are_bounded(runner: asyncio.Runner, readers: Readers) -> None:
+    """One caller's take half of the room, all together the whole of it; a single one is always taken."""
+
+    async def fill() -> None:
+        gate = threading.Event()
+        left: list[asyncio.Future[Any]] = []
+
+        def ask(caller: str, size: int) -> None:
+            ticket, came = Waiting(), asyncio.get_running_loop().create_future()
+            ticket.caller = caller
+            readers(ticket, size, lambda _read: ValueError(gate.wait(DEADLINE_S)), came.set_result)
+            left.append(came)
+
+        half = MOST_WAITING_BYTES // 2
+        ask("a", half)
+        with pytest.raises(Unavailable) as caught:
+            ask("a", 1)
+        assert caught.value.code == "overloaded"
+        ask("b", half - 1)
+        with pytest.raises(Unavailable):
+            ask("b", 2)
+        ask("c", MOST_WAITING_BYTES)
+        gate.set()
+        await asyncio.gather(*left)
+        ask("a", half)
+        await left[-1]
+
+    runner.run(fill())
+
+
+# --- through a worker
+
+
+@pytest.fixture(scope="module")
+def worker(start_worker: Any, make_plan: Any) -> Any:
+    """A worker that sums thirty numbers."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1, "sum", SIGNATURE)])
+    return start_worker(plan).wait_ready()
+
+
+def post(worker: Any, heavy: Heavy, body: bytes) -> Any:
+    """Send a body to its path."""
+    path = "/v2/models/sum/infer" if heavy.is_v2 else "/v1/models/sum:predict"
+    return worker.client.post(path, content=body, headers=heavy.headers())
+
+
+@pytest.mark.parametrize("name", LEGALS)
+def test_g6_the_largest_legal_bodies_are_answered(name: str, worker: Any) -> None:
+    """All rows."""
+    heavy = BODIES[name]
+    reply = post(worker, heavy, heavy.make())
+    assert reply.status_code == 200, reply.text[:300]
+    if heavy.codec == "V2 binary":
+        length = int(reply.headers["inference-header-content-length"])
+        totals = np.frombuffer(reply.content[length:])
+    else:
+        totals = reply.json()["outputs"][0]["data"] if heavy.is_v2 else reply.json()["predictions"]
+    assert np.allclose(totals, numbers().sum(axis=1))
+
+
+@pytest.mark.parametrize(
+    "name", ["JSON: 900,000 columns", "JSON: five million empty objects", "CSV: a head of a million names"]
+)
+def test_g6_a_worker_refuses_what_is_too_much(name: str, worker: Any) -> None:
+    """With one clear error; and the worker itself read none of it."""
+    heavy = BODIES[name]
+    process = psutil.Process(worker.process.pid)
+    reply = post(worker, heavy, heavy.make())
+    assert (reply.status_code, reply.json()["code"] in ("too-many-values", "too-many-rows")) == (413, True), reply.text
+    assert "max_rows" in reply.json()
+    commands = [child.cmdline() for child in process.children()]
+    assert any("roadworthy.gateway.readers" in command for command in commands)
+    assert len(commands) <= 2
+
+
+def test_g6_errors_list_twenty_names_and_how_many_more(worker: Any) -> None:
+    """In every codec, of unknown and of missing columns."""
+    unknown = {f"u{number}": 1 for number in range(900)}
+    tensors = [{"name": name, "shape": [1], "datatype": "FP64", "data": [1]} for name in (*NAMES, *unknown)]
+    asked = {
+        "application/json": ("/v1/models/sum:predict", json.dumps({"instances": [dict.fromkeys(NAMES, 1) | unknown]})),
+        "text/csv": ("/v1/models/sum:predict", ",".join([*NAMES, *unknown]) + "\n" + ",".join("1" * (COLUMNS + 900))),
+        "v2": ("/v2/models/sum/infer", json.dumps({"inputs": tensors})),
+    }
+    for kind, (path, body) in asked.items():
+        headers = {"Content-Type": "application/json" if kind == "v2" else kind}
+        reply = worker.client.post(path, content=body, headers=headers)
+        told = reply.json()
+        assert (reply.status_code, told["code"], len(told["fields"]), told["more"]) == (422, "unknown-columns", 20, 880)
+        assert "899 more" in told["error"]
+    missing = worker.client.post("/v1/models/sum:predict", json={"instances": [{}]}).json()
+    assert (len(missing["missing"]), missing["more"]) == (20, 10)
+    assert missing["error"].endswith("and 10 more are missing")
+
+
+def test_g6_many_parameters_of_a_head(worker: Any) -> None:
+    """Bounded with the head: answered or refused, like any other."""
+    body = json.dumps({"instances": [[1] * COLUMNS]})
+    many = ";" * 4_000
+    for headers in (
+        {"Content-Type": "application/json" + many},
+        {"Content-Type": "application/json" + "; a=b" * 2_000},
+        {"Content-Type": "application/json", "Accept": "text/csv;q=0.5," * 2_000},
+        {"Content-Type": "application/json", "Accept-Encoding": "gzip;q=0.5," * 2_000},
+        {"Content-Type": "application/json", "Content-Encoding": "identity," * 2_000},
+    ):
+        reply = worker.client.post("/v1/models/sum:predict?" + "a=b&" * 500, content=body, headers=headers)
+        assert reply.status_code in (200, 400, 413, 415, 431), reply.text
+    assert worker.predict("sum", [[1] * COLUMNS]).json() == {"predictions": [30.0]}
