@@ -30,12 +30,20 @@ class ModelThread:
         self._calls.put(None)
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            work, then = call
-            result = work()
-            try:
-                self._loop.call_soon_threadsafe(then, result)
-            except RuntimeError:  # the loop has been closed: the process is on its way out
-                return
+        while self._do_next():
+            pass
         if self._last is not None:
             self._last()
+
+    def _do_next(self) -> bool:
+        """Wait for one call and do it; False at the end. What it held is free when this returns, and not with the next call."""
+        call = self._calls.get()
+        if call is None:
+            return False
+        work, then = call
+        try:
+            self._loop.call_soon_threadsafe(then, work())
+        except RuntimeError:  # the loop has been closed: the process is on its way out
+            self._last = None
+            return False
+        return True
