@@ -161,6 +161,40 @@ def test_readers_meet_a_writer_at_work(slab: Path) -> None:
     assert numbers(slab, 0) == {"n": (100_000,)}
 
 
+def test_a_writer_that_stands_still_in_the_midst_of_a_folding_takes_nothing_back(slab: Path) -> None:
+    """A busy machine may leave it there for long: readers say what they read last. Killed there, it leaves what there is."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+from roadworthy.foundation.slab import SlotWriter
+writer = SlotWriter(Path(sys.argv[1]), 0)
+writer.take()
+cell = writer.place("served")
+writer.values[cell] = 7
+print("whole", flush=True)
+sys.stdin.readline()
+with writer._turned():
+    writer.values[cell] = 0
+    print("half", flush=True)
+    sys.stdin.readline()
+"""
+    reader = SlabReader(slab)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program, str(slab)], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        read = lambda: [cells.values for cells in reader.read(0)[1]]  # noqa: E731 - asked four times
+        assert process.stdout.readline() == "whole\n"
+        assert read() == [(7,)]
+        print(file=process.stdin, flush=True)
+        assert process.stdout.readline() == "half\n"
+        assert read() == [(7,)]
+        process.kill()
+        process.wait()
+        assert read() == [(0,)]
+    reader.close()
+
+
 def test_the_lost_are_accounted_for_in_the_same_step(slab: Path) -> None:
     """A take-over hands what was left to the new owner before readers see the gauges at zero."""
     writer = SlotWriter(slab, 0)

@@ -380,6 +380,7 @@ class SlabReader:
         self._all = memoryview(self._mapped).cast("q")
         self._known: list[list[tuple[int, str, int, int, int]]] = [[] for _ in range(self.slots)]
         self._turns = [0] * self.slots
+        self._whole: list[list[NamedCells]] = [[] for _ in range(self.slots)]
 
     def status(self, slot: int) -> SlotStatus:
         """Who holds the slot, and how far it is."""
@@ -397,15 +398,18 @@ class SlabReader:
         )
 
     def read(self, slot: int) -> tuple[SlotStatus, list[NamedCells]]:
-        """Who holds the slot and all its named runs, in the order in which they were made; never half of a take-over."""
+        """Who holds the slot and all its named runs, in the order in which they were made; never half of a take-over or of a
+        folding. While its process stands still in the midst of one, the runs are those of the last reading."""
         for _ in range(_TRIES):
             before = self._read_words(slot)[_TURN]
             if before != self._turns[slot]:  # places may have been given to other names
                 self._turns[slot], self._known[slot] = before, []
             status, cells = self.status(slot), self._cells(slot)
             if before % 2 == 0 and self._read_words(slot)[_TURN] == before:
-                break
-        return status, cells
+                self._whole[slot] = cells
+                return status, cells
+        # A process that has ended there leaves them as they are.
+        return status, (self._whole[slot] if status.alive else []) or cells
 
     def _read_words(self, slot: int) -> list[int]:
         start = self._geometry.start(slot) // 8
