@@ -8,8 +8,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done; true)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Tests mostly wait for processes, so that two cores have time for three at a time.
-PYTEST_ARGS ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Tests mostly wait for processes, so that two cores have time for four at a time.
+PYTEST_ARGS ?= --numprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest --durations=20
 DEMO_ARGS ?=
 BENCH_ARGS ?=
