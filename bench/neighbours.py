@@ -51,7 +51,7 @@ class Seen:
 
     @property
     def p99_ms(self) -> float:
-        """The 99th percentile of the callers' times; infinite when nobody was answered."""
+        """The 99th percentile of the callers' times; infinite without any answer."""
         return float(np.percentile(self.times_ms, 99)) if len(self.times_ms) else float("inf")
 
 
