@@ -60,10 +60,10 @@ def hosted(python: Path, folder: Path, names: Sequence[str], core: int | None) -
         host.communicate()
 
 
-def compare(python: Path, folder: Path, setup: Setup, names: Sequence[str]) -> list[Measure]:
-    """One row a request, each model in turn, this checkout against the one of `python`."""
+def compare(python: Path, folder: Path, setup: Setup, names: Sequence[str], rows: int = ROWS) -> list[Measure]:
+    """One row a request, of `rows` different ones, each model in turn, this checkout against the one of `python`."""
     (folder / "before").mkdir()
-    subjects = [_MAKERS[name](folder, ROWS) for name in names]
+    subjects = [_MAKERS[name](folder, rows) for name in names]
     measures = []
     with (
         hosted(python, folder / "before", names, setup.server_core) as before,

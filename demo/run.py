@@ -185,8 +185,8 @@ def journey(ports: list[int] | None) -> str:
     """All steps; returns the address to open."""
     say("\n1. Real flights of 2013, two versions of a model")
     data = Data(*flights())
-    first, first_model = pack(data, last_month=4, trees=100)
-    second, second_model = pack(data, last_month=6, trees=150)
+    first, first_model = pack(data, last_month=4, trees=60)
+    second, second_model = pack(data, last_month=6, trees=90)
     asked = data.later(ASKED)
     right = {"flights:1": first_model.predict_proba(asked)[:, 1], "flights:2": second_model.predict_proba(asked)[:, 1]}
 

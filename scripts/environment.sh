@@ -22,8 +22,9 @@ stamp=$venv/.made-$key
     2>/dev/null || { rm -rf "$venv"; "$python" -m venv "$venv"; }
 rm -f "$venv"/.made-*
 echo "Installing Roadworthy with [$extra] into $venv (a minute or two, once) …"
+# Modules are compiled when they are first imported: of those that are installed, most never are.
 for attempt in 1 2 3; do # registries have bad moments; what was downloaded is kept in pip's cache between tries
-    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --prefer-binary --editable ".[$extra]" && break
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --prefer-binary --no-compile --editable ".[$extra]" && break
     [ "$attempt" = 3 ] && exit 1
     sleep $((attempt * 5))
 done

@@ -33,8 +33,9 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.records import unpack
 from tests.waiting import DEADLINE_S, eventually
+from tests.warm import WarmProcess, nursery
 
-pytest_plugins = ["tests.control_plane", "tests.tiers"]
+pytest_plugins = ["tests.control_plane", "tests.tiers", "tests.warm_replays"]
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 
 # How long an example takes says nothing on a busy machine.
@@ -101,9 +102,15 @@ class RunningWorker:
         if str(PLANTED_WORKER) in command:
             document["models"] = plan.models
         self.log = (folder / "log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.PIPE, stderr=self.log, pass_fds=[listener.fileno()]
-        )
+        self.process: WarmProcess | subprocess.Popen[bytes]
+        if command == [str(PLANTED_WORKER)]:
+            self.process = nursery("roadworthy.gateway.worker").start(
+                command, descriptors=[listener.fileno()], stderr=self.log.fileno()
+            )
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, *command], stdin=subprocess.PIPE, stderr=self.log, pass_fds=[listener.fileno()]
+            )
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(document).encode() + b"\n")
         self.process.stdin.flush()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,16 +17,7 @@ from roadworthy.contract.telemetry import READY, Telemetry, VersionState, Worker
 from roadworthy.foundation.keys import make_key
 from roadworthy.foundation.sockets import listen
 from tests.waiting import DEADLINE_S, eventually
-from tests.warm import Nursery, WarmProcess
-
-
-@cache
-def nursery() -> Nursery:
-    """Where control planes come from: importing what one needs takes most of its start."""
-    opened = Nursery("roadworthy.control.__main__")
-    atexit.register(opened.close)
-    return opened
-
+from tests.warm import WarmProcess, nursery
 
 LINES = (2.0, 3.0, 4.0)
 """The factors of the versions that most tests of rollouts have."""
@@ -74,7 +63,7 @@ class ControlProcess:
         """Start the process and wait until it is ready."""
         listener = listen("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.process = nursery().start(
+        self.process = nursery("roadworthy.control.__main__").start(
             [*self._under, "roadworthy.control"],
             descriptors=[listener.fileno()],
             stderr=2 if self.log is None else self.log.fileno(),

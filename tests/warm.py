@@ -6,6 +6,7 @@ Run by path it is that interpreter: `warm.py DESCRIPTOR MODULE …`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import gc
@@ -20,12 +21,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 _HIGH = 500
 _SIZE = 1 << 16
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL")}
+NO_THREAD_OF_ARROW = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 
 class WarmProcess:
@@ -72,10 +75,13 @@ class WarmProcess:
 class Nursery:
     """The test's end of the interpreter. Close it last: what it started is its child."""
 
-    def __init__(self, *modules: str) -> None:
+    def __init__(self, *modules: str, isolated: bool = False) -> None:
+        """`isolated`: started with `-I`, and so is what it starts."""
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, __file__, str(other.fileno()), *modules]
-        self._process = subprocess.Popen(command, pass_fds=[other.fileno()], env={**os.environ, **ONE_THREAD})
+        command = [sys.executable, *(["-I"] if isolated else []), __file__, str(other.fileno()), *modules]
+        self._process = subprocess.Popen(
+            command, pass_fds=[other.fileno()], env={**os.environ, **ONE_THREAD, **NO_THREAD_OF_ARROW}
+        )
         other.close()
 
     def start(
@@ -87,8 +93,10 @@ class Nursery:
         stderr: int = 2,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        session: bool = False,
     ) -> WarmProcess:
-        """Run `-m MODULE …` or `PATH …` with `descriptors` under their own numbers, and a pipe as standard input."""
+        """Run `-m MODULE …`, `-c CODE` or `PATH …` with `descriptors` under their own numbers, and a pipe as standard input.
+        `session`: in one of its own."""
         stdin, write_end = os.pipe()
         status, told = os.pipe()
         request = {
@@ -96,6 +104,7 @@ class Nursery:
             "descriptors": list(descriptors),
             "folder": str(cwd or Path.cwd()),
             "environment": dict(os.environ if env is None else env),
+            "session": session,
         }
         given = [told, stdin, stdout, stderr, *descriptors]
         socket.send_fds(self._socket, [json.dumps(request).encode()], given)
@@ -129,6 +138,14 @@ class Nursery:
         self._process.wait()
 
 
+@cache
+def nursery(*modules: str, isolated: bool = False) -> Nursery:
+    """The one of this test process for these modules; closed at its end."""
+    opened = Nursery(*modules, isolated=isolated)
+    atexit.register(opened.close)
+    return opened
+
+
 def _serve(requests: socket.socket) -> dict[str, Any] | None:
     """Start what is asked for until nobody asks any more: then None. In each child it returns what to run there."""
     running: dict[int, tuple[int, int]] = {}  # a handle of each process: its id, and where its exit status is told
@@ -154,6 +171,8 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
                 os.close(each)
             requests.close()
             request: dict[str, Any] = json.loads(message)
+            if request["session"]:
+                os.setsid()
             for source, number in zip(high, (0, 1, 2, *request["descriptors"]), strict=True):
                 os.dup2(source, number)
                 os.close(source)
@@ -183,6 +202,9 @@ def main(descriptor: int, modules: Sequence[str]) -> None:
     if request["arguments"][0] == "-m":
         sys.argv = request["arguments"][1:]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    elif request["arguments"][0] == "-c":
+        sys.argv = ["-c", *request["arguments"][2:]]
+        exec(request["arguments"][1], {"__name__": "__main__"})  # noqa: S102  as Python's own -c does
     else:
         sys.argv = request["arguments"]
         sys.path[0] = str(Path(sys.argv[0]).parent)

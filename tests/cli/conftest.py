@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,14 @@ import pytest
 from tests.control.fleet import Fleet, three_versions
 from tests.control_plane import ControlProcess
 from tests.waiting import DEADLINE_S
-from tests.warm import Nursery
+from tests.warm import nursery
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@cache
-def nursery() -> Nursery:
-    """Where most commands come from: importing what they need takes longer than what they do."""
-    opened = Nursery("roadworthy.cli.main", "roadworthy.client.client", "rich.live", "rich.progress")
-    atexit.register(opened.close)
-    return opened
+MODULES = ("roadworthy.cli.main", "roadworthy.client.client", "rich.live", "rich.progress")
+"""Most commands are forked from where these are imported: that takes longer than what they do."""
 
 
 @pytest.fixture
@@ -45,7 +39,7 @@ def run(tmp_path: Path, environment: dict[str, str]) -> Run:
 
     def _run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = ("-m", "roadworthy.cli.main", *arguments)
-        return nursery().run(command, cwd=tmp_path, env={**environment, **more}, timeout=4 * DEADLINE_S)
+        return nursery(*MODULES).run(command, cwd=tmp_path, env={**environment, **more}, timeout=4 * DEADLINE_S)
 
     return _run
 

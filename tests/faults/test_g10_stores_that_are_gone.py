@@ -1,10 +1,8 @@
-"""G10: the control plane's database is gone, damaged or another one, and `up` serves on; nothing takes it for a new installation.
-
-The tests of this file are one journey, in order, on the same home folder.
-"""
+"""G10: the control plane's database is gone, damaged or another one; `up` serves on and does not take it for a new one."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +14,8 @@ from tests.waiting import DEADLINE_S, eventually
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory, make_package: Callable[..., Path]) -> Iterator[Machine]:
-    """An endpoint was deployed there; then it was stopped."""
+def used(tmp_path_factory: pytest.TempPathFactory, make_package: Callable[..., Path]) -> Path:
+    """The home folder of a machine on which an endpoint was deployed; then it was stopped."""
     machine = Machine(tmp_path_factory.mktemp("machine"))
     machine.tell("up", "-d", *FREE_PORTS)
     try:
@@ -26,14 +24,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory, make_package: Callable[...
         assert asked(machine) == 200
     finally:
         machine.run("stop")
+    return machine.home
+
+
+@pytest.fixture
+def machine(tmp_path: Path, used: Path) -> Iterator[Machine]:
+    """With a copy of that folder; stopped at the end."""
+    machine = Machine(tmp_path)
+    shutil.copytree(used, machine.home, ignore=shutil.ignore_patterns("*.sock"))
     yield machine
-    machine.run("stop")
-
-
-@pytest.fixture(autouse=True)
-def stopped(machine: Machine) -> Iterator[None]:
-    """Each test leaves it stopped."""
-    yield
     assert machine.run("stop").returncode == 0
 
 
@@ -77,34 +76,26 @@ def test_g10_up_serves_without_the_control_planes_whole_folder(machine: Machine)
     control.rename(aside)
     (machine.home / "control.epoch").unlink()
     started = machine.run("up", "-d", *FREE_PORTS)
-    try:
-        assert started.returncode == 0, started.stderr + machine.log()
-        assert "database-missing" in started.stderr
-        assert asked(machine) == 200
-    finally:
-        machine.run("stop")
-        control.rmdir()
-        aside.rename(control)
+    assert started.returncode == 0, started.stderr + machine.log()
+    assert "database-missing" in started.stderr
+    assert asked(machine) == 200
 
 
 def test_g10_up_serves_with_a_damaged_database(machine: Machine) -> None:
     """It is left as it is."""
     file = database(machine)
-    whole = file.read_bytes()
-    file.write_bytes(b"\0" * len(whole))
-    try:
-        started = machine.run("up", "-d", *FREE_PORTS)
-        assert started.returncode == 0, started.stderr + machine.log()
-        assert "database-damaged" in started.stderr
-        assert asked(machine) == 200
-        assert file.read_bytes() == b"\0" * len(whole)
-    finally:
-        machine.run("stop")
-        file.write_bytes(whole)
+    damaged = bytes(file.stat().st_size)
+    file.write_bytes(damaged)
+    started = machine.run("up", "-d", *FREE_PORTS)
+    assert started.returncode == 0, started.stderr + machine.log()
+    assert "database-damaged" in started.stderr
+    assert asked(machine) == 200
+    assert file.read_bytes() == damaged
 
 
 def test_g10_a_new_database_is_begun_where_somebody_says_so(machine: Machine) -> None:
-    """Then the gateway follows it, and the endpoints are gone; the next start needs no flag."""
+    """Then the gateway follows it, and the endpoints are gone; the next start needs no flag. Where nothing is served, a damaged
+    database stops the start: there is no half one."""
     database(machine).unlink()
     started = machine.run("up", "-d", *FREE_PORTS, "--begin-anew")
     assert started.returncode == 0, started.stderr + machine.log()
@@ -115,12 +106,9 @@ def test_g10_a_new_database_is_begun_where_somebody_says_so(machine: Machine) ->
     assert started.returncode == 0, started.stderr + machine.log()
     assert "refused" not in started.stderr
     assert machine.run("status").returncode == 0
-
-
-def test_g10_where_nothing_is_served_a_damaged_database_stops_the_start(machine: Machine) -> None:
-    """There is no half start."""
+    machine.run("stop")
     file = database(machine)
-    file.write_bytes(b"\0" * file.stat().st_size)
+    file.write_bytes(bytes(file.stat().st_size))
     started = machine.run("up", "-d", *FREE_PORTS)
     assert started.returncode != 0
     assert "database-damaged" in started.stderr

@@ -35,6 +35,8 @@ ANSWERS = 800
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 NOT_READY = "503 endpoint-not-ready"
 """A gateway that was just started says that it is still loading."""
+STOPPING = "503 stopping"
+"""One that stops answers the connections that wait in its queue with that."""
 
 
 class Processes:
@@ -231,7 +233,7 @@ def _account(traffic: Traffic, at: Moments) -> None:
     assert unexplained == [], story
     assert {outcome.cause for outcome in by_worker} <= {BROKEN}, story
     assert len(by_worker) <= CONNECTIONS, story  # each connection holds one request at most
-    assert {outcome.cause for outcome in by_restart} <= {REFUSED, BROKEN, NOT_READY}, story
+    assert {outcome.cause for outcome in by_restart} <= {REFUSED, BROKEN, NOT_READY, STOPPING}, story
     assert sum(outcome.cause == BROKEN for outcome in by_restart) <= 2 * CONNECTIONS, story
     assert len(late) <= 2 * CONNECTIONS, story
     # When a switch is over, no answer to a later request is of the version before it.

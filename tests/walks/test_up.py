@@ -1,6 +1,6 @@
 """up → push → deploy → predict → roll back → logs → status → stop, all by the installed command, in a home folder of its own.
 
-The tests of this file are one journey, in order, on the same running planes.
+One journey on the same running planes, in steps.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,17 +26,17 @@ from tests.machine import FREE_PORTS, Machine
 from tests.waiting import DEADLINE_S, eventually
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def data() -> pd.DataFrame:
     """Real rows."""
     frame: pd.DataFrame = load_breast_cancer(as_frame=True).data
     return frame
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory, data: pd.DataFrame) -> Iterator[Machine]:
+@pytest.fixture
+def machine(tmp_path: Path, data: pd.DataFrame) -> Iterator[Machine]:
     """Two packed versions of a model; whatever still runs at the end is stopped."""
-    machine = Machine(tmp_path_factory.mktemp("machine"))
+    machine = Machine(tmp_path)
     target = load_breast_cancer().target
     for strength in (1.0, 0.01):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength)).fit(data, target)
@@ -45,7 +46,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, data: pd.DataFrame) -> Ite
     machine.run("stop")
 
 
-def test_up_tells_the_admin_key_once_and_keeps_it_private(machine: Machine) -> None:
+def up_tells_the_admin_key_once_and_keeps_it_private(machine: Machine) -> None:
     """The first start prints addresses and key; the key is in context.json for this user only, and in no log."""
     told = machine.tell("up", "-d", *FREE_PORTS)
     context = machine.context()
@@ -62,7 +63,7 @@ def test_up_tells_the_admin_key_once_and_keeps_it_private(machine: Machine) -> N
         assert httpx.get(url, timeout=DEADLINE_S).status_code == 200
 
 
-def test_a_second_up_is_refused(machine: Machine) -> None:
+def a_second_up_is_refused(machine: Machine) -> None:
     """One home folder, one Roadworthy."""
     result = machine.run("up", *FREE_PORTS)
     assert result.returncode == 4
@@ -71,7 +72,7 @@ def test_a_second_up_is_refused(machine: Machine) -> None:
     assert (detached.returncode, detached.stderr) == (4, result.stderr)
 
 
-def test_push_needs_the_digest_of_code(machine: Machine) -> None:
+def push_needs_the_digest_of_code(machine: Machine) -> None:
     """A pickle is refused with the digest to name, and then registered as version 1; pushing it again changes nothing."""
     first, second = machine.packages
     refused = machine.run("push", str(first.path))
@@ -107,7 +108,7 @@ def serves(machine: Machine, number: int, rows: pd.DataFrame) -> None:
     np.testing.assert_allclose([row["probabilities"] for row in answer.predictions], right, rtol=1e-5)
 
 
-def test_deploy_predict_and_roll_back(machine: Machine, data: pd.DataFrame) -> None:
+def deploy_predict_and_roll_back(machine: Machine, data: pd.DataFrame) -> None:
     """Each command returns when every worker answers as it says, not a moment before."""
     rows = data.head(20)
 
@@ -127,25 +128,25 @@ def test_deploy_predict_and_roll_back(machine: Machine, data: pd.DataFrame) -> N
     assert machine.tell("list", "endpoints")[0]["previous"] == "cells:2"
 
 
-@pytest.mark.parametrize(
-    ("words", "status", "code"),
-    [
-        (["deploy", "cells:9", "--endpoint", "cells"], 3, "unknown-version"),
-        (["deploy", "cells", "--endpoint", "cells"], 2, "invalid-reference"),
-        (["rollback", "nothing"], 3, "unknown-endpoint"),
-        (["logs", "nothing"], 3, "unknown-endpoint"),
-        (["keys", "revoke", "key-nothing0"], 3, "unknown-key"),
-        (["push", "missing.rw"], 1, "file-problem"),
-    ],
+WRONG = (
+    (["deploy", "cells:9", "--endpoint", "cells"], 3, "unknown-version"),
+    (["deploy", "cells", "--endpoint", "cells"], 2, "invalid-reference"),
+    (["rollback", "nothing"], 3, "unknown-endpoint"),
+    (["logs", "nothing"], 3, "unknown-endpoint"),
+    (["keys", "revoke", "key-nothing0"], 3, "unknown-key"),
+    (["push", "missing.rw"], 1, "file-problem"),
 )
-def test_what_cannot_be_is_said(machine: Machine, words: list[str], status: int, code: str) -> None:
+
+
+def what_cannot_be_is_said(machine: Machine) -> None:
     """Wrong names and references end with their status and one clear block."""
-    result = machine.run(*words)
-    assert result.returncode == status, result.stderr
-    assert f"  code: {code}\n" in result.stderr
+    for words, status, code in WRONG:
+        result = machine.run(*words)
+        assert result.returncode == status, result.stderr
+        assert f"  code: {code}\n" in result.stderr
 
 
-def test_logs_show_what_was_asked_and_answered(machine: Machine, data: pd.DataFrame) -> None:
+def logs_show_what_was_asked_and_answered(machine: Machine, data: pd.DataFrame) -> None:
     """A prediction's record is found by its id, with version, rows and both bodies."""
     answer = ask(machine, data.head(2))
 
@@ -161,7 +162,7 @@ def test_logs_show_what_was_asked_and_answered(machine: Machine, data: pd.DataFr
     assert answer.id in page[-1]
 
 
-def test_keys_and_status(machine: Machine, data: pd.DataFrame) -> None:
+def keys_and_status(machine: Machine, data: pd.DataFrame) -> None:
     """A key for one endpoint works there and no longer after it was revoked; status shows the whole."""
     made = machine.tell("keys", "create", "--role", "predictor", "--endpoint", "cells")
     url = machine.context()["gateway_url"]
@@ -184,7 +185,7 @@ def test_keys_and_status(machine: Machine, data: pd.DataFrame) -> None:
     assert "cells:1" in machine.run("status").stdout
 
 
-def test_load_fetches_the_same_bytes(machine: Machine, data: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def load_fetches_the_same_bytes(machine: Machine, data: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     """rw.load of a version gives the model of the registry in this process, and keeps it in the home folder."""
     monkeypatch.setenv("ROADWORTHY_HOME", str(machine.home))
     digest = machine.packages[1].digest
@@ -199,7 +200,7 @@ def test_load_fetches_the_same_bytes(machine: Machine, data: pd.DataFrame, monke
         rw.load("cells:9")
 
 
-def test_stop_leaves_nothing_and_up_goes_on_where_it_was(machine: Machine, data: pd.DataFrame) -> None:
+def stop_leaves_nothing_and_up_goes_on_where_it_was(machine: Machine, data: pd.DataFrame) -> None:
     """After stop every process is gone; the next start prints no key and answers with the same version."""
     family = machine.family()
     assert len(family) == 6  # with a runner for each of the two versions, which carry code
@@ -213,7 +214,7 @@ def test_stop_leaves_nothing_and_up_goes_on_where_it_was(machine: Machine, data:
     serves(machine, 1, data.head(3))
 
 
-def test_undeploy(machine: Machine, data: pd.DataFrame) -> None:
+def undeploy(machine: Machine, data: pd.DataFrame) -> None:
     """The endpoint is gone, its versions stay."""
     machine.tell("undeploy", "cells")
 
@@ -226,3 +227,18 @@ def test_undeploy(machine: Machine, data: pd.DataFrame) -> None:
 
     eventually(gone, "the gateway follows")
     assert len(machine.tell("list")) == 2
+
+
+@pytest.mark.timeout(12 * DEADLINE_S)
+def test_from_up_to_undeploy(machine: Machine, data: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All steps, each from where the one before it ended."""
+    up_tells_the_admin_key_once_and_keeps_it_private(machine)
+    a_second_up_is_refused(machine)
+    push_needs_the_digest_of_code(machine)
+    deploy_predict_and_roll_back(machine, data)
+    what_cannot_be_is_said(machine)
+    logs_show_what_was_asked_and_answered(machine, data)
+    keys_and_status(machine, data)
+    load_fetches_the_same_bytes(machine, data, monkeypatch)
+    stop_leaves_nothing_and_up_goes_on_where_it_was(machine, data)
+    undeploy(machine, data)

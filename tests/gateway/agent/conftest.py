@@ -7,8 +7,6 @@ import http.server
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ from roadworthy.foundation.slab import create_slab
 from roadworthy.foundation.sockets import listen, unix_address
 from tests.records import pack
 from tests.waiting import DEADLINE_S, eventually
+from tests.warm import nursery
 
 GATEWAY_KEY = "rw_abcdefgh_gatewaygateway"
 
@@ -197,10 +196,9 @@ class RunningAgent:
         if constants is not None:
             command = ["-c", MAIN, json.dumps(constants)]
         self.log = (folder / "log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, *command],
-            stdin=subprocess.PIPE, stderr=self.log, pass_fds=[listener.fileno()],
-        )  # fmt: skip
+        self.process = nursery("roadworthy.gateway.agent.__main__").start(
+            command, descriptors=[listener.fileno()], stderr=self.log.fileno()
+        )
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(whole).encode() + b"\n")
         self.process.stdin.flush()
