@@ -15,15 +15,11 @@ import pytest
 
 from tests.control.fleet import Fleet, three_versions
 from tests.control_plane import ControlProcess
+from tests.machine import run_command
 from tests.waiting import DEADLINE_S
-from tests.warm import nursery
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-MODULES = ("roadworthy.cli.main", "roadworthy.client.client", "rich.live", "rich.progress")
-"""Most commands are forked from where these are imported: that takes longer than what they do."""
 
 
 @pytest.fixture
@@ -38,8 +34,7 @@ def run(tmp_path: Path, environment: dict[str, str]) -> Run:
     """Runs `roadworthy …` in an empty folder: `run("list", "--json", ROADWORTHY_KEY="…")`."""
 
     def _run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = ("-m", "roadworthy.cli.main", *arguments)
-        return nursery(*MODULES).run(command, cwd=tmp_path, env={**environment, **more}, timeout=4 * DEADLINE_S)
+        return run_command(arguments, cwd=tmp_path, env={**environment, **more})
 
     return _run
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -16,12 +16,31 @@ import pytest
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.sockets import listen
 from tests.waiting import DEADLINE_S
+from tests.warm import WarmProcess, nursery
 
 Refusal = dict[str, Any]
 
 
-def start(folder: Path, *, port: int = 0, fd: int | None = None) -> subprocess.Popen[bytes]:
-    """A control plane that was given its start document; ends when its standard input is closed."""
+@dataclass
+class Started:
+    """A control plane that was given its start document, and what it says."""
+
+    process: WarmProcess
+    log: IO[bytes]
+
+    def end(self) -> tuple[int, str]:
+        """Its exit status and what it said, once it has ended."""
+        status = self.process.wait(DEADLINE_S)
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.log.seek(0)
+        said = self.log.read().decode()
+        self.log.close()
+        return status, said
+
+
+def start(folder: Path, *, port: int = 0, fd: int | None = None) -> Started:
+    """It ends when its standard input is closed."""
     document = {
         "host": "127.0.0.1",
         "port": port,
@@ -31,27 +50,20 @@ def start(folder: Path, *, port: int = 0, fd: int | None = None) -> subprocess.P
         "bootstrap_keys": [],
         "log_level": "warning",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "roadworthy.control"],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=() if fd is None else (fd,),
+    log = tempfile.TemporaryFile()  # noqa: SIM115  `end` closes it
+    process = nursery("roadworthy.control.__main__").start(
+        ["-m", "roadworthy.control"], descriptors=[] if fd is None else [fd], stderr=log.fileno()
     )
     assert process.stdin is not None
     process.stdin.write(json.dumps(document).encode() + b"\n")
     process.stdin.flush()
-    return process
+    return Started(process, log)
 
 
 def refusal(folder: Path, *, port: int = 0) -> Refusal:
     """Start, and return the last line of the log of a process that refused."""
-    process = start(folder, port=port)
-    assert process.stdin is not None
-    assert process.stderr is not None
-    assert process.wait(timeout=DEADLINE_S) == EXIT_REFUSED
-    said = process.stderr.read().decode()
-    process.stdin.close()
-    process.stderr.close()
+    status, said = start(folder, port=port).end()
+    assert status == EXIT_REFUSED
     assert "Traceback" not in said
     return dict(json.loads(said.splitlines()[-1]))
 
@@ -65,18 +77,19 @@ def used(tmp_path: Path) -> Path:
 
 def run(folder: Path, how: signal.Signals = signal.SIGTERM) -> int:
     """Start, wait for an answer, send the signal, and return the exit status."""
+    started = running(folder)
+    started.process.send_signal(how)
+    return started.end()[0]
+
+
+def running(folder: Path) -> Started:
+    """One that has answered."""
     with listen("127.0.0.1", 0) as listener:
-        process = start(folder, fd=listener.fileno())
+        started = start(folder, fd=listener.fileno())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         # The socket listens already: the request waits in its queue until the process takes it.
         assert httpx.get(f"{url}/readyz", timeout=DEADLINE_S).status_code == 200
-    assert process.stdin is not None
-    assert process.stderr is not None
-    process.send_signal(how)
-    status = process.wait(timeout=DEADLINE_S)
-    process.stdin.close()
-    process.stderr.close()
-    return status
+    return started
 
 
 def test_d6_a_taken_port_of_the_control_plane(tmp_path: Path) -> None:
@@ -122,20 +135,13 @@ def test_d11_a_backup_taken_while_it_runs_is_whole(tmp_path: Path) -> None:
     """D11: as docs/backup.md says: a copy by SQLite itself needs no stop, and is enough to start from."""
     backup, restored = tmp_path / "backup.db", tmp_path / "restored"
     run(tmp_path)
-    with listen("127.0.0.1", 0) as listener:
-        process = start(tmp_path, fd=listener.fileno())
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        assert httpx.get(f"{url}/readyz", timeout=DEADLINE_S).status_code == 200
+    started = running(tmp_path)
     connection = sqlite3.connect(tmp_path / "roadworthy.db")
     connection.execute("VACUUM INTO ?", (str(backup),))
     epoch = connection.execute("SELECT epoch FROM stores").fetchone()
     connection.close()
-    assert process.stdin is not None
-    assert process.stderr is not None
-    process.kill()
-    process.wait()
-    process.stdin.close()
-    process.stderr.close()
+    started.process.kill()
+    started.end()
     restored.mkdir()
     backup.rename(restored / "roadworthy.db")
     assert run(restored) == 0
