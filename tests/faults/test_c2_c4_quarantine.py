@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from tests.waiting import DEADLINE_S, eventually
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 CRASH, HOLD_GIL, LEAVE = 1013.0, 1014.0, 1015.0
+KILLED, HUNG = (rf'roadworthy_runner_restarts_total\{{reason="{reason}"' for reason in ("killed", "hung"))
 
 
 class Machine:
-    """`roadworthy up` in a home folder, with versions of a model: 1 is well, 2 and 3 have a defect."""
+    """`roadworthy up` in a home folder, with versions of a model: 1 is well, the others have a defect. What one of them did is
+    held against it for a while, so that each test has its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,19 +46,22 @@ class Machine:
         def well(x: Any) -> Any:
             return np.asarray(x).sum(axis=1)
 
-        def defect(x: Any) -> Any:
-            import ctypes
-            import os
-            import re
+        def defect(more: float) -> Callable[[Any], Any]:
+            def answer(x: Any) -> Any:
+                import ctypes
+                import os
+                import re
 
-            first = np.asarray(x)[:, 0]
-            if (first == CRASH).any():
-                ctypes.string_at(0)
-            if (first == LEAVE).any():
-                os._exit(3)
-            if (first == HOLD_GIL).any():
-                re.match(r"(a+)+$", "a" * 60 + "b")  # one call in C that ends in some thousands of years
-            return np.asarray(x).sum(axis=1) + 0.5
+                first = np.asarray(x)[:, 0]
+                if (first == CRASH).any():
+                    ctypes.string_at(0)
+                if (first == LEAVE).any():
+                    os._exit(3)
+                if (first == HOLD_GIL).any():
+                    re.match(r"(a+)+$", "a" * 60 + "b")  # one call in C that ends in some thousands of years
+                return np.asarray(x).sum(axis=1) + more
+
+            return answer
 
         def inner(x: Any) -> Any:
             import ctypes
@@ -65,7 +70,7 @@ class Machine:
                 ctypes.string_at(0)
             return np.asarray(x).sum(axis=1) + 0.25
 
-        models = (well, defect, inner)
+        models = (well, defect(0.5), inner, defect(0.625), defect(0.75))
         self.packages = [rw.pack(m, name="sums", inputs=rows, out=folder / "dist", compile=False) for m in models]
         self.told = self.tell("up", "-d")
         context = json.loads((self.home / "context.json").read_text())
@@ -124,15 +129,23 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Started once for the tests of this file, which go on where the one before ended."""
+    """Started once for the tests of this file."""
     machine = Machine(tmp_path_factory.mktemp("machine"))
     try:
-        for endpoint in ("steady", "tried"):
-            machine.tell("deploy", "sums:1", "--endpoint", endpoint)
         yield machine
     finally:
         machine.client.close()
         machine.tell("stop")
+
+
+@pytest.fixture(autouse=True)
+def well(machine: Machine) -> None:
+    """Both endpoints answer with the version that is well, and there is no other: its policy would be its versions' as well."""
+    for endpoint in machine.tell("list", "endpoints"):
+        if endpoint["name"] not in ("steady", "tried"):
+            machine.tell("undeploy", endpoint["name"])
+    for endpoint in ("steady", "tried"):
+        machine.tell("deploy", "sums:1", "--endpoint", endpoint)
 
 
 class Callers(threading.Thread):
@@ -168,19 +181,19 @@ def test_d2_runners_outlive_the_agent(machine: Machine) -> None:
     for _ in range(50):
         assert machine.answer("steady") == 2.0
     assert machine.runners(0) == [runner]
-    assert machine.metric("roadworthy_runner_restarts_total") == 0
+    assert machine.metric("roadworthy_runner_restarts_total") == 0  # the next agent counts from there
 
 
 def test_d1_a_runner_that_is_killed_from_outside_is_started_again(machine: Machine) -> None:
     """And that is not the version's fault."""
-    (runner,) = machine.runners(0)
+    killed, quarantined = machine.metric(KILLED), machine.metric("roadworthy_version_quarantined")
     for _ in range(3):
         (runner,) = eventually(lambda: machine.runners(0), "it runs")
         os.kill(runner, signal.SIGKILL)
         eventually(lambda runner=runner: machine.runners(0) not in ([runner], []), "another one")
         assert machine.answer("steady") == 2.0
-    assert machine.metric(r'roadworthy_runner_restarts_total\{reason="killed"') == 3
-    assert machine.metric("roadworthy_version_quarantined") == 0
+    assert machine.metric(KILLED) == killed + 3
+    assert machine.metric("roadworthy_version_quarantined") == quarantined
 
 
 def test_c2_c3_a_version_in_a_crash_loop_is_kept_out_and_traffic_returns(machine: Machine) -> None:
@@ -217,25 +230,25 @@ def test_c4_a_version_that_hangs_is_killed_and_may_be_deployed_again(machine: Ma
     (machine.folder / "policy.json").write_text(json.dumps({"placement": {"hang_s": 2.0}}))
     for endpoint in ("steady", "tried"):  # both, so that the runner of the next version has it from its start
         machine.tell("deploy", "sums:1", "--endpoint", endpoint, "--policy", "policy.json")
-    machine.tell("deploy", "sums:2", "--endpoint", "tried")
-    assert machine.answer("tried") == 2.5
+    machine.tell("deploy", "sums:4", "--endpoint", "tried")
+    assert machine.answer("tried") == 2.625
+    hung = machine.metric(HUNG)
     reply = machine.predict("tried", HOLD_GIL)
     assert (reply.status_code, reply.json()["code"]) == (503, "runner-died")
-    assert eventually(lambda: machine.answer("tried"), "the next one answers") == 2.5
-    assert machine.metric(r'roadworthy_runner_restarts_total\{reason="hung"') == 1
+    assert eventually(lambda: machine.answer("tried"), "the next one answers") == 2.625
+    assert machine.metric(HUNG) == hung + 1
     assert machine.answer("steady") == 2.0
 
 
 def test_c2_without_a_version_before_it_is_refused_clearly(machine: Machine) -> None:
     """An endpoint that has nothing else answers 503 with the reason; deploying the version again lets it execute again."""
-    machine.tell("deploy", "sums:2", "--endpoint", "alone")
-    assert machine.answer("alone") == 2.5
-    assert machine.metric("roadworthy_version_quarantined") == 0
-    for _ in range(2):  # with the hang of the test before these are three
+    machine.tell("deploy", "sums:5", "--endpoint", "alone")
+    assert machine.answer("alone") == 2.75
+    for _ in range(3):
         eventually(lambda: machine.predict("alone", CRASH).json().get("code") == "runner-died", "it crashes")
     # any other refusal belongs to the moment between two runners
     eventually(lambda: machine.predict("alone", 1.0).json().get("code") == "version-quarantined", "it is refused")
-    machine.tell("deploy", "sums:2", "--endpoint", "alone", "--no-wait")
+    machine.tell("deploy", "sums:5", "--endpoint", "alone", "--no-wait")
     eventually(lambda: machine.predict("alone", 1.0).status_code == 200, "it answers again")
 
 

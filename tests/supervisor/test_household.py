@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from roadworthy.supervisor.household import Child, Death, Household, Listeners
+from roadworthy.supervisor.household import LEFT_S, Child, Death, Household, Listeners
 from roadworthy.supervisor.plan import ChildPlan, Pauses
 from tests.waiting import DEADLINE_S, HandClock
 
@@ -51,6 +51,21 @@ def test_d4_a_child_has_its_whole_grace(clock: HandClock) -> None:
         house.kill_overdue()
         assert house.forced
         process.wait(DEADLINE_S)
+
+
+def test_d4_what_was_ordered_does_not_hold_up_the_stop_of_everything(clock: HandClock) -> None:
+    """Its callers are gone: a model that hangs for the minutes that a run may take is not waited for, unless it stops alone."""
+    with household(ChildPlan("runner", FOREVER, {}, grace_s=125.0)) as (house, child, _):
+        child.ordered = True
+        house.ask_to_stop(child)
+        clock.step(124.0)
+        house.kill_overdue()
+        assert not house.forced
+        house.stopping = True
+        house.ask_to_stop(child)
+        clock.step(LEFT_S + 0.1)
+        house.kill_overdue()
+        assert house.forced
 
 
 def test_a_child_that_keeps_dying_is_started_again_after_its_pause(clock: HandClock) -> None:

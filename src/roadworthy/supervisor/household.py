@@ -23,6 +23,9 @@ LOOK_S = 2.0
 """How often signs of life are looked for, in seconds."""
 _LAST_WORDS_S = 2.0
 """How long the end may be held up by what children have printed: one of their own children may hold the pipe, and never end."""
+LEFT_S = 5.0
+"""The longest grace of an ordered child when everything stops: it stops after those who call it, so that nobody waits for what it
+still does, however long a run of its model may take."""
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 
 
@@ -200,7 +203,8 @@ class Household:
 
     def ask_to_stop(self, child: Child) -> None:
         """Tell one to stop within its grace; one that does not run is struck off at once."""
-        child.stop_by = time.monotonic() + child.plan.grace_s
+        grace_s = min(child.plan.grace_s, LEFT_S) if self.stopping and child.ordered else child.plan.grace_s
+        child.stop_by = time.monotonic() + grace_s
         child.next_start = None
         if child.process is None:
             self.members.remove(child)

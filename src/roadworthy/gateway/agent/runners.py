@@ -337,7 +337,7 @@ class Runners:
             runner.watch.look()
             verdict = runner.watch.judge(copy.placed, self._how.growth)
             if verdict is not None and verdict[0] == KILL:
-                _log.error("killing a runner", runner=runner.name, pid=runner.watch.pid, reason=verdict[1])
+                _log.error("killing a runner", runner=runner.name, runner_pid=runner.watch.pid, reason=verdict[1])
                 self._around.kill(runner.name, runner.watch.pid, verdict[1])
             elif verdict is not None:
                 self._replace(copy, verdict[1])
