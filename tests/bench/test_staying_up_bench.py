@@ -26,11 +26,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(folder: Path) -> Iterator[Running]:
+def installation(folder: Path) -> Iterator[Running]:
     """Two workers, and the traffic for them; each test takes a copy of it."""
     versions = two_versions(folder)
     with installed(folder, [], workers=2) as service:
         yield service, serve_first(service, versions, rate=100.0)
+
+
+@pytest.fixture
+def running(installation: Running) -> Running:
+    """The same, started again when a test has stopped it."""
+    service, _ = installation
+    if service.process is None:
+        service.start()
+        service.wait_ready()
+    return installation
 
 
 def _fresh(traffic: Traffic) -> Traffic:
@@ -72,7 +82,7 @@ def test_a_planted_leak_is_seen(folder: Path, running: Running) -> None:
 
 
 def test_only_what_was_inside_a_killed_process_fails(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers and runners killed under load; the last test, since it stops the installation and looks for leftovers."""
+    """Workers and runners killed under load; then it stops the installation and looks for leftovers."""
     monkeypatch.setattr(chaos, "NOTICE_S", 10.0)  # clients on a busy machine see the end of a connection late
     service, traffic = running
     story = chaos.run(service, _fresh(traffic), chaos.Plan(seconds=5.0, every_s=2.4))
