@@ -263,7 +263,10 @@ class OpenInference:
             readers = {name: reader.reading(tensors[name].datatype) for name, reader in readers.items()}
         rows = {name: reader.rows(tensors[name].shape, tensors[name].datatype) for name, reader in readers.items()}
         count = self._common(rows)
-        self._check_slow(sum(_bytes(cuts[name]) for name, reader in readers.items() if reader.slow and name in cuts))
+        if cuts:
+            self._check_slow(
+                sum(_bytes(cuts[name]) for name, reader in readers.items() if reader.slow and name in cuts)
+            )
         columns: list[Column] = []
         for name, reader in readers.items():
             tensor = tensors[name]

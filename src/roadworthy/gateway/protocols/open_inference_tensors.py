@@ -105,7 +105,7 @@ class FieldReader:
             try:
                 values = self._flat.decode(data)
                 self._check_count(len(values), shape)
-                return np.array(values, dtype=self._wire.dtype.numpy).reshape(shape[0], *self._shape(shape)), None
+                return np.array(values, dtype=self._dtype).reshape(shape[0], *self._shape(shape)), None
             except (ValueError, OverflowError, RecursionError):
                 pass  # nested, or not plainly right: read it exactly
         if not exactly:
