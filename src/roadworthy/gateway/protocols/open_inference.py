@@ -282,6 +282,8 @@ class OpenInference:
         tensors = {tensor.name: tensor for tensor in inputs}
         if len(tensors) != len(inputs):
             raise MalformedBody("an input is sent twice", code="duplicate-input", hint="send each input once")
+        if tensors.keys() == self._readers.keys():
+            return tensors
         missing = [name for name in self._readers if name not in tensors]
         unknown = [name for name in tensors if name not in self._readers]
         if missing:
