@@ -2,7 +2,7 @@
 event loop. Every protocol of text asks.
 
 The bounds follow from the endpoint: its row limit and its signature. What stands inside of strings does not count. The counting
-takes about a quarter of a millisecond for each megabyte and character, and lets other threads run.
+takes at most about a third of a millisecond for each megabyte and character, and most of it lets other threads run.
 """
 
 from __future__ import annotations
