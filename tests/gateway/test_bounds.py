@@ -89,6 +89,14 @@ def test_g6_quotes_in_csv_have_no_escapes(cells: list[str]) -> None:
     assert outside(line.encode(), escapes=False) == b"," * (len(cells) - 1) + b"\\,"
 
 
+@pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 1_002, 70_000])
+def test_g6_rare_and_frequent_characters_are_counted_alike(count: int) -> None:
+    """In bodies of any length: few are looked for one by one, many in whole arrays."""
+    for size in (0, 5_000, 200_000):
+        body = b"[" * count + b"1" * size + b"," * min(count, 5)
+        assert tally(body, b"[,:") == [count, min(count, 5), 0]
+
+
 def rows_of(fields: tuple[Field, ...]) -> st.SearchStrategy[Any]:
     """Rows that fit, and some that do not."""
 

@@ -31,7 +31,7 @@ from roadworthy.gateway.split import Split, sticky_key, unit_hash
 from roadworthy.gateway.trial import own_outcome
 from roadworthy.gateway.watching import Watching
 from roadworthy.runtime.run_times import BINS, WARM_UP_RUNS, RunTimes
-from roadworthy.runtime.ticket import Answer, NotedAnswer
+from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
@@ -77,10 +77,10 @@ GOOD = {"errors": False, "invalid_outputs": False}
         (ANSWER, -1, GOOD),
         (FAULT, 10, {"errors": True, "invalid_outputs": False}),
         (ModelFault("nan", code="non-finite-output"), 10, {"errors": True, "invalid_outputs": True}),
-        (NotedAnswer(ANSWER, (), source="static", instead_of=FAULT), 10, {"errors": True, "invalid_outputs": False}),
-        (NotedAnswer(ANSWER, (), source="static", instead_of=Unavailable("x", code="overloaded")), 10, "fallback"),
-        (NotedAnswer(ANSWER, (), source="version", instead_of=Unavailable("x", code="circuit-open")), 10, "breaker"),
-        (NotedAnswer(ANSWER, (), source="cache"), 10, "cached"),
+        (ANSWER.noted((), source="static", instead_of=FAULT), 10, {"errors": True, "invalid_outputs": False}),
+        (ANSWER.noted((), source="static", instead_of=Unavailable("x", code="overloaded")), 10, "fallback"),
+        (ANSWER.noted((), source="version", instead_of=Unavailable("x", code="circuit-open")), 10, "breaker"),
+        (ANSWER.noted((), source="cache"), 10, "cached"),
         (Unavailable("x", code="circuit-open"), -1, "breaker"),
         (Unavailable("x", code="overloaded"), -1, "shed"),
         (Unavailable("x", code="runner-died"), -1, "shed"),

@@ -149,6 +149,27 @@ def compare(layout: Layout, body: bytes, read: Callable[[bytes], Batch | None]) 
     return True
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("dtype", [dtype for dtype in DType if dtype.is_numeric])
+def test_rows_of_one_type_are_arrays_of_it(dtype: DType, count: int) -> None:
+    """One row is put into its array in another way than several; both are as the exact way has them, and a model may write
+    into them. A row of another length is left to the exact way."""
+    layout = Layout(tuple(Field(name, dtype) for name in "abc"))
+    read = TypedRows(layout, Bounds(layout.fields, Policy())).read
+    values = [1, -0.1, 2.0**53 - 1]
+    if dtype.is_integer:
+        limits = np.iinfo(dtype.value)
+        values = [1, int(limits.min), min(int(limits.max), 2**63 - 1)]
+    body = json.dumps({"instances": [values] * count}).encode()
+    exact, fast = exactly(layout, body), read(body)
+    assert exact is not None
+    assert fast is not None
+    assert same(exact, fast)
+    assert fast.blocks[0].values.flags.writeable
+    assert read(body.replace(b"[1, ", b"[1, 1, ")) is None
+    assert read(body.replace(b"[1, ", b"[")) is None
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 @given(rows=st.lists(ROWS, max_size=3), seed=st.integers(0, 2**16))
 @settings(max_examples=100, deadline=None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+import msgspec
+
 from roadworthy.foundation.errors import BodyTooLarge, MalformedBody, Unavailable
 
 Message = MutableMapping[str, Any]
@@ -54,17 +56,14 @@ def much_to_come(headers: Headers) -> bool:
     return b"transfer-encoding" in headers if length is None else int(length) > READ_OFF_BYTES
 
 
-class Reply:
+class Reply(msgspec.Struct, eq=False):
     """A whole answer. `headers` are those beside the content length and the request id; `head` is more of them, as lines ready
     to be sent, each with its CR LF."""
 
-    __slots__ = ("body", "head", "headers", "status")
-
-    def __init__(self, status: int, body: bytes, headers: HeaderList | None = None, head: bytes = b"") -> None:
-        self.status = status
-        self.body = body
-        self.headers = [JSON_HEADER] if headers is None else headers
-        self.head = head
+    status: int
+    body: bytes
+    headers: HeaderList = msgspec.field(default_factory=lambda: [JSON_HEADER])
+    head: bytes = b""
 
 
 Handler = Callable[[Request, Receive], Awaitable[Reply]]

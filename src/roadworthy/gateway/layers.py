@@ -9,7 +9,7 @@ from hashlib import blake2b
 from roadworthy.gateway.metrics import BREAKER, CACHE, FALLBACK, BoundMetrics, WorkerMetrics
 from roadworthy.runtime.breaker import OWNER, WIDTH
 from roadworthy.runtime.manager import Version
-from roadworthy.runtime.ticket import Answer, NotedAnswer, OnBehalf, Outcome, Ticket
+from roadworthy.runtime.ticket import Answer, OnBehalf, Outcome, Ticket
 from roadworthy.schema.batch import Batch
 
 
@@ -110,4 +110,4 @@ class _Held(OnBehalf):
     def settled(self, outcome: Outcome) -> None:
         """Give the lease back and hand the outcome on."""
         self._give_back()
-        self.outer.settle(NotedAnswer(outcome, (), by=self._by) if isinstance(outcome, Answer) else outcome)
+        self.outer.settle(outcome.noted((), by=self._by) if isinstance(outcome, Answer) else outcome)

@@ -24,7 +24,7 @@ import numpy as np
 from roadworthy.contract.policy import CachePolicy
 from roadworthy.foundation.errors import DeadlineExceeded, RoadworthyError
 from roadworthy.runtime.line import too_late
-from roadworthy.runtime.ticket import Answer, NotedAnswer, Notes, OnBehalf, Outcome, Submitter, Ticket
+from roadworthy.runtime.ticket import Answer, Notes, OnBehalf, Outcome, Submitter, Ticket
 from roadworthy.schema.batch import Array, Batch, Block
 
 HIT, SHARED, MISS, COLLAPSED, BYPASS = "hit", "hit-shared", "miss", "collapsed", "bypass"
@@ -183,7 +183,7 @@ class Cache:
         if kept is not None and now - kept.at < self._policy.ttl_s:
             self._count(HIT)
             status = b"roadworthy; hit; ttl=%d" % (self._policy.ttl_s - (now - kept.at))
-            ticket.settle(NotedAnswer(kept.answer("cache"), ((_STATUS, status),)))
+            ticket.settle(kept.answer("cache").noted(((_STATUS, status),)))
             return
         flight = self._flights.get(key)
         if flight is not None and not flight.done:
@@ -217,7 +217,7 @@ class Cache:
             led: Notes = ((_STATUS, b"roadworthy; fwd=%b%b" % (flight.why, stored)),)
             followed: Notes = ((_STATUS, b"roadworthy; fwd=%b; collapsed" % flight.why),)
             for number, member in enumerate(members):
-                member.settle(NotedAnswer(outcome, followed if number else led))
+                member.settle(outcome.noted(followed if number else led))
             if self._shared is not None and kept is not None:
                 self._shared.put(flight.key, kept.batch, kept.size, self._policy.ttl_s)
             return
@@ -273,7 +273,7 @@ class Cache:
         again = Answer(answer, 0, answer.rows, "cache") if kept is None else kept.answer("cache")
         self._count(SHARED)
         self._forget(flight)
-        noted = NotedAnswer(again, ((_STATUS, b"roadworthy; hit; ttl=%d; detail=shared" % left),))
+        noted = again.noted(((_STATUS, b"roadworthy; hit; ttl=%d; detail=shared" % left),))
         for member in flight.land():
             member.settle(noted)
 

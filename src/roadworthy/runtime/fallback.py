@@ -12,7 +12,7 @@ from typing import Protocol
 
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError, Unavailable
 from roadworthy.runtime.cache import Cache
-from roadworthy.runtime.ticket import Answer, NotedAnswer, OnBehalf, Outcome, Submitter, Ticket
+from roadworthy.runtime.ticket import Answer, OnBehalf, Outcome, Submitter, Ticket
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.rows import decode_rows
 
@@ -90,7 +90,7 @@ class Fallbacks:
         self._count(step.kind, walk.error.code)
         parts = [step.kind, *([step.told] if step.told else []), f'reason="{walk.error.code}"']
         header = (b"roadworthy-fallback", "; ".join(parts).encode())
-        walk.outer.settle(NotedAnswer(answer, (header,), source=step.kind, instead_of=walk.error))
+        walk.outer.settle(answer.noted((header,), source=step.kind, instead_of=walk.error))
 
 
 class _First(OnBehalf):
@@ -176,7 +176,7 @@ class LastGood:
             ticket.settle(Unavailable("there is no earlier answer to this request"))
         else:
             age = (b"age", b"%d" % (time.monotonic() - kept.at))
-            ticket.settle(NotedAnswer(kept.answer(CACHED), (age,)))
+            ticket.settle(kept.answer(CACHED).noted((age,)))
 
 
 class Static:

@@ -94,17 +94,15 @@ class Line:
     def next_group(self) -> list[Member]:
         """Take the requests of the next run, as many rows as pay or the first alone, without those that nobody waits for."""
         now = time.monotonic()
-        waiting = [member for member in self._members if not member[1].done and not _expire(member[1], now)]
-        group: list[Member] = []
-        rows = 0
+        waiting = [
+            member
+            for member in self._members
+            if not member[1].done and (member[1].deadline > now or not _expire(member[1], now))
+        ]
         limit = self._limit(waiting, now)
-        for member in waiting if len(waiting) <= 1 else self._by_turns(waiting, limit):
-            size = member[0].rows
-            if group and rows + size > limit:
-                break
-            rows += size
-            group.append(member)
-            member[1].running = True
+        group = waiting if self._rows <= limit or len(waiting) <= 1 else self._within(limit, waiting)
+        for _, ticket in group:
+            ticket.running = True
         if len(group) == len(waiting):
             self._members = []
             self._rows = 0
@@ -135,11 +133,20 @@ class Line:
         left_s = min(ticket.deadline for _, ticket in waiting) - now
         return min(limit, self.gain.rows_within(_SHARE * left_s))
 
+    def _within(self, limit: int, waiting: list[Member]) -> list[Member]:
+        """The first of them, with so many rows in all; one in any case."""
+        group: list[Member] = []
+        rows = 0
+        for member in self._by_turns(waiting, limit):
+            rows += member[0].rows
+            if group and rows > limit:
+                break
+            group.append(member)
+        return group
+
     def _by_turns(self, waiting: list[Member], limit: int) -> list[Member]:
-        """The same members; when not all of them fit into one run, one of each caller in turn, those first whose last turn is
-        longest ago: nobody who sends much makes the others wait."""
-        if self._rows <= limit:
-            return waiting
+        """The same members, of whom not all fit into one run: one of each caller in turn, those first whose last turn is longest
+        ago, so that nobody who sends much makes the others wait."""
         callers: dict[str, list[Member]] = {}
         for member in waiting:
             callers.setdefault(member[1].caller, []).append(member)

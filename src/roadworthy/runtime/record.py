@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 from roadworthy.contract.record import RecordKind, RecordRow, encode_records
@@ -77,25 +78,27 @@ class Recorder:
             self._timer.cancel()
             self._timer = None
         while self._held and self._carrier.ready():
-            groups, count, size = self._next_frame()
-            self._carrier.carry(encode_records(groups))
+            count, size = self._next_frame()
+            groups: dict[int, tuple[RecordKind, list[RecordRow]]] = {}
+            for kind, row in islice(self._held, count):
+                if (group := groups.get(id(kind))) is None:
+                    group = groups[id(kind)] = (kind, [])
+                group[1].append(row)
+            self._carrier.carry(encode_records(groups.values()))
             for _ in range(count):
                 self._held.popleft()
             self._held_bytes -= size
         if self._held:
             self._timer = self._loop.call_later(FLUSH_AFTER_S, self.flush)
 
-    def _next_frame(self) -> tuple[list[tuple[RecordKind, list[RecordRow]]], int, int]:
-        """The oldest records, by kind; how many, and of how many bytes."""
-        groups: dict[int, tuple[RecordKind, list[RecordRow]]] = {}
+    def _next_frame(self) -> tuple[int, int]:
+        """How many of the oldest records travel together, and of how many bytes they are."""
+        if len(self._held) <= FLUSH_RECORDS and self._held_bytes <= _FRAME_BYTES:
+            return len(self._held), self._held_bytes
         count = size = 0
-        for kind, row in self._held:
-            group = groups.get(id(kind))
-            if group is None:
-                group = groups[id(kind)] = (kind, [])
-            group[1].append(row)
+        for _, row in self._held:
             count += 1
             size += len(row[7]) + len(row[8]) + _OVERHEAD_BYTES
             if count >= FLUSH_RECORDS or size >= _FRAME_BYTES:
                 break
-        return list(groups.values()), count, size
+        return count, size

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.schema.batch import Batch
 
@@ -16,30 +18,26 @@ Notes = tuple[tuple[bytes, bytes], ...]
 """Headers that a layer wants the reply to have."""
 
 
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """The answer to one request: rows `start` to `stop` (exclusive) of a run that it shared with others.
 
     Protocols that encode row by row may encode `joined` once and cut; the others take `batch()`.
 
     Attributes:
         source: what gave it: "" the version that was chosen; "cache"; or a fallback: "version", "rule", "cached", "static".
-        notes: headers for the reply.
+        notes: headers that layers want the reply to have.
         by: what stands for the version that answered in the place of the chosen one, as the gateway bound it; else None.
         instead_of: the error of the chosen version that a fallback answered for, else None: it is no caller's to see, but still
             to be logged and counted against that version.
     """
 
-    __slots__ = ("joined", "source", "start", "stop")
-
+    joined: Batch
+    start: int
+    stop: int
+    source: str = ""
     notes: Notes = ()
     by: object = None
     instead_of: RoadworthyError | None = None
-
-    def __init__(self, joined: Batch, start: int, stop: int, source: str = "") -> None:
-        self.joined = joined
-        self.start = start
-        self.stop = stop
-        self.source = source
 
     def batch(self) -> Batch:
         """The rows of this request alone, as views."""
@@ -47,25 +45,24 @@ class Answer:
             return self.joined
         return self.joined.slice(self.start, self.stop)
 
-
-class NotedAnswer(Answer):
-    """An answer of which a layer has something to tell. The others carry no notes at all, so that they cost nothing."""
-
-    __slots__ = ("by", "instead_of", "notes")
-
-    def __init__(
+    def noted(
         self,
-        answer: Answer,
         notes: Notes,
         *,
         source: str | None = None,
         by: object = None,
         instead_of: RoadworthyError | None = None,
-    ) -> None:
-        super().__init__(answer.joined, answer.start, answer.stop, answer.source if source is None else source)
-        self.instead_of = instead_of
-        self.notes = (*answer.notes, *notes)
-        self.by = answer.by if by is None else by
+    ) -> Answer:
+        """The same with what a layer has to tell of it."""
+        return Answer(
+            self.joined,
+            self.start,
+            self.stop,
+            self.source if source is None else source,
+            (*self.notes, *notes),
+            self.by if by is None else by,
+            instead_of,
+        )
 
 
 Outcome = Answer | RoadworthyError

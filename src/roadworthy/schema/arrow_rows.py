@@ -159,9 +159,9 @@ def _column(plan: ColumnPlan, field: Field, array: Any, rows: int, parse: ParseJ
         if size not in (found, -1):
             raise misfit(field, "wrong-shape", f"has lists of {found} values")
         shape.append(found)
-    values, mask = _values(plan, replace(field, shape=()), array, parse)
     if not shape:
-        return values, mask
+        return _values(plan, field, array, parse)
+    values, mask = _values(plan, replace(field, shape=()), array, parse)
     return values.reshape(rows, *shape), None if mask is None else mask.reshape(rows, *shape)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from roadworthy.schema.dtypes import DType
@@ -74,8 +75,7 @@ class Layout:
         return {field.name: position for position, field in enumerate(self.fields)}
 
 
-@dataclass(slots=True, eq=False)  # frozen would cost as much as the decoding of a row, three times a request
-class Block:
+class Block(msgspec.Struct, eq=False):  # a struct is made in half the time of a dataclass, several times a request
     """One array of a batch. Immutable by agreement.
 
     Attributes:
@@ -88,8 +88,7 @@ class Block:
     mask: Array | None = None
 
 
-@dataclass(slots=True, eq=False)
-class Batch:
+class Batch(msgspec.Struct, eq=False):
     """Rows in the form of a layout. Immutable by agreement: nobody writes into it or its arrays after construction."""
 
     layout: Layout
@@ -140,12 +139,12 @@ class Batch:
             parts = [batch.blocks[number] for batch in batches]
             values = np.concatenate([part.values for part in parts])
             mask = None
-            if any(part.mask is not None for part in parts):
+            if [part for part in parts if part.mask is not None]:
                 mask = np.concatenate(
                     [np.zeros(part.values.shape, dtype=bool) if part.mask is None else part.mask for part in parts]
                 )
             blocks.append(Block(values, mask))
-        return Batch(first.layout, sum(batch.rows for batch in batches), tuple(blocks))
+        return Batch(first.layout, sum([batch.rows for batch in batches]), tuple(blocks))
 
     @classmethod
     def from_columns(cls, layout: Layout, columns: Iterable[tuple[Array, Array | None]], rows: int) -> Batch:

@@ -43,18 +43,33 @@ class ColumnPlan:
         return Batch.from_columns(self.layout, pairs, rows)
 
 
-def plan_columns(layout: Layout, names: Sequence[str], extra: str) -> ColumnPlan:
-    """What to read of a table with these columns; no name may occur twice.
+class Plans:
+    """Plans for tables of one layout; `extra` as in `decode_rows`. The newest is kept: the same columns come again and again."""
 
-    Raises:
-        InvalidInput: "missing-columns", "unknown-columns".
-    """
-    sent = set(names)
-    fields: list[Field] = []
-    for field in layout.fields:
-        flat = spread(field)
-        fields += flat if field.name not in sent and flat and flat[0].name in sent else [field]
-    return ColumnPlan(layout, tuple(fields), match_columns([field.name for field in fields], names, extra))
+    def __init__(self, layout: Layout, extra: str) -> None:
+        self._layout = layout
+        self._extra = extra
+        self._newest: tuple[list[str], ColumnPlan] | None = None
+
+    def plan(self, names: Sequence[str]) -> ColumnPlan:
+        """What to read of a table with these columns; no name may occur twice.
+
+        Raises:
+            InvalidInput: "missing-columns", "unknown-columns".
+        """
+        newest = self._newest
+        if newest is None or newest[0] != names:
+            newest = self._newest = (list(names), self._make(names))
+        return newest[1]
+
+    def _make(self, names: Sequence[str]) -> ColumnPlan:
+        sent = set(names)
+        fields: list[Field] = []
+        for field in self._layout.fields:
+            flat = [] if field.name in sent else spread(field)
+            fields += flat if flat and flat[0].name in sent else [field]
+        ignored = match_columns([field.name for field in fields], names, self._extra)
+        return ColumnPlan(self._layout, tuple(fields), ignored)
 
 
 def spread(field: Field) -> list[Field]:

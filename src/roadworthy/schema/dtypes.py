@@ -28,6 +28,8 @@ class DType(str, Enum):
     TIMESTAMP = "timestamp"
     JSON = "json"
 
+    __hash__ = str.__hash__  # that of Enum is a Python function, called for each of the tables below
+
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The dtype of the array that holds such values in a Batch."""

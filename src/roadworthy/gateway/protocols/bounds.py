@@ -2,7 +2,7 @@
 event loop. Every protocol of text asks.
 
 The bounds follow from the endpoint: its row limit and its signature. What stands inside of strings does not count. The counting
-takes about a quarter of a millisecond for each megabyte and character, and lets other threads run.
+takes at most about a third of a millisecond for each megabyte and character, and most of it lets other threads run.
 """
 
 from __future__ import annotations
@@ -112,14 +112,17 @@ def tally(data: bytes, characters: bytes) -> list[int]:
     """How often each of the characters occurs."""
     if len(data) < _SMALL_BYTES:
         return [data.count(character) for character in characters]
-    # Comparing whole arrays: bytes.count goes from match to match, which takes long where there are many.
+    return [_count(data, character) for character in characters]
+
+
+def _count(data: bytes, character: int) -> int:
+    # Looking for one match after the other is fast where there are few; comparing whole arrays takes as long whatever there is.
+    few = len(data) - len(data.replace(bytes((character,)), b"", _FEW + 1))
+    if few <= _FEW:
+        return few
     array = np.frombuffer(data, dtype=np.uint8)
-    found = [0] * len(characters)
-    for start in range(0, len(array), _CHUNK_BYTES):
-        chunk = array[start : start + _CHUNK_BYTES]
-        for number, character in enumerate(characters):
-            found[number] += int(np.count_nonzero(chunk == character))
-    return found
+    starts = range(0, len(array), _CHUNK_BYTES)
+    return sum([int(np.count_nonzero(array[start : start + _CHUNK_BYTES] == character)) for start in starts])
 
 
 def outside(data: bytes, *, escapes: bool = True) -> bytes:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput
 from roadworthy.gateway.protocols.bounds import SPARE_NAMES
 from roadworthy.gateway.protocols.matrix import LEAST_BYTES, REFUSALS, Numbers, parse
 from roadworthy.schema.batch import Batch, Block, Layout
-from roadworthy.schema.columns import plan_columns
+from roadworthy.schema.columns import Plans
 
 _LONGEST_LINE = 100_000
 """Bytes; the exact way bounds the length of a cell."""
@@ -21,13 +20,13 @@ _LONGEST_LINE = 100_000
 class CsvMatrix:
     """A reader for a layout that `Matrix.reads`."""
 
-    def __init__(self, layout: Layout, policy: Policy) -> None:
+    def __init__(self, layout: Layout, plans: Plans, max_rows: int) -> None:
         form = layout.blocks[0]
         self._layout = layout
         self._shape = layout.fields[0].shape if form.tensor else (len(form.fields),)
         self._numbers = Numbers(form.dtype)
-        self._extra = policy.extra
-        self._max_rows = policy.max_rows
+        self._plans = plans
+        self._max_rows = max_rows
         self._most_columns = int(np.prod(self._shape)) + SPARE_NAMES
 
     def read(self, body: bytes) -> tuple[Batch, int] | None:
@@ -48,7 +47,7 @@ class CsvMatrix:
         if not header.isascii() or b"\0" in header or len(set(names)) != len(names):
             return None
         try:
-            plan = plan_columns(self._layout, names, self._extra)
+            plan = self._plans.plan(names)
             rows = parse(b"[[" + lines.replace(b"\n", b"],[") + b"]]")
             count = len(rows)
             if not 0 < count <= self._max_rows or set(map(len, rows)) != {len(names)} or not _short(lines):

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from simdjson import Parser
 
+from roadworthy.gateway.protocols.bounds import tally
 from roadworthy.schema.batch import Array, Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 
@@ -26,7 +27,6 @@ LEAST_BYTES = 6 << 10
 """Below this the typed decoder is as fast."""
 _EXACT = 2.0**53
 _BOM = b"\xef\xbb\xbf"
-_OPENING = ord("[")
 _WIRE = {"d": np.dtype(np.float64), "i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
 REFUSALS = (ValueError, TypeError, KeyError, RuntimeError, AttributeError)
 """What simdjson raises for a document that it cannot read, or that is of another form."""
@@ -147,5 +147,4 @@ def _shape(rows: Any, wanted: tuple[int, ...], body: bytes) -> tuple[int, ...] |
             return None
         shape.append(length)
     # The leaves were not looked at: an array among them shows as a bracket too many. The one key has none in it.
-    brackets = np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == _OPENING)
-    return tuple(shape) if brackets == arrays else None
+    return tuple(shape) if tally(body, b"[") == [arrays] else None

@@ -112,7 +112,7 @@ def _of_another_form(error: Exception) -> MalformedBody:
 
 def _keys(request: InferRequest) -> int:
     """How many keys the decoded head has: fewer than colons in its bytes when a key was sent twice."""
-    keys = 1 + sum(value is not UNSET for value in (request.id, request.parameters, request.outputs))
+    keys = 1 + (request.id is not UNSET) + (request.parameters is not UNSET) + (request.outputs is not UNSET)
     keys += _members(request.parameters)
     for tensor in request.inputs:
         keys += 3 + (tensor.data is not UNSET) + (tensor.parameters is not UNSET) + _members(tensor.parameters)

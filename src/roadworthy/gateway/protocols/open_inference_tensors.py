@@ -78,14 +78,17 @@ class FieldReader:
             )
         if datatype != self._wire.dtype.open_inference:
             raise self._misfit("wrong-type", "has another datatype", self.expects)
-        rest, known = list(shape[1:]), self.field.shape
-        if not known:
-            fits = rest in ([], [1])
-        else:
-            fits = len(rest) == len(known) and all(size in (found, -1) for size, found in zip(known, rest, strict=True))
-        if not fits:
+        if not self._fits(tuple(shape[1:])):
             raise self._misfit("wrong-shape", "has another shape", str([-1, *self.field.shape]))
         return shape[0]
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        known = self.field.shape
+        if shape == known:
+            return True
+        if not known:
+            return shape == (1,)
+        return len(shape) == len(known) and all(size in (found, -1) for size, found in zip(known, shape, strict=True))
 
     def from_json(self, data: bytes, shape: Sequence[int], *, exactly: bool = True) -> Column:
         """Values from JSON, flat or nested.
@@ -105,7 +108,7 @@ class FieldReader:
             try:
                 values = self._flat.decode(data)
                 self._check_count(len(values), shape)
-                return np.array(values, dtype=self._wire.dtype.numpy).reshape(shape[0], *self._shape(shape)), None
+                return np.array(values, dtype=self._dtype).reshape(shape[0], *self._shape(shape)), None
             except (ValueError, OverflowError, RecursionError):
                 pass  # nested, or not plainly right: read it exactly
         if not exactly:

@@ -18,7 +18,7 @@ from roadworthy.gateway.protocols.protocol import Decoded, Headers
 from roadworthy.gateway.protocols.strict_json import read_document
 from roadworthy.schema.arrow_rows import check_types, table_to_batch, text_bytes
 from roadworthy.schema.batch import Layout
-from roadworthy.schema.columns import ColumnPlan, plan_columns
+from roadworthy.schema.columns import ColumnPlan, Plans
 from roadworthy.schema.signature import Signature
 
 _FILE_MAGIC = b"ARROW1\0\0"
@@ -37,7 +37,7 @@ class _PredictArrow(Accepting):
         super().__init__(answers)
         self._on_loop = on_loop
         self.layout = Layout(signature.inputs, policy.timestamps.integers)
-        self._extra = policy.extra
+        self._plans = Plans(self.layout, policy.extra)
         self._bounds = Bounds(policy.max_rows, policy.max_body_bytes)
 
     def check_headers(self, headers: Headers) -> None:
@@ -84,7 +84,7 @@ class _PredictArrow(Accepting):
             raise too_many_parts(_MOST_COLUMNS)
         if len(set(names)) != len(names):
             raise MalformedBody("two columns of the body have one name", code="duplicate-column")
-        plan = plan_columns(self.layout, names, self._extra)
+        plan = self._plans.plan(names)
         check_types(plan, schema)
         return plan
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -27,7 +28,7 @@ from roadworthy.gateway.protocols.protocol import Decoded, Headers, too_many_row
 from roadworthy.gateway.protocols.strict_json import MAX_INTEGER_DIGITS, read_document
 from roadworthy.gateway.protocols.typed_rows import scalar_type
 from roadworthy.schema.batch import Layout
-from roadworthy.schema.columns import Column, plan_columns
+from roadworthy.schema.columns import Column, Plans
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_columns, misfit, no_rows
 from roadworthy.schema.signature import Field, Signature
@@ -49,10 +50,11 @@ class PredictCsv(Accepting):
     def __init__(self, signature: Signature, policy: Policy, answers: Answers, *, on_loop: bool = False) -> None:
         super().__init__(answers)
         self.layout = Layout(signature.inputs, policy.timestamps.integers)
-        self._policy = policy
+        self._max_rows = policy.max_rows
         self._on_loop = on_loop
         self._bounds = Bounds(signature.inputs, policy)
-        self._matrix = CsvMatrix(self.layout, policy) if Matrix.reads(self.layout) else None
+        self._plans = Plans(self.layout, policy.extra)
+        self._matrix = CsvMatrix(self.layout, self._plans, policy.max_rows) if Matrix.reads(self.layout) else None
 
     def check_headers(self, headers: Headers) -> None:
         """CSV in UTF-8 with a header row.
@@ -82,8 +84,8 @@ class PredictCsv(Accepting):
         if self._on_loop and len(body) > EXACT_BYTES:
             raise ReadApart
         self._bounds.check_csv(body)
-        names, rows = _read(body, self._policy.max_rows)
-        plan = plan_columns(self.layout, names, self._policy.extra)
+        names, rows = _read(body, self._max_rows)
+        plan = self._plans.plan(names)
         if not rows:
             raise no_rows()
         sent = dict(zip(names, zip(*rows, strict=True), strict=True))
@@ -148,8 +150,8 @@ def _column(field: Field, cells: Sequence[str], integers: str | None) -> Column:
 
 def _quickly(field: Field, cells: Sequence[str]) -> Column | None:
     """A column of numbers or booleans as one JSON list; None when it is another, or anything is in doubt."""
-    kind = scalar_type(field.dtype)
-    if kind is None or field.dtype is DType.STRING:
+    decode = _decoder(field.dtype)
+    if decode is None:
         return None
     text = ",".join(cells)
     mask = None
@@ -161,12 +163,19 @@ def _quickly(field: Field, cells: Sequence[str]) -> Column | None:
     if field.dtype is DType.BOOL:
         text = text.lower()  # pandas writes True and False
     try:
-        values = msgspec.json.decode(f"[{text}]", type=list[kind])  # type: ignore[valid-type]
+        values = decode(f"[{text}]")
     except (ValueError, RecursionError):
         return None
     if len(values) != len(cells):
         return None
     return np.array(values, dtype=field.dtype.numpy), mask
+
+
+@cache
+def _decoder(dtype: DType) -> Callable[[str], list[Any]] | None:
+    """Reads a list of numbers or booleans of a dtype; None for other dtypes."""
+    kind = None if dtype is DType.STRING else scalar_type(dtype)
+    return None if kind is None else msgspec.json.Decoder(list[kind]).decode  # type: ignore[valid-type]  # made at run time
 
 
 def _value(field: Field, cell: str, row: int) -> Any:

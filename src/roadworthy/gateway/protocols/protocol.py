@@ -20,7 +20,7 @@ HeaderList = list[tuple[bytes, bytes]]
 _JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 
 
-class Decoded:
+class Decoded(msgspec.Struct, eq=False):
     """A request's rows, checked against the endpoint's signature.
 
     Attributes:
@@ -30,26 +30,20 @@ class Decoded:
         reply: what the protocol itself wants to remember for the answer.
     """
 
-    __slots__ = ("batch", "ignored", "json_bytes", "reply")
-
-    def __init__(self, batch: Batch, json_bytes: int = -1, ignored: int = 0, reply: Any = None) -> None:
-        self.batch = batch
-        self.json_bytes = json_bytes
-        self.ignored = ignored
-        self.reply = reply
+    batch: Batch
+    json_bytes: int = -1
+    ignored: int = 0
+    reply: Any = None
 
 
-class Encoded:
+class Encoded(msgspec.Struct, eq=False):
     """An answer as bytes. `headers` always has the content type; `json_bytes` as in Decoded; `form` is the record's
     `output_format`."""
 
-    __slots__ = ("body", "form", "headers", "json_bytes")
-
-    def __init__(self, body: bytes, headers: HeaderList, json_bytes: int = -1, form: str = "json") -> None:
-        self.body = body
-        self.headers = headers
-        self.json_bytes = json_bytes
-        self.form = form
+    body: bytes
+    headers: HeaderList
+    json_bytes: int = -1
+    form: str = "json"
 
 
 class BoundProtocol(Protocol):

@@ -8,6 +8,7 @@ must be accepted there with the same values; a property test holds the two toget
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -58,11 +59,13 @@ class TypedRows:
         self._texts = [number for number, field in enumerate(layout.fields) if field.dtype is DType.STRING]
         self._name_colons = sum(field.name.count(":") for field in layout.fields)
         self._counted_bytes = max(_LARGE_BYTES, _LEAST_ROW_BYTES * bounds.rows)
+        self._nullable = [any(layout.fields[position].nullable for position in form.fields) for form in self._forms]
         first = self._forms[0]
         self._row_shape = layout.fields[0].shape if first.tensor else (len(first.fields),)
         self._small, self._large = self._readers(bounded=True), self._readers(bounded=False)
         self._direct = self._small[0].direct
         self._decode = self._small[0].decode
+        self._pack_row = self._row_packer()
         self._matrix = Matrix(layout, bounds.rows) if Matrix.reads(layout) else None
 
     def read(self, body: bytes) -> Batch | None:
@@ -103,8 +106,24 @@ class TypedRows:
     def _read_directly(self, body: bytes, dtype: np.dtype[Any]) -> Batch | None:
         """A few rows that are the array of the only block as they stand; no key was sent twice."""
         rows = self._decode(body).instances
-        array = np.array(rows, dtype)
-        return Batch(self._layout, len(rows), (Block(array),)) if array.shape[1:] == self._row_shape else None
+        if len(rows) == 1 and self._pack_row is not None:
+            (row,) = rows
+            (width,) = self._row_shape
+            if len(row) != width:
+                return None
+            array: Array = np.empty((1, width), dtype)
+            self._pack_row(array, 0, *row)
+        else:
+            array = np.array(rows, dtype)
+            if array.shape[1:] != self._row_shape:
+                return None
+        return Batch(self._layout, len(rows), (Block(array),))
+
+    def _row_packer(self) -> Callable[..., None] | None:
+        """What writes the numbers of one row into an array: np.array looks for their shape and type, and takes twice as long."""
+        if self._direct is None or self._direct.kind not in "fiu" or len(self._row_shape) > 1:
+            return None
+        return struct.Struct(f"{self._row_shape[0]}{self._direct.char}").pack_into
 
     def _is_unambiguous(self, body: bytes, rows: Sequence[Any], *, as_records: bool) -> bool:
         """Whether no object has a key twice and no text holds what only the exact way judges.
@@ -138,7 +157,7 @@ class TypedRows:
         """Rows as lists in field order; bare values when there is one field; one list type when all columns are alike."""
         if len(types) == 1:
             return _Reader(types[0], [None if self._forms[0].tensor else _single], bounded=bounded)
-        if len(self._forms) == 1 and all(kind == types[0] for kind in types) and not self._nullable(self._forms[0]):
+        if len(self._forms) == 1 and all(kind == types[0] for kind in types) and not self._nullable[0]:
             return _Reader(list[types[0]], [None], bounded=bounded)  # type: ignore[valid-type]
         row = tuple[tuple(types)]  # type: ignore[misc,valid-type]
         picks = [itemgetter(*form.fields) if form.tensor else _tuple_of(form) for form in self._forms]
@@ -156,25 +175,23 @@ class TypedRows:
         )
         return _Reader(row, [_attributes(form) for form in self._forms], bounded=bounded)
 
-    def _nullable(self, form: BlockForm) -> bool:
-        return any(self._layout.fields[position].nullable for position in form.fields)
-
     def _to_batch(self, rows: Sequence[Any], reader: _Reader) -> Batch | None:
         blocks = []
-        for form, pick in zip(self._forms, reader.picks, strict=True):
-            block = self._to_block(form, rows if pick is None else list(map(pick, rows)), bounded=reader.bounded)
+        for number, pick in enumerate(reader.picks):
+            block = self._to_block(number, rows if pick is None else list(map(pick, rows)), bounded=reader.bounded)
             if block is None:
                 return None
             blocks.append(block)
         return Batch(self._layout, len(rows), tuple(blocks))
 
-    def _to_block(self, form: BlockForm, values: Sequence[Any], *, bounded: bool) -> Block | None:
+    def _to_block(self, number: int, values: Sequence[Any], *, bounded: bool) -> Block | None:
+        form = self._forms[number]
         mask: Array | None = None
         if form.tensor:
             wanted = self._layout.fields[form.fields[0]].shape
         else:
             wanted = (len(form.fields),)
-            if self._nullable(form):
+            if self._nullable[number]:
                 values, mask = _split_nulls(form.dtype, values)
         array = _to_array(values, wanted, form.dtype.numpy if bounded or not form.dtype.is_float else _FLOAT64)
         if not bounded and form.dtype.is_float:
