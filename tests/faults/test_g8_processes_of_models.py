@@ -22,6 +22,7 @@ import pytest
 
 import roadworthy as rw
 from roadworthy.foundation.errors import ProofFailed
+from roadworthy.foundation.pidfile import running_pid
 from roadworthy.package.archive import unpack
 from roadworthy.package.replay import Replay, replay_apart
 from tests.machine import FREE_PORTS, Machine
@@ -193,7 +194,7 @@ def packed(folder: Path) -> rw.Package:
 
 
 @pytest.fixture(scope="module")
-def machine(folder: Path, packed: rw.Package) -> Iterator[Machine]:
+def started(folder: Path, packed: rw.Package) -> Iterator[Machine]:
     """All planes, with the version in a runner, after a real push."""
     machine = Machine(folder, [packed])
     up(machine)
@@ -203,6 +204,14 @@ def machine(folder: Path, packed: rw.Package) -> Iterator[Machine]:
         yield machine
     finally:
         machine.run("stop")
+
+
+@pytest.fixture
+def machine(started: Machine) -> Machine:
+    """The same, started again when a test has ended it."""
+    if running_pid(started.home / "supervisor.pid") is None:
+        up(started)
+    return started
 
 
 def up(machine: Machine) -> None:
@@ -330,7 +339,6 @@ def test_g8_stop_leaves_nothing(machine: Machine) -> None:
 
 def test_g8_a_killed_supervisor_leaves_nothing(machine: Machine) -> None:
     """Its runners notice, and end with all that descends from them."""
-    up(machine)
     leave_all(machine)
     machine.family()[0].kill()
     eventually(lambda: left_in(machine.folder) == [], "everything is gone")

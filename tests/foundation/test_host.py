@@ -45,6 +45,27 @@ def test_g8_a_fork_does_not_hear_its_parents_signals(begin: str, status: int) ->
     assert run(code) == (0, f"{status} 0")
 
 
+GRANDCHILD = """
+read, write = os.pipe()
+host.begin_hosting()
+host.forget_in_forks(lambda: os.close(read))
+child = os.fork()
+if child == 0:
+    os.dup2(write, read)  # its own descriptor has the number that it was to forget
+    grandchild = os.fork()
+    if grandchild == 0:
+        os.fstat(read)
+        os._exit(0)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_g8_what_a_fork_forks_keeps_its_descriptors() -> None:
+    """Only the first of them lets go of what its parent had."""
+    assert run(GRANDCHILD) == (0, "0")
+
+
 LOOP = """
 async def main(set_up):
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, said.append, 1)

@@ -69,7 +69,7 @@ def hear_stop(stop: Callable[[], None]) -> None:
 
 
 def forget_in_forks(forget: Callable[[], object]) -> None:
-    """Call `forget` in each forked child: it lets go of what only this process may use."""
+    """Call `forget` in each child that this process forks: it lets go of what only this process may use."""
     _host.forget.append(forget)
 
 
@@ -146,8 +146,10 @@ def _begin_fork() -> None:
     for number, handler in _host.handlers.items():
         if signal.getsignal(number) == handler:
             signal.signal(number, _STOPS[number])
+    # What it forks in turn has nothing left to forget: a descriptor of that number would be another one, its own.
     for forget in _host.forget:
         forget()
+    _host.forget.clear()
     _release_signals()
 
 
