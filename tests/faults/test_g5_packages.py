@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import roadworthy as rw
-from roadworthy.foundation.confine.plan import REQUIRED
+from roadworthy.foundation.confine.plan import Bounds
 from roadworthy.foundation.errors import ProofFailed
 from roadworthy.package.archive import unpack
 from roadworthy.package.replay import Replay, replay_apart
@@ -124,7 +124,7 @@ def test_g5_a_package_that_is_proved_finds_nothing(around: Surroundings, tmp_pat
     assert folder is not None
     replay_apart(folder, Replay(every_runtime=False))
     with pytest.raises(ProofFailed) as refused:
-        replay_apart(folder, Replay(every_runtime=False, bare=True, confinement=REQUIRED))
+        replay_apart(folder, Replay(every_runtime=False, bare=True, bounds=Bounds()))
     assert refused.value.code == "proof-failed"
     assert "found 0.0" in refused.value.message
 

@@ -161,12 +161,14 @@ def _apart(policy: Policy) -> Policy:
 
 def placer(folder: Path, confinement: str = REQUIRED) -> Place:
     """The `Place` of this machine, for the packages below the gateway's `folder`. Workers are not confined: no policy has one of
-    them execute a package's code, unless `confinement` is BEST_EFFORT."""
+    them execute a package's code, unless `confinement` is BEST_EFFORT and the code was granted nothing."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def place(entry: PackageEntry, policies: Sequence[Policy]) -> Placed:
         facts = facts_of(package_folder(folder, entry.digest), entry.digest)
-        if facts.carries_code and confinement == REQUIRED:
+        if entry.grants:
+            facts = replace(facts, apart=f"carries code, granted {', '.join(entry.grants)}")
+        elif facts.carries_code and confinement == REQUIRED:
             facts = replace(facts, apart=facts.apart or "carries code")
         return decide(policies, facts, cpus)
 

@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from roadworthy.contract.snapshot import PackageEntry, Snapshot
-from roadworthy.foundation.confine.plan import REQUIRED
+from roadworthy.foundation.confine.plan import Bounds
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.gateway.agent.quarantine import Quarantine, crash_reason
 from roadworthy.gateway.agent.runner_watch import KILL, STILL, Growth, RunnerWatch
@@ -129,14 +129,14 @@ class How:
 
     Attributes:
         folder: the gateway's.
-        command: of a runner. confinement: whether its code may execute where it cannot be confined.
+        command: of a runner. bounds: what its code may have.
         log_level: "debug" to "error".
         growth: when one leaks.
     """
 
     folder: Path
     command: tuple[str, ...] = tuple(confined_command())
-    confinement: str = REQUIRED
+    bounds: Bounds = field(default_factory=Bounds)
     log_level: str = "info"
     growth: Growth = field(default_factory=Growth)
 
@@ -281,21 +281,22 @@ class Runners:
 
     def _runner(self, copy: _Copy) -> _Runner:
         self._number += 1
+        entry, how = copy.entry, self._how
         start = RunnerStart(
-            folder=str(self._how.folder),
-            digest=copy.entry.digest,
+            folder=str(how.folder),
+            digest=entry.digest,
             address=str(copy.address),
-            allowed_by=copy.entry.allowed_by,
+            allowed_by=entry.leave,
             copy=copy.number,
             threads=copy.placed.threads,
             hang_s=copy.placed.hang_s,
             max_rows=copy.placed.max_rows,
-            log_level=self._how.log_level,
-            confine=confinement(self._how.folder, copy.entry.digest, copy.address, self._how.confinement),
+            log_level=how.log_level,
+            confine=confinement(how.folder, entry.digest, copy.address, how.bounds, entry.grants),
         )
         document = runner_document(start)
         sign = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:8]
-        name = f"{_stem(copy.entry.digest)}-{copy.number}-{sign}.{self._number}"
+        name = f"{_stem(entry.digest)}-{copy.number}-{sign}.{self._number}"
         return _Runner(name, document, grace_s=copy.placed.hang_s + 5.0)
 
     def _adopted(self, like: _Runner, address: Path) -> list[_Runner]:

@@ -10,8 +10,7 @@ import structlog
 
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message
-from roadworthy.foundation.confine.launcher import NOT_CONFINED
-from roadworthy.foundation.confine.plan import as_not_available
+from roadworthy.foundation.confine.plan import refusal
 from roadworthy.foundation.errors import PackageRefused, RoadworthyError
 from roadworthy.foundation.host import begin_hosting, leave
 from roadworthy.runtime.apart.launch import RunnerStart
@@ -32,20 +31,21 @@ def main() -> int:
     configure_logs("runner", start.log_level, keep_log_apart())
     try:
         load = package_loader(Path(start.folder), start.threads)
-        return serve(start, _without_code(load) if NOT_CONFINED in sys.argv else load)
+        withheld = refusal(sys.argv)
+        return serve(start, load if withheld is None else _without_code(load, withheld))
     except OSError as error:
         structlog.get_logger("runner").error("cannot-start", reason=str(error))
         return EXIT_REFUSED
 
 
-def _without_code(load: Load) -> Load:
-    """The same for packages that carry none: this process is not confined as it should be."""
+def _without_code(load: Load, why: PackageRefused) -> Load:
+    """The same for packages that carry none: this process is not confined, or has not been given, what it should."""
 
     def load_data(entry: PackageEntry) -> Executable:
         try:
             return load(msgspec.structs.replace(entry, allowed_by=None))
         except PackageRefused as error:
-            raise as_not_available(error) from error
+            raise (why if error.code == "code-not-allowed" else error) from error
 
     return load_data
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from roadworthy.foundation.confine.plan import confined, make_plan
+from roadworthy.foundation.confine.plan import Bounds, confined, make_plan
 from roadworthy.runtime.loading import package_folder
 
 EXIT_LOAD_FAILED = 75
@@ -65,20 +66,22 @@ def confined_command() -> list[str]:
     return confined(runner_command())
 
 
-def confinement(folder: Path, digest: str, address: Path, policy: str) -> dict[str, Any]:
-    """What is open for a runner of the version: its package, and the folder of its address.
+def confinement(
+    folder: Path, digest: str, address: Path, bounds: Bounds, grants: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What is open for a runner of the version: its package, the folder of its address, and what the package was granted.
 
     Args:
         folder: the gateway's.
-        policy: REQUIRED or BEST_EFFORT of `foundation/confine/plan.py`.
+        bounds: of this machine.
     """
     return make_plan(
         package=package_folder(folder, digest),
         write=address.parent,
         place=f"{address}.{{pid}}.cwd",
         listen=address,
-        private=(folder.parent,),
-        policy=policy,
+        grants=grants,
+        bounds=replace(bounds, private=(folder.parent, *bounds.private)),
     )
 
 
