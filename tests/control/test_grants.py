@@ -83,10 +83,10 @@ def test_nothing_beyond_the_setting_is_granted(
     control: ControlProcess, admin: httpx.Client, send: Callable[..., httpx.Response], tmp_path: Path
 ) -> None:
     """Nor what is the control plane's own, nor what is not there; nothing is registered then."""
-    beyond = send("tcp:5433", "tcp:5432")
+    beyond = send("device:/dev/fuse", "tcp:5432")
     assert refused(beyond) == (422, "grant-not-allowed")
     assert "general.grants" in beyond.json()["hint"]
-    assert beyond.json()["grant"] == "tcp:5433"
+    assert beyond.json()["grant"] == "device:/dev/fuse"
     for path in (control.folder, control.folder / "roadworthy.db", tmp_path, "/"):
         assert refused(send(f"read:{path}")) == (422, "grant-not-allowed")
     assert refused(send(f"read:{tmp_path.parent / 'no-such-file'}")) == (422, "grant-not-available")
