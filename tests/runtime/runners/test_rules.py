@@ -15,7 +15,7 @@ import uvloop
 from roadworthy.contract.local import part_of
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
-from roadworthy.runtime.fallback import Fallbacks, OtherSubmitter, Static
+from roadworthy.runtime.fallback import Fallbacks, OtherSubmitter, Static, Step
 from roadworthy.runtime.line import too_late
 from roadworthy.runtime.rules import Rules
 from roadworthy.runtime.ticket import Answer, Ticket
@@ -49,7 +49,7 @@ class Scene:
         rule = self.rules.get(ALLOWED, "mean")
         assert rule is not None
         assert self.rules.get(ALLOWED, "mean") is rule
-        steps = [OtherSubmitter("rule", "mean", rule), Static(Layout(SUM.outputs), STATIC[0])]
+        steps: list[Step] = [OtherSubmitter("rule", "mean", rule), Static(Layout(SUM.outputs), STATIC[0])]
         self.top = Fallbacks(self.version, steps, lambda _kind, _reason: None)
 
     def ask(self, value: float, seconds: float = 3_600.0, wait_s: float = 0.0) -> Waiting:
