@@ -124,15 +124,20 @@ def missing(held: Mapping[str, bool]) -> list[str]:
     return [part for part in BASELINE if not held[part]]
 
 
+def not_confined() -> PackageRefused:
+    """What to tell of code that is not executed because it cannot be confined."""
+    return PackageRefused(
+        "this machine cannot confine the package's code, so it is not executed",
+        code="confinement-not-available",
+        hint="see docs/confinement.md for what is needed; general.confinement = best-effort executes it all the same",
+    )
+
+
 def refusal(arguments: Iterable[str]) -> PackageRefused | None:
     """Why the launcher, by what it has added to these arguments, has this process execute no code; None where it may."""
     for told in arguments:
         if told == NOT_CONFINED:
-            return PackageRefused(
-                "this machine cannot confine the package's code, so it is not executed",
-                code="confinement-not-available",
-                hint="see docs/confinement.md for what is needed; general.confinement = best-effort executes it all the same",
-            )
+            return not_confined()
         if told.startswith(NOT_GRANTED):
             return not_allowed(told.removeprefix(NOT_GRANTED))
         if told.startswith(NOT_THERE):

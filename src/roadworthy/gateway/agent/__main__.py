@@ -21,6 +21,7 @@ import msgspec
 import structlog
 import uvloop
 
+from roadworthy.contract.local import read_part
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import UNLOADED
 from roadworthy.foundation.child import (
@@ -226,7 +227,10 @@ def _wire_runners(
     if document.children_fd is None:
         return None, None
 
-    def held(digest: str) -> bool:
+    def held(part: str) -> bool:
+        digest, rule = read_part(part)
+        if rule:  # an endpoint may use it for as long as a worker serves by an earlier snapshot
+            return any(report.revision not in (0, runners.revision) for report in hub.reports())
         versions = (version for report in hub.reports() for version in report.versions if version.digest == digest)
         reported = any(
             version.state != UNLOADED and (version.placement or PROCESS).startswith(PROCESS) for version in versions

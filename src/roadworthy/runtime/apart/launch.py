@@ -24,7 +24,7 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         folder: the gateway's folder; the package lies in packages/.
-        digest: which package.
+        digest: which package. rule: which of its rules is executed; "" executes its model.
         address: the Unix socket that workers connect to, from `runner_address`.
         allowed_by: who allowed the package's code to execute, or None.
         copy: which one of the version's runners.
@@ -41,6 +41,7 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
     address: str
     allowed_by: str | None = None
+    rule: str = ""
     copy: int = 0
     threads: int = 1
     hang_s: float = 120.0
@@ -50,10 +51,22 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confine: dict[str, Any] | None = None
 
 
-def runner_address(folder: Path, digest: str, copy: int = 0) -> Path:
-    """Where the runners of a version are reached: one socket a copy, in a folder that no other version's runner can open, below
-    the gateway's `folder`."""
-    return folder / "run" / "runners" / f"{digest.removeprefix('sha256:')[:16]}-{copy}" / "runner.sock"
+def runner_stem(digest: str, rule: str = "") -> str:
+    """What the runners of a version, or of one of its rules, are called by: in names of processes, and of folders."""
+    digits = digest.removeprefix("sha256:")[:16]
+    return f"{digits}-{rule}" if rule else digits
+
+
+def read_stem(stem: str) -> tuple[str, str]:
+    """The digest's first digits and the rule, "" for the version itself."""
+    digits, _, rule = stem.partition("-")
+    return digits, rule
+
+
+def runner_address(folder: Path, digest: str, copy: int = 0, rule: str = "") -> Path:
+    """Where the runners of a version, or of one of its rules, are reached: one socket a copy, in a folder that no other runner
+    can open, below the gateway's `folder`."""
+    return folder / "run" / "runners" / f"{runner_stem(digest, rule)}-{copy}" / "runner.sock"
 
 
 def runner_command() -> list[str]:
