@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, rw.Package]:
     with contextlib.chdir(out):
         code = rw.pack(lambda rows: rows.sum(axis=1), name="code", inputs=inputs, out=out, compile=False)
     return {"code": code, "data": rw.pack(out / "sum.onnx", name="data", inputs=inputs, out=out)}
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A folder that does not lie beside the gateway's, as pytest's do: those are private."""
+    with tempfile.TemporaryDirectory(prefix="roadworthy-g5-") as folder:
+        yield Path(folder).resolve()
 
 
 @pytest.fixture
@@ -148,9 +156,9 @@ def test_g5_a_machine_that_does_not_allow_a_grant_does_not_run_the_version(
     play(tmp_path, refused, digest=digest)
 
 
-def test_g5_a_version_waits_for_what_it_was_granted(start: Start, tmp_path: Path) -> None:
+def test_g5_a_version_waits_for_what_it_was_granted(start: Start, tmp_path: Path, elsewhere: Path) -> None:
     """Without it none of its code is executed; once it is there, loading again succeeds."""
-    rates = tmp_path.parent / f"{tmp_path.name}-rates.csv"
+    rates = elsewhere / "rates.csv"
     grants = (f"read:{rates}",)
     _, _, digest = start("code", REQUIRED, grants=grants, allowed=grants)
 

@@ -65,7 +65,8 @@ def not_allowed(grant: str) -> PackageRefused:
     return PackageRefused(
         f"the grant {grant} is more than this machine lets packages have",
         code="grant-not-allowed",
-        hint="the setting general.grants (ROADWORTHY_GRANTS) of the control plane and of every gateway says what may be granted",
+        hint="general.grants (ROADWORTHY_GRANTS) of the control plane and of every gateway says what may be granted; what "
+        "belongs to Roadworthy never is",
         facts={"grant": grant},
     )
 
