@@ -147,8 +147,8 @@ def test_a_rule_that_cannot_be_loaded_is_passed_over_at_once(play: Any, start_ru
         assert await stage.answer(4.0) == ("static", STATIC)
         stage.rules.try_again()
         await soon(lambda: runner.process.poll() is not None, "it leaves to be started again")
-        await soon(lambda: stage.rules._rules[MEAN].refusal is None, "that is noticed")
-        start_runner(rule="mean").wait_shown()
+        start_runner(rule="mean")
+        await soon(lambda: stage.rules._rules[MEAN].ready, "it is loaded")
         assert await stage.answer(4.0) == ("rule", [4.0])
 
     play(scene)
