@@ -66,8 +66,9 @@ class Scene:
 
 
 @pytest.fixture
-def play(tmp_path: Path) -> Callable[..., None]:
-    """Runs a scene."""
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a scene, at whose end nothing is under way."""
+    monkeypatch.setattr("roadworthy.runtime.rules._LOOK_AGAIN_S", 0.01)
 
     def run(scene: Callable[[Scene], Awaitable[None]]) -> None:
         async def whole() -> None:
@@ -76,6 +77,7 @@ def play(tmp_path: Path) -> Callable[..., None]:
                 await scene(stage)
             finally:
                 stage.rules.keep(())
+                await soon(lambda: not stage.rules._leaving, "the connection is closed")
                 await asyncio.sleep(0)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -145,7 +147,8 @@ def test_a_rule_that_cannot_be_loaded_is_passed_over_at_once(play: Any, start_ru
         assert await stage.answer(4.0) == ("static", STATIC)
         stage.rules.try_again()
         await soon(lambda: runner.process.poll() is not None, "it leaves to be started again")
-        start_runner(rule="mean").wait_shown()
+        start_runner(rule="mean")
+        await soon(lambda: stage.rules._rules[MEAN].ready, "it is loaded")
         assert await stage.answer(4.0) == ("rule", [4.0])
 
     play(scene)
@@ -186,11 +189,8 @@ def test_a_rule_whose_process_dies_answers_from_the_next_one(play: Any, start_ru
     play(scene)
 
 
-def test_who_waits_for_a_rule_that_is_let_go_is_answered(
-    play: Any, start_runner: StartRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_waits_for_a_rule_that_is_let_go_is_answered(play: Any, start_runner: StartRunner) -> None:
     """Then the connection is closed: the runner, told to stop, has nobody to wait for."""
-    monkeypatch.setattr("roadworthy.runtime.rules._LOOK_AGAIN_S", 0.01)
 
     async def scene(stage: Scene) -> None:
         runner = start_runner("gated", rule="mean")
