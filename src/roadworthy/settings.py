@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import parse_qsl, urlsplit
 
+from roadworthy.foundation.confine.grants import parse_grants
 from roadworthy.foundation.errors import RoadworthyError, SettingsError
 from roadworthy.foundation.references import check_name
 
@@ -40,6 +41,10 @@ class GeneralSettings:
     confinement: Confinement = "required"
     """Where this machine cannot confine the code of packages, "required" refuses it, and "best-effort" executes it with what can
     be had."""
+
+    grants: tuple[str, ...] = ()
+    """What the code of packages may be granted on this machine beside its own files: "read:/path", "device:/dev/name",
+    "device:nvidia", "tcp:PORT", "network". The control plane and every gateway ask their own."""
 
     def home_folder(self) -> Path:
         """`home`, for who is about to use it.
@@ -166,6 +171,8 @@ class Settings:
     origins: Mapping[str, str]
     unknown: tuple[str, ...] = ()
     """Environment variables that begin like ours and mean nothing."""
+    file: Path | None = None
+    """The file that was read."""
 
     def origin(self, name: str) -> str:
         """Where `group.name` came from: "default", "context", a file, a variable or a flag."""
@@ -237,12 +244,14 @@ def load_settings(
         if value is not None:
             reading.given[name] = _Given(value, f"--{name.partition('.')[2].replace('_', '-')}")
     strongest = dict(reading.given)
-    _read_file(reading, variables, folder or Path())
+    file = _read_file(reading, variables, folder or Path())
     reading.given.update(strongest)
     built = {group: _build(group, kind, reading) for group, kind in GROUPS.items()}
     if reading.faults:
         raise _invalid(reading.faults)
-    settings = Settings(**built, origins={name: given.origin for name, given in reading.given.items()}, unknown=unknown)
+    settings = Settings(
+        **built, origins={name: given.origin for name, given in reading.given.items()}, unknown=unknown, file=file
+    )
     return _with_context(settings)
 
 
@@ -261,15 +270,15 @@ def _entries() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
             yield group, entry
 
 
-def _read_file(reading: _Reading, variables: Mapping[str, str], folder: Path) -> None:
+def _read_file(reading: _Reading, variables: Mapping[str, str], folder: Path) -> Path | None:
     path = _file(reading, variables, folder)
     if path is None:
-        return
+        return None
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reading.fault(FILE_NAME, str(path), f"cannot be read: {error}")
-        return
+        return path
     for group, table in document.items():
         if group not in GROUPS or not isinstance(table, dict):
             reading.fault(group, str(path), f"is no group; the groups are {', '.join(GROUPS)}")
@@ -281,6 +290,7 @@ def _read_file(reading: _Reading, variables: Mapping[str, str], folder: Path) ->
             else:
                 near = difflib.get_close_matches(name, names, n=1)
                 reading.fault(f"{group}.{name}", str(path), "is unknown" + (f"; meant {near[0]}?" if near else ""))
+    return path
 
 
 def _file(reading: _Reading, variables: Mapping[str, str], folder: Path) -> Path | None:
@@ -324,6 +334,8 @@ def _checked(entry: dataclasses.Field[Any], value: object) -> object:
         return _checked_url(str(parsed))
     if entry.name == "webhook_networks":
         return tuple(str(ip_network(text)) for text in cast("tuple[str, ...]", parsed))
+    if entry.name == "grants":
+        return parse_grants(cast("tuple[str, ...]", parsed))
     if entry.name == "cache_url":
         return _checked_cache_url(str(parsed))
     return check_name(str(parsed), "gateway name") if entry.name == "name" else parsed

@@ -16,6 +16,7 @@ from roadworthy.contract.snapshot import (
     Arm,
     EndpointEntry,
     KeyEntry,
+    Leave,
     PackageEntry,
     Policy,
     Snapshot,
@@ -48,7 +49,8 @@ def some(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 SNAPSHOTS = st.builds(
     Snapshot, TEXT, COUNT,
-    some(st.builds(PackageEntry, DIGESTS, TEXT, COUNT, COUNT, st.none() | TEXT)),
+    some(st.builds(PackageEntry, DIGESTS, TEXT, COUNT, COUNT, st.none() | TEXT, some(TEXT),
+                   st.none() | st.builds(Leave, TEXT, some(TEXT)))),
     some(st.builds(EndpointEntry, TEXT, COUNT, some(st.builds(Arm, DIGESTS, COUNT)), st.dictionaries(TEXT, TEXT, max_size=2),
                    st.builds(Policy, max_rows=COUNT, record=st.booleans()))),
     st.none() | some(st.builds(KeyEntry, TEXT, TEXT, TEXT, st.none() | some(TEXT))),
@@ -164,3 +166,21 @@ def test_a_text_is_bounded_by_what_the_database_holds(place: str, most: int) -> 
             decode_telemetry(frame(refused))
     assert len(sentence("é" * 5_000)) == MOST_SENTENCE
     assert sentence("short") == "short"
+
+
+def test_a_release_without_grants_finds_no_leave_for_code_that_has_some() -> None:
+    """It reads the snapshot all the same; this release finds both, and the leave of code without grants where it always was."""
+
+    class Earlier(msgspec.Struct, frozen=True):
+        digest: str
+        allowed_by: str | None = None
+
+    granted = PackageEntry("sha256:0", "m", 1, 1, granted=Leave("key-a", ("network",)))
+    plain = PackageEntry("sha256:1", "m", 2, 1, "key-b")
+    (with_grants, without) = decode_snapshot(encode_snapshot(Snapshot("e", 1, (granted, plain)))).packages
+    assert (with_grants.leave, with_grants.grants, with_grants.allowed_by) == ("key-a", ("network",), None)
+    assert (without.leave, without.grants, without.allowed_by) == ("key-b", (), "key-b")
+    earlier = msgspec.json.decode(encode_snapshot(Snapshot("e", 1, (granted, plain))), type=dict[str, object])[
+        "packages"
+    ]
+    assert [each.allowed_by for each in msgspec.convert(earlier, list[Earlier])] == [None, "key-b"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from roadworthy.foundation.confine import __file__ as confine_file
-from roadworthy.foundation.confine.plan import REQUIRED, confined, make_plan
+from roadworthy.foundation.confine.plan import REQUIRED, Bounds, confined, make_plan
 from tests.faults.g5_probe import SECRET, Target
 from tests.waiting import DEADLINE_S
 
@@ -90,23 +90,23 @@ class Surroundings:
             "abstract_datagram": f"\0{name}-d",
         }
 
-    def plan(self, policy: str = REQUIRED) -> dict[str, Any]:
-        """Of a confined process that is hostile."""
+    def plan(self, policy: str = REQUIRED, grants: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Of a confined process that is hostile, and was granted what the operator allows."""
         plan = make_plan(
             package=self.folder / "package",
             write=self.folder / "write",
             place=str(self.folder / "write" / "p.{pid}.cwd"),
-            private=(self.folder / "home",),
-            policy=policy,
+            grants=grants,
+            bounds=Bounds(policy, grants, (self.folder / "home",)),
         )
         return {**plan, "read": [*plan["read"], "/usr/bin/python3"]}
 
-    def confined(self, command: list[str], policy: str = REQUIRED) -> list[str]:
+    def confined(self, command: list[str], policy: str = REQUIRED, grants: tuple[str, ...] = ()) -> list[str]:
         """The command behind a launcher that any user can read."""
-        interpreter, *_ = confined(command, self.plan(policy))
+        interpreter, _, _, _, *rest = confined(command, self.plan(policy, grants))
         launcher = self.folder / "roadworthy" / "foundation" / "confine" / "__main__.py"
         assert interpreter == sys.executable
-        return [self.python, "-I", "-S", str(launcher), *confined(command, self.plan(policy))[4:]]
+        return [self.python, "-I", "-S", str(launcher), *rest]
 
     def run(self, command: list[str], *without: str) -> subprocess.CompletedProcess[str]:
         """Run as the user of these surroundings, in a place that lacks what `without` names (`g5_without.py`)."""

@@ -30,9 +30,8 @@ from roadworthy.package.package import Package
 from roadworthy.package.prove import prove
 from roadworthy.package.replay import Replay, replay_apart
 from roadworthy.package.rules import load_rule
-from roadworthy.runtime.loading import package_folder, package_loader
+from roadworthy.runtime.loading import package_folder, package_loader, rule_loader
 from roadworthy.runtime.placement import facts_of
-from roadworthy.runtime.rules import rule_loader
 from tests.control_plane import ControlProcess
 from tests.waiting import DEADLINE_S
 
@@ -82,7 +81,7 @@ def test_g4_whoever_opens_a_lying_package_refuses_it(
     for allowed_by in (None, "someone"):
         entry = PackageEntry(digest, "forged", 1, 1, allowed_by)
         refused(lambda entry=entry: package_loader(tmp_path, 1)(entry))  # type: ignore[misc]
-    refused(lambda: rule_loader(tmp_path)(PackageEntry(digest, "forged", 1, 1, "someone"), "half"))
+    refused(lambda: rule_loader(tmp_path, "half")(PackageEntry(digest, "forged", 1, 1, "someone")))
     with contextlib.suppress(PackageInvalid):  # or else the lie is about another part than what serves
         assert facts_of(folder, digest).framework == "onnx"
     assert not mark.exists()
@@ -191,7 +190,7 @@ def test_g4_a_package_under_the_name_of_another_is_not_loaded(honest: dict[str, 
     unpack(honest["graph"].path, package_folder(tmp_path, wanted))
     entry = PackageEntry(wanted, "pickle", 1, 1, "someone")
     refused(lambda: package_loader(tmp_path, 1)(entry), "package-damaged")
-    refused(lambda: rule_loader(tmp_path)(entry, "half"), "package-damaged")
+    refused(lambda: rule_loader(tmp_path, "half")(entry), "package-damaged")
     refused(lambda: facts_of(package_folder(tmp_path, wanted), wanted), "package-damaged")
 
 

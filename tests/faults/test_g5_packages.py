@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
@@ -15,39 +13,17 @@ import numpy as np
 import pytest
 
 import roadworthy as rw
-from roadworthy.foundation.confine.plan import REQUIRED
+from roadworthy.foundation.confine.plan import Bounds
 from roadworthy.foundation.errors import ProofFailed
 from roadworthy.package.archive import unpack
 from roadworthy.package.replay import Replay, replay_apart
-from tests.faults.g5_probe import PROBES, SECRET
-from tests.faults.g5_surroundings import PROBE, Surroundings, surroundings
+from tests.faults.g5_probe import SECRET
+from tests.faults.g5_spy import EVERYTHING, LOOK, names, spying
+from tests.faults.g5_surroundings import Surroundings, surroundings
 from tests.machine import Machine
 from tests.waiting import DEADLINE_S
 
 ROWS = np.arange(40.0).reshape(20, 2)
-LOOK = -1.0
-EVERYTHING = [probe.__name__ for probe in PROBES if probe.__name__ != "inherited"]
-
-
-def names(found: float) -> list[str]:
-    """What the bits stand for."""
-    return [probe.__name__ for bit, probe in enumerate(PROBES) if int(found) >> bit & 1]
-
-
-def spying(target: dict[str, Any], always: bool) -> Any:
-    """A model that answers with what it found: a bit for each probe. If not always, then for rows that begin with LOOK."""
-    text, told = PROBE.read_text(), json.dumps(target)
-
-    def spy(rows: Any) -> Any:
-        if not always and not (rows[:, 0] == LOOK).any():
-            return rows[:, 0] * 0.0
-        probe = ModuleType("probe")
-        exec(text, probe.__dict__)  # noqa: S102 - the probe's own text: what is packed has no module of the tests
-        found = set(probe.look(json.loads(told))) - {"inherited"}  # no process of ours hands anything down
-        bits = sum(1 << bit for bit, each in enumerate(probe.PROBES) if each.__name__ in found)
-        return np.full(len(rows), float(bits))
-
-    return spy
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +100,7 @@ def test_g5_a_package_that_is_proved_finds_nothing(around: Surroundings, tmp_pat
     assert folder is not None
     replay_apart(folder, Replay(every_runtime=False))
     with pytest.raises(ProofFailed) as refused:
-        replay_apart(folder, Replay(every_runtime=False, bare=True, confinement=REQUIRED))
+        replay_apart(folder, Replay(every_runtime=False, bare=True, bounds=Bounds()))
     assert refused.value.code == "proof-failed"
     assert "found 0.0" in refused.value.message
 

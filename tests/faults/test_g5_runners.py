@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import roadworthy as rw
-from roadworthy.foundation.confine.plan import BEST_EFFORT, REQUIRED
+from roadworthy.foundation.confine.plan import BEST_EFFORT, REQUIRED, Bounds
 from roadworthy.gateway.agent import runner_watch
 from roadworthy.gateway.agent.runner_watch import DISK, KILL, Growth, RunnerWatch
 from roadworthy.package.archive import unpack
@@ -58,11 +59,24 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, rw.Package]:
 
 
 @pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A folder that does not lie beside the gateway's, as pytest's do: those are private."""
+    with tempfile.TemporaryDirectory(prefix="roadworthy-g5-") as folder:
+        yield Path(folder).resolve()
+
+
+@pytest.fixture
 def start(packages: dict[str, rw.Package], tmp_path: Path) -> Iterator[Start]:
     """Starts a confined runner of a package in a place that lacks things: `start(name, policy, *without)`."""
     with contextlib.ExitStack() as stack:
 
-        def begin(name: str, policy: str = REQUIRED, *without: str) -> tuple[subprocess.Popen[bytes], Path, str]:
+        def begin(
+            name: str,
+            policy: str = REQUIRED,
+            *without: str,
+            grants: tuple[str, ...] = (),
+            allowed: tuple[str, ...] = (),
+        ) -> tuple[subprocess.Popen[bytes], Path, str]:
             package = packages[name]
             assert package.path is not None
             folder = tmp_path / "packages" / package.digest.removeprefix("sha256:")
@@ -70,7 +84,7 @@ def start(packages: dict[str, rw.Package], tmp_path: Path) -> Iterator[Start]:
                 unpack(package.path, folder)
             address = runner_address(tmp_path, package.digest)
             address.parent.mkdir(parents=True, exist_ok=True)
-            open_for_it = confinement(tmp_path, package.digest, address, policy)
+            open_for_it = confinement(tmp_path, package.digest, address, Bounds(policy, allowed), grants)
             told = RunnerStart(str(tmp_path), package.digest, str(address), "me", confine=open_for_it)
             line, end = socket.socketpair()
             stack.callback(line.close)
@@ -125,6 +139,42 @@ def test_g5_where_code_cannot_be_confined_it_is_refused(start: Start, tmp_path: 
 
     play(tmp_path, refused, digest=code)
     play(tmp_path, answers, digest=data)
+
+
+@pytest.mark.parametrize("policy", [REQUIRED, BEST_EFFORT])
+def test_g5_a_machine_that_does_not_allow_a_grant_does_not_run_the_version(
+    start: Start, tmp_path: Path, policy: str
+) -> None:
+    """What was granted elsewhere holds only as far as this machine's own setting goes; callers get the reason by its code."""
+    _, _, digest = start("code", policy, grants=("network",), allowed=("tcp:5432",))
+
+    async def refused(caller: Caller) -> None:
+        await caller.until(lambda: caller.batcher.refusal)
+        assert caller.batcher.refusal is not None
+        assert caller.batcher.refusal.code == "grant-not-allowed"
+
+    play(tmp_path, refused, digest=digest)
+
+
+def test_g5_a_version_waits_for_what_it_was_granted(start: Start, tmp_path: Path, elsewhere: Path) -> None:
+    """Without it none of its code is executed; once it is there, loading again succeeds."""
+    rates = elsewhere / "rates.csv"
+    grants = (f"read:{rates}",)
+    _, _, digest = start("code", REQUIRED, grants=grants, allowed=grants)
+
+    async def refused(caller: Caller) -> None:
+        await caller.until(lambda: caller.batcher.refusal)
+        assert caller.batcher.refusal is not None
+        assert caller.batcher.refusal.code == "grant-not-available"
+
+    async def answers(caller: Caller) -> None:
+        assert await caller.ask(rows(1.0, 2.0)) == [[1.0, 2.0]]
+
+    play(tmp_path, refused, digest=digest)
+    rates.write_text("1")
+    _, address, _ = start("code", REQUIRED, grants=grants, allowed=grants)
+    eventually(lambda: (shown := RunnerState.read(address)) and shown.state == READY, "the next one has the address")
+    play(tmp_path, answers, digest=digest)
 
 
 def test_g5_best_effort_executes_code_with_what_can_be_had(start: Start, tmp_path: Path) -> None:

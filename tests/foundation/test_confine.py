@@ -13,7 +13,7 @@ from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.confine import launcher, seccomp, system
 from roadworthy.foundation.confine import plan as plans
 from roadworthy.foundation.confine.environment import filtered
-from roadworthy.foundation.confine.plan import REQUIRED, confined, make_plan
+from roadworthy.foundation.confine.plan import Bounds, confined, make_plan
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def fresh() -> Iterator[None]:
 
 def opened(folder: Path, *private: Path) -> tuple[set[str], set[str]]:
     """What is listed and what is read."""
-    plan = make_plan(package=folder / "p", write=folder / "w", place="x", private=private, policy=REQUIRED)
+    plan = make_plan(package=folder / "p", write=folder / "w", place="x", bounds=Bounds(private=private))
     return set(plan["list"]), set(plan["read"])
 
 
@@ -87,12 +87,13 @@ def test_no_secret_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (told["OMP_NUM_THREADS"], told["HOME"]) == ("2", "/own")
 
 
+@pytest.mark.parametrize("reach", [seccomp.NOTHING, seccomp.PORTS, seccomp.ANYWHERE])
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_each_jump_of_the_filter_ends_in_the_program(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_jump_of_the_filter_ends_in_the_program(machine: str, reach: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for both architectures, also for the one that this machine has not; every way ends in an answer."""
     for module in (system, seccomp):
         monkeypatch.setattr(module, "MACHINE", machine)
-    steps = seccomp._program()
+    steps = seccomp._program(reach)
     for position, (code, if_true, if_false, _) in enumerate(steps):
         if code in (seccomp._IF_EQUAL, seccomp._IF_AT_LEAST, seccomp._IF_ANY_BIT):
             assert position + 1 + max(if_true, if_false) < len(steps)

@@ -66,7 +66,7 @@ def serve(
         plan.models[package.digest] = {"signature": package.signature.to_document()}
         for name in ("e", "f"):
             plan.endpoint(name, [package.digest], Policy(record=True))
-        options = {"deep_check_s": EVERY_S, **options}
+        options = {"deep_check_s": EVERY_S, "confinement": "best-effort", **options}
         return start_worker(plan, folder=tmp_path, snapshot=plan.snapshot(keys=keys), command=COMMAND, **options)
 
     return go

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from roadworthy.contract.local import part_of
 from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot
 from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.gateway.agent.exposition import AgentFacts, GatewayCollector, render
+from roadworthy.gateway.agent.runners import Keeping, RunnerFacts
 from roadworthy.gateway.metrics import BUCKETS_S, Bound, open_worker_metrics, read_totals
 
 DIGEST = "sha256:" + "a" * 64
@@ -218,6 +220,22 @@ def test_totals_keep_what_telemetry_needs(slab: Path) -> None:
         metrics.bind("flights", generation, "flights:3", DIGEST).observe("ok", 0.1, 1)
     requests = read_totals(SlabReader(slab)).requests
     assert dict(requests) == {(Bound("flights", generation, "flights:3", DIGEST), "ok"): 1 for generation in (1, 2)}
+
+
+def test_runners_of_versions_and_of_rules_are_told_apart(slab: Path) -> None:
+    """By the label `rule`, which is empty for the version itself."""
+    snapshot = Snapshot("e", 9, (PackageEntry(DIGEST, "flights", 3, 1),))
+    rule = part_of(DIGEST, "mean")
+    runners = (RunnerFacts(DIGEST, "", 1, 11, "READY", 7), RunnerFacts(DIGEST, "mean", 0, 12, "LOADING", 8))
+    keeping = Keeping(runners, {(DIGEST, "hung"): 2, (rule, "killed"): 3}, kept_out={rule: "it crashed"})
+    samples = scrape(slab, AgentFacts(snapshot, (), None, 0, keeping=keeping))
+    assert samples["roadworthy_runners{version=flights:3,rule=,state=READY}"] == 1
+    assert samples["roadworthy_runners{version=flights:3,rule=mean,state=LOADING}"] == 1
+    assert samples["roadworthy_runner_resident_bytes{version=flights:3,rule=,copy=1}"] == 7
+    assert samples["roadworthy_runner_resident_bytes{version=flights:3,rule=mean,copy=0}"] == 8
+    assert samples["roadworthy_runner_restarts_total{version=flights:3,rule=,reason=hung}"] == 2
+    assert samples["roadworthy_runner_restarts_total{version=flights:3,rule=mean,reason=killed}"] == 3
+    assert samples["roadworthy_version_quarantined{version=flights:3,rule=mean}"] == 1
 
 
 def test_version_info_and_the_agents_own(slab: Path) -> None:

@@ -61,7 +61,7 @@ def test_answers_are_those_of_training(start_worker: Any, make_plan: Any, packag
     native, frame, model = packages["people"]
     plan = make_plan()
     place(plan, tmp_path, native, allowed=True)
-    worker = start_worker(plan, folder=tmp_path, command=COMMAND).wait_ready()
+    worker = start_worker(plan, folder=tmp_path, command=COMMAND, confinement="best-effort").wait_ready()
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     reply = worker.predict("people", rows)
     assert reply.status_code == 200, reply.text
@@ -71,17 +71,25 @@ def test_answers_are_those_of_training(start_worker: Any, make_plan: Any, packag
     np.testing.assert_allclose([answer["probabilities"] for answer in answers], model.predict_proba(frame), rtol=1e-9)
 
 
-def test_a_package_with_code_needs_leave(start_worker: Any, make_plan: Any, packages: Any, tmp_path: Path) -> None:
-    """Pickled code that nobody allowed is not executed; the endpoint says so and the rest is served."""
+@pytest.mark.parametrize(
+    ("allowed", "confinement", "code"),
+    [(False, "best-effort", b"code-not-allowed"), (True, "required", b"confinement-not-available")],
+    ids=["leave", "confinement"],
+)
+def test_g5_a_package_with_code_needs_leave_and_confinement(
+    start_worker: Any, make_plan: Any, packages: Any, tmp_path: Path, *, allowed: bool, confinement: str, code: bytes
+) -> None:
+    """Pickled code that nobody allowed is not executed, nor any in a worker that is to execute none, wherever it is placed; the
+    endpoint says so and the rest is served."""
     plan = make_plan()
-    place(plan, tmp_path, packages["people"][0], allowed=False)
+    place(plan, tmp_path, packages["people"][0], allowed=allowed)
     place(plan, tmp_path, packages["sum"][0], allowed=False)
-    worker = start_worker(plan, folder=tmp_path, command=COMMAND)
+    worker = start_worker(plan, folder=tmp_path, command=COMMAND, confinement=confinement)
     eventually(lambda: worker.client.get("/readyz").json().get("missing") == ["people"], "the rest is served")
     assert worker.predict("people", [{}]).json()["code"] == "endpoint-not-ready"
     assert worker.predict("sum", [[1, 2, 3.5]]).json() == {"predictions": [6.5]}
     worker.stop()
-    assert b"code-not-allowed" in (tmp_path / "log").read_bytes()
+    assert code in (tmp_path / "log").read_bytes()
 
 
 def test_a_damaged_package_is_not_served(start_worker: Any, make_plan: Any, packages: Any, tmp_path: Path) -> None:

@@ -35,10 +35,11 @@ def test_a_rule_answers_from_the_package(package: Package) -> None:
     """By value: it needs nothing of the project where it was written. The graph itself still needs no permission."""
     assert package.rules == ("flat",)
     rule = load_rule(package, "flat", allow_code=(package.digest,))
-    assert rule is not None
     inputs, _ = package.golden()
-    assert rule(inputs).blocks[0].values.ravel().tolist() == [1.5] * 8
-    assert load_rule(package, "steep", allow_code=(package.digest,)) is None
+    assert rule.run(inputs).blocks[0].values.ravel().tolist() == [1.5] * 8
+    with pytest.raises(PackageRefused) as missing:
+        load_rule(package, "steep", allow_code=(package.digest,))
+    assert missing.value.code == "rule-missing"
     construct(package).close()
 
 

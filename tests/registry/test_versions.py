@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def test_what_was_registered_is_what_is_read(connection: Connection) -> None:
     assert versions.get(connection, version.reference) == version == pushed("a", "d1")
     versions.allow(connection, version.reference, "key-b")
     assert versions.get(connection, version.reference).allowed_by == "key-b"
+
+
+def test_grants_are_kept_with_the_version(connection: Connection) -> None:
+    """In their order; a version without has none."""
+    granted = replace(pushed("a", "d1"), grants=("network", "tcp:1"))
+    assert versions.register(connection, granted).grants == ("network", "tcp:1")
+    assert versions.register(connection, pushed("a", "d2")).grants == ()
 
 
 def test_found_by_digest_of_a_model_or_of_any(connection: Connection) -> None:

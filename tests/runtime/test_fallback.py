@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
-from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, RoadworthyError, Unavailable
 from roadworthy.runtime.breaker import LOOK_S, OwnCells
 from roadworthy.runtime.fallback import Fallbacks, OtherSubmitter, Static
 from roadworthy.runtime.layers import Parts, layered
-from roadworthy.runtime.rules import Rules
 from roadworthy.runtime.ticket import Answer, Outcome, Submitter, Ticket
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
-from tests.waiting import DEADLINE_S, HandClock, soon
+from tests.waiting import HandClock
 
 SIGNATURE = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),), Container.ARRAY)
 INPUTS, OUTPUTS = Layout(SIGNATURE.inputs), Layout(SIGNATURE.outputs)
@@ -337,105 +334,6 @@ def test_values_are_checked_against_the_outputs() -> None:
     for value in ("no", {"label": "no"}, {"label": 1, "score": [0.5, 0.5]}, None):
         with pytest.raises(InvalidInput):
             Static(two, value)
-
-
-def rules(function: Callable[[Batch], Batch], play: Callable[[Submitter, Rules], Any], **more: Any) -> None:
-    """Play with a chain whose version fails and whose rule is that function."""
-
-    async def run() -> None:
-        known = Rules(lambda _entry, _name: function)
-        entry = PackageEntry(DIGEST, "m", 2, 1, allowed_by="k")
-        steps = (Fallback("rule", rule="mean"), *more.get("then", ()))
-        loop = asyncio.get_running_loop()
-        rule = known.get(entry, "mean")
-        top, _ = chain(Planted(more.get("error", BAD)), *steps, loop=loop, rule=lambda _: rule)
-        await play(top, known)
-        known.keep(())
-
-    asyncio.run(run())
-
-
-async def outcome_of(ticket: Told) -> None:
-    """Wait until it is settled."""
-    await soon(lambda: ticket.done, "it is settled")
-
-
-def test_a_rule_answers_off_the_event_loop() -> None:
-    """On a thread of its own; its name stands in the header."""
-    threads: set[int] = set()
-
-    def mean(batch: Batch) -> Batch:
-        threads.add(threading.get_ident())
-        return y(*([4.0] * batch.rows)).batch()
-
-    async def play(top: Submitter, _rules: Rules) -> None:
-        ticket = ask(top, 1, 2)
-        await outcome_of(ticket)
-        assert (ticket.values, ticket.header) == ([4, 4], 'rule; rule="mean"; reason="model-failed"')
-        assert threading.get_ident() not in threads
-
-    rules(mean, play)
-
-
-def test_a_rule_that_fails_or_takes_long_is_passed_over() -> None:
-    """It has the rest of the deadline; the next step answers then."""
-    hold = threading.Event()
-
-    def slow(batch: Batch) -> Batch:
-        hold.wait(DEADLINE_S)
-        return y(*([4.0] * batch.rows)).batch()
-
-    def broken(_batch: Batch) -> Batch:
-        raise ValueError
-
-    async def play(top: Submitter, _rules: Rules) -> None:
-        ticket = ask(top, seconds=0.15)
-        await outcome_of(ticket)
-        assert ticket.header.startswith("static")
-
-    for function in (slow, broken):
-        rules(function, play, then=(STATIC,))
-    hold.set()
-
-
-def test_a_rule_answers_after_the_deadline_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version that used up all the time leaves the rule some all the same."""
-    monkeypatch.setattr("roadworthy.runtime.fallback.LEAST_RULE_S", DEADLINE_S)
-
-    async def play(top: Submitter, _rules: Rules) -> None:
-        ticket = ask(top, seconds=0)
-        await outcome_of(ticket)
-        assert ticket.values == [4]
-
-    rules(lambda batch: y(*([4.0] * batch.rows)).batch(), play, error=LATE)
-
-
-def test_a_rule_of_a_package_that_may_run_no_code_is_not_there() -> None:
-    """Nobody allowed its digest."""
-    entry = PackageEntry(DIGEST, "m", 2, 1)
-    assert Rules(lambda _entry, _name: None).get(entry, "mean") is None
-
-
-def test_rules_that_nobody_uses_give_their_threads_back() -> None:
-    """When an endpoint lets go of a rule, its thread ends, after whoever still waits was answered."""
-    hold = threading.Event()
-    threads: list[threading.Thread] = []
-
-    def slow(batch: Batch) -> Batch:
-        threads.append(threading.current_thread())
-        hold.wait(DEADLINE_S)
-        return y(*([4.0] * batch.rows)).batch()
-
-    async def play(top: Submitter, known: Rules) -> None:
-        ticket = ask(top)
-        await soon(lambda: threads, "it runs")
-        known.keep(())
-        hold.set()
-        await outcome_of(ticket)
-        assert ticket.values == [4]
-        await soon(lambda: not threads[0].is_alive(), "its thread ends")
-
-    rules(slow, play)
 
 
 @settings(deadline=None, max_examples=100)

@@ -14,7 +14,7 @@ from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Rollo
 from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.package.archive import unpack
 from roadworthy.runtime.loading import package_folder
-from roadworthy.runtime.placement import Facts, decide, facts_of, placer, policies_of
+from roadworthy.runtime.placement import Facts, decide, facts_of, placer, policies_of, rules_of
 
 LIGHT = Facts("onnx-exact", "onnx", carries_code=False, one_row_s=0.0001)
 SLOW = Facts("native", "onnx", carries_code=False, one_row_s=0.05)
@@ -93,6 +93,35 @@ def test_what_is_only_shadowed_executes_apart() -> None:
     assert decide(found["m2"], LIGHT).where == "process"
 
 
+def test_rules_of_a_snapshot() -> None:
+    """Those that endpoints name which serve a version of the model, or try one: of every version that is held."""
+    packages = tuple(
+        PackageEntry(f"{m}{v}", m, v, 1) for m, v in (("m", 1), ("m", 2), ("k", 1), ("k", 2), ("t", 1), ("x", 1))
+    )
+
+    def named(*rules: str) -> Policy:
+        return Policy(fallback=(Fallback("static", value=1), *(Fallback("rule", rule=rule) for rule in rules)))
+
+    endpoints = (
+        EndpointEntry("a", 1, (Arm("m2", 10_000),), {}, named("mean")),
+        EndpointEntry("b", 1, (Arm("m2", 5_000), Arm("k1", 5_000)), {}, named("mean", "last")),
+        EndpointEntry("c", 1, (Arm("k1", 10_000),), {}, named("low"), RolloutEntry("r", "k1", "t1")),
+        EndpointEntry("d", 1, (Arm("x1", 10_000),), {}, Policy()),
+    )
+    found = rules_of(Snapshot("e", 1, packages, endpoints))
+    of_m, of_k = {"mean", "last"}, {"mean", "last", "low"}
+    assert found == {"m1": of_m, "m2": of_m, "k1": of_k, "k2": of_k, "t1": {"low"}, "x1": set()}
+
+
+def test_a_rule_executes_apart_wherever_its_version_does() -> None:
+    """In one process, within the bounds of the version's."""
+    ruled = Facts("onnx-exact", "onnx", carries_code=False, one_row_s=0.05, rules=("mean",))
+    placed = decide((asked("inline", copies=3, threads=4, memory_mb=500, hang_s=7.0),), ruled, cpus=16)
+    assert (placed.where, placed.rules) == ("inline", ("mean",))
+    rule = placed.of_rule()
+    assert (rule.where, rule.copies, rule.threads, rule.memory_mb, rule.hang_s) == ("process", 1, 1, 500, 7.0)
+
+
 def total(rows: np.ndarray) -> np.ndarray:
     """A model of one line."""
     return rows.sum(axis=1)
@@ -100,12 +129,14 @@ def total(rows: np.ndarray) -> np.ndarray:
 
 def test_facts_are_read_from_the_package(tmp_path: Path) -> None:
     """Runtime, code and the time of a row that was measured at packing; a package that is not here is an error."""
-    packed = rw.pack(total, name="total", inputs=np.random.default_rng(0).random((20, 3)), out=tmp_path / "dist")
+    inputs = np.random.default_rng(0).random((20, 3))
+    packed = rw.pack(total, name="total", inputs=inputs, out=tmp_path / "dist", rules={"same": total})
     assert packed.path is not None
     folder = tmp_path / "packages" / packed.digest.removeprefix("sha256:")
     unpack(packed.path, folder)
     facts = facts_of(folder, packed.digest)
     assert (facts.runtime, facts.framework, facts.carries_code) == ("native", "python", True)
+    assert facts.rules == ("same",)
     assert facts.one_row_s is not None
     assert 0 < facts.one_row_s < 1
     entry = PackageEntry(packed.digest, "total", 1, 1, "me")

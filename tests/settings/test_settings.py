@@ -72,6 +72,17 @@ def test_all_faults_are_told_at_once(home: Path) -> None:
     assert all(name in caught.value.message for name in expected)
 
 
+def test_grants_are_checked_and_have_one_form(home: Path) -> None:
+    """From a file or a variable; one that is none is told with the forms that there are."""
+    (home / "roadworthy.toml").write_text('[general]\ngrants = ["tcp:5432", "read:/data/", "read:/data, more"]\n')
+    settings = read(home)
+    assert settings.general.grants == ("read:/data", "read:/data, more", "tcp:5432")
+    assert settings.file == home / "roadworthy.toml"
+    assert read(home, ROADWORTHY_GRANTS="network,device:nvidia").general.grants == ("device:nvidia", "network")
+    with pytest.raises(SettingsError, match=r"general\.grants \(ROADWORTHY_GRANTS\) a grant has the form read:/path"):
+        read(home, ROADWORTHY_GRANTS="read:data")
+
+
 def test_a_file_that_cannot_be_read_is_a_fault(home: Path) -> None:
     """Broken TOML and a named file that is missing are told, not skipped."""
     (home / "roadworthy.toml").write_text("[gateway\n")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from roadworthy.runtime.apart.launch import runner_stem
 from roadworthy.supervisor import ordering as ordering_module
 from roadworthy.supervisor.plan import Orders
 from tests.supervisor.running import CHILD, HERE, Running, is_running, running
@@ -161,6 +162,16 @@ def test_d2_kill_9_of_the_supervisor_ends_ordered_children(running: Running) -> 
     eventually(lambda: not is_running(pid), "it is gone")
     assert running.process is not None
     running.process.wait()
+
+
+def test_the_longest_name_of_a_runner_may_be_ordered(running: Running) -> None:
+    """Of a rule with the longest name that a package can give it, with every character that one may have."""
+    ordering = Ordering(running)
+    rule = "a_rule.v-2".ljust(64, "x")
+    name = f"runner-{runner_stem('f' * 64, rule)}-255-{'f' * 8}.{1 << 40}"
+    ordering.want(name)
+    assert eventually(lambda: ordering.pids(name), "it runs")
+    assert running.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "crashes_to_quarantine": settings.gateway.crashes_to_quarantine,
         "growth_mb": settings.gateway.growth_mb,
         "give_up_epoch": plan.give_up_epoch,
-        "confinement": settings.general.confinement,
+        **_bounds(settings),
         "log_level": log_level,
     }
     worker: dict[str, Any] = {
@@ -141,10 +141,30 @@ def control_child(
         "max_package_bytes": control.max_package_bytes,
         "feedback_max_rows": control.feedback_max_rows,
         "webhook_networks": list(control.webhook_networks),
-        "confinement": settings.general.confinement,
-        "private": [str(folder.parent)],
+        **_bounds(settings),
     }
     return _child("roadworthy.control", "control", document, _CONTROL)
+
+
+def _bounds(settings: Settings) -> dict[str, Any]:
+    """What the code of packages may have."""
+    private = [str(path) for path in private_paths(settings)]
+    general = settings.general
+    return {"confinement": general.confinement, "grants": list(general.grants), "private": private}
+
+
+def private_paths(settings: Settings) -> tuple[Path, ...]:
+    """Folders and files of Roadworthy that are closed to the code of packages: they hold keys, packages, records."""
+    url = settings.control.database_url or ""
+    database = url.partition("?")[0].partition("///")[2] if url.startswith("sqlite") else ""
+    named = (
+        settings.general.home,
+        settings.file,
+        settings.control.blob_folder,
+        database,
+        database and f"{database}-wal",
+    )
+    return tuple(Path(each).absolute() for each in named if each)
 
 
 def database_url(settings: Settings, folder: Path) -> str:

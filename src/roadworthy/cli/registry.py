@@ -14,9 +14,15 @@ import typer
 
 from roadworthy.cli.options import RemoteOptions, command
 from roadworthy.cli.output import short, show, size, table
+from roadworthy.foundation.confine.grants import FORMS
 
 if TYPE_CHECKING:
     from roadworthy.client import Client
+
+
+GRANT: Any = typer.Option(
+    "--grant", metavar="GRANT", help=f"Let its code have {FORMS}, as general.grants allows; repeat for more."
+)
 
 
 class What(str, Enum):
@@ -38,6 +44,7 @@ class PushOptions(RemoteOptions):
             "--allow-code", metavar="DIGEST", help="Digest of this package, when it carries code that may run."
         ),
     ] = None
+    grant: Annotated[list[str] | None, GRANT] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +63,12 @@ def push(options: PushOptions) -> None:
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client, _bar(options.package) as progress:
-        pushed = client.push(options.package, allow_code=options.allow_code, progress=progress)
+        grants = options.grant or ()
+        pushed = client.push(options.package, allow_code=options.allow_code, grants=grants, progress=progress)
     reference = f"{pushed['name']}:{pushed['version']}"
     text = f"{reference}\n  {pushed['digest']}\n  runtimes: {', '.join(pushed.get('runtimes') or ())}"
+    if pushed.get("grants"):
+        text += f"\n  granted: {', '.join(pushed['grants'])}"
     show(pushed, text, as_json=options.json)
 
 
@@ -108,11 +118,12 @@ def _versions(client: Client, model: str | None) -> tuple[list[dict[str, Any]], 
             version.get("pushed_at"),
             version.get("pushed_by"),
             ",".join(version.get("runtimes") or ()),
+            ",".join(version.get("grants") or ()),
             ",".join(version.get("serving") or ()),
         )
         for version in versions
     ]
-    return versions, table(("VERSION", "DIGEST", "SIZE", "PUSHED", "BY", "RUNTIMES", "SERVING"), rows)
+    return versions, table(("VERSION", "DIGEST", "SIZE", "PUSHED", "BY", "RUNTIMES", "GRANTED", "SERVING"), rows)
 
 
 def _endpoints(client: Client, _model: str | None) -> tuple[list[dict[str, Any]], str]:

@@ -11,20 +11,23 @@ from roadworthy.foundation.resident import resident
 
 
 def local_runners(folder: Path) -> list[dict[str, Any]]:
-    """The runners below a gateway's `folder` that live now; each with digest (its first digits), copy, pid, state, runs done and
-    resident_bytes."""
+    """The runners below a gateway's `folder` that live now; each with digest (its first digits), rule (None for the version
+    itself), copy, pid, state, runs done and resident_bytes."""
+    from roadworthy.runtime.apart.launch import read_stem
     from roadworthy.runtime.apart.state import NAMES, RunnerState
 
     found = []
     for path in sorted((folder / "run" / "runners").glob("*/runner.sock.*.state")):
         pid = path.name.removesuffix(".state").removeprefix("runner.sock.")
-        digest, _, copy = path.parent.name.rpartition("-")
+        stem, _, copy = path.parent.name.rpartition("-")
+        digest, rule = read_stem(stem)
         state = RunnerState.read(path.with_name("runner.sock"), int(pid)) if pid.isdigit() else None
         memory = resident(int(pid)) if pid.isdigit() else None
         if state is not None and memory is not None:
             found.append(
                 {
                     "digest": short(digest),
+                    "rule": rule or None,
                     "copy": int(copy),
                     "pid": state.pid,
                     "state": NAMES.get(state.state, "-"),
@@ -66,6 +69,7 @@ def runner_table(document: dict[str, Any]) -> str:
     lines = [
         (
             names.get(runner["digest"], runner["digest"]),
+            runner["rule"],
             runner["copy"],
             runner["pid"],
             runner["state"],
@@ -74,4 +78,4 @@ def runner_table(document: dict[str, Any]) -> str:
         )
         for runner in document["runners"]
     ]
-    return table(("RUNNER OF", "COPY", "PID", "STATE", "MEMORY", "RUNS"), lines)
+    return table(("RUNNER OF", "RULE", "COPY", "PID", "STATE", "MEMORY", "RUNS"), lines)

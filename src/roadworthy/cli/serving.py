@@ -17,7 +17,16 @@ from roadworthy.cli.launch import Launch, gateway_doors, gateway_sockets, run
 from roadworthy.cli.machine import GatewayOptions
 from roadworthy.cli.options import command
 from roadworthy.cli.output import facts, quiet_children, show
-from roadworthy.cli.plans import GatewayPlan, gateway_children, is_loopback, url_of, worker_limits
+from roadworthy.cli.plans import (
+    GatewayPlan,
+    gateway_children,
+    is_loopback,
+    private_paths,
+    url_of,
+    worker_limits,
+)
+from roadworthy.cli.registry import GRANT
+from roadworthy.foundation.confine.grants import check_grants, parse_grants
 from roadworthy.foundation.errors import PackageError, PackageRefused, RoadworthyError, SettingsError
 from roadworthy.foundation.files import private_folder, remove_tree, sweep_temporary, write_atomic
 from roadworthy.foundation.keys import hash_key, make_key
@@ -53,6 +62,7 @@ class ServeOptions(GatewayOptions):
             "--allow-code", metavar="DIGEST", help="Digest of this package, when it carries code that may run."
         ),
     ] = None
+    grant: Annotated[list[str] | None, GRANT] = None
     auth: Annotated[
         bool, typer.Option("--auth/--no-auth", help="Whether callers need a key (loopback only without).")
     ] = True
@@ -107,6 +117,8 @@ def _audited(options: ServeOptions) -> Package:
     from roadworthy.package.audit import audit
 
     package = open_package(options.package)
+    settings = options.settings
+    check_grants(_granted(options), settings.general.grants, private_paths(settings))
     try:
         audit(package, () if options.allow_code is None else (options.allow_code,), None)
     except PackageRefused as error:
@@ -119,6 +131,10 @@ def _audited(options: ServeOptions) -> Package:
     return package
 
 
+def _granted(options: ServeOptions) -> tuple[str, ...]:
+    return parse_grants(options.grant or ())
+
+
 def _fill(folder: Path, options: ServeOptions, package: Package, endpoint: str, key: tuple[str, str] | None) -> None:
     """Put the package and the snapshot into the gateway's folder; other packages of earlier runs go."""
     from roadworthy.contract.policy import Policy, Timestamps
@@ -127,6 +143,7 @@ def _fill(folder: Path, options: ServeOptions, package: Package, endpoint: str, 
         Arm,
         EndpointEntry,
         KeyEntry,
+        Leave,
         PackageEntry,
         Snapshot,
         encode_snapshot,
@@ -142,10 +159,12 @@ def _fill(folder: Path, options: ServeOptions, package: Package, endpoint: str, 
     unpack(options.package, packages / name)
     unit = options.timestamp_integers
     allowed = None if options.allow_code != package.digest else "serve"
+    grants = _granted(options)
+    granted = Leave(allowed, grants) if allowed and grants and package.carries_code else None
     snapshot = Snapshot(
         epoch=f"local-{make_key()[0].removeprefix('key-')}",
         revision=1,
-        packages=(PackageEntry(package.digest, package.name, 1, 0, allowed),),
+        packages=(PackageEntry(package.digest, package.name, 1, 0, None if granted else allowed, granted=granted),),
         endpoints=(
             EndpointEntry(
                 endpoint,

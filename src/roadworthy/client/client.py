@@ -148,6 +148,7 @@ class Client:
         package: Path | str,
         *,
         allow_code: str | None = None,
+        grants: Sequence[str] = (),
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
         """Register a packed file as the next version of its model, or find the version that it is already.
@@ -155,21 +156,26 @@ class Client:
         Args:
             package: a .rw file.
             allow_code: the package's digest, when it carries code that may run.
+            grants: what that code may have beside its own files: "read:/path", "device:/dev/name", "device:nvidia", "tcp:PORT" or
+                "network", as the server's setting general.grants allows.
             progress: called with the bytes sent and the bytes in all.
 
         Returns:
-            the version: name, version, digest, size_bytes, pushed_at, pushed_by, runtimes.
+            the version: name, version, digest, size_bytes, pushed_at, pushed_by, runtimes, grants.
 
         Raises:
             PackageError: it is damaged, refused, or its proof failed.
         """
         path = Path(package)
         size = path.stat().st_size
+        params: dict[str, str | list[str]] = {"grant": list(grants)}
+        if allow_code is not None:
+            params["allow_code"] = allow_code
         reply = self._control.call(
             "POST",
             "/api/v1/packages",
             content=_blocks(path, size, progress),
-            params={} if allow_code is None else {"allow_code": allow_code},
+            params=params,
             headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
             timeout=httpx.Timeout(PUSH_TIMEOUT_S, connect=self._settings.timeout_s),
         )

@@ -35,7 +35,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 class CallOptions(TypedDict, total=False):
     """What a call may carry besides method and path: as httpx means them."""
 
-    params: Mapping[str, str]
+    params: Mapping[str, str | list[str]]
     json: Any
     content: bytes | Iterator[bytes]
     headers: Mapping[str, str]

@@ -13,6 +13,13 @@ FULL_SHARE = 10_000
 """Weights of a split are in hundredths of a percent and add up to this."""
 
 
+class Leave(msgspec.Struct, frozen=True):
+    """Leave to execute code with more than its own files: who gave it, and what was granted (`foundation/confine/grants.py`)."""
+
+    allowed_by: str
+    grants: tuple[str, ...]
+
+
 class PackageEntry(msgspec.Struct, frozen=True):
     """A package that the gateway must hold, loaded and proved.
 
@@ -20,8 +27,9 @@ class PackageEntry(msgspec.Struct, frozen=True):
         digest: `sha256:…` of its manifest.
         model, version: the registry's name for it.
         size_bytes: size of the packed file.
-        allowed_by: who allowed it to execute code, when it carries code and was allowed; None otherwise.
+        allowed_by: who allowed it to execute code, when it carries code and was allowed without grants; None otherwise.
         rollouts: ids of the rollouts that try it, from before their first step on: its crashes are counted for them.
+        granted: the same with grants. A release that knows none finds no leave, and so does whatever could not give them.
     """
 
     digest: str
@@ -30,6 +38,17 @@ class PackageEntry(msgspec.Struct, frozen=True):
     size_bytes: int
     allowed_by: str | None = None
     rollouts: tuple[str, ...] = ()
+    granted: Leave | None = None
+
+    @property
+    def leave(self) -> str | None:
+        """Who allowed it to execute code in a process that gets its grants."""
+        return self.allowed_by if self.granted is None else self.granted.allowed_by
+
+    @property
+    def grants(self) -> tuple[str, ...]:
+        """What it may have beside its own files."""
+        return () if self.granted is None else self.granted.grants
 
 
 class Arm(msgspec.Struct, frozen=True):

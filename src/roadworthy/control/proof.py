@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from roadworthy.foundation.confine.plan import REQUIRED
+from roadworthy.foundation.confine.plan import Bounds
 from roadworthy.package.archive import unpack
 from roadworthy.package.replay import Replay, replay_apart
 
@@ -19,17 +19,16 @@ class Proving:
 
     Attributes:
         timeout_s: how long it may take, in seconds.
-        confinement: whether their code may execute where it cannot be confined: "required" or "best-effort".
-        private: folders that it finds closed.
+        bounds: what their code may have.
     """
 
     timeout_s: float = PROOF_S
-    confinement: str = REQUIRED
-    private: tuple[Path, ...] = ()
+    bounds: Bounds = field(default_factory=Bounds)
 
 
-def prove_apart(file: Path, how: Proving, *, allow_code: bool) -> None:
-    """Unpack the package in `file`, construct the runtime that serves, and replay its golden examples.
+def prove_apart(file: Path, how: Proving, *, allow_code: bool, grants: tuple[str, ...] = ()) -> None:
+    """Unpack the package in `file`, construct the runtime that serves, and replay its golden examples, all with what it was
+    granted.
 
     Raises:
         PackageError: it is refused, or its answers are not those of training.
@@ -44,7 +43,7 @@ def prove_apart(file: Path, how: Proving, *, allow_code: bool) -> None:
                 allow_code=allow_code,
                 bare=True,
                 timeout_s=how.timeout_s,
-                confinement=how.confinement,
-                private=how.private,
+                bounds=how.bounds,
+                grants=grants,
             ),
         )

@@ -16,6 +16,7 @@ from roadworthy.contract.snapshot import (
     Arm,
     EndpointEntry,
     KeyEntry,
+    Leave,
     PackageEntry,
     RolloutEntry,
     Snapshot,
@@ -121,6 +122,7 @@ def _package(version: Version, tried_by: tuple[str, ...]) -> PackageEntry:
         model=version.reference.name,
         version=version.reference.version,
         size_bytes=version.size_bytes,
-        allowed_by=version.allowed_by,
+        allowed_by=None if version.grants else version.allowed_by,
         rollouts=tried_by,
+        granted=Leave(version.allowed_by, version.grants) if version.grants and version.allowed_by else None,
     )

@@ -13,7 +13,7 @@ from roadworthy.control.plane import ControlSettings, Plane, Turn
 from roadworthy.control.proof import PROOF_S, Proving
 from roadworthy.control.verbs.keys import ensure
 from roadworthy.foundation.clock import SteadyClock, SystemClock
-from roadworthy.foundation.confine.plan import REQUIRED
+from roadworthy.foundation.confine.plan import REQUIRED, Bounds
 from roadworthy.store.blobs import FolderBlobs
 from roadworthy.store.engine import open_database
 from roadworthy.store.epochs import EpochFile
@@ -33,7 +33,8 @@ def build_plane(document: Mapping[str, Any]) -> Plane:
     }
     chosen |= {name: tuple(document.get(name) or ()) for name in ("allowed_hosts", "webhook_networks")}
     private = (Path(document["blob_folder"]), *(Path(folder) for folder in document.get("private", ())))
-    proving = Proving(document.get("proof_timeout_s") or PROOF_S, document.get("confinement") or REQUIRED, private)
+    bounds = Bounds(document.get("confinement") or REQUIRED, tuple(document.get("grants") or ()), private)
+    proving = Proving(document.get("proof_timeout_s") or PROOF_S, bounds)
     settings = ControlSettings(**chosen, proving=proving)
     file = document.get("epoch_file")
     epochs = EpochFile(

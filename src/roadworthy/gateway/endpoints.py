@@ -9,6 +9,7 @@ from functools import partial
 
 import msgspec
 
+from roadworthy.contract.local import part_of
 from roadworthy.contract.policy import Fallback
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry
 from roadworthy.foundation.errors import InvalidInput, PackageInvalid
@@ -25,7 +26,7 @@ from roadworthy.runtime.fallback import RULE, VERSION
 from roadworthy.runtime.layers import Parts, layered
 from roadworthy.runtime.manager import Version
 from roadworthy.runtime.rules import Rules
-from roadworthy.runtime.ticket import Ticket
+from roadworthy.runtime.ticket import Submitter, Ticket
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Signature
 
@@ -56,7 +57,7 @@ class Endpoint:
 
     Attributes:
         stand_ins: for each fallback that is another version, its digest and that version where it was READY.
-        rules: (digest, name) of the rules that its fallbacks use.
+        rules: the parts that its fallbacks use as rules.
         trial: its rollout, while it is in one.
     """
 
@@ -67,7 +68,7 @@ class Endpoint:
     formats: Formats
     open_inference: OpenInference
     stand_ins: tuple[tuple[str, Version | None], ...] = ()
-    rules: tuple[tuple[str, str], ...] = ()
+    rules: tuple[str, ...] = ()
     trial: Trial | None = None
 
     @property
@@ -97,8 +98,8 @@ class Surroundings:
     """What all endpoints of a worker have in common.
 
     Attributes:
-        metrics: the worker's. rules: of its packages; None where they may not run. shared: answers that it has in common with
-            other workers and machines; None where it has not.
+        metrics: the worker's. rules: of its packages; None for none. shared: answers that it has in common with other workers
+            and machines; None where it has not.
     """
 
     metrics: WorkerMetrics
@@ -159,7 +160,7 @@ def bind(
         formats=Formats(signature, entry.policy, on_loop=True),
         open_inference=OpenInference(entry.name, signature, entry.policy, on_loop=True),
         stand_ins=tuple((digest, find(digest)) for digest in binding.others),
-        rules=tuple((arm.version.digest, name) for arm in arms for name in binding.rules_asked),
+        rules=tuple(part_of(arm.version.digest, name) for arm in arms for name in binding.rules_asked),
         trial=trial,
     )
 
@@ -209,7 +210,7 @@ class _Binding:
 
     def layered(self, number: int, package: PackageEntry, arm: Arm, signature: Signature) -> Arm:
         """The arm with the layers of the policy around it; the same one where the policy asks for none."""
-        policy, rules, shared = self._entry.policy, self._rules, self._shared
+        policy, shared = self._entry.policy, self._shared
         if self._entry.rollout is not None:
             # Caches of two versions are never equally full: with them the arms would be compared on different requests.
             policy = msgspec.structs.replace(policy, cache=None)
@@ -222,7 +223,7 @@ class _Binding:
             counts=LayerCounts(self._metrics, self._entry.name),
             cells=lambda window_s: self._cells(number, owner_of(package.digest, window_s)),
             stand_in=partial(self._stand_in, package.digest, signature),
-            rule=lambda name: None if rules is None else rules.get(package, name),
+            rule=partial(self._rule, package, arm.version),
             shared=None if shared is None else shared.bound(Layout(arm.version.signature.outputs)),
         )
         return replace(arm, submit=layered(arm.version, policy, parts).submit)
@@ -248,6 +249,9 @@ class _Binding:
 
     def _cells(self, number: int, owner: int) -> BreakerCells:
         return BreakerCells(self._metrics, self._entry.name, number, owner)
+
+    def _rule(self, package: PackageEntry, version: Version, name: str) -> Submitter | None:
+        return self._rules.get(package, name) if self._rules is not None and name in version.placed.rules else None
 
     def _stand_in(self, chosen: str, signature: Signature, step: Fallback) -> tuple[str, StandIn] | None:
         digest = step.digest

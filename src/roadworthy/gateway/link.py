@@ -32,7 +32,7 @@ class AgentLink:
         address: the agent's Unix socket.
         report: this worker's report now.
         offer: takes a snapshot.
-        keep_out: takes reasons by digest of versions that may not execute.
+        keep_out: takes reasons by part, of what may not execute.
         connected: called when a link has come up, so that what waits can be handed over.
     """
 

@@ -62,7 +62,7 @@ class Serving:
     def attach(
         self, manager: Manager, routing: Routing, rules: Rules | None = None, shared: SharedCache | None = None
     ) -> None:
-        """Hand in the two that need this object themselves, the packages' rules where they may run, and the shared cache."""
+        """Hand in the two that need this object themselves, the packages' rules, and the shared cache."""
         self._manager = manager
         self._routing = routing
         routing.health = self.health
@@ -118,7 +118,7 @@ class Serving:
         if self._pinned() != before:
             self._want()
         if self._around.rules is not None:
-            self._around.rules.keep({name for endpoint in self._endpoints.values() for name in endpoint.rules})
+            self._around.rules.keep({part for endpoint in self._endpoints.values() for part in endpoint.rules})
         self._changed()
 
     def readiness(self) -> Readiness:
@@ -240,5 +240,7 @@ class Serving:
         entries = self._offered.endpoints
         in_splits = {arm.digest for entry in entries for arm in entry.split}
         in_splits |= {entry.rollout.canary for entry in entries if entry.rollout is not None}
+        if retry and self._around.rules is not None:
+            self._around.rules.try_again()
         ordered = sorted(self._offered.packages, key=lambda package: package.digest not in in_splits)
         self._manager.want(ordered, self._pinned(), policies=policies_of(self._offered), retry=retry)

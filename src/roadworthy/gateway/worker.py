@@ -21,6 +21,7 @@ import msgspec
 import structlog
 import uvloop
 
+from roadworthy.contract.local import read_part
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message, watch_parent
 from roadworthy.foundation.confine.plan import REQUIRED
@@ -43,12 +44,12 @@ from roadworthy.gateway.routes import Routing
 from roadworthy.gateway.server import Server
 from roadworthy.gateway.serving import Identity, Serving
 from roadworthy.gateway.shared_cache import SharedCache
-from roadworthy.runtime.loading import package_loader
+from roadworthy.runtime.loading import Loader, package_loader, without_code
 from roadworthy.runtime.logs import configure_logs, lines_dropped
-from roadworthy.runtime.manager import Apart, Loader, Manager
+from roadworthy.runtime.manager import Apart, Manager
 from roadworthy.runtime.placement import Place, placer
 from roadworthy.runtime.record import Recorder
-from roadworthy.runtime.rules import Rules, rule_loader
+from roadworthy.runtime.rules import Rules
 
 _LOOK_AGAIN_S = 0.02
 _PATIENCE_S = 5.0
@@ -67,7 +68,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         allowed_hosts: what the Host header may say; "*" for any.
         log_level: "debug" to "error". access_log: one log line a request.
         runners: whether the agent keeps runner processes, so that versions may be placed apart.
-        confinement: "required" or "best-effort": whether a policy may place a package's code here.
+        confinement: "required": no package's code is executed here; "best-effort": where a policy places it here, it is.
         deep_check_s: how often each version is checked with golden examples on the live path; None never.
         memory_close_share, memory_refuse_share, disk_reserve_mb: see `pressure.py`, Limits.
         drain_delay_s: how long connections are still accepted after the probe has begun to say no: as long as those who route
@@ -136,8 +137,9 @@ class Worker:
         )
         routing = Routing(instruments, self._serving.readiness)
         self._shared = self._shared_cache(start)
-        self._serving.attach(self._manager, routing, Rules(rule_loader(Path(start.folder))), self._shared)
         folder = Path(start.folder)
+        self._rules = Rules(folder)
+        self._serving.attach(self._manager, routing, self._rules, self._shared)
         self._pressure = Pressure(start.pressure(), partial(measure, folder / "records"))
         self._checks = DeepChecks(
             folder, lambda: self._serving.endpoints, start.deep_check_s, metrics.deep_checked, self._changed
@@ -309,9 +311,16 @@ class Worker:
         self._link.report()
 
     def _keep_out(self, reasons: dict[str, str]) -> None:
-        for digest, reason in reasons.items():
-            self._log.error("version-kept-out", digest=digest, reason=reason)
-        self._manager.keep_out(reasons)
+        versions: dict[str, str] = {}
+        for part, reason in reasons.items():
+            digest, rule = read_part(part)
+            if rule:
+                self._log.error("rule-kept-out", digest=digest, rule=rule, reason=reason)
+            else:
+                self._log.error("version-kept-out", digest=digest, reason=reason)
+                versions[digest] = reason
+        self._rules.keep_out(reasons)
+        self._manager.keep_out(versions)
 
     def _linked(self) -> None:
         self._recorder.flush()
@@ -375,9 +384,9 @@ def main() -> int:
     configure_logs(f"worker-{start.slot}", start.log_level, keep_log_apart())
     try:
         folder = Path(start.folder)
-        return serve(
-            start, package_loader(folder, start.threads), placer(folder, start.confinement) if start.runners else None
-        )
+        load = package_loader(folder, start.threads)
+        place = placer(folder, start.confinement) if start.runners else None
+        return serve(start, without_code(load) if start.confinement == REQUIRED else load, place)
     except (ValueError, OSError) as error:
         structlog.get_logger("worker").error("cannot-start", reason=str(error))
         return EXIT_REFUSED

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from roadworthy.foundation.child import read_start_message, watch_parent
-from roadworthy.foundation.confine.launcher import NOT_CONFINED
-from roadworthy.foundation.confine.plan import REQUIRED, as_not_available, confined, make_plan
+from roadworthy.foundation.confine.plan import Bounds, confined, make_plan, refusal
 from roadworthy.foundation.errors import PackageError, PackageRefused, PackError, ProofFailed, RoadworthyError
 from roadworthy.foundation.host import begin_hosting, end_at_once, end_fork, hear_stop, leave
 from roadworthy.foundation.kin import Kin
@@ -41,17 +40,16 @@ class Replay:
         allow_code: whether the package may execute code of its own.
         bare: start the child without this process's environment variables.
         timeout_s: how long it may take, in seconds.
-        confinement: REQUIRED or BEST_EFFORT of `foundation/confine/plan.py`; None does not confine, for a package that this user
-            has just made.
-        private: folders that a confined child finds closed.
+        bounds: the child is confined within them; None does not confine, for a package that this user has just made.
+        grants: what a confined child has beside its own files.
     """
 
     every_runtime: bool = True
     allow_code: bool = True
     bare: bool = False
     timeout_s: float = 300.0
-    confinement: str | None = None
-    private: tuple[Path, ...] = ()
+    bounds: Bounds | None = None
+    grants: tuple[str, ...] = ()
 
 
 def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
@@ -59,7 +57,7 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
 
     Raises:
         ProofFailed: answers differ there; "replay-failed" when the process dies or takes too long.
-        PackageRefused: "confinement-not-available".
+        PackageRefused: "confinement-not-available", "grant-not-allowed", "grant-not-available".
         PackError: "lost-outside-project": it cannot be loaded there (PackageRefused when not every runtime is replayed).
     """
     with tempfile.TemporaryDirectory(prefix="roadworthy-replay-") as elsewhere:
@@ -89,8 +87,11 @@ def _run(start: dict[str, Any], how: Replay) -> int:
     # would import this module as their main one.
     command = [sys.executable, "-I", "-c", "from roadworthy.package.replay import main; main()"]
     elsewhere = Path(start["result"]).parent
-    if how.confinement is not None:
-        command = confined(command, _plan(Path(start["folder"]), elsewhere, how))
+    if how.bounds is not None:
+        place = str(elsewhere / "{pid}.cwd")
+        folder = Path(start["folder"])
+        plan = make_plan(package=folder, write=elsewhere, place=place, grants=how.grants, bounds=how.bounds)
+        command = confined(command, plan)
     child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
         command,
         cwd=elsewhere,
@@ -118,12 +119,6 @@ def _run(start: dict[str, Any], how: Replay) -> int:
         child.stdin.close()  # type: ignore[union-attr]  # it is a pipe
 
 
-def _plan(folder: Path, elsewhere: Path, how: Replay) -> dict[str, Any]:
-    place = str(elsewhere / "{pid}.cwd")
-    policy = how.confinement or REQUIRED
-    return make_plan(package=folder, write=elsewhere, place=place, private=how.private, policy=policy)
-
-
 def _told(result: Path) -> dict[str, Any] | None:
     """What the child has written, None when that makes no sense: the package's code can write there, too."""
     try:
@@ -142,8 +137,8 @@ def _error(said: dict[str, Any], how: Replay) -> RoadworthyError:
     kind = ProofFailed if said["kind"] == "ProofFailed" else PackageRefused
     if kind is ProofFailed or not how.every_runtime:
         hint = said["hint"]
-        if how.confinement is not None and said["code"] == "model-failed-on-golden":
-            hint = f"{hint}; its code is confined here: no network, no files but its own (docs/confinement.md)"
+        if how.bounds is not None and said["code"] == "model-failed-on-golden":
+            hint = f"{hint}; its code is confined here: no network, no files but its own, unless granted (docs/confinement.md)"
         return kind(said["message"], code=said["code"], hint=hint, facts=said["facts"])
     return PackError(
         f"outside your project the package does not load: {said['message']}",
@@ -176,9 +171,10 @@ def _replay(start: dict[str, Any]) -> None:
 
 
 def _prove(folder: Path, *, every_runtime: bool, allow_code: bool) -> dict[str, Any]:
+    withheld = refusal(sys.argv)
     try:
         package = open_package(folder)
-        allowed = (package.digest,) if allow_code and NOT_CONFINED not in sys.argv else ()
+        allowed = (package.digest,) if allow_code and withheld is None else ()
         proofs = []
         for name in package.runtimes if every_runtime else package.runtimes[:1]:
             constructed = construct(package, allow_code=allowed, runtime=name)
@@ -189,7 +185,7 @@ def _prove(folder: Path, *, every_runtime: bool, allow_code: bool) -> dict[str, 
         if allow_code:
             prove_rules(package, allow_code=allowed)
     except PackageError as refused:
-        error = as_not_available(refused) if NOT_CONFINED in sys.argv else refused
+        error = withheld if withheld is not None and refused.code == "code-not-allowed" else refused
         said = {"kind": type(error).__name__, "code": error.code, "message": error.message}
         return {"error": {**said, "hint": error.hint, "facts": error.facts}}
     return {"proofs": proofs}

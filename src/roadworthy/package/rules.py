@@ -1,4 +1,4 @@
-"""Rules of a package: Python functions that answer where its model cannot. Saved by `pack.py`, run by `runtime/rules.py`.
+"""Rules of a package: Python functions that answer where its model cannot. Saved by `pack.py`; runner processes load one each.
 
 A rule takes rows as the model's own code takes them, and gives every output of the signature.
 """
@@ -16,14 +16,16 @@ from roadworthy.foundation.errors import PackageRefused, PackError, ProofFailed,
 from roadworthy.frameworks.answers import named_answers
 from roadworthy.frameworks.code import load_callable, save_callable
 from roadworthy.frameworks.native import NativeLoaded
+from roadworthy.package.construct import Constructed
 from roadworthy.package.manifest import RuleEntry, RuntimeEntry
 from roadworthy.package.natures import SealedFiles
 from roadworthy.package.package import Package
 from roadworthy.package.requirements import check_environment
-from roadworthy.schema.batch import Batch
 
 Rule = Callable[[Any], Any]
 """Rows in the training container to answers: a dict of arrays by output name, or one array for a single output."""
+RUNTIME = "rule"
+"""What a runner of a rule calls its runtime."""
 _FOLDER = "rules"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 
@@ -49,15 +51,19 @@ def save_rules(rules: Mapping[str, Rule], folder: Path) -> tuple[RuleEntry, ...]
     return tuple(entries)
 
 
-def load_rule(package: Package, name: str, *, allow_code: Collection[str]) -> Callable[[Batch], Batch] | None:
-    """The rule as a function over batches, or None when the package has none of that name. Executes the package's code.
+def load_rule(package: Package, name: str, *, allow_code: Collection[str]) -> Constructed:
+    """The rule as something that runs batches, as models do. Executes the package's code.
 
     Raises:
-        PackageRefused: "code-not-allowed", "not-unpacked", "code-not-loadable", and those of `check_environment`.
+        PackageRefused: "rule-missing", "code-not-allowed", "not-unpacked", "code-not-loadable", and those of `check_environment`.
     """
     entry = next((rule for rule in package.manifest.rules if rule.name == name), None)
     if entry is None:
-        return None
+        raise PackageRefused(
+            "the package has no rule of that name",
+            code="rule-missing",
+            hint="its rules are shown by roadworthy inspect",
+        )
     if package.digest not in allow_code:
         raise PackageRefused(
             f"the package {package.name} would execute code of its own",
@@ -70,29 +76,40 @@ def load_rule(package: Package, name: str, *, allow_code: Collection[str]) -> Ca
     check_environment(package.manifest, _as_runtime(entry))
     function = load_callable(SealedFiles(package, entry.folder))
     bare = package.signature.outputs[0].name
-    return NativeLoaded(lambda rows: named_answers(function(rows), bare), package.signature, 1, None).run
+    loaded = NativeLoaded(lambda rows: named_answers(function(rows), bare), package.signature, 1, None)
+    return Constructed(package, RUNTIME, loaded)
 
 
 def prove_rules(package: Package, *, allow_code: Collection[str]) -> int:
-    """Ask every rule about the golden examples' inputs; return how many there are.
+    """Prove every rule; return how many there are.
 
     Raises:
-        ProofFailed: "rule-failed-on-golden": a rule raises, or answers what the signature does not allow.
+        ProofFailed: as `prove_rule`.
         PackageRefused: as `load_rule`.
     """
     for name in package.rules:
         rule = load_rule(package, name, allow_code=allow_code)
-        inputs, _ = package.golden()
-        try:
-            answers = None if rule is None else rule(inputs)
-        except RoadworthyError as error:
-            raise _failed(name, error.message) from error
-        except Exception as error:  # the package's own code may raise anything
-            raise _failed(name, f"it raised {type(error).__name__}") from error
-        for block in answers.blocks if answers is not None else ():
-            if block.values.dtype.kind == "f" and not np.isfinite(block.values).all():
-                raise _failed(name, "it answered a value that is not a finite number")
+        prove_rule(rule, name)
+        rule.close()
     return len(package.rules)
+
+
+def prove_rule(rule: Constructed, name: str) -> None:
+    """Ask the rule about the golden examples' inputs.
+
+    Raises:
+        ProofFailed: "rule-failed-on-golden": it raises, or answers what the signature does not allow.
+    """
+    inputs, _ = rule.package.golden()
+    try:
+        answers = rule.run(inputs)
+    except RoadworthyError as error:
+        raise _failed(name, error.message) from error
+    except Exception as error:  # the package's own code may raise anything
+        raise _failed(name, f"it raised {type(error).__name__}") from error
+    for block in answers.blocks:
+        if block.values.dtype.kind == "f" and not np.isfinite(block.values).all():
+            raise _failed(name, "it answered a value that is not a finite number")
 
 
 def _failed(name: str, reason: str) -> ProofFailed:

@@ -18,7 +18,8 @@ from roadworthy.store.tables import PROJECT, sequences, versions
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A numbered package. `allowed_by` is who allowed it to execute code of its own, or None."""
+    """A numbered package. `allowed_by` is who allowed it to execute code of its own, or None; `grants` what that code has beside
+    its own files."""
 
     reference: VersionReference
     digest: str
@@ -28,6 +29,7 @@ class Version:
     allowed_by: str | None
     pushed_at_us: int
     pushed_by: str
+    grants: tuple[str, ...] = ()
 
 
 def register(connection: Connection, version: Version) -> Version:
@@ -46,6 +48,7 @@ def register(connection: Connection, version: Version) -> Version:
             allowed_by=version.allowed_by,
             pushed_at_us=version.pushed_at_us,
             pushed_by=version.pushed_by,
+            grants=json.dumps(version.grants),
         )
     )
     return get(connection, VersionReference(model, number))
@@ -130,4 +133,5 @@ def _version(row: Row[Any]) -> Version:
         allowed_by=row.allowed_by,
         pushed_at_us=row.pushed_at_us,
         pushed_by=row.pushed_by,
+        grants=tuple(json.loads(row.grants)),
     )

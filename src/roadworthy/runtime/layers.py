@@ -41,7 +41,7 @@ class Parts:
         counts: where they count.
         cells: the breaker's, for a window of so many seconds.
         stand_in: what answers for a fallback "version", and its name such as "flights:2"; None while it is not loaded.
-        rule: what runs the rule of that name; None where the version's package has none, or may not run it.
+        rule: what has the rule of that name run; None where the version's package has none, or may not run it.
         shared: answers of this version that other workers and machines were given; None where they are not shared.
     """
 

@@ -1,4 +1,4 @@
-"""Where packages come from: the gateway's folder. Workers load inline versions with it, runner processes their only one."""
+"""Where packages come from: the gateway's folder. Workers load inline versions with it, runner processes a version or a rule."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from roadworthy.contract.snapshot import PackageEntry
+from roadworthy.foundation.confine.plan import not_confined
+from roadworthy.foundation.errors import PackageRefused
 from roadworthy.runtime.runners.runner import Executable
 
 if TYPE_CHECKING:
     from roadworthy.package.package import Package
 
 
-def package_loader(folder: Path, threads: int) -> Callable[[PackageEntry], Executable]:
+Loader = Callable[[PackageEntry], Executable]
+"""Constructs a package and replays its golden examples. Raises RoadworthyError, or whatever the package's code does."""
+
+
+def package_loader(folder: Path, threads: int) -> Loader:
     """A loader that constructs `folder`/packages/<digest> and replays its golden examples; `threads` bounds native pools."""
 
     def load(entry: PackageEntry) -> Executable:
@@ -28,8 +35,7 @@ def package_loader(folder: Path, threads: int) -> Callable[[PackageEntry], Execu
             structlog.get_logger("package").warning(
                 "runtime-withheld", digest=entry.digest, runtime=runtime, reason=reason
             )
-        allow_code = () if entry.allowed_by is None else (entry.digest,)
-        constructed = construct(package, allow_code=allow_code, threads=threads)
+        constructed = construct(package, allow_code=_allowed(entry), threads=threads)
         try:
             prove(constructed)
         except BaseException:
@@ -38,6 +44,35 @@ def package_loader(folder: Path, threads: int) -> Callable[[PackageEntry], Execu
         return constructed
 
     return load
+
+
+def rule_loader(folder: Path, name: str) -> Loader:
+    """The same for one of a package's rules, which is asked about the golden examples."""
+
+    def load(entry: PackageEntry) -> Executable:
+        from roadworthy.package.rules import load_rule, prove_rule
+
+        rule = load_rule(open_held(folder, entry.digest), name, allow_code=_allowed(entry))
+        prove_rule(rule, name)
+        return rule
+
+    return load
+
+
+def without_code(load: Loader, why: PackageRefused | None = None) -> Loader:
+    """The same for what carries no code: this process is not confined as code has to be, or another reason is told."""
+
+    def load_data(entry: PackageEntry) -> Executable:
+        try:
+            return load(msgspec.structs.replace(entry, allowed_by=None))
+        except PackageRefused as error:
+            raise ((why or not_confined()) if error.code == "code-not-allowed" else error) from error
+
+    return load_data
+
+
+def _allowed(entry: PackageEntry) -> tuple[str, ...]:
+    return () if entry.allowed_by is None else (entry.digest,)
 
 
 def open_held(folder: Path, digest: str) -> Package:

@@ -22,17 +22,14 @@ from roadworthy.foundation.errors import RoadworthyError, Unavailable
 from roadworthy.runtime.apart.launch import LOAD_S, runner_address
 from roadworthy.runtime.batching import Batcher
 from roadworthy.runtime.lease import Leases
+from roadworthy.runtime.loading import Loader
 from roadworthy.runtime.placement import INLINE, PROCESS, Place, Placed
 from roadworthy.runtime.policy import Forget, Load, State, Unload, next_action
 from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.runtime.runners.process import ProcessBatcher
-from roadworthy.runtime.runners.runner import Executable
 from roadworthy.runtime.ticket import Ticket
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
-
-Loader = Callable[[PackageEntry], Executable]
-"""Constructs a package and replays its golden examples. Runs in a thread; raises RoadworthyError with a safe message."""
 
 KEPT_OUT = "version-quarantined"
 _HERE = Placed(INLINE, "no runner processes here")
@@ -103,7 +100,7 @@ class Manager:
     """Holds the versions of this process. Event loop only.
 
     Args:
-        load: constructs and proves.
+        load: constructs and proves; called in a thread.
         changed: called after any version's state changed.
         failed: called with the digest and the exception of a load that failed, for the log.
         apart: how versions are placed; None executes all of them inline.

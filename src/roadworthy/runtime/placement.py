@@ -36,6 +36,7 @@ class Facts:
         runtime: name of the one that serves. framework: which framework file loads it.
         carries_code: running it executes code of the package.
         apart: why its files must not run inside a worker, in words; None when they may.
+        rules: names of its rules.
         one_row_s: how long a single row took when it was packed; None when that was not noted.
         withheld: why a faster runtime in the package does not serve; None where all may.
     """
@@ -46,6 +47,7 @@ class Facts:
     one_row_s: float | None = None
     withheld: str | None = None
     apart: str | None = None
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Placed:
         copies: runner processes. threads: bound of native thread pools in each.
         memory_mb: bound of each, None for none. hang_s: a run that lasts longer ends its process.
         max_rows: rows of one joined run, None for what pays.
+        rules: names of the rules that the package has; each executes apart, wherever the version does.
     """
 
     where: str
@@ -67,6 +70,7 @@ class Placed:
     memory_mb: int | None = None
     hang_s: float = 120.0
     max_rows: int | None = None
+    rules: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
@@ -78,6 +82,10 @@ class Placed:
     def same_place(self, other: Placed) -> bool:
         """Whether a version need not be brought in anew."""
         return self.where == other.where and (self.where == INLINE or self.copies == other.copies)
+
+    def of_rule(self) -> Placed:
+        """Where each of the rules executes: in one process, within the bounds that hold for a runner of the version."""
+        return replace(self, where=PROCESS, reason="rule", copies=1, threads=1, max_rows=None, rules=())
 
 
 Place = Callable[[PackageEntry, Sequence[Policy]], Placed]
@@ -106,6 +114,7 @@ def decide(policies: Sequence[Policy], facts: Facts, cpus: int = 1) -> Placed:
         memory_mb=None if None in memory else max(mb for mb in memory if mb is not None),
         hang_s=max(_hang_s(policy) for policy in policies or (Policy(),)),
         max_rows=max((rows for rows in joined if rows is not None), default=None) if None not in joined else None,
+        rules=facts.rules,
     )
 
 
@@ -155,18 +164,33 @@ def policies_of(snapshot: Snapshot) -> Mapping[str, tuple[Policy, ...]]:
     return {digest: tuple(direct.get(digest) or of_model.get(model) or ()) for digest, model in models.items()}
 
 
+def rules_of(snapshot: Snapshot) -> Mapping[str, frozenset[str]]:
+    """For each package of the snapshot the rules that policies name for it: of endpoints that serve a version of its model, so
+    that the rules of a version are there before it gets traffic, and when it gets it back."""
+    models = {package.digest: package.model for package in snapshot.packages}
+    of_model: dict[str, set[str]] = {}
+    for endpoint in snapshot.endpoints:
+        named = {step.rule for step in endpoint.policy.fallback if step.rule is not None}
+        tried = () if endpoint.rollout is None else (endpoint.rollout.canary,)
+        for digest in (*(arm.digest for arm in endpoint.split), *tried):
+            of_model.setdefault(models.get(digest, ""), set()).update(named)
+    return {digest: frozenset(of_model.get(model, ())) for digest, model in models.items()}
+
+
 def _apart(policy: Policy) -> Policy:
     return msgspec.structs.replace(policy, placement=msgspec.structs.replace(policy.placement, where=PROCESS))
 
 
 def placer(folder: Path, confinement: str = REQUIRED) -> Place:
     """The `Place` of this machine, for the packages below the gateway's `folder`. Workers are not confined: no policy has one of
-    them execute a package's code, unless `confinement` is BEST_EFFORT."""
+    them execute a package's code, unless `confinement` is BEST_EFFORT and the code was granted nothing."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def place(entry: PackageEntry, policies: Sequence[Policy]) -> Placed:
         facts = facts_of(package_folder(folder, entry.digest), entry.digest)
-        if facts.carries_code and confinement == REQUIRED:
+        if entry.grants:
+            facts = replace(facts, apart=f"carries code, granted {', '.join(entry.grants)}")
+        elif facts.carries_code and confinement == REQUIRED:
             facts = replace(facts, apart=facts.apart or "carries code")
         return decide(policies, facts, cpus)
 
@@ -206,7 +230,7 @@ def facts_of(folder: Path, digest: str) -> Facts:
     one_row_s = _one_row_s(said.get(PROOF, {}), serving.name)
     nature = examine(package, serving, SealedFiles(package, serving.folder))
     carries_code = nature.carries_code or serving.preprocess
-    return Facts(serving.name, serving.framework, carries_code, one_row_s, withheld, nature.apart)
+    return Facts(serving.name, serving.framework, carries_code, one_row_s, withheld, nature.apart, package.rules)
 
 
 def _one_row_s(proof: Mapping[str, object], runtime: str) -> float | None:

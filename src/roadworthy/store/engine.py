@@ -22,10 +22,10 @@ from roadworthy.store import epochs, postgresql
 from roadworthy.store.postgresql import Lead
 from roadworthy.store.tables import PROJECT, stores
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in migrations/versions; a test compares the two."""
 
-KNOWN_REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+KNOWN_REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 WAIT_S = 10.0
 """How long a transaction waits for a database that somebody else holds."""
 _ALEMBIC = "alembic_version"

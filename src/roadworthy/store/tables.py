@@ -57,6 +57,7 @@ versions = Table(
     Column("allowed_by", String(64)),
     Column("pushed_at_us", BigInteger, nullable=False),
     Column("pushed_by", String(64), nullable=False),
+    Column("grants", Text, nullable=False, server_default="[]"),
     UniqueConstraint("project", "model", "digest"),
 )
 

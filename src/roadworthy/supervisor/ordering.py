@@ -30,7 +30,7 @@ from roadworthy.supervisor.plan import ChildPlan, Orders
 
 _LONGEST_MESSAGE = 4 << 20
 _MOST_WAITING = 1_000
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}", re.ASCII)
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,149}", re.ASCII)
 
 
 class _Message(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from roadworthy.contract.local import part_of
 from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot
 from roadworthy.gateway.agent.quarantine import Limit, Quarantine, crash_reason
 
@@ -55,6 +56,24 @@ def test_c3_a_version_is_kept_out_after_its_crashes() -> None:
     assert quarantine.kept_out(5.0) == {"bad": "it crashed 3 times within 1 minutes (SIGSEGV)"}
     assert quarantine.kept_out(303.0) == {}
     assert crash(quarantine, "bad", 304.0, 305.0) == [False, False]
+
+
+def test_c2_a_rule_is_kept_out_by_itself() -> None:
+    """Its crashes say nothing of its version, nor the other way round; both get their new chance from the same changes."""
+    quarantine, rule = Quarantine(LIMIT), part_of("bad", "mean")
+    quarantine.know(snapshot("bad", split="bad"))
+    crash(quarantine, rule, 1.0, 2.0)
+    crash(quarantine, "bad", 1.0, 2.0)
+    assert quarantine.kept_out(3.0) == {}
+    crash(quarantine, rule, 3.0)
+    assert set(quarantine.kept_out(3.0)) == {rule}
+    quarantine.know(snapshot("bad", split="bad"))
+    assert set(quarantine.kept_out(3.0)) == {rule}
+    quarantine.know(snapshot("bad", split="bad", generation=2))
+    assert quarantine.kept_out(3.0) == {}
+    crash(quarantine, rule)
+    quarantine.know(snapshot("good", split="good"))
+    assert quarantine.kept_out(3.0) == {}
 
 
 def test_rare_crashes_do_not_count_together() -> None:

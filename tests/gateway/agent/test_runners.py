@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import struct
 import time
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from roadworthy.contract.local import part_of
+from roadworthy.contract.policy import Fallback, Policy
 from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.gateway.agent import runners
@@ -19,8 +22,8 @@ from roadworthy.gateway.agent.quarantine import Limit, Quarantine
 from roadworthy.gateway.agent.runner_watch import Growth
 from roadworthy.gateway.agent.runners import Around, How, Runners
 from roadworthy.runtime.apart import state
-from roadworthy.runtime.apart.launch import runner_address
-from roadworthy.runtime.placement import PROCESS, Placed
+from roadworthy.runtime.apart.launch import read_stem, runner_address
+from roadworthy.runtime.placement import INLINE, PROCESS, Placed
 from tests.waiting import HandClock, soon
 
 A, B = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
@@ -59,6 +62,16 @@ class Machine:
 
     def _keep_out(self, reasons: dict[str, str]) -> None:
         self.kept_out = reasons
+
+    def know_rules(self, *named: str, allowed: bool = True) -> None:
+        """A snapshot with A, whose endpoint falls back on these rules."""
+        package = PackageEntry(A, "m", 1, 1, "me" if allowed else None, rollouts=("one",))
+        policy = Policy(fallback=tuple(Fallback("rule", rule=name) for name in named))
+        self.keeper.know(Snapshot("e", 1, (package,), (EndpointEntry("e", 1, (Arm(A, 10_000),), {}, policy),)))
+
+    def rules(self) -> list[str]:
+        """Those of which runners are ordered; "" for the version."""
+        return sorted(child["document"]["rule"] for child in self.orders[-1]) if self.orders else []
 
     def know(self, *digests: str, rollouts: tuple[str, ...] = ()) -> None:
         """A snapshot that names these; the first is tried by these rollouts."""
@@ -100,7 +113,8 @@ class Machine:
     ) -> None:
         """Write a state file, and take the address. Its last step lies in the future, so that it looks alive to the end."""
         digest = next(digest for digest in (A, B) if digest[7:23] in name)
-        address = runner_address(self.folder, digest, copy)
+        _, rule = read_stem(name.removeprefix("runner-").rsplit("-", 2)[0])
+        address = runner_address(self.folder, digest, copy, rule)
         pid = self.pids[name]
         since = time.monotonic_ns() - int(busy_s * 1e9) if busy_s else 0
         stepped = time.monotonic_ns() - int(still_s * 1e9)
@@ -427,3 +441,104 @@ def test_c2_a_runner_above_its_memory_is_killed(play: Any) -> None:
         assert machine.names() == [name]
 
     play(scene, a=apart(memory_mb=1))
+
+
+RULED = Placed(INLINE, "planted", copies=3, hang_s=600.0, rules=("a", "a-0-b", "unnamed"))
+
+
+def test_a_rule_that_a_policy_names_has_a_runner_of_its_own(play: Any) -> None:
+    """One, confined, wherever its version executes; as long as it is named, may run, and is in the package."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know_rules("a", "a-0-b", "not-there")
+        await machine.until(lambda: machine.rules() == ["a", "a-0-b"])
+        (document, _) = (child["document"] for child in machine.orders[-1])
+        assert (document["digest"], document["allowed_by"], document["copy"]) == (A, "me", 0)
+        assert document["confine"]["best_effort"] is False
+        assert len({child["document"]["address"] for child in machine.orders[-1]}) == 2
+        machine.know_rules("a", "a-0-b", allowed=False)
+        await machine.until(lambda: machine.rules() == [])
+        machine.placed[A] = dataclasses.replace(RULED, where=PROCESS, copies=2)
+        machine.know_rules("a")
+        await machine.until(lambda: machine.rules() == ["", "", "a"])
+        assert {child["document"]["hang_s"] for child in machine.orders[-1]} == {600.0}
+
+    play(scene, a=RULED)
+
+
+def test_the_runner_of_a_rule_goes_when_no_policy_names_it(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no worker serves by the policy before any more; those of other rules stay as they are."""
+    clock = HandClock()
+    monkeypatch.setattr(runners, "time", clock)
+
+    async def scene(machine: Machine) -> None:
+        machine.know_rules("a", "a-0-b")
+        first, second = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
+        machine.held.add(part_of(A, "a"))
+        machine.know_rules("a-0-b")
+        await machine.looks()
+        clock.step(2.5)
+        await machine.looks()
+        assert machine.names() == [first, second]
+        machine.held.clear()
+        clock.step(2.5)
+        await machine.until(lambda: machine.names() == [second])
+
+    play(scene, a=RULED)
+
+
+def test_a_restarted_agent_takes_the_runners_of_rules_over(play: Any) -> None:
+    """Each by its own name, however much one name looks like another one with a number."""
+    first: list[str] = []
+
+    async def before(machine: Machine) -> None:
+        machine.know_rules("a", "a-0-b")
+        first.extend(await machine.until(lambda: len(machine.names()) == 2 and machine.names()))
+
+    async def after(machine: Machine) -> None:
+        machine.know_rules("a", "a-0-b")
+        await machine.until(lambda: machine.orders)
+        assert machine.names() == first
+
+    play(before, a=RULED)
+    play(after, running=[{"name": name, "pid": 7 + number} for number, name in enumerate(first)], a=RULED)
+
+
+def test_c2_c3_a_rule_and_its_version_crash_by_themselves(play: Any) -> None:
+    """What is kept out is what crashed, and rollouts count the version's crashes only; the rule goes on without its version."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know_rules("a", "a-0-b")
+        await machine.until(lambda: machine.rules() == ["", "a", "a-0-b"])
+        of = {child["document"]["rule"]: child["name"] for child in machine.orders[-1]}
+        for _ in range(3):
+            machine.start(of["a-0-b"], 11)
+            machine.die(of["a-0-b"], -11)
+        await machine.until(lambda: machine.rules() == ["", "a"])
+        assert set(machine.kept_out) == {part_of(A, "a-0-b")}
+        assert machine.counted == []
+        assert machine.keeper.facts().restarts == {(part_of(A, "a-0-b"), "SIGSEGV"): 3}
+        for _ in range(3):
+            machine.start(of[""], 12)
+            machine.die(of[""], -11)
+        await machine.until(lambda: machine.rules() == ["a"])
+        assert set(machine.kept_out) == {part_of(A, "a-0-b"), A}
+        assert machine.counted == ["one"] * 3
+
+    play(scene, a=dataclasses.replace(RULED, where=PROCESS, copies=1))
+
+
+def test_g7_the_runner_of_a_rule_that_stands_still_is_killed(play: Any) -> None:
+    """As one of a version; what it holds in memory is told apart, and is not the version's."""
+
+    async def scene(machine: Machine) -> None:
+        machine.know_rules("a")
+        (name,) = await machine.until(machine.names)
+        machine.start(name, os.getpid())
+        (facts,) = await machine.until(lambda: [f for f in machine.keeper.facts().runners if f.state == "READY"])
+        assert (facts.digest, facts.rule) == (A, "a")
+        assert machine.keeper.processes() == {}
+        machine.show(name, still_s=100.0)
+        await check_killed(machine, (name, os.getpid(), "no sign of life"))
+
+    play(scene, a=RULED)

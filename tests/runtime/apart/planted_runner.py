@@ -1,6 +1,6 @@
 """A runner process whose package is planted: the real life in everything but the loader. Run by path.
 
-Beside the runner's own keys the start document has "kind" and "signature", and "rule" for what the kind does when.
+Beside the runner's own keys the start document has "kind" and "signature".
 """
 
 from __future__ import annotations

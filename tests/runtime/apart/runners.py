@@ -40,7 +40,7 @@ class Runner:
         command = options.pop("command", [str(PLANTED_RUNNER)])
         digest = options.setdefault("digest", DIGEST)
         self._folder = folder
-        self.address = runner_address(folder, digest, options.get("copy", 0))
+        self.address = runner_address(folder, digest, options.get("copy", 0), options.get("rule", ""))
         document = runner_document(RunnerStart(folder=str(folder), address=str(self.address), **options))
         if command == [str(PLANTED_RUNNER)]:
             document |= {"kind": kind, "signature": signature.to_document()}

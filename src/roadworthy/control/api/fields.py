@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import Path, Query
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from roadworthy.contract.evidence import MOST
 from roadworthy.control.problems import PROBLEM_JSON
+from roadworthy.foundation.confine.grants import LONGEST_GRANT, MOST_GRANTS
 
 MOST_WAIT_S = 60.0
 _MOST_VERSION = 999_999_999
@@ -25,6 +26,9 @@ Names = list[Named]
 Version = Annotated[int, Path(json_schema_extra={"minimum": 1, "maximum": _MOST_VERSION})]
 Digest = Annotated[str, Field(json_schema_extra={"pattern": "^sha256:[0-9a-f]{64}$"})]
 Reference = Annotated[str, Field(json_schema_extra={"pattern": f"{_NAME[:-1]}:[1-9][0-9]{{0,8}}$"})]
+_GRANT = "^(read:/.*|device:(nvidia|/dev/.+)|tcp:[1-9][0-9]{0,4}|network)$"
+Grant = Annotated[str, Field(json_schema_extra={"pattern": _GRANT, "maxLength": LONGEST_GRANT})]
+Grants = Annotated[Sequence[Grant], Query(json_schema_extra={"maxItems": MOST_GRANTS})]
 Generation = Annotated[int, Field(ge=0, le=MOST)]
 Seconds = Annotated[float, Query(ge=0, le=MOST_WAIT_S)]
 Number = Annotated[int, Query(ge=0, le=MOST)]

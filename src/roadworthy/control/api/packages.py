@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from roadworthy.control.api.fields import Cursor, Digest, File, Name, Version, body
+from roadworthy.control.api.fields import Cursor, Digest, File, Grants, Name, Version, body
 from roadworthy.control.plane import Plane
 from roadworthy.control.uploads import received
 from roadworthy.control.verbs import packages
+from roadworthy.foundation.confine.grants import parse_grants
 from roadworthy.foundation.references import VersionReference
 
 _PIECE_BYTES = 1 << 18
@@ -23,10 +24,14 @@ def routes(plane: Plane) -> APIRouter:
     router = APIRouter(tags=["packages"])
 
     @router.post("/api/v1/packages", status_code=201, responses=_KNOWN, openapi_extra=body(), summary="Push a package")
-    async def push(request: Request, response: Response, allow_code: Digest | None = None) -> dict[str, Any]:
-        """The body is the .rw file. 200 when that package is a version of its model already."""
+    async def push(
+        request: Request, response: Response, allow_code: Digest | None = None, grant: Grants = ()
+    ) -> dict[str, Any]:
+        """The body is the .rw file. 200 when that package is a version of its model already. `grant` says what its code may have
+        beside its own files."""
+        allowed = packages.Allowed(allow_code, parse_grants(grant))
         async with received(request, plane.blobs, plane.settings.max_package_bytes) as file:
-            document, new = await run_in_threadpool(packages.push, plane, file, request.state.actor, allow_code)
+            document, new = await run_in_threadpool(packages.push, plane, file, request.state.actor, allowed)
         response.status_code = 201 if new else 200
         return document
 
@@ -42,7 +47,7 @@ def routes(plane: Plane) -> APIRouter:
 
     @router.get("/api/v1/models/{name}/versions/{version}", summary="One version")
     def version(name: Name, version: Version) -> dict[str, Any]:
-        """Digest, size, runtimes, signature, who pushed it when, which endpoints hold it."""
+        """Digest, size, runtimes, signature, who pushed it when, what it was granted, which endpoints hold it."""
         return packages.get_version(plane, _reference(name, version))
 
     @router.get("/api/v1/models/{name}/versions/{version}/package", response_class=File, summary="A version's package")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +12,7 @@ from sqlalchemy import Connection
 from roadworthy.control.plane import Plane
 from roadworthy.control.proof import prove_apart
 from roadworthy.control.times import iso
+from roadworthy.foundation.confine.grants import check_grants
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound, PackageError, PackageRefused
 from roadworthy.foundation.references import VersionReference, check_digest, check_name
 from roadworthy.package.archive import open_package
@@ -24,26 +26,42 @@ from roadworthy.store.engine import bump_revision
 PAGE = 100
 
 
-def push(plane: Plane, file: Path, actor: str, allow_code: str | None) -> tuple[dict[str, Any], bool]:
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What the person who pushes lets the package do.
+
+    Attributes:
+        code: the digest of the package that may execute code of its own, or None.
+        grants: what that code may have beside its own files.
+    """
+
+    code: str | None = None
+    grants: tuple[str, ...] = ()
+
+
+def push(plane: Plane, file: Path, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
     """Prove the package in `file` and give it the next number; True when it is new. Pushed again, it keeps its number.
 
     Raises:
         PackageError: it is damaged, refused, not allowed or not proved.
-        InvalidRequest: "wrong-digest": what was allowed is another package.
+        InvalidRequest: "wrong-digest": what was allowed is another package; "grant-invalid".
+        Conflict: "grants-differ": it is a version with other grants.
     """
     package = open_package(file)
-    _check_allowed(package, allow_code)
+    _check_allowed(package, allowed.code)
+    _check_grants(plane, package, allowed)
     with plane.database.begin() as connection:
         known = versions.find_digest(connection, package.digest, package.name)
+    _check_same(known, allowed)
     if known is None:
-        allowed = allow_code is not None
-        prove_apart(file, plane.settings.proving, allow_code=allowed)
+        how = plane.settings.proving
+        prove_apart(file, how, allow_code=allowed.code is not None, grants=allowed.grants)
     elif not _is_whole(plane, package.digest):
         plane.blobs.delete(package_blob(package.digest))
     plane.blobs.put(package_blob(package.digest), file)
     with plane.turn:
         plane.blobs.put(package_blob(package.digest), file)  # again, if a delete came in between
-        return _register(plane, package, actor, allow_code)
+        return _register(plane, package, actor, allowed)
 
 
 def _is_whole(plane: Plane, digest: str) -> bool:
@@ -76,13 +94,42 @@ def _check_allowed(package: Package, allow_code: str | None) -> None:
         )
 
 
-def _register(plane: Plane, package: Package, actor: str, allow_code: str | None) -> tuple[dict[str, Any], bool]:
+def _check_grants(plane: Plane, package: Package, allowed: Allowed) -> None:
+    if not allowed.grants:
+        return
+    if allowed.code is None or not package.carries_code:
+        raise InvalidRequest(
+            "only code can be granted something, together with the leave to run it",
+            code="grant-invalid",
+            hint=f"push with --allow-code {package.digest}"
+            if package.carries_code
+            else "this package carries no code: push it without grants",
+        )
+    bounds = plane.settings.proving.bounds
+    check_grants(allowed.grants, bounds.grants, bounds.private)
+
+
+def _check_same(known: Version | None, allowed: Allowed) -> None:
+    """A version never changes, and neither does what it was granted."""
+    if known is not None and known.grants != allowed.grants:
+        same = " ".join(f"--grant {grant}" for grant in known.grants) or "without --grant"
+        raise Conflict(
+            f"this package is {known.reference}, which was granted {', '.join(known.grants) or 'nothing'}",
+            code="grants-differ",
+            hint=f"push it {same} for that version; for other grants delete {known.reference} first",
+            facts={"version": str(known.reference), "grants": list(known.grants)},
+        )
+
+
+def _register(plane: Plane, package: Package, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
     with plane.database.begin() as connection:
         known = versions.find_digest(connection, package.digest, package.name)
+        _check_same(known, allowed)
         if known is None:
-            version = versions.register(connection, _new_version(plane, package, actor, allow_code))
-            plane.audit(connection, actor, "push", str(version.reference), digest=package.digest)
-        elif allow_code is not None and known.allowed_by is None:
+            version = versions.register(connection, _new_version(plane, package, actor, allowed))
+            detail = {"grants": list(allowed.grants)} if allowed.grants else {}
+            plane.audit(connection, actor, "push", str(version.reference), digest=package.digest, **detail)
+        elif allowed.code is not None and known.allowed_by is None:
             versions.allow(connection, known.reference, actor)
             bump_revision(connection)
             plane.audit(connection, actor, "allow-code", str(known.reference), digest=package.digest)
@@ -94,16 +141,17 @@ def _register(plane: Plane, package: Package, actor: str, allow_code: str | None
     return document, known is None
 
 
-def _new_version(plane: Plane, package: Package, actor: str, allow_code: str | None) -> Version:
+def _new_version(plane: Plane, package: Package, actor: str, allowed: Allowed) -> Version:
     return Version(
         reference=VersionReference(package.name, 1),
         digest=package.digest,
         size_bytes=package.path.stat().st_size,
         signature=package.signature.to_document(),
         runtimes=package.runtimes,
-        allowed_by=None if allow_code is None else actor,
+        allowed_by=None if allowed.code is None else actor,
         pushed_at_us=plane.clock.now_us(),
         pushed_by=actor,
+        grants=allowed.grants,
     )
 
 
@@ -118,6 +166,7 @@ def version_document(version: Version, serving: list[str]) -> dict[str, Any]:
         "pushed_by": version.pushed_by,
         "runtimes": list(version.runtimes),
         "allowed_by": version.allowed_by,
+        "grants": list(version.grants),
         "signature": version.signature,
         "serving": serving,
     }

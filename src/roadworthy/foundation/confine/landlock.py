@@ -22,16 +22,17 @@ LIST = _READ_DIR
 READ = _READ_FILE | _READ_DIR | _EXECUTE
 USE = _READ_FILE | _WRITE_FILE
 """Devices like /dev/null."""
+DEVICE = USE | _IOCTL_DEV
 KEEP = _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE | _MAKE_REG | _MAKE_SOCK | _REMOVE_FILE | _REMOVE_DIR
 """A folder that others read too: plain files and sockets, nothing that could lead a reader elsewhere or have it wait."""
 OWN = READ | KEEP | _MAKE_DIR | _MAKE_FIFO | _MAKE_SYM | _REFER
 
 _FIRST_WITH = ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL_DEV))
-_TCP = 0b11
+_BIND, _CONNECT = 0b01, 0b10
 _SCOPED = 0b11  # abstract Unix sockets and signals
 _NET_SINCE, _SCOPED_SINCE = 4, 6
 _VERSION = 1
-_PATH_BENEATH = 1
+_PATH_BENEATH, _NET_PORT = 1, 2
 
 
 def version() -> int:
@@ -42,11 +43,15 @@ def version() -> int:
         return 0
 
 
-def restrict(rules: Iterable[tuple[str, int]]) -> int:
+def restrict(rules: Iterable[tuple[str, int]], ports: Iterable[int] | None = None, *, bind_only: bool = False) -> int:
     """Confine this process to the rules: (path, rights). Paths that are not there are passed over.
 
+    Args:
+        ports: those of TCP that it may connect to.
+        bind_only: it may connect to all.
+
     Returns:
-        Which Landlock holds; see `scopes`.
+        Which Landlock holds; see `scopes` and `knows_ports`.
 
     Raises:
         OSError: it cannot be had. `no_new_privs` must be set.
@@ -55,12 +60,15 @@ def restrict(rules: Iterable[tuple[str, int]]) -> int:
     if not has:
         raise OSError("no Landlock here")
     handled = _ALL & ~sum(right for since, right in _FIRST_WITH if has < since)
-    attributes = [handled, _TCP if has >= _NET_SINCE else 0, _SCOPED if has >= _SCOPED_SINCE else 0]
-    size = 8 if has < _NET_SINCE else 16 if has < _SCOPED_SINCE else 24
+    tcp = _BIND if bind_only else _BIND | _CONNECT
+    attributes = [handled, tcp if knows_ports(has) else 0, _SCOPED if scopes(has) else 0]
+    size = 8 if not knows_ports(has) else 16 if not scopes(has) else 24
     ruleset = call("landlock_create_ruleset", struct.pack("=3Q", *attributes)[:size], size, 0)
     try:
         for path, rights in rules:
             _open(ruleset, path, rights & handled)
+        for port in (ports or ()) if knows_ports(has) else ():
+            call("landlock_add_rule", ruleset, _NET_PORT, struct.pack("=2Q", _CONNECT, port), 0)
         call("landlock_restrict_self", ruleset, 0)
     finally:
         os.close(ruleset)
@@ -70,6 +78,11 @@ def restrict(rules: Iterable[tuple[str, int]]) -> int:
 def scopes(has: int) -> bool:
     """Whether that Landlock keeps signals and abstract sockets apart as well."""
     return has >= _SCOPED_SINCE
+
+
+def knows_ports(has: int) -> bool:
+    """Whether that Landlock tells one TCP port from another."""
+    return has >= _NET_SINCE
 
 
 def _open(ruleset: int, path: str, rights: int) -> None:

@@ -1,7 +1,7 @@
 """The launcher's main: restricts this process as its plan says, and becomes the command.
 
-What cannot be had is passed over. When too little holds, the command is told so by one more argument, and executes no code of a
-package; with `best_effort` it goes on with what there is.
+What cannot be had is passed over. When too little holds, or what was granted is not there, the command is told so by one more
+argument, and executes no code of a package; with `best_effort` it goes on with the parts that there are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 LISTENER = 3
 """Descriptor of the listening socket, when the plan has one."""
-NOT_CONFINED = "--not-confined"
+NOT_CONFINED, NOT_GRANTED, NOT_THERE = "--not-confined", "--not-granted=", "--not-there="
+"""What the command is told. A grant follows: one that this machine does not allow, or one that it has not."""
 FROM_STDIN = "-"
 """Stands for a plan: it is the member `confine` of the JSON line that waits in the socket on standard input, and stays there."""
 BASELINE = ("privileges", "files", "sockets", "limits")
@@ -53,31 +54,38 @@ def main(plan_text: str, command: list[str]) -> None:
 def _become(plan_text: str, command: list[str]) -> None:
     plan = _plan_on_stdin() if plan_text == FROM_STDIN else json.loads(plan_text)
     listener = _listen(plan["listen"]) if plan.get("listen") else None
-    held = _restrict(plan, listener)
+    lacking: list[str] = []
+    held = _restrict(plan, listener, lacking)
     if not command:
         os.write(1, json.dumps(held).encode("ascii"))
         return
-    enough = plan.get("best_effort") or all(held[part] for part in BASELINE)
-    arguments = command if enough else [*command, NOT_CONFINED]
-    os.execve(command[0], arguments, filtered(_places()))  # noqa: S606 - the command is our own
+    why = [plan["refused"]] if "refused" in plan else lacking[:1]
+    if not plan.get("best_effort") and not all(held[part] for part in BASELINE):
+        why = [NOT_CONFINED]
+    os.execve(command[0], [*command, *why], filtered(_places()))  # noqa: S606 - the command is our own
 
 
-def _restrict(plan: dict[str, Any], listener: int | None) -> dict[str, bool]:
-    """Take everything away, in the order in which it can be; what holds of it, by part."""
+def _restrict(plan: dict[str, Any], listener: int | None, lacking: list[str]) -> dict[str, bool]:
+    """Take everything away, in the order in which it can be; what holds of it, by part. `lacking` is told what is not there of
+    what was granted."""
     held = dict.fromkeys(PARTS, False)
     quota = int(plan["quota_bytes"])
+    network = plan.get("network")
+    ports = network if isinstance(network, list) else None
     held["user"] = _try(namespaces.own_user)
-    held["network"] = _try(namespaces.own_network)
+    held["network"] = network is None and _try(namespaces.own_network)
     held["memory"] = _try(lambda: namespaces.own_memory_files(quota))
     place = f"{namespaces.SHARED_MEMORY}/own" if held["memory"] else plan["place"].replace("{pid}", str(os.getpid()))
     _settle(place)
     _keep_descriptors(listener)
     held["limits"] = _try(lambda: _limit(quota))
     held["privileges"] = _try(namespaces.no_privileges)
+    has = 0
     with contextlib.suppress(OSError):
-        held["signals"] = landlock.scopes(landlock.restrict(_rules(plan, place)))
-        held["files"] = True
-    held["sockets"] = _try(seccomp.restrict)
+        has = landlock.restrict([*_rules(plan, place), *_granted(plan, lacking)], ports, bind_only=network == "any")
+        held["files"], held["signals"] = True, landlock.scopes(has)
+    reach = seccomp.NOTHING if network is None else seccomp.ANYWHERE if ports is None else seccomp.PORTS
+    held["sockets"] = _try(lambda: seccomp.restrict(reach)) and (ports is None or landlock.knows_ports(has))
     return held
 
 
@@ -95,6 +103,24 @@ def _rules(plan: dict[str, Any], place: str) -> Iterator[tuple[str, int]]:
     yield from ((path, landlock.USE) for path in plan["use"])
     yield from ((path, landlock.KEEP) for path in plan["write"])
     yield from ((path, landlock.OWN) for path in (place, namespaces.SHARED_MEMORY))
+
+
+def _granted(plan: dict[str, Any], lacking: list[str]) -> Iterator[tuple[str, int]]:
+    """The same for what a person has granted, which has to be what it was when the plan was made. Descriptors stay open until the
+    command runs, so that nothing can take the place of what was looked at."""
+    for kind, rights in (("read", landlock.READ), ("device", landlock.DEVICE)):
+        for path in plan.get("granted", {}).get(kind, ()):
+            try:
+                seen = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                mode, here = os.fstat(seen).st_mode, f"/proc/self/fd/{seen}"
+                fits = stat.S_ISCHR(mode) if kind == "device" else stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+                fits = fits and os.readlink(here) == path  # noqa: PTH115 - as below
+            except OSError:
+                fits = False
+            if fits:
+                yield here, rights
+            else:
+                lacking.append(f"{NOT_THERE}{kind}:{path}")
 
 
 def _places() -> dict[str, str]:

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from roadworthy.foundation.confine.launcher import BASELINE, FROM_STDIN, PARTS
-from roadworthy.foundation.errors import PackageError, PackageRefused
+from roadworthy.foundation.confine.grants import not_allowed, openings
+from roadworthy.foundation.confine.launcher import BASELINE, FROM_STDIN, NOT_CONFINED, NOT_GRANTED, NOT_THERE, PARTS
+from roadworthy.foundation.errors import PackageRefused
 
 QUOTA_BYTES = 1 << 30
 """What a confined process may write: home, caches and shared memory together."""
@@ -52,8 +54,29 @@ def confined(command: Sequence[str], plan: Mapping[str, Any] | None = None) -> l
     return [sys.executable, "-I", "-S", str(_LAUNCHER), text, *command]
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the operator of a machine lets the code of packages have.
+
+    Attributes:
+        confinement: REQUIRED, or BEST_EFFORT: code may execute where not every part of confinement can be had.
+        grants: what a package may be granted at most (`grants.py`).
+        private: folders and files that are never opened, whatever holds them or is granted.
+    """
+
+    confinement: str = REQUIRED
+    grants: tuple[str, ...] = ()
+    private: tuple[Path, ...] = ()
+
+
 def make_plan(
-    *, package: Path, write: Path, place: str, listen: Path | None = None, private: Iterable[Path] = (), policy: str
+    *,
+    package: Path,
+    write: Path,
+    place: str,
+    listen: Path | None = None,
+    grants: Sequence[str] = (),
+    bounds: Bounds = Bounds(),
 ) -> dict[str, Any]:
     """What is open for a process of a package.
 
@@ -62,19 +85,21 @@ def make_plan(
         write: a folder in which it keeps plain files for its parent.
         place: its private folder where shared memory cannot be its own; `{pid}` stands for the process's id.
         listen: where it is to be reached, or None.
-        private: folders that are not opened even when a folder that is to be read holds them.
-        policy: REQUIRED or BEST_EFFORT.
+        grants: what it was granted beside. With one that is out of bounds the process is told to execute no code.
+        bounds: of this machine.
     """
-    listed, read = _readable(tuple(sorted({str(each.resolve()) for each in private} | _homes())))
+    listed, read = _readable(tuple(sorted({str(each.resolve()) for each in bounds.private} | _homes())))
+    more = openings(grants, bounds.grants, bounds.private)
     return {
         "list": list(listed),
-        "read": [*read, *(f"/etc/{name}" for name in _ETC), *_KERNEL, str(package)],
+        "read": [*read, *(f"/etc/{name}" for name in _ETC), *_KERNEL, str(package), *more.pop("beside", ())],
         "use": list(_DEVICES),
         "write": [str(write)],
         "place": place,
         "listen": None if listen is None else str(listen),
         "quota_bytes": QUOTA_BYTES,
-        "best_effort": policy == BEST_EFFORT,
+        "best_effort": bounds.confinement == BEST_EFFORT,
+        **more,
     }
 
 
@@ -99,15 +124,31 @@ def missing(held: Mapping[str, bool]) -> list[str]:
     return [part for part in BASELINE if not held[part]]
 
 
-def as_not_available(error: PackageError) -> PackageError:
-    """What to tell of a package that was loaded without leave for its code, because it could not be confined."""
-    if error.code != "code-not-allowed":
-        return error
+def not_confined() -> PackageRefused:
+    """What to tell of code that is not executed because it cannot be confined."""
     return PackageRefused(
         "this machine cannot confine the package's code, so it is not executed",
         code="confinement-not-available",
         hint="see docs/confinement.md for what is needed; general.confinement = best-effort executes it all the same",
     )
+
+
+def refusal(arguments: Iterable[str]) -> PackageRefused | None:
+    """Why the launcher, by what it has added to these arguments, has this process execute no code; None where it may."""
+    for told in arguments:
+        if told == NOT_CONFINED:
+            return not_confined()
+        if told.startswith(NOT_GRANTED):
+            return not_allowed(told.removeprefix(NOT_GRANTED))
+        if told.startswith(NOT_THERE):
+            grant = told.removeprefix(NOT_THERE)
+            return PackageRefused(
+                f"{grant} was granted to the package, and this machine has none",
+                code="grant-not-available",
+                hint="put it there; what has become a link meanwhile, or is no file, folder or device, counts as missing",
+                facts={"grant": grant},
+            )
+    return None
 
 
 def _homes() -> set[str]:

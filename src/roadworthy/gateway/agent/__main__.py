@@ -21,6 +21,7 @@ import msgspec
 import structlog
 import uvloop
 
+from roadworthy.contract.local import read_part
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import UNLOADED
 from roadworthy.foundation.child import (
@@ -32,7 +33,7 @@ from roadworthy.foundation.child import (
     watch_parent,
 )
 from roadworthy.foundation.clock import SystemClock
-from roadworthy.foundation.confine.plan import REQUIRED
+from roadworthy.foundation.confine.plan import REQUIRED, Bounds
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.keys import key_id
 from roadworthy.foundation.slab import GAUGE, READY, SlabReader, SlotWriter
@@ -79,6 +80,7 @@ class StartDocument(msgspec.Struct, frozen=True):
         growth_mb: a runner that has grown by more is replaced; 0 for no bound.
         give_up_epoch: endpoints of that epoch may be given up for an empty snapshot of another one.
         confinement: whether packages' code is executed where it cannot be confined: "required" or "best-effort".
+        grants: what packages may be granted here at most. private: folders and files that they never are.
         log_level: "debug", "info", "warning" or "error".
     """
 
@@ -96,6 +98,8 @@ class StartDocument(msgspec.Struct, frozen=True):
     growth_mb: int = 1_024
     give_up_epoch: str | None = None
     confinement: str = REQUIRED
+    grants: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
     log_level: str = "info"
 
 
@@ -223,7 +227,10 @@ def _wire_runners(
     if document.children_fd is None:
         return None, None
 
-    def held(digest: str) -> bool:
+    def held(part: str) -> bool:
+        digest, rule = read_part(part)
+        if rule:  # an endpoint may use it for as long as a worker serves by an earlier snapshot
+            return any(report.revision not in (0, runners.revision) for report in hub.reports())
         versions = (version for report in hub.reports() for version in report.versions if version.digest == digest)
         reported = any(
             version.state != UNLOADED and (version.placement or PROCESS).startswith(PROCESS) for version in versions
@@ -243,7 +250,8 @@ def _wire_runners(
     limit = Limit(document.crashes_to_quarantine)
     quarantine = Quarantine(limit, folder / "run" / "quarantine.json", reader.boot)
     growth = Growth(document.growth_mb << 20 or None)
-    how = How(folder, confinement=document.confinement, log_level=document.log_level, growth=growth)
+    bounds = Bounds(document.confinement, document.grants, tuple(Path(path) for path in document.private))
+    how = How(folder, bounds=bounds, log_level=document.log_level, growth=growth)
     runners = Runners(
         how,
         placer(folder, document.confinement),

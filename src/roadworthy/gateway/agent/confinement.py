@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from roadworthy.foundation.confine.plan import REQUIRED, make_plan, missing, parts_held
+from roadworthy.foundation.confine.plan import REQUIRED, Bounds, make_plan, missing, parts_held
 from roadworthy.foundation.files import write_atomic
 
 _log = structlog.get_logger(__name__)
@@ -60,7 +60,8 @@ class Confinement:
         with tempfile.TemporaryDirectory(prefix="roadworthy-confinement-") as scratch:
             place = f"{scratch}/{{pid}}"
             packages = self._folder / "packages"
-            return parts_held(make_plan(package=packages, write=Path(scratch), place=place, policy=self._policy))
+            bounds = Bounds(self._policy)
+            return parts_held(make_plan(package=packages, write=Path(scratch), place=place, bounds=bounds))
 
 
 def confinement_file(folder: Path) -> Path:

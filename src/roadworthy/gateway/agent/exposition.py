@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from roadworthy.contract.local import read_part
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import READY, WorkerReport
 from roadworthy.foundation.slab import SlotStatus
@@ -256,30 +257,36 @@ def _filled(
 def _runners(snapshot: Snapshot, keeping: Keeping) -> Iterator[Metric]:
     names = {package.digest: f"{package.model}:{package.version}" for package in snapshot.packages}
     running = GaugeMetricFamily(
-        "roadworthy_runners", "Runner processes of versions that execute apart.", labels=["version", "state"]
+        "roadworthy_runners",
+        "Runner processes of versions that execute apart, and of rules.",
+        labels=["version", "rule", "state"],
     )
     memory = GaugeMetricFamily(
-        "roadworthy_runner_resident_bytes", "Resident memory of a runner process.", labels=["version", "copy"]
+        "roadworthy_runner_resident_bytes", "Resident memory of a runner process.", labels=["version", "rule", "copy"]
     )
-    counts: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str, str], int] = {}
     for runner in keeping.runners:
         version = names.get(runner.digest, runner.digest)
-        counts[version, runner.state] = counts.get((version, runner.state), 0) + 1
-        memory.add_metric([version, str(runner.copy)], runner.resident_bytes)
-    for labels, count in sorted(counts.items()):
-        running.add_metric(list(labels), count)
+        labels = version, runner.rule, runner.state
+        counts[labels] = counts.get(labels, 0) + 1
+        memory.add_metric([version, runner.rule, str(runner.copy)], runner.resident_bytes)
+    for key, count in sorted(counts.items()):
+        running.add_metric(key, count)
     restarts = CounterMetricFamily(
         "roadworthy_runner_restarts",
         "Runner processes that were started again: they died, or were replaced warm.",
-        labels=["version", "reason"],
+        labels=["version", "rule", "reason"],
     )
-    for (digest, reason), count in sorted(keeping.restarts.items()):
-        restarts.add_metric([names.get(digest, digest), reason], count)
+    for (part, reason), count in sorted(keeping.restarts.items()):
+        digest, rule = read_part(part)
+        restarts.add_metric([names.get(digest, digest), rule, reason], count)
     kept_out = GaugeMetricFamily(
-        "roadworthy_version_quarantined", "1 while a version may not execute, because it crashes.", labels=["version"]
+        "roadworthy_version_quarantined",
+        "1 while a version, or its rule, may not execute, because it crashes.",
+        labels=["version", "rule"],
     )
-    for digest in sorted(keeping.kept_out):
-        kept_out.add_metric([names.get(digest, digest)], 1.0)
+    for digest, rule in map(read_part, sorted(keeping.kept_out)):
+        kept_out.add_metric([names.get(digest, digest), rule], 1.0)
     workers = CounterMetricFamily(
         "roadworthy_worker_ends", "Workers that died, or were replaced warm, by why.", labels=["reason"]
     )

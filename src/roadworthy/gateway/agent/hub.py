@@ -78,7 +78,7 @@ class Hub:
         self._owe(SNAPSHOT, snapshot)
 
     def keep_out(self, reasons: dict[str, str]) -> None:
-        """Tell all workers, now and when they connect, which digests may not execute, and why."""
+        """Tell all workers, now and when they connect, which parts may not execute, and why."""
         self._owe(KEPT_OUT, msgspec.json.encode(reasons))
 
     def _owe(self, kind: int, payload: bytes) -> None:

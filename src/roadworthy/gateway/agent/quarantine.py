@@ -1,8 +1,8 @@
-"""Which versions crash their processes, and so may not execute here for a while.
+"""Which versions, and which of their rules, crash their processes, and so may not execute here for a while.
 
 What is known is kept in a file, so that a restarted agent knows it too; it holds for one start of the gateway. A version gets a
 new chance when its time is over, when nothing names it any more, and when somebody changes an endpoint that answers with it:
-deploying it again is such a change.
+deploying it again is such a change. A rule that crashes says nothing of its version, nor a version of its rules.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from roadworthy.contract.local import read_part
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.files import write_atomic
@@ -61,7 +62,7 @@ class _Kept(msgspec.Struct):
 
 
 class _File(msgspec.Struct):
-    """What is on disk. Crashes are (monotonic seconds, reason), by digest."""
+    """What is on disk. Crashes are (monotonic seconds, reason), by part."""
 
     boot: str = ""
     crashes: dict[str, list[tuple[float, str]]] = {}
@@ -69,7 +70,7 @@ class _File(msgspec.Struct):
 
 
 class Quarantine:
-    """Counts crashes by digest.
+    """Counts crashes by part.
 
     Args:
         limit: when a version is kept out.
@@ -99,35 +100,37 @@ class Quarantine:
                 endpoints.setdefault(arm.digest, {})[entry.name] = entry.generation
         self._endpoints = endpoints
         known = self._known
-        again = {
-            digest for digest, kept in known.kept_out.items() if _changed(kept.endpoints, endpoints.get(digest, {}))
-        }
-        self._forget(again | {digest for digest in (*known.crashes, *known.kept_out) if digest not in named})
+        again = {part for part, kept in known.kept_out.items() if _changed(kept.endpoints, self._answering(part))}
+        self._forget(again | {part for part in (*known.crashes, *known.kept_out) if read_part(part)[0] not in named})
 
-    def crashed(self, digest: str, reason: str, now: float) -> bool:
-        """Note a crash; whether the version is kept out from now on, and was not before."""
+    def crashed(self, part: str, reason: str, now: float) -> bool:
+        """Note a crash; whether the part is kept out from now on, and was not before."""
         limit, known = self._limit, self._known
-        crashes = [crash for crash in known.crashes.get(digest, []) if now - crash[0] <= limit.within_s]
-        known.crashes[digest] = crashes = [*crashes, (now, reason)][-limit.crashes :]
-        new = digest not in known.kept_out and len(crashes) >= limit.crashes
+        crashes = [crash for crash in known.crashes.get(part, []) if now - crash[0] <= limit.within_s]
+        known.crashes[part] = crashes = [*crashes, (now, reason)][-limit.crashes :]
+        new = part not in known.kept_out and len(crashes) >= limit.crashes
         if new:
             reasons = ", ".join(sorted({why for _, why in crashes}))
             text = f"it crashed {len(crashes)} times within {limit.within_s / 60:g} minutes ({reasons})"
-            known.kept_out[digest] = _Kept(now + limit.for_s, text, dict(self._endpoints.get(digest, {})))
+            known.kept_out[part] = _Kept(now + limit.for_s, text, dict(self._answering(part)))
         self._save()
         return new
 
     def kept_out(self, now: float) -> Mapping[str, str]:
-        """Reasons by digest."""
-        self._forget([digest for digest, kept in self._known.kept_out.items() if kept.until <= now])
-        return {digest: kept.reason for digest, kept in self._known.kept_out.items()}
+        """Reasons by part."""
+        self._forget([part for part, kept in self._known.kept_out.items() if kept.until <= now])
+        return {part: kept.reason for part, kept in self._known.kept_out.items()}
 
-    def _forget(self, digests: Collection[str]) -> None:
-        if digests:
-            for digest in digests:
-                self._known.crashes.pop(digest, None)
-                if self._known.kept_out.pop(digest, None) is not None:
-                    _log.warning("a version that crashed gets a new chance", digest=digest)
+    def _answering(self, part: str) -> Mapping[str, int]:
+        """The endpoints that answer with the version, and their generations."""
+        return self._endpoints.get(read_part(part)[0], {})
+
+    def _forget(self, parts: Collection[str]) -> None:
+        if parts:
+            for part in parts:
+                self._known.crashes.pop(part, None)
+                if self._known.kept_out.pop(part, None) is not None:
+                    _log.warning("what crashed gets a new chance", part=part)
             self._save()
 
     def _save(self) -> None:

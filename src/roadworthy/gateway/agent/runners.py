@@ -1,8 +1,9 @@
 """Keeps the runner processes that the snapshot asks for: orders them from the supervisor, watches them, counts their crashes.
 
-`runtime/placement.py` says which versions execute apart; workers ask it too, and so agree. A runner is let go only when no worker
-needs its version any more. One that hangs or outgrows its bound is killed; one that comes near the bound, leaks, or should be
-started otherwise is replaced warm: the new runner takes over the address before the old one is asked to stop.
+`runtime/placement.py` says which versions execute apart; workers ask it too, and so agree. Rules that a policy names always do.
+A runner is let go only when no worker needs what it executes any more. One that hangs or outgrows its bound is killed; one that
+comes near the bound, leaks, or should be started otherwise is replaced warm: the new runner takes over the address before the
+old one is asked to stop.
 
 Runners are children of the supervisor and outlive this process. Their names say what they are, so that a restarted agent takes
 them over as they run.
@@ -15,7 +16,7 @@ import contextlib
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from typing import Any
 import msgspec
 import structlog
 
+from roadworthy.contract.local import part_of, read_part
 from roadworthy.contract.snapshot import PackageEntry, Snapshot
-from roadworthy.foundation.confine.plan import REQUIRED
+from roadworthy.foundation.confine.plan import Bounds
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.gateway.agent.quarantine import Quarantine, crash_reason
 from roadworthy.gateway.agent.runner_watch import KILL, STILL, Growth, RunnerWatch
@@ -34,10 +36,12 @@ from roadworthy.runtime.apart.launch import (
     RunnerStart,
     confined_command,
     confinement,
+    read_stem,
     runner_address,
     runner_document,
+    runner_stem,
 )
-from roadworthy.runtime.placement import PROCESS, Place, Placed, policies_of
+from roadworthy.runtime.placement import PROCESS, Place, Placed, policies_of, rules_of
 
 LOOK_EVERY_S = 0.5
 REPLACE_EVERY_S = 10.0
@@ -45,6 +49,7 @@ REPLACE_EVERY_S = 10.0
 LINGER_S = 2.0
 """How long nobody must have needed a runner before it is let go."""
 _FROM_OUTSIDE = "killed"
+_PREFIX = "runner-"
 _log = structlog.get_logger(__name__)
 
 
@@ -65,9 +70,11 @@ class _Runner:
 
 @dataclass(slots=True)
 class _Copy:
-    """One address, and who serves it: the present runner, and while it is replaced its successor."""
+    """One address, and who serves it: the present runner, and while it is replaced its successor. `rule` is "" for the version
+    itself."""
 
     entry: PackageEntry
+    rule: str
     number: int
     address: Path
     placed: Placed
@@ -78,9 +85,10 @@ class _Copy:
 
 @dataclass(frozen=True, slots=True)
 class RunnerFacts:
-    """One runner process, for the metrics page and reports."""
+    """One runner process, for the metrics page and reports; `rule` is "" where it executes the version itself."""
 
     digest: str
+    rule: str
     copy: int
     pid: int
     state: str
@@ -93,9 +101,9 @@ class Keeping:
 
     Attributes:
         runners: the processes, as last looked at.
-        restarts: runners that were started again, by digest and reason: they died, or were replaced warm.
+        restarts: runners that were started again, by part and reason: they died, or were replaced warm.
         workers: workers that died or were replaced warm, by reason.
-        kept_out: versions that may not execute, and why.
+        kept_out: parts that may not execute, and why.
     """
 
     runners: tuple[RunnerFacts, ...] = ()
@@ -111,8 +119,8 @@ class Around:
     Attributes:
         order: has exactly these children run.
         kill: ends one life of a child: name, pid, reason.
-        held: whether a worker still needs a version apart.
-        keep_out: is told the reasons by digest whenever they change.
+        held: whether a worker still needs a part apart.
+        keep_out: is told the reasons by part whenever they change.
         count_crash: counts one for the rollout with this id.
     """
 
@@ -129,14 +137,14 @@ class How:
 
     Attributes:
         folder: the gateway's.
-        command: of a runner. confinement: whether its code may execute where it cannot be confined.
+        command: of a runner. bounds: what its code may have.
         log_level: "debug" to "error".
         growth: when one leaks.
     """
 
     folder: Path
     command: tuple[str, ...] = tuple(confined_command())
-    confinement: str = REQUIRED
+    bounds: Bounds = field(default_factory=Bounds)
     log_level: str = "info"
     growth: Growth = field(default_factory=Growth)
 
@@ -147,7 +155,7 @@ class Runners:
     Args:
         how: how runners are started.
         place: where versions execute.
-        quarantine: of crashing versions.
+        quarantine: of what crashes.
         around: the supervisor and the workers.
     """
 
@@ -203,37 +211,44 @@ class Runners:
                 self._look_after(copy)
             self._tell_kept_out()
 
+    @property
+    def revision(self) -> int:
+        """Of the snapshot that is known; 0 before the first."""
+        return 0 if self._snapshot is None else self._snapshot.revision
+
     def apart(self) -> set[str]:
-        """The digests that should execute in runner processes."""
-        return {digest for digest, _ in self._wanted}
+        """The parts that should execute in runner processes."""
+        return {part for part, _ in self._wanted}
 
     def facts(self) -> Keeping:
         """How things are."""
         return Keeping(tuple(self._running()), dict(self._restarts), dict(self._workers), dict(self._shown))
 
     def _running(self) -> Iterator[RunnerFacts]:
-        for (digest, number), copy in self._copies.items():
+        for copy in self._copies.values():
             for watch in (runner.watch for runner in copy.runners if runner.watch is not None):
                 state = "STARTING" if watch.state is None else states.NAMES.get(watch.state.state, "")
                 size = 0 if watch.memory is None else watch.memory.total
-                yield RunnerFacts(digest, number, watch.pid, state, size)
+                yield RunnerFacts(copy.entry.digest, copy.rule, copy.number, watch.pid, state, size)
 
-    def crashed(self, digest: str, why: str) -> None:
-        """Count a crash against a version, and for the rollouts that try it; past the limit it is kept out and its runners are
-        stopped."""
+    def crashed(self, part: str, why: str) -> None:
+        """Count a crash against a part, and against a version for the rollouts that try it; past the limit the part is kept out
+        and its runners are stopped."""
         for entry in () if self._snapshot is None else self._snapshot.packages:
-            if entry.digest == digest:
+            if entry.digest == part:
                 for rollout in entry.rollouts:
                     self._around.count_crash(rollout)
-        if self._quarantine.crashed(digest, why, time.monotonic()):
-            _log.error("a version is kept out because it crashes", digest=digest, reason=why)
+        if self._quarantine.crashed(part, why, time.monotonic()):
+            digest, rule = read_part(part)
+            what = "a rule" if rule else "a version"
+            _log.error(f"{what} is kept out because it crashes", digest=digest, rule=rule or None, reason=why)
             self._changed.set()
 
     def processes(self) -> dict[str, tuple[int, int]]:
         """Of each version how many of its runner processes are READY, and the bytes that the largest of them holds."""
         found: dict[str, tuple[int, int]] = {}
         for each in self._running():
-            if each.state == states.NAMES[states.READY]:
+            if each.state == states.NAMES[states.READY] and not each.rule:
                 number, largest = found.get(each.digest, (0, 0))
                 found[each.digest] = (number + 1, max(largest, each.resident_bytes))
         return found
@@ -245,7 +260,7 @@ class Runners:
         snapshot = self._snapshot
         if snapshot is None:
             return
-        policies = policies_of(snapshot)
+        policies, rules = policies_of(snapshot), rules_of(snapshot)
         wanted: set[tuple[str, int]] = set()
         unknown: set[str] = set()
         placements: list[tuple[PackageEntry, Placed]] = []
@@ -257,20 +272,23 @@ class Runners:
             else:
                 placements.append((entry, placed))
         kept_out = self._quarantine.kept_out(time.monotonic())
-        for entry, placed in placements:
-            if placed.where == PROCESS and entry.digest not in kept_out:
-                wanted |= {(entry.digest, number) for number in range(placed.copies)}
-                self._want(entry, placed)
-        self._wanted = wanted | {key for key in self._copies if key[0] in unknown}
+        for entry, of_version in placements:
+            for rule, placed in _apart(entry, of_version, rules[entry.digest]):
+                part = part_of(entry.digest, rule)
+                if part not in kept_out:
+                    wanted |= {(part, number) for number in range(placed.copies)}
+                    self._want(entry, rule, placed)
+        self._wanted = wanted | {key for key in self._copies if read_part(key[0])[0] in unknown}
         for key in [key for key in self._copies if key[0] in kept_out]:
             del self._copies[key]
         self._order()
 
-    def _want(self, entry: PackageEntry, placed: Placed) -> None:
+    def _want(self, entry: PackageEntry, rule: str, placed: Placed) -> None:
         for number in range(placed.copies):
-            address = runner_address(self._how.folder, entry.digest, number)
+            address = runner_address(self._how.folder, entry.digest, number, rule)
             address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            copy = self._copies.setdefault((entry.digest, number), _Copy(entry, number, address, placed))
+            key = part_of(entry.digest, rule), number
+            copy = self._copies.setdefault(key, _Copy(entry, rule, number, address, placed))
             copy.entry, copy.placed = entry, placed
             copy.needed_at = time.monotonic()
             next_one = self._runner(copy)
@@ -281,27 +299,29 @@ class Runners:
 
     def _runner(self, copy: _Copy) -> _Runner:
         self._number += 1
+        entry, how = copy.entry, self._how
         start = RunnerStart(
-            folder=str(self._how.folder),
-            digest=copy.entry.digest,
+            folder=str(how.folder),
+            digest=entry.digest,
             address=str(copy.address),
-            allowed_by=copy.entry.allowed_by,
+            allowed_by=entry.leave,
+            rule=copy.rule,
             copy=copy.number,
             threads=copy.placed.threads,
             hang_s=copy.placed.hang_s,
             max_rows=copy.placed.max_rows,
-            log_level=self._how.log_level,
-            confine=confinement(self._how.folder, copy.entry.digest, copy.address, self._how.confinement),
+            log_level=how.log_level,
+            confine=confinement(how.folder, entry.digest, copy.address, how.bounds, entry.grants),
         )
         document = runner_document(start)
         sign = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:8]
-        name = f"{_stem(copy.entry.digest)}-{copy.number}-{sign}.{self._number}"
+        name = f"{_PREFIX}{runner_stem(entry.digest, copy.rule)}-{copy.number}-{sign}.{self._number}"
         return _Runner(name, document, grace_s=copy.placed.hang_s + 5.0)
 
     def _adopted(self, like: _Runner, address: Path) -> list[_Runner]:
         """The runners of a copy that an earlier agent had ordered, one that is started in the present way last."""
-        same_copy = like.kind.rpartition("-")[0] + "-"
-        found = {name: pid for name, pid in (self._found or {}).items() if name.startswith(same_copy)}
+        same_copy = like.kind.rpartition("-")[0]
+        found = {name: pid for name, pid in (self._found or {}).items() if name.rpartition("-")[0] == same_copy}
         adopted = [
             _Runner(name, like.document, like.grace_s, RunnerWatch(address, pid, LOAD_S)) for name, pid in found.items()
         ]
@@ -317,7 +337,7 @@ class Runners:
         )
 
     def _let_go(self) -> None:
-        """Stop the runners of versions that nobody needs any more."""
+        """Stop the runners of what nobody needs any more."""
         now = time.monotonic()
         for key, copy in self._copies.items():
             if key in self._wanted or self._around.held(key[0]):
@@ -349,7 +369,7 @@ class Runners:
             return
         _log.warning("replacing a runner", runner=copy.runners[0].name, reason=why)
         copy.replaced_at = time.monotonic()
-        self._restarts[copy.entry.digest, why] += 1
+        self._restarts[part_of(copy.entry.digest, copy.rule), why] += 1
         copy.runners.append(self._runner(copy))
         self._order()
 
@@ -378,17 +398,17 @@ class Runners:
         if message.get("next_start_s") is None:  # it was asked to
             return
         name, status = str(message["died"]), int(message["status"])
-        digest = self._digest(name)
-        if digest is None:  # no runner, or of a version that nothing names any more
+        part = self._part(name)
+        if part is None:  # no runner, or of a version that nothing names any more
             return
         watch = None
         for runner in (runner for runner in self._all() if runner.name == name):
             watch, runner.watch = runner.watch, None
         hung = watch is not None and watch.pid == message["pid"] and watch.hung()
         why = message.get("reason") or ("hung" if hung else crash_reason(status))
-        self._restarts[digest, str(why or _FROM_OUTSIDE)] += 1
-        if why not in (None, STILL):  # which says nothing of the version
-            self.crashed(digest, str(why))
+        self._restarts[part, str(why or _FROM_OUTSIDE)] += 1
+        if why not in (None, STILL):  # which says nothing of what it executes
+            self.crashed(part, str(why))
 
     def _note_worker(self, message: dict[str, Any]) -> None:
         if "recycled" in message:
@@ -408,10 +428,17 @@ class Runners:
         for copy in self._copies.values():
             yield from copy.runners
 
-    def _digest(self, name: str) -> str | None:
+    def _part(self, name: str) -> str | None:
+        """What the runner of that name executes."""
+        digits, rule = read_stem(name.removeprefix(_PREFIX).rsplit("-", 2)[0])
         packages = () if self._snapshot is None else self._snapshot.packages
-        return next((entry.digest for entry in packages if name.startswith(_stem(entry.digest))), None)
+        found = (entry.digest for entry in packages if runner_stem(entry.digest) == digits)
+        return next((part_of(digest, rule) for digest in found), None)
 
 
-def _stem(digest: str) -> str:
-    return f"runner-{digest.removeprefix('sha256:')[:16]}"
+def _apart(entry: PackageEntry, placed: Placed, named: Collection[str]) -> Iterator[tuple[str, Placed]]:
+    """What of the package executes apart, and how: its rules by name, the version itself as ""."""
+    if placed.where == PROCESS:
+        yield "", placed
+    if entry.leave is not None:
+        yield from ((rule, placed.of_rule()) for rule in placed.rules if rule in named)

@@ -1,1 +1,1 @@
-"""Runner processes: versions that execute in a process of their own, shared by all workers of the machine."""
+"""Runner processes: versions and rules that execute in a process of their own, shared by all workers of the machine."""

@@ -8,17 +8,14 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message
-from roadworthy.foundation.confine.launcher import NOT_CONFINED
-from roadworthy.foundation.confine.plan import as_not_available
-from roadworthy.foundation.errors import PackageRefused, RoadworthyError
+from roadworthy.foundation.confine.plan import refusal
+from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.host import begin_hosting, leave
 from roadworthy.runtime.apart.launch import RunnerStart
-from roadworthy.runtime.apart.process import Load, serve
-from roadworthy.runtime.loading import package_loader
+from roadworthy.runtime.apart.process import serve
+from roadworthy.runtime.loading import package_loader, rule_loader, without_code
 from roadworthy.runtime.logs import configure_logs
-from roadworthy.runtime.runners.runner import Executable
 
 
 def main() -> int:
@@ -31,23 +28,13 @@ def main() -> int:
     begin_hosting()
     configure_logs("runner", start.log_level, keep_log_apart())
     try:
-        load = package_loader(Path(start.folder), start.threads)
-        return serve(start, _without_code(load) if NOT_CONFINED in sys.argv else load)
+        folder = Path(start.folder)
+        load = rule_loader(folder, start.rule) if start.rule else package_loader(folder, start.threads)
+        withheld = refusal(sys.argv)
+        return serve(start, load if withheld is None else without_code(load, withheld))
     except OSError as error:
         structlog.get_logger("runner").error("cannot-start", reason=str(error))
         return EXIT_REFUSED
-
-
-def _without_code(load: Load) -> Load:
-    """The same for packages that carry none: this process is not confined as it should be."""
-
-    def load_data(entry: PackageEntry) -> Executable:
-        try:
-            return load(msgspec.structs.replace(entry, allowed_by=None))
-        except PackageRefused as error:
-            raise as_not_available(error) from error
-
-    return load_data
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from roadworthy.foundation.confine.plan import confined, make_plan
+from roadworthy.foundation.confine.plan import Bounds, confined, make_plan
 from roadworthy.runtime.loading import package_folder
 
 EXIT_LOAD_FAILED = 75
@@ -23,7 +24,7 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         folder: the gateway's folder; the package lies in packages/.
-        digest: which package.
+        digest: which package. rule: which of its rules is executed; "" executes its model.
         address: the Unix socket that workers connect to, from `runner_address`.
         allowed_by: who allowed the package's code to execute, or None.
         copy: which one of the version's runners.
@@ -40,6 +41,7 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
     address: str
     allowed_by: str | None = None
+    rule: str = ""
     copy: int = 0
     threads: int = 1
     hang_s: float = 120.0
@@ -49,10 +51,22 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confine: dict[str, Any] | None = None
 
 
-def runner_address(folder: Path, digest: str, copy: int = 0) -> Path:
-    """Where the runners of a version are reached: one socket a copy, in a folder that no other version's runner can open, below
-    the gateway's `folder`."""
-    return folder / "run" / "runners" / f"{digest.removeprefix('sha256:')[:16]}-{copy}" / "runner.sock"
+def runner_stem(digest: str, rule: str = "") -> str:
+    """What the runners of a version, or of one of its rules, are called by: in names of processes, and of folders."""
+    digits = digest.removeprefix("sha256:")[:16]
+    return f"{digits}-{rule}" if rule else digits
+
+
+def read_stem(stem: str) -> tuple[str, str]:
+    """The digest's first digits and the rule, "" for the version itself."""
+    digits, _, rule = stem.partition("-")
+    return digits, rule
+
+
+def runner_address(folder: Path, digest: str, copy: int = 0, rule: str = "") -> Path:
+    """Where the runners of a version, or of one of its rules, are reached: one socket a copy, in a folder that no other runner
+    can open, below the gateway's `folder`."""
+    return folder / "run" / "runners" / f"{runner_stem(digest, rule)}-{copy}" / "runner.sock"
 
 
 def runner_command() -> list[str]:
@@ -65,20 +79,22 @@ def confined_command() -> list[str]:
     return confined(runner_command())
 
 
-def confinement(folder: Path, digest: str, address: Path, policy: str) -> dict[str, Any]:
-    """What is open for a runner of the version: its package, and the folder of its address.
+def confinement(
+    folder: Path, digest: str, address: Path, bounds: Bounds, grants: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What is open for a runner of the version: its package, the folder of its address, and what the package was granted.
 
     Args:
         folder: the gateway's.
-        policy: REQUIRED or BEST_EFFORT of `foundation/confine/plan.py`.
+        bounds: of this machine.
     """
     return make_plan(
         package=package_folder(folder, digest),
         write=address.parent,
         place=f"{address}.{{pid}}.cwd",
         listen=address,
-        private=(folder.parent,),
-        policy=policy,
+        grants=grants,
+        bounds=replace(bounds, private=(folder.parent, *bounds.private)),
     )
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -24,6 +23,7 @@ from roadworthy.runtime.apart.launch import EXIT_LOAD_FAILED, RunnerStart
 from roadworthy.runtime.apart.server import Server
 from roadworthy.runtime.apart.state import RunnerState, StateWriter
 from roadworthy.runtime.apart.watch import Watch
+from roadworthy.runtime.loading import Loader
 from roadworthy.runtime.logs import write_out
 from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.runtime.runners.runner import Executable
@@ -35,18 +35,17 @@ _STILL_S = 5.0
 _GC_THRESHOLDS = (50_000, 20, 100)
 _NOTHING = Layout(())
 
-Load = Callable[[PackageEntry], Executable]
-
 
 class RunnerProcess:
     """Everything of one runner; the main thread loads and runs the model."""
 
-    def __init__(self, start: RunnerStart, load: Load) -> None:
+    def __init__(self, start: RunnerStart, load: Loader) -> None:
         self._start = start
         self._load = load
         self._address = Path(start.address)
         self._state = StateWriter(self._address)
-        self._log = structlog.get_logger("runner").bind(digest=start.digest, copy=start.copy)
+        what = {"digest": start.digest} | ({"rule": start.rule} if start.rule else {})
+        self._log = structlog.get_logger("runner").bind(**what, copy=start.copy)
         self._watch = Watch(self._state, (start.load_s, start.hang_s), self._load_timeout, self._hung)
         self._server: Server | None = None
         self._listener = None if start.confine is None else socket.socket(fileno=LISTENER)
@@ -159,7 +158,7 @@ class RunnerProcess:
         self._state.remove()
 
 
-def serve(start: RunnerStart, load: Load) -> int:
+def serve(start: RunnerStart, load: Loader) -> int:
     """Be a runner until told to stop; the exit status. Call in the main thread.
 
     Raises:

@@ -1,0 +1,21 @@
+"""What the code of a version was granted."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    """Versions that are there were granted nothing."""
+    with op.batch_alter_table("versions", recreate="never") as batch:
+        batch.add_column(sa.Column("grants", sa.Text, nullable=False, server_default="[]"))
+
+
+def downgrade() -> None:
+    """Take it away."""
+    with op.batch_alter_table("versions") as batch:
+        batch.drop_column("grants")

@@ -1,0 +1,143 @@
+"""A real installation with models that need more than their own files: a server on a port, a table, packages with and without."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import roadworthy as rw
+from tests.machine import FREE_PORTS, Machine
+from tests.waiting import DEADLINE_S, eventually
+
+ROWS = np.arange(40.0).reshape(20, 2)
+
+
+def needy(port: int, table: str) -> Any:
+    """A model that multiplies by what a server says, and adds what a file says."""
+
+    def ask(rows: Any) -> Any:
+        import socket
+        from pathlib import Path
+
+        with socket.create_connection(("127.0.0.1", port), 30) as line:
+            factor = float(line.makefile().readline())
+        return rows[:, 0] * factor + float(Path(table).read_text())
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def factor_port() -> Iterator[int]:
+    """A server that tells each caller a number."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    line, _ = server.accept()
+                    with line:
+                        line.sendall(b"3\n")
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, factor_port: int) -> Machine:
+    """With a package that needs both, and a table for it; nothing runs yet."""
+    made = Machine(tmp_path / "machine")
+    (made.folder / "dist").mkdir(parents=True)
+    (made.folder / "data").mkdir()
+    (made.folder / "data" / "offset").write_text("0.5")
+    model = needy(factor_port, str(made.folder / "data" / "offset"))
+    with contextlib.chdir(made.folder):
+        made.packages.append(rw.pack(model, name="needy", inputs=ROWS, out=made.folder / "dist", compile=False))
+    made.models.append(model)
+    return made
+
+
+def allow(machine: Machine, *grants: str) -> None:
+    """What the operator of the machine writes into its settings."""
+    (machine.folder / "roadworthy.toml").write_text(f"[general]\ngrants = {json.dumps(grants)}\n")
+
+
+@contextlib.contextmanager
+def up(machine: Machine) -> Iterator[None]:
+    """It runs until the end of the block."""
+    started = machine.run("up", "-d", *FREE_PORTS)
+    assert started.returncode == 0, started.stderr + machine.log()
+    try:
+        yield
+    finally:
+        machine.run("stop")
+
+
+def ask(machine: Machine) -> httpx.Response:
+    """One prediction."""
+    context = machine.context()
+    url = f"{context['gateway_url']}/v1/models/needy:predict"
+    headers = {"Authorization": f"Bearer {context['key']}"}
+    return httpx.post(url, json={"instances": [[2.0, 0.0], [4.0, 0.0]]}, headers=headers, timeout=DEADLINE_S)
+
+
+def code(machine: Machine, *arguments: str) -> str:
+    """Of the refusal of a command."""
+    result = machine.run(*arguments, "--json")
+    assert result.returncode != 0, result.stdout
+    return str(json.loads(result.stderr.splitlines()[-1])["code"])
+
+
+def test_g5_a_granted_package_works_from_push_to_prediction(machine: Machine, factor_port: int) -> None:
+    """Within the setting only, at the proof and behind the gateway alike. A gateway whose setting became smaller does not run it,
+    and says so; another version of the same machine goes on."""
+    port, table = f"tcp:{factor_port}", f"read:{machine.folder / 'data' / 'offset'}"
+    package = machine.packages[0]
+    push = ("push", str(package.path), "--allow-code", package.digest)
+    allow(machine, port, f"read:{machine.folder / 'data'}")
+    with up(machine):
+        assert code(machine, *push, "--grant", port, "--grant", "network") == "grant-not-allowed"
+        assert code(machine, *push, "--grant", port, "--grant", f"read:{machine.home}") == "grant-not-allowed"
+        for too_little in ((), ("--grant", port), ("--grant", table)):
+            assert code(machine, *push, *too_little) == "model-failed-on-golden"
+        pushed = machine.tell(*push, "--grant", port, "--grant", table)
+        assert pushed["grants"] == [table, port]
+        assert [version["grants"] for version in machine.tell("list")] == [[table, port]]
+        assert port in machine.run("list").stdout
+        machine.tell("deploy", "needy:1", "--endpoint", "needy")
+        reply = ask(machine)
+        assert reply.status_code == 200, reply.text + machine.log()
+        assert reply.json()["predictions"] == [6.5, 12.5]
+        assert f"granted {table}, {port}" in machine.run("status").stdout
+    allow(machine, port)
+    with up(machine):
+
+        def told() -> Any:
+            workers = machine.tell("status")["gateways"][0]["workers"]
+            versions = [version for worker in workers or () for version in worker["versions"]]
+            return [version["code"] for version in versions if version["digest"] == package.digest] == [
+                "grant-not-allowed"
+            ]
+
+        eventually(told, "the gateway says why it does not run the version")
+        assert ask(machine).status_code == 503
+
+
+def test_g5_serve_takes_grants_within_the_setting(machine: Machine, factor_port: int) -> None:
+    """Without a control plane the same holds; what is refused is told before anything starts."""
+    package = machine.packages[0]
+    serve = ("serve", str(package.path), "--allow-code", package.digest, "--port", "0", "--metrics-port", "0")
+    assert code(machine, *serve, "--grant", f"tcp:{factor_port}") == "grant-not-allowed"
+    allow(machine, "read:/", f"tcp:{factor_port}")
+    assert code(machine, *serve, "--grant", f"read:{machine.home}") == "grant-not-allowed"
+    assert code(machine, *serve, "--grant", f"read:{machine.folder / 'roadworthy.toml'}") == "grant-not-allowed"
+    assert code(machine, *serve, "--grant", "tcp") == "grant-invalid"
