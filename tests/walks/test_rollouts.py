@@ -102,8 +102,17 @@ def test_a_good_version_is_promoted_without_a_failed_request(machine: Machine) -
     context = machine.context()
     plan = {"strategy": "canary", "steps": [25, 100], "hold": 1, "evidence": 20, "guards": ["errors", "slow"]}
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
+
+        def begins() -> bool:
+            try:
+                client.rollouts.start("sum", "sum:3", plan)
+            except rw.Conflict as error:
+                assert error.code == "no-baseline"
+                return False
+            return True
+
         with Traffic(client) as traffic:
-            client.rollouts.start("sum", "sum:3", plan)
+            eventually(begins, "it is known how slow the stable is, and the rollout begins")
             eventually(lambda: client.rollouts.get("sum")["outcome"] is not None, "it is over")
         ended = client.rollouts.get("sum")
         assert ended["outcome"] == "promoted", ended["text"]
