@@ -32,8 +32,10 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
+        # workers execute code only where confinement is not required
         (folder / "roadworthy.toml").write_text(
             "[gateway]\nworkers = 2\nport = 0\nmetrics_port = 0\n[control]\nport = 0\n"
+            '[general]\nconfinement = "best-effort"\n'
         )
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
         self.environment = {**clean, "ROADWORTHY_HOME": str(self.home)}
@@ -65,8 +67,6 @@ class Machine:
 
         models = (well, defect, inner)
         self.packages = [rw.pack(m, name="sums", inputs=rows, out=folder / "dist", compile=False) for m in models]
-        # workers execute code only where confinement is not required
-        (self.folder / "roadworthy.toml").write_text('[general]\nconfinement = "best-effort"\n')
         self.told = self.tell("up", "-d")
         context = json.loads((self.home / "context.json").read_text())
         self.client = httpx.Client(headers={"Authorization": f"Bearer {context['key']}"}, timeout=4 * DEADLINE_S)
