@@ -262,9 +262,10 @@ class Predict:
         """Go on where `run` stopped, unless nobody waits any more."""
         if call.done:
             return
+        if isinstance(result, Exception):  # not raised again: its own frames would hold it, and with it the body
+            call.settle(as_error(self._seen(call, result)))
+            return
         try:
-            if isinstance(result, Exception):
-                raise result
             self._hand_on(call, result)
         except Exception as error:  # noqa: BLE001 - as in `run`
             call.settle(as_error(self._seen(call, error)))
