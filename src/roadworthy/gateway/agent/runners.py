@@ -26,6 +26,7 @@ import structlog
 from roadworthy.contract.snapshot import PackageEntry, Snapshot
 from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.files import private_folder
 from roadworthy.gateway.agent.quarantine import Quarantine, crash_reason
 from roadworthy.gateway.agent.runner_watch import KILL, STILL, Growth, RunnerWatch
 from roadworthy.runtime.apart import state as states
@@ -200,6 +201,8 @@ class Runners:
                 await self._plan()
             self._let_go()
             for copy in self._copies.values():
+                with contextlib.suppress(OSError):  # somebody may have deleted it, and the disk may be full
+                    private_folder(copy.address.parent)
                 self._look_after(copy)
             self._tell_kept_out()
 
@@ -269,7 +272,7 @@ class Runners:
     def _want(self, entry: PackageEntry, placed: Placed) -> None:
         for number in range(placed.copies):
             address = runner_address(self._how.folder, entry.digest, number)
-            address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(address.parent)
             copy = self._copies.setdefault((entry.digest, number), _Copy(entry, number, address, placed))
             copy.entry, copy.placed = entry, placed
             copy.needed_at = time.monotonic()
