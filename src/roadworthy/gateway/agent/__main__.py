@@ -189,7 +189,8 @@ def _wire(document: StartDocument) -> _Agent:
         files = (len(sink.folder.names()), sink.folder.files_lost)
         refused = sync.refused is not None
         known = (sync.current, tuple(hub.reports()), connected)
-        return AgentFacts(*known, *files, keeping, *resources, refused, confinement.held)
+        frames = 0 if shipping is None else shipping.refused
+        return AgentFacts(*known, *files, keeping, *resources, refused, confinement.held, frames)
 
     def known() -> Known:
         reading = measure(sink.folder.folder)
