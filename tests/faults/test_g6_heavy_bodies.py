@@ -184,7 +184,7 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="module")
 def readers(runner: asyncio.Runner) -> Iterator[Readers]:
     """Reading processes."""
-    found = Readers(runner.get_loop())
+    found = Readers(runner.get_loop(), DEADLINE_S)
     yield found
     found.close()
 
@@ -266,10 +266,10 @@ def test_g6_a_reader_that_dies_costs_its_caller_nothing(runner: asyncio.Runner) 
     """Another one reads the body; a body whose second reader dies too is refused, and no third one is started for it."""
     heavy = BODIES["Arrow stream: largest legal"]
     ask = (chooser(heavy), sent(heavy), heavy.make())
-    with contextlib.closing(Readers(runner.get_loop())) as pool:
+    with contextlib.closing(Readers(runner.get_loop(), DEADLINE_S)) as pool:
         found, killed = runner.run(killing(pool, 1, *ask))
         assert (found.batch.rows, killed) == (ROWS, 1)
-    with contextlib.closing(Readers(runner.get_loop())) as pool:
+    with contextlib.closing(Readers(runner.get_loop(), DEADLINE_S)) as pool:
         failed, killed = runner.run(killing(pool, 3, *ask))
         assert isinstance(failed, Unavailable)
         assert (failed.code, killed) == ("reading-failed", 2)
@@ -278,7 +278,7 @@ def test_g6_a_reader_that_dies_costs_its_caller_nothing(runner: asyncio.Runner) 
 
 def test_g6_a_reader_that_is_killed_or_frozen_is_replaced(runner: asyncio.Runner) -> None:
     """Between two bodies, and when it takes too long over one, which is refused."""
-    pool, heavy = Readers(runner.get_loop()), BODIES["Arrow stream: largest legal"]
+    pool, heavy = Readers(runner.get_loop(), DEADLINE_S), BODIES["Arrow stream: largest legal"]
     ask = (pool, chooser(heavy), sent(heavy), heavy.make())
     assert runner.run(apart(*ask)).batch.rows == ROWS
     (first,) = pool.processes()
@@ -361,7 +361,9 @@ def test_g6_bodies_that_wait_are_bounded(runner: asyncio.Runner, readers: Reader
 def worker(start_worker: Any, make_plan: Any) -> Any:
     """A worker that sums thirty numbers."""
     plan = make_plan()
-    plan.endpoint("sum", [plan.package(1, "sum", SIGNATURE)])
+    patient = Policy(timeout_ms=int(DEADLINE_S * 1_000))
+    plan.endpoint("sum", [plan.package(1, "sum", SIGNATURE)], patient)
+    plan.endpoint("poison", [plan.package(2, "poison", SIGNATURE)], patient)
     return start_worker(plan).wait_ready()
 
 
@@ -400,16 +402,32 @@ def test_g6_a_worker_refuses_what_is_too_much(name: str, worker: Any) -> None:
     assert len(commands) <= 2
 
 
-@pytest.mark.parametrize("name", ["JSON: five million empty objects", "JSON: largest legal"])
-def test_g6_long_bodies_leave_nothing_in_the_worker(name: str, worker: Any) -> None:
-    """Refused or answered: a worker that kept them would be replaced for its growth again and again."""
-    heavy = BODIES[name]
-    body = heavy.make()
+def poisoned() -> bytes:
+    """The largest legal rows, one of which the planted model cannot bear."""
+    rows = numbers().copy()
+    rows[0, 0] = 13.0
+    return json.dumps({"instances": rows.tolist()}).encode()
+
+
+@pytest.mark.parametrize(
+    ("make", "endpoint", "status"),
+    [
+        (BODIES["JSON: five million empty objects"].make, "sum", 413),
+        (BODIES["JSON: largest legal"].make, "sum", 200),
+        (poisoned, "poison", 500),
+    ],
+)
+def test_g6_long_bodies_leave_nothing_in_the_worker(make: Any, endpoint: str, status: int, worker: Any) -> None:
+    """Refused, answered, or failed by the model: a worker that kept them would be replaced for its growth again and again."""
+    body = make()
 
     def private(times: int) -> int:
         """What the worker holds after so many of them."""
         for _ in range(times):
-            post(worker, heavy, body)
+            reply = worker.client.post(
+                f"/v1/models/{endpoint}:predict", content=body, headers={"Content-Type": "application/json"}
+            )
+            assert reply.status_code == status
         held = resident(worker.process.pid)
         assert held is not None
         return held.private
