@@ -84,7 +84,7 @@ def stop_gateway(ground: Ground) -> Iterator[Finding]:
 
 
 def stop_workers(ground: Ground) -> Iterator[Finding]:
-    """SIGTERM to one worker after the other; its place is taken, and the others go on."""
+    """SIGTERM to one worker after the other, each once the one before was replaced; the others go on."""
     service = ground.serving(workers=WORKERS)
     if found(lambda: len(service.worker_processes()) == WORKERS and answers(service), PATIENCE_S) is None:
         raise RuntimeError("the workers did not start")
@@ -104,8 +104,18 @@ def stop_workers(ground: Ground) -> Iterator[Finding]:
 
 
 def _took_its_place(service: Service, ended: psutil.Process) -> bool:
+    """Whether all workers are there and have loaded everything: who ends them faster than that ends all of them."""
     workers = service.worker_processes()
-    return len(workers) == WORKERS and ended not in workers
+    if len(workers) != WORKERS or ended in workers:
+        return False
+    with manager(service) as admin:
+        (gateway,) = admin.get("/api/v1/status").json()["gateways"]
+    loaded = {
+        worker["pid"]
+        for worker in gateway["workers"]
+        if worker["versions"] and all(version["state"] == "READY" for version in worker["versions"])
+    }
+    return loaded == {worker.pid for worker in workers}
 
 
 ATTACKS = (

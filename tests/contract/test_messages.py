@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadworthy.contract.evidence import MOST
+from roadworthy.contract.evidence import MOST, ArmCount, BadUnit, Excluded, MetricCount, PairCount, RolloutCounts
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.snapshot import (
     Arm,
@@ -138,6 +138,12 @@ def test_which_snapshot_supersedes_which(mine: str, theirs: str, before: int, af
         ("outcome", 64),
         ("blob", 400),
         ("reason", 2_000),
+        ("rollout", 64),
+        ("signal", 80),
+        ("metric", 80),
+        ("arm", 64),
+        ("unit", 64),
+        ("excluded", 64),
     ],
 )
 def test_a_text_is_bounded_by_what_the_database_holds(place: str, most: int) -> None:
@@ -152,13 +158,24 @@ def test_a_text_is_bounded_by_what_the_database_holds(place: str, most: int) -> 
             "outcome": "ok",
             "blob": "x",
             "reason": "r",
+            **dict.fromkeys(("rollout", "signal", "metric", "arm", "unit", "excluded"), "x"),
         }
         texts[place] = text
         state = VersionState(texts["digest"], "FAILED", reason=texts["reason"])
         report = WorkerReport(0, 1, texts["boot"], None, 0, 0, (state,))
         count = RequestCount(texts["endpoint"], 1, texts["digest"], texts["outcome"], 1)
         file = RecordFile(texts["blob"], texts["endpoint"], 1, 1, 1, 1)
-        return encode_telemetry(Telemetry(texts["gateway"], texts["boot"], 1, 1, (report,), (count,), (file,)))
+        arm, signal = texts["arm"], texts["signal"]
+        counted = RolloutCounts(
+            texts["rollout"],
+            (ArmCount(1, signal, arm, 1, 1),),
+            (PairCount(1, signal, 1, 1),),
+            (BadUnit(1, signal, arm, texts["unit"]),),
+            (MetricCount(1, texts["metric"], arm, 1, 1.0),),
+            (Excluded(1, arm, texts["excluded"], 1),),
+        )
+        frame = Telemetry(texts["gateway"], texts["boot"], 1, 1, (report,), (count,), (file,), rollouts=(counted,))
+        return encode_telemetry(frame)
 
     decode_telemetry(frame("é" * most))
     for refused in ("é" * (most + 1), *(() if place == "reason" else ("a\x00b",))):

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 
 import roadworthy as rw
 from bench.ports import free_ports
+from roadworthy.foundation.slab import SlabReader
 from roadworthy.foundation.sockets import listen
 from tests.waiting import DEADLINE_S, eventually
 
@@ -220,6 +222,37 @@ def test_d2_kill_9_of_the_main_process(serve: Callable[..., Served]) -> None:
     assert again.port == served.port
     assert again.predict(2.0) == 4.0
     assert again.stop() == 0
+
+
+def test_g10_the_run_folder_is_deleted_while_it_serves(serve: Callable[..., Served], tmp_path: Path) -> None:
+    """A worker and an agent that are killed afterwards find each other and their counts again."""
+    served = serve()
+    assert served.predict(1.0) == 2.0
+    (slab,) = tmp_path.rglob("run/slab")
+    shutil.rmtree(slab.parent)
+    eventually(lambda: (slab.parent / "agent.sock").exists() and slab.exists(), "both are there again")
+    reader = SlabReader(slab)
+
+    def starts(slot: int) -> tuple[int, str]:
+        status = reader.status(slot)
+        return status.starts, status.state
+
+    os.kill(reader.status(0).pid, signal.SIGKILL)
+    eventually(lambda: starts(0) == (2, "READY"), "a new worker has taken the slot")
+    os.kill(reader.status(reader.slots - 1).pid, signal.SIGKILL)
+    eventually(lambda: starts(reader.slots - 1) == (2, "READY"), "so has a new agent")
+    reader.close()
+    eventually(lambda: served.metric("roadworthy_worker_up") == 2, "it counts both workers")
+    eventually(lambda: right(served, 21.0), "it answers, by a runner that was replaced as well")
+    assert served.stop() == 0
+
+
+def right(served: Served, number: float) -> bool:
+    """Whether it answers, and what it should."""
+    try:
+        return served.predict(number) == 2.0 * number
+    except (AssertionError, NotReady):
+        return False
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from bench.load.heavy import COLUMNS, LEGAL, LIMIT_BYTES, NAMES, ROWS, Heavy, heavies, numbers
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, RoadworthyError, Unavailable
+from roadworthy.foundation.resident import resident
 from roadworthy.gateway.formats import Formats
 from roadworthy.gateway.protocols.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, ReadApart
 from roadworthy.gateway.protocols.open_inference import OpenInference
@@ -34,7 +35,7 @@ from roadworthy.runtime.ticket import Outcome, Ticket
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.schema.conftest import _batches
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, eventually, soon
 
 FIELDS = tuple(Field(name, DType.FLOAT64) for name in NAMES)
 SIGNATURE = Signature(FIELDS, (Field("total", DType.FLOAT64),), Container.ARRAY)
@@ -183,7 +184,7 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="module")
 def readers(runner: asyncio.Runner) -> Iterator[Readers]:
     """Reading processes."""
-    found = Readers(runner.get_loop())
+    found = Readers(runner.get_loop(), DEADLINE_S)
     yield found
     found.close()
 
@@ -245,9 +246,39 @@ def test_g6_a_row_that_nobody_could_take_is_refused(runner: asyncio.Runner, read
     assert found.code == "too-many-values"
 
 
+async def killing(pool: Readers, most: int, *ask: Any) -> tuple[Any, int]:
+    """What a body is answered whose readers are killed as they come, up to `most` of them, and how many were."""
+    killed: set[int] = set()
+    asked = asyncio.ensure_future(apart(pool, *ask))
+
+    def kill() -> bool:
+        for process in pool.processes():
+            if process not in killed and len(killed) < most:
+                os.kill(process, signal.SIGKILL)
+                killed.add(process)
+        return asked.done()
+
+    await soon(kill, "the body is answered")
+    return asked.result(), len(killed)
+
+
+def test_g6_a_reader_that_dies_costs_its_caller_nothing(runner: asyncio.Runner) -> None:
+    """Another one reads the body; a body whose second reader dies too is refused, and no third one is started for it."""
+    heavy = BODIES["Arrow stream: largest legal"]
+    ask = (chooser(heavy), sent(heavy), heavy.make())
+    with contextlib.closing(Readers(runner.get_loop(), DEADLINE_S)) as pool:
+        found, killed = runner.run(killing(pool, 1, *ask))
+        assert (found.batch.rows, killed) == (ROWS, 1)
+    with contextlib.closing(Readers(runner.get_loop(), DEADLINE_S)) as pool:
+        failed, killed = runner.run(killing(pool, 3, *ask))
+        assert isinstance(failed, Unavailable)
+        assert (failed.code, killed) == ("reading-failed", 2)
+        assert runner.run(apart(pool, *ask)).batch.rows == ROWS
+
+
 def test_g6_a_reader_that_is_killed_or_frozen_is_replaced(runner: asyncio.Runner) -> None:
-    """Who was being read is refused, the next is answered by another process."""
-    pool, heavy = Readers(runner.get_loop()), BODIES["Arrow stream: largest legal"]
+    """Between two bodies, and when it takes too long over one, which is refused."""
+    pool, heavy = Readers(runner.get_loop(), DEADLINE_S), BODIES["Arrow stream: largest legal"]
     ask = (pool, chooser(heavy), sent(heavy), heavy.make())
     assert runner.run(apart(*ask)).batch.rows == ROWS
     (first,) = pool.processes()
@@ -330,7 +361,9 @@ def test_g6_bodies_that_wait_are_bounded(runner: asyncio.Runner, readers: Reader
 def worker(start_worker: Any, make_plan: Any) -> Any:
     """A worker that sums thirty numbers."""
     plan = make_plan()
-    plan.endpoint("sum", [plan.package(1, "sum", SIGNATURE)])
+    patient = Policy(timeout_ms=int(DEADLINE_S * 1_000))
+    plan.endpoint("sum", [plan.package(1, "sum", SIGNATURE)], patient)
+    plan.endpoint("poison", [plan.package(2, "poison", SIGNATURE)], patient)
     return start_worker(plan).wait_ready()
 
 
@@ -367,6 +400,39 @@ def test_g6_a_worker_refuses_what_is_too_much(name: str, worker: Any) -> None:
     commands = [child.cmdline() for child in process.children()]
     assert any("roadworthy.gateway.readers" in command for command in commands)
     assert len(commands) <= 2
+
+
+def poisoned() -> bytes:
+    """The largest legal rows, one of which the planted model cannot bear."""
+    rows = numbers().copy()
+    rows[0, 0] = 13.0
+    return json.dumps({"instances": rows.tolist()}).encode()
+
+
+@pytest.mark.parametrize(
+    ("make", "endpoint", "status"),
+    [
+        (BODIES["JSON: five million empty objects"].make, "sum", 413),
+        (BODIES["JSON: largest legal"].make, "sum", 200),
+        (poisoned, "poison", 500),
+    ],
+)
+def test_g6_long_bodies_leave_nothing_in_the_worker(make: Any, endpoint: str, status: int, worker: Any) -> None:
+    """Refused, answered, or failed by the model: a worker that kept them would be replaced for its growth again and again."""
+    body = make()
+
+    def private(times: int) -> int:
+        """What the worker holds after so many of them."""
+        for _ in range(times):
+            reply = worker.client.post(
+                f"/v1/models/{endpoint}:predict", content=body, headers={"Content-Type": "application/json"}
+            )
+            assert reply.status_code == status
+        held = resident(worker.process.pid)
+        assert held is not None
+        return held.private
+
+    assert private(3) + 8 * len(body) > private(16)
 
 
 def test_g6_errors_list_twenty_names_and_how_many_more(worker: Any) -> None:

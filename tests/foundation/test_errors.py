@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from roadworthy.foundation import errors
-from roadworthy.foundation.errors import RoadworthyError, Unavailable
+from roadworthy.foundation.errors import RoadworthyError, Unavailable, let_go
 
 
 def below(kind: type[RoadworthyError]) -> Iterator[type[RoadworthyError]]:
@@ -46,3 +48,36 @@ def test_facts_are_copied_and_complete() -> None:
         {"limit": 1},
         0.5,
     )
+
+
+def test_g6_an_error_that_was_told_holds_nothing() -> None:
+    """Neither what it passed nor what its cause passed, without any collection."""
+
+    class Body:
+        pass
+
+    bodies: list[weakref.ref[Body]] = []
+
+    def read(body: Body) -> None:
+        bodies.append(weakref.ref(body))
+        raise ValueError(body is None)
+
+    def answer() -> RoadworthyError:
+        body = Body()
+        try:
+            try:
+                read(body)
+            except ValueError as cause:
+                raise RoadworthyError("failed") from cause
+        except RoadworthyError as error:
+            return error
+        return RoadworthyError("nothing failed")
+
+    gc.disable()
+    try:
+        error = answer()
+        assert bodies[0]() is not None
+        let_go(error)
+        assert bodies[0]() is None
+    finally:
+        gc.enable()

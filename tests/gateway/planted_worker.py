@@ -39,9 +39,9 @@ class Described:
 class Planted:
     """A model that sums its float inputs, or misbehaves as its kind says when the first one is UNLUCKY or SLOW.
 
-    The kind "held" is loaded when the test lets the worker of that slot. The kind "noting" adds the first input of
-    each row to the file `ran`, then sleeps as many seconds as their second inputs say; where one says GATED, it waits at the
-    gate instead (tests/gates.py).
+    The kinds "held" and "held-too" are loaded when the test lets the worker of that slot. The kind "noting" adds the
+    first input of each row to the file `ran`, then sleeps as many seconds as their second inputs say; where one says
+    GATED, it waits at the gate instead (tests/gates.py).
     The kind "gated" adds them too, and then waits, for rows whose second input is not 0, until the file `gate` is there.
     """
 
@@ -102,8 +102,8 @@ def main() -> None:
         plan = models[entry.digest]
         if plan["kind"] == "refused" or not Path(start.folder, "packages", entry.digest[7:]).exists():
             raise PackageRefused("planted refusal", code="package-refused")
-        if plan["kind"] == "held":
-            Path(start.folder, f"held-{start.slot}").read_bytes()  # a FIFO: until the test writes to it
+        if plan["kind"] in ("held", "held-too"):
+            Path(start.folder, f"{plan['kind']}-{start.slot}").read_bytes()  # a FIFO: until the test writes to it
         return Planted(plan["kind"], Signature.from_document(plan["signature"]), Path(start.folder, "ran"))
 
     configure_logs("worker", start.log_level)

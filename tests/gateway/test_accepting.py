@@ -30,9 +30,10 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Machine:
-    """Two slots for workers that accept from one socket. Each loads its one package when the test lets it."""
+    """Two slots for workers that accept from one socket. Each loads its package when the test lets it, and then a `further` one
+    where a test wants one of that kind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, further: str | None = None) -> None:
         self.folder = folder
         self.slab = folder / "run" / "slab"
         create_slab(self.slab, 3)
@@ -42,11 +43,15 @@ class Machine:
         self.workers: list[subprocess.Popen[bytes]] = []
         self.plan = Plan()
         self.plan.endpoint("e", [self.plan.package(1, "held")])
+        if further is not None:
+            self.plan.endpoint("further", [self.plan.package(2, further)])
         (folder / "packages").mkdir()
-        (folder / "packages" / self.plan.packages[0].digest[7:]).touch()
+        for package in self.plan.packages:
+            (folder / "packages" / package.digest[7:]).touch()
         (folder / "snapshot.json").write_bytes(encode_snapshot(self.plan.snapshot()))
         for slot in (0, 1):
             os.mkfifo(folder / f"held-{slot}")
+            os.mkfifo(folder / f"held-too-{slot}")
 
     def start(self, slot: int) -> subprocess.Popen[bytes]:
         """Start a worker; it waits with its package in hand."""
@@ -63,9 +68,9 @@ class Machine:
         self.workers.append(worker)
         return worker
 
-    def release(self, slot: int) -> None:
+    def release(self, slot: int, kind: str = "held") -> None:
         """Let a worker go on that loads its package; returns when it has begun to."""
-        (self.folder / f"held-{slot}").write_bytes(b"")
+        (self.folder / f"{kind}-{slot}").write_bytes(b"")
 
     def state(self, slot: int) -> str:
         return self.reader.status(slot).state
@@ -87,9 +92,9 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    """A machine without a running worker."""
-    made = Machine(tmp_path)
+def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine without a running worker; a parameter is the kind of a further package."""
+    made = Machine(tmp_path, getattr(request, "param", None))
     yield made
     made.end()
 
@@ -116,7 +121,7 @@ def test_only_the_ready_worker_takes_connections(machine: Machine) -> None:
     assert int(refusal.headers["retry-after"]) >= 1
     machine.release(1)
     eventually(lambda: machine.state(1) == "READY", "a worker is ready")
-    eventually(lambda: _codes(machine) == {200}, "the other leaves connections to it")
+    assert _codes(machine) == {200}
     assert machine.state(0) == "STARTING"
     assert {machine.ask("/readyz").status_code for _ in range(TRIES)} == {200}
     machine.release(0)
@@ -124,6 +129,40 @@ def test_only_the_ready_worker_takes_connections(machine: Machine) -> None:
     machine.workers[1].kill()
     machine.workers[1].wait()
     assert _codes(machine) == {200}
+
+
+@pytest.mark.parametrize("machine", ["held-too"], indirect=True)
+@pytest.mark.parametrize("first", [0, 1])
+def test_g9_what_one_loading_worker_answers_no_other_refuses(machine: Machine, first: int) -> None:
+    """None is ready: the one that takes connections has loaded the first of two packages, the other one nothing."""
+    machine.start(first)
+    eventually(lambda: machine.ask("/livez"), "it takes connections")
+    machine.start(1 - first)
+    eventually(lambda: machine.state(1 - first) == "STARTING", "the other has begun")
+    machine.release(first)
+    eventually(lambda: machine.ask().status_code == 200, "the first package is loaded")
+    assert _codes(machine) == {200}
+    assert machine.ask("/readyz").status_code == 503
+    machine.release(1 - first)
+    machine.release(1 - first, "held-too")
+    eventually(lambda: machine.state(1 - first) == "READY", "the other has loaded all")
+    assert _codes(machine) == {200}
+    assert machine.ask("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("machine", ["refused"], indirect=True)
+def test_g9_workers_with_a_version_that_cannot_be_loaded_share_the_load(machine: Machine) -> None:
+    """None will ever be ready; each takes connections once it has nothing more to load."""
+    for slot in (0, 1):
+        machine.start(slot)
+        machine.release(slot)
+    for slot in (0, 1):
+        other = machine.workers[1 - slot]
+        eventually(lambda: machine.ask().status_code == 200, "it is loaded")
+        other.send_signal(signal.SIGSTOP)
+        eventually(lambda: machine.ask().status_code == 200, "the worker takes connections without the other")
+        other.send_signal(signal.SIGCONT)
+    assert machine.ask("/readyz").json()["reason"] == "failed"
 
 
 def test_a_connection_of_a_worker_that_is_not_ready_ends_with_its_next_answer(machine: Machine) -> None:
@@ -136,7 +175,7 @@ def test_a_connection_of_a_worker_that_is_not_ready_ends_with_its_next_answer(ma
         machine.start(1)
         machine.release(1)
         eventually(lambda: machine.state(1) == "READY", "the other is ready")
-        eventually(lambda: _codes(machine) == {200}, "the first leaves connections to it")
+        assert _codes(machine) == {200}
         last = client.post("/v1/models/e:predict", json={"instances": [[1, 2, 3]]})
         assert _not_ready(last)
         assert last.headers["connection"] == "close"
@@ -149,7 +188,7 @@ def test_a_worker_that_is_not_ready_takes_over_from_a_ready_one_that_dies(machin
     machine.start(1)
     machine.release(0)
     eventually(lambda: machine.state(0) == "READY", "a worker is ready")
-    eventually(lambda: _codes(machine) == {200}, "the other leaves connections to it")
+    assert _codes(machine) == {200}
     machine.workers[0].kill()
     machine.workers[0].wait()
     assert _not_ready(machine.ask())

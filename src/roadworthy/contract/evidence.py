@@ -14,6 +14,11 @@ import msgspec
 MOST = (1 << 53) - 1
 """The greatest count: every reader of JSON has it exactly, and the sum of a thousand still fits a database's integer."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+WHOLE = "^[^\\x00]*$"
+"""Databases take no NUL."""
+Name = Annotated[str, msgspec.Meta(max_length=64, pattern=WHOLE)]
+Signal = Annotated[str, msgspec.Meta(max_length=80, pattern=WHOLE)]
+"""A guard's, "custom." and a name among them, or a watched metric's."""
 STABLE, CANARY = "stable", "canary"
 ARMS = (STABLE, CANARY)
 EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
@@ -33,8 +38,8 @@ class ArmCount(msgspec.Struct, frozen=True):
     """Eligible outcomes of one arm, since the source began: how many, and how many of them were bad."""
 
     generation: Count
-    signal: str
-    arm: str
+    signal: Signal
+    arm: Name
     samples: Count
     bad: Count
 
@@ -43,8 +48,8 @@ class EventCount(msgspec.Struct, frozen=True):
     """Bad events of one arm, since the source began, of requests that other sources count as samples of the signal."""
 
     generation: Count
-    signal: str
-    arm: str
+    signal: Signal
+    arm: Name
     bad: Count
 
 
@@ -55,7 +60,7 @@ class PairCount(msgspec.Struct, frozen=True):
     """
 
     generation: Count
-    signal: str
+    signal: Signal
     pairs: Count
     canary_bad: Count
     stable_bad: Count = 0
@@ -65,17 +70,17 @@ class BadUnit(msgspec.Struct, frozen=True):
     """A user (session, …) of a sticky rollout that had a bad event: a hash of the rollout's id and the unit, as text."""
 
     generation: Count
-    signal: str
-    arm: str
-    unit: str
+    signal: Signal
+    arm: Name
+    unit: Name
 
 
 class MetricCount(msgspec.Struct, frozen=True):
     """Values of an A/B test's metric in one arm, since the source began: how many, and their sum."""
 
     generation: Count
-    metric: str
-    arm: str
+    metric: Signal
+    arm: Name
     values: Count
     total: float
 
@@ -88,7 +93,7 @@ class BinCount(msgspec.Struct, frozen=True):
 
     generation: Count
     output: Count
-    arm: str
+    arm: Name
     cells: tuple[Count, ...]
 
 
@@ -96,8 +101,8 @@ class Excluded(msgspec.Struct, frozen=True):
     """What is no evidence, since the source began, and why: one of EXCLUDED."""
 
     generation: Count
-    arm: str
-    reason: str
+    arm: Name
+    reason: Name
     count: Count
 
 
@@ -111,7 +116,7 @@ class RolloutCounts(msgspec.Struct, frozen=True):
         crashes: processes that the rollout's canary crashed.
     """
 
-    rollout: str
+    rollout: Name
     arms: tuple[ArmCount, ...] = ()
     pairs: tuple[PairCount, ...] = ()
     units: tuple[BadUnit, ...] = ()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from roadworthy.contract.evidence import Count, RolloutCounts
+from roadworthy.contract.evidence import WHOLE, Count, Name, RolloutCounts
 
 FORMAT = 1
 
@@ -21,12 +21,9 @@ UNREACHABLE = "unreachable"
 Rows = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 MOST_SENTENCE = 2_000
 Sentence = Annotated[str, msgspec.Meta(max_length=MOST_SENTENCE)]
-_WHOLE = "^[^\\x00]*$"
-"""Databases take no NUL."""
-Name = Annotated[str, msgspec.Meta(max_length=64, pattern=_WHOLE)]
-Digest = Annotated[str, msgspec.Meta(max_length=71, pattern=_WHOLE)]
-Gateway = Annotated[str, msgspec.Meta(max_length=200, pattern=_WHOLE)]
-Blob = Annotated[str, msgspec.Meta(max_length=400, pattern=_WHOLE)]
+Digest = Annotated[str, msgspec.Meta(max_length=71, pattern=WHOLE)]
+Gateway = Annotated[str, msgspec.Meta(max_length=200, pattern=WHOLE)]
+Blob = Annotated[str, msgspec.Meta(max_length=400, pattern=WHOLE)]
 
 RUN_TIME_BOUNDS_US = (*dict.fromkeys(round(10 * 1.1**step) for step in range(188)), 600_000_000)
 """Upper bounds of the bins that run times are counted in, microseconds: about 10 % apart, from 10 us to 600 s."""

@@ -203,3 +203,13 @@ class ClientError(RoadworthyError):
     """A reply that `roadworthy.Client` cannot turn into a result; facts["status"] is the HTTP status when there was one."""
 
     code = "client-error"
+
+
+def let_go(error: BaseException | None) -> None:
+    """Have an error that was told, and what caused it, hold no frames any more. A frame that an error passed holds all that was
+    worked on there, and often the error itself: then both stay until the collector comes by, which a worker lets come rarely."""
+    for _ in range(10):
+        if error is None:
+            return
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -14,13 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from roadworthy.foundation.errors import RequestTimeout, RoadworthyError
 from roadworthy.foundation.sockets import is_reset
+from roadworthy.gateway.bodies import Whole
 from roadworthy.gateway.heads import Heads, Unreadable, not_http, request_id, too_slow
 from roadworthy.gateway.http import Reply, cut_short, much_to_come, too_large, too_many_chunks
 from roadworthy.gateway.known import Familiar, KnownHead, KnownHeads
@@ -32,6 +33,7 @@ from roadworthy.gateway.wire import respond
 _MOST_PARTS = 1_000
 _LEAST_PART_BYTES = 256
 _MOST_TURNS = 16
+_TURN_BYTES = 64 << 10
 _LINGER_S = 2.0
 _LOOK_AFTER_S = (0.005, 0.1, 1.0)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -100,7 +102,7 @@ class Connection(ReadingProtocol):
         self._front = front
         self._turns: deque[_Turn] = deque()
         self._call: Call | None = None
-        self._parts: list[bytes] = []
+        self._body = Whole(0)
         self._started: RequestResponseCycle | None = None
         self._write_paused_since: float | None = None
         self._familiar = Familiar(front.known)
@@ -213,13 +215,21 @@ class Connection(ReadingProtocol):
             return
         if call.done:
             return
-        self._parts.append(body)
         if self.body_bytes > call.predict.max_body_bytes:
             self._break_off(call, too_large(call.predict.max_body_bytes))
-        elif len(self._parts) > _MOST_PARTS + self.body_bytes // _LEAST_PART_BYTES:
+        self._body.add(body)
+        if self._body.count > _MOST_PARTS + self.body_bytes // _LEAST_PART_BYTES:
             self._break_off(call, too_many_chunks())
+        if len(body) > _TURN_BYTES and not self.flow.read_paused:
+            self.flow.pause_reading()
+            self.loop.call_soon(self._take_turn)
 
-    def _break_off(self, call: Call, error: RoadworthyError) -> None:
+    def _take_turn(self) -> None:
+        """Read on: the loop would read a long body in pieces of 8 MiB, and nobody else's in between."""
+        if not self.transport.is_closing():
+            self._resume_reading()
+
+    def _break_off(self, call: Call, error: RoadworthyError) -> NoReturn:
         """Read no more of a body."""
         call.last = True
         call.settle(error)
@@ -235,9 +245,9 @@ class Connection(ReadingProtocol):
             super().on_message_complete()
             return
         self._call = None
-        parts, self._parts = self._parts, []
+        body = self._body.take()
         if not call.done:
-            call.predict.run(call, parts[0] if len(parts) == 1 else b"".join(parts))
+            call.predict.run(call, body)
             if self.reading == DEAF:
                 raise Enough
 
@@ -246,7 +256,8 @@ class Connection(ReadingProtocol):
     def _begin_prediction(self, predict: Predict, headers: dict[bytes, bytes]) -> None:
         own = self._front.next_id()
         call = self._call = Call(predict, self, headers, (own, request_id(headers, own)))
-        self._parts = []
+        length = headers.get(b"content-length")
+        self._body = Whole(predict.max_body_bytes if length is None else min(int(length), predict.max_body_bytes))
         if not self.parser.should_keep_alive():
             self.closing = True
         self._turns.append(call)
@@ -258,7 +269,6 @@ class Connection(ReadingProtocol):
             self.answer(call, problem(error, call.id))
         else:
             predict.open(call)
-            length = headers.get(b"content-length")
             if not call.done and length is not None and b"expect" not in headers:
                 asked = None if call.id == own else call.id
                 self._fresh = KnownHead(predict, call.protocol, headers, asked, int(length))

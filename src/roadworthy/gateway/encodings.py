@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from roadworthy.foundation.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
+from roadworthy.gateway.bodies import Whole
 from roadworthy.gateway.http import HeaderList, too_large
 
 if sys.version_info >= (3, 14):
@@ -71,24 +72,22 @@ def decompress(body: bytes, encodings: bytes, limit: int) -> bytes:
     if not is_compressed(encodings):
         return body
     allowed = max(_FREE_BYTES, MAX_RATIO * len(body))
-    parts: list[bytes] = []
-    size = 0
+    whole = Whole(limit)
     try:
         for piece in _PIECES[_codings(encodings)[0]](body):
-            size += len(piece)
-            if size > limit:
+            if whole.size + len(piece) > limit:
                 raise too_large(limit)
-            if size > allowed:
+            if whole.size + len(piece) > allowed:
                 raise BodyTooLarge(
                     f"the body decompresses to more than {MAX_RATIO} times its length",
                     code="compression-ratio",
                     hint="send it uncompressed, or fewer rows at a time",
                     facts={"max_ratio": MAX_RATIO},
                 )
-            parts.append(piece)
+            whole.add(piece)
     except (zlib.error, zstd.ZstdError):
         raise _malformed("is not what its content encoding says") from None
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return whole.take()
 
 
 def compress(body: bytes, accept_encoding: bytes | None) -> tuple[bytes, HeaderList]:

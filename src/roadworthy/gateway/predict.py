@@ -21,6 +21,7 @@ from roadworthy.foundation.errors import (
     ModelFault,
     RoadworthyError,
     Unavailable,
+    let_go,
 )
 from roadworthy.gateway.encodings import INLINE_BYTES, LEAST_ANSWER_BYTES, compress, decompress, is_compressed
 from roadworthy.gateway.endpoints import Arm, Endpoint
@@ -262,9 +263,10 @@ class Predict:
         """Go on where `run` stopped, unless nobody waits any more."""
         if call.done:
             return
+        if isinstance(result, Exception):
+            call.settle(as_error(self._seen(call, result)))
+            return
         try:
-            if isinstance(result, Exception):
-                raise result
             self._hand_on(call, result)
         except Exception as error:  # noqa: BLE001 - as in `run`
             call.settle(as_error(self._seen(call, error)))
@@ -293,20 +295,19 @@ class Predict:
 
     def finish(self, call: Call, outcome: Outcome) -> None:
         """Encode the answer, or the error; count, record and send it. The only way out of a prediction that was opened."""
-        reply = None
         if isinstance(outcome, Answer):
             try:
                 reply = self._encode(call, outcome)
             except Exception as error:  # noqa: BLE001 - as in `run`
-                outcome = as_error(self._seen(call, error))
-        elif isinstance(outcome, ModelFault):
-            self._seen(call, outcome)
-        if reply is None and isinstance(outcome, RoadworthyError):
+                reply = self._refuse(call, as_error(self._seen(call, error)))
+        else:
+            if isinstance(outcome, ModelFault):
+                self._seen(call, outcome)
             reply = self._refuse(call, outcome)
+        let_go(outcome.instead_of if isinstance(outcome, Answer) else outcome)
         self._give_back(call)
-        if reply is not None:
-            self._note(call, reply)
-            call.exchange.answer(call, reply)
+        self._note(call, reply)
+        call.exchange.answer(call, reply)
 
     def abandon(self, call: Call) -> None:
         """Nobody is there to be answered."""

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import uvicorn
 
+from roadworthy.gateway.accepting import Guarded
 from roadworthy.gateway.app import App
 from roadworthy.gateway.connection import Connection, Front
 from roadworthy.gateway.predict import stopping
@@ -54,6 +55,7 @@ class Server(uvicorn.Server):
         self._front = front
         self._drain_delay_s = drain_delay_s
         self._grace_s = grace_s
+        self._asks = False
         self.given_up = 0
 
     @contextlib.contextmanager
@@ -73,22 +75,30 @@ class Server(uvicorn.Server):
     @property
     def accepting(self) -> bool:
         """Whether this process accepts connections now."""
-        return self.started and bool(self.servers)
+        return self.started and any(server.is_serving() for server in self.servers)
 
-    async def accept(self, listener: socket.socket, *, wanted: bool) -> None:
+    async def accept(self, listener: socket.socket, *, wanted: bool, may: Callable[[], bool] | None = None) -> None:
         """Begin or stop accepting connections from a socket that other processes share; open connections stay open.
 
         When the process has no free descriptor, it does not begin; call again.
+
+        Args:
+            wanted: whether to accept. may: asked before each connection; None accepts all, which is faster.
         """
-        if not self.started or self.should_exit or wanted == self.accepting:
-            return
-        if wanted:
-            with contextlib.suppress(OSError):
-                await super().startup(sockets=[listener.dup()])
+        if not self.started or self.should_exit or (wanted == self.accepting and (may is not None) == self._asks):
             return
         for server in self.servers:
             server.close()
-        self.servers = []
+        self.servers, self._asks = [], may is not None
+        if wanted:
+            with contextlib.suppress(OSError):
+                if may is None:
+                    await super().startup(sockets=[listener.dup()])
+                else:
+                    self.servers = [cast(Any, Guarded(listener.dup(), self._connection, may))]
+
+    def _connection(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(config=self.config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]  # as uvicorn calls it
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain; at the end of the grace, or when forced, what is still open is answered that it was not done."""

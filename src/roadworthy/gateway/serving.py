@@ -74,6 +74,12 @@ class Serving:
         return not self.stopping and (self._offered is None or not self._missing(self._offered))
 
     @property
+    def loading(self) -> bool:
+        """Whether an endpoint is missing that may still come."""
+        offered = self._offered
+        return offered is not None and bool(self._missing(offered) - self._hopeless(offered))
+
+    @property
     def endpoints(self) -> Mapping[str, Endpoint]:
         """What is served now, by name."""
         return self._endpoints
@@ -129,12 +135,7 @@ class Serving:
             return Readiness(ready=False, reason="starting")
         missing = self._missing(self._offered)
         unhealthy = self._unhealthy()
-        hopeless = any(
-            self._manager.fault(arm.digest) is not None
-            for entry in self._offered.endpoints
-            if entry.name in missing
-            for arm in entry.split
-        )
+        hopeless = missing & self._hopeless(self._offered)
         no_memory = self.watch is not None and self.watch.pressure.refuse is not None
         reasons = [
             *(["failed" if hopeless else "loading"] if missing else []),
@@ -220,15 +221,20 @@ class Serving:
 
     def _without_shadow(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint | None:
         """For a worker that begins: a shadowed version that cannot be loaded must not keep the one that serves from serving."""
-        if entry.rollout is None or not entry.rollout.shadow or not self._hopeless(entry.rollout.canary):
+        if entry.rollout is None or not entry.rollout.shadow or entry.rollout.canary not in self._failed():
             return None
         try:
             return self._bind(msgspec.structs.replace(entry, rollout=None), packages)
         except Unbindable:
             return None
 
-    def _hopeless(self, digest: str) -> bool:
-        return any(each.digest == digest and each.state == FAILED for each in self._manager.states())
+    def _failed(self) -> set[str]:
+        return {each.digest for each in self._manager.states() if each.state == FAILED}
+
+    def _hopeless(self, offered: Snapshot) -> set[str]:
+        """Names of endpoints with a version in their split that could not be loaded here, or that is kept out."""
+        failed = self._failed()
+        return {entry.name for entry in offered.endpoints if any(arm.digest in failed for arm in entry.split)}
 
     def _pinned(self) -> frozenset[str]:
         return frozenset(version.digest for endpoint in self._endpoints.values() for version in endpoint.versions)

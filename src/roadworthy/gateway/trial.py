@@ -19,7 +19,7 @@ import structlog
 
 from roadworthy.contract.evidence import CANARY, DRAWN, STABLE
 from roadworthy.contract.snapshot import EndpointEntry, RolloutEntry
-from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError
+from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError, let_go
 from roadworthy.gateway.evidence import EvidenceCells
 from roadworthy.gateway.metrics import Gauge
 from roadworthy.gateway.split import Split, point_of, sticky_key, unit_hash
@@ -333,6 +333,7 @@ class Shadow:
         self.version.leases.give_back()
         if not isinstance(outcome, Answer):
             self._log_failure(outcome)
+            let_go(outcome)
         ran_us = _ran_us(self.version, outcome, copy.began if copy.running else 0.0, copy.deadline)
         own = own_outcome(outcome, ran_us, self._counting.slow_us)
         if isinstance(own, str):

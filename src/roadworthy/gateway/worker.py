@@ -29,6 +29,7 @@ from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.host import begin_hosting, keep_handlers, leave
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.slab import DRAINING, READY, STARTING
+from roadworthy.gateway.accepting import Alone
 from roadworthy.gateway.app import App
 from roadworthy.gateway.connection import Front, Waits, sweep
 from roadworthy.gateway.deep import DeepChecks
@@ -156,6 +157,7 @@ class Worker:
             grace_s=start.grace_s,
             access_log=start.access_log,
         )
+        self._alone = Alone(Path(start.slab))
         self._settled = False
         self._settled_changed = asyncio.Event()
         self._patience = time.monotonic() + (_PATIENCE_S if metrics.restarted else 0.0)
@@ -211,23 +213,26 @@ class Worker:
         return self._server.given_up
 
     async def _accept(self, listener: socket.socket) -> None:
-        """Accept connections, or leave them to a worker that is ready, until this task is cancelled. While this worker leaves
-        them to another, each answer ends its connection."""
+        """Accept connections, or leave them to another worker, until this task is cancelled. While this worker leaves them to
+        another, each answer ends its connection."""
         while True:
             self._settled_changed.clear()
-            await self._server.accept(listener, wanted=self._should_accept())
+            may = None if self._settled else self._should_accept
+            await self._server.accept(listener, wanted=self._should_accept(), may=may)
             self._choose_closing()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if self._settled and self._server.accepting else _LOOK_AGAIN_S):
                     await self._settled_changed.wait()
 
     def _should_accept(self) -> bool:
-        """A worker that is ready accepts. While no worker is ready, all of them accept: they answer probes, and predictions with
-        503. Before that, the replacement of a worker that died leaves connections in the socket's queue: a short wait is better
-        than a refusal."""
-        if self._settled:
-            return True
-        return not self._metrics.another_is_ready() and time.monotonic() >= self._patience
+        """A worker that is ready accepts. While none is ready, those accept that have nothing more to load, and of those that
+        load one: it answers probes, what it has loaded, and other predictions with 503. Before that, the replacement of a worker
+        that died leaves connections in the socket's queue: a short wait is better than a refusal."""
+        waits = self._metrics.another_is_ready() or time.monotonic() < self._patience
+        if self._settled or waits or not self._serving.loading:
+            self._alone.leave()
+            return self._settled or not waits
+        return self._alone.take()
 
     def _choose_closing(self) -> None:
         if not self._server.should_exit:  # from then on the server decides

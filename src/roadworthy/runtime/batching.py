@@ -162,11 +162,8 @@ def run_joined(runner: Runner, batches: list[Batch]) -> list[Result]:
     try:
         joined = runner.run(batches[0] if len(batches) == 1 else Batch.concatenate(batches))
     except Exception as error:  # noqa: BLE001 - runners promise ModelFault; whatever else it is, the callers get an answer
-        fault = error if isinstance(error, ModelFault) else _defect(error)
-        if len(batches) == 1:
-            return [fault]
-        if fault.code == WRONG_COUNT:
-            return [fault] * len(batches)
+        if len(batches) == 1 or (isinstance(error, ModelFault) and error.code == WRONG_COUNT):
+            return [error if isinstance(error, ModelFault) else _defect(error)] * len(batches)
         return [run_joined(runner, [batch])[0] for batch in batches]
     results: list[Result] = []
     start = 0

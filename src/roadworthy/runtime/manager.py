@@ -172,10 +172,6 @@ class Manager:
         """The version of that digest if it is READY."""
         return self._versions.get(digest)
 
-    def fault(self, digest: str) -> tuple[str, str] | None:
-        """Code and safe reason of a FAILED digest."""
-        return self._faults.get(digest) if self._states.get(digest) is State.FAILED else None
-
     def states(self) -> tuple[VersionState, ...]:
         """How far each known package is, for the report to the agent."""
         kept_out = {digest: State.FAILED for digest in self._kept_out if digest in self._entries}

@@ -33,6 +33,7 @@ from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.supervisor.door import Door
 from roadworthy.supervisor.household import LOOK_S, Child, Death, Household, Listeners, say
+from roadworthy.supervisor.kept import Kept
 from roadworthy.supervisor.leftovers import Leftovers
 from roadworthy.supervisor.ordering import Ordering
 from roadworthy.supervisor.plan import ChildPlan, Pauses, WorkerLimits
@@ -83,10 +84,12 @@ class Supervisor:
         self._house = Household(plans, pauses, Listeners(self._channel, self._started, self._died))
         self._watch: WorkerWatch | None = None
         self._recycler: Recycler | None = None
+        self._slab: Kept | None = None
         slots = [plan.slot for plan in plans if plan.slot is not None]
         if slab is not None:
             spare = max(slots, default=-1) + 1
             create_slab(slab, spare + 2)
+            self._slab = Kept(slab)
             watch = self._watch = WorkerWatch(SlabReader(slab), limits or WorkerLimits())
             self._recycler = Recycler(self._house, watch.is_ready, spare, pauses.ready_s, self._recycled)
 
@@ -115,6 +118,8 @@ class Supervisor:
                 self._leftovers.finish()
                 if self._ordering is not None:
                     self._ordering.close()
+                if self._slab is not None:
+                    self._slab.close()
         if house.forced:
             say("stopped by force: not everything could finish")
         return EXIT_REFUSED if house.refused else int(house.forced)
@@ -231,8 +236,9 @@ class Supervisor:
     # Workers.
 
     def _look_at_workers(self) -> None:
-        if self._watch is None or self._recycler is None:
+        if self._watch is None or self._recycler is None or self._slab is None:
             return
+        self._slab.stay()
         hung, bloated = self._watch.look(self._house.workers())
         for child in hung:
             self._house.kill(child, "hung")

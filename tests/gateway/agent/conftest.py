@@ -41,6 +41,7 @@ class StandIn:
         self.records: dict[str, bytes] = {}
         self.frames: list[Telemetry] = []
         self.refuse_frames = 0
+        self.takes: Callable[[Telemetry], bool] = lambda frame: True
         self.faults: list[str] = []
         self._offered = threading.Condition()
         stand_in = self
@@ -109,11 +110,13 @@ class StandIn:
         return 204, b""
 
     def post(self, body: bytes) -> tuple[int, bytes]:
-        """One telemetry frame; refused as often as `refuse_frames` says."""
+        """One telemetry frame; refused as often as `refuse_frames` says, and for good where `takes` says no."""
         if self.refuse_frames > 0:
             self.refuse_frames -= 1
             return 503, b"{}"
         frame = decode_telemetry(body)
+        if not self.takes(frame):
+            return 400, b'{"code": "malformed-telemetry"}'
         self.frames.append(frame)
         return 200, json.dumps({"accepted": frame.sequence}).encode()
 

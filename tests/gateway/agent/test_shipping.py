@@ -177,6 +177,31 @@ def test_files_wait_on_disk_while_the_control_plane_is_away(start_agent: Any) ->
         again.close()
 
 
+def test_g21_what_is_refused_for_good_costs_nothing_else(stand_in: Any, start_agent: Any) -> None:
+    """A record file and counts that the control plane never takes: everything else arrives; the file is given up, the counts come
+    again when they are taken, and the log is told once."""
+    stand_in.takes = lambda frame: not frame.counts and all(file.endpoint != "bad" for file in frame.record_files)
+    agent = start_agent(stand_in, constants={"shipping._LEFT_OUT_S": 0.2})
+    metrics = open_worker_metrics(agent.slab, 0)
+    metrics.refused("", "not-found")
+    worker = agent.worker()
+    worker.hello()
+    worker.send_records([record("bad"), record("bad"), record("good")])
+
+    def named() -> set[str]:
+        return {file.endpoint for frame in stand_in.frames for file in frame.record_files}
+
+    eventually(lambda: named() == {"good"} and agent.files() == [], "the good file is named, the other one is given up")
+    eventually(lambda: stand_in.frames[-1].lost_records == 2, "what it held is told")
+    assert stand_in.frames[-1].workers[0].slot == 0
+    eventually(lambda: agent.metrics()["roadworthy_telemetry_refused_total"] > 6, "counts are tried again")
+    assert not any(frame.counts for frame in stand_in.frames)
+    stand_in.takes = lambda frame: True
+    eventually(lambda: stand_in.frames[-1].counts, "they are taken")
+    log = (agent.folder / "log").read_text()
+    assert (log.count("malformed-telemetry"), log.count("counts are refused")) == (1, 1)
+
+
 def test_g10_files_that_are_damaged_or_gone_are_counted_and_hold_up_no_other(start_agent: Any) -> None:
     """Cut, emptied or deleted while they wait: told with what they held, and given up; the one behind them is shipped."""
     first = StandIn()

@@ -193,7 +193,8 @@ def _wire(document: StartDocument) -> _Agent:
         files = (len(sink.folder.names()), sink.folder.files_lost)
         refused = sync.refused is not None
         known = (sync.current, tuple(hub.reports()), connected)
-        return AgentFacts(*known, *files, keeping, *resources, refused, confinement.held)
+        frames = 0 if shipping is None else shipping.refused
+        return AgentFacts(*known, *files, keeping, *resources, refused, confinement.held, frames)
 
     def known() -> Known:
         reading = measure(sink.folder.folder)
@@ -290,7 +291,7 @@ async def _serve_pages(document: StartDocument, agent: _Agent) -> asyncio.Server
 
 
 def _start(agent: _Agent) -> list[asyncio.Task[None]]:
-    tasks = [asyncio.create_task(agent.sink.run()), asyncio.create_task(_beat(agent.metrics))]
+    tasks = [asyncio.create_task(agent.sink.run()), asyncio.create_task(_beat(agent.metrics, agent.hub))]
     if agent.orders is not None and agent.runners is not None:
         tasks += [asyncio.create_task(agent.orders.run()), asyncio.create_task(agent.runners.run())]
     if agent.control is not None and agent.shipping is not None:
@@ -299,10 +300,11 @@ def _start(agent: _Agent) -> list[asyncio.Task[None]]:
     return tasks
 
 
-async def _beat(metrics: WorkerMetrics) -> None:
+async def _beat(metrics: WorkerMetrics, hub: Hub) -> None:
     while True:
         metrics.heartbeat()
         show_life()
+        await hub.stay()
         metrics.log_lines_dropped(lines_dropped())
         await asyncio.sleep(LIFE_S)
 

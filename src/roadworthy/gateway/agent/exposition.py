@@ -34,6 +34,7 @@ class AgentFacts:
         keeping: runner processes, restarts and quarantine.
         disk_free_bytes: where records are kept. memory_used: share of the machine's or container's memory, 0 to 1.
         confinement: which parts of it hold here; empty until that is known.
+        telemetry_refused: frames that the control plane refused for good, since the agent's start.
         snapshot_refused: whether the control plane offers a snapshot of another database, without endpoints, that is not taken.
     """
 
@@ -47,6 +48,7 @@ class AgentFacts:
     memory_used: float | None = None
     snapshot_refused: bool = False
     confinement: Mapping[str, bool] = field(default_factory=dict)
+    telemetry_refused: int = 0
 
 
 class GatewayCollector(Collector):
@@ -182,6 +184,8 @@ def _agent(totals: Totals, facts: AgentFacts) -> Iterator[Metric]:
         revision = facts.snapshot.revision
         yield GaugeMetricFamily("roadworthy_snapshot_revision", "Revision of the snapshot in force.", value=revision)
     if facts.control_up is not None:
+        refused = facts.telemetry_refused
+        yield CounterMetricFamily("roadworthy_telemetry_refused", "Frames refused by the control plane.", value=refused)
         up = float(facts.control_up)
         yield GaugeMetricFamily("roadworthy_control_up", "1 while the control plane answers the agent.", value=up)
         yield GaugeMetricFamily(

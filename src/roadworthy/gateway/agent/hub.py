@@ -53,6 +53,8 @@ class Hub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._frames: dict[int, bytes] = {}
         self._server: asyncio.Server | None = None
+        self._path = Path()
+        self._bound: int | None = None
 
     async def start(self, path: Path) -> None:
         """Listen on `path`; its folder is made with mode 0700, the socket has 0600.
@@ -61,7 +63,18 @@ class Hub:
             OSError: it cannot be bound.
             SettingsError: code "path-too-long".
         """
-        self._server = await asyncio.start_unix_server(self._accept, sock=_bind(path))
+        self._path = path
+        listener = _bind(path)
+        self._bound = _inode(path)
+        self._server = await asyncio.start_unix_server(self._accept, sock=listener)
+
+    async def stay(self) -> None:
+        """Bind again when somebody has deleted the socket or its folder, for workers that start; connections stay."""
+        if self._server is not None and _inode(self._path) != self._bound:
+            with contextlib.suppress(OSError):  # tried again in a second
+                self._server.close()
+                await self.start(self._path)
+                _log.warning("the socket for workers was deleted; bound again")
 
     async def close(self) -> None:
         """Accept nobody any more; take what workers that are going still have to say, then end all connections."""
@@ -142,6 +155,12 @@ class Hub:
                     _log.error("a worker takes no snapshot; cut off")
                     connection.writer.transport.abort()
                     return
+
+
+def _inode(path: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return path.stat().st_ino
+    return None
 
 
 def _bind(path: Path) -> socket.socket:

@@ -28,6 +28,7 @@ from roadworthy.contract.local import part_of, read_part
 from roadworthy.contract.snapshot import PackageEntry, Snapshot
 from roadworthy.foundation.confine.plan import Bounds
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.files import private_folder
 from roadworthy.gateway.agent.quarantine import Quarantine, crash_reason
 from roadworthy.gateway.agent.runner_watch import KILL, STILL, Growth, RunnerWatch
 from roadworthy.runtime.apart import state as states
@@ -208,6 +209,8 @@ class Runners:
                 await self._plan()
             self._let_go()
             for copy in self._copies.values():
+                with contextlib.suppress(OSError):  # somebody may have deleted it, and the disk may be full
+                    private_folder(copy.address.parent)
                 self._look_after(copy)
             self._tell_kept_out()
 
@@ -286,7 +289,7 @@ class Runners:
     def _want(self, entry: PackageEntry, rule: str, placed: Placed) -> None:
         for number in range(placed.copies):
             address = runner_address(self._how.folder, entry.digest, number, rule)
-            address.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(address.parent)
             key = part_of(entry.digest, rule), number
             copy = self._copies.setdefault(key, _Copy(entry, rule, number, address, placed))
             copy.entry, copy.placed = entry, placed

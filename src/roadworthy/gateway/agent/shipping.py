@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import httpx
@@ -47,6 +48,11 @@ away, is still to arrive."""
 
 _MANIFESTS_A_FRAME = 500
 _PERMANENT = frozenset({400, 409, 413, 415, 422})
+_COUNTED = ("rollouts", "run_times", "counts")
+_PARTS = ("record_files", *_COUNTED)
+"""Of a frame, beside what workers report."""
+_LEFT_OUT_S = 60.0
+_REASON_CHARACTERS = 300
 _LOST_FOR_GOOD = frozenset({None, errno.ENOENT, errno.EISDIR})
 """Of errors while reading a file; those without a number come from the reader of Parquet."""
 _log = structlog.get_logger(__name__)
@@ -190,6 +196,9 @@ class Shipping:
         gateway: this gateway's id.
         sink: has the finished files.
         lost: called with the number of records that were given up.
+
+    Attributes:
+        refused: frames that the control plane refused for good.
     """
 
     def __init__(
@@ -202,6 +211,9 @@ class Shipping:
         self._lost = lost
         self._shipped: dict[str, RecordFile] = {}
         self._kick = asyncio.Event()
+        self.refused = 0
+        self._told: set[str] = set()
+        self._left_out: dict[str, float] = {}
 
     def kick(self) -> None:
         """Something changed that should be known at once: send a frame in a moment."""
@@ -216,9 +228,9 @@ class Shipping:
     async def finish(self, hub: Hub) -> None:
         """One last attempt for all files and a frame; raises httpx.HTTPError when the control plane does not answer."""
         while await self._ship_all():
-            await self._control.post_telemetry(encode_telemetry(self._make(hub)))
+            await self._control.post_telemetry(encode_telemetry(self._make(hub, _PARTS)))
             self._forget(tuple(self._shipped.values()))
-        await self._control.post_telemetry(encode_telemetry(self._make(hub)))
+        await self._control.post_telemetry(encode_telemetry(self._make(hub, _PARTS)))
 
     async def _send_frames(self, hub: Hub) -> None:
         while True:
@@ -227,10 +239,37 @@ class Shipping:
                     await self._kick.wait()
                 await asyncio.sleep(SETTLE_S)
             self._kick.clear()
-            frame = self._make(hub)
-            if await self._deliver(encode_telemetry(frame)):
-                self._frames.accepted(frame)
-                self._forget(frame.record_files)
+            self._left_out = {name: until for name, until in self._left_out.items() if until > time.monotonic()}
+            frame = self._make(hub, set(_PARTS) - self._left_out.keys())
+            if not await self._send(frame):
+                await self._send_in_parts(hub, frame)
+            elif not self._left_out:
+                self._told.clear()
+
+    async def _send(self, frame: Telemetry) -> bool:
+        """Whether the frame was accepted; False when it never will be."""
+        if not await self._deliver(encode_telemetry(frame)):
+            return False
+        self._frames.accepted(frame)
+        self._forget(frame.record_files)
+        return True
+
+    async def _send_in_parts(self, hub: Hub, refused: Telemetry) -> None:
+        """After a frame that was refused for good: send its parts in frames of their own, so that one that is bad costs no other,
+        and drop that one: a record file for good, what is counted for a minute. When even a frame without parts is refused, they
+        are not to blame."""
+        if not await self._send(self._make(hub)):
+            return
+        for file in refused.record_files:
+            if not await self._send(msgspec.structs.replace(self._make(hub), record_files=(file,))):
+                self._tell(f"the record file {file.blob} is refused and deleted")
+                self._lost(file.rows)
+                self._forget((file,))
+        for name in _COUNTED:
+            part = {name: getattr(refused, name)}
+            if part[name] and not await self._send(msgspec.structs.replace(self._make(hub), **part)):
+                self._tell(f"{name} are refused and left out")
+                self._left_out[name] = time.monotonic() + _LEFT_OUT_S
 
     async def _deliver(self, frame: bytes) -> bool:
         """Repeat one frame until it is accepted; False when it never will be."""
@@ -240,7 +279,8 @@ class Shipping:
                 await self._control.post_telemetry(frame)
             except httpx.HTTPStatusError as error:
                 if error.response.status_code in _PERMANENT:
-                    _log.exception("a telemetry frame was refused; going on with the next")
+                    self.refused += 1
+                    self._tell(f"{error.response.status_code} {error.response.text[:_REASON_CHARACTERS]}")
                     return False
             except httpx.HTTPError:
                 pass  # sync.py says in the log that the control plane is away
@@ -248,8 +288,16 @@ class Shipping:
                 return True
             await asyncio.sleep(backoff.next())
 
-    def _make(self, hub: Hub) -> Telemetry:
-        return self._frames.make(hub, tuple(self._shipped.values())[:_MANIFESTS_A_FRAME])
+    def _tell(self, reason: str) -> None:
+        """Write it into the log, once until all goes well again."""
+        if reason not in self._told:
+            self._told.add(reason)
+            _log.error("telemetry was refused", reason=reason)
+
+    def _make(self, hub: Hub, parts: Collection[str] = ()) -> Telemetry:
+        """The next frame, with these of its parts."""
+        frame = self._frames.make(hub, tuple(self._shipped.values())[:_MANIFESTS_A_FRAME])
+        return msgspec.structs.replace(frame, **{name: () for name in _PARTS if name not in parts})
 
     def _forget(self, accepted: tuple[RecordFile, ...]) -> None:
         for manifest in accepted:

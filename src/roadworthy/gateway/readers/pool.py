@@ -35,6 +35,7 @@ MOST_WAITING_BYTES = 256 << 20
 Read = Callable[[bytes, BoundProtocol, Headers, bytes], Decoded]
 """Reads a body apart: the endpoint's spec, its protocol, the request's head and body."""
 Work = Callable[[Read], Decoded | Exception]
+_ENDED = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
 class Readers:
@@ -76,6 +77,7 @@ class Readers:
     def close(self) -> None:
         """End them, whatever they read."""
         for lane in self._lanes:
+            lane.closing = True
             if lane.process is not None:
                 lane.process.kill()
             lane.thread.close(lane.end)
@@ -102,11 +104,13 @@ class _Lane:
 
     Attributes:
         waiting: bodies that it has been given and not returned.
+        closing: no further process is started.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, readers: Readers) -> None:
         self.thread = ModelThread(loop)
         self.waiting = 0
+        self.closing = False
         self.process: subprocess.Popen[bytes] | None = None
         self._readers = readers
         self._end: socket.socket | None = None
@@ -116,11 +120,15 @@ class _Lane:
 
         Raises:
             InvalidRequest: as the protocol raises it.
-            Unavailable: "reading-failed": the process ended, or took too long.
+            Unavailable: "reading-failed": two processes ended, or one took too long.
         """
         try:
-            message = self._ask(spec, headers, body)
-        except (OSError, ValueError) as error:
+            try:
+                message = self._ask(spec, headers, body)
+            except _ENDED:  # perhaps by no fault of this body: another process tries it, and no third
+                self.end()
+                message = self._ask(spec, headers, body)
+        except (*_ENDED, OSError, ValueError) as error:
             self.end()
             raise _failed() from error
         try:
@@ -148,7 +156,7 @@ class _Lane:
         jobs.send(end, *jobs.write_job(spec, headers, body))
         message = jobs.receive(end)
         if message is None:
-            raise OSError("it ended")
+            raise EOFError("it ended")
         return message
 
     def _started(self) -> socket.socket:
@@ -156,6 +164,8 @@ class _Lane:
         if self._end is not None and self.process is not None and self.process.poll() is None:
             return self._end
         self.end()
+        if self.closing:
+            raise OSError("the worker stops")
         ours, theirs = socket.socketpair()
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
