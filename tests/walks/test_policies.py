@@ -1,6 +1,6 @@
 """An endpoint whose model fails goes on answering: policies set by the installed command, seen by callers.
 
-The tests of this file are one journey, in order, on the same running planes.
+One journey on the same running planes, in steps.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     machine.run("stop")
 
 
-def test_a_cache_from_a_file(machine: Machine) -> None:
+def a_cache_from_a_file(machine: Machine) -> None:
     """The second time an equal row is answered from it."""
     (machine.folder / "policy.toml").write_text("timeout_ms = 5000\n[cache]\nttl_s = 60\n")
     machine.run("deploy", "sums:1", "--endpoint", "sums", "--policy", "policy.toml")
@@ -96,7 +96,7 @@ def test_a_cache_from_a_file(machine: Machine) -> None:
     assert machine.ask(1, 2).headers["cache-status"].startswith("roadworthy; hit")
 
 
-def test_describe_shows_it(machine: Machine) -> None:
+def describe_shows_it(machine: Machine) -> None:
     """With what is the default."""
     lines = [line.split() for line in machine.run("describe", "sums").splitlines()]
     assert ["timeout_ms", "5000", "60000"] in lines
@@ -104,7 +104,7 @@ def test_describe_shows_it(machine: Machine) -> None:
     assert json.loads(machine.run("describe", "sums", "--json"))["policy"]["cache"]["ttl_s"] == 60
 
 
-def test_the_version_before_stands_in(machine: Machine) -> None:
+def the_version_before_stands_in(machine: Machine) -> None:
     """The new one fails on a row; its callers get the answer of the old one, and read so."""
     machine.run(
         "deploy", "sums:2", "--endpoint", "sums", "--set", "cache=null", "--set", 'fallback=[{"kind": "version"}]'
@@ -119,7 +119,7 @@ def test_the_version_before_stands_in(machine: Machine) -> None:
     assert "cache-status" not in reply.headers
 
 
-def test_c1_a_runner_that_dies_costs_its_callers_nothing(machine: Machine) -> None:
+def c1_a_runner_that_dies_costs_its_callers_nothing(machine: Machine) -> None:
     """The process that ran the model is gone in the middle of a request, and the request is answered all the same."""
     reply = machine.ask(-7, 2)
     assert (reply.status_code, reply.json()["predictions"]) == (200, [-5.0])
@@ -127,7 +127,7 @@ def test_c1_a_runner_that_dies_costs_its_callers_nothing(machine: Machine) -> No
     eventually(lambda: machine.ask(1, 2).headers["roadworthy-version"] == "sums:2", "another process takes its place")
 
 
-def test_a_rule_stands_in(machine: Machine) -> None:
+def a_rule_stands_in(machine: Machine) -> None:
     """From the package of the version that fails, and the fixed answer after it."""
     steps = '[{"kind": "rule", "rule": "mean"}, {"kind": "static", "value": 0}]'
     machine.run("deploy", "sums:2", "--endpoint", "sums", "--set", f"fallback={steps}")
@@ -137,3 +137,13 @@ def test_a_rule_stands_in(machine: Machine) -> None:
     )
     assert reply.json()["predictions"] == [12.0]
     assert reply.headers["roadworthy-fallback"] == 'rule; rule="mean"; reason="model-failed"'
+
+
+@pytest.mark.timeout(12 * DEADLINE_S)
+def test_from_a_cache_to_a_rule(machine: Machine) -> None:
+    """All steps, each from where the one before it ended."""
+    a_cache_from_a_file(machine)
+    describe_shows_it(machine)
+    the_version_before_stands_in(machine)
+    c1_a_runner_that_dies_costs_its_callers_nothing(machine)
+    a_rule_stands_in(machine)

@@ -1,6 +1,6 @@
 """Two workers of a running machine share answers through a Redis with a password, and an operator sees whether it answers.
 
-The tests of this file are one journey, in order, on the same running planes.
+One journey on the same running planes, in steps.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def at_once(call: Callable[[], str], times: int) -> list[str]:
     return found
 
 
-def test_workers_share(machine: Machine) -> None:
+def workers_share(machine: Machine) -> None:
     """Sooner or later a worker gives what the other one has answered."""
     eventually(lambda: machine.sharing() == "connected, connected", "both workers have found it")
     values = iter(range(1_000))
@@ -124,7 +124,7 @@ def test_workers_share(machine: Machine) -> None:
     eventually(shared, "the other worker gives it")
 
 
-def test_an_operator_sees_it(machine: Machine) -> None:
+def an_operator_sees_it(machine: Machine) -> None:
     """In `status`; the password stands in no process's command line, in no log and in no other file of the home folder."""
     assert "connected (2 of 2)" in machine.run("status")
     processes = [psutil.Process(pid) for pid in home_pids(machine)]
@@ -148,10 +148,18 @@ def home_pids(machine: Machine) -> list[int]:
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
-def test_d13_it_dies_and_comes_back(machine: Machine) -> None:
+def d13_it_dies_and_comes_back(machine: Machine) -> None:
     """Requests are answered all the while; status tells both."""
     machine.redis.kill()
     assert at_once(lambda: machine.ask(5_000.0, 1.0), 8)
     eventually(lambda: "unreachable" in machine.sharing(), "it is noticed")
     machine.redis.start()
     eventually(lambda: machine.sharing() == "connected, connected", "it is found again")
+
+
+@pytest.mark.timeout(12 * DEADLINE_S)
+def test_d13_from_sharing_to_a_restart(machine: Machine) -> None:
+    """All steps, each from where the one before it ended."""
+    workers_share(machine)
+    an_operator_sees_it(machine)
+    d13_it_dies_and_comes_back(machine)
