@@ -30,7 +30,7 @@ if step == "fsync-folder": blobs.fsync_folder = die
 if step == "register": packages._register = die
 if step == "audit": type(plane).audit = die
 if step == "committed": type(plane.bulletin).refresh = die
-packages.push(plane, file, "key-a", None)
+packages.push(plane, file, "key-a", packages.Allowed())
 """
 
 
@@ -71,7 +71,7 @@ def test_d9_a_killed_push_shows_old_or_new_never_half(tmp_path: Path, packed: Pa
     assert [path.name for path in (tmp_path / "blobs").rglob(".tmp-*")] == []
     listed = packages.list_versions(plane, "same", 0)["items"]
     assert len(listed) == new
-    document, fresh = packages.push(plane, packed, "key-a", None)
+    document, fresh = packages.push(plane, packed, "key-a", packages.Allowed())
     assert (document["version"], fresh) == (1, not new)
     with packages.open_version(plane, VersionReference("same", 1)) as handle:
         assert digest_file(Path(handle.name)) == digest_file(packed)
