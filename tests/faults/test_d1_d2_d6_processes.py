@@ -228,19 +228,22 @@ def test_g10_the_run_folder_is_deleted_while_it_serves(serve: Callable[..., Serv
     """A worker and an agent that are killed afterwards find each other and their counts again."""
     served = serve()
     assert served.predict(1.0) == 2.0
+    eventually(lambda: served.metric("roadworthy_worker_up") == 2, "both workers are there")
     (slab,) = tmp_path.rglob("run/slab")
     shutil.rmtree(slab.parent)
     eventually(lambda: (slab.parent / "agent.sock").exists() and slab.exists(), "both are there again")
     reader = SlabReader(slab)
 
-    def starts(slot: int) -> tuple[int, str]:
-        status = reader.status(slot)
-        return status.starts, status.state
+    def kill(slot: int, what: str) -> None:
+        before = reader.status(slot)
+        os.kill(before.pid, signal.SIGKILL)
+        eventually(
+            lambda: (now := reader.status(slot)).starts > before.starts and now.state == "READY",
+            f"{what} has taken the slot, seen last: {reader.status(slot)}",
+        )
 
-    os.kill(reader.status(0).pid, signal.SIGKILL)
-    eventually(lambda: starts(0) == (2, "READY"), "a new worker has taken the slot")
-    os.kill(reader.status(reader.slots - 1).pid, signal.SIGKILL)
-    eventually(lambda: starts(reader.slots - 1) == (2, "READY"), "so has a new agent")
+    kill(0, "a new worker")
+    kill(reader.slots - 1, "a new agent")
     reader.close()
     eventually(lambda: served.metric("roadworthy_worker_up") == 2, "it counts both workers")
     eventually(lambda: right(served, 21.0), "it answers, by a runner that was replaced as well")

@@ -58,13 +58,16 @@ class RunnerWatch:
     state: RunnerState | None = None
     memory: Resident | None = None
     _still: int = 0
+    _lost: int = 0
     _ready_at: float | None = None
     _first: int = 0
     _base: int | None = None
 
     def look(self) -> None:
         """See how it is now."""
-        self.state = RunnerState.read(self.address, self.pid) or self.state
+        found = RunnerState.read(self.address, self.pid)
+        self._lost = self._lost + 1 if found is None and self.state is not None else 0
+        self.state = found or self.state
         self.memory = resident(self.pid)
         if self.memory is None or self.state is None or self.state.state != states.READY:
             return
@@ -80,6 +83,10 @@ class RunnerWatch:
                 return KILL, "hung"
             if not _is_within(self.address.parent, QUOTA_BYTES):
                 return KILL, DISK
+            if (
+                self._lost >= _STILL_LOOKS
+            ):  # somebody has deleted its folder, and with it the socket by which it is called
+                return KILL, STILL
             self._still = self._still + 1 if seen.still_s > _STILL_S else 0
             if self._still >= _STILL_LOOKS and seen.state != states.LOADING:
                 return KILL, STILL
