@@ -209,8 +209,7 @@ class Runners:
                 await self._plan()
             self._let_go()
             for copy in self._copies.values():
-                with contextlib.suppress(OSError):  # somebody may have deleted it, and the disk may be full
-                    private_folder(copy.address.parent)
+                self._keep_folder(copy)
                 self._look_after(copy)
             self._tell_kept_out()
 
@@ -353,6 +352,20 @@ class Runners:
 
     # What there is.
 
+    def _keep_folder(self, copy: _Copy) -> None:
+        """Somebody may have deleted it, and with it the sockets by which its runners are called, seen by us before or not."""
+        if copy.address.parent.exists():
+            return
+        with contextlib.suppress(OSError):  # the disk may be full
+            private_folder(copy.address.parent)
+        for runner in copy.runners:
+            if runner.watch is not None:
+                self._kill(runner.name, runner.watch.pid, STILL)
+
+    def _kill(self, name: str, pid: int, why: str) -> None:
+        _log.error("killing a runner", runner=name, runner_pid=pid, reason=why)
+        self._around.kill(name, pid, why)
+
     def _look_after(self, copy: _Copy) -> None:
         for runner in copy.runners:
             if runner.watch is None:
@@ -360,8 +373,7 @@ class Runners:
             runner.watch.look()
             verdict = runner.watch.judge(copy.placed, self._how.growth)
             if verdict is not None and verdict[0] == KILL:
-                _log.error("killing a runner", runner=runner.name, runner_pid=runner.watch.pid, reason=verdict[1])
-                self._around.kill(runner.name, runner.watch.pid, verdict[1])
+                self._kill(runner.name, runner.watch.pid, verdict[1])
             elif verdict is not None:
                 self._replace(copy, verdict[1])
         if len(copy.runners) > 1:
