@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ MODULES = (
     "pandas",
     *(f"sklearn.{part}" for part in ("compose", "ensemble", "linear_model", "pipeline", "preprocessing")),
 )
+
+_patch = pytest.MonkeyPatch()
 
 
 class _Subprocess:
@@ -46,9 +48,11 @@ class _Subprocess:
             )
 
 
-@pytest.fixture(autouse=True, scope="session")
-def warm_replays() -> Iterator[None]:
-    """In every test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay, "subprocess", _Subprocess())
-        yield
+def pytest_sessionstart() -> None:
+    """In every test. No fixture: each test would be taken for one that starts processes (tests/tiers.py)."""
+    _patch.setattr(replay, "subprocess", _Subprocess())
+
+
+def pytest_sessionfinish() -> None:
+    """As it was."""
+    _patch.undo()
