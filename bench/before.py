@@ -26,7 +26,7 @@ from bench.service import installed
 LEAST = 0.97
 ROWS = 20_000
 _KINDS = {"cells": "scikit-learn, compiled", "cells-native": "scikit-learn, not compiled", "trees": "trees in ONNX"}
-# Another checkout may not have this module: it is told all that it needs.
+# Another checkout may not have this module, so this program needs nothing from it.
 _HOST = """
 import json, sys
 from functools import partial

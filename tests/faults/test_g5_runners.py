@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,21 +123,29 @@ def test_g5_a_confined_runner_answers(start: Start, tmp_path: Path) -> None:
     }
 
 
+def refused_as(code: str) -> Callable[[Caller], Awaitable[None]]:
+    """Callers get the refusal of that code."""
+
+    async def refused(caller: Caller) -> None:
+        await caller.until(lambda: caller.batcher.refusal)
+        assert caller.batcher.refusal is not None
+        assert caller.batcher.refusal.code == code
+
+    return refused
+
+
+async def answers(caller: Caller) -> None:
+    """What was asked comes back."""
+    assert await caller.ask(rows(1.0, 2.0)) == [[1.0, 2.0]]
+
+
 @pytest.mark.parametrize("missing", ["landlock", "seccomp"])
 def test_g5_where_code_cannot_be_confined_it_is_refused(start: Start, tmp_path: Path, missing: str) -> None:
     """Callers get the reason by its code; a package without code is served all the same."""
     _, _, code = start("code", REQUIRED, missing)
     _, _, data = start("data", REQUIRED, missing)
 
-    async def refused(caller: Caller) -> None:
-        await caller.until(lambda: caller.batcher.refusal)
-        assert caller.batcher.refusal is not None
-        assert caller.batcher.refusal.code == "confinement-not-available"
-
-    async def answers(caller: Caller) -> None:
-        assert await caller.ask(rows(1.0, 2.0)) == [[1.0, 2.0]]
-
-    play(tmp_path, refused, digest=code)
+    play(tmp_path, refused_as("confinement-not-available"), digest=code)
     play(tmp_path, answers, digest=data)
 
 
@@ -148,12 +156,7 @@ def test_g5_a_machine_that_does_not_allow_a_grant_does_not_run_the_version(
     """What was granted elsewhere holds only as far as this machine's own setting goes; callers get the reason by its code."""
     _, _, digest = start("code", policy, grants=("network",), allowed=("tcp:5432",))
 
-    async def refused(caller: Caller) -> None:
-        await caller.until(lambda: caller.batcher.refusal)
-        assert caller.batcher.refusal is not None
-        assert caller.batcher.refusal.code == "grant-not-allowed"
-
-    play(tmp_path, refused, digest=digest)
+    play(tmp_path, refused_as("grant-not-allowed"), digest=digest)
 
 
 def test_g5_a_version_waits_for_what_it_was_granted(start: Start, tmp_path: Path, elsewhere: Path) -> None:
@@ -162,15 +165,7 @@ def test_g5_a_version_waits_for_what_it_was_granted(start: Start, tmp_path: Path
     grants = (f"read:{rates}",)
     _, _, digest = start("code", REQUIRED, grants=grants, allowed=grants)
 
-    async def refused(caller: Caller) -> None:
-        await caller.until(lambda: caller.batcher.refusal)
-        assert caller.batcher.refusal is not None
-        assert caller.batcher.refusal.code == "grant-not-available"
-
-    async def answers(caller: Caller) -> None:
-        assert await caller.ask(rows(1.0, 2.0)) == [[1.0, 2.0]]
-
-    play(tmp_path, refused, digest=digest)
+    play(tmp_path, refused_as("grant-not-available"), digest=digest)
     rates.write_text("1")
     _, address, _ = start("code", REQUIRED, grants=grants, allowed=grants)
     eventually(lambda: (shown := RunnerState.read(address)) and shown.state == READY, "the next one has the address")
@@ -181,9 +176,6 @@ def test_g5_best_effort_executes_code_with_what_can_be_had(start: Start, tmp_pat
     """Somebody has said so."""
     process, _, digest = start("code", BEST_EFFORT, "landlock")
     assert "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
-
-    async def answers(caller: Caller) -> None:
-        assert await caller.ask(rows(1.0, 2.0)) == [[1.0, 2.0]]
 
     play(tmp_path, answers, digest=digest)
 

@@ -143,10 +143,10 @@ def _fill(folder: Path, options: ServeOptions, package: Package, endpoint: str, 
         Arm,
         EndpointEntry,
         KeyEntry,
-        Leave,
         PackageEntry,
         Snapshot,
         encode_snapshot,
+        leave_members,
     )
     from roadworthy.package.archive import unpack
 
@@ -159,12 +159,11 @@ def _fill(folder: Path, options: ServeOptions, package: Package, endpoint: str, 
     unpack(options.package, packages / name)
     unit = options.timestamp_integers
     allowed = None if options.allow_code != package.digest else "serve"
-    grants = _granted(options)
-    granted = Leave(allowed, grants) if allowed and grants and package.carries_code else None
+    leave = leave_members(allowed, _granted(options) if package.carries_code else ())
     snapshot = Snapshot(
         epoch=f"local-{make_key()[0].removeprefix('key-')}",
         revision=1,
-        packages=(PackageEntry(package.digest, package.name, 1, 0, None if granted else allowed, granted=granted),),
+        packages=(PackageEntry(package.digest, package.name, 1, 0, **leave),),
         endpoints=(
             EndpointEntry(
                 endpoint,

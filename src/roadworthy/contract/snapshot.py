@@ -20,6 +20,12 @@ class Leave(msgspec.Struct, frozen=True):
     grants: tuple[str, ...]
 
 
+def leave_members(allowed_by: str | None, grants: tuple[str, ...]) -> dict[str, Any]:
+    """`allowed_by` and `granted` of an entry whose code somebody allowed, or nobody, with these grants."""
+    granted = Leave(allowed_by, grants) if allowed_by is not None and grants else None
+    return {"allowed_by": allowed_by if granted is None else None, "granted": granted}
+
+
 class PackageEntry(msgspec.Struct, frozen=True):
     """A package that the gateway must hold, loaded and proved.
 

@@ -16,10 +16,10 @@ from roadworthy.contract.snapshot import (
     Arm,
     EndpointEntry,
     KeyEntry,
-    Leave,
     PackageEntry,
     RolloutEntry,
     Snapshot,
+    leave_members,
 )
 from roadworthy.foundation.references import VersionReference
 from roadworthy.registry.versions import Version
@@ -122,7 +122,6 @@ def _package(version: Version, tried_by: tuple[str, ...]) -> PackageEntry:
         model=version.reference.name,
         version=version.reference.version,
         size_bytes=version.size_bytes,
-        allowed_by=None if version.grants else version.allowed_by,
         rollouts=tried_by,
-        granted=Leave(version.allowed_by, version.grants) if version.grants and version.allowed_by else None,
+        **leave_members(version.allowed_by, version.grants),
     )

@@ -114,7 +114,7 @@ def _granted(plan: dict[str, Any], lacking: list[str]) -> Iterator[tuple[str, in
                 seen = os.open(path, os.O_PATH | os.O_CLOEXEC)
                 mode, here = os.fstat(seen).st_mode, f"/proc/self/fd/{seen}"
                 fits = stat.S_ISCHR(mode) if kind == "device" else stat.S_ISREG(mode) or stat.S_ISDIR(mode)
-                fits = fits and os.readlink(here) == path  # noqa: PTH115 - as below
+                fits = fits and os.readlink(here) == path  # noqa: PTH115 - texts throughout
             except OSError:
                 fits = False
             if fits:
