@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from bench.duel import Setup, faster, single_rows
+from bench.comparison import Setup, faster, single_rows
 from bench.load.wrk import Target
 from bench.models import Subject, onnx_trees, sklearn_trees
 from bench.report import Measure, finish
@@ -70,9 +70,9 @@ def compare(python: Path, folder: Path, setup: Setup, names: Sequence[str], rows
         installed(folder, subjects, setup.server_core) as service,
     ):
         for subject, other in zip(subjects, before, strict=True):
-            duel = single_rows(subject, service.target(subject.name), other, setup)
+            comparison = single_rows(subject, service.target(subject.name), other, setup)
             name = f"1 row, {setup.connections} connections, {_KINDS[subject.name]}, against the checkout before"
-            measures.append(faster(name, duel, LEAST))
+            measures.append(faster(name, comparison, LEAST))
     return measures
 
 

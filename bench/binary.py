@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 
-from bench.duel import TOLERANCE, WrongAnswerError
+from bench.comparison import TOLERANCE, WrongAnswerError
 from bench.load.wrk import Target
 from bench.models import Rows, Subject
 from bench.ports import free_ports

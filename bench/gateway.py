@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.binary import binary_rows
-from bench.duel import Duel, Setup, baseline, faster, many_rows, median_ms, single_rows, slower
+from bench.comparison import Comparison, Setup, baseline, faster, many_rows, median_ms, single_rows, slower
 from bench.load.wrk import Target
 from bench.models import Subject, nothing, onnx_trees, sklearn_trees, small_graph
 from bench.report import Measure, finish, unmeasured
@@ -92,8 +92,8 @@ def apart(folder: Path, setup: Setup) -> list[Measure]:
         except Exception as error:  # noqa: BLE001  whatever is said is the reason
             return [unmeasured(name, aim, f"{type(error).__name__}: {error}")]
         inline, process = (service.target(subject.name) for subject in subjects.values())
-        duel = single_rows(subjects["process"], process, inline, setup)
-    return [faster(name, duel, 0.5, 0.8)]
+        comparison = single_rows(subjects["process"], process, inline, setup)
+    return [faster(name, comparison, 0.5, 0.8)]
 
 
 def place(service: Service, subject: Subject, where: str) -> None:
@@ -126,11 +126,11 @@ def memory(folder: Path, setup: Setup, models: int = 20) -> list[Measure]:
     return [Measure(name, round(each, 2), "MB", target=f"<= 3 x + 2 MB = {bound:.2f} MB", met=each <= bound)]
 
 
-def records(service: Service, subject: Subject, duels: list[Duel], many_rows_requests: int = 0) -> Measure:
+def records(service: Service, subject: Subject, comparisons: list[Comparison], many_rows_requests: int = 0) -> Measure:
     """The records that were kept of all answers: as many as answers were given, each pairing its own input and answer."""
     warm = 10 if many_rows_requests else 0
-    answered = sum(duel.answered for duel in duels) + many_rows_requests + warm
-    sent = sum(duel.sent for duel in duels) + many_rows_requests + warm
+    answered = sum(comparison.answered for comparison in comparisons) + many_rows_requests + warm
+    sent = sum(comparison.sent for comparison in comparisons) + many_rows_requests + warm
     kept = wait_for_records(service.home, subject, answered)
     off = max(0, answered - kept.records) + max(0, kept.records - sent) + kept.wrong
     name = f"records missing, surplus or wrong, of {answered:,} answers of {subject.name}"

@@ -1,6 +1,6 @@
 """Rollouts that are judged by evidence: how often they err, how soon they see, and what callers notice: `make bench-rollout`.
 
-Three parts, of which `--only` chooses. Simulated (`promises.py`): rates of error over thousands of rollouts; nothing is served.
+Three parts, of which `--only` chooses. Simulated (`guarantees.py`): rates of error over thousands of rollouts; nothing is served.
 Real (`real/`): good and broken versions under load on real processes, and how traffic is split. Switches (`switches.py`): whether
 a request fails while versions are deployed and rolled back.
 """
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import promises, switches
+from bench import guarantees, switches
 from bench.real import measuring
 from bench.report import Measure, finish
 
@@ -33,7 +33,7 @@ def main() -> int:
     print(f"seed {arguments.seed}; each part adds its own numbers to it", flush=True)
     measures: list[Measure] = []
     if "simulated" in parts:
-        measures += promises.measures(arguments.runs, arguments.seed)
+        measures += guarantees.measures(arguments.runs, arguments.seed)
     if "real" in parts:
         measures += measuring.measures(measuring.Plan(rollouts=arguments.rollouts), arguments.seed)
     if "switches" in parts:

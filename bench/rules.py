@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.simulated import Bools, accused, accused_of, boundary_of_limit, table
-from roadworthy.rollout.evidence import Evidence
-from roadworthy.rollout.machine import advance, begin
-from roadworthy.rollout.plan import Plan, Stage, Watch
-from roadworthy.rollout.state import READY, ROLLED_BACK, Alarm, Moment, Observation
+from roadworthy.rollout.decide.machine import advance, begin
+from roadworthy.rollout.decide.state import READY, ROLLED_BACK, Alarm, Moment, Observation
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.plan import Plan, Stage, Watch
 
 SHARE, ALPHA = 0.1, 0.01
 EVENTS = 1_000

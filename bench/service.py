@@ -25,8 +25,8 @@ from bench.ports import free_ports
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 ROLES = {
     "roadworthy.gateway.worker": "worker",
-    "roadworthy.runtime.apart": "runner",
-    "roadworthy.gateway.agent": "agent",
+    "roadworthy.runtime.runners.isolated": "runner",
+    "roadworthy.agent": "agent",
     "roadworthy.control": "control",
 }
 """What a process of ours is, by the module that it runs."""

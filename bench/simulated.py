@@ -1,6 +1,6 @@
 """Rollouts drawn at random, thousands at once: when would the product's verdict have accused the canary?
 
-The product judges counts (`rollout/verdict.py`). Here the same E-process is looked up in tables made by
+The product judges counts (`rollout/decide/verdict.py`). Here the same E-process is looked up in tables made by
 `statistics.e_process.log_e_table`, or in boundaries made by `log_e` itself, with thresholds from the plan;
 tests/bench/test_rollout_bench.py drives `judge` event by event beside both and compares.
 """

@@ -8,11 +8,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
-from roadworthy.rollout.evidence import Evidence
-from roadworthy.rollout.machine import advance, begin
-from roadworthy.rollout.plan import Plan
-from roadworthy.rollout.state import (
+from roadworthy.contract.evidence import CANARY, STABLE, RolloutCounts, VariantCount
+from roadworthy.rollout.decide.machine import advance, begin
+from roadworthy.rollout.decide.state import (
     FINISHED,
     INCONCLUSIVE,
     PROMOTED,
@@ -23,6 +21,8 @@ from roadworthy.rollout.state import (
     SetSplit,
     State,
 )
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.plan import Plan
 
 _CANARY_REQUESTS = ("errors", CANARY)
 
@@ -115,5 +115,7 @@ def _counted(
         for signal, bad in (("errors", rates.errors[place]), ("invalid_outputs", 0.0), ("slow", rates.slow[place])):
             key = (generation, signal, arm)
             counts[key] = counts.get(key, np.zeros(2, np.int64)) + np.array([requests, rng.binomial(requests, bad)])
-    cells = (ArmCount(*key, int(samples), int(bad)) for key, (samples, bad) in counts.items() if key[0] == generation)
+    cells = (
+        VariantCount(*key, int(samples), int(bad)) for key, (samples, bad) in counts.items() if key[0] == generation
+    )
     return RolloutCounts("r", tuple(cells))

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 from roadworthy.contract.local import HELLO, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.record import PredictionRecord
-from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, Snapshot, encode_snapshot
+from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot, VariantEntry, encode_snapshot
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.frames import encode_frame
 from roadworthy.foundation.slab import create_slab
@@ -72,7 +72,7 @@ class Plan:
 
     def endpoint(self, name: str, digests: Sequence[str], policy: Policy | None = None, generation: int = 1) -> None:
         """Add an endpoint, or replace it, with equal shares of `digests`."""
-        arms = tuple(Arm(digest, 10_000 // len(digests)) for digest in digests)
+        arms = tuple(VariantEntry(digest, 10_000 // len(digests)) for digest in digests)
         entry = EndpointEntry(name, generation, arms, self.models[digests[0]]["signature"], policy or Policy())
         self.endpoints = [known for known in self.endpoints if known.name != name] + [entry]
 

@@ -205,7 +205,7 @@ def make_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 def _pack(name: str, factor: float, code: bool, width: int, out: Path) -> Path:
     from onnx import TensorProto, helper
 
-    from roadworthy.package.pack import pack
+    from roadworthy.package.packing.pack import pack
 
     rows = np.arange(8.0 * width).reshape(8, width)
     if code:

@@ -19,7 +19,7 @@ from redis import Redis
 
 from bench.ports import free_ports
 from roadworthy.foundation.slab import SlabReader
-from roadworthy.gateway.metrics import SHARED_CACHE, Totals, read_totals
+from roadworthy.serving.metrics import SHARED_CACHE, Totals, read_totals
 from tests.conftest import RunningWorker, eventually
 from tests.waiting import DEADLINE_S
 

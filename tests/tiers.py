@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 MARK = "processes"
-STARTERS = frozenset({"subprocess", "roadworthy", "roadworthy.package.pack"})
+STARTERS = frozenset({"subprocess", "roadworthy", "roadworthy.package.packing.pack"})
 """Modules that start processes: Python's own, and `pack`, also by its public name."""
 LONG = frozenset({"walks", "bench", "faults"})
 """Folders of the files that take longest."""

@@ -45,8 +45,8 @@ def dawdle(seconds: float) -> None:
 class HandClock:
     """Stands in for the module `time` in one module of the product: its monotonic clock moves only when the test says so.
 
-    `monkeypatch.setattr("roadworthy.runtime.cache.time", clock)`. It begins at the machine's own time: a deadline that was made
-    with one can be compared with the other.
+    `monkeypatch.setattr("roadworthy.runtime.layers.cache.time", clock)`. It begins at the machine's own time: a deadline that was
+    made with one can be compared with the other.
 
     Attributes:
         passed_s: how far it is ahead of where it began.

@@ -9,7 +9,7 @@ import runpy
 import sys
 from typing import Any
 
-from roadworthy.gateway.connection import Connection
+from roadworthy.gateway.http.connection import Connection
 
 LEAK_BYTES = 24 << 10
 _kept: list[bytes] = []

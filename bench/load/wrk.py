@@ -1,4 +1,4 @@
-"""Runs wrk on its own core and checks what it was answered. Called by duel.py; load/rows.lua is wrk's part of it."""
+"""Runs wrk on its own core and checks what it was answered. Called by comparison.py; load/rows.lua is wrk's part of it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.duel import WrongAnswerError
+from bench.comparison import WrongAnswerError
 from bench.load.wrk import Target, fire, wrong_answers
 from bench.models import Subject, bodies, sklearn_trees
 from bench.peers.catalogue import PEERS, Peer, Start

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from roadworthy.version import __version__
+
 TYPE_CHECKING = False  # type checkers know the name; importing it takes half as long as starting Python
 
 if TYPE_CHECKING:
@@ -31,10 +33,8 @@ if TYPE_CHECKING:
     )
     from roadworthy.loading import load
     from roadworthy.package.model import Model
-    from roadworthy.package.pack import pack
     from roadworthy.package.package import Package
-
-__version__ = "0.1.0"
+    from roadworthy.package.packing.pack import pack
 
 __all__ = [
     "Client",
@@ -68,7 +68,7 @@ _HOMES = {
     "Package": "roadworthy.package.package",
     "Prediction": "roadworthy.client",
     "load": "roadworthy.loading",
-    "pack": "roadworthy.package.pack",
+    "pack": "roadworthy.package.packing.pack",
 }
 
 

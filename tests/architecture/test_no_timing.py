@@ -13,8 +13,8 @@ SLEEPS = {
     "waiting.py": "the one loop that looks again and again, and the one pause of planted models",
     "faults/test_c6_e6_real_rollouts.py": "packed models of which one is slower than the other, which is what is shown",
     "gateway/planted_worker.py": "planted models that take their time, in a process of their own",
-    "gateway/test_deep.py": "a packed model that takes its time; it can call nothing of the tests",
-    "runtime/apart/planted_runner.py": "planted models that take their time, in a process of their own",
+    "serving/test_golden_probe.py": "a packed model that takes its time; it can call nothing of the tests",
+    "runtime/runners/isolated/planted_runner.py": "planted models that take their time, in a process of their own",
 }
 """Files that may sleep, and why."""
 ELAPSED: dict[str, str] = {}
@@ -82,7 +82,7 @@ def test_a_sleep_is_found(line: str) -> None:
     "lines",
     [
         "before = time.time_ns()\nmade = make()\nassert before // 1_000 <= made.at_us <= time.time_ns() // 1_000",
-        "ticket = Ticket(time.monotonic() + 30.0)\nassert ticket.done",
+        "request = PendingRequest(time.monotonic() + 30.0)\nassert request.done",
         "clock.step(5.0)\nassert store.get(key) is None",
         "await asyncio.sleep(0)",
     ],

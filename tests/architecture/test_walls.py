@@ -31,10 +31,10 @@ def walls(root: Path) -> subprocess.CompletedProcess[str]:
 
 
 def cycles(source: Path) -> list[str]:
-    """Groups of modules that import each other, at module level or inside functions."""
+    """Groups of modules that import each other: at module level, inside functions, for type checkers only."""
     sys.path.insert(0, str(source.parent))
     try:
-        graph = grimp.build_graph(source.name, cache_dir=None, exclude_type_checking_imports=True)
+        graph = grimp.build_graph(source.name, cache_dir=None, exclude_type_checking_imports=False)
     finally:
         sys.path.remove(str(source.parent))
     reaches = {module: graph.find_downstream_modules(module) for module in graph.modules}

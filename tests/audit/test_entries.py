@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from roadworthy.audit import entries
-from roadworthy.audit.entries import Deed, append, list_last
+from roadworthy.audit.entries import AuditEvent, append, list_last
 from roadworthy.store.engine import Database, open_database
 
 
@@ -17,7 +17,7 @@ def test_entries_are_read_newest_first_and_page_by_page(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     with database.begin() as connection:
         for number in range(5):
-            append(connection, number, Deed("key-a", "push", f"m:{number}", {"number": number}))
+            append(connection, number, AuditEvent("key-a", "push", f"m:{number}", {"number": number}))
         first = list_last(connection, 2, None)
         second = list_last(connection, 9, first[-1]["id"])
     assert [entry["detail"]["number"] for entry in first + second] == [4, 3, 2, 1, 0]
@@ -37,7 +37,7 @@ def test_what_is_rolled_back_was_never_done(tmp_path: Path) -> None:
 
 def _append_and_stop(database: Database) -> None:
     with database.begin() as connection:
-        append(connection, 1, Deed("key-a", "push", "m:1", {}))
+        append(connection, 1, AuditEvent("key-a", "push", "m:1", {}))
         raise RuntimeError("stop")
 
 

@@ -14,7 +14,7 @@ from bench.real.models import Kind
 from bench.real.rollouts import Made
 from bench.real.shares import Observed
 from roadworthy.client.rollouts import Rollout
-from roadworthy.rollout.reading import check_plan
+from roadworthy.rollout.plan.parse import check_plan
 
 SHORT = (
     Case(Kind.FAILING, Way.CANARY),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bench.before import compare
-from bench.duel import Setup, WrongAnswerError, baseline, many_rows, single_rows
+from bench.comparison import Setup, WrongAnswerError, baseline, many_rows, single_rows
 from bench.load.wrk import Load, wrong_answers
 from bench.models import Subject, bodies, sklearn_trees
 from bench.report import Measure, table, write
@@ -60,9 +60,9 @@ def test_a_short_duel_gives_checked_figures(folder: Path, cells: Subject) -> Non
         (resident, _) = idle_memory(service, cells)
         assert 10 < resident.value < 1_000
         assert many_rows(cells, service.target("cells"), by_hand, rows=100, requests=3).ratio > 0
-        duel = single_rows(cells, service.target("cells"), by_hand, SHORT)
-        assert duel.answered > 0
-        assert duel.ratio > 0
+        comparison = single_rows(cells, service.target("cells"), by_hand, SHORT)
+        assert comparison.answered > 0
+        assert comparison.ratio > 0
 
 
 def test_wrong_answers_are_counted() -> None:
@@ -76,7 +76,7 @@ def test_wrong_answers_are_counted() -> None:
 
 
 def test_a_service_that_answers_wrongly_is_not_measured(folder: Path, cells: Subject) -> None:
-    """A duel stops when a side's answers are not the right ones."""
+    """A comparison stops when a side's answers are not the right ones."""
     other = Subject(cells.name, cells.package, cells.baseline, cells.rows, 1 - cells.right, cells.code)
     with (
         baseline("bench.baselines.fastapi_sklearn", cells.baseline, None) as target,

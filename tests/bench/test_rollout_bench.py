@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.promises import (
+from bench.guarantees import (
     accused_by,
     default_plan,
     equal_rollouts,
@@ -18,10 +18,10 @@ from bench.promises import (
 from bench.rules import RULES
 from bench.simulated import Stretch, accused, canary_requests_until_accused, peaks, requests_until_shown
 from bench.whole import Ending, Rates, Traffic, endings
-from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
-from roadworthy.rollout.evidence import Evidence
-from roadworthy.rollout.plan import Guard, Plan, Stage
-from roadworthy.rollout.verdict import FAIL, Scope, Segment, Verdict, judge
+from roadworthy.contract.evidence import CANARY, STABLE, RolloutCounts, VariantCount
+from roadworthy.rollout.decide.verdict import FAIL, Scope, Segment, Verdict, judge
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.plan import Guard, Plan, Stage
 
 SHARES = (0.05, 0.25)
 
@@ -35,7 +35,7 @@ def verdicts(canary: list[list[bool]], shares: tuple[float, ...], ratio: float, 
         bad = {CANARY: 0, STABLE: 0}
         for mine in events:
             bad[CANARY if mine else STABLE] += 1
-            counts = tuple(ArmCount(generation, "errors", arm, count, count) for arm, count in bad.items())
+            counts = tuple(VariantCount(generation, "errors", arm, count, count) for arm, count in bad.items())
             evidence = evidence.merged("a/1", RolloutCounts("r", counts))
             found.append(judge(plan, Scope(tuple(segments), generation, 0, 1), evidence))
     return found
@@ -112,7 +112,7 @@ def test_a_step_passes_when_the_product_says() -> None:
     scope = Scope((Segment(5, 10_000),), 5, 0, 100)
     for run in range(runs):
         for samples in (int(found[run]) - 1, int(found[run])):
-            counts = RolloutCounts("r", (ArmCount(5, "errors", CANARY, samples, int(bad[run, samples - 1])),))
+            counts = RolloutCounts("r", (VariantCount(5, "errors", CANARY, samples, int(bad[run, samples - 1])),))
             passed = judge(plan, scope, Evidence().merged("a/1", counts)).outcome == "PASS"
             assert passed == (samples == found[run])
 

@@ -12,7 +12,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from roadworthy.cli.rollout_texts import details
+from roadworthy.cli.commands.rollout_texts import details
 from roadworthy.client import Client
 from roadworthy.client.feedback import items_of
 from roadworthy.foundation.errors import Forbidden, InvalidInput, NotFound

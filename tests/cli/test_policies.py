@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from roadworthy.cli import exits
-from roadworthy.cli.policies import description, read_policy
-from roadworthy.control.verbs.policies import merged
+from roadworthy.cli.commands.policies import description, read_policy
+from roadworthy.control.resources.policies import merged
 from roadworthy.foundation.errors import InvalidRequest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

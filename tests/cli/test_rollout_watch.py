@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from roadworthy.cli.rollout_texts import details
+from roadworthy.cli.commands.rollout_texts import details
 from tests.cli.conftest import COMMAND, read
 from tests.cli.terminal import Screen, Terminal
 from tests.conftest import eventually

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from roadworthy.cli.registry import endpoint_table
-from roadworthy.cli.rollout_texts import details, history_table, line
+from roadworthy.cli.commands.registry import endpoint_table
+from roadworthy.cli.commands.rollout_texts import details, history_table, line
 from roadworthy.client import Client
 from roadworthy.foundation.errors import Conflict, InvalidRequest
 from tests.cli.conftest import read

@@ -6,7 +6,7 @@ import os
 import struct
 from pathlib import Path
 
-from roadworthy.cli.runners import local_runners, runner_table
+from roadworthy.cli.commands.runners import local_runners, runner_table
 
 
 def test_runners_that_live_are_shown(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from roadworthy.cli import plans
-from roadworthy.cli.endpoints import _sharing
+from roadworthy.cli.commands.endpoints import _sharing
 from roadworthy.cli.plans import GatewayPlan, gateway_children
 from roadworthy.foundation.errors import SettingsError
 from roadworthy.settings import load_settings

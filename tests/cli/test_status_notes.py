@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from roadworthy.cli.endpoints import status_notes
+from roadworthy.cli.commands.endpoints import status_notes
 
 
 def document(**changes: Any) -> dict[str, Any]:

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadworthy.contract.evidence import MOST, ArmCount, BadUnit, Excluded, MetricCount, PairCount, RolloutCounts
+from roadworthy.contract.evidence import MOST, BadUnit, Excluded, MetricCount, PairCount, RolloutCounts, VariantCount
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.snapshot import (
-    Arm,
     EndpointEntry,
     KeyEntry,
     Leave,
     PackageEntry,
     Policy,
     Snapshot,
+    VariantEntry,
     decode_snapshot,
     encode_snapshot,
 )  # fmt: skip
@@ -51,8 +51,8 @@ SNAPSHOTS = st.builds(
     Snapshot, TEXT, COUNT,
     some(st.builds(PackageEntry, DIGESTS, TEXT, COUNT, COUNT, st.none() | TEXT, some(TEXT),
                    st.none() | st.builds(Leave, TEXT, some(TEXT)))),
-    some(st.builds(EndpointEntry, TEXT, COUNT, some(st.builds(Arm, DIGESTS, COUNT)), st.dictionaries(TEXT, TEXT, max_size=2),
-                   st.builds(Policy, max_rows=COUNT, record=st.booleans()))),
+    some(st.builds(EndpointEntry, TEXT, COUNT, some(st.builds(VariantEntry, DIGESTS, COUNT)),
+                   st.dictionaries(TEXT, TEXT, max_size=2), st.builds(Policy, max_rows=COUNT, record=st.booleans()))),
     st.none() | some(st.builds(KeyEntry, TEXT, TEXT, TEXT, st.none() | some(TEXT))),
 )  # fmt: skip
 REPORTS = st.builds(
@@ -168,7 +168,7 @@ def test_a_text_is_bounded_by_what_the_database_holds(place: str, most: int) -> 
         arm, signal = texts["arm"], texts["signal"]
         counted = RolloutCounts(
             texts["rollout"],
-            (ArmCount(1, signal, arm, 1, 1),),
+            (VariantCount(1, signal, arm, 1, 1),),
             (PairCount(1, signal, 1, 1),),
             (BadUnit(1, signal, arm, texts["unit"]),),
             (MetricCount(1, texts["metric"], arm, 1, 1.0),),

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from roadworthy.control import observing
+from roadworthy.control.controllers import observation as observing
 from roadworthy.foundation.clock import SystemClock
 from roadworthy.monitoring import gateways
 

@@ -9,13 +9,13 @@ import msgspec
 from fastapi.openapi.utils import get_openapi
 
 from roadworthy.contract.telemetry import Telemetry
-from roadworthy.control.api import internal, page
-from roadworthy.control.api.fields import REFUSALS
-from roadworthy.control.app import build_routes
-from roadworthy.control.plane import Plane
+from roadworthy.control.context import ControlContext
+from roadworthy.control.http import internal, page
+from roadworthy.control.http.app import build_routes
+from roadworthy.control.http.fields import REFUSALS
 
 
-def describe(plane: Plane) -> dict[str, Any]:
+def describe(plane: ControlContext) -> dict[str, Any]:
     """An OpenAPI document; "Telemetry" among its schemas is what gateways send."""
     app = build_routes(plane, lambda: False)
     hidden = [internal.routes(plane, lambda: False), page.routes(app.title, str(app.openapi_url))]

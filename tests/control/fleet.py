@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
+from roadworthy.contract.evidence import CANARY, STABLE, RolloutCounts, VariantCount
 from roadworthy.contract.snapshot import FULL_SHARE, Snapshot, decode_snapshot
 from roadworthy.contract.telemetry import READY, RUN_TIME_BOUNDS_US, RunTimes, VersionState, WorkerReport
 from tests.conftest import eventually
@@ -63,7 +63,7 @@ class Fleet:
             RolloutCounts(
                 rollout,
                 tuple(
-                    ArmCount(generation, "errors", arm, *cell)
+                    VariantCount(generation, "errors", arm, *cell)
                     for (generation, arm), cell in self.served.get(rollout, {}).items()
                 ),
                 crashes=self.crashes[rollout],

@@ -12,12 +12,14 @@ import httpx
 import pytest
 
 from roadworthy.contract.telemetry import RecordFile
-from roadworthy.control.verbs.feedback import trim
-from roadworthy.control.verbs.telemetry import audit_trail
+from roadworthy.control.resources.feedback import trim
+from roadworthy.control.resources.telemetry import audit_trail
 from roadworthy.control.wiring import build_plane
-from roadworthy.rollout import feedback, machine, rollouts
-from roadworthy.rollout.feedback import Fact
-from roadworthy.rollout.reading import check_plan
+from roadworthy.rollout import rollouts
+from roadworthy.rollout.decide import machine
+from roadworthy.rollout.evidence import feedback
+from roadworthy.rollout.evidence.feedback import Fact
+from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.rollouts import Rollout
 from tests.control.fleet import LINE, ROLLOUTS, Fleet, begin, current, follow_until, three_versions
 from tests.control.test_records import parquet, record

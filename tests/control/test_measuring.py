@@ -14,11 +14,11 @@ import roadworthy as rw
 from roadworthy.contract.evidence import OUTPUT_BINS
 from roadworthy.contract.snapshot import WatchedOutput
 from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
-from roadworthy.control.measuring import MOST_OUTPUTS, Measures, measures
+from roadworthy.control.resources.measuring import MOST_OUTPUTS, Measures, measures
 from roadworthy.foundation.references import VersionReference
 from roadworthy.package.archive import open_package
 from roadworthy.registry.versions import Version
-from roadworthy.rollout.plan import Plan, Watch
+from roadworthy.rollout.plan.plan import Plan, Watch
 from roadworthy.statistics.bins import NumberBins
 from roadworthy.store.blobs import FolderBlobs, package_blob
 
@@ -151,7 +151,7 @@ def test_a_profile_that_put_labels_into_one_bin_is_refused(
 ) -> None:
     """Those of earlier releases did; the output is named, and to pack again is what helps. Others are watched as they were."""
     profile = {"rows": len(ROWS), "inputs": [], "outputs": documents, "labels": None}
-    monkeypatch.setattr("roadworthy.package.pack.build_profile", lambda *_: profile)
+    monkeypatch.setattr("roadworthy.package.packing.pack.build_profile", lambda *_: profile)
     found = measured(model)
     if refused is None:
         assert [each.label for each in found.outputs] == [documents[0]["name"]]
@@ -189,7 +189,7 @@ def test_a_profile_that_says_anything_is_no_bins(
     measured: Callable[..., Measures], monkeypatch: pytest.MonkeyPatch, outputs: Any
 ) -> None:
     """Whoever sealed the package wrote it."""
-    monkeypatch.setattr("roadworthy.package.pack.build_profile", lambda *_: {"rows": 1, "outputs": outputs})
+    monkeypatch.setattr("roadworthy.package.packing.pack.build_profile", lambda *_: {"rows": 1, "outputs": outputs})
     assert "bins for none of its outputs (prediction)" in measured(lambda x: x[:, 0]).missing["drift"]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from roadworthy.contract.policy import Fallback, Policy
-from roadworthy.control.verbs.policies import CHOICES, RANGES, merged
+from roadworthy.control.resources.policies import CHOICES, RANGES, merged
 from roadworthy.foundation.errors import InvalidRequest
 
 Push = Callable[..., dict[str, Any]]
@@ -197,7 +197,7 @@ def flat(rows: Any) -> Any:
 
 def test_a_rule_is_one_of_the_versions_own(admin: httpx.Client, tmp_path: Path) -> None:
     """And stays so: a version without it is not deployed while the policy asks for it."""
-    from roadworthy.package.pack import pack
+    from roadworthy.package.packing.pack import pack
 
     rows = np.arange(24.0).reshape(8, 3)
     for rules in ({"mean": flat}, {"median": flat}):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.telemetry import RecordFile
-from roadworthy.control.border import MOST_BODY_BYTES
+from roadworthy.control.http.auth_middleware import MOST_BODY_BYTES
 from tests.control_plane import ControlProcess
 
 

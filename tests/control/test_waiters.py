@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from roadworthy.control.waiters import Waiters
+from roadworthy.control.publish.waiters import Waiters
 from tests.waiting import DEADLINE_S
 
 
 def test_many_are_woken_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """None sleeps through a change that comes between its look and its sleep, and none is left in the list."""
-    monkeypatch.setattr("roadworthy.control.waiters._LOOK_AGAIN_S", 3_600.0)
+    monkeypatch.setattr("roadworthy.control.publish.waiters._LOOK_AGAIN_S", 3_600.0)
     waiters, seen = Waiters(), list[int]()
 
     async def scene() -> list[bool]:

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from roadworthy.cli.policies import read_policy
+from roadworthy.cli.commands.policies import read_policy
 from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
-from roadworthy.control.verbs.policies import CHOICES, RANGES, merged
+from roadworthy.control.resources.policies import CHOICES, RANGES, merged
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
 

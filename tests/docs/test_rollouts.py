@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from roadworthy.control.verbs import feedback
-from roadworthy.rollout.reading import KEYS, RANGES, STRATEGIES, read_plan
-from roadworthy.rollout.signals import CATALOGUE, GUARD
-from roadworthy.rollout.state import INCONCLUSIVE
+from roadworthy.control.resources import feedback
+from roadworthy.rollout.decide.state import INCONCLUSIVE
+from roadworthy.rollout.plan.parse import KEYS, RANGES, STRATEGIES, read_plan
+from roadworthy.rollout.plan.signals import CATALOGUE, GUARD
 from roadworthy.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_every_signal_is_told() -> None:
 
 def test_every_reason_is_told() -> None:
     """Each code that a verdict or the state machine can give."""
-    folder = ROOT / "src" / "roadworthy" / "rollout"
+    folder = ROOT / "src" / "roadworthy" / "rollout" / "decide"
     text = "".join((folder / f"{name}.py").read_text() for name in ("verdict", "passing", "machine"))
     codes = {*re.findall(r'"([a-z]+(?:-[a-z]+)+)"', text), INCONCLUSIVE, "deadline"} - {"no-guards"}
     assert len(codes) > 15
@@ -66,7 +66,7 @@ def test_every_reason_is_told() -> None:
 
 def test_every_warning_is_told() -> None:
     """Each code of what does not stop a rollout."""
-    text = (ROOT / "src" / "roadworthy" / "rollout" / "cautions.py").read_text()
+    text = (ROOT / "src" / "roadworthy" / "rollout" / "plan" / "warnings.py").read_text()
     codes = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"', text))
     assert len(codes) == 4
     assert sorted(code for code in codes if f"`{code}`" not in PAGE) == []

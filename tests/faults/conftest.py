@@ -11,9 +11,9 @@ import pytest
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.slab import SlabReader
-from roadworthy.gateway.metrics import read_totals
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
+from roadworthy.serving.metrics import read_totals
 
 MIXED = (
     Field("age", DType.INT64),

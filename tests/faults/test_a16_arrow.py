@@ -16,7 +16,7 @@ import pytest
 from roadworthy.foundation.errors import BodyTooLarge, InvalidRequest, MalformedBody
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
-from tests.gateway.test_body_formats import (
+from tests.codecs.test_body_formats import (
     FILE,
     STREAM,
     WRITERS,

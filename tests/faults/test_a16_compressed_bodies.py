@@ -13,8 +13,8 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roadworthy.codecs.compression import MAX_RATIO, compress, decompress, is_compressed
 from roadworthy.foundation.errors import BodyTooLarge, MalformedBody, RoadworthyError, UnsupportedMediaType
-from roadworthy.gateway.encodings import MAX_RATIO, compress, decompress, is_compressed
 
 LIMIT = 16 << 20
 WRITERS: dict[bytes, Callable[[bytes], bytes]] = {

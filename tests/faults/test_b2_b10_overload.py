@@ -19,7 +19,7 @@ from bench.load.raw import TIMEOUT_HEADER, Connection, Reply, connected, request
 from roadworthy.contract.policy import Batching, Placement, Policy
 from roadworthy.contract.snapshot import KeyEntry
 from roadworthy.foundation.slab import SlabReader
-from roadworthy.gateway.metrics import Totals, read_totals
+from roadworthy.serving.metrics import Totals, read_totals
 from tests.gates import closed
 from tests.gateway.planted_worker import GATED
 from tests.waiting import eventually

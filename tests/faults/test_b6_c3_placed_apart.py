@@ -15,10 +15,10 @@ import pytest
 import roadworthy as rw
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.package.archive import unpack
-from roadworthy.runtime.apart.launch import runner_command
+from roadworthy.runtime.runners.isolated.launch import runner_command
 from tests.gates import closed
 from tests.graphs import sum_graph
-from tests.runtime.apart.runners import StartRunner, start_runner
+from tests.runtime.runners.isolated.runners import StartRunner, start_runner
 from tests.waiting import DEADLINE_S, eventually
 
 __all__ = ["start_runner"]

@@ -18,7 +18,7 @@ from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.errors import ProofFailed, RoadworthyError
 from roadworthy.package.archive import unpack
-from roadworthy.package.pack import pack
+from roadworthy.package.packing.pack import pack
 from roadworthy.runtime.loading import package_loader
 from tests.waiting import DEADLINE_S, eventually
 

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from roadworthy.foundation.errors import Unavailable
-from roadworthy.runtime.apart import state
-from roadworthy.runtime.apart.launch import EXIT_LOAD_FAILED
-from roadworthy.runtime.apart.state import RunnerState
-from tests.runtime.apart.runners import Caller, Runner, StartRunner, play, rows, start_runner, told
+from roadworthy.runtime.runners.isolated import state
+from roadworthy.runtime.runners.isolated.launch import EXIT_LOAD_FAILED
+from roadworthy.runtime.runners.isolated.state import RunnerState
+from tests.runtime.runners.isolated.runners import Caller, Runner, StartRunner, play, rows, start_runner, told
 from tests.waiting import DEADLINE_S, eventually
 
 __all__ = ["start_runner"]

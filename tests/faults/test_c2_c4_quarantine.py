@@ -122,7 +122,7 @@ class Machine:
         supervisor = psutil.Process(int((self.home / "supervisor.pid").read_text()))
         for child in supervisor.children():
             with contextlib.suppress(psutil.Error):
-                if "roadworthy.gateway.agent" in child.cmdline():
+                if "roadworthy.agent" in child.cmdline():
                     return child.pid
         return 0
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from roadworthy.contract.snapshot import decode_snapshot
+from tests.agent.conftest import RunningAgent
 from tests.control_plane import ControlProcess
-from tests.gateway.agent.conftest import RunningAgent
 from tests.waiting import DEADLINE_S, eventually
 
 WAIT_S = 0.3

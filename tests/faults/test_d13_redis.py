@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from roadworthy.contract.policy import CachePolicy, Policy
-from roadworthy.gateway.metrics import CACHE, SHARED_CACHE
+from roadworthy.serving.metrics import CACHE, SHARED_CACHE
 from tests.conftest import RunningWorker
 from tests.redis_servers import (
     PATIENT_MS,

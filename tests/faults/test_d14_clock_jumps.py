@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from roadworthy.agent.sync.packages import FORGET_AFTER_S, PackageStore
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.clock import SystemClock
-from roadworthy.gateway.agent.packages import FORGET_AFTER_S, PackageStore
 from tests.conftest import PLANTED_WORKER
 from tests.control_plane import ControlProcess, FakeGateway
 from tests.faults.jumping_clock import HOUR_S
@@ -26,11 +26,11 @@ CALLS = 600
 RECORDED_IN = {
     "foundation/clock.py": "the clock that is handed in",
     "foundation/ids.py": "ids are ordered by time",
-    "gateway/predict.py": "when a prediction was asked, in its record",
-    "package/pack.py": "when a package was packed",
+    "gateway/http/predict.py": "when a prediction was asked, in its record",
+    "package/packing/pack.py": "when a package was packed",
     "monitoring/predictions.py": "shows when a prediction was asked",
-    "control/times.py": "writes a recorded time as text",
-    "cli/rollout_watch.py": "stamps the lines that it prints",
+    "control/resources/times.py": "writes a recorded time as text",
+    "cli/commands/rollout_watch.py": "stamps the lines that it prints",
     "control/recovery.py": "names the database that was moved aside",
     "supervisor/output.py": "stamps the lines that children printed",
 }

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
+from roadworthy.agent.sync import control
+from roadworthy.agent.sync.control import ControlLink
 from roadworthy.contract.snapshot import Snapshot, encode_snapshot
-from roadworthy.gateway.agent import control
-from roadworthy.gateway.agent.control import ControlLink
-from tests.gateway.agent.conftest import GATEWAY_KEY, RunningAgent, StandIn
+from tests.agent.conftest import GATEWAY_KEY, RunningAgent, StandIn
 from tests.waiting import eventually
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"

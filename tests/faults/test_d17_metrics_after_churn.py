@@ -1,6 +1,6 @@
 """D17: metrics after thousands of deploys and take-overs: no sum steps back, no series is lost, the work of a scrape is bounded.
 
-`tests/gateway/test_metrics.py` has the thousand restarts.
+`tests/serving/test_metrics.py` has the thousand restarts.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from roadworthy.agent.metrics.exposition import AgentFacts, GatewayCollector, render
 from roadworthy.foundation.slab import GAUGE, SlabReader, SlotWriter, create_slab
-from roadworthy.gateway.agent.exposition import AgentFacts, GatewayCollector, render
-from roadworthy.gateway.metrics import WorkerMetrics, open_worker_metrics, read_totals
+from roadworthy.serving.metrics import WorkerMetrics, open_worker_metrics, read_totals
 from tests.waiting import DEADLINE_S
 
 GENERATIONS = 3_000

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from roadworthy.foundation.sockets import listen
-from tests.gateway.agent.conftest import RunningAgent
+from tests.agent.conftest import RunningAgent
 from tests.waiting import DEADLINE_S, eventually
 
 CALLS = 400

@@ -141,7 +141,7 @@ def _refuses(port: int) -> bool:
 def _busy(worker: Any) -> int:
     """Requests inside the version that waits, by the slab."""
     from roadworthy.foundation.slab import SlabReader
-    from roadworthy.gateway.metrics import read_totals
+    from roadworthy.serving.metrics import read_totals
 
     reader = SlabReader(worker.folder / "run" / "slab")
     try:

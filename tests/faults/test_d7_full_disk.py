@@ -19,9 +19,9 @@ from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.foundation.files import TEMPORARY_MARK, write_atomic
 from roadworthy.foundation.slab import SlotWriter, create_slab
 from roadworthy.package.archive import open_package
+from tests.agent.conftest import GATEWAY_KEY, RunningAgent, packed, stand_in  # noqa: F401 - fixtures
+from tests.agent.records import record
 from tests.control_plane import ControlProcess
-from tests.gateway.agent.conftest import GATEWAY_KEY, RunningAgent, packed, stand_in  # noqa: F401 - fixtures
-from tests.gateway.agent.records import record
 from tests.waiting import eventually
 
 PAGE = 4_096

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
+from tests.agent.conftest import GATEWAY_KEY, RunningAgent, packed, stand_in  # noqa: F401 - fixtures
+from tests.agent.records import record
 from tests.control_plane import ControlProcess
-from tests.gateway.agent.conftest import GATEWAY_KEY, RunningAgent, packed, stand_in  # noqa: F401 - fixtures
-from tests.gateway.agent.records import record
 from tests.waiting import eventually
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roadworthy.control.verbs import packages
+from roadworthy.control.resources import packages
 from roadworthy.control.wiring import build_plane
 from roadworthy.foundation.canonical import digest_file
 from roadworthy.foundation.references import VersionReference
@@ -17,7 +17,7 @@ from roadworthy.foundation.references import VersionReference
 _KILLED_PUSH = """
 import os, signal, sys
 from pathlib import Path
-from roadworthy.control.verbs import packages
+from roadworthy.control.resources import packages
 from roadworthy.control.wiring import build_plane
 from roadworthy.store import blobs
 step, folder, file = sys.argv[1], sys.argv[2], Path(sys.argv[3])
@@ -39,7 +39,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small package without code of its own."""
     from onnx import TensorProto, helper
 
-    from roadworthy.package.pack import pack
+    from roadworthy.package.packing.pack import pack
 
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],

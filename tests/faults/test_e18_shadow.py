@@ -8,13 +8,13 @@ from pathlib import Path
 from roadworthy.contract.evidence import CANARY, Excluded
 from roadworthy.contract.snapshot import RolloutEntry
 from roadworthy.foundation.slab import SlabReader, create_slab
-from roadworthy.gateway.metrics import executing, open_worker_metrics, read_totals
-from roadworthy.gateway.trial import Counting, Shadow
 from roadworthy.runtime.manager import Version
+from roadworthy.runtime.pending import Answer
 from roadworthy.runtime.placement import PROCESS, Placed
-from roadworthy.runtime.ticket import Answer
+from roadworthy.serving.metrics import executing, open_worker_metrics, read_totals
+from roadworthy.serving.rollout.assignment import Mirror, RolloutCounters
 from tests.conftest import SUM
-from tests.runtime.apart.runners import Caller, StartRunner, play, rows, start_runner
+from tests.runtime.runners.isolated.runners import Caller, StartRunner, play, rows, start_runner
 
 __all__ = ["start_runner"]
 
@@ -32,7 +32,7 @@ def test_e18_a_copy_that_kills_its_runner_is_counted_and_let_go(start_runner: St
         version = Version(digest, "planted", SUM, Placed(PROCESS, "shadowed"), caller.batcher)
         rollout = RolloutEntry("r", "sha256:stable", digest, shadow=10_000, signals=("errors",))
         gauge = metrics.shadowing(digest)
-        shadow = Shadow(version, rollout, Counting(metrics.evidence, rollout, 1, SUM), gauge, 10.0)
+        shadow = Mirror(version, rollout, RolloutCounters(metrics.evidence, rollout, 1, SUM), gauge, 10.0)
         shadow.begin(rows(13), {"errors": False}, Answer(rows(1), 0, 1), version)
         await asyncio.sleep(0)  # it is handed over
         assert _in_flight(slab) == {digest}

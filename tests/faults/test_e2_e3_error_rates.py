@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import binom
 
 from bench.whole import Ending, Rates, rollouts
-from roadworthy.rollout.reading import read_plan
+from roadworthy.rollout.plan.parse import read_plan
 from roadworthy.statistics.intervals import clopper_pearson_upper
 
 

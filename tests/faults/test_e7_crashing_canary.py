@@ -89,4 +89,4 @@ def test_e7_only_crashes_since_the_rollout_began_count(machine: Machine) -> None
 
 def agents(machine: Machine) -> list[psutil.Process]:
     """The gateway's agent, while there is one."""
-    return [each for each in machine.family() if "roadworthy.gateway.agent" in " ".join(each.cmdline())]
+    return [each for each in machine.family() if "roadworthy.agent" in " ".join(each.cmdline())]

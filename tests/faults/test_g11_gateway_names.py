@@ -11,8 +11,8 @@ import pytest
 
 from roadworthy.access import keys
 from roadworthy.contract.telemetry import READY, RecordFile, Telemetry, VersionState, WorkerReport
-from roadworthy.control.plane import Plane
-from roadworthy.control.verbs import telemetry
+from roadworthy.control.context import ControlContext
+from roadworthy.control.resources import telemetry
 from roadworthy.control.wiring import build_plane
 from roadworthy.monitoring import gateways
 from tests.control_plane import FakeGateway
@@ -124,7 +124,7 @@ def test_g11_a_revision_from_the_future_raises_an_alert_and_nothing_else(
 
 
 @pytest.fixture
-def plane(tmp_path: Path) -> Iterator[Plane]:
+def plane(tmp_path: Path) -> Iterator[ControlContext]:
     """A control plane that keeps 250 bytes of records."""
     document = {"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")}
     built = build_plane({**document, "record_max_bytes": 250})
@@ -132,7 +132,7 @@ def plane(tmp_path: Path) -> Iterator[Plane]:
     built.database.close()
 
 
-def keep(plane: Plane, name: str) -> str:
+def keep(plane: ControlContext, name: str) -> str:
     """Have a record file of 100 bytes received; its blob."""
     source = plane.blobs.incoming()
     source.write_bytes(bytes(100))
@@ -141,7 +141,7 @@ def keep(plane: Plane, name: str) -> str:
     return f"records/other/gw-1/{name}.parquet"
 
 
-def test_g11_record_files_that_no_frame_names_are_deleted_in_their_turn(plane: Plane) -> None:
+def test_g11_record_files_that_no_frame_names_are_deleted_in_their_turn(plane: ControlContext) -> None:
     """They count for the bound from their arrival on, and are no endpoint's."""
     blobs = [keep(plane, str(number)) for number in range(4)]
     assert telemetry.trim_records(plane) == 2
@@ -149,7 +149,7 @@ def test_g11_record_files_that_no_frame_names_are_deleted_in_their_turn(plane: P
     assert telemetry.last_predictions(plane, "line", 5, None)["items"] == []
 
 
-def test_g11_a_frame_cannot_lie_about_the_size_of_a_file(plane: Plane) -> None:
+def test_g11_a_frame_cannot_lie_about_the_size_of_a_file(plane: ControlContext) -> None:
     """Too large a number would push out everybody's records, too small a one would never be trimmed; and a file that was never
     received has none."""
     for name, claimed in (("small", 0), ("large", 1 << 60), ("negative", -(1 << 40))):
@@ -162,7 +162,7 @@ def test_g11_a_frame_cannot_lie_about_the_size_of_a_file(plane: Plane) -> None:
     assert telemetry.trim_records(plane) == 0
 
 
-def test_g11_a_gateway_of_an_earlier_release_goes_on_under_its_new_name(plane: Plane) -> None:
+def test_g11_a_gateway_of_an_earlier_release_goes_on_under_its_new_name(plane: ControlContext) -> None:
     """What was known of it before names were bound to keys gives way to its first report after."""
     telemetry.take_frame(plane, Telemetry("gw-1", "b", 5, 1))
     telemetry.take_frame(plane, Telemetry("gw-2", "b", 5, 1))

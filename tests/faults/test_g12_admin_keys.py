@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from roadworthy.cli.commands.machine import settle_keys
 from roadworthy.cli.home import Context, Home
-from roadworthy.cli.machine import settle_keys
-from roadworthy.control.plane import Plane
-from roadworthy.control.verbs import keys
+from roadworthy.control.context import ControlContext
+from roadworthy.control.resources import keys
 from roadworthy.control.wiring import build_plane
 from roadworthy.foundation.keys import make_key
 from tests.machine import FREE_PORTS, Machine
@@ -87,7 +87,7 @@ def offered(role: str, *, only_first: bool) -> dict[str, Any]:
 
 
 @pytest.fixture
-def plane(tmp_path: Path) -> Iterator[Plane]:
+def plane(tmp_path: Path) -> Iterator[ControlContext]:
     """A control plane without keys."""
     built = build_plane({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
     yield built
@@ -95,7 +95,7 @@ def plane(tmp_path: Path) -> Iterator[Plane]:
 
 
 @pytest.mark.parametrize("role", ["admin", "gateway"])
-def test_g12_only_the_first_key_of_a_role_is_taken(plane: Plane, role: str) -> None:
+def test_g12_only_the_first_key_of_a_role_is_taken(plane: ControlContext, role: str) -> None:
     """A gateway that starts along with its control plane has its own key taken in any case."""
     first, second, own = (offered(role, only_first=first) for first in (True, True, False))
     keys.ensure(plane, [first])
@@ -104,7 +104,7 @@ def test_g12_only_the_first_key_of_a_role_is_taken(plane: Plane, role: str) -> N
     assert {key["id"] for key in keys.list_all(plane)["items"]} == {first["id"], own["id"]}
 
 
-def test_g12_a_revoked_key_does_not_come_back_with_a_start(plane: Plane) -> None:
+def test_g12_a_revoked_key_does_not_come_back_with_a_start(plane: ControlContext) -> None:
     """A home folder that still holds it offers it in vain."""
     kept, revoked = offered("admin", only_first=True), offered("gateway", only_first=False)
     keys.ensure(plane, [kept, revoked])

@@ -13,22 +13,22 @@ from sklearn.tree import DecisionTreeClassifier
 import roadworthy as rw
 from roadworthy.contract.evidence import CANARY, STABLE
 from roadworthy.contract.snapshot import RolloutEntry
-from roadworthy.control.measuring import Measures, measures
+from roadworthy.control.resources.measuring import Measures, measures
 from roadworthy.foundation.references import VersionReference
 from roadworthy.foundation.slab import SlabReader, create_slab
-from roadworthy.gateway.metrics import open_worker_metrics, read_totals
-from roadworthy.gateway.watching import Watching
 from roadworthy.package.archive import open_package
 from roadworthy.package.package import Package
 from roadworthy.registry.versions import Version
-from roadworthy.rollout.alarms import Look, alarms
-from roadworthy.rollout.evidence import Evidence
-from roadworthy.rollout.plan import Plan, Stage, Watch
-from roadworthy.rollout.state import Alarm, State
-from roadworthy.rollout.verdict import Segment
-from roadworthy.runtime.ticket import Answer
+from roadworthy.rollout.decide.alerts import Look, alarms
+from roadworthy.rollout.decide.state import Alarm, State
+from roadworthy.rollout.decide.verdict import Segment
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.plan import Plan, Stage, Watch
+from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Layout
 from roadworthy.schema.tables import answers_to_batch
+from roadworthy.serving.metrics import open_worker_metrics, read_totals
+from roadworthy.serving.rollout.outputs import Watching
 from roadworthy.store.blobs import FolderBlobs, package_blob
 
 ROWS = np.random.default_rng(15).random((400, 1))

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from bench.whole import Ending, Rates, rollouts
-from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, RolloutCounts
-from roadworthy.rollout.evidence import Evidence
-from roadworthy.rollout.machine import advance, begin
-from roadworthy.rollout.plan import Plan
-from roadworthy.rollout.reading import read_plan
-from roadworthy.rollout.state import READY, STEPPING, Moment, Observation
-from roadworthy.rollout.verdict import FAIL, HOLD, PASS, Scope, Segment, Verdict, judge
+from roadworthy.contract.evidence import CANARY, STABLE, RolloutCounts, VariantCount
+from roadworthy.rollout.decide.machine import advance, begin
+from roadworthy.rollout.decide.state import READY, STEPPING, Moment, Observation
+from roadworthy.rollout.decide.verdict import FAIL, HOLD, PASS, Scope, Segment, Verdict, judge
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.parse import read_plan
+from roadworthy.rollout.plan.plan import Plan
 
 SEEN = "strategy: canary\nsteps: [10, 50, 100]\nhold: 10s\nevidence: 100\nguards: {slow: {ratio: 1.25}}\ndeadline: 1h"
 
 
 def judged(plan: Plan, canary: tuple[int, int], stable: tuple[int, int], share: int = 1_000) -> Verdict:
     """The verdict on slow requests, (samples, bad) of both."""
-    counts = (ArmCount(5, "slow", CANARY, *canary), ArmCount(5, "slow", STABLE, *stable))
+    counts = (VariantCount(5, "slow", CANARY, *canary), VariantCount(5, "slow", STABLE, *stable))
     return judge(plan, Scope((Segment(5, share),), 5, 0, 100), Evidence().merged("a/1", RolloutCounts("r", counts)))
 
 
@@ -75,7 +75,10 @@ def test_g16_a_deadline_tells_what_was_missing() -> None:
         state = advance(plan, state, seen, evidence).state
         generation = state.generation
         if state.phase == STEPPING and not evidence.counts:
-            counts = (ArmCount(generation, "slow", CANARY, 100, 16), ArmCount(generation, "slow", STABLE, 900, 54))
+            counts = (
+                VariantCount(generation, "slow", CANARY, 100, 16),
+                VariantCount(generation, "slow", STABLE, 900, 54),
+            )
             evidence = evidence.merged("a/1", RolloutCounts("r", counts))
     assert (state.ends_as, state.code) == ("inconclusive", "inconclusive")
     assert "slow: 16 bad of 100 in this step, the stable's 54 of 900: not shown to be well" in state.text

@@ -27,12 +27,12 @@ from sklearn.svm import SVC
 import roadworthy as rw
 from bench.foreign import halves
 from roadworthy.foundation.errors import InputRefused
-from roadworthy.gateway.problems import problem
+from roadworthy.gateway.http.problems import problem
 from roadworthy.package.archive import unpack
 from roadworthy.package.construct import construct
-from roadworthy.runtime.batching import run_joined
+from roadworthy.runtime.pending import Answer
+from roadworthy.runtime.queue.batching import run_joined
 from roadworthy.runtime.runners.inline import InlineRunner
-from roadworthy.runtime.ticket import Answer
 from roadworthy.schema.batch import Layout
 from roadworthy.schema.tables import to_batch
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.gateway.agent.conftest import GATEWAY_KEY, RunningAgent, stand_in  # noqa: F401 - the fixture
+from tests.agent.conftest import GATEWAY_KEY, RunningAgent, stand_in  # noqa: F401 - the fixture
 from tests.waiting import eventually
 
 ROWS = [[1.0, 2.0, 3.0]] * 4_000

@@ -23,7 +23,7 @@ from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.errors import PackError, ProofFailed
 from roadworthy.package.archive import unpack
 from roadworthy.package.construct import construct
-from roadworthy.package.pack import pack
+from roadworthy.package.packing.pack import pack
 from roadworthy.package.prove import prove
 from roadworthy.schema.signature import Container, Missing
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadworthy.frameworks.native import NativeLoaded
-from roadworthy.package.own_rows import own_rows
+from roadworthy.package.packing.own_rows import own_rows
 from roadworthy.schema.batch import Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.forms import form_of

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import roadworthy as rw
-from roadworthy.cli.runners import local_runners
+from roadworthy.cli.commands.runners import local_runners
 from tests.faults.g5_probe import SECRET
 from tests.faults.g5_spy import EVERYTHING, LOOK, names, spying
 from tests.faults.g5_surroundings import Surroundings, surroundings

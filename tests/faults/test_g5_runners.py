@@ -18,21 +18,21 @@ import numpy as np
 import pytest
 
 import roadworthy as rw
+from roadworthy.agent.runners import watch as runner_watch
+from roadworthy.agent.runners.watch import DISK, KILL, Growth, RunnerWatch
 from roadworthy.foundation.confine.plan import BEST_EFFORT, REQUIRED, Bounds
-from roadworthy.gateway.agent import runner_watch
-from roadworthy.gateway.agent.runner_watch import DISK, KILL, Growth, RunnerWatch
 from roadworthy.package.archive import unpack
-from roadworthy.runtime.apart.launch import (
+from roadworthy.runtime.placement import Placed
+from roadworthy.runtime.runners.isolated.launch import (
     RunnerStart,
     confined_command,
     confinement,
     runner_address,
     runner_document,
 )
-from roadworthy.runtime.apart.state import READY, RunnerState
-from roadworthy.runtime.placement import Placed
+from roadworthy.runtime.runners.isolated.state import READY, RunnerState
 from tests.faults.g5_surroundings import WITHOUT
-from tests.runtime.apart.runners import Caller, play, rows
+from tests.runtime.runners.isolated.runners import Caller, play, rows
 from tests.waiting import eventually
 
 Start = Callable[..., Any]

@@ -22,16 +22,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.load.heavy import COLUMNS, LEGAL, LIMIT_BYTES, NAMES, ROWS, Heavy, heavies, numbers
+from roadworthy.codecs.codec import Decoded
+from roadworthy.codecs.formats import Formats
+from roadworthy.codecs.open_inference import OpenInference
+from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, ReadApart
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, RoadworthyError, Unavailable
 from roadworthy.foundation.resident import resident
-from roadworthy.gateway.formats import Formats
-from roadworthy.gateway.protocols.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, ReadApart
-from roadworthy.gateway.protocols.open_inference import OpenInference
-from roadworthy.gateway.protocols.protocol import Decoded
 from roadworthy.gateway.readers import jobs
 from roadworthy.gateway.readers.pool import MOST_WAITING_BYTES, Read, Readers
-from roadworthy.runtime.ticket import Outcome, Ticket
+from roadworthy.runtime.pending import Outcome, PendingRequest
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.schema.conftest import _batches
@@ -136,7 +136,7 @@ def test_g6_the_loop_reads_no_long_body(name: str) -> None:
 # --- reading processes
 
 
-class Waiting(Ticket):
+class Waiting(PendingRequest):
     """A request that is given what comes."""
 
     def __init__(self, timeout_s: float = DEADLINE_S) -> None:

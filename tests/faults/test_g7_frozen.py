@@ -51,7 +51,7 @@ def predict(machine: Machine) -> httpx.Response:
     )
 
 
-@pytest.mark.parametrize("module", ["roadworthy.runtime.apart", "roadworthy.gateway.agent", "roadworthy.control"])
+@pytest.mark.parametrize("module", ["roadworthy.runtime.runners.isolated", "roadworthy.agent", "roadworthy.control"])
 def test_g7_a_process_that_stands_still_is_replaced(machine: Machine, module: str) -> None:
     """SIGSTOP, and nothing else; predictions are right before and after, and the log says why it was killed."""
     frozen = eventually(lambda: one(machine, module), "it runs")

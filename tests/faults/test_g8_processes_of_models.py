@@ -32,7 +32,7 @@ PACKER = os.getpid()
 FOREVER_S = f"{100_000 + PACKER}.5"
 """What is left sleeps for so long; nobody else does."""
 CRASH, FREEZE = 98, 99
-RUNNER, AGENT = "roadworthy.runtime.apart", "roadworthy.gateway.agent"
+RUNNER, AGENT = "roadworthy.runtime.runners.isolated", "roadworthy.agent"
 HOSTS = (RUNNER, "roadworthy.package.replay", "multiprocessing", "loky")
 MARK = "PYTHON_G8_FOLDER"
 """A variable that confined processes are told too."""

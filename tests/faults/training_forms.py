@@ -13,10 +13,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 
+from roadworthy.codecs.answers import write_csv
+from roadworthy.codecs.formats import Formats
+from roadworthy.codecs.open_inference import OpenInference
 from roadworthy.contract.policy import Policy
-from roadworthy.gateway.formats import Formats
-from roadworthy.gateway.protocols.answers import write_csv
-from roadworthy.gateway.protocols.open_inference import OpenInference
 from roadworthy.schema.arrow_rows import write_stream
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType

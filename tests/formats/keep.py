@@ -14,7 +14,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from roadworthy.package.manifest import FORMAT
-from roadworthy.package.pack import pack
+from roadworthy.package.packing.pack import pack
 
 HERE = Path(__file__).parent
 

@@ -18,11 +18,12 @@ import numpy as np
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.child import read_start_message
 from roadworthy.foundation.errors import PackageRefused
-from roadworthy.gateway import server, shared_cache
+from roadworthy.gateway.http import server
 from roadworthy.gateway.worker import WorkerStart, serve
 from roadworthy.runtime.logs import configure_logs
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.signature import Signature
+from roadworthy.serving.cache import shared as shared_cache
 
 UNLUCKY = 13.0
 SLOW = 99.0

@@ -14,9 +14,9 @@ from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import KeyEntry, PackageEntry
 from roadworthy.foundation.keys import hash_key, make_key
 from roadworthy.foundation.slab import SlabReader
-from roadworthy.gateway.metrics import Totals, read_totals
 from roadworthy.package.archive import unpack
-from roadworthy.package.pack import pack
+from roadworthy.package.packing.pack import pack
+from roadworthy.serving.metrics import Totals, read_totals
 from tests.conftest import eventually
 
 COMMAND = ["-m", "roadworthy.gateway.worker"]

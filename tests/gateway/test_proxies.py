@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from roadworthy.gateway.health import PROBES
+from roadworthy.gateway.http.health import PROBES
 from tests.nginx_servers import RealNginx
 from tests.waiting import DEADLINE_S
 

@@ -11,7 +11,7 @@ import pytest
 
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.package.archive import unpack
-from roadworthy.package.pack import pack
+from roadworthy.package.packing.pack import pack
 from tests.conftest import eventually
 from tests.graphs import sum_graph
 

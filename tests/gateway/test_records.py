@@ -9,7 +9,7 @@ from typing import Any
 
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.slab import SlabReader
-from roadworthy.gateway.metrics import read_totals
+from roadworthy.serving.metrics import read_totals
 from tests.conftest import eventually
 
 

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from roadworthy.contract.snapshot import Arm, KeyEntry
+from roadworthy.contract.snapshot import KeyEntry, VariantEntry
 from tests.conftest import eventually
 from tests.waiting import DEADLINE_S
 
@@ -177,7 +177,7 @@ def test_an_endpoint_that_cannot_be_bound_leaves_the_rest(
     worker = start_worker(plan, folder=folder).wait_ready()
     whole = plan.endpoints[0]
     odd = msgspec.structs.replace(whole, name="odd", signature={"inputs": 7})
-    light = msgspec.structs.replace(whole, name="light", split=(Arm(one, 5),))
+    light = msgspec.structs.replace(whole, name="light", split=(VariantEntry(one, 5),))
     plan.endpoints = [whole, odd, light]
     agent.offer(plan.snapshot(2))
     eventually(lambda: agent.last().offered == 2, "offered")

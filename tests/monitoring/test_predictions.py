@@ -8,12 +8,12 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from roadworthy.agent.records.files import RecordWriter
 from roadworthy.contract.telemetry import RecordFile, Telemetry
 from roadworthy.foundation.errors import NotFound
-from roadworthy.gateway.agent.record_files import RecordWriter
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.store.engine import open_database
-from tests.gateway.agent.records import record
+from tests.agent.records import record
 from tests.records import pack
 
 
@@ -80,8 +80,8 @@ def test_predictions_are_found_by_id_in_the_files_of_their_time(tmp_path: Path) 
     wanted = [made(10), made(60_001, 2), made(60_000, 9), made(10, 3)]
     found = predictions.find_drawn(files, open_blob, wanted)
     assert found.drawn == {
-        made(10): predictions.Drawn("r", 7, "d", "ok", "", 5),
-        made(60_001, 2): predictions.Drawn("r", 7, "d", "model-failed", "", 5),
+        made(10): predictions.AssignedPrediction("r", 7, "d", "ok", "", 5),
+        made(60_001, 2): predictions.AssignedPrediction("r", 7, "d", "model-failed", "", 5),
     }
     assert opened == ["a", "gone", "b"]
     assert (found.unreadable, found.missed) == (["gone"], {made(10, 3)})

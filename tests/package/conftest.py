@@ -19,8 +19,8 @@ import pytest
 from roadworthy.package.archive import open_package, unpack
 from roadworthy.package.files import describe_files
 from roadworthy.package.manifest import MANIFEST, Manifest, read_manifest
-from roadworthy.package.pack import pack
 from roadworthy.package.package import Package
+from roadworthy.package.packing.pack import pack
 from tests.waiting import DEADLINE_S
 
 Change = Callable[[Manifest], Manifest]

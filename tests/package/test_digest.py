@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roadworthy.package.pack import pack
+from roadworthy.package.packing.pack import pack
 from tests.waiting import DEADLINE_S
 
 CODE = """

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from roadworthy.foundation.errors import PackError
-from roadworthy.package.from_file import load_model_file, opened, read_sample
+from roadworthy.package.packing.from_file import load_model_file, opened, read_sample
 
 FRAME = pd.DataFrame({"city": ["Brno", "Lomé"], "age": [30, 41]})
 

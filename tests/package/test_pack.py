@@ -16,8 +16,8 @@ from roadworthy.foundation.errors import InvalidRequest, PackError, RoadworthyEr
 from roadworthy.loading import load
 from roadworthy.package.archive import unpack
 from roadworthy.package.construct import construct
-from roadworthy.package.pack import pack
 from roadworthy.package.package import Package
+from roadworthy.package.packing.pack import pack
 from roadworthy.package.prove import prove
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container

@@ -16,8 +16,8 @@ import pytest
 from roadworthy.foundation.errors import PackageRefused, PackError, ProofFailed
 from roadworthy.package.archive import open_package, unpack
 from roadworthy.package.construct import construct
-from roadworthy.package.pack import pack
 from roadworthy.package.package import Package
+from roadworthy.package.packing.pack import pack
 from roadworthy.package.prove import prove
 from roadworthy.package.replay import Replay, replay_apart
 

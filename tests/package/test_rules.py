@@ -13,8 +13,8 @@ from roadworthy.foundation.errors import PackageInvalid, PackageRefused, PackErr
 from roadworthy.package.archive import unpack
 from roadworthy.package.construct import construct
 from roadworthy.package.manifest import Manifest, RuleEntry, read_manifest
-from roadworthy.package.pack import pack
 from roadworthy.package.package import Package
+from roadworthy.package.packing.pack import pack
 from roadworthy.package.rules import load_rule, prove_rules
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from roadworthy.foundation.errors import PackError
-from roadworthy.package.pack import pack
+from roadworthy.package.packing.pack import pack
 
 
 def test_the_row_that_the_model_fails_on_is_named(tmp_path: Path) -> None:

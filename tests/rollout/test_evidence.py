@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from roadworthy.contract.evidence import (
     CANARY,
     STABLE,
-    ArmCount,
     BadUnit,
     Excluded,
     MetricCount,
     PairCount,
     RolloutCounts,
+    VariantCount,
 )
-from roadworthy.rollout import evidence as module
-from roadworthy.rollout.evidence import Evidence, Tally, evidence_from_document
+from roadworthy.rollout.evidence import counts as module
+from roadworthy.rollout.evidence.counts import Evidence, Tally, evidence_from_document
 
 SIGNALS = st.sampled_from(["errors", "slow"])
 ARM = st.sampled_from([STABLE, CANARY])
@@ -49,7 +49,10 @@ def histories(draw: st.DrawFn) -> list[Report]:
             reports.append(
                 report(
                     source,
-                    (ArmCount(1, "errors", CANARY, samples, bad), ArmCount(2, "errors", STABLE, 2 * samples, bad)),
+                    (
+                        VariantCount(1, "errors", CANARY, samples, bad),
+                        VariantCount(2, "errors", STABLE, 2 * samples, bad),
+                    ),
                     (PairCount(3, "slow", samples, bad),),
                     tuple(units),
                     (MetricCount(2, "revenue", CANARY, values, -2.5 * values),),
@@ -106,9 +109,9 @@ def test_sources_add_up_and_generations_stay_apart() -> None:
     """Two gateways, one of them restarted; late counts of generation 5 join generation 5."""
     evidence = merged(
         [
-            report("a/1", (ArmCount(5, "errors", CANARY, 10, 1), ArmCount(5, "errors", STABLE, 90, 2))),
-            report("a/2", (ArmCount(6, "errors", CANARY, 7, 0), ArmCount(5, "errors", CANARY, 3, 3))),
-            report("b/1", (ArmCount(5, "errors", STABLE, 10, 0),), (PairCount(5, "errors", 4, 2, 1),)),
+            report("a/1", (VariantCount(5, "errors", CANARY, 10, 1), VariantCount(5, "errors", STABLE, 90, 2))),
+            report("a/2", (VariantCount(6, "errors", CANARY, 7, 0), VariantCount(5, "errors", CANARY, 3, 3))),
+            report("b/1", (VariantCount(5, "errors", STABLE, 10, 0),), (PairCount(5, "errors", 4, 2, 1),)),
         ]
     )
     assert evidence.tallies("errors")[5] == Tally(100, 2, 13, 4, 4, 2, 1)
@@ -184,8 +187,8 @@ def test_values_of_a_metric_add_up() -> None:
 @pytest.mark.parametrize(
     ("source", "counts"),
     [
-        report("a", (ArmCount(1, "errors", CANARY, 1, 2),)),
-        report("a", (ArmCount(1, "errors", "third", 1, 1),)),
+        report("a", (VariantCount(1, "errors", CANARY, 1, 2),)),
+        report("a", (VariantCount(1, "errors", "third", 1, 1),)),
         report("a", pairs=(PairCount(1, "errors", 3, 2, 2),)),
         report("a", units=(BadUnit(1, "errors", "third", "u"),)),
         report("a", excluded=(Excluded(1, CANARY, "bored", 1),)),

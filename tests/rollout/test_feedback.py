@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from roadworthy.contract.evidence import CANARY, STABLE
-from roadworthy.rollout import feedback, machine, rollouts
-from roadworthy.rollout.evidence import Evidence, Tally
-from roadworthy.rollout.feedback import FEEDBACK, METRIC, Fact
-from roadworthy.rollout.reading import check_plan
+from roadworthy.rollout import rollouts
+from roadworthy.rollout.decide import machine
+from roadworthy.rollout.evidence import feedback
+from roadworthy.rollout.evidence.counts import Evidence, Tally
+from roadworthy.rollout.evidence.feedback import FEEDBACK, METRIC, Fact
+from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.store import tables
 from roadworthy.store.engine import Database, open_database

@@ -10,12 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from roadworthy.contract.evidence import CANARY, STABLE, ArmCount, PairCount, RolloutCounts
-from roadworthy.rollout.commands import COMMANDS, NOTHING, command
-from roadworthy.rollout.evidence import Evidence, evidence_from_document
-from roadworthy.rollout.machine import BACKOFF_S, LOAD_ATTEMPTS, STALE_LOOKS, Baseline, advance, begin
-from roadworthy.rollout.plan import END, WAIT, Guard, Plan, Stage, Watch
-from roadworthy.rollout.state import (
+from roadworthy.contract.evidence import CANARY, STABLE, PairCount, RolloutCounts, VariantCount
+from roadworthy.rollout.decide.commands import COMMANDS, NOTHING, command
+from roadworthy.rollout.decide.machine import BACKOFF_S, LOAD_ATTEMPTS, STALE_LOOKS, Baseline, advance, begin
+from roadworthy.rollout.decide.state import (
     FAILED,
     FINISHED,
     LOADING,
@@ -35,6 +33,8 @@ from roadworthy.rollout.state import (
     State,
     state_from_document,
 )
+from roadworthy.rollout.evidence.counts import Evidence, evidence_from_document
+from roadworthy.rollout.plan.plan import END, WAIT, Guard, Plan, Stage, Watch
 
 ERRORS = Guard("errors", limit=0.05)
 CANARY_PLAN = Plan(
@@ -76,7 +76,7 @@ class World:
         for arm, (samples, bad) in ((CANARY, canary), (STABLE, stable)):
             before = self._counts.get((generation, f"{signal}/{arm}"), (0, 0))
             self._counts[generation, f"{signal}/{arm}"] = after = (before[0] + samples, before[1] + bad)
-            counts.append(ArmCount(generation, signal, arm, *after))
+            counts.append(VariantCount(generation, signal, arm, *after))
         self.evidence = self.evidence.merged("gateway/1", RolloutCounts("r", tuple(counts)))
 
     def _stored(self, move: Advance) -> Advance:
@@ -417,7 +417,7 @@ def test_what_is_found_worse_while_it_is_promoted_goes_back() -> None:
     world.look(1)
     world.traffic((9, 9), (100, 0))
     world.evidence = world.evidence.merged(
-        "late", RolloutCounts("r", (ArmCount(8, "errors", CANARY, 4, 4), ArmCount(8, "errors", STABLE, 90, 0)))
+        "late", RolloutCounts("r", (VariantCount(8, "errors", CANARY, 4, 4), VariantCount(8, "errors", STABLE, 90, 0)))
     )
     world.look(1)
     assert (world.state.phase, world.state.ends_as, world.splits[-1]) == (RETURNING, "rolled-back", (0, 0))

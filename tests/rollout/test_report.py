@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from roadworthy.contract.evidence import CANARY, STABLE, MetricCount, RolloutCounts
-from roadworthy.rollout.evidence import Evidence
-from roadworthy.rollout.reading import read_plan
-from roadworthy.rollout.report import report
-from roadworthy.rollout.verdict import Segment
+from roadworthy.rollout.decide.verdict import Segment
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.evidence.report import report
+from roadworthy.rollout.plan.parse import read_plan
 
 PLAN = read_plan("strategy: ab\nmetrics: {converted: , revenue: {high: 500}}")
 SEGMENTS = (Segment(1, 0), Segment(2, 5_000), Segment(3, 5_000))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadworthy.contract.telemetry import FAILED, LOADING, READY, VersionState, WorkerReport
-from roadworthy.rollout.switch import Refuse, Switch, Wait, decide
+from roadworthy.rollout.decide.switch import Refuse, Switch, Wait, decide
 
 STATES = st.sampled_from([None, LOADING, READY, FAILED])
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadworthy.contract.evidence import CANARY, DRAWN, STABLE, ArmCount, BadUnit, PairCount, RolloutCounts
-from roadworthy.rollout.evidence import Evidence
-from roadworthy.rollout.plan import Guard, Plan, Stage, Sticky
-from roadworthy.rollout.verdict import FAIL, HOLD, PASS, Finding, Scope, Segment, judge
+from roadworthy.contract.evidence import CANARY, DRAWN, STABLE, BadUnit, PairCount, RolloutCounts, VariantCount
+from roadworthy.rollout.decide.verdict import FAIL, HOLD, PASS, Finding, Scope, Segment, judge
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.plan import Guard, Plan, Stage, Sticky
 from roadworthy.statistics.e_process import log_e, log_e_over
 from roadworthy.statistics.intervals import upper_sequence
 
@@ -34,7 +34,7 @@ def counted(canary: tuple[int, int], stable: tuple[int, int], signal: str = "err
         f"a/{generation}",
         RolloutCounts(
             "r",
-            (ArmCount(generation, signal, CANARY, *canary), ArmCount(generation, signal, STABLE, *stable)),
+            (VariantCount(generation, signal, CANARY, *canary), VariantCount(generation, signal, STABLE, *stable)),
         ),
     )
 
@@ -96,7 +96,7 @@ def test_at_full_share_only_the_bound_can_speak() -> None:
     full = Segment(6, 10_000)
     many = counted((20_000, 2_000), (180_000, 18_000))
     for bad, code in ((30, "not-shown"), (1, "enough")):
-        here = many.merged("a/6", RolloutCounts("r", (ArmCount(6, "errors", CANARY, 300, bad),)))
+        here = many.merged("a/6", RolloutCounts("r", (VariantCount(6, "errors", CANARY, 300, bad),)))
         found = finding(Guard("errors"), here, scope(LIVE, full))
         assert found.code == code
         assert found.shown is not None
@@ -125,7 +125,7 @@ def test_feedback_and_what_waits_for_nothing_need_show_nothing() -> None:
 def test_only_this_step_is_bounded() -> None:
     """What was bad in the step before, or before a person resumed, does not count against the step that runs."""
     earlier = counted((200, 16), (1_800, 144), generation=4)
-    now = earlier.merged("a/5", RolloutCounts("r", (ArmCount(5, "errors", CANARY, 200, 0),)))
+    now = earlier.merged("a/5", RolloutCounts("r", (VariantCount(5, "errors", CANARY, 200, 0),)))
     where = (Segment(4, 1_000), LIVE)
     assert finding(Guard("errors"), now, scope(*where)).code == "enough"
     same_step = Scope(where, 4, 0, 100)
@@ -146,7 +146,7 @@ def test_no_evidence_is_a_verdict_of_its_own() -> None:
 def test_only_this_step_counts_towards_its_minimum() -> None:
     """The step before had plenty."""
     evidence = counted((500, 1), (4_500, 9), generation=4).merged(
-        "a/5", RolloutCounts("r", (ArmCount(5, "errors", CANARY, 60, 0),))
+        "a/5", RolloutCounts("r", (VariantCount(5, "errors", CANARY, 60, 0),))
     )
     found = finding(Guard("errors"), evidence, scope(Segment(4, 500), LIVE))
     assert (found.code, found.samples) == ("too-little-evidence", 560)
@@ -177,7 +177,7 @@ def test_over_the_limit_takes_the_share_away_and_no_more() -> None:
     assert (found.outcome, found.code, found.withdraw) == (HOLD, "over-limit", True)
     assert log_e_over(10, 40, 0.05) > found.threshold > found.log_e == 0.0
     assert finding(Guard("errors", limit=0.05), evidence, scope(full, limit_from=7)).withdraw is False
-    outage = evidence.merged("a/5", RolloutCounts("r", (ArmCount(5, "errors", STABLE, 900, 450),)))
+    outage = evidence.merged("a/5", RolloutCounts("r", (VariantCount(5, "errors", STABLE, 900, 450),)))
     assert finding(Guard("errors", limit=0.05), outage, scope(LIVE, full)).withdraw is True, "that was another step's"
 
 
@@ -238,7 +238,8 @@ def test_disagreement_is_judged_by_its_limit() -> None:
 def test_segments_multiply() -> None:
     """Each with its own share."""
     evidence = counted((100, 4), (1_900, 20), generation=4).merged(
-        "a/5", RolloutCounts("r", (ArmCount(5, "errors", CANARY, 200, 9), ArmCount(5, "errors", STABLE, 1_800, 20)))
+        "a/5",
+        RolloutCounts("r", (VariantCount(5, "errors", CANARY, 200, 9), VariantCount(5, "errors", STABLE, 1_800, 20))),
     )
     found = finding(Guard("errors"), evidence, scope(Segment(4, 500), LIVE))
     assert found.log_e == pytest.approx(log_e(4, 24, 0.05) + log_e(9, 29, 0.1))
@@ -247,7 +248,7 @@ def test_segments_multiply() -> None:
 def drawn(canary: int, stable: int, generation: int = 5) -> RolloutCounts:
     """For how many requests each arm was drawn."""
     counts = ((CANARY, canary), (STABLE, stable))
-    return RolloutCounts("r", tuple(ArmCount(generation, DRAWN, arm, number, 0) for arm, number in counts))
+    return RolloutCounts("r", tuple(VariantCount(generation, DRAWN, arm, number, 0) for arm, number in counts))
 
 
 def test_shares_that_are_not_as_set_hold_whatever_the_evidence_says() -> None:
@@ -302,7 +303,7 @@ def test_the_worst_guard_speaks_for_all() -> None:
     guards = (Guard("slow", ratio=1.25), Guard("errors", limit=0.05), Guard("invalid_outputs"))
     whole = plan(*guards)
     assert whole.alphas() == pytest.approx({"errors": 0.005, "slow": 0.0025, "invalid_outputs": 0.0025})
-    slow = RolloutCounts("r", (ArmCount(5, "slow", CANARY, 100, 60), ArmCount(5, "slow", STABLE, 900, 45)))
+    slow = RolloutCounts("r", (VariantCount(5, "slow", CANARY, 100, 60), VariantCount(5, "slow", STABLE, 900, 45)))
     over = counted((100, 17), (900, 60))
     verdict = judge(whole, scope(LIVE), over)
     assert (verdict.outcome, verdict.code, verdict.withdraw) == (HOLD, "over-limit", True)

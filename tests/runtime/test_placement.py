@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 import roadworthy as rw
 from roadworthy.contract.policy import Batching, Fallback, Placement, Policy
-from roadworthy.contract.snapshot import Arm, EndpointEntry, PackageEntry, RolloutEntry, Snapshot
+from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, RolloutEntry, Snapshot, VariantEntry
 from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.package.archive import unpack
 from roadworthy.runtime.loading import package_folder
@@ -76,8 +76,8 @@ def test_policies_of_a_snapshot() -> None:
     second = Policy(placement=second.placement, fallback=(Fallback("version", version="m:1", digest="m1"),))
     packages = tuple(PackageEntry(f"{m}{v}", m, v, 1) for m, v in (("m", 1), ("m", 2), ("m", 3), ("k", 1), ("x", 1)))
     endpoints = (
-        EndpointEntry("a", 1, (Arm("m2", 10_000),), {}, first),
-        EndpointEntry("b", 1, (Arm("k1", 10_000),), {}, second),
+        EndpointEntry("a", 1, (VariantEntry("m2", 10_000),), {}, first),
+        EndpointEntry("b", 1, (VariantEntry("k1", 10_000),), {}, second),
     )
     found = policies_of(Snapshot("e", 1, packages, endpoints))
     assert found == {"m1": (second,), "m2": (first,), "m3": (first, second), "k1": (second,), "x1": ()}
@@ -88,7 +88,9 @@ def test_what_is_only_shadowed_executes_apart() -> None:
     packages = tuple(PackageEntry(f"m{v}", "m", v, 1) for v in (1, 2))
     rollout = RolloutEntry("r", "m1", "m2", shadow=10_000)
     inline = asked("inline")
-    found = policies_of(Snapshot("e", 1, packages, (EndpointEntry("a", 1, (Arm("m1", 10_000),), {}, inline, rollout),)))
+    found = policies_of(
+        Snapshot("e", 1, packages, (EndpointEntry("a", 1, (VariantEntry("m1", 10_000),), {}, inline, rollout),))
+    )
     assert found["m1"] == (inline,)
     assert decide(found["m2"], LIGHT).where == "process"
 
@@ -103,10 +105,10 @@ def test_rules_of_a_snapshot() -> None:
         return Policy(fallback=(Fallback("static", value=1), *(Fallback("rule", rule=rule) for rule in rules)))
 
     endpoints = (
-        EndpointEntry("a", 1, (Arm("m2", 10_000),), {}, named("mean")),
-        EndpointEntry("b", 1, (Arm("m2", 5_000), Arm("k1", 5_000)), {}, named("mean", "last")),
-        EndpointEntry("c", 1, (Arm("k1", 10_000),), {}, named("low"), RolloutEntry("r", "k1", "t1")),
-        EndpointEntry("d", 1, (Arm("x1", 10_000),), {}, Policy()),
+        EndpointEntry("a", 1, (VariantEntry("m2", 10_000),), {}, named("mean")),
+        EndpointEntry("b", 1, (VariantEntry("m2", 5_000), VariantEntry("k1", 5_000)), {}, named("mean", "last")),
+        EndpointEntry("c", 1, (VariantEntry("k1", 10_000),), {}, named("low"), RolloutEntry("r", "k1", "t1")),
+        EndpointEntry("d", 1, (VariantEntry("x1", 10_000),), {}, Policy()),
     )
     found = rules_of(Snapshot("e", 1, packages, endpoints))
     of_m, of_k = {"mean", "last"}, {"mean", "last", "low"}

@@ -10,12 +10,12 @@ import pytest
 
 from roadworthy.contract.policy import CachePolicy, Fallback, Policy
 from roadworthy.foundation.errors import ModelFault, Unavailable
-from roadworthy.runtime.cache import Cache, Found
-from roadworthy.runtime.layers import Parts, layered
-from roadworthy.runtime.ticket import Answer, Ticket
+from roadworthy.runtime.layers.cache import Cache, Found
+from roadworthy.runtime.layers.stack import Parts, layered
+from roadworthy.runtime.pending import Answer, PendingRequest
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
-from tests.runtime.test_cache import DIGEST, Below, Told, X, answer, ask, x
+from tests.runtime.layers.test_cache import DIGEST, Below, Told, X, answer, ask, x
 from tests.waiting import HandClock, soon
 
 
@@ -58,7 +58,7 @@ def scene(play: Callable[[Cache, Below, There, list[str]], Any], **policy: Any) 
             await result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("roadworthy.runtime.cache.time", clock)
+        patch.setattr("roadworthy.runtime.layers.cache.time", clock)
         asyncio.run(run())
 
 
@@ -106,7 +106,7 @@ def test_without_it_nothing_is_different() -> None:
     """Where nobody is there the version is asked at once, and an error of it that is raised reaches whoever submitted."""
 
     class Raising(Below):
-        def submit(self, batch: Batch, ticket: Ticket) -> None:
+        def submit(self, batch: Batch, ticket: PendingRequest) -> None:
             raise Unavailable("unloading", code="version-unloading")
 
     def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
@@ -224,7 +224,7 @@ def test_a_version_that_cannot_be_asked_afterwards_is_told() -> None:
     class Raising(Below):
         error: Exception = Unavailable("unloading", code="version-unloading")
 
-        def submit(self, batch: Batch, ticket: Ticket) -> None:
+        def submit(self, batch: Batch, ticket: PendingRequest) -> None:
             raise self.error
 
     async def play(cache: Cache, _below: Below, there: There, _counts: list[str]) -> None:
@@ -262,7 +262,7 @@ def test_an_answer_that_has_no_room_here_is_given_all_the_same() -> None:
 def test_only_a_cache_policy_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fallback "cached" keeps to what this worker has seen, and what came from there is part of that."""
     clock = HandClock()
-    monkeypatch.setattr("roadworthy.runtime.cache.time", clock)
+    monkeypatch.setattr("roadworthy.runtime.layers.cache.time", clock)
 
     async def play() -> None:
         there, below = There(clock), Below()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from roadworthy.audit.entries import Deed, append
+from roadworthy.audit.entries import AuditEvent, append
 from roadworthy.foundation.errors import StoreError, Unavailable
 from roadworthy.store.engine import begin_life, bump_revision, open_database, read_revision
 from roadworthy.store.epochs import RESTORED, EpochFile
@@ -83,7 +83,7 @@ def test_g10_another_installations_database(tmp_path: Path) -> None:
     assert refused(tmp_path / "other", mine) == "database-replaced"
     database = open_database(url(tmp_path / "mine"), expected=mine)
     with database.begin() as connection:
-        append(connection, 1, Deed("key-a", RESTORED, mine, {}))
+        append(connection, 1, AuditEvent("key-a", RESTORED, mine, {}))
         later = begin_life(connection)
     database.close()
     for expected in (mine, later, None):

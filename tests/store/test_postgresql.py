@@ -14,21 +14,23 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from roadworthy.contract.evidence import ArmCount, RolloutCounts
+from roadworthy.contract.evidence import RolloutCounts, VariantCount
 from roadworthy.contract.telemetry import READY, RecordFile, RequestCount, Telemetry, VersionState, WorkerReport
-from roadworthy.control.plane import Plane
-from roadworthy.control.verbs import keys, telemetry
-from roadworthy.control.verbs import rollouts as rollout_verbs
+from roadworthy.control.context import ControlContext
+from roadworthy.control.resources import keys, telemetry
+from roadworthy.control.resources import rollouts as rollout_verbs
 from roadworthy.control.wiring import build_plane
 from roadworthy.foundation.errors import Conflict, StoreError, Unavailable
 from roadworthy.foundation.references import VersionReference
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
-from roadworthy.rollout import endpoints, feedback, machine, rollouts
+from roadworthy.rollout import endpoints, rollouts
+from roadworthy.rollout.decide import machine
 from roadworthy.rollout.endpoints import Endpoint
-from roadworthy.rollout.evidence import Tally
-from roadworthy.rollout.feedback import Fact
-from roadworthy.rollout.reading import check_plan
+from roadworthy.rollout.evidence import feedback
+from roadworthy.rollout.evidence.counts import Tally
+from roadworthy.rollout.evidence.feedback import Fact
+from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
@@ -53,7 +55,7 @@ def url(server: Any, request: pytest.FixtureRequest) -> str:
     return postgresql.database(server, request.node.name)
 
 
-def plane(url: str, folder: Path) -> Plane:
+def plane(url: str, folder: Path) -> ControlContext:
     """A control plane on it."""
     bootstrap = [{"id": "key-first", "key": "rw_first", "role": "admin"}]
     return build_plane({"database_url": url, "blob_folder": str(folder / "blobs"), "bootstrap_keys": bootstrap})
@@ -114,7 +116,7 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
     follow()
     now = rollout_verbs.get(both, "line", "current")
     assert (now["phase"], now["share"]) == ("stepping", 50)
-    counts = (RolloutCounts(begun["id"], (ArmCount(now["generation"], "errors", "canary", 20, 20),)),)
+    counts = (RolloutCounts(begun["id"], (VariantCount(now["generation"], "errors", "canary", 20, 20),)),)
     follow()
     follow()
     (ended,) = rollout_verbs.history(both, "line", 5, None)["items"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from roadworthy.rollout import state
+from roadworthy.rollout.decide import state
 from roadworthy.webhooks.messages import MOST_BODY_BYTES, TYPES, compose, compose_ping, type_of
 
 AT = "2026-11-21T12:00:00.000+00:00"

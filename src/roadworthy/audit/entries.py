@@ -1,4 +1,4 @@
-"""The audit trail. `control/verbs` appends one entry a verb, inside the verb's own transaction: no deed without its entry."""
+"""The audit trail. `control/resources` appends one entry a verb, inside the verb's own transaction: no deed without its entry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ids = PredictionIds()
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class AuditEvent:
     """What is written: who did which verb to what, with plain JSON detail. Never a secret."""
 
     actor: str
@@ -25,7 +25,7 @@ class Deed:
     detail: Mapping[str, Any]
 
 
-def append(connection: Connection, at_us: int, deed: Deed) -> None:
+def append(connection: Connection, at_us: int, deed: AuditEvent) -> None:
     """Write one entry."""
     connection.execute(
         insert(audit_entries).values(

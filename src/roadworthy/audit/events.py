@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from roadworthy.audit.entries import Deed
+from roadworthy.audit.entries import AuditEvent
 from roadworthy.store.tables import PROJECT, events, stores
 
 KEPT = 10_000
 """So many of the newest stay."""
 
 
-def announce(connection: Connection, at_us: int, deed: Deed) -> int:
+def announce(connection: Connection, at_us: int, deed: AuditEvent) -> int:
     """Write one event; its number. The deed's actor becomes a part of its detail."""
     connection.execute(update(stores).values(event=stores.c.event + 1))
     number = newest(connection)

@@ -13,11 +13,10 @@ from typing import Annotated
 
 import typer
 
-import roadworthy
-from roadworthy.cli import (
+from roadworthy.cli import exits
+from roadworthy.cli.commands import (
     configuration,
     endpoints,
-    exits,
     feedback,
     keys,
     machine,
@@ -32,6 +31,7 @@ from roadworthy.cli import (
 from roadworthy.cli.output import say, show_error
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.settings import load_settings
+from roadworthy.version import __version__
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 _UNFORESEEN = RoadworthyError(
@@ -83,7 +83,7 @@ def _root(
 
 def _version(*, wanted: bool) -> None:
     if wanted:
-        print(f"roadworthy {roadworthy.__version__}")
+        print(f"roadworthy {__version__}")
         raise typer.Exit
 
 

@@ -23,7 +23,7 @@ _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - recognised, not bound
 # Workers stop first and hand over what they hold; then nobody asks the runners; then the agent ships it; then the control plane
 # has it.
 _WORKERS, _RUNNERS, _AGENT, _CONTROL = range(4)
-_RUNNER = tuple(confined((sys.executable, "-P", "-m", "roadworthy.runtime.apart")))
+_RUNNER = tuple(confined((sys.executable, "-P", "-m", "roadworthy.runtime.runners.isolated")))
 STILL_S = 10.0
 """How long agent and control plane may show no life; workers are judged by their heartbeat in the slab."""
 _LEAST_WORKER_BYTES = 1 << 30
@@ -97,7 +97,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         for slot in range(worker_count(settings))
     ]
     orders = Orders((_RUNNER,), _RUNNERS)  # the agent may have runner processes started, and nothing else
-    return [*workers, replace(_child("roadworthy.gateway.agent", "agent", agent, _AGENT), orders=orders)]
+    return [*workers, replace(_child("roadworthy.agent", "agent", agent, _AGENT), orders=orders)]
 
 
 def _checked_cache(url: str | None) -> str | None:

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-import roadworthy
 from roadworthy.foundation import errors
 from roadworthy.foundation.errors import ClientError, RoadworthyError
+from roadworthy.version import __version__
 
 _BY_STATUS: Mapping[int, type[RoadworthyError]] = {
     400: errors.InvalidRequest,
@@ -55,7 +55,7 @@ class Connection:
     def __init__(self, url: str, key: str | None, timeout_s: float, what: str) -> None:
         self.url = url.rstrip("/")
         self._what = what
-        headers = {"User-Agent": f"roadworthy/{roadworthy.__version__}"}
+        headers = {"User-Agent": f"roadworthy/{__version__}"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         address = urlsplit(self.url)

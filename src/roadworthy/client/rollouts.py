@@ -69,7 +69,7 @@ class Watched(TypedDict):
     text: str
 
 
-class Arm(TypedDict):
+class Variant(TypedDict):
     """One version of an A/B test: how many values of a metric it has, their mean, and where the true one lies."""
 
     arm: str
@@ -84,8 +84,8 @@ class Metric(TypedDict):
     intervals hold at every look, 95 %."""
 
     metric: str
-    stable: Arm
-    canary: Arm
+    stable: Variant
+    canary: Variant
     low: float
     high: float
     text: str

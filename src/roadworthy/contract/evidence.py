@@ -34,7 +34,7 @@ DRAWN = "drawn"
 are no evidence but for being retried. Whether the arms have their shares is told by these alone."""
 
 
-class ArmCount(msgspec.Struct, frozen=True):
+class VariantCount(msgspec.Struct, frozen=True):
     """Eligible outcomes of one arm, since the source began: how many, and how many of them were bad."""
 
     generation: Count
@@ -117,7 +117,7 @@ class RolloutCounts(msgspec.Struct, frozen=True):
     """
 
     rollout: Name
-    arms: tuple[ArmCount, ...] = ()
+    arms: tuple[VariantCount, ...] = ()
     pairs: tuple[PairCount, ...] = ()
     units: tuple[BadUnit, ...] = ()
     metrics: tuple[MetricCount, ...] = ()

@@ -36,7 +36,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, gc=False):
         source: what gave the answer: "" the chosen version, "cache", or a fallback ("version", "rule", "cached", "static").
         rollout: the rollout that drew the version, where that can be evidence; "" without one, for a retry, and where the caller
             named the version.
-        unit: the user that it was drawn by in a sticky rollout, as a hash (`gateway/split.py`); 0 in others.
+        unit: the user that it was drawn by in a sticky rollout, as a hash (`serving/split.py`); 0 in others.
     """
 
     id: str

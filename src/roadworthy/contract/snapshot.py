@@ -57,7 +57,7 @@ class PackageEntry(msgspec.Struct, frozen=True):
         return () if self.granted is None else self.granted.grants
 
 
-class Arm(msgspec.Struct, frozen=True):
+class VariantEntry(msgspec.Struct, frozen=True):
     """One side of a split: a package and its weight, of FULL_SHARE."""
 
     digest: str
@@ -116,7 +116,7 @@ class EndpointEntry(msgspec.Struct, frozen=True):
 
     name: str
     generation: int
-    split: tuple[Arm, ...]
+    split: tuple[VariantEntry, ...]
     signature: dict[str, Any]
     policy: Policy = Policy()
     rollout: RolloutEntry | None = None

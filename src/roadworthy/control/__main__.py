@@ -10,9 +10,9 @@ from typing import Any
 import structlog
 import uvicorn
 
-from roadworthy.control.app import create_app
-from roadworthy.control.controllers import Controllers
-from roadworthy.control.courier import Courier
+from roadworthy.control.controllers.loop import Controllers
+from roadworthy.control.controllers.webhook_dispatcher import WebhookDispatcher
+from roadworthy.control.http.app import create_app
 from roadworthy.control.logs import configure_logs
 from roadworthy.control.wiring import build_plane
 from roadworthy.foundation.child import (
@@ -56,7 +56,7 @@ def main() -> int:
         lifespan="off",
     )
     server.append(uvicorn.Server(config))
-    controllers, courier = Controllers(plane), Courier(plane)
+    controllers, courier = Controllers(plane), WebhookDispatcher(plane)
     controllers.start()
     courier.start()
     for number in (

@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import Connection, make_url
 
 from roadworthy.access import keys
-from roadworthy.audit.entries import Deed, append
+from roadworthy.audit.entries import AuditEvent, append
 from roadworthy.foundation.clock import Clock
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound, StoreError
 from roadworthy.foundation.files import fsync_folder, temporary_beside
@@ -77,7 +77,9 @@ def begin_again(url: str, clock: Clock) -> Restored:
         before, revision = read_revision(connection)
         begin_life(connection)
         epoch, now = read_revision(connection)
-        append(connection, clock.now_us(), Deed(RESTORE, "restored", before, {"revision": revision, "epoch": epoch}))
+        append(
+            connection, clock.now_us(), AuditEvent(RESTORE, "restored", before, {"revision": revision, "epoch": epoch})
+        )
     return Restored(epoch, now)
 
 
@@ -91,7 +93,7 @@ def recover_admin(url: str, clock: Clock) -> tuple[str, str]:
     with _opened(url) as connection:
         keys.add(connection, keys.Key(key_id, hash_key(text), keys.ADMIN, None, clock.now_us(), RECOVERY))
         bump_revision(connection)
-        append(connection, clock.now_us(), Deed(RECOVERY, "key-create", key_id, {"role": keys.ADMIN}))
+        append(connection, clock.now_us(), AuditEvent(RECOVERY, "key-create", key_id, {"role": keys.ADMIN}))
     return key_id, text
 
 

@@ -7,11 +7,11 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from roadworthy.control.bulletin import Bulletin
-from roadworthy.control.feed import Feed
-from roadworthy.control.plane import ControlSettings, Plane, Turn
-from roadworthy.control.proof import PROOF_S, Proving
-from roadworthy.control.verbs.keys import ensure
+from roadworthy.control.context import ControlContext, ControlSettings, WriteLock
+from roadworthy.control.publish.event_stream import EventStream
+from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
+from roadworthy.control.resources.keys import ensure
+from roadworthy.control.resources.proof import PROOF_S, Proving
 from roadworthy.foundation.clock import SteadyClock, SystemClock
 from roadworthy.foundation.confine.plan import REQUIRED, Bounds
 from roadworthy.store.blobs import FolderBlobs
@@ -20,7 +20,7 @@ from roadworthy.store.epochs import EpochFile
 from roadworthy.webhooks.sending import Sender
 
 
-def build_plane(document: Mapping[str, Any]) -> Plane:
+def build_plane(document: Mapping[str, Any]) -> ControlContext:
     """Open the database and the blob store, and make sure of the keys that the document brings.
 
     Raises:
@@ -42,10 +42,10 @@ def build_plane(document: Mapping[str, Any]) -> Plane:
     )
     database = open_database(str(document["database_url"]), settings.database_wait_s, epochs.expected())
     blobs = FolderBlobs(Path(document["blob_folder"]))
-    board, feed = Bulletin(database, epochs), Feed(database)
-    turn = Turn(settings.database_wait_s)
+    board, feed = SnapshotPublisher(database, epochs), EventStream(database)
+    turn = WriteLock(settings.database_wait_s)
     clock = SteadyClock(SystemClock())
     sender = Sender([ip_network(text) for text in settings.webhook_networks], clock)
-    plane = Plane(database, blobs, board, feed, clock, settings, sender, turn)
+    plane = ControlContext(database, blobs, board, feed, clock, settings, sender, turn)
     ensure(plane, document.get("bootstrap_keys", ()))
     return plane

@@ -25,7 +25,7 @@ RoadworthyError
 └── ClientError                    what `roadworthy.Client` raises for a reply it cannot use
 
 An error carries facts as attributes, a stable code, a message that is safe to show to any caller, and a hint that says what
-to do next. Nothing here knows HTTP: `gateway/problems.py` and `control/problems.py` translate by class. Every code has a
+to do next. Nothing here knows HTTP: `problems.py` and `problems.py` translate by class. Every code has a
 heading in docs/errors.md; a test compares the two.
 """
 

@@ -1,1 +1,1 @@
-"""The online edge: workers that answer (app, predict, protocols) and the agent that does everything else."""
+"""The HTTP edge: a worker, its link to the agent, its reading processes, and HTTP in `http/`."""

@@ -21,6 +21,7 @@ import msgspec
 import structlog
 import uvloop
 
+from roadworthy.codecs.predict_json import JsonProbe
 from roadworthy.contract.local import read_part
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message, watch_parent
@@ -30,27 +31,27 @@ from roadworthy.foundation.host import begin_hosting, keep_handlers, leave
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.slab import DRAINING, READY, STARTING
 from roadworthy.gateway.accepting import Alone
-from roadworthy.gateway.app import App
-from roadworthy.gateway.connection import Front, Waits, sweep
-from roadworthy.gateway.deep import DeepChecks
-from roadworthy.gateway.heads import Heads
-from roadworthy.gateway.health import Watch
+from roadworthy.gateway.http.app import App
+from roadworthy.gateway.http.connection import Front, Waits, sweep
+from roadworthy.gateway.http.header_checks import HeaderChecks
+from roadworthy.gateway.http.routes import Routing
+from roadworthy.gateway.http.server import Server
 from roadworthy.gateway.link import AgentLink
-from roadworthy.gateway.metrics import SHARED_CACHE, WorkerMetrics, open_worker_metrics
-from roadworthy.gateway.predict import Call, Identified, Instruments
-from roadworthy.gateway.pressure import Limits, Pressure, measure
 from roadworthy.gateway.readers.pool import Readers
-from roadworthy.gateway.redis_server import RedisServer
-from roadworthy.gateway.routes import Routing
-from roadworthy.gateway.server import Server
-from roadworthy.gateway.serving import Identity, Serving
-from roadworthy.gateway.shared_cache import SharedCache
+from roadworthy.runtime.layers.rules import Rules
 from roadworthy.runtime.loading import Loader, package_loader, without_code
 from roadworthy.runtime.logs import configure_logs, lines_dropped
 from roadworthy.runtime.manager import Apart, Manager
 from roadworthy.runtime.placement import Place, placer
 from roadworthy.runtime.record import Recorder
-from roadworthy.runtime.rules import Rules
+from roadworthy.serving.cache.redis import RedisServer
+from roadworthy.serving.cache.shared import SharedCache
+from roadworthy.serving.health.golden_probe import GoldenProbes
+from roadworthy.serving.health.pressure import Limits, Pressure, measure
+from roadworthy.serving.health.readiness import Watch
+from roadworthy.serving.metrics import SHARED_CACHE, WorkerMetrics, open_worker_metrics
+from roadworthy.serving.pipeline import Identified, Instruments, Prediction
+from roadworthy.serving.reload import Identity, Serving
 
 _LOOK_AGAIN_S = 0.02
 _PATIENCE_S = 5.0
@@ -133,20 +134,18 @@ class Worker:
         self._manager = Manager(load, self._serving.refresh, self._load_failed, apart)
         log_access = self._log_access if start.access_log else None
         self._readers = Readers(self._loop)
-        instruments = Instruments(
-            metrics, self._recorder, self._log_fault, self._readers, log_access, lambda: self._pressure.refuse
-        )
-        routing = Routing(instruments, self._serving.readiness)
+        instruments = Instruments(metrics, self._recorder, self._log_fault, log_access, lambda: self._pressure.refuse)
+        routing = Routing(instruments, self._readers, self._serving.readiness)
         self._shared = self._shared_cache(start)
         folder = Path(start.folder)
         self._rules = Rules(folder)
         self._serving.attach(self._manager, routing, self._rules, self._shared)
         self._pressure = Pressure(start.pressure(), partial(measure, folder / "records"))
-        self._checks = DeepChecks(
-            folder, lambda: self._serving.endpoints, start.deep_check_s, metrics.deep_checked, self._changed
+        self._checks = GoldenProbes(
+            folder, lambda: self._serving.endpoints, start.deep_check_s, metrics.deep_checked, self._changed, JsonProbe
         )
-        self._serving.watch = Watch(self._checks, self._pressure, self._shared)
-        heads = Heads(start.allowed_hosts)
+        self._serving.watch = routing.watch = Watch(self._checks, self._pressure, self._shared)
+        heads = HeaderChecks(start.allowed_hosts)
         refused = partial(metrics.refused, "")
         self._front = Front(routing.find, routing.known, PredictionIds().next, heads, start.waits(), refused)
         app = App(lambda: routing.table, routing.unknown, heads, refused, self._log_fault)
@@ -336,7 +335,7 @@ class Worker:
         else:
             self._log.error("load-failed", digest=digest, code="load-failed", exc_info=error)
 
-    def _log_access(self, endpoint: str, call: Call, status: int, latency_s: float) -> None:
+    def _log_access(self, endpoint: str, call: Prediction, status: int, latency_s: float) -> None:
         self._log.info(
             "request",
             endpoint=endpoint,

@@ -23,7 +23,7 @@ _SLACK_US = 500_000
 """A prediction's id is made a moment before `at_us` is taken, and a clock may have been set between the two."""
 
 
-class Drawn(NamedTuple):
+class AssignedPrediction(NamedTuple):
     """What is known of a prediction as evidence; the fields are those of PredictionRecord."""
 
     rollout: str
@@ -93,7 +93,7 @@ def files_between(connection: Connection, endpoint: str, ids: Collection[str]) -
 class Sought(NamedTuple):
     """What is known of predictions by id; blobs of record files that are gone or damaged; ids that may have been in those."""
 
-    drawn: dict[str, Drawn]
+    drawn: dict[str, AssignedPrediction]
     unreadable: list[str]
     missed: set[str]
 
@@ -106,7 +106,7 @@ def find_drawn(files: Iterable[File], open_blob: Callable[[str], BinaryIO], ids:
     """
     ordered = sorted(ids)
     times = [_made_us(each) for each in ordered]
-    found: dict[str, Drawn] = {}
+    found: dict[str, AssignedPrediction] = {}
     unreadable, missed = list[str](), set[str]()
     for blob, first_us, last_us in files:
         sought = ordered[bisect_left(times, first_us - _SLACK_US) : bisect_right(times, last_us + _SLACK_US)]
@@ -124,7 +124,7 @@ def _made_us(prediction_id: str) -> int:
     return int(prediction_id[:12], 16) * 1_000
 
 
-def _read_drawn(handle: BinaryIO, ids: list[str]) -> dict[str, Drawn]:
+def _read_drawn(handle: BinaryIO, ids: list[str]) -> dict[str, AssignedPrediction]:
     """Of these predictions those that are in the file; none, when it is of before records told of rollouts.
 
     Raises:
@@ -135,15 +135,18 @@ def _read_drawn(handle: BinaryIO, ids: list[str]) -> dict[str, Drawn]:
 
     with handle:
         try:
-            if not set(Drawn._fields) <= set(pq.read_schema(handle).names):
+            if not set(AssignedPrediction._fields) <= set(pq.read_schema(handle).names):
                 return {}
             table = pq.read_table(
-                handle, columns=["id", *Drawn._fields], filters=[("id", "in", ids)], page_checksum_verification=True
+                handle,
+                columns=["id", *AssignedPrediction._fields],
+                filters=[("id", "in", ids)],
+                page_checksum_verification=True,
             )
         except (pa.ArrowException, OSError, KeyError) as error:
             raise ValueError("no whole record file") from error
-    columns = [table[name].to_pylist() for name in Drawn._fields]
-    return dict(zip(table["id"].to_pylist(), map(Drawn._make, zip(*columns, strict=True)), strict=True))
+    columns = [table[name].to_pylist() for name in AssignedPrediction._fields]
+    return dict(zip(table["id"].to_pylist(), map(AssignedPrediction._make, zip(*columns, strict=True)), strict=True))
 
 
 def over_limit(connection: Connection, max_bytes: int) -> tuple[list[str], int]:

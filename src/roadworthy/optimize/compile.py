@@ -1,4 +1,4 @@
-"""Finds a runtime that answers as the original does, only faster. Called by `package/pack.py` before a package is sealed.
+"""Finds a runtime that answers as the original does, only faster. Called by `package/packing/pack.py` before a package is sealed.
 
 Each candidate converts the live model by construction: it reproduces the arithmetic of every step, and says which. What it wrote
 is loaded as it would be served and compared with the original on everything in `exams.py`, and a search looks for places where it

@@ -1,6 +1,6 @@
 """Which packages there are: a model's name, numbered versions, who pushed what and when. A version never changes.
 
-Called by `control/verbs`, which opens the transaction.
+Called by `control/resources`, which opens the transaction.
 """
 
 from __future__ import annotations

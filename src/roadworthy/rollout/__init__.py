@@ -1,1 +1,1 @@
-"""Endpoints, and how traffic moves from one version to another: at once when ready (`switch.py`), or step by step on evidence."""
+"""Endpoints and rollouts as they stand in the store, and the rules by which traffic moves from one version to another."""

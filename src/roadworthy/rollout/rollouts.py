@@ -15,10 +15,10 @@ from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from roadworthy.contract.evidence import RolloutCounts
 from roadworthy.foundation.errors import Conflict, NotFound
-from roadworthy.rollout.evidence import Evidence, evidence_from_document
-from roadworthy.rollout.plan import Plan, plan_from_document
-from roadworthy.rollout.state import State, state_from_document
-from roadworthy.rollout.verdict import Verdict
+from roadworthy.rollout.decide.state import State, state_from_document
+from roadworthy.rollout.decide.verdict import Verdict
+from roadworthy.rollout.evidence.counts import Evidence, evidence_from_document
+from roadworthy.rollout.plan.plan import Plan, plan_from_document
 from roadworthy.store.tables import PROJECT, rollouts
 
 _json = msgspec.json.decode

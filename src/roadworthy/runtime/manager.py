@@ -1,4 +1,4 @@
-"""Loads, proves and unloads versions beside the requests. `gateway/serving.py` says what is wanted and hears what changed.
+"""Loads, proves and unloads versions beside the requests. `serving/reload.py` says what is wanted and hears what changed.
 
 An inline version is loaded in a thread of this process, one package at a time; a version that is placed apart is loaded by its
 runner processes, and awaited here. READY is published after the golden examples passed where the version executes; a version that
@@ -19,15 +19,15 @@ from roadworthy.contract.policy import Batching, Policy
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.contract.telemetry import VersionState, sentence
 from roadworthy.foundation.errors import RoadworthyError, Unavailable
-from roadworthy.runtime.apart.launch import LOAD_S, runner_address
-from roadworthy.runtime.batching import Batcher
 from roadworthy.runtime.lease import Leases
 from roadworthy.runtime.loading import Loader
+from roadworthy.runtime.pending import PendingRequest
 from roadworthy.runtime.placement import INLINE, PROCESS, Place, Placed
 from roadworthy.runtime.policy import Forget, Load, State, Unload, next_action
+from roadworthy.runtime.queue.batching import Batcher
 from roadworthy.runtime.runners.inline import InlineRunner
-from roadworthy.runtime.runners.process import ProcessBatcher
-from roadworthy.runtime.ticket import Ticket
+from roadworthy.runtime.runners.isolated.client import ProcessBatcher
+from roadworthy.runtime.runners.isolated.launch import LOAD_S, runner_address
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 
@@ -88,7 +88,7 @@ class Version:
         self.barred = _barred(reason)
         self.batcher.bar(None if reason is None else partial(_barred_for, reason))
 
-    def submit(self, batch: Batch, ticket: Ticket) -> None:
+    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
         """Have `batch` answered, or refused at once while the version is barred."""
         if self.barred is None:
             self.batcher.submit(batch, ticket)

@@ -1,4 +1,4 @@
-"""Keeps what was predicted until the agent has taken it. `gateway/predict.py` appends, the link to the agent carries.
+"""Keeps what was predicted until the agent has taken it. `gateway/http/predict.py` appends, the link to the agent carries.
 
 Records wait a few milliseconds to travel together. While the link takes nothing they wait within a bound, and the link is tried
 again for as long as any of them waits. What does not fit is dropped and counted, never silently.

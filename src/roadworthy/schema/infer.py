@@ -1,6 +1,6 @@
 """A signature from a sample: the columns that were there, their types, whether anything was missing, what was seen.
 
-`package/pack.py` calls this with the training rows and with the model's own answers. Nothing is guessed: a column that has no
+`pack.py` calls this with the training rows and with the model's own answers. Nothing is guessed: a column that has no
 one type is refused with its name.
 """
 

@@ -1,6 +1,6 @@
 """Evidence that two versions answer differently, at any moment and after any number of looks, and by how much they do.
 
-`rollout/alarms.py` calls it with counts of answers by class or bin. As in `e_process.py` the question is whose the answers are:
+`alerts.py` calls it with counts of answers by class or bin. As in `e_process.py` the question is whose the answers are:
 requests are drawn at random, so if both versions answer alike, each answer is the canary's with one probability q, whatever its
 class. That holds while the mix of classes changes by the hour, and when one version is counted a little less than its share.
 Otherwise an answer of class c is the canary's with a probability q_c of its own. A Beta prior for each of them (together the

@@ -1,6 +1,6 @@
 """Evidence that one of two versions is worse, at any moment and after any number of looks: a conditional-binomial E-process.
 
-`rollout/verdict.py` calls it with counts. Requests are drawn at random, a share rho of them for the canary. Of all bad events
+`verdict.py` calls it with counts. Requests are drawn at random, a share rho of them for the canary. Of all bad events
 (errors, say) of both versions, look only at whose they are: if the canary has at most r times the stable's rate, each belongs to
 it with probability at most
 

@@ -1,6 +1,6 @@
 """How many samples it takes to show that a version is well, when it is: estimates of `e_process.py` at expected counts.
 
-`rollout/cautions.py` tells people by these what to expect of a plan. The number of bad events is taken to be the expected one at
+`warnings.py` tells people by these what to expect of a plan. The number of bad events is taken to be the expected one at
 every moment; real ones vary, and a path that is lucky for a moment is over, so that most equal versions take less: 157 samples
 are estimated where the median is 134, 307 where it is 211.
 """

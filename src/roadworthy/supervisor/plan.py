@@ -35,7 +35,7 @@ class ChildPlan:
         stage: children of the lowest stage stop first, and the next stage when they are gone.
         grace_s: seconds from SIGTERM to SIGKILL.
         needed: whether nothing is started when it refuses to start; else it is tried again, with pauses.
-        orders: what it may order (`ordering.py`); its document then gets "children_fd". One child may.
+        orders: what it may order (`channel.py`); its document then gets "children_fd". One child may.
         still_s: a child that has shown life and then shows none for this long is killed and started again; None never.
     """
 

@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from roadworthy.supervisor.household import Child, Household, kill_group, say
+from roadworthy.supervisor.process_group import ManagedProcess, ProcessGroup, kill_group, say
 
 
 @dataclass(slots=True)
 class _Turn:
     """The pair of the worker that is being replaced."""
 
-    old: Child
+    old: ManagedProcess
     reason: str
-    new: Child | None
+    new: ManagedProcess | None
     give_up: float
 
 
@@ -31,12 +31,12 @@ class Recycler:
         recycled: told of each worker that was replaced, with the reason.
     """
 
-    house: Household
+    house: ProcessGroup
     is_ready: Callable[[int | None, int], bool]
     spare: int
     ready_s: float
-    recycled: Callable[[Child, str], None]
-    _waiting: list[tuple[Child, str]] = field(default_factory=list)
+    recycled: Callable[[ManagedProcess, str], None]
+    _waiting: list[tuple[ManagedProcess, str]] = field(default_factory=list)
     _turn: _Turn | None = None
 
     @property
@@ -44,7 +44,7 @@ class Recycler:
         """Whether there is anything to go on with."""
         return self._turn is not None or bool(self._waiting)
 
-    def ask(self, children: Iterable[Child], reason: str) -> None:
+    def ask(self, children: Iterable[ManagedProcess], reason: str) -> None:
         """Replace these, after those that were asked for before."""
         known = {id(child) for child, _ in self._waiting}
         if self._turn is not None:
@@ -66,13 +66,13 @@ class Recycler:
         while self._waiting:
             old, reason = self._waiting.pop(0)
             if old in self.house.members and old.stop_by is None:
-                new = Child(old.plan, self.spare, planned=False)
+                new = ManagedProcess(old.plan, self.spare, planned=False)
                 self._turn = _Turn(old, reason, new, time.monotonic() + self.ready_s)
                 self.house.members.append(new)
                 self.house.start(new)
                 return
 
-    def _switch(self, turn: _Turn, new: Child) -> None:
+    def _switch(self, turn: _Turn, new: ManagedProcess) -> None:
         process, old = new.process, turn.old
         if process is not None and self.is_ready(new.slot, process.pid):
             turn.new = None

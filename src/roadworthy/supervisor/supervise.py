@@ -11,7 +11,7 @@ open as long as this process lives (`foundation/child.py`).
 - A child that exits with EXIT_REFUSED on its first start stops everything: there is no half start. One that is not needed is
   tried again.
 - A child that gives no sign of life is killed and started again; a worker that holds too much memory is recycled.
-- One child may order others (`ordering.py`); they stay when it dies.
+- One child may order others (`channel.py`); they stay when it dies.
 - What descends from a child ends with it (`leftovers.py`).
 """
 
@@ -31,12 +31,12 @@ from typing import Any
 
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.slab import SlabReader, create_slab
+from roadworthy.supervisor.channel import SupervisorChannel
 from roadworthy.supervisor.door import Door
-from roadworthy.supervisor.household import LOOK_S, Child, Death, Household, Listeners, say
 from roadworthy.supervisor.kept import Kept
 from roadworthy.supervisor.leftovers import Leftovers
-from roadworthy.supervisor.ordering import Ordering
 from roadworthy.supervisor.plan import ChildPlan, Pauses, WorkerLimits
+from roadworthy.supervisor.process_group import LOOK_S, Listeners, ManagedProcess, ProcessExit, ProcessGroup, say
 from roadworthy.supervisor.recycling import Recycler
 from roadworthy.supervisor.watch import WorkerWatch
 
@@ -76,12 +76,12 @@ class Supervisor:
         self._asked = _Asked()
         self._doors = doors
         self._next_look = 0.0
-        self._ordering: Ordering | None = None
+        self._ordering: SupervisorChannel | None = None
         for plan in plans:
             if plan.orders is not None:
-                self._ordering = Ordering(plan.orders, [other.name for other in plans])
+                self._ordering = SupervisorChannel(plan.orders, [other.name for other in plans])
         self._leftovers = Leftovers()
-        self._house = Household(plans, pauses, Listeners(self._channel, self._started, self._died))
+        self._house = ProcessGroup(plans, pauses, Listeners(self._channel, self._started, self._died))
         self._watch: WorkerWatch | None = None
         self._recycler: Recycler | None = None
         self._slab: Kept | None = None
@@ -165,14 +165,14 @@ class Supervisor:
 
     # Ordered children.
 
-    def _channel(self, child: Child) -> socket.socket | None:
+    def _channel(self, child: ManagedProcess) -> socket.socket | None:
         return self._ordering.open() if self._ordering is not None and child.plan.orders is not None else None
 
-    def _started(self, child: Child, pid: int) -> None:
+    def _started(self, child: ManagedProcess, pid: int) -> None:
         if self._ordering is not None:
             self._ordering.started(child, pid)
 
-    def _died(self, child: Child, death: Death) -> None:
+    def _died(self, child: ManagedProcess, death: ProcessExit) -> None:
         self._leftovers.someone_died()
         if self._ordering is None:
             return
@@ -181,7 +181,7 @@ class Supervisor:
         else:
             self._ordering.died(child, death, {} if self._watch is None else self._watch.left(child.slot))
 
-    def _recycled(self, child: Child, reason: str) -> None:
+    def _recycled(self, child: ManagedProcess, reason: str) -> None:
         if self._ordering is not None:
             self._ordering.recycled(child, reason)
 
@@ -213,7 +213,7 @@ class Supervisor:
                 self._house.ask_to_stop(child)
         for name, plan in wanted.items():
             if name not in ordered:
-                members.append(Child(plan, None, planned=False, ordered=True))
+                members.append(ManagedProcess(plan, None, planned=False, ordered=True))
 
     def _kill_ordered(self, message: dict[str, Any]) -> None:
         for child in self._house.members:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from roadworthy.foundation.resident import Resident, resident
 from roadworthy.foundation.slab import DRAINING, GAUGE, READY, SlabReader, SlotStatus
-from roadworthy.supervisor.household import Child, say
 from roadworthy.supervisor.plan import MEBI, WorkerLimits
+from roadworthy.supervisor.process_group import ManagedProcess, say
 
 _BORN_LARGE = 0.05
 """A worker above its bound is replaced only when it has grown by this share of it: if not, another one would be as large."""
@@ -61,14 +61,14 @@ class WorkerWatch:
         _, cells = self._slab.read(slot)
         return {run.name: run.values[0] for run in cells if run.kind == GAUGE and run.values[0]}
 
-    def look(self, workers: Iterable[Child]) -> tuple[list[Child], list[tuple[Child, str]]]:
+    def look(self, workers: Iterable[ManagedProcess]) -> tuple[list[ManagedProcess], list[tuple[ManagedProcess, str]]]:
         """Who hangs, and who holds too much memory and why; empty when it is not yet time to look again."""
         now = time.monotonic()
         if now < self._next_look:
             return [], []
         self._next_look = now + self._limits.look_s
-        hung: list[Child] = []
-        bloated: list[tuple[Child, str]] = []
+        hung: list[ManagedProcess] = []
+        bloated: list[tuple[ManagedProcess, str]] = []
         seen: dict[int, _Known] = {}
         for child in workers:
             if child.process is None or child.slot is None or child.stop_by is not None:
@@ -99,7 +99,7 @@ class WorkerWatch:
         before, known.overdue = known.overdue, time.monotonic_ns() - status.heartbeat_ns > self._limits.hang_s * 1e9
         return before and known.overdue
 
-    def _too_large(self, child: Child, known: _Known, status: SlotStatus, now: float) -> str | None:
+    def _too_large(self, child: ManagedProcess, known: _Known, status: SlotStatus, now: float) -> str | None:
         limits = self._limits
         held = resident(status.pid)
         if held is None or status.state != READY:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import httpx
 
-from roadworthy import __version__
 from roadworthy.foundation.clock import Clock
 from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.version import __version__
 from roadworthy.webhooks.messages import Message
 from roadworthy.webhooks.signing import sign
 from roadworthy.webhooks.targets import Network, Target, find_targets, parse_url

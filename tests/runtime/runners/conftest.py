@@ -1,5 +1,5 @@
 """Fixtures of the runner processes' tests."""
 
-from tests.runtime.apart.runners import start_runner
+from tests.runtime.runners.isolated.runners import start_runner
 
 __all__ = ["start_runner"]

@@ -15,13 +15,13 @@ import uvloop
 from roadworthy.contract.local import part_of
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
-from roadworthy.runtime.fallback import Fallbacks, OtherSubmitter, Static, Step
-from roadworthy.runtime.line import too_late
-from roadworthy.runtime.rules import Rules
-from roadworthy.runtime.ticket import Answer, Ticket
+from roadworthy.runtime.layers.fallback import Fallbacks, OtherSubmitter, Static, Step
+from roadworthy.runtime.layers.rules import Rules
+from roadworthy.runtime.pending import Answer, PendingRequest
+from roadworthy.runtime.queue.request_queue import too_late
 from roadworthy.schema.batch import Batch, Layout
-from tests.runtime.apart.planted_runner import UNLUCKY
-from tests.runtime.apart.runners import DIGEST, SUM, StartRunner, Waiting, rows
+from tests.runtime.runners.isolated.planted_runner import UNLUCKY
+from tests.runtime.runners.isolated.runners import DIGEST, SUM, StartRunner, Waiting, rows
 from tests.waiting import DEADLINE_S, soon
 
 MEAN = part_of(DIGEST, "mean")
@@ -35,7 +35,7 @@ class Failing:
     def __init__(self, error: RoadworthyError) -> None:
         self.error = error
 
-    def submit(self, batch: Batch, ticket: Ticket) -> None:
+    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
         """Settle."""
         ticket.settle(self.error)
 
@@ -68,7 +68,7 @@ class Scene:
 @pytest.fixture
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs a scene, at whose end nothing is under way."""
-    monkeypatch.setattr("roadworthy.runtime.rules._LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr("roadworthy.runtime.layers.rules._LOOK_AGAIN_S", 0.01)
 
     def run(scene: Callable[[Scene], Awaitable[None]]) -> None:
         async def whole() -> None:
@@ -129,7 +129,7 @@ def test_a_rule_answers_after_the_deadline_too(
     play: Any, start_runner: StartRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A version that used up all the time leaves the rule some all the same."""
-    monkeypatch.setattr("roadworthy.runtime.fallback.LEAST_RULE_S", DEADLINE_S)
+    monkeypatch.setattr("roadworthy.runtime.layers.fallback.LEAST_RULE_S", DEADLINE_S)
 
     async def scene(stage: Scene) -> None:
         start_runner(rule="mean")

@@ -15,9 +15,9 @@ import sys
 from functools import lru_cache
 from typing import Any
 
+from roadworthy.codecs.codec import Chooser
+from roadworthy.codecs.reading.bounds import Bounds
 from roadworthy.foundation.errors import RoadworthyError
-from roadworthy.gateway.protocols.bounds import Bounds
-from roadworthy.gateway.protocols.protocol import Chooser
 from roadworthy.gateway.readers import jobs
 from roadworthy.schema.signature import Signature
 

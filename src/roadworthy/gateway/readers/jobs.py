@@ -22,6 +22,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from roadworthy.codecs.codec import BoundProtocol, Chooser, Decoded, Headers
+from roadworthy.codecs.formats import Formats
+from roadworthy.codecs.open_inference import HEAD_LENGTH, OpenInference
+from roadworthy.codecs.reading.bounds import Bounds
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import (
     BodyTooLarge,
@@ -31,11 +35,7 @@ from roadworthy.foundation.errors import (
     RoadworthyError,
     UnsupportedMediaType,
 )
-from roadworthy.gateway.formats import Formats
-from roadworthy.gateway.protocols.bounds import Bounds
-from roadworthy.gateway.protocols.open_inference import HEAD_LENGTH, OpenInference
-from roadworthy.gateway.protocols.protocol import BoundProtocol, Chooser, Decoded, Headers
-from roadworthy.runtime.apart.frames import decode_batch, encode_batch
+from roadworthy.runtime.runners.isolated.frames import decode_batch, encode_batch
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Signature

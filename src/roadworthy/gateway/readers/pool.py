@@ -17,12 +17,12 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
+from roadworthy.codecs.codec import BoundProtocol, Decoded, Headers
 from roadworthy.foundation.errors import Unavailable
-from roadworthy.gateway.protocols.protocol import BoundProtocol, Decoded, Headers
 from roadworthy.gateway.readers import jobs
-from roadworthy.runtime.line import too_late
-from roadworthy.runtime.thread import ModelThread
-from roadworthy.runtime.ticket import Ticket
+from roadworthy.runtime.pending import PendingRequest
+from roadworthy.runtime.queue.request_queue import too_late
+from roadworthy.runtime.queue.thread import ModelThread
 
 MOST = 2
 PATIENCE_S = 60.0
@@ -51,7 +51,9 @@ class Readers:
         self._waiting: Counter[str] = Counter()
         self.patience_s = patience_s
 
-    def __call__(self, ticket: Ticket, size: int, work: Work, then: Callable[[Decoded | Exception], None]) -> None:
+    def __call__(
+        self, ticket: PendingRequest, size: int, work: Work, then: Callable[[Decoded | Exception], None]
+    ) -> None:
         """Do a request's `work`, which must not raise, on a thread that has a reading process; give its result to `then` on the
         loop. At its deadline the ticket is settled. `size` of the body, bytes.
 
@@ -177,7 +179,7 @@ class _Lane:
         return ours
 
 
-def _expire(ticket: Ticket) -> None:
+def _expire(ticket: PendingRequest) -> None:
     ticket.settle(too_late())
 
 

@@ -1,4 +1,4 @@
-"""Runs a version inside the worker's own process. Called by `runtime/batching.py`; whatever goes wrong becomes a ModelFault."""
+"""Runs a version inside the worker's own process. Called by `batching.py`; whatever goes wrong becomes a ModelFault."""
 
 from __future__ import annotations
 

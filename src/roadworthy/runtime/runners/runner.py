@@ -1,4 +1,4 @@
-"""The interface between a loaded version and the place where it executes. `runtime/batching.py` is the caller."""
+"""The interface between a loaded version and the place where it executes. `runtime/queue/batching.py` is the caller."""
 
 from __future__ import annotations
 

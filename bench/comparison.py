@@ -1,0 +1,181 @@
+"""Ours against a baseline, in turns: both servers run on one core, the load comes from another, one is asked at a time."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.load.traffic import PATIENCE_S
+from bench.load.wrk import Load, Target, fire, wrong_answers
+from bench.models import Rows, Subject, bodies
+from bench.ports import free_ports
+from bench.report import Measure
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How to measure: `rounds` turns of `seconds` each, servers on one core and load on the other (None: anywhere)."""
+
+    rounds: int
+    seconds: int
+    server_core: int | None = 0
+    load_core: int | None = 1
+    connections: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Medians over the rounds, and the median of the rounds' ratios (ours / baseline).
+
+    `answered` counts the answers that ours gave in all runs, warm-up included; `sent` the requests, of which a few were still
+    open when wrk stopped.
+    """
+
+    ours: float
+    baseline: float
+    ratio: float
+    answered: int = 0
+    sent: int = 0
+
+
+class WrongAnswerError(AssertionError):
+    """A server failed or gave an answer that is not the right one: its speed does not count."""
+
+
+@contextmanager
+def baseline(module: str, model: Path, core: int | None) -> Iterator[Target]:
+    """Run a hand-written service, pinned like ours."""
+    (port,) = free_ports(1)
+    pinned = [] if core is None else ["taskset", "-c", str(core)]
+    process = subprocess.Popen([*pinned, sys.executable, "-m", module, str(model), str(port)])
+    try:
+        _wait_for_port(port)
+        yield Target(port, "/predict")
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def rate(load: Load) -> float:
+    """Requests a second."""
+    return load.rate
+
+
+def median_ms(load: Load) -> float:
+    """Half of the requests took no longer."""
+    return load.percentiles_ms["p50"]
+
+
+def single_rows(
+    subject: Subject, ours: Target, theirs: Target, setup: Setup, figure: Callable[[Load], float] = rate
+) -> Comparison:
+    """One row a request, every request another row; every answer is checked. `figure` is what is compared."""
+    file = subject.package.parent / f"{subject.name}.bodies"
+    file.write_bytes(b"\n".join(bodies(subject.rows)))
+    warm = [_fire(target, file, subject.right, setup, seconds=1) for target in (theirs, ours)]
+    pairs: list[tuple[Load, Load]] = []
+    for _ in range(setup.rounds):
+        first = _fire(theirs, file, subject.right, setup, setup.seconds)
+        pairs.append((first, _fire(ours, file, subject.right, setup, setup.seconds)))
+    mine = [warm[1], *(our for _, our in pairs)]
+    figures = [(figure(our), figure(their)) for their, our in pairs]
+    spread = ", ".join(f"{our / their:.2f}" for our, their in figures)
+    print(f"{ours.path}, {setup.connections} connections: ratio in each round {spread}", flush=True)
+    return Comparison(
+        statistics.median(our for our, _ in figures),
+        statistics.median(their for _, their in figures),
+        statistics.median(our / their for our, their in figures),
+        sum(load.requests for load in mine),
+        sum(load.sent for load in mine),
+    )
+
+
+def faster(name: str, comparison: Comparison, target: float, dream: float | None = None) -> Measure:
+    """A comparison by requests a second: at least `target` times the baseline."""
+    ours, theirs, met = round(comparison.ours), round(comparison.baseline), comparison.ratio >= target
+    return Measure(name, ours, "requests/s", theirs, round(comparison.ratio, 3), _aim(">=", target, dream), met)
+
+
+def slower(name: str, comparison: Comparison, target: float, dream: float | None = None) -> Measure:
+    """A comparison by time: at most `target` times the baseline."""
+    ours, theirs, met = round(comparison.ours, 3), round(comparison.baseline, 3), comparison.ratio <= target
+    return Measure(name, ours, "ms", theirs, round(comparison.ratio, 3), _aim("<=", target, dream), met)
+
+
+def _aim(sign: str, target: float, dream: float | None) -> str:
+    return f"{sign} {target:g} x" + ("" if dream is None else f", dream {dream:g} x")
+
+
+def _fire(target: Target, file: Path, right: Rows, setup: Setup, seconds: int) -> Load:
+    load = fire(target, file, connections=setup.connections, seconds=seconds, core=setup.load_core)
+    wrong = wrong_answers(load, right)
+    if wrong or load.failures or load.socket_errors or not load.requests:
+        raise WrongAnswerError(
+            f"{target.path}: {wrong} wrong of {load.requests}, failures {dict(load.failures)}, "
+            f"{load.socket_errors} socket errors"
+        )
+    return load
+
+
+def many_rows(subject: Subject, ours: Target, theirs: Target, rows: int, requests: int) -> Comparison:
+    """Milliseconds for one request of many rows, over one keep-alive connection each, asked in turns; answers are checked."""
+    body = json.dumps({"instances": subject.rows[:rows].tolist()}, separators=(",", ":")).encode()
+    times: list[tuple[float, float]] = []
+    with closing(_connect(ours)) as our, closing(_connect(theirs)) as their:
+        for number in range(requests + 10):
+            pair = _timed(our, ours, body), _timed(their, theirs, body)
+            for _, answer in pair:
+                _check(answer, subject.right[:rows])
+            if number >= 10:  # the first ones warm both up
+                times.append((pair[0][0], pair[1][0]))
+    ours_ms, theirs_ms = (statistics.median(side) for side in zip(*times, strict=True))
+    return Comparison(ours_ms, theirs_ms, ours_ms / theirs_ms)
+
+
+def _connect(target: Target) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", target.port, timeout=30)
+
+
+def _timed(connection: http.client.HTTPConnection, target: Target, body: bytes) -> tuple[float, bytes]:
+    headers = {"Content-Type": "application/json"}
+    if target.authorization:
+        headers["Authorization"] = target.authorization
+    begun = time.perf_counter()
+    connection.request("POST", target.path, body, headers)
+    reply = connection.getresponse()
+    answer = reply.read()
+    took = time.perf_counter() - begun
+    if reply.status != 200:
+        raise WrongAnswerError(f"{target.path}: {reply.status} {answer[:200]!r}")
+    return took * 1000, answer
+
+
+def _check(answer: bytes, right: Rows) -> None:
+    given = np.array([row["probabilities"][1] for row in json.loads(answer)["predictions"]])
+    if given.shape != right.shape or np.abs(given - right).max() > TOLERANCE:
+        raise WrongAnswerError(f"{len(given)} rows, not all as the model answers them")
+
+
+def _wait_for_port(port: int, timeout_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError(f"nothing listens on port {port} after {timeout_s:g} s")

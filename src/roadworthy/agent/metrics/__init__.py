@@ -1,0 +1,1 @@
+"""The machine's Prometheus page, added up over its workers."""

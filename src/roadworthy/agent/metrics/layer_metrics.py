@@ -1,0 +1,89 @@
+"""What `/metrics` says of caches, breakers and fallbacks. Called by `exposition.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from roadworthy.contract.snapshot import Snapshot
+from roadworthy.contract.telemetry import CONNECTED, UNREACHABLE
+from roadworthy.runtime.layers.breaker import OWNER, State, bucket_of, view_of
+from roadworthy.serving.layers import owner_of
+from roadworthy.serving.metrics import CACHE, FALLBACK, SHARED_CACHE, Totals
+
+
+def layer_counts(totals: Totals) -> Iterator[Metric]:
+    """How often caches and fallbacks answered, over all workers and their restarts."""
+    for kind, family in (
+        (
+            CACHE,
+            CounterMetricFamily(
+                "roadworthy_cache_requests",
+                "Requests that came to a cache: hit, hit-shared, miss, collapsed (waited for an equal one), bypass.",
+                labels=("endpoint", "result"),
+            ),
+        ),
+        (
+            FALLBACK,
+            CounterMetricFamily(
+                "roadworthy_fallbacks",
+                "Requests whose version could not answer, by what answered instead (none: nothing did) and the error's code.",
+                labels=("endpoint", "kind", "reason"),
+            ),
+        ),
+        (
+            SHARED_CACHE,
+            CounterMetricFamily(
+                "roadworthy_shared_cache_events",
+                "Answers stored, dropped, not-shared or refused; entries that were unfit; times the server was lost.",
+                labels=("event",),
+            ),
+        ),
+    ):
+        for (counted, *labels), count in sorted(totals.counted.items()):
+            if counted == kind:
+                family.add_metric(labels, float(count))
+        yield family
+    if totals.sharing:
+        workers = GaugeMetricFamily(
+            "roadworthy_shared_cache_workers",
+            "Live workers by whether the shared cache answers them.",
+            labels=("state",),
+        )
+        for answers, state in ((True, CONNECTED), (False, UNREACHABLE)):
+            workers.add_metric((state,), float(totals.sharing.get(answers, 0)))
+        yield workers
+
+
+def breakers(totals: Totals, snapshot: Snapshot) -> Metric:
+    """How the breakers of the snapshot's versions are: 1 for the state that each is in."""
+    family = GaugeMetricFamily(
+        "roadworthy_breaker_state",
+        "1 for the state that the breaker is in, 0 for the others.",
+        labels=("endpoint", "version", "state"),
+    )
+    names = {entry.digest: f"{entry.model}:{entry.version}" for entry in snapshot.packages}
+    for endpoint, digest, present in _states(totals, snapshot):
+        for state in State:
+            family.add_metric((endpoint, names.get(digest, ""), state.value), float(state is present))
+    return family
+
+
+def not_closed(totals: Totals, snapshot: Snapshot) -> set[str]:
+    """The digests of versions that a breaker keeps from being asked as usual."""
+    return {digest for _, digest, state in _states(totals, snapshot) if state is not State.CLOSED}
+
+
+def _states(totals: Totals, snapshot: Snapshot) -> Iterator[tuple[str, str, State]]:
+    """Endpoint, digest and how the breaker between them is."""
+    now_ns = time.monotonic_ns()
+    for endpoint in snapshot.endpoints:
+        policy = endpoint.policy.breaker
+        if policy is None:
+            continue
+        for number, arm in enumerate(endpoint.split):
+            owner = owner_of(arm.digest, policy.window_s)
+            runs = [run for run in totals.breakers.get((endpoint.name, number), ()) if run[0][OWNER] == owner]
+            yield endpoint.name, arm.digest, view_of(runs, now_ns, bucket_of(policy.window_s)).state(now_ns)

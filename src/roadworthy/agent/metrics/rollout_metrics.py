@@ -1,0 +1,52 @@
+"""What `/metrics` says of the rollouts that the snapshot names. Called by `exposition.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, Metric
+
+from roadworthy.contract.snapshot import Snapshot
+from roadworthy.serving.metrics import Totals
+
+Sums = dict[tuple[str, str, str], int]
+"""By family, and the two labels after the rollout."""
+
+
+def rollout_counts(totals: Totals, snapshot: Snapshot) -> Iterator[Metric]:
+    """Samples, bad ones, copies and what is no evidence, over all generations. Nothing where there is no rollout."""
+    labels = ("endpoint", "rollout")
+    samples = CounterMetricFamily("roadworthy_rollout_samples", "Eligible outcomes.", labels=(*labels, "signal", "arm"))
+    bad = CounterMetricFamily("roadworthy_rollout_bad", "Bad ones of them.", labels=(*labels, "signal", "arm"))
+    excluded = CounterMetricFamily(
+        "roadworthy_rollout_excluded",
+        "Requests and copies that are no evidence: shed, breaker, fallback, retried, cached.",
+        labels=(*labels, "reason", "arm"),
+    )
+    pairs = CounterMetricFamily(
+        "roadworthy_rollout_pairs",
+        "Copied requests that both versions answered, by what came out: equal, canary or stable (that one alone was bad).",
+        labels=(*labels, "signal", "result"),
+    )
+    families = {family.name: family for family in (samples, bad, excluded, pairs)}
+    entries = [(entry.name, entry.rollout.id) for entry in snapshot.endpoints if entry.rollout is not None]
+    for endpoint, rollout in entries:
+        sums: Sums = {}
+        counts = totals.evidence.counts(rollout)
+        for each in counts.arms:
+            _add(sums, (samples.name, each.signal, each.arm), each.samples)
+            _add(sums, (bad.name, each.signal, each.arm), each.bad)
+        for left in counts.excluded:
+            _add(sums, (excluded.name, left.reason, left.arm), left.count)
+        for pair in counts.pairs:
+            _add(sums, (pairs.name, pair.signal, "canary"), pair.canary_bad)
+            _add(sums, (pairs.name, pair.signal, "stable"), pair.stable_bad)
+            _add(sums, (pairs.name, pair.signal, "equal"), pair.pairs - pair.canary_bad - pair.stable_bad)
+        for (name, first, second), count in sums.items():
+            families[name].add_metric((endpoint, rollout, first, second), float(count))
+    if entries:
+        yield from families.values()
+
+
+def _add(sums: Sums, key: tuple[str, str, str], count: int) -> None:
+    sums[key] = sums.get(key, 0) + count

@@ -1,0 +1,1 @@
+"""Prediction records: taken from workers, kept within bounds, written as files, with private columns left out."""

@@ -1,0 +1,1 @@
+"""What goes to and from the control plane: snapshots, packages, telemetry and record files."""

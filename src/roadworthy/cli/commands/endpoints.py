@@ -1,0 +1,264 @@
+"""`roadworthy deploy | rollback | undeploy | logs | status`: what endpoints serve, and what they answered."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from roadworthy.cli.commands.policies import read_policy
+from roadworthy.cli.commands.registry import endpoint_table, pending_text
+from roadworthy.cli.commands.runners import confinement_line, local_confinement, local_runners, runner_table
+from roadworthy.cli.home import Home
+from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.output import facts, say, short, show, table
+
+if TYPE_CHECKING:
+    from roadworthy.client.client import EndpointChange
+
+_CELL_CHARACTERS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitOptions(RemoteOptions):
+    """How long to wait for a change."""
+
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is served.")] = True
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait.", min=0)] = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployOptions(WaitOptions):
+    """`deploy`."""
+
+    reference: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version, like flights:2.")]
+    endpoint: Annotated[str, typer.Option("--endpoint", help="The endpoint that is to serve it.")]
+    policy: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help="Policies to change, in a .toml or .json file.")
+    ] = None
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A policy to change, like cache.ttl_s=30; can be repeated."),
+    ] = None
+    supersede: Annotated[bool, typer.Option("--supersede", help="Take the place of a rollout that is in progress.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackOptions(WaitOptions):
+    """`rollback`."""
+
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointOptions(RemoteOptions):
+    """`undeploy`."""
+
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsOptions(RemoteOptions):
+    """`logs`."""
+
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
+    last: Annotated[int, typer.Option("--last", metavar="N", help="How many.", min=1, max=1000)] = 20
+    prediction: Annotated[str | None, typer.Option("--id", help="Only the prediction with this id.")] = None
+
+
+def deploy(options: DeployOptions) -> None:
+    """Let an endpoint serve a version.
+
+    It is loaded and proved beside the one that serves, then the endpoint is switched; nothing is dropped.
+    """
+    from roadworthy.client import Client
+
+    begun = time.monotonic()
+    policy = read_policy(options.policy, options.set_ or ())
+    with Client.from_settings(options.settings.client) as client:
+        change: EndpointChange = {} if policy is None else {"policy": policy}
+        if options.supersede:
+            change["supersede"] = True
+        asked = client.deploy(options.reference, options.endpoint, **change)
+        _finish(client, asked, options, begun)
+
+
+def rollback(options: RollbackOptions) -> None:
+    """Let an endpoint serve the version before again."""
+    from roadworthy.client import Client
+
+    begun = time.monotonic()
+    with Client.from_settings(options.settings.client) as client:
+        _finish(client, client.rollback(options.endpoint), options, begun)
+
+
+def _finish(client: Any, asked: Mapping[str, Any], options: WaitOptions, begun: float) -> None:
+    told: list[str] = []
+
+    def progress(document: Mapping[str, Any]) -> None:
+        text = pending_text(document.get("pending"))
+        if text is not None and text not in told and sys.stderr.isatty():
+            told.append(text)
+            say(f"{document['name']}: {text}")
+
+    document = client.wait(asked, timeout_s=options.timeout, progress=progress) if options.wait else asked
+    if document.get("pending") is None and document.get("state") == "serving":
+        text = f"{document['name']} serves {document['version']} (after {time.monotonic() - begun:.1f} s)"
+    else:
+        text = f"{document['name']}: {pending_text(document.get('pending')) or document.get('state')}"
+    show(document, text, as_json=options.json)
+
+
+def undeploy(options: EndpointOptions) -> None:
+    """Delete an endpoint; its versions stay."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        client.undeploy(options.endpoint)
+    show({"name": options.endpoint, "deleted": True}, f"{options.endpoint} deleted", as_json=options.json)
+
+
+def logs(options: LogsOptions) -> None:
+    """Show what an endpoint was asked and what it answered."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        page = client.logs(options.endpoint, last=options.last, prediction_id=options.prediction)
+        if not page["items"]:
+            client.endpoint(options.endpoint)  # an endpoint of no such name is an error, one without predictions is not
+    rows = [
+        (
+            item["time"],
+            item["id"],
+            item.get("version"),
+            item["status"] if item["code"] == "ok" else f"{item['status']} {item['code']}",
+            f"{item['latency_ms']:.1f} ms",
+            item["rows"],
+            _cell(item.get("inputs")),
+            _cell(item.get("outputs")),
+        )
+        for item in page["items"]
+    ]
+    headings = ("TIME", "ID", "VERSION", "STATUS", "LATENCY", "ROWS", "ASKED", "ANSWERED")
+    show(page, table(headings, rows), as_json=options.json)
+    if page.get("lost") and not options.json:
+        say(f"note: {page['lost']} records were lost on their way")
+    damaged = page.get("unreadable") or {}
+    if damaged.get("files") and not options.json:
+        say(f"note: {damaged['files']} record files with {damaged['predictions']} predictions are damaged or gone")
+
+
+def _cell(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return line if len(line) <= _CELL_CHARACTERS else f"{line[: _CELL_CHARACTERS - 1]}…"
+
+
+def status(options: RemoteOptions) -> None:
+    """Show control plane, gateways, endpoints, and the runner processes of this machine."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        document = client.status()
+    control = document["control"]
+    head = facts({"control plane": control["version"], "revision": f"{control['revision']} of {control['epoch']}"})
+    gateways = [
+        (
+            gateway["id"],
+            "alive" if _is_alive(gateway) else "AWAY",
+            gateway.get("seen_at"),
+            gateway.get("revision"),
+            len(gateway.get("workers") or ()),
+            _states(gateway.get("workers") or ()) if _is_alive(gateway) else "unknown",
+            gateway.get("lost_records"),
+            _sharing(gateway.get("workers") or ()),
+        )
+        for gateway in document["gateways"]
+    ]
+    headings = ("GATEWAY", "STATE", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS", "SHARED CACHE")
+    seen = table(headings, gateways)
+    placed = table(("GATEWAY", "DIGEST", "RUNTIME", "PLACEMENT", "WORKERS"), _placements(document["gateways"]))
+    alerts = [f"alert: {alert['text']} ({alert['code']})\n  {alert['hint']}" for alert in document.get("alerts") or ()]
+    parts = [head, *alerts, seen, placed, endpoint_table(document["endpoints"])]
+    home = options.settings.general.home
+    document["runners"] = local_runners(Home(home).gateway) if home.is_absolute() else []
+    document["confinement"] = local_confinement(Home(home).gateway) if home.is_absolute() else None
+    if document["confinement"]:
+        parts.append(confinement_line(document["confinement"]))
+    if document["runners"]:
+        parts.append(runner_table(document))
+    show(document, "\n\n".join(parts), as_json=options.json)
+    for text in () if options.json else status_notes(document):
+        say(f"note: {text}")
+
+
+def status_notes(document: Mapping[str, Any]) -> list[str]:
+    """What of a status somebody should look at: what is lost, and who follows another database."""
+    control, notes = document["control"], []
+    lines = control.get("log_lines_dropped") or 0
+    for gateway in document["gateways"]:
+        workers = gateway.get("workers") or ()
+        lines += max((worker.get("log_lines_dropped") or 0 for worker in workers), default=0)
+        epochs = {worker.get("epoch") for worker in workers} - {None, control["epoch"]}
+        if gateway.get("alive") and epochs:
+            notes.append(
+                f"gateway {gateway['id']} serves by {', '.join(sorted(epochs))}, another database than this one. If that stays "
+                "so, restore that database, or start the gateway with --begin-anew to follow this one"
+            )
+    if gone := document.get("packages_gone"):
+        notes.append(f"the bytes of {', '.join(gone)} are gone from the blob store; push the same packages again")
+    if lost := (document.get("webhooks") or {}).get("lost"):
+        notes.append(f"{lost} events were deleted before a webhook took them; `roadworthy webhook list` shows which")
+    if lines:
+        notes.append(f"{lines} log lines were dropped, because nobody read them fast enough")
+    return notes
+
+
+def _is_alive(gateway: dict[str, Any]) -> bool:
+    """Whether it reports; control planes of earlier releases do not say."""
+    return bool(gateway.get("alive", True))
+
+
+def _placements(gateways: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
+    """Where each version that is ready executes, and on how many workers it is so; of a gateway that is away nobody knows."""
+    counts: dict[tuple[str, str, str, str], int] = {}
+    for gateway in filter(_is_alive, gateways):
+        for worker in gateway.get("workers") or ():
+            for version in worker.get("versions") or ():
+                if version["state"] == "READY":
+                    placement = version.get("placement") or "-"
+                    line = (gateway["id"], short(version["digest"]), version.get("runtime") or "-", placement)
+                    counts[line] = counts.get(line, 0) + 1
+    return [(*line, count) for line, count in counts.items()]
+
+
+def _sharing(workers: Sequence[dict[str, Any]]) -> str | None:
+    """Whether the cache that workers share answers them; None where there is none."""
+    said = [worker.get("shared_cache") for worker in workers]
+    counts = {state: said.count(state) for state in sorted({state for state in said if state is not None})}
+    return ", ".join(f"{state} ({count} of {len(said)})" for state, count in counts.items()) or None
+
+
+def _states(workers: Sequence[dict[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for worker in workers:
+        for version in worker.get("versions") or ():
+            counts[version["state"]] = counts.get(version["state"], 0) + 1
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, "deploy")(deploy)
+    command(app, "rollback")(rollback)
+    command(app, "undeploy")(undeploy)
+    command(app, "logs")(logs)
+    command(app, "status")(status)

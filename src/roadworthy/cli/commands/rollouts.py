@@ -1,0 +1,237 @@
+"""`roadworthy rollout start | watch | show | list | history | pause | resume | approve | promote | abort`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import get_terminal_size
+from typing import Annotated, Any
+
+import typer
+
+from roadworthy.cli import exits
+from roadworthy.cli.commands.rollout_texts import details, history_table, list_table, summary
+from roadworthy.cli.commands.rollout_watch import follow
+from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.output import say, show
+from roadworthy.foundation.errors import InvalidRequest
+
+_ENDPOINT = "The endpoint."
+_GOOD = ("promoted", "completed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOptions(RemoteOptions):
+    """`rollout start`."""
+
+    endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help=_ENDPOINT)] = None
+    version: Annotated[str | None, typer.Argument(metavar="VERSION", help="What takes over, like flights:3.")] = None
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="A plan in YAML or JSON; flags come after it.")
+    ] = None
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="canary, blue-green, ab, shadow or all-at-once.")
+    ] = None
+    steps: Annotated[str | None, typer.Option("--steps", metavar="PERCENTS", help="Shares, like 5,25,50,100.")] = None
+    hold: Annotated[str | None, typer.Option("--hold", metavar="TIME", help="Least time of a step, like 10m.")] = None
+    bake: Annotated[str | None, typer.Option("--bake", metavar="TIME", help="The same for blue-green.")] = None
+    share: Annotated[float | None, typer.Option("--share", metavar="PERCENT", help="For ab and shadow.")] = None
+    evidence: Annotated[
+        int | None, typer.Option("--evidence", metavar="N", help="Requests that a step wants to see at least.")
+    ] = None
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Probability of a rollback for no reason.")] = None
+    guards: Annotated[str | None, typer.Option("--guards", metavar="NAMES", help="Signals, like errors,slow.")] = None
+    deadline: Annotated[str | None, typer.Option("--deadline", metavar="TIME", help="When it has to be over.")] = None
+    accept_signature_change: Annotated[
+        str | None,
+        typer.Option("--accept-signature-change", metavar="REASON", help="Answer for another signature; audited."),
+    ] = None
+    supersede: Annotated[bool, typer.Option("--supersede", help="Take the place of a rollout that is in progress.")] = (
+        False
+    )
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it is over.")] = False
+    exit_status: Annotated[
+        bool, typer.Option("--exit-status", help="With --watch: fail unless it is promoted or completed.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneOptions(RemoteOptions):
+    """Those that speak of one rollout."""
+
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help=_ENDPOINT)]
+    id: Annotated[str, typer.Option("--id", help="Not the one in progress, or the last, but this one.")] = "current"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions(OneOptions):
+    """`rollout watch`."""
+
+    exit_status: Annotated[bool, typer.Option("--exit-status", help="Fail unless it is promoted or completed.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryOptions(RemoteOptions):
+    """`rollout history`."""
+
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help=_ENDPOINT)]
+    last: Annotated[int, typer.Option("--last", metavar="N", help="How many.", min=1, max=200)] = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(RemoteOptions):
+    """`rollout list`."""
+
+
+def start(options: StartOptions) -> None:
+    """Begin to move traffic to a version. It goes step by step, by evidence, and back by itself."""
+    from roadworthy.client import Client
+
+    plan = _plan(options)
+    endpoint = options.endpoint or plan.pop("endpoint", None)
+    version = options.version or plan.pop("version", None)
+    for name in ("endpoint", "version"):
+        plan.pop(name, None)
+    if not isinstance(endpoint, str) or not isinstance(version, str):
+        raise InvalidRequest(
+            "which endpoint, and which version?",
+            code="invalid-plan",
+            hint="say `roadworthy rollout start flights flights:3`, or `endpoint:` and `version:` in the plan",
+        )
+    asked: dict[str, Any] = {"supersede": options.supersede}
+    if options.accept_signature_change is not None:
+        asked["accept_signature_change"] = options.accept_signature_change
+    with Client.from_settings(options.settings.client) as client:
+        begun = client.rollouts.start(endpoint, version, plan, **asked)
+        _show_start(begun, options)
+        if options.watch:
+            _end(follow(client, endpoint, begun["id"], as_json=options.json), options.exit_status)
+
+
+def _show_start(begun: Mapping[str, Any], options: StartOptions) -> None:
+    """What began, and what to know of it. With `--watch` and `--json` it is the first of many lines."""
+    if options.json:
+        print(json.dumps(begun, indent=None if options.watch else 2, ensure_ascii=False), flush=True)
+        return
+    for warning in begun["warnings"]:
+        say(f"warning: {warning['text']} ({warning['code']})")
+    print(f"{begun['endpoint']}: {summary(begun)}\nrollout {begun['id']}", flush=True)
+    if not options.watch:
+        say(f"`roadworthy rollout watch {begun['endpoint']}` follows it")
+
+
+_FLAGS = ("strategy", "hold", "bake", "share", "evidence", "alpha", "deadline")
+
+
+def _plan(options: StartOptions) -> dict[str, Any]:
+    """The file's plan with the flags over it. What it means, and what is wrong with it, the control plane says."""
+    from roadworthy.rollout.plan.documents import load
+
+    plan: Any = {}
+    if options.file is not None:
+        try:
+            plan = load(options.file.read_bytes())
+        except ValueError as error:
+            raise InvalidRequest(
+                f"{options.file.name}: {error}", code="invalid-plan", hint="see docs/rollouts.md"
+            ) from error
+        if not isinstance(plan, dict):
+            raise InvalidRequest(
+                f"{options.file.name} holds no plan", code="invalid-plan", hint="it begins with `strategy: canary`"
+            )
+    plan = {**plan, **{name: getattr(options, name) for name in _FLAGS if getattr(options, name) is not None}}
+    if options.steps is not None:
+        plan["steps"] = [_number(text) for text in options.steps.split(",")]
+    if options.guards is not None:
+        plan["guards"] = options.guards.split(",")
+    plan.setdefault("strategy", "canary")
+    return dict(plan)
+
+
+def _number(text: str) -> int | float | str:
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        return text.strip()  # the control plane says what is wrong with it
+
+
+def watch(options: WatchOptions) -> None:
+    """Follow a rollout until it is over. Shows step, share, both sides, evidence, what it waits for, time left."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        ended = follow(client, options.endpoint, options.id, as_json=options.json)
+    _end(ended, options.exit_status)
+
+
+def _end(rollout: Mapping[str, Any], exit_status: bool) -> None:
+    if exit_status and rollout["outcome"] not in _GOOD:
+        raise typer.Exit(exits.FAILED)
+
+
+def show_(options: OneOptions) -> None:
+    """Show where a rollout stands, and why."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        found = client.rollouts.get(options.endpoint, options.id)
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    show(found, details(found, width), as_json=options.json)
+
+
+def list_(options: ListOptions) -> None:
+    """List the rollouts that are in progress."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        found = client.rollouts.in_progress()
+    show(found, list_table(found) if found else "no rollout is in progress", as_json=options.json)
+
+
+def history(options: HistoryOptions) -> None:
+    """List an endpoint's rollouts. With outcome, reason, and who or what decided."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        found = client.rollouts.history(options.endpoint, options.last)
+    told = history_table(found) if found else f"endpoint {options.endpoint} never had a rollout"
+    show(found, told, as_json=options.json)
+
+
+def _verb(name: str, help_: str) -> Callable[[OneOptions], None]:
+    def tell(options: OneOptions) -> None:
+        from roadworthy.client import Client
+
+        with Client.from_settings(options.settings.client) as client:
+            answer = getattr(client.rollouts, name)(options.endpoint, options.id)
+        told = summary(answer) if answer["done"] else f"nothing was done: {answer['refused']}"
+        show(answer, f"{options.endpoint}: {told}", as_json=options.json)
+
+    tell.__doc__ = help_
+    tell.__name__ = name
+    return tell
+
+
+_VERBS = {
+    "pause": "Stay at this step. A version that is found worse goes back all the same.",
+    "resume": "Go on after a pause, or give back the share that was taken away.",
+    "approve": "Let the next step begin, where the plan asks for a person.",
+    "promote": "Give it all traffic now, whatever time and evidence are missing.",
+    "abort": "Go back to the version before.",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Move traffic step by step, by evidence.", no_args_is_help=True, rich_markup_mode=None)
+    command(group, "start")(start)
+    command(group, "watch")(watch)
+    command(group, "show")(show_)
+    command(group, "list")(list_)
+    command(group, "history")(history)
+    for name, help_ in _VERBS.items():
+        command(group, name)(_verb(name, help_))
+    app.add_typer(group, name="rollout")

@@ -1,0 +1,81 @@
+"""What `roadworthy status` shows of the runner processes of this machine: read from their own state files, nobody is asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from roadworthy.cli.output import short, size, table
+from roadworthy.foundation.resident import resident
+
+
+def local_runners(folder: Path) -> list[dict[str, Any]]:
+    """The runners below a gateway's `folder` that live now; each with digest (its first digits), rule (None for the version
+    itself), copy, pid, state, runs done and resident_bytes."""
+    from roadworthy.runtime.runners.isolated.launch import read_stem
+    from roadworthy.runtime.runners.isolated.state import NAMES, RunnerState
+
+    found = []
+    for path in sorted((folder / "run" / "runners").glob("*/runner.sock.*.state")):
+        pid = path.name.removesuffix(".state").removeprefix("runner.sock.")
+        stem, _, copy = path.parent.name.rpartition("-")
+        digest, rule = read_stem(stem)
+        state = RunnerState.read(path.with_name("runner.sock"), int(pid)) if pid.isdigit() else None
+        memory = resident(int(pid)) if pid.isdigit() else None
+        if state is not None and memory is not None:
+            found.append(
+                {
+                    "digest": short(digest),
+                    "rule": rule or None,
+                    "copy": int(copy),
+                    "pid": state.pid,
+                    "state": NAMES.get(state.state, "-"),
+                    "runs": state.runs,
+                    "resident_bytes": memory.total,
+                }
+            )
+    return found
+
+
+def local_confinement(folder: Path) -> dict[str, Any] | None:
+    """What the gateway in `folder` has found out: the policy, and by part whether it holds; None where nothing is known."""
+    from roadworthy.agent.runners.confinement import confinement_file
+
+    try:
+        told = json.loads(confinement_file(folder).read_bytes())
+        return {
+            "policy": str(told["policy"]),
+            "parts": {str(part): bool(holds) for part, holds in told["parts"].items()},
+        }
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def confinement_line(told: dict[str, Any]) -> str:
+    """The same in one line."""
+    held = ", ".join(part for part, holds in told["parts"].items() if holds) or "nothing"
+    lacking = ", ".join(part for part, holds in told["parts"].items() if not holds)
+    return f"code of packages is confined by {held}" + (f"; not to be had here: {lacking}" if lacking else "")
+
+
+def runner_table(document: dict[str, Any]) -> str:
+    """The runners of a status document, with the names of the versions that its endpoints have."""
+    names: dict[str, str] = {}
+    for endpoint in document["endpoints"]:
+        for version in (endpoint, endpoint.get("pending") or {}):
+            if version.get("digest"):
+                names[short(version["digest"])] = version["version"]
+    lines = [
+        (
+            names.get(runner["digest"], runner["digest"]),
+            runner["rule"],
+            runner["copy"],
+            runner["pid"],
+            runner["state"],
+            size(runner["resident_bytes"]),
+            runner["runs"],
+        )
+        for runner in document["runners"]
+    ]
+    return table(("RUNNER OF", "RULE", "COPY", "PID", "STATE", "MEMORY", "RUNS"), lines)

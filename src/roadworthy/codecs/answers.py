@@ -1,0 +1,139 @@
+"""What a prediction is answered in: JSON, or CSV or an Arrow stream when the caller's Accept prefers one. The `:predict`
+protocols share one `Answers` per endpoint, whatever their requests come in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from roadworthy.codecs.codec import Decoded, Encoded, HeaderList, Headers
+from roadworthy.codecs.json_answers import JsonAnswers
+from roadworthy.runtime.pending import Answer
+from roadworthy.schema.arrow_rows import write_stream
+from roadworthy.schema.batch import Batch
+from roadworthy.schema.columns import spread
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.rows import encode_column
+from roadworthy.schema.signature import Field
+
+JSON_HEADERS: HeaderList = [(b"content-type", b"application/json")]
+_MOST_ACCEPT_BYTES = 1_024
+_QUALITY = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of answers beside JSON. `name` is the record's `output_format`."""
+
+    name: str
+    media_type: bytes
+    headers: HeaderList
+    write: Callable[[Batch], bytes]
+
+
+class Answers:
+    """Writes one endpoint's answers.
+
+    Attributes:
+        write_json: writes the JSON form, with JSON_HEADERS.
+    """
+
+    def __init__(self, outputs: Sequence[Field]) -> None:
+        self.write_json = JsonAnswers(outputs).write
+
+    def choose(self, headers: Headers) -> Form | None:
+        """The form that the caller prefers to JSON, or None. Goes into Decoded.reply."""
+        accept = headers.get(b"accept")
+        if accept is None or accept == b"*/*" or len(accept) > _MOST_ACCEPT_BYTES:
+            return None
+        return _preferred(accept)
+
+    def encode(self, answer: Answer, decoded: Decoded) -> Encoded:
+        """The answer in the form that was chosen."""
+        form: Form | None = decoded.reply
+        if form is None:
+            return Encoded(self.write_json(answer), JSON_HEADERS)
+        return Encoded(form.write(answer.batch()), form.headers, form=form.name)
+
+
+class Accepting:
+    """What the `:predict` protocols have in common: what their answers are written in follows from the caller's Accept."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def note(self, decoded: Decoded) -> bytes:  # noqa: ARG002 - the interface
+        """Nothing: the headers tell."""
+        return b""
+
+    def resume(self, headers: Headers, decoded: Decoded, note: bytes) -> None:  # noqa: ARG002 - the interface
+        """What the caller accepts."""
+        decoded.reply = self._answers.choose(headers)
+
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
+        """As the caller accepts it."""
+        return self._answers.encode(answer, decoded)
+
+
+def write_csv(batch: Batch) -> bytes:
+    """A header row, then one line a row; what `predict_csv.py` would read back. Nulls are empty cells."""
+    names: list[str] = []
+    columns: list[Sequence[Any]] = []
+    for position, field in enumerate(batch.layout.fields):
+        values = encode_column(batch, position)
+        flat = spread(field)
+        if flat:
+            names += [part.name for part in flat]
+            columns += map(_cells, flat, zip(*values, strict=True))
+        else:
+            names.append(field.name)
+            columns.append(_cells(field, values))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(names)
+    writer.writerows(zip(*columns, strict=True))
+    return text.getvalue().encode("utf-8")
+
+
+def _cells(field: Field, values: Sequence[Any]) -> Sequence[Any]:
+    """What the csv module writes as it should: it takes numbers, text and None as they are."""
+    if not field.shape and field.dtype not in (DType.JSON, DType.BOOL):
+        return values
+    return [None if value is None else _encode(value).decode() for value in values]
+
+
+_FORMS = tuple(
+    Form(name, media_type, [(b"content-type", content_type)], write)
+    for name, media_type, content_type, write in (
+        ("csv", b"text/csv", b"text/csv; charset=utf-8; header=present", write_csv),
+        (
+            "arrow-stream",
+            b"application/vnd.apache.arrow.stream",
+            b"application/vnd.apache.arrow.stream",
+            write_stream,
+        ),
+    )
+)
+
+
+@lru_cache(256)
+def _preferred(accept: bytes) -> Form | None:
+    """The form that an Accept names with a higher quality than JSON; a range such as text/* names none."""
+    qualities: dict[bytes, float] = {}
+    for item in accept.lower().split(b","):
+        media, *parameters = [part.strip() for part in item.split(b";")]
+        found = [match for match in map(_QUALITY.fullmatch, parameters) if match]
+        qualities.setdefault(media, float(found[0][1]) if found else 1.0)
+    json = qualities.get(b"application/json", max(qualities.get(b"application/*", 0.0), qualities.get(b"*/*", 0.0)))
+    best = max(_FORMS, key=lambda form: qualities.get(form.media_type, 0.0))
+    named = qualities.get(best.media_type, 0.0)
+    # Whoever names a form and merely tolerates the rest by */* wants that form, though both have the quality 1.
+    return best if named > json or (named == json > 0 and b"application/json" not in qualities) else None

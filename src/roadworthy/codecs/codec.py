@@ -1,0 +1,161 @@
+"""The interface that every protocol file fills, and what all of them check alike. `predict.py` is the caller; one object
+serves one endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from roadworthy.contract.policy import Policy
+from roadworthy.foundation.errors import BodyTooLarge
+from roadworthy.runtime.pending import Answer
+from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.signature import Signature
+
+Headers = Mapping[bytes, bytes]
+"""Request headers, names in lower case."""
+HeaderList = list[tuple[bytes, bytes]]
+_JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
+
+
+class Decoded(msgspec.Struct, eq=False):
+    """A request's rows, checked against the endpoint's signature.
+
+    Attributes:
+        batch: the rows.
+        json_bytes: length of the JSON head when binary tensors follow it in the body, else -1.
+        ignored: columns that the signature does not name and the policy lets pass.
+        reply: what the protocol itself wants to remember for the answer.
+    """
+
+    batch: Batch
+    json_bytes: int = -1
+    ignored: int = 0
+    reply: Any = None
+
+
+class Encoded(msgspec.Struct, eq=False):
+    """An answer as bytes. `headers` always has the content type; `json_bytes` as in Decoded; `form` is the record's
+    `output_format`."""
+
+    body: bytes
+    headers: HeaderList
+    json_bytes: int = -1
+    form: str = "json"
+
+
+class BoundProtocol(Protocol):
+    """A protocol bound to an endpoint's signature and policy."""
+
+    @property
+    def takes_views(self) -> bool:
+        """Whether `decode` reads a memoryview as well as bytes."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """Of the rows that `decode` makes."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """`input_format` in records: "json", "csv", "arrow-stream", "arrow-file", "open-inference"."""
+        ...
+
+    def check_headers(self, headers: Headers) -> None:
+        """Refuse a body by its headers, before it is read.
+
+        Raises:
+            InvalidRequest: or a class of it; UnsupportedMediaType for a content type that is not read here.
+        """
+        ...
+
+    def decode(self, headers: Headers, body: bytes) -> Decoded:
+        """Read the rows.
+
+        Raises:
+            InvalidRequest: a class of it; InvalidInput when the rows do not fit the signature.
+            ReadApart: the protocol was made for the event loop, which reading this body would hold for too long.
+        """
+        ...
+
+    def note(self, decoded: Decoded) -> bytes:
+        """What the protocol itself remembers for the answer, as bytes: how it gets from a reading process to the worker."""
+        ...
+
+    def resume(self, headers: Headers, decoded: Decoded, note: bytes) -> None:
+        """Give rows that were read in another process what `note` told there.
+
+        Raises:
+            ValueError: the note cannot be read.
+        """
+        ...
+
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
+        """Write the answer of registry version `version`.
+
+        Raises:
+            ModelFault: it has no exact form in this protocol.
+        """
+        ...
+
+
+class Chooser(Protocol):
+    """What a path leads to: one protocol, or several by content type."""
+
+    @property
+    def spec(self) -> bytes:
+        """By which a reading process makes the same of its own: see `gateway/readers/jobs.py`."""
+        ...
+
+    @property
+    def unchosen(self) -> BoundProtocol:
+        """Stands for the protocol in the records of requests whose headers were refused."""
+        ...
+
+    def choose(self, headers: Headers) -> BoundProtocol:
+        """The protocol that reads a body with these headers; it has checked them.
+
+        Raises:
+            InvalidRequest: or a class of it; UnsupportedMediaType for a content type that is not read here.
+        """
+        ...
+
+
+def write_spec(kind: str, signature: Signature, policy: Policy) -> bytes:
+    """`Chooser.spec` of a kind: "predict" or "open-inference"."""
+    return msgspec.json.encode({"kind": kind, "signature": signature.to_document(), "policy": policy})
+
+
+def too_large(limit: int) -> BodyTooLarge:
+    """The error for a body of more than `limit` bytes."""
+    return BodyTooLarge(
+        f"the body is longer than {limit} bytes",
+        code="body-too-large",
+        hint="send fewer rows at a time",
+        facts={"max_body_bytes": limit},
+    )
+
+
+def too_many_rows(limit: int) -> BodyTooLarge:
+    """The error for a request with more rows than the policy allows."""
+    return BodyTooLarge(
+        f"the request has more than {limit} rows",
+        code="too-many-rows",
+        hint="send fewer rows at a time",
+        facts={"max_rows": limit},
+    )
+
+
+def is_json(kind: bytes | None) -> bool:
+    """Whether a content type means JSON in UTF-8."""
+    if kind in _JSON_TYPES:
+        return True
+    if kind is None:
+        return False
+    media, *parameters = [part.strip().lower() for part in kind.split(b";")]
+    return media == b"application/json" and all(
+        parameter in (b"", b"charset=utf-8", b'charset="utf-8"') for parameter in parameters
+    )

@@ -1,0 +1,73 @@
+"""Which protocol reads the body of a `:predict` request: chosen by its Content-Type out of a table that is made when an endpoint
+is bound. `routes.py` hands it to `predict.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from roadworthy.codecs.answers import Answers
+from roadworthy.codecs.codec import BoundProtocol, Headers, write_spec
+from roadworthy.codecs.open_inference import OpenInference
+from roadworthy.codecs.predict_arrow import ArrowFile, ArrowStream
+from roadworthy.codecs.predict_csv import PredictCsv
+from roadworthy.codecs.predict_json import PredictJson
+from roadworthy.contract.policy import Policy
+from roadworthy.foundation.errors import UnsupportedMediaType
+from roadworthy.schema.signature import Signature
+
+_PROTOCOLS = (PredictJson, PredictCsv, ArrowStream, ArrowFile)
+
+
+class Formats:
+    """The protocols of one endpoint by media type; `on_loop` as they have it.
+
+    Attributes:
+        unchosen: the usual one, JSON.
+    """
+
+    def __init__(self, signature: Signature, policy: Policy, *, on_loop: bool = False) -> None:
+        answers = Answers(signature.outputs)
+        self.unchosen: BoundProtocol = PredictJson(signature, policy, answers, on_loop=on_loop)
+        self._made_of = (signature, policy)
+        self._by_media: dict[bytes, BoundProtocol] = {}
+        for kind in _PROTOCOLS:
+            protocol = self.unchosen if kind is PredictJson else kind(signature, policy, answers, on_loop=on_loop)
+            self._by_media.update(dict.fromkeys(kind.media_types, protocol))
+
+    @cached_property
+    def spec(self) -> bytes:
+        """As in `Chooser`."""
+        return write_spec("predict", *self._made_of)
+
+    def choose(self, headers: Headers) -> BoundProtocol:
+        """The protocol that reads a body with these headers; it has checked them.
+
+        Raises:
+            UnsupportedMediaType: no content type, or one that none of them reads.
+        """
+        kind = headers.get(b"content-type", b"")
+        found = self._by_media.get(kind)
+        if found is None:
+            found = self._by_media.get(kind.partition(b";")[0].strip().lower())
+            if found is None:
+                raise UnsupportedMediaType(
+                    "the body must be JSON in UTF-8, CSV or Arrow",
+                    hint="send the header Content-Type: application/json, or "
+                    + ", ".join(media.decode() for media in list(self._by_media)[1:]),
+                )
+        found.check_headers(headers)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Codecs:
+    """What reads the requests of one endpoint: the formats of `:predict`, and the Open Inference Protocol."""
+
+    formats: Formats
+    open_inference: OpenInference
+
+
+def bind_codecs(name: str, signature: Signature, policy: Policy) -> Codecs:
+    """The codecs of an endpoint, for the event loop: a body that would hold it up raises ReadApart."""
+    return Codecs(Formats(signature, policy, on_loop=True), OpenInference(name, signature, policy, on_loop=True))

@@ -1,0 +1,79 @@
+"""Answers as `{"predictions": [...]}`: one value a row, an object by name when there are several outputs. `predict_json.py` and
+`answers.py` call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from roadworthy.codecs.reading.typed_rows import is_plain_name
+from roadworthy.runtime.pending import Answer
+from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.rows import encode_column, encode_rows
+from roadworthy.schema.signature import Field
+
+
+class _Predictions(msgspec.Struct, gc=False):
+    predictions: list[Any]
+
+
+_encoder = msgspec.json.Encoder()
+_encode, _encode_lines = _encoder.encode, _encoder.encode_lines
+
+
+class JsonAnswers:
+    """Writes the answers of one endpoint. What a run answered to many requests is written once and cut for each."""
+
+    def __init__(self, outputs: Sequence[Field]) -> None:
+        self._to_rows = _row_maker(outputs)
+        self._joined: Batch | None = None
+        self._lines: list[bytes] = []
+
+    def write(self, answer: Answer) -> bytes:
+        """The whole body."""
+        joined, start, stop = answer.joined, answer.start, answer.stop
+        if stop - start == joined.rows:
+            return _encode(_Predictions(self._to_rows(joined)))
+        if joined is not self._joined:
+            self._lines = _encode_lines(self._to_rows(joined)).split(
+                b"\n"
+            )  # no JSON value holds a line break of its own
+            self._joined = joined
+        if stop - start == 1:
+            return b'{"predictions":[' + self._lines[start] + b"]}"
+        return b'{"predictions":[' + b",".join(self._lines[start:stop]) + b"]}"
+
+
+def _row_maker(fields: Sequence[Field]) -> Callable[[Batch], list[Any]]:
+    """What turns a batch of these fields into JSON values, one a row: the bare value of one field, else an object by name.
+
+    The same values as `encode_rows` gives; objects are structs, which are made and written several times faster than dicts.
+    """
+    if not all(is_plain_name(field.name) for field in fields):
+        return encode_rows
+    columns = [_column_maker(Layout(tuple(fields)), position) for position in range(len(fields))]
+    if len(columns) == 1:
+        return columns[0]
+    names = [f"f{number}" for number in range(len(fields))]
+    rename = {name: field.name for name, field in zip(names, fields, strict=True)}
+    row = msgspec.defstruct("Prediction", [(name, Any) for name in names], rename=rename, gc=False)
+    return lambda batch: list(map(row, *[column(batch) for column in columns]))
+
+
+def _column_maker(layout: Layout, position: int) -> Callable[[Batch], list[Any]]:
+    """What turns one field of a batch into JSON values."""
+    number, place = layout.places[position]
+    tensor = layout.blocks[number].tensor
+    as_they_are = layout.fields[position].dtype is not DType.TIMESTAMP
+
+    def column(batch: Batch) -> list[Any]:
+        block = batch.blocks[number]
+        if block.mask is not None or not as_they_are:
+            return encode_column(batch, position)
+        values: list[Any] = block.values.tolist() if tensor else block.values[:, place].tolist()
+        return values
+
+    return column

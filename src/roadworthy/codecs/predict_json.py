@@ -1,0 +1,124 @@
+"""`POST /v1/models/{endpoint}:predict`: `{"instances": [...]}`, rows as lists or as objects, gives `{"predictions": [...]}`.
+
+Called by `gateway/http/predict.py`. The fast reader answers most bodies; what it doubts is read exactly.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from roadworthy.codecs.answers import JSON_HEADERS, Accepting, Answers
+from roadworthy.codecs.codec import Decoded, Encoded, Headers, is_json, too_many_rows
+from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, TYPED_BYTES, Bounds, ReadApart
+from roadworthy.codecs.reading.strict_json import read_document
+from roadworthy.codecs.reading.typed_rows import TypedRows
+from roadworthy.contract.policy import Policy
+from roadworthy.foundation.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
+from roadworthy.runtime.pending import Answer
+from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.rows import decode_rows
+from roadworthy.schema.signature import Signature
+
+_SHAPE_HINT = 'send {"instances": [row, …]}; a row is a list in field order or an object by field name'
+
+
+class PredictJson(Accepting):
+    """The protocol bound to one endpoint; `on_loop`: for the event loop, which long reading would hold."""
+
+    name = "json"
+    media_types = (b"application/json",)
+    takes_views = False
+
+    def __init__(
+        self, signature: Signature, policy: Policy, answers: Answers | None = None, *, on_loop: bool = False
+    ) -> None:
+        self.layout = layout = Layout(signature.inputs, policy.timestamps.integers)
+        super().__init__(answers or Answers(signature.outputs))
+        self._write = self._answers.write_json
+        self._max_rows = policy.max_rows
+        self._extra = policy.extra
+        self._on_loop = on_loop
+        self._bounds = Bounds(signature.inputs, policy)
+        self._fast = TypedRows(layout, self._bounds, TYPED_BYTES if on_loop else sys.maxsize)
+
+    def check_headers(self, headers: Headers) -> None:
+        """JSON in UTF-8 only; the body is never sniffed.
+
+        Raises:
+            UnsupportedMediaType: anything else, or no content type.
+        """
+        kind = headers.get(b"content-type")
+        if not is_json(kind):
+            raise UnsupportedMediaType(
+                "the body must be JSON in UTF-8",
+                hint="send the header Content-Type: application/json",
+            )
+
+    def decode(self, headers: Headers, body: bytes) -> Decoded:
+        """The rows of `instances`.
+
+        Raises:
+            MalformedBody: not JSON, or not an object with a list of instances.
+            BodyTooLarge: more rows than the policy allows, or more values than they can have.
+            InvalidInput: the rows do not fit.
+            ReadApart: as in the interface.
+        """
+        if self._on_loop and len(body) > FAST_BYTES:
+            raise ReadApart
+        reply = self._answers.choose(headers) if b"accept" in headers else None
+        batch = self._fast.read(body)
+        if batch is None:
+            if self._on_loop and len(body) > EXACT_BYTES:
+                raise ReadApart
+            batch, ignored = self._decode_exactly(body)
+            return Decoded(batch, ignored=ignored, reply=reply)
+        if batch.rows > self._max_rows:
+            raise too_many_rows(self._max_rows)
+        return Decoded(batch, reply=reply)
+
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
+        """One prediction a row, as the caller accepts it."""
+        if decoded.reply is None:
+            return Encoded(self._write(answer), JSON_HEADERS)
+        return super().encode(answer, decoded, version)
+
+    def _decode_exactly(self, body: bytes) -> tuple[Batch, int]:
+        self._bounds.check_json(body)
+        document, not_finite = read_document(body)
+        if not isinstance(document, dict) or not isinstance(document.get("instances"), list):
+            raise MalformedBody(
+                "the body is not an object with a list of instances", code="no-instances", hint=_SHAPE_HINT
+            )
+        if len(document) > 1:
+            raise InvalidRequest(
+                "the body has keys beside instances",
+                code="unknown-body-key",
+                hint=_SHAPE_HINT,
+                facts={"known": ["instances"]},
+            )
+        rows = document["instances"]
+        if len(rows) > self._max_rows:
+            raise too_many_rows(self._max_rows)
+        batch, ignored = decode_rows(self.layout, rows, extra=self._extra)
+        if not_finite:
+            raise MalformedBody(
+                "the body holds a number that is not finite",
+                code="malformed-json",
+                hint="NaN and Infinity are not JSON",
+            )
+        return batch, ignored
+
+
+class JsonProbe:
+    """A golden example as a caller sends it, and its answer as a caller gets it. Bound to a version's own signature."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._codec = PredictJson(signature, Policy())
+
+    def read(self, body: bytes) -> Batch:
+        """The rows of a body; raises as `decode`."""
+        return self._codec.decode({}, body).batch
+
+    def write(self, answer: Answer, version: int) -> bytes:
+        """The body of an answer; raises as `encode`."""
+        return self._codec.encode(answer, Decoded(answer.batch()), version).body

@@ -1,0 +1,1 @@
+"""What codecs share to read bodies: bounds, strict JSON, typed rows, matrices and Arrow messages."""

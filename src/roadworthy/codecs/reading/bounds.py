@@ -1,0 +1,175 @@
+"""How much a body may hold, counted in its bytes before anything is built of them; and how long a body may be that is read on the
+event loop. Every protocol of text asks.
+
+The bounds follow from the endpoint: its row limit and its signature. What stands inside of strings does not count. The counting
+takes at most about a third of a millisecond for each megabyte and character, and most of it lets other threads run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from roadworthy.codecs.codec import too_many_rows
+from roadworthy.codecs.reading.strict_json import MAX_DEPTH, too_deep
+from roadworthy.contract.policy import Policy
+from roadworthy.foundation.errors import BodyTooLarge
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field
+
+FAST_BYTES, TYPED_BYTES, EXACT_BYTES, ARROW_BYTES, RAW_BYTES = 1 << 20, 256 << 10, 8 << 10, 32 << 10, 4 << 20
+"""Bodies up to these lengths are read on the event loop: plain numbers by simdjson, rows by the typed decoders, anything value by
+value, Arrow, raw numbers that are put together column by column. Each takes up to 5 ms, whatever the body holds."""
+SPARE_NAMES = 1_000
+"""A request may name so many columns that the endpoint does not have: then the error, or the answer, tells of them."""
+_SPARE_VALUES = {"ignore": 256, "refuse": 32}
+"""Surplus values in each row of a request of as many rows as are allowed."""
+_MOST_OPEN = 4 << 20
+"""Values of nested columns, and of tensors with a dimension that the signature leaves open."""
+_SMALL_BYTES, _CHUNK_BYTES, _FEW = 4 << 10, 64 << 10, 1_000
+_QUOTE = ord('"')
+
+
+class ReadApart(Exception):
+    """Reading this body here would hold the event loop for more than a few milliseconds. Raised by protocols that were made for
+    the event loop; a reading process then reads the same body."""
+
+
+class Bounds:
+    """What requests to one endpoint can hold.
+
+    Attributes:
+        rows: as the policy says. values: of all rows. lists: arrays in JSON, rows included. open: surplus for what the
+            signature does not bound.
+    """
+
+    def __init__(self, fields: Sequence[Field], policy: Policy) -> None:
+        cells, inner = sum(map(_cells, fields)), sum(map(inner_lists, fields))
+        self.open = _MOST_OPEN if any(_is_open(field) for field in fields) else 0
+        self.rows = policy.max_rows
+        self.values = self.rows * (cells + _SPARE_VALUES.get(policy.extra, 32)) + self.open
+        self.lists = 2 + self.rows * (1 + inner) + self.open
+        self._objects = 1 + self.rows + (self.open if any(field.dtype is DType.JSON for field in fields) else 0)
+        self._row_values = cells + SPARE_NAMES + self.open
+        self._bare = len(fields) == 1
+
+    def check_json(self, body: bytes) -> None:
+        """Refuse `{"instances": [...]}` of more than any request can hold.
+
+        Raises:
+            BodyTooLarge: "too-many-rows", "too-many-values".
+            MalformedBody: "too-deep".
+        """
+        if len(body) <= EXACT_BYTES or not self._beyond(*tally(body, b"[{,:")):
+            return
+        plain = outside(body)
+        beyond = self._beyond(*tally(plain, b"[{,:"))
+        if not beyond:
+            return
+        if deepest(plain) > MAX_DEPTH:
+            raise too_deep()
+        raise too_many_rows(self.rows) if beyond == "rows" else self.too_many_values()
+
+    def check_csv(self, body: bytes) -> None:
+        """Refuse CSV of more than any request can hold.
+
+        Raises:
+            BodyTooLarge: "too-many-rows", "too-many-values".
+        """
+        if len(body) <= EXACT_BYTES or not self._beyond_lines(*tally(body, b"\n\r,")):
+            return
+        beyond = self._beyond_lines(*tally(outside(body, escapes=False), b"\n\r,"))
+        if beyond:
+            raise too_many_rows(self.rows) if beyond == "rows" else self.too_many_values()
+
+    def too_many_values(self) -> BodyTooLarge:
+        """The error for a body that holds more than its rows can."""
+        return BodyTooLarge(
+            f"the request holds more values or names than {self.rows} rows of this endpoint have",
+            code="too-many-values",
+            hint="send the columns that the signature names, or fewer rows at a time",
+            facts={"max_rows": self.rows, "max_values": self.values},
+        )
+
+    def _beyond(self, lists: int, objects: int, commas: int, colons: int) -> str | None:
+        if lists > self.lists or objects > self._objects:
+            return "rows"
+        rows = self.rows if self._bare else min(self.rows, lists + objects)
+        most = min(self.values, rows * self._row_values) + lists + objects
+        if commas <= most and colons <= most:
+            return None
+        return "rows" if lists <= 1 and objects <= 1 else "values"
+
+    def _beyond_lines(self, feeds: int, returns: int, commas: int) -> str | None:
+        ends = max(feeds, returns)
+        if ends > self.rows + 1:
+            return "rows"
+        return "values" if commas > min(self.values, ends * self._row_values) + self._row_values else None
+
+
+def tally(data: bytes, characters: bytes) -> list[int]:
+    """How often each of the characters occurs."""
+    if len(data) < _SMALL_BYTES:
+        return [data.count(character) for character in characters]
+    return [_count(data, character) for character in characters]
+
+
+def _count(data: bytes, character: int) -> int:
+    # Looking for one match after the other is fast where there are few; comparing whole arrays takes as long whatever there is.
+    few = len(data) - len(data.replace(bytes((character,)), b"", _FEW + 1))
+    if few <= _FEW:
+        return few
+    array = np.frombuffer(data, dtype=np.uint8)
+    starts = range(0, len(array), _CHUNK_BYTES)
+    return sum([int(np.count_nonzero(array[start : start + _CHUNK_BYTES] == character)) for start in starts])
+
+
+def outside(data: bytes, *, escapes: bool = True) -> bytes:
+    """What stands outside of quotes; `escapes`: a backslash takes the meaning of the quote behind it, as in JSON."""
+    if escapes and b"\\" in data:
+        data = data.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+    if tally(data, b'"')[0] <= _FEW:
+        return b"".join(data.split(b'"')[::2])
+    array = np.frombuffer(data, dtype=np.uint8)
+    parts, inside = [], False
+    for start in range(0, len(array), _CHUNK_BYTES):
+        chunk = array[start : start + _CHUNK_BYTES]
+        quotes = chunk == _QUOTE
+        quoted = np.logical_xor.accumulate(quotes) ^ inside
+        inside = bool(quoted[-1])
+        parts.append(chunk[~(quoted | quotes)].tobytes())
+    return b"".join(parts)
+
+
+def deepest(plain: bytes) -> int:
+    """How deep the arrays and objects of a JSON text nest; `plain`: what stands outside of its strings."""
+    array = np.frombuffer(plain, dtype=np.uint8)
+    level = most = 0
+    for start in range(0, len(array), _CHUNK_BYTES):
+        # "[" and "{" differ in one bit, and so do "]" and "}"; no other character is like them.
+        chunk = array[start : start + _CHUNK_BYTES] & 0xDF
+        levels = np.cumsum((chunk == 0x5B).astype(np.int32) - (chunk == 0x5D))
+        most = max(most, level + int(levels.max()))
+        level += int(levels[-1])
+    return most
+
+
+def inner_lists(field: Field) -> int:
+    """Lists inside one value of the field, where the signature bounds them."""
+    lists = total = 1
+    for size in field.shape[:-1]:
+        lists *= max(size, 1)
+        total += lists
+    return total if field.shape else 0
+
+
+def _cells(field: Field) -> int:
+    cells = 1
+    for size in field.shape:
+        cells *= max(size, 1)
+    return cells
+
+
+def _is_open(field: Field) -> bool:
+    return field.dtype is DType.JSON or min(field.shape, default=0) < 0

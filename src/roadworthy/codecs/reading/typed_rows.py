@@ -1,0 +1,305 @@
+"""Fast reading of `{"instances": [...]}`: decoders built once from an endpoint's layout, straight to blocks; large bodies of
+plain numbers go to `matrix.py`.
+
+`predict_json.py` asks `TypedRows.read` first and takes the exact way (`strict_json.py`, `schema/rows.py`) when it answers None,
+which means "not plainly right": the exact way then accepts the body or says what is wrong. So everything that is accepted here
+must be accepted there with the same values; a property test holds the two together.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from itertools import chain
+from operator import attrgetter, itemgetter
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from roadworthy.codecs.reading.bounds import Bounds
+from roadworthy.codecs.reading.matrix import LEAST_BYTES, Matrix
+from roadworthy.schema.batch import Array, Batch, Block, BlockForm, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field
+
+_EXACT = 2.0**53
+"""Numbers from here on are left to the exact way: as integers they may not fit into a float."""
+_LARGE_BYTES = 64 << 10
+_LEAST_ROW_BYTES = 32
+"""Bodies below this many bytes a row cannot hold so many rows that building them would hurt."""
+_MANY_ROWS = 16
+_FLOAT64 = np.dtype(np.float64)
+_DOUBTFUL_TEXT = (b"\\u0000", b"\\ud", b"\\uD")
+
+Pick = Callable[[Any], Any]
+
+
+class TypedRows:
+    """Readers for one layout.
+
+    Args:
+        layout: the endpoint's inputs.
+        bounds: what is more than they allow is refused before its rows are built.
+        most_typed: longer bodies are not read by the typed decoders.
+    """
+
+    def __init__(self, layout: Layout, bounds: Bounds, most_typed: int = sys.maxsize) -> None:
+        self._bounds = bounds
+        self._most_typed = most_typed
+        self._layout = layout
+        self._forms = layout.blocks
+        self._possible = bool(layout.fields) and all(
+            _field_type(field) is not None and is_plain_name(field.name) for field in layout.fields
+        )
+        if not self._possible:
+            return
+        self._texts = [number for number, field in enumerate(layout.fields) if field.dtype is DType.STRING]
+        self._name_colons = sum(field.name.count(":") for field in layout.fields)
+        self._counted_bytes = max(_LARGE_BYTES, _LEAST_ROW_BYTES * bounds.rows)
+        self._nullable = [any(layout.fields[position].nullable for position in form.fields) for form in self._forms]
+        first = self._forms[0]
+        self._row_shape = layout.fields[0].shape if first.tensor else (len(first.fields),)
+        self._small, self._large = self._readers(bounded=True), self._readers(bounded=False)
+        self._direct = self._small[0].direct
+        self._decode = self._small[0].decode
+        self._pack_row = self._row_packer()
+        self._matrix = Matrix(layout, bounds.rows) if Matrix.reads(layout) else None
+
+    def read(self, body: bytes) -> Batch | None:
+        """The rows, or None when the exact way has to look at the body.
+
+        Raises:
+            BodyTooLarge, MalformedBody: it holds more than any request can.
+        """
+        if not self._possible:
+            return None
+        try:
+            if len(body) < LEAST_BYTES:
+                # One colon: rows are lists, for no object has room in it.
+                if self._direct is not None and _has_one_colon(body):
+                    return self._read_directly(body, self._direct)
+            elif (
+                self._matrix is not None and not _holds_records(body) and (batch := self._matrix.read(body)) is not None
+            ):
+                return batch
+            return self._read_typed(body)
+        except (ValueError, OverflowError, RecursionError, TypeError):
+            return None
+
+    def _read_typed(self, body: bytes) -> Batch | None:
+        size = len(body)
+        if size > self._most_typed:
+            return None
+        if size > self._counted_bytes:
+            self._bounds.check_json(body)
+        as_records = _holds_records(body)
+        reader = (self._small if size <= _LARGE_BYTES else self._large)[as_records]
+        rows = reader.decode(body).instances
+        plain = not as_records and not self._texts and _has_one_colon(body)
+        if not plain and not self._is_unambiguous(body, rows, as_records=as_records):
+            return None
+        return self._to_batch(rows, reader)
+
+    def _read_directly(self, body: bytes, dtype: np.dtype[Any]) -> Batch | None:
+        """A few rows that are the array of the only block as they stand; no key was sent twice."""
+        rows = self._decode(body).instances
+        if len(rows) == 1 and self._pack_row is not None:
+            (row,) = rows
+            (width,) = self._row_shape
+            if len(row) != width:
+                return None
+            array: Array = np.empty((1, width), dtype)
+            self._pack_row(array, 0, *row)
+        else:
+            array = np.array(rows, dtype)
+            if array.shape[1:] != self._row_shape:
+                return None
+        return Batch(self._layout, len(rows), (Block(array),))
+
+    def _row_packer(self) -> Callable[..., None] | None:
+        """What writes the numbers of one row into an array: np.array looks for their shape and type, and takes twice as long."""
+        if self._direct is None or self._direct.kind not in "fiu" or len(self._row_shape) > 1:
+            return None
+        return struct.Struct(f"{self._row_shape[0]}{self._direct.char}").pack_into
+
+    def _is_unambiguous(self, body: bytes, rows: Sequence[Any], *, as_records: bool) -> bool:
+        """Whether no object has a key twice and no text holds what only the exact way judges.
+
+        Decoders keep the last of two equal keys silently, so colons are counted: those outside of strings are as many as keys.
+        Without a backslash in the body its strings are as they were sent: theirs are taken off.
+        """
+        if self._texts and any(sign in body for sign in _DOUBTFUL_TEXT):
+            return False
+        keys = 1 + len(rows) * len(self._layout.fields) if as_records else 1
+        colons = body.count(b":")
+        if colons == keys:
+            return True
+        if b"\\" in body:
+            return False
+        inside = self._name_colons * len(rows) if as_records else 0
+        for number in self._texts:
+            pick = attrgetter(f"f{number}") if as_records else _item(number, len(self._layout.fields))
+            inside += sum(text.count(":") for text in map(pick, rows) if text)
+        return colons == keys + inside
+
+    def _readers(self, *, bounded: bool) -> tuple[_Reader, _Reader]:
+        """Readers of rows as lists and as objects; `bounded` ones check each number, the others leave that to whole arrays."""
+        types = [_field_type(field, bounded=bounded) for field in self._layout.fields]
+        lists, records = self._list_reader(types, bounded=bounded), self._record_reader(types, bounded=bounded)
+        if bounded and lists.picks == [None] and min(self._row_shape) >= 0:
+            lists.direct = self._forms[0].dtype.numpy
+        return lists, records
+
+    def _list_reader(self, types: Sequence[Any], *, bounded: bool) -> _Reader:
+        """Rows as lists in field order; bare values when there is one field; one list type when all columns are alike."""
+        if len(types) == 1:
+            return _Reader(types[0], [None if self._forms[0].tensor else _single], bounded=bounded)
+        if len(self._forms) == 1 and all(kind == types[0] for kind in types) and not self._nullable[0]:
+            return _Reader(list[types[0]], [None], bounded=bounded)  # type: ignore[valid-type]
+        row = tuple[tuple(types)]  # type: ignore[misc,valid-type]
+        picks = [itemgetter(*form.fields) if form.tensor else _tuple_of(form) for form in self._forms]
+        return _Reader(row, picks, bounded=bounded)
+
+    def _record_reader(self, types: Sequence[Any], *, bounded: bool) -> _Reader:
+        """Rows as objects by field name; every field once, no other."""
+        names = [f"f{number}" for number in range(len(types))]
+        row = msgspec.defstruct(
+            "Row",
+            list(zip(names, types, strict=True)),
+            rename={name: field.name for name, field in zip(names, self._layout.fields, strict=True)},
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        return _Reader(row, [_attributes(form) for form in self._forms], bounded=bounded)
+
+    def _to_batch(self, rows: Sequence[Any], reader: _Reader) -> Batch | None:
+        blocks = []
+        for number, pick in enumerate(reader.picks):
+            block = self._to_block(number, rows if pick is None else list(map(pick, rows)), bounded=reader.bounded)
+            if block is None:
+                return None
+            blocks.append(block)
+        return Batch(self._layout, len(rows), tuple(blocks))
+
+    def _to_block(self, number: int, values: Sequence[Any], *, bounded: bool) -> Block | None:
+        form = self._forms[number]
+        mask: Array | None = None
+        if form.tensor:
+            wanted = self._layout.fields[form.fields[0]].shape
+        else:
+            wanted = (len(form.fields),)
+            if self._nullable[number]:
+                values, mask = _split_nulls(form.dtype, values)
+        array = _to_array(values, wanted, form.dtype.numpy if bounded or not form.dtype.is_float else _FLOAT64)
+        if not bounded and form.dtype.is_float:
+            if not array.size or float(np.abs(array).max()) >= _EXACT:
+                return None
+            array = array.astype(form.dtype.numpy, copy=False)
+        fits = len(array.shape) == len(wanted) + 1 and all(
+            size in (found, -1) for size, found in zip(wanted, array.shape[1:], strict=True)
+        )
+        return Block(array, mask) if fits else None
+
+
+class _Reader:
+    """A decoder for one form of rows, and what takes each block's values out of a row; None takes the row as it is. `direct`
+    is the dtype of the only block when the rows are its array and every number was checked."""
+
+    __slots__ = ("bounded", "decode", "direct", "picks")
+
+    def __init__(self, row: Any, picks: Sequence[Pick | None], *, bounded: bool) -> None:
+        kind = msgspec.defstruct("Body", [("instances", list[row])], forbid_unknown_fields=True, gc=False)
+        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
+        self.picks = picks
+        self.bounded = bounded
+        self.direct: np.dtype[Any] | None = None
+
+
+def _has_one_colon(body: bytes) -> bool:
+    """Whether the only colon is that after the body's one key: no key can have been sent twice."""
+    return body.find(b":", body.find(b":") + 1) < 0
+
+
+def _to_array(values: Sequence[Any], wanted: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """The block's array; of many rows of plain numbers without looking at their nesting.
+
+    Raises:
+        ValueError, OverflowError, TypeError: they have no common shape, or a number does not fit.
+    """
+    width = wanted[0]
+    if len(values) >= _MANY_ROWS and len(wanted) == 1 and width > 0 and dtype.kind == "f":
+        if set(map(len, values)) != {width}:
+            raise ValueError("rows of different lengths")
+        return np.fromiter(chain.from_iterable(values), dtype, len(values) * width).reshape(len(values), width)
+    return np.array(values, dtype=dtype)
+
+
+def _field_type(field: Field, *, bounded: bool = True) -> Any:
+    """The type that accepts no more than the exact way does, or None when only that one can tell."""
+    if field.categorical and field.categories is not None:
+        if field.shape or not all(isinstance(category, str) for category in field.categories) or not field.categories:
+            return None
+        kind: Any = Literal[tuple(field.categories)]
+    else:
+        kind = float if field.dtype.is_float and not bounded else scalar_type(field.dtype)
+    if kind is None or (field.nullable and field.shape):
+        return None
+    for _ in field.shape:
+        kind = list[kind]
+    return kind | None if field.nullable else kind
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a field's name stands in JSON as it is: structs can only be made for such names."""
+    return name.isprintable() and '"' not in name and "\\" not in name
+
+
+def scalar_type(dtype: DType) -> Any:
+    """The type of one JSON value of a dtype, no wider than what the exact way accepts; None when there is none."""
+    if dtype.is_float:
+        return Annotated[float, Meta(gt=-_EXACT, lt=_EXACT)]
+    if dtype.is_integer:
+        limits = np.iinfo(dtype.value)
+        return Annotated[int, Meta(ge=int(limits.min), le=min(int(limits.max), 2**63 - 1))]
+    return {DType.BOOL: bool, DType.STRING: str}.get(dtype)
+
+
+def _holds_records(body: bytes) -> bool:
+    """Whether its rows seem to be objects."""
+    first = body.find(b"[") + 1
+    return body[first : first + 1] == b"{"
+
+
+def _single(value: Any) -> tuple[Any]:
+    return (value,)
+
+
+def _item(number: int, fields: int) -> Pick:
+    return itemgetter(number) if fields > 1 else lambda row: row
+
+
+def _tuple_of(form: BlockForm) -> Pick:
+    if len(form.fields) > 1:
+        return itemgetter(*form.fields)
+    position = form.fields[0]
+    return lambda row: (row[position],)
+
+
+def _attributes(form: BlockForm) -> Pick:
+    names = [f"f{position}" for position in form.fields]
+    pick = attrgetter(*names)
+    if form.tensor or len(names) > 1:
+        return pick
+    return lambda row: (pick(row),)
+
+
+def _split_nulls(dtype: DType, rows: Sequence[Any]) -> tuple[Sequence[Any], Array | None]:
+    """Fillers in place of nulls, and where they were."""
+    if not any(None in row for row in rows):
+        return rows, None
+    filler: Any = "" if dtype is DType.STRING else 0
+    mask = np.array([[value is None for value in row] for row in rows], dtype=bool)
+    return [tuple(filler if value is None else value for value in row) for row in rows], mask

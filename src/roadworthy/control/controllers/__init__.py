@@ -1,0 +1,1 @@
+"""The loop of the control plane: rollouts, switches, and deliveries to webhooks."""

@@ -1,0 +1,52 @@
+"""The loop that does what nobody asks for: move traffic when a version has become ready, keep stored records within bounds."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from roadworthy.control.context import ControlContext
+from roadworthy.control.resources import feedback
+from roadworthy.control.resources.endpoints import step
+from roadworthy.control.resources.telemetry import trim_records
+from roadworthy.foundation.errors import RoadworthyError
+
+_TICK_S = 1.0
+_TRIM_EVERY = 60
+_log = structlog.get_logger()
+
+
+class Controllers:
+    """One thread; a tick that fails is logged and the next one tries again."""
+
+    def __init__(self, plane: ControlContext) -> None:
+        self._plane = plane
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="controllers", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the tick that is under way."""
+        self._stop.set()
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        ticks = 0
+        while not self._stop.wait(_TICK_S):
+            ticks += 1
+            try:
+                self._plane.database.lead.renew()
+                self._plane.bulletin.catch_up()
+                self._plane.feed.look()
+                step(self._plane)
+                if ticks % _TRIM_EVERY == 0 and self._plane.database.lead.held:
+                    trim_records(self._plane)
+                    feedback.trim(self._plane)
+            except RoadworthyError as error:
+                _log.warning("controller-tick-failed", code=error.code, message=error.message)
+            except Exception:  # noqa: BLE001  (the loop must outlive whatever one tick meets; the log has it)
+                _log.exception("controller-tick-failed")

@@ -1,0 +1,115 @@
+"""What the controller sees of a rollout at one look, out of what live gateways reported last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from roadworthy.contract.telemetry import RUN_TIME_BOUNDS_US, WorkerReport
+from roadworthy.monitoring.gateways import Gateway
+from roadworthy.rollout.decide import alerts as alarms
+from roadworthy.rollout.decide.alerts import Machine
+from roadworthy.rollout.decide.state import FAILED, LOADING, PREPARING, READY, Moment, Observation
+from roadworthy.rollout.decide.switch import Refuse, Switch, decide
+from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.rollouts import Rollout
+
+FRESH_US = 5_000_000
+"""A live gateway that has said nothing for this long makes the telemetry stale."""
+LEAST_RUNS = 100
+"""A percentile of fewer runs than these says nothing."""
+LEAST_SLOW_MS = 1.0
+"""Slow never means less than this. A run of microseconds takes twice as long where it is asked for less often, for its caches are
+cold; nobody's answer is late for that, and the new version is the one that is asked less."""
+_SLOW = 0.95
+
+
+class At(NamedTuple):
+    """When one looks: the store's epoch (what a worker says of another is past), the controller's moment, and the time in
+    microseconds since 1970."""
+
+    epoch: str
+    moment: Moment
+    now_us: int
+
+
+def observe(rollout: Rollout, endpoint: Endpoint, found: Sequence[Gateway], evidence: Evidence, at: At) -> Observation:
+    """One look.
+
+    Args:
+        rollout: with the endpoint's generation noted.
+        found: live gateways.
+        evidence: all that was counted for it.
+    """
+    workers = [worker for gateway in found for worker in gateway.workers]
+    canary, reason = _canary(rollout, workers, at.epoch)
+    stable = decide(rollout.stable_digest, workers)
+    states = [state for worker in workers for state in worker.versions if state.digest == rollout.canary_digest]
+    machines = [_machine(rollout, gateway) for gateway in found]
+    return Observation(
+        moment=at.moment,
+        generation=endpoint.generation,
+        applied=min((_applied(rollout, worker, at.epoch) for worker in workers), default=0),
+        canary=canary,
+        stable=_STATES.get(type(stable), LOADING),
+        reason=reason,
+        fresh=bool(found) and all(at.now_us - gateway.seen_at_us <= FRESH_US for gateway in found),
+        breaker_open=any(state.breaker_open for state in states),
+        alarms=alarms.alarms(alarms.Look(rollout.plan, rollout.state, evidence, machines)),
+    )
+
+
+def _machine(rollout: Rollout, gateway: Gateway) -> Machine:
+    """What runner processes of both versions hold there. A machine's workers tell the same of them."""
+    told = {state.digest: state for worker in gateway.workers for state in worker.versions}
+    canary, stable = told.get(rollout.canary_digest), told.get(rollout.stable_digest)
+    return Machine(
+        gateway.id,
+        0 if canary is None else canary.processes,
+        None if canary is None else canary.memory_bytes,
+        None if stable is None else stable.memory_bytes,
+    )
+
+
+def slow_ms(digest: str, found: Iterable[Gateway]) -> float | None:
+    """What slow means beside this version: the 95th percentile of its run times on these gateways since they began, and at least
+    LEAST_SLOW_MS; None while too few are known."""
+    counts = [0] * (len(RUN_TIME_BOUNDS_US) + 1)
+    for gateway in found:
+        for times in gateway.run_times:
+            if times.digest == digest and len(times.counts) == len(counts):
+                counts = [one + other for one, other in zip(counts, times.counts, strict=True)]
+    whole, seen = sum(counts), 0
+    if whole < LEAST_RUNS:
+        return None
+    for bound_us, count in zip(RUN_TIME_BOUNDS_US, counts, strict=False):
+        seen += count
+        if seen >= _SLOW * whole:
+            return max(bound_us / 1e3, LEAST_SLOW_MS)
+    return RUN_TIME_BOUNDS_US[-1] / 1e3
+
+
+_STATES: dict[type, str] = {Switch: READY, Refuse: FAILED}
+
+
+def _canary(rollout: Rollout, workers: Sequence[WorkerReport], epoch: str) -> tuple[str, str]:
+    """How far it is, and why it FAILED. A worker that was not given the revision which asks for it speaks of the past."""
+    if rollout.state.phase == PREPARING and rollout.state.retry_s is not None:
+        return FAILED, rollout.state.text  # gateways do not hold it until it is tried again
+    asked = rollout.asked_revision
+    speaking = [
+        worker if worker.epoch == epoch and worker.offered >= asked else msgspec.structs.replace(worker, versions=())
+        for worker in workers
+    ]
+    verdict = decide(rollout.canary_digest, speaking)
+    return _STATES.get(type(verdict), LOADING), getattr(verdict, "reason", "")
+
+
+def _applied(rollout: Rollout, worker: WorkerReport, epoch: str) -> int:
+    """The newest generation of the endpoint by which a worker answers."""
+    if worker.epoch != epoch:
+        return 0
+    return max((generation for generation, revision in rollout.revisions if revision <= worker.revision), default=0)

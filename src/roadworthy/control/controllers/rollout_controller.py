@@ -1,0 +1,263 @@
+"""Drives rollouts: shows each running one to the state machine and carries out what that asks for, in one transaction a look.
+
+The state, the endpoint's generation, the audit entry and the event are written together or not at all, each only if nobody wrote
+it meanwhile. So a controller that is killed anywhere resumes with the same step, time and counts, and of two that look at once
+one wins. `resources/rollouts.py` brings people's commands through the same door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+
+from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.control.context import ControlContext
+from roadworthy.control.controllers.observation import At, observe
+from roadworthy.foundation.errors import Conflict
+from roadworthy.foundation.references import VersionReference
+from roadworthy.monitoring import gateways
+from roadworthy.registry import versions
+from roadworthy.rollout import endpoints, rollouts
+from roadworthy.rollout.decide import machine
+from roadworthy.rollout.decide.commands import command
+from roadworthy.rollout.decide.passing import Shown
+from roadworthy.rollout.decide.state import (
+    ABORTED,
+    FINISHED,
+    PROMOTED,
+    RETURNING,
+    SUPERSEDED,
+    Advance,
+    Alert,
+    Finish,
+    Moment,
+    Observation,
+    Retry,
+    SetSplit,
+)
+from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.rollouts import Rollout
+from roadworthy.store.engine import bump_revision, read_revision
+
+CONTROLLER = "controller"
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A rollout, its endpoint and what is seen of both, as of one transaction."""
+
+    rollout: Rollout
+    endpoint: Endpoint
+    seen: Observation
+    evidence: Evidence
+
+
+def drive(plane: ControlContext) -> bool:
+    """Look once at every running rollout; whether gateways must see a change. The caller has the turn.
+
+    Of several control planes on one database the one that leads does it: a step's time is measured on one process's clock."""
+    if not plane.database.lead.held:
+        return False
+    with plane.database.begin() as connection:
+        running = [each for each in rollouts.list_open(connection) if each.running]
+    moved = False
+    for rollout in running:
+        try:
+            with plane.database.begin() as connection:
+                moved |= _drive_one(plane, connection, rollout.endpoint)
+        except Conflict as error:  # somebody else wrote first; the next look sees what
+            _log.info("rollout-look-was-late", endpoint=rollout.endpoint, code=error.code)
+    return moved
+
+
+def look_at(plane: ControlContext, connection: Connection, rollout: Rollout) -> Look:
+    """What there is to see of a running rollout now."""
+    endpoint = endpoints.get(connection, rollout.endpoint)
+    epoch, revision = read_revision(connection)
+    rollout = rollout.noted(endpoint.generation, revision)
+    now_us = plane.clock.now_us()
+    found = gateways.live(gateways.list_all(connection), now_us)
+    moment = Moment(plane.boot, plane.clock.monotonic())
+    evidence = rollouts.evidence_of(connection, rollout.id)
+    seen = observe(rollout, endpoint, found, evidence, At(epoch, moment, now_us))
+    return Look(rollout, endpoint, seen, evidence)
+
+
+def obey(plane: ControlContext, connection: Connection, rollout: Rollout, name: str, actor: str) -> str | None:
+    """Do what a person asks of a running rollout; why nothing was done, or None."""
+    look = look_at(plane, connection, rollout)
+    advance = command(rollout.plan, rollout.state, name, look.seen)
+    if advance.refused is not None:
+        return advance.refused
+    decides = name in ("abort", "promote", "supersede")
+    asked = replace(look.rollout, decided_by=actor if decides else rollout.decided_by)
+    plane.audit(connection, actor, f"rollout-{name}", rollout.endpoint, rollout=rollout.id, **standing(rollout))
+    _carry_out(plane, connection, replace(look, rollout=asked), advance, actor)
+    return None
+
+
+def cut_short(plane: ControlContext, connection: Connection, rollout: Rollout, actor: str, text: str) -> None:
+    """End a rollout because its endpoint, or its stable, is gone: whoever calls moves the traffic, if there is any."""
+    state = msgspec.structs.replace(
+        rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, text=text, weight=0, shadow=0
+    )
+    ended = replace(rollout, state=state, waiting=False, ended_at_us=plane.clock.now_us(), decided_by=actor)
+    rollouts.change(connection, ended)
+    _tell_end(plane, connection, ended, actor)
+
+
+def standing(rollout: Rollout) -> dict[str, Any]:
+    """At which step it is and with which share, in words that people know: steps from 1, shares in percent."""
+    state = rollout.state
+    return {
+        "version": rollout.canary,
+        "phase": state.phase.lower(),
+        "step": state.step + 1,
+        "steps": len(rollout.plan.steps),
+        "share": state.weight / (FULL_SHARE / 100),
+    }
+
+
+def numbers(rollout: Rollout) -> list[dict[str, Any]]:
+    """What each guard's verdict rests on."""
+    found = () if rollout.verdict is None else rollout.verdict.findings
+    return [
+        {
+            "signal": each.signal,
+            "outcome": each.outcome,
+            "code": each.code,
+            "samples": each.samples,
+            "bad": each.bad,
+            "stable_samples": each.other_samples,
+            "stable_bad": each.other_bad,
+            "log_e": round(each.log_e, 6),
+            "log_e_bound": round(each.threshold, 6),
+            "p": each.p,
+            "step": None if each.shown is None else _of_step(each.shown),
+            "text": each.text,
+        }
+        for each in found
+    ]
+
+
+def _of_step(shown: Shown) -> dict[str, Any]:
+    """What the present step has shown of a guard, against what it must."""
+    return {
+        "samples": shown.samples,
+        "bad": shown.bad,
+        "needed": shown.needed,
+        "upper": None if shown.exempt else shown.upper,
+        "allowed": None if shown.exempt else shown.allowed,
+        "log_e": shown.log_e,
+        "log_e_bound": shown.threshold,
+    }
+
+
+def begin_waiting(plane: ControlContext, connection: Connection, endpoint: Endpoint, revision: int) -> None:
+    """Begin the rollout that waited for the one before it to end, if one does."""
+    waiting = rollouts.find_waiting(connection, endpoint.name)
+    if waiting is None:
+        return
+    if waiting.stable != endpoint.current:
+        cut_short(plane, connection, waiting, CONTROLLER, f"{endpoint.current} serves now instead of {waiting.stable}")
+        return
+    begun = replace(
+        waiting,
+        waiting=False,
+        state=machine.begin(waiting.id, endpoint.generation, machine.baseline_of(waiting.state)),
+        revisions=((endpoint.generation, revision),),
+        asked_revision=revision,
+    )
+    rollouts.change(connection, begun)
+    plane.announce(connection, CONTROLLER, "rollout-began", endpoint.name, rollout=waiting.id, version=waiting.canary)
+
+
+def _drive_one(plane: ControlContext, connection: Connection, name: str) -> bool:
+    rollout = rollouts.find_running(connection, name)
+    if rollout is None:
+        return False
+    look = look_at(plane, connection, rollout)
+    advance = machine.advance(rollout.plan, rollout.state, look.seen, look.evidence)
+    return _carry_out(plane, connection, look, advance, CONTROLLER)
+
+
+def _carry_out(plane: ControlContext, connection: Connection, look: Look, advance: Advance, actor: str) -> bool:
+    """Write the state and do what it asks for; whether gateways must see a change."""
+    before, endpoint = look.rollout, look.endpoint
+    rollout = replace(before, state=advance.state)
+    if advance.verdict is not None and before.state.phase != RETURNING:  # going back, what led to it stands
+        rollout = replace(rollout, verdict=advance.verdict)
+    moved = rollout.held != before.held
+    revision = bump_revision(connection) if moved else 0
+    for action in advance.actions:
+        if isinstance(action, SetSplit):
+            rollout, endpoint = _set_split(plane, connection, rollout, endpoint, actor)
+            moved = True
+        elif isinstance(action, Retry):
+            rollout = replace(rollout, asked_revision=revision)
+            plane.audit(connection, actor, "rollout-retry", endpoint.name, rollout=rollout.id, attempt=action.attempt)
+        elif isinstance(action, Alert):
+            facts = {"rollout": rollout.id, "code": action.code, "text": action.text, **standing(rollout)}
+            plane.announce(connection, actor, "rollout-alert", endpoint.name, **facts)
+        elif isinstance(action, Finish):
+            _finish(plane, connection, rollout, endpoint)
+            return True
+    rollouts.change(connection, rollout)
+    return moved
+
+
+def _set_split(
+    plane: ControlContext, connection: Connection, rollout: Rollout, before: Endpoint, actor: str
+) -> tuple[Rollout, Endpoint]:
+    """Give the endpoint the generation that the state asks for, if it still has the one that was seen."""
+    after = replace(before, generation=rollout.state.generation, changed_at_us=plane.clock.now_us(), changed_by=actor)
+    endpoints.change(connection, before, after)
+    rollout = rollout.noted(after.generation, bump_revision(connection))
+    facts = {"rollout": rollout.id, **standing(rollout), "code": rollout.state.code, "text": rollout.state.text}
+    plane.audit(connection, actor, "rollout-split", before.name, generation=after.generation, **facts)
+    plane.announce(connection, actor, "rollout-split", before.name, generation=after.generation, **facts)
+    return rollout, after
+
+
+def _finish(plane: ControlContext, connection: Connection, rollout: Rollout, before: Endpoint) -> None:
+    """On promotion the canary becomes the endpoint's version; else the stable stays it."""
+    outcome, now = rollout.state.ends_as, plane.clock.now_us()
+    by_person = outcome in (PROMOTED, ABORTED, SUPERSEDED) and rollout.decided_by is not None
+    actor = rollout.decided_by if by_person and rollout.decided_by is not None else CONTROLLER
+    if outcome == PROMOTED:
+        after = replace(before.switched(rollout.canary), pending=before.pending)
+        if rollout.accepted_by is not None:
+            found = versions.get(connection, VersionReference.parse(rollout.canary))
+            after = replace(after, signature=found.signature)
+    else:
+        after = replace(before, generation=before.generation + 1)
+    after = replace(after, changed_at_us=now, changed_by=actor)
+    endpoints.change(connection, before, after)
+    revision = bump_revision(connection)
+    ended = replace(rollout, ended_at_us=now, decided_by=actor).noted(after.generation, revision)
+    rollouts.change(connection, ended)
+    _tell_end(plane, connection, ended, actor)
+    begin_waiting(plane, connection, after, revision)
+
+
+def _tell_end(plane: ControlContext, connection: Connection, rollout: Rollout, actor: str) -> None:
+    state = rollout.state
+    facts: Mapping[str, Any] = {
+        "rollout": rollout.id,
+        "outcome": state.ends_as,
+        "code": state.code,
+        "text": state.text,
+        "version": rollout.canary,
+        "stable": rollout.stable,
+        "step": state.step + 1,
+        "findings": numbers(rollout),
+    }
+    plane.audit(connection, actor, f"rollout-{state.ends_as}", rollout.endpoint, **facts)
+    plane.announce(connection, actor, "rollout-finished", rollout.endpoint, **facts)

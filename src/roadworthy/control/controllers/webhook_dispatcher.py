@@ -1,0 +1,142 @@
+"""Delivers events to webhooks: at least once, each webhook's in order, each webhook independent of the others.
+
+A thread with an event loop of its own, so that no receiver can hold up the API or a decision. What is done with is written after
+the receiver took it; a process that is killed in between sends the same message with the same id again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import structlog
+
+from roadworthy.audit import events
+from roadworthy.control.context import ControlContext
+from roadworthy.control.resources.times import iso
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.webhooks import deliveries, hooks
+from roadworthy.webhooks.deliveries import GIVEN_UP, Delivery
+from roadworthy.webhooks.hooks import FAILING, GONE, Webhook
+from roadworthy.webhooks.messages import Message, compose, type_of
+from roadworthy.webhooks.schedule import after, is_due
+from roadworthy.webhooks.sending import Attempt
+
+_LOOK_S = 1.0
+_AT_ONCE = 200
+_STOP_S = 5.0
+_log = structlog.get_logger()
+
+
+class WebhookDispatcher:
+    """Runs while its process leads; one task for each webhook that has something to deliver.
+
+    Args:
+        plane: of the process.
+    """
+
+    def __init__(self, plane: ControlContext) -> None:
+        self._plane = plane
+        self._stop = threading.Event()
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="courier", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End. Attempts under way are given up; they are made again after the next start."""
+        self._stop.set()
+        self._thread.join(_STOP_S)
+
+    async def _serve(self) -> None:
+        while not self._stop.is_set():
+            seen = self._plane.feed.newest
+            if self._plane.database.lead.held:
+                await self._look()
+            await self._plane.feed.wait(seen, _LOOK_S, self._stop.is_set)
+        for task in self._under_way.values():
+            task.cancel()
+
+    async def _look(self) -> None:
+        try:
+            waiting = await asyncio.to_thread(self._waiting)
+        except RoadworthyError as error:
+            _log.warning("webhooks-cannot-be-read", code=error.code)
+            return
+        except Exception:  # noqa: BLE001  (the thread must outlive whatever one look meets; the log has it)
+            _log.exception("webhooks-cannot-be-read")
+            return
+        for hook_id in waiting:
+            if hook_id not in self._under_way:
+                self._under_way[hook_id] = asyncio.create_task(self._follow(hook_id))
+
+    def _waiting(self) -> list[str]:
+        """Webhooks that have events before them and may be tried now."""
+        now_us = self._plane.clock.now_us()
+        with self._plane.database.begin() as connection:
+            newest = events.newest(connection)
+            return [each.id for each in hooks.list_all(connection) if each.position < newest and is_due(each, now_us)]
+
+    async def _follow(self, hook_id: str) -> None:
+        """Deliver to one webhook until it has nothing before it, or has to wait."""
+        try:
+            while self._plane.database.lead.held and not self._stop.is_set():
+                work = await asyncio.to_thread(self._next, hook_id)
+                if work is None:
+                    return
+                hook, message = work
+                attempt = await self._plane.sender.send(hook.url, hook.secret, message)
+                await asyncio.to_thread(self._note, hook, message, attempt)
+        except RoadworthyError as error:  # not now; the next look finds it again
+            _log.warning("webhook-not-followed", webhook=hook_id, code=error.code)
+        except Exception:  # noqa: BLE001  (one webhook's trouble must not end the others' thread; the log has it)
+            _log.exception("webhook-not-followed", webhook=hook_id)
+        finally:
+            del self._under_way[hook_id]
+
+    def _next(self, hook_id: str) -> tuple[Webhook, Message] | None:
+        """The oldest event that it wants and does not have; those before it are done with. None when there is nothing to do."""
+        with self._plane.database.begin() as connection:
+            hook = hooks.find(connection, hook_id)
+            if hook is None or not is_due(hook, self._plane.clock.now_us()):
+                return None
+            begun, wanted = hook, None
+            for event in events.list_after(connection, hook.position, _AT_ONCE):
+                missing = int(event["number"]) - hook.position - 1
+                hook = replace(hook, lost=hook.lost + missing)  # numbers have no gaps: these were deleted
+                if hook.wants(type_of(event), str(event["subject"])):
+                    hook, wanted = replace(hook, position=event["number"] - 1), event
+                    break
+                hook = replace(hook, position=event["number"])
+            if hook != begun:
+                written = hooks.change(connection, begun, hook)
+                if written is None:
+                    return None
+                hook = written
+        return None if wanted is None else (hook, compose(wanted, iso(wanted["at_us"])))
+
+    def _note(self, hook: Webhook, message: Message, attempt: Attempt) -> None:
+        """Write what came of an attempt, unless somebody else moved the webhook on meanwhile, or deleted it."""
+        assert message.number is not None  # noqa: S101  (pings do not come this way)
+        chance = random.random()  # noqa: S311  (spreads attempts, hides nothing)
+        changed, outcome = after(hook, message.number, attempt, chance)
+        with self._plane.database.begin() as connection:
+            if hooks.change(connection, hook, changed) is None:
+                return
+            deliveries.add(connection, hook.id, Delivery(message, attempt, hook.tries + 1, outcome))
+        told = {
+            "webhook": hook.id,
+            "host": urlsplit(hook.url).hostname,
+            "event": message.number,
+            "reason": attempt.reason,
+        }
+        if outcome == GIVEN_UP:
+            _log.error("webhook-event-given-up", **told)
+        elif changed.state != hook.state:
+            say = _log.warning if changed.state in (FAILING, GONE) else _log.info
+            say(f"webhook-{changed.state}", **told)

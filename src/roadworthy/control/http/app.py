@@ -1,0 +1,65 @@
+"""The control plane's application: routes inside the border. Built by `wiring.py`, served by `__main__.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
+
+from roadworthy.control.context import ControlContext
+from roadworthy.control.http import (
+    endpoints,
+    feedback,
+    internal,
+    packages,
+    page,
+    probes,
+    problems,
+    rollouts,
+    system,
+    webhooks,
+)
+from roadworthy.control.http.auth_middleware import AuthMiddleware
+from roadworthy.control.http.fields import REFUSALS
+from roadworthy.version import __version__
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+_BEARER = HTTPBearer(auto_error=False, description="An API key of this installation")
+"""Only tells the API's description that a key is needed; `auth_middleware.py` is what asks for it."""
+
+
+def create_app(plane: ControlContext, stopping: Callable[[], bool] = lambda: False) -> ASGIApp:
+    """The ASGI application. `stopping` tells long polls that the process is about to end."""
+    app = build_routes(plane, stopping)
+    return AuthMiddleware(app, plane.bulletin, plane.settings.allowed_hosts)
+
+
+def build_routes(plane: ControlContext, stopping: Callable[[], bool]) -> FastAPI:
+    """The application without its border: for whoever wants to look at the route table."""
+    app = FastAPI(
+        title="Roadworthy",
+        version=__version__,
+        description="Push packages, deploy versions to endpoints, roll back, and see what was asked and answered.",
+        docs_url=None,
+        redoc_url=None,
+        responses=REFUSALS,
+    )
+    problems.install(app)
+    needs_key = [Depends(_BEARER)]
+    for router in (
+        packages.routes(plane),
+        endpoints.routes(plane),
+        rollouts.routes(plane, stopping),
+        feedback.routes(plane),
+        webhooks.routes(plane),
+        system.routes(plane),
+        internal.routes(plane, stopping),
+    ):
+        app.include_router(router, dependencies=needs_key)
+    app.include_router(probes.routes(plane))
+    app.include_router(page.routes(app.title, str(app.openapi_url)))
+    return app

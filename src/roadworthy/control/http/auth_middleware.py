@@ -1,0 +1,185 @@
+"""What every request passes before any route: host, request id, key and role, and the bound of its body. Raw ASGI, so that no
+route can be outside of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import structlog
+
+from roadworthy.access.keys import ADMIN, GATEWAY, PREDICTOR, Key
+from roadworthy.control.http import page
+from roadworthy.control.http.problems import problem
+from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
+from roadworthy.foundation.errors import BodyTooLarge, Forbidden, InvalidRequest, RoadworthyError, Unauthenticated
+from roadworthy.foundation.ids import random_id
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+PROBES = frozenset({"/livez", "/readyz"})
+"""Answered whatever the Host: who probes calls by the address of a machine or a container, which has no name here."""
+OPEN = PROBES | frozenset({"/openapi.json", page.PAGE, page.SCRIPT, page.STYLE, page.ICON})
+"""Paths that need no key: probes, and the description of the API, which is the same for every installation."""
+
+_FEEDBACK = re.compile(r"/api/v1/endpoints/([^/]+)/feedback")
+"""The one path for callers of endpoints too: who asked learns what became of it."""
+_UPLOADS = re.compile(r"/api/v1/packages|/internal/v1/(telemetry|records/.+)")
+"""Paths whose bodies become files, each bounded by its route (`uploads.py`)."""
+MOST_BODY_BYTES = 1 << 20
+"""Of a request to any other path. Its JSON is read as a whole, and takes many times as much memory."""
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
+_log = structlog.get_logger()
+
+
+class AuthMiddleware:
+    """Wraps the application."""
+
+    def __init__(self, app: ASGIApp, bulletin: SnapshotPublisher, allowed_hosts: Collection[str]) -> None:
+        self._app = app
+        self._bulletin = bulletin
+        self._hosts = _LOOPBACK | {host.lower() for host in allowed_hosts}
+        self._any_host = "*" in allowed_hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. Anything but HTTP and the lifespan is refused."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        asked = headers.get(b"x-request-id", "")
+        request_id = asked if _REQUEST_ID.fullmatch(asked) else random_id("req")
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        reply = _Reply(send, request_id)
+        try:
+            if scope["path"] not in PROBES:
+                self._check_host(headers.get(b"host", ""))
+            key = self._check_key(scope["path"], headers.get(b"authorization", ""))
+            state["key"] = key
+            state["actor"] = key.id if key is not None else ""
+            _check_target(scope)
+            if not _UPLOADS.fullmatch(scope["path"]):
+                receive = _Body(receive, headers.get(b"content-length", "0"))
+            await self._app(scope, receive, reply)
+        except RoadworthyError as error:
+            await problem(error, request_id)(scope, receive, reply)
+        except Exception:
+            # The application has answered and logged it, and raises it again for the server to print.
+            if not reply.status:
+                raise
+        finally:
+            reply.log(scope, str(state.get("actor", "")))
+
+    def _check_host(self, host: str) -> None:
+        match = _HOST.fullmatch(host)
+        if match is None or not (self._any_host or match[1].lower() in self._hosts):
+            raise InvalidRequest(
+                "the Host header names no host of this server",
+                code="unknown-host",
+                hint="call it by a name of its own, or add this one to the setting control.allowed_hosts, which is "
+                "ROADWORTHY_CONTROL_ALLOWED_HOSTS in the environment",
+            )
+
+    def _check_key(self, path: str, authorization: str) -> Key | None:
+        if path in OPEN:
+            return None
+        scheme, _, text = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not text.strip():
+            raise Unauthenticated(
+                "this call needs a key",
+                code="no-key",
+                hint="send the header Authorization: Bearer and an API key of this installation",
+            )
+        key = self._bulletin.key(text.strip())
+        if key is None:
+            raise Unauthenticated(
+                "this key is not known",
+                code="unknown-key",
+                hint="it may have been revoked or belong to another installation; ask an administrator for another",
+            )
+        feedback = _FEEDBACK.fullmatch(path)
+        if feedback is not None and key.role == PREDICTOR:
+            return _checked_for(key, feedback[1])
+        role = GATEWAY if path.startswith("/internal/") else ADMIN
+        if key.role != role:
+            raise Forbidden(f"this needs a key of the role {role}", hint="ask an administrator for one")
+        return key
+
+
+def _checked_for(key: Key, endpoint: str) -> Key:
+    if key.endpoints is not None and endpoint not in key.endpoints:
+        raise Forbidden(
+            "this key may not call this endpoint, nor give feedback for it",
+            code="endpoint-not-allowed",
+            hint="ask for a key that includes it",
+        )
+    return key
+
+
+def _check_target(scope: Scope) -> None:
+    """No name of ours holds a NUL, and PostgreSQL can hold none."""
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise InvalidRequest("the path or the query holds a NUL character", hint="send names as they were given")
+
+
+class _Body:
+    """Receives a body of at most MOST_BODY_BYTES: by its own word before any of it is read, and by what comes."""
+
+    def __init__(self, receive: Receive, declared: str) -> None:
+        self._receive = receive
+        self._left = MOST_BODY_BYTES
+        if declared.isascii() and declared.isdigit():
+            self._take(int(declared[:20]), 0)
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        size = len(message.get("body", b""))
+        self._take(size, size)
+        return message
+
+    def _take(self, wanted: int, taken: int) -> None:
+        if wanted > self._left:
+            raise BodyTooLarge(
+                f"the body is longer than {MOST_BODY_BYTES >> 10} KiB",
+                hint="send less at a time",
+                facts={"limit_bytes": MOST_BODY_BYTES},
+            )
+        self._left -= taken
+
+
+class _Reply:
+    """Passes a reply on with the request's id in it, and remembers what to say of it in the log."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self._started = time.monotonic()
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            others = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"]
+            message["headers"] = [*others, (b"x-request-id", self._request_id.encode("ascii"))]
+        await self._send(message)
+
+    def log(self, scope: Scope, actor: str) -> None:
+        """One line a request; a gateway's own traffic and probes only for whoever wants every detail."""
+        quiet = scope["path"] in OPEN or scope["path"].startswith("/internal/")
+        say = _log.debug if quiet and self.status < 500 else _log.info
+        say(
+            "request",
+            request_id=self._request_id,
+            method=scope["method"],
+            path=scope["path"],
+            status=self.status,
+            actor=actor,
+            seconds=round(time.monotonic() - self._started, 4),
+        )

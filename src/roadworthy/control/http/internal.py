@@ -1,0 +1,66 @@
+"""What gateways call, with a key of the role gateway: snapshots, packages, telemetry, records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from roadworthy.contract.telemetry import decode_telemetry
+from roadworthy.control.context import ControlContext
+from roadworthy.control.http.fields import Digest, File, Instance, Seconds, body
+from roadworthy.control.http.packages import stream
+from roadworthy.control.http.uploads import received
+from roadworthy.control.resources import telemetry
+from roadworthy.foundation.errors import MalformedBody
+from roadworthy.foundation.references import check_digest
+from roadworthy.store.blobs import package_blob
+
+_MAX_FRAME_BYTES = 16 << 20
+_MAX_RECORD_FILE_BYTES = 256 << 20
+_FRAME = {"$ref": "#/components/schemas/Telemetry"}
+RecordFile = Annotated[str, Path(json_schema_extra={"pattern": f"^{telemetry.FILE.pattern}$"})]
+_NONE_NEWER: dict[int | str, dict[str, Any]] = {304: {"description": "There is none newer"}}
+
+
+def routes(plane: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
+    """The router. `stopping` ends long polls early."""
+    router = APIRouter(prefix="/internal/v1", tags=["gateways"], include_in_schema=False)
+
+    @router.get("/snapshot", responses=_NONE_NEWER)
+    async def snapshot(request: Request, wait_s: Seconds = 0.0) -> Response:
+        """The newest snapshot; 304 when there is none newer than If-None-Match for `wait_s` seconds."""
+        known = request.headers.get("if-none-match")
+        if plane.bulletin.is_behind(known):  # it has asked another control plane before
+            await run_in_threadpool(plane.bulletin.catch_up)
+        edition = await plane.bulletin.wait(known, wait_s, stopping)
+        if edition is None:
+            return Response(status_code=304, headers={"ETag": known or ""})
+        return Response(edition.encoded, media_type="application/json", headers={"ETag": edition.etag})
+
+    @router.get("/packages/{digest}", response_class=File)
+    def package(digest: Digest) -> File:
+        """A package's .rw file."""
+        return stream(plane.blobs.open(package_blob(check_digest(digest))))
+
+    @router.post("/telemetry", openapi_extra=body("application/json", _FRAME))
+    async def frame(request: Request) -> dict[str, Any]:
+        """One frame; answered alike when it was taken before."""
+        async with received(request, plane.blobs, _MAX_FRAME_BYTES) as file:
+            data = file.read_bytes()
+        try:
+            decoded = decode_telemetry(data)
+        except ValueError as error:
+            raise MalformedBody("that is no telemetry frame", code="malformed-telemetry") from error
+        return {"accepted": await run_in_threadpool(telemetry.receive, plane, request.state.key, decoded)}
+
+    @router.put("/records/{gateway:path}/{file}", status_code=204, openapi_extra=body())
+    async def records(request: Request, gateway: Instance, file: RecordFile) -> None:
+        """A finished file of prediction records. `gateway`: as a frame names it, with the key before it or without."""
+        blob = await run_in_threadpool(telemetry.record_blob, plane, request.state.key, gateway, file)
+        async with received(request, plane.blobs, _MAX_RECORD_FILE_BYTES) as source:
+            await run_in_threadpool(telemetry.keep_records, plane, blob, source)
+
+    return router

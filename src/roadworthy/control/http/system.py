@@ -1,0 +1,59 @@
+"""Keys, status and audit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from roadworthy.access.keys import ROLES
+from roadworthy.control.context import ControlContext
+from roadworthy.control.http.fields import Named, Names, newest
+from roadworthy.control.resources import keys, telemetry
+from roadworthy.version import __version__
+
+
+class NewKey(BaseModel):
+    """A key to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Annotated[str, Field(json_schema_extra={"enum": list(ROLES)})]
+    """admin, predictor or gateway."""
+    endpoints: Names | None = None
+    """For predictors: the endpoints it may call; all when left out."""
+    name: Named | None = None
+    """For gateways: they report as `<name>/<instance>`. The key's id when left out."""
+
+
+def routes(plane: ControlContext) -> APIRouter:
+    """The router."""
+    router = APIRouter(tags=["system"])
+
+    @router.get("/api/v1/status", summary="The whole at one look")
+    def status() -> dict[str, Any]:
+        """Control plane, gateways with their workers, endpoints."""
+        return telemetry.status(plane, __version__)
+
+    @router.get("/api/v1/audit", summary="What was done, by whom")
+    def audit(last: Annotated[int, newest(telemetry.MOST_SHOWN)] = 100, before: str | None = None) -> dict[str, Any]:
+        """Newest first; `next` is the value of `before` for the next page."""
+        return telemetry.audit_trail(plane, last, before)
+
+    @router.get("/api/v1/keys", summary="List keys")
+    def list_keys() -> dict[str, Any]:
+        """Without their texts."""
+        return keys.list_all(plane)
+
+    @router.post("/api/v1/keys", status_code=201, summary="Create a key")
+    def create_key(request: Request, body: NewKey) -> dict[str, Any]:
+        """Its text is in this reply and nowhere else."""
+        return keys.create(plane, body.role, body.endpoints, request.state.actor, body.name)
+
+    @router.delete("/api/v1/keys/{key_id}", status_code=204, summary="Revoke a key")
+    def revoke_key(request: Request, key_id: str) -> None:
+        """Gateways follow within seconds."""
+        keys.revoke(plane, key_id, request.state.actor)
+
+    return router

@@ -1,0 +1,68 @@
+"""Webhooks: who is told of events."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from roadworthy.control.context import ControlContext
+from roadworthy.control.http.fields import Names, newest
+from roadworthy.control.resources import webhooks
+from roadworthy.webhooks.deliveries import KEPT
+from roadworthy.webhooks.messages import TYPES
+
+EventType = Annotated[str, Field(json_schema_extra={"enum": list(TYPES)})]
+
+
+class NewWebhook(BaseModel):
+    """A webhook to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str
+    """Where to; https, or http in a network that the setting control.webhook_networks names."""
+    events: Annotated[list[EventType], Field(json_schema_extra={"minItems": 1})] | None = None
+    """Types of events, like rollout.rolled-back; all when left out."""
+    endpoints: (
+        Annotated[Names, Field(json_schema_extra={"minItems": 1, "maxItems": webhooks.MOST_ENDPOINTS})] | None
+    ) = None
+    """Only events of these endpoints; of all when left out."""
+
+
+def routes(plane: ControlContext) -> APIRouter:
+    """The router."""
+    router = APIRouter(prefix="/api/v1/webhooks", tags=["webhooks"])
+
+    @router.get("", summary="List webhooks")
+    def everything() -> dict[str, Any]:
+        """Oldest first, without their secrets."""
+        return webhooks.list_all(plane)
+
+    @router.post("", status_code=201, summary="Create a webhook")
+    async def create(request: Request, body: NewWebhook) -> dict[str, Any]:
+        """Its secret is in this reply and nowhere else. Messages are signed as the Standard Webhooks specification says."""
+        return await webhooks.create(plane, body.url, body.events, body.endpoints, request.state.actor)
+
+    @router.get("/{webhook_id}", summary="One webhook")
+    def one(webhook_id: str) -> dict[str, Any]:
+        """Its state, how far it has come, how many events it is behind."""
+        return webhooks.get(plane, webhook_id)
+
+    @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook")
+    def delete(request: Request, webhook_id: str) -> None:
+        """What it was not told yet it will not be told."""
+        webhooks.delete(plane, webhook_id, request.state.actor)
+
+    @router.post("/{webhook_id}:test", summary="Send a ping")
+    async def test(request: Request, webhook_id: str) -> dict[str, Any]:
+        """The delivery, with its outcome. One that arrives has a failing webhook tried again at once."""
+        return await webhooks.test(plane, webhook_id, request.state.actor)
+
+    @router.get("/{webhook_id}/deliveries", summary="Newest deliveries")
+    def last_deliveries(webhook_id: str, last: Annotated[int, newest(KEPT)] = 20) -> dict[str, Any]:
+        """Newest first, with status and reason; 100 are kept."""
+        return webhooks.last_deliveries(plane, webhook_id, last)
+
+    return router

@@ -1,0 +1,1 @@
+"""What waits for news: gateways for the newest snapshot, clients for the next event."""

@@ -1,0 +1,59 @@
+"""Wakes whoever waits for the next event. The number of the newest one is kept here, so that waiting asks no database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from roadworthy.audit.events import newest
+from roadworthy.control.publish.waiters import Waiters
+from roadworthy.store.engine import Database
+
+
+class EventStream:
+    """`expect` and `catch_up` may be called from any thread, `wait` from the event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._waiters = Waiters()
+        self._newest = self._expected = self._read()
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest event, as far as is known here."""
+        return self._newest
+
+    def _read(self) -> int:
+        with self._database.begin() as connection:
+            return newest(connection)
+
+    def expect(self, number: int) -> None:
+        """An event of that number is being written."""
+        self._expected = max(self._expected, number)
+
+    def catch_up(self) -> None:
+        """Read the newest number again if one is expected; whoever waits is woken if it grew.
+
+        Raises:
+            Unavailable: "database-busy".
+        """
+        if self._expected > self._newest:
+            self.look()
+
+    def look(self) -> None:
+        """Read the newest number again whether or not one is expected: another control plane may have written it.
+
+        Raises:
+            Unavailable: "database-busy".
+        """
+        number = self._read()
+        with self._lock:
+            if number <= self._newest:
+                return
+            self._newest = number
+        self._waiters.wake()
+
+    async def wait(self, after: int, wait_s: float, stopping: Callable[[], bool]) -> None:
+        """Until there is an event with a number greater than `after`, `wait_s` passed, or the process is stopping."""
+        await self._waiters.until(lambda: self._newest > after, wait_s, stopping)

@@ -1,0 +1,391 @@
+"""Deploy, roll back and undeploy; and the step of the controller that moves traffic once a version is ready everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.contract.telemetry import WorkerReport
+from roadworthy.control.context import ControlContext
+from roadworthy.control.controllers import rollout_controller as driving
+from roadworthy.control.controllers.rollout_controller import CONTROLLER
+from roadworthy.control.resources import policies
+from roadworthy.control.resources.times import iso
+from roadworthy.foundation.errors import Conflict, NotFound
+from roadworthy.foundation.references import VersionReference, check_name
+from roadworthy.monitoring import gateways
+from roadworthy.monitoring.gateways import Gateway
+from roadworthy.registry import versions
+from roadworthy.rollout import endpoints, rollouts
+from roadworthy.rollout.decide.switch import Refuse, Switch, Wait, decide, kept_out
+from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
+from roadworthy.rollout.rollouts import Rollout
+from roadworthy.schema.signature import Signature
+from roadworthy.store.blobs import package_blob
+from roadworthy.store.engine import bump_revision, read_revision
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A deployment.
+
+    Attributes:
+        version: what is to answer, like "flights:3".
+        policy: settings to change; None for none.
+        if_generation: refuse unless the endpoint has it; 0 when it must not exist; None for whatever it has.
+        supersede: end a rollout that is in progress and deploy when its traffic has moved back, instead of refusing.
+    """
+
+    version: str
+    policy: Mapping[str, Any] | None = None
+    if_generation: int | None = None
+    supersede: bool = False
+
+
+def deploy(plane: ControlContext, name: str, asked: Asked, actor: str) -> dict[str, Any]:
+    """Let a version answer at endpoint `name` as soon as every live worker has it loaded and proved.
+
+    Raises:
+        NotFound: "unknown-version", "blob-missing".
+        Conflict: "signature-incompatible", "generation-conflict", "rollout-running".
+        InvalidRequest: "unknown-policy", "invalid-policy", "invalid-name", "invalid-reference".
+    """
+    check_name(name, "endpoint name")
+    reference = VersionReference.parse(asked.version)
+    with plane.turn:
+        with plane.database.begin() as connection:
+            found = versions.get(connection, reference)
+            check_bytes(plane, connection, found)
+            before = endpoints.find(connection, name)
+            if asked.if_generation is not None and asked.if_generation != (before.generation if before else 0):
+                raise endpoints.generation_conflict(name)
+            if before is not None and _make_way(plane, connection, before, asked, actor):
+                before = endpoints.get(connection, name)
+            merged = policies.merged(None if before is None else before.policy, asked.policy)
+            after = _with_pending(plane, before, name, found, merged, actor)
+            policies.check(plane, connection, merged, found, after.signature)
+            if after is before and _kept_out(connection, before, _live(plane, connection)):
+                after = _again(plane, before, actor)
+            if before is None:
+                endpoints.create(connection, after)
+            elif after != before:
+                endpoints.change(connection, before, after)
+            if after != before:
+                bump_revision(connection)
+                plane.audit(connection, actor, "deploy", name, version=asked.version, digest=found.digest)
+        plane.bulletin.refresh()
+    step(plane)
+    return get(plane, name)
+
+
+def check_bytes(plane: ControlContext, connection: Connection, version: versions.Version) -> None:
+    """Refuse a version whose bytes the blob store has lost, unless every live worker has it loaded already.
+
+    Raises:
+        NotFound: "blob-missing".
+    """
+    if plane.blobs.exists(package_blob(version.digest)):
+        return
+    workers = [worker for gateway in _live(plane, connection) for worker in gateway.workers]
+    if not isinstance(decide(version.digest, workers), Switch):
+        raise NotFound(
+            f"the bytes of {version.reference} are not in the blob store",
+            code="blob-missing",
+            hint="push the same package again: it keeps its number",
+        )
+
+
+def _make_way(plane: ControlContext, connection: Connection, before: Endpoint, asked: Asked, actor: str) -> bool:
+    """What a rollout in progress means for a deployment: other policies are taken, another version only in its place."""
+    running = rollouts.find_running(connection, before.name)
+    if running is None or asked.version == before.current:
+        return False
+    if not asked.supersede:
+        raise rollout_running(running)
+    driving.obey(plane, connection, running, "supersede", actor)
+    waiting = rollouts.find_waiting(connection, before.name)
+    if waiting is not None:
+        driving.cut_short(plane, connection, waiting, actor, f"{asked.version} is deployed instead")
+    return True
+
+
+def rollout_running(running: Rollout) -> Conflict:
+    """The error of whoever comes while a rollout is in progress: it says who is at what step."""
+    at = driving.standing(running)
+    return Conflict(
+        f"a rollout of {running.canary} by {running.started_by} is in progress on endpoint {running.endpoint}: "
+        f"{at['phase']}, step {at['step']} of {at['steps']}, {at['share']:g} % of the traffic",
+        code="rollout-running",
+        hint="abort or promote it, let it end, or ask to supersede it",
+        facts={"rollout": running.id, "started_by": running.started_by, **at},
+    )
+
+
+def _with_pending(
+    plane: ControlContext,
+    before: Endpoint | None,
+    name: str,
+    version: versions.Version,
+    policy: dict[str, Any],
+    actor: str,
+) -> Endpoint:
+    now = plane.clock.now_us()
+    pending = Pending(str(version.reference), LOADING, now, "not loaded yet")
+    if before is None:
+        return Endpoint(name, 1, None, None, pending, policy, version.signature, now, actor)
+    if before.current is None:  # nobody was ever answered under the signature of a version that did not come to serve
+        before = replace(before, signature=version.signature)
+    difference = Signature.from_document(version.signature).accepts(Signature.from_document(before.signature))
+    if difference is not None:
+        raise Conflict(
+            f"{version.reference} does not fit the endpoint's signature: {difference}",
+            code="signature-incompatible",
+            hint="deploy it to an endpoint of its own, so that callers can move over",
+        )
+    if before.current == str(version.reference):
+        if before.pending is None and policy == before.policy:
+            return before
+        return replace(
+            before, generation=before.generation + 1, pending=None, policy=policy, changed_at_us=now, changed_by=actor
+        )
+    return replace(
+        before, generation=before.generation + 1, pending=pending, policy=policy, changed_at_us=now, changed_by=actor
+    )
+
+
+def _again(plane: ControlContext, before: Endpoint, actor: str) -> Endpoint:
+    """The same with a higher generation: gateways that keep its version out give it another chance."""
+    return replace(before, generation=before.generation + 1, changed_at_us=plane.clock.now_us(), changed_by=actor)
+
+
+def rollback(plane: ControlContext, name: str, actor: str) -> dict[str, Any]:
+    """Back to the version that answered before: at once when it is still loaded everywhere, else as a deploy. A rollout that is
+    in progress is aborted, and that is all.
+
+    Raises:
+        NotFound: "unknown-endpoint".
+        Conflict: "no-previous-version".
+    """
+    with plane.turn:
+        with plane.database.begin() as connection:
+            running = rollouts.find_running(connection, name)
+            if running is not None:
+                driving.obey(plane, connection, running, "abort", actor)
+            else:
+                _roll_back(plane, connection, endpoints.get(connection, name), actor)
+        plane.bulletin.refresh()
+    if running is not None:
+        step(plane)
+    return get(plane, name)
+
+
+def _roll_back(plane: ControlContext, connection: Connection, before: Endpoint, actor: str) -> None:
+    if before.previous is None:
+        raise Conflict(
+            f"endpoint {before.name} has no version before this one",
+            code="no-previous-version",
+            hint="deploy the version that you want by its number",
+        )
+    workers = [worker for gateway in _live(plane, connection) for worker in gateway.workers]
+    verdict = decide(_digest(connection, before.previous), workers)
+    now = plane.clock.now_us()
+    if isinstance(verdict, Switch):
+        after = replace(_switched(connection, before, before.previous), changed_at_us=now, changed_by=actor)
+    else:
+        pending = Pending(before.previous, LOADING, now, verdict.reason)
+        after = replace(before, generation=before.generation + 1, pending=pending, changed_at_us=now, changed_by=actor)
+    endpoints.change(connection, before, after)
+    bump_revision(connection)
+    plane.audit(connection, actor, "rollback", before.name, version=before.previous, left=before.current)
+
+
+def _switched(connection: Connection, before: Endpoint, version: str) -> Endpoint:
+    """The endpoint after `version` took over. It promises what it did, but where it goes back behind a change of the signature
+    that somebody had answered for: then it promises what that version does."""
+    found = versions.get(connection, VersionReference.parse(version))
+    fits = Signature.from_document(found.signature).accepts(Signature.from_document(before.signature)) is None
+    after = before.switched(version)
+    return after if fits else replace(after, signature=found.signature)
+
+
+def undeploy(plane: ControlContext, name: str, actor: str) -> None:
+    """Take the endpoint away; its versions stay in the registry."""
+    with plane.turn:
+        with plane.database.begin() as connection:
+            endpoint = endpoints.get(connection, name)
+            for rollout in (rollouts.find_running(connection, name), rollouts.find_waiting(connection, name)):
+                if rollout is not None:
+                    driving.cut_short(plane, connection, rollout, actor, "the endpoint was deleted")
+            endpoints.remove(connection, name)
+            bump_revision(connection)
+            plane.audit(connection, actor, "undeploy", name, version=endpoint.current)
+        plane.bulletin.refresh()
+    plane.feed.catch_up()
+
+
+def step(plane: ControlContext) -> None:
+    """Decide once about every pending version, about serving ones that crash, and about rollouts: the controller's tick."""
+    with plane.turn:
+        moved = False
+        with plane.database.begin() as connection:
+            known = endpoints.list_all(connection)
+            found = _live(plane, connection) if known else []
+            running = {each.endpoint: each for each in rollouts.list_open(connection) if each.running}
+            for endpoint in known:
+                rollout = running.get(endpoint.name)
+                retreated = _retreat(plane, connection, endpoint, found, rollout)
+                waits = endpoint.pending is not None and endpoint.pending.state == LOADING and rollout is None
+                moved |= retreated or (waits and _step_one(plane, connection, endpoint, found))
+        moved |= bool(running) and driving.drive(plane)
+        if moved:
+            plane.bulletin.refresh()
+    plane.feed.catch_up()
+
+
+def _step_one(plane: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway]) -> bool:
+    pending = before.pending
+    if pending is None:
+        return False
+    verdict = decide(_digest(connection, pending.version), _reports(before, pending, found))
+    now = plane.clock.now_us()
+    if isinstance(verdict, Wait):
+        if verdict.reason != pending.reason:
+            endpoints.change(connection, before, replace(before, pending=replace(pending, reason=verdict.reason)))
+        return False
+    if isinstance(verdict, Refuse):
+        failed = replace(pending, state=FAILED, reason=verdict.reason, code=verdict.code)
+        after = replace(before, pending=failed, generation=before.generation + 1, changed_at_us=now)
+        plane.audit(connection, CONTROLLER, "deploy-failed", before.name, version=pending.version, code=verdict.code)
+    else:
+        after = replace(_switched(connection, before, pending.version), changed_at_us=now)
+        plane.audit(connection, CONTROLLER, "switch", before.name, version=pending.version, left=before.current)
+    endpoints.change(connection, before, after)
+    bump_revision(connection)
+    return True
+
+
+def _retreat(
+    plane: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway], rollout: Rollout | None
+) -> bool:
+    """Back to the version before when the serving one is kept out of service because it crashes its processes. There is no way
+    back to that one but to deploy it, and what is on its way stays so. A rollout that has lost its stable so is over, unless its
+    canary has all the traffic."""
+    reason = _kept_out(connection, before, found)
+    if reason is None or before.previous is None:
+        return False
+    if rollout is not None and rollout.state.weight == FULL_SHARE:
+        return False
+    workers = [worker for gateway in found for worker in gateway.workers]
+    if not isinstance(decide(_digest(connection, before.previous), workers), Switch):
+        return False
+    after = replace(
+        _switched(connection, before, before.previous),
+        previous=None,
+        pending=before.pending,
+        changed_at_us=plane.clock.now_us(),
+        changed_by=CONTROLLER,
+    )
+    facts = {"version": before.previous, "left": before.current, "reason": reason}
+    plane.audit(connection, CONTROLLER, "rollback", before.name, **facts)
+    endpoints.change(connection, before, after)
+    revision = bump_revision(connection)
+    if rollout is not None:
+        text = f"{before.current}, which it began from, is kept out of service: {reason}"
+        driving.cut_short(plane, connection, rollout, CONTROLLER, text)
+        driving.begin_waiting(plane, connection, after, revision)
+    return True
+
+
+def _kept_out(connection: Connection, endpoint: Endpoint, found: list[Gateway]) -> str | None:
+    """Why a live gateway keeps the serving version out, if one does. What it said before the endpoint was changed last does not
+    count: with a change the version gets another chance."""
+    if endpoint.current is None:
+        return None
+    said = [worker for gateway in found if gateway.seen_at_us > endpoint.changed_at_us for worker in gateway.workers]
+    return kept_out(_digest(connection, endpoint.current), said) if said else None
+
+
+def _reports(endpoint: Endpoint, pending: Pending, found: list[Gateway]) -> list[WorkerReport]:
+    """What live workers say of the pending version. What a gateway said before it was asked to hold that version speaks of an
+    earlier life of it there, as ready or as failed, and counts as nothing yet."""
+    warm = pending.version in (endpoint.current, endpoint.previous)
+    return [
+        worker if warm or gateway.seen_at_us > pending.since_us else msgspec.structs.replace(worker, versions=())
+        for gateway in found
+        for worker in gateway.workers
+    ]
+
+
+def _live(plane: ControlContext, connection: Connection) -> list[Gateway]:
+    return gateways.live(gateways.list_all(connection), plane.clock.now_us())
+
+
+def _digest(connection: Connection, version: str) -> str:
+    return versions.get(connection, VersionReference.parse(version)).digest
+
+
+def get(plane: ControlContext, name: str) -> dict[str, Any]:
+    """One endpoint.
+
+    Raises:
+        NotFound: "unknown-endpoint".
+    """
+    with plane.database.begin() as connection:
+        endpoint = endpoints.get(connection, name)
+        return endpoint_document(connection, endpoint, reach(connection, _live(plane, connection)))
+
+
+def list_all(plane: ControlContext) -> dict[str, Any]:
+    """Every endpoint, by name."""
+    with plane.database.begin() as connection:
+        reached = reach(connection, _live(plane, connection))
+        items = [endpoint_document(connection, endpoint, reached) for endpoint in endpoints.list_all(connection)]
+    return {"items": items, "next": None}
+
+
+def reach(connection: Connection, live: list[Gateway]) -> dict[str, int | None]:
+    """The store's revision, and the newest one by which every live worker answers already; None when there is no worker."""
+    epoch, revision = read_revision(connection)
+    workers = [worker for gateway in live for worker in gateway.workers]
+    answered = (worker.revision if worker.epoch == epoch else 0 for worker in workers)
+    return {"revision": revision, "reached_revision": min(answered, default=None)}
+
+
+def endpoint_document(connection: Connection, endpoint: Endpoint, reached: dict[str, int | None]) -> dict[str, Any]:
+    """An endpoint as the API shows it; `reached` is what `reach` gave."""
+    pending = endpoint.pending
+    running = rollouts.find_running(connection, endpoint.name)
+    return {
+        "name": endpoint.name,
+        "generation": endpoint.generation,
+        "state": _state(endpoint),
+        "version": endpoint.current,
+        "digest": endpoint.current and _digest(connection, endpoint.current),
+        "previous": endpoint.previous,
+        "pending": pending
+        and {
+            "version": pending.version,
+            "digest": _digest(connection, pending.version),
+            "state": pending.state,
+            "reason": pending.reason,
+            "code": pending.code,
+            "since": iso(pending.since_us),
+        },
+        "rollout": running and {"id": running.id, "paused": running.state.paused, **driving.standing(running)},
+        "policy": endpoint.policy,
+        "signature": endpoint.signature,
+        "changed_at": iso(endpoint.changed_at_us),
+        "changed_by": endpoint.changed_by,
+        **reached,
+    }
+
+
+def _state(endpoint: Endpoint) -> str:
+    if endpoint.pending is not None:
+        return "failed" if endpoint.pending.state == FAILED else "loading"
+    return "serving" if endpoint.current is not None else "empty"

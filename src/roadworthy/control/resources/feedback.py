@@ -1,0 +1,195 @@
+"""Take what became known of predictions: join it with their records, and count it for the rollout that drew them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+
+from roadworthy.contract.evidence import CANARY, STABLE
+from roadworthy.control.context import ControlContext
+from roadworthy.control.controllers.rollout_controller import CONTROLLER
+from roadworthy.control.resources import telemetry
+from roadworthy.foundation.errors import NotFound
+from roadworthy.foundation.references import check_name
+from roadworthy.monitoring import predictions
+from roadworthy.monitoring.predictions import AssignedPrediction
+from roadworthy.rollout import endpoints, rollouts
+from roadworthy.rollout.evidence import feedback
+from roadworthy.rollout.evidence.feedback import FEEDBACK, METRIC, Fact
+from roadworthy.rollout.plan.signals import CUSTOM
+from roadworthy.rollout.rollouts import Rollout
+
+MOST_ITEMS = 1_000
+TAKEN, DUPLICATE, UNKNOWN = "taken", "duplicate", "unknown"
+NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED = "not-in-rollout", "no-evidence", "not-asked"
+OUT_OF_BOUNDS, CLOSED, INVALID = "out-of-bounds", "closed", "invalid"
+RESULTS = (TAKEN, DUPLICATE, UNKNOWN, NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED, OUT_OF_BOUNDS, CLOSED, INVALID)
+"""What can become of an item; docs/rollouts.md says what each means."""
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What became known of one prediction.
+
+    Attributes:
+        prediction_id: as the reply's header told it; `:i` behind it, a row, names the request all the same.
+        correct: whether the answer was right; None when that is not said.
+        events: bad events of the user's own, by name.
+        values: of metrics of an A/B test.
+        fault: why the item cannot be read; "" when it can. Such an item may have no id.
+    """
+
+    prediction_id: str | None
+    correct: bool | None = None
+    events: tuple[str, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict)
+    fault: str = ""
+
+    @property
+    def request(self) -> str:
+        """The id of the request. Its rows had one draw, so they are one outcome."""
+        return (self.prediction_id or "").partition(":")[0]
+
+
+@dataclass(slots=True)
+class _Found:
+    """An item, what is known of its prediction, and what becomes of it.
+
+    Attributes:
+        ignored: what it says that the rollout does not count. problem: what is wrong with it.
+    """
+
+    item: Item
+    drawn: AssignedPrediction | None
+    result: str = UNKNOWN
+    ignored: list[str] = field(default_factory=list)
+    problem: str = ""
+    facts: list[Fact] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """As the reply tells it."""
+        shown: dict[str, Any] = {"prediction_id": self.item.prediction_id, "result": self.result}
+        shown |= {"ignored": self.ignored} if self.ignored else {}
+        return shown | ({"problem": self.problem} if self.problem else {})
+
+
+def give(plane: ControlContext, name: str, items: Sequence[Item], actor: str) -> dict[str, Any]:
+    """Take feedback for an endpoint; what became of each item, in order. To give the same again changes nothing. An item that
+    cannot be read has the result "invalid", and the others are taken all the same.
+
+    Args:
+        items: at least one, MOST_ITEMS at most.
+
+    Raises:
+        NotFound: "unknown-endpoint". InvalidRequest: "invalid-name".
+    """
+    check_name(name, "endpoint name")
+    ids = {item.request for item in items if not item.fault}
+    with plane.database.begin() as connection:
+        endpoints.get(connection, name)
+        files = predictions.files_between(connection, name, ids) if ids else []
+    sought = predictions.find_drawn(files, plane.blobs.open, ids)  # outside of any transaction: it reads files
+    found = [_Found(item, None if item.fault else sought.drawn.get(item.request)) for item in items]
+    _tell_unreadable(plane, sought, found)
+    by_rollout: dict[str, list[_Found]] = {}
+    for each in found:
+        if _may_count(each) and each.drawn is not None:
+            by_rollout.setdefault(each.drawn.rollout, []).append(each)
+    if by_rollout:
+        with plane.database.begin() as connection:
+            for rollout_id in sorted(by_rollout):  # in one order, so that two senders never wait for each other
+                _take(connection, (name, rollout_id), by_rollout[rollout_id], actor, plane.clock.now_us())
+    counts = Counter(each.result for each in found)
+    return {"items": [each.document() for each in found], "counts": {result: counts[result] for result in RESULTS}}
+
+
+def _tell_unreadable(plane: ControlContext, sought: predictions.Sought, found: Sequence[_Found]) -> None:
+    """Count record files that are damaged or gone, without those that were trimmed; say so of each item that may be in one."""
+    damaged = telemetry.count_unreadable(plane, sought.unreadable)[0] if sought.unreadable else 0
+    for each in found:
+        if damaged and each.drawn is None and each.item.request in sought.missed:
+            each.problem = "a record file that may have held the prediction is damaged or gone"
+
+
+def _may_count(found: _Found) -> bool:
+    """Whether the record lets it be evidence; else `result` says why not."""
+    if found.item.fault:
+        found.result, found.problem = INVALID, found.item.fault
+    if found.drawn is None:
+        return False
+    if not found.drawn.rollout:
+        found.result = NOT_IN_ROLLOUT
+    elif found.drawn.source or found.drawn.code != "ok":
+        found.result = NO_EVIDENCE
+    else:
+        return True
+    return False
+
+
+def _take(connection: Connection, which: tuple[str, str], group: Sequence[_Found], actor: str, now_us: int) -> None:
+    try:
+        rollout = rollouts.get(connection, *which)
+    except NotFound:  # the database is an older copy of itself
+        for each in group:
+            each.result = NOT_IN_ROLLOUT
+        return
+    for each in group:
+        _read(rollout, each)
+    facts = [fact for each in group for fact in each.facts]
+    taken = feedback.take(connection, rollout.id, facts, actor, now_us)
+    changed = iter(taken or ())
+    for each in group:
+        if each.facts:
+            news = [next(changed, False) for _ in each.facts]
+            each.result = CLOSED if taken is None else TAKEN if any(news) else DUPLICATE
+
+
+def _read(rollout: Rollout, found: _Found) -> None:
+    """The item as facts of the rollout; none when it says nothing that the rollout counts, or something that cannot be."""
+    item, drawn, plan = found.item, found.drawn, rollout.plan
+    arm = {rollout.stable_digest: STABLE, rollout.canary_digest: CANARY}.get("" if drawn is None else drawn.digest)
+    if drawn is None or arm is None:
+        found.result = NO_EVIDENCE
+        return
+    where = (item.request, drawn.generation, arm, drawn.unit)
+    guards = {guard.signal for guard in plan.guards}
+    said = [(f"{CUSTOM}{event}", event, True) for event in item.events]
+    if item.correct is not None:
+        said.insert(0, (FEEDBACK, "correct", not item.correct))
+    facts = []
+    for signal, name, bad in said:
+        if signal in guards:
+            facts.append(Fact(signal, item.request, *where, bad))
+        else:
+            found.ignored.append(name)
+    metrics = {metric.name: metric for metric in plan.metrics}
+    subject = item.request if plan.sticky is None else f"{drawn.unit:016x}"
+    for name, value in item.values.items():
+        metric = metrics.get(name)
+        if metric is None:
+            found.ignored.append(name)
+        elif not metric.low <= value <= metric.high:
+            found.result = OUT_OF_BOUNDS
+            found.problem = f"{name} is {value:g}, where the plan allows {metric.low:g} to {metric.high:g}"
+            return
+        else:
+            facts.append(Fact(f"{METRIC}{name}", subject, *where, bad=False, value=value))
+    found.facts = facts
+    found.result = NOT_ASKED
+
+
+def trim(plane: ControlContext) -> int:
+    """Delete the feedback of whole rollouts beyond the limit, those that are long over first; return of how many."""
+    with plane.database.begin() as connection:
+        closed = feedback.close_over_limit(connection, plane.settings.feedback_max_rows, plane.clock.now_us())
+        for rollout_id, rows in closed:
+            plane.audit(connection, CONTROLLER, "feedback-trimmed", rollout_id, rows=rows)
+    for rollout_id, rows in closed:
+        _log.warning("feedback-trimmed", rollout=rollout_id, rows=rows)
+    return len(closed)

@@ -1,0 +1,109 @@
+"""Create, list and revoke keys; and the keys that the first start brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+
+from roadworthy.access import keys
+from roadworthy.audit import entries
+from roadworthy.control.context import ControlContext
+from roadworthy.control.resources.times import iso
+from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.foundation.keys import hash_key, make_key
+from roadworthy.foundation.references import check_name
+from roadworthy.store.engine import bump_revision
+
+BOOTSTRAP = "bootstrap"
+_REVOKE = "key-revoke"
+_LIKE_AN_ID = "key-"
+_log = structlog.get_logger()
+
+
+def create(
+    plane: ControlContext, role: str, endpoints: Sequence[str] | None, actor: str, name: str | None = None
+) -> dict[str, Any]:
+    """A new key; its text is shown here and never again. `name`: its id when None.
+
+    Raises:
+        InvalidRequest: "unknown-role", "invalid-name".
+        Conflict: "key-name-taken".
+    """
+    if name is not None and check_name(name, "key name").startswith(_LIKE_AN_ID):
+        raise InvalidRequest(
+            f"a key's name cannot begin with {_LIKE_AN_ID}, as the ids of keys do",
+            code="invalid-name",
+            hint="choose a name that says where the key is used",
+        )
+    scope = None if endpoints is None else tuple(check_name(name, "endpoint name") for name in endpoints)
+    key_id, text = make_key()
+    key = keys.Key(key_id, hash_key(text), role, scope, plane.clock.now_us(), actor, name or "")
+    with plane.database.begin() as connection:
+        keys.add(connection, key)
+        bump_revision(connection)
+        plane.audit(connection, actor, "key-create", key_id, role=role, name=key.name)
+    plane.bulletin.refresh()
+    return {**_document(key), "key": text}
+
+
+def list_all(plane: ControlContext) -> dict[str, Any]:
+    """Every key, without its text."""
+    with plane.database.begin() as connection:
+        return {"items": [_document(key) for key in keys.list_all(connection)], "next": None}
+
+
+def revoke(plane: ControlContext, key_id: str, actor: str) -> None:
+    """Forget a key; gateways follow with their next snapshot.
+
+    Raises:
+        NotFound: "unknown-key".
+        Conflict: "last-admin-key".
+    """
+    with plane.database.begin() as connection:
+        keys.revoke(connection, key_id)
+        bump_revision(connection)
+        plane.audit(connection, actor, _REVOKE, key_id)
+    plane.bulletin.refresh()
+
+
+def ensure(plane: ControlContext, offered: Sequence[Mapping[str, Any]]) -> None:
+    """Take each of the keys {id, key, role, name, only_first} that a start brings along, unless it is there, was revoked, or is
+    only wanted as the first of its role and that role has a key. A name that another key has is not given twice."""
+    for item in offered:
+        with plane.database.begin() as connection:
+            if not _is_wanted(connection, item):
+                continue
+            wanted = item.get("name") or ""
+            name = "" if keys.is_named(connection, wanted) else wanted
+            digest, now_us = hash_key(item["key"]), plane.clock.now_us()
+            key = keys.Key(item["id"], digest, item["role"], None, now_us, BOOTSTRAP, name)
+            keys.add(connection, key)
+            bump_revision(connection)
+            plane.audit(connection, BOOTSTRAP, "key-create", key.id, role=key.role, name=key.name)
+    plane.bulletin.refresh()
+
+
+def _is_wanted(connection: Connection, item: Mapping[str, Any]) -> bool:
+    if keys.find(connection, item["key"]) is not None:
+        return False
+    if entries.has(connection, _REVOKE, item["id"]):
+        _log.warning("a revoked key was offered again; it stays revoked", key=item["id"], role=item["role"])
+        return False
+    if item.get("only_first") and keys.has_role(connection, item["role"]):
+        _log.info("the database has a key of this role, so no other was made", role=item["role"])
+        return False
+    return True
+
+
+def _document(key: keys.Key) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "role": key.role,
+        "endpoints": None if key.endpoints is None else list(key.endpoints),
+        "created_at": iso(key.created_at_us),
+        "created_by": key.created_by,
+    }

@@ -1,0 +1,239 @@
+"""Push, list and delete versions."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sqlalchemy import Connection
+
+from roadworthy.control.context import ControlContext
+from roadworthy.control.resources.proof import prove_apart
+from roadworthy.control.resources.times import iso
+from roadworthy.foundation.confine.grants import check_grants
+from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound, PackageError, PackageRefused
+from roadworthy.foundation.references import VersionReference, check_digest, check_name
+from roadworthy.package.archive import open_package
+from roadworthy.package.package import Package
+from roadworthy.registry import versions
+from roadworthy.registry.versions import Version
+from roadworthy.rollout import endpoints, rollouts
+from roadworthy.store.blobs import package_blob
+from roadworthy.store.engine import bump_revision
+
+PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What the person who pushes lets the package do.
+
+    Attributes:
+        code: the digest of the package that may execute code of its own, or None.
+        grants: what that code may have beside its own files.
+    """
+
+    code: str | None = None
+    grants: tuple[str, ...] = ()
+
+
+def push(plane: ControlContext, file: Path, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
+    """Prove the package in `file` and give it the next number; True when it is new. Pushed again, it keeps its number.
+
+    Raises:
+        PackageError: it is damaged, refused, not allowed or not proved.
+        InvalidRequest: "wrong-digest": what was allowed is another package; "grant-invalid".
+        Conflict: "grants-differ": it is a version with other grants.
+    """
+    package = open_package(file)
+    _check_allowed(package, allowed.code)
+    _check_grants(plane, package, allowed)
+    with plane.database.begin() as connection:
+        known = versions.find_digest(connection, package.digest, package.name)
+    _check_same(known, allowed)
+    if known is None:
+        how = plane.settings.proving
+        prove_apart(file, how, allow_code=allowed.code is not None, grants=allowed.grants)
+    elif not _is_whole(plane, package.digest):
+        plane.blobs.delete(package_blob(package.digest))
+    plane.blobs.put(package_blob(package.digest), file)
+    with plane.turn:
+        plane.blobs.put(package_blob(package.digest), file)  # again, if a delete came in between
+        return _register(plane, package, actor, allowed)
+
+
+def _is_whole(plane: ControlContext, digest: str) -> bool:
+    """Whether the stored package is there and still what it was: if not, the one that is being pushed takes its place."""
+    copy = plane.blobs.incoming()
+    try:
+        with plane.blobs.open(package_blob(digest)) as stored, copy.open("xb") as writing:
+            shutil.copyfileobj(stored, writing, 1 << 20)
+        return open_package(copy).digest == digest
+    except (NotFound, PackageError):
+        return False
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _check_allowed(package: Package, allow_code: str | None) -> None:
+    if allow_code is not None and check_digest(allow_code) != package.digest:
+        raise InvalidRequest(
+            "the digest that was allowed is not that of the package",
+            code="wrong-digest",
+            hint=f"this package is {package.digest}",
+            facts={"digest": package.digest},
+        )
+    if allow_code is None and package.carries_code:
+        raise PackageRefused(
+            f"the package {package.name} would execute code of its own",
+            code="code-not-allowed",
+            hint=f"if you trust where it came from, say so by its digest: --allow-code {package.digest}",
+            facts={"digest": package.digest},
+        )
+
+
+def _check_grants(plane: ControlContext, package: Package, allowed: Allowed) -> None:
+    if not allowed.grants:
+        return
+    if allowed.code is None or not package.carries_code:
+        raise InvalidRequest(
+            "only code can be granted something, together with the leave to run it",
+            code="grant-invalid",
+            hint=f"push with --allow-code {package.digest}"
+            if package.carries_code
+            else "this package carries no code: push it without grants",
+        )
+    bounds = plane.settings.proving.bounds
+    check_grants(allowed.grants, bounds.grants, bounds.private)
+
+
+def _check_same(known: Version | None, allowed: Allowed) -> None:
+    """A version never changes, and neither does what it was granted."""
+    if known is not None and known.grants != allowed.grants:
+        same = " ".join(f"--grant {grant}" for grant in known.grants) or "without --grant"
+        raise Conflict(
+            f"this package is {known.reference}, which was granted {', '.join(known.grants) or 'nothing'}",
+            code="grants-differ",
+            hint=f"push it {same} for that version; for other grants delete {known.reference} first",
+            facts={"version": str(known.reference), "grants": list(known.grants)},
+        )
+
+
+def _register(plane: ControlContext, package: Package, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
+    with plane.database.begin() as connection:
+        known = versions.find_digest(connection, package.digest, package.name)
+        _check_same(known, allowed)
+        if known is None:
+            version = versions.register(connection, _new_version(plane, package, actor, allowed))
+            detail = {"grants": list(allowed.grants)} if allowed.grants else {}
+            plane.audit(connection, actor, "push", str(version.reference), digest=package.digest, **detail)
+        elif allowed.code is not None and known.allowed_by is None:
+            versions.allow(connection, known.reference, actor)
+            bump_revision(connection)
+            plane.audit(connection, actor, "allow-code", str(known.reference), digest=package.digest)
+            version = versions.get(connection, known.reference)
+        else:
+            version = known
+        document = version_document(version, [])
+    plane.bulletin.refresh()
+    return document, known is None
+
+
+def _new_version(plane: ControlContext, package: Package, actor: str, allowed: Allowed) -> Version:
+    return Version(
+        reference=VersionReference(package.name, 1),
+        digest=package.digest,
+        size_bytes=package.path.stat().st_size,
+        signature=package.signature.to_document(),
+        runtimes=package.runtimes,
+        allowed_by=None if allowed.code is None else actor,
+        pushed_at_us=plane.clock.now_us(),
+        pushed_by=actor,
+        grants=allowed.grants,
+    )
+
+
+def version_document(version: Version, serving: list[str]) -> dict[str, Any]:
+    """A version as the API shows it; `serving` names the endpoints that hold it."""
+    return {
+        "name": version.reference.name,
+        "version": version.reference.version,
+        "digest": version.digest,
+        "size_bytes": version.size_bytes,
+        "pushed_at": iso(version.pushed_at_us),
+        "pushed_by": version.pushed_by,
+        "runtimes": list(version.runtimes),
+        "allowed_by": version.allowed_by,
+        "grants": list(version.grants),
+        "signature": version.signature,
+        "serving": serving,
+    }
+
+
+def list_models(plane: ControlContext, cursor: str) -> dict[str, Any]:
+    """A page of models, by name."""
+    with plane.database.begin() as connection:
+        rows = versions.list_models(connection, cursor, PAGE + 1)
+    items = [{"name": name, "versions": number, "latest": latest} for name, number, latest in rows[:PAGE]]
+    return {"items": items, "next": items[-1]["name"] if len(rows) > PAGE else None}
+
+
+def list_versions(plane: ControlContext, model: str, cursor: int) -> dict[str, Any]:
+    """A page of a model's versions, by number."""
+    check_name(model, "model name")
+    with plane.database.begin() as connection:
+        found = versions.list_versions(connection, model, cursor, PAGE + 1)
+        holders = _holders(connection)
+    items = [version_document(v, holders.get(str(v.reference), [])) for v in found[:PAGE]]
+    return {"items": items, "next": items[-1]["version"] if len(found) > PAGE else None}
+
+
+def get_version(plane: ControlContext, reference: VersionReference) -> dict[str, Any]:
+    """One version."""
+    with plane.database.begin() as connection:
+        version = versions.get(connection, reference)
+        holders = _holders(connection)
+    return version_document(version, holders.get(str(reference), []))
+
+
+def _holders(connection: Connection) -> dict[str, list[str]]:
+    """Endpoints by version that serve it, may go back to it, or have a rollout of it or from it."""
+    holders = rollouts.held_by(rollouts.list_open(connection))
+    for endpoint in endpoints.list_all(connection):
+        for version in endpoint.versions:
+            if endpoint.name not in holders.setdefault(version, []):
+                holders[version].append(endpoint.name)
+    return holders
+
+
+def open_version(plane: ControlContext, reference: VersionReference) -> BinaryIO:
+    """The packed file of a version."""
+    with plane.database.begin() as connection:
+        version = versions.get(connection, reference)
+    return plane.blobs.open(package_blob(version.digest))
+
+
+def delete_version(plane: ControlContext, reference: VersionReference, actor: str) -> None:
+    """Forget a version, and its bytes when no other version has the same.
+
+    Raises:
+        Conflict: "version-serving": an endpoint holds it.
+    """
+    with plane.turn:
+        with plane.database.begin() as connection:
+            version = versions.get(connection, reference)
+            holders = _holders(connection).get(str(reference), [])
+            if holders:
+                raise Conflict(
+                    f"{reference} is held by endpoint {', '.join(holders)}",
+                    code="version-serving",
+                    hint="deploy another version there, or undeploy the endpoint, first",
+                    facts={"endpoints": holders},
+                )
+            versions.remove(connection, reference)
+            unused = versions.find_digest(connection, version.digest) is None
+            plane.audit(connection, actor, "delete", str(reference), digest=version.digest)
+        if unused:
+            plane.blobs.delete(package_blob(version.digest))

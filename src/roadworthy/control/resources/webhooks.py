@@ -1,0 +1,173 @@
+"""Make, show, try out and delete webhooks. Their secrets are in the reply of `create` and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import Connection
+
+from roadworthy.audit import events
+from roadworthy.control.context import ControlContext
+from roadworthy.control.resources.times import iso
+from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.foundation.ids import random_id
+from roadworthy.foundation.references import check_name
+from roadworthy.webhooks import deliveries, hooks
+from roadworthy.webhooks.deliveries import DELIVERED, FAILED, KEPT, Delivery
+from roadworthy.webhooks.hooks import ACTIVE, Webhook
+from roadworthy.webhooks.messages import TYPES, Message, compose_ping
+from roadworthy.webhooks.sending import Attempt
+from roadworthy.webhooks.signing import make_secret
+from roadworthy.webhooks.targets import parse_url
+
+MOST_ENDPOINTS = 100
+"""Names of one webhook."""
+
+
+async def create(
+    plane: ControlContext, url: str, types: Sequence[str] | None, endpoints: Sequence[str] | None, actor: str
+) -> dict[str, Any]:
+    """A new webhook, with its secret; it is told of events from now on.
+
+    Raises:
+        InvalidRequest: "webhook-url-invalid", "webhook-host-unknown", "webhook-address-refused", "unknown-event-type",
+            "invalid-name".
+        Conflict: "too-many-webhooks".
+    """
+    host = parse_url(url).host
+    wanted = _check_types(types)
+    names = _check_endpoints(endpoints)
+    await plane.sender.check(url)
+    secret = make_secret()
+
+    def keep() -> dict[str, Any]:
+        with plane.database.begin() as connection:
+            newest = events.newest(connection)
+            hook = Webhook(
+                random_id("webhook"), url, secret, wanted, names, newest, plane.clock.now_us(), created_by=actor
+            )
+            hooks.add(connection, hook)
+            plane.audit(connection, actor, "webhook-create", hook.id, host=host, events=wanted, endpoints=names)
+            return {**_document(hook, events.kept(connection)), "secret": secret}
+
+    return await run_in_threadpool(keep)
+
+
+def _check_types(types: Sequence[str] | None) -> tuple[str, ...] | None:
+    if types is None:
+        return None
+    unknown = sorted(set(types) - set(TYPES))
+    if unknown or not types:
+        raise InvalidRequest(
+            f"there is no event type {unknown[0][:80]!r}" if unknown else "an empty list of event types wants nothing",
+            code="unknown-event-type",
+            hint=f"types are {', '.join(TYPES)}; leave them out for all",
+        )
+    return tuple(dict.fromkeys(types))
+
+
+def _check_endpoints(endpoints: Sequence[str] | None) -> tuple[str, ...] | None:
+    if endpoints is None:
+        return None
+    if not 1 <= len(endpoints) <= MOST_ENDPOINTS:
+        raise InvalidRequest(
+            f"name 1 to {MOST_ENDPOINTS} endpoints", code="invalid-name", hint="leave them out for all"
+        )
+    return tuple(dict.fromkeys(check_name(name, "endpoint name") for name in endpoints))
+
+
+def list_all(plane: ControlContext) -> dict[str, Any]:
+    """Every webhook, oldest first."""
+    with plane.database.begin() as connection:
+        kept = events.kept(connection)
+        return {"items": [_document(each, kept) for each in hooks.list_all(connection)], "next": None}
+
+
+def get(plane: ControlContext, hook_id: str) -> dict[str, Any]:
+    """One webhook.
+
+    Raises:
+        NotFound: "unknown-webhook".
+    """
+    with plane.database.begin() as connection:
+        return _document(hooks.get(connection, hook_id), events.kept(connection))
+
+
+def delete(plane: ControlContext, hook_id: str, actor: str) -> None:
+    """Forget a webhook, its secret and its deliveries.
+
+    Raises:
+        NotFound: "unknown-webhook".
+    """
+    with plane.database.begin() as connection:
+        hooks.remove(connection, hook_id)
+        plane.audit(connection, actor, "webhook-delete", hook_id)
+
+
+async def test(plane: ControlContext, hook_id: str, actor: str) -> dict[str, Any]:
+    """Send a ping now; what came of it. One that arrives ends the waiting of a webhook that was failing or gone.
+
+    Raises:
+        NotFound: "unknown-webhook".
+    """
+
+    def begin() -> tuple[Webhook, Message]:
+        with plane.database.begin() as connection:
+            plane.audit(connection, actor, "webhook-test", hook_id)
+            return hooks.get(connection, hook_id), compose_ping(hook_id, iso(plane.clock.now_us()))
+
+    def end(message: Message, attempt: Attempt) -> dict[str, Any]:
+        with plane.database.begin() as connection:
+            _note(connection, hook_id, Delivery(message, attempt, 1, DELIVERED if attempt.delivered else FAILED))
+            return _delivery(deliveries.list_last(connection, hook_id, 1)[0])
+
+    hook, message = await run_in_threadpool(begin)
+    attempt = await plane.sender.send(hook.url, hook.secret, message)
+    return await run_in_threadpool(end, message, attempt)
+
+
+def _note(connection: Connection, hook_id: str, delivery: Delivery) -> None:
+    hook = hooks.get(connection, hook_id)
+    deliveries.add(connection, hook_id, delivery)
+    if delivery.attempt.delivered and (hook.state != ACTIVE or hook.tries):
+        hooks.change(connection, hook, replace(hook, state=ACTIVE, tries=0, due_us=0))
+
+
+def last_deliveries(plane: ControlContext, hook_id: str, last: int) -> dict[str, Any]:
+    """The newest attempts, newest first.
+
+    Raises:
+        NotFound: "unknown-webhook".
+        InvalidRequest: "invalid-last".
+    """
+    if not 1 <= last <= KEPT:
+        raise InvalidRequest(f"last is between 1 and {KEPT}", code="invalid-last")
+    with plane.database.begin() as connection:
+        hooks.get(connection, hook_id)
+        found = deliveries.list_last(connection, hook_id, last)
+    return {"items": [_delivery(each) for each in found], "next": None}
+
+
+def _delivery(found: dict[str, Any]) -> dict[str, Any]:
+    return {"at": iso(found.pop("at_us")), **found}
+
+
+def _document(hook: Webhook, kept: events.Kept) -> dict[str, Any]:
+    gone = max(kept.first - 1 - hook.position, 0)  # deleted before it was tried again; its row says so when it is
+    return {
+        "id": hook.id,
+        "url": hook.url,
+        "events": None if hook.events is None else list(hook.events),
+        "endpoints": None if hook.endpoints is None else list(hook.endpoints),
+        "state": hook.state,
+        "tries": hook.tries,
+        "next_try_at": iso(hook.due_us) if hook.tries and hook.due_us else None,
+        "position": hook.position,
+        "behind": kept.newest - hook.position - gone,
+        "lost": hook.lost + gone,
+        "created_at": iso(hook.created_at_us),
+        "created_by": hook.created_by,
+    }

@@ -1,1 +1,0 @@
-"""The one process of a machine that does everything for the workers except answering."""

@@ -1,0 +1,1 @@
+"""HTTP/1.1: connections, routes, probes, problem replies and predictions."""

@@ -1,0 +1,87 @@
+"""The worker's ASGI application for everything but predictions: a request becomes a Request, a route's Reply goes back.
+
+`connection.py` calls it through uvicorn. It checks the head (`header_checks.py`), finds the route by the raw path and sends what
+the route answers. `routes.py` lists the routes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.ids import PredictionIds
+from roadworthy.gateway.http.header_checks import HeaderChecks, request_id
+from roadworthy.gateway.http.health import PROBES
+from roadworthy.gateway.http.messages import Handler, Message, Receive, Reply, Request, Send, not_ready
+from roadworthy.gateway.http.problems import as_error, method_not_allowed, problem
+
+Routes = Mapping[bytes, Mapping[str, Handler]]
+"""Raw path to method to handler; a path without any is a prediction's, which takes POST and comes another way."""
+
+
+class App:
+    """`await app(scope, receive, send)`.
+
+    Args:
+        routes: gives the present routes; they change with every snapshot.
+        unknown: gives what a request to a path that is no route deserves.
+        heads: checks every request's head.
+        refused: counts a refusal by its code.
+        log_fault: writes down an exception that nobody foresaw.
+    """
+
+    def __init__(
+        self,
+        routes: Callable[[], Routes],
+        unknown: Callable[[Request], RoadworthyError],
+        heads: HeaderChecks,
+        refused: Callable[[str], None],
+        log_fault: Callable[[str, Request, Exception], None],
+    ) -> None:
+        self._routes = routes
+        self._unknown = unknown
+        self._heads = heads
+        self._refused = refused
+        self._log_fault = log_fault
+        self._next_id = PredictionIds().next
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        request = Request(scope["method"], scope["raw_path"], headers, self._next_id(), time.monotonic())
+        try:
+            self._heads.check(scope["headers"], headers, any_host=request.path in PROBES)
+            request.id = request_id(headers, request.id)
+            reply = await self._dispatch(request, receive)
+        except Exception as error:  # noqa: BLE001 - the outermost border: the connection always gets an answer
+            reply = self._refuse(request, error)
+        answered = reply.headers
+        answered.append((b"content-length", b"%d" % len(reply.body)))
+        answered.append((b"x-request-id", request.id.encode()))
+        if request.leaves_much_unread:
+            answered.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": reply.status, "headers": answered})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    async def _dispatch(self, request: Request, receive: Receive) -> Reply:
+        methods = self._routes().get(request.path)
+        if methods is None:
+            raise self._unknown(request)
+        handler = methods.get(request.method)
+        if handler is None and not methods and request.method == "POST":
+            # A prediction that was not served yet when the connection looked for it, a moment ago.
+            raise not_ready("this endpoint's version is not loaded here yet", "endpoint-not-ready")
+        if handler is None:
+            return method_not_allowed(sorted(methods) or ["POST"], request.id)
+        return await handler(request, receive)
+
+    def _refuse(self, request: Request, error: Exception) -> Reply:
+        """The reply for what failed outside of a prediction."""
+        if not isinstance(error, RoadworthyError):
+            self._log_fault("", request, error)
+        shown = as_error(error)
+        self._refused(shown.code)
+        return problem(shown, request.id)

@@ -1,0 +1,63 @@
+"""What the gateway tells about itself and its endpoints: the JSON documents behind the GET routes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from roadworthy.schema.signature import Field
+from roadworthy.serving.endpoint import Endpoint
+from roadworthy.serving.variant import Variant
+from roadworthy.version import __version__
+
+
+def server() -> dict[str, Any]:
+    """GET /v2."""
+    return {"name": "roadworthy", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+
+def names(endpoints: Sequence[str]) -> dict[str, Any]:
+    """GET /v1/models and /v2/models."""
+    return {"models": sorted(endpoints)}
+
+
+def endpoint(served: Endpoint) -> dict[str, Any]:
+    """GET /v1/models/{endpoint}."""
+    document = served.signature.to_document()
+    return {
+        "name": served.name,
+        "ready": True,
+        "generation": served.entry.generation,
+        "versions": [
+            {
+                "version": f"{arm.model}:{arm.number}",
+                "digest": arm.version.digest,
+                "runtime": arm.version.runtime,
+                "weight": side.weight,
+            }
+            for arm, side in zip(served.split.arms, served.entry.split, strict=True)
+        ],
+        "inputs": document["inputs"],
+        "outputs": document["outputs"],
+    }
+
+
+def metadata(served: Endpoint, datatypes: Mapping[str, str], arm: Variant | None = None) -> dict[str, Any]:
+    """GET /v2/models/{endpoint}[/versions/{number}]. `datatypes` are of the inputs, by name."""
+    arms = served.split.arms if arm is None else (arm,)
+    return {
+        "name": served.name,
+        "versions": [str(each.number) for each in arms],
+        "platform": f"roadworthy_{arms[0].version.runtime}",
+        "inputs": [{**_tensor(field), "datatype": datatypes[field.name]} for field in served.signature.inputs],
+        "outputs": [_tensor(field) for field in served.signature.outputs],
+    }
+
+
+def ready(served: Endpoint, *, ready: bool) -> dict[str, Any]:
+    """GET /v2/models/{endpoint}/ready."""
+    return {"name": served.name, "ready": ready}
+
+
+def _tensor(field: Field) -> dict[str, Any]:
+    return {"name": field.name, "datatype": field.dtype.open_inference, "shape": [-1, *field.shape]}

@@ -1,0 +1,92 @@
+"""Probes: whether the process lives, and whether it can answer for every endpoint that it serves. They need no key; the page that
+tells all details does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from roadworthy.gateway.http.messages import Handler, Receive, Reply, Request
+from roadworthy.serving.endpoint import Endpoint
+from roadworthy.serving.health.golden_probe import GoldenProbes, Health
+from roadworthy.serving.health.readiness import Readiness, Watch
+from roadworthy.serving.variant import Variant
+
+PROBES = frozenset({b"/livez", b"/readyz", b"/v2/health/live", b"/v2/health/ready"})
+"""Paths answered whatever the Host: who probes calls by the address of a machine or a container, which has no name here."""
+_encode = msgspec.json.Encoder().encode
+
+
+def probe_routes(readiness: Callable[[], Readiness]) -> dict[bytes, Mapping[str, Handler]]:
+    """/livez and /readyz, and the same in the words of the Open Inference Protocol."""
+
+    async def live(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+        return Reply(200, b'{"status":"alive"}')
+
+    async def ready(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+        state = readiness()
+        return Reply(200 if state.ready else 503, _encode(state.document()))
+
+    async def v2_live(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+        return Reply(200, b'{"live":true}')
+
+    async def v2_ready(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+        state = readiness()
+        return Reply(200 if state.ready else 503, _encode({"ready": state.ready, "live": True}))
+
+    return {
+        b"/livez": {"GET": live, "HEAD": live},
+        b"/readyz": {"GET": ready, "HEAD": ready},
+        b"/v2/health/live": {"GET": v2_live, "HEAD": v2_live},
+        b"/v2/health/ready": {"GET": v2_ready, "HEAD": v2_ready},
+    }
+
+
+def health_document(readiness: Readiness, served: Collection[Endpoint], watch: Watch | None) -> dict[str, Any]:
+    """GET /healthz: the probe's answer and what is known of each version behind these endpoints, in this process."""
+    document: dict[str, Any] = {"ready": readiness.ready, "reason": readiness.reason, "warnings": readiness.warnings}
+    if watch is not None:
+        reading = watch.pressure.reading
+        document["memory_used"] = None if reading.memory is None else round(reading.memory, 3)
+        document["disk_free_bytes"] = reading.disk_free_bytes
+        if watch.shared is not None:
+            document["shared_cache"] = {"address": watch.shared.address, "connected": watch.shared.connected}
+    checks = None if watch is None else watch.checks
+    document["endpoints"] = {
+        endpoint.name: {
+            "ready": endpoint.name not in readiness.unhealthy,
+            "generation": endpoint.entry.generation,
+            "versions": [_version(arm, checks) for arm in endpoint.split.arms],
+        }
+        for endpoint in sorted(served, key=lambda endpoint: endpoint.name)
+    }
+    return document
+
+
+def _version(arm: Variant, checks: GoldenProbes | None) -> dict[str, Any]:
+    version = arm.version
+    found = None if checks is None else checks.health(version.digest)
+    return {
+        "version": f"{arm.model}:{arm.number}",
+        "digest": version.digest,
+        "runtime": version.runtime,
+        "placement": version.placed.told(),
+        "waiting": version.batcher.waiting,
+        "check": None if found is None else _check(found),
+    }
+
+
+def _check(found: Health) -> dict[str, Any]:
+    """The reason of a failure is for the log: it may hold values of the model."""
+    ago = None if found.checked is None else round(time.monotonic() - found.checked, 1)
+    return {
+        "health": found.fault or "ok",
+        "last": found.result,
+        "in_a_row": found.in_a_row,
+        "latency_ms": round(found.seconds * 1e3, 3),
+        "usual_ms": None if found.usual_s is None else round(found.usual_s * 1e3, 3),
+        "seconds_ago": ago,
+    }

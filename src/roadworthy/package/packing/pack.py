@@ -1,0 +1,265 @@
+"""The public door for making a package: from live objects and training rows to a sealed, proved .rw file.
+
+Order: look at the training data (`training.py`) → save → golden examples and profile → compile → seal → replay in a process of
+its own (`replay.py`) → one file (`archive.py`).
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from roadworthy.foundation.canonical import canonical_json
+from roadworthy.foundation.errors import PackError
+from roadworthy.foundation.references import check_name
+from roadworthy.frameworks.code import save_callable
+from roadworthy.frameworks.discovery import framework_for
+from roadworthy.frameworks.framework import Loaded, ModelFolder, Preprocess, Saved
+from roadworthy.optimize.compile import Outcome, Source, compile_runtimes
+from roadworthy.optimize.equal import Tolerance
+from roadworthy.package import attestations
+from roadworthy.package.archive import SUFFIX, pack_file
+from roadworthy.package.files import describe_files
+from roadworthy.package.golden import DEFAULT_EXAMPLES, write_golden
+from roadworthy.package.manifest import MANIFEST, CodeEntry, Manifest, RuleEntry, RuntimeEntry
+from roadworthy.package.manifest import Tolerance as ManifestTolerance
+from roadworthy.package.package import CARD, PROFILE, Package
+from roadworthy.package.packing.examples import make_examples
+from roadworthy.package.packing.from_file import opened
+from roadworthy.package.packing.original import answers_of, compared_with_original
+from roadworthy.package.packing.subject import Subject
+from roadworthy.package.packing.training import Training, look_at
+from roadworthy.package.profile import build_profile
+from roadworthy.package.replay import replay_apart
+from roadworthy.package.requirements import lock, python_minor
+from roadworthy.package.rules import Rule, save_rules
+from roadworthy.package.runtimes import NATIVE
+from roadworthy.schema.batch import Batch
+from roadworthy.schema.signature import Privacy
+
+_RUNTIMES = "runtimes"
+_CODE = "code"
+
+
+class PackOptions(TypedDict, total=False):
+    """What `pack` takes besides the model and its data.
+
+    Keys:
+        out: folder of the packed file; "dist" by default.
+        privacy: column name → "keep", "hash" or "drop"; private values are kept in no golden example and no profile.
+        tolerance: how far floats may differ and still be equal; rtol 1e-5 and atol 1e-6 by default.
+        card: the model card's own text, heading → paragraph.
+        compile: whether other runtimes are tried; True by default.
+        examples: how many golden examples, 64 by default.
+        progress: called with one short sentence at each step.
+        rules: name → function of rows that may answer where the model cannot, for the fallback "rule". It takes rows as `model`
+            or `preprocess` does, and gives every output of the model.
+        original: the live model that `model`, an ONNX graph, was converted from. The graph is compared with it as a conversion of
+            our own would be, and the golden examples hold the original's answers. It takes rows as `model` does. A path as there.
+    """
+
+    out: Path | str
+    privacy: Mapping[str, Privacy | str]
+    tolerance: Tolerance
+    card: Mapping[str, str]
+    compile: bool
+    examples: int
+    progress: Callable[[str], None]
+    rules: Mapping[str, Rule]
+    original: Any
+
+
+def pack(
+    model: Any,
+    *,
+    name: str,
+    inputs: Any,
+    labels: Any = None,
+    preprocess: Preprocess | None = None,
+    outputs: Any = None,
+    **options: Unpack[PackOptions],
+) -> Package:
+    """Package a trained model with everything that it needs, prove it, and write one file.
+
+    Args:
+        model: a scikit-learn estimator or pipeline, an ONNX ModelProto, any callable of rows; or the path of an .onnx, .joblib
+            or .pkl file of your own, which is loaded here.
+        name: the model's name: 1 to 64 of a-z, 0-9, '.', '_', '-'.
+        inputs: the raw training rows: pandas or polars DataFrame, numpy array, list of records.
+        labels: the true label of each row; only counted in the profile.
+        preprocess: what turns raw rows into what `model` takes, when it is not inside the model.
+        outputs: the answers that training saw for `inputs`: labels or predictions, a matrix of probabilities, or a dict of
+            answers by name. They become the golden examples' answers; without them the live objects' are taken.
+        options: see PackOptions.
+
+    Returns:
+        The package, opened from its file `<out>/<name>-<digest>.rw`.
+
+    Raises:
+        PackError: it cannot be packaged as it is; the hint says what to change.
+        ProofFailed: what was saved, or what is live, does not answer as training did, or a graph not as its original.
+    """
+    say = options.get("progress", _silent)
+    tolerance = options.get("tolerance", Tolerance())
+    privacy = {column: Privacy(kind) for column, kind in options.get("privacy", {}).items()}
+    model, original = opened(model), opened(options.get("original"))
+    subject = Subject(framework_for(model), model, preprocess)
+    check_name(name, "model name")
+    say("asking the model about its training rows")
+    training = look_at(subject, inputs, labels, outputs, privacy, tolerance)
+    reference = None if original is None else answers_of(original, training.signature, preprocess)
+    if reference is not None:
+        training = replace(training, answers=reference(training.sample))
+    with tempfile.TemporaryDirectory(prefix="roadworthy-pack-") as scratch:
+        draft = _Draft(Path(scratch), name, subject, training, tolerance)
+        say("saving")
+        draft.save(options.get("examples", DEFAULT_EXAMPLES), options.get("card", {}))
+        draft.rules = save_rules(options.get("rules", {}), draft.folder)
+        outcomes: tuple[Outcome, ...] = ()
+        if options.get("compile", True) and subject.framework.name == "scikit-learn":
+            say("compiling, and comparing with the original")
+            outcomes = draft.compile()
+        if reference is not None:
+            say("comparing the graph with its original")
+            outcomes = (draft.compare(reference),)
+        digest = draft.seal(outcomes)
+        say("replaying the golden examples in a process of its own")
+        proofs = replay_apart(draft.folder)
+        attestations.write_attestation(draft.folder, attestations.PROOF, digest, {"proofs": proofs})
+        target = Path(options.get("out", "dist")) / f"{name}-{digest.removeprefix('sha256:')[:12]}{SUFFIX}"
+        return pack_file(draft.folder, target)
+
+
+def _silent(_step: str) -> None:
+    """No progress is shown."""
+
+
+@dataclass
+class _Draft:
+    """A package on its way to being sealed: a folder that fills up."""
+
+    folder: Path
+    name: str
+    subject: Subject
+    training: Training
+    tolerance: Tolerance
+    rules: tuple[RuleEntry, ...] = ()
+
+    def save(self, examples: int, card: Mapping[str, str]) -> None:
+        """Write model, code, golden examples, profile and card."""
+        native = self.folder / _RUNTIMES / NATIVE
+        native.mkdir(parents=True)
+        self.native = self.subject.framework.save(self.subject.model, native)
+        self.code: Saved | None = None
+        if self.subject.preprocess is not None:
+            (self.folder / _CODE).mkdir()
+            self.code = save_callable(self.subject.preprocess, self.folder / _CODE)
+        self.golden = make_examples(self.subject, self.training, examples)
+        write_golden(self.folder, *self.golden)
+        profile = build_profile(self.training.rows, self.training.answers, self.training.labels)
+        (self.folder / PROFILE).write_bytes(canonical_json(profile))
+        (self.folder / CARD).write_bytes(canonical_json(dict(card)))
+
+    def compile(self) -> tuple[Outcome, ...]:
+        """Try other runtimes; those that are equal and faster lie beside the native one."""
+        loaded = self._load_native()
+        source = Source(
+            model=self.subject.model,
+            signature=self.training.signature,
+            reference=loaded.run,
+            golden=self.golden[0],
+            training=self.training.sample,
+            preprocess=self.subject.preprocess,
+        )
+        try:
+            return compile_runtimes(source, self.folder / _RUNTIMES)
+        finally:
+            loaded.close()
+
+    def compare(self, reference: Callable[[Batch], Batch]) -> Outcome:
+        """Judge a graph by its original."""
+        loaded = self._load_native()
+        try:
+            return compared_with_original(reference, self.training, self.golden[0], loaded, self.tolerance)
+        finally:
+            loaded.close()
+
+    def _load_native(self) -> Loaded:
+        folder = ModelFolder(self.folder / _RUNTIMES / NATIVE)
+        signature, preprocess = self.training.signature, self.subject.preprocess
+        return self.subject.framework.load(folder, self.native.options, signature, 1, preprocess)
+
+    def seal(self, outcomes: tuple[Outcome, ...]) -> str:
+        """Write the manifest and what is said about it; return the digest."""
+        kept = [outcome for outcome in outcomes if outcome.kept and outcome.saved is not None]
+        entries = [_entry(NATIVE, self.subject.framework.name, self.native, preprocess=self.code is not None)]
+        entries += [_entry(o.name, o.framework, o.saved, preprocess=False) for o in kept if o.saved is not None]
+        code = self.code
+        names = {name for entry in entries for name in entry.requirements} | set(code.distributions if code else ())
+        names.update(name for rule in self.rules for name in rule.requirements)
+        requirements = lock(names)
+        locked = {requirement.name for requirement in requirements}
+        manifest = Manifest(
+            name=self.name,
+            python=python_minor(),
+            signature=self.training.signature,
+            files=describe_files(self.folder),
+            requirements=requirements,
+            runtimes=tuple(entries),
+            preprocess=None if code is None else CodeEntry(_CODE, dict(code.options), code.distributions),
+            tolerance=ManifestTolerance(repr(self.tolerance.rtol), repr(self.tolerance.atol)),
+            rules=self.rules,
+        )
+        missing = names - locked
+        if missing:
+            raise PackError(
+                f"these libraries are used but not installed as distributions: {', '.join(sorted(missing))}",
+                code="requirement-unknown",
+                hint="install them with pip, so that their versions can be locked",
+            )
+        (self.folder / MANIFEST).write_bytes(manifest.encode())
+        self._attest(manifest.digest, outcomes)
+        return manifest.digest
+
+    def _attest(self, digest: str, outcomes: tuple[Outcome, ...]) -> None:
+        kept = sorted((o for o in outcomes if o.kept), key=lambda o: -(o.speedup or 0.0))
+        document = {"prefer": [*(o.name for o in kept), NATIVE], "outcomes": [_outcome(o) for o in outcomes]}
+        attestations.write_attestation(self.folder, attestations.COMPILE, digest, document)
+        provenance = {
+            "packed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(),
+            "platform": platform.system().lower(),
+            "rows": self.training.rows.rows,
+        }
+        attestations.write_attestation(self.folder, attestations.PROVENANCE, digest, provenance)
+
+
+def _entry(name: str, framework: str, saved: Saved, *, preprocess: bool) -> RuntimeEntry:
+    return RuntimeEntry(
+        name=name,
+        framework=framework,
+        folder=f"{_RUNTIMES}/{name}",
+        options=dict(saved.options),
+        trust=saved.trust,
+        carries_code=saved.carries_code,
+        preprocess=preprocess,
+        requirements=tuple(saved.distributions),
+    )
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "name": outcome.name,
+        "kept": outcome.kept,
+        "reason": outcome.reason,
+        "constructed": list(outcome.constructed),
+        "compared": dict(outcome.compared),
+        "speedup": outcome.speedup,
+        "speedup_100": outcome.speedup_100,
+        "difference": None if outcome.difference is None else asdict(outcome.difference),
+    }

@@ -1,0 +1,153 @@
+"""The live model that is packed, and whether it answers rows that a request brings as it answers the user's own.
+
+`training.py` asks. The user's own rows are never converted before the model gets them; what is made again of them
+(`schema/restore.py`) has to get the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from roadworthy.foundation.errors import ModelFault, PackError, RoadworthyError
+from roadworthy.frameworks.framework import Framework, Preprocess
+from roadworthy.optimize.equal import Difference, Tolerance, compare
+from roadworthy.package.packing.own_rows import own_rows, with_column, with_index
+from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.restore import Restorer
+from roadworthy.schema.signature import Container, Field, Signature
+from roadworthy.schema.tables import answers_to_batch
+
+_REPEATED = 256
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The live objects that are packed."""
+
+    framework: Framework
+    model: Any
+    preprocess: Preprocess | None
+
+    def answer(self, rows: Any) -> Mapping[str, Array]:
+        """Raw rows in the training container → named answers.
+
+        Raises:
+            PackError: "model-fails-on-sample", or what the framework says about the form of the answers.
+        """
+        try:
+            return self.framework.answer(self.model, rows if self.preprocess is None else self.preprocess(rows))
+        except RoadworthyError:
+            raise
+        except Exception as error:  # the model's own code may raise anything
+            raise PackError(
+                f"the model fails on its own sample with {type(error).__name__}: {error}",
+                code="model-fails-on-sample",
+                hint="give the raw rows that the preprocessing takes, and the preprocessing itself with preprocess=",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The same training rows twice: `own` in the user's own container, `rows` as a batch; `numbers` says which rows they are."""
+
+    signature: Signature
+    own: Any
+    rows: Batch
+    numbers: Array
+
+
+def answers_as_batch(layout: Layout, answers: Mapping[str, Array], rows: int) -> Batch:
+    """Named answers in the form of the signature's outputs.
+
+    Raises:
+        PackError: "unsupported-output".
+    """
+    try:
+        return answers_to_batch(layout, answers, rows)
+    except ModelFault as error:
+        raise PackError(error.message, code="unsupported-output") from error
+
+
+def check_repeatable(subject: Subject, own: Any, answers: Batch) -> None:
+    """Ask about the first rows again.
+
+    Raises:
+        PackError: "not-deterministic".
+    """
+    few = min(answers.rows, _REPEATED)
+    again = answers_as_batch(answers.layout, subject.answer(own_rows(own, np.arange(few))), few)
+    difference = compare(answers.slice(0, few), again, Tolerance())
+    if difference is not None:
+        raise _not_repeatable(difference)
+
+
+def _not_repeatable(difference: Difference | str) -> PackError:
+    return PackError(
+        f"the model gives other answers when asked again: {difference}",
+        code="not-deterministic",
+        hint="fix its random seeds; answers must not depend on the other rows of a request",
+    )
+
+
+def check_form(subject: Subject, sample: Sample, answers: Batch, tolerance: Tolerance) -> None:
+    """Ask about the rows as a request would bring them; `answers` are those to the user's own.
+
+    Raises:
+        PackError: "training-form-lost", naming the first difference and, where one is to blame, the column; "not-deterministic".
+    """
+    restore = Restorer.of(sample.signature).restore
+    found = _difference(subject, restore(sample.rows), answers, tolerance)
+    if found is None:
+        return
+    again = _difference(subject, own_rows(sample.own), answers, tolerance)
+    if again is not None:  # then the form is not to blame
+        raise _not_repeatable(again)
+    row = found.row if isinstance(found, Difference) else None
+    told = found
+    if row is not None:
+        told = replace(found, row=int(sample.numbers[row])) if isinstance(found, Difference) else found
+        alone = np.array([row])
+        one = replace(sample, own=own_rows(sample.own, alone), rows=sample.rows.take(alone), numbers=alone)
+        said = answers.take(alone)
+        if _difference(subject, restore(one.rows), said, tolerance) is not None:
+            sample, answers = one, said
+    where, hint = _lost(subject, sample, restore(sample.rows), answers, tolerance)
+    raise PackError(
+        f"the model answers otherwise when its rows come as a request brings them: {told}{where}",
+        code="training-form-lost",
+        hint=hint,
+        facts={"row": getattr(told, "row", None), "field": getattr(told, "field", None)},
+    )
+
+
+def _difference(subject: Subject, rows: Any, answers: Batch, tolerance: Tolerance) -> Difference | str | None:
+    """How the answers to `rows` differ from `answers`; the model's error as text when it raises."""
+    try:
+        found = answers_as_batch(answers.layout, subject.answer(rows), answers.rows)
+    except PackError as error:
+        return error.message
+    return compare(answers, found, tolerance)
+
+
+def _lost(subject: Subject, sample: Sample, restored: Any, answers: Batch, tolerance: Tolerance) -> tuple[str, str]:
+    """Where the form was lost, found by trying one column at a time, and what to do."""
+    bare = with_index(sample.own)
+    if bare is not None and _difference(subject, bare, answers, tolerance) is not None:
+        return "; the answers depend on the index of the rows", "make the index a column: frame.reset_index()"
+    if sample.signature.container in (Container.ARRAY, Container.LISTS):
+        return "", "give the rows as numbers or text of one type, with NaN where a value is missing"
+    for field in sample.signature.inputs:
+        mixed = with_column(sample.own, restored, field.name)
+        if _difference(subject, mixed, answers, tolerance) is not None:
+            return f"; what is lost is the form of column {field.name!r}", _advice(field)
+    return "", "give each column one type, and write missing values in one way"
+
+
+def _advice(field: Field) -> str:
+    if field.missing is not None:
+        return f"give the column one type and write its missing values in one way: in most rows it is {field.missing.value!r}"
+    return "give the column one type before training"

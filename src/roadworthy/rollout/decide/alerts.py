@@ -1,0 +1,223 @@
+"""What the watched signals of a plan say now: how sure answers are, how they are distributed, memory, business values. Pure.
+
+`observation.py` calls at every look, and `machine.py` holds or tells. A signal of which nothing was measured has no
+samples, which is no "all is well". Two versions that are equal ever raise one of the first two, or the last, with the plan's
+alpha at most, at any number of looks; but these signals say "different", not "worse", so they never roll back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from roadworthy.contract.evidence import CANARY, CONFIDENCE, COUNTERS, STABLE
+from roadworthy.contract.snapshot import FULL_SHARE, WatchedOutput
+from roadworthy.rollout.decide.state import Alarm, State
+from roadworthy.rollout.decide.verdict import Segment
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.plan import LOWER, Metric, Plan, Watch
+from roadworthy.statistics.drift import Answers, log_e_different, shifts_of, total_variation
+from roadworthy.statistics.intervals import Sample, difference_sequence
+
+LEAST_GROWTH_BYTES = 64 << 20
+"""A version may hold so much more memory than the stable whatever the ratio: small processes differ by their libraries alone."""
+_MIB = 1 << 20
+
+
+class Machine(NamedTuple):
+    """Runner processes of both versions on one machine: how many of the canary's are READY, and what the largest of each version
+    holds, in bytes; None where a version has none there."""
+
+    gateway: str
+    processes: int
+    canary_bytes: int | None
+    stable_bytes: int | None
+
+
+class Look(NamedTuple):
+    """What there is to judge by."""
+
+    plan: Plan
+    state: State
+    evidence: Evidence
+    machines: Sequence[Machine]
+
+
+def alarms(look: Look) -> tuple[Alarm, ...]:
+    """What each watched signal of the plan says, in the plan's order."""
+    return tuple(_MEASURES[watch.signal](look, watch) for watch in look.plan.watches if watch.signal in _MEASURES)
+
+
+def compares(weight: int, shadow: int) -> bool:
+    """Whether both versions answer at these parts of the traffic, so that their answers can be compared."""
+    return shadow > 0 or 0 < weight < FULL_SHARE
+
+
+def _compared(state: State) -> list[Segment]:
+    """All generations in which both versions answered."""
+    return [each for each in state.segments if compares(each.weight, each.shadow)]
+
+
+def _lately(state: State) -> list[int]:
+    """The generations of the step that runs, or where all its traffic is the canary's of the last in which both answered. One
+    step has one share: over several the hours at which the shares were large would weigh more for one version than for the other.
+    """
+    compared = _compared(state)
+    present = [each for each in compared if each.generation >= state.step_from]
+    last = compared[-1:]
+    same = present or [each for each in compared if (each.weight, each.shadow) == (last[0].weight, last[0].shadow)]
+    return [each.generation for each in same]
+
+
+def _weight(look: Look, generations: Iterable[int]) -> float:
+    """What an answer counts for. In a sticky rollout each worker counts a user once in a generation, and all of that is no more
+    evidence than one answer."""
+    if look.plan.sticky is None:
+        return 1.0
+    return 1.0 / max(1, look.evidence.metric(COUNTERS, STABLE, generations)[0])
+
+
+def _difference(look: Look, metric: Metric, alpha: float, weight: float = 1.0) -> tuple[Sample, Sample, float, float]:
+    """Both arms' values in the step, and where the canary's mean less the stable's lies."""
+    generations = _lately(look.state)
+    stable, canary = (Sample(*look.evidence.metric(metric.name, arm, generations)) for arm in (STABLE, CANARY))
+    alpha /= len(look.plan.steps)
+    interval = difference_sequence(stable, canary, alpha, metric.low, metric.high, weight)
+    return stable, canary, interval.low, interval.high
+
+
+def _nothing(signal: str, stable: int, canary: int, what: str) -> Alarm:
+    late = "the new version" if not canary else "the version before"
+    return Alarm(signal, 0, raised=False, text=f"no {what} of {late} yet", other_samples=stable)
+
+
+def _confidence(look: Look, watch: Watch) -> Alarm:
+    stable, canary, low, high = _difference(
+        look, Metric(CONFIDENCE), look.plan.alpha, _weight(look, _lately(look.state))
+    )
+    if not stable.values or not canary.values:
+        return _nothing(watch.signal, stable.values, canary.values, "answer")
+    tolerated = watch.tolerated
+    text = (
+        f"mean largest probability {_mean(canary)}, the stable's {_mean(stable)};"
+        f" the difference is {low:+.3g} to {high:+.3g}, {tolerated:g} is tolerated"
+    )
+    raised = low > tolerated or high < -tolerated
+    return Alarm(watch.signal, canary.values, raised, text, stable.values)
+
+
+def _business(look: Look, watch: Watch) -> Alarm:
+    """The worst of the plan's metrics."""
+    found = []
+    for metric in look.plan.metrics:
+        try:
+            stable, canary, low, high = _difference(look, metric, look.plan.alpha / len(look.plan.metrics))
+        except ValueError:
+            text = f"{metric.name}: values beyond its bounds {metric.low:g} to {metric.high:g} were reported"
+            found.append(Alarm(watch.signal, 0, raised=False, text=text))
+            continue
+        if not stable.values or not canary.values:
+            found.append(_nothing(watch.signal, stable.values, canary.values, f"value of {metric.name}"))
+            continue
+        text = f"{metric.name}: mean {_mean(canary)}, the stable's {_mean(stable)}; the difference is {low:+.3g} to {high:+.3g}"
+        raised = low > 0.0 if metric.better == LOWER else high < 0.0
+        text += ", so it is worse" if raised else ""
+        found.append(Alarm(watch.signal, canary.values, raised, text, stable.values))
+    nothing = Alarm(watch.signal, 0, raised=False, text="the plan has no metrics")
+    return min(found, key=lambda each: (not each.raised, each.samples), default=nothing)
+
+
+def _drift(look: Look, watch: Watch) -> Alarm:
+    """The output that says most. In a sticky rollout a user counts once in every step, so that steps are no evidence of each
+    other's: the one that runs is judged."""
+    steps = 1 if look.plan.sticky is None else len(look.plan.steps)
+    bound = math.log(steps * (len(look.state.outputs) or 1)) - math.log(look.plan.alpha)
+    generations = {each.generation for each in _compared(look.state)} if steps == 1 else set(_lately(look.state))
+    found = []
+    for number, output in enumerate(look.state.outputs):
+        segments = _answers(look, number, generations)
+        stable, canary = (sum(sum(getattr(each, arm)) for each in segments) for arm in (STABLE, CANARY))
+        if not stable or not canary:
+            found.append((0.0, _nothing(watch.signal, stable, canary, f"answer in {output.label}")))
+            continue
+        log_e, shift = log_e_different(segments, _weight(look, generations)), total_variation(segments)
+        raised = log_e >= bound and shift >= watch.tolerated
+        text = (
+            f"{output.label}: {shift:.1%} of answers differ, {watch.tolerated:.1%} are tolerated;"
+            f" E {_number(log_e)} of {_number(bound)}{_largest(output, segments) if raised else ''}"
+        )
+        found.append((shift, Alarm(watch.signal, canary, raised, text, stable)))
+    if not found:
+        return Alarm(watch.signal, 0, raised=False, text="no output can be counted in bins")
+    return max(found, key=lambda each: (each[1].raised, each[0]))[1]
+
+
+def _answers(look: Look, output: int, generations: Collection[int]) -> list[Answers]:
+    """Counts in bins, segment by segment; shadowed requests are answered by both."""
+    stable, canary = (look.evidence.binned(output, arm) for arm in (STABLE, CANARY))
+    return [
+        Answers(
+            stable.get(each.generation, ()) or (0,) * len(canary[each.generation]),
+            canary.get(each.generation, ()) or (0,) * len(stable[each.generation]),
+            0.5 if each.shadow else each.weight / FULL_SHARE,
+        )
+        for each in _compared(look.state)
+        if each.generation in generations and (each.generation in stable or each.generation in canary)
+    ]
+
+
+def _largest(output: WatchedOutput, segments: Sequence[Answers]) -> str:
+    """The bin that gained or lost most."""
+    shifts = shifts_of(segments)
+    place = max(range(len(shifts)), key=lambda each: abs(shifts[each]))
+    return f"; most of it {_bin_name(output, place)}: {shifts[place]:+.1%}"
+
+
+def _bin_name(output: WatchedOutput, place: int) -> str:
+    if output.categories is not None:
+        if place < len(output.categories):
+            return repr(output.categories[place])
+        return "other values" if place == len(output.categories) else "no value"
+    edges = output.edges
+    if place > len(edges):
+        return "no value"
+    low = f"{edges[place - 1]:.4g}" if place else ""
+    high = f"{edges[place]:.4g}" if place < len(edges) else ""
+    return f"from {low} to {high}" if low and high else f"from {low}" if low else f"under {high}"
+
+
+def _resources(look: Look, watch: Watch) -> Alarm:
+    processes = sum(each.processes for each in look.machines)
+    both = [
+        (each.canary_bytes, each.stable_bytes, each.gateway)
+        for each in look.machines
+        if each.canary_bytes is not None and each.stable_bytes is not None
+    ]
+    if not both:
+        text = "no machine runs both versions in runner processes, whose memory could be compared"
+        return Alarm(watch.signal, 0, raised=False, text=text)
+    canary, stable, gateway = max(both, key=lambda each: each[0] / max(each[1], 1))
+    raised = canary > watch.tolerated * stable and canary - stable >= LEAST_GROWTH_BYTES
+    text = (
+        f"a process of the new version holds {canary // _MIB:,} MiB on {gateway}, the stable's {stable // _MIB:,} MiB;"
+        f" {watch.tolerated:g} times is tolerated"
+    )
+    return Alarm(watch.signal, processes, raised, text, len(both))
+
+
+_MEASURES: dict[str, Callable[[Look, Watch], Alarm]] = {
+    "confidence": _confidence,
+    "drift": _drift,
+    "resources": _resources,
+    "business": _business,
+}
+"""How each watched signal of the catalogue is measured."""
+
+
+def _mean(sample: Sample) -> str:
+    return f"{sample.total / sample.values:.3g}"
+
+
+def _number(log_e: float) -> str:
+    return f"{math.exp(min(log_e, 700.0)):.3g}"

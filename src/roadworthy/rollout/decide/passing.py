@@ -1,0 +1,140 @@
+"""What a guard must see before a step may end: enough samples, and evidence that the canary is well. Pure.
+
+`verdict.py` asks it once nothing speaks against the canary. Not to have been accused is no evidence: a canary with 16 % slow
+requests beside a stable with 6 % is not yet accused after 100 requests, and not well either. So a step passes with its count of
+samples and one of two things, each of which a version that is too bad shows with a probability of at most beta, however often
+one looks:
+
+- the mirrored E-process: over all segments, the canary's rate is under margin x ratio times the stable's. It needs hundreds of
+  bad events, so it speaks where there are many.
+- the bound: in this step, the canary's own rate is under what is allowed (`Guard.allowed`), whatever the stable's is. It speaks
+  where bad events are rare.
+
+Where all traffic is the canary's, only the bound can speak. Nothing has to be shown by a guard that waits for no evidence, nor by
+`feedback`, which becomes known after the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from roadworthy.rollout.evidence.counts import Tally
+from roadworthy.rollout.plan.plan import Guard, Plan
+from roadworthy.statistics.e_process import Split, log_e_not_worse_of
+from roadworthy.statistics.intervals import upper_sequence
+
+_MOST_E = 700.0
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """What a step has shown of a guard, against what it must show.
+
+    Attributes:
+        samples, bad: the canary's in this step; of shadowed requests, pairs and those where it alone was bad.
+        needed: the samples that the step asks for.
+        upper: what the canary's rate is at most, at every look, with probability 1 - beta. allowed: what that must be under.
+        under: whether it is.
+        log_e: ln E that the rate is under `times` times the stable's. threshold: what that must reach. Both None where nobody is
+            left to compare with.
+        times: margin x ratio.
+        exempt: nothing but the samples is asked for.
+    """
+
+    samples: int
+    bad: int
+    needed: int
+    upper: float = 1.0
+    allowed: float = 1.0
+    under: bool = False
+    log_e: float | None = None
+    threshold: float | None = None
+    times: float = 0.0
+    exempt: bool = False
+
+    @property
+    def not_worse(self) -> bool:
+        """Whether the comparison does."""
+        return self.log_e is not None and self.threshold is not None and self.log_e >= self.threshold
+
+
+class Step(msgspec.Struct, frozen=True):
+    """The present step's counts of a guard.
+
+    Attributes:
+        total: of the step. lately: of its part that limits are judged by.
+        shadowed, whole: whether its requests are copied, and whether all of them are the canary's.
+        needed: samples that the step asks for.
+    """
+
+    total: Tally
+    lately: Tally
+    shadowed: bool
+    whole: bool
+    needed: int
+
+
+def shown(plan: Plan, guard: Guard, splits: Sequence[Split], step: Step) -> Shown:
+    """What the step has shown so far."""
+    samples, bad = _own(step.total, step.shadowed)
+    needed = step.needed if guard.evidence is None else guard.evidence
+    compares = guard.kind.compares
+    if not needed or not guard.kind.waits or not (compares or step.shadowed):
+        return Shown(samples, bad, needed if compares or step.shadowed else 0, exempt=True)
+    recent, recent_bad = _own(step.lately, step.shadowed)
+    upper, allowed = upper_sequence(recent_bad, recent, plan.beta), guard.allowed
+    mirrored = compares and not step.whole
+    return Shown(
+        samples,
+        bad,
+        needed,
+        upper,
+        allowed,
+        upper < allowed,
+        log_e_not_worse_of(splits, guard.margin * guard.ratio) if mirrored else None,
+        -math.log(plan.beta) if mirrored else None,
+        guard.margin * guard.ratio,
+    )
+
+
+def _own(tally: Tally, shadowed: bool) -> tuple[int, int]:
+    return (tally.pairs, tally.pairs_canary_bad) if shadowed else (tally.canary_samples, tally.canary_bad)
+
+
+def told(found: Shown, other: tuple[int, int]) -> tuple[bool, str, str]:
+    """Whether the step may end for this guard, the code and the words.
+
+    Args:
+        other: the stable's bad ones and samples in this step.
+    """
+    if found.samples < found.needed:
+        return False, *_too_few(found)
+    counts = f"{found.bad:,} bad of {found.samples:,} in this step"
+    if found.exempt:
+        return True, "enough", counts
+    if found.under:
+        return (
+            True,
+            "enough",
+            f"{counts}; its rate is at most {found.upper:.3g} at every look, under {found.allowed:.3g}",
+        )
+    if found.not_worse:
+        return True, "shown-better", f"{counts}; shown to be under {found.times:.3g} times the stable's rate"
+    counts = f"{counts}, the stable's {other[0]:,} of {other[1]:,}"
+    return False, "not-shown", f"{counts}: not shown to be well. {_still_to_show(found)}"
+
+
+def _too_few(found: Shown) -> tuple[str, str]:
+    if found.samples == 0:
+        return "no-evidence", f"not one of the {found.needed:,} samples that the step asks for has come"
+    return "too-little-evidence", f"{found.samples:,} of the {found.needed:,} samples that the step asks for"
+
+
+def _still_to_show(found: Shown) -> str:
+    bound = f"Its rate is at most {found.upper:.3g}, and must be shown to be under {found.allowed:.3g}"
+    if found.log_e is None or found.threshold is None:
+        return bound
+    evidence, enough = (math.exp(min(each, _MOST_E)) for each in (found.log_e, found.threshold))
+    return f"{bound}, or: E {evidence:.3g} of {enough:.3g} that it is under {found.times:.3g} times the stable's"

@@ -1,0 +1,56 @@
+"""Whether a pending version may take over: a pure decision from what live workers report. `loop.py` acts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from roadworthy.contract.telemetry import FAILED, READY, VersionState, WorkerReport
+
+KEPT_OUT = "version-quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Every live worker has it READY: move the traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A worker could not load or prove it: traffic stays where it is."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not yet, and why."""
+
+    reason: str
+
+
+def decide(digest: str, workers: Sequence[WorkerReport]) -> Switch | Refuse | Wait:
+    """What to do about a pending package, given every live worker of every live gateway."""
+    if not workers:
+        return Wait("no gateway is connected")
+    states = [_state(worker, digest) for worker in workers]
+    for state in states:
+        if state is not None and state.state == FAILED:
+            return Refuse(state.code or "load-failed", state.reason or "a worker could not load it")
+    ready = sum(1 for state in states if state is not None and state.state == READY)
+    if ready == len(workers):
+        return Switch()
+    return Wait(f"ready on {ready} of {len(workers)} workers")
+
+
+def kept_out(digest: str, workers: Sequence[WorkerReport]) -> str | None:
+    """Why a live gateway keeps the package out of service, because it crashes its processes there; None when none does."""
+    states = (_state(worker, digest) for worker in workers)
+    return next(
+        (state.reason or "it crashes" for state in states if state is not None and state.code == KEPT_OUT), None
+    )
+
+
+def _state(worker: WorkerReport, digest: str) -> VersionState | None:
+    return next((state for state in worker.versions if state.digest == digest), None)

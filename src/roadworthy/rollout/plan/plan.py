@@ -1,0 +1,186 @@
+"""A rollout's plan: what shall happen, as a person wrote it, with every default filled in.
+
+`reading.py` makes it from YAML or JSON, `machine.py` follows it and `verdict.py` judges by it. Every strategy is such a plan:
+steps of shares, what each waits for, and what comes after the last; there is no other code for blue-green than for a canary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.rollout.plan.signals import SLOW, SLOW_RATE, USUAL_LIMIT, Signal, signal_named
+
+FORMAT = 1
+PROMOTE, WAIT, END = "promote", "wait", "end"
+"""What follows the last step: the canary takes over, a person decides, or the rollout ends and the stable stays."""
+ROLLBACK, HOLD = "rollback", "hold"
+"""What happens at the deadline."""
+ALERT = "alert"
+MOST_ALLOWED = 0.99
+"""The largest limit."""
+HIGHER, LOWER = "higher", "lower"
+"""Which values of a metric are better."""
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """One step of a plan.
+
+    Attributes:
+        weight: the canary's part of live requests, of FULL_SHARE (hundredths of a percent).
+        shadow: the part of live requests that is copied to it as well, of FULL_SHARE; only where weight is 0.
+        hold_s: how long the step lasts at least, in seconds of exposure.
+        evidence: how many of its requests (in a shadow step, pairs) each guard wants to see at least.
+        approve: whether a person must approve before the step begins.
+    """
+
+    weight: int
+    shadow: int = 0
+    hold_s: float = 600.0
+    evidence: int = 100
+    approve: bool = False
+
+    @property
+    def share(self) -> float:
+        """`weight` as a fraction."""
+        return self.weight / FULL_SHARE
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """A signal that can roll back.
+
+    Attributes:
+        signal: its name.
+        ratio: the canary's rate of bad events may be this many times the stable's.
+        margin: a step passes with evidence that the rate is under this many times what `ratio` tolerates.
+        limit: the rate that is allowed at all, over which the canary's share is taken from it; None for no limit.
+        weight: its part of alpha, relative to the others'; None for the default (half of alpha for errors, else 1).
+        evidence: takes the place of the step's; 0 waits for none.
+    """
+
+    signal: str
+    ratio: float = 1.0
+    margin: float = 1.5
+    limit: float | None = None
+    weight: float | None = None
+    evidence: int | None = None
+
+    @property
+    def kind(self) -> Signal:
+        """Its entry in the catalogue."""
+        found = signal_named(self.signal)
+        if found is None:  # the plan was read by a release that knew it
+            raise ValueError(f"there is no signal {self.signal}")
+        return found
+
+    @property
+    def allowed(self) -> float:
+        """The rate that the canary must be shown to be under, where it is not shown to be under a multiple of the stable's."""
+        if self.limit is not None:
+            return self.limit
+        if self.signal == SLOW:
+            return min(SLOW_RATE * self.ratio * self.margin, MOST_ALLOWED)
+        return self.kind.limit or USUAL_LIMIT
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """A signal that cannot roll back.
+
+    Attributes:
+        signal: its name. on_alarm: whether its alarm holds the rollout or is only told ("hold" or "alert").
+        tolerance: by how much the versions may differ; None for the signal's default. Of "confidence" the difference of the
+            means, of "drift" the part of answers that is of another class, of "resources" how many times the stable's memory.
+    """
+
+    signal: str
+    on_alarm: str = HOLD
+    tolerance: float | None = None
+
+    @property
+    def tolerated(self) -> float:
+        """`tolerance`, or the signal's default."""
+        known = signal_named(self.signal)
+        default = 0.0 if known is None else known.tolerance
+        return default if self.tolerance is None else self.tolerance
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """What an A/B test reports for each arm: a value between `low` and `high` for each request that has one. `better` is HIGHER
+    or LOWER."""
+
+    name: str
+    low: float = 0.0
+    high: float = 1.0
+    better: str = HIGHER
+
+
+class Sticky(msgspec.Struct, frozen=True):
+    """What a request's arm is drawn by, so that a user keeps it: a field of the input or a header; the other is None."""
+
+    field: str | None = None
+    header: str | None = None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A plan with all its defaults.
+
+    Attributes:
+        strategy: what the person called it; nothing but texts depends on it.
+        steps: in order; never empty.
+        after: PROMOTE, WAIT or END.
+        alpha: the probability with which a version that is no worse is rolled back, whatever the number of looks, for the whole
+            rollout and all its guards together.
+        beta: the probability with which a version that is worse by a guard's margin, or over its limit, passes a step.
+        guards: never two of one signal. watches, metrics: the same.
+        sticky: None to draw each request anew.
+        deadline_s: after this time without a pause `at_deadline` (ROLLBACK or HOLD) is done; None for no deadline.
+        crashes: so many crashes of the canary's processes roll it back.
+    """
+
+    strategy: str
+    steps: tuple[Stage, ...]
+    after: str = PROMOTE
+    alpha: float = 0.01
+    beta: float = 0.05
+    guards: tuple[Guard, ...] = ()
+    watches: tuple[Watch, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    sticky: Sticky | None = None
+    deadline_s: float | None = 86_400.0
+    at_deadline: str = ROLLBACK
+    crashes: int = 3
+    format: int = FORMAT
+
+    def alphas(self) -> dict[str, float]:
+        """Each guard's part of alpha, by signal; they add up to alpha.
+
+        Errors get half of it and the rest is split by weight, unless the plan gives errors a weight of its own.
+        """
+        weights = {guard.signal: 1.0 if guard.weight is None else guard.weight for guard in self.guards}
+        halved = [guard for guard in self.guards if guard.signal == "errors" and guard.weight is None]
+        if halved and len(weights) > 1:
+            weights["errors"] = sum(weight for signal, weight in weights.items() if signal != "errors")
+        whole = sum(weights.values())
+        return {signal: self.alpha * weight / whole for signal, weight in weights.items()}
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain JSON values, for the store."""
+        return dict(msgspec.to_builtins(self))
+
+
+def plan_from_document(document: Mapping[str, Any]) -> Plan:
+    """The plan that `to_document` described.
+
+    Raises:
+        ValueError: not such a document, or of a format that this release does not know.
+    """
+    if document.get("format") != FORMAT:
+        raise ValueError(f"plan format {json.dumps(document.get('format'))} is not known here")
+    try:
+        return msgspec.convert(document, Plan)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"not a plan: {error}") from error

@@ -1,0 +1,131 @@
+"""What a person should know when a rollout begins, although nothing stands against it. Pure.
+
+`preflight.py` says what stops one; this is told with the answer to a start, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.rollout.plan.plan import ROLLBACK, Guard, Plan, Stage
+from roadworthy.statistics.waiting import samples_until_not_worse, samples_until_under
+
+_LONGER = 2.0
+"""A rollout that takes more than this many times its steps' own time is a surprise…"""
+_LEAST_S = 600.0
+"""…unless it is over in this time anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """One thing to know: a stable code and a sentence that says what to expect."""
+
+    code: str
+    text: str
+
+
+def cautions(plan: Plan, *, cached: bool, requests_per_s: float | None) -> tuple[Caution, ...]:
+    """All there is to know; empty when nothing is out of the ordinary.
+
+    Args:
+        cached: whether the endpoint has a cache of answers.
+        requests_per_s: how often the endpoint was asked lately; None when nobody knows.
+    """
+    return tuple(_cautions(plan, cached, requests_per_s))
+
+
+def _cautions(plan: Plan, cached: bool, requests_per_s: float | None) -> Iterator[Caution]:
+    if cached:
+        yield Caution(
+            "cache-is-off",
+            "the endpoint's cache answers nothing during a rollout: both versions get the full load until it is over",
+        )
+    if not any(_needed(guard, stage) for stage in plan.steps for guard in plan.guards):
+        return
+    never = [each for stage in plan.steps for guard in plan.guards for each in _never(plan, guard, stage)]
+    if never:
+        yield Caution(
+            "unlikely-to-be-decided",
+            f"{'; '.join(dict.fromkeys(never))}: it waits until a person decides{_deadline(plan)}",
+        )
+    if requests_per_s is None:
+        return
+    if requests_per_s <= 0.0:
+        yield Caution("no-traffic", f"no request came in the past hour, and steps wait for some{_deadline(plan)}")
+        return
+    if not never:
+        yield from _slow(plan, requests_per_s)
+
+
+def _slow(plan: Plan, requests_per_s: float) -> Iterator[Caution]:
+    """Whether the evidence comes before the deadline, and whether much later than the steps' own time."""
+    holds_s = sum(stage.hold_s for stage in plan.steps)
+    takes_s = sum(max(stage.hold_s, _evidence_s(plan, stage, requests_per_s)) for stage in plan.steps)
+    told = (
+        f"at the past hour's rate ({_rate(requests_per_s)}) the evidence that the steps ask for takes about "
+        f"{_time(takes_s)}, where their own time is {_time(holds_s)}"
+    )
+    if plan.deadline_s is not None and takes_s > plan.deadline_s:
+        yield Caution("unlikely-to-be-decided", f"{told}, so it is unlikely to be decided in time{_deadline(plan)}")
+    elif takes_s > max(_LONGER * holds_s, _LEAST_S):
+        yield Caution("thin-traffic", told)
+
+
+def _needed(guard: Guard, stage: Stage) -> int:
+    """Samples that the guard wants to see in this step; what only copied requests tell is not waited for where there are none."""
+    if not (guard.kind.compares or stage.shadow):
+        return 0
+    return stage.evidence if guard.evidence is None else guard.evidence
+
+
+def _samples(plan: Plan, guard: Guard, stage: Stage) -> float:
+    """The canary's requests until the guard passes the step, if the canary is as well as versions usually are."""
+    needed = _needed(guard, stage)
+    if not needed or not guard.kind.waits:
+        return needed
+    usual = guard.kind.usual
+    shown = samples_until_under(usual, guard.allowed, plan.beta)
+    share = 0.5 if stage.shadow else stage.share
+    if guard.kind.compares and 0.0 < share < 1.0:
+        times = guard.margin * guard.ratio
+        shown = min(shown, samples_until_not_worse(usual, share, times, plan.beta))
+    return max(needed, shown)
+
+
+def _never(plan: Plan, guard: Guard, stage: Stage) -> Iterator[str]:
+    if math.isinf(_samples(plan, guard, stage)):
+        where = "at 100 %" if stage.weight >= FULL_SHARE else "in a step"
+        yield (
+            f"{guard.signal} must be shown to be under {guard.allowed:.3g} {where}, and of a version that is well about"
+            f" {guard.kind.usual:.3g} is"
+        )
+
+
+def _evidence_s(plan: Plan, stage: Stage, requests_per_s: float) -> float:
+    part = max(stage.weight, stage.shadow) / FULL_SHARE
+    samples = max((_samples(plan, guard, stage) for guard in plan.guards), default=0)
+    return samples / (requests_per_s * part)
+
+
+def _deadline(plan: Plan) -> str:
+    if plan.deadline_s is None:
+        return ""
+    then = "goes back" if plan.at_deadline == ROLLBACK else "holds"
+    return f"; at the deadline, after {_time(plan.deadline_s)}, it {then} as inconclusive"
+
+
+def _rate(per_s: float) -> str:
+    for unit, seconds in (("second", 1.0), ("minute", 60.0)):
+        if per_s * seconds >= 1.0:
+            return f"{per_s * seconds:.3g} a {unit}"
+    return f"{per_s * 3_600.0:.2g} an hour"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2.0 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -1,0 +1,1 @@
+"""Layers around a version, as an endpoint's policy asks for them: cache, breaker, fallback and rules."""

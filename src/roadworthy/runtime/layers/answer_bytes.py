@@ -1,0 +1,98 @@
+"""Answers as bytes, for a store that other processes and machines write to as well. `serving/cache/shared.py` calls.
+
+48 bytes of head, then the batch as runner processes get it (`isolated/frames.py`): arrays, texts as MessagePack, nested values
+as JSON; nothing is pickled. The checksum is taken over the entry's own key too, so that what lies under a wrong key, was cut off
+or was damaged is refused. It is no signature: who may write to the store may write what looks good.
+
+Format version = 1. When anything here or in the arrays' form changes, it is raised, and the prefix of the keys with it
+(`KEY_PREFIX`): releases side by side then do not see each other's entries, and nobody needs to read old ones, which expire.
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import blake2b
+from typing import NamedTuple
+
+from roadworthy.runtime.runners.isolated.frames import decode_batch, encode_batch
+from roadworthy.schema.batch import Batch, Layout
+
+FORMAT = 1
+KEY_PREFIX = b"roadworthy:%d:" % FORMAT
+MAX_ENTRY_BYTES = 256 << 10
+"""A larger answer is not shared: while it is on its way, others wait behind it."""
+
+_MAGIC = b"RWA%d" % FORMAT
+_SUM_BYTES = 16
+_BODY = struct.Struct("<16sQI")  # layout, time to live in milliseconds, rows
+_HEAD_BYTES = len(_MAGIC) + _SUM_BYTES + _BODY.size
+
+
+class Unfit(ValueError):
+    """Bytes that are no answer to this request, or an answer that cannot be written."""
+
+
+class Decoded(NamedTuple):
+    """An answer, and for how long it could be given again when it was new."""
+
+    batch: Batch
+    ttl_ms: int
+
+
+class AnswerBytes:
+    """Writes and reads the answers of one version.
+
+    Args:
+        layout: of its outputs.
+    """
+
+    __slots__ = ("_layout", "_print")
+
+    def __init__(self, layout: Layout) -> None:
+        told = repr([(field.name, field.dtype.value, field.shape) for field in layout.fields])
+        self._layout = layout
+        self._print = blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    def encode(self, key: bytes, batch: Batch, ttl_ms: int) -> bytes:
+        """The bytes to keep under `key`.
+
+        Raises:
+            Unfit: its values are not of the layout's types or cannot be written, or it is too large.
+        """
+        try:
+            for form, block in zip(self._layout.blocks, batch.blocks, strict=True):
+                if block.values.dtype != form.dtype.numpy:
+                    raise TypeError("values of another type")
+            body = _BODY.pack(self._print, ttl_ms, batch.rows) + encode_batch(batch)
+        except (struct.error, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise Unfit("values that cannot be written") from error
+        entry = _MAGIC + _sum(key, body) + body
+        if len(entry) > MAX_ENTRY_BYTES:
+            raise Unfit("too large")
+        return entry
+
+    def decode(self, key: bytes, entry: bytes, rows: int) -> Decoded:
+        """The answer of so many rows that was kept under `key`.
+
+        Raises:
+            Unfit: it is none.
+        """
+        if not _HEAD_BYTES <= len(entry) <= MAX_ENTRY_BYTES or not entry.startswith(_MAGIC):
+            raise Unfit("no entry of this format")
+        start = len(_MAGIC) + _SUM_BYTES
+        body = memoryview(entry)[start:]
+        if entry[len(_MAGIC) : start] != _sum(key, body):
+            raise Unfit("a damaged entry, or that of another request")
+        form, ttl_ms, answered = _BODY.unpack_from(body)
+        if form != self._print or answered != rows:
+            raise Unfit("an answer of another form")
+        try:
+            return Decoded(decode_batch(body[_BODY.size :], self._layout, rows), ttl_ms)
+        except (ValueError, OverflowError) as error:
+            raise Unfit("an answer that cannot be read") from error
+
+
+def _sum(key: bytes, body: bytes | memoryview) -> bytes:
+    total = blake2b(key, digest_size=_SUM_BYTES)  # keys are all of one length
+    total.update(body)
+    return total.digest()

@@ -1,0 +1,498 @@
+"""The worker's side of runner processes: requests of one moment go out as one message to one of the version's runners.
+
+`manager.py` makes a `ProcessBatcher` for a version that is placed apart; it has the same `submit` as the batcher of an inline
+version. All on the event loop, without a task or a future for a request. A connection carries few messages at a time, so that
+what arrives meanwhile waits here, is joined, and can still be dropped when its deadline passes or its caller goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from roadworthy.contract.policy import Batching
+from roadworthy.foundation.errors import PackageInvalid, RoadworthyError, Unavailable, model_fault
+from roadworthy.runtime.pending import Answer, PendingRequest
+from roadworthy.runtime.queue.request_queue import Member, RequestQueue, too_late
+from roadworthy.runtime.queue.run_times import RunTimes
+from roadworthy.runtime.queue.sizing import BatchSizer
+from roadworthy.runtime.runners.isolated import frames
+from roadworthy.runtime.runners.isolated.connect import connect, open_with_memory
+from roadworthy.runtime.runners.isolated.memory import SharedMemory
+from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.signature import Signature
+
+MAX_JOINED_ROWS = 1_024
+"""Rows of one message, unless a single request has more."""
+IN_FLIGHT = 2
+"""Messages on their way to one runner: one that it runs and one that it finds when it is done."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.1
+_greeting = msgspec.json.Decoder(frames.Greeting)
+
+
+class _Sent:
+    """One message in flight."""
+
+    __slots__ = ("at", "members")
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+        self.at = time.monotonic()
+
+
+class ProcessBatcher:
+    """A `Submitter` over the runner processes of one version.
+
+    Args:
+        digest: of the version; whoever greets with another is not heard.
+        addresses: one a copy.
+        changed: called when `ready` or `refusal` may have changed.
+    """
+
+    def __init__(
+        self,
+        digest: str,
+        addresses: Sequence[Path],
+        loop: asyncio.AbstractEventLoop,
+        changed: Callable[[], None],
+        batching: Batching | None = None,
+    ) -> None:
+        self.digest = digest
+        self._loop = loop
+        self._changed = changed
+        self._batching = batching or Batching()
+        self._line = RequestQueue(loop, BatchSizer(self._batching.max_rows, MAX_JOINED_ROWS), self._running)
+        self._line.lanes = len(addresses)
+        self._links = [_Link(address, self, loop) for address in addresses]
+        self._scheduled: asyncio.Handle | None = None
+        self._greeted: frames.Greeting | None = None
+        self._barred: Callable[[], RoadworthyError] | None = None
+        self.times = RunTimes()
+
+    def __repr__(self) -> str:
+        return f"ProcessBatcher({self.digest[:15]}, {len(self._links)} runners, {self._batching})"
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun to run."""
+        return len(self._line)
+
+    @property
+    def ready(self) -> frames.Greeting | None:
+        """What the runners said of the version, once one was ready."""
+        return self._greeted
+
+    @property
+    def refusal(self) -> frames.Greeting | None:
+        """Why the version cannot be loaded, while no runner of it is ready and one says so."""
+        said = [link.refusal for link in self._links]
+        if any(link.is_open for link in self._links):
+            return None
+        return next((greeting for greeting in said if greeting is not None), None)
+
+    @property
+    def busy_since(self) -> float | None:
+        """When the oldest message that is not answered was sent, monotonic clock, seconds; None when all are answered."""
+        return min((sent.at for link in self._links for sent in link.sent()), default=None)
+
+    def configure(self, batching: Batching) -> None:
+        """Take other settings from the next message on."""
+        if batching != self._batching:
+            self._batching = batching
+            self._line.gain = BatchSizer(batching.max_rows, MAX_JOINED_ROWS)
+
+    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
+        """Have `batch` answered together with whatever else waits.
+
+        The ticket is settled with ModelFault when the model fails, with Unavailable when its runner dies under it or the
+        version cannot be loaded any more, and with DeadlineExceeded when its deadline passes first.
+        """
+        self._line.join(batch, ticket)
+        if self._scheduled is None:
+            wait_ms = self._batching.max_wait_ms
+            if wait_ms <= 0:
+                self._scheduled = self._loop.call_soon(self._turn)
+            else:
+                self._scheduled = self._loop.call_later(wait_ms / 1_000, self._turn)
+        elif self._batching.max_wait_ms > 0 and self._line.rows >= self._line.gain.limit():
+            self._scheduled.cancel()
+            self._scheduled = self._loop.call_soon(self._turn)
+
+    def bar(self, make: Callable[[], RoadworthyError] | None) -> None:
+        """Have nobody wait for a runner: whoever does, now or later, gets an error of `make`. None ends it."""
+        self._barred = make
+        if make is not None:
+            self._line.refuse(make)
+
+    def connect(self) -> None:
+        """Begin to look for runners; goes on until `close`."""
+        for link in self._links:
+            link.connect()
+
+    def try_again(self) -> None:
+        """Ask runners that could not load the version to do it again."""
+        for link in self._links:
+            link.ask_to_retry()
+
+    def close(self) -> None:
+        """Stop; the caller has made sure that nobody waits."""
+        self._line.close()
+        for link in self._links:
+            link.close()
+
+    # Called by the links.
+
+    def send_waiting(self) -> None:
+        """Send what waits, as far as there is room on the connections."""
+        while len(self._line):
+            link = min((link for link in self._links if link.has_room), key=lambda link: link.rows, default=None)
+            if link is None:
+                if self._barred is not None or self.refusal is not None:
+                    self._line.refuse(self._barred or self._refused)
+                return
+            group = self._line.next_group()
+            if group:
+                link.send(group)
+
+    def learn(self, outcomes: frames.Outcomes, rows: int, requests: int, seconds: float) -> None:
+        """How long a run took there, and how long `rows` of it took as seen from here: with the rows of other workers, the way
+        there and back, and the waiting for a processor."""
+        if outcomes.rows:
+            self._line.gain.ran(outcomes.rows, outcomes.seconds)
+            self.times.ran(outcomes.seconds, requests)
+        self._line.moved(rows, seconds)
+
+    def greeted(self, greeting: frames.Greeting) -> None:
+        """A runner told what it is."""
+        if greeting.code is None:
+            self._greeted = greeting
+        self._changed()
+        self.send_waiting()
+
+    def lost(self, begun: list[Member], not_begun: list[Member], error: Callable[[], RoadworthyError]) -> None:
+        """A runner is gone: what it had begun with fails, the rest waits for another."""
+        self._line.return_to_front(not_begun)
+        for _, ticket in begun:
+            ticket.settle(error())
+        self._changed()
+        self.send_waiting()
+
+    def _turn(self) -> None:
+        self._scheduled = None
+        self.send_waiting()
+
+    def _running(self) -> Iterator[PendingRequest]:
+        for link in self._links:
+            for sent in link.sent():
+                for _, ticket in sent.members:
+                    yield ticket
+
+    def _refused(self) -> RoadworthyError:
+        refusal = self.refusal
+        code = refusal.code if refusal is not None else None
+        return Unavailable(
+            "the version cannot be loaded any more", code=code, hint="roll back to another version", retry_after_s=5
+        )
+
+
+class _Link:
+    """One runner's address: the connection to whoever holds it, and those of predecessors that still have answers to give."""
+
+    def __init__(self, address: Path, owner: ProcessBatcher, loop: asyncio.AbstractEventLoop) -> None:
+        self._address = address
+        self._owner = owner
+        self._loop = loop
+        self._present: _Connection | None = None
+        self._leaving: set[_Connection] = set()
+        self._pause_s = FIRST_PAUSE_S
+        self._timer: asyncio.TimerHandle | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._closed = False
+        self.refusal: frames.Greeting | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a runner that is ready holds the address."""
+        return self._present is not None and self._present.ready
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another message may be sent now."""
+        present = self._present
+        return present is not None and present.ready and len(present.sent) < IN_FLIGHT
+
+    @property
+    def rows(self) -> int:
+        """Rows in flight."""
+        return self._present.rows if self._present is not None else 0
+
+    def sent(self) -> Iterator[_Sent]:
+        """All messages in flight."""
+        for connection in self._connections():
+            yield from connection.sent.values()
+
+    def send(self, group: list[Member]) -> None:
+        """Send one message; only when there is room."""
+        if self._present is not None:
+            self._present.send(group)
+
+    def connect(self) -> None:
+        """Connect to whoever holds the address, now or as soon as somebody does."""
+        self._timer = None
+        if self._closed or self._present is not None or self._opening is not None:
+            return
+        end = connect(self._address)
+        if end is None:
+            self._later()
+            return
+        try:
+            memory = open_with_memory(end)
+        except OSError:
+            end.close()
+            self._later()
+            return
+
+        def make() -> _Connection:
+            return _Connection(self, self._owner, memory)
+
+        async def open_connection() -> None:
+            await self._loop.create_unix_connection(make, sock=end)
+
+        def opened(task: asyncio.Task[None]) -> None:
+            self._opening = None
+            if task.cancelled() or task.exception() is not None:
+                end.close()
+            if self._present is None:
+                self._later()
+
+        self._opening = self._loop.create_task(open_connection())
+        self._opening.add_done_callback(opened)
+
+    def ask_to_retry(self) -> None:
+        """Ask a runner that could not load to do it again."""
+        if self._present is not None and self.refusal is not None:
+            self._present.write(frames.encode_message(frames.RETRY))
+
+    def close(self) -> None:
+        """Connect no more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+        for connection in list(self._connections()):
+            connection.close()
+
+    # Called by the connections.
+
+    def made(self, connection: _Connection) -> None:
+        """A connection is open."""
+        if self._closed:
+            connection.close()
+        else:
+            self._present = connection
+
+    def greeted(self, greeting: frames.Greeting) -> None:
+        """The runner told what it is."""
+        self._pause_s = FIRST_PAUSE_S
+        self.refusal = greeting if greeting.code is not None else None
+        self._owner.greeted(greeting)
+
+    def leaves(self, connection: _Connection) -> None:
+        """The runner will answer what it has, and then stop."""
+        if self._present is connection:
+            self._present = None
+            self._leaving.add(connection)
+            self._pause_s = FIRST_PAUSE_S
+            self.connect()
+
+    def lost(self, connection: _Connection) -> None:
+        """The connection is gone."""
+        self._leaving.discard(connection)
+        if self._present is connection:
+            self._present = None
+            self.refusal = None
+            if not self._closed and self._timer is None:
+                self._later()
+
+    def _later(self) -> None:
+        if self._closed or self._timer is not None:
+            return
+        self._timer = self._loop.call_later(self._pause_s, self.connect)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _connections(self) -> Iterator[_Connection]:
+        if self._present is not None:
+            yield self._present
+        yield from self._leaving
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to a runner.
+
+    Attributes:
+        ready: the runner has greeted and answers.
+        sent: messages in flight, by number. rows: theirs.
+    """
+
+    def __init__(self, link: _Link, owner: ProcessBatcher, memory: SharedMemory | None) -> None:
+        self._link = link
+        self._owner = owner
+        self._memory = memory
+        self._reader = frames.MessageReader()
+        self._transport: asyncio.Transport | None = None
+        self._outputs = Layout(())
+        self._number = 0
+        self._answered_at = 0.0
+        self._leaving = False
+        self._hung = False
+        self.ready = False
+        self.sent: dict[int, _Sent] = {}
+        self.rows = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._link.made(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        try:
+            for kind, number, payload in self._reader.feed(data):
+                self._take(kind, number, payload)
+        except (ValueError, PackageInvalid):  # a model's own code may have written anything
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio calls it
+        """Called by the event loop: the runner is gone, in order or not."""
+        self.ready = False
+        begun = None if self._memory is None else self._memory.begun
+        sent, self.sent = self.sent, {}
+        failed: list[Member] = []
+        waits: list[Member] = []
+        for number, message in sent.items():
+            (waits if begun is not None and number > begun else failed).extend(message.members)
+        self._memory = None
+        self._link.lost(self)
+        self._owner.lost(failed, waits, _hung if self._hung else _died)
+
+    def write(self, message: bytes) -> None:
+        """Hand a message to the kernel, or to the transport's buffer."""
+        if self._transport is not None:
+            self._transport.write(message)
+
+    def send(self, group: list[Member]) -> None:
+        """Send the requests of one message."""
+        batches = [batch for batch, _ in group]
+        ring = None if self._memory is None else self._memory.requests
+        self._number += 1
+        counts = [batch.rows for batch in batches]
+        try:
+            joined = batches[0] if len(batches) == 1 else Batch.concatenate(batches)
+            message = frames.encode_run(self._number, joined, counts, [ticket.deadline for _, ticket in group], ring)
+        except ValueError:
+            for _, ticket in group:
+                ticket.settle(Unavailable("the request is too large for a runner process", code="request-too-large"))
+            return
+        for _, ticket in group:
+            ticket.running = True
+        self.rows += sum(counts)
+        self.sent[self._number] = _Sent(group)
+        self.write(message)
+
+    def abort(self) -> None:
+        """Close at once: what is in flight has failed."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close when everything is written."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _take(self, kind: int, number: int, payload: memoryview) -> None:
+        if kind == frames.ANSWER:
+            self._answered(number, payload)
+        elif kind == frames.HELLO:
+            self._greeted(_greeting.decode(payload))
+        elif kind == frames.GOODBYE:
+            self.ready = False
+            self._leaving = True
+            self._link.leaves(self)
+            self._close_when_done()
+        elif kind == frames.HUNG:
+            self._hung = True
+
+    def _greeted(self, greeting: frames.Greeting) -> None:
+        if greeting.digest != self._owner.digest:
+            raise ValueError("the runner of another version")
+        if greeting.code is None:
+            self._outputs = Layout(Signature.from_document(greeting.signature).outputs)
+            self.ready = True
+        self._link.greeted(greeting)
+
+    def _answered(self, number: int, payload: memoryview) -> None:
+        ring = None if self._memory is None else self._memory.answers
+        outcomes = frames.decode_answer(payload, self._outputs, ring)
+        sent = self.sent.get(number)
+        if sent is None or not _fits(sent, outcomes):
+            raise ValueError("an answer to another question")
+        del self.sent[number]
+        now, rows = time.monotonic(), sum(batch.rows for batch, _ in sent.members)
+        self.rows -= rows
+        self._owner.learn(outcomes, rows, len(sent.members), now - max(sent.at, self._answered_at))
+        self._answered_at = now
+        _settle(sent.members, outcomes)
+        self._owner.send_waiting()
+        self._close_when_done()
+
+    def _close_when_done(self) -> None:
+        if self._leaving and not self.sent:
+            self.close()
+
+
+def _fits(sent: _Sent, outcomes: frames.Outcomes) -> bool:
+    """Whether every row has its request: an answer is never given to another caller."""
+    if len(outcomes.statuses) != len(sent.members):
+        return False
+    answered = sum(
+        batch.rows
+        for (batch, _), status in zip(sent.members, outcomes.statuses, strict=True)
+        if status == frames.ANSWERED
+    )
+    highest = max((status for status in outcomes.statuses if status != frames.NOT_RUN), default=0)
+    return answered == (0 if outcomes.batch is None else outcomes.batch.rows) and highest <= len(outcomes.faults)
+
+
+def _settle(members: list[Member], outcomes: frames.Outcomes) -> None:
+    joined, start = outcomes.batch, 0
+    for (batch, ticket), status in zip(members, outcomes.statuses, strict=True):
+        if status == frames.ANSWERED and joined is not None:
+            stop = start + batch.rows
+            ticket.settle(Answer(joined, start, stop))
+            start = stop
+        elif status == frames.NOT_RUN:
+            ticket.settle(too_late())
+        else:
+            fault = outcomes.faults[status - 1]
+            ticket.settle(model_fault(fault.message, fault.code, fault.hint, fault.facts))
+
+
+def _died() -> RoadworthyError:
+    return Unavailable(
+        "the process that ran the model ended before it answered", code="runner-died", hint="try again", retry_after_s=1
+    )
+
+
+def _hung() -> RoadworthyError:
+    return Unavailable(
+        "the model took too long, and its process was ended",
+        code="runner-hung",
+        hint="try again; if this input does it each time, the model does not end on it",
+        retry_after_s=1,
+    )

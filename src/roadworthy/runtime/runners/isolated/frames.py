@@ -1,0 +1,370 @@
+"""What a worker and a runner say to each other over a Unix socket. `client.py` is the one end, `server.py` the other.
+
+A message is 16 bytes of head (length of what follows, kind, number), then its payload. One RUN carries the requests that waited
+in one worker at one moment, joined to one batch, with the rows and the deadline of each; one ANSWER tells the outcome of each.
+Arrays travel in the message or, when they are large, in the connection's shared memory; texts and nested values always in the
+message. Nothing here is pickled, and both ends check what they read: a model's own code runs in one of them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from types import NoneType
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from roadworthy.foundation.errors import ModelFault, model_fault
+from roadworthy.runtime.runners.isolated.memory import SHARE_FROM_BYTES, Ring
+from roadworthy.schema.batch import Array, Batch, Block, BlockForm, Layout
+from roadworthy.schema.dtypes import DType
+
+HELLO, RUN, ANSWER, GOODBYE, HUNG, RETRY = range(1, 7)
+PROTOCOL = 1
+MAX_MESSAGE_BYTES = 256 << 20
+
+_HEAD = struct.Struct("<IIQ")
+_COUNT = struct.Struct("<I")
+_RESULT = struct.Struct("<IIIId")  # requests, bytes of faults, rows answered, rows and seconds of the run
+_ARRAY = struct.Struct("<BBHIQ")  # how, dimensions told, nothing, bytes in the message, position in the shared memory
+_NOTHING, _HERE, _SHARED, _TEXTS, _NESTED = range(5)
+_MAX_DIMENSIONS = 32
+_NO_BATCH = 0xFFFFFFFF
+
+ANSWERED = 0
+NOT_RUN = 0xFFFF
+
+_json_encode = msgspec.json.Encoder().encode
+_json_decode = msgspec.json.Decoder(list).decode
+_texts_encode = msgspec.msgpack.Encoder().encode
+_texts_decode = msgspec.msgpack.Decoder(list[str | None]).decode
+
+
+class FaultNote(msgspec.Struct, frozen=True):
+    """A ModelFault on its way."""
+
+    message: str
+    code: str
+    hint: str | None = None
+    facts: dict[str, Any] = {}
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """A worker's first message; the shared memory's descriptor comes along with it.
+
+    Attributes:
+        ring_bytes: size of each of its rings; 0 when there is none.
+    """
+
+    protocol: int = PROTOCOL
+    ring_bytes: int = 0
+
+
+class Greeting(msgspec.Struct, frozen=True):
+    """A runner's first message.
+
+    Attributes:
+        digest, pid: what it is.
+        runtime, signature: of a version that is loaded and proved.
+        code, reason: of one that could not be; then nothing else will come.
+    """
+
+    digest: str
+    pid: int
+    runtime: str = ""
+    signature: dict[str, Any] = {}
+    code: str | None = None
+    reason: str | None = None
+
+
+_notes = msgspec.json.Decoder(list[FaultNote])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What became of the requests of one RUN.
+
+    Attributes:
+        statuses: for each ANSWERED, NOT_RUN (its deadline had passed) or 1 + the number of its fault.
+        faults: those that occurred.
+        batch: the rows of those that were answered, in order; None when there are none.
+        rows, seconds: of the run, which may have had requests of other workers in it.
+    """
+
+    statuses: Sequence[int]
+    faults: Sequence[ModelFault]
+    batch: Batch | None
+    rows: int = 0
+    seconds: float = 0.0
+
+
+def encode_message(kind: int, number: int = 0, payload: bytes = b"") -> bytes:
+    """One message.
+
+    Raises:
+        ValueError: it is longer than MAX_MESSAGE_BYTES.
+    """
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise ValueError("message too long")
+    return _HEAD.pack(len(payload), kind, number) + payload
+
+
+class MessageReader:
+    """Cuts what arrives into messages."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, int, memoryview]]:
+        """Kind, number and payload of each message that is whole now.
+
+        Raises:
+            ValueError: a length over MAX_MESSAGE_BYTES.
+        """
+        if self._kept:
+            self._kept += data
+            if len(self._kept) < _HEAD.size or len(self._kept) < _HEAD.size + _HEAD.unpack_from(self._kept)[0]:
+                return
+            data = bytes(self._kept)
+            self._kept = bytearray()
+        view, start, end = memoryview(data), 0, len(data)
+        while end - start >= _HEAD.size:
+            length, kind, number = _HEAD.unpack_from(data, start)
+            if length > MAX_MESSAGE_BYTES:
+                raise ValueError("message too long")
+            stop = start + _HEAD.size + length
+            if stop > end:
+                break
+            yield kind, number, view[start + _HEAD.size : stop]
+            start = stop
+        if start < end:
+            self._kept += view[start:]
+
+
+def encode_run(
+    number: int, batch: Batch, counts: Sequence[int], deadlines: Sequence[float], ring: Ring | None
+) -> bytes:
+    """The RUN of requests with so many rows each, in the order of `batch`.
+
+    Raises:
+        ValueError: it is longer than a message may be.
+    """
+    n = len(counts)
+    parts = [_COUNT.pack(n), struct.pack(f"<{n}I{n}d", *counts, *deadlines)]
+    _put_batch(parts, batch, ring)
+    return encode_message(RUN, number, b"".join(parts))
+
+
+def decode_run(
+    payload: memoryview, layout: Layout, ring: Ring | None
+) -> tuple[Batch, tuple[int, ...], tuple[float, ...]]:
+    """Joined batch, rows of each request, deadline of each.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        (n,) = _COUNT.unpack_from(payload)
+        numbers = struct.unpack_from(f"<{n}I{n}d", payload, _COUNT.size)
+        counts = numbers[:n]
+        batch, _ = _take_batch(payload, _COUNT.size + 12 * n, layout, (sum(counts), ring))
+    except (struct.error, msgspec.DecodeError, RecursionError) as error:
+        raise ValueError("a run that cannot be read") from error
+    return batch, counts, numbers[n:]
+
+
+def encode_answer(number: int, outcomes: Outcomes, ring: Ring | None) -> bytes:
+    """The ANSWER to the RUN of that number; `check_answer` was asked about its batch.
+
+    Raises:
+        ValueError: it is longer than a message may be.
+    """
+    statuses, batch = outcomes.statuses, outcomes.batch
+    rows = _NO_BATCH if batch is None else batch.rows
+    notes = b""
+    if outcomes.faults or batch is None or any(statuses):
+        notes = _json_encode([FaultNote(f.message, f.code, f.hint, _plain(f.facts)) for f in outcomes.faults])
+    head = _RESULT.pack(len(statuses), len(notes), rows, outcomes.rows, outcomes.seconds)
+    parts = [head] if not notes else [head, notes, struct.pack(f"<{len(statuses)}H", *statuses)]
+    if batch is not None:
+        try:
+            _put_batch(parts, batch, ring)
+        except (TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+            raise ModelFault(
+                "the model's answer is not of the type it was packed with", code="wrong-output-type"
+            ) from error
+    return encode_message(ANSWER, number, b"".join(parts))
+
+
+def check_answer(batch: Batch) -> None:
+    """Make sure that an answer can be sent.
+
+    Raises:
+        ModelFault: "wrong-output-type": its values are not of the types that the model was packed with.
+    """
+    try:
+        for form, block in zip(batch.layout.blocks, batch.blocks, strict=True):
+            if not _fits(block.values.shape[1:], form, batch.layout):
+                raise ValueError("a block of another form")
+            if form.dtype.numpy.kind == "O":
+                _check_objects(block.values.reshape(-1).tolist(), form)
+            elif block.values.dtype != form.dtype.numpy:
+                raise TypeError("values of another type")
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise ModelFault(
+            "the model's answer is not of the type it was packed with", code="wrong-output-type"
+        ) from error
+
+
+def decode_answer(payload: memoryview, layout: Layout, ring: Ring | None) -> Outcomes:
+    """What `encode_answer` was given.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        n, length, rows, run_rows, seconds = _RESULT.unpack_from(payload)
+        at = _RESULT.size
+        statuses: Sequence[int] = ()
+        faults: Sequence[ModelFault] = ()
+        if length:
+            notes = _notes.decode(payload[at : at + length])
+            faults = [model_fault(note.message, note.code, note.hint, note.facts) for note in notes]
+            statuses = struct.unpack_from(f"<{n}H", payload, at + length)
+            at += length + 2 * n
+        batch = None if rows == _NO_BATCH else _take_batch(payload, at, layout, (rows, ring))[0]
+    except (struct.error, msgspec.DecodeError, RecursionError) as error:
+        raise ValueError("an answer that cannot be read") from error
+    return Outcomes(statuses or (ANSWERED,) * n, faults, batch, run_rows, seconds)
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """A batch alone, without any shared memory; its blocks hold what their forms say (`check_answer`).
+
+    Raises:
+        TypeError, ValueError, OverflowError, RecursionError: a text or a nested value that cannot be written.
+    """
+    parts: list[bytes] = []
+    _put_batch(parts, batch, None)
+    return b"".join(parts)
+
+
+def decode_batch(payload: memoryview, layout: Layout, rows: int) -> Batch:
+    """What `encode_batch` was given. Arrays are views of `payload` or not; nobody writes into them.
+
+    Raises:
+        ValueError: it cannot be read, or is of another form.
+    """
+    try:
+        batch, end = _take_batch(payload, 0, layout, (rows, None))
+    except (struct.error, msgspec.DecodeError, RecursionError) as error:
+        raise ValueError("a batch that cannot be read") from error
+    if end != len(payload):
+        raise ValueError("a batch with something behind it")
+    return batch
+
+
+def _check_objects(flat: list[Any], form: BlockForm) -> None:
+    if form.dtype is DType.JSON:
+        _json_decode(_json_encode(flat))
+    elif set(map(type, flat)) <= {str, NoneType}:
+        _texts_encode(flat)
+    else:
+        raise TypeError("values that are no text")
+
+
+def _plain(facts: dict[str, object]) -> dict[str, Any]:
+    try:
+        _json_encode(facts)
+    except (TypeError, ValueError, RecursionError):
+        return {}
+    return facts
+
+
+def _put_batch(parts: list[bytes], batch: Batch, ring: Ring | None) -> None:
+    for number, form in enumerate(batch.layout.blocks):
+        block = batch.blocks[number]
+        if form.dtype.numpy.kind == "O":
+            _put_objects(parts, block.values, form)
+        else:
+            _put_array(parts, block.values, ring)
+        if block.mask is None:
+            parts.append(_ARRAY.pack(_NOTHING, 0, 0, 0, 0))
+        else:
+            _put_array(parts, block.mask, ring)
+
+
+def _put_array(parts: list[bytes], values: Array, ring: Ring | None) -> None:
+    dimensions = values.shape[1:]
+    shape = struct.pack(f"<{len(dimensions)}I", *dimensions)
+    if ring is not None and values.nbytes >= SHARE_FROM_BYTES:
+        position = ring.put(values)
+        if position is not None:
+            parts.append(_ARRAY.pack(_SHARED, len(dimensions), 0, 0, position) + shape)
+            return
+    data = values.tobytes()
+    parts.append(_ARRAY.pack(_HERE, len(dimensions), 0, len(data), 0) + shape)
+    parts.append(data)
+
+
+def _put_objects(parts: list[bytes], values: Array, form: BlockForm) -> None:
+    dimensions = values.shape[1:]
+    flat = values.reshape(-1).tolist()
+    how, data = (_NESTED, _json_encode(flat)) if form.dtype is DType.JSON else (_TEXTS, _texts_encode(flat))
+    parts.append(_ARRAY.pack(how, len(dimensions), 0, len(data), 0))
+    parts.append(struct.pack(f"<{len(dimensions)}I", *dimensions))
+    parts.append(data)
+
+
+def _take_batch(payload: memoryview, at: int, layout: Layout, source: tuple[int, Ring | None]) -> tuple[Batch, int]:
+    rows, ring = source
+    blocks: list[Block] = []
+    for form in layout.blocks:
+        values, at = _take_array(payload, at, form.dtype.numpy, (rows, ring))
+        if values is None or not _fits(values.shape[1:], form, layout):
+            raise ValueError("a block of another form")
+        mask, at = _take_array(payload, at, np.dtype(bool), (rows, ring))
+        if mask is not None and mask.shape != values.shape:
+            raise ValueError("a mask of another form")
+        blocks.append(Block(values, mask))
+    return Batch(layout, rows, tuple(blocks)), at
+
+
+def _fits(dimensions: tuple[int, ...], form: BlockForm, layout: Layout) -> bool:
+    wanted = layout.fields[form.fields[0]].shape if form.tensor else (len(form.fields),)
+    return len(wanted) == len(dimensions) and all(w in (-1, d) for w, d in zip(wanted, dimensions, strict=True))
+
+
+def _take_array(
+    payload: memoryview, at: int, dtype: np.dtype[np.generic], source: tuple[int, Ring | None]
+) -> tuple[Array | None, int]:
+    rows, ring = source
+    how, n, _, length, position = _ARRAY.unpack_from(payload, at)
+    at += _ARRAY.size
+    if how == _NOTHING:
+        return None, at
+    if n > _MAX_DIMENSIONS:
+        raise ValueError("an array of too many dimensions")
+    shape = (rows, *struct.unpack_from(f"<{n}I", payload, at))
+    at += 4 * n
+    stop = at + length
+    if stop > len(payload):
+        raise ValueError("an array that is cut off")
+    if how == _SHARED and ring is not None and dtype.kind != "O":
+        return ring.take(position, dtype, shape), stop
+    if how == _HERE and dtype.kind != "O" and length == prod(shape) * dtype.itemsize:
+        return np.frombuffer(payload[at:stop], dtype).reshape(shape).copy(), stop
+    if how in (_TEXTS, _NESTED) and dtype.kind == "O":
+        flat = (_texts_decode if how == _TEXTS else _json_decode)(payload[at:stop])
+        if len(flat) != prod(shape):
+            raise ValueError("another number of values")
+        values = np.empty(len(flat), dtype=object)
+        values[:] = flat
+        return values.reshape(shape), stop
+    raise ValueError("an array of another form")

@@ -1,0 +1,162 @@
+"""Runs what several workers ask at the same moment as one run, and tells each its own part. `server.py` hands in the requests."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from roadworthy.foundation.errors import InputRefused, ModelFault
+from roadworthy.runtime.pending import Answer
+from roadworthy.runtime.queue.batching import MAX_JOINED_ROWS, run_joined
+from roadworthy.runtime.queue.sizing import BatchSizer
+from roadworthy.runtime.runners.inline import WRONG_COUNT
+from roadworthy.runtime.runners.isolated.frames import ANSWERED, NOT_RUN, Outcomes, check_answer
+from roadworthy.runtime.runners.isolated.state import StateWriter
+from roadworthy.runtime.runners.runner import Runner
+from roadworthy.schema.batch import Batch
+
+
+@dataclass(slots=True)
+class Asked:
+    """The requests of one message.
+
+    Attributes:
+        batch: their rows, joined.
+        counts, deadlines: rows and deadline of each, seconds on the monotonic clock.
+        begin: called before its run.
+        answer: takes the outcomes.
+    """
+
+    batch: Batch
+    counts: Sequence[int]
+    deadlines: Sequence[float]
+    begin: Callable[[], None]
+    answer: Callable[[Outcomes], None]
+
+
+class Watched:
+    """A runner that shows when each run began, and whose answers can be sent."""
+
+    def __init__(self, runner: Runner, state: StateWriter) -> None:
+        self._runner = runner
+        self._run = runner.run
+        self._state = state
+        self.concurrent = runner.concurrent
+
+    def run(self, batch: Batch) -> Batch:
+        """Answer all rows.
+
+        Raises:
+            ModelFault: as the runner's, and "wrong-output-type" for an answer that cannot be sent.
+        """
+        self._state.begin()
+        try:
+            answer = self._run(batch)
+        finally:
+            self._state.end()
+        check_answer(answer)
+        return answer
+
+    def close(self) -> None:
+        """Give the model's memory and threads back."""
+        self._runner.close()
+
+
+class Joining:
+    """What waits for the model. The model's own thread only.
+
+    Args:
+        runner: runs it.
+        max_rows: rows of one run at most; None for what pays.
+        after_run: called after each run, before its answers are sent.
+    """
+
+    def __init__(self, runner: Runner, max_rows: int | None, after_run: Callable[[], None]) -> None:
+        self._runner = runner
+        self._after_run = after_run
+        self._gain = BatchSizer(max_rows, MAX_JOINED_ROWS)
+        self._waiting: deque[Asked] = deque()
+        self._log = structlog.get_logger("runner")
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, asked: Asked) -> None:
+        """Wait for the next run."""
+        self._waiting.append(asked)
+
+    def run_next(self) -> None:
+        """Run what came first together with as much else as fits, and answer it."""
+        now = time.monotonic()
+        limit = self._gain.limit()
+        group: list[_Part] = []
+        rows = 0
+        while self._waiting and (not group or rows + self._waiting[0].batch.rows <= limit):
+            part = _Part(self._waiting.popleft(), now)
+            part.asked.begin()
+            if part.batch is None:
+                part.asked.answer(Outcomes(part.statuses, (), None))
+                continue
+            rows += part.batch.rows
+            group.append(part)
+        if not group:
+            return
+        begun = time.perf_counter()
+        results = run_joined(self._runner, [part.batch for part in group if part.batch is not None])
+        seconds = time.perf_counter() - begun
+        self._gain.ran(rows, seconds)
+        self._after_run()
+        for part, result in zip(group, results, strict=True):
+            part.asked.answer(self._outcomes(part, result, rows, seconds))
+
+    def _outcomes(self, part: _Part, result: Answer | ModelFault, rows: int, seconds: float) -> Outcomes:
+        if isinstance(result, Answer):
+            return Outcomes(part.statuses, (), result.batch(), rows, seconds)
+        singles = part.singles()
+        if len(singles) == 1 or result.code == WRONG_COUNT:
+            self._note(result)
+            statuses = [1 if status == ANSWERED else status for status in part.statuses]
+            return Outcomes(statuses, (result,), None, rows, seconds)
+        # Only the request that the model cannot answer fails.
+        statuses, faults, answers = list(part.statuses), list[ModelFault](), list[Batch]()
+        for place, batch in singles:
+            alone = run_joined(self._runner, [batch])[0]
+            if isinstance(alone, Answer):
+                answers.append(alone.batch())
+            else:
+                self._note(alone)
+                faults.append(alone)
+                statuses[place] = len(faults)
+        return Outcomes(statuses, faults, Batch.concatenate(answers) if answers else None, rows, seconds)
+
+    def _note(self, fault: ModelFault) -> None:
+        if not isinstance(fault, InputRefused):  # that is the caller's value
+            self._log.error("run-failed", code=fault.code, reason=fault.message, exc_info=fault.__cause__)
+
+
+class _Part:
+    """The requests of one message whose deadlines have not passed."""
+
+    __slots__ = ("asked", "batch", "statuses")
+
+    def __init__(self, asked: Asked, now: float) -> None:
+        self.asked = asked
+        self.statuses: Sequence[int] = (ANSWERED,) * len(asked.counts)
+        self.batch: Batch | None = asked.batch
+        if min(asked.deadlines) <= now:
+            self.statuses = [NOT_RUN if deadline <= now else ANSWERED for deadline in asked.deadlines]
+            alive = [batch for _, batch in self.singles()]
+            self.batch = Batch.concatenate(alive) if alive else None
+
+    def singles(self) -> list[tuple[int, Batch]]:
+        """Place and rows of each request that is to be run."""
+        found, start = [], 0
+        for place, (count, status) in enumerate(zip(self.asked.counts, self.statuses, strict=True)):
+            if status == ANSWERED:
+                found.append((place, self.asked.batch.slice(start, start + count)))
+            start += count
+        return found

@@ -1,0 +1,1 @@
+"""Answers shared between workers and machines, in Redis."""

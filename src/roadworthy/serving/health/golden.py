@@ -1,0 +1,121 @@
+"""A few golden examples of a package on disk, ready to be asked and compared. `golden_probe.py` calls, in a thread.
+
+A version that runs in runner processes has no package in the worker, so the examples are read from the package's folder; only
+its manifest and the two golden files are opened, and checked against the digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from roadworthy.foundation.errors import PackageInvalid, RoadworthyError
+from roadworthy.runtime.loading import package_folder
+from roadworthy.runtime.pending import Answer
+from roadworthy.schema.batch import Batch
+from roadworthy.schema.rows import encode_rows
+
+if TYPE_CHECKING:
+    from roadworthy.optimize.equal import Tolerance
+    from roadworthy.schema.signature import Signature
+
+MOST_EXAMPLES = 8
+_MOST_BODY_BYTES = 64 << 10
+"""A larger example is not read as JSON in the event loop for the sake of a check; its rows are handed over as they are."""
+
+
+class ProbeCodec(Protocol):
+    """How a caller's request is read and its answer written: what the edge hands in, so that a probe takes a caller's way."""
+
+    def read(self, body: bytes) -> Batch:
+        """The rows of a body.
+
+        Raises:
+            RoadworthyError: they cannot be read.
+        """
+        ...
+
+    def write(self, answer: Answer, version: int) -> bytes:
+        """The answer of registry version `version` as a body.
+
+        Raises:
+            ModelFault: it has no exact form.
+        """
+        ...
+
+
+CodecOf = Callable[["Signature"], ProbeCodec]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row. `body` is what a caller would send for it, or None when it has no exact form in JSON or a large one."""
+
+    inputs: Batch
+    expected: Batch
+    tolerance: Tolerance
+    body: bytes | None
+
+    def difference(self, answer: Answer) -> str | None:
+        """What is other in the answer than in training, in words."""
+        from roadworthy.optimize.equal import compare
+
+        found = compare(self.expected, answer.batch(), self.tolerance)
+        return None if found is None else str(found)
+
+
+class Examples:
+    """The examples of one package, by turns."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        self._next = 0
+
+    def next(self) -> Example:
+        """The next one; after the last the first again."""
+        example = self._examples[self._next % len(self._examples)]
+        self._next += 1
+        return example
+
+
+def read_examples(folder: Path, digest: str, codec_of: CodecOf) -> Examples:
+    """Up to MOST_EXAMPLES rows, spread over all golden examples of the package below the gateway's `folder`.
+
+    Raises:
+        PackageInvalid: the package is not there, is another, or is damaged.
+        OSError: it cannot be read.
+    """
+    from roadworthy.optimize.equal import Tolerance
+    from roadworthy.package.files import FolderFiles
+    from roadworthy.package.manifest import MANIFEST, read_manifest
+    from roadworthy.package.package import Package
+
+    place = package_folder(folder, digest)
+    manifest = read_manifest((place / MANIFEST).read_bytes())
+    package = Package(place, manifest, {}, FolderFiles(place))
+    if package.digest != digest:
+        raise PackageInvalid("the package on disk is another one", code="package-damaged")
+    inputs, expected = package.golden()
+    tolerance = Tolerance(rtol=float(manifest.tolerance.relative), atol=float(manifest.tolerance.absolute))
+    chosen = sorted({inputs.rows * number // MOST_EXAMPLES for number in range(MOST_EXAMPLES)})
+    rows = [(inputs.slice(row, row + 1), expected.slice(row, row + 1)) for row in chosen]
+    codec = codec_of(package.signature)
+    return Examples([Example(asked, told, tolerance, _body(codec, asked)) for asked, told in rows])
+
+
+def _body(codec: ProbeCodec, row: Batch) -> bytes | None:
+    """The row as a caller would send it, if it is read back as the same row."""
+    from roadworthy.optimize.equal import Tolerance, compare
+
+    try:
+        body = msgspec.json.encode({"instances": encode_rows(row)})
+        if len(body) > _MOST_BODY_BYTES:
+            return None
+        again = codec.read(body)
+    except (RoadworthyError, ValueError, TypeError):
+        return None
+    return body if compare(row, again, Tolerance(0.0, 0.0)) is None else None

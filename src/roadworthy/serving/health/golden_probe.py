@@ -1,0 +1,256 @@
+"""Deep checks: does what is in service still answer, and as in training? On a schedule each worker sends golden examples of every
+served version the way that callers' requests go: read, joined, run, written. The answer is compared and timed.
+
+One row at a time, when nobody else waits if such a moment comes soon; not counted as anybody's request and not recorded. Two
+failures in a row make a version unhealthy, one success makes it well. `serving.py` tells the probes and the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError
+from roadworthy.runtime.manager import Version
+from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
+from roadworthy.serving.endpoint import Endpoint
+from roadworthy.serving.health.golden import CodecOf, Example, Examples, ProbeCodec, read_examples
+
+OK, SLOW, BUSY, UNKNOWN = "ok", "slow", "busy", "unknown"
+NOT_ANSWERING, WRONG_ANSWERS = "not-answering", "wrong-answers"
+FAILURES = (NOT_ANSWERING, WRONG_ANSWERS)
+
+PATIENCE_S = 10.0
+"""How long one example may take, unless an endpoint of the version gives its callers longer."""
+AGAIN_S = 5.0
+"""After a failure the next check comes no later than this."""
+IN_A_ROW = 2
+_QUIET_S, _LOOK_AGAIN_S = 1.0, 0.01
+_SLOW_TIMES, _SLOW_S, _FIRST_FEW = 10.0, 1.0, 3
+
+_log = structlog.get_logger("worker")
+
+Noted = Callable[[str, str, float], None]
+"""Counts a check: version label, result, seconds."""
+
+
+@dataclass(slots=True)
+class Health:
+    """What the checks of one version found.
+
+    Attributes:
+        result: of the last check: OK, SLOW, BUSY (it took longer than allowed while other requests were run), UNKNOWN, or one
+            of FAILURES.
+        fault: NOT_ANSWERING, WRONG_ANSWERS or SLOW when it was so IN_A_ROW times, else None.
+        in_a_row: how often `result` came in a row.
+        seconds: how long the last example took. usual_s: how long the first ones took.
+        checked: monotonic clock, seconds. reason: of a failure, in words, for whoever runs the gateway.
+    """
+
+    result: str = UNKNOWN
+    fault: str | None = None
+    in_a_row: int = 0
+    seconds: float = 0.0
+    usual_s: float | None = None
+    checked: float | None = None
+    reason: str | None = None
+    _first: list[float] = field(default_factory=list)
+
+    def take(self, result: str, seconds: float, reason: str | None = None) -> None:
+        """Take the outcome of one check in."""
+        if result == OK and self.usual_s is not None and seconds > max(_SLOW_S, _SLOW_TIMES * self.usual_s):
+            result, reason = SLOW, f"{seconds:.2f} s where {self.usual_s:.3f} s were usual"
+        self.in_a_row = self.in_a_row + 1 if result == self.result else 1
+        self.result, self.seconds, self.reason, self.checked = result, seconds, reason, time.monotonic()
+        if result in (OK, BUSY):
+            self.fault = None
+        elif result != UNKNOWN and self.in_a_row >= IN_A_ROW:
+            self.fault = result
+        if result == OK and self.usual_s is None:
+            self._first.append(seconds)
+            if len(self._first) == _FIRST_FEW:
+                self.usual_s = statistics.median(self._first)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A version to be checked. `label` is "model:3"; `patience_s` how long one example may take."""
+
+    version: Version
+    label: str
+    number: int
+    patience_s: float = PATIENCE_S
+
+
+class GoldenProbes:
+    """Event loop only.
+
+    Args:
+        folder: the gateway's; packages are read below it, each once, in a thread.
+        endpoints: what is served now.
+        every_s: how often each version is checked, more or less; None never.
+        noted: counts each check.
+        changed: called when a version became unhealthy, or well again.
+        codec_of: makes what reads an example and writes its answer, as a caller's are.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        endpoints: Callable[[], Mapping[str, Endpoint]],
+        every_s: float | None,
+        noted: Noted,
+        changed: Callable[[], None],
+        codec_of: CodecOf,
+    ) -> None:
+        self._folder = folder
+        self._endpoints = endpoints
+        self._every_s = every_s
+        self._noted = noted
+        self._changed = changed
+        self._codec_of = codec_of
+        self._examples: dict[str, Examples | None] = {}
+        self._found: dict[str, Health] = {}
+
+    def health(self, digest: str) -> Health | None:
+        """What is known of a version, or None before its first check."""
+        return self._found.get(digest)
+
+    def faults(self) -> Mapping[str, str]:
+        """By digest, NOT_ANSWERING, WRONG_ANSWERS or SLOW of the versions of which that is known."""
+        return {digest: health.fault for digest, health in self._found.items() if health.fault is not None}
+
+    async def run(self) -> None:
+        """Check again and again, until cancelled."""
+        if self._every_s is None:
+            return
+        while True:
+            await asyncio.sleep(self._pause_s(self._every_s))
+            await self.check_all()
+
+    def _pause_s(self, every_s: float) -> float:
+        uncertain = any(health.result in FAILURES and health.fault is None for health in self._found.values())
+        return (min(every_s, AGAIN_S) if uncertain else every_s) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads checks
+
+    async def check_all(self) -> None:
+        """Check every version once, all at the same time."""
+        subjects = _subjects(self._endpoints())
+        for digest in [digest for digest in self._found if digest not in subjects]:
+            del self._found[digest]
+            self._examples.pop(digest, None)
+        before = self.faults()
+        await asyncio.gather(*(self._check(subject) for subject in subjects.values()))
+        if self.faults() != before:
+            self._changed()
+
+    async def _check(self, subject: Subject) -> None:
+        version = subject.version
+        if version.digest not in self._examples:
+            self._examples[version.digest] = await self._read(version)
+        examples = self._examples[version.digest]
+        health = self._found.setdefault(version.digest, Health())
+        if examples is None:
+            health.take(UNKNOWN, 0.0, "its golden examples cannot be read")
+        else:
+            health.take(*await self._ask(subject, examples))
+        self._noted(subject.label, health.result, health.seconds)
+        if health.result in FAILURES:
+            _log.warning("deep-check-failed", digest=version.digest, result=health.result, reason=health.reason)
+
+    async def _read(self, version: Version) -> Examples | None:
+        try:
+            return await asyncio.to_thread(read_examples, self._folder, version.digest, self._codec_of)
+        except (RoadworthyError, OSError, ValueError) as error:
+            _log.warning("no-golden-examples", digest=version.digest, reason=str(error))
+            return None
+
+    async def _ask(self, subject: Subject, examples: Examples) -> tuple[str, float, str | None]:
+        """Send the next example; the result, seconds, and the reason of a failure."""
+        version, example = subject.version, examples.next()
+        await _quiet(version)
+        begun = time.monotonic()
+        question = _Question(begun + subject.patience_s)
+        try:
+            version.leases.take()
+        except RoadworthyError:
+            return UNKNOWN, 0.0, "it is being unloaded"
+        codec = self._codec_of(version.signature)
+        try:
+            outcome = await _send(version, codec, example, question)
+            seconds = time.monotonic() - begun
+            if isinstance(outcome, Answer):
+                difference = example.difference(outcome)
+                if difference is None:
+                    codec.write(outcome, subject.number)  # raises when it has no form
+                    return OK, seconds, None
+                return WRONG_ANSWERS, seconds, difference
+        except Exception as error:  # noqa: BLE001 - whatever the version's path raises is what the check is for
+            outcome = error if isinstance(error, RoadworthyError) else ModelFault(f"{type(error).__name__}: {error}")
+            seconds = time.monotonic() - begun
+        finally:
+            version.leases.give_back()
+        if isinstance(outcome, ModelFault):
+            return WRONG_ANSWERS, seconds, outcome.message
+        return BUSY if _runs_others(subject, question) else NOT_ANSWERING, seconds, outcome.message
+
+
+def _runs_others(subject: Subject, question: _Question) -> bool:
+    """Whether others are run while the question waited or was refused: more is asked of the version than it can do, which is no
+    fault of it. A run that has lasted longer than anybody may wait is stuck."""
+    busy_since = subject.version.batcher.busy_since
+    return not question.running and busy_since is not None and time.monotonic() - busy_since < subject.patience_s
+
+
+def _subjects(endpoints: Mapping[str, Endpoint]) -> dict[str, Subject]:
+    """By digest; a version that several endpoints use has the patience of the most patient one."""
+    found: dict[str, Subject] = {}
+    for endpoint in endpoints.values():
+        for arm in endpoint.split.arms:
+            before = found.get(arm.version.digest)
+            patience_s = max(
+                PATIENCE_S if before is None else before.patience_s, endpoint.entry.policy.timeout_ms / 1e3
+            )
+            found[arm.version.digest] = Subject(arm.version, f"{arm.model}:{arm.number}", arm.number, patience_s)
+    return found
+
+
+async def _quiet(version: Version) -> None:
+    """Wait for a moment when nobody else waits for the version, for a while."""
+    until = time.monotonic() + _QUIET_S
+    while (version.batcher.waiting or version.batcher.busy_since is not None) and time.monotonic() < until:  # noqa: ASYNC110 - no request shall have to tell that it is done
+        await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+class _Question(PendingRequest):
+    """A ticket whose outcome can be awaited."""
+
+    __slots__ = ("answered",)
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__(deadline)
+        self.answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def settled(self, outcome: Outcome) -> None:
+        if not self.answered.done():
+            self.answered.set_result(outcome)
+
+
+async def _send(version: Version, codec: ProbeCodec, example: Example, question: _Question) -> Outcome:
+    batch = example.inputs if example.body is None else codec.read(example.body)
+    version.batcher.submit(batch, question)
+    try:
+        async with asyncio.timeout(
+            question.deadline - time.monotonic() + 1.0
+        ):  # it is settled at the deadline, if all is well
+            return await question.answered
+    except TimeoutError:
+        return DeadlineExceeded("nobody settled it at its deadline")
+    finally:
+        question.drop()

@@ -1,0 +1,51 @@
+"""Whether this process can answer for every endpoint that it serves, and what is watched for that. `reload.py` judges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from roadworthy.serving.cache.shared import SharedCache
+from roadworthy.serving.health.golden_probe import GoldenProbes
+from roadworthy.serving.health.pressure import Pressure
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the whole split of every endpoint is loaded, proved and answering in this process.
+
+    Attributes:
+        ready: the answer.
+        reason: for no, one of "starting", "loading", "failed" (a version that is missing could not be loaded), "stopping",
+            "memory-pressure", "not-answering", "wrong-answers" (what deep checks found).
+        endpoints: how many are served. missing: names of those that are not.
+        unhealthy: names of those with a version that deep checks found at fault.
+        warnings: what is short: "memory-high", "memory-pressure", "disk-low".
+    """
+
+    ready: bool
+    reason: str | None = None
+    endpoints: int = 0
+    missing: tuple[str, ...] = ()
+    unhealthy: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """JSON-ready; what is rare is there only when there is something to tell."""
+        rare = {"unhealthy": self.unhealthy, "warnings": self.warnings}
+        return {
+            "ready": self.ready,
+            "reason": self.reason,
+            "endpoints": self.endpoints,
+            "missing": self.missing,
+            **{name: value for name, value in rare.items() if value},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is watched while this process serves: its versions, its resources, and the shared cache where there is one."""
+
+    checks: GoldenProbes
+    pressure: Pressure
+    shared: SharedCache | None = None

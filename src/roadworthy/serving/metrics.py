@@ -1,0 +1,438 @@
+"""What a worker counts, and how the agent reads it back from the slab.
+
+A worker makes one `WorkerMetrics` on its slot, binds each version once, and then only adds to cells: no label is looked up in
+the hot path. The agent calls `read_totals` on the slab and gets sums over all slots and all their restarts, by endpoint,
+generation, version, digest. `agent/metrics/exposition.py` turns them into Prometheus text, `agent/sync/shipping.py` into
+the counts of a telemetry frame.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+
+from roadworthy.foundation.slab import GAUGE, MAX_WIDTH, NamedCells, SlabReader, SlotStatus, SlotWriter
+from roadworthy.runtime.queue.run_times import BINS, RunTimes
+from roadworthy.serving.rollout.counters import EVIDENCE, EvidenceCells, EvidenceTotals
+
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the latency histogram, seconds; one more bucket takes the rest."""
+
+CACHE, FALLBACK, SHARED_CACHE = "cache", "fallback", "shared-cache"
+COUNTED = (CACHE, FALLBACK, SHARED_CACHE)
+"""What is counted by labels alone: (CACHE, endpoint, result), (FALLBACK, endpoint, kind, reason) and (SHARED_CACHE, event)."""
+BREAKER = "breaker"
+"""Numbers that workers share: (BREAKER, endpoint, number of the arm)."""
+
+_SEPARATOR = "\x1f"
+_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST = "requests", "latency", "rows", "in-flight", "lost"
+_REFUSED, _QUEUE, _RECORDS_LOST = "refused", "queue", "records-lost"
+_DEEP, _DEEP_LAST, _LOG_LINES = "deep", "deep-last", "log-lines"
+_SHARED_STATE = "shared-cache-state"
+_RUN_TIMES, _SHADOWING = "run-times", "shadowing"
+_RUN_TIMES_A_RUN = 48
+_OF_A_VERSION = frozenset({_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST})
+_OTHER = "other"
+_FOLD_AT = 0.5  # a scrape of slots this full takes less than 0.1 s
+_BUCKETS_US = tuple(round(bound * 1e6) for bound in BUCKETS_S)
+_SUM = len(_BUCKETS_US) + 1
+
+
+class Gauge:
+    """A number that goes up and down. One owner, one thread."""
+
+    __slots__ = ("_cell", "_values")
+
+    def __init__(self, values: memoryview[int], cell: int) -> None:
+        self._values = values
+        self._cell = cell
+
+    def add(self, change: int) -> None:
+        """Add `change`, which may be negative."""
+        self._values[self._cell] += change
+
+
+class BoundMetrics:
+    """The cells of one version behind one generation of one endpoint; made by `WorkerMetrics.bind`.
+
+    Attributes:
+        in_flight: requests admitted and not yet answered.
+    """
+
+    __slots__ = ("_key", "_latency", "_outcomes", "_rows", "_values", "_writer", "in_flight")
+
+    def __init__(self, writer: SlotWriter, key: str) -> None:
+        self._writer = writer
+        self._values = writer.values
+        self._key = key
+        self._latency = writer.place(_LATENCY + key, width=_SUM + 1)
+        self._rows = writer.place(_ROWS + key)
+        self._outcomes: dict[str, int] = {}
+        self.in_flight = Gauge(writer.values, writer.place(_IN_FLIGHT + key, kind=GAUGE))
+
+    def move(self, key: str) -> None:
+        """Count under another key from here on; what was counted has been moved there."""
+        writer = self._writer
+        self._key = key
+        self._latency = writer.place(_LATENCY + key, width=_SUM + 1)
+        self._rows = writer.place(_ROWS + key)
+        self._outcomes = {}
+        self.in_flight = Gauge(writer.values, writer.place(_IN_FLIGHT + key, kind=GAUGE))
+
+    def observe(self, outcome: str, latency_s: float, rows: int) -> None:
+        """Count one answered request.
+
+        Args:
+            outcome: "ok" or the error's stable code.
+            latency_s: seconds from admission to the encoded answer.
+            rows: rows that were answered or would have been; 0 when unknown.
+        """
+        values = self._values
+        cell = self._outcomes.get(outcome)
+        if cell is None:
+            cell = self._outcomes[outcome] = self._writer.place(_REQUESTS + self._key + _SEPARATOR + outcome)
+        values[cell] += 1
+        latency_us = int(latency_s * 1e6)
+        first = self._latency
+        values[first + bisect_left(_BUCKETS_US, latency_us)] += 1
+        values[first + _SUM] += latency_us
+        values[self._rows] += rows
+
+
+class WorkerMetrics:
+    """Everything that one worker counts, on its slot. One thread.
+
+    Attributes:
+        evidence: what it counts for rollouts.
+    """
+
+    def __init__(self, slot_writer: SlotWriter) -> None:
+        """Take the slot over. Requests that were in flight when a predecessor was killed are counted as lost."""
+        self._writer = slot_writer
+        slot_writer.take(self._count_lost)
+        self._records_lost = slot_writer.place(_RECORDS_LOST)
+        self._refused: dict[tuple[str, str], int] = {}
+        self._queues: dict[str, Gauge] = {}
+        self._bound: dict[str, BoundMetrics] = {}
+        self._deep: dict[tuple[str, str], int] = {}
+        self._counted: dict[tuple[str, ...], int] = {}
+        self._timed: dict[str, RunTimes] = {}
+        self._shadowing: dict[str, Gauge] = {}
+        self.evidence = EvidenceCells(slot_writer)
+        self._log_lines = slot_writer.place(_LOG_LINES)
+        self._log_lines_before = slot_writer.values[self._log_lines]
+
+    def _count_lost(self, left: Mapping[str, int]) -> None:
+        for name, value in left.items():
+            kind, _, key = name.partition(_SEPARATOR)
+            if kind == _IN_FLIGHT and value > 0:
+                self._writer.values[self._writer.place(_LOST + _SEPARATOR + key)] += value
+
+    @property
+    def boot(self) -> str:
+        """16 hex digits that name this process's time in the slot."""
+        return self._writer.boot
+
+    @property
+    def restarted(self) -> bool:
+        """Whether another process held this slot before."""
+        return self._writer.starts > 1
+
+    def bind(self, endpoint: str, generation: int, version: str, digest: str) -> BoundMetrics:
+        """The cells for requests that `version` ("flights:3", with its package `digest`) answers for `endpoint`."""
+        key = _SEPARATOR + _SEPARATOR.join((endpoint, str(generation), version, digest.removeprefix("sha256:")))
+        if key not in self._bound:
+            self._bound[key] = BoundMetrics(self._writer, key)
+            if self._writer.fullness > _FOLD_AT:
+                self._fold()
+        return self._bound[key]
+
+    def _fold(self) -> None:
+        """Make room: what earlier generations of endpoints counted, and checks of their versions, is no longer told apart. Sums
+        over an endpoint stay what they are; the control plane has had the counts of each generation in telemetry."""
+        names = [name.split(_SEPARATOR) for name in self._writer.names()]
+        newest: dict[str, int] = {}
+        for parts in names:
+            if parts[0] in _OF_A_VERSION:
+                newest[parts[1]] = max(newest.get(parts[1], 0), int(parts[2]))
+        for _, endpoint, generation, *_ in (key.split(_SEPARATOR) for key in self._bound):
+            newest[endpoint] = int(generation)  # the last that was bound is the one in service
+        versions = {parts[3] for parts in names if parts[0] in _OF_A_VERSION and int(parts[2]) == newest[parts[1]]}
+        into: dict[str, str] = {}
+        for kind, *parts in names:
+            name = _SEPARATOR.join((kind, *parts))
+            if kind in _OF_A_VERSION and parts[2] != _OTHER and int(parts[1]) != newest[parts[0]]:
+                into[name] = _SEPARATOR.join((kind, parts[0], "0", _OTHER, "", *parts[4:]))
+            elif kind in (_DEEP, _DEEP_LAST) and parts[0] not in versions | {_OTHER}:
+                into[name] = _SEPARATOR.join((kind, _OTHER, *parts[1:]))
+        into.update(self.evidence.folds())
+        into.update(self._fold_run_times({key.split(_SEPARATOR)[4] for key in self._bound if _ROWS + key not in into}))
+        self._writer.fold(into)
+        for key in [key for key in self._bound if _ROWS + key in into]:
+            self._bound.pop(key).move(into[_ROWS + key].removeprefix(_ROWS))
+        self._deep.clear()
+
+    def _fold_run_times(self, live: set[str]) -> dict[str, str]:
+        live = live | set(self._shadowing)
+        for digest in [digest for digest in self._timed if digest not in live]:
+            self._timed.pop(digest).keep_in(self._writer.values, self._run_time_cells(_OTHER))
+        names = [name.split(_SEPARATOR) for name in self._writer.names()]
+        return {
+            _SEPARATOR.join((kind, *parts)): _SEPARATOR.join((kind, _OTHER, *parts[1:]))
+            for kind, *parts in names
+            if kind == _RUN_TIMES and parts[0] not in live | {_OTHER}
+        }
+
+    def time_runs(self, digest: str, times: RunTimes) -> None:
+        """Have `times` counted as those of the version with this digest."""
+        name = digest.removeprefix("sha256:")
+        if self._timed.get(name) is not times:
+            self._timed[name] = times
+            times.keep_in(self._writer.values, self._run_time_cells(name))
+
+    def _run_time_cells(self, name: str) -> list[int]:
+        cells: list[int] = []
+        for part in range(0, BINS, _RUN_TIMES_A_RUN):
+            label = _SEPARATOR.join((_RUN_TIMES, name, str(part)))
+            first = self._writer.place(label, width=_RUN_TIMES_A_RUN)
+            cells += range(first, first + _RUN_TIMES_A_RUN)
+        return cells
+
+    def shadowing(self, digest: str) -> Gauge:
+        """Copies of requests that a shadowed version has not answered yet: it is in no endpoint's count, but a worker that dies
+        of one is to be known by it."""
+        name = digest.removeprefix("sha256:")
+        gauge = self._shadowing.get(name)
+        if gauge is None:
+            cell = self._writer.place(_SHADOWING + _SEPARATOR + name, kind=GAUGE)
+            gauge = self._shadowing[name] = Gauge(self._writer.values, cell)
+        return gauge
+
+    def deep_checked(self, version: str, result: str, seconds: float) -> None:
+        """Count a deep check of `version` ("flights:3"), and how long it took."""
+        cell = self._deep.get((version, result))
+        if cell is None:
+            cell = self._writer.place(_SEPARATOR.join((_DEEP, version, result)))
+            self._deep[version, result] = cell
+        values = self._writer.values
+        values[cell] += 1
+        values[self._writer.place(_SEPARATOR.join((_DEEP_LAST, version)), kind=GAUGE)] = int(seconds * 1e6)
+
+    def log_lines_dropped(self, count: int) -> None:
+        """How many lines this process's log has dropped until now."""
+        self._writer.values[self._log_lines] = self._log_lines_before + count
+
+    def refused(self, endpoint: str, code: str) -> None:
+        """Count a request that reached no version.
+
+        Args:
+            endpoint: a name from the snapshot, or "" when the caller asked for one that is not in it: callers must not be able
+                to make new series.
+            code: the error's stable code.
+        """
+        cell = self._refused.get((endpoint, code))
+        if cell is None:
+            cell = self._writer.place(_SEPARATOR.join((_REFUSED, endpoint, code)))
+            self._refused[endpoint, code] = cell
+        self._writer.values[cell] += 1
+
+    def queue(self, endpoint: str) -> Gauge:
+        """Requests of `endpoint` that wait for a batch; keep the returned object."""
+        gauge = self._queues.get(endpoint)
+        if gauge is None:
+            cell = self._writer.place(_QUEUE + _SEPARATOR + endpoint, kind=GAUGE)
+            gauge = self._queues[endpoint] = Gauge(self._writer.values, cell)
+        return gauge
+
+    def count(self, *labels: str) -> None:
+        """Count one more of what the labels name; the first is one of COUNTED."""
+        cell = self._counted.get(labels)
+        if cell is None:
+            cell = self._counted[labels] = self._writer.place(_SEPARATOR.join(labels))
+        self._writer.values[cell] += 1
+
+    def shared(self, *labels: str) -> tuple[memoryview[int], Callable[[], list[tuple[list[int], bool]]]]:
+        """MAX_WIDTH numbers that every worker has under these labels, the first of which is BREAKER: this worker's own to write,
+        and what reads everybody's, each with whether that worker runs."""
+        name = _SEPARATOR.join(labels)
+        first = self._writer.place(name, width=MAX_WIDTH)
+        return self._writer.values[first : first + MAX_WIDTH], partial(self._writer.everywhere, name)
+
+    def shared_cache(self, *, connected: bool) -> None:
+        """Whether the cache that workers share answers this one; only where there is one."""
+        cell = self._writer.place(_SHARED_STATE, kind=GAUGE)
+        self._writer.values[cell] = 2 if connected else 1  # 0 where nothing was ever said
+
+    def lost_records(self, count: int) -> None:
+        """Count prediction records that this process had to drop."""
+        self._writer.values[self._records_lost] += count
+
+    def state(self, text: str) -> None:
+        """STARTING, READY or DRAINING (`foundation/slab.py`); the supervisor waits for READY before it stops a predecessor."""
+        self._writer.state(text)
+
+    def another_is_ready(self) -> bool:
+        """Whether another worker is READY: then this one need not take connections before it can answer them."""
+        agents = self._writer.slots - 1
+        return any(slot not in (self._writer.slot, agents) for slot in self._writer.ready_slots())
+
+    def heartbeat(self) -> None:
+        """A sign of life; about once a second."""
+        self._writer.heartbeat()
+
+    def close(self) -> None:
+        """Leave the slot in order, with nothing in flight; the last call of an orderly stop."""
+        self._writer.release()
+
+
+def executing(left: Mapping[str, int]) -> set[str]:
+    """The digests of the versions that had requests in flight, out of the gauges that a dead worker left in its slot."""
+    busy = [name.split(_SEPARATOR) for name, value in left.items() if value > 0]
+    live = {f"sha256:{parts[4]}" for parts in busy if parts[0] == _IN_FLIGHT and len(parts) == 5}
+    return live | {f"sha256:{parts[1]}" for parts in busy if parts[0] == _SHADOWING}
+
+
+def open_worker_metrics(path: Path, slot: int) -> WorkerMetrics:
+    """WorkerMetrics on slot `slot` of the slab at `path`.
+
+    Raises:
+        ValueError: it is no slab of this release, or has no such slot.
+        OSError: it cannot be opened.
+    """
+    return WorkerMetrics(SlotWriter(path, slot))
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What one series of counts belongs to. `digest` is `sha256:…`."""
+
+    endpoint: str
+    generation: int
+    version: str
+    digest: str
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over all slots since the slab was made.
+
+    Attributes:
+        requests: answered, by what answered and outcome.
+        latency: histogram cells (one a bucket, not cumulative; then the sum in microseconds), by what answered.
+        rows: rows answered.
+        in_flight: admitted and not yet answered, in live workers.
+        lost: in flight inside workers that died.
+        refused: by (endpoint, code). queue: waiting requests by endpoint.
+        records_lost: dropped prediction records. log_lines_lost: dropped log lines.
+        deep: deep checks by (version, result). deep_us: how long the last one of a version took, in the slowest live worker.
+        counted: of each kind in COUNTED, by its labels. sharing: live workers with a shared cache, by whether it answers them.
+        breakers: by (endpoint, arm), each worker's numbers and whether it runs.
+        evidence: what was counted for rollouts.
+        run_times: by digest, requests in each bin of RUN_TIME_BOUNDS_US and above.
+        slots: who holds each slot.
+    """
+
+    requests: dict[tuple[Bound, str], int] = field(default_factory=lambda: defaultdict(int))
+    latency: dict[Bound, list[int]] = field(default_factory=dict)
+    rows: dict[Bound, int] = field(default_factory=lambda: defaultdict(int))
+    in_flight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    lost: dict[Bound, int] = field(default_factory=lambda: defaultdict(int))
+    refused: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    queue: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    records_lost: int = 0
+    log_lines_lost: int = 0
+    deep: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    deep_us: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    counted: dict[tuple[str, ...], int] = field(default_factory=lambda: defaultdict(int))
+    sharing: dict[bool, int] = field(default_factory=lambda: defaultdict(int))
+    breakers: dict[tuple[str, int], list[tuple[tuple[int, ...], bool]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    evidence: EvidenceTotals = field(default_factory=EvidenceTotals)
+    run_times: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * BINS))
+    slots: list[SlotStatus] = field(default_factory=list)
+
+
+def read_totals(reader: SlabReader) -> Totals:
+    """Add up all slots. A dead worker's requests in flight count as lost from the moment it is dead."""
+    totals = Totals()
+    for slot in range(reader.slots):
+        status, runs = reader.read(slot)
+        totals.slots.append(status)
+        for cells in runs:
+            _add(totals, cells, alive=status.alive)
+    return totals
+
+
+def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
+    kind, parts, bound = _parsed(cells.name)
+    value = cells.values[0]
+    if bound is not None:
+        _add_version(totals, (kind, *parts[4:]), bound, cells.values, alive=alive)
+    elif kind in EVIDENCE:
+        totals.evidence.add(kind, parts, cells.values)
+    elif kind == _RUN_TIMES:
+        _add_run_times(totals, parts, cells.values)
+    elif kind in (_DEEP, _DEEP_LAST):
+        _add_deep(totals, kind, parts, value if alive or kind == _DEEP else 0)
+    elif kind == _RECORDS_LOST:
+        totals.records_lost += value
+    elif kind == _LOG_LINES:
+        totals.log_lines_lost += value
+    elif kind in COUNTED:
+        totals.counted[kind, *parts] += value
+    elif kind == _SHARED_STATE:
+        totals.sharing[value == 2] += int(alive and value > 0)
+    elif kind == BREAKER:
+        totals.breakers[parts[0], int(parts[1])].append((cells.values, alive))
+    elif kind == _REFUSED:
+        totals.refused[parts[0], parts[1]] += value
+    elif kind == _QUEUE:
+        totals.queue[parts[0]] += value if alive else 0
+
+
+def _add_deep(totals: Totals, kind: str, parts: tuple[str, ...], value: int) -> None:
+    if kind == _DEEP:
+        totals.deep[parts[0], parts[1]] += value
+    else:
+        totals.deep_us[parts[0]] = max(totals.deep_us[parts[0]], value)
+
+
+def _add_run_times(totals: Totals, parts: tuple[str, ...], values: tuple[int, ...]) -> None:
+    if parts[0] != _OTHER:
+        sums = totals.run_times[f"sha256:{parts[0]}"]
+        for place, value in enumerate(values[: BINS - int(parts[1])], int(parts[1])):
+            sums[place] += value
+
+
+def _add_version(totals: Totals, kinds: tuple[str, ...], bound: Bound, values: tuple[int, ...], *, alive: bool) -> None:
+    kind, value = kinds[0], values[0]
+    if kind == _REQUESTS:
+        totals.requests[bound, kinds[1]] += value
+    elif kind == _LATENCY:
+        known = totals.latency.get(bound, [0] * len(values))
+        totals.latency[bound] = [a + b for a, b in zip(known, values, strict=True)]
+    elif kind == _ROWS:
+        totals.rows[bound] += value
+    elif kind == _LOST:
+        totals.lost[bound] += value
+    else:
+        totals.in_flight[bound.endpoint] += value if alive else 0
+        if not alive:
+            totals.lost[bound] += max(value, 0)
+
+
+@lru_cache(8_192)
+def _parsed(name: str) -> tuple[str, tuple[str, ...], Bound | None]:
+    """Kind, the other parts, and what the run belongs to when it is a version's; names come again at every scrape."""
+    kind, *parts = name.split(_SEPARATOR)
+    return kind, tuple(parts), _bound(parts) if kind in _OF_A_VERSION else None
+
+
+def _bound(parts: list[str]) -> Bound:
+    endpoint, generation, version, digest = parts[:4]
+    return Bound(endpoint, int(generation), version, f"sha256:{digest}" if digest else "")

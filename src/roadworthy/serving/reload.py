@@ -1,0 +1,257 @@
+"""From snapshots to what is in service: takes offered snapshots, has their packages loaded, binds endpoints when they can answer.
+
+`link.py` and the worker's start offer snapshots; the manager tells when a version's state changed. Keys and the list of endpoints
+hold at once; an endpoint's new split, policy and signature hold together, when every version of the split is READY here, and the
+previous ones until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot
+from roadworthy.contract.telemetry import CONNECTED, FAILED, UNREACHABLE, VersionState, WorkerReport
+from roadworthy.runtime.layers.rules import Rules
+from roadworthy.runtime.manager import Manager, Version
+from roadworthy.runtime.placement import policies_of
+from roadworthy.serving.admission import Admission, Keys
+from roadworthy.serving.cache.shared import SharedCache
+from roadworthy.serving.endpoint import Endpoint, Unbindable, WorkerContext, bind
+from roadworthy.serving.health.golden_probe import FAILURES
+from roadworthy.serving.health.readiness import Readiness, Watch
+from roadworthy.serving.metrics import Gauge, WorkerMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which worker this is, for reports."""
+
+    slot: int
+    pid: int
+    boot: str
+
+
+class Edge(Protocol):
+    """Where requests come in. It is told what is served, and knows how answers are sent."""
+
+    def serve(self, keys: Keys, served: Mapping[str, Endpoint], waiting: Mapping[str, Admission]) -> None:
+        """Answer for the `served` endpoints from now on, and for those `waiting` for their versions that they are not ready."""
+        ...
+
+    def head(self, label: str, version: Version) -> bytes:
+        """What each answer of a version says of it; `label` is "model:3". Made once."""
+        ...
+
+
+class Serving:
+    """What this worker serves. Event loop only. `attach` completes it before the first snapshot.
+
+    Attributes:
+        stopping: set at the beginning of an orderly stop; the probe then says not ready.
+        watch: what is watched while it serves, once there is something.
+    """
+
+    def __init__(self, identity: Identity, metrics: WorkerMetrics, changed: Callable[[], None]) -> None:
+        self._identity = identity
+        self._metrics = metrics
+        self._changed = changed
+        self._offered: Snapshot | None = None
+        self._served: Snapshot | None = None
+        self._keys = Keys(())
+        self._admissions: dict[str, Admission] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._reasons: dict[str, str] = {}
+        self._queues: dict[str, tuple[Gauge, int]] = {}
+        self.stopping = False
+        self.watch: Watch | None = None
+        self._around = WorkerContext(metrics)
+
+    def attach(
+        self, manager: Manager, edge: Edge, rules: Rules | None = None, shared: SharedCache | None = None
+    ) -> None:
+        """Hand in the two that need this object themselves, the packages' rules, and the shared cache."""
+        self._manager = manager
+        self._edge = edge
+        self._around = WorkerContext(self._metrics, rules, shared, edge.head)
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing that this process still has to load before it is as good as another worker."""
+        return not self.stopping and (self._offered is None or not self._missing(self._offered))
+
+    @property
+    def loading(self) -> bool:
+        """Whether an endpoint is missing that may still come."""
+        offered = self._offered
+        return offered is not None and bool(self._missing(offered) - self._hopeless(offered))
+
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """What is served now, by name."""
+        return self._endpoints
+
+    def offer(self, snapshot: Snapshot) -> bool:
+        """Take a snapshot, or return False for one that is older than what was offered before.
+
+        The same one again means that a missing package may have arrived: what failed is tried again.
+        """
+        known = self._offered
+        again = known is not None and snapshot.etag() == known.etag()
+        if not again and not snapshot.supersedes(known):
+            return False
+        if known is None or snapshot.keys != known.keys:
+            self._keys = Keys(snapshot.keys)
+        self._offered = snapshot
+        self._admissions = {
+            entry.name: self._configured(entry, self._admissions.get(entry.name)) for entry in snapshot.endpoints
+        }
+        self._want(retry=again)
+        self.refresh()
+        return True
+
+    def refresh(self) -> None:
+        """Put into service what has become ready; called for every change of a version's state."""
+        snapshot = self._offered
+        if snapshot is None:
+            return
+        packages = {package.digest: package for package in snapshot.packages}
+        before = self._pinned()
+        self._reasons = {}
+        self._endpoints = {
+            entry.name: endpoint
+            for entry in snapshot.endpoints
+            if (endpoint := self._bound(entry, packages)) is not None
+        }
+        if not self._reasons:
+            self._served = snapshot
+        waiting = {name: door for name, door in self._admissions.items() if name not in self._endpoints}
+        self._edge.serve(self._keys, self._endpoints, waiting)
+        self._metrics.evidence.keep(entry.rollout.id for entry in snapshot.endpoints if entry.rollout is not None)
+        if self._pinned() != before:
+            self._want()
+        if self._around.rules is not None:
+            self._around.rules.keep({part for endpoint in self._endpoints.values() for part in endpoint.rules})
+        self._changed()
+
+    def readiness(self) -> Readiness:
+        """For the probes: every endpoint of the served snapshot answers here."""
+        if self.stopping:
+            return Readiness(ready=False, reason="stopping")
+        if self._offered is None:
+            return Readiness(ready=False, reason="starting")
+        missing = self._missing(self._offered)
+        unhealthy = self._unhealthy()
+        hopeless = missing & self._hopeless(self._offered)
+        no_memory = self.watch is not None and self.watch.pressure.refuse is not None
+        reasons = [
+            *(["failed" if hopeless else "loading"] if missing else []),
+            *(["memory-pressure"] if no_memory else []),
+            *sorted(set(unhealthy.values())),
+        ]
+        return Readiness(
+            ready=not reasons,
+            reason=reasons[0] if reasons else None,
+            endpoints=len(self._endpoints),
+            missing=tuple(sorted(missing)),
+            unhealthy=tuple(sorted(unhealthy)),
+            warnings=() if self.watch is None else self.watch.pressure.warnings,
+        )
+
+    def _missing(self, offered: Snapshot) -> set[str]:
+        wanted = {entry.name for entry in (self._served or offered).endpoints}
+        return wanted & set(self._admissions) - set(self._endpoints)
+
+    def _unhealthy(self) -> dict[str, str]:
+        """By endpoint, what deep checks found at fault with a version of its split."""
+        faults = {} if self.watch is None else self.watch.checks.faults()
+        return {
+            name: fault
+            for name, endpoint in self._endpoints.items()
+            for arm in endpoint.split.arms
+            if (fault := faults.get(arm.version.digest)) in FAILURES
+        }
+
+    def report(self) -> WorkerReport:
+        """How far this worker is, for the agent."""
+        shared = self._around.shared
+        return WorkerReport(
+            slot=self._identity.slot,
+            pid=self._identity.pid,
+            boot=self._identity.boot,
+            epoch=None if self._offered is None else self._offered.epoch,
+            revision=0 if self._served is None else self._served.revision,
+            offered=0 if self._offered is None else self._offered.revision,
+            versions=tuple(map(self._with_health, self._manager.states())),
+            shared_cache=None if shared is None else CONNECTED if shared.connected else UNREACHABLE,
+        )
+
+    def _with_health(self, state: VersionState) -> VersionState:
+        fault = None if self.watch is None else self.watch.checks.faults().get(state.digest)
+        return state if fault is None else msgspec.structs.replace(state, health=fault)
+
+    def gauge_queues(self) -> None:
+        """Bring the queue gauges up to date; called about once a second, so that requests need not."""
+        for name, endpoint in self._endpoints.items():
+            gauge, before = self._queues.get(name) or (self._metrics.queue(name), 0)
+            now = sum(arm.version.batcher.waiting for arm in endpoint.split.arms)
+            gauge.add(now - before)
+            self._queues[name] = (gauge, now)
+
+    def reasons(self) -> Mapping[str, str]:
+        """Why endpoints of the newest snapshot are not yet served as it says, by name."""
+        return dict(self._reasons)
+
+    def _configured(self, entry: EndpointEntry, admission: Admission | None) -> Admission:
+        admission = admission or Admission(entry.name)
+        admission.configure(self._keys, entry.policy.max_in_flight)
+        return admission
+
+    def _bound(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint | None:
+        """The endpoint as the snapshot says, or as it was before, or None."""
+        previous = self._endpoints.get(entry.name)
+        if previous is not None and previous.uses(entry, self._manager.version):
+            return previous
+        try:
+            return self._bind(entry, packages)
+        except Unbindable as error:
+            self._reasons[entry.name] = str(error)
+            return previous or self._without_shadow(entry, packages)
+
+    def _bind(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint:
+        return bind(entry, packages, self._manager.version, self._admissions[entry.name], self._around)
+
+    def _without_shadow(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint | None:
+        """For a worker that begins: a shadowed version that cannot be loaded must not keep the one that serves from serving."""
+        if entry.rollout is None or not entry.rollout.shadow or entry.rollout.canary not in self._failed():
+            return None
+        try:
+            return self._bind(msgspec.structs.replace(entry, rollout=None), packages)
+        except Unbindable:
+            return None
+
+    def _failed(self) -> set[str]:
+        return {each.digest for each in self._manager.states() if each.state == FAILED}
+
+    def _hopeless(self, offered: Snapshot) -> set[str]:
+        """Names of endpoints with a version in their split that could not be loaded here, or that is kept out."""
+        failed = self._failed()
+        return {entry.name for entry in offered.endpoints if any(arm.digest in failed for arm in entry.split)}
+
+    def _pinned(self) -> frozenset[str]:
+        return frozenset(version.digest for endpoint in self._endpoints.values() for version in endpoint.versions)
+
+    def _want(self, *, retry: bool = False) -> None:
+        """Have the packages loaded, those of splits before those that are only kept warm."""
+        if self._offered is None:
+            return
+        entries = self._offered.endpoints
+        in_splits = {arm.digest for entry in entries for arm in entry.split}
+        in_splits |= {entry.rollout.canary for entry in entries if entry.rollout is not None}
+        if retry and self._around.rules is not None:
+            self._around.rules.try_again()
+        ordered = sorted(self._offered.packages, key=lambda package: package.digest not in in_splits)
+        self._manager.want(ordered, self._pinned(), policies=policies_of(self._offered), retry=retry)

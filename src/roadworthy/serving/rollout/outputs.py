@@ -1,0 +1,108 @@
+"""What answers look like in a rollout that watches outputs: their confidence, and bins of their values. `assignment.py` calls.
+
+One value of a request counts, however many rows it has, and of a user who keeps an arm only the first request that this worker
+answers in it in each generation: rows of one request, and requests of one user, resemble each other, and would look like more
+evidence than they are.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isnan
+
+from roadworthy.contract.evidence import CANARY, CONFIDENCE, COUNTERS, OUTPUT_BINS, STABLE
+from roadworthy.contract.snapshot import RolloutEntry, WatchedOutput
+from roadworthy.runtime.pending import Answer
+from roadworthy.schema.batch import Batch
+from roadworthy.schema.signature import Signature
+from roadworthy.serving.rollout.counters import EvidenceCells
+
+MOST_MET = 50_000
+"""Users that a worker remembers in one generation, some megabytes; further ones add nothing to what is watched."""
+_MISSING = OUTPUT_BINS - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Binned:
+    """An output: its position in answers, its number in evidence, and its bins."""
+
+    position: int
+    place: int | None
+    number: str
+    edges: tuple[float, ...]
+    places: Mapping[str | int | bool, int] | None
+
+    @classmethod
+    def of(cls, position: int, number: int, output: WatchedOutput) -> _Binned:
+        places = None
+        if output.categories is not None:
+            places = {category: place for place, category in enumerate(output.categories[: _MISSING - 1])}
+        return cls(position, output.place, str(number), output.edges[: _MISSING - 1], places)
+
+    def bin(self, joined: Batch, row: int) -> int:
+        """The bin of a row's value."""
+        values, mask = joined.column_at(self.position)
+        if self.place is not None:
+            values, mask = values[:, self.place], None if mask is None else mask[:, self.place]
+        if mask is not None and mask[row]:
+            return _MISSING
+        value = values[row : row + 1].tolist()[0]
+        if isinstance(value, float) and isnan(value):
+            return _MISSING
+        return bisect_right(self.edges, value) if self.places is None else self.places.get(value, len(self.places))
+
+
+class Watching:
+    """The watched outputs of one rollout in one generation. Event loop only."""
+
+    def __init__(self, cells: EvidenceCells, rollout: RolloutEntry, generation: int, signature: Signature) -> None:
+        positions = {field.name: position for position, field in enumerate(signature.outputs)}
+        self._cells = cells
+        self._rollout = rollout.id
+        self._generation = str(generation)
+        self._sure = None if rollout.probabilities is None else positions.get(rollout.probabilities)
+        self._binned = [
+            _Binned.of(positions[output.name], number, output)
+            for number, output in enumerate(rollout.outputs)
+            if output.name in positions
+        ]
+        self._turn = 0
+        self._met: set[tuple[str, int]] = set()
+        if rollout.sticky_header is not None or rollout.sticky_field is not None:
+            cells.value((rollout.id, self._generation, COUNTERS, STABLE), 0.0)
+
+    def answered(self, label: str, answer: Answer, unit: int | None) -> None:
+        """Count what a version answered to a request that was drawn for it; `unit` is the hash of a sticky rollout's user."""
+        if unit is not None:
+            if (label, unit) in self._met or len(self._met) >= MOST_MET:
+                return
+            self._met.add((label, unit))
+        self._turn += 1  # another row of each request, chosen without regard to the arm
+        self._count(label, answer)
+
+    def both_answered(self, served: Answer, copied: Answer) -> None:
+        """Count what both versions answered to one request: the same row of it."""
+        self._turn += 1
+        self._count(STABLE, served)
+        self._count(CANARY, copied)
+
+    def _count(self, label: str, answer: Answer) -> None:
+        rows = answer.stop - answer.start
+        if not rows:
+            return
+        if self._sure is not None:
+            value = _mean_of_largest(answer, self._sure)
+            self._cells.value((self._rollout, self._generation, CONFIDENCE, label), min(max(value, 0.0), 1.0))
+        row = answer.start + self._turn % rows
+        for output in self._binned:
+            key = (self._rollout, self._generation, output.number, label)
+            self._cells.bin(key, output.bin(answer.joined, row))
+
+
+def _mean_of_largest(answer: Answer, position: int) -> float:
+    values, _ = answer.joined.column_at(position)
+    if answer.stop - answer.start == 1:
+        return float(max(values[answer.start].tolist()))
+    return float(values[answer.start : answer.stop].max(axis=1).mean())

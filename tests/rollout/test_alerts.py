@@ -1,0 +1,261 @@
+"""Watched signals: what each says of counts, with which samples, when it knows nothing; and equal versions are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roadworthy.contract.evidence import (
+    CANARY,
+    CONFIDENCE,
+    COUNTERS,
+    OUTPUT_BINS,
+    STABLE,
+    BinCount,
+    MetricCount,
+    RolloutCounts,
+)
+from roadworthy.contract.snapshot import WatchedOutput
+from roadworthy.rollout.decide.alerts import LEAST_GROWTH_BYTES, Look, Machine, alarms
+from roadworthy.rollout.decide.state import Alarm, State
+from roadworthy.rollout.decide.verdict import Segment
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.plan import Metric, Plan, Stage, Sticky, Watch
+
+STEPS = tuple(Stage(weight) for weight in (500, 2_500, 10_000))
+LABEL = WatchedOutput("label", categories=("early", "late"))
+NUMBER = WatchedOutput("price", edges=(0.0, 10.0, 20.0))
+SEGMENTS = (Segment(7, 0), Segment(8, 500), Segment(9, 2_500))
+MIB = 1 << 20
+
+
+def binned(generation: int, arm: str, *cells: int, output: int = 0) -> BinCount:
+    """Counts of the first bins."""
+    return BinCount(generation, output, arm, (*cells, *[0] * (OUTPUT_BINS - len(cells))))
+
+
+def sure(generation: int, arm: str, values: int, mean: float) -> MetricCount:
+    """So many answers with this mean confidence."""
+    return MetricCount(generation, CONFIDENCE, arm, values, values * mean)
+
+
+def said(
+    watch: Watch,
+    *counts: BinCount | MetricCount,
+    machines: Sequence[Machine] = (),
+    metrics: Sequence[Metric] = (),
+    **state: Any,
+) -> Alarm:
+    """What one signal says of these counts; the step at 25 % runs."""
+    sticky = state.pop("sticky", None)
+    given = {"segments": SEGMENTS, "step_from": 9, "outputs": (LABEL,), **state}
+    reported = RolloutCounts(
+        "r",
+        bins=tuple(each for each in counts if isinstance(each, BinCount)),
+        metrics=tuple(each for each in counts if isinstance(each, MetricCount)),
+    )
+    plan = Plan("canary", STEPS, watches=(watch,), metrics=tuple(metrics), sticky=sticky)
+    (alarm,) = alarms(Look(plan, State("r", **given), Evidence().merged("g/1", reported), machines))
+    assert alarm.signal == watch.signal
+    return alarm
+
+
+def test_confidence_is_compared_in_the_step_that_runs() -> None:
+    """The mean of each version, and where the difference lies; more sure is as much of an alarm as less. An earlier step had
+    other hours of the day, and does not count."""
+    watch = Watch("confidence")
+    before = (sure(8, STABLE, 90_000, 0.5), sure(8, CANARY, 5_000, 0.9))
+    equal = said(watch, *before, sure(9, STABLE, 9_000, 0.81), sure(9, CANARY, 3_000, 0.80))
+    assert (equal.raised, equal.samples, equal.other_samples) == (False, 3_000, 9_000)
+    assert equal.text.startswith("mean largest probability 0.8, the stable's 0.81; the difference is -0.0")
+    for mean in (0.6, 0.98):
+        assert said(watch, sure(9, STABLE, 9_000, 0.8), sure(9, CANARY, 3_000, mean)).raised
+    assert not said(watch, sure(9, STABLE, 90, 0.8), sure(9, CANARY, 30, 0.6)).raised
+    tolerant = Watch("confidence", tolerance=0.3)
+    assert not said(tolerant, sure(9, STABLE, 9_000, 0.8), sure(9, CANARY, 3_000, 0.6)).raised
+
+
+def test_at_full_traffic_the_last_comparison_stands() -> None:
+    """There is nobody to compare with any more, and what was seen is not forgotten."""
+    full = {"segments": (*SEGMENTS, Segment(10, 10_000)), "step_from": 10}
+    alarm = said(
+        Watch("confidence"), sure(9, STABLE, 9_000, 0.8), sure(9, CANARY, 3_000, 0.6), sure(10, CANARY, 9, 0.1), **full
+    )
+    assert (alarm.raised, alarm.samples) == (True, 3_000)
+
+
+def test_no_evidence_says_whose_is_missing() -> None:
+    """It has no samples, so it is neither quiet nor an alarm."""
+    nobody = said(Watch("confidence"))
+    assert (nobody.samples, nobody.raised, nobody.text) == (0, False, "no answer of the new version yet")
+    half = said(Watch("confidence"), sure(9, CANARY, 50, 0.5))
+    assert (half.samples, half.text) == (0, "no answer of the version before yet")
+    assert said(Watch("drift")).text == "no answer in label of the new version yet"
+    assert said(Watch("drift"), outputs=()).text == "no output can be counted in bins"
+    assert said(Watch("business"), metrics=(Metric("revenue"),)).text == "no value of revenue of the new version yet"
+    assert "no machine runs both versions in runner processes" in said(Watch("resources")).text
+
+
+def test_drift_needs_evidence_and_size() -> None:
+    """A large shift of few answers is chance, a small one of many is real and tolerated."""
+    drifted = said(Watch("drift"), binned(9, STABLE, 7_000, 2_000), binned(9, CANARY, 1_500, 1_500))
+    assert (drifted.raised, drifted.samples, drifted.other_samples) == (True, 3_000, 9_000)
+    assert drifted.text.startswith("label: 27.8% of answers differ, 10.0% are tolerated; E 5.37e+168")
+    assert drifted.text.endswith("of 100; most of it 'early': -27.8%")
+    few = said(Watch("drift"), binned(9, STABLE, 70, 20), binned(9, CANARY, 3, 3))
+    assert (few.raised, few.samples) == (False, 6)
+    small = (binned(9, STABLE, 70_000, 20_000), binned(9, CANARY, 22_000, 8_000))
+    assert not said(Watch("drift"), *small).raised
+    assert said(Watch("drift", tolerance=0.02), *small).raised
+
+
+def test_drift_adds_up_over_steps_and_shadowed_requests() -> None:
+    """Each in a segment of its own: one step alone would not show it yet."""
+    steps = (
+        binned(8, STABLE, 2_000, 600),
+        binned(8, CANARY, 93, 57),
+        binned(9, STABLE, 300, 90),
+        binned(9, CANARY, 73, 49),
+    )
+    assert said(Watch("drift"), *steps).raised
+    assert not said(Watch("drift"), *steps[:2], step_from=8).raised
+    assert not said(Watch("drift"), *steps[2:]).raised
+    shadowed = {"segments": (Segment(7, 0), Segment(8, 0, 10_000)), "step_from": 8}
+    assert said(Watch("drift"), binned(8, STABLE, 400, 100), binned(8, CANARY, 250, 250), **shadowed).raised
+
+
+def test_in_a_sticky_rollout_each_step_is_judged_by_itself() -> None:
+    """Whose users count anew in every step; together they would be the same evidence twice. For each step its part of alpha."""
+    sticky = Sticky(header="X-User")
+    step = (binned(9, STABLE, 300, 90), binned(9, CANARY, 73, 49))
+    before = (binned(8, STABLE, 2_000, 600), binned(8, CANARY, 93, 57))
+    alone = said(Watch("drift"), *step, sticky=sticky)
+    assert said(Watch("drift"), *before, *step, sticky=sticky) == alone
+    assert (alone.raised, alone.samples) == (False, 122)
+    assert said(Watch("drift"), *before, *step).samples == 272
+    clear = said(Watch("drift"), binned(9, STABLE, 3_000, 900), binned(9, CANARY, 730, 490), sticky=sticky)
+    assert clear.raised
+    assert " of 300;" in clear.text
+
+
+def test_in_a_sticky_rollout_answers_are_shared_by_the_workers_that_count() -> None:
+    """One user may have been counted by each of them; what is told are the answers that were counted."""
+    sticky = Sticky(header="X-User")
+    counts = (
+        binned(9, STABLE, 900, 270),
+        binned(9, CANARY, 219, 147),
+        sure(9, STABLE, 900, 0.8),
+        sure(9, CANARY, 700, 0.6),
+    )
+    workers = MetricCount(9, COUNTERS, STABLE, 8, 0.0)
+    for signal in ("drift", "confidence"):
+        assert said(Watch(signal), *counts, sticky=sticky).raised
+        shared = said(Watch(signal), *counts, workers, sticky=sticky)
+        assert not shared.raised
+        assert shared.samples == said(Watch(signal), *counts).samples
+        assert said(Watch(signal), *counts, workers).raised, "users are not what is drawn"
+
+
+def test_the_worst_output_is_told() -> None:
+    """By the bin that moved most; of numbers in the bounds that they had in training."""
+    outputs = (LABEL, NUMBER)
+    equal = (binned(9, STABLE, 900, 900), binned(9, CANARY, 300, 300))
+    for place, name in enumerate(("under 0", "from 0 to 10", "from 10 to 20", "from 20", "no value")):
+        cells = [200] * 5
+        cells[place] = 1_200
+        moved = [*cells[:4], *[0] * 27, cells[4]]
+        even = [400] * 4 + [0] * 27 + [400]
+        alarm = said(
+            Watch("drift"),
+            *equal,
+            binned(9, STABLE, *even, output=1),
+            binned(9, CANARY, *moved, output=1),
+            outputs=outputs,
+        )
+        assert alarm.raised
+        assert alarm.text.startswith("price: 40.0% of answers differ")
+        assert alarm.text.endswith(f"most of it {name}: +40.0%")
+    other = said(Watch("drift"), binned(9, STABLE, 900, 900), binned(9, CANARY, 300, 300, 400))
+    assert other.text.endswith("most of it other values: +40.0%")
+
+
+def test_memory_needs_a_ratio_and_a_size() -> None:
+    """The machine on which they differ most; a few megabytes more are nobody's worry."""
+    watch, stable = Watch("resources"), 200 * MIB
+    fine = Machine("gw-1", 2, int(1.4 * stable), stable)
+    alarm = said(watch, machines=[fine, Machine("gw-2", 1, None, None), Machine("gw-3", 0, None, stable)])
+    assert (alarm.raised, alarm.samples, alarm.other_samples) == (False, 3, 1)
+    large = said(watch, machines=[fine, Machine("gw-2", 1, 2 * stable, stable)])
+    assert large.raised
+    assert (
+        large.text == "a process of the new version holds 400 MiB on gw-2, the stable's 200 MiB; 1.5 times is tolerated"
+    )
+    assert not said(watch, machines=[Machine("gw-1", 1, 10 * MIB + LEAST_GROWTH_BYTES - 1, 10 * MIB)]).raised
+    assert not said(Watch("resources", tolerance=3.0), machines=[Machine("gw-1", 1, 2 * stable, stable)]).raised
+
+
+def test_business_values_are_an_alarm_on_the_worse_side_only() -> None:
+    """Which is the lower one, unless the metric says otherwise; the worst of several is told."""
+    revenue, delay = Metric("revenue", 0.0, 10.0), Metric("delay", 0.0, 10.0, better="lower")
+    up = {
+        name: (MetricCount(9, name, STABLE, 9_000, 27_000.0), MetricCount(9, name, CANARY, 3_000, 15_000.0))
+        for name in "rd"
+    }
+    counts = [
+        MetricCount(each.generation, name, each.arm, each.values, each.total)
+        for name in ("revenue", "delay")
+        for each in up["r"]
+    ]
+    watch = Watch("business")
+    assert not said(watch, *counts, metrics=[revenue]).raised
+    alarm = said(watch, *counts, metrics=[revenue, delay])
+    assert (alarm.raised, alarm.samples, alarm.other_samples) == (True, 3_000, 9_000)
+    assert alarm.text.startswith("delay: mean 5, the stable's 3; the difference is +")
+    assert alarm.text.endswith(", so it is worse")
+    worse = said(
+        watch,
+        MetricCount(9, "revenue", STABLE, 9_000, 27_000.0),
+        MetricCount(9, "revenue", CANARY, 3_000, 3_000.0),
+        metrics=[revenue],
+    )
+    assert worse.raised
+    beyond = said(
+        watch,
+        MetricCount(9, "revenue", STABLE, 9, 27.0),
+        MetricCount(9, "revenue", CANARY, 3, 900.0),
+        metrics=[revenue],
+    )
+    assert (beyond.samples, beyond.text) == (0, "revenue: values beyond its bounds 0 to 10 were reported")
+
+
+@pytest.mark.parametrize(("lower", "raised"), [(0.0, 0), (0.15, 30)])
+def test_equal_versions_are_left_alone(lower: float, raised: int) -> None:
+    """Thirty whole rollouts of 60 looks over two steps, with answers as unsure as can be, while their mix changes by the hour;
+    one that is less sure and answers differently is told every time."""
+    random, found = np.random.default_rng(7), 0
+    for _ in range(30):
+        rises = np.zeros((2, 2, 2))  # by step, arm: answers, sum; and by class
+        classes = np.zeros((2, 2, 2), dtype=int)
+        any_raised = False
+        for look in range(60):
+            step, hour = look // 30, 0.3 + 0.4 * (look % 30) / 30
+            for arm, number in enumerate((400, 40) if step == 0 else (300, 100)):
+                rises[step, arm] += number, random.binomial(number, hour - lower * arm)
+                late = random.binomial(number, hour + lower * arm)
+                classes[step, arm] += number - late, late
+            counts: list[BinCount | MetricCount] = []
+            for place in range(step + 1):
+                for arm, name in enumerate((STABLE, CANARY)):
+                    counts.append(binned(8 + place, name, *classes[place, arm].tolist()))
+                    counts.append(
+                        MetricCount(8 + place, CONFIDENCE, name, int(rises[place, arm, 0]), rises[place, arm, 1])
+                    )
+            step_from = 8 + step
+            segments = SEGMENTS[: 2 + step]
+            for signal in ("drift", "confidence"):
+                any_raised |= said(Watch(signal), *counts, segments=segments, step_from=step_from).raised
+        found += any_raised
+    assert found == raised

@@ -1,0 +1,326 @@
+"""Requests that wait at the same moment run together, and each gets its own answer or its own fault."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from roadworthy.contract.policy import Batching
+from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, Unavailable
+from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
+from roadworthy.runtime.queue import batching
+from roadworthy.runtime.queue.batching import Batcher
+from roadworthy.runtime.runners.inline import InlineRunner
+from roadworthy.schema.batch import Batch
+from tests.waiting import DEADLINE_S, HandClock, dawdle, eventually, soon
+
+BOTH = pytest.mark.parametrize("concurrent", [True, False])
+
+
+class Waiting(PendingRequest):
+    """A ticket whose outcome can be awaited."""
+
+    def __init__(self, seconds: float = 3_600.0, caller: str = "") -> None:
+        super().__init__(batching.time.monotonic() + seconds, caller)
+        self.outcome: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def settled(self, outcome: Outcome) -> None:
+        """Keep it."""
+        if isinstance(outcome, Answer):
+            self.outcome.set_result(outcome)
+        else:
+            self.outcome.set_exception(outcome)
+
+
+def submit(batcher: Batcher, batch: Batch, seconds: float = 3_600.0, caller: str = "") -> asyncio.Future[Answer]:
+    """Submit one batch whose deadline is that far away."""
+    ticket = Waiting(seconds, caller)
+    batcher.submit(batch, ticket)
+    return ticket.outcome
+
+
+async def answers(batcher: Batcher, batches: list[Any]) -> list[Any]:
+    """Submit all at once; the values answered to each, or its exception."""
+    settled = await asyncio.gather(*(submit(batcher, batch) for batch in batches), return_exceptions=True)
+    return [
+        answer if isinstance(answer, BaseException) else answer.batch().blocks[0].values[:, 0].tolist()
+        for answer in settled
+    ]
+
+
+def run(model: Any, scene: Callable[[Batcher], Any], **options: Any) -> Any:
+    """Run a scene with a batcher over a planted model."""
+
+    async def play() -> Any:
+        batcher = Batcher(InlineRunner(model), asyncio.get_running_loop(), **options)
+        try:
+            return await scene(batcher)
+        finally:
+            batcher.close()
+
+    return asyncio.run(play())
+
+
+@BOTH
+def test_requests_of_one_moment_run_once(doubler: Any, rows: Any, concurrent: bool) -> None:
+    """Ten requests are one run; everybody gets the rows that are theirs."""
+    model = doubler(concurrent=concurrent)
+    batches = [rows(*range(number, number + 1 + number % 3)) for number in range(10)]
+    found = run(model, lambda batcher: answers(batcher, batches))
+    assert found == [[2.0 * value for value in range(n, n + 1 + n % 3)] for n in range(10)]
+    assert len(model.runs) == 1
+
+
+def test_g6_two_long_runs_are_not_in_one_turn(doubler: Any, rows: Any) -> None:
+    """Between them the loop does what else there is to do."""
+    model = doubler()
+    seen: list[int] = []
+
+    async def scene(batcher: Batcher) -> list[Any]:
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            seen.append(len(model.runs))
+            if len(seen) < 10:
+                loop.call_soon(look)
+
+        loop.call_soon(look)
+        return await answers(batcher, [rows(*range(2_000)), rows(*range(3_000)), rows(1)])
+
+    found = run(model, scene)
+    assert [len(answer) for answer in found] == [2_000, 3_000, 1]
+    assert {1, 2} <= set(seen)
+
+
+def test_runs_are_bounded(doubler: Any, rows: Any) -> None:
+    """No run is longer than the bound, but a single request may be."""
+    model = doubler()
+    batches = [rows(*range(4))] * 3 + [rows(*range(20))] + [rows(1)]
+    found = run(model, lambda batcher: answers(batcher, batches), batching=Batching(max_rows=10))
+    assert [len(values) for values in found] == [4, 4, 4, 20, 1]
+    assert model.runs == [8, 4, 20, 1]
+
+
+def test_a_model_that_is_not_concurrent_has_a_thread_of_its_own(doubler: Any, rows: Any) -> None:
+    """Its runs happen on one thread, not on the loop's; what came meanwhile runs together."""
+    gate = threading.Event()
+    model = doubler(hook=lambda values: None if values[0] else gate.wait(DEADLINE_S) and None, concurrent=False)
+
+    async def scene(batcher: Batcher) -> None:
+        first = submit(batcher, rows(0))
+        await soon(lambda: model.runs, "it runs")
+        others = [submit(batcher, rows(value)) for value in (1, 2, 3)]
+        await asyncio.sleep(0)
+        assert batcher.waiting == 3
+        gate.set()
+        await asyncio.gather(first, *others)
+
+    run(model, scene)
+    assert model.runs == [1, 3]
+    assert len(model.threads) == 1
+    assert threading.get_ident() not in model.threads
+
+
+@BOTH
+def test_c7_a_wrong_number_of_answers_fails_all(doubler: Any, rows: Any, concurrent: bool) -> None:
+    """One answer too few: everybody in the run fails, nobody gets another's answer, and nothing is run again."""
+    model = doubler(hook=lambda values: values[1:], concurrent=concurrent)
+    found = run(model, lambda batcher: answers(batcher, [rows(1), rows(2), rows(3)]))
+    assert [fault.code for fault in found] == ["wrong-output-count"] * 3
+    assert model.runs == [3]
+
+
+@BOTH
+def test_c9_only_the_poisonous_request_fails(doubler: Any, rows: Any, concurrent: bool) -> None:
+    """A row that the model cannot answer fails its own request; the others of the run are answered."""
+
+    def hook(values: list[float]) -> None:
+        if 13 in values:
+            raise ZeroDivisionError("secret")
+
+    model = doubler(hook=hook, concurrent=concurrent)
+    found = run(model, lambda batcher: answers(batcher, [rows(1), rows(13), rows(3)]))
+    assert found[0] == [2.0]
+    assert found[2] == [6.0]
+    assert isinstance(found[1], ModelFault)
+    assert found[1].code == "model-failed"
+    assert "secret" not in found[1].message
+    assert isinstance(found[1].__cause__, ZeroDivisionError)
+
+
+def test_c9_not_finite_answers_fail_their_own_request(doubler: Any, rows: Any) -> None:
+    """NaN in a joined answer fails the request that caused it."""
+    model = doubler(hook=lambda values: [float("nan") if value == 13 else value for value in values])
+    found = run(model, lambda batcher: answers(batcher, [rows(1), rows(13), rows(3)]))
+    assert [found[0], found[2]] == [[1.0], [3.0]]
+    assert found[1].code == "non-finite-output"
+
+
+def test_a_model_that_asks_to_exit_is_a_fault(doubler: Any, rows: Any) -> None:
+    """sys.exit inside the model answers 500 and ends nothing."""
+
+    def hook(values: list[float]) -> None:
+        raise SystemExit(3)
+
+    found = run(doubler(hook=hook, concurrent=False), lambda batcher: answers(batcher, [rows(1)]))
+    assert found[0].code == "model-failed"
+
+
+async def running_with_a_deadline(batcher: Batcher, model: Any, batch: Batch) -> asyncio.Future[Answer]:
+    """A request that runs before its deadline, which is as near as this machine allows."""
+    seconds = 0.1
+    while True:
+        outcome = submit(batcher, batch, seconds)
+        await soon(lambda outcome=outcome: model.runs or outcome.done(), "it runs, or was too late for that")
+        if model.runs:
+            return outcome
+        assert isinstance(outcome.exception(), DeadlineExceeded)
+        seconds *= 2
+
+
+def test_who_waits_too_long_is_told_and_never_run(doubler: Any, rows: Any) -> None:
+    """A deadline that passes in the queue answers at once; the model never sees the request."""
+    gate = threading.Event()
+    model = doubler(hook=lambda values: None if values[0] else gate.wait(DEADLINE_S) and None, concurrent=False)
+
+    async def scene(batcher: Batcher) -> None:
+        running = await running_with_a_deadline(batcher, model, rows(0))
+        waiting = submit(batcher, rows(1), 0.05)
+        for future in (waiting, running):
+            with pytest.raises(DeadlineExceeded):
+                await future
+        gate.set()
+        assert (await submit(batcher, rows(2))).batch().rows == 1
+
+    run(model, scene)
+    assert model.runs == [1, 1]
+
+
+def test_a_deadline_that_is_over_before_the_run(doubler: Any, rows: Any) -> None:
+    """On the loop's own thread too: who is late is not run."""
+    model = doubler()
+
+    async def scene(batcher: Batcher) -> None:
+        late = submit(batcher, rows(1), -1)
+        with pytest.raises(DeadlineExceeded):
+            await late
+
+    run(model, scene)
+    assert model.runs == []
+
+
+def test_a_caller_who_gave_up_costs_no_run(doubler: Any, rows: Any) -> None:
+    """A dropped request is taken out of the queue and never settled."""
+    model = doubler()
+
+    async def scene(batcher: Batcher) -> None:
+        gone = Waiting()
+        batcher.submit(rows(1), gone)
+        gone.drop()
+        await submit(batcher, rows(2))
+        assert not gone.outcome.done()
+
+    run(model, scene)
+    assert model.runs == [1]
+
+
+@BOTH
+def test_closing_gives_the_model_back_once(doubler: Any, rows: Any, concurrent: bool) -> None:
+    """The model is closed after its last run."""
+    model = doubler(concurrent=concurrent)
+    run(model, lambda batcher: answers(batcher, [rows(1)]))
+    eventually(lambda: model.closed, "it is closed")
+    assert model.closed == 1
+
+
+def test_b5_who_sends_much_does_not_make_others_wait(doubler: Any, rows: Any) -> None:
+    """When not all fit into one run, each caller gets its turn."""
+    gate = threading.Event()
+    model = doubler(hook=lambda values: None if values[0] else gate.wait(DEADLINE_S) and None, concurrent=False)
+    order: list[str] = []
+
+    async def scene(batcher: Batcher) -> None:
+        first = submit(batcher, rows(0))
+        await soon(lambda: model.runs, "it runs")
+        outcomes = []
+        for number, caller in enumerate("a" * 20 + "b" * 2, start=1):
+            outcome = submit(batcher, rows(number), caller=caller)
+            outcome.add_done_callback(lambda _, caller=caller: order.append(caller))  # type: ignore[misc]
+            outcomes.append(outcome)
+        gate.set()
+        await asyncio.gather(first, *outcomes)
+
+    run(model, scene, batching=Batching(max_rows=4))
+    assert set(order[:4]) == {"a", "b"}
+    assert order[:4].count("b") == 2
+    assert len(order) == 22
+
+
+def test_waiting_for_others_is_asked_for(doubler: Any, rows: Any) -> None:
+    """With max_wait_ms requests of several moments run together; a full run does not wait, others no longer than that."""
+    model = doubler()
+
+    async def full(batcher: Batcher) -> None:
+        outcomes = []
+        for number in range(4):
+            assert model.runs == []
+            outcomes.append(submit(batcher, rows(number)))
+            await asyncio.sleep(0)
+        await asyncio.gather(*outcomes)
+
+    run(model, full, batching=Batching(max_rows=4, max_wait_ms=3_600_000))
+    assert model.runs == [4]
+    run(model, lambda batcher: submit(batcher, rows(1)), batching=Batching(max_rows=4, max_wait_ms=20))
+    assert model.runs == [4, 1]
+
+
+def test_b1_who_would_not_be_answered_in_time_is_refused_at_once(
+    doubler: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is known how long runs take, the line is no longer than its deadlines; who is let in is answered."""
+    gate, clock = threading.Event(), HandClock()
+    for name in ("batching", "request_queue"):
+        monkeypatch.setattr(f"roadworthy.runtime.queue.{name}.time", clock)
+
+    def hook(values: list[float]) -> None:
+        if values[0] == 0:
+            gate.wait(DEADLINE_S)
+        elif values[0] > 0:
+            clock.step(0.01 * len(values))
+
+    model = doubler(hook=hook, concurrent=False)
+
+    async def scene(batcher: Batcher) -> None:
+        for _ in range(4):
+            await submit(batcher, rows(1))
+        first = submit(batcher, rows(0))
+        await soon(lambda: len(model.runs) == 5, "it runs")
+        waiting = [submit(batcher, rows(1), 0.5) for _ in range(200)]
+        refused = [one for one in waiting if one.done()]
+        assert 130 <= len(refused) <= 190
+        assert {one.exception().code for one in refused} == {"overloaded"}  # type: ignore[union-attr]
+        gate.set()
+        answered = await asyncio.gather(first, *waiting, return_exceptions=True)
+        assert sum(isinstance(one, Answer) for one in answered) == 1 + 200 - len(refused)
+
+    run(model, scene, batching=Batching(max_rows=1))
+
+
+def test_a_deadline_that_is_nearly_over_sets_no_broken_alarm(doubler: Any, rows: Any) -> None:
+    """Alarms of deadlines that pass while they are set go off like any other (uvloop hands out another kind of handle then)."""
+    uvloop = pytest.importorskip("uvloop")
+    model = doubler(hook=lambda values: dawdle(0.02), concurrent=False)
+
+    async def scene() -> None:
+        batcher = Batcher(InlineRunner(model), asyncio.get_running_loop())
+        outcomes = [submit(batcher, rows(number), 0.0001 * (number % 5)) for number in range(50)]
+        for one in await asyncio.gather(*outcomes, return_exceptions=True):
+            assert isinstance(one, (Answer, DeadlineExceeded, Unavailable))
+        batcher.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scene())

@@ -1,0 +1,87 @@
+"""What a run costs is learned from run times: whether joining pays, and how long those who wait will wait."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from roadworthy.runtime.queue.sizing import FIRST_ROWS, BatchSizer
+
+
+def learned(
+    base_s: float, per_row_s: float, fixed: int | None = None, most: int = 1_024
+) -> tuple[BatchSizer, list[int]]:
+    """After 300 runs of a model that costs base + per_row a row, with a fifth of noise; and the limits before each."""
+    drawn = random.Random(1)
+    gain = BatchSizer(fixed, most)
+    asked = []
+    for _ in range(300):
+        asked.append(gain.limit())
+        rows = min(drawn.randint(1, 40), asked[-1])
+        gain.ran(rows, (base_s + per_row_s * rows) * drawn.uniform(0.9, 1.1))
+    return gain, asked
+
+
+def test_a_model_that_goes_row_by_row_is_left_alone() -> None:
+    """It soon gets one request at a time, but now and then some, to see whether that is still so."""
+    _, asked = learned(0.0, 0.001)
+    assert asked[0] == FIRST_ROWS
+    later = asked[50:]
+    assert later.count(1) > 0.9 * len(later)
+    assert max(later) > 1
+
+
+@pytest.mark.parametrize(("base_s", "per_row_s"), [(0.001, 0.0), (0.001, 0.00002), (0.0005, 0.002)])
+def test_a_model_with_a_cost_for_each_run_is_joined(base_s: float, per_row_s: float) -> None:
+    """What is saved for each joined request is worth it; runs grow as far as they are filled."""
+    _, asked = learned(base_s, per_row_s)
+    assert min(asked) == FIRST_ROWS
+    assert asked[-1] > FIRST_ROWS
+
+
+def test_runs_grow_to_the_bound_and_no_further() -> None:
+    """Each half full run doubles the next."""
+    gain = BatchSizer(None, 100)
+    limits = []
+    for _ in range(6):
+        limits.append(gain.limit())
+        gain.ran(limits[-1], 0.001)
+    assert limits == [64, 100, 100, 100, 100, 100]
+
+
+def test_a_persons_limit_holds() -> None:
+    """It is not learned away."""
+    assert set(learned(0.001, 0.0, fixed=7)[1]) == {7}
+
+
+def test_equal_runs_teach_nothing_about_joining() -> None:
+    """Without runs of several sizes the first assumption stays."""
+    gain = BatchSizer(None, 64)
+    for _ in range(200):
+        gain.ran(1, 0.001)
+    assert gain.limit() == FIRST_ROWS
+    assert gain.seconds(1) == pytest.approx(0.001)
+
+
+def test_how_long_rows_will_take() -> None:
+    """By the learned costs, in runs as long as they are now."""
+    gain, _ = learned(0.0, 0.005)
+    assert gain.seconds(100) == pytest.approx(0.5, rel=0.2)
+    joined, asked = learned(0.010, 0.0001)
+    assert joined.seconds(1) == pytest.approx(0.0101, rel=0.2)
+    assert joined.seconds(10 * asked[-1]) == pytest.approx(10 * (0.010 + 0.0001 * asked[-1]), rel=0.3)
+
+
+def test_nothing_is_known_before_the_first_run() -> None:
+    """Then nobody is refused for it."""
+    gain = BatchSizer(None, 1_024)
+    assert gain.seconds(10_000) == 0
+    assert gain.rows_within(0.001) == 1_024
+
+
+def test_how_many_rows_are_over_in_time() -> None:
+    """Never none: somebody has to be first."""
+    gain, _ = learned(0.0, 0.005)
+    assert gain.rows_within(0.5) == pytest.approx(100, rel=0.2)
+    assert gain.rows_within(0.0) == 1

@@ -1,0 +1,313 @@
+"""The pure parts of rollouts on a gateway: draws that stay, what an outcome says, and counts that outlive their process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roadworthy.contract.evidence import (
+    CONFIDENCE,
+    COUNTERS,
+    OUTPUT_BINS,
+    BadUnit,
+    BinCount,
+    Excluded,
+    MetricCount,
+    PairCount,
+    VariantCount,
+)
+from roadworthy.contract.snapshot import FULL_SHARE, RolloutEntry, WatchedOutput
+from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, Unavailable
+from roadworthy.foundation.slab import SlabReader, create_slab
+from roadworthy.runtime.pending import Answer
+from roadworthy.runtime.queue.run_times import BINS, WARM_UP_RUNS, RunTimes
+from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field, Signature
+from roadworthy.serving.metrics import executing, open_worker_metrics, read_totals
+from roadworthy.serving.rollout import counters as evidence
+from roadworthy.serving.rollout import outputs as watched
+from roadworthy.serving.rollout.assignment import own_outcome
+from roadworthy.serving.rollout.counters import EvidenceCells
+from roadworthy.serving.rollout.outputs import Watching
+from roadworthy.serving.split import Split, sticky_key, unit_hash
+
+ANSWER = Answer(Batch(Layout(()), 1, ()), 0, 1)
+FAULT = ModelFault("it failed", code="model-failed")
+
+
+def canary_has(unit: str, weight: int) -> bool:
+    """Whether a user is the canary's at that weight, in the order of arms that snapshots have."""
+    arms = Split(["stable", "canary"], [FULL_SHARE - weight, weight])
+    return arms.choose(sticky_key("r", unit)) == "canary"
+
+
+@given(st.text(), st.integers(0, FULL_SHARE), st.integers(0, FULL_SHARE))
+def test_who_got_the_canary_keeps_it_while_its_share_grows(unit: str, one: int, other: int) -> None:
+    """Thresholds only grow with the share."""
+    small, large = sorted((one, other))
+    assert canary_has(unit, large) or not canary_has(unit, small)
+
+
+def test_each_rollout_draws_its_users_anew() -> None:
+    """Else the same tenth of the users would meet every canary first."""
+    arms = Split(["stable", "canary"], [5_000, 5_000])
+    both = [[arms.choose(sticky_key(rollout, str(n))) for rollout in ("one", "two")] for n in range(2_000)]
+    assert 850 < sum(first == second for first, second in both) < 1_150
+
+
+@given(st.text(), st.text())
+def test_hashes_of_users_fit_a_cell(rollout: str, unit: str) -> None:
+    """And 0 stands for none."""
+    assert 0 < unit_hash(rollout, unit) < 1 << 63
+
+
+GOOD = {"errors": False, "invalid_outputs": False}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ran_us", "said"),
+    [
+        (ANSWER, 10, GOOD | {"slow": False}),
+        (ANSWER, 101, GOOD | {"slow": True}),
+        (ANSWER, -1, GOOD),
+        (FAULT, 10, {"errors": True, "invalid_outputs": False}),
+        (ModelFault("nan", code="non-finite-output"), 10, {"errors": True, "invalid_outputs": True}),
+        (ANSWER.noted((), source="static", instead_of=FAULT), 10, {"errors": True, "invalid_outputs": False}),
+        (ANSWER.noted((), source="static", instead_of=Unavailable("x", code="overloaded")), 10, "fallback"),
+        (ANSWER.noted((), source="version", instead_of=Unavailable("x", code="circuit-open")), 10, "breaker"),
+        (ANSWER.noted((), source="cache"), 10, "cached"),
+        (Unavailable("x", code="circuit-open"), -1, "breaker"),
+        (Unavailable("x", code="overloaded"), -1, "shed"),
+        (Unavailable("x", code="runner-died"), -1, "shed"),
+        (ModelFault("closed", code="version-closed"), -1, "shed"),
+        (InvalidInput("x"), -1, "shed"),
+        (DeadlineExceeded("late"), -1, "shed"),
+        (DeadlineExceeded("late"), 100, "shed"),
+        (DeadlineExceeded("late"), 101, {"slow": True}),
+    ],
+)
+def test_what_an_outcome_says(outcome: object, ran_us: int, said: object) -> None:
+    """The version's own doing is told from everybody else's, whatever the caller gets."""
+    assert own_outcome(outcome, ran_us, 100) == said  # type: ignore[arg-type]
+
+
+def test_slow_is_not_asked_where_nothing_says_what_slow_is() -> None:
+    """Not for answers, and not for those that never came."""
+    assert own_outcome(ANSWER, 10**9, None) == GOOD
+    assert own_outcome(DeadlineExceeded("late"), 10**9, None) == "shed"
+
+
+def test_run_times_begin_after_the_warm_up() -> None:
+    """Each of the requests of a run counts, in the bin that its time belongs to; longer than all bounds is the last."""
+    times = RunTimes()
+    cells = memoryview(bytearray(8 * BINS)).cast("q")
+    times.keep_in(cells, range(BINS))
+    for _ in range(WARM_UP_RUNS):
+        times.ran(1e-5, 1)
+        assert times.last_us == -1
+    for seconds, requests in ((1e-5, 3), (0.0, 1), (601.0, 2)):
+        times.ran(seconds, requests)
+    assert (cells[0], cells[BINS - 1], sum(cells), times.last_us) == (4, 2, 6, 601_000_000)
+
+
+def count_some(path: Path, slot: int) -> None:
+    """What one worker counts."""
+    cells = open_worker_metrics(path, slot).evidence
+    for bad in (True, False, False):
+        cells.sample(("r", "3", "errors", "canary"), bad=bad)
+    cells.pair(("r", "2", "slow"), canary_bad=True, stable_bad=False)
+    cells.pair(("r", "2", "slow"), canary_bad=True, stable_bad=True)
+    cells.pair(("r", "2", "slow"), canary_bad=False, stable_bad=True)
+    cells.exclude(("r", "3", "shed", "stable"))
+    for unit in (7, 8, 7):
+        cells.unit(("r", "3", "errors", "canary"), unit)
+    cells.unit(("r", "4", "errors", "canary"), 8)
+
+
+def test_counts_of_all_workers_and_their_predecessors_add_up(tmp_path: Path) -> None:
+    """A worker that takes a slot over goes on from what is there; a user is noted once a signal, in the first generation."""
+    create_slab(tmp_path / "slab", 3)
+    for slot in (0, 1, 0):
+        count_some(tmp_path / "slab", slot)
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert counts.arms == (VariantCount(3, "errors", "canary", 9, 3),)
+    assert counts.pairs == (PairCount(2, "slow", 9, 3, 3),)
+    assert counts.excluded == (Excluded(3, "stable", "shed", 3),)
+    assert counts.units == tuple(BadUnit(3, "errors", "canary", f"{unit:016x}") for unit in (7, 8))
+    assert not counts.overflow
+
+
+def test_watched_answers_add_up_over_workers(tmp_path: Path) -> None:
+    """Sums travel as such and not as millionths; a total that was read in the middle of a count is none that cannot be."""
+    create_slab(tmp_path / "slab", 3)
+    for slot in (0, 1, 0):
+        cells = open_worker_metrics(tmp_path / "slab", slot).evidence
+        cells.value(("r", "3", CONFIDENCE, "canary"), 0.25)
+        cells.value(("r", "3", CONFIDENCE, "canary"), 1.0)
+        cells.bin(("r", "3", "0", "canary"), 4)
+        cells.bin(("r", "3", "0", "canary"), OUTPUT_BINS - 1)
+    totals = read_totals(SlabReader(tmp_path / "slab")).evidence
+    counts = totals.counts("r")
+    assert counts.metrics == (MetricCount(3, CONFIDENCE, "canary", 6, 3.75),)
+    assert counts.bins == (
+        BinCount(3, 0, "canary", tuple(3 if n in (4, OUTPUT_BINS - 1) else 0 for n in range(OUTPUT_BINS))),
+    )
+    totals.values["r", "3", CONFIDENCE, "canary"] = [2, 2_500_000]
+    assert totals.counts("r").metrics[0].total == 2.0
+
+
+def watching(
+    tmp_path: Path, *outputs: WatchedOutput, probabilities: str | None = None
+) -> tuple[Watching, EvidenceCells]:
+    """What a worker watches of answers with a label, a price and probabilities, and its cells."""
+    create_slab(tmp_path / "slab", 2)
+    cells = open_worker_metrics(tmp_path / "slab", 0).evidence
+    rollout = RolloutEntry("r", "s", "c", outputs=outputs, probabilities=probabilities)
+    return Watching(cells, rollout, 3, Signature((), ANSWERED)), cells
+
+
+ANSWERED = (
+    Field("label", DType.STRING, nullable=True),
+    Field("price", DType.FLOAT64, nullable=True),
+    Field("probabilities", DType.FLOAT32, (3,)),
+)
+LABELS = WatchedOutput("label", categories=("a", "b"))
+PRICES = WatchedOutput("price", edges=(0.0, 10.0))
+
+
+def answer(*rows: tuple[str | None, float | None, list[float]]) -> Answer:
+    """One with these rows, among others of the same run."""
+    rows = (("x", -1.0, [1, 0, 0]), *rows, ("x", -1.0, [1, 0, 0]))
+    nulls = np.array([[row[place] is None for place in (0, 1)] for row in rows])
+    columns = [
+        (np.array([row[0] or "" for row in rows], dtype=object), nulls[:, 0]),
+        (np.array([row[1] or 0.0 for row in rows]), nulls[:, 1]),
+        (np.array([row[2] for row in rows], dtype=np.float32), None),
+    ]
+    return Answer(Batch.from_columns(Layout(ANSWERED), columns, len(rows)), 1, len(rows) - 1)
+
+
+def seen(tmp_path: Path) -> dict[tuple[int, str], dict[int, int]]:
+    """The bins that are not empty, by output and arm."""
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    return {(each.output, each.arm): {n: cell for n, cell in enumerate(each.cells) if cell} for each in counts.bins}
+
+
+def test_answers_are_counted_in_bins(tmp_path: Path) -> None:
+    """Labels by class, the rest together; numbers by edges; nulls apart. Of an answer with several rows one counts."""
+    watch, _ = watching(tmp_path, LABELS, PRICES)
+    for label, price in (("a", 5.0), ("b", -0.5), ("c", 10.0), (None, None), ("a", 0.0)):
+        watch.answered("canary", answer((label, price, [1, 0, 0])), None)
+    watch.answered("stable", answer(("b", 5.0, [1, 0, 0]), ("b", 6.0, [1, 0, 0]), ("b", 7.0, [1, 0, 0])), None)
+    watch.answered("stable", answer(), None)
+    last = OUTPUT_BINS - 1
+    assert seen(tmp_path) == {
+        (0, "canary"): {0: 2, 1: 1, 2: 1, last: 1},
+        (1, "canary"): {0: 1, 1: 2, 2: 1, last: 1},
+        (0, "stable"): {1: 1},
+        (1, "stable"): {1: 1},
+    }
+
+
+def test_each_row_has_its_turn_and_both_versions_the_same_one(tmp_path: Path) -> None:
+    """Whichever the arm is; else a version could be asked for first rows and the other for last ones."""
+    watch, _ = watching(tmp_path, LABELS)
+    two = answer(("a", 1.0, [1, 0, 0]), ("b", 1.0, [1, 0, 0]))
+    for _ in range(10):
+        watch.both_answered(two, two)
+    assert seen(tmp_path) == {(0, "stable"): {0: 5, 1: 5}, (0, "canary"): {0: 5, 1: 5}}
+
+
+def test_how_sure_an_answer_is(tmp_path: Path) -> None:
+    """The mean of its rows' largest probability; one number for each answer, 0 to 1 whatever rounding did."""
+    watch, _ = watching(tmp_path, probabilities="probabilities")
+    watch.answered("canary", answer(("a", 1.0, [0.5, 0.25, 0.25])), None)
+    watch.answered("canary", answer(("a", 1.0, [0.5, 0.25, 0.25]), ("a", 1.0, [0.0, 1.0, 0.0])), None)
+    watch.answered("stable", answer(("a", 1.0, [1.5, 0.0, 0.0])), None)
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert counts.metrics == (
+        MetricCount(3, CONFIDENCE, "canary", 2, 1.25),
+        MetricCount(3, CONFIDENCE, "stable", 1, 1.0),
+    )
+
+
+def test_a_user_who_keeps_an_arm_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each arm and generation; those that cannot be remembered any more do not count."""
+    monkeypatch.setattr(watched, "MOST_MET", 3)
+    watch, cells = watching(tmp_path, LABELS)
+    one = answer(("a", 1.0, [1, 0, 0]))
+    for arm, unit in (("stable", 1), ("stable", 1), ("canary", 1), ("stable", 2), ("stable", 3)):
+        watch.answered(arm, one, unit)
+    assert seen(tmp_path) == {(0, "stable"): {0: 2}, (0, "canary"): {0: 1}}
+    assert cells_of_metrics(tmp_path) == ()
+    later = Watching(cells, RolloutEntry("r", "s", "c", outputs=(LABELS,)), 4, Signature((), ANSWERED))
+    later.answered("stable", one, 1)
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert [(each.generation, sum(each.cells)) for each in counts.bins if each.arm == "stable"] == [(3, 2), (4, 1)]
+
+
+def cells_of_metrics(tmp_path: Path) -> tuple[MetricCount, ...]:
+    """The metrics of the rollout."""
+    return read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").metrics
+
+
+def test_each_worker_that_counts_users_is_counted(tmp_path: Path) -> None:
+    """In its generation, a replacement once more: as often may one user be in the counts."""
+    create_slab(tmp_path / "slab", 3)
+    rollout = RolloutEntry("r", "s", "c", outputs=(LABELS,), sticky_header="X-User")
+    for slot in (0, 1, 0):
+        Watching(open_worker_metrics(tmp_path / "slab", slot).evidence, rollout, 3, Signature((), ANSWERED))
+    assert cells_of_metrics(tmp_path) == (MetricCount(3, COUNTERS, "stable", 3, 0.0),)
+
+
+def test_more_users_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that fit are kept, the rest is told; a successor finds the same."""
+    monkeypatch.setattr(evidence, "MOST_UNIT_RUNS", 2)
+    create_slab(tmp_path / "slab", 2)
+    for _ in range(2):
+        cells = open_worker_metrics(tmp_path / "slab", 0).evidence
+        for unit in range(1, 122):
+            cells.unit(("r", "3", "errors", "canary"), unit)
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert (len(counts.units), counts.overflow) == (120, True)
+
+
+def test_rollouts_that_are_over_make_room(tmp_path: Path) -> None:
+    """Hundreds of them find room, and one that goes on loses nothing; nothing overflows."""
+    create_slab(tmp_path / "slab", 2, names=600, cells=8_000)
+    metrics = open_worker_metrics(tmp_path / "slab", 0)
+    metrics.evidence.sample(("stays", "1", "errors", "canary"), bad=True)
+    times = RunTimes()
+    times.warming = 0
+    for number in range(300):
+        name = f"r{number}"
+        metrics.evidence.keep(["stays", name])
+        metrics.evidence.value((name, str(number), CONFIDENCE, "canary"), 0.5)
+        metrics.evidence.bin((name, str(number), "0", "canary"), 7)
+        digest = f"sha256:{number:064x}"
+        metrics.bind("e", number, f"m:{number}", digest)
+        metrics.time_runs(digest, times)
+        times.ran(0.001, 1)
+        for signal in ("errors", "slow"):
+            metrics.evidence.sample((name, str(number), signal, "canary"), bad=False)
+            metrics.evidence.unit((name, str(number), signal, "canary"), (1 << 63) - 1 - number)
+    metrics.evidence.sample(("stays", "1", "errors", "canary"), bad=True)
+    totals = read_totals(SlabReader(tmp_path / "slab"))
+    assert totals.slots[0].overflows == 0
+    assert totals.evidence.counts("stays").arms == (VariantCount(1, "errors", "canary", 2, 2),)
+    assert totals.evidence.counts("r299").arms[0] == VariantCount(299, "errors", "canary", 1, 0)
+    assert totals.evidence.counts("r299").units[0].unit == f"{(1 << 63) - 300:016x}"
+    assert sum(totals.run_times[f"sha256:{299:064x}"]) == 1
+    assert totals.evidence.counts("r299").metrics[0] == MetricCount(299, CONFIDENCE, "canary", 1, 0.5)
+    assert totals.evidence.counts("r299").bins[0].cells[7] == sum(totals.evidence.counts("r299").bins[0].cells) == 1
+    assert "r3" not in totals.evidence.rollouts()
+
+
+def test_a_worker_that_died_of_a_copy_names_the_version() -> None:
+    """Copies are in no endpoint's count, but in flight."""
+    assert executing({"shadowing\x1fabc": 1, "shadowing\x1fdef": 0}) == {"sha256:abc"}
