@@ -26,7 +26,7 @@ CALLS = 600
 RECORDED_IN = {
     "foundation/clock.py": "the clock that is handed in",
     "foundation/ids.py": "ids are ordered by time",
-    "gateway/http/predict.py": "when a prediction was asked, in its record",
+    "serving/pipeline.py": "when a prediction was asked, in its record",
     "package/packing/pack.py": "when a package was packed",
     "monitoring/predictions.py": "shows when a prediction was asked",
     "control/resources/times.py": "writes a recorded time as text",
