@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.simulated import Bools, accused, accused_of, boundary_of_limit, table
 from roadworthy.rollout.decide.machine import advance, begin
-from roadworthy.rollout.decide.state import READY, ROLLED_BACK, Alarm, Moment, Observation
+from roadworthy.rollout.decide.state import READY, ROLLED_BACK, Moment, Observation, SignalAlert
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.plan import Plan, Stage, Watch
 
@@ -140,8 +140,8 @@ def _ends(plan: Plan, looks: Bools) -> bool:
     """Whether the machine rolls back on these alarms."""
     state = begin("r", 1)
     for second, alarm in enumerate([False, *looks.tolist()]):
-        alarms = (Alarm("drift", 100, alarm),)
-        seen = Observation(Moment("b", float(second)), state.generation, state.generation, READY, READY, alarms=alarms)
+        alarms = (SignalAlert("drift", 100, alarm),)
+        seen = Observation(Moment("b", float(second)), state.generation, state.generation, READY, READY, alerts=alarms)
         state = advance(plan, state, seen, Evidence()).state
     return state.ends_as == ROLLED_BACK
 

@@ -15,10 +15,10 @@ from roadworthy.control.http.app import build_routes
 from roadworthy.control.http.fields import REFUSALS
 
 
-def describe(plane: ControlContext) -> dict[str, Any]:
+def describe(context: ControlContext) -> dict[str, Any]:
     """An OpenAPI document; "Telemetry" among its schemas is what gateways send."""
-    app = build_routes(plane, lambda: False)
-    hidden = [internal.routes(plane, lambda: False), page.routes(app.title, str(app.openapi_url))]
+    app = build_routes(context, lambda: False)
+    hidden = [internal.routes(context, lambda: False), page.routes(app.title, str(app.openapi_url))]
     described = app.openapi()
     for router in hidden:
         for route in router.routes:

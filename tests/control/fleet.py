@@ -63,8 +63,8 @@ class Fleet:
             RolloutCounts(
                 rollout,
                 tuple(
-                    VariantCount(generation, "errors", arm, *cell)
-                    for (generation, arm), cell in self.served.get(rollout, {}).items()
+                    VariantCount(generation, "errors", variant, *cell)
+                    for (generation, variant), cell in self.served.get(rollout, {}).items()
                 ),
                 crashes=self.crashes[rollout],
             )
@@ -81,16 +81,16 @@ class Fleet:
         """Draw that many requests by the split in force, exactly in proportion, and report them. None: the canary fails all of
         its own when it is in `bad`, else none."""
         entry = (self.frozen or self.snapshot()).endpoints[0]
-        weights = {arm.digest: arm.weight for arm in entry.split}
+        weights = {variant.digest: variant.weight for variant in entry.split}
         if entry.rollout is not None:
             cells = self.served.setdefault(entry.rollout.id, {})
             canary = round(requests * weights.get(entry.rollout.canary, 0) / FULL_SHARE)
             failing = canary if entry.rollout.canary in self.bad else 0
-            for arm, samples, bad in (
+            for variant, samples, bad in (
                 (STABLE, requests - canary, stable_bad),
                 (CANARY, canary, failing if canary_bad is None else canary_bad),
             ):
-                cell = cells.setdefault((entry.generation, arm), [0, 0])
+                cell = cells.setdefault((entry.generation, variant), [0, 0])
                 cell[0] += samples
                 cell[1] += min(bad, samples)
         self.follow()

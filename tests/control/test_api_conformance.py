@@ -11,7 +11,7 @@ import schemathesis
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 
-from roadworthy.control.wiring import build_plane
+from roadworthy.control.wiring import build_context
 from tests.control.description import describe
 from tests.control_plane import ControlProcess
 
@@ -53,9 +53,9 @@ def seed(three_lines: Path) -> Path:
 @pytest.fixture
 def document(tmp_path: Path) -> dict[str, Any]:
     """The description of all routes, with names of what is there."""
-    plane = build_plane({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
-    described = describe(plane)
-    plane.database.close()
+    context = build_context({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
+    described = describe(context)
+    context.database.close()
     frame = described["components"]["schemas"]["Telemetry"]["properties"]
     for part in (
         "workers",

@@ -13,7 +13,7 @@ import pytest
 
 from roadworthy.control.http.app import build_routes
 from roadworthy.control.http.auth_middleware import OPEN, PROBES
-from roadworthy.control.wiring import build_plane
+from roadworthy.control.wiring import build_context
 from roadworthy.foundation.keys import make_key
 from tests.control.description import describe, numbers
 from tests.waiting import DEADLINE_S
@@ -24,21 +24,21 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture
 def routes(tmp_path: Path) -> list[tuple[str, str]]:
     """(method, path) of every route there is."""
-    plane = build_plane({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
+    context = build_context({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
     found = set()
-    for route in _flat(build_routes(plane, lambda: False).routes):
+    for route in _flat(build_routes(context, lambda: False).routes):
         for method in route.methods or ():
             found.add((method, re.sub(r"{[^}]+}", "1", route.path)))
-    plane.database.close()
+    context.database.close()
     return sorted(found)
 
 
 @pytest.fixture
 def described(tmp_path: Path) -> dict[str, Any]:
     """The description of the API, that of internal routes too."""
-    plane = build_plane({"database_url": f"sqlite:///{tmp_path / 'b.db'}", "blob_folder": str(tmp_path / "blobs")})
-    document = describe(plane)
-    plane.database.close()
+    context = build_context({"database_url": f"sqlite:///{tmp_path / 'b.db'}", "blob_folder": str(tmp_path / "blobs")})
+    document = describe(context)
+    context.database.close()
     return document
 
 

@@ -14,7 +14,7 @@ import pytest
 from roadworthy.contract.telemetry import RecordFile
 from roadworthy.control.resources.feedback import trim
 from roadworthy.control.resources.telemetry import audit_trail
-from roadworthy.control.wiring import build_plane
+from roadworthy.control.wiring import build_context
 from roadworthy.rollout import rollouts
 from roadworthy.rollout.decide import machine
 from roadworthy.rollout.evidence import feedback
@@ -40,12 +40,12 @@ class Served:
         self._digests = digests
         self._numbers = itertools.count(1)
 
-    def made(self, arms: str, **changes: Any) -> list[str]:
+    def made(self, variants: str, **changes: Any) -> list[str]:
         """Record one prediction for each letter, c of the canary, s of the stable; their ids, in order."""
         rollout = current(self._admin)
         shared = {"generation": rollout["generation"], "rollout": rollout["id"], **changes}
         records = []
-        for letter in arms:
+        for letter in variants:
             at_ms = _AT_MS + next(self._numbers)
             own = {"digest": self._digests[letter == "c"], "id": f"{at_ms:012x}{0:020x}", "at_us": at_ms * 1_000}
             records.append(record(1, **{**own, **shared}))
@@ -352,13 +352,13 @@ def test_a_rollout_that_nothing_could_be_fed_to_is_refused(admin: httpx.Client, 
 def test_rows_beyond_the_limit_go_and_that_is_audited(tmp_path: Path) -> None:
     """By the controllers' loop; once."""
     document = {"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")}
-    plane = build_plane({**document, "feedback_max_rows": 1})
+    context = build_context({**document, "feedback_max_rows": 1})
     state, plan = machine.begin("r1", 1), check_plan({"strategy": "canary", "guards": ["feedback"]})
     facts = [Fact("feedback", f"p{n}", f"p{n}", 1, "canary", 0, bad=True) for n in range(2)]
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         rollouts.create(connection, Rollout("r1", "line", "m:1", "d1", "m:2", "d2", plan, state, 1, "me"))
         feedback.take(connection, "r1", facts, "key-a", 5)
-    assert [trim(plane), trim(plane)] == [1, 0]
-    (entry,) = audit_trail(plane, 5, None)["items"]
+    assert [trim(context), trim(context)] == [1, 0]
+    (entry,) = audit_trail(context, 5, None)["items"]
     assert (entry["verb"], entry["subject"], entry["detail"]) == ("feedback-trimmed", "r1", {"rows": 2})
-    plane.database.close()
+    context.database.close()

@@ -38,7 +38,7 @@ def test_e11_rollback_aborts_a_rollout(admin: httpx.Client, fleet: Fleet, digest
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     reply = admin.post(f"{LINE}:rollback")
     assert (reply.status_code, reply.json()["version"]) == (200, "line:1")
-    assert [(arm.digest, arm.weight) for arm in fleet.entry().split] == [(digests[0], 10_000)]
+    assert [(variant.digest, variant.weight) for variant in fleet.entry().split] == [(digests[0], 10_000)]
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
     assert (ended["outcome"], ended["decided_by"]) == ("aborted", control.admin_id)
 
@@ -80,7 +80,7 @@ def test_c3_a_stable_in_quarantine_is_left_and_the_rollout_from_it_is_over(
     ended = current(admin)
     assert (ended["outcome"], ended["decided_by"]) == ("aborted", "controller")
     assert "it crashed 3 times" in ended["text"]
-    assert [(arm.digest, arm.weight) for arm in fleet.entry().split] == [(digests[0], 10_000)]
+    assert [(variant.digest, variant.weight) for variant in fleet.entry().split] == [(digests[0], 10_000)]
 
 
 def test_a_shadow_copies_and_leaves_the_stable(admin: httpx.Client, fleet: Fleet, digests: list[str]) -> None:

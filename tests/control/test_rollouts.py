@@ -49,7 +49,7 @@ def test_a_good_version_goes_step_by_step_and_is_promoted(admin: httpx.Client, f
     shares = []
 
     def over(rollout: dict[str, Any]) -> bool:
-        shares.append([(arm.digest, arm.weight) for arm in fleet.entry().split])
+        shares.append([(variant.digest, variant.weight) for variant in fleet.entry().split])
         return rollout["phase"] == "finished"
 
     ended = follow_until(fleet, admin, over, requests=400)
@@ -68,7 +68,7 @@ def test_e1_a_canary_that_fails_every_request_goes_back(admin: httpx.Client, fle
     begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     fleet.serve(60, canary_bad=3)
-    assert [(arm.digest, arm.weight) for arm in fleet.entry().split] == [(digests[0], 10_000)]
+    assert [(variant.digest, variant.weight) for variant in fleet.entry().split] == [(digests[0], 10_000)]
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
     assert (ended["outcome"], ended["code"], ended["decided_by"]) == ("rolled-back", "worse", "controller")
     assert ended["text"].startswith("errors: canary 3 of 3 (1), stable 0 of 57 (0)")
@@ -199,7 +199,7 @@ def test_e10_a_third_version_waits_until_the_second_ones_traffic_is_moved(
     assert second["phase"] == "waiting"
     follow_until(fleet, admin, lambda rollout: rollout["id"] == second["id"] and rollout["share"] == 5)
     assert admin.get(f"{ROLLOUTS}/{first['id']}").json()["outcome"] == "superseded"
-    assert {arm.digest for arm in fleet.entry().split} == {digests[0], digests[2]}
+    assert {variant.digest for variant in fleet.entry().split} == {digests[0], digests[2]}
 
 
 def test_e10_the_old_canary_keeps_its_share_while_the_stable_is_not_ready(
@@ -285,7 +285,7 @@ def test_e15_the_stable_serves_while_the_canary_cannot_be_loaded(
     fleet.follow()
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
     assert (ended["outcome"], ended["code"], ended["text"]) == ("rolled-back", "not-loadable", "out of memory")
-    assert [(arm.digest, arm.weight) for arm in fleet.entry().split] == [(digests[0], 10_000)]
+    assert [(variant.digest, variant.weight) for variant in fleet.entry().split] == [(digests[0], 10_000)]
 
 
 def test_e16_what_a_rollout_may_go_back_to_cannot_be_deleted(

@@ -29,14 +29,16 @@ class Answering(Fleet):
     def answer(self, stable: int, canary: int) -> None:
         """Count so many answers of each version and report them."""
         generation = self.entry().generation
-        for arm, number, place in ((STABLE, stable, 1), (CANARY, canary, 3 if self.shifted else 1)):
-            self.bins.setdefault((generation, arm), [0] * OUTPUT_BINS)[place] += number
+        for variant, number, place in ((STABLE, stable, 1), (CANARY, canary, 3 if self.shifted else 1)):
+            self.bins.setdefault((generation, variant), [0] * OUTPUT_BINS)[place] += number
         self.follow()
 
     def counts(self) -> tuple[RolloutCounts, ...]:
         """With the bins, of the one rollout that it has."""
         bins = tuple(
-            BinCount(generation, 0, arm, tuple(cells)) for (generation, arm), cells in self.bins.items() if sum(cells)
+            BinCount(generation, 0, variant, tuple(cells))
+            for (generation, variant), cells in self.bins.items()
+            if sum(cells)
         )
         return tuple(replace(each, bins=bins) for each in super().counts())
 

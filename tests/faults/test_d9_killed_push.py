@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from roadworthy.control.resources import packages
-from roadworthy.control.wiring import build_plane
+from roadworthy.control.wiring import build_context
 from roadworthy.foundation.canonical import digest_file
 from roadworthy.foundation.references import VersionReference
 
@@ -18,10 +18,10 @@ _KILLED_PUSH = """
 import os, signal, sys
 from pathlib import Path
 from roadworthy.control.resources import packages
-from roadworthy.control.wiring import build_plane
+from roadworthy.control.wiring import build_context
 from roadworthy.store import blobs
 step, folder, file = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-plane = build_plane({"database_url": f"sqlite:///{folder}/a.db", "blob_folder": f"{folder}/blobs"})
+plane = build_context({"database_url": f"sqlite:///{folder}/a.db", "blob_folder": f"{folder}/blobs"})
 def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
 if step == "write": Path.hardlink_to = die
 if step == "fsync": blobs.os.fsync = die
@@ -29,7 +29,7 @@ if step == "rename": Path.replace = die
 if step == "fsync-folder": blobs.fsync_folder = die
 if step == "register": packages._register = die
 if step == "audit": type(plane).audit = die
-if step == "committed": type(plane.bulletin).refresh = die
+if step == "committed": type(plane.publisher).refresh = die
 packages.push(plane, file, "key-a", packages.Allowed())
 """
 
@@ -67,7 +67,7 @@ def test_d9_a_killed_push_shows_old_or_new_never_half(tmp_path: Path, packed: Pa
     """D9: a version is listed exactly when its bytes and its audit entry are there; leftovers are swept; a second push works."""
     done = subprocess.run([sys.executable, "-c", _KILLED_PUSH, step, str(tmp_path), str(packed)], check=False)
     assert done.returncode == -9
-    plane = build_plane({"database_url": f"sqlite:///{tmp_path}/a.db", "blob_folder": f"{tmp_path}/blobs"})
+    plane = build_context({"database_url": f"sqlite:///{tmp_path}/a.db", "blob_folder": f"{tmp_path}/blobs"})
     assert [path.name for path in (tmp_path / "blobs").rglob(".tmp-*")] == []
     listed = packages.list_versions(plane, "same", 0)["items"]
     assert len(listed) == new

@@ -13,7 +13,7 @@ from roadworthy.access import keys
 from roadworthy.contract.telemetry import READY, RecordFile, Telemetry, VersionState, WorkerReport
 from roadworthy.control.context import ControlContext
 from roadworthy.control.resources import telemetry
-from roadworthy.control.wiring import build_plane
+from roadworthy.control.wiring import build_context
 from roadworthy.monitoring import gateways
 from tests.control_plane import FakeGateway
 from tests.waiting import eventually
@@ -127,7 +127,7 @@ def test_g11_a_revision_from_the_future_raises_an_alert_and_nothing_else(
 def plane(tmp_path: Path) -> Iterator[ControlContext]:
     """A control plane that keeps 250 bytes of records."""
     document = {"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")}
-    built = build_plane({**document, "record_max_bytes": 250})
+    built = build_context({**document, "record_max_bytes": 250})
     yield built
     built.database.close()
 

@@ -19,8 +19,8 @@ from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.package.archive import open_package
 from roadworthy.package.package import Package
 from roadworthy.registry.versions import Version
-from roadworthy.rollout.decide.alerts import Look, alarms
-from roadworthy.rollout.decide.state import Alarm, State
+from roadworthy.rollout.decide.alerts import Look, signal_alerts
+from roadworthy.rollout.decide.state import SignalAlert, State
 from roadworthy.rollout.decide.verdict import Segment
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.plan import Plan, Stage, Watch
@@ -85,7 +85,7 @@ def measured(package: Package, folder: Path) -> Measures:
     return measures(PLAN, version, blobs, ())
 
 
-def drift(folder: Path, by: Measures, package: Package, answered: dict[str, Any]) -> Alarm:
+def drift(folder: Path, by: Measures, package: Package, answered: dict[str, Any]) -> SignalAlert:
     """What the alarm says after both versions answered 2,000 rows, as a worker of a gateway counts them."""
     create_slab(folder / "slab", 1)
     cells = open_worker_metrics(folder / "slab", 0).evidence
@@ -100,7 +100,7 @@ def drift(folder: Path, by: Measures, package: Package, answered: dict[str, Any]
             watch.answered(arm, Answer(joined, row, row + 1), None)
     counts = read_totals(SlabReader(folder / "slab")).evidence.counts("r")
     state = State("r", segments=(Segment(GENERATION, 5_000),), step_from=GENERATION, outputs=by.outputs)
-    (alarm,) = alarms(Look(PLAN, state, Evidence().merged("g/1", counts), ()))
+    (alarm,) = signal_alerts(Look(PLAN, state, Evidence().merged("g/1", counts), ()))
     return alarm
 
 

@@ -19,8 +19,8 @@ from roadworthy.contract.evidence import (
     RolloutCounts,
 )
 from roadworthy.contract.snapshot import WatchedOutput
-from roadworthy.rollout.decide.alerts import LEAST_GROWTH_BYTES, Look, Machine, alarms
-from roadworthy.rollout.decide.state import Alarm, State
+from roadworthy.rollout.decide.alerts import LEAST_GROWTH_BYTES, Look, Machine, signal_alerts
+from roadworthy.rollout.decide.state import SignalAlert, State
 from roadworthy.rollout.decide.verdict import Segment
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.plan import Metric, Plan, Stage, Sticky, Watch
@@ -32,14 +32,14 @@ SEGMENTS = (Segment(7, 0), Segment(8, 500), Segment(9, 2_500))
 MIB = 1 << 20
 
 
-def binned(generation: int, arm: str, *cells: int, output: int = 0) -> BinCount:
+def binned(generation: int, variant: str, *cells: int, output: int = 0) -> BinCount:
     """Counts of the first bins."""
-    return BinCount(generation, output, arm, (*cells, *[0] * (OUTPUT_BINS - len(cells))))
+    return BinCount(generation, output, variant, (*cells, *[0] * (OUTPUT_BINS - len(cells))))
 
 
-def sure(generation: int, arm: str, values: int, mean: float) -> MetricCount:
+def sure(generation: int, variant: str, values: int, mean: float) -> MetricCount:
     """So many answers with this mean confidence."""
-    return MetricCount(generation, CONFIDENCE, arm, values, values * mean)
+    return MetricCount(generation, CONFIDENCE, variant, values, values * mean)
 
 
 def said(
@@ -48,7 +48,7 @@ def said(
     machines: Sequence[Machine] = (),
     metrics: Sequence[Metric] = (),
     **state: Any,
-) -> Alarm:
+) -> SignalAlert:
     """What one signal says of these counts; the step at 25 % runs."""
     sticky = state.pop("sticky", None)
     given = {"segments": SEGMENTS, "step_from": 9, "outputs": (LABEL,), **state}
@@ -58,7 +58,7 @@ def said(
         metrics=tuple(each for each in counts if isinstance(each, MetricCount)),
     )
     plan = Plan("canary", STEPS, watches=(watch,), metrics=tuple(metrics), sticky=sticky)
-    (alarm,) = alarms(Look(plan, State("r", **given), Evidence().merged("g/1", reported), machines))
+    (alarm,) = signal_alerts(Look(plan, State("r", **given), Evidence().merged("g/1", reported), machines))
     assert alarm.signal == watch.signal
     return alarm
 
@@ -242,16 +242,18 @@ def test_equal_versions_are_left_alone(lower: float, raised: int) -> None:
         any_raised = False
         for look in range(60):
             step, hour = look // 30, 0.3 + 0.4 * (look % 30) / 30
-            for arm, number in enumerate((400, 40) if step == 0 else (300, 100)):
-                rises[step, arm] += number, random.binomial(number, hour - lower * arm)
-                late = random.binomial(number, hour + lower * arm)
-                classes[step, arm] += number - late, late
+            for variant, number in enumerate((400, 40) if step == 0 else (300, 100)):
+                rises[step, variant] += number, random.binomial(number, hour - lower * variant)
+                late = random.binomial(number, hour + lower * variant)
+                classes[step, variant] += number - late, late
             counts: list[BinCount | MetricCount] = []
             for place in range(step + 1):
-                for arm, name in enumerate((STABLE, CANARY)):
-                    counts.append(binned(8 + place, name, *classes[place, arm].tolist()))
+                for variant, name in enumerate((STABLE, CANARY)):
+                    counts.append(binned(8 + place, name, *classes[place, variant].tolist()))
                     counts.append(
-                        MetricCount(8 + place, CONFIDENCE, name, int(rises[place, arm, 0]), rises[place, arm, 1])
+                        MetricCount(
+                            8 + place, CONFIDENCE, name, int(rises[place, variant, 0]), rises[place, variant, 1]
+                        )
                     )
             step_from = 8 + step
             segments = SEGMENTS[: 2 + step]

@@ -58,9 +58,9 @@ def counted(database: Database, rollout: Rollout) -> Evidence:
         return rollouts.evidence_of(connection, rollout.id)
 
 
-def called(number: int, *, wrong: bool, arm: str = CANARY, unit: int = 0) -> Fact:
+def called(number: int, *, wrong: bool, variant: str = CANARY, unit: int = 0) -> Fact:
     """A prediction that somebody judged."""
-    return Fact(FEEDBACK, f"p{number}", f"p{number}", 3, arm, unit, wrong)
+    return Fact(FEEDBACK, f"p{number}", f"p{number}", 3, variant, unit, wrong)
 
 
 @st.composite

@@ -23,13 +23,13 @@ from roadworthy.rollout.decide.state import (
     RETURNING,
     STEPPING,
     Advance,
-    Alarm,
     Alert,
     Finish,
     Moment,
     Observation,
     Retry,
     SetSplit,
+    SignalAlert,
     State,
     state_from_document,
 )
@@ -73,10 +73,10 @@ class World:
         """More (samples, bad) in the present generation."""
         generation = self.state.generation
         counts = []
-        for arm, (samples, bad) in ((CANARY, canary), (STABLE, stable)):
-            before = self._counts.get((generation, f"{signal}/{arm}"), (0, 0))
-            self._counts[generation, f"{signal}/{arm}"] = after = (before[0] + samples, before[1] + bad)
-            counts.append(VariantCount(generation, signal, arm, *after))
+        for variant, (samples, bad) in ((CANARY, canary), (STABLE, stable)):
+            before = self._counts.get((generation, f"{signal}/{variant}"), (0, 0))
+            self._counts[generation, f"{signal}/{variant}"] = after = (before[0] + samples, before[1] + bad)
+            counts.append(VariantCount(generation, signal, variant, *after))
         self.evidence = self.evidence.merged("gateway/1", RolloutCounts("r", tuple(counts)))
 
     def _stored(self, move: Advance) -> Advance:
@@ -201,7 +201,7 @@ def test_what_is_missing_at_the_deadline_is_told_whatever_it_is() -> None:
     world.traffic((200, 0), (3_800, 0))
     world.traffic((200, 12), (3_800, 190), "slow")
     world.look(50, fresh=False)
-    world.look(50, fresh=True, alarms=(Alarm("drift", 200, raised=True, text="label: 20.0% of answers differ"),))
+    world.look(50, fresh=True, alerts=(SignalAlert("drift", 200, raised=True, text="label: 20.0% of answers differ"),))
     text = world.state.text
     assert "errors:" not in text, "that guard has passed"
     for part in (
@@ -481,11 +481,11 @@ def test_watches_hold_or_only_tell() -> None:
     world.traffic((120, 0), (1_000, 0))
     world.look(61)
     assert (world.state.code, world.state.text) == ("no-evidence", "drift: nothing was measured yet")
-    drift = Alarm("drift", 800, True, "labels moved by 0.3")
-    world.look(1, alarms=(drift, Alarm("confidence", 50, True, "lower")))
+    drift = SignalAlert("drift", 800, True, "labels moved by 0.3")
+    world.look(1, alerts=(drift, SignalAlert("confidence", 50, True, "lower")))
     world.look(1)
     assert (world.state.code, world.alerts) == ("alarm", ["alarm", "alarm-confidence"])
-    world.look(1, alarms=(replace(drift, raised=False),))
+    world.look(1, alerts=(replace(drift, raised=False),))
     assert world.state.weight == 2_500
 
 

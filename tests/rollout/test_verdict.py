@@ -248,7 +248,7 @@ def test_segments_multiply() -> None:
 def drawn(canary: int, stable: int, generation: int = 5) -> RolloutCounts:
     """For how many requests each arm was drawn."""
     counts = ((CANARY, canary), (STABLE, stable))
-    return RolloutCounts("r", tuple(VariantCount(generation, DRAWN, arm, number, 0) for arm, number in counts))
+    return RolloutCounts("r", tuple(VariantCount(generation, DRAWN, variant, number, 0) for variant, number in counts))
 
 
 def test_shares_that_are_not_as_set_hold_whatever_the_evidence_says() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from roadworthy.rollout.plan.parse import read_plan
-from roadworthy.rollout.plan.warnings import cautions
+from roadworthy.rollout.plan.warnings import plan_warnings
 
 DEFAULT = read_plan("strategy: canary")
 """5, 25, 50, 100 %, ten minutes and 100 requests each."""
@@ -13,7 +13,7 @@ DEFAULT = read_plan("strategy: canary")
 
 def codes(plan: str, per_s: float | None, *, cached: bool = False) -> list[str]:
     """Of all cautions."""
-    return [each.code for each in cautions(read_plan(plan), cached=cached, requests_per_s=per_s)]
+    return [each.code for each in plan_warnings(read_plan(plan), cached=cached, requests_per_s=per_s)]
 
 
 def test_a_cache_is_told_whatever_the_traffic() -> None:
@@ -25,13 +25,13 @@ def test_a_cache_is_told_whatever_the_traffic() -> None:
 
 def test_a_plan_that_is_unlikely_to_be_decided_is_told_with_the_time_that_it_takes() -> None:
     """307 requests of 5 % at one a minute are 6,140 minutes, by the bound of slow ones; the others 1,228, 614 and 307."""
-    (found,) = cautions(DEFAULT, cached=False, requests_per_s=1 / 60)
+    (found,) = plan_warnings(DEFAULT, cached=False, requests_per_s=1 / 60)
     assert found.code == "unlikely-to-be-decided"
     assert found.text == (
         "at the past hour's rate (1 a minute) the evidence that the steps ask for takes about 5.76 days, where their own time is "
         "40 min, so it is unlikely to be decided in time; at the deadline, after 24 h, it goes back as inconclusive"
     )
-    (seldom,) = cautions(DEFAULT, cached=False, requests_per_s=1 / 1_200)
+    (seldom,) = plan_warnings(DEFAULT, cached=False, requests_per_s=1 / 1_200)
     assert seldom.text.startswith("at the past hour's rate (3 an hour)")
 
 
@@ -40,7 +40,7 @@ def test_what_can_never_be_shown_is_told_whatever_the_traffic() -> None:
     may pass it, there nothing can."""
     plan = "strategy: canary\nguards: {slow: {limit: 0.04}}\nat_deadline: hold"
     for per_s in (100.0, None):
-        (found,) = cautions(read_plan(plan), cached=False, requests_per_s=per_s)
+        (found,) = plan_warnings(read_plan(plan), cached=False, requests_per_s=per_s)
         assert found.code == "unlikely-to-be-decided"
         assert found.text == (
             "slow must be shown to be under 0.04 at 100 %, and of a version that is well about 0.05 is: it waits until a person"
@@ -83,9 +83,9 @@ def test_only_what_a_plan_waits_for_counts(plan: str, per_s: float | None, told:
 
 def test_what_the_deadline_will_do_is_told() -> None:
     """It goes back or holds, as the plan says; without one there is nothing to add."""
-    (none,) = cautions(DEFAULT, cached=False, requests_per_s=0.0)
+    (none,) = plan_warnings(DEFAULT, cached=False, requests_per_s=0.0)
     assert none.text.endswith("at the deadline, after 24 h, it goes back as inconclusive")
-    (holds,) = cautions(read_plan("strategy: canary\nat_deadline: hold"), cached=False, requests_per_s=0.0)
+    (holds,) = plan_warnings(read_plan("strategy: canary\nat_deadline: hold"), cached=False, requests_per_s=0.0)
     assert holds.text.endswith("it holds as inconclusive")
-    (endless,) = cautions(read_plan("strategy: ab"), cached=False, requests_per_s=0.0)
+    (endless,) = plan_warnings(read_plan("strategy: ab"), cached=False, requests_per_s=0.0)
     assert "deadline" not in endless.text

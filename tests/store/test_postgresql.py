@@ -19,7 +19,7 @@ from roadworthy.contract.telemetry import READY, RecordFile, RequestCount, Telem
 from roadworthy.control.context import ControlContext
 from roadworthy.control.resources import keys, telemetry
 from roadworthy.control.resources import rollouts as rollout_verbs
-from roadworthy.control.wiring import build_plane
+from roadworthy.control.wiring import build_context
 from roadworthy.foundation.errors import Conflict, StoreError, Unavailable
 from roadworthy.foundation.references import VersionReference
 from roadworthy.registry import versions
@@ -55,15 +55,15 @@ def url(server: Any, request: pytest.FixtureRequest) -> str:
     return postgresql.database(server, request.node.name)
 
 
-def plane(url: str, folder: Path) -> ControlContext:
+def context(url: str, folder: Path) -> ControlContext:
     """A control plane on it."""
     bootstrap = [{"id": "key-first", "key": "rw_first", "role": "admin"}]
-    return build_plane({"database_url": url, "blob_folder": str(folder / "blobs"), "bootstrap_keys": bootstrap})
+    return build_context({"database_url": url, "blob_folder": str(folder / "blobs"), "bootstrap_keys": bootstrap})
 
 
 def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> None:
     """Migrations make exactly the tables that the code describes; keys, telemetry and queries work; a restart finds all."""
-    first = plane(url, tmp_path)
+    first = context(url, tmp_path)
     with first.database.begin() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     frame = Telemetry(
@@ -81,8 +81,8 @@ def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> Non
     assert asked == {"items": [], "lost": 0, "unreadable": {"files": 1, "predictions": 1}}  # its blob never came
     assert telemetry.audit_trail(first, 5, None)["items"][0]["verb"] == "key-create"
     first.database.close()
-    second = plane(url, tmp_path)
-    assert second.bulletin.edition.snapshot == first.bulletin.edition.snapshot
+    second = context(url, tmp_path)
+    assert second.publisher.edition.snapshot == first.publisher.edition.snapshot
     assert [key["id"] for key in keys.list_all(second)["items"]] == ["key-first"]
     assert telemetry.status(second, "1")["gateways"][0]["id"] == "gw-1"
     second.database.close()
@@ -90,7 +90,7 @@ def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> Non
 
 def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
     """Begun, counted for, found worse and gone back, with its history and its events; a second one is refused by the database."""
-    both = plane(url, tmp_path)
+    both = context(url, tmp_path)
     signature = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),)).to_document()
     with both.database.begin() as connection:
         for number in (1, 2):
@@ -98,12 +98,12 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
             found = Version(VersionReference("line", 0), digest, 1, signature, (), None, 1, "me")
             versions.register(connection, found)
         endpoints.create(connection, Endpoint("line", 1, "line:1", None, None, {}, signature, 1, "me"))
-    both.bulletin.refresh()
+    both.publisher.refresh()
     counts: tuple[RolloutCounts, ...] = ()
     sequence = itertools.count(1)
 
     def follow() -> None:
-        snapshot = both.bulletin.edition.snapshot
+        snapshot = both.publisher.edition.snapshot
         states = tuple(VersionState(f"sha256:{number:064x}", READY) for number in (1, 2))
         worker = WorkerReport(0, 1, "w", snapshot.epoch, snapshot.revision, snapshot.revision, states)
         telemetry.take_frame(both, Telemetry("gw-1", "b", next(sequence), 1, (worker,), rollouts=counts))

@@ -25,17 +25,17 @@ class AuditEvent:
     detail: Mapping[str, Any]
 
 
-def append(connection: Connection, at_us: int, deed: AuditEvent) -> None:
+def append(connection: Connection, at_us: int, event: AuditEvent) -> None:
     """Write one entry."""
     connection.execute(
         insert(audit_entries).values(
             project=PROJECT,
             id=_ids.next(),
             at_us=at_us,
-            actor=deed.actor,
-            verb=deed.verb,
-            subject=deed.subject,
-            detail=json.dumps(dict(deed.detail)),
+            actor=event.actor,
+            verb=event.verb,
+            subject=event.subject,
+            detail=json.dumps(dict(event.detail)),
         )
     )
 

@@ -17,18 +17,18 @@ KEPT = 10_000
 """So many of the newest stay."""
 
 
-def announce(connection: Connection, at_us: int, deed: AuditEvent) -> int:
+def announce(connection: Connection, at_us: int, event: AuditEvent) -> int:
     """Write one event; its number. The deed's actor becomes a part of its detail."""
     connection.execute(update(stores).values(event=stores.c.event + 1))
     number = newest(connection)
-    detail = {"by": deed.actor, **deed.detail}
+    detail = {"by": event.actor, **event.detail}
     connection.execute(
         insert(events).values(
             project=PROJECT,
             number=number,
             at_us=at_us,
-            kind=deed.verb,
-            subject=deed.subject,
+            kind=event.verb,
+            subject=event.subject,
             detail=json.dumps(detail),
         )
     )

@@ -20,7 +20,7 @@ Name = Annotated[str, msgspec.Meta(max_length=64, pattern=WHOLE)]
 Signal = Annotated[str, msgspec.Meta(max_length=80, pattern=WHOLE)]
 """A guard's, "custom." and a name among them, or a watched metric's."""
 STABLE, CANARY = "stable", "canary"
-ARMS = (STABLE, CANARY)
+VARIANTS = (STABLE, CANARY)
 EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
 CONFIDENCE = "watched.confidence"
 """The metric that has how sure answers are, 0 to 1. No metric of a plan can have this name."""

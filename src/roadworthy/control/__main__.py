@@ -14,7 +14,7 @@ from roadworthy.control.controllers.loop import Controllers
 from roadworthy.control.controllers.webhook_dispatcher import WebhookDispatcher
 from roadworthy.control.http.app import create_app
 from roadworthy.control.logs import configure_logs
-from roadworthy.control.wiring import build_plane
+from roadworthy.control.wiring import build_context
 from roadworthy.foundation.child import (
     EXIT_REFUSED,
     LIFE_S,
@@ -36,7 +36,7 @@ def main() -> int:
     log = structlog.get_logger()
     try:
         listener = _listener(document)  # first of all: a taken port leaves nothing half begun
-        plane = build_plane(document)
+        context = build_context(document)
     except RoadworthyError as error:
         log.error("control-plane-refuses-to-start", code=error.code, message=error.message, hint=error.hint)  # noqa: TRY400 - a refusal, no bug: its trace tells nothing
         return EXIT_REFUSED
@@ -44,7 +44,7 @@ def main() -> int:
         log.error("control-plane-refuses-to-start", code=StoreError.code, message=f"a folder cannot be used: {error}")  # noqa: TRY400 - as above
         return EXIT_REFUSED
     server: list[uvicorn.Server] = []
-    app = create_app(plane, lambda: bool(server and server[0].should_exit))
+    app = create_app(context, lambda: bool(server and server[0].should_exit))
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -56,20 +56,20 @@ def main() -> int:
         lifespan="off",
     )
     server.append(uvicorn.Server(config))
-    controllers, courier = Controllers(plane), WebhookDispatcher(plane)
+    controllers, dispatcher = Controllers(context), WebhookDispatcher(context)
     controllers.start()
-    courier.start()
+    dispatcher.start()
     for number in (
         signal.SIGTERM,
         signal.SIGINT,
     ):  # the server raises a signal again once it has stopped: it has been obeyed
         signal.signal(number, lambda _number, _frame: setattr(server[0], "should_exit", True))
     watch_parent(lambda: setattr(server[0], "should_exit", True))
-    log.info("control-plane-starts", revision=plane.bulletin.edition.snapshot.revision)
+    log.info("control-plane-starts", revision=context.publisher.edition.snapshot.revision)
     server[0].run(sockets=[listener])
-    courier.stop()
+    dispatcher.stop()
     controllers.stop()
-    plane.database.close()
+    context.database.close()
     return 0
 
 

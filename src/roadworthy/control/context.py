@@ -80,15 +80,15 @@ class Once:
     _MOST = 1_000
 
     def __init__(self) -> None:
-        self._told: set[Hashable] = set()
+        self._seen: set[Hashable] = set()
 
     def first(self, what: Hashable) -> bool:
         """Whether this is the first time; after many others it may be so again."""
-        if what in self._told:
+        if what in self._seen:
             return False
-        if len(self._told) >= self._MOST:
-            self._told.clear()
-        self._told.add(what)
+        if len(self._seen) >= self._MOST:
+            self._seen.clear()
+        self._seen.add(what)
         return True
 
 
@@ -98,14 +98,14 @@ class ControlContext:
 
     database: Database
     blobs: BlobStore
-    bulletin: SnapshotPublisher
-    feed: EventStream
+    publisher: SnapshotPublisher
+    stream: EventStream
     clock: Clock
     settings: ControlSettings
     sender: Sender
-    turn: WriteLock = field(default_factory=WriteLock)
+    lock: WriteLock = field(default_factory=WriteLock)
     """Held while a decision is made and written; the database sees to it that other processes wait, too."""
-    told: Once = field(default_factory=Once)
+    reported: Once = field(default_factory=Once)
     boot: str = field(default_factory=lambda: random_id("control"))
     """This life of the control plane: its monotonic clock cannot be compared with another one's."""
 
@@ -116,4 +116,4 @@ class ControlContext:
 
     def announce(self, connection: Connection, actor: str, kind: str, subject: str, **detail: Any) -> None:
         """Tell whoever follows the events, once this transaction has succeeded."""
-        self.feed.expect(events.announce(connection, self.clock.now_us(), AuditEvent(actor, kind, subject, detail)))
+        self.stream.expect(events.announce(connection, self.clock.now_us(), AuditEvent(actor, kind, subject, detail)))

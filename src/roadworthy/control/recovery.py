@@ -108,19 +108,19 @@ def put_in_place(url: str, backup: Path, clock: Clock) -> Restored:
         StoreError: "not-a-backup", "database-damaged", "database-newer".
     """
     database = _sqlite_file(url)
-    beside = temporary_beside(database)
+    staged = temporary_beside(database)
     try:
-        shutil.copyfile(backup, beside)
+        shutil.copyfile(backup, staged)
         if (log := _with(backup, "-wal")).exists():  # of a plain copy of a database in use
-            shutil.copyfile(log, _with(beside, "-wal"))
-        _check(beside)
-        restored = begin_again(f"sqlite:///{beside}", clock)
+            shutil.copyfile(log, _with(staged, "-wal"))
+        _check(staged)
+        restored = begin_again(f"sqlite:///{staged}", clock)
         aside = _move_aside(database, clock)
-        beside.replace(database)
+        staged.replace(database)
         fsync_folder(database.parent)
     finally:
         for companion in ("", *_COMPANIONS):
-            _with(beside, companion).unlink(missing_ok=True)
+            _with(staged, companion).unlink(missing_ok=True)
     return replace(restored, aside=aside)
 
 

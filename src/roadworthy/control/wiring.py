@@ -20,7 +20,7 @@ from roadworthy.store.epochs import EpochFile
 from roadworthy.webhooks.sending import Sender
 
 
-def build_plane(document: Mapping[str, Any]) -> ControlContext:
+def build_context(document: Mapping[str, Any]) -> ControlContext:
     """Open the database and the blob store, and make sure of the keys that the document brings.
 
     Raises:
@@ -42,10 +42,10 @@ def build_plane(document: Mapping[str, Any]) -> ControlContext:
     )
     database = open_database(str(document["database_url"]), settings.database_wait_s, epochs.expected())
     blobs = FolderBlobs(Path(document["blob_folder"]))
-    board, feed = SnapshotPublisher(database, epochs), EventStream(database)
-    turn = WriteLock(settings.database_wait_s)
+    publisher, stream = SnapshotPublisher(database, epochs), EventStream(database)
+    lock = WriteLock(settings.database_wait_s)
     clock = SteadyClock(SystemClock())
     sender = Sender([ip_network(text) for text in settings.webhook_networks], clock)
-    plane = ControlContext(database, blobs, board, feed, clock, settings, sender, turn)
-    ensure(plane, document.get("bootstrap_keys", ()))
-    return plane
+    context = ControlContext(database, blobs, publisher, stream, clock, settings, sender, lock)
+    ensure(context, document.get("bootstrap_keys", ()))
+    return context

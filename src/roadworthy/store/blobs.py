@@ -75,21 +75,21 @@ class FolderBlobs:
         if target.exists():
             return
         private_folder(target.parent)
-        beside = temporary_beside(target)
+        staged = temporary_beside(target)
         try:
             try:
-                beside.hardlink_to(source)  # `incoming` is on the same disk: nothing is written twice
+                staged.hardlink_to(source)  # `incoming` is on the same disk: nothing is written twice
             except OSError:
-                shutil.copyfile(source, beside)
-            descriptor = os.open(beside, os.O_RDONLY)
+                shutil.copyfile(source, staged)
+            descriptor = os.open(staged, os.O_RDONLY)
             try:
                 os.fchmod(descriptor, 0o600)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            beside.replace(target)
+            staged.replace(target)
         finally:
-            beside.unlink(missing_ok=True)
+            staged.unlink(missing_ok=True)
         fsync_folder(target.parent)
 
     def open(self, name: str) -> BinaryIO:

@@ -20,8 +20,8 @@ _log = structlog.get_logger()
 class Controllers:
     """One thread; a tick that fails is logged and the next one tries again."""
 
-    def __init__(self, plane: ControlContext) -> None:
-        self._plane = plane
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="controllers", daemon=True)
 
@@ -39,13 +39,13 @@ class Controllers:
         while not self._stop.wait(_TICK_S):
             ticks += 1
             try:
-                self._plane.database.lead.renew()
-                self._plane.bulletin.catch_up()
-                self._plane.feed.look()
-                step(self._plane)
-                if ticks % _TRIM_EVERY == 0 and self._plane.database.lead.held:
-                    trim_records(self._plane)
-                    feedback.trim(self._plane)
+                self._context.database.lead.renew()
+                self._context.publisher.catch_up()
+                self._context.stream.look()
+                step(self._context)
+                if ticks % _TRIM_EVERY == 0 and self._context.database.lead.held:
+                    trim_records(self._context)
+                    feedback.trim(self._context)
             except RoadworthyError as error:
                 _log.warning("controller-tick-failed", code=error.code, message=error.message)
             except Exception:  # noqa: BLE001  (the loop must outlive whatever one tick meets; the log has it)

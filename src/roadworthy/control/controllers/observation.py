@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from roadworthy.contract.telemetry import RUN_TIME_BOUNDS_US, WorkerReport
 from roadworthy.monitoring.gateways import Gateway
-from roadworthy.rollout.decide import alerts as alarms
-from roadworthy.rollout.decide.alerts import Machine
+from roadworthy.rollout.decide.alerts import Look, Machine, signal_alerts
 from roadworthy.rollout.decide.state import FAILED, LOADING, PREPARING, READY, Moment, Observation
 from roadworthy.rollout.decide.switch import Refuse, Switch, decide
 from roadworthy.rollout.endpoints import Endpoint
@@ -27,16 +25,16 @@ cold; nobody's answer is late for that, and the new version is the one that is a
 _SLOW = 0.95
 
 
-class At(NamedTuple):
-    """When one looks: the store's epoch (what a worker says of another is past), the controller's moment, and the time in
-    microseconds since 1970."""
-
-    epoch: str
-    moment: Moment
-    now_us: int
-
-
-def observe(rollout: Rollout, endpoint: Endpoint, found: Sequence[Gateway], evidence: Evidence, at: At) -> Observation:
+def observe(
+    rollout: Rollout,
+    endpoint: Endpoint,
+    found: Sequence[Gateway],
+    evidence: Evidence,
+    *,
+    epoch: str,
+    moment: Moment,
+    now_us: int,
+) -> Observation:
     """One look.
 
     Args:
@@ -45,20 +43,20 @@ def observe(rollout: Rollout, endpoint: Endpoint, found: Sequence[Gateway], evid
         evidence: all that was counted for it.
     """
     workers = [worker for gateway in found for worker in gateway.workers]
-    canary, reason = _canary(rollout, workers, at.epoch)
+    canary, reason = _canary(rollout, workers, epoch)
     stable = decide(rollout.stable_digest, workers)
     states = [state for worker in workers for state in worker.versions if state.digest == rollout.canary_digest]
     machines = [_machine(rollout, gateway) for gateway in found]
     return Observation(
-        moment=at.moment,
+        moment=moment,
         generation=endpoint.generation,
-        applied=min((_applied(rollout, worker, at.epoch) for worker in workers), default=0),
+        applied=min((_applied(rollout, worker, epoch) for worker in workers), default=0),
         canary=canary,
         stable=_STATES.get(type(stable), LOADING),
         reason=reason,
-        fresh=bool(found) and all(at.now_us - gateway.seen_at_us <= FRESH_US for gateway in found),
+        fresh=bool(found) and all(now_us - gateway.seen_at_us <= FRESH_US for gateway in found),
         breaker_open=any(state.breaker_open for state in states),
-        alarms=alarms.alarms(alarms.Look(rollout.plan, rollout.state, evidence, machines)),
+        alerts=signal_alerts(Look(rollout.plan, rollout.state, evidence, machines)),
     )
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control.context import ControlContext
-from roadworthy.control.controllers.observation import At, observe
+from roadworthy.control.controllers.observation import observe
 from roadworthy.foundation.errors import Conflict
 from roadworthy.foundation.references import VersionReference
 from roadworthy.monitoring import gateways
@@ -59,58 +59,60 @@ class Look:
     evidence: Evidence
 
 
-def drive(plane: ControlContext) -> bool:
+def drive(context: ControlContext) -> bool:
     """Look once at every running rollout; whether gateways must see a change. The caller has the turn.
 
     Of several control planes on one database the one that leads does it: a step's time is measured on one process's clock."""
-    if not plane.database.lead.held:
+    if not context.database.lead.held:
         return False
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         running = [each for each in rollouts.list_open(connection) if each.running]
     moved = False
     for rollout in running:
         try:
-            with plane.database.begin() as connection:
-                moved |= _drive_one(plane, connection, rollout.endpoint)
+            with context.database.begin() as connection:
+                moved |= _drive_one(context, connection, rollout.endpoint)
         except Conflict as error:  # somebody else wrote first; the next look sees what
             _log.info("rollout-look-was-late", endpoint=rollout.endpoint, code=error.code)
     return moved
 
 
-def look_at(plane: ControlContext, connection: Connection, rollout: Rollout) -> Look:
+def look_at(context: ControlContext, connection: Connection, rollout: Rollout) -> Look:
     """What there is to see of a running rollout now."""
     endpoint = endpoints.get(connection, rollout.endpoint)
     epoch, revision = read_revision(connection)
     rollout = rollout.noted(endpoint.generation, revision)
-    now_us = plane.clock.now_us()
+    now_us = context.clock.now_us()
     found = gateways.live(gateways.list_all(connection), now_us)
-    moment = Moment(plane.boot, plane.clock.monotonic())
+    moment = Moment(context.boot, context.clock.monotonic())
     evidence = rollouts.evidence_of(connection, rollout.id)
-    seen = observe(rollout, endpoint, found, evidence, At(epoch, moment, now_us))
+    seen = observe(rollout, endpoint, found, evidence, epoch=epoch, moment=moment, now_us=now_us)
     return Look(rollout, endpoint, seen, evidence)
 
 
-def obey(plane: ControlContext, connection: Connection, rollout: Rollout, name: str, actor: str) -> str | None:
+def apply_command(
+    context: ControlContext, connection: Connection, rollout: Rollout, name: str, actor: str
+) -> str | None:
     """Do what a person asks of a running rollout; why nothing was done, or None."""
-    look = look_at(plane, connection, rollout)
+    look = look_at(context, connection, rollout)
     advance = command(rollout.plan, rollout.state, name, look.seen)
     if advance.refused is not None:
         return advance.refused
     decides = name in ("abort", "promote", "supersede")
     asked = replace(look.rollout, decided_by=actor if decides else rollout.decided_by)
-    plane.audit(connection, actor, f"rollout-{name}", rollout.endpoint, rollout=rollout.id, **standing(rollout))
-    _carry_out(plane, connection, replace(look, rollout=asked), advance, actor)
+    context.audit(connection, actor, f"rollout-{name}", rollout.endpoint, rollout=rollout.id, **standing(rollout))
+    _carry_out(context, connection, replace(look, rollout=asked), advance, actor)
     return None
 
 
-def cut_short(plane: ControlContext, connection: Connection, rollout: Rollout, actor: str, text: str) -> None:
+def cancel(context: ControlContext, connection: Connection, rollout: Rollout, actor: str, text: str) -> None:
     """End a rollout because its endpoint, or its stable, is gone: whoever calls moves the traffic, if there is any."""
     state = msgspec.structs.replace(
         rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, text=text, weight=0, shadow=0
     )
-    ended = replace(rollout, state=state, waiting=False, ended_at_us=plane.clock.now_us(), decided_by=actor)
+    ended = replace(rollout, state=state, waiting=False, ended_at_us=context.clock.now_us(), decided_by=actor)
     rollouts.change(connection, ended)
-    _tell_end(plane, connection, ended, actor)
+    _tell_end(context, connection, ended, actor)
 
 
 def standing(rollout: Rollout) -> dict[str, Any]:
@@ -160,13 +162,13 @@ def _of_step(shown: Shown) -> dict[str, Any]:
     }
 
 
-def begin_waiting(plane: ControlContext, connection: Connection, endpoint: Endpoint, revision: int) -> None:
+def begin_waiting(context: ControlContext, connection: Connection, endpoint: Endpoint, revision: int) -> None:
     """Begin the rollout that waited for the one before it to end, if one does."""
     waiting = rollouts.find_waiting(connection, endpoint.name)
     if waiting is None:
         return
     if waiting.stable != endpoint.current:
-        cut_short(plane, connection, waiting, CONTROLLER, f"{endpoint.current} serves now instead of {waiting.stable}")
+        cancel(context, connection, waiting, CONTROLLER, f"{endpoint.current} serves now instead of {waiting.stable}")
         return
     begun = replace(
         waiting,
@@ -176,19 +178,19 @@ def begin_waiting(plane: ControlContext, connection: Connection, endpoint: Endpo
         asked_revision=revision,
     )
     rollouts.change(connection, begun)
-    plane.announce(connection, CONTROLLER, "rollout-began", endpoint.name, rollout=waiting.id, version=waiting.canary)
+    context.announce(connection, CONTROLLER, "rollout-began", endpoint.name, rollout=waiting.id, version=waiting.canary)
 
 
-def _drive_one(plane: ControlContext, connection: Connection, name: str) -> bool:
+def _drive_one(context: ControlContext, connection: Connection, name: str) -> bool:
     rollout = rollouts.find_running(connection, name)
     if rollout is None:
         return False
-    look = look_at(plane, connection, rollout)
+    look = look_at(context, connection, rollout)
     advance = machine.advance(rollout.plan, rollout.state, look.seen, look.evidence)
-    return _carry_out(plane, connection, look, advance, CONTROLLER)
+    return _carry_out(context, connection, look, advance, CONTROLLER)
 
 
-def _carry_out(plane: ControlContext, connection: Connection, look: Look, advance: Advance, actor: str) -> bool:
+def _carry_out(context: ControlContext, connection: Connection, look: Look, advance: Advance, actor: str) -> bool:
     """Write the state and do what it asks for; whether gateways must see a change."""
     before, endpoint = look.rollout, look.endpoint
     rollout = replace(before, state=advance.state)
@@ -198,37 +200,37 @@ def _carry_out(plane: ControlContext, connection: Connection, look: Look, advanc
     revision = bump_revision(connection) if moved else 0
     for action in advance.actions:
         if isinstance(action, SetSplit):
-            rollout, endpoint = _set_split(plane, connection, rollout, endpoint, actor)
+            rollout, endpoint = _set_split(context, connection, rollout, endpoint, actor)
             moved = True
         elif isinstance(action, Retry):
             rollout = replace(rollout, asked_revision=revision)
-            plane.audit(connection, actor, "rollout-retry", endpoint.name, rollout=rollout.id, attempt=action.attempt)
+            context.audit(connection, actor, "rollout-retry", endpoint.name, rollout=rollout.id, attempt=action.attempt)
         elif isinstance(action, Alert):
             facts = {"rollout": rollout.id, "code": action.code, "text": action.text, **standing(rollout)}
-            plane.announce(connection, actor, "rollout-alert", endpoint.name, **facts)
+            context.announce(connection, actor, "rollout-alert", endpoint.name, **facts)
         elif isinstance(action, Finish):
-            _finish(plane, connection, rollout, endpoint)
+            _finish(context, connection, rollout, endpoint)
             return True
     rollouts.change(connection, rollout)
     return moved
 
 
 def _set_split(
-    plane: ControlContext, connection: Connection, rollout: Rollout, before: Endpoint, actor: str
+    context: ControlContext, connection: Connection, rollout: Rollout, before: Endpoint, actor: str
 ) -> tuple[Rollout, Endpoint]:
     """Give the endpoint the generation that the state asks for, if it still has the one that was seen."""
-    after = replace(before, generation=rollout.state.generation, changed_at_us=plane.clock.now_us(), changed_by=actor)
+    after = replace(before, generation=rollout.state.generation, changed_at_us=context.clock.now_us(), changed_by=actor)
     endpoints.change(connection, before, after)
     rollout = rollout.noted(after.generation, bump_revision(connection))
     facts = {"rollout": rollout.id, **standing(rollout), "code": rollout.state.code, "text": rollout.state.text}
-    plane.audit(connection, actor, "rollout-split", before.name, generation=after.generation, **facts)
-    plane.announce(connection, actor, "rollout-split", before.name, generation=after.generation, **facts)
+    context.audit(connection, actor, "rollout-split", before.name, generation=after.generation, **facts)
+    context.announce(connection, actor, "rollout-split", before.name, generation=after.generation, **facts)
     return rollout, after
 
 
-def _finish(plane: ControlContext, connection: Connection, rollout: Rollout, before: Endpoint) -> None:
+def _finish(context: ControlContext, connection: Connection, rollout: Rollout, before: Endpoint) -> None:
     """On promotion the canary becomes the endpoint's version; else the stable stays it."""
-    outcome, now = rollout.state.ends_as, plane.clock.now_us()
+    outcome, now = rollout.state.ends_as, context.clock.now_us()
     by_person = outcome in (PROMOTED, ABORTED, SUPERSEDED) and rollout.decided_by is not None
     actor = rollout.decided_by if by_person and rollout.decided_by is not None else CONTROLLER
     if outcome == PROMOTED:
@@ -243,11 +245,11 @@ def _finish(plane: ControlContext, connection: Connection, rollout: Rollout, bef
     revision = bump_revision(connection)
     ended = replace(rollout, ended_at_us=now, decided_by=actor).noted(after.generation, revision)
     rollouts.change(connection, ended)
-    _tell_end(plane, connection, ended, actor)
-    begin_waiting(plane, connection, after, revision)
+    _tell_end(context, connection, ended, actor)
+    begin_waiting(context, connection, after, revision)
 
 
-def _tell_end(plane: ControlContext, connection: Connection, rollout: Rollout, actor: str) -> None:
+def _tell_end(context: ControlContext, connection: Connection, rollout: Rollout, actor: str) -> None:
     state = rollout.state
     facts: Mapping[str, Any] = {
         "rollout": rollout.id,
@@ -259,5 +261,5 @@ def _tell_end(plane: ControlContext, connection: Connection, rollout: Rollout, a
         "step": state.step + 1,
         "findings": numbers(rollout),
     }
-    plane.audit(connection, actor, f"rollout-{state.ends_as}", rollout.endpoint, **facts)
-    plane.announce(connection, actor, "rollout-finished", rollout.endpoint, **facts)
+    context.audit(connection, actor, f"rollout-{state.ends_as}", rollout.endpoint, **facts)
+    context.announce(connection, actor, "rollout-finished", rollout.endpoint, **facts)

@@ -38,11 +38,13 @@ class WebhookDispatcher:
         plane: of the process.
     """
 
-    def __init__(self, plane: ControlContext) -> None:
-        self._plane = plane
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
         self._stop = threading.Event()
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="courier", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve()), name="webhook-dispatcher", daemon=True
+        )
 
     def start(self) -> None:
         """Begin."""
@@ -55,10 +57,10 @@ class WebhookDispatcher:
 
     async def _serve(self) -> None:
         while not self._stop.is_set():
-            seen = self._plane.feed.newest
-            if self._plane.database.lead.held:
+            seen = self._context.stream.newest
+            if self._context.database.lead.held:
                 await self._look()
-            await self._plane.feed.wait(seen, _LOOK_S, self._stop.is_set)
+            await self._context.stream.wait(seen, _LOOK_S, self._stop.is_set)
         for task in self._under_way.values():
             task.cancel()
 
@@ -77,20 +79,20 @@ class WebhookDispatcher:
 
     def _waiting(self) -> list[str]:
         """Webhooks that have events before them and may be tried now."""
-        now_us = self._plane.clock.now_us()
-        with self._plane.database.begin() as connection:
+        now_us = self._context.clock.now_us()
+        with self._context.database.begin() as connection:
             newest = events.newest(connection)
             return [each.id for each in hooks.list_all(connection) if each.position < newest and is_due(each, now_us)]
 
     async def _follow(self, hook_id: str) -> None:
         """Deliver to one webhook until it has nothing before it, or has to wait."""
         try:
-            while self._plane.database.lead.held and not self._stop.is_set():
+            while self._context.database.lead.held and not self._stop.is_set():
                 work = await asyncio.to_thread(self._next, hook_id)
                 if work is None:
                     return
                 hook, message = work
-                attempt = await self._plane.sender.send(hook.url, hook.secret, message)
+                attempt = await self._context.sender.send(hook.url, hook.secret, message)
                 await asyncio.to_thread(self._note, hook, message, attempt)
         except RoadworthyError as error:  # not now; the next look finds it again
             _log.warning("webhook-not-followed", webhook=hook_id, code=error.code)
@@ -101,9 +103,9 @@ class WebhookDispatcher:
 
     def _next(self, hook_id: str) -> tuple[Webhook, Message] | None:
         """The oldest event that it wants and does not have; those before it are done with. None when there is nothing to do."""
-        with self._plane.database.begin() as connection:
+        with self._context.database.begin() as connection:
             hook = hooks.find(connection, hook_id)
-            if hook is None or not is_due(hook, self._plane.clock.now_us()):
+            if hook is None or not is_due(hook, self._context.clock.now_us()):
                 return None
             begun, wanted = hook, None
             for event in events.list_after(connection, hook.position, _AT_ONCE):
@@ -125,7 +127,7 @@ class WebhookDispatcher:
         assert message.number is not None  # noqa: S101  (pings do not come this way)
         chance = random.random()  # noqa: S311  (spreads attempts, hides nothing)
         changed, outcome = after(hook, message.number, attempt, chance)
-        with self._plane.database.begin() as connection:
+        with self._context.database.begin() as connection:
             if hooks.change(connection, hook, changed) is None:
                 return
             deliveries.add(connection, hook.id, Delivery(message, attempt, hook.tries + 1, outcome))

@@ -32,13 +32,13 @@ _BEARER = HTTPBearer(auto_error=False, description="An API key of this installat
 """Only tells the API's description that a key is needed; `auth_middleware.py` is what asks for it."""
 
 
-def create_app(plane: ControlContext, stopping: Callable[[], bool] = lambda: False) -> ASGIApp:
+def create_app(context: ControlContext, stopping: Callable[[], bool] = lambda: False) -> ASGIApp:
     """The ASGI application. `stopping` tells long polls that the process is about to end."""
-    app = build_routes(plane, stopping)
-    return AuthMiddleware(app, plane.bulletin, plane.settings.allowed_hosts)
+    app = build_routes(context, stopping)
+    return AuthMiddleware(app, context.publisher, context.settings.allowed_hosts)
 
 
-def build_routes(plane: ControlContext, stopping: Callable[[], bool]) -> FastAPI:
+def build_routes(context: ControlContext, stopping: Callable[[], bool]) -> FastAPI:
     """The application without its border: for whoever wants to look at the route table."""
     app = FastAPI(
         title="Roadworthy",
@@ -51,15 +51,15 @@ def build_routes(plane: ControlContext, stopping: Callable[[], bool]) -> FastAPI
     problems.install(app)
     needs_key = [Depends(_BEARER)]
     for router in (
-        packages.routes(plane),
-        endpoints.routes(plane),
-        rollouts.routes(plane, stopping),
-        feedback.routes(plane),
-        webhooks.routes(plane),
-        system.routes(plane),
-        internal.routes(plane, stopping),
+        packages.routes(context),
+        endpoints.routes(context),
+        rollouts.routes(context, stopping),
+        feedback.routes(context),
+        webhooks.routes(context),
+        system.routes(context),
+        internal.routes(context, stopping),
     ):
         app.include_router(router, dependencies=needs_key)
-    app.include_router(probes.routes(plane))
+    app.include_router(probes.routes(context))
     app.include_router(page.routes(app.title, str(app.openapi_url)))
     return app

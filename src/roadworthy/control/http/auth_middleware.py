@@ -40,9 +40,9 @@ _log = structlog.get_logger()
 class AuthMiddleware:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, bulletin: SnapshotPublisher, allowed_hosts: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, publisher: SnapshotPublisher, allowed_hosts: Collection[str]) -> None:
         self._app = app
-        self._bulletin = bulletin
+        self._publisher = publisher
         self._hosts = _LOOPBACK | {host.lower() for host in allowed_hosts}
         self._any_host = "*" in allowed_hosts
 
@@ -97,7 +97,7 @@ class AuthMiddleware:
                 code="no-key",
                 hint="send the header Authorization: Bearer and an API key of this installation",
             )
-        key = self._bulletin.key(text.strip())
+        key = self._publisher.key(text.strip())
         if key is None:
             raise Unauthenticated(
                 "this key is not known",

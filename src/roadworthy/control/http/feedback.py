@@ -109,7 +109,7 @@ class Feedback(BaseModel):
     items: Annotated[list[Item], Field(min_length=1, max_length=feedback.MOST_ITEMS)]
 
 
-def routes(plane: ControlContext) -> APIRouter:
+def routes(context: ControlContext) -> APIRouter:
     """The router."""
     router = APIRouter(tags=["feedback"])
     limiter = CapacityLimiter(_AT_ONCE)
@@ -122,6 +122,6 @@ def routes(plane: ControlContext) -> APIRouter:
         that it may call."""
         items = cast("list[feedback.Item]", body.items)  # `_read` makes one of each
         actor: str = request.state.actor
-        return await to_thread.run_sync(lambda: feedback.give(plane, name, items, actor), limiter=limiter)
+        return await to_thread.run_sync(lambda: feedback.give(context, name, items, actor), limiter=limiter)
 
     return router

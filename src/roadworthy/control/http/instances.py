@@ -12,7 +12,7 @@ from roadworthy.foundation.references import check_name
 _log = structlog.get_logger()
 
 
-def instance_of(plane: ControlContext, key: Key, claimed: str) -> str:
+def instance_of(context: ControlContext, key: Key, claimed: str) -> str:
     """The name of the gateway that speaks with this key: `<key's name>/<instance>`.
 
     Args:
@@ -28,21 +28,21 @@ def instance_of(plane: ControlContext, key: Key, claimed: str) -> str:
     if named:
         own = check_name(whose, "key name") in (key.name, key.id)
     else:
-        own = instance == key.name or instance not in _gateway_keys(plane)
+        own = instance == key.name or instance not in _gateway_keys(context)
     if not own:
-        _refuse(plane, key, claimed)
+        _refuse(context, key, claimed)
     return f"{key.name}/{instance}"
 
 
-def _gateway_keys(plane: ControlContext) -> set[str]:
-    return {other.name for other in plane.bulletin.edition.keys.values() if other.role == GATEWAY}
+def _gateway_keys(context: ControlContext) -> set[str]:
+    return {other.name for other in context.publisher.edition.keys.values() if other.role == GATEWAY}
 
 
-def _refuse(plane: ControlContext, key: Key, claimed: str) -> None:
-    if plane.told.first(("gateway-refused", key.id, claimed)):
+def _refuse(context: ControlContext, key: Key, claimed: str) -> None:
+    if context.reported.first(("gateway-refused", key.id, claimed)):
         _log.warning("a gateway key spoke for another gateway", key=key.name, claimed=claimed)
-        with plane.database.begin() as connection:
-            plane.audit(connection, key.name, "gateway-refused", claimed, key=key.id)
+        with context.database.begin() as connection:
+            context.audit(connection, key.name, "gateway-refused", claimed, key=key.id)
     raise Forbidden(
         f"the key {key.name} does not speak for the gateway {claimed}",
         code="gateway-not-yours",

@@ -25,7 +25,7 @@ RecordFile = Annotated[str, Path(json_schema_extra={"pattern": f"^{telemetry.FIL
 _NONE_NEWER: dict[int | str, dict[str, Any]] = {304: {"description": "There is none newer"}}
 
 
-def routes(plane: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
+def routes(context: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
     """The router. `stopping` ends long polls early."""
     router = APIRouter(prefix="/internal/v1", tags=["gateways"], include_in_schema=False)
 
@@ -33,9 +33,9 @@ def routes(plane: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
     async def snapshot(request: Request, wait_s: Seconds = 0.0) -> Response:
         """The newest snapshot; 304 when there is none newer than If-None-Match for `wait_s` seconds."""
         known = request.headers.get("if-none-match")
-        if plane.bulletin.is_behind(known):  # it has asked another control plane before
-            await run_in_threadpool(plane.bulletin.catch_up)
-        edition = await plane.bulletin.wait(known, wait_s, stopping)
+        if context.publisher.is_behind(known):  # it has asked another control plane before
+            await run_in_threadpool(context.publisher.catch_up)
+        edition = await context.publisher.wait(known, wait_s, stopping)
         if edition is None:
             return Response(status_code=304, headers={"ETag": known or ""})
         return Response(edition.encoded, media_type="application/json", headers={"ETag": edition.etag})
@@ -43,24 +43,24 @@ def routes(plane: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
     @router.get("/packages/{digest}", response_class=File)
     def package(digest: Digest) -> File:
         """A package's .rw file."""
-        return stream(plane.blobs.open(package_blob(check_digest(digest))))
+        return stream(context.blobs.open(package_blob(check_digest(digest))))
 
     @router.post("/telemetry", openapi_extra=body("application/json", _FRAME))
     async def frame(request: Request) -> dict[str, Any]:
         """One frame; answered alike when it was taken before."""
-        async with received(request, plane.blobs, _MAX_FRAME_BYTES) as file:
+        async with received(request, context.blobs, _MAX_FRAME_BYTES) as file:
             data = file.read_bytes()
         try:
             decoded = decode_telemetry(data)
         except ValueError as error:
             raise MalformedBody("that is no telemetry frame", code="malformed-telemetry") from error
-        return {"accepted": await run_in_threadpool(telemetry.receive, plane, request.state.key, decoded)}
+        return {"accepted": await run_in_threadpool(telemetry.receive, context, request.state.key, decoded)}
 
     @router.put("/records/{gateway:path}/{file}", status_code=204, openapi_extra=body())
     async def records(request: Request, gateway: Instance, file: RecordFile) -> None:
         """A finished file of prediction records. `gateway`: as a frame names it, with the key before it or without."""
-        blob = await run_in_threadpool(telemetry.record_blob, plane, request.state.key, gateway, file)
-        async with received(request, plane.blobs, _MAX_RECORD_FILE_BYTES) as source:
-            await run_in_threadpool(telemetry.keep_records, plane, blob, source)
+        blob = await run_in_threadpool(telemetry.record_blob, context, request.state.key, gateway, file)
+        async with received(request, context.blobs, _MAX_RECORD_FILE_BYTES) as source:
+            await run_in_threadpool(telemetry.keep_records, context, blob, source)
 
     return router

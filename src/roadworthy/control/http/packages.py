@@ -19,7 +19,7 @@ _PIECE_BYTES = 1 << 18
 _KNOWN: dict[int | str, dict[str, Any]] = {200: {"description": "It is a version already"}}
 
 
-def routes(plane: ControlContext) -> APIRouter:
+def routes(context: ControlContext) -> APIRouter:
     """The router."""
     router = APIRouter(tags=["packages"])
 
@@ -30,35 +30,35 @@ def routes(plane: ControlContext) -> APIRouter:
         """The body is the .rw file. 200 when that package is a version of its model already. `grant` says what its code may have
         beside its own files."""
         allowed = packages.Allowed(allow_code, parse_grants(grant))
-        async with received(request, plane.blobs, plane.settings.max_package_bytes) as file:
-            document, new = await run_in_threadpool(packages.push, plane, file, request.state.actor, allowed)
+        async with received(request, context.blobs, context.settings.max_package_bytes) as file:
+            document, new = await run_in_threadpool(packages.push, context, file, request.state.actor, allowed)
         response.status_code = 201 if new else 200
         return document
 
     @router.get("/api/v1/models", summary="List models")
     def models(cursor: str = "") -> dict[str, Any]:
         """By name; `next` is the cursor of the next page."""
-        return packages.list_models(plane, cursor)
+        return packages.list_models(context, cursor)
 
     @router.get("/api/v1/models/{name}/versions", summary="List versions of a model")
     def versions(name: Name, cursor: Cursor = 0) -> dict[str, Any]:
         """By number; `next` is the cursor of the next page."""
-        return packages.list_versions(plane, name, cursor)
+        return packages.list_versions(context, name, cursor)
 
     @router.get("/api/v1/models/{name}/versions/{version}", summary="One version")
     def version(name: Name, version: Version) -> dict[str, Any]:
         """Digest, size, runtimes, signature, who pushed it when, what it was granted, which endpoints hold it."""
-        return packages.get_version(plane, _reference(name, version))
+        return packages.get_version(context, _reference(name, version))
 
     @router.get("/api/v1/models/{name}/versions/{version}/package", response_class=File, summary="A version's package")
     def package(name: Name, version: Version) -> File:
         """The .rw file."""
-        return stream(packages.open_version(plane, _reference(name, version)))
+        return stream(packages.open_version(context, _reference(name, version)))
 
     @router.delete("/api/v1/models/{name}/versions/{version}", status_code=204, summary="Delete a version")
     def delete(request: Request, name: Name, version: Version) -> None:
         """409 while an endpoint holds it."""
-        packages.delete_version(plane, _reference(name, version), request.state.actor)
+        packages.delete_version(context, _reference(name, version), request.state.actor)
 
     return router
 

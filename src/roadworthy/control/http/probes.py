@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from roadworthy.control.context import ControlContext
 
 
-def routes(plane: ControlContext) -> APIRouter:
+def routes(context: ControlContext) -> APIRouter:
     """The router."""
     router = APIRouter(tags=["system"])
 
@@ -21,7 +21,7 @@ def routes(plane: ControlContext) -> APIRouter:
     @router.get("/readyz", summary="Whether it can work")
     def readyz() -> dict[str, Any]:
         """Needs no key. 503 when the database is out of reach."""
-        with plane.database.begin():
+        with context.database.begin():
             return {"ready": True}
 
     return router

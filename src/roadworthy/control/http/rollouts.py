@@ -33,7 +33,7 @@ class NewRollout(BaseModel):
     """Refuse with 409 unless the endpoint is at this generation."""
 
 
-def routes(plane: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
+def routes(context: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
     """The router. `stopping` ends long polls early."""
     router = APIRouter(tags=["rollouts"])
 
@@ -43,29 +43,29 @@ def routes(plane: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
         wanted = rollouts.Wanted(
             body.version, body.plan, body.accept_signature_change, body.supersede, body.if_generation
         )
-        return rollouts.start(plane, name, wanted, request.state.actor)
+        return rollouts.start(context, name, wanted, request.state.actor)
 
     @router.get("/api/v1/endpoints/{name}/rollouts", summary="Rollouts of an endpoint")
     def history(
         name: Name, last: Annotated[int, newest(rollouts.MOST_SHOWN)] = 20, before: str | None = None
     ) -> dict[str, Any]:
         """Newest first, with verdict, numbers and who decided; `next` is the value of `before` for the next page."""
-        return rollouts.history(plane, name, last, before)
+        return rollouts.history(context, name, last, before)
 
     @router.get("/api/v1/rollouts", summary="Rollouts in progress")
     def in_progress() -> dict[str, Any]:
         """Of all endpoints."""
-        return rollouts.in_progress(plane)
+        return rollouts.in_progress(context)
 
     @router.get("/api/v1/endpoints/{name}/rollouts/{rollout_id}", summary="One rollout")
     def one(name: Name, rollout_id: str) -> dict[str, Any]:
         """By its id; `current` is the one in progress, or the last."""
-        return rollouts.get(plane, name, rollout_id)
+        return rollouts.get(context, name, rollout_id)
 
     @router.post("/api/v1/endpoints/{name}/rollouts/{rollout_id}:{command}", summary="Decide about a rollout")
     def tell(request: Request, name: Name, rollout_id: str, command: Command) -> dict[str, Any]:
         """pause, resume, approve, promote or abort. What is so already is no error: `done` is false then."""
-        return rollouts.tell(plane, name, rollout_id, command, request.state.actor)
+        return rollouts.tell(context, name, rollout_id, command, request.state.actor)
 
     @router.get("/api/v1/events", tags=["system"], summary="What happened, to follow")
     async def events(
@@ -73,7 +73,7 @@ def routes(plane: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
     ) -> dict[str, Any]:
         """Events with greater numbers than `after`, oldest first; waits for one up to `wait_s` (60 at most) when there is none.
         `next` is the value of `after` for the next call."""
-        await plane.feed.wait(after, wait_s, stopping)
-        return await run_in_threadpool(telemetry.events_after, plane, after, last)
+        await context.stream.wait(after, wait_s, stopping)
+        return await run_in_threadpool(telemetry.events_after, context, after, last)
 
     return router

@@ -27,33 +27,33 @@ class NewKey(BaseModel):
     """For gateways: they report as `<name>/<instance>`. The key's id when left out."""
 
 
-def routes(plane: ControlContext) -> APIRouter:
+def routes(context: ControlContext) -> APIRouter:
     """The router."""
     router = APIRouter(tags=["system"])
 
     @router.get("/api/v1/status", summary="The whole at one look")
     def status() -> dict[str, Any]:
         """Control plane, gateways with their workers, endpoints."""
-        return telemetry.status(plane, __version__)
+        return telemetry.status(context, __version__)
 
     @router.get("/api/v1/audit", summary="What was done, by whom")
     def audit(last: Annotated[int, newest(telemetry.MOST_SHOWN)] = 100, before: str | None = None) -> dict[str, Any]:
         """Newest first; `next` is the value of `before` for the next page."""
-        return telemetry.audit_trail(plane, last, before)
+        return telemetry.audit_trail(context, last, before)
 
     @router.get("/api/v1/keys", summary="List keys")
     def list_keys() -> dict[str, Any]:
         """Without their texts."""
-        return keys.list_all(plane)
+        return keys.list_all(context)
 
     @router.post("/api/v1/keys", status_code=201, summary="Create a key")
     def create_key(request: Request, body: NewKey) -> dict[str, Any]:
         """Its text is in this reply and nowhere else."""
-        return keys.create(plane, body.role, body.endpoints, request.state.actor, body.name)
+        return keys.create(context, body.role, body.endpoints, request.state.actor, body.name)
 
     @router.delete("/api/v1/keys/{key_id}", status_code=204, summary="Revoke a key")
     def revoke_key(request: Request, key_id: str) -> None:
         """Gateways follow within seconds."""
-        keys.revoke(plane, key_id, request.state.actor)
+        keys.revoke(context, key_id, request.state.actor)
 
     return router

@@ -31,38 +31,38 @@ class NewWebhook(BaseModel):
     """Only events of these endpoints; of all when left out."""
 
 
-def routes(plane: ControlContext) -> APIRouter:
+def routes(context: ControlContext) -> APIRouter:
     """The router."""
     router = APIRouter(prefix="/api/v1/webhooks", tags=["webhooks"])
 
     @router.get("", summary="List webhooks")
     def everything() -> dict[str, Any]:
         """Oldest first, without their secrets."""
-        return webhooks.list_all(plane)
+        return webhooks.list_all(context)
 
     @router.post("", status_code=201, summary="Create a webhook")
     async def create(request: Request, body: NewWebhook) -> dict[str, Any]:
         """Its secret is in this reply and nowhere else. Messages are signed as the Standard Webhooks specification says."""
-        return await webhooks.create(plane, body.url, body.events, body.endpoints, request.state.actor)
+        return await webhooks.create(context, body.url, body.events, body.endpoints, request.state.actor)
 
     @router.get("/{webhook_id}", summary="One webhook")
     def one(webhook_id: str) -> dict[str, Any]:
         """Its state, how far it has come, how many events it is behind."""
-        return webhooks.get(plane, webhook_id)
+        return webhooks.get(context, webhook_id)
 
     @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook")
     def delete(request: Request, webhook_id: str) -> None:
         """What it was not told yet it will not be told."""
-        webhooks.delete(plane, webhook_id, request.state.actor)
+        webhooks.delete(context, webhook_id, request.state.actor)
 
     @router.post("/{webhook_id}:test", summary="Send a ping")
     async def test(request: Request, webhook_id: str) -> dict[str, Any]:
         """The delivery, with its outcome. One that arrives has a failing webhook tried again at once."""
-        return await webhooks.test(plane, webhook_id, request.state.actor)
+        return await webhooks.test(context, webhook_id, request.state.actor)
 
     @router.get("/{webhook_id}/deliveries", summary="Newest deliveries")
     def last_deliveries(webhook_id: str, last: Annotated[int, newest(KEPT)] = 20) -> dict[str, Any]:
         """Newest first, with status and reason; 100 are kept."""
-        return webhooks.last_deliveries(plane, webhook_id, last)
+        return webhooks.last_deliveries(context, webhook_id, last)
 
     return router

@@ -72,8 +72,8 @@ def _split(current: str, rollout: Rollout | None) -> tuple[VariantEntry, ...]:
     if rollout is None:
         return (VariantEntry(current, FULL_SHARE),)
     weight = rollout.state.weight
-    arms = (VariantEntry(rollout.stable_digest, FULL_SHARE - weight), VariantEntry(rollout.canary_digest, weight))
-    return tuple(arm for arm in arms if arm.weight)
+    variants = (VariantEntry(rollout.stable_digest, FULL_SHARE - weight), VariantEntry(rollout.canary_digest, weight))
+    return tuple(variant for variant in variants if variant.weight)
 
 
 def _signature(endpoint: Endpoint, held: Mapping[str, Version], rollout: Rollout | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.context import ControlContext
-from roadworthy.control.controllers import rollout_controller as driving
+from roadworthy.control.controllers import rollout_controller
 from roadworthy.control.controllers.rollout_controller import CONTROLLER
 from roadworthy.control.resources import policies
 from roadworthy.control.resources.times import iso
@@ -47,7 +47,7 @@ class Asked:
     supersede: bool = False
 
 
-def deploy(plane: ControlContext, name: str, asked: Asked, actor: str) -> dict[str, Any]:
+def deploy(context: ControlContext, name: str, asked: Asked, actor: str) -> dict[str, Any]:
     """Let a version answer at endpoint `name` as soon as every live worker has it loaded and proved.
 
     Raises:
@@ -57,41 +57,41 @@ def deploy(plane: ControlContext, name: str, asked: Asked, actor: str) -> dict[s
     """
     check_name(name, "endpoint name")
     reference = VersionReference.parse(asked.version)
-    with plane.turn:
-        with plane.database.begin() as connection:
+    with context.lock:
+        with context.database.begin() as connection:
             found = versions.get(connection, reference)
-            check_bytes(plane, connection, found)
+            check_bytes(context, connection, found)
             before = endpoints.find(connection, name)
             if asked.if_generation is not None and asked.if_generation != (before.generation if before else 0):
                 raise endpoints.generation_conflict(name)
-            if before is not None and _make_way(plane, connection, before, asked, actor):
+            if before is not None and _make_way(context, connection, before, asked, actor):
                 before = endpoints.get(connection, name)
             merged = policies.merged(None if before is None else before.policy, asked.policy)
-            after = _with_pending(plane, before, name, found, merged, actor)
-            policies.check(plane, connection, merged, found, after.signature)
-            if after is before and _kept_out(connection, before, _live(plane, connection)):
-                after = _again(plane, before, actor)
+            after = _with_pending(context, before, name, found, merged, actor)
+            policies.check(context, connection, merged, found, after.signature)
+            if after is before and _kept_out(connection, before, _live(context, connection)):
+                after = _again(context, before, actor)
             if before is None:
                 endpoints.create(connection, after)
             elif after != before:
                 endpoints.change(connection, before, after)
             if after != before:
                 bump_revision(connection)
-                plane.audit(connection, actor, "deploy", name, version=asked.version, digest=found.digest)
-        plane.bulletin.refresh()
-    step(plane)
-    return get(plane, name)
+                context.audit(connection, actor, "deploy", name, version=asked.version, digest=found.digest)
+        context.publisher.refresh()
+    step(context)
+    return get(context, name)
 
 
-def check_bytes(plane: ControlContext, connection: Connection, version: versions.Version) -> None:
+def check_bytes(context: ControlContext, connection: Connection, version: versions.Version) -> None:
     """Refuse a version whose bytes the blob store has lost, unless every live worker has it loaded already.
 
     Raises:
         NotFound: "blob-missing".
     """
-    if plane.blobs.exists(package_blob(version.digest)):
+    if context.blobs.exists(package_blob(version.digest)):
         return
-    workers = [worker for gateway in _live(plane, connection) for worker in gateway.workers]
+    workers = [worker for gateway in _live(context, connection) for worker in gateway.workers]
     if not isinstance(decide(version.digest, workers), Switch):
         raise NotFound(
             f"the bytes of {version.reference} are not in the blob store",
@@ -100,23 +100,23 @@ def check_bytes(plane: ControlContext, connection: Connection, version: versions
         )
 
 
-def _make_way(plane: ControlContext, connection: Connection, before: Endpoint, asked: Asked, actor: str) -> bool:
+def _make_way(context: ControlContext, connection: Connection, before: Endpoint, asked: Asked, actor: str) -> bool:
     """What a rollout in progress means for a deployment: other policies are taken, another version only in its place."""
     running = rollouts.find_running(connection, before.name)
     if running is None or asked.version == before.current:
         return False
     if not asked.supersede:
         raise rollout_running(running)
-    driving.obey(plane, connection, running, "supersede", actor)
+    rollout_controller.apply_command(context, connection, running, "supersede", actor)
     waiting = rollouts.find_waiting(connection, before.name)
     if waiting is not None:
-        driving.cut_short(plane, connection, waiting, actor, f"{asked.version} is deployed instead")
+        rollout_controller.cancel(context, connection, waiting, actor, f"{asked.version} is deployed instead")
     return True
 
 
 def rollout_running(running: Rollout) -> Conflict:
     """The error of whoever comes while a rollout is in progress: it says who is at what step."""
-    at = driving.standing(running)
+    at = rollout_controller.standing(running)
     return Conflict(
         f"a rollout of {running.canary} by {running.started_by} is in progress on endpoint {running.endpoint}: "
         f"{at['phase']}, step {at['step']} of {at['steps']}, {at['share']:g} % of the traffic",
@@ -127,14 +127,14 @@ def rollout_running(running: Rollout) -> Conflict:
 
 
 def _with_pending(
-    plane: ControlContext,
+    context: ControlContext,
     before: Endpoint | None,
     name: str,
     version: versions.Version,
     policy: dict[str, Any],
     actor: str,
 ) -> Endpoint:
-    now = plane.clock.now_us()
+    now = context.clock.now_us()
     pending = Pending(str(version.reference), LOADING, now, "not loaded yet")
     if before is None:
         return Endpoint(name, 1, None, None, pending, policy, version.signature, now, actor)
@@ -158,12 +158,12 @@ def _with_pending(
     )
 
 
-def _again(plane: ControlContext, before: Endpoint, actor: str) -> Endpoint:
+def _again(context: ControlContext, before: Endpoint, actor: str) -> Endpoint:
     """The same with a higher generation: gateways that keep its version out give it another chance."""
-    return replace(before, generation=before.generation + 1, changed_at_us=plane.clock.now_us(), changed_by=actor)
+    return replace(before, generation=before.generation + 1, changed_at_us=context.clock.now_us(), changed_by=actor)
 
 
-def rollback(plane: ControlContext, name: str, actor: str) -> dict[str, Any]:
+def rollback(context: ControlContext, name: str, actor: str) -> dict[str, Any]:
     """Back to the version that answered before: at once when it is still loaded everywhere, else as a deploy. A rollout that is
     in progress is aborted, and that is all.
 
@@ -171,29 +171,29 @@ def rollback(plane: ControlContext, name: str, actor: str) -> dict[str, Any]:
         NotFound: "unknown-endpoint".
         Conflict: "no-previous-version".
     """
-    with plane.turn:
-        with plane.database.begin() as connection:
+    with context.lock:
+        with context.database.begin() as connection:
             running = rollouts.find_running(connection, name)
             if running is not None:
-                driving.obey(plane, connection, running, "abort", actor)
+                rollout_controller.apply_command(context, connection, running, "abort", actor)
             else:
-                _roll_back(plane, connection, endpoints.get(connection, name), actor)
-        plane.bulletin.refresh()
+                _roll_back(context, connection, endpoints.get(connection, name), actor)
+        context.publisher.refresh()
     if running is not None:
-        step(plane)
-    return get(plane, name)
+        step(context)
+    return get(context, name)
 
 
-def _roll_back(plane: ControlContext, connection: Connection, before: Endpoint, actor: str) -> None:
+def _roll_back(context: ControlContext, connection: Connection, before: Endpoint, actor: str) -> None:
     if before.previous is None:
         raise Conflict(
             f"endpoint {before.name} has no version before this one",
             code="no-previous-version",
             hint="deploy the version that you want by its number",
         )
-    workers = [worker for gateway in _live(plane, connection) for worker in gateway.workers]
+    workers = [worker for gateway in _live(context, connection) for worker in gateway.workers]
     verdict = decide(_digest(connection, before.previous), workers)
-    now = plane.clock.now_us()
+    now = context.clock.now_us()
     if isinstance(verdict, Switch):
         after = replace(_switched(connection, before, before.previous), changed_at_us=now, changed_by=actor)
     else:
@@ -201,7 +201,7 @@ def _roll_back(plane: ControlContext, connection: Connection, before: Endpoint, 
         after = replace(before, generation=before.generation + 1, pending=pending, changed_at_us=now, changed_by=actor)
     endpoints.change(connection, before, after)
     bump_revision(connection)
-    plane.audit(connection, actor, "rollback", before.name, version=before.previous, left=before.current)
+    context.audit(connection, actor, "rollback", before.name, version=before.previous, left=before.current)
 
 
 def _switched(connection: Connection, before: Endpoint, version: str) -> Endpoint:
@@ -213,46 +213,46 @@ def _switched(connection: Connection, before: Endpoint, version: str) -> Endpoin
     return after if fits else replace(after, signature=found.signature)
 
 
-def undeploy(plane: ControlContext, name: str, actor: str) -> None:
+def undeploy(context: ControlContext, name: str, actor: str) -> None:
     """Take the endpoint away; its versions stay in the registry."""
-    with plane.turn:
-        with plane.database.begin() as connection:
+    with context.lock:
+        with context.database.begin() as connection:
             endpoint = endpoints.get(connection, name)
             for rollout in (rollouts.find_running(connection, name), rollouts.find_waiting(connection, name)):
                 if rollout is not None:
-                    driving.cut_short(plane, connection, rollout, actor, "the endpoint was deleted")
+                    rollout_controller.cancel(context, connection, rollout, actor, "the endpoint was deleted")
             endpoints.remove(connection, name)
             bump_revision(connection)
-            plane.audit(connection, actor, "undeploy", name, version=endpoint.current)
-        plane.bulletin.refresh()
-    plane.feed.catch_up()
+            context.audit(connection, actor, "undeploy", name, version=endpoint.current)
+        context.publisher.refresh()
+    context.stream.catch_up()
 
 
-def step(plane: ControlContext) -> None:
+def step(context: ControlContext) -> None:
     """Decide once about every pending version, about serving ones that crash, and about rollouts: the controller's tick."""
-    with plane.turn:
+    with context.lock:
         moved = False
-        with plane.database.begin() as connection:
+        with context.database.begin() as connection:
             known = endpoints.list_all(connection)
-            found = _live(plane, connection) if known else []
+            found = _live(context, connection) if known else []
             running = {each.endpoint: each for each in rollouts.list_open(connection) if each.running}
             for endpoint in known:
                 rollout = running.get(endpoint.name)
-                retreated = _retreat(plane, connection, endpoint, found, rollout)
+                retreated = _retreat(context, connection, endpoint, found, rollout)
                 waits = endpoint.pending is not None and endpoint.pending.state == LOADING and rollout is None
-                moved |= retreated or (waits and _step_one(plane, connection, endpoint, found))
-        moved |= bool(running) and driving.drive(plane)
+                moved |= retreated or (waits and _step_one(context, connection, endpoint, found))
+        moved |= bool(running) and rollout_controller.drive(context)
         if moved:
-            plane.bulletin.refresh()
-    plane.feed.catch_up()
+            context.publisher.refresh()
+    context.stream.catch_up()
 
 
-def _step_one(plane: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway]) -> bool:
+def _step_one(context: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway]) -> bool:
     pending = before.pending
     if pending is None:
         return False
     verdict = decide(_digest(connection, pending.version), _reports(before, pending, found))
-    now = plane.clock.now_us()
+    now = context.clock.now_us()
     if isinstance(verdict, Wait):
         if verdict.reason != pending.reason:
             endpoints.change(connection, before, replace(before, pending=replace(pending, reason=verdict.reason)))
@@ -260,17 +260,17 @@ def _step_one(plane: ControlContext, connection: Connection, before: Endpoint, f
     if isinstance(verdict, Refuse):
         failed = replace(pending, state=FAILED, reason=verdict.reason, code=verdict.code)
         after = replace(before, pending=failed, generation=before.generation + 1, changed_at_us=now)
-        plane.audit(connection, CONTROLLER, "deploy-failed", before.name, version=pending.version, code=verdict.code)
+        context.audit(connection, CONTROLLER, "deploy-failed", before.name, version=pending.version, code=verdict.code)
     else:
         after = replace(_switched(connection, before, pending.version), changed_at_us=now)
-        plane.audit(connection, CONTROLLER, "switch", before.name, version=pending.version, left=before.current)
+        context.audit(connection, CONTROLLER, "switch", before.name, version=pending.version, left=before.current)
     endpoints.change(connection, before, after)
     bump_revision(connection)
     return True
 
 
 def _retreat(
-    plane: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway], rollout: Rollout | None
+    context: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway], rollout: Rollout | None
 ) -> bool:
     """Back to the version before when the serving one is kept out of service because it crashes its processes. There is no way
     back to that one but to deploy it, and what is on its way stays so. A rollout that has lost its stable so is over, unless its
@@ -287,17 +287,17 @@ def _retreat(
         _switched(connection, before, before.previous),
         previous=None,
         pending=before.pending,
-        changed_at_us=plane.clock.now_us(),
+        changed_at_us=context.clock.now_us(),
         changed_by=CONTROLLER,
     )
     facts = {"version": before.previous, "left": before.current, "reason": reason}
-    plane.audit(connection, CONTROLLER, "rollback", before.name, **facts)
+    context.audit(connection, CONTROLLER, "rollback", before.name, **facts)
     endpoints.change(connection, before, after)
     revision = bump_revision(connection)
     if rollout is not None:
         text = f"{before.current}, which it began from, is kept out of service: {reason}"
-        driving.cut_short(plane, connection, rollout, CONTROLLER, text)
-        driving.begin_waiting(plane, connection, after, revision)
+        rollout_controller.cancel(context, connection, rollout, CONTROLLER, text)
+        rollout_controller.begin_waiting(context, connection, after, revision)
     return True
 
 
@@ -321,29 +321,29 @@ def _reports(endpoint: Endpoint, pending: Pending, found: list[Gateway]) -> list
     ]
 
 
-def _live(plane: ControlContext, connection: Connection) -> list[Gateway]:
-    return gateways.live(gateways.list_all(connection), plane.clock.now_us())
+def _live(context: ControlContext, connection: Connection) -> list[Gateway]:
+    return gateways.live(gateways.list_all(connection), context.clock.now_us())
 
 
 def _digest(connection: Connection, version: str) -> str:
     return versions.get(connection, VersionReference.parse(version)).digest
 
 
-def get(plane: ControlContext, name: str) -> dict[str, Any]:
+def get(context: ControlContext, name: str) -> dict[str, Any]:
     """One endpoint.
 
     Raises:
         NotFound: "unknown-endpoint".
     """
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         endpoint = endpoints.get(connection, name)
-        return endpoint_document(connection, endpoint, reach(connection, _live(plane, connection)))
+        return endpoint_document(connection, endpoint, reach(connection, _live(context, connection)))
 
 
-def list_all(plane: ControlContext) -> dict[str, Any]:
+def list_all(context: ControlContext) -> dict[str, Any]:
     """Every endpoint, by name."""
-    with plane.database.begin() as connection:
-        reached = reach(connection, _live(plane, connection))
+    with context.database.begin() as connection:
+        reached = reach(connection, _live(context, connection))
         items = [endpoint_document(connection, endpoint, reached) for endpoint in endpoints.list_all(connection)]
     return {"items": items, "next": None}
 
@@ -376,7 +376,8 @@ def endpoint_document(connection: Connection, endpoint: Endpoint, reached: dict[
             "code": pending.code,
             "since": iso(pending.since_us),
         },
-        "rollout": running and {"id": running.id, "paused": running.state.paused, **driving.standing(running)},
+        "rollout": running
+        and {"id": running.id, "paused": running.state.paused, **rollout_controller.standing(running)},
         "policy": endpoint.policy,
         "signature": endpoint.signature,
         "changed_at": iso(endpoint.changed_at_us),

@@ -79,7 +79,7 @@ class _Found:
         return shown | ({"problem": self.problem} if self.problem else {})
 
 
-def give(plane: ControlContext, name: str, items: Sequence[Item], actor: str) -> dict[str, Any]:
+def give(context: ControlContext, name: str, items: Sequence[Item], actor: str) -> dict[str, Any]:
     """Take feedback for an endpoint; what became of each item, in order. To give the same again changes nothing. An item that
     cannot be read has the result "invalid", and the others are taken all the same.
 
@@ -91,27 +91,27 @@ def give(plane: ControlContext, name: str, items: Sequence[Item], actor: str) ->
     """
     check_name(name, "endpoint name")
     ids = {item.request for item in items if not item.fault}
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         endpoints.get(connection, name)
         files = predictions.files_between(connection, name, ids) if ids else []
-    sought = predictions.find_drawn(files, plane.blobs.open, ids)  # outside of any transaction: it reads files
+    sought = predictions.find_drawn(files, context.blobs.open, ids)  # outside of any transaction: it reads files
     found = [_Found(item, None if item.fault else sought.drawn.get(item.request)) for item in items]
-    _tell_unreadable(plane, sought, found)
+    _tell_unreadable(context, sought, found)
     by_rollout: dict[str, list[_Found]] = {}
     for each in found:
         if _may_count(each) and each.drawn is not None:
             by_rollout.setdefault(each.drawn.rollout, []).append(each)
     if by_rollout:
-        with plane.database.begin() as connection:
+        with context.database.begin() as connection:
             for rollout_id in sorted(by_rollout):  # in one order, so that two senders never wait for each other
-                _take(connection, (name, rollout_id), by_rollout[rollout_id], actor, plane.clock.now_us())
+                _take(connection, (name, rollout_id), by_rollout[rollout_id], actor, context.clock.now_us())
     counts = Counter(each.result for each in found)
     return {"items": [each.document() for each in found], "counts": {result: counts[result] for result in RESULTS}}
 
 
-def _tell_unreadable(plane: ControlContext, sought: predictions.Sought, found: Sequence[_Found]) -> None:
+def _tell_unreadable(context: ControlContext, sought: predictions.Sought, found: Sequence[_Found]) -> None:
     """Count record files that are damaged or gone, without those that were trimmed; say so of each item that may be in one."""
-    damaged = telemetry.count_unreadable(plane, sought.unreadable)[0] if sought.unreadable else 0
+    damaged = telemetry.count_unreadable(context, sought.unreadable)[0] if sought.unreadable else 0
     for each in found:
         if damaged and each.drawn is None and each.item.request in sought.missed:
             each.problem = "a record file that may have held the prediction is damaged or gone"
@@ -153,11 +153,11 @@ def _take(connection: Connection, which: tuple[str, str], group: Sequence[_Found
 def _read(rollout: Rollout, found: _Found) -> None:
     """The item as facts of the rollout; none when it says nothing that the rollout counts, or something that cannot be."""
     item, drawn, plan = found.item, found.drawn, rollout.plan
-    arm = {rollout.stable_digest: STABLE, rollout.canary_digest: CANARY}.get("" if drawn is None else drawn.digest)
-    if drawn is None or arm is None:
+    variant = {rollout.stable_digest: STABLE, rollout.canary_digest: CANARY}.get("" if drawn is None else drawn.digest)
+    if drawn is None or variant is None:
         found.result = NO_EVIDENCE
         return
-    where = (item.request, drawn.generation, arm, drawn.unit)
+    where = (item.request, drawn.generation, variant, drawn.unit)
     guards = {guard.signal for guard in plan.guards}
     said = [(f"{CUSTOM}{event}", event, True) for event in item.events]
     if item.correct is not None:
@@ -184,12 +184,12 @@ def _read(rollout: Rollout, found: _Found) -> None:
     found.result = NOT_ASKED
 
 
-def trim(plane: ControlContext) -> int:
+def trim(context: ControlContext) -> int:
     """Delete the feedback of whole rollouts beyond the limit, those that are long over first; return of how many."""
-    with plane.database.begin() as connection:
-        closed = feedback.close_over_limit(connection, plane.settings.feedback_max_rows, plane.clock.now_us())
+    with context.database.begin() as connection:
+        closed = feedback.close_over_limit(connection, context.settings.feedback_max_rows, context.clock.now_us())
         for rollout_id, rows in closed:
-            plane.audit(connection, CONTROLLER, "feedback-trimmed", rollout_id, rows=rows)
+            context.audit(connection, CONTROLLER, "feedback-trimmed", rollout_id, rows=rows)
     for rollout_id, rows in closed:
         _log.warning("feedback-trimmed", rollout=rollout_id, rows=rows)
     return len(closed)

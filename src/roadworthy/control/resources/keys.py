@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 
 def create(
-    plane: ControlContext, role: str, endpoints: Sequence[str] | None, actor: str, name: str | None = None
+    context: ControlContext, role: str, endpoints: Sequence[str] | None, actor: str, name: str | None = None
 ) -> dict[str, Any]:
     """A new key; its text is shown here and never again. `name`: its id when None.
 
@@ -40,50 +40,50 @@ def create(
         )
     scope = None if endpoints is None else tuple(check_name(name, "endpoint name") for name in endpoints)
     key_id, text = make_key()
-    key = keys.Key(key_id, hash_key(text), role, scope, plane.clock.now_us(), actor, name or "")
-    with plane.database.begin() as connection:
+    key = keys.Key(key_id, hash_key(text), role, scope, context.clock.now_us(), actor, name or "")
+    with context.database.begin() as connection:
         keys.add(connection, key)
         bump_revision(connection)
-        plane.audit(connection, actor, "key-create", key_id, role=role, name=key.name)
-    plane.bulletin.refresh()
+        context.audit(connection, actor, "key-create", key_id, role=role, name=key.name)
+    context.publisher.refresh()
     return {**_document(key), "key": text}
 
 
-def list_all(plane: ControlContext) -> dict[str, Any]:
+def list_all(context: ControlContext) -> dict[str, Any]:
     """Every key, without its text."""
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         return {"items": [_document(key) for key in keys.list_all(connection)], "next": None}
 
 
-def revoke(plane: ControlContext, key_id: str, actor: str) -> None:
+def revoke(context: ControlContext, key_id: str, actor: str) -> None:
     """Forget a key; gateways follow with their next snapshot.
 
     Raises:
         NotFound: "unknown-key".
         Conflict: "last-admin-key".
     """
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         keys.revoke(connection, key_id)
         bump_revision(connection)
-        plane.audit(connection, actor, _REVOKE, key_id)
-    plane.bulletin.refresh()
+        context.audit(connection, actor, _REVOKE, key_id)
+    context.publisher.refresh()
 
 
-def ensure(plane: ControlContext, offered: Sequence[Mapping[str, Any]]) -> None:
+def ensure(context: ControlContext, offered: Sequence[Mapping[str, Any]]) -> None:
     """Take each of the keys {id, key, role, name, only_first} that a start brings along, unless it is there, was revoked, or is
     only wanted as the first of its role and that role has a key. A name that another key has is not given twice."""
     for item in offered:
-        with plane.database.begin() as connection:
+        with context.database.begin() as connection:
             if not _is_wanted(connection, item):
                 continue
             wanted = item.get("name") or ""
             name = "" if keys.is_named(connection, wanted) else wanted
-            digest, now_us = hash_key(item["key"]), plane.clock.now_us()
+            digest, now_us = hash_key(item["key"]), context.clock.now_us()
             key = keys.Key(item["id"], digest, item["role"], None, now_us, BOOTSTRAP, name)
             keys.add(connection, key)
             bump_revision(connection)
-            plane.audit(connection, BOOTSTRAP, "key-create", key.id, role=key.role, name=key.name)
-    plane.bulletin.refresh()
+            context.audit(connection, BOOTSTRAP, "key-create", key.id, role=key.role, name=key.name)
+    context.publisher.refresh()
 
 
 def _is_wanted(connection: Connection, item: Mapping[str, Any]) -> bool:

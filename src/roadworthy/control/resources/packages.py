@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import Connection
 
 from roadworthy.control.context import ControlContext
-from roadworthy.control.resources.proof import prove_apart
+from roadworthy.control.resources.proof import prove_isolated
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.confine.grants import check_grants
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound, PackageError, PackageRefused
@@ -39,7 +39,7 @@ class Allowed:
     grants: tuple[str, ...] = ()
 
 
-def push(plane: ControlContext, file: Path, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
+def push(context: ControlContext, file: Path, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
     """Prove the package in `file` and give it the next number; True when it is new. Pushed again, it keeps its number.
 
     Raises:
@@ -49,26 +49,26 @@ def push(plane: ControlContext, file: Path, actor: str, allowed: Allowed) -> tup
     """
     package = open_package(file)
     _check_allowed(package, allowed.code)
-    _check_grants(plane, package, allowed)
-    with plane.database.begin() as connection:
+    _check_grants(context, package, allowed)
+    with context.database.begin() as connection:
         known = versions.find_digest(connection, package.digest, package.name)
     _check_same(known, allowed)
     if known is None:
-        how = plane.settings.proving
-        prove_apart(file, how, allow_code=allowed.code is not None, grants=allowed.grants)
-    elif not _is_whole(plane, package.digest):
-        plane.blobs.delete(package_blob(package.digest))
-    plane.blobs.put(package_blob(package.digest), file)
-    with plane.turn:
-        plane.blobs.put(package_blob(package.digest), file)  # again, if a delete came in between
-        return _register(plane, package, actor, allowed)
+        how = context.settings.proving
+        prove_isolated(file, how, allow_code=allowed.code is not None, grants=allowed.grants)
+    elif not _is_whole(context, package.digest):
+        context.blobs.delete(package_blob(package.digest))
+    context.blobs.put(package_blob(package.digest), file)
+    with context.lock:
+        context.blobs.put(package_blob(package.digest), file)  # again, if a delete came in between
+        return _register(context, package, actor, allowed)
 
 
-def _is_whole(plane: ControlContext, digest: str) -> bool:
+def _is_whole(context: ControlContext, digest: str) -> bool:
     """Whether the stored package is there and still what it was: if not, the one that is being pushed takes its place."""
-    copy = plane.blobs.incoming()
+    copy = context.blobs.incoming()
     try:
-        with plane.blobs.open(package_blob(digest)) as stored, copy.open("xb") as writing:
+        with context.blobs.open(package_blob(digest)) as stored, copy.open("xb") as writing:
             shutil.copyfileobj(stored, writing, 1 << 20)
         return open_package(copy).digest == digest
     except (NotFound, PackageError):
@@ -94,7 +94,7 @@ def _check_allowed(package: Package, allow_code: str | None) -> None:
         )
 
 
-def _check_grants(plane: ControlContext, package: Package, allowed: Allowed) -> None:
+def _check_grants(context: ControlContext, package: Package, allowed: Allowed) -> None:
     if not allowed.grants:
         return
     if allowed.code is None or not package.carries_code:
@@ -105,7 +105,7 @@ def _check_grants(plane: ControlContext, package: Package, allowed: Allowed) -> 
             if package.carries_code
             else "this package carries no code: push it without grants",
         )
-    bounds = plane.settings.proving.bounds
+    bounds = context.settings.proving.bounds
     check_grants(allowed.grants, bounds.grants, bounds.private)
 
 
@@ -121,27 +121,27 @@ def _check_same(known: Version | None, allowed: Allowed) -> None:
         )
 
 
-def _register(plane: ControlContext, package: Package, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
-    with plane.database.begin() as connection:
+def _register(context: ControlContext, package: Package, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
+    with context.database.begin() as connection:
         known = versions.find_digest(connection, package.digest, package.name)
         _check_same(known, allowed)
         if known is None:
-            version = versions.register(connection, _new_version(plane, package, actor, allowed))
+            version = versions.register(connection, _new_version(context, package, actor, allowed))
             detail = {"grants": list(allowed.grants)} if allowed.grants else {}
-            plane.audit(connection, actor, "push", str(version.reference), digest=package.digest, **detail)
+            context.audit(connection, actor, "push", str(version.reference), digest=package.digest, **detail)
         elif allowed.code is not None and known.allowed_by is None:
             versions.allow(connection, known.reference, actor)
             bump_revision(connection)
-            plane.audit(connection, actor, "allow-code", str(known.reference), digest=package.digest)
+            context.audit(connection, actor, "allow-code", str(known.reference), digest=package.digest)
             version = versions.get(connection, known.reference)
         else:
             version = known
         document = version_document(version, [])
-    plane.bulletin.refresh()
+    context.publisher.refresh()
     return document, known is None
 
 
-def _new_version(plane: ControlContext, package: Package, actor: str, allowed: Allowed) -> Version:
+def _new_version(context: ControlContext, package: Package, actor: str, allowed: Allowed) -> Version:
     return Version(
         reference=VersionReference(package.name, 1),
         digest=package.digest,
@@ -149,7 +149,7 @@ def _new_version(plane: ControlContext, package: Package, actor: str, allowed: A
         signature=package.signature.to_document(),
         runtimes=package.runtimes,
         allowed_by=None if allowed.code is None else actor,
-        pushed_at_us=plane.clock.now_us(),
+        pushed_at_us=context.clock.now_us(),
         pushed_by=actor,
         grants=allowed.grants,
     )
@@ -172,27 +172,27 @@ def version_document(version: Version, serving: list[str]) -> dict[str, Any]:
     }
 
 
-def list_models(plane: ControlContext, cursor: str) -> dict[str, Any]:
+def list_models(context: ControlContext, cursor: str) -> dict[str, Any]:
     """A page of models, by name."""
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         rows = versions.list_models(connection, cursor, PAGE + 1)
     items = [{"name": name, "versions": number, "latest": latest} for name, number, latest in rows[:PAGE]]
     return {"items": items, "next": items[-1]["name"] if len(rows) > PAGE else None}
 
 
-def list_versions(plane: ControlContext, model: str, cursor: int) -> dict[str, Any]:
+def list_versions(context: ControlContext, model: str, cursor: int) -> dict[str, Any]:
     """A page of a model's versions, by number."""
     check_name(model, "model name")
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         found = versions.list_versions(connection, model, cursor, PAGE + 1)
         holders = _holders(connection)
     items = [version_document(v, holders.get(str(v.reference), [])) for v in found[:PAGE]]
     return {"items": items, "next": items[-1]["version"] if len(found) > PAGE else None}
 
 
-def get_version(plane: ControlContext, reference: VersionReference) -> dict[str, Any]:
+def get_version(context: ControlContext, reference: VersionReference) -> dict[str, Any]:
     """One version."""
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         version = versions.get(connection, reference)
         holders = _holders(connection)
     return version_document(version, holders.get(str(reference), []))
@@ -208,21 +208,21 @@ def _holders(connection: Connection) -> dict[str, list[str]]:
     return holders
 
 
-def open_version(plane: ControlContext, reference: VersionReference) -> BinaryIO:
+def open_version(context: ControlContext, reference: VersionReference) -> BinaryIO:
     """The packed file of a version."""
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         version = versions.get(connection, reference)
-    return plane.blobs.open(package_blob(version.digest))
+    return context.blobs.open(package_blob(version.digest))
 
 
-def delete_version(plane: ControlContext, reference: VersionReference, actor: str) -> None:
+def delete_version(context: ControlContext, reference: VersionReference, actor: str) -> None:
     """Forget a version, and its bytes when no other version has the same.
 
     Raises:
         Conflict: "version-serving": an endpoint holds it.
     """
-    with plane.turn:
-        with plane.database.begin() as connection:
+    with context.lock:
+        with context.database.begin() as connection:
             version = versions.get(connection, reference)
             holders = _holders(connection).get(str(reference), [])
             if holders:
@@ -234,6 +234,6 @@ def delete_version(plane: ControlContext, reference: VersionReference, actor: st
                 )
             versions.remove(connection, reference)
             unused = versions.find_digest(connection, version.digest) is None
-            plane.audit(connection, actor, "delete", str(reference), digest=version.digest)
+            context.audit(connection, actor, "delete", str(reference), digest=version.digest)
         if unused:
-            plane.blobs.delete(package_blob(version.digest))
+            context.blobs.delete(package_blob(version.digest))

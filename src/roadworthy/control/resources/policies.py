@@ -92,7 +92,7 @@ def merged(before: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) ->
 
 
 def check(
-    plane: ControlContext, connection: Connection, document: Mapping[str, Any], version: Version, signature: Any
+    context: ControlContext, connection: Connection, document: Mapping[str, Any], version: Version, signature: Any
 ) -> None:
     """Whether the fallbacks can be taken for this version under this signature.
 
@@ -109,7 +109,7 @@ def check(
         elif step.kind == "version" and step.version is not None:
             problems += _version(connection, path, step.version, promised)
         elif step.kind == "rule":
-            problems += _rule(plane, path, step, version)
+            problems += _rule(context, path, step, version)
     _raise(problems)
 
 
@@ -210,8 +210,8 @@ def _version(connection: Connection, path: str, text: str, signature: Signature)
         yield Problem(f"{path}.version", f"{text} does not fit the endpoint's signature: {difference}")
 
 
-def _rule(plane: ControlContext, path: str, step: Fallback, version: Version) -> Iterator[Problem]:
-    with plane.blobs.open(package_blob(version.digest)) as handle, zipfile.ZipFile(handle) as archive:
+def _rule(context: ControlContext, path: str, step: Fallback, version: Version) -> Iterator[Problem]:
+    with context.blobs.open(package_blob(version.digest)) as handle, zipfile.ZipFile(handle) as archive:
         known = tuple(rule.name for rule in read_manifest(archive.read(MANIFEST)).rules)
     if step.rule not in known:
         yield Problem(f"{path}.rule", f"{version.reference} has no rule of that name", known)

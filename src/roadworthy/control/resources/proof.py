@@ -26,7 +26,7 @@ class Proving:
     bounds: Bounds = field(default_factory=Bounds)
 
 
-def prove_apart(file: Path, how: Proving, *, allow_code: bool, grants: tuple[str, ...] = ()) -> None:
+def prove_isolated(file: Path, how: Proving, *, allow_code: bool, grants: tuple[str, ...] = ()) -> None:
     """Unpack the package in `file`, construct the runtime that serves, and replay its golden examples, all with what it was
     granted.
 

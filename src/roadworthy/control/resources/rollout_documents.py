@@ -11,7 +11,7 @@ from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control.controllers.rollout_controller import numbers
 from roadworthy.control.resources.times import iso
 from roadworthy.rollout import rollouts
-from roadworthy.rollout.decide.state import FINISHED, STEPPING, Alarm
+from roadworthy.rollout.decide.state import FINISHED, STEPPING, SignalAlert
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.evidence.report import report
 from roadworthy.rollout.plan.plan import Watch
@@ -84,8 +84,8 @@ def _judged(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
 
 def _watched(watch: Watch, rollout: Rollout) -> dict[str, Any]:
     """What a watched signal said at the last look; without samples nothing is known of it."""
-    found = {alarm.signal: alarm for alarm in rollout.state.alarms}
-    alarm = found.get(watch.signal, Alarm(watch.signal, 0, raised=False, text="nothing was measured yet"))
+    found = {alarm.signal: alarm for alarm in rollout.state.alerts}
+    alarm = found.get(watch.signal, SignalAlert(watch.signal, 0, raised=False, text="nothing was measured yet"))
     return {
         "signal": watch.signal,
         "on_alarm": watch.on_alarm,

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control.context import ControlContext
-from roadworthy.control.controllers import rollout_controller as driving
+from roadworthy.control.controllers import rollout_controller
 from roadworthy.control.controllers.observation import slow_ms
 from roadworthy.control.resources.endpoints import check_bytes, rollout_running, step
 from roadworthy.control.resources.measuring import Measures, measures
@@ -34,7 +34,7 @@ from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.plan.plan import Plan
 from roadworthy.rollout.plan.preflight import Facts, Obstacle, obstacles
 from roadworthy.rollout.plan.signals import CUSTOM
-from roadworthy.rollout.plan.warnings import Caution, cautions
+from roadworthy.rollout.plan.warnings import PlanWarning, plan_warnings
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.signature import Signature
 from roadworthy.store.engine import bump_revision
@@ -70,7 +70,7 @@ class Wanted:
     if_generation: int | None = None
 
 
-def start(plane: ControlContext, name: str, wanted: Wanted, actor: str) -> dict[str, Any]:
+def start(context: ControlContext, name: str, wanted: Wanted, actor: str) -> dict[str, Any]:
     """Begin to move an endpoint's traffic to a version by a plan. Its document, and in "warnings" what does not stop it.
 
     Raises:
@@ -82,8 +82,8 @@ def start(plane: ControlContext, name: str, wanted: Wanted, actor: str) -> dict[
     check_name(name, "endpoint name")
     reference, plan = VersionReference.parse(wanted.version), check_plan(dict(wanted.plan))
     _check_reason(wanted.accept_signature_change)
-    with plane.turn:
-        with plane.database.begin() as connection:
+    with context.lock:
+        with context.database.begin() as connection:
             endpoint = endpoints.get(connection, name)
             if wanted.if_generation is not None and wanted.if_generation != endpoint.generation:
                 raise endpoints.generation_conflict(name)
@@ -91,14 +91,16 @@ def start(plane: ControlContext, name: str, wanted: Wanted, actor: str) -> dict[
             if running is not None and (not wanted.supersede or rollouts.find_waiting(connection, name) is not None):
                 raise rollout_running(running)
             found = versions.get(connection, reference)
-            check_bytes(plane, connection, found)
-            facts = _facts(plane, connection, endpoint, found, plan, actor if wanted.accept_signature_change else None)
+            check_bytes(context, connection, found)
+            facts = _facts(
+                context, connection, endpoint, found, plan, actor if wanted.accept_signature_change else None
+            )
             _refuse([*obstacles(plan, facts), *_further(plan, endpoint, facts)], wanted)
             if running is not None:
-                driving.obey(plane, connection, running, "supersede", actor)
-            rollout = _new(plane, connection, (endpoint, found, plan, facts), wanted, actor)
+                rollout_controller.apply_command(context, connection, running, "supersede", actor)
+            rollout = _new(context, connection, (endpoint, found, plan, facts), wanted, actor)
             rollouts.create(connection, rollout)
-            known = _cautions(plane, connection, endpoint, plan)
+            known = _warnings(context, connection, endpoint, plan)
             told = {
                 "rollout": rollout.id,
                 "stable": rollout.stable,
@@ -106,18 +108,20 @@ def start(plane: ControlContext, name: str, wanted: Wanted, actor: str) -> dict[
                 "strategy": plan.strategy,
             }
             told |= {} if rollout.acceptance is None else {"signature_accepted": rollout.acceptance}
-            plane.audit(connection, actor, "rollout-start", name, **told)
-            plane.announce(connection, actor, "rollout-started", name, **told)
-        plane.bulletin.refresh()
-    step(plane)
+            context.audit(connection, actor, "rollout-start", name, **told)
+            context.announce(connection, actor, "rollout-started", name, **told)
+        context.publisher.refresh()
+    step(context)
     warnings = [{"code": each.code, "text": each.text} for each in known]
-    return {**get(plane, name, rollout.id), "warnings": warnings}
+    return {**get(context, name, rollout.id), "warnings": warnings}
 
 
-def _cautions(plane: ControlContext, connection: Connection, endpoint: Endpoint, plan: Plan) -> tuple[Caution, ...]:
-    policy, now_us = msgspec.convert(endpoint.policy, Policy), plane.clock.now_us()
+def _warnings(
+    context: ControlContext, connection: Connection, endpoint: Endpoint, plan: Plan
+) -> tuple[PlanWarning, ...]:
+    policy, now_us = msgspec.convert(endpoint.policy, Policy), context.clock.now_us()
     rate = predictions.asked_per_s(connection, endpoint.name, now_us - _LATELY_US, now_us) if policy.record else None
-    return cautions(plan, cached=policy.cache is not None, requests_per_s=rate)
+    return plan_warnings(plan, cached=policy.cache is not None, requests_per_s=rate)
 
 
 def _check_reason(reason: str | None) -> None:
@@ -130,21 +134,21 @@ def _check_reason(reason: str | None) -> None:
 
 
 def _facts(
-    plane: ControlContext,
+    context: ControlContext,
     connection: Connection,
     endpoint: Endpoint,
     found: Version,
     plan: Plan,
     accepted_by: str | None,
 ) -> Facts:
-    live = gateways.live(gateways.list_all(connection), plane.clock.now_us())
+    live = gateways.live(gateways.list_all(connection), context.clock.now_us())
     workers = [worker for gateway in live for worker in gateway.workers]
     promised = Signature.from_document(endpoint.signature)
     ready, slow, by, short = False, None, Measures((), None, {}), tuple[str, ...]()
     if endpoint.current is not None:
         stable = versions.get(connection, VersionReference.parse(endpoint.current))
         ready, slow = isinstance(decide(stable.digest, workers), Switch), slow_ms(stable.digest, live)
-        by = measures(plan, stable, plane.blobs, workers)
+        by = measures(plan, stable, context.blobs, workers)
         short = shortages(_sized(found), _sized(stable), [Machine(gateway.id, gateway.workers) for gateway in live])
     return Facts(
         stable=endpoint.current,
@@ -203,7 +207,7 @@ def _refuse(found: list[Obstacle], wanted: Wanted) -> None:
 
 
 def _new(
-    plane: ControlContext,
+    context: ControlContext,
     connection: Connection,
     what: tuple[Endpoint, Version, Plan, Facts],
     wanted: Wanted,
@@ -223,7 +227,7 @@ def _new(
         canary_digest=found.digest,
         plan=plan,
         state=machine.begin(rollout_id, endpoint.generation, facts.baseline),
-        started_at_us=plane.clock.now_us(),
+        started_at_us=context.clock.now_us(),
         started_by=actor,
         revisions=((endpoint.generation, revision),),
         asked_revision=revision,
@@ -233,7 +237,7 @@ def _new(
     )
 
 
-def tell(plane: ControlContext, name: str, rollout_id: str, command: str, actor: str) -> dict[str, Any]:
+def tell(context: ControlContext, name: str, rollout_id: str, command: str, actor: str) -> dict[str, Any]:
     """Do what a person asks of a rollout. Its document afterwards, with "done": false and "refused" when there was nothing to do.
 
     Raises:
@@ -242,34 +246,34 @@ def tell(plane: ControlContext, name: str, rollout_id: str, command: str, actor:
     """
     if command not in ASKED or command not in COMMANDS:
         raise NotFound(f"a rollout knows no {command}", code="unknown-command", hint=f"it knows {', '.join(ASKED)}")
-    with plane.turn:
-        with plane.database.begin() as connection:
+    with context.lock:
+        with context.database.begin() as connection:
             endpoints.get(connection, name)
             rollout = _find(connection, name, rollout_id)
             if rollout is None or rollout.ended_at_us is not None:
                 return _nothing(connection, name, rollout, command)
             if rollout.waiting:
-                refused = _tell_waiting(plane, connection, rollout, command, actor)
+                refused = _tell_waiting(context, connection, rollout, command, actor)
             else:
-                refused = driving.obey(plane, connection, rollout, command, actor)
+                refused = rollout_controller.apply_command(context, connection, rollout, command, actor)
             if refused is not None and not _is_so_already(rollout, command):
                 raise Conflict(
                     f"the rollout of {rollout.canary} on {name}: {refused}",
                     code="rollout-command-refused",
                     hint="`roadworthy rollout show` tells where it stands",
-                    facts={"rollout": rollout.id, **driving.standing(rollout)},
+                    facts={"rollout": rollout.id, **rollout_controller.standing(rollout)},
                 )
-        plane.bulletin.refresh()
-    step(plane)
-    return {**get(plane, name, rollout.id), "done": refused is None, "refused": refused}
+        context.publisher.refresh()
+    step(context)
+    return {**get(context, name, rollout.id), "done": refused is None, "refused": refused}
 
 
 def _tell_waiting(
-    plane: ControlContext, connection: Connection, rollout: Rollout, command: str, actor: str
+    context: ControlContext, connection: Connection, rollout: Rollout, command: str, actor: str
 ) -> str | None:
     if command != "abort":
         return "it waits for the rollout before it to end"
-    driving.cut_short(plane, connection, rollout, actor, "aborted by a person before it began")
+    rollout_controller.cancel(context, connection, rollout, actor, "aborted by a person before it began")
     return None
 
 
@@ -296,13 +300,13 @@ def _nothing(connection: Connection, name: str, last: Rollout | None, command: s
     return {**shown, "done": False, "refused": NOTHING}
 
 
-def get(plane: ControlContext, name: str, rollout_id: str) -> dict[str, Any]:
+def get(context: ControlContext, name: str, rollout_id: str) -> dict[str, Any]:
     """One rollout; CURRENT is the one in progress, or the last.
 
     Raises:
         NotFound: "unknown-endpoint", "unknown-rollout".
     """
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         if rollout_id == CURRENT:
             endpoints.get(connection, name)
         rollout = _find(connection, name, rollout_id)
@@ -322,7 +326,7 @@ def _find(connection: Connection, name: str, rollout_id: str) -> Rollout | None:
     return running or next(iter(rollouts.list_last(connection, name, 1, None)), None)
 
 
-def history(plane: ControlContext, name: str | None, last: int, before: str | None) -> dict[str, Any]:
+def history(context: ControlContext, name: str | None, last: int, before: str | None) -> dict[str, Any]:
     """The newest rollouts of an endpoint, or of all, newest first; those of a deleted endpoint too.
 
     Raises:
@@ -333,7 +337,7 @@ def history(plane: ControlContext, name: str | None, last: int, before: str | No
         check_name(name, "endpoint name")
     if not 1 <= last <= MOST_SHOWN:
         raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         found = rollouts.list_last(connection, name, last, before)
         if name is not None and not found:
             endpoints.get(connection, name)
@@ -341,8 +345,8 @@ def history(plane: ControlContext, name: str | None, last: int, before: str | No
     return {"items": items, "next": items[-1]["id"] if len(items) == last else None}
 
 
-def in_progress(plane: ControlContext) -> dict[str, Any]:
+def in_progress(context: ControlContext) -> dict[str, Any]:
     """Every rollout that runs or waits, by endpoint."""
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         items = [document(connection, rollout) for rollout in rollouts.list_open(connection)]
     return {"items": items, "next": None}

@@ -38,7 +38,7 @@ _RESTORE = "if the database was restored from a backup, run `roadworthy restore`
 _log = structlog.get_logger()
 
 
-def receive(plane: ControlContext, key: Key, frame: Telemetry) -> int:
+def receive(context: ControlContext, key: Key, frame: Telemetry) -> int:
     """Take a frame under the name of the gateway that speaks with this key; return its sequence. Record files that were never
     received, or are deleted again, are left out.
 
@@ -46,38 +46,38 @@ def receive(plane: ControlContext, key: Key, frame: Telemetry) -> int:
         InvalidRequest: "invalid-name", "malformed-telemetry".
         Forbidden: "gateway-not-yours".
     """
-    gateway = instance_of(plane, key, frame.gateway)
+    gateway = instance_of(context, key, frame.gateway)
     files = []
     for file in frame.record_files:
         folder, _, name = file.blob.rpartition("/")
-        blob = record_blob(plane, key, folder.removeprefix("records/"), name)
+        blob = record_blob(context, key, folder.removeprefix("records/"), name)
         if blob != f"records/{gateway}/{name}":
             raise InvalidRequest("a gateway names the record files that it sent itself", code="malformed-telemetry")
         files.append(msgspec.structs.replace(file, blob=blob))
     if files:
-        with plane.database.begin() as connection:
+        with context.database.begin() as connection:
             known = predictions.received(connection, [file.blob for file in files])
         files = [file for file in files if file.blob in known]
-    return take_frame(plane, msgspec.structs.replace(frame, gateway=gateway, record_files=tuple(files)))
+    return take_frame(context, msgspec.structs.replace(frame, gateway=gateway, record_files=tuple(files)))
 
 
-def take_frame(plane: ControlContext, frame: Telemetry) -> int:
+def take_frame(context: ControlContext, frame: Telemetry) -> int:
     """Apply a frame once, then decide about whatever waits for it; return its sequence."""
-    with plane.database.begin() as connection:
-        if gateways.apply(connection, frame, plane.clock.now_us()):
+    with context.database.begin() as connection:
+        if gateways.apply(connection, frame, context.clock.now_us()):
             _count(connection, frame)
-        _notice(plane, connection, frame)
-    step(plane)
+        _notice(context, connection, frame)
+    step(context)
     return frame.sequence
 
 
-def _notice(plane: ControlContext, connection: Connection, frame: Telemetry) -> None:
+def _notice(context: ControlContext, connection: Connection, frame: Telemetry) -> None:
     """Tell once of a gateway that is ahead of the database. It is not believed further: one key could set every gateway back."""
     epoch, revision = read_revision(connection)
     ahead = gateways.ahead(frame.workers, epoch, revision)
-    if ahead is not None and plane.told.first((STORE_BEHIND, frame.gateway, epoch)):
+    if ahead is not None and context.reported.first((STORE_BEHIND, frame.gateway, epoch)):
         _log.warning(STORE_BEHIND, gateway=frame.gateway, reported=ahead, revision=revision, hint=_RESTORE)
-        plane.audit(connection, frame.gateway, STORE_BEHIND, epoch, reported=ahead, revision=revision)
+        context.audit(connection, frame.gateway, STORE_BEHIND, epoch, reported=ahead, revision=revision)
 
 
 def _count(connection: Connection, frame: Telemetry) -> None:
@@ -89,7 +89,7 @@ def _count(connection: Connection, frame: Telemetry) -> None:
             raise InvalidRequest(f"counts that cannot be: {error}", code="malformed-telemetry") from error
 
 
-def record_blob(plane: ControlContext, key: Key, gateway: str, file: str) -> str:
+def record_blob(context: ControlContext, key: Key, gateway: str, file: str) -> str:
     """The name under which a record file is kept of the gateway that speaks with this key and says that it is `gateway`.
 
     Raises:
@@ -98,29 +98,29 @@ def record_blob(plane: ControlContext, key: Key, gateway: str, file: str) -> str
     """
     if not FILE.fullmatch(file):
         raise InvalidRequest("that cannot name a record file", code="invalid-name")
-    return f"records/{instance_of(plane, key, gateway)}/{file}"
+    return f"records/{instance_of(context, key, gateway)}/{file}"
 
 
-def keep_records(plane: ControlContext, blob: str, source: Path) -> None:
+def keep_records(context: ControlContext, blob: str, source: Path) -> None:
     """Keep a finished record file; the same one again changes nothing. From now on it counts for the bound on all of them, also
     if no frame ever names it."""
-    with plane.database.begin() as connection:  # first of all: what is not known here would never be deleted
-        predictions.expect(connection, blob, source.stat().st_size, plane.clock.now_us())
-    plane.blobs.put(blob, source)
+    with context.database.begin() as connection:  # first of all: what is not known here would never be deleted
+        predictions.expect(connection, blob, source.stat().st_size, context.clock.now_us())
+    context.blobs.put(blob, source)
 
 
-def trim_records(plane: ControlContext) -> int:
+def trim_records(context: ControlContext) -> int:
     """Delete the oldest record files beyond the limit; return how many."""
-    with plane.database.begin() as connection:
-        excess, rows = predictions.over_limit(connection, plane.settings.record_max_bytes)
+    with context.database.begin() as connection:
+        excess, rows = predictions.over_limit(connection, context.settings.record_max_bytes)
         if excess:
-            plane.audit(connection, CONTROLLER, "records-trimmed", "records", files=len(excess), rows=rows)
+            context.audit(connection, CONTROLLER, "records-trimmed", "records", files=len(excess), rows=rows)
     for blob in excess:
-        plane.blobs.delete(blob)
+        context.blobs.delete(blob)
     return len(excess)
 
 
-def last_predictions(plane: ControlContext, endpoint: str, last: int, prediction_id: str | None) -> dict[str, Any]:
+def last_predictions(context: ControlContext, endpoint: str, last: int, prediction_id: str | None) -> dict[str, Any]:
     """The newest predictions of an endpoint, newest last; how many records gateways had to drop; and how many record files, with
     how many predictions, were looked for and are damaged or gone.
 
@@ -130,39 +130,39 @@ def last_predictions(plane: ControlContext, endpoint: str, last: int, prediction
     check_name(endpoint, "endpoint name")
     if not 1 <= last <= MOST_SHOWN:
         raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         files = predictions.files_of(connection, endpoint)
         lost = sum(gateway.lost_records for gateway in gateways.list_all(connection))
-    found = predictions.last_predictions(files, plane.blobs.open, last, prediction_id)
-    damaged, rows = count_unreadable(plane, found.unreadable) if found.unreadable else (0, 0)
+    found = predictions.last_predictions(files, context.blobs.open, last, prediction_id)
+    damaged, rows = count_unreadable(context, found.unreadable) if found.unreadable else (0, 0)
     return {"items": found.items, "lost": lost, "unreadable": {"files": damaged, "predictions": rows}}
 
 
-def count_unreadable(plane: ControlContext, blobs: Sequence[str]) -> tuple[int, int]:
+def count_unreadable(context: ControlContext, blobs: Sequence[str]) -> tuple[int, int]:
     """How many of these record files are to be there, and how many predictions they hold; it is told in the log."""
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         damaged, rows = predictions.kept(connection, blobs)
     if damaged:
         _log.warning("record-files-damaged-or-gone", files=damaged, predictions=rows, first=blobs[0])
     return damaged, rows
 
 
-def status(plane: ControlContext, version: str) -> dict[str, Any]:
+def status(context: ControlContext, version: str) -> dict[str, Any]:
     """The whole at one look."""
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         found = gateways.list_all(connection)
-        reached = reach(connection, gateways.live(found, plane.clock.now_us()))
+        reached = reach(connection, gateways.live(found, context.clock.now_us()))
         documents = [endpoint_document(connection, each, reached) for each in endpoints.list_all(connection)]
         epoch, revision = read_revision(connection)
-    snapshot, hooks = plane.bulletin.edition.snapshot, webhooks.list_all(plane)["items"]
-    now = plane.clock.now_us()
+    snapshot, hooks = context.publisher.edition.snapshot, webhooks.list_all(context)["items"]
+    now = context.clock.now_us()
     return {
         "control": {"version": version, "epoch": epoch, "revision": revision, "log_lines_dropped": lines_dropped()},
         "alerts": _alerts(gateways.live(found, now), epoch, revision),
         "packages_gone": [
             f"{entry.model}:{entry.version}"
             for entry in snapshot.packages
-            if not plane.blobs.exists(package_blob(entry.digest))
+            if not context.blobs.exists(package_blob(entry.digest))
         ],
         "webhooks": {name: sum(each[name] for each in hooks) for name in ("behind", "lost")},
         "gateways": [
@@ -196,7 +196,7 @@ def _alerts(live: Sequence[gateways.Gateway], epoch: str, revision: int) -> list
     ]
 
 
-def audit_trail(plane: ControlContext, last: int, before: str | None) -> dict[str, Any]:
+def audit_trail(context: ControlContext, last: int, before: str | None) -> dict[str, Any]:
     """The newest audit entries, newest first.
 
     Raises:
@@ -204,13 +204,13 @@ def audit_trail(plane: ControlContext, last: int, before: str | None) -> dict[st
     """
     if not 1 <= last <= MOST_SHOWN:
         raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         entries = list_last(connection, last, before)
     items = [{**entry, "at": iso(entry.pop("at_us"))} for entry in entries]
     return {"items": items, "next": items[-1]["id"] if len(items) == last else None}
 
 
-def events_after(plane: ControlContext, after: int, last: int) -> dict[str, Any]:
+def events_after(context: ControlContext, after: int, last: int) -> dict[str, Any]:
     """The `last` oldest events with greater numbers than `after`; `next` is where to go on, and `lost` how many of them were
     deleted before they were asked for.
 
@@ -219,7 +219,7 @@ def events_after(plane: ControlContext, after: int, last: int) -> dict[str, Any]
     """
     if not 1 <= last <= MOST_SHOWN:
         raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         found = events.list_after(connection, max(after, 0), last)
         lost = max(events.kept(connection).first - 1 - max(after, 0), 0)
     items = [{**event, "at": iso(event.pop("at_us"))} for event in found]

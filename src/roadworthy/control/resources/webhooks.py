@@ -28,7 +28,7 @@ MOST_ENDPOINTS = 100
 
 
 async def create(
-    plane: ControlContext, url: str, types: Sequence[str] | None, endpoints: Sequence[str] | None, actor: str
+    context: ControlContext, url: str, types: Sequence[str] | None, endpoints: Sequence[str] | None, actor: str
 ) -> dict[str, Any]:
     """A new webhook, with its secret; it is told of events from now on.
 
@@ -40,17 +40,17 @@ async def create(
     host = parse_url(url).host
     wanted = _check_types(types)
     names = _check_endpoints(endpoints)
-    await plane.sender.check(url)
+    await context.sender.check(url)
     secret = make_secret()
 
     def keep() -> dict[str, Any]:
-        with plane.database.begin() as connection:
+        with context.database.begin() as connection:
             newest = events.newest(connection)
             hook = Webhook(
-                random_id("webhook"), url, secret, wanted, names, newest, plane.clock.now_us(), created_by=actor
+                random_id("webhook"), url, secret, wanted, names, newest, context.clock.now_us(), created_by=actor
             )
             hooks.add(connection, hook)
-            plane.audit(connection, actor, "webhook-create", hook.id, host=host, events=wanted, endpoints=names)
+            context.audit(connection, actor, "webhook-create", hook.id, host=host, events=wanted, endpoints=names)
             return {**_document(hook, events.kept(connection)), "secret": secret}
 
     return await run_in_threadpool(keep)
@@ -79,35 +79,35 @@ def _check_endpoints(endpoints: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(check_name(name, "endpoint name") for name in endpoints))
 
 
-def list_all(plane: ControlContext) -> dict[str, Any]:
+def list_all(context: ControlContext) -> dict[str, Any]:
     """Every webhook, oldest first."""
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         kept = events.kept(connection)
         return {"items": [_document(each, kept) for each in hooks.list_all(connection)], "next": None}
 
 
-def get(plane: ControlContext, hook_id: str) -> dict[str, Any]:
+def get(context: ControlContext, hook_id: str) -> dict[str, Any]:
     """One webhook.
 
     Raises:
         NotFound: "unknown-webhook".
     """
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         return _document(hooks.get(connection, hook_id), events.kept(connection))
 
 
-def delete(plane: ControlContext, hook_id: str, actor: str) -> None:
+def delete(context: ControlContext, hook_id: str, actor: str) -> None:
     """Forget a webhook, its secret and its deliveries.
 
     Raises:
         NotFound: "unknown-webhook".
     """
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         hooks.remove(connection, hook_id)
-        plane.audit(connection, actor, "webhook-delete", hook_id)
+        context.audit(connection, actor, "webhook-delete", hook_id)
 
 
-async def test(plane: ControlContext, hook_id: str, actor: str) -> dict[str, Any]:
+async def test(context: ControlContext, hook_id: str, actor: str) -> dict[str, Any]:
     """Send a ping now; what came of it. One that arrives ends the waiting of a webhook that was failing or gone.
 
     Raises:
@@ -115,17 +115,17 @@ async def test(plane: ControlContext, hook_id: str, actor: str) -> dict[str, Any
     """
 
     def begin() -> tuple[Webhook, Message]:
-        with plane.database.begin() as connection:
-            plane.audit(connection, actor, "webhook-test", hook_id)
-            return hooks.get(connection, hook_id), compose_ping(hook_id, iso(plane.clock.now_us()))
+        with context.database.begin() as connection:
+            context.audit(connection, actor, "webhook-test", hook_id)
+            return hooks.get(connection, hook_id), compose_ping(hook_id, iso(context.clock.now_us()))
 
     def end(message: Message, attempt: Attempt) -> dict[str, Any]:
-        with plane.database.begin() as connection:
+        with context.database.begin() as connection:
             _note(connection, hook_id, Delivery(message, attempt, 1, DELIVERED if attempt.delivered else FAILED))
             return _delivery(deliveries.list_last(connection, hook_id, 1)[0])
 
     hook, message = await run_in_threadpool(begin)
-    attempt = await plane.sender.send(hook.url, hook.secret, message)
+    attempt = await context.sender.send(hook.url, hook.secret, message)
     return await run_in_threadpool(end, message, attempt)
 
 
@@ -136,7 +136,7 @@ def _note(connection: Connection, hook_id: str, delivery: Delivery) -> None:
         hooks.change(connection, hook, replace(hook, state=ACTIVE, tries=0, due_us=0))
 
 
-def last_deliveries(plane: ControlContext, hook_id: str, last: int) -> dict[str, Any]:
+def last_deliveries(context: ControlContext, hook_id: str, last: int) -> dict[str, Any]:
     """The newest attempts, newest first.
 
     Raises:
@@ -145,7 +145,7 @@ def last_deliveries(plane: ControlContext, hook_id: str, last: int) -> dict[str,
     """
     if not 1 <= last <= KEPT:
         raise InvalidRequest(f"last is between 1 and {KEPT}", code="invalid-last")
-    with plane.database.begin() as connection:
+    with context.database.begin() as connection:
         hooks.get(connection, hook_id)
         found = deliveries.list_last(connection, hook_id, last)
     return {"items": [_delivery(each) for each in found], "next": None}

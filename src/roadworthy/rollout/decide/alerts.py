@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from roadworthy.contract.evidence import CANARY, CONFIDENCE, COUNTERS, STABLE
 from roadworthy.contract.snapshot import FULL_SHARE, WatchedOutput
-from roadworthy.rollout.decide.state import Alarm, State
+from roadworthy.rollout.decide.state import SignalAlert, State
 from roadworthy.rollout.decide.verdict import Segment
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.plan import LOWER, Metric, Plan, Watch
@@ -44,7 +44,7 @@ class Look(NamedTuple):
     machines: Sequence[Machine]
 
 
-def alarms(look: Look) -> tuple[Alarm, ...]:
+def signal_alerts(look: Look) -> tuple[SignalAlert, ...]:
     """What each watched signal of the plan says, in the plan's order."""
     return tuple(_MEASURES[watch.signal](look, watch) for watch in look.plan.watches if watch.signal in _MEASURES)
 
@@ -81,18 +81,18 @@ def _weight(look: Look, generations: Iterable[int]) -> float:
 def _difference(look: Look, metric: Metric, alpha: float, weight: float = 1.0) -> tuple[Sample, Sample, float, float]:
     """Both arms' values in the step, and where the canary's mean less the stable's lies."""
     generations = _lately(look.state)
-    stable, canary = (Sample(*look.evidence.metric(metric.name, arm, generations)) for arm in (STABLE, CANARY))
+    stable, canary = (Sample(*look.evidence.metric(metric.name, variant, generations)) for variant in (STABLE, CANARY))
     alpha /= len(look.plan.steps)
     interval = difference_sequence(stable, canary, alpha, metric.low, metric.high, weight)
     return stable, canary, interval.low, interval.high
 
 
-def _nothing(signal: str, stable: int, canary: int, what: str) -> Alarm:
+def _nothing(signal: str, stable: int, canary: int, what: str) -> SignalAlert:
     late = "the new version" if not canary else "the version before"
-    return Alarm(signal, 0, raised=False, text=f"no {what} of {late} yet", other_samples=stable)
+    return SignalAlert(signal, 0, raised=False, text=f"no {what} of {late} yet", other_samples=stable)
 
 
-def _confidence(look: Look, watch: Watch) -> Alarm:
+def _confidence(look: Look, watch: Watch) -> SignalAlert:
     stable, canary, low, high = _difference(
         look, Metric(CONFIDENCE), look.plan.alpha, _weight(look, _lately(look.state))
     )
@@ -104,10 +104,10 @@ def _confidence(look: Look, watch: Watch) -> Alarm:
         f" the difference is {low:+.3g} to {high:+.3g}, {tolerated:g} is tolerated"
     )
     raised = low > tolerated or high < -tolerated
-    return Alarm(watch.signal, canary.values, raised, text, stable.values)
+    return SignalAlert(watch.signal, canary.values, raised, text, stable.values)
 
 
-def _business(look: Look, watch: Watch) -> Alarm:
+def _business(look: Look, watch: Watch) -> SignalAlert:
     """The worst of the plan's metrics."""
     found = []
     for metric in look.plan.metrics:
@@ -115,7 +115,7 @@ def _business(look: Look, watch: Watch) -> Alarm:
             stable, canary, low, high = _difference(look, metric, look.plan.alpha / len(look.plan.metrics))
         except ValueError:
             text = f"{metric.name}: values beyond its bounds {metric.low:g} to {metric.high:g} were reported"
-            found.append(Alarm(watch.signal, 0, raised=False, text=text))
+            found.append(SignalAlert(watch.signal, 0, raised=False, text=text))
             continue
         if not stable.values or not canary.values:
             found.append(_nothing(watch.signal, stable.values, canary.values, f"value of {metric.name}"))
@@ -123,12 +123,12 @@ def _business(look: Look, watch: Watch) -> Alarm:
         text = f"{metric.name}: mean {_mean(canary)}, the stable's {_mean(stable)}; the difference is {low:+.3g} to {high:+.3g}"
         raised = low > 0.0 if metric.better == LOWER else high < 0.0
         text += ", so it is worse" if raised else ""
-        found.append(Alarm(watch.signal, canary.values, raised, text, stable.values))
-    nothing = Alarm(watch.signal, 0, raised=False, text="the plan has no metrics")
+        found.append(SignalAlert(watch.signal, canary.values, raised, text, stable.values))
+    nothing = SignalAlert(watch.signal, 0, raised=False, text="the plan has no metrics")
     return min(found, key=lambda each: (not each.raised, each.samples), default=nothing)
 
 
-def _drift(look: Look, watch: Watch) -> Alarm:
+def _drift(look: Look, watch: Watch) -> SignalAlert:
     """The output that says most. In a sticky rollout a user counts once in every step, so that steps are no evidence of each
     other's: the one that runs is judged."""
     steps = 1 if look.plan.sticky is None else len(look.plan.steps)
@@ -137,7 +137,7 @@ def _drift(look: Look, watch: Watch) -> Alarm:
     found = []
     for number, output in enumerate(look.state.outputs):
         segments = _answers(look, number, generations)
-        stable, canary = (sum(sum(getattr(each, arm)) for each in segments) for arm in (STABLE, CANARY))
+        stable, canary = (sum(sum(getattr(each, variant)) for each in segments) for variant in (STABLE, CANARY))
         if not stable or not canary:
             found.append((0.0, _nothing(watch.signal, stable, canary, f"answer in {output.label}")))
             continue
@@ -147,15 +147,15 @@ def _drift(look: Look, watch: Watch) -> Alarm:
             f"{output.label}: {shift:.1%} of answers differ, {watch.tolerated:.1%} are tolerated;"
             f" E {_number(log_e)} of {_number(bound)}{_largest(output, segments) if raised else ''}"
         )
-        found.append((shift, Alarm(watch.signal, canary, raised, text, stable)))
+        found.append((shift, SignalAlert(watch.signal, canary, raised, text, stable)))
     if not found:
-        return Alarm(watch.signal, 0, raised=False, text="no output can be counted in bins")
+        return SignalAlert(watch.signal, 0, raised=False, text="no output can be counted in bins")
     return max(found, key=lambda each: (each[1].raised, each[0]))[1]
 
 
 def _answers(look: Look, output: int, generations: Collection[int]) -> list[Answers]:
     """Counts in bins, segment by segment; shadowed requests are answered by both."""
-    stable, canary = (look.evidence.binned(output, arm) for arm in (STABLE, CANARY))
+    stable, canary = (look.evidence.binned(output, variant) for variant in (STABLE, CANARY))
     return [
         Answers(
             stable.get(each.generation, ()) or (0,) * len(canary[each.generation]),
@@ -187,7 +187,7 @@ def _bin_name(output: WatchedOutput, place: int) -> str:
     return f"from {low} to {high}" if low and high else f"from {low}" if low else f"under {high}"
 
 
-def _resources(look: Look, watch: Watch) -> Alarm:
+def _resources(look: Look, watch: Watch) -> SignalAlert:
     processes = sum(each.processes for each in look.machines)
     both = [
         (each.canary_bytes, each.stable_bytes, each.gateway)
@@ -196,17 +196,17 @@ def _resources(look: Look, watch: Watch) -> Alarm:
     ]
     if not both:
         text = "no machine runs both versions in runner processes, whose memory could be compared"
-        return Alarm(watch.signal, 0, raised=False, text=text)
+        return SignalAlert(watch.signal, 0, raised=False, text=text)
     canary, stable, gateway = max(both, key=lambda each: each[0] / max(each[1], 1))
     raised = canary > watch.tolerated * stable and canary - stable >= LEAST_GROWTH_BYTES
     text = (
         f"a process of the new version holds {canary // _MIB:,} MiB on {gateway}, the stable's {stable // _MIB:,} MiB;"
         f" {watch.tolerated:g} times is tolerated"
     )
-    return Alarm(watch.signal, processes, raised, text, len(both))
+    return SignalAlert(watch.signal, processes, raised, text, len(both))
 
 
-_MEASURES: dict[str, Callable[[Look, Watch], Alarm]] = {
+_MEASURES: dict[str, Callable[[Look, Watch], SignalAlert]] = {
     "confidence": _confidence,
     "drift": _drift,
     "resources": _resources,

@@ -179,7 +179,7 @@ def _noticed(state: State, seen: Observation) -> State:
         step_s=state.step_s + (passed if exposed else 0.0),
         retry_s=None if state.retry_s is None else max(0.0, state.retry_s - passed),
         stale=0 if seen.fresh else state.stale + 1,
-        alarms=seen.alarms,
+        alerts=seen.alerts,
     )
     if seen.generation > state.generation:
         segment = Segment(seen.generation, state.weight, state.shadow)
@@ -319,7 +319,7 @@ def _unready(look: Look) -> Move | None:
 
 
 def _alarmed(look: Look) -> Move | None:
-    alarms = {alarm.signal: alarm for alarm in look.seen.alarms}
+    alarms = {alarm.signal: alarm for alarm in look.seen.alerts}
     for watch in look.plan.watches:
         alarm = alarms.get(watch.signal)
         if watch.on_alarm != plans.HOLD:
@@ -462,7 +462,7 @@ def _alerts(plan: Plan, seen: Observation, move: Move) -> tuple[Alert, ...]:
         text = "the version before is not ready, so the new one keeps its traffic until it is"
         found["cannot-return"] = Alert("cannot-return", text)
     told = {watch.signal for watch in plan.watches if watch.on_alarm == plans.ALERT}
-    for alarm in seen.alarms:
+    for alarm in seen.alerts:
         if alarm.raised and alarm.signal in told:
             found[f"alarm-{alarm.signal}"] = Alert(f"alarm-{alarm.signal}", f"{alarm.signal}: {alarm.text}")
     return tuple(found.values())

@@ -38,7 +38,7 @@ class Moment(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Alarm(msgspec.Struct, frozen=True):
+class SignalAlert(msgspec.Struct, frozen=True):
     """What a watched signal says now. `samples` are the canary's, 0 when nothing can be said; `other_samples` the stable's."""
 
     signal: str
@@ -59,7 +59,7 @@ class Observation(msgspec.Struct, frozen=True):
             else LOADING. reason: why FAILED.
         fresh: whether every live gateway's telemetry is recent.
         breaker_open: whether the breaker on the canary is open anywhere.
-        alarms: of the plan's watched signals; one that is missing has no evidence, which holds where an alarm would.
+        alerts: of the plan's watched signals; one that is missing has no evidence, which holds where an alarm would.
     """
 
     moment: Moment
@@ -70,7 +70,7 @@ class Observation(msgspec.Struct, frozen=True):
     reason: str = ""
     fresh: bool = True
     breaker_open: bool = False
-    alarms: tuple[Alarm, ...] = ()
+    alerts: tuple[SignalAlert, ...] = ()
 
 
 class State(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ class State(msgspec.Struct, frozen=True):
         slow_ms: the stable's 95th percentile when the rollout began: what "slow" means for both arms until it ends; None when
             it was not known.
         outputs, probabilities: what gateways count of answers until it ends; see `RolloutEntry`.
-        alarms: what the watched signals said at the last look.
+        alerts: what the watched signals said at the last look.
         ends_as: the outcome that RETURNING or PROMOTING leads to, and that FINISHED has.
         code, text: why it is where it is.
         told: codes of alerts that hold now, each told once.
@@ -121,7 +121,7 @@ class State(msgspec.Struct, frozen=True):
     slow_ms: float | None = None
     outputs: tuple[WatchedOutput, ...] = ()
     probabilities: str | None = None
-    alarms: tuple[Alarm, ...] = ()
+    alerts: tuple[SignalAlert, ...] = msgspec.field(default=(), name="alarms")
     ends_as: str | None = None
     code: str = BEGINS
     text: str = "the new version is being loaded"

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from roadworthy.contract.evidence import ARMS, CANARY, EXCLUDED, OUTPUT_BINS, STABLE, BadUnit, RolloutCounts
+from roadworthy.contract.evidence import CANARY, EXCLUDED, OUTPUT_BINS, STABLE, VARIANTS, BadUnit, RolloutCounts
 
 FORMAT = 1
 _DRIFT = "drift."
@@ -88,13 +88,13 @@ class Evidence(msgspec.Struct, frozen=True):
             numbers[key] = tuple(map(max, numbers.get(key, values), values))
         metrics = dict(self.metrics.get(source, {}))
         for each in counts.metrics:
-            key = _key(each.generation, each.metric, _arm(each.arm))
+            key = _key(each.generation, each.metric, _variant(each.arm))
             metrics[key] = max(metrics.get(key, (0, 0.0)), (each.values, each.total), key=lambda entry: entry[0])
         excluded = dict(self.excluded.get(source, {}))
         for left in counts.excluded:
             if left.reason not in EXCLUDED or left.count < 0:
                 raise ValueError(f"{left.count} {left.reason} cannot be left out; reasons are {', '.join(EXCLUDED)}")
-            key = _key(left.generation, left.reason, _arm(left.arm))
+            key = _key(left.generation, left.reason, _variant(left.arm))
             excluded[key] = max(excluded.get(key, 0), left.count)
         if counts.crashes < 0:
             raise ValueError(f"{counts.crashes} crashes cannot be")
@@ -135,7 +135,7 @@ class Evidence(msgspec.Struct, frozen=True):
             numbers[key] = tuple(map(operator.add, numbers.get(key, (0,) * len(values)), values))
         metrics = dict(self.metrics.get(source, {}))
         for each in more.metrics:
-            key = _key(each.generation, each.metric, _arm(each.arm))
+            key = _key(each.generation, each.metric, _variant(each.arm))
             values_before, total = metrics.get(key, (0, 0.0))
             metrics[key] = (values_before + each.values, total + each.total)
         units, overflow = _with_units(self.units, more.units)
@@ -157,8 +157,8 @@ class Evidence(msgspec.Struct, frozen=True):
                 if name == signal:
                     one = Tally()._replace(**dict(zip(_FIELDS[part], values, strict=True)))
                     found[int(generation)] = found.get(int(generation), Tally()).plus(one)
-        for (born, arm), number in Counter(self.units.get(signal, {}).values()).items():
-            one = Tally(canary_units=number) if arm == CANARY else Tally(stable_units=number)
+        for (born, variant), number in Counter(self.units.get(signal, {}).values()).items():
+            one = Tally(canary_units=number) if variant == CANARY else Tally(stable_units=number)
             found[born] = found.get(born, Tally()).plus(one)
         return {
             generation: each._replace(
@@ -168,32 +168,32 @@ class Evidence(msgspec.Struct, frozen=True):
             for generation, each in found.items()
         }
 
-    def binned(self, output: int, arm: str) -> dict[int, tuple[int, ...]]:
+    def binned(self, output: int, variant: str) -> dict[int, tuple[int, ...]]:
         """Answers of an arm in the bins of a watched output by generation, over all sources."""
         found: dict[int, tuple[int, ...]] = {}
         for counts in self.counts.values():
             for key, cells in counts.items():
                 generation, name, part = key.split("/")
-                if name == f"{_DRIFT}{output}" and part == arm:
+                if name == f"{_DRIFT}{output}" and part == variant:
                     known = found.get(int(generation), (0,) * len(cells))
                     found[int(generation)] = tuple(map(operator.add, known, cells))
         return found
 
-    def metric(self, name: str, arm: str, generations: Iterable[int]) -> tuple[int, float]:
+    def metric(self, name: str, variant: str, generations: Iterable[int]) -> tuple[int, float]:
         """How many values of a metric an arm had in these generations, and their sum."""
-        keys = [_key(generation, name, arm) for generation in generations]
+        keys = [_key(generation, name, variant) for generation in generations]
         found = [metrics[key] for metrics in self.metrics.values() for key in keys if key in metrics]
         return sum(values for values, _ in found), sum(total for _, total in found)
 
     def left_out(self, generations: Iterable[int]) -> dict[str, dict[str, int]]:
         """What was no evidence, by reason and arm; every reason is there."""
         known = set(generations)
-        found = {reason: dict.fromkeys(ARMS, 0) for reason in EXCLUDED}
+        found = {reason: dict.fromkeys(VARIANTS, 0) for reason in EXCLUDED}
         for counts in self.excluded.values():
             for key, count in counts.items():
-                generation, reason, arm = key.split("/")
+                generation, reason, variant = key.split("/")
                 if int(generation) in known:
-                    found[reason][arm] += count
+                    found[reason][variant] += count
         return found
 
     def to_document(self) -> dict[str, Any]:
@@ -219,11 +219,11 @@ def _count_entries(counts: RolloutCounts) -> Iterable[tuple[str, tuple[int, ...]
     for each in counts.arms:
         if not 0 <= each.bad <= each.samples:
             raise ValueError(f"{each.bad} bad of {each.samples} cannot be")
-        yield _key(each.generation, each.signal, _arm(each.arm)), (each.samples, each.bad)
+        yield _key(each.generation, each.signal, _variant(each.arm)), (each.samples, each.bad)
     for event in counts.events:
         if event.bad < 0:
             raise ValueError(f"{event.bad} events cannot be")
-        yield _key(event.generation, event.signal, _arm(event.arm)), (0, event.bad)
+        yield _key(event.generation, event.signal, _variant(event.arm)), (0, event.bad)
     for pair in counts.pairs:
         if min(pair.canary_bad, pair.stable_bad) < 0 or pair.canary_bad + pair.stable_bad > pair.pairs:
             raise ValueError(f"{pair.canary_bad} and {pair.stable_bad} of {pair.pairs} pairs cannot be")
@@ -231,7 +231,7 @@ def _count_entries(counts: RolloutCounts) -> Iterable[tuple[str, tuple[int, ...]
     for output in counts.bins:
         if len(output.cells) != OUTPUT_BINS or min(output.cells) < 0:
             raise ValueError(f"{output.cells} are no counts of {OUTPUT_BINS} bins")
-        yield _key(output.generation, f"{_DRIFT}{output.output}", _arm(output.arm)), output.cells
+        yield _key(output.generation, f"{_DRIFT}{output.output}", _variant(output.arm)), output.cells
 
 
 def _with_units(
@@ -246,7 +246,7 @@ def _with_units(
         if each.unit not in units and len(units) >= MOST_UNITS:
             overflow = True
             continue
-        units[each.unit] = min(units.get(each.unit, (each.generation, each.arm)), (each.generation, _arm(each.arm)))
+        units[each.unit] = min(units.get(each.unit, (each.generation, each.arm)), (each.generation, _variant(each.arm)))
     return after, overflow
 
 
@@ -254,7 +254,7 @@ def _key(generation: int, name: str, part: str) -> str:
     return f"{generation}/{name}/{part}"
 
 
-def _arm(name: str) -> str:
-    if name not in ARMS:
-        raise ValueError(f"there is no arm {name}; arms are {', '.join(ARMS)}")
+def _variant(name: str) -> str:
+    if name not in VARIANTS:
+        raise ValueError(f"there is no arm {name}; arms are {', '.join(VARIANTS)}")
     return name

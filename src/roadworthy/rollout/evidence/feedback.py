@@ -108,7 +108,7 @@ class _Counted:
     """What new facts add to the evidence."""
 
     def __init__(self) -> None:
-        self._arms: dict[tuple[int, str, str], list[int]] = defaultdict(lambda: [0, 0])
+        self._by_variant: dict[tuple[int, str, str], list[int]] = defaultdict(lambda: [0, 0])
         self._metrics: dict[tuple[int, str, str], list[float]] = defaultdict(list)
         self._units: set[BadUnit] = set()
 
@@ -118,19 +118,21 @@ class _Counted:
         if fact.value is not None:
             self._metrics[fact.generation, fact.signal.removeprefix(METRIC), fact.arm].append(fact.value)
             return
-        self._arms[key][0] += first
-        self._arms[key][1] += fact.bad
+        self._by_variant[key][0] += first
+        self._by_variant[key][1] += fact.bad
         if fact.bad and fact.unit:
             self._units.add(BadUnit(*key, f"{fact.unit:016x}"))
 
     def counts(self, rollout_id: str) -> RolloutCounts:
         """As gateways tell theirs, with bad events by themselves: they may come after their samples. The samples of a custom
         counter are the requests, which gateways count."""
-        arms = self._arms.items()
+        variants = self._by_variant.items()
         return RolloutCounts(
             rollout_id,
-            arms=tuple(VariantCount(*key, samples, 0) for key, (samples, _) in arms if not key[1].startswith(CUSTOM)),
-            events=tuple(EventCount(*key, bad) for key, (_, bad) in arms if bad),
+            arms=tuple(
+                VariantCount(*key, samples, 0) for key, (samples, _) in variants if not key[1].startswith(CUSTOM)
+            ),
+            events=tuple(EventCount(*key, bad) for key, (_, bad) in variants if bad),
             metrics=tuple(MetricCount(*key, len(found), sum(found)) for key, found in self._metrics.items()),
             units=tuple(self._units),
         )

@@ -53,25 +53,25 @@ def report(plan: Plan, segments: Iterable[Segment], evidence: Evidence) -> tuple
 
 
 def _metric(metric: Metric, generations: list[int], evidence: Evidence) -> MetricReport:
-    stable, canary = (Sample(*evidence.metric(metric.name, arm, generations)) for arm in (STABLE, CANARY))
+    stable, canary = (Sample(*evidence.metric(metric.name, variant, generations)) for variant in (STABLE, CANARY))
     difference = difference_sequence(stable, canary, 1.0 - CONFIDENCE, metric.low, metric.high)
     return MetricReport(
         metric.name,
-        _arm(STABLE, stable, metric),
-        _arm(CANARY, canary, metric),
+        _variant(STABLE, stable, metric),
+        _variant(CANARY, canary, metric),
         difference.low,
         difference.high,
-        _told(difference, stable, canary),
+        _conclusion(difference, stable, canary),
     )
 
 
-def _arm(name: str, sample: Sample, metric: Metric) -> VariantReport:
+def _variant(name: str, sample: Sample, metric: Metric) -> VariantReport:
     interval = mean_sequence(sample, 1.0 - CONFIDENCE, metric.low, metric.high)
     mean = sample.total / sample.values if sample.values else None
     return VariantReport(name, sample.values, mean, interval.low, interval.high)
 
 
-def _told(difference: Interval, stable: Sample, canary: Sample) -> str:
+def _conclusion(difference: Interval, stable: Sample, canary: Sample) -> str:
     if not stable.values or not canary.values:
         return "no evidence: an arm has no values"
     if difference.low > 0.0:

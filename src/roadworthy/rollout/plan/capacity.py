@@ -47,11 +47,11 @@ def _shortages(canary: Sized, stable: Sized, machine: Machine) -> Iterator[str]:
     memory, why = _memory(canary, stable, workers)
     left = min((each.memory_free_bytes for each in workers if each.memory_free_bytes is not None), default=None)
     if left is not None and memory > left:
-        yield f"{machine.name} has {_told(left)} of memory left, and {canary.name} needs about {_told(memory)}, {why}"
+        yield f"{machine.name} has {_mib(left)} of memory left, and {canary.name} needs about {_mib(memory)}, {why}"
     disk = DISK_FACTOR * canary.size_bytes
     left = min((each.disk_free_bytes for each in workers if each.disk_free_bytes is not None), default=None)
     if left is not None and disk > left:
-        yield f"{machine.name} has {_told(left)} of disk left, and {canary.name} needs about {_told(disk)}"
+        yield f"{machine.name} has {_mib(left)} of disk left, and {canary.name} needs about {_mib(disk)}"
 
 
 def _holds(worker: WorkerReport, digest: str) -> bool:
@@ -60,17 +60,17 @@ def _holds(worker: WorkerReport, digest: str) -> bool:
 
 def _memory(canary: Sized, stable: Sized, workers: Sequence[WorkerReport]) -> tuple[int, str]:
     """Bytes on one machine, and how that is known."""
-    apart = [
+    isolated = [
         each.processes * each.memory_bytes
         for worker in workers
         for each in worker.versions
         if each.digest == stable.digest and each.memory_bytes is not None
     ]
-    if apart:  # each worker tells the same of the machine
+    if isolated:  # each worker tells the same of the machine
         larger = max(1.0, canary.size_bytes / max(1, stable.size_bytes))
-        return int(max(apart) * larger), f"judged by {stable.name}, which holds {_told(max(apart))}"
+        return int(max(isolated) * larger), f"judged by {stable.name}, which holds {_mib(max(isolated))}"
     return INLINE_FACTOR * canary.size_bytes * len(workers), f"in {len(workers)} workers"
 
 
-def _told(number: int) -> str:
+def _mib(number: int) -> str:
     return f"{max(0, number) / (1 << 20):,.0f} MiB"

@@ -20,26 +20,26 @@ _LEAST_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Caution:
+class PlanWarning:
     """One thing to know: a stable code and a sentence that says what to expect."""
 
     code: str
     text: str
 
 
-def cautions(plan: Plan, *, cached: bool, requests_per_s: float | None) -> tuple[Caution, ...]:
+def plan_warnings(plan: Plan, *, cached: bool, requests_per_s: float | None) -> tuple[PlanWarning, ...]:
     """All there is to know; empty when nothing is out of the ordinary.
 
     Args:
         cached: whether the endpoint has a cache of answers.
         requests_per_s: how often the endpoint was asked lately; None when nobody knows.
     """
-    return tuple(_cautions(plan, cached, requests_per_s))
+    return tuple(_warnings(plan, cached, requests_per_s))
 
 
-def _cautions(plan: Plan, cached: bool, requests_per_s: float | None) -> Iterator[Caution]:
+def _warnings(plan: Plan, cached: bool, requests_per_s: float | None) -> Iterator[PlanWarning]:
     if cached:
-        yield Caution(
+        yield PlanWarning(
             "cache-is-off",
             "the endpoint's cache answers nothing during a rollout: both versions get the full load until it is over",
         )
@@ -47,20 +47,20 @@ def _cautions(plan: Plan, cached: bool, requests_per_s: float | None) -> Iterato
         return
     never = [each for stage in plan.steps for guard in plan.guards for each in _never(plan, guard, stage)]
     if never:
-        yield Caution(
+        yield PlanWarning(
             "unlikely-to-be-decided",
             f"{'; '.join(dict.fromkeys(never))}: it waits until a person decides{_deadline(plan)}",
         )
     if requests_per_s is None:
         return
     if requests_per_s <= 0.0:
-        yield Caution("no-traffic", f"no request came in the past hour, and steps wait for some{_deadline(plan)}")
+        yield PlanWarning("no-traffic", f"no request came in the past hour, and steps wait for some{_deadline(plan)}")
         return
     if not never:
         yield from _slow(plan, requests_per_s)
 
 
-def _slow(plan: Plan, requests_per_s: float) -> Iterator[Caution]:
+def _slow(plan: Plan, requests_per_s: float) -> Iterator[PlanWarning]:
     """Whether the evidence comes before the deadline, and whether much later than the steps' own time."""
     holds_s = sum(stage.hold_s for stage in plan.steps)
     takes_s = sum(max(stage.hold_s, _evidence_s(plan, stage, requests_per_s)) for stage in plan.steps)
@@ -69,9 +69,9 @@ def _slow(plan: Plan, requests_per_s: float) -> Iterator[Caution]:
         f"{_time(takes_s)}, where their own time is {_time(holds_s)}"
     )
     if plan.deadline_s is not None and takes_s > plan.deadline_s:
-        yield Caution("unlikely-to-be-decided", f"{told}, so it is unlikely to be decided in time{_deadline(plan)}")
+        yield PlanWarning("unlikely-to-be-decided", f"{told}, so it is unlikely to be decided in time{_deadline(plan)}")
     elif takes_s > max(_LONGER * holds_s, _LEAST_S):
-        yield Caution("thin-traffic", told)
+        yield PlanWarning("thin-traffic", told)
 
 
 def _needed(guard: Guard, stage: Stage) -> int:
