@@ -14,7 +14,7 @@ from roadworthy.store.engine import open_database
 
 
 def test_keys_are_long_different_and_carry_their_id() -> None:
-    """A key's id stands in its text; no two are alike."""
+    """The text of a key contains its id; no two keys are alike."""
     made = [make_key() for _ in range(200)]
     assert len({text for _, text in made}) == 200
     for key_id, text in made:

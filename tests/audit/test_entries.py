@@ -26,7 +26,7 @@ def test_entries_are_read_newest_first_and_page_by_page(tmp_path: Path) -> None:
 
 
 def test_what_is_rolled_back_was_never_done(tmp_path: Path) -> None:
-    """An entry lives and dies with the change that it tells of."""
+    """An entry is committed or rolled back together with its change."""
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     with pytest.raises(RuntimeError, match="stop"):
         _append_and_stop(database)
@@ -42,7 +42,7 @@ def _append_and_stop(database: Database) -> None:
 
 
 def test_the_room_can_only_append() -> None:
-    """Nothing in it changes or deletes an entry."""
+    """No function here changes or deletes an entry."""
     tree = ast.parse(Path(str(entries.__file__)).read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert "insert" in imported

@@ -92,8 +92,8 @@ def test_bad_input_is_one_clear_error(rollout: Callable[..., Any], fleet: Fleet,
         assert f"code: {code}" in result.stderr, arguments
         assert "Traceback" not in result.stderr
     refused = rollout("start", "line", "line:1").stderr
-    assert refused.startswith("error: the rollout of line:1 cannot begin:\n  - line:1 serves already (same-version)\n")
-    assert "\n  - how slow the stable is was not measured yet" in refused
+    assert refused.startswith("error: the rollout of line:1 cannot begin:\n  - line:1 already serves (same-version)\n")
+    assert "\n  - the stable's run time is not measured yet" in refused
     wrong = rollout("start", "line", "line:2", "--guards", "eror", "--hold", "10x", "--steps", "200").stderr
     assert "error: the plan is not valid:\n  - hold: expected a time" in wrong
     assert "\n  - guards.eror: there is no such signal; did you mean errors?" in wrong
@@ -109,7 +109,7 @@ def test_what_does_not_stop_a_rollout_is_told_when_it_begins(
     admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"cache": {"ttl_s": 30}}})
     fleet.follow()
     begun = rollout("start", "line", "line:2", "--guards", "errors")
-    assert "warning: the endpoint's cache answers nothing during a rollout" in begun.stderr
+    assert "warning: the endpoint's cache is off during a rollout" in begun.stderr
     assert "(no-traffic)" in begun.stderr
     assert "warning" not in begun.stdout
     rollout("abort", "line")
@@ -199,10 +199,10 @@ def test_an_inconclusive_rollout_says_so_and_what_a_person_can_do(shown: dict[st
     held = {
         **shown,
         "code": "inconclusive",
-        "text": "the deadline came before it was decided; missing in step 1: errors: …",
+        "text": "no decision before the deadline; missing in step 1: errors: …",
     }
     told = details(held)
-    assert "the deadline came before it was decided; missing in step 1: errors: … (inconclusive)" in told
+    assert "no decision before the deadline; missing in step 1: errors: … (inconclusive)" in told
     assert "`roadworthy rollout promote line` or `roadworthy rollout abort line`" in told
     back = {
         **held,

@@ -1,4 +1,4 @@
-"""The messages between the planes: what one side writes the other reads; anything else is one kind of error."""
+"""The messages between control plane and gateways: each side reads what the other writes; anything else is one kind of error."""
 
 from __future__ import annotations
 
@@ -80,32 +80,32 @@ RECORDS = st.lists(
 
 @given(SNAPSHOTS)
 def test_snapshots_read_back(snapshot: Snapshot) -> None:
-    """Whole, with None and empty keys told apart: one admits everybody, the other nobody."""
+    """Completely, with None and empty keys distinguished: the first admits any caller, the second no caller."""
     assert decode_snapshot(encode_snapshot(snapshot)) == snapshot
 
 
 @given(FRAMES)
 def test_telemetry_reads_back(frame: Telemetry) -> None:
-    """Whole."""
+    """Completely."""
     assert decode_telemetry(encode_telemetry(frame)) == frame
 
 
 @given(RECORDS)
 def test_records_read_back(records: list[PredictionRecord]) -> None:
-    """Whole, bodies byte for byte."""
+    """Completely, bodies byte for byte."""
     assert sorted(unpack(pack(records)), key=repr) == sorted(records, key=repr)
 
 
 @pytest.mark.parametrize("decode", [decode_snapshot, decode_telemetry])
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"\xff", b'{"epoch": 1, "revision": "x"}', b"[" * 100_000])
 def test_other_bytes_are_one_kind_of_error(decode: Callable[[bytes], object], data: bytes) -> None:
-    """ValueError, so that a caller needs to know nothing of how messages are encoded."""
+    """ValueError, so that a caller need not know how messages are encoded."""
     with pytest.raises((ValueError, RecursionError)):
         decode(data)
 
 
 def test_messages_of_another_format_are_refused() -> None:
-    """A later release's message says which format it has, instead of being half understood."""
+    """The error names the format of a later release's message, instead of half understanding it."""
     snapshot = msgspec.structs.replace(Snapshot("e", 1), format=2)
     with pytest.raises(ValueError, match="format 2"):
         decode_snapshot(encode_snapshot(snapshot))
@@ -114,7 +114,7 @@ def test_messages_of_another_format_are_refused() -> None:
 
 
 def test_a_field_that_a_later_release_adds_is_passed_over() -> None:
-    """Within a format, planes of two releases understand each other."""
+    """Within a format, control planes and gateways of two releases understand each other."""
     assert decode_snapshot(b'{"epoch": "e", "revision": 1, "later": [1]}') == Snapshot("e", 1)
 
 
@@ -147,7 +147,7 @@ def test_which_snapshot_supersedes_which(mine: str, theirs: str, before: int, af
     ],
 )
 def test_a_text_is_bounded_by_what_the_database_holds(place: str, most: int) -> None:
-    """As long as a column is wide; longer, or with a NUL, it is no frame, which the sender is told."""
+    """As long as the column is wide; a longer text, or one with a NUL, is refused as no frame, with an error to the sender."""
 
     def frame(text: str) -> bytes:
         texts = {
@@ -186,7 +186,7 @@ def test_a_text_is_bounded_by_what_the_database_holds(place: str, most: int) -> 
 
 
 def test_a_release_without_grants_finds_no_leave_for_code_that_has_some() -> None:
-    """It reads the snapshot all the same; this release finds both, and the leave of code without grants where it always was."""
+    """It still reads the snapshot; this release finds both, and the permission of code without grants in its old place."""
 
     class Earlier(msgspec.Struct, frozen=True):
         digest: str

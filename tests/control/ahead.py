@@ -1,7 +1,7 @@
-"""Runs a module of the control plane with patience, and a clock that is ahead: `ahead.py SECONDS MODULE`.
+"""Runs a module of the control plane with a clock that is ahead, so that gateways stay live: `ahead.py SECONDS MODULE`.
 
-SECONDS is a file that is read at every look at the clock. Gateways count as fresh and alive for hours: those of tests are played,
-and on a busy machine they say nothing for longer than real ones do.
+SECONDS is a file that is read each time the clock is. Gateways then count as fresh and live for hours: those of tests are
+simulated, and on a busy machine they are silent for longer than real ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if __name__ == "__main__":
     _, given, module = sys.argv
 
     def seconds() -> int:
-        """How far it is ahead."""
+        """How far the clock is ahead, in seconds."""
         return int(Path(given).read_text())
 
     SystemClock.monotonic = lambda _self: time.monotonic() + seconds()  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The description of the whole management API, internal routes and pages included: for tests that ask every route."""
+"""The description of the whole management API, including internal routes and pages, for tests that call every route."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roadworthy.control.http.fields import REFUSALS
 
 
 def describe(context: ControlContext) -> dict[str, Any]:
-    """An OpenAPI document; "Telemetry" among its schemas is what gateways send."""
+    """An OpenAPI document; its schema "Telemetry" is a gateway's frame."""
     app = build_routes(context, lambda: False)
     hidden = [internal.routes(context, lambda: False), page.routes(app.title, str(app.openapi_url))]
     described = app.openapi()
@@ -36,7 +36,7 @@ def describe(context: ControlContext) -> dict[str, Any]:
 
 
 def numbers(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every integer that a schema has."""
+    """Every integer in a schema."""
     if isinstance(schema, dict):
         if schema.get("type") == "integer":
             yield schema

@@ -1,4 +1,4 @@
-"""A stand-in for the data plane that follows snapshots as gateways do, and counts for rollouts what a test tells it to."""
+"""A simulated data plane that follows snapshots as gateways do, and counts for rollouts as a test orders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAST = {"strategy": "canary", "steps": [5, 50, 100], "hold": 0, "evidence": 10, 
 
 
 class Fleet:
-    """One gateway with one worker, which serves what the newest snapshot says as soon as it is told to follow."""
+    """One gateway with one worker, which serves the newest snapshot as soon as a test lets it follow."""
 
     def __init__(self, client: httpx.Client, name: str = "gw-1") -> None:
         self.gateway = FakeGateway(client, name)
@@ -35,15 +35,15 @@ class Fleet:
         self.frozen: Snapshot | None = None
 
     def snapshot(self) -> Snapshot:
-        """The newest."""
+        """The newest snapshot."""
         return decode_snapshot(self.gateway.snapshot().content)
 
     def entry(self) -> Any:
-        """The endpoint of the newest snapshot."""
+        """The endpoint in the newest snapshot."""
         return self.snapshot().endpoints[0]
 
     def follow(self) -> Snapshot:
-        """Take the newest snapshot, load all of it, serve by it, and report so with all counts."""
+        """Take the newest snapshot, load everything, serve by it, and report with all counts."""
         snapshot = self.frozen or self.snapshot()
         workers = self.workers(snapshot)
         reply = self.gateway.report(workers=workers, rollouts=self.counts(), run_times=self.run_times)
@@ -51,14 +51,14 @@ class Fleet:
         return snapshot
 
     def workers(self, snapshot: Snapshot | None = None) -> tuple[WorkerReport]:
-        """Its one worker, which has taken that snapshot, or the newest."""
+        """The one worker, which has taken that snapshot, or the newest."""
         taken = snapshot or self.frozen or self.snapshot()
         states = [self.states.get(package.digest, VersionState(package.digest, READY)) for package in taken.packages]
         at = (taken.epoch, taken.revision, taken.revision)
         return (WorkerReport(0, 1, "w", *at, tuple(states), memory_free_bytes=self.memory_free_bytes),)
 
     def counts(self) -> tuple[RolloutCounts, ...]:
-        """Of every rollout that it served, or whose version crashed."""
+        """Counts of every rollout that it served, or whose version crashed."""
         return tuple(
             RolloutCounts(
                 rollout,
@@ -72,14 +72,14 @@ class Fleet:
         )
 
     def crash(self, digest: str) -> None:
-        """Lose a process to this version, as the rollouts that try it by the newest snapshot are told."""
+        """Let a process crash because of this version, and count it for the rollouts that try the version."""
         for package in self.snapshot().packages:
             if package.digest == digest:
                 self.crashes.update(package.rollouts)
 
     def serve(self, requests: int, stable_bad: int = 0, canary_bad: int | None = None) -> None:
-        """Draw that many requests by the split in force, exactly in proportion, and report them. None: the canary fails all of
-        its own when it is in `bad`, else none."""
+        """Assign that many requests by the present split, exactly in proportion, and report them. None: the canary fails all of
+        its requests if it is in `bad`, otherwise none."""
         entry = (self.frozen or self.snapshot()).endpoints[0]
         weights = {variant.digest: variant.weight for variant in entry.split}
         if entry.rollout is not None:
@@ -96,14 +96,14 @@ class Fleet:
         self.follow()
 
     def measured(self, digest: str, runs: int = 1_000) -> None:
-        """Say that this version ran so often, each time in about a millisecond."""
+        """Report that many runs of this version, each of about a millisecond."""
         counts = [0] * (len(RUN_TIME_BOUNDS_US) + 1)
         counts[next(n for n, bound in enumerate(RUN_TIME_BOUNDS_US) if bound >= 1_000)] = runs
         self.run_times = (RunTimes(digest, tuple(counts)),)
 
 
 def three_versions(admin: httpx.Client, fleet: Fleet, make_package: Callable[..., Path]) -> list[str]:
-    """Push three and have the first one serve; their digests."""
+    """Push three versions and let the first one serve; return their digests."""
     digests = []
     for factor in LINES:
         reply = admin.post("/api/v1/packages", content=make_package(factor=factor).read_bytes())
@@ -114,21 +114,21 @@ def three_versions(admin: httpx.Client, fleet: Fleet, make_package: Callable[...
 
 
 def begin(admin: httpx.Client, version: str = "line:2", **more: Any) -> dict[str, Any]:
-    """Start a rollout; its document."""
+    """Start a rollout; return its document."""
     reply = admin.post(ROLLOUTS, json={"version": version, "plan": FAST, **more})
     assert reply.status_code == 201, reply.text
     return dict(reply.json())
 
 
 def current(admin: httpx.Client) -> dict[str, Any]:
-    """The rollout in progress, or the last."""
+    """The running rollout, or the last one."""
     reply = admin.get(f"{ROLLOUTS}/current")
     assert reply.status_code == 200, reply.text
     return dict(reply.json())
 
 
 def follow_until(fleet: Fleet, admin: httpx.Client, true: Callable[[dict[str, Any]], bool], requests: int = 0) -> Any:
-    """Follow, and serve, until the current rollout is so; its document then."""
+    """Follow, and serve, until the current rollout satisfies the condition; return its document."""
 
     def look() -> bool:
         fleet.serve(requests) if requests else fleet.follow()
@@ -139,5 +139,5 @@ def follow_until(fleet: Fleet, admin: httpx.Client, true: Callable[[dict[str, An
 
 
 def tell(admin: httpx.Client, command: str, rollout: str = "current") -> httpx.Response:
-    """Tell a rollout what a person decides."""
+    """Give a rollout a person's command."""
     return admin.post(f"{ROLLOUTS}/{rollout}:{command}")

@@ -1,4 +1,4 @@
-"""Every route answers what the API's description says, to right requests and wrong ones: schemathesis, with all of its checks."""
+"""Every route answers as the API's description says, to valid and invalid requests: schemathesis, with all of its checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.control_plane import ControlProcess
 EXAMPLES = 4
 """Of each operation and kind. They are the same ones in every run."""
 
-COLON = "what a path with a colon takes is told with what its other reading takes, as a name, and no name holds a colon"
+COLON = "the reply for a path with a colon lists the methods of its other reading, as a name, and no name contains a colon"
 EXPLAINED = {
     (
         "positive_data_acceptance",
@@ -46,13 +46,13 @@ EXPLAINED = {
 
 @pytest.fixture
 def seed(three_lines: Path) -> Path:
-    """Three versions of `line` are there."""
+    """Push three versions of `line`."""
     return three_lines
 
 
 @pytest.fixture
 def document(tmp_path: Path) -> dict[str, Any]:
-    """The description of all routes, with names of what is there."""
+    """The description of all routes, with names of existing objects."""
     context = build_context({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
     described = describe(context)
     context.database.close()
@@ -92,7 +92,7 @@ def _config(control: ControlProcess) -> SchemathesisConfig:
 
 
 def test_g18_every_route_does_what_it_says(control: ControlProcess, document: dict[str, Any]) -> None:
-    """No failure that is not explained, and no explanation that nothing needs."""
+    """Every failure is explained, and every explanation is needed."""
     schema = schemathesis.openapi.from_dict(document, config=_config(control))
     failures: Counter[tuple[str, str]] = Counter()
     told: dict[tuple[str, str], str] = {}

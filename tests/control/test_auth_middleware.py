@@ -1,4 +1,4 @@
-"""Who may call what: found by walking the route table, so that a new route cannot be forgotten."""
+"""Which key may call which route: the tests walk the route table, so that a new route cannot be forgotten."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture
 def routes(tmp_path: Path) -> list[tuple[str, str]]:
-    """(method, path) of every route there is."""
+    """(method, path) of every route."""
     context = build_context({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
     found = set()
     for route in _flat(build_routes(context, lambda: False).routes):
@@ -35,7 +35,7 @@ def routes(tmp_path: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def described(tmp_path: Path) -> dict[str, Any]:
-    """The description of the API, that of internal routes too."""
+    """The description of the API, including internal routes."""
     context = build_context({"database_url": f"sqlite:///{tmp_path / 'b.db'}", "blob_folder": str(tmp_path / "blobs")})
     document = describe(context)
     context.database.close()
@@ -54,7 +54,7 @@ def _flat(routes: Any) -> list[Any]:
 
 
 def test_no_route_answers_without_a_key_but_the_open_ones(control: Any, routes: list[tuple[str, str]]) -> None:
-    """F1: 401 everywhere except probes and the API's description."""
+    """F1: 401 everywhere except for probes and the API's description."""
     assert len([path for _, path in routes if path.startswith(("/api/", "/internal/"))]) >= 18
     with control.client(None) as nobody:
         for method, path in routes:
@@ -63,7 +63,7 @@ def test_no_route_answers_without_a_key_but_the_open_ones(control: Any, routes: 
 
 
 def test_a_wrong_key_is_told_apart_from_none(control: Any) -> None:
-    """Both are 401, with the code and the way out of each."""
+    """Both are 401, each with its own code and hint."""
     wrong = f"Bearer {make_key()[1]}"
     for authorization, code in (
         (None, "no-key"), ("", "no-key"), ("Bearer", "no-key"), ("Basic YTpi", "no-key"),
@@ -78,7 +78,7 @@ def test_a_wrong_key_is_told_apart_from_none(control: Any) -> None:
 def test_every_role_is_refused_what_is_not_its_own(
     control: Any, admin: httpx.Client, routes: list[tuple[str, str]]
 ) -> None:
-    """Admins do not play gateway, gateways and predictors do not manage; predictors give feedback, and that is all."""
+    """Admins cannot act as gateways, gateways and predictors cannot manage; predictors can give feedback and nothing else."""
     predictor = admin.post("/api/v1/keys", json={"role": "predictor"}).json()["key"]
     for key, allowed in (
         (predictor, ("/api/v1/endpoints/1/feedback",)),
@@ -93,7 +93,7 @@ def test_every_role_is_refused_what_is_not_its_own(
 
 
 def test_an_unknown_host_is_refused(admin: httpx.Client) -> None:
-    """A23: names that are not this server's get 400, with a key or without."""
+    """A23: a name that is not this server's gets 400, with or without a key."""
     for host in ("evil.example", "127.0.0.1/?#", "127.0.0.1@evil.example", ""):
         reply = admin.get("/api/v1/status", headers={"Host": host})
         assert reply.status_code == 400, host
@@ -101,7 +101,7 @@ def test_an_unknown_host_is_refused(admin: httpx.Client) -> None:
 
 
 def test_g13_probes_answer_whatever_the_host(control: Any) -> None:
-    """Who probes calls by the address of a container. Everything else names the setting that would let the name in."""
+    """A probe calls by a container's address. Any other path names the setting that would allow the name."""
     with control.client(None) as nobody:
         for path in PROBES:
             for host in ("10.1.2.3:8081", "evil.example", "a_b", ""):
@@ -113,8 +113,8 @@ def test_g13_probes_answer_whatever_the_host(control: Any) -> None:
 
 
 def test_g18_a_long_body_is_refused_by_every_route(control: Any, routes: list[tuple[str, str]]) -> None:
-    """By its own word before any of it is sent, and else as soon as too much of it has come. What becomes a file has a bound
-    of its own."""
+    """By Content-Length before any of it is sent, or as soon as too much has arrived. Bodies that become files have their own
+    bound."""
     keys = {"/api/": control.admin_key, "/internal/": control.gateway_key}
     for method, path in routes:
         key = next((key for start, key in keys.items() if path.startswith(start)), "")
@@ -131,7 +131,7 @@ def test_g18_a_long_body_is_refused_by_every_route(control: Any, routes: list[tu
 
 
 def spoken(url: str, head: str, method: str) -> tuple[int, bytes]:
-    """Status and body of the answer to a head whose body never follows."""
+    """Status and body of the reply to a head without a body."""
     parts = httpx.URL(url)
     with socket.create_connection((parts.host, parts.port or 80), DEADLINE_S) as end:
         end.sendall(head.encode())
@@ -141,21 +141,21 @@ def spoken(url: str, head: str, method: str) -> tuple[int, bytes]:
 
 
 def test_what_a_path_takes_is_told_whole(admin: httpx.Client) -> None:
-    """Also where several routes share it."""
+    """Even where several routes share the path."""
     for path, allow in (("/api/v1/keys", "GET, POST"), ("/api/v1/endpoints/line", "DELETE, GET, PUT")):
         reply = admin.patch(path)
         assert (reply.status_code, reply.headers["allow"]) == (405, allow)
 
 
 def test_a_nul_is_in_no_name(admin: httpx.Client) -> None:
-    """It is refused before any database is asked: PostgreSQL can hold none."""
+    """It is refused before any query: PostgreSQL cannot store it."""
     for url in ("/api/v1/endpoints/a%00", "/api/v1/audit?before=%00", "/api/v1/models?cursor=a%00b"):
         reply = admin.get(url)
         assert (reply.status_code, reply.json()["code"]) == (400, "invalid-request")
 
 
 def test_a_body_that_does_not_say_its_length_is_read(admin: httpx.Client) -> None:
-    """Up to the same bound; and one that nests too deep, or names too long a key, is one short refusal."""
+    """Up to the same bound; a body with too deep nesting or too long a key gets one short refusal."""
     made = admin.post("/api/v1/keys", content=iter([b'{"role":', b'"predictor"}']), headers=JSON)
     assert made.status_code == 201, made.text
     deep = (b'{"version": "a:1", "policy": {"a": %b%b}}' % (b"[" * n, b"]" * n) for n in (50, 400, 900, 950, 400_000))
@@ -169,7 +169,7 @@ BEYOND = (1 << 63, (1 << 63) - 1, -(1 << 63) - 1, 1 << 64, -1, 10**400, "9" * 5_
 
 
 def test_g18_integers_are_bounded_on_every_route(control: Any, described: dict[str, Any]) -> None:
-    """In the description, so that callers know, and in fact: what no database could hold is refused, never an error of ours."""
+    """In the description, for callers, and in fact: an integer that no database can hold is refused, never an internal error."""
     numbers = [
         (method, path, parameter["name"], parameter["in"], parameter["schema"])
         for path, methods in described["paths"].items()
@@ -191,7 +191,7 @@ def test_g18_integers_are_bounded_on_every_route(control: Any, described: dict[s
 
 
 def test_g18_integers_in_bodies_are_bounded(admin: httpx.Client, gateway: Any, described: dict[str, Any]) -> None:
-    """As well as those of telemetry."""
+    """The same goes for telemetry."""
     sent = list(numbers(described["components"]["schemas"]))
     assert len(sent) >= 30
     assert [each for each in sent if not {"minimum", "maximum"} <= each.keys()] == []
@@ -205,7 +205,7 @@ def test_g18_integers_in_bodies_are_bounded(admin: httpx.Client, gateway: Any, d
 
 
 def test_a_revoked_key_is_dead_at_once_and_the_last_admin_stays(admin: httpx.Client, control: Any) -> None:
-    """Revocation needs no restart, and nobody can lock himself out."""
+    """Revocation needs no restart, and the last admin key cannot be revoked."""
     made = admin.post("/api/v1/keys", json={"role": "admin"}).json()
     with control.client(made["key"]) as other:
         assert other.get("/api/v1/status").status_code == 200
@@ -216,7 +216,7 @@ def test_a_revoked_key_is_dead_at_once_and_the_last_admin_stays(admin: httpx.Cli
 
 
 def test_key_texts_are_kept_nowhere(admin: httpx.Client, control: Any) -> None:
-    """F16: a key's text is in the reply that made it and in no file."""
+    """F16: a key's text is in the reply that created it and in no file."""
     text = admin.post("/api/v1/keys", json={"role": "predictor", "endpoints": ["flights"]}).json()["key"]
     assert text not in admin.get("/api/v1/keys").text
     secret = text.rpartition("_")[2].encode()
@@ -226,7 +226,7 @@ def test_key_texts_are_kept_nowhere(admin: httpx.Client, control: Any) -> None:
 
 
 def test_errors_are_problem_replies_without_internals(admin: httpx.Client) -> None:
-    """Wrong bodies, types and routes get one shape, with a code and the request's id."""
+    """Wrong bodies, types and routes get replies of one form, with a code and the request's id."""
     replies = [
         admin.put("/api/v1/endpoints/line", content=b"{", headers={"Content-Type": "application/json"}),
         admin.put("/api/v1/endpoints/line", json={"version": 3}),
@@ -248,7 +248,7 @@ def test_errors_are_problem_replies_without_internals(admin: httpx.Client) -> No
 
 
 def test_every_reply_carries_the_requests_id_once(admin: httpx.Client) -> None:
-    """The caller's id when it is a plain one, else one of ours; on good replies as on bad ones."""
+    """The caller's id if it is a plain one, otherwise a new one; on success and on failure."""
     for path in ("/livez", "/api/v1/status", "/api/v1/nothing", "/api/v1/endpoints/none"):
         reply = admin.get(path, headers={"X-Request-Id": "mine-1"})
         assert reply.headers.get_list("x-request-id") == ["mine-1"], path
@@ -257,7 +257,7 @@ def test_every_reply_carries_the_requests_id_once(admin: httpx.Client) -> None:
 
 
 def test_the_page_of_the_api_needs_nothing_from_elsewhere(control: Any) -> None:
-    """Page, script and style come from this server: it opens on a machine without the internet."""
+    """Page, script and style come from this server, so the page opens without internet access."""
     with control.client(None) as nobody:
         html = nobody.get("/docs").text
         assert "https://" not in html

@@ -14,7 +14,7 @@ Push = Callable[..., dict[str, Any]]
 
 
 def test_traffic_moves_only_when_every_worker_is_ready(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """A split names a version only after all live workers reported it READY."""
+    """A split names a version only after all live workers have reported it READY."""
     digest = push()["digest"]
     reply = admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     assert reply.status_code == 202
@@ -32,7 +32,7 @@ def test_traffic_moves_only_when_every_worker_is_ready(admin: httpx.Client, gate
 
 
 def test_a_version_that_fails_to_load_never_gets_traffic(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """FAILED on a worker ends the deployment with its reason; the version before goes on."""
+    """FAILED on one worker ends the deployment with its reason; the current version goes on serving."""
     one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(one)
@@ -61,7 +61,7 @@ def test_rollback_is_at_once_while_the_version_before_is_warm(admin: httpx.Clien
 
 
 def test_a_long_poll_is_woken_by_a_change(admin: httpx.Client, control: Any, gateway: Any, push: Push) -> None:
-    """A gateway that waits gets what has changed."""
+    """A waiting gateway gets the change at once."""
     push()
     etag = gateway.snapshot().headers["etag"]
     seen: list[int] = []
@@ -80,7 +80,7 @@ def test_a_long_poll_is_woken_by_a_change(admin: httpx.Client, control: Any, gat
 
 
 def test_compare_and_set_lets_one_of_two_deploys_win(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """E9's ground: the generation that the caller saw must still be the endpoint's."""
+    """The basis of E9: the endpoint must still have the generation that the caller saw."""
     digest = push()["digest"]
     first = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "if_generation": 0})
     assert first.status_code == 202
@@ -103,7 +103,7 @@ def test_a_version_with_another_signature_is_refused(admin: httpx.Client, gatewa
 
 
 def test_an_endpoint_that_never_answered_has_promised_nothing(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """When the first version fails to load, the next one may have another signature, which then is the endpoint's."""
+    """If the first version fails to load, the next one may have another signature, which becomes the endpoint's."""
     first, second = push(width=3)["digest"], push(width=4)
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.report(VersionState(first, FAILED, reason="no", code="load-failed"))
@@ -114,7 +114,7 @@ def test_an_endpoint_that_never_answered_has_promised_nothing(admin: httpx.Clien
 
 
 def test_what_was_reported_before_a_deploy_decides_nothing(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """A failure from the last attempt does not end the next one, and a package that is being unloaded is not taken as ready."""
+    """A failure of the last attempt does not end the next one, and a package that is being unloaded does not count as ready."""
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.report(VersionState(digest, FAILED, reason="disk full", code="load-failed"))
@@ -130,7 +130,7 @@ def test_what_was_reported_before_a_deploy_decides_nothing(admin: httpx.Client, 
 
 
 def test_the_version_before_is_deployed_at_once_while_it_is_warm(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """What workers hold already needs no new report."""
+    """A version that workers already hold needs no new report."""
     one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(one)
@@ -141,7 +141,7 @@ def test_the_version_before_is_deployed_at_once_while_it_is_warm(admin: httpx.Cl
 
 
 def test_undeploy_takes_the_endpoint_and_its_packages_away(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """Nothing of it stays in the snapshot; a second undeploy and a rollback find nothing."""
+    """Nothing of it stays in the snapshot; a second undeploy and a rollback get 404."""
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(digest)
@@ -171,7 +171,7 @@ def test_policies_are_checked_and_named(admin: httpx.Client, push: Push) -> None
 
 
 def test_telemetry_counts_once_however_often_it_arrives(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """An old frame that arrives again does not turn the clock back."""
+    """An old frame that arrives again changes nothing."""
     digest = push()["digest"]
     gateway.report(sequence=5, lost_records=3)
     gateway.report(VersionState(digest, READY), sequence=4, lost_records=1)

@@ -1,4 +1,5 @@
-"""Feedback over the real API: joined with record files, counted for the rollout that drew each prediction, by whoever may."""
+"""Feedback over the real API: joined with record files, counted for the rollout that assigned each prediction, with any valid
+key."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ _AT_MS = 1_700_000_000_000
 
 
 class Served:
-    """Predictions that a gateway recorded for the rollout in progress, after the fleet had taken its split."""
+    """Predictions that a gateway recorded for the running rollout, after the fleet had taken its split."""
 
     def __init__(self, fleet: Fleet, admin: httpx.Client, digests: list[str]) -> None:
         self._fleet = fleet
@@ -41,7 +42,7 @@ class Served:
         self._numbers = itertools.count(1)
 
     def made(self, variants: str, **changes: Any) -> list[str]:
-        """Record one prediction for each letter, c of the canary, s of the stable; their ids, in order."""
+        """Record one prediction for each letter, c for the canary, s for the stable; return their ids, in order."""
         rollout = current(self._admin)
         shared = {"generation": rollout["generation"], "rollout": rollout["id"], **changes}
         records = []
@@ -59,7 +60,7 @@ class Served:
 
 @pytest.fixture
 def seed(three_lines: Path) -> Path:
-    """What the control plane begins with."""
+    """What the control plane starts with."""
     return three_lines
 
 
@@ -71,26 +72,26 @@ def fleet(control: ControlProcess, gateway: Any) -> Fleet:
 
 @pytest.fixture
 def served(admin: httpx.Client, fleet: Fleet, make_package: Callable[..., Path]) -> Served:
-    """Three versions are there and the first one serves."""
+    """Three versions exist and the first one serves."""
     return Served(fleet, admin, three_versions(admin, fleet, make_package))
 
 
 @pytest.fixture
 def predictor(admin: httpx.Client, control: ControlProcess) -> Iterator[httpx.Client]:
-    """Whoever calls the endpoint."""
+    """A caller of the endpoint."""
     key = admin.post("/api/v1/keys", json={"role": "predictor", "endpoints": ["line"]}).json()["key"]
     with control.client(key) as client:
         yield client
 
 
 def roll_out(admin: httpx.Client, fleet: Fleet, plan: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Begin, and follow until the first step."""
+    """Start a rollout, and follow until its first step."""
     begin(admin, plan=plan or PLAN)
     return dict(follow_until(fleet, admin, lambda rollout: rollout["share"] == 50))
 
 
 def give(client: httpx.Client, *items: dict[str, Any]) -> list[str]:
-    """Give feedback; what became of each item."""
+    """Give feedback; return the result of each item."""
     reply = client.post(FEEDBACK, json={"items": items})
     assert reply.status_code == 200, reply.text
     assert sum(reply.json()["counts"].values()) == len(items)
@@ -98,7 +99,7 @@ def give(client: httpx.Client, *items: dict[str, Any]) -> list[str]:
 
 
 def finding(admin: httpx.Client, signal: str) -> dict[str, Any]:
-    """What a guard rests on."""
+    """A guard's numbers."""
     (found,) = [each for each in current(admin)["verdict"]["findings"] if each["signal"] == signal]
     return dict(found)
 
@@ -106,7 +107,7 @@ def finding(admin: httpx.Client, signal: str) -> dict[str, Any]:
 def test_a_canary_that_callers_call_wrong_goes_back(
     admin: httpx.Client, fleet: Fleet, served: Served, predictor: httpx.Client
 ) -> None:
-    """By itself; repeated feedback changes no count, and what comes later is taken and changes no verdict."""
+    """Repeated feedback changes no count; feedback after the end is taken and changes no verdict."""
     roll_out(admin, fleet)
     ids = served.made("cs" * 20)
     wrong = [{"prediction_id": each, "correct": number % 2 == 1} for number, each in enumerate(ids)]
@@ -120,7 +121,7 @@ def test_a_canary_that_callers_call_wrong_goes_back(
 
 
 def test_a_bad_event_of_ones_own_rolls_back(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
-    """As custom.NAME says."""
+    """By the guard custom.NAME."""
     roll_out(admin, fleet)
     give(admin, *({"prediction_id": each, "events": ["refund"]} for each in served.made("c" * 20)))
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
@@ -130,7 +131,7 @@ def test_a_bad_event_of_ones_own_rolls_back(admin: httpx.Client, fleet: Fleet, s
 def test_g10_feedback_on_a_damaged_record_file_is_told(
     admin: httpx.Client, fleet: Fleet, served: Served, control: ControlProcess
 ) -> None:
-    """The item says that its record may be lost; those of whole files are taken, and a wrong id alone is no loss."""
+    """The item says that its record may be lost; items in intact files are taken, and an unknown id alone is no loss."""
     roll_out(admin, fleet)
     (good,), (lost,) = served.made("c"), served.made("c")
     number = max(int(path.stem.removeprefix("line-")) for path in control.folder.rglob("line-*.parquet"))
@@ -144,7 +145,7 @@ def test_g10_feedback_on_a_damaged_record_file_is_told(
 
 
 def test_what_becomes_of_each_item(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
-    """Only what the rollout drew, and its version answered, is evidence; the reply says what each item came to."""
+    """Only predictions that the rollout assigned and its version answered are evidence; the reply has each item's result."""
     roll_out(admin, fleet)
     before = served.made("c", rollout="") + served.made("c", rollout="rollout-of-a-lost-database")
     failed = served.made("c", code="model-failed", status=500) + served.made("s", source="static")
@@ -173,7 +174,7 @@ def test_what_becomes_of_each_item(admin: httpx.Client, fleet: Fleet, served: Se
 
 
 def test_unknown_becomes_known_when_its_record_arrives(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
-    """Feedback may be faster than a record; asked again it is taken."""
+    """Feedback may arrive before the record; sent again later, it is taken."""
     roll_out(admin, fleet)
     at_ms = _AT_MS + 500
     later = {"id": f"{at_ms:012x}{0:020x}", "at_us": at_ms * 1_000}
@@ -184,14 +185,14 @@ def test_unknown_becomes_known_when_its_record_arrives(admin: httpx.Client, flee
 
 
 def test_an_ab_test_reports_each_metric(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
-    """Values beyond the plan's bounds are refused, whole items at a time; the report has counts, means and intervals, also after
-    the end."""
+    """A value outside the plan's bounds refuses the whole item; the report has counts, means and intervals, also after the
+    end."""
     roll_out(admin, fleet, AB)
     ids = served.made("cs" * 200)
     refused = {"prediction_id": ids[0], "values": {"converted": 1, "revenue": 501}}
     reply = admin.post(FEEDBACK, json={"items": [refused]}).json()["items"][0]
     assert reply["result"] == "out-of-bounds"
-    assert reply["problem"] == "revenue is 501, where the plan allows 0 to 500"
+    assert reply["problem"] == "revenue is 501; the plan allows 0 to 500"
     values = [
         {"prediction_id": each, "values": {"converted": (n % 2 == 0 and 1) or 0, "revenue": 250 + n % 2}}
         for n, each in enumerate(ids)
@@ -215,7 +216,7 @@ def test_an_ab_test_reports_each_metric(admin: httpx.Client, fleet: Fleet, serve
 
 
 def test_values_that_are_worse_raise_the_alarm_of_business(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
-    """Without values there is no evidence; with them it speaks, and holds."""
+    """Without values there is no evidence; with worse values the alarm holds the rollout."""
     roll_out(admin, fleet, {**AB, "watch": ["business"]})
     follow_until(fleet, admin, lambda rollout: rollout["watched"][0]["outcome"] == "no-evidence")
     ids = served.made("cs" * 200)
@@ -226,7 +227,7 @@ def test_values_that_are_worse_raise_the_alarm_of_business(admin: httpx.Client, 
 
 
 def test_users_of_a_sticky_test_count_once(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
-    """The user is the one that the gateway noted, so nobody has to say who it was; the first value counts."""
+    """The gateway's record has the user, so feedback need not name it; the first value counts."""
     roll_out(admin, fleet, {**AB, "sticky": {"header": "X-User"}, "guards": ["feedback"]})
     first, second = served.made("cc", unit=77)
     (other,) = served.made("s", unit=78)
@@ -245,7 +246,7 @@ def test_users_of_a_sticky_test_count_once(admin: httpx.Client, fleet: Fleet, se
 def test_a_restart_in_between_loses_nothing_and_counts_nothing_twice(
     admin: httpx.Client, fleet: Fleet, served: Served, control: ControlProcess
 ) -> None:
-    """kill -9 between two halves, of which the second one repeats the first."""
+    """kill -9 between two halves, of which the second repeats the first."""
     roll_out(admin, fleet)
     items = [{"prediction_id": each, "correct": True} for each in served.made("cs" * 50)]
     give(admin, *items[:60])
@@ -261,7 +262,7 @@ def test_a_restart_in_between_loses_nothing_and_counts_nothing_twice(
 def test_only_who_may_call_the_endpoint_gives_feedback(
     admin: httpx.Client, served: Served, predictor: httpx.Client, control: ControlProcess
 ) -> None:
-    """A caller's key opens this one path of its own endpoints and no other; a gateway's none."""
+    """A predictor key opens this one path of its own endpoints and no other; a gateway key opens none."""
     item = {"items": [{"prediction_id": "0" * 32, "correct": True}]}
     other = predictor.post("/api/v1/endpoints/other/feedback", json=item)
     assert (other.status_code, other.json()["code"]) == (403, "endpoint-not-allowed")
@@ -306,7 +307,7 @@ INVALID: tuple[tuple[Any, str], ...] = (
 
 
 def test_g17_a_bad_item_stops_none_of_the_others(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
-    """Each item has its own result, in order; what is wrong with a bad one is said in few words, whatever it held."""
+    """Each item has its own result, in order; the problem of a bad item is short, whatever it contained."""
     roll_out(admin, fleet)
     good = [{"prediction_id": each, "correct": True} for each in served.made("cs" * 10)]
     bad = [item for item, _ in INVALID]
@@ -329,7 +330,7 @@ def test_g17_a_bad_item_stops_none_of_the_others(admin: httpx.Client, fleet: Fle
 
 
 def test_what_holds_no_items_is_refused(admin: httpx.Client, served: Served) -> None:
-    """With the place that is wrong, in one problem reply."""
+    """In one problem reply that names the wrong place."""
     one = {"prediction_id": ID, "correct": True}
     for body in ({}, {"items": []}, {"items": [one] * 1_001}, {"items": one}, {"items": [one], "more": 1}, []):
         reply = admin.post(FEEDBACK, json=body)
@@ -338,7 +339,7 @@ def test_what_holds_no_items_is_refused(admin: httpx.Client, served: Served) -> 
 
 
 def test_a_rollout_that_nothing_could_be_fed_to_is_refused(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
-    """Feedback is joined with records; an endpoint that keeps none is told so at the start, with what needs them."""
+    """Feedback is joined with records: if the endpoint keeps no records, the start is refused and names what needs them."""
     admin.put(LINE, json={"version": "line:1", "policy": {"record": False}})
     fleet.follow()
     refused = admin.post(ROLLOUTS, json={"version": "line:2", "plan": {**AB, "guards": ["feedback"]}})

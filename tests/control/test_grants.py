@@ -1,4 +1,4 @@
-"""Pushing packages with grants through the real API: who may grant what, and what becomes of it."""
+"""Pushing packages with grants through the real API: allowed grants, and their effect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATH = "/api/v1/packages"
 
 
 class GrantingControl(ControlProcess):
-    """A control plane whose operator allows its own folder by mistake, and some other things on purpose."""
+    """A control plane whose operator allows its own folder by mistake, and some other grants on purpose."""
 
     def document(self, fd: int) -> dict[str, Any]:
         """The start document."""
@@ -26,7 +26,7 @@ class GrantingControl(ControlProcess):
 
 @pytest.fixture
 def control(tmp_path: Path) -> Iterator[ControlProcess]:
-    """It."""
+    """That control plane."""
     process = GrantingControl(tmp_path / "control")
     yield process
     process.kill()
@@ -34,7 +34,7 @@ def control(tmp_path: Path) -> Iterator[ControlProcess]:
 
 @pytest.fixture
 def send(admin: httpx.Client, make_package: Callable[..., Path]) -> Callable[..., httpx.Response]:
-    """Pushes the package that carries code with these grants."""
+    """Push the package that carries code with these grants."""
     packed = make_package(code=True)
     digest = open_package(packed).digest
 
@@ -46,14 +46,14 @@ def send(admin: httpx.Client, make_package: Callable[..., Path]) -> Callable[...
 
 
 def refused(reply: httpx.Response) -> tuple[int, str]:
-    """Status and code."""
+    """Status and code of the refusal."""
     return reply.status_code, reply.json()["code"]
 
 
 def test_grants_are_kept_shown_audited_and_sent_to_gateways(
     admin: httpx.Client, gateway: FakeGateway, send: Callable[..., httpx.Response]
 ) -> None:
-    """In one form, whatever the order; pushed again it is the same version."""
+    """In one form, whatever the order; a package that is pushed again is the same version."""
     pushed = send("tcp:5432", "network", "tcp:5432")
     assert pushed.status_code == 201, pushed.text
     assert pushed.json()["grants"] == ["network", "tcp:5432"]
@@ -69,7 +69,7 @@ def test_grants_are_kept_shown_audited_and_sent_to_gateways(
 
 
 def test_a_version_keeps_its_grants(send: Callable[..., httpx.Response]) -> None:
-    """Neither more nor fewer: the refusal names what it has."""
+    """Neither more nor fewer grants are accepted; the refusal names the version's grants."""
     assert send("tcp:5432").status_code == 201
     for others in ((), ("network",), ("network", "tcp:5432")):
         answer = send(*others)
@@ -82,7 +82,7 @@ def test_a_version_keeps_its_grants(send: Callable[..., httpx.Response]) -> None
 def test_nothing_beyond_the_setting_is_granted(
     control: ControlProcess, admin: httpx.Client, send: Callable[..., httpx.Response], tmp_path: Path
 ) -> None:
-    """Nor what is the control plane's own, nor what is not there; nothing is registered then."""
+    """Nor the control plane's own folders, nor missing paths; a refused push registers nothing."""
     beyond = send("device:/dev/fuse", "tcp:5432")
     assert refused(beyond) == (422, "grant-not-allowed")
     assert "general.grants" in beyond.json()["hint"]
@@ -96,7 +96,7 @@ def test_nothing_beyond_the_setting_is_granted(
 def test_grants_come_with_the_leave_to_run_code(
     admin: httpx.Client, send: Callable[..., httpx.Response], make_package: Callable[..., Path]
 ) -> None:
-    """Without it they are refused, and for a package that carries no code they mean nothing."""
+    """Without permission to run code they are refused, as they are for a package without code."""
     assert refused(send("network", allow=None)) == (422, "code-not-allowed")
     data = make_package()
     asked = {"allow_code": open_package(data).digest, "grant": "network"}

@@ -1,4 +1,5 @@
-"""What a plan's signals are measured by beside a stable version: bins from its training profile, and why something cannot be."""
+"""How a plan's signals are measured against a stable version: bins from its training profile, and reasons why a signal cannot
+be."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ WATCHES = Plan("canary", (), watches=tuple(Watch(name) for name in ("confidence"
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Callable[..., Measures]:
-    """What can be measured of a model that was packed and stored."""
+    """The measures for a packed and stored model."""
     blobs = FolderBlobs(tmp_path / "blobs")
 
     def of(
@@ -57,13 +58,13 @@ def measured(tmp_path: Path) -> Callable[..., Measures]:
 
 
 def classifier(x: Any) -> Any:
-    """Forty classes, the first of them most often, and probabilities."""
+    """Forty classes, the first the most frequent, and probabilities."""
     label = np.array([f"c{min(int(value * 60), 39) if value < 0.6 else 0:02}" for value in x[:, 0]], dtype=object)
     return {"label": label, "probabilities": np.stack([x[:, 0], 1.0 - x[:, 0]], axis=1)}
 
 
 def test_a_classifier_has_classes_and_probabilities(measured: Callable[..., Measures]) -> None:
-    """The most frequent ones of training; the rest is counted together, so that all fit the cells."""
+    """The most frequent classes of training; the rest is counted together, so that all fit the cells."""
     found = measured(classifier)
     assert found.probabilities == "probabilities"
     assert [each.label for each in found.outputs] == ["label", "probabilities[0]", "probabilities[1]"]
@@ -74,7 +75,7 @@ def test_a_classifier_has_classes_and_probabilities(measured: Callable[..., Meas
 
 
 def test_a_regressor_has_bins_of_numbers(measured: Callable[..., Measures]) -> None:
-    """Those of its training, with the largest value inside and what is beyond apart; it has nothing to be sure of."""
+    """The bins of its training: the largest value is inside, larger ones have their own bin; it has no confidence."""
     found = measured(lambda x: x[:, 0])
     (output,) = found.outputs
     assert (output.name, output.place, output.categories) == ("prediction", None, None)
@@ -86,11 +87,11 @@ def test_a_regressor_has_bins_of_numbers(measured: Callable[..., Measures]) -> N
 
 @pytest.mark.parametrize("value", [3.5, 3, True, "same"])
 def test_a_constant_is_refused(measured: Callable[..., Measures], value: object) -> None:
-    """Of what never changed it is not known how it changes; beside an answer that does, it is counted: it may become another."""
+    """The distribution of a constant output is unknown; next to an output that varies it is counted, since it may change."""
     found = measured(lambda x: np.array([value] * len(x)))
     assert (found.outputs, found.missing["drift"]) == (
         (),
-        f"in training prediction was always {value!r}, so it is not known how the answers of m:1 are distributed",
+        f"in training prediction was always {value!r}, so the distribution of the answers of m:1 is unknown",
     )
     beside = measured(lambda x: {"y": x[:, 0], "source": np.array([value] * len(x))})
     assert [each.name for each in beside.outputs] == ["y", "source"]
@@ -102,7 +103,7 @@ def test_more_labels_than_can_be_counted_apart_are_refused(measured: Callable[..
     found = measured(lambda x: np.array([f"text {value:.4f}" for value in x[:, 0]], dtype=object))
     assert found.outputs == ()
     assert found.missing["drift"].startswith(
-        "prediction has so many different values that 92% of the answers in training are none of the 30 that can be"
+        "prediction has so many different values that 92% of the answers in training are not among the 30 that can be"
     )
 
 
@@ -149,7 +150,7 @@ def test_a_profile_that_put_labels_into_one_bin_is_refused(
     documents: list[dict[str, Any]],
     refused: str | None,
 ) -> None:
-    """Those of earlier releases did; the output is named, and to pack again is what helps. Others are watched as they were."""
+    """As profiles of earlier releases did; the reason names the output and says to pack again. Others are watched as before."""
     profile = {"rows": len(ROWS), "inputs": [], "outputs": documents, "labels": None}
     monkeypatch.setattr("roadworthy.package.packing.pack.build_profile", lambda *_: profile)
     found = measured(model)
@@ -159,17 +160,17 @@ def test_a_profile_that_put_labels_into_one_bin_is_refused(
     else:
         assert found.outputs == ()
         assert found.missing["drift"].startswith(f"prediction has one bin for everything from {refused} of the answers")
-        assert "pack it again with this release" in found.missing["drift"]
+        assert "pack the model again with this release" in found.missing["drift"]
 
 
 def test_of_a_tensor_each_number_is_watched(measured: Callable[..., Measures]) -> None:
-    """Where nothing else is answered, and up to a bound."""
+    """If there is no other output, and up to a bound."""
     wide = measured(lambda x: {"y": x * np.ones((1, MOST_OUTPUTS + 3))})
     assert [(each.name, each.place) for each in wide.outputs] == [("y", place) for place in range(MOST_OUTPUTS)]
 
 
 def test_without_a_profile_there_is_no_drift(measured: Callable[..., Measures]) -> None:
-    """Of nested answers only presence is known, and a package that is gone has none."""
+    """The profile has no bins for nested answers, and a missing package has no profile."""
     why = "the profile of m:1 has bins for none of its outputs"
     assert measured(lambda x: {"y": [{"a": 1}] * len(x)}).missing["drift"] == f"{why} (y)"
     gone = measured(lambda x: x[:, 0] + 1.0, stored=False)
@@ -188,13 +189,13 @@ def test_without_a_profile_there_is_no_drift(measured: Callable[..., Measures]) 
 def test_a_profile_that_says_anything_is_no_bins(
     measured: Callable[..., Measures], monkeypatch: pytest.MonkeyPatch, outputs: Any
 ) -> None:
-    """Whoever sealed the package wrote it."""
+    """The packer may have written anything."""
     monkeypatch.setattr("roadworthy.package.packing.pack.build_profile", lambda *_: {"rows": 1, "outputs": outputs})
     assert "bins for none of its outputs (prediction)" in measured(lambda x: x[:, 0]).missing["drift"]
 
 
 def test_memory_is_told_apart_in_runner_processes_only(measured: Callable[..., Measures]) -> None:
-    """One machine that has them is enough; before anything is told nothing is refused."""
+    """One machine that runs them is enough; before the first report nothing is refused."""
 
     def told(*placements: str) -> dict[str, str]:
         workers = tuple(WorkerReport(n, 1, placement, "e", 1, 1) for n, placement in enumerate(placements))
@@ -206,7 +207,7 @@ def test_memory_is_told_apart_in_runner_processes_only(measured: Callable[..., M
 
 
 def test_what_is_not_watched_is_not_looked_for(measured: Callable[..., Measures]) -> None:
-    """No blob is read, nothing is counted on the way of requests."""
+    """No blob is read, and requests are not counted."""
     plain = measured(lambda x: x[:, 0] + 3.0, Plan("canary", ()))
     assert (plain.outputs, plain.probabilities, set(plain.missing)) == ((), None, {"guard_hits"})
     assert WatchedOutput("y", 2).label == "y[2]"

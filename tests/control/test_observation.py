@@ -1,4 +1,4 @@
-"""What slow means beside a version, from the run times that gateways counted."""
+"""The meaning of slow compared with a version, from the run times that gateways counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from roadworthy.monitoring.gateways import Gateway
 
 
 def gateway(digest: str, times_us: dict[float, int]) -> Gateway:
-    """One that has counted so many runs of these lengths."""
+    """A gateway that has counted these runs, by their time."""
     counts = [0] * (len(RUN_TIME_BOUNDS_US) + 1)
     for time_us, count in times_us.items():
         counts[sum(bound < time_us for bound in RUN_TIME_BOUNDS_US)] += count
@@ -25,11 +25,11 @@ def test_it_is_the_95th_percentile_over_all_gateways() -> None:
 
 
 def test_it_is_never_less_than_a_millisecond() -> None:
-    """Caches that are cold make a run of microseconds several times as long, and nobody's answer late."""
+    """Cold caches make a run of microseconds several times as long, without a late answer."""
     assert slow_ms("d", [gateway("d", {30: 1_000})]) == LEAST_SLOW_MS
 
 
 def test_few_runs_say_nothing() -> None:
-    """Nor do none."""
+    """Neither do none at all."""
     assert slow_ms("d", [gateway("d", {20_000: LEAST_RUNS - 1})]) is None
     assert slow_ms("d", []) is None

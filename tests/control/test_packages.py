@@ -24,13 +24,13 @@ def test_push_numbers_versions_and_keeps_the_number_of_an_equal_package(admin: h
 def test_a_pushed_package_comes_back_byte_by_byte(
     admin: httpx.Client, push: Push, make_package: Callable[..., Path]
 ) -> None:
-    """What is fetched is what was pushed."""
+    """The downloaded bytes are the pushed bytes."""
     push()
     assert admin.get("/api/v1/models/line/versions/1/package").content == make_package().read_bytes()
 
 
 def test_code_needs_its_digest_to_be_allowed(admin: httpx.Client, make_package: Callable[..., Path]) -> None:
-    """A package that executes code is refused with the digest to name; named, it is pushed, and who allowed it is kept."""
+    """A package that executes code is refused with its digest; pushed with it, the version records which key allowed it."""
     data = make_package(code=True).read_bytes()
     refused = admin.post("/api/v1/packages", content=data)
     assert (refused.status_code, refused.json()["code"]) == (422, "code-not-allowed")
@@ -59,7 +59,7 @@ def test_a_flipped_bit_is_refused_and_nothing_is_registered(
 def test_d10_pushing_again_mends_a_damaged_copy(
     control: Any, admin: httpx.Client, push: Push, make_package: Callable[..., Path], harm: str
 ) -> None:
-    """D10: a stored package that lost a bit or is gone is replaced by the same package, and keeps its number."""
+    """D10: a stored package that is damaged or missing is replaced by the same package, and keeps its number."""
     digest = push()["digest"]
     stored = control.folder / "blobs" / "packages" / digest.removeprefix("sha256:")
     if harm == "gone":
@@ -80,7 +80,7 @@ def test_d10_pushing_again_mends_a_damaged_copy(
 def test_g10_bytes_that_are_gone_are_told_and_stop_nothing_that_serves(
     control: Any, admin: httpx.Client, gateway: Any, push: Push
 ) -> None:
-    """A version that every worker has loaded goes on serving, and can be deployed; `status` names it until it is pushed again."""
+    """A version that every worker has loaded goes on serving and can be deployed; `status` names it until it is pushed again."""
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(digest)
@@ -95,12 +95,12 @@ def test_g10_bytes_that_are_gone_are_told_and_stop_nothing_that_serves(
 
 @pytest.mark.parametrize("path", ["line/versions/99999999999999999999", "line/versions/-1", "line/versions/0"])
 def test_numbers_that_no_version_has_are_the_callers_fault(admin: httpx.Client, path: str) -> None:
-    """A number that no database column holds is refused like any other that is none."""
+    """A number that no database column can hold is refused like any unknown number."""
     assert admin.get(f"/api/v1/models/{path}").json()["code"] == "invalid-reference"
 
 
 def test_pages_of_versions(admin: httpx.Client, push: Push) -> None:
-    """A cursor continues after the version that it names; one beyond all numbers is refused."""
+    """A cursor continues after the version that it names; a cursor beyond all numbers is refused."""
     push(factor=2.0)
     push(factor=3.0)
     page = admin.get("/api/v1/models/line/versions", params={"cursor": 1}).json()
@@ -112,7 +112,7 @@ def test_pages_of_versions(admin: httpx.Client, push: Push) -> None:
 
 
 def test_size_limit_and_empty_body(admin: httpx.Client) -> None:
-    """Too large is refused by its length, empty is refused too."""
+    """A long body is refused by its length; an empty one is refused too."""
     empty = admin.post("/api/v1/packages", content=b"")
     assert (empty.status_code, empty.json()["code"]) == (400, "empty-body")
     over = admin.post("/api/v1/packages", content=b"\0" * (33 << 20))
@@ -132,7 +132,7 @@ def test_a_version_that_is_held_cannot_be_deleted_and_numbers_are_not_reused(adm
 
 
 def test_every_push_is_in_the_audit_trail(admin: httpx.Client, push: Push) -> None:
-    """Who pushed what is written in the same transaction."""
+    """The entry is written in the transaction of the push."""
     document = push()
     entries = admin.get("/api/v1/audit").json()["items"]
     assert (entries[0]["verb"], entries[0]["subject"]) == ("push", "line:1")

@@ -1,4 +1,4 @@
-"""Policies as a deployment gives them: merged group by group, every fault named, fallbacks checked and found."""
+"""Policies of a deployment: merged group by group, every fault named, fallbacks checked and resolved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULTS = msgspec.json.decode(msgspec.json.encode(Policy()))
 
 
 def problems(asked: dict[str, Any]) -> dict[str, str]:
-    """What is wrong, by path."""
+    """Faults by path."""
     with pytest.raises(InvalidRequest) as refused:
         merged(None, asked)
     found = refused.value.facts["problems"]
@@ -30,7 +30,7 @@ def problems(asked: dict[str, Any]) -> dict[str, str]:
 
 
 def test_what_is_not_said_stays() -> None:
-    """Group by group: one field of the cache is changed, the others stay; a group can be switched off and on again."""
+    """Group by group: one field of the cache changes, the others stay; a group can be switched off and on again."""
     assert merged(None, None) == DEFAULTS
     first = merged(None, {"cache": {"ttl_s": 30, "max_entries": 5}, "batching": {"max_wait_ms": 2}})
     assert first["cache"] == {"ttl_s": 30, "max_entries": 5, "max_bytes": 64 << 20, "shared_between_callers": False}
@@ -44,7 +44,7 @@ def test_what_is_not_said_stays() -> None:
 
 
 def test_fallbacks_are_one_list() -> None:
-    """A new list takes the place of the old one; what the API showed can be sent back as it is."""
+    """A new list replaces the old one; the list that the API shows can be sent back as it is."""
     first = merged(None, {"fallback": [{"kind": "cached", "max_age_s": 60}, {"kind": "static", "value": {"y": 0}}]})
     assert [step["kind"] for step in first["fallback"]] == ["cached", "static"]
     assert merged(first, first) == first
@@ -52,7 +52,7 @@ def test_fallbacks_are_one_list() -> None:
 
 
 def test_every_fault_is_named_with_its_path() -> None:
-    """All at once, at any depth, each with what would be right."""
+    """All at once, at any depth, each with what is expected."""
     found = problems(
         {
             "timeout_ms": 0,
@@ -99,7 +99,7 @@ def test_the_unit_of_integers_is_chosen_and_taken_back() -> None:
 
 
 def test_known_names_are_listed() -> None:
-    """Of the group where the wrong one stands."""
+    """Those of the group with the wrong name."""
     for asked, known in (({"timeout": 5}, "timeout_ms"), ({"cache": {"ttl": 5}}, "ttl_s")):
         with pytest.raises(InvalidRequest) as refused:
             merged(None, asked)
@@ -112,7 +112,7 @@ def test_known_names_are_listed() -> None:
 
 @pytest.mark.parametrize("path", RANGES)
 def test_every_number_has_bounds_that_hold(path: str) -> None:
-    """The defaults and the bounds themselves are taken; just outside is refused, and so is what is no number."""
+    """The defaults and the bounds are accepted; values just outside are refused, and so are values that are not numbers."""
     least, most = RANGES[path]
 
     def asked(value: object) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_every_number_has_bounds_that_hold(path: str) -> None:
 
 
 def test_every_field_is_checked() -> None:
-    """A field that somebody adds has bounds or choices, or is one of those that need none."""
+    """A new field must have bounds or choices, or be listed here as needing none."""
     free = {"record", "cache.shared_between_callers"} | {
         f"fallback[].{n}" for n in ("version", "digest", "rule", "value")
     }
@@ -151,7 +151,7 @@ def deploy(admin: httpx.Client, version: str, policy: dict[str, Any]) -> httpx.R
 
 
 def test_versions_that_stand_in_are_held_and_found(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """The snapshot holds their packages and names their digests: the previous one unless another is named."""
+    """The snapshot holds their packages and names their digests: the previous version unless another is named."""
     one, two, three = (push(factor=factor)["digest"] for factor in (2.0, 3.0, 5.0))
     deploy(admin, "line:1", {"fallback": [{"kind": "version"}, {"kind": "version", "version": "line:3"}]})
     gateway.ready(one, three)
@@ -169,7 +169,7 @@ def test_versions_that_stand_in_are_held_and_found(admin: httpx.Client, gateway:
 
 
 def test_fallbacks_that_do_not_fit_are_refused(admin: httpx.Client, push: Push) -> None:
-    """A value that is no answer, a version that there is not or that takes other rows, a rule that the package has not."""
+    """A value that is not an answer, an unknown version, a version with other inputs, a rule that the package lacks."""
     push(width=3)
     push(width=4)
     steps = [
@@ -196,7 +196,7 @@ def flat(rows: Any) -> Any:
 
 
 def test_a_rule_is_one_of_the_versions_own(admin: httpx.Client, tmp_path: Path) -> None:
-    """And stays so: a version without it is not deployed while the policy asks for it."""
+    """And stays so: a version without the rule is not deployed while the policy names it."""
     from roadworthy.package.packing.pack import pack
 
     rows = np.arange(24.0).reshape(8, 3)

@@ -1,4 +1,4 @@
-"""What the control plane does when gateways keep a version out of service because it crashes there."""
+"""The control plane's reaction when gateways have a version in quarantine because it crashes there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bad(digest: str) -> VersionState:
 
 @pytest.fixture
 def two(admin: httpx.Client, gateway: Any, push: Push) -> tuple[str, str]:
-    """Version 2 answers, version 1 did before."""
+    """Version 2 serves, version 1 is the previous one."""
     digests = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     for number in (1, 2):
         admin.put(LINE, json={"version": f"line:{number}"})
@@ -33,7 +33,7 @@ def two(admin: httpx.Client, gateway: Any, push: Push) -> tuple[str, str]:
 
 
 def test_c3_traffic_returns_to_the_version_before(admin: httpx.Client, gateway: Any, two: tuple[str, str]) -> None:
-    """By itself and audited with the reason; the crashing version is no target of a rollback and is not held any more."""
+    """By itself, audited with the reason; the crashing version is no rollback target and is no longer held."""
     gateway.report(VersionState(two[0], READY), bad(two[1]))
     document = admin.get(LINE).json()
     assert (document["version"], document["previous"], document["changed_by"]) == ("line:1", None, "controller")
@@ -45,7 +45,7 @@ def test_c3_traffic_returns_to_the_version_before(admin: httpx.Client, gateway: 
 
 
 def test_c3_it_waits_for_a_version_that_can_answer(admin: httpx.Client, gateway: Any, two: tuple[str, str]) -> None:
-    """The version before has to be ready; until then nothing changes."""
+    """The previous version must be ready; before that nothing changes."""
     gateway.report(bad(two[1]))
     assert admin.get(LINE).json()["version"] == "line:2"
     gateway.report(VersionState(two[0], READY), bad(two[1]))
@@ -53,7 +53,7 @@ def test_c3_it_waits_for_a_version_that_can_answer(admin: httpx.Client, gateway:
 
 
 def test_c3_what_is_on_its_way_stays_so(admin: httpx.Client, gateway: Any, push: Push, two: tuple[str, str]) -> None:
-    """A third version that loads meanwhile is not forgotten."""
+    """A third version that is loading meanwhile is not forgotten."""
     third = push(factor=4.0)["digest"]
     admin.put(LINE, json={"version": "line:3"})
     gateway.report(VersionState(two[0], READY), bad(two[1]))
@@ -66,7 +66,7 @@ def test_c3_what_is_on_its_way_stays_so(admin: httpx.Client, gateway: Any, push:
 def test_e7_a_version_that_crashes_while_it_loads_never_gets_traffic(
     admin: httpx.Client, gateway: Any, push: Push
 ) -> None:
-    """The deployment has failed, with code and reason; deploying it again is another try."""
+    """The deployment has failed, with code and reason; deploying it again is another attempt."""
     one, other = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put(LINE, json={"version": "line:1"})
     gateway.ready(one)
@@ -80,7 +80,7 @@ def test_e7_a_version_that_crashes_while_it_loads_never_gets_traffic(
 
 
 def test_deploying_what_serves_again_is_another_try(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """Without a version before, the generation grows, which gateways take as a new chance; a healthy one is left as it is."""
+    """Without a previous version, the generation grows, which gateways take as another chance; a healthy one stays unchanged."""
     digest = push()["digest"]
     admin.put(LINE, json={"version": "line:1"})
     gateway.ready(digest)
@@ -92,5 +92,5 @@ def test_deploying_what_serves_again_is_another_try(admin: httpx.Client, gateway
     assert admin.get(LINE).json()["version"] == "line:1"
     assert admin.put(LINE, json={"version": "line:1"}).json()["generation"] == before + 1
     assert gateway.snapshot().json()["endpoints"][0]["generation"] == before + 1
-    # What the gateway said before does not count against the new try.
+    # What the gateway reported before does not count against the new attempt.
     assert admin.put(LINE, json={"version": "line:1"}).json()["generation"] == before + 1

@@ -1,4 +1,4 @@
-"""Record files that gateways ship, and the questions that people ask of them."""
+"""Record files from gateways, and queries over them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parquet(records: list[PredictionRecord]) -> bytes:
 
 
 def test_a_long_record_file_is_taken_however_its_gateway_is_named(gateway: Any) -> None:
-    """A busy second makes files of megabytes; the bound of ordinary bodies is not theirs."""
+    """A busy second makes files of megabytes; the bound of ordinary bodies does not apply."""
     numbers = np.random.default_rng(1)
     noise = [record(n, inputs=numbers.bytes(1 << 10)) for n in range(1, 3_001)]
     content = parquet(noise)
@@ -94,7 +94,7 @@ def test_shipped_records_can_be_asked_for(admin: httpx.Client, gateway: Any) -> 
 
 
 def test_the_newest_of_several_gateways_that_overlap_in_time(admin: httpx.Client, control: Any, gateway: Any) -> None:
-    """A file that ends later may begin earlier than another one's newest predictions."""
+    """A file that ends later may begin before another file's newest predictions."""
     for name, numbers in (("gw-1", (1, 9)), ("gw-2", (7, 8))):
         gateway.name = name
         put = gateway.client.put(
@@ -110,7 +110,7 @@ def test_the_newest_of_several_gateways_that_overlap_in_time(admin: httpx.Client
 def test_a_file_that_is_no_record_file_or_is_gone_hides_no_other(
     admin: httpx.Client, gateway: Any, control: ControlProcess
 ) -> None:
-    """Queries pass over what cannot be read."""
+    """Queries skip unreadable files."""
     for name, content in (("good", parquet([record(1)])), ("junk", b"junk"), ("gone", parquet([record(2)]))):
         gateway.client.put(f"/internal/v1/records/gw-1/{name}.parquet", content=content)
     next(control.folder.rglob("gone.parquet")).unlink()
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_record_file_or_is_gone_hides_no_other(
 
 
 def test_a_gateway_names_only_its_own_record_files(admin: httpx.Client, gateway: Any) -> None:
-    """What retention deletes later is never a package or another gateway's file."""
+    """Retention later deletes named files, which must never be a package or another gateway's file."""
     for blob in ("packages/" + "a" * 64, "records/gw-2/a.parquet", "../a.parquet", "records/gw-1/../gw-2/a.parquet"):
         reply = gateway.report(record_files=(RecordFile(blob, "line", 1, 1, 1, 1),), sequence=1)
         assert reply.status_code == 400, blob
@@ -133,13 +133,13 @@ def test_a_gateway_names_only_its_own_record_files(admin: httpx.Client, gateway:
 
 
 def test_names_of_record_files_are_checked(gateway: Any) -> None:
-    """F9: nothing but plain file names gets near the disk."""
+    """F9: only plain file names reach the disk."""
     for path in ("gw-1/a.txt", "gw-1/..%2f..%2fx.parquet", "GW/a.parquet", "gw-1/.hidden.parquet"):
         reply = gateway.client.put(f"/internal/v1/records/{path}", content=b"x")
         assert reply.status_code in (400, 404), path
 
 
 def test_malformed_telemetry_is_refused(gateway: Any) -> None:
-    """A frame that is none changes nothing."""
+    """A body that is not a frame changes nothing."""
     reply = gateway.client.post("/internal/v1/telemetry", content=b'{"gateway": 3}')
     assert (reply.status_code, reply.json()["code"]) == (400, "malformed-telemetry")

@@ -24,7 +24,7 @@ CLOCK = SystemClock()
 
 @pytest.fixture
 def private() -> Iterator[None]:
-    """As the commands are."""
+    """With a private umask, like the commands."""
     before = os.umask(0o022)
     keep_private()
     yield
@@ -33,14 +33,14 @@ def private() -> Iterator[None]:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """A database at revision 2, in a folder of its own."""
+    """A database at revision 2, in its own folder."""
     url = f"sqlite:///{tmp_path / 'control' / 'roadworthy.db'}"
     grow(url)
     return url
 
 
 def grow(url: str) -> tuple[str, int]:
-    """One change; epoch and revision after it."""
+    """Make one change; return epoch and revision."""
     database = open_database(url)
     with database.begin() as connection:
         bump_revision(connection)
@@ -60,7 +60,7 @@ def read(url: str) -> tuple[str, int]:
 
 @pytest.mark.usefixtures("private")
 def test_a_backup_goes_back_in_a_new_epoch_and_keeps_what_was_there(tmp_path: Path, url: str) -> None:
-    """The backup itself stays as it was, and so does the database before, with its last change."""
+    """The backup stays as it was, and so does the replaced database, with its last change."""
     copy = tmp_path / "backup.db"
     back_up(url, copy)
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
@@ -79,7 +79,7 @@ def test_a_backup_goes_back_in_a_new_epoch_and_keeps_what_was_there(tmp_path: Pa
 
 
 def test_a_plain_copy_with_its_journal_is_a_backup(tmp_path: Path, url: str) -> None:
-    """The last changes of a database in use stand in its -wal companion; one that is left behind belongs to the other file."""
+    """The last changes of a database in use are in its -wal companion; a leftover companion belongs to the other file."""
     database = open_database(url)
     with database.begin() as connection:
         bump_revision(connection)
@@ -95,7 +95,7 @@ def test_a_plain_copy_with_its_journal_is_a_backup(tmp_path: Path, url: str) -> 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "foreign", "torn"])
 def test_what_is_no_backup_changes_nothing(tmp_path: Path, url: str, damage: str) -> None:
-    """Another program's database, an empty file, a torn one: refused before anything is moved."""
+    """Another program's database, an empty file, a truncated one: refused before anything is moved."""
     copy = tmp_path / "copy.db"
     if damage == "foreign":
         with sqlite3.connect(copy) as connection:
@@ -114,7 +114,7 @@ def test_what_is_no_backup_changes_nothing(tmp_path: Path, url: str, damage: str
 
 
 def test_a_database_that_is_gone_comes_back_from_its_backup(tmp_path: Path, url: str) -> None:
-    """Without one, restore makes no new database but says what to name."""
+    """Without a backup, restore creates no database and says what to name."""
     copy = tmp_path / "copy.db"
     back_up(url, copy)
     (tmp_path / "control" / "roadworthy.db").unlink()
@@ -127,7 +127,7 @@ def test_a_database_that_is_gone_comes_back_from_its_backup(tmp_path: Path, url:
 
 
 def test_a_backup_overwrites_nothing_and_is_for_sqlite(tmp_path: Path, url: str) -> None:
-    """Both say what to do instead."""
+    """Each refusal says what to do instead."""
     there = tmp_path / "there.db"
     there.write_bytes(b"mine")
     with pytest.raises(Conflict, match="exists"):
@@ -143,7 +143,7 @@ def test_a_backup_overwrites_nothing_and_is_for_sqlite(tmp_path: Path, url: str)
 
 
 def test_a_running_control_plane_publishes_the_new_epoch(control: Any, admin: httpx.Client, gateway: Any) -> None:
-    """Within its next look at the database; the audit trail says who began it, and from where."""
+    """At its next look at the database; the audit trail has the actor and the previous epoch."""
     seen = gateway.snapshot().json()
     restored = begin_again(f"sqlite:///{control.folder / 'roadworthy.db'}", CLOCK)
     eventually(lambda: gateway.snapshot().json()["epoch"] == restored.epoch, "gateways are given the new epoch")
@@ -153,7 +153,7 @@ def test_a_running_control_plane_publishes_the_new_epoch(control: Any, admin: ht
 
 
 def test_who_has_lost_every_admin_key_makes_one_in_the_database(control: Any, admin: httpx.Client) -> None:
-    """The running control plane knows it within its next look; the audit trail has it."""
+    """The running control plane accepts it after its next look; the audit trail records it."""
     key_id, text = recover_admin(f"sqlite:///{control.folder / 'roadworthy.db'}", CLOCK)
     with control.client(text) as client:
         eventually(lambda: client.get("/api/v1/status").status_code == 200, "the key is known")

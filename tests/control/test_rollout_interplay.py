@@ -1,4 +1,4 @@
-"""Rollouts together with everything else that changes an endpoint."""
+"""Rollouts together with every other change of an endpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, begin, current, fol
 
 @pytest.fixture
 def seed(three_lines: Path) -> Path:
-    """What the control plane begins with."""
+    """What the control plane starts with."""
     return three_lines
 
 
@@ -28,12 +28,12 @@ def fleet(gateway: Any) -> Fleet:
 
 @pytest.fixture
 def digests(admin: httpx.Client, fleet: Fleet, make_package: Callable[..., Path]) -> list[str]:
-    """Three versions are there and the first one serves."""
+    """Three versions exist and the first one serves."""
     return three_versions(admin, fleet, make_package)
 
 
 def test_e11_rollback_aborts_a_rollout(admin: httpx.Client, fleet: Fleet, digests: list[str], control: Any) -> None:
-    """`roadworthy rollback` in the middle of one: the traffic is the stable's with the reply, who did it is kept."""
+    """`roadworthy rollback` during a rollout: the traffic is the stable's with the reply, and the actor is recorded."""
     begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     reply = admin.post(f"{LINE}:rollback")
@@ -44,7 +44,7 @@ def test_e11_rollback_aborts_a_rollout(admin: httpx.Client, fleet: Fleet, digest
 
 
 def test_policies_change_under_a_rollout(admin: httpx.Client, fleet: Fleet, digests: list[str]) -> None:
-    """The same version with another policy is no third version: the split stays, in a generation of its own."""
+    """The same version with another policy is not a third version: the split stays, in a new generation."""
     begin(admin, plan={**FAST, "hold": "10m"})
     before = follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     reply = admin.put(LINE, json={"version": "line:1", "policy": {"timeout_ms": 500}})
@@ -58,7 +58,7 @@ def test_policies_change_under_a_rollout(admin: httpx.Client, fleet: Fleet, dige
 
 
 def test_an_endpoint_that_is_deleted_ends_its_rollout(admin: httpx.Client, fleet: Fleet, digests: list[str]) -> None:
-    """Its history stays, and an endpoint of the same name begins without one."""
+    """Its history stays, and a new endpoint of the same name begins without history."""
     begun = begin(admin)
     assert admin.delete(LINE).status_code == 204
     assert admin.get(f"{ROLLOUTS}/{begun['id']}").json()["outcome"] == "aborted"
@@ -70,7 +70,7 @@ def test_an_endpoint_that_is_deleted_ends_its_rollout(admin: httpx.Client, fleet
 def test_c3_a_stable_in_quarantine_is_left_and_the_rollout_from_it_is_over(
     admin: httpx.Client, fleet: Fleet, digests: list[str]
 ) -> None:
-    """Traffic goes to the version before it, which is ready."""
+    """Traffic goes to the previous version, which is ready."""
     admin.put(LINE, json={"version": "line:2"})
     follow_until_serving(admin, fleet, "line:2")
     begin(admin, "line:3")
@@ -84,7 +84,7 @@ def test_c3_a_stable_in_quarantine_is_left_and_the_rollout_from_it_is_over(
 
 
 def test_a_shadow_copies_and_leaves_the_stable(admin: httpx.Client, fleet: Fleet, digests: list[str]) -> None:
-    """No share, the copied part in the snapshot; what is over changes no version."""
+    """The canary gets no share, and the snapshot has the copied part; the end changes no version."""
     begin(admin, plan={"strategy": "shadow", "share": 20, "hold": 0, "evidence": 0, "guards": ["errors"]})
     seen = []
     ended = follow_until(
@@ -100,7 +100,7 @@ def test_a_shadow_copies_and_leaves_the_stable(admin: httpx.Client, fleet: Fleet
 def test_e6_stale_telemetry_holds_and_what_was_known_stands(
     admin: httpx.Client, fleet: Fleet, digests: list[str], ahead_s: Path
 ) -> None:
-    """Gateways that say nothing for a while: the step stays, and says that telemetry is lost."""
+    """Gateways are silent for a while: the step stays, and the state says that telemetry is lost."""
     begin(admin, plan={**FAST, "hold": "10m"})
     before = follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     ahead_s.write_text(str(11 * 3_600))
@@ -110,7 +110,7 @@ def test_e6_stale_telemetry_holds_and_what_was_known_stands(
 
 
 def test_counts_that_cannot_be_are_refused(admin: httpx.Client, fleet: Fleet, digests: list[str]) -> None:
-    """More bad events than samples: the frame is refused with a code and leaves nothing."""
+    """More bad events than samples: the frame is refused with a code and changes nothing."""
     begun = begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     fleet.served[begun["id"]] = {(1, "canary"): [1, 2]}
@@ -120,5 +120,5 @@ def test_counts_that_cannot_be_are_refused(admin: httpx.Client, fleet: Fleet, di
 
 
 def follow_until_serving(admin: httpx.Client, fleet: Fleet, version: str) -> None:
-    """Until the endpoint serves it."""
+    """Follow until the endpoint serves the version."""
     eventually(lambda: fleet.follow() and admin.get(LINE).json()["version"] == version, f"{version} serves")

@@ -1,4 +1,4 @@
-"""Rollouts through the real API and store, against a stand-in for the data plane that follows snapshots and counts."""
+"""Rollouts through the real API and store, against a simulated data plane that follows snapshots and counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Digests = tuple[str, str, str]
 
 @pytest.fixture
 def seed(three_lines: Path) -> Path:
-    """What the control plane begins with."""
+    """What the control plane starts with."""
     return three_lines
 
 
@@ -32,7 +32,7 @@ def fleet(gateway: Any) -> Fleet:
 
 @pytest.fixture
 def digests(admin: httpx.Client, fleet: Fleet, push: Push) -> Digests:
-    """Three versions are there and the first one serves."""
+    """Three versions exist and the first one serves."""
     found = (push(factor=2.0)["digest"], push(factor=3.0)["digest"], push(factor=4.0)["digest"])
     admin.put(LINE, json={"version": "line:1"})
     fleet.follow()
@@ -42,7 +42,7 @@ def digests(admin: httpx.Client, fleet: Fleet, push: Push) -> Digests:
 
 
 def test_a_good_version_goes_step_by_step_and_is_promoted(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
-    """Each share is in the snapshot that gateways get; the end makes it the endpoint's version, and the stable the one before."""
+    """Each share is in the snapshot for gateways; at the end it is the endpoint's version, and the stable the previous one."""
     begun = begin(admin)
     assert (begun["phase"], begun["stable"], begun["version"], begun["share"]) == ("preparing", "line:1", "line:2", 0)
     assert {package.digest for package in fleet.snapshot().packages} == set(digests[:2])
@@ -64,7 +64,7 @@ def test_a_good_version_goes_step_by_step_and_is_promoted(admin: httpx.Client, f
 
 
 def test_e1_a_canary_that_fails_every_request_goes_back(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
-    """With the frame that brings its third failure the split is back at the stable; reason and numbers are in the audit trail."""
+    """With the frame of its third failure the split is back at the stable; the audit trail has reason and numbers."""
     begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     fleet.serve(60, canary_bad=3)
@@ -79,7 +79,7 @@ def test_e1_a_canary_that_fails_every_request_goes_back(admin: httpx.Client, fle
 
 
 def test_e4_a_shared_outage_holds(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
-    """Both fail alike: nobody is accused, nothing moves."""
+    """Both versions fail alike: neither is accused, nothing moves."""
     begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     fleet.serve(2_000, stable_bad=1_140, canary_bad=60)
@@ -89,13 +89,13 @@ def test_e4_a_shared_outage_holds(admin: httpx.Client, fleet: Fleet, digests: Di
 def test_e5_without_traffic_nothing_is_promoted(
     admin: httpx.Client, fleet: Fleet, digests: Digests, ahead_s: Path
 ) -> None:
-    """It holds and says so; at the deadline it goes back."""
+    """The rollout holds and says so; at the deadline it goes back."""
     begin(admin, plan={**FAST, "deadline": 3_600})
     assert follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)["verdict"]["code"] == "no-evidence"
     ahead_s.write_text("3601")
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
     assert (ended["outcome"], ended["code"]) == ("inconclusive", "inconclusive")
-    assert "errors: not one of the 10 samples that the step asks for has come" in ended["text"]
+    assert "errors: no samples yet; the step needs 10" in ended["text"]
     (event,) = [e for e in admin.get("/api/v1/events").json()["items"] if e["kind"] == "rollout-finished"]
     assert (event["detail"]["outcome"], event["detail"]["text"]) == ("inconclusive", ended["text"])
     assert event["detail"]["findings"][0]["step"]["needed"] == 10
@@ -107,7 +107,7 @@ def test_e5_without_traffic_nothing_is_promoted(
 def test_e7_a_version_that_crashes_at_start_never_gets_traffic(
     admin: httpx.Client, fleet: Fleet, digests: Digests
 ) -> None:
-    """It is taken out of the snapshot between attempts, which come later each time; its crashes of all attempts end it."""
+    """Between attempts, whose pauses grow, it is not in the snapshot; crashes of all attempts together end the rollout."""
     fleet.states[digests[1]] = VersionState(digests[1], FAILED, reason="it crashes", code="load-failed")
     begin(admin)
     fleet.crash(digests[1])
@@ -125,7 +125,7 @@ def test_e7_a_version_that_crashes_at_start_never_gets_traffic(
 def test_e7_crashes_of_an_earlier_rollout_are_no_crashes_of_this_one(
     admin: httpx.Client, fleet: Fleet, digests: Digests
 ) -> None:
-    """Each rollout counts its own, from before its first step on; what gateways go on telling of the first changes nothing."""
+    """Each rollout counts its own crashes, from before its first step on; later reports on the first one change nothing."""
     begin(admin)
     fleet.crash(digests[1])
     fleet.crash(digests[1])
@@ -147,7 +147,7 @@ def test_e7_crashes_of_an_earlier_rollout_are_no_crashes_of_this_one(
 def test_e8_another_signature_needs_somebody_who_answers_for_it(
     admin: httpx.Client, fleet: Fleet, digests: Digests, push: Push, control: ControlProcess
 ) -> None:
-    """Refused; with a reason it is taken, by whom and why is audited, and the signature changes with the traffic."""
+    """Refused; with a reason it is accepted, actor and reason are audited, and the signature changes with the traffic."""
     push(factor=5.0, width=4)
     plan = {"strategy": "all-at-once", "guards": ["errors"]}
     refused = admin.post(ROLLOUTS, json={"version": "line:4", "plan": plan})
@@ -169,14 +169,14 @@ def test_e8_another_signature_needs_somebody_who_answers_for_it(
 def test_a_version_without_room_is_refused_before_anything_moves(
     admin: httpx.Client, fleet: Fleet, digests: Digests
 ) -> None:
-    """With the machine, what it has and what is needed; once there is room the same rollout begins."""
+    """The reason has the machine, its free memory and the need; with enough memory the same rollout begins."""
     fleet.memory_free_bytes = 1_000
     fleet.follow()
     refused = admin.post(ROLLOUTS, json={"version": "line:2", "plan": FAST})
     assert (refused.status_code, refused.json()["code"]) == (409, "rollout-refused")
     (problem,) = refused.json()["problems"]
     assert problem["code"] == "no-room"
-    assert "gw-1 has 0 MiB of memory left, and line:2 needs" in problem["text"]
+    assert "gw-1 has 0 MiB of memory left, but line:2 needs" in problem["text"]
     assert {package.digest for package in fleet.snapshot().packages} == {digests[0]}
     fleet.memory_free_bytes = 1 << 30
     fleet.follow()
@@ -186,7 +186,7 @@ def test_a_version_without_room_is_refused_before_anything_moves(
 def test_e10_a_third_version_waits_until_the_second_ones_traffic_is_moved(
     admin: httpx.Client, fleet: Fleet, digests: Digests, control: ControlProcess
 ) -> None:
-    """Not asked to supersede, it is refused with who is at what step; asked, it begins after the other is back."""
+    """Without supersede it is refused, with the running rollout's step; with it, it begins after the other one is back."""
     first = begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     refused = admin.post(ROLLOUTS, json={"version": "line:3", "plan": FAST})
@@ -205,7 +205,7 @@ def test_e10_a_third_version_waits_until_the_second_ones_traffic_is_moved(
 def test_e10_the_old_canary_keeps_its_share_while_the_stable_is_not_ready(
     admin: httpx.Client, fleet: Fleet, digests: Digests
 ) -> None:
-    """Superseded by a deployment: its traffic stays until there is somewhere to move it, and only then the third comes."""
+    """Superseded by a deployment: its traffic stays until the stable can take it, and only then the third version comes."""
     begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     fleet.states[digests[0]] = VersionState(digests[0], "LOADING")
@@ -221,7 +221,7 @@ def test_e10_the_old_canary_keeps_its_share_while_the_stable_is_not_ready(
 
 
 def test_e11_abort_while_promoting_goes_to_a_ready_version(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
-    """All traffic is the canary's already and the stable is not ready: it stays there until the stable is."""
+    """The canary already has all traffic and the stable is not ready: the traffic stays there until the stable is ready."""
     begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     fleet.frozen = fleet.snapshot()  # the promotion is not applied yet
@@ -243,7 +243,7 @@ def test_e11_abort_while_promoting_goes_to_a_ready_version(admin: httpx.Client, 
 def test_e12_weight_moves_back_only_when_the_stable_is_loaded_again(
     admin: httpx.Client, fleet: Fleet, digests: Digests
 ) -> None:
-    """Found worse while the stable is gone from the workers: it is asked for, and traffic moves when it is ready."""
+    """Found worse while no worker has the stable loaded: the stable is loaded again, and traffic moves when it is ready."""
     begin(admin, plan={**FAST, "steps": [50, 100]})
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 50)
     fleet.states[digests[0]] = VersionState(digests[0], "LOADING")
@@ -278,7 +278,7 @@ def test_e13_abort_with_nothing_in_progress_does_nothing_and_says_so(
 def test_e15_the_stable_serves_while_the_canary_cannot_be_loaded(
     admin: httpx.Client, fleet: Fleet, digests: Digests
 ) -> None:
-    """Also when it fails on some workers only, and also at a step that widens."""
+    """Even if it fails on only some workers, and even at a step that increases the share."""
     begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     fleet.states[digests[1]] = VersionState(digests[1], FAILED, reason="out of memory", code="load-failed")
@@ -291,7 +291,7 @@ def test_e15_the_stable_serves_while_the_canary_cannot_be_loaded(
 def test_e16_what_a_rollout_may_go_back_to_cannot_be_deleted(
     admin: httpx.Client, fleet: Fleet, digests: Digests
 ) -> None:
-    """Stable and canary while it runs, and afterwards the version before."""
+    """Stable and canary during the rollout, and afterwards the previous version."""
     begin(admin)
     for number in (1, 2):
         refused = admin.delete(f"/api/v1/models/line/versions/{number}")

@@ -1,4 +1,4 @@
-"""Who waits is woken from any thread, waits no longer than asked, and leaves nothing behind."""
+"""Waiting requests are woken from any thread, wait no longer than asked, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.waiting import DEADLINE_S
 
 
 def test_many_are_woken_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None sleeps through a change that comes between its look and its sleep, and none is left in the list."""
+    """No request sleeps through a change between its check and its sleep, and the list is empty afterwards."""
     monkeypatch.setattr("roadworthy.control.publish.waiters._LOOK_AGAIN_S", 3_600.0)
     waiters, seen = Waiters(), list[int]()
 
@@ -39,7 +39,7 @@ def test_many_are_woken_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_time_and_the_end_of_the_process_are_noticed() -> None:
-    """Both answer False; what is there already needs no waiting."""
+    """Both return False; a condition that already holds needs no waiting."""
     waiters = Waiters()
 
     async def scene() -> None:

@@ -1,4 +1,4 @@
-"""Watched signals at the control plane: what can be measured is settled at the start; alarms hold and are told once."""
+"""Watched signals at the control plane: measures are fixed at the start; alarms hold and are reported once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 
 class Answering(Fleet):
-    """A fleet that counts answers in bins too: the stable's in the second, the canary's there or in the fourth."""
+    """A fleet that also counts answers in bins: the stable's in the second, the canary's there or in the fourth."""
 
     def __init__(self, client: httpx.Client) -> None:
         super().__init__(client)
@@ -34,7 +34,7 @@ class Answering(Fleet):
         self.follow()
 
     def counts(self) -> tuple[RolloutCounts, ...]:
-        """With the bins, of the one rollout that it has."""
+        """Counts with the bins, of its only rollout."""
         bins = tuple(
             BinCount(generation, 0, variant, tuple(cells))
             for (generation, variant), cells in self.bins.items()
@@ -45,7 +45,7 @@ class Answering(Fleet):
 
 @pytest.fixture
 def seed(three_lines: Path) -> Path:
-    """What the control plane begins with."""
+    """What the control plane starts with."""
     return three_lines
 
 
@@ -63,14 +63,14 @@ def digests(admin: httpx.Client, fleet: Answering, make_package: Callable[..., P
 
 
 def alerts(admin: httpx.Client) -> list[str]:
-    """Codes of the alerts that were told."""
+    """Codes of the published alerts."""
     events = admin.get("/api/v1/events").json()["items"]
     return [event["detail"]["code"] for event in events if event["kind"] == "rollout-alert"]
 
 
 def test_drift_holds_and_clears(admin: httpx.Client, fleet: Answering, digests: list[str]) -> None:
-    """Nothing is rolled back. Without evidence it holds as well, and says so; the alarm is told once, and the rollout goes on
-    when it has cleared."""
+    """Nothing is rolled back. Missing evidence holds too, and says so; the alarm is published once, and the rollout goes on
+    when the alarm has cleared."""
     assert digests
     begin(admin, plan={**FAST, "steps": [50, 100], "watch": ["drift"]})
     held = follow_until(fleet, admin, lambda shown: bool(shown["code"] == "no-evidence"), requests=100)
@@ -81,7 +81,7 @@ def test_drift_holds_and_clears(admin: httpx.Client, fleet: Answering, digests: 
     held = follow_until(fleet, admin, lambda shown: bool(shown["code"] == "alarm"))
     (said,) = held["watched"]
     assert (said["outcome"], said["samples"], said["stable_samples"]) == ("alarm", 200, 200)
-    assert held["text"].startswith("drift: y[0]: 100.0% of answers differ, 10.0% are tolerated; E ")
+    assert held["text"].startswith("drift: y[0]: 100.0% of answers differ, tolerated are 10.0%; E ")
     assert held["text"].endswith("(200 samples)")
     for _ in range(5):
         fleet.follow()
@@ -108,7 +108,7 @@ def test_an_alert_is_told_and_holds_nothing(admin: httpx.Client, fleet: Answerin
 
 
 def test_memory_of_runner_processes_is_compared(admin: httpx.Client, fleet: Answering, digests: list[str]) -> None:
-    """As telemetry has it; once it is no longer too much the rollout goes on."""
+    """From telemetry; once the memory is no longer too much, the rollout goes on."""
 
     def holds(digest: str, size: int) -> VersionState:
         return VersionState(digest, READY, "native", placement="process: x", processes=2, memory_bytes=size)
@@ -126,7 +126,7 @@ def test_memory_of_runner_processes_is_compared(admin: httpx.Client, fleet: Answ
 
 
 def test_what_nobody_can_measure_is_refused_at_once(admin: httpx.Client, fleet: Answering, digests: list[str]) -> None:
-    """Each with why and what would help; nothing has begun."""
+    """Each with its reason and what would help; nothing has begun."""
     fleet.states = {digests[0]: VersionState(digests[0], READY, "native", placement="inline: fast and native")}
     fleet.follow()
     plan = {**FAST, "guards": ["errors", "guard_hits"], "watch": ["confidence", "resources"]}

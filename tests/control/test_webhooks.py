@@ -1,4 +1,4 @@
-"""Webhooks of a real control plane, which tells real receivers of real rollouts."""
+"""Webhooks of a real control plane, with real receivers and real rollouts."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ HOOKS = "/api/v1/webhooks"
 
 
 class Telling(ControlProcess):
-    """One whose webhooks may call this machine."""
+    """A control plane whose webhooks may call this machine."""
 
     def document(self, fd: int) -> dict[str, Any]:
-        """With the network named."""
+        """The start document, with the network allowed."""
         return {**super().document(fd), "webhook_networks": ["127.0.0.0/8"], "log_level": "debug"}
 
 
 @pytest.fixture
 def control(tmp_path: Path, three_lines: Path) -> Iterator[ControlProcess]:
-    """A control plane of the test's own."""
+    """A separate control plane for the test."""
     with (tmp_path / "log").open("wb") as Telling.log:
         process = Telling(tmp_path / "control", seed=three_lines)
         yield process
@@ -38,7 +38,7 @@ def control(tmp_path: Path, three_lines: Path) -> Iterator[ControlProcess]:
 
 @pytest.fixture
 def fleet(gateway: Any, admin: httpx.Client, make_package: Callable[..., Path]) -> Fleet:
-    """The data plane; three versions are there and the first one serves."""
+    """The data plane; three versions exist and the first one serves."""
     found = Fleet(gateway.client)
     three_versions(admin, found, make_package)
     return found
@@ -57,22 +57,22 @@ def state_of(admin: httpx.Client, made: dict[str, Any]) -> dict[str, Any]:
 
 
 def attempts(admin: httpx.Client, made: dict[str, Any]) -> list[dict[str, Any]]:
-    """Newest first."""
+    """Deliveries, newest first."""
     return list(admin.get(f"{HOOKS}/{made['id']}/deliveries").json()["items"])
 
 
 def numbers_of(receiver: Receiver) -> list[int]:
-    """Of the events that came, in the order in which they came."""
+    """Numbers of the received events, in order of arrival."""
     return [each.event["number"] for each in receiver.received]
 
 
 def numbers_told(admin: httpx.Client) -> list[int]:
-    """Of all events that there were."""
+    """Numbers of all events."""
     return [each["number"] for each in admin.get("/api/v1/events").json()["items"]]
 
 
 def break_a_canary(admin: httpx.Client, fleet: Fleet) -> dict[str, Any]:
-    """Start a rollout whose version fails every request; it goes back by itself."""
+    """Start a rollout of a version that fails every request; it rolls back by itself."""
     begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     fleet.serve(60, canary_bad=3)
@@ -80,7 +80,7 @@ def break_a_canary(admin: httpx.Client, fleet: Fleet) -> dict[str, Any]:
 
 
 def test_a_rollback_is_told_with_a_signature_that_holds(admin: httpx.Client, fleet: Fleet) -> None:
-    """In order, once each, with the numbers that it rests on; what was tampered with does not pass."""
+    """In order, once each, with the numbers behind the verdict; a tampered message fails verification."""
     with Receiver() as receiver:
         made = hook(admin, receiver.url)
         ended = break_a_canary(admin, fleet)
@@ -112,7 +112,7 @@ def test_only_what_is_wanted_is_told(admin: httpx.Client, fleet: Fleet) -> None:
 
 
 def test_a_receiver_that_was_down_gets_everything_later(admin: httpx.Client, fleet: Fleet) -> None:
-    """Nothing is lost, the order holds, and the attempts can be seen meanwhile."""
+    """No event is lost, the order is kept, and the attempts can be seen meanwhile."""
     with Receiver(down=True) as receiver:
         made = hook(admin, receiver.url)
         break_a_canary(admin, fleet)
@@ -130,7 +130,7 @@ def test_a_receiver_that_was_down_gets_everything_later(admin: httpx.Client, fle
 def test_a_killed_control_plane_loses_nothing_and_repeats_with_the_same_id(
     control: ControlProcess, admin: httpx.Client, fleet: Fleet
 ) -> None:
-    """kill -9 after the receiver took a message and before that was written: it comes again, as the same, and then the others."""
+    """kill -9 after the receiver accepted a message and before that was written: it is sent again, unchanged, then the rest."""
     with Receiver() as receiver:
         receiver.held.clear()
         made = hook(admin, receiver.url)
@@ -154,7 +154,7 @@ def test_a_killed_control_plane_loses_nothing_and_repeats_with_the_same_id(
 
 
 def test_a_slow_receiver_slows_nobody(admin: httpx.Client, fleet: Fleet) -> None:
-    """While one does not answer, another is told and a rollout is decided."""
+    """While one receiver does not answer, another one gets its events and a rollout is decided."""
     with Receiver() as slow, Receiver() as quick:
         slow.held.clear()
         hook(admin, slow.url)
@@ -166,7 +166,7 @@ def test_a_slow_receiver_slows_nobody(admin: httpx.Client, fleet: Fleet) -> None
 
 
 def test_a_ping_tries_a_receiver_and_ends_its_waiting(admin: httpx.Client, fleet: Fleet) -> None:
-    """What came of it is the reply; a webhook that was gone is tried again once one arrives."""
+    """The reply has the delivery; a webhook that was gone becomes active once a ping arrives."""
     with Receiver(200, 500, 410, 500) as receiver:
         made = hook(admin, receiver.url)
         first = admin.post(f"{HOOKS}/{made['id']}:test").json()
@@ -186,7 +186,7 @@ def test_a_ping_tries_a_receiver_and_ends_its_waiting(admin: httpx.Client, fleet
 def test_events_that_were_deleted_before_they_were_told_are_counted(
     control: ControlProcess, admin: httpx.Client, fleet: Fleet
 ) -> None:
-    """The newest 10,000 are kept; whoever was away for longer is told how many it will not get."""
+    """The newest 10,000 are kept; a receiver that was away for longer gets the number of lost events."""
     with Receiver() as receiver:
         made = hook(admin, receiver.url)
         control.kill()
@@ -206,7 +206,7 @@ def test_events_that_were_deleted_before_they_were_told_are_counted(
 def test_g21_events_that_are_deleted_while_a_receiver_is_down_are_told_at_once(
     control: ControlProcess, admin: httpx.Client, fleet: Fleet
 ) -> None:
-    """Not only when it is tried again, which may be hours later; what is kept still arrives."""
+    """Not only at the next attempt, which may be hours later; kept events still arrive."""
     with Receiver(down=True) as receiver:
         made = hook(admin, receiver.url)
         begin(admin)
@@ -239,7 +239,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
 
 
 def test_what_cannot_be_a_webhook_is_refused(admin: httpx.Client) -> None:
-    """With a code and a hint, and nothing is kept."""
+    """With a code and a hint, and nothing is stored."""
     for body, code in REFUSED:
         reply = admin.post(HOOKS, json=body)
         assert (reply.status_code, reply.json()["code"]) == (400, code), body
@@ -249,7 +249,7 @@ def test_what_cannot_be_a_webhook_is_refused(admin: httpx.Client) -> None:
 
 
 def test_what_is_not_there_is_told_as_such(admin: httpx.Client) -> None:
-    """By every verb that names one."""
+    """By every operation that names one."""
     for method, path in (("GET", ""), ("DELETE", ""), ("POST", ":test"), ("GET", "/deliveries")):
         reply = admin.request(method, f"{HOOKS}/webhook-0{path}")
         assert (reply.status_code, reply.json()["code"]) == (404, "unknown-webhook")
@@ -257,7 +257,7 @@ def test_what_is_not_there_is_told_as_such(admin: httpx.Client) -> None:
 
 
 def test_there_is_an_end_to_webhooks(admin: httpx.Client) -> None:
-    """Fifty; another one is refused until one is deleted."""
+    """Fifty are allowed; a further one is refused until one is deleted."""
     made = [hook(admin, "http://127.0.0.1:1/") for _ in range(50)]
     refused = admin.post(HOOKS, json={"url": "http://127.0.0.1:1/"})
     assert (refused.status_code, refused.json()["code"]) == (409, "too-many-webhooks")
@@ -266,7 +266,7 @@ def test_there_is_an_end_to_webhooks(admin: httpx.Client) -> None:
 
 
 def test_a_secret_is_shown_once(tmp_path: Path, admin: httpx.Client, fleet: Fleet) -> None:
-    """Not in any list, trail or log, though all is logged; a deleted webhook leaves neither it nor its deliveries."""
+    """In no list, trail or log, even at level debug; a deleted webhook leaves neither the secret nor deliveries."""
     with Receiver(500) as receiver:
         made = hook(admin, receiver.url)
         assert made["secret"].startswith("whsec_")

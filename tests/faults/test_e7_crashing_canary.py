@@ -84,7 +84,7 @@ def test_e7_only_crashes_since_the_rollout_began_count(machine: Machine) -> None
         crash()
         eventually(lambda: client.rollouts.get("sum")["outcome"] == "rolled-back", "it goes back")
         ended = client.rollouts.get("sum")
-        assert (ended["code"], ended["text"]) == ("crash-limit", "it crashed its process 2 times")
+        assert (ended["code"], ended["text"]) == ("crash-limit", "the new version crashed its process 2 times")
 
 
 def agents(machine: Machine) -> list[psutil.Process]:

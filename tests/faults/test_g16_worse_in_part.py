@@ -37,7 +37,7 @@ def test_g16_sixteen_percent_slow_against_six_waits_and_then_goes_back(samples: 
             "slow: 16 bad of 100 in this step, the stable's 54 of 900: not shown to be well. Its rate is at most"
             in early.text
         )
-        assert "and must be shown to be under 0.0938, or: E" in early.text
+        assert "and must be shown to be below 0.0938, or: E" in early.text
     late = judged(plan, (10 * samples, 10 * samples * 16 // 100), (90 * samples, 90 * samples * 6 // 100))
     assert (late.outcome, late.code) == (FAIL, "worse")
 

@@ -1,4 +1,4 @@
-"""Telemetry in the store: applied once, counted right, forgotten when silent."""
+"""Telemetry in the store: applied once, counted correctly, ignored when the gateway is silent."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
 
 
 def frame(sequence: int, total: int, boot: str = "b1") -> Telemetry:
-    """A frame that says how many requests were answered since the boot."""
+    """A frame with the number of requests since the boot."""
     counts = (RequestCount("flights", 1, "d", "ok", total), RequestCount("flights", 1, "d", "missing-columns", 1))
     return Telemetry("gw-1", boot, sequence, 1, counts=counts)
 
 
 def total(connection: Connection) -> int:
-    """Requests answered well, over all boots."""
+    """Successful requests, over all boots."""
     rows = connection.execute(select(request_counts.c["count"]).where(request_counts.c.outcome == "ok")).scalars()
     return sum(rows)
 
@@ -51,7 +51,7 @@ def test_frames_count_once_in_whatever_order_they_arrive(order: list[int]) -> No
 
 
 def test_a_restarted_gateway_counts_from_nothing_and_adds_up(connection: Connection) -> None:
-    """Counts of a new boot stand beside those of the boot before."""
+    """Counts of a new boot are added to those of the previous boot."""
     assert gateways.apply(connection, frame(9, 100), 1)
     assert gateways.apply(connection, frame(1, 5, "b2"), 2)
     assert not gateways.apply(connection, frame(1, 5, "b2"), 3)
@@ -59,7 +59,7 @@ def test_a_restarted_gateway_counts_from_nothing_and_adds_up(connection: Connect
 
 
 def test_a_gateway_that_fell_silent_is_not_waited_for(connection: Connection) -> None:
-    """Ten seconds are its life."""
+    """It counts as live for ten seconds."""
     worker = WorkerReport(0, 1, "w", None, 0, 0, (VersionState("d", READY),))
     gateways.apply(connection, Telemetry("gw-1", "b", 1, 1, workers=(worker,)), 1_000_000)
     found = gateways.list_all(connection)
@@ -74,6 +74,6 @@ def test_a_gateway_that_fell_silent_is_not_waited_for(connection: Connection) ->
 def test_only_a_higher_revision_of_the_same_life_means_an_older_copy(
     epoch: str | None, offered: int, later: bool
 ) -> None:
-    """A gateway that comes from another store, or from nothing, tells nothing about this one."""
+    """A gateway of another store, or without a snapshot, says nothing about this store."""
     worker = WorkerReport(0, 1, "w", epoch, 0, offered)
     assert gateways.ahead((worker,), "e", 7) == (8 if later else None)

@@ -1,4 +1,4 @@
-"""Which record files there are, which go first, and what is found in them by id."""
+"""Record files: which are kept, which are deleted first, and queries by id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.records import pack
 
 
 def test_the_oldest_files_go_when_all_are_too_many_bytes(tmp_path: Path) -> None:
-    """Newest first they fit until the limit; the rest is forgotten, and how many predictions went is told."""
+    """Newest first they fit until the limit; the rest is dropped, and its number of predictions is returned."""
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     files = tuple(RecordFile(f"records/gw-1/{n}.parquet", "line", 10 + n, 100, n, n) for n in (3, 1, 2))
     with database.begin() as connection:
@@ -32,7 +32,7 @@ def test_the_oldest_files_go_when_all_are_too_many_bytes(tmp_path: Path) -> None
 
 
 def test_how_often_an_endpoint_is_asked(tmp_path: Path) -> None:
-    """From the first request in files that end within the time: not less because it is asked since a minute only."""
+    """From the first request in files that end within the time: no lower because traffic began only a minute ago."""
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     spans = ((0, 10_000_000), (40_000_000, 60_000_000), (50_000_000, 80_000_000))
     files = tuple(RecordFile(f"records/gw-1/{n}.parquet", "line", 300, 1, *span) for n, span in enumerate(spans))
@@ -54,14 +54,14 @@ def made(ms: int, number: int = 0) -> str:
 
 
 def record_file(path: Path, ids: list[str], **changes: object) -> Path:
-    """A file with these predictions, drawn by rollout r."""
+    """A file with these predictions, assigned by rollout r."""
     drawn = {"rollout": "r", "generation": 7, "digest": "d", "code": "ok", "source": "", "unit": 5, **changes}
     pq.write_table(pa.Table.from_pylist([{"id": each, "inputs": b"never read", **drawn} for each in ids]), path)
     return path
 
 
 def test_predictions_are_found_by_id_in_the_files_of_their_time(tmp_path: Path) -> None:
-    """Only files that can hold one of them are opened, and only while something is missing."""
+    """Only files that can contain one of them are opened, and only while something is missing."""
     paths = {
         "a": record_file(tmp_path / "a", [made(0), made(10)]),
         "b": record_file(tmp_path / "b", [made(60_000, 1), made(60_001, 2)], code="model-failed"),
@@ -88,7 +88,7 @@ def test_predictions_are_found_by_id_in_the_files_of_their_time(tmp_path: Path) 
 
 
 def test_files_that_cannot_be_read_hide_no_other(tmp_path: Path) -> None:
-    """Junk, and a file of before records told of rollouts."""
+    """Junk, and a file from before records had rollouts."""
     (tmp_path / "junk").write_bytes(b"junk")
     pq.write_table(pa.table({"id": [made(0)], "generation": [1]}), tmp_path / "old")
     record_file(tmp_path / "good", [made(0)])
@@ -100,7 +100,7 @@ def test_files_that_cannot_be_read_hide_no_other(tmp_path: Path) -> None:
 
 
 def shown(path: Path, *numbers: int) -> Path:
-    """A whole record file, as gateways write it."""
+    """A complete record file, as gateways write it."""
     group = [record(id=f"{number:032x}", at_us=AT_US + number) for number in numbers]
     files, lost = RecordWriter(path.parent).write([pack(group)], {})
     assert lost == 0
@@ -108,14 +108,14 @@ def shown(path: Path, *numbers: int) -> Path:
 
 
 def last_byte(path: Path, column: str) -> int:
-    """Where the last byte of a column's values lies."""
+    """The position of the last byte of a column's values."""
     about = pq.read_metadata(path)
     chunk = about.row_group(0).column(about.schema.names.index(column))
     return int((chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size - 1)
 
 
 def test_g10_record_files_that_are_damaged_empty_or_gone_are_told(tmp_path: Path) -> None:
-    """Whatever is wrong with a file, it hides no other and is named; a single wrong bit among its values is seen, too."""
+    """Whatever is wrong with a file, it hides no other and is named; even a single wrong bit among its values is found."""
     good = shown(tmp_path / "good", 1, 2)
     whole = shown(tmp_path / "whole", 3).read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-7])
@@ -142,7 +142,7 @@ def test_g10_record_files_that_are_damaged_empty_or_gone_are_told(tmp_path: Path
 
 
 def test_g10_what_retention_took_meanwhile_is_not_missing(tmp_path: Path) -> None:
-    """Of the files that were looked for in vain those count that are still named."""
+    """Of the files that were not found, only those that are still named count."""
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     files = tuple(RecordFile(f"records/gw-1/{n}.parquet", "line", 10 + n, 100, n, n) for n in (1, 2))
     with database.begin() as connection:
@@ -153,7 +153,7 @@ def test_g10_what_retention_took_meanwhile_is_not_missing(tmp_path: Path) -> Non
 
 
 def test_files_are_chosen_by_their_times(tmp_path: Path) -> None:
-    """Of this endpoint, from a little before the first id to a little after the last; a clock may have been set in between."""
+    """Of this endpoint, from a little before the first id to a little after the last; the clock may have been set in between."""
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     times = {"before": (-9_000, -3_000), "touching": (-9_000, -500), "within": (0, 10), "after": (511, 511)}
     files = tuple(

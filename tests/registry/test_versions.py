@@ -47,7 +47,7 @@ def test_what_was_registered_is_what_is_read(connection: Connection) -> None:
 
 
 def test_grants_are_kept_with_the_version(connection: Connection) -> None:
-    """In their order; a version without has none."""
+    """In their order; a version without grants has none."""
     granted = replace(pushed("a", "d1"), grants=("network", "tcp:1"))
     assert versions.register(connection, granted).grants == ("network", "tcp:1")
     assert versions.register(connection, pushed("a", "d2")).grants == ()

@@ -1,4 +1,5 @@
-"""Watched signals: what each says of counts, with which samples, when it knows nothing; and equal versions are left alone."""
+"""Watched signals: the state of each from given counts, with its samples, with and without evidence; equal versions raise
+none."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def said(
     metrics: Sequence[Metric] = (),
     **state: Any,
 ) -> SignalAlert:
-    """What one signal says of these counts; the step at 25 % runs."""
+    """The state of one signal from these counts, in the step at 25 %."""
     sticky = state.pop("sticky", None)
     given = {"segments": SEGMENTS, "step_from": 9, "outputs": (LABEL,), **state}
     reported = RolloutCounts(
@@ -64,8 +65,8 @@ def said(
 
 
 def test_confidence_is_compared_in_the_step_that_runs() -> None:
-    """The mean of each version, and where the difference lies; more sure is as much of an alarm as less. An earlier step had
-    other hours of the day, and does not count."""
+    """The text has each version's mean and the interval of the difference; higher confidence is an alarm as much as lower. An
+    earlier step covered other hours of the day, and does not count."""
     watch = Watch("confidence")
     before = (sure(8, STABLE, 90_000, 0.5), sure(8, CANARY, 5_000, 0.9))
     equal = said(watch, *before, sure(9, STABLE, 9_000, 0.81), sure(9, CANARY, 3_000, 0.80))
@@ -79,7 +80,7 @@ def test_confidence_is_compared_in_the_step_that_runs() -> None:
 
 
 def test_at_full_traffic_the_last_comparison_stands() -> None:
-    """There is nobody to compare with any more, and what was seen is not forgotten."""
+    """No stable is left to compare with, and the earlier comparison is not forgotten."""
     full = {"segments": (*SEGMENTS, Segment(10, 10_000)), "step_from": 10}
     alarm = said(
         Watch("confidence"), sure(9, STABLE, 9_000, 0.8), sure(9, CANARY, 3_000, 0.6), sure(10, CANARY, 9, 0.1), **full
@@ -88,11 +89,11 @@ def test_at_full_traffic_the_last_comparison_stands() -> None:
 
 
 def test_no_evidence_says_whose_is_missing() -> None:
-    """It has no samples, so it is neither quiet nor an alarm."""
+    """Without samples it is neither quiet nor an alarm."""
     nobody = said(Watch("confidence"))
     assert (nobody.samples, nobody.raised, nobody.text) == (0, False, "no answer of the new version yet")
     half = said(Watch("confidence"), sure(9, CANARY, 50, 0.5))
-    assert (half.samples, half.text) == (0, "no answer of the version before yet")
+    assert (half.samples, half.text) == (0, "no answer of the previous version yet")
     assert said(Watch("drift")).text == "no answer in label of the new version yet"
     assert said(Watch("drift"), outputs=()).text == "no output can be counted in bins"
     assert said(Watch("business"), metrics=(Metric("revenue"),)).text == "no value of revenue of the new version yet"
@@ -100,10 +101,10 @@ def test_no_evidence_says_whose_is_missing() -> None:
 
 
 def test_drift_needs_evidence_and_size() -> None:
-    """A large shift of few answers is chance, a small one of many is real and tolerated."""
+    """A large shift of few answers is chance; a small one of many is real, and tolerated."""
     drifted = said(Watch("drift"), binned(9, STABLE, 7_000, 2_000), binned(9, CANARY, 1_500, 1_500))
     assert (drifted.raised, drifted.samples, drifted.other_samples) == (True, 3_000, 9_000)
-    assert drifted.text.startswith("label: 27.8% of answers differ, 10.0% are tolerated; E 5.37e+168")
+    assert drifted.text.startswith("label: 27.8% of answers differ, tolerated are 10.0%; E 5.37e+168")
     assert drifted.text.endswith("of 100; most of it 'early': -27.8%")
     few = said(Watch("drift"), binned(9, STABLE, 70, 20), binned(9, CANARY, 3, 3))
     assert (few.raised, few.samples) == (False, 6)
@@ -113,7 +114,7 @@ def test_drift_needs_evidence_and_size() -> None:
 
 
 def test_drift_adds_up_over_steps_and_shadowed_requests() -> None:
-    """Each in a segment of its own: one step alone would not show it yet."""
+    """Each in its own segment: one step alone would not show it yet."""
     steps = (
         binned(8, STABLE, 2_000, 600),
         binned(8, CANARY, 93, 57),
@@ -128,7 +129,8 @@ def test_drift_adds_up_over_steps_and_shadowed_requests() -> None:
 
 
 def test_in_a_sticky_rollout_each_step_is_judged_by_itself() -> None:
-    """Whose users count anew in every step; together they would be the same evidence twice. For each step its part of alpha."""
+    """Its users count again in every step, and together they would be the same evidence twice. Each step has its part of
+    alpha."""
     sticky = Sticky(header="X-User")
     step = (binned(9, STABLE, 300, 90), binned(9, CANARY, 73, 49))
     before = (binned(8, STABLE, 2_000, 600), binned(8, CANARY, 93, 57))
@@ -142,7 +144,7 @@ def test_in_a_sticky_rollout_each_step_is_judged_by_itself() -> None:
 
 
 def test_in_a_sticky_rollout_answers_are_shared_by_the_workers_that_count() -> None:
-    """One user may have been counted by each of them; what is told are the answers that were counted."""
+    """Each worker may have counted the same user; the samples are the counted answers."""
     sticky = Sticky(header="X-User")
     counts = (
         binned(9, STABLE, 900, 270),
@@ -160,7 +162,7 @@ def test_in_a_sticky_rollout_answers_are_shared_by_the_workers_that_count() -> N
 
 
 def test_the_worst_output_is_told() -> None:
-    """By the bin that moved most; of numbers in the bounds that they had in training."""
+    """By the bin that moved most; numbers have the bins of training."""
     outputs = (LABEL, NUMBER)
     equal = (binned(9, STABLE, 900, 900), binned(9, CANARY, 300, 300))
     for place, name in enumerate(("under 0", "from 0 to 10", "from 10 to 20", "from 20", "no value")):
@@ -183,7 +185,7 @@ def test_the_worst_output_is_told() -> None:
 
 
 def test_memory_needs_a_ratio_and_a_size() -> None:
-    """The machine on which they differ most; a few megabytes more are nobody's worry."""
+    """The machine with the largest ratio counts; a few megabytes more are tolerated."""
     watch, stable = Watch("resources"), 200 * MIB
     fine = Machine("gw-1", 2, int(1.4 * stable), stable)
     alarm = said(watch, machines=[fine, Machine("gw-2", 1, None, None), Machine("gw-3", 0, None, stable)])
@@ -191,14 +193,14 @@ def test_memory_needs_a_ratio_and_a_size() -> None:
     large = said(watch, machines=[fine, Machine("gw-2", 1, 2 * stable, stable)])
     assert large.raised
     assert (
-        large.text == "a process of the new version holds 400 MiB on gw-2, the stable's 200 MiB; 1.5 times is tolerated"
+        large.text == "a process of the new version holds 400 MiB on gw-2, the stable's 200 MiB; tolerated is 1.5 times"
     )
     assert not said(watch, machines=[Machine("gw-1", 1, 10 * MIB + LEAST_GROWTH_BYTES - 1, 10 * MIB)]).raised
     assert not said(Watch("resources", tolerance=3.0), machines=[Machine("gw-1", 1, 2 * stable, stable)]).raised
 
 
 def test_business_values_are_an_alarm_on_the_worse_side_only() -> None:
-    """Which is the lower one, unless the metric says otherwise; the worst of several is told."""
+    """The lower side, unless the metric says otherwise; the worst of several metrics counts."""
     revenue, delay = Metric("revenue", 0.0, 10.0), Metric("delay", 0.0, 10.0, better="lower")
     up = {
         name: (MetricCount(9, name, STABLE, 9_000, 27_000.0), MetricCount(9, name, CANARY, 3_000, 15_000.0))
@@ -228,16 +230,16 @@ def test_business_values_are_an_alarm_on_the_worse_side_only() -> None:
         MetricCount(9, "revenue", CANARY, 3, 900.0),
         metrics=[revenue],
     )
-    assert (beyond.samples, beyond.text) == (0, "revenue: values beyond its bounds 0 to 10 were reported")
+    assert (beyond.samples, beyond.text) == (0, "revenue: values outside its bounds 0 to 10 were reported")
 
 
 @pytest.mark.parametrize(("lower", "raised"), [(0.0, 0), (0.15, 30)])
 def test_equal_versions_are_left_alone(lower: float, raised: int) -> None:
-    """Thirty whole rollouts of 60 looks over two steps, with answers as unsure as can be, while their mix changes by the hour;
-    one that is less sure and answers differently is told every time."""
+    """Thirty whole rollouts of 60 looks over two steps, with answers as uncertain as possible, while their mix changes by the
+    hour; a version that is less certain and answers differently raises an alarm every time."""
     random, found = np.random.default_rng(7), 0
     for _ in range(30):
-        rises = np.zeros((2, 2, 2))  # by step, arm: answers, sum; and by class
+        rises = np.zeros((2, 2, 2))  # by step, variant: answers, sum; and by class
         classes = np.zeros((2, 2, 2), dtype=int)
         any_raised = False
         for look in range(60):

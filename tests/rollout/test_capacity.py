@@ -1,4 +1,4 @@
-"""Whether a version is likely to fit, by what machines told."""
+"""Whether a version is likely to fit, from the reports of machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STABLE, CANARY = Sized("flights:1", "sha256:1", 10 * MIB), Sized("flights:2", "s
 def machine(
     *versions: VersionState, memory: int | None = None, disk: int | None = None, workers: int = 2, name: str = "gw-1"
 ) -> Machine:
-    """One whose workers all hold these versions."""
+    """A machine whose workers all hold these versions."""
     report = WorkerReport(0, 1, "b", "e", 1, 1, versions, memory_free_bytes=memory, disk_free_bytes=disk)
     return Machine(name, (report,) * workers)
 
@@ -31,18 +31,18 @@ def test_a_version_apart_is_judged_by_what_the_stable_holds() -> None:
     assert shortages(CANARY, STABLE, [machine(held, memory=400 * MIB)]) == ()
     (text,) = shortages(CANARY, STABLE, [machine(held, memory=399 * MIB)])
     assert text == (
-        "gw-1 has 399 MiB of memory left, and flights:2 needs about 400 MiB, judged by flights:1, which holds 200 MiB"
+        "gw-1 has 399 MiB of memory left, but flights:2 needs about 400 MiB, judging by flights:1, which takes 200 MiB"
     )
 
 
 def test_a_smaller_package_is_not_thought_to_hold_less() -> None:
-    """Most of a process is not the package."""
+    """Most of a process's memory is not the package."""
     held = apart(100 * MIB, 1)
     assert shortages(Sized("flights:2", "sha256:2", 1), STABLE, [machine(held, memory=100 * MIB - 1)])
 
 
 def test_a_version_inline_is_judged_by_its_package_in_each_worker() -> None:
-    """And on disk by what is fetched and unpacked."""
+    """And on disk by the packed and the unpacked files."""
     memory, disk = 3 * INLINE_FACTOR * CANARY.size_bytes, DISK_FACTOR * CANARY.size_bytes
     held = VersionState(STABLE.digest, READY)
     assert shortages(CANARY, STABLE, [machine(held, memory=memory, disk=disk, workers=3)]) == ()
@@ -52,7 +52,7 @@ def test_a_version_inline_is_judged_by_its_package_in_each_worker() -> None:
 
 
 def test_only_machines_that_are_short_are_named() -> None:
-    """One that has it loaded needs nothing more, one that loads it does, one that tells nothing is not judged."""
+    """A machine that has loaded it needs nothing more, one that is loading it does, one that reports nothing is not judged."""
     found = shortages(
         CANARY,
         STABLE,
@@ -69,7 +69,7 @@ def test_only_machines_that_are_short_are_named() -> None:
 
 @given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(1, 4), st.integers(0, 1 << 34))
 def test_more_room_never_refuses_what_less_room_took(left: int, more: int, workers: int, held: int) -> None:
-    """For versions apart and inline alike."""
+    """For isolated and inline versions alike."""
     for versions in ((), (apart(held, 1),)):
         if not shortages(CANARY, STABLE, [machine(*versions, memory=left, disk=left, workers=workers)]):
             wider = machine(*versions, memory=left + more, disk=left + more, workers=workers)

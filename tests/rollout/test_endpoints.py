@@ -31,7 +31,7 @@ def test_written_and_read_back(tmp_path: Path) -> None:
 
 
 def test_of_two_changes_one_wins(tmp_path: Path) -> None:
-    """A change names the generation it saw; the second one is refused."""
+    """A change names the generation that it saw; the second change is refused."""
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     with database.begin() as connection:
         endpoints.create(connection, START)

@@ -1,4 +1,4 @@
-"""Reports add up to the same evidence in any order and however often they come; what is no evidence stays apart."""
+"""Reports add up to the same evidence in any order and however often they arrive; excluded requests stay separate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def report(source: str, *counts: Any, **more: Any) -> Report:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Report]:
-    """What two sources report: each a few times, with counts that only grow."""
+    """Reports of two sources, several of each, with counts that only grow."""
     reports = []
     for source in ("gateway-1/a", "gateway-2/b"):
         samples = bad = values = shed = crashes = 0
@@ -64,7 +64,7 @@ def histories(draw: st.DrawFn) -> list[Report]:
 
 
 def merged(reports: list[Report]) -> Evidence:
-    """All of them, in this order."""
+    """All of them merged, in this order."""
     evidence = Evidence()
     for source, counts in reports:
         evidence = evidence.merged(source, counts)
@@ -74,7 +74,7 @@ def merged(reports: list[Report]) -> Evidence:
 @settings(deadline=None)
 @given(histories(), st.randoms())
 def test_order_and_repetition_change_nothing(reports: list[Report], random: object) -> None:
-    """A frame that comes twice, late, or after a newer one: exactly once by construction."""
+    """A frame that arrives twice, late, or after a newer one: exactly once by construction."""
     shuffled = reports * 2
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     once = merged(reports)
@@ -86,7 +86,7 @@ def test_order_and_repetition_change_nothing(reports: list[Report], random: obje
 @settings(deadline=None)
 @given(histories())
 def test_it_survives_the_store(reports: list[Report]) -> None:
-    """As a plain document, which merges on as before."""
+    """As a plain document, which goes on merging."""
     evidence = merged(reports[:-1])
     read = evidence_from_document(evidence.to_document())
     assert read == evidence
@@ -95,7 +95,7 @@ def test_it_survives_the_store(reports: list[Report]) -> None:
 
 @given(histories())
 def test_a_source_under_another_name_goes_on_with_its_counts(reports: list[Report]) -> None:
-    """Nothing is counted twice; a name that is unknown changes nothing."""
+    """Nothing is counted twice; an unknown name changes nothing."""
     source = reports[0][0]
     evidence = merged(reports)
     renamed = evidence.renamed(source, f"key/{source}")
@@ -120,7 +120,7 @@ def test_sources_add_up_and_generations_stay_apart() -> None:
 
 
 def test_a_user_counts_once_in_the_first_generation_known() -> None:
-    """However many of their requests failed, on however many workers, in however many steps."""
+    """However many of the user's requests failed, on however many workers, in however many steps."""
     evidence = merged(
         [
             report("a/1", units=(BadUnit(6, "errors", CANARY, "u"), BadUnit(6, "errors", CANARY, "v"))),
@@ -146,7 +146,7 @@ def test_more_users_than_can_be_kept_are_told(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_is_left_out_is_told_apart() -> None:
-    """By reason and arm; none of it is a sample."""
+    """By reason and variant; none of it is a sample."""
     evidence = merged(
         [
             report("a/1", excluded=(Excluded(5, CANARY, "shed", 3), Excluded(5, STABLE, "cached", 9))),
@@ -164,14 +164,14 @@ def test_what_is_left_out_is_told_apart() -> None:
 
 
 def test_crashes_of_each_source_add_up() -> None:
-    """A frame that comes late takes none back; another life of a gateway begins at 0."""
+    """A late frame takes none back; another life of a gateway begins at 0."""
     assert Evidence().crashes == 0
     evidence = merged([report("a/1", crashes=2), report("a/1", crashes=1), report("a/2"), report("b/1", crashes=3)])
     assert evidence.crashes == 5
 
 
 def test_values_of_a_metric_add_up() -> None:
-    """The newest of each source, also when the sum falls."""
+    """The newest of each source, even if the sum falls."""
     evidence = merged(
         [
             report("a/1", metrics=(MetricCount(5, "revenue", CANARY, 3, 30.0),)),
@@ -197,12 +197,12 @@ def test_values_of_a_metric_add_up() -> None:
 )
 def test_what_cannot_be_is_refused(source: str, counts: RolloutCounts) -> None:
     """Rather than counted as something else."""
-    with pytest.raises(ValueError, match=r"cannot be|there is no arm"):
+    with pytest.raises(ValueError, match=r"must be|expected|not a valid exclusion|unknown variant"):
         Evidence().merged(source, counts)
 
 
 @pytest.mark.parametrize("document", [{}, {"format": 99}, {"format": 1, "counts": 3}])
 def test_documents_of_others_are_refused(document: dict[str, object]) -> None:
     """With what is wrong."""
-    with pytest.raises(ValueError, match=r"not known here|not evidence"):
+    with pytest.raises(ValueError, match=r"unknown evidence format|not evidence"):
         evidence_from_document(document)

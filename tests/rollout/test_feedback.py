@@ -1,4 +1,4 @@
-"""Feedback in the store: kept once, counted once, in any order and however often it comes."""
+"""Feedback in the store: stored once, counted once, in any order and however often it arrives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 
 def begin(database: Database, started_at_us: int = 1) -> Rollout:
-    """A rollout that runs on an endpoint of its own."""
+    """A running rollout on its own endpoint."""
     number = next(_numbers)
     state = machine.begin(f"r{number}", 1)
     made = Rollout(f"r{number}", f"e{number}", "m:1", "d1", "m:2", "d2", PLAN, state, started_at_us, "me")
@@ -53,19 +53,19 @@ def take(database: Database, rollout: Rollout, *facts: Fact) -> list[bool] | Non
 
 
 def counted(database: Database, rollout: Rollout) -> Evidence:
-    """What it rests on."""
+    """A guard's counts."""
     with database.begin() as connection:
         return rollouts.evidence_of(connection, rollout.id)
 
 
 def called(number: int, *, wrong: bool, variant: str = CANARY, unit: int = 0) -> Fact:
-    """A prediction that somebody judged."""
+    """A judgement of a prediction."""
     return Fact(FEEDBACK, f"p{number}", f"p{number}", 3, variant, unit, wrong)
 
 
 @st.composite
 def told(draw: st.DrawFn) -> list[Fact]:
-    """What is told of some predictions of some users: judgements, which may change, events and values."""
+    """Facts about some predictions of some users: judgements, which may change, events and values."""
     facts = []
     for number in range(draw(st.integers(1, 8))):
         unit = draw(st.integers(1, 4))
@@ -83,7 +83,7 @@ def told(draw: st.DrawFn) -> list[Fact]:
 def test_order_repetition_and_grouping_change_nothing(
     database: Database, facts: list[Fact], random: randomly.Random, size: int
 ) -> None:
-    """Sent one way at once, or shuffled, twice and in pieces: the same evidence, row by row and sum by sum."""
+    """Sent in one request, or shuffled, twice and in pieces: the same evidence, row by row and sum by sum."""
     once, again = begin(database), begin(database)
     take(database, once, *facts)
     shuffled = facts * 2
@@ -96,7 +96,7 @@ def test_order_repetition_and_grouping_change_nothing(
 
 
 def rows(database: Database, rollout: Rollout) -> list[Sequence[object]]:
-    """What is kept."""
+    """The stored rows."""
     columns = [column for column in tables.feedback.c if column.name not in ("rollout", "given_at_us", "given_by")]
     query = select(*columns).where(tables.feedback.c.rollout == rollout.id).order_by(*columns[:3])
     with database.begin() as connection:
@@ -104,7 +104,7 @@ def rows(database: Database, rollout: Rollout) -> list[Sequence[object]]:
 
 
 def test_a_prediction_is_one_sample_and_stays_wrong(database: Database) -> None:
-    """Once called wrong it is; to be called right before or after changes nothing of that."""
+    """A prediction that was called wrong once stays wrong; being called right before or after changes nothing."""
     rollout = begin(database)
     assert take(database, rollout, called(1, wrong=False), called(2, wrong=True), called(1, wrong=False)) == [
         True,
@@ -117,14 +117,14 @@ def test_a_prediction_is_one_sample_and_stays_wrong(database: Database) -> None:
 
 
 def test_events_join_the_samples_of_gateways(database: Database) -> None:
-    """A custom counter's samples are the requests that gateways count; known before them, an event is a sample of its own."""
+    """A custom counter's samples are the requests that gateways count; an event before its request is a sample of its own."""
     rollout = begin(database)
     take(database, rollout, Fact("custom.refund", "p1", "p1", 3, STABLE, 0, bad=True))
     assert counted(database, rollout).tallies("custom.refund") == {3: Tally(stable_samples=1, stable_bad=1)}
 
 
 def test_users_count_as_gateways_count_them(database: Database) -> None:
-    """By hash, in the earliest generation that is known, as text of 16 digits."""
+    """By hash, in the earliest known generation, as a text of 16 digits."""
     rollout = begin(database)
     take(
         database,
@@ -139,7 +139,7 @@ def test_users_count_as_gateways_count_them(database: Database) -> None:
 
 
 def test_of_a_user_the_first_value_counts(database: Database) -> None:
-    """Several values of one user are no more evidence than one."""
+    """Several values of one user count as one piece of evidence."""
     rollout = begin(database)
     values = [
         Fact(f"{METRIC}revenue", "user", f"p{number}", 3, CANARY, 7, bad=False, value=value)
@@ -159,7 +159,7 @@ def test_what_comes_after_the_end_is_counted(database: Database) -> None:
 
 
 def test_without_room_whole_rollouts_go_and_take_no_more(tmp_path: Path) -> None:
-    """Those that ended first; then those that began first. What was counted stays counted, and is never counted again."""
+    """Those that ended first, then those that began first. Counts stay, and nothing is counted again."""
     store = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     older, newer, early, late = (begin(store, started) for started in (1, 2, 3, 4))
     with store.begin() as connection:

@@ -1,4 +1,4 @@
-"""Plans as people write them: every strategy becomes steps, every fault is told at once with what was meant."""
+"""Plans as people write them: every strategy becomes steps, and every fault is named at once with the probable intention."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ crashes: 5
 
 
 def test_every_strategy_is_steps() -> None:
-    """With defaults that a person would expect."""
+    """With the defaults that a person expects."""
     canary = read_plan("strategy: canary")
     assert [stage.weight for stage in canary.steps] == [500, 2_500, 5_000, 10_000]
     assert [guard.signal for guard in canary.guards] == ["errors", "invalid_outputs", "slow"]
@@ -164,11 +164,11 @@ at_deadline: promote
         ("strategy: ab\nmetrics: {revenue: {low: 5, high: 5}}", "metrics.revenue", "must be under"),
         ("strategy: ab\nshare: 100", "share", "0.01 to 99.99"),
         ("strategy: canary\nsticky: {header: 'a b'}", "sticky.header", "no name of a header"),
-        ("strategy: canary\nstrategy: ab", "", "the key strategy in line 2 is there twice"),
+        ("strategy: canary\nstrategy: ab", "", "the key strategy appears again in line 2"),
         ("strategy: &a canary\nsteps: *a", "", "has an anchor"),
-        ("strategy: !!python/name:int canary", "", "means nothing here"),
+        ("strategy: !!python/name:int canary", "", "a type that plans do not have"),
         ("a: " + "[" * 5_000, "", "nested more than"),
-        ("strategy: [", "", "it cannot be read in line 1"),
+        ("strategy: [", "", "unreadable in line 1"),
         ("x" * 70_000, "", "at most 64 KiB"),
         ("strategy: canary\ndeadline: 1:30", "deadline", "not '1:30'"),
         ("strategy: canary\nalpha: " + "9" * 400, "alpha", "expected a number"),
@@ -176,14 +176,14 @@ at_deadline: promote
     ],
 )
 def test_one_fault(text: str, path: str, problem: str) -> None:
-    """Each where it is, in words."""
+    """Each with its place, in words."""
     found = problems(text)
     assert list(found) == [path]
     assert problem in found[path]
 
 
 def test_json_is_read_too() -> None:
-    """YAML contains it; values that are decoded already are checked by the same code."""
+    """YAML includes JSON; decoded values are checked by the same code."""
     document = {"strategy": "canary", "steps": [10, 100], "hold": 30, "guards": {"errors": {"limit": None}}}
     plan = read_plan(json.dumps(document))
     assert plan == check_plan(document)
@@ -205,7 +205,7 @@ KEYS = st.sampled_from(
     st.sampled_from(["canary", "blue-green", "ab", "shadow", "all-at-once"]), st.dictionaries(KEYS, VALUES, max_size=4)
 )
 def test_any_values_are_read_or_refused(strategy: str, rest: dict[str, Any]) -> None:
-    """Never another error; what is read survives the store."""
+    """Never another error; a parsed plan survives the store."""
     try:
         plan = check_plan({"strategy": strategy, **rest})
     except InvalidRequest:
@@ -234,14 +234,14 @@ def test_times(text: object, seconds: float | None) -> None:
 
 def test_documents_of_another_format_are_refused() -> None:
     """Rather than half understood."""
-    with pytest.raises(ValueError, match="plan format 2 is not known here"):
+    with pytest.raises(ValueError, match="unknown plan format 2"):
         plan_from_document({**read_plan("strategy: canary").to_document(), "format": 2})
     with pytest.raises(ValueError, match="not a plan"):
         plan_from_document({"format": 1})
 
 
 def test_preflight_tells_every_obstacle_at_once() -> None:
-    """Before anything is changed; with none it may begin."""
+    """Before anything is changed; without obstacles the rollout may begin."""
     plan = read_plan("strategy: canary\nsticky: {field: user}")
     fine = Facts("flights:1", "flights:2", fields=("user",), slow_ms=12.5)
     assert obstacles(plan, fine) == ()
@@ -265,7 +265,7 @@ def test_preflight_tells_every_obstacle_at_once() -> None:
 
 
 def test_preflight_refuses_what_nobody_can_measure() -> None:
-    """A rollout would wait for it without end. What is not in the plan is in nobody's way."""
+    """A rollout would wait for it forever. Signals outside the plan do not matter."""
     plan = read_plan("{strategy: canary, guards: [errors, guard_hits], watch: [drift, resources]}")
     why = {"guard_hits": "there are no guards", "drift": "no bins", "confidence": "no probabilities"}
     found = obstacles(plan, Facts("a:1", "a:2", slow_ms=1.0, unmeasurable=why))
@@ -281,16 +281,16 @@ def test_preflight_refuses_what_nobody_can_measure() -> None:
     [("steps: [100]", True), ("steps: [5, 100]", False), ("steps: [{shadow: 20}, 100]", False)],
 )
 def test_preflight_wants_a_step_to_compare_answers_in(steps: str, refused: bool) -> None:
-    """At 100 % nobody answers beside the new version; its memory can be compared all the same."""
+    """At 100 % the stable answers nothing; memory can still be compared."""
     plan = read_plan("{strategy: canary, watch: [drift, resources], " + steps + "}")
     found = obstacles(plan, Facts("a:1", "a:2", slow_ms=1.0))
     assert [each.text for each in found] == (
-        ["drift cannot be measured: there is no step in which both versions answer"] if refused else []
+        ["drift cannot be measured: in no step do both versions answer"] if refused else []
     )
 
 
 def test_watches_have_tolerances() -> None:
-    """The signal's own where nothing is said; a metric's better side is the higher one."""
+    """The signal's default if none is given; a metric's better side is the higher one."""
     plan = read_plan("""
 strategy: ab
 metrics: {revenue: {high: 500}, delay: {better: lower}}
@@ -308,7 +308,7 @@ watch: {drift: {tolerance: 0.2}, confidence: {on_alarm: alert}, resources: {tole
 
 
 def test_faults_of_watches_are_told() -> None:
-    """A part is under 1 and a ratio is not; business values need to be named."""
+    """A share must be under 1, a ratio need not be; business values need metrics."""
     found = problems("""
 strategy: canary
 watch:

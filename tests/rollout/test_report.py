@@ -1,4 +1,4 @@
-"""Reports of A/B tests: both arms, the difference, and what may be said."""
+"""Reports of A/B tests: both variants, the difference, and what follows from it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SEGMENTS = (Segment(1, 0), Segment(2, 5_000), Segment(3, 5_000))
 
 
 def evidence(*counts: tuple[int, str, str, int, float]) -> Evidence:
-    """(generation, metric, arm, values, total)."""
+    """(generation, metric, variant, values, total)."""
     return Evidence().merged("a/1", RolloutCounts("r", metrics=tuple(MetricCount(*each) for each in counts)))
 
 
 def test_a_difference_that_is_there_is_told() -> None:
-    """Over both generations with live arms; what was counted before is no part of it."""
+    """Over both generations in which both variants had live requests; earlier counts do not belong to it."""
     found = evidence(
         (1, "converted", STABLE, 9_000, 9_000.0),
         (2, "converted", STABLE, 1_000, 100.0),
@@ -43,7 +43,7 @@ def test_a_difference_that_is_there_is_told() -> None:
 def test_no_values_are_no_evidence() -> None:
     """Not a difference of 0."""
     converted, revenue = report(PLAN, SEGMENTS, evidence((2, "converted", STABLE, 10, 10.0)))
-    assert (converted.text, converted.canary.mean) == ("no evidence: an arm has no values", None)
+    assert (converted.text, converted.canary.mean) == ("no evidence: one version has no values", None)
     assert (revenue.low, revenue.high) == (-500.0, 500.0)
 
 

@@ -19,17 +19,17 @@ LIVE = Segment(5, 1_000)
 
 
 def plan(*guards: Guard, alpha: float = 0.01, sticky: bool = False) -> Plan:
-    """One step of 10 %, judged by these."""
+    """One step of 10 % with these guards."""
     return Plan("canary", (Stage(1_000),), alpha=alpha, guards=guards, sticky=Sticky(field="user") if sticky else None)
 
 
 def scope(*segments: Segment, needed: int = 100, limit_from: int = 0) -> Scope:
-    """All segments, the last of them the step."""
+    """All segments; the last one is the step."""
     return Scope(segments, segments[-1].generation, limit_from, needed)
 
 
 def counted(canary: tuple[int, int], stable: tuple[int, int], signal: str = "errors", generation: int = 5) -> Evidence:
-    """(samples, bad) of both."""
+    """(samples, bad) of both versions."""
     return Evidence().merged(
         f"a/{generation}",
         RolloutCounts(
@@ -40,7 +40,7 @@ def counted(canary: tuple[int, int], stable: tuple[int, int], signal: str = "err
 
 
 def finding(guard: Guard, evidence: Evidence, where: Scope | None = None, sticky: bool = False) -> Finding:
-    """The one guard's, which is the rollout's."""
+    """The only guard's finding, which is the rollout's."""
     verdict = judge(plan(guard, sticky=sticky), where or scope(LIVE), evidence)
     (found,) = verdict.findings
     assert (verdict.outcome, verdict.code, verdict.text) == (found.outcome, found.code, found.text)
@@ -48,7 +48,7 @@ def finding(guard: Guard, evidence: Evidence, where: Scope | None = None, sticky
 
 
 def test_a_canary_that_fails_everything_is_out_after_three() -> None:
-    """At 10 % with the whole of alpha 1 %; two are suspicious. The numbers are those of the formula."""
+    """At 10 % with the whole alpha of 1 %; two failures are suspicious. The numbers are those of the formula."""
     found = finding(Guard("errors"), counted((3, 3), (27, 0)))
     assert (found.outcome, found.code) == (FAIL, "worse")
     assert found.log_e == pytest.approx(math.log(277.75))
@@ -61,29 +61,29 @@ def test_a_canary_that_fails_everything_is_out_after_three() -> None:
 
 
 def test_one_failure_is_not_suspicious_even_where_little_is_asked() -> None:
-    """At alpha 20 % a tenth of the bound would be less than nothing: suspicion begins at E = 20."""
+    """At alpha 20 % a tenth of the bound would be below 1: suspicion begins at E = 20."""
     verdict = judge(plan(Guard("errors"), alpha=0.2), scope(LIVE), counted((100, 0), (900, 9)))
     assert verdict.outcome == PASS
     assert judge(plan(Guard("errors"), alpha=0.02), scope(LIVE), counted((200, 1), (1_800, 0))).code == "enough"
 
 
 def test_enough_clean_requests_pass_by_the_bound() -> None:
-    """And say how large the rate may still be, which is what the bound says."""
+    """And the text says how large the rate may still be, which is the bound."""
     found = finding(Guard("errors", limit=0.05), counted((300, 0), (2_700, 1)))
     assert (found.outcome, found.code) == (PASS, "enough")
     assert found.shown is not None
     assert found.shown.upper == upper_sequence(0, 300, 0.05)
-    assert found.text == "errors: 0 bad of 300 in this step; its rate is at most 0.0149 at every look, under 0.05"
+    assert found.text == "errors: 0 bad of 300 in this step; its rate is at most 0.0149 at every look, below 0.05"
 
 
 def test_a_count_is_not_enough() -> None:
-    """As many samples as the step asks for pass only with a rate that is shown to be under the limit, or with evidence that it is
-    under a multiple of the stable's; and either only with the count."""
+    """Enough samples pass only with a rate that is shown to be below the limit, or with evidence that it is below a multiple of
+    the stable's; and both need the number of samples."""
     guard = Guard("errors", limit=0.05)
     found = finding(guard, counted((100, 4), (900, 36)))
     assert (found.outcome, found.code) == (HOLD, "not-shown")
     assert "4 bad of 100 in this step, the stable's 36 of 900" in found.text
-    assert "must be shown to be under 0.05, or: E " in found.text
+    assert "must be shown to be below 0.05, or: E " in found.text
     assert finding(guard, counted((2_000, 40), (18_000, 360))).code == "enough"
     many = counted((20_000, 2_000), (180_000, 18_000))
     assert finding(Guard("errors", limit=0.3), many).code == "enough"
@@ -92,7 +92,7 @@ def test_a_count_is_not_enough() -> None:
 
 
 def test_at_full_share_only_the_bound_can_speak() -> None:
-    """What earlier steps compared says nothing of what all of the traffic does."""
+    """The comparison in earlier steps says nothing about all of the traffic."""
     full = Segment(6, 10_000)
     many = counted((20_000, 2_000), (180_000, 18_000))
     for bad, code in ((30, "not-shown"), (1, "enough")):
@@ -104,7 +104,7 @@ def test_at_full_share_only_the_bound_can_speak() -> None:
 
 
 def test_slow_without_a_limit_must_be_under_what_is_tolerated() -> None:
-    """5 % of the stable's are slow by definition; times ratio and margin, and never a whole."""
+    """5 % of the stable's runs are slow by definition; times ratio and margin, and never all."""
     assert Guard("slow", ratio=1.25, margin=1.5).allowed == pytest.approx(0.09375)
     assert Guard("slow", ratio=1.25, limit=0.2).allowed == 0.2
     assert Guard("slow", ratio=100.0, margin=100.0).allowed == 0.99
@@ -113,7 +113,8 @@ def test_slow_without_a_limit_must_be_under_what_is_tolerated() -> None:
 
 
 def test_feedback_and_what_waits_for_nothing_need_show_nothing() -> None:
-    """Feedback comes after the step; who asks for no evidence gets none. A count that feedback is given is waited for."""
+    """Feedback arrives after the step; with evidence 0 a guard waits for nothing. An explicit count for feedback is waited
+    for."""
     bad = counted((50, 20), (450, 180))
     assert finding(Guard("errors", evidence=0), bad).code == "enough"
     assert finding(Guard("errors"), bad, scope(LIVE, needed=0)).code == "enough"
@@ -123,7 +124,7 @@ def test_feedback_and_what_waits_for_nothing_need_show_nothing() -> None:
 
 
 def test_only_this_step_is_bounded() -> None:
-    """What was bad in the step before, or before a person resumed, does not count against the step that runs."""
+    """Bad events of the previous step, or from before a person resumed, do not count against the present one."""
     earlier = counted((200, 16), (1_800, 144), generation=4)
     now = earlier.merged("a/5", RolloutCounts("r", (VariantCount(5, "errors", CANARY, 200, 0),)))
     where = (Segment(4, 1_000), LIVE)
@@ -134,7 +135,7 @@ def test_only_this_step_is_bounded() -> None:
 
 
 def test_no_evidence_is_a_verdict_of_its_own() -> None:
-    """Apart from too little of it; neither passes."""
+    """Distinct from too little evidence; neither passes."""
     assert finding(Guard("errors"), Evidence()).code == "no-evidence"
     assert finding(Guard("errors"), Evidence()).outcome == HOLD
     little = finding(Guard("errors"), counted((99, 0), (900, 0)))
@@ -144,7 +145,7 @@ def test_no_evidence_is_a_verdict_of_its_own() -> None:
 
 
 def test_only_this_step_counts_towards_its_minimum() -> None:
-    """The step before had plenty."""
+    """The previous step had plenty."""
     evidence = counted((500, 1), (4_500, 9), generation=4).merged(
         "a/5", RolloutCounts("r", (VariantCount(5, "errors", CANARY, 60, 0),))
     )
@@ -153,10 +154,10 @@ def test_only_this_step_counts_towards_its_minimum() -> None:
 
 
 def test_a_canary_that_is_shown_not_worse_passes_with_its_count_only() -> None:
-    """By the mirrored test, where its own rate is too high for the bound; not before the step's minimum was seen."""
+    """By the mirrored test, where its own rate is too high for the bound; not before the step has its minimum of samples."""
     found = finding(Guard("errors"), counted((100, 10), (900, 400)))
     assert (found.outcome, found.code) == (PASS, "shown-better")
-    assert found.text.endswith("10 bad of 100 in this step; shown to be under 1.5 times the stable's rate")
+    assert found.text.endswith("10 bad of 100 in this step; shown to be below 1.5 times the stable's rate")
     assert finding(Guard("errors"), counted((90, 0), (810, 60))).code == "too-little-evidence"
 
 
@@ -170,7 +171,7 @@ def test_a_shared_outage_accuses_nobody() -> None:
 
 
 def test_over_the_limit_takes_the_share_away_and_no_more() -> None:
-    """At full share, where there is nobody to compare with; a person who resumes starts the limit anew."""
+    """At full share, without a stable to compare with; a person who resumes starts the limit again."""
     full = Segment(6, 10_000)
     evidence = counted((40, 10), (0, 0), generation=6)
     found = finding(Guard("errors", limit=0.05), evidence, scope(full))
@@ -182,7 +183,8 @@ def test_over_the_limit_takes_the_share_away_and_no_more() -> None:
 
 
 def test_e1_the_limit_does_not_forestall_the_rollback_of_what_fails_everything() -> None:
-    """Whatever the share, what fails all its requests goes from suspicion to FAIL; only what stays undecided is withheld."""
+    """Whatever the share, a version that fails all its requests goes from suspicion to FAIL; only an undecided one is
+    withdrawn."""
     guard = Guard("errors", limit=0.05)
     for weight, worse_from in ((500, 2), (2_500, 5), (5_000, 9)):
         where = scope(Segment(5, weight))
@@ -192,22 +194,24 @@ def test_e1_the_limit_does_not_forestall_the_rollback_of_what_fails_everything()
             assert found.code == ("worse" if failed >= worse_from else "suspicious"), (weight, failed)
     undecided = finding(guard, counted((20, 7), (20, 1)), scope(Segment(5, 5_000)))
     assert (undecided.code, undecided.withdraw) == ("over-limit", True)
-    assert finding(guard, counted((3, 3), (0, 0)), scope(Segment(5, 10_000))).withdraw is True, "nobody to compare with"
+    assert finding(guard, counted((3, 3), (0, 0)), scope(Segment(5, 10_000))).withdraw is True, (
+        "no stable to compare with"
+    )
 
 
 def test_slow_tolerates_some() -> None:
-    """1.2 times as many slow ones as the stable has are never a reason, however many are seen."""
+    """1.2 times as many slow runs as the stable's never count against it, however many there are."""
     evidence = counted((100_000, 6_000), (900_000, 45_000), "slow")
     assert finding(Guard("slow", ratio=1.25), evidence).outcome == PASS
     assert finding(Guard("slow", ratio=1.0), evidence).outcome == FAIL
     assert (
-        "one with 1.25 times the stable's rate"
+        "a version with 1.25 times the stable's rate"
         in finding(Guard("slow", ratio=1.25), counted((100, 40), (900, 45), "slow")).text
     )
 
 
 def test_shadow_pairs_count_one_to_one_and_stay_apart_from_live_arms() -> None:
-    """Only pairs with one bad side; live counts of a shadow step are no evidence."""
+    """Only pairs with exactly one bad side; live counts of a shadow step are not evidence."""
     shadow = Segment(5, 0, 2_000)
     evidence = counted((0, 0), (5_000, 40)).merged(
         "b/1", RolloutCounts("r", pairs=(PairCount(5, "errors", 900, 20, 3),))
@@ -219,7 +223,7 @@ def test_shadow_pairs_count_one_to_one_and_stay_apart_from_live_arms() -> None:
 
 
 def test_disagreement_is_judged_by_its_limit() -> None:
-    """3 of 20 pairs differ where 1 % may."""
+    """3 of 20 pairs differ where 1 % is allowed."""
     shadow = Segment(5, 0, 2_000)
 
     def pairs(number: int, differ: int) -> Evidence:
@@ -232,7 +236,9 @@ def test_disagreement_is_judged_by_its_limit() -> None:
     assert finding(Guard("disagreement", limit=0.01), pairs(2_000, 4), scope(shadow)).outcome == PASS
     assert finding(Guard("disagreement", limit=0.01), pairs(20, 0), scope(shadow)).code == "too-little-evidence"
     later = scope(shadow, Segment(6, 500), needed=1_000)
-    assert finding(Guard("disagreement", limit=0.01), pairs(200, 0), later).outcome == PASS, "no more pairs will come"
+    assert finding(Guard("disagreement", limit=0.01), pairs(200, 0), later).outcome == PASS, (
+        "further pairs will not come"
+    )
 
 
 def test_segments_multiply() -> None:
@@ -246,13 +252,13 @@ def test_segments_multiply() -> None:
 
 
 def drawn(canary: int, stable: int, generation: int = 5) -> RolloutCounts:
-    """For how many requests each arm was drawn."""
+    """The number of assigned requests, by variant."""
     counts = ((CANARY, canary), (STABLE, stable))
     return RolloutCounts("r", tuple(VariantCount(generation, DRAWN, variant, number, 0) for variant, number in counts))
 
 
 def test_shares_that_are_not_as_set_hold_whatever_the_evidence_says() -> None:
-    """What would go back, and what would go on; with the share as set both do, and so they do before that is known."""
+    """Evidence for a rollback and for passing; with the intended shares both act, and so they do before the skew is known."""
     worse, clean = counted((200, 40), (1_800, 10)), counted((200, 0), (1_800, 0))
     for evidence, outcome in ((worse, FAIL), (clean, PASS)):
         assert finding(Guard("errors"), evidence).outcome == outcome
@@ -266,7 +272,7 @@ def test_shares_that_are_not_as_set_hold_whatever_the_evidence_says() -> None:
 
 
 def test_the_share_is_checked_where_something_was_to_be_compared() -> None:
-    """In every segment of its own; not at 0 and 100 %, not of users. A limit needs no share."""
+    """In every segment separately; not at 0 and 100 %, not for users. A limit needs no share."""
     evidence = counted((200, 0), (1_800, 0), generation=6).merged("b/1", drawn(320, 1_680))
     now = Segment(6, 1_000)
     assert finding(Guard("errors"), evidence, scope(LIVE, now)).code == "share-not-as-set"
@@ -279,7 +285,7 @@ def test_the_share_is_checked_where_something_was_to_be_compared() -> None:
 
 
 def test_sticky_rollouts_count_users() -> None:
-    """One user with 40 errors is one; without users it holds; more than can be kept apart holds too."""
+    """A user with 40 errors is one; without users it holds; too many users hold too."""
     evidence = counted((1_000, 30), (9_000, 8))
     assert finding(Guard("errors"), evidence).outcome == FAIL
     assert finding(Guard("errors"), evidence, sticky=True).code == "units-missing"
@@ -319,7 +325,7 @@ def test_the_worst_guard_speaks_for_all() -> None:
 
 
 def test_weights_are_parts_of_alpha() -> None:
-    """Given ones count as given; a lone guard has all of it."""
+    """Given weights count as given; a lone guard has all of alpha."""
     assert plan(Guard("slow")).alphas() == {"slow": 0.01}
     assert plan(Guard("errors")).alphas() == {"errors": 0.01}
     assert plan(Guard("errors", weight=1.0), Guard("slow", weight=3.0)).alphas() == pytest.approx(
@@ -330,7 +336,7 @@ def test_weights_are_parts_of_alpha() -> None:
 @settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 3_000), st.integers(0, 3_000))
 def test_more_failures_of_the_canary_never_look_better(bad: int, other: int, good: int, other_good: int) -> None:
-    """One more failure of the canary, all else the same: the evidence grows, and a FAIL stays one."""
+    """One more failure of the canary, all else equal: the evidence grows, and a FAIL stays a FAIL."""
     here = finding(Guard("errors"), counted((bad + good, bad), (other + other_good, other)))
     worse = finding(Guard("errors"), counted((bad + good + 1, bad + 1), (other + other_good, other)))
     assert worse.log_e > here.log_e

@@ -33,7 +33,7 @@ store.put("packages/" + "a" * 64, source)
 
 
 def test_put_and_open(tmp_path: Path) -> None:
-    """What was put comes back, and a second put of the name changes nothing."""
+    """The stored bytes come back, and a second put of the name changes nothing."""
     store = FolderBlobs(tmp_path / "blobs")
     for content in (b"first", b"second"):
         source = store.incoming()

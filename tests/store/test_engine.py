@@ -90,7 +90,7 @@ def test_d11_a_damaged_database_refuses_to_start_with_a_hint(tmp_path: Path, dam
 
 
 def test_d20_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    """D20: an older release does not touch what a later one wrote."""
+    """D20: an older release does not touch a database that a later one wrote."""
     open_database(url(tmp_path)).close()
     with sqlite3.connect(tmp_path / "roadworthy.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -144,7 +144,7 @@ def test_a_version_is_unique_by_its_digest(tmp_path: Path) -> None:
 
 
 def test_the_fifth_migration_names_keys_by_their_ids(tmp_path: Path) -> None:
-    """The key of the gateway beside the control plane is `local`; only the first of those that starts have made."""
+    """The key of the gateway on the control plane's machine is `local`: the first bootstrap key of that role only."""
     bare = sa.create_engine(url(tmp_path))
     engine._prepare_sqlite(bare)
     keys = [("key-c", "gateway", "key-a", 1), ("key-d", "gateway", "bootstrap", 3), ("key-b", "gateway", "bootstrap", 2),
@@ -163,7 +163,7 @@ def test_the_fifth_migration_names_keys_by_their_ids(tmp_path: Path) -> None:
 
 
 def test_the_second_migration_keeps_what_is_there(tmp_path: Path) -> None:
-    """A database of the first release is brought up to date in place: gateways and the counts that refer to them stay."""
+    """A database of the first release is migrated in place: gateways and the counts that refer to them stay."""
     bare = sa.create_engine(url(tmp_path))
     engine._prepare_sqlite(bare)
     with bare.begin() as connection:

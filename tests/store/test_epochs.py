@@ -1,4 +1,4 @@
-"""G10: a database that is gone, empty, or another installation's is never taken for a new one, and nothing is written to it."""
+"""G10: a missing, empty or foreign database is never taken for a new one, and nothing is written to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def url(folder: Path) -> str:
 
 
 def made(folder: Path) -> str:
-    """Make a database there; its epoch."""
+    """Create a database there; return its epoch."""
     folder.mkdir(exist_ok=True)
     database = open_database(url(folder))
     with database.begin() as connection:
@@ -44,14 +44,14 @@ def refused(folder: Path, expected: str | None) -> str:
 
 
 def test_g10_a_database_that_is_gone(tmp_path: Path) -> None:
-    """Where an epoch is known no new one is made; where none is, one is."""
+    """If an epoch is known, no new database is created; otherwise one is."""
     assert refused(tmp_path / "none", "epoch-1") == "database-missing"
     assert not (tmp_path / "none").exists()
     assert made(tmp_path / "none")
 
 
 def test_g10_a_database_without_tables(tmp_path: Path) -> None:
-    """As SQLite leaves one for whoever opens a file that is gone."""
+    """As SQLite leaves one after opening a missing file."""
     with closing(sqlite3.connect(tmp_path / "roadworthy.db")) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("CREATE TABLE x (y)")
@@ -60,7 +60,7 @@ def test_g10_a_database_without_tables(tmp_path: Path) -> None:
 
 
 def test_g10_a_database_that_has_lost_its_epoch(tmp_path: Path) -> None:
-    """With all tables and no row that says which life it is in."""
+    """With all tables, but without the row that has its epoch."""
     epoch = made(tmp_path)
     with closing(sqlite3.connect(tmp_path / "roadworthy.db")) as connection:
         connection.execute("DELETE FROM stores")
@@ -70,7 +70,7 @@ def test_g10_a_database_that_has_lost_its_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("expected", [None, "epoch-1"])
 def test_g10_somebody_elses_database(tmp_path: Path, expected: str | None) -> None:
-    """It is no Roadworthy database, and no table is put into it."""
+    """It is not a Roadworthy database, and no table is created in it."""
     with closing(sqlite3.connect(tmp_path / "roadworthy.db")) as connection:
         connection.execute("CREATE TABLE invoices (id)")
         connection.commit()
@@ -78,7 +78,7 @@ def test_g10_somebody_elses_database(tmp_path: Path, expected: str | None) -> No
 
 
 def test_g10_another_installations_database(tmp_path: Path) -> None:
-    """Its epoch is another one; one that this store had before a restore is not."""
+    """Its epoch differs; an epoch that this store had before a restore is accepted."""
     mine, other = made(tmp_path / "mine"), made(tmp_path / "other")
     assert refused(tmp_path / "other", mine) == "database-replaced"
     database = open_database(url(tmp_path / "mine"), expected=mine)
@@ -92,7 +92,7 @@ def test_g10_another_installations_database(tmp_path: Path) -> None:
 
 
 def test_g10_an_epoch_is_remembered_and_given_up_by_its_name(tmp_path: Path) -> None:
-    """What was seen last is expected, over restarts; a file that cannot be read expects nothing."""
+    """The last seen epoch is expected, over restarts; an unreadable file expects nothing."""
     path = tmp_path / "epoch"
     file = EpochFile(path)
     assert file.expected() is None
@@ -111,7 +111,8 @@ def test_g10_an_epoch_is_remembered_and_given_up_by_its_name(tmp_path: Path) -> 
 
 
 def test_g10_a_database_that_is_deleted_or_replaced_while_it_is_open(tmp_path: Path) -> None:
-    """Nothing is written to a file that nobody will read again, and none is made in its place; put back, it goes on."""
+    """Nothing is written to a file that no process will read again, and no file is created there; put back, it works
+    again."""
     epoch = made(tmp_path)
     database = open_database(url(tmp_path), expected=epoch)
     file, aside = tmp_path / "roadworthy.db", tmp_path / "aside"
@@ -130,7 +131,7 @@ def test_g10_a_database_that_is_deleted_or_replaced_while_it_is_open(tmp_path: P
 
 
 def test_g10_a_database_that_is_damaged_while_it_is_open(tmp_path: Path) -> None:
-    """It is said so, as at the start."""
+    """The error is the same as at the start."""
     made(tmp_path)
     database = open_database(url(tmp_path))
     file = tmp_path / "roadworthy.db"

@@ -1,4 +1,4 @@
-"""The same schema and the same verbs on PostgreSQL, on a real server that is started here."""
+"""The same schema and operations on PostgreSQL, on a real server that is started here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def url(server: Any, request: pytest.FixtureRequest) -> str:
-    """A database of the test's own."""
+    """A separate database for the test."""
     return postgresql.database(server, request.node.name)
 
 
@@ -62,7 +62,8 @@ def context(url: str, folder: Path) -> ControlContext:
 
 
 def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> None:
-    """Migrations make exactly the tables that the code describes; keys, telemetry and queries work; a restart finds all."""
+    """Migrations create exactly the tables that the code describes; keys, telemetry and queries work; a restart finds
+    everything."""
     first = context(url, tmp_path)
     with first.database.begin() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -89,7 +90,7 @@ def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> Non
 
 
 def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
-    """Begun, counted for, found worse and gone back, with its history and its events; a second one is refused by the database."""
+    """Begun, counted, found worse and rolled back, with its history and events; the database refuses a second one."""
     both = context(url, tmp_path)
     signature = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),)).to_document()
     with both.database.begin() as connection:
@@ -128,7 +129,7 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
 
 
 def test_feedback_on_postgresql(url: str) -> None:
-    """Four senders of the same facts at once, in different orders: each row and each count once; then room is made."""
+    """Four senders of the same facts at once, in different orders: each row and each count once; then old feedback is deleted."""
     database = open_database(url)
     plan = check_plan({"strategy": "canary", "guards": ["feedback"]})
     state = machine.begin("r1", 1)
@@ -175,12 +176,12 @@ ended = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 def test_writers_wait_for_each_other_and_not_for_ever(url: str) -> None:
-    """As on SQLite there is one transaction at a time, whichever process has it; who waits too long is told so."""
+    """As on SQLite there is one transaction at a time over all processes; a transaction that waits too long gets an error."""
     one, other = open_database(url), open_database(url, wait_s=0.2)
     with one.begin() as connection:
         before = bump_revision(connection)
         with pytest.raises(Unavailable) as caught, other.begin():
-            raise AssertionError("nobody else can be in")
+            raise AssertionError("no other transaction can run")
         assert caught.value.code == "database-busy"
     with other.begin() as connection:
         assert bump_revision(connection) == before + 1
@@ -195,7 +196,7 @@ def _leads(database: Database) -> bool:
 
 @ended
 def test_one_leads_and_another_takes_over(url: str) -> None:
-    """The first one; when its connection ends, as it does when its process dies, the next one that asks."""
+    """The first process leads; when its connection ends, as on its death, the next one that asks leads."""
     one, other = open_database(url), open_database(url)
     assert (one.lead.held, other.lead.held) == (True, False)
     one.lead.renew()
@@ -217,7 +218,7 @@ def test_one_leads_and_another_takes_over(url: str) -> None:
 
 @ended
 def test_a_server_that_was_gone_is_found_again(url: str) -> None:
-    """Connections that were ended are told as busy, or replaced unseen; never as an error that nobody foresaw."""
+    """Ended connections give "busy", or are replaced unnoticed; never an unforeseen error."""
     one, admin = open_database(url), open_database(url)
     with one.begin() as connection:
         epoch, _ = read_revision(connection)

@@ -1,4 +1,4 @@
-"""A real HTTP server that keeps what it is sent, and verifies it by the library of the Standard Webhooks project."""
+"""A real HTTP server that keeps its requests, and verifies them with the library of the Standard Webhooks project."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Received:
 
     @property
     def id(self) -> str:
-        """Of the message."""
+        """The message's id."""
         return self.headers["webhook-id"]
 
     @property
     def event(self) -> dict[str, Any]:
-        """The body."""
+        """The decoded body."""
         return dict(json.loads(self.body))
 
     def verified(self, secret: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Received:
 
 
 class Receiver:
-    """Answers with `answers` one after the other and then with 200.
+    """Answers with `answers` one after the other, then with 200.
 
     Args:
         down: whether its port refuses connections until `come_up`.
@@ -81,11 +81,11 @@ class Receiver:
         self._server.server_close()
 
     def types(self) -> list[str]:
-        """Of what came, in order."""
+        """Types of the received messages, in order."""
         return [each.event["type"] for each in self.received]
 
     def first(self, kind: str) -> Received:
-        """The first message of that type, as soon as it is there."""
+        """The first message of that type, as soon as it arrives."""
         return eventually(
             lambda: next((each for each in self.received if each.event["type"] == kind), None), f"{kind} arrives"
         )

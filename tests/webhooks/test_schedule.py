@@ -1,4 +1,4 @@
-"""When a webhook is tried again: doubling pauses with jitter, bounded; what ends the tries."""
+"""When a webhook is tried again: doubling pauses with jitter, bounded; and what ends the attempts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DAY_S = 86_400
 
 
 def attempt(status: int | None, retry_after_s: float | None = None) -> Attempt:
-    """One that began at 10 s and took one."""
+    """An attempt that began at 10 s and took one."""
     return Attempt(10_000_000, 1_000, status, "" if status == 200 else "no", retry_after_s)
 
 
 def test_pauses_double_from_a_second_to_an_hour() -> None:
-    """At most; at least half of it is waited."""
+    """At most; and at least half of it."""
     longest = [pause_s(tries, None, 1.0) for tries in range(1, 15)]
     assert longest == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]
     assert [pause_s(tries, None, 0.0) for tries in range(1, 15)] == [each / 2 for each in longest]
@@ -35,7 +35,7 @@ def test_what_the_receiver_asks_for_is_waited_up_to_an_hour() -> None:
 
 
 def test_success_moves_on_and_ends_all_waiting() -> None:
-    """A webhook that was failing is well again."""
+    """A failing webhook is active again."""
     failing = replace(HOOK, tries=9, due_us=5, state=FAILING)
     assert after(failing, 5, attempt(204), 0.5) == (replace(HOOK, position=5), DELIVERED)
 
@@ -48,14 +48,15 @@ def test_anything_else_is_tried_again(status: int | None) -> None:
 
 
 def test_gone_is_gone() -> None:
-    """410: the receiver wants no more; nothing is due any more."""
+    """410: the receiver wants no further messages; nothing is due any longer."""
     hook, outcome = after(HOOK, 5, attempt(410), 1.0)
     assert (hook.state, hook.position, outcome) == (GONE, 4, FAILED)
     assert not is_due(hook, 10**18)
 
 
 def test_an_event_is_given_up_after_days_and_the_next_one_gets_its_turn() -> None:
-    """Tried without end, nothing would come after what a receiver cannot take. From the sixth failure on it is failing."""
+    """With endless attempts, nothing would follow an event that a receiver cannot accept. From the sixth failure on it is
+    failing."""
     hook, waited_s, outcome = HOOK, 0.0, FAILED
     states = []
     while outcome == FAILED:
@@ -70,6 +71,6 @@ def test_an_event_is_given_up_after_days_and_the_next_one_gets_its_turn() -> Non
 
 
 def test_a_time_that_a_wrong_clock_wrote_does_not_count() -> None:
-    """An hour ahead is waited for; a day ahead is a clock that was set back since."""
+    """An hour ahead is waited for; a day ahead means a clock that was set back since."""
     assert not is_due(replace(HOOK, tries=1, due_us=round(3_600e6)), 0)
     assert is_due(replace(HOOK, tries=1, due_us=round(DAY_S * 1e6)), 0)

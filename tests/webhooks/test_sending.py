@@ -33,7 +33,7 @@ def send(url: str, timeout_s: float = DEADLINE_S, networks: object = LOOPBACK) -
 
 
 def test_a_message_arrives_whole_and_signed() -> None:
-    """As JSON, under the name that the URL gives, to the path that it gives."""
+    """As JSON, under the name in the URL, to the path in the URL."""
     with Receiver() as receiver:
         attempt = send(f"http://localhost:{receiver.port}/a?b=c")
         assert (attempt.delivered, attempt.status, attempt.reason) == (True, 200, "")
@@ -45,7 +45,7 @@ def test_a_message_arrives_whole_and_signed() -> None:
 
 
 def test_a_redirect_is_not_followed() -> None:
-    """It would lead a message, and a request from inside, to wherever a receiver likes."""
+    """A redirect would lead a message, sent from inside, to any place that a receiver chooses."""
     with Receiver() as other, Receiver(307) as receiver:
         receiver.headers = {"Location": other.url}
         attempt = send(receiver.url)
@@ -55,7 +55,7 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 def test_what_a_receiver_asks_to_wait_is_told() -> None:
-    """In seconds; a date, or what is neither, is not."""
+    """In seconds; dates and other texts are ignored."""
     for text, seconds in (("7", 7.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("9" * 30, None)):
         with Receiver(503) as receiver:
             receiver.headers = {"Retry-After": text}
@@ -94,7 +94,7 @@ def test_an_answer_that_drips_is_left_after_the_timeout() -> None:
 
 
 def test_an_endless_answer_is_not_read() -> None:
-    """The status is all that is asked; a body of a gigabyte costs nothing."""
+    """Only the status is read; a body of a gigabyte costs nothing."""
     with Receiver() as receiver:
         receiver.headers = {"Content-Length": str(1 << 30)}
         assert send(receiver.url, timeout_s=DEADLINE_S).delivered
@@ -102,7 +102,7 @@ def test_an_endless_answer_is_not_read() -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000 + b"\r\n"])
 def test_what_is_no_answer_is_a_failure_with_a_reason(answer: bytes) -> None:
-    """A connection that is closed, something that is no HTTP, heads without end."""
+    """A closed connection, a reply that is not HTTP, endless headers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def reply() -> None:
@@ -123,7 +123,7 @@ def test_what_is_no_answer_is_a_failure_with_a_reason(answer: bytes) -> None:
 
 
 def test_an_address_is_judged_at_each_attempt() -> None:
-    """A name that led elsewhere when the webhook was made: refused without a connection."""
+    """A name that led elsewhere when the webhook was created: refused without a connection."""
     with Receiver() as receiver:
         attempt = send(receiver.url, networks=[])
         assert "webhook-address-refused" in attempt.reason
@@ -137,7 +137,7 @@ def test_nobody_there_is_a_failure_with_a_reason() -> None:
 
 
 def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be told where to go, and could go where this may not."""
+    """A proxy would learn the target, and could reach addresses that webhooks may not."""
     with Receiver() as proxy, Receiver() as receiver:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{proxy.port}")
@@ -146,7 +146,8 @@ def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_certificate_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though the address is called: one for the name passes, one for another name does not, nor one that nobody vouches for."""
+    """Although the address is called: a certificate for the name passes; one for another name fails, and so does a self-signed
+    one."""
     if shutil.which("openssl") is None and not os.environ.get("CI"):
         pytest.skip("needs openssl")
     for host, trusted, reason in (

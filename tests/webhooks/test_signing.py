@@ -1,4 +1,4 @@
-"""Signatures against the Standard Webhooks project's own library, and against what must not pass."""
+"""Signatures against the Standard Webhooks project's own library, and against tampered messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BODY = b'{"type":"rollout.rolled-back"}'
 
 
 def test_secrets_are_long_and_never_the_same() -> None:
-    """256 random bits behind the prefix that scanners of secrets know."""
+    """256 random bits behind the prefix that secret scanners know."""
     first, second = make_secret(), make_secret()
     assert first != second
     assert first.startswith("whsec_")
@@ -22,7 +22,7 @@ def test_secrets_are_long_and_never_the_same() -> None:
 
 
 def test_the_library_of_the_specification_accepts_what_is_signed() -> None:
-    """And gives back the body."""
+    """And returns the body."""
     secret = make_secret()
     headers = sign(secret, "evt_1", int(time.time()), BODY)
     assert set(headers) == {"webhook-id", "webhook-timestamp", "webhook-signature"}
@@ -38,7 +38,7 @@ def test_the_example_of_the_specification_s_libraries() -> None:
 
 @pytest.mark.parametrize("part", ["body", "webhook-id", "webhook-timestamp", "webhook-signature", "secret"])
 def test_what_was_tampered_with_does_not_pass(part: str) -> None:
-    """A changed byte anywhere, another secret, and another time are all seen."""
+    """A changed byte anywhere, another secret, and another time are all detected."""
     secret, now = make_secret(), int(time.time())
     headers, body = sign(secret, "evt_1", now, BODY), BODY
     if part == "body":
@@ -57,7 +57,7 @@ def test_what_was_tampered_with_does_not_pass(part: str) -> None:
 
 
 def test_an_old_message_does_not_pass() -> None:
-    """Rightly signed ten minutes ago: somebody plays it again."""
+    """A message with a valid signature from ten minutes ago is a replay."""
     secret = make_secret()
     with pytest.raises(WebhookVerificationError, match="too old"):
         Webhook(secret).verify(BODY, sign(secret, "evt_1", int(time.time()) - 600, BODY))

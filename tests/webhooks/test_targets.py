@@ -1,4 +1,4 @@
-"""Which URLs and addresses webhooks may have: everything that is not public is refused unless it is in a named network."""
+"""Allowed URLs and addresses of webhooks: any address that is not public is refused unless it is in a named network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOOPBACK = ip_network("127.0.0.0/8")
     ],
 )
 def test_what_is_no_url_of_a_webhook_is_refused(text: str) -> None:
-    """With one code, and without the URL in the message: it may hold a secret."""
+    """With one code, and without the URL in the message: it may contain a secret."""
     with pytest.raises(InvalidRequest) as caught:
         parse_url(text)
     assert caught.value.code == "webhook-url-invalid"
@@ -45,13 +45,13 @@ def test_what_is_no_url_of_a_webhook_is_refused(text: str) -> None:
     "text", ["https://hooks.example/a?b=c", "https://[2606:4700::1]:8443/", "HTTPS://Bücher.example/"]
 )
 def test_what_is_one_is_taken(text: str) -> None:
-    """With a port, an address of IPv6, a name beyond ASCII."""
+    """With a port, an IPv6 address, a name beyond ASCII."""
     assert parse_url(text).scheme == "https"
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111"])
 def test_public_addresses_are_allowed_by_https_only(address: str) -> None:
-    """Plain http would show the events to everybody on the way."""
+    """Plain http would expose the events on the network."""
     assert is_allowed(ip_address(address), (), plain=False)
     assert not is_allowed(ip_address(address), (), plain=True)
 
@@ -98,7 +98,7 @@ def test_public_addresses_are_allowed_by_https_only(address: str) -> None:
     ],
 )
 def test_what_is_not_public_is_refused_until_it_is_named(address: str) -> None:
-    """Also where IPv6 carries it inside; the network's own name allows it, by http too."""
+    """Even if an IPv6 address contains it; the network's own name allows it, by http too."""
     found = ip_address(address)
     assert not is_allowed(found, (), plain=False)
     assert is_allowed(found, (ip_network(found),), plain=True)
@@ -139,7 +139,7 @@ def test_a_public_address_that_ipv6_carries_is_allowed(address: str) -> None:
     ],
 )
 def test_where_clouds_tell_credentials_is_never_allowed(address: str) -> None:
-    """Not even when every address there is was named."""
+    """Not even if every address was named."""
     everywhere = (ip_network("0.0.0.0/0"), ip_network("::/0"))
     assert not is_allowed(ip_address(address), everywhere, plain=False)
     assert not is_allowed(ip_address(address), everywhere, plain=True)
@@ -156,7 +156,7 @@ def codes(url: str, *networks: str) -> str:
     "host", ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "127.1", "[::1]", "[::ffff:7f00:1]"]
 )
 def test_loopback_is_refused_however_it_is_written(host: str) -> None:
-    """The system's resolver knows more ways to write an address than parsers of URLs do; what it answers is judged."""
+    """The system's resolver knows more ways to write an address than URL parsers do; its answer is checked."""
     assert codes(f"https://{host}/") == "webhook-address-refused"
 
 
@@ -166,7 +166,7 @@ def test_a_name_that_nobody_knows_is_told_as_such() -> None:
 
 
 def test_the_address_that_was_judged_is_the_one_that_is_called() -> None:
-    """It stands in the URL; the name is kept for the Host header and for the certificate."""
+    """The URL has the address; the Host header and the certificate check have the name."""
     (target, *_) = asyncio.run(find_targets(httpx.URL("http://localhost:81/a?b=c"), [LOOPBACK]))
     assert str(target.url) == "http://127.0.0.1:81/a?b=c"
     assert (target.host, target.name) == ("localhost:81", "localhost")

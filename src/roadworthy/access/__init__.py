@@ -1,1 +1,1 @@
-"""Who may do what: API keys with three roles."""
+"""API keys with three roles."""

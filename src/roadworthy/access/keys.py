@@ -1,6 +1,7 @@
-"""API keys in the store: kept as a hash only, looked up by it, compared in constant time. `foundation/keys.py` makes their texts.
+"""API keys in the store: only their hashes, looked up by hash and compared in constant time. `foundation/keys.py` makes the
+texts.
 
-A key has about 230 random bits, so a plain SHA-256 is enough to keep it and no slow hash is needed.
+A key has about 230 random bits, so a plain SHA-256 is enough and no slow hash is needed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Key:
 
     Attributes:
         endpoints: that it may call; None means all.
-        name: of one key only; gateways that use the key report as `<name>/<instance>`. "" takes the id.
+        name: unique; gateways that use the key report as `<name>/<instance>`. "" becomes the id.
     """
 
     id: str
@@ -45,16 +46,18 @@ class Key:
 
 
 def add(connection: Connection, key: Key) -> None:
-    """Keep a key.
+    """Insert a key.
 
     Raises:
         InvalidRequest: "unknown-role".
         Conflict: "key-name-taken".
     """
     if key.role not in ROLES:
-        raise InvalidRequest("there is no such role", code="unknown-role", hint=f"roles are {', '.join(ROLES)}")
+        raise InvalidRequest(
+            f"unknown role {key.role[:80]!r}", code="unknown-role", hint=f"roles are {', '.join(ROLES)}"
+        )
     if is_named(connection, key.name):
-        raise Conflict("another key has that name", code="key-name-taken", hint="choose another name for the key")
+        raise Conflict("another key has this name", code="key-name-taken", hint="choose another name for the key")
     connection.execute(
         insert(keys).values(
             project=PROJECT,
@@ -92,18 +95,18 @@ def list_all(connection: Connection) -> Sequence[Key]:
 
 
 def revoke(connection: Connection, key_id: str) -> Key:
-    """Forget a key.
+    """Delete a key.
 
     Raises:
         NotFound: "unknown-key".
-        Conflict: "last-admin-key": nobody could manage anything any more.
+        Conflict: "last-admin-key": without it no one could manage the installation.
     """
     row = connection.execute(select(keys).where(keys.c.id == key_id)).first()
     if row is None:
-        raise NotFound("there is no such key", code="unknown-key", hint="`roadworthy keys list` shows them")
+        raise NotFound("no such key", code="unknown-key", hint="`roadworthy keys list` lists the keys")
     admins = connection.execute(select(keys.c.id).where(keys.c.role == ADMIN).limit(2)).all()
     if row.role == ADMIN and len(admins) == 1:
-        raise Conflict("that is the last admin key", code="last-admin-key", hint="create another admin key first")
+        raise Conflict("this is the last admin key", code="last-admin-key", hint="create another admin key first")
     connection.execute(delete(keys).where(keys.c.id == key_id))
     return _key(row)
 

@@ -1,1 +1,1 @@
-"""What was done, by whom: appended in the transaction of the deed itself."""
+"""The audit trail and the event log; each entry is appended in the transaction of the operation itself."""

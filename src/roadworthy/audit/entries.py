@@ -1,4 +1,4 @@
-"""The audit trail. `control/resources` appends one entry a verb, inside the verb's own transaction: no deed without its entry."""
+"""The audit trail. `control/resources` appends one entry per operation, inside its transaction: no operation without an entry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ids = PredictionIds()
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """What is written: who did which verb to what, with plain JSON detail. Never a secret."""
+    """One audited operation: actor, verb and subject, with plain JSON detail. Never contains a secret."""
 
     actor: str
     verb: str
@@ -41,7 +41,7 @@ def append(connection: Connection, at_us: int, event: AuditEvent) -> None:
 
 
 def has(connection: Connection, verb: str, subject: str) -> bool:
-    """Whether that verb was ever done to that subject."""
+    """Whether the verb was ever applied to the subject."""
     query = select(audit_entries.c.id).where(audit_entries.c.verb == verb, audit_entries.c.subject == subject)
     return connection.execute(query.limit(1)).first() is not None
 

@@ -1,6 +1,7 @@
-"""What happened, numbered, for other systems to follow: `control` writes an event in the transaction that made it happen.
+"""Numbered events for other systems to follow: `control` writes an event in the transaction of the change itself.
 
-Numbers are handed out by the store's one row, which is locked until the transaction ends: who has seen one has seen all before.
+Numbers come from the store's one row, which is locked until the transaction ends: a reader that sees one event has seen all
+earlier ones.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from roadworthy.audit.entries import AuditEvent
 from roadworthy.store.tables import PROJECT, events, stores
 
 KEPT = 10_000
-"""So many of the newest stay."""
+"""Number of newest events that are kept."""
 
 
 def announce(connection: Connection, at_us: int, event: AuditEvent) -> int:
-    """Write one event; its number. The deed's actor becomes a part of its detail."""
+    """Write one event; return its number. The actor becomes part of the event's detail."""
     connection.execute(update(stores).values(event=stores.c.event + 1))
     number = newest(connection)
     detail = {"by": event.actor, **event.detail}
@@ -37,19 +38,19 @@ def announce(connection: Connection, at_us: int, event: AuditEvent) -> int:
 
 
 def newest(connection: Connection) -> int:
-    """The number of the newest event; 0 when there was none yet."""
+    """The number of the newest event; 0 before the first."""
     return int(connection.execute(select(stores.c.event)).scalar_one())
 
 
 class Kept(NamedTuple):
-    """The numbers of the first and of the newest event that are kept; the first is one beyond the newest when there is none."""
+    """The numbers of the oldest and the newest kept event; `first` is newest + 1 when no event is kept."""
 
     first: int
     newest: int
 
 
 def kept(connection: Connection) -> Kept:
-    """Which events there are."""
+    """The range of kept events."""
     last = newest(connection)
     first = connection.execute(select(func.min(events.c.number))).scalar()
     return Kept(last + 1 if first is None else int(first), last)

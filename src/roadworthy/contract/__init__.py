@@ -1,1 +1,1 @@
-"""The messages between the planes. Both sides import this; neither imports the other."""
+"""The messages between the control plane and gateways. Both import this room; neither imports the other."""

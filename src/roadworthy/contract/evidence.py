@@ -1,8 +1,8 @@
-"""What gateways count for a rollout: the wire types of evidence.
+"""The counts that gateways make for a rollout: the wire types of evidence.
 
-What may be counted was settled before: a request is eligible when it was admitted, is a first attempt and would not have been
-answered by a cache, which is decided before its arm is drawn; what was shed, refused by a breaker, answered by a fallback or
-retried comes as `Excluded` and is never a bad event. All counts are those since the gateway's boot and only grow.
+Eligibility is decided before the variant is assigned: a request counts if it was admitted, is a first attempt, and would not have
+been answered by a cache. Requests that were shed, refused by a breaker, answered by a fallback or retried arrive as `Excluded`
+and are never bad events. All counts are since the gateway's boot and only grow. On the wire a variant is called `arm`.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Annotated
 import msgspec
 
 MOST = (1 << 53) - 1
-"""The greatest count: every reader of JSON has it exactly, and the sum of a thousand still fits a database's integer."""
+"""The largest count: every JSON reader represents it exactly, and the sum of a thousand still fits a database's integer."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 WHOLE = "^[^\\x00]*$"
-"""Databases take no NUL."""
+"""Databases do not accept NUL."""
 Name = Annotated[str, msgspec.Meta(max_length=64, pattern=WHOLE)]
 Signal = Annotated[str, msgspec.Meta(max_length=80, pattern=WHOLE)]
-"""A guard's, "custom." and a name among them, or a watched metric's."""
+"""A guard's signal, including "custom." and a name, or a watched metric's."""
 STABLE, CANARY = "stable", "canary"
 VARIANTS = (STABLE, CANARY)
 EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
 CONFIDENCE = "watched.confidence"
-"""The metric that has how sure answers are, 0 to 1. No metric of a plan can have this name."""
+"""The metric of the answers' confidence, 0 to 1. No metric of a plan can have this name."""
 COUNTERS = "watched.counters"
-"""The metric whose number of values says how many workers count users in a sticky rollout: as often may one user be counted."""
+"""The metric whose number of values is the number of workers that count users in a sticky rollout: each may count a user once."""
 OUTPUT_BINS = 32
-"""Cells of an output's bins, so that all fit one width: the answers of a bin each, the last for null or NaN. Outputs with fewer
-bins leave those between empty."""
+"""Cells of an output's bins, the same number for every output. One cell for each bin, the last for null or NaN; with fewer bins
+the cells in between stay empty."""
 DRAWN = "drawn"
-"""No signal of a plan: its samples are the first attempts for which an arm was drawn, whatever came of them, so also those that
-are no evidence but for being retried. Whether the arms have their shares is told by these alone."""
+"""Not a signal of a plan: its samples are all first attempts that were assigned a variant, whatever their outcome, including
+those that are otherwise excluded. Only these show whether the variants get their shares."""
 
 
 class VariantCount(msgspec.Struct, frozen=True):
-    """Eligible outcomes of one arm, since the source began: how many, and how many of them were bad."""
+    """Eligible outcomes of one variant since the source began: their number, and the number of bad ones."""
 
     generation: Count
     signal: Signal
@@ -45,7 +45,7 @@ class VariantCount(msgspec.Struct, frozen=True):
 
 
 class EventCount(msgspec.Struct, frozen=True):
-    """Bad events of one arm, since the source began, of requests that other sources count as samples of the signal."""
+    """Bad events of one variant since the source began, for requests that other sources count as samples of the signal."""
 
     generation: Count
     signal: Signal
@@ -54,7 +54,7 @@ class EventCount(msgspec.Struct, frozen=True):
 
 
 class PairCount(msgspec.Struct, frozen=True):
-    """Shadowed requests, since the source began: how many had both answers, and for how many exactly one side was bad.
+    """Shadowed requests since the source began: the number with both answers, and those in which exactly one version was bad.
 
     For the signal "disagreement" `canary_bad` counts the pairs that differ.
     """
@@ -67,7 +67,7 @@ class PairCount(msgspec.Struct, frozen=True):
 
 
 class BadUnit(msgspec.Struct, frozen=True):
-    """A user (session, …) of a sticky rollout that had a bad event: a hash of the rollout's id and the unit, as text."""
+    """A user (session, …) of a sticky rollout with a bad event: a hash of the rollout's id and the unit, as text."""
 
     generation: Count
     signal: Signal
@@ -76,7 +76,7 @@ class BadUnit(msgspec.Struct, frozen=True):
 
 
 class MetricCount(msgspec.Struct, frozen=True):
-    """Values of an A/B test's metric in one arm, since the source began: how many, and their sum."""
+    """Values of an A/B test's metric for one variant since the source began: their number and their sum."""
 
     generation: Count
     metric: Signal
@@ -86,9 +86,9 @@ class MetricCount(msgspec.Struct, frozen=True):
 
 
 class BinCount(msgspec.Struct, frozen=True):
-    """Answers of one arm by the bin that a value of theirs is in, since the source began: one count for each of OUTPUT_BINS.
+    """Answers of one variant by bin since the source began: one count for each of OUTPUT_BINS.
 
-    `output` is the place of the output among those that the rollout watches, from 0.
+    `output` is the index of the output among those that the rollout watches, from 0.
     """
 
     generation: Count
@@ -98,7 +98,7 @@ class BinCount(msgspec.Struct, frozen=True):
 
 
 class Excluded(msgspec.Struct, frozen=True):
-    """What is no evidence, since the source began, and why: one of EXCLUDED."""
+    """Requests that are not evidence since the source began, and why: one of EXCLUDED."""
 
     generation: Count
     arm: Name
@@ -107,12 +107,12 @@ class Excluded(msgspec.Struct, frozen=True):
 
 
 class RolloutCounts(msgspec.Struct, frozen=True):
-    """All that one life of a gateway knows of a rollout, as a telemetry frame tells it.
+    """Everything that one life of a gateway has counted for a rollout, as in a telemetry frame.
 
     Attributes:
         rollout: its id.
-        units: in a frame, those that no frame before it has brought, at least: a user with a bad event stays one.
-        overflow: it met more units than it can keep apart.
+        units: in a frame, at least those that no earlier frame has brought: a user with a bad event stays one.
+        overflow: the gateway met more units than it can keep.
         crashes: processes that the rollout's canary crashed.
     """
 

@@ -1,8 +1,7 @@
-"""Predictions, as a worker hands them to its agent: many in a frame, by column, and what they have in common said once.
+"""The frames in which a worker sends predictions to its agent: many records in one frame, by column, with shared values once.
 
-A worker has no time for this, so that a frame is put together, and taken apart, without touching each value: whole columns are
-copied. Four bytes in front tell how many records there are, so that those of a damaged frame are counted too; then comes
-MessagePack.
+Workers have little time, so a frame is encoded and decoded without touching single values: whole columns are copied. The first
+four bytes are the number of records, so that records of a damaged frame are counted too; MessagePack follows.
 """
 
 from __future__ import annotations
@@ -15,28 +14,28 @@ import msgspec
 
 
 class PredictionRecord(msgspec.Struct, frozen=True, gc=False):
-    """What was asked, what was answered, by which exact bytes: one row of a record file, which has these columns.
+    """One request, its answer, and the exact package that answered: one row of a record file, with these columns.
 
     Attributes:
         id: prediction id; row i of the request is `id:i`.
         at_us: when the request was admitted, microseconds since 1970 UTC.
         endpoint, generation, model, version, digest, runtime: what answered; digest "" when no version was reached.
         caller: key id, or "".
-        request_id: the caller's or ours.
+        request_id: the caller's, or one that the gateway made.
         status: HTTP status. code: "ok" or the error's code.
         latency_us: from admission to the encoded answer.
         rows: rows in the request; 0 when it could not be decoded.
         input_format: "json", "csv", "arrow-stream", "arrow-file" or "open-inference"; in files also "withheld":
-            inputs or outputs could not be cleared of private fields, or came to no known endpoint, and are empty.
+            inputs or outputs could not be cleared of private fields, or the endpoint was unknown, and both are empty.
         json_bytes: for open-inference with binary tensors, the length of the JSON head; -1 otherwise.
-        inputs: the request body, decompressed; empty where it was refused and long.
+        inputs: the request body, decompressed; empty if the request was refused and its body is long.
         outputs: the response body before any compression.
-        output_json_bytes: as json_bytes, for outputs.
+        output_json_bytes: like json_bytes, for outputs.
         output_format: "json" (errors too), "csv", "arrow-stream" or "open-inference".
-        source: what gave the answer: "" the chosen version, "cache", or a fallback ("version", "rule", "cached", "static").
-        rollout: the rollout that drew the version, where that can be evidence; "" without one, for a retry, and where the caller
-            named the version.
-        unit: the user that it was drawn by in a sticky rollout, as a hash (`serving/split.py`); 0 in others.
+        source: origin of the answer: "" the chosen version, "cache", or a fallback ("version", "rule", "cached", "static").
+        rollout: the rollout that assigned the version, where the request can be evidence; "" without a rollout, for a retry, and
+            where the caller named the version.
+        unit: the user that a sticky rollout assigned by, as a hash (`serving/split.py`); 0 in others.
     """
 
     id: str
@@ -65,7 +64,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class RecordKind(msgspec.Struct, frozen=True, array_like=True):
-    """What many records have in common; fields as in PredictionRecord."""
+    """The shared values of many records; fields as in PredictionRecord."""
 
     endpoint: str
     generation: int
@@ -83,21 +82,21 @@ class RecordKind(msgspec.Struct, frozen=True, array_like=True):
 
 
 RecordRow = tuple[str, int, str, int, int, int, int, bytes, bytes, int]
-"""What is a record's own: id, at_us, request_id, latency_us, rows, json_bytes, output_json_bytes, inputs, outputs, unit."""
+"""A record's own values: id, at_us, request_id, latency_us, rows, json_bytes, output_json_bytes, inputs, outputs, unit."""
 
 
 class Pieces(msgspec.Struct, frozen=True, array_like=True):
-    """Texts or bodies, one after the other. `lengths`: of each, bytes, uint32."""
+    """Texts or bodies, concatenated. `lengths`: of each in bytes, as uint32."""
 
     lengths: memoryview
     data: memoryview
 
 
 class RecordColumns(msgspec.Struct, frozen=True, array_like=True):
-    """Records of one kind, by column: numbers as int64, both in this machine's byte order, since no frame leaves it.
+    """Records of one kind, by column; numbers as int64 in this machine's byte order, since no frame leaves the machine.
 
     Attributes:
-        request_ids: None when they are the ids.
+        request_ids: None when they equal the ids.
     """
 
     kind: RecordKind
@@ -114,7 +113,7 @@ class RecordColumns(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def count(self) -> int:
-        """How many records."""
+        """Number of records."""
         return self.at_us.nbytes // 8
 
 
@@ -124,7 +123,7 @@ _decoder = msgspec.msgpack.Decoder(list[RecordColumns])
 
 
 def encode_records(groups: Iterable[tuple[RecordKind, Sequence[RecordRow]]]) -> bytearray:
-    """Many records as one payload; no group is empty."""
+    """Encode many records as one payload; no group may be empty."""
     columns = list(starmap(_columns, groups))
     count = sum(group.count for group in columns)
     payload = bytearray(count.to_bytes(_COUNT_BYTES, "little"))
@@ -133,10 +132,10 @@ def encode_records(groups: Iterable[tuple[RecordKind, Sequence[RecordRow]]]) -> 
 
 
 def decode_records(payload: bytes | bytearray) -> list[RecordColumns]:
-    """Read `encode_records`' bytes. The columns are views of them.
+    """Decode `encode_records`' bytes. The columns are views of them.
 
     Raises:
-        ValueError: they are not records.
+        ValueError: the bytes are not records.
     """
     groups = _decoder.decode(memoryview(payload)[_COUNT_BYTES:])
     if not all(map(_is_whole, groups)):
@@ -145,7 +144,7 @@ def decode_records(payload: bytes | bytearray) -> list[RecordColumns]:
 
 
 def count_records(payload: bytes | bytearray) -> int:
-    """How many records `encode_records`' bytes hold, from the first of them alone."""
+    """The number of records in `encode_records`' bytes, read from the first four bytes only."""
     return int.from_bytes(payload[:_COUNT_BYTES], "little") if len(payload) > _COUNT_BYTES else 0
 
 

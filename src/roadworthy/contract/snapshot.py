@@ -1,4 +1,4 @@
-"""Everything a gateway needs to serve, as one immutable document. Written by the control plane, read by agents and workers."""
+"""Everything a gateway needs to serve, as one immutable document. The control plane writes it; agents and workers read it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ FULL_SHARE = 10_000
 
 
 class Leave(msgspec.Struct, frozen=True):
-    """Leave to execute code with more than its own files: who gave it, and what was granted (`foundation/confine/grants.py`)."""
+    """Permission to execute code that accesses more than its own files: who gave it, and the grants
+    (`foundation/confine/grants.py`)."""
 
     allowed_by: str
     grants: tuple[str, ...]
 
 
 def leave_members(allowed_by: str | None, grants: tuple[str, ...]) -> dict[str, Any]:
-    """`allowed_by` and `granted` of an entry whose code somebody allowed, or nobody, with these grants."""
+    """The members `allowed_by` and `granted` of an entry, for code that `allowed_by`, or no one, allowed with these grants."""
     granted = Leave(allowed_by, grants) if allowed_by is not None and grants else None
     return {"allowed_by": allowed_by if granted is None else None, "granted": granted}
 
@@ -31,11 +32,12 @@ class PackageEntry(msgspec.Struct, frozen=True):
 
     Attributes:
         digest: `sha256:…` of its manifest.
-        model, version: the registry's name for it.
+        model, version: its name in the registry.
         size_bytes: size of the packed file.
-        allowed_by: who allowed it to execute code, when it carries code and was allowed without grants; None otherwise.
-        rollouts: ids of the rollouts that try it, from before their first step on: its crashes are counted for them.
-        granted: the same with grants. A release that knows none finds no leave, and so does whatever could not give them.
+        allowed_by: the key that allowed it to execute code, if it carries code and has no grants; else None.
+        rollouts: ids of the rollouts that try it, from before their first step on: its crashes count for them.
+        granted: the permission if there are grants. A release without grants sees no permission, nor does anything else that
+            cannot apply them.
     """
 
     digest: str
@@ -48,17 +50,17 @@ class PackageEntry(msgspec.Struct, frozen=True):
 
     @property
     def leave(self) -> str | None:
-        """Who allowed it to execute code in a process that gets its grants."""
+        """The key that allowed the package to execute code, in a process with its grants."""
         return self.allowed_by if self.granted is None else self.granted.allowed_by
 
     @property
     def grants(self) -> tuple[str, ...]:
-        """What it may have beside its own files."""
+        """What the package's code may access in addition to its own files."""
         return () if self.granted is None else self.granted.grants
 
 
 class VariantEntry(msgspec.Struct, frozen=True):
-    """One side of a split: a package and its weight, of FULL_SHARE."""
+    """One variant of a split: a package and its weight, of FULL_SHARE."""
 
     digest: str
     weight: int
@@ -68,9 +70,9 @@ class WatchedOutput(msgspec.Struct, frozen=True):
     """An output whose values are counted in bins, the same for both versions.
 
     Attributes:
-        name: of the field. place: which of a tensor's numbers; None for a plain one.
-        edges: of a number's bins, ascending: below the first, between each two of them, from the last on.
-        categories: of a label's: one bin each, then one for all others. None for a number.
+        name: of the field. place: index in a tensor; None for a plain field.
+        edges: of a number's bins, ascending: below the first, between each two, and from the last on.
+        categories: of a label: one bin each, then one for all others. None for a number.
     """
 
     name: str
@@ -80,23 +82,23 @@ class WatchedOutput(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """How people call it."""
+        """The name that people see."""
         return self.name if self.place is None else f"{self.name}[{self.place}]"
 
 
 class RolloutEntry(msgspec.Struct, frozen=True):
-    """A rollout as gateways draw and count by it. Both packages are held; what its split is, the endpoint's entry says.
+    """A rollout as gateways assign and count by it. Gateways hold both packages; the endpoint's entry has the split.
 
     Attributes:
-        id: also the salt of sticky draws.
+        id: also the salt of sticky assignment.
         stable, canary: digests.
-        shadow: the part of live requests that is copied to the canary, of FULL_SHARE; only where its weight is 0.
-        sticky_field, sticky_header: what users are told apart by, in the input or the head; None for the other, or for both.
-        slow_us: the stable's frozen 95th percentile of run time, microseconds in the version's run after warm-up; None: "slow"
-            is not counted.
+        shadow: the share of live requests that is copied to the canary, of FULL_SHARE; only where its weight is 0.
+        sticky_field, sticky_header: the input field or header that identifies users; the other, or both, None.
+        slow_us: the stable's 95th percentile of run time at the start, in microseconds of a run after warm-up; None: "slow" is
+            not counted.
         signals: what to count: "errors", "invalid_outputs", "slow", "disagreement", "guard_hits", "custom.NAME".
-        outputs: what drift is counted of; empty where it is not watched.
-        probabilities: the output whose largest value in a row says how sure the answer is; None where that is not watched.
+        outputs: whose drift is counted; empty if drift is not watched.
+        probabilities: the output whose largest value in a row is the answer's confidence; None if confidence is not watched.
     """
 
     id: str
@@ -141,7 +143,7 @@ class KeyEntry(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """Whole and immutable. Within an epoch (one life of the store) a lower revision is refused.
 
-    `keys` None means that calls need no key (`serve --no-auth` on loopback); an empty tuple admits nobody.
+    `keys` None means that requests need no key (`serve --no-auth` on loopback); an empty tuple admits no one.
     """
 
     epoch: str
@@ -152,16 +154,16 @@ class Snapshot(msgspec.Struct, frozen=True):
     format: int = FORMAT
 
     def etag(self) -> str:
-        """What `If-None-Match` carries for this snapshot."""
+        """The value of `If-None-Match` for this snapshot."""
         return f'"{self.epoch}:{self.revision}"'
 
     def supersedes(self, other: Snapshot | None) -> bool:
-        """Whether a gateway that holds `other` may take this one: another epoch, or a higher revision."""
+        """Whether a gateway that holds `other` may accept this one: another epoch, or a higher revision."""
         return other is None or self.epoch != other.epoch or self.revision > other.revision
 
     def gives_up(self, other: Snapshot | None) -> bool:
-        """Whether it comes from another life of the store than `other` and would leave none of its endpoints: as from a control
-        plane whose database is gone."""
+        """Whether it comes from another epoch than `other` and would remove all its endpoints, as from a control plane whose
+        database is gone."""
         return other is not None and self.epoch != other.epoch and bool(other.endpoints) and not self.endpoints
 
 
@@ -178,12 +180,12 @@ def decode_snapshot(data: bytes) -> Snapshot:
     """Read `encode_snapshot`'s bytes.
 
     Raises:
-        ValueError: not a snapshot, or one of a format that this release does not know.
+        ValueError: not a snapshot, or a format that this release does not know.
     """
     try:
         snapshot = _decoder.decode(data)
     except msgspec.DecodeError as error:
         raise ValueError(f"not a snapshot: {error}") from error
     if snapshot.format != FORMAT:
-        raise ValueError(f"snapshot format {snapshot.format} is not known here")
+        raise ValueError(f"unknown snapshot format {snapshot.format}; this release knows {FORMAT}")
     return snapshot

@@ -1,4 +1,5 @@
-"""What a gateway reports: at least once, in frames that the control plane applies once. Also what workers tell their agent."""
+"""Reports of gateways: sent at least once, in frames that the control plane applies once. Also reports of workers to their
+agent."""
 
 from __future__ import annotations
 
@@ -26,24 +27,23 @@ Gateway = Annotated[str, msgspec.Meta(max_length=200, pattern=WHOLE)]
 Blob = Annotated[str, msgspec.Meta(max_length=400, pattern=WHOLE)]
 
 RUN_TIME_BOUNDS_US = (*dict.fromkeys(round(10 * 1.1**step) for step in range(188)), 600_000_000)
-"""Upper bounds of the bins that run times are counted in, microseconds: about 10 % apart, from 10 us to 600 s."""
+"""Upper bounds of the bins of run times, in microseconds: in steps of about 10 %, from 10 us to 600 s."""
 
 
 class VersionState(msgspec.Struct, frozen=True):
-    """How far a package is on one worker. READY is reported after its golden examples passed there.
+    """The state of a package on one worker. READY is reported after its golden examples have passed there.
 
     Attributes:
-        digest: which package.
+        digest: of the package.
         state: LOADING, READY, FAILED or UNLOADED.
         runtime: the runtime that runs it, once READY.
         reason: for FAILED, one safe sentence.
         code: for FAILED, the error's code.
         placement: where it executes and why, in words, once READY: "inline: fast and native".
-        health: while it serves, what its deep checks found more than once: "not-answering", "wrong-answers" or "slow"; None when
-            all is well.
-        breaker_open: whether the breaker on it is open.
-        processes: runner processes of it on this machine that are READY. memory_bytes: what the largest of them holds; None
-            where there is none.
+        health: while it serves, repeated findings of its golden probe: "not-answering", "wrong-answers" or "slow"; None when all
+            is well.
+        breaker_open: whether its breaker is open.
+        processes: its READY runner processes on this machine. memory_bytes: memory of the largest one; None without one.
     """
 
     digest: Digest
@@ -59,12 +59,12 @@ class VersionState(msgspec.Struct, frozen=True):
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
-    """One live worker: its slot, process, which snapshot revision its answers follow (epoch None before the first), versions.
+    """One live worker: slot, process, snapshot revision that its answers follow (epoch None before the first), and versions.
 
-    `revision` is the revision whose splits it serves; `offered` the newest it was given. They differ while it loads.
-    `shared_cache` is CONNECTED or UNREACHABLE, and None where none is configured. `memory_free_bytes` and `disk_free_bytes` are
-    what its machine has left, None where that cannot be read; `log_lines_dropped` is how many lines the processes of its gateway
-    could not log since the boot. The agent adds these.
+    `revision` is the revision whose splits it serves; `offered` is the newest one that it received. They differ while it loads.
+    `shared_cache` is CONNECTED or UNREACHABLE, or None without a shared cache. `memory_free_bytes` and `disk_free_bytes` are what
+    its machine has left, None where unknown; `log_lines_dropped` is the number of log lines that the processes of its gateway
+    dropped since the boot. The agent adds these.
     """
 
     slot: Count
@@ -105,7 +105,7 @@ class RecordFile(msgspec.Struct, frozen=True):
 
 
 class RunTimes(msgspec.Struct, frozen=True):
-    """Requests of a version by run time, since the gateway's boot: one count for each of RUN_TIME_BOUNDS_US and one above."""
+    """Requests of a version by run time since the gateway's boot: one count for each of RUN_TIME_BOUNDS_US and one above."""
 
     digest: Digest
     counts: tuple[Count, ...]
@@ -115,10 +115,10 @@ class Telemetry(msgspec.Struct, frozen=True):
     """One frame. (gateway, boot, sequence) identifies it; sequence grows by one and the sender repeats a frame until accepted.
 
     Attributes:
-        lost_records: prediction records dropped since the boot, for whatever reason.
-        at_us: the gateway's clock when the frame was made, microseconds since 1970 UTC.
+        lost_records: prediction records dropped since the boot, for any reason.
+        at_us: the gateway's clock when it made the frame, microseconds since 1970 UTC.
         rollouts: counts of every rollout that this boot has counted for and that the snapshot names, or named within the last
-            minutes. All counts each time; of users with bad events those that no accepted frame has named, at least.
+            minutes. All counts each time; of users with bad events, at least those that no accepted frame has named.
     """
 
     gateway: Gateway
@@ -135,7 +135,7 @@ class Telemetry(msgspec.Struct, frozen=True):
 
 
 def sentence(text: str) -> str:
-    """The text as a frame may hold it: its beginning when it is too long."""
+    """The text, cut to the length that a frame may hold."""
     return text if len(text) <= MOST_SENTENCE else f"{text[: MOST_SENTENCE - 1]}…"
 
 
@@ -152,12 +152,12 @@ def decode_telemetry(data: bytes) -> Telemetry:
     """Read `encode_telemetry`'s bytes.
 
     Raises:
-        ValueError: not a telemetry frame, or one of an unknown format.
+        ValueError: not a telemetry frame, or an unknown format.
     """
     try:
         frame = _decoder.decode(data)
     except msgspec.DecodeError as error:
         raise ValueError(f"not a telemetry frame: {error}") from error
     if frame.format != FORMAT:
-        raise ValueError(f"telemetry format {frame.format} is not known here")
+        raise ValueError(f"unknown telemetry format {frame.format}; this release knows {FORMAT}")
     return frame

@@ -1,1 +1,1 @@
-"""The control plane: the management API over the subjects, the controllers' loop, and the wiring. Owns the database."""
+"""The control plane: the management API, the controllers' loop, and the wiring. Owns the database."""

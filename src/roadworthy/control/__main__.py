@@ -1,4 +1,5 @@
-"""The control plane's process, `python -m roadworthy.control`: started by the supervisor, configured by one line of JSON."""
+"""The control plane's process, `python -m roadworthy.control`. The supervisor starts it and sends one line of JSON to configure
+it."""
 
 from __future__ import annotations
 
@@ -30,15 +31,15 @@ _GRACE_S = 5
 
 
 def main() -> int:
-    """Serve until a signal or the parent's death; return the exit status."""
+    """Serve until a signal arrives or the parent process ends; return the exit status."""
     document = read_start_message()
     configure_logs(str(document.get("log_level", "info")), keep_log_apart())
     log = structlog.get_logger()
     try:
-        listener = _listener(document)  # first of all: a taken port leaves nothing half begun
+        listener = _listener(document)  # first, so that a taken port leaves nothing half started
         context = build_context(document)
     except RoadworthyError as error:
-        log.error("control-plane-refuses-to-start", code=error.code, message=error.message, hint=error.hint)  # noqa: TRY400 - a refusal, no bug: its trace tells nothing
+        log.error("control-plane-refuses-to-start", code=error.code, message=error.message, hint=error.hint)  # noqa: TRY400 - a refusal, not a bug: a traceback adds nothing
         return EXIT_REFUSED
     except OSError as error:
         log.error("control-plane-refuses-to-start", code=StoreError.code, message=f"a folder cannot be used: {error}")  # noqa: TRY400 - as above
@@ -59,10 +60,7 @@ def main() -> int:
     controllers, dispatcher = Controllers(context), WebhookDispatcher(context)
     controllers.start()
     dispatcher.start()
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # the server raises a signal again once it has stopped: it has been obeyed
+    for number in (signal.SIGTERM, signal.SIGINT):  # the server raises the signal again after it has stopped
         signal.signal(number, lambda _number, _frame: setattr(server[0], "should_exit", True))
     watch_parent(lambda: setattr(server[0], "should_exit", True))
     log.info("control-plane-starts", revision=context.publisher.edition.snapshot.revision)

@@ -1,4 +1,4 @@
-"""What every verb of the control plane works with. Built once by `wiring.py`."""
+"""The parts that every operation of the control plane works with. `wiring.py` builds them once."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class ControlSettings:
     """Settings of the control plane.
 
     Attributes:
-        allowed_hosts: names that a request's Host may have besides loopback's.
-        max_package_bytes: largest pushed package.
-        record_max_bytes: record files kept in all; the oldest go first.
-        feedback_max_rows: rows of feedback kept in all; whole rollouts go, those that are long over first.
+        allowed_hosts: names that a request's Host header may carry, in addition to the loopback names.
+        max_package_bytes: size of the largest package that may be pushed.
+        record_max_bytes: total size of record files kept; the oldest are deleted first.
+        feedback_max_rows: rows of feedback kept; whole rollouts are deleted, those that ended longest ago first.
         proving: how pushed packages are proved.
-        database_wait_s: how long a change waits for a database that somebody else holds, in seconds.
+        database_wait_s: how long a change waits for a locked database, in seconds.
         webhook_networks: private networks that webhooks may call, as address/bits.
     """
 
@@ -46,10 +46,10 @@ class ControlSettings:
 
 
 class WriteLock:
-    """A lock that is not waited for without end: behind a database that somebody holds, those who wait would add up.
+    """A lock with a bounded wait: while another process holds the database, waiting requests must not pile up.
 
     Args:
-        wait_s: how long it is waited for.
+        wait_s: longest wait, in seconds.
     """
 
     def __init__(self, wait_s: float = WAIT_S) -> None:
@@ -57,7 +57,7 @@ class WriteLock:
         self._wait_s = wait_s
 
     def __enter__(self) -> None:
-        """Take it.
+        """Acquire the lock.
 
         Raises:
             Unavailable: "database-busy".
@@ -66,7 +66,7 @@ class WriteLock:
             raise Unavailable(
                 "the control plane is busy with other changes",
                 code="database-busy",
-                hint="try again",
+                hint="try again in a second",
                 retry_after_s=1.0,
             )
 
@@ -75,7 +75,7 @@ class WriteLock:
 
 
 class Once:
-    """Remembers what was told, so that a gateway which repeats itself every second does not fill the audit trail. Bounded."""
+    """Remembers what was reported, so that a gateway that repeats itself every second does not fill the audit trail. Bounded."""
 
     _MOST = 1_000
 
@@ -83,7 +83,7 @@ class Once:
         self._seen: set[Hashable] = set()
 
     def first(self, what: Hashable) -> bool:
-        """Whether this is the first time; after many others it may be so again."""
+        """Whether this is the first report; the memory is cleared when full, so a report may count as first again."""
         if what in self._seen:
             return False
         if len(self._seen) >= self._MOST:
@@ -94,7 +94,7 @@ class Once:
 
 @dataclass(frozen=True)
 class ControlContext:
-    """The control plane's parts, handed to each verb."""
+    """The parts of the control plane, passed to each operation."""
 
     database: Database
     blobs: BlobStore
@@ -104,16 +104,16 @@ class ControlContext:
     settings: ControlSettings
     sender: Sender
     lock: WriteLock = field(default_factory=WriteLock)
-    """Held while a decision is made and written; the database sees to it that other processes wait, too."""
+    """Held while a decision is made and written. Other processes wait in the database."""
     reported: Once = field(default_factory=Once)
     boot: str = field(default_factory=lambda: random_id("control"))
-    """This life of the control plane: its monotonic clock cannot be compared with another one's."""
+    """Names this life of the control plane: monotonic clocks of different lives cannot be compared."""
 
     def audit(self, connection: Connection, actor: str, verb: str, subject: str, **detail: Any) -> None:
-        """Append to the audit trail, in the verb's own transaction."""
+        """Append to the audit trail, in the operation's own transaction."""
         facts: Mapping[str, Any] = detail
         append(connection, self.clock.now_us(), AuditEvent(actor, verb, subject, facts))
 
     def announce(self, connection: Connection, actor: str, kind: str, subject: str, **detail: Any) -> None:
-        """Tell whoever follows the events, once this transaction has succeeded."""
+        """Publish an event to all followers as soon as this transaction has succeeded."""
         self.stream.expect(events.announce(connection, self.clock.now_us(), AuditEvent(actor, kind, subject, detail)))

@@ -1,4 +1,4 @@
-"""The control plane's log: one JSON object a line on standard error. It never waits: see `foundation/log_stream.py`."""
+"""The control plane's log: one JSON object per line on standard error. Writing never blocks: see `foundation/log_stream.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _streams: list[LogStream] = []
 
 
 def configure_logs(level: str, descriptor: int = _STANDARD_ERROR) -> None:
-    """Set structlog up for this process, to write to `descriptor`. `level` is debug, info, warning or error."""
+    """Configure structlog for this process and write to `descriptor`. `level` is debug, info, warning or error."""
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     stream = cast(Any, LogStream(descriptor, _tell_dropped))
     _streams[:] = [stream]
@@ -36,10 +36,10 @@ def configure_logs(level: str, descriptor: int = _STANDARD_ERROR) -> None:
 
 
 def lines_dropped() -> int:
-    """Log lines of this process that were not written."""
+    """Log lines of this process that were dropped."""
     return sum(stream.dropped for stream in _streams)
 
 
 def _tell_dropped(lines: int) -> str:
-    told = {"event": "log-lines-dropped", "lines": lines, "level": "warning", "process": "control"}
-    return json.dumps(told) + "\n"
+    line = {"event": "log-lines-dropped", "lines": lines, "level": "warning", "process": "control"}
+    return json.dumps(line) + "\n"

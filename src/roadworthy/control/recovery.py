@@ -1,5 +1,5 @@
-"""What the command line does to the database itself, on the control plane's machine: backup, restore, an admin key for
-anyone who has lost them all. No control plane has to run."""
+"""Operations of the command line on the database itself, on the control plane's machine: backup, restore, and an admin key
+when all are lost. They need no running control plane."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from roadworthy.foundation.keys import hash_key, make_key
 from roadworthy.store.engine import begin_life, bump_revision, open_database, read_revision
 
 RESTORE, RECOVERY = "restore", "recovery"
-"""Actors in the audit trail: whoever may write to the database itself."""
+"""Actors in the audit trail: an operator with write access to the database itself."""
 _COMPANIONS = ("-wal", "-shm")
 
 
@@ -31,8 +31,8 @@ class Restored:
     """What a restore did.
 
     Attributes:
-        epoch, revision: of the database from now on.
-        aside: where the database that was there before lies now, or None.
+        epoch, revision: of the database after the restore.
+        aside: where the previous database was moved, or None.
     """
 
     epoch: str
@@ -41,7 +41,7 @@ class Restored:
 
 
 def back_up(url: str, copy: Path) -> None:
-    """Write the database, as it is at this moment, to the new file `copy`. The database may be in use.
+    """Write the database, as it is now, to the new file `copy`. The database may be in use.
 
     Raises:
         InvalidRequest: "sqlite-only".
@@ -51,7 +51,7 @@ def back_up(url: str, copy: Path) -> None:
     """
     database = _existing(_sqlite_file(url))
     if copy.exists():
-        raise Conflict(f"{copy} exists", code="file-exists", hint="name a new file for the backup")
+        raise Conflict(f"{copy} already exists", code="file-exists", hint="name a new file for the backup")
     try:
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("VACUUM INTO ?", (str(copy),))
@@ -60,13 +60,13 @@ def back_up(url: str, copy: Path) -> None:
         raise StoreError(
             f"the database cannot be copied to {copy}: {error}",
             code="database-damaged",
-            hint="look at the disk of the backup; a damaged database is restored from the last good backup",
+            hint="check the disk that receives the backup; if the database is damaged, restore the last good backup",
         ) from error
     fsync_folder(copy.absolute().parent)
 
 
 def begin_again(url: str, clock: Clock) -> Restored:
-    """Begin a new epoch of the database, which may be in use: gateways follow it from there, whatever revisions they have seen.
+    """Begin a new epoch of the database, which may be in use. Gateways follow it, whatever revisions they have seen.
 
     Raises:
         NotFound: "database-missing".
@@ -84,7 +84,7 @@ def begin_again(url: str, clock: Clock) -> Restored:
 
 
 def recover_admin(url: str, clock: Clock) -> tuple[str, str]:
-    """Put a new admin key into the database, which may be in use; its id and its text.
+    """Add a new admin key to the database, which may be in use; return its id and its text.
 
     Raises:
         As `begin_again`.
@@ -98,20 +98,20 @@ def recover_admin(url: str, clock: Clock) -> tuple[str, str]:
 
 
 def put_in_place(url: str, backup: Path, clock: Clock) -> Restored:
-    """Let a copy of `backup` be the database, in a new epoch, and keep the database that was there. No control plane may run.
+    """Replace the database by a copy of `backup`, in a new epoch, and keep the previous one. No control plane may be running.
 
-    The copy is whole, checked and migrated before anything is moved.
+    The copy is complete, checked and migrated before any file is moved.
 
     Raises:
         InvalidRequest: "sqlite-only".
-        FileNotFoundError: there is no such backup.
+        FileNotFoundError: the backup does not exist.
         StoreError: "not-a-backup", "database-damaged", "database-newer".
     """
     database = _sqlite_file(url)
     staged = temporary_beside(database)
     try:
         shutil.copyfile(backup, staged)
-        if (log := _with(backup, "-wal")).exists():  # of a plain copy of a database in use
+        if (log := _with(backup, "-wal")).exists():  # the backup is a plain copy of a database in use
             shutil.copyfile(log, _with(staged, "-wal"))
         _check(staged)
         restored = begin_again(f"sqlite:///{staged}", clock)
@@ -126,7 +126,7 @@ def put_in_place(url: str, backup: Path, clock: Clock) -> Restored:
 
 @contextlib.contextmanager
 def _opened(url: str) -> Iterator[Connection]:
-    """One transaction on a database that is there."""
+    """One transaction on an existing database."""
     if make_url(url).get_backend_name() == "sqlite":
         _existing(_sqlite_file(url))
     with contextlib.closing(open_database(url)) as database, database.begin() as connection:
@@ -134,7 +134,7 @@ def _opened(url: str) -> Iterator[Connection]:
 
 
 def _check(copy: Path) -> None:
-    """Another program's database would be taken for a new one of ours."""
+    """Refuse another program's database, which would be taken for a new one of ours."""
     try:
         with contextlib.closing(sqlite3.connect(copy)) as connection:
             found = connection.execute("SELECT epoch FROM stores").fetchone()
@@ -144,12 +144,12 @@ def _check(copy: Path) -> None:
         raise StoreError(
             "the file is not a backup of a Roadworthy database",
             code="not-a-backup",
-            hint="name a file that `roadworthy backup` or SQLite's VACUUM INTO has written",
+            hint="name a file written by `roadworthy backup` or SQLite's VACUUM INTO",
         )
 
 
 def _move_aside(database: Path, clock: Clock) -> Path | None:
-    """With its companions first: they belong to it, and must not be found beside the other one."""
+    """Move the companion files first: they belong to this database and must not be found next to the new one."""
     if not database.exists():
         return None
     moment = datetime.fromtimestamp(clock.now_us() / 1e6, tz=UTC)
@@ -169,9 +169,9 @@ def _sqlite_file(url: str) -> Path:
     found = make_url(url)
     if found.get_backend_name() != "sqlite" or found.database is None:
         raise InvalidRequest(
-            "files are backups of SQLite databases only, and control.database_url names another one",
+            "only SQLite databases have backup files, and control.database_url names another kind of database",
             code="sqlite-only",
-            hint="use the database's own tools, and then `roadworthy restore` without a file",
+            hint="restore with the database's own tools, then run `roadworthy restore` without a file",
         )
     return Path(found.database)
 

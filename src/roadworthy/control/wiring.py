@@ -21,10 +21,10 @@ from roadworthy.webhooks.sending import Sender
 
 
 def build_context(document: Mapping[str, Any]) -> ControlContext:
-    """Open the database and the blob store, and make sure of the keys that the document brings.
+    """Open the database and the blob store, and make sure that the start document's bootstrap keys exist.
 
     Raises:
-        StoreError: the database cannot be used.
+        StoreError: the database is unusable.
     """
     chosen: dict[str, Any] = {
         name: document[name]

@@ -1,1 +1,1 @@
-"""What gateways report: which workers live, what was asked and answered."""
+"""Reports of gateways: live workers, requests and answers."""

@@ -1,4 +1,4 @@
-"""Applies telemetry, once however often it arrives, and tells which workers live."""
+"""Applies telemetry exactly once, however often it arrives, and knows which gateways are live."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from roadworthy.contract.telemetry import RunTimes, Telemetry, WorkerReport
 from roadworthy.store.tables import PROJECT, gateways, record_files, request_counts
 
 ALIVE_US = 10_000_000
-"""A gateway that has said nothing for this long is not waited for."""
+"""A gateway that has been silent for longer is no longer waited for."""
 
 _decode_workers = msgspec.json.Decoder(tuple[WorkerReport, ...]).decode
 _decode_run_times = msgspec.json.Decoder(tuple[RunTimes, ...]).decode
@@ -20,7 +20,7 @@ _decode_run_times = msgspec.json.Decoder(tuple[RunTimes, ...]).decode
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway as it last reported."""
+    """A gateway's last report."""
 
     id: str
     boot: str
@@ -32,7 +32,7 @@ class Gateway:
 
 
 def apply(connection: Connection, frame: Telemetry, now_us: int) -> bool:
-    """Take a frame in; False when it or a later one of the same boot was taken before."""
+    """Apply a frame; False if it, or a later one of the same boot, was applied before."""
     known = connection.execute(
         select(gateways.c.boot, gateways.c.sequence).where(gateways.c.id == frame.gateway)
     ).first()
@@ -48,7 +48,7 @@ def apply(connection: Connection, frame: Telemetry, now_us: int) -> bool:
     }
     if known is None:
         _, named, instance = frame.gateway.rpartition("/")
-        if named:  # what the instance was called before names were bound to keys
+        if named:  # the instance's name before names were bound to keys
             connection.execute(delete(gateways).where(gateways.c.id == instance))
         connection.execute(insert(gateways).values(project=PROJECT, id=frame.gateway, **values))
     else:
@@ -59,7 +59,7 @@ def apply(connection: Connection, frame: Telemetry, now_us: int) -> bool:
 
 
 def _apply_counts(connection: Connection, frame: Telemetry) -> None:
-    """Counts only grow within a boot, so the newest value replaces the one before."""
+    """Counts only grow within a boot, so the newest value replaces the previous one."""
     for count in frame.counts:
         key = {
             "project": PROJECT,
@@ -77,7 +77,7 @@ def _apply_counts(connection: Connection, frame: Telemetry) -> None:
 
 
 def _apply_record_files(connection: Connection, frame: Telemetry) -> None:
-    """The size is that of what was received, where it was: the bound on all files rests on it."""
+    """Where a file was received, its real size is kept: the bound on all files rests on it."""
     for file in frame.record_files:
         same = record_files.c.blob == file.blob
         received = connection.execute(select(record_files.c.size_bytes).where(same)).scalar()
@@ -88,7 +88,7 @@ def _apply_record_files(connection: Connection, frame: Telemetry) -> None:
 
 
 def list_all(connection: Connection) -> list[Gateway]:
-    """Every gateway that ever reported, by id."""
+    """Every gateway that ever reported, sorted by id."""
     return [
         Gateway(
             row.id,
@@ -104,12 +104,12 @@ def list_all(connection: Connection) -> list[Gateway]:
 
 
 def live(found: Sequence[Gateway], now_us: int) -> list[Gateway]:
-    """Those that were heard of lately."""
+    """The gateways that reported recently."""
     return [gateway for gateway in found if now_us - gateway.seen_at_us <= ALIVE_US]
 
 
 def ahead(workers: Sequence[WorkerReport], epoch: str, revision: int) -> int | None:
-    """The highest revision that a worker says it was offered, if this store has not reached it in its present life, else None:
-    the database is an older copy of itself, or has lost its last transactions, or the gateway lies."""
+    """The highest revision that a worker reports, if this store has not reached it in its present epoch, else None. Then the
+    database is an older copy of itself or has lost its last transactions, or the gateway lies."""
     offered = max((worker.offered for worker in workers if worker.epoch == epoch), default=0)
     return offered if offered > revision else None

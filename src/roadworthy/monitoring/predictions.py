@@ -1,4 +1,4 @@
-"""What was asked and answered: queries over the record files that gateways shipped. Behind `roadworthy logs` and feedback."""
+"""Queries over the record files that gateways shipped: requests and answers. For `roadworthy logs` and feedback."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from roadworthy.foundation.errors import NotFound
 from roadworthy.store.tables import PROJECT, record_files
 
 _MAX_FILES = 500
-"""Files that one query looks into; newer ones first."""
+"""Most files that one query reads, the newest first."""
 _TEXTS = ("id", "request_id", "endpoint", "model", "digest", "runtime", "caller", "code", "inputs", "outputs")
 _NUMBERS = ("at_us", "generation", "version", "status", "latency_us", "rows", "json_bytes", "output_json_bytes")
 _LATEST_US = 253_402_300_799_999_999
 """The end of the year 9999."""
 _SLACK_US = 500_000
-"""A prediction's id is made a moment before `at_us` is taken, and a clock may have been set between the two."""
+"""A prediction's id is made a moment before `at_us` is read, and the clock may be set in between."""
 
 
 class AssignedPrediction(NamedTuple):
-    """What is known of a prediction as evidence; the fields are those of PredictionRecord."""
+    """What a record says about a prediction as evidence; the fields are those of PredictionRecord."""
 
     rollout: str
     generation: int
@@ -35,7 +35,7 @@ class AssignedPrediction(NamedTuple):
 
 
 class File(NamedTuple):
-    """A record file, and when its first and last predictions were asked."""
+    """A record file, with the times of its first and last request."""
 
     blob: str
     first_us: int
@@ -43,11 +43,11 @@ class File(NamedTuple):
 
 
 def expect(connection: Connection, blob: str, size_bytes: int, now_us: int) -> None:
-    """Note a record file that was received; a frame that names it is still to come, and says what is in it. One that is known
-    stays as it is."""
+    """Add a received record file. The frame that names it, and says what it contains, is still to come. A known file stays
+    unchanged."""
     if connection.execute(select(record_files.c.blob).where(record_files.c.blob == blob)).first() is None:
-        told = {"endpoint": "", "rows": 0, "first_us": now_us, "last_us": now_us}
-        connection.execute(insert(record_files).values(project=PROJECT, blob=blob, size_bytes=size_bytes, **told))
+        unknown = {"endpoint": "", "rows": 0, "first_us": now_us, "last_us": now_us}
+        connection.execute(insert(record_files).values(project=PROJECT, blob=blob, size_bytes=size_bytes, **unknown))
 
 
 def received(connection: Connection, blobs: Collection[str]) -> set[str]:
@@ -56,7 +56,7 @@ def received(connection: Connection, blobs: Collection[str]) -> set[str]:
 
 
 def files_of(connection: Connection, endpoint: str) -> list[tuple[str, int]]:
-    """An endpoint's record files, newest first: blob name, and when its last prediction was asked."""
+    """An endpoint's record files, newest first: blob name, and the time of the last request."""
     query = (
         select(record_files.c.blob, record_files.c.last_us)
         .where(record_files.c.endpoint == endpoint)
@@ -67,10 +67,10 @@ def files_of(connection: Connection, endpoint: str) -> list[tuple[str, int]]:
 
 
 def asked_per_s(connection: Connection, endpoint: str, since_us: int, now_us: int) -> float:
-    """How often an endpoint was asked lately, by the record files that end after `since_us`: 0.0 when there is none.
+    """An endpoint's recent rate of requests per second, from the record files that end after `since_us`; 0.0 without any.
 
-    The time is counted from the first request in those files, so that an endpoint which is asked for some minutes only is not
-    taken for an idle one. What gateways have not shipped yet is missing.
+    The time counts from the first request in those files, so that an endpoint with only some minutes of traffic does not look
+    idle. Records that gateways have not shipped yet are missing.
     """
     query = select(func.sum(record_files.c.rows), func.min(record_files.c.first_us)).where(
         record_files.c.endpoint == endpoint, record_files.c.last_us > since_us
@@ -80,7 +80,7 @@ def asked_per_s(connection: Connection, endpoint: str, since_us: int, now_us: in
 
 
 def files_between(connection: Connection, endpoint: str, ids: Collection[str]) -> list[File]:
-    """The endpoint's record files that can hold predictions with ids as old as these."""
+    """The endpoint's record files that can contain predictions with ids as old as these."""
     first_us, last_us = min(map(_made_us, ids)), max(map(_made_us, ids))
     query = select(record_files.c.blob, record_files.c.first_us, record_files.c.last_us).where(
         record_files.c.endpoint == endpoint,
@@ -91,7 +91,7 @@ def files_between(connection: Connection, endpoint: str, ids: Collection[str]) -
 
 
 class Sought(NamedTuple):
-    """What is known of predictions by id; blobs of record files that are gone or damaged; ids that may have been in those."""
+    """Records of predictions by id; blobs of damaged or missing record files; ids that may have been in those."""
 
     drawn: dict[str, AssignedPrediction]
     unreadable: list[str]
@@ -99,10 +99,9 @@ class Sought(NamedTuple):
 
 
 def find_drawn(files: Iterable[File], open_blob: Callable[[str], BinaryIO], ids: Iterable[str]) -> Sought:
-    """Look for predictions by id; an id that is in none of the files is missing.
+    """Look for predictions by id; an id that no file contains is missing from the result.
 
-    Ids are time-ordered, so each is looked for only in files of its time, and of those only the columns that are asked for are
-    read.
+    Ids are time-ordered, so each is looked for only in files of its time, and only the needed columns are read.
     """
     ordered = sorted(ids)
     times = [_made_us(each) for each in ordered]
@@ -120,15 +119,15 @@ def find_drawn(files: Iterable[File], open_blob: Callable[[str], BinaryIO], ids:
 
 
 def _made_us(prediction_id: str) -> int:
-    """When an id was made, microseconds since 1970 UTC: its first 48 bits are milliseconds."""
+    """When an id was made, in microseconds since 1970 UTC: its first 48 bits are milliseconds."""
     return int(prediction_id[:12], 16) * 1_000
 
 
 def _read_drawn(handle: BinaryIO, ids: list[str]) -> dict[str, AssignedPrediction]:
-    """Of these predictions those that are in the file; none, when it is of before records told of rollouts.
+    """Those of the predictions that the file contains; none if its records are older than rollouts.
 
     Raises:
-        ValueError: it is no whole record file.
+        ValueError: not a complete record file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -144,14 +143,14 @@ def _read_drawn(handle: BinaryIO, ids: list[str]) -> dict[str, AssignedPredictio
                 page_checksum_verification=True,
             )
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise ValueError("no whole record file") from error
+            raise ValueError("not a complete record file") from error
     columns = [table[name].to_pylist() for name in AssignedPrediction._fields]
     return dict(zip(table["id"].to_pylist(), map(AssignedPrediction._make, zip(*columns, strict=True)), strict=True))
 
 
 def over_limit(connection: Connection, max_bytes: int) -> tuple[list[str], int]:
-    """Forget the oldest record files beyond `max_bytes` in all; return their blobs, to be deleted after the commit, and how
-    many predictions were in them."""
+    """Drop the oldest record files beyond `max_bytes` in total; return their blobs, to be deleted after the commit, and their
+    number of predictions."""
     query = select(record_files.c.blob, record_files.c.size_bytes, record_files.c.rows)
     total, excess, predictions = 0, [], 0
     for row in connection.execute(query.order_by(record_files.c.last_us.desc())).all():
@@ -164,7 +163,7 @@ def over_limit(connection: Connection, max_bytes: int) -> tuple[list[str], int]:
 
 
 class Found(NamedTuple):
-    """Predictions, and the blobs of record files that are gone or cannot be read."""
+    """Predictions, and the blobs of damaged or missing record files."""
 
     items: list[dict[str, Any]]
     unreadable: list[str]
@@ -173,10 +172,10 @@ class Found(NamedTuple):
 def last_predictions(
     files: list[tuple[str, int]], open_blob: Callable[[str], BinaryIO], last: int, prediction_id: str | None
 ) -> Found:
-    """The `last` newest predictions in those files, newest last; of one id when that is given.
+    """The `last` newest predictions in those files, newest last; or the one with the given id.
 
-    Files of several gateways overlap in time, so it reads on until the next file has nothing newer than what was found. A file
-    that cannot be read hides no other.
+    Files of several gateways overlap in time, so reading goes on until the next file has nothing newer than the found ones. An
+    unreadable file hides no other.
     """
     found: list[dict[str, Any]] = []
     unreadable = []
@@ -196,7 +195,7 @@ def _read(handle: BinaryIO, last: int, prediction_id: str | None) -> list[dict[s
     """At most the `last` newest rows.
 
     Raises:
-        ValueError: it is no whole record file.
+        ValueError: not a complete record file.
     """
     import pyarrow as pa  # heavy; only this query needs it in the control plane
     import pyarrow.parquet as pq
@@ -212,14 +211,14 @@ def _read(handle: BinaryIO, last: int, prediction_id: str | None) -> list[dict[s
             table.validate(full=True)
             rows: list[dict[str, Any]] = table.to_pylist()
             if any(not 0 <= row["at_us"] <= _LATEST_US or not isinstance(row["id"], str) for row in rows):
-                raise ValueError("times or ids that no record has")
+                raise ValueError("impossible times or ids")
         except (pa.ArrowException, OSError, KeyError, TypeError) as error:
-            raise ValueError("no whole record file") from error
+            raise ValueError("not a complete record file") from error
     return rows
 
 
 def kept(connection: Connection, blobs: Collection[str]) -> tuple[int, int]:
-    """How many of these record files are still to be there, and how many predictions they hold: the others were trimmed."""
+    """How many of these record files should still exist, and their number of predictions; the others were trimmed."""
     query = select(func.count(), func.sum(record_files.c.rows)).where(record_files.c.blob.in_(blobs))
     files, predictions = connection.execute(query).one()
     return int(files), int(predictions or 0)
@@ -248,7 +247,7 @@ def _document(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _body(data: bytes | None, json_bytes: int) -> Any:
-    """A body as JSON where it is JSON, else a note of what it is."""
+    """A body as JSON where it is JSON, else its size."""
     if not data:
         return None
     head = data if json_bytes < 0 else data[:json_bytes]

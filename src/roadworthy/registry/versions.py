@@ -1,4 +1,4 @@
-"""Which packages there are: a model's name, numbered versions, who pushed what and when. A version never changes.
+"""The registry of packages: a model's name, numbered versions, who pushed them and when. A version never changes.
 
 Called by `control/resources`, which opens the transaction.
 """
@@ -18,8 +18,8 @@ from roadworthy.store.tables import PROJECT, sequences, versions
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A numbered package. `allowed_by` is who allowed it to execute code of its own, or None; `grants` what that code has beside
-    its own files."""
+    """A numbered package. `allowed_by` is the key that allowed it to execute its own code, or None; `grants` is what that code
+    may access in addition to its own files."""
 
     reference: VersionReference
     digest: str
@@ -64,7 +64,7 @@ def _next_number(connection: Connection, model: str) -> int:
 
 
 def allow(connection: Connection, reference: VersionReference, who: str) -> None:
-    """Note that `who` allowed the version to execute code of its own."""
+    """Record that `who` allowed the version to execute its own code."""
     connection.execute(update(versions).where(_is(reference)).values(allowed_by=who))
 
 
@@ -77,13 +77,15 @@ def get(connection: Connection, reference: VersionReference) -> Version:
     row = connection.execute(select(versions).where(_is(reference))).first()
     if row is None:
         raise NotFound(
-            f"there is no {reference}", code="unknown-version", hint="`roadworthy list` shows what was pushed"
+            f"no such version: {reference}",
+            code="unknown-version",
+            hint="`roadworthy list` lists the models and versions",
         )
     return _version(row)
 
 
 def find_digest(connection: Connection, digest: str, model: str | None = None) -> Version | None:
-    """A version with that package, of that model or of any."""
+    """A version with that package, of the given model or of any."""
     query = select(versions).where(versions.c.digest == digest)
     if model is not None:
         query = query.where(versions.c.model == model)
@@ -115,7 +117,7 @@ def list_versions(connection: Connection, model: str, after: int, limit: int) ->
 
 
 def remove(connection: Connection, reference: VersionReference) -> None:
-    """Forget a version; its number is not given out again."""
+    """Delete a version; its number is not used again."""
     connection.execute(delete(versions).where(_is(reference)))
 
 

@@ -1,1 +1,1 @@
-"""Endpoints and rollouts as they stand in the store, and the rules by which traffic moves from one version to another."""
+"""Endpoints and rollouts in the store, and the rules that move traffic from one version to another."""

@@ -1,6 +1,6 @@
-"""Endpoints as they stand in the store: which version answers, which answered before, which is on its way.
+"""Endpoints in the store: the version that serves, the previous one, and the pending one.
 
-Every change counts the generation up, in one statement that names the generation it expects: of two changes at once, one wins.
+Every change increments the generation, in one statement that names the expected generation: of two concurrent changes, one wins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FAILED = "FAILED"
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A version that is to answer once it is loaded and proved everywhere."""
+    """A version that takes over once every worker has loaded and proved it."""
 
     version: str
     state: str
@@ -45,14 +45,14 @@ class Endpoint:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Every version that gateways must hold for it."""
+        """Every version that gateways must hold for the endpoint."""
         pending = self.pending.version if self.pending is not None and self.pending.state != FAILED else None
         steps = self.policy.get("fallback", ())
-        stand_ins = [step.get("version") for step in steps if step.get("kind") == "version"]
-        return tuple(dict.fromkeys(v for v in (self.current, self.previous, pending, *stand_ins) if v is not None))
+        fallbacks = [step.get("version") for step in steps if step.get("kind") == "version"]
+        return tuple(dict.fromkeys(v for v in (self.current, self.previous, pending, *fallbacks) if v is not None))
 
     def switched(self, version: str) -> Endpoint:
-        """The endpoint after `version` took over."""
+        """The endpoint after the switch to `version`."""
         before = self.current if self.current != version else self.previous
         return replace(self, generation=self.generation + 1, current=version, previous=before, pending=None)
 
@@ -72,23 +72,23 @@ def get(connection: Connection, name: str) -> Endpoint:
     endpoint = find(connection, name)
     if endpoint is None:
         raise NotFound(
-            f"there is no endpoint {name}", code="unknown-endpoint", hint="`roadworthy list endpoints` shows them"
+            f"no such endpoint: {name}", code="unknown-endpoint", hint="`roadworthy list endpoints` lists the endpoints"
         )
     return endpoint
 
 
 def list_all(connection: Connection) -> list[Endpoint]:
-    """Every endpoint by name."""
+    """Every endpoint, sorted by name."""
     return [_endpoint(row) for row in connection.execute(select(endpoints).order_by(endpoints.c.name))]
 
 
 def create(connection: Connection, endpoint: Endpoint) -> None:
-    """Write a new one."""
+    """Insert a new endpoint."""
     connection.execute(insert(endpoints).values(project=PROJECT, **_columns(endpoint)))
 
 
 def change(connection: Connection, before: Endpoint, after: Endpoint) -> None:
-    """Replace `before` by `after` if nobody changed it meanwhile.
+    """Replace `before` by `after`, unless another process has changed the endpoint meanwhile.
 
     Raises:
         Conflict: "generation-conflict".
@@ -103,16 +103,16 @@ def change(connection: Connection, before: Endpoint, after: Endpoint) -> None:
 
 
 def generation_conflict(name: str) -> Conflict:
-    """The error of the one who came second."""
+    """The error of the second of two concurrent changes."""
     return Conflict(
-        f"endpoint {name} was changed by somebody else meanwhile",
+        f"endpoint {name} was changed by another request meanwhile",
         code="generation-conflict",
-        hint="look at it again and repeat what you still want",
+        hint="read the endpoint again and repeat the change if you still want it",
     )
 
 
 def remove(connection: Connection, name: str) -> None:
-    """Forget it."""
+    """Delete the endpoint."""
     connection.execute(delete(endpoints).where(endpoints.c.name == name))
 
 

@@ -1,7 +1,7 @@
-"""Rollouts as they stand in the store: one row each, running or over, with plan, state, evidence and verdict as documents.
+"""Rollouts in the store: one row each, running or over, with plan, state, evidence and verdict as documents.
 
-Each write of a row names the write before it, so of two controllers that look at once one wins. What gateways counted is a column
-of its own that telemetry writes; nothing else does.
+Each write of a row names the previous write, so of two controllers that look at the same time one wins. The counts of gateways
+are in a separate column that only telemetry writes.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Rollout:
     """One rollout.
 
     Attributes:
-        stable, canary: versions, written `flights:2`; with the digests of their packages.
-        accepted_by, acceptance: who answers for a canary that does not accept the endpoint's signature, and why; else None.
-        verdict: the last one, or the one that ended it.
-        revisions: (generation, revision of the store at which it was written), of the endpoint while it runs.
-        asked_revision: the store's when gateways were last asked to load the canary; what they say of older ones is past.
-        waiting: whether it waits for the rollout before it to end.
+        stable, canary: versions, written `flights:2`, with the digests of their packages.
+        accepted_by, acceptance: who accepted that the canary does not fit the endpoint's signature, and why; else None.
+        verdict: the last one, or the one that ended the rollout.
+        revisions: (generation, store revision that wrote it), of the endpoint during the rollout.
+        asked_revision: the store's when gateways were last asked to load the canary; reports on older revisions are outdated.
+        waiting: whether it waits for the previous rollout to end.
         ended_at_us, decided_by: None while it runs; decided_by is a key's id or the controller.
-        writes: changes of the row so far.
+        writes: number of writes of the row.
     """
 
     id: str
@@ -64,29 +64,30 @@ class Rollout:
 
     @property
     def running(self) -> bool:
-        """Whether it has begun and is not over."""
+        """Whether it has begun and has not ended."""
         return self.ended_at_us is None and not self.waiting
 
     @property
     def held(self) -> bool:
-        """Whether gateways are to hold the canary. Between two attempts to load it they are not, so that the next is one."""
+        """Whether gateways must hold the canary. Between two attempts to load it they drop it, so that the next is a new
+        attempt."""
         return self.running and self.state.retry_s is None
 
     def noted(self, generation: int, revision: int) -> Rollout:
-        """With the endpoint's generation, written at that revision or before it, if it is a new one."""
+        """The rollout with the endpoint's generation, written at or before that revision, if it is new."""
         if self.revisions and self.revisions[-1][0] >= generation:
             return self
         return replace(self, revisions=(*self.revisions, (generation, revision)))
 
 
 def create(connection: Connection, rollout: Rollout) -> None:
-    """Write a new one."""
+    """Insert a new rollout."""
     empty = msgspec.json.encode(Evidence()).decode()
     connection.execute(insert(rollouts).values(project=PROJECT, id=rollout.id, evidence=empty, **_values(rollout)))
 
 
 def change(connection: Connection, rollout: Rollout) -> Rollout:
-    """Write it if nobody else did since it was read; it with its new number of writes.
+    """Write the rollout, unless another process has written it since it was read; return it with its new number of writes.
 
     Raises:
         Conflict: "rollout-conflict".
@@ -99,25 +100,25 @@ def change(connection: Connection, rollout: Rollout) -> Rollout:
     )
     if done.rowcount != 1:
         raise Conflict(
-            f"the rollout on {rollout.endpoint} was changed by somebody else meanwhile",
+            f"the rollout on {rollout.endpoint} was changed by another request meanwhile",
             code="rollout-conflict",
-            hint="look at it again and repeat what you still want",
+            hint="read the rollout again and repeat the command if you still want it",
         )
     return after
 
 
 def merge(connection: Connection, source: str, counts: RolloutCounts) -> bool:
-    """Add what one life of a gateway counted to a rollout that runs; whether it added anything. The row is locked meanwhile.
+    """Add the counts of one gateway life to a running rollout; whether they added anything. Locks the row meanwhile.
 
     Raises:
-        ValueError: counts that cannot be.
+        ValueError: impossible counts.
     """
     query = select(rollouts.c.evidence).where(rollouts.c.id == counts.rollout, rollouts.c.running_on.is_not(None))
     row = connection.execute(query.with_for_update()).first()
     if row is None:
         return False
     before = evidence_from_document(_json(row.evidence))
-    # before names were bound to keys, the same life of a gateway was called without the key's
+    # before gateway names were bound to keys, the same gateway life was named without its key
     after = before.renamed(source.partition("/")[2], source).merged(source, counts)
     if after == before:
         return False
@@ -127,23 +128,23 @@ def merge(connection: Connection, source: str, counts: RolloutCounts) -> bool:
 
 
 def evidence_of(connection: Connection, rollout_id: str) -> Evidence:
-    """Everything counted for it."""
+    """Everything counted for the rollout."""
     text = connection.execute(select(rollouts.c.evidence).where(rollouts.c.id == rollout_id)).scalar_one()
     return evidence_from_document(_json(text))
 
 
 def find_running(connection: Connection, endpoint: str) -> Rollout | None:
-    """The endpoint's rollout that is in progress, or None."""
+    """The endpoint's running rollout, or None."""
     return _first(connection, select(*_COLUMNS).where(rollouts.c.running_on == endpoint))
 
 
 def find_waiting(connection: Connection, endpoint: str) -> Rollout | None:
-    """The rollout that begins when the one in progress is over, or None."""
+    """The rollout that begins when the running one ends, or None."""
     return _first(connection, select(*_COLUMNS).where(rollouts.c.waiting_on == endpoint))
 
 
 def get(connection: Connection, endpoint: str, rollout_id: str) -> Rollout:
-    """A rollout of that endpoint, over or not.
+    """A rollout of the endpoint, running or over.
 
     Raises:
         NotFound: "unknown-rollout".
@@ -151,21 +152,21 @@ def get(connection: Connection, endpoint: str, rollout_id: str) -> Rollout:
     found = _first(connection, select(*_COLUMNS).where(rollouts.c.id == rollout_id, rollouts.c.endpoint == endpoint))
     if found is None:
         raise NotFound(
-            f"endpoint {endpoint} has no such rollout",
+            f"endpoint {endpoint} has no rollout {rollout_id}",
             code="unknown-rollout",
-            hint="`roadworthy rollout history` shows those that it had",
+            hint="`roadworthy rollout history` lists the endpoint's rollouts",
         )
     return found
 
 
 def list_open(connection: Connection) -> list[Rollout]:
-    """Every one that runs or waits, by endpoint; of one endpoint the running one first."""
+    """Every running or waiting rollout, sorted by endpoint; the running one first."""
     found = connection.execute(select(*_COLUMNS).where(rollouts.c.ended_at_us.is_(None)))
     return sorted(map(_rollout, found), key=lambda each: (each.endpoint, each.waiting))
 
 
 def list_last(connection: Connection, endpoint: str | None, last: int, before: str | None) -> list[Rollout]:
-    """The `last` newest, newest first, of those with smaller ids than `before`; of all endpoints when that is None."""
+    """The `last` newest rollouts, newest first, with ids smaller than `before`; of all endpoints when `endpoint` is None."""
     query = select(*_COLUMNS).order_by(rollouts.c.id.desc()).limit(last)
     if endpoint is not None:
         query = query.where(rollouts.c.endpoint == endpoint)
@@ -175,7 +176,7 @@ def list_last(connection: Connection, endpoint: str | None, last: int, before: s
 
 
 def held_by(found: Iterable[Rollout]) -> dict[str, list[str]]:
-    """Endpoints whose rollouts need a version, by version: none of those may be deleted."""
+    """Endpoints whose rollouts need a version, by version: these versions may not be deleted."""
     holders: dict[str, list[str]] = {}
     for rollout in found:
         for version in (rollout.stable, rollout.canary):

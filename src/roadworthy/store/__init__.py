@@ -1,1 +1,1 @@
-"""Where the control plane keeps things: the database with its migrations, and the blob store."""
+"""The control plane's storage: the database with its migrations, and the blob store."""

@@ -1,4 +1,4 @@
-"""Bytes by name: packages and record files. A folder now; an object store has the same five verbs."""
+"""Bytes by name: packages and record files. Kept in a folder; an object store could offer the same five operations."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _NAME = re.compile(r"[a-z0-9]+(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,199}){1,3}", re.AS
 
 
 class BlobStore(Protocol):
-    """Where blobs are kept. Names are lower-case folders and one file name; a blob once written is never changed."""
+    """Storage of blobs. A name is lower-case folders and one file name; a written blob never changes."""
 
     def put(self, name: str, source: Path) -> None:
-        """Keep the bytes of `source` under `name`, whole or not at all; a blob of that name that is there already stays. Nobody
-        writes to `source` any more; the caller deletes it when it likes."""
+        """Store the bytes of `source` under `name`, whole or not at all; an existing blob of that name stays. No process writes
+        to `source` any longer; the caller may delete it at any time."""
         ...
 
     def open(self, name: str) -> BinaryIO:
@@ -30,28 +30,28 @@ class BlobStore(Protocol):
         ...
 
     def exists(self, name: str) -> bool:
-        """Whether there is one."""
+        """Whether the blob exists."""
         ...
 
     def delete(self, name: str) -> None:
-        """Forget it; nothing happens when it is not there."""
+        """Delete the blob, if it exists."""
         ...
 
     def incoming(self) -> Path:
-        """A name for a file that is being received, on the same disk; it is swept at the next start if it stays."""
+        """A name for a file that is being received, on the same disk; if it is left, the next start deletes it."""
         ...
 
 
 class FolderBlobs:
-    """Blobs in a folder: one file each, written beside, synced and renamed."""
+    """Blobs in a folder: one file each, written next to its target, synced and renamed."""
 
     def __init__(self, root: Path) -> None:
-        """Creates `root` with mode 0700, closes one that is there to strangers, and sweeps what interrupted writes left."""
+        """Create `root` with mode 0700, deny strangers access to an existing one, and delete leftovers of interrupted writes."""
         self._root = private_folder(root)
         self._incoming = private_folder(root / "incoming")
         mode = stat.S_IMODE(root.stat().st_mode)
         if mode & stat.S_IRWXO:
-            with contextlib.suppress(PermissionError):  # another user's folder, who shares it as he likes
+            with contextlib.suppress(PermissionError):  # another user's folder, whose mode is that user's choice
                 root.chmod(mode & ~stat.S_IRWXO)
         for leftover in self._incoming.iterdir():
             leftover.unlink()
@@ -66,7 +66,7 @@ class FolderBlobs:
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
-            raise StoreError("that cannot name a blob", code="invalid-blob-name")
+            raise StoreError("not a valid blob name", code="invalid-blob-name")
         return self._root / name
 
     def put(self, name: str, source: Path) -> None:
@@ -78,7 +78,7 @@ class FolderBlobs:
         staged = temporary_beside(target)
         try:
             try:
-                staged.hardlink_to(source)  # `incoming` is on the same disk: nothing is written twice
+                staged.hardlink_to(source)  # `incoming` is on the same disk, so nothing is written twice
             except OSError:
                 shutil.copyfile(source, staged)
             descriptor = os.open(staged, os.O_RDONLY)
@@ -98,7 +98,7 @@ class FolderBlobs:
             return self._path(name).open("rb")
         except FileNotFoundError as error:
             raise NotFound(
-                "the bytes are not in the store", code="blob-missing", hint="push the package again"
+                "the blob is missing from the store", code="blob-missing", hint="push the package again"
             ) from error
 
     def exists(self, name: str) -> bool:
@@ -115,5 +115,5 @@ class FolderBlobs:
 
 
 def package_blob(digest: str) -> str:
-    """The name under which a package is kept."""
+    """The blob name of a package."""
     return f"packages/{digest.removeprefix('sha256:')}"

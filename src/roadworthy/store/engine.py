@@ -1,6 +1,6 @@
 """Opens the database, brings it to this release's schema, and hands out transactions.
 
-SQLite by default, PostgreSQL by URL. `control` opens one transaction a verb and passes its connection down to the subjects.
+SQLite by default, PostgreSQL by URL. `control` opens one transaction for each operation and passes its connection down.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEAD = "0006"
 
 KNOWN_REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 WAIT_S = 10.0
-"""How long a transaction waits for a database that somebody else holds."""
+"""Longest wait of a transaction for a database that another process holds, in seconds."""
 _ALEMBIC = "alembic_version"
 _FULL = ("SQLITE_FULL", "53100")  # SQLite's name, PostgreSQL's number of it
 
@@ -36,10 +36,10 @@ class Database:
     """An open database at this release's schema.
 
     Args:
-        file: where it lies, when it is a file.
+        file: the database file, if there is one.
 
     Attributes:
-        lead: whether this process drives what only one may drive.
+        lead: whether this process is the leader among several control planes.
     """
 
     def __init__(self, engine: Engine, file: Path | None = None) -> None:
@@ -50,17 +50,17 @@ class Database:
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """One transaction: committed at the end, rolled back on any error. There is no other one meanwhile, in no process.
+        """One transaction: committed at the end, rolled back on any error. No other transaction runs meanwhile, in any process.
 
         Raises:
-            Unavailable: "database-busy": somebody else held it for too long; "disk-full"; "database-missing": its file was
-                deleted or replaced, "database-damaged".
+            Unavailable: "database-busy": another process held the database too long; "disk-full"; "database-missing": its file
+                was deleted or replaced; "database-damaged".
         """
         if self._file is not None and _file_id(self._file) != self._file_id:
-            raise Unavailable(  # an open file goes on being written to after it was deleted, and nobody ever reads it again
-                "the file of the database was deleted or replaced while the control plane ran",
+            raise Unavailable(  # a deleted file that is open can still be written, but no process will ever read it again
+                "the database file was deleted or replaced while the control plane was running",
                 code="database-missing",
-                hint="put it or the last backup in its place, and start the control plane again",
+                hint="put the file or the last backup back in place, and start the control plane again",
             )
         try:
             with self._engine.begin() as connection:
@@ -74,9 +74,9 @@ class Database:
             if not _may_pass(error):
                 raise
             raise Unavailable(
-                "the database is busy or out of reach",
+                "the database is busy or unavailable",
                 code="database-busy",
-                hint="try again; if it goes on, look at the disk and at who else has the database open",
+                hint="try again; if it persists, check the disk and which other programs have the database open",
                 retry_after_s=1.0,
             ) from error
 
@@ -114,22 +114,22 @@ def _file_id(file: Path | None) -> tuple[int, int] | None:
 
 
 def disk_full() -> Unavailable:
-    """The error of whatever the control plane could not write."""
+    """The error of a write that the control plane's disk refused."""
     return Unavailable(
-        "the control plane's disk is full, or cannot be written to",
+        "the control plane's disk is full or not writable",
         code="disk-full",
-        hint="make room there and try again; nothing was changed",
+        hint="free space there and try again; nothing was changed",
         retry_after_s=10.0,
     )
 
 
 def open_database(url: str, wait_s: float = WAIT_S, expected: str | None = None) -> Database:
-    """Open, check and migrate.
+    """Open the database, check it and migrate it.
 
     Args:
         url: SQLAlchemy's: sqlite:///FILE or postgresql+pg8000://….
-        wait_s: how long a transaction waits for a database that somebody else holds.
-        expected: the epoch that it must have, or have had; None to take any, and to make a new one where there is none.
+        wait_s: longest wait of a transaction for a database that another process holds, in seconds.
+        expected: the epoch that the database must have, or have had; None accepts any, and creates a missing database.
 
     Raises:
         StoreError: "database-damaged", "database-newer", "database-missing", "database-replaced".
@@ -159,7 +159,7 @@ def open_database(url: str, wait_s: float = WAIT_S, expected: str | None = None)
 
 
 def _prepare_sqlite(engine: Engine, wait_s: float = WAIT_S) -> None:
-    """WAL, foreign keys, and transactions that SQLite really begins: the driver's own habit leaves DDL outside of them."""
+    """Set WAL, foreign keys, and transactions that SQLite really begins: by default the driver leaves DDL outside of them."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
@@ -177,15 +177,15 @@ def _prepare_sqlite(engine: Engine, wait_s: float = WAIT_S) -> None:
 
 
 def _check_file(file: Path, expected: str | None) -> None:
-    """Refuse what is not to be touched before anything is written to it: to nothing, and to other people's databases."""
+    """Refuse to touch an empty or a foreign database before anything is written to it."""
     if not file.exists():
         if expected is not None:
             raise epochs.missing()
         return
-    if file.stat().st_size == 0:  # taken for a new one, it would take every endpoint off the gateways
+    if file.stat().st_size == 0:  # taken as a new database, it would remove every endpoint from the gateways
         raise _damaged()
     with (
-        suppress(sqlite3.DatabaseError),  # damaged: told by the whole check
+        suppress(sqlite3.DatabaseError),  # damaged: the full check reports it
         closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as reading,
     ):
         tables = {name for (name,) in reading.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -207,23 +207,23 @@ def _check_sqlite(engine: Engine) -> None:
 
 
 def _close_to_others(file: Path) -> None:
-    """SQLite makes the database by the umask and its companions with the database's mode; earlier releases left them readable."""
+    """Make the files private. SQLite creates them by the umask or the database's mode; earlier releases left them readable."""
     for path in (file, *(file.with_name(f"{file.name}-{companion}") for companion in ("wal", "shm", "journal"))):
-        with suppress(FileNotFoundError, PermissionError):  # another user's file stays as he has it
+        with suppress(FileNotFoundError, PermissionError):  # another user's file keeps its mode
             path.chmod(0o600)
 
 
 def _damaged() -> StoreError:
     return StoreError(
-        "the database is damaged or is no Roadworthy database",
+        "the database is damaged or is not a Roadworthy database",
         code="database-damaged",
-        hint="put the last backup in its place with `roadworthy restore FILE`, which keeps this one beside it, and start again; "
-        "gateways go on serving from their own disks meanwhile",
+        hint="restore the last backup with `roadworthy restore FILE`, which keeps this file next to it, and start again; "
+        "meanwhile gateways serve from their own disks",
     )
 
 
 def _migrate(connection: Connection, expected: str | None) -> None:
-    """Bring the schema up to HEAD inside the caller's transaction, and make the store's one row if none is expected."""
+    """Bring the schema up to HEAD inside the caller's transaction, and insert the store's one row if no epoch is expected."""
     present = _revision(connection)
     if present is None and expected is not None:
         raise epochs.missing()
@@ -231,7 +231,7 @@ def _migrate(connection: Connection, expected: str | None) -> None:
         raise StoreError(
             "the database was written by a later release",
             code="database-newer",
-            hint="start the later release again, or restore the backup that was made before the upgrade",
+            hint="start the later release again, or restore the backup from before the upgrade",
             facts={"revision": present, "known": HEAD},
         )
     if present != HEAD:
@@ -253,7 +253,7 @@ def _revision(connection: Connection) -> str | None:
 
 def run_migrations(connection: Connection, target: str) -> None:
     """Run Alembic's revisions up to `target` on an open transaction."""
-    from alembic import command  # imported when there is something to migrate: it costs start-up time
+    from alembic import command  # imported only for a migration, because it costs start-up time
     from alembic.config import Config
 
     config = Config()
@@ -276,6 +276,6 @@ def begin_life(connection: Connection) -> str:
 
 
 def read_revision(connection: Connection) -> tuple[str, int]:
-    """The store's epoch and its present revision."""
+    """The store's epoch and present revision."""
     row = connection.execute(select(stores.c.epoch, stores.c.revision)).one()
     return row.epoch, row.revision

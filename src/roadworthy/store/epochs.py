@@ -1,6 +1,4 @@
-"""Which life of the store is expected here: a file apart from the database remembers its epoch, so that a database that is gone
-is never taken for a new installation.
-"""
+"""Remembers the store's epoch in a file outside the database, so that a lost database is never taken for a new installation."""
 
 from __future__ import annotations
 
@@ -14,10 +12,10 @@ from roadworthy.foundation.files import write_atomic
 from roadworthy.store.tables import audit_entries
 
 RESTORED = "restored"
-"""The verb of the audit trail under which a store's epoch ended and its next one began; the subject is the one that ended."""
+"""The audit verb that ends a store's epoch and begins the next one; the subject is the ended epoch."""
 _BEGIN_ANEW = (
-    "put the last backup in its place and run `roadworthy restore`; to begin anew instead, without versions, endpoints and "
-    "keys, start with --begin-anew. Gateways go on serving from their own disks meanwhile"
+    "put the last backup in place and run `roadworthy restore`; to start over without versions, endpoints and keys, use "
+    "--begin-anew. Meanwhile gateways serve from their own disks"
 )
 _log = structlog.get_logger()
 
@@ -27,8 +25,8 @@ class EpochFile:
 
     Args:
         path: the file; None remembers nothing.
-        known: an epoch that somebody else knows, for where the file is not there; None: nobody does.
-        give_up: an epoch that may be given up; None: none.
+        known: an epoch known from elsewhere, used while the file does not exist; or None.
+        give_up: an epoch that the operator gives up; or None.
     """
 
     def __init__(self, path: Path | None, known: str | None = None, give_up: str | None = None) -> None:
@@ -37,12 +35,12 @@ class EpochFile:
         self._give_up = give_up
 
     def expected(self) -> str | None:
-        """The epoch that the database must have, or have had; None when any is right."""
+        """The epoch that the database must have, or have had; None accepts any."""
         epoch = self._read() or self._known
         return None if epoch == self._give_up else epoch
 
     def see(self, epoch: str) -> None:
-        """Remember the epoch of the store as it is now. A disk that refuses is told in the log."""
+        """Remember the store's present epoch. A failing write is only logged."""
         if self._path is None or epoch == self._read():
             return
         try:
@@ -58,7 +56,7 @@ class EpochFile:
 
 
 def check(connection: Connection, epoch: str, expected: str | None) -> None:
-    """Refuse the database of another installation.
+    """Refuse another installation's database.
 
     Raises:
         StoreError: "database-replaced".
@@ -67,7 +65,7 @@ def check(connection: Connection, epoch: str, expected: str | None) -> None:
     if expected in (None, epoch) or connection.execute(ended).first() is not None:
         return
     raise StoreError(
-        "the database is another one than this home folder knows: of another installation, or older than its last restore",
+        "this is not the database that this home folder knows: it is another installation's, or older than the last restore",
         code="database-replaced",
         hint=_BEGIN_ANEW,
         facts={"expected": expected, "found": epoch},
@@ -75,5 +73,5 @@ def check(connection: Connection, epoch: str, expected: str | None) -> None:
 
 
 def missing() -> StoreError:
-    """The error of whoever expects a store and finds none."""
-    return StoreError("the database is gone: there is none, or an empty one", code="database-missing", hint=_BEGIN_ANEW)
+    """The error of an expected store that does not exist."""
+    return StoreError("the database is missing or empty", code="database-missing", hint=_BEGIN_ANEW)

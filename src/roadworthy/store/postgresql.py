@@ -1,8 +1,7 @@
-"""PostgreSQL as this store uses it: one writer at a time, as SQLite has it, though several control planes may have it open; and
-one of them leads.
+"""PostgreSQL as this store uses it: one writer at a time, as with SQLite, even with several control planes; one of them leads.
 
-The lock of writers makes every transaction see a store that nobody changes meanwhile. So what was proved on SQLite holds here:
-no order of two control planes' statements has to be thought of.
+The writers' lock gives every transaction a store that no other transaction changes meanwhile. So everything proved on SQLite
+holds here too, and the order of two control planes' statements does not matter.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 
 _WRITERS, _LEADER = 0x726F_6164_0001, 0x726F_6164_0002
-"""Keys of advisory locks; PostgreSQL keeps them apart by database."""
+"""Keys of advisory locks; PostgreSQL separates them by database."""
 _ABANDONED_MS = 30_000
-"""A transaction in which nobody does anything for so long is ended: whoever froze in it must not stop the others for ever."""
+"""A transaction that is idle for this long is ended: a frozen process must not block the others forever."""
 _TRY_AGAIN = ("08", "40", "53", "57")
-"""Classes of SQLSTATE: connection lost, deadlock, out of resources, shut down by somebody."""
+"""Classes of SQLSTATE: connection lost, deadlock, out of resources, server shut down."""
 _LOCK_NOT_AVAILABLE = "55P03"
 _log = structlog.get_logger()
 
 
 def prepare(engine: Engine, wait_s: float) -> None:
-    """Have each transaction wait for those before it, `wait_s` at most."""
+    """Let each transaction wait for earlier ones, at most `wait_s` seconds."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
@@ -37,8 +36,8 @@ def prepare(engine: Engine, wait_s: float) -> None:
 
     @event.listens_for(engine, "checkout")
     def checkout(connection: Any, _record: Any, _pooled: Any) -> None:
-        # A server that was started again is found so, not by a failing verb. As pool_pre_ping does it, but for the plain OSError
-        # that this driver raises when it reads from a connection that was reset.
+        # Detects a restarted server here, not by a failing operation. Like pool_pre_ping, but also handles the plain OSError that
+        # this driver raises when it reads from a reset connection.
         try:
             cursor = connection.cursor()
             cursor.execute("SELECT 1")
@@ -53,22 +52,22 @@ def prepare(engine: Engine, wait_s: float) -> None:
 
 
 def may_pass(error: DBAPIError) -> bool:
-    """Whether the same transaction may succeed later: the server or the lock was out of reach."""
+    """Whether the same transaction may succeed later: the server or the lock was unavailable."""
     if error.connection_invalidated or type(error.orig).__name__ == "InterfaceError":
         return True
-    told = next((each for each in getattr(error.orig, "args", ()) if isinstance(each, dict)), {})
-    state = str(told.get("C", ""))
+    fields = next((each for each in getattr(error.orig, "args", ()) if isinstance(each, dict)), {})
+    state = str(fields.get("C", ""))
     return state == _LOCK_NOT_AVAILABLE or state[:2] in _TRY_AGAIN
 
 
 class Lead:
-    """Whether this process is the one control plane of several that drives rollouts and sends webhooks.
+    """Leadership: whether this process is the one of several control planes that drives rollouts and sends webhooks.
 
-    Held by a connection of its own, so it passes to another one as soon as this process is gone. One that has lost it without
-    knowing yet does no harm: what it writes is compare-and-set.
+    A separate connection holds it, so another process can take it as soon as this one is gone. A process that has lost it without
+    noticing does no harm, because all its writes are compare-and-set.
 
     Args:
-        engine: None for a database that one process has for itself: that one leads always.
+        engine: None for a database that only one process uses, which then always leads.
     """
 
     def __init__(self, engine: Engine | None) -> None:
@@ -78,7 +77,7 @@ class Lead:
         self.renew()
 
     def renew(self) -> None:
-        """Take it if nobody has it, and see whether it is still ours. From one thread at a time."""
+        """Take the leadership if it is free, and check that it is still ours. For one thread at a time."""
         if self._engine is None:
             return
         before = self.held
@@ -91,15 +90,15 @@ class Lead:
             _log.info("leads" if self.held else "follows")
 
     def close(self) -> None:
-        """Give it up."""
+        """Release the leadership."""
         self._drop()
 
     def _ask(self) -> bool:
         if self._connection is None:
-            assert self._engine is not None  # noqa: S101  (renew has looked)
+            assert self._engine is not None  # noqa: S101  (renew has checked)
             pooled = self._engine.raw_connection()
             self._connection = pooled.dbapi_connection
-            pooled.detach()  # it stays open, and the pool makes another one when it needs one
+            pooled.detach()  # it stays open, and the pool opens another one when needed
             self._connection.autocommit = True
         cursor = self._connection.cursor()
         cursor.execute("SELECT 1" if self.held else f"SELECT pg_try_advisory_lock({_LEADER})")
@@ -111,5 +110,5 @@ class Lead:
         connection, self._connection = self._connection, None
         self.held = self._engine is None
         if connection is not None:
-            with contextlib.suppress(Exception):  # it is broken, most likely
+            with contextlib.suppress(Exception):  # the connection is probably broken
                 connection.close()

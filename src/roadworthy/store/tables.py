@@ -1,4 +1,4 @@
-"""Every table, as SQLAlchemy Core describes it. A change here needs a migration; a test compares the two.
+"""Every table, described with SQLAlchemy Core. A change here needs a migration; a test compares the two.
 
 Each table has a `project` and text ids. Times are microseconds since 1970 UTC, documents are JSON text.
 """
@@ -42,7 +42,7 @@ stores = Table(
     Column("revision", BigInteger, nullable=False),
     Column("event", BigInteger, nullable=False, server_default="0"),
 )
-"""`event` is the number of the newest event: counted up in the transaction that writes it, so numbers come in order of commit."""
+"""`event` is the newest event's number. The transaction that writes an event increments it, so numbers follow commit order."""
 
 versions = Table(
     "versions",
@@ -68,7 +68,7 @@ sequences = Table(
     Column("model", String(64), primary_key=True),
     Column("last_version", Integer, nullable=False),
 )
-"""The highest number that a model ever had: numbers of deleted versions are not given out again."""
+"""The highest number that a model ever had: numbers of deleted versions are not used again."""
 
 endpoints = Table(
     "endpoints",
@@ -103,7 +103,7 @@ keys = Table(
     UniqueConstraint("sha256"),
     UniqueConstraint("project", "name"),
 )
-"""`name` is what gateways with this key are called by: `<name>/<instance>`."""
+"""`name` identifies the gateways with this key: `<name>/<instance>`."""
 
 audit_entries = Table(
     "audit_entries",
@@ -185,9 +185,9 @@ rollouts = Table(
     UniqueConstraint("project", "running_on"),
     UniqueConstraint("project", "waiting_on"),
 )
-"""Every rollout there was. `running_on` and `waiting_on` name the endpoint while it runs, or waits for the one before it to end:
+"""Every rollout. `running_on` and `waiting_on` name the endpoint while the rollout runs, or waits for the previous one to end:
 the database itself refuses a second one. `writes` counts changes of the row, for compare-and-set. `feedback_closed_us`: when its
-feedback was deleted for want of room; it takes no more then, since what it had is no longer known."""
+feedback was deleted to save space; the rollout takes no further feedback then, because duplicates could not be recognized."""
 
 feedback = Table(
     "feedback",
@@ -205,8 +205,8 @@ feedback = Table(
     Column("given_by", String(64), nullable=False),
     ForeignKeyConstraint(["project", "rollout"], ["rollouts.project", "rollouts.id"], ondelete="CASCADE"),
 )
-"""What became known of predictions: `signal` is a guard's, or "metric." and a metric's name; `subject` is what counts once, the
-prediction, or in a sticky rollout a metric's user as a hash. `bad` is 0 or 1; `value` is a metric's."""
+"""Facts about predictions: `signal` is a guard's, or "metric." and a metric's name; `subject` counts once: the prediction, or in
+a sticky rollout a metric's user as a hash. `bad` is 0 or 1; `value` is a metric's."""
 
 events = Table(
     "events",
@@ -237,7 +237,7 @@ webhooks = Table(
     Column("created_at_us", BigInteger, nullable=False),
     Column("created_by", String(64), nullable=False),
 )
-"""Whom to tell of events, and how far each has been told. `secret` signs, so it is kept as it is; `writes` as in rollouts."""
+"""Receivers of events, and the position of each. `secret` signs messages, so it is stored as it is; `writes` as in rollouts."""
 
 webhook_deliveries = Table(
     "webhook_deliveries",

@@ -1,1 +1,1 @@
-"""Webhooks: who is told of which events, where they may go, how they are signed, sent and tried again."""
+"""Webhooks: subscriptions, allowed addresses, signatures, delivery attempts and their schedule."""

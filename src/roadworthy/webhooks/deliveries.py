@@ -1,4 +1,4 @@
-"""The newest attempts of each webhook, for whoever asks why nothing arrives."""
+"""The newest attempts of each webhook, to diagnose missing deliveries."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from roadworthy.webhooks.messages import Message
 from roadworthy.webhooks.sending import Attempt
 
 KEPT = 100
-"""So many of a webhook's newest stay."""
+"""Number of newest attempts kept for each webhook."""
 DELIVERED, FAILED, GIVEN_UP = "delivered", "failed", "given-up"
 _ids = PredictionIds()
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An attempt and what became of its event: DELIVERED, FAILED and to be tried again, or GIVEN_UP."""
+    """An attempt and the state of its event: DELIVERED, FAILED (to be tried again), or GIVEN_UP."""
 
     message: Message
     attempt: Attempt
@@ -29,7 +29,7 @@ class Delivery:
 
 
 def add(connection: Connection, webhook: str, delivery: Delivery) -> None:
-    """Write one, and forget the oldest."""
+    """Insert a delivery, and delete the oldest ones."""
     message, attempt = delivery.message, delivery.attempt
     connection.execute(
         insert(webhook_deliveries).values(
@@ -57,7 +57,7 @@ def add(connection: Connection, webhook: str, delivery: Delivery) -> None:
 
 
 def list_last(connection: Connection, webhook: str, last: int) -> list[dict[str, Any]]:
-    """The `last` newest of a webhook, newest first."""
+    """The `last` newest deliveries of a webhook, newest first."""
     table = webhook_deliveries
     query = select(table).where(table.c.webhook == webhook).order_by(table.c.id.desc()).limit(last)
     return [

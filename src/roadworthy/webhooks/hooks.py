@@ -1,4 +1,4 @@
-"""Webhooks in the store, with how far each has come. Changes are compare-and-set: of two control planes one moves a position."""
+"""Webhooks in the store, with their positions. Changes are compare-and-set: of two control planes, one moves a position."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ ACTIVE, FAILING, GONE = "active", "failing", "gone"
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A receiver and how far it has come.
+    """A receiver of events and its position.
 
     Attributes:
         id: its public name.
-        url: where to; http or https.
-        secret: `whsec_…`, which signs; shown when it is made and never again.
-        events: types that it wants; None for all.
-        endpoints: whose events it wants; None for all.
-        position: number of the newest event that is done with: delivered, not wanted or given up.
-        tries: how often the next one was tried.
-        due_us: when to try again.
-        state: ACTIVE; FAILING while one attempt after the other fails; GONE when the receiver said that it is.
-        lost: events that it wanted and will not get.
-        created_at_us: when it was made.
-        created_by: id of the key that made it.
-        writes: how often the row was changed.
+        url: the receiver's; http or https.
+        secret: `whsec_…`, signs messages; shown at creation and never again.
+        events: types that it receives; None for all.
+        endpoints: whose events it receives; None for all.
+        position: number of the newest finished event: delivered, not subscribed or given up.
+        tries: failed attempts for the next event.
+        due_us: time of the next attempt, microseconds since 1970 UTC.
+        state: ACTIVE; FAILING while consecutive attempts fail; GONE when the receiver answered that it is gone.
+        lost: subscribed events that will not be delivered.
+        created_at_us: time of creation, microseconds since 1970 UTC.
+        created_by: id of the key that created it.
+        writes: number of writes of the row.
     """
 
     id: str
@@ -51,23 +51,23 @@ class Webhook:
     writes: int = 0
 
     def wants(self, kind: str | None, endpoint: str) -> bool:
-        """Whether it is told of an event of that type."""
+        """Whether the webhook subscribes to an event of that type."""
         if kind is None or (self.events is not None and kind not in self.events):
             return False
         return self.endpoints is None or endpoint in self.endpoints
 
 
 def add(connection: Connection, hook: Webhook) -> None:
-    """Keep a new one.
+    """Insert a webhook.
 
     Raises:
         Conflict: "too-many-webhooks".
     """
     if int(connection.execute(select(func.count()).select_from(webhooks)).scalar_one()) >= MOST:
         raise Conflict(
-            f"there are {MOST} webhooks already",
+            f"there are already {MOST} webhooks, the most that are allowed",
             code="too-many-webhooks",
-            hint="delete one that is not needed any more, or let one receiver pass events on",
+            hint="delete a webhook that is no longer needed, or let one receiver forward events",
         )
     connection.execute(insert(webhooks).values(project=PROJECT, id=hook.id, secret=hook.secret, **_values(hook)))
 
@@ -86,21 +86,19 @@ def get(connection: Connection, hook_id: str) -> Webhook:
     """
     hook = find(connection, hook_id)
     if hook is None:
-        raise NotFound(
-            "there is no such webhook", code="unknown-webhook", hint="`roadworthy webhook list` shows those that are"
-        )
+        raise NotFound("no such webhook", code="unknown-webhook", hint="`roadworthy webhook list` lists the webhooks")
     return hook
 
 
 def list_all(connection: Connection) -> list[Webhook]:
-    """Every one, oldest first."""
+    """Every webhook, oldest first."""
     return [
         _hook(row) for row in connection.execute(select(webhooks).order_by(webhooks.c.created_at_us, webhooks.c.id))
     ]
 
 
 def change(connection: Connection, before: Webhook, after: Webhook) -> Webhook | None:
-    """Replace `before` by `after`; None, and nothing done, if somebody changed or deleted it meanwhile."""
+    """Replace `before` by `after`; None, without effect, if another process has changed or deleted it meanwhile."""
     written = replace(after, writes=before.writes + 1)
     done = connection.execute(
         update(webhooks)
@@ -111,7 +109,7 @@ def change(connection: Connection, before: Webhook, after: Webhook) -> Webhook |
 
 
 def remove(connection: Connection, hook_id: str) -> None:
-    """Forget it, its secret and its deliveries.
+    """Delete a webhook with its secret and its deliveries.
 
     Raises:
         NotFound: "unknown-webhook".

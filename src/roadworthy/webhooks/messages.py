@@ -1,4 +1,4 @@
-"""What is sent of an event: the types that users choose from, and the body. Pure."""
+"""The messages that webhooks receive: types of events that users choose from, and bodies. Pure."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ PING = "ping"
 _ENDED = "rollout-finished"
 TYPES: Mapping[str, str] = {
     "rollout.started": "a rollout was started",
-    "rollout.began": "a rollout that waited for the one before it began",
-    "rollout.moved": "a rollout gave its version another share of the traffic",
-    "rollout.alert": "a rollout met something that somebody should look at",
+    "rollout.began": "a rollout that waited for the previous one began",
+    "rollout.moved": "a rollout changed its version's share of the traffic",
+    "rollout.alert": "a rollout needs a person's attention",
     "rollout.promoted": "the new version has taken over",
-    "rollout.completed": "a rollout that was to take nothing over is done",
+    "rollout.completed": "a rollout without promotion is done",
     "rollout.rolled-back": "evidence against the new version, a crash or a limit took the traffic back to the previous version",
-    "rollout.inconclusive": "the deadline came before it was decided, and the traffic went back to the previous version",
+    "rollout.inconclusive": "there was no decision before the deadline, and the traffic went back to the previous version",
     "rollout.not-started": "the new version never got traffic",
     "rollout.aborted": "a person ended a rollout, or its endpoint is gone",
-    "rollout.superseded": "another rollout or deployment took its place",
+    "rollout.superseded": "another rollout or deployment replaced this rollout",
 }
-"""What can be asked for, and what each means."""
+"""The types, and the meaning of each."""
 _TYPE_OF = {
     "rollout-started": "rollout.started",
     "rollout-began": "rollout.began",
@@ -35,10 +35,10 @@ MOST_BODY_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One event as it is sent, and sent again.
+    """One event as a message; every attempt sends the same.
 
     Attributes:
-        id: of the event, in all its deliveries to all webhooks; 28 letters and digits and an underscore.
+        id: of the event, the same in all deliveries to all webhooks; 28 letters and digits and an underscore.
         type: one of TYPES, or PING.
         number: the event's; None for a ping.
         body: JSON.
@@ -51,7 +51,7 @@ class Message:
 
 
 def type_of(event: Mapping[str, Any]) -> str | None:
-    """Which of TYPES an event is; None when webhooks do not tell it."""
+    """The event's type, one of TYPES; None for events that webhooks do not receive."""
     kind = str(event["kind"])
     found = f"rollout.{event['detail'].get('outcome')}" if kind == _ENDED else _TYPE_OF.get(kind)
     return found if found in TYPES else None
@@ -62,10 +62,10 @@ def compose(event: Mapping[str, Any], at: str) -> Message:
 
     Args:
         event: with number, at_us, kind, subject and detail.
-        at: when it happened, as RFC 3339.
+        at: time of the event, as RFC 3339.
     """
     kind = type_of(event)
-    assert kind is not None  # noqa: S101  (the caller has asked)
+    assert kind is not None  # noqa: S101  (the caller has checked)
     data = {"endpoint": event["subject"], **event["detail"]}
     written = json.dumps([event["number"], event["at_us"], event["kind"], data], sort_keys=True).encode()
     body = _body(_id(written), kind, at, {"subject": event["subject"], "number": event["number"], "data": data})
@@ -76,14 +76,14 @@ def compose(event: Mapping[str, Any], at: str) -> Message:
 
 
 def compose_ping(webhook: str, at: str) -> Message:
-    """A message that means nothing but that messages arrive."""
+    """A message that only shows that messages arrive."""
     message_id = _id(f"{webhook} {at}".encode())
     return Message(message_id, PING, None, _body(message_id, PING, at, {"data": {"webhook": webhook}}))
 
 
 def _id(written: bytes) -> str:
-    """From what was written, so that it is the same after every restart, and another one where a restored database gives a number
-    to another event."""
+    """An id derived from the content, so that it is the same after every restart, but differs where a restored database gives a
+    number to another event."""
     return f"evt_{hashlib.sha256(written).hexdigest()[:24]}"
 
 

@@ -1,4 +1,4 @@
-"""When to try again, and when not any more. Pure."""
+"""When to try a delivery again, and when to give up. Pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from roadworthy.webhooks.sending import Attempt
 
 MOST_PAUSE_S = 3_600.0
 MOST_TRIES = 84
-"""Of one event: the pauses double from a second to an hour, so this is about three days."""
+"""Attempts for one event: the pauses double from a second to an hour, so this takes about three days."""
 FAILS_FROM = 6
-"""Failures in a row from which on a webhook counts as failing: after about a minute."""
+"""Consecutive failures after which a webhook counts as failing: after about a minute."""
 _GONE = 410
 
 
 def after(hook: Webhook, number: int, attempt: Attempt, chance: float) -> tuple[Webhook, str]:
-    """The webhook after an attempt to deliver event `number`, and what became of that.
+    """The webhook after an attempt to deliver event `number`, and the event's outcome.
 
     Args:
-        hook: before it.
+        hook: the webhook before the attempt.
         number: of the event.
-        attempt: how it went.
-        chance: from 0 to 1, drawn evenly: spreads the attempts of many.
+        attempt: the attempt's result.
+        chance: uniform from 0 to 1; spreads attempts over time.
     """
     if attempt.delivered:
         return replace(hook, position=number, tries=0, due_us=0, state=ACTIVE), DELIVERED
@@ -39,13 +39,13 @@ def after(hook: Webhook, number: int, attempt: Attempt, chance: float) -> tuple[
 
 
 def pause_s(tries: int, retry_after_s: float | None, chance: float) -> float:
-    """Seconds until the next attempt after `tries` that failed: at least what the receiver asked for, an hour at most."""
+    """Seconds until the next attempt after `tries` failures: at least what the receiver asked for, at most an hour."""
     doubled = min(2.0 ** (tries - 1), MOST_PAUSE_S)
     return min(max(doubled * (0.5 + 0.5 * chance), retry_after_s or 0.0), MOST_PAUSE_S)
 
 
 def is_due(hook: Webhook, now_us: int) -> bool:
-    """Whether it may be tried now. A time too far ahead was written before a clock was set back, and does not count."""
+    """Whether the webhook may be tried now. A time too far ahead was written before a clock was set back, and is ignored."""
     if hook.state == GONE:
         return False
     return hook.due_us <= now_us or hook.due_us - now_us > 2 * MOST_PAUSE_S * 1e6

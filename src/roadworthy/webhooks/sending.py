@@ -1,4 +1,4 @@
-"""One attempt to deliver one message. Bounded in time, follows no redirect, reads no body, uses no proxy of the environment."""
+"""One attempt to deliver one message. Bounded in time; follows no redirect, reads no body, ignores proxies of the environment."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from roadworthy.webhooks.signing import sign
 from roadworthy.webhooks.targets import Network, Target, find_targets, parse_url
 
 TIMEOUT_S = 15.0
-"""For the whole attempt, from the look-up of the name to the status of the answer."""
+"""For the whole attempt, from the name look-up to the status of the answer, in seconds."""
 _CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of it.
+    """The result of an attempt.
 
     Attributes:
-        at_us: when it began.
-        took_ms: how long it took.
-        status: of the answer; None when there was none.
-        reason: why it was not delivered; "" when it was.
-        retry_after_s: what the receiver asked for, or None.
+        at_us: start, microseconds since 1970 UTC.
+        took_ms: duration in milliseconds.
+        status: HTTP status of the answer; None without an answer.
+        reason: why the message was not delivered; "" when it was.
+        retry_after_s: pause that the receiver asked for in seconds, or None.
     """
 
     at_us: int
@@ -42,17 +42,17 @@ class Attempt:
 
     @property
     def delivered(self) -> bool:
-        """Whether the receiver took it."""
+        """Whether the receiver accepted the message."""
         return self.status is not None and 200 <= self.status < 300
 
 
 class Sender:
-    """Any number of attempts at once, on any event loop.
+    """Makes any number of attempts at the same time, on any event loop.
 
     Args:
-        networks: private networks that may be called, and by plain http too.
+        networks: private networks that may be called, also by plain http.
         clock: for the time in signatures and in attempts.
-        timeout_s: for one attempt.
+        timeout_s: for one attempt, in seconds.
     """
 
     def __init__(self, networks: Sequence[Network], clock: Clock, timeout_s: float = TIMEOUT_S) -> None:
@@ -62,7 +62,7 @@ class Sender:
         self._context: ssl.SSLContext | None = None
 
     async def check(self, url: str) -> None:
-        """Whether a webhook may go there as things are now.
+        """Check that a webhook may call this URL now.
 
         Raises:
             InvalidRequest: "webhook-url-invalid", "webhook-host-unknown", "webhook-address-refused".
@@ -72,13 +72,13 @@ class Sender:
                 await find_targets(parse_url(url), self._networks)
         except TimeoutError as error:
             raise InvalidRequest(
-                "the host's name could not be looked up in time",
+                f"the host name was not resolved within {self._timeout_s:g} s",
                 code="webhook-host-unknown",
-                hint="check the URL; it is looked up on the machine of the control plane",
+                hint="check the URL; the control plane's machine resolves the name",
             ) from error
 
     async def send(self, url: str, secret: str, message: Message) -> Attempt:
-        """One attempt; whatever goes wrong is in what it returns."""
+        """Make one attempt; any failure is in the result."""
         at_us, begun = self._clock.now_us(), time.monotonic()
         status: int | None = None
         retry_after: float | None = None
@@ -88,7 +88,7 @@ class Sender:
             reason = "" if 200 <= status < 300 else _meaning(status)
         except TimeoutError:
             reason = f"no answer within {self._timeout_s:g} s"
-        except InvalidRequest as error:  # the address is none any more, or none that may be called
+        except InvalidRequest as error:  # the name has no address any longer, or none that may be called
             reason = f"{error.message} ({error.code})"
         except (httpx.HTTPError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"[:200].rstrip(": ")
@@ -106,13 +106,13 @@ class Sender:
         for number, target in enumerate(targets, start=1):
             try:
                 return await self._post(target, headers, message.body)
-            except (httpx.ConnectError, httpx.ConnectTimeout):  # nothing was sent; the name's next address may answer
+            except (httpx.ConnectError, httpx.ConnectTimeout):  # nothing was sent; the next address may answer
                 if number == len(targets):
                     raise
-        raise AssertionError("find_targets gives at least one")
+        raise AssertionError("find_targets returns at least one")
 
     async def _post(self, target: Target, headers: dict[str, str], body: bytes) -> tuple[int, float | None]:
-        if self._context is None:  # reads the machine's certificates, which takes a while
+        if self._context is None:  # reading the machine's certificates takes a while
             self._context = await asyncio.to_thread(httpx.create_ssl_context)
         limits = httpx.Timeout(self._timeout_s, connect=_CONNECT_S)
         async with httpx.AsyncClient(
@@ -121,13 +121,13 @@ class Sender:
             request = client.build_request("POST", target.url, content=body, headers={**headers, "Host": target.host})
             request.extensions["sni_hostname"] = target.name
             answer = await client.send(request, stream=True)
-            await answer.aclose()  # what the body says is nobody's business here
+            await answer.aclose()  # the body is ignored
             return answer.status_code, _seconds(answer.headers.get("retry-after"))
 
 
 def _meaning(status: int) -> str:
     if 300 <= status < 400:
-        return f"status {status}: redirects are not followed, give the new address"
+        return f"status {status}: redirects are not followed; change the webhook to the new URL"
     return f"status {status}"
 
 

@@ -1,4 +1,4 @@
-"""Signatures as the Standard Webhooks specification has them: HMAC-SHA256 over id, timestamp and body."""
+"""Signatures of the Standard Webhooks specification: HMAC-SHA256 over id, timestamp and body."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def make_secret() -> str:
 
 
 def sign(secret: str, message_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
-    """The headers that let whoever has the secret see that this message is ours, whole, and of when.
+    """The headers by which a receiver with the secret verifies a message's origin, integrity and time.
 
     Args:
-        secret: as `make_secret` gave it.
+        secret: from `make_secret`.
         message_id: the same for each attempt to deliver one event; without a full stop.
-        timestamp_s: when this attempt is made, in seconds since 1970.
-        body: as it is sent.
+        timestamp_s: time of this attempt, in seconds since 1970 UTC.
+        body: as sent.
     """
     key = base64.b64decode(secret.removeprefix(_PREFIX))
     signed = b".".join((message_id.encode("ascii"), str(timestamp_s).encode("ascii"), body))

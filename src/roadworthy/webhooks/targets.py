@@ -1,8 +1,8 @@
-"""Where webhooks may go. A URL comes from outside, and the request from inside: so addresses are refused unless they are public,
-or in a network that the operator named (server-side request forgery).
+"""The addresses that webhooks may call. The URL comes from outside, but the request starts inside, so an address is refused
+unless it is public or in a network that the operator named (server-side request forgery).
 
-The name is resolved once for each attempt and what was judged is what is connected to: a name that changes its address in between
-gains nothing.
+The name is resolved once for each attempt, and the connection goes to the address that was checked, so a name that changes its
+address in between gains nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _NEVER = tuple(
     map(
         ipaddress.ip_network,
         (
-            "169.254.0.0/16",  # link-local, and where most clouds tell a machine its credentials
+            "169.254.0.0/16",  # link-local; most clouds serve a machine's credentials there
             "fe80::/10",
-            "fd00:ec2::254/128",  # the same of AWS over IPv6
-            "100.100.100.200/32",  # of Alibaba
-            "168.63.129.16/32",  # of Azure, a public address
-            "192.0.0.192/32",  # of Oracle
-            "0.0.0.0/8",  # this machine, to most systems
+            "fd00:ec2::254/128",  # AWS's over IPv6
+            "100.100.100.200/32",  # Alibaba's
+            "168.63.129.16/32",  # Azure's, a public address
+            "192.0.0.192/32",  # Oracle's
+            "0.0.0.0/8",  # this machine, on most systems
             "::/128",
             "224.0.0.0/4",
             "ff00::/8",
@@ -43,22 +43,22 @@ _NEVER = tuple(
 )
 """Refused even in a network that the operator named."""
 _UNICAST = ipaddress.IPv6Network("2000::/3")
-"""What the Internet routes of IPv6. Everything else is site-local, reserved or a way to write an IPv4 address."""
+"""The routed part of IPv6. Everything else is site-local, reserved or an encoding of an IPv4 address."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
 _SPECIAL = tuple(
     map(
         ipaddress.ip_network,
         (
-            "2001::/23",  # protocols of the IETF, Teredo among them
+            "2001::/23",  # IETF protocols, including Teredo
             "2001:db8::/32",  # documentation
             "3fff::/20",
             "2002::/16",  # 6to4: a relay unpacks it
-            "192.88.99.0/24",  # such relays
+            "192.88.99.0/24",  # 6to4 relays
         ),
     )
 )
-"""Not public, though the standard library of some Python versions says so."""
+"""Not public, although the standard library of some Python versions says so."""
 _IPV4_TAILS = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
 """Prefixes whose last 32 bits are an IPv4 address: the compatible, the translated and the NAT64 form."""
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
@@ -69,9 +69,9 @@ class Target:
     """An address that may be called, and how.
 
     Attributes:
-        url: with the address in place of the name.
-        host: what the Host header says, with the port where it is not the usual one.
-        name: what TLS asks the certificate for.
+        url: with the address instead of the name.
+        host: value of the Host header, with the port if it is not the default.
+        name: that TLS checks the certificate for.
     """
 
     url: httpx.URL
@@ -80,7 +80,7 @@ class Target:
 
 
 def parse_url(text: str) -> httpx.URL:
-    """An address for a webhook, as it was given.
+    """Parse a webhook's URL as the caller gave it.
 
     Raises:
         InvalidRequest: "webhook-url-invalid".
@@ -88,34 +88,34 @@ def parse_url(text: str) -> httpx.URL:
     fault = _fault(text)
     if fault is not None:
         raise InvalidRequest(
-            f"that URL cannot be a webhook's: {fault}",
+            f"not a valid webhook URL: {fault}",
             code="webhook-url-invalid",
-            hint="give it as https://host[:port]/path",
+            hint="expected https://host[:port]/path",
         )
     return httpx.URL(text)
 
 
 def _fault(text: str) -> str | None:
     if len(text) > _MOST_URL:
-        return f"it has over {_MOST_URL} characters"
+        return f"it has {len(text):,} characters; {_MOST_URL:,} are allowed"
     if not text.isprintable() or " " in text or "\\" in text:
         return "it has spaces, control characters or backslashes"
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError):
-        return "it is none"
+        return "it cannot be parsed"
     if url.scheme not in ("https", "http"):
         return "it does not begin with https://"
     faults = {
-        "it names no host, or no port": not url.host or (url.port is not None and not 0 < url.port < 1 << 16),
-        "it has a user name or a password in it, which would be shown": bool(url.userinfo),
+        "it has no host or no valid port": not url.host or (url.port is not None and not 0 < url.port < 1 << 16),
+        "it contains a user name or password, which would be shown": bool(url.userinfo),
         "it has a fragment, which is never sent": bool(url.fragment),
     }
     return next((text for text, found in faults.items() if found), None)
 
 
 async def find_targets(url: httpx.URL, networks: Sequence[Network]) -> list[Target]:
-    """The addresses behind the URL's host that may be called, in the resolver's order.
+    """The addresses of the URL's host that may be called, in the resolver's order.
 
     Raises:
         InvalidRequest: "webhook-host-unknown", "webhook-address-refused".
@@ -124,7 +124,7 @@ async def find_targets(url: httpx.URL, networks: Sequence[Network]) -> list[Targ
     allowed = [each for each in addresses if is_allowed(each, networks, plain=url.scheme == "http")]
     if not allowed:
         plain = url.scheme == "http"
-        why = "plain http is for named networks only" if plain else "it is neither public nor in a named network"
+        why = "plain http is allowed only in named networks" if plain else "it is neither public nor in a named network"
         raise InvalidRequest(
             f"{url.host} has no address that a webhook may call: {why}",
             code="webhook-address-refused",
@@ -136,7 +136,7 @@ async def find_targets(url: httpx.URL, networks: Sequence[Network]) -> list[Targ
 
 
 def is_allowed(address: Address, networks: Sequence[Network], *, plain: bool) -> bool:
-    """Whether a webhook may call it; `plain` for http, which only networks that the operator named may get."""
+    """Whether a webhook may call the address; `plain` for http, which is allowed only in networks that the operator named."""
     carried = _carried(address)
     if any(_within(each, _NEVER) for each in carried):
         return False
@@ -152,11 +152,11 @@ def _is_public(address: Address) -> bool:
 
 
 def _carried(address: Address) -> list[Address]:
-    """The address and those that IPv6 carries in it: a gateway on the way would unpack them."""
+    """The address and the IPv4 addresses encoded in it: a gateway on the way would unpack them."""
     if isinstance(address, ipaddress.IPv4Address):
         return [address]
     if address.ipv4_mapped is not None:
-        return [address.ipv4_mapped]  # systems call that IPv4 address themselves
+        return [address.ipv4_mapped]  # systems call that IPv4 address directly
     if address.is_loopback:
         return [address]
     number = int(address)
@@ -169,16 +169,16 @@ def _carried(address: Address) -> list[Address]:
 
 
 def _nat64_readings(number: int) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that a local NAT64 prefix may carry (RFC 6052): how long the prefix is stands nowhere in the address."""
+    """The IPv4 addresses that a local NAT64 prefix may carry (RFC 6052): the address does not say how long the prefix is."""
     found = [number & 0xFFFF_FFFF]
-    without_u = (number >> 64) << 56 | number & (1 << 56) - 1  # bits 64 to 71 are no part of it
+    without_u = (number >> 64) << 56 | number & (1 << 56) - 1  # bits 64 to 71 do not belong to it
     for length in (48, 56, 64):
         rest = 120 - length - 32
-        if without_u & (1 << rest) - 1 == 0:  # else the prefix is a longer one
+        if without_u & (1 << rest) - 1 == 0:  # otherwise the prefix is longer
             found.append(without_u >> rest & 0xFFFF_FFFF)
     return [
         ipaddress.IPv4Address(each) for each in found if each >> 24
-    ]  # 0.x.x.x is no reading but the zeros of another one
+    ]  # 0.x.x.x comes from the zeros of another reading
 
 
 def _within(address: Address, networks: Iterable[Network]) -> bool:
@@ -186,7 +186,7 @@ def _within(address: Address, networks: Iterable[Network]) -> bool:
 
 
 async def _resolve(host: str, port: int) -> list[Address]:
-    """In a thread of its own: one name that is looked up for long holds up nobody else, nor the end of the process."""
+    """Resolve in a separate thread, so that a slow name delays neither other webhooks nor the end of the process."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[Address]] = loop.create_future()
 
@@ -196,10 +196,10 @@ async def _resolve(host: str, port: int) -> list[Address]:
 
     def look() -> None:
         try:
-            told = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            told = []
-        found = [ipaddress.ip_address(entry[4][0]) for entry in told]
+            answers = []
+        found = [ipaddress.ip_address(entry[4][0]) for entry in answers]
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, list(dict.fromkeys(found)))
 
@@ -207,9 +207,9 @@ async def _resolve(host: str, port: int) -> list[Address]:
     found = await answer
     if not found:
         raise InvalidRequest(
-            f"the name {host} is not known here",
+            f"the host name {host} cannot be resolved",
             code="webhook-host-unknown",
-            hint="check the URL; it is looked up on the machine of the control plane",
+            hint="check the URL; the control plane's machine resolves the name",
             facts={"host": host},
         )
     return found

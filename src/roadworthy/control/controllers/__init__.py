@@ -1,1 +1,1 @@
-"""The loop of the control plane: rollouts, switches, and deliveries to webhooks."""
+"""The controllers: the background loop, the rollout controller, and the webhook dispatcher."""

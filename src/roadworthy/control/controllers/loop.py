@@ -1,4 +1,4 @@
-"""The loop that does what nobody asks for: move traffic when a version has become ready, keep stored records within bounds."""
+"""The control plane's background loop: moves traffic to versions that became ready, and keeps stored records within bounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = structlog.get_logger()
 
 
 class Controllers:
-    """One thread; a tick that fails is logged and the next one tries again."""
+    """Runs the loop in one thread. A tick that fails is logged, and the next tick tries again."""
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
@@ -26,11 +26,11 @@ class Controllers:
         self._thread = threading.Thread(target=self._run, name="controllers", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the tick that is under way."""
+        """Stop after the current tick."""
         self._stop.set()
         self._thread.join(timeout=5.0)
 
@@ -48,5 +48,5 @@ class Controllers:
                     feedback.trim(self._context)
             except RoadworthyError as error:
                 _log.warning("controller-tick-failed", code=error.code, message=error.message)
-            except Exception:  # noqa: BLE001  (the loop must outlive whatever one tick meets; the log has it)
+            except Exception:  # noqa: BLE001  (the loop must outlive any failure of one tick; the log has it)
                 _log.exception("controller-tick-failed")

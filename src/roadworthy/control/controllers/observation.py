@@ -1,4 +1,4 @@
-"""What the controller sees of a rollout at one look, out of what live gateways reported last."""
+"""Builds the controller's observation of a rollout from the last reports of live gateways."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.rollouts import Rollout
 
 FRESH_US = 5_000_000
-"""A live gateway that has said nothing for this long makes the telemetry stale."""
+"""Telemetry is stale when a live gateway has been silent for longer than this."""
 LEAST_RUNS = 100
-"""A percentile of fewer runs than these says nothing."""
+"""A percentile of fewer runs is not reliable."""
 LEAST_SLOW_MS = 1.0
-"""Slow never means less than this. A run of microseconds takes twice as long where it is asked for less often, for its caches are
-cold; nobody's answer is late for that, and the new version is the one that is asked less."""
+"""Lower bound of what counts as slow. A run of microseconds takes twice as long where requests are rare, because caches are cold.
+No caller notices, and the new version is the one with fewer requests."""
 _SLOW = 0.95
 
 
@@ -35,12 +35,15 @@ def observe(
     moment: Moment,
     now_us: int,
 ) -> Observation:
-    """One look.
+    """Observe a rollout once.
 
     Args:
         rollout: with the endpoint's generation noted.
         found: live gateways.
-        evidence: all that was counted for it.
+        evidence: everything counted for the rollout.
+        epoch: the store's; a report from another epoch is outdated.
+        moment: the controller's monotonic clock now.
+        now_us: microseconds since 1970 UTC.
     """
     workers = [worker for gateway in found for worker in gateway.workers]
     canary, reason = _canary(rollout, workers, epoch)
@@ -61,9 +64,9 @@ def observe(
 
 
 def _machine(rollout: Rollout, gateway: Gateway) -> Machine:
-    """What runner processes of both versions hold there. A machine's workers tell the same of them."""
-    told = {state.digest: state for worker in gateway.workers for state in worker.versions}
-    canary, stable = told.get(rollout.canary_digest), told.get(rollout.stable_digest)
+    """Memory of both versions' runner processes on one machine. All workers of a machine report the same."""
+    states = {state.digest: state for worker in gateway.workers for state in worker.versions}
+    canary, stable = states.get(rollout.canary_digest), states.get(rollout.stable_digest)
     return Machine(
         gateway.id,
         0 if canary is None else canary.processes,
@@ -73,8 +76,8 @@ def _machine(rollout: Rollout, gateway: Gateway) -> Machine:
 
 
 def slow_ms(digest: str, found: Iterable[Gateway]) -> float | None:
-    """What slow means beside this version: the 95th percentile of its run times on these gateways since they began, and at least
-    LEAST_SLOW_MS; None while too few are known."""
+    """The time from which a run counts as slow compared with this version, in milliseconds: the 95th percentile of its run times
+    on these gateways since they started, and at least LEAST_SLOW_MS. None while fewer than LEAST_RUNS are known."""
     counts = [0] * (len(RUN_TIME_BOUNDS_US) + 1)
     for gateway in found:
         for times in gateway.run_times:
@@ -94,9 +97,10 @@ _STATES: dict[type, str] = {Switch: READY, Refuse: FAILED}
 
 
 def _canary(rollout: Rollout, workers: Sequence[WorkerReport], epoch: str) -> tuple[str, str]:
-    """How far it is, and why it FAILED. A worker that was not given the revision which asks for it speaks of the past."""
+    """The canary's state and why it FAILED. Reports of workers that have not received the revision that asks for it are
+    outdated."""
     if rollout.state.phase == PREPARING and rollout.state.retry_s is not None:
-        return FAILED, rollout.state.text  # gateways do not hold it until it is tried again
+        return FAILED, rollout.state.text  # gateways do not hold the canary until the next attempt
     asked = rollout.asked_revision
     speaking = [
         worker if worker.epoch == epoch and worker.offered >= asked else msgspec.structs.replace(worker, versions=())
@@ -107,7 +111,7 @@ def _canary(rollout: Rollout, workers: Sequence[WorkerReport], epoch: str) -> tu
 
 
 def _applied(rollout: Rollout, worker: WorkerReport, epoch: str) -> int:
-    """The newest generation of the endpoint by which a worker answers."""
+    """The newest generation of the endpoint that a worker serves."""
     if worker.epoch != epoch:
         return 0
     return max((generation for generation, revision in rollout.revisions if revision <= worker.revision), default=0)

@@ -1,8 +1,9 @@
-"""Drives rollouts: shows each running one to the state machine and carries out what that asks for, in one transaction a look.
+"""Drives rollouts: passes each running rollout to the state machine and carries out the resulting actions, one transaction a
+look.
 
-The state, the endpoint's generation, the audit entry and the event are written together or not at all, each only if nobody wrote
-it meanwhile. So a controller that is killed anywhere resumes with the same step, time and counts, and of two that look at once
-one wins. `resources/rollouts.py` brings people's commands through the same door.
+State, endpoint generation, audit entry and event are written together or not at all, and only if no other process wrote them
+meanwhile. So a controller that is killed at any point resumes with the same step, time and counts, and of two controllers that
+look at the same time one wins. `resources/rollouts.py` applies people's commands through the same functions.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A rollout, its endpoint and what is seen of both, as of one transaction."""
+    """A rollout, its endpoint, and the observation of both, in one transaction."""
 
     rollout: Rollout
     endpoint: Endpoint
@@ -60,9 +61,9 @@ class Look:
 
 
 def drive(context: ControlContext) -> bool:
-    """Look once at every running rollout; whether gateways must see a change. The caller has the turn.
+    """Look once at every running rollout; whether gateways need a new snapshot. The caller holds the write lock.
 
-    Of several control planes on one database the one that leads does it: a step's time is measured on one process's clock."""
+    Of several control planes on one database only the leader does this: the time of a step is measured on one process's clock."""
     if not context.database.lead.held:
         return False
     with context.database.begin() as connection:
@@ -72,13 +73,13 @@ def drive(context: ControlContext) -> bool:
         try:
             with context.database.begin() as connection:
                 moved |= _drive_one(context, connection, rollout.endpoint)
-        except Conflict as error:  # somebody else wrote first; the next look sees what
+        except Conflict as error:  # another process wrote first; the next look reads what it wrote
             _log.info("rollout-look-was-late", endpoint=rollout.endpoint, code=error.code)
     return moved
 
 
 def look_at(context: ControlContext, connection: Connection, rollout: Rollout) -> Look:
-    """What there is to see of a running rollout now."""
+    """The current look at a running rollout."""
     endpoint = endpoints.get(connection, rollout.endpoint)
     epoch, revision = read_revision(connection)
     rollout = rollout.noted(endpoint.generation, revision)
@@ -93,7 +94,7 @@ def look_at(context: ControlContext, connection: Connection, rollout: Rollout) -
 def apply_command(
     context: ControlContext, connection: Connection, rollout: Rollout, name: str, actor: str
 ) -> str | None:
-    """Do what a person asks of a running rollout; why nothing was done, or None."""
+    """Apply a person's command to a running rollout; the reason if it was refused, else None."""
     look = look_at(context, connection, rollout)
     advance = command(rollout.plan, rollout.state, name, look.seen)
     if advance.refused is not None:
@@ -106,7 +107,7 @@ def apply_command(
 
 
 def cancel(context: ControlContext, connection: Connection, rollout: Rollout, actor: str, text: str) -> None:
-    """End a rollout because its endpoint, or its stable, is gone: whoever calls moves the traffic, if there is any."""
+    """End a rollout because its endpoint or its stable is gone. The caller moves the traffic, if there is any."""
     state = msgspec.structs.replace(
         rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, text=text, weight=0, shadow=0
     )
@@ -116,7 +117,7 @@ def cancel(context: ControlContext, connection: Connection, rollout: Rollout, ac
 
 
 def standing(rollout: Rollout) -> dict[str, Any]:
-    """At which step it is and with which share, in words that people know: steps from 1, shares in percent."""
+    """The step and the share for people: steps count from 1, shares are in percent."""
     state = rollout.state
     return {
         "version": rollout.canary,
@@ -128,7 +129,7 @@ def standing(rollout: Rollout) -> dict[str, Any]:
 
 
 def numbers(rollout: Rollout) -> list[dict[str, Any]]:
-    """What each guard's verdict rests on."""
+    """The numbers behind each guard's verdict."""
     found = () if rollout.verdict is None else rollout.verdict.findings
     return [
         {
@@ -150,7 +151,7 @@ def numbers(rollout: Rollout) -> list[dict[str, Any]]:
 
 
 def _of_step(shown: Shown) -> dict[str, Any]:
-    """What the present step has shown of a guard, against what it must."""
+    """What the present step has shown for a guard, and what it must show."""
     return {
         "samples": shown.samples,
         "bad": shown.bad,
@@ -163,7 +164,7 @@ def _of_step(shown: Shown) -> dict[str, Any]:
 
 
 def begin_waiting(context: ControlContext, connection: Connection, endpoint: Endpoint, revision: int) -> None:
-    """Begin the rollout that waited for the one before it to end, if one does."""
+    """Begin the rollout that waits for the previous one to end, if there is one."""
     waiting = rollouts.find_waiting(connection, endpoint.name)
     if waiting is None:
         return
@@ -191,10 +192,10 @@ def _drive_one(context: ControlContext, connection: Connection, name: str) -> bo
 
 
 def _carry_out(context: ControlContext, connection: Connection, look: Look, advance: Advance, actor: str) -> bool:
-    """Write the state and do what it asks for; whether gateways must see a change."""
+    """Write the state and carry out the actions; whether gateways need a new snapshot."""
     before, endpoint = look.rollout, look.endpoint
     rollout = replace(before, state=advance.state)
-    if advance.verdict is not None and before.state.phase != RETURNING:  # going back, what led to it stands
+    if advance.verdict is not None and before.state.phase != RETURNING:  # keep the verdict that caused the rollback
         rollout = replace(rollout, verdict=advance.verdict)
     moved = rollout.held != before.held
     revision = bump_revision(connection) if moved else 0
@@ -218,7 +219,7 @@ def _carry_out(context: ControlContext, connection: Connection, look: Look, adva
 def _set_split(
     context: ControlContext, connection: Connection, rollout: Rollout, before: Endpoint, actor: str
 ) -> tuple[Rollout, Endpoint]:
-    """Give the endpoint the generation that the state asks for, if it still has the one that was seen."""
+    """Write the generation that the state asks for, if the endpoint still has the observed one."""
     after = replace(before, generation=rollout.state.generation, changed_at_us=context.clock.now_us(), changed_by=actor)
     endpoints.change(connection, before, after)
     rollout = rollout.noted(after.generation, bump_revision(connection))
@@ -229,7 +230,7 @@ def _set_split(
 
 
 def _finish(context: ControlContext, connection: Connection, rollout: Rollout, before: Endpoint) -> None:
-    """On promotion the canary becomes the endpoint's version; else the stable stays it."""
+    """On promotion the canary becomes the endpoint's version; otherwise the stable keeps the endpoint."""
     outcome, now = rollout.state.ends_as, context.clock.now_us()
     by_person = outcome in (PROMOTED, ABORTED, SUPERSEDED) and rollout.decided_by is not None
     actor = rollout.decided_by if by_person and rollout.decided_by is not None else CONTROLLER

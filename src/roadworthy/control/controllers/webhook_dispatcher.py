@@ -1,7 +1,7 @@
-"""Delivers events to webhooks: at least once, each webhook's in order, each webhook independent of the others.
+"""Delivers events to webhooks at least once and in order; no webhook delays another.
 
-A thread with an event loop of its own, so that no receiver can hold up the API or a decision. What is done with is written after
-the receiver took it; a process that is killed in between sends the same message with the same id again.
+The dispatcher is a thread with its own event loop, so no receiver can delay the API or a decision. Progress is written after the
+receiver has accepted a message; after a kill in between, the same message is sent again with the same id.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _log = structlog.get_logger()
 
 
 class WebhookDispatcher:
-    """Runs while its process leads; one task for each webhook that has something to deliver.
+    """Delivers while its process leads, with one task for each webhook that has pending events.
 
     Args:
-        plane: of the process.
+        context: the process's.
     """
 
     def __init__(self, context: ControlContext) -> None:
@@ -47,11 +47,11 @@ class WebhookDispatcher:
         )
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End. Attempts under way are given up; they are made again after the next start."""
+        """Stop. Attempts in progress are dropped and made again after the next start."""
         self._stop.set()
         self._thread.join(_STOP_S)
 
@@ -70,7 +70,7 @@ class WebhookDispatcher:
         except RoadworthyError as error:
             _log.warning("webhooks-cannot-be-read", code=error.code)
             return
-        except Exception:  # noqa: BLE001  (the thread must outlive whatever one look meets; the log has it)
+        except Exception:  # noqa: BLE001  (the thread must outlive any failure of one look; the log has it)
             _log.exception("webhooks-cannot-be-read")
             return
         for hook_id in waiting:
@@ -78,14 +78,14 @@ class WebhookDispatcher:
                 self._under_way[hook_id] = asyncio.create_task(self._follow(hook_id))
 
     def _waiting(self) -> list[str]:
-        """Webhooks that have events before them and may be tried now."""
+        """Webhooks with pending events that may be tried now."""
         now_us = self._context.clock.now_us()
         with self._context.database.begin() as connection:
             newest = events.newest(connection)
             return [each.id for each in hooks.list_all(connection) if each.position < newest and is_due(each, now_us)]
 
     async def _follow(self, hook_id: str) -> None:
-        """Deliver to one webhook until it has nothing before it, or has to wait."""
+        """Deliver to one webhook until it has no pending events or must wait."""
         try:
             while self._context.database.lead.held and not self._stop.is_set():
                 work = await asyncio.to_thread(self._next, hook_id)
@@ -94,15 +94,15 @@ class WebhookDispatcher:
                 hook, message = work
                 attempt = await self._context.sender.send(hook.url, hook.secret, message)
                 await asyncio.to_thread(self._note, hook, message, attempt)
-        except RoadworthyError as error:  # not now; the next look finds it again
+        except RoadworthyError as error:  # the next look tries again
             _log.warning("webhook-not-followed", webhook=hook_id, code=error.code)
-        except Exception:  # noqa: BLE001  (one webhook's trouble must not end the others' thread; the log has it)
+        except Exception:  # noqa: BLE001  (one webhook's failure must not end the thread of all; the log has it)
             _log.exception("webhook-not-followed", webhook=hook_id)
         finally:
             del self._under_way[hook_id]
 
     def _next(self, hook_id: str) -> tuple[Webhook, Message] | None:
-        """The oldest event that it wants and does not have; those before it are done with. None when there is nothing to do."""
+        """The webhook's oldest pending event that it subscribes to, skipping the others. None when there is nothing to send."""
         with self._context.database.begin() as connection:
             hook = hooks.find(connection, hook_id)
             if hook is None or not is_due(hook, self._context.clock.now_us()):
@@ -110,7 +110,7 @@ class WebhookDispatcher:
             begun, wanted = hook, None
             for event in events.list_after(connection, hook.position, _AT_ONCE):
                 missing = int(event["number"]) - hook.position - 1
-                hook = replace(hook, lost=hook.lost + missing)  # numbers have no gaps: these were deleted
+                hook = replace(hook, lost=hook.lost + missing)  # numbers have no gaps: missing events were deleted
                 if hook.wants(type_of(event), str(event["subject"])):
                     hook, wanted = replace(hook, position=event["number"] - 1), event
                     break
@@ -123,7 +123,7 @@ class WebhookDispatcher:
         return None if wanted is None else (hook, compose(wanted, iso(wanted["at_us"])))
 
     def _note(self, hook: Webhook, message: Message, attempt: Attempt) -> None:
-        """Write what came of an attempt, unless somebody else moved the webhook on meanwhile, or deleted it."""
+        """Record the result of an attempt, unless another process has moved the webhook on or deleted it meanwhile."""
         assert message.number is not None  # noqa: S101  (pings do not come this way)
         chance = random.random()  # noqa: S311  (spreads attempts, hides nothing)
         changed, outcome = after(hook, message.number, attempt, chance)
@@ -131,14 +131,14 @@ class WebhookDispatcher:
             if hooks.change(connection, hook, changed) is None:
                 return
             deliveries.add(connection, hook.id, Delivery(message, attempt, hook.tries + 1, outcome))
-        told = {
+        facts = {
             "webhook": hook.id,
             "host": urlsplit(hook.url).hostname,
             "event": message.number,
             "reason": attempt.reason,
         }
         if outcome == GIVEN_UP:
-            _log.error("webhook-event-given-up", **told)
+            _log.error("webhook-event-given-up", **facts)
         elif changed.state != hook.state:
             say = _log.warning if changed.state in (FAILING, GONE) else _log.info
-            say(f"webhook-{changed.state}", **told)
+            say(f"webhook-{changed.state}", **facts)

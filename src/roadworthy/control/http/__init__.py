@@ -1,1 +1,1 @@
-"""The management API: the application, what every request passes first, and one file of routes for each resource."""
+"""The management API: the application, the authentication middleware, and one file of routes for each resource."""

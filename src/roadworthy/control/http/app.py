@@ -1,4 +1,4 @@
-"""The control plane's application: routes inside the border. Built by `wiring.py`, served by `__main__.py`."""
+"""The control plane's application: the routes behind the authentication middleware. `__main__.py` builds and serves it."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 _BEARER = HTTPBearer(auto_error=False, description="An API key of this installation")
-"""Only tells the API's description that a key is needed; `auth_middleware.py` is what asks for it."""
+"""Only documents that the API needs a key; `auth_middleware.py` enforces it."""
 
 
 def create_app(context: ControlContext, stopping: Callable[[], bool] = lambda: False) -> ASGIApp:
-    """The ASGI application. `stopping` tells long polls that the process is about to end."""
+    """The ASGI application. `stopping` tells long polls that the process is about to stop."""
     app = build_routes(context, stopping)
     return AuthMiddleware(app, context.publisher, context.settings.allowed_hosts)
 
 
 def build_routes(context: ControlContext, stopping: Callable[[], bool]) -> FastAPI:
-    """The application without its border: for whoever wants to look at the route table."""
+    """The application without its middleware, for tools that inspect the route table."""
     app = FastAPI(
         title="Roadworthy",
         version=__version__,
-        description="Push packages, deploy versions to endpoints, roll back, and see what was asked and answered.",
+        description="Push packages, deploy versions to endpoints, roll back, and inspect requests and answers.",
         docs_url=None,
         redoc_url=None,
         responses=REFUSALS,

@@ -1,5 +1,5 @@
-"""What every request passes before any route: host, request id, key and role, and the bound of its body. Raw ASGI, so that no
-route can be outside of it."""
+"""The checks that every request passes before any route: host, request id, key and role, and size of the body. It is raw ASGI, so
+that no route can bypass it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PROBES = frozenset({"/livez", "/readyz"})
-"""Answered whatever the Host: who probes calls by the address of a machine or a container, which has no name here."""
+"""Answered for any Host header: a probe calls by the address of a machine or container, which is in no list of hosts."""
 OPEN = PROBES | frozenset({"/openapi.json", page.PAGE, page.SCRIPT, page.STYLE, page.ICON})
-"""Paths that need no key: probes, and the description of the API, which is the same for every installation."""
+"""Paths that need no key: probes, and the API's description, which is the same for every installation."""
 
 _FEEDBACK = re.compile(r"/api/v1/endpoints/([^/]+)/feedback")
-"""The one path for callers of endpoints too: who asked learns what became of it."""
+"""The one path that predictor keys may call too: a caller that may ask may also report the outcome."""
 _UPLOADS = re.compile(r"/api/v1/packages|/internal/v1/(telemetry|records/.+)")
-"""Paths whose bodies become files, each bounded by its route (`uploads.py`)."""
+"""Paths whose bodies become files; their routes bound the size (`uploads.py`)."""
 MOST_BODY_BYTES = 1 << 20
-"""Of a request to any other path. Its JSON is read as a whole, and takes many times as much memory."""
+"""Largest body of a request to any other path. Its JSON is read as a whole and takes many times as much memory."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
@@ -38,7 +38,7 @@ _log = structlog.get_logger()
 
 
 class AuthMiddleware:
-    """Wraps the application."""
+    """Checks each request and passes it to the application."""
 
     def __init__(self, app: ASGIApp, publisher: SnapshotPublisher, allowed_hosts: Collection[str]) -> None:
         self._app = app
@@ -47,7 +47,7 @@ class AuthMiddleware:
         self._any_host = "*" in allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request. Anything but HTTP and the lifespan is refused."""
+        """Handle one request. Only HTTP and the lifespan are accepted."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -81,10 +81,10 @@ class AuthMiddleware:
         match = _HOST.fullmatch(host)
         if match is None or not (self._any_host or match[1].lower() in self._hosts):
             raise InvalidRequest(
-                "the Host header names no host of this server",
+                "the Host header does not name this server",
                 code="unknown-host",
-                hint="call it by a name of its own, or add this one to the setting control.allowed_hosts, which is "
-                "ROADWORTHY_CONTROL_ALLOWED_HOSTS in the environment",
+                hint="use one of this server's names, or add this one to the setting control.allowed_hosts "
+                "(ROADWORTHY_CONTROL_ALLOWED_HOSTS in the environment)",
             )
 
     def _check_key(self, path: str, authorization: str) -> Key | None:
@@ -93,44 +93,44 @@ class AuthMiddleware:
         scheme, _, text = authorization.partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
             raise Unauthenticated(
-                "this call needs a key",
+                "this request needs an API key",
                 code="no-key",
-                hint="send the header Authorization: Bearer and an API key of this installation",
+                hint="send the header `Authorization: Bearer KEY` with an API key of this installation",
             )
         key = self._publisher.key(text.strip())
         if key is None:
             raise Unauthenticated(
-                "this key is not known",
+                "unknown API key",
                 code="unknown-key",
-                hint="it may have been revoked or belong to another installation; ask an administrator for another",
+                hint="the key may be revoked or belong to another installation; ask an administrator for a new one",
             )
         feedback = _FEEDBACK.fullmatch(path)
         if feedback is not None and key.role == PREDICTOR:
             return _checked_for(key, feedback[1])
         role = GATEWAY if path.startswith("/internal/") else ADMIN
         if key.role != role:
-            raise Forbidden(f"this needs a key of the role {role}", hint="ask an administrator for one")
+            raise Forbidden(f"this request needs a key of the role {role}", hint="ask an administrator for one")
         return key
 
 
 def _checked_for(key: Key, endpoint: str) -> Key:
     if key.endpoints is not None and endpoint not in key.endpoints:
         raise Forbidden(
-            "this key may not call this endpoint, nor give feedback for it",
+            "this key may neither call this endpoint nor give feedback for it",
             code="endpoint-not-allowed",
-            hint="ask for a key that includes it",
+            hint="ask an administrator for a key that includes this endpoint",
         )
     return key
 
 
 def _check_target(scope: Scope) -> None:
-    """No name of ours holds a NUL, and PostgreSQL can hold none."""
+    """No valid name contains NUL, and PostgreSQL cannot store it."""
     if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-        raise InvalidRequest("the path or the query holds a NUL character", hint="send names as they were given")
+        raise InvalidRequest("the path or the query contains a NUL character", hint="send names without it")
 
 
 class _Body:
-    """Receives a body of at most MOST_BODY_BYTES: by its own word before any of it is read, and by what comes."""
+    """Receives a body of at most MOST_BODY_BYTES: checks Content-Length before reading, and the bytes while reading."""
 
     def __init__(self, receive: Receive, declared: str) -> None:
         self._receive = receive
@@ -148,14 +148,14 @@ class _Body:
         if wanted > self._left:
             raise BodyTooLarge(
                 f"the body is longer than {MOST_BODY_BYTES >> 10} KiB",
-                hint="send less at a time",
+                hint="send less in one request",
                 facts={"limit_bytes": MOST_BODY_BYTES},
             )
         self._left -= taken
 
 
 class _Reply:
-    """Passes a reply on with the request's id in it, and remembers what to say of it in the log."""
+    """Sends a reply with the request's id, and keeps what the log needs."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
@@ -171,7 +171,7 @@ class _Reply:
         await self._send(message)
 
     def log(self, scope: Scope, actor: str) -> None:
-        """One line a request; a gateway's own traffic and probes only for whoever wants every detail."""
+        """Write one line for the request; at level debug for probes and traffic of gateways."""
         quiet = scope["path"] in OPEN or scope["path"].startswith("/internal/")
         say = _log.debug if quiet and self.status < 500 else _log.info
         say(

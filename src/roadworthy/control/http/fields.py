@@ -1,4 +1,4 @@
-"""What routes share in the description of the API: bounded integers, names, bodies that are files, and replies."""
+"""Types that routes share to describe the API: bounded integers, names, file bodies, and replies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_VERSION = 999_999_999
 _NAME = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 OCTETS = "application/octet-stream"
 
-# What is described and not checked here is checked by a verb, which has a code of its own for it.
+# What is only described here is checked by the operation, with an error code of its own.
 Name = Annotated[str, Path(json_schema_extra={"pattern": _NAME})]
 Instance = Annotated[str, Path(json_schema_extra={"pattern": f"^({_NAME[1:-1]}/)?{_NAME[1:]}"})]
 Named = Annotated[str, Field(json_schema_extra={"pattern": _NAME})]
@@ -36,18 +36,18 @@ Cursor = Annotated[int, Query(ge=0, le=_MOST_VERSION)]
 
 
 def newest(most: int) -> Any:
-    """How many of the newest: 1 to `most`, which the verb checks."""
+    """A number of newest items, from 1 to `most`; the operation checks it."""
     return Query(json_schema_extra={"minimum": 1, "maximum": most})
 
 
 class File(StreamingResponse):
-    """A reply that is a file."""
+    """A file as a reply."""
 
     media_type = OCTETS
 
 
 def body(media_type: str = OCTETS, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Describes the body of a route that reads it by itself; a file unless a schema says otherwise."""
+    """Describe the body of a route that reads the body itself; a file unless a schema is given."""
     content = {media_type: {"schema": dict(schema or {"type": "string", "format": "binary"})}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -64,4 +64,4 @@ _PROBLEM = {
 }
 _REFUSED = {"description": "A problem (RFC 9457)", "content": {PROBLEM_JSON: {"schema": _PROBLEM}}}
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": _REFUSED, "5XX": _REFUSED}
-"""Every route may answer with these."""
+"""Replies that every route may send."""

@@ -1,4 +1,4 @@
-"""Which gateway speaks: the control plane decides it from the key, whatever a message says of itself."""
+"""Identifies the gateway that sends a message. The key decides, whatever name the message claims."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _log = structlog.get_logger()
 
 
 def instance_of(context: ControlContext, key: Key, claimed: str) -> str:
-    """The name of the gateway that speaks with this key: `<key's name>/<instance>`.
+    """The name of the gateway that uses this key: `<key's name>/<instance>`.
 
     Args:
-        claimed: what the message says: an instance, with the key's own name or id before it. An instance alone is what gateways
-            of earlier releases send; it is refused where it is the name of another gateway key.
+        claimed: the name in the message: an instance, after the key's own name or id. Gateways of earlier releases send the
+            instance alone; it is refused if it is the name of another gateway key.
 
     Raises:
         InvalidRequest: "invalid-name".
-        Forbidden: "gateway-not-yours", which is in the audit trail then, under the key's own name.
+        Forbidden: "gateway-not-yours"; the audit trail records the attempt under the key's own name.
     """
     whose, named, instance = claimed.rpartition("/")
     check_name(instance, "gateway name")
@@ -40,11 +40,11 @@ def _gateway_keys(context: ControlContext) -> set[str]:
 
 def _refuse(context: ControlContext, key: Key, claimed: str) -> None:
     if context.reported.first(("gateway-refused", key.id, claimed)):
-        _log.warning("a gateway key spoke for another gateway", key=key.name, claimed=claimed)
+        _log.warning("a gateway key claimed the name of another gateway", key=key.name, claimed=claimed)
         with context.database.begin() as connection:
             context.audit(connection, key.name, "gateway-refused", claimed, key=key.id)
     raise Forbidden(
-        f"the key {key.name} does not speak for the gateway {claimed}",
+        f"the key {key.name} may not report as the gateway {claimed}",
         code="gateway-not-yours",
         hint="a gateway reports as INSTANCE or KEY/INSTANCE, where KEY is the name or the id of the key that it uses",
         facts={"key": key.name, "gateway": claimed},

@@ -1,4 +1,4 @@
-"""Packages, models and versions."""
+"""Routes of packages, models and versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roadworthy.foundation.confine.grants import parse_grants
 from roadworthy.foundation.references import VersionReference
 
 _PIECE_BYTES = 1 << 18
-_KNOWN: dict[int | str, dict[str, Any]] = {200: {"description": "It is a version already"}}
+_KNOWN: dict[int | str, dict[str, Any]] = {200: {"description": "The package already is a version"}}
 
 
 def routes(context: ControlContext) -> APIRouter:
@@ -27,8 +27,8 @@ def routes(context: ControlContext) -> APIRouter:
     async def push(
         request: Request, response: Response, allow_code: Digest | None = None, grant: Grants = ()
     ) -> dict[str, Any]:
-        """The body is the .rw file. 200 when that package is a version of its model already. `grant` says what its code may have
-        beside its own files."""
+        """The body is the .rw file. 200 if the package already is a version of its model. `grant` lists what its code may access
+        in addition to its own files."""
         allowed = packages.Allowed(allow_code, parse_grants(grant))
         async with received(request, context.blobs, context.settings.max_package_bytes) as file:
             document, new = await run_in_threadpool(packages.push, context, file, request.state.actor, allowed)
@@ -37,27 +37,29 @@ def routes(context: ControlContext) -> APIRouter:
 
     @router.get("/api/v1/models", summary="List models")
     def models(cursor: str = "") -> dict[str, Any]:
-        """By name; `next` is the cursor of the next page."""
+        """Models sorted by name; `next` is the cursor of the next page."""
         return packages.list_models(context, cursor)
 
     @router.get("/api/v1/models/{name}/versions", summary="List versions of a model")
     def versions(name: Name, cursor: Cursor = 0) -> dict[str, Any]:
-        """By number; `next` is the cursor of the next page."""
+        """Versions sorted by number; `next` is the cursor of the next page."""
         return packages.list_versions(context, name, cursor)
 
-    @router.get("/api/v1/models/{name}/versions/{version}", summary="One version")
+    @router.get("/api/v1/models/{name}/versions/{version}", summary="Get a version")
     def version(name: Name, version: Version) -> dict[str, Any]:
-        """Digest, size, runtimes, signature, who pushed it when, what it was granted, which endpoints hold it."""
+        """Digest, size, runtimes, signature, who pushed it and when, its grants, and the endpoints that hold it."""
         return packages.get_version(context, _reference(name, version))
 
-    @router.get("/api/v1/models/{name}/versions/{version}/package", response_class=File, summary="A version's package")
+    @router.get(
+        "/api/v1/models/{name}/versions/{version}/package", response_class=File, summary="Download a version's package"
+    )
     def package(name: Name, version: Version) -> File:
         """The .rw file."""
         return stream(packages.open_version(context, _reference(name, version)))
 
     @router.delete("/api/v1/models/{name}/versions/{version}", status_code=204, summary="Delete a version")
     def delete(request: Request, name: Name, version: Version) -> None:
-        """409 while an endpoint holds it."""
+        """Delete the version; 409 while an endpoint holds it."""
         packages.delete_version(context, _reference(name, version), request.state.actor)
 
     return router

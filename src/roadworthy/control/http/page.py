@@ -1,4 +1,4 @@
-"""The API's own page. Its script and style come from an installed package, so that it opens on a machine without the internet."""
+"""The API's documentation page. Its script and style come from an installed package, so it works without internet access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes: whether the process lives, and whether it can work. They need no key."""
+"""Probes: whether the process is alive, and whether it is ready. They need no key."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def routes(context: ControlContext) -> APIRouter:
     """The router."""
     router = APIRouter(tags=["system"])
 
-    @router.get("/livez", summary="Whether the process lives")
+    @router.get("/livez", summary="Check that the process is alive")
     def livez() -> dict[str, Any]:
         """Needs no key."""
         return {"live": True}
 
-    @router.get("/readyz", summary="Whether it can work")
+    @router.get("/readyz", summary="Check that the control plane is ready")
     def readyz() -> dict[str, Any]:
-        """Needs no key. 503 when the database is out of reach."""
+        """Needs no key. 503 while the database is unavailable."""
         with context.database.begin():
             return {"ready": True}
 

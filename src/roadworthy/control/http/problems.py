@@ -1,4 +1,4 @@
-"""Turns every error into one problem reply (RFC 9457). The only file of the control plane that knows HTTP statuses."""
+"""Turns every error into a problem reply (RFC 9457). The only file of the control plane that knows HTTP statuses."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _TITLES = {
     504: "Too late",
 }
 _MOST_NAME = 200
-"""Characters that a problem repeats of where something is wrong: callers choose the names of keys."""
+"""Characters of a field's path that a problem repeats: callers choose the names of keys."""
 PROBLEM_JSON = "application/problem+json"
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG})
 _log = structlog.get_logger()
@@ -57,7 +57,7 @@ def status_of(error: RoadworthyError) -> int:
 
 
 def problem(error: RoadworthyError, request_id: str, status: int | None = None) -> Response:
-    """The reply for an error."""
+    """The problem reply for an error."""
     code = status or status_of(error)
     body: dict[str, Any] = {
         **error.facts,
@@ -78,7 +78,7 @@ def problem(error: RoadworthyError, request_id: str, status: int | None = None) 
 
 
 def _methods(request: Request) -> list[str]:
-    """What a path takes: several routes may share it, and each knows its own method only."""
+    """The methods that a path accepts: several routes may share it, and each knows only its own method."""
     routes = request.app.router.routes
     return [
         method
@@ -88,7 +88,7 @@ def _methods(request: Request) -> list[str]:
 
 
 def install(app: FastAPI) -> None:
-    """Register the translations."""
+    """Register the handlers that translate errors."""
 
     @app.exception_handler(RoadworthyError)
     async def roadworthy(request: Request, error: Exception) -> Response:
@@ -104,13 +104,13 @@ def install(app: FastAPI) -> None:
             {"name": ".".join(str(part) for part in fault["loc"][1:])[:_MOST_NAME], "problem": fault["msg"]}
             for fault in error.errors()[:20]
         ]
-        first = f"{fields[0]['name']}: {fields[0]['problem']}" if fields else "the request is not valid"
+        first = f"{fields[0]['name']}: {fields[0]['problem']}" if fields else "the request is invalid"
         return problem(errors.InvalidRequest(first, facts={"fields": fields}), request.state.request_id, 422)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101  (registered for this class)
-        if isinstance(error.__cause__, RoadworthyError):  # what stopped the reading of the body
+        if isinstance(error.__cause__, RoadworthyError):  # the error that interrupted the reading of the body
             return problem(error.__cause__, request.state.request_id)
         code = {404: "unknown-route", 405: "method-not-allowed"}.get(error.status_code, "invalid-request")
         known = RoadworthyError(str(error.detail), code=code, hint="the API is described at /docs")
@@ -124,7 +124,7 @@ def install(app: FastAPI) -> None:
         request_id = request.state.request_id
         if getattr(error, "errno", None) not in _DISK:
             _log.error("unforeseen-error", request_id=request_id, exc_info=error)
-            return problem(RoadworthyError("something broke here", hint="report it with the request id"), request_id)
+            return problem(RoadworthyError("internal error", hint="report it with the request id"), request_id)
         _log.error("disk-refuses", request_id=request_id, reason=str(error))
         return problem(disk_full(), request_id)
 
@@ -132,4 +132,4 @@ def install(app: FastAPI) -> None:
     async def unforeseen(request: Request, error: Exception) -> Response:
         request_id = request.state.request_id
         _log.error("unforeseen-error", request_id=request_id, exc_info=error)
-        return problem(RoadworthyError("something broke here", hint="report it with the request id"), request_id)
+        return problem(RoadworthyError("internal error", hint="report it with the request id"), request_id)

@@ -1,4 +1,4 @@
-"""Rollouts: start, follow, decide; and the events that tell other systems of them."""
+"""Routes of rollouts: start, follow and decide; and the events for other systems."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Command = Annotated[str, Path(json_schema_extra={"enum": list(rollouts.ASKED)})]
 
 
 class NewRollout(BaseModel):
-    """A rollout to begin."""
+    """A rollout to start."""
 
     model_config = ConfigDict(extra="forbid")
 
     version: Reference
-    """What is to take over, like flights:3."""
+    """The version to roll out, such as flights:3."""
     plan: dict[str, Any] = {"strategy": "canary"}
-    """How; docs/rollouts.md explains every key."""
+    """The plan; docs/rollouts.md explains every key."""
     accept_signature_change: str | None = None
-    """Why another signature is accepted; it is kept in the audit trail together with the id of the key."""
+    """Why a different signature is acceptable; the audit trail keeps the reason and the id of the key."""
     supersede: bool = False
-    """End a rollout that is in progress, and begin when its traffic has moved back; else that is refused with 409."""
+    """End a running rollout, and begin once its traffic has moved back; without it a running rollout is a 409."""
     if_generation: Generation | None = None
-    """Refuse with 409 unless the endpoint is at this generation."""
+    """Refuse with 409 unless the endpoint has this generation."""
 
 
 def routes(context: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
@@ -39,40 +39,40 @@ def routes(context: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
 
     @router.post("/api/v1/endpoints/{name}/rollouts", status_code=201, summary="Start a rollout")
     def start(request: Request, name: Name, body: NewRollout) -> dict[str, Any]:
-        """409 with everything that is in its way; while another one is in progress it says which, and at what step that is."""
+        """409 with every obstacle; if another rollout is running, with its step and who started it."""
         wanted = rollouts.Wanted(
             body.version, body.plan, body.accept_signature_change, body.supersede, body.if_generation
         )
         return rollouts.start(context, name, wanted, request.state.actor)
 
-    @router.get("/api/v1/endpoints/{name}/rollouts", summary="Rollouts of an endpoint")
+    @router.get("/api/v1/endpoints/{name}/rollouts", summary="List rollouts of an endpoint")
     def history(
         name: Name, last: Annotated[int, newest(rollouts.MOST_SHOWN)] = 20, before: str | None = None
     ) -> dict[str, Any]:
         """Newest first, with verdict, numbers and who decided; `next` is the value of `before` for the next page."""
         return rollouts.history(context, name, last, before)
 
-    @router.get("/api/v1/rollouts", summary="Rollouts in progress")
+    @router.get("/api/v1/rollouts", summary="List running rollouts")
     def in_progress() -> dict[str, Any]:
-        """Of all endpoints."""
+        """Running and waiting rollouts of all endpoints."""
         return rollouts.in_progress(context)
 
-    @router.get("/api/v1/endpoints/{name}/rollouts/{rollout_id}", summary="One rollout")
+    @router.get("/api/v1/endpoints/{name}/rollouts/{rollout_id}", summary="Get a rollout")
     def one(name: Name, rollout_id: str) -> dict[str, Any]:
-        """By its id; `current` is the one in progress, or the last."""
+        """One rollout by its id; `current` is the running one, or the last."""
         return rollouts.get(context, name, rollout_id)
 
-    @router.post("/api/v1/endpoints/{name}/rollouts/{rollout_id}:{command}", summary="Decide about a rollout")
+    @router.post("/api/v1/endpoints/{name}/rollouts/{rollout_id}:{command}", summary="Give a command to a rollout")
     def tell(request: Request, name: Name, rollout_id: str, command: Command) -> dict[str, Any]:
-        """pause, resume, approve, promote or abort. What is so already is no error: `done` is false then."""
+        """pause, resume, approve, promote or abort. A command without effect is not an error: `done` is then false."""
         return rollouts.tell(context, name, rollout_id, command, request.state.actor)
 
-    @router.get("/api/v1/events", tags=["system"], summary="What happened, to follow")
+    @router.get("/api/v1/events", tags=["system"], summary="Follow events")
     async def events(
         after: Number = 0, last: Annotated[int, newest(telemetry.MOST_SHOWN)] = 100, wait_s: Seconds = 0.0
     ) -> dict[str, Any]:
-        """Events with greater numbers than `after`, oldest first; waits for one up to `wait_s` (60 at most) when there is none.
-        `next` is the value of `after` for the next call."""
+        """Events with greater numbers than `after`, oldest first; without one, wait up to `wait_s` seconds (60 at most) for the
+        next. `next` is the value of `after` for the next call."""
         await context.stream.wait(after, wait_s, stopping)
         return await run_in_threadpool(telemetry.events_after, context, after, last)
 

@@ -1,4 +1,4 @@
-"""Receives a request's body into a file, within a limit, and cleans up. Used by the routes that take packages and records."""
+"""Receives a request's body into a file, within a limit, and deletes it afterwards. For the routes of packages and records."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from roadworthy.store.blobs import BlobStore
 
 @asynccontextmanager
 async def received(request: Request, blobs: BlobStore, max_bytes: int) -> AsyncIterator[Path]:
-    """The body as a file that is gone afterwards.
+    """The body as a temporary file.
 
     Raises:
-        BodyTooLarge: by Content-Length, before anything is read, or while reading.
+        BodyTooLarge: by Content-Length before reading, or while reading.
         MalformedBody: "empty-body".
     """
     declared = request.headers.get("content-length", "")

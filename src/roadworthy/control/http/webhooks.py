@@ -1,4 +1,4 @@
-"""Webhooks: who is told of events."""
+"""Routes of webhooks."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ EventType = Annotated[str, Field(json_schema_extra={"enum": list(TYPES)})]
 
 
 class NewWebhook(BaseModel):
-    """A webhook to be made."""
+    """A webhook to create."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: str
-    """Where to; https, or http in a network that the setting control.webhook_networks names."""
+    """The receiver's URL; https, or http in a network that the setting control.webhook_networks names."""
     events: Annotated[list[EventType], Field(json_schema_extra={"minItems": 1})] | None = None
-    """Types of events, like rollout.rolled-back; all when left out."""
+    """Types of events, such as rollout.rolled-back; all when left out."""
     endpoints: (
         Annotated[Names, Field(json_schema_extra={"minItems": 1, "maxItems": webhooks.MOST_ENDPOINTS})] | None
     ) = None
-    """Only events of these endpoints; of all when left out."""
+    """Endpoints whose events are sent; all when left out."""
 
 
 def routes(context: ControlContext) -> APIRouter:
@@ -42,25 +42,26 @@ def routes(context: ControlContext) -> APIRouter:
 
     @router.post("", status_code=201, summary="Create a webhook")
     async def create(request: Request, body: NewWebhook) -> dict[str, Any]:
-        """Its secret is in this reply and nowhere else. Messages are signed as the Standard Webhooks specification says."""
+        """The reply contains the signing secret; it is shown only once. Messages are signed by the Standard Webhooks
+        specification."""
         return await webhooks.create(context, body.url, body.events, body.endpoints, request.state.actor)
 
-    @router.get("/{webhook_id}", summary="One webhook")
+    @router.get("/{webhook_id}", summary="Get a webhook")
     def one(webhook_id: str) -> dict[str, Any]:
-        """Its state, how far it has come, how many events it is behind."""
+        """Its state, its position, and the number of events that it is behind."""
         return webhooks.get(context, webhook_id)
 
     @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook")
     def delete(request: Request, webhook_id: str) -> None:
-        """What it was not told yet it will not be told."""
+        """Delete the webhook; events that are not delivered yet are dropped."""
         webhooks.delete(context, webhook_id, request.state.actor)
 
     @router.post("/{webhook_id}:test", summary="Send a ping")
     async def test(request: Request, webhook_id: str) -> dict[str, Any]:
-        """The delivery, with its outcome. One that arrives has a failing webhook tried again at once."""
+        """The delivery, with its outcome. If the ping arrives, a failing webhook is tried again at once."""
         return await webhooks.test(context, webhook_id, request.state.actor)
 
-    @router.get("/{webhook_id}/deliveries", summary="Newest deliveries")
+    @router.get("/{webhook_id}/deliveries", summary="List deliveries of a webhook")
     def last_deliveries(webhook_id: str, last: Annotated[int, newest(KEPT)] = 20) -> dict[str, Any]:
         """Newest first, with status and reason; 100 are kept."""
         return webhooks.last_deliveries(context, webhook_id, last)

@@ -1,1 +1,1 @@
-"""What waits for news: gateways for the newest snapshot, clients for the next event."""
+"""Publishing: the newest snapshot for gateways, and events for clients that follow them."""

@@ -1,4 +1,4 @@
-"""Wakes whoever waits for the next event. The number of the newest one is kept here, so that waiting asks no database."""
+"""Wakes requests that wait for the next event. It holds the newest event's number, so waiting needs no database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EventStream:
 
     @property
     def newest(self) -> int:
-        """The number of the newest event, as far as is known here."""
+        """The number of the newest event that this process knows of."""
         return self._newest
 
     def _read(self) -> int:
@@ -29,11 +29,11 @@ class EventStream:
             return newest(connection)
 
     def expect(self, number: int) -> None:
-        """An event of that number is being written."""
+        """Note that an event with this number is being written."""
         self._expected = max(self._expected, number)
 
     def catch_up(self) -> None:
-        """Read the newest number again if one is expected; whoever waits is woken if it grew.
+        """Read the newest number again if an event is expected, and wake the waiting requests if it grew.
 
         Raises:
             Unavailable: "database-busy".
@@ -42,7 +42,7 @@ class EventStream:
             self.look()
 
     def look(self) -> None:
-        """Read the newest number again whether or not one is expected: another control plane may have written it.
+        """Read the newest number again in any case: another control plane may have written an event.
 
         Raises:
             Unavailable: "database-busy".
@@ -55,5 +55,5 @@ class EventStream:
         self._waiters.wake()
 
     async def wait(self, after: int, wait_s: float, stopping: Callable[[], bool]) -> None:
-        """Until there is an event with a number greater than `after`, `wait_s` passed, or the process is stopping."""
+        """Wait until an event has a number greater than `after`, `wait_s` passed, or the process is stopping."""
         await self._waiters.until(lambda: self._newest > after, wait_s, stopping)

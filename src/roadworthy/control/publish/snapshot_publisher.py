@@ -1,4 +1,4 @@
-"""The newest snapshot, ready to be sent, and the keys that may come in. Gateways wait on it; verbs refresh it."""
+"""Publishes the newest snapshot and the valid keys. Gateways wait for it; operations that change the store refresh it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Edition:
-    """One state of the store as others see it."""
+    """One published state of the store."""
 
     snapshot: Snapshot
     encoded: bytes
@@ -31,7 +31,7 @@ class Edition:
 
     @property
     def etag(self) -> str:
-        """Identifies the snapshot."""
+        """The snapshot's entity tag."""
         return self.snapshot.etag()
 
 
@@ -39,8 +39,8 @@ class SnapshotPublisher:
     """Holds the newest edition. `refresh` may be called from any thread, `wait` from the event loop.
 
     Args:
-        database: what it is read from.
-        epochs: is told the store's epoch.
+        database: source of the snapshots.
+        epochs: records the store's epoch.
     """
 
     def __init__(self, database: Database, epochs: EpochFile) -> None:
@@ -59,8 +59,8 @@ class SnapshotPublisher:
         return Edition(snapshot, encode_snapshot(snapshot), keys)
 
     def refresh(self) -> None:
-        """Read the store again and wake whoever waits. When it cannot be read now, `catch_up` does it later: what was written
-        stands."""
+        """Read the store again and wake the waiting requests. If the store cannot be read now, `catch_up` tries later; what was
+        written stays written."""
         with self._lock:
             try:
                 edition = self._read()
@@ -74,7 +74,7 @@ class SnapshotPublisher:
         self._waiters.wake()
 
     def catch_up(self) -> None:
-        """Refresh if the store has gone on without this: the last refresh did not succeed, or another control plane wrote.
+        """Refresh if the store is newer than the edition: the last refresh failed, or another control plane wrote.
 
         Raises:
             Unavailable: "database-busy".
@@ -86,16 +86,16 @@ class SnapshotPublisher:
             self.refresh()
 
     def is_behind(self, etag: str | None) -> bool:
-        """Whether somebody has seen a later edition than this one, at another control plane."""
+        """Whether the caller has seen a later edition than this one, at another control plane."""
         epoch, _, revision = (etag or "").strip('"').rpartition(":")
         snapshot = self.edition.snapshot
         return epoch == snapshot.epoch and revision.isdecimal() and int(revision) > snapshot.revision
 
     def key(self, text: str) -> Key | None:
-        """The key whose whole text that is, or None."""
+        """The key with this text, or None."""
         return self.edition.keys.get(hash_key(text))
 
     async def wait(self, etag: str | None, wait_s: float, stopping: Callable[[], bool]) -> Edition | None:
-        """The newest edition as soon as it is another than `etag`; None when `wait_s` passed or the process is stopping."""
+        """The newest edition as soon as its tag differs from `etag`; None when `wait_s` passed or the process is stopping."""
         changed = await self._waiters.until(lambda: self.edition.etag != etag, wait_s, stopping)
         return self.edition if changed else None

@@ -1,4 +1,4 @@
-"""Builds the snapshot that gateways serve from, out of what stands in the store. Called by `snapshot_publisher.py`."""
+"""Builds the snapshot that gateways serve from, out of the store. `snapshot_publisher.py` publishes it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from roadworthy.store.engine import read_revision
 
 
 def build_snapshot(connection: Connection) -> Snapshot:
-    """The whole of it, as of this transaction. An endpoint without a version that answers holds its package, but no split."""
+    """The whole snapshot, as of this transaction. For an endpoint without a serving version it names the package but no split."""
     epoch, revision = read_revision(connection)
     packages: dict[str, PackageEntry] = {}
     entries = []
@@ -62,7 +62,7 @@ def build_snapshot(connection: Connection) -> Snapshot:
 
 
 def _of_rollout(rollout: Rollout | None) -> tuple[str, ...]:
-    """Versions that a rollout needs held: what it goes back to, and the canary but for the time between two attempts to load."""
+    """Versions that gateways must hold for a rollout: the stable, and the canary except between two attempts to load it."""
     if rollout is None:
         return ()
     return (rollout.stable, rollout.canary) if rollout.held else (rollout.stable,)
@@ -77,14 +77,14 @@ def _split(current: str, rollout: Rollout | None) -> tuple[VariantEntry, ...]:
 
 
 def _signature(endpoint: Endpoint, held: Mapping[str, Version], rollout: Rollout | None) -> dict[str, Any]:
-    """The endpoint's; the canary's while a change of it that somebody answers for has all the traffic."""
+    """The endpoint's signature; the canary's while it has all traffic after an accepted change of signature."""
     if rollout is not None and rollout.accepted_by is not None and rollout.state.weight == FULL_SHARE:
         return held[rollout.canary].signature
     return endpoint.signature
 
 
 def _rollout(rollout: Rollout | None) -> RolloutEntry | None:
-    """What gateways draw and count by, from the first step on."""
+    """How gateways assign and count requests, from the first step on."""
     if rollout is None or rollout.state.phase == PREPARING:
         return None
     plan, state = rollout.plan, rollout.state
@@ -103,7 +103,7 @@ def _rollout(rollout: Rollout | None) -> RolloutEntry | None:
 
 
 def _policy(endpoint: Endpoint, held: Mapping[str, Version]) -> Policy:
-    """The endpoint's, with the digests of the versions that its fallbacks name."""
+    """The endpoint's policy, with the digests of its fallback versions."""
     policy = msgspec.convert(endpoint.policy, Policy)
     if not any(step.kind == "version" for step in policy.fallback):
         return policy

@@ -1,4 +1,5 @@
-"""Requests that wait for another thread: for a new snapshot (`snapshot_publisher.py`) or a new event (`event_stream.py`)."""
+"""Requests that wait for a change made by another thread: a new snapshot (`snapshot_publisher.py`) or event
+(`event_stream.py`)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ class Waiters:
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def wake(self) -> None:
-        """Have everybody look again; called when what they look at has changed."""
+        """Let all waiting requests check their condition again; call it after a change."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
         for loop, event in waiting:
@@ -30,7 +31,7 @@ class Waiters:
         end = loop.time() + wait_s
         while True:
             event = asyncio.Event()
-            with self._lock:  # before looking: what changes after that wakes it
+            with self._lock:  # before the check, so that any later change wakes this request
                 self._waiting.append((loop, event))
             try:
                 if there():

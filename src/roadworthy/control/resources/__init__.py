@@ -1,1 +1,1 @@
-"""What the control plane does, one file for each resource. One verb is one transaction with its audit entry."""
+"""The operations of the control plane, one file for each resource. One operation is one transaction with its audit entry."""

@@ -1,4 +1,4 @@
-"""Deploy, roll back and undeploy; and the step of the controller that moves traffic once a version is ready everywhere."""
+"""Deploy, roll back and undeploy; and the controller's step, which moves traffic once a version is ready everywhere."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from roadworthy.store.engine import bump_revision, read_revision
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A deployment.
+    """A deployment that a caller asks for.
 
     Attributes:
-        version: what is to answer, like "flights:3".
-        policy: settings to change; None for none.
-        if_generation: refuse unless the endpoint has it; 0 when it must not exist; None for whatever it has.
-        supersede: end a rollout that is in progress and deploy when its traffic has moved back, instead of refusing.
+        version: the version to serve, such as "flights:3".
+        policy: settings to change; None for no change.
+        if_generation: refuse unless the endpoint has this generation; 0 if it must not exist; None for any.
+        supersede: end a running rollout and deploy once its traffic has moved back, instead of refusing.
     """
 
     version: str
@@ -48,7 +48,7 @@ class Asked:
 
 
 def deploy(context: ControlContext, name: str, asked: Asked, actor: str) -> dict[str, Any]:
-    """Let a version answer at endpoint `name` as soon as every live worker has it loaded and proved.
+    """Deploy a version to the endpoint `name`; it serves as soon as every live worker has loaded and proved it.
 
     Raises:
         NotFound: "unknown-version", "blob-missing".
@@ -84,7 +84,7 @@ def deploy(context: ControlContext, name: str, asked: Asked, actor: str) -> dict
 
 
 def check_bytes(context: ControlContext, connection: Connection, version: versions.Version) -> None:
-    """Refuse a version whose bytes the blob store has lost, unless every live worker has it loaded already.
+    """Refuse a version whose bytes are missing from the blob store, unless every live worker has already loaded it.
 
     Raises:
         NotFound: "blob-missing".
@@ -94,14 +94,15 @@ def check_bytes(context: ControlContext, connection: Connection, version: versio
     workers = [worker for gateway in _live(context, connection) for worker in gateway.workers]
     if not isinstance(decide(version.digest, workers), Switch):
         raise NotFound(
-            f"the bytes of {version.reference} are not in the blob store",
+            f"the package of {version.reference} is missing from the blob store",
             code="blob-missing",
-            hint="push the same package again: it keeps its number",
+            hint="push the same package again; it keeps its number",
         )
 
 
 def _make_way(context: ControlContext, connection: Connection, before: Endpoint, asked: Asked, actor: str) -> bool:
-    """What a rollout in progress means for a deployment: other policies are taken, another version only in its place."""
+    """Whether the deployment supersedes a running rollout. A change of policy does not disturb it; another version replaces
+    it."""
     running = rollouts.find_running(connection, before.name)
     if running is None or asked.version == before.current:
         return False
@@ -115,13 +116,13 @@ def _make_way(context: ControlContext, connection: Connection, before: Endpoint,
 
 
 def rollout_running(running: Rollout) -> Conflict:
-    """The error of whoever comes while a rollout is in progress: it says who is at what step."""
+    """The error while another rollout is running: it names its version, its starter and its step."""
     at = rollout_controller.standing(running)
     return Conflict(
-        f"a rollout of {running.canary} by {running.started_by} is in progress on endpoint {running.endpoint}: "
+        f"a rollout of {running.canary}, started by {running.started_by}, is running on endpoint {running.endpoint}: "
         f"{at['phase']}, step {at['step']} of {at['steps']}, {at['share']:g} % of the traffic",
         code="rollout-running",
-        hint="abort or promote it, let it end, or ask to supersede it",
+        hint="wait until it ends, abort or promote it, or supersede it with --supersede",
         facts={"rollout": running.id, "started_by": running.started_by, **at},
     )
 
@@ -138,14 +139,14 @@ def _with_pending(
     pending = Pending(str(version.reference), LOADING, now, "not loaded yet")
     if before is None:
         return Endpoint(name, 1, None, None, pending, policy, version.signature, now, actor)
-    if before.current is None:  # nobody was ever answered under the signature of a version that did not come to serve
+    if before.current is None:  # no caller was ever answered by the signature of a version that never served
         before = replace(before, signature=version.signature)
     difference = Signature.from_document(version.signature).accepts(Signature.from_document(before.signature))
     if difference is not None:
         raise Conflict(
             f"{version.reference} does not fit the endpoint's signature: {difference}",
             code="signature-incompatible",
-            hint="deploy it to an endpoint of its own, so that callers can move over",
+            hint="deploy it to a new endpoint, so that callers can move over",
         )
     if before.current == str(version.reference):
         if before.pending is None and policy == before.policy:
@@ -159,13 +160,13 @@ def _with_pending(
 
 
 def _again(context: ControlContext, before: Endpoint, actor: str) -> Endpoint:
-    """The same with a higher generation: gateways that keep its version out give it another chance."""
+    """The endpoint with a higher generation: gateways give its version another chance after a quarantine."""
     return replace(before, generation=before.generation + 1, changed_at_us=context.clock.now_us(), changed_by=actor)
 
 
 def rollback(context: ControlContext, name: str, actor: str) -> dict[str, Any]:
-    """Back to the version that answered before: at once when it is still loaded everywhere, else as a deploy. A rollout that is
-    in progress is aborted, and that is all.
+    """Roll an endpoint back to its previous version: at once if every worker still has it loaded, else like a deployment. If a
+    rollout is running, only abort it.
 
     Raises:
         NotFound: "unknown-endpoint".
@@ -187,7 +188,7 @@ def rollback(context: ControlContext, name: str, actor: str) -> dict[str, Any]:
 def _roll_back(context: ControlContext, connection: Connection, before: Endpoint, actor: str) -> None:
     if before.previous is None:
         raise Conflict(
-            f"endpoint {before.name} has no version before this one",
+            f"endpoint {before.name} has no previous version",
             code="no-previous-version",
             hint="deploy the version that you want by its number",
         )
@@ -205,8 +206,8 @@ def _roll_back(context: ControlContext, connection: Connection, before: Endpoint
 
 
 def _switched(connection: Connection, before: Endpoint, version: str) -> Endpoint:
-    """The endpoint after `version` took over. It promises what it did, but where it goes back behind a change of the signature
-    that somebody had answered for: then it promises what that version does."""
+    """The endpoint after the switch to `version`. It keeps its signature, except when it goes back behind an accepted change of
+    signature: then it takes that version's."""
     found = versions.get(connection, VersionReference.parse(version))
     fits = Signature.from_document(found.signature).accepts(Signature.from_document(before.signature)) is None
     after = before.switched(version)
@@ -214,7 +215,7 @@ def _switched(connection: Connection, before: Endpoint, version: str) -> Endpoin
 
 
 def undeploy(context: ControlContext, name: str, actor: str) -> None:
-    """Take the endpoint away; its versions stay in the registry."""
+    """Delete the endpoint; its versions stay in the registry."""
     with context.lock:
         with context.database.begin() as connection:
             endpoint = endpoints.get(connection, name)
@@ -229,7 +230,7 @@ def undeploy(context: ControlContext, name: str, actor: str) -> None:
 
 
 def step(context: ControlContext) -> None:
-    """Decide once about every pending version, about serving ones that crash, and about rollouts: the controller's tick."""
+    """One tick of the controller: pending versions, serving versions that crash, and rollouts."""
     with context.lock:
         moved = False
         with context.database.begin() as connection:
@@ -272,9 +273,8 @@ def _step_one(context: ControlContext, connection: Connection, before: Endpoint,
 def _retreat(
     context: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway], rollout: Rollout | None
 ) -> bool:
-    """Back to the version before when the serving one is kept out of service because it crashes its processes. There is no way
-    back to that one but to deploy it, and what is on its way stays so. A rollout that has lost its stable so is over, unless its
-    canary has all the traffic."""
+    """Go back to the previous version when the serving one is in quarantine. Only a deployment brings that version back; a
+    pending version stays pending. A rollout that loses its stable in this way is over, unless its canary has all the traffic."""
     reason = _kept_out(connection, before, found)
     if reason is None or before.previous is None:
         return False
@@ -295,15 +295,15 @@ def _retreat(
     endpoints.change(connection, before, after)
     revision = bump_revision(connection)
     if rollout is not None:
-        text = f"{before.current}, which it began from, is kept out of service: {reason}"
+        text = f"its stable {before.current} is in quarantine: {reason}"
         rollout_controller.cancel(context, connection, rollout, CONTROLLER, text)
         rollout_controller.begin_waiting(context, connection, after, revision)
     return True
 
 
 def _kept_out(connection: Connection, endpoint: Endpoint, found: list[Gateway]) -> str | None:
-    """Why a live gateway keeps the serving version out, if one does. What it said before the endpoint was changed last does not
-    count: with a change the version gets another chance."""
+    """Why a live gateway has the serving version in quarantine, if one has. Reports from before the endpoint's last change do not
+    count: each change gives the version another chance."""
     if endpoint.current is None:
         return None
     said = [worker for gateway in found if gateway.seen_at_us > endpoint.changed_at_us for worker in gateway.workers]
@@ -311,8 +311,8 @@ def _kept_out(connection: Connection, endpoint: Endpoint, found: list[Gateway]) 
 
 
 def _reports(endpoint: Endpoint, pending: Pending, found: list[Gateway]) -> list[WorkerReport]:
-    """What live workers say of the pending version. What a gateway said before it was asked to hold that version speaks of an
-    earlier life of it there, as ready or as failed, and counts as nothing yet."""
+    """Reports of live workers on the pending version. Reports from before the gateway was asked to hold it concern an earlier
+    life of the version there, ready or failed, and count as nothing yet."""
     warm = pending.version in (endpoint.current, endpoint.previous)
     return [
         worker if warm or gateway.seen_at_us > pending.since_us else msgspec.structs.replace(worker, versions=())
@@ -341,7 +341,7 @@ def get(context: ControlContext, name: str) -> dict[str, Any]:
 
 
 def list_all(context: ControlContext) -> dict[str, Any]:
-    """Every endpoint, by name."""
+    """Every endpoint, sorted by name."""
     with context.database.begin() as connection:
         reached = reach(connection, _live(context, connection))
         items = [endpoint_document(connection, endpoint, reached) for endpoint in endpoints.list_all(connection)]
@@ -349,7 +349,7 @@ def list_all(context: ControlContext) -> dict[str, Any]:
 
 
 def reach(connection: Connection, live: list[Gateway]) -> dict[str, int | None]:
-    """The store's revision, and the newest one by which every live worker answers already; None when there is no worker."""
+    """The store's revision, and the newest revision that every live worker serves; None without workers."""
     epoch, revision = read_revision(connection)
     workers = [worker for gateway in live for worker in gateway.workers]
     answered = (worker.revision if worker.epoch == epoch else 0 for worker in workers)
@@ -357,7 +357,7 @@ def reach(connection: Connection, live: list[Gateway]) -> dict[str, int | None]:
 
 
 def endpoint_document(connection: Connection, endpoint: Endpoint, reached: dict[str, int | None]) -> dict[str, Any]:
-    """An endpoint as the API shows it; `reached` is what `reach` gave."""
+    """An endpoint as the API shows it; `reached` comes from `reach`."""
     pending = endpoint.pending
     running = rollouts.find_running(connection, endpoint.name)
     return {

@@ -1,4 +1,4 @@
-"""Take what became known of predictions: join it with their records, and count it for the rollout that drew them."""
+"""Takes feedback on predictions: joins it with their records, and counts it for the rollout that assigned them."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ TAKEN, DUPLICATE, UNKNOWN = "taken", "duplicate", "unknown"
 NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED = "not-in-rollout", "no-evidence", "not-asked"
 OUT_OF_BOUNDS, CLOSED, INVALID = "out-of-bounds", "closed", "invalid"
 RESULTS = (TAKEN, DUPLICATE, UNKNOWN, NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED, OUT_OF_BOUNDS, CLOSED, INVALID)
-"""What can become of an item; docs/rollouts.md says what each means."""
+"""Results of an item; docs/rollouts.md explains each."""
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What became known of one prediction.
+    """Feedback on one prediction.
 
     Attributes:
-        prediction_id: as the reply's header told it; `:i` behind it, a row, names the request all the same.
-        correct: whether the answer was right; None when that is not said.
-        events: bad events of the user's own, by name.
-        values: of metrics of an A/B test.
-        fault: why the item cannot be read; "" when it can. Such an item may have no id.
+        prediction_id: from the reply's header; the id of a row, with `:i`, means its whole request.
+        correct: whether the answer was right; None when not given.
+        events: the user's own bad events, by name.
+        values: of an A/B test's metrics.
+        fault: why the item is unreadable; "" when it is readable. Such an item may have no id.
     """
 
     prediction_id: str | None
@@ -53,16 +53,16 @@ class Item:
 
     @property
     def request(self) -> str:
-        """The id of the request. Its rows had one draw, so they are one outcome."""
+        """The request's id. All rows of a request were assigned together, so they are one outcome."""
         return (self.prediction_id or "").partition(":")[0]
 
 
 @dataclass(slots=True)
 class _Found:
-    """An item, what is known of its prediction, and what becomes of it.
+    """An item, its prediction's record, and the item's result.
 
     Attributes:
-        ignored: what it says that the rollout does not count. problem: what is wrong with it.
+        ignored: parts that the rollout does not count. problem: what is wrong with the item.
     """
 
     item: Item
@@ -73,15 +73,15 @@ class _Found:
     facts: list[Fact] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
-        """As the reply tells it."""
+        """The item in the reply."""
         shown: dict[str, Any] = {"prediction_id": self.item.prediction_id, "result": self.result}
         shown |= {"ignored": self.ignored} if self.ignored else {}
         return shown | ({"problem": self.problem} if self.problem else {})
 
 
 def give(context: ControlContext, name: str, items: Sequence[Item], actor: str) -> dict[str, Any]:
-    """Take feedback for an endpoint; what became of each item, in order. To give the same again changes nothing. An item that
-    cannot be read has the result "invalid", and the others are taken all the same.
+    """Take feedback for an endpoint; the result of each item, in order. Repeating the same feedback changes nothing. An
+    unreadable item has the result "invalid", and the others are still taken.
 
     Args:
         items: at least one, MOST_ITEMS at most.
@@ -94,7 +94,7 @@ def give(context: ControlContext, name: str, items: Sequence[Item], actor: str) 
     with context.database.begin() as connection:
         endpoints.get(connection, name)
         files = predictions.files_between(connection, name, ids) if ids else []
-    sought = predictions.find_drawn(files, context.blobs.open, ids)  # outside of any transaction: it reads files
+    sought = predictions.find_drawn(files, context.blobs.open, ids)  # outside any transaction, because it reads files
     found = [_Found(item, None if item.fault else sought.drawn.get(item.request)) for item in items]
     _tell_unreadable(context, sought, found)
     by_rollout: dict[str, list[_Found]] = {}
@@ -103,22 +103,22 @@ def give(context: ControlContext, name: str, items: Sequence[Item], actor: str) 
             by_rollout.setdefault(each.drawn.rollout, []).append(each)
     if by_rollout:
         with context.database.begin() as connection:
-            for rollout_id in sorted(by_rollout):  # in one order, so that two senders never wait for each other
+            for rollout_id in sorted(by_rollout):  # always in this order, so that two senders cannot deadlock
                 _take(connection, (name, rollout_id), by_rollout[rollout_id], actor, context.clock.now_us())
     counts = Counter(each.result for each in found)
     return {"items": [each.document() for each in found], "counts": {result: counts[result] for result in RESULTS}}
 
 
 def _tell_unreadable(context: ControlContext, sought: predictions.Sought, found: Sequence[_Found]) -> None:
-    """Count record files that are damaged or gone, without those that were trimmed; say so of each item that may be in one."""
+    """Count damaged or missing record files, without trimmed ones, and mark each item that may be in one."""
     damaged = telemetry.count_unreadable(context, sought.unreadable)[0] if sought.unreadable else 0
     for each in found:
         if damaged and each.drawn is None and each.item.request in sought.missed:
-            each.problem = "a record file that may have held the prediction is damaged or gone"
+            each.problem = "a record file that may have held the prediction is damaged or missing"
 
 
 def _may_count(found: _Found) -> bool:
-    """Whether the record lets it be evidence; else `result` says why not."""
+    """Whether the record allows the item as evidence; otherwise `result` says why not."""
     if found.item.fault:
         found.result, found.problem = INVALID, found.item.fault
     if found.drawn is None:
@@ -135,7 +135,7 @@ def _may_count(found: _Found) -> bool:
 def _take(connection: Connection, which: tuple[str, str], group: Sequence[_Found], actor: str, now_us: int) -> None:
     try:
         rollout = rollouts.get(connection, *which)
-    except NotFound:  # the database is an older copy of itself
+    except NotFound:  # the database was restored from an older copy
         for each in group:
             each.result = NOT_IN_ROLLOUT
         return
@@ -151,7 +151,7 @@ def _take(connection: Connection, which: tuple[str, str], group: Sequence[_Found
 
 
 def _read(rollout: Rollout, found: _Found) -> None:
-    """The item as facts of the rollout; none when it says nothing that the rollout counts, or something that cannot be."""
+    """Turn the item into facts of the rollout; into none if the rollout counts nothing of it, or a value is impossible."""
     item, drawn, plan = found.item, found.drawn, rollout.plan
     variant = {rollout.stable_digest: STABLE, rollout.canary_digest: CANARY}.get("" if drawn is None else drawn.digest)
     if drawn is None or variant is None:
@@ -176,7 +176,7 @@ def _read(rollout: Rollout, found: _Found) -> None:
             found.ignored.append(name)
         elif not metric.low <= value <= metric.high:
             found.result = OUT_OF_BOUNDS
-            found.problem = f"{name} is {value:g}, where the plan allows {metric.low:g} to {metric.high:g}"
+            found.problem = f"{name} is {value:g}; the plan allows {metric.low:g} to {metric.high:g}"
             return
         else:
             facts.append(Fact(f"{METRIC}{name}", subject, *where, bad=False, value=value))
@@ -185,7 +185,7 @@ def _read(rollout: Rollout, found: _Found) -> None:
 
 
 def trim(context: ControlContext) -> int:
-    """Delete the feedback of whole rollouts beyond the limit, those that are long over first; return of how many."""
+    """Delete the feedback of whole rollouts beyond the limit, the longest ended first; return the number of rollouts."""
     with context.database.begin() as connection:
         closed = feedback.close_over_limit(connection, context.settings.feedback_max_rows, context.clock.now_us())
         for rollout_id, rows in closed:

@@ -1,4 +1,4 @@
-"""Create, list and revoke keys; and the keys that the first start brings along."""
+"""Create, list and revoke keys; and add the bootstrap keys of the first start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 def create(
     context: ControlContext, role: str, endpoints: Sequence[str] | None, actor: str, name: str | None = None
 ) -> dict[str, Any]:
-    """A new key; its text is shown here and never again. `name`: its id when None.
+    """Create a key; its text is shown here and never again. `name`: the key's id when None.
 
     Raises:
         InvalidRequest: "unknown-role", "invalid-name".
@@ -34,7 +34,7 @@ def create(
     """
     if name is not None and check_name(name, "key name").startswith(_LIKE_AN_ID):
         raise InvalidRequest(
-            f"a key's name cannot begin with {_LIKE_AN_ID}, as the ids of keys do",
+            f"the name of a key cannot begin with {_LIKE_AN_ID}, because ids of keys do",
             code="invalid-name",
             hint="choose a name that says where the key is used",
         )
@@ -56,7 +56,7 @@ def list_all(context: ControlContext) -> dict[str, Any]:
 
 
 def revoke(context: ControlContext, key_id: str, actor: str) -> None:
-    """Forget a key; gateways follow with their next snapshot.
+    """Revoke a key; gateways apply it with their next snapshot.
 
     Raises:
         NotFound: "unknown-key".
@@ -70,8 +70,8 @@ def revoke(context: ControlContext, key_id: str, actor: str) -> None:
 
 
 def ensure(context: ControlContext, offered: Sequence[Mapping[str, Any]]) -> None:
-    """Take each of the keys {id, key, role, name, only_first} that a start brings along, unless it is there, was revoked, or is
-    only wanted as the first of its role and that role has a key. A name that another key has is not given twice."""
+    """Add each bootstrap key {id, key, role, name, only_first}, unless it exists, was revoked, or is wanted only as the first of
+    its role and that role already has a key. A name that another key has is not given again."""
     for item in offered:
         with context.database.begin() as connection:
             if not _is_wanted(connection, item):
@@ -90,10 +90,10 @@ def _is_wanted(connection: Connection, item: Mapping[str, Any]) -> bool:
     if keys.find(connection, item["key"]) is not None:
         return False
     if entries.has(connection, _REVOKE, item["id"]):
-        _log.warning("a revoked key was offered again; it stays revoked", key=item["id"], role=item["role"])
+        _log.warning("a revoked bootstrap key was offered again; it stays revoked", key=item["id"], role=item["role"])
         return False
     if item.get("only_first") and keys.has_role(connection, item["role"]):
-        _log.info("the database has a key of this role, so no other was made", role=item["role"])
+        _log.info("the role already has a key, so no bootstrap key was added", role=item["role"])
         return False
     return True
 

@@ -1,6 +1,7 @@
-"""What a plan's signals can be measured by on an endpoint, settled once before the rollout begins, and which nobody can measure.
+"""Decides once, before a rollout begins, how a plan's signals are measured on an endpoint, and which cannot be measured.
 
-`resources/rollouts.py` asks. A rollout that waited for a signal nobody counts would wait for ever, so `preflight.py` refuses it.
+A rollout that waited for a signal that nothing counts would wait forever, so `preflight.py` refuses it. Used by
+`resources/rollouts.py`.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from roadworthy.schema.signature import Field, Signature
 from roadworthy.statistics.bins import CategoryBins, NumberBins, bins_from_document
 from roadworthy.store.blobs import BlobStore, package_blob
 
-NOBODY: Mapping[str, str] = {"guard_hits": "endpoints have no guards on inputs and outputs in this release"}
+UNCOUNTED: Mapping[str, str] = {"guard_hits": "endpoints have no guards on inputs and outputs in this release"}
 """Signals that nothing counts on any endpoint yet, and why."""
 MOST_OUTPUTS = 4
-"""Outputs that drift is counted of: each takes 64 cells of a worker's slot in every generation."""
+"""Outputs whose drift is counted: each takes 64 cells of a worker's slot in every generation."""
 _MOST_CATEGORIES = OUTPUT_BINS - 2
 _MOST_EDGES = OUTPUT_BINS - 2
 _MOST_REST = 0.5
-"""So large a part of the answers may be labels that are counted together."""
+"""Largest share of answers that may be rare labels, which are counted together."""
 _MOST_IN_BIN = 0.2
-"""So large a part of the answers may be in one bin that holds several values, in a profile that did not look for that."""
+"""Largest share of answers in one bin of several values, in a profile whose packer did not separate such values."""
 _PROBABILITIES = "probabilities"
 
 
 class Measures(NamedTuple):
-    """`outputs` and `probabilities` as in `RolloutEntry`; by signal, why it cannot be measured."""
+    """`outputs` and `probabilities` as in `RolloutEntry`; `missing`: by signal, why it cannot be measured."""
 
     outputs: tuple[WatchedOutput, ...]
     probabilities: str | None
@@ -43,9 +44,9 @@ class Measures(NamedTuple):
 
 
 def measures(plan: Plan, stable: Version, blobs: BlobStore, workers: Sequence[WorkerReport]) -> Measures:
-    """How the plan's signals are measured beside this stable."""
+    """How the plan's signals are measured against this stable."""
     watched = {watch.signal for watch in plan.watches}
-    missing = dict(NOBODY)
+    missing = dict(UNCOUNTED)
     probabilities, outputs = None, tuple[WatchedOutput, ...]()
     signature = Signature.from_document(stable.signature)
     if "confidence" in watched:
@@ -57,7 +58,7 @@ def measures(plan: Plan, stable: Version, blobs: BlobStore, workers: Sequence[Wo
         missing |= {} if blind is None else {"drift": blind}
     if "resources" in watched and _runs_inline(stable.digest, workers):
         missing["resources"] = (
-            f"{stable.reference} runs in the workers, whose memory is that of all versions; give the endpoint the policy"
+            f"{stable.reference} runs inside the workers, whose memory all versions share; set the endpoint's policy"
             " placement.where=process"
         )
     return Measures(outputs, probabilities, missing)
@@ -71,12 +72,12 @@ def _probabilities(signature: Signature) -> str | None:
 
 
 class _Profiled(NamedTuple):
-    """An output as the training profile has it.
+    """An output in the training profile.
 
     Attributes:
         watched: how gateways count it.
-        constant: the one value that training had; None when there were several.
-        blind: why its bins cannot tell its answers apart; None when they can.
+        constant: the only value in training; None when there were several.
+        blind: why its bins cannot distinguish its answers; None when they can.
     """
 
     watched: WatchedOutput
@@ -85,8 +86,8 @@ class _Profiled(NamedTuple):
 
 
 def _outputs(signature: Signature, stable: Version, blobs: BlobStore) -> tuple[tuple[WatchedOutput, ...], str | None]:
-    """The outputs that drift is counted of, and why it cannot be: those that the training profile has bins for, plain ones in the
-    signature's order, then the numbers of tensors, such as probabilities beside a label."""
+    """The outputs whose drift is counted, or the reason why it cannot be: outputs with bins in the training profile, first plain
+    ones in the signature's order, then the numbers of tensors, such as probabilities next to a label."""
     try:
         with blobs.open(package_blob(stable.digest)) as stored:
             profile = open_profile(stored)
@@ -113,7 +114,7 @@ def _outputs(signature: Signature, stable: Version, blobs: BlobStore) -> tuple[t
     found = [each for each in profiled if each is not None]
     if any(
         each.watched.place is None for each in found
-    ):  # what stands beside an answer in full is left out where it says nothing
+    ):  # next to a plain output, blind numbers of a tensor are left out
         found = [each for each in found if each.watched.place is None or each.blind is None]
     found = found[:MOST_OUTPUTS]
     if not found:
@@ -121,15 +122,15 @@ def _outputs(signature: Signature, stable: Version, blobs: BlobStore) -> tuple[t
         return (), f"the profile of {stable.reference} has bins for none of its outputs ({names})"
     for each in found:
         if each.blind is not None:
-            return (), f"{each.blind} (by the profile of {stable.reference})"
+            return (), f"{each.blind} (according to the profile of {stable.reference})"
     if all(each.constant is not None for each in found):
-        told = ", ".join(f"{each.watched.label} was always {each.constant}" for each in found)
-        return (), f"in training {told}, so it is not known how the answers of {stable.reference} are distributed"
+        constants = ", ".join(f"{each.watched.label} was always {each.constant}" for each in found)
+        return (), f"in training {constants}, so the distribution of the answers of {stable.reference} is unknown"
     return tuple(each.watched for each in found), None
 
 
 def _profiled(document: Any, field: Field, place: int | None, edition: object) -> _Profiled | None:
-    """None for an output of which only presence is known. The profile is as its packer wrote it and may hold anything."""
+    """None for an output without usable bins. The profile is as its packer wrote it and may hold anything."""
     try:
         bins = bins_from_document(document["bins"])
         cells = tuple(int(cell) for cell in document["cells"])
@@ -146,35 +147,35 @@ def _profiled(document: Any, field: Field, place: int | None, edition: object) -
 
 
 def _labels(bins: CategoryBins, cells: tuple[int, ...], watched: WatchedOutput) -> _Profiled | None:
-    told = watched.categories
-    if not told:
+    labels = watched.categories
+    if not labels:
         return None
-    rest, whole = sum(cells[len(told) :]), sum(cells)
+    rest, whole = sum(cells[len(labels) :]), sum(cells)
     blind = None
     if rest > _MOST_REST * whole:
         blind = (
-            f"{watched.label} has so many different values that {rest / whole:.0%} of the answers in training are none of the"
-            f" {len(told)} that can be counted apart; leave out drift, or answer a class beside it"
+            f"{watched.label} has so many different values that {rest / whole:.0%} of the answers in training are not among the"
+            f" {len(labels)} that can be counted separately; remove drift from the plan, or add an output with a class"
         )
-    constant = repr(told[0]) if len(bins.categories) == 1 and not rest else None
+    constant = repr(labels[0]) if len(bins.categories) == 1 and not rest else None
     return _Profiled(watched, constant, blind)
 
 
 def _blind(bins: NumberBins, cells: tuple[int, ...], field: Field, label: str) -> str | None:
-    """Why bins of an earlier release cannot tell answers apart: they put neighbouring labels into one."""
+    """Why the bins of an earlier release cannot distinguish answers: they merge neighbouring labels."""
     for number, (low, high) in enumerate(itertools.pairwise(bins.edges), start=1):
         last = number == len(bins.edges) - 1
         several = high - low > 1.0 or last if field.dtype.is_integer else True
         if several and cells[number] > _MOST_IN_BIN * sum(cells):
             return (
                 f"{label} has one bin for everything from {low:g} to {high:g}, {cells[number] / sum(cells):.0%} of the answers in"
-                " training, so what changes among them cannot be seen; pack it again with this release, which keeps them apart"
+                " training, so changes among them are invisible; pack the model again with this release, which separates them"
             )
     return None
 
 
 def _edges(edges: Sequence[float]) -> tuple[float, ...]:
-    """As `NumberBins` means them: the last bin has its upper edge inside, and what is beyond was never seen in training."""
+    """The edges as gateways use them: the last bin includes its upper edge, and values beyond it never occurred in training."""
     beyond = math.nextafter(edges[-1], math.inf)
     inner = edges[:-1] or edges
     every = math.ceil(len(inner) / (_MOST_EDGES - 1))
@@ -182,11 +183,11 @@ def _edges(edges: Sequence[float]) -> tuple[float, ...]:
 
 
 def _runs_inline(digest: str, workers: Iterable[WorkerReport]) -> bool:
-    """Whether every worker that tells where it runs says that it is in itself."""
-    told = [
+    """Whether every worker that reports the version's placement runs it inline."""
+    placements = [
         state.placement
         for worker in workers
         for state in worker.versions
         if state.digest == digest and state.state == READY and state.placement is not None
     ]
-    return bool(told) and not any(placement.startswith("process") for placement in told)
+    return bool(placements) and not any(placement.startswith("process") for placement in placements)

@@ -28,11 +28,11 @@ PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What the person who pushes lets the package do.
+    """What a person allows a package to do when pushing it.
 
     Attributes:
-        code: the digest of the package that may execute code of its own, or None.
-        grants: what that code may have beside its own files.
+        code: the digest of the package that may execute its own code, or None.
+        grants: what that code may access in addition to its own files.
     """
 
     code: str | None = None
@@ -40,12 +40,13 @@ class Allowed:
 
 
 def push(context: ControlContext, file: Path, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
-    """Prove the package in `file` and give it the next number; True when it is new. Pushed again, it keeps its number.
+    """Prove the package in `file` and give it the next number; True when it is new. A package that is pushed again keeps its
+    number.
 
     Raises:
-        PackageError: it is damaged, refused, not allowed or not proved.
-        InvalidRequest: "wrong-digest": what was allowed is another package; "grant-invalid".
-        Conflict: "grants-differ": it is a version with other grants.
+        PackageError: the package is damaged, refused, not allowed, or not proved.
+        InvalidRequest: "wrong-digest": another package was allowed; "grant-invalid".
+        Conflict: "grants-differ": the package already is a version with other grants.
     """
     package = open_package(file)
     _check_allowed(package, allowed.code)
@@ -60,12 +61,12 @@ def push(context: ControlContext, file: Path, actor: str, allowed: Allowed) -> t
         context.blobs.delete(package_blob(package.digest))
     context.blobs.put(package_blob(package.digest), file)
     with context.lock:
-        context.blobs.put(package_blob(package.digest), file)  # again, if a delete came in between
+        context.blobs.put(package_blob(package.digest), file)  # again, in case of a delete in between
         return _register(context, package, actor, allowed)
 
 
 def _is_whole(context: ControlContext, digest: str) -> bool:
-    """Whether the stored package is there and still what it was: if not, the one that is being pushed takes its place."""
+    """Whether the stored package exists and is undamaged; if not, the pushed one replaces it."""
     copy = context.blobs.incoming()
     try:
         with context.blobs.open(package_blob(digest)) as stored, copy.open("xb") as writing:
@@ -80,16 +81,16 @@ def _is_whole(context: ControlContext, digest: str) -> bool:
 def _check_allowed(package: Package, allow_code: str | None) -> None:
     if allow_code is not None and check_digest(allow_code) != package.digest:
         raise InvalidRequest(
-            "the digest that was allowed is not that of the package",
+            "the allowed digest is not the digest of this package",
             code="wrong-digest",
-            hint=f"this package is {package.digest}",
+            hint=f"the digest of this package is {package.digest}",
             facts={"digest": package.digest},
         )
     if allow_code is None and package.carries_code:
         raise PackageRefused(
-            f"the package {package.name} would execute code of its own",
+            f"the package {package.name} executes its own code",
             code="code-not-allowed",
-            hint=f"if you trust where it came from, say so by its digest: --allow-code {package.digest}",
+            hint=f"if you trust its source, allow it by its digest: --allow-code {package.digest}",
             facts={"digest": package.digest},
         )
 
@@ -99,7 +100,7 @@ def _check_grants(context: ControlContext, package: Package, allowed: Allowed) -
         return
     if allowed.code is None or not package.carries_code:
         raise InvalidRequest(
-            "only code can be granted something, together with the leave to run it",
+            "grants need permission to run the package's code",
             code="grant-invalid",
             hint=f"push with --allow-code {package.digest}"
             if package.carries_code
@@ -110,13 +111,13 @@ def _check_grants(context: ControlContext, package: Package, allowed: Allowed) -
 
 
 def _check_same(known: Version | None, allowed: Allowed) -> None:
-    """A version never changes, and neither does what it was granted."""
+    """A version never changes, and neither do its grants."""
     if known is not None and known.grants != allowed.grants:
         same = " ".join(f"--grant {grant}" for grant in known.grants) or "without --grant"
         raise Conflict(
-            f"this package is {known.reference}, which was granted {', '.join(known.grants) or 'nothing'}",
+            f"this package already is {known.reference}, with grants {', '.join(known.grants) or '(none)'}",
             code="grants-differ",
-            hint=f"push it {same} for that version; for other grants delete {known.reference} first",
+            hint=f"push it {same} to keep that version; for other grants delete {known.reference} first",
             facts={"version": str(known.reference), "grants": list(known.grants)},
         )
 
@@ -173,7 +174,7 @@ def version_document(version: Version, serving: list[str]) -> dict[str, Any]:
 
 
 def list_models(context: ControlContext, cursor: str) -> dict[str, Any]:
-    """A page of models, by name."""
+    """A page of models, sorted by name."""
     with context.database.begin() as connection:
         rows = versions.list_models(connection, cursor, PAGE + 1)
     items = [{"name": name, "versions": number, "latest": latest} for name, number, latest in rows[:PAGE]]
@@ -181,7 +182,7 @@ def list_models(context: ControlContext, cursor: str) -> dict[str, Any]:
 
 
 def list_versions(context: ControlContext, model: str, cursor: int) -> dict[str, Any]:
-    """A page of a model's versions, by number."""
+    """A page of a model's versions, sorted by number."""
     check_name(model, "model name")
     with context.database.begin() as connection:
         found = versions.list_versions(connection, model, cursor, PAGE + 1)
@@ -199,7 +200,7 @@ def get_version(context: ControlContext, reference: VersionReference) -> dict[st
 
 
 def _holders(connection: Connection) -> dict[str, list[str]]:
-    """Endpoints by version that serve it, may go back to it, or have a rollout of it or from it."""
+    """Endpoints by version: those that serve it, may go back to it, or have a rollout with it."""
     holders = rollouts.held_by(rollouts.list_open(connection))
     for endpoint in endpoints.list_all(connection):
         for version in endpoint.versions:
@@ -216,7 +217,7 @@ def open_version(context: ControlContext, reference: VersionReference) -> Binary
 
 
 def delete_version(context: ControlContext, reference: VersionReference, actor: str) -> None:
-    """Forget a version, and its bytes when no other version has the same.
+    """Delete a version, and its bytes unless another version has the same.
 
     Raises:
         Conflict: "version-serving": an endpoint holds it.

@@ -1,4 +1,4 @@
-"""Proves a pushed package in a process of its own: no database, no keys, and none of its code unless that is allowed."""
+"""Proves a pushed package in a separate process without database or keys; its code runs only if allowed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PROOF_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Proving:
-    """How packages are proved here.
+    """How packages are proved.
 
     Attributes:
-        timeout_s: how long it may take, in seconds.
-        bounds: what their code may have.
+        timeout_s: longest time of a proof, in seconds.
+        bounds: what the package's code may access.
     """
 
     timeout_s: float = PROOF_S
@@ -27,11 +27,11 @@ class Proving:
 
 
 def prove_isolated(file: Path, how: Proving, *, allow_code: bool, grants: tuple[str, ...] = ()) -> None:
-    """Unpack the package in `file`, construct the runtime that serves, and replay its golden examples, all with what it was
-    granted.
+    """Unpack the package in `file`, construct the serving runtime, and replay the golden examples, all with the package's
+    grants.
 
     Raises:
-        PackageError: it is refused, or its answers are not those of training.
+        PackageError: the package is refused, or its answers differ from those of training.
     """
     with tempfile.TemporaryDirectory(prefix="roadworthy-proof-") as scratch:
         folder = Path(scratch) / "package"

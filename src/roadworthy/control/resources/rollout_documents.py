@@ -22,7 +22,7 @@ WAITING = "waiting"
 
 
 def document(connection: Connection, rollout: Rollout) -> dict[str, Any]:
-    """All there is to know of it."""
+    """The whole document of a rollout."""
     state, plan = rollout.state, rollout.plan
     evidence = rollouts.evidence_of(connection, rollout.id)
     stage = plan.steps[min(state.step, len(plan.steps) - 1)]
@@ -68,7 +68,7 @@ def document(connection: Connection, rollout: Rollout) -> dict[str, Any]:
 
 
 def _judged(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
-    """The verdict with its numbers, crashes, what was left out of the verdict, and what an A/B test found."""
+    """The verdict with its numbers, crashes, excluded requests, and the report of an A/B test."""
     verdict, segments = rollout.verdict, rollout.state.segments
     shown = None
     if verdict is not None:
@@ -83,14 +83,14 @@ def _judged(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
 
 
 def _watched(watch: Watch, rollout: Rollout) -> dict[str, Any]:
-    """What a watched signal said at the last look; without samples nothing is known of it."""
-    found = {alarm.signal: alarm for alarm in rollout.state.alerts}
-    alarm = found.get(watch.signal, SignalAlert(watch.signal, 0, raised=False, text="nothing was measured yet"))
+    """The state of a watched signal at the last look; without samples it is unknown."""
+    found = {alert.signal: alert for alert in rollout.state.alerts}
+    alert = found.get(watch.signal, SignalAlert(watch.signal, 0, raised=False, text="no measurement yet"))
     return {
         "signal": watch.signal,
         "on_alarm": watch.on_alarm,
-        "outcome": "alarm" if alarm.raised else "quiet" if alarm.samples else "no-evidence",
-        "samples": alarm.samples,
-        "stable_samples": alarm.other_samples,
-        "text": alarm.text,
+        "outcome": "alarm" if alert.raised else "quiet" if alert.samples else "no-evidence",
+        "samples": alert.samples,
+        "stable_samples": alert.other_samples,
+        "text": alert.text,
     }

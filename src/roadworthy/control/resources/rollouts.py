@@ -1,4 +1,4 @@
-"""Start a rollout, tell it what a person decides, and show what is in progress and what was."""
+"""Start a rollout, give it a person's command, and show running and past rollouts."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ from roadworthy.schema.signature import Signature
 from roadworthy.store.engine import bump_revision
 
 CURRENT = "current"
-"""Stands for the id of the rollout in progress, or of the last one."""
+"""Used as an id, means the running rollout or else the last one."""
 ASKED = ("pause", "resume", "approve", "promote", "abort")
-"""What people ask by name; the other commands are parts of other verbs."""
+"""Commands that people give by name; the other commands belong to other operations."""
 MOST_SHOWN = 200
-"""Rollouts of one reply."""
+"""Most rollouts in one reply."""
 _MOST_REASON = 500
 _LATELY_US = 3_600_000_000
-"""So far back is looked for how often an endpoint is asked; `rollout/plan/warnings.py` calls it the past hour."""
+"""The time over which an endpoint's rate of requests is measured; `rollout/plan/warnings.py` calls it the past hour."""
 _ids = PredictionIds()
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A rollout that somebody wants.
+    """A rollout that a caller asks for.
 
     Attributes:
-        version: what is to take over, like "flights:3".
+        version: the version to roll out, such as "flights:3".
         plan: as plans are written; see docs/rollouts.md.
-        accept_signature_change: why callers will not be harmed by another signature; None for "there is none".
-        supersede: end the rollout in progress and begin when its traffic has moved back, instead of refusing.
-        if_generation: refuse unless the endpoint has it; None for whatever it has.
+        accept_signature_change: why a different signature does not harm callers; None to accept no change.
+        supersede: end the running rollout and begin once its traffic has moved back, instead of refusing.
+        if_generation: refuse unless the endpoint has this generation; None for any.
     """
 
     version: str
@@ -71,11 +71,11 @@ class Wanted:
 
 
 def start(context: ControlContext, name: str, wanted: Wanted, actor: str) -> dict[str, Any]:
-    """Begin to move an endpoint's traffic to a version by a plan. Its document, and in "warnings" what does not stop it.
+    """Start a rollout by a plan. Its document, with "warnings" about what may surprise but does not stop it.
 
     Raises:
         NotFound: "unknown-endpoint", "unknown-version", "blob-missing".
-        Conflict: "rollout-running", "rollout-refused" with everything that is in its way in facts["problems"],
+        Conflict: "rollout-running"; "rollout-refused" with every obstacle in facts["problems"];
             "generation-conflict".
         InvalidRequest: "invalid-plan", "invalid-name", "invalid-reference", "invalid-reason".
     """
@@ -101,15 +101,15 @@ def start(context: ControlContext, name: str, wanted: Wanted, actor: str) -> dic
             rollout = _new(context, connection, (endpoint, found, plan, facts), wanted, actor)
             rollouts.create(connection, rollout)
             known = _warnings(context, connection, endpoint, plan)
-            told = {
+            started = {
                 "rollout": rollout.id,
                 "stable": rollout.stable,
                 "version": rollout.canary,
                 "strategy": plan.strategy,
             }
-            told |= {} if rollout.acceptance is None else {"signature_accepted": rollout.acceptance}
-            context.audit(connection, actor, "rollout-start", name, **told)
-            context.announce(connection, actor, "rollout-started", name, **told)
+            started |= {} if rollout.acceptance is None else {"signature_accepted": rollout.acceptance}
+            context.audit(connection, actor, "rollout-start", name, **started)
+            context.announce(connection, actor, "rollout-started", name, **started)
         context.publisher.refresh()
     step(context)
     warnings = [{"code": each.code, "text": each.text} for each in known]
@@ -127,9 +127,9 @@ def _warnings(
 def _check_reason(reason: str | None) -> None:
     if reason is not None and not (reason.strip() and len(reason) <= _MOST_REASON and reason.isprintable()):
         raise InvalidRequest(
-            f"say in 1 to {_MOST_REASON} characters why the other signature is accepted",
+            f"the reason to accept another signature must have 1 to {_MOST_REASON} printable characters",
             code="invalid-reason",
-            hint="the audit trail keeps it together with your key's id",
+            hint="the audit trail keeps the reason with the id of your key",
         )
 
 
@@ -171,19 +171,19 @@ def _sized(version: Version) -> Sized:
 
 
 def _further(plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
-    """What only the control plane knows to be in the way."""
+    """Obstacles that only the control plane knows."""
     found = []
     pending: Pending | None = endpoint.pending
     if pending is not None and pending.state == endpoints.LOADING:
-        found.append(Obstacle("deploy-under-way", f"{pending.version} is being deployed; let that end first"))
+        found.append(Obstacle("deploy-under-way", f"{pending.version} is being deployed; wait until that ends"))
     later = [each.signal for each in plan.guards if each.signal == FEEDBACK or each.signal.startswith(CUSTOM)]
     later += [metric.name for metric in plan.metrics]
     if later and not msgspec.convert(endpoint.policy, Policy).record:
-        text = f"{', '.join(later)} become known by feedback, which needs records, and the endpoint's policy keeps none"
+        text = f"{', '.join(later)} arrive as feedback, which needs records, but the endpoint's policy has record off"
         found.append(Obstacle("records-off", text))
     mixed = any(stage.weight not in (0, FULL_SHARE) or stage.shadow for stage in plan.steps)
     if facts.difference is not None and facts.accepted_by is not None and mixed:
-        text = "callers cannot send requests for two signatures at once; use blue-green or all-at-once"
+        text = "callers cannot send requests for two signatures at the same time; use blue-green or all-at-once"
         found.append(Obstacle("two-signatures", text))
     return found
 
@@ -191,15 +191,15 @@ def _further(plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
 def _refuse(found: list[Obstacle], wanted: Wanted) -> None:
     if not found:
         return
-    told = "; ".join(f"{each.text} ({each.code})" for each in found)
+    problems = "; ".join(f"{each.text} ({each.code})" for each in found)
     codes = {each.code for each in found}
-    hint = "mend what is named and start it again"
+    hint = "fix these problems and start the rollout again"
     if codes == {"signature-incompatible"}:
-        hint = "deploy it to an endpoint of its own, or accept the change by name with --accept-signature-change REASON"
+        hint = "deploy it to a new endpoint, or accept the change with --accept-signature-change REASON"
     elif "no-stable" in codes:
         hint = "deploy a first version with `roadworthy deploy`"
     raise Conflict(
-        f"the rollout of {wanted.version} cannot begin: {told}",
+        f"the rollout of {wanted.version} cannot begin: {problems}",
         code="rollout-refused",
         hint=hint,
         facts={"problems": [{"code": each.code, "text": each.text} for each in found]},
@@ -238,14 +238,16 @@ def _new(
 
 
 def tell(context: ControlContext, name: str, rollout_id: str, command: str, actor: str) -> dict[str, Any]:
-    """Do what a person asks of a rollout. Its document afterwards, with "done": false and "refused" when there was nothing to do.
+    """Give a rollout a person's command. Its document afterwards; with "done": false and "refused" if there was nothing to do.
 
     Raises:
         NotFound: "unknown-endpoint", "unknown-rollout", "unknown-command".
-        Conflict: "rollout-command-refused": it cannot be done as things stand; "no-rollout-running".
+        Conflict: "rollout-command-refused": the rollout's state does not allow it; "no-rollout-running".
     """
     if command not in ASKED or command not in COMMANDS:
-        raise NotFound(f"a rollout knows no {command}", code="unknown-command", hint=f"it knows {', '.join(ASKED)}")
+        raise NotFound(
+            f"unknown rollout command {command}", code="unknown-command", hint=f"commands are {', '.join(ASKED)}"
+        )
     with context.lock:
         with context.database.begin() as connection:
             endpoints.get(connection, name)
@@ -260,7 +262,7 @@ def tell(context: ControlContext, name: str, rollout_id: str, command: str, acto
                 raise Conflict(
                     f"the rollout of {rollout.canary} on {name}: {refused}",
                     code="rollout-command-refused",
-                    hint="`roadworthy rollout show` tells where it stands",
+                    hint="`roadworthy rollout show` shows the rollout's state",
                     facts={"rollout": rollout.id, **rollout_controller.standing(rollout)},
                 )
         context.publisher.refresh()
@@ -272,13 +274,13 @@ def _tell_waiting(
     context: ControlContext, connection: Connection, rollout: Rollout, command: str, actor: str
 ) -> str | None:
     if command != "abort":
-        return "it waits for the rollout before it to end"
+        return "it waits for the previous rollout to end"
     rollout_controller.cancel(context, connection, rollout, actor, "aborted by a person before it began")
     return None
 
 
 def _is_so_already(rollout: Rollout, command: str) -> bool:
-    """Whether what is asked for is so: to ask again is no error."""
+    """Whether the command's effect is already in force: repeating a command is not an error."""
     state = rollout.state
     return {
         "abort": True,
@@ -289,19 +291,19 @@ def _is_so_already(rollout: Rollout, command: str) -> bool:
 
 
 def _nothing(connection: Connection, name: str, last: Rollout | None, command: str) -> dict[str, Any]:
-    """Nothing is in progress: to abort that is no error, and changes nothing."""
+    """The reply when no rollout is running: an abort is then not an error and changes nothing."""
     if command != "abort":
         raise Conflict(
             f"{NOTHING} on endpoint {name}",
             code="no-rollout-running",
-            hint="`roadworthy rollout start` begins one",
+            hint="start a rollout with `roadworthy rollout start`",
         )
     shown = {"endpoint": name} if last is None else document(connection, last)
     return {**shown, "done": False, "refused": NOTHING}
 
 
 def get(context: ControlContext, name: str, rollout_id: str) -> dict[str, Any]:
-    """One rollout; CURRENT is the one in progress, or the last.
+    """One rollout; CURRENT is the running one, or the last.
 
     Raises:
         NotFound: "unknown-endpoint", "unknown-rollout".
@@ -314,7 +316,7 @@ def get(context: ControlContext, name: str, rollout_id: str) -> dict[str, Any]:
             raise NotFound(
                 f"endpoint {name} never had a rollout",
                 code="unknown-rollout",
-                hint="`roadworthy rollout start` begins one",
+                hint="start a rollout with `roadworthy rollout start`",
             )
         return document(connection, rollout)
 
@@ -327,16 +329,16 @@ def _find(connection: Connection, name: str, rollout_id: str) -> Rollout | None:
 
 
 def history(context: ControlContext, name: str | None, last: int, before: str | None) -> dict[str, Any]:
-    """The newest rollouts of an endpoint, or of all, newest first; those of a deleted endpoint too.
+    """The newest rollouts of an endpoint, or of all endpoints, newest first; including deleted endpoints.
 
     Raises:
-        NotFound: "unknown-endpoint": there is none, and never was one with a rollout.
+        NotFound: "unknown-endpoint": no such endpoint, and none of that name ever had a rollout.
         InvalidRequest: "invalid-last", "invalid-name".
     """
     if name is not None:
         check_name(name, "endpoint name")
     if not 1 <= last <= MOST_SHOWN:
-        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
+        raise InvalidRequest(f"last must be 1 to {MOST_SHOWN}, got {last}", code="invalid-last")
     with context.database.begin() as connection:
         found = rollouts.list_last(connection, name, last, before)
         if name is not None and not found:
@@ -346,7 +348,7 @@ def history(context: ControlContext, name: str | None, last: int, before: str | 
 
 
 def in_progress(context: ControlContext) -> dict[str, Any]:
-    """Every rollout that runs or waits, by endpoint."""
+    """Every running or waiting rollout, sorted by endpoint."""
     with context.database.begin() as connection:
         items = [document(connection, rollout) for rollout in rollouts.list_open(connection)]
     return {"items": items, "next": None}

@@ -1,4 +1,4 @@
-"""What gateways bring: telemetry frames and files of prediction records; and what people ask of them."""
+"""Receives telemetry frames and prediction records from gateways, and answers people's questions about them."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from roadworthy.store.blobs import package_blob
 from roadworthy.store.engine import read_revision
 
 FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
-"""How a record file is named."""
+"""Form of a record file's name."""
 MOST_SHOWN = 1_000
-"""Items of one reply."""
+"""Most items in one reply."""
 STORE_BEHIND = "store-behind"
 _RESTORE = "if the database was restored from a backup, run `roadworthy restore` on the control plane's machine"
 _log = structlog.get_logger()
 
 
 def receive(context: ControlContext, key: Key, frame: Telemetry) -> int:
-    """Take a frame under the name of the gateway that speaks with this key; return its sequence. Record files that were never
-    received, or are deleted again, are left out.
+    """Accept a frame under the name of the gateway that uses this key; return its sequence. Record files that never arrived, or
+    are already deleted, are left out.
 
     Raises:
         InvalidRequest: "invalid-name", "malformed-telemetry".
@@ -52,7 +52,7 @@ def receive(context: ControlContext, key: Key, frame: Telemetry) -> int:
         folder, _, name = file.blob.rpartition("/")
         blob = record_blob(context, key, folder.removeprefix("records/"), name)
         if blob != f"records/{gateway}/{name}":
-            raise InvalidRequest("a gateway names the record files that it sent itself", code="malformed-telemetry")
+            raise InvalidRequest("a frame may name only record files of its own gateway", code="malformed-telemetry")
         files.append(msgspec.structs.replace(file, blob=blob))
     if files:
         with context.database.begin() as connection:
@@ -62,7 +62,7 @@ def receive(context: ControlContext, key: Key, frame: Telemetry) -> int:
 
 
 def take_frame(context: ControlContext, frame: Telemetry) -> int:
-    """Apply a frame once, then decide about whatever waits for it; return its sequence."""
+    """Apply a frame once, then run the controller's step for what waits on it; return its sequence."""
     with context.database.begin() as connection:
         if gateways.apply(connection, frame, context.clock.now_us()):
             _count(connection, frame)
@@ -72,7 +72,8 @@ def take_frame(context: ControlContext, frame: Telemetry) -> int:
 
 
 def _notice(context: ControlContext, connection: Connection, frame: Telemetry) -> None:
-    """Tell once of a gateway that is ahead of the database. It is not believed further: one key could set every gateway back."""
+    """Report once that a gateway is ahead of the database. The report has no further effect: one key could reset every
+    gateway."""
     epoch, revision = read_revision(connection)
     ahead = gateways.ahead(frame.workers, epoch, revision)
     if ahead is not None and context.reported.first((STORE_BEHIND, frame.gateway, epoch)):
@@ -81,30 +82,32 @@ def _notice(context: ControlContext, connection: Connection, frame: Telemetry) -
 
 
 def _count(connection: Connection, frame: Telemetry) -> None:
-    """Add what the gateway counted to the rollouts, in the transaction that takes the frame."""
+    """Add the gateway's counts to the rollouts, in the transaction that accepts the frame."""
     for counts in frame.rollouts:
         try:
             rollouts.merge(connection, f"{frame.gateway}/{frame.boot}", counts)
         except ValueError as error:
-            raise InvalidRequest(f"counts that cannot be: {error}", code="malformed-telemetry") from error
+            raise InvalidRequest(f"impossible counts: {error}", code="malformed-telemetry") from error
 
 
 def record_blob(context: ControlContext, key: Key, gateway: str, file: str) -> str:
-    """The name under which a record file is kept of the gateway that speaks with this key and says that it is `gateway`.
+    """The blob name of a record file from the gateway that uses this key and claims to be `gateway`.
 
     Raises:
         InvalidRequest: "invalid-name".
         Forbidden: "gateway-not-yours".
     """
     if not FILE.fullmatch(file):
-        raise InvalidRequest("that cannot name a record file", code="invalid-name")
+        raise InvalidRequest("not a valid name of a record file", code="invalid-name")
     return f"records/{instance_of(context, key, gateway)}/{file}"
 
 
 def keep_records(context: ControlContext, blob: str, source: Path) -> None:
-    """Keep a finished record file; the same one again changes nothing. From now on it counts for the bound on all of them, also
-    if no frame ever names it."""
-    with context.database.begin() as connection:  # first of all: what is not known here would never be deleted
+    """Store a finished record file; storing the same file again changes nothing. From now on it counts towards the bound on all
+    record files, even if no frame ever names it."""
+    with (
+        context.database.begin() as connection
+    ):  # first, because a file that is not in the database would never be deleted
         predictions.expect(connection, blob, source.stat().st_size, context.clock.now_us())
     context.blobs.put(blob, source)
 
@@ -121,15 +124,15 @@ def trim_records(context: ControlContext) -> int:
 
 
 def last_predictions(context: ControlContext, endpoint: str, last: int, prediction_id: str | None) -> dict[str, Any]:
-    """The newest predictions of an endpoint, newest last; how many records gateways had to drop; and how many record files, with
-    how many predictions, were looked for and are damaged or gone.
+    """The newest predictions of an endpoint, newest last; the number of records that gateways dropped; and the number of damaged
+    or missing record files among those read, with their number of predictions.
 
     Raises:
         InvalidRequest: "invalid-name", "invalid-last".
     """
     check_name(endpoint, "endpoint name")
     if not 1 <= last <= MOST_SHOWN:
-        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
+        raise InvalidRequest(f"last must be 1 to {MOST_SHOWN}, got {last}", code="invalid-last")
     with context.database.begin() as connection:
         files = predictions.files_of(connection, endpoint)
         lost = sum(gateway.lost_records for gateway in gateways.list_all(connection))
@@ -139,7 +142,7 @@ def last_predictions(context: ControlContext, endpoint: str, last: int, predicti
 
 
 def count_unreadable(context: ControlContext, blobs: Sequence[str]) -> tuple[int, int]:
-    """How many of these record files are to be there, and how many predictions they hold; it is told in the log."""
+    """How many of these record files should still exist, and how many predictions they hold; logs them."""
     with context.database.begin() as connection:
         damaged, rows = predictions.kept(connection, blobs)
     if damaged:
@@ -148,7 +151,7 @@ def count_unreadable(context: ControlContext, blobs: Sequence[str]) -> tuple[int
 
 
 def status(context: ControlContext, version: str) -> dict[str, Any]:
-    """The whole at one look."""
+    """The status of the whole installation."""
     with context.database.begin() as connection:
         found = gateways.list_all(connection)
         reached = reach(connection, gateways.live(found, context.clock.now_us()))
@@ -182,16 +185,16 @@ def status(context: ControlContext, version: str) -> dict[str, Any]:
 
 
 def _alerts(live: Sequence[gateways.Gateway], epoch: str, revision: int) -> list[dict[str, Any]]:
-    """What somebody should look at."""
-    told = {gateway.id: gateways.ahead(gateway.workers, epoch, revision) for gateway in live}
+    """Conditions that an operator should look at."""
+    reported = {gateway.id: gateways.ahead(gateway.workers, epoch, revision) for gateway in live}
     return [
         {
             "code": STORE_BEHIND,
             "gateway": gateway,
-            "text": f"{gateway} reports revision {ahead}, and the database has reached {revision} only",
+            "text": f"{gateway} reports revision {ahead}, but the database has only reached {revision}",
             "hint": _RESTORE,
         }
-        for gateway, ahead in told.items()
+        for gateway, ahead in reported.items()
         if ahead is not None
     ]
 
@@ -203,7 +206,7 @@ def audit_trail(context: ControlContext, last: int, before: str | None) -> dict[
         InvalidRequest: "invalid-last".
     """
     if not 1 <= last <= MOST_SHOWN:
-        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
+        raise InvalidRequest(f"last must be 1 to {MOST_SHOWN}, got {last}", code="invalid-last")
     with context.database.begin() as connection:
         entries = list_last(connection, last, before)
     items = [{**entry, "at": iso(entry.pop("at_us"))} for entry in entries]
@@ -211,14 +214,14 @@ def audit_trail(context: ControlContext, last: int, before: str | None) -> dict[
 
 
 def events_after(context: ControlContext, after: int, last: int) -> dict[str, Any]:
-    """The `last` oldest events with greater numbers than `after`; `next` is where to go on, and `lost` how many of them were
-    deleted before they were asked for.
+    """The `last` oldest events with numbers greater than `after`; `next` is where to continue, and `lost` is the number of such
+    events that were deleted before they were read.
 
     Raises:
         InvalidRequest: "invalid-last".
     """
     if not 1 <= last <= MOST_SHOWN:
-        raise InvalidRequest(f"last is between 1 and {MOST_SHOWN}", code="invalid-last")
+        raise InvalidRequest(f"last must be 1 to {MOST_SHOWN}, got {last}", code="invalid-last")
     with context.database.begin() as connection:
         found = events.list_after(connection, max(after, 0), last)
         lost = max(events.kept(connection).first - 1 - max(after, 0), 0)

@@ -6,5 +6,5 @@ from datetime import UTC, datetime
 
 
 def iso(at_us: int) -> str:
-    """Microseconds since 1970 as RFC 3339 text in UTC, to the millisecond."""
+    """Microseconds since 1970 UTC as RFC 3339 text, to the millisecond."""
     return datetime.fromtimestamp(at_us / 1e6, tz=UTC).isoformat(timespec="milliseconds")

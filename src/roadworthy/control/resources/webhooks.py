@@ -1,4 +1,4 @@
-"""Make, show, try out and delete webhooks. Their secrets are in the reply of `create` and nowhere else."""
+"""Create, show, test and delete webhooks. The reply of `create` is the only one with the secret."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from roadworthy.webhooks.signing import make_secret
 from roadworthy.webhooks.targets import parse_url
 
 MOST_ENDPOINTS = 100
-"""Names of one webhook."""
+"""Most endpoints of one webhook."""
 
 
 async def create(
     context: ControlContext, url: str, types: Sequence[str] | None, endpoints: Sequence[str] | None, actor: str
 ) -> dict[str, Any]:
-    """A new webhook, with its secret; it is told of events from now on.
+    """Create a webhook and return it with its secret. It receives the events from now on.
 
     Raises:
         InvalidRequest: "webhook-url-invalid", "webhook-host-unknown", "webhook-address-refused", "unknown-event-type",
@@ -62,9 +62,9 @@ def _check_types(types: Sequence[str] | None) -> tuple[str, ...] | None:
     unknown = sorted(set(types) - set(TYPES))
     if unknown or not types:
         raise InvalidRequest(
-            f"there is no event type {unknown[0][:80]!r}" if unknown else "an empty list of event types wants nothing",
+            f"unknown event type {unknown[0][:80]!r}" if unknown else "the list of event types is empty",
             code="unknown-event-type",
-            hint=f"types are {', '.join(TYPES)}; leave them out for all",
+            hint=f"types are {', '.join(TYPES)}; leave the list out for all",
         )
     return tuple(dict.fromkeys(types))
 
@@ -74,7 +74,9 @@ def _check_endpoints(endpoints: Sequence[str] | None) -> tuple[str, ...] | None:
         return None
     if not 1 <= len(endpoints) <= MOST_ENDPOINTS:
         raise InvalidRequest(
-            f"name 1 to {MOST_ENDPOINTS} endpoints", code="invalid-name", hint="leave them out for all"
+            f"name 1 to {MOST_ENDPOINTS} endpoints, got {len(endpoints)}",
+            code="invalid-name",
+            hint="leave the list out for all",
         )
     return tuple(dict.fromkeys(check_name(name, "endpoint name") for name in endpoints))
 
@@ -97,7 +99,7 @@ def get(context: ControlContext, hook_id: str) -> dict[str, Any]:
 
 
 def delete(context: ControlContext, hook_id: str, actor: str) -> None:
-    """Forget a webhook, its secret and its deliveries.
+    """Delete a webhook with its secret and its deliveries.
 
     Raises:
         NotFound: "unknown-webhook".
@@ -108,7 +110,7 @@ def delete(context: ControlContext, hook_id: str, actor: str) -> None:
 
 
 async def test(context: ControlContext, hook_id: str, actor: str) -> dict[str, Any]:
-    """Send a ping now; what came of it. One that arrives ends the waiting of a webhook that was failing or gone.
+    """Send a ping now and return the delivery. If it arrives, a failing or gone webhook becomes active again.
 
     Raises:
         NotFound: "unknown-webhook".
@@ -144,7 +146,7 @@ def last_deliveries(context: ControlContext, hook_id: str, last: int) -> dict[st
         InvalidRequest: "invalid-last".
     """
     if not 1 <= last <= KEPT:
-        raise InvalidRequest(f"last is between 1 and {KEPT}", code="invalid-last")
+        raise InvalidRequest(f"last must be 1 to {KEPT}, got {last}", code="invalid-last")
     with context.database.begin() as connection:
         hooks.get(connection, hook_id)
         found = deliveries.list_last(connection, hook_id, last)
@@ -156,7 +158,7 @@ def _delivery(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _document(hook: Webhook, kept: events.Kept) -> dict[str, Any]:
-    gone = max(kept.first - 1 - hook.position, 0)  # deleted before it was tried again; its row says so when it is
+    gone = max(kept.first - 1 - hook.position, 0)  # deleted before the next try, which will write it to the row
     return {
         "id": hook.id,
         "url": hook.url,

@@ -1,8 +1,8 @@
-"""What the watched signals of a plan say now: how sure answers are, how they are distributed, memory, business values. Pure.
+"""Evaluates a plan's watched signals: confidence and distribution of answers, memory, and business metrics. Pure.
 
-`observation.py` calls at every look, and `machine.py` holds or tells. A signal of which nothing was measured has no
-samples, which is no "all is well". Two versions that are equal ever raise one of the first two, or the last, with the plan's
-alpha at most, at any number of looks; but these signals say "different", not "worse", so they never roll back.
+`observation.py` calls it at every look, and `machine.py` holds or alerts. A signal without measurements has no samples, which
+does not mean "all is well". Two equal versions ever raise confidence, drift or business with at most the plan's alpha, at any
+number of looks. These signals say "different", not "worse", so they never roll back.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from roadworthy.statistics.drift import Answers, log_e_different, shifts_of, tot
 from roadworthy.statistics.intervals import Sample, difference_sequence
 
 LEAST_GROWTH_BYTES = 64 << 20
-"""A version may hold so much more memory than the stable whatever the ratio: small processes differ by their libraries alone."""
+"""Growth of memory that is tolerated at any ratio: small processes differ by their libraries alone."""
 _MIB = 1 << 20
 
 
 class Machine(NamedTuple):
-    """Runner processes of both versions on one machine: how many of the canary's are READY, and what the largest of each version
-    holds, in bytes; None where a version has none there."""
+    """Runner processes of both versions on one machine: how many of the canary's are READY, and the memory of the largest one of
+    each version in bytes, None where a version has no runner process."""
 
     gateway: str
     processes: int
@@ -36,7 +36,7 @@ class Machine(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What there is to judge by."""
+    """Input of the evaluation."""
 
     plan: Plan
     state: State
@@ -45,23 +45,24 @@ class Look(NamedTuple):
 
 
 def signal_alerts(look: Look) -> tuple[SignalAlert, ...]:
-    """What each watched signal of the plan says, in the plan's order."""
+    """The state of each watched signal, in the plan's order."""
     return tuple(_MEASURES[watch.signal](look, watch) for watch in look.plan.watches if watch.signal in _MEASURES)
 
 
 def compares(weight: int, shadow: int) -> bool:
-    """Whether both versions answer at these parts of the traffic, so that their answers can be compared."""
+    """Whether both versions answer at these shares, so that their answers can be compared."""
     return shadow > 0 or 0 < weight < FULL_SHARE
 
 
 def _compared(state: State) -> list[Segment]:
-    """All generations in which both versions answered."""
+    """All segments in which both versions answered."""
     return [each for each in state.segments if compares(each.weight, each.shadow)]
 
 
 def _lately(state: State) -> list[int]:
-    """The generations of the step that runs, or where all its traffic is the canary's of the last in which both answered. One
-    step has one share: over several the hours at which the shares were large would weigh more for one version than for the other.
+    """The generations of the present step, or, where the canary has all traffic, of the last step in which both versions
+    answered. One step has one share. Over several steps, the hours with large shares would weigh more for one version than for
+    the other.
     """
     compared = _compared(state)
     present = [each for each in compared if each.generation >= state.step_from]
@@ -71,15 +72,15 @@ def _lately(state: State) -> list[int]:
 
 
 def _weight(look: Look, generations: Iterable[int]) -> float:
-    """What an answer counts for. In a sticky rollout each worker counts a user once in a generation, and all of that is no more
-    evidence than one answer."""
+    """The weight of one answer. In a sticky rollout each worker counts a user once in a generation; together these counts are no
+    more evidence than one answer."""
     if look.plan.sticky is None:
         return 1.0
     return 1.0 / max(1, look.evidence.metric(COUNTERS, STABLE, generations)[0])
 
 
 def _difference(look: Look, metric: Metric, alpha: float, weight: float = 1.0) -> tuple[Sample, Sample, float, float]:
-    """Both arms' values in the step, and where the canary's mean less the stable's lies."""
+    """Both versions' values in the step, and the interval of the canary's mean minus the stable's."""
     generations = _lately(look.state)
     stable, canary = (Sample(*look.evidence.metric(metric.name, variant, generations)) for variant in (STABLE, CANARY))
     alpha /= len(look.plan.steps)
@@ -88,7 +89,7 @@ def _difference(look: Look, metric: Metric, alpha: float, weight: float = 1.0) -
 
 
 def _nothing(signal: str, stable: int, canary: int, what: str) -> SignalAlert:
-    late = "the new version" if not canary else "the version before"
+    late = "the new version" if not canary else "the previous version"
     return SignalAlert(signal, 0, raised=False, text=f"no {what} of {late} yet", other_samples=stable)
 
 
@@ -101,20 +102,20 @@ def _confidence(look: Look, watch: Watch) -> SignalAlert:
     tolerated = watch.tolerated
     text = (
         f"mean largest probability {_mean(canary)}, the stable's {_mean(stable)};"
-        f" the difference is {low:+.3g} to {high:+.3g}, {tolerated:g} is tolerated"
+        f" the difference is {low:+.3g} to {high:+.3g}, tolerated is {tolerated:g}"
     )
     raised = low > tolerated or high < -tolerated
     return SignalAlert(watch.signal, canary.values, raised, text, stable.values)
 
 
 def _business(look: Look, watch: Watch) -> SignalAlert:
-    """The worst of the plan's metrics."""
+    """The worst result among the plan's metrics."""
     found = []
     for metric in look.plan.metrics:
         try:
             stable, canary, low, high = _difference(look, metric, look.plan.alpha / len(look.plan.metrics))
         except ValueError:
-            text = f"{metric.name}: values beyond its bounds {metric.low:g} to {metric.high:g} were reported"
+            text = f"{metric.name}: values outside its bounds {metric.low:g} to {metric.high:g} were reported"
             found.append(SignalAlert(watch.signal, 0, raised=False, text=text))
             continue
         if not stable.values or not canary.values:
@@ -129,8 +130,8 @@ def _business(look: Look, watch: Watch) -> SignalAlert:
 
 
 def _drift(look: Look, watch: Watch) -> SignalAlert:
-    """The output that says most. In a sticky rollout a user counts once in every step, so that steps are no evidence of each
-    other's: the one that runs is judged."""
+    """The output with the largest shift. In a sticky rollout a user counts once in every step, so steps are not independent
+    evidence: only the present one is judged."""
     steps = 1 if look.plan.sticky is None else len(look.plan.steps)
     bound = math.log(steps * (len(look.state.outputs) or 1)) - math.log(look.plan.alpha)
     generations = {each.generation for each in _compared(look.state)} if steps == 1 else set(_lately(look.state))
@@ -144,7 +145,7 @@ def _drift(look: Look, watch: Watch) -> SignalAlert:
         log_e, shift = log_e_different(segments, _weight(look, generations)), total_variation(segments)
         raised = log_e >= bound and shift >= watch.tolerated
         text = (
-            f"{output.label}: {shift:.1%} of answers differ, {watch.tolerated:.1%} are tolerated;"
+            f"{output.label}: {shift:.1%} of answers differ, tolerated are {watch.tolerated:.1%};"
             f" E {_number(log_e)} of {_number(bound)}{_largest(output, segments) if raised else ''}"
         )
         found.append((shift, SignalAlert(watch.signal, canary, raised, text, stable)))
@@ -154,7 +155,7 @@ def _drift(look: Look, watch: Watch) -> SignalAlert:
 
 
 def _answers(look: Look, output: int, generations: Collection[int]) -> list[Answers]:
-    """Counts in bins, segment by segment; shadowed requests are answered by both."""
+    """Counts in bins, by segment. Both versions answer shadowed requests."""
     stable, canary = (look.evidence.binned(output, variant) for variant in (STABLE, CANARY))
     return [
         Answers(
@@ -168,7 +169,7 @@ def _answers(look: Look, output: int, generations: Collection[int]) -> list[Answ
 
 
 def _largest(output: WatchedOutput, segments: Sequence[Answers]) -> str:
-    """The bin that gained or lost most."""
+    """The bin with the largest gain or loss."""
     shifts = shifts_of(segments)
     place = max(range(len(shifts)), key=lambda each: abs(shifts[each]))
     return f"; most of it {_bin_name(output, place)}: {shifts[place]:+.1%}"
@@ -195,13 +196,13 @@ def _resources(look: Look, watch: Watch) -> SignalAlert:
         if each.canary_bytes is not None and each.stable_bytes is not None
     ]
     if not both:
-        text = "no machine runs both versions in runner processes, whose memory could be compared"
+        text = "no machine runs both versions in runner processes, so their memory cannot be compared"
         return SignalAlert(watch.signal, 0, raised=False, text=text)
     canary, stable, gateway = max(both, key=lambda each: each[0] / max(each[1], 1))
     raised = canary > watch.tolerated * stable and canary - stable >= LEAST_GROWTH_BYTES
     text = (
         f"a process of the new version holds {canary // _MIB:,} MiB on {gateway}, the stable's {stable // _MIB:,} MiB;"
-        f" {watch.tolerated:g} times is tolerated"
+        f" tolerated is {watch.tolerated:g} times"
     )
     return SignalAlert(watch.signal, processes, raised, text, len(both))
 
@@ -212,7 +213,7 @@ _MEASURES: dict[str, Callable[[Look, Watch], SignalAlert]] = {
     "resources": _resources,
     "business": _business,
 }
-"""How each watched signal of the catalogue is measured."""
+"""The measure of each watched signal in the catalogue."""
 
 
 def _mean(sample: Sample) -> str:

@@ -1,7 +1,7 @@
-"""What people can ask of a rollout: pause, resume, approve, promote, abort, and a new rollout that takes its place. Pure.
+"""The commands that people give to a rollout: pause, resume, approve, promote, abort, and supersede by a new rollout. Pure.
 
-Each answers with another state, or says why it does nothing; none is an error, and none brings a rollout where `machine.py` would
-not go on from. A finished rollout answers all of them with "nothing is in progress".
+Each returns a new state or the reason for doing nothing. A refusal is not an error, and every resulting state is one that
+`machine.py` can go on from. A finished rollout answers every command with "nothing is in progress".
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ NOTHING = "nothing is in progress"
 
 
 def command(plan: Plan, state: State, name: str, seen: Observation) -> Advance:
-    """Do what a person asks.
+    """Apply a person's command.
 
     Args:
         name: one of COMMANDS.
-        seen: what the controller sees; its time is not used.
+        seen: the controller's observation; its time is not used.
 
     Raises:
-        KeyError: there is no such command.
+        KeyError: no such command.
     """
     asked = COMMANDS[name]
     return Advance(state, refused=NOTHING) if state.phase == FINISHED else asked(plan, state, seen)
@@ -45,12 +45,12 @@ def command(plan: Plan, state: State, name: str, seen: Observation) -> Advance:
 
 def _pause(_plan: Plan, state: State, _seen: Observation) -> Advance:
     if state.phase not in (PREPARING, STEPPING):
-        return Advance(state, refused="it is ending and cannot be paused")
-    return Advance(replace(state, paused=True), refused="it is paused already" if state.paused else None)
+        return Advance(state, refused="the rollout is ending and cannot be paused")
+    return Advance(replace(state, paused=True), refused="the rollout is already paused" if state.paused else None)
 
 
 def _resume(plan: Plan, state: State, seen: Observation) -> Advance:
-    """Go on. After a withdrawal the step's share is given back, and limits count anew from there."""
+    """Go on. After a withdrawal the canary gets the step's share back, and limits count from zero."""
     if state.phase == STEPPING and state.withdrawn is not None:
         if seen.canary != READY:
             return Advance(state, refused="the new version is not ready to take traffic")
@@ -61,7 +61,7 @@ def _resume(plan: Plan, state: State, seen: Observation) -> Advance:
         )
         return Advance(after, actions)
     if not state.paused:
-        return Advance(state, refused="it is not paused")
+        return Advance(state, refused="the rollout is not paused")
     return Advance(replace(state, paused=False))
 
 
@@ -70,15 +70,17 @@ def _approve(plan: Plan, state: State, _seen: Observation) -> Advance:
     waits = following < len(plan.steps) and plan.steps[following].approve
     if state.phase not in (PREPARING, STEPPING) or not waits:
         return Advance(state, refused="the next step needs no approval")
-    return Advance(replace(state, approved=True), refused="it is approved already" if state.approved else None)
+    return Advance(
+        replace(state, approved=True), refused="the next step is already approved" if state.approved else None
+    )
 
 
 def _promote(_plan: Plan, state: State, seen: Observation) -> Advance:
-    """All traffic at once, whatever time and evidence are missing. What is found worse goes back all the same."""
+    """Move all traffic at once, whatever time or evidence is missing. A canary that is found worse still goes back."""
     if state.phase != STEPPING:
-        return Advance(state, refused="only a rollout whose steps run can be promoted")
+        return Advance(state, refused="only a rollout that is in one of its steps can be promoted")
     if seen.canary != READY:
-        return Advance(state, refused="the new version is not ready everywhere")
+        return Advance(state, refused="the new version is not ready on every worker")
     return Advance(replace(promoting(state, "promoted by a person"), paused=False, withdrawn=None))
 
 
@@ -87,13 +89,13 @@ def _abort(_plan: Plan, state: State, _seen: Observation) -> Advance:
 
 
 def _supersede(_plan: Plan, state: State, _seen: Observation) -> Advance:
-    """Another version is to be rolled out. This one keeps its traffic until that is moved back, and only then is over."""
-    return _end(state, SUPERSEDED, "another version takes its place")
+    """Make way for another version. This canary keeps its traffic until that has moved back; only then is the rollout over."""
+    return _end(state, SUPERSEDED, "superseded by a rollout of another version")
 
 
 def _end(state: State, outcome: str, text: str) -> Advance:
     if state.phase == RETURNING:
-        return Advance(state, refused="it is on its way back already")
+        return Advance(state, refused="the rollout is already going back")
     return Advance(replace(ending(state, outcome, outcome, text), paused=False))
 
 
@@ -105,4 +107,4 @@ COMMANDS: dict[str, Callable[[Plan, State, Observation], Advance]] = {
     "abort": _abort,
     "supersede": _supersede,
 }
-"""By name."""
+"""Commands by name."""

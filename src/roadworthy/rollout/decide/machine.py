@@ -1,15 +1,14 @@
-"""The one state machine of all strategies. Pure: a plan, a state and an observation in, a state and actions out.
+"""The state machine of all strategies. Pure: plan, state and observation in, state and actions out.
 
-The controller calls `advance` at every tick and `commands.py` answers what people ask for. Each tick of a running step goes
-through `GATES` in order; the first that has something to say decides. Order is safety first: whatever else holds, a canary that
-is found worse goes back.
+The controller calls `advance` at every tick; `commands.py` applies people's commands. Each tick of a running step goes through
+`GATES` in order, and the first gate with a result decides. Safety comes first: a canary that is found worse always goes back.
 
     PREPARING -> STEPPING -> PROMOTING -> FINISHED
         |            |  ^        |           ^
         +------------+--|--------+-> RETURNING
 
-Laws that tests hold: no share grows for a version that is not READY, and none is taken from one for another that is not READY;
-at most one change of the split a look; time counts only while it passes on one monotonic clock; a FAIL is final; FINISHED stays.
+Invariants that tests hold: no version gains share unless it is READY, and none loses share to a version that is not READY; a look
+changes the split at most once; time counts only while it passes on one monotonic clock; a FAIL is final; FINISHED is final.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ from roadworthy.rollout.plan.plan import Plan, Stage
 
 LOAD_ATTEMPTS = 3
 BACKOFF_S = 5.0
-"""Before the second attempt to load; doubled before each further one."""
+"""Delay before the second attempt to load, in seconds; doubled before each further attempt."""
 STALE_LOOKS = 4
-"""So many looks in a row without telemetry are told to people."""
+"""Consecutive looks without telemetry before people are alerted."""
 _QUIET = frozenset(
     {
         BEGINS,
@@ -66,12 +65,12 @@ _QUIET = frozenset(
         "not-fresh",
     }
 )
-"""Reasons to hold that need nobody's attention."""
+"""Reasons to hold that need no one's attention."""
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What both versions are measured by until the rollout ends; see the attributes of `State` with these names."""
+    """What both versions are measured by until the rollout ends; see the attributes of the same names in `State`."""
 
     slow_ms: float | None = None
     outputs: tuple[WatchedOutput, ...] = ()
@@ -82,12 +81,12 @@ UNKNOWN = Baseline()
 
 
 def baseline_of(state: State) -> Baseline:
-    """What a rollout that has not begun was given."""
+    """The baseline of a rollout that has not begun."""
     return Baseline(state.slow_ms, state.outputs, state.probabilities)
 
 
 def begin(rollout: str, generation: int, by: Baseline = UNKNOWN) -> State:
-    """The state of a new rollout on an endpoint of this generation, whose traffic is the stable's."""
+    """The state of a new rollout on an endpoint of this generation, whose traffic is all the stable's."""
     return State(
         rollout,
         generation=generation,
@@ -100,7 +99,7 @@ def begin(rollout: str, generation: int, by: Baseline = UNKNOWN) -> State:
 
 
 def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> Advance:
-    """One look. The same arguments give the same answer, so a look that was not stored may be repeated."""
+    """Look once. The same arguments give the same result, so a look that was not stored may be repeated."""
     if state.phase == FINISHED:
         return Advance(state)
     before = _noticed(state, seen)
@@ -116,7 +115,7 @@ def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a gate decides by. `state` has the time and the generation of this look already.
+    """Input of a gate. `state` already has the time and the generation of this look.
 
     Attributes:
         crashes: processes that the canary crashed since the rollout began.
@@ -130,16 +129,16 @@ class Look:
 
     @property
     def stage(self) -> Stage:
-        """The step that runs."""
+        """The running step."""
         return self.plan.steps[self.state.step]
 
     def at(self, state: State) -> Look:
-        """The same look at another state."""
+        """This look at another state."""
         return Look(self.plan, state, self.seen, self.verdict, self.crashes)
 
 
 class Move(NamedTuple):
-    """The state after a look, what is asked for, and whether people should know of it at once."""
+    """The state after a look, the resulting actions, and whether people should be alerted at once."""
 
     state: State
     actions: tuple[Action, ...] = ()
@@ -147,7 +146,7 @@ class Move(NamedTuple):
 
 
 def _moved(look: Look) -> Move:
-    """What the phase does; a phase that begins with this look acts in it, so that going back does not wait for the next."""
+    """Run the phase. A phase that begins at this look acts at this look, so that a rollback does not wait for the next one."""
     move = _PHASES[look.state.phase](look)
     while move.state.phase in (RETURNING, PROMOTING) and move.state.phase != look.state.phase:
         look = look.at(move.state)
@@ -157,10 +156,9 @@ def _moved(look: Look) -> Move:
 
 
 def _noticed(state: State, seen: Observation) -> State:
-    """The state with the time that passed and a generation that somebody else made: the same split, a segment of its own.
+    """The state with the time that has passed and with a generation that another operation wrote: same split, its own segment.
 
-    Only differences on one monotonic clock count: neither a jump of the wall clock nor a restart of the controller moves
-    anything.
+    Only differences on one monotonic clock count, so neither a jump of the wall clock nor a restart of the controller matters.
     """
     last, now = state.moment, seen.moment
     passed = now.seconds - last.seconds if last is not None and last.boot == now.boot else 0.0
@@ -194,13 +192,13 @@ def _stage(plan: Plan, state: State) -> Stage:
 def _preparing(look: Look) -> Move:
     plan, state, seen = look.plan, look.state, look.seen
     if look.crashes >= plan.crashes:
-        return _ending(state, NOT_STARTED, "crash-limit", f"it crashed its process {look.crashes} times")
+        return _ending(state, NOT_STARTED, "crash-limit", f"the new version crashed its process {look.crashes} times")
     if _overdue(look):
-        return _ending(state, NOT_STARTED, "deadline", "it was not ready before the deadline")
+        return _ending(state, NOT_STARTED, "deadline", "the new version was not ready before the deadline")
     if seen.canary == FAILED:
         return _failed_load(state, seen)
     if seen.canary != READY or seen.stable != READY:
-        late = "the new version" if seen.canary != READY else "the version that serves now"
+        late = "the new version" if seen.canary != READY else "the current version"
         return _hold(state, BEGINS, f"{late} is being loaded")
     if state.paused:
         return _hold(state, "paused", "paused before the first step")
@@ -208,16 +206,16 @@ def _preparing(look: Look) -> Move:
 
 
 def _failed_load(state: State, seen: Observation) -> Move:
-    """Wait a little longer after each failure, try again, give up after the last."""
+    """Retry with growing delays; give up after the last attempt."""
     if state.retry_s == 0.0:
-        state = _because(state, BEGINS, f"loading is tried again after {state.attempts} failures")
+        state = _because(state, BEGINS, f"loading again after {state.attempts} failed attempts")
         return Move(replace(state, retry_s=None), (Retry(state.attempts + 1),))
     if state.retry_s is None:
         state = replace(state, attempts=state.attempts + 1, retry_s=BACKOFF_S * 2**state.attempts)
     if state.attempts >= LOAD_ATTEMPTS:
-        text = f"it could not be loaded in {state.attempts} attempts: {seen.reason or 'no reason was told'}"
+        text = f"the new version could not be loaded in {state.attempts} attempts: {seen.reason or 'no reason was reported'}"
         return _ending(state, NOT_STARTED, "load-failed", text)
-    return _hold(state, BEGINS, f"loading failed {state.attempts} times; again in {state.retry_s:.0f} s")
+    return _hold(state, BEGINS, f"loading failed {state.attempts} times; next attempt in {state.retry_s:.0f} s")
 
 
 def _stepping(look: Look) -> Move:
@@ -230,9 +228,11 @@ def _stepping(look: Look) -> Move:
 
 def _crashed(look: Look) -> Move | None:
     if look.crashes >= look.plan.crashes:
-        return _ending(look.state, ROLLED_BACK, "crash-limit", f"it crashed its process {look.crashes} times")
+        return _ending(
+            look.state, ROLLED_BACK, "crash-limit", f"the new version crashed its process {look.crashes} times"
+        )
     if look.seen.canary == FAILED:
-        return _ending(look.state, ROLLED_BACK, "not-loadable", look.seen.reason or "it is kept out of service")
+        return _ending(look.state, ROLLED_BACK, "not-loadable", look.seen.reason or "the new version is in quarantine")
     return None
 
 
@@ -242,24 +242,24 @@ def _worse(look: Look) -> Move | None:
 
 
 def _deadline(look: Look) -> Move | None:
-    """What the plan says for the deadline. Where the canary's share was taken from it before, and the stable fares better without
-    it, that is why; otherwise the rollout is undecided, which is told apart from a canary that was found worse."""
+    """What the plan says for the deadline. If the canary's share was withdrawn and the stable fares better without it, that is
+    the reason. Otherwise the rollout is inconclusive, which differs from a canary that was found worse."""
     if not _overdue(look):
         return None
     state = look.state
-    outcome, code, text = INCONCLUSIVE, INCONCLUSIVE, f"the deadline came before it was decided; {_missing(look)}"
+    outcome, code, text = INCONCLUSIVE, INCONCLUSIVE, f"no decision before the deadline; {_missing(look)}"
     if state.withdrawn == "breaker-open" or (state.withdrawn is not None and look.verdict.withdraw):
         why = state.text if state.code == state.withdrawn else state.withdrawn
         outcome, code = ROLLED_BACK, "deadline"
-        text = state.text if state.code == code else f"the deadline came before a person decided: {why}"
+        text = state.text if state.code == code else f"no person decided before the deadline: {why}"
     if look.plan.at_deadline == plans.ROLLBACK:
         return _ending(state, outcome, code, text)
     return _hold(state, code, text)
 
 
 def _missing(look: Look) -> str:
-    """What stood between the present step and the end of the plan: each guard that had not passed, everything else that held, and
-    what would have come after."""
+    """What is missing between the present step and the end of the plan: each guard that has not passed, every other reason to
+    hold, and the next step."""
     plan, state = look.plan, look.state
     found = [each.text for each in look.verdict.findings if each.outcome != PASS]
     if not found and look.verdict.outcome != PASS:
@@ -268,7 +268,7 @@ def _missing(look: Look) -> str:
     found += [move.state.text for move in moves if move is not None]
     after = plan.steps[state.step + 1 :]
     if after:
-        approval = ", which waits for approval" if after[0].approve and not state.approved else ""
+        approval = ", which needs approval" if after[0].approve and not state.approved else ""
         found.append(f"step {state.step + 2} of {len(plan.steps)}{approval}")
     elif not found:
         found.append("a person's decision" if plan.after == plans.WAIT else "one more look")
@@ -287,7 +287,7 @@ def _withdraw(look: Look) -> Move | None:
     else:
         return None
     if seen.stable != READY:
-        return _hold(state, "cannot-withdraw", f"{text}, but the version before is not ready to take the traffic")
+        return _hold(state, "cannot-withdraw", f"{text}, but the previous version is not ready to take the traffic")
     state, actions = split(state, seen, 0, 0)
     return Move(_because(replace(state, withdrawn=code), code, text), actions, loud=True)
 
@@ -304,37 +304,37 @@ def _unseen(look: Look) -> Move | None:
     if look.seen.fresh:
         return None
     lost = look.state.stale >= STALE_LOOKS
-    text = f"no fresh telemetry for {look.state.stale} looks; the verdict stands on what was known before"
+    text = f"no fresh telemetry for {look.state.stale} looks; the verdict rests on earlier telemetry"
     return _hold(look.state, "telemetry-lost" if lost else "not-fresh", text)
 
 
 def _unready(look: Look) -> Move | None:
     state, seen = look.state, look.seen
     if seen.canary != READY or seen.stable != READY:
-        late = "the new version" if seen.canary != READY else "the version that served before"
-        return _hold(state, "not-ready", f"{late} is not ready everywhere")
+        late = "the new version" if seen.canary != READY else "the previous version"
+        return _hold(state, "not-ready", f"{late} is not ready on every worker")
     if seen.applied < state.generation:
-        return _hold(state, "split-not-applied", "not every worker has the split yet")
+        return _hold(state, "split-not-applied", "not every worker has applied the split yet")
     return None
 
 
 def _alarmed(look: Look) -> Move | None:
-    alarms = {alarm.signal: alarm for alarm in look.seen.alerts}
+    found = {alert.signal: alert for alert in look.seen.alerts}
     for watch in look.plan.watches:
-        alarm = alarms.get(watch.signal)
+        alert = found.get(watch.signal)
         if watch.on_alarm != plans.HOLD:
             continue
-        if alarm is None or alarm.samples == 0:
-            why = "nothing was measured yet" if alarm is None else alarm.text or "nothing was measured yet"
+        if alert is None or alert.samples == 0:
+            why = "no measurement yet" if alert is None else alert.text or "no measurement yet"
             return _hold(look.state, "no-evidence", f"{watch.signal}: {why}")
-        if alarm.raised:
-            return _hold(look.state, "alarm", f"{watch.signal}: {alarm.text} ({alarm.samples:,} samples)")
+        if alert.raised:
+            return _hold(look.state, "alarm", f"{watch.signal}: {alert.text} ({alert.samples:,} samples)")
     return None
 
 
 def _too_soon(look: Look) -> Move | None:
     left_s = look.stage.hold_s - look.state.step_s
-    return _hold(look.state, "minimum-time", f"{left_s:.0f} s of this step are left") if left_s > 0.0 else None
+    return _hold(look.state, "minimum-time", f"{left_s:.0f} s left in this step") if left_s > 0.0 else None
 
 
 def _unproved(look: Look) -> Move | None:
@@ -355,18 +355,18 @@ GATES: tuple[Callable[[Look], Move | None], ...] = (
     _too_soon,
     _unproved,
 )
-"""What stands between a step and the next, in order; None lets pass."""
+"""The gates between a step and the next, in order; None lets the rollout pass."""
 
 
 def _next(look: Look) -> Move:
-    """The step is done."""
+    """End the step that has passed all gates."""
     step = look.state.step + 1
     if step < len(look.plan.steps):
         return _enter(look, step)
     if look.plan.after == plans.WAIT:
-        return _hold(look.state, "waits-for-decision", "the plan has ended: promote or abort")
+        return _hold(look.state, "waits-for-decision", "all steps are done: promote or abort")
     if look.plan.after == plans.END:
-        return _ending(look.state, COMPLETED, "completed", f"the plan has ended; {look.verdict.text}")
+        return _ending(look.state, COMPLETED, "completed", f"all steps are done; {look.verdict.text}")
     return Move(promoting(look.state, look.verdict.text))
 
 
@@ -386,14 +386,14 @@ def _enter(look: Look, step: int) -> Move:
 
 
 def _promoting(look: Look) -> Move:
-    """All traffic to the canary, and the end once every worker has it."""
+    """Move all traffic to the canary, and finish once every worker has applied that."""
     state, seen = look.state, look.seen
     back = _crashed(look) or _worse(look)
     if back is not None:
         return back
     if state.weight != FULL_SHARE or state.shadow:
         if seen.canary != READY:
-            return _hold(state, "not-ready", "the new version is not ready everywhere")
+            return _hold(state, "not-ready", "the new version is not ready on every worker")
         state, actions = split(state, seen, FULL_SHARE, 0)
         return Move(state, actions)
     if seen.applied < state.generation:
@@ -402,7 +402,7 @@ def _promoting(look: Look) -> Move:
 
 
 def _returning(look: Look) -> Move:
-    """Back to the stable, as soon as that is ready; until then traffic stays with the version that is."""
+    """Move traffic back to the stable as soon as that is ready; meanwhile the canary keeps it."""
     state, seen = look.state, look.seen
     if state.weight or state.shadow:
         if state.weight and seen.stable != READY:
@@ -425,7 +425,7 @@ _PHASES: dict[str, Callable[[Look], Move]] = {
 
 
 def split(state: State, seen: Observation, weight: int, shadow: int) -> tuple[State, tuple[Action, ...]]:
-    """The state with these parts, in a generation and a segment of their own; nothing when they are so already."""
+    """The state with these shares in a new generation and segment; unchanged if the shares are already in force."""
     if (state.weight, state.shadow) == (weight, shadow):
         return state, ()
     generation = seen.generation + 1
@@ -439,7 +439,7 @@ def _ending(state: State, outcome: str, code: str, text: str) -> Move:
 
 
 def ending(state: State, outcome: str, code: str, text: str) -> State:
-    """The state on its way back to the stable; it ends there as `outcome`."""
+    """The state on its way back to the stable; the rollout will end as `outcome`."""
     return replace(_because(state, code, text), phase=RETURNING, ends_as=outcome)
 
 
@@ -456,13 +456,13 @@ def _overdue(look: Look) -> bool:
 
 
 def _alerts(plan: Plan, seen: Observation, move: Move) -> tuple[Alert, ...]:
-    """What people should know now, each code once: why it holds or ends, and alarms that are only told."""
+    """Alerts for people, each code once: the reason to hold or end, and watched signals that only alert."""
     found = {move.state.code: Alert(move.state.code, move.state.text)} if move.loud else {}
     if move.state.phase == RETURNING and move.state.weight and seen.stable != READY:
-        text = "the version before is not ready, so the new one keeps its traffic until it is"
+        text = "the previous version is not ready, so the new version keeps its traffic until it is"
         found["cannot-return"] = Alert("cannot-return", text)
-    told = {watch.signal for watch in plan.watches if watch.on_alarm == plans.ALERT}
-    for alarm in seen.alerts:
-        if alarm.raised and alarm.signal in told:
-            found[f"alarm-{alarm.signal}"] = Alert(f"alarm-{alarm.signal}", f"{alarm.signal}: {alarm.text}")
+    only_alert = {watch.signal for watch in plan.watches if watch.on_alarm == plans.ALERT}
+    for each in seen.alerts:
+        if each.raised and each.signal in only_alert:
+            found[f"alarm-{each.signal}"] = Alert(f"alarm-{each.signal}", f"{each.signal}: {each.text}")
     return tuple(found.values())

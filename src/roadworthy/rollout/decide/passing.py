@@ -1,17 +1,16 @@
 """What a guard must see before a step may end: enough samples, and evidence that the canary is well. Pure.
 
-`verdict.py` asks it once nothing speaks against the canary. Not to have been accused is no evidence: a canary with 16 % slow
-requests beside a stable with 6 % is not yet accused after 100 requests, and not well either. So a step passes with its count of
-samples and one of two things, each of which a version that is too bad shows with a probability of at most beta, however often
-one looks:
+`verdict.py` asks once nothing speaks against the canary. The absence of an accusation is no evidence: a canary with 16 % slow
+requests against the stable's 6 % is not yet accused after 100 requests, and not well either. So a step passes with enough samples
+and one of two proofs. A version that is too bad gives either proof with a probability of at most beta, at any number of looks:
 
-- the mirrored E-process: over all segments, the canary's rate is under margin x ratio times the stable's. It needs hundreds of
-  bad events, so it speaks where there are many.
-- the bound: in this step, the canary's own rate is under what is allowed (`Guard.allowed`), whatever the stable's is. It speaks
+- the mirrored E-process: over all segments, the canary's rate is below margin x ratio times the stable's. It needs hundreds of
+  bad events, so it decides where there are many.
+- the bound: in this step, the canary's own rate is below the allowed one (`Guard.allowed`), whatever the stable's is. It decides
   where bad events are rare.
 
-Where all traffic is the canary's, only the bound can speak. Nothing has to be shown by a guard that waits for no evidence, nor by
-`feedback`, which becomes known after the step.
+Where the canary has all traffic, only the bound can decide. A guard that waits for no evidence needs no proof, nor does
+`feedback`, which arrives after the step.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ _MOST_E = 700.0
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What a step has shown of a guard, against what it must show.
+    """What a step has shown for a guard, and what it must show.
 
     Attributes:
-        samples, bad: the canary's in this step; of shadowed requests, pairs and those where it alone was bad.
-        needed: the samples that the step asks for.
-        upper: what the canary's rate is at most, at every look, with probability 1 - beta. allowed: what that must be under.
-        under: whether it is.
-        log_e: ln E that the rate is under `times` times the stable's. threshold: what that must reach. Both None where nobody is
+        samples, bad: the canary's in this step; for shadowed requests, pairs and those in which only the canary was bad.
+        needed: samples that the step requires.
+        upper: upper bound of the canary's rate at every look, with probability 1 - beta. allowed: the rate it must stay below.
+        under: whether it does.
+        log_e: ln E that the rate is below `times` times the stable's. threshold: the required ln E. Both None where no stable is
             left to compare with.
         times: margin x ratio.
-        exempt: nothing but the samples is asked for.
+        exempt: the step requires only the samples.
     """
 
     samples: int
@@ -56,17 +55,17 @@ class Shown(msgspec.Struct, frozen=True):
 
     @property
     def not_worse(self) -> bool:
-        """Whether the comparison does."""
+        """Whether the comparison shows it."""
         return self.log_e is not None and self.threshold is not None and self.log_e >= self.threshold
 
 
 class Step(msgspec.Struct, frozen=True):
-    """The present step's counts of a guard.
+    """A guard's counts in the present step.
 
     Attributes:
-        total: of the step. lately: of its part that limits are judged by.
-        shadowed, whole: whether its requests are copied, and whether all of them are the canary's.
-        needed: samples that the step asks for.
+        total: of the whole step. lately: of the part that limits are judged by.
+        shadowed, whole: whether its requests are copies, and whether the canary gets all of them.
+        needed: samples that the step requires.
     """
 
     total: Tally
@@ -77,7 +76,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def shown(plan: Plan, guard: Guard, splits: Sequence[Split], step: Step) -> Shown:
-    """What the step has shown so far."""
+    """What the step has shown so far for the guard."""
     samples, bad = _own(step.total, step.shadowed)
     needed = step.needed if guard.evidence is None else guard.evidence
     compares = guard.kind.compares
@@ -103,11 +102,11 @@ def _own(tally: Tally, shadowed: bool) -> tuple[int, int]:
     return (tally.pairs, tally.pairs_canary_bad) if shadowed else (tally.canary_samples, tally.canary_bad)
 
 
-def told(found: Shown, other: tuple[int, int]) -> tuple[bool, str, str]:
-    """Whether the step may end for this guard, the code and the words.
+def explain(found: Shown, other: tuple[int, int]) -> tuple[bool, str, str]:
+    """Whether the step may end as far as this guard is concerned, the code, and the text.
 
     Args:
-        other: the stable's bad ones and samples in this step.
+        other: the stable's bad events and samples in this step.
     """
     if found.samples < found.needed:
         return False, *_too_few(found)
@@ -118,23 +117,23 @@ def told(found: Shown, other: tuple[int, int]) -> tuple[bool, str, str]:
         return (
             True,
             "enough",
-            f"{counts}; its rate is at most {found.upper:.3g} at every look, under {found.allowed:.3g}",
+            f"{counts}; its rate is at most {found.upper:.3g} at every look, below {found.allowed:.3g}",
         )
     if found.not_worse:
-        return True, "shown-better", f"{counts}; shown to be under {found.times:.3g} times the stable's rate"
+        return True, "shown-better", f"{counts}; shown to be below {found.times:.3g} times the stable's rate"
     counts = f"{counts}, the stable's {other[0]:,} of {other[1]:,}"
     return False, "not-shown", f"{counts}: not shown to be well. {_still_to_show(found)}"
 
 
 def _too_few(found: Shown) -> tuple[str, str]:
     if found.samples == 0:
-        return "no-evidence", f"not one of the {found.needed:,} samples that the step asks for has come"
-    return "too-little-evidence", f"{found.samples:,} of the {found.needed:,} samples that the step asks for"
+        return "no-evidence", f"no samples yet; the step needs {found.needed:,}"
+    return "too-little-evidence", f"{found.samples:,} of the {found.needed:,} samples that the step needs"
 
 
 def _still_to_show(found: Shown) -> str:
-    bound = f"Its rate is at most {found.upper:.3g}, and must be shown to be under {found.allowed:.3g}"
+    bound = f"Its rate is at most {found.upper:.3g}, and must be shown to be below {found.allowed:.3g}"
     if found.log_e is None or found.threshold is None:
         return bound
     evidence, enough = (math.exp(min(each, _MOST_E)) for each in (found.log_e, found.threshold))
-    return f"{bound}, or: E {evidence:.3g} of {enough:.3g} that it is under {found.times:.3g} times the stable's"
+    return f"{bound}, or: E {evidence:.3g} of {enough:.3g} that it is below {found.times:.3g} times the stable's"

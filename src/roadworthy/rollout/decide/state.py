@@ -1,7 +1,7 @@
-"""Where a rollout stands: all that `machine.py` remembers between two looks, what it is shown and what it asks for.
+"""The state of a rollout: everything that `machine.py` remembers between two looks, what it observes and what it asks for.
 
-The driver stores a `State` in the transaction that carries out the actions, so a controller that is killed anywhere resumes with
-the same step, the same clock and the same counts: nothing about a rollout is remembered elsewhere.
+The controller stores a `State` in the transaction that carries out the actions, so a controller that is killed at any point
+resumes with the same step, clock and counts. Nothing else remembers a rollout.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from roadworthy.rollout.decide.verdict import Scope, Segment, Verdict
 FORMAT = 1
 
 PREPARING, STEPPING, RETURNING, PROMOTING, FINISHED = "PREPARING", "STEPPING", "RETURNING", "PROMOTING", "FINISHED"
-"""Phases, each one-way: the canary is loaded, traffic moves step by step, it moves back or over, and it is over."""
+"""Phases, each one-way: the canary is loaded; traffic moves step by step; it moves back, or over; the rollout is over."""
 PROMOTED, ROLLED_BACK, ABORTED, COMPLETED = "promoted", "rolled-back", "aborted", "completed"
 SUPERSEDED, NOT_STARTED, INCONCLUSIVE = "superseded", "not-started", "inconclusive"
-"""Outcomes. COMPLETED: the plan ended without promotion (shadow). NOT_STARTED: the canary could not be loaded. INCONCLUSIVE: the
-deadline came before it was decided, so the traffic went back although nothing was found against the canary; also the code of a
-rollout that is held for that."""
+"""Outcomes. COMPLETED: the plan ended without promotion (shadow). NOT_STARTED: the canary could not be loaded. INCONCLUSIVE: no
+decision before the deadline, so the traffic went back although the canary was not found worse; also the code of a rollout that is
+held for this reason."""
 
 BEGINS, RESUMED = "preparing", "resumed"
-"""Why a rollout is where it is before anything happened, and after a person resumed it."""
+"""Codes of a rollout before anything has happened, and after a person resumed it."""
 
 READY, LOADING, FAILED = "READY", "LOADING", "FAILED"
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """A reading of the monotonic clock of one life of the controller; readings of different lives cannot be compared."""
+    """A reading of the monotonic clock in one life of the controller; readings of different lives cannot be compared."""
 
     boot: str
     seconds: float
 
 
 class SignalAlert(msgspec.Struct, frozen=True):
-    """What a watched signal says now. `samples` are the canary's, 0 when nothing can be said; `other_samples` the stable's."""
+    """The state of a watched signal. `samples` are the canary's, 0 when nothing can be said; `other_samples` are the stable's."""
 
     signal: str
     samples: int
@@ -49,17 +49,17 @@ class SignalAlert(msgspec.Struct, frozen=True):
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """What the controller sees at one look.
+    """What the controller observes at one look.
 
     Attributes:
         moment: now.
         generation: of the endpoint, as stored.
-        applied: the lowest generation of it that a live worker serves.
-        canary, stable: READY when every live worker has the version loaded and proved, FAILED when one could not or keeps it out,
-            else LOADING. reason: why FAILED.
+        applied: the lowest generation of the endpoint that a live worker serves.
+        canary, stable: READY when every live worker has loaded and proved the version, FAILED when one could not or has it in
+            quarantine, else LOADING. reason: why it FAILED.
         fresh: whether every live gateway's telemetry is recent.
-        breaker_open: whether the breaker on the canary is open anywhere.
-        alerts: of the plan's watched signals; one that is missing has no evidence, which holds where an alarm would.
+        breaker_open: whether the breaker on the canary is open on any machine.
+        alerts: state of the plan's watched signals; a missing one has no evidence, which holds where an alarm would.
     """
 
     moment: Moment
@@ -77,26 +77,26 @@ class State(msgspec.Struct, frozen=True):
     """Where a rollout stands.
 
     Attributes:
-        phase, step: step counts from 0 and is the one that runs, or ran last.
-        weight, shadow: the canary's parts as last asked for, of FULL_SHARE.
-        generation: the endpoint's, as last asked for or seen.
-        segments: every generation of the rollout, with its parts.
+        phase, step: the step that runs, or ran last, counted from 0.
+        weight, shadow: the canary's shares as last asked for, of FULL_SHARE.
+        generation: the endpoint's, as last asked for or observed.
+        segments: every generation of the rollout, with its shares.
         step_from, limit_from: see `Scope`.
         moment: of the last look; None before the first.
         step_s: seconds of exposure in this step: shares applied, telemetry fresh, neither paused nor withdrawn.
         total_s: seconds since the start without pauses.
-        paused: a person asked to stay here. approved: a person approved the next step.
-        withdrawn: why the canary's share was taken from it; None when it was not.
-        attempts: failed loads. retry_s: seconds until the next; None when none is due.
-        stale: looks in a row without fresh telemetry; it is no part of the verdict.
+        paused: a person paused the rollout. approved: a person approved the next step.
+        withdrawn: why the canary's share was withdrawn; None when it was not.
+        attempts: failed attempts to load. retry_s: seconds until the next attempt; None when no attempt is due.
+        stale: consecutive looks without fresh telemetry; not part of the verdict.
         peaks: the largest ln E so far, by guard.
-        slow_ms: the stable's 95th percentile when the rollout began: what "slow" means for both arms until it ends; None when
-            it was not known.
-        outputs, probabilities: what gateways count of answers until it ends; see `RolloutEntry`.
-        alerts: what the watched signals said at the last look.
+        slow_ms: the stable's 95th percentile when the rollout began: what "slow" means for both versions until it ends; None when
+            it was unknown.
+        outputs, probabilities: what gateways count of answers until the rollout ends; see `RolloutEntry`.
+        alerts: state of the watched signals at the last look (stored as `alarms`).
         ends_as: the outcome that RETURNING or PROMOTING leads to, and that FINISHED has.
-        code, text: why it is where it is.
-        told: codes of alerts that hold now, each told once.
+        code, text: the reason for the present state.
+        told: codes of the alerts in force, each sent once.
     """
 
     rollout: str
@@ -129,7 +129,7 @@ class State(msgspec.Struct, frozen=True):
     format: int = FORMAT
 
     def scope(self, needed: int) -> Scope:
-        """Which generations a verdict counts now."""
+        """The generations that a verdict counts now."""
         return Scope(self.segments, self.step_from, self.limit_from, needed)
 
     def to_document(self) -> dict[str, Any]:
@@ -141,10 +141,10 @@ def state_from_document(document: Mapping[str, Any]) -> State:
     """The state that `to_document` described.
 
     Raises:
-        ValueError: not such a document, or of a format that this release does not know.
+        ValueError: not such a document, or a format that this release does not know.
     """
     if document.get("format") != FORMAT:
-        raise ValueError(f"rollout format {json.dumps(document.get('format'))} is not known here")
+        raise ValueError(f"unknown rollout format {json.dumps(document.get('format'))}; this release knows {FORMAT}")
     try:
         return msgspec.convert(document, State)
     except msgspec.ValidationError as error:
@@ -152,9 +152,9 @@ def state_from_document(document: Mapping[str, Any]) -> State:
 
 
 class SetSplit(msgspec.Struct, frozen=True, tag="set-split"):
-    """Give the endpoint this generation, one more than `Observation.generation`, with these parts for the canary.
+    """Write this generation of the endpoint, one more than `Observation.generation`, with these shares for the canary.
 
-    To be written only if the endpoint still has the generation that was observed; else nothing of this look is stored.
+    Only valid if the endpoint still has the observed generation; otherwise nothing of this look is stored.
     """
 
     generation: int
@@ -163,20 +163,20 @@ class SetSplit(msgspec.Struct, frozen=True, tag="set-split"):
 
 
 class Retry(msgspec.Struct, frozen=True, tag="retry"):
-    """Give the canary another chance to load. Until a gateway speaks of this attempt, it is to be observed as LOADING."""
+    """Let the canary be loaded again. Until a gateway reports on this attempt, the canary is observed as LOADING."""
 
     attempt: int
 
 
 class Finish(msgspec.Struct, frozen=True, tag="finish"):
-    """It is over: on PROMOTED the canary becomes the endpoint's version, else the stable stays it. No worker serves the other any
-    more, so it may be unloaded."""
+    """End the rollout. On PROMOTED the canary becomes the endpoint's version; otherwise the stable keeps it. No worker serves the
+    other version any longer, so it may be unloaded."""
 
     outcome: str
 
 
 class Alert(msgspec.Struct, frozen=True, tag="alert"):
-    """Tell people. `code` is stable, `text` a sentence."""
+    """Alert people. `code` is stable, `text` a sentence."""
 
     code: str
     text: str
@@ -190,8 +190,8 @@ class Advance(msgspec.Struct, frozen=True):
 
     Attributes:
         actions: to be carried out in the transaction that stores `state`; at most one SetSplit.
-        verdict: what the evidence said; None where it was not asked.
-        refused: why a command did nothing; None when it did something.
+        verdict: of this look; None for a command.
+        refused: why a command did nothing; None when it was applied.
     """
 
     state: State

@@ -1,4 +1,5 @@
-"""Whether a pending version may take over: a pure decision from what live workers report. `loop.py` acts on it."""
+"""Decides whether a pending version may take over, from the reports of live workers. Pure. `resources/endpoints.py` acts on
+it."""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ KEPT_OUT = "version-quarantined"
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Every live worker has it READY: move the traffic."""
+    """Every live worker has the version READY: move the traffic."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """A worker could not load or prove it: traffic stays where it is."""
+    """A worker could not load or prove the version: the traffic stays where it is."""
 
     code: str
     reason: str
@@ -31,7 +32,7 @@ class Wait:
 
 
 def decide(digest: str, workers: Sequence[WorkerReport]) -> Switch | Refuse | Wait:
-    """What to do about a pending package, given every live worker of every live gateway."""
+    """Decide about a pending package, given every worker of every live gateway."""
     if not workers:
         return Wait("no gateway is connected")
     states = [_state(worker, digest) for worker in workers]
@@ -45,7 +46,7 @@ def decide(digest: str, workers: Sequence[WorkerReport]) -> Switch | Refuse | Wa
 
 
 def kept_out(digest: str, workers: Sequence[WorkerReport]) -> str | None:
-    """Why a live gateway keeps the package out of service, because it crashes its processes there; None when none does."""
+    """Why a live gateway has the package in quarantine, because it crashes its processes there; None if no gateway has."""
     states = (_state(worker, digest) for worker in workers)
     return next(
         (state.reason or "it crashes" for state in states if state is not None and state.code == KEPT_OUT), None

@@ -1,15 +1,16 @@
-"""From evidence to PASS, FAIL or HOLD, each with its reasons, its numbers and a sentence for whoever is on call. Pure.
+"""From evidence to PASS, FAIL or HOLD, each with its reasons, its numbers and a sentence for the engineer on call. Pure.
 
-`machine.py` calls `judge` at every tick and acts on it. Each guard of the plan is judged by itself:
+`machine.py` calls `judge` at every tick and acts on the result. Each of the plan's guards is judged separately:
 
 - FAIL: the evidence that the canary is worse than the guard tolerates has reached 1 / (the guard's part of alpha).
-- HOLD, with `withdraw`: its rate is over the guard's limit while the stable's is not, or nobody knows. That is no reason to roll
-  back, since the stable may be no better, but one to send no more requests there until a person has looked.
-- HOLD: there is no evidence, or too little, or suspiciously much of it, or both versions are over the limit.
-- HOLD: the arms did not get the requests that they were to get, so that nobody knows whose share of bad events is too large.
-- PASS: enough was seen, and it shows the canary to be well; see `passing.py`.
+- HOLD, with `withdraw`: the canary's rate is over the guard's limit while the stable's is not, or is unknown. That does not
+  justify a rollback, since the stable may be no better, but the canary gets no further requests until a person has looked.
+- HOLD: there is no evidence, too little, or suspiciously much of it, or both versions are over the limit.
+- HOLD: the versions did not get the intended shares of requests, so the bad events do not distinguish them.
+- PASS: enough was seen, and it shows that the canary is well; see `passing.py`.
 
-The rollout's verdict is FAIL when any guard's is, else HOLD when any's is, else PASS. How long a step lasts is not judged here.
+The rollout's verdict is FAIL if any guard's is, else HOLD if any guard's is, else PASS. The duration of a step is not judged
+here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import msgspec
 
 from roadworthy.contract.evidence import DRAWN
 from roadworthy.contract.snapshot import FULL_SHARE
-from roadworthy.rollout.decide.passing import Shown, Step, shown, told
+from roadworthy.rollout.decide.passing import Shown, Step, explain, shown
 from roadworthy.rollout.evidence.counts import Evidence, Tally
 from roadworthy.rollout.plan.plan import Guard, Plan
 from roadworthy.statistics.e_process import (
@@ -36,18 +37,18 @@ Tallies = Mapping[int, Tally]
 PASS, FAIL, HOLD = "PASS", "FAIL", "HOLD"
 _SUSPICION = math.log(10.0)
 _LEAST_SUSPICION = math.log(20.0)
-"""A step does not go on while E is within a factor 10 of what rolls back, and 20 at least: waiting is cheaper than widening."""
+"""A step does not end while E is at least 20 and within a factor 10 of its bound: waiting is cheaper than a larger share."""
 
 LEAST_LIMITED = 20
-"""Requests of the canary before a limit takes its share away while the stable has traffic too. Three failures of three are over a
-limit of 5 %, and at a share of 25 % it takes five to show it worse, at 50 % eleven: what can be rolled back so soon is not to be
-withheld until a person comes."""
+"""Requests of the canary before a limit withdraws its share while the stable has traffic too. Three failures of three are over a
+limit of 5 %, but at a share of 25 % five show that it is worse, at 50 % eleven: a canary that can be rolled back so soon should
+not wait for a person instead."""
 _OTHER_SHARE = math.log(10_000.0)
-"""Draws as set reach this E, in a segment, with a probability of 1 in 10,000 at most, however often one looks."""
+"""Correct assignment reaches this E, in a segment, with a probability of at most 1 in 10,000, at any number of looks."""
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A generation of the endpoint during the rollout, and the canary's parts in it, of FULL_SHARE."""
+    """A generation of the endpoint during the rollout, and the canary's shares in it, of FULL_SHARE."""
 
     generation: int
     weight: int
@@ -55,14 +56,14 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """Which generations count.
+    """The generations that count.
 
     Attributes:
         segments: all of the rollout.
-        step_from: first generation of the present step: what its minimum of evidence is counted from.
-        limit_from: first generation that limits are judged by, if later than `step_from`: a person who resumes after a limit
-            starts them anew.
-        needed: samples that each guard wants to see in the step at least.
+        step_from: first generation of the present step: its minimum of evidence counts from there.
+        limit_from: first generation that limits are judged by, if later than `step_from`: limits start again when a person
+            resumes after one.
+        needed: minimum of samples for each guard in the step.
     """
 
     segments: tuple[Segment, ...]
@@ -79,8 +80,8 @@ class Finding(msgspec.Struct, frozen=True):
         samples, bad: the canary's, over the whole rollout; in shadow steps, pairs. In a sticky rollout `bad` and `other_bad` are
             distinct users. other_samples, other_bad: the stable's.
         log_e: ln E now. threshold: ln E that rolls back. p: 1/E, at most 1.
-        withdraw: whether the canary's share is to be taken from it.
-        shown: what the present step has shown of it, against what it must; None in verdicts of releases that did not ask.
+        withdraw: whether the canary's share must be withdrawn.
+        shown: what the present step has shown, and what it must show; None in verdicts of earlier releases.
     """
 
     signal: str
@@ -99,7 +100,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the evidence says now. `code` and `text` are those of the guard that decided; PASS without guards is "no-guards"."""
+    """The verdict on the evidence so far. `code` and `text` are the deciding guard's; PASS without guards is "no-guards"."""
 
     outcome: str
     code: str
@@ -109,7 +110,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judge(plan: Plan, scope: Scope, evidence: Evidence) -> Verdict:
-    """The verdict on everything counted so far."""
+    """Judge everything counted so far."""
     alphas = plan.alphas()
     skewed = _skewed(plan, scope, evidence)
     findings = tuple(_judge(plan, guard, alphas[guard.signal], scope, evidence, skewed) for guard in plan.guards)
@@ -123,11 +124,11 @@ def judge(plan: Plan, scope: Scope, evidence: Evidence) -> Verdict:
 
 
 def splits_of(plan: Plan, segments: Iterable[Segment], tallies: Tallies) -> list[Split]:
-    """Whose the bad events were, segment by segment: live requests by the share that drew them; shadowed ones one to one, of
-    which only those count where exactly one side was bad. No segment has both, because the stable's side would count twice.
+    """How the bad events split between the versions, by segment: live requests by the assigned share; shadowed requests one to
+    one, counting only those in which exactly one version was bad. No segment has both, because the stable's would count twice.
 
-    In a sticky rollout one user's bad events are one, in the first segment that saw them: a user stays with an arm, so one user
-    whom both versions fail would otherwise look like many events of one arm.
+    In a sticky rollout a user's bad events count once, in the first segment with one: a user stays with one version, so a user
+    whom both versions fail would otherwise look like many events of one version.
     """
     splits = []
     for segment in segments:
@@ -141,16 +142,17 @@ def splits_of(plan: Plan, segments: Iterable[Segment], tallies: Tallies) -> list
 
 
 def _bad(plan: Plan, tally: Tally) -> tuple[int, int]:
-    """Bad events of the canary and of the stable, or users with one where users are what is drawn."""
+    """Bad events of the canary and of the stable, or, where users are assigned, users with one."""
     if plan.sticky is not None:
         return tally.canary_units, tally.stable_units
     return tally.canary_bad, tally.stable_bad
 
 
 def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> str | None:
-    """In words, that an arm got more requests than its share in some segment; None while that may be chance.
+    """A sentence if a version got more requests than its share in some segment; None while that may be chance.
 
-    Sticky rollouts draw users, of whom only those with bad events are told apart: there one that calls often is no fault.
+    Sticky rollouts assign users, and only those with bad events are distinguished: a user with many requests is not a fault
+    there.
     """
     if plan.sticky is not None:
         return None
@@ -161,8 +163,8 @@ def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> str | None:
         requests = drawn + tally.stable_samples
         if 0.0 < share < 1.0 and log_e_other_share(drawn, requests, share) >= _OTHER_SHARE:
             return (
-                f"the new version got {_share(drawn, requests)} requests where {share:g} was set, which is no chance: "
-                "whose the bad events are says nothing"
+                f"the new version got {_share(drawn, requests)} requests where {share:g} was set, which is not chance: "
+                "the bad events do not distinguish the two versions"
             )
     return None
 
@@ -198,38 +200,45 @@ _Reason = tuple[str, str, str, bool]
 
 
 def _limit(guard: Guard, threshold: float, scope: Scope, tallies: Tallies) -> _Reason | None:
-    """Whether the canary's rate alone is too high in this step. The stable's, in the same step, tells whether it would help to
-    send the requests there."""
+    """Whether the canary's rate alone is too high in this step. The stable's rate in the same step shows whether moving requests
+    there would help."""
     if guard.limit is None or not guard.kind.compares:
         return None
     since = max(scope.limit_from, scope.step_from)
     lately = [each for each in scope.segments if each.generation >= since and not each.shadow]
     total = _total((each for each in lately if each.weight > 0), tallies)
-    stable = _total(lately, tallies)  # also since the share was taken: whether the stable fares better alone
+    stable = _total(lately, tallies)  # includes the time since the withdrawal: whether the stable alone fares better
     if log_e_over(total.canary_bad, total.canary_samples, guard.limit) < threshold:
         return None
-    rate = f"{_share(total.canary_bad, total.canary_samples)} of the canary's, where {guard.limit:.3g} is the limit"
+    rate = (
+        f"{_share(total.canary_bad, total.canary_samples)} of the canary's are bad, over the limit of {guard.limit:.3g}"
+    )
     if log_e_over(stable.stable_bad, stable.stable_samples, guard.limit) >= threshold:
         other = _share(stable.stable_bad, stable.stable_samples)
-        return HOLD, "shared-outage", f"{rate}, but {other} of the stable's too: both suffer, nobody is accused", False
+        return (
+            HOLD,
+            "shared-outage",
+            f"{rate}, but so are {other} of the stable's: both versions suffer, so the new one is not accused",
+            False,
+        )
     if total.canary_samples < LEAST_LIMITED and 0 < scope.segments[-1].weight < FULL_SHARE:
-        return HOLD, "suspicious", f"{rate}; {LEAST_LIMITED} of its requests will tell whether it is worse", False
+        return HOLD, "suspicious", f"{rate}; {LEAST_LIMITED} of its requests will show whether it is worse", False
     return HOLD, "over-limit", f"{rate}; its traffic is back on the stable until a person resumes or aborts", True
 
 
 def _uncounted(plan: Plan, total: Tally, evidence: Evidence) -> _Reason | None:
-    """In a sticky rollout bad events count by user; without users they would look like none at all."""
+    """In a sticky rollout bad events count by user; without users no bad event would count."""
     if plan.sticky is None:
         return None
     if evidence.overflow:
         return (
             HOLD,
             "too-many-units",
-            "more users had bad events than can be told apart, so they cannot be counted",
+            "more users had bad events than can be distinguished, so they cannot be counted",
             False,
         )
     if total.canary_bad + total.stable_bad and not total.canary_units + total.stable_units:
-        return HOLD, "units-missing", "bad events came without the users who had them, so they cannot be counted", False
+        return HOLD, "units-missing", "bad events came without their users, so they cannot be counted", False
     return None
 
 
@@ -239,14 +248,14 @@ def _suspicion(guard: Guard, log_e: float, threshold: float) -> _Reason | None:
         return (
             HOLD,
             "suspicious",
-            f"an equal version looks this bad {odds}; wait until it looks better or is refuted",
+            f"an equal version looks this bad {odds}; wait until more traffic shows that it is well or worse",
             False,
         )
     return None
 
 
 def _step(scope: Scope, tallies: Tallies) -> Step:
-    """The step's counts. What only shadowed requests tell is not waited for where there are none."""
+    """The step's counts. Guards that only shadowed requests can serve do not wait where no requests are shadowed."""
     last = scope.segments[-1] if scope.segments else Segment(0, 0)
     since = max(scope.limit_from, scope.step_from)
     return Step(
@@ -259,10 +268,10 @@ def _step(scope: Scope, tallies: Tallies) -> Step:
 
 
 def _of_step(seen: Shown, step: Step) -> _Reason:
-    """Whether the step has shown enough, beside the stable's counts in it."""
+    """Whether the step has shown enough, with the stable's counts for comparison."""
     total = step.total
     other = (total.pairs_stable_bad, total.pairs) if step.shadowed else (total.stable_bad, total.stable_samples)
-    passes, code, text = told(seen, other)
+    passes, code, text = explain(seen, other)
     return PASS if passes else HOLD, code, text, False
 
 
@@ -275,17 +284,15 @@ def _total(segments: Iterable[Segment], tallies: Tallies) -> Tally:
 
 def _accusation(plan: Plan, guard: Guard, counted: tuple[int, int, int, int], log_e: float, threshold: float) -> str:
     samples, bad, other_samples, other_bad = counted
-    rarity = (
-        f"would look this bad once in {_count(math.exp(min(log_e, 700.0)))} rollouts; the plan rolls back from once in"
-    )
-    rarity = f"{rarity} {_count(math.exp(threshold))} on"
+    odds = f"would look this bad once in {_count(math.exp(min(log_e, 700.0)))} rollouts"
+    rarity = f"{odds}; the plan's threshold is once in {_count(math.exp(threshold))}"
     if not guard.kind.compares:
         return f"{guard.signal}: {_share(bad, samples)} pairs; a version within the limit {rarity}"
     worse = "that is no worse" if guard.ratio == 1.0 else f"with {guard.ratio:.3g} times the stable's rate"
     sides = f"canary {_share(bad, samples)}, stable {_share(other_bad, other_samples)}"
     if plan.sticky is not None:
         sides = f"canary {bad:,} users, stable {other_bad:,} users"
-    return f"{guard.signal}: {sides}; one {worse} {rarity}"
+    return f"{guard.signal}: {sides}; a version {worse} {rarity}"
 
 
 def _share(bad: int, samples: int) -> str:

@@ -1,1 +1,1 @@
-"""What gateways counted for a rollout, what feedback adds, and the report of both."""
+"""Evidence of a rollout: the counts of gateways, feedback, and the report of an A/B test."""

@@ -1,12 +1,11 @@
-"""What gateways counted for a rollout, and how their reports add up, in any order and however often they arrive.
+"""The evidence of a rollout: what gateways counted, and how their reports add up in any order and however often they arrive.
 
-The controller merges what telemetry brings into `Evidence` and stores it in the transaction that takes the frame;
-`verdict.py` reads it.
+The controller merges telemetry into `Evidence` and stores it in the transaction that accepts the frame; `verdict.py` reads it.
 
-Exactly once by construction: a source (one life of one gateway) reports counts that only grow, all of them each time, and of two
-reports the larger numbers are kept; of users with bad events, who are told once, the union is. So a report that comes twice, late
-or after a newer one changes nothing. Everything is keyed by the generation of the endpoint that drew the arm, so what comes late
-joins its own segment. What may be counted is said in `contract/evidence.py`.
+Exactly once by construction: a source (one life of one gateway) always reports all its counts, which only grow, and the larger
+numbers of two reports are kept. Users with bad events are reported once; their union is kept. So a report that arrives twice,
+late or after a newer one changes nothing. Every count has the endpoint's generation that assigned the variant, so late counts
+join their own segment. `contract/evidence.py` says what may be counted.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from roadworthy.contract.evidence import CANARY, EXCLUDED, OUTPUT_BINS, STABLE, 
 FORMAT = 1
 _DRIFT = "drift."
 MOST_UNITS = 100_000
-"""Units (users, sessions) with bad events that one signal keeps apart; one more and the evidence is incomplete, which holds."""
+"""Most units (users, sessions) with bad events that one signal keeps; beyond them the evidence is incomplete, which holds."""
 
 
 class Tally(NamedTuple):
@@ -41,7 +40,7 @@ class Tally(NamedTuple):
     canary_units: int = 0
 
     def plus(self, other: Tally) -> Tally:
-        """Both together."""
+        """The sum of both."""
         return Tally(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
@@ -50,20 +49,20 @@ _FIELDS = {
     CANARY: ("canary_samples", "canary_bad"),
     "pairs": ("pairs", "pairs_canary_bad", "pairs_stable_bad"),
 }
-"""What the numbers of a key's last part mean."""
+"""The meaning of the numbers, by the key's last part."""
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """Everything counted for one rollout. Immutable: `merged` returns another.
+    """Everything counted for one rollout. Immutable: `merged` returns a new one.
 
     Attributes:
-        counts: by source, then by "generation/signal/arm" (samples, bad), "generation/signal/pairs" (pairs, canary, stable), or
-            "generation/drift.OUTPUT/arm" (a count for each bin).
-        metrics: by source, then by "generation/metric/arm" (values, total).
-        excluded: by source, then by "generation/reason/arm".
-        units: by signal, then by unit: the earliest generation known to have a bad event of it, and its arm then.
-        overflow: there were more units than could be kept apart.
-        crashed: by source, how many processes the canary crashed.
+        counts: by source, then by "generation/signal/variant" (samples, bad), "generation/signal/pairs" (pairs, canary, stable),
+            or "generation/drift.OUTPUT/variant" (a count for each bin).
+        metrics: by source, then by "generation/metric/variant" (values, total).
+        excluded: by source, then by "generation/reason/variant".
+        units: by signal, then by unit: the earliest generation with a known bad event of the unit, and its variant then.
+        overflow: there were more units than could be kept.
+        crashed: by source, the number of processes that the canary crashed.
     """
 
     counts: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -75,13 +74,13 @@ class Evidence(msgspec.Struct, frozen=True):
     format: int = FORMAT
 
     def merged(self, source: str, counts: RolloutCounts) -> Evidence:
-        """This and what the source's counts add to it; equal to this when they add nothing.
+        """The evidence with the source's counts added; equal to this if they add nothing.
 
         Args:
             source: one life of one gateway, such as "gateway-1/boot-7": its counts begin at 0 and only grow.
 
         Raises:
-            ValueError: counts that cannot be, an unknown arm or reason.
+            ValueError: impossible counts, an unknown variant or reason.
         """
         numbers = dict(self.counts.get(source, {}))
         for key, values in _count_entries(counts):
@@ -93,11 +92,13 @@ class Evidence(msgspec.Struct, frozen=True):
         excluded = dict(self.excluded.get(source, {}))
         for left in counts.excluded:
             if left.reason not in EXCLUDED or left.count < 0:
-                raise ValueError(f"{left.count} {left.reason} cannot be left out; reasons are {', '.join(EXCLUDED)}")
+                raise ValueError(
+                    f"{left.count} {left.reason} is not a valid exclusion; reasons are {', '.join(EXCLUDED)}"
+                )
             key = _key(left.generation, left.reason, _variant(left.arm))
             excluded[key] = max(excluded.get(key, 0), left.count)
         if counts.crashes < 0:
-            raise ValueError(f"{counts.crashes} crashes cannot be")
+            raise ValueError(f"crashes must be 0 or more, got {counts.crashes}")
         crashed = max(self.crashed.get(source, 0), counts.crashes)
         units, overflow = _with_units(self.units, counts.units)
         return Evidence(
@@ -110,7 +111,7 @@ class Evidence(msgspec.Struct, frozen=True):
         )
 
     def renamed(self, before: str, after: str) -> Evidence:
-        """The same with a source under another name, if it is there."""
+        """The evidence with a source renamed, if it is there."""
         parts = {name: getattr(self, name) for name in ("counts", "metrics", "excluded", "crashed")}
         changed = {
             name: {after if source == before else source: value for source, value in part.items()}
@@ -125,7 +126,7 @@ class Evidence(msgspec.Struct, frozen=True):
         return sum(self.crashed.values())
 
     def added(self, source: str, more: RolloutCounts) -> Evidence:
-        """This and what is new of a source that keeps no counts of its own: whoever calls tells each once.
+        """The evidence with new facts added from a source that keeps no counts. The caller passes each fact once.
 
         Raises:
             ValueError: as `merged`.
@@ -148,8 +149,8 @@ class Evidence(msgspec.Struct, frozen=True):
         )
 
     def tallies(self, signal: str) -> dict[int, Tally]:
-        """The signal's counts by generation, over all sources; a generation without any is left out. An event may be known before
-        the request that had it is counted: it is a sample then."""
+        """The signal's counts by generation, over all sources; generations without any are left out. An event may arrive before
+        its request is counted; it then counts as a sample too."""
         found: dict[int, Tally] = {}
         for counts in self.counts.values():
             for key, values in counts.items():
@@ -169,7 +170,7 @@ class Evidence(msgspec.Struct, frozen=True):
         }
 
     def binned(self, output: int, variant: str) -> dict[int, tuple[int, ...]]:
-        """Answers of an arm in the bins of a watched output by generation, over all sources."""
+        """Answers of a variant in the bins of a watched output, by generation, over all sources."""
         found: dict[int, tuple[int, ...]] = {}
         for counts in self.counts.values():
             for key, cells in counts.items():
@@ -180,13 +181,13 @@ class Evidence(msgspec.Struct, frozen=True):
         return found
 
     def metric(self, name: str, variant: str, generations: Iterable[int]) -> tuple[int, float]:
-        """How many values of a metric an arm had in these generations, and their sum."""
+        """The number of a metric's values of a variant in these generations, and their sum."""
         keys = [_key(generation, name, variant) for generation in generations]
         found = [metrics[key] for metrics in self.metrics.values() for key in keys if key in metrics]
         return sum(values for values, _ in found), sum(total for _, total in found)
 
     def left_out(self, generations: Iterable[int]) -> dict[str, dict[str, int]]:
-        """What was no evidence, by reason and arm; every reason is there."""
+        """Excluded requests, by reason and variant; every reason is present."""
         known = set(generations)
         found = {reason: dict.fromkeys(VARIANTS, 0) for reason in EXCLUDED}
         for counts in self.excluded.values():
@@ -205,10 +206,10 @@ def evidence_from_document(document: Mapping[str, Any]) -> Evidence:
     """The evidence that `to_document` described.
 
     Raises:
-        ValueError: not such a document, or of a format that this release does not know.
+        ValueError: not such a document, or a format that this release does not know.
     """
     if document.get("format") != FORMAT:
-        raise ValueError(f"evidence format {json.dumps(document.get('format'))} is not known here")
+        raise ValueError(f"unknown evidence format {json.dumps(document.get('format'))}; this release knows {FORMAT}")
     try:
         return msgspec.convert(document, Evidence)
     except msgspec.ValidationError as error:
@@ -218,26 +219,26 @@ def evidence_from_document(document: Mapping[str, Any]) -> Evidence:
 def _count_entries(counts: RolloutCounts) -> Iterable[tuple[str, tuple[int, ...]]]:
     for each in counts.arms:
         if not 0 <= each.bad <= each.samples:
-            raise ValueError(f"{each.bad} bad of {each.samples} cannot be")
+            raise ValueError(f"bad must be 0 to samples ({each.samples}), got {each.bad}")
         yield _key(each.generation, each.signal, _variant(each.arm)), (each.samples, each.bad)
     for event in counts.events:
         if event.bad < 0:
-            raise ValueError(f"{event.bad} events cannot be")
+            raise ValueError(f"events must be 0 or more, got {event.bad}")
         yield _key(event.generation, event.signal, _variant(event.arm)), (0, event.bad)
     for pair in counts.pairs:
         if min(pair.canary_bad, pair.stable_bad) < 0 or pair.canary_bad + pair.stable_bad > pair.pairs:
-            raise ValueError(f"{pair.canary_bad} and {pair.stable_bad} of {pair.pairs} pairs cannot be")
+            raise ValueError(f"bad must be 0 to pairs ({pair.pairs}), got {pair.canary_bad} and {pair.stable_bad}")
         yield _key(pair.generation, pair.signal, "pairs"), (pair.pairs, pair.canary_bad, pair.stable_bad)
     for output in counts.bins:
         if len(output.cells) != OUTPUT_BINS or min(output.cells) < 0:
-            raise ValueError(f"{output.cells} are no counts of {OUTPUT_BINS} bins")
+            raise ValueError(f"expected {OUTPUT_BINS} counts of 0 or more, got {output.cells}")
         yield _key(output.generation, f"{_DRIFT}{output.output}", _variant(output.arm)), output.cells
 
 
 def _with_units(
     known: dict[str, dict[str, tuple[int, str]]], found: Iterable[BadUnit]
 ) -> tuple[dict[str, dict[str, tuple[int, str]]], bool]:
-    """Each unit once a signal, in the earliest generation that is known; and whether some had no room."""
+    """Each unit once for each signal, in its earliest known generation; and whether some did not fit."""
     after, overflow = dict(known), False
     for each in found:
         units = after.get(each.signal, {})
@@ -256,5 +257,5 @@ def _key(generation: int, name: str, part: str) -> str:
 
 def _variant(name: str) -> str:
     if name not in VARIANTS:
-        raise ValueError(f"there is no arm {name}; arms are {', '.join(VARIANTS)}")
+        raise ValueError(f"unknown variant {name}; variants are {', '.join(VARIANTS)}")
     return name

@@ -1,8 +1,8 @@
-"""What became known of predictions after they were answered, kept row by row and counted as evidence of their rollout.
+"""Feedback: facts about predictions that arrive after the answer, stored row by row and counted as evidence of their rollout.
 
-`feedback.py` calls `take` with facts about predictions that a rollout drew. Exactly once by construction: a fact is
-a row under what it is about, only a new row counts, and row and count are written together. So whoever is not sure that feedback
-arrived sends it again, in any order. A prediction that was ever called wrong is wrong: that too is the same in any order.
+`control/resources/feedback.py` calls `take` with facts about predictions of a rollout. Exactly once by construction: a fact is a
+row identified by its subject, only a new row counts, and row and count are written together. So a sender that is unsure whether
+feedback arrived sends it again, in any order. A prediction that was ever called wrong stays wrong, again in any order.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from roadworthy.rollout.plan.signals import CUSTOM
 from roadworthy.store.tables import PROJECT, feedback, rollouts
 
 FEEDBACK = "feedback"
-"""The guard of predictions that are called wrong; and the source under which all of this is counted."""
+"""The guard on predictions that are called wrong, and the source of all counts made here."""
 METRIC = "metric."
-"""Begins the signal of a metric's value."""
+"""Prefix of a metric's signal."""
 
 
 class Fact(NamedTuple):
-    """One thing that became known of a prediction.
+    """One fact about a prediction.
 
     Attributes:
         signal: FEEDBACK, a custom counter's, or METRIC and a metric's name.
-        subject: what it counts once for: the prediction, or for a metric of a sticky rollout the user.
+        subject: what counts once: the prediction, or for a metric in a sticky rollout the user.
         prediction: the prediction's id.
-        generation, arm: that drew it.
+        generation, arm: that it was assigned in.
         unit: the user in a sticky rollout, a hash; 0 in others.
         bad: whether it is a bad event. value: a metric's, else None.
     """
@@ -50,11 +50,11 @@ class Fact(NamedTuple):
 def take(
     connection: Connection, rollout_id: str, facts: Sequence[Fact], given_by: str, now_us: int
 ) -> list[bool] | None:
-    """Keep and count what is new; for each fact whether it was. None when the rollout takes no more. The rollout's row is locked
-    meanwhile, so that of two senders of the same fact one is the first; a rollout that is over counts on, without a verdict.
+    """Store and count new facts; for each fact whether it was new. None when the rollout takes no further feedback. The rollout's
+    row is locked meanwhile, so only one sender of the same fact is first. A finished rollout counts on, without a verdict.
 
     Raises:
-        NoResultFound: there is no such rollout.
+        NoResultFound: no such rollout.
     """
     query = select(rollouts.c.evidence, rollouts.c.feedback_closed_us).where(rollouts.c.id == rollout_id)
     row = connection.execute(query.with_for_update()).one()
@@ -84,8 +84,9 @@ def take(
 
 
 def close_over_limit(connection: Connection, most_rows: int, now_us: int) -> list[tuple[str, int]]:
-    """Delete the feedback of whole rollouts until at most `most_rows` rows are left: first of those that ended longest ago, then
-    of those that began first. Each takes no more feedback, since what it had could come again. Their ids, with their rows."""
+    """Delete the feedback of whole rollouts until at most `most_rows` rows are left: first of rollouts that ended longest ago,
+    then of those that began first. They take no further feedback, since facts could arrive again. Returns their ids and row
+    counts."""
     query = (
         select(rollouts.c.id, func.count().label("rows"))
         .join(feedback, (feedback.c.project == rollouts.c.project) & (feedback.c.rollout == rollouts.c.id))
@@ -105,7 +106,7 @@ def close_over_limit(connection: Connection, most_rows: int, now_us: int) -> lis
 
 
 class _Counted:
-    """What new facts add to the evidence."""
+    """The evidence that new facts add."""
 
     def __init__(self) -> None:
         self._by_variant: dict[tuple[int, str, str], list[int]] = defaultdict(lambda: [0, 0])
@@ -113,7 +114,7 @@ class _Counted:
         self._units: set[BadUnit] = set()
 
     def add(self, fact: Fact, *, first: bool) -> None:
-        """Count a fact: `first` when nothing was known about its subject."""
+        """Count a fact; `first` when its subject is new."""
         key = fact.generation, fact.signal, fact.arm
         if fact.value is not None:
             self._metrics[fact.generation, fact.signal.removeprefix(METRIC), fact.arm].append(fact.value)
@@ -124,8 +125,8 @@ class _Counted:
             self._units.add(BadUnit(*key, f"{fact.unit:016x}"))
 
     def counts(self, rollout_id: str) -> RolloutCounts:
-        """As gateways tell theirs, with bad events by themselves: they may come after their samples. The samples of a custom
-        counter are the requests, which gateways count."""
+        """The counts in the form that gateways report, with bad events separate: they may come after their samples. The samples
+        of a custom counter are the requests, which gateways count."""
         variants = self._by_variant.items()
         return RolloutCounts(
             rollout_id,
@@ -139,7 +140,7 @@ class _Counted:
 
 
 def _known(connection: Connection, rollout_id: str, facts: Iterable[Fact]) -> dict[tuple[str, str], bool]:
-    """What is kept already about the subjects of these facts, and whether it was bad."""
+    """Known subjects of these facts, and whether they were bad."""
     subjects: dict[str, set[str]] = defaultdict(set)
     for fact in facts:
         subjects[fact.signal].add(fact.subject)
@@ -162,7 +163,7 @@ def _write(
     worsened: Sequence[Mapping[str, Any]],
     given: Mapping[str, Any],
 ) -> None:
-    """Add the new rows, and call wrong those that were not."""
+    """Insert the new rows, and mark as wrong the ones that have become so."""
     if fresh:
         columns = set(feedback.c.keys())
         rows = [

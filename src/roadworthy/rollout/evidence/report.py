@@ -1,6 +1,6 @@
-"""What an A/B test has found so far: each metric in both arms, and the difference, with intervals that hold at every look. Pure.
+"""The report of an A/B test: each metric for both versions, and the difference, with intervals that hold at every look. Pure.
 
-The control plane shows it; nothing is decided by it. A person promotes or aborts.
+The control plane shows the report; no decision rests on it. A person promotes or aborts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONFIDENCE = 0.95
 
 
 class VariantReport(msgspec.Struct, frozen=True):
-    """One arm of one metric: how many values, their mean (None without any), and where the true one lies."""
+    """One version's values of a metric: their number, their mean (None without any), and the interval of the true mean."""
 
     arm: str
     values: int
@@ -29,7 +29,7 @@ class VariantReport(msgspec.Struct, frozen=True):
 
 
 class MetricReport(msgspec.Struct, frozen=True):
-    """One metric: both arms, and where mean(canary) - mean(stable) lies. `text` says what that allows to say."""
+    """One metric: both versions, and the interval of mean(canary) - mean(stable). `text` says what follows from it."""
 
     metric: str
     stable: VariantReport
@@ -40,13 +40,13 @@ class MetricReport(msgspec.Struct, frozen=True):
 
 
 def report(plan: Plan, segments: Iterable[Segment], evidence: Evidence) -> tuple[MetricReport, ...]:
-    """Each of the plan's metrics, over all generations in which both arms had live requests.
+    """Each of the plan's metrics, over all generations in which both versions had live requests.
 
-    Each interval covers its truth at all looks at once with probability CONFIDENCE, as long as every value is one request's, or
-    one user's in a sticky rollout: several values of one user are no more evidence than one.
+    Each interval covers the truth at all looks together with probability CONFIDENCE, provided that every value is of another
+    request, or of another user in a sticky rollout: several values of one user count as one piece of evidence.
 
     Raises:
-        ValueError: values beyond a metric's bounds were counted.
+        ValueError: values outside a metric's bounds were counted.
     """
     generations = [each.generation for each in segments if each.weight > 0]
     return tuple(_metric(metric, generations, evidence) for metric in plan.metrics)
@@ -73,7 +73,7 @@ def _variant(name: str, sample: Sample, metric: Metric) -> VariantReport:
 
 def _conclusion(difference: Interval, stable: Sample, canary: Sample) -> str:
     if not stable.values or not canary.values:
-        return "no evidence: an arm has no values"
+        return "no evidence: one version has no values"
     if difference.low > 0.0:
         return "the new version's is higher"
     if difference.high < 0.0:

@@ -1,1 +1,1 @@
-"""A rollout's plan: parsed, checked, and what a person should know before it starts."""
+"""A rollout's plan: parsing, checks before the start, and warnings."""

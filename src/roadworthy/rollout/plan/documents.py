@@ -1,6 +1,6 @@
-"""YAML or JSON text that a person wrote, as plain values. Anchors, tags, repeated keys and large texts are refused.
+"""Reads a person's YAML or JSON text into plain values. Anchors, tags, repeated keys and long texts are refused.
 
-YAML reads JSON too. PyYAML is imported when the first text comes, so that a controller which gets its plans as values needs none.
+YAML includes JSON. PyYAML is imported with the first text, so a controller that gets plans as values does not need it.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ MOST_BYTES = 64 << 10
 MOST_DEPTH = 12
 _TAG = "tag:yaml.org,2002:"
 _EXPONENT = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+")
-"""1e-3, which YAML 1.1 takes for text because it has no point."""
+"""Such as 1e-3, which YAML 1.1 reads as text because it has no point."""
 
 
 def load(text: str | bytes) -> Any:
-    """The values of one document.
+    """Read one document.
 
     Raises:
-        ValueError: it cannot be read, with line and column where they are known.
+        ValueError: the text is unreadable; with line and column where known.
     """
     import yaml
 
     if len(text) > MOST_BYTES:
-        raise ValueError(f"a plan has at most {MOST_BYTES >> 10} KiB")
+        raise ValueError(f"a plan may have at most {MOST_BYTES >> 10} KiB, got {len(text) / 1024:,.0f} KiB")
     try:
         _survey(text)
         return _values(yaml.compose(text, Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise ValueError(f"it cannot be read{place}: {error.problem or error.context}") from error
+        raise ValueError(f"unreadable{place}: {error.problem or error.context}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError("it cannot be read: it is not text in UTF-8") from error
+        raise ValueError("unreadable: expected text in UTF-8") from error
 
 
 def _survey(text: str | bytes) -> None:
-    """Refuse what would cost more than its size to read: references to what stands elsewhere, and deep nesting."""
+    """Refuse text that would cost more than its size to read: anchors, references and deep nesting."""
     import yaml
 
     depth = 0
@@ -46,13 +46,13 @@ def _survey(text: str | bytes) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise ValueError(f"line {line} has an anchor or a reference to one, which plans do not need")
+            raise ValueError(f"line {line} has an anchor or a reference, which plans may not contain")
         if depth > MOST_DEPTH:
-            raise ValueError(f"line {line} is nested more than {MOST_DEPTH} deep")
+            raise ValueError(f"line {line} is nested more than {MOST_DEPTH} levels deep")
 
 
 def _values(node: Any) -> Any:
-    """What a node means: as YAML's safe loader has it, but for a few of its surprises."""
+    """The value of a node: as YAML's safe loader reads it, without some of its surprises."""
     import yaml
 
     if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
@@ -62,16 +62,16 @@ def _values(node: Any) -> Any:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ValueError(f"a key in line {line} is no name")  # noqa: TRY004 - the text's fault, not a caller's
+                raise ValueError(f"a key in line {line} is not a name")  # noqa: TRY004 - the text is wrong, not a caller's type
             if key_node.value in found:
-                raise ValueError(f"the key {key_node.value} in line {line} is there twice")
+                raise ValueError(f"the key {key_node.value} appears again in line {line}")
             found[key_node.value] = _values(value_node)
         return found
     return None if node is None else _scalar(node)
 
 
 def _scalar(node: Any) -> Any:
-    """Text stays text but for numbers, true, false and null: `on`, `no`, 1:30 and dates are what they look like."""
+    """Text stays text, except numbers, true, false and null: `on`, `no`, 1:30 and dates stay as written."""
     import yaml
 
     kind, text = node.tag.removeprefix(_TAG), node.value
@@ -85,4 +85,4 @@ def _scalar(node: Any) -> Any:
         return None
     if kind in ("str", "bool", "int", "float", "timestamp", "merge", "value"):
         return text
-    raise ValueError(f"line {node.start_mark.line + 1} has a value of a kind that means nothing here")
+    raise ValueError(f"line {node.start_mark.line + 1} has a value of a type that plans do not have")

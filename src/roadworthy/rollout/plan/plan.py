@@ -1,7 +1,7 @@
-"""A rollout's plan: what shall happen, as a person wrote it, with every default filled in.
+"""A rollout's plan: a person's intention, with every default filled in.
 
-`reading.py` makes it from YAML or JSON, `machine.py` follows it and `verdict.py` judges by it. Every strategy is such a plan:
-steps of shares, what each waits for, and what comes after the last; there is no other code for blue-green than for a canary.
+`parse.py` makes it from YAML or JSON, `machine.py` follows it and `verdict.py` judges by it. Every strategy is such a plan: steps
+with shares, the conditions of each, and what follows the last. Blue-green needs no other code than a canary.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from roadworthy.rollout.plan.signals import SLOW, SLOW_RATE, USUAL_LIMIT, Signal
 
 FORMAT = 1
 PROMOTE, WAIT, END = "promote", "wait", "end"
-"""What follows the last step: the canary takes over, a person decides, or the rollout ends and the stable stays."""
+"""After the last step: the canary takes over, a person decides, or the rollout ends and the stable stays."""
 ROLLBACK, HOLD = "rollback", "hold"
-"""What happens at the deadline."""
+"""The action at the deadline."""
 ALERT = "alert"
 MOST_ALLOWED = 0.99
 """The largest limit."""
 HIGHER, LOWER = "higher", "lower"
-"""Which values of a metric are better."""
+"""Whether higher or lower values of a metric are better."""
 
 
 class Stage(msgspec.Struct, frozen=True):
     """One step of a plan.
 
     Attributes:
-        weight: the canary's part of live requests, of FULL_SHARE (hundredths of a percent).
-        shadow: the part of live requests that is copied to it as well, of FULL_SHARE; only where weight is 0.
-        hold_s: how long the step lasts at least, in seconds of exposure.
-        evidence: how many of its requests (in a shadow step, pairs) each guard wants to see at least.
+        weight: the canary's share of live requests, of FULL_SHARE (hundredths of a percent).
+        shadow: the share of live requests that is also copied to the canary, of FULL_SHARE; only where weight is 0.
+        hold_s: minimum duration of the step, in seconds of exposure.
+        evidence: minimum of the canary's requests (in a shadow step, pairs) for each guard.
         approve: whether a person must approve before the step begins.
     """
 
@@ -56,10 +56,10 @@ class Guard(msgspec.Struct, frozen=True):
     Attributes:
         signal: its name.
         ratio: the canary's rate of bad events may be this many times the stable's.
-        margin: a step passes with evidence that the rate is under this many times what `ratio` tolerates.
-        limit: the rate that is allowed at all, over which the canary's share is taken from it; None for no limit.
-        weight: its part of alpha, relative to the others'; None for the default (half of alpha for errors, else 1).
-        evidence: takes the place of the step's; 0 waits for none.
+        margin: a step passes with evidence that the rate is below this many times what `ratio` tolerates.
+        limit: the highest allowed rate; above it the canary's share is withdrawn. None for no limit.
+        weight: its part of alpha, relative to the other guards; None for the default (half of alpha for errors, else 1).
+        evidence: replaces the step's minimum; 0 waits for none.
     """
 
     signal: str
@@ -73,13 +73,13 @@ class Guard(msgspec.Struct, frozen=True):
     def kind(self) -> Signal:
         """Its entry in the catalogue."""
         found = signal_named(self.signal)
-        if found is None:  # the plan was read by a release that knew it
-            raise ValueError(f"there is no signal {self.signal}")
+        if found is None:  # the plan was written by a release that has this signal
+            raise ValueError(f"unknown signal {self.signal}")
         return found
 
     @property
     def allowed(self) -> float:
-        """The rate that the canary must be shown to be under, where it is not shown to be under a multiple of the stable's."""
+        """The rate that the canary must be shown to stay below, unless it is shown to be below a multiple of the stable's."""
         if self.limit is not None:
             return self.limit
         if self.signal == SLOW:
@@ -91,9 +91,9 @@ class Watch(msgspec.Struct, frozen=True):
     """A signal that cannot roll back.
 
     Attributes:
-        signal: its name. on_alarm: whether its alarm holds the rollout or is only told ("hold" or "alert").
-        tolerance: by how much the versions may differ; None for the signal's default. Of "confidence" the difference of the
-            means, of "drift" the part of answers that is of another class, of "resources" how many times the stable's memory.
+        signal: its name. on_alarm: whether its alarm holds the rollout or only alerts people ("hold" or "alert").
+        tolerance: how far the versions may differ; None for the signal's default. For "confidence" the difference of the means,
+            for "drift" the share of answers in another class, for "resources" a multiple of the stable's memory.
     """
 
     signal: str
@@ -109,8 +109,8 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """What an A/B test reports for each arm: a value between `low` and `high` for each request that has one. `better` is HIGHER
-    or LOWER."""
+    """A metric that an A/B test reports for each variant: values between `low` and `high`, at most one per request. `better` is
+    HIGHER or LOWER."""
 
     name: str
     low: float = 0.0
@@ -119,7 +119,7 @@ class Metric(msgspec.Struct, frozen=True):
 
 
 class Sticky(msgspec.Struct, frozen=True):
-    """What a request's arm is drawn by, so that a user keeps it: a field of the input or a header; the other is None."""
+    """The key that assigns a user to a variant, so that the user stays there: an input field or a header; the other is None."""
 
     field: str | None = None
     header: str | None = None
@@ -129,16 +129,15 @@ class Plan(msgspec.Struct, frozen=True):
     """A plan with all its defaults.
 
     Attributes:
-        strategy: what the person called it; nothing but texts depends on it.
+        strategy: the person's name for it; only texts depend on it.
         steps: in order; never empty.
         after: PROMOTE, WAIT or END.
-        alpha: the probability with which a version that is no worse is rolled back, whatever the number of looks, for the whole
-            rollout and all its guards together.
-        beta: the probability with which a version that is worse by a guard's margin, or over its limit, passes a step.
-        guards: never two of one signal. watches, metrics: the same.
-        sticky: None to draw each request anew.
-        deadline_s: after this time without a pause `at_deadline` (ROLLBACK or HOLD) is done; None for no deadline.
-        crashes: so many crashes of the canary's processes roll it back.
+        alpha: false-rollback probability over the whole rollout, for all guards together and any number of looks.
+        beta: probability that a version that is worse by a guard's margin, or over its limit, passes a step.
+        guards: at most one of each signal. watches, metrics: the same.
+        sticky: None to assign each request separately.
+        deadline_s: time without pauses until `at_deadline` (ROLLBACK or HOLD) happens; None for no deadline.
+        crashes: number of crashes of the canary's processes that rolls it back.
     """
 
     strategy: str
@@ -176,10 +175,10 @@ def plan_from_document(document: Mapping[str, Any]) -> Plan:
     """The plan that `to_document` described.
 
     Raises:
-        ValueError: not such a document, or of a format that this release does not know.
+        ValueError: not such a document, or a format that this release does not know.
     """
     if document.get("format") != FORMAT:
-        raise ValueError(f"plan format {json.dumps(document.get('format'))} is not known here")
+        raise ValueError(f"unknown plan format {json.dumps(document.get('format'))}; this release knows {FORMAT}")
     try:
         return msgspec.convert(document, Plan)
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""Whether a rollout may begin at all: every reason against it at once, before anything is changed. Pure."""
+"""Decides whether a rollout may begin: finds every obstacle at once, before anything is changed. Pure."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from roadworthy.rollout.plan.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the controller knows before it begins.
+    """What the controller knows before a rollout begins.
 
     Attributes:
-        stable, canary: versions such as "flights:2"; stable None when none serves yet.
-        stable_ready: whether every live worker has the stable READY; it is what the rollout goes back to.
+        stable, canary: versions such as "flights:2"; stable None when no version serves yet.
+        stable_ready: whether every live worker has the stable READY, so that the rollout can go back to it.
         difference: why the canary does not accept the endpoint's signature; None when it does.
-        accepted_by: who answers for that difference; None for nobody.
-        running: the rollout that is in progress on the endpoint; None when there is none.
-        kept_out: why the canary is kept out of service (quarantine); None when it is not.
+        accepted_by: the person who accepts that difference; None when no one does.
+        running: the endpoint's running rollout; None without one.
+        kept_out: why the canary is in quarantine; None when it is not.
         fields: the names of the endpoint's input fields.
-        slow_ms: the stable's 95th percentile that "slow" would be measured by; None while it is not known.
-        outputs, probabilities: what gateways are to count of answers; see `RolloutEntry`.
-        short: machines without room for the canary, a sentence each.
-        unmeasurable: why a signal cannot be measured on this endpoint, by signal; those that can be are missing.
+        slow_ms: the stable's 95th percentile, which defines "slow"; None while it is unknown.
+        outputs, probabilities: what gateways should count of answers; see `RolloutEntry`.
+        short: machines without capacity for the canary, a sentence each.
+        unmeasurable: by signal, why it cannot be measured on this endpoint; measurable signals are absent.
     """
 
     stable: str | None
@@ -51,14 +51,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """One reason against it: a stable code and a sentence."""
+    """One obstacle: a stable code and a sentence."""
 
     code: str
     text: str
 
 
 def obstacles(plan: Plan, facts: Facts) -> tuple[Obstacle, ...]:
-    """All reasons not to begin; empty when there is none."""
+    """All obstacles; empty when the rollout may begin."""
     return tuple(_obstacles(plan, facts))
 
 
@@ -68,28 +68,30 @@ def _obstacles(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
             "no-stable", "no version serves yet, so there is nothing to compare with and nothing to go back to"
         )
     elif facts.stable == facts.canary:
-        yield Obstacle("same-version", f"{facts.canary} serves already")
+        yield Obstacle("same-version", f"{facts.canary} already serves")
     elif not facts.stable_ready:
-        yield Obstacle("stable-not-ready", f"{facts.stable} is not ready everywhere, so nothing could go back to it")
+        yield Obstacle("stable-not-ready", f"{facts.stable} is not ready on every worker, so a rollback would fail")
     if facts.running is not None:
-        yield Obstacle("rollout-running", f"rollout {facts.running} is in progress; abort it or let it end")
+        yield Obstacle("rollout-running", f"rollout {facts.running} is running; abort it or wait until it ends")
     if facts.difference is not None and facts.accepted_by is None:
         yield Obstacle("signature-incompatible", f"it does not fit the endpoint's signature: {facts.difference}")
     if facts.kept_out is not None:
-        yield Obstacle("kept-out", f"{facts.canary} is kept out of service: {facts.kept_out}")
+        yield Obstacle("kept-out", f"{facts.canary} is in quarantine: {facts.kept_out}")
     for text in facts.short:
         yield Obstacle("no-room", text)
     if plan.sticky is not None and plan.sticky.field is not None and plan.sticky.field not in facts.fields:
-        yield Obstacle("no-such-field", f"the endpoint has no input {plan.sticky.field} to keep users apart by")
+        yield Obstacle(
+            "no-such-field", f"the endpoint has no input {plan.sticky.field}, by which the plan identifies users"
+        )
     if facts.slow_ms is None and any(guard.signal == "slow" for guard in plan.guards):
         yield Obstacle(
-            "no-baseline", "how slow the stable is was not measured yet; let it serve, or leave out the guard slow"
+            "no-baseline", "the stable's run time is not measured yet; let it serve first, or remove the guard slow"
         )
     yield from _unmeasured(plan, facts)
 
 
 def _unmeasured(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
-    """Signals that the rollout would wait for in vain."""
+    """Signals that the rollout would wait for forever."""
     for signal in (*(guard.signal for guard in plan.guards), *(watch.signal for watch in plan.watches)):
         if signal in facts.unmeasurable:
             yield Obstacle("signal-not-measurable", f"{signal} cannot be measured: {facts.unmeasurable[signal]}")
@@ -98,5 +100,5 @@ def _unmeasured(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
             if watch.signal != "resources":
                 yield Obstacle(
                     "signal-not-measurable",
-                    f"{watch.signal} cannot be measured: there is no step in which both versions answer",
+                    f"{watch.signal} cannot be measured: in no step do both versions answer",
                 )

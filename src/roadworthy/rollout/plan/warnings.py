@@ -1,6 +1,6 @@
-"""What a person should know when a rollout begins, although nothing stands against it. Pure.
+"""Warnings for the person who starts a rollout, when nothing prevents it. Pure.
 
-`preflight.py` says what stops one; this is told with the answer to a start, and changes nothing.
+`preflight.py` finds what prevents a rollout; warnings come with the reply to a start and change nothing.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from roadworthy.rollout.plan.plan import ROLLBACK, Guard, Plan, Stage
 from roadworthy.statistics.waiting import samples_until_not_worse, samples_until_under
 
 _LONGER = 2.0
-"""A rollout that takes more than this many times its steps' own time is a surprise…"""
+"""A rollout that takes more than this many times its steps' own time is worth a warning…"""
 _LEAST_S = 600.0
-"""…unless it is over in this time anyway."""
+"""…unless it takes less than this anyway."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanWarning:
-    """One thing to know: a stable code and a sentence that says what to expect."""
+    """One warning: a stable code and a sentence that says what to expect."""
 
     code: str
     text: str
 
 
 def plan_warnings(plan: Plan, *, cached: bool, requests_per_s: float | None) -> tuple[PlanWarning, ...]:
-    """All there is to know; empty when nothing is out of the ordinary.
+    """All warnings about a plan; empty when nothing is unusual.
 
     Args:
         cached: whether the endpoint has a cache of answers.
-        requests_per_s: how often the endpoint was asked lately; None when nobody knows.
+        requests_per_s: the endpoint's recent rate of requests; None when unknown.
     """
     return tuple(_warnings(plan, cached, requests_per_s))
 
@@ -41,7 +41,7 @@ def _warnings(plan: Plan, cached: bool, requests_per_s: float | None) -> Iterato
     if cached:
         yield PlanWarning(
             "cache-is-off",
-            "the endpoint's cache answers nothing during a rollout: both versions get the full load until it is over",
+            "the endpoint's cache is off during a rollout: both versions get the full load until it is over",
         )
     if not any(_needed(guard, stage) for stage in plan.steps for guard in plan.guards):
         return
@@ -49,40 +49,40 @@ def _warnings(plan: Plan, cached: bool, requests_per_s: float | None) -> Iterato
     if never:
         yield PlanWarning(
             "unlikely-to-be-decided",
-            f"{'; '.join(dict.fromkeys(never))}: it waits until a person decides{_deadline(plan)}",
+            f"{'; '.join(dict.fromkeys(never))}: the rollout waits until a person decides{_deadline(plan)}",
         )
     if requests_per_s is None:
         return
     if requests_per_s <= 0.0:
-        yield PlanWarning("no-traffic", f"no request came in the past hour, and steps wait for some{_deadline(plan)}")
+        yield PlanWarning("no-traffic", f"no requests in the past hour, but the steps wait for some{_deadline(plan)}")
         return
     if not never:
         yield from _slow(plan, requests_per_s)
 
 
 def _slow(plan: Plan, requests_per_s: float) -> Iterator[PlanWarning]:
-    """Whether the evidence comes before the deadline, and whether much later than the steps' own time."""
+    """Whether the evidence will arrive before the deadline, and whether much later than the steps' own time."""
     holds_s = sum(stage.hold_s for stage in plan.steps)
     takes_s = sum(max(stage.hold_s, _evidence_s(plan, stage, requests_per_s)) for stage in plan.steps)
-    told = (
-        f"at the past hour's rate ({_rate(requests_per_s)}) the evidence that the steps ask for takes about "
-        f"{_time(takes_s)}, where their own time is {_time(holds_s)}"
+    estimate = (
+        f"at the past hour's rate ({_rate(requests_per_s)}) the evidence that the steps need takes about "
+        f"{_time(takes_s)}, while their own time is {_time(holds_s)}"
     )
     if plan.deadline_s is not None and takes_s > plan.deadline_s:
-        yield PlanWarning("unlikely-to-be-decided", f"{told}, so it is unlikely to be decided in time{_deadline(plan)}")
+        yield PlanWarning("unlikely-to-be-decided", f"{estimate}, so a decision in time is unlikely{_deadline(plan)}")
     elif takes_s > max(_LONGER * holds_s, _LEAST_S):
-        yield PlanWarning("thin-traffic", told)
+        yield PlanWarning("thin-traffic", estimate)
 
 
 def _needed(guard: Guard, stage: Stage) -> int:
-    """Samples that the guard wants to see in this step; what only copied requests tell is not waited for where there are none."""
+    """The guard's minimum of samples in this step; 0 for a guard on copied requests in a step without any."""
     if not (guard.kind.compares or stage.shadow):
         return 0
     return stage.evidence if guard.evidence is None else guard.evidence
 
 
 def _samples(plan: Plan, guard: Guard, stage: Stage) -> float:
-    """The canary's requests until the guard passes the step, if the canary is as well as versions usually are."""
+    """The canary's requests until the guard passes the step, assuming a typical good version."""
     needed = _needed(guard, stage)
     if not needed or not guard.kind.waits:
         return needed
@@ -99,8 +99,8 @@ def _never(plan: Plan, guard: Guard, stage: Stage) -> Iterator[str]:
     if math.isinf(_samples(plan, guard, stage)):
         where = "at 100 %" if stage.weight >= FULL_SHARE else "in a step"
         yield (
-            f"{guard.signal} must be shown to be under {guard.allowed:.3g} {where}, and of a version that is well about"
-            f" {guard.kind.usual:.3g} is"
+            f"{guard.signal} must be shown to be below {guard.allowed:.3g} {where}, but a good version has about"
+            f" {guard.kind.usual:.3g}"
         )
 
 
@@ -113,7 +113,7 @@ def _evidence_s(plan: Plan, stage: Stage, requests_per_s: float) -> float:
 def _deadline(plan: Plan) -> str:
     if plan.deadline_s is None:
         return ""
-    then = "goes back" if plan.at_deadline == ROLLBACK else "holds"
+    then = "rolls back" if plan.at_deadline == ROLLBACK else "holds"
     return f"; at the deadline, after {_time(plan.deadline_s)}, it {then} as inconclusive"
 
 

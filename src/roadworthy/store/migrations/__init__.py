@@ -1,1 +1,1 @@
-"""Alembic's folder: `env.py` runs revisions on a connection that is handed in; `versions/` holds them, oldest first."""
+"""Alembic's folder: `env.py` runs revisions on a given connection; `versions/` holds them, oldest first."""

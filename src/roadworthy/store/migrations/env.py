@@ -1,4 +1,4 @@
-"""Alembic runs this file. `store/engine.py` hands in an open connection, inside its transaction."""
+"""The file that Alembic runs. `store/engine.py` passes an open connection, inside its transaction."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def _registry() -> None:
 
 
 def _access() -> None:
-    """Keys, and what was done with them."""
+    """Keys and the audit trail."""
     op.create_table(
         "audit_entries",
         sa.Column("project", sa.String(64), nullable=False),
@@ -96,7 +96,7 @@ def _access() -> None:
 
 
 def _telemetry() -> None:
-    """What gateways report."""
+    """Reports of gateways."""
     op.create_table(
         "gateways",
         sa.Column("project", sa.String(64), nullable=False),

@@ -1,4 +1,4 @@
-"""Rollouts with their history, events that others can follow, and run times."""
+"""Rollouts with their history, events for other systems, and run times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add them. Columns are added in place: a table that is made anew would take the rows that refer to it along."""
+    """Add them. Columns are added in place, because recreating a table would delete the rows that refer to it."""
     with op.batch_alter_table("stores", recreate="never") as batch:
         batch.add_column(sa.Column("event", sa.BigInteger(), nullable=False, server_default="0"))
     with op.batch_alter_table("gateways", recreate="never") as batch:
@@ -57,7 +57,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away."""
+    """Remove them."""
     op.drop_table("rollouts")
     op.drop_table("events")
     with op.batch_alter_table("gateways") as batch:

@@ -1,4 +1,4 @@
-"""What became known of predictions after they were answered."""
+"""Feedback on predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add it."""
+    """Add the table, and the column that closes a rollout's feedback."""
     with op.batch_alter_table("rollouts", recreate="never") as batch:
         batch.add_column(sa.Column("feedback_closed_us", sa.BigInteger()))
     op.create_table(
@@ -37,7 +37,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take it away."""
+    """Remove them."""
     op.drop_table("feedback")
     with op.batch_alter_table("rollouts") as batch:
         batch.drop_column("feedback_closed_us")

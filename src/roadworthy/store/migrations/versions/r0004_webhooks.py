@@ -10,7 +10,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add them."""
+    """Add both tables."""
     op.create_table(
         "webhooks",
         sa.Column("project", sa.String(64), nullable=False),
@@ -55,6 +55,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away."""
+    """Remove both tables."""
     op.drop_table("webhook_deliveries")
     op.drop_table("webhooks")

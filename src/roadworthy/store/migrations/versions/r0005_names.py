@@ -1,4 +1,4 @@
-"""Names of keys, and room for names that consist of a key's and an instance's."""
+"""Names of keys, and wider columns for names that consist of a key's and an instance's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REFERENCE = "fk_request_counts_gateways"
 
 
 def upgrade() -> None:
-    """A key that is there has its id for a name, and the first one that a start made for the gateway beside it is `local`."""
+    """Name existing keys by their ids; the first bootstrap key of the gateway on the same machine becomes `local`."""
     with op.batch_alter_table("keys", recreate="never") as batch:
         batch.add_column(sa.Column("name", sa.String(64)))
     op.execute("UPDATE keys SET name = id")
@@ -33,7 +33,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take it away."""
+    """Remove the names."""
     _alter(-1)
     with op.batch_alter_table("keys") as batch:
         batch.drop_constraint("uq_keys_project_name", type_="unique")
@@ -41,7 +41,7 @@ def downgrade() -> None:
 
 
 def _alter(step: int) -> None:
-    """Without the reference meanwhile: SQLite makes a table anew, and would take the rows that refer to it along."""
+    """Drop the reference meanwhile: SQLite recreates a table, which would delete the rows that refer to it."""
     with op.batch_alter_table("request_counts") as batch:
         batch.drop_constraint(_REFERENCE, type_="foreignkey")
     for table, column, *sizes in _WIDER:

@@ -1,4 +1,4 @@
-"""What the code of a version was granted."""
+"""Grants of a version's code."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Versions that are there were granted nothing."""
+    """Add the column; existing versions have no grants."""
     with op.batch_alter_table("versions", recreate="never") as batch:
         batch.add_column(sa.Column("grants", sa.Text, nullable=False, server_default="[]"))
 
 
 def downgrade() -> None:
-    """Take it away."""
+    """Remove the column."""
     with op.batch_alter_table("versions") as batch:
         batch.drop_column("grants")
