@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from roadworthy.contract.evidence import CANARY, STABLE, PairCount, RolloutCounts, VariantCount
 from roadworthy.rollout.decide.commands import COMMANDS, NOTHING, command
-from roadworthy.rollout.decide.machine import BACKOFF_S, LOAD_ATTEMPTS, STALE_LOOKS, Baseline, advance, begin
+from roadworthy.rollout.decide.machine import LOAD_ATTEMPTS, RELOADS, STALE_LOOKS, Baseline, advance, begin
 from roadworthy.rollout.decide.state import (
     FAILED,
     FINISHED,
@@ -288,7 +288,7 @@ def test_e7_a_version_that_cannot_be_loaded_never_gets_traffic() -> None:
         if world.state.phase == FINISHED:
             break
     assert len(retries) == LOAD_ATTEMPTS - 1
-    assert retries[1] - retries[0] > BACKOFF_S * 2 - 1
+    assert retries[1] - retries[0] > RELOADS.delay(1) - 1
     assert (world.outcome, world.splits, world.alerts) == ("not-started", [], ["load-failed"])
     assert "out of memory" in world.state.text
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from roadworthy.supervisor.plan import ChildPlan, Orders, Pauses, WorkerLimits
+from roadworthy.foundation.backoff import Backoff
+from roadworthy.supervisor.plan import ChildPlan, Orders, Restarts, WorkerLimits
 from roadworthy.supervisor.supervise import Supervisor
 
 
@@ -22,7 +23,7 @@ def plan(document: dict[str, Any]) -> ChildPlan:
 supervisor = Supervisor(
     [plan(document) for document in json.loads(sys.argv[1])],
     slab=Path(sys.argv[2]) if sys.argv[2] else None,
-    pauses=Pauses(first_s=0.1, longest_s=0.4, healthy_s=3_600.0, ready_s=float(sys.argv[3])),
+    restarts=Restarts(Backoff(0.1, 0.4), healthy_s=3_600.0, ready_s=float(sys.argv[3])),
     limits=WorkerLimits(**json.loads(sys.argv[4])),
 )
 sys.exit(supervisor.run())

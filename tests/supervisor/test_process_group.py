@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from roadworthy.supervisor.plan import ChildPlan, Pauses
+from roadworthy.foundation.backoff import Backoff
+from roadworthy.supervisor.plan import ChildPlan, Restarts
 from roadworthy.supervisor.process_group import LEFT_S, Listeners, ManagedProcess, ProcessExit, ProcessGroup
 from tests.waiting import DEADLINE_S, HandClock
 
 FOREVER = (sys.executable, "-c", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()")
-PAUSES = Pauses(first_s=0.2, longest_s=1.0, healthy_s=10.0)
+RESTARTS = Restarts(Backoff(0.2, 1.0), healthy_s=10.0)
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def household(plan: ChildPlan) -> Iterator[tuple[ProcessGroup, ManagedProcess, l
     """One child, which is started, and its deaths."""
     deaths: list[ProcessExit] = []
     house = ProcessGroup(
-        [plan], PAUSES, Listeners(lambda _: None, lambda _child, _pid: None, lambda _, d: deaths.append(d))
+        [plan], RESTARTS, Listeners(lambda _: None, lambda _child, _pid: None, lambda _, d: deaths.append(d))
     )
     try:
         house.start_due()

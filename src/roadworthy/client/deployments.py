@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from roadworthy.client.connection import error_from
+from roadworthy.foundation.backoff import Backoff
 from roadworthy.foundation.errors import Conflict, DeadlineExceeded
 
 Document = Mapping[str, Any]
 Progress = Callable[[Document], None]
 """Called with the endpoint's document whenever it was read again."""
 
-_FIRST_PAUSE_S = 0.02
-_LONGEST_PAUSE_S = 0.5
+_POLLS = Backoff(0.02, 0.5, factor=1.5)
 
 
 def wait_until_serving(
@@ -30,7 +30,7 @@ def wait_until_serving(
     """
     wanted = _wanted(asked)
     deadline = time.monotonic() + timeout_s
-    pause, document = _FIRST_PAUSE_S, asked
+    pauses, document = _POLLS.delays(), asked
     revision: int | None = None
     while True:
         if progress is not None:
@@ -42,8 +42,7 @@ def wait_until_serving(
                 return document
         if time.monotonic() >= deadline:
             raise _too_slow(document, wanted, timeout_s)
-        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-        pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+        time.sleep(min(next(pauses), max(0.0, deadline - time.monotonic())))
         document = read()
 
 

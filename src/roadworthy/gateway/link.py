@@ -15,12 +15,12 @@ import msgspec
 from roadworthy.contract.local import HELLO, KEPT_OUT, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.contract.telemetry import WorkerReport
+from roadworthy.foundation.backoff import Backoff
 from roadworthy.foundation.errors import SettingsError
 from roadworthy.foundation.frames import frame_head, read_frame
 from roadworthy.foundation.sockets import unix_address
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 1.0
+_RECONNECTS = Backoff(0.1, 1.0)
 _FULL_BYTES = 4 << 20
 _encode = msgspec.json.Encoder().encode
 
@@ -66,21 +66,20 @@ class AgentLink:
 
     async def run(self) -> None:
         """Connect, listen, connect again; until cancelled."""
-        pause_s = FIRST_PAUSE_S
+        pauses = _RECONNECTS.delays()
         while True:
             try:
                 with unix_address(self._address) as path:
                     reader, writer = await asyncio.open_unix_connection(path)
             except (OSError, SettingsError):
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                await asyncio.sleep(next(pauses))
                 continue
-            pause_s = FIRST_PAUSE_S
             with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
                 await self._listen(reader, writer)
             self._writer = None
             writer.close()
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(_RECONNECTS.initial_s)
+            pauses = _RECONNECTS.delays()
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer

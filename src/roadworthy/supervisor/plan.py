@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from roadworthy.foundation.backoff import Backoff
 
 MEBI = 1 << 20
 
@@ -57,19 +59,18 @@ class ChildPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Pauses:
-    """When dead children are started again.
+class Restarts:
+    """When the supervisor restarts a child that has exited, and how long a replacement may take.
 
     Attributes:
-        first_s: pause after the second quick death; the first one costs none, and each further one twice as much.
-        longest_s: no pause is longer.
-        healthy_s: a child that lived this long starts from no pause again.
-        killed_s: the same for one that was killed from outside, which says little of itself: by a person, or for want of memory.
-        ready_s: how long a replacement may take to become READY before it is given up.
+        backoff: delays from the second quick exit in a row on; after the first one the child restarts at once.
+        healthy_s: a child that ran for this many seconds restarts at once, and its quick exits are forgotten.
+        killed_s: the same for a child that was killed from outside (by a person, or because memory ran out): such a kill says
+            little about the child.
+        ready_s: a replacement that is not READY after this many seconds is given up.
     """
 
-    first_s: float = 0.2
-    longest_s: float = 10.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 10.0))
     healthy_s: float = 10.0
     killed_s: float = 1.0
     ready_s: float = 120.0

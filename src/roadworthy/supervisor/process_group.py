@@ -17,7 +17,7 @@ from pathlib import Path
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.log_stream import LogStream
 from roadworthy.supervisor.output import Printed, read_printed
-from roadworthy.supervisor.plan import ChildPlan, Pauses
+from roadworthy.supervisor.plan import ChildPlan, Restarts
 
 LOOK_S = 2.0
 """How often signs of life are looked for, in seconds."""
@@ -104,12 +104,12 @@ class ProcessGroup:
         stopping: nobody is started any more.
     """
 
-    def __init__(self, plans: Sequence[ChildPlan], pauses: Pauses, listeners: Listeners) -> None:
+    def __init__(self, plans: Sequence[ChildPlan], restarts: Restarts, listeners: Listeners) -> None:
         self.members = [ManagedProcess(plan, plan.slot) for plan in plans]
         self.forced = False
         self.refused = False
         self.stopping = False
-        self._pauses = pauses
+        self._restarts = restarts
         self._listeners = listeners
         self._readers: list[threading.Thread] = []
 
@@ -154,7 +154,7 @@ class ProcessGroup:
             line.close()
             if prints >= 0:
                 os.close(prints)
-            child.next_start = time.monotonic() + self._pause_after(child, 0.0, self._pauses.healthy_s)
+            child.next_start = time.monotonic() + self._pause_after(child, 0.0, self._restarts.healthy_s)
             say(f"{child.plan.name} could not be started: {error}")
             return
         finally:
@@ -187,7 +187,7 @@ class ProcessGroup:
             else:
                 from_outside = child.killed is None and status in _FROM_OUTSIDE
                 pause = self._pause_after(
-                    child, lived, self._pauses.killed_s if from_outside else self._pauses.healthy_s
+                    child, lived, self._restarts.killed_s if from_outside else self._restarts.healthy_s
                 )
                 child.next_start = time.monotonic() + pause
                 why = f"{child.killed}, " if child.killed else ""
@@ -199,7 +199,7 @@ class ProcessGroup:
     def _pause_after(self, child: ManagedProcess, lived_s: float, healthy_s: float) -> float:
         child.deaths = 1 if lived_s >= healthy_s else child.deaths + 1
         quick = child.deaths - 2
-        return 0.0 if quick < 0 else min(self._pauses.first_s * 2.0 ** min(quick, 60), self._pauses.longest_s)
+        return 0.0 if quick < 0 else self._restarts.backoff.delay(quick)
 
     def ask_to_stop(self, child: ManagedProcess) -> None:
         """Tell one to stop within its grace; one that does not run is struck off at once."""

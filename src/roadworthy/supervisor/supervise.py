@@ -35,7 +35,7 @@ from roadworthy.supervisor.channel import SupervisorChannel
 from roadworthy.supervisor.door import Door
 from roadworthy.supervisor.kept import Kept
 from roadworthy.supervisor.leftovers import Leftovers
-from roadworthy.supervisor.plan import ChildPlan, Pauses, WorkerLimits
+from roadworthy.supervisor.plan import ChildPlan, Restarts, WorkerLimits
 from roadworthy.supervisor.process_group import LOOK_S, Listeners, ManagedProcess, ProcessExit, ProcessGroup, say
 from roadworthy.supervisor.recycling import Recycler
 from roadworthy.supervisor.watch import WorkerWatch
@@ -58,7 +58,7 @@ class Supervisor:
         plans: in the order in which they are started.
         slab: where the workers' slab is made, with the slots that the plans name, then a spare one, then the agent's. None when
             no plan is a worker.
-        pauses: of restarts.
+        restarts: delays between restarts.
         limits: of workers.
         doors: the listening sockets, to be closed in order at a stop.
     """
@@ -68,11 +68,11 @@ class Supervisor:
         plans: Sequence[ChildPlan],
         *,
         slab: Path | None = None,
-        pauses: Pauses | None = None,
+        restarts: Restarts | None = None,
         limits: WorkerLimits | None = None,
         doors: Sequence[Door] = (),
     ) -> None:
-        pauses = pauses or Pauses()
+        restarts = restarts or Restarts()
         self._asked = _Asked()
         self._doors = doors
         self._next_look = 0.0
@@ -81,7 +81,7 @@ class Supervisor:
             if plan.orders is not None:
                 self._ordering = SupervisorChannel(plan.orders, [other.name for other in plans])
         self._leftovers = Leftovers()
-        self._house = ProcessGroup(plans, pauses, Listeners(self._channel, self._started, self._died))
+        self._house = ProcessGroup(plans, restarts, Listeners(self._channel, self._started, self._died))
         self._watch: WorkerWatch | None = None
         self._recycler: Recycler | None = None
         self._slab: Kept | None = None
@@ -91,7 +91,7 @@ class Supervisor:
             create_slab(slab, spare + 2)
             self._slab = Kept(slab)
             watch = self._watch = WorkerWatch(SlabReader(slab), limits or WorkerLimits())
-            self._recycler = Recycler(self._house, watch.is_ready, spare, pauses.ready_s, self._recycled)
+            self._recycler = Recycler(self._house, watch.is_ready, spare, restarts.ready_s, self._recycled)
 
     def run(self) -> int:
         """Start everything and stay until it has stopped. Call in the main thread.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from roadworthy.foundation.backoff import Backoff
 from roadworthy.webhooks.deliveries import DELIVERED, FAILED, GIVEN_UP
 from roadworthy.webhooks.hooks import ACTIVE, FAILING, GONE, Webhook
 from roadworthy.webhooks.sending import Attempt
 
 MOST_PAUSE_S = 3_600.0
+_RETRIES = Backoff(1.0, MOST_PAUSE_S, jitter=0.5)
 MOST_TRIES = 84
 """Attempts for one event: the pauses double from a second to an hour, so this takes about three days."""
 FAILS_FROM = 6
@@ -40,8 +42,7 @@ def after(hook: Webhook, number: int, attempt: Attempt, chance: float) -> tuple[
 
 def pause_s(tries: int, retry_after_s: float | None, chance: float) -> float:
     """Seconds until the next attempt after `tries` failures: at least what the receiver asked for, at most an hour."""
-    doubled = min(2.0 ** (tries - 1), MOST_PAUSE_S)
-    return min(max(doubled * (0.5 + 0.5 * chance), retry_after_s or 0.0), MOST_PAUSE_S)
+    return min(max(_RETRIES.delay(tries - 1, chance), retry_after_s or 0.0), MOST_PAUSE_S)
 
 
 def is_due(hook: Webhook, now_us: int) -> bool:

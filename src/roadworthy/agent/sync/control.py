@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -99,21 +98,3 @@ async def _within(seconds: float) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise httpx.ReadTimeout(f"the call took more than {seconds:.0f} s") from error
-
-
-class Backoff:
-    """Growing pauses with jitter, in seconds: half to all of a span that doubles up to `longest_s`."""
-
-    def __init__(self, first_s: float, longest_s: float) -> None:
-        self._first_s = first_s
-        self._longest_s = longest_s
-        self._span_s = first_s
-
-    def next(self) -> float:
-        """How long to wait now."""
-        span, self._span_s = self._span_s, min(self._span_s * 2, self._longest_s)
-        return span * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, protects nothing
-
-    def reset(self) -> None:
-        """Something worked: start small again."""
-        self._span_s = self._first_s

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
@@ -19,7 +20,7 @@ import structlog
 
 from roadworthy.agent.metrics.layer_metrics import not_closed
 from roadworthy.agent.records.records import RecordSink
-from roadworthy.agent.sync.control import Backoff, ControlLink
+from roadworthy.agent.sync.control import ControlLink
 from roadworthy.agent.worker_registry import WorkerRegistry
 from roadworthy.contract.evidence import BadUnit, RolloutCounts
 from roadworthy.contract.snapshot import Snapshot
@@ -32,6 +33,7 @@ from roadworthy.contract.telemetry import (
     WorkerReport,
     encode_telemetry,
 )
+from roadworthy.foundation.backoff import Backoff
 from roadworthy.foundation.clock import Clock
 from roadworthy.foundation.slab import SlotWriter
 from roadworthy.serving.metrics import Totals
@@ -55,6 +57,8 @@ _LEFT_OUT_S = 60.0
 _REASON_CHARACTERS = 300
 _LOST_FOR_GOOD = frozenset({None, errno.ENOENT, errno.EISDIR})
 """Of errors while reading a file; those without a number come from the reader of Parquet."""
+_FRAMES = Backoff(0.1, 5.0, jitter=0.5)
+_FILES = Backoff(0.2, 10.0, jitter=0.5)
 _log = structlog.get_logger(__name__)
 
 
@@ -273,7 +277,7 @@ class Shipping:
 
     async def _deliver(self, frame: bytes) -> bool:
         """Repeat one frame until it is accepted; False when it never will be."""
-        backoff = Backoff(0.1, 5.0)
+        pauses = _FRAMES.delays(random.random)
         while True:
             try:
                 await self._control.post_telemetry(frame)
@@ -286,7 +290,7 @@ class Shipping:
                 pass  # sync.py says in the log that the control plane is away
             else:
                 return True
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(next(pauses))
 
     def _tell(self, reason: str) -> None:
         """Write it into the log, once until all goes well again."""
@@ -306,15 +310,15 @@ class Shipping:
             self._sink.folder.remove(name)
 
     async def _ship_files(self) -> None:
-        backoff = Backoff(0.2, 10.0)
+        pauses = _FILES.delays(random.random)
         while True:
             self._sink.finished.clear()
             try:
                 await self._ship_all()
             except httpx.HTTPError:
-                await asyncio.sleep(backoff.next())
+                await asyncio.sleep(next(pauses))
                 continue
-            backoff.reset()
+            pauses = _FILES.delays(random.random)
             await self._sink.finished.wait()
 
     async def _ship_all(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,12 @@ from pathlib import Path
 import httpx
 import structlog
 
-from roadworthy.agent.sync.control import Backoff, ControlLink
+from roadworthy.agent.sync.control import ControlLink
 from roadworthy.agent.sync.packages import PackageStore
 from roadworthy.agent.worker_registry import WorkerRegistry
 from roadworthy.contract.snapshot import PackageEntry, Snapshot, decode_snapshot, encode_snapshot
 from roadworthy.contract.telemetry import FAILED, UNLOADED
+from roadworthy.foundation.backoff import Backoff
 from roadworthy.foundation.files import write_atomic
 
 WAIT_S = 25
@@ -29,6 +31,9 @@ LOOK_S = 5.0
 """How often the disk is looked at: a package folder or a snapshot that somebody deleted comes back."""
 MEND_AGAIN_S = 300.0
 """A package that is found damaged again is fetched again after so long: what is wrong may be the control plane's own copy."""
+
+_POLLS = Backoff(0.1, 5.0, jitter=0.5)
+_FETCHES = Backoff(0.5, 15.0, jitter=0.5)
 
 _log = structlog.get_logger(__name__)
 
@@ -90,7 +95,7 @@ class Sync:
             group.create_task(self._collect())
 
     async def _poll(self, control: ControlLink) -> None:
-        backoff = Backoff(0.1, 5.0)
+        pauses = _POLLS.delays(random.random)
         while True:
             etag = None if self._wanted is None else self._wanted.etag()
             try:
@@ -99,17 +104,17 @@ class Sync:
                 snapshot = None if data is None else decode_snapshot(data)
             except (httpx.HTTPError, ValueError) as error:
                 self._tell(connected=False, reason=f"{type(error).__name__}: {error}")
-                await asyncio.sleep(backoff.next())
+                await asyncio.sleep(next(pauses))
                 continue
             self._tell(connected=True)
             if snapshot is None:
-                backoff.reset()
+                pauses = _POLLS.delays(random.random)
             elif self._may_take(snapshot):
-                backoff.reset()
+                pauses = _POLLS.delays(random.random)
                 self._wanted = snapshot
                 self._changed.set()
             else:
-                await asyncio.sleep(backoff.next())
+                await asyncio.sleep(next(pauses))
 
     def _may_take(self, snapshot: Snapshot) -> bool:
         """Whether the snapshot that came is to be followed; why not is logged."""
@@ -140,14 +145,14 @@ class Sync:
 
     async def _follow(self, control: ControlLink) -> None:
         """Bring each wanted snapshot into force, and go on trying for packages that are still missing."""
-        backoff = Backoff(0.5, 15.0)
+        pauses = _FETCHES.delays(random.random)
         while True:
             missing = self._missing()
             with contextlib.suppress(TimeoutError):
                 tried = self._wanted is self.current
-                async with asyncio.timeout(backoff.next() if missing and tried else LOOK_S):
+                async with asyncio.timeout(next(pauses) if missing and tried else LOOK_S):
                     await self._changed.wait()
-                backoff.reset()
+                pauses = _FETCHES.delays(random.random)
             self._changed.clear()
             self.mend()
             if self.current is not None and not (self._written and self._path.exists()):

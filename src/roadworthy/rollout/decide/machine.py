@@ -20,6 +20,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from roadworthy.contract.snapshot import FULL_SHARE, WatchedOutput
+from roadworthy.foundation.backoff import Backoff
 from roadworthy.rollout.decide.state import (
     BEGINS,
     COMPLETED,
@@ -49,8 +50,8 @@ from roadworthy.rollout.plan import plan as plans
 from roadworthy.rollout.plan.plan import Plan, Stage
 
 LOAD_ATTEMPTS = 3
-BACKOFF_S = 5.0
-"""Delay before the second attempt to load, in seconds; doubled before each further attempt."""
+RELOADS = Backoff(5.0)
+"""Delays before each further attempt to load, in seconds."""
 STALE_LOOKS = 4
 """Consecutive looks without telemetry before people are alerted."""
 _QUIET = frozenset(
@@ -211,7 +212,7 @@ def _failed_load(state: State, seen: Observation) -> Move:
         state = _because(state, BEGINS, f"loading again after {state.attempts} failed attempts")
         return Move(replace(state, retry_s=None), (Retry(state.attempts + 1),))
     if state.retry_s is None:
-        state = replace(state, attempts=state.attempts + 1, retry_s=BACKOFF_S * 2**state.attempts)
+        state = replace(state, attempts=state.attempts + 1, retry_s=RELOADS.delay(state.attempts))
     if state.attempts >= LOAD_ATTEMPTS:
         text = f"the new version could not be loaded in {state.attempts} attempts: {seen.reason or 'no reason was reported'}"
         return _ending(state, NOT_STARTED, "load-failed", text)

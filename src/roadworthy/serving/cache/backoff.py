@@ -6,7 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from roadworthy.foundation.backoff import Backoff
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+_RETRIES = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
 STEADY_S = 10.0
 """What has worked for so long begins with short pauses again."""
 LATE_S, GRACES = 0.005, 3
@@ -67,7 +70,7 @@ class Pauses:
     """How long to leave somebody alone who has failed: longer each time, and short again after a steady while."""
 
     def __init__(self) -> None:
-        self._next_s = FIRST_PAUSE_S
+        self._delays = _RETRIES.delays()
         self._since = self._until = 0.0
         self._failing = False
 
@@ -79,10 +82,9 @@ class Pauses:
         """The next pause."""
         now = time.monotonic()
         if self._since and now - self._since > STEADY_S:
-            self._next_s = FIRST_PAUSE_S
+            self._delays = _RETRIES.delays()
         self._since = 0.0
-        pause_s, self._next_s = self._next_s, min(2 * self._next_s, LONGEST_PAUSE_S)
-        return pause_s
+        return next(self._delays)
 
     def holds(self) -> bool:
         """Whether a pause that `begin` began goes on."""

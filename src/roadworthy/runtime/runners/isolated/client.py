@@ -16,6 +16,7 @@ from typing import cast
 import msgspec
 
 from roadworthy.contract.policy import Batching
+from roadworthy.foundation.backoff import Backoff
 from roadworthy.foundation.errors import PackageInvalid, RoadworthyError, Unavailable, model_fault
 from roadworthy.runtime.pending import Answer, PendingRequest
 from roadworthy.runtime.queue.request_queue import Member, RequestQueue, too_late
@@ -31,7 +32,7 @@ MAX_JOINED_ROWS = 1_024
 """Rows of one message, unless a single request has more."""
 IN_FLIGHT = 2
 """Messages on their way to one runner: one that it runs and one that it finds when it is done."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.1
+_RECONNECTS = Backoff(0.005, 0.1)
 _greeting = msgspec.json.Decoder(frames.Greeting)
 
 
@@ -209,7 +210,7 @@ class _Link:
         self._loop = loop
         self._present: _Connection | None = None
         self._leaving: set[_Connection] = set()
-        self._pause_s = FIRST_PAUSE_S
+        self._pauses = _RECONNECTS.delays()
         self._timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[None] | None = None
         self._closed = False
@@ -299,7 +300,7 @@ class _Link:
 
     def greeted(self, greeting: frames.Greeting) -> None:
         """The runner told what it is."""
-        self._pause_s = FIRST_PAUSE_S
+        self._pauses = _RECONNECTS.delays()
         self.refusal = greeting if greeting.code is not None else None
         self._owner.greeted(greeting)
 
@@ -308,7 +309,7 @@ class _Link:
         if self._present is connection:
             self._present = None
             self._leaving.add(connection)
-            self._pause_s = FIRST_PAUSE_S
+            self._pauses = _RECONNECTS.delays()
             self.connect()
 
     def lost(self, connection: _Connection) -> None:
@@ -323,8 +324,7 @@ class _Link:
     def _later(self) -> None:
         if self._closed or self._timer is not None:
             return
-        self._timer = self._loop.call_later(self._pause_s, self.connect)
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._timer = self._loop.call_later(next(self._pauses), self.connect)
 
     def _connections(self) -> Iterator[_Connection]:
         if self._present is not None:
