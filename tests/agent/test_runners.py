@@ -9,12 +9,14 @@ import struct
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from roadworthy.agent.runners import keeper as runners
-from roadworthy.agent.runners.keeper import Around, How, Runners
+from roadworthy.agent.runners.keeper import Runners, RunnerSettings
+from roadworthy.agent.runners.orders import Orders
 from roadworthy.agent.runners.quarantine import Limit, Quarantine
 from roadworthy.agent.runners.watch import Growth
 from roadworthy.contract.local import part_of
@@ -42,8 +44,15 @@ class Machine:
         self.counted: list[str] = []
         self.pids: dict[str, int] = {}
         quarantine = Quarantine(Limit(crashes=3))
-        around = Around(self.orders.append, self._kill, self.held.__contains__, self._keep_out, self.counted.append)
-        self.keeper = Runners(How(folder, growth=growth or Growth()), self._place, quarantine, around)
+        self.keeper = Runners(
+            RunnerSettings(folder, growth=growth or Growth()),
+            self._place,
+            quarantine,
+            cast(Orders, SimpleNamespace(order=self.orders.append, kill=self._kill)),
+            held=self.held.__contains__,
+            keep_out=self._keep_out,
+            count_crash=self.counted.append,
+        )
         self.looked = 0
         self._let_go = self.keeper._let_go
         self.keeper._let_go = self._look  # type: ignore[method-assign]
@@ -101,7 +110,7 @@ class Machine:
     def start(self, name: str, pid: int, shown: int = state.READY, busy_s: float = 0.0, copy: int = 0) -> None:
         """The supervisor has started it, and it shows a state."""
         self.pids[name] = pid
-        self.keeper.told({"started": name, "pid": pid})
+        self.keeper.handle({"started": name, "pid": pid})
         self.show(name, shown, busy_s, copy)
 
     def show(
@@ -126,7 +135,7 @@ class Machine:
     def die(self, name: str, status: int, reason: str | None = None) -> None:
         """The supervisor tells of a death, and starts it again."""
         event = {"died": name, "pid": self.pids[name], "status": status, "lived_s": 1.0, "deaths": 1}
-        self.keeper.told({**event, "next_start_s": 0.0, "reason": reason})
+        self.keeper.handle({**event, "next_start_s": 0.0, "reason": reason})
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +160,7 @@ def play(tmp_path: Path) -> Callable[..., None]:
         async def whole() -> None:
             machine = Machine(tmp_path, {{"a": A, "b": B}[name]: place for name, place in placed.items()}, growth)
             task = asyncio.create_task(machine.keeper.run())
-            machine.keeper.told({"running": list(running)})
+            machine.keeper.handle({"running": list(running)})
             try:
                 await scene(machine)
                 assert not task.done()
@@ -225,7 +234,7 @@ def test_a_version_that_is_started_otherwise_is_replaced_warm(play: Any) -> None
         machine.know(A)
         _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
         machine.pids[new] = 12
-        machine.keeper.told({"started": new, "pid": 12})
+        machine.keeper.handle({"started": new, "pid": 12})
         machine.show(new, state.LOADING, holds=False)
         await machine.looks()
         assert machine.names() == [old, new]
@@ -246,7 +255,7 @@ def test_a_replacement_that_cannot_be_loaded_goes_itself(play: Any) -> None:
         machine.know(A)
         _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
         machine.pids[new] = 12
-        machine.keeper.told({"started": new, "pid": 12})
+        machine.keeper.handle({"started": new, "pid": 12})
         machine.show(new, state.FAILED, holds=False)
         await machine.until(lambda: machine.names() == [old])
 

@@ -69,7 +69,7 @@ def test_d8_a_read_only_disk_under_an_agent(
     finally:
         assert agent.stop() == 0
     log = (folder / "log").read_text()
-    for told in ("could not be written to disk", "records were lost", "cannot be deleted"):
+    for told in ("cannot write the snapshot to disk", "records were lost", "cannot delete a record file"):
         assert told in log
 
 

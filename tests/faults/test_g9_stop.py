@@ -12,7 +12,7 @@ import pytest
 
 from bench.redteam.callers import REFUSED, Question, outcomes, start_callers
 from roadworthy.foundation.sockets import listen
-from roadworthy.supervisor.door import Door
+from roadworthy.supervisor.listener import SharedListener
 from tests.faults.served import Served, pack_sum
 from tests.waiting import DEADLINE_S, eventually
 
@@ -51,7 +51,7 @@ def test_g9_who_waits_in_the_queue_is_answered(listener: socket.socket) -> None:
     waiting = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
     waiting.request("POST", "/", b"x" * 100_000)
     silent = socket.create_connection(("127.0.0.1", port))
-    door = Door(listener, 0.0)
+    door = SharedListener(listener, 0.0)
     door.begin()
     door.finish()
     listener.close()
@@ -66,7 +66,7 @@ def test_g9_who_waits_in_the_queue_is_answered(listener: socket.socket) -> None:
 
 def test_g9_until_the_delay_is_over_children_take_connections(listener: socket.socket) -> None:
     """Load balancers need that long to notice; the process that bound the socket leaves them to its children."""
-    door = Door(listener, DEADLINE_S)
+    door = SharedListener(listener, DEADLINE_S)
     door.begin()
     door.look()
     with socket.create_connection(listener.getsockname()) as client:

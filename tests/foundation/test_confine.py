@@ -50,7 +50,7 @@ def test_a_home_folder_on_the_path_stays_closed(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_private_folder_in_a_system_folder_stays_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What lies beside it is opened."""
+    """The folders next to a private one are opened."""
     for name in ("lib", "share/docs", "share/us/keys"):
         (tmp_path / "usr" / name).mkdir(parents=True)
     monkeypatch.setattr(plans, "_SYSTEM", (str(tmp_path / "usr"),))

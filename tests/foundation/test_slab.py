@@ -173,7 +173,7 @@ cell = writer.place("served")
 writer.values[cell] = 7
 print("whole", flush=True)
 sys.stdin.readline()
-with writer._turned():
+with writer._atomically():
     writer.values[cell] = 0
     print("half", flush=True)
     sys.stdin.readline()

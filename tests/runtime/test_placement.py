@@ -19,7 +19,7 @@ from roadworthy.runtime.placement import Facts, decide, facts_of, placer, polici
 LIGHT = Facts("onnx-exact", "onnx", carries_code=False, one_row_s=0.0001)
 SLOW = Facts("native", "onnx", carries_code=False, one_row_s=0.05)
 CODE = Facts("native", "python", carries_code=True, one_row_s=0.0001)
-LOOPS = Facts("native", "onnx", carries_code=False, one_row_s=0.0001, apart="it loops")
+LOOPS = Facts("native", "onnx", carries_code=False, one_row_s=0.0001, isolated="it loops")
 
 
 def asked(where: str, **more: object) -> Policy:

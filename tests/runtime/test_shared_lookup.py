@@ -11,10 +11,9 @@ import pytest
 from roadworthy.contract.policy import CachePolicy, Fallback, Policy
 from roadworthy.foundation.errors import ModelFault, Unavailable
 from roadworthy.runtime.layers.cache import Cache, Found
-from roadworthy.runtime.layers.stack import Parts, layered
-from roadworthy.runtime.pending import Answer, PendingRequest
+from roadworthy.runtime.layers.stack import layered
+from roadworthy.runtime.pending import Answer, PendingRequest, Submitter
 from roadworthy.schema.batch import Batch
-from roadworthy.schema.signature import Signature
 from tests.runtime.layers.test_cache import DIGEST, Below, Told, X, answer, ask, x
 from tests.waiting import HandClock, soon
 
@@ -106,7 +105,7 @@ def test_without_it_nothing_is_different() -> None:
     """Where nobody is there the version is asked at once, and an error of it that is raised reaches whoever submitted."""
 
     class Raising(Below):
-        def submit(self, batch: Batch, ticket: PendingRequest) -> None:
+        def submit(self, batch: Batch, request: PendingRequest) -> None:
             raise Unavailable("unloading", code="version-unloading")
 
     def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
@@ -144,16 +143,16 @@ def test_equal_requests_ask_once() -> None:
     """Who comes while it is looked up shares what is found, or the run, whichever it becomes."""
 
     def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
-        tickets = [ask(cache, 1) for _ in range(5)]
+        requests = [ask(cache, 1) for _ in range(5)]
         assert len(there.asked) == 1
         there.tell(7.0)
-        assert {ticket.value for ticket in tickets} == {7.0}
+        assert {request.value for request in requests} == {7.0}
         runs = [ask(cache, 2) for _ in range(3)]
         there.tell(None)
         late = ask(cache, 2)
         assert (len(below.asked), len(there.asked)) == (1, 0)
         below.settle()
-        assert {ticket.value for ticket in [*runs, late]} == {4.0}
+        assert {request.value for request in [*runs, late]} == {4.0}
         assert counts == [*["collapsed"] * 4, "hit-shared", "collapsed", "collapsed", "miss", "collapsed"]
         assert len(there.put_there) == 1
 
@@ -202,10 +201,10 @@ def test_an_answer_older_than_the_policy_allows_is_run_anew() -> None:
 
     def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
         for age_s, left_s in ((11.0, 3_000.0), (2.0, 0.0), (0.0, -1.0)):
-            ticket = ask(cache, age_s)
+            request = ask(cache, age_s)
             there.tell(666.0, age_s, left_s)
             below.settle()
-            assert ticket.value == 2 * age_s
+            assert request.value == 2 * age_s
         young = ask(cache, 100)
         there.tell(7.0, age_s=4.5, left_s=3_000.0)
         assert young.status == "roadworthy; hit; ttl=5; detail=shared"
@@ -224,7 +223,7 @@ def test_a_version_that_cannot_be_asked_afterwards_is_told() -> None:
     class Raising(Below):
         error: Exception = Unavailable("unloading", code="version-unloading")
 
-        def submit(self, batch: Batch, ticket: PendingRequest) -> None:
+        def submit(self, batch: Batch, request: PendingRequest) -> None:
             raise self.error
 
     async def play(cache: Cache, _below: Below, there: There, _counts: list[str]) -> None:
@@ -274,15 +273,16 @@ def test_only_a_cache_policy_shares(monkeypatch: pytest.MonkeyPatch) -> None:
             def fell_back(self, kind: str, reason: str) -> None:
                 """Not of interest."""
 
-        signature = Signature(X.fields, X.fields)
-        loop = asyncio.get_running_loop()
-        parts = Parts(DIGEST, signature, loop, Counts(), lambda _window_s: pytest.fail("no breaker"), shared=there)
-        last_good = layered(below, Policy(fallback=(Fallback("cached"),)), parts)
+        def layers(policy: Policy) -> Submitter:
+            no_cells: Any = pytest.fail
+            return layered(below, policy, DIGEST, X, counts=Counts(), cells=no_cells, shared=there)
+
+        last_good = layers(Policy(fallback=(Fallback("cached"),)))
         last_good.submit(x(1), Told())
         assert (there.asked, len(below.asked)) == ([], 1)
         below.settle()
         assert there.put_there == []
-        both = layered(below, Policy(cache=CachePolicy(ttl_s=0.001), fallback=(Fallback("cached"),)), parts)
+        both = layers(Policy(cache=CachePolicy(ttl_s=0.001), fallback=(Fallback("cached"),)))
         assert "shared" in repr(both)
         both.submit(x(1), Told())
         there.tell(None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from roadworthy.agent.metrics.exposition import AgentFacts, GatewayCollector, render
-from roadworthy.agent.sync.shipping import Known, with_known
+from roadworthy.agent.sync.shipping import GatewayState, with_state
 from roadworthy.contract.policy import BreakerPolicy, Policy
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, RolloutEntry, Snapshot, VariantEntry
 from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
@@ -149,12 +149,12 @@ def test_reports_say_what_only_the_agent_knows(slab: Path) -> None:
     assert not opened.admits(now + LOOK_NS)
     states = tuple(VersionState(digest, READY) for digest in (*DIGESTS[:2], "sha256:other"))
     report = WorkerReport(0, 1, "b", "e", 1, 1, states)
-    known = Known(snapshot(), {DIGESTS[1]: (3, 1 << 20)})
-    (found,) = with_known([report], read_totals(SlabReader(slab)), known)
+    known = GatewayState(snapshot(), {DIGESTS[1]: (3, 1 << 20)})
+    (found,) = with_state([report], read_totals(SlabReader(slab)), known)
     assert [each.breaker_open for each in found.versions] == [True, False, False]
     memory = [(each.processes, each.memory_bytes) for each in found.versions]
     assert memory == [(0, None), (3, 1 << 20), (0, None)]
-    assert with_known([report], read_totals(SlabReader(slab)), Known()) == (report,)
+    assert with_state([report], read_totals(SlabReader(slab)), GatewayState()) == (report,)
 
 
 def test_rollouts_on_the_metrics_page(slab: Path) -> None:

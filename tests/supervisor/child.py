@@ -18,7 +18,7 @@ import sys
 import threading
 from pathlib import Path
 
-from roadworthy.foundation.child import keep_log_apart, read_start_message, watch_parent
+from roadworthy.foundation.child import read_start_message, separate_log, watch_parent
 from roadworthy.foundation.slab import READY, SlotWriter
 
 document = read_start_message()
@@ -56,7 +56,7 @@ def grow() -> None:
 
 def print_lines(count: int) -> None:
     """As a model may: by Python, to either stream, by native code, by a process of its own; and lines that look like a log's."""
-    log = keep_log_apart()
+    log = separate_log()
     print("by print", "é\x1b[31m")
     print("to standard error", file=sys.stderr)
     os.write(1, b"by native code, \xff\n")

@@ -22,7 +22,7 @@ __all__ = ["running"]
 ORDERER = (sys.executable, str(HERE / "orderer.py"))
 
 
-class Ordering:
+class Orderer:
     """A supervisor with an orderer, and the orders that the test gives through it."""
 
     def __init__(self, running: Running, *plans: Any) -> None:
@@ -62,24 +62,24 @@ class Ordering:
 
 def test_the_whole_list_is_brought_about(running: Running) -> None:
     """Missing children start, those no longer listed stop in order, the others are left alone; all is told."""
-    ordering = Ordering(running)
-    ordering.want("a", "b")
-    eventually(lambda: ordering.pids("a") and ordering.pids("b"), "both run")
-    ordering.want("b", "c")
-    eventually(lambda: ordering.pids("c") and running.events("stop", "a"), "c came and a went")
-    told = {(event["started"], event["pid"]) for event in eventually(lambda: ordering.heard("started"), "told")}
-    assert {("a", ordering.pids("a")[0]), ("b", ordering.pids("b")[0])} <= told
-    (death,) = eventually(lambda: ordering.heard("died"), "the stop is told")
-    assert (death["died"], death["status"], death["next_start_s"]) == ("a", 0, None)
+    channel = Orderer(running)
+    channel.want("a", "b")
+    eventually(lambda: channel.pids("a") and channel.pids("b"), "both run")
+    channel.want("b", "c")
+    eventually(lambda: channel.pids("c") and running.events("stop", "a"), "c came and a went")
+    told = {(event["started"], event["pid"]) for event in eventually(lambda: channel.heard("started"), "told")}
+    assert {("a", channel.pids("a")[0]), ("b", channel.pids("b")[0])} <= told
+    (ended,) = eventually(lambda: channel.heard("died"), "the stop is told")
+    assert (ended["died"], ended["status"], ended["next_start_s"]) == ("a", 0, None)
     assert len(running.events("start", "b")) == 1
     assert running.end(signal.SIGTERM) == 0
 
 
 def test_ordered_children_stop_after_the_workers_and_before_their_orderer(running: Running) -> None:
     """Workers still need them; who ordered them sees them go."""
-    ordering = Ordering(running, running.plan("w", slot=0), running.plan("control", stage=3))
-    ordering.want("a")
-    eventually(lambda: ordering.pids("a"), "a runs")
+    channel = Orderer(running, running.plan("w", slot=0), running.plan("control", stage=3))
+    channel.want("a")
+    eventually(lambda: channel.pids("a"), "a runs")
     running.wait_ready(4)
     assert running.end(signal.SIGTERM) == 0
     assert [name for name, _, _ in running.events("stop")] == ["w", "a", "agent", "control"]
@@ -87,48 +87,48 @@ def test_ordered_children_stop_after_the_workers_and_before_their_orderer(runnin
 
 def test_an_ordered_child_that_dies_is_told_and_started_again(running: Running) -> None:
     """With its signal, and with growing pauses when it goes on dying."""
-    ordering = Ordering(running)
-    ordering.want("bad", fail=3)
-    deaths = eventually(lambda: len(found := ordering.heard("died")) >= 4 and found, "four deaths")
-    assert [death["status"] for death in deaths[:4]] == [3] * 4
-    assert [death["deaths"] for death in deaths[:4]] == [1, 2, 3, 4]
-    assert all(death["next_start_s"] <= pause for death, pause in zip(deaths, (0.0, 0.1, 0.2, 0.4), strict=False))
+    channel = Orderer(running)
+    channel.want("bad", fail=3)
+    exits = eventually(lambda: len(found := channel.heard("died")) >= 4 and found, "four deaths")
+    assert [ended["status"] for ended in exits[:4]] == [3] * 4
+    assert [ended["deaths"] for ended in exits[:4]] == [1, 2, 3, 4]
+    assert all(ended["next_start_s"] <= pause for ended, pause in zip(exits, (0.0, 0.1, 0.2, 0.4), strict=False))
     eventually(
         lambda: all(f"again in {pause} s" in running.said() for pause in (0.0, 0.1, 0.2, 0.4)), "pauses are told"
     )
-    ordering.want()
-    ordering.want("good")
-    eventually(lambda: ordering.pids("good"), "another one runs")
+    channel.want()
+    channel.want("good")
+    eventually(lambda: channel.pids("good"), "another one runs")
     assert running.end(signal.SIGTERM) == 0
 
 
 def test_the_orderer_has_a_life_killed(running: Running) -> None:
     """Only the life that it names; the reason comes back with the death, and the child is started again."""
-    ordering = Ordering(running)
-    ordering.want("a")
-    (pid,) = eventually(lambda: ordering.pids("a"), "a runs")
-    ordering.send({"kill": "a", "pid": pid + 1, "reason": "another life"})
-    ordering.send({"kill": "a", "pid": pid, "reason": "hung"})
-    eventually(lambda: len(ordering.pids("a")) == 2, "it is started again")
-    (death,) = ordering.heard("died")
-    assert (death["pid"], death["status"], death["reason"]) == (pid, -signal.SIGKILL, "hung")
+    channel = Orderer(running)
+    channel.want("a")
+    (pid,) = eventually(lambda: channel.pids("a"), "a runs")
+    channel.send({"kill": "a", "pid": pid + 1, "reason": "another life"})
+    channel.send({"kill": "a", "pid": pid, "reason": "hung"})
+    eventually(lambda: len(channel.pids("a")) == 2, "it is started again")
+    (ended,) = channel.heard("died")
+    assert (ended["pid"], ended["status"], ended["reason"]) == (pid, -signal.SIGKILL, "hung")
     assert running.end(signal.SIGTERM) == 0
 
 
 def test_d2_ordered_children_outlive_their_orderer(running: Running) -> None:
     """kill -9 of the orderer: the children stay, and its next life hears what died meanwhile and who runs."""
-    ordering = Ordering(running)
-    ordering.want("a", "b")
+    channel = Orderer(running)
+    channel.want("a", "b")
     (first,), (second,) = eventually(
-        lambda: (a := ordering.pids("a")) and (b := ordering.pids("b")) and (a, b), "both run"
+        lambda: (a := channel.pids("a")) and (b := channel.pids("b")) and (a, b), "both run"
     )
     (running.folder / "orders").unlink()  # its next life orders nothing
-    os.kill(ordering.pids("agent")[0], signal.SIGKILL)
+    os.kill(channel.pids("agent")[0], signal.SIGKILL)
     os.kill(second, signal.SIGKILL)
-    eventually(lambda: len(ordering.pids("b")) == 2, "b is started again")
-    eventually(lambda: len(ordering.pids("agent")) == 2, "the orderer is back")
-    eventually(lambda: ordering.heard("died"), "it hears of the death")
-    running_now = {(child["name"], child["pid"]) for child in ordering.heard("running")[-1]["running"]}
+    eventually(lambda: len(channel.pids("b")) == 2, "b is started again")
+    eventually(lambda: len(channel.pids("agent")) == 2, "the orderer is back")
+    eventually(lambda: channel.heard("died"), "it hears of the death")
+    running_now = {(child["name"], child["pid"]) for child in channel.heard("running")[-1]["running"]}
     assert ("a", first) in running_now
     assert is_running(first)
     assert running.end(signal.SIGTERM) == 0
@@ -136,28 +136,28 @@ def test_d2_ordered_children_outlive_their_orderer(running: Running) -> None:
 
 def test_d2_what_a_killed_orderer_had_not_read_is_told_to_its_next_life(running: Running) -> None:
     """A death that lies in the channel of an orderer that never reads it is not lost; what it had heard is not told again."""
-    ordering = Ordering(running)
-    ordering.want("a", "b")
+    channel = Orderer(running)
+    channel.want("a", "b")
     (first,), (second,) = eventually(
-        lambda: (a := ordering.pids("a")) and (b := ordering.pids("b")) and (a, b), "both run"
+        lambda: (a := channel.pids("a")) and (b := channel.pids("b")) and (a, b), "both run"
     )
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: ordering.heard("died"), "it hears of the first death")
-    (orderer,) = ordering.pids("agent")
+    eventually(lambda: channel.heard("died"), "it hears of the first death")
+    (orderer,) = channel.pids("agent")
     os.kill(orderer, signal.SIGSTOP)
     os.kill(second, signal.SIGKILL)
-    eventually(lambda: len(ordering.pids("b")) == 2, "the supervisor has noticed the second death")
+    eventually(lambda: len(channel.pids("b")) == 2, "the supervisor has noticed the second death")
     os.kill(orderer, signal.SIGKILL)
-    eventually(lambda: len(ordering.heard("died")) == 2, "its next life hears of it")
-    assert [death["pid"] for death in ordering.heard("died")] == [first, second]
+    eventually(lambda: len(channel.heard("died")) == 2, "its next life hears of it")
+    assert [ended["pid"] for ended in channel.heard("died")] == [first, second]
     assert running.end(signal.SIGTERM) == 0
 
 
 def test_d2_kill_9_of_the_supervisor_ends_ordered_children(running: Running) -> None:
     """They notice that their parent is gone, like all others."""
-    ordering = Ordering(running)
-    ordering.want("a")
-    (pid,) = eventually(lambda: ordering.pids("a"), "a runs")
+    channel = Orderer(running)
+    channel.want("a")
+    (pid,) = eventually(lambda: channel.pids("a"), "a runs")
     running.signal(signal.SIGKILL)
     eventually(lambda: not is_running(pid), "it is gone")
     assert running.process is not None
@@ -166,11 +166,11 @@ def test_d2_kill_9_of_the_supervisor_ends_ordered_children(running: Running) -> 
 
 def test_the_longest_name_of_a_runner_may_be_ordered(running: Running) -> None:
     """Of a rule with the longest name that a package can give it, with every character that one may have."""
-    ordering = Ordering(running)
+    channel = Orderer(running)
     rule = "a_rule.v-2".ljust(64, "x")
     name = f"runner-{runner_stem('f' * 64, rule)}-255-{'f' * 8}.{1 << 40}"
-    ordering.want(name)
-    assert eventually(lambda: ordering.pids(name), "it runs")
+    channel.want(name)
+    assert eventually(lambda: channel.pids(name), "it runs")
     assert running.end(signal.SIGTERM) == 0
 
 
@@ -189,13 +189,13 @@ def test_the_longest_name_of_a_runner_may_be_ordered(running: Running) -> None:
 )
 def test_nothing_but_the_allowed_command_is_started(running: Running, wrong: dict[str, Any]) -> None:
     """A list with anything wrong in it is refused whole; the one before stays in force, and the supervisor runs on."""
-    ordering = Ordering(running)
-    ordering.want("a")
-    (pid,) = eventually(lambda: ordering.pids("a"), "a runs")
-    ordering.send({"children": [ordering.child("b"), ordering.child("c") | wrong]})
-    ordering.send({"hello": True})
-    eventually(lambda: len(ordering.heard("running")) == 2, "the order was read")
-    assert [child["name"] for child in ordering.heard("running")[-1]["running"]] == ["a"]
+    channel = Orderer(running)
+    channel.want("a")
+    (pid,) = eventually(lambda: channel.pids("a"), "a runs")
+    channel.send({"children": [channel.child("b"), channel.child("c") | wrong]})
+    channel.send({"hello": True})
+    eventually(lambda: len(channel.heard("running")) == 2, "the order was read")
+    assert [child["name"] for child in channel.heard("running")[-1]["running"]] == ["a"]
     assert is_running(pid)
     assert not running.events("start", "b")
     assert running.end(signal.SIGTERM) == 0
@@ -203,25 +203,25 @@ def test_nothing_but_the_allowed_command_is_started(running: Running, wrong: dic
 
 def test_an_order_that_cannot_be_read_does_no_harm(running: Running) -> None:
     """Neither no JSON, nor JSON of another shape."""
-    ordering = Ordering(running)
+    channel = Orderer(running)
     with Path(running.folder, "orders").open("a") as orders:
         orders.write('{"children"\n[1, 2]\n{"children": 7}\n{"children": [7]}\n{"kill": "agent", "pid": 1}\n')
-    ordering.want("a")
-    eventually(lambda: ordering.pids("a"), "a runs")
+    channel.want("a")
+    eventually(lambda: channel.pids("a"), "a runs")
     assert running.end(signal.SIGTERM) == 0
 
 
 def test_g21_many_orders_at_once_do_not_end_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A supervisor that stood still finds more than one message's bound: only a single line may not be longer."""
     monkeypatch.setattr(ordering_module, "_LONGEST_MESSAGE", 1_000)
-    ordering = ordering_module.SupervisorChannel(Orders((CHILD,), 1), [])
-    orderer = ordering.open()
+    channel = ordering_module.SupervisorChannel(Orders((CHILD,), 1), [])
+    orderer = channel.open()
     with orderer:
         for number in range(20):
             orderer.sendall(json.dumps({"heard": number, "pad": "x" * 500}).encode() + b"\n")
-        assert [message["heard"] for message in ordering.receive()] == list(range(20))
+        assert [message["heard"] for message in channel.receive()] == list(range(20))
         orderer.sendall(b'{"heard": 20}\n')
-        assert ordering.receive() == [{"heard": 20}]
+        assert channel.receive() == [{"heard": 20}]
         orderer.sendall(b"x" * 1_001)
-        ordering.receive()
-        assert ordering.reads == []
+        channel.receive()
+        assert channel.reads == []

@@ -10,7 +10,7 @@ import pytest
 
 from roadworthy.foundation.backoff import Backoff
 from roadworthy.supervisor.plan import ChildPlan, Restarts
-from roadworthy.supervisor.process_group import LEFT_S, Listeners, ManagedProcess, ProcessExit, ProcessGroup
+from roadworthy.supervisor.process_group import LEFT_S, Callbacks, ManagedProcess, ProcessExit, ProcessGroup
 from tests.waiting import DEADLINE_S, HandClock
 
 FOREVER = (sys.executable, "-c", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()")
@@ -18,22 +18,22 @@ RESTARTS = Restarts(Backoff(0.2, 1.0), healthy_s=10.0)
 
 
 @contextmanager
-def household(plan: ChildPlan) -> Iterator[tuple[ProcessGroup, ManagedProcess, list[ProcessExit]]]:
+def running_child(plan: ChildPlan) -> Iterator[tuple[ProcessGroup, ManagedProcess, list[ProcessExit]]]:
     """One child, which is started, and its deaths."""
-    deaths: list[ProcessExit] = []
-    house = ProcessGroup(
-        [plan], RESTARTS, Listeners(lambda _: None, lambda _child, _pid: None, lambda _, d: deaths.append(d))
+    quick_exits: list[ProcessExit] = []
+    group = ProcessGroup(
+        [plan], RESTARTS, Callbacks(lambda _: None, lambda _child, _pid: None, lambda _, d: quick_exits.append(d))
     )
     try:
-        house.start_due()
-        yield house, house.members[0], deaths
+        group.start_due()
+        yield group, group.members[0], quick_exits
     finally:
-        house.kill_all()
+        group.kill_all()
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
-    """The household's clock."""
+    """The group's clock."""
     clock = HandClock()
     monkeypatch.setattr("roadworthy.supervisor.process_group.time", clock)
     return clock
@@ -41,50 +41,50 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
 
 def test_d4_a_child_has_its_whole_grace(clock: HandClock) -> None:
     """Not killed a moment before it is over, killed after it."""
-    with household(ChildPlan("deaf", FOREVER, {}, grace_s=30.0)) as (house, child, _):
+    with running_child(ChildPlan("deaf", FOREVER, {}, grace_s=30.0)) as (group, child, _):
         process = child.process
         assert process is not None
-        house.ask_to_stop(child)
+        group.ask_to_stop(child)
         clock.step(29.9)
-        house.kill_overdue()
-        assert not house.forced
+        group.kill_overdue()
+        assert not group.forced
         clock.step(0.2)
-        house.kill_overdue()
-        assert house.forced
+        group.kill_overdue()
+        assert group.forced
         process.wait(DEADLINE_S)
 
 
 def test_d4_what_was_ordered_does_not_hold_up_the_stop_of_everything(clock: HandClock) -> None:
     """Its callers are gone: a model that hangs for the minutes that a run may take is not waited for, unless it stops alone."""
-    with household(ChildPlan("runner", FOREVER, {}, grace_s=125.0)) as (house, child, _):
+    with running_child(ChildPlan("runner", FOREVER, {}, grace_s=125.0)) as (group, child, _):
         child.ordered = True
-        house.ask_to_stop(child)
+        group.ask_to_stop(child)
         clock.step(124.0)
-        house.kill_overdue()
-        assert not house.forced
-        house.stopping = True
-        house.ask_to_stop(child)
+        group.kill_overdue()
+        assert not group.forced
+        group.stopping = True
+        group.ask_to_stop(child)
         clock.step(LEFT_S + 0.1)
-        house.kill_overdue()
-        assert house.forced
+        group.kill_overdue()
+        assert group.forced
 
 
 def test_a_child_that_keeps_dying_is_started_again_after_its_pause(clock: HandClock) -> None:
     """None after the first quick death, then twice as much each time up to the longest; a healthy life forgets all."""
-    with household(ChildPlan("bad", (sys.executable, "-c", "raise SystemExit(3)"), {})) as (house, child, deaths):
+    with running_child(ChildPlan("bad", (sys.executable, "-c", "raise SystemExit(3)"), {})) as (group, child, quick_exits):
 
         def die() -> float:
             assert child.process is not None
             child.process.wait(DEADLINE_S)
-            house.reap()
-            pause_s = deaths[-1].next_start_s
+            group.reap()
+            pause_s = quick_exits[-1].next_start_s
             assert pause_s is not None
             if pause_s > 0:
                 clock.step(pause_s - 0.01)
-                house.start_due()
+                group.start_due()
                 assert child.process is None
             clock.step(0.02)
-            house.start_due()
+            group.start_due()
             return pause_s
 
         assert [die() for _ in range(6)] == pytest.approx([0.0, 0.2, 0.4, 0.8, 1.0, 1.0])

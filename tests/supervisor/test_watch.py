@@ -122,4 +122,4 @@ def test_a_worker_that_is_born_too_large_is_not_replaced_for_ever(
         assert watched.look() == ([], [])
     (line,) = watched.said
     assert line.startswith("w holds ")
-    assert line.endswith("from its start, which is above its bound")
+    assert line.endswith("since its start, more than its bound")

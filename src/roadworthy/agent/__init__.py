@@ -1,1 +1,1 @@
-"""The one process of a machine that does everything for its workers except answering."""
+"""The agent: the process of a machine that does everything for its workers except answering requests."""

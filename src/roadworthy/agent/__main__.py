@@ -1,7 +1,7 @@
-"""`python -m roadworthy.agent`: started by the supervisor, configured by one line on standard input.
+"""`python -m roadworthy.agent`: the agent's main, started by the supervisor and configured by one line on standard input.
 
-Wires the parts of this folder together, runs them until SIGTERM or until the supervisor is gone, then writes what is left of the
-records and makes one last attempt to ship it.
+It wires the parts of this folder together, runs them until SIGTERM or until the supervisor is gone, then writes the remaining
+records and tries a last time to ship them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from roadworthy.agent.records.files import RecordFolder
 from roadworthy.agent.records.privacy import Scrubber, load_hash_key
 from roadworthy.agent.records.records import RecordSink
 from roadworthy.agent.runners.confinement import Confinement
-from roadworthy.agent.runners.keeper import Around, How, Keeping, Runners
+from roadworthy.agent.runners.keeper import Keeping, Runners, RunnerSettings
 from roadworthy.agent.runners.orders import Orders
 from roadworthy.agent.runners.quarantine import Limit, Quarantine, crash_reason
 from roadworthy.agent.runners.watch import Growth
 from roadworthy.agent.sync.control import ControlLink
 from roadworthy.agent.sync.packages import PackageStore
-from roadworthy.agent.sync.shipping import Frames, Known, Shipping
+from roadworthy.agent.sync.shipping import Frames, GatewayState, Shipping
 from roadworthy.agent.sync.sync import Sync
 from roadworthy.agent.worker_registry import WorkerRegistry
 from roadworthy.contract.local import read_part
@@ -42,8 +42,8 @@ from roadworthy.contract.telemetry import UNLOADED
 from roadworthy.foundation.child import (
     EXIT_REFUSED,
     LIFE_S,
-    keep_log_apart,
     read_start_message,
+    separate_log,
     show_life,
     watch_parent,
 )
@@ -59,28 +59,28 @@ from roadworthy.serving.health.pressure import measure
 from roadworthy.serving.metrics import Totals, WorkerMetrics, executing, read_totals
 
 LAST_ATTEMPT_S = 2.0
-"""How long the last files and frame may take at the end; what does not get through stays on disk for the next start."""
+"""How long shipping the last files and frame may take at the end; the rest stays on disk for the next start."""
 
 _log = structlog.get_logger(__name__)
 
 
 class StartDocument(msgspec.Struct, frozen=True):
-    """What the supervisor hands over.
+    """The agent's start document.
 
     Attributes:
-        gateway: the instance's name, of which the control plane makes `<key's name>/<instance>`.
+        gateway: the instance's name; the control plane calls the gateway `<key's name>/<instance>`.
         folder: the gateway's folder: snapshot.json, packages/, records/, run/.
-        slab: the workers' slab; the agent's slot is its last.
+        slab: path of the workers' slab; the agent's slot is the last.
         control_url, key: the control plane and a key of the role gateway, or None to serve what is on disk.
-        metrics_fd: inherited listening socket for /metrics, or None to open none.
+        metrics_fd: inherited listening socket for /metrics, or None for no metrics.
         metrics_host: where that socket listens, for the log.
         record_max_bytes: bound of all record files on disk. disk_reserve_bytes: free space that records leave to others.
-        children_fd: inherited line to the supervisor (`orders.py`), or None: then nothing executes apart.
-        crashes_to_quarantine: of a version, within ten minutes.
-        growth_mb: a runner that has grown by more is replaced; 0 for no bound.
-        give_up_epoch: endpoints of that epoch may be given up for an empty snapshot of another one.
-        confinement: whether packages' code is executed where it cannot be confined: "required" or "best-effort".
-        grants: what packages may be granted here at most. private: folders and files that they never are.
+        children_fd: inherited channel to the supervisor (`orders.py`), or None: then nothing executes in isolation.
+        crashes_to_quarantine: number of crashes of a version within ten minutes that lead to quarantine.
+        growth_mb: a runner that grew by more is replaced; 0 for no bound.
+        give_up_epoch: the epoch whose endpoints may be replaced by an empty snapshot of another epoch.
+        confinement: whether packages' code executes where it cannot be confined: "required" (no) or "best-effort" (yes).
+        grants: the grants that packages may get here. private: folders and files that can never be granted.
         log_level: "debug", "info", "warning" or "error".
     """
 
@@ -105,10 +105,10 @@ class StartDocument(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Agent:
-    """The parts, wired."""
+    """The wired parts of the agent."""
 
     metrics: WorkerMetrics
-    hub: WorkerRegistry
+    registry: WorkerRegistry
     sink: RecordSink
     sync: Sync
     control: ControlLink | None
@@ -120,10 +120,10 @@ class _Agent:
 
 
 def main() -> int:
-    """Run the agent; the process's exit status."""
+    """Run the agent; return the process's exit status."""
     try:
         document = msgspec.convert(read_start_message(), StartDocument)
-        configure_logs("agent", document.log_level, keep_log_apart())
+        configure_logs("agent", document.log_level, separate_log())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(document))
     except (RoadworthyError, msgspec.ValidationError, ValueError, OSError) as error:
@@ -145,11 +145,11 @@ async def _run(document: StartDocument) -> None:
     watch_parent(parent_gone)
     agent = _wire(document)
     agent.sync.load()
-    await agent.hub.start(Path(document.folder) / "run" / "agent.sock")
+    await agent.registry.start(Path(document.folder) / "run" / "agent.sock")
     pages = await _serve_pages(document, agent)
     agent.metrics.state(READY)
     gc.collect()
-    gc.freeze()  # what is here stays: looking through it again and again would cost as much as reading the frames
+    gc.freeze()  # these objects stay; scanning them at each collection would cost as much as reading the frames
     _log.info("the agent is ready", gateway=document.gateway, revision=getattr(agent.sync.current, "revision", None))
     tasks = _start(agent)
     asking = asyncio.create_task(agent.confinement.find_out()) if agent.runners is not None else None
@@ -186,84 +186,92 @@ def _wire(document: StartDocument) -> _Agent:
             shipping.kick()
 
     def facts() -> AgentFacts:
-        connected = None if control is None else sync.connected
-        keeping = Keeping() if runners is None else runners.facts()
         reading = measure(sink.folder.folder)
-        resources = (reading.disk_free_bytes, reading.memory)
-        files = (len(sink.folder.names()), sink.folder.files_lost)
-        refused = sync.refused is not None
-        known = (sync.current, tuple(hub.reports()), connected)
-        frames = 0 if shipping is None else shipping.refused
-        return AgentFacts(*known, *files, keeping, *resources, refused, confinement.held, frames)
+        return AgentFacts(
+            snapshot=sync.current,
+            reports=tuple(registry.reports()),
+            control_up=None if control is None else sync.connected,
+            files_waiting=len(sink.folder.names()),
+            files_lost=sink.folder.files_lost,
+            keeping=Keeping() if runners is None else runners.facts(),
+            disk_free_bytes=reading.disk_free_bytes,
+            memory_used=reading.memory,
+            snapshot_refused=sync.refused is not None,
+            confinement=confinement.held,
+            telemetry_refused=0 if shipping is None else shipping.refused,
+        )
 
-    def known() -> Known:
+    def state() -> GatewayState:
         reading = measure(sink.folder.folder)
         processes = {} if runners is None else runners.processes()
-        return Known(sync.current, processes, reading.memory_free_bytes, reading.disk_free_bytes)
+        return GatewayState(sync.current, processes, reading.memory_free_bytes, reading.disk_free_bytes)
 
-    hub = WorkerRegistry(sink.offer, changed)
+    registry = WorkerRegistry(sink.offer, changed)
     confinement = Confinement(folder, document.confinement)
-    orders, runners = _wire_runners(document, hub, reader, metrics)
-    sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), hub, know, document.give_up_epoch)
+    orders, runners = _wire_runners(document, registry, reader, metrics)
+    sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), registry, know, document.give_up_epoch)
     control = shipping = None
     if document.control_url is not None:
         name = _name(document)
         control = ControlLink(document.control_url, document.key or "", name)
-        frames = Frames((name, reader.boot), slot, read, SystemClock(), known)
+        frames = Frames((name, reader.boot), slot, read, SystemClock(), state)
         shipping = Shipping(name, control, frames, sink, metrics.lost_records)
     collector = GatewayCollector(read, facts)
-    return _Agent(metrics, hub, sink, sync, control, shipping, orders, runners, collector, confinement)
+    return _Agent(metrics, registry, sink, sync, control, shipping, orders, runners, collector, confinement)
 
 
 def _name(document: StartDocument) -> str:
-    """Under which this gateway reports, with the key's id: an instance alone might be the name of another gateway's key."""
+    """The name under which this gateway reports. It includes the key's id: the instance alone could equal another gateway's
+    key."""
     with contextlib.suppress(ValueError):
         return f"{key_id(document.key or '')}/{document.gateway}"
     return document.gateway
 
 
 def _wire_runners(
-    document: StartDocument, hub: WorkerRegistry, reader: SlabReader, metrics: WorkerMetrics
+    document: StartDocument, registry: WorkerRegistry, reader: SlabReader, metrics: WorkerMetrics
 ) -> tuple[Orders, Runners] | tuple[None, None]:
     if document.children_fd is None:
         return None, None
 
     def held(part: str) -> bool:
         digest, rule = read_part(part)
-        if rule:  # an endpoint may use it for as long as a worker serves by an earlier snapshot
-            return any(report.revision not in (0, runners.revision) for report in hub.reports())
-        versions = (version for report in hub.reports() for version in report.versions if version.digest == digest)
+        if rule:  # needed as long as a worker serves by an earlier snapshot
+            return any(report.revision not in (0, runners.revision) for report in registry.reports())
+        versions = (version for report in registry.reports() for version in report.versions if version.digest == digest)
         reported = any(
             version.state != UNLOADED and (version.placement or PROCESS).startswith(PROCESS) for version in versions
         )
-        return reported or digest in _in_flight(reader)  # what waits in a worker is still to be answered
+        return reported or digest in _in_flight(reader)  # requests waiting in a worker must still be answered
 
-    def told(message: dict[str, Any]) -> None:
-        runners.told(message)
+    def on_message(message: dict[str, Any]) -> None:
+        runners.handle(message)
         if message.get("left"):
-            busy = executing(message["left"]) - runners.apart()
+            busy = executing(message["left"]) - runners.isolated()
             why = message.get("reason") or crash_reason(int(message["status"]))
-            if why is not None and len(busy) == 1:  # of several nobody knows which one it was
+            if why is not None and len(busy) == 1:  # with several it is unknown which one crashed
                 runners.crashed(busy.pop(), why)
 
     folder = Path(document.folder)
-    orders = Orders(document.children_fd, told)
+    orders = Orders(document.children_fd, on_message)
     limit = Limit(document.crashes_to_quarantine)
     quarantine = Quarantine(limit, folder / "run" / "quarantine.json", reader.boot)
     growth = Growth(document.growth_mb << 20 or None)
     bounds = Bounds(document.confinement, document.grants, tuple(Path(path) for path in document.private))
-    how = How(folder, bounds=bounds, log_level=document.log_level, growth=growth)
     runners = Runners(
-        how,
+        RunnerSettings(folder, bounds=bounds, log_level=document.log_level, growth=growth),
         placer(folder, document.confinement),
         quarantine,
-        Around(orders.order, orders.kill, held, hub.keep_out, metrics.evidence.crash),
+        orders,
+        held=held,
+        keep_out=registry.keep_out,
+        count_crash=metrics.evidence.crash,
     )
     return orders, runners
 
 
 def _in_flight(reader: SlabReader) -> set[str]:
-    """The digests of the versions that have requests in flight in live workers."""
+    """The digests of the versions with requests in flight in live workers."""
     busy: set[str] = set()
     for slot in range(reader.slots):
         status, runs = reader.read(slot)
@@ -291,26 +299,26 @@ async def _serve_pages(document: StartDocument, agent: _Agent) -> asyncio.Server
 
 
 def _start(agent: _Agent) -> list[asyncio.Task[None]]:
-    tasks = [asyncio.create_task(agent.sink.run()), asyncio.create_task(_beat(agent.metrics, agent.hub))]
+    tasks = [asyncio.create_task(agent.sink.run()), asyncio.create_task(_beat(agent.metrics, agent.registry))]
     if agent.orders is not None and agent.runners is not None:
         tasks += [asyncio.create_task(agent.orders.run()), asyncio.create_task(agent.runners.run())]
     if agent.control is not None and agent.shipping is not None:
         tasks.append(asyncio.create_task(agent.sync.run(agent.control)))
-        tasks.append(asyncio.create_task(agent.shipping.run(agent.hub)))
+        tasks.append(asyncio.create_task(agent.shipping.run(agent.registry)))
     return tasks
 
 
-async def _beat(metrics: WorkerMetrics, hub: WorkerRegistry) -> None:
+async def _beat(metrics: WorkerMetrics, registry: WorkerRegistry) -> None:
     while True:
         metrics.heartbeat()
         show_life()
-        await hub.stay()
+        await registry.stay()
         metrics.log_lines_dropped(lines_dropped())
         await asyncio.sleep(LIFE_S)
 
 
 async def _finish(agent: _Agent, tasks: list[asyncio.Task[None]]) -> None:
-    await agent.hub.close()
+    await agent.registry.close()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -318,7 +326,7 @@ async def _finish(agent: _Agent, tasks: list[asyncio.Task[None]]) -> None:
     if agent.control is not None and agent.shipping is not None:
         with contextlib.suppress(httpx.HTTPError, TimeoutError):
             async with asyncio.timeout(LAST_ATTEMPT_S):
-                await agent.shipping.finish(agent.hub)
+                await agent.shipping.finish(agent.registry)
         await agent.control.close()
     agent.metrics.close()
 

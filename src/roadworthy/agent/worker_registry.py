@@ -1,7 +1,8 @@
-"""The agent's end of the Unix socket to which the workers of this machine connect.
+"""The registry of connected workers: the agent's end of the Unix socket to which the workers of this machine connect.
 
-In: who they are, how far each version is, records. Out: the newest snapshot. Each connection has its own reading and its own
-sending task, and owes its worker the newest of each kind only, so that a slow or broken one holds up nobody.
+Workers send their identity, the states of their versions, and records; the agent sends the newest snapshot. Each connection has
+its own tasks for reading and sending, and only the newest frame of each kind waits for it, so that a slow or broken worker blocks
+no other.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from roadworthy.foundation.frames import encode_frame, read_frame
 from roadworthy.foundation.sockets import unix_address
 
 SEND_TIMEOUT_S = 30.0
-"""A worker that takes no bytes for this long is cut off; it will connect again."""
+"""A worker that takes no bytes for this long is disconnected; it will connect again."""
 LAST_WORDS_S = 1.5
-"""How long connections may go on when the agent stops."""
+"""How long connections stay open after the agent begins to stop."""
 
 _report_decoder = msgspec.json.Decoder(WorkerReport)
 _log = structlog.get_logger(__name__)
@@ -39,11 +40,11 @@ class _Connection:
 
 
 class WorkerRegistry:
-    """Event loop only.
+    """The connected workers. Event loop only.
 
     Args:
-        on_records: takes the payload of a RECORDS frame; must not block.
-        on_change: called whenever the reports changed: another state, a worker that came or went.
+        on_records: called with the payload of each RECORDS frame; must not block.
+        on_change: called whenever the reports change: a new state, a worker that connects or leaves.
     """
 
     def __init__(self, on_records: Callable[[bytes], None], on_change: Callable[[], None]) -> None:
@@ -57,10 +58,10 @@ class WorkerRegistry:
         self._bound: int | None = None
 
     async def start(self, path: Path) -> None:
-        """Listen on `path`; its folder is made with mode 0700, the socket has 0600.
+        """Listen on `path`; its folder is created with mode 0700, the socket with 0600.
 
         Raises:
-            OSError: it cannot be bound.
+            OSError: the socket cannot be bound.
             SettingsError: code "path-too-long".
         """
         self._path = path
@@ -69,15 +70,15 @@ class WorkerRegistry:
         self._server = await asyncio.start_unix_server(self._accept, sock=listener)
 
     async def stay(self) -> None:
-        """Bind again when somebody has deleted the socket or its folder, for workers that start; connections stay."""
+        """Bind again if the socket or its folder was deleted, for workers that start later; connections stay."""
         if self._server is not None and _inode(self._path) != self._bound:
             with contextlib.suppress(OSError):  # tried again in a second
                 self._server.close()
                 await self.start(self._path)
-                _log.warning("the socket for workers was deleted; bound again")
+                _log.warning("the socket for workers was deleted; bound it again")
 
     async def close(self) -> None:
-        """Accept nobody any more; take what workers that are going still have to say, then end all connections."""
+        """Stop accepting connections, receive the last messages of stopping workers, then close all connections."""
         if self._server is not None:
             self._server.close()
         if self._tasks:
@@ -87,11 +88,11 @@ class WorkerRegistry:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def publish(self, snapshot: bytes) -> None:
-        """Send `encode_snapshot`'s bytes to all workers, now and when they connect; the same one again is sent again."""
+        """Send bytes from `encode_snapshot` to all workers, now and when they connect; an equal snapshot is sent again."""
         self._owe(SNAPSHOT, snapshot)
 
     def keep_out(self, reasons: dict[str, str]) -> None:
-        """Tell all workers, now and when they connect, which parts may not execute, and why."""
+        """Send all workers, now and when they connect, the quarantined parts with the reasons."""
         self._owe(KEPT_OUT, msgspec.json.encode(reasons))
 
     def _owe(self, kind: int, payload: bytes) -> None:
@@ -101,7 +102,7 @@ class WorkerRegistry:
             connection.some.set()
 
     def reports(self) -> list[WorkerReport]:
-        """What the connected workers said last, by slot."""
+        """The last reports of the connected workers, sorted by slot."""
         reports = [connection.report for connection in self._connections if connection.report is not None]
         return sorted(reports, key=lambda report: (report.slot, report.pid))
 
@@ -120,9 +121,9 @@ class WorkerRegistry:
         except (asyncio.IncompleteReadError, OSError):
             pass  # the worker is gone
         except ValueError as error:
-            _log.error("a worker sent a frame that cannot be read; cut off", reason=str(error))
+            _log.error("a worker sent an unreadable frame; disconnected it", reason=str(error))
         except asyncio.CancelledError:
-            pass  # the hub closes
+            pass  # the registry closes
         finally:
             sending.cancel()
             self._connections.discard(connection)
@@ -146,13 +147,13 @@ class WorkerRegistry:
                 await connection.some.wait()
                 connection.some.clear()
                 owed, connection.owed = connection.owed, {}
-                for _, frame in sorted(owed.items(), reverse=True):  # what may not execute is known before what should
+                for _, frame in sorted(owed.items(), reverse=True):  # quarantined parts before the snapshot
                     connection.writer.write(frame)
                 try:
                     async with asyncio.timeout(SEND_TIMEOUT_S):
                         await connection.writer.drain()
                 except TimeoutError:
-                    _log.error("a worker takes no snapshot; cut off")
+                    _log.error("a worker reads no snapshot; disconnected it")
                     connection.writer.transport.abort()
                     return
 

@@ -26,7 +26,7 @@ from roadworthy.foundation.files import keep_private
 from roadworthy.foundation.slab import READY, SlabReader
 from roadworthy.foundation.sockets import listen
 from roadworthy.settings import Settings
-from roadworthy.supervisor.door import Door
+from roadworthy.supervisor.listener import SharedListener
 from roadworthy.supervisor.plan import ChildPlan, WorkerLimits
 from roadworthy.supervisor.supervise import Supervisor
 
@@ -62,7 +62,7 @@ class Launch:
     limits: WorkerLimits | None = None
     failed: Callable[[Mapping[str, Any]], RoadworthyError | None] = lambda _answer: None
     patience_s: float | None = None
-    doors: Sequence[Door] = ()
+    doors: Sequence[SharedListener] = ()
     optional: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -81,7 +81,7 @@ def run(launch: Launch) -> None:
     """
     keep_private()
     watch = _Watch()
-    supervisor = Supervisor(launch.plans, slab=launch.slab, limits=launch.limits, doors=launch.doors)
+    supervisor = Supervisor(launch.plans, slab=launch.slab, limits=launch.limits, listeners=launch.doors)
     thread = threading.Thread(target=_watch, args=(launch, watch, supervisor), name="readiness", daemon=True)
     thread.start()
     try:
@@ -179,9 +179,9 @@ def gateway_sockets(settings: Settings) -> Iterator[tuple[socket.socket, socket.
         yield listener, metrics
 
 
-def gateway_doors(sockets: Sequence[socket.socket], settings: Settings) -> list[Door]:
+def gateway_doors(sockets: Sequence[socket.socket], settings: Settings) -> list[SharedListener]:
     """Predictions are taken until load balancers have noticed the stop, metrics are told to the end."""
-    return [Door(sockets[0], settings.gateway.drain_delay_s), Door(sockets[1], None)]
+    return [SharedListener(sockets[0], settings.gateway.drain_delay_s), SharedListener(sockets[1], None)]
 
 
 @contextlib.contextmanager

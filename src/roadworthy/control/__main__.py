@@ -19,8 +19,8 @@ from roadworthy.control.wiring import build_context
 from roadworthy.foundation.child import (
     EXIT_REFUSED,
     LIFE_S,
-    keep_log_apart,
     read_start_message,
+    separate_log,
     show_life,
     watch_parent,
 )
@@ -33,7 +33,7 @@ _GRACE_S = 5
 def main() -> int:
     """Serve until a signal arrives or the parent process ends; return the exit status."""
     document = read_start_message()
-    configure_logs(str(document.get("log_level", "info")), keep_log_apart())
+    configure_logs(str(document.get("log_level", "info")), separate_log())
     log = structlog.get_logger()
     try:
         listener = _listener(document)  # first, so that a taken port leaves nothing half started

@@ -1,1 +1,1 @@
-"""The ground floor: errors, references, ids, clocks, files, frames, slab. Standard library only; knows nothing of models."""
+"""The ground floor: errors, references, ids, clocks, backoff, files, frames, slab. Standard library only; knows no models."""

@@ -1,4 +1,4 @@
-"""Canonical JSON (RFC 8785 for documents without floats) and SHA-256 digests over it."""
+"""Canonical JSON (RFC 8785, for documents without floats) and SHA-256 digests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def canonical_json(value: object) -> bytes:
     """Encode `value` so that equal documents give equal bytes: keys sorted by UTF-16 code units, no spaces, no floats.
 
     Raises:
-        TypeError: a float, or anything else that JSON has no exact form for.
+        TypeError: a float, or any other value without an exact JSON form.
     """
     return json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
 

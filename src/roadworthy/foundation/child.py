@@ -1,8 +1,8 @@
-"""How a process that the supervisor starts gets its configuration, and how it learns that its parent is gone.
+"""The child's side of a supervised process: its configuration, its signs of life, and the exit of its parent.
 
-The parent writes ONE line of JSON to the child's standard input and keeps that end open for as long as it lives. End of file
-means that the parent died, however it died: the kernel closes it even after `kill -9`. Nothing secret stands in a command line or
-in the environment. The supervisor's children have a socket there, on which they also say that they get on.
+The parent writes ONE line of JSON to the child's standard input and keeps its end open as long as it lives. End of file means
+that the parent is gone, however it exited: the kernel closes the pipe even after `kill -9`. No secret is in a command line or in
+the environment. The supervisor's children have a socket as standard input, on which they also show life.
 
     document = read_start_message()
     watch_parent(lambda: loop.call_soon_threadsafe(stop))
@@ -26,22 +26,21 @@ from roadworthy.foundation.files import keep_private
 from roadworthy.foundation.host import end_at_once, forget_in_forks
 
 EXIT_REFUSED = 78
-"""Exit status of a child that could not start and would not, however often it were tried: the supervisor then stops everything
-instead of trying again. The child has written why to its standard error."""
+"""Exit status of a child for which another start is pointless: the supervisor then stops everything instead of trying again. The
+child writes the reason to its standard error."""
 
 LIFE_S = 1.0
-"""How often a child shows life, in seconds."""
+"""Seconds between two signs of life of a child."""
 _MAX_LINE_BYTES = 1 << 20
 _pipe: list[int] = []
 
 
 def read_start_message() -> dict[str, Any]:
-    """The start document. Call once, first thing: standard input reads as empty afterwards, for any code of a model that asks,
-    and what the process writes is its own user's only.
+    """Read the start document. Call it once, first: afterwards standard input is empty for any code of a model that reads it, and
+    files that the process creates are private to its user.
 
     Raises:
-        SettingsError: code "no-start-document": standard input has no line of JSON with an object; the process was started by
-            hand.
+        SettingsError: code "no-start-document": standard input has no line with a JSON object; the process was started by hand.
     """
     keep_private()
     descriptor = os.dup(0)
@@ -70,8 +69,8 @@ def read_start_message() -> dict[str, Any]:
 
 
 def show_life() -> None:
-    """Tell the parent that this process gets on. Call it where the work is done: that a thread runs says little."""
-    with contextlib.suppress(OSError):  # the parent is gone, or gave no socket, and so does not judge by it
+    """Show the parent that this process makes progress. Call it from the loop that does the work, not from a separate thread."""
+    with contextlib.suppress(OSError):  # the parent is gone, or gave no socket and does not judge by signs of life
         _line(_pipe[-1]).send(b".", socket.MSG_DONTWAIT)
 
 
@@ -80,10 +79,10 @@ def _line(descriptor: int) -> socket.socket:
     return socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
 
 
-def keep_log_apart() -> int:
-    """The descriptor for this process's own log, which goes where standard error went. Whatever else is printed, by a model, a
-    native library or a process that one of them starts, goes to standard output, from where the parent brings it into the log.
-    Call once, after `read_start_message` and before the log is set up."""
+def separate_log() -> int:
+    """Separate this process's log from other output; return the log's descriptor, the former standard error. Everything else that
+    is printed, by a model, a native library or a process of theirs, goes to standard output; the parent brings it into the log.
+    Call once, after `read_start_message` and before the log is configured."""
     log = os.dup(2)
     with contextlib.suppress(OSError):  # standard output is closed
         os.dup2(1, 2)
@@ -94,12 +93,11 @@ def keep_log_apart() -> int:
 
 
 def watch_parent(on_gone: Callable[[], None], *, exit_after_s: float | None = 4.0) -> None:
-    """Call `on_gone` once, in a thread of its own, when the parent is gone; needs `read_start_message` before.
+    """Call `on_gone` once, in a separate thread, when the parent is gone. Call `read_start_message` first.
 
     Args:
         on_gone: begins an orderly stop; must not block for long.
-        exit_after_s: end this process and its descendants by force that long after `on_gone` if it is still there; None
-            never does.
+        exit_after_s: seconds after `on_gone` until this process and its descendants are killed; None: never.
     """
     descriptor = _pipe[-1]
 
@@ -108,7 +106,7 @@ def watch_parent(on_gone: Callable[[], None], *, exit_after_s: float | None = 4.
             while os.read(descriptor, 4096):
                 pass
         except OSError:
-            pass  # the pipe is unusable: as good as closed
+            pass  # an unusable pipe counts as closed
         try:
             on_gone()
         finally:

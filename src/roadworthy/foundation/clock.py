@@ -1,4 +1,4 @@
-"""Time as something that is handed in: durations on the monotonic clock, timestamps on the wall clock."""
+"""Clocks to pass in: durations from the monotonic clock, timestamps from the wall clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DAY_US = 86_400_000_000
 
 
 class Clock(Protocol):
-    """What measures time; tests hand in one that they move by hand."""
+    """Measures time; tests pass in a clock that they move by hand."""
 
     def monotonic(self) -> float:
         """Seconds that only ever grow; for durations and deadlines."""
@@ -32,14 +32,13 @@ class SystemClock:
 
 
 class SteadyClock:
-    """A clock whose timestamps can be compared although the machine's wall clock may be set back: they never step back.
+    """A clock whose timestamps never step back, even when the machine's wall clock is set back.
 
-    After a step back it goes half as fast as time does until the wall clock has caught up, so that order and, roughly, distances
-    hold meanwhile. A step forward is followed at once, and so is one back by more than a day: the clock was wrong before.
-    Any thread.
+    After a step back it runs at half speed until the wall clock has caught up, so that order and, roughly, distances hold. It
+    follows a step forward at once, and also a step back of more than a day: the clock was wrong before. Any thread.
 
     Args:
-        clock: the machine's.
+        clock: the machine's clock.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -1,32 +1,32 @@
-"""Every error that Roadworthy raises on purpose, as one tree.
+"""The tree of all errors that Roadworthy raises on purpose.
 
 RoadworthyError
 ├── InvalidRequest                 the caller sent something wrong
 │   ├── InvalidInput               the rows do not fit the endpoint's signature
-│   ├── MalformedBody              the body cannot be read at all
+│   ├── MalformedBody              the body is unreadable
 │   ├── BodyTooLarge               over a size limit (bytes or rows)
-│   ├── RequestTimeout             it did not arrive in time
-│   └── UnsupportedMediaType       content type or encoding that nobody here reads
-├── Unauthenticated                no key, or an unknown one
+│   ├── RequestTimeout             the request did not arrive in time
+│   └── UnsupportedMediaType       unsupported content type or encoding
+├── Unauthenticated                missing or unknown key
 ├── Forbidden                      a known key without the role
 ├── NotFound                       nothing has that name
-├── Conflict                       the state does not allow it now
+├── Conflict                       the current state does not allow the request
 ├── Unavailable                    try again: not loaded, overloaded, stopping (retry_after_s)
-│   └── DeadlineExceeded           the caller's time was up before there was an answer
-├── ModelFault                     the model itself failed; never the caller's doing
-│   └── InputRefused               a value that fits the signature and that the model refuses, as the original does
+│   └── DeadlineExceeded           the deadline passed before there was an answer
+├── ModelFault                     the model itself failed; never the caller's fault
+│   └── InputRefused               the model refuses a value that fits the signature, as the original model does
 ├── PackageError                   a package that must not be used
 │   ├── PackageInvalid             the file or its manifest is damaged or not a package
-│   ├── PackageRefused             whole, but not trusted or not runnable here
-│   └── ProofFailed                its golden examples gave other answers
+│   ├── PackageRefused             intact, but not trusted or not runnable here
+│   └── ProofFailed                replayed golden examples gave different answers
 ├── PackError                      a model that cannot be packaged as it is
 ├── SettingsError                  faults in the configuration, all of them at once
 ├── StoreError                     the database or the blob store refuses
-└── ClientError                    what `roadworthy.Client` raises for a reply it cannot use
+└── ClientError                    `roadworthy.Client` cannot use a reply
 
 An error carries facts as attributes, a stable code, a message that is safe to show to any caller, and a hint that says what
-to do next. Nothing here knows HTTP: `problems.py` and `problems.py` translate by class. Every code has a
-heading in docs/errors.md; a test compares the two.
+to do next. This module does not know HTTP: `gateway/http/problems.py` and `control/http/problems.py` map classes to statuses.
+Every code has a heading in docs/errors.md; a test compares the two.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RoadworthyError(Exception):
         message: one sentence, safe for any caller: no path, no traceback, no internal name.
         hint: what to do next, or None.
         facts: JSON-ready details (field names, limits, expected and found values).
-        retry_after_s: seconds after which the same call may work, or None when repeating it cannot help.
+        retry_after_s: seconds after which the same call may succeed, or None when repeating it cannot help.
     """
 
     code = "internal"
@@ -78,13 +78,13 @@ class InvalidInput(InvalidRequest):
 
 
 class MalformedBody(InvalidRequest):
-    """The body cannot be read at all."""
+    """The body is unreadable."""
 
     code = "malformed-body"
 
 
 class BodyTooLarge(InvalidRequest):
-    """Over a size limit, in bytes or in rows."""
+    """The body is over a size limit, in bytes or in rows."""
 
     code = "body-too-large"
 
@@ -96,19 +96,19 @@ class RequestTimeout(InvalidRequest):
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """A content type or encoding that nobody here reads."""
+    """The content type or encoding is not supported."""
 
     code = "unsupported-media-type"
 
 
 class Unauthenticated(RoadworthyError):
-    """No key, or one that is not known."""
+    """The key is missing or unknown."""
 
     code = "unauthenticated"
 
 
 class Forbidden(RoadworthyError):
-    """A known key whose role does not allow this."""
+    """The key is known, but its role does not allow this."""
 
     code = "forbidden"
 
@@ -120,31 +120,32 @@ class NotFound(RoadworthyError):
 
 
 class Conflict(RoadworthyError):
-    """The present state does not allow it."""
+    """The current state does not allow the request."""
 
     code = "conflict"
 
 
 class Unavailable(RoadworthyError):
-    """Not now: not loaded, overloaded or stopping."""
+    """The service cannot answer now: not loaded, overloaded or stopping."""
 
     code = "unavailable"
 
 
 class DeadlineExceeded(Unavailable):
-    """The time that the caller gave was up before there was an answer."""
+    """The request's deadline passed before there was an answer."""
 
     code = "deadline-exceeded"
 
 
 class ModelFault(RoadworthyError):
-    """The model failed: an exception, a wrong shape or an unusable value. Counted against the version, never the caller."""
+    """The model failed: an exception, a wrong shape or an unusable value. It counts against the version, never the caller."""
 
     code = "model-fault"
 
 
 class InputRefused(ModelFault):
-    """A value fits the signature, and the model refuses it as the original does. It says nothing about the version's health."""
+    """The model refuses a value that fits the signature, as the original model does. It says nothing about the version's
+    health."""
 
     code = "input-refused"
 
@@ -152,7 +153,7 @@ class InputRefused(ModelFault):
 def model_fault(
     message: str, code: str, hint: str | None = None, facts: Mapping[str, object] | None = None
 ) -> ModelFault:
-    """A ModelFault that another process described, of the class that `code` belongs to."""
+    """Rebuild a ModelFault that another process described, with the class of `code`."""
     kind = InputRefused if code == InputRefused.code else ModelFault
     return kind(message, code=code, hint=hint, facts=facts)
 
@@ -164,19 +165,19 @@ class PackageError(RoadworthyError):
 
 
 class PackageInvalid(PackageError):
-    """The file or its manifest is damaged, or it is no package."""
+    """The file or its manifest is damaged, or not a package."""
 
     code = "package-invalid"
 
 
 class PackageRefused(PackageError):
-    """The package is whole, but not trusted, or not runnable in this environment."""
+    """The package is intact, but not trusted or not runnable in this environment."""
 
     code = "package-refused"
 
 
 class ProofFailed(PackageError):
-    """Replayed golden examples gave other answers; facts name the first difference."""
+    """Replayed golden examples gave different answers; facts name the first difference."""
 
     code = "proof-failed"
 
@@ -200,14 +201,14 @@ class StoreError(RoadworthyError):
 
 
 class ClientError(RoadworthyError):
-    """A reply that `roadworthy.Client` cannot turn into a result; facts["status"] is the HTTP status when there was one."""
+    """`roadworthy.Client` cannot use a reply; facts["status"] is its HTTP status, if there was one."""
 
     code = "client-error"
 
 
 def let_go(error: BaseException | None) -> None:
-    """Have an error that was told, and what caused it, hold no frames any more. A frame that an error passed holds all that was
-    worked on there, and often the error itself: then both stay until the collector comes by, which a worker lets come rarely."""
+    """Release the frames of a reported error and of its causes. A frame of a traceback holds its local variables, and often the
+    error itself; such a cycle stays until the garbage collector runs, which is rare in a worker."""
     for _ in range(10):
         if error is None:
             return

@@ -1,4 +1,4 @@
-"""Files that are either old or new, never half: write beside, fsync, rename, fsync the folder."""
+"""Files that are either old or new, never half-written: write a temporary file, fsync it, rename it, fsync the folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _PRIVATE_FOLDER = 0o700
 
 
 def keep_private() -> None:
-    """Let whatever this process writes from now on be its own user's only, under any umask that it was started with: files that
-    libraries make (a database, its journal) as well as ours. For processes that are Roadworthy's own, never for a user's."""
+    """Make all files that this process creates from now on private to its user, whatever its umask was: those of libraries (a
+    database, its journal) too. For Roadworthy's own processes, never for a user's process."""
     os.umask(0o077)
 
 
@@ -23,24 +23,25 @@ def create_private(path: Path) -> BinaryIO:
     """Open the new file `path` for writing, with mode 0600.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: the file exists.
     """
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE_FILE), "wb")
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` by `data` in one step; a reader sees the old bytes or the new ones. `mode` is set before any byte lands."""
-    beside = temporary_beside(path)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
+    """Replace the content of `path` in one step: a reader sees the old bytes or the new ones. `mode` holds from the first
+    byte."""
+    temporary = temporary_beside(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
     try:
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
+            temporary.unlink()
         raise
     fsync_folder(path.parent)
 
@@ -60,7 +61,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def sweep_temporary(folder: Path) -> int:
-    """Delete what interrupted writes left in `folder` (not below it); return how many names went. Call only at start."""
+    """Delete unfinished writes in `folder` (not below it); return how many were deleted. Call only at start."""
     swept = 0
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.name.startswith(TEMPORARY_MARK):
@@ -70,7 +71,7 @@ def sweep_temporary(folder: Path) -> int:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file or a folder with all below it; links are removed, not followed."""
+    """Delete a file, or a folder with its whole content; links are deleted, not followed."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
@@ -80,7 +81,7 @@ def remove_tree(path: Path) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Create `path`, and what is missing above it, with mode 0700 under any umask; return it."""
+    """Create `path` and its missing parents with mode 0700 under any umask; return it."""
     for folder in reversed((path, *path.parents)):
         folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
     return path

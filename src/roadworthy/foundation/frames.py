@@ -1,6 +1,6 @@
-"""Messages over a stream between processes of one machine: 4 bytes little-endian length, 1 byte kind, then the payload.
+"""Frames on a stream between workers and their agent: 4 bytes little-endian length, 1 byte kind, then the payload.
 
-Used between workers and their agent. Frames over MAX_FRAME_BYTES are refused before they are read.
+Frames over MAX_FRAME_BYTES are refused before they are read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _HEAD = struct.Struct("<IB")
 
 
 def frame_head(kind: int, length: int) -> bytes:
-    """What goes before a payload of that many bytes. `kind` is 0 to 255; what it means belongs to the two ends.
+    """The head of a frame with a payload of `length` bytes. `kind` is 0 to 255; its meaning is up to the two ends.
 
     Raises:
         ValueError: the payload is longer than MAX_FRAME_BYTES.
@@ -37,7 +37,7 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
     Raises:
         asyncio.IncompleteReadError: the other end closed.
-        ValueError: a length over MAX_FRAME_BYTES; the stream cannot be read on.
+        ValueError: a length over MAX_FRAME_BYTES; the rest of the stream is unreadable.
     """
     length, kind = _HEAD.unpack(await reader.readexactly(_HEAD.size))
     if length > MAX_FRAME_BYTES:

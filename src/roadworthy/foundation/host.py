@@ -1,11 +1,11 @@
 """Sets up a process that executes a package's code: worker, runner, and the process that proves a package at pack and push.
 
-Models start processes. What they fork must not hear the signals of this process, hold its connections or go on in its place, and
-all that they start ends with it. Runner and proof are set up alike, so that what was proved is what serves.
+Models start processes. A fork must not react to the signals of this process, hold its connections or continue its work, and all
+processes that a model starts must end with this one. Runner and proof share this setup, so that the proof holds for serving.
 
-    begin_hosting()  # before anything that registers exit handlers
+    begin_hosting()  # before anything registers exit handlers
     hear_stop(stop)
-    leave(status)  # last thing
+    leave(status)  # last
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-from roadworthy.foundation.kin import Kin, take_mark
+from roadworthy.foundation.descendants import Descendants, take_mark
 
 _STOPS: dict[signal.Signals, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
-"""The signals that tell this process to stop, and what a fresh process does with them."""
-_PATIENCE_S = 1.5
-"""How long a model's own exit handlers may take; then what they wait for is ended, and after the same time this process."""
+"""The signals that stop this process, and their handlers in a fresh process."""
+_EXIT_HANDLERS_S = 1.5
+"""How long a model's own exit handlers may take; then all descendants are killed, and after the same time again this process."""
 
 
 class _Host:
-    """What is known of this process.
+    """The state of hosting in this process.
 
     Attributes:
-        pid: of the process that began to host; a fork has another one.
+        pid: of the process that began to host; a fork has another id.
         status: its exit status, once it leaves.
-        ending: nobody is forked any more.
-        forget: all are called in each fork.
+        ending: whether forks are refused because the process ends.
+        forget: functions to call in each fork.
     """
 
     pid = 0
@@ -52,7 +52,7 @@ _blocked = threading.local()
 
 
 def begin_hosting() -> None:
-    """Have descendants carry the mark of this process, and forks begin as fresh processes do. Call in the main thread."""
+    """Mark this process and its descendants, and make forks start like fresh processes. Call in the main thread."""
     take_mark()
     _host.pid = os.getpid()
     os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_begin_fork)
@@ -60,26 +60,26 @@ def begin_hosting() -> None:
 
 
 def hear_stop(stop: Callable[[], None]) -> None:
-    """Call `stop` at SIGTERM and pass over SIGINT, whatever handlers a model has put in place. In the main thread."""
+    """Call `stop` on SIGTERM and ignore SIGINT, whatever handlers a model has installed. Call in the main thread."""
     _host.stop = stop
-    for number, handler in ((signal.SIGTERM, _told_to_stop), (signal.SIGINT, _pass_over)):
+    for number, handler in ((signal.SIGTERM, _on_stop_signal), (signal.SIGINT, _ignore)):
         if signal.getsignal(number) is not handler:
             signal.signal(number, handler)
     keep_handlers()
 
 
 def forget_in_forks(forget: Callable[[], object]) -> None:
-    """Call `forget` in each child that this process forks: it lets go of what only this process may use."""
+    """Call `forget` in each fork of this process, to release what only this process may use."""
     _host.forget.append(forget)
 
 
 def keep_handlers() -> None:
-    """Forks do not hear what the present handlers of SIGTERM and SIGINT hear."""
+    """Remember the current handlers of SIGTERM and SIGINT; forks do not inherit them."""
     _host.handlers = {number: signal.getsignal(number) for number in _STOPS}
 
 
 def end_fork(pid: int) -> None:
-    """End this process if it is not the one of that id but a fork of it. Called where a model's code comes back."""
+    """Exit if this process is a fork of process `pid`. Call it where a model's code returns."""
     if os.getpid() == pid:
         return
     error = sys.exc_info()[1]
@@ -89,45 +89,45 @@ def end_fork(pid: int) -> None:
 
 
 def end_descendants() -> None:
-    """End all that this process has started, and what that has started; and fork no more."""
+    """Kill all descendants of this process, and refuse further forks."""
     _host.ending = True
-    Kin.of(os.getpid()).end()
+    Descendants.of(os.getpid()).end()
 
 
 def end_at_once(status: int) -> NoReturn:
-    """End this process with all that it has started, without exit handlers. From any thread."""
+    """Exit at once, without exit handlers, and kill all descendants. From any thread."""
     end_descendants()
     _flush()
     os._exit(status)
 
 
 def leave(status: int) -> NoReturn:
-    """End this process in order: exit handlers of models run, but not for long. Call in the main thread."""
+    """Exit in order: exit handlers of models run, but within a time limit. Call in the main thread."""
     _host.status = status
     threading.Thread(target=_hurry, args=(status,), name="leave", daemon=True).start()
     sys.exit(status)
 
 
 def _hurry(status: int) -> None:
-    threading.Event().wait(_PATIENCE_S)
+    threading.Event().wait(_EXIT_HANDLERS_S)
     end_descendants()
-    threading.Event().wait(_PATIENCE_S)
+    threading.Event().wait(_EXIT_HANDLERS_S)
     end_at_once(status)
 
 
 def _end() -> None:
-    """The last exit handler: it was registered first."""
+    """The last exit handler to run, because it was registered first."""
     if _host.status is not None and os.getpid() == _host.pid:
         end_at_once(_host.status)
 
 
-def _told_to_stop(_number: int, _frame: FrameType | None) -> None:
+def _on_stop_signal(_number: int, _frame: FrameType | None) -> None:
     if _host.stop is not None:
         _host.stop()
 
 
-def _pass_over(_number: int, _frame: FrameType | None) -> None:
-    """A handler, unlike SIG_IGN, is not inherited by what is executed."""
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing. Unlike SIG_IGN, a handler is not inherited through exec."""
 
 
 def _hold_signals() -> None:
@@ -139,14 +139,14 @@ def _release_signals() -> None:
 
 
 def _begin_fork() -> None:
-    """In a forked child, before a signal can reach it: a pool ends its processes by SIGTERM, sometimes at once."""
+    """Set up a fork before a signal can reach it: a pool stops its processes by SIGTERM, sometimes at once."""
     if _host.ending:
         os._exit(1)
     signal.set_wakeup_fd(-1)
     for number, handler in _host.handlers.items():
         if signal.getsignal(number) == handler:
             signal.signal(number, _STOPS[number])
-    # What it forks in turn has nothing left to forget: a descriptor of that number would be another one, its own.
+    # A fork of this fork has nothing left to release: a descriptor of the same number would be its own.
     for forget in _host.forget:
         forget()
     _host.forget.clear()

@@ -1,4 +1,4 @@
-"""Ids that are made without a system call in the hot path."""
+"""Ids; those of predictions need no system call in the hot path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PredictionIds:
         self._stamp_text = ""
 
     def next(self) -> str:
-        """A new id, greater than all before it from this object while the wall clock does not step back."""
+        """A new id, greater than all earlier ones of this object unless the wall clock steps back."""
         stamp = time.time_ns() // 1_000_000
         if stamp != self._stamp:
             self._stamp = stamp
@@ -32,5 +32,5 @@ class PredictionIds:
 
 
 def random_id(prefix: str) -> str:
-    """`prefix-` and 16 random hex digits; for things made rarely: gateways, keys, boots, operations."""
+    """`prefix-` and 16 random hex digits, for rarely made ids: gateways, keys, boots, operations."""
     return f"{prefix}-{secrets.token_hex(8)}"

@@ -1,7 +1,6 @@
-"""The text of API keys: `rw_`, 8 characters that are the public id, `_`, and 40 random characters.
+"""The text of API keys: `rw_`, a public id of 8 characters, `_`, and 40 random characters.
 
-About 230 bits, so a plain SHA-256 is enough to keep one and no slow hash is needed. Made by the control
-plane and the command line, hashed by whoever compares.
+A key has about 230 random bits, so it is stored as a plain SHA-256: no slow hash is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def key_id(text: str) -> str:
     """The public id in a key's text.
 
     Raises:
-        ValueError: that is no key.
+        ValueError: `text` is not a key.
     """
     mark, _, rest = text.partition("_")
     name, _, secret = rest.partition("_")

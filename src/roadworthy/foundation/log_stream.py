@@ -1,7 +1,7 @@
-"""Where log lines go: a stream whose `write` never waits and never fails, because nothing may stand still over its log.
+"""A stream for log lines whose `write` never waits and never fails, so that no process stops because of its log.
 
-A thread writes to the descriptor. When that is blocked (a pipe that nobody reads), closed or full, lines wait within a bound;
-what does not fit is dropped and counted, and the count is told as soon as lines get through again. `runtime/logs.py`,
+A thread writes to the descriptor. While that is blocked (a pipe without a reader), closed or full, lines wait within a bound.
+Lines beyond the bound are dropped and counted, and the count is logged as soon as lines get through again. `runtime/logs.py`,
 `control/logs.py` and the supervisor write through it.
 """
 
@@ -16,19 +16,19 @@ from collections.abc import Callable
 
 MOST_HELD_BYTES = 1 << 20
 LAST_WORDS_S = 0.5
-"""How long the end of the process may be held up by lines that are not written yet."""
+"""How long lines that are not written yet may delay the exit of the process."""
 
 
 class LogStream:
-    """Looks like a text file to loggers. Any thread.
+    """Behaves like a text file for loggers. Any thread.
 
     Args:
-        descriptor: where lines are written; not owned.
-        tell: makes the line, with its line break, that tells how many were dropped.
-        most_held_bytes: bound of what waits.
+        descriptor: where to write; not owned.
+        tell: makes the log line, including its line break, for a number of dropped lines.
+        most_held_bytes: bound of the waiting lines.
 
     Attributes:
-        dropped: lines that were not written, ever.
+        dropped: number of lines that were never written.
     """
 
     def __init__(self, descriptor: int, tell: Callable[[int], str], *, most_held_bytes: int = MOST_HELD_BYTES) -> None:
@@ -43,14 +43,14 @@ class LogStream:
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        """Begin without a thread; a child that a model forked has not got its parent's."""
+        """Start without a thread; also in a forked child, which does not have its parent's thread."""
         self._some = threading.Condition()
         self._lines: deque[bytes] = deque()
         self._held_bytes = 0
         self._thread: threading.Thread | None = None
 
     def write(self, text: str) -> int:
-        """Have `text`, whole lines, written; returns at once."""
+        """Queue `text`, whole lines, for writing; return at once."""
         data = text.encode("utf-8", "backslashreplace")
         with self._some:
             if self._held_bytes + len(data) > self._most_held_bytes:
@@ -68,7 +68,7 @@ class LogStream:
         """Nothing to do: the thread writes as soon as it can."""
 
     def drain(self, within_s: float) -> bool:
-        """Wait until all is written, at most `within_s` seconds; whether it is. Called before the process ends by force."""
+        """Wait at most `within_s` seconds; return whether everything is written. Call it before a forced exit."""
         with self._some:
             return self._some.wait_for(lambda: not self._held_bytes, within_s)
 
@@ -86,7 +86,7 @@ class LogStream:
                 self._held_bytes -= sum(map(len, lines))
                 self._some.notify_all()
             if written:
-                self._tell_dropped()  # those for which there was no room until now
+                self._tell_dropped()  # lines dropped while this block was being written
 
     def _tell_dropped(self) -> None:
         dropped = self.dropped - self._told
@@ -94,12 +94,12 @@ class LogStream:
             self._told += dropped
 
     def _write_all(self, data: bytes) -> bool:
-        """False when the descriptor refused; what it had taken until then is ended by a line break next time."""
+        """Return False when the descriptor refuses; the next write then ends the torn line first."""
         rest = memoryview(b"\n" + data if self._torn else data)
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # somebody who shares the descriptor has made it so
+            except BlockingIOError:  # another process that shares the descriptor made it non-blocking
                 select.select([], [self._descriptor], [], 1.0)
             except OSError:
                 self._torn = True

@@ -1,4 +1,4 @@
-"""How much memory the machine has, as far as the system tells."""
+"""Measures how much memory the machine has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 
 def total_bytes() -> int | None:
-    """What this machine, or the container that this process is in, has; None where the system does not tell."""
+    """Bytes of memory of this machine, or of the container of this process; None when the system does not report it."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):

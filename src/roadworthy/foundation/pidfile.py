@@ -1,4 +1,4 @@
-"""One running Roadworthy per home folder: a file that is locked for as long as its process lives, and names that process."""
+"""Allows one running Roadworthy per home folder, by a file that its process keeps locked and that holds the process id."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from roadworthy.foundation.errors import Conflict
 
 @contextlib.contextmanager
 def hold_pid_file(path: Path) -> Iterator[None]:
-    """Hold `path` locked, with this process's id in it, inside the block. The lock ends with the process, however it ends.
+    """Hold `path` locked, with this process's id in it, inside the block. The lock ends with the process, however it exits.
 
     Raises:
-        Conflict: code "already-running": another process holds it; facts["pid"] names it.
+        Conflict: code "already-running": another process holds the file; facts["pid"] is its id.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -35,15 +35,14 @@ def hold_pid_file(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            os.ftruncate(
-                descriptor, 0
-            )  # the file stays: unlinking it would let two processes lock two files of that name
+            # The file stays: if it were unlinked, two processes could lock two files of that name.
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
 
 def running_pid(path: Path) -> int | None:
-    """The process that holds `path`, or None when nobody does."""
+    """The id of the process that holds `path`, or None when no process does."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Names that people type: `flights`, `flights:3`, `sha256:…`. Parsed in one place, by allow-list."""
+"""Parses the names that people type, by allow-list: `flights`, `flights:3`, `sha256:…`."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10
 
 
 def check_name(text: str, kind: str = "name") -> str:
-    """Return `text` if it may name a model, an endpoint or a gateway: 1 to 64 of a-z, 0-9, '.', '_', '-', ends alphanumeric.
+    """Return `text` if it is a valid name: 1 to 64 of a-z, 0-9, '.', '_', '-', first and last a letter or a digit.
 
     Raises:
         InvalidRequest: code "invalid-name".
     """
     if not _NAME.fullmatch(text) or ".." in text or text.split(".", maxsplit=1)[0] in _RESERVED:
         raise InvalidRequest(
-            f"that {kind} cannot be used",
+            f"invalid {kind}",
             code="invalid-name",
-            hint="use 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning and ending with a letter or a digit",
+            hint="use 1 to 64 of a-z, 0-9, '.', '_' and '-', and begin and end with a letter or a digit",
             facts={"kind": kind},
         )
     return text
 
 
 def check_digest(text: str) -> str:
-    """Return `text` if it is a full digest, `sha256:` and 64 hex digits.
+    """Return `text` if it is a full digest: `sha256:` and 64 hex digits.
 
     Raises:
         InvalidRequest: code "invalid-digest".
     """
     if not _DIGEST.fullmatch(text):
         raise InvalidRequest(
-            "that is not a package digest",
+            "not a package digest",
             code="invalid-digest",
             hint="write sha256: and 64 hexadecimal digits, as `roadworthy list` prints them",
         )
@@ -45,7 +45,7 @@ def check_digest(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class VersionReference:
-    """A model name and one of its numbered versions, written `flights:3`."""
+    """A model's name and a version number, written `flights:3`."""
 
     name: str
     version: int
@@ -63,7 +63,7 @@ class VersionReference:
         name, colon, number = text.partition(":")
         if not colon or not number.isascii() or not number.isdigit() or len(number) > 9 or int(number) < 1:
             raise InvalidRequest(
-                "that is not a model version",
+                "not a model version",
                 code="invalid-reference",
                 hint="write the model's name, a colon and the version number, like flights:3",
             )

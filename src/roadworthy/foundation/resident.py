@@ -1,4 +1,4 @@
-"""How much memory a process holds, from outside. The supervisor asks for workers, the agent for runners."""
+"""Measures from outside how much memory a process holds. The supervisor measures workers, the agent runners."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Bytes in memory.
+    """Resident memory of a process, in bytes.
 
     Attributes:
-        total: all of it, with mapped files and shared memory.
-        private: without those: what only this process can have made grow.
+        total: all of it, including mapped files and shared memory.
+        private: without mapped files and shared memory: only this process can make it grow.
     """
 
     total: int
@@ -21,7 +21,7 @@ class Resident:
 
 
 def resident(pid: int) -> Resident | None:
-    """What a process holds now; None when it is gone, or where the kernel does not tell (no /proc)."""
+    """The memory of a process now; None when the process is gone, or on systems without /proc."""
     try:
         _, total, shared, *_ = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
     except (OSError, ValueError):

@@ -1,11 +1,11 @@
-"""Numbers that several processes share and that outlive `kill -9`: one file, mapped, one block per worker slot.
+"""Numbers that several processes share and that outlive `kill -9`: one mapped file with one block per worker slot.
 
-The supervisor creates the file (`create_slab`), each worker writes the block of its own slot and no other (`SlotWriter`), the
-agent and the supervisor read all of them (`SlabReader`). There are no locks: a block has one writer, every number is one aligned
-8-byte cell, and a name appears only after everything about it is in place (its length is written last, its checksum tells a
-reader whose processor reorders writes to look again later). A replacement that takes a slot over goes on from the numbers that
-it finds, so counters never step back. Runs that need not be told apart any more can be folded into one, and their places are used
-again: the slot's turn is odd meanwhile, as during a take-over, and readers look again at the whole directory after it.
+The supervisor creates the file (`create_slab`), each worker writes only the block of its own slot (`SlotWriter`), and the agent
+and the supervisor read all blocks (`SlabReader`). There are no locks: a block has one writer, every number is one aligned 8-byte
+cell, and a name appears only after everything about it is in place (its length is written last; with its checksum, a reader on a
+processor that reorders writes knows to look again later). A replacement that takes a slot over continues with the numbers that it
+finds, so counters never step back. Runs that no longer need to be distinguished can be folded into one, and their places are
+reused. Meanwhile, as during a take-over, the slot's sequence number is odd, and readers then read the whole directory again.
 
 File: header (one page), then per slot: fixed words, directory of named runs of cells, the cells.
 """
@@ -26,10 +26,10 @@ from pathlib import Path
 from roadworthy.foundation.files import temporary_beside
 
 COUNTER = 0
-"""A cell that only grows; a replacement goes on from it."""
+"""A cell that only grows; a replacement continues from its value."""
 GAUGE = 1
-"""A cell that says how things are now, one cell wide; a replacement is told what was left in it and starts from zero."""
-_FREE = 2  # a place in the directory, with its cells, that a new run of the same width may take
+"""A cell with a current value, one cell wide; a replacement gets the value that was left in it and starts from zero."""
+_FREE = 2  # a place in the directory, with its cells, that a new run of the same width may reuse
 MAX_WIDTH = 64
 """Most cells in one named run."""
 MAX_NAME_BYTES = 304
@@ -47,8 +47,8 @@ _ENTRY = struct.Struct("<IHHII")  # length of the name, kind, width, first cell,
 _ENTRY_BYTES = _ENTRY.size + MAX_NAME_BYTES
 _LENGTH = struct.Struct("<I")
 _WORDS = 8
-_TRIES = 50  # a take-over lasts microseconds; one that was killed half-way must not hold up a reader
-_PID, _STATE, _BOOT, _HEARTBEAT, _STARTS, _CRASHES, _OVERFLOWS, _TURN = range(_WORDS)
+_TRIES = 50  # a take-over lasts microseconds; an interrupted one must not block a reader
+_PID, _STATE, _BOOT, _HEARTBEAT, _STARTS, _CRASHES, _OVERFLOWS, _SEQUENCE = range(_WORDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +81,17 @@ class _Geometry:
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """Who holds a slot.
+    """The state of a slot and its process.
 
     Attributes:
         slot: its number.
-        pid: the process that took it last; 0 when nobody did or when it left in order.
+        pid: the process that took the slot last; 0 when none has, or when that process released it in order.
         state: STARTING, READY, DRAINING, STOPPED, or "" before the first.
         boot: 16 hex digits, drawn at each take-over.
-        heartbeat_ns: the writer's last sign of life on the machine's monotonic clock.
-        starts: how often the slot was taken. crashes: how often from a process that had not left in order.
-        overflows: names that found no room.
-        alive: whether `pid` runs.
+        heartbeat_ns: the writer's last heartbeat on the machine's monotonic clock.
+        starts: how often the slot was taken. crashes: how often after a process that had not released it.
+        overflows: names that did not fit.
+        alive: whether process `pid` runs.
     """
 
     slot: int
@@ -107,7 +107,7 @@ class SlotStatus:
 
 @dataclass(frozen=True, slots=True)
 class NamedCells:
-    """One named run of cells as a reader found it."""
+    """One named run of cells, as read."""
 
     name: str
     kind: int
@@ -115,29 +115,29 @@ class NamedCells:
 
 
 def create_slab(path: Path, slots: int, *, names: int = 4_096, cells: int = 32_768) -> str:
-    """Put a new, empty slab at `path` in one step (mode 0600) and return its boot id, 16 hex digits.
+    """Create a new, empty slab at `path` in one step (mode 0600) and return its boot id, 16 hex digits.
 
-    Processes that still map an older file at that path keep it. All of its room is written here, because a page that the disk
+    Processes that still map an older file at that path keep it. The whole file is written here, because a page that the disk
     cannot provide later would kill the process that touches it.
 
     Args:
-        slots: how many writers it has room for.
+        slots: number of slots.
         names: named runs per slot. cells: 8-byte cells per slot.
     """
     boot = secrets.token_hex(8)
     geometry = _Geometry(slots, names, cells)
     header = _HEADER.pack(_MAGIC, _VERSION, slots, names, cells, boot.encode("ascii"))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = temporary_beside(path)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+    temporary = temporary_beside(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(header.ljust(_HEADER_BYTES, b"\0"))
             for _ in range(slots):
                 handle.write(bytes(geometry.block))
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return boot
 
@@ -160,21 +160,21 @@ def _map(path: Path) -> tuple[mmap.mmap, _Geometry, str]:
 
 
 class SlotWriter:
-    """The one writer of a slot. Not thread-safe: one process, one thread.
+    """The only writer of a slot. Not thread-safe: one process, one thread.
 
     Attributes:
-        slot: its number. slots: how many there are.
-        boot: 16 hex digits of this take-over. starts: how often the slot was taken, with this one.
-        values: the slot's cells as signed 64-bit integers; index them with what `place` returned.
-        left: what the predecessor left in its gauges, by name (only those that were not zero).
+        slot: its number. slots: number of slots in the slab.
+        boot: 16 hex digits of this take-over. starts: how often the slot was taken, including this time.
+        values: the slot's cells as signed 64-bit integers; index them with the results of `place`.
+        left: the predecessor's non-zero gauges, by name.
     """
 
     def __init__(self, path: Path, slot: int) -> None:
-        """Map the slot and find what its predecessor left; nothing is written before `take`.
+        """Map the slot and read what its predecessor left; nothing is written before `take`.
 
         Raises:
-            ValueError: the file is no slab of this release, or has no such slot.
-            OSError: it cannot be opened.
+            ValueError: the file is not a slab of this release, or has no such slot.
+            OSError: the file cannot be opened.
         """
         self.slot = slot
         self._mapped, self._geometry, _ = _map(path)
@@ -210,13 +210,13 @@ class SlotWriter:
         self.starts = 0
 
     def take(self, account: Callable[[Mapping[str, int]], None] | None = None) -> None:
-        """Begin to own the slot: gauges to zero, a new boot, one more start, state STARTING. Readers see all of it or nothing.
+        """Take the slot: gauges to zero, a new boot, one more start, state STARTING. Readers see all of it or nothing.
 
         Args:
-            account: is handed `left` and may `place` and add to counters.
+            account: called with `left`; it may `place` runs and add to counters.
         """
-        turn = self._words[_TURN] | 1
-        self._words[_TURN] = turn
+        sequence = self._words[_SEQUENCE] | 1
+        self._words[_SEQUENCE] = sequence
         if account is not None:
             account(self.left)
         for name, kind in self._kinds.items():
@@ -230,13 +230,13 @@ class SlotWriter:
         self.state(STARTING)
         self.heartbeat()
         self._words[_PID] = os.getpid()
-        self._words[_TURN] = turn + 1
+        self._words[_SEQUENCE] = sequence + 1
 
     def place(self, name: str, *, kind: int = COUNTER, width: int = 1) -> int:
-        """The index in `values` of a run of `width` cells called `name`; made on the first call, the same ever after.
+        """The index in `values` of the run of `width` cells called `name`; the first call creates the run.
 
-        When the table is full, or the name too long, the run is one that all such names share and nobody reads, and the slot's
-        overflow count grows.
+        When the table is full, or the name is too long, the result is a run that all such names share and that is never read, and
+        the slot's overflow count grows.
         """
         known = self._places.get(name)
         if known is not None:
@@ -252,7 +252,7 @@ class SlotWriter:
             return 0
         if free:
             position, cell = free.pop()
-            with self._turned():
+            with self._atomically():
                 self._enter(position, text, kind, (cell, width))
         else:
             position, cell = self._next_position, self._next_cell
@@ -267,42 +267,42 @@ class SlotWriter:
         entry = self._start + self._geometry.directory + position * _ENTRY_BYTES
         length = _LENGTH.unpack_from(self._mapped, entry)[0]
         self._mapped[entry + _ENTRY.size : entry + _ENTRY.size + len(text)] = text
-        # In a place that is used again the length must not be zero for a moment: whoever reads stops there.
+        # In a reused place the length must not be zero even for a moment: a reader would stop there.
         _ENTRY.pack_into(self._mapped, entry, length, kind, run[1], run[0], zlib.crc32(text))
         _LENGTH.pack_into(self._mapped, entry, len(text))
 
     @contextlib.contextmanager
-    def _turned(self) -> Iterator[None]:
-        """Readers see what happens inside all at once; inside a take-over it is part of that."""
-        turn = self._words[_TURN]
-        if turn % 2:
+    def _atomically(self) -> Iterator[None]:
+        """Make readers see all changes of the block at once; inside a take-over they become part of it."""
+        sequence = self._words[_SEQUENCE]
+        if sequence % 2:
             yield
             return
-        self._words[_TURN] = turn + 1
+        self._words[_SEQUENCE] = sequence + 1
         yield
-        self._words[_TURN] = turn + 2
+        self._words[_SEQUENCE] = sequence + 2
 
     @property
     def fullness(self) -> float:
-        """Share of the room for names or for cells that is taken, whichever is more, 0 to 1."""
+        """The used share of names or of cells, whichever is larger, 0 to 1."""
         free = [(width, len(places)) for width, places in self._free.items()]
         names = self._next_position - sum(count for _, count in free)
         cells = self._next_cell - MAX_WIDTH - sum(width * count for width, count in free)
         return max(names / self._geometry.names, cells / self._geometry.cells)
 
     def names(self) -> list[str]:
-        """Every run that has a place of its own."""
+        """The names of all runs with their own place."""
         return list(self._kinds)
 
     def fold(self, into: Mapping[str, str]) -> None:
-        """Add each run to another of the same width and kind, made if it is missing, and free its place: sums stay.
+        """Add each run to another of the same width and kind, created if missing, and free its place. Sums stay the same.
 
-        Indices that `place` returned for the folded names must not be used any more.
+        Indices that `place` returned for the folded names become invalid.
 
         Args:
-            into: the name that takes up the numbers, by the name that goes.
+            into: the name of the run to add to, by the name of the run that goes.
         """
-        with self._turned():
+        with self._atomically():
             for name, target in into.items():
                 cell, width = self._places.pop(name)
                 kind, position = self._kinds.pop(name), self._positions.pop(name)
@@ -316,10 +316,8 @@ class SlotWriter:
                     self.values[other + offset] += number
 
     def everywhere(self, name: str) -> list[tuple[list[int], bool]]:
-        """The runs of MAX_WIDTH cells called `name` in all slots that have one, and whether that slot's process runs.
-
-        For numbers that workers share. Such runs are never folded: each entry of a directory is looked at once.
-        """
+        """For numbers that workers share: the run of MAX_WIDTH cells called `name` in each slot that has one, and whether that
+        slot's process runs. Such runs are never folded, so each directory entry is read only once."""
         found = []
         for slot in range(self.slots):
             start = self._geometry.start(slot)
@@ -337,7 +335,7 @@ class SlotWriter:
         return found
 
     def ready_slots(self) -> list[int]:
-        """The slots, this one among them, whose process runs and is READY."""
+        """The slots, including this one, whose process runs and is READY."""
         found = []
         with memoryview(self._mapped) as whole, whole.cast("q") as words:
             for slot in range(self._geometry.slots):
@@ -347,24 +345,24 @@ class SlotWriter:
         return found
 
     def state(self, text: str) -> None:
-        """Say how far this process is: at most 8 ASCII characters, written at once."""
+        """Write the state of this process: at most 8 ASCII characters, written at once."""
         self._words[_STATE] = _packed(text)
 
     def heartbeat(self) -> None:
-        """A sign of life."""
+        """Write a sign of life."""
         self._words[_HEARTBEAT] = time.monotonic_ns()
 
     def release(self) -> None:
-        """Leave in order: the slot is STOPPED and its next start is no crash. The map stays open until the process ends."""
+        """Release the slot in order: it is STOPPED, and its next start does not count as a crash. The map stays open."""
         self.state(STOPPED)
         self._words[_PID] = 0
 
 
 class SlabReader:
-    """Reads all slots without ever holding up a writer.
+    """Reads all slots; never blocks a writer.
 
     Attributes:
-        slots: how many there are.
+        slots: number of slots.
         boot: the slab's own id, 16 hex digits: the gateway's boot.
     """
 
@@ -372,18 +370,18 @@ class SlabReader:
         """Map the slab at `path`.
 
         Raises:
-            ValueError: it is no slab of this release.
-            OSError: it cannot be opened.
+            ValueError: the file is not a slab of this release.
+            OSError: the file cannot be opened.
         """
         self._mapped, self._geometry, self.boot = _map(path)
         self.slots = self._geometry.slots
         self._all = memoryview(self._mapped).cast("q")
         self._known: list[list[tuple[int, str, int, int, int]]] = [[] for _ in range(self.slots)]
-        self._turns = [0] * self.slots
+        self._sequences = [0] * self.slots
         self._whole: list[list[NamedCells]] = [[] for _ in range(self.slots)]
 
     def status(self, slot: int) -> SlotStatus:
-        """Who holds the slot, and how far it is."""
+        """The state of the slot and its process."""
         words = self._read_words(slot)
         return SlotStatus(
             slot=slot,
@@ -398,17 +396,17 @@ class SlabReader:
         )
 
     def read(self, slot: int) -> tuple[SlotStatus, list[NamedCells]]:
-        """Who holds the slot and all its named runs, in the order in which they were made; never half of a take-over or of a
-        folding. While its process stands still in the midst of one, the runs are those of the last reading."""
+        """The status of the slot and all its named runs, in order of creation; never half of a take-over or folding. While the
+        slot's process is stopped in the middle of one, the runs are those of the previous reading."""
         for _ in range(_TRIES):
-            before = self._read_words(slot)[_TURN]
-            if before != self._turns[slot]:  # places may have been given to other names
-                self._turns[slot], self._known[slot] = before, []
+            before = self._read_words(slot)[_SEQUENCE]
+            if before != self._sequences[slot]:  # places may have been reused for other names
+                self._sequences[slot], self._known[slot] = before, []
             status, cells = self.status(slot), self._cells(slot)
-            if before % 2 == 0 and self._read_words(slot)[_TURN] == before:
+            if before % 2 == 0 and self._read_words(slot)[_SEQUENCE] == before:
                 self._whole[slot] = cells
                 return status, cells
-        # A process that has ended there leaves them as they are.
+        # A process that was killed in the middle leaves the cells as they are.
         return status, (self._whole[slot] if status.alive else []) or cells
 
     def _read_words(self, slot: int) -> list[int]:
@@ -436,8 +434,8 @@ class SlabReader:
 def _entries(
     mapped: mmap.mmap, geometry: _Geometry, start: int, known: int
 ) -> Iterator[tuple[int, str, int, int, int]]:
-    """(position, name, kind, width, first cell) of the directory's entries from number `known` up to the first that is not whole
-    yet."""
+    """(position, name, kind, width, first cell) of the directory's entries from position `known` up to the first incomplete
+    one."""
     for position in range(known, geometry.names):
         entry = start + geometry.directory + position * _ENTRY_BYTES
         length, kind, width, cell, checksum = _ENTRY.unpack_from(mapped, entry)
@@ -446,7 +444,7 @@ def _entries(
         text = mapped[entry + _ENTRY.size : entry + _ENTRY.size + length]
         if zlib.crc32(text) != checksum or cell + width > MAX_WIDTH + geometry.cells:
             if position + 1 < geometry.names and _LENGTH.unpack_from(mapped, entry + _ENTRY_BYTES)[0]:
-                continue  # its writer was killed while it gave the place another name
+                continue  # its writer was killed while it reused the place
             return
         yield position, text.decode("utf-8"), kind, width, cell
 

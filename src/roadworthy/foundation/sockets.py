@@ -1,4 +1,4 @@
-"""Sockets that are bound once, by the process that hands them down, and Unix sockets with paths longer than the kernel takes."""
+"""Listening sockets to hand down to children, and Unix sockets with paths longer than the kernel's limit."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def listen(host: str, port: int, *, setting: str = "port") -> socket.socket:
     Args:
         host: name or address to bind to.
         port: 0 to 65535.
-        setting: what the user would change to take another port, for the hint.
+        setting: the setting that chooses the port, for the hint.
 
     Raises:
-        SettingsError: code "port-taken" when another process listens there, "address-unusable" when this machine cannot bind it.
+        SettingsError: code "port-taken": another process listens there; "address-unusable": this machine cannot bind the address.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -44,7 +44,7 @@ def listen(host: str, port: int, *, setting: str = "port") -> socket.socket:
             raise SettingsError(
                 f"port {port} on {host} is taken by another process",
                 code="port-taken",
-                hint=f"stop what listens there, or choose another {setting}",
+                hint=f"stop that process, or choose another {setting}",
                 facts={"host": host, "port": port},
             ) from error
         raise _unusable(host, port, setting) from error
@@ -55,19 +55,19 @@ def _unusable(host: str, port: int, setting: str) -> SettingsError:
     return SettingsError(
         f"cannot listen on {host} port {port}",
         code="address-unusable",
-        hint=f"choose an address of this machine and a {setting} that this user may open (1024 and above)",
+        hint=f"choose an address of this machine and a {setting} that this user may open (1024 or higher)",
         facts={"host": host, "port": port},
     )
 
 
 @contextlib.contextmanager
 def unix_address(path: Path) -> Iterator[str]:
-    """What to hand to bind or connect for the Unix socket `path`, also when the path is longer than the kernel's limit.
+    """The address for bind or connect of the Unix socket `path`, even when the path is longer than the kernel's limit.
 
-    Valid inside the block only.
+    It is valid inside the block only.
 
     Raises:
-        SettingsError: code "path-too-long" where the system has no way around the limit.
+        SettingsError: code "path-too-long" on systems where the limit cannot be avoided.
         FileNotFoundError: the folder of `path` is missing.
     """
     if len(os.fsencode(path)) <= _MAX_UNIX_PATH_BYTES:
@@ -87,7 +87,7 @@ def unix_address(path: Path) -> Iterator[str]:
 
 
 def is_reset(end: socket.socket) -> bool:
-    """Whether the other side of a TCP connection has said that it is gone; False where the system does not tell (not Linux)."""
+    """Whether the other side has reset or closed a TCP connection; always False on systems other than Linux."""
     option = getattr(socket, "TCP_INFO", None)
     if option is None:
         return False

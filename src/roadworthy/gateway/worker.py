@@ -24,7 +24,7 @@ import uvloop
 from roadworthy.codecs.predict_json import JsonProbe
 from roadworthy.contract.local import read_part
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
-from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message, watch_parent
+from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, separate_log, watch_parent
 from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.host import begin_hosting, keep_handlers, leave
@@ -41,7 +41,7 @@ from roadworthy.gateway.readers.pool import Readers
 from roadworthy.runtime.layers.rules import Rules
 from roadworthy.runtime.loading import Loader, package_loader, without_code
 from roadworthy.runtime.logs import configure_logs, lines_dropped
-from roadworthy.runtime.manager import Apart, Manager
+from roadworthy.runtime.manager import Isolation, Manager
 from roadworthy.runtime.placement import Place, placer
 from roadworthy.runtime.record import Recorder
 from roadworthy.serving.cache.redis import RedisServer
@@ -130,7 +130,7 @@ class Worker:
         self._link = AgentLink(address, self._serving.report, self._offer, self._keep_out, self._linked)
         self._recorder = Recorder(self._loop, self._link, metrics.lost_records)
         self._dropped_before = self._dropped_told = 0
-        apart = None if place is None else Apart(Path(start.folder), place)
+        apart = None if place is None else Isolation(Path(start.folder), place)
         self._manager = Manager(load, self._serving.refresh, self._load_failed, apart)
         log_access = self._log_access if start.access_log else None
         self._readers = Readers(self._loop)
@@ -385,7 +385,7 @@ def main() -> int:
         sys.stderr.write(f"worker: {error}\n")
         return EXIT_REFUSED
     begin_hosting()
-    configure_logs(f"worker-{start.slot}", start.log_level, keep_log_apart())
+    configure_logs(f"worker-{start.slot}", start.log_level, separate_log())
     try:
         folder = Path(start.folder)
         load = package_loader(folder, start.threads)

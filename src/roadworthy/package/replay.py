@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 from roadworthy.foundation.child import read_start_message, watch_parent
 from roadworthy.foundation.confine.plan import Bounds, confined, make_plan, refusal
+from roadworthy.foundation.descendants import Descendants
 from roadworthy.foundation.errors import PackageError, PackageRefused, PackError, ProofFailed, RoadworthyError
 from roadworthy.foundation.host import begin_hosting, end_at_once, end_fork, hear_stop, leave
-from roadworthy.foundation.kin import Kin
 from roadworthy.package.archive import open_package
 from roadworthy.package.construct import construct
 from roadworthy.package.prove import prove
@@ -101,7 +101,7 @@ def _run(start: dict[str, Any], how: Replay) -> int:
         env={"PATH": os.defpath} if how.bare else None,
         start_new_session=True,
     )
-    kin = Kin.of(child.pid)
+    descendants = Descendants.of(child.pid)
     try:
         with contextlib.suppress(BrokenPipeError):  # it died already
             child.stdin.write(json.dumps(start).encode() + b"\n")  # type: ignore[union-attr]  # it is a pipe
@@ -114,7 +114,7 @@ def _run(start: dict[str, Any], how: Replay) -> int:
             hint="if the model starts processes, see that it waits for none that has ended or cannot import its code",
         ) from error
     finally:
-        kin.end()
+        descendants.end()
         child.wait()
         child.stdin.close()  # type: ignore[union-attr]  # it is a pipe
 

@@ -1,1 +1,1 @@
-"""A live version: its states, the lease that a request holds, the joining of requests, and the record of what happened."""
+"""Live versions: their states, the leases that requests hold, the joining of requests, and prediction records."""

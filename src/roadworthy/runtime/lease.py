@@ -1,4 +1,4 @@
-"""How requests hold a loaded version: it is unloaded only when the last lease on it has been given back."""
+"""Leases, by which requests hold a loaded version: it is unloaded only after its last lease has been given back."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Leases:
         self._drained: asyncio.Future[None] | None = None
 
     def take(self) -> None:
-        """Hold the version; every call that returns is followed by exactly one `give_back`.
+        """Hold the version. The caller must follow every call that returns with exactly one `give_back`.
 
         Raises:
-            Unavailable: "version-unloading": it went out of service while the request was still on its way here.
+            Unavailable: code "version-unloading": the version went out of service while the request was on its way here.
         """
         if self._closed:
             raise Unavailable(
@@ -33,13 +33,13 @@ class Leases:
         self.held += 1
 
     def give_back(self) -> None:
-        """Let go; wakes whoever waits to unload when this was the last."""
+        """Release the version; after the last lease, wake the task that waits to unload it."""
         self.held -= 1
         if not self.held and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
     async def drained(self) -> None:
-        """Give out no more leases, and wait until nobody holds the version."""
+        """Refuse further leases, and wait until no request holds the version."""
         self._closed = True
         while self.held:
             self._drained = asyncio.get_running_loop().create_future()

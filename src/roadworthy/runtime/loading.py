@@ -1,4 +1,4 @@
-"""Where packages come from: the gateway's folder. Workers load inline versions with it, runner processes a version or a rule."""
+"""Loads packages from the gateway's folder: inline versions in workers, a version or a rule in runner processes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 Loader = Callable[[PackageEntry], Executable]
-"""Constructs a package and replays its golden examples. Raises RoadworthyError, or whatever the package's code does."""
+"""Constructs a package and replays its golden examples. Raises RoadworthyError, or any error of the package's code."""
 
 
 def package_loader(folder: Path, threads: int) -> Loader:
     """A loader that constructs `folder`/packages/<digest> and replays its golden examples; `threads` bounds native pools."""
 
     def load(entry: PackageEntry) -> Executable:
-        # Imported in the loading thread: a worker accepts before it has read what only loading needs.
+        # Imported in the loading thread: a worker accepts connections before it imports what only loading needs.
         from roadworthy.package.construct import construct
         from roadworthy.package.prove import prove
 
@@ -47,7 +47,7 @@ def package_loader(folder: Path, threads: int) -> Loader:
 
 
 def rule_loader(folder: Path, name: str) -> Loader:
-    """The same for one of a package's rules, which is asked about the golden examples."""
+    """A loader of one of a package's rules, which proves the rule on the golden examples."""
 
     def load(entry: PackageEntry) -> Executable:
         from roadworthy.package.rules import load_rule, prove_rule
@@ -60,7 +60,7 @@ def rule_loader(folder: Path, name: str) -> Loader:
 
 
 def without_code(load: Loader, why: PackageRefused | None = None) -> Loader:
-    """The same for what carries no code: this process is not confined as code has to be, or another reason is told."""
+    """Restrict a loader to packages without code, because this process is not confined, or for the reason `why`."""
 
     def load_data(entry: PackageEntry) -> Executable:
         try:
@@ -76,10 +76,10 @@ def _allowed(entry: PackageEntry) -> tuple[str, ...]:
 
 
 def open_held(folder: Path, digest: str) -> Package:
-    """The package of that digest below the gateway's `folder`, verified.
+    """Open and verify the package with that digest below the gateway's `folder`.
 
     Raises:
-        PackageInvalid: as `open_package`; "package-damaged" when another package lies in its place.
+        PackageInvalid: as `open_package`; code "package-damaged" when another package is in its folder.
     """
     from roadworthy.package.archive import open_package
     from roadworthy.package.files import damaged
@@ -91,5 +91,5 @@ def open_held(folder: Path, digest: str) -> Package:
 
 
 def package_folder(folder: Path, digest: str) -> Path:
-    """Where the gateway's `folder` keeps the package of that digest."""
+    """The folder of the package with that digest, in the gateway's `folder`."""
     return folder / "packages" / digest.removeprefix("sha256:")

@@ -1,6 +1,7 @@
-"""The log of the data plane's processes: one JSON object a line on standard error. Called once by each process's main.
+"""The log of the data plane's processes: one JSON object a line on standard error.
 
-Logging never waits (`foundation/log_stream.py`): a standard error that nobody reads costs lines, which are counted, no requests.
+Logging never waits (`foundation/log_stream.py`): a standard error without a reader costs log lines, which are counted, but no
+requests.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def configure_logs(process: str, level: str = "info", descriptor: int = _STANDAR
     """Send structlog's events and the standard library's log records of this process to `descriptor` as JSON.
 
     Args:
-        process: the line's "process": "agent", "worker-0" or "runner".
-        level: the lowest level written: "debug", "info", "warning" or "error".
+        process: the value of "process" in each line: "agent", "worker-0" or "runner".
+        level: the lowest level to write: "debug", "info", "warning" or "error".
     """
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
 
@@ -71,11 +72,11 @@ def configure_logs(process: str, level: str = "info", descriptor: int = _STANDAR
 
 
 def lines_dropped() -> int:
-    """Log lines of this process that were not written."""
+    """Number of log lines of this process that were not written."""
     return sum(stream.dropped for stream in _streams)
 
 
 def write_out(within_s: float = LAST_WORDS_S) -> None:
-    """Wait for what was logged to be written, for a moment at most; called before a process ends by force."""
+    """Wait at most `within_s` seconds until all log lines are written; call it before a forced exit."""
     for stream in _streams:
         stream.drain(within_s)

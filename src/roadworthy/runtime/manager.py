@@ -1,8 +1,8 @@
-"""Loads, proves and unloads versions beside the requests. `serving/reload.py` says what is wanted and hears what changed.
+"""Loads, proves and unloads versions while requests go on. `serving/reload.py` says which are wanted, and hears of changes.
 
-An inline version is loaded in a thread of this process, one package at a time; a version that is placed apart is loaded by its
-runner processes, and awaited here. READY is published after the golden examples passed where the version executes; a version that
-is no longer wanted goes out of reach at once and is closed when its last lease is given back.
+An inline version is loaded in a thread of this process, one package at a time. An isolated version is loaded by its runner
+processes, and this process waits for them. A version is READY after its golden examples passed where it executes. A version that
+is no longer wanted takes no new requests, and is closed when its last lease is given back.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ _HERE = Placed(INLINE, "no runner processes here")
 
 
 @dataclass(frozen=True, slots=True)
-class Apart:
+class Isolation:
     """How versions are placed.
 
     Attributes:
-        folder: the gateway's; runners are reached below it.
-        place: decides; called in the loading thread.
-        patience_s: a version none of whose runners was ready after this long has failed; it becomes READY all the same when
-            one is ready later.
+        folder: the gateway's; runners have their sockets below it.
+        place: decides where a version executes; called in the loading thread.
+        ready_within_s: a version is FAILED when none of its runners is ready after this many seconds; it still becomes READY
+            when one is ready later.
     """
 
     folder: Path
     place: Place
-    patience_s: float = LOAD_S + 10.0
+    ready_within_s: float = LOAD_S + 10.0
 
 
 class Version:
     """A loaded and proved package that answers requests.
 
     Attributes:
-        digest, runtime, signature: what it is.
+        digest, runtime, signature: of the package.
         placed: where it executes.
-        leases: who holds it.
+        leases: the requests that hold it.
         batcher: answers batches.
-        barred: why it may not execute at present, though it is loaded; None when it may.
+        barred: why the loaded version may not execute now; None when it may.
     """
 
     __slots__ = ("barred", "batcher", "digest", "leases", "placed", "runtime", "signature")
@@ -84,26 +84,26 @@ class Version:
         return self.batcher.waiting
 
     def bar(self, reason: str | None) -> None:
-        """Refuse those that wait and those that come, for a reason; None ends it."""
+        """Refuse waiting and new requests for a reason; None admits them again."""
         self.barred = _barred(reason)
         self.batcher.bar(None if reason is None else partial(_barred_for, reason))
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
-        """Have `batch` answered, or refused at once while the version is barred."""
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """Answer `batch`, or refuse it at once while the version is barred."""
         if self.barred is None:
-            self.batcher.submit(batch, ticket)
+            self.batcher.submit(batch, request)
         else:
-            ticket.settle(self.barred)
+            request.settle(self.barred)
 
 
 class Manager:
     """Holds the versions of this process. Event loop only.
 
     Args:
-        load: constructs and proves; called in a thread.
+        load: constructs and proves a package; called in a thread.
         changed: called after any version's state changed.
-        failed: called with the digest and the exception of a load that failed, for the log.
-        apart: how versions are placed; None executes all of them inline.
+        failed: called with the digest and the exception of a failed load, for the log.
+        isolation: how versions are placed; None executes all of them inline.
     """
 
     def __init__(
@@ -111,12 +111,12 @@ class Manager:
         load: Loader,
         changed: Callable[[], None],
         failed: Callable[[str, BaseException], None],
-        apart: Apart | None = None,
+        isolation: Isolation | None = None,
     ) -> None:
         self._load = load
         self._changed = changed
         self._failed = failed
-        self._apart = apart
+        self._isolation = isolation
         self._entries: dict[str, PackageEntry] = {}
         self._policies: Mapping[str, tuple[Policy, ...]] = {}
         self._pinned: frozenset[str] = frozenset()
@@ -137,14 +137,14 @@ class Manager:
         policies: Mapping[str, tuple[Policy, ...]] | None = None,
         retry: bool = False,
     ) -> None:
-        """Hold exactly these packages, most urgent first, and whatever of `pinned` is loaded.
+        """Hold exactly these packages, most urgent first, and the loaded ones of `pinned`.
 
         Args:
             entries: the packages.
             pinned: digests that requests use now.
-            policies: for each digest those that place it (`placement.policies_of`); a version whose placement changes is
-                brought in at its new place before the old one goes.
-            retry: load again what failed.
+            policies: by digest, the policies that place it (`placement.policies_of`). A version whose placement changes is loaded
+                at its new place before the old one is closed.
+            retry: load failed packages again.
         """
         self._entries = {entry.digest: entry for entry in entries}
         self._policies = policies or {}
@@ -161,7 +161,7 @@ class Manager:
         self._act()
 
     def keep_out(self, reasons: Mapping[str, str]) -> None:
-        """Have these digests, and no others, execute no more: they crash their processes. Reasons by digest."""
+        """Quarantine exactly these digests, because they crash their processes. Reasons by digest."""
         self._kept_out = reasons
         for digest, version in self._versions.items():
             version.bar(reasons.get(digest))
@@ -169,11 +169,11 @@ class Manager:
         self._act()
 
     def version(self, digest: str) -> Version | None:
-        """The version of that digest if it is READY."""
+        """The version with that digest if it is READY, else None."""
         return self._versions.get(digest)
 
     def states(self) -> tuple[VersionState, ...]:
-        """How far each known package is, for the report to the agent."""
+        """The state of each known package, for the report to the agent."""
         kept_out = {digest: State.FAILED for digest in self._kept_out if digest in self._entries}
         return tuple(self._describe(digest, state) for digest, state in (kept_out | self._states).items())
 
@@ -189,7 +189,7 @@ class Manager:
         return VersionState(digest, "LOADING" if state is State.LOADING else "UNLOADED")
 
     async def close(self) -> None:
-        """Close every version once nobody holds it, and wait for a load that is under way."""
+        """Close every version once no request holds it, and wait for a load under way."""
         self._entries, self._pinned = {}, frozenset()
         self._act()
         while self._tasks:
@@ -217,7 +217,8 @@ class Manager:
         self._placed_for.pop(digest, None)
 
     def _local_states(self) -> dict[str, State]:
-        """What loads in a process apart holds up nothing here, and is given up elsewhere; what is kept out is not loaded."""
+        """The states for `next_action`. A version that loads in runners does not delay loading here;
+        `_forget_what_is_awaited_in_vain` gives it up. A quarantined version is not loaded."""
         kept_out = {d: State.UNLOADING for d in self._kept_out if d not in self._states}
         return kept_out | {d: State.UNLOADING if d in self._awaited else state for d, state in self._states.items()}
 
@@ -227,7 +228,7 @@ class Manager:
         task.add_done_callback(self._tasks.discard)
 
     async def _bring_in(self, entry: PackageEntry) -> None:
-        """Decide where the version executes, and load it here or wait for its runners."""
+        """Decide where the version executes, then load it here or wait for its runners."""
         policies = self._policies.get(entry.digest, ())
         self._placed_for[entry.digest] = policies
         try:
@@ -241,8 +242,8 @@ class Manager:
             await self._bring_in_at(entry, placed, policies)
 
     async def _bring_in_at(self, entry: PackageEntry, placed: Placed, policies: tuple[Policy, ...]) -> None:
-        if placed.where == PROCESS and self._apart is not None:
-            self._await_runners(entry, placed, self._apart)
+        if placed.where == PROCESS and self._isolation is not None:
+            self._await_runners(entry, placed, self._isolation)
             return
         loop = asyncio.get_running_loop()
         try:
@@ -250,7 +251,7 @@ class Manager:
         except RoadworthyError as error:
             self._note_failure(entry.digest, error, error.code, error.message)
         except BaseException as error:
-            # Loading calls the model's own code: whatever it raises makes this version FAILED and nothing else.
+            # Loading calls the model's own code: whatever it raises only makes this version FAILED.
             if isinstance(error, asyncio.CancelledError):
                 raise
             self._note_failure(entry.digest, error, "load-failed", "the package could not be loaded here")
@@ -259,25 +260,25 @@ class Manager:
             version = Version(entry.digest, executable.runtime, executable.package.signature, placed, batcher)
             if self._placed_for.get(entry.digest) is policies and self._states.get(entry.digest) is not State.UNLOADING:
                 self._ready(version)
-            else:  # meanwhile it was moved elsewhere, or is not wanted any more
+            else:  # it was moved meanwhile, or is no longer wanted
                 await _close_when_free(version)
         self._changed()
         self._act()
 
     def _place(self, entry: PackageEntry, policies: tuple[Policy, ...]) -> Placed:
-        return _HERE if self._apart is None else self._apart.place(entry, policies)
+        return _HERE if self._isolation is None else self._isolation.place(entry, policies)
 
-    def _await_runners(self, entry: PackageEntry, placed: Placed, apart: Apart) -> None:
+    def _await_runners(self, entry: PackageEntry, placed: Placed, isolation: Isolation) -> None:
         loop = asyncio.get_running_loop()
-        addresses = [runner_address(apart.folder, entry.digest, copy) for copy in range(placed.copies)]
+        addresses = [runner_address(isolation.folder, entry.digest, copy) for copy in range(placed.copies)]
         batcher = ProcessBatcher(entry.digest, addresses, loop, lambda: self._look_at_runners(entry.digest))
-        alarm = loop.call_later(apart.patience_s, self._lost_patience, entry.digest)
+        alarm = loop.call_later(isolation.ready_within_s, self._not_ready_in_time, entry.digest)
         self._awaited[entry.digest] = _Awaited(batcher, placed, alarm)
         batcher.connect()
         self._act()
 
     def _look_at_runners(self, digest: str) -> None:
-        """A runner of an awaited version told something new."""
+        """Act on the greeting of a runner of an awaited version."""
         awaited = self._awaited.get(digest)
         if awaited is None:
             return
@@ -296,10 +297,10 @@ class Manager:
         self._changed()
         self._act()
 
-    def _lost_patience(self, digest: str) -> None:
+    def _not_ready_in_time(self, digest: str) -> None:
         if self._states.get(digest) is State.LOADING:
             reason = "no runner process became ready in time"
-            error = Unavailable(reason, code="runner-not-ready", hint="look into the log of the runner process")
+            error = Unavailable(reason, code="runner-not-ready", hint="read the log of the runner process")
             self._note_failure(digest, error, error.code, reason)
             self._changed()
 
@@ -310,10 +311,10 @@ class Manager:
                 self._forget(digest)
 
     def _move_what_is_placed_otherwise(self) -> None:
-        """Where policies changed, bring the version in where it belongs now; it serves from its old place meanwhile."""
+        """Load versions whose policies changed at their new place; they serve from the old place meanwhile."""
         for digest in [d for d in self._entries if d in self._versions or d in self._awaited]:
             policies = self._policies.get(digest, ())
-            if self._apart is not None and policies != self._placed_for.get(digest):
+            if self._isolation is not None and policies != self._placed_for.get(digest):
                 self._placed_for[digest] = policies
                 self._start(self._move(self._entries[digest], policies))
 
@@ -342,7 +343,7 @@ class Manager:
             await self._bring_in_at(entry, placed, policies)
 
     def _ready(self, version: Version) -> None:
-        """Put a version into service, in the place of the one of its digest that was there."""
+        """Put a version into service, replacing an earlier one with its digest."""
         before = self._versions.get(version.digest)
         version.bar(self._kept_out.get(version.digest))
         version.batcher.configure(_batching(self._policies.get(version.digest, ())))
@@ -353,7 +354,7 @@ class Manager:
             self._start(_close_when_free(before))
 
     def _note_failure(self, digest: str, error: BaseException, code: str, reason: str) -> None:
-        if digest not in self._versions:  # one that only could not be moved goes on where it is
+        if digest not in self._versions:  # a version that only failed to move stays in service
             self._states[digest] = State.FAILED
             self._faults[digest] = (code, reason)
         self._failed(digest, error)
@@ -367,7 +368,7 @@ class Manager:
 
 
 def _batching(policies: Sequence[Policy]) -> Batching:
-    """How requests for a version are joined: where endpoints that share it differ, by the smaller numbers."""
+    """How requests for a version are joined. Where endpoints that share it differ, the smaller numbers hold."""
     asked = [policy.batching for policy in policies]
     return Batching(
         max_rows=min((batching.max_rows for batching in asked if batching.max_rows is not None), default=None),
@@ -381,9 +382,9 @@ def _barred(reason: str | None) -> RoadworthyError | None:
 
 def _barred_for(reason: str) -> RoadworthyError:
     return Unavailable(
-        f"this version is kept out of service: {reason}",
+        f"this version is quarantined: {reason}",
         code=KEPT_OUT,
-        hint="roll back to another version; its log has the crashes",
+        hint="roll back to another version; the log of its runner has the crashes",
         retry_after_s=60,
     )
 
@@ -399,12 +400,12 @@ class _Awaited:
         self.alarm = alarm
 
     def close(self) -> None:
-        """Wait no longer."""
+        """Stop waiting."""
         self.alarm.cancel()
         self.batcher.close()
 
 
 async def _close_when_free(version: Version) -> None:
     await version.leases.drained()
-    with contextlib.suppress(Exception):  # a model's own clean-up may fail; it is gone either way
+    with contextlib.suppress(Exception):  # a model's own clean-up may fail; the version is gone either way
         version.batcher.close()

@@ -1,8 +1,8 @@
-"""What travels with a batch through the layers that answer it, and the interface of those layers.
+"""Pending requests, which travel with a batch through the layers that answer it, and the interface of those layers.
 
-`predict.py` makes a ticket for each request; cache, fallback, breaker and batcher each are a `Submitter` around the next
-one. No futures: an outcome is handed on by a plain call, because at tens of thousands of requests a second each hop through the
-event loop costs as much as the model.
+The pipeline makes a `PendingRequest` for each request; cache, fallback, breaker and batcher each are a `Submitter` around the
+next one. There are no futures: an outcome is passed on by a plain call, because at tens of thousands of requests a second each
+hop through the event loop costs as much as the model.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.schema.batch import Batch
 
 Notes = tuple[tuple[bytes, bytes], ...]
-"""Headers that a layer wants the reply to have."""
+"""Headers that a layer adds to the reply."""
 
 
 class Answer(msgspec.Struct, eq=False):
-    """The answer to one request: rows `start` to `stop` (exclusive) of a run that it shared with others.
+    """The answer to one request: rows `start` to `stop` (exclusive) of a run that it may share with other requests.
 
-    Protocols that encode row by row may encode `joined` once and cut; the others take `batch()`.
+    Codecs that encode row by row may encode `joined` once and cut; the others use `batch()`.
 
     Attributes:
-        source: what gave it: "" the version that was chosen; "cache"; or a fallback: "version", "rule", "cached", "static".
-        notes: headers that layers want the reply to have.
-        by: what stands for the version that answered in the place of the chosen one, as the gateway bound it; else None.
-        instead_of: the error of the chosen version that a fallback answered for, else None: it is no caller's to see, but still
-            to be logged and counted against that version.
+        source: what answered: "" the chosen version; "cache"; or a fallback: "version", "rule", "cached", "static".
+        notes: headers that layers add to the reply.
+        by: the variant that answered instead of the chosen one; else None.
+        instead_of: the error of the chosen version when a fallback answered; else None. No caller sees it, but it is logged and
+            counts against that version.
     """
 
     joined: Batch
@@ -53,7 +53,7 @@ class Answer(msgspec.Struct, eq=False):
         by: object = None,
         instead_of: RoadworthyError | None = None,
     ) -> Answer:
-        """The same with what a layer has to tell of it."""
+        """The same answer with additional notes, and with the source and facts that are given."""
         return Answer(
             self.joined,
             self.start,
@@ -66,17 +66,17 @@ class Answer(msgspec.Struct, eq=False):
 
 
 Outcome = Answer | RoadworthyError
-"""An error is a ModelFault (the version's doing), DeadlineExceeded, Unavailable, or another the caller may see."""
+"""An error is a ModelFault (the version's fault), DeadlineExceeded, Unavailable, or another error that the caller may see."""
 
 
 class PendingRequest:
     """One waiting request. Event loop only.
 
     Attributes:
-        deadline: on the monotonic clock, seconds; after it nobody waits for the answer any more.
+        deadline: seconds on the monotonic clock; after it the caller no longer waits for the answer.
         caller: id of the caller's key, or "".
-        done: settled, or dropped because the caller is gone: it must not be run any more, and settling it does nothing.
-        running: the model has begun with it.
+        done: settled, or dropped because the caller is gone: it must not run any longer, and settling it does nothing.
+        running: whether the model has begun with it.
     """
 
     __slots__ = ("caller", "deadline", "done", "running")
@@ -88,24 +88,24 @@ class PendingRequest:
         self.running = False
 
     def settle(self, outcome: Outcome) -> None:
-        """Take the outcome, unless `done`; called by the event loop's thread. The first call counts."""
+        """Take the outcome, unless `done`. Only the first call counts."""
         if not self.done:
             self.done = True
             self.settled(outcome)
 
     def settled(self, outcome: Outcome) -> None:
-        """What to do with the outcome; called once at most. Must not raise."""
+        """Handle the outcome; called at most once. Must not raise."""
         raise NotImplementedError
 
     def drop(self) -> None:
-        """Nobody waits any more: whatever has not begun is not begun."""
+        """Give the request up: the caller no longer waits, so what has not begun does not begin."""
         self.done = True
 
 
 class ForwardedRequest(PendingRequest):
-    """The ticket that a layer hands down in the place of the one that it was given.
+    """The request that a layer passes down instead of the one that it got, its `outer` request.
 
-    It is done when that one is: who is gone at the top is not run at the bottom. That it runs is told upwards.
+    It is done when the outer request is: a request whose caller is gone does not run. Its `running` sets that of the outer one.
     """
 
     __slots__ = ("_settled", "outer")
@@ -144,13 +144,13 @@ class ForwardedRequest(PendingRequest):
 
 
 class AlwaysSettled(ForwardedRequest):
-    """As ForwardedRequest, but settled in any case, even when its caller is gone: for layers that hold something until then."""
+    """A ForwardedRequest that is settled in any case, even when its caller is gone, for layers that hold something meanwhile."""
 
     __slots__ = ()
 
     @property
     def done(self) -> bool:
-        """Settled."""
+        """Whether it is settled."""
         return self._settled
 
     @done.setter
@@ -159,8 +159,8 @@ class AlwaysSettled(ForwardedRequest):
 
 
 class Submitter(Protocol):
-    """A layer: answers batches, by itself or through the layer below."""
+    """A layer: answers batches itself or through the layer below."""
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
-        """Have `ticket` settled, now or later, exactly once; at its deadline with DeadlineExceeded at the latest."""
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """Settle `request` exactly once, now or later; at the latest at its deadline, with DeadlineExceeded."""
         ...

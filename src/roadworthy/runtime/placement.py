@@ -1,7 +1,7 @@
-"""Where a version executes: inline in each worker, or in runner processes that all workers of the machine share.
+"""Decides where a version executes: inline in each worker, or isolated in runner processes that all workers of the machine share.
 
-`decide` is pure: workers and the agent's keeper ask it with the same snapshot and the same package on disk, and so agree without
-talking. docs/decisions/0004-runner-processes.md has the measurements behind the numbers.
+`decide` is pure: workers and the agent's keeper call it with the same snapshot and the same package on disk, so they agree
+without exchanging messages. docs/decisions/0004-runner-processes.md has the measurements behind the numbers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.runtime.loading import package_folder
 
 SLOW_S = 0.002
-"""A single row that takes longer than this would hold up everything else on a worker's event loop."""
+"""A model that takes longer than this for one row would block a worker's event loop."""
 ROWS_PER_S_OF_ONE = 100.0
-"""Another copy for each 1/ROWS_PER_S_OF_ONE seconds that a single row takes, up to half of the processors."""
+"""One more copy for each 1/ROWS_PER_S_OF_ONE seconds that a single row takes, up to half of the processors."""
 LEAST_HANG_S = 10.0
 
 INLINE, PROCESS = "inline", "process"
@@ -33,12 +33,12 @@ class Facts:
     """What is known of a package before anything of it runs.
 
     Attributes:
-        runtime: name of the one that serves. framework: which framework file loads it.
-        carries_code: running it executes code of the package.
-        apart: why its files must not run inside a worker, in words; None when they may.
+        runtime: name of the runtime that serves. framework: which framework file loads it.
+        carries_code: whether running it executes code of the package.
+        isolated: why its files must not run inside a worker, in words; None when they may.
         rules: names of its rules.
-        one_row_s: how long a single row took when it was packed; None when that was not noted.
-        withheld: why a faster runtime in the package does not serve; None where all may.
+        one_row_s: how many seconds a single row took at pack; None when not recorded.
+        withheld: why a faster runtime in the package does not serve; None when all may.
     """
 
     runtime: str
@@ -46,7 +46,7 @@ class Facts:
     carries_code: bool
     one_row_s: float | None = None
     withheld: str | None = None
-    apart: str | None = None
+    isolated: str | None = None
     rules: tuple[str, ...] = ()
 
 
@@ -57,10 +57,10 @@ class Placed:
     Attributes:
         where: INLINE or PROCESS.
         reason: in words, shown by `roadworthy status`.
-        copies: runner processes. threads: bound of native thread pools in each.
-        memory_mb: bound of each, None for none. hang_s: a run that lasts longer ends its process.
-        max_rows: rows of one joined run, None for what pays.
-        rules: names of the rules that the package has; each executes apart, wherever the version does.
+        copies: number of runner processes. threads: bound of native thread pools in each.
+        memory_mb: memory bound of each; None for no bound. hang_s: a run that lasts longer ends its process.
+        max_rows: most rows of one joined run; None learns how many pay off.
+        rules: names of the package's rules; each executes in its own runner, wherever the version executes.
     """
 
     where: str
@@ -76,29 +76,29 @@ class Placed:
         return f"{self.where}: {self.reason}"
 
     def told(self) -> str:
-        """All in one line, for reports."""
+        """The whole placement in one line, for reports."""
         return str(self) if self.where == INLINE else f"{self}; copies {self.copies}, threads {self.threads}"
 
     def same_place(self, other: Placed) -> bool:
-        """Whether a version need not be brought in anew."""
+        """Whether a version placed so would not have to be loaded again for `other`."""
         return self.where == other.where and (self.where == INLINE or self.copies == other.copies)
 
     def of_rule(self) -> Placed:
-        """Where each of the rules executes: in one process, within the bounds that hold for a runner of the version."""
+        """Where each rule executes: in one process, within the bounds of a runner of the version."""
         return replace(self, where=PROCESS, reason="rule", copies=1, threads=1, max_rows=None, rules=())
 
 
 Place = Callable[[PackageEntry, Sequence[Policy]], Placed]
-"""Decides for one package with the policies of the endpoints that use it. Reads from disk; may raise RoadworthyError."""
+"""Places one package by the policies of the endpoints that use it. Reads from disk; may raise RoadworthyError."""
 
 
 def decide(policies: Sequence[Policy], facts: Facts, cpus: int = 1) -> Placed:
-    """Where the version executes.
+    """Decide where the version executes.
 
     Args:
-        policies: of all endpoints that use it; empty counts as one with the defaults. Where they differ, a process wins.
+        policies: of all endpoints that use it; empty counts as one policy with the defaults. Where they differ, isolation wins.
         facts: about its package.
-        cpus: processors of this machine.
+        cpus: number of processors of this machine.
     """
     asked = [policy.placement for policy in policies or (Policy(),)]
     where, reason = _where([placement.where for placement in asked], facts)
@@ -121,8 +121,8 @@ def decide(policies: Sequence[Policy], facts: Facts, cpus: int = 1) -> Placed:
 def _where(asked: Sequence[str], facts: Facts) -> tuple[str, str]:
     if PROCESS in asked:
         return PROCESS, "asked for"
-    if facts.apart is not None:
-        return PROCESS, facts.apart
+    if facts.isolated is not None:
+        return PROCESS, facts.isolated
     if "auto" not in asked:
         return INLINE, "asked for"
     if facts.carries_code:
@@ -145,68 +145,68 @@ def _hang_s(policy: Policy) -> float:
 
 
 def policies_of(snapshot: Snapshot) -> Mapping[str, tuple[Policy, ...]]:
-    """For each package of the snapshot the policies that place it: of endpoints whose split or fallback names it, or else of
-    those that serve another version of its model, so that a version is where it will be before it gets traffic. One that is only
-    shadowed is apart: no caller may wait for it, and none may lose a worker to it."""
+    """For each package of the snapshot, the policies that place it: those of endpoints whose split or fallback names it, else
+    those of endpoints that serve another version of its model, so that a version has its place before it gets traffic. A version
+    that only gets mirrored requests is isolated: no caller may wait for it, nor lose a worker to it."""
     models = {package.digest: package.model for package in snapshot.packages}
     direct: dict[str, list[Policy]] = {}
     of_model: dict[str, list[Policy]] = {}
     for endpoint in snapshot.endpoints:
-        digests = {arm.digest for arm in endpoint.split}
+        digests = {variant.digest for variant in endpoint.split}
         digests |= {step.digest for step in endpoint.policy.fallback if step.digest is not None}
         for digest in digests:
             direct.setdefault(digest, []).append(endpoint.policy)
         rollout = endpoint.rollout
         if rollout is not None and rollout.shadow:
-            direct.setdefault(rollout.canary, []).append(_apart(endpoint.policy))
+            direct.setdefault(rollout.canary, []).append(_isolated(endpoint.policy))
         for model in {models[digest] for digest in digests if digest in models}:
             of_model.setdefault(model, []).append(endpoint.policy)
     return {digest: tuple(direct.get(digest) or of_model.get(model) or ()) for digest, model in models.items()}
 
 
 def rules_of(snapshot: Snapshot) -> Mapping[str, frozenset[str]]:
-    """For each package of the snapshot the rules that policies name for it: of endpoints that serve a version of its model, so
-    that the rules of a version are there before it gets traffic, and when it gets it back."""
+    """For each package of the snapshot, the rules that the policies of endpoints name which serve any version of its model. So a
+    version's rules run before it gets traffic, and when it gets traffic back."""
     models = {package.digest: package.model for package in snapshot.packages}
     of_model: dict[str, set[str]] = {}
     for endpoint in snapshot.endpoints:
         named = {step.rule for step in endpoint.policy.fallback if step.rule is not None}
         tried = () if endpoint.rollout is None else (endpoint.rollout.canary,)
-        for digest in (*(arm.digest for arm in endpoint.split), *tried):
+        for digest in (*(variant.digest for variant in endpoint.split), *tried):
             of_model.setdefault(models.get(digest, ""), set()).update(named)
     return {digest: frozenset(of_model.get(model, ())) for digest, model in models.items()}
 
 
-def _apart(policy: Policy) -> Policy:
+def _isolated(policy: Policy) -> Policy:
     return msgspec.structs.replace(policy, placement=msgspec.structs.replace(policy.placement, where=PROCESS))
 
 
 def placer(folder: Path, confinement: str = REQUIRED) -> Place:
-    """The `Place` of this machine, for the packages below the gateway's `folder`. Workers are not confined: no policy has one of
-    them execute a package's code, unless `confinement` is BEST_EFFORT and the code was granted nothing."""
+    """The `Place` of this machine, for packages below the gateway's `folder`. Workers are not confined, so they execute a
+    package's code only if a policy says so, `confinement` is BEST_EFFORT, and the code has no grants."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def place(entry: PackageEntry, policies: Sequence[Policy]) -> Placed:
         facts = facts_of(package_folder(folder, entry.digest), entry.digest)
         if entry.grants:
-            facts = replace(facts, apart=f"carries code, granted {', '.join(entry.grants)}")
+            facts = replace(facts, isolated=f"carries code, granted {', '.join(entry.grants)}")
         elif facts.carries_code and confinement == REQUIRED:
-            facts = replace(facts, apart=facts.apart or "carries code")
+            facts = replace(facts, isolated=facts.isolated or "carries code")
         return decide(policies, facts, cpus)
 
     return place
 
 
 def facts_of(folder: Path, digest: str) -> Facts:
-    """What is known of the package in the unpacked `folder`: of the runtime that serves what its bytes are, whatever the package
-    says of itself.
+    """The facts of the package in the unpacked `folder`, judged by the bytes of the serving runtime's files, not by the package's
+    own claims.
 
     Raises:
-        PackageInvalid: it is not there, cannot be read, is another package, or contradicts itself.
-        PackageRefused: "unknown-framework".
-        OSError: it went away meanwhile.
+        PackageInvalid: the package is missing, unreadable, another package, or contradicts itself.
+        PackageRefused: code "unknown-framework".
+        OSError: the package was deleted meanwhile.
     """
-    # Imported when used: a worker accepts before it has read what only loading needs.
+    # Imported when used: a worker accepts connections before it imports what only loading needs.
     from roadworthy.foundation.errors import PackageInvalid
     from roadworthy.package.attestations import COMPILE, FOLDER, PROOF, read_attestation
     from roadworthy.package.files import FolderFiles, damaged
@@ -217,7 +217,7 @@ def facts_of(folder: Path, digest: str) -> Facts:
     try:
         manifest = read_manifest((folder / MANIFEST).read_bytes())
     except FileNotFoundError as error:
-        raise PackageInvalid("the package is not here", code="not-a-package", hint="it is being fetched") from error
+        raise PackageInvalid("the package is not here yet", code="not-a-package", hint="it is being fetched") from error
     if manifest.digest != digest:
         raise damaged(MANIFEST)
     said = {}

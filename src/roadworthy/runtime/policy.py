@@ -1,4 +1,4 @@
-"""What to load or unload next: a pure function of what is wanted and how far each version is. `runtime/manager.py` asks it."""
+"""Decides what to load or unload next: a pure function of the wanted packages and the states of versions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """How far a version is here. One-way: LOADING, then READY or FAILED; READY, then UNLOADING, then it is forgotten."""
+    """The state of a version here. One-way: LOADING, then READY or FAILED; READY, then UNLOADING, then it is forgotten."""
 
     LOADING = "LOADING"
     READY = "READY"
@@ -25,14 +25,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """Take this version out of service and close it once nobody holds it."""
+    """Take this version out of service and close it once no request holds it."""
 
     digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Drop what is known of a version that failed and is no longer wanted."""
+    """Forget a failed version that is no longer wanted."""
 
     digest: str
 
@@ -41,10 +41,10 @@ Action = Load | Unload | Forget
 
 
 def next_action(wanted: Sequence[str], pinned: Collection[str], states: Mapping[str, State]) -> Action | None:
-    """The one thing to do now, or None.
+    """The next action, or None.
 
-    Room is made before it is taken: what nobody wants goes first. Loading is one at a time, so that two large models never
-    peak together, in the order of `wanted`. What is `pinned` (it answers requests now) is never unloaded, wanted or not.
+    Unwanted versions are unloaded before others are loaded, to free memory first. Versions load one at a time, in the order of
+    `wanted`, so that two large models never peak together. A `pinned` version (it answers requests now) is never unloaded.
 
     Args:
         wanted: digests to hold, most urgent first.

@@ -1,7 +1,7 @@
-"""Keeps what was predicted until the agent has taken it. `gateway/http/predict.py` appends, the link to the agent carries.
+"""Buffers prediction records until the link to the agent takes them.
 
-Records wait a few milliseconds to travel together. While the link takes nothing they wait within a bound, and the link is tried
-again for as long as any of them waits. What does not fit is dropped and counted, never silently.
+Records wait a few milliseconds to travel together. While the link takes nothing, they wait within a bound, and a timer tries the
+link as long as any record waits. Records that do not fit are dropped and counted.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _FRAME_BYTES = 8 << 20
 
 
 class Carrier(Protocol):
-    """What takes encoded records towards the agent."""
+    """Takes encoded records to the agent."""
 
     def ready(self) -> bool:
-        """Whether it takes a payload now: there is a link, and it is not full."""
+        """Whether it takes a payload now: the link exists and is not full."""
         ...
 
     def carry(self, payload: bytearray) -> None:
-        """Take `encode_records`' bytes. Only called when `ready`."""
+        """Take bytes from `encode_records`. Only called when `ready`."""
         ...
 
 
 class Recorder:
-    """A bounded buffer of records. Event loop only; `append` is in the path of every request. While records wait, a timer runs:
-    they go on without any further record, and without a word from the link.
+    """A bounded buffer of records. Event loop only; `append` is in the path of every request. While records wait, a timer sends
+    them on, without a further record or a signal from the link.
 
     Args:
         carrier: the link to the agent.
         lost: called with the number of records that were just dropped.
 
     Attributes:
-        dropped: how many that were in all.
+        dropped: number of records dropped so far.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, carrier: Carrier, lost: Callable[[int], None]) -> None:
@@ -58,7 +58,8 @@ class Recorder:
         return len(self._held)
 
     def append(self, kind: RecordKind, row: RecordRow) -> None:
-        """Keep a record for the next frame, or drop and count it when the bound is reached. One object a kind is best."""
+        """Buffer a record for the next frame, or drop and count it at the bound. Use one object for each kind: rows of the same
+        object are encoded together."""
         size = len(row[7]) + len(row[8]) + _OVERHEAD_BYTES
         if self._held_bytes + size > MAX_HELD_BYTES:
             self.dropped += 1
@@ -73,7 +74,7 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Hand over what is held, as far as the link takes it. Called by the timer, a full frame, a new link and at the end."""
+        """Hand buffered records to the link, as far as it takes them. The timer, a full frame, a new link and the end call it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -92,7 +93,7 @@ class Recorder:
             self._timer = self._loop.call_later(FLUSH_AFTER_S, self.flush)
 
     def _next_frame(self) -> tuple[int, int]:
-        """How many of the oldest records travel together, and of how many bytes they are."""
+        """The number of oldest records that travel together, and their bytes."""
         if len(self._held) <= FLUSH_RECORDS and self._held_bytes <= _FRAME_BYTES:
             return len(self._held), self._held_bytes
         count = size = 0

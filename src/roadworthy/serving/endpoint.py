@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from roadworthy.contract.snapshot import EndpointEntry, PackageEntry
 from roadworthy.foundation.errors import InvalidInput, PackageInvalid
 from roadworthy.runtime.layers.fallback import RULE, VERSION
 from roadworthy.runtime.layers.rules import Rules
-from roadworthy.runtime.layers.stack import Parts, layered
+from roadworthy.runtime.layers.stack import layered
 from roadworthy.runtime.manager import Version
 from roadworthy.runtime.pending import Submitter
 from roadworthy.schema.batch import Layout
@@ -187,17 +186,17 @@ class _Binding:
             policy = msgspec.structs.replace(policy, cache=None)
         if policy.cache is None and policy.breaker is None and not policy.fallback:
             return arm
-        parts = Parts(
-            digest=package.digest,
-            signature=signature,
-            loop=asyncio.get_running_loop(),
+        top = layered(
+            arm.version,
+            policy,
+            package.digest,
+            Layout(signature.outputs),
             counts=LayerCounts(self._metrics, self._entry.name),
             cells=lambda window_s: self._cells(number, owner_of(package.digest, window_s)),
-            stand_in=partial(self._stand_in, package.digest, signature),
-            rule=partial(self._rule, package, arm.version),
+            find=partial(self._fallback, package, arm.version, signature),
             shared=None if shared is None else shared.bound(Layout(arm.version.signature.outputs)),
         )
-        return replace(arm, submit=layered(arm.version, policy, parts).submit)
+        return replace(arm, submit=top.submit)
 
     def trial(self, arms: Sequence[Variant], signature: Signature) -> RolloutAssignment | None:
         """The endpoint's rollout, if it is in one."""
@@ -221,11 +220,22 @@ class _Binding:
     def _cells(self, number: int, owner: int) -> BreakerCells:
         return BreakerCells(self._metrics, self._entry.name, number, owner)
 
-    def _rule(self, package: PackageEntry, version: Version, name: str) -> Submitter | None:
-        return self._rules.get(package, name) if self._rules is not None and name in version.placed.rules else None
+    def _fallback(
+        self, chosen: PackageEntry, version: Version, signature: Signature, step: Fallback
+    ) -> tuple[str, Submitter] | None:
+        if step.kind == RULE:
+            return self._rule(chosen, version, step.rule)
+        return self._other_version(chosen.digest, signature, step.digest)
 
-    def _stand_in(self, chosen: str, signature: Signature, step: Fallback) -> tuple[str, FallbackVersion] | None:
-        digest = step.digest
+    def _rule(self, package: PackageEntry, version: Version, name: str | None) -> tuple[str, Submitter] | None:
+        if name is None or self._rules is None or name not in version.placed.rules:
+            return None
+        rule = self._rules.get(package, name)
+        return None if rule is None else (name, rule)
+
+    def _other_version(
+        self, chosen: str, signature: Signature, digest: str | None
+    ) -> tuple[str, FallbackVersion] | None:
         if digest is None or digest == chosen:
             return None
         version, package = self._find(digest), self._packages.get(digest)

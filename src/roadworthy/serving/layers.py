@@ -50,7 +50,7 @@ class BreakerCells:
         """As in Cells; once another version is here, numbers that nobody reads."""
         return self._run if self._run[OWNER] == self._owner else self._nowhere
 
-    def everybody(self) -> Iterable[tuple[Sequence[int], bool]]:
+    def all_workers(self) -> Iterable[tuple[Sequence[int], bool]]:
         """As in Cells."""
         return [(run, alive) for run, alive in self._read() if run[OWNER] == self._owner]
 

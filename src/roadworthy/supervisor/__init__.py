@@ -1,1 +1,1 @@
-"""The first process of a machine: starts the children that the command line planned, watches them, stops them in order."""
+"""The supervisor, first process of a machine: starts the planned children, watches them and stops them in order."""

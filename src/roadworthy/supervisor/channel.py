@@ -1,19 +1,20 @@
-"""Children that another child orders: the agent orders the runner processes here, so that its own death does not end them.
+"""The channel by which one child orders others: the agent orders the runner processes here, so that they outlive the agent.
 
-The orderer inherits one end of a socket pair as `children_fd`. Messages are JSON, one a line. From it:
+The ordering child inherits one end of a socket pair as `children_fd`. Messages are JSON, one a line. It sends:
 
-- `{"children": [{"name", "argv", "document", "grace_s"}, …]}`: the WHOLE list of what is wanted. Missing ones are started,
-  those no longer named are told to stop, dead ones are started again with the usual pauses. A name stands for one child: a
-  document that changes under it counts from its next start on.
-- `{"kill": name, "pid": …, "reason": …}`: end that life of an ordered child at once; the reason comes back with its death.
+- `{"children": [{"name", "argv", "document", "grace_s"}, …]}`: the WHOLE list of wanted children. The supervisor starts missing
+  ones, stops those no longer named, and restarts exited ones with the usual backoff. A name stands for one child: a document that
+  changes under a name takes effect at the child's next start.
+- `{"kill": name, "pid": …, "reason": …}`: end that process of an ordered child at once; the report of its exit repeats the
+  reason.
 - `{"hello": true}`: answered with `{"running": [{"name", "pid"}, …]}`.
-- `{"heard": number}`: it has acted on this message and all before it.
+- `{"heard": number}`: it has acted on the message with this number and on all earlier ones.
 
-To it, for ordered children and for workers (those with "slot"): `{"started": name, "pid"}`; `{"died": name, "pid", "status",
-"lived_s", "deaths", "next_start_s", "reason"}`, for a worker with the gauges that it "left"; `{"recycled": name, "slot",
-"reason"}`, each with a "number". What happens while the orderer is away, and what it has not heard when it ends, is told when it
-says hello again: so nothing is lost, and something may come twice. Each life of the orderer has a channel of its own, so nobody
-reads half of another's message.
+It receives, for ordered children and for workers (those with "slot"): `{"started": name, "pid"}`; `{"died": name, "pid",
+"status", "lived_s", "deaths", "next_start_s", "reason"}`, for a worker with the gauges that it "left"; `{"recycled": name,
+"slot", "reason"}`, each with a "number". Events during its absence, and events that it had not confirmed with "heard" when it
+exited, are sent after its next hello: no event is lost, and some may come twice. Each process of the ordering child has its own
+channel, so it never reads half of a message to its predecessor.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,149}", re.ASCII)
 
 
 class _Message(NamedTuple):
-    """One line to the orderer; what `lasts` is of use to its next life too."""
+    """One line to the ordering child. With `lasts`, its next process gets the message too."""
 
     number: int
     line: bytes
@@ -42,14 +43,14 @@ class _Message(NamedTuple):
 
 
 class SupervisorChannel:
-    """One orderer's list and channel.
+    """The list of ordered children, and the channel to the child that orders them.
 
     Args:
         orders: what may be ordered.
-        taken: names that stand in the plans.
+        taken: names of planned children, which no ordered child may have.
 
     Attributes:
-        wanted: the list in force, by name; None before the first one.
+        wanted: the list in force, by name; None before the first list.
     """
 
     def __init__(self, orders: Orders, taken: Collection[str]) -> None:
@@ -59,12 +60,12 @@ class SupervisorChannel:
         self._near: socket.socket | None = None
         self._received = bytearray()
         self._sending = bytearray()
-        self._messages: deque[_Message] = deque(maxlen=_MOST_WAITING)  # those that it has not heard
+        self._messages: deque[_Message] = deque(maxlen=_MOST_WAITING)  # those not confirmed yet
         self._number = self._sent = 0
         self._greeted = False
 
     def open(self) -> socket.socket:
-        """A new channel; its far end, for the orderer that is being started."""
+        """Open a new channel and return its far end, for the ordering child that is about to start."""
         self.close()
         near, far = socket.socketpair()
         near.setblocking(False)
@@ -72,7 +73,7 @@ class SupervisorChannel:
         return far
 
     def close(self) -> None:
-        """The orderer is gone. What was ordered stays."""
+        """Close the channel: the ordering child is gone. Ordered children stay."""
         if self._near is not None:
             self._near.close()
         self._near = None
@@ -84,16 +85,16 @@ class SupervisorChannel:
 
     @property
     def reads(self) -> list[socket.socket]:
-        """To wait on for orders."""
+        """Sockets to wait on for orders."""
         return [] if self._near is None else [self._near]
 
     @property
     def writes(self) -> list[socket.socket]:
-        """To wait on for room."""
+        """Sockets to wait on until more can be sent."""
         return [self._near] if self._near is not None and self._sending else []
 
     def receive(self) -> list[dict[str, Any]]:
-        """What the orderer said; never waits."""
+        """The messages that have arrived; never waits."""
         self._flush()
         while self._near is not None:
             try:
@@ -103,7 +104,7 @@ class SupervisorChannel:
             except OSError:
                 block = b""
             self._received += block
-            unfinished = len(self._received) - self._received.rfind(b"\n") - 1  # whole lines may be many
+            unfinished = len(self._received) - self._received.rfind(b"\n") - 1  # whole lines have no limit
             if not block or unfinished > _LONGEST_MESSAGE:
                 self.close()
         *lines, rest = bytes(self._received).split(b"\n")
@@ -111,30 +112,30 @@ class SupervisorChannel:
         return [message for line in lines if (message := _parsed(line)) is not None]
 
     def take_list(self, message: Mapping[str, Any]) -> None:
-        """Take a whole list; one with anything wrong in it is refused whole, and the one before stays in force."""
+        """Take a whole list of wanted children. A list with any fault is refused whole, and the previous one stays in force."""
         try:
             plans = [self._plan(entry) for entry in message["children"]]
             if len(plans) > self._orders.most:
-                raise ValueError(f"more than {self._orders.most} children")
+                raise ValueError(f"{len(plans)} children, at most {self._orders.most} are allowed")
             if len({plan.name for plan in plans}) != len(plans):
-                raise ValueError("a name stands twice")
+                raise ValueError("two children have the same name")
         except (KeyError, TypeError, ValueError) as error:
-            say(f"an order for children was refused: {error}")
+            say(f"refused an order for children: {error}")
             return
         self.wanted = {plan.name: plan for plan in plans}
 
     def _plan(self, entry: Mapping[str, Any]) -> ChildPlan:
         name, argv, document, grace_s = entry["name"], tuple(entry["argv"]), entry["document"], entry["grace_s"]
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name in self._taken:
-            raise ValueError("a name that cannot be")
+            raise ValueError("a child's name is invalid or taken")
         if argv not in self._orders.commands:
-            raise ValueError(f"a command of {name} that may not be ordered")
+            raise ValueError(f"the command of {name} may not be ordered")
         if not isinstance(document, dict) or "slot" in document or not 0 <= float(grace_s) <= 3_600:
-            raise ValueError(f"a document or grace of {name} that cannot be")
+            raise ValueError(f"the document or grace of {name} is invalid")
         return ChildPlan(name, argv, document, stage=self._orders.stage, grace_s=float(grace_s))
 
     def greet(self, children: Collection[ManagedProcess]) -> None:
-        """Answer a hello: first what happened meanwhile, then who runs."""
+        """Answer a hello: first send the events that it missed, then the running children."""
         self._greeted = True
         self._flush()
         running = [
@@ -145,39 +146,39 @@ class SupervisorChannel:
         self._tell({"running": running}, lasts=False)
 
     def heard(self, number: int) -> None:
-        """The orderer need not be told these again."""
+        """Drop messages up to `number`: the ordering child has acted on them."""
         while self._messages and self._messages[0].number <= number:
             self._messages.popleft()
 
     def started(self, child: ManagedProcess, pid: int) -> None:
-        """Tell of a start."""
+        """Report a start."""
         if child.ordered:
             self._tell({"started": child.plan.name, "pid": pid})
 
-    def died(self, child: ManagedProcess, death: ProcessExit, left: Mapping[str, int]) -> None:
-        """Tell of a death, and for a worker which gauges it left in its slot: what it had under way."""
+    def exited(self, child: ManagedProcess, ended: ProcessExit, left: Mapping[str, int]) -> None:
+        """Report an exit; for a worker, with the gauges that it left in its slot: the requests it had under way."""
         if not child.ordered and child.slot is None:
             return
         event: dict[str, Any] = {
             "died": child.plan.name,
-            "pid": death.pid,
-            "status": death.status,
-            "lived_s": round(death.lived_s, 3),
-            "deaths": death.deaths,
-            "next_start_s": death.next_start_s,
-            "reason": death.reason,
+            "pid": ended.pid,
+            "status": ended.status,
+            "lived_s": round(ended.lived_s, 3),
+            "deaths": ended.quick_exits,
+            "next_start_s": ended.next_start_s,
+            "reason": ended.reason,
         }
         self._tell(event if child.slot is None else {**event, "slot": child.slot, "left": dict(left)})
 
     def recycled(self, child: ManagedProcess, reason: str) -> None:
-        """Tell that a worker was replaced warm."""
+        """Report that a worker was replaced warm."""
         self._tell({"recycled": child.plan.name, "slot": child.slot, "reason": reason})
 
     def _tell(self, event: Mapping[str, Any], *, lasts: bool = True) -> None:
         self._number += 1
         line = json.dumps({**event, "number": self._number}).encode("utf-8") + b"\n"
         if len(self._messages) == _MOST_WAITING:
-            say("the agent takes no messages; the oldest was dropped")
+            say("the agent does not confirm messages; dropped the oldest")
         self._messages.append(_Message(self._number, line, lasts))
         self._flush()
 
@@ -205,6 +206,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         message = None
     if not isinstance(message, dict):
-        say("an order that cannot be read was left out")
+        say("ignored an unreadable order: it is not a JSON object")
         return None
     return message

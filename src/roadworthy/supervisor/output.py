@@ -1,8 +1,8 @@
-"""What children print, in the log: one line of JSON for each line, so that nobody who prints can pass for a process of ours, and
-so many and so long ones that the log stays readable.
+"""Brings what children print into the log, each line as one JSON object, so that no output can pass for a log line of Roadworthy.
+Length and rate of lines are bounded, so that the log stays readable.
 
-The children's own logs do not come this way (`foundation/child.py`, keep_log_apart): what does is printed by models, by native
-libraries and by the interpreter. A thread for each child reads all the time, so that nobody who prints ever waits for the log.
+The children's own logs do not come this way (`foundation/child.py`, separate_log): this output comes from models, native
+libraries and the interpreter. One thread for each child reads all the time, so that printing never waits for the log.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from datetime import UTC, datetime
 MOST_LINE_BYTES = 2_000
 LINES_A_SECOND = 20
 MOST_AT_ONCE = 200
-"""Lines of a child that may come in a moment; then as many as LINES_A_SECOND allows."""
+"""Lines that one child may print in a burst; beyond it LINES_A_SECOND holds."""
 _BLOCK_BYTES = 1 << 16
 
 
 class Printed:
-    """Makes log lines of what one process prints.
+    """Turns what one process prints into log lines.
 
     Args:
         name, pid: of the process.
-        write: takes a line of JSON, with its line break.
+        write: called with each line of JSON, including its line break.
         clock: monotonic seconds.
     """
 
@@ -43,7 +43,7 @@ class Printed:
         self._dropped = 0
 
     def take(self, data: bytes) -> None:
-        """The next bytes that it printed."""
+        """Take the next bytes that the process printed."""
         *lines, rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._end_line(line)
@@ -51,7 +51,7 @@ class Printed:
         self._rest = rest[:MOST_LINE_BYTES]
 
     def close(self) -> None:
-        """It will print no more."""
+        """Write the last unfinished line; the process prints nothing further."""
         if self._rest:
             self._end_line(self._rest)
             self._rest = b""
@@ -82,7 +82,7 @@ class Printed:
 
 
 def read_printed(descriptor: int, printed: Printed) -> threading.Thread:
-    """Read a pipe, in the thread that is returned, until all who hold its other end are gone; then close it."""
+    """Start and return a thread that reads a pipe until every process has closed its other end, then closes it."""
 
     def read() -> None:
         with open(descriptor, "rb", buffering=0) as pipe:

@@ -1,4 +1,4 @@
-"""What the supervisor is told: which children there are, when dead ones are started again, what is too much for a worker."""
+"""The supervisor's configuration: its children, when they restart after an exit, and the limits of a worker."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MEBI = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a child may have the supervisor start beside the plans.
+    """What a child may order the supervisor to start, in addition to the plans.
 
     Attributes:
-        commands: whole command lines that may be ordered; no other is ever started.
-        stage: in which ordered children stop.
-        most: how many there may be at a time.
+        commands: the whole command lines that may be ordered; no other is ever started.
+        stage: the stage in which ordered children stop.
+        most: the largest number of ordered children at a time.
     """
 
     commands: tuple[tuple[str, ...], ...]
@@ -31,14 +31,14 @@ class ChildPlan:
 
     Attributes:
         name: for the log; unique.
-        argv: command and arguments; no secrets, they are visible to other users of the machine.
-        document: the start document, JSON-ready. A worker's has "slot"; a replacement gets the spare one in its place.
+        argv: command and arguments; no secrets, because other users of the machine can see them.
+        document: the start document, JSON-ready. A worker's has "slot"; a replacement gets the spare slot instead.
         fds: inherited descriptors, under the same numbers.
-        stage: children of the lowest stage stop first, and the next stage when they are gone.
+        stage: children of the lowest stage stop first; the next stage stops when they are gone.
         grace_s: seconds from SIGTERM to SIGKILL.
-        needed: whether nothing is started when it refuses to start; else it is tried again, with pauses.
-        orders: what it may order (`channel.py`); its document then gets "children_fd". One child may.
-        still_s: a child that has shown life and then shows none for this long is killed and started again; None never.
+        needed: whether its refusal to start stops everything; else it is tried again, with backoff.
+        orders: what it may order (`channel.py`); its document then gets "children_fd". Only one child may order others.
+        still_s: kill and restart the child when it has shown life and then shows none for this many seconds; None: never.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ChildPlan:
 
     @property
     def slot(self) -> int | None:
-        """The worker's slot in the slab, or None when the child is no worker."""
+        """The worker's slot in the slab; None when the child is not a worker."""
         slot = self.document.get("slot")
         return slot if isinstance(slot, int) else None
 
@@ -78,15 +78,15 @@ class Restarts:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """What is too much for a worker.
+    """The limits of a worker.
 
     Attributes:
-        hang_s: a worker whose last sign of life is older is killed and started again.
+        hang_s: a worker whose last heartbeat is older is killed and restarted.
         memory_bytes: a worker that holds more is replaced warm; None for no bound.
-        growth_bytes: as well one whose own memory has grown by more than that since it was warm; None for no bound.
-        warm_up_s: how long after READY it counts as warm.
-        recycle_every_s: workers are not replaced for their memory more often than that.
-        look_s: how often all this is looked at.
+        growth_bytes: a worker whose private memory grew by more since it was warm is replaced warm; None for no bound.
+        warm_up_s: how long after READY a worker counts as warm.
+        recycle_every_s: the least time between two replacements for memory.
+        look_s: time between two checks of these limits.
     """
 
     hang_s: float = 15.0

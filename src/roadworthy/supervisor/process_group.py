@@ -1,4 +1,4 @@
-"""The supervisor's children as processes: started with their document on standard input, restarted with pauses, stopped."""
+"""The supervisor's children as processes: starts them with their document on standard input, restarts and stops them."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from roadworthy.supervisor.output import Printed, read_printed
 from roadworthy.supervisor.plan import ChildPlan, Restarts
 
 LOOK_S = 2.0
-"""How often signs of life are looked for, in seconds."""
+"""Seconds between two looks for signs of life."""
 _LAST_WORDS_S = 2.0
-"""How long the end may be held up by what children have printed: one of their own children may hold the pipe, and never end."""
+"""How long the supervisor's own exit waits for output of its children: one of their children may hold the pipe for ever."""
 LEFT_S = 5.0
-"""The longest grace of an ordered child when everything stops: it stops after those who call it, so that nobody waits for what it
-still does, however long a run of its model may take."""
+"""The longest grace of an ordered child when everything stops, in seconds. It stops after its callers, so no caller waits for
+what it still does, however long a run of its model may take."""
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 
 
 @dataclass(slots=True, eq=False)
 class ManagedProcess:
-    """A child, running or between two lives.
+    """A child, running or waiting for its next start.
 
     Attributes:
         slot: of the slab, for a worker.
-        deaths: quick ones in a row. starts: in all.
-        next_start: when it is to be started, monotonic seconds; None when it runs or is to stop.
+        quick_exits: quick exits in a row. starts: starts in all.
+        next_start: when it starts next, monotonic seconds; None when it runs or is to stop.
         planned: whether its refusal to start stops everything. ordered: whether another child ordered it.
-        stop_by: when it is killed, once it was told to stop.
-        killed: why this process killed it, for the report of its death.
-        line: this end of its standard input. alive_at: when it showed life last; None before it ever did. overdue: whether it had
-            shown none for too long when it was looked at last.
-        refused: whether its last life refused to start.
+        stop_by: once asked to stop, when it is killed.
+        killed: why the supervisor killed it, for the report of its exit.
+        stdin: this end of its standard input. alive_at: when it last showed life; None before the first time.
+        overdue: whether its sign of life was overdue at the last look.
+        refused: whether its last process refused to start.
     """
 
     plan: ChildPlan
     slot: int | None
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    deaths: int = 0
+    quick_exits: int = 0
     next_start: float | None = 0.0
     starts: int = 0
     planned: bool = True
     ordered: bool = False
     stop_by: float | None = None
     killed: str | None = None
-    line: socket.socket | None = None
+    stdin: socket.socket | None = None
     alive_at: float | None = None
     overdue: bool = False
     refused: bool = False
@@ -64,80 +64,81 @@ class ManagedProcess:
 
 @dataclass(frozen=True, slots=True)
 class ProcessExit:
-    """How a child ended.
+    """How a child's process ended.
 
     Attributes:
         status: exit status, or minus the signal's number.
-        lived_s: since it was started. deaths: quick ones in a row with this one.
-        next_start_s: in how many seconds it is started again; None when it is not.
-        reason: why this process killed it, when it did.
+        lived_s: seconds since its start. quick_exits: quick exits in a row, including this one.
+        next_start_s: seconds until it restarts; None when it does not.
+        reason: why the supervisor killed it; None when it did not.
     """
 
     pid: int
     status: int
     lived_s: float
-    deaths: int
+    quick_exits: int
     next_start_s: float | None
     reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Listeners:
-    """Who wants to know.
+class Callbacks:
+    """What the group calls when a child starts or exits.
 
     Attributes:
-        channel: the far end of a channel that a child is to inherit, or None.
-        started, died: called after it.
+        channel: returns the far end of the channel that a child should inherit, or None.
+        started: called after a start, with the process id.
+        exited: called after an exit.
     """
 
     channel: Callable[[ManagedProcess], socket.socket | None]
     started: Callable[[ManagedProcess, int], None]
-    died: Callable[[ManagedProcess, ProcessExit], None]
+    exited: Callable[[ManagedProcess, ProcessExit], None]
 
 
 class ProcessGroup:
     """All children.
 
     Attributes:
-        members: those that run, wait for their next start, or are stopping.
-        forced: whether one had to be killed to stop. refused: whether one refused to start.
-        stopping: nobody is started any more.
+        members: the children that run, wait for their next start, or are stopping.
+        forced: whether a child had to be killed to stop. refused: whether a needed child refused to start.
+        stopping: whether everything stops: no child starts any more.
     """
 
-    def __init__(self, plans: Sequence[ChildPlan], restarts: Restarts, listeners: Listeners) -> None:
+    def __init__(self, plans: Sequence[ChildPlan], restarts: Restarts, listeners: Callbacks) -> None:
         self.members = [ManagedProcess(plan, plan.slot) for plan in plans]
         self.forced = False
         self.refused = False
         self.stopping = False
         self._restarts = restarts
-        self._listeners = listeners
+        self._callbacks = listeners
         self._readers: list[threading.Thread] = []
 
     def pids(self) -> set[int]:
-        """The processes of all children."""
+        """The process ids of all running children."""
         return {child.process.pid for child in self.members if child.process is not None}
 
     def workers(self) -> list[ManagedProcess]:
-        """Those that have a slot."""
+        """The children that have a slot in the slab."""
         return [child for child in self.members if child.slot is not None]
 
     def start_due(self) -> None:
-        """Start those whose time has come."""
+        """Start the children whose next start is due."""
         now = time.monotonic()
         for child in self.members:
             if child.next_start is not None and child.next_start <= now:
                 self.start(child)
 
     def start(self, child: ManagedProcess) -> None:
-        """Start one."""
+        """Start a child now."""
         document = dict(child.plan.document) if child.slot is None else {**child.plan.document, "slot": child.slot}
         child.next_start = None
         child.killed = None
         child.started = time.monotonic()
         child.starts += 1
         child.alive_at, child.overdue = None, False
-        line, end = socket.socketpair()
-        far = self._listeners.channel(child)
+        stdin, end = socket.socketpair()
+        far = self._callbacks.channel(child)
         fds = child.plan.fds
         if far is not None:
             document["children_fd"] = far.fileno()
@@ -146,12 +147,12 @@ class ProcessGroup:
         try:
             prints, printed = os.pipe()
             with os.fdopen(printed, "wb") as out:
-                # A session of its own keeps the terminal's Ctrl-C from the children: they stop in order, told by this process.
-                process = subprocess.Popen(  # noqa: S603 - the commands come from our own command line, or are on its list
+                # In a session of their own children do not get the terminal's Ctrl-C: the supervisor stops them in order.
+                process = subprocess.Popen(  # noqa: S603 - the commands come from the command line, or are on its list
                     child.plan.argv, stdin=end.fileno(), stdout=out, pass_fds=fds, start_new_session=True
                 )
-        except OSError as error:  # no more processes, descriptors, or no memory: later, perhaps
-            line.close()
+        except OSError as error:  # out of processes, descriptors or memory: try again later
+            stdin.close()
             if prints >= 0:
                 os.close(prints)
             child.next_start = time.monotonic() + self._pause_after(child, 0.0, self._restarts.healthy_s)
@@ -163,14 +164,14 @@ class ProcessGroup:
                 far.close()
         self._readers = [each for each in self._readers if each.is_alive()]
         self._readers.append(read_printed(prints, Printed(child.plan.name, process.pid, _log.write)))
-        child.process, child.line = process, line
-        with contextlib.suppress(OSError):  # it died already: `reap` sees that
-            line.sendall(json.dumps(document).encode("utf-8") + b"\n")
-        line.setblocking(False)
-        self._listeners.started(child, process.pid)
+        child.process, child.stdin = process, stdin
+        with contextlib.suppress(OSError):  # it has exited already: `reap` notices
+            stdin.sendall(json.dumps(document).encode("utf-8") + b"\n")
+        stdin.setblocking(False)
+        self._callbacks.started(child, process.pid)
 
     def reap(self) -> None:
-        """Notice who has ended, and when it is to be started again."""
+        """Notice exited children, and schedule their restarts."""
         for child in list(self.members):
             process = child.process
             status = None if process is None else process.poll()
@@ -194,15 +195,17 @@ class ProcessGroup:
                 text = "refused to start" if child.refused else f"died ({why}{_how(status)}) after {lived:.1f} s"
                 say(f"{child.plan.name} {text}; starting it again in {pause:.1f} s")
             wait = None if child.next_start is None else child.next_start - time.monotonic()
-            self._listeners.died(child, ProcessExit(process.pid, status, lived, child.deaths, wait, child.killed))
+            self._callbacks.exited(
+                child, ProcessExit(process.pid, status, lived, child.quick_exits, wait, child.killed)
+            )
 
     def _pause_after(self, child: ManagedProcess, lived_s: float, healthy_s: float) -> float:
-        child.deaths = 1 if lived_s >= healthy_s else child.deaths + 1
-        quick = child.deaths - 2
+        child.quick_exits = 1 if lived_s >= healthy_s else child.quick_exits + 1
+        quick = child.quick_exits - 2
         return 0.0 if quick < 0 else self._restarts.backoff.delay(quick)
 
     def ask_to_stop(self, child: ManagedProcess) -> None:
-        """Tell one to stop within its grace; one that does not run is struck off at once."""
+        """Ask a child to stop within its grace. A child that does not run leaves the group at once."""
         grace_s = min(child.plan.grace_s, LEFT_S) if self.stopping and child.ordered else child.plan.grace_s
         child.stop_by = time.monotonic() + grace_s
         child.next_start = None
@@ -213,13 +216,13 @@ class ProcessGroup:
             child.process.terminate()
 
     def kill(self, child: ManagedProcess, reason: str) -> None:
-        """End one at once; it is started again."""
+        """Kill a child at once; it restarts."""
         child.killed = child.killed or reason
         if child.process is not None:
             kill_group(child.process)
 
     def kill_overdue(self) -> None:
-        """End those whose grace is over."""
+        """Kill the children whose grace is over."""
         for child in self.members:
             if child.process is not None and child.stop_by is not None and time.monotonic() > child.stop_by:
                 say(f"{child.plan.name} did not stop in time; killed")
@@ -227,7 +230,7 @@ class ProcessGroup:
                 kill_group(child.process)
 
     def kill_all(self) -> None:
-        """End everybody who is left, and read what all of them have printed."""
+        """Kill all remaining children, and read what they have printed."""
         for child in self.members:
             if child.process is not None:
                 self.forced = True
@@ -242,17 +245,17 @@ class ProcessGroup:
 
     @property
     def judges(self) -> bool:
-        """Whether a child is judged by its signs of life."""
+        """Whether any child is judged by its signs of life."""
         return any(child.plan.still_s is not None for child in self.members)
 
     def still(self) -> Iterator[ManagedProcess]:
-        """Those that have shown no life for too long, at two looks in a row: when this whole machine, or this process, stood
-        still, they have had the time to show some by the second. Call it every LOOK_S."""
+        """The children whose sign of life is overdue at two looks in a row: after a pause of the whole machine, or of this
+        process, they have had time to show life by the second look. Call it every LOOK_S."""
         now = time.monotonic()
         for child in self.members:
-            if child.line is None or child.plan.still_s is None or child.stop_by is not None:
+            if child.stdin is None or child.plan.still_s is None or child.stop_by is not None:
                 continue
-            if _has_shown_life(child.line):
+            if _has_shown_life(child.stdin):
                 child.alive_at = now
             late = child.alive_at is not None and now - child.alive_at > child.plan.still_s
             before, child.overdue = child.overdue, late
@@ -260,23 +263,24 @@ class ProcessGroup:
                 yield child
 
     def waits(self) -> Iterator[float]:
-        """In how many seconds the next start is due, for each that waits for one."""
+        """Seconds until the next start of each child that waits for one."""
         now = time.monotonic()
         return (child.next_start - now for child in self.members if child.next_start is not None)
 
-    def someone_stops(self) -> bool:
-        """Whether a child was told to stop and is still there."""
+    def any_stopping(self) -> bool:
+        """Whether a child was asked to stop and still runs."""
         return any(child.stop_by is not None for child in self.members)
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """kill -9. `leftovers.py` ends what descends from the child; where that cannot see it, the child's group goes along."""
+    """Send SIGKILL. `leftovers.py` ends the child's descendants; without /proc it cannot see them, so the whole group is
+    killed."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         (os.kill if Path("/proc/self").exists() else os.killpg)(process.pid, signal.SIGKILL)
 
 
 def say(text: str) -> None:
-    """The log of this process: one JSON line on standard error, as its children write theirs. Never waits."""
+    """Write one JSON line to the supervisor's log on standard error, like those of its children. Never waits."""
     _log.write(json.dumps({"level": "warning", "process": "supervisor", "event": text}) + "\n")
 
 
@@ -289,15 +293,15 @@ _log = LogStream(2, _tell_dropped)
 
 
 def _forget_process(child: ManagedProcess) -> None:
-    if child.line is not None:
-        child.line.close()
-    child.process = child.line = None
+    if child.stdin is not None:
+        child.stdin.close()
+    child.process = child.stdin = None
 
 
-def _has_shown_life(line: socket.socket) -> bool:
+def _has_shown_life(stdin: socket.socket) -> bool:
     shown = False
-    with contextlib.suppress(OSError):  # nothing more is there
-        while line.recv(4096):
+    with contextlib.suppress(OSError):  # everything has been read
+        while stdin.recv(4096):
             shown = True
     return shown
 

@@ -1,4 +1,4 @@
-"""Replaces workers warm, one at a time: a replacement is READY in the spare slot before the old worker is told to stop."""
+"""Replaces workers warm, one at a time: the old worker stops only when its replacement is READY in the spare slot."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from roadworthy.supervisor.process_group import ManagedProcess, ProcessGroup, ki
 
 
 @dataclass(slots=True)
-class _Turn:
-    """The pair of the worker that is being replaced."""
+class _Replacement:
+    """A worker that is being replaced, and its replacement."""
 
     old: ManagedProcess
     reason: str
@@ -21,72 +21,72 @@ class _Turn:
 
 @dataclass(slots=True)
 class Recycler:
-    """Workers whose turn is still to come, and the one whose turn it is.
+    """The queue of workers to replace, and the replacement under way.
 
     Args:
-        house: where the workers live.
+        group: the process group of the workers.
         is_ready: whether the process in a slot is READY.
-        spare: the slot that nobody uses; it changes with each replacement.
-        ready_s: how long a replacement may take.
-        recycled: told of each worker that was replaced, with the reason.
+        spare: the unused slot; it changes with each replacement.
+        ready_s: how many seconds a replacement may take to become READY.
+        recycled: called for each replaced worker, with the reason.
     """
 
-    house: ProcessGroup
+    group: ProcessGroup
     is_ready: Callable[[int | None, int], bool]
     spare: int
     ready_s: float
     recycled: Callable[[ManagedProcess, str], None]
     _waiting: list[tuple[ManagedProcess, str]] = field(default_factory=list)
-    _turn: _Turn | None = None
+    _replacement: _Replacement | None = None
 
     @property
     def under_way(self) -> bool:
-        """Whether there is anything to go on with."""
-        return self._turn is not None or bool(self._waiting)
+        """Whether a replacement is under way or queued."""
+        return self._replacement is not None or bool(self._waiting)
 
     def ask(self, children: Iterable[ManagedProcess], reason: str) -> None:
-        """Replace these, after those that were asked for before."""
+        """Queue these workers for replacement, behind those queued earlier."""
         known = {id(child) for child, _ in self._waiting}
-        if self._turn is not None:
-            known.add(id(self._turn.old))
+        if self._replacement is not None:
+            known.add(id(self._replacement.old))
         self._waiting += [(child, reason) for child in children if id(child) not in known]
 
     def go_on(self) -> None:
-        """The next step."""
-        turn = self._turn
-        if turn is None:
+        """Take the next step: start a replacement, switch to it, or wait for the old worker to exit."""
+        replacement = self._replacement
+        if replacement is None:
             self._next()
-        elif turn.new is not None:
-            self._switch(turn, turn.new)
-        elif turn.old not in self.house.members:
-            self._turn = None
+        elif replacement.new is not None:
+            self._switch(replacement, replacement.new)
+        elif replacement.old not in self.group.members:
+            self._replacement = None
             self._next()
 
     def _next(self) -> None:
         while self._waiting:
             old, reason = self._waiting.pop(0)
-            if old in self.house.members and old.stop_by is None:
+            if old in self.group.members and old.stop_by is None:
                 new = ManagedProcess(old.plan, self.spare, planned=False)
-                self._turn = _Turn(old, reason, new, time.monotonic() + self.ready_s)
-                self.house.members.append(new)
-                self.house.start(new)
+                self._replacement = _Replacement(old, reason, new, time.monotonic() + self.ready_s)
+                self.group.members.append(new)
+                self.group.start(new)
                 return
 
-    def _switch(self, turn: _Turn, new: ManagedProcess) -> None:
-        process, old = new.process, turn.old
+    def _switch(self, replacement: _Replacement, new: ManagedProcess) -> None:
+        process, old = new.process, replacement.old
         if process is not None and self.is_ready(new.slot, process.pid):
-            turn.new = None
+            replacement.new = None
             if old.slot is not None:
                 self.spare = old.slot
-            say(f"{old.plan.name} was replaced ({turn.reason})")
-            self.recycled(old, turn.reason)
-            if old in self.house.members:
-                self.house.ask_to_stop(old)
-        elif process is None or time.monotonic() > turn.give_up:
-            say(f"the replacement of {old.plan.name} did not become ready; the old one goes on")
-            if new in self.house.members:
-                self.house.ask_to_stop(new)
+            say(f"{old.plan.name} was replaced ({replacement.reason})")
+            self.recycled(old, replacement.reason)
+            if old in self.group.members:
+                self.group.ask_to_stop(old)
+        elif process is None or time.monotonic() > replacement.give_up:
+            say(f"the replacement of {old.plan.name} did not become ready; the old worker stays")
+            if new in self.group.members:
+                self.group.ask_to_stop(new)
             if process is not None:
                 kill_group(process)
             self._waiting.clear()
-            turn.old, turn.new = new, None
+            replacement.old, replacement.new = new, None

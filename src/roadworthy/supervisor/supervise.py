@@ -1,18 +1,18 @@
-"""Starts the children that the command line planned, keeps them running, stops them in order.
+"""Starts the children that the command line planned, keeps them running and stops them in order.
 
-It owns the listening sockets (the command line binds them and names them in the plans), the slab and the children, nothing
-else; it knows both planes by command only. Each child gets its start document as one line on standard input, and the pipe stays
-open as long as this process lives (`foundation/child.py`).
+It owns the listening sockets (the command line binds them and names them in the plans), the slab and the children, nothing else.
+It knows the data plane and the control plane by their commands only. Each child gets its start document as one line on standard
+input, and that pipe stays open as long as the supervisor lives (`foundation/child.py`).
 
-- SIGTERM or SIGINT: stop, stage by stage, lowest stage first; each has its grace. A second one: stop by force. Who connects
-  meanwhile is answered or refused (`door.py`).
-- SIGHUP: recycle the workers, one at a time; a replacement is READY in a spare slot of the slab before the old one is stopped.
-- A child that dies is started again: at once when it had run well, then with growing pauses.
-- A child that exits with EXIT_REFUSED on its first start stops everything: there is no half start. One that is not needed is
+- SIGTERM or SIGINT: stop stage by stage, lowest stage first, each child within its grace. A second signal: stop by force. Clients
+  that connect during the stop are answered or refused (`listener.py`).
+- SIGHUP: recycle the workers one at a time; the old worker stops once its replacement is READY in a spare slot of the slab.
+- A child that exits is restarted: at once when it had run well, then with backoff.
+- A child that exits with EXIT_REFUSED on its first start stops everything: there is no half start. A child that is not needed is
   tried again.
-- A child that gives no sign of life is killed and started again; a worker that holds too much memory is recycled.
-- One child may order others (`channel.py`); they stay when it dies.
-- What descends from a child ends with it (`leftovers.py`).
+- A child without a sign of life is killed and restarted; a worker that holds too much memory is recycled.
+- One child may order others (`channel.py`); they keep running when it exits.
+- The descendants of a child end with it (`leftovers.py`).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from typing import Any
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.supervisor.channel import SupervisorChannel
-from roadworthy.supervisor.door import Door
 from roadworthy.supervisor.kept import Kept
 from roadworthy.supervisor.leftovers import Leftovers
+from roadworthy.supervisor.listener import SharedListener
 from roadworthy.supervisor.plan import ChildPlan, Restarts, WorkerLimits
-from roadworthy.supervisor.process_group import LOOK_S, Listeners, ManagedProcess, ProcessExit, ProcessGroup, say
+from roadworthy.supervisor.process_group import LOOK_S, Callbacks, ManagedProcess, ProcessExit, ProcessGroup, say
 from roadworthy.supervisor.recycling import Recycler
 from roadworthy.supervisor.watch import WorkerWatch
 
 _STEP_S = 0.05
-"""How often states are looked at while something is under way."""
+"""How often the loop looks at states while a stop or a replacement is under way."""
 
 
 @dataclass(slots=True)
@@ -52,15 +52,15 @@ class _Asked:
 
 
 class Supervisor:
-    """Runs the plans until it is told to stop.
+    """Runs the plans until asked to stop.
 
     Args:
-        plans: in the order in which they are started.
-        slab: where the workers' slab is made, with the slots that the plans name, then a spare one, then the agent's. None when
-            no plan is a worker.
-        restarts: delays between restarts.
+        plans: the children, in the order in which they start.
+        slab: where to create the workers' slab: the slots that the plans name, then a spare one, then the agent's. None when no
+            plan is a worker.
+        restarts: when exited children restart.
         limits: of workers.
-        doors: the listening sockets, to be closed in order at a stop.
+        listeners: the listening sockets that a stop closes in order.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class Supervisor:
         slab: Path | None = None,
         restarts: Restarts | None = None,
         limits: WorkerLimits | None = None,
-        doors: Sequence[Door] = (),
+        listeners: Sequence[SharedListener] = (),
     ) -> None:
         restarts = restarts or Restarts()
         self._asked = _Asked()
-        self._doors = doors
+        self._listeners = listeners
         self._next_look = 0.0
-        self._ordering: SupervisorChannel | None = None
+        self._channel: SupervisorChannel | None = None
         for plan in plans:
             if plan.orders is not None:
-                self._ordering = SupervisorChannel(plan.orders, [other.name for other in plans])
+                self._channel = SupervisorChannel(plan.orders, [other.name for other in plans])
         self._leftovers = Leftovers()
-        self._house = ProcessGroup(plans, restarts, Listeners(self._channel, self._started, self._died))
+        self._group = ProcessGroup(plans, restarts, Callbacks(self._open_channel, self._started, self._exited))
         self._watch: WorkerWatch | None = None
         self._recycler: Recycler | None = None
         self._slab: Kept | None = None
@@ -91,52 +91,52 @@ class Supervisor:
             create_slab(slab, spare + 2)
             self._slab = Kept(slab)
             watch = self._watch = WorkerWatch(SlabReader(slab), limits or WorkerLimits())
-            self._recycler = Recycler(self._house, watch.is_ready, spare, restarts.ready_s, self._recycled)
+            self._recycler = Recycler(self._group, watch.is_ready, spare, restarts.ready_s, self._recycled)
 
     def run(self) -> int:
-        """Start everything and stay until it has stopped. Call in the main thread.
+        """Start all children and return once all have stopped. Call in the main thread.
 
         Returns:
             0 after an orderly stop, 1 when a child had to be killed, EXIT_REFUSED when a child refused to start.
         """
-        house = self._house
+        group = self._group
         self._leftovers.begin()
         with self._signals():
             try:
                 while not self._is_over():
                     self._end_leftovers()
                     self._take_orders()
-                    house.start_due()
+                    group.start_due()
                     self._look_at_workers()
                     self._look_for_life()
                     self._recycle()
-                    house.kill_overdue()
+                    group.kill_overdue()
                     self._sleep()
                 self._stop_all()
             finally:
-                house.kill_all()
+                group.kill_all()
                 self._leftovers.finish()
-                if self._ordering is not None:
-                    self._ordering.close()
+                if self._channel is not None:
+                    self._channel.close()
                 if self._slab is not None:
                     self._slab.close()
-        if house.forced:
-            say("stopped by force: not everything could finish")
-        return EXIT_REFUSED if house.refused else int(house.forced)
+        if group.forced:
+            say("stopped by force: some children could not finish")
+        return EXIT_REFUSED if group.refused else int(group.forced)
 
     def stop(self) -> None:
-        """Ask for an orderly stop, from any thread or from a signal handler; asked twice it is by force."""
+        """Ask for an orderly stop, from any thread or from a signal handler; a second call stops by force."""
         self._asked.stops += 1
         with contextlib.suppress(OSError):
             self._asked.pipe[1].send(b"s")
 
     def refused(self) -> set[str]:
-        """The names of children whose last life refused to start. From any thread."""
-        return {child.plan.name for child in list(self._house.members) if child.refused}
+        """The names of children whose last process refused to start. From any thread."""
+        return {child.plan.name for child in list(self._group.members) if child.refused}
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        terminal = os.isatty(0)  # a hang-up because this terminal was closed means stop
+        terminal = os.isatty(0)  # when this terminal closes, SIGHUP means stop
         wake = self._asked.pipe[1]
         wake.setblocking(False)
         self._asked.pipe[0].setblocking(False)
@@ -160,78 +160,78 @@ class Supervisor:
                 end.close()
 
     def _is_over(self) -> bool:
-        self._house.reap()
-        return self._asked.stops > 0 or self._house.refused
+        self._group.reap()
+        return self._asked.stops > 0 or self._group.refused
 
     # Ordered children.
 
-    def _channel(self, child: ManagedProcess) -> socket.socket | None:
-        return self._ordering.open() if self._ordering is not None and child.plan.orders is not None else None
+    def _open_channel(self, child: ManagedProcess) -> socket.socket | None:
+        return self._channel.open() if self._channel is not None and child.plan.orders is not None else None
 
     def _started(self, child: ManagedProcess, pid: int) -> None:
-        if self._ordering is not None:
-            self._ordering.started(child, pid)
+        if self._channel is not None:
+            self._channel.started(child, pid)
 
-    def _died(self, child: ManagedProcess, death: ProcessExit) -> None:
-        self._leftovers.someone_died()
-        if self._ordering is None:
+    def _exited(self, child: ManagedProcess, ended: ProcessExit) -> None:
+        self._leftovers.child_exited()
+        if self._channel is None:
             return
         if child.plan.orders is not None:
-            self._ordering.close()
+            self._channel.close()
         else:
-            self._ordering.died(child, death, {} if self._watch is None else self._watch.left(child.slot))
+            self._channel.exited(child, ended, {} if self._watch is None else self._watch.left(child.slot))
 
     def _recycled(self, child: ManagedProcess, reason: str) -> None:
-        if self._ordering is not None:
-            self._ordering.recycled(child, reason)
+        if self._channel is not None:
+            self._channel.recycled(child, reason)
 
     def _take_orders(self) -> None:
-        ordering = self._ordering
-        if ordering is None:
+        channel = self._channel
+        if channel is None:
             return
-        for message in ordering.receive():
-            if self._house.stopping:
+        for message in channel.receive():
+            if self._group.stopping:
                 continue
             if "hello" in message:
-                ordering.greet(self._house.members)
+                channel.greet(self._group.members)
             elif isinstance(number := message.get("heard"), int):
-                ordering.heard(number)
+                channel.heard(number)
             elif "children" in message:
-                ordering.take_list(message)
+                channel.take_list(message)
             elif "kill" in message:
                 self._kill_ordered(message)
-        if ordering.wanted is not None and not self._house.stopping:
-            self._bring_about(ordering.wanted)
+        if channel.wanted is not None and not self._group.stopping:
+            self._bring_about(channel.wanted)
 
     def _bring_about(self, wanted: dict[str, ChildPlan]) -> None:
-        members = self._house.members
+        members = self._group.members
         ordered = {child.plan.name: child for child in members if child.ordered}
         for name, child in ordered.items():
             if name in wanted:
                 child.plan = wanted[name]
             elif child.stop_by is None:
-                self._house.ask_to_stop(child)
+                self._group.ask_to_stop(child)
         for name, plan in wanted.items():
             if name not in ordered:
                 members.append(ManagedProcess(plan, None, planned=False, ordered=True))
 
     def _kill_ordered(self, message: dict[str, Any]) -> None:
-        for child in self._house.members:
+        for child in self._group.members:
             life = None if child.process is None else child.process.pid
             if child.ordered and child.plan.name == message["kill"] and life is not None and life == message.get("pid"):
-                self._house.kill(child, str(message.get("reason") or "killed")[:100])
+                self._group.kill(child, str(message.get("reason") or "killed")[:100])
 
     def _end_leftovers(self) -> None:
         if self._leftovers.busy:
-            self._leftovers.look(self._house.pids())
+            self._leftovers.look(self._group.pids())
         else:
-            self._leftovers.reap(self._house.pids())
+            self._leftovers.reap(self._group.pids())
 
     def _look_for_life(self) -> None:
-        if self._house.judges and time.monotonic() >= self._next_look:
+        if self._group.judges and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_S
-            for child in list(self._house.still()):
-                self._house.kill(child, "no sign of life")
+            for child in list(self._group.still()):
+                self._group.kill(child, "no sign of life")
 
     # Workers.
 
@@ -239,9 +239,9 @@ class Supervisor:
         if self._watch is None or self._recycler is None or self._slab is None:
             return
         self._slab.stay()
-        hung, bloated = self._watch.look(self._house.workers())
+        hung, bloated = self._watch.look(self._group.workers())
         for child in hung:
-            self._house.kill(child, "hung")
+            self._group.kill(child, "hung")
         for child, reason in bloated:
             if self._watch.may_recycle and not self._recycler.under_way:
                 say(f"{child.plan.name} holds too much memory ({reason}); replacing it")
@@ -254,45 +254,45 @@ class Supervisor:
             return
         if self._asked.recycle:
             self._asked.recycle = False
-            self._recycler.ask(self._house.workers(), "asked")
+            self._recycler.ask(self._group.workers(), "asked")
         self._recycler.go_on()
 
     # Stopping and sleeping.
 
     def _stop_all(self) -> None:
-        house = self._house
-        house.stopping = True
-        for door in self._doors:
-            door.begin()
-        for stage in sorted({child.plan.stage for child in house.members}):
-            members = [child for child in house.members if child.plan.stage == stage]
+        group = self._group
+        group.stopping = True
+        for listener in self._listeners:
+            listener.begin()
+        for stage in sorted({child.plan.stage for child in group.members}):
+            members = [child for child in group.members if child.plan.stage == stage]
             for child in members:
-                house.ask_to_stop(child)
-            while any(child in house.members for child in members) and self._asked.stops < 2:
+                group.ask_to_stop(child)
+            while any(child in group.members for child in members) and self._asked.stops < 2:
                 self._sleep()
                 self._take_orders()
-                house.reap()
-                house.kill_overdue()
+                group.reap()
+                group.kill_overdue()
                 self._end_leftovers()
-                for door in self._doors:
-                    door.look()
-        for door in self._doors:
-            door.finish()
+                for listener in self._listeners:
+                    listener.look()
+        for listener in self._listeners:
+            listener.finish()
 
     def _sleep(self) -> None:
-        """Until a signal, an order, the next start or look that is due, or one step when something is under way."""
-        waits = list(self._house.waits())
-        if self._house.judges and not self._house.stopping:
+        """Sleep until a signal, an order, or the next due start or look; for one step at most while something is under way."""
+        waits = list(self._group.waits())
+        if self._group.judges and not self._group.stopping:
             waits.append(self._next_look - time.monotonic())
-        if self._watch is not None and not self._house.stopping:
+        if self._watch is not None and not self._group.stopping:
             waits.append(self._watch.wait_s)
         recycling = self._recycler is not None and self._recycler.under_way
-        if recycling or self._leftovers.busy or self._asked.recycle or self._house.someone_stops():
+        if recycling or self._leftovers.busy or self._asked.recycle or self._group.any_stopping():
             waits.append(_STEP_S)
         inbox = self._asked.pipe[0]
-        ordering = self._ordering
-        reads = [inbox, *(ordering.reads if ordering is not None else ())]
-        writes = ordering.writes if ordering is not None else []
+        channel = self._channel
+        reads = [inbox, *(channel.reads if channel is not None else ())]
+        writes = channel.writes if channel is not None else []
         select.select(reads, writes, [], max(0.0, min(waits)) if waits else None)
         with contextlib.suppress(BlockingIOError):
             inbox.recv(4096)

@@ -1,4 +1,4 @@
-"""Looks at the workers from outside: signs of life in the slab, memory in /proc. It judges; `supervise.py` acts."""
+"""Watches the workers from outside: their heartbeats in the slab, their memory in /proc. It judges; `supervise.py` acts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from roadworthy.supervisor.plan import MEBI, WorkerLimits
 from roadworthy.supervisor.process_group import ManagedProcess, say
 
 _BORN_LARGE = 0.05
-"""A worker above its bound is replaced only when it has grown by this share of it: if not, another one would be as large."""
+"""A worker above its memory bound is replaced only after it grew by this share of the bound; else a new one would be as large."""
 
 
 @dataclass(slots=True)
 class _Known:
-    """What was seen of one life.
+    """What the watch has seen of one worker process.
 
     Attributes:
-        ready_at: since when it is READY. first: its memory then. base: its own memory when it was warm.
-        overdue: whether it had given no sign of life when it was looked at last.
-        told: whether the log has been told that it is above its bound from the start.
+        ready_at: when it became READY. first: its memory then. base: its private memory when it was warm.
+        overdue: whether its heartbeat was overdue at the last look.
+        told: whether the log says that it was above its bound from the start.
     """
 
     ready_at: float | None = None
@@ -48,21 +48,21 @@ class WorkerWatch:
         return self._next_look - time.monotonic()
 
     def is_ready(self, slot: int | None, pid: int) -> bool:
-        """Whether that process is READY in that slot."""
+        """Whether the process `pid` is READY in `slot`."""
         if slot is None:
             return False
         status = self._slab.status(slot)
         return status.pid == pid and status.state == READY
 
     def left(self, slot: int | None) -> dict[str, int]:
-        """The gauges in a dead worker's slot that are not zero, by name; its successor clears them."""
+        """The non-zero gauges in a dead worker's slot, by name; its successor clears them."""
         if slot is None:
             return {}
         _, cells = self._slab.read(slot)
         return {run.name: run.values[0] for run in cells if run.kind == GAUGE and run.values[0]}
 
     def look(self, workers: Iterable[ManagedProcess]) -> tuple[list[ManagedProcess], list[tuple[ManagedProcess, str]]]:
-        """Who hangs, and who holds too much memory and why; empty when it is not yet time to look again."""
+        """The workers that hang, and those that hold too much memory with the reason. Empty until the next look is due."""
         now = time.monotonic()
         if now < self._next_look:
             return [], []
@@ -86,16 +86,17 @@ class WorkerWatch:
         return hung, bloated
 
     def recycled(self) -> None:
-        """A worker is being replaced for its memory: the next one has to wait."""
+        """Note that a worker is being replaced for its memory: the next such replacement has to wait."""
         self._next_recycle = time.monotonic() + self._limits.recycle_every_s
 
     @property
     def may_recycle(self) -> bool:
-        """Whether enough time has passed since the last one."""
+        """Whether enough time has passed since the last replacement for memory."""
         return time.monotonic() >= self._next_recycle
 
     def _hangs(self, known: _Known, status: SlotStatus) -> bool:
-        """Seen twice in a row: when this whole machine stood still, workers have had the time to give a sign by then."""
+        """Overdue at two looks in a row: after a pause of the whole machine, workers have had time for a heartbeat by the
+        second."""
         before, known.overdue = known.overdue, time.monotonic_ns() - status.heartbeat_ns > self._limits.hang_s * 1e9
         return before and known.overdue
 
@@ -113,7 +114,7 @@ class WorkerWatch:
                 return "memory"
             if not known.told:
                 known.told = True
-                say(f"{child.plan.name} holds {_mb(held)} from its start, which is above its bound")
+                say(f"{child.plan.name} has held {_mb(held)} since its start, more than its bound")
         grown = 0 if known.base is None else held.private - known.base
         return "growth" if limits.growth_bytes is not None and grown > limits.growth_bytes else None
 

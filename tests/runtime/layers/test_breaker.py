@@ -52,7 +52,7 @@ class Shared:
         self._machine = machine
         self.own = machine.runs[number]
 
-    def everybody(self) -> Iterable[tuple[Sequence[int], bool]]:
+    def all_workers(self) -> Iterable[tuple[Sequence[int], bool]]:
         """All cells."""
         return zip(self._machine.runs, self._machine.alive, strict=True)
 
@@ -90,9 +90,9 @@ def test_it_looks_only_now_and_then() -> None:
     reads = []
 
     class Counted(OwnCells):
-        def everybody(self) -> Iterable[tuple[Sequence[int], bool]]:
+        def all_workers(self) -> Iterable[tuple[Sequence[int], bool]]:
             reads.append(1)
-            return super().everybody()
+            return super().all_workers()
 
     circuit = Circuit(BreakerPolicy(), Counted())
     for microsecond in range(100_000):
@@ -239,15 +239,15 @@ class Below:
 
     def __init__(self) -> None:
         self.outcomes: Iterable[Outcome] = iter(())
-        self.tickets: list[PendingRequest] = []
+        self.requests: list[PendingRequest] = []
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
         """Settle at once with the next outcome, or wait."""
-        self.tickets.append(ticket)
+        self.requests.append(request)
         self.outcomes = iter(self.outcomes)
         outcome = next(self.outcomes, None)
         if outcome is not None:
-            ticket.settle(outcome)
+            request.settle(outcome)
 
 
 class Told(PendingRequest):
@@ -282,9 +282,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
 
 def ask(breaker: Breaker, seconds: float = 30.0) -> Told:
     """One request, whose deadline is by the breaker's clock."""
-    ticket = Told(module.time.monotonic() + seconds)
-    breaker.submit(NOTHING, ticket)
-    return ticket
+    request = Told(module.time.monotonic() + seconds)
+    breaker.submit(NOTHING, request)
+    return request
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_what_counts_as_a_failure(clock: HandClock, outcome: Outcome, counts: bo
     refused = ask(breaker)
     assert (refused.code == "circuit-open") is counts
     if counts:
-        assert len(below.tickets) == 10
+        assert len(below.requests) == 10
         assert isinstance(refused.outcome, Unavailable)
         assert refused.outcome.retry_after_s == 5
 
@@ -341,7 +341,7 @@ def test_it_is_well_again_after_its_probes(clock: HandClock) -> None:
     first, second, third = ask(breaker), ask(breaker), ask(breaker)
     assert (first.done, second.done, third.code) == (False, False, "circuit-open")
     first.drop()
-    probes = below.tickets[-2:]
+    probes = below.requests[-2:]
     assert not any(probe.done for probe in probes)
     for probe in probes:
         probe.settle(GOOD)
@@ -354,6 +354,6 @@ def test_it_is_well_again_after_its_probes(clock: HandClock) -> None:
 def test_b4_who_is_gone_is_not_run() -> None:
     """Dropped at the top is done at the bottom, and counts for nothing."""
     breaker, below = layer(BreakerPolicy())
-    ticket = ask(breaker)
-    ticket.drop()
-    assert below.tickets[0].done
+    request = ask(breaker)
+    request.drop()
+    assert below.requests[0].done

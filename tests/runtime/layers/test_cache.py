@@ -85,17 +85,17 @@ class Below:
     def __init__(self) -> None:
         self.asked: list[tuple[Batch, PendingRequest]] = []
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
         """Wait."""
-        self.asked.append((batch, ticket))
+        self.asked.append((batch, request))
 
     def settle(self, outcome: Outcome | None = None) -> None:
         """Settle the oldest that is not done; twice its value unless told otherwise."""
         while self.asked:
-            batch, ticket = self.asked.pop(0)
-            if not ticket.done:
-                ticket.running = True
-                ticket.settle(outcome or answer(2 * float(batch.blocks[0].values[0, 0])))
+            batch, request = self.asked.pop(0)
+            if not request.done:
+                request.running = True
+                request.settle(outcome or answer(2 * float(batch.blocks[0].values[0, 0])))
                 return
 
 
@@ -114,9 +114,9 @@ def scene(play: Callable[[Cache, Below, list[str]], Any], **policy: Any) -> None
 
 def ask(cache: Cache, value: float, seconds: float = 3_600.0, caller: str = "") -> Told:
     """Submit one row."""
-    ticket = Told(seconds, caller)
-    cache.submit(x(value), ticket)
-    return ticket
+    request = Told(seconds, caller)
+    cache.submit(x(value), request)
+    return request
 
 
 def test_an_equal_request_is_answered_again() -> None:
@@ -206,15 +206,15 @@ def test_equal_requests_run_once() -> None:
     """Those that wait at the same moment share one run, whoever asked first, and say so."""
 
     def play(cache: Cache, below: Below, counts: list[str]) -> None:
-        tickets = [ask(cache, 1) for _ in range(50)]
+        requests = [ask(cache, 1) for _ in range(50)]
         assert len(below.asked) == 1
         below.settle()
-        assert {ticket.value for ticket in tickets} == {2}
-        assert [ticket.status for ticket in tickets[:2]] == [
+        assert {request.value for request in requests} == {2}
+        assert [request.status for request in requests[:2]] == [
             "roadworthy; fwd=miss; stored",
             "roadworthy; fwd=miss; collapsed",
         ]
-        assert all(ticket.running for ticket in tickets)
+        assert all(request.running for request in requests)
         assert counts == ["miss", *["collapsed"] * 49]
 
     scene(play)
@@ -292,9 +292,9 @@ def test_rows_of_many_bytes_are_not_looked_up() -> None:
     batch = Batch(X, rows, (Block(np.zeros((rows, 1))),))
 
     def play(cache: Cache, below: Below, counts: list[str]) -> None:
-        ticket = Told()
-        cache.submit(batch, ticket)
-        assert below.asked[0][1] is ticket
+        request = Told()
+        cache.submit(batch, request)
+        assert below.asked[0][1] is request
         assert counts == ["bypass"]
 
     scene(play)
@@ -415,35 +415,35 @@ def test_every_ticket_is_settled_once_whatever_happens(steps: list[tuple[Any, ..
     """Asking, answering, failing, expiring and leaving in any order: who stays is told exactly once, who left never."""
 
     async def play(cache: Cache, below: Below, _counts: list[str]) -> None:
-        tickets: list[tuple[float, Told]] = []
+        requests: list[tuple[float, Told]] = []
         gone: list[Told] = []
         for step in steps:
             if step[0] == "ask":
-                tickets.append((step[1], ask(cache, step[1], seconds=step[2])))
+                requests.append((step[1], ask(cache, step[1], seconds=step[2])))
             elif step[0] == "settle":
                 below.settle(OUTCOMES[step[1]])
             elif step[0] == "turn":
                 await asyncio.sleep(0)
-            elif tickets:
-                leave(tickets[step[1] % len(tickets)][1], step[0], gone)
+            elif requests:
+                leave(requests[step[1] % len(requests)][1], step[0], gone)
         for _ in range(3):
             while below.asked:
                 below.settle()
             await asyncio.sleep(0)
-        for value, ticket in tickets:
-            assert ticket.done
-            assert len(ticket.outcomes) == (0 if ticket in gone else 1)
-            if ticket.outcomes and isinstance(ticket.outcomes[0], Answer):
-                assert ticket.value == 2 * value
+        for value, request in requests:
+            assert request.done
+            assert len(request.outcomes) == (0 if request in gone else 1)
+            if request.outcomes and isinstance(request.outcomes[0], Answer):
+                assert request.value == 2 * value
         assert all(flight.done for flight in cache._flights.values())
 
     scene(play, ttl_s=ttl_s)
 
 
-def leave(ticket: Told, how: str, gone: list[Told]) -> None:
+def leave(request: Told, how: str, gone: list[Told]) -> None:
     """Go, or be sent away at the door."""
     if how == "overloaded":
-        ticket.settle(ModelFault("out of the door", code="overloaded"))
-    elif not ticket.done:
-        ticket.drop()
-        gone.append(ticket)
+        request.settle(ModelFault("out of the door", code="overloaded"))
+    elif not request.done:
+        request.drop()
+        gone.append(request)

@@ -16,7 +16,7 @@ from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Pol
 from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, RoadworthyError, Unavailable
 from roadworthy.runtime.layers.breaker import LOOK_S, OwnCells
 from roadworthy.runtime.layers.fallback import Fallbacks, OtherSubmitter, Static
-from roadworthy.runtime.layers.stack import Parts, layered
+from roadworthy.runtime.layers.stack import layered
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest, Submitter
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
@@ -75,18 +75,18 @@ class Planted:
     def __init__(self, *outcomes: Outcome | None, begins: bool = True) -> None:
         self.outcomes = list(outcomes)
         self.begins = begins
-        self.tickets: list[PendingRequest] = []
+        self.requests: list[PendingRequest] = []
 
     def __repr__(self) -> str:
         return "Planted()"
 
-    def submit(self, _batch: Batch, ticket: PendingRequest) -> None:
+    def submit(self, _batch: Batch, request: PendingRequest) -> None:
         """Settle."""
-        self.tickets.append(ticket)
-        ticket.running = self.begins
+        self.requests.append(request)
+        request.running = self.begins
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         if outcome is not None:
-            ticket.settle(outcome)
+            request.settle(outcome)
 
 
 class Counts:
@@ -106,29 +106,30 @@ class Counts:
 
 
 def chain(below: Submitter, *fallbacks: Fallback, **more: Any) -> tuple[Submitter, Counts]:
-    """The layers of a policy."""
+    """The layers of a policy, on the running event loop or on a short-lived one."""
     counts = Counts()
-    parts = Parts(
-        DIGEST,
-        SIGNATURE,
-        more.pop("loop", None) or asyncio.new_event_loop(),
-        counts,
-        lambda _window_s: OwnCells(),
-        more.pop("stand_in", lambda _fallback: None),
-        more.pop("rule", lambda _name: None),
-    )
+    find = more.pop("find", lambda _fallback: None)
+    policy = Policy(fallback=fallbacks, **more)
+
+    def make() -> Submitter:
+        outputs = Layout(SIGNATURE.outputs)
+        return layered(below, policy, DIGEST, outputs, counts=counts, cells=lambda _window_s: OwnCells(), find=find)
+
+    async def make_on_a_loop() -> Submitter:
+        return make()
+
     try:
-        return layered(below, Policy(fallback=fallbacks, **more), parts), counts
-    finally:
-        if not parts.loop.is_running():
-            parts.loop.close()
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(make_on_a_loop()), counts
+    return make(), counts
 
 
 def ask(top: Submitter, *values: float, seconds: float = 3_600.0, caller: str = "") -> Told:
     """One request."""
-    ticket = Told(time.monotonic() + seconds, caller)
-    top.submit(x(*(values or (1.0,))), ticket)
-    return ticket
+    request = Told(time.monotonic() + seconds, caller)
+    top.submit(x(*(values or (1.0,))), request)
+    return request
 
 
 STATIC = Fallback("static", value=0.5)
@@ -149,7 +150,7 @@ def test_the_order_can_be_printed() -> None:
         STATIC,
         cache=CachePolicy(ttl_s=30),
         breaker=BreakerPolicy(),
-        stand_in=lambda _: ("m:1", Planted(y(2))),
+        find=lambda _: ("m:1", Planted(y(2))),
     )
     assert repr(top) == (
         'Fallbacks(version="m:1", cached, static) -> Cache(ttl 30 s) -> Breaker(50% in 10 s, closed) -> Planted()'
@@ -171,11 +172,11 @@ def test_the_order_can_be_printed() -> None:
 def test_a_fixed_answer_stands_in(error: RoadworthyError) -> None:
     """For each row; the header, the source and the count say so."""
     top, counts = chain(Planted(error), STATIC)
-    ticket = ask(top, 1, 2, 3)
-    assert ticket.values == [0.5, 0.5, 0.5]
-    assert ticket.header == f'static; reason="{error.code}"'
-    assert isinstance(ticket.outcome, Answer)
-    assert (ticket.outcome.source, ticket.outcome.instead_of) == ("static", error)
+    request = ask(top, 1, 2, 3)
+    assert request.values == [0.5, 0.5, 0.5]
+    assert request.header == f'static; reason="{error.code}"'
+    assert isinstance(request.outcome, Answer)
+    assert (request.outcome.source, request.outcome.instead_of) == ("static", error)
     assert counts.fallbacks == [("static", error.code)]
 
 
@@ -198,9 +199,9 @@ def test_good_answers_pass_unchanged() -> None:
 def test_another_version_answers() -> None:
     """Its name stands in the header."""
     other = Planted(y(7))
-    top, counts = chain(Planted(BAD), Fallback("version", version="m:1"), STATIC, stand_in=lambda _: ("m:1", other))
-    ticket = ask(top)
-    assert (ticket.values, ticket.header) == ([7], 'version; version="m:1"; reason="model-failed"')
+    top, counts = chain(Planted(BAD), Fallback("version", version="m:1"), STATIC, find=lambda _: ("m:1", other))
+    request = ask(top)
+    assert (request.values, request.header) == ([7], 'version; version="m:1"; reason="model-failed"')
     assert counts.fallbacks == [("version", "model-failed")]
 
 
@@ -213,20 +214,20 @@ def test_a_version_that_is_not_loaded_is_passed_over() -> None:
 def test_no_version_is_asked_when_the_time_is_up() -> None:
     """What is there already still answers; without it the first error stands."""
     other = Planted(y(7))
-    top, _ = chain(Planted(LATE), Fallback("version"), STATIC, stand_in=lambda _: ("m:1", other))
+    top, _ = chain(Planted(LATE), Fallback("version"), STATIC, find=lambda _: ("m:1", other))
     assert ask(top, seconds=0).header.startswith("static")
-    alone, counts = chain(Planted(LATE), Fallback("version"), stand_in=lambda _: ("m:1", other))
+    alone, counts = chain(Planted(LATE), Fallback("version"), find=lambda _: ("m:1", other))
     assert ask(alone, seconds=0).code == "deadline-exceeded"
-    assert other.tickets == []
+    assert other.requests == []
     assert counts.fallbacks == [("none", "deadline-exceeded")]
 
 
 def test_what_is_left_of_the_time_is_the_fallbacks() -> None:
     """Not a moment more."""
     other = Planted(None)
-    top, _ = chain(Planted(BAD), Fallback("version"), stand_in=lambda _: ("m:1", other))
-    ticket = ask(top, seconds=3)
-    assert other.tickets[0].deadline == ticket.deadline
+    top, _ = chain(Planted(BAD), Fallback("version"), find=lambda _: ("m:1", other))
+    request = ask(top, seconds=3)
+    assert other.requests[0].deadline == request.deadline
 
 
 def test_b7_one_further_run_and_no_more() -> None:
@@ -234,12 +235,10 @@ def test_b7_one_further_run_and_no_more() -> None:
     first = Planted(BAD)
     others = [Planted(ModelFault("no", code=f"other-{number}")) for number in range(3)]
     steps = tuple(Fallback("version", version=f"m:{number}") for number in range(3))
-    top, counts = chain(
-        first, *steps, stand_in=lambda step: (step.version or "", others[int((step.version or "")[2:])])
-    )
+    top, counts = chain(first, *steps, find=lambda step: (step.version or "", others[int((step.version or "")[2:])]))
     codes = {ask(top).code for _ in range(10)}
     assert codes == {"model-failed"}
-    assert [len(planted.tickets) for planted in (first, *others)] == [10, 10, 0, 0]
+    assert [len(planted.requests) for planted in (first, *others)] == [10, 10, 0, 0]
     assert counts.fallbacks == [("none", "model-failed")] * 10
 
 
@@ -249,7 +248,7 @@ def test_a_version_that_did_not_begin_has_not_run() -> None:
     well = Planted(y(3))
     found = {"m:1": going, "m:2": well}
     steps = (Fallback("version", version="m:1"), Fallback("version", version="m:2"))
-    top, _ = chain(Planted(BAD), *steps, stand_in=lambda step: (step.version or "", found[step.version or ""]))
+    top, _ = chain(Planted(BAD), *steps, find=lambda step: (step.version or "", found[step.version or ""]))
     assert ask(top).values == [3]
 
 
@@ -270,22 +269,22 @@ def test_a_step_that_raises_is_passed_over() -> None:
 def test_who_is_gone_gets_no_fallback() -> None:
     """The walk ends when the caller goes."""
     below, other = Planted(None), Planted(y(1))
-    top, counts = chain(below, Fallback("version"), stand_in=lambda _: ("m:1", other))
-    ticket = ask(top)
-    ticket.drop()
-    below.tickets[0].settle(BAD)
-    assert (other.tickets, counts.fallbacks, ticket.outcome) == ([], [], None)
+    top, counts = chain(below, Fallback("version"), find=lambda _: ("m:1", other))
+    request = ask(top)
+    request.drop()
+    below.requests[0].settle(BAD)
+    assert (other.requests, counts.fallbacks, request.outcome) == ([], [], None)
 
 
 def test_a_fallback_that_has_begun_is_finished_when_its_caller_goes() -> None:
     """What it holds is given back that way; nobody is told."""
     other = Planted(None)
-    top, _ = chain(Planted(BAD), Fallback("version"), stand_in=lambda _: ("m:1", other))
-    ticket = ask(top)
-    ticket.drop()
-    assert not other.tickets[0].done
-    other.tickets[0].settle(y(1))
-    assert ticket.outcome is None
+    top, _ = chain(Planted(BAD), Fallback("version"), find=lambda _: ("m:1", other))
+    request = ask(top)
+    request.drop()
+    assert not other.requests[0].done
+    other.requests[0].settle(y(1))
+    assert request.outcome is None
 
 
 def test_the_last_good_answer_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +318,7 @@ def test_an_open_circuit_asks_nobody_and_falls_back(monkeypatch: pytest.MonkeyPa
         ask(top)
     clock.step(LOOK_S + 0.01)
     assert ask(top).header == 'static; reason="circuit-open"'
-    assert len(below.tickets) == 3
+    assert len(below.requests) == 3
     assert counts.fallbacks[-1] == ("static", "circuit-open")
 
 
@@ -327,10 +326,10 @@ def test_values_are_checked_against_the_outputs() -> None:
     """A dict by name, a list, the bare value of a single output; nothing else."""
     two = Layout((Field("label", DType.STRING), Field("score", DType.FLOAT64, shape=(2,))))
     for value in ({"label": "no", "score": [0.5, 0.5]}, ["no", [0.5, 0.5]]):
-        ticket = Told(0)
-        Static(two, value).submit(x(1, 2), ticket)
-        assert isinstance(ticket.outcome, Answer)
-        assert ticket.outcome.batch().column("label")[0].tolist() == ["no", "no"]
+        request = Told(0)
+        Static(two, value).submit(x(1, 2), request)
+        assert isinstance(request.outcome, Answer)
+        assert request.outcome.batch().column("label")[0].tolist() == ["no", "no"]
     for value in ("no", {"label": "no"}, {"label": 1, "score": [0.5, 0.5]}, None):
         with pytest.raises(InvalidInput):
             Static(two, value)
@@ -352,7 +351,7 @@ def test_every_request_is_settled_once(kinds: Sequence[str], begins: Sequence[bo
     counts = Counts()
     steps: list[Any] = [OtherSubmitter("version", "m:1", each) for each in planted]
     top = Fallbacks(Planted(BAD), [*steps, *([Static(OUTPUTS, 1)] if last else [])], counts.fell_back)
-    ticket = ask(top)
-    assert ticket.outcome is not None
+    request = ask(top)
+    assert request.outcome is not None
     assert len(counts.fallbacks) == 1
-    assert sum(len(each.tickets) for each in planted if each.begins) <= 1
+    assert sum(len(each.requests) for each in planted if each.begins) <= 1

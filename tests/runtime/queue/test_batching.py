@@ -38,9 +38,9 @@ class Waiting(PendingRequest):
 
 def submit(batcher: Batcher, batch: Batch, seconds: float = 3_600.0, caller: str = "") -> asyncio.Future[Answer]:
     """Submit one batch whose deadline is that far away."""
-    ticket = Waiting(seconds, caller)
-    batcher.submit(batch, ticket)
-    return ticket.outcome
+    request = Waiting(seconds, caller)
+    batcher.submit(batch, request)
+    return request.outcome
 
 
 async def answers(batcher: Batcher, batches: list[Any]) -> list[Any]:

@@ -14,13 +14,13 @@ def learned(
 ) -> tuple[BatchSizer, list[int]]:
     """After 300 runs of a model that costs base + per_row a row, with a fifth of noise; and the limits before each."""
     drawn = random.Random(1)
-    gain = BatchSizer(fixed, most)
+    sizer = BatchSizer(fixed, most)
     asked = []
     for _ in range(300):
-        asked.append(gain.limit())
+        asked.append(sizer.limit())
         rows = min(drawn.randint(1, 40), asked[-1])
-        gain.ran(rows, (base_s + per_row_s * rows) * drawn.uniform(0.9, 1.1))
-    return gain, asked
+        sizer.ran(rows, (base_s + per_row_s * rows) * drawn.uniform(0.9, 1.1))
+    return sizer, asked
 
 
 def test_a_model_that_goes_row_by_row_is_left_alone() -> None:
@@ -42,11 +42,11 @@ def test_a_model_with_a_cost_for_each_run_is_joined(base_s: float, per_row_s: fl
 
 def test_runs_grow_to_the_bound_and_no_further() -> None:
     """Each half full run doubles the next."""
-    gain = BatchSizer(None, 100)
+    sizer = BatchSizer(None, 100)
     limits = []
     for _ in range(6):
-        limits.append(gain.limit())
-        gain.ran(limits[-1], 0.001)
+        limits.append(sizer.limit())
+        sizer.ran(limits[-1], 0.001)
     assert limits == [64, 100, 100, 100, 100, 100]
 
 
@@ -57,17 +57,17 @@ def test_a_persons_limit_holds() -> None:
 
 def test_equal_runs_teach_nothing_about_joining() -> None:
     """Without runs of several sizes the first assumption stays."""
-    gain = BatchSizer(None, 64)
+    sizer = BatchSizer(None, 64)
     for _ in range(200):
-        gain.ran(1, 0.001)
-    assert gain.limit() == FIRST_ROWS
-    assert gain.seconds(1) == pytest.approx(0.001)
+        sizer.ran(1, 0.001)
+    assert sizer.limit() == FIRST_ROWS
+    assert sizer.seconds(1) == pytest.approx(0.001)
 
 
 def test_how_long_rows_will_take() -> None:
     """By the learned costs, in runs as long as they are now."""
-    gain, _ = learned(0.0, 0.005)
-    assert gain.seconds(100) == pytest.approx(0.5, rel=0.2)
+    sizer, _ = learned(0.0, 0.005)
+    assert sizer.seconds(100) == pytest.approx(0.5, rel=0.2)
     joined, asked = learned(0.010, 0.0001)
     assert joined.seconds(1) == pytest.approx(0.0101, rel=0.2)
     assert joined.seconds(10 * asked[-1]) == pytest.approx(10 * (0.010 + 0.0001 * asked[-1]), rel=0.3)
@@ -75,13 +75,13 @@ def test_how_long_rows_will_take() -> None:
 
 def test_nothing_is_known_before_the_first_run() -> None:
     """Then nobody is refused for it."""
-    gain = BatchSizer(None, 1_024)
-    assert gain.seconds(10_000) == 0
-    assert gain.rows_within(0.001) == 1_024
+    sizer = BatchSizer(None, 1_024)
+    assert sizer.seconds(10_000) == 0
+    assert sizer.rows_within(0.001) == 1_024
 
 
 def test_how_many_rows_are_over_in_time() -> None:
     """Never none: somebody has to be first."""
-    gain, _ = learned(0.0, 0.005)
-    assert gain.rows_within(0.5) == pytest.approx(100, rel=0.2)
-    assert gain.rows_within(0.0) == 1
+    sizer, _ = learned(0.0, 0.005)
+    assert sizer.rows_within(0.5) == pytest.approx(100, rel=0.2)
+    assert sizer.rows_within(0.0) == 1

@@ -56,7 +56,7 @@ def test_requests_of_several_workers_are_joined(start_runner: StartRunner, tmp_p
         await caller.written()
         await other.written()
         runner.open_gate()
-        assert [told(await ticket.outcome) for ticket in (first, *late)] == [[1.2], [2.0], [3.0], [4.0]]
+        assert [told(await request.outcome) for request in (first, *late)] == [[1.2], [2.0], [3.0], [4.0]]
         other.batcher.close()
 
         seen = runner.state
@@ -100,8 +100,8 @@ def test_c9_only_the_poisonous_request_fails(start_runner: StartRunner, tmp_path
 
     async def scene(caller: Caller) -> None:
         await caller.ready()
-        tickets = [caller.submit(rows(n)) for n in (1, 13, 3)]
-        first, fault, third = [await ticket.outcome for ticket in tickets]
+        requests = [caller.submit(rows(n)) for n in (1, 13, 3)]
+        first, fault, third = [await request.outcome for request in requests]
         assert [told(first), told(third)] == [[1.0], [3.0]]
         assert isinstance(fault, ModelFault)
         assert fault.code == "model-failed"
@@ -121,9 +121,9 @@ def test_c8_unusable_answers_are_the_model_s_fault(start_runner: StartRunner, tm
         await caller.until(lambda: all(link.is_open for link in caller.batcher._links))
         wrong, finite = caller.batcher._links
         for link, code in ((wrong, "wrong-output-type"), (finite, "non-finite-output")):
-            tickets = [Waiting() for _ in range(3)]
-            link.send([(rows(value), ticket) for value, ticket in zip((1, 13, 3), tickets, strict=True)])
-            assert [told(await ticket.outcome) for ticket in tickets] == [[1.0], code, [3.0]]
+            requests = [Waiting() for _ in range(3)]
+            link.send([(rows(value), request) for value, request in zip((1, 13, 3), requests, strict=True)])
+            assert [told(await request.outcome) for request in requests] == [[1.0], code, [3.0]]
 
     play(tmp_path, scene, copies=2)
 
@@ -154,7 +154,7 @@ def test_deadlines_hold_in_the_line_and_in_flight(start_runner: StartRunner, tmp
         sent = caller.submit(rows(2), seconds)  # reaches the runner while it is busy, and is dropped there
         await asyncio.sleep(0)
         waits = caller.submit(rows(3), seconds)
-        assert [told(await ticket.outcome) for ticket in (running, sent, waits)] == ["deadline-exceeded"] * 3
+        assert [told(await request.outcome) for request in (running, sent, waits)] == ["deadline-exceeded"] * 3
         runner.open_gate()
         assert await caller.ask(rows(4)) == [[4.0]]
         assert runner.state is not None
@@ -169,10 +169,10 @@ def test_a_caller_who_gave_up_costs_no_run(start_runner: StartRunner, tmp_path: 
 
     async def scene(caller: Caller) -> None:
         await caller.ready()
-        ticket = caller.submit(rows(1))
-        ticket.drop()
+        request = caller.submit(rows(1))
+        request.drop()
         assert await caller.ask(rows(2)) == [[2.0]]
-        assert not ticket.outcome.done()
+        assert not request.outcome.done()
 
     play(tmp_path, scene)
     assert runner.state is not None
@@ -266,11 +266,11 @@ def test_requests_wait_for_the_first_runner(start_runner: StartRunner, tmp_path:
     """Nobody is there yet: the request waits, and is answered once a runner is ready."""
 
     async def scene(caller: Caller) -> None:
-        ticket = caller.submit(rows(5))
+        request = caller.submit(rows(5))
         await asyncio.sleep(0)
         assert caller.batcher.waiting == 1
         start_runner("sum")
-        assert told(await ticket.outcome) == [5.0]
+        assert told(await request.outcome) == [5.0]
 
     play(tmp_path, scene)
 
@@ -283,13 +283,13 @@ def test_a_stopped_process_keeps_its_answers_back_and_others_serve(start_runner:
     async def scene(caller: Caller) -> None:
         await caller.until(lambda: all(link.is_open for link in caller.batcher._links))
         os.kill(stopped.process.pid, signal.SIGSTOP)
-        tickets = []
+        requests = []
         for n in range(20):
-            tickets.append(caller.submit(rows(n)))
+            requests.append(caller.submit(rows(n)))
             await caller.until(lambda: not caller.batcher.waiting)  # each is a message of its own
-        await caller.until(lambda: sum(ticket.outcome.done() for ticket in tickets) >= 18)
+        await caller.until(lambda: sum(request.outcome.done() for request in requests) >= 18)
         os.kill(stopped.process.pid, signal.SIGCONT)
-        assert [told(await ticket.outcome) for ticket in tickets] == [[float(n)] for n in range(20)]
+        assert [told(await request.outcome) for request in requests] == [[float(n)] for n in range(20)]
 
     play(tmp_path, scene, copies=2)
 

@@ -14,7 +14,7 @@ import uvloop
 
 from roadworthy.contract.policy import Placement, Policy
 from roadworthy.contract.snapshot import PackageEntry
-from roadworthy.runtime.manager import Apart, Manager
+from roadworthy.runtime.manager import Isolation, Manager
 from roadworthy.runtime.placement import INLINE, PROCESS, Placed
 from roadworthy.schema.batch import Batch, Block, Layout
 from tests.runtime.runners.isolated.runners import DIGEST, SUM, StartRunner, Waiting, rows, told
@@ -47,11 +47,11 @@ class Inline:
 class Scene:
     """A manager that places as the policies say."""
 
-    def __init__(self, folder: Path, patience_s: float) -> None:
+    def __init__(self, folder: Path, ready_within_s: float) -> None:
         self.failures: list[tuple[str, str]] = []
         self.models: list[Inline] = []
-        apart = Apart(folder, self.place, patience_s)
-        self.manager = Manager(self.load, lambda: None, self.failed, apart)
+        isolation = Isolation(folder, self.place, ready_within_s)
+        self.manager = Manager(self.load, lambda: None, self.failed, isolation)
 
     def place(self, entry: PackageEntry, policies: Sequence[Policy]) -> Placed:
         apart = any(policy.placement.where == "process" for policy in policies)
@@ -81,19 +81,19 @@ class Scene:
         version = self.manager.version(digest)
         assert version is not None
         version.leases.take()
-        ticket = Waiting()
-        version.batcher.submit(rows(value), ticket)
+        request = Waiting()
+        version.batcher.submit(rows(value), request)
         try:
-            return told(await ticket.outcome)
+            return told(await request.outcome)
         finally:
             version.leases.give_back()
 
 
-def play(folder: Path, scene: Callable[[Scene], Awaitable[None]], patience_s: float = DEADLINE_S) -> None:
+def play(folder: Path, scene: Callable[[Scene], Awaitable[None]], ready_within_s: float = DEADLINE_S) -> None:
     """Run a scene and close its manager."""
 
     async def run() -> None:
-        stage = Scene(folder, patience_s)
+        stage = Scene(folder, ready_within_s)
         await scene(stage)
         async with asyncio.timeout(DEADLINE_S):
             await stage.manager.close()
@@ -144,7 +144,7 @@ def test_c1_failed_in_time_and_healed_later(start_runner: StartRunner, tmp_path:
         start_runner("sum")
         await stage.until(lambda: stage.state() == "READY")
 
-    play(tmp_path, scene, patience_s=0.1)
+    play(tmp_path, scene, ready_within_s=0.1)
 
 
 def test_c1_the_runner_s_reason_is_told_and_tried_again(start_runner: StartRunner, tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ class Failing:
     def __init__(self, error: RoadworthyError) -> None:
         self.error = error
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
         """Settle."""
-        ticket.settle(self.error)
+        request.settle(self.error)
 
 
 class Scene:
@@ -54,9 +54,9 @@ class Scene:
 
     def ask(self, value: float, seconds: float = 3_600.0, wait_s: float = 0.0) -> Waiting:
         """One row."""
-        ticket = Waiting(seconds)
-        self.top.submit(rows(value, wait_s=wait_s), ticket)
-        return ticket
+        request = Waiting(seconds)
+        self.top.submit(rows(value, wait_s=wait_s), request)
+        return request
 
     async def answer(self, *arguments: float, **more: float) -> tuple[str, list[float]]:
         """What gave the answer, and the answer."""

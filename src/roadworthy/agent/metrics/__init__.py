@@ -1,1 +1,1 @@
-"""The machine's Prometheus page, added up over its workers."""
+"""The machine's Prometheus page, summed over its workers."""

@@ -1,4 +1,4 @@
-"""The catalogue of metrics, and the slab's numbers as Prometheus text. Called by `http.py` at each scrape."""
+"""The catalogue of metrics: renders the slab's numbers as Prometheus text at each scrape."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 @dataclass(frozen=True, slots=True)
 class AgentFacts:
-    """What the slab does not know.
+    """The facts for the metrics page that are not in the slab.
 
     Attributes:
         snapshot: the one in force, or None.
         reports: of the connected workers.
-        control_up: whether the control plane answers; None without one.
-        files_waiting: record files not yet shipped. files_lost: those that were damaged or gone before.
+        control_up: whether the control plane answers; None without a control plane.
+        files_waiting: record files not yet shipped. files_lost: files damaged or deleted before that.
         keeping: runner processes, restarts and quarantine.
-        disk_free_bytes: where records are kept. memory_used: share of the machine's or container's memory, 0 to 1.
-        confinement: which parts of it hold here; empty until that is known.
-        telemetry_refused: frames that the control plane refused for good, since the agent's start.
-        snapshot_refused: whether the control plane offers a snapshot of another database, without endpoints, that is not taken.
+        disk_free_bytes: where records are kept. memory_used: used share of the machine's or container's memory, 0 to 1.
+        confinement: which of its parts hold here; empty until known.
+        telemetry_refused: frames that the control plane refused permanently since the agent's start.
+        snapshot_refused: whether the agent refuses an empty snapshot of another database that the control plane offers.
     """
 
     snapshot: Snapshot | None
@@ -52,11 +52,11 @@ class AgentFacts:
 
 
 class GatewayCollector(Collector):
-    """Everything `/metrics` tells, computed when it is asked for: sums over all workers and their restarts.
+    """Computes all metrics at each scrape: sums over all workers and their restarts.
 
     Args:
-        read: the totals of the slab; its last slot is the agent's.
-        facts: the agent's own.
+        read: returns the totals of the slab; its last slot is the agent's.
+        facts: returns the agent's own facts.
     """
 
     def __init__(self, read: Callable[[], Totals], facts: Callable[[], AgentFacts]) -> None:
@@ -158,12 +158,12 @@ def _workers(slots: list[SlotStatus]) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "roadworthy_worker_restarts",
-        "Workers that took the place of one that died without an orderly stop.",
+        "Workers that replaced a worker that exited without an orderly stop.",
         value=sum(status.crashes for status in slots),
     )
     yield CounterMetricFamily(
         "roadworthy_metric_overflows",
-        "Series that found no room in the slab.",
+        "Series that did not fit into the slab.",
         value=sum(status.overflows for status in slots),
     )
 
@@ -172,7 +172,7 @@ def _agent(totals: Totals, facts: AgentFacts) -> Iterator[Metric]:
     yield CounterMetricFamily("roadworthy_records_lost", "Prediction records dropped.", value=totals.records_lost)
     yield GaugeMetricFamily("roadworthy_record_files", "Record files not yet shipped.", value=facts.files_waiting)
     lost = facts.files_lost
-    yield CounterMetricFamily("roadworthy_record_files_lost", "Record files damaged or gone before.", value=lost)
+    yield CounterMetricFamily("roadworthy_record_files_lost", "Record files damaged or deleted unshipped.", value=lost)
     yield CounterMetricFamily("roadworthy_log_lines_dropped", "Log lines dropped.", value=totals.log_lines_lost)
     if facts.disk_free_bytes is not None:
         free = float(facts.disk_free_bytes)
@@ -190,14 +190,16 @@ def _agent(totals: Totals, facts: AgentFacts) -> Iterator[Metric]:
         yield GaugeMetricFamily("roadworthy_control_up", "1 while the control plane answers the agent.", value=up)
         yield GaugeMetricFamily(
             "roadworthy_snapshot_refused",
-            "1 while the control plane has another database, without endpoints, and is not followed.",
+            "1 while the control plane offers an empty snapshot of another database, which the gateway refuses.",
             value=float(facts.snapshot_refused),
         )
 
 
 def _confinement(held: Mapping[str, bool]) -> Iterator[Metric]:
     parts = GaugeMetricFamily(
-        "roadworthy_confinement", "1 for a part of the confinement of packages' code that holds here.", labels=["part"]
+        "roadworthy_confinement",
+        "1 for each part of the confinement of packages' code that holds here.",
+        labels=["part"],
     )
     for part, holds in held.items():
         parts.add_metric([part], float(holds))
@@ -222,7 +224,7 @@ def _deep(totals: Totals) -> Iterator[Metric]:
 def _versions(snapshot: Snapshot, reports: tuple[WorkerReport, ...]) -> Metric:
     family = GaugeMetricFamily(
         "roadworthy_version_info",
-        "The versions that endpoints answer with.",
+        "The versions that the endpoints serve.",
         labels=("endpoint", "version", "digest", "runtime"),
     )
     names = {entry.digest: f"{entry.model}:{entry.version}" for entry in snapshot.packages}
@@ -262,7 +264,7 @@ def _runners(snapshot: Snapshot, keeping: Keeping) -> Iterator[Metric]:
     names = {package.digest: f"{package.model}:{package.version}" for package in snapshot.packages}
     running = GaugeMetricFamily(
         "roadworthy_runners",
-        "Runner processes of versions that execute apart, and of rules.",
+        "Runner processes of isolated versions, and of rules.",
         labels=["version", "rule", "state"],
     )
     memory = GaugeMetricFamily(
@@ -278,7 +280,7 @@ def _runners(snapshot: Snapshot, keeping: Keeping) -> Iterator[Metric]:
         running.add_metric(key, count)
     restarts = CounterMetricFamily(
         "roadworthy_runner_restarts",
-        "Runner processes that were started again: they died, or were replaced warm.",
+        "Runner processes that were restarted after an exit, or replaced warm.",
         labels=["version", "rule", "reason"],
     )
     for (part, reason), count in sorted(keeping.restarts.items()):
@@ -286,13 +288,13 @@ def _runners(snapshot: Snapshot, keeping: Keeping) -> Iterator[Metric]:
         restarts.add_metric([names.get(digest, digest), rule, reason], count)
     kept_out = GaugeMetricFamily(
         "roadworthy_version_quarantined",
-        "1 while a version, or its rule, may not execute, because it crashes.",
+        "1 while a version, or its rule, is quarantined because it crashes.",
         labels=["version", "rule"],
     )
     for digest, rule in map(read_part, sorted(keeping.kept_out)):
         kept_out.add_metric([names.get(digest, digest), rule], 1.0)
     workers = CounterMetricFamily(
-        "roadworthy_worker_ends", "Workers that died, or were replaced warm, by why.", labels=["reason"]
+        "roadworthy_worker_ends", "Workers that exited or were replaced warm, by reason.", labels=["reason"]
     )
     for reason, count in sorted(keeping.workers.items()):
         workers.add_metric([reason], count)

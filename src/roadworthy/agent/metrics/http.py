@@ -1,4 +1,4 @@
-"""The agent's own HTTP server: GET /metrics and GET /livez, nothing else. Small on purpose: no route of users passes here."""
+"""The agent's HTTP server for GET /metrics and GET /livez only. It is small on purpose: it serves no route of users."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ async def serve_pages(listener: socket.socket, pages: dict[str, Page]) -> asynci
     """Answer GET and HEAD on an inherited listening socket.
 
     Args:
-        listener: bound and listening; belongs to the server from now on.
-        pages: path to content type and what makes the body.
+        listener: bound and listening; owned by the server from now on.
+        pages: by path, the content type and the function that makes the body.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""What `/metrics` says of caches, breakers and fallbacks. Called by `exposition.py`."""
+"""The metrics of caches, breakers and fallbacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roadworthy.serving.metrics import CACHE, FALLBACK, SHARED_CACHE, Totals
 
 
 def layer_counts(totals: Totals) -> Iterator[Metric]:
-    """How often caches and fallbacks answered, over all workers and their restarts."""
+    """How often caches and fallbacks answered, summed over all workers and their restarts."""
     for kind, family in (
         (
             CACHE,
@@ -29,7 +29,7 @@ def layer_counts(totals: Totals) -> Iterator[Metric]:
             FALLBACK,
             CounterMetricFamily(
                 "roadworthy_fallbacks",
-                "Requests whose version could not answer, by what answered instead (none: nothing did) and the error's code.",
+                "Requests whose version could not answer, by the fallback that answered (none: no answer) and the error code.",
                 labels=("endpoint", "kind", "reason"),
             ),
         ),
@@ -37,7 +37,7 @@ def layer_counts(totals: Totals) -> Iterator[Metric]:
             SHARED_CACHE,
             CounterMetricFamily(
                 "roadworthy_shared_cache_events",
-                "Answers stored, dropped, not-shared or refused; entries that were unfit; times the server was lost.",
+                "Answers stored, dropped, not-shared or refused; unfit entries; lost connections to the server.",
                 labels=("event",),
             ),
         ),
@@ -49,7 +49,7 @@ def layer_counts(totals: Totals) -> Iterator[Metric]:
     if totals.sharing:
         workers = GaugeMetricFamily(
             "roadworthy_shared_cache_workers",
-            "Live workers by whether the shared cache answers them.",
+            "Live workers, by whether the shared cache answers them.",
             labels=("state",),
         )
         for answers, state in ((True, CONNECTED), (False, UNREACHABLE)):
@@ -58,10 +58,10 @@ def layer_counts(totals: Totals) -> Iterator[Metric]:
 
 
 def breakers(totals: Totals, snapshot: Snapshot) -> Metric:
-    """How the breakers of the snapshot's versions are: 1 for the state that each is in."""
+    """The states of the breakers of the snapshot's versions: 1 for the current state of each."""
     family = GaugeMetricFamily(
         "roadworthy_breaker_state",
-        "1 for the state that the breaker is in, 0 for the others.",
+        "1 for the current state of the breaker, 0 for the others.",
         labels=("endpoint", "version", "state"),
     )
     names = {entry.digest: f"{entry.model}:{entry.version}" for entry in snapshot.packages}
@@ -72,12 +72,12 @@ def breakers(totals: Totals, snapshot: Snapshot) -> Metric:
 
 
 def not_closed(totals: Totals, snapshot: Snapshot) -> set[str]:
-    """The digests of versions that a breaker keeps from being asked as usual."""
+    """The digests of versions with a breaker that is open or half-open."""
     return {digest for _, digest, state in _states(totals, snapshot) if state is not State.CLOSED}
 
 
 def _states(totals: Totals, snapshot: Snapshot) -> Iterator[tuple[str, str, State]]:
-    """Endpoint, digest and how the breaker between them is."""
+    """Endpoint, digest and state of each breaker."""
     now_ns = time.monotonic_ns()
     for endpoint in snapshot.endpoints:
         policy = endpoint.policy.breaker

@@ -1,4 +1,4 @@
-"""What `/metrics` says of the rollouts that the snapshot names. Called by `exposition.py`."""
+"""The metrics of the rollouts in the snapshot."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from roadworthy.contract.snapshot import Snapshot
 from roadworthy.serving.metrics import Totals
 
 Sums = dict[tuple[str, str, str], int]
-"""By family, and the two labels after the rollout."""
+"""Counts by family and the two labels after the rollout."""
 
 
 def rollout_counts(totals: Totals, snapshot: Snapshot) -> Iterator[Metric]:
-    """Samples, bad ones, copies and what is no evidence, over all generations. Nothing where there is no rollout."""
+    """Samples, bad outcomes, mirrored requests and excluded requests, over all generations. Empty without a rollout."""
     labels = ("endpoint", "rollout")
     samples = CounterMetricFamily("roadworthy_rollout_samples", "Eligible outcomes.", labels=(*labels, "signal", "arm"))
-    bad = CounterMetricFamily("roadworthy_rollout_bad", "Bad ones of them.", labels=(*labels, "signal", "arm"))
+    bad = CounterMetricFamily("roadworthy_rollout_bad", "Bad outcomes among them.", labels=(*labels, "signal", "arm"))
     excluded = CounterMetricFamily(
         "roadworthy_rollout_excluded",
-        "Requests and copies that are no evidence: shed, breaker, fallback, retried, cached.",
+        "Requests and mirrored requests that do not count as evidence: shed, breaker, fallback, retried, cached.",
         labels=(*labels, "reason", "arm"),
     )
     pairs = CounterMetricFamily(
         "roadworthy_rollout_pairs",
-        "Copied requests that both versions answered, by what came out: equal, canary or stable (that one alone was bad).",
+        "Mirrored requests that both versions answered, by result: equal, canary or stable (only that version was bad).",
         labels=(*labels, "signal", "result"),
     )
     families = {family.name: family for family in (samples, bad, excluded, pairs)}

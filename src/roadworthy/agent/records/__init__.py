@@ -1,1 +1,1 @@
-"""Prediction records: taken from workers, kept within bounds, written as files, with private columns left out."""
+"""Prediction records: collected from workers within bounds, cleared of private values, written as files."""

@@ -1,4 +1,4 @@
-"""Prediction records as Parquet files. `records.py` has `RecordWriter` write them; `shipping.py` takes what `RecordFolder` lists.
+"""Prediction records as Parquet files: `RecordWriter` writes them, `RecordFolder` lists them for `shipping.py`.
 
 Columns are the fields of `contract/record.py`, in order: text as string, numbers as int64, bodies as binary. One file holds one
 endpoint's records of one rotation, and appears whole or not at all.
@@ -50,15 +50,15 @@ class FinishedFile:
 
 
 class RecordFolder:
-    """The files that are still here, oldest first, under a bound. Used from one thread at a time.
+    """The files that are not shipped yet, oldest first, within a bound. Used from one thread at a time.
 
     Args:
-        folder: made with mode 0700 when it is missing; unfinished files of an earlier run are deleted.
+        folder: created with mode 0700 when missing; unfinished files of an earlier run are deleted.
         max_bytes: bound of all files together.
-        reserve_bytes: space on the disk that is left to others: without it nothing is written.
+        reserve_bytes: free disk space to leave to others: with less, nothing is written.
 
     Attributes:
-        files_lost: files that were damaged or gone before they were shipped.
+        files_lost: number of files that were damaged or deleted before they were shipped.
     """
 
     def __init__(self, folder: Path, max_bytes: int, reserve_bytes: int = 0) -> None:
@@ -77,16 +77,16 @@ class RecordFolder:
         return list(self._sizes)
 
     def has_room(self) -> bool:
-        """Whether the disk has more free space than what is left to others."""
+        """Whether the disk has more free space than the reserve."""
         free = free_bytes(self.folder)
         return free is None or free > self._reserve_bytes
 
     def describe(self, name: str) -> FinishedFile:
-        """What is in a file; read from it when this process did not write it.
+        """Describe a file's content; read from the file when this process did not write it.
 
         Raises:
-            OSError: it is gone, or cannot be read now; without a number: it is damaged.
-            ValueError: it is no Parquet file with the times of records.
+            OSError: the file is gone, or unreadable now; without an errno: it is damaged.
+            ValueError: it is not a Parquet file with the times of records.
         """
         known = self._known.get(name)
         if known is None:
@@ -96,7 +96,7 @@ class RecordFolder:
             at = about.schema.names.index(_AT)
             times = [about.row_group(group).column(at).statistics for group in range(about.num_row_groups)]
             if any(time is None or not time.has_min_max for time in times):
-                raise ValueError("a record file without its times")
+                raise ValueError("the record file has no times")
             first_us, last_us = int(min(time.min for time in times)), int(max(time.max for time in times))
             endpoint = "" if name.startswith("_") else name.removesuffix(_SUFFIX).rpartition("-")[0]
             known = FinishedFile(name, endpoint, about.num_rows, self._sizes[name], first_us, last_us)
@@ -104,7 +104,7 @@ class RecordFolder:
         return known
 
     def add(self, file: FinishedFile) -> int:
-        """Take a file that was just written; return how many records the oldest files held that had to go for it."""
+        """Add a file that was just written; return the number of records in the oldest files that were deleted for it."""
         self._sizes[file.name] = file.size_bytes
         self._known[file.name] = file
         self._held_bytes += file.size_bytes
@@ -117,27 +117,27 @@ class RecordFolder:
         return lost
 
     def rows(self, name: str) -> int:
-        """Records in a file; 0 when it cannot be read any more."""
+        """Records in a file; 0 when it is unreadable."""
         try:
             return self.describe(name).rows
         except (OSError, ValueError):
             return 0
 
     def give_up(self, name: str) -> int:
-        """Forget a file that is damaged or gone; return how many records were in it, as far as that is known."""
+        """Forget a file that is damaged or gone; return how many records were in it, if known."""
         self.files_lost += 1
         known = self._known.get(name)
         self.remove(name)
         return 0 if known is None else known.rows
 
     def remove(self, name: str) -> None:
-        """Delete a file; nothing happens when it is gone already."""
+        """Delete a file, unless it is gone already."""
         self._held_bytes -= self._sizes.pop(name, 0)
         self._known.pop(name, None)
         try:
             (self.folder / name).unlink(missing_ok=True)
         except OSError:  # a disk that has become read-only; the next start finds the file again
-            _log.exception("a record file cannot be deleted", file=name)
+            _log.exception("cannot delete a record file", file=name)
 
 
 class RecordWriter:
@@ -151,14 +151,14 @@ class RecordWriter:
         """Write one file per endpoint.
 
         Args:
-            payloads: `encode_records`' bytes.
-            scrubbers: by endpoint; bodies of an endpoint without one are not kept.
+            payloads: bytes from `encode_records`.
+            scrubbers: by endpoint; bodies of an endpoint without a scrubber are not kept.
 
         Returns:
-            the finished files, and how many records could not be written: unreadable payloads, or a disk that refuses.
+            the finished files, and the number of records that could not be written: unreadable payloads, or a refusing disk.
         """
-        with contextlib.suppress(OSError):  # that it cannot be written to is told by the files
-            private_folder(self._folder)  # somebody may have deleted it
+        with contextlib.suppress(OSError):  # then opening the files fails
+            private_folder(self._folder)  # it may have been deleted
         files: dict[str, _OpenFile] = {}
         lost = 0
         for payload in payloads:
@@ -184,7 +184,7 @@ class RecordWriter:
 
 
 class _OpenFile:
-    """A file being written, one row group of some thousand records after the other; after a first failure it only counts."""
+    """A file being written in row groups of some thousand records; after a failure it only counts lost records."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -206,7 +206,7 @@ class _OpenFile:
             self._write_group()
 
     def finish(self) -> FinishedFile | None:
-        """Close, flush to disk, rename; None when it failed, with nothing left behind."""
+        """Close, flush to disk and rename the file. None when that failed; then no file is left behind."""
         self._write_group()
         if not self._failed:
             try:

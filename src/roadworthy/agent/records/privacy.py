@@ -1,7 +1,7 @@
-"""What may be kept of a prediction: the signature's `privacy` marks, applied to the bodies before anything is written.
+"""Removes private values from predictions: applies the signature's `privacy` marks to bodies before they are written.
 
-`records.py` makes one Scrubber per endpoint from the snapshot. A body that cannot be understood wholly is not kept at all, and
-only what the signature names survives: what a caller sent beside it may be as private as what is marked.
+The agent makes one Scrubber per endpoint from the snapshot. A body that cannot be parsed completely is not kept at all. Only
+fields that the signature names are kept: other values that a caller sent may be just as private as the marked ones.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from roadworthy.foundation.files import write_atomic
 from roadworthy.schema.signature import Field, Privacy, Signature
 
 WITHHELD = "withheld"
-"""The `input_format` of a record whose bodies could not be cleared of private values, and are therefore empty."""
+"""The `input_format` of a record whose bodies are empty because their private values could not be removed."""
 
 _KEY_BYTES = 32
-# The key of the rows and that of the tensors. Bodies of other formats are not understood here, so private ones are not kept.
+# The key of the rows and that of the tensors. Bodies in other formats cannot be parsed here, so private ones are not kept.
 _INPUT_NAMES = {"json": ("instances", ""), "open-inference": ("inputs", "inputs")}
 _OUTPUT_NAMES = {"json": ("predictions", ""), "open-inference": ("outputs", "outputs")}
 
 
 class _Unreadable(Exception):
-    """The body is not of the form that the signature promises."""
+    """The body does not have the form that the signature describes."""
 
 
 def load_hash_key(path: Path) -> bytes:
-    """This gateway's own random key for hashed fields, made on the first call; mode 0600.
+    """This gateway's random key for hashed fields, created on the first call; mode 0600.
 
-    Equal values give equal hashes on one gateway, so that records can be joined, and nobody without the key can guess them.
+    Equal values give equal hashes on one gateway, so that records can be joined; without the key no value can be guessed.
     """
     try:
         key = path.read_bytes()
@@ -46,10 +46,10 @@ def load_hash_key(path: Path) -> bytes:
 
 
 class Scrubber:
-    """Clears request and response bodies of one endpoint.
+    """Removes private values from request and response bodies of one endpoint.
 
     Attributes:
-        inputs_private, outputs_private: whether any field of that side is marked hash or drop. Else its bodies stay as they are.
+        inputs_private, outputs_private: whether any input or output is marked hash or drop. Otherwise bodies stay unchanged.
     """
 
     def __init__(self, signature: Signature, key: bytes) -> None:
@@ -58,14 +58,15 @@ class Scrubber:
         self.outputs_private = any(field.privacy is not Privacy.KEEP for field in self._outputs)
 
     def inputs(self, body: bytes, input_format: str, json_bytes: int) -> bytes | None:
-        """The request body with hashed and without dropped fields, or None when it must not be kept."""
+        """The request body with hashed fields and without dropped ones; None when it must not be kept."""
         if not self.inputs_private or not body:
             return body
         names = _INPUT_NAMES.get(input_format)
         return None if names is None else self._clear(body, self._inputs, names, json_bytes)
 
     def outputs(self, body: bytes, output_format: str, json_bytes: int) -> bytes | None:
-        """The response body likewise; an error body is kept, since no error repeats a caller's values."""
+        """The response body, treated as `inputs` treats requests; an error body is kept, since errors never repeat input
+        values."""
         if not self.outputs_private or not body:
             return body
         names = _OUTPUT_NAMES.get(output_format)

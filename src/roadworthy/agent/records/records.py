@@ -1,6 +1,6 @@
-"""Takes record payloads from the hub, holds them for about a second, and has them written as Parquet files in a thread.
+"""Collects record payloads from the workers for about a second, and writes them as Parquet files in a thread.
 
-Bounded: what finds no room is dropped and counted, never silently. The next stop of a file is `shipping.py`.
+The buffer is bounded: records that do not fit are dropped and counted. `shipping.py` takes the finished files.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _log = structlog.get_logger(__name__)
 
 
 class RecordSink:
-    """Event loop only, but for the writing.
+    """Buffers records and writes them to files. Event loop only, except for the writing.
 
     Args:
         folder: where finished files are kept.
         lost: called with the number of records that were just dropped.
-        max_waiting_bytes: bound of what waits and of what is being written, together.
+        max_waiting_bytes: bound of the waiting records and of those being written, together.
 
     Attributes:
-        finished: set whenever there are new files; whoever waits clears it.
+        finished: set whenever there are new files; the waiting task clears it.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class RecordSink:
         self._room = True
 
     def know(self, scrubbers: Mapping[str, Scrubber]) -> None:
-        """Take the endpoints of a new snapshot. Those of earlier ones stay known: their last records are still on the way."""
+        """Add the endpoints of a new snapshot. Those of earlier snapshots stay: their last records are still on the way."""
         self._scrubbers = {**self._scrubbers, **scrubbers}
 
     def offer(self, payload: bytes) -> None:
-        """Keep one payload of records, or drop and count it."""
+        """Buffer one payload of records, or drop and count it."""
         rows = count_records(payload)
         if self._held_bytes + len(payload) > self._max_waiting_bytes:
             self._lost(rows)
@@ -74,7 +74,7 @@ class RecordSink:
             self._full.set()
 
     async def run(self) -> None:
-        """Rotate until cancelled."""
+        """Write files about every second until cancelled."""
         while True:
             await self._some.wait()
             with contextlib.suppress(TimeoutError):
@@ -83,7 +83,7 @@ class RecordSink:
             await self.flush()
 
     async def flush(self) -> None:
-        """Have everything written that waits now; called at each rotation and at the end."""
+        """Write all buffered records; called at each rotation and at the end."""
         async with self._writing:
             payloads, self._waiting = self._waiting, []
             size, self._fresh_bytes = self._fresh_bytes, 0
@@ -102,7 +102,7 @@ class RecordSink:
             return
         try:
             files, lost = await loop.run_in_executor(self._thread, self._writer.write, payloads, self._scrubbers)
-        except Exception:  # noqa: BLE001 - the border of the writing: whatever failed, the next rotation must come
+        except Exception:  # noqa: BLE001 - whatever failed in writing, the next rotation must come
             _log.exception("records could not be written")
             files, lost = [], sum(count_records(payload) for payload in payloads)
         for file in files:
@@ -112,7 +112,7 @@ class RecordSink:
             self._lost(lost)
 
     def _has_room(self) -> bool:
-        """Whether the disk takes records; a change is told once."""
+        """Whether the disk has room for records; a change is logged once."""
         room = self.folder.has_room()
         if room != self._room:
             self._room = room

@@ -1,6 +1,6 @@
-"""Frames of records as tables of what a record file holds, without looking at each record. `files.py` calls.
+"""Turns frames of records into tables with the columns of a record file, without a step for each record.
 
-Bodies in which something is private are the exception: they are cleared one by one.
+Bodies with private values are the exception: they are cleared one by one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _NUMBERS = ("at_us", "latency_us", "rows", "json_bytes", "output_json_bytes", "u
 
 
 def to_table(group: RecordColumns, scrubber: Scrubber | None) -> pa.Table:
-    """The group's records with the columns of PredictionRecord: text as string, numbers as int64, bodies as binary.
+    """The group's records as a table with the columns of PredictionRecord: text as string, numbers as int64, bodies as binary.
 
     Args:
         group: the records.
-        scrubber: of their endpoint; without one no body is kept.
+        scrubber: of their endpoint; without a scrubber no body is kept.
     """
     import pyarrow as pa
 
@@ -53,7 +53,7 @@ def _pieces(pieces: Pieces, count: int, kind: pa.DataType) -> pa.Array:
 
 
 def _scrubbed(group: RecordColumns, scrubber: Scrubber | None) -> dict[str, pa.Array]:
-    """The columns that differ where something is private: what cannot be cleared is empty, and says so."""
+    """The columns that change where values are private: a body that cannot be cleared is empty and marked WITHHELD."""
     import pyarrow as pa
 
     kind, formats = group.kind, [group.kind.input_format] * group.count

@@ -1,1 +1,1 @@
-"""Runner processes: which ones run on this machine, how they are watched, and which are kept out."""
+"""Runner processes: which ones run on this machine, their watch, and quarantine."""

@@ -1,4 +1,4 @@
-"""Which parts of confinement hold on this machine: found out once, by a process that confines itself as a runner does."""
+"""Finds out once which parts of the confinement hold on this machine, by a process that confines itself as a runner does."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Confinement:
-    """What is known of it.
+    """The confinement of this machine.
 
     Args:
         folder: the gateway's.
         policy: REQUIRED or BEST_EFFORT.
 
     Attributes:
-        held: by part; empty until it is known.
+        held: whether each part holds; empty until known.
     """
 
     def __init__(self, folder: Path, policy: str) -> None:
@@ -34,11 +34,11 @@ class Confinement:
         self.held: Mapping[str, bool] = {}
 
     async def find_out(self) -> None:
-        """Ask the machine, log it, and write it down for `roadworthy status`."""
+        """Find out which parts hold, log them, and write them to a file for `roadworthy status`."""
         try:
             self.held = await asyncio.to_thread(self._ask)
         except OSError as error:
-            _log.warning("it could not be found out how packages' code is confined", reason=str(error))
+            _log.warning("cannot find out how packages' code is confined", reason=str(error))
             return
         lacking = [part for part, holds in self.held.items() if not holds]
         facts = {
@@ -47,13 +47,13 @@ class Confinement:
             "policy": self._policy,
         }
         if missing(self.held) and self._policy == REQUIRED:
-            _log.error("packages' code cannot be confined here, and is not executed", **facts)
+            _log.error("packages' code cannot be confined here, so it is not executed", **facts)
         elif lacking:
-            _log.warning("packages' code is confined in part", **facts)
+            _log.warning("packages' code is only partly confined", **facts)
         else:
             _log.info("packages' code is confined", **facts)
         document = json.dumps({"policy": self._policy, "parts": dict(self.held)})
-        with contextlib.suppress(OSError):  # a full disk, which is told elsewhere
+        with contextlib.suppress(OSError):  # a full disk, which is logged elsewhere
             write_atomic(confinement_file(self._folder), document.encode("ascii"))
 
     def _ask(self) -> Mapping[str, bool]:
@@ -65,5 +65,5 @@ class Confinement:
 
 
 def confinement_file(folder: Path) -> Path:
-    """Where the gateway's `folder` says it."""
+    """The file in the gateway's `folder` that says which parts hold."""
     return folder / "run" / "confinement.json"

@@ -1,12 +1,12 @@
-"""Keeps the runner processes that the snapshot asks for: orders them from the supervisor, watches them, counts their crashes.
+"""Keeps the wanted runner processes running: orders them from the supervisor, watches them, counts their crashes.
 
-`runtime/placement.py` says which versions execute apart; workers ask it too, and so agree. Rules that a policy names always do.
-A runner is let go only when no worker needs what it executes any more. One that hangs or outgrows its bound is killed; one that
-comes near the bound, leaks, or should be started otherwise is replaced warm: the new runner takes over the address before the
-old one is asked to stop.
+`runtime/placement.py` decides which versions execute in isolation, for the agent and the workers alike. Rules that a policy names
+always do. A runner stops only when no worker needs its version or rule any longer. A runner that hangs or outgrows its memory
+bound is killed. A runner that comes near the bound, leaks, or should start with other settings is replaced warm: the new runner
+takes over the address before the old one is asked to stop.
 
-Runners are children of the supervisor and outlive this process. Their names say what they are, so that a restarted agent takes
-them over as they run.
+Runners are children of the supervisor and outlive the agent. Their names identify them, so that a restarted agent takes them over
+while they run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from roadworthy.agent.runners.orders import Orders
 from roadworthy.agent.runners.quarantine import Quarantine, crash_reason
 from roadworthy.agent.runners.watch import KILL, STILL, Growth, RunnerWatch
 from roadworthy.contract.local import part_of, read_part
@@ -46,9 +47,9 @@ from roadworthy.runtime.runners.isolated.launch import (
 
 LOOK_EVERY_S = 0.5
 REPLACE_EVERY_S = 10.0
-"""A copy is not replaced more often than that, however fast it leaks."""
+"""The least time between two replacements of a copy, however fast it leaks."""
 LINGER_S = 2.0
-"""How long nobody must have needed a runner before it is let go."""
+"""How long a runner must be unneeded before it is stopped."""
 _FROM_OUTSIDE = "killed"
 _PREFIX = "runner-"
 _log = structlog.get_logger(__name__)
@@ -56,7 +57,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Runner:
-    """One ordered process; `watch` is there while it runs."""
+    """One ordered process; `watch` is set while it runs."""
 
     name: str
     document: dict[str, Any]
@@ -65,13 +66,13 @@ class _Runner:
 
     @property
     def kind(self) -> str:
-        """Its name without the number: the same for runners that are started in the same way."""
+        """Its name without the number: equal for runners with the same start document."""
         return self.name.rpartition(".")[0]
 
 
 @dataclass(slots=True)
 class _Copy:
-    """One address, and who serves it: the present runner, and while it is replaced its successor. `rule` is "" for the version
+    """One address and its runners: the current one, and during a replacement its successor. `rule` is "" for the version
     itself."""
 
     entry: PackageEntry
@@ -86,7 +87,7 @@ class _Copy:
 
 @dataclass(frozen=True, slots=True)
 class RunnerFacts:
-    """One runner process, for the metrics page and reports; `rule` is "" where it executes the version itself."""
+    """One runner process, for the metrics page and reports; `rule` is "" when it executes the version itself."""
 
     digest: str
     rule: str
@@ -98,13 +99,13 @@ class RunnerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """How things are, for the metrics page and reports.
+    """The state of all runners, for the metrics page and reports.
 
     Attributes:
-        runners: the processes, as last looked at.
-        restarts: runners that were started again, by part and reason: they died, or were replaced warm.
-        workers: workers that died or were replaced warm, by reason.
-        kept_out: parts that may not execute, and why.
+        runners: the processes at the last look.
+        restarts: how often runners restarted after an exit or were replaced warm, by part and reason.
+        workers: how often workers exited or were replaced warm, by reason.
+        kept_out: why parts are quarantined, by part.
     """
 
     runners: tuple[RunnerFacts, ...] = ()
@@ -114,33 +115,14 @@ class Keeping:
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
-    """Whom the keeper of runners talks to.
-
-    Attributes:
-        order: has exactly these children run.
-        kill: ends one life of a child: name, pid, reason.
-        held: whether a worker still needs a part apart.
-        keep_out: is told the reasons by part whenever they change.
-        count_crash: counts one for the rollout with this id.
-    """
-
-    order: Callable[[list[dict[str, Any]]], None]
-    kill: Callable[[str, int, str], None]
-    held: Callable[[str], bool]
-    keep_out: Callable[[dict[str, str]], None]
-    count_crash: Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class How:
-    """How runners are started here.
+class RunnerSettings:
+    """How runners start on this machine.
 
     Attributes:
         folder: the gateway's.
         command: of a runner. bounds: what its code may have.
         log_level: "debug" to "error".
-        growth: when one leaks.
+        growth: when a runner counts as leaking.
     """
 
     folder: Path
@@ -151,20 +133,36 @@ class How:
 
 
 class Runners:
-    """Event loop only; `run` goes on until cancelled.
+    """Keeps the wanted runner processes running. Event loop only.
 
     Args:
-        how: how runners are started.
-        place: where versions execute.
-        quarantine: of what crashes.
-        around: the supervisor and the workers.
+        settings: how runners start.
+        place: decides where versions execute.
+        quarantine: counts crashes.
+        orders: the channel to the supervisor.
+        held: whether a worker still needs a part in its own process.
+        keep_out: called with the reasons by part whenever they change.
+        count_crash: called for each crash with the id of each rollout that it counts for.
     """
 
-    def __init__(self, how: How, place: Place, quarantine: Quarantine, around: Around) -> None:
-        self._how = how
+    def __init__(
+        self,
+        settings: RunnerSettings,
+        place: Place,
+        quarantine: Quarantine,
+        orders: Orders,
+        *,
+        held: Callable[[str], bool],
+        keep_out: Callable[[dict[str, str]], None],
+        count_crash: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
         self._place = place
         self._quarantine = quarantine
-        self._around = around
+        self._orders = orders
+        self._held = held
+        self._keep_out = keep_out
+        self._count_crash = count_crash
         self._shown: dict[str, str] = {}
         self._copies: dict[tuple[str, int], _Copy] = {}
         self._wanted: set[tuple[str, int]] = set()
@@ -176,13 +174,13 @@ class Runners:
         self._workers: dict[str, int] = defaultdict(int)
 
     def know(self, snapshot: Snapshot) -> None:
-        """Take a snapshot, or the same one again when packages have arrived."""
+        """Take a snapshot, or the same one again after packages have arrived."""
         self._quarantine.know(snapshot)
         self._snapshot = snapshot
         self._changed.set()
 
-    def told(self, message: dict[str, Any]) -> None:
-        """Take a message of the supervisor's."""
+    def handle(self, message: dict[str, Any]) -> None:
+        """Handle a message from the supervisor."""
         if "started" in message:
             self._began(str(message["started"]), int(message["pid"]))
         elif "slot" in message:
@@ -196,12 +194,12 @@ class Runners:
             self._changed.set()
 
     async def run(self) -> None:
-        """Keep what is wanted running, and look after it, until cancelled."""
+        """Keep the wanted runners running, and watch them, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._changed.wait()
-            if self._found is None:  # not before it is known what runs: an order names everything
+            if self._found is None:  # an order names everything, so the running ones must be known first
                 self._changed.clear()
                 continue
             if self._changed.is_set():
@@ -215,15 +213,15 @@ class Runners:
 
     @property
     def revision(self) -> int:
-        """Of the snapshot that is known; 0 before the first."""
+        """The revision of the last snapshot; 0 before the first."""
         return 0 if self._snapshot is None else self._snapshot.revision
 
-    def apart(self) -> set[str]:
+    def isolated(self) -> set[str]:
         """The parts that should execute in runner processes."""
         return {part for part, _ in self._wanted}
 
     def facts(self) -> Keeping:
-        """How things are."""
+        """The current state of all runners."""
         return Keeping(tuple(self._running()), dict(self._restarts), dict(self._workers), dict(self._shown))
 
     def _running(self) -> Iterator[RunnerFacts]:
@@ -234,20 +232,20 @@ class Runners:
                 yield RunnerFacts(copy.entry.digest, copy.rule, copy.number, watch.pid, state, size)
 
     def crashed(self, part: str, why: str) -> None:
-        """Count a crash against a part, and against a version for the rollouts that try it; past the limit the part is kept out
-        and its runners are stopped."""
+        """Count a crash against a part, and for a version also in its rollouts. At the limit, quarantine the part and stop its
+        runners."""
         for entry in () if self._snapshot is None else self._snapshot.packages:
             if entry.digest == part:
                 for rollout in entry.rollouts:
-                    self._around.count_crash(rollout)
+                    self._count_crash(rollout)
         if self._quarantine.crashed(part, why, time.monotonic()):
             digest, rule = read_part(part)
-            what = "a rule" if rule else "a version"
-            _log.error(f"{what} is kept out because it crashes", digest=digest, rule=rule or None, reason=why)
+            what = "rule" if rule else "version"
+            _log.error(f"a {what} is quarantined because it crashes", digest=digest, rule=rule or None, reason=why)
             self._changed.set()
 
     def processes(self) -> dict[str, tuple[int, int]]:
-        """Of each version how many of its runner processes are READY, and the bytes that the largest of them holds."""
+        """For each version, the number of READY runner processes and the bytes that the largest of them holds."""
         found: dict[str, tuple[int, int]] = {}
         for each in self._running():
             if each.state == states.NAMES[states.READY] and not each.rule:
@@ -255,10 +253,10 @@ class Runners:
                 found[each.digest] = (number + 1, max(largest, each.resident_bytes))
         return found
 
-    # What there should be.
+    # The wanted runners.
 
     async def _plan(self) -> None:
-        """Order what the snapshot wants."""
+        """Order the runners that the snapshot needs."""
         snapshot = self._snapshot
         if snapshot is None:
             return
@@ -270,12 +268,12 @@ class Runners:
             try:
                 placed = await asyncio.to_thread(self._place, entry, policies.get(entry.digest, ()))
             except (RoadworthyError, OSError):
-                unknown.add(entry.digest)  # not here yet: the snapshot comes again when it is
+                unknown.add(entry.digest)  # not here yet: the snapshot comes again when the package has arrived
             else:
                 placements.append((entry, placed))
         kept_out = self._quarantine.kept_out(time.monotonic())
         for entry, of_version in placements:
-            for rule, placed in _apart(entry, of_version, rules[entry.digest]):
+            for rule, placed in _isolated(entry, of_version, rules[entry.digest]):
                 part = part_of(entry.digest, rule)
                 if part not in kept_out:
                     wanted |= {(part, number) for number in range(placed.copies)}
@@ -287,7 +285,7 @@ class Runners:
 
     def _want(self, entry: PackageEntry, rule: str, placed: Placed) -> None:
         for number in range(placed.copies):
-            address = runner_address(self._how.folder, entry.digest, number, rule)
+            address = runner_address(self._settings.folder, entry.digest, number, rule)
             private_folder(address.parent)
             key = part_of(entry.digest, rule), number
             copy = self._copies.setdefault(key, _Copy(entry, rule, number, address, placed))
@@ -301,9 +299,9 @@ class Runners:
 
     def _runner(self, copy: _Copy) -> _Runner:
         self._number += 1
-        entry, how = copy.entry, self._how
+        entry, settings = copy.entry, self._settings
         start = RunnerStart(
-            folder=str(how.folder),
+            folder=str(settings.folder),
             digest=entry.digest,
             address=str(copy.address),
             allowed_by=entry.leave,
@@ -312,8 +310,8 @@ class Runners:
             threads=copy.placed.threads,
             hang_s=copy.placed.hang_s,
             max_rows=copy.placed.max_rows,
-            log_level=how.log_level,
-            confine=confinement(how.folder, entry.digest, copy.address, how.bounds, entry.grants),
+            log_level=settings.log_level,
+            confine=confinement(settings.folder, entry.digest, copy.address, settings.bounds, entry.grants),
         )
         document = runner_document(start)
         sign = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:8]
@@ -321,7 +319,7 @@ class Runners:
         return _Runner(name, document, grace_s=copy.placed.hang_s + 5.0)
 
     def _adopted(self, like: _Runner, address: Path) -> list[_Runner]:
-        """The runners of a copy that an earlier agent had ordered, one that is started in the present way last."""
+        """The runners of a copy that a previous agent ordered; those with the current start document come last."""
         same_copy = like.kind.rpartition("-")[0]
         found = {name: pid for name, pid in (self._found or {}).items() if name.rpartition("-")[0] == same_copy}
         adopted = [
@@ -330,8 +328,8 @@ class Runners:
         return sorted(adopted, key=lambda runner: (runner.kind == like.kind, int(runner.name.rpartition(".")[2])))
 
     def _order(self) -> None:
-        command = list(self._how.command)
-        self._around.order(
+        command = list(self._settings.command)
+        self._orders.order(
             [
                 {"name": runner.name, "argv": command, "document": runner.document, "grace_s": runner.grace_s}
                 for runner in self._all()
@@ -339,10 +337,10 @@ class Runners:
         )
 
     def _let_go(self) -> None:
-        """Stop the runners of what nobody needs any more."""
+        """Stop the runners of parts that no worker needs any longer."""
         now = time.monotonic()
         for key, copy in self._copies.items():
-            if key in self._wanted or self._around.held(key[0]):
+            if key in self._wanted or self._held(key[0]):
                 copy.needed_at = now
         gone = [key for key, copy in self._copies.items() if now - copy.needed_at > LINGER_S]
         for key in gone:
@@ -350,10 +348,10 @@ class Runners:
         if gone:
             self._order()
 
-    # What there is.
+    # The existing runners.
 
     def _keep_folder(self, copy: _Copy) -> None:
-        """Somebody may have deleted it, and with it the sockets by which its runners are called, seen by us before or not."""
+        """If the copy's folder was deleted, and the sockets of its runners with it, make it again and kill the runners."""
         if copy.address.parent.exists():
             return
         with contextlib.suppress(OSError):  # the disk may be full
@@ -364,14 +362,14 @@ class Runners:
 
     def _kill(self, name: str, pid: int, why: str) -> None:
         _log.error("killing a runner", runner=name, runner_pid=pid, reason=why)
-        self._around.kill(name, pid, why)
+        self._orders.kill(name, pid, why)
 
     def _look_after(self, copy: _Copy) -> None:
         for runner in copy.runners:
             if runner.watch is None:
                 continue
             runner.watch.look()
-            verdict = runner.watch.judge(copy.placed, self._how.growth)
+            verdict = runner.watch.judge(copy.placed, self._settings.growth)
             if verdict is not None and verdict[0] == KILL:
                 self._kill(runner.name, runner.watch.pid, verdict[1])
             elif verdict is not None:
@@ -389,7 +387,7 @@ class Runners:
         self._order()
 
     def _finish_replacing(self, copy: _Copy) -> None:
-        """Once the newest runner holds the address the others may go; one that cannot be loaded goes itself."""
+        """Stop the older runners once the newest holds the address. If the newest cannot be loaded, stop that one instead."""
         newest = copy.runners[-1]
         if newest.watch is None or newest.watch.state is None:
             return
@@ -398,7 +396,7 @@ class Runners:
             copy.runners = [newest]
             self._order()
         elif newest.watch.state.state == states.FAILED and holder is not None and holder.pid != newest.watch.pid:
-            _log.error("a runner's replacement could not be loaded; the old one goes on", runner=newest.name)
+            _log.error("a runner's replacement could not be loaded; the old runner stays", runner=newest.name)
             copy.runners.pop()
             copy.replaced_at = time.monotonic()
             self._order()
@@ -410,11 +408,11 @@ class Runners:
                     runner.watch = RunnerWatch(copy.address, pid, LOAD_S)
 
     def _died(self, message: dict[str, Any]) -> None:
-        if message.get("next_start_s") is None:  # it was asked to
+        if message.get("next_start_s") is None:  # it was asked to stop
             return
         name, status = str(message["died"]), int(message["status"])
         part = self._part(name)
-        if part is None:  # no runner, or of a version that nothing names any more
+        if part is None:  # not a runner, or of a version that no snapshot names any longer
             return
         watch = None
         for runner in (runner for runner in self._all() if runner.name == name):
@@ -422,7 +420,7 @@ class Runners:
         hung = watch is not None and watch.pid == message["pid"] and watch.hung()
         why = message.get("reason") or ("hung" if hung else crash_reason(status))
         self._restarts[part, str(why or _FROM_OUTSIDE)] += 1
-        if why not in (None, STILL):  # which says nothing of what it executes
+        if why not in (None, STILL):  # being still says nothing about the part it executes
             self.crashed(part, str(why))
 
     def _note_worker(self, message: dict[str, Any]) -> None:
@@ -437,22 +435,22 @@ class Runners:
             if set(self._shown) - set(kept_out):
                 self._changed.set()
             self._shown = kept_out
-            self._around.keep_out(kept_out)
+            self._keep_out(kept_out)
 
     def _all(self) -> Iterator[_Runner]:
         for copy in self._copies.values():
             yield from copy.runners
 
     def _part(self, name: str) -> str | None:
-        """What the runner of that name executes."""
+        """The part that the runner with this name executes."""
         digits, rule = read_stem(name.removeprefix(_PREFIX).rsplit("-", 2)[0])
         packages = () if self._snapshot is None else self._snapshot.packages
         found = (entry.digest for entry in packages if runner_stem(entry.digest) == digits)
         return next((part_of(digest, rule) for digest in found), None)
 
 
-def _apart(entry: PackageEntry, placed: Placed, named: Collection[str]) -> Iterator[tuple[str, Placed]]:
-    """What of the package executes apart, and how: its rules by name, the version itself as ""."""
+def _isolated(entry: PackageEntry, placed: Placed, named: Collection[str]) -> Iterator[tuple[str, Placed]]:
+    """The parts of the package that execute in isolation, and how: its named rules, and the version itself as ""."""
     if placed.where == PROCESS:
         yield "", placed
     if entry.leave is not None:

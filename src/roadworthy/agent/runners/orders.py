@@ -1,6 +1,6 @@
-"""The agent's end of the line to the supervisor: which runner processes there should be, and what became of them.
+"""The agent's end of its channel to the supervisor: orders runner processes, and receives reports of their starts and exits.
 
-The messages are described in `supervisor/channel.py`; the two meet in them and nowhere else.
+`supervisor/channel.py` describes the messages; agent and supervisor share nothing else.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ _LONGEST_LINE = 4 << 20
 
 
 class Orders:
-    """Event loop only.
+    """The channel to the supervisor. Event loop only.
 
     Args:
         descriptor: inherited from the supervisor.
-        told: called with each message that comes.
+        on_message: called with each message that arrives.
     """
 
-    def __init__(self, descriptor: int, told: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, descriptor: int, on_message: Callable[[dict[str, Any]], None]) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(False)
-        self._told = told
+        self._on_message = on_message
         self._writer: asyncio.StreamWriter | None = None
 
     async def run(self) -> None:
-        """Ask what runs, then listen until cancelled."""
+        """Ask for the running children, then receive messages until cancelled."""
         reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=_LONGEST_LINE)
         try:
             self._writer.write(b'{"hello": true}\n')
@@ -38,19 +38,19 @@ class Orders:
                 with contextlib.suppress(ValueError):
                     message = json.loads(line)
                     if isinstance(message, dict):
-                        self._told(message)
+                        self._on_message(message)
                         if "number" in message:
                             self._write({"heard": message["number"]})
-            await asyncio.Event().wait()  # the supervisor is gone; this process is told so in another way
+            await asyncio.Event().wait()  # the supervisor is gone; `watch_parent` notices
         finally:
             self._writer.close()
 
     def order(self, children: list[dict[str, Any]]) -> None:
-        """Have exactly these children run."""
+        """Order the supervisor to run exactly these children."""
         self._write({"children": children})
 
     def kill(self, name: str, pid: int, reason: str) -> None:
-        """Have one life of a child ended at once."""
+        """Order the supervisor to kill process `pid` of a child at once."""
         self._write({"kill": name, "pid": pid, "reason": reason})
 
     def _write(self, message: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""Which versions, and which of their rules, crash their processes, and so may not execute here for a while.
+"""Quarantine: keeps versions, and rules of versions, that crash their processes from executing here for a while.
 
-What is known is kept in a file, so that a restarted agent knows it too; it holds for one start of the gateway. A version gets a
-new chance when its time is over, when nothing names it any more, and when somebody changes an endpoint that answers with it:
-deploying it again is such a change. A rule that crashes says nothing of its version, nor a version of its rules.
+A file keeps the state, so that a restarted agent knows it too; it holds for one start of the gateway. A version gets a new chance
+when its time is over, when no snapshot names it any longer, and when an endpoint that serves it is changed, for example by
+deploying it again. Crashes of a rule do not count against its version, nor those of a version against its rules.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """When a version is kept out.
+    """When a version is quarantined.
 
     Attributes:
-        crashes: so many of them
-        within_s: in so many seconds put it into quarantine,
-        for_s: for so long.
+        crashes: how many crashes lead to quarantine.
+        within_s: the time within which they must happen, in seconds.
+        for_s: how long the quarantine lasts, in seconds.
     """
 
     crashes: int = 3
@@ -43,10 +43,10 @@ class Limit:
 
 
 def crash_reason(status: int) -> str | None:
-    """What an exit status tells against the version that ran, in words; None when it tells nothing.
+    """The reason, in words, why an exit status counts against the version that ran; None when it does not count.
 
-    A signal that only the process itself or its native code can cause counts, and so does an exit that nobody asked for. SIGKILL
-    and SIGTERM come from outside: from a person, from the kernel short of memory, from a supervisor.
+    Signals that only the process itself or its native code can cause count, and so does an unrequested exit. SIGKILL and SIGTERM
+    come from outside: from a person, from a kernel short of memory, from a supervisor.
     """
     if status < 0:
         return signal.Signals(-status).name if -status in _CRASHES else None
@@ -54,7 +54,7 @@ def crash_reason(status: int) -> str | None:
 
 
 class _Kept(msgspec.Struct):
-    """A version that may not execute: until when (monotonic seconds), why, and the endpoints that answered with it then."""
+    """A quarantined part: until when (monotonic seconds), why, and the generations of the endpoints that served it then."""
 
     until: float
     reason: str
@@ -62,7 +62,7 @@ class _Kept(msgspec.Struct):
 
 
 class _File(msgspec.Struct):
-    """What is on disk. Crashes are (monotonic seconds, reason), by part."""
+    """The content of the file. Crashes are (monotonic seconds, reason), by part."""
 
     boot: str = ""
     crashes: dict[str, list[tuple[float, str]]] = {}
@@ -73,9 +73,9 @@ class Quarantine:
     """Counts crashes by part.
 
     Args:
-        limit: when a version is kept out.
-        path: where it is kept, or None.
-        boot: of this start of the gateway; what another one left is not taken over.
+        limit: when a part is quarantined.
+        path: of the file, or None to keep none.
+        boot: of this start of the gateway; the state of another boot is ignored.
     """
 
     def __init__(self, limit: Limit, path: Path | None = None, boot: str = "") -> None:
@@ -87,12 +87,12 @@ class Quarantine:
             try:
                 found = msgspec.json.decode(path.read_bytes(), type=_File)
             except (OSError, msgspec.DecodeError):
-                _log.exception("the list of crashing versions cannot be read")
+                _log.exception("cannot read the list of crashing versions")
             else:
                 self._known = found if found.boot == boot else self._known
 
     def know(self, snapshot: Snapshot) -> None:
-        """Take the snapshot in force; whoever it gives a new chance is forgotten."""
+        """Take the snapshot in force, and forget the parts to which it gives a new chance."""
         named = {entry.digest for entry in snapshot.packages}
         endpoints: dict[str, dict[str, int]] = {}
         for entry in snapshot.endpoints:
@@ -104,7 +104,7 @@ class Quarantine:
         self._forget(again | {part for part in (*known.crashes, *known.kept_out) if read_part(part)[0] not in named})
 
     def crashed(self, part: str, reason: str, now: float) -> bool:
-        """Note a crash; whether the part is kept out from now on, and was not before."""
+        """Count a crash; return whether the part is quarantined now and was not before."""
         limit, known = self._limit, self._known
         crashes = [crash for crash in known.crashes.get(part, []) if now - crash[0] <= limit.within_s]
         known.crashes[part] = crashes = [*crashes, (now, reason)][-limit.crashes :]
@@ -117,12 +117,12 @@ class Quarantine:
         return new
 
     def kept_out(self, now: float) -> Mapping[str, str]:
-        """Reasons by part."""
+        """The reasons of quarantined parts, by part."""
         self._forget([part for part, kept in self._known.kept_out.items() if kept.until <= now])
         return {part: kept.reason for part, kept in self._known.kept_out.items()}
 
     def _answering(self, part: str) -> Mapping[str, int]:
-        """The endpoints that answer with the version, and their generations."""
+        """The endpoints that serve the part's version, and their generations."""
         return self._endpoints.get(read_part(part)[0], {})
 
     def _forget(self, parts: Collection[str]) -> None:
@@ -130,17 +130,17 @@ class Quarantine:
             for part in parts:
                 self._known.crashes.pop(part, None)
                 if self._known.kept_out.pop(part, None) is not None:
-                    _log.warning("what crashed gets a new chance", part=part)
+                    _log.warning("quarantine is over: a new chance for what crashed", part=part)
             self._save()
 
     def _save(self) -> None:
         if self._path is not None:
             try:
                 write_atomic(self._path, msgspec.json.encode(self._known), mode=0o600)
-            except OSError:  # it is known in memory; a restarted agent would have to find out again
-                _log.exception("the list of crashing versions could not be written")
+            except OSError:  # it stays in memory; only a restarted agent would lose it
+                _log.exception("cannot write the list of crashing versions")
 
 
 def _changed(before: Mapping[str, int], now: Mapping[str, int]) -> bool:
-    """Whether an endpoint answers with the version that did not, or was changed since."""
+    """Whether an endpoint that serves the version is new, or was changed since."""
     return any(generation > before.get(name, 0) for name, generation in now.items())

@@ -1,4 +1,4 @@
-"""What one runner process looks like from outside: its state file and its memory. It judges; `runners.py` acts."""
+"""Watches one runner process from outside: its state file, its memory and its files. It judges; `keeper.py` acts."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from roadworthy.runtime.runners.isolated.state import RunnerState
 
 KILL, REPLACE = "kill", "replace"
 DISK = "disk"
-"""Why a runner is killed that has written more than it may, or too many files."""
+"""The reason for killing a runner that has written more bytes or files than it may."""
 _MOST_FILES = 10_000
 STILL = "no sign of life"
-"""Why a runner is killed that neither runs its model nor takes a step: it was stopped from outside, or a thread of the model
-holds the interpreter."""
+"""The reason for killing a runner that neither runs its model nor takes a step: it was stopped from outside, or a thread of the
+model holds the interpreter."""
 _NEAR = 0.9
-"""Of the memory bound: a runner that has reached this is replaced before it has to be killed,"""
+"""A runner is replaced at this share of its memory bound, before it has to be killed."""
 _GROWN = 0.05
-"""provided that it has grown by this share of the bound since it was ready: if not, another one would be as large."""
+"""It is replaced only after it grew by this share of the bound since it was ready; else a new one would be as large."""
 _STILL_S, _STILL_LOOKS = 8.0, 4
-"""After so long without a step, at so many looks in a row: when the whole machine stood still, it has had the time for one."""
+"""A runner without a step for this long, at this many looks in a row, is killed. After a pause of the whole machine it has had
+time for a step by the later looks."""
 _LATER_S = 2.0
-"""How much longer than its own watchdog a runner that hangs is waited for."""
+"""How many seconds later than its own watch a hanging runner is killed from here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """When a runner leaks.
+    """When a runner counts as leaking.
 
     Attributes:
-        most_bytes: by so much its own memory may grow; None for no bound.
-        warm_up_s: counted from so long after READY on.
+        most_bytes: how much its private memory may grow; None for no bound.
+        warm_up_s: seconds after READY from which growth counts.
     """
 
     most_bytes: int | None = 1 << 30
@@ -45,11 +46,11 @@ class Growth:
 
 @dataclass(slots=True)
 class RunnerWatch:
-    """One life of a runner.
+    """The watch over one runner process.
 
     Attributes:
-        pid: its process.
-        state: its last known state, or None. memory: what it held then.
+        pid: the process.
+        state: its last known state, or None. memory: its memory at the last look.
     """
 
     address: Path
@@ -64,7 +65,7 @@ class RunnerWatch:
     _base: int | None = None
 
     def look(self) -> None:
-        """See how it is now."""
+        """Read the runner's state and memory now."""
         found = RunnerState.read(self.address, self.pid)
         self._lost = self._lost + 1 if found is None and self.state is not None else 0
         self.state = found or self.state
@@ -75,17 +76,15 @@ class RunnerWatch:
             self._ready_at, self._first = time.monotonic(), self.memory.total
 
     def judge(self, placed: Placed, growth: Growth) -> tuple[str, str] | None:
-        """KILL or REPLACE, and why; None when all is well."""
+        """KILL or REPLACE, and the reason; None when all is well."""
         seen = self.state
         if seen is not None and seen.state in (states.LOADING, states.READY, states.DRAINING):
-            patience_s = self.load_s if seen.state == states.LOADING else placed.hang_s
-            if seen.busy_s > patience_s + _LATER_S:
+            limit_s = self.load_s if seen.state == states.LOADING else placed.hang_s
+            if seen.busy_s > limit_s + _LATER_S:
                 return KILL, "hung"
             if not _is_within(self.address.parent, QUOTA_BYTES):
                 return KILL, DISK
-            if (
-                self._lost >= _STILL_LOOKS
-            ):  # somebody has deleted its folder, and with it the socket by which it is called
+            if self._lost >= _STILL_LOOKS:  # its folder was deleted, and with it the socket that workers connect to
                 return KILL, STILL
             self._still = self._still + 1 if seen.still_s > _STILL_S else 0
             if self._still >= _STILL_LOOKS and seen.state != states.LOADING:
@@ -110,13 +109,13 @@ class RunnerWatch:
         return (REPLACE, "growth") if growth.most_bytes is not None and grown > growth.most_bytes else None
 
     def hung(self) -> bool:
-        """Whether it said itself that it hangs. Asked after its death, before its successor sweeps its files."""
+        """Whether the runner itself reported that it hangs. Call after its exit, before its successor deletes its files."""
         last = RunnerState.read(self.address, self.pid) or self.state
         return last is not None and last.state == states.HUNG
 
 
 def _is_within(folder: Path, most_bytes: int) -> bool:
-    """Whether what lies below the folder keeps to the bounds. A runner has no other place on the disk to write to."""
+    """Whether the folder's content is within the bounds. A runner cannot write anywhere else on the disk."""
     bytes_left, files_left = most_bytes, _MOST_FILES
     folders = [str(folder)]
     while folders:
@@ -124,7 +123,7 @@ def _is_within(folder: Path, most_bytes: int) -> bool:
             entries = os.scandir(folders.pop())
         except FileNotFoundError:
             continue
-        except OSError:  # closed, so that it cannot be counted
+        except OSError:  # the runner closed it, so that it cannot be counted
             return False
         with entries:
             for entry in entries:

@@ -1,1 +1,1 @@
-"""What goes to and from the control plane: snapshots, packages, telemetry and record files."""
+"""Exchange with the control plane: snapshots, packages, telemetry and record files."""

@@ -1,4 +1,4 @@
-"""The agent's calls to the control plane; the one file here that knows its addresses. Called by sync and shipping."""
+"""The agent's calls to the control plane; the only file here that knows its addresses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import httpx
 
 _BLOCK_BYTES = 1 << 20
 _CALL_S = 20.0
-"""How long a whole call may take, beside what it asks the other side to wait and what its bytes need."""
+"""How long a call may take, not counting a requested wait and the transfer of its bytes."""
 _SLOWEST_BYTES_S = 64 << 10
-"""A transfer slower than this is as good as none."""
+"""Bytes a second; a slower transfer is given up."""
 
 
 class ControlLink:
-    """One keep-alive client with the gateway's key. Every method raises httpx.HTTPError when the call did not succeed, which is
-    decided in bounded time: also when the other side takes bytes and never answers, or answers a byte now and then.
+    """A keep-alive client with the gateway's key. Every method raises httpx.HTTPError when the call fails, in bounded time: even
+    when the other side takes bytes and never answers, or answers a byte now and then.
 
     Args:
         url: the control plane's address, http(s)://host:port.
@@ -29,7 +29,7 @@ class ControlLink:
 
     def __init__(self, url: str, key: str, gateway: str) -> None:
         self._gateway = gateway
-        # The environment's proxies and netrc are not for this call: it stays between the two planes.
+        # Ignore proxies and netrc of the environment: this connection stays between the two planes.
         self._http = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"},
@@ -43,7 +43,7 @@ class ControlLink:
         await self._http.aclose()
 
     async def snapshot(self, etag: str | None, wait_s: int) -> bytes | None:
-        """The snapshot's JSON once it differs from `etag`, or None when it still did not after `wait_s` seconds."""
+        """The snapshot's JSON once it differs from `etag`; None when it does not differ within `wait_s` seconds."""
         headers = {} if etag is None else {"If-None-Match": etag}
         timeout = httpx.Timeout(wait_s + 10.0, connect=5.0)
         async with _within(wait_s + _CALL_S):
@@ -55,10 +55,10 @@ class ControlLink:
         return reply.raise_for_status().content
 
     async def download_package(self, digest: str, path: Path, max_bytes: int) -> None:
-        """Write the packed package to the new file `path`, at most `max_bytes` of it.
+        """Write the packed package to the new file `path`, at most `max_bytes`.
 
         Raises:
-            httpx.HTTPError: the call failed, or there was more.
+            httpx.HTTPError: the call failed, or the package is larger.
             OSError: the disk refused.
         """
         address = f"/internal/v1/packages/{digest}"
@@ -75,14 +75,14 @@ class ControlLink:
                     file.write(block)
 
     async def put_records(self, file: str, data: bytes) -> None:
-        """Hand over one finished record file; repeating it does no harm."""
+        """Upload one finished record file; repeating it does no harm."""
         url = f"/internal/v1/records/{self._gateway}/{file}"
         async with _within(_CALL_S + len(data) / _SLOWEST_BYTES_S):
             reply = await self._http.put(url, content=data, timeout=60.0)
         reply.raise_for_status()
 
     async def post_telemetry(self, frame: bytes) -> None:
-        """Hand over one telemetry frame."""
+        """Send one telemetry frame."""
         async with _within(_CALL_S):
             reply = await self._http.post(
                 "/internal/v1/telemetry", content=frame, headers={"Content-Type": "application/json"}
@@ -92,7 +92,7 @@ class ControlLink:
 
 @contextlib.asynccontextmanager
 async def _within(seconds: float) -> AsyncIterator[None]:
-    """Give a call up after that long, however busy the connection looks."""
+    """Give a call up after this time, however busy the connection looks."""
     try:
         async with asyncio.timeout(seconds):
             yield

@@ -1,6 +1,6 @@
-"""The packages on this machine's disk: `packages/<64 hex>/`, each unpacked and verified. Called by `sync.py`.
+"""The packages on this machine's disk: `packages/<64 hex>/`, each unpacked and verified.
 
-A folder appears whole or not at all, and only under the digest that its content has.
+A folder appears whole or not at all, and only under the digest of its content.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from roadworthy.foundation.files import private_folder, remove_tree, sweep_tempo
 from roadworthy.foundation.references import check_digest
 
 FORGET_AFTER_S = 600.0
-"""A package that no snapshot named for this long, and that no worker holds, is deleted."""
+"""A package is deleted when no snapshot has named it for this long and no worker holds it."""
 
 _AT_A_TIME = 2
 _log = structlog.get_logger(__name__)
 
 
 class PackageStore:
-    """Event loop only; unpacking runs in threads.
+    """The local packages. Event loop only; unpacking runs in threads.
 
     Args:
-        folder: made with mode 0700 when it is missing; what an interrupted run left behind is deleted.
-        clock: measures how long a package was not named.
+        folder: created with mode 0700 when missing; leftovers of an interrupted run are deleted.
+        clock: measures how long a package has not been named.
     """
 
     def __init__(self, folder: Path, clock: Clock | None = None) -> None:
@@ -40,19 +40,20 @@ class PackageStore:
         self._clock = clock or SystemClock()
         self._named_at: dict[str, float] = {}
         self._fetching: dict[str, asyncio.Task[bool]] = {}
-        self._turns = asyncio.Semaphore(_AT_A_TIME)
+        self._slots = asyncio.Semaphore(_AT_A_TIME)
         sweep_temporary(folder)
 
     def has(self, digest: str) -> bool:
-        """Whether the package lies here, verified when it was unpacked; loading verifies it again."""
+        """Whether the package is here. It was verified when it was unpacked; loading verifies it again."""
         return (self._place(digest) / "manifest.json").is_file()
 
     def discard(self, digest: str) -> None:
-        """Delete a package that turned out to be damaged, so that it is fetched again."""
+        """Delete a damaged package, so that it is fetched again."""
         remove_tree(self._place(digest))
 
     def fetch(self, entry: PackageEntry, control: ControlLink) -> asyncio.Task[bool]:
-        """One attempt to get the package; callers that ask while it runs share it. The result says whether it is here now."""
+        """Try once to fetch the package; concurrent callers share the attempt. The result says whether the package is here
+        now."""
         task = self._fetching.get(entry.digest)
         if task is None:
             task = asyncio.create_task(self._fetch(entry, control))
@@ -61,7 +62,7 @@ class PackageStore:
         return task
 
     def collect(self, named: Collection[str], held: Callable[[str], bool]) -> list[str]:
-        """Delete packages that were not among `named` for FORGET_AFTER_S and that no worker holds; return their digests."""
+        """Delete packages that have not been in `named` for FORGET_AFTER_S and that no worker holds; return their digests."""
         now = self._clock.monotonic()
         gone = []
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
@@ -78,14 +79,14 @@ class PackageStore:
     async def _fetch(self, entry: PackageEntry, control: ControlLink) -> bool:
         place = self._place(entry.digest)
         packed = temporary_beside(place)
-        async with self._turns:
+        async with self._slots:
             started = time.monotonic()
             try:
-                private_folder(self.folder)  # somebody may have deleted it
+                private_folder(self.folder)  # it may have been deleted
                 await control.download_package(entry.digest, packed, entry.size_bytes)
                 await asyncio.to_thread(_unpack_verified, packed, place, entry.digest)
             except (httpx.HTTPError, OSError, RoadworthyError) as error:
-                _log.error("a package could not be fetched", digest=entry.digest, reason=_reason(error))
+                _log.error("cannot fetch a package", digest=entry.digest, reason=_reason(error))
                 return False
             finally:
                 packed.unlink(missing_ok=True)
@@ -97,12 +98,15 @@ class PackageStore:
 
 
 def _unpack_verified(packed: Path, place: Path, digest: str) -> None:
-    from roadworthy.package.archive import open_package, unpack  # needed once a package arrives, and not cheap
+    # Slow to import, and needed only when a package arrives.
+    from roadworthy.package.archive import open_package, unpack
 
     if open_package(packed).digest != digest:
-        raise PackageInvalid("the package that arrived is not the one that was asked for", code="package-damaged")
+        raise PackageInvalid(
+            "the package that arrived has another digest than the requested one", code="package-damaged"
+        )
     if place.exists():
-        remove_tree(place)  # it is asked for because it is not whole
+        remove_tree(place)  # it is fetched again because it is not whole
     unpack(packed, place)
 
 

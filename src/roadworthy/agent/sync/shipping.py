@@ -1,7 +1,7 @@
-"""Sends what the gateway has to tell: finished record files, then telemetry frames that name them. Nothing is sent twice in vain.
+"""Ships finished record files and telemetry frames to the control plane, without sending anything twice in vain.
 
-A file is put into the blob store, named in a frame's manifest, and deleted here when the frame was accepted. With the control
-plane away files stay on disk under their bound, and the frame that was not accepted is repeated as it was.
+A file is put into the blob store, named in a frame's manifest, and deleted here once the frame was accepted. While the control
+plane is away, files stay on disk within their bound, and the frame that was not accepted is repeated unchanged.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ from roadworthy.serving.metrics import Totals
 
 TELEMETRY_EVERY_S = 1.0
 SETTLE_S = 0.01
-"""Changes that come this close together travel in one frame."""
+"""Changes within this many seconds travel in one frame."""
 WORKER_LOST = "worker-lost"
-"""The outcome under which requests are counted that were in flight in a worker that died."""
+"""The outcome that counts requests in flight in a worker that exited."""
 
 NAMED_FOR_S = 600.0
-"""A rollout is told of for so long after the last snapshot that named it: what was counted late, or while the control plane was
-away, is still to arrive."""
+"""How long frames report a rollout after the last snapshot that named it, so that late counts, and counts from a time without the
+control plane, still arrive."""
 
 _MANIFESTS_A_FRAME = 500
 _PERMANENT = frozenset({400, 409, 413, 415, 422})
 _COUNTED = ("rollouts", "run_times", "counts")
 _PARTS = ("record_files", *_COUNTED)
-"""Of a frame, beside what workers report."""
+"""The parts of a frame, in addition to the workers' reports."""
 _LEFT_OUT_S = 60.0
 _REASON_CHARACTERS = 300
 _LOST_FOR_GOOD = frozenset({None, errno.ENOENT, errno.EISDIR})
-"""Of errors while reading a file; those without a number come from the reader of Parquet."""
+"""Errors that mean that a file is lost; those without an errno come from the Parquet reader."""
 _FRAMES = Backoff(0.1, 5.0, jitter=0.5)
 _FILES = Backoff(0.2, 10.0, jitter=0.5)
 _log = structlog.get_logger(__name__)
 
 
 def count_requests(totals: Totals) -> tuple[RequestCount, ...]:
-    """The totals as a frame tells them: answered, refused before a version was chosen, and lost in workers that died. What was
-    folded, and so has no digest any more, was told while it was apart."""
+    """The request counts of a frame: answered, refused before a version was chosen, and lost in workers that exited. Folded runs
+    have no digest and are left out: they were reported before they were folded."""
     answered = [
         RequestCount(bound.endpoint, bound.generation, bound.digest, outcome, count)
         for (bound, outcome), count in totals.requests.items()
@@ -83,9 +83,14 @@ def count_requests(totals: Totals) -> tuple[RequestCount, ...]:
     return tuple(RequestCount(*key, count) for key, count in merged.items())
 
 
-class Known(NamedTuple):
-    """What frames need beside the slab: the snapshot in force, of each digest how many runner processes are READY with the bytes
-    that the largest holds, and what the machine has left."""
+class GatewayState(NamedTuple):
+    """What frames need in addition to the slab.
+
+    Attributes:
+        snapshot: the one in force, or None.
+        processes: by digest, the number of READY runner processes, and the bytes that the largest of them holds.
+        memory_free_bytes, disk_free_bytes: what the machine has left; None when unknown.
+    """
 
     snapshot: Snapshot | None = None
     processes: Mapping[str, tuple[int, int]] = {}
@@ -94,17 +99,17 @@ class Known(NamedTuple):
 
 
 class Frames:
-    """Makes telemetry frames. The sequence lives in the agent's slot, so that it goes on after a restart within the same boot.
+    """Makes telemetry frames. The sequence number is in the agent's slot, so that it continues after a restart within a boot.
 
-    Counts are told whole each time. Users with bad events are many and never taken back, so each is told until a frame with it
-    was accepted, and all of them again by an agent that was started anew, or to a control plane that was set back.
+    Every frame holds whole counts. Users with bad events are many and never withdrawn, so each is sent until a frame with it was
+    accepted; a restarted agent, or one whose control plane went back to an older database, sends all of them again.
 
     Args:
         source: this gateway's id, and the slab's boot.
         slot: the agent's own slot.
         read: the totals of all slots.
         clock: for the frame's time.
-        known: what the agent knows besides.
+        state: returns the gateway's state now.
     """
 
     def __init__(
@@ -113,37 +118,37 @@ class Frames:
         slot: SlotWriter,
         read: Callable[[], Totals],
         clock: Clock,
-        known: Callable[[], Known],
+        state: Callable[[], GatewayState],
     ) -> None:
         self._gateway, self._boot = source
         self._slot = slot
         self._cell = slot.place("sequence")
         self._read = read
         self._clock = clock
-        self._known = known
+        self._state = state
         self._named: dict[str, int] = {}
         self._epoch: str | None = None
         self._accepted: dict[str, set[BadUnit]] = {}
 
     def accepted(self, frame: Telemetry) -> None:
-        """The control plane has taken it: the users that it names need not be told again."""
+        """Note that the control plane accepted the frame: the users that it names need not be sent again."""
         for counts in frame.rollouts:
             self._accepted.setdefault(counts.rollout, set()).update(counts.units)
 
-    def make(self, hub: WorkerRegistry, manifests: tuple[RecordFile, ...]) -> Telemetry:
-        """The next frame: how things are now."""
+    def make(self, registry: WorkerRegistry, manifests: tuple[RecordFile, ...]) -> Telemetry:
+        """The next frame, with the current counts and states."""
         self._slot.values[self._cell] += 1
-        totals, known = self._read(), self._known()
+        totals, state = self._read(), self._state()
         return Telemetry(
             gateway=self._gateway,
             boot=self._boot,
             sequence=self._slot.values[self._cell],
             at_us=self._clock.now_us(),
-            workers=with_known(hub.reports(), totals, known),
+            workers=with_state(registry.reports(), totals, state),
             counts=count_requests(totals),
             record_files=manifests,
             lost_records=totals.records_lost,
-            rollouts=self._rollouts(totals, known.snapshot),
+            rollouts=self._rollouts(totals, state.snapshot),
             run_times=tuple(RunTimes(digest, tuple(counts)) for digest, counts in sorted(totals.run_times.items())),
         )
 
@@ -154,10 +159,10 @@ class Frames:
                 self._named[entry.rollout.id] = now_us
         counted = totals.evidence.rollouts()
         for rollout in counted:
-            self._named.setdefault(rollout, now_us)  # the agent was started anew after the rollout's end
+            self._named.setdefault(rollout, now_us)  # the agent restarted after the rollout's end
         until_us = now_us - int(NAMED_FOR_S * 1e6)
         epoch = None if snapshot is None else snapshot.epoch
-        if epoch != self._epoch:  # an older copy of its store may know less than it has accepted
+        if epoch != self._epoch:  # an older copy of its database may lack what it had accepted
             self._epoch, self._accepted = epoch, {}
         return tuple(
             self._news(totals.evidence.counts(each)) for each in sorted(counted) if self._named[each] >= until_us
@@ -168,25 +173,25 @@ class Frames:
         return msgspec.structs.replace(counts, units=tuple(unit for unit in counts.units if unit not in known))
 
 
-def with_known(reports: Iterable[WorkerReport], totals: Totals, known: Known) -> tuple[WorkerReport, ...]:
-    """The reports with what only the agent knows: of their versions breakers that are open and memory of runner processes, and
-    what the machine has left."""
-    refused = set() if known.snapshot is None else not_closed(totals, known.snapshot)
+def with_state(reports: Iterable[WorkerReport], totals: Totals, state: GatewayState) -> tuple[WorkerReport, ...]:
+    """The workers' reports, completed with what only the agent knows: for each version open breakers and memory of runner
+    processes, and what the machine has left."""
+    refused = set() if state.snapshot is None else not_closed(totals, state.snapshot)
 
-    def told(state: VersionState) -> VersionState:
-        if state.digest not in refused | known.processes.keys():
-            return state
-        processes, memory = known.processes.get(state.digest, (0, None))
+    def completed(version: VersionState) -> VersionState:
+        if version.digest not in refused | state.processes.keys():
+            return version
+        processes, memory = state.processes.get(version.digest, (0, None))
         return msgspec.structs.replace(
-            state, breaker_open=state.digest in refused, processes=processes, memory_bytes=memory
+            version, breaker_open=version.digest in refused, processes=processes, memory_bytes=memory
         )
 
     return tuple(
         msgspec.structs.replace(
             report,
-            versions=tuple(told(state) for state in report.versions),
-            memory_free_bytes=known.memory_free_bytes,
-            disk_free_bytes=known.disk_free_bytes,
+            versions=tuple(completed(version) for version in report.versions),
+            memory_free_bytes=state.memory_free_bytes,
+            disk_free_bytes=state.disk_free_bytes,
             log_lines_dropped=totals.log_lines_lost,
         )
         for report in reports
@@ -194,7 +199,7 @@ def with_known(reports: Iterable[WorkerReport], totals: Totals, known: Known) ->
 
 
 class Shipping:
-    """Event loop only.
+    """Ships frames and files. Event loop only.
 
     Args:
         gateway: this gateway's id.
@@ -202,7 +207,7 @@ class Shipping:
         lost: called with the number of records that were given up.
 
     Attributes:
-        refused: frames that the control plane refused for good.
+        refused: number of frames that the control plane refused permanently.
     """
 
     def __init__(
@@ -220,23 +225,27 @@ class Shipping:
         self._left_out: dict[str, float] = {}
 
     def kick(self) -> None:
-        """Something changed that should be known at once: send a frame in a moment."""
+        """Send a frame in a moment, because of an urgent change."""
         self._kick.set()
 
-    async def run(self, hub: WorkerRegistry) -> None:
+    async def run(self, registry: WorkerRegistry) -> None:
         """Ship files and frames until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._send_frames(hub))
+            group.create_task(self._send_frames(registry))
             group.create_task(self._ship_files())
 
-    async def finish(self, hub: WorkerRegistry) -> None:
-        """One last attempt for all files and a frame; raises httpx.HTTPError when the control plane does not answer."""
-        while await self._ship_all():
-            await self._control.post_telemetry(encode_telemetry(self._make(hub, _PARTS)))
-            self._forget(tuple(self._shipped.values()))
-        await self._control.post_telemetry(encode_telemetry(self._make(hub, _PARTS)))
+    async def finish(self, registry: WorkerRegistry) -> None:
+        """Try a last time to ship all files and a frame.
 
-    async def _send_frames(self, hub: WorkerRegistry) -> None:
+        Raises:
+            httpx.HTTPError: the control plane does not answer.
+        """
+        while await self._ship_all():
+            await self._control.post_telemetry(encode_telemetry(self._make(registry, _PARTS)))
+            self._forget(tuple(self._shipped.values()))
+        await self._control.post_telemetry(encode_telemetry(self._make(registry, _PARTS)))
+
+    async def _send_frames(self, registry: WorkerRegistry) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TELEMETRY_EVERY_S):
@@ -244,39 +253,39 @@ class Shipping:
                 await asyncio.sleep(SETTLE_S)
             self._kick.clear()
             self._left_out = {name: until for name, until in self._left_out.items() if until > time.monotonic()}
-            frame = self._make(hub, set(_PARTS) - self._left_out.keys())
+            frame = self._make(registry, set(_PARTS) - self._left_out.keys())
             if not await self._send(frame):
-                await self._send_in_parts(hub, frame)
+                await self._send_in_parts(registry, frame)
             elif not self._left_out:
                 self._told.clear()
 
     async def _send(self, frame: Telemetry) -> bool:
-        """Whether the frame was accepted; False when it never will be."""
+        """Send a frame until it is accepted or refused permanently; whether it was accepted."""
         if not await self._deliver(encode_telemetry(frame)):
             return False
         self._frames.accepted(frame)
         self._forget(frame.record_files)
         return True
 
-    async def _send_in_parts(self, hub: WorkerRegistry, refused: Telemetry) -> None:
-        """After a frame that was refused for good: send its parts in frames of their own, so that one that is bad costs no other,
-        and drop that one: a record file for good, what is counted for a minute. When even a frame without parts is refused, they
-        are not to blame."""
-        if not await self._send(self._make(hub)):
+    async def _send_in_parts(self, registry: WorkerRegistry, refused: Telemetry) -> None:
+        """After a permanent refusal, send the frame's parts in separate frames, so that a bad part costs no other. A bad part is
+        dropped: a record file for good, counts for a minute. When even a frame without parts is refused, the parts are not to
+        blame and stay."""
+        if not await self._send(self._make(registry)):
             return
         for file in refused.record_files:
-            if not await self._send(msgspec.structs.replace(self._make(hub), record_files=(file,))):
-                self._tell(f"the record file {file.blob} is refused and deleted")
+            if not await self._send(msgspec.structs.replace(self._make(registry), record_files=(file,))):
+                self._tell(f"the control plane refuses the record file {file.blob}; deleted it")
                 self._lost(file.rows)
                 self._forget((file,))
         for name in _COUNTED:
             part = {name: getattr(refused, name)}
-            if part[name] and not await self._send(msgspec.structs.replace(self._make(hub), **part)):
-                self._tell(f"{name} are refused and left out")
+            if part[name] and not await self._send(msgspec.structs.replace(self._make(registry), **part)):
+                self._tell(f"the control plane refuses the part {name}; left it out for {_LEFT_OUT_S:.0f} s")
                 self._left_out[name] = time.monotonic() + _LEFT_OUT_S
 
     async def _deliver(self, frame: bytes) -> bool:
-        """Repeat one frame until it is accepted; False when it never will be."""
+        """Send one frame until it is accepted; False when it is refused permanently."""
         pauses = _FRAMES.delays(random.random)
         while True:
             try:
@@ -287,20 +296,20 @@ class Shipping:
                     self._tell(f"{error.response.status_code} {error.response.text[:_REASON_CHARACTERS]}")
                     return False
             except httpx.HTTPError:
-                pass  # sync.py says in the log that the control plane is away
+                pass  # sync.py logs that the control plane is away
             else:
                 return True
             await asyncio.sleep(next(pauses))
 
     def _tell(self, reason: str) -> None:
-        """Write it into the log, once until all goes well again."""
+        """Log a refusal once, until frames are accepted whole again."""
         if reason not in self._told:
             self._told.add(reason)
             _log.error("telemetry was refused", reason=reason)
 
-    def _make(self, hub: WorkerRegistry, parts: Collection[str] = ()) -> Telemetry:
-        """The next frame, with these of its parts."""
-        frame = self._frames.make(hub, tuple(self._shipped.values())[:_MANIFESTS_A_FRAME])
+    def _make(self, registry: WorkerRegistry, parts: Collection[str] = ()) -> Telemetry:
+        """The next frame, with only these of its parts."""
+        frame = self._frames.make(registry, tuple(self._shipped.values())[:_MANIFESTS_A_FRAME])
         return msgspec.structs.replace(frame, **{name: () for name in _PARTS if name not in parts})
 
     def _forget(self, accepted: tuple[RecordFile, ...]) -> None:
@@ -322,7 +331,7 @@ class Shipping:
             await self._sink.finished.wait()
 
     async def _ship_all(self) -> bool:
-        """Put every file that is not there yet; whether any manifest is waiting for its frame afterwards."""
+        """Put every file that is not in the blob store yet; return whether any manifest waits for its frame."""
         for name in self._sink.folder.names():
             if name not in self._shipped:
                 await self._ship(name)
@@ -334,15 +343,15 @@ class Shipping:
             about = folder.describe(name)
             data = await asyncio.to_thread((folder.folder / name).read_bytes)
             if len(data) != about.size_bytes:
-                raise ValueError(f"{len(data)} bytes instead of {about.size_bytes}")
+                raise ValueError(f"expected {about.size_bytes} bytes, got {len(data)}")
         except (OSError, ValueError) as error:
             if name not in folder.names():
-                return  # the bound on the disk took it
+                return  # deleted meanwhile to keep the bound
             if isinstance(error, OSError) and error.errno not in _LOST_FOR_GOOD:
-                _log.warning("a record file cannot be read now; it is tried again", file=name, reason=str(error))
+                _log.warning("cannot read a record file now; it is tried again", file=name, reason=str(error))
                 return
             lost = folder.give_up(name)
-            _log.error("a record file is damaged or gone; given up", file=name, records=lost or None, reason=str(error))
+            _log.error("gave up a damaged or deleted record file", file=name, records=lost or None, reason=str(error))
             self._lost(lost)
             return
         try:
@@ -350,7 +359,7 @@ class Shipping:
         except httpx.HTTPStatusError as error:
             if error.response.status_code not in _PERMANENT:
                 raise
-            _log.exception("a record file was refused; deleted", file=name, records=about.rows)
+            _log.exception("the control plane refused a record file; deleted it", file=name, records=about.rows)
             self._lost(about.rows)
             folder.remove(name)
             return

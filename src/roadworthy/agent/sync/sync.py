@@ -1,6 +1,6 @@
-"""Follows the control plane's snapshot: polls, refuses what goes back, fetches packages, writes to disk, hands to the hub.
+"""Follows the control plane's snapshot: polls, refuses older ones, fetches packages, writes to disk, publishes to the workers.
 
-With the control plane away the last snapshot on disk stays in force. Without a control plane at all (`roadworthy serve`) the
+While the control plane is away, the last snapshot on disk stays in force. Without a control plane (`roadworthy serve`), the
 snapshot on disk is the only one.
 """
 
@@ -28,9 +28,9 @@ WAIT_S = 25
 """How long the control plane may hold a poll open."""
 COLLECT_EVERY_S = 60.0
 LOOK_S = 5.0
-"""How often the disk is looked at: a package folder or a snapshot that somebody deleted comes back."""
+"""How often the disk is checked: a deleted package folder or snapshot is restored."""
 MEND_AGAIN_S = 300.0
-"""A package that is found damaged again is fetched again after so long: what is wrong may be the control plane's own copy."""
+"""The least time between two fetches of a damaged package: the control plane's own copy may be the damaged one."""
 
 _POLLS = Backoff(0.1, 5.0, jitter=0.5)
 _FETCHES = Backoff(0.5, 15.0, jitter=0.5)
@@ -39,26 +39,26 @@ _log = structlog.get_logger(__name__)
 
 
 class Sync:
-    """Event loop only.
+    """Keeps the snapshot in force up to date. Event loop only.
 
     Args:
         path: snapshot.json.
         packages: the local store.
-        hub: gets each snapshot after its packages were tried.
-        on_snapshot: called with each snapshot just before the hub gets it.
-        give_up_epoch: endpoints of that epoch may be given up for an empty snapshot of another one; None: those of none.
+        registry: gets each snapshot after one attempt to fetch its packages.
+        on_snapshot: called with each snapshot just before the registry gets it.
+        give_up_epoch: the epoch whose endpoints may be replaced by an empty snapshot of another epoch; None: no epoch's.
 
     Attributes:
         current: the snapshot in force, or None before the first.
         connected: whether the last call to the control plane succeeded.
-        refused: the epoch of an empty snapshot that the control plane offers and that is not taken; None when all is well.
+        refused: the epoch of an empty snapshot that the control plane offers and the agent refuses; None when all is well.
     """
 
     def __init__(
         self,
         path: Path,
         packages: PackageStore,
-        hub: WorkerRegistry,
+        registry: WorkerRegistry,
         on_snapshot: Callable[[Snapshot], None],
         give_up_epoch: str | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class Sync:
         self._give_up_epoch = give_up_epoch
         self._path = path
         self._packages = packages
-        self._hub = hub
+        self._registry = registry
         self._on_snapshot = on_snapshot
         self._wanted: Snapshot | None = None
         self._changed = asyncio.Event()
@@ -76,13 +76,13 @@ class Sync:
         self._written = True
 
     def load(self) -> None:
-        """Take the snapshot that is on disk, if there is a readable one."""
+        """Publish the snapshot on disk, if it is readable."""
         try:
             snapshot = decode_snapshot(self._path.read_bytes())
         except FileNotFoundError:
             return
         except (OSError, ValueError):
-            _log.exception("the snapshot on disk cannot be read")
+            _log.exception("cannot read the snapshot on disk")
             return
         self._wanted = snapshot
         self._publish(snapshot)
@@ -117,16 +117,16 @@ class Sync:
                 await asyncio.sleep(next(pauses))
 
     def _may_take(self, snapshot: Snapshot) -> bool:
-        """Whether the snapshot that came is to be followed; why not is logged."""
+        """Whether to follow a snapshot that arrived; a refusal is logged."""
         wanted = self._wanted
         if not snapshot.supersedes(wanted):
-            _log.error("a snapshot that goes back was refused", revision=snapshot.revision)
+            _log.error("refused a snapshot that is older than the current one", revision=snapshot.revision)
             return False
         if wanted is not None and snapshot.gives_up(wanted) and wanted.epoch != self._give_up_epoch:
             if self.refused != snapshot.epoch:
                 self.refused = snapshot.epoch
                 _log.error(
-                    "the control plane has another database, without endpoints; those that are here stay in service",
+                    "the control plane has another database without endpoints; the current endpoints stay in service",
                     epoch=wanted.epoch,
                     offered=snapshot.epoch,
                     hint="restore the control plane's database, or start this gateway with --begin-anew to follow it",
@@ -141,10 +141,10 @@ class Sync:
             if connected:
                 _log.info("connected to the control plane")
             else:
-                _log.warning("the control plane cannot be reached; serving goes on from disk", reason=reason)
+                _log.warning("cannot reach the control plane; serving continues from disk", reason=reason)
 
     async def _follow(self, control: ControlLink) -> None:
-        """Bring each wanted snapshot into force, and go on trying for packages that are still missing."""
+        """Bring each wanted snapshot into force, and retry fetching missing packages."""
         pauses = _FETCHES.delays(random.random)
         while True:
             missing = self._missing()
@@ -159,7 +159,7 @@ class Sync:
                 self._write(encode_snapshot(self.current))
             before = self._missing()
             if not await self._fetch(before, control):
-                continue  # a newer snapshot came meanwhile
+                continue  # a newer snapshot arrived meanwhile
             arrived = len(self._missing()) < len(before)
             snapshot = self._wanted
             if snapshot is not None and (snapshot is not self.current or arrived):
@@ -170,7 +170,7 @@ class Sync:
         return [entry for entry in packages if not self._packages.has(entry.digest)]
 
     async def _fetch(self, entries: list[PackageEntry], control: ControlLink) -> bool:
-        """One attempt for each; True when all attempts ended, False when a newer snapshot came first."""
+        """Try once to fetch each package; True when all attempts ended, False when a newer snapshot arrived first."""
         pending = {self._packages.fetch(entry, control) for entry in entries}
         changed = asyncio.create_task(self._changed.wait())
         try:
@@ -187,15 +187,15 @@ class Sync:
             self._write(data)
         self.current = snapshot
         self._on_snapshot(snapshot)
-        self._hub.publish(data)
+        self._registry.publish(data)
 
     def _write(self, data: bytes) -> None:
-        """Put the snapshot on disk. When that is refused, serving goes on with what is in memory, and it is tried again."""
+        """Write the snapshot to disk. When that fails, serving continues from memory, and writing is tried again."""
         try:
             write_atomic(self._path, data, mode=0o600)
         except OSError:
             if self._written:
-                _log.exception("the snapshot could not be written to disk")
+                _log.exception("cannot write the snapshot to disk")
             self._written = False
         else:
             self._written = True
@@ -208,18 +208,18 @@ class Sync:
             named = {entry.digest for entry in self._wanted.packages}
             held = {
                 version.digest
-                for report in self._hub.reports()
+                for report in self._registry.reports()
                 for version in report.versions
                 if version.state != UNLOADED
             }
             for digest in self._packages.collect(named, held.__contains__):
-                _log.info("a package that nothing names was deleted", digest=digest)
+                _log.info("deleted a package that no snapshot names", digest=digest)
 
     def mend(self) -> None:
-        """Fetch each package again that a worker found damaged, at most every MEND_AGAIN_S. Called at each look, and whenever the
-        reports change."""
+        """Fetch each package again that a worker reported as damaged, at most every MEND_AGAIN_S. Call it at each look, and
+        whenever the reports change."""
         now = time.monotonic()
-        for report in self._hub.reports():
+        for report in self._registry.reports():
             for version in report.versions:
                 damaged = version.state == FAILED and version.code == "package-damaged"
                 if damaged and now - self._mended.get(version.digest, -MEND_AGAIN_S) >= MEND_AGAIN_S:

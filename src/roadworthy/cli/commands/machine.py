@@ -23,7 +23,7 @@ from roadworthy.cli.output import facts, quiet_children, say, show
 from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of, worker_limits
 from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavailable
 from roadworthy.settings import Settings
-from roadworthy.supervisor.door import Door
+from roadworthy.supervisor.listener import SharedListener
 from roadworthy.supervisor.plan import ChildPlan
 
 _STOP_STEP_S = 0.05
@@ -150,7 +150,7 @@ def up(options: UpOptions) -> None:
         probes = (f"{urls.control_url}/readyz", f"{urls.gateway_url}/readyz")
         limits = worker_limits(settings)
         optional = {probes[0]: planned.name}
-        doors = [*gateway_doors(sockets, settings), Door(control, None)]
+        doors = [*gateway_doors(sockets, settings), SharedListener(control, None)]
         run(
             Launch(
                 children, plan.slab, probes, announce, limits, patience_s=_PATIENCE_S, doors=doors, optional=optional
@@ -199,7 +199,7 @@ def control(options: ControlOptions) -> None:
         plan = control_child(home.control, listener, settings, keys.bootstrap(), quiet_children(settings))
         plan = _expecting(plan, home, options)
         announce = _announcer(None, lambda: {"control": url, **settle_keys(home, keys, url)}, as_json=options.json)
-        run(Launch([plan], None, [f"{url}/readyz"], announce, doors=[Door(listener, None)]))
+        run(Launch([plan], None, [f"{url}/readyz"], announce, doors=[SharedListener(listener, None)]))
 
 
 def stop(options: StopOptions) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-sys.path.append(__file__.rsplit("/", 4)[0])  # behind the standard library, which nothing may stand in for
+sys.path.append(__file__.rsplit("/", 4)[0])  # after the standard library, which nothing may shadow
 
 from roadworthy.foundation.confine.launcher import main
 

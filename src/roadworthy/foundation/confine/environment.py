@@ -1,4 +1,4 @@
-"""Which variables a confined process is told: how to find libraries and how many threads to use; nothing that may be a secret."""
+"""The environment variables of a confined process: where libraries are and how many threads to use; never a possible secret."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ _FAMILIES = (
 
 
 def filtered(more: Mapping[str, str]) -> dict[str, str]:
-    """The variables of this process that a confined one is told, and `more`."""
-    told = {name: text for name, text in os.environ.items() if name in _NAMES or name.startswith(_FAMILIES)}
-    return {**told, **more}
+    """The variables of this process that a confined one gets, and `more`."""
+    passed = {name: text for name, text in os.environ.items() if name in _NAMES or name.startswith(_FAMILIES)}
+    return {**passed, **more}

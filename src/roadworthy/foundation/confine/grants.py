@@ -1,7 +1,8 @@
-"""What a package's code may reach beside its own files: `read:PATH`, `device:PATH`, `device:nvidia`, `tcp:PORT`, `network`.
+"""Grants: what a package's code may reach in addition to its own files. `read:PATH`, `device:PATH`, `device:nvidia`, `tcp:PORT`
+or `network`.
 
-A person grants them together with the leave to run code, and the operator's setting `general.grants` bounds what can be granted.
-`plan.py` opens them for each process of the package.
+A person gives grants together with the permission to run code; the operator's setting `general.grants` limits them. `plan.py`
+opens what is granted for each process of the package.
 """
 
 from __future__ import annotations
@@ -26,34 +27,34 @@ _MOST_PORT = 65_535
 
 
 def parse_grants(texts: Iterable[str]) -> tuple[str, ...]:
-    """The same in one form, sorted, each once.
+    """Normalise grants: each in its canonical form, sorted, without duplicates.
 
     Raises:
-        InvalidRequest: "grant-invalid".
+        InvalidRequest: code "grant-invalid".
     """
     grants = tuple(sorted({_parsed(text) for text in texts}))
     if len(grants) > MOST_GRANTS:
-        raise _invalid(f"there are {len(grants)} grants, and at most {MOST_GRANTS} are possible")
+        raise _invalid(f"too many grants: {len(grants)}, at most {MOST_GRANTS} are allowed")
     return grants
 
 
 def check_grants(grants: Iterable[str], allowed: Sequence[str], private: Sequence[Path]) -> None:
-    """See whether all of them may be granted on this machine.
+    """Check that this machine allows all grants.
 
     Args:
         grants: from `parse_grants`.
-        allowed: what may be granted at most, in the same form.
+        allowed: the grants that the machine allows, in the same form.
         private: folders and files of Roadworthy, which are never opened.
 
     Raises:
-        PackageRefused: "grant-not-allowed".
+        PackageRefused: code "grant-not-allowed".
     """
     for grant in grants:
         if _touches(grant, private):
             raise PackageRefused(
-                f"{grant} would open what Roadworthy keeps for itself: keys, packages, records",
+                f"{grant} would open private files of Roadworthy: keys, packages, records",
                 code="grant-not-allowed",
-                hint="put what the model reads into a folder of its own, and grant that folder",
+                hint="put the files that the model reads into a separate folder, and grant that folder",
                 facts={"grant": grant},
             )
         if not any(_covers(each, grant) for each in allowed):
@@ -61,19 +62,19 @@ def check_grants(grants: Iterable[str], allowed: Sequence[str], private: Sequenc
 
 
 def not_allowed(grant: str) -> PackageRefused:
-    """What to tell of a grant that is beyond the machine's setting."""
+    """The error for a grant that the machine's settings do not allow."""
     return PackageRefused(
-        f"the grant {grant} is more than this machine lets packages have",
+        f"this machine does not allow the grant {grant}",
         code="grant-not-allowed",
-        hint="general.grants (ROADWORTHY_GRANTS) of the control plane and of every gateway says what may be granted; what "
-        "belongs to Roadworthy never is",
+        hint="allow it by the setting general.grants (ROADWORTHY_GRANTS) of the control plane and of every gateway; private "
+        "files of Roadworthy can never be granted",
         facts={"grant": grant},
     )
 
 
 def openings(grants: Sequence[str], allowed: Sequence[str], private: Sequence[Path]) -> dict[str, Any]:
-    """What the grants add to a plan; arguments as for `check_grants`. With one that may not be granted here none is opened, and
-    the launcher tells the process to execute none of the package's code."""
+    """What the grants add to a plan; arguments as for `check_grants`. If any grant is not allowed here, nothing is opened, and
+    the launcher instructs the process to execute none of the package's code."""
     try:
         check_grants(grants, allowed, private)
     except PackageRefused as refused:
@@ -85,7 +86,7 @@ def openings(grants: Sequence[str], allowed: Sequence[str], private: Sequence[Pa
     ports = [int(what) for kind, what in named if kind == "tcp"]
     return {
         "granted": {"read": [os.path.realpath(what) for kind, what in named if kind == "read"], "device": devices},
-        "beside": [*_NVIDIA_READS, *_nvidia_on_pci()] if _NVIDIA in grants else [],
+        "driver": [*_NVIDIA_READS, *_nvidia_on_pci()] if _NVIDIA in grants else [],
         "network": "any" if "network" in grants else ports or None,
     }
 
@@ -103,17 +104,18 @@ def _parsed(text: str) -> str:
         is_device = parts[:1] == ["dev"]
         if ".." not in parts and is_device == (kind == "device") and (kind == "read" or len(parts) > 1):
             return f"{kind}:{path}"
-    shown = text if text.isprintable() and len(text) <= LONGEST_GRANT else "something else"
+    shown = text if text.isprintable() and len(text) <= LONGEST_GRANT else "a text that is too long or not printable"
     raise _invalid(f"a grant has the form {FORMS}; got {shown}")
 
 
 def _invalid(message: str) -> InvalidRequest:
-    hint = "paths are whole and hold no '..', and what lies in /dev is granted as a device"
+    hint = "write an absolute path without '..'; grant what is in /dev as a device"
     return InvalidRequest(message, code="grant-invalid", hint=hint)
 
 
 def _covers(bound: str, grant: str) -> bool:
-    """Whether what may be granted holds the grant. Links are followed in both, so that one inside a folder leads nowhere else."""
+    """Whether the allowed grant `bound` covers `grant`. Links are resolved in both, so that a link inside an allowed folder does
+    not lead out of it."""
     kind, _, what = grant.partition(":")
     bound_kind, _, most = bound.partition(":")
     if bound == grant or (bound == "network" and kind == "tcp"):
@@ -137,14 +139,15 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def _nvidia_devices() -> list[str]:
-    """Those that are there; the one without which there is none where none is, so that its absence is told."""
+    """The NVIDIA devices of this machine; without any, the one that every driver creates, so that it is reported
+    missing."""
     names = [entry.path for entry in _entries("/dev") if entry.name.startswith("nvidia") and not entry.is_dir()]
     below = [entry.path for folder in _NVIDIA_FOLDERS for entry in _entries(folder)]
     return [os.path.realpath(path) for path in sorted([*names, *below])] or ["/dev/nvidiactl"]
 
 
 def _nvidia_on_pci() -> list[str]:
-    """Where the kernel describes the devices whose driver is NVIDIA's."""
+    """The kernel's descriptions of the devices with an NVIDIA driver."""
     return [
         os.path.realpath(entry.path)
         for entry in _entries(_PCI)

@@ -1,4 +1,4 @@
-"""Landlock: which files a process may open, whom it may signal, whether it may use TCP. The kernel's own rules, for anyone."""
+"""Landlock: restricts which files a process may open, which processes it may signal, and its use of TCP. Needs no privileges."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 LIST = _READ_DIR
 READ = _READ_FILE | _READ_DIR | _EXECUTE
 USE = _READ_FILE | _WRITE_FILE
-"""Devices like /dev/null."""
+"""Rights for devices such as /dev/null."""
 DEVICE = USE | _IOCTL_DEV
 KEEP = _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE | _MAKE_REG | _MAKE_SOCK | _REMOVE_FILE | _REMOVE_DIR
-"""A folder that others read too: plain files and sockets, nothing that could lead a reader elsewhere or have it wait."""
+"""Rights in a folder that other processes read too: plain files and sockets, no links or pipes that could mislead or block
+them."""
 OWN = READ | KEEP | _MAKE_DIR | _MAKE_FIFO | _MAKE_SYM | _REFER
 
 _FIRST_WITH = ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL_DEV))
@@ -36,7 +37,7 @@ _PATH_BENEATH, _NET_PORT = 1, 2
 
 
 def version() -> int:
-    """Which Landlock the kernel has; 0 for none."""
+    """The kernel's Landlock version; 0 when it has no Landlock."""
     try:
         return call("landlock_create_ruleset", None, 0, _VERSION)
     except OSError:
@@ -44,17 +45,17 @@ def version() -> int:
 
 
 def restrict(rules: Iterable[tuple[str, int]], ports: Iterable[int] | None = None, *, bind_only: bool = False) -> int:
-    """Confine this process to the rules: (path, rights). Paths that are not there are passed over.
+    """Confine this process to the rules: (path, rights). Missing paths are skipped. `no_new_privs` must be set.
 
     Args:
-        ports: those of TCP that it may connect to.
-        bind_only: it may connect to all.
+        ports: TCP ports that the process may connect to.
+        bind_only: restrict binding only: the process may connect to any port.
 
     Returns:
-        Which Landlock holds; see `scopes` and `knows_ports`.
+        The Landlock version in force; see `scopes` and `knows_ports`.
 
     Raises:
-        OSError: it cannot be had. `no_new_privs` must be set.
+        OSError: the kernel has no Landlock, or refuses the rules.
     """
     has = version()
     if not has:
@@ -76,12 +77,12 @@ def restrict(rules: Iterable[tuple[str, int]], ports: Iterable[int] | None = Non
 
 
 def scopes(has: int) -> bool:
-    """Whether that Landlock keeps signals and abstract sockets apart as well."""
+    """Whether this Landlock version also isolates signals and abstract sockets."""
     return has >= _SCOPED_SINCE
 
 
 def knows_ports(has: int) -> bool:
-    """Whether that Landlock tells one TCP port from another."""
+    """Whether this Landlock version can restrict TCP ports."""
     return has >= _NET_SINCE
 
 

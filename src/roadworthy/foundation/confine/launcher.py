@@ -1,7 +1,7 @@
-"""The launcher's main: restricts this process as its plan says, and becomes the command.
+"""The launcher's main: restricts this process by its plan, then becomes the command.
 
-What cannot be had is passed over. When too little holds, or what was granted is not there, the command is told so by one more
-argument, and executes no code of a package; with `best_effort` it goes on with the parts that there are.
+Parts that the system does not support are skipped. When too few parts hold, or something granted is missing, the command gets an
+extra argument that says so, and executes no code of a package; with `best_effort` it continues with the parts that hold.
 """
 
 from __future__ import annotations
@@ -19,35 +19,38 @@ import stat
 from roadworthy.foundation.confine import landlock, namespaces, seccomp
 from roadworthy.foundation.confine.environment import filtered
 
-TYPE_CHECKING = (
-    False  # as everything that is not needed, `typing` is not imported here: a runner waits for this process
-)
+TYPE_CHECKING = False  # without an import of `typing`: a runner waits for this process, so it imports little
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
 LISTENER = 3
-"""Descriptor of the listening socket, when the plan has one."""
+"""Descriptor of the listening socket, if the plan has one."""
 NOT_CONFINED, NOT_GRANTED, NOT_THERE = "--not-confined", "--not-granted=", "--not-there="
-"""What the command is told. A grant follows: one that this machine does not allow, or one that it has not."""
+"""Extra arguments of the command. The last two are followed by a grant: one that this machine does not allow, or does not
+have."""
 FROM_STDIN = "-"
-"""Stands for a plan: it is the member `confine` of the JSON line that waits in the socket on standard input, and stays there."""
+"""Given instead of a plan: the plan is the member `confine` of the JSON line on the standard input socket, where it stays
+unread."""
 BASELINE = ("privileges", "files", "sockets", "limits")
 PARTS = (*BASELINE, "signals", "user", "network", "memory")
 
 _EXIT_REFUSED = 78
-"""That of `foundation/child.py`, which takes long to import."""
+"""The same as in `foundation/child.py`, which is slow to import."""
 _MOST_FILES = 4_096
 _LONGEST_LINE = 1 << 20
 
 
 def main(plan_text: str, command: list[str]) -> None:
-    """Confine and execute; with no command, tell which parts hold. What it cannot do at all is no fault of a package."""
+    """Confine and execute; without a command, print which parts hold. A failure here exits with 78 and counts against no
+    package."""
     try:
         _become(plan_text, command)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it has no plan"
-        os.write(2, f"a process could not be confined: {reason}; Roadworthy starts it, not a person\n".encode())
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it has no valid plan"
+        os.write(
+            2, f"cannot confine this process: {reason}; Roadworthy starts it, it is not for use by hand\n".encode()
+        )
         os._exit(_EXIT_REFUSED)
 
 
@@ -62,12 +65,12 @@ def _become(plan_text: str, command: list[str]) -> None:
     why = [plan["refused"]] if "refused" in plan else lacking[:1]
     if not plan.get("best_effort") and not all(held[part] for part in BASELINE):
         why = [NOT_CONFINED]
-    os.execve(command[0], [*command, *why], filtered(_places()))  # noqa: S606 - the command is our own
+    os.execve(command[0], [*command, *why], filtered(_places()))  # noqa: S606 - the command is Roadworthy's own
 
 
 def _restrict(plan: dict[str, Any], listener: int | None, lacking: list[str]) -> dict[str, bool]:
-    """Take everything away, in the order in which it can be; what holds of it, by part. `lacking` is told what is not there of
-    what was granted."""
+    """Apply all restrictions in the order that the kernel needs; return which parts hold. Missing grants are added to
+    `lacking`."""
     held = dict.fromkeys(PARTS, False)
     quota = int(plan["quota_bytes"])
     network = plan.get("network")
@@ -106,8 +109,8 @@ def _rules(plan: dict[str, Any], place: str) -> Iterator[tuple[str, int]]:
 
 
 def _granted(plan: dict[str, Any], lacking: list[str]) -> Iterator[tuple[str, int]]:
-    """The same for what a person has granted, which has to be what it was when the plan was made. Descriptors stay open until the
-    command runs, so that nothing can take the place of what was looked at."""
+    """Rules for what a person has granted, which must still be what it was when the plan was made. Descriptors stay open until
+    the command runs, so that nothing can replace what was checked."""
     for kind, rights in (("read", landlock.READ), ("device", landlock.DEVICE)):
         for path in plan.get("granted", {}).get(kind, ()):
             try:
@@ -124,15 +127,15 @@ def _granted(plan: dict[str, Any], lacking: list[str]) -> Iterator[tuple[str, in
 
 
 def _places() -> dict[str, str]:
-    """Variables that name the process's own folders; it is in the folder that holds them."""
-    own = os.getcwd()  # noqa: PTH109 - pathlib takes as long to import as all of this to run
+    """Variables that name the process's own folders, which are in its current folder."""
+    own = os.getcwd()  # noqa: PTH109 - importing pathlib takes as long as all of the launcher
     names = {"HOME": "home", "TMPDIR": "tmp", "XDG_CACHE_HOME": "cache", "NUMBA_CACHE_DIR": "cache/numba"}
     names |= {"JOBLIB_TEMP_FOLDER": "tmp", "XDG_CONFIG_HOME": "home/.config", "XDG_DATA_HOME": "home/.local/share"}
     return {name: f"{own}/{below}" for name, below in names.items()}
 
 
 def _settle(place: str) -> None:
-    """Go to an empty private folder, with what `_places` names."""
+    """Change to an empty private folder, and create the folders that `_places` names."""
     os.umask(0o077)
     if os.path.isdir(place):  # noqa: PTH112 - as above
         import shutil
@@ -145,17 +148,17 @@ def _settle(place: str) -> None:
 
 
 def _listen(address: str) -> int:
-    """A socket bound beside `address`, which its user moves there: `Server.open`."""
+    """A socket bound next to `address`; the runner moves it there (`Server.open`)."""
     folder, _, name = address.rpartition("/")
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    beside = f"{name}.{os.getpid()}"
+    temporary = f"{name}.{os.getpid()}"
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{folder}/{beside}")  # noqa: PTH108 - as above
+        os.unlink(f"{folder}/{temporary}")  # noqa: PTH108 - as above
     here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.chdir(folder)  # the path may be longer than an address can be
+        os.chdir(folder)  # the path may be longer than a socket address can be
         os.umask(0o177)
-        listener.bind(beside)
+        listener.bind(temporary)
         os.fchdir(here)
     finally:
         os.close(here)
@@ -164,10 +167,10 @@ def _listen(address: str) -> int:
 
 
 def _keep_descriptors(listener: int | None) -> None:
-    """Hold the standard ones and the listener only. A terminal is written to and never read."""
+    """Close all descriptors but the standard ones and the listener. A terminal becomes write-only."""
     if listener is not None:
         os.dup2(listener, LISTENER)
-        os.set_inheritable(LISTENER, True)  # which the line before leaves undone when it is that one already
+        os.set_inheritable(LISTENER, True)  # dup2 does nothing when it has that number already
     os.closerange(LISTENER + (listener is not None), os.sysconf("SC_OPEN_MAX"))
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
@@ -177,7 +180,8 @@ def _keep_descriptors(listener: int | None) -> None:
 
 
 def _limit(quota_bytes: int) -> None:
-    """Never the address space or the number of processes: the first ends what maps much, the second counts other processes."""
+    """Set resource limits; not on address space, which would end code that maps much, nor on processes, which counts those of
+    others."""
     log = os.fstat(2)
     largest = quota_bytes + (log.st_size if stat.S_ISREG(log.st_mode) else 0)
     for name, most in (

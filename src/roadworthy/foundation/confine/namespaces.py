@@ -1,4 +1,5 @@
-"""Namespaces: views of the system of one's own. Where they can be had, they come on top of what the other parts refuse."""
+"""Namespaces: a process's own view of the system. Where the kernel allows them, they add to the other parts of the
+confinement."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import os
 
 from roadworthy.foundation.confine.system import call, prctl
 
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the folder of that name, and a private one is put in its place
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the system's folder, over which a private one is mounted
 _NEW_MOUNTS, _NEW_USER, _NEW_NETWORK = 0x00020000, 0x10000000, 0x40000000
 _NO_SETUID, _NO_DEVICES = 0x2, 0x4
 _RECURSIVE, _SLAVE = 0x4000, 0x80000
@@ -16,12 +17,12 @@ _LAST_CAPABILITY = 63
 
 
 def own_user() -> None:
-    """Be in a user namespace of its own, as the same user: without power over processes outside, whoever the user is.
+    """Enter a separate user namespace as the same user: without power over processes outside, even for root.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: the kernel does not allow it.
     """
-    child = os.fork()  # to be nobody in a namespace is worse than none, and there is no way back: a child tries it
+    child = os.fork()  # a child tries first: a namespace without user mapping is worse than none, and cannot be left
     if not child:
         try:
             _enter_own_user()
@@ -45,19 +46,19 @@ def _enter_own_user() -> None:
 
 
 def own_network() -> None:
-    """Be where there is no network, and nobody else's abstract socket.
+    """Enter a separate network namespace: no network, and no abstract sockets of other processes.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: the kernel does not allow it.
     """
     call("unshare", _NEW_NETWORK)
 
 
 def own_memory_files(most_bytes: int) -> None:
-    """Have a `/dev/shm` of one's own that takes no more than `most_bytes` and is gone with the last process that sees it.
+    """Mount a separate `/dev/shm` of at most `most_bytes`, which goes away with the last process that sees it.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: the kernel does not allow it.
     """
     call("unshare", _NEW_MOUNTS)
     call("mount", None, b"/", None, _RECURSIVE | _SLAVE, None)
@@ -66,16 +67,16 @@ def own_memory_files(most_bytes: int) -> None:
 
 
 def no_privileges() -> None:
-    """Give up every capability, and the way to any by executing a program.
+    """Give up every capability, and the possibility to gain any by executing a program.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: the kernel does not allow it.
     """
     prctl(_NO_NEW_PRIVILEGES, 1)
     for capability in range(_LAST_CAPABILITY + 1):
         try:
             prctl(_DROP_FROM_BOUND, capability)
         except OSError:
-            break  # there are no more, or this process may not: it has none to give to a program either
+            break  # there are no further ones, or this process lacks the right: then it has none to pass on either
     header = _CAPABILITIES_VERSION.to_bytes(4, "little") + bytes(4)
     call("capset", header, bytes(24))

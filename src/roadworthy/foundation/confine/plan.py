@@ -1,4 +1,4 @@
-"""What a confined process finds open, and the command line that confines it. Whoever starts such a process calls here."""
+"""Plans what stays open for a confined process, and builds the command line that confines it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from roadworthy.foundation.confine.launcher import BASELINE, FROM_STDIN, NOT_CON
 from roadworthy.foundation.errors import PackageRefused
 
 QUOTA_BYTES = 1 << 30
-"""What a confined process may write: home, caches and shared memory together."""
+"""How many bytes a confined process may write: home, caches and shared memory together."""
 REQUIRED, BEST_EFFORT = "required", "best-effort"
 
 _LAUNCHER = Path(__file__).with_name("__main__.py")
@@ -39,8 +39,8 @@ _ETC = (
     *("ld.so.conf.d", "locale.alias", "localtime", "magic", "mime.types", "nsswitch.conf", "os-release", "passwd"),
     *("pki/tls/certs", "protocols", "resolv.conf", "services", "ssl/certs", "ssl/openssl.cnf", "timezone"),
 )
-# Of other processes /proc shows what it shows to every user: to read their variables, memory or descriptors takes what a confined
-# process has not. Those that it starts look for themselves there, under numbers that are not known yet.
+# /proc shows of other processes only what every user sees: reading their variables, memory or descriptors takes privileges that a
+# confined process does not have. It is open as a whole because child processes look themselves up by ids not known in advance.
 _KERNEL = ("/proc", "/sys/devices/system", "/sys/fs/cgroup", "/sys/kernel/mm")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _OF_PREFIX = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg", "Python", "Frameworks")
@@ -48,20 +48,20 @@ _PYTHON = (*importlib.machinery.all_suffixes(), ".pth", ".dist-info", ".egg-info
 
 
 def confined(command: Sequence[str], plan: Mapping[str, Any] | None = None) -> list[str]:
-    """The command line that confines `command` by the plan; None takes the one that comes on standard input, as the member
-    `confine` of a line of JSON."""
+    """The command line that confines `command` by the plan. None: the plan comes on standard input, as the member `confine` of a
+    line of JSON."""
     text = FROM_STDIN if plan is None else json.dumps(plan)
     return [sys.executable, "-I", "-S", str(_LAUNCHER), text, *command]
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the operator of a machine lets the code of packages have.
+    """What the operator of a machine allows the code of packages.
 
     Attributes:
-        confinement: REQUIRED, or BEST_EFFORT: code may execute where not every part of confinement can be had.
-        grants: what a package may be granted at most (`grants.py`).
-        private: folders and files that are never opened, whatever holds them or is granted.
+        confinement: REQUIRED, or BEST_EFFORT: code may execute even where some parts of the confinement do not hold.
+        grants: the grants that packages may get (`grants.py`).
+        private: folders and files that are never opened, whatever contains them or is granted.
     """
 
     confinement: str = REQUIRED
@@ -78,21 +78,21 @@ def make_plan(
     grants: Sequence[str] = (),
     bounds: Bounds = Bounds(),
 ) -> dict[str, Any]:
-    """What is open for a process of a package.
+    """Plan what is open for a process of a package.
 
     Args:
-        package: its folder, which is read.
-        write: a folder in which it keeps plain files for its parent.
-        place: its private folder where shared memory cannot be its own; `{pid}` stands for the process's id.
-        listen: where it is to be reached, or None.
-        grants: what it was granted beside. With one that is out of bounds the process is told to execute no code.
+        package: the package's folder, readable.
+        write: a folder in which the process may create plain files and sockets for its parent.
+        place: its private folder where it cannot have its own shared memory; `{pid}` stands for the process id.
+        listen: path of its Unix socket, or None.
+        grants: what the package was granted. If one is out of bounds, the process executes no code.
         bounds: of this machine.
     """
     listed, read = _readable(tuple(sorted({str(each.resolve()) for each in bounds.private} | _homes())))
     more = openings(grants, bounds.grants, bounds.private)
     return {
         "list": list(listed),
-        "read": [*read, *(f"/etc/{name}" for name in _ETC), *_KERNEL, str(package), *more.pop("beside", ())],
+        "read": [*read, *(f"/etc/{name}" for name in _ETC), *_KERNEL, str(package), *more.pop("driver", ())],
         "use": list(_DEVICES),
         "write": [str(write)],
         "place": place,
@@ -104,7 +104,7 @@ def make_plan(
 
 
 def parts_held(plan: Mapping[str, Any]) -> dict[str, bool]:
-    """Which parts hold on this machine, found out by a process that confines itself. Takes some hundredths of a second."""
+    """Which parts of the confinement hold on this machine; a process that confines itself finds out. Takes some 0.05 s."""
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and file
             confined([], {**plan, "listen": None}),
@@ -120,21 +120,21 @@ def parts_held(plan: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def missing(held: Mapping[str, bool]) -> list[str]:
-    """The parts without which no code is executed, of those that do not hold."""
+    """The parts that do not hold, of those without which no code is executed."""
     return [part for part in BASELINE if not held[part]]
 
 
 def not_confined() -> PackageRefused:
-    """What to tell of code that is not executed because it cannot be confined."""
+    """The error for code that is not executed because it cannot be confined."""
     return PackageRefused(
-        "this machine cannot confine the package's code, so it is not executed",
+        "this machine cannot confine the package's code, so the code is not executed",
         code="confinement-not-available",
-        hint="see docs/confinement.md for what is needed; general.confinement = best-effort executes it all the same",
+        hint="docs/confinement.md lists the requirements; general.confinement = best-effort executes the code anyway",
     )
 
 
 def refusal(arguments: Iterable[str]) -> PackageRefused | None:
-    """Why the launcher, by what it has added to these arguments, has this process execute no code; None where it may."""
+    """Why this process must not execute code, by the arguments that the launcher added; None when it may."""
     for told in arguments:
         if told == NOT_CONFINED:
             return not_confined()
@@ -143,9 +143,9 @@ def refusal(arguments: Iterable[str]) -> PackageRefused | None:
         if told.startswith(NOT_THERE):
             grant = told.removeprefix(NOT_THERE)
             return PackageRefused(
-                f"{grant} was granted to the package, and this machine has none",
+                f"{grant} was granted to the package, but does not exist on this machine",
                 code="grant-not-available",
-                hint="put it there; what has become a link meanwhile, or is no file, folder or device, counts as missing",
+                hint="provide it; what has become a link, or is not a file, folder or device, counts as missing",
                 facts={"grant": grant},
             )
     return None
@@ -158,7 +158,8 @@ def _homes() -> set[str]:
 
 @cache
 def _readable(private: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Folders to list, and files and folders to read, so that this interpreter finds its modules in a process of its own."""
+    """The folders to list, and the files and folders to read, with which a separate process of this interpreter finds its
+    modules."""
     prefixes = dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix))
     wanted = [f"{prefix}/{name}" for prefix in prefixes for name in _OF_PREFIX]
     wanted += [sys.executable, *_SYSTEM]
@@ -176,7 +177,7 @@ def _readable(private: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...
 
 
 def _around(path: str, private: Sequence[str]) -> Iterator[str]:
-    """The path, or what it holds beside what is private."""
+    """The path itself, or its content without what is private."""
     if not _holds(path, private):
         yield path
     elif path not in private and os.path.isdir(path):  # noqa: PTH112 - texts throughout
@@ -186,7 +187,7 @@ def _around(path: str, private: Sequence[str]) -> Iterator[str]:
 
 def _places_of_modules() -> Iterator[str]:
     yield from (path for path in sys.path if path.startswith("/"))
-    for name, module in list(sys.modules.items()):  # editable installs that put a finder in place of a folder
+    for name, module in list(sys.modules.items()):  # editable installs that use a finder instead of a folder
         mapping = getattr(module, "MAPPING", None) if name.startswith("__editable__") else None
         yield from (str(path) for path in mapping.values()) if isinstance(mapping, dict) else ()
 
@@ -200,5 +201,5 @@ def _modules_in(folder: str) -> Iterator[str]:
 
 
 def _holds(path: str, private: Iterable[str]) -> bool:
-    """Whether something private lies at `path` or below it."""
+    """Whether `path` is private or contains something private."""
     return any(each == path or each.startswith(path.rstrip("/") + "/") for each in private)

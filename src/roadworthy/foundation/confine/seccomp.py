@@ -1,9 +1,9 @@
-"""A seccomp filter: system calls that confined code has no business with. It makes no socket, unless TCP or UDP was granted, and
-reaches into no other process.
+"""A seccomp filter against system calls that confined code does not need. Confined code creates no sockets, unless TCP or UDP was
+granted, and cannot reach into other processes.
 
-What it refuses fails with EPERM, so that code which tries and goes on does so. Calls of another architecture end the process:
-their numbers mean something else. The pairs that `socketpair` makes stay, for multiprocessing; datagram ones do not, because
-what is written to one can be sent elsewhere.
+A refused call fails with EPERM, so that code which only tries it continues. A call of another architecture ends the process: its
+number means something else. `socketpair` stays allowed for multiprocessing, except for datagram pairs, because data written to
+one can be sent elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REFUSED = (
     "kexec_load kexec_file_load init_module finit_module delete_module shmget semget msgget mq_open"
 )
 NOTHING, PORTS, ANYWHERE = range(3)
-"""Whither the process may connect: `landlock.py` tells the ports apart."""
+"""Where the process may connect to; with PORTS, `landlock.py` restricts the ports."""
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _FOREIGN_BIT = 0x40000000  # x32 on x86_64; far beyond every number elsewhere
 _NEW_NAMESPACES = 0x7E020000
@@ -37,17 +37,17 @@ _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x15, 0x35, 0x45
 _ALLOW, _KILL, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER_AT, _ARCHITECTURE_AT = 0, 4
 _SET_FILTER, _KEEP_SPECULATION = 1, 4
-"""The second: or else kernels before 5.16 slow the process down."""
+"""Without the second, kernels before 5.16 slow the process down."""
 
 _Step = tuple[int, int, int, int]
 _KIND: _Step = (_AND, 0, 0, _KIND_BITS)
 
 
 def restrict(reach: int = NOTHING) -> None:
-    """Put the filter on this process and all it starts.
+    """Put the filter on this process and its descendants. `no_new_privs` must be set.
 
     Raises:
-        OSError: it cannot be had. `no_new_privs` must be set.
+        OSError: the system does not support the filter.
     """
     if MACHINE not in _ARCHITECTURES:
         raise OSError(f"no filter for {MACHINE}")
@@ -69,7 +69,10 @@ def _program(reach: int) -> list[_Step]:
     for name in _REFUSED.split():
         if number(name) >= 0:
             steps += [(_IF_EQUAL, 0, 1, number(name)), _fail(errno.EPERM)]
-    steps += [(_IF_EQUAL, 0, 1, number("clone3")), _fail(errno.ENOSYS)]  # its flags lie in memory; libraries fall back
+    steps += [
+        (_IF_EQUAL, 0, 1, number("clone3")),
+        _fail(errno.ENOSYS),
+    ]  # its flags are in memory; libraries fall back
     steps += _if_called("clone", _argument(0), [(_IF_ANY_BIT, 0, 1, _NEW_NAMESPACES), _fail(errno.EPERM)])
     steps += _if_called("socketpair", _argument(1), [_KIND, *_one_of(_STREAM, _SEQPACKET)])
     steps += _network(reach)
@@ -79,7 +82,7 @@ def _program(reach: int) -> list[_Step]:
 
 
 def _network(reach: int) -> list[_Step]:
-    """What goes out. TCP that is told apart by port begins with `connect` only, and stays TCP."""
+    """Steps for network access. TCP with granted ports begins by `connect` only, and stays TCP."""
     steps: list[_Step] = []
     if reach != ANYWHERE:
         for half in (0, 4):  # an address to send to
@@ -101,7 +104,7 @@ def _network(reach: int) -> list[_Step]:
 
 
 def _one_of(*values: int) -> list[_Step]:
-    """Fails unless the accumulator is one of them."""
+    """Steps that fail unless the accumulator is one of the values."""
     return [
         *((_IF_EQUAL, left, 0, value) for left, value in zip(range(len(values), 0, -1), values, strict=True)),
         _fail(errno.EPERM),
@@ -109,11 +112,12 @@ def _one_of(*values: int) -> list[_Step]:
 
 
 def _argument(position: int) -> int:
-    return 16 + 8 * position  # of the lower half: both architectures are little-endian
+    return 16 + 8 * position  # the lower half: both architectures are little-endian
 
 
 def _if_called(name: str, offset: int, then: list[_Step]) -> list[_Step]:
-    """Steps for one call, with part of an argument in the accumulator; afterwards the number is there again."""
+    """Steps for one system call: `then` runs with half of an argument in the accumulator; afterwards the call's number is
+    there again."""
     body = [(_LOAD, 0, 0, offset), *then, (_LOAD, 0, 0, _NUMBER_AT)]
     return [(_IF_EQUAL, 0, len(body), number(name)), *body]
 

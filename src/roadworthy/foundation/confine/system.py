@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 has no function for, by their numbers; on other systems than Linux each of them fails."""
+"""System calls without a function in Python 3.11, by their numbers. On systems other than Linux every call fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 LINUX = sys.platform.startswith("linux")
 MACHINE = os.uname().machine
 NUMBERS: dict[str, tuple[int, int]] = {
-    # name: number on x86_64, on aarch64; -1 where there is none
+    # name: number on x86_64, number on aarch64; -1 where the call does not exist
     "acct": (163, 89),
     "add_key": (248, 217),
     "bind": (49, 200),
@@ -87,7 +87,7 @@ _COLUMNS = {"x86_64": 0, "aarch64": 1}
 
 
 def number(name: str) -> int:
-    """Of a system call on this machine; -1 where it is not known."""
+    """The number of a system call on this machine; -1 when unknown."""
     column = _COLUMNS.get(MACHINE)
     return -1 if column is None or not LINUX else NUMBERS[name][column]
 
@@ -96,7 +96,7 @@ def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None
     """Make a system call.
 
     Raises:
-        OSError: it failed, or there is none of that name here.
+        OSError: the call failed, or does not exist here.
     """
     known = number(name)
     if known < 0:
@@ -106,10 +106,10 @@ def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """prctl(2).
+    """Call prctl(2).
 
     Raises:
-        OSError: it failed.
+        OSError: the call failed.
     """
     if not LINUX:
         raise OSError(errno.ENOSYS, "no prctl here")

@@ -1,1 +1,1 @@
-"""Layers around a version, as an endpoint's policy asks for them: cache, breaker, fallback and rules."""
+"""The layers around a version that an endpoint's policy asks for: cache, breaker, fallback and rules."""

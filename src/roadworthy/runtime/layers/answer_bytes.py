@@ -1,11 +1,11 @@
-"""Answers as bytes, for a store that other processes and machines write to as well. `serving/cache/shared.py` calls.
+"""Answers as bytes, for a store that other processes and machines also write to.
 
-48 bytes of head, then the batch as runner processes get it (`isolated/frames.py`): arrays, texts as MessagePack, nested values
-as JSON; nothing is pickled. The checksum is taken over the entry's own key too, so that what lies under a wrong key, was cut off
-or was damaged is refused. It is no signature: who may write to the store may write what looks good.
+48 bytes of head, then the batch in the form that runner processes use (`isolated/frames.py`): arrays, texts as MessagePack,
+nested values as JSON; nothing is pickled. The checksum covers the entry's key, so that an entry under a wrong key, a truncated or
+a damaged one is refused. It is not a signature: a process that may write to the store can write entries that pass.
 
-Format version = 1. When anything here or in the arrays' form changes, it is raised, and the prefix of the keys with it
-(`KEY_PREFIX`): releases side by side then do not see each other's entries, and nobody needs to read old ones, which expire.
+Format version = 1. When this form or that of the arrays changes, the version is raised, and the prefix of the keys with it
+(`KEY_PREFIX`). Releases next to each other then do not see each other's entries, and no release reads old ones, which expire.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from roadworthy.schema.batch import Batch, Layout
 FORMAT = 1
 KEY_PREFIX = b"roadworthy:%d:" % FORMAT
 MAX_ENTRY_BYTES = 256 << 10
-"""A larger answer is not shared: while it is on its way, others wait behind it."""
+"""A larger answer is not shared, because others wait behind it during its transfer."""
 
 _MAGIC = b"RWA%d" % FORMAT
 _SUM_BYTES = 16
@@ -29,11 +29,11 @@ _HEAD_BYTES = len(_MAGIC) + _SUM_BYTES + _BODY.size
 
 
 class Unfit(ValueError):
-    """Bytes that are no answer to this request, or an answer that cannot be written."""
+    """The bytes are not an answer to this request, or the answer cannot be written."""
 
 
 class Decoded(NamedTuple):
-    """An answer, and for how long it could be given again when it was new."""
+    """An answer, and its time to live when it was new."""
 
     batch: Batch
     ttl_ms: int
@@ -57,7 +57,7 @@ class AnswerBytes:
         """The bytes to keep under `key`.
 
         Raises:
-            Unfit: its values are not of the layout's types or cannot be written, or it is too large.
+            Unfit: the values do not have the layout's types or cannot be written, or the answer is too large.
         """
         try:
             for form, block in zip(self._layout.blocks, batch.blocks, strict=True):
@@ -72,17 +72,17 @@ class AnswerBytes:
         return entry
 
     def decode(self, key: bytes, entry: bytes, rows: int) -> Decoded:
-        """The answer of so many rows that was kept under `key`.
+        """Read the answer of `rows` rows that was kept under `key`.
 
         Raises:
-            Unfit: it is none.
+            Unfit: the entry is not such an answer.
         """
         if not _HEAD_BYTES <= len(entry) <= MAX_ENTRY_BYTES or not entry.startswith(_MAGIC):
-            raise Unfit("no entry of this format")
+            raise Unfit("not an entry of this format")
         start = len(_MAGIC) + _SUM_BYTES
         body = memoryview(entry)[start:]
         if entry[len(_MAGIC) : start] != _sum(key, body):
-            raise Unfit("a damaged entry, or that of another request")
+            raise Unfit("a damaged entry, or the entry of another request")
         form, ttl_ms, answered = _BODY.unpack_from(body)
         if form != self._print or answered != rows:
             raise Unfit("an answer of another form")

@@ -1,7 +1,7 @@
-"""Does not ask a version any more that fails or is slow, for a while. A layer; `layers.py` puts it where a policy asks for one.
+"""The circuit breaker: stops asking a version that fails or is slow, for a while. A layer, where a policy asks for it.
 
-`Circuit` decides, from numbers that all workers of a machine share: each writes its own run of cells and reads everybody's, at
-most every LOOK_S, so that all open and close together. It is pure: what time it is, it is told.
+`Circuit` decides from numbers that all workers of a machine share: each worker writes its own run of cells and reads all workers'
+cells at most every LOOK_S, so that all breakers open and close together. It is pure: the time is an argument.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from roadworthy.runtime.pending import AlwaysSettled, Answer, ForwardedRequest, 
 from roadworthy.schema.batch import Batch
 
 LOOK_S = 0.05
-"""How often the cells of all workers are read, at most."""
+"""The least time between two reads of all workers' cells."""
 BUCKETS = 10
-"""The window is counted in so many parts."""
+"""The number of parts in which the window is counted."""
 WIDTH = 64
-"""Cells of one worker: BUCKETS times (number of the part, requests, failures, slow ones), then those below."""
+"""Cells of one worker: BUCKETS times (number of the part, requests, failures, slow requests), then the cells below."""
 OWNER = WIDTH - 1
-"""This cell is for whoever keeps the cells."""
+"""This cell belongs to the implementation of `Cells`."""
 _OPENED, _CLOSED, _PERIOD, _PASSED, _PROBING, _OPEN_FOR = range(4 * BUCKETS, 4 * BUCKETS + 6)
 _NS = 1_000_000_000
 _PROBE_LOOK_NS = 1_000_000
@@ -34,7 +34,7 @@ _USUAL_S = 0.1
 
 
 class State(str, Enum):
-    """Of a circuit."""
+    """The state of a circuit."""
 
     CLOSED = "closed"
     HALF_OPEN = "half-open"
@@ -42,7 +42,7 @@ class State(str, Enum):
 
 
 class Numbers(Protocol):
-    """A run of 64-bit integers that can be written."""
+    """A writable run of 64-bit integers."""
 
     def __getitem__(self, place: int, /) -> int: ...
 
@@ -54,33 +54,33 @@ class Cells(Protocol):
 
     @property
     def own(self) -> Numbers:
-        """This worker's, which it alone writes."""
+        """This worker's cells, which only it writes."""
         ...
 
-    def everybody(self) -> Iterable[tuple[Sequence[int], bool]]:
-        """All workers' cells, and whether that worker runs."""
+    def all_workers(self) -> Iterable[tuple[Sequence[int], bool]]:
+        """The cells of all workers, each with whether that worker runs."""
         ...
 
 
 class OwnCells:
-    """Cells of a worker that is alone."""
+    """The cells of a single worker."""
 
     def __init__(self) -> None:
         self.own = [0] * WIDTH
 
-    def everybody(self) -> Iterable[tuple[Sequence[int], bool]]:
+    def all_workers(self) -> Iterable[tuple[Sequence[int], bool]]:
         """As in Cells."""
         return ((self.own, True),)
 
 
 @dataclass(slots=True)
 class View:
-    """What all workers together know.
+    """The sum of all workers' cells.
 
     Attributes:
-        opened_ns, closed_ns: when it last opened and closed, monotonic clock; 0 for never.
-        requests, failures, slow: in the window, since it closed.
-        passed, probing: probes since it opened that succeeded, and that are on their way.
+        opened_ns, closed_ns: when the circuit last opened and closed, monotonic clock; 0 for never.
+        requests, failures, slow: counts in the window, since it closed.
+        passed, probing: probes since it opened that succeeded, and that are under way.
         open_for_ns: how long it stays open.
     """
 
@@ -94,27 +94,27 @@ class View:
     open_for_ns: int = 0
 
     def state(self, now_ns: int) -> State:
-        """How the circuit is."""
+        """The state of the circuit."""
         if self.opened_ns <= self.closed_ns:
             return State.CLOSED
         return State.OPEN if now_ns < self.opened_ns + self.open_for_ns else State.HALF_OPEN
 
 
 def bucket_of(window_s: float) -> int:
-    """Nanoseconds of one part of the window."""
+    """The length of one part of the window, in nanoseconds."""
     return max(1, int(window_s * _NS) // BUCKETS)
 
 
 def view_of(runs: Iterable[tuple[Sequence[int], bool]], now_ns: int, bucket_ns: int) -> View:
-    """Add up the cells of all workers. Counts of one that died are still true; its probes are nobody's any more."""
-    everybody = list(runs)
+    """Add up the cells of all workers. The counts of an exited worker still hold; its probes do not."""
+    all_workers = list(runs)
     view = View(
-        opened_ns=max((cells[_OPENED] for cells, _ in everybody), default=0),
-        closed_ns=max((cells[_CLOSED] for cells, _ in everybody), default=0),
-        open_for_ns=max((cells[_OPEN_FOR] for cells, _ in everybody), default=0),
+        opened_ns=max((cells[_OPENED] for cells, _ in all_workers), default=0),
+        closed_ns=max((cells[_CLOSED] for cells, _ in all_workers), default=0),
+        open_for_ns=max((cells[_OPEN_FOR] for cells, _ in all_workers), default=0),
     )
     newest = now_ns // bucket_ns
-    for cells, alive in everybody:
+    for cells, alive in all_workers:
         for at in range(0, 4 * BUCKETS, 4):
             number = cells[at]
             if newest - BUCKETS < number <= newest + 1 and number * bucket_ns >= view.closed_ns:
@@ -140,20 +140,21 @@ class Circuit:
         cells.own[_OPEN_FOR] = int(policy.open_s * _NS)
 
     def state(self, now_ns: int) -> State:
-        """As of the last look."""
+        """The state at the last look."""
         return self._view.state(now_ns)
 
     def admits(self, now_ns: int) -> bool:
-        """Whether the version may be asked. If not, `probe` may."""
+        """Whether the version may be asked. If not, a request may still become a probe (`probe`)."""
         if now_ns >= self._look_at:
             self._look(now_ns)
         return self._view.opened_ns <= self._view.closed_ns
 
     def probe(self, now_ns: int) -> int | None:
-        """Begin a probe: what `probed` must be told when it ended, or None when there is none to begin now."""
+        """Begin a probe; return its period, to pass to `probed` at its end. None when no probe may begin now."""
         if self._view.state(now_ns) is not State.HALF_OPEN:
             return None
-        # A refusal may rest on a look of just before; what begins a probe, so that all workers together begin so many, may not.
+        # A refusal may rest on a recent look. Beginning a probe needs a fresh one: the number of probes is limited over all
+        # workers.
         if self._is_full() and now_ns < self._look_at - int(LOOK_S * _NS) + _PROBE_LOOK_NS:
             return None
         self._look(now_ns)
@@ -169,7 +170,7 @@ class Circuit:
         return view.opened_ns
 
     def probed(self, period: int, now_ns: int, failed: bool | None) -> None:
-        """A probe ended; None when it says nothing about the version."""
+        """Note the end of a probe. `failed` is None when it says nothing about the version."""
         own = self._cells.own
         if own[_PERIOD] == period:
             own[_PROBING] = max(0, own[_PROBING] - 1)
@@ -186,7 +187,7 @@ class Circuit:
             self._look(now_ns)
 
     def observe(self, now_ns: int, *, failed: bool, slow: bool) -> None:
-        """Count one request that is no probe."""
+        """Count one request that is not a probe."""
         own = self._cells.own
         number = now_ns // self._bucket_ns
         at = 4 * (number % BUCKETS)
@@ -200,12 +201,12 @@ class Circuit:
             own[at + 3] += 1
 
     def open_for_s(self, now_ns: int) -> float:
-        """Seconds until it may be worth to ask again."""
+        """Seconds until it may be worth asking again."""
         return max(0.0, (self._view.opened_ns + self._view.open_for_ns - now_ns) / _NS)
 
     def _look(self, now_ns: int) -> None:
         self._look_at = now_ns + int(LOOK_S * _NS)
-        view = self._view = view_of(self._cells.everybody(), now_ns, self._bucket_ns)
+        view = self._view = view_of(self._cells.all_workers(), now_ns, self._bucket_ns)
         if view.state(now_ns) is State.CLOSED and self._is_bad(view):
             self._cells.own[_OPENED] = view.opened_ns = now_ns
             view.passed = view.probing = 0
@@ -222,7 +223,7 @@ class Circuit:
 
 
 class Breaker:
-    """The layer. Event loop only."""
+    """The breaker layer. Event loop only."""
 
     def __init__(self, below: Submitter, policy: BreakerPolicy, cells: Cells) -> None:
         self._below = below
@@ -235,49 +236,49 @@ class Breaker:
         state = self._circuit.state(time.monotonic_ns()).value
         return f"Breaker({self._policy.failure_rate:.0%} in {self._policy.window_s:g} s, {state}) -> {self._below!r}"
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
-        """As in Submitter; while the circuit is open at once settled with Unavailable, "circuit-open"."""
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """As in Submitter; while the circuit is open, the request is settled at once with Unavailable, code "circuit-open"."""
         now_ns = time.monotonic_ns()
         circuit = self._circuit
         if circuit.admits(now_ns):
-            self._below.submit(batch, _Watched(ticket, self, now_ns))
+            self._below.submit(batch, _Watched(request, self, now_ns))
             return
         period = circuit.probe(now_ns)
         if period is None:
-            ticket.settle(_refusal(circuit.open_for_s(now_ns)))
+            request.settle(_refusal(circuit.open_for_s(now_ns)))
             return
         try:
-            self._below.submit(batch, _Probe(ticket, self, now_ns, period))
+            self._below.submit(batch, _Probe(request, self, now_ns, period))
         except BaseException:
             circuit.probed(period, time.monotonic_ns(), None)
             raise
 
-    def saw(self, ticket: _Watched, outcome: Outcome) -> None:
-        """Count an outcome."""
+    def saw(self, request: _Watched, outcome: Outcome) -> None:
+        """Count the outcome of a request."""
         now_ns = time.monotonic_ns()
-        failed, slow = self._judge(ticket, outcome, now_ns)
+        failed, slow = self._judge(request, outcome, now_ns)
         if failed is not None:
             self._circuit.observe(now_ns, failed=failed, slow=slow)
 
-    def saw_probe(self, ticket: _Probe, outcome: Outcome) -> None:
-        """Draw the conclusion from a probe."""
+    def saw_probe(self, request: _Probe, outcome: Outcome) -> None:
+        """Pass the outcome of a probe to the circuit."""
         now_ns = time.monotonic_ns()
-        failed, slow = self._judge(ticket, outcome, now_ns)
-        self._circuit.probed(ticket.period, now_ns, None if failed is None else failed or slow)
+        failed, slow = self._judge(request, outcome, now_ns)
+        self._circuit.probed(request.period, now_ns, None if failed is None else failed or slow)
 
-    def _judge(self, ticket: _Watched | _Probe, outcome: Outcome, now_ns: int) -> tuple[bool | None, bool]:
-        """(Whether the version failed, None when that is not its doing; whether it was slow)."""
-        took_ns = now_ns - ticket.began_ns
+    def _judge(self, request: _Watched | _Probe, outcome: Outcome, now_ns: int) -> tuple[bool | None, bool]:
+        """(Whether the version failed, None when the outcome says nothing about it; whether it was slow)."""
+        took_ns = now_ns - request.began_ns
         slow = self._slow_ns is not None and took_ns > self._slow_ns
         if isinstance(outcome, Answer):
             self._usual_s += 0.1 * (took_ns / _NS - self._usual_s)
             return False, slow
         if isinstance(outcome, DeadlineExceeded):
-            # A caller who gives less time than answers take says nothing about the version: nobody may open it that way.
-            given_s = ticket.deadline - ticket.began_ns / _NS
+            # A deadline shorter than the usual answer says nothing about the version: callers must not open the circuit that way.
+            given_s = request.deadline - request.began_ns / _NS
             return (True if given_s >= 2 * self._usual_s or slow else None), slow
         if isinstance(outcome, InputRefused):
-            return None, slow  # a caller's value; sent often enough, it would close the endpoint to everyone
+            return None, slow  # the caller's value: sent often enough, it would cut everyone off
         if isinstance(outcome, ModelFault) or (isinstance(outcome, Unavailable) and outcome.code in _DIED):
             return True, slow
         return None, slow
@@ -294,13 +295,13 @@ class _Watched(ForwardedRequest):
         self.began_ns = began_ns
 
     def settled(self, outcome: Outcome) -> None:
-        """Count it and hand it on."""
+        """Count the outcome and pass it on."""
         self._breaker.saw(self, outcome)
         self.outer.settle(outcome)
 
 
 class _Probe(AlwaysSettled):
-    """A request that tries whether the version is well again; nobody else is let through before it is known."""
+    """A request that tests whether the version has recovered; other requests are refused until that is known."""
 
     __slots__ = ("_breaker", "began_ns", "period")
 
@@ -311,15 +312,15 @@ class _Probe(AlwaysSettled):
         self.period = period
 
     def settled(self, outcome: Outcome) -> None:
-        """Draw the conclusion and hand it on."""
+        """Judge the outcome and pass it on."""
         self._breaker.saw_probe(self, outcome)
         self.outer.settle(outcome)
 
 
 def _refusal(open_for_s: float) -> Unavailable:
     return Unavailable(
-        "the version behind this endpoint has failed too often lately and is left alone for a while",
+        "the version behind this endpoint has failed or was slow too often, and is not asked for a while",
         code="circuit-open",
-        hint="try again later; whoever runs the endpoint may roll back",
+        hint="try again later; the operator may roll the endpoint back",
         retry_after_s=max(1, math.ceil(open_for_s)),
     )

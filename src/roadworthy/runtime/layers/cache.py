@@ -1,10 +1,10 @@
-"""Gives the answer to an equal request again. A layer of one endpoint and one version; `layers.py` puts it where a policy asks.
+"""The cache layer of one endpoint and one version: answers equal requests from memory, where a policy asks for it.
 
-Equal means the same rows, bit for bit, however they were written, from the same caller. Requests that are equal and wait at the
-same moment are run once. What the version fails at is never kept. Also where the fallback "cached" finds the last good answer.
+Equal means the same rows, bit for bit, in whatever format they were sent, from the same caller. Equal requests that wait at the
+same moment run once. Failures are never kept. The fallback "cached" takes its last good answer from here.
 
-Where a gateway shares its answers with other workers and machines, what is not kept here is looked up there before it is run, and
-what was run is handed there once its callers have it. What lies there and how is not known here (`Shared`).
+Where a gateway shares answers with other workers and machines, a request that misses here is looked up there before it runs, and
+a new answer is offered there once its callers have it. This layer does not know the form of the shared store (`Shared`).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from roadworthy.runtime.queue.request_queue import too_late
 from roadworthy.schema.batch import Array, Batch, Block
 
 HIT, SHARED, MISS, COLLAPSED, BYPASS = "hit", "hit-shared", "miss", "collapsed", "bypass"
-"""What came of a request: answered from here; from what another worker had answered; run; by what became of an equal one that was
-on its way; not cacheable."""
+"""The results of a request: answered from this cache; from another worker's answer; run; answered by an equal request already
+under way; not cacheable."""
 MAX_KEYED_BYTES = 4 << 20
-"""Rows of more bytes are not looked up: hashing them would hold up the event loop."""
+"""Requests with more bytes of rows are not looked up: hashing them would block the event loop."""
 ENTRY_BYTES = 600
-"""What an entry takes besides the values of its answer."""
+"""Bytes of an entry in addition to the values of its answer."""
 _SWEEP_AT = 1_024
 _STATUS = b"cache-status"
 
@@ -41,10 +41,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Found(NamedTuple):
-    """An answer that another worker was given.
+    """An answer that another worker has stored.
 
     Attributes:
-        given: when, on this process's monotonic clock, seconds. until: when its time is up, likewise.
+        given: when it was answered, seconds on this process's monotonic clock. until: when it expires, on the same clock.
     """
 
     batch: Batch
@@ -53,19 +53,20 @@ class Found(NamedTuple):
 
 
 class Shared(Protocol):
-    """Answers that workers and machines share. Nothing in it waits or raises: without it everything goes on as with a miss."""
+    """Answers shared by workers and machines. Its methods never wait or raise: when it fails, requests continue as after a
+    miss."""
 
     def ask(self, key: bytes, rows: int, deadline: float, tell: Callable[[Found | None], None]) -> bool:
-        """Look for the answer to a request of so many rows.
+        """Look for the answer to a request of `rows` rows.
 
         Returns:
-            True when `tell` will be called, later and once, well before the deadline; False when nothing is asked: nobody is
-            there, or the deadline is near.
+            True when `tell` will be called, later and once, well before the deadline; False when nothing is asked, because the
+            store is away or the deadline is near.
         """
         ...
 
     def put(self, key: bytes, answer: Batch, size: int, ttl_s: float) -> None:
-        """Take an answer of about `size` bytes that may be given again for so long, or leave it."""
+        """Offer an answer of about `size` bytes that stays valid for `ttl_s` seconds; it may be ignored."""
         ...
 
 
@@ -80,7 +81,7 @@ class Kept:
         self.at = at
 
     def answer(self, source: str) -> Answer:
-        """It again."""
+        """The kept answer again."""
         return Answer(self.batch, 0, self.batch.rows, source)
 
 
@@ -88,7 +89,7 @@ class AnswerStore:
     """Answers by key, bounded in number and bytes; the least recently used goes first.
 
     Attributes:
-        size: bytes of all entries, as far as that can be known.
+        size: estimated bytes of all entries.
     """
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
@@ -108,7 +109,7 @@ class AnswerStore:
         return kept
 
     def put(self, key: bytes, answer: Batch, now: float) -> Kept | None:
-        """Keep a copy of `answer`, unless it is larger than all that may be kept: then None."""
+        """Keep a copy of `answer`; None when it is larger than the whole store may be."""
         size = _size(answer)
         self.remove(key)
         if size > self._max_bytes or self._max_entries < 1:
@@ -131,14 +132,14 @@ class AnswerStore:
 
 
 class Cache:
-    """The layer. Event loop only.
+    """The cache layer. Event loop only.
 
     Args:
-        below: answers what is not kept.
+        below: answers the misses.
         digest: of the version; a part of every key.
-        policy: with `ttl_s` 0 nothing is given again, and answers are only kept for `last_good`.
-        loop: for the deadlines of requests that wait for another's run.
-        count: called with HIT, MISS, COLLAPSED or BYPASS for each request.
+        policy: with `ttl_s` 0 no answer is served from the cache; answers are only kept for `last_good`.
+        loop: for the deadlines of requests that wait for another request's run.
+        count: called with the result of each request: HIT, SHARED, MISS, COLLAPSED or BYPASS.
     """
 
     def __init__(
@@ -165,37 +166,37 @@ class Cache:
         return f"{kind} -> {self._below!r}"
 
     def share(self, shared: Shared) -> None:
-        """Have answers in common with others; before the first request."""
+        """Share answers with other workers; call before the first request."""
         self._shared = shared
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
         """As in Submitter."""
-        key = self._key(batch, ticket.caller)
+        key = self._key(batch, request.caller)
         if self._policy.ttl_s <= 0:
-            self._below.submit(batch, ticket if key is None else _Keeping(ticket, self, key))
+            self._below.submit(batch, request if key is None else _Keeping(request, self, key))
             return
         if key is None:
             self._count(BYPASS)
-            self._below.submit(batch, ticket)
+            self._below.submit(batch, request)
             return
         now = time.monotonic()
         kept = self._store.get(key)
         if kept is not None and now - kept.at < self._policy.ttl_s:
             self._count(HIT)
             status = b"roadworthy; hit; ttl=%d" % (self._policy.ttl_s - (now - kept.at))
-            ticket.settle(kept.answer("cache").noted(((_STATUS, status),)))
+            request.settle(kept.answer("cache").noted(((_STATUS, status),)))
             return
         flight = self._flights.get(key)
         if flight is not None and not flight.done:
             self._count(COLLAPSED)
-            flight.join(ticket)
+            flight.join(request)
             return
         why = b"stale" if kept is not None else b"miss"
         if self._shared is None:
             self._count(MISS)
-            self._fly(key, batch, [ticket], why)
+            self._fly(key, batch, [request], why)
         else:
-            self._look_there(self._shared, self._flight(key, batch, [ticket], why))
+            self._look_there(self._shared, self._flight(key, batch, [request], why))
 
     def last_good(self, batch: Batch, caller: str, max_age_s: float) -> Kept | None:
         """The last good answer to an equal request of that caller."""
@@ -204,11 +205,11 @@ class Cache:
         return kept if kept is not None and time.monotonic() - kept.at <= max_age_s else None
 
     def keep(self, key: bytes, answer: Answer) -> Kept | None:
-        """Keep the answer's own rows; None when there is no room for them."""
+        """Keep the answer's own rows; None when they are too large."""
         return self._store.put(key, answer.batch(), time.monotonic())
 
     def landed(self, flight: _Flight, outcome: Outcome) -> None:
-        """Hand the outcome of one run to all who wait for it. Called by the flight."""
+        """Pass the outcome of one run to all requests that wait for it. Called by the flight."""
         self._forget(flight)
         members = flight.members
         if isinstance(outcome, Answer):
@@ -223,13 +224,13 @@ class Cache:
             return
         rest: list[PendingRequest] = []
         if isinstance(outcome, DeadlineExceeded):
-            # The version was told an earlier deadline than that of these, who came after it had begun.
+            # These joined after the run had begun, and have later deadlines than the version was given.
             now = time.monotonic()
             rest = [m for m in members if not m.done and m.deadline > flight.told and m.deadline > now]
         for member in members:
             if member not in rest:
                 member.settle(outcome)
-        if rest:  # not now: the layer below is in the middle of settling others
+        if rest:  # later: the layer below is settling other requests now
             self._loop.call_soon(self._fly_again, flight, rest, outcome)
 
     def _fly_again(self, flight: _Flight, members: list[PendingRequest], outcome: Outcome) -> None:
@@ -238,18 +239,18 @@ class Cache:
             return
         try:
             self._fly(flight.key, flight.batch, waiting, flight.why)
-        except Exception:  # noqa: BLE001 - nobody is above to take it: those who wait are told what was known before
+        except Exception:  # noqa: BLE001 - no caller above takes it: the requests get the earlier outcome
             for member in waiting:
                 member.settle(outcome)
 
     def _look_there(self, shared: Shared, flight: _Flight) -> None:
-        """Run it only if no other worker has the answer."""
+        """Look the answer up in the shared store; run the request only if it is not there."""
         if not shared.ask(flight.key, flight.batch.rows, flight.deadline, partial(self._looked, flight)):
             self._count(MISS)
             self._submit(flight)
 
     def _looked(self, flight: _Flight, found: Found | None) -> None:
-        """Go on where `_look_there` stopped. Nobody is above to take an error."""
+        """Continue after the look-up of `_look_there`. No caller above takes an error."""
         now, ttl_s = time.monotonic(), self._policy.ttl_s
         left = 0.0 if found is None else min(found.until, found.given + ttl_s) - now
         if found is not None and left > 0:
@@ -263,12 +264,12 @@ class Cache:
                 self._submit(flight)
             except RoadworthyError as error:
                 flight.settle(error)
-            except Exception as error:  # noqa: BLE001 - as in `gateway/http/predict.py`: logged, and this request's alone
-                self._loop.call_exception_handler({"message": "a version that could not be asked", "exception": error})
-                flight.settle(RoadworthyError("something went wrong here"))
+            except Exception as error:  # noqa: BLE001 - as in `gateway/http/predict.py`: logged, and only this request fails
+                self._loop.call_exception_handler({"message": "submitting to a version failed", "exception": error})
+                flight.settle(RoadworthyError("internal error"))
 
     def _found(self, flight: _Flight, answer: Batch, left: float) -> None:
-        """Keep what another worker has answered for what is left of its time, and hand it to all who wait."""
+        """Keep another worker's answer for its remaining time, and settle all waiting requests with it."""
         kept = self._store.put(flight.key, answer, time.monotonic() + left - self._policy.ttl_s)
         again = Answer(answer, 0, answer.rows, "cache") if kept is None else kept.answer("cache")
         self._count(SHARED)
@@ -300,7 +301,7 @@ class Cache:
             del self._flights[flight.key]
 
     def _sweep(self) -> None:
-        """Forget flights that were dropped below because nobody waited for them any more."""
+        """Forget flights that were dropped below because no request waited for them any longer."""
         self._flights = {key: flight for key, flight in self._flights.items() if not flight.done}
         self._sweep_at = max(_SWEEP_AT, 2 * len(self._flights))
 
@@ -314,7 +315,7 @@ class Cache:
 
 
 class _Keeping(ForwardedRequest):
-    """A request whose good answer is kept."""
+    """A request whose answer is kept if it is good."""
 
     __slots__ = ("_cache", "_key")
 
@@ -324,21 +325,21 @@ class _Keeping(ForwardedRequest):
         self._key = key
 
     def settled(self, outcome: Outcome) -> None:
-        """Keep it and hand it on."""
+        """Keep an answer, and pass the outcome on."""
         if isinstance(outcome, Answer):
             self._cache.keep(self._key, outcome)
         self.outer.settle(outcome)
 
 
 class _Flight(PendingRequest):
-    """One run for everybody who asks the same meanwhile: the first leads, the others follow.
+    """One run for equal requests: the first one leads, later ones follow.
 
-    It goes on as long as one of them waits, and as long as the most patient of them does.
+    It stays needed as long as any of them waits, and its deadline is the latest of theirs.
 
     Attributes:
-        key, batch: what is asked. why: as in Cache-Status, "miss" or "stale".
-        members: whom the outcome is for, the leader first.
-        told: the deadline that the version was told.
+        key, batch: of the request. why: as in Cache-Status, "miss" or "stale".
+        members: the requests that get the outcome, the leader first.
+        told: the deadline that the version was given.
     """
 
     __slots__ = ("_alarm", "_cache", "_running", "_settled", "batch", "key", "members", "told", "why")
@@ -354,7 +355,7 @@ class _Flight(PendingRequest):
 
     @property
     def done(self) -> bool:
-        """Settled, or nobody waits any more."""
+        """Whether it is settled, or no member waits any longer."""
         if self._settled:
             return True
         for member in self.members:  # noqa: SIM110 - twice as fast, for each request
@@ -377,15 +378,15 @@ class _Flight(PendingRequest):
         for member in self.members:
             member.running = value
 
-    def join(self, ticket: PendingRequest) -> None:
-        """Wait for the same outcome."""
-        ticket.running = self._running
-        self.members.append(ticket)
-        self.deadline = max(self.deadline, ticket.deadline)
+    def join(self, request: PendingRequest) -> None:
+        """Add a request that waits for the same outcome."""
+        request.running = self._running
+        self.members.append(request)
+        self.deadline = max(self.deadline, request.deadline)
         self.watch(self._cache.loop)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Keep the deadlines of members that are earlier than the run's own, which the layers below keep."""
+        """Enforce the members' deadlines that are earlier than the run's own, which the layers below enforce."""
         early = [member.deadline for member in self.members if not member.done and member.deadline < self.deadline]
         if self._alarm is not None:
             self._alarm.cancel()
@@ -394,12 +395,12 @@ class _Flight(PendingRequest):
             self._alarm = loop.call_at(loop.time() + min(early) - time.monotonic(), self._expire, loop)
 
     def settled(self, outcome: Outcome) -> None:
-        """Hand it to the members."""
+        """Pass the outcome to the members."""
         self.land()
         self._cache.landed(self, outcome)
 
     def land(self) -> list[PendingRequest]:
-        """The run is over, or is not needed; those who waited for it."""
+        """End the flight, because the run is over or not needed; return the members."""
         self.done = True
         if self._alarm is not None:
             self._alarm.cancel()
@@ -416,10 +417,10 @@ class _Flight(PendingRequest):
 
 
 def key_of(digest: str, caller: str | None, batch: Batch) -> bytes | None:
-    """32 bytes that are the same for equal rows of one caller (None: of anybody) for one version, and different otherwise.
+    """The cache key: 32 bytes that are equal exactly for equal rows of one caller (None: of any caller) for one version.
 
     Returns:
-        None for rows that cannot be told apart for sure, or are more than MAX_KEYED_BYTES.
+        None for rows that cannot be compared reliably, or of more than MAX_KEYED_BYTES.
     """
     parts = [b"any " if caller is None else b"of %d %b " % (len(caller), caller.encode()), digest.encode()]
     size = 0
@@ -435,24 +436,19 @@ def key_of(digest: str, caller: str | None, batch: Batch) -> bytes | None:
                 parts.append(mask.tobytes())
                 values = _without_fillers(values, mask)
             parts.append(_encode(values.ravel().tolist()) if values.dtype.hasobject else values.tobytes())
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ):  # a value of a JSON column that MessagePack cannot hold
+    except (TypeError, ValueError, OverflowError, RecursionError):  # MessagePack cannot hold a value of a JSON column
         return None
     return blake2b(b"".join(parts), digest_size=32).digest()
 
 
 @lru_cache(maxsize=1_024)
 def _form(kind: str, shape: tuple[int, ...], nulls: bool) -> bytes:
-    """What tells how many bytes of which kind follow, so that no two batches are one row of bytes."""
+    """A header that says how many bytes of which type follow, so that different batches never give the same bytes."""
     return f"\n{kind} {shape} {nulls} ".encode()
 
 
 def _without_fillers(values: Array, mask: Array) -> Array:
-    """What stands where a value is null means nothing."""
+    """The values with every null replaced by one filler, since the filler of a null has no meaning."""
     values = values.copy()
     values[mask] = None if values.dtype.hasobject else np.zeros((), values.dtype)
     return values

@@ -1,7 +1,7 @@
-"""Answers with something else when the version cannot. The outermost layer; `layers.py` puts it where a policy lists fallbacks.
+"""Fallbacks: answer a request in another way when its version cannot. The outermost layer, where a policy lists fallbacks.
 
-The steps are tried in the policy's order, and the reply says which one answered. A request never makes more work than one further
-run of a model: after that only rules and answers that are there already are tried, and then the first error stands.
+The steps are tried in the policy's order, and the reply names the one that answered. A request never causes more than one further
+run of a model: after that only rules and existing answers are tried; if none answers, the first error stands.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from roadworthy.schema.rows import decode_rows
 
 VERSION, RULE, CACHED, STATIC = "version", "rule", "cached", "static"
 NONE = "none"
-"""Counted as the kind when no step had an answer."""
+"""The kind that is counted when no step had an answer."""
 LEAST_RULE_S = 0.1
-"""A rule may take this long even where the version has used up all the time."""
+"""A rule may take this long even when the version has used up the request's time."""
 _LEAST_RUN_S = 0.001
 _CALLERS_DOING = frozenset({"request-too-large", "stopping"})
 
 Count = Callable[[str, str], None]
-"""Called with what answered (a kind, or NONE) and the code of the error that it answered for."""
+"""Called with the kind that answered, or NONE, and the code of the error it answered for."""
 
 
 class Step(Protocol):
-    """One way to answer instead. It is a Submitter that may settle with an error, which means: try the next."""
+    """One way to answer instead: a Submitter that may settle with an error, after which the next step is tried."""
 
     @property
     def kind(self) -> str:
@@ -38,16 +38,16 @@ class Step(Protocol):
 
     @property
     def told(self) -> str:
-        """What the reply's header says of it besides, such as `version="flights:2"`, or ""."""
+        """What the reply's header adds to the kind, such as `version="flights:2"`, or ""."""
         ...
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
         """As in Submitter."""
         ...
 
 
 class Fallbacks:
-    """The layer. Event loop only."""
+    """The fallback layer. Event loop only."""
 
     def __init__(self, below: Submitter, steps: Sequence[Step], count: Count) -> None:
         self._below = below
@@ -57,12 +57,12 @@ class Fallbacks:
     def __repr__(self) -> str:
         return f"Fallbacks({', '.join(step.told or step.kind for step in self._steps)}) -> {self._below!r}"
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
         """As in Submitter."""
-        self._below.submit(batch, _First(ticket, batch, self))
+        self._below.submit(batch, _First(request, batch, self))
 
     def go_on(self, walk: _Walk) -> None:
-        """Try what comes next; called when something could not answer."""
+        """Try the next steps, because the version or a step could not answer."""
         outer = walk.outer
         while not outer.done and walk.number < len(self._steps):
             step = self._steps[walk.number]
@@ -76,17 +76,17 @@ class Fallbacks:
             attempt = _Attempt(self, walk, step, deadline)
             try:
                 step.submit(walk.batch, attempt)
-            except Exception:  # noqa: BLE001 - the layer below is in the middle of settling others: nothing may go wrong for them
+            except Exception:  # noqa: BLE001 - the layer below is settling other requests, which must not be disturbed
                 if not attempt.done:
                     attempt.done = True
                     continue
-            return  # the attempt goes on, or has gone on already
+            return  # the attempt will continue the walk, or has done so already
         if not outer.done:
             self._count(NONE, walk.error.code)
             outer.settle(walk.error)
 
     def answered(self, walk: _Walk, step: Step, answer: Answer) -> None:
-        """A step had an answer."""
+        """Settle the request with a step's answer."""
         self._count(step.kind, walk.error.code)
         parts = [step.kind, *([step.told] if step.told else []), f'reason="{walk.error.code}"']
         header = (b"roadworthy-fallback", "; ".join(parts).encode())
@@ -94,7 +94,7 @@ class Fallbacks:
 
 
 class _First(ForwardedRequest):
-    """The request as the version gets it."""
+    """The request that the version gets."""
 
     __slots__ = ("_batch", "_owner")
 
@@ -104,7 +104,7 @@ class _First(ForwardedRequest):
         self._owner = owner
 
     def settled(self, outcome: Outcome) -> None:
-        """Hand an answer on; begin the walk where there is none."""
+        """Pass an answer on; after an error begin the walk."""
         if isinstance(outcome, Answer) or not _is_ours(outcome):
             self.outer.settle(outcome)
         else:
@@ -115,7 +115,7 @@ class _Walk:
     """One request on its way along the steps.
 
     Attributes:
-        error: what the version said. number: of the next step. ran: another version has begun with it.
+        error: of the version. number: of the next step. ran: whether another version has begun with it.
     """
 
     __slots__ = ("batch", "error", "number", "outer", "ran")
@@ -129,7 +129,7 @@ class _Walk:
 
 
 class _Attempt(PendingRequest):
-    """The request as a step gets it. Settled in any case, so that nothing that a step holds is held forever."""
+    """The request that a step gets. It is settled in any case, so that a step never holds anything forever."""
 
     __slots__ = ("_owner", "_step", "_walk")
 
@@ -152,7 +152,7 @@ class _Attempt(PendingRequest):
         self._walk.outer.running = True
 
     def settled(self, outcome: Outcome) -> None:
-        """Take the answer, or go on."""
+        """Take the answer, or continue the walk."""
         if isinstance(outcome, Answer):
             self._owner.answered(self._walk, self._step, outcome)
         else:
@@ -169,14 +169,14 @@ class LastGood:
         self._cache = cache
         self._max_age_s = max_age_s
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
-        """Settles at once."""
-        kept = self._cache.last_good(batch, ticket.caller, self._max_age_s)
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """Settle at once."""
+        kept = self._cache.last_good(batch, request.caller, self._max_age_s)
         if kept is None:
-            ticket.settle(Unavailable("there is no earlier answer to this request"))
+            request.settle(Unavailable("there is no earlier answer to this request"))
         else:
             age = (b"age", b"%d" % (time.monotonic() - kept.at))
-            ticket.settle(kept.answer(CACHED).noted((age,)))
+            request.settle(kept.answer(CACHED).noted((age,)))
 
 
 class Static:
@@ -184,10 +184,10 @@ class Static:
 
     Args:
         outputs: of the endpoint's signature.
-        value: as JSON would have it: a dict by output, a list in their order, or the bare value of a single output.
+        value: as in JSON: a dict by output, a list in their order, or the bare value of a single output.
 
     Raises:
-        InvalidInput: it does not fit the outputs.
+        InvalidInput: the value does not fit the outputs.
     """
 
     kind = STATIC
@@ -196,27 +196,27 @@ class Static:
     def __init__(self, outputs: Layout, value: object) -> None:
         self._row = decode_rows(outputs, [value])[0]
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
-        """Settles at once."""
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """Settle at once."""
         answer = self._row if batch.rows == 1 else self._row.take([0] * batch.rows)
-        ticket.settle(Answer(answer, 0, batch.rows, STATIC))
+        request.settle(Answer(answer, 0, batch.rows, STATIC))
 
 
 class OtherSubmitter:
-    """The steps "version" and "rule", around what runs them."""
+    """The steps "version" and "rule", around the submitter that runs them."""
 
     def __init__(self, kind: str, name: str, below: Submitter) -> None:
         self.kind = kind
         self.told = f'{kind}="{name}"'
         self._below = below
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
         """As in Submitter."""
-        self._below.submit(batch, ticket)
+        self._below.submit(batch, request)
 
 
 def _is_ours(error: RoadworthyError) -> bool:
-    """Whether it is the version's doing, or ours, that there is no answer."""
+    """Whether the version or Roadworthy, not the caller, is the reason for the error."""
     if isinstance(error, ModelFault | DeadlineExceeded):
         return True
     return isinstance(error, Unavailable) and error.code not in _CALLERS_DOING

@@ -1,7 +1,7 @@
-"""Rules: functions in a package that answer where its model cannot. `serving/reload.py` keeps one `Rules` for a worker.
+"""Rules: functions in a package that answer when its model cannot. Each worker has one `Rules`.
 
-A rule executes in a runner process of its own, wherever its version does: it answers when the model's process cannot, and no code
-of it is here. The agent keeps these processes (`agent/runners/keeper.py`); the workers of a machine share them.
+A rule executes in its own runner process, wherever its version executes: it can answer when the model's process cannot, and none
+of its code runs here. The agent keeps these processes (`agent/runners/keeper.py`); the workers of a machine share them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Rules:
     """The rules that a worker's endpoints use. Event loop only.
 
     Args:
-        folder: the gateway's; runners are reached below it.
+        folder: the gateway's; runners have their sockets below it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,8 +35,8 @@ class Rules:
         self._kept_out: Mapping[str, str] = {}
 
     def get(self, entry: PackageEntry, name: str) -> Submitter | None:
-        """What has the rule run: who comes before its process is ready waits for it, up to the deadline. None for a package that
-        may not execute code."""
+        """The submitter that runs the rule. Requests that come before its process is ready wait for it, up to their deadlines.
+        None for a package that may not execute code."""
         if entry.leave is None:
             return None
         part = part_of(entry.digest, name)
@@ -50,18 +50,18 @@ class Rules:
         return rule
 
     def keep(self, used: Collection[str]) -> None:
-        """Let go of all but these parts, each when nobody waits for it any more."""
+        """Close all rules but these parts, each once no request waits for it."""
         self._leaving += [self._rules.pop(part) for part in [part for part in self._rules if part not in used]]
         self._close_idle()
 
     def keep_out(self, reasons: Mapping[str, str]) -> None:
-        """Have nobody wait for these parts, and no others: they crash their processes. Reasons by part."""
+        """Quarantine exactly these parts, because they crash their processes: no request waits for them. Reasons by part."""
         self._kept_out = reasons
         for part, rule in self._rules.items():
             rule.bar(_barred(reasons.get(part)))
 
     def try_again(self) -> None:
-        """Have rules loaded again that could not be."""
+        """Ask runners to load rules again that failed to load."""
         for rule in self._rules.values():
             rule.try_again()
 
@@ -78,4 +78,4 @@ class Rules:
 def _barred(reason: str | None) -> Callable[[], RoadworthyError] | None:
     if reason is None:
         return None
-    return partial(Unavailable, f"this rule is kept out of service: {reason}", code="version-quarantined")
+    return partial(Unavailable, f"this rule is quarantined: {reason}", code="version-quarantined")

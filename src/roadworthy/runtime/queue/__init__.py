@@ -1,1 +1,1 @@
-"""Requests that wait for a run: their queue, how they are joined, and how long runs take."""
+"""Requests that wait for a run: their queue, their joining, and the times of runs."""

@@ -1,4 +1,4 @@
-"""How long runs of one version take. Each batcher has one; a rollout freezes what slow means from it and judges by the last."""
+"""The times of one version's runs. A rollout derives from them what "slow" means, and judges each request by its run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from roadworthy.contract.telemetry import RUN_TIME_BOUNDS_US
 
 BINS = len(RUN_TIME_BOUNDS_US) + 1
 WARM_UP_RUNS = 20
-"""The first runs of a version in a process allocate and compile: how long they take says nothing about the version."""
+"""The first runs of a version in a process allocate and compile, so their times say nothing about the version."""
 
 
 class RunTimes:
-    """A histogram, in cells that outlive the process where `keep_in` names some. Event loop only.
+    """A histogram of run times, in cells that outlive the process if `keep_in` names some. Event loop only.
 
     Attributes:
-        last_us: microseconds of the last run, while the requests that it answered are being settled; -1 during warm-up.
-        warming: runs that are still to come before any is counted.
+        last_us: microseconds of the last run, valid while its requests are being settled; -1 during warm-up.
+        warming: number of warm-up runs that are left; they are not counted.
     """
 
     __slots__ = ("_cells", "_values", "last_us", "warming")
@@ -29,12 +29,12 @@ class RunTimes:
         self.warming = WARM_UP_RUNS
 
     def keep_in(self, values: memoryview[int], cells: Sequence[int]) -> None:
-        """Count in `values` from here on, bin by bin in `cells`."""
+        """Count in `values` from now on; `cells` has the index of each bin."""
         self._values = values
         self._cells = cells
 
     def ran(self, seconds: float, requests: int) -> None:
-        """Count a run that answered so many requests."""
+        """Count a run that answered `requests` requests."""
         if self.warming:
             self.warming -= 1
             self.last_us = -1

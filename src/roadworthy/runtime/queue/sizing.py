@@ -1,8 +1,8 @@
-"""What a run costs, learned from how long runs take: whether joining requests pays, and how long those who wait will wait.
+"""Learns what a run costs from the times of runs: whether joining requests pays off, and how long waiting requests will wait.
 
-A run of n rows is taken to cost a + b·n seconds. Joining saves a for each request that is joined; where a is next to nothing
-beside b (a model that goes through its rows one by one) it saves nothing, and only makes the first callers wait for the last.
-`request_queue.py` asks before each run, and for each request that comes while others wait.
+The cost of a run of n rows is modelled as a + b·n seconds. Joining saves a for each joined request. Where a is negligible
+compared with b (a model that goes through its rows one by one), joining saves nothing and only makes the first callers wait for
+the last.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 LEAST_SHARE = 0.1
-"""Joining is left off while a is less than this share of a + b, the cost of one row alone."""
+"""Requests are not joined while a is less than this share of a + b, the cost of one row alone."""
 FIRST_ROWS = 64
-"""The first joined runs have no more rows than this; each run that was half full doubles it."""
+"""The limit of the first joined runs; each run that is at least half full doubles it."""
 _DECAY = 0.98
 _LOOK_AGAIN = 16
 _LOOK_ROWS = 4
@@ -21,11 +21,12 @@ _LEAST_SPREAD = 0.005
 
 
 class BatchSizer:
-    """Least squares of the time a row takes over 1/n: of run times over n, with errors that grow with n. Older runs weigh less.
+    """Chooses how many rows a run may join. It fits the time per row over 1/n by least squares, which is run time over n with
+    errors that grow with n. Older runs weigh less.
 
     Args:
-        fixed: the limit that a person set, or None to learn.
-        most: no joined run is longer.
+        fixed: a configured limit, or None to learn the limit.
+        most: the largest limit in rows.
     """
 
     __slots__ = (
@@ -63,7 +64,7 @@ class BatchSizer:
         return _LOOK_ROWS if self._runs % _LOOK_AGAIN == 0 else 1
 
     def ran(self, rows: int, seconds: float) -> None:
-        """Learn from a run of so many rows."""
+        """Learn from a run of `rows` rows that took `seconds` seconds."""
         if rows <= 0:
             return
         self._runs += 1
@@ -81,7 +82,7 @@ class BatchSizer:
             self._judge()
 
     def seconds(self, rows: int) -> float:
-        """How long so many rows will take, in runs as they are now; 0 while nothing is known."""
+        """The expected seconds for `rows` rows, in runs of the current limit; 0 while nothing is known."""
         if self._fixed is None:
             limit = self._grown if self._pays else 1
         else:
@@ -89,16 +90,15 @@ class BatchSizer:
         return math.ceil(rows / limit) * self._base + rows * self._per_row
 
     def rows_within(self, seconds: float) -> int:
-        """How many rows one run may have in order to be over in so many seconds; at least 1."""
+        """How many rows one run may have to end within `seconds` seconds; at least 1."""
         mean = self._t / self._x if self._x else 0.0
         per_row = min(mean, self._per_row) if self._per_row else mean
         return max(1, int(min(seconds / per_row, 1e9))) if per_row > 0 else self._most
 
     def _judge(self) -> None:
         spread = self._n * self._uu - self._u * self._u
-        if (
-            spread < _LEAST_SPREAD * self._n * self._n
-        ):  # all runs were about as long: what is known is what one of them costs
+        if spread < _LEAST_SPREAD * self._n * self._n:
+            # All runs had about as many rows, so only the cost of such a run is known.
             if not self._per_row:
                 self._base = self._t / self._n
             return

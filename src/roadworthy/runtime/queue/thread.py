@@ -1,4 +1,4 @@
-"""The thread of a model that must not run on the event loop. `batching.py` gives it one joined run at a time."""
+"""The thread of a model that must not run on the event loop."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 
 class ModelThread:
-    """One daemon thread that runs one call at a time and hands the result to the event loop. A model that never returns
-    holds up its own version, never the process's exit."""
+    """A daemon thread that runs one call at a time and passes the result to the event loop. A model that never returns blocks its
+    own version, but not the exit of the process."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -25,7 +25,7 @@ class ModelThread:
         self._calls.put((work, then))
 
     def close(self, last: Callable[[], None]) -> None:
-        """Run `last` on the thread after everything else, and end it."""
+        """Run `last` on the thread after all other calls, then end the thread."""
         self._last = last
         self._calls.put(None)
 
@@ -36,14 +36,15 @@ class ModelThread:
             self._last()
 
     def _do_next(self) -> bool:
-        """Wait for one call and do it; False at the end. What it held is free when this returns, and not with the next call."""
+        """Wait for one call and run it; False at the end. As a separate function it releases the call's objects when it returns,
+        not only with the next call."""
         call = self._calls.get()
         if call is None:
             return False
         work, then = call
         try:
             self._loop.call_soon_threadsafe(then, work())
-        except RuntimeError:  # the loop has been closed: the process is on its way out
+        except RuntimeError:  # the loop is closed: the process is exiting
             self._last = None
             return False
         return True

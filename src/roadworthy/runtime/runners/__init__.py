@@ -1,1 +1,1 @@
-"""Where a loaded version executes: one file a place."""
+"""The places where a loaded version executes: inline, or isolated in runner processes."""

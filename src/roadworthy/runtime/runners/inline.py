@@ -1,4 +1,4 @@
-"""Runs a version inside the worker's own process. Called by `batching.py`; whatever goes wrong becomes a ModelFault."""
+"""Runs a version inside the worker's own process; every failure becomes a ModelFault."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WRONG_COUNT = "wrong-output-count"
 
 
 class InlineRunner:
-    """Calls the package directly and checks what comes back before anyone may see it."""
+    """Calls the package directly and checks its answers."""
 
     __slots__ = ("_executable", "_run", "concurrent")
 
@@ -25,28 +25,28 @@ class InlineRunner:
         """Answer all rows.
 
         Raises:
-            ModelFault: codes "model-failed" (it raised), "wrong-output-count" (another number of rows came back) and
+            ModelFault: code "model-failed" (it raised), "wrong-output-count" (wrong number of rows in the answer) or
                 "non-finite-output" (NaN or an infinity in the answer).
         """
         try:
             answer = self._run(batch)
         except ModelFault:
             raise
-        # The border to the user's own code: it may raise anything, and even ask the process to exit.
+        # The user's own code may raise anything, and even ask the process to exit.
         except (Exception, SystemExit) as error:
             raise ModelFault("the model failed on this input", code="model-failed") from error
         _check_answer(answer, batch.rows)
         return answer
 
     def close(self) -> None:
-        """Give the model's memory and threads back."""
+        """Release the model's memory and threads."""
         self._executable.close()
 
 
 def _check_answer(answer: Batch, rows: int) -> None:
     if answer.rows != rows or any(len(block.values) != rows for block in answer.blocks):
-        raise ModelFault("the model answered another number of rows than it was asked", code=WRONG_COUNT)
+        raise ModelFault(f"the model got {rows} rows and answered {answer.rows}", code=WRONG_COUNT)
     for block in answer.blocks:
         values = block.values
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ModelFault("the model answered a value that is not a finite number", code="non-finite-output")
+            raise ModelFault("the model's answer contains NaN or an infinity", code="non-finite-output")

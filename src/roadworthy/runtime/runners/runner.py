@@ -1,4 +1,4 @@
-"""The interface between a loaded version and the place where it executes. `runtime/queue/batching.py` is the caller."""
+"""The interface between a loaded version and the place where it executes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from roadworthy.schema.signature import Signature
 
 
 class Described(Protocol):
-    """What a package tells of itself that matters here."""
+    """The part of a package's description that runners need."""
 
     @property
     def signature(self) -> Signature:
@@ -18,21 +18,21 @@ class Described(Protocol):
 
 
 class Executable(Protocol):
-    """What a runner is given: a constructed package (`package/construct.py` makes them)."""
+    """A constructed package, from `package/construct.py`, that a runner executes."""
 
     @property
     def package(self) -> Described:
-        """What was constructed."""
+        """The package that was constructed."""
         ...
 
     @property
     def runtime(self) -> str:
-        """Name of the runtime that was chosen, for example "onnx-exact"."""
+        """The name of the chosen runtime, for example "onnx-exact"."""
         ...
 
     @property
     def concurrent(self) -> bool:
-        """Whether `run` is short, native and gives the GIL back."""
+        """Whether `run` is short, native and releases the GIL."""
         ...
 
     def run(self, batch: Batch) -> Batch:
@@ -40,7 +40,7 @@ class Executable(Protocol):
         ...
 
     def close(self) -> None:
-        """Give memory and threads back."""
+        """Release memory and threads."""
         ...
 
 
@@ -53,7 +53,7 @@ class Runner(Protocol):
         ...
 
     def run(self, batch: Batch) -> Batch:
-        """Answer all rows, in order; as many rows as were asked, every float finite.
+        """Answer all rows, in order: as many rows as requested, every float finite.
 
         Raises:
             ModelFault: the model raised, or its answer cannot be used.
@@ -61,5 +61,5 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None:
-        """Give memory and threads back. Called once, after the last run."""
+        """Release memory and threads. Called once, after the last run."""
         ...

@@ -152,14 +152,14 @@ class Caller:
 
     def submit(self, batch: Batch, seconds: float = 3_600.0, caller: str = "") -> Waiting:
         """Ask."""
-        ticket = Waiting(seconds, caller)
-        self.batcher.submit(batch, ticket)
-        return ticket
+        request = Waiting(seconds, caller)
+        self.batcher.submit(batch, request)
+        return request
 
     async def ask(self, *batches: Batch) -> list[Any]:
         """Ask all at once: the first column of each answer, or the error's code."""
-        tickets = [self.submit(batch) for batch in batches]
-        return [told(await ticket.outcome) for ticket in tickets]
+        requests = [self.submit(batch) for batch in batches]
+        return [told(await request.outcome) for request in requests]
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for a condition."""

@@ -1,1 +1,1 @@
-"""Runner processes: versions and rules that execute in a process of their own, shared by all workers of the machine."""
+"""Runner processes: each executes one isolated version or rule, for all workers of the machine."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from roadworthy.foundation.child import EXIT_REFUSED, keep_log_apart, read_start_message
+from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, separate_log
 from roadworthy.foundation.confine.plan import refusal
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.host import begin_hosting, leave
@@ -26,7 +26,7 @@ def main() -> int:
         sys.stderr.write(f"runner: {error}\n")
         return EXIT_REFUSED
     begin_hosting()
-    configure_logs("runner", start.log_level, keep_log_apart())
+    configure_logs("runner", start.log_level, separate_log())
     try:
         folder = Path(start.folder)
         load = rule_loader(folder, start.rule) if start.rule else package_loader(folder, start.threads)

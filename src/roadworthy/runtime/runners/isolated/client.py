@@ -1,8 +1,9 @@
-"""The worker's side of runner processes: requests of one moment go out as one message to one of the version's runners.
+"""The worker's side of runner processes: sends the requests of one moment as one message to one of the version's runners.
 
-`manager.py` makes a `ProcessBatcher` for a version that is placed apart; it has the same `submit` as the batcher of an inline
-version. All on the event loop, without a task or a future for a request. A connection carries few messages at a time, so that
-what arrives meanwhile waits here, is joined, and can still be dropped when its deadline passes or its caller goes.
+The manager makes a `ProcessBatcher` for an isolated version; it has the same `submit` as the batcher of an inline version.
+Everything runs on the event loop, without a task or a future for each request. A connection carries few messages at a time, so
+that requests which arrive meanwhile wait here, are joined, and can still be dropped when their deadlines pass or their callers
+leave.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Signature
 
 MAX_JOINED_ROWS = 1_024
-"""Rows of one message, unless a single request has more."""
+"""Most rows of one message, unless a single request has more."""
 IN_FLIGHT = 2
-"""Messages on their way to one runner: one that it runs and one that it finds when it is done."""
+"""Messages under way to one runner: one that it runs, and one that it finds when it is done."""
 _RECONNECTS = Backoff(0.005, 0.1)
 _greeting = msgspec.json.Decoder(frames.Greeting)
 
@@ -50,8 +51,8 @@ class ProcessBatcher:
     """A `Submitter` over the runner processes of one version.
 
     Args:
-        digest: of the version; whoever greets with another is not heard.
-        addresses: one a copy.
+        digest: of the version; a runner that greets with another digest is disconnected.
+        addresses: of the version's runners, one for each copy.
         changed: called when `ready` or `refusal` may have changed.
     """
 
@@ -67,8 +68,8 @@ class ProcessBatcher:
         self._loop = loop
         self._changed = changed
         self._batching = batching or Batching()
-        self._line = RequestQueue(loop, BatchSizer(self._batching.max_rows, MAX_JOINED_ROWS), self._running)
-        self._line.lanes = len(addresses)
+        self._queue = RequestQueue(loop, BatchSizer(self._batching.max_rows, MAX_JOINED_ROWS), self._running)
+        self._queue.lanes = len(addresses)
         self._links = [_Link(address, self, loop) for address in addresses]
         self._scheduled: asyncio.Handle | None = None
         self._greeted: frames.Greeting | None = None
@@ -81,16 +82,16 @@ class ProcessBatcher:
     @property
     def waiting(self) -> int:
         """Requests that have not begun to run."""
-        return len(self._line)
+        return len(self._queue)
 
     @property
     def ready(self) -> frames.Greeting | None:
-        """What the runners said of the version, once one was ready."""
+        """The greeting of a ready runner, once there was one."""
         return self._greeted
 
     @property
     def refusal(self) -> frames.Greeting | None:
-        """Why the version cannot be loaded, while no runner of it is ready and one says so."""
+        """The greeting of a runner that could not load the version; None while another runner is ready."""
         said = [link.refusal for link in self._links]
         if any(link.is_open for link in self._links):
             return None
@@ -98,111 +99,111 @@ class ProcessBatcher:
 
     @property
     def busy_since(self) -> float | None:
-        """When the oldest message that is not answered was sent, monotonic clock, seconds; None when all are answered."""
+        """When the oldest unanswered message was sent, seconds on the monotonic clock; None when all are answered."""
         return min((sent.at for link in self._links for sent in link.sent()), default=None)
 
     def configure(self, batching: Batching) -> None:
-        """Take other settings from the next message on."""
+        """Use other settings from the next message on."""
         if batching != self._batching:
             self._batching = batching
-            self._line.gain = BatchSizer(batching.max_rows, MAX_JOINED_ROWS)
+            self._queue.sizer = BatchSizer(batching.max_rows, MAX_JOINED_ROWS)
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
-        """Have `batch` answered together with whatever else waits.
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """Answer `batch`, together with the other waiting requests.
 
-        The ticket is settled with ModelFault when the model fails, with Unavailable when its runner dies under it or the
-        version cannot be loaded any more, and with DeadlineExceeded when its deadline passes first.
+        The request is settled with ModelFault when the model fails, with Unavailable when its runner exits during the run or the
+        version can no longer be loaded, and with DeadlineExceeded when its deadline passes first.
         """
-        self._line.join(batch, ticket)
+        self._queue.join(batch, request)
         if self._scheduled is None:
             wait_ms = self._batching.max_wait_ms
             if wait_ms <= 0:
-                self._scheduled = self._loop.call_soon(self._turn)
+                self._scheduled = self._loop.call_soon(self._send_scheduled)
             else:
-                self._scheduled = self._loop.call_later(wait_ms / 1_000, self._turn)
-        elif self._batching.max_wait_ms > 0 and self._line.rows >= self._line.gain.limit():
+                self._scheduled = self._loop.call_later(wait_ms / 1_000, self._send_scheduled)
+        elif self._batching.max_wait_ms > 0 and self._queue.rows >= self._queue.sizer.limit():
             self._scheduled.cancel()
-            self._scheduled = self._loop.call_soon(self._turn)
+            self._scheduled = self._loop.call_soon(self._send_scheduled)
 
     def bar(self, make: Callable[[], RoadworthyError] | None) -> None:
-        """Have nobody wait for a runner: whoever does, now or later, gets an error of `make`. None ends it."""
+        """Settle every request that waits for a runner, now or later, with an error of `make`. None lets requests wait again."""
         self._barred = make
         if make is not None:
-            self._line.refuse(make)
+            self._queue.refuse(make)
 
     def connect(self) -> None:
-        """Begin to look for runners; goes on until `close`."""
+        """Begin to connect to runners; continues until `close`."""
         for link in self._links:
             link.connect()
 
     def try_again(self) -> None:
-        """Ask runners that could not load the version to do it again."""
+        """Ask runners that could not load the version to try again."""
         for link in self._links:
             link.ask_to_retry()
 
     def close(self) -> None:
-        """Stop; the caller has made sure that nobody waits."""
-        self._line.close()
+        """Stop; the caller has made sure that no request waits."""
+        self._queue.close()
         for link in self._links:
             link.close()
 
     # Called by the links.
 
     def send_waiting(self) -> None:
-        """Send what waits, as far as there is room on the connections."""
-        while len(self._line):
+        """Send waiting requests, as far as the connections have room."""
+        while len(self._queue):
             link = min((link for link in self._links if link.has_room), key=lambda link: link.rows, default=None)
             if link is None:
                 if self._barred is not None or self.refusal is not None:
-                    self._line.refuse(self._barred or self._refused)
+                    self._queue.refuse(self._barred or self._refused)
                 return
-            group = self._line.next_group()
+            group = self._queue.next_group()
             if group:
                 link.send(group)
 
     def learn(self, outcomes: frames.Outcomes, rows: int, requests: int, seconds: float) -> None:
-        """How long a run took there, and how long `rows` of it took as seen from here: with the rows of other workers, the way
-        there and back, and the waiting for a processor."""
+        """Learn from an answer: how long the run took in the runner, and how many seconds `rows` rows of it took as seen from
+        here, with the rows of other workers, the way there and back, and the wait for a processor."""
         if outcomes.rows:
-            self._line.gain.ran(outcomes.rows, outcomes.seconds)
+            self._queue.sizer.ran(outcomes.rows, outcomes.seconds)
             self.times.ran(outcomes.seconds, requests)
-        self._line.moved(rows, seconds)
+        self._queue.moved(rows, seconds)
 
     def greeted(self, greeting: frames.Greeting) -> None:
-        """A runner told what it is."""
+        """Take the greeting of a runner."""
         if greeting.code is None:
             self._greeted = greeting
         self._changed()
         self.send_waiting()
 
     def lost(self, begun: list[Member], not_begun: list[Member], error: Callable[[], RoadworthyError]) -> None:
-        """A runner is gone: what it had begun with fails, the rest waits for another."""
-        self._line.return_to_front(not_begun)
-        for _, ticket in begun:
-            ticket.settle(error())
+        """Handle the loss of a runner: requests that it had begun with fail, the others wait for another runner."""
+        self._queue.return_to_front(not_begun)
+        for _, request in begun:
+            request.settle(error())
         self._changed()
         self.send_waiting()
 
-    def _turn(self) -> None:
+    def _send_scheduled(self) -> None:
         self._scheduled = None
         self.send_waiting()
 
     def _running(self) -> Iterator[PendingRequest]:
         for link in self._links:
             for sent in link.sent():
-                for _, ticket in sent.members:
-                    yield ticket
+                for _, request in sent.members:
+                    yield request
 
     def _refused(self) -> RoadworthyError:
         refusal = self.refusal
         code = refusal.code if refusal is not None else None
         return Unavailable(
-            "the version cannot be loaded any more", code=code, hint="roll back to another version", retry_after_s=5
+            "the version can no longer be loaded", code=code, hint="roll back to another version", retry_after_s=5
         )
 
 
 class _Link:
-    """One runner's address: the connection to whoever holds it, and those of predecessors that still have answers to give."""
+    """One runner's address: the connection to the runner that holds it, and to predecessors that still owe answers."""
 
     def __init__(self, address: Path, owner: ProcessBatcher, loop: asyncio.AbstractEventLoop) -> None:
         self._address = address
@@ -218,7 +219,7 @@ class _Link:
 
     @property
     def is_open(self) -> bool:
-        """Whether a runner that is ready holds the address."""
+        """Whether a ready runner holds the address."""
         return self._present is not None and self._present.ready
 
     @property
@@ -243,7 +244,7 @@ class _Link:
             self._present.send(group)
 
     def connect(self) -> None:
-        """Connect to whoever holds the address, now or as soon as somebody does."""
+        """Connect to the runner that holds the address, now or as soon as there is one."""
         self._timer = None
         if self._closed or self._present is not None or self._opening is not None:
             return
@@ -275,12 +276,12 @@ class _Link:
         self._opening.add_done_callback(opened)
 
     def ask_to_retry(self) -> None:
-        """Ask a runner that could not load to do it again."""
+        """Ask a runner that could not load to try again."""
         if self._present is not None and self.refusal is not None:
             self._present.write(frames.encode_message(frames.RETRY))
 
     def close(self) -> None:
-        """Connect no more."""
+        """Close all connections, and do not connect again."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -292,20 +293,20 @@ class _Link:
     # Called by the connections.
 
     def made(self, connection: _Connection) -> None:
-        """A connection is open."""
+        """Take an open connection."""
         if self._closed:
             connection.close()
         else:
             self._present = connection
 
     def greeted(self, greeting: frames.Greeting) -> None:
-        """The runner told what it is."""
+        """Take the runner's greeting."""
         self._pauses = _RECONNECTS.delays()
         self.refusal = greeting if greeting.code is not None else None
         self._owner.greeted(greeting)
 
     def leaves(self, connection: _Connection) -> None:
-        """The runner will answer what it has, and then stop."""
+        """Handle a goodbye: the runner will answer what it has, then stop."""
         if self._present is connection:
             self._present = None
             self._leaving.add(connection)
@@ -313,7 +314,7 @@ class _Link:
             self.connect()
 
     def lost(self, connection: _Connection) -> None:
-        """The connection is gone."""
+        """Handle the loss of a connection."""
         self._leaving.discard(connection)
         if self._present is connection:
             self._present = None
@@ -336,8 +337,8 @@ class _Connection(asyncio.Protocol):
     """One connection to a runner.
 
     Attributes:
-        ready: the runner has greeted and answers.
-        sent: messages in flight, by number. rows: theirs.
+        ready: whether the runner has greeted and answers.
+        sent: messages in flight, by number. rows: number of rows in them.
     """
 
     def __init__(self, link: _Link, owner: ProcessBatcher, memory: SharedMemory | None) -> None:
@@ -369,7 +370,7 @@ class _Connection(asyncio.Protocol):
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio calls it
-        """Called by the event loop: the runner is gone, in order or not."""
+        """Called by the event loop when the runner is gone, in order or not."""
         self.ready = False
         begun = None if self._memory is None else self._memory.begun
         sent, self.sent = self.sent, {}
@@ -382,7 +383,7 @@ class _Connection(asyncio.Protocol):
         self._owner.lost(failed, waits, _hung if self._hung else _died)
 
     def write(self, message: bytes) -> None:
-        """Hand a message to the kernel, or to the transport's buffer."""
+        """Pass a message to the kernel, or to the transport's buffer."""
         if self._transport is not None:
             self._transport.write(message)
 
@@ -394,19 +395,19 @@ class _Connection(asyncio.Protocol):
         counts = [batch.rows for batch in batches]
         try:
             joined = batches[0] if len(batches) == 1 else Batch.concatenate(batches)
-            message = frames.encode_run(self._number, joined, counts, [ticket.deadline for _, ticket in group], ring)
+            message = frames.encode_run(self._number, joined, counts, [request.deadline for _, request in group], ring)
         except ValueError:
-            for _, ticket in group:
-                ticket.settle(Unavailable("the request is too large for a runner process", code="request-too-large"))
+            for _, request in group:
+                request.settle(Unavailable("the request is too large for a runner process", code="request-too-large"))
             return
-        for _, ticket in group:
-            ticket.running = True
+        for _, request in group:
+            request.running = True
         self.rows += sum(counts)
         self.sent[self._number] = _Sent(group)
         self.write(message)
 
     def abort(self) -> None:
-        """Close at once: what is in flight has failed."""
+        """Close at once; messages in flight have failed."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -430,7 +431,7 @@ class _Connection(asyncio.Protocol):
 
     def _greeted(self, greeting: frames.Greeting) -> None:
         if greeting.digest != self._owner.digest:
-            raise ValueError("the runner of another version")
+            raise ValueError("the greeting of another version's runner")
         if greeting.code is None:
             self._outputs = Layout(Signature.from_document(greeting.signature).outputs)
             self.ready = True
@@ -441,7 +442,7 @@ class _Connection(asyncio.Protocol):
         outcomes = frames.decode_answer(payload, self._outputs, ring)
         sent = self.sent.get(number)
         if sent is None or not _fits(sent, outcomes):
-            raise ValueError("an answer to another question")
+            raise ValueError("an answer that does not fit its message")
         del self.sent[number]
         now, rows = time.monotonic(), sum(batch.rows for batch, _ in sent.members)
         self.rows -= rows
@@ -457,7 +458,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _fits(sent: _Sent, outcomes: frames.Outcomes) -> bool:
-    """Whether every row has its request: an answer is never given to another caller."""
+    """Whether every row belongs to a request, so that an answer never goes to another caller."""
     if len(outcomes.statuses) != len(sent.members):
         return False
     answered = sum(
@@ -471,28 +472,31 @@ def _fits(sent: _Sent, outcomes: frames.Outcomes) -> bool:
 
 def _settle(members: list[Member], outcomes: frames.Outcomes) -> None:
     joined, start = outcomes.batch, 0
-    for (batch, ticket), status in zip(members, outcomes.statuses, strict=True):
+    for (batch, request), status in zip(members, outcomes.statuses, strict=True):
         if status == frames.ANSWERED and joined is not None:
             stop = start + batch.rows
-            ticket.settle(Answer(joined, start, stop))
+            request.settle(Answer(joined, start, stop))
             start = stop
         elif status == frames.NOT_RUN:
-            ticket.settle(too_late())
+            request.settle(too_late())
         else:
             fault = outcomes.faults[status - 1]
-            ticket.settle(model_fault(fault.message, fault.code, fault.hint, fault.facts))
+            request.settle(model_fault(fault.message, fault.code, fault.hint, fault.facts))
 
 
 def _died() -> RoadworthyError:
     return Unavailable(
-        "the process that ran the model ended before it answered", code="runner-died", hint="try again", retry_after_s=1
+        "the process that ran the model exited before it answered",
+        code="runner-died",
+        hint="try again",
+        retry_after_s=1,
     )
 
 
 def _hung() -> RoadworthyError:
     return Unavailable(
-        "the model took too long, and its process was ended",
+        "the model took too long, and its process was killed",
         code="runner-hung",
-        hint="try again; if this input does it each time, the model does not end on it",
+        hint="try again; if the same input fails each time, the model does not finish on it",
         retry_after_s=1,
     )

@@ -1,4 +1,4 @@
-"""How a worker opens a connection to a runner. `client.py` is the caller."""
+"""Opens a worker's connection to a runner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roadworthy.runtime.runners.isolated.memory import RING_BYTES, SharedMemory,
 
 
 def connect(address: Path) -> socket.socket | None:
-    """A connection to the runner that holds `address`, or None when nobody does. Does not wait."""
+    """Connect to the runner that holds `address`; None when there is no such runner. Does not wait."""
     end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     end.setblocking(False)
     try:
@@ -29,7 +29,7 @@ def connect(address: Path) -> socket.socket | None:
 
 
 def open_with_memory(end: socket.socket) -> SharedMemory | None:
-    """Send the opening, and the memory that both sides will use; None when this system has none.
+    """Send the opening with the shared memory, and return that memory; None when this system has no shared memory.
 
     Raises:
         OSError: the other side is gone.

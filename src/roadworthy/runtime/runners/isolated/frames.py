@@ -1,9 +1,9 @@
-"""What a worker and a runner say to each other over a Unix socket. `client.py` is the one end, `server.py` the other.
+"""The messages between a worker (`client.py`) and a runner (`server.py`) over a Unix socket.
 
-A message is 16 bytes of head (length of what follows, kind, number), then its payload. One RUN carries the requests that waited
-in one worker at one moment, joined to one batch, with the rows and the deadline of each; one ANSWER tells the outcome of each.
-Arrays travel in the message or, when they are large, in the connection's shared memory; texts and nested values always in the
-message. Nothing here is pickled, and both ends check what they read: a model's own code runs in one of them.
+A message has a head of 16 bytes (length of the payload, kind, number), then its payload. One RUN carries the requests that waited
+in one worker at one moment, joined to one batch, with the rows and the deadline of each; one ANSWER carries the outcome of each.
+Large arrays travel in the connection's shared memory, others in the message; texts and nested values always in the message.
+Nothing is pickled, and both ends check what they read, because a model's own code runs in one of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_MESSAGE_BYTES = 256 << 20
 _HEAD = struct.Struct("<IIQ")
 _COUNT = struct.Struct("<I")
 _RESULT = struct.Struct("<IIIId")  # requests, bytes of faults, rows answered, rows and seconds of the run
-_ARRAY = struct.Struct("<BBHIQ")  # how, dimensions told, nothing, bytes in the message, position in the shared memory
+_ARRAY = struct.Struct("<BBHIQ")  # form, dimensions, unused, bytes in the message, position in the shared memory
 _NOTHING, _HERE, _SHARED, _TEXTS, _NESTED = range(5)
 _MAX_DIMENSIONS = 32
 _NO_BATCH = 0xFFFFFFFF
@@ -45,7 +45,7 @@ _texts_decode = msgspec.msgpack.Decoder(list[str | None]).decode
 
 
 class FaultNote(msgspec.Struct, frozen=True):
-    """A ModelFault on its way."""
+    """A ModelFault in a message."""
 
     message: str
     code: str
@@ -54,10 +54,10 @@ class FaultNote(msgspec.Struct, frozen=True):
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """A worker's first message; the shared memory's descriptor comes along with it.
+    """A worker's first message; it carries the descriptor of the shared memory.
 
     Attributes:
-        ring_bytes: size of each of its rings; 0 when there is none.
+        ring_bytes: size of each ring in the shared memory; 0 without shared memory.
     """
 
     protocol: int = PROTOCOL
@@ -68,9 +68,9 @@ class Greeting(msgspec.Struct, frozen=True):
     """A runner's first message.
 
     Attributes:
-        digest, pid: what it is.
+        digest, pid: of the version, and of the runner.
         runtime, signature: of a version that is loaded and proved.
-        code, reason: of one that could not be; then nothing else will come.
+        code, reason: why the version could not be loaded; then no answer will come.
     """
 
     digest: str
@@ -86,13 +86,13 @@ _notes = msgspec.json.Decoder(list[FaultNote])
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What became of the requests of one RUN.
+    """The outcomes of the requests of one RUN.
 
     Attributes:
-        statuses: for each ANSWERED, NOT_RUN (its deadline had passed) or 1 + the number of its fault.
-        faults: those that occurred.
-        batch: the rows of those that were answered, in order; None when there are none.
-        rows, seconds: of the run, which may have had requests of other workers in it.
+        statuses: for each request ANSWERED, NOT_RUN (its deadline had passed) or 1 + the index of its fault.
+        faults: the faults that occurred.
+        batch: the rows of the answered requests, in order; None without any.
+        rows, seconds: of the run, which may have included requests of other workers.
     """
 
     statuses: Sequence[int]
@@ -103,10 +103,10 @@ class Outcomes:
 
 
 def encode_message(kind: int, number: int = 0, payload: bytes = b"") -> bytes:
-    """One message.
+    """Encode one message.
 
     Raises:
-        ValueError: it is longer than MAX_MESSAGE_BYTES.
+        ValueError: the payload is longer than MAX_MESSAGE_BYTES.
     """
     if len(payload) > MAX_MESSAGE_BYTES:
         raise ValueError("message too long")
@@ -114,7 +114,7 @@ def encode_message(kind: int, number: int = 0, payload: bytes = b"") -> bytes:
 
 
 class MessageReader:
-    """Cuts what arrives into messages."""
+    """Splits the received bytes into messages."""
 
     __slots__ = ("_kept",)
 
@@ -122,7 +122,7 @@ class MessageReader:
         self._kept = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[int, int, memoryview]]:
-        """Kind, number and payload of each message that is whole now.
+        """Kind, number and payload of each message that is complete now.
 
         Raises:
             ValueError: a length over MAX_MESSAGE_BYTES.
@@ -150,10 +150,10 @@ class MessageReader:
 def encode_run(
     number: int, batch: Batch, counts: Sequence[int], deadlines: Sequence[float], ring: Ring | None
 ) -> bytes:
-    """The RUN of requests with so many rows each, in the order of `batch`.
+    """Encode the RUN of requests with `counts` rows each, in the order of `batch`.
 
     Raises:
-        ValueError: it is longer than a message may be.
+        ValueError: the message would be too long.
     """
     n = len(counts)
     parts = [_COUNT.pack(n), struct.pack(f"<{n}I{n}d", *counts, *deadlines)]
@@ -164,10 +164,10 @@ def encode_run(
 def decode_run(
     payload: memoryview, layout: Layout, ring: Ring | None
 ) -> tuple[Batch, tuple[int, ...], tuple[float, ...]]:
-    """Joined batch, rows of each request, deadline of each.
+    """Decode a RUN: the joined batch, the rows of each request, the deadline of each.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the payload is not a RUN of this layout.
     """
     try:
         (n,) = _COUNT.unpack_from(payload)
@@ -175,15 +175,15 @@ def decode_run(
         counts = numbers[:n]
         batch, _ = _take_batch(payload, _COUNT.size + 12 * n, layout, (sum(counts), ring))
     except (struct.error, msgspec.DecodeError, RecursionError) as error:
-        raise ValueError("a run that cannot be read") from error
+        raise ValueError("unreadable RUN message") from error
     return batch, counts, numbers[n:]
 
 
 def encode_answer(number: int, outcomes: Outcomes, ring: Ring | None) -> bytes:
-    """The ANSWER to the RUN of that number; `check_answer` was asked about its batch.
+    """Encode the ANSWER to the RUN with that number; its batch must have passed `check_answer`.
 
     Raises:
-        ValueError: it is longer than a message may be.
+        ValueError: the message would be too long.
     """
     statuses, batch = outcomes.statuses, outcomes.batch
     rows = _NO_BATCH if batch is None else batch.rows
@@ -203,10 +203,10 @@ def encode_answer(number: int, outcomes: Outcomes, ring: Ring | None) -> bytes:
 
 
 def check_answer(batch: Batch) -> None:
-    """Make sure that an answer can be sent.
+    """Check that an answer can be sent.
 
     Raises:
-        ModelFault: "wrong-output-type": its values are not of the types that the model was packed with.
+        ModelFault: code "wrong-output-type": the values do not have the types of the package's signature.
     """
     try:
         for form, block in zip(batch.layout.blocks, batch.blocks, strict=True):
@@ -223,10 +223,10 @@ def check_answer(batch: Batch) -> None:
 
 
 def decode_answer(payload: memoryview, layout: Layout, ring: Ring | None) -> Outcomes:
-    """What `encode_answer` was given.
+    """Decode an ANSWER.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the payload is not an ANSWER of this layout.
     """
     try:
         n, length, rows, run_rows, seconds = _RESULT.unpack_from(payload)
@@ -240,12 +240,12 @@ def decode_answer(payload: memoryview, layout: Layout, ring: Ring | None) -> Out
             at += length + 2 * n
         batch = None if rows == _NO_BATCH else _take_batch(payload, at, layout, (rows, ring))[0]
     except (struct.error, msgspec.DecodeError, RecursionError) as error:
-        raise ValueError("an answer that cannot be read") from error
+        raise ValueError("unreadable ANSWER message") from error
     return Outcomes(statuses or (ANSWERED,) * n, faults, batch, run_rows, seconds)
 
 
 def encode_batch(batch: Batch) -> bytes:
-    """A batch alone, without any shared memory; its blocks hold what their forms say (`check_answer`).
+    """Encode a batch alone, without shared memory; it must have passed `check_answer`.
 
     Raises:
         TypeError, ValueError, OverflowError, RecursionError: a text or a nested value that cannot be written.
@@ -256,17 +256,17 @@ def encode_batch(batch: Batch) -> bytes:
 
 
 def decode_batch(payload: memoryview, layout: Layout, rows: int) -> Batch:
-    """What `encode_batch` was given. Arrays are views of `payload` or not; nobody writes into them.
+    """Decode a batch from `encode_batch`. Arrays may be views of `payload`; do not write into them.
 
     Raises:
-        ValueError: it cannot be read, or is of another form.
+        ValueError: the payload is unreadable, or has another layout.
     """
     try:
         batch, end = _take_batch(payload, 0, layout, (rows, None))
     except (struct.error, msgspec.DecodeError, RecursionError) as error:
-        raise ValueError("a batch that cannot be read") from error
+        raise ValueError("unreadable batch") from error
     if end != len(payload):
-        raise ValueError("a batch with something behind it")
+        raise ValueError("extra bytes after a batch")
     return batch
 
 
@@ -276,7 +276,7 @@ def _check_objects(flat: list[Any], form: BlockForm) -> None:
     elif set(map(type, flat)) <= {str, NoneType}:
         _texts_encode(flat)
     else:
-        raise TypeError("values that are no text")
+        raise TypeError("values that are not texts")
 
 
 def _plain(facts: dict[str, object]) -> dict[str, Any]:
@@ -350,12 +350,12 @@ def _take_array(
     if how == _NOTHING:
         return None, at
     if n > _MAX_DIMENSIONS:
-        raise ValueError("an array of too many dimensions")
+        raise ValueError("an array with too many dimensions")
     shape = (rows, *struct.unpack_from(f"<{n}I", payload, at))
     at += 4 * n
     stop = at + length
     if stop > len(payload):
-        raise ValueError("an array that is cut off")
+        raise ValueError("a truncated array")
     if how == _SHARED and ring is not None and dtype.kind != "O":
         return ring.take(position, dtype, shape), stop
     if how == _HERE and dtype.kind != "O" and length == prod(shape) * dtype.itemsize:
@@ -363,7 +363,7 @@ def _take_array(
     if how in (_TEXTS, _NESTED) and dtype.kind == "O":
         flat = (_texts_decode if how == _TEXTS else _json_decode)(payload[at:stop])
         if len(flat) != prod(shape):
-            raise ValueError("another number of values")
+            raise ValueError(f"expected {prod(shape)} values, got {len(flat)}")
         values = np.empty(len(flat), dtype=object)
         values[:] = flat
         return values.reshape(shape), stop

@@ -1,4 +1,4 @@
-"""The private folder of a runner, in which its model may write. `process.py` calls."""
+"""The private folder of a runner, in which its model may write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def private_place(address: Path) -> Path:
-    """Make an empty folder for this process beside the address, go there, and sweep what dead runners of the address left."""
+    """Create an empty folder for this process next to the address, change to it, and delete leftovers of earlier runners."""
     sweep(address)
     place = address.with_name(f"{address.name}.{os.getpid()}.cwd")
     shutil.rmtree(place, ignore_errors=True)
@@ -18,20 +18,20 @@ def private_place(address: Path) -> Path:
 
 
 def settled_place(address: Path) -> Path:
-    """The same where the launcher has made the folder and gone there."""
+    """The private folder that the launcher has created and changed to; also delete leftovers of earlier runners."""
     sweep(address)
     return Path.cwd()
 
 
 def leave_place(place: Path) -> None:
-    """Remove the folder and whatever the model wrote into it."""
+    """Delete the folder with everything that the model wrote into it."""
     os.chdir("/")
     shutil.rmtree(place, ignore_errors=True)
 
 
 def sweep(address: Path) -> None:
-    """Remove the sockets, state files and folders of runners of this address that were killed, and whatever a model of theirs has
-    put beside them: the folder is theirs alone."""
+    """Delete sockets, state files and folders of killed runners of this address, and everything that their models put next to
+    them: the folder belongs to these runners alone."""
     for path in address.parent.iterdir():
         pid = path.name.removeprefix(f"{address.name}.").partition(".")[0]
         if path.name in (address.name, f"{address.name}.state") or (pid.isdigit() and _is_alive(int(pid))):

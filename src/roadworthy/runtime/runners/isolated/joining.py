@@ -1,4 +1,4 @@
-"""Runs what several workers ask at the same moment as one run, and tells each its own part. `server.py` hands in the requests."""
+"""Joins the messages of several workers that wait at the same moment into one run, and gives each its own outcomes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Asked:
         batch: their rows, joined.
         counts, deadlines: rows and deadline of each, seconds on the monotonic clock.
         begin: called before its run.
-        answer: takes the outcomes.
+        answer: called with the outcomes.
     """
 
     batch: Batch
@@ -39,7 +39,7 @@ class Asked:
 
 
 class Watched:
-    """A runner that shows when each run began, and whose answers can be sent."""
+    """A runner that shows the begin of each run in the state file, and checks that answers can be sent."""
 
     def __init__(self, runner: Runner, state: StateWriter) -> None:
         self._runner = runner
@@ -51,7 +51,7 @@ class Watched:
         """Answer all rows.
 
         Raises:
-            ModelFault: as the runner's, and "wrong-output-type" for an answer that cannot be sent.
+            ModelFault: as the runner's, and code "wrong-output-type" for an answer that cannot be sent.
         """
         self._state.begin()
         try:
@@ -62,23 +62,23 @@ class Watched:
         return answer
 
     def close(self) -> None:
-        """Give the model's memory and threads back."""
+        """Release the model's memory and threads."""
         self._runner.close()
 
 
 class Joining:
-    """What waits for the model. The model's own thread only.
+    """The messages that wait for the model. The model's own thread only.
 
     Args:
-        runner: runs it.
-        max_rows: rows of one run at most; None for what pays.
+        runner: runs the joined rows.
+        max_rows: most rows of one run; None learns how many pay off.
         after_run: called after each run, before its answers are sent.
     """
 
     def __init__(self, runner: Runner, max_rows: int | None, after_run: Callable[[], None]) -> None:
         self._runner = runner
         self._after_run = after_run
-        self._gain = BatchSizer(max_rows, MAX_JOINED_ROWS)
+        self._sizer = BatchSizer(max_rows, MAX_JOINED_ROWS)
         self._waiting: deque[Asked] = deque()
         self._log = structlog.get_logger("runner")
 
@@ -86,13 +86,13 @@ class Joining:
         return bool(self._waiting)
 
     def add(self, asked: Asked) -> None:
-        """Wait for the next run."""
+        """Queue a message for the next run."""
         self._waiting.append(asked)
 
     def run_next(self) -> None:
-        """Run what came first together with as much else as fits, and answer it."""
+        """Run the first message together with as many others as fit, and answer them."""
         now = time.monotonic()
-        limit = self._gain.limit()
+        limit = self._sizer.limit()
         group: list[_Part] = []
         rows = 0
         while self._waiting and (not group or rows + self._waiting[0].batch.rows <= limit):
@@ -108,7 +108,7 @@ class Joining:
         begun = time.perf_counter()
         results = run_joined(self._runner, [part.batch for part in group if part.batch is not None])
         seconds = time.perf_counter() - begun
-        self._gain.ran(rows, seconds)
+        self._sizer.ran(rows, seconds)
         self._after_run()
         for part, result in zip(group, results, strict=True):
             part.asked.answer(self._outcomes(part, result, rows, seconds))

@@ -1,4 +1,4 @@
-"""How a runner process is started, and what its parent reads from its exit. The agent's keeper and tests are the callers."""
+"""How a runner process starts: its address, command line, confinement and start document."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from roadworthy.foundation.confine.plan import Bounds, confined, make_plan
 from roadworthy.runtime.loading import package_folder
 
 EXIT_LOAD_FAILED = 75
-"""The package could not be loaded, and somebody asked to try again: no crash, start it again."""
+"""Exit status of a runner that could not load its package and was asked to try again: not a crash, start it again."""
 
 LOAD_S = 120.0
-"""How long loading and proving may take unless the start document says otherwise."""
+"""How long loading and proving may take by default, in seconds."""
 
 
 class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The start document of a runner, one line of JSON on its standard input.
 
     Attributes:
-        folder: the gateway's folder; the package lies in packages/.
-        digest: which package. rule: which of its rules is executed; "" executes its model.
+        folder: the gateway's folder; the package is in packages/.
+        digest: of the package. rule: the rule to execute; "" executes the package's model.
         address: the Unix socket that workers connect to, from `runner_address`.
         allowed_by: who allowed the package's code to execute, or None.
-        copy: which one of the version's runners.
+        copy: number of this runner among the version's runners.
         threads: bound of every native thread pool.
         hang_s: a run that lasts longer ends this process.
         load_s: a load that lasts longer has failed.
-        max_rows: rows of one joined run at most; None finds out what pays.
+        max_rows: most rows of one joined run; None learns how many pay off.
         log_level: "debug" to "error".
-        confine: what is open for it, from `confinement`; the launcher has read it, and left the listening socket. None for a
-            runner that was started without one.
+        confine: the confinement plan, from `confinement`; the launcher has applied it and left the listening socket. None for a
+            runner that started without a launcher.
     """
 
     folder: str
@@ -52,37 +52,37 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def runner_stem(digest: str, rule: str = "") -> str:
-    """What the runners of a version, or of one of its rules, are called by: in names of processes, and of folders."""
+    """The name of a version, or of one of its rules, in the names of its processes and folders."""
     digits = digest.removeprefix("sha256:")[:16]
     return f"{digits}-{rule}" if rule else digits
 
 
 def read_stem(stem: str) -> tuple[str, str]:
-    """The digest's first digits and the rule, "" for the version itself."""
+    """Split a stem into the digest's first digits and the rule, "" for the version itself."""
     digits, _, rule = stem.partition("-")
     return digits, rule
 
 
 def runner_address(folder: Path, digest: str, copy: int = 0, rule: str = "") -> Path:
-    """Where the runners of a version, or of one of its rules, are reached: one socket a copy, in a folder that no other runner
-    can open, below the gateway's `folder`."""
+    """The socket of a copy of a version's runner, or of a rule's, below the gateway's `folder`. Its own folder cannot be opened
+    by other runners."""
     return folder / "run" / "runners" / f"{runner_stem(digest, rule)}-{copy}" / "runner.sock"
 
 
 def runner_command() -> list[str]:
-    """The command line. `-P`: modules are never looked for in the present folder."""
+    """The command line. With `-P` modules are never looked for in the current folder."""
     return [sys.executable, "-P", "-m", "roadworthy.runtime.runners.isolated"]
 
 
 def confined_command() -> list[str]:
-    """The same, confined by what `RunnerStart.confine` says."""
+    """The command line that confines the runner by `RunnerStart.confine`."""
     return confined(runner_command())
 
 
 def confinement(
     folder: Path, digest: str, address: Path, bounds: Bounds, grants: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """What is open for a runner of the version: its package, the folder of its address, and what the package was granted.
+    """The confinement plan of a runner: open are its package, the folder of its address, and what the package was granted.
 
     Args:
         folder: the gateway's.

@@ -1,8 +1,9 @@
-"""Memory that a worker and a runner share for the tensors of one connection. `frames.py` puts arrays in and takes them out.
+"""Memory that a worker and a runner share for the large arrays of one connection.
 
-The worker makes one anonymous file, sealed so that neither side can shrink it under the other, and passes it along with the first
-message. It holds a ring for each direction. Whoever puts an array in tells its position in the message; whoever takes it out
-copies it, in the order of the messages, and then says so in a cell that the other reads: no locks, one writer for each number.
+The worker creates one anonymous file, sealed so that neither side can shrink it under the other, and passes it along with its
+first message. It holds a ring for each direction. The sender puts an array in and writes its position in the message. The
+receiver copies it out, in the order of the messages, and then notes that in a cell that the sender reads: no locks, one writer
+for each number.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from roadworthy.schema.batch import Array
 
 RING_BYTES = 32 << 20
-"""Room of one direction; only what was touched takes memory. What does not fit travels in the message itself."""
+"""Size of one direction; only touched pages take memory. An array that does not fit travels in the message."""
 SHARE_FROM_BYTES = 32 << 10
 """Smaller arrays travel in the message: docs/decisions/0004-runner-processes.md has the measurement."""
 
@@ -40,17 +41,17 @@ class Ring:
         self._taken = 0
 
     def put(self, values: Array) -> int | None:
-        """Copy an array in; its position, or None when there is no room now."""
+        """Copy an array in; return its position, or None when there is no room now."""
         taken = self._cells[self._cell]
-        if taken > self._head:  # the other side writes what makes no sense: trust it with nothing
+        if taken > self._head:  # the other side writes nonsense: do not trust it
             return None
         self._taken = max(self._taken, taken)
         room = -values.nbytes % _ALIGN + values.nbytes
         start = self._head
-        if self._taken == start:  # nothing is in use: from the beginning, where the pages have been touched
+        if self._taken == start:  # nothing is in use: start over, where pages have been touched
             start += -start % self._size
             self._taken = start
-        elif start % self._size + room > self._size:  # the rest is too short
+        elif start % self._size + room > self._size:  # the rest of the ring is too short
             start += -start % self._size
         if start + room - self._taken > self._size:
             return None
@@ -59,10 +60,10 @@ class Ring:
         return start
 
     def take(self, position: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
-        """A copy of what lies at `position`, whose room is free afterwards.
+        """Copy the array at `position` out, and free its room.
 
         Raises:
-            ValueError: nothing can lie there.
+            ValueError: no array can be at that position.
         """
         length = prod(shape) * dtype.itemsize
         if position < self._taken or position % self._size + length > self._size:
@@ -80,7 +81,7 @@ class SharedMemory:
     """Both rings of a connection.
 
     Attributes:
-        requests: from worker to runner. answers: the other way.
+        requests: from worker to runner. answers: from runner to worker.
     """
 
     def __init__(self, descriptor: int, ring_bytes: int) -> None:
@@ -91,7 +92,7 @@ class SharedMemory:
         self.answers = Ring(whole[_CELLS_BYTES + ring_bytes :], self._cells, 1)
 
     def begin(self, number: int) -> None:
-        """The runner begins with message `number`: seen by the worker even if that kills the runner."""
+        """Note that the runner begins with message `number`; the worker sees it even if the message kills the runner."""
         self._cells[_BEGUN] = number
 
     @property
@@ -101,7 +102,8 @@ class SharedMemory:
 
 
 def shared_file(ring_bytes: int = RING_BYTES) -> int | None:
-    """The descriptor of a new anonymous file for `SharedMemory`, or None where the system has none. The caller closes it."""
+    """Create an anonymous file for `SharedMemory`; return its descriptor, which the caller closes. None on systems other than
+    Linux."""
     if not sys.platform.startswith("linux"):
         return None
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The life of a runner process: load and prove, take the address, answer, stop in order. `__main__.py` calls `serve`."""
+"""The life of a runner process: load and prove, take the address, answer, stop in order."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from roadworthy.runtime.runners.runner import Executable
 from roadworthy.schema.batch import Layout
 
 FAILED_S = 30.0
-"""How long a runner whose load never ended tells so before it leaves; its loading thread still takes a processor."""
+"""How long a runner whose load did not end reports that before it exits; its loading thread still uses a processor."""
 _STILL_S = 5.0
 _GC_THRESHOLDS = (50_000, 20, 100)
 _NOTHING = Layout(())
 
 
 class RunnerProcess:
-    """Everything of one runner; the main thread loads and runs the model."""
+    """One runner; the main thread loads and runs the model."""
 
     def __init__(self, start: RunnerStart, load: Loader) -> None:
         self._start = start
@@ -54,7 +54,7 @@ class RunnerProcess:
         self._stopping = threading.Event()
 
     def run(self) -> int:
-        """Serve until told to stop; the exit status."""
+        """Serve until asked to stop; return the exit status."""
         forget_in_forks(self._forget)
         self._keep_signals()
         watch_parent(self._stop)
@@ -65,7 +65,7 @@ class RunnerProcess:
             return self._refuse(error.code, error.message, error)
         except BaseException as error:  # noqa: BLE001 - loading calls the model's own code, which may raise anything
             return self._refuse("load-failed", "the package could not be loaded here", error)
-        if self._state.state != state.LOADING:  # too late: the watch has said so already, and ends this process
+        if self._state.state != state.LOADING:  # too late: the watch has reported it, and ends this process
             threading.Event().wait()
         return self._answer(executable)
 
@@ -91,10 +91,10 @@ class RunnerProcess:
         return 0
 
     def _refuse(self, code: str, reason: str, error: BaseException | None) -> int:
-        """Tell the workers that the package cannot be loaded, until told to stop or to try again."""
+        """Tell the workers that the package cannot be loaded, until asked to stop or to try again."""
         self._state.move(state.FAILED)
         self._log.error("load-failed", code=code, reason=reason, exc_info=error)
-        while self._is_served():  # an earlier runner of this version still answers: that is better
+        while self._is_served():  # let an earlier runner of this version answer, as long as it does
             if self._stopping.wait(1.0):
                 return 0
         again = self._serve(Greeting(self._start.digest, os.getpid(), code=code, reason=reason), _NOTHING, None)
@@ -111,14 +111,14 @@ class RunnerProcess:
         return server.serve()
 
     def _is_served(self) -> bool:
-        """Whether an earlier runner gets on: it takes steps, and its run is not too long. A confined one cannot call it."""
+        """Whether an earlier runner makes progress: it takes steps, and its run is not too long. Confined code cannot ask it."""
         seen = RunnerState.read(self._address)
         if seen is None or seen.pid == os.getpid() or seen.state != state.READY:
             return False
         return seen.still_s < _STILL_S and seen.busy_s < self._start.hang_s + _STILL_S
 
     def _load_timeout(self) -> None:
-        """In the watch's thread: the main thread is stuck in the load."""
+        """Report a load timeout; runs in the watch's thread, because the main thread is stuck in the load."""
         threading.Timer(FAILED_S, end_at_once, (EXIT_LOAD_FAILED,)).start()
         reason = f"loading took more than {self._start.load_s:g} s"
         status = self._refuse("load-timeout", reason, None)
@@ -127,7 +127,7 @@ class RunnerProcess:
         end_at_once(status)
 
     def _hung(self) -> None:
-        """In the watch's thread: the main thread is stuck in a run."""
+        """Report a hanging run and end; runs in the watch's thread, because the main thread is stuck in the run."""
         self._state.move(state.HUNG)
         if self._server is not None:
             self._server.tell_hung()
@@ -145,7 +145,7 @@ class RunnerProcess:
         hear_stop(self._stop)
 
     def _forget(self) -> None:
-        """In a forked child: the connections are its parent's."""
+        """Release the parent's connections; called in a forked child."""
         if self._server is not None:
             self._server.forget()
 
@@ -153,13 +153,13 @@ class RunnerProcess:
         return PackageEntry(self._start.digest, "", 0, 0, self._start.allowed_by)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Stop the watch and delete the state file."""
         self._watch.stop()
         self._state.remove()
 
 
 def serve(start: RunnerStart, load: Loader) -> int:
-    """Be a runner until told to stop; the exit status. Call in the main thread.
+    """Run a runner until it is asked to stop; return the exit status. Call in the main thread.
 
     Raises:
         OSError: the address cannot be used.

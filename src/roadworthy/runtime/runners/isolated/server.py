@@ -1,8 +1,8 @@
-"""The runner's side of its connections: accepts workers, reads what they ask, lets `joining.py` run it, sends the answers.
+"""The runner's side of its connections: accepts workers, reads their messages, has `joining.py` run them, sends the answers.
 
-One thread does everything, the process's main thread: a message costs no hand-over between threads, libraries that want the main
-thread have it, and while the model runs the kernel keeps what comes. Where no answer can come from a thread that is stuck in the
-model, the watch (`watch.py`) tells the workers from another one.
+The process's main thread does everything: a message needs no hand-over between threads, libraries that need the main thread have
+it, and while the model runs, the kernel buffers what arrives. When that thread is stuck in the model, the watch (`watch.py`)
+tells the workers from another thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from roadworthy.runtime.runners.isolated.state import STEP_S
 from roadworthy.schema.batch import Layout
 
 STOP_S = 25.0
-"""How long what is in flight may take after the order to stop."""
+"""How long messages in flight may take after the order to stop."""
 _BLOCK_BYTES = 256 << 10
 _opening = msgspec.json.Decoder(frames.Opening)
 _encode = msgspec.json.Encoder().encode
@@ -38,10 +38,10 @@ class Server:
 
     Args:
         address: where workers connect.
-        greeting: what each is told first.
-        inputs: layout of the rows that they send.
-        joining: runs them; None for a version that could not be loaded.
-        step: called in every turn of the loop, at least every STEP_S.
+        greeting: the first message to each worker.
+        inputs: layout of the rows that workers send.
+        joining: runs their messages; None for a version that could not be loaded.
+        step: called in every iteration of the loop, at least every STEP_S.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Server:
         """Take the address: workers that connect to it from now on reach this process.
 
         Args:
-            given: a socket that listens beside the address already; None makes one.
+            given: a socket that already listens next to the address; None makes one.
 
         Raises:
-            OSError: it cannot be taken.
+            OSError: the address cannot be taken.
         """
         private = self._address.with_name(f"{self._address.name}.{os.getpid()}")
         listener = given or _listen(private)
@@ -86,7 +86,7 @@ class Server:
         self._selector.register(self._woken, selectors.EVENT_READ, self._was_woken)
 
     def serve(self) -> bool:
-        """Answer until told to stop and everything in flight is answered.
+        """Answer messages until asked to stop and everything in flight is answered.
 
         Returns:
             Whether it stopped because a worker asked to load again.
@@ -110,12 +110,12 @@ class Server:
             self._wake.send(b"s")
 
     def tell_hung(self) -> None:
-        """Say on every connection that the model does not come back; for the watch, whose process ends right after."""
+        """Tell every worker that the model does not return; called by the watch, right before the process ends."""
         for connection in list(self._connections):
             connection.tell_hung()
 
     def forget(self) -> None:
-        """In a forked child: let go of every descriptor. To unregister them would change what the parent waits for."""
+        """Close every descriptor in a forked child, without unregistering: that would change what the parent waits for."""
         for connection in self._connections:
             connection.forget()
         for end in (self._listener, self._woken, self._wake):
@@ -206,7 +206,7 @@ def _listen(private: Path) -> socket.socket:
 
 
 class _Connection:
-    """One worker."""
+    """The connection of one worker."""
 
     def __init__(
         self, end: socket.socket, selector: selectors.BaseSelector, drop: Callable[[_Connection], None]
@@ -222,10 +222,10 @@ class _Connection:
         self.memory: SharedMemory | None = None
 
     def read(self) -> list[tuple[int, int, memoryview]]:
-        """Messages that have come.
+        """The messages that have arrived.
 
         Raises:
-            EOFError: the worker closed. OSError, ValueError: nothing can be read any more.
+            EOFError: the worker closed the connection. OSError, ValueError: the rest of the stream is unreadable.
         """
         if self._opened:
             data = self._end.recv(_BLOCK_BYTES)
@@ -239,35 +239,35 @@ class _Connection:
         """Map the memory whose descriptor came with the opening.
 
         Raises:
-            ValueError: another protocol. OSError: it cannot be mapped.
+            ValueError: the worker speaks another protocol version. OSError: the memory cannot be mapped.
         """
         self._opened = True
         if opening.protocol != frames.PROTOCOL:
-            raise ValueError("another protocol")
+            raise ValueError(f"expected protocol {frames.PROTOCOL}, got {opening.protocol}")
         if self._descriptors and opening.ring_bytes:
             self.memory = SharedMemory(self._descriptors[0], opening.ring_bytes)
         self._close_descriptors()
 
     def begin(self, number: int) -> None:
-        """The message of that number is about to be run."""
+        """Note that message `number` is about to run."""
         if self.memory is not None:
             self.memory.begin(number)
 
     def answer(self, number: int, outcomes: frames.Outcomes) -> None:
-        """Send what became of the message of that number."""
+        """Send the outcomes of message `number`."""
         if self._closed:
             return
         ring = None if self.memory is None else self.memory.answers
         try:
             message = frames.encode_answer(number, outcomes, ring)
         except ValueError:
-            fault = ModelFault("the model's answer is too large to be sent", code="answer-too-large")
+            fault = ModelFault("the model's answer is too large to send", code="answer-too-large")
             statuses = [status or 1 for status in outcomes.statuses]
             message = frames.encode_answer(number, frames.Outcomes(statuses, (fault,), None), None)
         self.send(message)
 
     def send(self, message: bytes) -> None:
-        """Send now, or as soon as the worker reads."""
+        """Send a message now, or as soon as the worker reads."""
         if self._closed:
             return
         if self._unsent:
@@ -287,7 +287,7 @@ class _Connection:
             )
 
     def flush(self) -> None:
-        """Send what could not be sent before."""
+        """Send buffered messages."""
         try:
             sent = self._end.send(self._unsent)
         except BlockingIOError:
@@ -300,7 +300,7 @@ class _Connection:
             self._selector.modify(self._end, selectors.EVENT_READ, self._selector.get_key(self._end).data)
 
     def tell_hung(self) -> None:
-        """As a last word, unless another message is half sent."""
+        """Send HUNG, unless another message is half sent."""
         if not self._unsent:
             with contextlib.suppress(OSError):
                 self._end.send(frames.encode_message(frames.HUNG))
@@ -315,7 +315,7 @@ class _Connection:
         self.memory = None
 
     def forget(self) -> None:
-        """In a forked child: let go of the descriptors."""
+        """Close the descriptors in a forked child."""
         self._close_descriptors()
         self._end.close()
 

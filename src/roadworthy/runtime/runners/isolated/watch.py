@@ -1,6 +1,7 @@
-"""The runner's watch: a thread that sees when a load or a run takes too long. It works while the model's thread is stuck.
+"""The runner's watch: a thread that notices when a load or a run takes too long, even while the model's thread is stuck.
 
-A model that also holds the GIL stops this thread too; then the agent's keeper kills: it reads the same clock in the state file.
+A model that also holds the GIL stops this thread too. Then the agent's keeper kills the runner: it reads the same clock in the
+state file.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ _LOOK_S = 0.5
 
 
 class Watch:
-    """Looks a few times within each limit.
+    """Looks several times within each limit.
 
     Args:
-        state: shows since when something is under way.
+        state: shows when the current load or run began.
         limits_s: how long a load and how long a run may take.
         on_load_timeout, on_hang: called in the watch's thread, once.
     """
@@ -37,11 +38,11 @@ class Watch:
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._over.set()
 
     def _look(self) -> None:

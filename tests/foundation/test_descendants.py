@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from roadworthy.foundation import kin
-from roadworthy.foundation.kin import Kin, Process, is_orphan
+from roadworthy.foundation import descendants
+from roadworthy.foundation.descendants import Descendants, Process, is_orphan
 from tests.waiting import DEADLINE_S, eventually
 
 SLEEP = "['setsid', 'env', '-i', 'sleep', '600']"
@@ -23,7 +23,7 @@ SLEEP = "['setsid', 'env', '-i', 'sleep', '600']"
 @contextmanager
 def root(code: str, mark: bool = True) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A process that runs `code`, which prints ids of processes, and then waits to be ended; all are killed at the end."""
-    program = "import os, signal, subprocess, sys\nfrom roadworthy.foundation.kin import take_mark\n"
+    program = "import os, signal, subprocess, sys\nfrom roadworthy.foundation.descendants import take_mark\n"
     program += f"{'take_mark()' if mark else ''}\n{code}\nprint(flush=True)\nsignal.pause()\n"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -53,7 +53,7 @@ def orphaned(code: str = "") -> str:
 def test_g8_what_left_its_session_and_parent_is_found_by_the_mark(mark: bool) -> None:
     """Also after its root was killed. Negative control: without a mark it is not found."""
     with root(orphaned(), mark) as (process, (left,)):
-        family = Kin.of(process.pid)
+        family = Descendants.of(process.pid)
         eventually(lambda: Path(f"/proc/{left}/cmdline").read_bytes().startswith(b"sleep"), "it has executed")
         found = {member.pid for member in family.members()}
         assert (left in found) == mark
@@ -67,7 +67,8 @@ def test_g8_of_a_process_that_asks_for_its_own_kin_it_survives() -> None:
     """It ends the others, and goes on."""
     code = (
         orphaned()
-        + "\nfrom roadworthy.foundation.kin import Kin\nKin.of(os.getpid()).end()\nprint(os.getpid(), end='')"
+        + "\nfrom roadworthy.foundation.descendants import Descendants"
+        + "\nDescendants.of(os.getpid()).end()\nprint(os.getpid(), end='')"
     )
     with root(code) as (process, (left, itself)):
         assert itself == process.pid
@@ -94,7 +95,7 @@ def test_g8_a_root_is_told_from_a_later_process_of_its_id(monkeypatch: pytest.Mo
         assert seen is not None
         assert first is not None
         later = Process(first.pid, first.parent, first.group, first.session, first.started + 1)
-        monkeypatch.setattr(kin.Process, "seen", lambda _pid: later)
+        monkeypatch.setattr(descendants.Process, "seen", lambda _pid: later)
         assert is_orphan(seen)
 
 
@@ -107,7 +108,7 @@ def test_g8_helpers_that_tidy_up_do_so_before_they_end() -> None:
     with root(code) as (process, (number,)):
         name = f"psm_{number:08x}"
         shared_memory.SharedMemory(name).close()  # it is there
-        family = Kin.of(process.pid)
+        family = Descendants.of(process.pid)
         assert any(member.tidies for member in family.members())
         process.kill()
         family.end()
@@ -123,7 +124,7 @@ def test_g8_those_who_ignore_signals_end_too() -> None:
         "print(child.pid, end='')"
     )
     with root(code) as (process, (child,)):
-        family = Kin.of(process.pid)
+        family = Descendants.of(process.pid)
         process.send_signal(signal.SIGSTOP)
         family.end()
         assert Process.seen(child) is None

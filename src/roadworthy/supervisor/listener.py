@@ -1,11 +1,11 @@
-"""The end of a listening socket that processes share: who connects while everything stops is answered or refused, never reset.
+"""Closes a shared listening socket: during a stop, clients that connect are answered or refused, never reset.
 
-The kernel completes connections before any process accepts them. When the last process closes the socket, those that still wait
-in its queue are reset, although their clients may have sent a request. So the process that bound the socket first has the kernel
-drop what asks for a new connection (such a client tries again, and is then refused), and then answers who is in the queue.
+The kernel completes connections before any process accepts them. When the last process closes the socket, the kernel resets the
+connections in its accept queue, although their clients may have sent a request. So the process that bound the socket first makes
+the kernel drop requests for new connections (such a client tries again and is then refused), and then answers the queued clients.
 
-The filter is classic BPF over the TCP header, which Linux applies to a listening socket without privileges; where there is none,
-what can still be reset is what comes within the last moment.
+The filter is classic BPF over the TCP header, which Linux applies to a listening socket without privileges. Other systems have no
+such filter: there, connections of the last moment can still be reset.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import time
 from dataclasses import dataclass
 
 SETTLE_S = 0.2
-"""How long handshakes that have begun may take to end, and workers to stop accepting."""
+"""How long begun handshakes may take to complete, and workers to stop accepting."""
 _LINGER_S = 1.0
-"""How long a client may take to ask, and to read its answer."""
+"""How long a client may take to send its request and read its answer."""
 _STEP_S = 0.01
 _ATTACH_FILTER = 26  # SO_ATTACH_FILTER of Linux
 _DROP_SYN = (
-    (0x30, 0, 0, 13),  # the byte of the TCP header that has the flags
-    (0x54, 0, 0, 0x12),  # of them SYN and ACK
-    (0x15, 0, 1, 0x02),  # SYN alone: a new connection
-    (0x06, 0, 0, 0),  # is dropped,
-    (0x06, 0, 0, 0xFFFFFFFF),  # and all else is taken whole
+    (0x30, 0, 0, 13),  # load the byte of the TCP header with the flags
+    (0x54, 0, 0, 0x12),  # keep SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone asks for a new connection:
+    (0x06, 0, 0, 0),  # drop it
+    (0x06, 0, 0, 0xFFFFFFFF),  # accept all else whole
 )
 _BODY = json.dumps({"error": "this server is stopping", "code": "stopping", "hint": "try again"}).encode()
 _ANSWER = (
@@ -39,19 +39,18 @@ _ANSWER = (
 
 
 @dataclass(slots=True)
-class _Visitor:
+class _Client:
     connection: socket.socket
     until: float
     answered: bool = False
 
 
-class Door:
-    """Closes one listening socket. Its descriptor stays the caller's.
+class SharedListener:
+    """Closes one listening socket in order. The caller keeps ownership of its descriptor.
 
     Args:
         listener: bound by this process.
-        delay_s: how long after the beginning of a stop connections are still taken by the children, in seconds; None takes them
-            until all children have ended.
+        delay_s: for how many seconds after a stop begins children still accept connections; None: until all have exited.
     """
 
     def __init__(self, listener: socket.socket, delay_s: float | None) -> None:
@@ -59,10 +58,10 @@ class Door:
         self._delay_s = delay_s
         self._shut_at: float | None = None
         self._filtered_at: float | None = None
-        self._visitors: list[_Visitor] = []
+        self._clients: list[_Client] = []
 
     def begin(self) -> None:
-        """A stop has begun."""
+        """Note that a stop has begun."""
         if self._delay_s is not None:
             self._shut_at = time.monotonic() + self._delay_s
 
@@ -76,27 +75,27 @@ class Door:
             with contextlib.suppress(OSError):  # not Linux
                 _refuse_new(self._listener)
         if now - self._filtered_at >= SETTLE_S:
-            self._let_in(now)
-        self._visitors = [visitor for visitor in self._visitors if _stays(visitor, now)]
+            self._accept_waiting(now)
+        self._clients = [client for client in self._clients if _remains(client, now)]
 
     def finish(self) -> None:
-        """All children have ended: answer who is left, for a moment."""
+        """After all children have exited: answer the clients that are left, for at most SETTLE_S and a second."""
         self._shut_at = self._shut_at or time.monotonic()
         end = time.monotonic() + SETTLE_S + _LINGER_S
         self.look()
-        while time.monotonic() < end and (self._visitors or time.monotonic() < (self._filtered_at or 0.0) + SETTLE_S):
+        while time.monotonic() < end and (self._clients or time.monotonic() < (self._filtered_at or 0.0) + SETTLE_S):
             time.sleep(_STEP_S)
             self.look()
-        for visitor in self._visitors:
-            visitor.connection.close()
+        for client in self._clients:
+            client.connection.close()
 
-    def _let_in(self, now: float) -> None:
+    def _accept_waiting(self, now: float) -> None:
         self._listener.setblocking(False)
-        with contextlib.suppress(OSError):  # nobody waits
+        with contextlib.suppress(OSError):  # the accept queue is empty
             while True:
                 connection, _ = self._listener.accept()
                 connection.setblocking(False)
-                self._visitors.append(_Visitor(connection, now + _LINGER_S))
+                self._clients.append(_Client(connection, now + _LINGER_S))
 
 
 def _refuse_new(listener: socket.socket) -> None:
@@ -105,21 +104,21 @@ def _refuse_new(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, argument)
 
 
-def _stays(visitor: _Visitor, now: float) -> bool:
-    """Answer a visitor that has asked, and read on until it goes: to close earlier could take the answer from it."""
-    connection = visitor.connection
+def _remains(client: _Client, now: float) -> bool:
+    """Answer a client that has sent a request, and read until it closes: closing first could destroy the answer on its way."""
+    connection = client.connection
     try:
         while True:
             if not connection.recv(65_536):
                 break
-            if not visitor.answered:
-                visitor.answered = True
+            if not client.answered:
+                client.answered = True
                 connection.send(_ANSWER)
                 connection.shutdown(socket.SHUT_WR)
     except BlockingIOError:
-        if now < visitor.until:
+        if now < client.until:
             return True
-    except OSError:  # it is gone
+    except OSError:  # the client is gone
         pass
     connection.close()
     return False

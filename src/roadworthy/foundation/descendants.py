@@ -1,13 +1,13 @@
-"""Finds and ends everything that descends from a process, wherever it went.
+"""Finds and kills all descendants of a process, wherever they went.
 
-What a model starts may leave its parent, its group and its session, drop its environment, ignore SIGTERM and outlive the
-process that started it. So a process that executes models carries a mark that its descendants inherit through fork and exec: a
-resource limit that Linux keeps and has not enforced since 2.4. Where no mark can be had, group and session tell
+A process that a model starts may leave its parent, its group and its session, drop its environment, ignore SIGTERM and outlive
+the process that started it. So a process that executes models carries a mark that its descendants inherit through fork and exec:
+a resource limit that Linux keeps and has not enforced since 2.4. On systems without marks, group and session identify descendants
 ([why](../../../docs/decisions/0018-descendants.md)).
 
     take_mark()  # in the process itself, before it executes anything
-    kin = Kin.of(pid)  # in its parent, while the process is there
-    kin.end()  # when the process has ended, or to end it
+    descendants = Descendants.of(pid)  # in its parent, while the process runs
+    descendants.end()  # after the process has exited, or to end it
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from pathlib import Path
 _LIMIT, _LIMIT_NAME = 10, b"Max file locks"
 """RLIMIT_LOCKS: Python has no name for it."""
 _MARKED, _PID_BITS = 1 << 62, 22
-"""A mark is _MARKED, the time when its process started in clock ticks since the machine's boot, and the process's id."""
+"""A mark combines _MARKED, the start time of its process in clock ticks since the machine's boot, and the process id."""
 _TRACKER = b"resource_tracker import main"
-"""In the command lines of the helpers by which multiprocessing and joblib remove semaphores and shared memory."""
+"""Part of the command lines of helpers by which multiprocessing and joblib remove semaphores and shared memory."""
 _PAUSE_S = 0.005
 END_S = 2.0
-"""How long the end of all may take. In the first half helpers tidy up: they do once those that they serve are gone."""
+"""How long it may take to end all descendants. The first half leaves helpers time to tidy up after the processes they serve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that has not ended.
+    """A running process.
 
     Attributes:
         started: clock ticks since the machine's boot.
@@ -49,7 +49,7 @@ class Process:
 
     @classmethod
     def seen(cls, pid: int) -> Process | None:
-        """The process of that id; None when it is gone, has ended, or where the kernel does not tell (no /proc)."""
+        """The process with that id; None when it is gone or has exited, and on systems without /proc."""
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
             if fields[0] not in (b"Z", b"X"):
@@ -58,12 +58,12 @@ class Process:
 
     @property
     def mark(self) -> int:
-        """The mark that its descendants carry if it took one."""
+        """The mark that its descendants carry if it took its mark."""
         return _MARKED | self.started << _PID_BITS | self.pid
 
     @property
     def carries(self) -> int:
-        """The mark that it carries: its own or that of the process from which it descends; 0 for none."""
+        """The mark that it carries: its own or that of an ancestor; 0 for none."""
         with contextlib.suppress(OSError, ValueError):
             for line in Path(f"/proc/{self.pid}/limits").read_bytes().splitlines():
                 if line.startswith(_LIMIT_NAME):
@@ -73,42 +73,43 @@ class Process:
 
     @property
     def tidies(self) -> bool:
-        """Whether it removes what others leave behind when they are killed."""
+        """Whether it is a helper that removes what killed processes leave behind."""
         with contextlib.suppress(OSError):
             return _TRACKER in Path(f"/proc/{self.pid}/cmdline").read_bytes()
         return False
 
     def kill(self) -> None:
-        """End it at once."""
+        """Send SIGKILL."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self.pid, signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True)
-class Kin:
+class Descendants:
     """A process and all its descendants.
 
     Attributes:
-        mark: that they carry, if the process took it.
+        mark: the mark that they carry if the process took it; 0 for none.
     """
 
     pid: int
     mark: int
 
     @classmethod
-    def of(cls, pid: int) -> Kin:
-        """Those of a process that is there."""
+    def of(cls, pid: int) -> Descendants:
+        """The descendants of a process that still runs."""
         process = Process.seen(pid)
         return cls(pid, 0 if process is None else process.mark)
 
     def members(self) -> list[Process]:
-        """Who of them is alive. A process that asks for its own kin is told neither itself nor those who tidy up after it."""
+        """The running ones. For the calling process's own descendants: without itself and without the helpers that tidy up after
+        it."""
         me = os.getpid()
         found = [each for each in _processes() if each.pid != me and self._has(each)]
         return [each for each in found if not each.tidies] if self.pid == me else found
 
     def end(self) -> None:
-        """Kill until nobody is left, in two looks: one may miss a process that is just being forked."""
+        """Kill until two looks in a row find no process: one look may miss a process that is just being forked."""
         begun = time.monotonic()
         empty = 0
         while empty < 2 and (passed := time.monotonic() - begun) < END_S:
@@ -124,7 +125,7 @@ class Kin:
 
 
 def take_mark() -> None:
-    """Have this process and whatever will descend from it carry its mark. Where that cannot be, nothing happens."""
+    """Make this process and its future descendants carry its mark. Where the system allows no mark, nothing happens."""
     process = Process.seen(os.getpid())
     if process is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -132,13 +133,13 @@ def take_mark() -> None:
 
 
 def is_orphan(process: Process) -> bool:
-    """Whether it carries no mark, its own, or that of a process that has ended."""
+    """Whether the process carries no mark, its own mark, or the mark of an exited process."""
     root = Process.seen(process.carries & ((1 << _PID_BITS) - 1))
     return root is None or root.mark != process.carries or root.pid == process.pid
 
 
 def children() -> Iterator[Process]:
-    """Of this process, those that it adopted among them."""
+    """The children of this process, including adopted ones."""
     me = os.getpid()
     return (each for each in _processes() if each.parent == me)
 
