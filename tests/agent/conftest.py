@@ -1,4 +1,4 @@
-"""A real agent process, a small control plane to talk to, and a worker's end of the hub's socket."""
+"""A real agent process, a small control plane for it, and a worker's end of the registry's socket."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.warm import nursery
 GATEWAY_KEY = "rw_abcdefgh_gatewaygateway"
 
 
-class StandIn:
+class FakeControl:
     """The internal API of a control plane, by hand: what the agent asks for is planted, what it sends is kept."""
 
     def __init__(self, port: int = 0) -> None:
@@ -44,25 +44,25 @@ class StandIn:
         self.takes: Callable[[Telemetry], bool] = lambda frame: True
         self.faults: list[str] = []
         self._offered = threading.Condition()
-        stand_in = self
+        fake_control = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self._answer(*stand_in.get(self.path, self.headers))
+                self._answer(*fake_control.get(self.path, self.headers))
 
             def do_PUT(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                self._answer(*stand_in.put(self.path, body))
+                self._answer(*fake_control.put(self.path, body))
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                self._answer(*stand_in.post(body))
+                self._answer(*fake_control.post(body))
 
             def _answer(self, status: int, body: bytes = b"", etag: str = "") -> None:
                 if self.headers["Authorization"] != f"Bearer {GATEWAY_KEY}":
-                    stand_in.faults.append(f"{self.path} without the key")
+                    fake_control.faults.append(f"{self.path} without the key")
                 self.send_response(status)
                 if etag:
                     self.send_header("ETag", etag)
@@ -249,9 +249,9 @@ class RunningAgent:
 
 
 @pytest.fixture
-def stand_in() -> Iterator[StandIn]:
+def fake_control() -> Iterator[FakeControl]:
     """A control plane of its own."""
-    control = StandIn()
+    control = FakeControl()
     yield control
     control.close()
     assert control.faults == []
@@ -262,7 +262,7 @@ def start_agent(tmp_path: Path) -> Iterator[Callable[..., RunningAgent]]:
     """Starts agents over the test's folder; a control plane is named by `control=`."""
     running: list[RunningAgent] = []
 
-    def start(control: StandIn | None = None, **document: Any) -> RunningAgent:
+    def start(control: FakeControl | None = None, **document: Any) -> RunningAgent:
         if control is not None:
             document = {"control_url": control.url, "key": GATEWAY_KEY, **document}
         running.append(RunningAgent(tmp_path, **document))

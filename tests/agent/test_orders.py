@@ -1,4 +1,4 @@
-"""The agent's end of the line to the supervisor."""
+"""The agent's end of its channel to the supervisor."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from tests.waiting import DEADLINE_S
 
 
 def test_orders_go_out_and_what_happened_comes_in() -> None:
-    """It says hello first; long lists and broken lines are no obstacle, what was taken is said, and the end of the line does not
-    end the agent."""
+    """It says hello first and confirms messages; long lists, broken lines and the end of the channel do no harm."""
     told: list[dict[str, Any]] = []
 
     async def scene() -> None:

@@ -1,4 +1,4 @@
-"""Private fields never reach the disk: hashed, dropped, or the whole body left out when it is not understood."""
+"""Private fields never reach the disk: they are hashed or dropped, or the whole body is left out when it cannot be parsed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def hashed(value: Any) -> str:
 
 
 def test_records_by_name_and_by_place() -> None:
-    """Hashed fields are replaced, dropped ones leave, what the signature does not name leaves too."""
+    """Hashed fields are replaced; dropped fields and fields outside the signature are removed."""
     assert cleared({"instances": [{"age": 1.5, "name": SECRET, "note": SECRET, "extra": SECRET}], "more": SECRET}) == {
         "instances": [{"age": 1.5, "name": hashed(SECRET)}]
     }
@@ -49,7 +49,7 @@ def test_records_by_name_and_by_place() -> None:
 
 
 def test_hashes_join_equal_values_and_need_the_key() -> None:
-    """Equal values hash alike, 1 and 1.0 as well; another gateway's key gives another hash."""
+    """Equal values have equal hashes, 1 and 1.0 too; another gateway's key gives another hash."""
     assert hashed(SECRET) == hashed(SECRET) != hashed("Ada")
     assert hashed(1) == hashed(1.0) != hashed("1")
     other = Scrubber(Signature(FIELDS, (), Container.RECORDS), b"x" * 32)
@@ -59,7 +59,7 @@ def test_hashes_join_equal_values_and_need_the_key() -> None:
 
 
 def test_open_inference_tensors() -> None:
-    """By tensor: hashed element by element, dropped whole; unknown tensors leave the body out."""
+    """Hashed element by element, or dropped whole; with an unknown tensor the whole body is left out."""
     tensors = [
         {"name": "age", "shape": [2], "datatype": "FP64", "data": [1, 2], "parameters": {"x": SECRET}},
         {"name": "name", "shape": [2, 1], "datatype": "BYTES", "data": [[SECRET], ["b"]]},
@@ -82,17 +82,17 @@ def test_open_inference_tensors() -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_not_kept(document: Any) -> None:
-    """Half-read is as good as private."""
+    """A body that can be parsed only in part counts as private."""
     assert cleared(document) is None
 
 
 def test_binary_tensors_are_not_kept() -> None:
-    """With private fields a body with a binary tail leaves wholly, and the record says so."""
+    """With private fields a body with a binary tail is left out whole, and the record says so."""
     assert SCRUBBER.inputs(b'{"inputs":[]}' + SECRET.encode(), "open-inference", 13) is None
 
 
 def test_answers_are_cleared_and_errors_are_kept() -> None:
-    """Private outputs are treated alike; an error's body holds no values."""
+    """Private outputs are treated like inputs; the body of an error holds no values."""
     kept = SCRUBBER.outputs(body({"predictions": [SECRET]}), "json", -1)
     assert kept is not None
     assert SECRET not in kept.decode()
@@ -103,13 +103,13 @@ def test_answers_are_cleared_and_errors_are_kept() -> None:
 
 @pytest.mark.parametrize("form", ["csv", "arrow-stream", "arrow-file", "parquet", "unknown", "", "something new"])
 def test_formats_that_are_not_understood_are_withheld(form: str) -> None:
-    """Only JSON can be cleared; a body of another format is not kept, even if it would be JSON as well."""
+    """Only JSON can be cleared; a body of another format is not kept, even if it happens to be JSON."""
     assert SCRUBBER.inputs(body({"instances": [{"age": 1}]}), form, -1) is None
     assert SCRUBBER.outputs(body({"predictions": ["x"]}), form, -1) is None
 
 
 def test_bodies_without_private_fields_stay_byte_for_byte() -> None:
-    """Nothing is parsed where nothing is private."""
+    """Without private fields nothing is parsed."""
     plain = Scrubber(Signature(FIELDS[:1], (), Container.RECORDS), b"k")
     assert plain.inputs(b"{ not json", "json", -1) == b"{ not json"
 
@@ -136,7 +136,7 @@ def test_nothing_private_reaches_the_disk(tmp_path: Path) -> None:
 
 
 def test_the_key_is_made_once_and_private(tmp_path: Path) -> None:
-    """32 random bytes, mode 0600, the same at the next start; a damaged one is replaced."""
+    """32 random bytes, mode 0600, the same at the next start; a damaged key is replaced."""
     path = tmp_path / "privacy.key"
     key = load_hash_key(path)
     assert (len(key), load_hash_key(path)) == (32, key)

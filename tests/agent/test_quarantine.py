@@ -1,4 +1,4 @@
-"""Which crashes count against a version, how long it is kept out, and what gives it a new chance."""
+"""Which crashes count against a version, how long it is quarantined, and what gives it a new chance."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def crash(quarantine: Quarantine, digest: str = "bad", *at: float) -> list[bool]
     ],
 )
 def test_what_comes_from_outside_does_not_count(status: int, counts: str | None) -> None:
-    """Nor does a package that could not be loaded: that is told in another way."""
+    """Nor does a package that could not be loaded: that is reported in another way."""
     assert crash_reason(status) == counts
 
 
 def test_c3_a_version_is_kept_out_after_its_crashes() -> None:
-    """At the third, told once, with the reasons; the other version is not concerned, and after the time it is over."""
+    """At the third crash, reported once, with the reasons; another version is not affected, and the quarantine ends in time."""
     quarantine = Quarantine(LIMIT)
     assert crash(quarantine) == [False, False, True]
     assert crash(quarantine, "bad", 4.0) == [False]
@@ -59,7 +59,7 @@ def test_c3_a_version_is_kept_out_after_its_crashes() -> None:
 
 
 def test_c2_a_rule_is_kept_out_by_itself() -> None:
-    """Its crashes say nothing of its version, nor the other way round; both get their new chance from the same changes."""
+    """Its crashes do not count against its version, nor the other way round; the same changes give both a new chance."""
     quarantine, rule = Quarantine(LIMIT), part_of("bad", "mean")
     quarantine.know(snapshot("bad", split="bad"))
     crash(quarantine, rule, 1.0, 2.0)
@@ -83,7 +83,7 @@ def test_rare_crashes_do_not_count_together() -> None:
 
 
 def test_what_nothing_names_any_more_is_forgotten() -> None:
-    """After a rollback the snapshot does not name it; deployed later it has a new chance."""
+    """After a rollback the snapshot does not name the version; deployed later it has a new chance."""
     quarantine = Quarantine(LIMIT)
     quarantine.know(snapshot("bad", "good", split="bad"))
     crash(quarantine)
@@ -94,7 +94,7 @@ def test_what_nothing_names_any_more_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("split", "generation", "again"), [("bad", 1, False), ("good", 2, False), ("bad", 2, True)])
 def test_deploying_it_again_gives_a_new_chance(split: str, generation: int, again: bool) -> None:
-    """A change of an endpoint that answers with it; not the same snapshot, and not an endpoint that left it."""
+    """So does a change of an endpoint that serves it; not the same snapshot, and not an endpoint that left it."""
     quarantine = Quarantine(LIMIT)
     quarantine.know(snapshot("bad", "good", split="bad"))
     crash(quarantine)
@@ -103,7 +103,7 @@ def test_deploying_it_again_gives_a_new_chance(split: str, generation: int, agai
 
 
 def test_a_restarted_agent_knows_it_and_a_restarted_gateway_does_not(tmp_path: Path) -> None:
-    """Crashes and quarantine are on disk, for one start of the gateway; a file that cannot be read is no obstacle."""
+    """The state is on disk, for one start of the gateway; an unreadable file does no harm."""
     path = tmp_path / "quarantine.json"
     first = Quarantine(LIMIT, path, "boot")
     crash(first)

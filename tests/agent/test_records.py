@@ -1,4 +1,4 @@
-"""Records become Parquet files with the contract's columns, within bounds; every one that is dropped is counted."""
+"""Records become Parquet files with the contract's columns, within bounds; every dropped record is counted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read(folder: Path, name: str) -> list[dict[str, Any]]:
 def test_files_hold_exactly_what_came(
     tmp_path_factory: pytest.TempPathFactory, frames: list[list[PredictionRecord]]
 ) -> None:
-    """One file an endpoint; all fields survive in the contract's order; the file's description is right."""
+    """One file per endpoint; all fields survive in the contract's order; the file's description is right."""
     folder = tmp_path_factory.mktemp("records")
     payloads = [pack(frame) for frame in frames]
     files, lost = RecordWriter(folder).write(payloads, {"flights": OPEN, "other": OPEN})
@@ -59,13 +59,13 @@ def test_files_hold_exactly_what_came(
 
 @pytest.mark.parametrize("count", [0, 1, 256, 65_536])
 def test_records_are_counted_without_reading_them(count: int) -> None:
-    """The first bytes of a payload tell."""
+    """The first bytes of a payload hold the number."""
     one = record(inputs=b"", outputs=b"")
     assert count_records(pack([one] * count)) == count
 
 
 def test_a_payload_that_cannot_be_read_costs_itself_only(tmp_path: Path) -> None:
-    """It is counted by what its head says; the records of the others are written."""
+    """Its records are counted by its head; the records of other payloads are written."""
     good, bad = pack([record()]), pack([record(), record()])[:-5]
     files, lost = RecordWriter(tmp_path).write([bad, good, b"", b"\xc1"], {"flights": OPEN})
     assert (lost, [file.rows for file in files]) == (2, [1])
@@ -88,7 +88,7 @@ def test_many_rows_go_out_in_groups(tmp_path: Path) -> None:
 
 
 def test_the_oldest_files_go_first_and_are_counted(tmp_path: Path) -> None:
-    """The bound on the disk holds after every file, whoever wrote the earlier ones."""
+    """The bound on the disk holds after every file, including files of earlier runs."""
     writer = RecordWriter(tmp_path)
     payload = [pack([record()] * 3)]
     old = [writer.write(payload, {"flights": OPEN})[0][0] for _ in range(4)]
@@ -111,7 +111,7 @@ def test_unfinished_files_of_an_earlier_run_are_deleted(tmp_path: Path) -> None:
 
 
 def test_g21_what_finds_no_room_in_memory_is_counted_and_the_next_is_kept(tmp_path: Path) -> None:
-    """The bound of waiting bytes: the second payload is dropped, and counted by its records."""
+    """At the bound of waiting bytes the second payload is dropped, and counted by its records."""
     lost: list[int] = []
 
     async def work() -> list[str]:
@@ -130,7 +130,7 @@ def test_g21_what_finds_no_room_in_memory_is_counted_and_the_next_is_kept(tmp_pa
 
 
 def test_d7_a_disk_that_refuses_costs_records_and_says_so(tmp_path: Path) -> None:
-    """The folder cannot be: every record is counted as lost. Writing goes on when it can, though nobody makes it again (G10)."""
+    """The folder cannot exist: every record counts as lost. Once it can, writing continues without help (G10)."""
     lost: list[int] = []
 
     async def work() -> None:
@@ -150,9 +150,9 @@ def test_d7_a_disk_that_refuses_costs_records_and_says_so(tmp_path: Path) -> Non
 
 
 def test_without_a_control_plane_files_stay(start_agent: Any, tmp_path: Path) -> None:
-    """The serve command: what workers send lies in records/, bodies of endpoints that the snapshot does not name left out."""
+    """As with `roadworthy serve`: records stay in records/, without the bodies of endpoints that the snapshot does not name."""
     agent = start_agent()
-    agent.worker().send_records([record("nobody")] * 3)
+    agent.worker().send_records([record("unknown")] * 3)
     (file,) = eventually(agent.files, "a file")
     rows = read(tmp_path / "records", file.name)
     assert [(row["inputs"], row["input_format"], row["code"]) for row in rows] == [(b"", "withheld", "ok")] * 3
@@ -160,7 +160,7 @@ def test_without_a_control_plane_files_stay(start_agent: Any, tmp_path: Path) ->
 
 
 def test_lost_records_show_in_metrics(start_agent: Any) -> None:
-    """A bound of zero bytes on disk: every record is written, deleted and counted."""
+    """With a bound of zero bytes on disk, every record is written, deleted and counted."""
     agent = start_agent(record_max_bytes=0)
     agent.worker().send_records([record()] * 4)
     eventually(lambda: agent.metrics()["roadworthy_records_lost_total"] == 4, "the loss is counted")

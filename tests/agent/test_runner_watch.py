@@ -1,4 +1,4 @@
-"""What the agent makes of what a runner shows."""
+"""The agent's judgement of a runner by what it shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roadworthy.runtime.runners.isolated.state import LOADING, READY, StateWrite
 
 @pytest.mark.parametrize("state", [LOADING, READY])
 def test_g10_a_runner_whose_folder_is_gone_is_replaced(tmp_path: Path, state: int) -> None:
-    """Nobody can call it any more; what it showed last may have been that it loads, for which it has minutes."""
+    """No worker can connect to it any longer; its last state may have been LOADING, which has minutes."""
     address = tmp_path / "place" / "runner.sock"
     address.parent.mkdir()
     writer = StateWriter(address)

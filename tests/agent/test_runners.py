@@ -1,4 +1,4 @@
-"""The keeper of runners: what it orders, takes over, kills, replaces and lets go. The supervisor and the runners are played."""
+"""The keeper of runners: what it orders, takes over, kills, replaces and stops. Supervisor and runners are simulated."""
 
 from __future__ import annotations
 
@@ -174,12 +174,12 @@ def play(tmp_path: Path) -> Callable[..., None]:
 
 
 def apart(**more: Any) -> Placed:
-    """A version that executes apart."""
+    """An isolated version."""
     return Placed(PROCESS, "asked for", **more)
 
 
 def test_what_is_placed_apart_is_ordered(play: Any) -> None:
-    """One child a copy, with the documents of its start; what executes inline, or is not here yet, has none."""
+    """One child per copy, with its start document; inline versions, and packages that are not here yet, have none."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A, B)
@@ -198,7 +198,7 @@ def test_what_is_placed_apart_is_ordered(play: Any) -> None:
 
 
 def test_a_restarted_agent_takes_runners_over(play: Any, tmp_path: Path) -> None:
-    """It orders nothing before it knows what runs, and then the same names: no runner is started anew."""
+    """It orders nothing before it knows the running ones, and then the same names: no runner restarts."""
     first: list[str] = []
 
     async def before(machine: Machine) -> None:
@@ -224,7 +224,7 @@ def test_a_restarted_agent_takes_runners_over(play: Any, tmp_path: Path) -> None
 
 
 def test_a_version_that_is_started_otherwise_is_replaced_warm(play: Any) -> None:
-    """The old runner goes when the new one has taken the address, and not before."""
+    """The old runner stops only after the new one has taken the address."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A)
@@ -245,7 +245,7 @@ def test_a_version_that_is_started_otherwise_is_replaced_warm(play: Any) -> None
 
 
 def test_a_replacement_that_cannot_be_loaded_goes_itself(play: Any) -> None:
-    """The old one answers on."""
+    """The old runner keeps answering."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A)
@@ -263,7 +263,7 @@ def test_a_replacement_that_cannot_be_loaded_goes_itself(play: Any) -> None:
 
 
 def test_a_runner_is_let_go_when_no_worker_needs_it(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not when the snapshot stops naming it, but when no worker holds it any more, and not at once then."""
+    """Not when the snapshot stops naming it, but some time after no worker holds it any longer."""
     clock = HandClock()
     monkeypatch.setattr(runners, "time", clock)
 
@@ -287,7 +287,7 @@ def test_a_runner_is_let_go_when_no_worker_needs_it(play: Any, monkeypatch: pyte
 
 
 async def check_killed(machine: Machine, expected: tuple[str, int, str] | None) -> None:
-    """The first kill that is ordered; None: none is, although it was looked several times."""
+    """Check the first ordered kill; None: no kill in several looks."""
     if expected is None:
         await machine.looks()
         assert machine.kills == []
@@ -305,7 +305,7 @@ async def check_killed(machine: Machine, expected: tuple[str, int, str] | None) 
     ],
 )
 def test_c4_a_runner_that_hangs_is_killed(play: Any, shown: int, busy_s: float, killed: bool) -> None:
-    """Busy for longer than its run, or its load, may take, and a little for its own watch."""
+    """Busy for longer than its run, or its load, may take, plus a little for its own watch."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A)
@@ -318,7 +318,7 @@ def test_c4_a_runner_that_hangs_is_killed(play: Any, shown: int, busy_s: float, 
 
 @pytest.mark.parametrize(("busy_s", "killed"), [(0.0, True), (1.0, False)])
 def test_g7_a_runner_that_takes_no_step_is_killed(play: Any, busy_s: float, killed: bool) -> None:
-    """Unless it is in a run, which may take its time; and it has several looks to take one."""
+    """Unless it is in a run, which may take its time; it has several looks to take a step."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A)
@@ -331,7 +331,7 @@ def test_g7_a_runner_that_takes_no_step_is_killed(play: Any, busy_s: float, kill
 
 
 def test_c2_c3_a_crash_loop_ends_in_quarantine(play: Any) -> None:
-    """Crashes, hangs and memory count, a kill from outside does not; then nothing of the version runs, and the other one does."""
+    """Crashes, hangs and memory count, a kill from outside does not; then the version stops, and the other one continues."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A, B)
@@ -354,7 +354,7 @@ def test_c2_c3_a_crash_loop_ends_in_quarantine(play: Any) -> None:
 
 
 def test_e7_crashes_are_counted_for_the_rollouts_that_try_the_version(play: Any) -> None:
-    """Each one, of this version only, and none from before a rollout or after it; a kill from outside is none."""
+    """Each crash of this version only, none from outside a rollout; a kill from outside does not count."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A, B)
@@ -377,7 +377,7 @@ def test_e7_crashes_are_counted_for_the_rollouts_that_try_the_version(play: Any)
 
 
 def test_a_crash_while_the_agent_was_away_counts(play: Any) -> None:
-    """Its name says of which version it was."""
+    """The runner's name identifies its version."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A)
@@ -406,7 +406,7 @@ def test_a_crash_of_what_hung_by_its_own_word_counts(play: Any) -> None:
 
 
 def test_the_memory_of_ready_runners_is_told(play: Any) -> None:
-    """The largest of a version; one that is not READY is not among them."""
+    """That of a version's largest runner, among those that are READY."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A)
@@ -421,7 +421,7 @@ def test_the_memory_of_ready_runners_is_told(play: Any) -> None:
 
 
 def test_c11_a_runner_that_leaks_is_replaced_warm(play: Any) -> None:
-    """Once, and not again before some time has passed."""
+    """Once, and not again for some time."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A)
@@ -442,7 +442,7 @@ def test_c11_a_runner_that_leaks_is_replaced_warm(play: Any) -> None:
 
 
 def test_c2_a_runner_above_its_memory_is_killed(play: Any) -> None:
-    """It is the supervisor that kills, so that no other process of that number is hit."""
+    """The supervisor kills, so that no other process with that id is hit."""
 
     async def scene(machine: Machine) -> None:
         machine.know(A)
@@ -478,7 +478,7 @@ def test_a_rule_that_a_policy_names_has_a_runner_of_its_own(play: Any) -> None:
 
 
 def test_the_runner_of_a_rule_goes_when_no_policy_names_it(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no worker serves by the policy before any more; those of other rules stay as they are."""
+    """And once no worker serves by an earlier policy; runners of other rules stay."""
     clock = HandClock()
     monkeypatch.setattr(runners, "time", clock)
 
@@ -499,7 +499,7 @@ def test_the_runner_of_a_rule_goes_when_no_policy_names_it(play: Any, monkeypatc
 
 
 def test_a_restarted_agent_takes_the_runners_of_rules_over(play: Any) -> None:
-    """Each by its own name, however much one name looks like another one with a number."""
+    """Each by its own name, however similar names with numbers look."""
     first: list[str] = []
 
     async def before(machine: Machine) -> None:
@@ -516,7 +516,7 @@ def test_a_restarted_agent_takes_the_runners_of_rules_over(play: Any) -> None:
 
 
 def test_c2_c3_a_rule_and_its_version_crash_by_themselves(play: Any) -> None:
-    """What is kept out is what crashed, and rollouts count the version's crashes only; the rule goes on without its version."""
+    """Only the part that crashed is quarantined; rollouts count the version's crashes only; the rule outlives its version."""
 
     async def scene(machine: Machine) -> None:
         machine.know_rules("a", "a-0-b")
@@ -540,7 +540,7 @@ def test_c2_c3_a_rule_and_its_version_crash_by_themselves(play: Any) -> None:
 
 
 def test_g7_the_runner_of_a_rule_that_stands_still_is_killed(play: Any) -> None:
-    """As one of a version; what it holds in memory is told apart, and is not the version's."""
+    """Like one of a version; its memory is reported separately from the version's."""
 
     async def scene(machine: Machine) -> None:
         machine.know_rules("a")

@@ -1,4 +1,4 @@
-"""Snapshots and packages: followed, verified, kept on disk, handed to every worker; what goes back is refused."""
+"""Snapshots and packages: followed, verified, kept on disk, sent to every worker; older snapshots are refused."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def on_disk(folder: Path) -> Snapshot:
 
 
 def test_a_package_is_here_and_verified_before_workers_hear_of_it(
-    stand_in: Any, start_agent: Any, packed: Any, tmp_path: Path
+    fake_control: Any, start_agent: Any, packed: Any, tmp_path: Path
 ) -> None:
     """The worker gets the snapshot after the package was unpacked under its own digest; the snapshot on disk is private."""
     entry, data = packed
-    stand_in.packages[entry.digest] = data
-    agent = start_agent(stand_in)
+    fake_control.packages[entry.digest] = data
+    agent = start_agent(fake_control)
     worker = agent.worker()
-    stand_in.offer(Snapshot("e", 1, (entry,)))
+    fake_control.offer(Snapshot("e", 1, (entry,)))
     assert worker.snapshot() == Snapshot("e", 1, (entry,))
     manifest = tmp_path / "packages" / entry.digest.removeprefix("sha256:") / "manifest.json"
     assert digest_bytes(manifest.read_bytes()) == entry.digest
@@ -42,95 +42,99 @@ def test_a_package_is_here_and_verified_before_workers_hear_of_it(
 
 @pytest.mark.parametrize("fault", ["another package", "cut", "flipped"])
 def test_a_package_that_is_not_the_one_named_is_not_kept(
-    stand_in: Any, start_agent: Any, packed: Any, tmp_path: Path, fault: str
+    fake_control: Any, start_agent: Any, packed: Any, tmp_path: Path, fault: str
 ) -> None:
-    """Workers get the snapshot without it; it is tried again, and the same snapshot is sent again when it is right."""
+    """Workers get the snapshot without it; it is fetched again, and then the same snapshot is sent again."""
     entry, data = packed
     flipped = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
     digest = digest_bytes(b"another") if fault == "another package" else entry.digest
     entry = msgspec.structs.replace(entry, digest=digest)
-    stand_in.packages[digest] = {"another package": data, "cut": data[:-100], "flipped": flipped}[fault]
-    agent = start_agent(stand_in)
+    fake_control.packages[digest] = {"another package": data, "cut": data[:-100], "flipped": flipped}[fault]
+    agent = start_agent(fake_control)
     worker = agent.worker()
-    stand_in.offer(Snapshot("e", 1, (entry,)))
+    fake_control.offer(Snapshot("e", 1, (entry,)))
     assert worker.snapshot().revision == 1
     assert list((tmp_path / "packages").iterdir()) == []
     if fault != "another package":
-        stand_in.packages[digest] = data
+        fake_control.packages[digest] = data
         assert worker.snapshot().revision == 1
         assert len(list((tmp_path / "packages").iterdir())) == 1
 
 
-def test_a_package_larger_than_said_is_refused(stand_in: Any, start_agent: Any, packed: Any, tmp_path: Path) -> None:
-    """No more bytes are taken than the snapshot names."""
+def test_a_package_larger_than_said_is_refused(
+    fake_control: Any, start_agent: Any, packed: Any, tmp_path: Path
+) -> None:
+    """No more bytes are read than the snapshot says."""
     entry, data = packed
-    stand_in.packages[entry.digest] = data
-    agent = start_agent(stand_in)
+    fake_control.packages[entry.digest] = data
+    agent = start_agent(fake_control)
     worker = agent.worker()
-    stand_in.offer(Snapshot("e", 1, (msgspec.structs.replace(entry, size_bytes=len(data) - 1),)))
+    fake_control.offer(Snapshot("e", 1, (msgspec.structs.replace(entry, size_bytes=len(data) - 1),)))
     worker.snapshot()
     assert list((tmp_path / "packages").iterdir()) == []
 
 
-def test_a_lower_revision_is_refused_within_an_epoch_only(stand_in: Any, start_agent: Any, tmp_path: Path) -> None:
-    """A control plane that goes back is not followed; one restored to another epoch is."""
-    agent = start_agent(stand_in)
+def test_a_lower_revision_is_refused_within_an_epoch_only(fake_control: Any, start_agent: Any, tmp_path: Path) -> None:
+    """A snapshot with a lower revision is refused; one of another epoch is followed."""
+    agent = start_agent(fake_control)
     worker = agent.worker()
-    stand_in.offer(Snapshot("e", 5))
+    fake_control.offer(Snapshot("e", 5))
     assert worker.snapshot().revision == 5
-    stand_in.offer(Snapshot("e", 4))
+    fake_control.offer(Snapshot("e", 4))
     eventually(lambda: b"goes back" in (tmp_path / "log").read_bytes(), "the refusal is logged")
     assert on_disk(tmp_path).revision == 5
-    stand_in.offer(Snapshot("restored", 1))
+    fake_control.offer(Snapshot("restored", 1))
     assert worker.snapshot() == Snapshot("restored", 1)
 
 
 def test_without_a_control_plane_the_disk_is_served(start_agent: Any, tmp_path: Path) -> None:
-    """The serve command's way: the snapshot on disk reaches the workers."""
+    """As with `roadworthy serve`: the snapshot on disk reaches the workers."""
     (tmp_path / "snapshot.json").write_bytes(encode_snapshot(Snapshot("disk", 3)))
     worker = start_agent().worker()
     assert worker.snapshot() == Snapshot("disk", 3)
 
 
 def test_with_the_control_plane_dead_the_disk_is_served_and_its_return_is_noticed(
-    stand_in: Any, start_agent: Any, tmp_path: Path
+    fake_control: Any, start_agent: Any, tmp_path: Path
 ) -> None:
-    """A cold start against a dead address serves the disk; metrics say so."""
+    """A cold start with a dead address serves the disk; metrics say so."""
     (tmp_path / "snapshot.json").write_bytes(encode_snapshot(Snapshot("e", 3)))
     agent = start_agent(control_url="http://127.0.0.1:1", key="k")
     assert agent.worker().snapshot() == Snapshot("e", 3)
     assert agent.metrics()["roadworthy_control_up"] == 0
     assert agent.stop() == 0
-    agent = start_agent(stand_in)
-    stand_in.offer(Snapshot("e", 4))
+    agent = start_agent(fake_control)
+    fake_control.offer(Snapshot("e", 4))
     eventually(lambda: agent.metrics()["roadworthy_control_up"] == 1, "connected")
     eventually(lambda: agent.metrics()["roadworthy_snapshot_revision"] == 4, "the new revision")
 
 
-def test_a_damaged_snapshot_on_disk_does_not_stop_the_agent(stand_in: Any, start_agent: Any, tmp_path: Path) -> None:
-    """It is as good as none, until the control plane sends another."""
+def test_a_damaged_snapshot_on_disk_does_not_stop_the_agent(
+    fake_control: Any, start_agent: Any, tmp_path: Path
+) -> None:
+    """It counts as missing, until the control plane sends another."""
     (tmp_path / "snapshot.json").write_bytes(b"{")
-    agent = start_agent(stand_in)
+    agent = start_agent(fake_control)
     worker = agent.worker()
-    stand_in.offer(Snapshot("e", 1))
+    fake_control.offer(Snapshot("e", 1))
     assert worker.snapshot().revision == 1
 
 
-def arrived(stand_in: Any, start_agent: Any, packed: Any, folder: Path) -> tuple[Any, Any, Path]:
+def arrived(fake_control: Any, start_agent: Any, packed: Any, folder: Path) -> tuple[Any, Any, Path]:
     """A package in the first snapshot of an agent, a worker that has that snapshot, and the package's folder."""
     entry, data = packed
-    stand_in.packages[entry.digest] = data
-    stand_in.offer(Snapshot("e", 1, (entry,)))
-    worker = start_agent(stand_in).worker()
+    fake_control.packages[entry.digest] = data
+    fake_control.offer(Snapshot("e", 1, (entry,)))
+    worker = start_agent(fake_control).worker()
     worker.snapshot()
     return entry, worker, folder / "packages" / entry.digest.removeprefix("sha256:")
 
 
 def test_d10_a_package_that_a_worker_finds_damaged_is_fetched_again(
-    stand_in: Any, start_agent: Any, packed: Any, tmp_path: Path
+    fake_control: Any, start_agent: Any, packed: Any, tmp_path: Path
 ) -> None:
-    """One flipped bit on this disk heals: fetched once more, and the snapshot is sent again."""
-    entry, worker, place = arrived(stand_in, start_agent, packed, tmp_path)
+    """One flipped bit on this disk heals: the package is fetched again, and the snapshot is sent again."""
+    entry, worker, place = arrived(fake_control, start_agent, packed, tmp_path)
     (place / "manifest.json").write_bytes(b"{}")
     worker.hello(versions=(VersionState(entry.digest, FAILED, code="package-damaged"),))
     assert worker.snapshot().revision == 1
@@ -138,11 +142,10 @@ def test_d10_a_package_that_a_worker_finds_damaged_is_fetched_again(
 
 
 def test_g10_a_package_folder_or_a_snapshot_that_somebody_deletes_comes_back(
-    stand_in: Any, start_agent: Any, packed: Any, tmp_path: Path
+    fake_control: Any, start_agent: Any, packed: Any, tmp_path: Path
 ) -> None:
-    """While the agent runs: the package is fetched again, and workers get the snapshot again so that they try it again; the
-    snapshot's file is written again."""
-    entry, worker, place = arrived(stand_in, start_agent, packed, tmp_path)
+    """While the agent runs, the package is fetched and the snapshot written again; workers get it again, and retry."""
+    entry, worker, place = arrived(fake_control, start_agent, packed, tmp_path)
     remove_tree(tmp_path / "packages")
     (tmp_path / "snapshot.json").unlink()
     assert worker.snapshot() == Snapshot("e", 1, (entry,))
@@ -153,39 +156,40 @@ def test_g10_a_package_folder_or_a_snapshot_that_somebody_deletes_comes_back(
 ENDPOINT = EndpointEntry("line", 1, (VariantEntry("sha256:" + "a" * 64, 10_000),), {})
 
 
-def test_g10_endpoints_are_not_given_up_for_an_empty_database(stand_in: Any, start_agent: Any, tmp_path: Path) -> None:
-    """A control plane whose database is gone offers an empty snapshot of another epoch: it is refused, told once in the log and
-    by a metric, and forgotten when the right one is back."""
-    agent = start_agent(stand_in)
+def test_g10_endpoints_are_not_given_up_for_an_empty_database(
+    fake_control: Any, start_agent: Any, tmp_path: Path
+) -> None:
+    """The control plane lost its database: its empty snapshot of another epoch is refused, logged and shown in metrics."""
+    agent = start_agent(fake_control)
     worker = agent.worker()
     mine = Snapshot("mine", 7, endpoints=(ENDPOINT,))
-    stand_in.offer(mine)
+    fake_control.offer(mine)
     assert worker.snapshot() == mine
-    stand_in.offer(Snapshot("other", 1))
-    eventually(lambda: agent.metrics()["roadworthy_snapshot_refused"] == 1, "it is told")
+    fake_control.offer(Snapshot("other", 1))
+    eventually(lambda: agent.metrics()["roadworthy_snapshot_refused"] == 1, "it is reported")
     assert on_disk(tmp_path) == mine
     assert agent.metrics()["roadworthy_control_up"] == 1
-    stand_in.offer(Snapshot("mine", 8, endpoints=(ENDPOINT,)))
+    fake_control.offer(Snapshot("mine", 8, endpoints=(ENDPOINT,)))
     assert worker.snapshot().revision == 8
     assert agent.metrics()["roadworthy_snapshot_refused"] == 0
-    stand_in.offer(Snapshot("restored", 1, endpoints=(ENDPOINT,)))
+    fake_control.offer(Snapshot("restored", 1, endpoints=(ENDPOINT,)))
     assert worker.snapshot().epoch == "restored"
     assert (tmp_path / "log").read_text().count("--begin-anew") == 1
 
 
 def test_g10_endpoints_are_given_up_where_somebody_says_so_once(
-    stand_in: Any, start_agent: Any, tmp_path: Path
+    fake_control: Any, start_agent: Any, tmp_path: Path
 ) -> None:
-    """The epoch that may be given up is named: the flag of a start says nothing about what is lost later."""
+    """The flag names the epoch to give up, so it says nothing about later losses."""
     (tmp_path / "snapshot.json").write_bytes(encode_snapshot(Snapshot("mine", 7, endpoints=(ENDPOINT,))))
-    agent = start_agent(stand_in, give_up_epoch="mine")
+    agent = start_agent(fake_control, give_up_epoch="mine")
     worker = agent.worker()
     assert worker.snapshot().epoch == "mine"
-    stand_in.offer(Snapshot("second", 1))
+    fake_control.offer(Snapshot("second", 1))
     assert worker.snapshot() == Snapshot("second", 1)
-    stand_in.offer(Snapshot("second", 2, endpoints=(ENDPOINT,)))
+    fake_control.offer(Snapshot("second", 2, endpoints=(ENDPOINT,)))
     assert worker.snapshot().revision == 2
-    stand_in.offer(Snapshot("third", 1))
+    fake_control.offer(Snapshot("third", 1))
     eventually(lambda: agent.metrics()["roadworthy_snapshot_refused"] == 1, "the next one is refused")
     assert on_disk(tmp_path).epoch == "second"
 

@@ -17,7 +17,7 @@ import pytest
 from roadworthy.agent.sync import control
 from roadworthy.agent.sync.control import ControlLink
 from roadworthy.contract.snapshot import Snapshot, encode_snapshot
-from tests.agent.conftest import GATEWAY_KEY, RunningAgent, StandIn
+from tests.agent.conftest import GATEWAY_KEY, FakeControl, RunningAgent
 from tests.waiting import eventually
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"
@@ -151,20 +151,20 @@ def test_d15_all_is_well_when_the_other_side_is(black_hole: Any, tmp_path: Path)
         eventually(lambda: hole.taken >= 3, "it tries again")
         port = hole.port
         hole.close()
-        stand_in = eventually(lambda: _stand_in(port), "the port is free")
+        fake_control = eventually(lambda: _stand_in(port), "the port is free")
         try:
-            stand_in.offer(Snapshot("e", 3))
+            fake_control.offer(Snapshot("e", 3))
             assert worker.snapshot().revision == 3
-            eventually(lambda: stand_in.frames, "it reports")
+            eventually(lambda: fake_control.frames, "it reports")
             assert agent.metrics()["roadworthy_control_up"] == 1
         finally:
             assert agent.stop() == 0
-            stand_in.close()
+            fake_control.close()
     finally:
         agent.stop()
 
 
-def _stand_in(port: int) -> StandIn | None:
+def _stand_in(port: int) -> FakeControl | None:
     with contextlib.suppress(OSError):
-        return StandIn(port)
+        return FakeControl(port)
     return None

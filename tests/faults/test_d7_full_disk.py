@@ -19,7 +19,7 @@ from roadworthy.contract.snapshot import Snapshot, decode_snapshot
 from roadworthy.foundation.files import TEMPORARY_MARK, write_atomic
 from roadworthy.foundation.slab import SlotWriter, create_slab
 from roadworthy.package.archive import open_package
-from tests.agent.conftest import GATEWAY_KEY, RunningAgent, packed, stand_in  # noqa: F401 - fixtures
+from tests.agent.conftest import GATEWAY_KEY, RunningAgent, fake_control, packed  # noqa: F401 - fixtures
 from tests.agent.records import record
 from tests.control_plane import ControlProcess
 from tests.waiting import eventually
@@ -154,22 +154,22 @@ def test_d7_control_actions_fail_cleanly_at_every_amount_of_room(
 
 def test_d7_the_data_plane_serves_on(
     disk: Disk,
-    stand_in: Any,  # noqa: F811 - the fixture
+    fake_control: Any,  # noqa: F811 - the fixture
     packed: Any,  # noqa: F811 - the fixture
 ) -> None:
     """A full disk under an agent: snapshots reach workers from memory, the one on disk stays whole, records are lost and counted,
     a package that does not fit is fetched when it does."""
     entry, data = packed
     folder = disk.path / "gateway"
-    agent = RunningAgent(folder, control_url=stand_in.url, key=GATEWAY_KEY, disk_reserve_bytes=0)
+    agent = RunningAgent(folder, control_url=fake_control.url, key=GATEWAY_KEY, disk_reserve_bytes=0)
     try:
         worker = agent.worker()
         worker.hello()
-        stand_in.offer(Snapshot("e", 1))
+        fake_control.offer(Snapshot("e", 1))
         assert worker.snapshot().revision == 1
         disk.fill()
-        stand_in.packages[entry.digest] = data
-        stand_in.offer(Snapshot("e", 2, (entry,)))
+        fake_control.packages[entry.digest] = data
+        fake_control.offer(Snapshot("e", 2, (entry,)))
         assert worker.snapshot().revision == 2
         assert decode_snapshot((folder / "snapshot.json").read_bytes()).revision == 1
         assert not (folder / "packages" / entry.digest[7:]).exists()
@@ -181,7 +181,7 @@ def test_d7_the_data_plane_serves_on(
         assert worker.snapshot().revision == 2  # the same again: its package is here now
         assert (folder / "packages" / entry.digest[7:] / "manifest.json").exists()
         worker.send_records([record() for _ in range(500)])
-        eventually(lambda: stand_in.records, "records are kept and shipped again")
+        eventually(lambda: fake_control.records, "records are kept and shipped again")
         assert agent.metrics()["roadworthy_records_lost_total"] == 500
     finally:
         assert agent.stop() == 0

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from roadworthy.contract.snapshot import Snapshot, decode_snapshot
-from tests.agent.conftest import GATEWAY_KEY, RunningAgent, packed, stand_in  # noqa: F401 - fixtures
+from tests.agent.conftest import GATEWAY_KEY, RunningAgent, fake_control, packed  # noqa: F401 - fixtures
 from tests.agent.records import record
 from tests.control_plane import ControlProcess
 from tests.waiting import eventually
@@ -35,35 +35,35 @@ def read_only(folder: Path) -> Iterator[None]:
 
 def test_d8_a_read_only_disk_under_an_agent(
     tmp_path: Path,
-    stand_in: Any,  # noqa: F811 - the fixture
+    fake_control: Any,  # noqa: F811 - the fixture
     packed: Any,  # noqa: F811 - the fixture
 ) -> None:
     """Snapshots reach the workers, records are lost and counted, files that were shipped stay where they are; it is the same
     process all the while, and what it could not write it writes when it can."""
     entry, data = packed
     folder = tmp_path / "gateway"
-    agent = RunningAgent(folder, control_url=stand_in.url, key=GATEWAY_KEY)
+    agent = RunningAgent(folder, control_url=fake_control.url, key=GATEWAY_KEY)
     try:
         worker = agent.worker()
         worker.hello()
-        stand_in.offer(Snapshot("e", 1))
+        fake_control.offer(Snapshot("e", 1))
         assert worker.snapshot().revision == 1
-        stand_in.refuse_frames = 10**6  # shipped, but not yet to be forgotten
+        fake_control.refuse_frames = 10**6  # shipped, but not yet to be forgotten
         worker.send_records([record() for _ in range(10)])
-        eventually(lambda: stand_in.records, "a file is shipped")
+        eventually(lambda: fake_control.records, "a file is shipped")
         with read_only(folder):
-            stand_in.packages[entry.digest] = data
-            stand_in.offer(Snapshot("e", 2, (entry,)))
+            fake_control.packages[entry.digest] = data
+            fake_control.offer(Snapshot("e", 2, (entry,)))
             assert worker.snapshot().revision == 2
             assert decode_snapshot((folder / "snapshot.json").read_bytes()).revision == 1
             worker.send_records([record() for _ in range(500)])
             eventually(lambda: agent.metrics()["roadworthy_records_lost_total"] == 500, "records are counted as lost")
-            stand_in.refuse_frames = 0
+            fake_control.refuse_frames = 0
             eventually(lambda: agent.metrics()["roadworthy_record_files"] == 0, "the shipped file is forgotten")
             assert agent.files(), "though it cannot be deleted"
             assert agent.process.poll() is None
         assert worker.snapshot().revision == 2  # the same again: its package is here now
-        stand_in.offer(Snapshot("e", 3, (entry,)))
+        fake_control.offer(Snapshot("e", 3, (entry,)))
         assert worker.snapshot().revision == 3
         assert decode_snapshot((folder / "snapshot.json").read_bytes()).revision == 3
     finally:

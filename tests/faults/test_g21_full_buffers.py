@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.agent.conftest import GATEWAY_KEY, RunningAgent, stand_in  # noqa: F401 - the fixture
+from tests.agent.conftest import GATEWAY_KEY, RunningAgent, fake_control  # noqa: F401 - the fixture
 from tests.waiting import eventually
 
 ROWS = [[1.0, 2.0, 3.0]] * 4_000
@@ -19,14 +19,14 @@ def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
     start_worker: Callable[..., Any],
     make_plan: Any,
     tmp_path: Path,
-    stand_in: Any,  # noqa: F811 - the fixture
+    fake_control: Any,  # noqa: F811 - the fixture
 ) -> None:
     """SIGSTOP until records are dropped, then SIGCONT: all that was kept arrives although nobody asks any more, then all later
     ones do; the loss is on /metrics, in telemetry and in the worker's log, and requests are answered all the while."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
     worker = start_worker(plan, folder=tmp_path / "gateway").wait_ready()
-    agent = RunningAgent(tmp_path / "gateway", control_url=stand_in.url, key=GATEWAY_KEY)
+    agent = RunningAgent(tmp_path / "gateway", control_url=fake_control.url, key=GATEWAY_KEY)
     asked = 0
 
     def ask() -> None:
@@ -36,7 +36,7 @@ def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
 
     def recorded() -> int:
         """As the control plane was told."""
-        files = {file.blob: file.rows for frame in stand_in.frames for file in frame.record_files}
+        files = {file.blob: file.rows for frame in fake_control.frames for file in frame.record_files}
         return sum(files.values())
 
     def log() -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
         finally:
             agent.process.send_signal(signal.SIGCONT)
         lost = int(eventually(lambda: agent.metrics()["roadworthy_records_lost_total"], "/metrics tells the loss"))
-        eventually(lambda: stand_in.frames[-1].lost_records == lost, "telemetry tells it")
+        eventually(lambda: fake_control.frames[-1].lost_records == lost, "telemetry tells it")
         eventually(lambda: recorded() == asked - lost, "all that was kept arrives")
         for _ in range(20):
             ask()
@@ -66,17 +66,17 @@ def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
 
 def test_g21_dropped_log_lines_are_told_to_the_control_plane(
     tmp_path: Path,
-    stand_in: Any,  # noqa: F811 - the fixture
+    fake_control: Any,  # noqa: F811 - the fixture
 ) -> None:
     """Of an agent whose log cannot be written: each worker's report tells them for the whole gateway."""
     folder = tmp_path / "gateway"
     folder.mkdir()
     (folder / "log").symlink_to("/dev/full")
-    agent = RunningAgent(folder, control_url=stand_in.url, key=GATEWAY_KEY, log_level="debug")
+    agent = RunningAgent(folder, control_url=fake_control.url, key=GATEWAY_KEY, log_level="debug")
     try:
         agent.worker().hello()
         eventually(
-            lambda: any(worker.log_lines_dropped for frame in stand_in.frames for worker in frame.workers),
+            lambda: any(worker.log_lines_dropped for frame in fake_control.frames for worker in frame.workers),
             "telemetry tells them",
         )
     finally:

@@ -1,4 +1,4 @@
-"""A child reads one line, and hears when its parent is gone."""
+"""A child reads one line, and notices when its parent is gone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_document_arrives_and_standard_input_is_empty_afterwards() -> None:
 
 
 def test_kill_9_of_the_parent_ends_the_child() -> None:
-    """The kernel closes the pipe of a killed parent; the child ends by force when it does not by itself."""
+    """The kernel closes the pipe of a killed parent; a child that does not exit by itself is ended by force."""
     parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     assert parent.stdout.readline().startswith("[{")
@@ -51,7 +51,7 @@ def test_kill_9_of_the_parent_ends_the_child() -> None:
 
 @pytest.mark.parametrize("line", ["", "no json\n", "[1]\n", '{"a": 1'])
 def test_anything_but_a_document_is_refused(line: str) -> None:
-    """Started by hand the process says who starts it."""
+    """Started by hand, the process says what should start it."""
     code = "from roadworthy.foundation.child import read_start_message as read; read()"
     result = subprocess.run([sys.executable, "-c", code], input=line, capture_output=True, text=True, check=False)
     assert result.returncode == 1

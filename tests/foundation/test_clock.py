@@ -38,7 +38,7 @@ HOUR_S = 3_600.0
 
 
 def test_d14_a_steady_clock_follows_the_wall_clock() -> None:
-    """As long as that goes forward, and when it steps forward."""
+    """As long as it runs forward, and when it steps forward."""
     planted = Planted()
     steady = SteadyClock(planted)
     for jump_s in (0.0, 0.0, HOUR_S, 0.0, 400 * 24 * HOUR_S):
@@ -48,7 +48,7 @@ def test_d14_a_steady_clock_follows_the_wall_clock() -> None:
 
 
 def test_d14_a_steady_clock_never_steps_back() -> None:
-    """Set back by an hour: later is later, by half of the time that passed, until the wall clock has caught up."""
+    """After a step back of an hour it runs at half speed until the wall clock has caught up."""
     planted = Planted()
     steady = SteadyClock(planted)
     planted.step(1.0)
@@ -62,7 +62,7 @@ def test_d14_a_steady_clock_never_steps_back() -> None:
 
 
 def test_d14_a_clock_that_was_wrong_by_years_is_set_right_at_once() -> None:
-    """Timestamps of the next century would stay for a century."""
+    """Otherwise timestamps of the next century would stay for a century."""
     planted = Planted()
     steady = SteadyClock(planted)
     planted.step(1.0, -400 * 24 * HOUR_S)

@@ -1,4 +1,4 @@
-"""What a plan opens, and what it keeps closed, whatever `sys.path` says; which variables are told."""
+"""What a plan opens, and what it keeps closed, whatever `sys.path` says; which variables a confined process gets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def opened(folder: Path, *private: Path) -> tuple[set[str], set[str]]:
 
 
 def test_the_interpreter_and_its_modules_are_open(tmp_path: Path) -> None:
-    """All of `sys.path` that is there, and the package."""
+    """All existing entries of `sys.path`, and the package."""
     _, read = opened(tmp_path)
     assert {str(Path(path).resolve()) for path in sys.path if Path(path).is_absolute()} <= read
     assert str(tmp_path / "p") in read
@@ -60,7 +60,7 @@ def test_a_private_folder_in_a_system_folder_stays_closed(tmp_path: Path, monkey
 
 
 def test_what_an_editable_install_points_to_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Setuptools has a finder with a mapping where other installers put a folder on the path."""
+    """Setuptools uses a finder with a mapping where other installers put a folder on the path."""
     finder = ModuleType("__editable___thing_finder")
     finder.MAPPING = {"thing": str(tmp_path / "src" / "thing")}  # type: ignore[attr-defined]  # a module made here
     monkeypatch.setitem(sys.modules, finder.__name__, finder)
@@ -79,7 +79,7 @@ def test_the_command_line_holds_the_plan_or_says_where_it_is() -> None:
     "name", ["AWS_SECRET_ACCESS_KEY", "ROADWORTHY_KEY", "HF_TOKEN", "TF_VAR_password", "DATABASE_URL"]
 )
 def test_no_secret_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names of variables that often hold one."""
+    """Variables whose names suggest a secret."""
     monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     told = filtered({"HOME": "/own"})
@@ -90,7 +90,7 @@ def test_no_secret_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("reach", [seccomp.NOTHING, seccomp.PORTS, seccomp.ANYWHERE])
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_each_jump_of_the_filter_ends_in_the_program(machine: str, reach: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for both architectures, also for the one that this machine has not; every way ends in an answer."""
+    """For both architectures, including the one this machine does not have; every path ends in a return."""
     for module in (system, seccomp):
         monkeypatch.setattr(module, "MACHINE", machine)
     steps = seccomp._program(reach)

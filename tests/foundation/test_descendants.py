@@ -1,4 +1,4 @@
-"""Everything that descends from a process is found by the mark that it carries, wherever it went, and ended."""
+"""All descendants of a process are found by the mark that they carry, wherever they went, and killed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def orphaned(code: str = "") -> str:
 
 @pytest.mark.parametrize("mark", [True, False])
 def test_g8_what_left_its_session_and_parent_is_found_by_the_mark(mark: bool) -> None:
-    """Also after its root was killed. Negative control: without a mark it is not found."""
+    """Even after its root was killed. Negative control: without a mark it is not found."""
     with root(orphaned(), mark) as (process, (left,)):
         family = Descendants.of(process.pid)
         eventually(lambda: Path(f"/proc/{left}/cmdline").read_bytes().startswith(b"sleep"), "it has executed")
@@ -64,7 +64,7 @@ def test_g8_what_left_its_session_and_parent_is_found_by_the_mark(mark: bool) ->
 
 
 def test_g8_of_a_process_that_asks_for_its_own_kin_it_survives() -> None:
-    """It ends the others, and goes on."""
+    """It kills its descendants, and continues."""
     code = (
         orphaned()
         + "\nfrom roadworthy.foundation.descendants import Descendants"
@@ -82,14 +82,14 @@ def test_g8_an_orphan_is_one_whose_root_has_ended() -> None:
         assert seen is not None
         assert not is_orphan(seen)
         process.kill()
-        eventually(lambda: is_orphan(seen), "its root has ended, although nobody has waited for it")
+        eventually(lambda: is_orphan(seen), "its root has ended, although its parent has not waited for it")
     here = Process.seen(os.getpid())
     assert here is not None
     assert (here.carries, is_orphan(here)) == (0, True)
 
 
 def test_g8_a_root_is_told_from_a_later_process_of_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the time when it started."""
+    """By its start time."""
     with root(orphaned()) as (process, (left,)):
         seen, first = Process.seen(left), Process.seen(process.pid)
         assert seen is not None
@@ -100,7 +100,7 @@ def test_g8_a_root_is_told_from_a_later_process_of_its_id(monkeypatch: pytest.Mo
 
 
 def test_g8_helpers_that_tidy_up_do_so_before_they_end() -> None:
-    """Shared memory whose owner was killed is removed by the helper of multiprocessing, which is not killed before it has."""
+    """The helper of multiprocessing removes shared memory of a killed owner, and is not killed before that."""
     code = (
         "from multiprocessing import shared_memory\nmemory = shared_memory.SharedMemory(create=True, size=64)\n"
         "print(memory.name.removeprefix('psm_').encode().hex().replace('a', '0') and int(memory.name[4:], 16), end='')"
@@ -118,7 +118,7 @@ def test_g8_helpers_that_tidy_up_do_so_before_they_end() -> None:
 
 
 def test_g8_those_who_ignore_signals_end_too() -> None:
-    """And those who are stopped."""
+    """And stopped processes."""
     code = (
         "child = subprocess.Popen(['sh', '-c', \"trap '' TERM INT HUP; kill -STOP $$; sleep 600\"])\n"
         "print(child.pid, end='')"

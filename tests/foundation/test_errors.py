@@ -29,7 +29,7 @@ def test_the_drawing_shows_every_class() -> None:
 
 @pytest.mark.parametrize("kind", list(below(RoadworthyError)), ids=lambda kind: kind.__name__)
 def test_every_class_has_its_own_code_and_takes_another(kind: type[RoadworthyError]) -> None:
-    """Codes of classes are kebab-case; an instance may be more exact without changing its class."""
+    """Codes of classes are kebab-case; an instance may have a more exact one without changing its class."""
     assert re.fullmatch("[a-z]+(-[a-z]+)*", kind.code)
     assert kind("m").code == kind.code
     assert kind("m", code="more-exact").code == "more-exact"
@@ -37,7 +37,7 @@ def test_every_class_has_its_own_code_and_takes_another(kind: type[RoadworthyErr
 
 
 def test_facts_are_copied_and_complete() -> None:
-    """What the raiser does with its dict later does not change the error."""
+    """Later changes of the raiser's dict do not change the error."""
     facts: dict[str, object] = {"limit": 1}
     error = Unavailable("later", hint="wait", facts=facts, retry_after_s=0.5)
     facts["limit"] = 2
@@ -51,7 +51,7 @@ def test_facts_are_copied_and_complete() -> None:
 
 
 def test_g6_an_error_that_was_told_holds_nothing() -> None:
-    """Neither what it passed nor what its cause passed, without any collection."""
+    """Neither frames it passed nor those of its cause, without any collection."""
 
     class Body:
         pass

@@ -1,4 +1,4 @@
-"""Files are old or new, never half; what an interrupted write left is found and swept."""
+"""Files are old or new, never half-written; leftovers of interrupted writes are found and deleted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from roadworthy.foundation.files import private_folder, remove_tree, sweep_tempo
 
 
 def test_a_write_replaces_the_whole_and_sets_the_mode(tmp_path: Path) -> None:
-    """The new bytes are there with the mode asked for, and nothing else is."""
+    """The new bytes have the requested mode, and no other file is left."""
     path = tmp_path / "f"
     path.write_bytes(b"old and longer")
     write_atomic(path, b"new", mode=0o600)
@@ -42,7 +42,7 @@ def test_a_write_that_fails_leaves_the_old_bytes_and_no_rest(
 
 
 def test_the_sweep_takes_unfinished_writes_only(tmp_path: Path) -> None:
-    """Temporary files and folders go, at this level only; what is finished stays."""
+    """Temporary files and folders are deleted, at this level only; finished files stay."""
     temporary_beside(tmp_path / "a").write_bytes(b"half")
     (temporary_beside(tmp_path / "b") / "inner").mkdir(parents=True)
     (tmp_path / "whole").mkdir()
@@ -55,7 +55,7 @@ def test_the_sweep_takes_unfinished_writes_only(tmp_path: Path) -> None:
 
 
 def test_links_are_removed_not_followed(tmp_path: Path) -> None:
-    """Deleting a tree leaves alone what its links point at."""
+    """Deleting a tree does not touch the targets of its links."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").write_bytes(b"x")
@@ -69,7 +69,7 @@ def test_links_are_removed_not_followed(tmp_path: Path) -> None:
 
 
 def test_private_folders_are_private(tmp_path: Path) -> None:
-    """Mode 0700 whatever the umask is, and no fault when it exists."""
+    """Mode 0700 under any umask, and no error when it exists."""
     before = os.umask(0o000)
     try:
         folder = private_folder(tmp_path / "above" / "p")

@@ -1,4 +1,4 @@
-"""Frames read back as they were written, and lengths that lie end the stream."""
+"""Frames read back as they were written, and false lengths end the stream."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def test_a_cut_frame_is_an_incomplete_read() -> None:
 
 
 def test_a_length_over_the_bound_is_refused_before_reading() -> None:
-    """A length that nobody may send raises at once, without waiting for the payload."""
+    """A length that is not allowed raises at once, without waiting for the payload."""
     with pytest.raises(ValueError, match="too long"):
         read_all(struct.pack("<IB", MAX_FRAME_BYTES + 1, 1))

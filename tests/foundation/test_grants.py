@@ -1,4 +1,4 @@
-"""What can be granted, in which words, and what a grant adds to a plan."""
+"""Which grants exist, and what they add to a plan."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GOOD = st.one_of(
 
 @given(st.lists(GOOD, max_size=MOST_GRANTS))
 def test_grants_have_one_form(texts: list[str]) -> None:
-    """Sorted, each once; read again they are the same, in whatever order they are given."""
+    """Sorted, without duplicates; parsing them again changes nothing, in whatever order they are given."""
     grants = parse_grants(texts)
     assert list(grants) == sorted(set(texts))
     assert parse_grants(reversed(grants)) == grants
@@ -35,7 +35,7 @@ def test_grants_have_one_form(texts: list[str]) -> None:
 
 @given(st.text(max_size=40))
 def test_any_text_is_a_grant_or_is_refused(text: str) -> None:
-    """What is taken has its one form at once; nothing raises anything else."""
+    """An accepted text is in canonical form; no other error is raised."""
     for whole in (text, f"read:{text}", f"read:/{text}", f"device:/dev/{text}", f"tcp:{text}"):
         with contextlib.suppress(InvalidRequest):
             (grant,) = parse_grants([whole])
@@ -75,7 +75,7 @@ def test_any_text_is_a_grant_or_is_refused(text: str) -> None:
     ],
 )
 def test_other_texts_are_refused(text: str) -> None:
-    """The reply says what forms there are, and repeats nothing that cannot be shown."""
+    """The error names the allowed forms, and repeats no unprintable text."""
     with pytest.raises(InvalidRequest, match="device:nvidia") as refused:
         parse_grants([text])
     assert refused.value.code == "grant-invalid"
@@ -83,7 +83,7 @@ def test_other_texts_are_refused(text: str) -> None:
 
 
 def test_paths_are_taken_without_what_says_nothing() -> None:
-    """A slash at the end or twice, and dots."""
+    """Without a slash at the end, double slashes, and dots."""
     assert parse_grants(["read:/data//rates/./", "read:/data/rates", "read:///"]) == ("read:/", "read:/data/rates")
 
 
@@ -116,7 +116,7 @@ def allowed(grant: str, *bounds: str, private: tuple[Path, ...] = ()) -> bool:
 
 
 def test_nothing_is_allowed_unless_the_setting_says_so(data: Path) -> None:
-    """Each kind for itself; the whole network holds each port; a folder holds what lies in it."""
+    """Each kind separately; the whole network includes each port; a folder includes its content."""
     for grant in (f"read:{data}", "device:/dev/fuse", "device:nvidia", "tcp:5432", "network"):
         assert not allowed(grant)
         assert allowed(grant, grant)
@@ -130,7 +130,7 @@ def test_nothing_is_allowed_unless_the_setting_says_so(data: Path) -> None:
 
 
 def test_a_link_leads_no_further_than_the_setting(data: Path, tmp_path: Path) -> None:
-    """Links count for what they lead to, in the grant and in the setting."""
+    """Links are resolved, in the grant and in the setting."""
     assert allowed(f"read:{data}/newest", f"read:{data}")
     assert allowed(f"read:{tmp_path}/link/rates.csv", f"read:{data}")
     assert allowed(f"read:{data}/rates.csv", f"read:{tmp_path}/link")
@@ -139,7 +139,7 @@ def test_a_link_leads_no_further_than_the_setting(data: Path, tmp_path: Path) ->
 
 
 def test_what_is_roadworthys_own_is_never_granted(data: Path, tmp_path: Path) -> None:
-    """The home, what it holds, what holds it, by whatever way; even where the setting allows everything."""
+    """The home, its content, and folders that contain it, by any path; even if the setting allows everything."""
     home = (tmp_path / "home",)
     for path in (tmp_path, tmp_path / "home", tmp_path / "home" / "context.json", data / "out", "/"):
         assert allowed(f"read:{path}", "read:/")
@@ -154,7 +154,7 @@ def plan(folder: Path, grants: tuple[str, ...], bounds: Bounds) -> dict[str, obj
 
 
 def test_a_plan_opens_what_was_granted_and_no_more(data: Path) -> None:
-    """Links are followed once, when the plan is made; the network is one of three things."""
+    """Links are resolved once, when the plan is made; the network has three levels."""
     grants = parse_grants([f"read:{data}/newest", "device:/dev/null", "tcp:5432", "tcp:443"])
     made = plan(data, grants, Bounds(grants=grants))
     assert made["granted"] == {"read": [str((data / "rates.csv").resolve())], "device": ["/dev/null"]}
@@ -166,7 +166,7 @@ def test_a_plan_opens_what_was_granted_and_no_more(data: Path) -> None:
 
 
 def test_a_plan_beyond_the_bounds_opens_nothing_of_it(data: Path) -> None:
-    """Not what would be allowed either, and the process is told which grant it is."""
+    """Not even the allowed grants, and the process learns which grant is refused."""
     made = plan(data, ("network", f"read:{data}"), Bounds(grants=("network",)))
     assert "granted" not in made
     assert "network" not in made
@@ -177,7 +177,7 @@ def test_a_plan_beyond_the_bounds_opens_nothing_of_it(data: Path) -> None:
 
 
 def test_nvidia_is_what_is_there(tmp_path: Path) -> None:
-    """Its devices, and what the kernel says of them; without any the one that a driver always makes is missed."""
+    """Its devices, and the kernel's descriptions of them; without any, the device that every driver makes is missing."""
     found = make_plan(
         package=tmp_path, write=tmp_path, place="x", grants=("device:nvidia",), bounds=Bounds(grants=("device:nvidia",))
     )

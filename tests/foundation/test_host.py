@@ -1,4 +1,4 @@
-"""What a model forks begins as a fresh process does, and does not go on in its parent's place; leaving has an end."""
+"""A fork of a model starts like a fresh process and does not continue its parent's work; leaving a process takes bounded time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(said))
 
 @pytest.mark.parametrize(("begin", "status"), [("host.begin_hosting()", -15), ("", 7)])
 def test_g8_a_fork_does_not_hear_its_parents_signals(begin: str, status: int) -> None:
-    """SIGTERM ends it at once. Negative control: without the set-up it calls the parent's handler and goes on."""
+    """SIGTERM ends it at once. Negative control: without the setup it calls the parent's handler and continues."""
     code = f"{begin}\nhost.hear_stop(lambda: said.append(1))\n{FORK}"
     assert run(code) == (0, f"{status} 0")
 
@@ -62,7 +62,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_g8_what_a_fork_forks_keeps_its_descriptors() -> None:
-    """Only the first of them lets go of what its parent had."""
+    """Only the first fork releases what its parent had."""
     assert run(GRANDCHILD) == (0, "0")
 
 
@@ -86,13 +86,13 @@ async def main(set_up):
 
 
 def test_g8_a_signal_to_a_fork_does_not_reach_its_parents_loop() -> None:
-    """A fork shares the descriptor that wakes an event loop. Negative control: without the set-up the loop is told."""
+    """A fork shares the descriptor that wakes an event loop. Negative control: without the setup the loop wakes."""
     assert run(f"{LOOP}\nhost.begin_hosting()\nasyncio.run(main(True))") == (0, "-15 False")
     assert run(f"{LOOP}\nasyncio.run(main(False))") == (0, "True")
 
 
 def test_g8_a_model_keeps_its_own_handlers_in_its_forks() -> None:
-    """Only those of this process are put back."""
+    """Only the handlers of this process are reset."""
     code = (
         "host.begin_hosting()\nhost.hear_stop(print)\nsignal.signal(signal.SIGTERM, lambda *_: said.append(1))\n" + FORK
     )
@@ -100,16 +100,16 @@ def test_g8_a_model_keeps_its_own_handlers_in_its_forks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("deed", "status"), [("pass", 0), ("sys.exit(5)", 5), ("sys.exit('why')", 1), ("sys.exit()", 0), ("1 / 0", 1)]
+    ("statement", "status"), [("pass", 0), ("sys.exit(5)", 5), ("sys.exit('why')", 1), ("sys.exit()", 0), ("1 / 0", 1)]
 )
-def test_g8_a_fork_that_comes_back_ends(deed: str, status: int) -> None:
-    """With the status that a script would have had; the parent goes on."""
+def test_g8_a_fork_that_comes_back_ends(statement: str, status: int) -> None:
+    """With the status that a script would have; the parent continues."""
     code = f"""
 here = os.getpid()
 child = os.fork()
 try:
     if child == 0:
-        {deed}
+        {statement}
 finally:
     host.end_fork(here)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -118,7 +118,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_g8_exit_handlers_run_and_may_hang() -> None:
-    """What a model has registered runs; a handler or a thread that never returns does not keep the process."""
+    """A model's exit handlers run; a handler or a thread that never returns does not keep the process."""
     code = """
 host.begin_hosting()
 atexit.register(threading.Event().wait)
@@ -133,7 +133,7 @@ host.leave(3)
 
 
 def test_g8_exit_handlers_that_wait_for_a_deaf_process_come_back() -> None:
-    """They wait for a process that ignores SIGTERM: it is ended, and they go on."""
+    """They wait for a process that ignores SIGTERM: it is killed, and they continue."""
     code = """
 host.begin_hosting()
 import multiprocessing

@@ -8,7 +8,7 @@ from roadworthy.foundation.keys import hash_key, key_id, make_key
 
 
 def test_a_key_holds_its_id() -> None:
-    """The id can be read from the text, every key is another one, and its hash is hex SHA-256."""
+    """The text contains the id, every key is different, and its hash is hex SHA-256."""
     made = [make_key() for _ in range(100)]
     assert len({text for _, text in made}) == 100
     for name, text in made:

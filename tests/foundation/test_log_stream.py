@@ -1,4 +1,4 @@
-"""Log lines reach their descriptor, or are dropped and counted; the one who logs never waits."""
+"""Log lines reach their descriptor, or are dropped and counted; writing never waits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def test_lines_arrive_in_order_and_whole(pipe: tuple[int, int]) -> None:
-    """From several threads at once, each thread's in its order."""
+    """From several threads at once, the lines of each thread in order."""
     reading, writing = pipe
     stream = LogStream(writing, tell)
     found = bytearray()
@@ -59,7 +59,7 @@ def test_lines_arrive_in_order_and_whole(pipe: tuple[int, int]) -> None:
 
 
 def test_d18_a_pipe_that_nobody_reads_costs_lines_and_no_time(pipe: tuple[int, int]) -> None:
-    """Nothing blocks although nobody reads; the bound holds; the count is told once somebody reads; nothing is lost then."""
+    """Without a reader nothing blocks and the bound holds; with one the count is logged once, and no line is lost."""
     reading, writing = pipe
     stream = LogStream(writing, tell, most_held_bytes=10_000)
     for _ in range(1_000):
@@ -91,7 +91,7 @@ def test_d18_a_closed_pipe_costs_lines_and_raises_nothing(pipe: tuple[int, int])
 
 
 def test_d8_a_full_disk_loses_lines_until_there_is_room(monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]) -> None:
-    """What fits is written; after that lines are lost until there is room, and the loss is told on a line of its own."""
+    """Lines that fit are written; later ones are lost until there is room, and a separate line reports the loss."""
     full = True
     written = bytearray()
 
@@ -114,7 +114,7 @@ def test_d8_a_full_disk_loses_lines_until_there_is_room(monkeypatch: pytest.Monk
 
 
 def test_a_descriptor_that_somebody_made_nonblocking(pipe: tuple[int, int]) -> None:
-    """It waits for room instead of taking a full pipe for an error."""
+    """The stream waits for room instead of taking a full pipe for an error."""
     reading, writing = pipe
     os.set_blocking(writing, False)
     stream = LogStream(writing, tell)

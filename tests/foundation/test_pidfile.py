@@ -24,7 +24,7 @@ with hold_pid_file(Path(sys.argv[1])):
 
 
 def test_a_second_holder_is_refused_and_kill_9_frees(tmp_path: Path) -> None:
-    """While another process holds the file it is named; after kill -9 the file can be held at once."""
+    """The error names the process that holds the file; after kill -9 the file can be held at once."""
     path = tmp_path / "supervisor.pid"
     assert running_pid(path) is None
     holder = subprocess.Popen(

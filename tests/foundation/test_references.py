@@ -1,4 +1,4 @@
-"""Names, digests and version references: what is taken and what is refused."""
+"""Names, digests and version references: which are accepted and which are refused."""
 
 from __future__ import annotations
 

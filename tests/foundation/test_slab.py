@@ -45,7 +45,7 @@ def numbers(path: Path, slot: int) -> dict[str, tuple[int, ...]]:
 
 
 def test_a_new_slab_is_private_empty_and_has_its_own_boot(tmp_path: Path) -> None:
-    """Mode 0600, slots that nobody took, and another id each time."""
+    """Mode 0600, slots without a process, and another id each time."""
     first = create_slab(tmp_path / "slab", 2)
     reader = SlabReader(tmp_path / "slab")
     assert (reader.slots, reader.boot) == (2, first)
@@ -57,7 +57,7 @@ def test_a_new_slab_is_private_empty_and_has_its_own_boot(tmp_path: Path) -> Non
 
 
 def test_kill_9_keeps_counters_and_hands_over_what_was_under_way(slab: Path) -> None:
-    """Killed twice in the middle: counters add up, gauges are told to the next and start from zero, crashes are counted."""
+    """Killed twice: counters add up, the next process gets the gauges and starts from zero, crashes are counted."""
     for expected in ("{}\n", "{'running': 2}\n"):
         done = subprocess.run([sys.executable, "-c", WRITE, slab], stdout=subprocess.PIPE, text=True, check=False)
         assert (done.returncode, done.stdout) == (-signal.SIGKILL, expected)
@@ -80,7 +80,7 @@ def test_an_orderly_end_is_no_crash(slab: Path) -> None:
 
 
 def test_slots_do_not_touch_each_other(slab: Path) -> None:
-    """What one slot's writer does is nowhere else."""
+    """Writes in one slot do not show in others."""
     for slot in (0, 2):
         writer = SlotWriter(slab, slot)
         writer.take()
@@ -89,7 +89,7 @@ def test_slots_do_not_touch_each_other(slab: Path) -> None:
 
 
 def test_a_full_table_counts_into_a_cell_that_nobody_reads(slab: Path) -> None:
-    """Names and cells run out, names may be too long: the writer goes on, and says how many series are missing."""
+    """Names and cells run out, or a name is too long: the writer continues, and counts the missing series."""
     writer = SlotWriter(slab, 0)
     writer.take()
     places = [writer.place(f"name {number}") for number in range(10)]
@@ -104,7 +104,7 @@ def test_a_full_table_counts_into_a_cell_that_nobody_reads(slab: Path) -> None:
 
 
 def test_a_name_that_is_not_whole_yet_is_not_seen(slab: Path) -> None:
-    """A length without its text (a processor that reorders writes, a writer killed half-way) is read as absent."""
+    """A length without its text (a processor that reorders writes, a killed writer) is read as absent."""
     writer = SlotWriter(slab, 0)
     writer.take()
     writer.place("whole")
@@ -124,7 +124,7 @@ def test_a_name_that_is_not_whole_yet_is_not_seen(slab: Path) -> None:
 def test_any_sequence_of_writes_and_take_overs_adds_up(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int, bool]]
 ) -> None:
-    """Against a model: sums per name, whoever wrote them."""
+    """Against a model: sums per name, over all writers."""
     path = tmp_path_factory.mktemp("slab") / "slab"
     create_slab(path, 1, names=16, cells=64)
     writer = SlotWriter(path, 0)
@@ -141,7 +141,7 @@ def test_any_sequence_of_writes_and_take_overs_adds_up(
 
 
 def test_readers_meet_a_writer_at_work(slab: Path) -> None:
-    """While a writer counts, every reading is between the one before and the end."""
+    """While a writer counts, every reading is between the previous one and the end."""
     writer = SlotWriter(slab, 0)
     writer.take()
     cell = writer.place("n")
@@ -162,7 +162,7 @@ def test_readers_meet_a_writer_at_work(slab: Path) -> None:
 
 
 def test_a_writer_that_stands_still_in_the_midst_of_a_folding_takes_nothing_back(slab: Path) -> None:
-    """A busy machine may leave it there for long: readers say what they read last. Killed there, it leaves what there is."""
+    """While it pauses in a folding, readers return their last reading. If it is killed there, they return what is left."""
     program = """
 import os, signal, sys
 from pathlib import Path
@@ -196,7 +196,7 @@ with writer._atomically():
 
 
 def test_the_lost_are_accounted_for_in_the_same_step(slab: Path) -> None:
-    """A take-over hands what was left to the new owner before readers see the gauges at zero."""
+    """A take-over passes the gauges to the new owner before readers see them at zero."""
     writer = SlotWriter(slab, 0)
     writer.take()
     writer.values[writer.place("running", kind=GAUGE)] = 4
@@ -214,13 +214,13 @@ def test_the_lost_are_accounted_for_in_the_same_step(slab: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"x" * 5000, b"RW-SLAB\0" + b"\xff" * 5000])
 def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
-    """A file that is no slab of this release raises ValueError."""
+    """A file that is not a slab of this release raises ValueError."""
     (tmp_path / "slab").write_bytes(data)
     with pytest.raises(ValueError, match="not a slab"):
         SlabReader(tmp_path / "slab")
 
 
 def test_unknown_slots_are_refused(slab: Path) -> None:
-    """There is no slot beyond the last."""
+    """Slots beyond the last do not exist."""
     with pytest.raises(ValueError, match="slots 0 to 2"):
         SlotWriter(slab, 3)

@@ -14,13 +14,13 @@ from tests.waiting import DEADLINE_S
 
 
 def test_port_zero_takes_a_free_one() -> None:
-    """The socket listens on the port that it tells."""
+    """The socket listens on the port that it reports."""
     with listen("127.0.0.1", 0) as listener:
         assert socket.create_connection(listener.getsockname(), timeout=DEADLINE_S).close() is None
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
-    """What this machine cannot bind is an error with its own code, not a crash."""
+    """An address that this machine cannot bind is an error with its own code, not a crash."""
     with pytest.raises(SettingsError) as raised:
         listen("192.0.2.1", 0)
     assert raised.value.code == "address-unusable"
@@ -42,6 +42,6 @@ def test_long_unix_paths_work_for_both_ends(tmp_path: Path) -> None:
 
 
 def test_short_unix_paths_stay_as_they_are() -> None:
-    """No detour without need."""
+    """The detour is only for long paths."""
     with unix_address(Path("/run/agent.sock")) as address:
         assert address == "/run/agent.sock"

@@ -1,4 +1,4 @@
-"""Leases: who holds a version is not left without it."""
+"""Leases: a request that holds a version keeps it loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.waiting import DEADLINE_S
 
 
 def test_draining_waits_for_the_last_holder() -> None:
-    """Unloading goes on when the last of several leases is given back, and no new one is given out."""
+    """Unloading continues after the last of several leases is given back, and no new lease is given."""
 
     async def scene() -> None:
         leases = Leases()
@@ -33,5 +33,5 @@ def test_draining_waits_for_the_last_holder() -> None:
 
 
 def test_draining_an_idle_version_is_immediate() -> None:
-    """Nobody holds it: nothing to wait for."""
+    """Without leases there is nothing to wait for."""
     asyncio.run(asyncio.wait_for(Leases().drained(), DEADLINE_S))

@@ -1,4 +1,4 @@
-"""Versions are loaded beside the requests, and unloaded when nobody holds them."""
+"""Versions are loaded while requests go on, and unloaded when no request holds them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def play(doubler: Any, scene: Callable[[Scene], Awaitable[None]]) -> None:
 
 
 def test_loads_what_is_wanted_and_unloads_the_rest(doubler: Any) -> None:
-    """States go from LOADING to READY; what is no longer wanted is closed."""
+    """States go from LOADING to READY; versions that are no longer wanted are closed."""
 
     async def scene(stage: Scene) -> None:
         stage.manager.want(entries("a", "b"), ())
@@ -72,7 +72,7 @@ def test_loads_what_is_wanted_and_unloads_the_rest(doubler: Any) -> None:
 
 
 def test_unloading_waits_for_leases(doubler: Any) -> None:
-    """A held version is out of reach for new requests, and closed when it is given back."""
+    """A held version takes no new requests, and is closed when its lease is given back."""
 
     async def scene(stage: Scene) -> None:
         stage.manager.want(entries("a"), ())
@@ -92,7 +92,7 @@ def test_unloading_waits_for_leases(doubler: Any) -> None:
 
 
 def test_failures_have_a_reason_and_are_retried_when_asked(doubler: Any) -> None:
-    """A refusal tells its code; anything else a safe sentence. The next package is loaded all the same."""
+    """A refusal has its code, any other error a safe sentence. The next package is loaded anyway."""
 
     async def scene(stage: Scene) -> None:
         stage.manager.want(entries("bad", "broken", "a"), ())
@@ -111,7 +111,7 @@ def test_failures_have_a_reason_and_are_retried_when_asked(doubler: Any) -> None
 
 
 def test_c14_many_changes_end_with_the_last_command(doubler: Any) -> None:
-    """Loads and unloads in any order: the end is what was wanted last, and every model is closed as often as it was loaded."""
+    """Loads and unloads in any order: the end is the last wanted set, and every model is closed as often as it was loaded."""
 
     async def scene(stage: Scene) -> None:
         rng = random.Random(7)

@@ -1,4 +1,4 @@
-"""Where a version executes follows from what was asked, what it carries and how long it takes."""
+"""The place of a version follows from its policies, its files and the time of a row."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def asked(where: str, **more: object) -> Policy:
     ],
 )
 def test_where(policies: tuple[Policy, ...], facts: Facts, told: str) -> None:
-    """A process wins where endpoints differ; the reason is told in words."""
+    """Isolation wins where endpoints differ; the reason is in words."""
     assert str(decide(policies, facts)) == told
 
 
 def test_copies_and_bounds() -> None:
-    """What was asked for, the largest of several; else from the cost of a row and the processors."""
+    """The largest of the configured numbers; else from the cost of a row and the processors."""
     assert decide((), SLOW, cpus=16).copies == 5
     assert decide((), SLOW, cpus=4).copies == 2
     assert decide((), LIGHT, cpus=16).copies == 1
@@ -60,7 +60,7 @@ def test_copies_and_bounds() -> None:
 
 
 def test_hang_and_joined_rows() -> None:
-    """A run may take twice the endpoint's timeout, at least ten seconds; rows are bounded when everybody bounds them."""
+    """A run may take twice the endpoint's timeout, at least ten seconds; rows are bounded when all policies bound them."""
     assert decide((Policy(timeout_ms=60_000),), CODE).hang_s == 120
     assert decide((Policy(timeout_ms=100),), CODE).hang_s == 10
     assert decide((asked("process", hang_s=0.5),), CODE).hang_s == 0.5
@@ -71,7 +71,7 @@ def test_hang_and_joined_rows() -> None:
 
 
 def test_policies_of_a_snapshot() -> None:
-    """Those that use a version directly, in a split or as a fallback; else those that serve its model."""
+    """Those of endpoints that use a version in a split or as a fallback; else those that serve its model."""
     first, second = asked("process"), asked("inline", copies=2)
     second = Policy(placement=second.placement, fallback=(Fallback("version", version="m:1", digest="m1"),))
     packages = tuple(PackageEntry(f"{m}{v}", m, v, 1) for m, v in (("m", 1), ("m", 2), ("m", 3), ("k", 1), ("x", 1)))
@@ -96,7 +96,7 @@ def test_what_is_only_shadowed_executes_apart() -> None:
 
 
 def test_rules_of_a_snapshot() -> None:
-    """Those that endpoints name which serve a version of the model, or try one: of every version that is held."""
+    """Those named by endpoints that serve or try a version of the model: for every version that is held."""
     packages = tuple(
         PackageEntry(f"{m}{v}", m, v, 1) for m, v in (("m", 1), ("m", 2), ("k", 1), ("k", 2), ("t", 1), ("x", 1))
     )
@@ -116,7 +116,7 @@ def test_rules_of_a_snapshot() -> None:
 
 
 def test_a_rule_executes_apart_wherever_its_version_does() -> None:
-    """In one process, within the bounds of the version's."""
+    """In one process, within the bounds of its version."""
     ruled = Facts("onnx-exact", "onnx", carries_code=False, one_row_s=0.05, rules=("mean",))
     placed = decide((asked("inline", copies=3, threads=4, memory_mb=500, hang_s=7.0),), ruled, cpus=16)
     assert (placed.where, placed.rules) == ("inline", ("mean",))
@@ -130,7 +130,7 @@ def total(rows: np.ndarray) -> np.ndarray:
 
 
 def test_facts_are_read_from_the_package(tmp_path: Path) -> None:
-    """Runtime, code and the time of a row that was measured at packing; a package that is not here is an error."""
+    """Runtime, code and the time of a row that was measured at pack; a missing package is an error."""
     inputs = np.random.default_rng(0).random((20, 3))
     packed = rw.pack(total, name="total", inputs=inputs, out=tmp_path / "dist", rules={"same": total})
     assert packed.path is not None
@@ -148,7 +148,7 @@ def test_facts_are_read_from_the_package(tmp_path: Path) -> None:
 
 
 def test_g4_a_foreign_graph_runs_inline_only_when_it_is_bounded(tmp_path: Path) -> None:
-    """By its bytes: the time of a row that the package claims, and what an endpoint asks for, do not bring it inside."""
+    """By its bytes: neither a claimed time of a row nor an endpoint's policy brings it inside."""
     rows = np.random.default_rng(0).random((20, 3)).astype(np.float32)
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 3]) for name in "xy"]
     found = []

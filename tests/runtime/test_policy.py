@@ -1,4 +1,4 @@
-"""What to load or unload next."""
+"""The next version to load or unload."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DIGESTS = st.sampled_from("abcde")
 
 
 def test_loads_in_the_order_of_urgency_one_at_a_time() -> None:
-    """The first wanted one is loaded; the next only when that is done."""
+    """The first wanted version is loaded; the next one only after that."""
     assert next_action(["a", "b"], [], {}) == Load("a")
     assert next_action(["a", "b"], [], {"a": State.LOADING}) is None
     assert next_action(["a", "b"], [], {"a": State.READY}) == Load("b")
@@ -19,13 +19,13 @@ def test_loads_in_the_order_of_urgency_one_at_a_time() -> None:
 
 
 def test_what_nobody_wants_goes_first() -> None:
-    """Room is made before it is taken."""
+    """Memory is freed before it is used."""
     assert next_action(["b"], [], {"a": State.READY}) == Unload("a")
     assert next_action(["b"], [], {"a": State.FAILED}) == Forget("a")
 
 
 def test_what_answers_requests_stays() -> None:
-    """A version of the split in service is not unloaded although it is no longer wanted."""
+    """A version of the split in service is not unloaded, although it is no longer wanted."""
     assert next_action(["b"], ["a"], {"a": State.READY, "b": State.READY}) is None
 
 
@@ -35,7 +35,7 @@ def test_what_answers_requests_stays() -> None:
 def test_repeating_the_decision_ends_with_exactly_what_is_wanted(
     wanted: list[str], pinned: set[str], states: dict[str, State]
 ) -> None:
-    """From any state the actions, each carried out, come to an end with everything wanted loaded, and nothing else."""
+    """From any state, carrying out the actions ends with exactly the wanted versions loaded."""
     states = dict(states)
     for _ in range(30):
         states = {

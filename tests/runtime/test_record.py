@@ -17,7 +17,7 @@ KIND = RecordKind("e", 1, "m", 1, "d", "r", "k", 200, "ok", "json")
 
 
 def record(number: int, size: int = 10) -> tuple[RecordKind, RecordRow]:
-    """A record that is told apart by its id."""
+    """A record, identified by its id."""
     return KIND, (str(number), 0, "q", 5, 1, -1, -1, b"i" * size, b"o", 0)
 
 
@@ -59,7 +59,7 @@ def test_records_of_a_moment_travel_in_one_frame_in_order() -> None:
 
 
 def test_a_full_frame_does_not_wait() -> None:
-    """At the limit the frame goes at once; more are cut into frames."""
+    """At the limit the frame goes at once; more records are split into frames."""
 
     async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
         for number in range(module.FLUSH_RECORDS):
@@ -71,7 +71,7 @@ def test_a_full_frame_does_not_wait() -> None:
 
 
 def test_without_a_link_records_wait_and_the_surplus_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fits waits for the link, what does not is dropped and counted; nothing is sent twice."""
+    """Records within the bound wait for the link, others are dropped and counted; nothing is sent twice."""
     monkeypatch.setattr(module, "MAX_HELD_BYTES", 10_000)
 
     async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
@@ -91,8 +91,7 @@ def test_without_a_link_records_wait_and_the_surplus_is_counted(monkeypatch: pyt
 
 
 def test_g21_a_full_buffer_goes_on_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full while the link takes nothing: once it does, what was kept travels, whether or not another record comes; then all is
-    kept again."""
+    """The buffer is full while the link takes nothing. Once it does, the records travel without a new one."""
     monkeypatch.setattr(module, "MAX_HELD_BYTES", 10_000)
 
     async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:

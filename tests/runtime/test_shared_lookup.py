@@ -1,4 +1,4 @@
-"""A cache that shares its answers looks there before it runs, and hands there what it ran; callers notice what they are told."""
+"""A sharing cache looks answers up before it runs requests, and offers new ones; callers only see how they were answered."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def scene(play: Callable[[Cache, Below, There, list[str]], Any], **policy: Any) 
 
 
 def test_what_is_there_is_given_and_kept() -> None:
-    """The version is not asked; the next one is answered from here, for what is left of the time."""
+    """The version is not asked; the next request is answered from here, for the answer's remaining time."""
 
     def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
         first = ask(cache, 1)
@@ -79,7 +79,7 @@ def test_what_is_there_is_given_and_kept() -> None:
 
 
 def test_what_is_not_there_is_run_and_put_there_once_the_caller_has_it() -> None:
-    """With the whole time; what failed is not."""
+    """With the whole time to live; failures are not offered."""
 
     def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
         first = ask(cache, 1)
@@ -102,7 +102,7 @@ def test_what_is_not_there_is_run_and_put_there_once_the_caller_has_it() -> None
 
 
 def test_without_it_nothing_is_different() -> None:
-    """Where nobody is there the version is asked at once, and an error of it that is raised reaches whoever submitted."""
+    """While the store is away the version is asked at once, and an error that it raises reaches the caller of `submit`."""
 
     class Raising(Below):
         def submit(self, batch: Batch, request: PendingRequest) -> None:
@@ -122,7 +122,7 @@ def test_without_it_nothing_is_different() -> None:
 
 
 def test_the_question_tells_whose_answer_is_wanted() -> None:
-    """Other callers, other rows, other versions ask for other keys; with how many rows, and until when."""
+    """Other callers, rows and versions have other keys; the question has the number of rows and the deadline."""
 
     def play(cache: Cache, _below: Below, there: There, _counts: list[str]) -> None:
         first = ask(cache, 1, seconds=500, caller="a")
@@ -140,7 +140,7 @@ def test_the_question_tells_whose_answer_is_wanted() -> None:
 
 
 def test_equal_requests_ask_once() -> None:
-    """Who comes while it is looked up shares what is found, or the run, whichever it becomes."""
+    """Requests that come during the look-up share the found answer, or the run."""
 
     def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
         requests = [ask(cache, 1) for _ in range(5)]
@@ -160,7 +160,7 @@ def test_equal_requests_ask_once() -> None:
 
 
 def test_who_leaves_meanwhile_is_not_run() -> None:
-    """The last one out ends it; what is found is kept all the same; another one begins anew."""
+    """When the last one leaves, nothing runs; a found answer is kept anyway; another request starts anew."""
 
     def play(cache: Cache, below: Below, there: There, _counts: list[str]) -> None:
         ask(cache, 1).drop()
@@ -181,12 +181,12 @@ def test_who_leaves_meanwhile_is_not_run() -> None:
 
 
 def test_the_most_patient_one_counts_for_the_run() -> None:
-    """The version is told the latest deadline of all who came while it was looked up; the impatient one is told in time."""
+    """The version gets the latest deadline of all that came during the look-up; the impatient one is settled in time."""
 
     async def play(cache: Cache, below: Below, there: There, _counts: list[str]) -> None:
         leader, follower = ask(cache, 1, seconds=0.02), ask(cache, 1, seconds=3_600)
         there.clock.step(3_000.0)
-        await soon(lambda: leader.done, "it is told")
+        await soon(lambda: leader.done, "it is settled")
         assert leader.code == "deadline-exceeded"
         there.tell(None)
         assert below.asked[0][1].told == follower.deadline  # type: ignore[attr-defined]
@@ -197,7 +197,7 @@ def test_the_most_patient_one_counts_for_the_run() -> None:
 
 
 def test_an_answer_older_than_the_policy_allows_is_run_anew() -> None:
-    """Others may keep answers for longer, or have before the policy changed; and their time may be up on the way."""
+    """Other gateways may keep answers longer, or did before the policy changed; an answer may also expire on the way."""
 
     def play(cache: Cache, below: Below, there: There, counts: list[str]) -> None:
         for age_s, left_s in ((11.0, 3_000.0), (2.0, 0.0), (0.0, -1.0)):
@@ -218,7 +218,7 @@ def test_an_answer_older_than_the_policy_allows_is_run_anew() -> None:
 
 
 def test_a_version_that_cannot_be_asked_afterwards_is_told() -> None:
-    """Nobody is above any more to take what it raises: those who wait get it, and what nobody foresaw is logged."""
+    """No caller is left to take what it raises: waiting requests get it, and unexpected errors are logged."""
 
     class Raising(Below):
         error: Exception = Unavailable("unloading", code="version-unloading")
@@ -244,7 +244,7 @@ def test_a_version_that_cannot_be_asked_afterwards_is_told() -> None:
 
 
 def test_an_answer_that_has_no_room_here_is_given_all_the_same() -> None:
-    """And is not handed on, nor said to be stored."""
+    """It is not offered to others, nor marked as stored."""
 
     def play(cache: Cache, below: Below, there: There, _counts: list[str]) -> None:
         found = ask(cache, 1)
@@ -259,7 +259,7 @@ def test_an_answer_that_has_no_room_here_is_given_all_the_same() -> None:
 
 
 def test_only_a_cache_policy_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fallback "cached" keeps to what this worker has seen, and what came from there is part of that."""
+    """The fallback "cached" uses what this worker has seen, including answers found in the store."""
     clock = HandClock()
     monkeypatch.setattr("roadworthy.runtime.layers.cache.time", clock)
 

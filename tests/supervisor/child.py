@@ -1,9 +1,9 @@
-"""A child for the supervisor's tests: writes a line to a log for each thing that happens to it, and does what its document says.
+"""A child for the supervisor's tests: writes a line to a log for each event, and does what its document says.
 
 Document: log (file), name; slot and slab make it a worker. fail: exit status at once. die_after_s: kill -9 itself then. stubborn:
-ignore SIGTERM. fd: accept on it. never_ready: stay STARTING. mute: a worker gives no sign of life. grows: hold more memory from
-step to step, without a jump: whenever a worker is looked at first, it has still to grow. prints: print so many lines, in every
-way that there is, and tell the log. leaves: start a process that leaves its session and is nobody's child, and tell the log.
+ignore SIGTERM. fd: accept on it. never_ready: stay STARTING. mute: a worker without heartbeats. grows: hold more memory from step
+to step, without a jump, so that it still has to grow after the first look. prints: print so many lines in every possible way, and
+log it. leaves: start a process that leaves its session and has no living parent, and log it.
 """
 
 from __future__ import annotations

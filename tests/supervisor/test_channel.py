@@ -1,4 +1,4 @@
-"""Children that another child orders: started, kept, killed and stopped as its whole list says, independent of its own life."""
+"""Children that another child orders: started, kept, killed and stopped by its whole list, independent of its own life."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Orderer:
         return {"name": name, "argv": argv, "document": document, "grace_s": DEADLINE_S}
 
     def heard(self, kind: str) -> list[dict[str, Any]]:
-        """What the orderer was told of one kind."""
+        """The messages of one kind that the ordering child got."""
         text = self._heard.read_text() if self._heard.exists() else ""
         return [message for line in text.splitlines() if kind in (message := json.loads(line))]
 
@@ -61,7 +61,7 @@ class Orderer:
 
 
 def test_the_whole_list_is_brought_about(running: Running) -> None:
-    """Missing children start, those no longer listed stop in order, the others are left alone; all is told."""
+    """Missing children start, those no longer listed stop in order, the others stay; all is reported."""
     channel = Orderer(running)
     channel.want("a", "b")
     eventually(lambda: channel.pids("a") and channel.pids("b"), "both run")
@@ -69,14 +69,14 @@ def test_the_whole_list_is_brought_about(running: Running) -> None:
     eventually(lambda: channel.pids("c") and running.events("stop", "a"), "c came and a went")
     told = {(event["started"], event["pid"]) for event in eventually(lambda: channel.heard("started"), "told")}
     assert {("a", channel.pids("a")[0]), ("b", channel.pids("b")[0])} <= told
-    (ended,) = eventually(lambda: channel.heard("died"), "the stop is told")
+    (ended,) = eventually(lambda: channel.heard("died"), "the stop is reported")
     assert (ended["died"], ended["status"], ended["next_start_s"]) == ("a", 0, None)
     assert len(running.events("start", "b")) == 1
     assert running.end(signal.SIGTERM) == 0
 
 
 def test_ordered_children_stop_after_the_workers_and_before_their_orderer(running: Running) -> None:
-    """Workers still need them; who ordered them sees them go."""
+    """Workers still need them; the ordering child sees their exits."""
     channel = Orderer(running, running.plan("w", slot=0), running.plan("control", stage=3))
     channel.want("a")
     eventually(lambda: channel.pids("a"), "a runs")
@@ -86,7 +86,7 @@ def test_ordered_children_stop_after_the_workers_and_before_their_orderer(runnin
 
 
 def test_an_ordered_child_that_dies_is_told_and_started_again(running: Running) -> None:
-    """With its signal, and with growing pauses when it goes on dying."""
+    """Its exit status is reported, and it restarts with backoff while it keeps exiting."""
     channel = Orderer(running)
     channel.want("bad", fail=3)
     exits = eventually(lambda: len(found := channel.heard("died")) >= 4 and found, "four deaths")
@@ -94,7 +94,7 @@ def test_an_ordered_child_that_dies_is_told_and_started_again(running: Running) 
     assert [ended["deaths"] for ended in exits[:4]] == [1, 2, 3, 4]
     assert all(ended["next_start_s"] <= pause for ended, pause in zip(exits, (0.0, 0.1, 0.2, 0.4), strict=False))
     eventually(
-        lambda: all(f"again in {pause} s" in running.said() for pause in (0.0, 0.1, 0.2, 0.4)), "pauses are told"
+        lambda: all(f"again in {pause} s" in running.said() for pause in (0.0, 0.1, 0.2, 0.4)), "delays are logged"
     )
     channel.want()
     channel.want("good")
@@ -103,7 +103,7 @@ def test_an_ordered_child_that_dies_is_told_and_started_again(running: Running) 
 
 
 def test_the_orderer_has_a_life_killed(running: Running) -> None:
-    """Only the life that it names; the reason comes back with the death, and the child is started again."""
+    """Only the named process is killed; its exit is reported with the reason, and the child restarts."""
     channel = Orderer(running)
     channel.want("a")
     (pid,) = eventually(lambda: channel.pids("a"), "a runs")
@@ -116,7 +116,7 @@ def test_the_orderer_has_a_life_killed(running: Running) -> None:
 
 
 def test_d2_ordered_children_outlive_their_orderer(running: Running) -> None:
-    """kill -9 of the orderer: the children stay, and its next life hears what died meanwhile and who runs."""
+    """After kill -9 of the ordering child its children stay; its next process hears of exits and of running children."""
     channel = Orderer(running)
     channel.want("a", "b")
     (first,), (second,) = eventually(
@@ -135,7 +135,7 @@ def test_d2_ordered_children_outlive_their_orderer(running: Running) -> None:
 
 
 def test_d2_what_a_killed_orderer_had_not_read_is_told_to_its_next_life(running: Running) -> None:
-    """A death that lies in the channel of an orderer that never reads it is not lost; what it had heard is not told again."""
+    """An unread report of an exit is not lost; confirmed messages are not sent again."""
     channel = Orderer(running)
     channel.want("a", "b")
     (first,), (second,) = eventually(
@@ -165,7 +165,7 @@ def test_d2_kill_9_of_the_supervisor_ends_ordered_children(running: Running) -> 
 
 
 def test_the_longest_name_of_a_runner_may_be_ordered(running: Running) -> None:
-    """Of a rule with the longest name that a package can give it, with every character that one may have."""
+    """That of a rule with the longest name that a package allows, with every allowed character."""
     channel = Orderer(running)
     rule = "a_rule.v-2".ljust(64, "x")
     name = f"runner-{runner_stem('f' * 64, rule)}-255-{'f' * 8}.{1 << 40}"
@@ -188,7 +188,7 @@ def test_the_longest_name_of_a_runner_may_be_ordered(running: Running) -> None:
     ids=str,
 )
 def test_nothing_but_the_allowed_command_is_started(running: Running, wrong: dict[str, Any]) -> None:
-    """A list with anything wrong in it is refused whole; the one before stays in force, and the supervisor runs on."""
+    """A list with any fault is refused whole; the previous list stays in force, and the supervisor runs on."""
     channel = Orderer(running)
     channel.want("a")
     (pid,) = eventually(lambda: channel.pids("a"), "a runs")
@@ -202,7 +202,7 @@ def test_nothing_but_the_allowed_command_is_started(running: Running, wrong: dic
 
 
 def test_an_order_that_cannot_be_read_does_no_harm(running: Running) -> None:
-    """Neither no JSON, nor JSON of another shape."""
+    """Neither invalid JSON nor JSON of another shape."""
     channel = Orderer(running)
     with Path(running.folder, "orders").open("a") as orders:
         orders.write('{"children"\n[1, 2]\n{"children": 7}\n{"children": [7]}\n{"kill": "agent", "pid": 1}\n')
@@ -212,7 +212,7 @@ def test_an_order_that_cannot_be_read_does_no_harm(running: Running) -> None:
 
 
 def test_g21_many_orders_at_once_do_not_end_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A supervisor that stood still finds more than one message's bound: only a single line may not be longer."""
+    """After a pause the supervisor finds more bytes than one message may have: only a single line is limited."""
     monkeypatch.setattr(ordering_module, "_LONGEST_MESSAGE", 1_000)
     channel = ordering_module.SupervisorChannel(Orders((CHILD,), 1), [])
     orderer = channel.open()

@@ -1,4 +1,4 @@
-"""Whatever a child has started ends when the child has ended, and is waited for."""
+"""All processes that a child has started end when the child has exited, and are waited for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def left_by(place: Running, count: int = 1) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_g8_what_a_child_leaves_ends_with_it(running: Running, number: int) -> None:
-    """However it ends. No zombie stays either: `is_running` would see it."""
+    """However it exits. No zombie stays either: `is_running` would see it."""
     running.start(running.plan("a", leaves=True))
     running.wait_ready(1)
     left = left_by(running)
@@ -37,7 +37,7 @@ def test_g8_what_a_child_leaves_ends_with_it(running: Running, number: int) -> N
 
 
 def test_g8_what_was_there_before_the_supervisor_stays(running: Running, tmp_path: Path) -> None:
-    """A shell may have become the supervisor: its own background processes are none of ours."""
+    """A shell may have become the supervisor: its own background processes are spared."""
     told = tmp_path / "told"
     running.start(
         running.plan("a", leaves=True),

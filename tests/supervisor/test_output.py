@@ -1,4 +1,4 @@
-"""What children print reaches the log as JSON, bounded in length and number."""
+"""Output of children reaches the log as JSON, bounded in length and number."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ class Log:
 
 
 def test_what_a_child_prints_is_json_in_the_log(running: Running) -> None:
-    """In whatever way it prints, also in the name of another; what is too much is dropped and counted, none of its own log."""
+    """However it prints, even under another name; excess lines are dropped and counted, none of its own log."""
     count = 3 * MOST_AT_ONCE
     running.start(running.plan("w", prints=count))
     running.wait_ready(1)
-    eventually(lambda: running.said().count('"printed"') >= MOST_AT_ONCE, "as many lines as may come at once are told")
+    eventually(
+        lambda: running.said().count('"printed"') >= MOST_AT_ONCE, "as many lines as may come at once are logged"
+    )
     assert running.end(signal.SIGTERM) == 0
     lines = [json.loads(line) for line in running.said().splitlines()]
     assert [line for line in lines if line["event"] == "own log"] == [{"event": "own log"}]
@@ -57,7 +59,7 @@ def test_what_a_child_prints_is_json_in_the_log(running: Running) -> None:
 
 
 def test_so_many_lines_at_once_and_then_some_a_second() -> None:
-    """By a clock that the test moves; how many were dropped is told before the next one, and at the end."""
+    """By a clock that the test moves; the number of dropped lines is logged before the next line, and at the end."""
     log = Log()
     log.printed.take(b"a\n" * (MOST_AT_ONCE + 5))
     assert len(log.told()) == MOST_AT_ONCE
@@ -85,7 +87,7 @@ def test_lines_are_the_same_however_they_come(parts: list[bytes]) -> None:
 
 
 def test_a_line_without_an_end_is_held_no_longer_than_it_is_told() -> None:
-    """However much of it comes."""
+    """However many bytes it has."""
     log = Log()
     for _ in range(100):
         log.printed.take(b"x" * 65_536)

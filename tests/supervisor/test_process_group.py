@@ -1,4 +1,4 @@
-"""The supervisor's children by a clock that the test moves: when a dead one is started again, and how long a stop may take."""
+"""The supervisor's children by a clock that the test moves: when an exited one restarts, and how long a stop may take."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def running_child(plan: ChildPlan) -> Iterator[tuple[ProcessGroup, ManagedProces
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
-    """The group's clock."""
+    """The process group's clock."""
     clock = HandClock()
     monkeypatch.setattr("roadworthy.supervisor.process_group.time", clock)
     return clock
 
 
 def test_d4_a_child_has_its_whole_grace(clock: HandClock) -> None:
-    """Not killed a moment before it is over, killed after it."""
+    """Not killed a moment before the grace is over, killed after it."""
     with running_child(ChildPlan("deaf", FOREVER, {}, grace_s=30.0)) as (group, child, _):
         process = child.process
         assert process is not None
@@ -55,7 +55,7 @@ def test_d4_a_child_has_its_whole_grace(clock: HandClock) -> None:
 
 
 def test_d4_what_was_ordered_does_not_hold_up_the_stop_of_everything(clock: HandClock) -> None:
-    """Its callers are gone: a model that hangs for the minutes that a run may take is not waited for, unless it stops alone."""
+    """Its callers are gone: a long run of a hanging model delays a stop of this child alone only."""
     with running_child(ChildPlan("runner", FOREVER, {}, grace_s=125.0)) as (group, child, _):
         child.ordered = True
         group.ask_to_stop(child)
@@ -70,8 +70,12 @@ def test_d4_what_was_ordered_does_not_hold_up_the_stop_of_everything(clock: Hand
 
 
 def test_a_child_that_keeps_dying_is_started_again_after_its_pause(clock: HandClock) -> None:
-    """None after the first quick death, then twice as much each time up to the longest; a healthy life forgets all."""
-    with running_child(ChildPlan("bad", (sys.executable, "-c", "raise SystemExit(3)"), {})) as (group, child, quick_exits):
+    """No delay after the first quick exit, then doubling up to the cap; a healthy life resets it."""
+    with running_child(ChildPlan("bad", (sys.executable, "-c", "raise SystemExit(3)"), {})) as (
+        group,
+        child,
+        quick_exits,
+    ):
 
         def die() -> float:
             assert child.process is not None

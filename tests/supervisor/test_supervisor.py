@@ -1,4 +1,4 @@
-"""The supervisor with real children: starts, restarts, stops in order, recycles warm, and leaves nobody behind."""
+"""The supervisor with real children: starts, restarts, stops in order, recycles warm, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["running"]
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_children_stop_stage_by_stage(running: Running, number: int) -> None:
-    """The lowest stage has wholly stopped before the next is told; the exit status is 0."""
+    """The lowest stage has stopped completely before the next is asked to stop; the exit status is 0."""
     running.start(
         running.plan("control", stage=2), running.plan("agent", stage=1), *(running.plan(f"w{i}") for i in (0, 1))
     )
@@ -36,7 +36,7 @@ def test_children_stop_stage_by_stage(running: Running, number: int) -> None:
 
 
 def test_a_killed_child_is_started_again_at_once(running: Running) -> None:
-    """kill -9 of a child that ran well: a new one without a pause, in the same slot."""
+    """After kill -9 of a child that ran well: a new one without delay, in the same slot."""
     running.start(running.plan("w", slot=0))
     running.wait_ready(1)
     os.kill(running.events("ready")[0][1], signal.SIGKILL)
@@ -50,7 +50,7 @@ def test_a_killed_child_is_started_again_at_once(running: Running) -> None:
 
 
 def test_a_child_that_keeps_dying_gets_growing_pauses(running: Running) -> None:
-    """No restart loop hotter than its pauses (0, 0.1, 0.2, 0.4, 0.4 s here), and the others are left alone."""
+    """No restarts faster than the backoff (0, 0.1, 0.2, 0.4, 0.4 s here), and the others are not affected."""
     running.start(running.plan("bad", fail=3), running.plan("good"))
     eventually(lambda: len(running.events("start", "bad")) >= 6, "six starts")
     assert len(running.events("start", "good")) == 1
@@ -66,7 +66,7 @@ def test_a_child_that_refuses_to_start_stops_everything(running: Running) -> Non
 
 
 def test_d4_a_child_that_ignores_sigterm_is_killed_after_its_grace(running: Running) -> None:
-    """The grace is kept, then it is force, and the exit status says so."""
+    """The grace is kept, then the child is killed, and the exit status says so."""
     running.start(running.plan("deaf", stubborn=True, grace_s=0.3), running.plan("agent", stage=1))
     running.wait_ready(2)
     assert running.end(signal.SIGTERM) == 1
@@ -75,7 +75,7 @@ def test_d4_a_child_that_ignores_sigterm_is_killed_after_its_grace(running: Runn
 
 
 def test_d4_a_second_signal_forces(running: Running) -> None:
-    """Whoever asks twice does not wait for the grace; status and log say that not everything could finish."""
+    """A second signal does not wait for the grace; status and log say that some children could not finish."""
     running.start(running.plan("deaf", stubborn=True, grace_s=3_600))
     running.wait_ready(1)
     running.signal(signal.SIGTERM)
@@ -139,7 +139,7 @@ def test_workers_are_recycled_without_a_gap(running: Running) -> None:
 
 
 def test_a_replacement_that_does_not_become_ready_costs_nothing(running: Running) -> None:
-    """It is given up; the old worker goes on, and the next recycle tries again in the same spare slot."""
+    """It is given up; the old worker stays, and the next recycle tries again in the same spare slot."""
     running.start(running.plan("w", slot=0, never_ready=True), ready_s=0.3)
     running.wait_ready(1)
     for count in (1, 2):
@@ -154,7 +154,7 @@ def test_a_replacement_that_does_not_become_ready_costs_nothing(running: Running
 
 @pytest.mark.parametrize("worker", [False, True])
 def test_an_idle_supervisor_sleeps(running: Running, monkeypatch: pytest.MonkeyPatch, worker: bool) -> None:
-    """With nothing under way it waits for an event, without a limit; where there are workers, until the next look at them."""
+    """With nothing under way it waits for an event without limit; with workers, until the next look at them."""
     document = running.plan("w", **({"slot": 0} if worker else {}))
     plan = ChildPlan(**{**document, "fds": ()})
     limits = WorkerLimits(look_s=3_600.0)

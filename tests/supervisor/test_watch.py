@@ -1,4 +1,4 @@
-"""What the supervisor does about workers that hang or hold too much memory."""
+"""How the supervisor treats workers that hang or hold too much memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Watched:
 
 
 def test_c4_a_worker_without_a_sign_of_life_is_killed_and_started_again(running: Running) -> None:
-    """The other worker is left alone; the log says why."""
+    """The other worker is not affected; the log has the reason."""
     running.start(running.plan("mute", slot=0, mute=True), running.plan("w", slot=1), hang_s=4.0, look_s=0.1)
     running.wait_ready(2)
     (_, pid, _) = running.events("ready", "mute")[0]
@@ -60,7 +60,7 @@ def test_c4_a_worker_without_a_sign_of_life_is_killed_and_started_again(running:
 
 
 def test_a_machine_that_stood_still_kills_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything stood for longer than a worker may be silent, and goes on: it has had no time to give a sign."""
+    """All processes stood still for longer than a worker may be silent: it has had no time for a heartbeat."""
     watched = Watched(tmp_path, monkeypatch, hang_s=15.0, look_s=1.0)
     for _ in range(2):
         watched.clock.step(100.0)
@@ -73,7 +73,7 @@ def test_a_machine_that_stood_still_kills_no_worker(tmp_path: Path, monkeypatch:
 
 
 def test_c11_a_worker_that_outgrows_its_bound_is_replaced_warm(running: Running) -> None:
-    """The replacement is READY before the old one is told to stop; every call is answered."""
+    """The replacement is READY before the old worker is asked to stop; every call is answered."""
     with listen("127.0.0.1", 0) as listener:
         port, fd = listener.getsockname()[1], listener.fileno()
         plan = running.plan("w", fds=(fd,), fd=fd, slot=0, grows=True)
@@ -115,11 +115,11 @@ def test_c11_a_worker_that_leaks_is_replaced_below_its_bound(running: Running) -
 def test_a_worker_that_is_born_too_large_is_not_replaced_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another one would be as large; the log says so, once."""
+    """A new one would be as large; the log says so once."""
     watched = Watched(tmp_path, monkeypatch, memory_bytes=1 << 20)
     for _ in range(20):
         watched.writer.heartbeat()
         assert watched.look() == ([], [])
     (line,) = watched.said
-    assert line.startswith("w holds ")
+    assert line.startswith("w has held ")
     assert line.endswith("since its start, more than its bound")

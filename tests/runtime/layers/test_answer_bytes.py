@@ -89,7 +89,7 @@ def total(*values: float) -> Batch:
 @settings(deadline=None, max_examples=300)
 @given(batches(), st.integers(0, 2**64 - 1))
 def test_answers_come_back_as_they_were(batch: Batch, ttl_ms: int) -> None:
-    """Of every type and shape, with nulls, however they lay in memory."""
+    """Answers of every type and shape, with nulls, in any memory layout."""
     form = AnswerBytes(batch.layout)
     entry = form.encode(KEY, batch, ttl_ms)
     found = form.decode(KEY, entry, batch.rows)
@@ -106,7 +106,7 @@ def test_answers_come_back_as_they_were(batch: Batch, ttl_ms: int) -> None:
 @settings(deadline=None, max_examples=300)
 @given(batches(), st.data())
 def test_one_changed_byte_is_found(batch: Batch, data: st.DataObject) -> None:
-    """Wherever it is, and whatever is missing or too much at the end."""
+    """At any position; missing and extra bytes at the end are found too."""
     form = AnswerBytes(batch.layout)
     entry = form.encode(KEY, batch, 1_000)
     at, change = data.draw(st.integers(0, len(entry) - 1)), data.draw(st.integers(1, 255))
@@ -121,7 +121,7 @@ def test_one_changed_byte_is_found(batch: Batch, data: st.DataObject) -> None:
 def test_whoever_knows_the_checksum_still_writes_an_answer_of_this_form_or_none(
     body: bytes, rows: int, batch: Batch
 ) -> None:
-    """Any body with a right checksum is refused, or has the types and the shape of the version's outputs."""
+    """Any body with a valid checksum is refused, or has the types and the shape of the version's outputs."""
     form = AnswerBytes(batch.layout)
     good = form.encode(KEY, batch, 1_000)
     for forged in (body, form._print + body, good[20:48] + body, good[20:48][:-4] + rows.to_bytes(4, "little") + body):
@@ -138,7 +138,7 @@ def test_whoever_knows_the_checksum_still_writes_an_answer_of_this_form_or_none(
 
 
 def test_an_answer_to_another_question_is_refused() -> None:
-    """Under another key, of another number of rows, of other names, types or shapes; a pickle is not even looked at."""
+    """Another key, number of rows, names, types or shapes; a pickle is not even examined."""
     form = AnswerBytes(TOTAL)
     entry = form.encode(KEY, total(1.0), 1_000)
     assert form.decode(KEY, entry, 1).batch.blocks[0].values.tolist() == [[1.0]]
@@ -156,7 +156,7 @@ def test_an_answer_to_another_question_is_refused() -> None:
 
 
 def test_what_cannot_be_read_again_is_not_written() -> None:
-    """Values of another type than the layout's, texts that are none, objects that JSON does not know, and what is too large."""
+    """Values of other types than the layout's, non-texts as texts, objects without a JSON form, and too large answers."""
     text, nested = Layout((Field("x", DType.STRING),)), Layout((Field("x", DType.JSON),))
 
     def objects(value: object) -> tuple[Block]:
@@ -177,7 +177,7 @@ def test_what_cannot_be_read_again_is_not_written() -> None:
 
 
 def test_the_format_is_the_one_that_its_number_says() -> None:
-    """Other releases read these bytes: whoever changes them raises FORMAT, and pins the new ones here."""
+    """Other releases read these bytes: a change of them must raise FORMAT and pin the new bytes here."""
     mixed = Layout((Field("n", DType.FLOAT32), Field("s", DType.STRING, nullable=True), Field("j", DType.JSON)))
     texts, nested = np.empty((1, 1), object), np.empty((1, 1), object)
     nested[0, 0] = {"a": [1, None]}

@@ -1,4 +1,4 @@
-"""When a version is left alone, when it is tried again, and that all workers of a machine agree about it."""
+"""When the breaker opens, when it tries the version again, and how all workers of a machine agree."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def opened(policy: BreakerPolicy | None = None) -> Circuit:
 
 
 def test_it_opens_at_the_rate_and_not_before() -> None:
-    """Half of 20 by default; 9 of 20 are not enough, nor 19 of 19."""
+    """At half of 20 by default; 9 of 20 are not enough, nor 19 of 19."""
     few = Circuit(BreakerPolicy(), OwnCells())
     fail(few, BEGIN, 9, good=11)
     assert few.admits(BEGIN)
@@ -86,7 +86,7 @@ def test_it_opens_at_the_rate_and_not_before() -> None:
 
 
 def test_it_looks_only_now_and_then() -> None:
-    """Between two looks nothing is read, however many requests come."""
+    """No cells are read between two looks, however many requests come."""
     reads = []
 
     class Counted(OwnCells):
@@ -101,7 +101,7 @@ def test_it_looks_only_now_and_then() -> None:
 
 
 def test_slow_answers_open_it_where_asked() -> None:
-    """Eight of ten are slow: open with a bound for slowness, closed without one."""
+    """Eight of ten answers are slow: with a slowness bound the circuit opens, without one it stays closed."""
     for slow_ms, state in ((100.0, State.OPEN), (None, State.CLOSED)):
         circuit = Circuit(BreakerPolicy(slow_ms=slow_ms), OwnCells())
         for number in range(20):
@@ -111,7 +111,7 @@ def test_slow_answers_open_it_where_asked() -> None:
 
 
 def test_what_lies_before_the_window_does_not_count() -> None:
-    """Failures of eleven seconds ago are forgotten; those of eight seconds ago are not."""
+    """Failures from eleven seconds ago are forgotten; those from eight seconds ago are not."""
     for seconds, closed in ((11, True), (8, False)):
         circuit = Circuit(BreakerPolicy(window_s=10), OwnCells())
         fail(circuit, BEGIN, 20)
@@ -119,7 +119,7 @@ def test_what_lies_before_the_window_does_not_count() -> None:
 
 
 def test_probes_close_it_again() -> None:
-    """Nobody for open_s, then as many as there are probes and no more at a time; all good: closed, with a clean slate."""
+    """No request for open_s, then at most `probes` at a time; when all succeed, the circuit closes and its counts start anew."""
     circuit = opened()
     assert circuit.probe(BEGIN + 4 * S) is None
     now = BEGIN + 5 * S
@@ -135,7 +135,7 @@ def test_probes_close_it_again() -> None:
 
 
 def test_one_bad_probe_opens_it_again() -> None:
-    """For as long as the first time; what other probes of that time say counts no more."""
+    """For as long as the first time; other probes of that period no longer count."""
     circuit = opened()
     now = BEGIN + 5 * S
     first, second = circuit.probe(now), circuit.probe(now)
@@ -150,7 +150,7 @@ def test_one_bad_probe_opens_it_again() -> None:
 
 
 def test_a_probe_that_tells_nothing_gives_its_place_back() -> None:
-    """A request that was refused for a fault of its own is no verdict, and another may try."""
+    """A request that was refused for its own fault gives no verdict, and another request may probe."""
     circuit = opened(BreakerPolicy(probes=1))
     now = BEGIN + 5 * S
     period = circuit.probe(now)
@@ -162,7 +162,7 @@ def test_a_probe_that_tells_nothing_gives_its_place_back() -> None:
 
 
 def test_workers_open_and_close_together() -> None:
-    """What each has seen is not enough, together it is; within a look all refuse; the probes are of all of them together."""
+    """Failures of one worker are not enough, together they are; within a look all refuse; the probes are shared by all."""
     machine = Machine(4)
     circuits = [Circuit(BreakerPolicy(), machine.worker(number)) for number in range(4)]
     for circuit in circuits:
@@ -178,7 +178,7 @@ def test_workers_open_and_close_together() -> None:
 
 
 def test_a_dead_workers_probes_hold_nobody_up() -> None:
-    """It was killed with the only probe in flight: another worker may try."""
+    """The worker was killed with the only probe in flight: another worker may probe."""
     machine = Machine(2)
     one, other = (Circuit(BreakerPolicy(probes=1), machine.worker(number)) for number in range(2))
     fail(one, BEGIN, 20)
@@ -192,7 +192,7 @@ def test_a_dead_workers_probes_hold_nobody_up() -> None:
 
 
 def test_state_survives_a_worker() -> None:
-    """Who takes its place finds the circuit open."""
+    """A worker's replacement finds the circuit open."""
     cells = OwnCells()
     circuit = Circuit(BreakerPolicy(), cells)
     fail(circuit, BEGIN, 20)
@@ -206,7 +206,7 @@ def test_state_survives_a_worker() -> None:
     st.integers(1, 40),
 )
 def test_it_never_opens_on_too_few(events: list[tuple[int, bool, bool, int]], least: int) -> None:
-    """Whatever comes in whatever order from four workers: no verdict on fewer than min_requests in the window."""
+    """For any outcomes in any order from four workers: no verdict on fewer than min_requests in the window."""
     machine = Machine(4)
     policy = BreakerPolicy(min_requests=least, failure_rate=0.01, slow_ms=1.0, slow_rate=0.01)
     circuits = [Circuit(policy, machine.worker(number)) for number in range(4)]
@@ -223,7 +223,7 @@ def test_it_never_opens_on_too_few(events: list[tuple[int, bool, bool, int]], le
 
 
 def test_d14_only_the_monotonic_clock_counts(monkeypatch: pytest.MonkeyPatch, clock: HandClock) -> None:
-    """The clock on the wall may jump by an hour either way: what is open stays open as long as it would have."""
+    """The wall clock jumps by an hour either way: an open circuit stays open for the same time."""
     breaker, below = layer(BreakerPolicy(min_requests=2, open_s=60.0))
     for jump in (0.0, 3_600.0, -3_600.0):
         monkeypatch.setattr(time, "time", lambda jump=jump: 1e9 + jump)
@@ -303,7 +303,7 @@ def ask(breaker: Breaker, seconds: float = 30.0) -> Told:
     ids=lambda value: getattr(value, "code", None),
 )
 def test_what_counts_as_a_failure(clock: HandClock, outcome: Outcome, counts: bool) -> None:
-    """The version's own faults open it; whatever the caller or the gateway did does not. The refusal says when to come back."""
+    """The version's own faults open it; faults of the caller or the gateway do not. The refusal says when to come back."""
     breaker, below = layer(BreakerPolicy(min_requests=5))
     below.outcomes = itertools.repeat(outcome)
     for _ in range(10):
@@ -318,7 +318,7 @@ def test_what_counts_as_a_failure(clock: HandClock, outcome: Outcome, counts: bo
 
 
 def test_an_impatient_caller_opens_nothing(clock: HandClock) -> None:
-    """Deadlines shorter than what answers usually take say nothing about the version: nobody may cut off the others."""
+    """Deadlines shorter than the usual answer say nothing about the version: no caller can cut off the others."""
     breaker, below = layer(BreakerPolicy(min_requests=5))
     below.outcomes = itertools.repeat(DeadlineExceeded("late"))
     for _ in range(50):
@@ -329,7 +329,7 @@ def test_an_impatient_caller_opens_nothing(clock: HandClock) -> None:
 
 
 def test_it_is_well_again_after_its_probes(clock: HandClock) -> None:
-    """Open, half-open, closed; a probe whose caller goes is run all the same and counts."""
+    """Open, half-open, closed; a probe whose caller leaves runs anyway and counts."""
     breaker, below = layer(BreakerPolicy(min_requests=4, open_s=0.1, probes=2))
     below.outcomes = itertools.repeat(BAD)
     for _ in range(4):
@@ -352,7 +352,7 @@ def test_it_is_well_again_after_its_probes(clock: HandClock) -> None:
 
 
 def test_b4_who_is_gone_is_not_run() -> None:
-    """Dropped at the top is done at the bottom, and counts for nothing."""
+    """A request dropped at the top is done at the bottom, and does not count."""
     breaker, below = layer(BreakerPolicy())
     request = ask(breaker)
     request.drop()

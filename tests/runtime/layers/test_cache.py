@@ -1,4 +1,4 @@
-"""Equal requests are answered again, and run once; nobody gets another's answer, another's deadline, or a fault that was kept."""
+"""Equal requests are answered from the cache and run once; no caller gets another's answer or deadline, or a kept fault."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def answer(value: float) -> Answer:
 
 
 class Told(PendingRequest):
-    """A ticket that remembers every outcome."""
+    """A pending request that remembers every outcome."""
 
     def __init__(self, seconds: float = 3_600.0, caller: str = "") -> None:
         super().__init__(time.monotonic() + seconds, caller)
@@ -80,7 +80,7 @@ class Told(PendingRequest):
 
 
 class Below:
-    """A version that answers when it is told to."""
+    """A version that answers when the test says so."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Batch, PendingRequest]] = []
@@ -120,7 +120,7 @@ def ask(cache: Cache, value: float, seconds: float = 3_600.0, caller: str = "") 
 
 
 def test_an_equal_request_is_answered_again() -> None:
-    """The second one does not reach the version; both say what became of them."""
+    """The second request does not reach the version; both replies say how they were answered."""
 
     def play(cache: Cache, below: Below, counts: list[str]) -> None:
         first = ask(cache, 1)
@@ -139,7 +139,7 @@ def test_an_equal_request_is_answered_again() -> None:
 
 
 def test_what_is_kept_holds_no_other_rows() -> None:
-    """The rows of others that were in the same run are let go."""
+    """The rows of other requests in the same run are released."""
 
     def play(cache: Cache, below: Below, _counts: list[str]) -> None:
         ask(cache, 1)
@@ -172,7 +172,7 @@ def test_callers_are_kept_apart_unless_shared() -> None:
 
 
 def test_an_old_answer_is_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the time to live the version is asked again, and the reply says that what was kept was stale."""
+    """After the time to live the version is asked again, and the reply says that the kept answer was stale."""
     clock = HandClock()
     monkeypatch.setattr("roadworthy.runtime.layers.cache.time", clock)
 
@@ -188,7 +188,7 @@ def test_an_old_answer_is_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_faults_are_never_kept() -> None:
-    """All who waited for the run hear of it, the next one is run."""
+    """All requests that waited for the run get the fault; the next one runs again."""
 
     def play(cache: Cache, below: Below, counts: list[str]) -> None:
         first, second = ask(cache, 1), ask(cache, 1)
@@ -203,7 +203,7 @@ def test_faults_are_never_kept() -> None:
 
 
 def test_equal_requests_run_once() -> None:
-    """Those that wait at the same moment share one run, whoever asked first, and say so."""
+    """Those that wait at the same moment share one run, from any caller, and their replies say so."""
 
     def play(cache: Cache, below: Below, counts: list[str]) -> None:
         requests = [ask(cache, 1) for _ in range(50)]
@@ -221,7 +221,7 @@ def test_equal_requests_run_once() -> None:
 
 
 def test_a_leader_that_goes_takes_nobody_along() -> None:
-    """Its run goes on for the followers; once all are gone, it may be left out, and the next request begins anew."""
+    """Its run continues for the followers; once all have left, the run may be skipped, and the next request starts anew."""
 
     def play(cache: Cache, below: Below, _counts: list[str]) -> None:
         leader, follower = ask(cache, 1), ask(cache, 1)
@@ -241,12 +241,12 @@ def test_a_leader_that_goes_takes_nobody_along() -> None:
 
 
 def test_each_keeps_its_own_deadline() -> None:
-    """The impatient leader is told at its deadline; the follower has longer and gets the answer."""
+    """The impatient leader is settled at its deadline; the follower has more time and gets the answer."""
 
     async def play(cache: Cache, below: Below, _counts: list[str]) -> None:
         leader, follower = ask(cache, 1, seconds=0.02), ask(cache, 1, seconds=3_600)
         impatient = ask(cache, 1, seconds=0.01)
-        await soon(lambda: leader.done and impatient.done, "both are told")
+        await soon(lambda: leader.done and impatient.done, "both are settled")
         assert (leader.code, impatient.code) == ("deadline-exceeded", "deadline-exceeded")
         assert not follower.done
         below.settle()
@@ -256,7 +256,7 @@ def test_each_keeps_its_own_deadline() -> None:
 
 
 def test_a_follower_with_more_time_takes_over() -> None:
-    """A version that gave up at the leader's deadline is asked again, once, for those who still wait."""
+    """A version that gave up at the leader's deadline is asked again for the requests that still wait."""
 
     async def play(cache: Cache, below: Below, _counts: list[str]) -> None:
         leader, follower = ask(cache, 1, seconds=600), ask(cache, 1, seconds=3_600)
@@ -271,7 +271,7 @@ def test_a_follower_with_more_time_takes_over() -> None:
 
 
 def test_the_bounds_hold() -> None:
-    """Number and bytes: the least recently used goes first; what is larger than all is not kept."""
+    """Number and bytes: the least recently used entry goes first; an answer larger than the whole store is not kept."""
     store = AnswerStore(max_entries=2, max_bytes=10_000)
     for name in (b"a", b"b"):
         store.put(name, x(1), 0.0)
@@ -287,7 +287,7 @@ def test_the_bounds_hold() -> None:
 
 
 def test_rows_of_many_bytes_are_not_looked_up() -> None:
-    """They go straight to the version, and are counted as such."""
+    """They go straight to the version, and count as bypass."""
     rows = MAX_KEYED_BYTES // 8 + 1
     batch = Batch(X, rows, (Block(np.zeros((rows, 1))),))
 
@@ -301,7 +301,7 @@ def test_rows_of_many_bytes_are_not_looked_up() -> None:
 
 
 def test_flights_that_were_dropped_below_are_forgotten() -> None:
-    """A version leaves out whom nobody waits for without a word; that must not add up."""
+    """A version silently skips requests without a waiting caller; their flights must not accumulate."""
 
     def play(cache: Cache, below: Below, _counts: list[str]) -> None:
         for number in range(5_000):
@@ -313,7 +313,7 @@ def test_flights_that_were_dropped_below_are_forgotten() -> None:
 
 
 def test_the_last_good_answer_is_there_without_a_cache_policy() -> None:
-    """With a time to live of 0 nothing is given again, nothing is joined, but the last answer can be had for some time."""
+    """With a time to live of 0 no answer is repeated or joined, but the last one is available for some time."""
 
     def play(cache: Cache, below: Below, counts: list[str]) -> None:
         first, second = ask(cache, 1), ask(cache, 1)
@@ -325,7 +325,7 @@ def test_the_last_good_answer_is_there_without_a_cache_policy() -> None:
         assert kept is not None
         assert kept.batch.blocks[0].values[0, 0] == 9
         assert cache.last_good(x(1), "", -1.0) is None
-        assert cache.last_good(x(1), "somebody else", 60.0) is None
+        assert cache.last_good(x(1), "another caller", 60.0) is None
 
     scene(play, ttl_s=0.0)
 
@@ -358,7 +358,7 @@ def same(rows: list[tuple[Any, ...]], others: list[tuple[Any, ...]]) -> bool:
 @settings(deadline=None, max_examples=200)
 @given(ROWS, ROWS)
 def test_equal_rows_have_equal_keys_and_no_others(rows: list[tuple[Any, ...]], others: list[tuple[Any, ...]]) -> None:
-    """However they were written, whatever stands where values are null, however they lie in memory."""
+    """In any format, with any filler for null values, in any memory layout."""
     batch = mixed(rows)
     key = key_of(DIGEST, "me", batch)
     assert key == key_of(DIGEST, "me", mixed(rows, by_name=True))
@@ -383,7 +383,7 @@ def test_equal_rows_have_equal_keys_and_no_others(rows: list[tuple[Any, ...]], o
 
 
 def test_texts_cannot_be_moved_between_cells() -> None:
-    """Neither their lengths nor their order are lost in the key."""
+    """The key depends on the lengths and the order of texts."""
     layout = Layout((Field("a", DType.STRING), Field("b", DType.STRING)))
     keys = {
         key_of(DIGEST, "", decode_rows(layout, rows)[0])
@@ -397,7 +397,7 @@ STEPS = st.lists(
         st.tuples(st.just("ask"), st.integers(0, 2), st.sampled_from([0.0, 5.0, 30.0])),
         st.tuples(st.just("settle"), st.sampled_from(["answer", "fault", "late"])),
         st.tuples(st.just("drop"), st.integers(0, 20)),
-        st.tuples(st.just("turn")),
+        st.tuples(st.just("round")),
         st.tuples(st.just("overloaded"), st.integers(0, 20)),
     ),
     max_size=40,
@@ -412,7 +412,7 @@ OUTCOMES: dict[str, Outcome | None] = {
 @settings(deadline=None, max_examples=200)
 @given(STEPS, st.sampled_from([0.0, 60.0]))
 def test_every_ticket_is_settled_once_whatever_happens(steps: list[tuple[Any, ...]], ttl_s: float) -> None:
-    """Asking, answering, failing, expiring and leaving in any order: who stays is told exactly once, who left never."""
+    """Ask, answer, fail, expire and leave in any order: waiting requests are settled exactly once, left ones never."""
 
     async def play(cache: Cache, below: Below, _counts: list[str]) -> None:
         requests: list[tuple[float, Told]] = []
@@ -422,7 +422,7 @@ def test_every_ticket_is_settled_once_whatever_happens(steps: list[tuple[Any, ..
                 requests.append((step[1], ask(cache, step[1], seconds=step[2])))
             elif step[0] == "settle":
                 below.settle(OUTCOMES[step[1]])
-            elif step[0] == "turn":
+            elif step[0] == "round":
                 await asyncio.sleep(0)
             elif requests:
                 leave(requests[step[1] % len(requests)][1], step[0], gone)
@@ -441,9 +441,9 @@ def test_every_ticket_is_settled_once_whatever_happens(steps: list[tuple[Any, ..
 
 
 def leave(request: Told, how: str, gone: list[Told]) -> None:
-    """Go, or be sent away at the door."""
+    """Go, or be refused at admission."""
     if how == "overloaded":
-        request.settle(ModelFault("out of the door", code="overloaded"))
+        request.settle(ModelFault("refused at admission", code="overloaded"))
     elif not request.done:
         request.drop()
         gone.append(request)

@@ -1,4 +1,4 @@
-"""What answers when the version cannot, in which order, how often, and that the reply says so."""
+"""Which fallback answers when the version cannot, in which order and how often, and what the reply says about it."""
 
 from __future__ import annotations
 
@@ -136,13 +136,13 @@ STATIC = Fallback("static", value=0.5)
 
 
 def test_without_settings_there_is_no_layer() -> None:
-    """The version itself is what is called."""
+    """The endpoint submits to the version itself."""
     below = Planted(y(1))
     assert chain(below)[0] is below
 
 
 def test_the_order_can_be_printed() -> None:
-    """Outermost first."""
+    """The outermost layer comes first."""
     top, _ = chain(
         Planted(y(1)),
         Fallback("version", version="m:1"),
@@ -170,7 +170,7 @@ def test_the_order_can_be_printed() -> None:
     ids=lambda error: error.code,
 )
 def test_a_fixed_answer_stands_in(error: RoadworthyError) -> None:
-    """For each row; the header, the source and the count say so."""
+    """One prediction for each row; the header, the source and the count name the fallback."""
     top, counts = chain(Planted(error), STATIC)
     request = ask(top, 1, 2, 3)
     assert request.values == [0.5, 0.5, 0.5]
@@ -181,7 +181,7 @@ def test_a_fixed_answer_stands_in(error: RoadworthyError) -> None:
 
 
 def test_what_is_the_callers_doing_is_told() -> None:
-    """No fallback hides a request that is wrong, nor one that came to a gateway that stops."""
+    """No fallback hides an invalid request, nor a request to a stopping gateway."""
     for error in (InvalidInput("wrong"), Unavailable("bye", code="stopping")):
         top, counts = chain(Planted(error), STATIC)
         assert ask(top).code == error.code
@@ -189,7 +189,7 @@ def test_what_is_the_callers_doing_is_told() -> None:
 
 
 def test_good_answers_pass_unchanged() -> None:
-    """Not even wrapped."""
+    """The answer is the same object."""
     good = y(2)
     top, counts = chain(Planted(good), STATIC)
     assert ask(top).outcome is good
@@ -197,7 +197,7 @@ def test_good_answers_pass_unchanged() -> None:
 
 
 def test_another_version_answers() -> None:
-    """Its name stands in the header."""
+    """The header has its name."""
     other = Planted(y(7))
     top, counts = chain(Planted(BAD), Fallback("version", version="m:1"), STATIC, find=lambda _: ("m:1", other))
     request = ask(top)
@@ -212,7 +212,7 @@ def test_a_version_that_is_not_loaded_is_passed_over() -> None:
 
 
 def test_no_version_is_asked_when_the_time_is_up() -> None:
-    """What is there already still answers; without it the first error stands."""
+    """Existing answers are still used; without any, the first error stands."""
     other = Planted(y(7))
     top, _ = chain(Planted(LATE), Fallback("version"), STATIC, find=lambda _: ("m:1", other))
     assert ask(top, seconds=0).header.startswith("static")
@@ -223,7 +223,7 @@ def test_no_version_is_asked_when_the_time_is_up() -> None:
 
 
 def test_what_is_left_of_the_time_is_the_fallbacks() -> None:
-    """Not a moment more."""
+    """The fallback gets exactly the remaining time."""
     other = Planted(None)
     top, _ = chain(Planted(BAD), Fallback("version"), find=lambda _: ("m:1", other))
     request = ask(top, seconds=3)
@@ -231,7 +231,7 @@ def test_what_is_left_of_the_time_is_the_fallbacks() -> None:
 
 
 def test_b7_one_further_run_and_no_more() -> None:
-    """Ten failing requests before three failing versions are twenty runs, and the first error is what is told."""
+    """Ten failing requests with three failing fallback versions cause twenty runs, and the first error is reported."""
     first = Planted(BAD)
     others = [Planted(ModelFault("no", code=f"other-{number}")) for number in range(3)]
     steps = tuple(Fallback("version", version=f"m:{number}") for number in range(3))
@@ -243,7 +243,7 @@ def test_b7_one_further_run_and_no_more() -> None:
 
 
 def test_a_version_that_did_not_begin_has_not_run() -> None:
-    """One that is going, or whose process is not there, leaves the one further run to the next."""
+    """A version that is unloading, or without a process, leaves the one further run to the next step."""
     going = Planted(Unavailable("going", code="version-unloading"), begins=False)
     well = Planted(y(3))
     found = {"m:1": going, "m:2": well}
@@ -253,7 +253,7 @@ def test_a_version_that_did_not_begin_has_not_run() -> None:
 
 
 def test_a_step_that_raises_is_passed_over() -> None:
-    """Whatever goes wrong with a fallback, the caller gets the next one."""
+    """Whatever error a fallback raises, the next one is tried."""
 
     class Broken:
         kind, told = "rule", ""
@@ -267,7 +267,7 @@ def test_a_step_that_raises_is_passed_over() -> None:
 
 
 def test_who_is_gone_gets_no_fallback() -> None:
-    """The walk ends when the caller goes."""
+    """The walk ends when the caller leaves."""
     below, other = Planted(None), Planted(y(1))
     top, counts = chain(below, Fallback("version"), find=lambda _: ("m:1", other))
     request = ask(top)
@@ -277,7 +277,7 @@ def test_who_is_gone_gets_no_fallback() -> None:
 
 
 def test_a_fallback_that_has_begun_is_finished_when_its_caller_goes() -> None:
-    """What it holds is given back that way; nobody is told."""
+    """So it releases what it holds; the caller gets no outcome."""
     other = Planted(None)
     top, _ = chain(Planted(BAD), Fallback("version"), find=lambda _: ("m:1", other))
     request = ask(top)
@@ -288,7 +288,7 @@ def test_a_fallback_that_has_begun_is_finished_when_its_caller_goes() -> None:
 
 
 def test_the_last_good_answer_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To an equal request of the same caller, with its age; not to others, and not for ever. No cache need be set for it."""
+    """To an equal request of the same caller, with its age; not to others, and not forever. No cache policy is needed."""
     clock = HandClock()
     for name in ("cache", "fallback"):
         monkeypatch.setattr(f"roadworthy.runtime.layers.{name}.time", clock)
@@ -309,7 +309,7 @@ def test_the_last_good_answer_comes_again(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_open_circuit_asks_nobody_and_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the version is left alone its callers are answered all the same."""
+    """While the circuit is open, fallbacks answer the callers."""
     clock = HandClock()
     monkeypatch.setattr("roadworthy.runtime.layers.breaker.time", clock)
     below = Planted(BAD)
@@ -323,7 +323,7 @@ def test_an_open_circuit_asks_nobody_and_falls_back(monkeypatch: pytest.MonkeyPa
 
 
 def test_values_are_checked_against_the_outputs() -> None:
-    """A dict by name, a list, the bare value of a single output; nothing else."""
+    """A dict by name, a list, or the bare value of a single output; nothing else."""
     two = Layout((Field("label", DType.STRING), Field("score", DType.FLOAT64, shape=(2,))))
     for value in ({"label": "no", "score": [0.5, 0.5]}, ["no", [0.5, 0.5]]):
         request = Told(0)
@@ -342,7 +342,7 @@ def test_values_are_checked_against_the_outputs() -> None:
     st.booleans(),
 )
 def test_every_request_is_settled_once(kinds: Sequence[str], begins: Sequence[bool], last: bool) -> None:
-    """Whatever the steps do: one outcome, and no more than two runs of models."""
+    """For any behaviour of the steps: one outcome, and at most two runs of models."""
     outcomes: dict[str, Outcome] = {"good": y(1), "fault": BAD, "late": LATE, "unavailable": Unavailable("x")}
     planted = [
         Planted(outcomes[kind], begins=begin)

@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize("concurrent", [True, False])
 
 
 class Waiting(PendingRequest):
-    """A ticket whose outcome can be awaited."""
+    """A pending request whose outcome can be awaited."""
 
     def __init__(self, seconds: float = 3_600.0, caller: str = "") -> None:
         super().__init__(batching.time.monotonic() + seconds, caller)
@@ -67,7 +67,7 @@ def run(model: Any, scene: Callable[[Batcher], Any], **options: Any) -> Any:
 
 @BOTH
 def test_requests_of_one_moment_run_once(doubler: Any, rows: Any, concurrent: bool) -> None:
-    """Ten requests are one run; everybody gets the rows that are theirs."""
+    """Ten requests are one run; each gets its own rows."""
     model = doubler(concurrent=concurrent)
     batches = [rows(*range(number, number + 1 + number % 3)) for number in range(10)]
     found = run(model, lambda batcher: answers(batcher, batches))
@@ -76,7 +76,7 @@ def test_requests_of_one_moment_run_once(doubler: Any, rows: Any, concurrent: bo
 
 
 def test_g6_two_long_runs_are_not_in_one_turn(doubler: Any, rows: Any) -> None:
-    """Between them the loop does what else there is to do."""
+    """Between them the event loop does its other work."""
     model = doubler()
     seen: list[int] = []
 
@@ -97,7 +97,7 @@ def test_g6_two_long_runs_are_not_in_one_turn(doubler: Any, rows: Any) -> None:
 
 
 def test_runs_are_bounded(doubler: Any, rows: Any) -> None:
-    """No run is longer than the bound, but a single request may be."""
+    """No joined run is longer than the bound, but a single request may be."""
     model = doubler()
     batches = [rows(*range(4))] * 3 + [rows(*range(20))] + [rows(1)]
     found = run(model, lambda batcher: answers(batcher, batches), batching=Batching(max_rows=10))
@@ -106,7 +106,7 @@ def test_runs_are_bounded(doubler: Any, rows: Any) -> None:
 
 
 def test_a_model_that_is_not_concurrent_has_a_thread_of_its_own(doubler: Any, rows: Any) -> None:
-    """Its runs happen on one thread, not on the loop's; what came meanwhile runs together."""
+    """Its runs happen on one thread, not on the event loop's; requests that arrive meanwhile run together."""
     gate = threading.Event()
     model = doubler(hook=lambda values: None if values[0] else gate.wait(DEADLINE_S) and None, concurrent=False)
 
@@ -127,7 +127,7 @@ def test_a_model_that_is_not_concurrent_has_a_thread_of_its_own(doubler: Any, ro
 
 @BOTH
 def test_c7_a_wrong_number_of_answers_fails_all(doubler: Any, rows: Any, concurrent: bool) -> None:
-    """One answer too few: everybody in the run fails, nobody gets another's answer, and nothing is run again."""
+    """One row too few: all requests of the run fail, none gets another's answer, and nothing runs again."""
     model = doubler(hook=lambda values: values[1:], concurrent=concurrent)
     found = run(model, lambda batcher: answers(batcher, [rows(1), rows(2), rows(3)]))
     assert [fault.code for fault in found] == ["wrong-output-count"] * 3
@@ -161,7 +161,7 @@ def test_c9_not_finite_answers_fail_their_own_request(doubler: Any, rows: Any) -
 
 
 def test_a_model_that_asks_to_exit_is_a_fault(doubler: Any, rows: Any) -> None:
-    """sys.exit inside the model answers 500 and ends nothing."""
+    """sys.exit inside the model fails the request and ends nothing."""
 
     def hook(values: list[float]) -> None:
         raise SystemExit(3)
@@ -183,7 +183,7 @@ async def running_with_a_deadline(batcher: Batcher, model: Any, batch: Batch) ->
 
 
 def test_who_waits_too_long_is_told_and_never_run(doubler: Any, rows: Any) -> None:
-    """A deadline that passes in the queue answers at once; the model never sees the request."""
+    """A request whose deadline passes in the queue is settled at once; the model never sees it."""
     gate = threading.Event()
     model = doubler(hook=lambda values: None if values[0] else gate.wait(DEADLINE_S) and None, concurrent=False)
 
@@ -201,7 +201,7 @@ def test_who_waits_too_long_is_told_and_never_run(doubler: Any, rows: Any) -> No
 
 
 def test_a_deadline_that_is_over_before_the_run(doubler: Any, rows: Any) -> None:
-    """On the loop's own thread too: who is late is not run."""
+    """A late request does not run on the event loop's own thread either."""
     model = doubler()
 
     async def scene(batcher: Batcher) -> None:
@@ -214,7 +214,7 @@ def test_a_deadline_that_is_over_before_the_run(doubler: Any, rows: Any) -> None
 
 
 def test_a_caller_who_gave_up_costs_no_run(doubler: Any, rows: Any) -> None:
-    """A dropped request is taken out of the queue and never settled."""
+    """A dropped request leaves the queue and is never settled."""
     model = doubler()
 
     async def scene(batcher: Batcher) -> None:
@@ -238,7 +238,7 @@ def test_closing_gives_the_model_back_once(doubler: Any, rows: Any, concurrent: 
 
 
 def test_b5_who_sends_much_does_not_make_others_wait(doubler: Any, rows: Any) -> None:
-    """When not all fit into one run, each caller gets its turn."""
+    """When not all requests fit into one run, the callers are served round robin."""
     gate = threading.Event()
     model = doubler(hook=lambda values: None if values[0] else gate.wait(DEADLINE_S) and None, concurrent=False)
     order: list[str] = []
@@ -261,7 +261,7 @@ def test_b5_who_sends_much_does_not_make_others_wait(doubler: Any, rows: Any) ->
 
 
 def test_waiting_for_others_is_asked_for(doubler: Any, rows: Any) -> None:
-    """With max_wait_ms requests of several moments run together; a full run does not wait, others no longer than that."""
+    """With max_wait_ms requests of several moments run together; a full run starts at once, others after that time."""
     model = doubler()
 
     async def full(batcher: Batcher) -> None:
@@ -281,7 +281,7 @@ def test_waiting_for_others_is_asked_for(doubler: Any, rows: Any) -> None:
 def test_b1_who_would_not_be_answered_in_time_is_refused_at_once(
     doubler: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once it is known how long runs take, the line is no longer than its deadlines; who is let in is answered."""
+    """Once run times are known, the queue is no longer than its deadlines allow; admitted requests are answered."""
     gate, clock = threading.Event(), HandClock()
     for name in ("batching", "request_queue"):
         monkeypatch.setattr(f"roadworthy.runtime.queue.{name}.time", clock)
@@ -311,7 +311,7 @@ def test_b1_who_would_not_be_answered_in_time_is_refused_at_once(
 
 
 def test_a_deadline_that_is_nearly_over_sets_no_broken_alarm(doubler: Any, rows: Any) -> None:
-    """Alarms of deadlines that pass while they are set go off like any other (uvloop hands out another kind of handle then)."""
+    """A timer whose deadline passes while it is set goes off too (uvloop returns another kind of handle then)."""
     uvloop = pytest.importorskip("uvloop")
     model = doubler(hook=lambda values: dawdle(0.02), concurrent=False)
 

@@ -1,4 +1,4 @@
-"""What a run costs is learned from run times: whether joining pays, and how long those who wait will wait."""
+"""The cost of a run is learned from run times: whether joining pays off, and how long waiting requests will wait."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def learned(
 
 
 def test_a_model_that_goes_row_by_row_is_left_alone() -> None:
-    """It soon gets one request at a time, but now and then some, to see whether that is still so."""
+    """It soon gets one request at a time, and now and then several, to check whether that still holds."""
     _, asked = learned(0.0, 0.001)
     assert asked[0] == FIRST_ROWS
     later = asked[50:]
@@ -34,14 +34,14 @@ def test_a_model_that_goes_row_by_row_is_left_alone() -> None:
 
 @pytest.mark.parametrize(("base_s", "per_row_s"), [(0.001, 0.0), (0.001, 0.00002), (0.0005, 0.002)])
 def test_a_model_with_a_cost_for_each_run_is_joined(base_s: float, per_row_s: float) -> None:
-    """What is saved for each joined request is worth it; runs grow as far as they are filled."""
+    """Each joined request saves that cost; runs grow as far as they are filled."""
     _, asked = learned(base_s, per_row_s)
     assert min(asked) == FIRST_ROWS
     assert asked[-1] > FIRST_ROWS
 
 
 def test_runs_grow_to_the_bound_and_no_further() -> None:
-    """Each half full run doubles the next."""
+    """Each run that is half full doubles the limit."""
     sizer = BatchSizer(None, 100)
     limits = []
     for _ in range(6):
@@ -51,12 +51,12 @@ def test_runs_grow_to_the_bound_and_no_further() -> None:
 
 
 def test_a_persons_limit_holds() -> None:
-    """It is not learned away."""
+    """Learning does not change it."""
     assert set(learned(0.001, 0.0, fixed=7)[1]) == {7}
 
 
 def test_equal_runs_teach_nothing_about_joining() -> None:
-    """Without runs of several sizes the first assumption stays."""
+    """Without runs of different sizes the initial assumption stays."""
     sizer = BatchSizer(None, 64)
     for _ in range(200):
         sizer.ran(1, 0.001)
@@ -65,7 +65,7 @@ def test_equal_runs_teach_nothing_about_joining() -> None:
 
 
 def test_how_long_rows_will_take() -> None:
-    """By the learned costs, in runs as long as they are now."""
+    """By the learned costs, in runs of the current limit."""
     sizer, _ = learned(0.0, 0.005)
     assert sizer.seconds(100) == pytest.approx(0.5, rel=0.2)
     joined, asked = learned(0.010, 0.0001)
@@ -74,14 +74,14 @@ def test_how_long_rows_will_take() -> None:
 
 
 def test_nothing_is_known_before_the_first_run() -> None:
-    """Then nobody is refused for it."""
+    """Then no request is refused."""
     sizer = BatchSizer(None, 1_024)
     assert sizer.seconds(10_000) == 0
     assert sizer.rows_within(0.001) == 1_024
 
 
 def test_how_many_rows_are_over_in_time() -> None:
-    """Never none: somebody has to be first."""
+    """At least one row: some request has to be first."""
     sizer, _ = learned(0.0, 0.005)
     assert sizer.rows_within(0.5) == pytest.approx(100, rel=0.2)
     assert sizer.rows_within(0.0) == 1

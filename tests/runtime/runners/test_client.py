@@ -19,7 +19,7 @@ from tests.waiting import eventually
 
 
 def test_answers_come_from_the_runner(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Each gets its own rows; what a runner tells of the version is what it loaded."""
+    """Each request gets its own rows; the greeting describes the loaded version."""
     start_runner("sum")
 
     async def scene(caller: Caller) -> None:
@@ -43,7 +43,7 @@ def test_requests_of_one_moment_are_one_run(start_runner: StartRunner, tmp_path:
 
 
 def test_requests_of_several_workers_are_joined(start_runner: StartRunner, tmp_path: Path) -> None:
-    """What two workers ask while the model runs is one run."""
+    """Requests of two workers that wait for the model are one run."""
     runner = start_runner("gated")
 
     async def scene(caller: Caller) -> None:
@@ -67,7 +67,7 @@ def test_requests_of_several_workers_are_joined(start_runner: StartRunner, tmp_p
 
 
 def test_runs_are_spread_over_copies(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Of two runs at once each has a copy of its own: both are under way at the same time."""
+    """Of two runs at once each gets its own copy: both are under way at the same time."""
     runners = [start_runner("gated", copy=copy) for copy in (0, 1)]
 
     async def scene(caller: Caller) -> None:
@@ -83,7 +83,7 @@ def test_runs_are_spread_over_copies(start_runner: StartRunner, tmp_path: Path) 
 
 
 def test_c7_a_wrong_number_of_answers_fails_all(start_runner: StartRunner, tmp_path: Path) -> None:
-    """One answer too few: nobody in the run gets an answer."""
+    """One row too few: no request of the run gets an answer."""
     start_runner("wrong-count")
 
     async def scene(caller: Caller) -> None:
@@ -95,7 +95,7 @@ def test_c7_a_wrong_number_of_answers_fails_all(start_runner: StartRunner, tmp_p
 
 
 def test_c9_only_the_poisonous_request_fails(start_runner: StartRunner, tmp_path: Path) -> None:
-    """The others of its run, and of its message, are answered; nothing internal is told."""
+    """The others of its run, and of its message, are answered; the fault has no internal details."""
     runner = start_runner("poison")
 
     async def scene(caller: Caller) -> None:
@@ -113,7 +113,7 @@ def test_c9_only_the_poisonous_request_fails(start_runner: StartRunner, tmp_path
 
 
 def test_c8_unusable_answers_are_the_model_s_fault(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Another type, and numbers that are not finite: only who caused it fails."""
+    """Another type, or numbers that are not finite: only the request that caused it fails."""
     start_runner("wrong-type")
     start_runner("not-finite", copy=1)
 
@@ -129,7 +129,7 @@ def test_c8_unusable_answers_are_the_model_s_fault(start_runner: StartRunner, tm
 
 
 def test_faults_keep_what_may_be_told(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Code and hint of a ModelFault arrive; facts that cannot be sent are left out."""
+    """Code and hint of a ModelFault arrive; facts that cannot be sent are dropped."""
     start_runner("fault")
 
     async def scene(caller: Caller) -> None:
@@ -141,7 +141,7 @@ def test_faults_keep_what_may_be_told(start_runner: StartRunner, tmp_path: Path)
 
 
 def test_deadlines_hold_in_the_line_and_in_flight(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Who waits too long is told so in time, here and there, and is not run."""
+    """A request whose deadline passes in the queue or in flight is settled in time, and does not run."""
     runner = start_runner("gated")
 
     async def scene(caller: Caller) -> None:
@@ -164,7 +164,7 @@ def test_deadlines_hold_in_the_line_and_in_flight(start_runner: StartRunner, tmp
 
 
 def test_a_caller_who_gave_up_costs_no_run(start_runner: StartRunner, tmp_path: Path) -> None:
-    """A dropped ticket that still waits here is never sent."""
+    """A dropped request that still waits here is never sent."""
     runner = start_runner("sum")
 
     async def scene(caller: Caller) -> None:
@@ -180,7 +180,7 @@ def test_a_caller_who_gave_up_costs_no_run(start_runner: StartRunner, tmp_path: 
 
 
 def test_who_sends_much_does_not_make_others_wait(start_runner: StartRunner, tmp_path: Path) -> None:
-    """When not all fit into one message, callers take turns."""
+    """When not all requests fit into one message, the callers are served round robin."""
     start_runner("size", max_rows=4)
 
     async def scene(caller: Caller) -> None:
@@ -195,7 +195,7 @@ def test_who_sends_much_does_not_make_others_wait(start_runner: StartRunner, tmp
 
 
 def test_large_tensors_go_through_shared_memory(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Megabytes there and back, with nulls, more at once than the memory has room for."""
+    """Megabytes there and back, with nulls, more at once than the memory can hold."""
     fields = (Field("x", DType.FLOAT32, (-1, 256), nullable=True), Field("s", DType.STRING), Field("j", DType.JSON))
     signature = Signature(fields, fields, Container.RECORDS)
     start_runner("echo", signature)
@@ -223,7 +223,7 @@ def test_large_tensors_go_through_shared_memory(start_runner: StartRunner, tmp_p
 
 
 def test_a_runner_that_is_replaced_drops_nothing(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Requests go on without a failure while a new runner takes the address and the old one is told to stop, ten times."""
+    """Ten times a new runner takes the address and the old one stops, and no request fails."""
     runner = start_runner("sum")
 
     async def scene(caller: Caller) -> None:
@@ -251,7 +251,7 @@ def test_a_runner_that_is_replaced_drops_nothing(start_runner: StartRunner, tmp_
 
 
 def test_a_runner_of_another_version_is_not_heard(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Its address is by accident that of the wanted one: nothing is sent to it."""
+    """It holds the wanted address by accident: no request is sent to it."""
     other = DIGEST[:-1] + "0"
     start_runner("sum", digest=other).wait_shown()
 
@@ -263,7 +263,7 @@ def test_a_runner_of_another_version_is_not_heard(start_runner: StartRunner, tmp
 
 
 def test_requests_wait_for_the_first_runner(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Nobody is there yet: the request waits, and is answered once a runner is ready."""
+    """Without a runner the request waits, and is answered once one is ready."""
 
     async def scene(caller: Caller) -> None:
         request = caller.submit(rows(5))
@@ -276,7 +276,7 @@ def test_requests_wait_for_the_first_runner(start_runner: StartRunner, tmp_path:
 
 
 def test_a_stopped_process_keeps_its_answers_back_and_others_serve(start_runner: StartRunner, tmp_path: Path) -> None:
-    """One copy does not read any more (SIGSTOP): the other answers all the same, and nothing is lost when it goes on."""
+    """One copy stops reading (SIGSTOP): the other answers, and nothing is lost when the first one continues."""
     stopped = start_runner("sum")
     start_runner("sum", copy=1)
 
@@ -295,7 +295,7 @@ def test_a_stopped_process_keeps_its_answers_back_and_others_serve(start_runner:
 
 
 def test_d1_killed_again_and_again(start_runner: StartRunner, tmp_path: Path) -> None:
-    """One of two runners is killed six times under load: only what was in it fails, every answer is right, all end well."""
+    """One of two runners is killed six times under load: only its requests fail, every answer is right, all settle."""
     runners = [start_runner("sum", copy=copy) for copy in (0, 1)]
 
     async def scene(caller: Caller) -> None:
@@ -326,7 +326,7 @@ def test_d1_killed_again_and_again(start_runner: StartRunner, tmp_path: Path) ->
 
 
 def test_c3_nobody_waits_for_a_version_that_is_barred(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Who waits for a runner is refused at once, and so is who comes; when the bar is lifted, requests wait and are answered."""
+    """Waiting and new requests are refused at once; when the bar is lifted, requests wait and are answered."""
 
     async def scene(caller: Caller) -> None:
         waits = caller.submit(rows(1))

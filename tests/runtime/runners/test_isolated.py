@@ -103,7 +103,7 @@ def play(folder: Path, scene: Callable[[Scene], Awaitable[None]], ready_within_s
 
 
 def test_ready_when_a_runner_is(start_runner: StartRunner, tmp_path: Path) -> None:
-    """LOADING until a runner greets; then runtime, signature and placement are those it told; nothing is loaded here."""
+    """LOADING until a runner greets; then with the greeting's runtime and signature; nothing is loaded in this process."""
 
     async def scene(stage: Scene) -> None:
         stage.want(APART, DIGEST)
@@ -122,7 +122,7 @@ def test_ready_when_a_runner_is(start_runner: StartRunner, tmp_path: Path) -> No
 
 
 def test_waiting_for_a_runner_holds_up_nobody(tmp_path: Path) -> None:
-    """While no runner comes for one version another is loaded here; taken back, the first is forgotten."""
+    """While one version has no runner, another is loaded here; when no longer wanted, the first is forgotten."""
 
     async def scene(stage: Scene) -> None:
         stage.want(APART, DIGEST, OTHER)
@@ -135,7 +135,7 @@ def test_waiting_for_a_runner_holds_up_nobody(tmp_path: Path) -> None:
 
 
 def test_c1_failed_in_time_and_healed_later(start_runner: StartRunner, tmp_path: Path) -> None:
-    """No runner in time is FAILED with its own code; READY all the same when one comes."""
+    """Without a runner in time the version is FAILED with its own code; READY when one comes later."""
 
     async def scene(stage: Scene) -> None:
         stage.want(APART, DIGEST)
@@ -148,7 +148,7 @@ def test_c1_failed_in_time_and_healed_later(start_runner: StartRunner, tmp_path:
 
 
 def test_c1_the_runner_s_reason_is_told_and_tried_again(start_runner: StartRunner, tmp_path: Path) -> None:
-    """FAILED as the runner says; a retry makes it leave, and its successor makes the version READY."""
+    """FAILED with the runner's reason; a retry makes the runner exit, and its successor makes the version READY."""
     runner = start_runner("refused")
 
     async def scene(stage: Scene) -> None:
@@ -164,7 +164,7 @@ def test_c1_the_runner_s_reason_is_told_and_tried_again(start_runner: StartRunne
 
 
 def test_a_version_moves_when_its_policy_changes(start_runner: StartRunner, tmp_path: Path) -> None:
-    """From here to a process and back, answering all the time; the old place is closed when its last lease is back."""
+    """From here to a runner and back, answering all the time; the old place closes after its last lease."""
 
     async def scene(stage: Scene) -> None:
         stage.want(HERE, DIGEST)
@@ -189,7 +189,7 @@ def test_a_version_moves_when_its_policy_changes(start_runner: StartRunner, tmp_
 
 
 def test_a_move_that_fails_leaves_it_where_it_is(start_runner: StartRunner, tmp_path: Path) -> None:
-    """The runner cannot load it: the version goes on here, READY."""
+    """The runner cannot load the version: it stays READY here."""
     start_runner("refused")
 
     async def scene(stage: Scene) -> None:
@@ -207,7 +207,7 @@ def test_a_move_that_fails_leaves_it_where_it_is(start_runner: StartRunner, tmp_
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_c14_a_hundred_loads_and_unloads(start_runner: StartRunner, tmp_path: Path, seed: int) -> None:
-    """Wanted, unwanted and placed elsewhere a hundred times, with requests under way: nothing fails, and the last word holds."""
+    """Wanted, unwanted and moved a hundred times under requests: nothing fails, and the last decision holds."""
     start_runner("sum")
     chance = random.Random(seed)
 

@@ -87,7 +87,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 
 def test_a_rule_answers_from_its_process(play: Any, start_runner: StartRunner) -> None:
-    """Who comes before that is ready waits for it."""
+    """Requests that come before its process is ready wait for it."""
 
     async def scene(stage: Scene) -> None:
         early = stage.ask(4.0)
@@ -102,7 +102,7 @@ def test_a_rule_answers_from_its_process(play: Any, start_runner: StartRunner) -
 
 @pytest.mark.parametrize("kind", ["poison", "wrong-count", "wrong-type", "not-finite", "abort"])
 def test_a_rule_that_has_no_answer_is_passed_over(play: Any, start_runner: StartRunner, kind: str) -> None:
-    """As a model would be that fails so, or takes its process along."""
+    """As with a model that fails this way, or ends its process."""
 
     async def scene(stage: Scene) -> None:
         start_runner(kind, rule="mean")
@@ -113,7 +113,7 @@ def test_a_rule_that_has_no_answer_is_passed_over(play: Any, start_runner: Start
 
 
 def test_a_rule_that_takes_long_is_passed_over(play: Any, start_runner: StartRunner) -> None:
-    """It has the rest of the deadline; the next step answers then. Likewise one whose process is not there."""
+    """It has the rest of the deadline, then the next step answers. So it is with a rule without a process."""
 
     async def scene(stage: Scene) -> None:
         assert await stage.answer(4.0, seconds=0.2) == ("static", STATIC)
@@ -128,7 +128,7 @@ def test_a_rule_that_takes_long_is_passed_over(play: Any, start_runner: StartRun
 def test_a_rule_answers_after_the_deadline_too(
     play: Any, start_runner: StartRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A version that used up all the time leaves the rule some all the same."""
+    """A version that used up all the time still leaves the rule a little."""
     monkeypatch.setattr("roadworthy.runtime.layers.fallback.LEAST_RULE_S", DEADLINE_S)
 
     async def scene(stage: Scene) -> None:
@@ -140,7 +140,7 @@ def test_a_rule_answers_after_the_deadline_too(
 
 
 def test_a_rule_that_cannot_be_loaded_is_passed_over_at_once(play: Any, start_runner: StartRunner) -> None:
-    """Nobody waits for it; asked to, it is loaded again."""
+    """No request waits for it; a retry loads it."""
 
     async def scene(stage: Scene) -> None:
         runner = start_runner("refused", rule="mean").wait_shown()
@@ -155,7 +155,7 @@ def test_a_rule_that_cannot_be_loaded_is_passed_over_at_once(play: Any, start_ru
 
 
 def test_c2_a_rule_that_is_kept_out_is_passed_over_at_once(play: Any, start_runner: StartRunner) -> None:
-    """The agent runs none of it for a while. It says nothing of other rules, nor of the version."""
+    """The agent does not run it for a while. Other rules and the version are not affected."""
 
     async def scene(stage: Scene) -> None:
         early = stage.ask(4.0)
@@ -172,7 +172,7 @@ def test_c2_a_rule_that_is_kept_out_is_passed_over_at_once(play: Any, start_runn
 
 
 def test_a_rule_whose_process_dies_answers_from_the_next_one(play: Any, start_runner: StartRunner) -> None:
-    """What it had begun with goes to the next step."""
+    """The requests that it had begun with go to the next step."""
 
     async def scene(stage: Scene) -> None:
         first = start_runner("gated", rule="mean")
@@ -190,7 +190,7 @@ def test_a_rule_whose_process_dies_answers_from_the_next_one(play: Any, start_ru
 
 
 def test_who_waits_for_a_rule_that_is_let_go_is_answered(play: Any, start_runner: StartRunner) -> None:
-    """Then the connection is closed: the runner, told to stop, has nobody to wait for."""
+    """Then the connection is closed, so that the stopping runner has no worker to wait for."""
 
     async def scene(stage: Scene) -> None:
         runner = start_runner("gated", rule="mean")
@@ -208,5 +208,5 @@ def test_who_waits_for_a_rule_that_is_let_go_is_answered(play: Any, start_runner
 
 
 def test_a_rule_of_a_package_that_may_run_no_code_is_not_there(tmp_path: Path) -> None:
-    """Nobody allowed its digest."""
+    """Its digest is not allowed to run code."""
     assert Rules(tmp_path).get(PackageEntry(DIGEST, "m", 2, 1), "mean") is None

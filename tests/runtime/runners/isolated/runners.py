@@ -120,7 +120,7 @@ def start_runner(tmp_path: Path) -> Iterator[StartRunner]:
 
 
 class Waiting(PendingRequest):
-    """A ticket whose outcome can be awaited: an Answer or an error."""
+    """A pending request whose outcome can be awaited: an Answer or an error."""
 
     def __init__(self, seconds: float = 3_600.0, caller: str = "") -> None:
         super().__init__(time.monotonic() + seconds, caller)
@@ -138,7 +138,7 @@ def rows(*first: float, wait_s: float = 0.0) -> Batch:
 
 
 class Caller:
-    """The worker's side."""
+    """The worker's side of the runners."""
 
     def __init__(self, folder: Path, copies: int, batching: Batching | None, digest: str) -> None:
         addresses = [runner_address(folder, digest, copy) for copy in range(copies)]

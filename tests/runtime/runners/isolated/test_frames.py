@@ -1,4 +1,4 @@
-"""Messages between workers and runners: what is put in comes out, and what nobody could have put in is refused."""
+"""Messages between workers and runners: they decode to what was encoded, and impossible ones are refused."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_run_comes_out_as_it_went_in(rows: int) -> None:
 
 
 def test_an_answer_tells_each_outcome() -> None:
-    """Answered, failed in two ways, and not run; a refused value stays one, which other processes treat otherwise."""
+    """Answered, failed in two ways, and not run; a refused input stays one, because other processes treat it differently."""
     faults = (
         ModelFault("one", code="model-failed", hint="h", facts={"n": 1}),
         InputRefused("two"),
@@ -129,13 +129,13 @@ def test_messages_are_cut_wherever_they_are_broken() -> None:
 
 
 def test_a_message_that_is_too_long_is_refused() -> None:
-    """Before anything is kept of it."""
+    """Before anything of it is buffered."""
     with pytest.raises(ValueError, match="too long"):
         list(frames.MessageReader().feed(b"\xff" * 16))
 
 
 def test_damaged_messages_are_refused() -> None:
-    """A model's own code may write anything to the socket: nothing but ValueError comes of it, and no array of another form."""
+    """A model's own code may write anything to the socket: it raises only ValueError, and gives no array of another form."""
     rng = random.Random(2)
     outcomes = frames.Outcomes([0, 1], (ModelFault("x"),), mixed(4), 1, 0.1)
     good = bytearray(payload_of(frames.encode_answer(1, outcomes, None)))
@@ -155,7 +155,7 @@ def test_damaged_messages_are_refused() -> None:
 
 
 def test_answers_that_cannot_be_sent_are_the_model_s_fault() -> None:
-    """Numbers for text, half a surrogate, another dtype, another width."""
+    """Numbers for texts, half a surrogate, another dtype, another width."""
     layout = Layout((Field("s", DType.STRING),))
     for value in (5, "\ud800", object()):
         texts = np.empty((1, 1), dtype=object)
@@ -170,7 +170,7 @@ def test_answers_that_cannot_be_sent_are_the_model_s_fault() -> None:
 
 
 def test_large_arrays_use_the_shared_memory() -> None:
-    """The message stays small, the ring is used over and over, and what has no room travels in the message."""
+    """The message stays small, the ring is reused, and arrays that do not fit travel in the message."""
     mine, theirs = both_sides(4 * SHARE_FROM_BYTES)
     layout = Layout((Field("x", DType.UINT8, (-1,)),))
     rng = np.random.default_rng(0)
@@ -189,7 +189,7 @@ def test_large_arrays_use_the_shared_memory() -> None:
 
 
 def test_a_ring_trusts_the_other_side_with_nothing() -> None:
-    """Positions outside, and a cell that says what cannot be."""
+    """Positions outside the ring, and a cell with an impossible value."""
     mine, theirs = both_sides(1 << 16)
     for position in (1 << 16, (1 << 16) - 8, 1 << 63):
         with pytest.raises(ValueError, match="outside"):
@@ -199,7 +199,7 @@ def test_a_ring_trusts_the_other_side_with_nothing() -> None:
 
 
 def test_the_begun_message_is_seen_by_the_other_side() -> None:
-    """Also after the runner was killed: it lies in the memory that both map."""
+    """Even after the runner was killed: the cell is in the memory that both map."""
     mine, theirs = both_sides(1 << 16)
     theirs.begin(41)
     assert mine.begun == 41

@@ -1,4 +1,4 @@
-"""What runners are started with, and what they show of themselves."""
+"""The start document of runners, and their state file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIGEST = f"sha256:{'ab' * 32}"
 
 
 def test_the_document_survives_json(tmp_path: Path) -> None:
-    """What the parent fills is what the runner reads; each copy has an address of its own."""
+    """The runner reads what the parent wrote; each copy has its own address."""
     addresses = [str(runner_address(tmp_path, DIGEST, copy)) for copy in (0, 1)]
     assert len(set(addresses)) == 2
     start = RunnerStart(str(tmp_path), DIGEST, addresses[1], "me", copy=1, hang_s=7.0, max_rows=5)
@@ -28,7 +28,7 @@ def test_the_document_survives_json(tmp_path: Path) -> None:
 
 
 def test_a_runner_by_hand_refuses() -> None:
-    """Without a start document it says so and does not try again."""
+    """Without a start document it says so and exits with EXIT_REFUSED."""
     result = subprocess.run(
         [sys.executable, *runner_command()[1:]],
         input="",
@@ -42,7 +42,7 @@ def test_a_runner_by_hand_refuses() -> None:
 
 
 def test_the_state_is_read_by_pid_and_by_address(tmp_path: Path) -> None:
-    """Loading is seen under the pid only; once it has the address under both; when it leaves under none."""
+    """While loading by pid only; with the address by both; after the exit by neither."""
     address = tmp_path / "a.sock"
     writer = StateWriter(address)
     me = os.getpid()
