@@ -138,6 +138,19 @@ def is_orphan(process: Process) -> bool:
     return root is None or root.mark != process.carries or root.pid == process.pid
 
 
+def is_running(pid: int) -> bool:
+    """Whether process `pid` exists, on any system; False for 0 and below."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def children() -> Iterator[Process]:
     """The children of this process, including adopted ones."""
     me = os.getpid()

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from roadworthy.foundation.descendants import is_running
 from roadworthy.foundation.files import temporary_beside
 
 COUNTER = 0
@@ -75,7 +76,7 @@ class _Geometry:
 
     def start(self, slot: int) -> int:
         if not 0 <= slot < self.slots:
-            raise ValueError(f"the slab has slots 0 to {self.slots - 1}")
+            raise ValueError(f"the slab has slots 0 to {self.slots - 1}, got {slot}")
         return _HEADER_BYTES + slot * self.block
 
 
@@ -331,7 +332,9 @@ class SlotWriter:
                 cell, width = runs[name]
                 first = start + self._geometry.values + cell * 8
                 numbers = list(struct.unpack_from(f"={width}q", self._mapped, first))
-                found.append((numbers, slot == self.slot or _runs(struct.unpack_from("=q", self._mapped, start)[0])))
+                found.append(
+                    (numbers, slot == self.slot or is_running(struct.unpack_from("=q", self._mapped, start)[0]))
+                )
         return found
 
     def ready_slots(self) -> list[int]:
@@ -340,7 +343,7 @@ class SlotWriter:
         with memoryview(self._mapped) as whole, whole.cast("q") as words:
             for slot in range(self._geometry.slots):
                 start = self._geometry.start(slot) // 8
-                if words[start + _STATE] == _packed(READY) and _runs(words[start + _PID]):
+                if words[start + _STATE] == _packed(READY) and is_running(words[start + _PID]):
                     found.append(slot)
         return found
 
@@ -392,7 +395,7 @@ class SlabReader:
             starts=words[_STARTS],
             crashes=words[_CRASHES],
             overflows=words[_OVERFLOWS],
-            alive=_runs(words[_PID]),
+            alive=is_running(words[_PID]),
         )
 
     def read(self, slot: int) -> tuple[SlotStatus, list[NamedCells]]:
@@ -451,15 +454,3 @@ def _entries(
 
 def _packed(state: str) -> int:
     return int.from_bytes(state.encode("ascii").ljust(8, b"\0"), "little", signed=True)
-
-
-def _runs(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -209,13 +209,15 @@ def _confinement(held: Mapping[str, bool]) -> Iterator[Metric]:
 def _deep(totals: Totals) -> Iterator[Metric]:
     yield _filled(
         CounterMetricFamily(
-            "roadworthy_deep_check", "Golden examples asked of a version in service.", labels=("version", "result")
+            "roadworthy_deep_check", "Golden probes of versions in service.", labels=("version", "result")
         ),
         {key: float(count) for key, count in totals.deep.items()},
     )
     yield _filled(
         GaugeMetricFamily(
-            "roadworthy_deep_check_seconds", "How long the last one took, in the slowest worker.", labels=("version",)
+            "roadworthy_deep_check_seconds",
+            "Duration of the last golden probe, in the slowest worker.",
+            labels=("version",),
         ),
         {(version,): us / 1e6 for version, us in totals.deep_us.items()},
     )
@@ -235,8 +237,8 @@ def _versions(snapshot: Snapshot, reports: tuple[WorkerReport, ...]) -> Metric:
         if version.state == READY
     }
     for endpoint in snapshot.endpoints:
-        for arm in endpoint.split:
-            labels = (endpoint.name, names.get(arm.digest, ""), arm.digest, runtimes.get(arm.digest, ""))
+        for variant in endpoint.split:
+            labels = (endpoint.name, names.get(variant.digest, ""), variant.digest, runtimes.get(variant.digest, ""))
             family.add_metric(labels, 1.0)
     return family
 

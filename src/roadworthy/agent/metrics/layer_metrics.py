@@ -83,7 +83,7 @@ def _states(totals: Totals, snapshot: Snapshot) -> Iterator[tuple[str, str, Stat
         policy = endpoint.policy.breaker
         if policy is None:
             continue
-        for number, arm in enumerate(endpoint.split):
-            owner = owner_of(arm.digest, policy.window_s)
+        for number, variant in enumerate(endpoint.split):
+            owner = owner_of(variant.digest, policy.window_s)
             runs = [run for run in totals.breakers.get((endpoint.name, number), ()) if run[0][OWNER] == owner]
-            yield endpoint.name, arm.digest, view_of(runs, now_ns, bucket_of(policy.window_s)).state(now_ns)
+            yield endpoint.name, variant.digest, view_of(runs, now_ns, bucket_of(policy.window_s)).state(now_ns)

@@ -96,8 +96,8 @@ class Quarantine:
         named = {entry.digest for entry in snapshot.packages}
         endpoints: dict[str, dict[str, int]] = {}
         for entry in snapshot.endpoints:
-            for arm in entry.split:
-                endpoints.setdefault(arm.digest, {})[entry.name] = entry.generation
+            for variant in entry.split:
+                endpoints.setdefault(variant.digest, {})[entry.name] = entry.generation
         self._endpoints = endpoints
         known = self._known
         again = {part for part, kept in known.kept_out.items() if _changed(kept.endpoints, self._answering(part))}

@@ -196,9 +196,7 @@ def encode_answer(number: int, outcomes: Outcomes, ring: Ring | None) -> bytes:
         try:
             _put_batch(parts, batch, ring)
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-            raise ModelFault(
-                "the model's answer is not of the type it was packed with", code="wrong-output-type"
-            ) from error
+            raise _wrong_type() from error
     return encode_message(ANSWER, number, b"".join(parts))
 
 
@@ -217,9 +215,11 @@ def check_answer(batch: Batch) -> None:
             elif block.values.dtype != form.dtype.numpy:
                 raise TypeError("values of another type")
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise ModelFault(
-            "the model's answer is not of the type it was packed with", code="wrong-output-type"
-        ) from error
+        raise _wrong_type() from error
+
+
+def _wrong_type() -> ModelFault:
+    return ModelFault("the model's answer does not have the types of its signature", code="wrong-output-type")
 
 
 def decode_answer(payload: memoryview, layout: Layout, ring: Ring | None) -> Outcomes:

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from roadworthy.foundation.descendants import is_running
+
 
 def private_place(address: Path) -> Path:
     """Create an empty folder for this process next to the address, change to it, and delete leftovers of earlier runners."""
@@ -34,19 +36,9 @@ def sweep(address: Path) -> None:
     them: the folder belongs to these runners alone."""
     for path in address.parent.iterdir():
         pid = path.name.removeprefix(f"{address.name}.").partition(".")[0]
-        if path.name in (address.name, f"{address.name}.state") or (pid.isdigit() and _is_alive(int(pid))):
+        if path.name in (address.name, f"{address.name}.state") or (pid.isdigit() and is_running(int(pid))):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
