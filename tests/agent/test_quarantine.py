@@ -61,18 +61,18 @@ def test_c3_a_version_is_kept_out_after_its_crashes() -> None:
 def test_c2_a_rule_is_kept_out_by_itself() -> None:
     """Its crashes do not count against its version, nor the other way round; the same changes give both a new chance."""
     quarantine, rule = Quarantine(LIMIT), part_of("bad", "mean")
-    quarantine.know(snapshot("bad", split="bad"))
+    quarantine.take_snapshot(snapshot("bad", split="bad"))
     crash(quarantine, rule, 1.0, 2.0)
     crash(quarantine, "bad", 1.0, 2.0)
     assert quarantine.kept_out(3.0) == {}
     crash(quarantine, rule, 3.0)
     assert set(quarantine.kept_out(3.0)) == {rule}
-    quarantine.know(snapshot("bad", split="bad"))
+    quarantine.take_snapshot(snapshot("bad", split="bad"))
     assert set(quarantine.kept_out(3.0)) == {rule}
-    quarantine.know(snapshot("bad", split="bad", generation=2))
+    quarantine.take_snapshot(snapshot("bad", split="bad", generation=2))
     assert quarantine.kept_out(3.0) == {}
     crash(quarantine, rule)
-    quarantine.know(snapshot("good", split="good"))
+    quarantine.take_snapshot(snapshot("good", split="good"))
     assert quarantine.kept_out(3.0) == {}
 
 
@@ -85,9 +85,9 @@ def test_rare_crashes_do_not_count_together() -> None:
 def test_what_nothing_names_any_more_is_forgotten() -> None:
     """After a rollback the snapshot does not name the version; deployed later it has a new chance."""
     quarantine = Quarantine(LIMIT)
-    quarantine.know(snapshot("bad", "good", split="bad"))
+    quarantine.take_snapshot(snapshot("bad", "good", split="bad"))
     crash(quarantine)
-    quarantine.know(snapshot("good", split="good"))
+    quarantine.take_snapshot(snapshot("good", split="good"))
     assert quarantine.kept_out(4.0) == {}
     assert crash(quarantine, "bad", 4.0, 5.0) == [False, False]
 
@@ -96,9 +96,9 @@ def test_what_nothing_names_any_more_is_forgotten() -> None:
 def test_deploying_it_again_gives_a_new_chance(split: str, generation: int, again: bool) -> None:
     """So does a change of an endpoint that serves it; not the same snapshot, and not an endpoint that left it."""
     quarantine = Quarantine(LIMIT)
-    quarantine.know(snapshot("bad", "good", split="bad"))
+    quarantine.take_snapshot(snapshot("bad", "good", split="bad"))
     crash(quarantine)
-    quarantine.know(snapshot("bad", "good", split=split, generation=generation))
+    quarantine.take_snapshot(snapshot("bad", "good", split=split, generation=generation))
     assert (quarantine.kept_out(4.0) == {}) is again
 
 

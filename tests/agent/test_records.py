@@ -117,7 +117,7 @@ def test_g21_what_finds_no_room_in_memory_is_counted_and_the_next_is_kept(tmp_pa
     async def work() -> list[str]:
         payload = pack([record()] * 7)
         sink = RecordSink(RecordFolder(tmp_path, 1 << 30), lost.append, max_waiting_bytes=len(payload) + 1)
-        sink.know({"flights": OPEN})
+        sink.add_scrubbers({"flights": OPEN})
         sink.offer(payload)
         sink.offer(payload)
         await sink.flush()
@@ -135,7 +135,7 @@ def test_d7_a_disk_that_refuses_costs_records_and_says_so(tmp_path: Path) -> Non
 
     async def work() -> None:
         sink = RecordSink(RecordFolder(tmp_path / "records", 1 << 30), lost.append)
-        sink.know({"flights": OPEN})
+        sink.add_scrubbers({"flights": OPEN})
         (tmp_path / "records").rmdir()
         (tmp_path / "records").touch()
         sink.offer(pack([record()] * 5))

@@ -76,13 +76,15 @@ class Machine:
         """A snapshot with A, whose endpoint falls back on these rules."""
         package = PackageEntry(A, "m", 1, 1, "me" if allowed else None, rollouts=("one",))
         policy = Policy(fallback=tuple(Fallback("rule", rule=name) for name in named))
-        self.keeper.know(Snapshot("e", 1, (package,), (EndpointEntry("e", 1, (VariantEntry(A, 10_000),), {}, policy),)))
+        self.keeper.take_snapshot(
+            Snapshot("e", 1, (package,), (EndpointEntry("e", 1, (VariantEntry(A, 10_000),), {}, policy),))
+        )
 
     def rules(self) -> list[str]:
         """Those of which runners are ordered; "" for the version."""
         return sorted(child["document"]["rule"] for child in self.orders[-1]) if self.orders else []
 
-    def know(self, *digests: str, rollouts: tuple[str, ...] = ()) -> None:
+    def take_snapshot(self, *digests: str, rollouts: tuple[str, ...] = ()) -> None:
         """A snapshot that names these; the first is tried by these rollouts."""
         tried = dict.fromkeys(digests[:1], rollouts)
         packages = tuple(
@@ -92,7 +94,7 @@ class Machine:
         endpoints = tuple(
             EndpointEntry(f"e{i}", 1, (VariantEntry(digest, 10_000),), {}) for i, digest in enumerate(digests)
         )
-        self.keeper.know(Snapshot("e", 1, packages, endpoints))
+        self.keeper.take_snapshot(Snapshot("e", 1, packages, endpoints))
 
     def names(self) -> list[str]:
         """What is ordered now."""
@@ -182,7 +184,7 @@ def test_what_is_placed_apart_is_ordered(play: Any) -> None:
     """One child per copy, with its start document; inline versions, and packages that are not here yet, have none."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A, B)
+        machine.take_snapshot(A, B)
         await machine.until(lambda: len(machine.names()) == 2)
         documents = [child["document"] for child in machine.orders[-1]]
         assert [(document["digest"], document["copy"], document["threads"]) for document in documents] == [
@@ -191,7 +193,7 @@ def test_what_is_placed_apart_is_ordered(play: Any) -> None:
         ]
         assert len({child["name"] for child in machine.orders[-1]}) == 2
         machine.placed[B] = apart()
-        machine.know(A, B)
+        machine.take_snapshot(A, B)
         await machine.until(lambda: len(machine.names()) == 3, "the package arrived")
 
     play(scene, a=apart(copies=2, threads=2))
@@ -202,17 +204,17 @@ def test_a_restarted_agent_takes_runners_over(play: Any, tmp_path: Path) -> None
     first: list[str] = []
 
     async def before(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         first.extend(await machine.until(machine.names))
 
     async def after(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         await machine.until(lambda: machine.orders)
         assert machine.orders == [machine.orders[0]]
         assert machine.names() == first
 
     async def changed(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         old, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
         assert old == first[0]
         assert new != old
@@ -227,11 +229,11 @@ def test_a_version_that_is_started_otherwise_is_replaced_warm(play: Any) -> None
     """The old runner stops only after the new one has taken the address."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         (old,) = await machine.until(machine.names)
         machine.start(old, 11)
         machine.placed[A] = apart(threads=3)
-        machine.know(A)
+        machine.take_snapshot(A)
         _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
         machine.pids[new] = 12
         machine.keeper.handle({"started": new, "pid": 12})
@@ -248,11 +250,11 @@ def test_a_replacement_that_cannot_be_loaded_goes_itself(play: Any) -> None:
     """The old runner keeps answering."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         (old,) = await machine.until(machine.names)
         machine.start(old, 11)
         machine.placed[A] = apart(threads=3)
-        machine.know(A)
+        machine.take_snapshot(A)
         _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
         machine.pids[new] = 12
         machine.keeper.handle({"started": new, "pid": 12})
@@ -269,9 +271,9 @@ def test_a_runner_is_let_go_when_no_worker_needs_it(play: Any, monkeypatch: pyte
 
     async def scene(machine: Machine) -> None:
         machine.held.add(A)
-        machine.know(A, B)
+        machine.take_snapshot(A, B)
         await machine.until(lambda: len(machine.names()) == 2)
-        machine.know(B)
+        machine.take_snapshot(B)
         await machine.looks()
         clock.step(1.0)
         await machine.looks()
@@ -308,7 +310,7 @@ def test_c4_a_runner_that_hangs_is_killed(play: Any, shown: int, busy_s: float, 
     """Busy for longer than its run, or its load, may take, plus a little for its own watch."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         (name,) = await machine.until(machine.names)
         machine.start(name, 11, shown, busy_s)
         await check_killed(machine, (name, 11, "hung") if killed else None)
@@ -321,7 +323,7 @@ def test_g7_a_runner_that_takes_no_step_is_killed(play: Any, busy_s: float, kill
     """Unless it is in a run, which may take its time; it has several looks to take a step."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         (name,) = await machine.until(machine.names)
         machine.start(name, 11)
         machine.show(name, busy_s=busy_s, still_s=100.0)
@@ -334,7 +336,7 @@ def test_c2_c3_a_crash_loop_ends_in_quarantine(play: Any) -> None:
     """Crashes, hangs and memory count, a kill from outside does not; then the version stops, and the other one continues."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A, B)
+        machine.take_snapshot(A, B)
         bad, good = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
         for status, reason in ((-9, None), (-15, None), (-9, "no sign of life"), (-11, None), (-9, "hung"), (-9, None)):
             machine.start(bad, 11)
@@ -357,17 +359,17 @@ def test_e7_crashes_are_counted_for_the_rollouts_that_try_the_version(play: Any)
     """Each crash of this version only, none from outside a rollout; a kill from outside does not count."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A, B)
+        machine.take_snapshot(A, B)
         tried, other = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
         machine.start(tried, 11)
         machine.die(tried, -11)
         assert machine.counted == []
-        machine.know(A, B, rollouts=("one", "two"))
+        machine.take_snapshot(A, B, rollouts=("one", "two"))
         for name, status in ((tried, -11), (tried, -9), (other, -11)):
             machine.start(name, 11)
             machine.die(name, status)
         assert machine.counted == ["one", "two"]
-        machine.know(A, B)
+        machine.take_snapshot(A, B)
         machine.start(tried, 11)
         machine.die(tried, -11)
         assert machine.counted == ["one", "two"]
@@ -380,7 +382,7 @@ def test_a_crash_while_the_agent_was_away_counts(play: Any) -> None:
     """The runner's name identifies its version."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         (name,) = await machine.until(machine.names)
         old = f"{name.rpartition('.')[0]}.999"
         machine.pids[old] = 5
@@ -395,7 +397,7 @@ def test_a_crash_of_what_hung_by_its_own_word_counts(play: Any) -> None:
     """A runner that notices that it hangs kills itself; its last state says so."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         (name,) = await machine.until(machine.names)
         for _ in range(3):
             machine.start(name, 11, state.HUNG)
@@ -409,7 +411,7 @@ def test_the_memory_of_ready_runners_is_told(play: Any) -> None:
     """That of a version's largest runner, among those that are READY."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         (name,) = await machine.until(machine.names)
         assert machine.keeper.processes() == {}
         machine.start(name, os.getpid())
@@ -424,7 +426,7 @@ def test_c11_a_runner_that_leaks_is_replaced_warm(play: Any) -> None:
     """Once, and not again for some time."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         (name,) = await machine.until(machine.names)
         machine.start(name, os.getpid())
         await machine.until(lambda: machine.keeper.facts().runners[0].resident_bytes)
@@ -445,7 +447,7 @@ def test_c2_a_runner_above_its_memory_is_killed(play: Any) -> None:
     """The supervisor kills, so that no other process with that id is hit."""
 
     async def scene(machine: Machine) -> None:
-        machine.know(A)
+        machine.take_snapshot(A)
         (name,) = await machine.until(machine.names)
         machine.start(name, os.getpid())
         assert (await machine.until(lambda: machine.kills))[0] == (name, os.getpid(), "memory")

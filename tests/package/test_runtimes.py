@@ -124,8 +124,8 @@ def test_card_and_placement_say_why(before: tuple[Package, pd.DataFrame, Any]) -
     facts = facts_of(package.folder, package.digest)
     assert facts.withheld == reason
     assert facts.runtime == "native"
-    assert decide((), facts).told().startswith(f"process: carries code; {reason}")
-    assert decide((), Facts("native", "onnx", carries_code=False)).told() == "inline: fast and native"
+    assert decide((), facts).summary().startswith(f"process: carries code; {reason}")
+    assert decide((), Facts("native", "onnx", carries_code=False)).summary() == "inline: fast and native"
 
 
 def test_the_log_says_why_when_a_worker_loads_it(before: tuple[Package, pd.DataFrame, Any], tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_the_most_patient_one_counts_for_the_run() -> None:
         await soon(lambda: leader.done, "it is settled")
         assert leader.code == "deadline-exceeded"
         there.tell(None)
-        assert below.asked[0][1].told == follower.deadline  # type: ignore[attr-defined]
+        assert below.asked[0][1].run_deadline == follower.deadline  # type: ignore[attr-defined]
         below.settle()
         assert follower.value == 2.0
 

@@ -172,10 +172,10 @@ def _wire(document: StartDocument) -> _Agent:
     )
     hash_key = load_hash_key(folder / "privacy.key")
 
-    def know(snapshot: Snapshot) -> None:
-        sink.know(_scrubbers(snapshot, hash_key))
+    def take_snapshot(snapshot: Snapshot) -> None:
+        sink.add_scrubbers(_scrubbers(snapshot, hash_key))
         if runners is not None:
-            runners.know(snapshot)
+            runners.take_snapshot(snapshot)
 
     def read() -> Totals:
         return read_totals(reader)
@@ -209,7 +209,9 @@ def _wire(document: StartDocument) -> _Agent:
     registry = WorkerRegistry(sink.offer, changed)
     confinement = Confinement(folder, document.confinement)
     orders, runners = _wire_runners(document, registry, reader, metrics)
-    sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), registry, know, document.give_up_epoch)
+    sync = Sync(
+        folder / "snapshot.json", PackageStore(folder / "packages"), registry, take_snapshot, document.give_up_epoch
+    )
     control = shipping = None
     if document.control_url is not None:
         name = _name(document)

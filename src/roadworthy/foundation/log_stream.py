@@ -24,19 +24,21 @@ class LogStream:
 
     Args:
         descriptor: where to write; not owned.
-        tell: makes the log line, including its line break, for a number of dropped lines.
+        describe: makes the log line, including its line break, for a number of dropped lines.
         most_held_bytes: bound of the waiting lines.
 
     Attributes:
         dropped: number of lines that were never written.
     """
 
-    def __init__(self, descriptor: int, tell: Callable[[int], str], *, most_held_bytes: int = MOST_HELD_BYTES) -> None:
+    def __init__(
+        self, descriptor: int, describe: Callable[[int], str], *, most_held_bytes: int = MOST_HELD_BYTES
+    ) -> None:
         self.dropped = 0
         self._descriptor = descriptor
-        self._tell = tell
+        self._describe = describe
         self._most_held_bytes = most_held_bytes
-        self._told = 0
+        self._reported = 0
         self._torn = False
         self._reset()
         atexit.register(self.drain, LAST_WORDS_S)
@@ -79,19 +81,19 @@ class LogStream:
                 lines, self._lines = self._lines, deque()
             written = self._write_all(b"".join(lines))
             if written:
-                self._tell_dropped()
+                self._report_dropped()
             with self._some:
                 if not written:
                     self.dropped += len(lines)
                 self._held_bytes -= sum(map(len, lines))
                 self._some.notify_all()
             if written:
-                self._tell_dropped()  # lines dropped while this block was being written
+                self._report_dropped()  # lines dropped while this block was being written
 
-    def _tell_dropped(self) -> None:
-        dropped = self.dropped - self._told
-        if dropped and self._write_all(self._tell(dropped).encode("utf-8")):
-            self._told += dropped
+    def _report_dropped(self) -> None:
+        dropped = self.dropped - self._reported
+        if dropped and self._write_all(self._describe(dropped).encode("utf-8")):
+            self._reported += dropped
 
     def _write_all(self, data: bytes) -> bool:
         """Return False when the descriptor refuses; the next write then ends the torn line first."""

@@ -31,15 +31,15 @@ def configure_logs(process: str, level: str = "info", descriptor: int = _STANDAR
     def name_process(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {**event, "process": process, "pid": os.getpid()}
 
-    def tell(lines: int) -> str:
-        told = {
+    def dropped_line(lines: int) -> str:
+        event = {
             "event": "log-lines-dropped",
             "lines": lines,
             "level": "warning",
             "process": process,
             "pid": os.getpid(),
         }
-        return json.dumps(told) + "\n"
+        return json.dumps(event) + "\n"
 
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -49,7 +49,7 @@ def configure_logs(process: str, level: str = "info", descriptor: int = _STANDAR
         structlog.processors.format_exc_info,
     ]
     render = structlog.processors.JSONRenderer(ensure_ascii=True)
-    stream = LogStream(descriptor, tell)
+    stream = LogStream(descriptor, dropped_line)
     _streams[:] = [stream]
     structlog.configure(
         processors=[*shared, render],

@@ -75,7 +75,7 @@ class Placed:
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """The whole placement in one line, for reports."""
         return str(self) if self.where == INLINE else f"{self}; copies {self.copies}, threads {self.threads}"
 

@@ -143,7 +143,7 @@ class SupervisorChannel:
             for child in children
             if child.ordered and child.process is not None and child.stop_by is None
         ]
-        self._tell({"running": running}, lasts=False)
+        self._report({"running": running}, lasts=False)
 
     def heard(self, number: int) -> None:
         """Drop messages up to `number`: the ordering child has acted on them."""
@@ -153,7 +153,7 @@ class SupervisorChannel:
     def started(self, child: ManagedProcess, pid: int) -> None:
         """Report a start."""
         if child.ordered:
-            self._tell({"started": child.plan.name, "pid": pid})
+            self._report({"started": child.plan.name, "pid": pid})
 
     def exited(self, child: ManagedProcess, ended: ProcessExit, left: Mapping[str, int]) -> None:
         """Report an exit; for a worker, with the gauges that it left in its slot: the requests it had under way."""
@@ -168,13 +168,13 @@ class SupervisorChannel:
             "next_start_s": ended.next_start_s,
             "reason": ended.reason,
         }
-        self._tell(event if child.slot is None else {**event, "slot": child.slot, "left": dict(left)})
+        self._report(event if child.slot is None else {**event, "slot": child.slot, "left": dict(left)})
 
     def recycled(self, child: ManagedProcess, reason: str) -> None:
         """Report that a worker was replaced warm."""
-        self._tell({"recycled": child.plan.name, "slot": child.slot, "reason": reason})
+        self._report({"recycled": child.plan.name, "slot": child.slot, "reason": reason})
 
-    def _tell(self, event: Mapping[str, Any], *, lasts: bool = True) -> None:
+    def _report(self, event: Mapping[str, Any], *, lasts: bool = True) -> None:
         self._number += 1
         line = json.dumps({**event, "number": self._number}).encode("utf-8") + b"\n"
         if len(self._messages) == _MOST_WAITING:

@@ -55,7 +55,7 @@ class Printed:
         if self._rest:
             self._end_line(self._rest)
             self._rest = b""
-        self._tell_dropped()
+        self._report_dropped()
 
     def _end_line(self, line: bytes) -> None:
         cut, self._cut = self._cut or len(line) > MOST_LINE_BYTES, False
@@ -66,16 +66,16 @@ class Printed:
             self._dropped += 1
             return
         self._allowed -= 1
-        self._tell_dropped()
+        self._report_dropped()
         text = line[:MOST_LINE_BYTES].decode("utf-8", "backslashreplace")
-        self._tell("printed", text=text.rstrip("\r"), **({"cut": True} if cut else {}))
+        self._write_event("printed", text=text.rstrip("\r"), **({"cut": True} if cut else {}))
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            self._tell("printed-lines-dropped", lines=dropped)
+            self._write_event("printed-lines-dropped", lines=dropped)
 
-    def _tell(self, event: str, **facts: object) -> None:
+    def _write_event(self, event: str, **facts: object) -> None:
         at = datetime.now(UTC).isoformat()
         document = {"event": event, **facts, "level": "info", "timestamp": at, "process": self._name, "pid": self._pid}
         self._write(json.dumps(document) + "\n")

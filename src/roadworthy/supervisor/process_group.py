@@ -284,12 +284,12 @@ def say(text: str) -> None:
     _log.write(json.dumps({"level": "warning", "process": "supervisor", "event": text}) + "\n")
 
 
-def _tell_dropped(lines: int) -> str:
-    told = {"level": "warning", "process": "supervisor", "event": "log-lines-dropped", "lines": lines}
-    return json.dumps(told) + "\n"
+def _dropped_line(lines: int) -> str:
+    event = {"level": "warning", "process": "supervisor", "event": "log-lines-dropped", "lines": lines}
+    return json.dumps(event) + "\n"
 
 
-_log = LogStream(2, _tell_dropped)
+_log = LogStream(2, _dropped_line)
 
 
 def _forget_process(child: ManagedProcess) -> None:

@@ -22,14 +22,14 @@ class _Known:
     Attributes:
         ready_at: when it became READY. first: its memory then. base: its private memory when it was warm.
         overdue: whether its heartbeat was overdue at the last look.
-        told: whether the log says that it was above its bound from the start.
+        logged: whether the log says that it was above its bound from the start.
     """
 
     ready_at: float | None = None
     first: int = 0
     base: int | None = None
     overdue: bool = False
-    told: bool = False
+    logged: bool = False
 
 
 class WorkerWatch:
@@ -112,8 +112,8 @@ class WorkerWatch:
         if limits.memory_bytes is not None and held.total > limits.memory_bytes:
             if held.total - known.first > _BORN_LARGE * limits.memory_bytes:
                 return "memory"
-            if not known.told:
-                known.told = True
+            if not known.logged:
+                known.logged = True
                 say(f"{child.plan.name} has held {_mb(held)} since its start, more than its bound")
         grown = 0 if known.base is None else held.private - known.base
         return "growth" if limits.growth_bytes is not None and grown > limits.growth_bytes else None

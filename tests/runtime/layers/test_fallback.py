@@ -256,7 +256,7 @@ def test_a_step_that_raises_is_passed_over() -> None:
     """Whatever error a fallback raises, the next one is tried."""
 
     class Broken:
-        kind, told = "rule", ""
+        kind, detail = "rule", ""
 
         def submit(self, _batch: Batch, _ticket: PendingRequest) -> None:
             raise RuntimeError

@@ -55,7 +55,7 @@ class RecordSink:
         self._writing = asyncio.Lock()
         self._room = True
 
-    def know(self, scrubbers: Mapping[str, Scrubber]) -> None:
+    def add_scrubbers(self, scrubbers: Mapping[str, Scrubber]) -> None:
         """Add the endpoints of a new snapshot. Those of earlier snapshots stay: their last records are still on the way."""
         self._scrubbers = {**self._scrubbers, **scrubbers}
 

@@ -173,9 +173,9 @@ class Runners:
         self._restarts: dict[tuple[str, str], int] = defaultdict(int)
         self._workers: dict[str, int] = defaultdict(int)
 
-    def know(self, snapshot: Snapshot) -> None:
+    def take_snapshot(self, snapshot: Snapshot) -> None:
         """Take a snapshot, or the same one again after packages have arrived."""
-        self._quarantine.know(snapshot)
+        self._quarantine.take_snapshot(snapshot)
         self._snapshot = snapshot
         self._changed.set()
 

@@ -91,7 +91,7 @@ class Quarantine:
             else:
                 self._known = found if found.boot == boot else self._known
 
-    def know(self, snapshot: Snapshot) -> None:
+    def take_snapshot(self, snapshot: Snapshot) -> None:
         """Take the snapshot in force, and forget the parts to which it gives a new chance."""
         named = {entry.digest for entry in snapshot.packages}
         endpoints: dict[str, dict[str, int]] = {}

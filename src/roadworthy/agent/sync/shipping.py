@@ -221,7 +221,7 @@ class Shipping:
         self._shipped: dict[str, RecordFile] = {}
         self._kick = asyncio.Event()
         self.refused = 0
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._left_out: dict[str, float] = {}
 
     def kick(self) -> None:
@@ -257,7 +257,7 @@ class Shipping:
             if not await self._send(frame):
                 await self._send_in_parts(registry, frame)
             elif not self._left_out:
-                self._told.clear()
+                self._logged.clear()
 
     async def _send(self, frame: Telemetry) -> bool:
         """Send a frame until it is accepted or refused permanently; whether it was accepted."""
@@ -275,13 +275,13 @@ class Shipping:
             return
         for file in refused.record_files:
             if not await self._send(msgspec.structs.replace(self._make(registry), record_files=(file,))):
-                self._tell(f"the control plane refuses the record file {file.blob}; deleted it")
+                self._log_refusal(f"the control plane refuses the record file {file.blob}; deleted it")
                 self._lost(file.rows)
                 self._forget((file,))
         for name in _COUNTED:
             part = {name: getattr(refused, name)}
             if part[name] and not await self._send(msgspec.structs.replace(self._make(registry), **part)):
-                self._tell(f"the control plane refuses the part {name}; left it out for {_LEFT_OUT_S:.0f} s")
+                self._log_refusal(f"the control plane refuses the part {name}; left it out for {_LEFT_OUT_S:.0f} s")
                 self._left_out[name] = time.monotonic() + _LEFT_OUT_S
 
     async def _deliver(self, frame: bytes) -> bool:
@@ -293,7 +293,7 @@ class Shipping:
             except httpx.HTTPStatusError as error:
                 if error.response.status_code in _PERMANENT:
                     self.refused += 1
-                    self._tell(f"{error.response.status_code} {error.response.text[:_REASON_CHARACTERS]}")
+                    self._log_refusal(f"{error.response.status_code} {error.response.text[:_REASON_CHARACTERS]}")
                     return False
             except httpx.HTTPError:
                 pass  # sync.py logs that the control plane is away
@@ -301,10 +301,10 @@ class Shipping:
                 return True
             await asyncio.sleep(next(pauses))
 
-    def _tell(self, reason: str) -> None:
+    def _log_refusal(self, reason: str) -> None:
         """Log a refusal once, until frames are accepted whole again."""
-        if reason not in self._told:
-            self._told.add(reason)
+        if reason not in self._logged:
+            self._logged.add(reason)
             _log.error("telemetry was refused", reason=reason)
 
     def _make(self, registry: WorkerRegistry, parts: Collection[str] = ()) -> Telemetry:

@@ -103,10 +103,10 @@ class Sync:
                 data = await control.snapshot(etag, WAIT_S if self.connected else 0)
                 snapshot = None if data is None else decode_snapshot(data)
             except (httpx.HTTPError, ValueError) as error:
-                self._tell(connected=False, reason=f"{type(error).__name__}: {error}")
+                self._note_connection(connected=False, reason=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(next(pauses))
                 continue
-            self._tell(connected=True)
+            self._note_connection(connected=True)
             if snapshot is None:
                 pauses = _POLLS.delays(random.random)
             elif self._may_take(snapshot):
@@ -135,7 +135,7 @@ class Sync:
         self.refused = None
         return True
 
-    def _tell(self, *, connected: bool, reason: str = "") -> None:
+    def _note_connection(self, *, connected: bool, reason: str = "") -> None:
         if connected != self.connected:
             self.connected = connected
             if connected:

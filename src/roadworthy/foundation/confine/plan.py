@@ -113,8 +113,8 @@ def parts_held(plan: Mapping[str, Any]) -> dict[str, bool]:
             check=True,
             stdin=subprocess.DEVNULL,
         )
-        told = json.loads(done.stdout)
-        return {part: bool(told[part]) for part in PARTS}
+        held = json.loads(done.stdout)
+        return {part: bool(held[part]) for part in PARTS}
     except (OSError, subprocess.SubprocessError, ValueError, KeyError):
         return dict.fromkeys(PARTS, False)
 
@@ -135,13 +135,13 @@ def not_confined() -> PackageRefused:
 
 def refusal(arguments: Iterable[str]) -> PackageRefused | None:
     """Why this process must not execute code, by the arguments that the launcher added; None when it may."""
-    for told in arguments:
-        if told == NOT_CONFINED:
+    for argument in arguments:
+        if argument == NOT_CONFINED:
             return not_confined()
-        if told.startswith(NOT_GRANTED):
-            return not_allowed(told.removeprefix(NOT_GRANTED))
-        if told.startswith(NOT_THERE):
-            grant = told.removeprefix(NOT_THERE)
+        if argument.startswith(NOT_GRANTED):
+            return not_allowed(argument.removeprefix(NOT_GRANTED))
+        if argument.startswith(NOT_THERE):
+            grant = argument.removeprefix(NOT_THERE)
             return PackageRefused(
                 f"{grant} was granted to the package, but does not exist on this machine",
                 code="grant-not-available",

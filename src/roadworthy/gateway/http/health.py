@@ -73,7 +73,7 @@ def _version(arm: Variant, checks: GoldenProbes | None) -> dict[str, Any]:
         "version": f"{arm.model}:{arm.number}",
         "digest": version.digest,
         "runtime": version.runtime,
-        "placement": version.placed.told(),
+        "placement": version.placed.summary(),
         "waiting": version.batcher.waiting,
         "check": None if found is None else _check(found),
     }

@@ -49,9 +49,9 @@ class AnswerBytes:
     __slots__ = ("_layout", "_print")
 
     def __init__(self, layout: Layout) -> None:
-        told = repr([(field.name, field.dtype.value, field.shape) for field in layout.fields])
+        fields = repr([(field.name, field.dtype.value, field.shape) for field in layout.fields])
         self._layout = layout
-        self._print = blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        self._print = blake2b(fields.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def encode(self, key: bytes, batch: Batch, ttl_ms: int) -> bytes:
         """The bytes to keep under `key`.

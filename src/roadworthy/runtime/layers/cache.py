@@ -226,7 +226,7 @@ class Cache:
         if isinstance(outcome, DeadlineExceeded):
             # These joined after the run had begun, and have later deadlines than the version was given.
             now = time.monotonic()
-            rest = [m for m in members if not m.done and m.deadline > flight.told and m.deadline > now]
+            rest = [m for m in members if not m.done and m.deadline > flight.run_deadline and m.deadline > now]
         for member in members:
             if member not in rest:
                 member.settle(outcome)
@@ -259,7 +259,7 @@ class Cache:
             self._forget(flight)
         else:
             self._count(MISS)
-            flight.told = flight.deadline
+            flight.run_deadline = flight.deadline
             try:
                 self._submit(flight)
             except RoadworthyError as error:
@@ -339,17 +339,17 @@ class _Flight(PendingRequest):
     Attributes:
         key, batch: of the request. why: as in Cache-Status, "miss" or "stale".
         members: the requests that get the outcome, the leader first.
-        told: the deadline that the version was given.
+        run_deadline: the deadline that the version was given.
     """
 
-    __slots__ = ("_alarm", "_cache", "_running", "_settled", "batch", "key", "members", "told", "why")
+    __slots__ = ("_alarm", "_cache", "_running", "_settled", "batch", "key", "members", "run_deadline", "why")
 
     def __init__(self, cache: Cache, asked: tuple[bytes, Batch, bytes], members: list[PendingRequest]) -> None:
         self._cache = cache
         self.key, self.batch, self.why = asked
         self.members = members
         self.caller = members[0].caller
-        self.deadline = self.told = max(member.deadline for member in members)
+        self.deadline = self.run_deadline = max(member.deadline for member in members)
         self._alarm: asyncio.TimerHandle | None = None
         self._settled = self._running = False
 

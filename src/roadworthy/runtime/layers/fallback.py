@@ -37,7 +37,7 @@ class Step(Protocol):
         ...
 
     @property
-    def told(self) -> str:
+    def detail(self) -> str:
         """What the reply's header adds to the kind, such as `version="flights:2"`, or ""."""
         ...
 
@@ -55,7 +55,7 @@ class Fallbacks:
         self._count = count
 
     def __repr__(self) -> str:
-        return f"Fallbacks({', '.join(step.told or step.kind for step in self._steps)}) -> {self._below!r}"
+        return f"Fallbacks({', '.join(step.detail or step.kind for step in self._steps)}) -> {self._below!r}"
 
     def submit(self, batch: Batch, request: PendingRequest) -> None:
         """As in Submitter."""
@@ -88,7 +88,7 @@ class Fallbacks:
     def answered(self, walk: _Walk, step: Step, answer: Answer) -> None:
         """Settle the request with a step's answer."""
         self._count(step.kind, walk.error.code)
-        parts = [step.kind, *([step.told] if step.told else []), f'reason="{walk.error.code}"']
+        parts = [step.kind, *([step.detail] if step.detail else []), f'reason="{walk.error.code}"']
         header = (b"roadworthy-fallback", "; ".join(parts).encode())
         walk.outer.settle(answer.noted((header,), source=step.kind, instead_of=walk.error))
 
@@ -163,7 +163,7 @@ class LastGood:
     """The step "cached": the last good answer to an equal request of the same caller."""
 
     kind = CACHED
-    told = ""
+    detail = ""
 
     def __init__(self, cache: Cache, max_age_s: float) -> None:
         self._cache = cache
@@ -191,7 +191,7 @@ class Static:
     """
 
     kind = STATIC
-    told = ""
+    detail = ""
 
     def __init__(self, outputs: Layout, value: object) -> None:
         self._row = decode_rows(outputs, [value])[0]
@@ -207,7 +207,7 @@ class OtherSubmitter:
 
     def __init__(self, kind: str, name: str, below: Submitter) -> None:
         self.kind = kind
-        self.told = f'{kind}="{name}"'
+        self.detail = f'{kind}="{name}"'
         self._below = below
 
     def submit(self, batch: Batch, request: PendingRequest) -> None:
