@@ -61,7 +61,7 @@ def test_d17_thousands_of_generations_lose_no_series(slab: Path) -> None:
         bound = metrics.bind("e", generation, f"m:{generation}", f"sha256:{generation:064x}")
         for code in ("ok", "invalid-input", "model-fault"):
             bound.observe(code, 0.001, 1)
-        metrics.deep_checked(f"m:{generation}", "ok", 0.001)
+        metrics.probed(f"m:{generation}", "ok", 0.001)
         bound.in_flight.add(1)
         first.observe("ok", 0.001, 1)  # an answer to a request that began long ago, on the split of then
         bound.in_flight.add(-1)
@@ -77,7 +77,7 @@ def test_d17_thousands_of_generations_lose_no_series(slab: Path) -> None:
     assert newest
     assert sum(totals.in_flight.values()) == 0
     assert sum(sum(cells[:-1]) for cells in totals.latency.values()) == counted
-    assert sum(totals.deep.values()) == GENERATIONS
+    assert sum(totals.probes.values()) == GENERATIONS
 
 
 def test_d17_the_work_of_a_scrape_is_bounded(slab: Path) -> None:
@@ -193,8 +193,12 @@ def test_checks_and_dropped_log_lines_go_on_over_a_take_over(slab: Path) -> None
         metrics: WorkerMetrics = open_worker_metrics(slab, 0)
         metrics.log_lines_dropped(2)
         metrics.log_lines_dropped(3)
-        metrics.deep_checked("m:1", "ok", 0.25)
+        metrics.probed("m:1", "ok", 0.25)
     reader = SlabReader(slab)
     totals = read_totals(reader)
-    assert (totals.log_lines_lost, dict(totals.deep), dict(totals.deep_us)) == (6, {("m:1", "ok"): 2}, {"m:1": 250_000})
+    assert (totals.log_lines_lost, dict(totals.probes), dict(totals.probe_us)) == (
+        6,
+        {("m:1", "ok"): 2},
+        {"m:1": 250_000},
+    )
     reader.close()

@@ -28,7 +28,7 @@ from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Layout
 from roadworthy.schema.tables import answers_to_batch
 from roadworthy.serving.metrics import open_worker_metrics, read_totals
-from roadworthy.serving.rollout.outputs import Watching
+from roadworthy.serving.rollout.outputs import OutputCounters
 from roadworthy.store.blobs import FolderBlobs, package_blob
 
 ROWS = np.random.default_rng(15).random((400, 1))
@@ -89,7 +89,7 @@ def drift(folder: Path, by: Measures, package: Package, answered: dict[str, Any]
     """What the alarm says after both versions answered 2,000 rows, as a worker of a gateway counts them."""
     create_slab(folder / "slab", 1)
     cells = open_worker_metrics(folder / "slab", 0).evidence
-    watch = Watching(cells, RolloutEntry("r", "s", "c", outputs=by.outputs), GENERATION, package.signature)
+    watch = OutputCounters(cells, RolloutEntry("r", "s", "c", outputs=by.outputs), GENERATION, package.signature)
     layout = Layout(package.signature.outputs)
     live = np.random.default_rng(16).random((2_000, 1))
     for arm, model in answered.items():

@@ -25,7 +25,7 @@ from bench.load.heavy import COLUMNS, LEGAL, LIMIT_BYTES, NAMES, ROWS, Heavy, he
 from roadworthy.codecs.codec import Decoded
 from roadworthy.codecs.formats import Formats
 from roadworthy.codecs.open_inference import OpenInference
-from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, ReadApart
+from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, NeedsReader
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, RoadworthyError, Unavailable
 from roadworthy.foundation.resident import resident
@@ -124,11 +124,11 @@ def test_g6_the_loop_reads_no_long_body(name: str) -> None:
     heavy = BODIES[name]
     body = heavy.make()
     if name != "V2 binary: largest legal" and len(body) > FAST_BYTES:
-        with peak() as built, pytest.raises(ReadApart):
+        with peak() as built, pytest.raises(NeedsReader):
             decode(heavy, body, on_loop=True)
         assert built[0] < 2 * len(body) + (4 << 20)
     for limit in (EXACT_BYTES, ARROW_BYTES, FAST_BYTES):
-        with peak() as built, contextlib.suppress(InvalidRequest, ReadApart):
+        with peak() as built, contextlib.suppress(InvalidRequest, NeedsReader):
             decode(heavy, body[:limit], on_loop=True)
         assert built[0] < 16 * limit + (1 << 20)
 
@@ -287,12 +287,12 @@ def test_g6_a_reader_that_is_killed_or_frozen_is_replaced(runner: asyncio.Runner
     assert runner.run(apart(*ask)).batch.rows == ROWS
     (second,) = pool.processes()
     os.kill(second, signal.SIGSTOP)
-    pool.patience_s = 0.2
+    pool.timeout_s = 0.2
     failed = runner.run(apart(*ask))
     assert isinstance(failed, Unavailable)
     assert failed.code == "reading-failed"
     assert not psutil.pid_exists(second)
-    pool.patience_s = DEADLINE_S
+    pool.timeout_s = DEADLINE_S
     assert runner.run(apart(*ask)).batch.rows == ROWS
     (third,) = pool.processes()
     pool.close()

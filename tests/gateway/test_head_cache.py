@@ -1,4 +1,4 @@
-"""A head that is read again means what it meant the first time, and what may change is judged each time."""
+"""A cached head has the meaning that the parser found the first time; checks that may change are repeated for each request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bench.load.raw import Connection, Reply, connected, request
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import KeyEntry
-from roadworthy.gateway.http.head_cache import MOST_HEAD_BYTES, MOST_HEADS, CachedHead, Familiar, HeadCache
+from roadworthy.gateway.http.head_cache import MOST_HEAD_BYTES, MOST_HEADS, CachedHead, HeadCache, HeadLookup
 from tests.conftest import eventually
 
 KEY = "rw_callerxx_" + "k" * 40
@@ -28,7 +28,7 @@ CALLER = KeyEntry("key-callerxx", hashlib.sha256(KEY.encode()).hexdigest(), "pre
 
 @pytest.fixture(scope="module")
 def worker(start_worker: Callable[..., Any], make_plan: type[Any]) -> Any:
-    """A worker that demands a key."""
+    """A worker that requires a key."""
     plan = make_plan()
     total = plan.package(1)
     plan.endpoint("sum", [total])
@@ -47,13 +47,13 @@ def predict(*row: float, lines: tuple[bytes, ...] = (BEARER,)) -> bytes:
 
 
 def ask(connection: Connection, data: bytes) -> Reply:
-    """One request, all in one piece, and its answer."""
+    """Send one request in one piece; returns its answer."""
     connection.send(data)
     return connection.reply()
 
 
 def show(reply: Reply) -> tuple[int, Any, bool]:
-    """Status, what is in the body but for ids, and whether the connection ends."""
+    """The status, the body without ids, and whether the connection closes."""
     body = json.loads(reply.body)
     return reply.status, body.get("code", body), reply.closes
 
@@ -101,7 +101,7 @@ def test_read_again_means_the_same(worker: Any, asked: list[bytes], cut: bool) -
 
 
 def test_ids_are_each_request_s_own(worker: Any) -> None:
-    """The caller's id comes back, ours is new each time."""
+    """The caller's id comes back; the gateway's own id is new each time."""
     with connected(worker.port) as connection:
         replies = [ask(connection, HEADS[2]) for _ in range(5)]
         assert {reply.headers[b"x-request-id"] for reply in replies} == {b"order-7"}
@@ -111,7 +111,7 @@ def test_ids_are_each_request_s_own(worker: Any) -> None:
 
 
 def test_a_known_head_and_the_next_request_in_one_segment(worker: Any) -> None:
-    """What follows is not lost: such bytes go through the parser."""
+    """The next request is not lost: such bytes go through the parser."""
     with connected(worker.port) as connection:
         for _ in range(3):
             assert show(ask(connection, HEADS[0]))[:2] == (200, {"predictions": [6]})
@@ -123,7 +123,7 @@ def test_a_known_head_and_the_next_request_in_one_segment(worker: Any) -> None:
 def test_what_changes_counts_at_once(
     start_worker: Any, make_plan: type[Any], planted_agent: Any, tmp_path: Path
 ) -> None:
-    """On connections whose heads are known: another version answers, a revoked key and a removed endpoint are refused."""
+    """On connections with cached heads: another version answers, and a revoked key and a removed endpoint are refused."""
     plan = make_plan()
     first, second = plan.package(1), plan.package(2)
     plan.endpoint("sum", [first])
@@ -171,7 +171,7 @@ def tensors(count: int, claimed: int) -> bytes:
 
 @pytest.mark.parametrize("count", [10, 5_000])
 def test_raw_tensors_behind_known_heads(worker: Any, count: int) -> None:
-    """Their own head is known too then, and large ones are not copied: the same answers, the same refusals."""
+    """The JSON head is then cached too, and large bodies are not copied: the same answers, the same refusals."""
     with connected(worker.port) as connection:
         for data in (
             tensors(count, count),
@@ -197,7 +197,7 @@ def known(length: int) -> CachedHead:
 
 
 def message(number: int) -> bytes:
-    """A request that no other is equal to."""
+    """A request that is unlike any other."""
     return b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody" % number
 
 
@@ -205,19 +205,19 @@ def test_what_is_kept_is_bounded() -> None:
     """In number and in length."""
     heads = HeadCache()
     for number in range(3 * MOST_HEADS):
-        Familiar(heads).learn(message(number), known(4))
+        HeadLookup(heads).learn(message(number), known(4))
         assert len(heads) <= MOST_HEADS
     heads.clear()
-    Familiar(heads).learn(b"POST /" + b"x" * MOST_HEAD_BYTES + message(1), known(4))
-    Familiar(heads).learn(b"\r\n" + message(1), known(4))
-    Familiar(heads).learn(message(1) + message(2), known(4))
+    HeadLookup(heads).learn(b"POST /" + b"x" * MOST_HEAD_BYTES + message(1), known(4))
+    HeadLookup(heads).learn(b"\r\n" + message(1), known(4))
+    HeadLookup(heads).learn(message(1) + message(2), known(4))
     assert len(heads) == 0
 
 
-def test_who_never_repeats_is_hardly_looked_up() -> None:
-    """After some heads that nobody saw before only every 64th is tried and kept; one that is found brings the habit back."""
+def test_a_client_that_never_repeats_is_hardly_looked_up() -> None:
+    """After some unknown heads, only every 64th is looked up and cached; a head that is found restores the normal rate."""
     heads = HeadCache()
-    client = Familiar(heads)
+    client = HeadLookup(heads)
     for number in range(10_000):
         assert client.look_up(message(number)) is None
         client.learn(message(number), known(4))

@@ -1,4 +1,4 @@
-"""Probes and the health page of a real worker: what a version that goes wrong, and memory that runs short, do to them."""
+"""Probes and the health page of a real worker: how a failing version and a shortage of memory change them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVERY_S = 0.1
 
 @pytest.fixture(scope="module")
 def moody(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """A package whose answers follow the word in a file, and the file."""
+    """A package whose behaviour follows the word in a file, and the file."""
     folder = tmp_path_factory.mktemp("moody")
     mood = folder / "mood"
     mood.write_text("right")
@@ -43,7 +43,7 @@ def moody(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 
 def totals(worker: Any) -> Totals:
-    """What the worker has counted."""
+    """The worker's counts."""
     reader = SlabReader(worker.folder / "run" / "slab")
     try:
         return read_totals(reader)
@@ -76,12 +76,13 @@ def serve(
 def test_a_version_that_goes_wrong_makes_the_probe_say_no(
     serve: Callable[..., Any], moody: tuple[Any, Path], planted_agent: Any, tmp_path: Path, word: str
 ) -> None:
-    """Soon after; the agent is told; callers are still answered; nothing counts as a request or is recorded; it becomes well."""
+    """Soon after, and the agent learns of it. Callers are still answered, no probe counts as a request or is recorded, and the
+    version recovers."""
     package, mood = moody
     agent = planted_agent(tmp_path)
     worker = serve().wait_ready()
     label = "moody:3"
-    eventually(lambda: totals(worker).deep[label, "ok"] >= 3, "it is checked")
+    eventually(lambda: totals(worker).probes[label, "ok"] >= 3, "it is checked")
     assert worker.client.get("/v2/models/e/ready").json() == {"name": "e", "ready": True}
     mood.write_text(word)
     probe = eventually(
@@ -94,7 +95,7 @@ def test_a_version_that_goes_wrong_makes_the_probe_say_no(
     assert worker.client.get("/v2/health/ready").status_code == 503
     refused = worker.client.get("/v2/models/e/ready")
     assert (refused.status_code, refused.json()) == (503, {"name": "e", "ready": False})
-    eventually(lambda: [state.health for state in agent.last().versions] == ["wrong-answers"], "the agent is told")
+    eventually(lambda: [state.health for state in agent.last().versions] == ["wrong-answers"], "the agent learns it")
     assert agent.last().versions[0].state == "READY"
     assert worker.predict("e", [[2, 1]]).status_code == (200 if word == "wrong" else 500)
     page = worker.client.get("/healthz").json()
@@ -104,33 +105,33 @@ def test_a_version_that_goes_wrong_makes_the_probe_say_no(
     assert "secret" not in json.dumps(page)
     mood.write_text("right")
     eventually(lambda: worker.client.get("/readyz").status_code == 200, "it is well again")
-    eventually(lambda: agent.last().versions[0].health is None, "the agent is told")
+    eventually(lambda: agent.last().versions[0].health is None, "the agent learns it")
     assert sum(totals(worker).requests.values()) == 1
     eventually(lambda: len(agent.records) == 1, "the one request is recorded")
     assert package.digest == agent.records[0].digest
 
 
-def test_checks_cost_traffic_nothing_that_counts(serve: Callable[..., Any]) -> None:
-    """Ten checks a second beside it: every request is answered as ever, and they alone are counted as requests."""
+def test_probes_do_not_disturb_traffic(serve: Callable[..., Any]) -> None:
+    """With ten probes a second, every request is answered as before, and only requests are counted as such."""
     worker = serve().wait_ready()
     answers = []
 
     def checked() -> bool:
         answers.append(worker.predict("e", [[2, 1]]).json())
-        return totals(worker).deep["moody:3", "ok"] >= 5
+        return totals(worker).probes["moody:3", "ok"] >= 5
 
-    eventually(checked, "five checks beside the traffic")
+    eventually(checked, "five checks during the traffic")
     assert answers == [{"predictions": [4.0]}] * len(answers)
     assert sum(totals(worker).requests.values()) == len(answers)
 
 
 def test_the_health_page_needs_a_key_and_shows_what_the_key_may_ask(serve: Callable[..., Any]) -> None:
-    """No key, no page; a key of one endpoint sees that one; latency and placement are told."""
+    """Without a key there is no page; a key of one endpoint sees only that endpoint; latency and placement are shown."""
     (one, one_key), (all_, all_key) = make_key(), make_key()
     keys = (KeyEntry(one, hash_key(one_key), "predictor", ("e",)), KeyEntry(all_, hash_key(all_key), "predictor"))
     worker = serve(keys).wait_ready()
     assert worker.client.get("/healthz").status_code == 401
-    eventually(lambda: totals(worker).deep["moody:3", "ok"] >= 4, "it is checked")
+    eventually(lambda: totals(worker).probes["moody:3", "ok"] >= 4, "it is checked")
     for key, names in ((one_key, {"e"}), (all_key, {"e", "f"})):
         page = worker.client.get("/healthz", headers={"authorization": f"Bearer {key}"}).json()
         assert set(page["endpoints"]) == names
@@ -152,7 +153,7 @@ def test_without_checks_nothing_is_known(serve: Callable[..., Any]) -> None:
 
 
 def test_b8_no_memory_refuses_predictions_and_nothing_else(serve: Callable[..., Any]) -> None:
-    """503 with Retry-After; probes, metadata and the health page answer, and the probe says why it is not ready."""
+    """Predictions get 503 with Retry-After; probes, metadata and the health page answer, and the probe has the reason."""
     worker = serve(memory_close_share=0.0001, memory_refuse_share=0.0001)
     reply = eventually(
         lambda: (sent := worker.predict("e", [[2, 1]])).json().get("code") == "memory-pressure" and sent, "it refuses"
@@ -166,19 +167,20 @@ def test_b8_no_memory_refuses_predictions_and_nothing_else(serve: Callable[..., 
 
 
 def test_b8_little_memory_ends_connections(serve: Callable[..., Any]) -> None:
-    """Everybody is answered, on a connection that ends; the probe still says yes, with a warning."""
+    """Every request is answered, on a connection that closes; the probe still says yes, with a warning."""
     worker = serve(memory_close_share=0.0001).wait_ready()
-    eventually(lambda: worker.client.get("/readyz").json().get("warnings") == ["memory-high"], "it is told")
+    eventually(lambda: worker.client.get("/readyz").json().get("warnings") == ["memory-high"], "the probe warns")
     reply = worker.predict("e", [[2, 1]])
     assert (reply.status_code, reply.headers["connection"]) == (200, "close")
     assert worker.client.get("/readyz").status_code == 200
 
 
-def test_a_disk_that_is_nearly_full_is_told(serve: Callable[..., Any]) -> None:
-    """In the probe's answer; it is ready."""
+def test_a_nearly_full_disk_is_a_warning(serve: Callable[..., Any]) -> None:
+    """The probe's answer has the warning, and is ready."""
     worker = serve(disk_reserve_mb=1 << 40).wait_ready()
     probe = eventually(
-        lambda: (reply := worker.client.get("/readyz")).json().get("warnings") == ["disk-low"] and reply, "it is told"
+        lambda: (reply := worker.client.get("/readyz")).json().get("warnings") == ["disk-low"] and reply,
+        "the probe warns",
     )
     assert probe.status_code == 200
     assert worker.predict("e", [[2, 1]]).json() == {"predictions": [4.0]}

@@ -1,4 +1,5 @@
-"""The pure parts of rollouts on a gateway: draws that stay, what an outcome says, and counts that outlive their process."""
+"""The pure parts of rollouts on a gateway: stable assignments, the evidence in an outcome, and counts that outlive their
+process."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from roadworthy.serving.rollout import counters as evidence
 from roadworthy.serving.rollout import outputs as watched
 from roadworthy.serving.rollout.assignment import own_outcome
 from roadworthy.serving.rollout.counters import EvidenceCells
-from roadworthy.serving.rollout.outputs import Watching
+from roadworthy.serving.rollout.outputs import OutputCounters
 from roadworthy.serving.split import Split, sticky_key, unit_hash
 
 ANSWER = Answer(Batch(Layout(()), 1, ()), 0, 1)
@@ -41,28 +42,28 @@ FAULT = ModelFault("it failed", code="model-failed")
 
 
 def canary_has(unit: str, weight: int) -> bool:
-    """Whether a user is the canary's at that weight, in the order of arms that snapshots have."""
-    arms = Split(["stable", "canary"], [FULL_SHARE - weight, weight])
-    return arms.choose(sticky_key("r", unit)) == "canary"
+    """Whether a user is assigned to the canary at that weight, with the variants in a snapshot's order."""
+    split = Split(["stable", "canary"], [FULL_SHARE - weight, weight])
+    return split.choose(sticky_key("r", unit)) == "canary"
 
 
 @given(st.text(), st.integers(0, FULL_SHARE), st.integers(0, FULL_SHARE))
 def test_who_got_the_canary_keeps_it_while_its_share_grows(unit: str, one: int, other: int) -> None:
-    """Thresholds only grow with the share."""
+    """The threshold only grows with the share."""
     small, large = sorted((one, other))
     assert canary_has(unit, large) or not canary_has(unit, small)
 
 
-def test_each_rollout_draws_its_users_anew() -> None:
-    """Else the same tenth of the users would meet every canary first."""
-    arms = Split(["stable", "canary"], [5_000, 5_000])
-    both = [[arms.choose(sticky_key(rollout, str(n))) for rollout in ("one", "two")] for n in range(2_000)]
+def test_each_rollout_assigns_its_users_anew() -> None:
+    """Otherwise the same tenth of the users would get every canary first."""
+    split = Split(["stable", "canary"], [5_000, 5_000])
+    both = [[split.choose(sticky_key(rollout, str(n))) for rollout in ("one", "two")] for n in range(2_000)]
     assert 850 < sum(first == second for first, second in both) < 1_150
 
 
 @given(st.text(), st.text())
 def test_hashes_of_users_fit_a_cell(rollout: str, unit: str) -> None:
-    """And 0 stands for none."""
+    """0 means no user."""
     assert 0 < unit_hash(rollout, unit) < 1 << 63
 
 
@@ -92,18 +93,18 @@ GOOD = {"errors": False, "invalid_outputs": False}
     ],
 )
 def test_what_an_outcome_says(outcome: object, ran_us: int, said: object) -> None:
-    """The version's own doing is told from everybody else's, whatever the caller gets."""
+    """Failures of the version itself are distinguished from all others, whatever the caller gets."""
     assert own_outcome(outcome, ran_us, 100) == said  # type: ignore[arg-type]
 
 
 def test_slow_is_not_asked_where_nothing_says_what_slow_is() -> None:
-    """Not for answers, and not for those that never came."""
+    """Neither for answers nor for runs that never ended."""
     assert own_outcome(ANSWER, 10**9, None) == GOOD
     assert own_outcome(DeadlineExceeded("late"), 10**9, None) == "shed"
 
 
 def test_run_times_begin_after_the_warm_up() -> None:
-    """Each of the requests of a run counts, in the bin that its time belongs to; longer than all bounds is the last."""
+    """Each request of a run counts, in the bin of its time; a time above all bounds counts in the last bin."""
     times = RunTimes()
     cells = memoryview(bytearray(8 * BINS)).cast("q")
     times.keep_in(cells, range(BINS))
@@ -116,7 +117,7 @@ def test_run_times_begin_after_the_warm_up() -> None:
 
 
 def count_some(path: Path, slot: int) -> None:
-    """What one worker counts."""
+    """The counts of one worker."""
     cells = open_worker_metrics(path, slot).evidence
     for bad in (True, False, False):
         cells.sample(("r", "3", "errors", "canary"), bad=bad)
@@ -130,7 +131,7 @@ def count_some(path: Path, slot: int) -> None:
 
 
 def test_counts_of_all_workers_and_their_predecessors_add_up(tmp_path: Path) -> None:
-    """A worker that takes a slot over goes on from what is there; a user is noted once a signal, in the first generation."""
+    """A worker that takes over a slot continues its counts; a user is stored once per signal, in the first generation."""
     create_slab(tmp_path / "slab", 3)
     for slot in (0, 1, 0):
         count_some(tmp_path / "slab", slot)
@@ -143,7 +144,7 @@ def test_counts_of_all_workers_and_their_predecessors_add_up(tmp_path: Path) -> 
 
 
 def test_watched_answers_add_up_over_workers(tmp_path: Path) -> None:
-    """Sums travel as such and not as millionths; a total that was read in the middle of a count is none that cannot be."""
+    """Sums are sent as such, not in millionths; a total read in the middle of a count is trimmed to a possible one."""
     create_slab(tmp_path / "slab", 3)
     for slot in (0, 1, 0):
         cells = open_worker_metrics(tmp_path / "slab", slot).evidence
@@ -163,12 +164,12 @@ def test_watched_answers_add_up_over_workers(tmp_path: Path) -> None:
 
 def watching(
     tmp_path: Path, *outputs: WatchedOutput, probabilities: str | None = None
-) -> tuple[Watching, EvidenceCells]:
-    """What a worker watches of answers with a label, a price and probabilities, and its cells."""
+) -> tuple[OutputCounters, EvidenceCells]:
+    """A worker's output counters for answers with a label, a price and probabilities, and its cells."""
     create_slab(tmp_path / "slab", 2)
     cells = open_worker_metrics(tmp_path / "slab", 0).evidence
     rollout = RolloutEntry("r", "s", "c", outputs=outputs, probabilities=probabilities)
-    return Watching(cells, rollout, 3, Signature((), ANSWERED)), cells
+    return OutputCounters(cells, rollout, 3, Signature((), ANSWERED)), cells
 
 
 ANSWERED = (
@@ -193,13 +194,13 @@ def answer(*rows: tuple[str | None, float | None, list[float]]) -> Answer:
 
 
 def seen(tmp_path: Path) -> dict[tuple[int, str], dict[int, int]]:
-    """The bins that are not empty, by output and arm."""
+    """The bins that are not empty, by output and variant."""
     counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
     return {(each.output, each.arm): {n: cell for n, cell in enumerate(each.cells) if cell} for each in counts.bins}
 
 
 def test_answers_are_counted_in_bins(tmp_path: Path) -> None:
-    """Labels by class, the rest together; numbers by edges; nulls apart. Of an answer with several rows one counts."""
+    """Labels by class, the rest together; numbers by edges; nulls in a bin of their own. Of several rows one counts."""
     watch, _ = watching(tmp_path, LABELS, PRICES)
     for label, price in (("a", 5.0), ("b", -0.5), ("c", 10.0), (None, None), ("a", 0.0)):
         watch.answered("canary", answer((label, price, [1, 0, 0])), None)
@@ -215,7 +216,7 @@ def test_answers_are_counted_in_bins(tmp_path: Path) -> None:
 
 
 def test_each_row_has_its_turn_and_both_versions_the_same_one(tmp_path: Path) -> None:
-    """Whichever the arm is; else a version could be asked for first rows and the other for last ones."""
+    """Regardless of the variant; otherwise one version could be counted by first rows and the other by last rows."""
     watch, _ = watching(tmp_path, LABELS)
     two = answer(("a", 1.0, [1, 0, 0]), ("b", 1.0, [1, 0, 0]))
     for _ in range(10):
@@ -236,16 +237,16 @@ def test_how_sure_an_answer_is(tmp_path: Path) -> None:
     )
 
 
-def test_a_user_who_keeps_an_arm_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In each arm and generation; those that cannot be remembered any more do not count."""
-    monkeypatch.setattr(watched, "MOST_MET", 3)
+def test_a_sticky_user_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Per variant and generation; users beyond the worker's memory do not count."""
+    monkeypatch.setattr(watched, "MOST_SEEN", 3)
     watch, cells = watching(tmp_path, LABELS)
     one = answer(("a", 1.0, [1, 0, 0]))
-    for arm, unit in (("stable", 1), ("stable", 1), ("canary", 1), ("stable", 2), ("stable", 3)):
-        watch.answered(arm, one, unit)
+    for variant, unit in (("stable", 1), ("stable", 1), ("canary", 1), ("stable", 2), ("stable", 3)):
+        watch.answered(variant, one, unit)
     assert seen(tmp_path) == {(0, "stable"): {0: 2}, (0, "canary"): {0: 1}}
     assert cells_of_metrics(tmp_path) == ()
-    later = Watching(cells, RolloutEntry("r", "s", "c", outputs=(LABELS,)), 4, Signature((), ANSWERED))
+    later = OutputCounters(cells, RolloutEntry("r", "s", "c", outputs=(LABELS,)), 4, Signature((), ANSWERED))
     later.answered("stable", one, 1)
     counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
     assert [(each.generation, sum(each.cells)) for each in counts.bins if each.arm == "stable"] == [(3, 2), (4, 1)]
@@ -257,16 +258,16 @@ def cells_of_metrics(tmp_path: Path) -> tuple[MetricCount, ...]:
 
 
 def test_each_worker_that_counts_users_is_counted(tmp_path: Path) -> None:
-    """In its generation, a replacement once more: as often may one user be in the counts."""
+    """Per generation, and a replacement again: a user may be in the counts that many times."""
     create_slab(tmp_path / "slab", 3)
     rollout = RolloutEntry("r", "s", "c", outputs=(LABELS,), sticky_header="X-User")
     for slot in (0, 1, 0):
-        Watching(open_worker_metrics(tmp_path / "slab", slot).evidence, rollout, 3, Signature((), ANSWERED))
+        OutputCounters(open_worker_metrics(tmp_path / "slab", slot).evidence, rollout, 3, Signature((), ANSWERED))
     assert cells_of_metrics(tmp_path) == (MetricCount(3, COUNTERS, "stable", 3, 0.0),)
 
 
 def test_more_users_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that fit are kept, the rest is told; a successor finds the same."""
+    """Those that fit are stored, and the overflow is reported; a successor finds the same."""
     monkeypatch.setattr(evidence, "MOST_UNIT_RUNS", 2)
     create_slab(tmp_path / "slab", 2)
     for _ in range(2):
@@ -278,7 +279,7 @@ def test_more_users_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_rollouts_that_are_over_make_room(tmp_path: Path) -> None:
-    """Hundreds of them find room, and one that goes on loses nothing; nothing overflows."""
+    """Hundreds of them find room, a running one loses nothing, and nothing overflows."""
     create_slab(tmp_path / "slab", 2, names=600, cells=8_000)
     metrics = open_worker_metrics(tmp_path / "slab", 0)
     metrics.evidence.sample(("stays", "1", "errors", "canary"), bad=True)
@@ -309,5 +310,5 @@ def test_rollouts_that_are_over_make_room(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_died_of_a_copy_names_the_version() -> None:
-    """Copies are in no endpoint's count, but in flight."""
+    """Copies count for no endpoint, but are in flight."""
     assert executing({"shadowing\x1fabc": 1, "shadowing\x1fdef": 0}) == {"sha256:abc"}

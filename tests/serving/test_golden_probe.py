@@ -1,4 +1,4 @@
-"""Deep checks: golden examples asked of real packages in service, the way that requests go, and what follows from the answers."""
+"""Golden probes: examples sent to real packages in service along a request's path, and the results of the answers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from roadworthy.runtime.placement import INLINE, Placed
 from roadworthy.runtime.queue.batching import Batcher
 from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.serving.admission import Admission
-from roadworthy.serving.endpoint import WorkerContext, bind
-from roadworthy.serving.health import golden_probe as deep
+from roadworthy.serving.endpoint import bind
+from roadworthy.serving.health import golden_probe as probing
 from roadworthy.serving.health.golden import MOST_EXAMPLES, read_examples
 from roadworthy.serving.health.golden_probe import (
     BUSY,
@@ -46,7 +46,7 @@ POLICY = Policy(timeout_ms=100)
 
 @pytest.fixture(scope="module")
 def moody(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PackageEntry, Path]:
-    """A gateway's folder with a package whose answers follow the word in a file: the folder, its entry, the file."""
+    """A gateway's folder with a package whose behaviour follows the word in a file: the folder, its entry, the file."""
     folder = tmp_path_factory.mktemp("gateway")
     mood = folder / "mood"
     mood.write_text("right")
@@ -72,24 +72,24 @@ def moody(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PackageEntry,
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until it is so."""
-    await soon(condition, "the version is as wanted")
+    """Run the loop until the condition holds."""
+    await soon(condition, "the version is in the expected state")
 
 
 @pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets how long an example may take: long, until a version is to be found that does not answer."""
-    monkeypatch.setattr(deep, "_QUIET_S", 0.02)
+def timeout(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets how long an example may take: long, except where a version must be found not to answer."""
+    monkeypatch.setattr(probing, "_QUIET_S", 0.02)
 
     def be(seconds: float) -> None:
-        monkeypatch.setattr(deep, "PATIENCE_S", seconds)
+        monkeypatch.setattr(probing, "TIMEOUT_S", seconds)
 
     be(DEADLINE_S)
     return be
 
 
 class Other(PendingRequest):
-    """A request of somebody else, whose outcome is of no interest; `then` is called with it."""
+    """A caller's request; `then` is called with its outcome."""
 
     def __init__(self, then: Callable[[], None] = lambda: None) -> None:
         super().__init__(time.monotonic() + 3_600)
@@ -101,7 +101,7 @@ class Other(PendingRequest):
 
 
 class Running:
-    """One endpoint over the package, in this process's loop, and its checks."""
+    """One endpoint over the package, in this process's loop, and its golden probes."""
 
     def __init__(self, moody: tuple[Path, PackageEntry, Path], metrics: WorkerMetrics) -> None:
         folder, entry, self.mood = moody
@@ -112,19 +112,17 @@ class Running:
         signature = executable.package.signature
         self.version = Version(entry.digest, executable.runtime, signature, Placed(INLINE, "planted"), batcher)
         at = EndpointEntry("m", 1, (VariantEntry(entry.digest, 10_000),), signature.to_document(), POLICY)
-        door = Admission("m")
-        self.endpoint = bind(at, {entry.digest: entry}, lambda _: self.version, door, WorkerContext(metrics))
+        admission = Admission("m")
+        self.endpoint = bind(at, {entry.digest: entry}, lambda _: self.version, admission, metrics)
         self.changes = 0
-        self.checks = GoldenProbes(
-            folder, lambda: {"m": self.endpoint}, 0.01, metrics.deep_checked, self._changed, JsonProbe
-        )
+        self.checks = GoldenProbes(folder, lambda: {"m": self.endpoint}, 0.01, metrics.probed, self._changed, JsonProbe)
 
     def _changed(self) -> None:
         self.changes += 1
 
     @contextmanager
     def feeling(self, word: str) -> Iterator[None]:
-        """Answer so for a while."""
+        """Set the behaviour of the model."""
         self.mood.write_text(word)
         try:
             yield
@@ -132,7 +130,7 @@ class Running:
             self.mood.write_text("right")
 
     async def check(self) -> tuple[str, str | None]:
-        """One check: result and fault."""
+        """Probe once; returns result and fault."""
         await self.checks.check_all()
         health = self.checks.health(self.digest)
         assert health is not None
@@ -160,14 +158,14 @@ def run(moody: Any, tmp_path: Path) -> Callable[..., Any]:
         reader = SlabReader(slab)
         totals = read_totals(reader)
         reader.close()
-        assert totals.requests == {}, "a check is nobody's request"
-        return dict(totals.deep)
+        assert totals.requests == {}, "a probe counts as no request"
+        return dict(totals.probes)
 
     return go
 
 
 def test_a_well_version_is_asked_one_example_after_the_other(run: Any) -> None:
-    """Each check is counted by version and result, and timed; nothing is anybody's request; the lease is given back."""
+    """Each probe is counted by version and result, and timed; it counts as no request, and its lease is released."""
 
     async def work(running: Running) -> None:
         for _ in range(MOST_EXAMPLES + 1):
@@ -187,13 +185,13 @@ def test_a_well_version_is_asked_one_example_after_the_other(run: Any) -> None:
     ("word", "fault"), [("wrong", WRONG_ANSWERS), ("raise", WRONG_ANSWERS), ("hang", NOT_ANSWERING)]
 )
 def test_two_failures_in_a_row_make_it_unhealthy_and_one_success_well(
-    run: Any, patience: Callable[[float], None], word: str, fault: str
+    run: Any, timeout: Callable[[float], None], word: str, fault: str
 ) -> None:
-    """Other answers than in training, an exception, and a run that never ends; told once when it begins and once when it ends."""
+    """Other answers than in training, an exception, and a run that never ends: reported once at the start and once at the end."""
 
     async def work(running: Running) -> None:
         assert await running.check() == (OK, None)
-        patience(0.1 if word == "hang" else DEADLINE_S)
+        timeout(0.1 if word == "hang" else DEADLINE_S)
         with running.feeling(word):
             assert await running.check() == (fault, None)
             assert running.changes == 0
@@ -201,7 +199,7 @@ def test_two_failures_in_a_row_make_it_unhealthy_and_one_success_well(
             assert running.changes == 1
             assert dict(running.checks.faults()) == {running.digest: fault}
             assert await running.check() == (fault, fault)
-        patience(DEADLINE_S)
+        timeout(DEADLINE_S)
         await until(lambda: running.version.batcher.busy_since is None)
         assert await running.check() == (OK, None)
         assert running.changes == 2
@@ -210,8 +208,8 @@ def test_two_failures_in_a_row_make_it_unhealthy_and_one_success_well(
     assert run(work)["moody:3", fault] == 3
 
 
-def test_overload_is_no_fault_of_the_version(run: Any, patience: Callable[[float], None]) -> None:
-    """A check that finds no place while other requests are run says busy, however often."""
+def test_overload_is_no_fault_of_the_version(run: Any, timeout: Callable[[float], None]) -> None:
+    """A probe that finds no place while other requests run has the result busy, however often."""
 
     async def work(running: Running) -> None:
         batcher = running.version.batcher
@@ -226,22 +224,22 @@ def test_overload_is_no_fault_of_the_version(run: Any, patience: Callable[[float
             batcher.submit(inputs, waiting[-1])
 
         with running.feeling("slow"):
-            for _ in range(100):  # a line that is longer than the patience, and stays as long as the checks last
+            for _ in range(100):  # a queue longer than the timeout, which stays for all probes
                 another()
-            patience(1.0)
+            timeout(1.0)
             for _ in range(3):
                 assert await running.check() == (BUSY, None)
             for other in waiting:
                 other.drop()
-        patience(DEADLINE_S)
+        timeout(DEADLINE_S)
         await until(lambda: not batcher.waiting and batcher.busy_since is None)
         assert await running.check() == (OK, None)
 
     run(work)
 
 
-def test_a_version_that_is_stuck_is_found_behind_a_full_line_too(run: Any, patience: Callable[[float], None]) -> None:
-    """That checks are refused at the door, because too many wait, does not hide that nothing moves."""
+def test_a_version_that_is_stuck_is_found_behind_a_full_line_too(run: Any, timeout: Callable[[float], None]) -> None:
+    """Probes that are refused because too many requests wait still show that the version is stuck."""
 
     async def work(running: Running) -> None:
         batcher = running.version.batcher
@@ -249,12 +247,12 @@ def test_a_version_that_is_stuck_is_found_behind_a_full_line_too(run: Any, patie
         batcher.configure(Batching(max_rows=1))
         inputs = read_examples(running.folder, running.digest, JsonProbe).next().inputs
         with running.feeling("slow"):
-            for _ in range(3):  # it has a pace that tells how long the line is
+            for _ in range(3):  # gives the queue a pace by which it knows its length in time
                 assert (await running.check())[1] is None
         with running.feeling("hang"):
             for _ in range(50):
                 batcher.submit(inputs, Other())
-            patience(0.1)
+            timeout(0.1)
             async with asyncio.timeout(DEADLINE_S):
                 while (await running.check())[1] != NOT_ANSWERING:
                     pass
@@ -264,7 +262,7 @@ def test_a_version_that_is_stuck_is_found_behind_a_full_line_too(run: Any, patie
 
 
 def test_a_package_that_is_gone_from_disk_is_unknown_and_no_fault(run: Any, moody: Any) -> None:
-    """There is nothing to ask: that is told, and the version stays as it is."""
+    """There is no example to send: the result says so, and the version keeps its state."""
     folder, entry, _ = moody
     place = folder / "packages" / entry.digest.removeprefix("sha256:")
 
@@ -280,7 +278,7 @@ def test_a_package_that_is_gone_from_disk_is_unknown_and_no_fault(run: Any, mood
 
 
 def test_it_goes_on_by_itself_and_can_be_switched_off(run: Any, moody: Any) -> None:
-    """Checks come on their own, sooner after a first failure; with None there are none."""
+    """Probes run on their own, sooner after a first failure; with None they are disabled."""
 
     async def work(running: Running) -> None:
         task = asyncio.create_task(running.checks.run())
@@ -295,8 +293,8 @@ def test_it_goes_on_by_itself_and_can_be_switched_off(run: Any, moody: Any) -> N
     run(work)
 
 
-def test_slow_is_told_and_takes_nothing_out_of_service() -> None:
-    """More than ten times as long as the first ones, and more than a second."""
+def test_slow_is_reported_and_takes_nothing_out_of_service() -> None:
+    """Slow means more than ten times the first ones, and more than a second."""
     health = Health()
     for seconds in (0.2, 0.1, 0.3):
         health.take(OK, seconds)
@@ -313,7 +311,7 @@ def test_slow_is_told_and_takes_nothing_out_of_service() -> None:
 
 
 def test_examples_are_spread_and_have_the_form_of_a_request(moody: Any) -> None:
-    """Each is one row, as a caller would write it."""
+    """Each is one row, as a caller would send it."""
     folder, entry, _ = moody
     examples = read_examples(folder, entry.digest, JsonProbe)
     bodies = {examples.next().body for _ in range(3 * MOST_EXAMPLES)}

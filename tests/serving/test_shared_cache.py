@@ -1,4 +1,4 @@
-"""The worker's part in a shared cache, over a planted server: rounds, bounds, what is refused, and when it gives up."""
+"""The worker's side of a shared cache, with a planted server: round trips, bounds, refusals, and timeouts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from roadworthy.runtime.layers.cache import Found
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
-from roadworthy.serving.cache import backoff as patience
+from roadworthy.serving.cache import backoff as backoffs
 from roadworthy.serving.cache import shared as shared_cache
-from roadworthy.serving.cache.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S, Alarm, Pauses
+from roadworthy.serving.cache.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S, Backoff, DeadlineTimer
 from roadworthy.serving.cache.shared import BoundShare, SharedCache
 from tests.waiting import HandClock, soon
 
@@ -40,7 +40,7 @@ def key(number: int) -> bytes:
 
 
 class PlantedServer:
-    """Keeps entries for ever, and does as it is told.
+    """Keeps entries forever, and behaves as the test sets it.
 
     Attributes:
         rounds: what came. held: while it is cleared, rounds wait. fails: what every call raises.
@@ -73,7 +73,7 @@ class PlantedServer:
         self.closed += 1
 
     async def exchange(self, asked: Asked, kept: Kept) -> list[object]:
-        """As a Redis server would."""
+        """Reply like a Redis server."""
         self.begun += 1
         self._fail()
         await self.held.wait()
@@ -108,29 +108,29 @@ class Scene:
         self.counts[event] += 1
 
     def ask(self, number: int, rows: int = 1, deadline: float = LATER) -> bool:
-        """Ask for one key; `found` has what was told."""
+        """Look up one key; the result goes into `found`."""
         return self.share.ask(key(number), rows, deadline, lambda found: self.found.__setitem__(number, found))
 
     async def hold(self, number: int) -> None:
-        """Ask for one key, and have the server think about it until it is let go."""
+        """Look up one key, and hold the server's reply until the test releases it."""
         self.server.held.clear()
         before = self.server.begun
         self.ask(number)
         await self.until(lambda: self.server.begun > before, "the round has begun")
 
     async def until(self, condition: Callable[[], Any], what: str) -> None:
-        """Let the loop run until it is so."""
+        """Run the loop until the condition holds."""
         await soon(condition, what)
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No round is given up because this machine is busy; what a request may wait is each test's own."""
+    """No round trip times out because this machine is busy; each test sets how long a request may wait."""
     monkeypatch.setattr(shared_cache, "CONNECT_S", 3_600.0)
 
 
 def play(act: Callable[[Scene], Awaitable[None]], wait_s: float = 60.0) -> None:
-    """Play in a loop of its own, from the moment it is connected."""
+    """Run a scene in a loop of its own, once it is connected."""
 
     async def run() -> None:
         scene = Scene(wait_s)
@@ -148,7 +148,7 @@ def play(act: Callable[[Scene], Awaitable[None]], wait_s: float = 60.0) -> None:
 
 
 def test_what_is_put_is_found() -> None:
-    """With its age and its end; for other rows it is unfit, and what was never put is nowhere."""
+    """An entry is found with its age and its end; for another number of rows it is unfit, and a key never put is not found."""
 
     async def act(scene: Scene) -> None:
         scene.share.put(key(1), total(2.0), 700, 60.0)
@@ -173,8 +173,8 @@ def test_what_is_put_is_found() -> None:
     play(act)
 
 
-def test_what_is_asked_in_one_moment_goes_out_at_once() -> None:
-    """One round, and what comes while it is under way is the next; never more than its bound."""
+def test_lookups_of_one_moment_go_out_together() -> None:
+    """They share one round trip, up to its bound; lookups during it share the next."""
 
     async def act(scene: Scene) -> None:
         for number in range(50):
@@ -192,8 +192,8 @@ def test_what_is_asked_in_one_moment_goes_out_at_once() -> None:
     play(act)
 
 
-def test_who_waits_too_long_goes_on_and_nobody_asks_any_more() -> None:
-    """All who wait are told at the bound of the first; later ones are not let in until it answers again."""
+def test_after_a_timeout_no_request_asks_until_the_server_is_back() -> None:
+    """All waiting lookups end at the timeout of the first; later ones are refused until the server answers again."""
 
     async def act(scene: Scene) -> None:
         await scene.hold(1)
@@ -212,9 +212,9 @@ def test_who_waits_too_long_goes_on_and_nobody_asks_any_more() -> None:
     play(act, wait_s=0.5)
 
 
-def test_nobody_waits_while_an_idle_server_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that nobody uses is tried now and then; if it hangs just then, the bound of a request counts, not that of the
-    trial."""
+def test_no_request_waits_for_the_check_of_an_idle_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle connection is checked now and then; if it hangs at that moment, the timeout of a request applies, not that of the
+    check."""
     monkeypatch.setattr(shared_cache, "LOOK_S", 0.01)
 
     async def act(scene: Scene) -> None:
@@ -231,7 +231,7 @@ def test_nobody_waits_while_an_idle_server_is_tried(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_server_that_is_always_too_slow_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor counted as connected: it answers, but never within the bound."""
+    """It does not count as connected: it answers, but never in time."""
 
     clock = HandClock()
     monkeypatch.setattr(shared_cache, "time", clock)
@@ -254,8 +254,8 @@ def test_a_server_that_is_always_too_slow_is_not_used(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("replies", [[b"PONG", b"PONG"], [None, None], [-2, -2], [-2, ValueError("NOPERM no")], []])
-def test_what_does_not_know_the_commands_is_not_used(monkeypatch: pytest.MonkeyPatch, replies: list[object]) -> None:
-    """Though it takes connections and says PONG."""
+def test_a_server_without_the_commands_is_not_used(monkeypatch: pytest.MonkeyPatch, replies: list[object]) -> None:
+    """Although it accepts connections and answers PONG."""
 
     async def run() -> None:
         scene = Scene(wait_s=60.0)
@@ -273,8 +273,8 @@ def test_what_does_not_know_the_commands_is_not_used(monkeypatch: pytest.MonkeyP
     asyncio.run(run())
 
 
-def test_any_error_lets_all_go_on() -> None:
-    """Those of the round, those behind it, and what waits to be kept is counted."""
+def test_after_any_error_all_requests_continue() -> None:
+    """Those of the round trip and those after it; entries that waited to be stored are counted as dropped."""
 
     async def act(scene: Scene) -> None:
         await scene.hold(0)
@@ -293,8 +293,8 @@ def test_any_error_lets_all_go_on() -> None:
     play(act)
 
 
-def test_an_error_of_one_key_is_that_ones_alone() -> None:
-    """A value of another kind under it; any other error is the server's."""
+def test_an_error_of_one_key_affects_that_key_alone() -> None:
+    """The key holds a value of another kind; any other error is the server's."""
 
     async def act(scene: Scene) -> None:
         (name,) = (shared_cache._name(key(1)),)
@@ -312,7 +312,7 @@ def test_an_error_of_one_key_is_that_ones_alone() -> None:
 
 
 def test_entries_that_never_end_or_last_too_long_are_refused() -> None:
-    """Nothing of ours is kept for longer than it says itself."""
+    """An entry of ours never outlives the time to live in it."""
 
     async def act(scene: Scene) -> None:
         name = shared_cache._name(key(1))
@@ -329,7 +329,7 @@ def test_entries_that_never_end_or_last_too_long_are_refused() -> None:
 
 
 def test_what_waits_to_be_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In number and bytes; the rest is dropped and counted. Large ones and those whose time is up are never sent."""
+    """In number and bytes; the rest is dropped and counted. Large and expired entries are never sent."""
 
     async def act(scene: Scene) -> None:
         await scene.hold(0)
@@ -355,7 +355,7 @@ def test_what_waits_to_be_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_rounds_carry_no_more_than_a_bound() -> None:
-    """Questions must not wait behind many large answers."""
+    """Lookups must not wait behind many large entries."""
 
     async def act(scene: Scene) -> None:
         await scene.hold(0)
@@ -370,9 +370,9 @@ def test_rounds_carry_no_more_than_a_bound() -> None:
 
 
 def test_a_server_that_keeps_nothing_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked all the while; answers are dropped until the pause is over, then it is tried again."""
+    """Lookups continue; answers are dropped until the pause is over, then storing is tried again."""
     clock = HandClock()
-    monkeypatch.setattr(patience, "time", clock)
+    monkeypatch.setattr(backoffs, "time", clock)
 
     async def act(scene: Scene) -> None:
         scene.server.refuses = ValueError("OOM command not allowed")
@@ -402,8 +402,8 @@ def test_a_request_whose_time_is_nearly_up_does_not_ask(monkeypatch: pytest.Monk
     play(act)
 
 
-def test_who_stops_leaves_nobody_waiting() -> None:
-    """At the end of the task all are told."""
+def test_a_stop_leaves_no_lookup_waiting() -> None:
+    """When the task ends, all waiting lookups end."""
 
     async def run() -> None:
         scene = Scene(wait_s=60.0)
@@ -418,8 +418,8 @@ def test_who_stops_leaves_nobody_waiting() -> None:
     asyncio.run(run())
 
 
-def test_no_text_of_a_server_is_told() -> None:
-    """It may hold what it was sent: only the kind of the error, and the first word where that is one."""
+def test_no_text_of_a_server_is_logged() -> None:
+    """The text may repeat what was sent: only the class of the error and a known code are logged."""
     reason = shared_cache._reason_of
     assert reason(ValueError("OOM command not allowed: AUTH hunter2")) == "ValueError OOM"
     assert reason(ValueError("ERR unknown command 'AUTH', with args 'hunter2'")) == "ValueError ERR"
@@ -428,13 +428,13 @@ def test_no_text_of_a_server_is_told() -> None:
     assert reason(ConnectionRefusedError(111, "hunter2")) == "ConnectionRefusedError errno 111"
 
 
-def test_an_alarm_gives_grace_where_the_loop_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What came meanwhile is read first; but not for ever, and not where the loop was in time."""
+def test_the_deadline_timer_gives_grace_where_the_loop_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies that arrived meanwhile are read first; but not forever, and not where the loop was on time."""
     clock = HandClock()
-    monkeypatch.setattr(patience, "time", clock)
+    monkeypatch.setattr(backoffs, "time", clock)
 
     def run(late_s: float, *, answered: bool) -> int:
-        """How often it rang until nothing was set any more, or it had rung; the loop is as late as that, each time."""
+        """How often the timer fired before it expired or was no longer set; the loop is `late_s` late each time."""
         set_: list[tuple[float, Callable[[], None]]] = []
 
         class Loop:
@@ -444,7 +444,7 @@ def test_an_alarm_gives_grace_where_the_loop_was_late(monkeypatch: pytest.Monkey
 
         rang: list[bool] = []
         due = [clock.monotonic() + 0.01]
-        alarm = Alarm(Loop(), lambda: due[0] if due else None, lambda: rang.append(True))  # type: ignore[arg-type]
+        alarm = DeadlineTimer(Loop(), lambda: due[0] if due else None, lambda: rang.append(True))  # type: ignore[arg-type]
         alarm.watch(due[0])
         while set_ and not rang:
             after_s, call = set_.pop()
@@ -461,10 +461,10 @@ def test_an_alarm_gives_grace_where_the_loop_was_late(monkeypatch: pytest.Monkey
 
 
 def test_pauses_grow_and_shrink_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice as long each time up to a bound; short again after a steady while, not after a brief success."""
+    """Twice as long each time up to a bound; short again after a steady period, not after a brief success."""
     clock = HandClock()
-    monkeypatch.setattr(patience, "time", clock)
-    pauses = Pauses()
+    monkeypatch.setattr(backoffs, "time", clock)
+    pauses = Backoff()
     seen = [pauses.next_s() for _ in range(10)]
     assert seen[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
     assert seen[-1] == LONGEST_PAUSE_S

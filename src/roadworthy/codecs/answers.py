@@ -1,5 +1,5 @@
-"""What a prediction is answered in: JSON, or CSV or an Arrow stream when the caller's Accept prefers one. The `:predict`
-protocols share one `Answers` per endpoint, whatever their requests come in."""
+"""Writes answers of `:predict` as JSON, or as CSV or an Arrow stream when the caller's Accept prefers one. The `:predict`
+protocols of an endpoint share one `Answers`, whatever the format of their requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A form of answers beside JSON. `name` is the record's `output_format`."""
+    """A form of answers other than JSON. `name` is the record's `output_format`."""
 
     name: str
     media_type: bytes
@@ -50,7 +50,7 @@ class Answers:
         self.write_json = JsonAnswers(outputs).write
 
     def choose(self, headers: Headers) -> Form | None:
-        """The form that the caller prefers to JSON, or None. Goes into Decoded.reply."""
+        """The form that the caller prefers to JSON, or None. It goes into `Decoded.reply`."""
         accept = headers.get(b"accept")
         if accept is None or accept == b"*/*" or len(accept) > _MOST_ACCEPT_BYTES:
             return None
@@ -65,26 +65,26 @@ class Answers:
 
 
 class Accepting:
-    """What the `:predict` protocols have in common: what their answers are written in follows from the caller's Accept."""
+    """The common base of the `:predict` protocols: the caller's Accept decides the form of their answers."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
 
     def note(self, decoded: Decoded) -> bytes:  # noqa: ARG002 - the interface
-        """Nothing: the headers tell."""
+        """Empty: the headers have everything that the answer depends on."""
         return b""
 
     def resume(self, headers: Headers, decoded: Decoded, note: bytes) -> None:  # noqa: ARG002 - the interface
-        """What the caller accepts."""
+        """Choose the form of the answer by the caller's Accept."""
         decoded.reply = self._answers.choose(headers)
 
     def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
-        """As the caller accepts it."""
+        """The answer in the form that was chosen."""
         return self._answers.encode(answer, decoded)
 
 
 def write_csv(batch: Batch) -> bytes:
-    """A header row, then one line a row; what `predict_csv.py` would read back. Nulls are empty cells."""
+    """The batch as CSV that `predict_csv.py` would read back: a header row, then one line per row. Nulls are empty cells."""
     names: list[str] = []
     columns: list[Sequence[Any]] = []
     for position, field in enumerate(batch.layout.fields):
@@ -104,7 +104,7 @@ def write_csv(batch: Batch) -> bytes:
 
 
 def _cells(field: Field, values: Sequence[Any]) -> Sequence[Any]:
-    """What the csv module writes as it should: it takes numbers, text and None as they are."""
+    """The values as the csv module writes them correctly: numbers, text and None as they are, all else as JSON text."""
     if not field.shape and field.dtype not in (DType.JSON, DType.BOOL):
         return values
     return [None if value is None else _encode(value).decode() for value in values]
@@ -126,7 +126,7 @@ _FORMS = tuple(
 
 @lru_cache(256)
 def _preferred(accept: bytes) -> Form | None:
-    """The form that an Accept names with a higher quality than JSON; a range such as text/* names none."""
+    """The form that an Accept prefers to JSON, or None. A range such as text/* names no form."""
     qualities: dict[bytes, float] = {}
     for item in accept.lower().split(b","):
         media, *parameters = [part.strip() for part in item.split(b";")]
@@ -135,5 +135,5 @@ def _preferred(accept: bytes) -> Form | None:
     json = qualities.get(b"application/json", max(qualities.get(b"application/*", 0.0), qualities.get(b"*/*", 0.0)))
     best = max(_FORMS, key=lambda form: qualities.get(form.media_type, 0.0))
     named = qualities.get(best.media_type, 0.0)
-    # Whoever names a form and merely tolerates the rest by */* wants that form, though both have the quality 1.
+    # A caller that names a form and merely accepts the rest by */* wants that form, though both have the quality 1.
     return best if named > json or (named == json > 0 and b"application/json" not in qualities) else None

@@ -1,5 +1,4 @@
-"""The interface that every protocol file fills, and what all of them check alike. `predict.py` is the caller; one object
-serves one endpoint."""
+"""The interface of every protocol, and checks and errors that the protocols share. One protocol object serves one endpoint."""
 
 from __future__ import annotations
 
@@ -25,9 +24,9 @@ class Decoded(msgspec.Struct, eq=False):
 
     Attributes:
         batch: the rows.
-        json_bytes: length of the JSON head when binary tensors follow it in the body, else -1.
-        ignored: columns that the signature does not name and the policy lets pass.
-        reply: what the protocol itself wants to remember for the answer.
+        json_bytes: length of the JSON head if binary tensors follow it in the body, else -1.
+        ignored: number of columns that the signature does not name and the policy ignores.
+        reply: the protocol's own state for the answer.
     """
 
     batch: Batch
@@ -37,7 +36,7 @@ class Decoded(msgspec.Struct, eq=False):
 
 
 class Encoded(msgspec.Struct, eq=False):
-    """An answer as bytes. `headers` always has the content type; `json_bytes` as in Decoded; `form` is the record's
+    """An answer as bytes. `headers` always has the content type; `json_bytes`: see `Decoded`; `form` is the record's
     `output_format`."""
 
     body: bytes
@@ -51,12 +50,12 @@ class BoundProtocol(Protocol):
 
     @property
     def takes_views(self) -> bool:
-        """Whether `decode` reads a memoryview as well as bytes."""
+        """Whether `decode` accepts a memoryview in addition to bytes."""
         ...
 
     @property
     def layout(self) -> Layout:
-        """Of the rows that `decode` makes."""
+        """The layout of the rows that `decode` returns."""
         ...
 
     @property
@@ -68,7 +67,7 @@ class BoundProtocol(Protocol):
         """Refuse a body by its headers, before it is read.
 
         Raises:
-            InvalidRequest: or a class of it; UnsupportedMediaType for a content type that is not read here.
+            InvalidRequest: or a subclass; UnsupportedMediaType for a content type that the protocol does not read.
         """
         ...
 
@@ -76,17 +75,17 @@ class BoundProtocol(Protocol):
         """Read the rows.
 
         Raises:
-            InvalidRequest: a class of it; InvalidInput when the rows do not fit the signature.
-            ReadApart: the protocol was made for the event loop, which reading this body would hold for too long.
+            InvalidRequest: a subclass; InvalidInput when the rows do not fit the signature.
+            NeedsReader: the protocol was made for the event loop, and reading this body would hold the loop for too long.
         """
         ...
 
     def note(self, decoded: Decoded) -> bytes:
-        """What the protocol itself remembers for the answer, as bytes: how it gets from a reading process to the worker."""
+        """`Decoded.reply` as bytes, for the way from a reader process to the worker."""
         ...
 
     def resume(self, headers: Headers, decoded: Decoded, note: bytes) -> None:
-        """Give rows that were read in another process what `note` told there.
+        """Restore `Decoded.reply` of rows that were read in another process from the `note` made there.
 
         Raises:
             ValueError: the note cannot be read.
@@ -97,35 +96,35 @@ class BoundProtocol(Protocol):
         """Write the answer of registry version `version`.
 
         Raises:
-            ModelFault: it has no exact form in this protocol.
+            ModelFault: the answer has no exact form in this protocol.
         """
         ...
 
 
 class Chooser(Protocol):
-    """What a path leads to: one protocol, or several by content type."""
+    """The protocols of a path: one, or several by content type."""
 
     @property
     def spec(self) -> bytes:
-        """By which a reading process makes the same of its own: see `gateway/readers/jobs.py`."""
+        """A description by which a reader process makes the same object (`gateway/readers/jobs.py`)."""
         ...
 
     @property
     def unchosen(self) -> BoundProtocol:
-        """Stands for the protocol in the records of requests whose headers were refused."""
+        """The protocol named in the records of requests whose headers were refused."""
         ...
 
     def choose(self, headers: Headers) -> BoundProtocol:
-        """The protocol that reads a body with these headers; it has checked them.
+        """The protocol that reads a body with these headers, which are checked.
 
         Raises:
-            InvalidRequest: or a class of it; UnsupportedMediaType for a content type that is not read here.
+            InvalidRequest: or a subclass; UnsupportedMediaType for a content type that no protocol reads.
         """
         ...
 
 
 def write_spec(kind: str, signature: Signature, policy: Policy) -> bytes:
-    """`Chooser.spec` of a kind: "predict" or "open-inference"."""
+    """`Chooser.spec` for a kind, "predict" or "open-inference"."""
     return msgspec.json.encode({"kind": kind, "signature": signature.to_document(), "policy": policy})
 
 

@@ -1,7 +1,7 @@
-"""Compressed bodies: requests by their Content-Encoding, answers by the caller's Accept-Encoding. `predict.py` calls.
+"""Decompresses requests by their Content-Encoding, and compresses answers by the caller's Accept-Encoding.
 
-What a request decompresses to is bounded while it is made, by the endpoint's limit and by its own compressed length: the few
-kilobytes that stand for a gigabyte are given up on after some megabytes.
+The decompressed size is bounded while it grows, by the endpoint's limit and by the compressed length: a few kilobytes that would
+become a gigabyte are refused after some megabytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from roadworthy.codecs.codec import HeaderList, too_large
-from roadworthy.codecs.reading.bodies import Whole
+from roadworthy.codecs.reading.bodies import BodyBuffer
 from roadworthy.foundation.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
 
 if sys.version_info >= (3, 14):
@@ -22,16 +22,16 @@ else:
     from backports import zstd
 
 INLINE_BYTES = 8 << 10
-"""Up to this many compressed bytes take a few milliseconds whatever they hold; more belongs off the event loop."""
+"""Up to this many compressed bytes take a few milliseconds at most; more must not be decompressed on the event loop."""
 LEAST_ANSWER_BYTES = 1 << 10
-"""Answers below this are sent as they are."""
+"""Shorter answers are not compressed."""
 MAX_RATIO = 200
 _FREE_BYTES = 1 << 20
-"""Up to this many bytes any ratio is allowed: many equal rows compress very well."""
+"""Up to this many bytes any ratio is allowed, since equal rows compress very well."""
 _CHUNK_BYTES = 64 << 10
 _PIECE_BYTES = 1 << 20
 _WINDOW_LOG = 23
-"""Frames of zstd may ask for 8 MiB of memory, which is what RFC 9659 allows them in HTTP."""
+"""A zstd frame may require 8 MiB of memory, the limit of RFC 9659 for HTTP."""
 _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 _MOST_ACCEPT_BYTES = 256
 _QUALITY = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
@@ -49,7 +49,7 @@ def is_compressed(encodings: bytes) -> bool:
         return False
     if len(codings) > 1 or codings[0] not in _PIECES:
         raise UnsupportedMediaType(
-            "the body's content encoding is not read here",
+            "the body's content encoding is not supported",
             code="unsupported-content-encoding",
             hint=f"send it with one of {', '.join(name.decode() for name in _PIECES)}, or uncompressed",
         )
@@ -57,7 +57,7 @@ def is_compressed(encodings: bytes) -> bool:
 
 
 def decompress(body: bytes, encodings: bytes, limit: int) -> bytes:
-    """The body that was meant. Pure, and needs no event loop: zlib and zstd release the interpreter's lock meanwhile.
+    """The decompressed body. Pure, and fit for another thread: zlib and zstd release the interpreter's lock.
 
     Args:
         body: as it was sent.
@@ -67,12 +67,12 @@ def decompress(body: bytes, encodings: bytes, limit: int) -> bytes:
     Raises:
         UnsupportedMediaType: "unsupported-content-encoding": an unknown coding, or several.
         BodyTooLarge: "body-too-large", or "compression-ratio" when it grows more than MAX_RATIO times.
-        MalformedBody: "malformed-encoding": not of that coding, cut short, or with something after its end.
+        MalformedBody: "malformed-encoding": it has another coding, is cut short, or has bytes after its end.
     """
     if not is_compressed(encodings):
         return body
     allowed = max(_FREE_BYTES, MAX_RATIO * len(body))
-    whole = Whole(limit)
+    whole = BodyBuffer(limit)
     try:
         for piece in _PIECES[_codings(encodings)[0]](body):
             if whole.size + len(piece) > limit:
@@ -86,12 +86,12 @@ def decompress(body: bytes, encodings: bytes, limit: int) -> bytes:
                 )
             whole.add(piece)
     except (zlib.error, zstd.ZstdError):
-        raise _malformed("is not what its content encoding says") from None
+        raise _malformed("does not have the coding that Content-Encoding names") from None
     return whole.take()
 
 
 def compress(body: bytes, accept_encoding: bytes | None) -> tuple[bytes, HeaderList]:
-    """An answer's body as the caller likes it best, and the headers that say so: none for a small body."""
+    """An answer's body in the coding that the caller prefers, and the headers for it; a small body stays as it is."""
     if len(body) < LEAST_ANSWER_BYTES:
         return body, []
     coding = None
@@ -101,7 +101,7 @@ def compress(body: bytes, accept_encoding: bytes | None) -> tuple[bytes, HeaderL
         return body, [_VARY]
     if coding == b"zstd":
         return zstd.compress(body, 1), [(b"content-encoding", coding), _VARY]
-    # The module's gzip writes the time into its head; equal answers shall be equal bytes.
+    # gzip.compress writes the time into the header, but equal answers must be equal bytes.
     engine = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
     return engine.compress(body) + engine.flush(), [(b"content-encoding", coding), _VARY]
 
@@ -148,23 +148,22 @@ _PIECES: dict[bytes, Callable[[bytes], Iterator[bytes]]] = {
 
 
 def _check_end(unused: bytes, start: int, body: bytes) -> None:
-    """One stream is one body: what follows it would be read by some and not by others."""
+    """Refuse bytes after the end of the stream: some readers would read them and others not."""
     if unused or start + _CHUNK_BYTES < len(body):
-        raise _malformed("goes on after its end")
+        raise _malformed("has bytes after its end")
 
 
 def _malformed(words: str) -> MalformedBody:
     return MalformedBody(
         f"the compressed body {words}",
         code="malformed-encoding",
-        hint="send one whole stream of the coding that Content-Encoding names",
+        hint="send one complete stream of the coding that Content-Encoding names",
     )
 
 
 @lru_cache(256)
 def _best(accept_encoding: bytes) -> bytes | None:
-    """The coding of the highest quality that is written here, zstd before gzip; None when the caller likes none better than
-    the body as it is."""
+    """The supported coding of the highest quality, zstd before gzip; None when the caller prefers an uncompressed body."""
     qualities: dict[bytes, float] = {}
     for item in accept_encoding.lower().split(b","):
         name, _, parameter = (part.strip() for part in item.partition(b";"))

@@ -1,5 +1,4 @@
-"""Which protocol reads the body of a `:predict` request: chosen by its Content-Type out of a table that is made when an endpoint
-is bound. `routes.py` hands it to `predict.py`."""
+"""Chooses the protocol of a `:predict` request by its Content-Type, from a table that is made when an endpoint is bound."""
 
 from __future__ import annotations
 
@@ -20,10 +19,10 @@ _PROTOCOLS = (PredictJson, PredictCsv, ArrowStream, ArrowFile)
 
 
 class Formats:
-    """The protocols of one endpoint by media type; `on_loop` as they have it.
+    """The protocols of one endpoint by media type. `on_loop`: whether they run on the event loop, which long reading would hold.
 
     Attributes:
-        unchosen: the usual one, JSON.
+        unchosen: the default, JSON.
     """
 
     def __init__(self, signature: Signature, policy: Policy, *, on_loop: bool = False) -> None:
@@ -37,14 +36,14 @@ class Formats:
 
     @cached_property
     def spec(self) -> bytes:
-        """As in `Chooser`."""
+        """See `Chooser`."""
         return write_spec("predict", *self._made_of)
 
     def choose(self, headers: Headers) -> BoundProtocol:
-        """The protocol that reads a body with these headers; it has checked them.
+        """The protocol that reads a body with these headers, which are checked.
 
         Raises:
-            UnsupportedMediaType: no content type, or one that none of them reads.
+            UnsupportedMediaType: there is no content type, or no protocol reads it.
         """
         kind = headers.get(b"content-type", b"")
         found = self._by_media.get(kind)
@@ -62,12 +61,12 @@ class Formats:
 
 @dataclass(frozen=True, slots=True)
 class Codecs:
-    """What reads the requests of one endpoint: the formats of `:predict`, and the Open Inference Protocol."""
+    """The codecs of one endpoint: the formats of `:predict`, and the Open Inference Protocol."""
 
     formats: Formats
     open_inference: OpenInference
 
 
 def bind_codecs(name: str, signature: Signature, policy: Policy) -> Codecs:
-    """The codecs of an endpoint, for the event loop: a body that would hold it up raises ReadApart."""
+    """The codecs of an endpoint, for the event loop: a body that would hold it for too long raises NeedsReader."""
     return Codecs(Formats(signature, policy, on_loop=True), OpenInference(name, signature, policy, on_loop=True))

@@ -1,5 +1,4 @@
-"""Answers as `{"predictions": [...]}`: one value a row, an object by name when there are several outputs. `predict_json.py` and
-`answers.py` call."""
+"""Writes answers as `{"predictions": [...]}`: one value per row, or one object by name where there are several outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ _encode, _encode_lines = _encoder.encode, _encoder.encode_lines
 
 
 class JsonAnswers:
-    """Writes the answers of one endpoint. What a run answered to many requests is written once and cut for each."""
+    """Writes the answers of one endpoint. The rows of a run are encoded once for all its requests, then cut for each."""
 
     def __init__(self, outputs: Sequence[Field]) -> None:
         self._to_rows = _row_maker(outputs)
@@ -48,9 +47,10 @@ class JsonAnswers:
 
 
 def _row_maker(fields: Sequence[Field]) -> Callable[[Batch], list[Any]]:
-    """What turns a batch of these fields into JSON values, one a row: the bare value of one field, else an object by name.
+    """A function that converts a batch of these fields to JSON values, one per row: the bare value of a single field, else an
+    object.
 
-    The same values as `encode_rows` gives; objects are structs, which are made and written several times faster than dicts.
+    It gives the same values as `encode_rows`. Objects are structs, which are made and encoded several times faster than dicts.
     """
     if not all(is_plain_name(field.name) for field in fields):
         return encode_rows
@@ -64,7 +64,7 @@ def _row_maker(fields: Sequence[Field]) -> Callable[[Batch], list[Any]]:
 
 
 def _column_maker(layout: Layout, position: int) -> Callable[[Batch], list[Any]]:
-    """What turns one field of a batch into JSON values."""
+    """A function that converts one field of a batch to JSON values."""
     number, place = layout.places[position]
     tensor = layout.blocks[number].tensor
     as_they_are = layout.fields[position].dtype is not DType.TIMESTAMP

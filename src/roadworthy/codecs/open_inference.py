@@ -1,6 +1,6 @@
-"""The Open Inference Protocol V2 over HTTP: `POST /v2/models/{endpoint}/infer`, tensors as JSON or raw bytes, both ways.
+"""The Open Inference Protocol V2 over HTTP: `POST /v2/models/{endpoint}/infer`, with tensors as JSON or raw bytes both ways.
 
-Called by `gateway/http/predict.py`. Every field of the endpoint's signature is one input, every answered field one output.
+Every input field of the endpoint's signature is one input, every output field one output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from roadworthy.codecs.open_inference_messages import (
 )
 from roadworthy.codecs.open_inference_tensors import Column, FieldReader, to_json, to_raw
 from roadworthy.codecs.open_inference_times import reader_of
-from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, ReadApart
+from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, NeedsReader
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.runtime.pending import Answer
@@ -46,8 +46,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Reply(msgspec.Struct):
-    """What the caller wants back: its id, and for each output whether in binary. `heads`: the JSON of binary answers by version
-    and sizes, for callers who ask the same again."""
+    """What the caller wants back: its id, and for each output whether in binary. `heads` caches the JSON of binary answers by
+    version and sizes, for repeated requests."""
 
     id: str | None
     outputs: list[tuple[Field, bool]]
@@ -55,7 +55,7 @@ class _Reply(msgspec.Struct):
 
 
 class _Note(msgspec.Struct):
-    """A `_Reply` on its way from a reading process: its id, and for each output its name and whether in binary."""
+    """A `_Reply` on its way from a reader process: its id, and for each output its name and whether in binary."""
 
     id: str | None
     outputs: list[tuple[str, bool]]
@@ -65,12 +65,12 @@ _decode_note = msgspec.json.Decoder(_Note).decode
 
 
 class _KnownHead(msgspec.Struct):
-    """The JSON part of a request that was read before: the same bytes mean the same.
+    """The parsed JSON part of a request, kept because equal bytes have an equal meaning.
 
     Attributes:
-        raw_bytes: how many bytes follow it, slow_bytes: those of them that are read value by value. rows: of the batch.
-        columns: for each field, in order: its reader, where its bytes are, and its shape.
-        ignored, reply: as in Decoded.
+        raw_bytes: how many bytes follow it. slow_bytes: how many of those are read value by value. rows: of the batch.
+        columns: for each field, in order: its reader, the place of its bytes, and its shape.
+        ignored, reply: see `Decoded`.
     """
 
     raw_bytes: int
@@ -82,7 +82,7 @@ class _KnownHead(msgspec.Struct):
 
 
 class OpenInference:
-    """The protocol bound to one endpoint; `on_loop`: for the event loop, which long reading would hold."""
+    """The protocol bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = "open-inference"
     takes_views = True
@@ -104,29 +104,29 @@ class OpenInference:
 
     @property
     def datatypes(self) -> dict[str, str]:
-        """The datatype of each input that the endpoint's metadata tells."""
+        """The datatype of each input, for the endpoint's metadata."""
         return {name: reader.expects for name, reader in self._readers.items()}
 
     @cached_property
     def spec(self) -> bytes:
-        """As in `Chooser`."""
+        """See `Chooser`."""
         return write_spec("open-inference", *self._made_of)
 
     @property
     def unchosen(self) -> OpenInference:
-        """The only protocol of its path."""
+        """This protocol, the only one of its path."""
         return self
 
     def choose(self, headers: Headers) -> OpenInference:
-        """This protocol, which reads every body that is sent to its path; the headers are checked."""
+        """This protocol, the only one of its path; the headers are checked."""
         self.check_headers(headers)
         return self
 
     def check_headers(self, headers: Headers) -> None:
-        """JSON, raw bytes, or no content type at all: real clients send none.
+        """Accept JSON, raw bytes, and no content type, since some real clients send none.
 
         Raises:
-            UnsupportedMediaType: any other content type.
+            UnsupportedMediaType: the content type is another.
             MalformedBody: "invalid-head-length".
         """
         kind = headers.get(b"content-type")
@@ -143,14 +143,14 @@ class OpenInference:
         """The rows of `inputs`.
 
         Raises:
-            MalformedBody: the body, a shape or a count of values cannot be.
+            MalformedBody: the body, a shape or a count of values is invalid.
             InvalidInput: the tensors do not fit the signature.
-            BodyTooLarge: more rows than the policy allows, or more values than they can have.
-            ReadApart: as in the interface.
+            BodyTooLarge: it has more rows than the policy allows, or more values than its rows can have.
+            NeedsReader: see `BoundProtocol`.
         """
         length = headers.get(HEAD_LENGTH)
         if self._on_loop and (len(body) if length is None else int(length)) > FAST_BYTES:
-            raise ReadApart
+            raise NeedsReader
         if length is None:
             head, raw, json_bytes = bytes(body), memoryview(b""), -1
             request = self._read_head(head)
@@ -160,7 +160,7 @@ class OpenInference:
                 raise _bad_head_length()
             raw = memoryview(body)[json_bytes:]
             if self._on_loop and self._has_columns and len(raw) > RAW_BYTES:
-                raise ReadApart
+                raise NeedsReader
             head = bytes(body[:json_bytes])
             known = self._known.get(head)
             if known is not None and known.raw_bytes == len(raw):
@@ -176,17 +176,17 @@ class OpenInference:
         return Decoded(batch, json_bytes=json_bytes, ignored=ignored, reply=reply)
 
     def note(self, decoded: Decoded) -> bytes:
-        """As in the interface."""
+        """See `BoundProtocol`."""
         reply: _Reply = decoded.reply
         return _encode(_Note(reply.id, [(field.name, binary) for field, binary in reply.outputs]))
 
     def resume(self, headers: Headers, decoded: Decoded, note: bytes) -> None:  # noqa: ARG002 - the interface
-        """As in the interface."""
+        """See `BoundProtocol`."""
         told = _decode_note(note)
         try:
             decoded.reply = _Reply(told.id, [(self._outputs[name], binary) for name, binary in told.outputs])
         except KeyError:
-            raise ValueError("an output that the endpoint does not have") from None
+            raise ValueError("the note names an output that the endpoint does not have") from None
 
     def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
         """The requested outputs, each as JSON or raw bytes as the caller chose."""
@@ -230,7 +230,7 @@ class OpenInference:
         return _encode({**document, "outputs": outputs})
 
     def _learn(self, head: bytes, request: InferRequest, raw_bytes: int, known: _KnownHead) -> None:
-        """Keep what a head means that was good, when all values are in the bytes after it."""
+        """Keep the meaning of a valid head if all values are in the bytes after it."""
         cuts = _cut(request.inputs, raw_bytes)
         tensors = {tensor.name: tensor for tensor in request.inputs}
         if cuts.keys() >= self._readers.keys():
@@ -250,9 +250,9 @@ class OpenInference:
         return self._heads.read(head, exactly=self._exactly(head))
 
     def _check_slow(self, raw_bytes: int) -> None:
-        """Whether so many bytes can be read value by value here."""
+        """Raise NeedsReader if so many bytes must not be read value by value here."""
         if self._on_loop and raw_bytes > ARROW_BYTES:
-            raise ReadApart
+            raise NeedsReader
 
     def _read(self, request: InferRequest, raw: memoryview, *, exactly: bool) -> tuple[Batch, int]:
         tensors = self._by_name(request.inputs)
@@ -281,7 +281,7 @@ class OpenInference:
     def _by_name(self, inputs: Sequence[TensorIn]) -> dict[str, TensorIn]:
         tensors = {tensor.name: tensor for tensor in inputs}
         if len(tensors) != len(inputs):
-            raise MalformedBody("an input is sent twice", code="duplicate-input", hint="send each input once")
+            raise MalformedBody("an input occurs twice", code="duplicate-input", hint="send each input once")
         if tensors.keys() == self._readers.keys():
             return tensors
         missing = [name for name in self._readers if name not in tensors]
@@ -293,7 +293,7 @@ class OpenInference:
         return tensors
 
     def _common(self, rows: dict[str, int]) -> int:
-        """The number of rows that all inputs have."""
+        """The number of rows, which all inputs must have."""
         counts = set(rows.values())
         if len(counts) > 1:
             raise InvalidInput(
@@ -313,7 +313,7 @@ class OpenInference:
             field = self._outputs.get(output.name)
             if field is None:
                 raise InvalidRequest(
-                    "the request asks for an output that the endpoint does not have",
+                    "the request names an output that the endpoint does not have",
                     code="unknown-output",
                     hint="the endpoint's metadata lists its outputs",
                     facts={"known": list(self._outputs)[:MAX_PROBLEMS]},
@@ -323,7 +323,7 @@ class OpenInference:
         return _Reply(request.id if isinstance(request.id, str) else None, outputs or self._all[default])
 
     def _of_raw(self, raw: memoryview) -> InferRequest:
-        """The head that stands for a body of nothing but the bytes of the only input; its answer is all binary."""
+        """The head for a body that has only the bytes of the single input. Its answer is all binary."""
         (field, *others) = self.layout.fields
         size = field.dtype.numpy.itemsize
         for dimension in field.shape:
@@ -337,7 +337,7 @@ class OpenInference:
 
 
 def _cut(inputs: Sequence[TensorIn], raw_bytes: int) -> dict[str, slice]:
-    """Where the bytes of each binary input are, in the order of the inputs; their sizes add up to what was sent."""
+    """The place of each binary input's bytes, in the order of the inputs. The sizes must add up to `raw_bytes`."""
     cuts: dict[str, slice] = {}
     offset = 0
     for tensor in inputs:
@@ -361,7 +361,7 @@ def _bad_sizes() -> MalformedBody:
     return MalformedBody(
         "the sizes of the binary inputs do not add up to the body",
         code="binary-size-mismatch",
-        hint="binary_data_size of each binary input, in order, and no data key beside it",
+        hint="send the inputs' bytes in order, with the binary_data_size of each, and no data key for a binary input",
     )
 
 
@@ -369,7 +369,7 @@ def _bad_head_length() -> MalformedBody:
     return MalformedBody(
         "the header Inference-Header-Content-Length does not fit the body",
         code="invalid-head-length",
-        hint="it is the length in bytes of the JSON that the binary tensors follow",
+        hint="send the length in bytes of the JSON before the binary tensors",
     )
 
 

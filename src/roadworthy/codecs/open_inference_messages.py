@@ -1,4 +1,4 @@
-"""The JSON of an Open Inference V2 request as typed messages. `open_inference.py` is the caller."""
+"""Reads the JSON of an Open Inference V2 request into typed messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from roadworthy.codecs.reading.bounds import EXACT_BYTES, SPARE_NAMES, Bounds, ReadApart, deepest, outside, tally
+from roadworthy.codecs.reading.bounds import EXACT_BYTES, SPARE_NAMES, Bounds, NeedsReader, deepest, outside, tally
 from roadworthy.codecs.reading.strict_json import MAX_DEPTH, read_document, too_deep
 from roadworthy.foundation.errors import MalformedBody
 
@@ -15,7 +15,7 @@ Parameters = dict[str, str | int | float | bool]
 
 
 class TensorIn(msgspec.Struct):
-    """One input; `data` is still JSON text, or absent when the values follow in binary."""
+    """One input. `data` is undecoded JSON, or absent if the values follow in binary."""
 
     name: str
     shape: list[int]
@@ -32,7 +32,7 @@ class OutputIn(msgspec.Struct):
 
 
 class InferRequest(msgspec.Struct):
-    """The whole head. Keys that the protocol does not know are passed over."""
+    """The whole head. Keys outside of the protocol are ignored."""
 
     inputs: list[TensorIn]
     id: str | UnsetType = UNSET
@@ -42,13 +42,13 @@ class InferRequest(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(InferRequest)
 _MANY = 64
-"""Opening brackets from which the depth is checked; typed reading bounds it everywhere but inside `data`."""
+"""With more opening brackets than this the depth is checked; typed reading bounds it everywhere but inside `data`."""
 _MOST_MEMBERS = 16
-"""Keys of one tensor, its parameters included, on the average."""
+"""Bound for the average number of keys of a tensor, including its parameters."""
 
 
 class HeadReader:
-    """Reads the JSON part of bodies for one endpoint; `bounds` of its inputs, `outputs`: how many it has."""
+    """Reads the JSON part of bodies for one endpoint. `bounds`: of its inputs; `inputs`, `outputs`: how many it has."""
 
     def __init__(self, bounds: Bounds, inputs: int, outputs: int) -> None:
         tensors = inputs + outputs + SPARE_NAMES
@@ -63,12 +63,12 @@ class HeadReader:
 
         Args:
             head: the JSON part.
-            exactly: whether reading it value by value is not too long.
+            exactly: whether it is short enough to be read value by value here.
 
         Raises:
-            MalformedBody: not JSON (codes of `strict_json.py`), or JSON of another form: "malformed-request".
+            MalformedBody: it is not JSON (codes of `strict_json.py`), or JSON of another form: "malformed-request".
             BodyTooLarge: "too-many-values".
-            ReadApart: not `exactly`, and it has to be.
+            NeedsReader: it must be read value by value, but `exactly` is False.
         """
         lists, objects, colons = tally(head, b"[{:")
         if lists > self._most_lists or objects > self._most_objects or colons > self._most_colons:
@@ -86,7 +86,7 @@ class HeadReader:
 
     def _read_exactly(self, head: bytes, *, exactly: bool) -> None:
         if not exactly:
-            raise ReadApart
+            raise NeedsReader
         if len(head) > EXACT_BYTES and tally(head, b",")[0] > self._most_commas:
             plain = outside(head)
             if tally(plain, b",")[0] > self._most_commas:
@@ -106,12 +106,12 @@ def _of_another_form(error: Exception) -> MalformedBody:
     return MalformedBody(
         f"the body is not an inference request: {words}",
         code="malformed-request",
-        hint='send {"inputs": [{"name", "shape", "datatype", "data"}, …]} as the Open Inference Protocol says',
+        hint='send {"inputs": [{"name", "shape", "datatype", "data"}, …]} as in the Open Inference Protocol',
     )
 
 
 def _keys(request: InferRequest) -> int:
-    """How many keys the decoded head has: fewer than colons in its bytes when a key was sent twice."""
+    """The number of keys in the decoded head; smaller than the number of colons in its bytes if a key was sent twice."""
     keys = 1 + (request.id is not UNSET) + (request.parameters is not UNSET) + (request.outputs is not UNSET)
     keys += _members(request.parameters)
     for tensor in request.inputs:

@@ -1,7 +1,7 @@
-"""One tensor of the Open Inference Protocol ↔ one field of a batch, as JSON values or as raw bytes. `open_inference.py` calls.
+"""Converts between tensors of the Open Inference Protocol and fields of a batch, as JSON values or as raw bytes.
 
-A plain field is a tensor of shape [n] or [n, 1]; a tensor field of shape S is [n, *S]. Nested values travel as BYTES with JSON
-text, timestamps as BYTES with ISO 8601 text (`open_inference_times.py` reads them), nulls as JSON null, in raw floats as NaN.
+A plain field is a tensor of shape [n] or [n, 1]; a tensor field of shape S is [n, *S]. Nested values are sent as BYTES with JSON
+text, timestamps as BYTES with ISO 8601 text (`open_inference_times.py` reads them), nulls as JSON null or, in raw floats, as NaN.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from roadworthy.codecs.reading.bounds import EXACT_BYTES, ReadApart, outside, tally
+from roadworthy.codecs.reading.bounds import EXACT_BYTES, NeedsReader, outside, tally
 from roadworthy.codecs.reading.matrix import LEAST_BYTES, Numbers
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.codecs.reading.typed_rows import scalar_type
@@ -59,21 +59,21 @@ class FieldReader:
         self._numbers = Numbers(wire) if plain and wire is not DType.BOOL else None
 
     def reading(self, datatype: str) -> FieldReader:  # noqa: ARG002 - for fields that have several
-        """What reads a tensor of that datatype, or refuses it."""
+        """The reader for tensors of that datatype."""
         return self
 
     def rows(self, shape: Sequence[int], datatype: str) -> int:
         """How many rows a tensor of that shape holds.
 
         Raises:
-            MalformedBody: "invalid-shape": a negative dimension, none at all, or more of them or of elements than can be counted.
-            InvalidInput: "wrong-type" or "wrong-shape": another datatype or shape than the signature says.
+            MalformedBody: "invalid-shape": a dimension is negative, or there are no dimensions, too many, or too many elements.
+            InvalidInput: "wrong-type" or "wrong-shape": the datatype or shape is not the signature's.
         """
         if not shape or len(shape) > _MOST_DIMENSIONS or min(shape) < 0 or math.prod(shape) > _MOST_ELEMENTS:
             raise MalformedBody(
-                f"the shape of input {self.field.name!r} cannot be",
+                f"the shape of input {self.field.name!r} is invalid",
                 code="invalid-shape",
-                hint="dimensions are 0 or more, the first is the number of rows",
+                hint="send the number of rows as the first dimension, and no negative dimension",
                 facts={"input": self.field.name},
             )
         if datatype != self._wire.dtype.open_inference:
@@ -94,15 +94,15 @@ class FieldReader:
         """Values from JSON, flat or nested.
 
         Raises:
-            MalformedBody: "wrong-data-count": not as many values as the shape says.
-            InvalidInput: values that do not fit the field.
-            ReadApart: not `exactly`, and they have to be read one by one.
+            MalformedBody: "wrong-data-count": the number of values does not match the shape.
+            InvalidInput: values do not fit the field.
+            NeedsReader: the values must be read one by one, but `exactly` is False.
         """
         if self._numbers is not None and len(data) >= LEAST_BYTES and (large := self._numbers.read(data)) is not None:
             self._check_count(len(large), shape)
             return large.reshape(shape[0], *self._shape(shape)), None
         if not exactly and len(data) > EXACT_BYTES:
-            raise ReadApart
+            raise NeedsReader
         self._check_most(data, shape)
         if self._flat is not None:
             try:
@@ -110,9 +110,9 @@ class FieldReader:
                 self._check_count(len(values), shape)
                 return np.array(values, dtype=self._dtype).reshape(shape[0], *self._shape(shape)), None
             except (ValueError, OverflowError, RecursionError):
-                pass  # nested, or not plainly right: read it exactly
+                pass  # nested, or not clearly valid: read it exactly
         if not exactly:
-            raise ReadApart
+            raise NeedsReader
         document, _ = read_document(data)
         flat = list(_leaves(document))
         self._check_count(len(flat), shape)
@@ -142,10 +142,14 @@ class FieldReader:
         if len(data) != count * dtype.itemsize:
             raise self._wrong_count()
         if dtype.kind == "b" and data and max(data) > 1:
-            raise MalformedBody("a BOOL is neither 0 nor 1", code="malformed-bytes", facts={"input": self.field.name})
+            raise MalformedBody(
+                f"a BOOL of input {self.field.name!r} is neither 0 nor 1",
+                code="malformed-bytes",
+                facts={"input": self.field.name},
+            )
         values = (
             np.frombuffer(data, dtype=self._sent).astype(dtype, copy=False).reshape(whole)
-        )  # a view where both are alike
+        )  # a view if both byte orders are the same
         if dtype.kind == "f":
             return self._checked_floats(values)
         if self.field.categorical:
@@ -169,7 +173,7 @@ class FieldReader:
             raise self._misfit("unknown-category", "holds a category that was not seen in training", "known categories")
 
     def _parsed(self, values: Array, mask: Array | None) -> Column:
-        """Nested values from their JSON text."""
+        """The values, decoded from JSON text where the field holds nested values."""
         if self.field.dtype is not DType.JSON:
             return values, mask
         parsed = np.empty(values.size, dtype=object)
@@ -194,7 +198,7 @@ class FieldReader:
                 text = "\0"
             if "\0" in text:
                 raise MalformedBody(
-                    f"input {self.field.name!r} holds text that is not UTF-8 or has a NUL",
+                    f"input {self.field.name!r} holds text that is not UTF-8 or contains a NUL character",
                     code="malformed-bytes",
                     facts={"input": self.field.name},
                 )
@@ -211,14 +215,14 @@ class FieldReader:
             raise self._wrong_count()
 
     def _check_most(self, data: bytes, shape: Sequence[int]) -> None:
-        """Refuse many more values than the shape says before they are built."""
+        """Refuse far more values than the shape has, before they are built."""
         most = 2 * math.prod(shape) + EXACT_BYTES
         if len(data) > most and tally(data, b",")[0] > most and tally(outside(data), b",")[0] > most:
             raise self._wrong_count()
 
     def _wrong_count(self) -> MalformedBody:
         return MalformedBody(
-            f"input {self.field.name!r} does not hold as many values as its shape says",
+            f"the number of values of input {self.field.name!r} does not match its shape",
             code="wrong-data-count",
             facts={"input": self.field.name},
         )
@@ -252,7 +256,7 @@ def to_json(field: Field, values: Array, mask: Array | None) -> list[Any]:
 
 
 def to_raw(field: Field, values: Array, mask: Array | None) -> bytes:
-    """The raw bytes of an output; a null is NaN in floats and an empty or zero value elsewhere."""
+    """The raw bytes of an output. A null is NaN in floats, and an empty or zero value elsewhere."""
     if field.dtype is DType.TIMESTAMP:
         texts = texts_of(values).astype(object)
         values = texts if mask is None else np.where(mask, "", texts)

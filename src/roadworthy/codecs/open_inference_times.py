@@ -1,5 +1,5 @@
-"""Timestamps as tensors of the Open Inference Protocol: BYTES with text in ISO 8601, or INT64 where the endpoint's policy names
-their unit. `open_inference.py` calls."""
+"""Reads timestamps of the Open Inference Protocol: BYTES with ISO 8601 text, or INT64 where the endpoint's policy names the
+unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roadworthy.schema.time_arrays import from_integers
 
 
 def reader_of(field: Field, integers: str | None) -> FieldReader:
-    """What reads the tensors of a field; `integers` as in the policy."""
+    """The reader for tensors of a field. `integers`: the unit in the policy, or None."""
     return TimeReader(field, integers) if field.dtype is DType.TIMESTAMP else FieldReader(field)
 
 
@@ -30,15 +30,15 @@ class TimeReader(FieldReader):
             self.expects = self._of_text.expects
 
     def reading(self, datatype: str) -> FieldReader:
-        """Text is read by another reader than integers."""
+        """The reader for text, or this one for integers."""
         return self._of_text if datatype == self._of_text.expects else self
 
     def from_json(self, data: bytes, shape: Sequence[int], *, exactly: bool = True) -> Column:
-        """As the super class has it."""
+        """See `FieldReader`."""
         return self._in_micros(super().from_json(data, shape, exactly=exactly))
 
     def from_raw(self, data: memoryview, shape: Sequence[int]) -> Column:
-        """As the super class has it."""
+        """See `FieldReader`."""
         return self._in_micros(super().from_raw(data, shape))
 
     def _in_micros(self, column: Column) -> Column:
@@ -47,7 +47,7 @@ class TimeReader(FieldReader):
 
 
 class _TextReader(FieldReader):
-    """Reads ISO 8601 text. In raw tensors, which have no null, an empty text is null where the column may have nulls."""
+    """Reads ISO 8601 text. In raw tensors, which have no null, empty text means null in a nullable column."""
 
     def __init__(self, field: Field) -> None:
         super().__init__(replace(field, dtype=DType.STRING, minimum=None, maximum=None))
@@ -55,7 +55,7 @@ class _TextReader(FieldReader):
         self._layout = Layout((field,))  # by which values from JSON are read
 
     def from_raw(self, data: memoryview, shape: Sequence[int]) -> Column:
-        """As the super class has it."""
+        """See `FieldReader`."""
         values, _ = super().from_raw(data, shape)
         if self.field.nullable:
             values[values == ""] = None

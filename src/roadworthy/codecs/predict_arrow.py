@@ -1,7 +1,7 @@
-"""`POST /v1/models/{endpoint}:predict` with an Arrow stream or an Arrow file: one column a field, by name.
+"""`POST /v1/models/{endpoint}:predict` with an Arrow stream or an Arrow file: one column per field, by name.
 
-What such a body stands for is bounded before pyarrow sees it (`arrow_messages.py`), only the columns that the
-endpoint takes are read, only their plain types, and all of them are validated in full. pyarrow is imported with the first body.
+The size of the data is bounded before pyarrow reads the body (`arrow_messages.py`). Only the endpoint's own columns are read,
+only with plain types, and all are validated in full. pyarrow is imported with the first body.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from roadworthy.codecs.answers import Accepting, Answers
 from roadworthy.codecs.codec import Decoded, Headers
 from roadworthy.codecs.reading.arrow_messages import Bounds, check_stream, cut_short, too_many_bytes, too_many_parts
-from roadworthy.codecs.reading.bounds import ARROW_BYTES, ReadApart
+from roadworthy.codecs.reading.bounds import ARROW_BYTES, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import MalformedBody, UnsupportedMediaType
@@ -27,7 +27,7 @@ _MOST_COLUMNS = 10_000
 
 
 class _PredictArrow(Accepting):
-    """What both have in common, bound to one endpoint; `on_loop`: for the event loop, which long reading would hold."""
+    """The base of both, bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = ""
     media_types: tuple[bytes, ...] = ()
@@ -41,10 +41,10 @@ class _PredictArrow(Accepting):
         self._bounds = Bounds(policy.max_rows, policy.max_body_bytes)
 
     def check_headers(self, headers: Headers) -> None:
-        """One of the media types, without parameters.
+        """Accept only one of the media types, without parameters.
 
         Raises:
-            UnsupportedMediaType: anything else.
+            UnsupportedMediaType: the content type is another.
         """
         if headers.get(b"content-type", b"").strip().lower() not in self.media_types:
             wanted = self.media_types[0].decode()
@@ -55,12 +55,12 @@ class _PredictArrow(Accepting):
 
         Raises:
             MalformedBody: "empty-body", "malformed-arrow", "duplicate-column".
-            BodyTooLarge: more rows, bytes or parts than allowed.
+            BodyTooLarge: it has more rows, bytes or parts than allowed.
             InvalidInput: the columns do not fit the signature.
-            ReadApart: as in the interface.
+            NeedsReader: see `BoundProtocol`.
         """
         if self._on_loop and len(body) > ARROW_BYTES:
-            raise ReadApart
+            raise NeedsReader
         import pyarrow as pa
 
         if not body:
@@ -75,7 +75,7 @@ class _PredictArrow(Accepting):
         return Decoded(batch, ignored=plan.ignored, reply=self._answers.choose(headers))
 
     def _read(self, body: bytes) -> tuple[ColumnPlan, Any]:
-        """The plan and the validated table; any exception of pyarrow's is the body's fault."""
+        """The plan and the validated table. Any exception of pyarrow means that the body is invalid."""
         raise NotImplementedError
 
     def _plan(self, schema: Any) -> ColumnPlan:
@@ -83,7 +83,7 @@ class _PredictArrow(Accepting):
         if len(names) > _MOST_COLUMNS:
             raise too_many_parts(_MOST_COLUMNS)
         if len(set(names)) != len(names):
-            raise MalformedBody("two columns of the body have one name", code="duplicate-column")
+            raise MalformedBody("two columns of the body have the same name", code="duplicate-column")
         plan = self._plans.plan(names)
         check_types(plan, schema)
         return plan
@@ -116,7 +116,7 @@ class ArrowStream(_PredictArrow):
 
 
 class ArrowFile(_PredictArrow):
-    """The Arrow file format, "Feather V2": a stream between two marks, with a footer that is not needed here."""
+    """The Arrow file format, "Feather V2": a stream between two marks, with a footer that is not read."""
 
     name = "arrow-file"
     media_types = (b"application/vnd.apache.arrow.file",)

@@ -1,8 +1,8 @@
-"""`POST /v1/models/{endpoint}:predict` with `text/csv`: a header row, then one row a line, RFC 4180, in UTF-8.
+"""`POST /v1/models/{endpoint}:predict` with `text/csv`: a header row, then one row per line, RFC 4180, in UTF-8.
 
-As strict as JSON: numbers as JSON writes them, `true` and `false` in upper or lower case, ISO 8601 times; lists and nested values
-as JSON text in their cell. An empty cell is a null where the column may have nulls, empty text in other columns of text, else
-refused.
+It is as strict as JSON: numbers as in JSON, `true` and `false` in upper or lower case, ISO 8601 times, and lists and nested
+values as JSON text in their cell. An empty cell is a null in a nullable column, empty text in other columns of text, and refused
+elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from roadworthy.codecs.answers import Accepting, Answers
 from roadworthy.codecs.codec import Decoded, Headers, too_many_rows
-from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, Bounds, ReadApart
+from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.reading.csv_matrix import CsvMatrix
 from roadworthy.codecs.reading.matrix import Matrix
 from roadworthy.codecs.reading.strict_json import MAX_INTEGER_DIGITS, read_document
@@ -37,11 +37,11 @@ _BOM = "\ufeff"
 _BLANKS = " \t\r\n"
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _PARAMETERS = frozenset({b"", b"charset=utf-8", b'charset="utf-8"', b"charset=us-ascii", b"header=present"})
-_HINT = "send a header row with the column names, then one row a line, commas between, in UTF-8"
+_HINT = "send a header row with the column names, then one row per line, separated by commas, in UTF-8"
 
 
 class PredictCsv(Accepting):
-    """The protocol bound to one endpoint; `on_loop`: for the event loop, which long reading would hold."""
+    """The protocol bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = "csv"
     media_types = (b"text/csv",)
@@ -57,10 +57,10 @@ class PredictCsv(Accepting):
         self._matrix = CsvMatrix(self.layout, self._plans, policy.max_rows) if Matrix.reads(self.layout) else None
 
     def check_headers(self, headers: Headers) -> None:
-        """CSV in UTF-8 with a header row.
+        """Accept only CSV in UTF-8 with a header row.
 
         Raises:
-            UnsupportedMediaType: anything else.
+            UnsupportedMediaType: the content type is another.
         """
         media, *parameters = [part.strip().lower() for part in headers.get(b"content-type", b"").split(b";")]
         if media not in self.media_types or not _PARAMETERS.issuperset(parameters):
@@ -73,16 +73,16 @@ class PredictCsv(Accepting):
 
         Raises:
             MalformedBody: "empty-body", "invalid-utf-8", "malformed-csv", "duplicate-column".
-            BodyTooLarge: more rows than the policy allows, or more values than they can have.
+            BodyTooLarge: it has more rows than the policy allows, or more values than its rows can have.
             InvalidInput: the rows do not fit the signature.
-            ReadApart: as in the interface.
+            NeedsReader: see `BoundProtocol`.
         """
         if self._on_loop and len(body) > FAST_BYTES:
-            raise ReadApart
+            raise NeedsReader
         if self._matrix is not None and (found := self._matrix.read(body)) is not None:
             return Decoded(found[0], ignored=found[1], reply=self._answers.choose(headers))
         if self._on_loop and len(body) > EXACT_BYTES:
-            raise ReadApart
+            raise NeedsReader
         self._bounds.check_csv(body)
         names, rows = _read(body, self._max_rows)
         plan = self._plans.plan(names)
@@ -95,7 +95,7 @@ class PredictCsv(Accepting):
 
 
 def _read(body: bytes, max_rows: int) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows, each as long as the header."""
+    """The header and the rows, all of the same length."""
     text = _text(body)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -103,7 +103,7 @@ def _read(body: bytes, max_rows: int) -> tuple[list[str], list[list[str]]]:
         if not any(names):
             raise _malformed("has no header row with column names", 1)
         if len(set(names)) != len(names):
-            raise MalformedBody("two columns of the body have one name", code="duplicate-column", hint=_HINT)
+            raise MalformedBody("two columns of the body have the same name", code="duplicate-column", hint=_HINT)
         rows = list(islice(reader, max_rows + 1))
     except csv.Error as error:
         raise _malformed(f"is not valid CSV: {error}", reader.line_num) from None
@@ -112,7 +112,7 @@ def _read(body: bytes, max_rows: int) -> tuple[list[str], list[list[str]]]:
     width = len(names)
     for number, row in enumerate(rows):
         if len(row) != width:
-            raise _malformed(f"has {len(row)} values in row {number}, where the header has {width}", None)
+            raise _malformed(f"has {len(row)} values in row {number}, expected {width} as in the header", None)
     return names, rows
 
 
@@ -127,10 +127,10 @@ def _text(body: bytes) -> str:
         ) from None
     if text.startswith(_BOM):
         raise MalformedBody(
-            "the body begins with a byte order mark", code="invalid-utf-8", hint="send UTF-8 without a BOM"
+            "the body starts with a byte order mark", code="invalid-utf-8", hint="send UTF-8 without a BOM"
         )
     if "\0" in text:
-        raise MalformedBody("the body holds a NUL character", code="invalid-text", hint="remove it")
+        raise MalformedBody("the body contains a NUL character", code="invalid-text", hint="remove it")
     return text
 
 
@@ -141,7 +141,7 @@ def _malformed(words: str, line: int | None) -> MalformedBody:
 
 
 def _column(field: Field, cells: Sequence[str], integers: str | None) -> Column:
-    """One column, at once where every cell is plainly right, else cell by cell."""
+    """One column: in one step where every cell is clearly valid, else cell by cell."""
     if not field.shape and not field.categorical and (quick := _quickly(field, cells)) is not None:
         return quick
     (pair,) = decode_columns([field], [[_value(field, cell, row) for row, cell in enumerate(cells)]], integers)
@@ -149,7 +149,7 @@ def _column(field: Field, cells: Sequence[str], integers: str | None) -> Column:
 
 
 def _quickly(field: Field, cells: Sequence[str]) -> Column | None:
-    """A column of numbers or booleans as one JSON list; None when it is another, or anything is in doubt."""
+    """A column of numbers or booleans, read as one JSON list; None for another column, or where a cell is in doubt."""
     decode = _decoder(field.dtype)
     if decode is None:
         return None
@@ -157,7 +157,7 @@ def _quickly(field: Field, cells: Sequence[str]) -> Column | None:
     mask = None
     if field.nullable and "" in cells:
         if "n" in text:
-            return None  # "null" is no null in CSV
+            return None  # "null" does not mean null in CSV
         mask = np.array([cell == "" for cell in cells], dtype=bool)
         text = ",".join([cell or "0" if field.dtype is not DType.BOOL else cell or "false" for cell in cells])
     if field.dtype is DType.BOOL:
@@ -173,13 +173,13 @@ def _quickly(field: Field, cells: Sequence[str]) -> Column | None:
 
 @cache
 def _decoder(dtype: DType) -> Callable[[str], list[Any]] | None:
-    """Reads a list of numbers or booleans of a dtype; None for other dtypes."""
+    """A decoder of lists of numbers or booleans of this dtype; None for other dtypes."""
     kind = None if dtype is DType.STRING else scalar_type(dtype)
     return None if kind is None else msgspec.json.Decoder(list[kind]).decode  # type: ignore[valid-type]  # made at run time
 
 
 def _value(field: Field, cell: str, row: int) -> Any:
-    """What JSON would have for a cell; text that is nothing else stays text, so that it is refused as such."""
+    """The JSON value of a cell. Text that is no value of the field's type stays text, so that it is refused as text."""
     if cell == "" and (field.nullable or field.dtype is not DType.STRING or field.shape):
         return None
     if field.shape or field.dtype is DType.JSON:

@@ -1,6 +1,7 @@
-"""`POST /v1/models/{endpoint}:predict`: `{"instances": [...]}`, rows as lists or as objects, gives `{"predictions": [...]}`.
+"""`POST /v1/models/{endpoint}:predict` with JSON: `{"instances": [...]}`, rows as lists or as objects, gives `{"predictions":
+[...]}`.
 
-Called by `gateway/http/predict.py`. The fast reader answers most bodies; what it doubts is read exactly.
+The fast reader handles most bodies; a body that it is not sure of is read exactly.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import sys
 
 from roadworthy.codecs.answers import JSON_HEADERS, Accepting, Answers
 from roadworthy.codecs.codec import Decoded, Encoded, Headers, is_json, too_many_rows
-from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, TYPED_BYTES, Bounds, ReadApart
+from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, TYPED_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.codecs.reading.typed_rows import TypedRows
 from roadworthy.contract.policy import Policy
@@ -23,7 +24,7 @@ _SHAPE_HINT = 'send {"instances": [row, …]}; a row is a list in field order or
 
 
 class PredictJson(Accepting):
-    """The protocol bound to one endpoint; `on_loop`: for the event loop, which long reading would hold."""
+    """The protocol bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = "json"
     media_types = (b"application/json",)
@@ -42,10 +43,10 @@ class PredictJson(Accepting):
         self._fast = TypedRows(layout, self._bounds, TYPED_BYTES if on_loop else sys.maxsize)
 
     def check_headers(self, headers: Headers) -> None:
-        """JSON in UTF-8 only; the body is never sniffed.
+        """Accept only JSON in UTF-8; the content type is never guessed from the body.
 
         Raises:
-            UnsupportedMediaType: anything else, or no content type.
+            UnsupportedMediaType: there is another content type, or none.
         """
         kind = headers.get(b"content-type")
         if not is_json(kind):
@@ -58,18 +59,18 @@ class PredictJson(Accepting):
         """The rows of `instances`.
 
         Raises:
-            MalformedBody: not JSON, or not an object with a list of instances.
-            BodyTooLarge: more rows than the policy allows, or more values than they can have.
-            InvalidInput: the rows do not fit.
-            ReadApart: as in the interface.
+            MalformedBody: the body is not JSON, or not an object with a list of instances.
+            BodyTooLarge: it has more rows than the policy allows, or more values than its rows can have.
+            InvalidInput: the rows do not fit the signature.
+            NeedsReader: see `BoundProtocol`.
         """
         if self._on_loop and len(body) > FAST_BYTES:
-            raise ReadApart
+            raise NeedsReader
         reply = self._answers.choose(headers) if b"accept" in headers else None
         batch = self._fast.read(body)
         if batch is None:
             if self._on_loop and len(body) > EXACT_BYTES:
-                raise ReadApart
+                raise NeedsReader
             batch, ignored = self._decode_exactly(body)
             return Decoded(batch, ignored=ignored, reply=reply)
         if batch.rows > self._max_rows:
@@ -77,7 +78,7 @@ class PredictJson(Accepting):
         return Decoded(batch, reply=reply)
 
     def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
-        """One prediction a row, as the caller accepts it."""
+        """One prediction per row, in the form that was chosen."""
         if decoded.reply is None:
             return Encoded(self._write(answer), JSON_HEADERS)
         return super().encode(answer, decoded, version)
@@ -87,11 +88,13 @@ class PredictJson(Accepting):
         document, not_finite = read_document(body)
         if not isinstance(document, dict) or not isinstance(document.get("instances"), list):
             raise MalformedBody(
-                "the body is not an object with a list of instances", code="no-instances", hint=_SHAPE_HINT
+                'the body must be an object with the key "instances" and a list of rows',
+                code="no-instances",
+                hint=_SHAPE_HINT,
             )
         if len(document) > 1:
             raise InvalidRequest(
-                "the body has keys beside instances",
+                'the body has other keys than "instances"',
                 code="unknown-body-key",
                 hint=_SHAPE_HINT,
                 facts={"known": ["instances"]},
@@ -110,15 +113,15 @@ class PredictJson(Accepting):
 
 
 class JsonProbe:
-    """A golden example as a caller sends it, and its answer as a caller gets it. Bound to a version's own signature."""
+    """Reads a golden example as a caller would send it, and writes its answer. Bound to a version's own signature."""
 
     def __init__(self, signature: Signature) -> None:
         self._codec = PredictJson(signature, Policy())
 
     def read(self, body: bytes) -> Batch:
-        """The rows of a body; raises as `decode`."""
+        """The rows of a body. Raises the errors of `PredictJson.decode`."""
         return self._codec.decode({}, body).batch
 
     def write(self, answer: Answer, version: int) -> bytes:
-        """The body of an answer; raises as `encode`."""
+        """The body of an answer. Raises the errors of `PredictJson.encode`."""
         return self._codec.encode(answer, Decoded(answer.batch()), version).body

@@ -1,1 +1,1 @@
-"""The HTTP edge: a worker, its link to the agent, its reading processes, and HTTP in `http/`."""
+"""The HTTP edge: a worker, its link to the agent, its reader processes, and HTTP in `http/`."""

@@ -1,8 +1,7 @@
-"""How a worker that cannot answer everything yet takes connections from the socket that all workers of its machine share.
+"""How a worker that is still loading accepts connections from the socket that all workers of its machine share.
 
-What was answered once is answered from then on: no client is refused by a worker that is still loading when another one has
-answered already. So one loading worker at a time takes connections (`Alone`), and none that came after another worker was
-ready (`Guarded`).
+Once a request has been answered, requests like it must not be refused by a worker that is still loading. So one loading worker at
+a time accepts connections (`AcceptLock`), and it accepts none that came after another worker was ready (`GuardedServer`).
 """
 
 from __future__ import annotations
@@ -16,34 +15,35 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-class Alone:
-    """What one process of this machine has at a time, until it leaves it or ends: a lock on a file that they share."""
+class AcceptLock:
+    """A lock that one process of this machine holds at a time, until it releases it or ends. It locks a file that they share."""
 
     def __init__(self, shared: Path) -> None:
         self._descriptor = os.open(shared, os.O_RDONLY | os.O_CLOEXEC)
 
-    def take(self) -> bool:
-        """Whether this process has it now."""
+    def acquire(self) -> bool:
+        """Try to take the lock; returns whether this process holds it now."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # another one has it
+        except OSError:  # another process holds it
             return False
         return True
 
-    def leave(self) -> None:
-        """Let another process have it."""
+    def release(self) -> None:
+        """Release the lock."""
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
 
-class Guarded:
-    """Takes connections one by one and asks before each whether it may; stops for good at the first no, and without descriptors.
+class GuardedServer:
+    """Accepts connections one by one, as long as `may` allows the next. It stops for good at the first refusal, or without a free
+    descriptor.
 
-    uvloop's own server is faster, and takes whatever waits. It stands in for one here: `is_serving` and `close` are of that.
+    uvloop's own server is faster, but accepts every waiting connection. This one replaces it, with its `is_serving` and `close`.
 
     Args:
-        listener: a descriptor of its own, which this object closes.
+        listener: the socket; this object closes it.
         make: makes the protocol of a connection.
-        may: asked before each.
+        may: called before each connection.
     """
 
     def __init__(self, listener: socket.socket, make: Callable[[], asyncio.Protocol], may: Callable[[], bool]) -> None:
@@ -53,25 +53,25 @@ class Guarded:
         self._may = may
         self._tasks: set[asyncio.Task[object]] = set()
         listener.setblocking(False)
-        self._loop.add_reader(listener, self._take)
+        self._loop.add_reader(listener, self._accept_one)
 
     def is_serving(self) -> bool:
-        """Whether it still takes any."""
+        """Whether it still accepts connections."""
         return self._listener.fileno() >= 0
 
     def close(self) -> None:
-        """Take no more; connections stay open."""
+        """Stop accepting; open connections stay open."""
         if self.is_serving():
             self._loop.remove_reader(self._listener)
             self._listener.close()
 
-    def _take(self) -> None:
+    def _accept_one(self) -> None:
         if not self._may():
             self.close()
             return
         try:
             connection, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):  # another process took it, or its client is gone
+        except (BlockingIOError, ConnectionAbortedError):  # another process accepted it, or its client is gone
             return
         except OSError:  # no free descriptor
             self.close()

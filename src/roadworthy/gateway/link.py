@@ -1,6 +1,5 @@
-"""A worker's connection to its agent: snapshots come in, reports and records go out. It is tried for ever; serving never waits.
-
-The worker's main starts it; frames are those of `contract/local.py`.
+"""A worker's connection to its agent: snapshots come in, reports and records go out. It is retried forever; serving never waits
+for it. `contract/local.py` has the frames.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class AgentLink:
-    """The connection, present or not. Event loop only.
+    """The connection, established or not. Event loop only.
 
     Args:
         address: the agent's Unix socket.
-        report: this worker's report now.
+        report: returns this worker's current report.
         offer: takes a snapshot.
-        keep_out: takes reasons by part, of what may not execute.
-        connected: called when a link has come up, so that what waits can be handed over.
+        keep_out: takes the parts that must not execute, each with the reason.
+        connected: called when the link is established, so that waiting records can be sent.
     """
 
     def __init__(
@@ -52,20 +51,20 @@ class AgentLink:
         self._writer: asyncio.StreamWriter | None = None
 
     def ready(self) -> bool:
-        """Whether records can be handed over now."""
+        """Whether records can be sent now."""
         writer = self._writer
         return writer is not None and writer.transport.get_write_buffer_size() < _FULL_BYTES
 
     def carry(self, payload: bytearray) -> None:
-        """Send encoded records; only called when `ready`."""
+        """Send encoded records. Call it only when `ready`."""
         self._send(RECORDS, payload)
 
     def report(self) -> None:
-        """Send the report, because something in it changed."""
+        """Send the report, because it has changed."""
         self._send(REPORT, _encode(self._report()))
 
     async def run(self) -> None:
-        """Connect, listen, connect again; until cancelled."""
+        """Connect, listen, and reconnect, until cancelled."""
         pauses = _RECONNECTS.delays()
         while True:
             try:
@@ -93,7 +92,7 @@ class AgentLink:
                 self._keep_out(msgspec.json.decode(payload, type=dict[str, str]))
 
     async def close(self) -> None:
-        """Hand over what was written, for a moment at most, and close."""
+        """Flush what was written, for a second at most, and close."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()

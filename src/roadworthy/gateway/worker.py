@@ -1,7 +1,8 @@
-"""The main of a worker: `python -m roadworthy.gateway.worker`, started by the supervisor with a start document on standard input.
+"""The main program of a worker, `python -m roadworthy.gateway.worker`. The supervisor starts it with a start document on standard
+input.
 
-It wires the parts together, serves on the socket that it inherited, and stops in order: the probe says no, what is in flight is
-finished, records are handed over, exit status 0.
+It wires the parts together, serves on an inherited socket, and stops in order: the readiness probe says no, requests in flight
+are finished, records are handed over, exit status 0.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.host import begin_hosting, keep_handlers, leave
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.slab import DRAINING, READY, STARTING
-from roadworthy.gateway.accepting import Alone
+from roadworthy.gateway.accepting import AcceptLock
 from roadworthy.gateway.http.app import App
-from roadworthy.gateway.http.connection import Front, Waits, sweep
+from roadworthy.gateway.http.connection import ClientTimeouts, ConnectionContext, sweep
 from roadworthy.gateway.http.header_checks import HeaderChecks
 from roadworthy.gateway.http.routes import Routing
 from roadworthy.gateway.http.server import Server
@@ -51,10 +52,10 @@ from roadworthy.serving.health.pressure import Limits, Pressure, measure
 from roadworthy.serving.health.readiness import Watch
 from roadworthy.serving.metrics import SHARED_CACHE, WorkerMetrics, open_worker_metrics
 from roadworthy.serving.pipeline import Identified, Instruments, Prediction
-from roadworthy.serving.reload import Identity, Serving
+from roadworthy.serving.reload import Identity, ServingState
 
 _LOOK_AGAIN_S = 0.02
-_PATIENCE_S = 5.0
+_YIELD_S = 5.0
 HEARTBEAT_S = 1.0
 _GC_THRESHOLDS = (50_000, 20, 100)
 
@@ -67,17 +68,17 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fd: descriptor of the listening socket.
         slot, slab: this worker's slot in the slab at that path.
         threads: bound of every native thread pool.
-        allowed_hosts: what the Host header may say; "*" for any.
-        log_level: "debug" to "error". access_log: one log line a request.
-        runners: whether the agent keeps runner processes, so that versions may be placed apart.
-        confinement: "required": no package's code is executed here; "best-effort": where a policy places it here, it is.
-        deep_check_s: how often each version is checked with golden examples on the live path; None never.
-        memory_close_share, memory_refuse_share, disk_reserve_mb: see `pressure.py`, Limits.
-        drain_delay_s: how long connections are still accepted after the probe has begun to say no: as long as those who route
-            by the probe take to notice. grace_s: how long open requests may take after that.
-        cache_url: of the Redis server in which caches are shared, a secret; None for none. cache_wait_ms: how long a request may
-            wait for it.
-        header_timeout_s, body_timeout_s, write_timeout_s, keep_alive_s: how long clients may take (`connection.py`, Waits).
+        allowed_hosts: host names that the Host header may have; "*" for any.
+        log_level: "debug" to "error". access_log: whether each request is logged.
+        runners: whether the agent keeps runner processes, so that versions may be placed in them.
+        confinement: "required": the worker executes no code of packages; "best-effort": it does where a policy places it here.
+        deep_check_s: mean pause between golden probes of a version, seconds; None disables them.
+        memory_close_share, memory_refuse_share, disk_reserve_mb: see `Limits` in `pressure.py`.
+        drain_delay_s: how long connections are still accepted after the probe says no, so that load balancers notice.
+        grace_s: how long open requests may take after that.
+        cache_url: of the Redis server of the shared cache, a secret; None without one.
+        cache_wait_ms: how long a request may wait for the shared cache.
+        header_timeout_s, body_timeout_s, write_timeout_s, keep_alive_s: see `ClientTimeouts` in `connection.py`.
     """
 
     folder: str
@@ -104,12 +105,12 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_s: float = 75.0
 
     def pressure(self) -> Limits:
-        """When memory or disk are short."""
+        """The thresholds of a shortage of memory or disk."""
         return Limits(self.memory_close_share, self.memory_refuse_share, self.disk_reserve_mb << 20)
 
-    def waits(self) -> Waits:
+    def timeouts(self) -> ClientTimeouts:
         """How long clients may take."""
-        return Waits(
+        return ClientTimeouts(
             head_s=self.header_timeout_s,
             body_s=self.body_timeout_s,
             write_s=self.write_timeout_s,
@@ -118,20 +119,20 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Worker:
-    """Everything of one worker process; `run` serves until it is told to stop."""
+    """Everything of one worker process; `run` serves until `stop`."""
 
     def __init__(self, start: WorkerStart, metrics: WorkerMetrics, load: Loader, place: Place | None) -> None:
         self._start = start
         self._metrics = metrics
         self._log = structlog.get_logger("worker").bind(slot=start.slot)
         self._loop = asyncio.get_running_loop()
-        self._serving = Serving(Identity(start.slot, os.getpid(), metrics.boot), metrics, self._changed)
+        self._serving = ServingState(Identity(start.slot, os.getpid(), metrics.boot), metrics, self._changed)
         address = Path(start.folder, "run", "agent.sock")
         self._link = AgentLink(address, self._serving.report, self._offer, self._keep_out, self._linked)
         self._recorder = Recorder(self._loop, self._link, metrics.lost_records)
-        self._dropped_before = self._dropped_told = 0
-        apart = None if place is None else Isolation(Path(start.folder), place)
-        self._manager = Manager(load, self._serving.refresh, self._load_failed, apart)
+        self._dropped_before = self._dropped_logged = 0
+        isolation = None if place is None else Isolation(Path(start.folder), place)
+        self._manager = Manager(load, self._serving.refresh, self._load_failed, isolation)
         log_access = self._log_access if start.access_log else None
         self._readers = Readers(self._loop)
         instruments = Instruments(metrics, self._recorder, self._log_fault, log_access, lambda: self._pressure.refuse)
@@ -142,24 +143,26 @@ class Worker:
         self._serving.attach(self._manager, routing, self._rules, self._shared)
         self._pressure = Pressure(start.pressure(), partial(measure, folder / "records"))
         self._checks = GoldenProbes(
-            folder, lambda: self._serving.endpoints, start.deep_check_s, metrics.deep_checked, self._changed, JsonProbe
+            folder, lambda: self._serving.endpoints, start.deep_check_s, metrics.probed, self._changed, JsonProbe
         )
         self._serving.watch = routing.watch = Watch(self._checks, self._pressure, self._shared)
-        heads = HeaderChecks(start.allowed_hosts)
+        checks = HeaderChecks(start.allowed_hosts)
         refused = partial(metrics.refused, "")
-        self._front = Front(routing.find, routing.known, PredictionIds().next, heads, start.waits(), refused)
-        app = App(lambda: routing.table, routing.unknown, heads, refused, self._log_fault)
+        self._context = ConnectionContext(
+            routing.find, routing.head_cache, PredictionIds().next, checks, start.timeouts(), refused
+        )
+        app = App(lambda: routing.table, routing.unknown, checks, refused, self._log_fault)
         self._server = Server(
             app,
-            self._front,
+            self._context,
             drain_delay_s=start.drain_delay_s,
             grace_s=start.grace_s,
             access_log=start.access_log,
         )
-        self._alone = Alone(Path(start.slab))
+        self._accept_lock = AcceptLock(Path(start.slab))
         self._settled = False
         self._settled_changed = asyncio.Event()
-        self._patience = time.monotonic() + (_PATIENCE_S if metrics.restarted else 0.0)
+        self._yield_until = time.monotonic() + (_YIELD_S if metrics.restarted else 0.0)
 
     def _shared_cache(self, start: WorkerStart) -> SharedCache | None:
         if start.cache_url is None:
@@ -168,10 +171,10 @@ class Worker:
         return SharedCache(RedisServer(start.cache_url), start.cache_wait_ms / 1_000, count, self._sharing_changed)
 
     async def run(self) -> int:
-        """Serve until `stop`; returns when everything in flight is answered and handed over.
+        """Serve until `stop`, then drain.
 
         Returns:
-            how many requests had to be given up.
+            how many requests were given up: answered with the error "stopping".
         """
         self._metrics.state(STARTING)
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -208,12 +211,12 @@ class Worker:
                 self._metrics.lost_records(len(self._recorder))
             self._metrics.close()
         if self._server.given_up:
-            self._log.error("given-up", requests=self._server.given_up, reason="they took longer than the grace")
+            self._log.error("given-up", requests=self._server.given_up, reason="they took longer than the grace period")
         return self._server.given_up
 
     async def _accept(self, listener: socket.socket) -> None:
-        """Accept connections, or leave them to another worker, until this task is cancelled. While this worker leaves them to
-        another, each answer ends its connection."""
+        """Accept connections, or leave them to another worker, until cancelled. While this worker leaves them to another, each of
+        its answers closes its connection."""
         while True:
             self._settled_changed.clear()
             may = None if self._settled else self._should_accept
@@ -224,24 +227,26 @@ class Worker:
                     await self._settled_changed.wait()
 
     def _should_accept(self) -> bool:
-        """A worker that is ready accepts. While none is ready, those accept that have nothing more to load, and of those that
-        load one: it answers probes, what it has loaded, and other predictions with 503. Before that, the replacement of a worker
-        that died leaves connections in the socket's queue: a short wait is better than a refusal."""
-        waits = self._metrics.another_is_ready() or time.monotonic() < self._patience
-        if self._settled or waits or not self._serving.loading:
-            self._alone.leave()
-            return self._settled or not waits
-        return self._alone.take()
+        """Whether this worker should accept connections.
+
+        A ready worker accepts. Without a ready worker, workers with nothing left to load accept, and one that is loading: it
+        answers probes and what it has loaded, and other predictions with 503. The replacement of a dead worker first leaves
+        connections in the socket's queue for a moment: a short wait is better than a refusal."""
+        yields = self._metrics.another_is_ready() or time.monotonic() < self._yield_until
+        if self._settled or yields or not self._serving.loading:
+            self._accept_lock.release()
+            return self._settled or not yields
+        return self._accept_lock.acquire()
 
     def _choose_closing(self) -> None:
-        if not self._server.should_exit:  # from then on the server decides
-            self._front.closing = self._pressure.close_connections or not self._server.accepting
+        if not self._server.should_exit:  # after that the server decides
+            self._context.closing = self._pressure.close_connections or not self._server.accepting
 
     def _parent_gone(self) -> None:
         self._loop.call_soon_threadsafe(self.stop)
 
     def stop(self) -> None:
-        """Begin an orderly stop; asked again, end it at once."""
+        """Begin an orderly stop; a second call ends it at once."""
         self._server.force_exit = self._server.should_exit
         if not self._serving.stopping:
             self._log.info("stopping")
@@ -262,49 +267,49 @@ class Worker:
     def _offer(self, snapshot: Snapshot) -> None:
         try:
             taken = self._serving.offer(snapshot)
-        except Exception as error:  # noqa: BLE001 - a snapshot that nobody foresaw must not end the link or the serving
+        except Exception as error:  # noqa: BLE001 - an unexpected snapshot must end neither the link nor the service
             self._log.error("snapshot-failed", etag=snapshot.etag(), exc_info=error)
         else:
             if not taken:
-                self._log.warning("snapshot-refused", etag=snapshot.etag(), reason="it is older than the present one")
+                self._log.warning("snapshot-refused", etag=snapshot.etag(), reason="it is older than the current one")
 
     async def _beat(self) -> None:
         while True:
             self._metrics.heartbeat()
             self._serving.gauge_queues()
             self._metrics.log_lines_dropped(lines_dropped())
-            self._tell_dropped_records()
+            self._log_dropped_records()
             if self._pressure.look():
                 self._log.warning("pressure", warnings=self._pressure.warnings)
                 self._changed()
             self._choose_closing()
             await asyncio.sleep(HEARTBEAT_S)
 
-    def _tell_dropped_records(self) -> None:
-        """That records are dropped, and when that is over how many were; the count until then is on the page of metrics."""
+    def _log_dropped_records(self) -> None:
+        """Log that records are being dropped, and afterwards how many were. In between, the metrics have the count."""
         dropped, before = self._recorder.dropped, self._dropped_before
         self._dropped_before = dropped
-        if before == self._dropped_told and dropped > before:
-            self._log.error("records-dropped", reason="the agent takes none")
-        elif dropped == before > self._dropped_told:
-            self._log.warning("records-kept-again", dropped=dropped - self._dropped_told)
-            self._dropped_told = dropped
+        if before == self._dropped_logged and dropped > before:
+            self._log.error("records-dropped", reason="the agent accepts none")
+        elif dropped == before > self._dropped_logged:
+            self._log.warning("records-kept-again", dropped=dropped - self._dropped_logged)
+            self._dropped_logged = dropped
 
     def _changed(self) -> None:
-        """Something in the report is new."""
+        """React to a change of what this worker serves: report it, and set the state in the slab."""
         self._link.report()
         if self._settled != self._serving.settled and not self._serving.stopping:
             self._settled = self._serving.settled
             if self._settled:
                 self._become_ready()
-            else:  # the first snapshot has come, with packages that are not loaded yet
+            else:  # the first snapshot arrived, with packages that are not loaded yet
                 self._metrics.state(STARTING)
             self._settled_changed.set()
         for endpoint, reason in self._serving.reasons().items():
             self._log.debug("endpoint-waits", endpoint=endpoint, reason=reason)
 
     def _become_ready(self) -> None:
-        # What is loaded now stays: keep the collector from walking over it again and again.
+        # The loaded objects stay: exempt them from garbage collection.
         gc.collect()
         gc.freeze()
         self._metrics.state(READY)
@@ -359,10 +364,10 @@ class Worker:
 
 
 def serve(start: WorkerStart, load: Loader, place: Place | None = None) -> int:
-    """Be a worker until told to stop. `place` decides which versions execute in runner processes; None executes all here.
+    """Run a worker until it is stopped. `place` decides which versions execute in runner processes; None executes all here.
 
     Returns:
-        the exit status: 0 after an orderly stop, 1 when requests had to be given up.
+        the exit status: 0 after an orderly stop, 1 if requests were given up.
 
     Raises:
         ValueError, OSError: the slab cannot be used.
@@ -378,7 +383,7 @@ def serve(start: WorkerStart, load: Loader, place: Place | None = None) -> int:
 
 
 def main() -> int:
-    """Read the start document, serve, and return the exit status."""
+    """Read the start document and serve; returns the exit status."""
     try:
         start = msgspec.convert(read_start_message(), WorkerStart)
     except (RoadworthyError, msgspec.ValidationError) as error:

@@ -1,4 +1,4 @@
-"""Who may call, and whether there is room: decided from the headers alone, before anything of a body is read or decoded."""
+"""Authenticates callers and bounds the requests in flight, by the headers alone and before a body is decoded."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ _MOST_KEY_BYTES = 256
 
 
 class Keys:
-    """The keys of one snapshot, by SHA-256 of their text. `entries` None admits everybody."""
+    """The API keys of one snapshot, by the SHA-256 of their text. With `entries` None, calls need no key."""
 
     def __init__(self, entries: Sequence[KeyEntry] | None) -> None:
         self.open = entries is None
         self._by_hash = {entry.sha256: entry for entry in entries or ()}
 
     def identify(self, headers: Mapping[bytes, bytes]) -> KeyEntry | None:
-        """Whose key the request presents; None when calls need no key.
+        """The entry of the key that the request presents; None when calls need no key.
 
         Raises:
             Unauthenticated: "no-key" or "unknown-key".
-            Forbidden: "role-not-allowed": a key that may not call endpoints.
+            Forbidden: "role-not-allowed": the key's role may not call endpoints.
         """
         if self.open:
             return None
         presented = _presented(headers)
         if presented is None:
-            raise Unauthenticated("this call needs a key", code="no-key", hint="send Authorization: Bearer rw_…")
+            raise Unauthenticated("this call needs an API key", code="no-key", hint="send Authorization: Bearer rw_…")
         entry = self._by_hash.get(hashlib.sha256(presented).hexdigest()) if len(presented) <= _MOST_KEY_BYTES else None
         if entry is None:
             raise Unauthenticated(
-                "this key is not known", code="unknown-key", hint="it may have been revoked; ask for another"
+                "unknown API key", code="unknown-key", hint="it may have been revoked; ask for a new key"
             )
         if entry.role not in _CALLING_ROLES:
             raise Forbidden(
-                "this key may not call endpoints", code="role-not-allowed", hint="use a key of the role predictor"
+                f"a key of the role {entry.role} may not call endpoints",
+                code="role-not-allowed",
+                hint="use a key of the role predictor",
             )
         return entry
 
@@ -53,44 +55,50 @@ def _presented(headers: Mapping[bytes, bytes]) -> bytes | None:
 
 
 class InFlightRequest(Protocol):
-    """A request inside. `running` when the model has begun with it; `settle` answers it."""
+    """A request that has been admitted.
+
+    Attributes:
+        caller: id of the caller's key, or "".
+        running: whether the model has begun with it.
+    """
 
     caller: str
     running: bool
 
     def settle(self, outcome: RoadworthyError, /) -> None:
-        """Take an error instead of an answer."""
+        """Answer it with an error."""
         ...
 
 
 class Admission:
-    """The door of one endpoint: keys of the newest snapshot, and a bound on the requests inside. It outlives rebinding.
+    """Admission control of one endpoint: the keys of the newest snapshot, and a bound on requests in flight. It outlives
+    rebinding.
 
-    When the bound is reached, a caller who has less than an equal share inside is let in all the same: the newest request of
-    the caller with the most, if its run has not begun, has to go in its place.
+    At the bound, a caller with less than an equal share in flight still gets in. The newest request of the caller with the most
+    requests gives way, provided that its run has not begun.
 
     Attributes:
         inside: requests admitted and not yet answered.
     """
 
-    __slots__ = ("_endpoint", "_guests", "_keys", "_limit", "_remembered", "inside")
+    __slots__ = ("_endpoint", "_in_flight", "_keys", "_limit", "_remembered", "inside")
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._keys = Keys(())
         self._limit = 0
         self._remembered: dict[bytes | None, str] = {}
-        self._guests: dict[str, dict[InFlightRequest, None]] = {}
+        self._in_flight: dict[str, dict[InFlightRequest, None]] = {}
         self.inside = 0
 
     def configure(self, keys: Keys, max_in_flight: int) -> None:
-        """Take the keys and the bound of a new snapshot; what was remembered of the old keys is forgotten."""
+        """Use the keys and the bound of a new snapshot, and forget callers identified by the old keys."""
         self._keys = keys
         self._limit = max_in_flight
         self._remembered = {}
 
     def identify(self, headers: Mapping[bytes, bytes]) -> str:
-        """Id of the caller's key, "" when none is needed.
+        """The id of the caller's key; "" when calls need no key.
 
         Raises:
             Unauthenticated, Forbidden: see `Keys.identify`; also "endpoint-not-allowed" for a key of other endpoints.
@@ -98,37 +106,37 @@ class Admission:
         caller = self._remembered.get(headers.get(b"authorization"))
         return self._look_up(headers) if caller is None else caller
 
-    def enter(self, guest: InFlightRequest) -> None:
-        """Take a place; every call that returns is followed by one `leave`.
+    def enter(self, request: InFlightRequest) -> None:
+        """Take a place. Every call that returns must be followed by one `leave`.
 
         Raises:
             Unavailable: "overloaded".
         """
         if self.inside >= self._limit:
-            self._make_room(guest.caller)
+            self._make_room(request.caller)
         self.inside += 1
-        mine = self._guests.get(guest.caller)
+        mine = self._in_flight.get(request.caller)
         if mine is None:
-            mine = self._guests[guest.caller] = {}
-        mine[guest] = None
+            mine = self._in_flight[request.caller] = {}
+        mine[request] = None
 
-    def leave(self, guest: InFlightRequest) -> None:
-        """Give the place back."""
+    def leave(self, request: InFlightRequest) -> None:
+        """Release the place."""
         self.inside -= 1
-        mine = self._guests[guest.caller]
-        del mine[guest]
+        mine = self._in_flight[request.caller]
+        del mine[request]
         if not mine:
-            del self._guests[guest.caller]
+            del self._in_flight[request.caller]
 
     def _make_room(self, caller: str) -> None:
-        """Have the newest request of the greediest caller answered "overloaded", or raise that for this one."""
-        mine = len(self._guests.get(caller, ()))
-        share = self._limit // (len(self._guests) + (mine == 0))
-        theirs = max(self._guests.values(), key=len, default={})
+        """Answer the newest request of the caller with the most "overloaded", or raise that error for this one."""
+        mine = len(self._in_flight.get(caller, ()))
+        share = self._limit // (len(self._in_flight) + (mine == 0))
+        theirs = max(self._in_flight.values(), key=len, default={})
         if mine < share and len(theirs) > mine + 1:
-            for guest in reversed(theirs):
-                if not guest.running:
-                    guest.settle(_overloaded())
+            for request in reversed(theirs):
+                if not request.running:
+                    request.settle(_overloaded())
                     return
         raise _overloaded()
 
@@ -154,6 +162,6 @@ def _overloaded() -> Unavailable:
     return Unavailable(
         "too many requests are waiting for this endpoint",
         code="overloaded",
-        hint="try again, with growing pauses",
+        hint="try again with increasing delays",
         retry_after_s=1,
     )

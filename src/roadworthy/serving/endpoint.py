@@ -1,4 +1,5 @@
-"""An endpoint with all its policy resolved: made when a snapshot is taken into service, so that no request looks anything up."""
+"""An endpoint with its whole policy resolved. It is bound when a snapshot goes into service, so that no request looks anything
+up."""
 
 from __future__ import annotations
 
@@ -33,59 +34,43 @@ class Endpoint:
     """A public name in service.
 
     Attributes:
-        stand_ins: for each fallback that is another version, its digest and that version where it was READY.
+        fallbacks: for each fallback that is another version, its digest and that version where it was READY.
         rules: the parts that its fallbacks use as rules.
-        trial: its rollout, while it is in one.
+        assignment: assigns requests to versions while the endpoint is in a rollout.
     """
 
     entry: EndpointEntry
     signature: Signature
     admission: Admission
     split: Split[Variant]
-    stand_ins: tuple[tuple[str, Version | None], ...] = ()
+    fallbacks: tuple[tuple[str, Version | None], ...] = ()
     rules: tuple[str, ...] = ()
-    trial: RolloutAssignment | None = None
+    assignment: RolloutAssignment | None = None
 
     @property
     def name(self) -> str:
         return self.entry.name
 
     def uses(self, entry: EndpointEntry, find: Callable[[str], Version | None]) -> bool:
-        """Whether this object is what binding `entry` again would give."""
-        versions = [*(arm.version for arm in self.split.arms), *self._shadowed]
-        held = [*((version.digest, version) for version in versions), *self.stand_ins]
+        """Whether binding `entry` again would give the same object."""
+        versions = [*(variant.version for variant in self.split.variants), *self._shadowed]
+        held = [*((version.digest, version) for version in versions), *self.fallbacks]
         return entry == self.entry and all(find(digest) is version for digest, version in held)
 
     @property
     def versions(self) -> Iterator[Version]:
-        """Every version that may be asked."""
-        yield from (arm.version for arm in self.split.arms)
+        """Every version that may run a request."""
+        yield from (variant.version for variant in self.split.variants)
         yield from self._shadowed
-        yield from (version for _, version in self.stand_ins if version is not None)
+        yield from (version for _, version in self.fallbacks if version is not None)
 
     @property
     def _shadowed(self) -> tuple[Version, ...]:
-        return () if self.trial is None or self.trial.shadow is None else (self.trial.shadow.version,)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """What all endpoints of a worker have in common.
-
-    Attributes:
-        metrics: the worker's. rules: of its packages; None for none. shared: answers that it has in common with other workers
-            and machines; None where it has not.
-        head: makes what each answer of a version says of it, from its label and the version.
-    """
-
-    metrics: WorkerMetrics
-    rules: Rules | None = None
-    shared: SharedCache | None = None
-    head: Callable[[str, Version], bytes] = lambda _label, _version: b""
+        return () if self.assignment is None or self.assignment.mirror is None else (self.assignment.mirror.version,)
 
 
 class Unbindable(Exception):
-    """An endpoint that cannot be served from what is loaded; the text says why, for the log and for readiness."""
+    """An endpoint that the loaded versions cannot serve; the text says why, for the log and for readiness."""
 
 
 def bind(
@@ -93,40 +78,47 @@ def bind(
     packages: Mapping[str, PackageEntry],
     find: Callable[[str], Version | None],
     admission: Admission,
-    around: WorkerContext,
+    metrics: WorkerMetrics,
+    *,
+    rules: Rules | None = None,
+    shared: SharedCache | None = None,
+    head: Callable[[str, Version], bytes] = lambda _label, _version: b"",
 ) -> Endpoint:
     """Resolve everything about an endpoint.
 
     Args:
-        entry: what the snapshot says.
+        entry: the endpoint as the snapshot describes it.
         packages: the snapshot's packages by digest.
         find: READY versions by digest.
-        admission: the endpoint's door.
-        around: this worker's.
+        admission: the endpoint's admission control, which outlives rebinding.
+        metrics: the worker's.
+        rules: runs rules of packages; None for no rules.
+        shared: the cache that workers and machines share; None without one.
+        head: makes the headers that name a version in each of its answers, from its label and the version.
 
     Raises:
-        Unbindable: a version is not ready, or does not take the endpoint's requests.
+        Unbindable: a version is not ready, or does not accept the endpoint's requests.
     """
     try:
         signature = Signature.from_document(entry.signature)
     except PackageInvalid as error:
         raise Unbindable(error.message) from error
-    binding = _Binding(entry, packages, find, around)
-    arms = []
-    for number, side in enumerate(entry.split):
-        version, package = find(side.digest), packages.get(side.digest)
+    binding = _Binding(entry, packages, find, metrics, rules, shared, head)
+    variants = []
+    for number, share in enumerate(entry.split):
+        version, package = find(share.digest), packages.get(share.digest)
         if version is None or package is None:
-            raise Unbindable("a version of its split is not loaded")
+            raise Unbindable("a version of its split is not loaded here")
         difference = version.signature.accepts(signature)
         if difference is not None:
             raise Unbindable(f"a version of its split does not fit its signature: {difference}")
         try:
-            arms.append(binding.layered(number, package, binding.arm(package, version), signature))
+            variants.append(binding.layered(number, package, binding.variant(package, version), signature))
         except InvalidInput as error:
             raise Unbindable(f"a fallback's value does not fit its outputs: {error.message}") from error
     try:
-        split = Split(arms, [side.weight for side in entry.split])
-        trial = binding.trial(arms, signature)
+        split = Split(variants, [share.weight for share in entry.split])
+        assignment = binding.assignment(variants, signature)
     except ValueError as error:
         raise Unbindable(str(error)) from error
     return Endpoint(
@@ -134,112 +126,109 @@ def bind(
         signature=signature,
         admission=admission,
         split=split,
-        stand_ins=tuple((digest, find(digest)) for digest in binding.others),
-        rules=tuple(part_of(arm.version.digest, name) for arm in arms for name in binding.rules_asked),
-        trial=trial,
+        fallbacks=tuple((digest, find(digest)) for digest in binding.fallback_digests),
+        rules=tuple(part_of(variant.version.digest, name) for variant in variants for name in binding.rule_names),
+        assignment=assignment,
     )
 
 
+@dataclass(frozen=True, slots=True)
 class _Binding:
-    """One endpoint while it is bound.
+    """One endpoint while it is being bound; the fields are the parameters of `bind`."""
 
-    Attributes:
-        others: digests of the versions that fallbacks name. rules_asked: names of the rules that they name.
-    """
+    entry: EndpointEntry
+    packages: Mapping[str, PackageEntry]
+    find: Callable[[str], Version | None]
+    metrics: WorkerMetrics
+    rules: Rules | None
+    shared: SharedCache | None
+    head: Callable[[str, Version], bytes]
 
-    def __init__(
-        self,
-        entry: EndpointEntry,
-        packages: Mapping[str, PackageEntry],
-        find: Callable[[str], Version | None],
-        around: WorkerContext,
-    ) -> None:
-        self._entry = entry
-        self._packages = packages
-        self._find = find
-        self._metrics = around.metrics
-        self._rules = around.rules
-        self._shared = around.shared
-        self._head = around.head
-        fallbacks = entry.policy.fallback
-        self.others = tuple(step.digest for step in fallbacks if step.kind == VERSION and step.digest is not None)
-        self.rules_asked = tuple(step.rule for step in fallbacks if step.kind == RULE and step.rule is not None)
+    @property
+    def fallback_digests(self) -> Iterator[str]:
+        """Digests of the versions that fallbacks name."""
+        return (step.digest for step in self.entry.policy.fallback if step.kind == VERSION and step.digest is not None)
 
-    def arm(self, package: PackageEntry, version: Version) -> Variant:
-        """A version as the endpoint knows it, without layers."""
+    @property
+    def rule_names(self) -> Iterator[str]:
+        """Names of the rules that fallbacks name."""
+        return (step.rule for step in self.entry.policy.fallback if step.kind == RULE and step.rule is not None)
+
+    def variant(self, package: PackageEntry, version: Version) -> Variant:
+        """A version as the endpoint serves it, without layers."""
         label = f"{package.model}:{package.version}"
-        self._metrics.time_runs(version.digest, version.batcher.times)
+        self.metrics.time_runs(version.digest, version.batcher.times)
         return Variant(
             version=version,
             model=package.model,
             number=package.version,
-            metrics=self._metrics.bind(self._entry.name, self._entry.generation, label, version.digest),
-            head=self._head(label, version),
+            metrics=self.metrics.bind(self.entry.name, self.entry.generation, label, version.digest),
+            head=self.head(label, version),
             submit=version.submit,
         )
 
-    def layered(self, number: int, package: PackageEntry, arm: Variant, signature: Signature) -> Variant:
-        """The arm with the layers of the policy around it; the same one where the policy asks for none."""
-        policy, shared = self._entry.policy, self._shared
-        if self._entry.rollout is not None:
-            # Caches of two versions are never equally full: with them the arms would be compared on different requests.
+    def layered(self, number: int, package: PackageEntry, variant: Variant, signature: Signature) -> Variant:
+        """The variant wrapped in the layers of the policy; the same variant where the policy needs none."""
+        policy, shared = self.entry.policy, self.shared
+        if self.entry.rollout is not None:
+            # The caches of two versions are never equally full, so the variants would be compared on different requests.
             policy = msgspec.structs.replace(policy, cache=None)
         if policy.cache is None and policy.breaker is None and not policy.fallback:
-            return arm
+            return variant
         top = layered(
-            arm.version,
+            variant.version,
             policy,
             package.digest,
             Layout(signature.outputs),
-            counts=LayerCounts(self._metrics, self._entry.name),
+            counts=LayerCounts(self.metrics, self.entry.name),
             cells=lambda window_s: self._cells(number, owner_of(package.digest, window_s)),
-            find=partial(self._fallback, package, arm.version, signature),
-            shared=None if shared is None else shared.bound(Layout(arm.version.signature.outputs)),
+            find=partial(self._fallback, package, variant.version, signature),
+            shared=None if shared is None else shared.bound(Layout(variant.version.signature.outputs)),
         )
-        return replace(arm, submit=top.submit)
+        return replace(variant, submit=top.submit)
 
-    def trial(self, arms: Sequence[Variant], signature: Signature) -> RolloutAssignment | None:
-        """The endpoint's rollout, if it is in one."""
-        entry, rollout = self._entry, self._entry.rollout
+    def assignment(self, variants: Sequence[Variant], signature: Signature) -> RolloutAssignment | None:
+        """What assigns the endpoint's requests, while it is in a rollout."""
+        entry, rollout = self.entry, self.entry.rollout
         if rollout is None:
             return None
-        counting = RolloutCounters(self._metrics.evidence, rollout, entry.generation, signature)
-        shadow = None
+        counters = RolloutCounters(self.metrics.evidence, rollout, entry.generation, signature)
+        mirror = None
         if rollout.shadow:
-            version = self._find(rollout.canary)
+            version = self.find(rollout.canary)
             if version is None:
-                raise Unbindable("the version that is to be shadowed is not loaded")
+                raise Unbindable("the shadowed version is not loaded here")
             difference = version.signature.accepts(signature)
             if difference is not None:
-                raise Unbindable(f"the version that is to be shadowed does not fit its signature: {difference}")
-            gauge = self._metrics.shadowing(version.digest)
-            self._metrics.time_runs(version.digest, version.batcher.times)
-            shadow = Mirror(version, rollout, counting, gauge, entry.policy.timeout_ms / 1_000)
-        return RolloutAssignment(entry, rollout, arms, counting, shadow)
+                raise Unbindable(f"the shadowed version does not fit its signature: {difference}")
+            gauge = self.metrics.shadowing(version.digest)
+            self.metrics.time_runs(version.digest, version.batcher.times)
+            mirror = Mirror(version, rollout, counters, gauge, entry.policy.timeout_ms / 1_000)
+        return RolloutAssignment(entry, rollout, variants, counters, mirror)
 
     def _cells(self, number: int, owner: int) -> BreakerCells:
-        return BreakerCells(self._metrics, self._entry.name, number, owner)
+        return BreakerCells(self.metrics, self.entry.name, number, owner)
 
     def _fallback(
         self, chosen: PackageEntry, version: Version, signature: Signature, step: Fallback
     ) -> tuple[str, Submitter] | None:
         if step.kind == RULE:
             return self._rule(chosen, version, step.rule)
-        return self._other_version(chosen.digest, signature, step.digest)
+        return self._fallback_version(chosen.digest, signature, step.digest)
 
     def _rule(self, package: PackageEntry, version: Version, name: str | None) -> tuple[str, Submitter] | None:
-        if name is None or self._rules is None or name not in version.placed.rules:
+        if name is None or self.rules is None or name not in version.placed.rules:
             return None
-        rule = self._rules.get(package, name)
+        rule = self.rules.get(package, name)
         return None if rule is None else (name, rule)
 
-    def _other_version(
+    def _fallback_version(
         self, chosen: str, signature: Signature, digest: str | None
     ) -> tuple[str, FallbackVersion] | None:
         if digest is None or digest == chosen:
             return None
-        version, package = self._find(digest), self._packages.get(digest)
+        version, package = self.find(digest), self.packages.get(digest)
         if version is None or package is None or version.signature.accepts(signature) is not None:
             return None
-        arm = self.arm(package, version)
-        return f"{package.model}:{package.version}", FallbackVersion(version, arm.metrics, arm)
+        variant = self.variant(package, version)
+        return f"{package.model}:{package.version}", FallbackVersion(version, variant.metrics, variant)

@@ -1,5 +1,5 @@
-"""What the layers around a version need of a worker: cells in the slab, counts, and versions that stand in. `endpoints.py` puts
-them together with `runtime/layers/stack.py`."""
+"""What a worker gives the layers around a version: cells in the slab, counts, and fallback versions. `endpoint.py` passes them to
+`runtime/layers/stack.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roadworthy.serving.metrics import BREAKER, CACHE, FALLBACK, BoundMetrics, W
 
 
 class LayerCounts:
-    """What the layers of one endpoint count."""
+    """Counts for the layers of one endpoint."""
 
     __slots__ = ("_endpoint", "_metrics")
 
@@ -23,49 +23,49 @@ class LayerCounts:
         self._endpoint = endpoint
 
     def cached(self, result: str) -> None:
-        """As in `runtime/layers/stack.py`."""
+        """See `Counts`."""
         self._metrics.count(CACHE, self._endpoint, result)
 
     def fell_back(self, kind: str, reason: str) -> None:
-        """As in `runtime/layers/stack.py`."""
+        """See `Counts`."""
         self._metrics.count(FALLBACK, self._endpoint, kind, reason)
 
 
 class BreakerCells:
-    """A breaker's cells in the slab: one run for each arm of an endpoint, whichever version is there, so that many versions
-    take no more room than one. The run says whose it is."""
+    """A breaker's cells in the slab. Each variant of an endpoint has one run of cells, whichever version it is, so that many
+    versions in a row need the same room as one. A mark in the run names the version that owns it."""
 
-    def __init__(self, metrics: WorkerMetrics, endpoint: str, arm: int, owner: int) -> None:
-        self._run, self._read = metrics.shared(BREAKER, endpoint, str(arm))
+    def __init__(self, metrics: WorkerMetrics, endpoint: str, variant: int, owner: int) -> None:
+        self._run, self._read = metrics.shared(BREAKER, endpoint, str(variant))
         self._owner = owner
         self._nowhere = [0] * WIDTH
         if self._run[OWNER] != owner:
-            self._run[OWNER] = 0  # until all else is gone
+            self._run[OWNER] = 0  # no owner while the rest is cleared
             for place in range(WIDTH):
                 self._run[place] = 0
             self._run[OWNER] = owner
 
     @property
     def own(self) -> memoryview[int] | list[int]:
-        """As in Cells; once another version is here, numbers that nobody reads."""
+        """See `Cells`. Once another version owns the run, cells that no one reads."""
         return self._run if self._run[OWNER] == self._owner else self._nowhere
 
     def all_workers(self) -> Iterable[tuple[Sequence[int], bool]]:
-        """As in Cells."""
+        """See `Cells`."""
         return [(run, alive) for run, alive in self._read() if run[OWNER] == self._owner]
 
 
 def owner_of(digest: str, window_s: float) -> int:
-    """What the cells of a version's breaker are marked with: counts over another window are of no use."""
+    """The mark of a version's breaker cells. It covers the window, since counts over another window are useless."""
     return int.from_bytes(blake2b(f"{digest} {window_s!r}".encode(), digest_size=7).digest(), "little") + 1
 
 
 class FallbackVersion:
-    """Another loaded version that answers for the chosen one. A lease is held for each request.
+    """Another loaded version that answers instead of the chosen one. It holds a lease for each request.
 
     Args:
-        version: that version. metrics: its cells.
-        by: what the gateway knows it as.
+        version: the other version. metrics: its cells.
+        by: the variant that answers name as their source.
     """
 
     def __init__(self, version: Version, metrics: BoundMetrics, by: object) -> None:
@@ -76,15 +76,15 @@ class FallbackVersion:
     def __repr__(self) -> str:
         return f"FallbackVersion({self._version!r})"
 
-    def submit(self, batch: Batch, ticket: PendingRequest) -> None:
-        """As in Submitter; `ticket` must be one that is settled in any case.
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """See `Submitter`. `request` must be one that is always settled.
 
         Raises:
             Unavailable: "version-unloading".
         """
         self._version.leases.take()
         self._metrics.in_flight.add(1)
-        held = _Held(ticket, self._give_back, self._by)
+        held = _Held(request, self._give_back, self._by)
         try:
             self._version.submit(batch, held)
         except BaseException:
@@ -98,7 +98,7 @@ class FallbackVersion:
 
 
 class _Held(ForwardedRequest):
-    """A request for which a lease is held."""
+    """A request that holds a lease."""
 
     __slots__ = ("_by", "_give_back")
 
@@ -108,6 +108,6 @@ class _Held(ForwardedRequest):
         self._by = by
 
     def settled(self, outcome: Outcome) -> None:
-        """Give the lease back and hand the outcome on."""
+        """Release the lease and forward the outcome."""
         self._give_back()
         self.outer.settle(outcome.noted((), by=self._by) if isinstance(outcome, Answer) else outcome)

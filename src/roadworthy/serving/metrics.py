@@ -1,9 +1,8 @@
-"""What a worker counts, and how the agent reads it back from the slab.
+"""A worker's counters in the slab, and how the agent reads them back.
 
 A worker makes one `WorkerMetrics` on its slot, binds each version once, and then only adds to cells: no label is looked up in
-the hot path. The agent calls `read_totals` on the slab and gets sums over all slots and all their restarts, by endpoint,
-generation, version, digest. `agent/metrics/exposition.py` turns them into Prometheus text, `agent/sync/shipping.py` into
-the counts of a telemetry frame.
+the hot path. The agent calls `read_totals` and gets sums over all slots and their restarts, by endpoint, generation, version and
+digest. `agent/metrics/exposition.py` writes them as Prometheus text, `agent/sync/shipping.py` as the counts of a telemetry frame.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from roadworthy.runtime.queue.run_times import BINS, RunTimes
 from roadworthy.serving.rollout.counters import EVIDENCE, EvidenceCells, EvidenceTotals
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the latency histogram, seconds; one more bucket takes the rest."""
+"""Upper bounds of the latency histogram, seconds; one further bucket takes the rest."""
 
 CACHE, FALLBACK, SHARED_CACHE = "cache", "fallback", "shared-cache"
 COUNTED = (CACHE, FALLBACK, SHARED_CACHE)
-"""What is counted by labels alone: (CACHE, endpoint, result), (FALLBACK, endpoint, kind, reason) and (SHARED_CACHE, event)."""
+"""Counters that have labels only: (CACHE, endpoint, result), (FALLBACK, endpoint, kind, reason) and (SHARED_CACHE, event)."""
 BREAKER = "breaker"
-"""Numbers that workers share: (BREAKER, endpoint, number of the arm)."""
+"""Numbers that all workers read: (BREAKER, endpoint, index of the variant)."""
 
 _SEPARATOR = "\x1f"
 _REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST = "requests", "latency", "rows", "in-flight", "lost"
 _REFUSED, _QUEUE, _RECORDS_LOST = "refused", "queue", "records-lost"
-_DEEP, _DEEP_LAST, _LOG_LINES = "deep", "deep-last", "log-lines"
+_PROBES, _PROBE_LAST, _LOG_LINES = "deep", "deep-last", "log-lines"
 _SHARED_STATE = "shared-cache-state"
 _RUN_TIMES, _SHADOWING = "run-times", "shadowing"
 _RUN_TIMES_A_RUN = 48
@@ -43,7 +42,7 @@ _SUM = len(_BUCKETS_US) + 1
 
 
 class Gauge:
-    """A number that goes up and down. One owner, one thread."""
+    """A number that goes up and down. One owner, single-threaded."""
 
     __slots__ = ("_cell", "_values")
 
@@ -75,7 +74,7 @@ class BoundMetrics:
         self.in_flight = Gauge(writer.values, writer.place(_IN_FLIGHT + key, kind=GAUGE))
 
     def move(self, key: str) -> None:
-        """Count under another key from here on; what was counted has been moved there."""
+        """Count under another key from now on; the existing counts have been moved there."""
         writer = self._writer
         self._key = key
         self._latency = writer.place(_LATENCY + key, width=_SUM + 1)
@@ -89,7 +88,7 @@ class BoundMetrics:
         Args:
             outcome: "ok" or the error's stable code.
             latency_s: seconds from admission to the encoded answer.
-            rows: rows that were answered or would have been; 0 when unknown.
+            rows: rows that were answered, or would have been; 0 when unknown.
         """
         values = self._values
         cell = self._outcomes.get(outcome)
@@ -104,21 +103,21 @@ class BoundMetrics:
 
 
 class WorkerMetrics:
-    """Everything that one worker counts, on its slot. One thread.
+    """Everything that one worker counts, on its slot. Single-threaded.
 
     Attributes:
-        evidence: what it counts for rollouts.
+        evidence: its counts for rollouts.
     """
 
     def __init__(self, slot_writer: SlotWriter) -> None:
-        """Take the slot over. Requests that were in flight when a predecessor was killed are counted as lost."""
+        """Take over the slot. Requests that were in flight when a predecessor was killed are counted as lost."""
         self._writer = slot_writer
         slot_writer.take(self._count_lost)
         self._records_lost = slot_writer.place(_RECORDS_LOST)
         self._refused: dict[tuple[str, str], int] = {}
         self._queues: dict[str, Gauge] = {}
         self._bound: dict[str, BoundMetrics] = {}
-        self._deep: dict[tuple[str, str], int] = {}
+        self._probes: dict[tuple[str, str], int] = {}
         self._counted: dict[tuple[str, ...], int] = {}
         self._timed: dict[str, RunTimes] = {}
         self._shadowing: dict[str, Gauge] = {}
@@ -152,29 +151,29 @@ class WorkerMetrics:
         return self._bound[key]
 
     def _fold(self) -> None:
-        """Make room: what earlier generations of endpoints counted, and checks of their versions, is no longer told apart. Sums
-        over an endpoint stay what they are; the control plane has had the counts of each generation in telemetry."""
+        """Make room: join the counts of earlier generations of each endpoint, and of the probes of their versions. Sums over an
+        endpoint do not change, and the control plane has had the counts of each generation in telemetry."""
         names = [name.split(_SEPARATOR) for name in self._writer.names()]
         newest: dict[str, int] = {}
         for parts in names:
             if parts[0] in _OF_A_VERSION:
                 newest[parts[1]] = max(newest.get(parts[1], 0), int(parts[2]))
         for _, endpoint, generation, *_ in (key.split(_SEPARATOR) for key in self._bound):
-            newest[endpoint] = int(generation)  # the last that was bound is the one in service
+            newest[endpoint] = int(generation)  # the last one bound is in service
         versions = {parts[3] for parts in names if parts[0] in _OF_A_VERSION and int(parts[2]) == newest[parts[1]]}
         into: dict[str, str] = {}
         for kind, *parts in names:
             name = _SEPARATOR.join((kind, *parts))
             if kind in _OF_A_VERSION and parts[2] != _OTHER and int(parts[1]) != newest[parts[0]]:
                 into[name] = _SEPARATOR.join((kind, parts[0], "0", _OTHER, "", *parts[4:]))
-            elif kind in (_DEEP, _DEEP_LAST) and parts[0] not in versions | {_OTHER}:
+            elif kind in (_PROBES, _PROBE_LAST) and parts[0] not in versions | {_OTHER}:
                 into[name] = _SEPARATOR.join((kind, _OTHER, *parts[1:]))
         into.update(self.evidence.folds())
         into.update(self._fold_run_times({key.split(_SEPARATOR)[4] for key in self._bound if _ROWS + key not in into}))
         self._writer.fold(into)
         for key in [key for key in self._bound if _ROWS + key in into]:
             self._bound.pop(key).move(into[_ROWS + key].removeprefix(_ROWS))
-        self._deep.clear()
+        self._probes.clear()
 
     def _fold_run_times(self, live: set[str]) -> dict[str, str]:
         live = live | set(self._shadowing)
@@ -188,7 +187,7 @@ class WorkerMetrics:
         }
 
     def time_runs(self, digest: str, times: RunTimes) -> None:
-        """Have `times` counted as those of the version with this digest."""
+        """Count `times` as those of the version with this digest."""
         name = digest.removeprefix("sha256:")
         if self._timed.get(name) is not times:
             self._timed[name] = times
@@ -203,8 +202,8 @@ class WorkerMetrics:
         return cells
 
     def shadowing(self, digest: str) -> Gauge:
-        """Copies of requests that a shadowed version has not answered yet: it is in no endpoint's count, but a worker that dies
-        of one is to be known by it."""
+        """Mirrored requests that a shadowed version has not answered yet. They count for no endpoint, but when a worker dies of
+        one, this gauge names the version."""
         name = digest.removeprefix("sha256:")
         gauge = self._shadowing.get(name)
         if gauge is None:
@@ -212,26 +211,25 @@ class WorkerMetrics:
             gauge = self._shadowing[name] = Gauge(self._writer.values, cell)
         return gauge
 
-    def deep_checked(self, version: str, result: str, seconds: float) -> None:
-        """Count a deep check of `version` ("flights:3"), and how long it took."""
-        cell = self._deep.get((version, result))
+    def probed(self, version: str, result: str, seconds: float) -> None:
+        """Count a golden probe of `version` ("flights:3"), and how long it took."""
+        cell = self._probes.get((version, result))
         if cell is None:
-            cell = self._writer.place(_SEPARATOR.join((_DEEP, version, result)))
-            self._deep[version, result] = cell
+            cell = self._writer.place(_SEPARATOR.join((_PROBES, version, result)))
+            self._probes[version, result] = cell
         values = self._writer.values
         values[cell] += 1
-        values[self._writer.place(_SEPARATOR.join((_DEEP_LAST, version)), kind=GAUGE)] = int(seconds * 1e6)
+        values[self._writer.place(_SEPARATOR.join((_PROBE_LAST, version)), kind=GAUGE)] = int(seconds * 1e6)
 
     def log_lines_dropped(self, count: int) -> None:
-        """How many lines this process's log has dropped until now."""
+        """Set how many lines this process's log has dropped so far."""
         self._writer.values[self._log_lines] = self._log_lines_before + count
 
     def refused(self, endpoint: str, code: str) -> None:
         """Count a request that reached no version.
 
         Args:
-            endpoint: a name from the snapshot, or "" when the caller asked for one that is not in it: callers must not be able
-                to make new series.
+            endpoint: a name from the snapshot; "" for any other name, since callers must not be able to create series.
             code: the error's stable code.
         """
         cell = self._refused.get((endpoint, code))
@@ -241,7 +239,7 @@ class WorkerMetrics:
         self._writer.values[cell] += 1
 
     def queue(self, endpoint: str) -> Gauge:
-        """Requests of `endpoint` that wait for a batch; keep the returned object."""
+        """The gauge of requests of `endpoint` that wait for a batch; keep the returned object."""
         gauge = self._queues.get(endpoint)
         if gauge is None:
             cell = self._writer.place(_QUEUE + _SEPARATOR + endpoint, kind=GAUGE)
@@ -249,66 +247,67 @@ class WorkerMetrics:
         return gauge
 
     def count(self, *labels: str) -> None:
-        """Count one more of what the labels name; the first is one of COUNTED."""
+        """Add one to the counter with these labels; the first label is one of COUNTED."""
         cell = self._counted.get(labels)
         if cell is None:
             cell = self._counted[labels] = self._writer.place(_SEPARATOR.join(labels))
         self._writer.values[cell] += 1
 
     def shared(self, *labels: str) -> tuple[memoryview[int], Callable[[], list[tuple[list[int], bool]]]]:
-        """MAX_WIDTH numbers that every worker has under these labels, the first of which is BREAKER: this worker's own to write,
-        and what reads everybody's, each with whether that worker runs."""
+        """MAX_WIDTH numbers that every worker has under these labels, of which the first is BREAKER: this worker's own cells, and
+        a function that reads those of all workers, each with whether that worker is alive."""
         name = _SEPARATOR.join(labels)
         first = self._writer.place(name, width=MAX_WIDTH)
         return self._writer.values[first : first + MAX_WIDTH], partial(self._writer.everywhere, name)
 
     def shared_cache(self, *, connected: bool) -> None:
-        """Whether the cache that workers share answers this one; only where there is one."""
+        """Set whether the shared cache answers this worker. Call it only where there is a shared cache."""
         cell = self._writer.place(_SHARED_STATE, kind=GAUGE)
-        self._writer.values[cell] = 2 if connected else 1  # 0 where nothing was ever said
+        self._writer.values[cell] = 2 if connected else 1  # 0: never set
 
     def lost_records(self, count: int) -> None:
         """Count prediction records that this process had to drop."""
         self._writer.values[self._records_lost] += count
 
     def state(self, text: str) -> None:
-        """STARTING, READY or DRAINING (`foundation/slab.py`); the supervisor waits for READY before it stops a predecessor."""
+        """Set STARTING, READY or DRAINING (`foundation/slab.py`). The supervisor waits for READY before it stops a
+        predecessor."""
         self._writer.state(text)
 
     def another_is_ready(self) -> bool:
-        """Whether another worker is READY: then this one need not take connections before it can answer them."""
+        """Whether another worker is READY; then this one need not accept connections before it can answer."""
         agents = self._writer.slots - 1
         return any(slot not in (self._writer.slot, agents) for slot in self._writer.ready_slots())
 
     def heartbeat(self) -> None:
-        """A sign of life; about once a second."""
+        """Show that this process is alive; about once a second."""
         self._writer.heartbeat()
 
     def close(self) -> None:
-        """Leave the slot in order, with nothing in flight; the last call of an orderly stop."""
+        """Release the slot with nothing in flight. The last call of an orderly stop."""
         self._writer.release()
 
 
 def executing(left: Mapping[str, int]) -> set[str]:
-    """The digests of the versions that had requests in flight, out of the gauges that a dead worker left in its slot."""
+    """The digests of the versions that had requests in flight, by the gauges that a dead worker left in its slot."""
     busy = [name.split(_SEPARATOR) for name, value in left.items() if value > 0]
     live = {f"sha256:{parts[4]}" for parts in busy if parts[0] == _IN_FLIGHT and len(parts) == 5}
     return live | {f"sha256:{parts[1]}" for parts in busy if parts[0] == _SHADOWING}
 
 
 def open_worker_metrics(path: Path, slot: int) -> WorkerMetrics:
-    """WorkerMetrics on slot `slot` of the slab at `path`.
+    """Open slot `slot` of the slab at `path`.
 
     Raises:
-        ValueError: it is no slab of this release, or has no such slot.
-        OSError: it cannot be opened.
+        ValueError: the file is no slab of this release, or has no such slot.
+        OSError: the file cannot be opened.
     """
     return WorkerMetrics(SlotWriter(path, slot))
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What one series of counts belongs to. `digest` is `sha256:…`."""
+    """The labels of one series of counts. `digest` is `sha256:…`."""
 
     endpoint: str
     generation: int
@@ -321,19 +320,19 @@ class Totals:
     """Sums over all slots since the slab was made.
 
     Attributes:
-        requests: answered, by what answered and outcome.
-        latency: histogram cells (one a bucket, not cumulative; then the sum in microseconds), by what answered.
-        rows: rows answered.
-        in_flight: admitted and not yet answered, in live workers.
-        lost: in flight inside workers that died.
+        requests: answered requests, by series and outcome.
+        latency: histogram cells by series: one per bucket, not cumulative, then the sum in microseconds.
+        rows: answered rows.
+        in_flight: requests admitted and not yet answered, in live workers.
+        lost: requests in flight in workers that died.
         refused: by (endpoint, code). queue: waiting requests by endpoint.
         records_lost: dropped prediction records. log_lines_lost: dropped log lines.
-        deep: deep checks by (version, result). deep_us: how long the last one of a version took, in the slowest live worker.
+        probes: golden probes by (version, result). probe_us: how long the last one of a version took, in the slowest live worker.
         counted: of each kind in COUNTED, by its labels. sharing: live workers with a shared cache, by whether it answers them.
-        breakers: by (endpoint, arm), each worker's numbers and whether it runs.
-        evidence: what was counted for rollouts.
+        breakers: by (endpoint, index of the variant), each worker's numbers and whether it is alive.
+        evidence: counts for rollouts.
         run_times: by digest, requests in each bin of RUN_TIME_BOUNDS_US and above.
-        slots: who holds each slot.
+        slots: the state of each slot.
     """
 
     requests: dict[tuple[Bound, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -345,8 +344,8 @@ class Totals:
     queue: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     records_lost: int = 0
     log_lines_lost: int = 0
-    deep: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-    deep_us: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    probes: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    probe_us: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     counted: dict[tuple[str, ...], int] = field(default_factory=lambda: defaultdict(int))
     sharing: dict[bool, int] = field(default_factory=lambda: defaultdict(int))
     breakers: dict[tuple[str, int], list[tuple[tuple[int, ...], bool]]] = field(
@@ -358,7 +357,7 @@ class Totals:
 
 
 def read_totals(reader: SlabReader) -> Totals:
-    """Add up all slots. A dead worker's requests in flight count as lost from the moment it is dead."""
+    """Add up all slots. A dead worker's requests in flight count as lost from the moment of its death."""
     totals = Totals()
     for slot in range(reader.slots):
         status, runs = reader.read(slot)
@@ -377,8 +376,8 @@ def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
         totals.evidence.add(kind, parts, cells.values)
     elif kind == _RUN_TIMES:
         _add_run_times(totals, parts, cells.values)
-    elif kind in (_DEEP, _DEEP_LAST):
-        _add_deep(totals, kind, parts, value if alive or kind == _DEEP else 0)
+    elif kind in (_PROBES, _PROBE_LAST):
+        _add_probes(totals, kind, parts, value if alive or kind == _PROBES else 0)
     elif kind == _RECORDS_LOST:
         totals.records_lost += value
     elif kind == _LOG_LINES:
@@ -395,11 +394,11 @@ def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
         totals.queue[parts[0]] += value if alive else 0
 
 
-def _add_deep(totals: Totals, kind: str, parts: tuple[str, ...], value: int) -> None:
-    if kind == _DEEP:
-        totals.deep[parts[0], parts[1]] += value
+def _add_probes(totals: Totals, kind: str, parts: tuple[str, ...], value: int) -> None:
+    if kind == _PROBES:
+        totals.probes[parts[0], parts[1]] += value
     else:
-        totals.deep_us[parts[0]] = max(totals.deep_us[parts[0]], value)
+        totals.probe_us[parts[0]] = max(totals.probe_us[parts[0]], value)
 
 
 def _add_run_times(totals: Totals, parts: tuple[str, ...], values: tuple[int, ...]) -> None:
@@ -428,7 +427,7 @@ def _add_version(totals: Totals, kinds: tuple[str, ...], bound: Bound, values: t
 
 @lru_cache(8_192)
 def _parsed(name: str) -> tuple[str, tuple[str, ...], Bound | None]:
-    """Kind, the other parts, and what the run belongs to when it is a version's; names come again at every scrape."""
+    """Kind, other parts, and the series if the run belongs to a version. Cached, since every scrape reads the same names."""
     kind, *parts = name.split(_SEPARATOR)
     return kind, tuple(parts), _bound(parts) if kind in _OF_A_VERSION else None
 

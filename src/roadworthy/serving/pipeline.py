@@ -1,8 +1,8 @@
-"""The walk of a prediction below every edge: a version is chosen and held, rows are handed on, and what came of it is counted and
-recorded. An edge (`gateway/http/predict.py` is one) knows how a request was read and how it is answered; this file does not.
+"""The path of a prediction below the edge: choose a version and lease it, forward the rows, count and record the outcome. Reading
+requests and writing answers is the edge's part (`gateway/http/predict.py` is one); this file knows neither.
 
-There is no task and no await in it: each step calls the next, because at tens of thousands of requests a second the hops through
-the event loop would cost more than the model.
+There is no task and no await here. Each step calls the next, because at tens of thousands of requests a second, hops through the
+event loop would cost more than the model.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from roadworthy.serving.variant import Variant
 
 _MOST_KINDS = 4_096
 _MOST_REFUSED_BYTES = 64 << 10
-"""A refused body is recorded up to this length: who sends much that nobody reads shall not have it written down as well."""
+"""A refused body is recorded only up to this length, so that large bodies that no version reads do not fill the records."""
 
 
 class Identified(Protocol):
-    """What the log names."""
+    """A request as the log names it."""
 
     id: str
     prediction_id: str
 
 
 LogFault = Callable[[str, Identified, Exception], None]
-"""Writes down an exception that is not the caller's doing: endpoint, request, exception."""
+"""Logs an exception that is not the caller's fault: endpoint, request, exception."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """What every prediction is counted, recorded and logged with.
+    """What counts, records and logs every prediction.
 
     Attributes:
-        log_access: writes a line for each request, or None.
-        refusal: why nobody new can be let in now, whatever the endpoint, or None.
+        log_access: writes a log line for each request; None logs none.
+        refusal: the error for every new request at the moment, whatever the endpoint; None admits them.
     """
 
     metrics: WorkerMetrics
@@ -54,21 +54,21 @@ class Instruments:
 
 
 class Prediction(PendingRequest):
-    """One request on its way, with what is known of it so far, whatever its edge.
+    """One request in progress and its facts so far, whatever its edge.
 
     Attributes:
         headers: of the request, names in lower case.
-        prediction_id: an id of our own. id: the caller's X-Request-Id, or the same.
+        prediction_id: the gateway's own id. id: the caller's X-Request-Id, or the same.
         started: monotonic clock, seconds. at_us: wall clock, microseconds since 1970 UTC.
-        arm: the version that was chosen. by: the one that answered in its place, or None.
-        admitted: whether the caller may ask this endpoint; who may not leaves no record. entered: whether it holds a place.
-        form, source, rollout, unit: as in PredictionRecord.
-        failed: code of the version's error that a fallback hid, or "".
+        variant: the chosen version. by: the fallback version that answered instead, or None.
+        admitted: whether the caller may call this endpoint; a request that is not admitted is not recorded.
+        entered: whether it holds a place.
+        form, source, rollout, unit: see `PredictionRecord`.
+        failed: code of the version's error if a fallback hid it, else "".
     """
 
     __slots__ = (
         "admitted",
-        "arm",
         "at_us",
         "by",
         "code",
@@ -82,6 +82,7 @@ class Prediction(PendingRequest):
         "source",
         "started",
         "unit",
+        "variant",
     )  # fmt: skip
 
     def __init__(self, headers: Mapping[bytes, bytes], ids: tuple[str, str], timeout_s: float) -> None:
@@ -92,7 +93,7 @@ class Prediction(PendingRequest):
         self.headers = headers
         self.prediction_id, self.id = ids
         self.at_us = time.time_ns() // 1_000
-        self.arm: Variant | None = None
+        self.variant: Variant | None = None
         self.by: Variant | None = None
         self.code = "ok"
         self.form = "json"
@@ -102,18 +103,19 @@ class Prediction(PendingRequest):
 
 
 Content = tuple[str, int, int, int, bytes, bytes]
-"""What a record keeps of a request as it came and as it was answered: `input_format`, how many rows were read, `json_bytes` and
-`output_json_bytes` as in PredictionRecord, the request's body, and the answer's as it was before it was compressed."""
+"""The parts of a record that the edge knows: `input_format`, the number of rows read, `json_bytes` and `output_json_bytes` as in
+`PredictionRecord`, the request's body, and the answer's body before compression."""
 
 
 class Pipeline:
-    """One endpoint's way from rows to an outcome; `arm` is given where the request names the version.
+    """One endpoint's path from rows to an outcome. `variant` is set where the request names the version.
 
     Attributes:
+        forward: chooses a version, leases it, and submits the rows of a prediction.
         timeout_s: of the endpoint's policy.
     """
 
-    def __init__(self, endpoint: Endpoint, instruments: Instruments, arm: Variant | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, instruments: Instruments, variant: Variant | None = None) -> None:
         policy = endpoint.entry.policy
         self._endpoint = endpoint
         self._admission = endpoint.admission
@@ -122,17 +124,18 @@ class Pipeline:
         self._log_fault = instruments.log_fault
         self._log_access = instruments.log_access
         self._refusal = instruments.refusal
-        self._arm = arm
-        # Who names the version is asked by nobody's draw. Bound here, so that requests without a rollout pay nothing for it.
-        self.hand_on = self._submit if endpoint.trial is None or arm is not None else self._draw
+        self._variant = variant
+        # A request that names its version is never assigned. Bound once, so that requests without a rollout pay nothing.
+        self.forward = self._submit if endpoint.assignment is None or variant is not None else self._assign
         self.timeout_s = policy.timeout_ms / 1_000
         self._kinds: dict[tuple[str, int, str, int, str, str, str, str, str], RecordKind] = {}
 
-    def let_in(self, call: Prediction) -> None:
-        """Find out who asks, and whether anybody new can be let in.
+    def admit(self, call: Prediction) -> None:
+        """Identify the caller, and refuse the request if the worker admits no new ones.
 
         Raises:
-            RoadworthyError: the caller may not ask this endpoint, or nobody can now.
+            Unauthenticated, Forbidden: see `Admission.identify`.
+            RoadworthyError: what `Instruments.refusal` returned.
         """
         call.caller = self._admission.identify(call.headers)
         call.admitted = True
@@ -141,37 +144,37 @@ class Pipeline:
             raise refusal
 
     def enter(self, call: Prediction) -> None:
-        """Take a place.
+        """Take a place at the endpoint.
 
         Raises:
-            TooManyRequests: the endpoint or the caller has none left.
+            Unavailable: "overloaded".
         """
         self._admission.enter(call)
         call.entered = True
 
     def _submit(self, call: Prediction, batch: Batch) -> None:
-        """Choose a version, hold it, and hand the rows on."""
-        arm = self._arm or self._endpoint.split.choose(call.prediction_id)
-        arm.version.leases.take()
-        call.arm = arm
-        arm.metrics.in_flight.add(1)
-        arm.submit(batch, call)
+        """Choose a version, lease it, and submit the rows."""
+        variant = self._variant or self._endpoint.split.choose(call.prediction_id)
+        variant.version.leases.take()
+        call.variant = variant
+        variant.metrics.in_flight.add(1)
+        variant.submit(batch, call)
 
-    def _draw(self, call: Prediction, batch: Batch) -> None:
-        """As `_submit`, for an endpoint in a rollout."""
-        trial = self._endpoint.trial
-        if trial is None:
-            raise ValueError("nothing to draw")
-        arm, drawn = trial.draw(call, call.headers, call.prediction_id, batch)
-        if drawn.eligible:
-            call.rollout, call.unit = trial.id, drawn.unit or 0
-        arm.version.leases.take()
-        call.arm = arm
-        arm.metrics.in_flight.add(1)
-        arm.submit(batch, drawn)
+    def _assign(self, call: Prediction, batch: Batch) -> None:
+        """The same as `_submit`, for an endpoint in a rollout."""
+        assignment = self._endpoint.assignment
+        if assignment is None:
+            raise ValueError("the endpoint is in no rollout")
+        variant, assigned = assignment.assign(call, call.headers, call.prediction_id, batch)
+        if assigned.eligible:
+            call.rollout, call.unit = assignment.id, assigned.unit or 0
+        variant.version.leases.take()
+        call.variant = variant
+        variant.metrics.in_flight.add(1)
+        variant.submit(batch, assigned)
 
-    def seen(self, call: Prediction, error: Exception) -> Exception:
-        """Write down what is not the caller's doing."""
+    def noted(self, call: Prediction, error: Exception) -> Exception:
+        """The same error, logged if it is not the caller's fault."""
         if isinstance(error, InputRefused):
             return error
         if isinstance(error, ModelFault) or not isinstance(error, RoadworthyError):
@@ -179,17 +182,17 @@ class Pipeline:
         return error
 
     def close(self, call: Prediction, status: int, content: Content) -> None:
-        """Give back what the request holds, count it and hand its record on."""
+        """Release what the request holds, count it, and append its record."""
         protocol, rows, json_bytes, output_json_bytes, sent, answered = content
-        arm = call.arm
-        if arm is not None:
-            arm.metrics.in_flight.add(-1)
-            arm.version.leases.give_back()
+        variant = call.variant
+        if variant is not None:
+            variant.metrics.in_flight.add(-1)
+            variant.version.leases.give_back()
         if call.entered:
             self._admission.leave(call)
         latency_s = time.monotonic() - call.started
-        if arm is not None:
-            arm.metrics.observe(call.failed or call.code, latency_s, rows)
+        if variant is not None:
+            variant.metrics.observe(call.failed or call.code, latency_s, rows)
         else:
             self._metrics.refused(self._endpoint.entry.name, call.code)
         if self._log_access is not None:
@@ -206,23 +209,23 @@ class Pipeline:
                 rows,
                 json_bytes,
                 output_json_bytes,
-                b"" if arm is None and len(sent) > _MOST_REFUSED_BYTES else sent,
+                b"" if variant is None and len(sent) > _MOST_REFUSED_BYTES else sent,
                 answered,
                 call.unit,
             ),
         )
 
     def _kind(self, call: Prediction, status: int, protocol: str) -> RecordKind:
-        """What the record has in common with others; one object for all of them, as far as that goes."""
-        arm = call.by or call.arm
-        model, number = ("", 0) if arm is None else (arm.model, arm.number)
+        """The part of the record that many requests have in common, as one object for all of them."""
+        variant = call.by or call.variant
+        model, number = ("", 0) if variant is None else (variant.model, variant.number)
         key = (model, number, call.caller, status, call.code, protocol, call.form, call.source, call.rollout)
         kind = self._kinds.get(key)
         if kind is None:
             if len(self._kinds) >= _MOST_KINDS:
                 self._kinds.clear()
             entry = self._endpoint.entry
-            digest, runtime = ("", "") if arm is None else (arm.version.digest, arm.version.runtime)
+            digest, runtime = ("", "") if variant is None else (variant.version.digest, variant.version.runtime)
             which = (entry.name, entry.generation, model, number, digest, runtime)
             how = (call.code, protocol, call.form, call.source, call.rollout)
             kind = self._kinds[key] = RecordKind(*which, call.caller, status, *how)

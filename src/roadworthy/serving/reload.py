@@ -1,8 +1,8 @@
-"""From snapshots to what is in service: takes offered snapshots, has their packages loaded, binds endpoints when they can answer.
+"""Puts snapshots into service: takes an offered snapshot, has its packages loaded, and binds each endpoint once it can answer.
 
-`link.py` and the worker's start offer snapshots; the manager tells when a version's state changed. Keys and the list of endpoints
-hold at once; an endpoint's new split, policy and signature hold together, when every version of the split is READY here, and the
-previous ones until then.
+Snapshots come from the agent's link and, at the start, from the disk; the manager calls `refresh` when a version's state changes.
+Keys and the list of endpoints apply at once. An endpoint's new split, policy and signature apply together, once every version of
+the split is READY here; before that the previous ones stay in service.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from roadworthy.runtime.manager import Manager, Version
 from roadworthy.runtime.placement import policies_of
 from roadworthy.serving.admission import Admission, Keys
 from roadworthy.serving.cache.shared import SharedCache
-from roadworthy.serving.endpoint import Endpoint, Unbindable, WorkerContext, bind
+from roadworthy.serving.endpoint import Endpoint, Unbindable, bind
 from roadworthy.serving.health.golden_probe import FAILURES
 from roadworthy.serving.health.readiness import Readiness, Watch
 from roadworthy.serving.metrics import Gauge, WorkerMetrics
@@ -36,23 +36,23 @@ class Identity:
 
 
 class Edge(Protocol):
-    """Where requests come in. It is told what is served, and knows how answers are sent."""
+    """Where requests come in."""
 
     def serve(self, keys: Keys, served: Mapping[str, Endpoint], waiting: Mapping[str, Admission]) -> None:
-        """Answer for the `served` endpoints from now on, and for those `waiting` for their versions that they are not ready."""
+        """From now on answer for the `served` endpoints, and with "not ready" for those `waiting` for their versions."""
         ...
 
     def head(self, label: str, version: Version) -> bytes:
-        """What each answer of a version says of it; `label` is "model:3". Made once."""
+        """The headers that name a version in each of its answers; `label` is "model:3". Called once for each binding."""
         ...
 
 
-class Serving:
-    """What this worker serves. Event loop only. `attach` completes it before the first snapshot.
+class ServingState:
+    """What this worker serves, and what it should serve. Event loop only. Call `attach` before the first snapshot.
 
     Attributes:
-        stopping: set at the beginning of an orderly stop; the probe then says not ready.
-        watch: what is watched while it serves, once there is something.
+        stopping: set at the beginning of an orderly stop; the readiness probe then says no.
+        watch: the health of this process; None until the worker has set it.
     """
 
     def __init__(self, identity: Identity, metrics: WorkerMetrics, changed: Callable[[], None]) -> None:
@@ -68,36 +68,38 @@ class Serving:
         self._queues: dict[str, tuple[Gauge, int]] = {}
         self.stopping = False
         self.watch: Watch | None = None
-        self._around = WorkerContext(metrics)
+        self._rules: Rules | None = None
+        self._shared: SharedCache | None = None
 
     def attach(
         self, manager: Manager, edge: Edge, rules: Rules | None = None, shared: SharedCache | None = None
     ) -> None:
-        """Hand in the two that need this object themselves, the packages' rules, and the shared cache."""
+        """Set what cannot be made before this object: the manager, the edge, the packages' rules, and the shared cache."""
         self._manager = manager
         self._edge = edge
-        self._around = WorkerContext(self._metrics, rules, shared, edge.head)
+        self._rules = rules
+        self._shared = shared
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing that this process still has to load before it is as good as another worker."""
+        """Whether this process has loaded everything that it needs to replace another worker."""
         return not self.stopping and (self._offered is None or not self._missing(self._offered))
 
     @property
     def loading(self) -> bool:
-        """Whether an endpoint is missing that may still come."""
+        """Whether a missing endpoint may still be loaded."""
         offered = self._offered
         return offered is not None and bool(self._missing(offered) - self._hopeless(offered))
 
     @property
     def endpoints(self) -> Mapping[str, Endpoint]:
-        """What is served now, by name."""
+        """The endpoints in service, by name."""
         return self._endpoints
 
     def offer(self, snapshot: Snapshot) -> bool:
-        """Take a snapshot, or return False for one that is older than what was offered before.
+        """Take a snapshot; False for one older than the last.
 
-        The same one again means that a missing package may have arrived: what failed is tried again.
+        The same snapshot again means that a missing package may have arrived: failed loads are retried.
         """
         known = self._offered
         again = known is not None and snapshot.etag() == known.etag()
@@ -114,7 +116,7 @@ class Serving:
         return True
 
     def refresh(self) -> None:
-        """Put into service what has become ready; called for every change of a version's state."""
+        """Put into service what has become ready. Call it at every change of a version's state."""
         snapshot = self._offered
         if snapshot is None:
             return
@@ -128,17 +130,17 @@ class Serving:
         }
         if not self._reasons:
             self._served = snapshot
-        waiting = {name: door for name, door in self._admissions.items() if name not in self._endpoints}
+        waiting = {name: admission for name, admission in self._admissions.items() if name not in self._endpoints}
         self._edge.serve(self._keys, self._endpoints, waiting)
         self._metrics.evidence.keep(entry.rollout.id for entry in snapshot.endpoints if entry.rollout is not None)
         if self._pinned() != before:
             self._want()
-        if self._around.rules is not None:
-            self._around.rules.keep({part for endpoint in self._endpoints.values() for part in endpoint.rules})
+        if self._rules is not None:
+            self._rules.keep({part for endpoint in self._endpoints.values() for part in endpoint.rules})
         self._changed()
 
     def readiness(self) -> Readiness:
-        """For the probes: every endpoint of the served snapshot answers here."""
+        """Whether every endpoint of the served snapshot answers here, for the probes."""
         if self.stopping:
             return Readiness(ready=False, reason="stopping")
         if self._offered is None:
@@ -166,18 +168,18 @@ class Serving:
         return wanted & set(self._admissions) - set(self._endpoints)
 
     def _unhealthy(self) -> dict[str, str]:
-        """By endpoint, what deep checks found at fault with a version of its split."""
+        """The endpoints with an unhealthy version in their split, with the result of its golden probe."""
         faults = {} if self.watch is None else self.watch.checks.faults()
         return {
             name: fault
             for name, endpoint in self._endpoints.items()
-            for arm in endpoint.split.arms
-            if (fault := faults.get(arm.version.digest)) in FAILURES
+            for variant in endpoint.split.variants
+            if (fault := faults.get(variant.version.digest)) in FAILURES
         }
 
     def report(self) -> WorkerReport:
-        """How far this worker is, for the agent."""
-        shared = self._around.shared
+        """This worker's progress, for the agent."""
+        shared = self._shared
         return WorkerReport(
             slot=self._identity.slot,
             pid=self._identity.pid,
@@ -194,15 +196,15 @@ class Serving:
         return state if fault is None else msgspec.structs.replace(state, health=fault)
 
     def gauge_queues(self) -> None:
-        """Bring the queue gauges up to date; called about once a second, so that requests need not."""
+        """Update the queue gauges. Called about once a second, so that requests need not do it."""
         for name, endpoint in self._endpoints.items():
             gauge, before = self._queues.get(name) or (self._metrics.queue(name), 0)
-            now = sum(arm.version.batcher.waiting for arm in endpoint.split.arms)
+            now = sum(variant.version.batcher.waiting for variant in endpoint.split.variants)
             gauge.add(now - before)
             self._queues[name] = (gauge, now)
 
     def reasons(self) -> Mapping[str, str]:
-        """Why endpoints of the newest snapshot are not yet served as it says, by name."""
+        """Why endpoints are not served as the newest snapshot says, by name."""
         return dict(self._reasons)
 
     def _configured(self, entry: EndpointEntry, admission: Admission | None) -> Admission:
@@ -211,7 +213,7 @@ class Serving:
         return admission
 
     def _bound(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint | None:
-        """The endpoint as the snapshot says, or as it was before, or None."""
+        """The endpoint as the snapshot describes it, else as it was, else None."""
         previous = self._endpoints.get(entry.name)
         if previous is not None and previous.uses(entry, self._manager.version):
             return previous
@@ -222,10 +224,19 @@ class Serving:
             return previous or self._without_shadow(entry, packages)
 
     def _bind(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint:
-        return bind(entry, packages, self._manager.version, self._admissions[entry.name], self._around)
+        return bind(
+            entry,
+            packages,
+            self._manager.version,
+            self._admissions[entry.name],
+            self._metrics,
+            rules=self._rules,
+            shared=self._shared,
+            head=self._edge.head,
+        )
 
     def _without_shadow(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint | None:
-        """For a worker that begins: a shadowed version that cannot be loaded must not keep the one that serves from serving."""
+        """For a worker that starts: a shadowed version that cannot be loaded must not keep the endpoint from being served."""
         if entry.rollout is None or not entry.rollout.shadow or entry.rollout.canary not in self._failed():
             return None
         try:
@@ -237,21 +248,21 @@ class Serving:
         return {each.digest for each in self._manager.states() if each.state == FAILED}
 
     def _hopeless(self, offered: Snapshot) -> set[str]:
-        """Names of endpoints with a version in their split that could not be loaded here, or that is kept out."""
+        """Names of endpoints with a version in their split that failed to load here or is kept out."""
         failed = self._failed()
-        return {entry.name for entry in offered.endpoints if any(arm.digest in failed for arm in entry.split)}
+        return {entry.name for entry in offered.endpoints if any(variant.digest in failed for variant in entry.split)}
 
     def _pinned(self) -> frozenset[str]:
         return frozenset(version.digest for endpoint in self._endpoints.values() for version in endpoint.versions)
 
     def _want(self, *, retry: bool = False) -> None:
-        """Have the packages loaded, those of splits before those that are only kept warm."""
+        """Have the packages loaded: those in splits first, then those that are only kept warm."""
         if self._offered is None:
             return
         entries = self._offered.endpoints
-        in_splits = {arm.digest for entry in entries for arm in entry.split}
+        in_splits = {variant.digest for entry in entries for variant in entry.split}
         in_splits |= {entry.rollout.canary for entry in entries if entry.rollout is not None}
-        if retry and self._around.rules is not None:
-            self._around.rules.try_again()
+        if retry and self._rules is not None:
+            self._rules.try_again()
         ordered = sorted(self._offered.packages, key=lambda package: package.digest not in in_splits)
         self._manager.want(ordered, self._pinned(), policies=policies_of(self._offered), retry=retry)

@@ -13,14 +13,14 @@ from roadworthy.serving.metrics import BoundMetrics
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One side of an endpoint's split, ready to answer.
+    """One version of an endpoint's split, ready to answer.
 
     Attributes:
         version: the loaded package.
-        model, number: its name in the registry.
+        model, number: its name and version number in the registry.
         metrics: its cells.
-        head: what the edge says of it in each answer.
-        submit: takes a batch and its ticket, through the layers that the endpoint's policy asks for.
+        head: headers that name it in each answer, as the edge writes them.
+        submit: takes a batch and its pending request, through the layers of the endpoint's policy.
     """
 
     version: Version

@@ -211,7 +211,7 @@ def _deep(totals: Totals) -> Iterator[Metric]:
         CounterMetricFamily(
             "roadworthy_deep_check", "Golden probes of versions in service.", labels=("version", "result")
         ),
-        {key: float(count) for key, count in totals.deep.items()},
+        {key: float(count) for key, count in totals.probes.items()},
     )
     yield _filled(
         GaugeMetricFamily(
@@ -219,7 +219,7 @@ def _deep(totals: Totals) -> Iterator[Metric]:
             "Duration of the last golden probe, in the slowest worker.",
             labels=("version",),
         ),
-        {(version,): us / 1e6 for version, us in totals.deep_us.items()},
+        {(version,): us / 1e6 for version, us in totals.probe_us.items()},
     )
 
 

@@ -1,1 +1,1 @@
-"""What codecs share to read bodies: bounds, strict JSON, typed rows, matrices and Arrow messages."""
+"""Readers of bodies that codecs share: bounds, strict JSON, typed rows, matrices and Arrow messages."""

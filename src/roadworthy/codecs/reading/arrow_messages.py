@@ -1,8 +1,7 @@
-"""The messages of an Arrow stream, looked at before Arrow reads any of them: how many rows they hold, and how many bytes they
-stand for. `predict_arrow.py` calls.
+"""Bounds the rows and bytes of an Arrow stream, before Arrow reads any of its messages.
 
-Arrow believes what a stream says of itself: a compressed buffer names the length it is given on opening, a thousand columns may
-point at the same bytes. Only the few places that matter are read here, of FlatBuffers messages as Arrow's Message.fbs has them.
+Arrow trusts what a stream declares: a compressed buffer names its own decompressed length, and a thousand columns may refer to
+the same bytes. Only the fields that matter are read here, from FlatBuffers messages as in Arrow's Message.fbs.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ _BUFFER_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a request may be.
+    """The limits of a request.
 
     Attributes:
-        rows: at most so many. bytes: what all buffers together may be after decompression.
+        rows: the most rows. bytes: the most bytes of all buffers together, after decompression.
     """
 
     rows: int
@@ -33,11 +32,11 @@ class Bounds:
 
 
 def check_stream(body: bytes, bounds: Bounds, start: int = 0) -> int:
-    """Where the stream that begins at `start` ends, when nothing in it is beyond the bounds.
+    """The offset at which the stream that begins at `start` ends, if all of it is within the bounds.
 
     Raises:
         BodyTooLarge: "too-many-rows", "body-too-large", "too-many-parts".
-        MalformedBody: "malformed-arrow": no stream, or one that is cut short.
+        MalformedBody: "malformed-arrow": it is not a stream, or is cut short.
     """
     try:
         return _walk(body, bounds, start)
@@ -46,16 +45,16 @@ def check_stream(body: bytes, bounds: Bounds, start: int = 0) -> int:
 
 
 def cut_short() -> MalformedBody:
-    """The error for bytes that are no whole Arrow data."""
+    """The error for bytes that are not complete Arrow data."""
     return MalformedBody(
-        "the body is no Arrow data, or is cut short",
+        "the body is not Arrow data, or is cut short",
         code="malformed-arrow",
-        hint="send what an Arrow stream or file writer wrote, to its end",
+        hint="send the complete output of an Arrow stream or file writer",
     )
 
 
 def too_many_parts(limit: int) -> BodyTooLarge:
-    """The error for a body in absurdly many pieces."""
+    """The error for a body in absurdly many parts."""
     return BodyTooLarge(
         "the body has too many record batches, dictionaries or columns",
         code="too-many-parts",
@@ -65,7 +64,7 @@ def too_many_parts(limit: int) -> BodyTooLarge:
 
 
 def too_many_bytes(limit: int) -> BodyTooLarge:
-    """The error for data that is larger than the body itself may be."""
+    """The error for data that is larger than a body may be."""
     return BodyTooLarge(
         f"the body holds more than {limit} bytes of data",
         code="body-too-large",
@@ -107,7 +106,7 @@ def _walk(body: bytes, bounds: Bounds, place: int) -> int:
 
 
 def _opened(content: bytes, offset: int, stored: int) -> int:
-    """The length that a compressed buffer says it has; -1 means that this one is not compressed."""
+    """The decompressed length that a buffer declares; -1 means that it is not compressed."""
     (length,) = struct.unpack_from("<q", content, offset)
     if length < -1:
         raise cut_short()
@@ -115,11 +114,11 @@ def _opened(content: bytes, offset: int, stored: int) -> int:
 
 
 class _Message:
-    """What matters of one message.
+    """The relevant fields of one message.
 
     Attributes:
         kind: schema, dictionary or records. length: bytes of its body. rows: of records.
-        compressed: whether its buffers are. buffers: offset and length of each in its body.
+        compressed: whether its buffers are compressed. buffers: offset and length of each in its body.
     """
 
     __slots__ = ("buffers", "compressed", "kind", "length", "rows")
@@ -158,7 +157,7 @@ class _Table:
         (self._size,) = struct.unpack_from("<H", data, self._fields)
 
     def place(self, field: int) -> int | None:
-        """Where a field's value is; None when it has its default."""
+        """The offset of a field's value; None if the field has its default."""
         entry = 4 + 2 * field
         if entry + 2 > self._size:
             return None
@@ -166,19 +165,19 @@ class _Table:
         return self._at + offset if offset else None
 
     def number(self, form: str, field: int) -> int:
-        """A scalar field."""
+        """The value of a scalar field."""
         place = self.place(field)
         return 0 if place is None else int(struct.unpack_from(form, self._data, place)[0])
 
     def inner(self, field: int) -> _Table:
-        """A field that is a table."""
+        """The value of a field that is a table."""
         place = self.place(field)
         if place is None:
             raise cut_short()
         return _Table(self._data, _offset(self._data, place))
 
     def pairs(self, field: int) -> list[tuple[int, int]]:
-        """A field that is a vector of two int64 each."""
+        """The value of a field that is a vector of pairs of int64."""
         place = self.place(field)
         if place is None:
             return []
@@ -191,5 +190,5 @@ class _Table:
 
 
 def _offset(data: bytes, place: int) -> int:
-    """Where the reference at a place leads."""
+    """The offset that the reference at a place points to."""
     return place + int(struct.unpack_from("<I", data, place)[0])

@@ -1,4 +1,4 @@
-"""Bodies that come in parts. `connection.py` puts together what is sent, `compression.py` what was compressed."""
+"""Joins bodies that arrive in parts: from a connection, or from decompression."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import cast
 from roadworthy.codecs.reading.bounds import FAST_BYTES
 
 
-class Whole:
-    """Parts of a body as one. A long one is put together as they come, in memory of its own that the system takes back at once:
-    joining 16 MiB takes the interpreter 3 to 15 ms, and a buffer that grows is moved as a whole now and then.
+class BodyBuffer:
+    """Joins the parts of a body. A long body is joined as its parts arrive, in memory of its own that the system takes back at
+    once: joining 16 MiB at the end would hold the interpreter for 3 to 15 ms, and a growing buffer is moved as a whole now and
+    then.
 
     Args:
-        most: bytes that it can have.
+        most: the most bytes that it will hold.
 
     Attributes:
         size: bytes so far. count: parts so far.
@@ -28,7 +29,7 @@ class Whole:
         self.size = self.count = 0
 
     def add(self, part: bytes) -> None:
-        """The next part; no more than `most` bytes in all."""
+        """Append the next part. The parts must not exceed `most` bytes in all."""
         self.size += len(part)
         self.count += 1
         if self._long is not None:
@@ -42,8 +43,8 @@ class Whole:
             self._parts.clear()
 
     def take(self) -> bytes:
-        """All of it, which this object then holds no more; of more than FAST_BYTES a view that looks like bytes to who says that
-        views are enough, or reads it apart."""
+        """The whole body, which this object then releases. A body over FAST_BYTES is a memoryview, cast to bytes: it is read by a
+        protocol that takes views, or by a reader process."""
         parts, self._parts = self._parts, []
         if self._long is not None:
             long, self._long = self._long, None

@@ -1,8 +1,8 @@
-"""How much a body may hold, counted in its bytes before anything is built of them; and how long a body may be that is read on the
-event loop. Every protocol of text asks.
+"""Bounds what a body may hold, by counting characters before anything is built; and how long a body may be that is read on the
+event loop.
 
-The bounds follow from the endpoint: its row limit and its signature. What stands inside of strings does not count. The counting
-takes at most about a third of a millisecond for each megabyte and character, and most of it lets other threads run.
+The bounds follow from the endpoint's row limit and signature. Characters inside strings do not count. Counting takes at most
+about a third of a millisecond per megabyte and character, and mostly releases the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
 
 FAST_BYTES, TYPED_BYTES, EXACT_BYTES, ARROW_BYTES, RAW_BYTES = 1 << 20, 256 << 10, 8 << 10, 32 << 10, 4 << 20
-"""Bodies up to these lengths are read on the event loop: plain numbers by simdjson, rows by the typed decoders, anything value by
-value, Arrow, raw numbers that are put together column by column. Each takes up to 5 ms, whatever the body holds."""
+"""Bodies up to these lengths are read on the event loop: plain numbers by simdjson, rows by typed decoders, anything value by
+value, Arrow, and raw numbers joined column by column. Each takes up to 5 ms, whatever the body holds."""
 SPARE_NAMES = 1_000
-"""A request may name so many columns that the endpoint does not have: then the error, or the answer, tells of them."""
+"""A request may name this many columns that the endpoint does not have; the error, or a header of the answer, then reports
+them."""
 _SPARE_VALUES = {"ignore": 256, "refuse": 32}
-"""Surplus values in each row of a request of as many rows as are allowed."""
+"""Surplus values allowed per row in a request with the most rows."""
 _MOST_OPEN = 4 << 20
-"""Values of nested columns, and of tensors with a dimension that the signature leaves open."""
+"""Values allowed in nested columns, and in tensors with a dimension that the signature leaves open."""
 _SMALL_BYTES, _CHUNK_BYTES, _FEW = 4 << 10, 64 << 10, 1_000
 _QUOTE = ord('"')
 
 
-class ReadApart(Exception):
-    """Reading this body here would hold the event loop for more than a few milliseconds. Raised by protocols that were made for
-    the event loop; a reading process then reads the same body."""
+class NeedsReader(Exception):
+    """Reading this body would hold the event loop for more than a few milliseconds. Protocols made for the event loop raise it; a
+    reader process then reads the same body."""
 
 
 class Bounds:
-    """What requests to one endpoint can hold.
+    """The most that a request to one endpoint can hold.
 
     Attributes:
-        rows: as the policy says. values: of all rows. lists: arrays in JSON, rows included. open: surplus for what the
+        rows: the policy's limit. values: of all rows. lists: JSON arrays, including the rows. open: surplus for values that the
             signature does not bound.
     """
 
@@ -55,7 +56,7 @@ class Bounds:
         self._bare = len(fields) == 1
 
     def check_json(self, body: bytes) -> None:
-        """Refuse `{"instances": [...]}` of more than any request can hold.
+        """Refuse `{"instances": [...]}` that holds more than a valid request can.
 
         Raises:
             BodyTooLarge: "too-many-rows", "too-many-values".
@@ -72,7 +73,7 @@ class Bounds:
         raise too_many_rows(self.rows) if beyond == "rows" else self.too_many_values()
 
     def check_csv(self, body: bytes) -> None:
-        """Refuse CSV of more than any request can hold.
+        """Refuse CSV that holds more than a valid request can.
 
         Raises:
             BodyTooLarge: "too-many-rows", "too-many-values".
@@ -84,11 +85,11 @@ class Bounds:
             raise too_many_rows(self.rows) if beyond == "rows" else self.too_many_values()
 
     def too_many_values(self) -> BodyTooLarge:
-        """The error for a body that holds more than its rows can."""
+        """The error for a body that holds more values than its rows can have."""
         return BodyTooLarge(
-            f"the request holds more values or names than {self.rows} rows of this endpoint have",
+            f"the request holds more values or names than {self.rows} rows of this endpoint can have",
             code="too-many-values",
-            hint="send the columns that the signature names, or fewer rows at a time",
+            hint="send only the columns of the signature, or fewer rows at a time",
             facts={"max_rows": self.rows, "max_values": self.values},
         )
 
@@ -109,14 +110,14 @@ class Bounds:
 
 
 def tally(data: bytes, characters: bytes) -> list[int]:
-    """How often each of the characters occurs."""
+    """The number of occurrences of each character."""
     if len(data) < _SMALL_BYTES:
         return [data.count(character) for character in characters]
     return [_count(data, character) for character in characters]
 
 
 def _count(data: bytes, character: int) -> int:
-    # Looking for one match after the other is fast where there are few; comparing whole arrays takes as long whatever there is.
+    # Searching match by match is fast for few matches; comparing whole arrays takes the same time for any number.
     few = len(data) - len(data.replace(bytes((character,)), b"", _FEW + 1))
     if few <= _FEW:
         return few
@@ -126,7 +127,7 @@ def _count(data: bytes, character: int) -> int:
 
 
 def outside(data: bytes, *, escapes: bool = True) -> bytes:
-    """What stands outside of quotes; `escapes`: a backslash takes the meaning of the quote behind it, as in JSON."""
+    """The bytes outside of quotes. `escapes`: a backslash escapes a quote, as in JSON."""
     if escapes and b"\\" in data:
         data = data.replace(b"\\\\", b"__").replace(b'\\"', b"__")
     if tally(data, b'"')[0] <= _FEW:
@@ -143,11 +144,11 @@ def outside(data: bytes, *, escapes: bool = True) -> bytes:
 
 
 def deepest(plain: bytes) -> int:
-    """How deep the arrays and objects of a JSON text nest; `plain`: what stands outside of its strings."""
+    """How deep the arrays and objects of a JSON text nest. `plain`: the text without its strings."""
     array = np.frombuffer(plain, dtype=np.uint8)
     level = most = 0
     for start in range(0, len(array), _CHUNK_BYTES):
-        # "[" and "{" differ in one bit, and so do "]" and "}"; no other character is like them.
+        # "[" and "{" differ in one bit, and so do "]" and "}"; no other character maps to the same values.
         chunk = array[start : start + _CHUNK_BYTES] & 0xDF
         levels = np.cumsum((chunk == 0x5B).astype(np.int32) - (chunk == 0x5D))
         most = max(most, level + int(levels.max()))
@@ -156,7 +157,7 @@ def deepest(plain: bytes) -> int:
 
 
 def inner_lists(field: Field) -> int:
-    """Lists inside one value of the field, where the signature bounds them."""
+    """The number of lists inside one value of the field, as far as the signature bounds them."""
     lists = total = 1
     for size in field.shape[:-1]:
         lists *= max(size, 1)

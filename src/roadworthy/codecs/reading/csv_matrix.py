@@ -1,6 +1,6 @@
-"""CSV of nothing but numbers, straight to one array: lines become JSON lists, which simdjson reads. `predict_csv.py` calls.
+"""Reads CSV that has only numbers into one array: its lines become JSON lists, which simdjson reads.
 
-As with `matrix.py`, None means that the exact way has to look at the body.
+As in `matrix.py`, None means that the exact reader must read the body.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.columns import Plans
 
 _LONGEST_LINE = 100_000
-"""Bytes; the exact way bounds the length of a cell."""
+"""Bytes; the exact reader bounds the length of a cell."""
 
 
 class CsvMatrix:
-    """A reader for a layout that `Matrix.reads`."""
+    """A reader for a layout that `Matrix.reads` accepts."""
 
     def __init__(self, layout: Layout, plans: Plans, max_rows: int) -> None:
         form = layout.blocks[0]
@@ -30,11 +30,11 @@ class CsvMatrix:
         self._most_columns = int(np.prod(self._shape)) + SPARE_NAMES
 
     def read(self, body: bytes) -> tuple[Batch, int] | None:
-        """The rows and how many columns were ignored, or None."""
+        """The rows and the number of ignored columns, or None."""
         header, _, lines = body.partition(b"\n")
         header, lines = header.removesuffix(b"\r"), lines.removesuffix(b"\n")
-        # Without brackets and quotes in the lines, the lists are exactly the lines and their elements exactly the cells. A
-        # carriage return before a line feed is white space in JSON too.
+        # Without brackets and quotes, the lists are exactly the lines, and their elements exactly the cells. A carriage return
+        # before a line feed is white space in JSON too.
         if (
             header.count(b",") > self._most_columns
             or len(body) < LEAST_BYTES
@@ -65,13 +65,13 @@ class CsvMatrix:
 
 
 def _short(lines: bytes) -> bool:
-    """Whether every line is shorter than the longest that is read here."""
+    """Whether no line is longer than _LONGEST_LINE."""
     ends = np.flatnonzero(np.frombuffer(lines, dtype=np.uint8) == ord("\n"))
     return bool(np.diff(ends, prepend=-1, append=len(lines)).max() <= _LONGEST_LINE)
 
 
 def _ends_lines_only(body: bytes) -> bool:
-    """Whether every carriage return has a line feed behind it."""
+    """Whether a line feed follows every carriage return."""
     if b"\r" not in body:
         return True
     characters = np.frombuffer(body, dtype=np.uint8)

@@ -1,14 +1,13 @@
-"""Large JSON arrays of numbers straight to one numpy array, by simdjson. `typed_rows.py` calls it for `{"instances": [[…], …]}`,
-`open_inference_tensors.py` for the data of a tensor.
+"""Reads large JSON arrays of numbers into one numpy array, by simdjson: the rows of `{"instances": [[…], …]}`, or the data of a
+tensor.
 
-It answers None for whatever it cannot vouch for, and the exact way (`strict_json.py`, `schema/rows.py`) then judges the body.
-simdjson reads by RFC 8259: no NaN, no infinities, no leading zeros, nothing after the document, valid UTF-8; it finds the float
-nearest to each number, and refuses a boolean, a null, text or an object where a number is asked for. The rest is checked here:
+It returns None for a body that it is not sure of; the exact reader (`strict_json.py`, `schema/rows.py`) then reads the body.
+simdjson follows RFC 8259: no NaN, no infinities, no leading zeros, nothing after the document, valid UTF-8. It finds the float
+nearest to each number, and refuses a boolean, null, text or object where a number is expected. The rest is checked here:
 
-- it flattens nested arrays, so where shape matters the lengths of all arrays are looked at, and that there are no more of them
-  than there should be;
-- integers become floats, so numbers from 2^53 on are left to the exact way;
-- it keeps both of two equal keys and takes a byte order mark, so there must be one key, and no mark.
+- It flattens nested arrays; where the shape matters, the lengths and the number of all arrays are checked.
+- Integers become floats; numbers from 2^53 on are left to the exact reader.
+- It keeps both of two equal keys and accepts a byte order mark; there must be one key, and no mark.
 """
 
 from __future__ import annotations
@@ -24,24 +23,23 @@ from roadworthy.schema.batch import Array, Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 
 LEAST_BYTES = 6 << 10
-"""Below this the typed decoder is as fast."""
+"""For shorter bodies the typed decoder is just as fast."""
 _EXACT = 2.0**53
 _BOM = b"\xef\xbb\xbf"
 _WIRE = {"d": np.dtype(np.float64), "i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
 REFUSALS = (ValueError, TypeError, KeyError, RuntimeError, AttributeError)
-"""What simdjson raises for a document that it cannot read, or that is of another form."""
-
+"""The exceptions of simdjson for a document that it cannot read, or that has another form."""
 
 _KEPT_BYTES = 1 << 20
-"""Bodies up to this length share a parser, which keeps its memory; new pages for each would take as long as the parsing."""
+"""Bodies up to this length share a parser, which keeps its memory: allocating it anew would take as long as parsing."""
 _parser = Parser()
 
 
 def parse(body: bytes) -> Any:
-    """The document; what is taken out of it must be gone before the next call, or that one pays for a parser of its own.
+    """The parsed document. While objects of it are alive, further calls must each make a parser of their own.
 
     Raises:
-        REFUSALS: no JSON.
+        REFUSALS: the body is not JSON.
     """
     if len(body) <= _KEPT_BYTES:
         with contextlib.suppress(RuntimeError):  # in use by another thread
@@ -54,7 +52,7 @@ class Numbers:
 
     def __init__(self, dtype: DType) -> None:
         self._dtype = dtype.numpy
-        # Integers are asked for as such: 1.0 and 1e3 are none.
+        # For an integer type, simdjson refuses 1.0 and 1e3.
         self._of_type: Literal["d", "i", "u"] = "d" if dtype.is_float else "u" if dtype is DType.UINT64 else "i"
         self._limits: tuple[int, int] | None = None
         if dtype.is_integer and self._dtype.itemsize < 8:
@@ -62,7 +60,7 @@ class Numbers:
             self._limits = (int(limits.min), int(limits.max))
 
     def read(self, data: bytes) -> Array | None:
-        """All numbers of a JSON array, however nested, in order; None when the exact way has to look at it."""
+        """All numbers of a JSON array, however nested, in order; None if the exact reader must read it."""
         try:
             return self.flatten(parse(data))
         except REFUSALS:
@@ -72,7 +70,7 @@ class Numbers:
         """All numbers of a parsed array, or None.
 
         Raises:
-            REFUSALS: it holds something else.
+            REFUSALS: it holds something other than numbers.
         """
         values = np.frombuffer(array.as_buffer(of_type=self._of_type), dtype=_WIRE[self._of_type])
         if not values.size:
@@ -90,7 +88,7 @@ class Matrix:
 
     Args:
         layout: the endpoint's inputs.
-        max_rows: the policy's limit; a body of more rows is left to others before anything is made of them.
+        max_rows: the policy's limit; a body of more rows is left to other readers before any row is built.
     """
 
     def __init__(self, layout: Layout, max_rows: int) -> None:
@@ -103,14 +101,14 @@ class Matrix:
 
     @staticmethod
     def reads(layout: Layout) -> bool:
-        """Whether such rows are a matrix: one block of numbers, nothing nullable, nothing with categories to look up."""
+        """Whether rows of this layout are a matrix: one block of numbers, not nullable, without categories."""
         return len(layout.blocks) == 1 and all(
             (field.dtype.is_float or field.dtype.is_integer) and not field.nullable and not field.categorical
             for field in layout.fields
         )
 
     def read(self, body: bytes) -> Batch | None:
-        """The rows, or None when another way has to look at the body."""
+        """The rows, or None if another reader must read the body."""
         if body.startswith(_BOM):
             return None
         try:
@@ -129,10 +127,10 @@ class Matrix:
 
 
 def _shape(rows: Any, wanted: tuple[int, ...], body: bytes) -> tuple[int, ...] | None:
-    """The shape of one row when all rows have it and it is as `wanted` (-1: any length), else None.
+    """The shape of one row if all rows have it and it matches `wanted` (-1: any length), else None.
 
     Raises:
-        TypeError: a number stands where an array should.
+        TypeError: there is a number where an array is expected.
     """
     shape: list[int] = []
     level, arrays = [rows], 1
@@ -146,5 +144,5 @@ def _shape(rows: Any, wanted: tuple[int, ...], body: bytes) -> tuple[int, ...] |
         if size not in (length, -1):
             return None
         shape.append(length)
-    # The leaves were not looked at: an array among them shows as a bracket too many. The one key has none in it.
+    # The leaves were not checked: an array among them shows as an extra bracket. The one key has no bracket in it.
     return tuple(shape) if tally(body, b"[") == [arrays] else None

@@ -1,7 +1,8 @@
-"""JSON read exactly, or refused with the reason. Slow and careful: the fast readers fall back on it for whatever they doubt.
+"""Reads JSON exactly, or refuses it with the reason. It is slow and careful; the fast readers fall back on it when they are not
+sure.
 
-Unlike the usual parsers it refuses duplicate keys, lone surrogates, NUL, a byte order mark and deep nesting; integers keep their
-exact value; NaN and the infinities are read, so that the schema can name the field which holds one, and are counted.
+Unlike the usual parsers it refuses duplicate keys, lone surrogates, NUL, a byte order mark and deep nesting. Integers keep their
+exact value. NaN and infinities are read, so that the schema can name the field that holds one, and are counted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_document(body: bytes) -> tuple[Any, int]:
-    """The value that `body` holds, and how many numbers in it are not finite (NaN, Infinity, 1e999).
+    """The value of `body`, and how many of its numbers are not finite (NaN, Infinity, 1e999).
 
     Raises:
         MalformedBody: codes "empty-body", "invalid-utf-8", "malformed-json", "duplicate-key", "too-deep", "integer-too-long" and
@@ -53,7 +54,7 @@ def read_document(body: bytes) -> tuple[Any, int]:
 def _decode_text(body: bytes) -> str:
     if body.startswith(_BOM):
         raise MalformedBody(
-            "the body begins with a byte order mark", code="invalid-utf-8", hint="send UTF-8 without a BOM"
+            "the body starts with a byte order mark", code="invalid-utf-8", hint="send UTF-8 without a BOM"
         )
     try:
         return body.decode("utf-8")
@@ -84,7 +85,7 @@ def _integer(text: str) -> int:
         raise MalformedBody(
             f"the body holds an integer of more than {MAX_INTEGER_DIGITS} digits",
             code="integer-too-long",
-            hint="no column takes such a number; send it as text if it is an identifier",
+            hint="send an identifier as text; no column holds such a number",
         )
     return int(text)
 
@@ -106,7 +107,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _shown(name: str) -> str:
-    """A key as it may stand in a message: bounded, printable, quoted."""
+    """A key as it may appear in a message: bounded, printable, quoted."""
     cut = name if len(name) <= 64 else f"{name[:64]}…"
     return json.dumps(cut)
 
@@ -117,7 +118,7 @@ def _check_values(value: Any) -> None:
             raise MalformedBody("the body holds text with a NUL character", code="invalid-text", hint="remove \\u0000")
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise MalformedBody(
-                "the body holds a lone surrogate, which is no character",
+                "the body holds a lone surrogate, which is not a character",
                 code="invalid-text",
                 hint="send \\ud800 to \\udfff in pairs only",
             )
@@ -141,7 +142,7 @@ def _texts(value: Any) -> Iterator[str]:
                 deeper.extend(item.values())
             elif isinstance(item, list):
                 deeper.extend(item)
-        # Scalars below the last allowed array are no further nesting.
+        # Scalars inside the deepest allowed array do not nest further.
         depth += any(isinstance(item, (dict, list)) for item in level)
         if depth > MAX_DEPTH:
             raise too_deep()

@@ -1,9 +1,9 @@
-"""Fast reading of `{"instances": [...]}`: decoders built once from an endpoint's layout, straight to blocks; large bodies of
-plain numbers go to `matrix.py`.
+"""The fast reader of `{"instances": [...]}`: decoders built once from an endpoint's layout that write into blocks. Large bodies
+of plain numbers go to `matrix.py`.
 
-`predict_json.py` asks `TypedRows.read` first and takes the exact way (`strict_json.py`, `schema/rows.py`) when it answers None,
-which means "not plainly right": the exact way then accepts the body or says what is wrong. So everything that is accepted here
-must be accepted there with the same values; a property test holds the two together.
+`TypedRows.read` returns None for a body that is not clearly valid; the exact reader (`strict_json.py`, `schema/rows.py`) then
+accepts it or says what is wrong. Whatever is accepted here must therefore be accepted there with the same values; a property test
+compares the two.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
 
 _EXACT = 2.0**53
-"""Numbers from here on are left to the exact way: as integers they may not fit into a float."""
+"""Numbers from here on are left to the exact reader: as integers they may not fit into a float."""
 _LARGE_BYTES = 64 << 10
 _LEAST_ROW_BYTES = 32
-"""Bodies below this many bytes a row cannot hold so many rows that building them would hurt."""
+"""A body with fewer bytes per allowed row than this cannot hold so many rows that building them would take long."""
 _MANY_ROWS = 16
 _FLOAT64 = np.dtype(np.float64)
 _DOUBTFUL_TEXT = (b"\\u0000", b"\\ud", b"\\uD")
@@ -42,8 +42,8 @@ class TypedRows:
 
     Args:
         layout: the endpoint's inputs.
-        bounds: what is more than they allow is refused before its rows are built.
-        most_typed: longer bodies are not read by the typed decoders.
+        bounds: a body that exceeds them is refused before its rows are built.
+        most_typed: the longest body, in bytes, that the typed decoders may read.
     """
 
     def __init__(self, layout: Layout, bounds: Bounds, most_typed: int = sys.maxsize) -> None:
@@ -69,16 +69,16 @@ class TypedRows:
         self._matrix = Matrix(layout, bounds.rows) if Matrix.reads(layout) else None
 
     def read(self, body: bytes) -> Batch | None:
-        """The rows, or None when the exact way has to look at the body.
+        """The rows, or None if the exact reader must read the body.
 
         Raises:
-            BodyTooLarge, MalformedBody: it holds more than any request can.
+            BodyTooLarge, MalformedBody: it holds more than a valid request can.
         """
         if not self._possible:
             return None
         try:
             if len(body) < LEAST_BYTES:
-                # One colon: rows are lists, for no object has room in it.
+                # One colon: the rows are lists, since an object would need another.
                 if self._direct is not None and _has_one_colon(body):
                     return self._read_directly(body, self._direct)
             elif (
@@ -104,7 +104,7 @@ class TypedRows:
         return self._to_batch(rows, reader)
 
     def _read_directly(self, body: bytes, dtype: np.dtype[Any]) -> Batch | None:
-        """A few rows that are the array of the only block as they stand; no key was sent twice."""
+        """A few rows that are exactly the array of the only block; no key was sent twice."""
         rows = self._decode(body).instances
         if len(rows) == 1 and self._pack_row is not None:
             (row,) = rows
@@ -120,16 +120,17 @@ class TypedRows:
         return Batch(self._layout, len(rows), (Block(array),))
 
     def _row_packer(self) -> Callable[..., None] | None:
-        """What writes the numbers of one row into an array: np.array looks for their shape and type, and takes twice as long."""
+        """A function that writes the numbers of one row into an array; np.array, which infers shape and type, takes twice as
+        long."""
         if self._direct is None or self._direct.kind not in "fiu" or len(self._row_shape) > 1:
             return None
         return struct.Struct(f"{self._row_shape[0]}{self._direct.char}").pack_into
 
     def _is_unambiguous(self, body: bytes, rows: Sequence[Any], *, as_records: bool) -> bool:
-        """Whether no object has a key twice and no text holds what only the exact way judges.
+        """Whether no object has a key twice, and no text needs the exact reader.
 
-        Decoders keep the last of two equal keys silently, so colons are counted: those outside of strings are as many as keys.
-        Without a backslash in the body its strings are as they were sent: theirs are taken off.
+        Decoders silently keep the last of two equal keys, so the colons outside of strings are counted: there must be as many as
+        keys. In a body without a backslash, strings are as they were sent, so their colons can be subtracted.
         """
         if self._texts and any(sign in body for sign in _DOUBTFUL_TEXT):
             return False
@@ -146,7 +147,7 @@ class TypedRows:
         return colons == keys + inside
 
     def _readers(self, *, bounded: bool) -> tuple[_Reader, _Reader]:
-        """Readers of rows as lists and as objects; `bounded` ones check each number, the others leave that to whole arrays."""
+        """Readers of rows as lists and as objects. If `bounded` they check each number, else whole arrays are checked later."""
         types = [_field_type(field, bounded=bounded) for field in self._layout.fields]
         lists, records = self._list_reader(types, bounded=bounded), self._record_reader(types, bounded=bounded)
         if bounded and lists.picks == [None] and min(self._row_shape) >= 0:
@@ -154,7 +155,7 @@ class TypedRows:
         return lists, records
 
     def _list_reader(self, types: Sequence[Any], *, bounded: bool) -> _Reader:
-        """Rows as lists in field order; bare values when there is one field; one list type when all columns are alike."""
+        """A reader of rows as lists in field order: bare values for a single field, one list type if all columns are alike."""
         if len(types) == 1:
             return _Reader(types[0], [None if self._forms[0].tensor else _single], bounded=bounded)
         if len(self._forms) == 1 and all(kind == types[0] for kind in types) and not self._nullable[0]:
@@ -164,7 +165,7 @@ class TypedRows:
         return _Reader(row, picks, bounded=bounded)
 
     def _record_reader(self, types: Sequence[Any], *, bounded: bool) -> _Reader:
-        """Rows as objects by field name; every field once, no other."""
+        """A reader of rows as objects by field name, with every field once and no other."""
         names = [f"f{number}" for number in range(len(types))]
         row = msgspec.defstruct(
             "Row",
@@ -205,8 +206,8 @@ class TypedRows:
 
 
 class _Reader:
-    """A decoder for one form of rows, and what takes each block's values out of a row; None takes the row as it is. `direct`
-    is the dtype of the only block when the rows are its array and every number was checked."""
+    """A decoder for one form of rows, and functions that take each block's values out of a row; None takes the whole row.
+    `direct` is the dtype of the only block if the rows are its array and every number is checked."""
 
     __slots__ = ("bounded", "decode", "direct", "picks")
 
@@ -219,15 +220,15 @@ class _Reader:
 
 
 def _has_one_colon(body: bytes) -> bool:
-    """Whether the only colon is that after the body's one key: no key can have been sent twice."""
+    """Whether the only colon is the one after the body's single key, so that no key can have been sent twice."""
     return body.find(b":", body.find(b":") + 1) < 0
 
 
 def _to_array(values: Sequence[Any], wanted: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """The block's array; of many rows of plain numbers without looking at their nesting.
+    """The block's array. For many rows of plain numbers, their nesting is not inspected.
 
     Raises:
-        ValueError, OverflowError, TypeError: they have no common shape, or a number does not fit.
+        ValueError, OverflowError, TypeError: the values have no common shape, or a number does not fit the dtype.
     """
     width = wanted[0]
     if len(values) >= _MANY_ROWS and len(wanted) == 1 and width > 0 and dtype.kind == "f":
@@ -238,7 +239,7 @@ def _to_array(values: Sequence[Any], wanted: tuple[int, ...], dtype: np.dtype[An
 
 
 def _field_type(field: Field, *, bounded: bool = True) -> Any:
-    """The type that accepts no more than the exact way does, or None when only that one can tell."""
+    """A type that accepts no more than the exact reader does, or None if only the exact reader can decide."""
     if field.categorical and field.categories is not None:
         if field.shape or not all(isinstance(category, str) for category in field.categories) or not field.categories:
             return None
@@ -253,12 +254,12 @@ def _field_type(field: Field, *, bounded: bool = True) -> Any:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a field's name stands in JSON as it is: structs can only be made for such names."""
+    """Whether a field's name needs no escapes in JSON: structs can only be made for such names."""
     return name.isprintable() and '"' not in name and "\\" not in name
 
 
 def scalar_type(dtype: DType) -> Any:
-    """The type of one JSON value of a dtype, no wider than what the exact way accepts; None when there is none."""
+    """The type of one JSON value of a dtype, no wider than the exact reader accepts; None for dtypes without one."""
     if dtype.is_float:
         return Annotated[float, Meta(gt=-_EXACT, lt=_EXACT)]
     if dtype.is_integer:
@@ -268,7 +269,7 @@ def scalar_type(dtype: DType) -> Any:
 
 
 def _holds_records(body: bytes) -> bool:
-    """Whether its rows seem to be objects."""
+    """Whether the rows seem to be objects."""
     first = body.find(b"[") + 1
     return body[first : first + 1] == b"{"
 
@@ -297,7 +298,7 @@ def _attributes(form: BlockForm) -> Pick:
 
 
 def _split_nulls(dtype: DType, rows: Sequence[Any]) -> tuple[Sequence[Any], Array | None]:
-    """Fillers in place of nulls, and where they were."""
+    """The rows with fillers instead of nulls, and a mask of the nulls."""
     if not any(None in row for row in rows):
         return rows, None
     filler: Any = "" if dtype is DType.STRING else 0

@@ -1,7 +1,7 @@
-"""The worker's ASGI application for everything but predictions: a request becomes a Request, a route's Reply goes back.
+"""The worker's ASGI application for everything but predictions.
 
-`connection.py` calls it through uvicorn. It checks the head (`header_checks.py`), finds the route by the raw path and sends what
-the route answers. `routes.py` lists the routes.
+`connection.py` calls it through uvicorn. It checks the head (`header_checks.py`), finds the handler by the raw path, and sends
+the handler's reply. `routes.py` has the routes.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.gateway.http.header_checks import HeaderChecks, request_id
 from roadworthy.gateway.http.health import PROBES
-from roadworthy.gateway.http.messages import Handler, Message, Receive, Reply, Request, Send, not_ready
+from roadworthy.gateway.http.messages import Handler, Message, Receive, Reply, Request, Send, endpoint_not_ready
 from roadworthy.gateway.http.problems import as_error, method_not_allowed, problem
 
 Routes = Mapping[bytes, Mapping[str, Handler]]
-"""Raw path to method to handler; a path without any is a prediction's, which takes POST and comes another way."""
+"""Handlers by raw path and method. A path without handlers is a prediction's; its POST requests do not pass through here."""
 
 
 class App:
     """`await app(scope, receive, send)`.
 
     Args:
-        routes: gives the present routes; they change with every snapshot.
-        unknown: gives what a request to a path that is no route deserves.
-        heads: checks every request's head.
+        routes: returns the current routes; they change with every snapshot.
+        unknown: returns the error for a request to a path without a route.
+        checks: checks every request's head.
         refused: counts a refusal by its code.
-        log_fault: writes down an exception that nobody foresaw.
+        log_fault: logs an unexpected exception.
     """
 
     def __init__(
         self,
         routes: Callable[[], Routes],
         unknown: Callable[[Request], RoadworthyError],
-        heads: HeaderChecks,
+        checks: HeaderChecks,
         refused: Callable[[str], None],
         log_fault: Callable[[str, Request, Exception], None],
     ) -> None:
         self._routes = routes
         self._unknown = unknown
-        self._heads = heads
+        self._checks = checks
         self._refused = refused
         self._log_fault = log_fault
         self._next_id = PredictionIds().next
@@ -53,10 +53,10 @@ class App:
         headers = dict(scope["headers"])
         request = Request(scope["method"], scope["raw_path"], headers, self._next_id(), time.monotonic())
         try:
-            self._heads.check(scope["headers"], headers, any_host=request.path in PROBES)
+            self._checks.check(scope["headers"], headers, any_host=request.path in PROBES)
             request.id = request_id(headers, request.id)
             reply = await self._dispatch(request, receive)
-        except Exception as error:  # noqa: BLE001 - the outermost border: the connection always gets an answer
+        except Exception as error:  # noqa: BLE001 - the outermost edge: the connection always gets an answer
             reply = self._refuse(request, error)
         answered = reply.headers
         answered.append((b"content-length", b"%d" % len(reply.body)))
@@ -72,14 +72,14 @@ class App:
             raise self._unknown(request)
         handler = methods.get(request.method)
         if handler is None and not methods and request.method == "POST":
-            # A prediction that was not served yet when the connection looked for it, a moment ago.
-            raise not_ready("this endpoint's version is not loaded here yet", "endpoint-not-ready")
+            # The prediction was not served yet when the connection looked for it, a moment ago.
+            raise endpoint_not_ready()
         if handler is None:
             return method_not_allowed(sorted(methods) or ["POST"], request.id)
         return await handler(request, receive)
 
     def _refuse(self, request: Request, error: Exception) -> Reply:
-        """The reply for what failed outside of a prediction."""
+        """The reply to a failure outside of a prediction."""
         if not isinstance(error, RoadworthyError):
             self._log_fault("", request, error)
         shown = as_error(error)

@@ -1,15 +1,18 @@
-"""A client's connection: predictions go to `predict.py`, all else to the application, and answers go back in order.
+"""A client's connection: finds the requests in its bytes, hands predictions to `predict.py` and everything else to the
+application, and writes the answers in order.
 
 uvicorn makes one for each connection that it accepts. Predictions skip ASGI, whose scope, task and messages cost more than all
-our own steps together; what uvicorn's protocol gives otherwise stays: limits, keep-alive, flow control, pipelining, shutdown.
+our own steps together. What uvicorn's protocol provides otherwise stays: limits, keep-alive, flow control, pipelining, shutdown.
 
-`_turns` holds the requests that are not answered yet, and only the first of them may write. Waiting is bounded by `sweep`, which
-the worker calls about once a second for all connections together. `reading.py` has the half that finds the requests.
+Reading is stricter than uvicorn's: it refuses messages without a clear end, messages that two readers could understand
+differently, and messages longer than any client needs. `_pending` holds the requests that are not answered yet; only the first
+may write. `sweep` bounds all waiting: the worker runs it about once a second for all connections together.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,34 +23,59 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from roadworthy.codecs.codec import too_large
-from roadworthy.codecs.reading.bodies import Whole
-from roadworthy.foundation.errors import RequestTimeout, RoadworthyError
+from roadworthy.codecs.reading.bodies import BodyBuffer
+from roadworthy.foundation.errors import InvalidRequest, RequestTimeout, RoadworthyError
 from roadworthy.foundation.sockets import is_reset
-from roadworthy.gateway.http.head_cache import CachedHead, Familiar, HeadCache
-from roadworthy.gateway.http.header_checks import HeaderChecks, Unreadable, not_http, request_id, too_slow
+from roadworthy.gateway.http.head_cache import CachedHead, HeadCache, HeadLookup
+from roadworthy.gateway.http.header_checks import (
+    MISREAD,
+    MOST_HEADER_BYTES,
+    MOST_HEADERS,
+    MOST_URL_BYTES,
+    NOT_IN_TRAILERS,
+    HeaderChecks,
+    Unreadable,
+    ambiguous,
+    not_http,
+    other_version,
+    request_id,
+    too_long_url,
+    too_many_headers,
+    too_slow,
+)
 from roadworthy.gateway.http.messages import Reply, cut_short, much_to_come, too_many_chunks
-from roadworthy.gateway.http.predict import Call, Predict
+from roadworthy.gateway.http.predict import HttpPrediction, Predict
 from roadworthy.gateway.http.problems import problem
-from roadworthy.gateway.http.reading import BODY, DEAF, HEAD, IDLE, Enough, ReadingProtocol
 from roadworthy.gateway.http.wire import respond
+
+IDLE, HEAD, BODY, STOPPED = range(4)
+"""Between requests; in a head; in a body; nothing further is read."""
+
+_MOST_OVERHEAD = 8
+_LEAST_OVERHEAD_BYTES = 8 << 10
+_HEADER_COST = 32
+# Three forms that the parser accepts as requests.
+_ODD_LINE = re.compile(rb"(?:\r\n)*[A-Z]+(?:  +| *\t)")
+_OTHER_PROTOCOL = re.compile(rb" (?:RTSP|ICE)/1\.0\r?\n")
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 _MOST_PARTS = 1_000
 _LEAST_PART_BYTES = 256
-_MOST_TURNS = 16
-_TURN_BYTES = 64 << 10
+_MOST_PENDING = 16
+_YIELD_BYTES = 64 << 10
 _LINGER_S = 2.0
 _LOOK_AFTER_S = (0.005, 0.1, 1.0)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class ClientTimeouts:
     """How long a client may take.
 
     Attributes:
         head_s: from a request's first byte to the end of its head.
-        body_s: for a body, plus one second for each `body_bytes_s` bytes of it that came.
-        write_s: without taking a byte of its answers.
+        body_s: for a body, plus one second for each `body_bytes_s` bytes of it received.
+        write_s: without accepting a byte of its answers.
         keep_alive_s: between two requests.
     """
 
@@ -59,29 +87,29 @@ class Waits:
 
 
 @dataclass(slots=True)
-class Front:
+class ConnectionContext:
     """What all connections of a worker share.
 
     Attributes:
-        find: the prediction that is served at a raw path, or None.
+        find: returns the prediction that is served at a raw path, or None.
+        head_cache: heads that were read before.
         next_id: makes prediction ids.
-        heads, waits: what clients may send, and how long they may take.
-        refused: counts a request that no endpoint was asked with, by the error's code.
-        known: heads that were read before.
-        closing: whether replies should end their connection: the worker drains, or memory is short.
+        checks, timeouts: limits on what clients send, and on how long they take.
+        refused: counts a request that reached no endpoint, by the error's code.
+        closing: whether replies must close their connection: the worker drains, or memory is short.
     """
 
     find: Callable[[bytes], Predict | None]
-    known: HeadCache
+    head_cache: HeadCache
     next_id: Callable[[], str]
-    heads: HeaderChecks
-    waits: Waits
+    checks: HeaderChecks
+    timeouts: ClientTimeouts
     refused: Callable[[str], None]
     closing: bool = False
 
 
 class _Refused:
-    """The last turn of a connection on which something came that is no request."""
+    """The last answer of a connection that received something other than a request."""
 
     __slots__ = ("admitted", "id", "prediction_id", "reply")
 
@@ -92,53 +120,71 @@ class _Refused:
         self.reply.status = fault.status
 
 
-_Turn = Call | RequestResponseCycle | _Refused
+_Pending = HttpPrediction | RequestResponseCycle | _Refused
 
 
-class Connection(ReadingProtocol):
-    """One connection. `front` comes first, the rest is uvicorn's."""
+class Enough(Exception):
+    """Raised inside the parser: nothing further of this connection is read."""
 
-    def __init__(self, front: Front, **uvicorn: Any) -> None:
-        super().__init__(front.heads, **uvicorn)
-        self._front = front
-        self._turns: deque[_Turn] = deque()
-        self._call: Call | None = None
-        self._body = Whole(0)
+
+class Connection(HttpToolsProtocol):
+    """One connection: uvicorn's protocol with stricter reading, and predictions past ASGI. `uvicorn` has that protocol's
+    arguments.
+
+    Attributes:
+        reading: where in a message the client is: IDLE, HEAD, BODY or STOPPED.
+        since: when that began, monotonic clock, seconds.
+        closing: no further request is taken; pending ones are answered.
+        body_bytes: received so far of the current message's body.
+    """
+
+    def __init__(self, context: ConnectionContext, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self.reading = IDLE
+        self.since = time.monotonic()
+        self.closing = False
+        self.body_bytes = 0
+        self._context = context
+        self._fed = b""
+        self._head_bytes = self._raw_bytes = 0
+        self._pending: deque[_Pending] = deque()
+        self._call: HttpPrediction | None = None
+        self._body = BodyBuffer(0)
         self._started: RequestResponseCycle | None = None
         self._write_paused_since: float | None = None
-        self._familiar = Familiar(front.known)
+        self._lookup = HeadLookup(context.head_cache)
         self._fresh: CachedHead | None = None
         self._understood = False
 
-    # --- what the transport calls
+    # --- callbacks of the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody is there any more: what was asked is dropped."""
-        turns, self._turns = self._turns, deque()
+        """The client is gone: drop its pending requests."""
+        pending, self._pending = self._pending, deque()
         half, self._call = self._call, None
-        self.reading = DEAF
+        self.reading = STOPPED
         super().connection_lost(exc)
-        for turn in turns:
-            if isinstance(turn, RequestResponseCycle):
-                turn.disconnected = True
-                turn.message_event.set()
-            elif turn is half:
+        for each in pending:
+            if isinstance(each, RequestResponseCycle):
+                each.disconnected = True
+                each.message_event.set()
+            elif each is half:
                 half.settle(cut_short())
-            elif isinstance(turn, Call):
-                turn.drop()
+            elif isinstance(each, HttpPrediction):
+                each.drop()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn never keeps a half-closed connection
-        """The client has nothing more to say; what it asked is still answered."""
-        if self.reading in (HEAD, BODY) or not self._turns:
+        """The client sends nothing further; its pending requests are still answered."""
+        if self.reading in (HEAD, BODY) or not self._pending:
             return False
-        self.close_after_turns()
-        if isinstance(self._turns[0], Call) and self._turns[0].reply is None:
-            self._ask_whether_gone()
+        self._close_after_answers()
+        if isinstance(self._pending[0], HttpPrediction) and self._pending[0].reply is None:
+            self._probe_client()
         return True
 
-    def _ask_whether_gone(self) -> None:
-        """A client that closed looks like one that has only finished sending, until something is sent to it: an interim answer,
-        which who still listens passes over, makes the kernel of one that is gone say so."""
+    def _probe_client(self) -> None:
+        """Find out whether the client closed the connection or only finished sending: both look the same until something is sent.
+        A client that still listens ignores an interim answer; the kernel of one that is gone resets the connection."""
         if self.parser.get_http_version() == "1.1" and not self.transport.is_closing():
             self.transport.write(_CONTINUE)
             for after_s in _LOOK_AFTER_S:
@@ -150,62 +196,170 @@ class Connection(ReadingProtocol):
             self.transport.abort()
 
     def pause_writing(self) -> None:
-        """The client is slow to take its answers: until it has, no further questions are read."""
+        """The client accepts its answers slowly: read no further requests until it has."""
         self._write_paused_since = time.monotonic()
         super().pause_writing()
         self.flow.pause_reading()
 
     def resume_writing(self) -> None:
-        """It took them."""
+        """The client has accepted them."""
         self._write_paused_since = None
         super().resume_writing()
         self._resume_reading()
 
     def _resume_reading(self) -> None:
-        if len(self._turns) <= _MOST_TURNS // 2 and self._write_paused_since is None:
+        if len(self._pending) <= _MOST_PENDING // 2 and self._write_paused_since is None:
             self.flow.resume_reading()
 
-    # --- requests with a head that is known
+    # --- from bytes to the parser
 
-    def recognise(self, data: bytes) -> bool:
-        """As in ReadingProtocol. Only between requests of a connection whose client was understood before, so that everything
-        that is known of the client itself is known here too."""
-        if self._turns or self.closing or not self._understood:
+    def data_received(self, data: bytes) -> None:
+        """Take bytes as they arrive."""
+        before = self.reading
+        if before == STOPPED or (before == IDLE and self._recognise(data)):
+            return
+        if before == IDLE and data[:6] != b"POST /" and _ODD_LINE.match(data):
+            self.refuse(not_http())
+            return
+        sent = data
+        if before <= HEAD and (b"pgrade:" in data or b"PGRADE:" in data):
+            data = _without_upgrade(data)
+        begun = self.headers
+        if not self._parse(data):
+            return
+        if self.headers is begun and before == self.reading:
+            # A message that began in these bytes was counted while it was read.
+            self._count(len(data))
+        elif before == IDLE and self.reading == IDLE and data is sent:
+            self._learn(data)
+
+    def _parse(self, data: bytes) -> bool:
+        self._fed = data
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # An offer to upgrade that arrived in pieces. The bytes after it may not be HTTP/1, so this request is the last.
+            self._close_after_answers()
+        except httptools.HttpParserError as error:
+            if self.reading in (HEAD, BODY):
+                cause = error.__context__
+                self.refuse(cause if isinstance(cause, Unreadable) else not_http())
+            elif not self.closing and self.reading != STOPPED:
+                self.refuse(not_http())
             return False
-        found = self._familiar.look_up(data)
-        if found is None:
-            return False
-        known, body = found
-        own = self._front.next_id()
-        call = Call(known.predict, self, known.headers, (own, known.request_id or own))
-        self.since = call.started
-        self._turns.append(call)
-        known.predict.reopen(call, known.protocol)
-        if not call.done:
-            known.predict.run(call, body)
         return True
 
-    def learn(self, data: bytes) -> None:
-        """As in ReadingProtocol."""
+    def _count(self, size: int) -> None:
+        """Bound the bytes of a head that does not end, and the overhead of a body's framing."""
+        if self.reading == HEAD:
+            self._head_bytes += size
+            if self._head_bytes > 2 * MOST_HEADER_BYTES:
+                self.refuse(too_many_headers())
+        elif self.reading == BODY:
+            self._raw_bytes += size
+            if self._raw_bytes > _MOST_OVERHEAD * (self.body_bytes + _LEAST_OVERHEAD_BYTES):
+                self.refuse(not_http())
+
+    # --- requests with a cached head
+
+    def _recognise(self, data: bytes) -> bool:
+        """Handle `data` without the parser if it is one whole request with a cached head; returns whether it was.
+
+        Only between requests, and only for a client that this connection has understood before, so that all checks of the client
+        itself have been made."""
+        if self._pending or self.closing or not self._understood:
+            return False
+        found = self._lookup.look_up(data)
+        if found is None:
+            return False
+        cached, body = found
+        own = self._context.next_id()
+        call = HttpPrediction(cached.predict, self, cached.headers, (own, cached.request_id or own))
+        self.since = call.started
+        self._pending.append(call)
+        cached.predict.reopen(call, cached.protocol)
+        if not call.done:
+            cached.predict.run(call, body)
+        return True
+
+    def _learn(self, data: bytes) -> None:
+        """Cache the head of `data`, which began and ended with whole requests, if its first request was a good prediction."""
         fresh, self._fresh = self._fresh, None
         if fresh is not None and not self.closing:
             self._understood = True
-            self._familiar.learn(data, fresh)
+            self._lookup.learn(data, fresh)
 
-    # --- what the parser calls
+    # --- callbacks of the parser
 
-    def begin(self, headers: dict[bytes, bytes]) -> None:
-        """A prediction is let in or refused at once, everything else goes to the application."""
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        if self.closing:
+            raise Enough
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._head_bytes = 0
+        self.reading = HEAD
+        self.since = time.monotonic()
+
+    def on_url(self, url: bytes) -> None:
+        """The request's target, or a part of it."""
+        self.url += url
+        if len(self.url) > MOST_URL_BYTES:
+            raise too_long_url()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or one trailer."""
+        name = name.lower()
+        self._head_bytes += len(name) + len(value) + _HEADER_COST
+        if self.reading == BODY:  # trailers are ignored, except those that would have a meaning as headers
+            if name in NOT_IN_TRAILERS or self._head_bytes > MOST_HEADER_BYTES:
+                raise not_http()
+            return
+        self.headers.append((name, value))
+        if self._head_bytes > MOST_HEADER_BYTES or len(self.headers) > MOST_HEADERS:
+            raise too_many_headers()
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        elif name in MISREAD:
+            raise not_http()
+
+    def on_headers_complete(self) -> None:
+        """The head is complete. A prediction is admitted or refused at once; everything else goes to the application."""
+        self.reading = BODY
+        self.body_bytes = self._raw_bytes = 0
+        headers = dict(self.headers)
+        version = self.parser.get_http_version()
+        if version != "1.1":
+            self._check_old(version, headers)
+        if (b"connection" in headers or b"transfer-encoding" in headers) and ambiguous(headers):
+            raise not_http()
+        if not self.url.startswith(b"/"):
+            self._check_target()
         self._fresh = None
         predict = None
         if self.parser.get_method() == b"POST":
-            predict = self._front.find(self.url)
+            predict = self._context.find(self.url)
         if predict is None:
             self._begin_other()
         else:
             self._begin_prediction(predict, headers)
-        if len(self._turns) > _MOST_TURNS:
+        if len(self._pending) > _MOST_PENDING:
             self.flow.pause_reading()
+
+    def _check_old(self, version: str, headers: dict[bytes, bytes]) -> None:
+        if version not in ("0.9", "1.0"):
+            raise other_version()
+        if version == "0.9" or b"transfer-encoding" in headers or _OTHER_PROTOCOL.search(self._fed):
+            raise not_http()
+        self.expect_100_continue = False
+        self.closing = True
+
+    def _check_target(self) -> None:
+        try:
+            self._context.checks.check_target(self.url)
+        except InvalidRequest as error:
+            raise Unreadable(400, error) from None
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -221,24 +375,24 @@ class Connection(ReadingProtocol):
         self._body.add(body)
         if self._body.count > _MOST_PARTS + self.body_bytes // _LEAST_PART_BYTES:
             self._break_off(call, too_many_chunks())
-        if len(body) > _TURN_BYTES and not self.flow.read_paused:
+        if len(body) > _YIELD_BYTES and not self.flow.read_paused:
             self.flow.pause_reading()
-            self.loop.call_soon(self._take_turn)
+            self.loop.call_soon(self._read_on)
 
-    def _take_turn(self) -> None:
-        """Read on: the loop would read a long body in pieces of 8 MiB, and nobody else's in between."""
+    def _read_on(self) -> None:
+        """Resume a long body after other connections were served: the loop would read 8 MiB of it at a time without a break."""
         if not self.transport.is_closing():
             self._resume_reading()
 
-    def _break_off(self, call: Call, error: RoadworthyError) -> NoReturn:
-        """Read no more of a body."""
+    def _break_off(self, call: HttpPrediction, error: RoadworthyError) -> NoReturn:
+        """Refuse the request and stop reading its body."""
         call.last = True
         call.settle(error)
-        self.reading = DEAF
+        self.reading = STOPPED
         raise Enough
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         self.reading = IDLE
         self.since = time.monotonic()
         call = self._call
@@ -249,77 +403,78 @@ class Connection(ReadingProtocol):
         body = self._body.take()
         if not call.done:
             call.predict.run(call, body)
-            if self.reading == DEAF:
+            if self.reading == STOPPED:
                 raise Enough
 
     # --- predictions
 
     def _begin_prediction(self, predict: Predict, headers: dict[bytes, bytes]) -> None:
-        own = self._front.next_id()
-        call = self._call = Call(predict, self, headers, (own, request_id(headers, own)))
+        own = self._context.next_id()
+        call = self._call = HttpPrediction(predict, self, headers, (own, request_id(headers, own)))
         length = headers.get(b"content-length")
-        self._body = Whole(predict.max_body_bytes if length is None else min(int(length), predict.max_body_bytes))
+        self._body = BodyBuffer(predict.max_body_bytes if length is None else min(int(length), predict.max_body_bytes))
         if not self.parser.should_keep_alive():
             self.closing = True
-        self._turns.append(call)
+        self._pending.append(call)
         try:
-            self._front.heads.check(self.headers, headers)
+            self._context.checks.check(self.headers, headers)
         except RoadworthyError as error:
-            self._front.refused(error.code)
+            self._context.refused(error.code)
             call.done = True
             self.answer(call, problem(error, call.id))
         else:
             predict.open(call)
             if not call.done and length is not None and b"expect" not in headers:
-                asked = None if call.id == own else call.id
-                self._fresh = CachedHead(predict, call.protocol, headers, asked, int(length))
-        if self.reading == DEAF:
+                given_id = None if call.id == own else call.id
+                self._fresh = CachedHead(predict, call.protocol, headers, given_id, int(length))
+        if self.reading == STOPPED:
             raise Enough
-        if self.expect_100_continue and self._turns[0] is call:
-            self._go_on(call)
+        if self.expect_100_continue and self._pending[0] is call:
+            self._send_continue(call)
 
-    def _go_on(self, call: Call) -> None:
+    def _send_continue(self, call: HttpPrediction) -> None:
         """Tell a client that waits for it to send the body."""
         if call is self._call and not call.done and self.expect_100_continue:
             self.expect_100_continue = False
             self.transport.write(_CONTINUE)
 
-    def answer(self, call: Call, reply: Reply) -> None:
-        """Send the reply when it is its turn; a refusal before a long body ends the connection instead of reading it off."""
+    def answer(self, call: HttpPrediction, reply: Reply) -> None:
+        """Send the reply after those to earlier requests. A refusal before a long body closes the connection instead of reading
+        the body."""
         if call is self._call and much_to_come(call.headers):
             call.last = True
         call.reply = reply
         self._flush()
 
     def _flush(self) -> None:
-        """Write what is answered, up to the first turn that is not."""
-        turns = self._turns
-        while turns:
-            turn = turns[0]
-            if isinstance(turn, RequestResponseCycle) or turn.reply is None:
+        """Write the replies up to the first request that has none."""
+        pending = self._pending
+        while pending:
+            first = pending[0]
+            if isinstance(first, RequestResponseCycle) or first.reply is None:
                 break
-            turns.popleft()
+            pending.popleft()
             if self.transport.is_closing():
                 continue
-            last = isinstance(turn, _Refused) or turn.last or self._front.closing or (self.closing and not turns)
-            self.transport.write(respond(turn, turn.reply, self.server_state.default_headers, close=last))
+            last = isinstance(first, _Refused) or first.last or self._context.closing or (self.closing and not pending)
+            self.transport.write(respond(first, first.reply, self.server_state.default_headers, close=last))
             if last:
                 self._end()
                 return
         self._next()
 
     def _next(self) -> None:
-        """After a turn: start the application on the next one, or wait for the next request."""
+        """After a reply: let the next request proceed, or wait for one."""
         if self.transport.is_closing():
             return
         if self.flow.read_paused:
             self._resume_reading()
-        if self._turns:
-            turn = self._turns[0]
-            if isinstance(turn, Call):
-                self._go_on(turn)
-            elif isinstance(turn, RequestResponseCycle) and turn is not self._started:
-                self._start(turn)
+        if self._pending:
+            first = self._pending[0]
+            if isinstance(first, HttpPrediction):
+                self._send_continue(first)
+            elif isinstance(first, RequestResponseCycle) and first is not self._started:
+                self._start(first)
         else:
             self.since = time.monotonic()
             if self.closing:
@@ -332,7 +487,7 @@ class Connection(ReadingProtocol):
         HttpToolsProtocol.on_message_begin(self)
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
-        self.cycle = None  # type: ignore[assignment]  # turns are kept here, not in uvicorn's own queue
+        self.cycle = None  # type: ignore[assignment]  # pending requests are kept here, not in uvicorn's own queue
         try:
             HttpToolsProtocol.on_headers_complete(self)
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
@@ -340,13 +495,13 @@ class Connection(ReadingProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ARG002 - there is one application
         self.closing = self.closing or not cycle.keep_alive
-        self._turns.append(cycle)
-        if self._turns[0] is cycle:
+        self._pending.append(cycle)
+        if self._pending[0] is cycle:
             self._start(cycle)
 
     def _start(self, cycle: RequestResponseCycle) -> None:
         self._started = cycle
-        if self._front.closing or (self.closing and self._turns[-1] is cycle):
+        if self._context.closing or (self.closing and self._pending[-1] is cycle):
             cycle.keep_alive = False
         super()._start_asgi_task(cycle, self.app)
 
@@ -355,49 +510,49 @@ class Connection(ReadingProtocol):
         self.server_state.total_requests += 1
         self.since = time.monotonic()
         self._started = None
-        if self._turns and isinstance(self._turns[0], RequestResponseCycle):
-            self._turns.popleft()
+        if self._pending and isinstance(self._pending[0], RequestResponseCycle):
+            self._pending.popleft()
         if not self.transport.is_closing():
             self._flush()
 
-    # --- ends
+    # --- the end of a connection
 
     def shutdown(self) -> None:
-        """Answer what was asked, then close; called when the worker has drained."""
-        self.close_after_turns()
+        """Answer pending requests, then close. Called when the worker has drained."""
+        self._close_after_answers()
 
-    def close_after_turns(self) -> None:
-        """Take no further requests, answer what was asked, and end the connection."""
+    def _close_after_answers(self) -> None:
+        """Take no further requests, answer pending ones, and close the connection."""
         self.closing = True
-        if not self._turns:
+        if not self._pending:
             self._end()
-        elif isinstance(self._turns[-1], RequestResponseCycle):
-            self._turns[-1].keep_alive = False
+        elif isinstance(self._pending[-1], RequestResponseCycle):
+            self._pending[-1].keep_alive = False
 
     def give_up(self, error: RoadworthyError) -> int:
-        """Answer whatever is still open with `error`, because the worker must end now; how many there were."""
-        calls = [turn for turn in self._turns if isinstance(turn, Call) and not turn.done]
+        """Answer all open predictions with `error`, because the worker must stop now; returns how many there were."""
+        calls = [each for each in self._pending if isinstance(each, HttpPrediction) and not each.done]
         for call in calls:
             call.settle(error)
         return len(calls)
 
     def refuse(self, fault: Unreadable) -> None:
-        """What came is no request: answer that after everything that was asked before it, and end the connection."""
-        self._front.refused(fault.error.code)
+        """Refuse what came as not a request: reply after all earlier answers, and close the connection."""
+        self._context.refused(fault.error.code)
         call, self._call = self._call, None
-        self.reading = DEAF
+        self.reading = STOPPED
         self.since = time.monotonic()
         if call is not None and not call.done:
             call.drop()
-            self._turns.remove(call)
-        self._turns.append(_Refused(self._front.next_id(), fault))
+            self._pending.remove(call)
+        self._pending.append(_Refused(self._context.next_id(), fault))
         self._flush()
 
     def _end(self) -> None:
-        """Say that nothing more will come, and read off for a moment what the client still sends: closing at once would have
-        the kernel throw away the answer that is on its way."""
-        self._turns.clear()
-        self.reading = DEAF
+        """Finish sending, and discard for a moment what the client still sends: after an immediate close, the kernel would throw
+        away the answer that is on its way."""
+        self._pending.clear()
+        self.reading = STOPPED
         self.since = time.monotonic()
         if self.transport.is_closing():
             return
@@ -407,23 +562,23 @@ class Connection(ReadingProtocol):
             self.transport.close()
 
     def sweep(self, now: float) -> None:
-        """Close the connection if its client has taken too long over something."""
-        waits, waited = self._front.waits, now - self.since
-        if self._write_paused_since is not None and now - self._write_paused_since > waits.write_s:
+        """Close the connection if its client has exceeded a timeout. `now`: monotonic clock, seconds."""
+        timeouts, waited = self._context.timeouts, now - self.since
+        if self._write_paused_since is not None and now - self._write_paused_since > timeouts.write_s:
             self.transport.abort()
-        elif self.reading == DEAF:
-            if waited > _LINGER_S and not self._turns:
+        elif self.reading == STOPPED:
+            if waited > _LINGER_S and not self._pending:
                 self.transport.abort()
         elif self.reading == HEAD:
-            if waited > waits.head_s:
+            if waited > timeouts.head_s:
                 self.refuse(too_slow())
         elif self.reading == BODY:
-            if waited > waits.body_s + self.body_bytes / waits.body_bytes_s:
-                self._body_too_slow()
-        elif not self._turns and waited > waits.keep_alive_s:
+            if waited > timeouts.body_s + self.body_bytes / timeouts.body_bytes_s:
+                self._time_out_body()
+        elif not self._pending and waited > timeouts.keep_alive_s:
             self.transport.close()
 
-    def _body_too_slow(self) -> None:
+    def _time_out_body(self) -> None:
         call = self._call
         if call is None or call.done:
             self.transport.abort()
@@ -432,8 +587,15 @@ class Connection(ReadingProtocol):
             call.settle(RequestTimeout("the body took too long to arrive", code="body-timeout", hint="send it faster"))
 
 
+def _without_upgrade(data: bytes) -> bytes:
+    """The same bytes with the upgrade header of their first head renamed. The parser would read the rest as another protocol, but
+    clients that offer an upgrade with every first request expect the offer to be ignored."""
+    end = data.find(b"\r\n\r\n")
+    return data if end < 0 else _UPGRADE.sub(b"\r\nx-offer:", data[:end]) + data[end:]
+
+
 async def sweep(connections: Callable[[], list[Connection]], every_s: float = 1.0) -> None:
-    """Close what has waited too long, until cancelled."""
+    """Close connections whose clients exceed a timeout, until cancelled."""
     while True:
         await asyncio.sleep(every_s)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the gateway tells about itself and its endpoints: the JSON documents behind the GET routes. Pure."""
+"""The JSON documents of the GET routes, about the gateway and its endpoints. Pure."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def endpoint(served: Endpoint) -> dict[str, Any]:
         "generation": served.entry.generation,
         "versions": [
             {
-                "version": f"{arm.model}:{arm.number}",
-                "digest": arm.version.digest,
-                "runtime": arm.version.runtime,
-                "weight": side.weight,
+                "version": f"{variant.model}:{variant.number}",
+                "digest": variant.version.digest,
+                "runtime": variant.version.runtime,
+                "weight": share.weight,
             }
-            for arm, side in zip(served.split.arms, served.entry.split, strict=True)
+            for variant, share in zip(served.split.variants, served.entry.split, strict=True)
         ],
         "inputs": document["inputs"],
         "outputs": document["outputs"],
     }
 
 
-def metadata(served: Endpoint, datatypes: Mapping[str, str], arm: Variant | None = None) -> dict[str, Any]:
-    """GET /v2/models/{endpoint}[/versions/{number}]. `datatypes` are of the inputs, by name."""
-    arms = served.split.arms if arm is None else (arm,)
+def metadata(served: Endpoint, datatypes: Mapping[str, str], variant: Variant | None = None) -> dict[str, Any]:
+    """GET /v2/models/{endpoint}[/versions/{number}]. `datatypes`: those of the inputs, by name."""
+    variants = served.split.variants if variant is None else (variant,)
     return {
         "name": served.name,
-        "versions": [str(each.number) for each in arms],
-        "platform": f"roadworthy_{arms[0].version.runtime}",
+        "versions": [str(each.number) for each in variants],
+        "platform": f"roadworthy_{variants[0].version.runtime}",
         "inputs": [{**_tensor(field), "datatype": datatypes[field.name]} for field in served.signature.inputs],
         "outputs": [_tensor(field) for field in served.signature.outputs],
     }

@@ -1,8 +1,8 @@
-"""Heads of predictions that were read before: who keeps a connection open sends the same bytes again and again.
+"""A cache of parsed heads of predictions: a client that keeps its connection open sends the same bytes again and again.
 
-Reading a head means the same whenever its bytes are the same, so that is done once: `connection.py` looks a head up here first,
-and the parser never sees a request that is found. Nothing is kept of what may change: keys, limits, and whether anybody is let in
-are judged anew for each request, and `routes.py` has everything forgotten when its table changes.
+Equal bytes have an equal meaning, so each head is parsed once. `connection.py` looks a head up here first, and a request that is
+found skips the parser. Nothing that may change is cached: keys, limits and admission are checked for every request, and
+`routes.py` clears the cache when its table changes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from roadworthy.gateway.http.predict import Predict
 
 MOST_HEADS = 1_024
-"""Each length of a body makes a head of its own, so that one client may need hundreds."""
+"""Each Content-Length makes another head, so that one client may need hundreds."""
 MOST_HEAD_BYTES = 4 << 10
 _MOST_MISSES = 32
 _LOOK_AGAIN = 64
@@ -24,11 +24,11 @@ _LARGE_BYTES = 32 << 10
 
 
 class CachedHead:
-    """One head of a request for a prediction, with a body of a fixed length.
+    """The parsed head of a prediction with a body of a fixed length.
 
     Attributes:
-        predict: what its path leads to. protocol: what reads the body.
-        headers: by name in lower case; not to be changed.
+        predict: the prediction that its path names. protocol: reads the body.
+        headers: by name in lower case; must not be changed.
         request_id: as the caller gave it, or None. length: of the body, bytes.
     """
 
@@ -50,7 +50,7 @@ class CachedHead:
 
 
 class HeadCache:
-    """All that a worker keeps. Event loop only."""
+    """The cached heads of a worker. Event loop only."""
 
     def __init__(self) -> None:
         self._heads: dict[bytes, CachedHead] = {}
@@ -59,20 +59,20 @@ class HeadCache:
     def __len__(self) -> int:
         return len(self._heads)
 
-    def put(self, head: bytes, known: CachedHead) -> None:
-        """Keep one more; when there are too many, begin again."""
+    def put(self, head: bytes, cached: CachedHead) -> None:
+        """Add a head; a full cache is cleared first."""
         if len(head) <= MOST_HEAD_BYTES:
             if len(self._heads) >= MOST_HEADS:
                 self._heads.clear()
-            self._heads[head] = known
+            self._heads[head] = cached
 
     def clear(self) -> None:
-        """Forget all: paths lead elsewhere now."""
+        """Remove all heads, because paths have another meaning now."""
         self._heads.clear()
 
 
-class Familiar:
-    """One connection's way to the heads that are known; it gives up where no head comes twice."""
+class HeadLookup:
+    """One connection's access to the cache. It backs off from a client that sends no head twice."""
 
     __slots__ = ("_heads", "_misses")
 
@@ -81,28 +81,28 @@ class Familiar:
         self._misses = 0
 
     def look_up(self, data: bytes) -> tuple[CachedHead, bytes] | None:
-        """The head that `data` begins with, and the body, when they are one whole request. A large body is a view that looks like
-        bytes to whoever says that views are enough."""
+        """The cached head that `data` begins with, and the body, if they are one whole request. A large body is a memoryview,
+        cast to bytes, where the protocol takes views."""
         misses = self._misses
         if misses > _MOST_MISSES and misses % _LOOK_AGAIN:
             self._misses = misses + 1
             return None
         end = data.find(_END) + 4
-        known = self._heads.get(data[:end])
-        if known is None:
+        cached = self._heads.get(data[:end])
+        if cached is None:
             self._misses = misses + 1
             return None
-        if len(data) - end != known.length:
+        if len(data) - end != cached.length:
             return None
         self._misses = 0
-        if known.length >= _LARGE_BYTES and known.protocol.takes_views and b"content-encoding" not in known.headers:
-            return known, cast(bytes, memoryview(data)[end:])
-        return known, data[end:]
+        if cached.length >= _LARGE_BYTES and cached.protocol.takes_views and b"content-encoding" not in cached.headers:
+            return cached, cast(bytes, memoryview(data)[end:])
+        return cached, data[end:]
 
-    def learn(self, data: bytes, known: CachedHead) -> None:
-        """Keep the head that `data`, one request that was read whole, begins with."""
+    def learn(self, data: bytes, cached: CachedHead) -> None:
+        """Cache the head of `data`, which is one whole request."""
         misses = self._misses
         if data.startswith(_POST) and (misses <= _MOST_MISSES or misses % _LOOK_AGAIN == 1):
             end = data.find(_END) + 4
-            if len(data) - end == known.length:
-                self._heads.put(data[:end], known)
+            if len(data) - end == cached.length:
+                self._heads.put(data[:end], cached)

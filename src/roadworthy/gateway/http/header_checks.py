@@ -1,4 +1,4 @@
-"""What holds for the head of every request, whatever its path: a host that we are known by, single headers, a request id."""
+"""Checks for the head of every request, whatever its path: a known host, no repeated headers, a safe request id."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SINGLE = (
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 _MOST_HOSTS = 256
-# Some servers and proxies take an underscore for a hyphen: two readings of where a body ends are how requests are smuggled.
+# Some servers and proxies read an underscore as a hyphen; requests are smuggled by two readings of where a body ends.
 MISREAD = frozenset({b"content_length", b"transfer_encoding"})
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 NOT_IN_TRAILERS = frozenset({*_SINGLE, b"connection", b"trailer", b"te", b"expect", b"cookie"})
@@ -49,7 +49,7 @@ class HeaderChecks:
     """Checks heads.
 
     Args:
-        allowed_hosts: names that the Host header may have, without port; "*" allows any.
+        allowed_hosts: names that the Host header may have, without a port; "*" allows any.
     """
 
     def __init__(self, allowed_hosts: Collection[str]) -> None:
@@ -58,7 +58,7 @@ class HeaderChecks:
         self._good_hosts: set[bytes | None] = set()
 
     def check(self, headers: HeaderList, unique: dict[bytes, bytes], *, any_host: bool = False) -> None:
-        """Judge the headers as sent, and the same by name; with `any_host` whatever host they name, or none.
+        """Check the headers, as sent and by name. With `any_host` the Host header is not checked.
 
         Raises:
             InvalidRequest: "duplicate-header", "invalid-host", "host-not-allowed".
@@ -69,11 +69,11 @@ class HeaderChecks:
             self._check_host(unique.get(b"host"))
 
     def check_target(self, url: bytes) -> None:
-        """Judge a target that is not a path: a whole address, as proxies send it, whose host counts as the Host header does.
+        """Check a target that is a whole URL, as clients send it to proxies. Its host is checked like the Host header.
 
         Raises:
-            Unreadable: it is no such address.
-            InvalidRequest: as `check`.
+            Unreadable: the target is no http or https URL with a host, or has user information.
+            InvalidRequest: see `check`.
         """
         try:
             parts = httptools.parse_url(url)
@@ -84,33 +84,33 @@ class HeaderChecks:
         self._check_host(parts.host if parts.port is None else b"%b:%d" % (parts.host, parts.port))
 
     def _check_host(self, host: bytes | None) -> None:
-        """Only names that this gateway is known by: a page of another site must not reach it through a name of its own."""
+        """Accept only names of this gateway: a page of another site must not reach it through that site's own name."""
         match = _HOST.fullmatch((host or b"").lower())
         if match is None:
-            raise InvalidRequest("the Host header is missing or no host", code="invalid-host")
+            raise InvalidRequest("the Host header is missing or is not a host name", code="invalid-host")
         if not self._any_host and match[1] not in self._allowed_hosts:
             raise InvalidRequest(
-                "this gateway is not known by that host name",
+                "the Host header names a host that this gateway does not accept",
                 code="host-not-allowed",
-                hint="call it by a name of its own, or add this one to the setting gateway.allowed_hosts, which is "
-                "ROADWORTHY_GATEWAY_ALLOWED_HOSTS in the environment",
+                hint="use one of the gateway's own names, or add this one to the setting gateway.allowed_hosts "
+                "(in the environment: ROADWORTHY_GATEWAY_ALLOWED_HOSTS)",
             )
         if len(self._good_hosts) < _MOST_HOSTS:
             self._good_hosts.add(host)
 
 
 def request_id(unique: dict[bytes, bytes], own: str) -> str:
-    """The caller's X-Request-Id when it is safe to repeat, else our own id."""
+    """The caller's X-Request-Id if it is safe to repeat, else `own`."""
     asked = unique.get(b"x-request-id")
     return own if asked is None or not _SAFE_ID.fullmatch(asked) else asked.decode("ascii")
 
 
 class Unreadable(Exception):
-    """A message that HTTP itself forbids, or that takes too long or too much: the connection ends with this reply.
+    """A message that is not valid HTTP, too long, or too slow. The connection closes with this reply.
 
     Attributes:
         status: of the reply.
-        error: what it says.
+        error: in the reply.
     """
 
     def __init__(self, status: int, error: InvalidRequest) -> None:
@@ -120,9 +120,9 @@ class Unreadable(Exception):
 
 
 def too_many_headers() -> Unreadable:
-    """More headers, or longer ones, than anybody needs."""
+    """The refusal of too many or too long headers."""
     error = InvalidRequest(
-        f"the request has more than {MOST_HEADERS} headers, or more than {MOST_HEADER_BYTES} bytes of them",
+        f"the request has more than {MOST_HEADERS} headers, or more than {MOST_HEADER_BYTES} bytes of headers",
         code="headers-too-large",
         hint="send fewer and shorter headers",
         facts={"max_headers": MOST_HEADERS, "max_header_bytes": MOST_HEADER_BYTES},
@@ -131,7 +131,7 @@ def too_many_headers() -> Unreadable:
 
 
 def too_long_url() -> Unreadable:
-    """A longer URL than any of ours."""
+    """The refusal of a URL longer than any of the gateway's."""
     error = InvalidRequest(
         f"the URL is longer than {MOST_URL_BYTES} bytes",
         code="url-too-long",
@@ -142,21 +142,21 @@ def too_long_url() -> Unreadable:
 
 
 def not_http() -> Unreadable:
-    """What the parser refuses, or what two readers could understand differently."""
+    """The refusal of a message that the parser rejects, or that two readers could understand differently."""
     error = InvalidRequest("this is not a valid HTTP request", code="malformed-http", hint="use an HTTP/1.1 client")
     return Unreadable(400, error)
 
 
 def other_version() -> Unreadable:
-    """Not HTTP/1.0 or HTTP/1.1."""
+    """The refusal of a version other than HTTP/1.0 or HTTP/1.1."""
     error = InvalidRequest(
-        "this version of HTTP is not spoken here", code="http-version", hint="use HTTP/1.1 without an upgrade"
+        "this version of HTTP is not supported", code="http-version", hint="use HTTP/1.1 without an upgrade"
     )
     return Unreadable(505, error)
 
 
 def too_slow() -> Unreadable:
-    """A head that does not arrive."""
+    """The refusal of a head that does not arrive in time."""
     error = RequestTimeout("the request took too long to arrive", hint="send it faster, or in smaller parts")
     return Unreadable(408, error)
 
@@ -165,7 +165,8 @@ def _refuse_duplicates(names: list[bytes]) -> None:
     for name in _SINGLE:
         if names.count(name) > 1:
             raise InvalidRequest(
-                "a header that may occur once was sent twice",
+                f"the header {name.decode('ascii')} was sent twice",
                 code="duplicate-header",
+                hint="send it once",
                 facts={"header": name.decode("ascii")},
             )

@@ -1,5 +1,5 @@
-"""Probes: whether the process lives, and whether it can answer for every endpoint that it serves. They need no key; the page that
-tells all details does."""
+"""Health routes. The probes report whether the process is alive and whether it can answer for every endpoint; they need no key.
+/healthz has all details and needs one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from roadworthy.serving.health.readiness import Readiness, Watch
 from roadworthy.serving.variant import Variant
 
 PROBES = frozenset({b"/livez", b"/readyz", b"/v2/health/live", b"/v2/health/ready"})
-"""Paths answered whatever the Host: who probes calls by the address of a machine or a container, which has no name here."""
+"""Paths that are answered for any Host header: probes call the address of a machine or a container."""
 _encode = msgspec.json.Encoder().encode
 
 
 def probe_routes(readiness: Callable[[], Readiness]) -> dict[bytes, Mapping[str, Handler]]:
-    """/livez and /readyz, and the same in the words of the Open Inference Protocol."""
+    """/livez and /readyz, and their equivalents in the Open Inference Protocol."""
 
     async def live(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
         return Reply(200, b'{"status":"alive"}')
@@ -46,7 +46,7 @@ def probe_routes(readiness: Callable[[], Readiness]) -> dict[bytes, Mapping[str,
 
 
 def health_document(readiness: Readiness, served: Collection[Endpoint], watch: Watch | None) -> dict[str, Any]:
-    """GET /healthz: the probe's answer and what is known of each version behind these endpoints, in this process."""
+    """GET /healthz: the readiness of this process, its resources, and the state of each version behind these endpoints."""
     document: dict[str, Any] = {"ready": readiness.ready, "reason": readiness.reason, "warnings": readiness.warnings}
     if watch is not None:
         reading = watch.pressure.reading
@@ -59,18 +59,18 @@ def health_document(readiness: Readiness, served: Collection[Endpoint], watch: W
         endpoint.name: {
             "ready": endpoint.name not in readiness.unhealthy,
             "generation": endpoint.entry.generation,
-            "versions": [_version(arm, checks) for arm in endpoint.split.arms],
+            "versions": [_version(variant, checks) for variant in endpoint.split.variants],
         }
         for endpoint in sorted(served, key=lambda endpoint: endpoint.name)
     }
     return document
 
 
-def _version(arm: Variant, checks: GoldenProbes | None) -> dict[str, Any]:
-    version = arm.version
+def _version(variant: Variant, checks: GoldenProbes | None) -> dict[str, Any]:
+    version = variant.version
     found = None if checks is None else checks.health(version.digest)
     return {
-        "version": f"{arm.model}:{arm.number}",
+        "version": f"{variant.model}:{variant.number}",
         "digest": version.digest,
         "runtime": version.runtime,
         "placement": version.placed.summary(),
@@ -80,7 +80,7 @@ def _version(arm: Variant, checks: GoldenProbes | None) -> dict[str, Any]:
 
 
 def _check(found: Health) -> dict[str, Any]:
-    """The reason of a failure is for the log: it may hold values of the model."""
+    """The result of a version's golden probes, without the reason of a failure, which may hold values of the model."""
     ago = None if found.checked is None else round(time.monotonic() - found.checked, 1)
     return {
         "health": found.fault or "ok",

@@ -1,4 +1,4 @@
-"""A request and a reply as the gateway sees them: `app.py` makes those of everything but predictions."""
+"""Requests and replies of the gateway's HTTP routes, and errors about bodies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 JSON_HEADER = (b"content-type", b"application/json")
 READ_OFF_BYTES = 256 << 10
-"""A refused request's body up to this length is read off, so that the connection can go on; a longer one is not worth it."""
+"""The body of a refused request is read up to this length, so that the connection stays open; before a longer one it closes."""
 
 
 class Request:
@@ -26,7 +26,7 @@ class Request:
         method: in capitals.
         path: raw bytes as sent, without the query.
         headers: names in lower case.
-        prediction_id: an id of our own. id: the caller's X-Request-Id, or the same.
+        prediction_id: the gateway's own id. id: the caller's X-Request-Id, or the same.
         started: monotonic clock, seconds.
     """
 
@@ -43,7 +43,7 @@ class Request:
 
     @property
     def leaves_much_unread(self) -> bool:
-        """Whether so much of the body may still be on its way that closing the connection is better than reading it off."""
+        """Whether so much of the body may follow that closing the connection is cheaper than reading it."""
         return much_to_come(self.headers)
 
 
@@ -51,13 +51,13 @@ def much_to_come(headers: Headers) -> bool:
     """Whether a body of unknown or great length may follow these headers."""
     length = headers.get(b"content-length")
     if b"expect" in headers:
-        return True  # nobody knows whether it follows at all
+        return True  # the client may not send it at all
     return b"transfer-encoding" in headers if length is None else int(length) > READ_OFF_BYTES
 
 
 class Reply(msgspec.Struct, eq=False):
-    """A whole answer. `headers` are those beside the content length and the request id; `head` is more of them, as lines ready
-    to be sent, each with its CR LF."""
+    """A whole answer. `headers` lacks the content length and the request id; `head` has more headers, as lines with their CR
+    LF."""
 
     status: int
     body: bytes
@@ -72,7 +72,7 @@ def check_body(headers: Headers, limit: int) -> None:
     """Refuse a body by its declared length, before any of it is read.
 
     Raises:
-        BodyTooLarge: longer than `limit` bytes.
+        BodyTooLarge: it is longer than `limit` bytes.
     """
     length = headers.get(b"content-length")
     if length is not None and int(length) > limit:
@@ -80,15 +80,20 @@ def check_body(headers: Headers, limit: int) -> None:
 
 
 def cut_short() -> MalformedBody:
-    """The error for a body whose connection ended first."""
-    return MalformedBody("the connection ended before the body did", code="body-cut-short")
+    """The error for a body whose connection closed first."""
+    return MalformedBody("the connection closed before the whole body had arrived", code="body-cut-short")
 
 
 def too_many_chunks() -> MalformedBody:
-    """The error for a body that comes in absurdly small pieces."""
-    return MalformedBody("the body came in too many small pieces", code="too-many-chunks", hint="send larger chunks")
+    """The error for a body that arrives in absurdly small chunks."""
+    return MalformedBody("the body arrived in too many small chunks", code="too-many-chunks", hint="send larger chunks")
 
 
 def not_ready(message: str, code: str) -> Unavailable:
-    """The error for what is not there yet."""
+    """The error for something that is still being loaded."""
     return Unavailable(message, code=code, hint="try again shortly", retry_after_s=1)
+
+
+def endpoint_not_ready() -> Unavailable:
+    """The error for an endpoint whose version is still being loaded, or has failed."""
+    return not_ready("this endpoint's version is not loaded here yet", "endpoint-not-ready")

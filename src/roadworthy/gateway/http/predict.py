@@ -1,5 +1,5 @@
-"""A prediction over HTTP, in order: `connection.py` calls `open` with each head and `run` when the body is there; what lies below
-settles the call, and it answers through its connection. What is the same for every edge is in `serving/pipeline.py`.
+"""A prediction over HTTP, step by step. `connection.py` calls `open` with the head and `run` with the body; the layers below
+settle the prediction, which answers through its connection. The steps that every edge shares are in `serving/pipeline.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from roadworthy.codecs.codec import BoundProtocol, Chooser, Decoded
 from roadworthy.codecs.compression import INLINE_BYTES, LEAST_ANSWER_BYTES, compress, decompress, is_compressed
-from roadworthy.codecs.reading.bounds import ReadApart
+from roadworthy.codecs.reading.bounds import NeedsReader
 from roadworthy.foundation.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -30,26 +30,26 @@ from roadworthy.serving.variant import Variant
 _MOST_COMPRESSED_BYTES = 4 << 20
 """Compressing takes the event loop's time: about 3 ms a megabyte."""
 TIMEOUT_HEADER = b"request-timeout-ms"
-"""A caller's own limit, in milliseconds; it may only shorten the endpoint's."""
+"""The caller's own timeout, in milliseconds; it can only shorten the endpoint's."""
 
-
-Aside = Callable[[PendingRequest, int, Work, Callable[[Decoded | Exception], None]], None]
-"""Has a request's work on a body of so many bytes done where it holds up nobody; its result goes to a function on the loop."""
+Offload = Callable[[PendingRequest, int, Work, Callable[[Decoded | Exception], None]], None]
+"""Runs work on a body off the event loop: request, size of the body in bytes, work, and the function on the loop that takes the
+result."""
 
 
 class Exchange(Protocol):
-    """The connection's side of a call."""
+    """The connection, as a prediction uses it."""
 
-    def answer(self, call: Call, reply: Reply) -> None:
-        """Send the reply when it is its turn."""
+    def answer(self, call: HttpPrediction, reply: Reply) -> None:
+        """Send the reply after those to earlier requests."""
         ...
 
 
-class Call(Prediction):
+class HttpPrediction(Prediction):
     """A prediction that came over HTTP.
 
     Attributes:
-        reply: set once there is one; the connection sends it when it is its turn. last: whether the connection ends with it.
+        reply: None until the prediction is answered. last: whether the connection closes after the reply.
     """
 
     __slots__ = (
@@ -83,34 +83,39 @@ class Call(Prediction):
         self.predict.finish(self, outcome)
 
     def drop(self) -> None:
-        """The caller is gone: give back what the request holds, and count it."""
+        """The caller is gone: release what the request holds, and count it."""
         if not self.done:
             self.done = True
             self.predict.abandon(self)
 
 
 class Predict(Pipeline):
-    """One endpoint in one protocol; `arm` is given where the path names the version.
+    """One endpoint in one protocol. `variant` is set where the path names the version.
 
     Attributes:
-        unchosen: stands for the protocol until the head was judged.
+        unchosen: the protocol named in records until the head has been checked.
         max_body_bytes: of the endpoint's policy.
     """
 
     def __init__(
-        self, endpoint: Endpoint, protocol: Chooser, instruments: Instruments, aside: Aside, arm: Variant | None = None
+        self,
+        endpoint: Endpoint,
+        protocol: Chooser,
+        instruments: Instruments,
+        offload: Offload,
+        variant: Variant | None = None,
     ) -> None:
-        super().__init__(endpoint, instruments, arm)
+        super().__init__(endpoint, instruments, variant)
         self._protocol = protocol
         self.unchosen = protocol.unchosen
-        self._aside = aside
+        self._offload = offload
         self.max_body_bytes = endpoint.entry.policy.max_body_bytes
 
-    def open(self, call: Call) -> None:
-        """Judge the request by its head alone, and settle it when it is refused: then its body need not come."""
+    def open(self, call: HttpPrediction) -> None:
+        """Check the request by its head alone. A refused request is settled before its body arrives."""
         headers = call.headers
         try:
-            self._let_in(call)
+            self._admit(call)
             call.protocol = self._protocol.choose(headers)
             if b"content-encoding" in headers:
                 is_compressed(headers[b"content-encoding"])
@@ -118,103 +123,105 @@ class Predict(Pipeline):
         except RoadworthyError as error:
             call.settle(error)
 
-    def reopen(self, call: Call, protocol: BoundProtocol) -> None:
-        """As `open`, for a head that was judged before: `protocol` was chosen by it. What does not depend on the head alone is
-        judged again."""
+    def reopen(self, call: HttpPrediction, protocol: BoundProtocol) -> None:
+        """The same as `open` for a cached head, by which `protocol` was chosen: only checks that depend on more than the head are
+        repeated."""
         call.protocol = protocol
         try:
-            self._let_in(call)
+            self._admit(call)
         except RoadworthyError as error:
             call.settle(error)
 
-    def _let_in(self, call: Call) -> None:
-        self.let_in(call)
+    def _admit(self, call: HttpPrediction) -> None:
+        self.admit(call)
         if TIMEOUT_HEADER in call.headers:
             call.deadline = min(call.deadline, call.started + _own_timeout_s(call.headers[TIMEOUT_HEADER]))
 
-    def run(self, call: Call, body: bytes) -> None:
-        """Take a place, decode, choose a version, hold it, and hand the rows on."""
+    def run(self, call: HttpPrediction, body: bytes) -> None:
+        """Take a place, decode the body, and forward the rows to a version."""
         if call.done:
             return
         try:
             self.enter(call)
             if len(body) > INLINE_BYTES and b"content-encoding" in call.headers:
-                self._aside(call, len(body), partial(self._tried, call, body), partial(self._decoded, call))
+                self._offload(
+                    call, len(body), partial(self._decompress_and_read, call, body), partial(self._decoded, call)
+                )
                 return
             try:
                 decoded = _decode(call, body, self.max_body_bytes)
-            except ReadApart:
-                self._aside(call, len(call.body), partial(self._read_apart, call), partial(self._decoded, call))
+            except NeedsReader:
+                self._offload(call, len(call.body), partial(self._read_in_process, call), partial(self._decoded, call))
             else:
                 call.decoded = decoded
-                self.hand_on(call, decoded.batch)
-        except Exception as error:  # noqa: BLE001 - the border of a prediction: any fault is this request's and nobody else's
-            call.settle(as_error(self.seen(call, error)))
+                self.forward(call, decoded.batch)
+        except Exception as error:  # noqa: BLE001 - the edge of a prediction: any fault ends this request alone
+            call.settle(as_error(self.noted(call, error)))
 
-    def _tried(self, call: Call, body: bytes, read: Read) -> Decoded | Exception:
-        """Open a compressed body on another thread, and read it if that is short."""
+    def _decompress_and_read(self, call: HttpPrediction, body: bytes, read: Read) -> Decoded | Exception:
+        """Decompress a body on another thread, and read it there if that is quick."""
         try:
             return _decode(call, body, self.max_body_bytes)
-        except ReadApart:
-            return self._read_apart(call, read)
-        except Exception as error:  # noqa: BLE001 - handed to the event loop, which answers it
+        except NeedsReader:
+            return self._read_in_process(call, read)
+        except Exception as error:  # noqa: BLE001 - returned to the event loop, which answers with it
             return error
 
-    def _read_apart(self, call: Call, read: Read) -> Decoded | Exception:
-        """On another thread, unless nobody waits any more."""
+    def _read_in_process(self, call: HttpPrediction, read: Read) -> Decoded | Exception:
+        """Have a reader process read the body; on another thread. Skipped when the request is already settled."""
         try:
             if call.done:
-                return DeadlineExceeded("nobody waits any more")
+                return DeadlineExceeded("the request was settled before its body was read")
             return read(self._protocol.spec, call.protocol, call.headers, call.body)
-        except Exception as error:  # noqa: BLE001 - handed to the event loop too
+        except Exception as error:  # noqa: BLE001 - returned to the event loop too
             return error
 
-    def _decoded(self, call: Call, result: Decoded | Exception) -> None:
-        """Go on where `run` stopped, unless nobody waits any more."""
+    def _decoded(self, call: HttpPrediction, result: Decoded | Exception) -> None:
+        """Continue where `run` stopped, unless the request is already settled."""
         if call.done:
             return
         if isinstance(result, Exception):
-            call.settle(as_error(self.seen(call, result)))
+            call.settle(as_error(self.noted(call, result)))
             return
         try:
             call.decoded = result
-            self.hand_on(call, result.batch)
+            self.forward(call, result.batch)
         except Exception as error:  # noqa: BLE001 - as in `run`
-            call.settle(as_error(self.seen(call, error)))
+            call.settle(as_error(self.noted(call, error)))
 
-    def finish(self, call: Call, outcome: Outcome) -> None:
-        """Encode the answer, or the error; count, record and send it. The only way out of a prediction that was opened."""
+    def finish(self, call: HttpPrediction, outcome: Outcome) -> None:
+        """Encode the answer or the error; count, record and send it. Every opened prediction ends here or in `abandon`."""
         if isinstance(outcome, Answer):
             try:
                 reply = self._encode(call, outcome)
             except Exception as error:  # noqa: BLE001 - as in `run`
-                reply = self._refuse(call, as_error(self.seen(call, error)))
+                reply = self._refuse(call, as_error(self.noted(call, error)))
         else:
             if isinstance(outcome, ModelFault):
-                self.seen(call, outcome)
+                self.noted(call, outcome)
             reply = self._refuse(call, outcome)
         let_go(outcome.instead_of if isinstance(outcome, Answer) else outcome)
         self._end(call, reply)
         call.exchange.answer(call, reply)
 
-    def abandon(self, call: Call) -> None:
-        """Nobody is there to be answered."""
+    def abandon(self, call: HttpPrediction) -> None:
+        """End a prediction whose caller is gone."""
         call.code = "client-gone"
         self._end(call, Reply(499, b""))
 
-    def _encode(self, call: Call, answer: Answer) -> Reply:
-        decoded, arm = call.decoded, call.arm
-        if decoded is None or arm is None:
-            raise ValueError("an answer to a request that nobody asked")
+    def _encode(self, call: HttpPrediction, answer: Answer) -> Reply:
+        decoded, variant = call.decoded, call.variant
+        if decoded is None or variant is None:
+            raise ValueError("an answer came for a request that was not submitted")
         if isinstance(answer.by, Variant):
-            arm = call.by = answer.by
-        encoded = call.protocol.encode(answer, decoded, arm.number)
+            variant = call.by = answer.by
+        encoded = call.protocol.encode(answer, decoded, variant.number)
         call.output_json_bytes, call.form = encoded.json_bytes, encoded.form
         call.source = answer.source
-        if answer.instead_of is not None:  # hidden from the caller, not from the log and the version's own counts
+        if answer.instead_of is not None:  # hidden from the caller, but not from the log and the version's counts
             call.failed = answer.instead_of.code
-            self.seen(call, answer.instead_of)
-        reply = Reply(200, encoded.body, encoded.headers, arm.head)
+            self.noted(call, answer.instead_of)
+        reply = Reply(200, encoded.body, encoded.headers, variant.head)
         if answer.notes:
             reply.headers = [*reply.headers, *answer.notes]
         if LEAST_ANSWER_BYTES <= len(encoded.body) <= _MOST_COMPRESSED_BYTES:
@@ -225,14 +232,14 @@ class Predict(Pipeline):
             reply.headers = [*reply.headers, (b"roadworthy-ignored-columns", b"%d" % decoded.ignored)]
         return reply
 
-    def _refuse(self, call: Call, error: RoadworthyError) -> Reply:
+    def _refuse(self, call: HttpPrediction, error: RoadworthyError) -> Reply:
         call.code = error.code
         reply = problem(error, call.id)
-        if call.arm is not None:
-            reply.head = call.arm.head
+        if call.variant is not None:
+            reply.head = call.variant.head
         return reply
 
-    def _end(self, call: Call, reply: Reply) -> None:
+    def _end(self, call: HttpPrediction, reply: Reply) -> None:
         decoded = call.decoded
         rows, json_bytes = (0, -1) if decoded is None else (decoded.batch.rows, decoded.json_bytes)
         answered = reply.body if call.outputs is None else call.outputs
@@ -240,7 +247,7 @@ class Predict(Pipeline):
         self.close(call, reply.status, content)
 
 
-def _decode(call: Call, body: bytes, limit: int) -> Decoded:
+def _decode(call: HttpPrediction, body: bytes, limit: int) -> Decoded:
     encodings = call.headers.get(b"content-encoding")
     if encodings is not None:
         body = decompress(body, encodings, limit)
@@ -251,13 +258,13 @@ def _decode(call: Call, body: bytes, limit: int) -> Decoded:
 def _own_timeout_s(text: bytes) -> float:
     if not text.isdigit() or len(text) > 9 or int(text) == 0:
         raise InvalidRequest(
-            "the Request-Timeout-Ms header is not a number of milliseconds",
+            "the Request-Timeout-Ms header must be a whole number of milliseconds, 1 to 999999999",
             code="invalid-timeout",
-            hint="send a whole number from 1 on",
+            hint="send for example Request-Timeout-Ms: 500",
         )
     return int(text) / 1_000
 
 
 def stopping() -> Unavailable:
-    """The error of requests that are still open when a worker has to end."""
+    """The error for requests that are still open when a worker must stop."""
     return Unavailable("this gateway is stopping", code="stopping", hint="try again", retry_after_s=1)

@@ -1,4 +1,4 @@
-"""The one place where an error becomes a reply: status by class, one JSON form, nothing that a caller must not see."""
+"""The one place where an error becomes a reply: status by class, one JSON form, and nothing that callers must not see."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _UNFORESEEN = RoadworthyError(
 
 
 def as_error(error: Exception) -> RoadworthyError:
-    """The error that may be shown for any exception."""
+    """The error to show for any exception: itself, or "internal" for an unexpected one."""
     return error if isinstance(error, RoadworthyError) else _UNFORESEEN
 
 
 def status_of(error: RoadworthyError) -> int:
-    """The HTTP status of an error: that of its nearest class above."""
+    """The HTTP status of an error, by its nearest listed class."""
     return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
 
 
@@ -67,9 +67,9 @@ def problem(error: RoadworthyError, request_id: str) -> Reply:
 
 
 def method_not_allowed(allowed: list[str], request_id: str) -> Reply:
-    """405 for a path that exists."""
+    """The 405 reply for a path that exists."""
     names = ", ".join(allowed)
-    error = InvalidRequest("this path does not take that method", code="method-not-allowed", hint=f"use {names}")
+    error = InvalidRequest("this path does not accept that method", code="method-not-allowed", hint=f"use {names}")
     reply = problem(error, request_id)
     reply.status = 405
     reply.headers.append((b"allow", names.encode("ascii")))

@@ -1,7 +1,7 @@
-"""Every path that the gateway answers: raw path to method to handler. `serving.py` has the table rebuilt at each change.
+"""Every route of the gateway: handlers by raw path and method. The table is rebuilt when the served endpoints change.
 
-Paths are compared as bytes, undecoded: what is not literally in the table does not exist. Only the colon of `:predict` may be
-sent as %3A. All but the probes need a key.
+Paths are compared as undecoded bytes: a path that is not literally in the table does not exist. Only the colon of `:predict` may
+be sent as %3A. All routes except the probes need a key.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from roadworthy.foundation.errors import NotFound, RoadworthyError
 from roadworthy.gateway.http import describe
 from roadworthy.gateway.http.head_cache import HeadCache
 from roadworthy.gateway.http.health import health_document, probe_routes
-from roadworthy.gateway.http.messages import Handler, Receive, Reply, Request, not_ready
-from roadworthy.gateway.http.predict import Aside, Predict
+from roadworthy.gateway.http.messages import Handler, Receive, Reply, Request, endpoint_not_ready, not_ready
+from roadworthy.gateway.http.predict import Offload, Predict
 from roadworthy.gateway.http.wire import lines
 from roadworthy.runtime.manager import Version
 from roadworthy.serving.admission import Admission, Keys
@@ -34,33 +34,33 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Routing:
-    """Builds tables and says what a path outside of them deserves.
+    """Builds the table of routes, and the error for a path outside of it.
 
     Args:
-        instruments, aside: handed to every prediction.
+        instruments, offload: passed to every prediction.
         readiness: for the probes.
 
     Attributes:
-        table: what the application answers.
-        predictions: what connections answer themselves, by raw path. known: heads that led to them.
-        watch: what is watched while this process serves, for the page of details; None until there is something.
+        table: routes that the application answers.
+        predictions: by raw path; connections answer these themselves. head_cache: parsed heads of predictions.
+        watch: the health of this process, for /healthz; None until the worker has set it.
     """
 
-    def __init__(self, instruments: Instruments, aside: Aside, readiness: Callable[[], Readiness]) -> None:
+    def __init__(self, instruments: Instruments, offload: Offload, readiness: Callable[[], Readiness]) -> None:
         self._instruments = instruments
-        self._aside = aside
+        self._offload = offload
         self._readiness = readiness
         self._probes = probe_routes(readiness)
         self._keys: Keys | None = None
         self.table: Table = dict(self._probes)
         self.predictions: dict[bytes, Predict] = {}
-        self.known = HeadCache()
+        self.head_cache = HeadCache()
         self.watch: Watch | None = None
         self._served: Mapping[str, Endpoint] = {}
         self._codecs: dict[str, tuple[Endpoint, Codecs]] = {}
 
     def find(self, url: bytes) -> Predict | None:
-        """The prediction that answers a POST to this target, given as sent."""
+        """The prediction that answers a POST to this raw target; None for other targets."""
         found = self.predictions.get(url)
         if found is None and not url.startswith(b"/v"):
             with contextlib.suppress(httptools.HttpParserInvalidURLError):
@@ -70,7 +70,7 @@ class Routing:
         return found
 
     def head(self, label: str, version: Version) -> bytes:
-        """The lines of a reply that tell which version answered."""
+        """The header lines that name the version in its replies."""
         return lines(
             [
                 (b"roadworthy-version", label.encode()),
@@ -80,12 +80,12 @@ class Routing:
         )
 
     def serve(self, keys: Keys, served: Mapping[str, Endpoint], waiting: Mapping[str, Admission]) -> None:
-        """Take `served` endpoints, and those `waiting` for their versions, into a new table."""
+        """Build a new table of `served` endpoints and those `waiting` for their versions."""
         self._keys, self._served = keys, served
         self._codecs = {name: (endpoint, self._codecs_of(endpoint)) for name, endpoint in served.items()}
         table: Table = dict(self._probes)
         table[b"/v1/models"] = table[b"/v2/models"] = self._list(keys, served)
-        table[b"/v2"] = _reading(lambda request: keys.identify(request.headers), describe.server)
+        table[b"/v2"] = _document_route(lambda request: keys.identify(request.headers), describe.server)
         table[b"/healthz"] = self._health(keys)
         for name, admission in waiting.items():
             table.update(_waiting_routes(name, admission))
@@ -95,12 +95,12 @@ class Routing:
             predictions.update(self._predictions(endpoint))
         table.update({path: {} for path in predictions})
         self.table, self.predictions = table, predictions
-        self.known.clear()
+        self.head_cache.clear()
 
     def unknown(self, request: Request) -> RoadworthyError:
-        """What to answer for a path that is not in the table; a caller without a key learns nothing else."""
+        """The error for a path that is not in the table. A caller without a key only learns that it needs one."""
         if self._keys is None:
-            return not_ready("this gateway has not got anything to serve yet", "not-ready")
+            return not_ready("this gateway has no endpoints to serve yet", "not-ready")
         try:
             self._keys.identify(request.headers)
         except RoadworthyError as error:
@@ -113,9 +113,9 @@ class Routing:
             )
         if request.path.startswith((b"/v1/models/", b"/v2/models/")):
             return NotFound(
-                "there is no such endpoint here", code="unknown-endpoint", hint="GET /v1/models lists the endpoints"
+                "no such endpoint on this gateway", code="unknown-endpoint", hint="GET /v1/models lists the endpoints"
             )
-        return NotFound("there is no such path", code="unknown-path", hint="POST to /v1/models/{endpoint}:predict")
+        return NotFound("no such path", code="unknown-path", hint="POST to /v1/models/{endpoint}:predict")
 
     def _list(self, keys: Keys, served: Mapping[str, Endpoint]) -> Mapping[str, Handler]:
         async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
@@ -130,13 +130,20 @@ class Routing:
         table: Table = {b"/v1/models/" + name: _about(endpoint, lambda: describe.endpoint(endpoint))}
         ready = self._ready(endpoint)
         table.update(self._v2_routes(endpoint, b"/v2/models/" + name, None, ready))
-        for arm in endpoint.split.arms:
-            table.update(self._v2_routes(endpoint, b"/v2/models/%b/versions/%d" % (name, arm.number), arm, ready))
+        for variant in endpoint.split.variants:
+            table.update(
+                self._v2_routes(endpoint, b"/v2/models/%b/versions/%d" % (name, variant.number), variant, ready)
+            )
         return table
 
-    def _v2_routes(self, endpoint: Endpoint, path: bytes, arm: Variant | None, ready: Mapping[str, Handler]) -> Table:
+    def _v2_routes(
+        self, endpoint: Endpoint, path: bytes, variant: Variant | None, ready: Mapping[str, Handler]
+    ) -> Table:
         datatypes = self._codecs[endpoint.name][1].open_inference.datatypes
-        return {path: _about(endpoint, lambda: describe.metadata(endpoint, datatypes, arm)), path + b"/ready": ready}
+        return {
+            path: _about(endpoint, lambda: describe.metadata(endpoint, datatypes, variant)),
+            path + b"/ready": ready,
+        }
 
     def _health(self, keys: Keys) -> Mapping[str, Handler]:
         async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
@@ -148,7 +155,7 @@ class Routing:
         return {"GET": answer}
 
     def _codecs_of(self, endpoint: Endpoint) -> Codecs:
-        """Those that it had before, if it is the same endpoint: they hold tables that took time to make."""
+        """The endpoint's codecs, reused if the endpoint is unchanged: they hold tables that take time to build."""
         before, codecs = self._codecs.get(endpoint.name, (None, None))
         if before is endpoint and codecs is not None:
             return codecs
@@ -165,20 +172,24 @@ class Routing:
     def _predictions(self, endpoint: Endpoint) -> dict[bytes, Predict]:
         name = endpoint.name.encode("ascii")
         _, codecs = self._codecs[endpoint.name]
-        predict = Predict(endpoint, codecs.formats, self._instruments, self._aside)
+        predict = Predict(endpoint, codecs.formats, self._instruments, self._offload)
         found = {b"/v1/models/%b%bpredict" % (name, colon): predict for colon in _COLONS}
-        found[b"/v2/models/%b/infer" % name] = Predict(endpoint, codecs.open_inference, self._instruments, self._aside)
-        for arm in endpoint.split.arms:
-            path = b"/v2/models/%b/versions/%d/infer" % (name, arm.number)
-            found[path] = Predict(endpoint, codecs.open_inference, self._instruments, self._aside, arm)
+        found[b"/v2/models/%b/infer" % name] = Predict(
+            endpoint, codecs.open_inference, self._instruments, self._offload
+        )
+        for variant in endpoint.split.variants:
+            path = b"/v2/models/%b/versions/%d/infer" % (name, variant.number)
+            found[path] = Predict(endpoint, codecs.open_inference, self._instruments, self._offload, variant)
         return found
 
 
 def _about(endpoint: Endpoint, document: Callable[[], dict[str, Any]]) -> Mapping[str, Handler]:
-    return _reading(lambda request: endpoint.admission.identify(request.headers), document)
+    return _document_route(lambda request: endpoint.admission.identify(request.headers), document)
 
 
-def _reading(check: Callable[[Request], object], document: Callable[[], dict[str, Any]]) -> Mapping[str, Handler]:
+def _document_route(
+    check: Callable[[Request], object], document: Callable[[], dict[str, Any]]
+) -> Mapping[str, Handler]:
     async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
         check(request)
         return Reply(200, _encode(document()))
@@ -187,11 +198,11 @@ def _reading(check: Callable[[Request], object], document: Callable[[], dict[str
 
 
 def _waiting_routes(name: str, admission: Admission) -> Table:
-    """The endpoint is known, its versions are still being loaded or have failed here."""
+    """Routes of an endpoint whose versions are still being loaded, or have failed here."""
 
     async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
         admission.identify(request.headers)
-        raise not_ready("this endpoint's version is not loaded here yet", "endpoint-not-ready")
+        raise endpoint_not_ready()
 
     path = name.encode("ascii")
     posts = [b"/v1/models/%b%bpredict" % (path, colon) for colon in _COLONS]

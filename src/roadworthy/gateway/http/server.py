@@ -1,4 +1,4 @@
-"""uvicorn's server as a worker runs it: told when to stop by the worker, and gentle then. `connection.py` has its connections."""
+"""uvicorn's server as a worker runs it: the worker starts and stops accepting, and stopping drains."""
 
 from __future__ import annotations
 
@@ -12,37 +12,39 @@ from typing import Any, cast
 
 import uvicorn
 
-from roadworthy.gateway.accepting import Guarded
+from roadworthy.gateway.accepting import GuardedServer
 from roadworthy.gateway.http.app import App
-from roadworthy.gateway.http.connection import Connection, Front
+from roadworthy.gateway.http.connection import Connection, ConnectionContext
 from roadworthy.gateway.http.predict import stopping
 
 LINGER_S = 1.0
-"""How long connections on which nothing is asked are kept at the end, for one more request that is then told to be the last."""
+"""How long idle connections are kept while draining: a request that still arrives is answered with `Connection: close`."""
 _LOOK_AGAIN_S = 0.02
 
 
 class Server(uvicorn.Server):
-    """Accepts connections while it is told to (`accept`), until `should_exit`, then drains: for `drain_delay_s` everything goes
-    on as before, so that load balancers notice by the probe; then no connection is accepted, each answer ends its connection,
-    and connections without a question are closed after a moment.
+    """Accepts connections as `accept` says, until `should_exit`; then it drains. For `drain_delay_s` nothing changes, so that
+    load balancers notice the failing probe. Then it accepts no connection, each answer closes its connection, and idle
+    connections are closed after a moment.
 
     Args:
-        app: for everything but predictions.
-        front: what the connections share.
+        app: answers everything but predictions.
+        context: what the connections share.
         drain_delay_s: see above.
-        grace_s: how long open requests may then still take.
+        grace_s: how long open requests may take after that.
         access_log: whether the application's requests are logged.
 
     Attributes:
-        given_up: requests that were answered "stopping" because they took longer than the grace.
+        given_up: requests that were answered "stopping" because they exceeded `grace_s`.
     """
 
-    def __init__(self, app: App, front: Front, *, drain_delay_s: float, grace_s: float, access_log: bool) -> None:
+    def __init__(
+        self, app: App, context: ConnectionContext, *, drain_delay_s: float, grace_s: float, access_log: bool
+    ) -> None:
         config = uvicorn.Config(
             app,
             loop="none",
-            http=cast(Any, partial(Connection, front)),
+            http=cast(Any, partial(Connection, context)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -52,23 +54,23 @@ class Server(uvicorn.Server):
             proxy_headers=False,
         )
         super().__init__(config)
-        self._front = front
+        self._context = context
         self._drain_delay_s = drain_delay_s
         self._grace_s = grace_s
-        self._asks = False
+        self._guarded = False
         self.given_up = 0
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The worker has handlers of its own."""
+        """Install no signal handlers: the worker has its own."""
         yield
 
     def connections(self) -> list[Connection]:
-        """Those of now."""
+        """The open connections."""
         return [connection for connection in self.server_state.connections if isinstance(connection, Connection)]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's
-        """Prepare to accept connections; `accept` begins and stops it."""
+        """Prepare to accept connections; `accept` starts and stops accepting."""
         self.servers = []
         self.started = True
 
@@ -78,32 +80,33 @@ class Server(uvicorn.Server):
         return self.started and any(server.is_serving() for server in self.servers)
 
     async def accept(self, listener: socket.socket, *, wanted: bool, may: Callable[[], bool] | None = None) -> None:
-        """Begin or stop accepting connections from a socket that other processes share; open connections stay open.
+        """Start or stop accepting connections from a socket that other processes share. Open connections stay open.
 
-        When the process has no free descriptor, it does not begin; call again.
+        Without a free descriptor it does not start; call again.
 
         Args:
-            wanted: whether to accept. may: asked before each connection; None accepts all, which is faster.
+            listener: the shared socket.
+            wanted: whether to accept. may: called before each connection; None accepts all, which is faster.
         """
-        if not self.started or self.should_exit or (wanted == self.accepting and (may is not None) == self._asks):
+        if not self.started or self.should_exit or (wanted == self.accepting and (may is not None) == self._guarded):
             return
         for server in self.servers:
             server.close()
-        self.servers, self._asks = [], may is not None
+        self.servers, self._guarded = [], may is not None
         if wanted:
             with contextlib.suppress(OSError):
                 if may is None:
                     await super().startup(sockets=[listener.dup()])
                 else:
-                    self.servers = [cast(Any, Guarded(listener.dup(), self._connection, may))]
+                    self.servers = [cast(Any, GuardedServer(listener.dup(), self._connection, may))]
 
     def _connection(self) -> asyncio.Protocol:
         return self.config.http_protocol_class(config=self.config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]  # as uvicorn calls it
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain; at the end of the grace, or when forced, what is still open is answered that it was not done."""
+        """Drain. After the grace, or when forced, open requests are answered with the error "stopping"."""
         await self._until(lambda: False, self._drain_delay_s)
-        self._front.closing = True
+        self._context.closing = True
         for server in self.servers:
             server.close()
         for listener in sockets or ():
@@ -120,7 +123,7 @@ class Server(uvicorn.Server):
         for task in self.server_state.tasks:
             task.cancel()
 
-    async def _until(self, done: Callable[[], bool], most_s: float) -> None:
-        end = time.monotonic() + most_s
+    async def _until(self, done: Callable[[], bool], limit_s: float) -> None:
+        end = time.monotonic() + limit_s
         while not done() and time.monotonic() < end and not self.force_exit:  # noqa: ASYNC110 - as uvicorn waits
             await asyncio.sleep(_LOOK_AGAIN_S)

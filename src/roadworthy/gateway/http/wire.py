@@ -1,4 +1,4 @@
-"""A reply as the bytes of an HTTP/1.1 response, in one piece."""
+"""Writes a reply as the bytes of an HTTP/1.1 response, in one piece."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from roadworthy.gateway.http.messages import Reply
 
 
 class Answered(Protocol):
-    """A request as its reply names it. `admitted`: whether it became a prediction, with an id of that."""
+    """A request, as its reply names it. `admitted`: whether it became a prediction, so that the reply has a prediction id."""
 
     id: str
     prediction_id: str
@@ -23,7 +23,7 @@ _begun: tuple[HeaderList | None, bytes, HeaderList | None, bytes] = (None, b"", 
 
 
 def lines(headers: HeaderList | tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """Headers as lines, each with its CR LF."""
+    """The headers as lines, each with its CR LF."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
@@ -31,11 +31,12 @@ def respond(call: Answered, reply: Reply, default: HeaderList, *, close: bool) -
     """The whole response.
 
     Args:
-        call: whose it is.
-        default: uvicorn's headers for every response, the date.
-        close: whether the connection ends with it.
+        call: the request that it answers.
+        reply: the answer.
+        default: uvicorn's headers for every response, which have the date.
+        close: whether the connection closes after it.
     """
-    # The same objects come again and again: a version's head, headers of a protocol, the date of a second.
+    # The same objects recur: a version's head, a protocol's headers, the date within one second.
     global _begun  # noqa: PLW0603 - one for the process
     dated, head, headers, begin = _begun
     if default is not dated or reply.head is not head or reply.headers is not headers or reply.status != _OK:

@@ -1,1 +1,1 @@
-"""Reading processes: bodies whose reading a worker's event loop would feel are read in a process of their own."""
+"""Reader processes: they read bodies that would hold a worker's event loop for too long."""

@@ -1,7 +1,7 @@
-"""A reading process: `python -m roadworthy.gateway.readers`, started by a worker, with a socket as its standard input.
+"""A reader process, `python -m roadworthy.gateway.readers`. A worker starts it with a socket as its standard input.
 
-It reads one body at a time and knows nothing but the body, the endpoint's signature and the limits of its policy. It ends when
-the worker is gone.
+It reads one body at a time and has nothing but the body, the endpoint's signature and the limits of its policy. It ends when the
+worker is gone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from roadworthy.schema.signature import Signature
 
 _PR_SET_PDEATHSIG = 1
 _NICE = 5
-"""Whoever sends large bodies waits, not everybody else: on a busy machine the workers come first."""
+"""On a busy machine the workers come first, so that a large body delays only its own sender."""
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the worker ends this one
     os.nice(_NICE)
     if sys.platform.startswith("linux"):
-        # When the worker is killed while this process is stopped, or far away in a library, nobody else would end it.
+        # Ends this process even when the worker is killed while this process is stopped or busy in a library.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with socket.socket(fileno=os.dup(0)) as end:
         while (message := jobs.receive(end)) is not None:
@@ -49,7 +49,7 @@ def _answer(message: tuple[bytes, mmap.mmap, int]) -> tuple[jobs.Result, list[by
         return jobs.write_result(protocol, protocol.decode(headers, body), bounds)
     except RoadworthyError as error:
         return jobs.write_refusal(error), []
-    except Exception as error:  # noqa: BLE001 - the worker logs it and answers; the next body is not to blame
+    except Exception as error:  # noqa: BLE001 - the worker logs it and answers; the next body must still be read
         return jobs.Result(fault=type(error).__name__), []
 
 

@@ -1,8 +1,9 @@
-"""What a worker and a reading process say to each other. `pool.py` is the one end, `__main__.py` the other.
+"""The messages between a worker (`pool.py`) and a reader process (`__main__.py`).
 
-A message is one byte on a Unix socket, with the descriptor of an anonymous file: a head in JSON and the bytes that it tells of.
-The file is sealed before it is sent, so that nobody can shrink it under who reads it. Nothing is pickled, and the worker checks
-what it reads: should a body take a reading process over, what that process sends is a batch of the endpoint's layout or nothing.
+A message is one byte on a Unix socket, with the descriptor of an anonymous file: a head in JSON, followed by the bytes that it
+describes. The file is sealed before it is sent, so that it cannot shrink while the other process reads it. Nothing is pickled,
+and the worker validates each message: even if a body took over a reader process, the worker would accept only a batch of the
+endpoint's layout.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Signature
 
 _READ_HEADERS = (b"content-type", b"accept", HEAD_LENGTH)
-"""What protocols read of a request's head. Nothing else of it, no key above all, leaves the worker."""
+"""The headers that protocols read. No other header leaves the worker, above all no API key."""
 _MOST_BYTES = 1 << 42
 _PART_OBJECTS = 16_000
-"""Texts and nested values in one part of a batch: making them holds the interpreter for about a millisecond."""
+"""Texts and nested values in one part of a batch; building them holds the interpreter for about a millisecond."""
 _MOST_ROW_OBJECTS, _LEAST_NESTED_BYTES = 256_000, 4
-"""No part is smaller than a row. Nested values are counted by the length of their JSON."""
+"""Bound for one row, the smallest part. Nested values are counted by the length of their JSON."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE if sys.platform.startswith("linux") else 0
 _LENGTH = struct.Struct("<Q")
 _ERRORS = {
@@ -56,7 +57,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Spec(msgspec.Struct):
-    """`Chooser.spec`, read."""
+    """`Chooser.spec`, decoded."""
 
     kind: str
     signature: dict[str, Any]
@@ -69,14 +70,14 @@ class Spec(msgspec.Struct):
 
 
 class Job(msgspec.Struct):
-    """The head of a body that is to be read; `spec_bytes` of the spec and then the body follow it."""
+    """The head of a body to read; `spec_bytes` of the spec and then the body follow it."""
 
     headers: dict[str, str]
     spec_bytes: int
 
 
 class Refusal(msgspec.Struct):
-    """An error of the body's."""
+    """An error of the body."""
 
     kind: str
     message: str
@@ -86,12 +87,12 @@ class Refusal(msgspec.Struct):
 
 
 class Result(msgspec.Struct):
-    """The head of an answer, which the parts of the batch follow.
+    """The head of an answer; the parts of the batch follow it.
 
     Attributes:
-        parts: rows and bytes of each.
-        refusal: why there is no batch. fault: the name of an exception that nobody foresaw.
-        ignored, json_bytes, note: of Decoded and of the protocol.
+        parts: rows and bytes of each part.
+        refusal: why there is no batch. fault: the class of an unexpected exception.
+        ignored, json_bytes: see `Decoded`. note: see `BoundProtocol.note`.
     """
 
     parts: list[tuple[int, int]] = []
@@ -110,11 +111,11 @@ def send(end: socket.socket, head: Any, parts: Sequence[bytes | memoryview]) -> 
     """Send one message.
 
     Raises:
-        OSError: the other end is gone, or there is no memory for it.
+        OSError: the other process is gone, or there is no memory for the message.
     """
     with _anonymous_file() as descriptor:
-        told = _encode(head)
-        for part in (_LENGTH.pack(len(told)), told, *parts):
+        encoded = _encode(head)
+        for part in (_LENGTH.pack(len(encoded)), encoded, *parts):
             rest = memoryview(part)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
@@ -123,73 +124,75 @@ def send(end: socket.socket, head: Any, parts: Sequence[bytes | memoryview]) -> 
 
 
 def receive(end: socket.socket) -> tuple[bytes, mmap.mmap, int] | None:
-    """The next message: its head, the whole of it, and where what follows the head begins; None when the other end is gone.
+    """The next message: its head, the whole message, and the offset of what follows the head. None when the other process is
+    gone.
 
     Raises:
-        OSError: nothing came in time, or the other end is gone.
-        ValueError: it is no message.
+        OSError: no message came in time, or the other process is gone.
+        ValueError: it is not a valid message.
     """
     data, descriptors, _, _ = socket.recv_fds(end, 1, 1)
     if not data:
         return None
     if not descriptors:
-        raise ValueError("a message without its file")
+        raise ValueError("the message has no file")
     try:
         size = os.fstat(descriptors[0]).st_size
         if not _LENGTH.size <= size <= _MOST_BYTES or not _is_sealed(descriptors[0]):
-            raise ValueError("a file that is none of ours")
+            raise ValueError("the file of the message has an invalid size or is not sealed")
         whole = mmap.mmap(descriptors[0], size, access=mmap.ACCESS_READ)
     finally:
         os.close(descriptors[0])
     begin = _LENGTH.size + _LENGTH.unpack_from(whole)[0]
     if begin > size:
-        raise ValueError("a message that is cut short")
+        raise ValueError("the message is cut short")
     return whole[_LENGTH.size : begin], whole, begin
 
 
 def write_job(spec: bytes, headers: Headers, body: bytes) -> tuple[Job, list[bytes]]:
-    """The message that has a body read."""
-    told = {name.decode(): headers[name].decode("latin-1") for name in _READ_HEADERS if name in headers}
-    return Job(told, len(spec)), [spec, body]
+    """The message that asks for a body to be read."""
+    sent = {name.decode(): headers[name].decode("latin-1") for name in _READ_HEADERS if name in headers}
+    return Job(sent, len(spec)), [spec, body]
 
 
 def read_job(head: bytes, whole: mmap.mmap, begin: int) -> tuple[bytes, dict[bytes, bytes], bytes]:
-    """Spec, headers and body."""
+    """The spec, headers and body of a job."""
     job = _jobs.decode(head)
     headers = {name.encode(): value.encode("latin-1") for name, value in job.headers.items()}
     return whole[begin : begin + job.spec_bytes], headers, whole[begin + job.spec_bytes :]
 
 
 def write_result(protocol: BoundProtocol, decoded: Decoded, bounds: Bounds) -> tuple[Result, list[bytes]]:
-    """The message that tells of rows.
+    """The message with the rows of a body.
 
     Raises:
-        BodyTooLarge: one row of it is so large that nobody could take it without being held up.
+        BodyTooLarge: "too-many-values": one row is so large that the event loop would take too long over it.
     """
     parts = [(part.rows, encode_batch(part)) for part in _parts(decoded.batch, bounds)]
     note = protocol.note(decoded).decode()
-    told = [(rows, len(data)) for rows, data in parts]
-    return Result(told, ignored=decoded.ignored, json_bytes=decoded.json_bytes, note=note), [data for _, data in parts]
+    sizes = [(rows, len(data)) for rows, data in parts]
+    return Result(sizes, ignored=decoded.ignored, json_bytes=decoded.json_bytes, note=note), [data for _, data in parts]
 
 
 def write_refusal(error: RoadworthyError) -> Result:
-    """The message that tells of an error."""
+    """The message with an error of the body."""
     kind = next((name for name, kind in _ERRORS.items() if type(error) is kind), InvalidRequest.__name__)
     return Result(refusal=Refusal(kind, error.message, error.code, error.hint, dict(error.facts)))
 
 
 def read_result(protocol: BoundProtocol, headers: Headers, message: tuple[bytes, mmap.mmap, int]) -> Decoded:
-    """The rows that a message tells of.
+    """The rows in a message.
 
     Raises:
-        InvalidRequest: the error that it tells of.
-        ValueError: it cannot be read.
+        InvalidRequest: the error in the message.
+        RuntimeError: the reader process met an unexpected exception.
+        ValueError: the message cannot be read.
     """
     head, whole, place = message
     result = _results.decode(head)
     if result.refusal is not None:
-        told = result.refusal
-        raise _ERRORS[told.kind](told.message, code=told.code, hint=told.hint, facts=told.facts)
+        refusal = result.refusal
+        raise _ERRORS[refusal.kind](refusal.message, code=refusal.code, hint=refusal.hint, facts=refusal.facts)
     if result.fault is not None or not result.parts:
         raise RuntimeError(f"reading a body failed: {result.fault}")
     batches = []
@@ -204,7 +207,7 @@ def read_result(protocol: BoundProtocol, headers: Headers, message: tuple[bytes,
 
 
 def _parts(batch: Batch, bounds: Bounds) -> list[Batch]:
-    """The batch in pieces that take about a millisecond each to make again; in one where there are only numbers in it."""
+    """The batch in parts that take about a millisecond each to rebuild; a batch of numbers alone is one part."""
     objects = np.zeros(batch.rows)
     for form, block in zip(batch.layout.blocks, batch.blocks, strict=True):
         if form.dtype is DType.JSON:
@@ -238,5 +241,5 @@ def _seal(descriptor: int) -> None:
 
 
 def _is_sealed(descriptor: int) -> bool:
-    """Whether nobody can shrink the file or write into it; where a system has no seals, the other end is believed."""
+    """Whether the file can neither shrink nor be written to. Where the system has no seals, the other process is trusted."""
     return not sys.platform.startswith("linux") or fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS

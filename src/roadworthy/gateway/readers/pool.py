@@ -1,7 +1,7 @@
-"""The worker's side of its reading processes. `predict.py` hands them the bodies whose reading the event loop would feel.
+"""The worker's pool of reader processes. `predict.py` gives it the bodies that would hold the event loop for too long.
 
-There are up to MOST, each started when the first body comes for it, with a thread that waits for it: copying a body into the file
-that is handed over, waiting and copying the rows out all let the interpreter go.
+There are up to MOST processes, each started with its first body, and each with a thread that waits for it. Copying a body into
+the message, waiting, and copying the rows out all release the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -25,88 +25,94 @@ from roadworthy.runtime.queue.request_queue import too_late
 from roadworthy.runtime.queue.thread import ModelThread
 
 MOST = 2
-PATIENCE_S = 60.0
-"""How long one body may take, on however busy a machine; then the process is killed and another takes its place. Its caller is
-answered at the request's own deadline."""
+BODY_TIMEOUT_S = 60.0
+"""How long one body may take, even on a busy machine; then its process is killed and replaced. The caller is answered at the
+request's own deadline."""
 
 MOST_WAITING_BYTES = 256 << 20
-"""Bodies that wait to be read, together; those of one caller take half of it at most, unless it is a single one."""
+"""Bound of all bodies that wait to be read. Those of one caller may take half of it; a single body may take all."""
 
 Read = Callable[[bytes, BoundProtocol, Headers, bytes], Decoded]
-"""Reads a body apart: the endpoint's spec, its protocol, the request's head and body."""
+"""Reads a body in a reader process: the endpoint's spec, its protocol, the request's headers and body."""
 Work = Callable[[Read], Decoded | Exception]
 _ENDED = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
 class Readers:
-    """A worker's reading processes. Event loop only.
+    """A worker's reader processes. Event loop only.
 
     Attributes:
-        patience_s: how long one body may take.
+        timeout_s: how long one body may take.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float = BODY_TIMEOUT_S) -> None:
         self._loop = loop
-        self._lanes: list[_Lane] = []
+        self._readers: list[_Reader] = []
         self._waiting: Counter[str] = Counter()
-        self.patience_s = patience_s
+        self.timeout_s = timeout_s
 
     def __call__(
-        self, ticket: PendingRequest, size: int, work: Work, then: Callable[[Decoded | Exception], None]
+        self, request: PendingRequest, size: int, work: Work, then: Callable[[Decoded | Exception], None]
     ) -> None:
-        """Do a request's `work`, which must not raise, on a thread that has a reading process; give its result to `then` on the
-        loop. At its deadline the ticket is settled. `size` of the body, bytes.
+        """Run `work` on a thread that has a reader process, and pass its result to `then` on the event loop. The request is
+        settled at its deadline.
+
+        Args:
+            request: the request that has the body.
+            size: of the body, bytes.
+            work: must not raise.
+            then: takes the result, on the event loop.
 
         Raises:
-            Unavailable: "overloaded": too much waits.
+            Unavailable: "overloaded": too many bodies wait.
         """
-        mine = self._waiting[ticket.caller]
+        mine = self._waiting[request.caller]
         if mine and (mine + size > MOST_WAITING_BYTES // 2 or self._waiting.total() + size > MOST_WAITING_BYTES):
             raise _overloaded()
-        self._waiting[ticket.caller] += size
-        lane = min(self._lanes, key=lambda lane: lane.waiting, default=None)
-        if lane is None or (lane.waiting and len(self._lanes) < MOST):
-            lane = _Lane(self._loop, self)
-            self._lanes.append(lane)
-        lane.waiting += 1
-        late = self._loop.call_later(max(0.0, ticket.deadline - time.monotonic()), _expire, ticket)
-        lane.thread.call(partial(work, lane.read), partial(self._done, lane, late, (ticket.caller, size, then)))
+        self._waiting[request.caller] += size
+        reader = min(self._readers, key=lambda reader: reader.waiting, default=None)
+        if reader is None or (reader.waiting and len(self._readers) < MOST):
+            reader = _Reader(self._loop, self)
+            self._readers.append(reader)
+        reader.waiting += 1
+        late = self._loop.call_later(max(0.0, request.deadline - time.monotonic()), _expire, request)
+        reader.thread.call(partial(work, reader.read), partial(self._done, reader, late, (request.caller, size, then)))
 
     def processes(self) -> list[int]:
-        """Process ids of those that run."""
-        return [lane.process.pid for lane in self._lanes if lane.process is not None]
+        """The process ids of the running processes."""
+        return [reader.process.pid for reader in self._readers if reader.process is not None]
 
     def close(self) -> None:
-        """End them, whatever they read."""
-        for lane in self._lanes:
-            lane.closing = True
-            if lane.process is not None:
-                lane.process.kill()
-            lane.thread.close(lane.end)
-        self._lanes = []
+        """Kill all processes, whatever they read."""
+        for reader in self._readers:
+            reader.closing = True
+            if reader.process is not None:
+                reader.process.kill()
+            reader.thread.close(reader.end)
+        self._readers = []
 
     def _done(
         self,
-        lane: _Lane,
+        reader: _Reader,
         late: asyncio.TimerHandle,
         job: tuple[str, int, Callable[[Decoded | Exception], None]],
         result: Decoded | Exception,
     ) -> None:
         caller, size, then = job
         late.cancel()
-        lane.waiting -= 1
+        reader.waiting -= 1
         self._waiting[caller] -= size
         if not self._waiting[caller]:
             del self._waiting[caller]
         then(result)
 
 
-class _Lane:
-    """A thread and its process.
+class _Reader:
+    """A thread with its reader process.
 
     Attributes:
-        waiting: bodies that it has been given and not returned.
-        closing: no further process is started.
+        waiting: bodies that it was given and has not returned.
+        closing: whether no further process may be started.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, readers: Readers) -> None:
@@ -114,11 +120,11 @@ class _Lane:
         self.waiting = 0
         self.closing = False
         self.process: subprocess.Popen[bytes] | None = None
-        self._readers = readers
+        self._pool = readers
         self._end: socket.socket | None = None
 
     def read(self, spec: bytes, protocol: BoundProtocol, headers: Headers, body: bytes) -> Decoded:
-        """Have a body read. On the lane's own thread only.
+        """Have the process read a body. On this reader's own thread only.
 
         Raises:
             InvalidRequest: as the protocol raises it.
@@ -127,7 +133,7 @@ class _Lane:
         try:
             try:
                 message = self._ask(spec, headers, body)
-            except _ENDED:  # perhaps by no fault of this body: another process tries it, and no third
+            except _ENDED:  # perhaps not because of this body: a second process tries it, but no third
                 self.end()
                 message = self._ask(spec, headers, body)
         except (*_ENDED, OSError, ValueError) as error:
@@ -135,7 +141,7 @@ class _Lane:
             raise _failed() from error
         try:
             return jobs.read_result(protocol, headers, message)
-        except (ValueError, BufferError) as error:  # that of a process that something took over
+        except (ValueError, BufferError) as error:  # an invalid message, as of a process that a body took over
             self.end()
             raise _failed() from error
         finally:
@@ -143,7 +149,7 @@ class _Lane:
                 message[1].close()
 
     def end(self) -> None:
-        """End the process."""
+        """Kill the process."""
         process, self.process = self.process, None
         if self._end is not None:
             self._end.close()
@@ -154,20 +160,20 @@ class _Lane:
 
     def _ask(self, spec: bytes, headers: Headers, body: bytes) -> tuple[bytes, mmap.mmap, int]:
         end = self._started()
-        end.settimeout(self._readers.patience_s)
+        end.settimeout(self._pool.timeout_s)
         jobs.send(end, *jobs.write_job(spec, headers, body))
         message = jobs.receive(end)
         if message is None:
-            raise EOFError("it ended")
+            raise EOFError("the reader process ended")
         return message
 
     def _started(self) -> socket.socket:
-        """The socket of a process that runs."""
+        """The socket of the process, which is started if it does not run."""
         if self._end is not None and self.process is not None and self.process.poll() is None:
             return self._end
         self.end()
         if self.closing:
-            raise OSError("the worker stops")
+            raise OSError("the worker is stopping")
         ours, theirs = socket.socketpair()
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
@@ -179,23 +185,23 @@ class _Lane:
         return ours
 
 
-def _expire(ticket: PendingRequest) -> None:
-    ticket.settle(too_late())
+def _expire(request: PendingRequest) -> None:
+    request.settle(too_late())
 
 
 def _overloaded() -> Unavailable:
     return Unavailable(
         "too many long bodies are waiting to be read",
         code="overloaded",
-        hint="try again, with growing pauses",
+        hint="try again with increasing delays",
         retry_after_s=1,
     )
 
 
 def _failed() -> Unavailable:
     return Unavailable(
-        "the body could not be read here",
+        "reading the body failed on this gateway",
         code="reading-failed",
-        hint="try again, with fewer rows at a time",
+        hint="try again with fewer rows at a time",
         retry_after_s=1,
     )

@@ -1,1 +1,1 @@
-"""Answers shared between workers and machines, in Redis."""
+"""A cache of answers that workers and machines share, in Redis."""

@@ -1,4 +1,4 @@
-"""How long to wait for somebody else, and for how long to leave him alone once he has failed. `shared.py` uses both."""
+"""Timeouts and backoff for a server that many requests wait for. `shared.py` uses both."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from roadworthy.foundation.backoff import Backoff
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 _RETRIES = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
 STEADY_S = 10.0
-"""What has worked for so long begins with short pauses again."""
+"""After this much steady service the backoff starts short again."""
 LATE_S, GRACES = 0.005, 3
-"""An alarm that goes off later than this tells of this process, not of the other: his answer may be lying here unread."""
+"""A timer that fires later than this shows that this process is slow, not the server: the answer may have arrived unread."""
 
 
-class Alarm:
-    """Calls `ring` once the time that `due` tells has passed; with some grace where this process itself was late.
+class DeadlineTimer:
+    """Calls `expired` when the deadline that `due` returns has passed, with some grace where this process itself was late.
 
     Attributes:
-        at: when it goes off, monotonic clock, seconds; None when it is not set.
+        at: when it fires, monotonic clock, seconds; None when it is not set.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, due: Callable[[], float | None], ring: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, due: Callable[[], float | None], expired: Callable[[], None]
     ) -> None:
         self._loop = loop
         self._due = due
-        self._ring = ring
+        self._expired = expired
         self._timer: asyncio.TimerHandle | None = None
         self._graces = 0
         self.at: float | None = None
 
     def watch(self, at: float) -> None:
-        """Go off at `at` at the latest."""
+        """Fire at `at` at the latest."""
         if self.at is None or at < self.at:
             self.cancel()
             self._set(at)
 
     def cancel(self) -> None:
-        """Do not go off."""
+        """Do not fire."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self.at = None
@@ -62,12 +62,12 @@ class Alarm:
             self._set(now + LATE_S)
         else:
             self._graces = 0
-            self._ring()
-            self._set(now + LATE_S)  # in case that nothing was under way yet
+            self._expired()
+            self._set(now + LATE_S)  # in case nothing was in progress yet
 
 
-class Pauses:
-    """How long to leave somebody alone who has failed: longer each time, and short again after a steady while."""
+class Backoff:
+    """Exponential backoff that starts short again after a steady period."""
 
     def __init__(self) -> None:
         self._delays = _RETRIES.delays()
@@ -75,7 +75,7 @@ class Pauses:
         self._failing = False
 
     def began(self) -> None:
-        """It works."""
+        """The service has begun."""
         self._since = time.monotonic()
 
     def next_s(self) -> float:
@@ -87,18 +87,18 @@ class Pauses:
         return next(self._delays)
 
     def holds(self) -> bool:
-        """Whether a pause that `begin` began goes on."""
+        """Whether a pause that `begin` started is still on."""
         return self._failing and time.monotonic() < self._until
 
     def begin(self) -> bool:
-        """Begin one; whether it is the first of a row."""
+        """Start a pause; returns whether it is the first since the last success."""
         first, self._failing = not self._failing, True
         if time.monotonic() >= self._until:
             self._until = time.monotonic() + self.next_s()
         return first
 
     def over(self) -> bool:
-        """It works; whether it did not before."""
+        """End a failure; returns whether there was one."""
         was, self._failing = self._failing, False
         if was:
             self.began()

@@ -1,10 +1,10 @@
-"""Answers that all workers of all machines share, in a server beside them. One object a worker, behind the caches of its
-endpoints (`runtime/layers/cache.py`, Shared).
+"""A cache of answers that all workers of all machines share, in a server next to them. Each worker has one, behind the caches of
+its endpoints (`Shared` in `runtime/layers/cache.py`).
 
-Everything fails open. What is asked in the same moment goes out as one round, on one connection, one round at a time. A request
-waits for the server `wait_s` at most. When that passes, or anything goes wrong, nobody asks the server any more: all who wait go
-on as with a miss, and a task of its own looks, after growing pauses, whether the server answers again and in time. No request
-ever tries that out.
+It fails open. Lookups of the same moment go out as one round trip, on one connection, one at a time. A request waits for the
+server for at most `wait_s`. After that, or after any failure, no request uses the server: waiting requests continue as after a
+miss, and a background task checks with increasing delays whether the server answers in time again. No request ever pays for that
+check.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import structlog
 from roadworthy.runtime.layers.answer_bytes import KEY_PREFIX, MAX_ENTRY_BYTES, AnswerBytes, Unfit
 from roadworthy.runtime.layers.cache import Found
 from roadworthy.schema.batch import Batch, Layout
-from roadworthy.serving.cache.backoff import Alarm, Pauses
+from roadworthy.serving.cache.backoff import Backoff, DeadlineTimer
 
 CONNECT_S = 1.0
-"""How long connecting may take; no request waits for it. Also how long a server may think about answers that it is to keep."""
+"""How long connecting may take; no request waits for it. Also how long the server may take to store answers."""
 LOOK_S = 5.0
-"""How often a connection that nobody uses is tried."""
+"""How often an idle connection is checked."""
 ASKED_AT_ONCE = 64
 KEPT_AT_ONCE_BYTES = 64 << 10
-"""Bound of what one round carries to the server, so that the questions behind it need not wait long."""
+"""Bound of the entries that one round trip stores, so that the next lookups need not wait long."""
 WAITING_ENTRIES, WAITING_BYTES = 1_024, 4 << 20
-"""Bounds of what waits to be kept."""
+"""Bounds of the entries that wait to be stored."""
 STORED, DROPPED, NOT_SHARED, REFUSED, UNFIT, LOST = "stored", "dropped", "not-shared", "refused", "unfit", "lost"
-"""What is counted. An answer was kept by the server; had to be dropped here; is not for sharing, being too large or of values
-that cannot be written; was refused by the server. What lay there was no answer to the request. The server did not answer."""
-
+"""The counted events. Of an answer: the server stored it, it was dropped here, it cannot be shared (too large, or with values
+that cannot be written), the server refused it. Of a lookup: the entry found is no answer to the request. LOST: the server
+failed."""
 
 _CODES = frozenset(
     {"BUSY", "ERR", "LOADING", "MISCONF", "MOVED", "NOAUTH", "NOPERM", "OOM", "READONLY", "WRONGPASS", "WRONGTYPE"}
@@ -43,25 +43,25 @@ _Reply = TypeVar("_Reply")
 
 
 class Server(Protocol):
-    """What keeps the entries: `redis.py`. Any call may raise anything."""
+    """The server that stores the entries (`redis.py`). Any call may raise any exception."""
 
     address: str
 
     async def open(self) -> None: ...
     async def ping(self) -> None: ...
-    async def exchange(self, asked: Sequence[bytes], kept: Sequence[tuple[bytes, bytes, int]]) -> list[object]: ...
+    async def exchange(self, asked: Sequence[bytes], stored: Sequence[tuple[bytes, bytes, int]]) -> list[object]: ...
     async def close(self) -> None: ...
 
 
-class _Question(NamedTuple):
+class _Lookup(NamedTuple):
     key: bytes
     rows: int
     form: AnswerBytes
-    tell: Callable[[Found | None], None]
+    deliver: Callable[[Found | None], None]
     until: float
 
 
-class _Keep(NamedTuple):
+class _Store(NamedTuple):
     key: bytes
     batch: Batch
     size: int
@@ -71,13 +71,16 @@ class _Keep(NamedTuple):
 
 
 class SharedCache:
-    """The worker's part in it. Event loop only.
+    """The worker's side of the shared cache. Event loop only.
 
     Args:
-        server: what keeps the entries.
+        server: stores the entries.
         wait_s: how long a request may wait for it.
-        count: called with STORED, DROPPED, … for each.
+        count: called with STORED, DROPPED, … for each event.
         changed: called when `connected` has changed.
+
+    Attributes:
+        connected: whether requests use the server now.
     """
 
     def __init__(
@@ -89,68 +92,68 @@ class SharedCache:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger("shared-cache").bind(address=server.address)
-        self._questions: deque[_Question] = deque()
-        self._asked: deque[_Question] = deque()
-        self._keeps: deque[_Keep] = deque()
+        self._lookups: deque[_Lookup] = deque()
+        self._asked: deque[_Lookup] = deque()
+        self._stores: deque[_Store] = deque()
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
-        self._alarm = Alarm(self._loop, self._due, self._give_up)
+        self._timer = DeadlineTimer(self._loop, self._due, self._give_up)
         self._limit: asyncio.Timeout | None = None
         self._round_until: float | None = None
-        self._pauses = Pauses()
-        self._refusals = Pauses()
-        self._told_lost = False
+        self._backoff = Backoff()
+        self._refusal_backoff = Backoff()
+        self._logged_lost = False
         self.connected = False
 
     @property
     def address(self) -> str:
-        """Where it is, without user and password."""
+        """The server's address, without user and password."""
         return self._server.address
 
     def bound(self, outputs: Layout) -> BoundShare:
-        """What the caches of a version with these outputs ask."""
+        """The shared answers of a version with these outputs, for its caches."""
         return BoundShare(self, AnswerBytes(outputs))
 
     async def run(self) -> None:
-        """Connect, exchange, and after each failure begin anew; until it is cancelled."""
+        """Connect and serve lookups, again after each failure, until cancelled."""
         try:
             while True:
                 try:
                     await self._open()
                     await self._exchange()
-                except Exception as error:  # noqa: BLE001 - whoever answers at that address may make the library raise anything
+                except Exception as error:  # noqa: BLE001 - the program at that address may make the library raise anything
                     self._lost(error)
                 await self._shut()
-                await asyncio.sleep(self._pauses.next_s())
+                await asyncio.sleep(self._backoff.next_s())
         finally:
             self._release()
             await self._shut()
 
     # Called by BoundShare.
 
-    def ask(self, question: _Question) -> bool:
-        """As in Shared."""
+    def ask(self, lookup: _Lookup) -> bool:
+        """Look an answer up; False when the server is not connected."""
         if not self.connected:
             return False
-        self._questions.append(question)
-        self._alarm.watch(question.until)
+        self._lookups.append(lookup)
+        self._timer.watch(lookup.until)
         self._wake.set()
         return True
 
-    def put(self, keep: _Keep) -> None:
-        """As in Shared."""
-        if keep.size > 2 * MAX_ENTRY_BYTES:
+    def put(self, store: _Store) -> None:
+        """Store an answer, or drop it when the server is not connected or too much waits."""
+        if store.size > 2 * MAX_ENTRY_BYTES:
             self._count(NOT_SHARED)
         elif (
             not self.connected
-            or len(self._keeps) >= WAITING_ENTRIES
-            or self._waiting_bytes + keep.size > WAITING_BYTES
-            or self._refusals.holds()
+            or len(self._stores) >= WAITING_ENTRIES
+            or self._waiting_bytes + store.size > WAITING_BYTES
+            or self._refusal_backoff.holds()
         ):
             self._count(DROPPED)
         else:
-            self._keeps.append(keep)
-            self._waiting_bytes += keep.size
+            self._stores.append(store)
+            self._waiting_bytes += store.size
             self._wake.set()
 
     @property
@@ -158,29 +161,29 @@ class SharedCache:
         """How long a request may wait."""
         return self._wait_s
 
-    # The task.
+    # The background task.
 
     async def _open(self) -> None:
         async with asyncio.timeout(CONNECT_S):
             await self._server.open()
         begun = time.monotonic()
         async with asyncio.timeout(CONNECT_S):
-            replies = await self._server.exchange([_NOBODYS], [])
+            replies = await self._server.exchange([_UNUSED_KEY], [])
         for reply in replies:
             _judge(reply)
         if not isinstance(replies[0], int) or not isinstance(replies[1], bytes):
-            raise TypeError("it does not know these commands")
+            raise TypeError("the server does not know these commands")
         if time.monotonic() - begun > self._wait_s:
-            raise TimeoutError("it answers too slowly")
-        self._pauses.began()
+            raise TimeoutError("the server answers too slowly")
+        self._backoff.began()
         self.connected = True
-        self._log.info("shared-cache-connected", again=self._told_lost)
-        self._told_lost = False
+        self._log.info("shared-cache-connected", again=self._logged_lost)
+        self._logged_lost = False
         self._changed()
 
     async def _exchange(self) -> None:
         while True:
-            if not self._questions and not self._keeps:
+            if not self._lookups and not self._stores:
                 self._wake.clear()
                 try:
                     async with asyncio.timeout(LOOK_S):
@@ -191,91 +194,96 @@ class SharedCache:
                 await self._round()
 
     async def _round(self) -> None:
-        questions = self._questions
-        self._asked = asked = deque(questions.popleft() for _ in range(min(len(questions), ASKED_AT_ONCE)))
-        kept = self._next_kept()
-        if not asked and not kept:
+        lookups = self._lookups
+        self._asked = asked = deque(lookups.popleft() for _ in range(min(len(lookups), ASKED_AT_ONCE)))
+        stored = self._next_stores()
+        if not asked and not stored:
             return
         sent = time.monotonic()
-        replies = await self._in_time(self._server.exchange([question.key for question in asked], kept))
+        replies = await self._in_time(self._server.exchange([lookup.key for lookup in asked], stored))
         found = 2 * len(asked)
         for reply in replies[:found]:
             _judge(reply)
-        for number in range(0, found, 2):  # who was told is not among those any more who would be told of a failure
-            question = asked.popleft()
-            question.tell(self._read(question, replies[number], replies[number + 1], sent))
+        for number in range(0, found, 2):  # a delivered lookup is no longer in `_asked`, which a failure answers
+            lookup = asked.popleft()
+            lookup.deliver(self._read(lookup, replies[number], replies[number + 1], sent))
         for reply in replies[found:]:
             self._note(reply)
 
     async def _in_time(self, call: Awaitable[_Reply]) -> _Reply:
-        """What the server says, unless it takes too long, or longer than any request may wait that comes meanwhile."""
+        """The server's reply.
+
+        Raises:
+            TimeoutError: it took longer than CONNECT_S, or than a waiting request may wait.
+        """
         self._round_until = time.monotonic() + CONNECT_S
-        self._alarm.watch(self._round_until)
+        self._timer.watch(self._round_until)
         try:
             async with asyncio.timeout(None) as self._limit:
                 reply = await call
         finally:
             self._limit = self._round_until = None
-        if not self.connected:  # it came together with the alarm, and nobody waits any more
+        if not self.connected:  # the reply came at the moment of the timeout, and no request waits for it
             raise TimeoutError
         return reply
 
-    def _next_kept(self) -> list[tuple[bytes, bytes, int]]:
-        kept: list[tuple[bytes, bytes, int]] = []
+    def _next_stores(self) -> list[tuple[bytes, bytes, int]]:
+        stored: list[tuple[bytes, bytes, int]] = []
         room = KEPT_AT_ONCE_BYTES
         now = time.monotonic()
-        while self._keeps and (room > 0 or not kept):
-            keep = self._keeps.popleft()
-            self._waiting_bytes -= keep.size
-            left_ms = int((keep.until - now) * 1_000)
+        while self._stores and (room > 0 or not stored):
+            store = self._stores.popleft()
+            self._waiting_bytes -= store.size
+            left_ms = int((store.until - now) * 1_000)
             if left_ms < 1:
                 self._count(DROPPED)
                 continue
             try:
-                entry = keep.form.encode(keep.key, keep.batch, keep.ttl_ms)
+                entry = store.form.encode(store.key, store.batch, store.ttl_ms)
             except Unfit:
                 self._count(NOT_SHARED)
                 continue
-            kept.append((keep.key, entry, left_ms))
+            stored.append((store.key, entry, left_ms))
             room -= len(entry)
-        return kept
+        return stored
 
-    def _read(self, question: _Question, left_ms: object, entry: object, sent: float) -> Found | None:
-        """What the replies say. `left_ms` is -2 where nothing is, -1 where it is kept for ever, which we never ask for."""
+    def _read(self, lookup: _Lookup, left_ms: object, entry: object, sent: float) -> Found | None:
+        """The answer in the replies. `left_ms` is -2 where there is no entry, -1 for an entry without expiry, which is not
+        ours."""
         if left_ms == -2 or entry == b"":
             return None
         try:
             if not isinstance(left_ms, int) or not isinstance(entry, bytes) or left_ms < 0:
-                raise Unfit("no entry of ours")
-            batch, ttl_ms = question.form.decode(question.key, entry, question.rows)
+                raise Unfit("the entry has another form than ours")
+            batch, ttl_ms = lookup.form.decode(lookup.key, entry, lookup.rows)
             if ttl_ms < left_ms:
-                raise Unfit("kept for longer than it may be given")
+                raise Unfit("the entry outlives its time to live")
         except Unfit:
             self._count(UNFIT)
             return None
         return Found(batch, sent - (ttl_ms - left_ms) / 1_000, sent + left_ms / 1_000)
 
     def _note(self, reply: object) -> None:
-        """What the server said to an answer that it was to keep. One that refuses, being full, is left alone for a while."""
+        """Count the reply to a stored entry. After a refusal, such as by a full server, nothing is stored for a while."""
         if not isinstance(reply, Exception):
             self._count(STORED)
-            if self._refusals.over():
+            if self._refusal_backoff.over():
                 self._log.info("shared-cache-keeps-again")
             return
         self._count(REFUSED)
-        if self._refusals.begin():
+        if self._refusal_backoff.begin():
             self._log.warning("shared-cache-refuses", reason=_reason_of(reply))
 
-    # When it goes wrong.
+    # Failures.
 
     def _due(self) -> float | None:
-        """When the first of those who wait, or the round itself, has waited long enough."""
-        first = self._asked or self._questions
+        """When the oldest lookup, or the round trip itself, will have waited too long."""
+        first = self._asked or self._lookups
         until = first[0].until if first else None
         return min((each for each in (until, self._round_until) if each is not None), default=None)
 
     def _give_up(self) -> None:
-        """The server is too slow."""
+        """End the round trip: the server is too slow."""
         limit = self._limit
         if limit is not None:
             self._release()
@@ -283,25 +291,25 @@ class SharedCache:
 
     def _lost(self, error: Exception) -> None:
         self._count(LOST)
-        if not self._told_lost:
-            self._told_lost = True
+        if not self._logged_lost:
+            self._logged_lost = True
             self._log.warning("shared-cache-lost", reason=_reason_of(error))
         self._release()
 
     def _release(self) -> None:
-        """All who wait go on without it."""
+        """Disconnect: all waiting lookups continue as after a miss."""
         was, self.connected = self.connected, False
         self._limit = None
-        self._alarm.cancel()
-        waiting = [*self._asked, *self._questions]
+        self._timer.cancel()
+        waiting = [*self._asked, *self._lookups]
         self._asked.clear()
-        self._questions.clear()
-        for _ in range(len(self._keeps)):
+        self._lookups.clear()
+        for _ in range(len(self._stores)):
             self._count(DROPPED)
-        self._keeps.clear()
+        self._stores.clear()
         self._waiting_bytes = 0
-        for question in waiting:
-            question.tell(None)
+        for lookup in waiting:
+            lookup.deliver(None)
         if was:
             self._changed()
 
@@ -309,12 +317,12 @@ class SharedCache:
         try:
             async with asyncio.timeout(CONNECT_S):
                 await self._server.close()
-        except Exception as error:  # noqa: BLE001 - what cannot be closed is gone as well
+        except Exception as error:  # noqa: BLE001 - a connection that cannot be closed is gone too
             self._log.debug("shared-cache-not-closed", reason=_reason_of(error))
 
 
 class BoundShare:
-    """The shared answers of one version, as its cache asks for them (`runtime/layers/cache.py`, Shared)."""
+    """The shared answers of one version. Implements `Shared` in `runtime/layers/cache.py`."""
 
     __slots__ = ("_cache", "_form")
 
@@ -322,39 +330,39 @@ class BoundShare:
         self._cache = cache
         self._form = form
 
-    def ask(self, key: bytes, rows: int, deadline: float, tell: Callable[[Found | None], None]) -> bool:
-        """As in Shared."""
+    def ask(self, key: bytes, rows: int, deadline: float, deliver: Callable[[Found | None], None]) -> bool:
+        """See `Shared`."""
         until = time.monotonic() + self._cache.wait_s
-        return until < deadline and self._cache.ask(_Question(_name(key), rows, self._form, tell, until))
+        return until < deadline and self._cache.ask(_Lookup(_name(key), rows, self._form, deliver, until))
 
     def put(self, key: bytes, answer: Batch, size: int, ttl_s: float) -> None:
-        """As in Shared."""
+        """See `Shared`."""
         until = time.monotonic() + ttl_s
-        self._cache.put(_Keep(_name(key), answer, size, self._form, int(ttl_s * 1_000), until))
+        self._cache.put(_Store(_name(key), answer, size, self._form, int(ttl_s * 1_000), until))
 
 
 def _name(key: bytes) -> bytes:
     return KEY_PREFIX + key.hex().encode()
 
 
-_NOBODYS = _name(bytes(32))
+_UNUSED_KEY = _name(bytes(32))
 
 
 def _judge(reply: object) -> None:
-    """An error that is the server's, and not that of the one entry, ends the connection."""
+    """Raise a reply that is an error of the server; an error of the one entry does not end the connection."""
     if isinstance(reply, Exception) and _code_of(reply) != "WRONGTYPE":
         raise reply
 
 
 def _code_of(error: Exception) -> str:
-    """The first word of a server's error where it is one of those, such as OOM; never more of the text: servers repeat what they
-    were sent, passwords too."""
+    """The first word of a server's error, such as OOM, if it is a known code; never more of the text, since servers repeat what
+    they were sent, including passwords."""
     word = str(error).partition(" ")[0]
     return word if word in _CODES else ""
 
 
 def _reason_of(error: Exception) -> str:
-    """What may be logged of an error: its classes, the system's or the server's word for it."""
+    """The parts of an error that may be logged: its classes, the system's error number, the server's code."""
     cause = error.__cause__ or error.__context__
     number = getattr(error, "errno", None) or getattr(cause, "errno", None)
     words = [type(error).__name__, _code_of(error), "" if cause is None else type(cause).__name__]

@@ -1,7 +1,7 @@
-"""A few golden examples of a package on disk, ready to be asked and compared. `golden_probe.py` calls, in a thread.
+"""Reads a few golden examples of a package on disk, for `golden_probe.py` to send and compare.
 
-A version that runs in runner processes has no package in the worker, so the examples are read from the package's folder; only
-its manifest and the two golden files are opened, and checked against the digest.
+A version that runs in runner processes has no package in the worker, so the examples come from the package's folder. Only its
+manifest and the two golden files are opened, and checked against the digest.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 MOST_EXAMPLES = 8
 _MOST_BODY_BYTES = 64 << 10
-"""A larger example is not read as JSON in the event loop for the sake of a check; its rows are handed over as they are."""
+"""A probe does not read a larger example as JSON, which would hold the event loop; it submits the example's rows directly."""
 
 
 class ProbeCodec(Protocol):
-    """How a caller's request is read and its answer written: what the edge hands in, so that a probe takes a caller's way."""
+    """Reads a request and writes its answer as the edge does, so that a probe takes the same path as a caller."""
 
     def read(self, body: bytes) -> Batch:
         """The rows of a body.
@@ -43,7 +43,7 @@ class ProbeCodec(Protocol):
         """The answer of registry version `version` as a body.
 
         Raises:
-            ModelFault: it has no exact form.
+            ModelFault: the answer has no exact form.
         """
         ...
 
@@ -53,7 +53,7 @@ CodecOf = Callable[["Signature"], ProbeCodec]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row. `body` is what a caller would send for it, or None when it has no exact form in JSON or a large one."""
+    """One row. `body` is the JSON that a caller would send for it; None when it has no exact JSON, or a large one."""
 
     inputs: Batch
     expected: Batch
@@ -61,7 +61,7 @@ class Example:
     body: bytes | None
 
     def difference(self, answer: Answer) -> str | None:
-        """What is other in the answer than in training, in words."""
+        """How the answer differs from the expected one, in words; None when it does not."""
         from roadworthy.optimize.equal import compare
 
         found = compare(self.expected, answer.batch(), self.tolerance)
@@ -69,14 +69,14 @@ class Example:
 
 
 class Examples:
-    """The examples of one package, by turns."""
+    """The examples of one package, in rotation."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self._examples = examples
         self._next = 0
 
     def next(self) -> Example:
-        """The next one; after the last the first again."""
+        """The next example; after the last comes the first."""
         example = self._examples[self._next % len(self._examples)]
         self._next += 1
         return example
@@ -86,8 +86,8 @@ def read_examples(folder: Path, digest: str, codec_of: CodecOf) -> Examples:
     """Up to MOST_EXAMPLES rows, spread over all golden examples of the package below the gateway's `folder`.
 
     Raises:
-        PackageInvalid: the package is not there, is another, or is damaged.
-        OSError: it cannot be read.
+        PackageInvalid: the package is missing, is another one, or is damaged.
+        OSError: a file cannot be read.
     """
     from roadworthy.optimize.equal import Tolerance
     from roadworthy.package.files import FolderFiles
@@ -98,17 +98,19 @@ def read_examples(folder: Path, digest: str, codec_of: CodecOf) -> Examples:
     manifest = read_manifest((place / MANIFEST).read_bytes())
     package = Package(place, manifest, {}, FolderFiles(place))
     if package.digest != digest:
-        raise PackageInvalid("the package on disk is another one", code="package-damaged")
+        raise PackageInvalid(
+            f"the package on disk has the digest {package.digest}, expected {digest}", code="package-damaged"
+        )
     inputs, expected = package.golden()
     tolerance = Tolerance(rtol=float(manifest.tolerance.relative), atol=float(manifest.tolerance.absolute))
     chosen = sorted({inputs.rows * number // MOST_EXAMPLES for number in range(MOST_EXAMPLES)})
     rows = [(inputs.slice(row, row + 1), expected.slice(row, row + 1)) for row in chosen]
     codec = codec_of(package.signature)
-    return Examples([Example(asked, told, tolerance, _body(codec, asked)) for asked, told in rows])
+    return Examples([Example(sent, answer, tolerance, _body(codec, sent)) for sent, answer in rows])
 
 
 def _body(codec: ProbeCodec, row: Batch) -> bytes | None:
-    """The row as a caller would send it, if it is read back as the same row."""
+    """The row as a caller would send it; None if it is not read back as the same row."""
     from roadworthy.optimize.equal import Tolerance, compare
 
     try:

@@ -1,8 +1,8 @@
-"""Deep checks: does what is in service still answer, and as in training? On a schedule each worker sends golden examples of every
-served version the way that callers' requests go: read, joined, run, written. The answer is compared and timed.
+"""Golden probes check that every version in service still answers, and as it did in training. On a schedule, each worker sends
+golden examples along a caller's path: read, batched, run, written. The answer is compared and timed.
 
-One row at a time, when nobody else waits if such a moment comes soon; not counted as anybody's request and not recorded. Two
-failures in a row make a version unhealthy, one success makes it well. `serving.py` tells the probes and the agent.
+A probe has one row. It waits a moment for an idle version, counts as no request, and is not recorded. Two failures in a row make
+a version unhealthy; one success makes it healthy again. `reload.py` passes the results to the readiness probe and to the agent.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ OK, SLOW, BUSY, UNKNOWN = "ok", "slow", "busy", "unknown"
 NOT_ANSWERING, WRONG_ANSWERS = "not-answering", "wrong-answers"
 FAILURES = (NOT_ANSWERING, WRONG_ANSWERS)
 
-PATIENCE_S = 10.0
-"""How long one example may take, unless an endpoint of the version gives its callers longer."""
+TIMEOUT_S = 10.0
+"""How long one example may take, unless an endpoint of the version has a longer timeout."""
 AGAIN_S = 5.0
-"""After a failure the next check comes no later than this."""
+"""After a failure, the next probe follows within this time."""
 IN_A_ROW = 2
 _QUIET_S, _LOOK_AGAIN_S = 1.0, 0.01
 _SLOW_TIMES, _SLOW_S, _FIRST_FEW = 10.0, 1.0, 3
@@ -38,20 +38,20 @@ _SLOW_TIMES, _SLOW_S, _FIRST_FEW = 10.0, 1.0, 3
 _log = structlog.get_logger("worker")
 
 Noted = Callable[[str, str, float], None]
-"""Counts a check: version label, result, seconds."""
+"""Counts a probe: version label, result, seconds."""
 
 
 @dataclass(slots=True)
 class Health:
-    """What the checks of one version found.
+    """The results of one version's probes.
 
     Attributes:
-        result: of the last check: OK, SLOW, BUSY (it took longer than allowed while other requests were run), UNKNOWN, or one
-            of FAILURES.
-        fault: NOT_ANSWERING, WRONG_ANSWERS or SLOW when it was so IN_A_ROW times, else None.
-        in_a_row: how often `result` came in a row.
-        seconds: how long the last example took. usual_s: how long the first ones took.
-        checked: monotonic clock, seconds. reason: of a failure, in words, for whoever runs the gateway.
+        result: of the last probe: OK, SLOW, BUSY (it took longer than allowed while other requests ran), UNKNOWN, or one of
+            FAILURES.
+        fault: NOT_ANSWERING, WRONG_ANSWERS or SLOW once it came IN_A_ROW times, else None.
+        in_a_row: how often `result` has come in a row.
+        seconds: how long the last example took. usual_s: the median of the first ones.
+        checked: time of the last probe, monotonic clock, seconds. reason: of a failure, in words, for the operator.
     """
 
     result: str = UNKNOWN
@@ -64,9 +64,9 @@ class Health:
     _first: list[float] = field(default_factory=list)
 
     def take(self, result: str, seconds: float, reason: str | None = None) -> None:
-        """Take the outcome of one check in."""
+        """Record the result of one probe."""
         if result == OK and self.usual_s is not None and seconds > max(_SLOW_S, _SLOW_TIMES * self.usual_s):
-            result, reason = SLOW, f"{seconds:.2f} s where {self.usual_s:.3f} s were usual"
+            result, reason = SLOW, f"it took {seconds:.2f} s; {self.usual_s:.3f} s is usual"
         self.in_a_row = self.in_a_row + 1 if result == self.result else 1
         self.result, self.seconds, self.reason, self.checked = result, seconds, reason, time.monotonic()
         if result in (OK, BUSY):
@@ -81,23 +81,23 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A version to be checked. `label` is "model:3"; `patience_s` how long one example may take."""
+    """A version to probe. `label` is "model:3"; `timeout_s` is how long one example may take."""
 
     version: Version
     label: str
     number: int
-    patience_s: float = PATIENCE_S
+    timeout_s: float = TIMEOUT_S
 
 
 class GoldenProbes:
-    """Event loop only.
+    """Probes the served versions on a schedule. Event loop only.
 
     Args:
         folder: the gateway's; packages are read below it, each once, in a thread.
-        endpoints: what is served now.
-        every_s: how often each version is checked, more or less; None never.
-        noted: counts each check.
-        changed: called when a version became unhealthy, or well again.
+        endpoints: returns the endpoints in service.
+        every_s: the mean pause between two probes of a version; None disables them.
+        noted: counts each probe.
+        changed: called when a version becomes unhealthy or healthy.
         codec_of: makes what reads an example and writes its answer, as a caller's are.
     """
 
@@ -128,7 +128,7 @@ class GoldenProbes:
         return {digest: health.fault for digest, health in self._found.items() if health.fault is not None}
 
     async def run(self) -> None:
-        """Check again and again, until cancelled."""
+        """Probe at intervals, until cancelled."""
         if self._every_s is None:
             return
         while True:
@@ -140,7 +140,7 @@ class GoldenProbes:
         return (min(every_s, AGAIN_S) if uncertain else every_s) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads checks
 
     async def check_all(self) -> None:
-        """Check every version once, all at the same time."""
+        """Probe every version once, all at the same time."""
         subjects = _subjects(self._endpoints())
         for digest in [digest for digest in self._found if digest not in subjects]:
             del self._found[digest]
@@ -157,7 +157,7 @@ class GoldenProbes:
         examples = self._examples[version.digest]
         health = self._found.setdefault(version.digest, Health())
         if examples is None:
-            health.take(UNKNOWN, 0.0, "its golden examples cannot be read")
+            health.take(UNKNOWN, 0.0, "cannot read its golden examples")
         else:
             health.take(*await self._ask(subject, examples))
         self._noted(subject.label, health.result, health.seconds)
@@ -172,64 +172,64 @@ class GoldenProbes:
             return None
 
     async def _ask(self, subject: Subject, examples: Examples) -> tuple[str, float, str | None]:
-        """Send the next example; the result, seconds, and the reason of a failure."""
+        """Send the next example; returns the result, seconds, and the reason of a failure."""
         version, example = subject.version, examples.next()
         await _quiet(version)
         begun = time.monotonic()
-        question = _Question(begun + subject.patience_s)
+        request = _AwaitedRequest(begun + subject.timeout_s)
         try:
             version.leases.take()
         except RoadworthyError:
-            return UNKNOWN, 0.0, "it is being unloaded"
+            return UNKNOWN, 0.0, "the version is being unloaded"
         codec = self._codec_of(version.signature)
         try:
-            outcome = await _send(version, codec, example, question)
+            outcome = await _send(version, codec, example, request)
             seconds = time.monotonic() - begun
             if isinstance(outcome, Answer):
                 difference = example.difference(outcome)
                 if difference is None:
-                    codec.write(outcome, subject.number)  # raises when it has no form
+                    codec.write(outcome, subject.number)  # raises when the answer has no exact form
                     return OK, seconds, None
                 return WRONG_ANSWERS, seconds, difference
-        except Exception as error:  # noqa: BLE001 - whatever the version's path raises is what the check is for
+        except Exception as error:  # noqa: BLE001 - any exception on the version's path is a finding of the probe
             outcome = error if isinstance(error, RoadworthyError) else ModelFault(f"{type(error).__name__}: {error}")
             seconds = time.monotonic() - begun
         finally:
             version.leases.give_back()
         if isinstance(outcome, ModelFault):
             return WRONG_ANSWERS, seconds, outcome.message
-        return BUSY if _runs_others(subject, question) else NOT_ANSWERING, seconds, outcome.message
+        return BUSY if _runs_others(subject, request) else NOT_ANSWERING, seconds, outcome.message
 
 
-def _runs_others(subject: Subject, question: _Question) -> bool:
-    """Whether others are run while the question waited or was refused: more is asked of the version than it can do, which is no
-    fault of it. A run that has lasted longer than anybody may wait is stuck."""
+def _runs_others(subject: Subject, request: _AwaitedRequest) -> bool:
+    """Whether the version runs other requests while the probe waits or was refused: it is overloaded, which is no fault of the
+    version. A run that has lasted longer than the timeout counts as stuck."""
     busy_since = subject.version.batcher.busy_since
-    return not question.running and busy_since is not None and time.monotonic() - busy_since < subject.patience_s
+    return not request.running and busy_since is not None and time.monotonic() - busy_since < subject.timeout_s
 
 
 def _subjects(endpoints: Mapping[str, Endpoint]) -> dict[str, Subject]:
-    """By digest; a version that several endpoints use has the patience of the most patient one."""
+    """The versions to probe by digest; a version of several endpoints gets the longest of their timeouts."""
     found: dict[str, Subject] = {}
     for endpoint in endpoints.values():
-        for arm in endpoint.split.arms:
-            before = found.get(arm.version.digest)
-            patience_s = max(
-                PATIENCE_S if before is None else before.patience_s, endpoint.entry.policy.timeout_ms / 1e3
+        for variant in endpoint.split.variants:
+            before = found.get(variant.version.digest)
+            timeout_s = max(TIMEOUT_S if before is None else before.timeout_s, endpoint.entry.policy.timeout_ms / 1e3)
+            found[variant.version.digest] = Subject(
+                variant.version, f"{variant.model}:{variant.number}", variant.number, timeout_s
             )
-            found[arm.version.digest] = Subject(arm.version, f"{arm.model}:{arm.number}", arm.number, patience_s)
     return found
 
 
 async def _quiet(version: Version) -> None:
-    """Wait for a moment when nobody else waits for the version, for a while."""
+    """Wait until the version is idle, up to _QUIET_S."""
     until = time.monotonic() + _QUIET_S
-    while (version.batcher.waiting or version.batcher.busy_since is not None) and time.monotonic() < until:  # noqa: ASYNC110 - no request shall have to tell that it is done
+    while (version.batcher.waiting or version.batcher.busy_since is not None) and time.monotonic() < until:  # noqa: ASYNC110 - requests must not pay for an event
         await asyncio.sleep(_LOOK_AGAIN_S)
 
 
-class _Question(PendingRequest):
-    """A ticket whose outcome can be awaited."""
+class _AwaitedRequest(PendingRequest):
+    """A pending request whose outcome can be awaited."""
 
     __slots__ = ("answered",)
 
@@ -242,15 +242,15 @@ class _Question(PendingRequest):
             self.answered.set_result(outcome)
 
 
-async def _send(version: Version, codec: ProbeCodec, example: Example, question: _Question) -> Outcome:
+async def _send(version: Version, codec: ProbeCodec, example: Example, request: _AwaitedRequest) -> Outcome:
     batch = example.inputs if example.body is None else codec.read(example.body)
-    version.batcher.submit(batch, question)
+    version.batcher.submit(batch, request)
     try:
         async with asyncio.timeout(
-            question.deadline - time.monotonic() + 1.0
-        ):  # it is settled at the deadline, if all is well
-            return await question.answered
+            request.deadline - time.monotonic() + 1.0
+        ):  # a healthy batcher settles it at the deadline
+            return await request.answered
     except TimeoutError:
-        return DeadlineExceeded("nobody settled it at its deadline")
+        return DeadlineExceeded("the probe was not settled at its deadline")
     finally:
-        question.drop()
+        request.drop()

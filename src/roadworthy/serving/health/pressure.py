@@ -1,11 +1,11 @@
-"""Whether memory or disk run short, and what a worker does about it. The worker's beat calls `look` about once a second.
+"""Detects a shortage of memory or disk, and sheds load. The worker's heartbeat calls `look` about once a second.
 
-At `close_at` of the memory, replies end their connections, so that callers spread to other machines; at `refuse_at` no new
-prediction is let in, while the probes still answer. Each step ends a little below where it began. A disk that is nearly full
-is only told: serving needs none, and the agent keeps records off it.
+At `close_at` of the memory, replies close their connections, so that callers spread to other machines. At `refuse_at`, no new
+prediction is admitted, while the probes still answer. Each state ends a little below its threshold. A nearly full disk only
+raises a warning: serving needs no disk, and the agent stops keeping records on it.
 
-The memory is the tightest of the machine's and of every cgroup's that this process is in, page cache that can be given back
-not counted.
+The memory is that of the machine or of a cgroup of this process, whichever is tightest. Reclaimable page cache does not count as
+used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from roadworthy.foundation.errors import RoadworthyError, Unavailable
 
 RELIEF = 0.02
-"""A step ends this share of the memory below where it began."""
+"""A state ends this share of the memory below its threshold."""
 _UNLIMITED_BYTES = 1 << 60
 _ROOT = Path("/")
 
@@ -28,11 +28,11 @@ MEMORY_HIGH, MEMORY_FULL, DISK_LOW = "memory-high", "memory-pressure", "disk-low
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When something is short.
+    """The thresholds of a shortage.
 
     Attributes:
-        close_at, refuse_at: shares of the memory, 0 to 1; from 1 on never.
-        disk_reserve_bytes: free space below which the disk is short; 0 never.
+        close_at, refuse_at: shares of the memory in use, 0 to 1; 1 or more disables the state.
+        disk_reserve_bytes: free space below which the disk is short; 0 disables the warning.
     """
 
     close_at: float = 0.92
@@ -42,7 +42,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was measured; None where it cannot be.
+    """One measurement; None where a value cannot be measured.
 
     Attributes:
         memory: share in use, 0 to 1.
@@ -56,17 +56,17 @@ class Reading:
 
 
 class Pressure:
-    """The present state. Event loop only; its attributes are read for every request.
+    """The current state. Event loop only; every request reads its attributes.
 
     Args:
-        limits: when something is short.
+        limits: the thresholds.
         read: measures; must not block for long.
 
     Attributes:
-        close_connections: whether replies should end their connections.
+        close_connections: whether replies should close their connections.
         refuse: the error for every new prediction, or None.
         warnings: which of MEMORY_HIGH, MEMORY_FULL and DISK_LOW hold.
-        reading: the newest.
+        reading: the newest measurement.
     """
 
     def __init__(self, limits: Limits, read: Callable[[], Reading]) -> None:
@@ -78,7 +78,7 @@ class Pressure:
         self.reading = Reading(None)
 
     def look(self) -> bool:
-        """Measure, and return whether anything is other than before."""
+        """Measure, and return whether the warnings have changed."""
         limits, before, reading = self._limits, self.warnings, self._read()
         self.reading = reading
         used, free = reading.memory or 0.0, reading.disk_free_bytes
@@ -100,23 +100,23 @@ def _holds(used: float, limit: float, *, before: bool) -> bool:
 
 def _no_memory() -> Unavailable:
     return Unavailable(
-        "this machine is short of memory", code=MEMORY_FULL, hint="try again, or another machine", retry_after_s=2
+        "this machine is short of memory", code=MEMORY_FULL, hint="try again, or use another machine", retry_after_s=2
     )
 
 
 def measure(records: Path, root: Path = _ROOT) -> Reading:
-    """Read /proc, /sys and the file system; takes about 0.2 ms.
+    """Measure by /proc, /sys and the file system; takes about 0.2 ms.
 
     Args:
-        records: a folder on the disk that is looked at; it need not exist yet.
-        root: where proc and sys are.
+        records: a folder on the disk to measure; it need not exist yet.
+        root: the folder that holds proc and sys.
     """
     pools = tuple(_pools(root))
     return Reading(_share(pools), free_bytes(records), min((limit - used for used, limit in pools), default=None))
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Free bytes of the disk that holds `folder` or the nearest folder above it that exists."""
+    """Free bytes of the disk that holds `folder`, or its nearest parent that exists."""
     for path in (folder, *folder.parents):
         with contextlib.suppress(OSError):
             found = os.statvfs(path)
@@ -125,7 +125,7 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def memory_share(root: Path = _ROOT) -> float | None:
-    """The share of memory in use, 0 to 1: the tightest of machine and cgroups. None when nothing can be read."""
+    """The share of memory in use, 0 to 1, by the tightest bound of machine and cgroups; None when none can be read."""
     return _share(_pools(root))
 
 
@@ -134,7 +134,7 @@ def _share(pools: Iterable[tuple[int, int]]) -> float | None:
 
 
 def _pools(root: Path) -> Iterator[tuple[int, int]]:
-    """(used, limit) in bytes of everything that bounds this process's memory."""
+    """(used, limit) in bytes for each bound on this process's memory."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         numbers = _table(root / "proc/meminfo")
         total = numbers["MemTotal:"] << 10
@@ -149,7 +149,7 @@ def _pools(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _walk(mount: Path, place: str, read: Callable[[Path], tuple[int, int] | None]) -> Iterator[tuple[int, int]]:
-    """The group itself and all above it. In a container only the mount itself may be there."""
+    """The group and its parents. In a container only the mount itself may exist."""
     group = mount / place.strip("/")
     for folder in (group, *group.parents):
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -177,6 +177,6 @@ def _version_1(folder: Path) -> tuple[int, int] | None:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """A file of lines with a name and a number each."""
     rows = (line.split() for line in path.read_text().splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1}

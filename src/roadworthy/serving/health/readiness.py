@@ -1,4 +1,4 @@
-"""Whether this process can answer for every endpoint that it serves, and what is watched for that. `reload.py` judges."""
+"""Whether this process can answer for every endpoint that it serves (`reload.py` decides), and what that depends on."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Readiness:
 
     Attributes:
         ready: the answer.
-        reason: for no, one of "starting", "loading", "failed" (a version that is missing could not be loaded), "stopping",
-            "memory-pressure", "not-answering", "wrong-answers" (what deep checks found).
+        reason: why not: "starting", "loading", "failed" (a missing version could not be loaded), "stopping", "memory-pressure",
+            or "not-answering" and "wrong-answers" (results of golden probes).
         endpoints: how many are served. missing: names of those that are not.
-        unhealthy: names of those with a version that deep checks found at fault.
-        warnings: what is short: "memory-high", "memory-pressure", "disk-low".
+        unhealthy: names of those with a version that fails its golden probes.
+        warnings: shortages: "memory-high", "memory-pressure", "disk-low".
     """
 
     ready: bool
@@ -31,7 +31,7 @@ class Readiness:
     warnings: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """JSON-ready; what is rare is there only when there is something to tell."""
+        """JSON-ready; `unhealthy` and `warnings` appear only when they are not empty."""
         rare = {"unhealthy": self.unhealthy, "warnings": self.warnings}
         return {
             "ready": self.ready,
@@ -44,7 +44,7 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is watched while this process serves: its versions, its resources, and the shared cache where there is one."""
+    """The health of this process: golden probes of its versions, its resources, and the shared cache where there is one."""
 
     checks: GoldenProbes
     pressure: Pressure

@@ -1,9 +1,9 @@
-"""An endpoint in a rollout: who is asked, what counts as evidence, and copies for a shadowed version.
+"""An endpoint in a rollout: assigns requests to variants, counts evidence, and mirrors requests to a shadowed version.
 
-What may count is settled before the arm is drawn: the request was let in, is a first attempt, and nothing is answered from a
-cache, since `endpoints.py` leaves the cache out of both arms. The outcome is the drawn version's own, whatever the caller gets in
-the end. Made when an endpoint is bound, so that what is counted late keeps the generation that drew it; an endpoint without a
-rollout has none, and nothing here is called for it.
+Eligibility is settled before the assignment: the request was admitted, is a first attempt, and is not answered from a cache,
+since `endpoint.py` leaves the cache out of both variants. The counted outcome is the assigned version's own, whatever the caller
+gets in the end. A `RolloutAssignment` is made when an endpoint is bound, so that late outcomes keep the generation that assigned
+them. Nothing here runs for an endpoint without a rollout.
 """
 
 from __future__ import annotations
@@ -26,35 +26,36 @@ from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 from roadworthy.serving.metrics import Gauge
 from roadworthy.serving.rollout.counters import EvidenceCells
-from roadworthy.serving.rollout.outputs import Watching
+from roadworthy.serving.rollout.outputs import OutputCounters
 from roadworthy.serving.split import Split, point_of, sticky_key, unit_hash
 from roadworthy.serving.variant import Variant
 
 ERRORS, INVALID_OUTPUTS, SLOW, DISAGREEMENT = "errors", "invalid_outputs", "slow", "disagreement"
 SHED, BREAKER, FALLBACK, RETRIED, CACHED = "shed", "breaker", "fallback", "retried", "cached"
 ATTEMPT_HEADER = b"x-envoy-attempt-count"
-"""Envoy and Istio number attempts in it, from 1."""
+"""Envoy and Istio number the attempts of a request in this header, from 1."""
 MOST_COPIES = 8
-"""Copies that one worker has under way for one endpoint; where more would be, the version is slower than its traffic."""
+"""Mirrored requests in flight per worker and endpoint. More would mean that the version is slower than its traffic."""
 MOST_COPIED_ROWS = 1_024
 LOG_EVERY_S = 10.0
-"""Copies that fail are logged this often at most, each line with how many did since the one before."""
+"""Failed copies are logged at most this often; each line counts the failures since the previous line."""
 MOST_WAITING = 8
-"""With more requests in the stable's line this worker has better things to do than to make copies."""
+"""With more requests than this in the stable version's queue, no copies are made."""
 _INVALID = frozenset({"non-finite-output", "wrong-output-count", "wrong-output-type"})
 _CLOSING = "version-closed"
 _log = structlog.get_logger(__name__)
 
 Own = Mapping[str, bool]
-"""By signal, whether the outcome was bad; a signal that the outcome says nothing about is missing."""
+"""Whether the outcome was bad, by signal. A signal on which the outcome has no bearing is missing."""
 
 
 def own_outcome(outcome: Outcome, ran_us: int, slow_us: int | None) -> Own | str:
-    """What an outcome says about the version that was drawn, or why it says nothing: one of the reasons above.
+    """The evidence that an outcome gives about the assigned version, or the reason (one of those above) why it gives none.
 
     Args:
-        ran_us: how long its run took, microseconds, as far as is known when time was up; -1 for not known, or warm-up.
-        slow_us: longer is slow; None where that is not counted.
+        outcome: what the version's layers settled the request with.
+        ran_us: how long its run took, microseconds; for a run that was given up, up to that moment. -1: unknown, or warming up.
+        slow_us: a longer run is slow; None where slowness is not counted.
     """
     error: RoadworthyError | None
     if isinstance(outcome, Answer):
@@ -79,10 +80,10 @@ def own_outcome(outcome: Outcome, ran_us: int, slow_us: int | None) -> Own | str
 
 
 class RolloutCounters:
-    """The counts of one rollout in one generation.
+    """The counters of one rollout in one generation.
 
     Attributes:
-        watching: of what answers look like; None where the plan watches nothing of it.
+        outputs: count what answers look like; None where the plan has no criterion on outputs.
     """
 
     def __init__(self, cells: EvidenceCells, rollout: RolloutEntry, generation: int, signature: Signature) -> None:
@@ -93,14 +94,14 @@ class RolloutCounters:
         self._events = [name for name in rollout.signals if name == "guard_hits" or name.startswith("custom.")]
         self.slow_us = rollout.slow_us if SLOW in self._signals else None
         watched = rollout.outputs or rollout.probabilities is not None
-        self.watching = Watching(cells, rollout, generation, signature) if watched else None
+        self.outputs = OutputCounters(cells, rollout, generation, signature) if watched else None
 
-    def drawn(self, label: str) -> None:
-        """Count a first attempt for which an arm was drawn, whatever came of it."""
+    def assigned(self, label: str) -> None:
+        """Count a first attempt that was assigned to a variant, whatever its outcome."""
         self._cells.sample((self._rollout.id, self._generation, DRAWN, label), bad=False)
 
     def judged(self, label: str, own: Own, unit: int | None) -> None:
-        """Count an outcome of an arm. `unit` is the hash of its user in a sticky rollout."""
+        """Count an outcome of a variant. `unit` is the hash of its user in a sticky rollout."""
         for signal, bad in own.items():
             if signal in self._signals:
                 key = (self._rollout.id, self._generation, signal, label)
@@ -112,7 +113,7 @@ class RolloutCounters:
                 self._cells.sample((self._rollout.id, self._generation, signal, label), bad=False)
 
     def event(self, signal: str, label: str, unit: int | None) -> None:
-        """Count a bad event, "guard_hits" or "custom.NAME", of a request; its outcome is the sample. At most once a request."""
+        """Count a bad event of a request, "guard_hits" or "custom.NAME", at most once a request. Its outcome is the sample."""
         if signal in self._signals:
             key = (self._rollout.id, self._generation, signal, label)
             self._cells.event(key)
@@ -120,26 +121,26 @@ class RolloutCounters:
                 self._cells.unit(key, unit)
 
     def answered(self, label: str, outcome: Outcome, unit: int | None) -> None:
-        """Count what an eligible answer of a version's own looks like."""
-        if self.watching is not None and isinstance(outcome, Answer) and outcome.instead_of is None:
-            self.watching.answered(label, outcome, unit)
+        """Count the outputs of an eligible answer that the version itself gave."""
+        if self.outputs is not None and isinstance(outcome, Answer) and outcome.instead_of is None:
+            self.outputs.answered(label, outcome, unit)
 
     def excluded(self, label: str, reason: str) -> None:
-        """Count what is no evidence."""
+        """Count an outcome that gives no evidence."""
         self._cells.exclude((self._rollout.id, self._generation, reason, label))
 
     def pair(self, signal: str, *, canary_bad: bool, stable_bad: bool) -> None:
-        """Count a copied request that both versions answered, as far as the signal goes."""
+        """Count a mirrored request on which the signal is known for both versions."""
         if signal in self._signals:
             key = (self._rollout.id, self._generation, signal)
             self._cells.pair(key, canary_bad=canary_bad, stable_bad=stable_bad)
 
 
 @dataclass(frozen=True, slots=True)
-class Assigned:
-    """An arm, and which one it is."""
+class LabeledVariant:
+    """A variant, and whether it is the canary or the stable."""
 
-    arm: Variant
+    variant: Variant
     label: str
 
 
@@ -147,8 +148,8 @@ class RolloutAssignment:
     """One generation of an endpoint's rollout. Event loop only.
 
     Args:
-        entry: of the endpoint, with its rollout. arms: of its split, in order.
-        shadow: makes the copies; None where the rollout asks for none.
+        entry: the endpoint's, with its rollout. variants: of its split, in order.
+        mirror: mirrors requests to the shadowed version; None where the rollout has none.
 
     Attributes:
         id: the rollout's.
@@ -158,23 +159,26 @@ class RolloutAssignment:
         self,
         entry: EndpointEntry,
         rollout: RolloutEntry,
-        arms: Sequence[Variant],
-        counting: RolloutCounters,
-        shadow: Mirror | None,
+        variants: Sequence[Variant],
+        counters: RolloutCounters,
+        mirror: Mirror | None,
     ) -> None:
-        sides = [Assigned(arm, CANARY if arm.version.digest == rollout.canary else STABLE) for arm in arms]
-        self._split = Split(sides, [side.weight for side in entry.split])
+        labeled = [
+            LabeledVariant(variant, CANARY if variant.version.digest == rollout.canary else STABLE)
+            for variant in variants
+        ]
+        self._split = Split(labeled, [share.weight for share in entry.split])
         self._rollout = rollout
         self.id = rollout.id
         self._header = None if rollout.sticky_header is None else rollout.sticky_header.lower().encode()
         self._sticky = rollout.sticky_header is not None or rollout.sticky_field is not None
-        self.counting = counting
-        self.shadow = shadow
+        self.counters = counters
+        self.mirror = mirror
 
-    def draw(
-        self, ticket: PendingRequest, headers: Mapping[bytes, bytes], prediction_id: str, batch: Batch
+    def assign(
+        self, request: PendingRequest, headers: Mapping[bytes, bytes], prediction_id: str, batch: Batch
     ) -> tuple[Variant, AssignedRequest]:
-        """Who answers, and the ticket to hand to it."""
+        """The variant that answers, and the request to hand to it."""
         unit = None
         key = prediction_id
         if self._sticky:
@@ -182,13 +186,13 @@ class RolloutAssignment:
             if found is not None:
                 key = sticky_key(self._rollout.id, found)
             unit = unit_hash(self._rollout.id, prediction_id if found is None else f"={found}")
-        side = self._split.choose(key)
-        drawn = AssignedRequest(ticket, self, side, unit)
+        chosen = self._split.choose(key)
+        assigned = AssignedRequest(request, self, chosen, unit)
         if headers.get(ATTEMPT_HEADER, b"1") != b"1":
-            drawn.eligible = False
-        elif self.shadow is not None and side.label == STABLE and self.shadow.wants(prediction_id):
-            drawn.copy = self.shadow.copy(batch)
-        return side.arm, drawn
+            assigned.eligible = False
+        elif self.mirror is not None and chosen.label == STABLE and self.mirror.wants(prediction_id):
+            assigned.copy = self.mirror.copy(batch)
+        return chosen.variant, assigned
 
     def _unit(self, headers: Mapping[bytes, bytes], batch: Batch) -> str | None:
         if self._header is not None:
@@ -204,27 +208,31 @@ class RolloutAssignment:
 
 
 class AssignedRequest(ForwardedRequest):
-    """A request for which an arm was drawn.
+    """A request that was assigned to a variant.
 
     Attributes:
-        eligible: whether it is a first attempt. unit: hash of its user, in a sticky rollout.
-        copy: its rows, when the shadowed version is to have them too.
+        chosen: the variant.
+        eligible: whether it is a first attempt. unit: the hash of its user, in a sticky rollout.
+        copy: its rows, if the request is mirrored to the shadowed version.
     """
 
-    __slots__ = ("_began", "_trial", "copy", "eligible", "side", "unit")
+    __slots__ = ("_assignment", "_began", "chosen", "copy", "eligible", "unit")
 
-    def __init__(self, outer: PendingRequest, trial: RolloutAssignment, side: Assigned, unit: int | None) -> None:
+    def __init__(
+        self, outer: PendingRequest, assignment: RolloutAssignment, chosen: LabeledVariant, unit: int | None
+    ) -> None:
         super().__init__(outer)
-        self._trial = trial
+        self._assignment = assignment
         self._began = 0.0
-        self.side = side
+        self.chosen = chosen
         self.unit = unit
         self.eligible = True
         self.copy: Batch | None = None
 
     @property
     def done(self) -> bool:
-        """As in PendingRequest. What has begun is settled even when its caller is gone: callers leave slow versions first."""
+        """See `PendingRequest`. A run that has begun is settled even when its caller is gone, since callers leave the slower
+        version first."""
         return self._settled or (self.outer.done and not self._began)
 
     @done.setter
@@ -233,7 +241,7 @@ class AssignedRequest(ForwardedRequest):
 
     @property
     def running(self) -> bool:
-        """As in PendingRequest."""
+        """See `PendingRequest`."""
         return self.outer.running
 
     @running.setter
@@ -243,28 +251,30 @@ class AssignedRequest(ForwardedRequest):
         self.outer.running = value
 
     def settled(self, outcome: Outcome) -> None:
-        """Count what it says, and only then answer: who has an answer can rely on it. Then make the copy."""
-        counting, label = self._trial.counting, self.side.label
+        """Count the outcome, then answer: a request that was answered has been counted. Then send the copy."""
+        counters, label = self._assignment.counters, self.chosen.label
         if self.eligible:
-            counting.drawn(label)
+            counters.assigned(label)
         own = own_outcome(
-            outcome, _ran_us(self.side.arm.version, outcome, self._began, self.deadline), counting.slow_us
+            outcome, _ran_us(self.chosen.variant.version, outcome, self._began, self.deadline), counters.slow_us
         )
         if isinstance(own, str):
-            counting.excluded(label, own)
+            counters.excluded(label, own)
         elif not self.eligible:
-            counting.excluded(label, RETRIED)
+            counters.excluded(label, RETRIED)
         else:
-            counting.judged(label, own, self.unit)
-            if self._trial.shadow is None:  # else those count that both versions answered
-                counting.answered(label, outcome, self.unit)
+            counters.judged(label, own, self.unit)
+            if self._assignment.mirror is None:  # else only requests that both versions answered count
+                counters.answered(label, outcome, self.unit)
         self.outer.settle(outcome)
-        if self.copy is not None and self._trial.shadow is not None:
-            self._trial.shadow.begin(self.copy, None if isinstance(own, str) else own, outcome, self.side.arm.version)
+        if self.copy is not None and self._assignment.mirror is not None:
+            self._assignment.mirror.begin(
+                self.copy, None if isinstance(own, str) else own, outcome, self.chosen.variant.version
+            )
 
 
 def _ran_us(version: Version, outcome: Outcome, began: float, deadline: float) -> int:
-    """Microseconds of the run that gave this outcome; of one that was given up, those until then."""
+    """Microseconds of the run that gave this outcome; for a run that was given up, up to that moment."""
     error = outcome.instead_of if isinstance(outcome, Answer) else outcome
     times = version.batcher.times
     if error is None:
@@ -273,15 +283,15 @@ def _ran_us(version: Version, outcome: Outcome, began: float, deadline: float) -
 
 
 class Mirror:
-    """Copies of requests for a version that serves nobody. Nothing that it does reaches a caller: a copy is made when the caller
-    has been answered, waits for nobody, is recorded and cached nowhere, and is left out while anything is busy."""
+    """Mirrors requests to a shadowed version, which serves no caller. Nothing that it does reaches a caller: a copy is sent after
+    the caller has its answer, is neither recorded nor cached, and is left out while either version is busy."""
 
     def __init__(
-        self, version: Version, rollout: RolloutEntry, counting: RolloutCounters, gauge: Gauge, timeout_s: float
+        self, version: Version, rollout: RolloutEntry, counters: RolloutCounters, gauge: Gauge, timeout_s: float
     ) -> None:
         self.version = version
         self._rollout = rollout
-        self._counting = counting
+        self._counters = counters
         self._gauge = gauge
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
@@ -290,21 +300,21 @@ class Mirror:
         self._logged_at = float("-inf")
 
     def wants(self, prediction_id: str) -> bool:
-        """Whether this request is one of those to copy."""
+        """Whether this request is in the mirrored share."""
         return point_of(f"shadow\x1f{self._rollout.id}\x1f{prediction_id}") < self._rollout.shadow
 
     def copy(self, batch: Batch) -> Batch | None:
-        """The rows once more, since a model may write into what it is given; None for a request that is too large."""
+        """A copy of the rows, since a model may write into its input; None for a request that is too large."""
         if batch.rows > MOST_COPIED_ROWS:
-            self._counting.excluded(CANARY, SHED)
+            self._counters.excluded(CANARY, SHED)
             return None
         return batch.take(range(batch.rows))
 
     def begin(self, batch: Batch, own: Own | None, outcome: Outcome, stable: Version) -> None:
-        """Have the copy answered too, if there is room; `own` and `outcome` are the served version's."""
+        """Send the copy to the shadowed version, if there is room. `own` and `outcome` are the serving version's."""
         busy = self._under_way >= MOST_COPIES or self.version.waiting > 0 or stable.waiting > MOST_WAITING
         if own is None or busy:
-            self._counting.excluded(CANARY, SHED)
+            self._counters.excluded(CANARY, SHED)
             return
         self._under_way += 1
         self._loop.call_soon(self._submit, batch, MirroredRequest(self, own, outcome, self._timeout_s))
@@ -314,17 +324,17 @@ class Mirror:
             self.version.leases.take()
         except RoadworthyError:
             self._under_way -= 1
-            self._counting.excluded(CANARY, SHED)
+            self._counters.excluded(CANARY, SHED)
             return
         self._gauge.add(1)
         copy.began = time.monotonic()
         try:
             self.version.submit(batch, copy)
-        except Exception:  # noqa: BLE001 - whatever is wrong with it is nobody's but its own
+        except Exception:  # noqa: BLE001 - a fault of the shadowed version stays with its copy
             copy.settle(ModelFault("the copy could not be run"))
 
     def settled(self, copy: MirroredRequest, outcome: Outcome) -> None:
-        """Compare what both versions did."""
+        """Compare the outcomes of both versions."""
         self._under_way -= 1
         self._gauge.add(-1)
         self.version.leases.give_back()
@@ -332,22 +342,22 @@ class Mirror:
             self._log_failure(outcome)
             let_go(outcome)
         ran_us = _ran_us(self.version, outcome, copy.began if copy.running else 0.0, copy.deadline)
-        own = own_outcome(outcome, ran_us, self._counting.slow_us)
+        own = own_outcome(outcome, ran_us, self._counters.slow_us)
         if isinstance(own, str):
-            self._counting.excluded(CANARY, SHED)
+            self._counters.excluded(CANARY, SHED)
             return
         for signal, bad in own.items():
             if signal in copy.own:
-                self._counting.pair(signal, canary_bad=bad, stable_bad=copy.own[signal])
+                self._counters.pair(signal, canary_bad=bad, stable_bad=copy.own[signal])
         served = copy.outcome
         if isinstance(served, Answer) and served.instead_of is None and isinstance(outcome, Answer):
             different = compare(served.batch(), outcome.batch(), Tolerance()) is not None
-            self._counting.pair(DISAGREEMENT, canary_bad=different, stable_bad=False)
-            if self._counting.watching is not None:
-                self._counting.watching.both_answered(served, outcome)
+            self._counters.pair(DISAGREEMENT, canary_bad=different, stable_bad=False)
+            if self._counters.outputs is not None:
+                self._counters.outputs.both_answered(served, outcome)
 
     def _log_failure(self, error: RoadworthyError) -> None:
-        """No caller sees it, so nobody else tells."""
+        """Log a failed copy: no caller sees its error."""
         self._failed += 1
         now = time.monotonic()
         if now - self._logged_at >= LOG_EVERY_S:
@@ -357,21 +367,21 @@ class Mirror:
 
 
 class MirroredRequest(PendingRequest):
-    """A request as the shadowed version gets it.
+    """A copy of a request for the shadowed version.
 
     Attributes:
-        own, outcome: what the served version did. began: when it was handed over, monotonic clock.
+        own, outcome: the serving version's. began: when the copy was submitted, monotonic clock, seconds.
     """
 
-    __slots__ = ("_shadow", "began", "outcome", "own")
+    __slots__ = ("_mirror", "began", "outcome", "own")
 
-    def __init__(self, shadow: Mirror, own: Own, outcome: Outcome, timeout_s: float) -> None:
+    def __init__(self, mirror: Mirror, own: Own, outcome: Outcome, timeout_s: float) -> None:
         super().__init__(time.monotonic() + timeout_s, "shadow")
-        self._shadow = shadow
+        self._mirror = mirror
         self.own = own
         self.outcome = outcome
         self.began = 0.0
 
     def settled(self, outcome: Outcome) -> None:
-        """Hand it on."""
-        self._shadow.settled(self, outcome)
+        """Hand the outcome to the mirror."""
+        self._mirror.settled(self, outcome)

@@ -1,7 +1,7 @@
-"""What a worker counts for rollouts, in its slot of the slab, and how the agent reads it back.
+"""A worker's rollout counts in its slot of the slab, and how the agent reads them back.
 
-Counts are there before the caller has the answer and outlive `kill -9`; a replacement goes on from them. So do the hashes of
-users with bad events, which a sticky rollout needs: each is a cell of its own.
+A request is counted before its caller is answered. Counts outlive `kill -9`, and the worker's replacement continues them. So it
+is with the hashes of users with bad events, which a sticky rollout needs: each hash takes one cell.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from roadworthy.contract.evidence import (
 from roadworthy.foundation.slab import SlotWriter
 
 _SEPARATOR = "\x1f"
-_ARM, _PAIRS, _EXCLUDED, _UNITS, _OVERFLOW = "evidence", "pairs", "excluded", "units", "units-overflow"
+_SAMPLES, _PAIRS, _EXCLUDED, _UNITS, _OVERFLOW = "evidence", "pairs", "excluded", "units", "units-overflow"
 _CRASHES, _VALUES, _BINS = "canary-crashes", "values", "bins"
-EVIDENCE = frozenset({_ARM, _PAIRS, _EXCLUDED, _UNITS, _OVERFLOW, _CRASHES, _VALUES, _BINS})
+EVIDENCE = frozenset({_SAMPLES, _PAIRS, _EXCLUDED, _UNITS, _OVERFLOW, _CRASHES, _VALUES, _BINS})
 _PARTS = 1_000_000
-"""Cells hold whole numbers: values from 0 to 1 are added up in millionths."""
+"""Cells hold integers: values from 0 to 1 are added up in millionths."""
 _OVER = "-"
 _UNITS_A_RUN = 60  # not MAX_WIDTH: runs of that width are never folded
 MOST_UNIT_RUNS = 128
-"""A quarter of a slot's cells at most: 7,680 users with a bad event on one worker."""
+"""At most a quarter of a slot's cells: 7,680 users with a bad event per worker."""
 
 
 class EvidenceCells:
-    """One worker's counts of all rollouts. One thread.
+    """One worker's counts of all rollouts. Single-threaded.
 
-    A key is (rollout, generation that drew the arm as text, signal or reason, arm).
+    A key is (rollout, assigning generation as text, signal or reason, "canary" or "stable").
     """
 
     def __init__(self, writer: SlotWriter) -> None:
@@ -48,14 +48,14 @@ class EvidenceCells:
         self._live: frozenset[str] = frozenset()
 
     def keep(self, rollouts: Iterable[str]) -> None:
-        """These are in service; the others may be folded when room is short."""
+        """Name the rollouts in service; counts of others may be folded when the slot runs full."""
         self._live = frozenset(rollouts)
 
     def sample(self, key: tuple[str, str, str, str], *, bad: bool) -> None:
         """Count an eligible outcome."""
         cell = self._cells.get(key)
         if cell is None:
-            cell = self._cells[key] = self._place(_ARM, key, 2)
+            cell = self._cells[key] = self._place(_SAMPLES, key, 2)
         self._values[cell] += 1
         if bad:
             self._values[cell + 1] += 1
@@ -64,11 +64,11 @@ class EvidenceCells:
         """Count a bad event of a request whose outcome is counted as a sample elsewhere."""
         cell = self._cells.get(key)
         if cell is None:
-            cell = self._cells[key] = self._place(_ARM, key, 2)
+            cell = self._cells[key] = self._place(_SAMPLES, key, 2)
         self._values[cell + 1] += 1
 
     def pair(self, key: tuple[str, str, str], *, canary_bad: bool, stable_bad: bool) -> None:
-        """Count a shadowed request with both outcomes; `key` is without an arm. Where both sides are bad, neither counts."""
+        """Count a mirrored request with both outcomes; its `key` names no variant. Where both are bad, neither counts as bad."""
         cell = self._cells.get(key)
         if cell is None:
             cell = self._cells[key] = self._place(_PAIRS, key, 3)
@@ -77,7 +77,7 @@ class EvidenceCells:
             self._values[cell + (1 if canary_bad else 2)] += 1
 
     def value(self, key: tuple[str, str, str, str], value: float) -> None:
-        """Add a value from 0 to 1 of a metric: (rollout, generation, metric, arm)."""
+        """Add a value from 0 to 1 of a metric: (rollout, generation, metric, variant)."""
         cell = self._cells.get(key)
         if cell is None:
             cell = self._cells[key] = self._place(_VALUES, key, 2)
@@ -85,36 +85,36 @@ class EvidenceCells:
         self._values[cell + 1] += round(value * _PARTS)
 
     def bin(self, key: tuple[str, str, str, str], number: int) -> None:
-        """Count an answer in a bin of an output: (rollout, generation, output, arm)."""
+        """Count an answer in a bin of an output: (rollout, generation, output, variant)."""
         cell = self._cells.get(key)
         if cell is None:
             cell = self._cells[key] = self._place(_BINS, key, OUTPUT_BINS)
         self._values[cell + number] += 1
 
     def exclude(self, key: tuple[str, str, str, str]) -> None:
-        """Count what is no evidence."""
+        """Count an outcome that gives no evidence."""
         cell = self._cells.get((_EXCLUDED, *key))
         if cell is None:
             cell = self._cells[_EXCLUDED, *key] = self._place(_EXCLUDED, key, 1)
         self._values[cell] += 1
 
     def crash(self, rollout: str) -> None:
-        """Count a process that the rollout's canary crashed."""
+        """Count a crash of a process that the rollout's canary caused."""
         self._values[self._place(_CRASHES, (rollout,), 1)] += 1
 
     def unit(self, key: tuple[str, str, str, str], unit: int) -> None:
-        """Note a user with a bad event, once a signal; `unit` is a hash from 1 to 2^63 - 1."""
+        """Store a user with a bad event, once per signal; `unit` is a hash from 1 to 2^63 - 1."""
         rollout, _, signal, _ = key
-        known = self._units.get((rollout, signal))
-        if known is None:
-            known = self._units[rollout, signal] = _Units(self._writer, rollout, signal)
-        if unit in known.seen:
+        units = self._units.get((rollout, signal))
+        if units is None:
+            units = self._units[rollout, signal] = _Units(self._writer, rollout, signal)
+        if unit in units.seen:
             return
-        if not known.add(key, unit, self._unit_runs() < MOST_UNIT_RUNS):
+        if not units.add(key, unit, self._unit_runs() < MOST_UNIT_RUNS):
             self._values[self._place(_OVERFLOW, (rollout,), 1)] += 1
 
     def folds(self) -> dict[str, str]:
-        """What is no longer told apart when room is short: everything of rollouts that are over."""
+        """The runs to fold when the slot runs full, by name: everything of rollouts that are over, joined by kind."""
         into = {}
         for name in self._writer.names():
             kind, *parts = name.split(_SEPARATOR)
@@ -136,7 +136,7 @@ class EvidenceCells:
 
 
 class _Units:
-    """The users of one signal. What a predecessor noted is found again."""
+    """The users of one signal, including those that a predecessor of this worker stored."""
 
     def __init__(self, writer: SlotWriter, rollout: str, signal: str) -> None:
         self._writer = writer
@@ -154,7 +154,7 @@ class _Units:
                 self._next[place] = max(self._next.get(place, (0, 0)), (int(key[4]), len(found)))
 
     def add(self, key: tuple[str, str, str, str], unit: int, room: bool) -> bool:
-        """Note one; False when there is no room."""
+        """Store one; False when there is no room."""
         number, taken = self._next.get(key, (-1, _UNITS_A_RUN))
         if taken == _UNITS_A_RUN:
             if not room:
@@ -175,12 +175,12 @@ class EvidenceTotals:
     """Sums over all slots.
 
     Attributes:
-        arms, pairs, excluded: by key; the numbers as `EvidenceCells` has them.
-        values, bins: by key; of values how many and their sum in millionths.
-        units: by rollout. overflow: rollouts of which some users had no room. crashes: by rollout.
+        variants, pairs, excluded: by key, the numbers as `EvidenceCells` counts them.
+        values, bins: by key; for values their number, and their sum in millionths.
+        units: by rollout. overflow: rollouts for which some users found no room. crashes: by rollout.
     """
 
-    arms: dict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    variants: dict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     pairs: dict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
     excluded: dict[tuple[str, ...], int] = field(default_factory=lambda: defaultdict(int))
     values: dict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
@@ -200,30 +200,33 @@ class EvidenceTotals:
         elif kind == _CRASHES:
             self.crashes[key[0]] += values[0]
         elif kind == _UNITS:
-            rollout, generation, signal, arm, _ = key
-            self.units[rollout].update(BadUnit(int(generation), signal, arm, f"{unit:016x}") for unit in values if unit)
+            rollout, generation, signal, variant, _ = key
+            self.units[rollout].update(
+                BadUnit(int(generation), signal, variant, f"{unit:016x}") for unit in values if unit
+            )
         else:
             sums = self._sums(kind, key)
             for place, value in enumerate(values):
                 sums[place] += value
 
     def _sums(self, kind: str, key: tuple[str, ...]) -> list[int]:
-        if kind == _ARM:
-            return self.arms[key]
+        if kind == _SAMPLES:
+            return self.variants[key]
         if kind == _PAIRS:
             return self.pairs[key]
         return self.values[key] if kind == _VALUES else self.bins[key]
 
     def rollouts(self) -> set[str]:
-        """The ids of all that was counted for."""
-        keys = [*self.arms, *self.pairs, *self.excluded, *self.values, *self.bins]
+        """The ids of all rollouts with counts."""
+        keys = [*self.variants, *self.pairs, *self.excluded, *self.values, *self.bins]
         return {key[0] for key in keys} | set(self.units) | self.overflow | set(self.crashes)
 
     def counts(self, rollout: str) -> RolloutCounts:
-        """As a telemetry frame tells it. A worker counts while this is read: what cannot be yet is told the next time."""
-        arms = [
-            VariantCount(int(generation), signal, arm, samples, min(bad, samples))
-            for (owner, generation, signal, arm), (samples, bad) in sorted(self.arms.items())
+        """The counts for a telemetry frame. Workers count while this is read, so the numbers are trimmed to be consistent; the
+        next frame has the rest."""
+        variants = [
+            VariantCount(int(generation), signal, variant, samples, min(bad, samples))
+            for (owner, generation, signal, variant), (samples, bad) in sorted(self.variants.items())
             if owner == rollout
         ]
         pairs = []
@@ -233,24 +236,24 @@ class EvidenceTotals:
                 stable = min(stable_bad, number - canary)
                 pairs.append(PairCount(int(generation), signal, number, canary, stable))
         excluded = [
-            Excluded(int(generation), arm, reason, count)
-            for (owner, generation, reason, arm), count in sorted(self.excluded.items())
+            Excluded(int(generation), variant, reason, count)
+            for (owner, generation, reason, variant), count in sorted(self.excluded.items())
             if owner == rollout
         ]
         metrics = [
-            MetricCount(int(generation), metric, arm, values, min(parts, values * _PARTS) / _PARTS)
-            for (owner, generation, metric, arm), (values, parts) in sorted(self.values.items())
+            MetricCount(int(generation), metric, variant, values, min(parts, values * _PARTS) / _PARTS)
+            for (owner, generation, metric, variant), (values, parts) in sorted(self.values.items())
             if owner == rollout
         ]
         bins = [
-            BinCount(int(generation), int(output), arm, tuple(cells))
-            for (owner, generation, output, arm), cells in sorted(self.bins.items())
+            BinCount(int(generation), int(output), variant, tuple(cells))
+            for (owner, generation, output, variant), cells in sorted(self.bins.items())
             if owner == rollout
         ]
         units = sorted(self.units.get(rollout, ()), key=lambda each: (each.generation, each.signal, each.unit))
         return RolloutCounts(
             rollout,
-            tuple(arms),
+            tuple(variants),
             tuple(pairs),
             tuple(units),
             metrics=tuple(metrics),

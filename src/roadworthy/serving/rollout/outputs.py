@@ -1,8 +1,8 @@
-"""What answers look like in a rollout that watches outputs: their confidence, and bins of their values. `assignment.py` calls.
+"""Counts what answers look like in a rollout with criteria on outputs: their confidence, and bins of their values.
 
-One value of a request counts, however many rows it has, and of a user who keeps an arm only the first request that this worker
-answers in it in each generation: rows of one request, and requests of one user, resemble each other, and would look like more
-evidence than they are.
+One row of a request counts, however many it has. In a sticky rollout only a user's first request counts, per worker, variant and
+generation. Rows of one request, and requests of one user, resemble each other: counted singly they would look like more evidence
+than they are.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 from roadworthy.serving.rollout.counters import EvidenceCells
 
-MOST_MET = 50_000
-"""Users that a worker remembers in one generation, some megabytes; further ones add nothing to what is watched."""
+MOST_SEEN = 50_000
+"""Users that a worker remembers in one generation, some megabytes. Requests of further users are not counted."""
 _MISSING = OUTPUT_BINS - 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Binned:
-    """An output: its position in answers, its number in evidence, and its bins."""
+    """A watched output: its position in answers, its number in evidence, and its bins."""
 
     position: int
     place: int | None
@@ -54,8 +54,8 @@ class _Binned:
         return bisect_right(self.edges, value) if self.places is None else self.places.get(value, len(self.places))
 
 
-class Watching:
-    """The watched outputs of one rollout in one generation. Event loop only."""
+class OutputCounters:
+    """Counts the watched outputs of one rollout in one generation. Event loop only."""
 
     def __init__(self, cells: EvidenceCells, rollout: RolloutEntry, generation: int, signature: Signature) -> None:
         positions = {field.name: position for position, field in enumerate(signature.outputs)}
@@ -68,23 +68,23 @@ class Watching:
             for number, output in enumerate(rollout.outputs)
             if output.name in positions
         ]
-        self._turn = 0
-        self._met: set[tuple[str, int]] = set()
+        self._round = 0
+        self._seen: set[tuple[str, int]] = set()
         if rollout.sticky_header is not None or rollout.sticky_field is not None:
             cells.value((rollout.id, self._generation, COUNTERS, STABLE), 0.0)
 
     def answered(self, label: str, answer: Answer, unit: int | None) -> None:
-        """Count what a version answered to a request that was drawn for it; `unit` is the hash of a sticky rollout's user."""
+        """Count the answer of a version to a request that was assigned to it. `unit` is the hash of a sticky rollout's user."""
         if unit is not None:
-            if (label, unit) in self._met or len(self._met) >= MOST_MET:
+            if (label, unit) in self._seen or len(self._seen) >= MOST_SEEN:
                 return
-            self._met.add((label, unit))
-        self._turn += 1  # another row of each request, chosen without regard to the arm
+            self._seen.add((label, unit))
+        self._round += 1  # a different row of each request, chosen regardless of the variant
         self._count(label, answer)
 
     def both_answered(self, served: Answer, copied: Answer) -> None:
-        """Count what both versions answered to one request: the same row of it."""
-        self._turn += 1
+        """Count the same row of one request in the answers of both versions."""
+        self._round += 1
         self._count(STABLE, served)
         self._count(CANARY, copied)
 
@@ -95,7 +95,7 @@ class Watching:
         if self._sure is not None:
             value = _mean_of_largest(answer, self._sure)
             self._cells.value((self._rollout, self._generation, CONFIDENCE, label), min(max(value, 0.0), 1.0))
-        row = answer.start + self._turn % rows
+        row = answer.start + self._round % rows
         for output in self._binned:
             key = (self._rollout, self._generation, output.number, label)
             self._cells.bin(key, output.bin(answer.joined, row))
