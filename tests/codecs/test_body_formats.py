@@ -44,12 +44,12 @@ GOOD = {
 
 
 def formats_of(*fields: Field, **policy: Any) -> Formats:
-    """The protocols of an endpoint that answers what it is asked."""
+    """The protocols of an endpoint that echoes its rows."""
     return Formats(Signature(fields, fields), Policy(**policy))
 
 
 def decode(formats: Formats, kind: str, body: bytes, accept: str | None = None) -> Any:
-    """What the protocol for a content type makes of a body."""
+    """The rows that the protocol for a content type reads from a body."""
     headers = {b"content-type": kind.encode()} | ({} if accept is None else {b"accept": accept.encode()})
     return formats.choose(headers).decode(headers, body)
 
@@ -94,7 +94,7 @@ def same(one: Batch, other: Batch) -> bool:
 @settings(max_examples=200, deadline=None)
 @given(_batches())
 def test_every_batch_comes_back_from_every_form(batch: Batch) -> None:
-    """What is answered as CSV or Arrow can be asked as CSV or Arrow, and is the same batch."""
+    """An answer in CSV or Arrow, sent as a request, is the same batch."""
     fields = batch.layout.fields
     texts = [repr(block.values.tolist()) for block in batch.blocks if block.values.dtype == object]
     assume(not any("\\x00" in text for text in texts))
@@ -144,7 +144,7 @@ def test_csv_is_read() -> None:
     ],
 )  # fmt: skip
 def test_a5_csv_converts_nothing(column: str, cell: str, code: str) -> None:
-    """A cell is what its column asks for, or the column and the row are named; not even a null beside it changes that."""
+    """A cell has its column's type, or the error names column and row; a null next to it does not change that."""
     good = {"n": "1", "x": "", "b": "true", "s": "t"}
     lines = [",".join(good), ",".join(good.values()), ",".join((good | {column: cell}).values())]
     error = refused(CSV, "text/csv", "\n".join(lines).encode(), InvalidInput, code)
@@ -191,7 +191,7 @@ HEADERS = ["a,b,c", "a,b,c,d", "a,b", "a,b,b", "\ufeffa,b,c", "a,b,c\0", "A,b,c"
 def test_large_csv_is_read_as_exactly_as_small(
     kind: tuple[DType, tuple[int, ...]], changes: list[Any], order: list[int], end: str, header: str, ignore: bool
 ) -> None:
-    """What the reader of many numbers accepts, the exact way accepts with the same values; in all else that one has its say."""
+    """A body that the reader of many numbers accepts gives the same values in the exact reader, which reads all others."""
     dtype, shape = kind
     fields = (Field("v", dtype, shape),) if shape else tuple(Field(name, dtype) for name in "abc")
     names = header.split(",")
@@ -222,7 +222,7 @@ def test_large_csv_is_read_as_exactly_as_small(
 
 
 def test_extra_columns_are_ignored_where_the_policy_says_so() -> None:
-    """In every form; they are counted."""
+    """In every form, and they are counted."""
     formats = formats_of(Field("x", DType.FLOAT64), extra="ignore")
     table = pa.table({"y": pa.array([{"z": 1}]), "x": [1.0], "w": [None]})
     for body, kind in ((b"y,x,w\n1,1,1\n", "text/csv"), *((write(table), kind) for kind, write in WRITERS.items())):
@@ -288,7 +288,7 @@ JSON_KIND, CSV_TYPE = "application/json", "text/csv; charset=utf-8; header=prese
     ],
 )  # fmt: skip
 def test_answers_come_as_the_caller_accepts(accept: str | None, media: str, form: str) -> None:
-    """JSON unless something else that is written here is preferred; the same values in all of them."""
+    """JSON unless the caller prefers another supported form; the same values in all of them."""
     fields = (Field("a", DType.INT64), Field("p", DType.FLOAT32, (2,)))
     formats = formats_of(*fields)
     body = json.dumps({"instances": [{"a": 1, "p": [0.1, 0.5]}, {"a": 2, "p": [1, 2]}]}).encode()
@@ -316,8 +316,8 @@ def test_answers_come_as_the_caller_accepts(accept: str | None, media: str, form
         "text/csv,",
     ],
 )
-def test_a17_content_types_that_nobody_reads(kind: str) -> None:
-    """A type is named exactly, or the request is refused; the body is never looked at."""
+def test_a17_unknown_content_types(kind: str) -> None:
+    """A request must name its type exactly, or it is refused; the type is never guessed from the body."""
     with pytest.raises(UnsupportedMediaType):
         CSV.choose({b"content-type": kind.encode()})
     with pytest.raises(UnsupportedMediaType):

@@ -1,4 +1,4 @@
-"""Counting in bodies: what stands outside of strings, how often, how deep; and bounds that no legal request reaches."""
+"""Counting in bodies: characters outside of strings, and depth; and bounds that no valid request reaches."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def depth(value: Any) -> int:
-    """Of lists and objects."""
+    """The depth of lists and objects."""
     if isinstance(value, list | dict):
         return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
     return 0
 
 
 def bare(text: str) -> str:
-    """What stands outside of JSON's strings, character by character."""
+    """The bytes outside of JSON's strings, found character by character."""
     found, inside, escaped = [], False, False
     for character in text:
         if inside:
@@ -68,7 +68,7 @@ def bare(text: str) -> str:
 @given(VALUES, st.booleans())
 @example('\\\\"[', True)
 def test_g6_what_stands_outside_of_strings(value: Any, ascii_only: bool) -> None:
-    """As a reader that goes from character to character finds it, whatever the size of a chunk."""
+    """The same as reading character by character, whatever the size of a chunk."""
     text = json.dumps(value, ensure_ascii=ascii_only)
     with pytest.MonkeyPatch.context() as patch:
         for size, few in ((1, 0), (7, 0), (1 << 16, 0), (1 << 16, 1_000)):
@@ -84,14 +84,14 @@ def test_g6_what_stands_outside_of_strings(value: Any, ascii_only: bool) -> None
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.text('a",\n\r', max_size=6), min_size=1, max_size=9))
 def test_g6_quotes_in_csv_have_no_escapes(cells: list[str]) -> None:
-    """A doubled quote is one, and a backslash means nothing."""
+    """A doubled quote is a quote, and a backslash has no meaning."""
     line = ",".join('"' + cell.replace('"', '""') + '"' for cell in cells) + "\\,"
     assert outside(line.encode(), escapes=False) == b"," * (len(cells) - 1) + b"\\,"
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 1_002, 70_000])
 def test_g6_rare_and_frequent_characters_are_counted_alike(count: int) -> None:
-    """In bodies of any length: few are looked for one by one, many in whole arrays."""
+    """In bodies of any length: few matches are searched one by one, many by comparing whole arrays."""
     for size in (0, 5_000, 200_000):
         body = b"[" * count + b"1" * size + b"," * min(count, 5)
         assert tally(body, b"[,:") == [count, min(count, 5), 0]
@@ -133,7 +133,7 @@ def outcome(protocol: Any, body: bytes) -> Any:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_g6_no_legal_request_is_too_much(data: st.DataObject) -> None:
-    """Counted or not, a body has the same rows or the same refusal: what fits into the rows is never beyond the bounds."""
+    """Counted or not, a body gives the same rows or the same refusal: a valid request never exceeds the bounds."""
     fields = data.draw(st.sampled_from(KINDS))
     body = json.dumps({"instances": data.draw(rows_of(fields))}, ensure_ascii=data.draw(st.booleans())).encode()
     signature = Signature(fields, FIELDS)
@@ -148,7 +148,7 @@ def test_g6_no_legal_request_is_too_much(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("extra", ["refuse", "ignore"])
-def test_g6_names_that_nobody_knows_are_told_up_to_a_thousand(counted: None, extra: str) -> None:
+def test_g6_unknown_names_are_reported_up_to_a_thousand(counted: None, extra: str) -> None:
     """A table of the wrong model is refused by name; a million names are refused by their number."""
     policy = Policy(extra=extra)
     json_protocol = PredictJson(Signature(FIELDS, FIELDS), policy)
@@ -159,7 +159,7 @@ def test_g6_names_that_nobody_knows_are_told_up_to_a_thousand(counted: None, ext
 
 
 def test_g6_csv_is_counted(counted: None) -> None:
-    """Rows, cells and names; not the commas and lines inside of quotes."""
+    """Rows, cells and names are counted; commas and lines inside of quotes are not."""
     protocol = PredictCsv(Signature(FIELDS, FIELDS), Policy(max_rows=3), Answers(FIELDS))
     headers = {b"content-type": b"text/csv"}
     text = '"' + "\n,\r\n" * 5_000 + '"'

@@ -1,4 +1,4 @@
-"""Compressed bodies and other forms, through a worker."""
+"""Compressed bodies and formats other than JSON, through a worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = pa.table({name: np.arange(300.0) for name in "abc"})
 
 @pytest.fixture(scope="module")
 def worker(start_worker: Any, make_plan: Any) -> Any:
-    """A worker that sums, and one that echoes."""
+    """A worker with an endpoint that sums, and one that echoes."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)], Policy(max_body_bytes=1 << 20))
     plan.endpoint("echo", [plan.package(2, "echo", Signature(COLUMNS, COLUMNS, Container.RECORDS))])
@@ -40,7 +40,7 @@ def post(worker: Any, body: bytes, kind: str, endpoint: str = "sum", **headers: 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_arrow_is_answered(worker: Any, kind: str) -> None:
-    """As JSON, and as an Arrow stream where that is accepted."""
+    """As JSON, and as an Arrow stream where the caller accepts one."""
     body = WRITERS[kind](ROWS)
     reply = post(worker, body, kind)
     assert (reply.status_code, reply.json()["predictions"][:3]) == (200, [0.0, 3.0, 6.0]), reply.text
@@ -49,7 +49,7 @@ def test_arrow_is_answered(worker: Any, kind: str) -> None:
 
 
 def test_csv_is_answered(worker: Any) -> None:
-    """In CSV where that is accepted."""
+    """In CSV where the caller accepts it."""
     reply = post(worker, b"c,b,a\n1,2,3\n4,5,6\n", "text/csv", "echo", accept="text/csv")
     assert (reply.status_code, reply.headers["content-type"].split(";")[0]) == (200, "text/csv")
     assert reply.text == "a,b,c\r\n3.0,2.0,1.0\r\n6.0,5.0,4.0\r\n"
@@ -60,7 +60,7 @@ def test_csv_is_answered(worker: Any) -> None:
 )
 @pytest.mark.parametrize("count", [1, 9_000])
 def test_compressed_bodies_are_read(worker: Any, coding: str, write: Any, count: int) -> None:
-    """Small ones at once, large ones in a thread; the answer is compressed as well when that is accepted."""
+    """Small ones on the event loop, large ones in a thread; the answer is compressed too if the caller accepts it."""
     rows = [[number % 97, 0.25, 1] for number in range(count)]
     body = write(json.dumps({"instances": rows}).encode())
     reply = post(worker, body, "application/json", content_encoding=coding, accept_encoding="gzip")
@@ -93,6 +93,6 @@ def test_a16_bombs_over_http(worker: Any, coding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "nonsense"])
 def test_a17_unknown_codings(worker: Any, encoding: str) -> None:
-    """Refused by the head."""
+    """They are refused by the head."""
     reply = post(worker, gzip.compress(b"{}"), "application/json", content_encoding=encoding)
     assert (reply.status_code, reply.json()["code"]) == (415, "unsupported-content-encoding")

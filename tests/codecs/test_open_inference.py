@@ -62,7 +62,7 @@ def head_of(**more: Any) -> dict[str, Any]:
 
 
 def infer(worker: Any, document: Any, raw: bytes | None = None, endpoint: str = "mixed") -> Any:
-    """POST a request; with `raw` as the binary extension says."""
+    """POST a request; with `raw` by the binary extension."""
     head = json.dumps(document).encode()
     headers = {} if raw is None else {"Inference-Header-Content-Length": str(len(head))}
     return worker.client.post(f"/v2/models/{endpoint}/infer", content=head + (raw or b""), headers=headers)
@@ -108,7 +108,7 @@ LITERALS = [
 def test_large_json_data_is_read_as_exactly_as_small(
     dtype: DType, changes: list[tuple[int, str]], nested: bool
 ) -> None:
-    """What the reader of large tensors accepts, the exact way accepts with the same values; in all else that one has its say."""
+    """A body that the reader of large tensors accepts gives the same values in the exact reader, which reads all others."""
     literals = [str(number % 100) for number in range(3_000)]
     for place, literal in changes:
         literals[place] = literal
@@ -167,7 +167,7 @@ def test_outputs_are_chosen_one_by_one(worker: Any) -> None:
 
 
 def test_a_raw_body_of_the_only_input(worker: Any) -> None:
-    """With a head of no bytes the body is the one input, and the answer all binary."""
+    """With a head length of 0 the body is the single input, and the answer is all binary."""
     raw = np.arange(6, dtype="<f4").tobytes()
     reply = worker.client.post("/v2/models/raw/infer", content=raw, headers={"Inference-Header-Content-Length": "0"})
     length = int(reply.headers["inference-header-content-length"])
@@ -188,7 +188,7 @@ def test_a_raw_body_of_the_only_input(worker: Any) -> None:
     ],
 )  # fmt: skip
 def test_requests_that_do_not_fit(worker: Any, change: dict[str, Any], status: int, code: str) -> None:
-    """Each with its code and the key `error` that V2 clients read."""
+    """Each has its code, and the key `error` that V2 clients read."""
     reply = infer(worker, head_of() | change)
     assert (reply.status_code, reply.json()["code"]) == (status, code), reply.text
     assert reply.json()["error"]
@@ -234,7 +234,7 @@ def test_a_head_length_that_does_not_fit(worker: Any, length: str) -> None:
 
 
 def test_raw_texts_that_overrun(worker: Any) -> None:
-    """Lengths inside of BYTES that lead out of the tensor are refused."""
+    """Lengths inside of BYTES that reach beyond the tensor are refused."""
     for raw in (struct.pack("<I", 100) + b"abc", b"\xff\xff\xff\xff", b"abc", struct.pack("<I", 1) + b"\xff"):
         document = head_of()
         tensor = document["inputs"][1]
@@ -262,7 +262,7 @@ def test_tritonclient_asks(triton: Any) -> None:
     assert triton.is_model_ready("mixed")
     assert triton.is_model_ready("mixed", "1")
     assert not triton.is_model_ready("mixed", "2")
-    assert not triton.is_model_ready("nobody")
+    assert not triton.is_model_ready("absent")
     assert triton.get_server_metadata()["name"] == "roadworthy"
     metadata = triton.get_model_metadata("mixed")
     assert metadata["versions"] == ["1"]
@@ -303,7 +303,7 @@ def test_tritonclient_sends_text(triton: Any) -> None:
 
 
 def test_tritonclient_reads_errors(triton: Any) -> None:
-    """A refusal arrives as the client's own exception with our sentence."""
+    """A refusal arrives as the client's own exception with the gateway's message."""
     tensor = triton.tensors.InferInput("a", [1], "FP64")
     tensor.set_data_from_numpy(np.array([1.0]))
     from tritonclient.utils import InferenceServerException

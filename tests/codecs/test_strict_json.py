@@ -1,4 +1,4 @@
-"""JSON that is read exactly."""
+"""The exact reader of JSON."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ VALUES = st.recursive(
 
 @given(VALUES, st.booleans())
 def test_every_json_value_comes_back(value: Any, escaped: bool) -> None:
-    """Whatever JSON can say is read as it was written, integers of any size included."""
+    """Any JSON value is read exactly, including integers of any size."""
     assert read_document(json.dumps(value, ensure_ascii=escaped).encode()) == (value, 0)
 
 
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999"])
 def test_numbers_that_are_not_finite_are_counted(text: str) -> None:
-    """They are read, so that a column can be named, and counted, so that nothing lets them pass."""
+    """They are read, so that the error can name the column, and counted, so that no such number is accepted."""
     assert read_document(f"[{text}, 1.5]".encode())[1] == 1
 
 
@@ -50,7 +50,7 @@ def test_numbers_that_are_not_finite_are_counted(text: str) -> None:
     ],
 )
 def test_what_is_refused(body: bytes, code: str) -> None:
-    """Each kind of doubt has its code, and no message repeats the caller's values."""
+    """Each fault has its code, and no message repeats the caller's values."""
     with pytest.raises(MalformedBody) as caught:
         read_document(body)
     assert caught.value.code == code

@@ -1,4 +1,4 @@
-"""Case G3: the tables of times and booleans in docs/formats.md, held against every path by which rows come in."""
+"""Case G3: the tables of times and booleans in docs/formats.md, checked on every path by which rows come in."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def refused(path: Path, values: Any, field: Field = TIME, unit: str | None = Non
     ],
 )  # fmt: skip
 def test_g3_text_is_one_instant_on_every_path(name: str, text: str, micros: int) -> None:
-    """With a zone, without one, a date; beside a null."""
+    """With a zone, without one, and as a date; next to a null."""
     assert column(TEXT[name]([text, None], TIME, None)) == [MIDNIGHT + micros, None]
 
 
@@ -108,7 +108,7 @@ def test_g3_other_text_is_refused_on_every_path(name: str, text: str, code: str)
 
 @pytest.mark.parametrize("name", INTEGERS)
 def test_g3_integers_are_refused_unless_their_unit_is_named(name: str) -> None:
-    """By default, with what came, where, and what to do, in the same words on every path."""
+    """By default, with the value, the place, and a remedy, in the same words on every path."""
     error = refused(INTEGERS[name], [1_711_843_200_000])
     assert error.code == "integer-for-timestamp"
     assert error.message == (
@@ -122,7 +122,7 @@ def test_g3_integers_are_refused_unless_their_unit_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", INTEGERS)
 @pytest.mark.parametrize(("unit", "value"), [("s", 10**9), ("ms", 10**12), ("us", 10**15), ("ns", 10**18)])
 def test_g3_integers_have_the_unit_of_the_policy(name: str, unit: str, value: int) -> None:
-    """Exactly that one: any other shows in the date, and is refused."""
+    """Exactly that unit: any other gives an implausible date, and is refused."""
     start = MIDNIGHT // 1_000_000 * value // 10**9
     assert column(INTEGERS[name]([start, start - 3 * value // 10**9], TIME, unit)) == [MIDNIGHT, MIDNIGHT - 3_000_000]
     for other in ("s", "ms", "us", "ns"):
@@ -134,7 +134,7 @@ def test_g3_integers_have_the_unit_of_the_policy(name: str, unit: str, value: in
 
 @pytest.mark.parametrize("name", INTEGERS)
 def test_g3_ten_years_around_training_are_plausible(name: str) -> None:
-    """To the last second, then the date that came and the range are told; where no range is known, any time is."""
+    """To the last second; beyond, the error names the date and the range. Without a known range, any time is plausible."""
     first, last = (LOW - TEN_YEARS) // 10**6, (HIGH + TEN_YEARS) // 10**6
     assert column(INTEGERS[name]([first, last], TIME, "s")) == [first * 10**6, last * 10**6]
     for beyond in (first - 1, last + 1):
@@ -187,7 +187,7 @@ def test_g3_nulls_among_integers(name: str) -> None:
 @pytest.mark.parametrize("kind", [STREAM, FILE])
 @pytest.mark.parametrize("integer", ["int8", "int16", "int32", "uint8", "uint16", "uint32", "uint64"])
 def test_g3_narrow_and_unsigned_arrow_integers(kind: str, integer: str) -> None:
-    """Are integers too."""
+    """They are integers too."""
     free = Field("t", DType.TIMESTAMP)
     values = pa.array([100, 0], pa.type_for_alias(integer))
     assert column(arrow(kind)(values, free, "s")) == [100_000_000, 0]
@@ -251,7 +251,7 @@ TYPED: list[tuple[Any, int]] = [
 @pytest.mark.parametrize("name", ANY)
 @pytest.mark.parametrize(("value", "micros"), TYPED, ids=repr)
 def test_g3_values_of_python_pandas_and_numpy(name: str, value: Any, micros: int) -> None:
-    """Each with its own rule, beside every kind of null."""
+    """Each by its own rule, next to every kind of null."""
     found = column(ANY[name]([value, None, pd.NaT, np.datetime64("NaT")], TIME, "s"))
     assert found == [MIDNIGHT + micros, None, None, None]
 
@@ -363,7 +363,7 @@ DATE_PATHS: dict[str, Path] = {
     ),
     "csv of polars": lambda v, field, unit: body("text/csv", _polars_csv(pl.DataFrame({"t": v})), field, unit),
 }
-_NO_NULL = "csv of polars"  # which writes the null of an only column as no line at all
+_NO_NULL = "csv of polars"  # it writes the null of a single column as no line at all
 
 
 @pytest.mark.parametrize("name", DATE_PATHS)
@@ -400,13 +400,13 @@ BEYOND: dict[str, tuple[Path, Callable[[], Any]]] = {
 
 @pytest.mark.parametrize("name", BEYOND)
 def test_g3_nothing_is_rounded_or_wraps_round(name: str) -> None:
-    """What microseconds of the years 1 to 9999 cannot hold is refused."""
+    """Times that microseconds of the years 1 to 9999 cannot hold are refused."""
     path, values = BEYOND[name]
     assert refused(path, values()).code in ("out-of-range", "wrong-type")
 
 
 def test_g3_a_fixed_fallback_has_its_times_as_text() -> None:
-    """An integer tells no unit there either."""
+    """An integer has no unit there either."""
     outputs = Layout((Field("t", DType.TIMESTAMP),))
     Static(outputs, "2024-03-31")
     with pytest.raises(InvalidInput) as caught:
@@ -416,7 +416,7 @@ def test_g3_a_fixed_fallback_has_its_times_as_text() -> None:
 
 @pytest.mark.parametrize("answer", [np.array([1]), np.array([1.5]), np.array(["now"])])
 def test_g3_a_model_that_answers_numbers_for_times_is_at_fault(answer: Any) -> None:
-    """What a model answers is held to the same rule; times of any unit are taken."""
+    """A model's answers follow the same rule; times of any unit are accepted."""
     outputs = Layout((Field("t", DType.TIMESTAMP),))
     with pytest.raises(ModelFault):
         answers_to_batch(outputs, {"t": answer}, 1)
@@ -474,7 +474,7 @@ TRUTH_PATHS: dict[str, Path] = {
 
 @pytest.mark.parametrize("name", TRUTH_PATHS)
 def test_g3_booleans_are_the_same_on_every_path(name: str) -> None:
-    """Beside a null; without one where the column has none."""
+    """Next to a null, or without one where the column is not nullable."""
     path = TRUTH_PATHS[name]
     assert column(path([True, False, None], TRUTHS, None)) == [True, False, None]
     assert refused(path, [True, None], Field("t", DType.BOOL)).code == "null-not-allowed"
@@ -494,7 +494,7 @@ def test_g3_booleans_are_the_same_on_every_path(name: str) -> None:
     ],
 )
 def test_g3_booleans_in_csv(cell: str, value: bool, nullable: bool) -> None:
-    """As JSON, pandas and R write them; alone and beside others."""
+    """As JSON, pandas and R write them; alone and next to others."""
     field = Field("t", DType.BOOL, nullable=nullable)
     for cells in ([cell], [cell, "true"], [cell] * 3):
         found = column(body("text/csv", "\n".join(["t", *cells]).encode(), field, None))

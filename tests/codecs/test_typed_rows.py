@@ -48,7 +48,7 @@ LAYOUTS = {
 
 
 def exactly(layout: Layout, body: bytes) -> Batch | None:
-    """What the exact way makes of a body."""
+    """The rows that the exact reader reads from a body."""
     try:
         document, not_finite = read_document(body)
         if not isinstance(document, dict) or list(document) != ["instances"] or not_finite:
@@ -127,7 +127,7 @@ def written(value: Any, rng: random.Random) -> str:
 
 
 def check(layout: Layout, body: bytes) -> bool:
-    """Compare both ways, for the readers of small bodies and for those of large ones; whether the fast ones accepted."""
+    """Compare both readers, for small bodies and for large ones; returns whether the fast ones accepted."""
     bounds = Bounds(layout.fields, Policy(max_rows=100))
     small, large = TypedRows(layout, bounds), TypedRows(layout, bounds)
     large._small, large._direct = large._large, None
@@ -139,7 +139,7 @@ def check(layout: Layout, body: bytes) -> bool:
 
 
 def compare(layout: Layout, body: bytes, read: Callable[[bytes], Batch | None]) -> bool:
-    """Compare one fast reader with the exact way; whether it accepted."""
+    """Compare one fast reader with the exact one; returns whether it accepted."""
     fast = read(body)
     if fast is None:
         return False
@@ -152,8 +152,8 @@ def compare(layout: Layout, body: bytes, read: Callable[[bytes], Batch | None]) 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("dtype", [dtype for dtype in DType if dtype.is_numeric])
 def test_rows_of_one_type_are_arrays_of_it(dtype: DType, count: int) -> None:
-    """One row is put into its array in another way than several; both are as the exact way has them, and a model may write
-    into them. A row of another length is left to the exact way."""
+    """A single row is written into its array by other code than several rows; both equal the exact reader's, and a model may
+    write into them. A row of another length is left to the exact reader."""
     layout = Layout(tuple(Field(name, dtype) for name in "abc"))
     read = TypedRows(layout, Bounds(layout.fields, Policy())).read
     values = [1, -0.1, 2.0**53 - 1]
@@ -279,7 +279,7 @@ def test_matrix_bodies(name: str, seed: int, count: int, changes: int, plain: bo
 @pytest.mark.parametrize("literal", DOUBTFUL)
 @pytest.mark.parametrize("name", MATRICES)
 def test_every_doubtful_literal(name: str, literal: str) -> None:
-    """Each of them once in the middle of a large right body: read as the exact way reads it, or left to that."""
+    """Each one in the middle of a large valid body: read as by the exact reader, or left to it."""
     rows = matrix_text(LAYOUTS[name], random.Random(1), LEAST_BYTES // 4)[:99]
     inner = rows
     while isinstance(inner[-1], list):
@@ -294,7 +294,7 @@ def test_every_doubtful_literal(name: str, literal: str) -> None:
 @example(b'\xef\xbb\xbf{"instances":[[1,2]]}')
 @settings(deadline=None)
 def test_any_bytes(tail: bytes) -> None:
-    """On bytes that are mostly no JSON at all."""
+    """On bytes that mostly are not JSON."""
     for body in (tail, b'{"instances":[[1,2' + tail, b'{"instances":[[1,2]]}' + tail):
         check(LAYOUTS["floats"], body)
 
@@ -313,14 +313,14 @@ def test_any_bytes(tail: bytes) -> None:
     ],
 )
 def test_plainly_right_bodies_take_the_fast_way(name: str, body: Any) -> None:
-    """What is plainly right does not fall back, be it one row or many."""
+    """A clearly valid body does not fall back to the exact reader, whether it has one row or many."""
     assert check(LAYOUTS[name], json.dumps(body).encode())
     assert check(LAYOUTS[name], json.dumps({"instances": body["instances"] * 20}).encode())
 
 
 @pytest.mark.parametrize("name", ['quo"te', "back\\slash", "new\nline", "tab\t", "sepal length (cm)", "žluť", ""])
 def test_any_column_name(name: str) -> None:
-    """Columns may have any name: what structs cannot be made for is read exactly, and answers are the same."""
+    """Columns may have any name: names that structs cannot have are read exactly, with the same answers."""
     fields = (Field(name, DType.FLOAT64), Field("other", DType.INT64))
     protocol = PredictJson(Signature(fields, fields), Policy())
     body = json.dumps({"instances": [{name: 1.5, "other": 2}, {name: 2.5, "other": 3}]}).encode()

@@ -38,7 +38,7 @@ def column(batch: Batch) -> list[Any]:
 
 
 def body(kind: str, data: bytes, field: Field, unit: str | None) -> Batch:
-    """What the protocol for a content type makes of a body."""
+    """The rows that the protocol for a content type reads from a body."""
     policy = Policy(timestamps=Timestamps(unit))
     headers = {b"content-type": kind.encode()}
     return Formats(Signature((field,), (field,)), policy).choose(headers).decode(headers, data).batch
@@ -64,7 +64,7 @@ def json_records(values: Any, field: Field, unit: str | None) -> Batch:
 
 
 def csv_cells(values: Any, field: Field, unit: str | None) -> Batch:
-    """Cells as Python's writer has them, which is as pandas has them."""
+    """Cells as Python's writer and pandas write them."""
     sink = io.StringIO()
     writer = csv.writer(sink, quoting=csv.QUOTE_ALL)
     writer.writerow(["t"])
@@ -80,7 +80,7 @@ def infer(datatype: str, data: Any, field: Field, unit: str | None, raw: bytes |
         return protocol.decode({}, json.dumps({"inputs": [tensor | {"data": list(data)}]}).encode()).batch
     head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": len(raw)}}]}).encode()
     headers = {b"inference-header-content-length": b"%d" % len(head)}
-    protocol.decode(headers, head + raw)  # the second time its head is known
+    protocol.decode(headers, head + raw)  # the second time its head is cached
     return protocol.decode(headers, head + raw).batch
 
 
@@ -90,7 +90,7 @@ def v2_text(values: Any, field: Field, unit: str | None) -> Batch:
 
 
 def v2_text_raw(values: Any, field: Field, unit: str | None) -> Batch:
-    """BYTES as bytes, where an empty one is the null."""
+    """BYTES as raw bytes, where an empty one is a null."""
     texts = [(value or "").encode() for value in values]
     return infer("BYTES", values, field, unit, b"".join(struct.pack("<I", len(text)) + text for text in texts))
 
@@ -114,7 +114,7 @@ def arrow_bytes(kind: str, array: Any) -> bytes:
 
 
 def arrow(kind: str, type_of: Any = None) -> Path:
-    """A path of Arrow; its values are a pyarrow array, or go into one of that type."""
+    """A path through Arrow; its values are a pyarrow array, or are put into one of that type."""
 
     def path(values: Any, field: Field, unit: str | None) -> Batch:
         array = values if isinstance(values, pa.Array) else pa.array(values, type=type_of)
@@ -124,7 +124,7 @@ def arrow(kind: str, type_of: Any = None) -> Path:
 
 
 def loaded(make: Callable[[Any], Any]) -> Path:
-    """The way into `rw.load`'s model."""
+    """The path into the model of `rw.load`."""
     return lambda values, field, unit: to_batch(Layout((field,), unit), make(values))
 
 
@@ -156,7 +156,7 @@ ANY: Mapping[str, Path] = {
     **both("numpy objects", objects),
     **both("pandas objects", lambda values: pd.DataFrame({"t": pd.Series(values, dtype=object)})),
 }
-"""Paths that take any Python value."""
+"""Paths that accept any Python value."""
 TEXT: Mapping[str, Path] = {
     **JSON,
     **ANY,

@@ -88,11 +88,11 @@ class Planted:
         return Batch(self._outputs, len(total), (Block(total),))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 def main() -> None:
-    """Be a worker with planted models; a digest is loadable while a file of its hex digits lies in packages/."""
+    """Run a worker with planted models. A digest is loadable while packages/ has a file named by its hex digits."""
     document = read_start_message()
     models = document.pop("models")
     shared_cache.CONNECT_S = document.pop("connect_s", shared_cache.CONNECT_S)

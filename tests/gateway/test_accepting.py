@@ -1,4 +1,4 @@
-"""Which of a machine's workers takes connections from their socket, while some of them are ready and some are not."""
+"""Which of a machine's workers accepts connections from their shared socket, while some are ready and others are not."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.conftest import PLANTED_WORKER, Plan
 from tests.waiting import DEADLINE_S, eventually
 
 TRIES = 40
-"""New connections, each with one request: enough that both workers would get some if both took them."""
+"""New connections, each with one request: enough that both workers would get some if both accepted."""
 
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""An empty one: reading the certificates of the system for each client takes longer than the request."""
+"""An empty one: reading the system's certificates for each client takes longer than the request."""
 
 
 class Machine:
@@ -69,7 +69,7 @@ class Machine:
         return worker
 
     def release(self, slot: int, kind: str = "held") -> None:
-        """Let a worker go on that loads its package; returns when it has begun to."""
+        """Let a worker load its package; returns when it has begun."""
         (self.folder / f"{kind}-{slot}").write_bytes(b"")
 
     def state(self, slot: int) -> str:
@@ -108,7 +108,7 @@ def _codes(machine: Machine) -> set[int]:
 
 
 def test_only_the_ready_worker_takes_connections(machine: Machine) -> None:
-    """Both answer probes while neither is ready; then the ready one alone, until the other is ready too."""
+    """While neither is ready, both answer probes; then only the ready one accepts, until the other is ready too."""
     machine.start(0)
     machine.start(1)
     eventually(lambda: {machine.state(0), machine.state(1)} == {"STARTING"}, "both have begun")
@@ -134,7 +134,7 @@ def test_only_the_ready_worker_takes_connections(machine: Machine) -> None:
 @pytest.mark.parametrize("machine", ["held-too"], indirect=True)
 @pytest.mark.parametrize("first", [0, 1])
 def test_g9_what_one_loading_worker_answers_no_other_refuses(machine: Machine, first: int) -> None:
-    """None is ready: the one that takes connections has loaded the first of two packages, the other one nothing."""
+    """Neither is ready: the worker that accepts connections has loaded the first of two packages, the other nothing."""
     machine.start(first)
     eventually(lambda: machine.ask("/livez"), "it takes connections")
     machine.start(1 - first)
@@ -152,7 +152,7 @@ def test_g9_what_one_loading_worker_answers_no_other_refuses(machine: Machine, f
 
 @pytest.mark.parametrize("machine", ["refused"], indirect=True)
 def test_g9_workers_with_a_version_that_cannot_be_loaded_share_the_load(machine: Machine) -> None:
-    """None will ever be ready; each takes connections once it has nothing more to load."""
+    """Neither will ever be ready; each accepts connections once it has nothing left to load."""
     for slot in (0, 1):
         machine.start(slot)
         machine.release(slot)
@@ -166,7 +166,7 @@ def test_g9_workers_with_a_version_that_cannot_be_loaded_share_the_load(machine:
 
 
 def test_a_connection_of_a_worker_that_is_not_ready_ends_with_its_next_answer(machine: Machine) -> None:
-    """It was made while no worker was ready; its client is refused once more at most, then reaches the ready worker."""
+    """It was made while no worker was ready. Its client is refused at most once again, then reaches the ready worker."""
     machine.start(0)
     forever = httpx.Limits(keepalive_expiry=None)
     with httpx.Client(base_url=machine.url, timeout=DEADLINE_S, verify=NO_TLS, limits=forever) as client:
@@ -198,7 +198,7 @@ def test_a_worker_that_is_not_ready_takes_over_from_a_ready_one_that_dies(machin
 def test_a_worker_leaves_connections_to_others_until_its_first_snapshot_is_loaded(
     machine: Machine, planted_agent: Callable[[Path], Any]
 ) -> None:
-    """A gateway on a new machine has nothing on its disk: a worker is ready until a snapshot brings packages."""
+    """On a new machine the gateway's disk is empty: a worker is ready until a snapshot brings packages."""
     (machine.folder / "snapshot.json").unlink()
     agent = planted_agent(machine.folder)
     machine.start(0)
@@ -217,7 +217,7 @@ def test_a_worker_leaves_connections_to_others_until_its_first_snapshot_is_loade
 
 @pytest.mark.parametrize("held", [0, 1])
 def test_a_worker_that_is_not_ready_stops_in_order(machine: Machine, held: int) -> None:
-    """With a neighbour that is ready, and alone."""
+    """Next to a ready worker, and alone."""
     worker = machine.start(held)
     eventually(lambda: machine.ask("/livez"), "it answers")
     if held:

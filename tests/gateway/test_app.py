@@ -1,4 +1,4 @@
-"""What holds for every request: ids, methods, paths, probes, the forms of replies and errors."""
+"""Rules for every request: ids, methods, paths, probes, the forms of replies and errors."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def worker(start_worker: Any, make_plan: Any) -> Any:
     return start_worker(plan).wait_ready()
 
 
-def test_a_prediction_tells_what_answered(worker: Any) -> None:
-    """Answer, ids, version, digest and runtime."""
+def test_a_prediction_names_the_version_that_answered(worker: Any) -> None:
+    """The reply has the answer, ids, version, digest and runtime."""
     reply = worker.predict("sum", [[1, 2, 3], {"a": 1, "b": 1, "c": 1}][:1])
     assert reply.status_code == 200
     assert reply.headers["content-type"] == "application/json"
@@ -54,21 +54,21 @@ def test_rows_as_lists_objects_and_tensors(worker: Any) -> None:
 
 
 def test_prediction_ids_grow(worker: Any) -> None:
-    """No id comes twice, later ones are greater."""
+    """No id occurs twice, and later ids are greater."""
     ids = [worker.predict("sum", [[1, 2, 3]]).headers["roadworthy-prediction-id"] for _ in range(5)]
     assert ids == sorted(set(ids))
 
 
 @pytest.mark.parametrize("asked", ["a", "req-1.2_3~x:y/z+=@", "x" * 128])
 def test_a_safe_request_id_is_kept(worker: Any, asked: str) -> None:
-    """The caller's id comes back, in answers and in errors."""
+    """Answers and errors have the caller's id."""
     for rows in ([[1, 2, 3]], [[1]]):
         assert worker.predict("sum", rows, headers={"X-Request-Id": asked}).headers["x-request-id"] == asked
 
 
 @pytest.mark.parametrize("asked", ["", "x" * 129, "a b", 'a"b', "a\tb", "é", "<script>"])
 def test_an_unsafe_request_id_is_replaced(worker: Any, asked: str) -> None:
-    """Anything else gets an id of ours."""
+    """The reply has an id of the gateway instead."""
     reply = worker.predict("sum", [[1, 2, 3]], headers={"X-Request-Id": asked.encode()})
     assert re.fullmatch(r"[0-9a-f]{32}", reply.headers["x-request-id"])
 
@@ -84,17 +84,17 @@ def test_an_unsafe_request_id_is_replaced(worker: Any, asked: str) -> None:
     ],
 )
 def test_other_methods(worker: Any, method: str, path: str, allow: str) -> None:
-    """405 tells what is allowed."""
+    """The 405 reply names the allowed methods."""
     reply = worker.client.request(method, path)
     assert (reply.status_code, reply.headers["allow"]) == (405, allow)
     assert reply.json()["code"] == "method-not-allowed"
 
 
 def test_unknown_paths(worker: Any) -> None:
-    """404 tells whether the endpoint, its version or the path is unknown."""
+    """The 404 reply says whether the endpoint, its version or the path is unknown."""
     for path, code in (
-        ("/v1/models/nobody:predict", "unknown-endpoint"),
-        ("/v2/models/nobody/infer", "unknown-endpoint"),
+        ("/v1/models/absent:predict", "unknown-endpoint"),
+        ("/v2/models/absent/infer", "unknown-endpoint"),
         ("/v2/models/sum/versions/9/infer", "unknown-version"),
         ("/admin", "unknown-path"),
     ):
@@ -128,7 +128,7 @@ def test_what_is_served_is_described(worker: Any) -> None:
 
 
 def test_a_split_is_shared_by_weight(worker: Any) -> None:
-    """Two equal arms each answer about half; a versioned path always has its own."""
+    """Two equal variants answer about half each; a versioned path always reaches its own version."""
     answered = [worker.predict("both", [[1, 2, 3]]).headers["roadworthy-version"] for _ in range(200)]
     assert 60 < answered.count("m:1") < 140
     inputs = [{"name": name, "shape": [1], "datatype": "FP64", "data": [1]} for name in "abc"]

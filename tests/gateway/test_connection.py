@@ -1,4 +1,4 @@
-"""What a connection owes to every HTTP client: order, keep-alive, early refusals, old versions, and requests cut anywhere."""
+"""A connection's duties to every HTTP client: order, keep-alive, early refusals, old versions, and requests cut anywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPECT = b"Expect: 100-continue"
 
 @pytest.fixture(scope="module")
 def worker(start_worker: Callable[..., Any], make_plan: type[Any]) -> Any:
-    """A worker that demands a key."""
+    """A worker that requires a key."""
     plan = make_plan()
     total = plan.package(1)
     plan.endpoint("sum", [total])
@@ -46,13 +46,13 @@ def predict(*row: float, path: bytes = PREDICT) -> bytes:
 
 
 def show(reply: Reply) -> tuple[int, Any]:
-    """Status, and what is in the body: the document, or the error's code."""
+    """The status, and the body's document or error code."""
     body = json.loads(reply.body)
     return reply.status, body.get("code", body)
 
 
 def answer(total: float) -> tuple[int, Any]:
-    """What a right prediction shows."""
+    """The checked part of a correct prediction."""
     return 200, {"predictions": [total]}
 
 
@@ -81,7 +81,7 @@ MIXED = [
 
 
 def check_mixed(replies: list[Reply]) -> None:
-    """Each is the answer to its own request."""
+    """Check that each answer belongs to its own request."""
     for number, (reply, (_, (status, shown))) in enumerate(zip(replies, MIXED, strict=True)):
         given = show(reply)
         assert given[0] == status, number
@@ -89,7 +89,7 @@ def check_mixed(replies: list[Reply]) -> None:
 
 
 def test_twenty_pipelined_requests(worker: Any) -> None:
-    """Predictions, slow and fast, probes and refusals on one connection: answered in the order in which they were asked."""
+    """Slow and fast predictions, probes and refusals on one connection are answered in order."""
     with connected(worker.port) as connection:
         connection.send(b"".join(data for data, _ in MIXED))
         check_mixed([connection.reply() for _ in MIXED])
@@ -98,7 +98,7 @@ def test_twenty_pipelined_requests(worker: Any) -> None:
 
 
 def test_pipelined_requests_and_the_end(worker: Any) -> None:
-    """A client that has sent all and says so gets all answers, then the end."""
+    """A client that ends its side after all requests gets all answers, then the end of the connection."""
     with connected(worker.port) as connection:
         connection.send(b"".join(data for data, _ in MIXED))
         connection.finish()
@@ -106,14 +106,14 @@ def test_pipelined_requests_and_the_end(worker: Any) -> None:
 
 
 def test_a_thousand_pipelined_predictions(worker: Any) -> None:
-    """More than are taken in at a time: none is lost and none out of order."""
+    """More than the gateway reads ahead: all are answered, in order."""
     with connected(worker.port) as connection:
         connection.send(b"".join(predict(number, 0, 0) for number in range(1_000)))
         assert [show(connection.reply()) for _ in range(1_000)] == [answer(number) for number in range(1_000)]
 
 
 def test_pipelined_requests_with_large_bodies(worker: Any) -> None:
-    """Reading pauses while many wait, and goes on though the last one that came is not whole yet."""
+    """Reading pauses while many wait, and continues although the last request is still incomplete."""
     body = json.dumps({"instances": [[1, 2, 3]] * 5_000}).encode()
     with connected(worker.port) as connection:
         sender = threading.Thread(target=connection.send, args=(request(PREDICT, body, BEARER) * 60,))
@@ -124,7 +124,7 @@ def test_pipelined_requests_with_large_bodies(worker: Any) -> None:
 
 @pytest.mark.parametrize("first", [predict(1, 2, 3), request(b"/livez")], ids=["prediction", "probe"])
 def test_close_ends_a_pipeline(worker: Any, first: bytes) -> None:
-    """After a request that says close nothing is answered."""
+    """Requests after one with `Connection: close` get no answer."""
     last = first.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     with connected(worker.port) as connection:
         connection.send(first + last + first)
@@ -139,7 +139,7 @@ def test_close_ends_a_pipeline(worker: Any, first: bytes) -> None:
     ids=["prediction", "slow prediction", "probe"],
 )
 def test_half_closed(worker: Any, data: bytes, right: Any) -> None:
-    """A client that ends its side after the request still gets its answer, and then the end."""
+    """A client that ends its side after the request still gets its answer, then the end of the connection."""
     with connected(worker.port) as connection:
         connection.send(data)
         connection.finish()
@@ -160,7 +160,7 @@ def chunked(*row: float) -> bytes:
     ids=["length", "chunked", "probe", "refused"],
 )  # fmt: skip
 def test_cut_anywhere(worker: Any, data: bytes, right: Any) -> None:
-    """Wherever a request is cut into two segments, the answer is the same; also when each byte comes by itself."""
+    """Wherever a request is cut into two segments, the answer is the same; also if each byte arrives separately."""
     with ExitStack() as stack:
         cut = [stack.enter_context(connected(worker.port)) for _ in range(1, len(data))]
         for place, connection in enumerate(cut, 1):
@@ -195,7 +195,7 @@ def test_two_requests_in_one_segment(worker: Any, place: int) -> None:
 
 
 def test_expect_continue(worker: Any) -> None:
-    """A client that waits to be told is told, then sends, then is answered."""
+    """A client that waits for 100 Continue gets it, sends its body, and is answered."""
     for path in (PREDICT, b"/v2/models/sum/infer"):
         data = request(path, rows(1, 2, 3), BEARER, EXPECT)
         head, _, body = data.partition(b"\r\n\r\n")
@@ -224,7 +224,7 @@ def test_expect_continue_without_waiting(worker: Any) -> None:
      (PREDICT, (BEARER, b"Content-Encoding: unknown"), 415), (PREDICT, (BEARER, b"Request-Timeout-Ms: x"), 400)],
 )  # fmt: skip
 def test_expect_continue_refused(worker: Any, path: bytes, lines: tuple[bytes, ...], status: int) -> None:
-    """What its head alone condemns is refused at once: no 100, no reading of the body, and the connection ends."""
+    """A request with a bad head is refused at once: no 100, no reading of the body, and the connection closes."""
     head = request(path, b" " * 5_000, *lines, EXPECT).partition(b"\r\n\r\n")[0]
     with connected(worker.port) as connection:
         connection.send(head + b"\r\n\r\n")
@@ -234,7 +234,7 @@ def test_expect_continue_refused(worker: Any, path: bytes, lines: tuple[bytes, .
 
 
 def test_expect_continue_in_its_turn(worker: Any) -> None:
-    """The go-ahead does not come between the answers to earlier requests."""
+    """100 Continue does not come between the answers to earlier requests."""
     head, _, body = request(PREDICT, rows(1, 2, 3), BEARER, EXPECT).partition(b"\r\n\r\n")
     with connected(worker.port) as connection:
         connection.send(predict(7, 0.2, 0, path=NOTING) + head + b"\r\n\r\n")
@@ -246,7 +246,7 @@ def test_expect_continue_in_its_turn(worker: Any) -> None:
 
 @pytest.mark.parametrize("path", [PREDICT, b"/livez"])
 def test_http_1_0(worker: Any, path: bytes) -> None:
-    """One answer and the end; with keep-alive asked for, what the answer says of it holds; and never an interim answer."""
+    """One answer, then the end of the connection, unless the answer itself promises keep-alive; never an interim answer."""
     body = None if path == b"/livez" else rows(1, 2, 3)
     with connected(worker.port) as connection:
         connection.send(request(path, body, BEARER, EXPECT, version=b"HTTP/1.0"))
@@ -262,7 +262,7 @@ def test_http_1_0(worker: Any, path: bytes) -> None:
 
 
 def test_http_1_0_without_host(worker: Any) -> None:
-    """It had no Host header; who could have come through any name is refused, but for probes."""
+    """HTTP/1.0 had no Host header. A request that could have come through any name is refused, except for probes."""
     for path, status in ((b"/nothing", 400), (b"/livez", 200)):
         with connected(worker.port) as connection:
             connection.send(b"GET " + path + b" HTTP/1.0\r\n\r\n")
@@ -281,7 +281,8 @@ def test_head(worker: Any, path: bytes, status: int) -> None:
 
 
 def test_absolute_form(worker: Any) -> None:
-    """The address may be whole, as proxies send it; its host is judged as the Host header is, and must be the same one."""
+    """The target may be a whole URL, as clients send it to proxies; its host must pass the check of the Host header, and be the
+    same."""
     for base in (b"http://localhost", b"http://127.0.0.1:%d" % worker.port):
         with connected(worker.port) as connection:
             connection.send(predict(1, 2, 3, path=base + PREDICT) + request(base + b"/livez"))
@@ -301,7 +302,7 @@ def test_absolute_form(worker: Any) -> None:
     [(b"OPTIONS", b"*"), (b"GET", b"*"), (b"GET", b"http://"), (b"GET", b"//"), (b"GET", b"/%"), (b"GET", b"/?")],
 )
 def test_odd_addresses(worker: Any, method: bytes, url: bytes) -> None:
-    """They are refused like any other that leads nowhere."""
+    """They are refused like any unknown path."""
     with connected(worker.port) as connection:
         connection.send(request(url, None, BEARER, method=method))
         assert connection.reply().status in (400, 404, 405)

@@ -1,4 +1,4 @@
-"""Who may call: decided before anything of the body is looked at."""
+"""API keys: a caller is accepted or refused before the body is read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEYS = (
 
 @pytest.fixture(scope="module")
 def worker(start_worker: Any, make_plan: Any) -> Any:
-    """A worker that demands keys."""
+    """A worker that requires keys."""
     plan = make_plan()
     digest = plan.package(1)
     plan.endpoint("sum", [digest])
@@ -39,7 +39,7 @@ def worker(start_worker: Any, make_plan: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["admin", "caller", "scoped"])
 def test_known_keys_may_call(worker: Any, name: str) -> None:
-    """By either header, again and again."""
+    """In either header, repeatedly."""
     for _ in range(3):
         for headers in ({"Authorization": f"Bearer {TEXTS[name]}"}, {"authorization": f"bearer  {TEXTS[name]}"}):
             assert worker.predict("sum", [[1, 2, 3]], headers=headers).status_code == 200
@@ -62,12 +62,12 @@ def test_known_keys_may_call(worker: Any, name: str) -> None:
     ],
 )
 def test_no_key_or_an_unknown_one(worker: Any, headers: dict[str, str], code: str) -> None:
-    """401 that tells the two apart, with the challenge, on every route but the probes, before the body is read."""
+    """401 with the challenge and different codes for the two, on every route but the probes, before the body is read."""
     reply = worker.post("sum", GARBAGE, **headers)
     assert (reply.status_code, reply.json()["code"]) == (401, code)
     assert reply.headers["www-authenticate"].startswith("Bearer")
     paths = ["/v1/models", "/v1/models/sum", "/v2", "/v2/models", "/v2/models/sum", "/v2/models/sum/ready", "/nothing"]
-    for path in [*paths, "/v1/models/nobody"]:
+    for path in [*paths, "/v1/models/absent"]:
         assert worker.client.get(path, headers=headers).status_code == 401, path
     assert worker.client.get("/readyz", headers=headers).status_code == 200
 
@@ -84,7 +84,7 @@ def test_roles_and_scopes(worker: Any) -> None:
 
 
 def test_no_room(worker: Any) -> None:
-    """More requests than the policy holds are refused with 503 and a time to come back."""
+    """Requests beyond the policy's bound are refused with 503 and Retry-After."""
     reply = worker.post("other", GARBAGE, authorization=f"Bearer {TEXTS['caller']}")
     assert (reply.status_code, reply.json()["code"]) == (503, "overloaded")
     assert reply.headers["retry-after"] == "1"

@@ -25,7 +25,7 @@ Behind = Callable[[str], httpx.Client]
 
 @pytest.fixture(scope="module")
 def worker(start_worker: Any, make_plan: Any) -> Any:
-    """A worker that is known as models.example besides."""
+    """A worker that also accepts the name models.example."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
     hosts = ["127.0.0.1", "localhost", "[::1]", NAME]
@@ -34,7 +34,7 @@ def worker(start_worker: Any, make_plan: Any) -> Any:
 
 @pytest.fixture
 def behind(worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
-    """Starts nginx with what is inside of its `http`, GATEWAY standing for the worker; gives a client that calls it by name."""
+    """Starts nginx with the content of its `http` block, GATEWAY being the worker; returns a client that calls it by name."""
     open_: list[Any] = []
 
     def start(inside: str) -> httpx.Client:
@@ -51,7 +51,7 @@ def behind(worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
 
 
 def predict(client: httpx.Client, content: bytes = b'{"instances": [[1, 2, 3]]}', **headers: str) -> httpx.Response:
-    """One call of the endpoint."""
+    """Call the endpoint once."""
     sent = {"Content-Type": "application/json", **headers}
     return client.post("/v1/models/sum:predict", content=content, headers=sent)
 
@@ -65,7 +65,7 @@ def ours() -> str:
 
 
 def test_g13_nginx_with_its_defaults(behind: Behind) -> None:
-    """It calls in HTTP/1.0, by the address that it was given, a connection each: predictions and probes are answered."""
+    """It calls in HTTP/1.0, by the worker's address, with a connection per request: predictions and probes are answered."""
     client = behind("server { listen 127.0.0.1:PORT; location / { proxy_pass http://GATEWAY; } }")
     for _ in range(3):
         assert predict(client).json() == {"predictions": [6.0]}
@@ -75,7 +75,7 @@ def test_g13_nginx_with_its_defaults(behind: Behind) -> None:
 
 
 def test_g13_a_name_that_nginx_made_up(behind: Behind) -> None:
-    """By default it calls by the name of its own list of servers: probes are answered, and the refusal names the setting."""
+    """By default it calls by the name of its own upstream block: probes are answered, and the refusal names the setting."""
     client = behind(
         "upstream some_gateways { server GATEWAY; }"
         "server { listen 127.0.0.1:PORT; location / { proxy_pass http://some_gateways; } }"
@@ -87,7 +87,7 @@ def test_g13_a_name_that_nginx_made_up(behind: Behind) -> None:
 
 
 def test_g13_nginx_as_the_page_has_it(behind: Behind) -> None:
-    """By the public name, over kept connections, with bodies of the size that the endpoint allows, whatever form they come in."""
+    """By the public name, over kept connections, with bodies of any form up to the endpoint's limit."""
     client = behind(ours())
     for _ in range(20):
         reply = predict(client, **{"X-Request-Id": "mine-1"})

@@ -48,7 +48,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def place(plan: Any, folder: Path, package: Any, *, allowed: bool) -> None:
-    """Put a package into the gateway's folder, and it and an endpoint of its name into the plan."""
+    """Install a package in the gateway's folder, and add it and an endpoint of its name to the plan."""
     unpack(package.path, folder / "packages" / package.digest.removeprefix("sha256:"))
     entry = PackageEntry(package.digest, package.name, 1, 1, "key-test" if allowed else None)
     plan.packages.append(entry)
@@ -79,8 +79,8 @@ def test_answers_are_those_of_training(start_worker: Any, make_plan: Any, packag
 def test_g5_a_package_with_code_needs_leave_and_confinement(
     start_worker: Any, make_plan: Any, packages: Any, tmp_path: Path, *, allowed: bool, confinement: str, code: bytes
 ) -> None:
-    """Pickled code that nobody allowed is not executed, nor any in a worker that is to execute none, wherever it is placed; the
-    endpoint says so and the rest is served."""
+    """Pickled code without permission is not executed, nor any code in a worker with confinement "required", wherever a policy
+    places it. The endpoint is not ready, and the rest is served."""
     plan = make_plan()
     place(plan, tmp_path, packages["people"][0], allowed=allowed)
     place(plan, tmp_path, packages["sum"][0], allowed=False)
@@ -93,7 +93,7 @@ def test_g5_a_package_with_code_needs_leave_and_confinement(
 
 
 def test_a_damaged_package_is_not_served(start_worker: Any, make_plan: Any, packages: Any, tmp_path: Path) -> None:
-    """D10: one flipped bit in the model's file and it is refused at load, by digest."""
+    """D10: with one flipped bit in the model's file it is refused at load, by digest."""
     plan = make_plan()
     place(plan, tmp_path, packages["sum"][0], allowed=False)
     (file,) = (tmp_path / "packages").rglob("*.onnx")

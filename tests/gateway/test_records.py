@@ -1,4 +1,4 @@
-"""Each request that reached an endpoint is recorded as it was, counted, and handed to the agent."""
+"""Each request that reached an endpoint is recorded as it was, counted, and sent to the agent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import eventually
 
 
 def test_records_tell_all(start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path) -> None:
-    """Answers and failures, with bodies as they were sent; what the policy does not record is not."""
+    """Answers and failures, with bodies as they were sent; an endpoint whose policy records nothing has no records."""
     plan = make_plan()
     digest = plan.package(1)
     plan.endpoint("sum", [digest], generation=7)
@@ -47,7 +47,7 @@ def test_records_tell_all(start_worker: Any, make_plan: Any, planted_agent: Any,
 
 
 def test_requests_are_counted(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """By what answered and outcome in the slab; nothing stays in flight."""
+    """In the slab, by version and outcome; nothing stays in flight."""
     plan = make_plan()
     digest = plan.package(1)
     plan.endpoint("sum", [digest], generation=3)
@@ -55,7 +55,7 @@ def test_requests_are_counted(start_worker: Any, make_plan: Any, tmp_path: Path)
     for _ in range(4):
         worker.predict("sum", [[1, 2, 3]] * 5)
     worker.predict("sum", [[1]])
-    worker.predict("nobody", [[1]])
+    worker.predict("absent", [[1]])
     totals = read_totals(SlabReader(tmp_path / "run" / "slab"))
     (bound,) = totals.rows
     assert (bound.endpoint, bound.generation, bound.version, bound.digest) == ("sum", 3, "m:1", digest)
@@ -70,7 +70,7 @@ def test_requests_are_counted(start_worker: Any, make_plan: Any, tmp_path: Path)
 def test_records_wait_for_an_agent_that_comes_late(
     start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path
 ) -> None:
-    """Serving needs no agent; when one comes, and when another comes after it, it gets what was kept."""
+    """Serving needs no agent; a late agent, and its successor, get the records kept so far."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
     worker = start_worker(plan, folder=tmp_path).wait_ready()

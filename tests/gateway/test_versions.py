@@ -1,4 +1,4 @@
-"""Snapshots over the link: versions change without a failed request, and what cannot be served is not."""
+"""Snapshots over the link: versions change without a failed request, and only what can be served is served."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def state(agent: Any, digest: str) -> str | None:
 def test_from_nothing_to_two_versions_and_back(
     start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
 ) -> None:
-    """Before a snapshot 503; then versions come, change and go back under load without one failed request."""
+    """Before the first snapshot 503; then versions arrive, change and go back under load without a failed request."""
     plan = make_plan()
     one, two = plan.package(1), plan.package(2)
     plan.endpoint("sum", [one])
@@ -71,7 +71,7 @@ def test_from_nothing_to_two_versions_and_back(
 def test_the_old_split_serves_until_the_new_one_is_ready(
     start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
 ) -> None:
-    """A package that is missing FAILS and changes nothing; the same snapshot again, with the package there, brings it in."""
+    """A missing package is FAILED and changes nothing; the same snapshot again, once the package is there, puts it in service."""
     plan = make_plan()
     one = plan.package(1)
     plan.endpoint("sum", [one])
@@ -99,7 +99,7 @@ def test_the_old_split_serves_until_the_new_one_is_ready(
 def test_a_lower_revision_is_refused_and_another_epoch_taken(
     start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
 ) -> None:
-    """Within an epoch nothing goes back; a new life of the store starts from anywhere."""
+    """Within an epoch, revisions never go back; a new epoch starts at any revision."""
     plan = make_plan()
     one, two = plan.package(1), plan.package(2)
     plan.endpoint("sum", [one])
@@ -118,7 +118,7 @@ def test_a_lower_revision_is_refused_and_another_epoch_taken(
 def test_what_the_snapshot_no_longer_holds_is_unloaded(
     start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
 ) -> None:
-    """An old version stays warm while it is among the packages and goes when it is not; a removed endpoint is unknown."""
+    """An old version stays loaded while the snapshot has its package, then is unloaded; a removed endpoint is unknown."""
     plan = make_plan()
     one, two = plan.package(1), plan.package(2)
     plan.endpoint("sum", [one])
@@ -138,7 +138,7 @@ def test_what_the_snapshot_no_longer_holds_is_unloaded(
 
 
 def test_a_revoked_key_is_dead_at_once(start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path) -> None:
-    """Keys hold with the offered snapshot, even when its versions never become ready."""
+    """Keys apply with the offered snapshot, even if its versions never become ready."""
     import hashlib
 
     key = KeyEntry("key-1", hashlib.sha256(b"rw_1").hexdigest(), "predictor")
@@ -154,7 +154,7 @@ def test_a_revoked_key_is_dead_at_once(start_worker: Any, make_plan: Any, plante
 
 
 def test_a_cold_start_with_a_broken_package(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """What can be served is; the probe says no and names what is missing, whose callers are told to come back."""
+    """Endpoints with loaded versions are served. The probe says no and names the missing one, whose callers get Retry-After."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
     plan.endpoint("broken", [plan.package(2, kind="refused")])
@@ -169,7 +169,7 @@ def test_a_cold_start_with_a_broken_package(start_worker: Any, make_plan: Any, f
 def test_an_endpoint_that_cannot_be_bound_leaves_the_rest(
     start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
 ) -> None:
-    """A signature that nobody can read, or weights that do not add up, concern their endpoint only; the link goes on."""
+    """An unreadable signature, or weights that do not add up, affect only their endpoint; the link stays up."""
     plan = make_plan()
     one = plan.package(1)
     plan.endpoint("sum", [one])
@@ -190,7 +190,7 @@ def test_an_endpoint_that_cannot_be_bound_leaves_the_rest(
 
 
 def test_a_snapshot_that_cannot_be_read_is_passed_over(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """A damaged file on disk costs nothing but its content."""
+    """A damaged file on disk is ignored."""
     (folder / "snapshot.json").write_bytes(b'{"epoch": "e"')
     worker = start_worker(make_plan(), snapshot=None, folder=folder)
     eventually(lambda: worker.client.get("/livez").status_code == 200, "alive")
@@ -199,7 +199,7 @@ def test_a_snapshot_that_cannot_be_read_is_passed_over(start_worker: Any, make_p
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_d3_a_stop_finishes_what_is_in_flight(start_worker: Any, make_plan: Any, folder: Path, number: int) -> None:
-    """On SIGTERM the request that is being answered gets its answer, then the process leaves with status 0."""
+    """On SIGTERM the request in flight gets its answer, then the process exits with status 0."""
     plan = make_plan()
     plan.endpoint("slow", [plan.package(1, kind="gated")])
     worker = start_worker(plan, folder=folder).wait_ready()

@@ -20,13 +20,13 @@ CACHED = Policy(cache=CachePolicy(ttl_s=3_600.0))
 
 
 def results(folder: Path) -> dict[str, int]:
-    """What was counted, by result."""
+    """The counts by result."""
     counted = read_totals(SlabReader(folder / "run" / "slab")).counted
     return {labels[2]: count for labels, count in counted.items() if labels[0] == CACHE}
 
 
 def runs(folder: Path) -> list[str]:
-    """First inputs of all rows that the noting model ran."""
+    """The first inputs of all rows that the model ran."""
     ran = folder / "ran"
     return ran.read_text().split() if ran.exists() else []
 
@@ -59,7 +59,7 @@ def test_equal_rows_are_answered_from_the_cache(
 
 
 def test_fifty_equal_requests_are_one_run(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """While the model works on the first; one of them leaves, which none of the others notices."""
+    """While the model runs the first. One client leaves, which does not affect the others."""
     plan = make_plan()
     plan.endpoint("e", [plan.package(1, kind="gated")], CACHED)
     worker = start_worker(plan, folder=tmp_path).wait_ready()
@@ -80,7 +80,7 @@ def test_fifty_equal_requests_are_one_run(start_worker: Any, make_plan: Any, tmp
 
 
 def test_a_short_deadline_is_its_owners_alone(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """The leader is told 504 when its time is up, the follower gets the answer of the same run."""
+    """The leader gets 504 at its deadline, the follower gets the answer of the same run."""
     plan = make_plan()
     plan.endpoint("e", [plan.package(1, kind="gated")], CACHED)
     worker = start_worker(plan, folder=tmp_path).wait_ready()
@@ -96,8 +96,8 @@ def test_a_short_deadline_is_its_owners_alone(start_worker: Any, make_plan: Any,
     assert worker.predict("e", [[7, 0.5, 0]]).headers["cache-status"].startswith("roadworthy; hit")
 
 
-def test_faults_are_asked_for_again(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """A model that fails on a row is asked each time."""
+def test_errors_are_not_cached(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
+    """A model that fails on a row runs it each time."""
     plan = make_plan()
     plan.endpoint("e", [plan.package(1, kind="poison")], CACHED)
     worker = start_worker(plan, folder=tmp_path).wait_ready()
@@ -109,14 +109,14 @@ def test_faults_are_asked_for_again(start_worker: Any, make_plan: Any, tmp_path:
 
 
 def test_callers_have_entries_of_their_own(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """Unless the policy says otherwise, for endpoints whose answers are no secret."""
+    """Unless the policy shares entries, for endpoints whose answers are not secret."""
     keys = {name: f"rw_{name:x<8}_{'k' * 40}" for name in ("one", "two")}
     entries = tuple(
         KeyEntry(f"key-{name}", hashlib.sha256(text.encode()).hexdigest(), "predictor") for name, text in keys.items()
     )
     plan = make_plan()
     digest = plan.package(1)
-    plan.endpoint("apart", [digest], CACHED)
+    plan.endpoint("private", [digest], CACHED)
     plan.endpoint("shared", [digest], Policy(cache=CachePolicy(shared_between_callers=True)))
     worker = start_worker(plan, folder=tmp_path, snapshot=plan.snapshot(keys=entries)).wait_ready()
 
@@ -124,12 +124,12 @@ def test_callers_have_entries_of_their_own(start_worker: Any, make_plan: Any, tm
         reply = worker.predict(endpoint, [[1, 2, 3]], headers={"X-API-Key": keys[name]})
         return str(reply.headers["cache-status"].split("; ")[1])
 
-    assert [status("apart", name) for name in ("one", "two", "one")] == ["fwd=miss", "fwd=miss", "hit"]
+    assert [status("private", name) for name in ("one", "two", "one")] == ["fwd=miss", "fwd=miss", "hit"]
     assert [status("shared", name) for name in ("one", "two", "one")] == ["fwd=miss", "hit", "hit"]
 
 
 def test_never_across_versions(start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path) -> None:
-    """Under load: from the moment another version serves, nobody gets what the version before had answered."""
+    """Under load: from the moment another version serves, no caller gets an answer of the previous version."""
     plan = make_plan()
     first, second = plan.package(1, kind="sum"), plan.package(2, kind="sum")
     plan.endpoint("e", [first], CACHED)

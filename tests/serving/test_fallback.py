@@ -23,7 +23,7 @@ STATIC = Fallback("static", value=-1.0)
 
 
 def totals(folder: Path) -> Totals:
-    """What was counted."""
+    """The counts."""
     return read_totals(SlabReader(folder / "run" / "slab"))
 
 
@@ -32,10 +32,10 @@ def fallbacks(folder: Path) -> dict[tuple[str, ...], int]:
     return {labels[2:]: count for labels, count in totals(folder).counted.items() if labels[0] == FALLBACK}
 
 
-def test_a_fixed_answer_stands_in_for_a_failing_version(
+def test_a_static_answer_replaces_a_failing_version(
     start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path
 ) -> None:
-    """200 with one answer a row; header, record and counts say what it is. Good answers have none of this."""
+    """200 with one answer per row, which header, record and counts name as a fallback. Good answers have no such mark."""
     plan = make_plan()
     plan.endpoint("e", [plan.package(1, kind="poison")], Policy(fallback=(STATIC,)))
     agent = planted_agent(tmp_path)
@@ -53,8 +53,8 @@ def test_a_fixed_answer_stands_in_for_a_failing_version(
     assert fallbacks(tmp_path) == {("static", "model-failed"): 1}
 
 
-def test_another_version_stands_in(start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path) -> None:
-    """The reply and the record name the version that answered; no lease and no place is left behind."""
+def test_another_version_answers_instead(start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path) -> None:
+    """The reply and the record name the version that answered; every lease and place is released."""
     plan = make_plan()
     well = plan.package(1, kind="sum")
     step = Fallback("version", version="m:1", digest=well)
@@ -78,8 +78,8 @@ def test_another_version_stands_in(start_worker: Any, make_plan: Any, planted_ag
     eventually(lambda: [state.digest for state in agent.last().versions] == [well], "the failing version is unloaded")
 
 
-def test_b7_a_failing_version_is_not_asked_twice(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """Two versions that both take long: each request is run once by either, however many steps there are."""
+def test_b7_a_failing_version_is_not_run_twice(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
+    """Two slow versions run each request once each, however many steps there are."""
     plan = make_plan()
     chosen, other = plan.package(1, kind="poison"), plan.package(2, kind="gated")
     steps = (Fallback("version", digest=other), Fallback("version", digest=other), Fallback("version", digest=chosen))
@@ -95,8 +95,8 @@ def test_b7_a_failing_version_is_not_asked_twice(start_worker: Any, make_plan: A
     assert len((tmp_path / "ran").read_text().split()) == before + 1
 
 
-def test_the_last_good_answer_stands_in_for_a_late_one(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """At the deadline, with its age; who never had an answer is told 504."""
+def test_the_last_good_answer_replaces_a_late_one(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
+    """At the deadline, with its age; a caller without an earlier answer gets 504."""
     plan = make_plan()
     plan.endpoint("e", [plan.package(1, kind="gated")], Policy(fallback=(Fallback("cached", max_age_s=3_600.0),)))
     worker = start_worker(plan, folder=tmp_path).wait_ready()
@@ -111,7 +111,7 @@ def test_the_last_good_answer_stands_in_for_a_late_one(start_worker: Any, make_p
     worker.open_gate()
     assert (
         worker.predict("e", [[9, 0, 0]]).status_code == 200
-    )  # the run of the late one is over, which was before this one's
+    )  # the late run is over, since it was queued before this one
     worker.close_gate()
     stranger = worker.predict("e", [[8, 0.3, 0]], headers=hurry)
     worker.open_gate()
@@ -120,7 +120,7 @@ def test_the_last_good_answer_stands_in_for_a_late_one(start_worker: Any, make_p
 
 
 def test_a_failing_version_is_left_alone_and_tried_again(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """503 with Retry-After at once, then probes, then all is well."""
+    """503 with Retry-After at once, then probe requests, then normal service."""
     plan = make_plan()
     breaker = BreakerPolicy(min_requests=5, window_s=600.0, open_s=3.0, probes=2)
     plan.endpoint("e", [plan.package(1, kind="poison")], Policy(breaker=breaker))
@@ -130,14 +130,14 @@ def test_a_failing_version_is_left_alone_and_tried_again(start_worker: Any, make
     refused = worker.predict("e", GOOD)
     assert (refused.status_code, refused.json()["code"]) == (503, "circuit-open")
     assert refused.headers["retry-after"] in {"1", "2", "3"}
-    eventually(lambda: worker.predict("e", GOOD).status_code == 200, "a probe is let through")
+    eventually(lambda: worker.predict("e", GOOD).status_code == 200, "a probe request is admitted")
     assert [worker.predict("e", GOOD).status_code for _ in range(20)] == [200] * 20
     (cells,) = totals(tmp_path).breakers["e", 0]
     assert cells[1]
 
 
 def test_while_the_circuit_is_open_the_fallback_answers(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """Without asking the version, and without anything being lost: forty clients see nothing but 200."""
+    """Without running the version or losing a request: forty clients get nothing but 200."""
     plan = make_plan()
     policy = Policy(breaker=BreakerPolicy(min_requests=5, window_s=600.0, open_s=3_600.0), fallback=(STATIC,))
     plan.endpoint("e", [plan.package(1, kind="poison")], policy)
@@ -153,10 +153,10 @@ def test_while_the_circuit_is_open_the_fallback_answers(start_worker: Any, make_
     assert asked.in_flight["e"] == 0
 
 
-def test_b4_who_leaves_during_a_fallback_leaves_nothing_behind(
+def test_b4_a_caller_that_leaves_during_a_fallback_leaves_nothing_behind(
     start_worker: Any, make_plan: Any, tmp_path: Path
 ) -> None:
-    """The version that stands in finishes what it began; nothing stays in flight, and others go on."""
+    """The fallback version finishes its run; nothing stays in flight, and other requests continue."""
     plan = make_plan()
     other = plan.package(1, kind="gated")
     step = Fallback("version", digest=other)
@@ -175,8 +175,8 @@ def test_b4_who_leaves_during_a_fallback_leaves_nothing_behind(
 
 
 def test_a_crowd_leaves_nothing_behind(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """All layers at once; clients ask for few different rows, with short and long deadlines, and a third of them leave early.
-    Everybody who stays gets an answer of their own row or a clear refusal; no lease, no place and no flight stays behind."""
+    """All layers at once. Clients send few different rows, with short and long deadlines, and a third of them leave early. All
+    others get the answer to their own row or a clear refusal, and every lease, place and flight is released."""
     plan = make_plan()
     other = plan.package(1, kind="noting")
     policy = Policy(
@@ -220,7 +220,7 @@ def test_a_crowd_leaves_nothing_behind(start_worker: Any, make_plan: Any, tmp_pa
 def test_a_fallback_that_does_not_fit_keeps_the_old_policy(
     start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path
 ) -> None:
-    """The control plane refuses such a value; a worker that is told it all the same goes on as before."""
+    """The control plane refuses such a value; a worker that gets it nevertheless keeps its old policy."""
     plan = make_plan()
     digest = plan.package(1)
     plan.endpoint("e", [digest])

@@ -1,4 +1,4 @@
-"""Breakers share the slab over workers and their restarts, and `/metrics` tells of breakers, caches and fallbacks."""
+"""Breakers share the slab across workers and restarts, and `/metrics` shows breakers, caches and fallbacks."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def scrape(slab: Path, digest: str = DIGESTS[0]) -> str:
 
 
 def state(text: str) -> set[str]:
-    """The series of the state that is told."""
+    """The labels of the state that /metrics shows."""
     return {
         line.partition(" ")[0]
         for line in text.splitlines()
@@ -73,7 +73,7 @@ def state(text: str) -> set[str]:
 
 
 def test_processes_open_it_together_and_a_dead_one_still_counts(slab: Path) -> None:
-    """Two processes have seen five failures each and are gone; the third worker draws the conclusion, the fourth follows."""
+    """Two processes saw five failures each and are gone; the third worker opens the circuit, the fourth follows."""
     for slot in ("0", "1"):
         subprocess.run([sys.executable, "-c", FAILING, str(slab), slot, "5"], check=True)
     third, fourth = circuit(open_worker_metrics(slab, 2)), circuit(open_worker_metrics(slab, 3))
@@ -84,13 +84,13 @@ def test_processes_open_it_together_and_a_dead_one_still_counts(slab: Path) -> N
 
 
 def test_a_replacement_finds_it_open(slab: Path) -> None:
-    """The slot's next process goes on from the cells that it finds."""
+    """The slot's next process continues from the cells that it finds."""
     subprocess.run([sys.executable, "-c", FAILING, str(slab), "0", "10"], check=True)
     assert not circuit(open_worker_metrics(slab, 0)).admits(time.monotonic_ns())
 
 
 def test_another_version_begins_anew_in_the_same_room(slab: Path) -> None:
-    """A thousand versions need no more room than one, and none inherits what another did."""
+    """A thousand versions need the room of one, and none inherits the counts of another."""
     metrics = open_worker_metrics(slab, 0)
     for number in range(1_000):
         fresh = circuit(metrics, f"sha256:{number:064x}")
@@ -103,7 +103,7 @@ def test_another_version_begins_anew_in_the_same_room(slab: Path) -> None:
 
 
 def test_what_is_still_on_its_way_to_an_old_version_does_not_count_for_the_new(slab: Path) -> None:
-    """The old breaker's last outcomes go nowhere."""
+    """The old breaker's last outcomes are discarded."""
     metrics = open_worker_metrics(slab, 0)
     old, new = circuit(metrics, DIGESTS[0]), circuit(metrics, DIGESTS[1])
     now = time.monotonic_ns()
@@ -113,7 +113,7 @@ def test_what_is_still_on_its_way_to_an_old_version_does_not_count_for_the_new(s
 
 
 def test_the_state_is_told(slab: Path) -> None:
-    """One of three states for each version of the snapshot that has a breaker, closed where nothing was counted."""
+    """One of three states for each version in the snapshot with a breaker; closed where nothing was counted."""
     assert state(scrape(slab)) == {'roadworthy_breaker_state{endpoint="flights",state="closed",version="m:1"}'}
     one = circuit(open_worker_metrics(slab, 0))
     for _ in range(10):
@@ -126,7 +126,7 @@ def test_the_state_is_told(slab: Path) -> None:
 
 
 def test_counts_are_summed_over_workers(slab: Path) -> None:
-    """Under the endpoint, what came of it, and why."""
+    """By endpoint, result, and reason."""
     for slot in (0, 1):
         counts = LayerCounts(open_worker_metrics(slab, slot), "flights")
         for _ in range(3):
@@ -140,7 +140,7 @@ def test_counts_are_summed_over_workers(slab: Path) -> None:
 
 
 def test_reports_say_what_only_the_agent_knows(slab: Path) -> None:
-    """Open breakers and memory, beside the versions that they are of; the others' reports stay as they came."""
+    """Open breakers and memory are added to the report of their version; other reports stay unchanged."""
     metrics = open_worker_metrics(slab, 0)
     opened = circuit(metrics)
     now = time.monotonic_ns()
@@ -158,7 +158,7 @@ def test_reports_say_what_only_the_agent_knows(slab: Path) -> None:
 
 
 def test_rollouts_on_the_metrics_page(slab: Path) -> None:
-    """Those that the snapshot names, over all generations."""
+    """The rollouts in the snapshot, over all generations."""
     cells = open_worker_metrics(slab, 0).evidence
     for generation in ("1", "2"):
         for rollout in ("r", "earlier"):

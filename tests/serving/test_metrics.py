@@ -1,4 +1,4 @@
-"""What workers count and what `/metrics` says of it: right sums over slots and restarts, no series that callers can make."""
+"""Workers' counts in `/metrics`: correct sums over slots and restarts, and no series that callers can create."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_sums_are_over_workers_and_generations(slab: Path) -> None:
 
 
 def test_latency_lies_in_the_right_buckets(slab: Path) -> None:
-    """A bound belongs to its own bucket; what is slower than all is in +Inf only; buckets are cumulative."""
+    """A bound belongs to its own bucket; slower requests are in +Inf only; buckets are cumulative."""
     bound = open_worker_metrics(slab, 0).bind("e", 1, "m:1", DIGEST)
     for latency_s in (0.0, 0.001, 0.00101, 10.0, 10.1, 99.0):
         bound.observe("ok", latency_s, 1)
@@ -110,7 +110,7 @@ def test_latency_lies_in_the_right_buckets(slab: Path) -> None:
 
 
 def test_requests_in_a_killed_worker_are_known_before_and_after_it_is_replaced(slab: Path) -> None:
-    """Two in flight at kill -9: lost from that moment, once; nothing is in flight or waiting there any more."""
+    """Two in flight at kill -9 are lost from that moment, once; nothing stays in flight or waiting there."""
     kill_one(slab, 0)
     before = scrape(slab)
     open_worker_metrics(slab, 0)
@@ -125,7 +125,7 @@ def test_requests_in_a_killed_worker_are_known_before_and_after_it_is_replaced(s
 
 
 def test_d17_metrics_after_many_restarts(slab: Path) -> None:
-    """1,000 restarts: every counter monotone, and neither series nor files grow with the processes that there were."""
+    """After 1,000 restarts every counter is monotone, and neither series nor files grow with the number of processes."""
     kill_one(slab, 1)
     last: dict[str, float] = {}
     series: list[set[str]] = []
@@ -159,7 +159,7 @@ def scrape_only(slab: Path) -> bytes:
 
 
 def test_the_tables_bound_holds_whatever_is_counted(tmp_path: Path) -> None:
-    """More series than there is room for: counting goes on, and the missing ones are counted."""
+    """With more series than there is room for, counting continues, and the missing ones are counted."""
     create_slab(tmp_path / "slab", 2, names=20, cells=200)
     metrics = open_worker_metrics(tmp_path / "slab", 0)
     for number in range(100):
@@ -187,7 +187,7 @@ def test_gauges_and_refusals(slab: Path) -> None:
 
 
 def test_workers_know_whether_another_is_ready(slab: Path) -> None:
-    """Neither itself nor the agent counts, nor a worker that is loading, stopping or dead."""
+    """Not counting itself, the agent, and workers that are loading, stopping or dead."""
     one, other, agent = (open_worker_metrics(slab, slot) for slot in (0, 1, 3))
     for metrics in (one, agent):
         metrics.state("READY")
@@ -203,7 +203,7 @@ def test_workers_know_whether_another_is_ready(slab: Path) -> None:
 
 
 def test_an_orderly_stop_leaves_no_trace_of_trouble(slab: Path) -> None:
-    """A worker that left is neither down nor a restart."""
+    """A worker that has stopped counts neither as down nor as a restart."""
     metrics = open_worker_metrics(slab, 0)
     metrics.close()
     open_worker_metrics(slab, 0).close()
@@ -214,7 +214,7 @@ def test_an_orderly_stop_leaves_no_trace_of_trouble(slab: Path) -> None:
 
 
 def test_totals_keep_what_telemetry_needs(slab: Path) -> None:
-    """Generation and digest are kept apart until a scrape adds them up."""
+    """Generations and digests are separate until a scrape adds them up."""
     metrics = open_worker_metrics(slab, 0)
     for generation in (1, 2):
         metrics.bind("flights", generation, "flights:3", DIGEST).observe("ok", 0.1, 1)
@@ -239,7 +239,7 @@ def test_runners_of_versions_and_of_rules_are_told_apart(slab: Path) -> None:
 
 
 def test_version_info_and_the_agents_own(slab: Path) -> None:
-    """One line per endpoint and version, with the runtime that workers reported; control and revision beside it."""
+    """One line per endpoint and version, with the runtime that workers reported; and lines for control plane and revision."""
     endpoint = EndpointEntry("flights", 1, (VariantEntry(DIGEST, 10_000),), {})
     snapshot = Snapshot("e", 9, (PackageEntry(DIGEST, "flights", 3, 1),), (endpoint,))
     report = WorkerReport(0, 1, "b", "e", 9, 9, (VersionState(DIGEST, READY, "onnx-exact"),))

@@ -1,4 +1,4 @@
-"""B8: memory and disk that run short: what is measured, and what follows from it."""
+"""B8: shortages of memory and disk: the measurement, and its consequences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GB = 1 << 30
 
 
 def write(root: Path, files: dict[str, object]) -> Path:
-    """A /proc and /sys of one's own."""
+    """A fake /proc and /sys."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,12 +53,12 @@ def v2(folder: str, limit: object, used: int, cache: int) -> dict[str, object]:
     ids=["machine", "v2-no-limit", "v2", "v2-parent", "v2-in-a-container", "v1", "v1-no-limit", "garbage", "nothing"],
 )  # fmt: skip
 def test_memory_share(tmp_path: Path, files: dict[str, object], share: float | None) -> None:
-    """The tightest of machine and groups counts, without the page cache that can be given back."""
+    """The tightest of machine and cgroups counts, without reclaimable page cache."""
     assert memory_share(write(tmp_path, files)) == share
 
 
 def test_what_is_left_is_that_of_the_tightest_bound(tmp_path: Path) -> None:
-    """A group with less left counts before the machine; nothing readable is None."""
+    """A cgroup with less left counts instead of the machine; without readable files the result is None."""
     machine, group = write(tmp_path / "m", MACHINE), {**V2, **v2(GROUP2 + "/b", GB, GB // 2, GB // 4)}
     assert measure(tmp_path, machine).memory_free_bytes == 6 * GB
     assert measure(tmp_path, write(tmp_path / "g", group)).memory_free_bytes == GB - GB // 4
@@ -66,7 +66,7 @@ def test_what_is_left_is_that_of_the_tightest_bound(tmp_path: Path) -> None:
 
 
 def test_this_machine_can_be_measured(tmp_path: Path) -> None:
-    """Both numbers are there, also for a folder that is not."""
+    """Both numbers are there, even for a folder that does not exist."""
     reading = measure(tmp_path / "not" / "there")
     assert reading.memory is not None
     assert 0 < reading.memory < 1
@@ -74,7 +74,7 @@ def test_this_machine_can_be_measured(tmp_path: Path) -> None:
 
 
 class Planted:
-    """Readings by hand."""
+    """Pressure with readings set by the test."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.reading = Reading(0.0, 1 << 40)
@@ -91,7 +91,8 @@ class Planted:
 
 
 def test_b8_the_two_steps_and_their_relief() -> None:
-    """92 %: connections end; 95 %: nothing new is let in; each ends two points lower, so that it does not flicker."""
+    """At 92 % connections close, at 95 % no new request is admitted; each state ends two points lower, so that it does not
+    flicker."""
     planted = Planted()
     nothing, high, full = (False, False, ()), (True, False, ("memory-high",)), None
     full = (True, True, ("memory-high", "memory-pressure"))
@@ -103,7 +104,7 @@ def test_b8_the_two_steps_and_their_relief() -> None:
 
 
 def test_b8_the_refusal_says_when_to_try_again() -> None:
-    """503 with Retry-After; one error object for as long as it lasts."""
+    """503 with Retry-After; one error object while the state lasts."""
     planted = Planted()
     planted.at(0.97)
     refusal = planted.pressure.refuse
@@ -118,7 +119,7 @@ def test_limits_of_one_switch_it_off() -> None:
     assert Planted(Limits(1.0, 1.0)).at(1.0) == (False, False, ())
 
 
-def test_a_disk_that_is_nearly_full_is_only_told() -> None:
+def test_a_nearly_full_disk_is_only_a_warning() -> None:
     """Serving needs no disk."""
     planted = Planted(Limits(disk_reserve_bytes=1_000))
     assert planted.at(0.1, 999) == (False, False, ("disk-low",))

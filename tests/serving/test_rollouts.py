@@ -1,4 +1,4 @@
-"""E17: rollouts on real workers: who is asked, what is counted of it, and that copies reach no caller."""
+"""E17: rollouts on real workers: assignment, counts, and copies that reach no caller."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def folder(tmp_path: Path) -> Path:
 def roll_out(plan: Any, weight: int, policy: Policy | None = None, generation: int = 1, **more: Any) -> None:
     """Put the plan's two packages into a rollout of the endpoint "e"; the first is the stable."""
     stable, canary = (package.digest for package in plan.packages[:2])
-    arms = tuple(VariantEntry(*arm) for arm in ((stable, FULL_SHARE - weight), (canary, weight)) if arm[1])
+    split = tuple(VariantEntry(*side) for side in ((stable, FULL_SHARE - weight), (canary, weight)) if side[1])
     rollout = RolloutEntry("r", stable, canary, signals=SIGNALS, **more)
     signature = plan.models[stable]["signature"]
-    plan.endpoints = [EndpointEntry("e", generation, arms, signature, policy or Policy(), rollout)]
+    plan.endpoints = [EndpointEntry("e", generation, split, signature, policy or Policy(), rollout)]
 
 
 def planted(plan: Any, canary: str, stable: str = "sum") -> Any:
@@ -50,12 +50,12 @@ def planted(plan: Any, canary: str, stable: str = "sum") -> Any:
 
 
 def counted(folder: Path) -> RolloutCounts:
-    """What a worker has counted."""
+    """The counts of a worker."""
     return read_totals(SlabReader(folder / "run" / "slab")).evidence.counts("r")
 
 
-def arms(folder: Path, signal_name: str) -> dict[tuple[int, str], tuple[int, int]]:
-    """Samples and bad ones by generation and arm."""
+def samples_of(folder: Path, signal_name: str) -> dict[tuple[int, str], tuple[int, int]]:
+    """Samples and bad samples by generation and variant."""
     return {(c.generation, c.arm): (c.samples, c.bad) for c in counted(folder).arms if c.signal == signal_name}
 
 
@@ -66,7 +66,7 @@ def ask(worker: Any, rows: Any, times: int, **headers: str) -> Counter[tuple[str
 
 
 def test_e17_shares_and_counts_on_several_workers(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """Within a 99.9 % interval of what was set; each request is a sample of the arm that answered it."""
+    """Shares are within a 99.9 % interval of the weights; each request is a sample of the variant that answered it."""
     plan = planted(make_plan(), "sum")
     roll_out(plan, 2_000)
     asked, total = 700, Counter[str]()
@@ -75,9 +75,9 @@ def test_e17_shares_and_counts_on_several_workers(start_worker: Any, make_plan: 
         worker = start_worker(plan, folder=folder).wait_ready()
         seen = ask(worker, [[1, 2, 3]], asked)
         total.update({version: count for (version, _), count in seen.items()})
-        errors = arms(folder, "errors")
+        errors = samples_of(folder, "errors")
         assert errors == {(1, "stable"): (seen["m:1", 200], 0), (1, "canary"): (seen["m:2", 200], 0)}
-        assert arms(folder, DRAWN) == errors
+        assert samples_of(folder, DRAWN) == errors
     low, high = binom.interval(0.999, 3 * asked, 0.2)
     assert low <= total["m:2"] <= high
 
@@ -86,13 +86,13 @@ def test_e17_shares_and_counts_on_several_workers(start_worker: Any, make_plan: 
 def test_the_versions_own_outcome_counts_whatever_the_caller_gets(
     start_worker: Any, make_plan: Any, folder: Path, kind: str, invalid: bool
 ) -> None:
-    """A fallback answers all callers; the canary's failures are its own all the same."""
+    """A fallback answers all callers; the canary's failures still count against it."""
     plan = planted(make_plan(), kind)
     roll_out(plan, 5_000, Policy(fallback=(Fallback("static", value={"total": 0.0}),)))
     worker = start_worker(plan, folder=folder).wait_ready()
     seen = ask(worker, UNLUCKY, 60)
     assert seen["m:1", 200] + seen["m:2", 200] == 60
-    errors, outputs = arms(folder, "errors"), arms(folder, "invalid_outputs")
+    errors, outputs = samples_of(folder, "errors"), samples_of(folder, "invalid_outputs")
     canary = errors[1, "canary"]
     assert canary == (seen["m:2", 200], seen["m:2", 200])
     assert errors[1, "stable"] == (60 - canary[0], 0)
@@ -101,29 +101,29 @@ def test_the_versions_own_outcome_counts_whatever_the_caller_gets(
 
 
 def test_slow_is_run_time_after_warm_up(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """The first runs are no samples; then each longer one is bad."""
+    """The first runs are no samples; after them, each longer run is bad."""
     plan = planted(make_plan(), "noting", stable="noting")
     roll_out(plan, FULL_SHARE, slow_us=1_000_000)
     worker = start_worker(plan, folder=folder).wait_ready()
     ask(worker, [[1, 1.1, 0]], 1)
     ask(worker, [[1, 0.0, 0]], WARM_UP_RUNS - 1)
-    assert arms(folder, "slow") == {}
+    assert samples_of(folder, "slow") == {}
     ask(worker, [[1, 0.0, 0]], 10)
     ask(worker, [[1, 1.1, 0]], 2)
-    assert arms(folder, "slow") == {(1, "canary"): (12, 2)}
-    assert arms(folder, "errors") == {(1, "canary"): (WARM_UP_RUNS + 12, 0)}
+    assert samples_of(folder, "slow") == {(1, "canary"): (12, 2)}
+    assert samples_of(folder, "errors") == {(1, "canary"): (WARM_UP_RUNS + 12, 0)}
     times = read_totals(SlabReader(folder / "run" / "slab")).run_times
     assert sum(times[plan.packages[1].digest]) == 12
 
 
 def test_one_that_takes_all_the_time_is_slow(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """Its answers come too late to be seen, and still count."""
+    """Its answers come after the deadline, and still count."""
     plan = planted(make_plan(), "gated", stable="gated")
     roll_out(plan, FULL_SHARE, Policy(timeout_ms=2_000), slow_us=1_000_000)
     worker = start_worker(plan, folder=folder).wait_ready()
     ask(worker, [[1, 0, 0]], WARM_UP_RUNS)
     assert ask(worker, [[1, 1, 0]], 1) == {("m:2", 504): 1}
-    assert arms(folder, "slow") == {(1, "canary"): (1, 1)}
+    assert samples_of(folder, "slow") == {(1, "canary"): (1, 1)}
     worker.open_gate()
 
 
@@ -131,7 +131,7 @@ def test_one_that_takes_all_the_time_is_slow(start_worker: Any, make_plan: Any, 
 def test_e17_users_stay_and_count_once(
     start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path, by: str
 ) -> None:
-    """Whoever got the canary keeps it when its share grows; of each user with errors one hash is kept."""
+    """A user assigned to the canary keeps it when its share grows; each user with errors is stored as one hash."""
     plan = planted(make_plan(), "poison", stable="poison")
     sticky = {"sticky_header": "X-User"} if by == "header" else {"sticky_field": "b"}
     roll_out(plan, 3_000, **sticky)
@@ -161,7 +161,7 @@ def test_e17_users_stay_and_count_once(
 def test_what_comes_late_keeps_its_generation(
     start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
 ) -> None:
-    """A request that was drawn before the share changed counts where it was drawn."""
+    """A request assigned before the share changed counts in the generation that assigned it."""
     plan = planted(make_plan(), "gated")
     roll_out(plan, FULL_SHARE)
     agent = planted_agent(folder)
@@ -172,26 +172,26 @@ def test_what_comes_late_keeps_its_generation(
     roll_out(plan, 5_000, generation=2)
     agent.offer(plan.snapshot(2))
     eventually(lambda: agent.last().revision == 2, "the share has changed")
-    assert arms(folder, "errors") == {}
+    assert samples_of(folder, "errors") == {}
     worker.open_gate()
     asking.join()
-    assert arms(folder, "errors") == {(1, "canary"): (1, 0)}
+    assert samples_of(folder, "errors") == {(1, "canary"): (1, 0)}
 
 
 def test_a_killed_worker_loses_no_count(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """Whoever has the answer can rely on the count."""
+    """A request that was answered has been counted."""
     plan = planted(make_plan(), "poison")
     roll_out(plan, FULL_SHARE, sticky_header="X-User")
     worker = start_worker(plan, folder=folder).wait_ready()
     ask(worker, UNLUCKY, 5, **{"x-user": "someone"})
     worker.process.send_signal(signal.SIGKILL)
     worker.process.wait()
-    assert arms(folder, "errors") == {(1, "canary"): (5, 5)}
+    assert samples_of(folder, "errors") == {(1, "canary"): (5, 5)}
     assert len(counted(folder).units) == 1
 
 
 def test_what_is_no_evidence(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """Retried, and refused by a breaker: counted apart. What was drawn and then refused is still known to have been drawn."""
+    """Retried requests, and those that a breaker refused, are counted separately. The refused ones still count as assigned."""
     plan = planted(make_plan(), "poison")
     roll_out(plan, FULL_SHARE, Policy(breaker=BreakerPolicy(min_requests=5, window_s=600.0, open_s=3_600.0)))
     worker = start_worker(plan, folder=folder).wait_ready()
@@ -201,22 +201,22 @@ def test_what_is_no_evidence(start_worker: Any, make_plan: Any, folder: Path) ->
     excluded = {(each.reason, each.arm): each.count for each in counted(folder).excluded}
     assert excluded["retried", "canary"] == 1
     assert excluded["breaker", "canary"] == 1
-    samples, bad = arms(folder, "errors")[1, "canary"]
+    samples, bad = samples_of(folder, "errors")[1, "canary"]
     assert samples == bad >= 4
-    assert arms(folder, DRAWN) == {(1, "canary"): (samples + 1, 0)}
+    assert samples_of(folder, DRAWN) == {(1, "canary"): (samples + 1, 0)}
 
 
 def test_nothing_is_answered_from_the_cache(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """Caches of two versions are never equally full, so a rollout is judged without them."""
+    """The caches of two versions are never equally full, so a rollout is judged without them."""
     plan = planted(make_plan(), "sum")
     roll_out(plan, 5_000, Policy(cache=CachePolicy(ttl_s=60.0)))
     worker = start_worker(plan, folder=folder).wait_ready()
     ask(worker, [[1, 2, 3]], 20)
-    assert sum(samples for samples, _ in arms(folder, "errors").values()) == 20
+    assert sum(samples for samples, _ in samples_of(folder, "errors").values()) == 20
 
 
-def test_who_names_the_version_is_no_evidence(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """Nobody drew an arm for it."""
+def test_a_request_that_names_its_version_is_no_evidence(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """It was not assigned by the rollout."""
     plan = planted(make_plan(), "sum")
     roll_out(plan, 5_000)
     worker = start_worker(plan, folder=folder).wait_ready()
@@ -226,8 +226,8 @@ def test_who_names_the_version_is_no_evidence(start_worker: Any, make_plan: Any,
 
 
 def test_records_tell_what_can_be_evidence(start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path) -> None:
-    """Which rollout drew the version, and by which user; neither for a retry, nor for who named the version. So what becomes
-    known of a prediction later counts for just those requests that are counted here."""
+    """A record names the rollout that assigned the version, and the user's hash; not for a retry, nor for a request that named
+    its version. So later feedback counts for exactly the requests that are counted here."""
     plan = planted(make_plan(), "sum", stable="poison")
     roll_out(plan, 5_000, sticky_header="X-User")
     agent = planted_agent(folder)
@@ -246,7 +246,7 @@ def test_records_tell_what_can_be_evidence(start_worker: Any, make_plan: Any, pl
 
 
 def pairs(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Pairs, and those with one bad side, by signal."""
+    """Pairs, and those in which one version is bad, by signal."""
     return {each.signal: (each.pairs, each.canary_bad, each.stable_bad) for each in counted(folder).pairs}
 
 
@@ -268,7 +268,7 @@ def test_copies_are_compared(
     kinds: tuple[str, str],
     expected: dict[str, tuple[int, int, int]],
 ) -> None:
-    """Callers get the stable's answers and nothing else; copies are in no record, no request count and no arm."""
+    """Callers get only the stable's answers; copies are in no record, no request count and no variant's samples."""
     stable, canary = kinds
     plan = planted(make_plan(), canary, stable=stable)
     roll_out(plan, 0, shadow=FULL_SHARE)
@@ -291,12 +291,12 @@ TOTALS = (WatchedOutput("total", edges=(5.0, 10.0)),)
 
 
 def bins(folder: Path) -> dict[str, dict[int, int]]:
-    """Answers by arm and bin of the first watched output."""
+    """Answers by variant and bin of the first watched output."""
     return {each.arm: {n: cell for n, cell in enumerate(each.cells) if cell} for each in counted(folder).bins}
 
 
-def test_answers_are_watched_by_the_arm_that_gave_them(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """Before the caller has them. Failures are no answers, and neither is what a fallback says or a retried request gets."""
+def test_answers_are_counted_for_the_variant_that_gave_them(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """Before the caller has them. Failures, answers of fallbacks, and answers to retried requests do not count."""
     plan = planted(make_plan(), "poison")
     roll_out(plan, 5_000, Policy(fallback=(Fallback("static", value={"total": 0.0}),)), outputs=TOTALS)
     worker = start_worker(plan, folder=folder).wait_ready()
@@ -309,8 +309,8 @@ def test_answers_are_watched_by_the_arm_that_gave_them(start_worker: Any, make_p
     assert counted(folder).metrics == ()
 
 
-def test_copies_are_watched_beside_what_was_served(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """The same requests of both versions, and no others: large requests are not copied, and would be missing on one side."""
+def test_copies_are_counted_with_what_was_served(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """The same requests for both versions, and no others: large requests are not copied, and would be missing for one."""
     plan = planted(make_plan(), "off-by-one")
     roll_out(plan, 0, shadow=FULL_SHARE, outputs=TOTALS)
     worker = start_worker(plan, folder=folder).wait_ready()
@@ -322,7 +322,7 @@ def test_copies_are_watched_beside_what_was_served(start_worker: Any, make_plan:
 
 
 def test_how_sure_answers_are_is_counted_where_it_is_watched(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """One number for each request."""
+    """One value per request."""
     plan = make_plan()
     two = Signature((Field("x", DType.FLOAT64, (2,)),), (Field("probabilities", DType.FLOAT64, (2,)),), Container.ARRAY)
     for number in (1, 2):
@@ -335,7 +335,7 @@ def test_how_sure_answers_are_is_counted_where_it_is_watched(start_worker: Any, 
 
 
 def test_copies_that_fail_are_logged_seldom(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """The first at once, with what the version said; of many one line, and none of copies that are answered."""
+    """The first at once, with the version's error; further ones in one line, and no line for copies that are answered."""
     plan = planted(make_plan(), "poison")
     roll_out(plan, 0, shadow=FULL_SHARE)
     worker = start_worker(plan, folder=folder).wait_ready()
@@ -343,15 +343,15 @@ def test_copies_that_fail_are_logged_seldom(start_worker: Any, make_plan: Any, f
         worker.predict("e", rows)
         eventually(lambda n=number: pairs(folder).get("errors", (0,))[0] == n, "the copy is answered")
     eventually(lambda: pairs(folder)["errors"] == (4, 3, 0), "all are counted")
-    eventually(lambda: "copy-failed" in (folder / "log").read_text(), "it is told")
+    eventually(lambda: "copy-failed" in (folder / "log").read_text(), "it is logged")
     lines = [line for line in (folder / "log").read_text().splitlines() if "copy-failed" in line]
-    (told,) = [json.loads(line) for line in lines]
-    assert (told["code"], told["rollout"], told["copies"]) == ("model-failed", "r", 1)
-    assert told["digest"] == plan.packages[1].digest
+    (logged,) = [json.loads(line) for line in lines]
+    assert (logged["code"], logged["rollout"], logged["copies"]) == ("model-failed", "r", 1)
+    assert logged["digest"] == plan.packages[1].digest
 
 
-def test_a_slow_copy_holds_up_nobody(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """While it runs callers are answered as ever; the copies that find no room are dropped and counted."""
+def test_a_slow_copy_delays_no_caller(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """While it runs, callers are answered as usual; copies that find no room are dropped and counted."""
     plan = planted(make_plan(), "gated")
     roll_out(plan, 0, shadow=FULL_SHARE, slow_us=500_000)
     worker = start_worker(plan, folder=folder).wait_ready()
@@ -366,7 +366,8 @@ def test_a_slow_copy_holds_up_nobody(start_worker: Any, make_plan: Any, folder: 
 def test_a_shadowed_version_that_is_not_there(
     start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
 ) -> None:
-    """The endpoint goes on as it was; a worker that starts anew serves without it, and does not say that it follows."""
+    """The endpoint stays as it was; a worker that starts then serves without the shadowed version, and reports an old
+    revision."""
     plan = planted(make_plan(), "refused")
     plan.endpoint("e", [plan.packages[0].digest])
     agent = planted_agent(folder)
@@ -382,8 +383,8 @@ def test_a_shadowed_version_that_is_not_there(
     assert counted(folder / "other") == RolloutCounts("r")
 
 
-def test_an_arm_and_a_pair_travel(start_worker: Any, make_plan: Any, folder: Path) -> None:
-    """What was counted is what telemetry's own encoding gives back."""
+def test_samples_and_pairs_survive_telemetry(start_worker: Any, make_plan: Any, folder: Path) -> None:
+    """The counts are the same after telemetry's encoding and decoding."""
     plan = planted(make_plan(), "sum")
     roll_out(plan, 0, shadow=FULL_SHARE)
     worker = start_worker(plan, folder=folder).wait_ready()

@@ -15,18 +15,18 @@ from tests.redis_servers import certificate, connected, counted, free_port, stor
 
 CACHED = Policy(cache=CachePolicy(ttl_s=3_600.0))
 PATIENT: dict[str, Any] = {"cache_wait_ms": 20_000, "connect_s": 20.0}
-"""How long the server is waited for, on machines that may be busy; no less than a request may take."""
+"""How long a worker waits for the server, even on a busy machine; no less than a request may take."""
 
 
 def status(reply: Any) -> str:
-    """What became of it."""
+    """The cache's result for a request."""
     return str(reply.headers["cache-status"])
 
 
 def test_what_one_worker_answered_another_one_gives(
     start_worker: Callable[..., RunningWorker], make_plan: Any, start_redis: Any
 ) -> None:
-    """Two processes: the second one neither runs the model, nor asks twice; its reply says how long, and from where."""
+    """The second of two processes neither runs the model nor looks up twice; its reply has the entry's age and source."""
     redis = start_redis()
     plan = make_plan()
     plan.endpoint("e", [plan.package(1, kind="noting")], CACHED)
@@ -61,7 +61,7 @@ def start(start_worker: Callable[..., RunningWorker], make_plan: Any) -> Callabl
 
 
 def test_over_tls_as_a_user_with_the_documented_rights(start: Any, start_redis: Any, tmp_path: Path) -> None:
-    """The certificate is verified, and its name: with another authority or for another host nothing is sent there."""
+    """The certificate and its host name are verified: with another authority, or for another host, nothing is sent."""
     names = certificate(tmp_path, "localhost")
     port = free_port()
     tls = ("--tls-cert-file", names[0], "--tls-key-file", names[1], "--tls-auth-clients", "no")
@@ -86,33 +86,33 @@ def test_over_tls_as_a_user_with_the_documented_rights(start: Any, start_redis: 
     }
     for url, reason in strangers.items():
         worker = start(url)
-        (line,) = eventually(lambda worker=worker: told(worker), "it is told")
+        (line,) = eventually(lambda worker=worker: told(worker), "it is logged")
         assert (line["event"], reason in line["reason"]) == ("shared-cache-lost", True), line
 
 
-def test_a_user_without_the_rights_is_told(start: Any, start_redis: Any) -> None:
-    """One that may not read is not connected; one that may not write only reads."""
+def test_a_user_without_the_rights_is_logged(start: Any, start_redis: Any) -> None:
+    """A user that may not read is not connected; one that may not write only reads."""
     redis = start_redis()
     writer = connected(start(redis.url))
     writer.predict("e", [[1, 2, 3]])
     stored(writer, 1)
     with redis.client() as admin:
         admin.execute_command("ACL", "SETUSER", "reader", "on", ">r", "~roadworthy:1:*", "+ping", "+pttl", "+getrange")
-        admin.execute_command("ACL", "SETUSER", "nobody", "on", ">n", "~roadworthy:1:*", "+ping")
+        admin.execute_command("ACL", "SETUSER", "stranger", "on", ">n", "~roadworthy:1:*", "+ping")
     reader = connected(start(redis.url.replace("unix://", "unix://reader:r@")))
     assert status(reader.predict("e", [[1, 2, 3]])).endswith("detail=shared")
     reader.predict("e", [[2, 2, 3]])
     eventually(lambda: counted(reader, SHARED_CACHE).get("refused"), "it may not write")
     tells(reader, "shared-cache-refuses")
-    nobody = start(redis.url.replace("unix://", "unix://nobody:n@"))
-    (line,) = eventually(lambda: told(nobody), "it is told")
+    stranger = start(redis.url.replace("unix://", "unix://stranger:n@"))
+    (line,) = eventually(lambda: told(stranger), "it is logged")
     assert (line["event"], line["reason"]) == ("shared-cache-lost", "NoPermissionError")
 
 
 def test_an_entry_lives_as_long_as_its_policy_says(
     start_worker: Callable[..., RunningWorker], make_plan: Any, start_redis: Any
 ) -> None:
-    """Redis forgets it itself; a worker with a shorter time to live does not give what is older than that."""
+    """Redis expires it; a worker with a shorter time to live does not use entries older than its own."""
     redis = start_redis()
     plans = {ttl_s: make_plan() for ttl_s in (0.3, 3_600.0)}
     for ttl_s, plan in plans.items():
@@ -131,10 +131,10 @@ def test_an_entry_lives_as_long_as_its_policy_says(
     assert counted(short, SHARED_CACHE).get("unfit") is None
 
 
-def test_versions_and_callers_are_kept_apart_there_too(
+def test_versions_and_callers_have_separate_entries_there_too(
     start_worker: Callable[..., RunningWorker], make_plan: Any, start_redis: Any
 ) -> None:
-    """Another version of the same name, asked the same, is run; a policy that shares between callers is another entry."""
+    """Another version of the same name runs the same request; a policy that shares between callers has another entry."""
     redis = start_redis()
     options = {"cache_url": redis.url, **PATIENT}
     found = []
