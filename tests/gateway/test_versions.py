@@ -186,7 +186,7 @@ def test_an_endpoint_that_cannot_be_bound_leaves_the_rest(
         assert worker.predict(name, [[1, 2, 3]]).json()["code"] == "endpoint-not-ready"
     plan.endpoints = [whole]
     agent.offer(plan.snapshot(3))
-    eventually(lambda: agent.last().revision == 3, "the link goes on")
+    eventually(lambda: agent.last().revision == 3, "the link stays up")
 
 
 def test_a_snapshot_that_cannot_be_read_is_passed_over(start_worker: Any, make_plan: Any, folder: Path) -> None:
@@ -209,7 +209,7 @@ def test_d3_a_stop_finishes_what_is_in_flight(start_worker: Any, make_plan: Any,
     with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}", timeout=DEADLINE_S) as other:
         eventually((folder / "ran").exists, "it is being answered")
         worker.process.send_signal(number)
-        eventually(lambda: _closed_or_unready(other), "not ready any more")
+        eventually(lambda: _closed_or_unready(other), "it is no longer ready")
         worker.open_gate()
     caller.join(DEADLINE_S)
     assert answers == [200]

@@ -32,7 +32,7 @@ from roadworthy.schema.signature import Field, Signature
 from roadworthy.serving.metrics import executing, open_worker_metrics, read_totals
 from roadworthy.serving.rollout import counters as evidence
 from roadworthy.serving.rollout import outputs as watched
-from roadworthy.serving.rollout.assignment import own_outcome
+from roadworthy.serving.rollout.assignment import evidence_of
 from roadworthy.serving.rollout.counters import EvidenceCells
 from roadworthy.serving.rollout.outputs import OutputCounters
 from roadworthy.serving.split import Split, sticky_key, unit_hash
@@ -94,13 +94,13 @@ GOOD = {"errors": False, "invalid_outputs": False}
 )
 def test_what_an_outcome_says(outcome: object, ran_us: int, said: object) -> None:
     """Failures of the version itself are distinguished from all others, whatever the caller gets."""
-    assert own_outcome(outcome, ran_us, 100) == said  # type: ignore[arg-type]
+    assert evidence_of(outcome, ran_us, 100) == said  # type: ignore[arg-type]
 
 
 def test_slow_is_not_asked_where_nothing_says_what_slow_is() -> None:
     """Neither for answers nor for runs that never ended."""
-    assert own_outcome(ANSWER, 10**9, None) == GOOD
-    assert own_outcome(DeadlineExceeded("late"), 10**9, None) == "shed"
+    assert evidence_of(ANSWER, 10**9, None) == GOOD
+    assert evidence_of(DeadlineExceeded("late"), 10**9, None) == "shed"
 
 
 def test_run_times_begin_after_the_warm_up() -> None:

@@ -170,7 +170,7 @@ def test_b4_a_caller_that_leaves_during_a_fallback_leaves_nothing_behind(
         gone.sendall(head + body)
         eventually(lambda: totals(tmp_path).in_flight["e"] == 2, "both versions hold it")
     worker.open_gate()
-    eventually(lambda: totals(tmp_path).in_flight["e"] == 0, "nothing is held any more")
+    eventually(lambda: totals(tmp_path).in_flight["e"] == 0, "all is released")
     assert worker.predict("e", [[13, 0, 0]]).status_code == 200
 
 
@@ -213,7 +213,7 @@ def test_a_crowd_leaves_nothing_behind(start_worker: Any, make_plan: Any, tmp_pa
         statuses = set().union(*pool.map(client, range(16)))
     assert 200 in statuses
     assert statuses <= {200, 500, 503, 504}
-    eventually(lambda: totals(tmp_path).in_flight["e"] == 0, "nothing is held any more")
+    eventually(lambda: totals(tmp_path).in_flight["e"] == 0, "all is released")
     eventually(lambda: worker.predict("e", [[1, 2, 3]]).status_code == 200, "the circuit closes")
 
 

@@ -79,7 +79,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def timeout(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets how long an example may take: long, except where a version must be found not to answer."""
-    monkeypatch.setattr(probing, "_QUIET_S", 0.02)
+    monkeypatch.setattr(probing, "_IDLE_WAIT_S", 0.02)
 
     def be(seconds: float) -> None:
         monkeypatch.setattr(probing, "TIMEOUT_S", seconds)
@@ -115,7 +115,7 @@ class Running:
         admission = Admission("m")
         self.endpoint = bind(at, {entry.digest: entry}, lambda _: self.version, admission, metrics)
         self.changes = 0
-        self.checks = GoldenProbes(folder, lambda: {"m": self.endpoint}, 0.01, metrics.probed, self._changed, JsonProbe)
+        self.probes = GoldenProbes(folder, lambda: {"m": self.endpoint}, 0.01, metrics.probed, self._changed, JsonProbe)
 
     def _changed(self) -> None:
         self.changes += 1
@@ -131,8 +131,8 @@ class Running:
 
     async def check(self) -> tuple[str, str | None]:
         """Probe once; returns result and fault."""
-        await self.checks.check_all()
-        health = self.checks.health(self.digest)
+        await self.probes.probe_all()
+        health = self.probes.health(self.digest)
         assert health is not None
         return health.result, health.fault
 
@@ -170,13 +170,13 @@ def test_a_well_version_is_asked_one_example_after_the_other(run: Any) -> None:
     async def work(running: Running) -> None:
         for _ in range(MOST_EXAMPLES + 1):
             assert await running.check() == (OK, None)
-        health = running.checks.health(running.digest)
+        health = running.probes.health(running.digest)
         assert health is not None
         assert health.usual_s is not None
         assert health.usual_s > 0
         assert running.version.leases.held == 0
         assert running.changes == 0
-        assert dict(running.checks.faults()) == {}
+        assert dict(running.probes.faults()) == {}
 
     assert run(work) == {("moody:3", OK): MOST_EXAMPLES + 1}
 
@@ -197,7 +197,7 @@ def test_two_failures_in_a_row_make_it_unhealthy_and_one_success_well(
             assert running.changes == 0
             assert await running.check() == (fault, fault)
             assert running.changes == 1
-            assert dict(running.checks.faults()) == {running.digest: fault}
+            assert dict(running.probes.faults()) == {running.digest: fault}
             assert await running.check() == (fault, fault)
         timeout(DEADLINE_S)
         await until(lambda: running.version.batcher.busy_since is None)
@@ -281,10 +281,10 @@ def test_it_goes_on_by_itself_and_can_be_switched_off(run: Any, moody: Any) -> N
     """Probes run on their own, sooner after a first failure; with None they are disabled."""
 
     async def work(running: Running) -> None:
-        task = asyncio.create_task(running.checks.run())
+        task = asyncio.create_task(running.probes.run())
         with running.feeling("wrong"):
-            await until(lambda: bool(running.checks.faults()))
-        await until(lambda: not running.checks.faults())
+            await until(lambda: bool(running.probes.faults()))
+        await until(lambda: not running.probes.faults())
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         never = GoldenProbes(moody[0], dict, None, lambda *_: None, lambda: None, JsonProbe)

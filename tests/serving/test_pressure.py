@@ -84,10 +84,10 @@ class Planted:
         """Close, refuse and warnings after a look."""
         self.reading = Reading(memory, free)
         changed = self.pressure.look()
-        told = (self.pressure.close_connections, self.pressure.refuse is not None, self.pressure.warnings)
-        assert changed == (told[2] != getattr(self, "before", ()))
-        self.before = told[2]
-        return told
+        found = (self.pressure.close_connections, self.pressure.refuse is not None, self.pressure.warnings)
+        assert changed == (found[2] != getattr(self, "before", ()))
+        self.before = found[2]
+        return found
 
 
 def test_b8_the_two_steps_and_their_relief() -> None:
@@ -96,11 +96,11 @@ def test_b8_the_two_steps_and_their_relief() -> None:
     planted = Planted()
     nothing, high, full = (False, False, ()), (True, False, ("memory-high",)), None
     full = (True, True, ("memory-high", "memory-pressure"))
-    for memory, told in (
+    for memory, found in (
         (0.5, nothing), (0.919, nothing), (0.92, high), (0.949, high), (0.905, high), (0.899, nothing),
         (0.96, full), (0.94, full), (0.931, full), (0.929, high), (0.95, full), (0.2, nothing), (None, nothing),
     ):  # fmt: skip
-        assert planted.at(memory) == told, memory
+        assert planted.at(memory) == found, memory
 
 
 def test_b8_the_refusal_says_when_to_try_again() -> None:

@@ -43,7 +43,8 @@ class PlantedServer:
     """Keeps entries forever, and behaves as the test sets it.
 
     Attributes:
-        rounds: what came. held: while it is cleared, rounds wait. fails: what every call raises.
+        rounds: the numbers of lookups and entries of each round trip. held: while it is cleared, round trips wait. fails: the
+            exception that every call raises.
     """
 
     address = "planted"
@@ -159,7 +160,7 @@ def test_what_is_put_is_found() -> None:
         before = time.monotonic()
         assert scene.ask(1)
         assert scene.ask(2)
-        await scene.until(lambda: len(scene.found) == 2, "told")
+        await scene.until(lambda: len(scene.found) == 2, "delivered")
         found = scene.found[1]
         assert found is not None
         assert found.batch.blocks[0].values.tolist() == [[2.0]]
@@ -180,13 +181,13 @@ def test_lookups_of_one_moment_go_out_together() -> None:
         for number in range(50):
             scene.ask(number)
         scene.share.put(key(99), total(1.0), 700, 60.0)
-        await scene.until(lambda: len(scene.found) == 50, "told")
+        await scene.until(lambda: len(scene.found) == 50, "delivered")
         assert scene.server.rounds == [(50, 1)]
         await scene.hold(50)
         for number in range(51, 151):
             scene.ask(number)
         scene.server.held.set()
-        await scene.until(lambda: len(scene.found) == 151, "told")
+        await scene.until(lambda: len(scene.found) == 151, "delivered")
         assert [asked for asked, _ in scene.server.rounds][1:] == [1, 64, 36]
 
     play(act)
@@ -198,12 +199,12 @@ def test_after_a_timeout_no_request_asks_until_the_server_is_back() -> None:
     async def act(scene: Scene) -> None:
         await scene.hold(1)
         scene.ask(2)
-        await scene.until(lambda: len(scene.found) == 2, "told")
+        await scene.until(lambda: len(scene.found) == 2, "delivered")
         assert scene.found == {1: None, 2: None}
         assert not scene.ask(3)
         scene.share.put(key(3), total(1.0), 700, 60.0)
         assert scene.counts["dropped"] == 1
-        await scene.until(lambda: scene.counts["lost"], "it is noted")
+        await scene.until(lambda: scene.counts["lost"], "it is counted")
         assert scene.changes == [True, False]
         scene.server.held.set()
         await scene.until(lambda: scene.cache.connected, "it is back")
@@ -223,7 +224,7 @@ def test_no_request_waits_for_the_check_of_an_idle_server(monkeypatch: pytest.Mo
         before = scene.server.pinged
         await scene.until(lambda: scene.server.pinged > before, "it is being tried")
         scene.ask(1)
-        await scene.until(lambda: scene.found, "told")
+        await scene.until(lambda: scene.found, "delivered")
         assert not scene.cache.connected
         scene.server.held.set()
 
@@ -284,7 +285,7 @@ def test_after_any_error_all_requests_continue() -> None:
             scene.share.put(key(number), total(1.0), 700, 60.0)
         scene.server.fails = RuntimeError("OOM of another kind")
         scene.server.held.set()
-        await scene.until(lambda: len(scene.found) == 100, "told")
+        await scene.until(lambda: len(scene.found) == 100, "delivered")
         assert set(scene.found.values()) == {None}
         assert (scene.counts["dropped"], scene.counts["lost"]) == (3, 1)
         scene.server.fails = None
@@ -301,7 +302,7 @@ def test_an_error_of_one_key_affects_that_key_alone() -> None:
         scene.server.entries[name] = (5, ValueError("WRONGTYPE another kind"))  # type: ignore[assignment]
         scene.ask(1)
         scene.ask(2)
-        await scene.until(lambda: len(scene.found) == 2, "told")
+        await scene.until(lambda: len(scene.found) == 2, "delivered")
         assert (scene.counts["unfit"], scene.cache.connected) == (1, True)
         scene.server.entries[name] = (5, ValueError("LOADING"))  # type: ignore[assignment]
         scene.ask(1)
@@ -321,7 +322,7 @@ def test_entries_that_never_end_or_last_too_long_are_refused() -> None:
             scene.found.clear()
             scene.server.entries[name] = (left_ms, entry)
             scene.ask(1)
-            await scene.until(lambda: scene.found, "told")
+            await scene.until(lambda: scene.found, "delivered")
             assert scene.counts["unfit"] == unfit
         assert scene.found[1] is not None
 

@@ -182,9 +182,9 @@ class OpenInference:
 
     def resume(self, headers: Headers, decoded: Decoded, note: bytes) -> None:  # noqa: ARG002 - the interface
         """See `BoundProtocol`."""
-        told = _decode_note(note)
+        restored = _decode_note(note)
         try:
-            decoded.reply = _Reply(told.id, [(self._outputs[name], binary) for name, binary in told.outputs])
+            decoded.reply = _Reply(restored.id, [(self._outputs[name], binary) for name, binary in restored.outputs])
         except KeyError:
             raise ValueError("the note names an output that the endpoint does not have") from None
 
@@ -275,7 +275,12 @@ class OpenInference:
             elif isinstance(tensor.data, msgspec.Raw):
                 columns.append(reader.from_json(bytes(tensor.data), tensor.shape, exactly=exactly))
             else:
-                raise MalformedBody(f"input {name!r} has no data", code="no-data", facts={"input": name})
+                raise MalformedBody(
+                    f"input {name!r} has no data",
+                    code="no-data",
+                    hint="send its values as data, or as bytes with a binary_data_size",
+                    facts={"input": name},
+                )
         return Batch.from_columns(self.layout, columns, count), ignored
 
     def _by_name(self, inputs: Sequence[TensorIn]) -> dict[str, TensorIn]:
@@ -297,7 +302,9 @@ class OpenInference:
         counts = set(rows.values())
         if len(counts) > 1:
             raise InvalidInput(
-                "the inputs have different numbers of rows", code="wrong-shape", hint="the first dimension is the rows"
+                "the inputs have different numbers of rows",
+                code="wrong-shape",
+                hint="send the same first dimension for all",
             )
         count = counts.pop() if counts else 0
         if count == 0:

@@ -107,7 +107,7 @@ class PredictJson(Accepting):
             raise MalformedBody(
                 "the body holds a number that is not finite",
                 code="malformed-json",
-                hint="NaN and Infinity are not JSON",
+                hint="send a finite number, or null in a nullable column; NaN and Infinity are not JSON",
             )
         return batch, ignored
 

@@ -49,7 +49,7 @@ from roadworthy.serving.cache.redis import RedisServer
 from roadworthy.serving.cache.shared import SharedCache
 from roadworthy.serving.health.golden_probe import GoldenProbes
 from roadworthy.serving.health.pressure import Limits, Pressure, measure
-from roadworthy.serving.health.readiness import Watch
+from roadworthy.serving.health.readiness import ProcessHealth
 from roadworthy.serving.metrics import SHARED_CACHE, WorkerMetrics, open_worker_metrics
 from roadworthy.serving.pipeline import Identified, Instruments, Prediction
 from roadworthy.serving.reload import Identity, ServingState
@@ -142,10 +142,10 @@ class Worker:
         self._rules = Rules(folder)
         self._serving.attach(self._manager, routing, self._rules, self._shared)
         self._pressure = Pressure(start.pressure(), partial(measure, folder / "records"))
-        self._checks = GoldenProbes(
+        self._probes = GoldenProbes(
             folder, lambda: self._serving.endpoints, start.deep_check_s, metrics.probed, self._changed, JsonProbe
         )
-        self._serving.watch = routing.watch = Watch(self._checks, self._pressure, self._shared)
+        self._serving.health = routing.health = ProcessHealth(self._probes, self._pressure, self._shared)
         checks = HeaderChecks(start.allowed_hosts)
         refused = partial(metrics.refused, "")
         self._context = ConnectionContext(
@@ -185,7 +185,7 @@ class Worker:
         link = asyncio.create_task(self._link.run())
         beat = asyncio.create_task(self._beat())
         sweeping = asyncio.create_task(sweep(self._server.connections))
-        checking = asyncio.create_task(self._checks.run())
+        checking = asyncio.create_task(self._probes.run())
         sharing = None
         if self._shared is not None:
             self._sharing_changed()

@@ -1,1 +1,1 @@
-"""What is the same for every edge: endpoints, admission, the split of traffic, and the pipeline of a prediction."""
+"""The part of serving that every edge shares: endpoints, admission, the split of traffic, and the pipeline of a prediction."""

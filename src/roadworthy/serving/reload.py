@@ -22,7 +22,7 @@ from roadworthy.serving.admission import Admission, Keys
 from roadworthy.serving.cache.shared import SharedCache
 from roadworthy.serving.endpoint import Endpoint, Unbindable, bind
 from roadworthy.serving.health.golden_probe import FAILURES
-from roadworthy.serving.health.readiness import Readiness, Watch
+from roadworthy.serving.health.readiness import ProcessHealth, Readiness
 from roadworthy.serving.metrics import Gauge, WorkerMetrics
 
 
@@ -52,7 +52,7 @@ class ServingState:
 
     Attributes:
         stopping: set at the beginning of an orderly stop; the readiness probe then says no.
-        watch: the health of this process; None until the worker has set it.
+        health: of this process; None until the worker has set it.
     """
 
     def __init__(self, identity: Identity, metrics: WorkerMetrics, changed: Callable[[], None]) -> None:
@@ -67,7 +67,7 @@ class ServingState:
         self._reasons: dict[str, str] = {}
         self._queues: dict[str, tuple[Gauge, int]] = {}
         self.stopping = False
-        self.watch: Watch | None = None
+        self.health: ProcessHealth | None = None
         self._rules: Rules | None = None
         self._shared: SharedCache | None = None
 
@@ -148,7 +148,7 @@ class ServingState:
         missing = self._missing(self._offered)
         unhealthy = self._unhealthy()
         hopeless = missing & self._hopeless(self._offered)
-        no_memory = self.watch is not None and self.watch.pressure.refuse is not None
+        no_memory = self.health is not None and self.health.pressure.refuse is not None
         reasons = [
             *(["failed" if hopeless else "loading"] if missing else []),
             *(["memory-pressure"] if no_memory else []),
@@ -160,7 +160,7 @@ class ServingState:
             endpoints=len(self._endpoints),
             missing=tuple(sorted(missing)),
             unhealthy=tuple(sorted(unhealthy)),
-            warnings=() if self.watch is None else self.watch.pressure.warnings,
+            warnings=() if self.health is None else self.health.pressure.warnings,
         )
 
     def _missing(self, offered: Snapshot) -> set[str]:
@@ -169,7 +169,7 @@ class ServingState:
 
     def _unhealthy(self) -> dict[str, str]:
         """The endpoints with an unhealthy version in their split, with the result of its golden probe."""
-        faults = {} if self.watch is None else self.watch.checks.faults()
+        faults = {} if self.health is None else self.health.probes.faults()
         return {
             name: fault
             for name, endpoint in self._endpoints.items()
@@ -192,7 +192,7 @@ class ServingState:
         )
 
     def _with_health(self, state: VersionState) -> VersionState:
-        fault = None if self.watch is None else self.watch.checks.faults().get(state.digest)
+        fault = None if self.health is None else self.health.probes.faults().get(state.digest)
         return state if fault is None else msgspec.structs.replace(state, health=fault)
 
     def gauge_queues(self) -> None:

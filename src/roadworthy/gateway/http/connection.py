@@ -537,7 +537,7 @@ class Connection(HttpToolsProtocol):
         return len(calls)
 
     def refuse(self, fault: Unreadable) -> None:
-        """Refuse what came as not a request: reply after all earlier answers, and close the connection."""
+        """Refuse bytes that are not a request: reply after all earlier answers, and close the connection."""
         self._context.refused(fault.error.code)
         call, self._call = self._call, None
         self.reading = STOPPED

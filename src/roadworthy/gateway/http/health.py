@@ -12,7 +12,7 @@ import msgspec
 from roadworthy.gateway.http.messages import Handler, Receive, Reply, Request
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.health.golden_probe import GoldenProbes, Health
-from roadworthy.serving.health.readiness import Readiness, Watch
+from roadworthy.serving.health.readiness import ProcessHealth, Readiness
 from roadworthy.serving.variant import Variant
 
 PROBES = frozenset({b"/livez", b"/readyz", b"/v2/health/live", b"/v2/health/ready"})
@@ -45,30 +45,30 @@ def probe_routes(readiness: Callable[[], Readiness]) -> dict[bytes, Mapping[str,
     }
 
 
-def health_document(readiness: Readiness, served: Collection[Endpoint], watch: Watch | None) -> dict[str, Any]:
+def health_document(readiness: Readiness, served: Collection[Endpoint], health: ProcessHealth | None) -> dict[str, Any]:
     """GET /healthz: the readiness of this process, its resources, and the state of each version behind these endpoints."""
     document: dict[str, Any] = {"ready": readiness.ready, "reason": readiness.reason, "warnings": readiness.warnings}
-    if watch is not None:
-        reading = watch.pressure.reading
+    if health is not None:
+        reading = health.pressure.reading
         document["memory_used"] = None if reading.memory is None else round(reading.memory, 3)
         document["disk_free_bytes"] = reading.disk_free_bytes
-        if watch.shared is not None:
-            document["shared_cache"] = {"address": watch.shared.address, "connected": watch.shared.connected}
-    checks = None if watch is None else watch.checks
+        if health.shared is not None:
+            document["shared_cache"] = {"address": health.shared.address, "connected": health.shared.connected}
+    probes = None if health is None else health.probes
     document["endpoints"] = {
         endpoint.name: {
             "ready": endpoint.name not in readiness.unhealthy,
             "generation": endpoint.entry.generation,
-            "versions": [_version(variant, checks) for variant in endpoint.split.variants],
+            "versions": [_version(variant, probes) for variant in endpoint.split.variants],
         }
         for endpoint in sorted(served, key=lambda endpoint: endpoint.name)
     }
     return document
 
 
-def _version(variant: Variant, checks: GoldenProbes | None) -> dict[str, Any]:
+def _version(variant: Variant, probes: GoldenProbes | None) -> dict[str, Any]:
     version = variant.version
-    found = None if checks is None else checks.health(version.digest)
+    found = None if probes is None else probes.health(version.digest)
     return {
         "version": f"{variant.model}:{variant.number}",
         "digest": version.digest,

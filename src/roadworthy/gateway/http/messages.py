@@ -81,7 +81,9 @@ def check_body(headers: Headers, limit: int) -> None:
 
 def cut_short() -> MalformedBody:
     """The error for a body whose connection closed first."""
-    return MalformedBody("the connection closed before the whole body had arrived", code="body-cut-short")
+    return MalformedBody(
+        "the connection closed before the whole body had arrived", code="body-cut-short", hint="send the request again"
+    )
 
 
 def too_many_chunks() -> MalformedBody:

@@ -40,14 +40,16 @@ _STATUS: dict[type[RoadworthyError], int] = {
     ModelFault: 500,
 }
 _encode = msgspec.json.Encoder().encode
-_UNFORESEEN = RoadworthyError(
-    "something went wrong here", code="internal", hint="report it with the request id; the log has the details"
+_UNEXPECTED = RoadworthyError(
+    "an unexpected error occurred on this gateway",
+    code="internal",
+    hint="report it with the request id; the log has the details",
 )
 
 
 def as_error(error: Exception) -> RoadworthyError:
     """The error to show for any exception: itself, or "internal" for an unexpected one."""
-    return error if isinstance(error, RoadworthyError) else _UNFORESEEN
+    return error if isinstance(error, RoadworthyError) else _UNEXPECTED
 
 
 def status_of(error: RoadworthyError) -> int:

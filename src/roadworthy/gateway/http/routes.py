@@ -24,7 +24,7 @@ from roadworthy.gateway.http.wire import lines
 from roadworthy.runtime.manager import Version
 from roadworthy.serving.admission import Admission, Keys
 from roadworthy.serving.endpoint import Endpoint
-from roadworthy.serving.health.readiness import Readiness, Watch
+from roadworthy.serving.health.readiness import ProcessHealth, Readiness
 from roadworthy.serving.pipeline import Instruments
 from roadworthy.serving.variant import Variant
 
@@ -43,7 +43,7 @@ class Routing:
     Attributes:
         table: routes that the application answers.
         predictions: by raw path; connections answer these themselves. head_cache: parsed heads of predictions.
-        watch: the health of this process, for /healthz; None until the worker has set it.
+        health: of this process, for /healthz; None until the worker has set it.
     """
 
     def __init__(self, instruments: Instruments, offload: Offload, readiness: Callable[[], Readiness]) -> None:
@@ -55,7 +55,7 @@ class Routing:
         self.table: Table = dict(self._probes)
         self.predictions: dict[bytes, Predict] = {}
         self.head_cache = HeadCache()
-        self.watch: Watch | None = None
+        self.health: ProcessHealth | None = None
         self._served: Mapping[str, Endpoint] = {}
         self._codecs: dict[str, tuple[Endpoint, Codecs]] = {}
 
@@ -150,7 +150,7 @@ class Routing:
             key = keys.identify(request.headers)
             names = None if key is None else key.endpoints
             served = [each for name, each in self._served.items() if names is None or name in names]
-            return Reply(200, _encode(health_document(self._readiness(), served, self.watch)))
+            return Reply(200, _encode(health_document(self._readiness(), served, self.health)))
 
         return {"GET": answer}
 

@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
 
     Args:
         app: answers everything but predictions.
-        context: what the connections share.
+        context: shared by all connections.
         drain_delay_s: see above.
         grace_s: how long open requests may take after that.
         access_log: whether the application's requests are logged.

@@ -248,8 +248,8 @@ class SharedCache:
         return stored
 
     def _read(self, lookup: _Lookup, left_ms: object, entry: object, sent: float) -> Found | None:
-        """The answer in the replies. `left_ms` is -2 where there is no entry, -1 for an entry without expiry, which is not
-        ours."""
+        """The answer in the replies. `left_ms` is -2 where there is no entry, -1 for an entry without expiry, which no
+        worker stores."""
         if left_ms == -2 or entry == b"":
             return None
         try:

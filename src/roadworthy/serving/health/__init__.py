@@ -1,1 +1,1 @@
-"""Whether what is served still answers, and as in training: golden probes, readiness, memory and disk."""
+"""The health of a worker: golden probes of its versions, readiness, and shortages of memory and disk."""

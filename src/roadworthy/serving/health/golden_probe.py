@@ -32,12 +32,12 @@ TIMEOUT_S = 10.0
 AGAIN_S = 5.0
 """After a failure, the next probe follows within this time."""
 IN_A_ROW = 2
-_QUIET_S, _LOOK_AGAIN_S = 1.0, 0.01
+_IDLE_WAIT_S, _LOOK_AGAIN_S = 1.0, 0.01
 _SLOW_TIMES, _SLOW_S, _FIRST_FEW = 10.0, 1.0, 3
 
 _log = structlog.get_logger("worker")
 
-Noted = Callable[[str, str, float], None]
+CountProbe = Callable[[str, str, float], None]
 """Counts a probe: version label, result, seconds."""
 
 
@@ -96,9 +96,9 @@ class GoldenProbes:
         folder: the gateway's; packages are read below it, each once, in a thread.
         endpoints: returns the endpoints in service.
         every_s: the mean pause between two probes of a version; None disables them.
-        noted: counts each probe.
+        count: counts each probe.
         changed: called when a version becomes unhealthy or healthy.
-        codec_of: makes what reads an example and writes its answer, as a caller's are.
+        codec_of: makes the codec that reads examples and writes their answers as the edge does for callers.
     """
 
     def __init__(
@@ -106,21 +106,21 @@ class GoldenProbes:
         folder: Path,
         endpoints: Callable[[], Mapping[str, Endpoint]],
         every_s: float | None,
-        noted: Noted,
+        count: CountProbe,
         changed: Callable[[], None],
         codec_of: CodecOf,
     ) -> None:
         self._folder = folder
         self._endpoints = endpoints
         self._every_s = every_s
-        self._noted = noted
+        self._count = count
         self._changed = changed
         self._codec_of = codec_of
         self._examples: dict[str, Examples | None] = {}
         self._found: dict[str, Health] = {}
 
     def health(self, digest: str) -> Health | None:
-        """What is known of a version, or None before its first check."""
+        """The health of a version; None before its first probe."""
         return self._found.get(digest)
 
     def faults(self) -> Mapping[str, str]:
@@ -133,24 +133,24 @@ class GoldenProbes:
             return
         while True:
             await asyncio.sleep(self._pause_s(self._every_s))
-            await self.check_all()
+            await self.probe_all()
 
     def _pause_s(self, every_s: float) -> float:
         uncertain = any(health.result in FAILURES and health.fault is None for health in self._found.values())
-        return (min(every_s, AGAIN_S) if uncertain else every_s) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads checks
+        return (min(every_s, AGAIN_S) if uncertain else every_s) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads probes
 
-    async def check_all(self) -> None:
+    async def probe_all(self) -> None:
         """Probe every version once, all at the same time."""
         subjects = _subjects(self._endpoints())
         for digest in [digest for digest in self._found if digest not in subjects]:
             del self._found[digest]
             self._examples.pop(digest, None)
         before = self.faults()
-        await asyncio.gather(*(self._check(subject) for subject in subjects.values()))
+        await asyncio.gather(*(self._probe(subject) for subject in subjects.values()))
         if self.faults() != before:
             self._changed()
 
-    async def _check(self, subject: Subject) -> None:
+    async def _probe(self, subject: Subject) -> None:
         version = subject.version
         if version.digest not in self._examples:
             self._examples[version.digest] = await self._read(version)
@@ -159,8 +159,8 @@ class GoldenProbes:
         if examples is None:
             health.take(UNKNOWN, 0.0, "cannot read its golden examples")
         else:
-            health.take(*await self._ask(subject, examples))
-        self._noted(subject.label, health.result, health.seconds)
+            health.take(*await self._send_next(subject, examples))
+        self._count(subject.label, health.result, health.seconds)
         if health.result in FAILURES:
             _log.warning("deep-check-failed", digest=version.digest, result=health.result, reason=health.reason)
 
@@ -171,10 +171,10 @@ class GoldenProbes:
             _log.warning("no-golden-examples", digest=version.digest, reason=str(error))
             return None
 
-    async def _ask(self, subject: Subject, examples: Examples) -> tuple[str, float, str | None]:
+    async def _send_next(self, subject: Subject, examples: Examples) -> tuple[str, float, str | None]:
         """Send the next example; returns the result, seconds, and the reason of a failure."""
         version, example = subject.version, examples.next()
-        await _quiet(version)
+        await _wait_until_idle(version)
         begun = time.monotonic()
         request = _AwaitedRequest(begun + subject.timeout_s)
         try:
@@ -221,9 +221,9 @@ def _subjects(endpoints: Mapping[str, Endpoint]) -> dict[str, Subject]:
     return found
 
 
-async def _quiet(version: Version) -> None:
-    """Wait until the version is idle, up to _QUIET_S."""
-    until = time.monotonic() + _QUIET_S
+async def _wait_until_idle(version: Version) -> None:
+    """Wait until the version is idle, for at most _IDLE_WAIT_S."""
+    until = time.monotonic() + _IDLE_WAIT_S
     while (version.batcher.waiting or version.batcher.busy_since is not None) and time.monotonic() < until:  # noqa: ASYNC110 - requests must not pay for an event
         await asyncio.sleep(_LOOK_AGAIN_S)
 

@@ -1,4 +1,4 @@
-"""Whether this process can answer for every endpoint that it serves (`reload.py` decides), and what that depends on."""
+"""The readiness of a worker, which `reload.py` decides, and the process health that it depends on."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Readiness:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class ProcessHealth:
     """The health of this process: golden probes of its versions, its resources, and the shared cache where there is one."""
 
-    checks: GoldenProbes
+    probes: GoldenProbes
     pressure: Pressure
     shared: SharedCache | None = None

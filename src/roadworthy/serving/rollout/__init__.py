@@ -1,1 +1,1 @@
-"""An endpoint in a rollout: who is assigned to which version, and what counts as evidence."""
+"""An endpoint in a rollout: the assignment of requests to versions, and the counts that are evidence."""

@@ -45,15 +45,15 @@ _INVALID = frozenset({"non-finite-output", "wrong-output-count", "wrong-output-t
 _CLOSING = "version-closed"
 _log = structlog.get_logger(__name__)
 
-Own = Mapping[str, bool]
+Evidence = Mapping[str, bool]
 """Whether the outcome was bad, by signal. A signal on which the outcome has no bearing is missing."""
 
 
-def own_outcome(outcome: Outcome, ran_us: int, slow_us: int | None) -> Own | str:
+def evidence_of(outcome: Outcome, ran_us: int, slow_us: int | None) -> Evidence | str:
     """The evidence that an outcome gives about the assigned version, or the reason (one of those above) why it gives none.
 
     Args:
-        outcome: what the version's layers settled the request with.
+        outcome: of the request, as the version's layers settled it.
         ran_us: how long its run took, microseconds; for a run that was given up, up to that moment. -1: unknown, or warming up.
         slow_us: a longer run is slow; None where slowness is not counted.
     """
@@ -66,10 +66,10 @@ def own_outcome(outcome: Outcome, ran_us: int, slow_us: int | None) -> Own | str
         error = outcome
     timed = slow_us is not None and ran_us >= 0
     if error is None:
-        own = {ERRORS: False, INVALID_OUTPUTS: False}
+        evidence = {ERRORS: False, INVALID_OUTPUTS: False}
         if timed and slow_us is not None:
-            own[SLOW] = ran_us > slow_us
-        return own
+            evidence[SLOW] = ran_us > slow_us
+        return evidence
     if isinstance(error, ModelFault) and error.code != _CLOSING:
         return {ERRORS: True, INVALID_OUTPUTS: error.code in _INVALID}
     if error.code == "circuit-open":
@@ -100,15 +100,15 @@ class RolloutCounters:
         """Count a first attempt that was assigned to a variant, whatever its outcome."""
         self._cells.sample((self._rollout.id, self._generation, DRAWN, label), bad=False)
 
-    def judged(self, label: str, own: Own, unit: int | None) -> None:
+    def judged(self, label: str, evidence: Evidence, unit: int | None) -> None:
         """Count an outcome of a variant. `unit` is the hash of its user in a sticky rollout."""
-        for signal, bad in own.items():
+        for signal, bad in evidence.items():
             if signal in self._signals:
                 key = (self._rollout.id, self._generation, signal, label)
                 self._cells.sample(key, bad=bad)
                 if bad and unit is not None:
                     self._cells.unit(key, unit)
-        if ERRORS in own:
+        if ERRORS in evidence:
             for signal in self._events:
                 self._cells.sample((self._rollout.id, self._generation, signal, label), bad=False)
 
@@ -149,7 +149,7 @@ class RolloutAssignment:
 
     Args:
         entry: the endpoint's, with its rollout. variants: of its split, in order.
-        mirror: mirrors requests to the shadowed version; None where the rollout has none.
+        mirror: mirrors requests to the shadowed version; None where no version is shadowed.
 
     Attributes:
         id: the rollout's.
@@ -255,21 +255,21 @@ class AssignedRequest(ForwardedRequest):
         counters, label = self._assignment.counters, self.chosen.label
         if self.eligible:
             counters.assigned(label)
-        own = own_outcome(
+        evidence = evidence_of(
             outcome, _ran_us(self.chosen.variant.version, outcome, self._began, self.deadline), counters.slow_us
         )
-        if isinstance(own, str):
-            counters.excluded(label, own)
+        if isinstance(evidence, str):
+            counters.excluded(label, evidence)
         elif not self.eligible:
             counters.excluded(label, RETRIED)
         else:
-            counters.judged(label, own, self.unit)
+            counters.judged(label, evidence, self.unit)
             if self._assignment.mirror is None:  # else only requests that both versions answered count
                 counters.answered(label, outcome, self.unit)
         self.outer.settle(outcome)
         if self.copy is not None and self._assignment.mirror is not None:
             self._assignment.mirror.begin(
-                self.copy, None if isinstance(own, str) else own, outcome, self.chosen.variant.version
+                self.copy, None if isinstance(evidence, str) else evidence, outcome, self.chosen.variant.version
             )
 
 
@@ -310,14 +310,14 @@ class Mirror:
             return None
         return batch.take(range(batch.rows))
 
-    def begin(self, batch: Batch, own: Own | None, outcome: Outcome, stable: Version) -> None:
-        """Send the copy to the shadowed version, if there is room. `own` and `outcome` are the serving version's."""
+    def begin(self, batch: Batch, evidence: Evidence | None, outcome: Outcome, stable: Version) -> None:
+        """Send the copy to the shadowed version, if there is room. `evidence` and `outcome` are the serving version's."""
         busy = self._under_way >= MOST_COPIES or self.version.waiting > 0 or stable.waiting > MOST_WAITING
-        if own is None or busy:
+        if evidence is None or busy:
             self._counters.excluded(CANARY, SHED)
             return
         self._under_way += 1
-        self._loop.call_soon(self._submit, batch, MirroredRequest(self, own, outcome, self._timeout_s))
+        self._loop.call_soon(self._submit, batch, MirroredRequest(self, evidence, outcome, self._timeout_s))
 
     def _submit(self, batch: Batch, copy: MirroredRequest) -> None:
         try:
@@ -342,13 +342,13 @@ class Mirror:
             self._log_failure(outcome)
             let_go(outcome)
         ran_us = _ran_us(self.version, outcome, copy.began if copy.running else 0.0, copy.deadline)
-        own = own_outcome(outcome, ran_us, self._counters.slow_us)
-        if isinstance(own, str):
+        evidence = evidence_of(outcome, ran_us, self._counters.slow_us)
+        if isinstance(evidence, str):
             self._counters.excluded(CANARY, SHED)
             return
-        for signal, bad in own.items():
-            if signal in copy.own:
-                self._counters.pair(signal, canary_bad=bad, stable_bad=copy.own[signal])
+        for signal, bad in evidence.items():
+            if signal in copy.evidence:
+                self._counters.pair(signal, canary_bad=bad, stable_bad=copy.evidence[signal])
         served = copy.outcome
         if isinstance(served, Answer) and served.instead_of is None and isinstance(outcome, Answer):
             different = compare(served.batch(), outcome.batch(), Tolerance()) is not None
@@ -370,15 +370,15 @@ class MirroredRequest(PendingRequest):
     """A copy of a request for the shadowed version.
 
     Attributes:
-        own, outcome: the serving version's. began: when the copy was submitted, monotonic clock, seconds.
+        evidence, outcome: the serving version's. began: when the copy was submitted, monotonic clock, seconds.
     """
 
-    __slots__ = ("_mirror", "began", "outcome", "own")
+    __slots__ = ("_mirror", "began", "evidence", "outcome")
 
-    def __init__(self, mirror: Mirror, own: Own, outcome: Outcome, timeout_s: float) -> None:
+    def __init__(self, mirror: Mirror, evidence: Evidence, outcome: Outcome, timeout_s: float) -> None:
         super().__init__(time.monotonic() + timeout_s, "shadow")
         self._mirror = mirror
-        self.own = own
+        self.evidence = evidence
         self.outcome = outcome
         self.began = 0.0
 
