@@ -114,7 +114,7 @@ def test_g3_integers_are_refused_unless_their_unit_is_named(name: str) -> None:
     assert error.message == (
         "column 't', row 0: expected a timestamp such as '2024-03-31T00:00:00Z', got an integer (1711843200000)"
     )
-    assert error.hint == "send text in ISO 8601, or set the endpoint's policy timestamps.integers to s, ms, us or ns"
+    assert error.hint == "send ISO 8601 text, or set the endpoint's policy timestamps.integers to s, ms, us or ns"
     private = Field("t", DType.TIMESTAMP, privacy=Privacy.HASH)
     assert "1711843200000" not in refused(INTEGERS[name], [1_711_843_200_000], private).message
 

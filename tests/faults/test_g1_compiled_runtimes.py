@@ -211,7 +211,7 @@ def test_g1_an_element_that_the_original_refuses_missing_is_not_answered(tmp_pat
     package = rw.pack(model, name="gaps", inputs=rows, out=tmp_path)
     assert package.runtimes == ("native",)
     said = package.attestations["compile"]["outcomes"][0]["reason"]
-    assert said == "not convertible: a value may be missing in a column where the original refuses it"
+    assert said == "not convertible: a column may have missing values, and the original refuses them"
 
 
 def test_labels_beyond_what_json_holds_exactly_are_packed(tmp_path: Path) -> None:

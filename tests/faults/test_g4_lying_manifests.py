@@ -28,7 +28,7 @@ from roadworthy.package.archive import open_package, unpack
 from roadworthy.package.construct import construct
 from roadworthy.package.package import Package
 from roadworthy.package.prove import prove
-from roadworthy.package.replay import Replay, replay_apart
+from roadworthy.package.replay import Replay, replay_isolated
 from roadworthy.package.rules import load_rule
 from roadworthy.runtime.loading import package_folder, package_loader, rule_loader
 from roadworthy.runtime.placement import facts_of
@@ -95,7 +95,7 @@ def test_g4_the_process_that_proves_refuses_it_too(
     """Whatever reached it. With leave as well: what was allowed is not what is said."""
     kind, change = LIES[lie]
     forge(honest[kind], change, tmp_path / "forged", mark)
-    refused(lambda: replay_apart(tmp_path / "forged", Replay(every_runtime=False, allow_code=allow, bare=True)))
+    refused(lambda: replay_isolated(tmp_path / "forged", Replay(every_runtime=False, allow_code=allow, bare=True)))
     assert not mark.exists()
 
 
@@ -213,6 +213,6 @@ def test_g4_the_message_names_what_contradicts_what(honest: dict[str, Package], 
     manifest["runtimes"][0].update(carries_code=False, trust="data")
     seal(tmp_path / "forged", manifest)
     error = refused(lambda: open_package(tmp_path / "forged"))
-    assert "of the runtime native the manifest says no code, of the trust 'data'" in error.message
-    assert "its scikit-learn files are code, of the trust 'pickle'" in error.message
+    assert "the manifest describes the runtime native as no code of trust 'data'" in error.message
+    assert "its scikit-learn files are code of trust 'pickle'" in error.message
     assert str(tmp_path) not in json.dumps([error.message, error.hint])

@@ -16,7 +16,7 @@ import roadworthy as rw
 from roadworthy.foundation.confine.plan import Bounds
 from roadworthy.foundation.errors import ProofFailed
 from roadworthy.package.archive import unpack
-from roadworthy.package.replay import Replay, replay_apart
+from roadworthy.package.replay import Replay, replay_isolated
 from tests.faults.g5_probe import SECRET
 from tests.faults.g5_spy import EVERYTHING, LOOK, names, spying
 from tests.faults.g5_surroundings import Surroundings, surroundings
@@ -98,9 +98,9 @@ def test_g5_a_package_that_is_proved_finds_nothing(around: Surroundings, tmp_pat
     assert package.path is not None
     folder = unpack(package.path, tmp_path / "unpacked").path
     assert folder is not None
-    replay_apart(folder, Replay(every_runtime=False))
+    replay_isolated(folder, Replay(every_runtime=False))
     with pytest.raises(ProofFailed) as refused:
-        replay_apart(folder, Replay(every_runtime=False, bare=True, bounds=Bounds()))
+        replay_isolated(folder, Replay(every_runtime=False, bare=True, bounds=Bounds()))
     assert refused.value.code == "proof-failed"
     assert "found 0.0" in refused.value.message
 

@@ -24,7 +24,7 @@ import roadworthy as rw
 from roadworthy.foundation.errors import ProofFailed
 from roadworthy.foundation.pidfile import running_pid
 from roadworthy.package.archive import unpack
-from roadworthy.package.replay import Replay, replay_apart
+from roadworthy.package.replay import Replay, replay_isolated
 from tests.machine import FREE_PORTS, Machine
 from tests.waiting import DEADLINE_S, eventually
 
@@ -363,7 +363,7 @@ def test_g8_a_proof_that_fails_leaves_nothing(folder: Path, kind: int, said: str
     begun.with_suffix(".armed").touch()
     for timeout_s in (4.0, 16.0, 64.0):
         with pytest.raises(ProofFailed) as refused:
-            replay_apart(unpacked, Replay(timeout_s=timeout_s))
+            replay_isolated(unpacked, Replay(timeout_s=timeout_s))
         if begun.exists():
             break
     assert begun.exists()

@@ -71,7 +71,7 @@ def test_the_naive_conversion_is_refused_and_the_exact_one_kept(
     assert naive.saved is None
     assert naive.difference is not None
     assert naive.difference.field == "probabilities"
-    assert f"row {naive.difference.row}, output 'probabilities': expected 0." in naive.reason
+    assert f"output 'probabilities', row {naive.difference.row}: expected 0." in naive.reason
     assert exact.kept
     assert exact.difference is None
     assert exact.compared["training"] == 569

@@ -56,7 +56,7 @@ def test_labels_are_compared_exactly_and_the_first_row_is_named() -> None:
     )
     assert difference is not None
     assert (difference.row, difference.field, difference.rows) == (1, "label", 2)
-    assert str(difference) == "row 1, output 'label': expected 'in time', found 'late', and 2 rows differ in all"
+    assert str(difference) == "output 'label', row 1: expected 'in time', got 'late' (2 rows differ)"
 
 
 def test_integers_have_no_tolerance() -> None:

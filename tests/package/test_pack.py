@@ -79,7 +79,7 @@ def test_what_cannot_work_is_refused_with_a_way_out(code: str, tmp_path: Path) -
 def test_the_message_names_what_is_wrong(tmp_path: Path) -> None:
     """The unpicklable object's name, the column, the number of rows."""
     assert "'LOCK'" in refusal(tmp_path, BAD["unpicklable-model"][0]).message
-    assert "29 rows" in refusal(tmp_path, total, labels=np.zeros(29)).message
+    assert "expected 30 rows, as in inputs=, got 29" in refusal(tmp_path, total, labels=np.zeros(29)).message
     mixed = pd.DataFrame({"a": [1, "x", None], "b": [1, 2, 3]})
     assert "'a'" in refusal(tmp_path, lambda frame: frame["b"].to_numpy(), inputs=mixed).message
 

@@ -19,7 +19,7 @@ from roadworthy.package.construct import construct
 from roadworthy.package.package import Package
 from roadworthy.package.packing.pack import pack
 from roadworthy.package.prove import prove
-from roadworthy.package.replay import Replay, replay_apart
+from roadworthy.package.replay import Replay, replay_isolated
 
 ROWS = np.random.default_rng(3).random((40, 2)) * 100
 
@@ -44,7 +44,7 @@ def test_preprocessing_left_behind_is_caught_by_the_answers_of_training(tmp_path
     assert error.code == "training-outputs-differ"
     assert (error.facts["row"], error.facts["field"]) == (first, "prediction")
     assert f"row {first}" in error.message
-    assert "expected 'on time', found 'late'" in error.message
+    assert "expected 'on time', got 'late'" in error.message
     assert "preprocess=" in str(error.hint)
     assert not list(tmp_path.iterdir())
     package = pack(model, name="late", inputs=ROWS, outputs=seen, preprocess=clean, out=tmp_path, compile=False)
@@ -127,13 +127,13 @@ def test_a_library_whose_version_changes_results_is_caught(tmp_path: Path, pytho
     install(site, "1.2.1", "floor")
     code, message, hint = python(LOAD, packed, python=interpreter, **home).strip().split("|")
     assert code == "proof-failed"
-    assert "row 1, output 'prediction': expected 1.0, found 0.0" in message
-    assert "another version" in hint
+    assert "output 'prediction', row 1: expected 1.0, got 0.0" in message
+    assert "different version" in hint
 
     install(site, "1.3.0", "floor")
     code, message, hint = python(LOAD, packed, python=interpreter, **home).strip().split("|")
     assert code == "requirement-mismatch"
-    assert "here 1.3.0" in message
+    assert "installed: 1.3.0" in message
     assert hint == "pip install planted-rounding==1.2.0"
 
 
@@ -162,7 +162,7 @@ def test_a_broken_conversion_is_caught(compiled_package: Package, tmp_path: Path
     assert error.facts["field"] in [field.name for field in package.signature.outputs]
     assert f"row {error.facts['row']}" in error.message
     with pytest.raises(ProofFailed):
-        replay_apart(broken.path, Replay(every_runtime=False, allow_code=False))
+        replay_isolated(broken.path, Replay(every_runtime=False, allow_code=False))
 
 
 def test_the_first_row_is_also_asked_alone(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_the_first_row_is_also_asked_alone(tmp_path: Path) -> None:
 def test_a_whole_package_is_proved_on_every_runtime(compiled_package: Package, tmp_path: Path) -> None:
     """All golden examples on each runtime, in a process that inherits nothing."""
     folder = unpack(compiled_package.path, tmp_path / "whole").path
-    proofs = replay_apart(folder, Replay(bare=True))
+    proofs = replay_isolated(folder, Replay(bare=True))
     assert [proof["runtime"] for proof in proofs] == list(compiled_package.runtimes)
     assert {proof["rows"] for proof in proofs} == {16}
 
@@ -184,12 +184,12 @@ def test_a_process_that_dies_is_no_proof(graph_package: Package, tmp_path: Path)
     """A replay that takes too long proves nothing; one that may not run code is refused, not failed."""
     folder = unpack(graph_package.path, tmp_path / "whole").path
     with pytest.raises(ProofFailed) as refused:
-        replay_apart(folder, Replay(timeout_s=0.001))
+        replay_isolated(folder, Replay(timeout_s=0.001))
     assert refused.value.code == "replay-failed"
     package = pack(model, name="late", inputs=ROWS, out=tmp_path / "dist", compile=False)
     native = unpack(package.path, tmp_path / "native").path
     with pytest.raises(PackageRefused) as not_allowed:
-        replay_apart(native, Replay(every_runtime=False, allow_code=False))
+        replay_isolated(native, Replay(every_runtime=False, allow_code=False))
     assert not_allowed.value.code == "code-not-allowed"
 
 

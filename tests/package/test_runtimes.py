@@ -118,7 +118,7 @@ def test_a_withheld_runtime_cannot_be_asked_for(before: tuple[Package, pd.DataFr
 def test_card_and_placement_say_why(before: tuple[Package, pd.DataFrame, Any]) -> None:
     """`inspect --card` and `roadworthy status` show the reason."""
     package, _, _ = before
-    reason = f"{COMPARED} was only compared with the original, not constructed from it, so the original serves"
+    reason = f"{COMPARED} was only compared with the original, not constructed from it; the original serves"
     assert reason in render_card(package)
     assert package.folder is not None
     facts = facts_of(package.folder, package.digest)
@@ -173,5 +173,5 @@ def test_the_card_says_what_was_constructed_and_what_was_searched(tmp_path: Path
     assert "How `onnx-exact` was constructed:" in card
     assert "StandardScaler: folded into thresholds on raw values" in card
     assert "RandomForestClassifier: thresholds compared as float32" in card
-    assert "refused, as by the original, in 3 columns" in card
+    assert "out-of-range values in 3 columns are refused" in card
     assert "searched" in json.dumps(package.attestations["compile"]["outcomes"])

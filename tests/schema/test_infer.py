@@ -87,10 +87,10 @@ def test_private_columns_tell_nothing() -> None:
 @pytest.mark.parametrize(
     ("column", "why"),
     [
-        ([1, "a"], "no one type"), ([None, None], "missing values only"), ([dt.date(2020, 1, 1)], "date"), ([1 + 1j], "complex"),
-        ([1.0, np.inf], "infinities"), ([b"a"], "bytes"), (pd.to_timedelta([1], unit="s"), "timedelta"),
-        (pd.Categorical([1.5, 2.5]), "categories"), (pd.Categorical([{1}.pop(), "a"]), "no one type"),
-        (pd.Series([1]).astype("datetime64[ns]"), "microseconds"), ([object()], "object"), ([True, 1], "no one type"),
+        ([1, "a"], "one type"), ([None, None], "all values are missing"), ([dt.date(2020, 1, 1)], "date"), ([1 + 1j], "complex"),
+        ([1.0, np.inf], "infinity"), ([b"a"], "bytes"), (pd.to_timedelta([1], unit="s"), "timedelta"),
+        (pd.Categorical([1.5, 2.5]), "categories"), (pd.Categorical([{1}.pop(), "a"]), "one type"),
+        (pd.Series([1]).astype("datetime64[ns]"), "microseconds"), ([object()], "object"), ([True, 1], "one type"),
     ],
 )  # fmt: skip
 def test_columns_that_cannot_be_served_are_refused_by_name(column: Any, why: str) -> None:

@@ -196,7 +196,7 @@ def test_arrays_of_another_shape_are_refused() -> None:
 def test_what_is_no_table_is_refused() -> None:
     """Text and None are no rows."""
     for data in ("abc", None, 5, b"abc"):
-        with pytest.raises(InvalidInput, match="no known kind"):
+        with pytest.raises(InvalidInput, match="expected a DataFrame, an array or a list of records"):
             to_batch(Layout((Field("a", DType.STRING),)), data)
 
 

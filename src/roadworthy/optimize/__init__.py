@@ -1,1 +1,1 @@
-"""Candidates for a faster runtime of a model, and what "equal" means."""
+"""Candidates for a faster runtime of a model, and the definition of equal answers."""

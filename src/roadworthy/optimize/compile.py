@@ -1,9 +1,9 @@
-"""Finds a runtime that answers as the original does, only faster. Called by `package/packing/pack.py` before a package is sealed.
+"""Finds a faster runtime with the same answers as the original. `package/packing/pack.py` calls it before sealing a package.
 
-Each candidate converts the live model by construction: it reproduces the arithmetic of every step, and says which. What it wrote
-is loaded as it would be served and compared with the original on everything in `exams.py`, and a search looks for places where it
-jumps and the original does not: a fault in a converter is to be found here and not by a caller. Only one that is equal on all of
-it and faster is kept; a failed conversion is an outcome with a reason, never an error.
+Each candidate converts the live model by construction: it reproduces the arithmetic of every step and states it. The converted
+model is loaded as for serving and compared with the original on all rows of `exams.py`. A search also looks for places where it
+jumps and the original does not, so that a converter's error is found here and not by a caller. A candidate is kept only if it is
+equal on all of these rows and faster. A failed conversion is an outcome with a reason, never an error.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ CONVERSION_LIMIT_S = 60.0
 
 
 ROUNDING = 1e-12
-"""How far an answer in double may lie from the original's, relative to it and to the largest answer of the same rows."""
+"""How far an answer in double may differ from the original's, relative to it and to the largest answer of the same rows."""
 _NARROW_ROUNDING = 1e-6
-"""The same for answers in float32."""
+"""As ROUNDING, for answers in float32."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one candidate.
+    """The result of one candidate.
 
     Attributes:
-        name: of the candidate and of its folder.
-        framework: the framework file that loads it.
+        name: of the candidate and its folder.
+        framework: the framework that loads it.
         kept: whether it may serve.
-        reason: how it was proved, or why it was not kept; one sentence for people.
-        saved: what loading needs, or None when nothing is kept.
-        constructed: the arithmetic that it reproduces, one statement a step; empty when it could not be constructed.
-        compared: rows by kind (golden, training, ordinary …) on which the comparison was made.
-        speedup, speedup_100: how many times faster than the original for 1 and for 100 rows; None when not measured.
+        reason: how it was proved, or why it was not kept; one sentence.
+        saved: the information needed to load it, or None when nothing is kept.
+        constructed: the arithmetic that it reproduces, one statement per step; empty if it could not be constructed.
+        compared: number of compared rows by kind (golden, training, ordinary …).
+        speedup, speedup_100: speed relative to the original for 1 and for 100 rows; None when not measured.
         difference: the first difference, when the answers differ.
     """
 
@@ -72,19 +72,19 @@ class Outcome:
 
 
 def compile_runtimes(source: Source, folder: Path) -> tuple[Outcome, ...]:
-    """One outcome a candidate. The files of a kept one are in `folder`/<name>/, of others nothing is left.
+    """Try every candidate; return one outcome for each. `folder`/<name>/ holds the files of a kept candidate only.
 
-    At most one is kept: it must be equal, at least 1.1 times as fast as the original for one row and not slower for 100 (0.95
-    leaves room for noise). Among several the first by name is kept: the choice is sealed into the package, so noise must not
-    make it.
+    At most one is kept. It must be equal, at least 1.1 times as fast as the original for one row, and not slower for 100 (0.95
+    allows for noise). Among several, the first by name is kept: the choice is sealed into the package and must not depend on
+    noise.
 
     Raises:
-        Exception: what the original raises on the golden examples or the training rows.
+        Exception: any error of the original on the golden examples or the training rows.
     """
     if source.preprocess is not None:
         reason = "a Python preprocessing function comes before the model"
         return tuple(Outcome(c.name, c.framework, kept=False, reason=reason) for c in candidates())
-    asked = cache(lambda: tuple(exams(source)))  # made when the first candidate has converted the model
+    asked = cache(lambda: tuple(exams(source)))  # not made until a candidate has converted the model
     outcomes: list[Outcome] = []
     for candidate in candidates():
         tried = _try(candidate, source, asked, folder / candidate.name)
@@ -105,14 +105,14 @@ def _try(candidate: Candidate, source: Source, asked: Callable[[], tuple[Exam, .
         folder.mkdir(parents=True)
         saved = within(CONVERSION_LIMIT_S, lambda: candidate.convert(source, folder))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of runtimes, about graphs that they then run
+            warnings.simplefilter("ignore")  # runtimes warn about graphs that they then run correctly
             files = ModelFolder(folder)
             loaded = framework_named(candidate.framework).load(files, saved.options, source.signature, 1, None)
     except NotConvertible as error:
         return replace(outcome, reason=f"not convertible: {error}")
     except TimeoutError as error:
         return replace(outcome, reason=f"not convertible in time: {error}")
-    except Exception as error:  # noqa: BLE001  converters and runtimes raise whatever they like; the original still serves
+    except Exception as error:  # noqa: BLE001  converters and runtimes may raise any exception; the original still serves
         return replace(outcome, reason=f"the conversion failed: {_first_line(error)}")
     try:
         stated = tuple(saved.options.get(CONSTRUCTION, ()))
@@ -133,11 +133,11 @@ def _try(candidate: Candidate, source: Source, asked: Callable[[], tuple[Exam, .
 
 
 def judge(outcome: Outcome, source: Source, asked: tuple[Exam, ...], run: Run, *, ties: float = 0.0) -> Outcome:
-    """`outcome` with the rows that were compared, and with a reason when `run` does not answer as the original does.
+    """Compare a runtime with the original; add the compared rows to `outcome`, and a reason if the answers differ.
 
     Args:
-        outcome: so far. source: the original. asked: rows with its answers. run: the runtime that is judged.
-        ties: a row that gets another label when one of its values moves by this part of itself may have either label.
+        outcome: so far. source: the original. asked: rows with its answers. run: the runtime to compare.
+        ties: relative change of one value; a row whose label changes with it may get either label.
     """
     raws = searchable(source.signature) if ties else ()
     compared: dict[str, int] = {}
@@ -147,7 +147,7 @@ def judge(outcome: Outcome, source: Source, asked: tuple[Exam, ...], run: Run, *
         if exam.expected is None:
             answers = _answering(run, exam.rows)
             if answers is not None:
-                reason = f"it answers {exam.kind} rows that the original refuses: row {answers} of them"
+                reason = f"it answers {exam.kind} rows that the original refuses, the first is row {answers}"
                 return replace(outcome, reason=reason)
             continue
         try:
@@ -163,7 +163,7 @@ def judge(outcome: Outcome, source: Source, asked: tuple[Exam, ...], run: Run, *
 
 
 def _all(source: Source, asked: tuple[Exam, ...], run: Run) -> Iterator[Exam]:
-    """The exams that every candidate sits, then those that a search of this one makes."""
+    """The exams for every candidate, then those from the search for this candidate's jumps."""
     yield from asked
     jumps = find_jumps(run, source.training, searchable(source.signature), seed=1)
     if jumps is not None:
@@ -171,18 +171,18 @@ def _all(source: Source, asked: tuple[Exam, ...], run: Run) -> Iterator[Exam]:
 
 
 def _answering(run: Run, rows: Batch) -> int | None:
-    """The first row that `run` answers, asked one by one; None when it refuses all of them."""
+    """The first row that `run` answers when asked row by row; None when it refuses all rows."""
     for row in range(rows.rows):
         try:
             run(rows.slice(row, row + 1))
-        except Exception:  # noqa: BLE001, S112  refusing is what is wanted, in whatever way
+        except Exception:  # noqa: BLE001, S112  any exception is a refusal, which is the expected result
             continue
         return row
     return None
 
 
 def _tolerance(source: Source, expected: Batch) -> Tolerance:
-    """How far a constructed runtime may round, or a foreign graph lie from its original: sums of large terms lose digits."""
+    """How far a constructed runtime may round, or a foreign graph may differ: sums of large terms lose digits."""
     floats = [position for position, field in enumerate(expected.layout.fields) if field.dtype.is_float]
     narrow = any(expected.layout.fields[position].dtype is DType.FLOAT32 for position in floats)
     largest = 1.0
@@ -210,6 +210,6 @@ def _race(outcome: Outcome, source: Source, loaded: Loaded) -> Outcome:
 
 
 def _first_line(error: Exception) -> str:
-    """A library's message, cut to one line that a card can hold."""
+    """The first line of a library's message, shortened for the card."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}"

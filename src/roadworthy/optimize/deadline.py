@@ -1,7 +1,7 @@
-"""A time limit for converters: some never come to an end on some models, and packing must.
+"""A time limit for converters, some of which never end for some models.
 
-Called by `compile.py`. The call runs in a thread of its own; when its time is up, an exception is raised inside it, which ends
-any loop that is written in Python, as converters are.
+Called by `compile.py`. The call runs in its own thread. At the time limit, an exception is raised inside that thread, which ends
+any loop written in Python, as converters are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class TimeIsUp(BaseException):
-    """Raised inside a call that took too long. Not an Exception, so that the call cannot swallow it by accident."""
+    """Raised inside a call that takes too long. Not an Exception, so that the call does not catch it by accident."""
 
 
 class _Call(threading.Thread, Generic[Result]):
@@ -28,16 +28,16 @@ class _Call(threading.Thread, Generic[Result]):
     def run(self) -> None:
         try:
             self.result.append(self._function())
-        except BaseException as error:  # noqa: BLE001  handed on to the caller's thread, whatever it is
+        except BaseException as error:  # noqa: BLE001  any exception is raised again in the caller's thread
             self.error = error
 
 
 def within(limit_s: float, function: Callable[[], Result]) -> Result:
-    """What `function` returns.
+    """Call `function` with a time limit in seconds, and return its result.
 
     Raises:
         TimeoutError: it took longer than `limit_s` seconds.
-        BaseException: what `function` raises.
+        BaseException: any exception of `function`.
     """
     call: _Call[Result] = _Call(function)
     call.start()

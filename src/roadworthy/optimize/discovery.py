@@ -1,4 +1,4 @@
-"""Finds the candidate files by looking. Adding a way to convert is adding a file to `candidates/`."""
+"""Finds the candidate files. To add a conversion, add a file to `candidates/`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from roadworthy.optimize.candidates.candidate import Candidate
 
 @cache
 def candidates() -> tuple[Candidate, ...]:
-    """Every candidate, by name. The files are imported, the libraries that they use are not."""
+    """Every candidate, sorted by name. Imports the candidate files, but not the libraries that they use."""
     found: list[Candidate] = []
     for module in pkgutil.iter_modules(roadworthy.optimize.candidates.__path__):
         file = importlib.import_module(f"roadworthy.optimize.candidates.{module.name}")

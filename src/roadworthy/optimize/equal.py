@@ -1,7 +1,7 @@
-"""What "the same answers" means, in one place.
+"""The definition of equal answers.
 
-`compile.py` asks whether a converted model answers as the original does; `package/prove.py` asks whether a loaded package still
-answers its golden examples. Two batches of answers go in, None or the first difference comes out.
+`compile.py` compares a converted model's answers with the original's, `package/prove.py` a loaded package's answers with its
+golden examples. The input is two batches of answers, the result None or the first difference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LONGEST_TEXT = 80
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far two floats may lie apart and still be the same: |expected - found| <= atol + rtol * |expected|."""
+    """How far two floats may differ and still be equal: |expected - found| <= atol + rtol * |expected|."""
 
     rtol: float = 1e-5
     atol: float = 1e-6
@@ -28,13 +28,13 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first place where answers differ, and in how many rows they do.
+    """The first place where answers differ, and the number of differing rows.
 
     Attributes:
-        row: position of the first differing row, or None when the answers differ in form (number of rows, names, types).
+        row: number of the first differing row, or None when the answers differ in form (number of rows, names, types).
         field: the output's name.
         expected, found: the two values as text, shortened.
-        rows: how many rows differ in that field; all of them when the form differs.
+        rows: number of rows that differ in that field; all rows when the form differs.
     """
 
     row: int | None
@@ -45,16 +45,16 @@ class Difference:
 
     def __str__(self) -> str:
         if self.row is None:
-            return f"{self.field} should be {self.expected} and is {self.found}"
-        others = f", and {self.rows} rows differ in all" if self.rows > 1 else ""
-        return f"row {self.row}, output {self.field!r}: expected {self.expected}, found {self.found}{others}"
+            return f"{self.field}: expected {self.expected}, got {self.found}"
+        others = f" ({self.rows} rows differ)" if self.rows > 1 else ""
+        return f"output {self.field!r}, row {self.row}: expected {self.expected}, got {self.found}{others}"
 
 
 def compare(expected: Batch, found: Batch, tolerance: Tolerance) -> Difference | None:
-    """None when every answer is the same, else the earliest differing row (of the first field that differs there).
+    """Compare two batches of answers: None if all are equal, otherwise the earliest differing row and its first differing field.
 
     Labels, integers, text, booleans and timestamps must be equal, floats within `tolerance` (NaN equals NaN, an infinity equals
-    itself), nulls in the same places. What lies under a null is not looked at. Nested JSON values are walked likewise.
+    itself), and nulls must be in the same places. The filler of a null is ignored. The same holds inside nested JSON values.
     """
     form = _compare_form(expected, found)
     if form is not None:
@@ -86,7 +86,7 @@ def _compare_form(expected: Batch, found: Batch) -> Difference | None:
 
 
 def _differing_rows(expected: Batch, found: Batch, position: int, tolerance: Tolerance) -> Array:
-    """bool (rows,): True where any element of the field differs."""
+    """bool (rows,): whether any element of the field differs."""
     same = _same(expected, found, position, tolerance)
     return np.asarray(
         ~same.reshape(expected.rows, -1).all(axis=1) if same.size else np.zeros(expected.rows, dtype=bool)
@@ -94,7 +94,7 @@ def _differing_rows(expected: Batch, found: Batch, position: int, tolerance: Tol
 
 
 def _same(expected: Batch, found: Batch, position: int, tolerance: Tolerance) -> Array:
-    """bool, in the field's shape with rows first: True where the two values are the same."""
+    """bool, in the field's shape with rows first: whether the two values are equal."""
     dtype = expected.layout.fields[position].dtype
     left, left_null = expected.column_at(position)
     right, right_null = found.column_at(position)
@@ -113,7 +113,7 @@ def _same(expected: Batch, found: Batch, position: int, tolerance: Tolerance) ->
 
 
 def same_floats(expected: Array, found: Array, tolerance: Tolerance) -> Array:
-    """Element by element, whether two float arrays of one shape hold the same numbers within `tolerance`. bool, their shape."""
+    """Compare two float arrays of one shape element by element, within `tolerance`. Returns bool in their shape."""
     left, right = expected.astype(np.float64), found.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         near = np.abs(left - right) <= tolerance.atol + tolerance.rtol * np.abs(left)
@@ -122,7 +122,7 @@ def same_floats(expected: Array, found: Array, tolerance: Tolerance) -> Array:
 
 
 def _same_value(left: Any, right: Any, tolerance: Tolerance) -> bool:
-    """Two values of a JSON tree (or two texts): same types, same keys, floats within the tolerance."""
+    """Whether two JSON values (or two texts) are equal: same types, same keys, floats within the tolerance."""
     if isinstance(left, float) and isinstance(right, float):
         return bool(same_floats(np.array([left]), np.array([right]), tolerance)[0])
     if isinstance(left, Mapping) and isinstance(right, Mapping):
@@ -133,7 +133,7 @@ def _same_value(left: Any, right: Any, tolerance: Tolerance) -> bool:
 
 
 def _first_pair(expected: Batch, found: Batch, position: int, row: int, tolerance: Tolerance) -> tuple[str, str]:
-    """The two values as text; of a tensor, only the first element that differs and its place."""
+    """The two values as text; for a tensor, only the first differing element and its position."""
     same = np.atleast_1d(_same(expected, found, position, tolerance)[row])
     index = tuple(int(n) for n in np.argwhere(~same)[0])
     texts: list[str] = []

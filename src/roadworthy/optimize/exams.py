@@ -1,7 +1,7 @@
-"""All rows on which a conversion is compared, answered by the original once. Called by `compile.py`.
+"""Makes all the rows on which a conversion is compared, answered once by the original. Called by `compile.py`.
 
-An exam is rows of one kind with the original's answers to them, or rows that the original refuses, each by itself: a conversion
-must refuse those too.
+An exam is a set of rows of one kind with the original's answers, or a set of rows each of which the original refuses: a
+conversion must refuse those too.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from roadworthy.optimize.search import find_jumps, searchable
 from roadworthy.schema.batch import Batch
 
 _MOST_REFUSED = 40
-"""Rows that the original refuses are found one by one; after so many of one kind the rest of that kind is left out."""
+"""Limit of refused rows per kind. They are found one by one; beyond this limit the remaining rows of the kind are dropped."""
 SEARCHED, EXTREME = "searched", "extreme"
 
 
 @dataclass(frozen=True)
 class Exam:
-    """Rows of one kind, with the answers that the original gives; None when it refuses each of them."""
+    """Rows of one kind, with the original's answers; None when it refuses each of the rows."""
 
     kind: str
     rows: Batch
@@ -41,10 +41,10 @@ class Exam:
 
 
 def exams(source: Source) -> Iterator[Exam]:
-    """Every exam of an original.
+    """Make every exam for an original.
 
     Raises:
-        Exception: what the original raises on its golden examples or training rows.
+        Exception: any error of the original on its golden examples or training rows.
     """
     for kind, rows in (("golden", source.golden), ("training", spread(source.training, MAX_TRAINING))):
         for part in chunks(rows):
@@ -54,7 +54,7 @@ def exams(source: Source) -> Iterator[Exam]:
 
 
 def answered(source: Source, kind: str, rows: Batch) -> Iterator[Exam]:
-    """Exams of made-up rows: those that the original answers, in pieces, and those that it refuses."""
+    """Exams of made-up rows: those that the original answers, in chunks, and those that it refuses."""
     refused: list[Batch] = []
     for part in chunks(rows):
         yield from _halved(source, kind, part, refused)
@@ -63,14 +63,14 @@ def answered(source: Source, kind: str, rows: Batch) -> Iterator[Exam]:
 
 
 def _halved(source: Source, kind: str, rows: Batch, refused: list[Batch]) -> Iterator[Exam]:
-    """Answers to as many of `rows` as the original takes; what it refuses by itself is added to `refused`."""
+    """Exams of the rows that the original answers; single rows that it refuses are added to `refused`."""
     if len(refused) >= _MOST_REFUSED:
         return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = source.reference(rows)
-    except Exception:  # noqa: BLE001  the original may refuse made-up rows in any way it likes
+    except Exception:  # noqa: BLE001  the original may refuse made-up rows with any exception
         if rows.rows == 1:
             refused.append(rows)
             return
@@ -96,7 +96,7 @@ def _made_rows(source: Source) -> Iterator[tuple[str, Batch]]:
         yield SEARCHED, jumps.rows
     try:
         edges = fold(source).edges
-    except Exception:  # noqa: BLE001  what is no tree has no thresholds to read; the search has looked for its jumps
+    except Exception:  # noqa: BLE001  only trees have thresholds to read; the search looks for the jumps of other models
         return
     rows = at_thresholds(source.training, edges)
     if rows is not None:

@@ -1,4 +1,4 @@
-"""How much faster one runtime is than another: both asked in turns, medians compared. Called by `compile.py` at pack time."""
+"""Measures the speed of one runtime relative to another: calls alternate, and medians are compared. Used at pack time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MOST_REPEATS = 201
 
 
 def speedup(original: Run, candidate: Run, batch: Batch) -> float:
-    """How many times faster `candidate` answers `batch`.
+    """The speed of `candidate` on `batch`, relative to `original`.
 
-    Both take turns within about half a second each, so that a busy machine slows both alike. One call of each comes first,
-    unmeasured.
+    Calls alternate for about half a second per runtime, so that a busy machine slows both equally. The first call of each is
+    not measured.
     """
     original(batch)
     candidate(batch)

@@ -1,10 +1,10 @@
-"""Rows on which a conversion has to show that it is equal to its original.
+"""Makes rows on which a conversion must equal its original.
 
-Called by `exams.py`. Perturbed rows move values a little and a lot, shuffle columns against each other, and blank what may be
-missing. Ordinary rows hold what people type: whole numbers, halves and tenths, inside the range of training and beyond it.
-Extreme rows hold one huge or tiny value each, missing rows one missing value. Threshold rows are where conversions change answers
-silently: each holds, in every column, a value exactly at one of the model's thresholds in raw input space, or one float step to
-either side.
+Called by `exams.py`. Perturbed rows move values a little and a lot, shuffle columns against each other, and remove values that
+may be missing. Ordinary rows hold numbers as people type them: whole numbers, halves and tenths, inside and outside the training
+range. Extreme rows hold one huge or tiny value each, missing rows one missing value. Threshold rows show silent changes of
+answers: in every column they hold a value exactly at one of the model's thresholds in raw input space, or one float below or
+above.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _JITTER = 0.05
 
 
 def spread(batch: Batch, most: int) -> Batch:
-    """All rows, or `most` of them evenly spread."""
+    """All rows, or `most` evenly spread ones."""
     if batch.rows <= most:
         return batch
     return batch.take(np.linspace(0, batch.rows - 1, most).astype(np.intp))
 
 
 def perturbed(training: Batch, seed: int = 0) -> Batch:
-    """Rows near the training rows, and rows that mix them. As many as there are, at most MAX_PERTURBED."""
+    """Rows near the training rows, and rows that mix them: as many as there are training rows, at most MAX_PERTURBED."""
     generator = np.random.default_rng(seed)
     count = min(MAX_PERTURBED, max(training.rows, 100))
     picked = training.take(generator.integers(0, training.rows, count))
@@ -59,7 +59,7 @@ def perturbed(training: Batch, seed: int = 0) -> Batch:
 
 
 def with_unseen_words(training: Batch) -> Batch | None:
-    """Some training rows with text that training never saw, where the signature lets it through; None when it never does."""
+    """Some training rows with unseen text in columns whose signature allows it; None when no column does."""
     columns: list[tuple[Array, Array | None]] = []
     some = spread(training, 50)
     for position, field in enumerate(training.layout.fields):
@@ -75,7 +75,7 @@ def with_unseen_words(training: Batch) -> Batch | None:
 
 
 def _jittered(values: Array, every: Array, generator: np.random.Generator) -> Array:
-    """A third moves by a share of the column's spread, a third to the neighbouring float, a third stays."""
+    """Move a third of the values by a share of the column's spread, a third to the neighbouring float, and leave a third."""
     with np.errstate(over="ignore", invalid="ignore"):
         scale = np.nan_to_num(every.astype(np.float64).std(axis=0), posinf=1.0)
         moved = (values + generator.normal(0.0, _JITTER, values.shape) * scale).astype(values.dtype)
@@ -86,10 +86,10 @@ def _jittered(values: Array, every: Array, generator: np.random.Generator) -> Ar
 
 
 def at_thresholds(training: Batch, edges: dict[RawColumn, Array], seed: int = 0) -> Batch | None:
-    """Rows whose every column of `edges` lies at, or one step beside, one of its thresholds; None when there are no thresholds.
+    """Rows in which every column of `edges` is at a threshold or one float next to it; None when there are no thresholds.
 
-    Each threshold of each column occurs with both neighbours (when all together fit into MAX_THRESHOLD rows); what stands in one
-    row is shuffled. Other columns come from training rows.
+    Each threshold of each column occurs with both neighbours, if they fit into MAX_THRESHOLD rows; their combination in rows is
+    random. Other columns come from training rows.
     """
     generator = np.random.default_rng(seed)
     candidates = {raw: _beside(raw, limits) for raw, limits in edges.items() if len(limits)}
@@ -111,7 +111,7 @@ def _beside(raw: RawColumn, limits: Array) -> Array:
 
 
 def _spread_over(values: Array, count: int, generator: np.random.Generator) -> Array:
-    """`count` values in random order: every one as often as the others, or a part of them when there are more."""
+    """`count` values in random order, each equally often; a part of the values when there are more than `count`."""
     if len(values) > count:
         return generator.permutation(values)[:count]
     return np.asarray(generator.permutation(np.resize(values, count)))
@@ -130,14 +130,14 @@ def ordinary(training: Batch, raws: Sequence[RawColumn], seed: int = 0) -> Batch
 
 
 def _present(training: Batch, raw: RawColumn) -> Array:
-    """The column's values that are not missing, float64."""
+    """The column's values without missing ones, float64."""
     block = training.blocks[raw.block]
     values = block.values[:, raw.column]
     return np.asarray(values if block.mask is None else values[~block.mask[:, raw.column]], dtype=np.float64)
 
 
 def _ordinary_values(raw: RawColumn, present: Array) -> Array:
-    """At most 1,200 values of the column's dtype, from one range below to one range above what training showed."""
+    """At most 1,200 values of the column's dtype, from one training range below to one above the training values."""
     low, high = (present.min(), present.max()) if len(present) else (0.0, 1.0)
     width = max(high - low, 1.0)
     parts = []
@@ -145,7 +145,7 @@ def _ordinary_values(raw: RawColumn, present: Array) -> Array:
         first, last = np.floor((low - width) / step), np.ceil((high + width) / step)
         count = int(min(last - first + 1, 400))
         whole = np.round(np.linspace(first, last, count))
-        parts.append(whole / 10 if step == 0.1 else whole * step)  # 3 / 10 is the float that people mean by 0.3
+        parts.append(whole / 10 if step == 0.1 else whole * step)  # 3 / 10 is the float 0.3; 3 * 0.1 is not
     values = np.unique(np.concatenate([*parts, [0.0]]))
     if raw.dtype.is_float:
         return np.asarray(values.astype(raw.dtype.numpy))
@@ -155,7 +155,7 @@ def _ordinary_values(raw: RawColumn, present: Array) -> Array:
 
 
 def extremes(training: Batch, raws: Sequence[RawColumn], seed: int = 0) -> Batch | None:
-    """Training rows with one value each that is huge, tiny, or at an end of what float32 holds; None without floats."""
+    """Training rows with one value each that is huge, tiny, or at an end of the float32 range; None without floats."""
     floats = [raw for raw in raws if raw.dtype.is_float]
     if not floats:
         return None
@@ -182,7 +182,7 @@ def extremes(training: Batch, raws: Sequence[RawColumn], seed: int = 0) -> Batch
 
 
 def with_missing(training: Batch) -> Batch | None:
-    """Training rows of which each misses one value that may be missing, elements of tensors too; None when none may."""
+    """Training rows with one missing value each, tensor elements included; None when no value may be missing."""
     places = []
     for position, field in enumerate(training.layout.fields):
         if field.nullable and len(field.shape) <= 1:
@@ -206,6 +206,6 @@ def with_missing(training: Batch) -> Batch | None:
 
 
 def chunks(batch: Batch, size: int = 5_000) -> Iterator[Batch]:
-    """The rows in pieces of at most `size`, so that wide answers need little memory."""
+    """The rows in chunks of at most `size`, so that wide answers need little memory."""
     for start in range(0, batch.rows, size):
         yield batch.slice(start, min(start + size, batch.rows))

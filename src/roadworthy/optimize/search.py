@@ -1,11 +1,11 @@
-"""A search for jumps: places where a model's answer changes between two neighbouring floats, found without knowing the model.
+"""Searches for jumps, places where a model's answer changes between two neighbouring floats, without knowledge of the model.
 
-Trees, bins, clips, categories of numbers, calibration by steps: where a conversion goes wrong, it goes wrong at a jump. Two
-rows that differ in one column and are answered differently have a jump, or a slope, between them. Bisection over the floats
-towards the larger change ends at two neighbours; both are rows to compare on. The original is searched, and each conversion too,
-since a conversion may jump where the original does not. Called by `exams.py` and `compile.py`.
+Conversions of trees, bins, clips, numeric categories and stepwise calibration go wrong at jumps. Two rows that differ in one
+column and have different answers have a jump, or a slope, between them. Bisection over the floats towards the larger change ends
+at two neighbours, and both become rows for the comparison. The original and each conversion are searched, since a conversion may
+jump where the original does not. Called by `exams.py` and `compile.py`.
 
-Its limits: columns of numbers, one at a time; jumps that lie between values of training rows or up to three ranges beside them.
+Its limits: columns of numbers, one at a time; jumps between training values or up to three training ranges outside them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Run = Callable[[Batch], Batch]
 
 @dataclass(frozen=True)
 class Jumps:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        pairs: pairs of rows that were answered differently, so that there was something to search between.
-        rows: both sides of each place that was found, and the pairs themselves.
+        pairs: pairs of rows with different answers, between which the search ran.
+        rows: both sides of each jump, and the pairs themselves.
     """
 
     pairs: int
@@ -43,7 +43,7 @@ class Jumps:
 
 
 def searchable(signature: Signature) -> tuple[RawColumn, ...]:
-    """The columns of numbers that a search can walk along; none when the model takes no table."""
+    """The columns of numbers along which a search can run; empty when the model's input is not a table."""
     try:
         raws = raw_columns(signature)
     except NotConvertible:
@@ -55,11 +55,11 @@ def searchable(signature: Signature) -> tuple[RawColumn, ...]:
 
 
 def find_jumps(run: Run, training: Batch, raws: Sequence[RawColumn], seed: int = 0) -> Jumps | None:
-    """Search between PAIRS pairs of rows made from `training`; None when no pair is answered differently, or `run` refuses them.
+    """Search between PAIRS pairs of rows made from `training`; None when no pair has different answers, or `run` refuses them.
 
     Args:
-        run: the runtime that is searched.
-        training: rows to start from. raws: the columns to walk along. seed: of the choice of pairs.
+        run: the runtime to search.
+        training: rows to start from. raws: the columns to search along. seed: of the choice of pairs.
     """
     if not raws:
         return None
@@ -77,12 +77,12 @@ def find_jumps(run: Run, training: Batch, raws: Sequence[RawColumn], seed: int =
         high[place, mine] = ends[raw][mine]
     try:
         return _bisect(run, base, raws, low, high)
-    except Exception:  # noqa: BLE001  the original may refuse mixtures of its own training rows, in any way it likes
+    except Exception:  # noqa: BLE001  the original may refuse mixtures of its training rows with any exception
         return None
 
 
 def _far_end(raw: RawColumn, training: Batch, generator: np.random.Generator) -> Array:
-    """(PAIRS,) keys of the other row's value: another training row's, or one beside the range."""
+    """(PAIRS,) keys of the other row's value: from another training row, or outside the training range."""
     block = training.blocks[raw.block]
     values = block.values[generator.integers(0, training.rows, PAIRS), raw.column]
     present = block.values[:, raw.column].astype(np.float64)
@@ -122,13 +122,13 @@ def _bisect(run: Run, base: Batch, raws: Sequence[RawColumn], low: Array, high: 
 
 
 def _either(first: Array, a: Batch, b: Batch) -> Batch:
-    """Row by row the answer of `a` where `first`, else that of `b`."""
+    """For each row, the answer of `a` if `first`, otherwise the answer of `b`."""
     rows = np.arange(a.rows)
     return Batch.concatenate([a, b]).take(np.where(first, rows, rows + a.rows))
 
 
 def _rows(base: Batch, raws: Sequence[RawColumn], keys: Array) -> Batch:
-    """The rows of `base` with all columns of `raws` as their keys say; missing values stay missing where nothing was changed."""
+    """The rows of `base` with the values of `keys` in the columns `raws`; unchanged missing values stay missing."""
     changed = {}
     for place, raw in enumerate(raws):
         block = base.blocks[raw.block]
@@ -151,7 +151,7 @@ def _ask(run: Run, base: Batch, raws: Sequence[RawColumn], keys: Array) -> Batch
 
 
 def changes(first: Batch, second: Batch) -> Array:
-    """float64 (rows,): how much two answers differ: the distance of their numbers, and 1 for each other value that is another."""
+    """float64 (rows,): the difference of two answers: the distance of their numbers, plus 1 for each other value that differs."""
     total = np.zeros(first.rows)
     for position, field in enumerate(first.layout.fields):
         left, right = first.column_at(position)[0], second.column_at(position)[0]

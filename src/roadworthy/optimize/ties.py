@@ -1,9 +1,9 @@
-"""Ties of labels: rows so close to a decision boundary that rounding decides.
+"""Recognises ties of labels: rows so close to a decision boundary that rounding decides.
 
-A linear model's score is a sum, and scikit-learn itself adds in another order for one row than for many. A row whose score is 0
-to within that rounding has no one right label. Such a row is recognised without knowing the model: moving one of its values by
-that rounding makes the original itself give the other label. Called by `compile.py` for candidates whose scores round; trees
-compare exactly and have no ties.
+A linear model's score is a sum, and scikit-learn adds in a different order for one row than for many. A row whose score is 0 to
+within that rounding has no single right label. It is recognised without knowledge of the model: moving one of its values by that
+rounding makes the original give the other label. Called by `compile.py` for candidates whose scores round; trees compare exactly
+and have no ties.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from roadworthy.optimize.exact.columns import RawColumn, with_values
 from roadworthy.schema.batch import Array, Batch
 
 _MOST_ROWS = 200_000
-"""Rows that the original is asked in all; what differs beyond that counts as a fault."""
+"""Total number of rows that are checked for a tie; further differing rows count as errors."""
 
 
 def settle_ties(
@@ -26,12 +26,12 @@ def settle_ties(
     answers: tuple[Batch, Batch],
     rounding: float,
 ) -> Batch:
-    """What was found, with the expected labels in place of those that differ by a tie.
+    """The found answers, with the expected labels in rows that differ only by a tie.
 
     Args:
-        original: the runtime that is right. raws: the columns of numbers of `rows`.
-        rows: what was asked. answers: what was expected, and what was found.
-        rounding: by which part of itself a value is moved.
+        original: the original runtime. raws: the columns of numbers of `rows`.
+        rows: the rows asked about. answers: the expected and the found answers.
+        rounding: relative change by which a value is moved.
     """
     expected, found = answers
     labels = [n for n, field in enumerate(found.layout.fields) if not field.dtype.is_float]
@@ -59,7 +59,7 @@ def settle_ties(
 
 
 def _gives(answers: Batch, found: Batch, labels: list[int]) -> bool:
-    """Whether for each of the `labels` some row of `answers` has the value of `found`'s one row."""
+    """Whether, for each of the `labels`, some row of `answers` has the value of the single row `found`."""
     for position in labels:
         same = np.asarray(answers.column_at(position)[0] == found.column_at(position)[0])
         if not same.reshape(answers.rows, -1).all(axis=1).any():

@@ -1,4 +1,4 @@
-"""Opens packages, packed or not, and moves them between the two forms. Everything is checked before a byte is written.
+"""Opens packages, packed or not, and converts between the two forms. Everything is checked before a byte is written.
 
 A packed package is a zip of stored members in a fixed order with fixed times: equal packages are equal files.
 """
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Self, cast
 from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.foundation.files import fsync_folder, remove_tree, temporary_beside
 from roadworthy.package import attestations
-from roadworthy.package.files import Files, FolderFiles, blocks, check_member, damaged, verify_files
+from roadworthy.package.files import Files, FolderFiles, blocks, check_member, damaged, unsafe_member, verify_files
 from roadworthy.package.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, read_manifest
 from roadworthy.package.natures import check_natures
 from roadworthy.package.package import Package
@@ -24,19 +24,18 @@ SUFFIX = ".rw"
 MAX_PACKAGE_BYTES = 16 << 30
 MAX_MEMBERS = 20_000
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_DO_NOT_USE = "do not use this package; ask whoever sent it where it came from"
 
 
 def open_package(path: Path) -> Package:
-    """The package in a .rw file or an unpacked folder, every byte verified, and all that its manifest says of its files held
-    against them. Nothing of it is imported or executed.
+    """Open a .rw file or an unpacked folder, verify every byte, and check the manifest's statements against the files.
+    Nothing in the package is imported or executed.
 
     Raises:
         PackageInvalid: "not-a-package", "package-damaged", "unsafe-name", "unsafe-member", "manifest-invalid",
             "package-format-newer", "attestation-invalid".
     """
     if not path.exists():
-        raise PackageInvalid("there is no package of that name", code="not-a-package", hint="check the path")
+        raise PackageInvalid("no such file or folder", code="not-a-package", hint="check the path of the package")
     files: Files = FolderFiles(path) if path.is_dir() else _ZipFiles(path)
     sizes = files.sizes()
     if MANIFEST not in sizes or sizes[MANIFEST] > MAX_MANIFEST_BYTES:
@@ -56,7 +55,7 @@ def open_package(path: Path) -> Package:
 
 
 def open_profile(handle: BinaryIO) -> Mapping[str, Any]:
-    """The training profile of a packed package that was opened in whole before: this member is hashed again, no other is read.
+    """The training profile of a packed package that was verified before: only this member is read, and it is hashed again.
 
     Raises:
         PackageInvalid: as `open_package`.
@@ -68,7 +67,7 @@ def open_profile(handle: BinaryIO) -> Mapping[str, Any]:
 
 
 def _check_listing(manifest: Manifest, sizes: Mapping[str, int]) -> list[str]:
-    """Every file is the manifest, listed in it with its size, or an attestation; return the attestations."""
+    """Check that every file is the manifest, listed there with its size, or an attestation; return the attestations."""
     listed = {entry.path: entry.size_bytes for entry in manifest.files}
     for path, size in listed.items():
         if sizes.get(path) != size:
@@ -78,9 +77,7 @@ def _check_listing(manifest: Manifest, sizes: Mapping[str, int]) -> list[str]:
     for path in rest:
         plain = path.startswith(prefix) and path.endswith(".json") and path.count("/") == 1
         if not plain or sizes[path] > attestations.MAX_BYTES:
-            raise PackageInvalid(
-                "the package holds a file that it does not list", code="unsafe-member", hint=_DO_NOT_USE
-            )
+            raise unsafe_member(f"the package holds the file {path}, which its manifest does not list")
     if len(rest) > attestations.MAX_NUMBER:
         raise _not_a_package()
     return rest
@@ -97,7 +94,7 @@ class _ZipFiles:
             raise _not_a_package() from error
 
     def sizes(self) -> dict[str, int]:
-        """As in Files: only stored, plain, unencrypted members, each name once, and not too much in all."""
+        """As in Files: only stored, plain, unencrypted members, each name once, within the total size limit."""
         members = self._archive.infolist()
         sizes: dict[str, int] = {}
         folded: set[str] = set()
@@ -106,13 +103,11 @@ class _ZipFiles:
             kind = stat.S_IFMT(member.external_attr >> 16)
             plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits  # nothing encrypted or patched
             if not plain or kind not in (0, stat.S_IFREG) or member.file_size != member.compress_size:
-                raise PackageInvalid(
-                    "the package holds a link, a special file or a compressed member",
-                    code="unsafe-member",
-                    hint=_DO_NOT_USE,
+                raise unsafe_member(
+                    f"{name} is a link, a special file or compressed; a package holds stored files only"
                 )
             if name.casefold() in folded:
-                raise PackageInvalid("the package holds a name twice", code="unsafe-member", hint=_DO_NOT_USE)
+                raise unsafe_member(f"the package holds the name {name} twice")
             folded.add(name.casefold())
             sizes[name] = member.file_size
         if len(members) > MAX_MEMBERS or sum(sizes.values()) > min(MAX_PACKAGE_BYTES, self._size):
@@ -128,7 +123,7 @@ class _ZipFiles:
 
 
 class _Member:
-    """One member being read; a bad checksum is the package's fault, not an exception of the zip library."""
+    """An open member. A bad checksum raises PackageInvalid instead of the zip library's own exception."""
 
     def __init__(self, archive: zipfile.ZipFile, path: str) -> None:
         self._handle = archive.open(path)
@@ -154,17 +149,15 @@ class _Member:
 
 def _not_a_package() -> PackageInvalid:
     return PackageInvalid(
-        "that is not a Roadworthy package",
-        code="not-a-package",
-        hint="give a .rw file or folder that roadworthy pack made",
+        "not a Roadworthy package", code="not-a-package", hint="give a .rw file or a folder that `roadworthy pack` made"
     )
 
 
 def unpack(path: Path, folder: Path) -> Package:
-    """Write the package at `path` as the folder `folder`, whole or not at all; an equal package that is there already stays.
+    """Unpack the package at `path` into `folder`, completely or not at all; an equal package that is already there stays.
 
     Raises:
-        PackageInvalid: as open_package, before anything is written; "package-damaged" when another package is in `folder`.
+        PackageInvalid: as open_package, before anything is written; "package-damaged" when `folder` holds another package.
     """
     package = open_package(path)
     if folder.exists():
@@ -176,7 +169,7 @@ def unpack(path: Path, folder: Path) -> Package:
             _copy(package.files, member, beside / member)
         for below, _, _ in os.walk(beside, topdown=False):
             fsync_folder(Path(below))
-        _same(package, beside)  # what was written, not what was read a moment ago
+        _same(package, beside)  # checks the bytes on disk, not those in memory
         _rename(beside, folder)
     finally:
         if beside.exists():
@@ -205,12 +198,12 @@ def _rename(beside: Path, folder: Path) -> None:
     try:
         beside.rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another process unpacked the same package first
+        if not folder.is_dir():  # otherwise another process unpacked the same package first
             raise
 
 
 def pack_file(folder: Path, path: Path) -> Package:
-    """Write the unpacked package in `folder` as the file `path`, whole or not at all, replacing what was there."""
+    """Write the unpacked package in `folder` to the file `path`, completely or not at all, replacing an existing file."""
     package = open_package(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = temporary_beside(path)

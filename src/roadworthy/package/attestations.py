@@ -1,6 +1,6 @@
-"""What is said *about* a package: measured speeds, which runtime to prefer, who packed it where. Beside the digest, not under it.
+"""Statements *about* a package: measured speeds, preferred runtime, where it was packed. The digest does not cover them.
 
-Each is a JSON document in attestations/ that names the digest it speaks of; one that names another is refused on reading.
+Each is a JSON document in attestations/ that names the package's digest; one with another digest is refused on reading.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ MAX_NUMBER = 64
 
 
 def write_attestation(folder: Path, kind: str, digest: str, document: Mapping[str, Any]) -> None:
-    """Write one beside the unpacked package in `folder`, replacing an older one of that kind."""
+    """Write an attestation into the unpacked package in `folder`, replacing an older one of that kind."""
     (folder / FOLDER).mkdir(exist_ok=True)
     body = json.dumps({"digest": digest, **document}, indent=1, sort_keys=True, allow_nan=False)
     write_atomic(folder / FOLDER / f"{kind}.json", body.encode())
 
 
 def read_attestation(data: bytes, digest: str) -> dict[str, Any]:
-    """The document in one attestation file.
+    """Parse one attestation file.
 
     Raises:
-        PackageInvalid: "attestation-invalid": unreadable, or it speaks of another package.
+        PackageInvalid: "attestation-invalid": unreadable, or about another package.
     """
     try:
         document = json.loads(data)
@@ -41,7 +41,7 @@ def read_attestation(data: bytes, digest: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         pass
     raise PackageInvalid(
-        "the package holds a statement that is unreadable or about another package",
+        f"an attestation of the package is unreadable or does not name its digest, {digest}",
         code="attestation-invalid",
-        hint="fetch the package again",
+        hint="fetch the package again, or pack the model again",
     )

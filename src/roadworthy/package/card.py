@@ -1,4 +1,4 @@
-"""The model card: what its maker said, and what was found out about it, as Markdown."""
+"""The model card as Markdown: the author's text and the results of packing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from roadworthy.schema.signature import Field
 
 
 def render_card(package: Package) -> str:
-    """Markdown: the maker's text, signature, which runtime serves and how it was proved, requirements, provenance."""
+    """Markdown: the author's text, signature, the serving runtime and its proof, requirements, provenance."""
     manifest = package.manifest
     lines = [f"# {package.name}", "", f"`{package.digest}`", ""]
     for heading, text in package.card.items():
@@ -43,7 +43,7 @@ def _fields(fields: Sequence[Field]) -> list[str]:
 
 
 def _construction(entry: RuntimeEntry) -> list[str]:
-    """What was constructed, and what the runtime refuses because the original does."""
+    """How the runtime was constructed, and which values it refuses because the original refuses them."""
     stated = entry.options.get(CONSTRUCTION, [])
     if not stated:
         return []
@@ -51,7 +51,9 @@ def _construction(entry: RuntimeEntry) -> list[str]:
     guards = entry.options.get("guards", [])
     if guards:
         said = entry.options.get("refusal", "")
-        lines.append(f"- refused, as by the original, in {len(guards)} columns: what is out of its range ({said})")
+        lines.append(
+            f"- out-of-range values in {len(guards)} columns are refused, as the original refuses them ({said})"
+        )
     return [*lines, ""]
 
 
@@ -60,8 +62,8 @@ def _outcomes(attestations: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return [_outcome(outcome) for outcome in attestations.get(COMPILE, {}).get("outcomes", [])] or [
             "No other runtime was tried."
         ]
-    except (KeyError, TypeError, ValueError, AttributeError):  # no digest covers what is said about a package
-        return ["What is said about its runtimes cannot be read."]
+    except (KeyError, TypeError, ValueError, AttributeError):  # the digest does not cover attestations
+        return ["The compile attestation cannot be read."]
 
 
 def _outcome(outcome: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Builds the live model of a package: describe (`archive.py`) → audit (`audit.py`) → construct. Only this imports things."""
+"""Builds the live model of a package: describe (`archive.py`) → audit (`audit.py`) → construct. Only this step imports code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roadworthy.schema.batch import Batch
 
 
 class Constructed:
-    """A package's live model. Not yet proved: `prove.py` replays its golden examples."""
+    """A package's live model, not yet proved: `prove.py` replays its golden examples."""
 
     def __init__(self, package: Package, runtime: str, loaded: Loaded) -> None:
         self.package = package
@@ -26,17 +26,17 @@ class Constructed:
 
     @property
     def concurrent(self) -> bool:
-        """Whether `run` is short, native and gives the GIL back."""
+        """Whether `run` is short, native and releases the GIL."""
         return self._loaded.concurrent
 
     def close(self) -> None:
-        """Give memory and threads back. Called once, after the last run."""
+        """Free memory and threads. Call it once, after the last run."""
         self.run = _closed
         self._loaded.close()
 
 
 def _closed(_batch: Batch) -> Batch:
-    raise PackageRefused("the model is closed", code="model-closed", hint="load it again")
+    raise PackageRefused("the model is closed", code="model-closed", hint="load the package again")
 
 
 def construct(
@@ -46,20 +46,20 @@ def construct(
 
     Args:
         package: opened from a folder.
-        allow_code: digests that may execute code of their own.
-        runtime: which one, or None for the one that serves.
-        threads: bound of every native thread pool of it.
+        allow_code: digests of packages that may execute their own code.
+        runtime: the runtime's name, or None for the one that serves.
+        threads: maximum size of each native thread pool of the model.
 
     Raises:
         PackageRefused: codes of `audit.py`, and "not-unpacked", "code-not-loadable", "graph-mismatch".
-        PackageInvalid: "package-damaged", "manifest-invalid": the bytes that are loaded are not those that were sealed, or not
-            what the manifest says of them.
+        PackageInvalid: "package-damaged", "manifest-invalid": the loaded bytes differ from the sealed ones, or from the
+            manifest's statements.
     """
     entry = audit(package, allow_code, runtime)
     if package.folder is None:
-        raise PackageRefused("the package is packed", code="not-unpacked", hint="unpack it first")
+        raise not_unpacked(package)
     files = SealedFiles(package, entry.folder)
-    # With `audit`: no code is loaded unless its package was named by digest, to which every byte that is loaded is held.
+    # With `audit`: code is loaded only if its package's digest is allowed, and every loaded byte is checked against that digest.
     examine(package, entry, files)
     preprocess: Preprocess | None = None
     code = package.manifest.preprocess
@@ -68,3 +68,12 @@ def construct(
     options = served_options(entry, package.signature)
     loaded = framework_named(entry.framework).load(files, options, package.signature, threads, preprocess)
     return Constructed(package, entry.name, loaded)
+
+
+def not_unpacked(package: Package) -> PackageRefused:
+    """The error for a packed package that would have to be a folder."""
+    return PackageRefused(
+        f"{package.path.name} is a packed file; loading needs an unpacked folder",
+        code="not-unpacked",
+        hint="unpack it first",
+    )

@@ -1,6 +1,6 @@
-"""The files of a package on disk: what they may be called, what they hash to, and reading them by name.
+"""The files of a package on disk: permitted names, hashes, and reading by name.
 
-`pack.py` describes a folder with it, `archive.py` checks one. Names are refused unless they are plainly harmless.
+`pack.py` uses it to describe a folder, `archive.py` to check one. Only names that are clearly harmless are accepted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.-]{0,119}", re.ASCII)
 _MAX_PATH_CHARACTERS = 400
 _MAX_DEPTH = 24
 _CHUNK_BYTES = 1 << 20
+DO_NOT_USE = "do not use this package; ask its sender where it came from"
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file of the package: path with forward slashes, `sha256:…` of its bytes, and their number."""
+    """A file of the package: path with forward slashes, `sha256:…` of its bytes, and its size in bytes."""
 
     path: str
     sha256: str
@@ -32,19 +33,19 @@ class FileEntry:
 
 
 class Files(Protocol):
-    """Where the files of a package are read from: a folder or a packed file."""
+    """The source of a package's files: a folder or a packed file."""
 
     def sizes(self) -> Mapping[str, int]:
-        """Bytes of every file there is, by path. Raises PackageInvalid for a name or a kind of file that is refused."""
+        """Size of every file in bytes, by path. Raises PackageInvalid for a refused name or kind of file."""
         ...
 
     def open(self, path: str) -> BinaryIO:
-        """The bytes of one file that `sizes` named."""
+        """Open one file that `sizes` lists."""
         ...
 
 
 def check_member(path: str) -> str:
-    """Return `path` if a file of a package may have it: relative, forward slashes, parts of A-Z a-z 0-9 _ + . - that begin
+    """Return `path` if it is permitted in a package: relative, forward slashes, parts of A-Z a-z 0-9 _ + . - that begin
     with a letter, digit or underscore.
 
     Raises:
@@ -54,9 +55,7 @@ def check_member(path: str) -> str:
     harmless = len(path) <= _MAX_PATH_CHARACTERS and len(parts) <= _MAX_DEPTH
     if not harmless or not all(_PART.fullmatch(part) and not part.endswith(".") for part in parts):
         raise PackageInvalid(
-            "the package holds a file whose name is refused",
-            code="unsafe-name",
-            hint="do not use this package; ask whoever sent it where it came from",
+            f"the package holds a file whose name is not permitted: {path[:100]!a}", code="unsafe-name", hint=DO_NOT_USE
         )
     return path
 
@@ -87,18 +86,14 @@ class FolderFiles:
                 elif entry.is_file(follow_symlinks=False):
                     yield path, entry.stat(follow_symlinks=False).st_size
                 else:
-                    raise PackageInvalid(
-                        "the package holds a link or a special file",
-                        code="unsafe-member",
-                        hint="do not use this package; ask whoever sent it where it came from",
-                    )
+                    raise unsafe_member(f"{path} is a link or a special file; a package holds plain files only")
 
 
 def describe_files(folder: Path) -> tuple[FileEntry, ...]:
     """An entry for every file below `folder`, sorted by path.
 
     Raises:
-        PackageInvalid: a name or a kind of file that no package may hold.
+        PackageInvalid: a name or a kind of file that is not permitted in a package.
     """
     sizes = FolderFiles(folder).sizes()
     return tuple(FileEntry(path, digest_file(folder / path), size) for path, size in sorted(sizes.items()))
@@ -108,7 +103,7 @@ def verify_files(files: Files, entries: Iterable[FileEntry]) -> None:
     """Hash the bytes of every entry.
 
     Raises:
-        PackageInvalid: code "package-damaged" when a file has other bytes than the manifest says.
+        PackageInvalid: code "package-damaged" when a file's bytes differ from those that the manifest describes.
     """
     for entry in entries:
         with files.open(entry.path) as handle:
@@ -123,18 +118,23 @@ def blocks(handle: BinaryIO) -> Iterator[bytes]:
 
 
 def hash_blocks(pieces: Iterable[bytes]) -> str:
-    """`sha256:…` of the pieces in a row."""
+    """`sha256:…` of the concatenated pieces."""
     hasher = hashlib.sha256()
     for piece in pieces:
         hasher.update(piece)
     return f"sha256:{hasher.hexdigest()}"
 
 
+def unsafe_member(problem: str) -> PackageInvalid:
+    """The error for a file that may be meant to do harm."""
+    return PackageInvalid(problem, code="unsafe-member", hint=DO_NOT_USE)
+
+
 def damaged(path: str) -> PackageInvalid:
-    """The error for a file whose bytes are not those that were sealed."""
+    """The error for a file whose bytes differ from the sealed ones."""
     return PackageInvalid(
-        f"{path} is not as it was sealed",
+        f"{path} is missing, or differs from the file that was packed",
         code="package-damaged",
-        hint="it was damaged or changed after packing: fetch it again, or pack the model again",
+        hint="the package was damaged or changed after packing: fetch it again, or pack the model again",
         facts={"file": path},
     )

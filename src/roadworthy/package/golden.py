@@ -1,4 +1,4 @@
-"""Golden examples: sample inputs with the answers of training, chosen to cover what the training data showed."""
+"""Golden examples: sample inputs with their answers from training, chosen to cover the training data."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ _SEED = 20_130_101
 
 
 def choose_rows(batch: Batch, limit: int = DEFAULT_EXAMPLES) -> Array:
-    """Up to `limit` row numbers, ascending, the same for equal batches: rows that together have every cell missing that is so
-    anywhere, extremes and nulls of every column, each category once as far as there is room, then rows at random."""
+    """Choose up to `limit` row numbers, ascending, the same for equal batches.
+
+    The rows together have a null wherever the batch has one, the extremes and a null of every column, each category once as
+    far as there is room; random rows fill the rest.
+    """
     chosen: dict[int, None] = {}
     for row in chain(islice(_covering_rows(batch), limit // 2), _telling_rows(batch)):
         if len(chosen) >= max(1, limit * 3 // 4):
@@ -38,7 +41,7 @@ def choose_rows(batch: Batch, limit: int = DEFAULT_EXAMPLES) -> Array:
 
 
 def _covering_rows(batch: Batch) -> Iterator[int]:
-    """Few rows that together have a null wherever the batch has one; each has the most that the rows before it lack."""
+    """A few rows that together have a null wherever the batch has one; each adds as many new nulls as possible."""
     masks = [batch.column_at(position)[1] for position in range(len(batch.layout.fields))]
     flat = [mask.reshape(batch.rows, -1) for mask in masks if mask is not None]
     if not flat:
@@ -52,7 +55,7 @@ def _covering_rows(batch: Batch) -> Iterator[int]:
 
 
 def _telling_rows(batch: Batch) -> Iterator[int]:
-    """Rows worth keeping, most telling first: round by round over the columns, so that every column gets its share."""
+    """Rows worth keeping, most informative first: one from each column in every round, so that all columns are represented."""
     queues = [_rows_of_column(batch, position) for position in range(len(batch.layout.fields))]
     depth = 0
     while any(depth < len(queue) for queue in queues):
@@ -81,7 +84,7 @@ def _rows_of_column(batch: Batch, position: int) -> list[int]:
 
 
 def without_private(batch: Batch) -> Batch:
-    """The batch with the values of private fields replaced by one constant each, so that nothing of them is kept."""
+    """The batch with every private field's values replaced by one constant."""
     blocks = list(batch.blocks)
     for position, field in enumerate(batch.layout.fields):
         if field.privacy is Privacy.KEEP:
@@ -104,7 +107,7 @@ def _constant(field: Field) -> Any:
 
 
 def write_golden(folder: Path, inputs: Batch, outputs: Batch) -> None:
-    """Two Arrow files under `folder`/golden."""
+    """Write two Arrow files into `folder`/golden."""
     (folder / INPUTS).parent.mkdir(exist_ok=True)
     (folder / INPUTS).write_bytes(_to_bytes(inputs))
     (folder / OUTPUTS).write_bytes(_to_bytes(outputs))
@@ -121,15 +124,17 @@ def _to_bytes(batch: Batch) -> bytes:
 
 
 def read_golden(signature: Signature, read: Callable[[str], bytes]) -> tuple[Batch, Batch]:
-    """Inputs and outputs, in the layouts of the signature.
+    """Read inputs and outputs, in the layouts of the signature.
 
     Raises:
-        PackageInvalid: they are unreadable or of other columns.
+        PackageInvalid: they are unreadable, or their columns are not those of the signature.
     """
     inputs = _from_bytes(Layout(signature.inputs), read(INPUTS))
     outputs = _from_bytes(Layout(signature.outputs), read(OUTPUTS))
     if inputs.rows != outputs.rows or not inputs.rows:
-        raise PackageInvalid("the golden examples have no answer for each input", code="golden-invalid")
+        raise PackageInvalid(
+            f"the golden examples hold {inputs.rows} inputs and {outputs.rows} answers", code="golden-invalid"
+        )
     return inputs, outputs
 
 
@@ -138,6 +143,6 @@ def _from_bytes(layout: Layout, data: bytes) -> Batch:
 
     try:
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    except (pa.ArrowException, OSError) as error:  # Arrow calls bytes of another form an OSError
-        raise PackageInvalid("the golden examples cannot be read", code="golden-invalid") from error
+    except (pa.ArrowException, OSError) as error:  # Arrow raises an OSError for bytes that are no Arrow file
+        raise PackageInvalid("the golden examples are not a readable Arrow file", code="golden-invalid") from error
     return arrow_to_batch(layout, table)

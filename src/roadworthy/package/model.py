@@ -1,4 +1,4 @@
-"""A proved package in the caller's own process: what `roadworthy.load` gives."""
+"""A proved package in the caller's own process: the result of `roadworthy.load`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Model:
     """A loaded, proved model. Use it as a context manager, or call `close`."""
 
     def __init__(self, constructed: Constructed, timestamp_integers: str | None = None) -> None:
-        """Replays the golden examples first; `timestamp_integers` as in `roadworthy.load`.
+        """Replay the golden examples first; `timestamp_integers` as in `roadworthy.load`.
 
         Raises:
-            ProofFailed: the answers here are not those of training.
+            ProofFailed: the answers in this process differ from those of training.
         """
         prove(constructed)
         self._constructed = constructed
@@ -41,7 +41,7 @@ class Model:
 
     @property
     def runtime(self) -> str:
-        """Which of the package's runtimes runs."""
+        """The name of the runtime in use."""
         return self._constructed.runtime
 
     @property
@@ -50,10 +50,10 @@ class Model:
         return self._constructed.package.signature
 
     def predict(self, data: Any) -> Any:
-        """Answer rows given as a pandas or polars DataFrame, a numpy array, or a list of records or rows.
+        """Answer the rows of a pandas or polars DataFrame, a numpy array, or a list of records or rows.
 
-        Returns a dict of arrays by output name, rows first; for a DataFrame, a DataFrame of the same library (and index), with
-        outputs of several values a row as one list a row.
+        Returns a dict of arrays by output name, rows first. For a DataFrame it returns a DataFrame of the same library (and
+        index); an output with several values per row is a column of lists.
 
         Raises:
             InvalidInput: the rows do not fit the signature; nothing is converted silently.
@@ -72,7 +72,7 @@ class Model:
         return pl.DataFrame(columns)
 
     def close(self) -> None:
-        """Give memory and threads back."""
+        """Free memory and threads."""
         self._constructed.close()
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
-"""What a package's files are, set against what its manifest says of them. Neither it nor who packed it is believed.
+"""Checks a package's files against the manifest's statements about them. Neither the manifest nor its author is trusted.
 
-Whether files are code follows from the framework and the bytes (`Framework.examine`). `archive.py` asks wherever a package is
-opened, `construct.py` once more about the very bytes that it loads, `runtime/placement.py` about where they may run.
+The framework decides from the bytes whether files are code (`Framework.examine`). `archive.py` checks every package that is
+opened, `construct.py` checks again the bytes that it loads, and `runtime/placement.py` decides where they may run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.frameworks.code import examine_callable
 from roadworthy.frameworks.discovery import framework_named, frameworks
 from roadworthy.frameworks.framework import FormatMismatch, Nature
+from roadworthy.package.files import DO_NOT_USE
 from roadworthy.package.golden import INPUTS, OUTPUTS
 from roadworthy.package.manifest import Manifest, RuntimeEntry
 from roadworthy.package.package import CARD, PROFILE, Package
@@ -23,8 +24,8 @@ _MOST_NATURES = 1_000
 
 
 class SealedFiles:
-    """The files of one folder of a package, as `ModelFiles`. Each is hashed as it is read, and read once: what was examined is
-    what is loaded, whatever happens to the file in between."""
+    """The files of one folder of a package, as `ModelFiles`. Each file is read and hashed once, so the bytes that were examined
+    are the bytes that are loaded, even if the file changes in between."""
 
     def __init__(self, package: Package, folder: str) -> None:
         self._package = package
@@ -41,7 +42,7 @@ class SealedFiles:
         """The sealed bytes.
 
         Raises:
-            PackageInvalid: "package-damaged": the file is not there, or not as it was sealed.
+            PackageInvalid: "package-damaged": the file is missing, or differs from the sealed one.
         """
         if name not in self._read:
             self._read[name] = self._package.read(self._prefix + name)
@@ -49,11 +50,11 @@ class SealedFiles:
 
 
 def examine(package: Package, entry: RuntimeEntry, files: SealedFiles) -> Nature:
-    """What a runtime's files are. It rests on their hashes alone, so equal ones are examined once in a process; whoever loads
-    them reads them through `files`, which holds them to those hashes.
+    """Determine what a runtime's files are. The result depends on their hashes alone, so equal files are examined once per
+    process. The caller loads them through `files`, which verifies those hashes.
 
     Raises:
-        PackageInvalid: "manifest-invalid": the manifest says something else of them.
+        PackageInvalid: "manifest-invalid": the manifest describes them differently.
         PackageRefused: "unknown-framework".
     """
     framework = framework_named(entry.framework)
@@ -64,22 +65,22 @@ def examine(package: Package, entry: RuntimeEntry, files: SealedFiles) -> Nature
         try:
             found = framework.examine(files, entry.options)
         except FormatMismatch as error:
-            raise _contradicted(f"the runtime {entry.name} is no model of {entry.framework}: {error}") from error
+            raise _contradicted(f"the runtime {entry.name} is not a model of {entry.framework}: {error}") from error
         while len(_NATURES) >= _MOST_NATURES:
             _NATURES.pop(next(iter(_NATURES)), None)
         _NATURES[key] = found
     said, is_so = (entry.carries_code, entry.trust), (found.carries_code, found.trust)
     if said != is_so:
         raise _contradicted(
-            f"of the runtime {entry.name} the manifest says {_in_words(*said)}, and its {entry.framework} files are "
+            f"the manifest describes the runtime {entry.name} as {_in_words(*said)}, but its {entry.framework} files are "
             f"{_in_words(*is_so)}"
         )
     return found
 
 
 def check_natures(package: Package) -> None:
-    """Pass a package whose manifest says of every file what it is. A runtime of a framework that this release does not know is
-    let through here: it is shown, and never constructed.
+    """Check that the manifest describes every file correctly. A runtime whose framework this release does not know passes: it
+    can be shown, but never constructed.
 
     Raises:
         PackageInvalid: "manifest-invalid".
@@ -93,20 +94,20 @@ def check_natures(package: Package) -> None:
         try:
             examine_callable(SealedFiles(package, folder))
         except FormatMismatch as error:
-            raise _contradicted(f"{folder} is no function: {error}") from error
+            raise _contradicted(f"{folder} does not hold a function: {error}") from error
 
 
 def _check_uses(manifest: Manifest) -> None:
-    """Every file has a use that the manifest tells, and the original runs behind the preprocessing that lies there."""
+    """Check that the manifest gives every file a use, and that the original runs behind any preprocessing in the package."""
     code = manifest.preprocess
     original = next((entry for entry in manifest.runtimes if entry.name == NATIVE), None)
     if original is not None and original.preprocess != (code is not None):
-        raise _contradicted("it says of the original that no preprocessing comes before it, and there is some")
+        raise _contradicted("it does not run the original behind the preprocessing that the package holds")
     used = tuple(f"{folder}/" for folder in (*(entry.folder for entry in manifest.runtimes), *_code_folders(manifest)))
     known = {PROFILE, CARD, INPUTS, OUTPUTS}
     stray = next((f.path for f in manifest.files if f.path not in known and not f.path.startswith(used)), None)
     if stray is not None:
-        raise _contradicted(f"the file {stray} has no use that it tells")
+        raise _contradicted(f"it names no use for the file {stray}")
 
 
 def _code_folders(manifest: Manifest) -> list[str]:
@@ -115,12 +116,12 @@ def _code_folders(manifest: Manifest) -> list[str]:
 
 
 def _in_words(carries_code: bool, trust: str) -> str:
-    return f"{'code' if carries_code else 'no code'}, of the trust {trust[:40]!r}"
+    return f"{'code' if carries_code else 'no code'} of trust {trust[:40]!r}"
 
 
 def _contradicted(what: str) -> PackageInvalid:
     return PackageInvalid(
         f"the package's manifest contradicts its files: {what}",
         code="manifest-invalid",
-        hint="do not use this package; ask whoever sent it where it came from, or pack the model again",
+        hint=f"{DO_NOT_USE}; or pack the model again",
     )

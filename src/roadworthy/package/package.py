@@ -1,4 +1,4 @@
-"""A package as it can be seen without running anything of it. `archive.py` opens one; `audit.py` and `construct.py` go on."""
+"""The description of a package, available without executing any of it. `archive.py` opens one, `construct.py` loads it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CARD = "card.json"
 
 @dataclass(frozen=True)
 class Package:
-    """A verified package: every file is as it was sealed. Nothing of it was imported or executed.
+    """A verified package: every file is as it was sealed. None of its code was imported or executed.
 
     Attributes:
-        path: the .rw file or the folder that it was opened from.
-        manifest: what the digest covers.
-        attestations: what was said about it, by kind; each names the digest. Not covered by it, so nothing that decides about
-            trust rests on them.
-        files: where its bytes are read from.
+        path: the .rw file or folder of the package.
+        manifest: the part that the digest covers.
+        attestations: statements about the package, by kind; each names the digest. The digest does not cover them, so no
+            decision about trust uses them.
+        files: the source of its bytes.
     """
 
     path: Path
@@ -55,31 +55,31 @@ class Package:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """Names of the runtimes that may serve, the one that does first."""
+        """Names of the runtimes that may serve; the one that serves is first."""
         usable = [entry.name for entry in self.manifest.runtimes if entry.name not in self.withheld]
         preferred = [name for name in self._preferences() if name in usable]
         return tuple(dict.fromkeys([*preferred, *usable])) or (self.manifest.runtimes[0].name,)
 
     @property
     def withheld(self) -> Mapping[str, str]:
-        """Runtimes that are in the package and may not serve, with the reason."""
+        """Runtimes in the package that may not serve, by name, with the reason."""
         said = {entry.name: withheld(entry) for entry in self.manifest.runtimes}
         return MappingProxyType({name: reason for name, reason in said.items() if reason is not None})
 
     @property
     def serving(self) -> RuntimeEntry:
-        """The runtime that serves unless another is asked for."""
+        """The runtime that serves unless another is requested."""
         entry = self.manifest.runtime(self.runtimes[0])
         return entry if entry is not None else self.manifest.runtimes[0]
 
     @property
     def carries_code(self) -> bool:
-        """Whether serving it, or its rules, executes code out of the package, so that its digest must be allowed by name."""
+        """Whether serving the package or its rules executes code from it, which requires its digest to be allowed."""
         return self.serving.needs_code or bool(self.manifest.rules)
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """Names of the functions that may answer where the model cannot."""
+        """Names of the functions that may answer when the model cannot."""
         return tuple(rule.name for rule in self.manifest.rules)
 
     @property
@@ -89,16 +89,16 @@ class Package:
 
     @property
     def card(self) -> Mapping[str, str]:
-        """What its maker said about it, by heading."""
+        """The author's text about the model, by heading."""
         return MappingProxyType({key: str(value) for key, value in self._document(CARD).items()})
 
     @property
     def profile(self) -> Mapping[str, Any]:
-        """The training data in fixed bins and counts."""
+        """The training data as counts in fixed bins."""
         return MappingProxyType(self._document(PROFILE))
 
     def read(self, path: str) -> bytes:
-        """All bytes of one sealed file, hashed again: they may have changed since the package was opened.
+        """All bytes of one sealed file, hashed again because the file may have changed since the package was opened.
 
         Raises:
             PackageInvalid: code "package-damaged".
@@ -113,11 +113,11 @@ class Package:
         return data
 
     def golden(self) -> tuple[Batch, Batch]:
-        """Sample inputs, and the answers that the training process gave for them; read from the files at each call."""
+        """Sample inputs and their answers in the training process; read from the files at each call."""
         return read_golden(self.signature, self.read)
 
     def _document(self, path: str) -> dict[str, Any]:
-        """A sealed JSON object. Whoever sealed it may have written anything."""
+        """A sealed JSON object. Its content is not trusted."""
         try:
             document = json.loads(self.read(path))
         except (ValueError, RecursionError) as error:

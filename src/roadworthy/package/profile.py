@@ -10,13 +10,13 @@ from roadworthy.schema.signature import Field, Privacy
 from roadworthy.statistics.bins import Bins, CategoryBins, NoBins, NumberBins, bins_of_numbers
 
 EDITION = 2
-"""How the bins were chosen. From 2 on every value that fills a bin by itself has one for itself; without it, in profiles of
-earlier releases, one bin may hold several labels."""
+"""The rule by which bins were chosen. Since edition 2, a value that fills a bin by itself has its own bin; in profiles of earlier
+releases, which state no edition, one bin may hold several labels."""
 
 
 def bins_for(field: Field, values: Array, mask: Array | None) -> Bins:
-    """Bins of one column of shape (rows,): equal-mass for numbers and times, by frequency for text, booleans and few whole
-    numbers, presence alone for nested values and private fields."""
+    """Bins for one column of shape (rows,): equal-mass for numbers and times, one per frequent value for text, booleans and
+    columns with few whole numbers, presence only for nested values and private fields."""
     if field.shape or field.dtype is DType.JSON or field.privacy is not Privacy.KEEP:
         return NoBins()
     if field.dtype in (DType.STRING, DType.BOOL) or field.categories is not None:
@@ -25,8 +25,8 @@ def bins_for(field: Field, values: Array, mask: Array | None) -> Bins:
 
 
 def profile_batch(batch: Batch) -> list[dict[str, Any]]:
-    """One document a field: name, bins, counts of the cells, and of missing values; for a tensor of one dimension with a fixed
-    length one a place, named `field[place]`. Plain JSON without floats."""
+    """One document per field: name, bins, counts of the cells, and of missing values. A one-dimensional tensor of fixed length
+    has one per element, named `field[place]`. Plain JSON without floats."""
     documents = []
     for position, field in enumerate(batch.layout.fields):
         values, mask = batch.column_at(position)

@@ -1,4 +1,4 @@
-"""Proof before traffic: replay a package's golden examples through the whole path, and compare. Run wherever one is loaded."""
+"""Proof before traffic: replays a package's golden examples through the whole path, and compares. Runs at every load."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from roadworthy.schema.batch import Array, Batch
 from roadworthy.schema.rows import decode_rows, encode_column
 
 ALONE_S = 1.0
-"""Seconds of asking examples one by one where a package is loaded; `replay.py` has more patience at pack and push."""
+"""Time limit in seconds for single-row examples at load; `replay.py` allows more at pack and push."""
 
 Column = tuple[Array, Array | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """That a constructed package answers as in training.
+    """Evidence that a constructed package answers as in training.
 
     Attributes:
-        digest, runtime: what was proved.
-        rows: golden examples that were compared.
-        seconds: how long it took.
-        one_row_s: how long the run of a single row took, as the median.
+        digest, runtime: of the proved package.
+        rows: number of golden examples that were compared.
+        seconds: duration of the proof.
+        one_row_s: median duration of a single-row run, in seconds.
     """
 
     digest: str
@@ -39,11 +39,11 @@ class Proof:
 
 
 def prove(constructed: Constructed, *, alone_s: float = ALONE_S) -> Proof:
-    """Replay all golden examples in one run, one by one, and as a JSON request brings them.
+    """Replay all golden examples in one run, one by one, and decoded from a JSON request.
 
     Args:
         constructed: the live package.
-        alone_s: after so many seconds no further example is asked alone; rows with missing values come first.
+        alone_s: time limit in seconds for single-row examples; rows with missing values come first.
 
     Raises:
         ProofFailed: "proof-failed", naming the first difference; "model-failed-on-golden" when the model raises.
@@ -63,10 +63,10 @@ def prove(constructed: Constructed, *, alone_s: float = ALONE_S) -> Proof:
 
 
 def _compare(constructed: Constructed, inputs: Batch, expected: Batch, rows: tuple[int, int]) -> float:
-    """Ask about some of the rows, and say how long the run took in seconds.
+    """Ask about some of the rows; return the duration of the run in seconds.
 
     Raises:
-        ProofFailed: the answers are not the expected ones.
+        ProofFailed: the answers differ from the expected ones.
     """
     began = time.monotonic()
     found = _run(constructed, inputs.slice(*rows))
@@ -89,10 +89,10 @@ def _missing_first(inputs: Batch) -> list[int]:
 
 
 def _through_json(inputs: Batch, runtime: str) -> Batch:
-    """The rows as they come out of a JSON request that holds them.
+    """The rows as decoded from a JSON request that holds them.
 
     Raises:
-        ProofFailed: they are not the same, to the last bit.
+        ProofFailed: they are not identical to the last bit.
     """
     names = [field.name for field in inputs.layout.fields]
     columns = [encode_column(inputs, position) for position in range(len(names))]
@@ -103,7 +103,7 @@ def _through_json(inputs: Batch, runtime: str) -> Batch:
         raise _lost_in_json(error.message, runtime) from error
     for position, field in enumerate(inputs.layout.fields):
         if not _same_bits(inputs.column_at(position), sent.column_at(position)):
-            raise _lost_in_json(f"column {field.name!r} is not the same", runtime)
+            raise _lost_in_json(f"column {field.name!r} changes", runtime)
     return sent
 
 
@@ -121,7 +121,7 @@ def _same_bits(one: Column, other: Column) -> bool:
 def _lost_in_json(what: str, runtime: str) -> ProofFailed:
     return ProofFailed(
         f"the golden examples do not survive a JSON request: {what}",
-        hint="give the column values that JSON can carry, and pack again",
+        hint="use values that JSON can carry exactly in that column, and pack again",
         facts={"runtime": runtime},
     )
 
@@ -135,8 +135,8 @@ def tolerance_of(constructed: Constructed) -> Tolerance:
 def refuse(difference: Difference, runtime: str) -> ProofFailed:
     """The error that names a difference."""
     return ProofFailed(
-        f"the model's answers are not those of training: {difference}",
-        hint="look for preprocessing that was left out, or a library of another version, and pack again",
+        f"the model's answers differ from those of training: {difference}",
+        hint="look for missing preprocessing or a library of a different version, and pack again",
         facts={
             "runtime": runtime,
             "row": difference.row,
@@ -162,6 +162,6 @@ def _run(constructed: Constructed, batch: Batch) -> Batch:
         raise ProofFailed(
             f"the model failed on its golden examples with {type(error).__name__}",
             code="model-failed-on-golden",
-            hint="run the model on its own training rows in a fresh process, mend it, and pack again",
+            hint="run the model on its training rows in a new process, fix it, and pack again",
             facts={"runtime": constructed.runtime},
         ) from error

@@ -1,6 +1,6 @@
-"""Loads and proves a package in a process of its own, outside the user's project, so that whatever was left behind is found.
+"""Loads and proves a package in a separate process outside the user's project, so that anything left out of it is noticed.
 
-`pack.py` calls `replay_apart`; the child runs this module as a program.
+`pack.py` calls `replay_isolated`; the child process runs `main`.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from roadworthy.package.prove import prove
 from roadworthy.package.rules import prove_rules
 
 ALONE_S = 60.0
-"""Seconds of asking examples one by one, for each runtime: all of them, unless the model takes a second a row."""
+"""Time limit in seconds for single-row examples, per runtime: enough for all of them, unless the model takes a second per row."""
 
 _LONGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """How to replay.
+    """Options of a replay.
 
     Attributes:
-        every_runtime: prove each of them; else only the one that serves.
-        allow_code: whether the package may execute code of its own.
+        every_runtime: prove every runtime; otherwise only the one that serves.
+        allow_code: whether the package may execute its own code.
         bare: start the child without this process's environment variables.
-        timeout_s: how long it may take, in seconds.
-        bounds: the child is confined within them; None does not confine, for a package that this user has just made.
-        grants: what a confined child has beside its own files.
+        timeout_s: time limit in seconds.
+        bounds: limits of the child's confinement; None does not confine, for a package that this user has just made.
+        grants: access of a confined child in addition to its own files.
     """
 
     every_runtime: bool = True
@@ -52,13 +52,13 @@ class Replay:
     grants: tuple[str, ...] = ()
 
 
-def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
-    """Prove the unpacked package in `folder`; return a document for each runtime that was proved.
+def replay_isolated(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
+    """Prove the unpacked package in `folder`; return one document for each proved runtime.
 
     Raises:
-        ProofFailed: answers differ there; "replay-failed" when the process dies or takes too long.
+        ProofFailed: the answers differ; "replay-failed" when the process dies or takes too long.
         PackageRefused: "confinement-not-available", "grant-not-allowed", "grant-not-available".
-        PackError: "lost-outside-project": it cannot be loaded there (PackageRefused when not every runtime is replayed).
+        PackError: "lost-outside-project": it does not load there (PackageRefused when not every runtime is replayed).
     """
     with tempfile.TemporaryDirectory(prefix="roadworthy-replay-") as elsewhere:
         result = Path(elsewhere) / "result.json"
@@ -70,7 +70,7 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
             raise ProofFailed(
                 f"the process that replays the golden examples died with exit code {status}",
                 code="replay-failed",
-                hint="run the model on its own training rows in a fresh process and see what it says",
+                hint="run the model on its training rows in a new process and read its output",
             )
     if "error" in document:
         raise _error(document["error"], how)
@@ -78,13 +78,13 @@ def replay_apart(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]]:
 
 
 def _run(start: dict[str, Any], how: Replay) -> int:
-    """Run the child; its exit status. Nothing that descends from it is left.
+    """Run the child, end all of its descendants, and return its exit status.
 
     Raises:
         ProofFailed: "replay-failed": it takes too long.
     """
-    # -I: no PYTHONPATH, no user site, and the folder of the caller is not on sys.path. Not -m: processes that the model spawns
-    # would import this module as their main one.
+    # -I: no PYTHONPATH, no user site, and the caller's folder is not on sys.path. Not -m: processes that the model spawns
+    # would import this module as their main module.
     command = [sys.executable, "-I", "-c", "from roadworthy.package.replay import main; main()"]
     elsewhere = Path(start["result"]).parent
     if how.bounds is not None:
@@ -103,7 +103,7 @@ def _run(start: dict[str, Any], how: Replay) -> int:
     )
     descendants = Descendants.of(child.pid)
     try:
-        with contextlib.suppress(BrokenPipeError):  # it died already
+        with contextlib.suppress(BrokenPipeError):  # the child has already died
             child.stdin.write(json.dumps(start).encode() + b"\n")  # type: ignore[union-attr]  # it is a pipe
             child.stdin.flush()  # type: ignore[union-attr]  # it is a pipe
         return child.wait(how.timeout_s)
@@ -111,7 +111,7 @@ def _run(start: dict[str, Any], how: Replay) -> int:
         raise ProofFailed(
             f"replaying the golden examples took longer than {how.timeout_s:.0f} s",
             code="replay-failed",
-            hint="if the model starts processes, see that it waits for none that has ended or cannot import its code",
+            hint="if the model starts processes, check that it does not wait for one that has ended or cannot import its code",
         ) from error
     finally:
         descendants.end()
@@ -120,7 +120,7 @@ def _run(start: dict[str, Any], how: Replay) -> int:
 
 
 def _told(result: Path) -> dict[str, Any] | None:
-    """What the child has written, None when that makes no sense: the package's code can write there, too."""
+    """The child's result, or None when it is malformed: the package's own code can write to that file, too."""
     try:
         with result.open("rb") as written:
             document: dict[str, Any] = json.loads(written.read(_LONGEST))
@@ -138,10 +138,10 @@ def _error(said: dict[str, Any], how: Replay) -> RoadworthyError:
     if kind is ProofFailed or not how.every_runtime:
         hint = said["hint"]
         if how.bounds is not None and said["code"] == "model-failed-on-golden":
-            hint = f"{hint}; its code is confined here: no network, no files but its own, unless granted (docs/confinement.md)"
+            hint = f"{hint}; its code is confined: without a grant it has no network and only its own files (docs/confinement.md)"
         return kind(said["message"], code=said["code"], hint=hint, facts=said["facts"])
     return PackError(
-        f"outside your project the package does not load: {said['message']}",
+        f"the package does not load outside your project: {said['message']}",
         code="lost-outside-project",
         hint=said["hint"],
         facts=said["facts"],
@@ -149,12 +149,12 @@ def _error(said: dict[str, Any], how: Replay) -> RoadworthyError:
 
 
 def main() -> NoReturn:
-    """The child: construct and prove under a runner's conditions, write what came of it to the result's file."""
+    """The child process: construct and prove under a runner's conditions, and write the result to its file."""
     status = 1
     try:
         _replay(read_start_message())
         status = 0
-    finally:  # whatever the model's code raised: it proved nothing
+    finally:  # any exception of the model's code means that nothing was proved
         leave(status)
 
 

@@ -1,4 +1,4 @@
-"""Which libraries a package was made with, and whether this environment has them."""
+"""The libraries that a package was made with, and whether this environment has them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from roadworthy.package.manifest import Manifest, Requirement, RuntimeEntry
 
 
 def python_minor() -> str:
-    """This interpreter's version as manifests write it: "3.11"."""
+    """This interpreter's version in the form of manifests: "3.11"."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def lock(names: Iterable[str]) -> tuple[Requirement, ...]:
-    """The installed version of each distribution, by name; names that are not installed are left out."""
+    """The installed version of each distribution, sorted by name; distributions that are not installed are left out."""
     found = {}
     for name in names:
         version = installed_version(name)
@@ -34,10 +34,10 @@ def installed_version(name: str) -> str | None:
 
 
 def check_environment(manifest: Manifest, entry: RuntimeEntry) -> None:
-    """Refuse an environment in which the runtime would not be what was proved.
+    """Refuse an environment in which the runtime could differ from the proved one.
 
-    A runtime that executes code or unpickles needs the same minor version of Python and of every library; one of plain data
-    (a compiled graph) only needs its libraries to be there: its golden examples judge the rest.
+    A runtime that executes code or unpickles needs the same minor version of Python and of every library. A runtime of plain
+    data (a compiled graph) only needs its libraries to be installed: its golden examples prove the rest.
 
     Raises:
         PackageRefused: "python-mismatch", "requirement-mismatch", "requirement-missing".
@@ -49,7 +49,7 @@ def check_environment(manifest: Manifest, entry: RuntimeEntry) -> None:
     needed = [wanted[name] for name in sorted(names)]
     if entry.needs_code and manifest.python != python_minor():
         raise PackageRefused(
-            f"the package was made with Python {manifest.python}, this is {python_minor()}",
+            f"the package was made with Python {manifest.python}, but this is Python {python_minor()}",
             code="python-mismatch",
             hint=f"run it with Python {manifest.python}, or pack the model again with {python_minor()}",
             facts={"expected": manifest.python, "found": python_minor()},
@@ -57,13 +57,13 @@ def check_environment(manifest: Manifest, entry: RuntimeEntry) -> None:
     missing = [requirement for requirement in needed if installed_version(requirement.name) is None]
     if missing:
         raise PackageRefused(
-            f"not installed here: {', '.join(requirement.name for requirement in missing)}",
+            f"the package needs libraries that are not installed: {', '.join(requirement.name for requirement in missing)}",
             code="requirement-missing",
             hint=f"pip install {' '.join(str(requirement) for requirement in missing)}",
         )
     other = [r for r in needed if entry.needs_code and _minor(r.version) != _minor(installed_version(r.name) or "")]
     if other:
-        found = ", ".join(f"{r.name} {r.version} (here {installed_version(r.name)})" for r in other)
+        found = ", ".join(f"{r.name} {r.version} (installed: {installed_version(r.name)})" for r in other)
         raise PackageRefused(
             f"the package was made with {found}",
             code="requirement-mismatch",

@@ -1,6 +1,6 @@
-"""Rules of a package: Python functions that answer where its model cannot. Saved by `pack.py`; runner processes load one each.
+"""Rules of a package: Python functions that answer when its model cannot. `pack.py` saves them; a runner process loads one.
 
-A rule takes rows as the model's own code takes them, and gives every output of the signature.
+A rule takes the same rows as the model's own code, and returns every output of the signature.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from roadworthy.foundation.errors import PackageRefused, PackError, ProofFailed,
 from roadworthy.frameworks.answers import named_answers
 from roadworthy.frameworks.code import load_callable, save_callable
 from roadworthy.frameworks.native import NativeLoaded
-from roadworthy.package.construct import Constructed
+from roadworthy.package.audit import check_code_allowed
+from roadworthy.package.construct import Constructed, not_unpacked
 from roadworthy.package.manifest import RuleEntry, RuntimeEntry
 from roadworthy.package.natures import SealedFiles
 from roadworthy.package.package import Package
@@ -25,13 +26,13 @@ from roadworthy.package.requirements import check_environment
 Rule = Callable[[Any], Any]
 """Rows in the training container to answers: a dict of arrays by output name, or one array for a single output."""
 RUNTIME = "rule"
-"""What a runner of a rule calls its runtime."""
+"""The runtime name of a rule's runner."""
 _FOLDER = "rules"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 
 
 def save_rules(rules: Mapping[str, Rule], folder: Path) -> tuple[RuleEntry, ...]:
-    """Write the rules below the package's `folder`, with the user's own code by value.
+    """Save the rules below the package's `folder`, with the user's own code by value.
 
     Raises:
         PackError: "invalid-rule", or "unpicklable-model".
@@ -40,9 +41,9 @@ def save_rules(rules: Mapping[str, Rule], folder: Path) -> tuple[RuleEntry, ...]
     for name, rule in sorted(rules.items()):
         if not _NAME.fullmatch(name) or not callable(rule):
             raise PackError(
-                f"rules= has {name[:80]!r}, which is no rule",
+                f"rules={name[:80]!r}: expected a function under a valid name",
                 code="invalid-rule",
-                hint="give functions by names of 1 to 64 of a-z, 0-9, '.', '_', '-'",
+                hint="give functions; their names have 1 to 64 of a-z, 0-9, '.', '_', '-'",
             )
         place = f"{_FOLDER}/{name}"
         (folder / place).mkdir(parents=True)
@@ -52,7 +53,7 @@ def save_rules(rules: Mapping[str, Rule], folder: Path) -> tuple[RuleEntry, ...]
 
 
 def load_rule(package: Package, name: str, *, allow_code: Collection[str]) -> Constructed:
-    """The rule as something that runs batches, as models do. Executes the package's code.
+    """Load the rule as an object that runs batches like a model. Executes the package's code.
 
     Raises:
         PackageRefused: "rule-missing", "code-not-allowed", "not-unpacked", "code-not-loadable", and those of `check_environment`.
@@ -60,19 +61,13 @@ def load_rule(package: Package, name: str, *, allow_code: Collection[str]) -> Co
     entry = next((rule for rule in package.manifest.rules if rule.name == name), None)
     if entry is None:
         raise PackageRefused(
-            "the package has no rule of that name",
+            f"the package {package.name} has no rule {name[:80]!r}",
             code="rule-missing",
-            hint="its rules are shown by roadworthy inspect",
+            hint=f"its rules: {', '.join(package.rules) or 'none'}",
         )
-    if package.digest not in allow_code:
-        raise PackageRefused(
-            f"the package {package.name} would execute code of its own",
-            code="code-not-allowed",
-            hint=f"if you trust where it came from, say so by its digest: --allow-code {package.digest}",
-            facts={"digest": package.digest},
-        )
+    check_code_allowed(package, allow_code)
     if package.folder is None:
-        raise PackageRefused("the package is packed", code="not-unpacked", hint="unpack it first")
+        raise not_unpacked(package)
     check_environment(package.manifest, _as_runtime(entry))
     function = load_callable(SealedFiles(package, entry.folder))
     bare = package.signature.outputs[0].name
@@ -81,7 +76,7 @@ def load_rule(package: Package, name: str, *, allow_code: Collection[str]) -> Co
 
 
 def prove_rules(package: Package, *, allow_code: Collection[str]) -> int:
-    """Prove every rule; return how many there are.
+    """Prove every rule; return their number.
 
     Raises:
         ProofFailed: as `prove_rule`.
@@ -95,10 +90,10 @@ def prove_rules(package: Package, *, allow_code: Collection[str]) -> int:
 
 
 def prove_rule(rule: Constructed, name: str) -> None:
-    """Ask the rule about the golden examples' inputs.
+    """Ask the rule about the inputs of the golden examples.
 
     Raises:
-        ProofFailed: "rule-failed-on-golden": it raises, or answers what the signature does not allow.
+        ProofFailed: "rule-failed-on-golden": it raises, or its answers do not fit the signature.
     """
     inputs, _ = rule.package.golden()
     try:
@@ -109,14 +104,14 @@ def prove_rule(rule: Constructed, name: str) -> None:
         raise _failed(name, f"it raised {type(error).__name__}") from error
     for block in answers.blocks:
         if block.values.dtype.kind == "f" and not np.isfinite(block.values).all():
-            raise _failed(name, "it answered a value that is not a finite number")
+            raise _failed(name, "an answer is not a finite number")
 
 
 def _failed(name: str, reason: str) -> ProofFailed:
     return ProofFailed(
         f"the rule {name!r} failed on the golden examples: {reason}",
         code="rule-failed-on-golden",
-        hint="a rule takes rows as the model does, and answers every output of the model, one row for each row asked",
+        hint="a rule takes the same rows as the model, and returns every output of the model, one value per row",
         facts={"rule": name},
     )
 

@@ -1,8 +1,7 @@
-"""Which runtimes of a package may serve, by its manifest alone: the original, and what was constructed from it.
+"""Decides from the manifest alone which runtimes may serve: the original, and runtimes constructed from it.
 
-Earlier releases also kept conversions that had only been compared with the original. Comparing finds what it looks at, and some
-of them answered up to a tenth of ordinary rows wrongly, so packages that still hold one are served by the original in them.
-Called by `package.py`, `audit.py` and `construct.py`.
+Earlier releases also kept conversions that had only been compared with the original. A comparison sees only the rows it is made
+on, and some of these conversions answered up to a tenth of ordinary rows wrongly. In packages that hold one, the original serves.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def withheld(entry: RuntimeEntry) -> str | None:
-    """Why the runtime may not serve, in one sentence without a full stop; None when it may."""
+    """The reason why the runtime may not serve, one sentence without a full stop; None when it may."""
     if entry.name == NATIVE or entry.options.get(CONSTRUCTION) or entry.name in _CONSTRUCTED_BEFORE:
         return None
-    return f"{entry.name} was only compared with the original, not constructed from it, so the original serves"
+    return f"{entry.name} was only compared with the original, not constructed from it; the original serves"
 
 
 def served_options(entry: RuntimeEntry, signature: Signature) -> Mapping[str, Any]:
-    """What the framework is given to load the runtime.
+    """The options with which the framework loads the runtime.
 
-    Trees that were compiled before releases noted which values the original refuses get the narrowest limits that any of them
-    had: what float32 holds.
+    Earlier releases compiled trees without recording which values the original refuses. Those trees get the narrowest limits that
+    any of them had: the range of float32.
     """
     if entry.name != "onnx-exact" or entry.options.get(CONSTRUCTION):
         return entry.options
@@ -47,5 +46,5 @@ def served_options(entry: RuntimeEntry, signature: Signature) -> Mapping[str, An
         if form.dtype is DType.FLOAT64
         for column in range(layout.fields[form.fields[0]].shape[0] if form.tensor else len(form.fields))
     ]
-    reason = "this package does not say which values its model refuses; pack the model again to have its own limits"
+    reason = "this package does not state which values its model refuses; pack the model again to record them"
     return {**entry.options, "guards": guards, "refusal": reason} if guards else entry.options

@@ -1,1 +1,1 @@
-"""The signature and the batch: typed columns to arrays and back, inference from data, validation."""
+"""The signature and the batch: types, inference from data, validation, and conversion to arrays and back."""

@@ -1,4 +1,4 @@
-"""A batch as an Arrow table and back, exactly. Golden examples are kept in this form. pyarrow is imported when it is used."""
+"""Converts a batch to an Arrow table and back, exactly. Golden examples are stored in this form. pyarrow is imported on use."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _ARROW_NAMES = {DType.FLOAT32: "float", DType.FLOAT64: "double", DType.TIMESTAMP
 
 
 def batch_to_arrow(batch: Batch) -> Any:
-    """A pyarrow.Table: plain columns in their own types, times as timestamp[us, UTC], json as text; a tensor as one list column
-    of its flat values a row and, beside it, `<name>#shape`. Nulls are Arrow nulls; NaN stays NaN."""
+    """Convert to a pyarrow.Table: plain columns in their own types, times as timestamp[us, UTC], JSON as text. A tensor becomes a
+    list column with each row's flat values and a column `<name>#shape`. Nulls are Arrow nulls; NaN stays NaN."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
@@ -35,7 +35,7 @@ def batch_to_arrow(batch: Batch) -> Any:
 
 
 def column_to_arrow(pa: Any, field: Field, values: Array, mask: Array | None) -> Any:
-    """A pyarrow.Array of single values, in the type that `batch_to_arrow` says."""
+    """A pyarrow.Array of single values, in the type that `batch_to_arrow` uses."""
     if field.dtype is DType.JSON:
         text = [json.dumps(value, ensure_ascii=False) for value in values.tolist()]
         return pa.array(text, type=pa.string(), mask=mask)
@@ -47,10 +47,10 @@ def column_to_arrow(pa: Any, field: Field, values: Array, mask: Array | None) ->
 
 
 def arrow_to_batch(layout: Layout, table: Any) -> Batch:
-    """The batch that `batch_to_arrow` made the table from.
+    """Convert a table of `batch_to_arrow` back to its batch.
 
     Raises:
-        PackageInvalid: "signature-invalid": the table has not the layout's columns and types.
+        PackageInvalid: "signature-invalid": the table's columns and types are not those of the layout.
     """
     import pyarrow as pa
 
@@ -58,7 +58,7 @@ def arrow_to_batch(layout: Layout, table: Any) -> Batch:
         pairs = [_from_column(pa, field, table) for field in layout.fields]
         return Batch.from_columns(layout, pairs, table.num_rows)
     except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        raise PackageInvalid("the stored rows do not fit the signature", code="signature-invalid") from error
+        raise PackageInvalid(f"the stored rows do not fit the signature: {error}", code="signature-invalid") from error
 
 
 def _from_column(pa: Any, field: Field, table: Any) -> tuple[Array, Array | None]:
@@ -96,7 +96,7 @@ def _from_arrow(pa: Any, field: Field, column: Any) -> tuple[Array, Array | None
 
 
 def fixed_width(column: Any, dtype: np.dtype[Any]) -> Array:
-    """The values of an Arrow array without nulls, copied. Its own to_numpy would import pandas into every worker."""
+    """Copy the values of an Arrow array without nulls. Arrow's own to_numpy would import pandas into every worker."""
     data = column.buffers()[1]
     if data is None:
         return np.empty(0, dtype=dtype)

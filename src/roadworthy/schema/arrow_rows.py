@@ -1,8 +1,8 @@
-"""Callers' Arrow tables as batches, as strictly as JSON, and answers as Arrow streams. `predict_arrow.py` in the gateway calls.
+"""Converts callers' Arrow tables to batches, as strictly as JSON, and answers to Arrow streams. Used by `predict_arrow.py`.
 
-Numbers may have any width that loses nothing: int32 for an int64 column, float64 for float32, integers up to 2^53 for a float. A
-boolean is no number, a NaN is no null, nested values are JSON text. Timestamps and dates carry their unit; without a zone they
-are UTC. A tensor is a list, or lists of lists.
+A number may have any width that loses nothing: int32 for an int64 column, float64 for float32, integers up to 2^53 for a float.
+A boolean is not a number, NaN is not null, and nested values are JSON text. Timestamps and dates carry their unit; those without
+a zone are UTC. A tensor is a list, or a list of lists.
 pyarrow is imported when it is used.
 """
 
@@ -45,15 +45,15 @@ def check_types(plan: ColumnPlan, schema: Any) -> None:
         kind = schema.field(field.name).type
         leaf = _leaf(kind, len(field.shape))
         if leaf is None or not _fits(field.dtype, leaf):
-            problem = f"{EXPECTED}, got" if field.dtype is DType.TIMESTAMP else "is"
-            raise misfit(field, "wrong-type", f"{problem} {_shown(kind)}")
+            expected = EXPECTED if field.dtype is DType.TIMESTAMP else f"expected {field.dtype.value}"
+            raise misfit(field, "wrong-type", f"{expected}, got {_shown(kind)}")
 
 
 def table_to_batch(plan: ColumnPlan, table: Any, parse: ParseJson) -> Batch:
-    """The rows of a validated table that `check_types` let pass.
+    """Convert the rows of a table that `check_types` accepted.
 
     Args:
-        plan: what is read of it.
+        plan: the columns to read.
         table: a pyarrow.Table.
         parse: reads the JSON text of nested values; raises MalformedBody.
 
@@ -67,8 +67,8 @@ def table_to_batch(plan: ColumnPlan, table: Any, parse: ParseJson) -> Batch:
 
 
 def text_bytes(table: Any) -> int:
-    """How many bytes of text the rows have, where that is more than the table has: in dictionaries and views a long text stands
-    once, and the rows may name it ten thousand times."""
+    """Bytes of text in the rows of dictionary and view columns. It can exceed the table's size: such a column stores a long text
+    once, and ten thousand rows may refer to it."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -80,14 +80,14 @@ def text_bytes(table: Any) -> int:
                 total += compute.sum(lengths.take(chunk.indices)).as_py() or 0
         elif pa.types.is_string_view(column.type):
             for chunk in column.chunks:
-                # 16 bytes a value, which begin with its length; many may lead to the same text
+                # 16 bytes per value, beginning with its length; many values may refer to the same text
                 views = np.frombuffer(chunk.buffers()[1], dtype=np.int32)[::4]
                 total += int(views[chunk.offset : chunk.offset + len(chunk)].sum(dtype=np.int64))
     return total
 
 
 def write_stream(batch: Batch) -> bytes:
-    """An Arrow stream with one column a field; tensors as fixed-size lists, nested ones for several dimensions."""
+    """An Arrow stream with one column per field; a tensor is a fixed-size list, nested if it has several dimensions."""
     import pyarrow as pa
 
     columns = {}
@@ -105,12 +105,12 @@ def write_stream(batch: Batch) -> bytes:
 
 
 def _shown(kind: Any) -> str:
-    """An Arrow type's name, bounded: nested types repeat the caller's own words."""
+    """An Arrow type's name, shortened: nested types contain names that the caller chose."""
     return "nested" if kind.num_fields else str(kind)[:40]
 
 
 def _leaf(kind: Any, depth: int) -> Any:
-    """The type of the values inside `depth` lists, or None when there are not so many."""
+    """The type of the values inside `depth` lists, or None if there are fewer lists."""
     import pyarrow as pa
 
     for _ in range(depth):
@@ -157,7 +157,7 @@ def _column(plan: ColumnPlan, field: Field, array: Any, rows: int, parse: ParseJ
     for size in field.shape:
         array, found = _opened(field, array)
         if size not in (found, -1):
-            raise misfit(field, "wrong-shape", f"has lists of {found} values")
+            raise misfit(field, "wrong-shape", f"expected shape {list(field.shape)}, got lists of {found} values")
         shape.append(found)
     if not shape:
         return _values(plan, field, array, parse)
@@ -166,26 +166,26 @@ def _column(plan: ColumnPlan, field: Field, array: Any, rows: int, parse: ParseJ
 
 
 def _opened(field: Field, array: Any) -> tuple[Any, int]:
-    """What is inside of an array of lists, and how long each of them is.
+    """The values inside an array of lists, and the length of each list.
 
     Raises:
-        InvalidInput: a list is null, or they are of different lengths.
+        InvalidInput: a list is null, or the lists have different lengths.
     """
     import pyarrow as pa
 
     if array.null_count:
-        raise misfit(field, "null-not-allowed", "has a null where a list should be")
+        raise misfit(field, "null-not-allowed", "expected a list in every row, got a null")
     if pa.types.is_fixed_size_list(array.type):
         return array.flatten(), array.type.list_size
     offsets = fixed_width(array.offsets, np.dtype(np.int64 if pa.types.is_large_list(array.type) else np.int32))
     lengths = np.diff(offsets)
     if not len(lengths) or (lengths != lengths[0]).any():
-        raise misfit(field, "wrong-shape", "has lists of different lengths")
+        raise misfit(field, "wrong-shape", "expected lists of one length, got different lengths")
     return array.flatten(), int(lengths[0])
 
 
 def _values(plan: ColumnPlan, field: Field, array: Any, parse: ParseJson) -> Column:
-    """Single values: at once where all of them are plainly right, else one by one, so that the row is named."""
+    """Single values: converted together if all are clearly valid, otherwise one by one, so that an error names its row."""
     if field.dtype is DType.TIMESTAMP:
         quick = _times(field, array, plan.layout.integers)
     else:
@@ -198,13 +198,13 @@ def _values(plan: ColumnPlan, field: Field, array: Any, parse: ParseJson) -> Col
     elif field.dtype is DType.STRING:
         for row, text in enumerate(plain):
             if text is not None and "\0" in text:
-                raise misfit(field, "wrong-type", "has a NUL character", row)
+                raise misfit(field, "wrong-type", "expected text without NUL characters, got one", row)
     (pair,) = decode_columns([field], [plain])
     return pair
 
 
 def _python_values(array: Any) -> list[Any]:
-    """One Python value each; those of a dictionary are made once, however often they occur."""
+    """One Python value each; a value of a dictionary is made only once, however often it occurs."""
     import pyarrow as pa
 
     if not pa.types.is_dictionary(array.type):
@@ -241,11 +241,11 @@ def _parsed(field: Field, text: str | None, row: int, parse: ParseJson) -> Any:
     try:
         return parse(text)
     except MalformedBody as error:
-        raise misfit(field, "wrong-type", "is not valid JSON", row) from error
+        raise misfit(field, "wrong-type", "expected JSON text, got text that is not valid JSON", row) from error
 
 
 def _numbers(field: Field, array: Any) -> Column | None:
-    """Numbers, booleans and times as one array, or None when the values have to be looked at one by one."""
+    """Numbers, booleans and times as one array, or None when the values must be read one by one."""
     import pyarrow as pa
 
     source = np.dtype(np.uint8) if field.dtype is DType.BOOL else _NUMBERS.get(str(array.type))
@@ -268,7 +268,7 @@ def _cast(dtype: DType, values: Array) -> Array:
 
 
 def _holds(dtype: DType, values: Array) -> bool:
-    """Whether the type holds all the values as JSON's rules ask for it."""
+    """Whether the type holds all the values under the rules for JSON."""
     if dtype.is_float and values.dtype.kind == "f":
         with np.errstate(over="ignore"):
             return bool(np.isfinite(_cast(dtype, values)).all())

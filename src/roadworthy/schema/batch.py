@@ -1,7 +1,7 @@
-"""Rows on their way through the system: one contiguous matrix per dtype, nulls in a mask.
+"""Batches, the form of rows inside the system: one contiguous matrix per dtype, with a mask for nulls.
 
-A Batch is what protocols decode into, what requests of one tick are joined as, and what frameworks take and give. Its form is
-fixed by a Layout, which is computed once per signature.
+Codecs decode requests into a Batch, the queue joins requests as one, and frameworks take and return one. A Layout, computed once
+per signature, fixes its form.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class BlockForm:
-    """Which fields share one array: all plain columns of a dtype, in order; or one tensor field alone.
+    """The fields that share one array: all plain columns of a dtype, in order, or a single tensor field.
 
     Attributes:
         dtype: element type of all of them.
         fields: positions in Layout.fields.
-        tensor: True when the block is one field with a trailing shape; its array is (rows, *shape), else (rows, k).
+        tensor: True for a single field with a trailing shape, whose array is (rows, *shape); otherwise it is (rows, k).
     """
 
     dtype: DType
@@ -38,10 +38,10 @@ class BlockForm:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the fields of one side of a signature lie in blocks. Equal fields give equal layouts.
+    """The placement of a signature's inputs or outputs in blocks. Equal fields give equal layouts.
 
     Attributes:
-        integers: the unit of integers that callers send for timestamps: "s", "ms", "us" or "ns"; None refuses them.
+        integers: the unit of integers sent as timestamps: "s", "ms", "us" or "ns"; None refuses such integers.
     """
 
     fields: tuple[Field, ...]
@@ -49,7 +49,7 @@ class Layout:
 
     @cached_property
     def blocks(self) -> tuple[BlockForm, ...]:
-        """Blocks in the order in which their first field appears."""
+        """Blocks, in the order of their first fields."""
         plain: dict[DType, list[int]] = {}
         forms: list[tuple[int, BlockForm]] = []
         for position, field in enumerate(self.fields):
@@ -62,7 +62,7 @@ class Layout:
 
     @cached_property
     def places(self) -> tuple[tuple[int, int], ...]:
-        """For each field its block number and its column in that block (0 for a tensor)."""
+        """For each field, its block number and its column in that block (0 for a tensor)."""
         places: list[tuple[int, int]] = [(0, 0)] * len(self.fields)
         for number, form in enumerate(self.blocks):
             for column, position in enumerate(form.fields):
@@ -75,13 +75,13 @@ class Layout:
         return {field.name: position for position, field in enumerate(self.fields)}
 
 
-class Block(msgspec.Struct, eq=False):  # a struct is made in half the time of a dataclass, several times a request
+class Block(msgspec.Struct, eq=False):  # several are made per request; a struct takes half the time of a dataclass
     """One array of a batch. Immutable by agreement.
 
     Attributes:
-        values: (rows, k) for plain columns, (rows, *shape) for a tensor. Where a value is null the array holds an unspecified
-            filler of the right type (0, "" or None), never NaN.
-        mask: bool, shape (rows, k) or for a tensor (rows, *shape), True where null; None when nothing is null.
+        values: (rows, k) for plain columns, (rows, *shape) for a tensor. A null is stored as an unspecified filler of the right
+            type (0, "" or None), never as NaN.
+        mask: bool, shape (rows, k) or for a tensor (rows, *shape), True for a null; None when there are no nulls.
     """
 
     values: Array
@@ -89,7 +89,7 @@ class Block(msgspec.Struct, eq=False):  # a struct is made in half the time of a
 
 
 class Batch(msgspec.Struct, eq=False):
-    """Rows in the form of a layout. Immutable by agreement: nobody writes into it or its arrays after construction."""
+    """Rows in the form of a layout. Immutable by agreement: no code writes to it or its arrays after construction."""
 
     layout: Layout
     rows: int
@@ -113,7 +113,7 @@ class Batch(msgspec.Struct, eq=False):
         return block.values[:, column], None if mask is None else mask[:, column]
 
     def slice(self, start: int, stop: int) -> Batch:
-        """Rows start to stop (exclusive) as views."""
+        """Rows from start to stop (exclusive), as views."""
         blocks = tuple(
             Block(block.values[start:stop], None if block.mask is None else block.mask[start:stop])
             for block in self.blocks
@@ -130,7 +130,7 @@ class Batch(msgspec.Struct, eq=False):
 
     @staticmethod
     def concatenate(batches: Sequence[Batch]) -> Batch:
-        """All rows of all batches, in order: one concatenation a block. All must have equal layouts; at least one is needed."""
+        """Join all rows of one or more batches of equal layout, in order, with one concatenation per block."""
         first = batches[0]
         if len(batches) == 1:
             return first
@@ -148,8 +148,8 @@ class Batch(msgspec.Struct, eq=False):
 
     @classmethod
     def from_columns(cls, layout: Layout, columns: Iterable[tuple[Array, Array | None]], rows: int) -> Batch:
-        """Build from one (values, mask) pair a field, in the layout's order; values already have the field's numpy dtype and
-        the shape (rows, *field.shape). Plain columns are copied into their block."""
+        """Build from one (values, mask) pair per field, in the layout's order. Values must have the field's numpy dtype and the
+        shape (rows, *field.shape). Plain columns are copied into their block."""
         pairs = list(columns)
         blocks: list[Block] = []
         for form in layout.blocks:

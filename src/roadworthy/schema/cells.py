@@ -1,6 +1,6 @@
-"""Columns of a batch as Python objects, with the mark of training where a value is missing, and as times of a unit.
+"""Converts columns of a batch to Python objects, with training's mark for missing values, and to times of a given unit.
 
-`restore.py` and `restore_frames.py` build containers of them.
+`restore.py` and `restore_frames.py` build containers from them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NS_LIMIT_US = (2**63 - 1) // 1000
 
 
 def list_maker(field: Field) -> Callable[[Array, Array | None], list[Any]]:
-    """As `object_maker`, to a list."""
+    """As `object_maker`, but returns a list."""
     mark = mark_value(field.missing)
     elements = None if field.element is None else as_elements(field.element)
 
@@ -35,7 +35,7 @@ def list_maker(field: Field) -> Callable[[Array, Array | None], list[Any]]:
 
 
 def object_maker(field: Field) -> Callable[[Array, Array | None], Array]:
-    """Values and mask to an array of Python objects with the mark of training where one is missing."""
+    """A function from values and mask to an array of Python objects, with training's mark for missing values."""
     mark = mark_value(field.missing)
     elements = None if field.element is None else as_elements(field.element)
 
@@ -58,13 +58,13 @@ def unit_of(kind: np.dtype[Any]) -> str:
 
 
 def times(values: Array, mask: Array | None, unit: str) -> Array:
-    """Microseconds since 1970 as datetime64 of a unit, NaT where null.
+    """Microseconds since 1970 UTC as datetime64 of a unit, NaT for null.
 
     Raises:
-        OverflowError: the unit cannot hold a time.
+        OverflowError: the unit cannot represent a time.
     """
     if unit == "ns" and len(values) and (np.abs(values) > _NS_LIMIT_US).any():
-        raise OverflowError("a time is beyond the years 1677 to 2262, which the model's datetime64[ns] cannot hold")
+        raise OverflowError("a time is outside the years 1677 to 2262, the range of the model's datetime64[ns]")
     moments: Array = values.astype("datetime64[us]").astype(f"datetime64[{unit}]")
     if mask is not None:
         moments[mask] = np.datetime64("NaT")

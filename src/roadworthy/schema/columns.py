@@ -1,6 +1,6 @@
-"""Tables by column name, as CSV and Arrow have them: which column is which field, and back to a Batch.
+"""Assigns the named columns of a CSV or Arrow table to fields, and assembles the Batch.
 
-A tensor of one fixed dimension may stand in one column of lists, `x`, or in a column for each number: `x[0]`, `x[1]`, …
+A tensor of one fixed dimension is either one column of lists, `x`, or one column per number: `x[0]`, `x[1]`, …
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Column = tuple[Array, Array | None]
 
 @dataclass(frozen=True, slots=True)
 class ColumnPlan:
-    """What to read of a table.
+    """The columns to read from a table.
 
     Attributes:
-        fields: one a column that is read, named and typed as that column has to be.
-        ignored: columns that are not read.
+        fields: one for each column to read, with the name and type that the column must have.
+        ignored: number of columns that are not read.
     """
 
     layout: Layout
@@ -31,7 +31,7 @@ class ColumnPlan:
     ignored: int
 
     def assemble(self, columns: Sequence[Column], rows: int) -> Batch:
-        """The batch out of values and mask of each of `fields`, in order."""
+        """Assemble the batch from the values and mask of each of `fields`, in order."""
         waiting = iter(columns)
         names = {field.name for field in self.fields}
         pairs = []
@@ -44,7 +44,7 @@ class ColumnPlan:
 
 
 class Plans:
-    """Plans for tables of one layout; `extra` as in `decode_rows`. The newest is kept: the same columns come again and again."""
+    """Plans for tables of one layout; `extra` as in `decode_rows`. The latest plan is cached, since columns rarely change."""
 
     def __init__(self, layout: Layout, extra: str) -> None:
         self._layout = layout
@@ -52,7 +52,7 @@ class Plans:
         self._newest: tuple[list[str], ColumnPlan] | None = None
 
     def plan(self, names: Sequence[str]) -> ColumnPlan:
-        """What to read of a table with these columns; no name may occur twice.
+        """Plan the reading of a table with these columns; names must be unique.
 
         Raises:
             InvalidInput: "missing-columns", "unknown-columns".
@@ -73,7 +73,7 @@ class Plans:
 
 
 def spread(field: Field) -> list[Field]:
-    """The columns of single values that a tensor of one fixed dimension can stand in; none for other fields."""
+    """The single-value columns that can carry a tensor of one fixed dimension; empty for other fields."""
     if len(field.shape) != 1 or field.shape[0] < 1:
         return []
     return [replace(field, name=f"{field.name}[{place}]", shape=()) for place in range(field.shape[0])]

@@ -1,4 +1,4 @@
-"""The types that a column or a tensor may have, and what each is called elsewhere."""
+"""The element types of columns and tensors, and their names in other systems."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 class DType(str, Enum):
     """A field's element type. Values are the names used in manifests, in the API and in error messages.
 
-    STRING and JSON live in object arrays; TIMESTAMP in int64 arrays of microseconds since 1970-01-01 UTC.
+    STRING and JSON are stored in object arrays, TIMESTAMP in int64 arrays of microseconds since 1970-01-01 UTC.
     """
 
     BOOL = "bool"
@@ -28,11 +28,11 @@ class DType(str, Enum):
     TIMESTAMP = "timestamp"
     JSON = "json"
 
-    __hash__ = str.__hash__  # that of Enum is a Python function, called for each of the tables below
+    __hash__ = str.__hash__  # Enum's own is a Python function, and the tables below would call it for every look-up
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
-        """The dtype of the array that holds such values in a Batch."""
+        """The dtype of the array that stores such values in a Batch."""
         return _NUMPY[self]
 
     @property
@@ -45,7 +45,7 @@ class DType(str, Enum):
 
     @property
     def is_numeric(self) -> bool:
-        """Integers and floats; not bool, not timestamp."""
+        """Whether it is an integer or float type; bool and timestamp are not."""
         return self.is_float or self.is_integer
 
     @property
@@ -55,7 +55,7 @@ class DType(str, Enum):
 
     @classmethod
     def from_numpy(cls, dtype: np.dtype[np.generic]) -> DType | None:
-        """The DType that holds values of a numpy dtype without loss, or None (objects need a look at the values).
+        """The DType that stores values of a numpy dtype without loss; None if unknown (objects need a look at the values).
 
         float16 widens to float32; datetime64 of any unit becomes TIMESTAMP; fixed-width text becomes STRING.
         """

@@ -1,7 +1,7 @@
-"""Names of what a training container held, exact enough to make the same again: types of columns, marks of missing values.
+"""Exact names for the column types and missing-value marks of a training container, from which the same container can be made.
 
-`infer.py` writes these names into fields, `restore.py` reads them. A name never rests on what a library would infer from values.
-pandas, polars and pyarrow are imported only when a caller holds one of theirs.
+`infer.py` writes these names into fields, `restore.py` reads them. A name never depends on what a library would infer from
+values. pandas, polars and pyarrow are imported only when a caller passes one of their objects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Form, Missing
 
 ORDERED = "category, ordered"
-"""Field.native of an ordered pandas category in packages of format 1 and 2, which leave the categories' own type open."""
+"""Field.native of an ordered pandas category in packages of format 1 and 2, which do not state the categories' type."""
 _CATEGORY = re.compile(r"category\[(.+)\](, ordered)?")
 _TEXT = re.compile(r"(str|string)\[(\w+)\]")
 _ARROW = re.compile(r"arrow\[(.+)\]")
@@ -29,12 +29,12 @@ _POLARS_TIME = re.compile(r"Datetime\[(ms|us|ns)(?:, (.+))?\]")
 
 
 def library_of(data: object) -> str:
-    """The top package that made `data`: "pandas", "polars", "numpy", "builtins" …; told without importing anything."""
+    """The top-level package of the type of `data`: "pandas", "polars", "numpy", "builtins" …; imports nothing."""
     return type(data).__module__.partition(".")[0]
 
 
 def mark_of(value: object) -> Missing | None:
-    """How a value says that it is missing, or None when it is a value."""
+    """The mark by which a value is missing, or None when it is present."""
     if value is None:
         return Missing.NULL
     if isinstance(value, (float, np.floating)):
@@ -48,7 +48,7 @@ def mark_of(value: object) -> Missing | None:
 
 
 def marks_of(values: Iterable[object]) -> tuple[list[Any], Missing | None]:
-    """The values that are there, and the mark that most of the missing ones have; None when none is missing."""
+    """The present values, and the most frequent mark of the missing ones; None when no value is missing."""
     present: list[Any] = []
     marks: Counter[Missing] = Counter()
     for value in values:
@@ -61,12 +61,12 @@ def marks_of(values: Iterable[object]) -> tuple[list[Any], Missing | None]:
 
 
 def most_frequent(marks: Counter[Missing]) -> Missing | None:
-    """The mark that was counted most often, of equals the first in the order of `Missing`."""
+    """The most frequent mark; among equally frequent ones, the first in the order of `Missing`."""
     return max(Missing, key=lambda mark: marks[mark]) if any(marks.values()) else None
 
 
 def mark_value(mark: Missing | None) -> Any:
-    """The value that stands for a missing one in a container of Python objects."""
+    """The value that marks a missing one in a container of Python objects."""
     if mark in (Missing.NA, Missing.NAT):
         import pandas as pd
 
@@ -75,8 +75,7 @@ def mark_value(mark: Missing | None) -> Any:
 
 
 def element_of(present: Sequence[object]) -> str | None:
-    """The numpy type that all of these values have, "tuple", or "array[float64]"; None for Python's own types, and where they are
-    mixed."""
+    """The numpy type of all of these values, "tuple", or "array[float64]"; None for Python's own types and for mixed ones."""
     kinds = {type(value) for value in present}
     if len(kinds) != 1:
         return None
@@ -90,10 +89,10 @@ def element_of(present: Sequence[object]) -> str | None:
 
 
 def as_elements(element: str) -> Callable[[list[Any]], list[Any]]:
-    """What turns Python values into the type that `element_of` named.
+    """A function that converts Python values to the type that `element_of` named.
 
     Raises:
-        TypeError: there is no such type.
+        TypeError: unknown type.
     """
     if element == "tuple":
         return lambda values: [tuple(value) if isinstance(value, list) else value for value in values]
@@ -103,12 +102,12 @@ def as_elements(element: str) -> Callable[[list[Any]], list[Any]]:
         return lambda values: [np.array(value, dtype=cells) if isinstance(value, list) else value for value in values]
     kind = getattr(np, element.removeprefix("numpy."), None)
     if not isinstance(kind, type) or not issubclass(kind, np.generic):
-        raise TypeError(f"there is no type {element!r}")
+        raise TypeError(f"unknown type {element!r}")
     return lambda values: [kind(value) for value in values]
 
 
 def pandas_name(dtype: Any) -> str:
-    """A pandas type's name from which `pandas_type` makes the same type again."""
+    """The name of a pandas type, from which `pandas_type` makes the same type."""
     import pandas as pd
 
     if isinstance(dtype, pd.CategoricalDtype):
@@ -121,7 +120,7 @@ def pandas_name(dtype: Any) -> str:
 
 
 def implied_name(field: Field) -> str | None:
-    """pandas' name of a field without `native`, where its dtype tells one: numbers, booleans, times, nested values."""
+    """pandas' type name for a field without `native`, if its dtype implies one: numbers, booleans, times, nested values."""
     if field.categorical or field.dtype is DType.STRING:
         return None
     if field.nullable and (field.dtype.is_integer or field.dtype is DType.BOOL):
@@ -130,12 +129,12 @@ def implied_name(field: Field) -> str | None:
 
 
 def numpy_name(field: Field) -> str:
-    """numpy's name of the type of a field without `native`."""
+    """numpy's type name for a field without `native`."""
     return "datetime64[us]" if field.dtype is DType.TIMESTAMP else field.dtype.numpy.name
 
 
 def _masked_name(dtype: DType) -> str:
-    """pandas' name of its nullable array for a dtype: int64 → Int64, uint8 → UInt8, bool → boolean."""
+    """The name of pandas' nullable type for a dtype: int64 → Int64, uint8 → UInt8, bool → boolean."""
     if dtype is DType.BOOL:
         return "boolean"
     return f"UI{dtype.value[2:]}" if dtype.value.startswith("u") else f"I{dtype.value[1:]}"
@@ -145,7 +144,7 @@ def pandas_type(field: Field) -> Any:
     """The pandas type of a field.
 
     Raises:
-        TypeError, ValueError: this pandas does not know it.
+        TypeError, ValueError: the installed pandas does not know it.
     """
     import pandas as pd
 
@@ -169,17 +168,17 @@ def _named_type(name: str, field: Field) -> Any:
 
 
 def plain_type(name: str) -> Any:
-    """The pandas type of that name, no category.
+    """The pandas type with that name; not for categories.
 
     Raises:
-        TypeError, ValueError: this pandas does not know it.
+        TypeError, ValueError: the installed pandas does not know it.
     """
     import pandas as pd
 
     text = _TEXT.fullmatch(name)
     if text is not None:
         kind, storage = text.groups()
-        if kind == "string" or storage == "pyarrow_numpy":  # pandas 2 has that storage, and no other way to say NaN
+        if kind == "string" or storage == "pyarrow_numpy":  # in pandas 2, only this storage uses NaN
             return pd.StringDtype(storage)
         return pd.StringDtype(storage, na_value=np.nan)
     arrow = _ARROW.fullmatch(name)
@@ -194,7 +193,7 @@ def _arrow_type(name: str) -> Any:
 
 
 def polars_name(dtype: Any) -> str | None:
-    """The name of a polars type from which `polars_type` makes the same type again; None where the field's dtype tells it."""
+    """The name of a polars type, from which `polars_type` makes the same type; None if the field's dtype implies it."""
     import polars as pl
 
     if isinstance(dtype, pl.Datetime):
@@ -209,7 +208,7 @@ def polars_name(dtype: Any) -> str | None:
 
 
 def _nested_name(pl: Any, dtype: Any) -> Any:
-    """A type that may hold others as JSON: its name, or a list of the outer type's name and what it holds."""
+    """A possibly nested type as JSON: its name, or a list of the outer type's name and its contents."""
     if dtype == pl.List:
         return ["List", _nested_name(pl, dtype.inner)]
     if dtype == pl.Array:
@@ -226,7 +225,7 @@ def polars_type(field: Field) -> Any:
     """The polars type of a field.
 
     Raises:
-        AttributeError, TypeError, ValueError: this polars does not know it.
+        AttributeError, TypeError, ValueError: the installed polars does not know it.
     """
     import polars as pl
 
@@ -240,7 +239,7 @@ def polars_type(field: Field) -> Any:
     if native is not None:
         return _nested_type(pl, json.loads(native))
     if field.dtype is DType.JSON:
-        return None  # format 1 and 2 did not note it
+        return None  # formats 1 and 2 did not record it
     if field.dtype in (DType.STRING, DType.BOOL):
         return pl.String if field.dtype is DType.STRING else pl.Boolean
     name = field.dtype.value
@@ -258,7 +257,7 @@ def _nested_type(pl: Any, name: Any) -> Any:
     if isinstance(name, str):
         kind = getattr(pl, name, None)
         if not isinstance(kind, type) or not issubclass(kind, pl.DataType):
-            raise TypeError(f"there is no type {name!r}")
+            raise TypeError(f"unknown type {name!r}")
         return kind()
     if name[0] == "List":
         return pl.List(_nested_type(pl, name[1]))
@@ -268,7 +267,7 @@ def _nested_type(pl: Any, name: Any) -> Any:
 
 
 def form_of(sample: Any) -> Form:
-    """What a sample is besides its columns; of a kind that `infer_inputs` takes."""
+    """The properties of a sample besides its columns; for samples that `infer_inputs` accepts."""
     if library_of(sample) == "pandas":
         name = pandas_name(sample.columns.dtype)
         known = name == "object" or _TEXT.fullmatch(name) is not None
@@ -288,7 +287,7 @@ def form_of(sample: Any) -> Form:
 
 
 def _by_row(frame: Any) -> bool:
-    """Whether a frame of one numpy type lies row by row in memory, as one made from an array does."""
+    """Whether a frame of one numpy type is stored row by row in memory, like one made from an array."""
     kinds = set(frame.dtypes)
     if len(kinds) != 1 or not isinstance(next(iter(kinds)), np.dtype) or frame.dtypes.iloc[0].kind not in "iufb":
         return False

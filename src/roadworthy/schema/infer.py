@@ -1,7 +1,7 @@
-"""A signature from a sample: the columns that were there, their types, whether anything was missing, what was seen.
+"""Infers a signature from a sample: its columns, their types, whether values are missing, and the values' range.
 
-`pack.py` calls this with the training rows and with the model's own answers. Nothing is guessed: a column that has no
-one type is refused with its name.
+`pack.py` calls this with the training rows and with the model's answers. Nothing is guessed: a column without a single type is
+refused by name.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from roadworthy.schema.time_units import series_times
 MAX_CATEGORIES = 256
 ARRAY_FIELD = "x"
 _EXACT_JSON = 2**53
+_CONVERT = "convert the column to text, numbers, booleans or times"
 
 
 def infer_inputs(sample: Any, *, privacy: Mapping[str, Privacy] | None = None) -> tuple[tuple[Field, ...], Container]:
-    """The input fields that `sample` shows, and the container that it came in.
+    """Infer the input fields of `sample`, and its container.
 
-    A pandas or polars DataFrame gives a field a column; a numpy array one tensor field "x" (a plain one for a 1-D array); a list
-    of dicts a field a key; a list of rows of numbers the same as the array. Beside the dtype each field has the exact type that
-    its column had, and how a missing value was written there.
+    A pandas or polars DataFrame gives one field per column; a numpy array one tensor field "x" (a plain field for a 1-D array); a
+    list of dicts one field per key; a list of rows of numbers the same as an array. Besides its dtype, each field records the
+    exact type of its column and the mark of a missing value.
 
     Raises:
         PackError: "empty-sample", "unsupported-column", "duplicate-column", "unknown-private-column".
@@ -52,7 +53,7 @@ def infer_inputs(sample: Any, *, privacy: Mapping[str, Privacy] | None = None) -
     unknown = sorted(set(chosen) - {field.name for field in fields})
     if unknown:
         raise PackError(
-            f"privacy names columns that are not there: {', '.join(unknown)}",
+            f"privacy= names columns that inputs= does not have: {', '.join(unknown)}",
             code="unknown-private-column",
             hint=f"the columns are: {', '.join(field.name for field in fields)}",
         )
@@ -60,7 +61,7 @@ def infer_inputs(sample: Any, *, privacy: Mapping[str, Privacy] | None = None) -
 
 
 def _with_privacy(field: Field, privacy: Privacy) -> Field:
-    """A private field tells nothing of its values either, unless the model's container needs its categories."""
+    """The field with its privacy. A private field reveals no values, except categories that the model's container needs."""
     if privacy is Privacy.KEEP:
         return field
     categories = field.categories if field.categorical else None
@@ -70,10 +71,8 @@ def _with_privacy(field: Field, privacy: Privacy) -> Field:
 def _fields_of(sample: Any) -> tuple[list[Field], Container]:
     library = library_of(sample)
     if library in ("pandas", "polars") and not hasattr(sample, "columns"):
-        raise PackError(
-            "the sample is one column",
-            code="unsupported-sample",
-            hint="give what the model takes: its values, with to_list(), or a DataFrame, with to_frame()",
+        raise _unsupported(
+            sample, "convert it to what the model takes: a list with to_list(), or a DataFrame with to_frame()"
         )
     if library in ("pandas", "polars"):
         _check_names(list(sample.columns))
@@ -90,71 +89,73 @@ def _fields_of(sample: Any) -> tuple[list[Field], Container]:
         if all(isinstance(row, dict) for row in sample):
             return _record_fields(sample), Container.RECORDS
         return [_list_field(sample)], Container.LISTS
-    raise PackError(
-        "the sample is of no known kind",
+    raise _unsupported(sample, "pass a pandas or polars DataFrame, a numpy array, or a list of records")
+
+
+def _unsupported(sample: object, hint: str) -> PackError:
+    return PackError(
+        f"inputs=: expected a DataFrame, a plain array or a list of rows, got {type(sample).__name__}",
         code="unsupported-sample",
-        hint="give a pandas or polars DataFrame, a numpy array, or a list of records",
+        hint=hint,
     )
 
 
+def _refused(name: str, problem: str, hint: str = _CONVERT) -> PackError:
+    return PackError(f"column {name!r}: {problem}", code="unsupported-column", hint=hint, facts={"column": name})
+
+
 def _check_plain(array: Array) -> None:
-    """Refuse kinds of arrays that a request cannot make again: masked ones and matrices."""
+    """Refuse kinds of arrays that cannot be restored from a request: masked arrays and matrices."""
     if isinstance(array, (np.ma.MaskedArray, np.matrix)):
-        raise PackError(
-            f"the sample is a {type(array).__name__}",
-            code="unsupported-sample",
-            hint="train on a plain array, with NaN where a value is missing: array.filled(np.nan), or np.asarray(matrix)",
+        raise _unsupported(
+            array, "train on a plain array with NaN for missing values: array.filled(np.nan), np.asarray(matrix)"
         )
 
 
 def _untyped(name: str) -> PackError:
-    return PackError(
-        f"column {name!r} holds missing values only, and its type does not tell what a value would be",
-        code="unsupported-column",
-        hint="drop the column, or give it the type that its values have, such as frame[name].astype('float64')",
-        facts={"column": name},
+    return _refused(
+        name,
+        "all values are missing, and its type does not define what a value would be",
+        "drop the column, or give it the type of its values, such as frame[name].astype('float64')",
     )
 
 
 def _not_restorable(name: str, kind: object) -> PackError:
-    return PackError(
-        f"column {name!r} has a type in which rows cannot be given to the model again ({kind})",
-        code="unsupported-column",
-        hint="convert the column to text, numbers, booleans or times before training",
-        facts={"column": name},
+    return _refused(
+        name, f"expected a type that can be restored exactly from a request, got {kind}", f"{_CONVERT} before training"
     )
 
 
 def _check_rows(rows: int) -> None:
     if rows == 0:
-        raise PackError(
-            "the sample has no rows", code="empty-sample", hint="give the rows that the model was trained on"
-        )
+        raise PackError("inputs= has no rows", code="empty-sample", hint="pass the rows that the model was trained on")
 
 
 def _check_names(names: list[Any]) -> None:
     for name in names:
         if not isinstance(name, str):
             raise PackError(
-                f"a column is named {name!r}, which is no text",
+                f"column {name!r}: expected a text name, got {type(name).__name__}",
                 code="unsupported-column",
                 hint="name the columns: frame.columns = frame.columns.astype(str)",
             )
         if not name or any(ord(character) < 32 or ord(character) == 127 for character in name):
-            raise PackError("a column has an empty name or one with control characters", code="unsupported-column")
+            raise _refused(name, "the name is empty or has control characters", "rename the column")
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise PackError(f"columns appear twice: {', '.join(twice)}", code="duplicate-column", hint="rename one of them")
+        raise PackError(
+            f"duplicate columns: {', '.join(twice)}", code="duplicate-column", hint="rename or drop one of each"
+        )
 
 
 def _list_field(sample: Sequence[Any]) -> Field:
-    """A list of numbers or of text, or of lists of them of one shape; None or NaN where one is missing."""
+    """A list of numbers or of text, or of equally shaped lists of them; None or NaN marks a missing value."""
     try:
         array = np.array(sample)
         shape = array.shape[1:]
         values = (
             np.array(sample, dtype=object) if array.dtype.kind == "U" else array
-        )  # NaN beside text would become text
+        )  # otherwise NaN among text would become text
         present, mark = marks_of(values.reshape(-1).tolist() if values.dtype.kind in "fO" else ())
         if values.dtype.kind == "O":
             if not present:
@@ -165,9 +166,9 @@ def _list_field(sample: Sequence[Any]) -> Field:
     text = array.dtype.kind == "U" and all(isinstance(value, str) for value in present)
     if array.dtype.kind not in "iufb" and not text:
         raise PackError(
-            "the sample's rows are not numbers, or texts, of one shape",
+            "inputs=: expected rows of one shape that hold only numbers or only text",
             code="unsupported-sample",
-            hint="give a DataFrame or a list of records when columns differ",
+            hint="pass a DataFrame or a list of records if the columns have different types",
         )
     field = _array_field(array)
     return dataclasses.replace(field, shape=shape, nullable=mark is not None, missing=mark, native=None)
@@ -194,7 +195,7 @@ def _pandas_field(name: str, series: Any) -> Field:
 
 
 def _pandas_mark(dtype: Any) -> Missing:
-    """How a column of any type but object writes a missing value."""
+    """The mark of a missing value in a column of any type except object."""
     if dtype.kind in "mM":
         return Missing.NAT
     value = getattr(dtype, "na_value", None)
@@ -273,7 +274,9 @@ def _array_field(array: Array) -> Field:
         exact = dataclasses.replace(field, native="object", missing=mark, element=element_of(present))
         return dataclasses.replace(exact, shape=array.shape[1:], categories=None)
     if array.dtype.kind in "SV":
-        raise PackError("an array of bytes cannot be served", code="unsupported-sample", hint="give text or numbers")
+        raise PackError(
+            "expected text or numbers, got an array of bytes", code="unsupported-sample", hint="decode it to text"
+        )
     nulls = array.dtype.kind == "f" and bool(np.isnan(array).any())
     field = _numbers(ARRAY_FIELD, array[~np.isnan(array)] if nulls else array.reshape(-1), nulls)
     exact_name = array.dtype.str.lstrip("<>=|") if array.dtype.kind == "U" else array.dtype.name
@@ -298,7 +301,7 @@ def _record_fields(sample: Sequence[Mapping[str, Any]]) -> list[Field]:
 
 
 def _object_field(name: str, present: list[Any], nulls: bool) -> Field:
-    """A field from Python values: all of one kind, or refused."""
+    """A field from Python values, which must all be of one kind."""
     kinds = {_python_kind(value) for value in present}
     if kinds == {int, float}:
         kinds = {float}
@@ -306,12 +309,7 @@ def _object_field(name: str, present: list[Any], nulls: bool) -> Field:
         raise _untyped(name)
     if len(kinds) != 1:
         found = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise PackError(
-            f"column {name!r} has no one type ({found})",
-            code="unsupported-column",
-            hint="convert the column to one type, or drop it",
-            facts={"column": name},
-        )
+        raise _refused(name, f"expected values of one type, got {found}", "convert the column to one type, or drop it")
     kind = kinds.pop()
     if kind is str:
         return _strings(name, present, nulls)
@@ -323,12 +321,7 @@ def _object_field(name: str, present: list[Any], nulls: bool) -> Field:
         return _numbers(name, array[~np.isnan(array)] if missing else array, nulls or missing)
     if kind in (dict, list):
         return Field(name, DType.JSON, nullable=nulls)
-    raise PackError(
-        f"column {name!r} holds values of a type that cannot be served ({kind.__name__})",
-        code="unsupported-column",
-        hint="convert the column to text, numbers, booleans or times",
-        facts={"column": name},
-    )
+    raise _refused(name, f"expected text, numbers, booleans or times, got {kind.__name__}")
 
 
 def _python_kind(value: Any) -> type:
@@ -343,11 +336,10 @@ def _python_kind(value: Any) -> type:
 def _category_field(name: str, categories: list[Any], nulls: bool) -> Field:
     field = _object_field(name, categories, nulls)
     if field.dtype not in (DType.STRING, DType.INT64, DType.BOOL):
-        raise PackError(
-            f"column {name!r} has categories that are not text or integers",
-            code="unsupported-column",
-            hint="give the column its plain type, such as frame[name].astype('float64'), or categories of text, before training",
-            facts={"column": name},
+        raise _refused(
+            name,
+            f"expected categories of text or integers, got {field.dtype.value}",
+            "before training, give the column its plain type, such as frame[name].astype('float64'), or text categories",
         )
     return Field(name, field.dtype, nullable=nulls, categories=tuple(categories), categorical=True)
 
@@ -362,11 +354,10 @@ def _strings(name: str, present: list[Any], nulls: bool) -> Field:
 
 def _times(name: str, values: Array, nulls: bool) -> Field:
     if loses_time(values):
-        raise PackError(
-            f"column {name!r} holds times finer than microseconds, or beyond the years 1 to 9999",
-            code="unsupported-column",
-            hint="round the column to microseconds before training: no request can carry more",
-            facts={"column": name},
+        raise _refused(
+            name,
+            "holds times finer than microseconds, or outside the years 1 to 9999",
+            "round the column to microseconds before training: requests cannot carry more",
         )
     present = values[~np.isnat(values)].astype("datetime64[us]").astype(np.int64)
     low, high = (str(present.min()), str(present.max())) if len(present) else (None, None)
@@ -374,15 +365,10 @@ def _times(name: str, values: Array, nulls: bool) -> Field:
 
 
 def _numbers(name: str, present: Array, nulls: bool) -> Field:
-    """A field from a numpy array without nulls, of any number of dimensions."""
+    """A field from a numpy array of any number of dimensions, without nulls."""
     dtype = DType.from_numpy(present.dtype)
     if dtype is None:
-        raise PackError(
-            f"column {name!r} has a type that cannot be served ({present.dtype.name})",
-            code="unsupported-column",
-            hint="convert the column to text, numbers, booleans or times",
-            facts={"column": name},
-        )
+        raise _refused(name, f"expected text, numbers, booleans or times, got {present.dtype.name}")
     if dtype is DType.TIMESTAMP:
         return _times(name, present, nulls)
     if dtype is DType.STRING:
@@ -390,11 +376,10 @@ def _numbers(name: str, present: Array, nulls: bool) -> Field:
     if dtype is DType.BOOL or not present.size:
         return Field(name, dtype, nullable=nulls)
     if dtype.is_float and not np.isfinite(present).all():
-        raise PackError(
-            f"column {name!r} holds infinities",
-            code="unsupported-column",
-            hint="replace them before training: no request may carry them",
-            facts={"column": name},
+        raise _refused(
+            name,
+            "expected finite numbers, got infinity",
+            "replace infinities before training: requests cannot carry them",
         )
     low, high = present.min().item(), present.max().item()
     return Field(name, dtype, nullable=nulls, minimum=repr(low), maximum=repr(high))
@@ -403,10 +388,10 @@ def _numbers(name: str, present: Array, nulls: bool) -> Field:
 def infer_outputs(
     answers: Mapping[str, Array], *, categories: Mapping[str, Sequence[Scalar]] | None = None
 ) -> tuple[Field, ...]:
-    """The output fields that a model's named answers show; `categories` gives an output's labels in their own order.
+    """Infer the output fields from a model's named answers; `categories` gives an output's labels in their own order.
 
     Raises:
-        PackError: "unsupported-output" for an answer of a type that cannot be sent.
+        PackError: "unsupported-output" for an answer that cannot be sent.
     """
     known = dict(categories or {})
     fields = []
@@ -416,14 +401,14 @@ def infer_outputs(
             field = _array_field(array)
         except PackError as error:
             raise PackError(
-                f"the model's answer {name!r} is of a type that cannot be sent",
+                f"output {name!r}: expected numbers, text or booleans, got {array.dtype}",
                 code="unsupported-output",
-                hint="answer numbers, text, booleans, or a dict of such arrays, one row each",
+                hint="return an array of numbers, text or booleans, or a dict of such arrays, with one value per row",
             ) from error
         labels = tuple(known[name]) if name in known else None
         if labels is not None and any(isinstance(label, int) and abs(label) >= _EXACT_JSON for label in labels):
-            labels = None  # JSON has no exact form of such integers; the answers themselves are integers of their dtype
+            labels = None  # JSON cannot carry such integers exactly; the answers themselves are integers of their dtype
         fields.append(Field(name, field.dtype, tuple(array.shape[1:]), field.nullable, categories=labels))
     if not fields:
-        raise PackError("the model answered nothing", code="unsupported-output")
+        raise PackError("the model returned no output", code="unsupported-output", hint="return at least one output")
     return tuple(fields)

@@ -1,13 +1,13 @@
-"""The exception by which the readers of single values report what is wrong with one."""
+"""The exception with which readers of single values report an invalid one."""
 
 from __future__ import annotations
 
 
 class ProblemError(Exception):
-    """One value that does not fit its field. The caller knows the column and the row, and turns it into InvalidInput.
+    """A value that does not fit its field. The caller, which knows the column and row, raises InvalidInput.
 
     Attributes:
-        code: of the InvalidInput. problem: what is wrong, as the end of a sentence about the column.
+        code: code of the InvalidInput. problem: what was expected and what came, without column and row.
     """
 
     def __init__(self, code: str, problem: str) -> None:

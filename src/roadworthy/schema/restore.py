@@ -1,7 +1,7 @@
-"""From a Batch to exactly the container that a model was trained on. Native runtimes hold one Restorer each.
+"""Restores a Batch to exactly the container that a model was trained on. Each native runtime has one Restorer.
 
-What every column becomes is settled once, from the names in `forms.py`; nothing is inferred from the values of a request, so one
-row, a missing value alone, or a million rows have the same form.
+The form of every column is determined once, from the names in `forms.py`. Nothing is inferred from a request's values, so one
+row, a single missing value and a million rows have the same form.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ Restore = Callable[[Batch], Any]
 
 
 class Restorer:
-    """Makes the training container again.
+    """Restores the training container.
 
     Attributes:
-        restore: a batch of the given fields to a container of its own, into which the model may write.
+        restore: converts a batch of the given fields to a new container, which the model may modify.
     """
 
     def __init__(self, fields: Sequence[Field], container: Container, form: Form = USUAL) -> None:
-        """Settles the form of every column.
+        """Determine the form of every column.
 
         Raises:
             ImportError: the container's library is not installed.
-            TypeError, ValueError, AttributeError: it does not know a type of the training container.
+            TypeError, ValueError, AttributeError: the library does not know a type of the training container.
         """
         self.restore: Restore = _MAKERS[container](tuple(fields), form)
 
     @classmethod
     def of(cls, signature: Signature) -> Restorer:
-        """For a signature's inputs."""
+        """The Restorer for a signature's inputs."""
         return cls(signature.inputs, signature.container, signature.form)
 
 
@@ -84,7 +84,7 @@ def _array_maker(field: Field) -> Callable[[Array, Array | None], Array]:
 
 
 def _fixed_text(values: Array, width: int) -> Array:
-    """numpy's text of fixed width, at least as wide as in training, and wide enough for every value."""
+    """numpy text of fixed width: at least the width in training, and wide enough for every value."""
     text = values.astype(str)
     return text if text.dtype.itemsize >= 4 * width else text.astype(f"U{width}")
 

@@ -1,6 +1,6 @@
-"""DataFrames of pandas and polars from a batch, every column in the type that it had in training. Called by `restore.py`.
+"""Builds pandas and polars DataFrames from a batch, every column in its training type. Called by `restore.py`.
 
-A frame whose columns are all numbers of one type is made from one matrix; others column by column.
+A frame whose columns are all numbers of one type is made from one matrix; other frames column by column.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class DataFrames:
     """pandas DataFrames of one signature."""
 
     def __init__(self, fields: tuple[Field, ...], form: Form) -> None:
-        """Settles types and labels; imports pandas."""
+        """Determine types and labels; imports pandas."""
         import pandas as pd
 
         names = [field.name for field in fields]
@@ -53,12 +53,12 @@ class DataFrames:
         frame = self._pandas.DataFrame(
             {number: make(*column_of(batch, position)) for number, position, make in self._columns}, copy=False
         )
-        frame.columns = self._labels.view()  # its own, so that a model may rename it
+        frame.columns = self._labels.view()  # the frame's own, which a model may rename
         return frame
 
 
 def _is_numbers(field: Field, kind: Any, dtype: DType) -> bool:
-    """Whether a column is one of plain numbers of `dtype`, which lie in a batch as they do in pandas."""
+    """Whether a column holds plain numbers of `dtype`, which are stored alike in a batch and in pandas."""
     return (
         field.dtype is dtype
         and not field.shape
@@ -69,7 +69,7 @@ def _is_numbers(field: Field, kind: Any, dtype: DType) -> bool:
 
 
 def _pandas_maker(pd: Any, field: Field, kind: Any) -> Maker:
-    """Values and mask of one column to a new array that pandas takes as a column of that type, without looking at the values."""
+    """A function from values and mask to a new array that pandas takes as a column of that type without inspecting values."""
     if field.shape:
         return lambda values, _mask: list(values)
     if isinstance(kind, np.dtype):
@@ -82,10 +82,10 @@ def _pandas_maker(pd: Any, field: Field, kind: Any) -> Maker:
 
 
 def _extension_maker(pd: Any, kind: Any) -> Maker:
-    """Text, times with a zone, nullable numbers; whatever else pandas makes from numbers with NaN."""
+    """For text, times with a zone, nullable numbers, and other types that pandas makes from numbers with NaN."""
     array = kind.construct_array_type()
     if isinstance(kind, pd.StringDtype):
-        # pandas documents _from_sequence as the way to make an extension array
+        # pandas documents _from_sequence as the constructor of extension arrays
         return lambda values, mask: array._from_sequence(_with_none(values, mask), dtype=kind)  # noqa: SLF001
     if isinstance(kind, pd.DatetimeTZDtype):
         return lambda values, mask: (
@@ -128,7 +128,7 @@ def _arrow_maker(pd: Any, field: Field, kind: Any) -> Maker:
     def make(values: Array, mask: Array | None) -> Any:
         plain: Any = values.tolist() if field.dtype is DType.STRING else np.ascontiguousarray(values)
         if field.dtype is DType.TIMESTAMP:
-            plain = times(plain, None, getattr(exact, "unit", "D"))  # a date has none
+            plain = times(plain, None, getattr(exact, "unit", "D"))  # a date has no unit
         return pd.arrays.ArrowExtensionArray(pa.array(plain, mask=mask, from_pandas=False).cast(exact))
 
     return make
@@ -142,7 +142,7 @@ def _with_none(values: Array, mask: Array | None) -> Array:
 
 
 def _with_nan(values: Array, mask: Array | None) -> Array:
-    """A column that may be missing is of floats here: no other type of numpy's can hold that."""
+    """The column with NaN for missing values; it has a float type, the only numpy type of numbers that can hold NaN."""
     filled = values.copy()
     if mask is not None:
         filled[mask] = np.nan
@@ -153,14 +153,14 @@ class PolarsFrames:
     """polars DataFrames of one signature."""
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
-        """Settles the types; imports polars."""
+        """Determine the types; imports polars."""
         import polars as pl
 
         self._frame = pl.DataFrame
         self._makers = [_polars_maker(pl, field, polars_type(field)) for field in fields]
 
     def restore(self, batch: Batch) -> Any:
-        """A frame of new columns."""
+        """Build a frame of new columns."""
         return self._frame([make(*column_of(batch, position)) for position, make in enumerate(self._makers)])
 
 

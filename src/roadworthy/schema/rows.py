@@ -1,8 +1,8 @@
-"""Rows as JSON gives them, turned into a Batch exactly, or refused with every problem named; and back.
+"""Converts rows parsed from JSON to a Batch exactly, or refuses them and names every problem; and converts them back.
 
-Protocols call this when their fast readers are in doubt, `tables.py` for lists of records. Nothing is coerced: "12" is no number,
-true is no 1, 1.5 is no integer. A caller's values do not appear in a message; but a number that stands for a time does, since its
-unit can be seen from it.
+Codecs call this when their fast readers are in doubt, `tables.py` for lists of records. Nothing is coerced: "12" is not a number,
+true is not 1, 1.5 is not an integer. A message does not contain a caller's values, except numbers sent as timestamps, because
+they show which unit was meant.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _Decode = Callable[[object], Any]
 
 _HINTS = {
-    "missing-columns": "send every column that the signature names",
-    "unknown-columns": "leave out columns that the signature does not name",
-    "wrong-type": "send the type that the signature names; nothing is converted",
-    "out-of-range": "send a number that the column's type can hold exactly",
-    "not-finite": "send a finite number, or null where the column allows it",
+    "missing-columns": "send every column of the signature",
+    "unknown-columns": "omit columns that are not in the signature",
+    "wrong-type": "send the type that the signature states; values are not converted",
+    "out-of-range": "send a value that the column's type can represent exactly",
+    "not-finite": "send a finite number, or null if the column allows it",
     "null-not-allowed": "send a value: this column had no nulls in training",
-    "unknown-category": "send one of the categories that the signature lists, for the model's column can hold no other value; in "
-    "training any other value was a missing one: where the column may be missing, send null",
-    "wrong-shape": "send rows of the shape that the signature names",
+    "unknown-category": "send one of the categories in the signature; training treated any other value as missing, so send null "
+    "instead if the column allows it",
+    "wrong-shape": "send rows of the shape that the signature states",
     "empty-batch": "send at least one row",
-    "integer-for-timestamp": "send text in ISO 8601, or set the endpoint's policy timestamps.integers to s, ms, us or ns",
-    "timestamp-far-from-training": "send the unit that the policy timestamps.integers names, or text in ISO 8601",
+    "integer-for-timestamp": "send ISO 8601 text, or set the endpoint's policy timestamps.integers to s, ms, us or ns",
+    "timestamp-far-from-training": "send the unit of the policy timestamps.integers, or ISO 8601 text",
 }
 
 
 class _Problems:
-    """Collects what is wrong, up to MAX_PROBLEMS, and raises it all at once; at MOST_COUNTED it stops counting."""
+    """Collects up to MAX_PROBLEMS problems and raises them together; stops counting at MOST_COUNTED."""
 
     def __init__(self) -> None:
         self.found: list[dict[str, Any]] = []
@@ -93,16 +93,16 @@ def _more(total: int) -> str:
 
 
 def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse") -> tuple[Batch, int]:
-    """Rows parsed from JSON as a Batch, and how many extra columns were ignored.
+    """Convert rows parsed from JSON to a Batch; also returns the number of extra values that were ignored.
 
     A row is a list of values in the layout's order, a dict by name, or the bare value when the layout has one field. A dict may
-    leave out a field that training's records left out where it was missing.
-    `extra` is "refuse" or "ignore". Timestamps are ISO 8601 text, or integers in the unit that the layout names.
+    omit a field if the training records omitted it when it was missing.
+    `extra` is "refuse" or "ignore". Timestamps are ISO 8601 text, or integers in the layout's unit.
 
     Raises:
-        InvalidInput: one of the codes above, or "invalid-input" when several kinds occur; facts["fields"] lists up to
-            MAX_PROBLEMS of them, each with name, code, problem, and row and expected where they apply; facts["more"] says how
-            many there are beside them.
+        InvalidInput: one of the codes above, or "invalid-input" when several kinds occur. facts["fields"] lists up to
+            MAX_PROBLEMS problems, each with name, code, problem, and row and expected if they apply; facts["more"] is the
+            number of further problems.
     """
     problems = _Problems()
     if not rows:
@@ -121,7 +121,7 @@ def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse"
 def decode_columns(
     fields: Sequence[Field], columns: Sequence[list[object]], integers: str | None = None
 ) -> list[tuple[Array, Array | None]]:
-    """Values and mask of each field from the same values by column, all of one length; `integers` as in Layout.
+    """As `decode_rows`, from columns of equal length; returns values and mask of each field. `integers` as in Layout.
 
     Raises:
         InvalidInput: as `decode_rows`.
@@ -133,7 +133,7 @@ def decode_columns(
 
 
 def match_columns(wanted: Sequence[str], names: Sequence[str], extra: str) -> int:
-    """How many of a table's column `names` are not `wanted`; `extra` as in `decode_rows`.
+    """Check a table's column `names`; return the number that is not `wanted`. `extra` as in `decode_rows`.
 
     Raises:
         InvalidInput: "missing-columns", "unknown-columns".
@@ -151,12 +151,12 @@ def match_columns(wanted: Sequence[str], names: Sequence[str], extra: str) -> in
 
 
 def hint_of(code: str) -> str | None:
-    """What to do about a refusal with that code."""
+    """The hint for a refusal with that code."""
     return _HINTS.get(code)
 
 
 def misfit(field: Field, code: str, problem: str, row: int | None = None) -> InvalidInput:
-    """The error for a whole column, or for one row of a table, that cannot be looked at value by value."""
+    """The error for a column, or for one row of a table, that is not checked value by value."""
     problems = _Problems()
     problems.add(
         code, field.name, row, problem, f"{field.dtype.value} {list(field.shape)}" if field.shape else field.dtype.value
@@ -172,7 +172,7 @@ def no_rows() -> InvalidInput:
 def _by_column(
     layout: Layout, rows: Sequence[object], extra: str, problems: _Problems
 ) -> tuple[list[list[object]], int]:
-    """Transpose rows of any accepted form into one list of values a field."""
+    """Transpose rows of any accepted form into one list of values per field."""
     if isinstance(rows[0], dict):
         return _from_records(layout, rows, extra, problems)
     width = len(layout.fields)
@@ -182,13 +182,12 @@ def _by_column(
         if bare:
             columns[0].append(_bare_value(layout.fields[0], row))
         elif isinstance(row, dict):
-            problems.add("wrong-type", None, number, "is an object where the rows before it are lists")
+            problems.add("wrong-type", None, number, "expected a list, as in the previous rows, got an object")
         elif not isinstance(row, (list, tuple)):
-            problems.add(
-                "wrong-type", None, number, f"is {_kind(row)}", "a list of values, or an object by column name"
-            )
+            expected = "a list of values, or an object by column name"
+            problems.add("wrong-type", None, number, f"expected {expected}, got {_kind(row)}", expected)
         elif len(row) != width:
-            problems.add("wrong-shape", None, number, f"has {len(row)} values", f"{width} values")
+            problems.add("wrong-shape", None, number, f"expected {width} values, got {len(row)}", f"{width} values")
         else:
             for column, value in zip(columns, row, strict=True):
                 column.append(value)
@@ -196,7 +195,7 @@ def _by_column(
 
 
 def _bare_value(field: Field, row: object) -> object:
-    """With one plain field both `v` and `[v]` are rows; a tensor's row is the nested list itself."""
+    """The value of a row with one field. For a plain field both `v` and `[v]` are rows; a tensor's row is the nested list."""
     if not field.shape and field.dtype is not DType.JSON and isinstance(row, (list, tuple)) and len(row) == 1:
         return row[0]
     return row
@@ -214,7 +213,7 @@ def _from_records(
     ignored = 0
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            problems.add("wrong-type", None, number, f"is {_kind(row)} where the rows before it are objects")
+            problems.add("wrong-type", None, number, f"expected an object, as in the previous rows, got {_kind(row)}")
             continue
         if len(row) != len(names) or not known.issuperset(row):
             surplus = [str(key) for key in row if key not in known]
@@ -258,7 +257,7 @@ def _decode_column(
                 continue
             plain = decode(value)
             if allowed is not None and plain not in allowed:
-                raise ProblemError("unknown-category", "is not one of the categories of training")
+                raise ProblemError("unknown-category", "expected one of the categories of training, got another value")
             decoded.append(plain)
         except ProblemError as problem:
             problems.add(problem.code, field.name, number, problem.problem, field.dtype.value)
@@ -267,7 +266,7 @@ def _decode_column(
 
 
 def _quick_numbers(field: Field, values: list[object]) -> Array | None:
-    """A whole column at once where that is provably the same as value by value: floats all, finite and below 2^53 apart."""
+    """The whole column at once if that equals reading it value by value: all values are finite Python floats. Otherwise None."""
     if not field.dtype.is_float or field.categorical or any(type(value) is not float for value in values):
         return None
     array = np.array(values, dtype=np.float64)
@@ -279,7 +278,7 @@ def _quick_numbers(field: Field, values: list[object]) -> Array | None:
 
 
 def _decoder(field: Field, integers: str | None) -> _Decode:
-    """What reads one value of the field."""
+    """A function that reads one value of the field."""
     if field.dtype is DType.TIMESTAMP:
         return lambda value: read_timestamp(field, value, integers)
     return partial(_DECODERS[field.dtype], field)
@@ -297,9 +296,11 @@ def _decode_tensor(
             if len(found) != len(field.shape) or any(
                 want not in (-1, got) for want, got in zip(field.shape, found, strict=True)
             ):
-                raise ProblemError("wrong-shape", f"has shape {list(found)}")
+                raise ProblemError("wrong-shape", f"expected shape {list(field.shape)}, got {list(found)}")
             if shape is not None and found != shape:
-                raise ProblemError("wrong-shape", "has another shape than the rows before it")
+                raise ProblemError(
+                    "wrong-shape", f"expected shape {list(shape)}, as in the previous rows, got {list(found)}"
+                )
             shape = found
             _flatten(field, value, len(field.shape), (flat, nulls), decode)
         except ProblemError as problem:
@@ -323,7 +324,7 @@ def _nested_shape(value: object, depth: int) -> tuple[int, ...]:
 
 
 def _flatten(field: Field, value: object, depth: int, into: tuple[list[Any], list[int]], decode: _Decode) -> None:
-    """Append the leaves of `value`, row-major, and where they are null; ragged nesting is a problem of shape."""
+    """Append the leaves of `value`, row-major, and the positions of nulls; ragged nesting is a problem of shape."""
     if depth == 0:
         flat, nulls = into
         if value is None:
@@ -337,63 +338,73 @@ def _flatten(field: Field, value: object, depth: int, into: tuple[list[Any], lis
     width = len(value[0]) if depth > 1 and value and isinstance(value[0], (list, tuple)) else None
     for item in value:
         if depth > 1 and (not isinstance(item, (list, tuple)) or len(item) != width):
-            raise ProblemError("wrong-shape", "is ragged")
+            raise ProblemError("wrong-shape", "expected nested lists of equal length, got different lengths")
         _flatten(field, item, depth - 1, into, decode)
 
 
 def _check_nullable(field: Field) -> None:
     if not field.nullable:
-        raise ProblemError("null-not-allowed", "is null")
+        raise ProblemError("null-not-allowed", f"expected {field.dtype.value}, got null")
+
+
+def _wrong_type(field: Field, value: object) -> ProblemError:
+    return ProblemError("wrong-type", f"expected {field.dtype.value}, got {_kind(value)}")
+
+
+def _not_finite(value: float) -> ProblemError:
+    return ProblemError("not-finite", f"expected a finite number, got {'NaN' if math.isnan(value) else 'infinity'}")
 
 
 def _decode_float(field: Field, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ProblemError("wrong-type", f"is {_kind(value)}")
+        raise _wrong_type(field, value)
     if isinstance(value, int):
         if abs(value) > _EXACT_FLOAT_LIMIT:
-            raise ProblemError("out-of-range", "is an integer that a float cannot hold exactly")
+            raise ProblemError(
+                "out-of-range", f"expected {field.dtype.value}, got an integer that it cannot represent exactly"
+            )
         return float(value)
     if not math.isfinite(value):
-        raise ProblemError("not-finite", "is not a finite number")
+        raise _not_finite(value)
     if field.dtype is DType.FLOAT32 and abs(value) > _FLOAT32_MAX:
-        raise ProblemError("out-of-range", "is beyond float32")
+        raise ProblemError("out-of-range", "expected float32, got a number outside its range")
     return value
 
 
 def _decode_integer(field: Field, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ProblemError("not-finite", "is not a finite number")
-        raise ProblemError("wrong-type", f"is {_kind(value)}")
+            raise _not_finite(value)
+        raise _wrong_type(field, value)
     bounds = np.iinfo(field.dtype.value)
     if not bounds.min <= value <= bounds.max:
-        raise ProblemError("out-of-range", f"is beyond {field.dtype.value}")
+        raise ProblemError("out-of-range", f"expected {field.dtype.value}, got a number outside its range")
     return value
 
 
-def _decode_bool(_field: Field, value: object) -> bool:
+def _decode_bool(field: Field, value: object) -> bool:
     if not isinstance(value, bool):
-        raise ProblemError("wrong-type", f"is {_kind(value)}")
+        raise _wrong_type(field, value)
     return value
 
 
-def _decode_string(_field: Field, value: object) -> str:
+def _decode_string(field: Field, value: object) -> str:
     if not isinstance(value, str):
-        raise ProblemError("wrong-type", f"is {_kind(value)}")
+        raise _wrong_type(field, value)
     _check_unicode(value)
     return value
 
 
 def _check_unicode(text: str) -> None:
-    """Half a surrogate pair is no text: nothing downstream can write it."""
+    """Refuse half a surrogate pair, which no later step could encode."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ProblemError("wrong-type", "is text with half a surrogate pair") from None
+        raise ProblemError("wrong-type", "expected valid Unicode text, got half a surrogate pair") from None
 
 
 def _decode_json(_field: Field, value: object) -> object:
-    """Any value, with finite numbers and whole text in it, however deep."""
+    """Any value whose numbers are finite and whose text is valid, at any depth."""
     waiting: list[object] = [value]
     while waiting:
         part = waiting.pop()
@@ -403,7 +414,7 @@ def _decode_json(_field: Field, value: object) -> object:
         elif isinstance(part, (list, tuple)):
             waiting.extend(part)
         elif isinstance(part, float) and not math.isfinite(part):
-            raise ProblemError("not-finite", "holds a number that is not finite")
+            raise _not_finite(part)
         elif isinstance(part, str):
             _check_unicode(part)
     return value
@@ -437,7 +448,7 @@ def _mask(length: int, nulls: list[int]) -> Array | None:
 
 
 def _kind(value: object) -> str:
-    """What JSON calls the type of `value`, with an article; never the value."""
+    """JSON's name for the type of `value`, with an article; never the value."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -450,8 +461,8 @@ def _kind(value: object) -> str:
 
 
 def encode_rows(batch: Batch) -> list[Any]:
-    """JSON-ready values, one a row: the bare value when the layout has one field, else a dict by name. Nulls are None,
-    timestamps RFC 3339 text in UTC with microseconds. Non-finite floats come out as they are: the caller refuses them first."""
+    """One JSON-ready value per row: the bare value when the layout has one field, otherwise a dict by name. Nulls are None,
+    timestamps RFC 3339 text in UTC with microseconds. Non-finite floats are not changed: the caller must refuse them first."""
     columns = [encode_column(batch, position) for position in range(len(batch.layout.fields))]
     if len(columns) == 1:
         return columns[0]
@@ -460,7 +471,7 @@ def encode_rows(batch: Batch) -> list[Any]:
 
 
 def encode_column(batch: Batch, position: int) -> list[Any]:
-    """JSON-ready values of one field, one a row, as in `encode_rows`."""
+    """One JSON-ready value per row of one field, as in `encode_rows`."""
     values, mask = batch.column_at(position)
     if batch.layout.fields[position].dtype is DType.TIMESTAMP:
         plain: Any = texts_of(values).tolist()

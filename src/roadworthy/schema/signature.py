@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out: named, typed fields. Made by `infer.py`, kept in manifests, checked by protocols."""
+"""The signature: a model's named, typed inputs and outputs. `infer.py` makes it, manifests keep it, codecs check it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Scalar = str | int | bool
 
 
 class Privacy(str, Enum):
-    """What may be kept of a field's values in records, golden examples and profiles."""
+    """How a field's values may be stored in records, golden examples and profiles."""
 
     KEEP = "keep"
     HASH = "hash"
@@ -21,19 +21,19 @@ class Privacy(str, Enum):
 
 
 class Container(str, Enum):
-    """The form in which the model's own code takes its rows; restored exactly before a native runtime is called."""
+    """The type in which the model's own code takes its rows; restored exactly before a native runtime is called."""
 
-    DATAFRAME = "dataframe"  # pandas.DataFrame, one column a field, in order
-    POLARS = "polars"  # polars.DataFrame, likewise
+    DATAFRAME = "dataframe"  # pandas.DataFrame, one column per field, in order
+    POLARS = "polars"  # polars.DataFrame, one column per field, in order
     ARRAY = "array"  # one numpy array, rows first; the signature then has exactly one field
-    RECORDS = "records"  # list of dicts, one a row
-    LISTS = "lists"  # list of lists of numbers or texts, one a row, or of bare ones; one field as for an array
+    RECORDS = "records"  # list of dicts, one per row
+    LISTS = "lists"  # list with one list of numbers or texts per row, or one bare value; one field, as for an array
 
 
 class Missing(str, Enum):
-    """How the training container wrote a missing value; the model gets it in the same way."""
+    """The training container's mark for a missing value; the model gets the same mark."""
 
-    NULL = "null"  # Python's None, or a null of polars
+    NULL = "null"  # Python's None, or a polars null
     NAN = "nan"
     NA = "na"  # pandas.NA
     NAT = "nat"
@@ -42,14 +42,14 @@ class Missing(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What the training container was besides its columns.
+    """Properties of the training container besides its columns.
 
     Attributes:
-        labels: pandas' name of the type of the column labels, or None for what pandas itself would choose.
+        labels: pandas' type name of the column labels, or None for pandas' default.
         labels_name: the name of the column labels (`frame.columns.name`), or None.
-        order: how numbers lay in memory, where that is not usual: "F" (column by column) for an array, "C" (row by row) for a
+        order: memory order of the numbers if it is not the default: "F" (column by column) for an array, "C" (row by row) for a
             DataFrame of one type.
-        rows: "tuple" or "array" when the rows of a list were such.
+        rows: "tuple" or "array" if the rows of a list had that type.
     """
 
     labels: str | None = None
@@ -58,27 +58,27 @@ class Form:
     rows: str | None = None
 
     def to_document(self) -> dict[str, str]:
-        """Plain JSON values; defaults are left out."""
+        """Plain JSON values; defaults are omitted."""
         document = {"labels": self.labels, "labels_name": self.labels_name, "order": self.order, "rows": self.rows}
         return {key: value for key, value in document.items() if value is not None}
 
     @classmethod
     def from_document(cls, document: dict[str, str]) -> Form:
-        """The form that `to_document` described.
+        """Parse the result of `to_document`.
 
         Raises:
-            TypeError, ValueError: it cannot be read.
+            TypeError, ValueError: the document is malformed.
         """
         form = cls(**document)
         if form.order not in (None, "C", "F") or form.rows not in (None, "tuple", "array"):
-            raise ValueError("an order is C or F, rows are tuples or arrays")
+            raise ValueError("expected order C or F, and rows tuple or array")
         if any(not isinstance(text, str) for text in document.values()):
-            raise TypeError("a form is described in text")
+            raise TypeError("expected text values in the form")
         return form
 
 
 USUAL = Form()
-"""The form of which nothing has to be said."""
+"""The form with only default values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +88,18 @@ class Field:
     Attributes:
         name: unique within its side of the signature; any text without control characters.
         dtype: element type.
-        shape: trailing shape of one row's value; () for a plain column. -1 stands for a length that varies between requests.
+        shape: trailing shape of one row's value; () for a plain column. -1 means a length that varies between requests.
         nullable: whether a value may be missing.
-        minimum, maximum: the smallest and largest value seen in training, as exact text (`repr`), or None. Told, not enforced.
-        categories: the distinct values seen in training, when they were few, else None.
-        categorical: the model takes a pandas category; a value outside `categories` is then refused, since the container could
-            not hold it. Otherwise an unseen category is passed to the model.
-        privacy: what may be kept of the values.
-        native: the training container's own name of the column's type where `dtype` does not tell it, such as "object",
-            "float16" or "datetime64[ns, UTC]"; the model gets its rows back in it (`forms.py`). Callers need not know it.
-        missing: how the training container wrote a missing value; None when none was missing, and in packages of format 1 and 2.
-        element: in a column of Python objects, the type of the values where it is not Python's own, such as "numpy.int64".
+        minimum, maximum: the smallest and largest training value, as exact text (`repr`), or None. For information only.
+        categories: the distinct training values if there were few, otherwise None.
+        categorical: the model takes a pandas category. A value outside `categories` is then refused, since the container cannot
+            hold it. Otherwise an unseen category is passed to the model.
+        privacy: how the values may be stored.
+        native: the training container's own type name of the column if `dtype` does not imply it, such as "object", "float16" or
+            "datetime64[ns, UTC]". The model's rows are restored to it (`forms.py`). Callers need not know it.
+        missing: the training container's mark for a missing value; None when no value was missing, and in packages of format 1
+            and 2.
+        element: in a column of Python objects, the type of the values if it is not Python's own, such as "numpy.int64".
     """
 
     name: str
@@ -115,7 +116,7 @@ class Field:
     element: str | None = None
 
     def to_document(self) -> dict[str, Any]:
-        """A dict of plain JSON values without floats, the same for equal fields; defaults are left out."""
+        """A dict of plain JSON values without floats, the same for equal fields; defaults are omitted."""
         document: dict[str, Any] = {"name": self.name, "dtype": self.dtype.value}
         if self.shape:
             document["shape"] = list(self.shape)
@@ -141,7 +142,7 @@ class Field:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Field:
-        """The field that `to_document` described.
+        """Parse the result of `to_document`.
 
         Raises:
             PackageInvalid: a key is missing or has a wrong value.
@@ -163,12 +164,12 @@ class Field:
                 element=document.get("element"),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise PackageInvalid("the signature has a field that cannot be read", code="signature-invalid") from error
+            raise PackageInvalid("the signature has a malformed field", code="signature-invalid") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Typed inputs and outputs of a model, in order, and the container (in its form) in which its own code takes the inputs."""
+    """Typed inputs and outputs of a model, in order, and the container and form in which its own code takes the inputs."""
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
@@ -188,10 +189,10 @@ class Signature:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Signature:
-        """The signature that `to_document` described.
+        """Parse the result of `to_document`.
 
         Raises:
-            PackageInvalid: it cannot be read.
+            PackageInvalid: the document is malformed.
         """
         try:
             return cls(
@@ -201,11 +202,14 @@ class Signature:
                 form=Form.from_document(document.get("form", {})),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise PackageInvalid("the signature cannot be read", code="signature-invalid") from error
+            raise PackageInvalid("the signature is malformed", code="signature-invalid") from error
 
     def accepts(self, caller: Signature) -> str | None:
-        """None when every request that fits `caller` also fits this signature and gets outputs of the same names and types;
-        otherwise one sentence that names the first difference. `caller` is an endpoint's signature, self a version's."""
+        """Whether this signature, a version's, can serve `caller`, an endpoint's.
+
+        Returns None when every request that fits `caller` also fits this signature and gets outputs of the same names and types;
+        otherwise a sentence that names the first difference.
+        """
         for mine, theirs, side in ((self.inputs, caller.inputs, "input"), (self.outputs, caller.outputs, "output")):
             if [field.name for field in mine] != [field.name for field in theirs]:
                 return f"the {side} names differ"
@@ -222,7 +226,7 @@ def _difference(field: Field, wanted: Field, side: str) -> str | None:
     if field.shape != wanted.shape:
         return f"{side} {field.name!r} has shape {list(field.shape)}, expected {list(wanted.shape)}"
     if side == "input" and wanted.nullable and not field.nullable:
-        return f"input {field.name!r} takes no nulls, the endpoint allows them"
+        return f"input {field.name!r} does not accept nulls, which the endpoint allows"
     if side == "input" and field.categorical and not set(wanted.categories or ()) <= set(field.categories or ()):
-        return f"input {field.name!r} does not take all categories that the endpoint allows"
+        return f"input {field.name!r} does not accept all categories that the endpoint allows"
     return None

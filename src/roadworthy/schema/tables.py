@@ -1,7 +1,7 @@
-"""From what people hold to a Batch: pandas and polars frames, numpy arrays, lists of records, and a model's named answers.
+"""Converts pandas and polars frames, numpy arrays, lists of records, and a model's named answers to a Batch.
 
-`package` brings data in through `to_batch`. The way back, into the container that a model was trained on, is in `restore.py`.
-pandas and polars are imported only when a caller holds one of theirs.
+`package` reads data through `to_batch`. `restore.py` converts back to the container that a model was trained on. pandas and
+polars are imported only when a caller passes one of their objects.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from roadworthy.foundation.errors import InvalidInput, ModelFault
 from roadworthy.schema.batch import Array, Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.forms import library_of, mark_of
-from roadworthy.schema.rows import decode_rows
+from roadworthy.schema.rows import decode_rows, match_columns, misfit, no_rows
 from roadworthy.schema.signature import Field
 from roadworthy.schema.time_arrays import from_integers, from_times, refused
 from roadworthy.schema.time_units import counts_of, series_times, to_micros
 
 
 def to_batch(layout: Layout, data: Any) -> Batch:
-    """A pandas or polars DataFrame, a numpy array, or a list of dicts or rows, in the form of `layout`; strict, as for requests.
+    """Convert a pandas or polars DataFrame, a numpy array, or a list of dicts or rows to a Batch of `layout`.
 
-    Columns are found by name, in any order. An array stands for the one tensor field, or for plain columns in order.
+    It is as strict as for requests. Columns are matched by name, in any order. An array is the one tensor field, or the plain
+    columns in order.
 
     Raises:
         InvalidInput: codes of `rows.py`.
@@ -40,14 +41,14 @@ def to_batch(layout: Layout, data: Any) -> Batch:
     if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
         return decode_rows(layout, _plain_rows(layout, data))[0]
     raise InvalidInput(
-        "the rows are of no known kind",
+        f"expected a DataFrame, an array or a list of records, got {type(data).__name__}",
         code="wrong-type",
-        hint="give a pandas or polars DataFrame, a numpy array, or a list of records",
+        hint="pass a pandas or polars DataFrame, a numpy array, or a list of records",
     )
 
 
 def _plain_rows(layout: Layout, rows: Sequence[Any]) -> list[Any]:
-    """Records or lists in Python's own types, with None where a value is missing, so that one decoder judges them all."""
+    """Records or lists in Python's own types, with None for missing values, so that one decoder checks them all."""
     nested = {field.name for field in layout.fields if field.dtype is DType.JSON}
     tensor = len(layout.fields) == 1 and bool(layout.fields[0].shape)
     return [
@@ -59,7 +60,7 @@ def _plain_rows(layout: Layout, rows: Sequence[Any]) -> list[Any]:
 
 
 def _positions(layout: Layout, row: Any) -> Any:
-    """A row of values in the layout's order, some of them nested."""
+    """A row of values in the layout's order; some may be nested."""
     if not isinstance(row, (list, tuple)) or len(row) != len(layout.fields):
         return _plain(row)
     return [
@@ -69,7 +70,7 @@ def _positions(layout: Layout, row: Any) -> Any:
 
 
 def _cell(value: Any) -> Any:
-    """A nested value: None where all of it is missing; what is inside of it stays."""
+    """A nested value; None if all of it is missing."""
     return None if mark_of(value) is not None else _inside(value)
 
 
@@ -82,9 +83,9 @@ def _inside(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value, or lists of values, in Python's own types, None where one is missing; times of numpy stay what they are."""
+    """A value, or lists of values, in Python's own types, with None for missing ones; numpy times are not converted."""
     if isinstance(value, np.ndarray):
-        # `tolist` of times would give nanoseconds as bare integers.
+        # `tolist` would convert times to nanoseconds, as bare integers.
         value = list(value) if value.dtype.kind in "mM" and value.ndim else value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
@@ -96,21 +97,15 @@ def _plain(value: Any) -> Any:
 
 
 def _from_frame(layout: Layout, names: list[Any], rows: int, values_of: Callable[[str], tuple[Any, Any]]) -> Batch:
-    wanted = [field.name for field in layout.fields]
-    missing = [name for name in wanted if name not in names]
-    unknown = [str(name) for name in names if name not in layout.positions]
-    for code, faults, words in (("missing-columns", missing, "missing"), ("unknown-columns", unknown, "not known")):
-        if faults:
-            fields = [{"name": name, "code": code, "problem": f"is {words}"} for name in faults]
-            raise InvalidInput(f"columns {words}: {', '.join(faults[:20])}", code=code, facts={"fields": fields})
+    match_columns([field.name for field in layout.fields], [str(name) for name in names], "refuse")
     if rows == 0:
-        raise InvalidInput("there are no rows", code="empty-batch", hint="send at least one row")
+        raise no_rows()
     pairs = [_fit(field, *values_of(field.name), integers=layout.integers) for field in layout.fields]
     return Batch.from_columns(layout, pairs, rows)
 
 
 def _pandas_values(series: Any) -> tuple[Any, Any]:
-    """Values as a numpy array and the mask of nulls, whatever extension type the series has."""
+    """Values as a numpy array and the mask of nulls, for a series of any extension type."""
     import pandas as pd
 
     nulls = series.isna().to_numpy()
@@ -148,13 +143,13 @@ def _polars_values(series: Any) -> tuple[Any, Any]:
 
 
 def _fit(field: Field, values: Any, nulls: Any, integers: str | None = None) -> tuple[Array, Array | None]:
-    """One column as the field's own dtype, exactly, with its mask; or InvalidInput."""
+    """Convert one column to the field's own dtype, exactly, with its mask; raises InvalidInput if that is impossible."""
     found = DType.from_numpy(values.dtype)
     mask = nulls if nulls is not None and nulls.any() else None
     if field.dtype is DType.TIMESTAMP and values.dtype.kind in "Miufb":
         return _fit_times(field, values, mask, integers)
-    if values.dtype.kind == "m":  # numpy would give its nanoseconds as bare integers
-        raise _fault(field, "wrong-type", "holds durations")
+    if values.dtype.kind == "m":  # numpy would convert durations to nanoseconds
+        raise misfit(field, "wrong-type", f"expected {field.dtype.value}, got durations")
     if (
         found is None
         or values.dtype.kind == "U"
@@ -172,12 +167,12 @@ def _fit(field: Field, values: Any, nulls: Any, integers: str | None = None) -> 
     if values.dtype != field.dtype.numpy:
         values = _cast(field, values)
     if field.dtype.is_float and not np.isfinite(values).all():
-        raise _fault(field, "not-finite", "holds numbers that are not finite")
+        raise misfit(field, "not-finite", "expected finite numbers, got NaN or infinity")
     return values, mask
 
 
 def _fit_times(field: Field, values: Array, mask: Array | None, integers: str | None) -> tuple[Array, Array | None]:
-    """A column of times from datetime64 or integers; of floats and booleans nothing but nulls."""
+    """Convert a column of datetime64 or integers to times; columns of floats and booleans may only hold nulls."""
     if values.dtype.kind == "M":
         micros, mask = from_times(field, values, mask)
     elif values.dtype.kind in "iu":
@@ -190,49 +185,46 @@ def _fit_times(field: Field, values: Array, mask: Array | None, integers: str | 
 
 
 def mask_for(field: Field, mask: Array | None) -> Array | None:
-    """`mask`, when the field may be null.
+    """Return `mask` if the field may be null.
 
     Raises:
         InvalidInput: "null-not-allowed".
     """
     if mask is not None and not field.nullable:
-        raise _fault(field, "null-not-allowed", "holds nulls")
+        raise misfit(field, "null-not-allowed", f"expected {field.dtype.value} in every row, got nulls")
     return mask
 
 
 def _cast(field: Field, values: Array) -> Array:
-    """To the field's dtype where no value changes: wider integers, integers to floats that hold them, floats to float32."""
+    """Convert to the field's dtype: integers of another width, integers to floats that represent them exactly, floats."""
     kind = values.dtype.kind
     if field.dtype.is_float and kind in "iuf":
         with np.errstate(over="ignore"):
             cast = values.astype(field.dtype.numpy)
         if kind in "iu" and (np.abs(values.astype(object)) > 2**53).any():
-            raise _fault(field, "out-of-range", "holds integers that a float cannot hold exactly")
+            raise misfit(
+                field, "out-of-range", f"expected {field.dtype.value}, got integers that it cannot represent exactly"
+            )
         return cast
     if field.dtype.is_integer and kind in "iu":
         bounds = np.iinfo(field.dtype.value)
         if len(values) and (int(values.min()) < bounds.min or int(values.max()) > bounds.max):
-            raise _fault(field, "out-of-range", f"holds numbers beyond {field.dtype.value}")
+            raise misfit(field, "out-of-range", f"expected {field.dtype.value}, got numbers outside its range")
         return values.astype(field.dtype.numpy)
-    raise _fault(field, "wrong-type", f"is not {field.dtype.value}")
-
-
-def _fault(field: Field, code: str, problem: str) -> InvalidInput:
-    entry = {"name": field.name, "code": code, "problem": problem, "expected": field.dtype.value}
-    return InvalidInput(f"column {field.name!r} {problem}", code=code, facts={"fields": [entry]})
+    raise misfit(field, "wrong-type", f"expected {field.dtype.value}, got {values.dtype}")
 
 
 def _from_array(layout: Layout, data: Array) -> Batch:
     rows = data.shape[0] if data.ndim else 0
     if rows == 0:
-        raise InvalidInput("there are no rows", code="empty-batch", hint="send at least one row")
+        raise no_rows()
     if len(layout.fields) == 1 and layout.fields[0].shape:
         field = layout.fields[0]
         fits = len(field.shape) == data.ndim - 1 and all(
             want in (-1, got) for want, got in zip(field.shape, data.shape[1:], strict=True)
         )
         if not fits:
-            raise _fault(field, "wrong-shape", f"has shape {list(data.shape[1:])}, expected {list(field.shape)}")
+            raise misfit(field, "wrong-shape", f"expected shape {list(field.shape)}, got {list(data.shape[1:])}")
         if data.dtype.kind == "O" or field.dtype.numpy == np.dtype(object):
             return decode_rows(layout, _plain_rows(layout, list(data)))[0]
         if field.dtype is DType.TIMESTAMP:
@@ -243,7 +235,7 @@ def _from_array(layout: Layout, data: Array) -> Batch:
     matrix = data.reshape(rows, 1) if data.ndim == 1 else data
     if matrix.ndim != 2 or matrix.shape[1] != len(layout.fields):
         raise InvalidInput(
-            f"the array has shape {list(data.shape)}, expected {len(layout.fields)} columns", code="wrong-shape"
+            f"expected an array with {len(layout.fields)} columns, got shape {list(data.shape)}", code="wrong-shape"
         )
     nulls = _gaps(matrix)
     pairs = [
@@ -254,7 +246,7 @@ def _from_array(layout: Layout, data: Array) -> Batch:
 
 
 def _gaps(data: Array) -> Array | None:
-    """Where an array says that a value is missing."""
+    """The mask of missing values in an array, or None if its type has none."""
     if data.dtype.kind == "O":
         return np.array([mark_of(value) is not None for value in data.reshape(-1).tolist()]).reshape(data.shape)
     if data.dtype.kind not in "fM":
@@ -269,7 +261,7 @@ def _fit_tensor(field: Field, data: Array, nulls: Array | None) -> tuple[Array, 
 
 
 def loses_time(times: Array) -> bool:
-    """Whether any of these datetime64 values is finer than a microsecond, or beyond the years 1 to 9999."""
+    """Whether any of these datetime64 values is finer than a microsecond, or outside the years 1 to 9999."""
     _, finer, beyond = to_micros(*counts_of(times))
     return bool((finer | beyond).any())
 
@@ -285,20 +277,20 @@ def _with_nan(values: Array, mask: Array) -> Array:
 
 
 def answers_to_batch(layout: Layout, answers: Mapping[str, Array], rows: int) -> Batch:
-    """What a model answered, by output name, in the form of the signature's outputs.
+    """Convert a model's answers, by output name, to the form of the signature's outputs.
 
     Raises:
-        ModelFault: "wrong-output-count" when an answer has another number of rows, "wrong-output-type" when a name is missing or
-            values or shapes are not the signature's.
+        ModelFault: "wrong-output-count" when an answer has the wrong number of rows, "wrong-output-type" when an output is
+            missing, or its values or shape do not fit the signature.
     """
     pairs: list[tuple[Array, Array | None]] = []
     for field in layout.fields:
         if field.name not in answers:
-            raise ModelFault(f"the model did not answer {field.name!r}", code="wrong-output-type")
+            raise ModelFault(f"the model did not return output {field.name!r}", code="wrong-output-type")
         values = np.asarray(answers[field.name])
         if values.ndim == 0 or values.shape[0] != rows:
             raise ModelFault(
-                f"the model gave {values.shape[0] if values.ndim else 'no'} rows of {field.name!r} for {rows}",
+                f"output {field.name!r}: expected {rows} rows, got {values.shape[0] if values.ndim else 'a single value'}",
                 code="wrong-output-count",
                 facts={"rows": rows},
             )
@@ -310,7 +302,10 @@ def _fit_answer(field: Field, values: Array) -> tuple[Array, Array | None]:
     if len(values.shape) - 1 != len(field.shape) or any(
         want not in (-1, got) for want, got in zip(field.shape, values.shape[1:], strict=True)
     ):
-        raise ModelFault(f"output {field.name!r} has shape {list(values.shape[1:])}", code="wrong-output-type")
+        raise ModelFault(
+            f"output {field.name!r}: expected shape {list(field.shape)}, got {list(values.shape[1:])}",
+            code="wrong-output-type",
+        )
     nulls = _null_answers(values) if field.nullable else None
     own = values.dtype == field.dtype.numpy and field.dtype is not DType.TIMESTAMP
     if own and values.dtype.kind != "O" and (nulls is None or not nulls.any()):
@@ -333,13 +328,13 @@ def _null_answers(values: Array) -> Array:
 
 
 def column_of(batch: Batch, position: int) -> tuple[Array, Array | None]:
-    """As Batch.column_at, without a mask that masks nothing: its block may hold nulls of other columns."""
+    """As Batch.column_at, but without a mask if the column has no nulls: the block may hold nulls of other columns."""
     values, mask = batch.column_at(position)
     return values, (mask if mask is not None and mask.any() else None)
 
 
 def batch_to_answers(batch: Batch) -> dict[str, Array]:
-    """One array a field, times as datetime64[us], nulls as NaN, NaT or None."""
+    """One array per field; times are datetime64[us], nulls are NaN, NaT or None."""
     answers: dict[str, Array] = {}
     for position, field in enumerate(batch.layout.fields):
         values, mask = column_of(batch, position)

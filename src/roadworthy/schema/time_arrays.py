@@ -1,6 +1,6 @@
-"""Whole arrays of times: numpy's datetime64 of any unit, and integers in the unit that the policy names, as microseconds.
+"""Converts whole arrays of times to microseconds: numpy's datetime64 of any unit, and integers in the policy's unit.
 
-`timestamps.py` reads single values; the answers here are the same, and an error names the first row that is wrong.
+The results equal those of `timestamps.py`, which reads single values; an error names the first invalid row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from roadworthy.schema.timestamps import from_integer, plausible, wrong_type
 
 
 def from_times(field: Field, times: Array, mask: Array | None = None) -> tuple[Array, Array | None]:
-    """Values and mask of a timestamp field from datetime64 values of any unit; NaT is null.
+    """Convert datetime64 values of any unit to values and mask of a timestamp field; NaT is null.
 
     Raises:
         InvalidInput: "out-of-range".
@@ -28,7 +28,7 @@ def from_times(field: Field, times: Array, mask: Array | None = None) -> tuple[A
 
 
 def from_counts(field: Field, counts: Array, unit: tuple[str, int], mask: Array | None) -> tuple[Array, Array | None]:
-    """The same from the integers behind typed times, which count so many of a unit.
+    """As `from_times`, from the integers behind typed times; `unit` is a unit and the number of them that an integer counts.
 
     Raises:
         InvalidInput: "out-of-range".
@@ -42,7 +42,7 @@ def from_counts(field: Field, counts: Array, unit: tuple[str, int], mask: Array 
 
 
 def from_integers(field: Field, values: Array, mask: Array | None, unit: str | None) -> Array:
-    """Microseconds of integers in `unit`; 0 where `mask` says null.
+    """Convert integers in `unit` to microseconds; 0 for nulls in `mask`.
 
     Raises:
         InvalidInput: codes of `from_integer`.
@@ -60,7 +60,7 @@ def from_integers(field: Field, values: Array, mask: Array | None, unit: str | N
 
 
 def refused(field: Field, values: Array, mask: Array | None) -> InvalidInput:
-    """The error for a column of another type than times, in which not all is null."""
+    """The error for a column that is not of times and holds more than nulls."""
     present = np.ones(values.shape, dtype=bool) if mask is None else ~mask
     problem = wrong_type(field, values.reshape(-1)[int(np.argmax(present.reshape(-1)))].item())
     return misfit(field, problem.code, problem.problem, _row(present))
@@ -72,9 +72,9 @@ def _misfit_of(field: Field, values: Array, wrong: Array, unit: str | None) -> I
         from_integer(field, value, unit)
     except ProblemError as problem:
         return misfit(field, problem.code, problem.problem, _row(wrong))
-    raise AssertionError("an array and a single value are read differently")
+    raise AssertionError("an array and a single value were read differently")
 
 
 def _row(wrong: Array) -> int:
-    """The row of the first wrong value."""
+    """The row of the first invalid value."""
     return int(np.argmax(wrong.reshape(wrong.shape[0], -1).any(axis=1)))

@@ -1,4 +1,4 @@
-"""Counts of any unit since 1970 UTC as microseconds: exact, or marked as what has no exact form."""
+"""Converts counts of any time unit since 1970 UTC to microseconds; marks those that cannot be converted exactly."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-MINIMUM = -62_135_596_800_000_000  # 0001-01-01T00:00:00Z, the first instant that ISO 8601 can write with four digits
+MINIMUM = -62_135_596_800_000_000  # 0001-01-01T00:00:00Z, the first instant with a four-digit year in ISO 8601
 MAXIMUM = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z, the last
-BEYOND = "beyond the years 1 to 9999"
+BEYOND = "outside the years 1 to 9999"
 FINER = "finer than a microsecond"
 
 _Array = np.ndarray[Any, np.dtype[Any]]
@@ -21,7 +21,7 @@ _MOST = 2**63 - 1
 
 
 def series_times(series: Any) -> _Array | None:
-    """The times of a pandas series as datetime64 in UTC, its nulls as NaT; None when its type is another (a date is another)."""
+    """A pandas series of times as datetime64 in UTC, with NaT for nulls; None for other types, dates among them."""
     arrow = getattr(series.dtype, "pyarrow_dtype", None)
     if series.dtype.kind != "M" or (arrow is not None and not str(arrow).startswith("timestamp")):
         return None
@@ -32,11 +32,11 @@ def series_times(series: Any) -> _Array | None:
 
 
 def counts_of(times: _Array) -> tuple[_Array, str, int]:
-    """The integers behind datetime64 values, with 0 for NaT, numpy's name of their unit, and how many of it each counts."""
+    """The integers behind datetime64 values, with 0 for NaT; numpy's name of their unit; how many of it one integer counts."""
     native = times.astype(times.dtype.newbyteorder("="), copy=False)
     unit, step = np.datetime_data(native.dtype)
     counts = np.where(np.isnat(native), np.int64(0), native.view(np.int64))
-    return (counts, "s", 1) if unit == "generic" else (counts, unit, step)  # without a unit there is only NaT
+    return (counts, "s", 1) if unit == "generic" else (counts, unit, step)  # without a unit, all values are NaT
 
 
 def texts_of(micros: _Array) -> _Array:
@@ -45,12 +45,12 @@ def texts_of(micros: _Array) -> _Array:
 
 
 def to_micros(counts: _Array, unit: str, step: int = 1) -> tuple[_Array, _Array, _Array]:
-    """Microseconds of integers that count `step` of `unit` (numpy's name); which of them are finer, and which lie beyond
-    the years 1 to 9999, or int64."""
+    """Convert integers that count `step` of `unit` (numpy's name) to microseconds; also returns which of them are finer than a
+    microsecond, and which are outside the years 1 to 9999 or int64."""
     over = counts > _MOST if counts.dtype == np.uint64 else np.zeros(counts.shape, dtype=bool)
     whole: Any = np.where(over, counts.dtype.type(0), counts).astype(np.int64)
     if unit in _PER_MICROSECOND:
-        # Several of a small unit are rare, and may be more than int64 holds.
+        # Steps of a small unit are rare, and their products may exceed int64.
         exact = whole if step == 1 else whole.astype(object) * step
         micros, rest = exact // _PER_MICROSECOND[unit], exact % _PER_MICROSECOND[unit]
         beyond = ((micros < MINIMUM) | (micros > MAXIMUM)).astype(bool)

@@ -1,7 +1,7 @@
-"""Reads one value of a timestamp column. In a Batch times are microseconds since 1970-01-01 UTC.
+"""Reads one value of a timestamp column. In a Batch, times are microseconds since 1970-01-01 UTC.
 
-Every path gives the same answer: a time without a zone is UTC, a date is its midnight in UTC, a time with a zone is converted,
-and nothing is rounded. An integer says nothing of its unit, so it is refused unless the endpoint's policy names one.
+All readers follow the same rules: a time without a zone is UTC, a date is its midnight in UTC, a time with a zone is converted,
+and nothing is rounded. An integer does not state its unit, so it is refused unless the endpoint's policy names one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from roadworthy.schema.signature import Field, Privacy
 from roadworthy.schema.time_units import BEYOND, FINER, MAXIMUM, MINIMUM, counts_of, to_micros
 
 UNITS = ("s", "ms", "us", "ns")
-"""The units that integers may have, as the policy `timestamps.integers` names them."""
+"""The units for integers, named as in the policy `timestamps.integers`."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _TEN_YEARS = 315_576_000_000_000
@@ -34,7 +34,7 @@ _MOST_DIGITS = 6
 
 
 def read_timestamp(field: Field, value: object, unit: str | None) -> int:
-    """Microseconds since 1970 UTC of text, of an integer in `unit`, or of a date or time of Python, pandas or numpy (no NaT).
+    """Convert text, an integer in `unit`, or a Python, pandas or numpy date or time (not NaT) to microseconds since 1970 UTC.
 
     Raises:
         ProblemError: "wrong-type", "out-of-range", "integer-for-timestamp", "timestamp-far-from-training".
@@ -53,10 +53,10 @@ def read_timestamp(field: Field, value: object, unit: str | None) -> int:
 
 
 def from_integer(field: Field, value: int, unit: str | None) -> int:
-    """Microseconds since 1970 UTC of an integer.
+    """Convert an integer to microseconds since 1970 UTC.
 
     Args:
-        field: its training range bounds what is plausible.
+        field: its training range limits the plausible times.
         unit: one of UNITS; None refuses every integer.
 
     Raises:
@@ -85,19 +85,19 @@ def from_integer(field: Field, value: int, unit: str | None) -> int:
 
 
 def plausible(field: Field) -> tuple[int, int] | None:
-    """The first and the last instant that an integer may stand for: ten years around the training range. None where the field has
-    no range: it is private, or training had nothing but nulls."""
+    """The first and last plausible instant for an integer: ten years around the training range. None if the field has no range
+    because it is private or had only nulls in training."""
     return _window(field.minimum, field.maximum)
 
 
 def to_text(moment: int) -> str:
-    """Microseconds as people read them; what lies beyond the calendar is shown as its end."""
+    """Microseconds as ISO 8601 text; instants outside the calendar are shown as its first or last instant."""
     inside = min(max(moment, MINIMUM), MAXIMUM)
     return f"{(_EPOCH + inside * _MICROSECOND).replace(tzinfo=None).isoformat()}Z"
 
 
 def wrong_type(field: Field, value: object) -> ProblemError:
-    """The problem of a value that is no timestamp at all."""
+    """The problem of a value that is not a timestamp."""
     return ProblemError("wrong-type", f"{EXPECTED}, got {_kind(field, value)}")
 
 
@@ -121,16 +121,16 @@ def _from_text(text: str) -> int:
     """ISO 8601: a date, or a date and a time of day with or without a zone."""
     match = _TEXT.fullmatch(text)
     if match is None:
-        raise ProblemError("wrong-type", f"{EXPECTED}, got text in another form")
+        raise ProblemError("wrong-type", f"{EXPECTED}, got text in another format")
     fraction, zone = match.groups()
-    if fraction is not None and len(fraction) > _MOST_DIGITS:  # `fromisoformat` would cut it short in silence
+    if fraction is not None and len(fraction) > _MOST_DIGITS:  # `fromisoformat` would truncate it silently
         if fraction[_MOST_DIGITS:].strip("0"):
             raise ProblemError("out-of-range", f"is {FINER}")
         text = text.replace(fraction, fraction[:_MOST_DIGITS])
     try:
         moment = dt.datetime.fromisoformat(text.upper())
     except ValueError:
-        raise ProblemError("wrong-type", f"{EXPECTED}, got text that is no date of the calendar") from None
+        raise ProblemError("wrong-type", f"{EXPECTED}, got a date that does not exist") from None
     return ((moment if zone is not None else moment.replace(tzinfo=dt.UTC)) - _EPOCH) // _MICROSECOND
 
 
@@ -147,7 +147,7 @@ def _from_datetime(moment: dt.datetime) -> int:
 
 def _from_datetime64(moment: np.datetime64) -> int:
     if np.isnat(moment):
-        raise ProblemError("null-not-allowed", "is NaT where a timestamp is expected")
+        raise ProblemError("null-not-allowed", f"{EXPECTED}, got NaT")
     counts, unit, step = counts_of(np.array([moment]))
     (micros,), (finer,), (beyond,) = to_micros(counts, unit, step)
     if finer or beyond:
@@ -156,7 +156,7 @@ def _from_datetime64(moment: np.datetime64) -> int:
 
 
 def _shown(field: Field, value: float) -> str:
-    """A number in brackets; none of a private column, and none that is too long to read."""
+    """A number in parentheses; empty for a private column, and for a number too long to read."""
     if field.privacy is not Privacy.KEEP or (isinstance(value, int) and abs(value) >= _LONGEST_SHOWN):
         return ""
     return f" ({value})"

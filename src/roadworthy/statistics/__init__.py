@@ -1,1 +1,1 @@
-"""Pure mathematics: bins and counts, evidence, intervals. numpy only; no I/O, and nothing of models or packages."""
+"""Pure mathematics: bins and counts, evidence, intervals. Uses numpy only, does no I/O, and knows no models or packages."""

@@ -1,7 +1,8 @@
-"""The Beta distribution in logarithms: its normaliser and both of its tails, exact where they underflow. Standard library only.
+"""The Beta distribution in logarithms: its normaliser and both tails, accurate where the plain values underflow.
 
-`e_process.py` and `intervals.py` call it. scipy is no dependency of a plain install, and its `betainc` rounds the tails to 0 that
-evidence is made of; tests/statistics compares these functions with scipy and with exact fractions.
+Uses the standard library only; called by `e_process.py` and `intervals.py`. scipy is not a dependency of a plain install, and its
+`betainc` rounds to 0 the small tails on which evidence depends. tests/statistics compares these functions with scipy and with
+exact fractions.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _HALVINGS = 200
 def log_beta(a: float, b: float) -> float:
     """ln B(a, b) for a, b > 0.
 
-    From 10 on by Stirling's series, in which the large terms cancel before they are rounded (DiDonato and Morris, TOMS 708,
-    1992); the difference of three `lgamma` would lose the digits that log E is made of.
+    From 10 on it uses Stirling's series, in which the large terms cancel before they are rounded (DiDonato and Morris, TOMS 708,
+    1992); the difference of three `lgamma` would lose the digits that log E needs.
     """
     p, q = min(a, b), max(a, b)
     if q < _STIRLING_FROM:
@@ -35,7 +36,7 @@ def log_beta(a: float, b: float) -> float:
 
 
 def _stirling_error(x: float) -> float:
-    """ln Gamma(x) less Stirling's formula, for x >= 10."""
+    """ln Gamma(x) minus Stirling's formula, for x >= 10."""
     square, total = 1.0 / (x * x), 0.0
     for coefficient in reversed(_STIRLING):
         total = total * square + coefficient
@@ -56,7 +57,7 @@ def log_beta_cdf(x: float, a: float, b: float) -> float:
 
 
 def log_beta_sf(x: float, a: float, b: float) -> float:
-    """ln(1 - I_x(a, b)): the logarithm of the probability that a Beta(a, b) variable is over x."""
+    """ln(1 - I_x(a, b)): the logarithm of the probability that a Beta(a, b) variable is above x."""
     if not 0.0 < x < 1.0:
         return -math.inf if x >= 1.0 else 0.0
     if left_of_the_middle(x, a, b):
@@ -65,7 +66,7 @@ def log_beta_sf(x: float, a: float, b: float) -> float:
 
 
 def left_of_the_middle(x: float, a: float, b: float) -> bool:
-    """Whether the fraction below converges quickly for (x, a, b); for (1 - x, b, a) where it does not."""
+    """Whether `beta_fraction` converges quickly for (x, a, b); if not, it does for (1 - x, b, a)."""
     return x < (a + 1.0) / (a + b + 2.0)
 
 
@@ -74,7 +75,7 @@ def _log_tail(x: float, a: float, b: float) -> float:
 
 
 def _log_complement(log_p: float) -> float:
-    """ln(1 - p). Where rounding took p over 1 nothing is left."""
+    """ln(1 - p); minus infinity if rounding made p exceed 1."""
     if log_p >= 0.0:
         return -math.inf
     return math.log(-math.expm1(log_p)) if log_p > -math.log(2.0) else math.log1p(-math.exp(log_p))
@@ -85,7 +86,7 @@ def beta_fraction(x: float, a: float, b: float) -> float:
     Recipes 6.4.
 
     Raises:
-        ArithmeticError: no convergence within a million rounds, which a and b below 10^11 never need.
+        ArithmeticError: no convergence within a million iterations, which a and b below 10^11 never need.
     """
     c, d = 1.0, 1.0 / _not_zero(1.0 - (a + b) * x / (a + 1.0))
     value = d
@@ -98,7 +99,7 @@ def beta_fraction(x: float, a: float, b: float) -> float:
         value *= d * c
         if abs(d * c - 1.0) < 1e-16:
             return value
-    raise ArithmeticError(f"the fraction of I_{x}({a}, {b}) did not converge")
+    raise ArithmeticError(f"the continued fraction of I_{x}({a}, {b}) did not converge")
 
 
 def _not_zero(value: float) -> float:
@@ -106,8 +107,7 @@ def _not_zero(value: float) -> float:
 
 
 def root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where an increasing function crosses 0 between low and high, by bisection to the last digit; the nearer end when it does
-    not cross."""
+    """The zero of an increasing function between low and high, by bisection to the last digit; else the nearer end."""
     if function(low) >= 0.0:
         return low
     if function(high) <= 0.0:

@@ -1,7 +1,7 @@
 """Fixed bins and the counts in them.
 
-Made once from training data (`package/profile.py`); whoever counts live traffic in the same bins gets counts that add up, in
-any order and from any number of processes. Floats travel as exact text, so that documents have a canonical form.
+Bins are made once, from training data (`package/profile.py`). Counts of live traffic in the same bins can be added in any order
+and from any number of processes. Floats are written as exact text, so that documents have a canonical form.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Category = str | int | bool
 NUMBER_BINS = 20
 TOP_CATEGORIES = 64
 FEW_DISTINCT = 30
-"""So many different whole numbers are categories at most…"""
+"""Maximum number of different whole numbers that count as categories…"""
 _LEAST_REPEATED = 5
-"""…where each came so often on average; fewer values say little about which others there are."""
+"""…and the minimum average frequency of each; fewer values tell little about which other values exist."""
 _WHOLE = 2.0**53
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many values fell into each cell of one column's bins. Adding two of the same bins is exact.
+    """Number of values in each cell of one column's bins. Adding counts of the same bins is exact.
 
     Attributes:
-        cells: one count a cell; what a cell means is said by the bins that counted.
-        missing: values that were null, or NaN.
+        cells: one count per cell; the bins define the meaning of a cell.
+        missing: number of nulls and NaN.
     """
 
     cells: tuple[int, ...]
@@ -40,11 +40,11 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """All values that were counted, missing ones included."""
+        """Number of all counted values, missing ones included."""
         return sum(self.cells) + self.missing
 
     def __add__(self, other: Counts) -> Counts:
-        """Raises ValueError: the other has a different number of cells, so it came from other bins."""
+        """Raises ValueError: `other` has a different number of cells, so it comes from other bins."""
         if len(self.cells) != len(other.cells):
             raise ValueError("counts of different bins cannot be added")
         return Counts(
@@ -55,25 +55,25 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class NumberBins:
-    """Bins of a numeric column, about equally full in training. A value that alone fills a bin has that bin for itself.
+    """Bins of a numeric column, about equally full in training. A value that fills a bin alone has its own bin.
 
     Attributes:
-        edges: ascending; the first and the last are the smallest and largest finite value of training. Empty when training
-            had no value at all.
+        edges: ascending; the first and last are the smallest and largest finite training value. Empty when training had
+            no value.
 
-    Cells, in order: below the first edge (never seen in training), one for each pair of neighbouring edges (left edge
-    included, right edge excluded, but the last bin includes both), above the last edge (never seen). k edges make k + 1
-    cells; one edge makes the three cells below, equal, above; no edge makes one cell.
+    Cells, in order: below the first edge (unseen in training), one for each pair of neighbouring edges (left edge
+    included, right edge excluded, but the last bin includes both), above the last edge (unseen). k edges make k + 1
+    cells; one edge makes three cells (below, equal, above); no edge makes one cell.
     """
 
     edges: tuple[float, ...]
 
     @classmethod
     def of(cls, values: Array, mask: Array | None = None, *, bins: int = NUMBER_BINS) -> NumberBins:
-        """Equal-mass bins of training values (any numeric dtype, shape (n,)); nulls and non-finite values are left out.
+        """Equal-mass bins of training values (any numeric dtype, shape (n,)); nulls and non-finite values are ignored.
 
-        Up to `bins` different values have a bin each. Of more, those that are a quantile more than once have: a column that is
-        mostly zero would otherwise have one bin for zero and everything above it.
+        Up to `bins` different values have one bin each. If there are more, a value that is a quantile more than once has its own
+        bin: a mostly-zero column would otherwise have one bin for zero and everything above it.
         """
         present = _present(values, mask)
         finite = present[np.isfinite(present)]
@@ -97,7 +97,7 @@ class NumberBins:
         return max(len(self.edges) + 1, 3)
 
     def count(self, values: Array, mask: Array | None = None) -> Counts:
-        """Count values of shape (n,) into the cells; `mask` is True where a value is null. NaN counts as missing."""
+        """Count values of shape (n,) into the cells; `mask` is True for nulls. NaN counts as missing."""
         present = _present(values, mask)
         numbers = present[~np.isnan(present)]
         missing = len(values) - len(numbers)
@@ -116,20 +116,20 @@ class NumberBins:
 
 @dataclass(frozen=True, slots=True)
 class CategoryBins:
-    """Bins of a column with distinct values: the most frequent ones of training.
+    """Bins of a column with distinct values: the most frequent training values.
 
     Attributes:
-        categories: most frequent first; equally frequent ones by their text.
+        categories: most frequent first; equally frequent ones sorted by their text.
 
-    Cells: one a category, then one for every other value. When training filled that last cell with 0, whatever falls into it
-    later was never seen.
+    Cells: one per category, then one for all other values. If training left that last cell empty, a value that later falls into
+    it is unseen.
     """
 
     categories: tuple[Category, ...]
 
     @classmethod
     def of(cls, values: Array, mask: Array | None = None, *, top: int = TOP_CATEGORIES) -> CategoryBins:
-        """The `top` most frequent of the values (strings, whole numbers or bools, shape (n,)); nulls are left out."""
+        """The `top` most frequent values (strings, whole numbers or bools, shape (n,)); nulls are ignored."""
         tally: dict[Category, int] = {}
         for value in _present_objects(values, mask):
             tally[value] = tally.get(value, 0) + 1
@@ -142,7 +142,7 @@ class CategoryBins:
         return len(self.categories) + 1
 
     def count(self, values: Array, mask: Array | None = None) -> Counts:
-        """Count values of shape (n,) into the cells; `mask` is True where a value is null. None and NaN count as missing."""
+        """Count values of shape (n,) into the cells; `mask` is True for nulls. None and NaN count as missing."""
         place = {category: number for number, category in enumerate(self.categories)}
         rest = len(self.categories)
         present = _present_objects(values, mask)
@@ -156,7 +156,7 @@ class CategoryBins:
 
 @dataclass(frozen=True, slots=True)
 class NoBins:
-    """A column of which only presence is counted: nested values, tensors, and what must not be kept."""
+    """Bins of a column whose presence alone is counted: nested values, tensors, and values that must not be stored."""
 
     @property
     def cells(self) -> int:
@@ -177,7 +177,7 @@ Bins = NumberBins | CategoryBins | NoBins
 
 
 def bins_of_numbers(values: Array, mask: Array | None = None) -> NumberBins | CategoryBins:
-    """Bins of a numeric column of shape (n,): few whole numbers that come again and again are labels, whatever their dtype."""
+    """Bins of a numeric column of shape (n,): few, frequent whole numbers are categories, whatever their dtype."""
     present = _present(values, mask)
     present = present[~np.isnan(present)]
     known = np.unique(present)
@@ -188,10 +188,10 @@ def bins_of_numbers(values: Array, mask: Array | None = None) -> NumberBins | Ca
 
 
 def bins_from_document(document: dict[str, Any]) -> Bins:
-    """The bins that `to_document` described.
+    """Parse the result of `to_document`.
 
     Raises:
-        ValueError: the document describes no bins that are known here.
+        ValueError: the document does not describe known bins.
     """
     kind = document.get("kind")
     if kind == "number":
@@ -200,12 +200,12 @@ def bins_from_document(document: dict[str, Any]) -> Bins:
         return CategoryBins(tuple(document["categories"]))
     if kind == "presence":
         return NoBins()
-    raise ValueError(f"{kind!r} is no kind of bins; known are number, category, presence")
+    raise ValueError(f"expected bins of kind number, category or presence, got {kind!r}")
 
 
 def _texts(edges: Sequence[object]) -> list[str]:
     if not all(isinstance(edge, str) for edge in edges):
-        raise ValueError("edges of bins are exact text")
+        raise ValueError("expected the edges of bins as text")
     return [str(edge) for edge in edges]
 
 
@@ -219,7 +219,7 @@ def _present_objects(values: Array, mask: Array | None) -> list[Any]:
 
 
 def _around(often: Array, known: Array) -> Array:
-    """Edges halfway between each of these values and its neighbours among all that are known, which are sorted."""
+    """Edges halfway between each value of `often` and its neighbours among all `known` values, which are sorted."""
     places = np.searchsorted(known, often)
     above, below = places[places < len(known) - 1], places[places > 0] - 1
     lower = np.concatenate([known[above], known[below]])

@@ -1,8 +1,8 @@
-"""Intervals for rates and means: some for one look, the others for any number of looks (confidence sequences).
+"""Intervals for rates and means: some for a single look, the others for any number of looks (confidence sequences).
 
-A 1 - alpha confidence sequence covers the truth at every sample size at once with probability at least 1 - alpha, so a report
-may be read every minute and acted on at any of them. Those here turn an E-process around: what it has not refuted is inside.
-They need counts and sums alone, which add up over processes, and no order of the samples.
+A 1 - alpha confidence sequence covers the truth at every sample size at once with probability at least 1 - alpha, so a report may
+be read every minute and acted on at any time. The sequences here invert an E-process: they contain the values it has not refuted.
+They need counts and sums only, which add up over processes, and not the order of the samples.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from roadworthy.statistics.beta import log_beta, log_beta_cdf, log_beta_sf, root
 from roadworthy.statistics.e_process import log_e_under
 
 MOST_BETA = 1.0 / math.e
-"""What a bound may miss with: for larger ones the rates that are refuted need not be all those above one."""
+"""The largest beta of a bound: for a larger one, the refuted rates need not be all the rates above a bound."""
 
 
 _NEARLY_ONE = 1.0 - 1e-12
@@ -30,20 +30,20 @@ class Interval(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What is known of one arm: the number of values and their sum."""
+    """The statistics of one variant: the number of values and their sum."""
 
     values: int
     total: float
 
 
 def clopper_pearson_upper(bad: int, samples: int, confidence: float = 0.95) -> float:
-    """The one-sided upper bound of a rate after one look: the p at which `bad` or fewer of `samples` has probability
+    """The one-sided upper bound of a rate after a single look: the p at which `bad` or fewer of `samples` has probability
     1 - confidence (Clopper and Pearson 1934). 1 without samples.
 
-    It holds for independent samples with one rate, looked at once.
+    Valid for independent samples with one rate and a single look.
     """
     if not 0 <= bad <= samples:
-        raise ValueError(f"{bad} of {samples} cannot be")
+        raise ValueError(f"impossible counts: {bad} of {samples}")
     if bad == samples:
         return 1.0
     aim = math.log1p(-confidence)
@@ -51,9 +51,9 @@ def clopper_pearson_upper(bad: int, samples: int, confidence: float = 0.95) -> f
 
 
 def clopper_pearson_lower(bad: int, samples: int, confidence: float = 0.95) -> float:
-    """The one-sided lower bound of a rate after one look; 0 when none was bad."""
+    """The one-sided lower bound of a rate after a single look; 0 without bad samples."""
     if not 0 <= bad <= samples:
-        raise ValueError(f"{bad} of {samples} cannot be")
+        raise ValueError(f"impossible counts: {bad} of {samples}")
     if bad == 0:
         return 0.0
     aim = math.log1p(-confidence)
@@ -61,29 +61,29 @@ def clopper_pearson_lower(bad: int, samples: int, confidence: float = 0.95) -> f
 
 
 def upper_sequence(bad: int, samples: int, beta: float) -> float:
-    """The upper bound of a rate that holds at every look: the smallest p that is refuted by
+    """The upper bound of a rate, valid at every look: the smallest p that is refuted by
 
         E_p = 1/p * integral from 0 to p of (q/p)^k ((1 - q)/(1 - p))^(n - k) dq >= 1/beta,
 
-    k of n samples being bad; 1 without samples. E_p is a uniform mixture of likelihood ratios against "the rate is p" (Robbins
-    1970), and while each sample is bad with probability at least p given those before it, it is a supermartingale that starts at
-    1; so P(the bound is ever below the true rate) <= beta (Ville 1939; confidence sequences by inversion: Howard et al. 2021). Of
-    beta under 1/e the refuted p are all those above one: E_p >= e makes p larger than (k + 1)/(n + 1), and from there on E_p
-    grows.
+    with k of n samples bad; 1 without samples. E_p is a uniform mixture of likelihood ratios against "the rate is p" (Robbins
+    1970). While each sample is bad with probability at least p given the previous ones, it is a supermartingale that starts at 1;
+    so P(the bound is ever below the true rate) <= beta (Ville 1939; confidence sequences by inversion: Howard et al. 2021). For a
+    beta below 1/e, the refuted p are all the p above the bound: E_p >= e makes p larger than (k + 1)/(n + 1), and from there on
+    E_p grows.
 
-    It speaks of a rate that stays above or below p. Where the rate moves, it is of none in particular.
+    The bound is for a rate that stays above or below p. If the rate drifts, it is not a bound for any particular rate.
 
     Raises:
-        ValueError: counts that cannot be, or a beta that is not over 0 and at most 1/e.
+        ValueError: impossible counts, or a beta that is not above 0 and at most 1/e.
     """
     if not 0 <= bad <= samples or not 0.0 < beta <= MOST_BETA:
-        raise ValueError(f"{bad} of {samples} at beta {beta} cannot be")
+        raise ValueError(f"impossible counts or beta: {bad} of {samples} at beta {beta}")
     aim = -math.log(beta)
     if bad == samples or log_e_under(bad, samples, _NEARLY_ONE) < aim:
         return 1.0
     low, high = (bad + 1.0) / (samples + 2.0), _NEARLY_ONE
     p = following = min((bad + 4.0 + 3.0 * math.sqrt(bad)) / (samples + 8.0), high)
-    for _ in range(_MOST_STEPS):  # Newton's, kept between what is refuted and what is not
+    for _ in range(_MOST_STEPS):  # Newton's method, kept between a refuted and an unrefuted p
         log_e = log_e_under(bad, samples, p)
         low, high = (p, high) if log_e < aim else (low, p)
         slope = math.expm1(-log_e) / p - bad / p + (samples - bad) / (1.0 - p)
@@ -102,25 +102,25 @@ def mean_sequence(sample: Sample, alpha: float, low: float = 0.0, high: float = 
 
         ln B(s + 1/2, n - s + 1/2) - ln B(1/2, 1/2) - s ln m - (n - s) ln(1 - m) >= ln(1/alpha).
 
-    Valid when each value has mean m given those before it: for values strictly between 0 and 1 as well, because the likelihood
-    ratio of a coin is convex in x, so a coin of the same mean is the worst case (Howard et al. 2021, sub-Bernoulli). It does not
-    use the variance: bounds far wider than the values make it wide. When the mean drifts, it speaks of no mean in particular.
+    Valid when each value has mean m given the previous ones, also for values strictly between 0 and 1: the likelihood ratio of a
+    coin is convex in x, so a coin of the same mean is the worst case (Howard et al. 2021, sub-Bernoulli). It does not use the
+    variance: bounds far wider than the values make it wide. If the mean drifts, it does not hold for any particular mean.
 
     Args:
-        sample: n and s, unscaled. alpha: the probability to miss the mean at any time.
-        weight: what each value counts for; 1/m where up to m of them may depend on each other, as those of one user do (Hölder's
+        sample: n and s, unscaled. alpha: the probability of ever missing the mean.
+        weight: weight of each value; 1/m if up to m of them may depend on each other, as those of one user do (Hölder's
             inequality: the product of their ratios to the power 1/m has a mean of at most 1).
 
     Raises:
-        ValueError: a sum that values between the bounds cannot have.
+        ValueError: a sum that is impossible for values between the bounds.
     """
     if not low < high:
-        raise ValueError(f"values cannot lie between {low} and {high}")
+        raise ValueError(f"expected bounds with low < high, got {low} and {high}")
     n, width = float(sample.values), high - low
     s = (sample.total - n * low) / width
     slack = 1e-9 * (1 + n)
     if not -slack <= s <= n + slack:
-        raise ValueError(f"{sample.values} values between {low} and {high} cannot add up to {sample.total}")
+        raise ValueError(f"impossible sum: {sample.total} of {sample.values} values between {low} and {high}")
     s, n = min(max(s, 0.0), n) * weight, n * weight
     if n == 0:
         return Interval(low, high)
@@ -139,22 +139,23 @@ def _log_likelihood(s: float, n: float, m: float) -> float:
 def difference_sequence(
     first: Sample, second: Sample, alpha: float, low: float = 0.0, high: float = 1.0, weight: float = 1.0
 ) -> Interval:
-    """A confidence sequence for mean(second) - mean(first): each arm's own at alpha/2, subtracted; `weight` as there.
+    """A confidence sequence for mean(second) - mean(first): each variant's own at alpha/2, subtracted. `weight` as there.
 
-    It holds whatever connects the arms, and whatever the looks and the share of traffic depend on; the price is some width.
+    Valid for any dependence between the variants, and whatever the looks and the share of traffic depend on; in return it is
+    somewhat wider.
     """
     one, other = (mean_sequence(arm, alpha / 2, low, high, weight) for arm in (first, second))
     return Interval(other.low - one.high, other.high - one.low)
 
 
 def rate_ratio_sequence(bad: int, events: int, share: float, alpha: float) -> Interval:
-    """A confidence sequence for the canary's rate of bad events over the stable's, from whose the bad events are (see e_process).
+    """A confidence sequence for the canary's rate of bad events over the stable's, by the version of each event (see e_process).
 
-    With q the canary's part of them the ratio is q (1 - share) / ((1 - q) share). A rate that changes for both alike, as in an
-    outage, does not disturb it.
+    With q the canary's fraction of the events, the ratio is q (1 - share) / ((1 - q) share). A change of both rates alike, as in
+    an outage, does not affect it.
 
     Args:
-        bad: the canary's. events: both versions'. share: of requests drawn for the canary, over 0 and under 1.
+        bad: the canary's bad events. events: both versions'. share: of requests assigned to the canary, above 0 and below 1.
     """
     part = mean_sequence(Sample(events, float(bad)), alpha)
     odds = (1.0 - share) / share

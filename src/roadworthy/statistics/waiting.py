@@ -1,8 +1,8 @@
-"""How many samples it takes to show that a version is well, when it is: estimates of `e_process.py` at expected counts.
+"""Estimates the samples needed to show that a healthy version is healthy: `e_process.py` at the expected counts.
 
-`warnings.py` tells people by these what to expect of a plan. The number of bad events is taken to be the expected one at
-every moment; real ones vary, and a path that is lucky for a moment is over, so that most equal versions take less: 157 samples
-are estimated where the median is 134, 307 where it is 211.
+`warnings.py` uses them to predict the duration of a plan. The number of bad events is assumed to equal its expectation at every
+moment. Real numbers vary, and a test ends at the first favourable moment, so most equal versions need fewer samples: the estimate
+is 157 for a median of 134, and 307 for a median of 211.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from collections.abc import Callable
 from roadworthy.statistics.e_process import log_e_not_worse, log_e_under
 
 MOST_SAMPLES = 1 << 40
-"""What takes more than these takes for ever."""
+"""A test that needs more samples counts as endless."""
 
 
 def samples_until_under(rate: float, limit: float, beta: float) -> float:
-    """Samples of one version until it is shown to be under `limit` where `rate` of them is bad; infinite where it never is."""
+    """Samples of one version, `rate` of them bad, until it is shown to be below `limit`; infinite if it never is."""
     if rate >= limit:
         return math.inf
     return _first(lambda n: log_e_under(rate * n, n, limit) + math.log(beta))
 
 
 def samples_until_not_worse(rate: float, share: float, ratio: float, beta: float) -> float:
-    """The canary's samples until it is shown to be under `ratio` times the stable's rate, where `rate` is both versions'.
+    """The canary's samples until it is shown to be below `ratio` times the stable's rate, if both versions have `rate`.
 
     Args:
-        share: of the requests that are the canary's, over 0 and under 1.
+        share: the canary's share of requests, above 0 and below 1.
     """
     if rate <= 0.0 or ratio <= 1.0:
         return math.inf
@@ -35,7 +35,7 @@ def samples_until_not_worse(rate: float, share: float, ratio: float, beta: float
 
 
 def _first(evidence: Callable[[float], float]) -> float:
-    """The fewest samples at which it is enough; it grows with them."""
+    """The smallest number of samples with enough evidence, which grows with the samples."""
     low, high = 0, 1
     while evidence(float(high)) < 0.0:
         low, high = high, 2 * high

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from roadworthy.foundation.confine.plan import Bounds
 from roadworthy.package.archive import unpack
-from roadworthy.package.replay import Replay, replay_apart
+from roadworthy.package.replay import Replay, replay_isolated
 
 PROOF_S = 300.0
 
@@ -36,7 +36,7 @@ def prove_isolated(file: Path, how: Proving, *, allow_code: bool, grants: tuple[
     with tempfile.TemporaryDirectory(prefix="roadworthy-proof-") as scratch:
         folder = Path(scratch) / "package"
         unpack(file, folder)
-        replay_apart(
+        replay_isolated(
             folder,
             Replay(
                 every_runtime=False,

@@ -1,1 +1,1 @@
-"""Ways to a faster runtime, one file each; `discovery.py` finds them by looking."""
+"""Conversions to a faster runtime, one file each; `discovery.py` finds the files."""

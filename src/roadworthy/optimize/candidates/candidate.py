@@ -1,8 +1,8 @@
-"""The interface that every candidate file fills: from a live model to files that another framework loads.
+"""The interface of candidate files, which convert a live model to files that another framework loads.
 
-A candidate file holds a module-level tuple CANDIDATES. `discovery.py` finds the files by looking; no list names them. A candidate
-is equal by construction: it reproduces the arithmetic of every step that it converts, states it, and refuses what it cannot
-reproduce. `compile.py` compares and searches all the same, so that a fault in a converter is found before it serves.
+A candidate file has a module-level tuple CANDIDATES. `discovery.py` finds the files; no list names them. A candidate is equal by
+construction: it reproduces the arithmetic of every step that it converts, states it, and refuses steps that it cannot reproduce.
+`compile.py` nevertheless compares and searches, so that an error in a converter is found before the runtime serves.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 
 CONSTRUCTION = "construction"
-"""The option of a converted runtime that states the arithmetic which it reproduces, one sentence a step. A runtime without it was
+"""The option of a converted runtime that states the arithmetic it reproduces, one sentence per step. A runtime without it was
 only compared with its original, and may not serve."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The original that is to be converted, and the rows on which a conversion has to answer as it does.
+    """The original to convert, and the rows on which a conversion must give the same answers.
 
     Attributes:
         model: the live object.
-        signature: of the raw rows that it gets and of its answers.
+        signature: of its raw rows and its answers.
         reference: the native runtime: raw rows to answers.
-        golden, training: raw rows; training rows are those that were given, or a part of them.
+        golden, training: raw rows; `training` are the user's training rows, or a part of them.
         preprocess: a Python function that runs before the model, or None.
-        tolerance: how far floats may lie apart where the rows are compared with a graph that was not constructed here; None
-            for constructed ones, which may only round.
+        tolerance: how far floats may differ when the original is compared with a graph that was not constructed here; None
+            for constructed graphs, which may only round.
     """
 
     model: Any
@@ -46,34 +46,33 @@ class Source:
 
 
 class NotConvertible(Exception):
-    """This candidate does not know how to convert that model; the text says what it met. Never leaves the room: it becomes an
-    outcome's reason."""
+    """The candidate cannot convert the model; the text says why. it becomes an outcome's reason."""
 
 
 class Candidate(Protocol):
-    """One way to convert. Stateless."""
+    """A conversion. Stateless."""
 
     @property
     def name(self) -> str:
-        """What the card and `roadworthy status` call the runtime: "onnx-exact"."""
+        """The runtime's name on the card and in `roadworthy status`: "onnx-exact"."""
         ...
 
     @property
     def framework(self) -> str:
-        """The framework file that loads what `convert` wrote."""
+        """The framework that loads the files of `convert`."""
         ...
 
     @property
     def has_ties(self) -> bool:
-        """Whether labels come from sums that round, so that a row on a decision boundary may have either label."""
+        """Whether labels come from rounded sums, so that a row on a decision boundary may get either label."""
         ...
 
     def convert(self, source: Source, folder: Path) -> Saved:
-        """Write the converted model into the empty `folder`. The option "construction" of what is returned states, step by step,
-        the arithmetic that it reproduces and how far each step can round; "guards" and "refusal" what the original refuses.
+        """Write the converted model into the empty `folder`. The returned option "construction" states, step by step, the
+        arithmetic that the model reproduces and its rounding; "guards" and "refusal" state what the original refuses.
 
         Raises:
-            NotConvertible: with the reason, for people.
-            Exception: whatever a converter's library raises.
+            NotConvertible: with the reason.
+            Exception: any error of a converter's library.
         """
         ...

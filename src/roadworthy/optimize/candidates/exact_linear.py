@@ -1,9 +1,9 @@
-"""Linear models behind scalers as one double ONNX graph: the scalers' own operations, one product, the estimator's own link.
+"""Converts linear models behind scalers to one double ONNX graph: the scalers' operations, one product, the estimator's link.
 
-The arithmetic: scaled values have scikit-learn's bits (`exact/scaling.py`); the product with the coefficients is double, and
-rounds as scikit-learn's own does, which adds in another order for one row than for many: within 1e-12 of the terms. The label of
-a row that lies on the boundary to within that rounding is not certain; a score of exactly 0 is the first class. Models that
-compute in float32 are left to the original: their rounding depends on the order of the sum and is seen in the answers.
+The arithmetic: scaled values equal scikit-learn's to the bit (`exact/scaling.py`). The product with the coefficients is double
+and rounds within 1e-12 of the terms, like scikit-learn's own product, which adds in a different order for one row than for many.
+A row on the decision boundary, to within that rounding, may get either label; a score of exactly 0 is the first class. Models
+that compute in float32 are not converted: their rounding depends on the order of the sum and is visible in the answers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ExactLinear:
         parts = take_apart(source.model, source.signature)
         estimator, kind = parts.estimator, type(parts.estimator).__name__
         if kind not in _REGRESSORS | _CLASSIFIERS or not is_sklearn(estimator):
-            raise NotConvertible(f"{kind} is not a linear model that can be read")
+            raise NotConvertible(f"{kind} is not a supported linear model")
         _refuse_narrow(parts)
         writer = Writer()
         stated = (
@@ -63,7 +63,7 @@ class ExactLinear:
         sums = _write_sums(writer, parts, source.signature)
         if kind in _REGRESSORS:
             if estimator.coef_.ndim != 1:
-                raise NotConvertible("the model answers several outputs")
+                raise NotConvertible("the model has several outputs")
             write_outputs(writer, {"prediction": write_prediction(writer, sums)}, source.signature)
         else:
             stated += _write_classes(writer, sums, estimator, source.signature)
@@ -81,7 +81,7 @@ def _scaling_steps(parts: Parts) -> tuple[str, ...]:
 
 
 def _write_sums(writer: Writer, parts: Parts, signature: Signature) -> str:
-    """(rows, sums) of the estimator's decision function or prediction."""
+    """The estimator's decision function or prediction, (rows, sums)."""
     raws: tuple[RawColumn, ...] = tuple(dict.fromkeys(origin.raw for origin in parts.origins))
     columns = [_operations(origin) for origin in parts.origins]
     matrix, places = write_matrix(writer, signature, raws)
@@ -94,17 +94,17 @@ def _write_sums(writer: Writer, parts: Parts, signature: Signature) -> str:
 
 
 def _operations(origin: Origin) -> list[Step]:
-    """What comes before the estimator in one column."""
+    """The operations on one column before the estimator."""
     if origin.raw.dtype is DType.STRING:
         raise NotConvertible(f"column {origin.raw.label!r} is text")
     steps = operations(origin)
     if origin.raw.field.nullable and not any(operation is Operation.FILL for operation, _ in steps):
-        raise NotConvertible(f"column {origin.raw.label!r} may be missing, which the model itself refuses")
+        raise NotConvertible(f"column {origin.raw.label!r} may be missing, and the model refuses missing values")
     return steps
 
 
 def _write_classes(writer: Writer, sums: str, estimator: Any, signature: Signature) -> tuple[str, ...]:
-    """Probabilities and labels; returns how they are made."""
+    """Write probabilities and labels; return the statements of their arithmetic."""
     classes, dtype = estimator.classes_, label_dtype(signature)
     binary = len(estimator.coef_) == 1
     results: dict[str, str] = {}
@@ -125,14 +125,14 @@ def _write_classes(writer: Writer, sums: str, estimator: Any, signature: Signatu
 
 
 def _refuse_other_links(estimator: Any, *, binary: bool) -> None:
-    """Refuse probabilities that are neither the logistic function nor softmax of the scores."""
+    """Refuse estimators whose probabilities are neither the logistic function nor the softmax of the scores."""
     kind = type(estimator).__name__
     if kind == "SGDClassifier" and not (binary and estimator.loss == "log_loss"):
-        raise NotConvertible(f"the probabilities of an SGDClassifier with loss {estimator.loss} are not converted")
+        raise NotConvertible(f"the probabilities of an SGDClassifier with loss {estimator.loss} are not supported")
     if not binary and (
         getattr(estimator, "multi_class", None) == "ovr" or getattr(estimator, "solver", "") == "liblinear"
     ):
-        raise NotConvertible("the probabilities of one classifier a class are not converted")
+        raise NotConvertible("the probabilities of one-vs-rest classifiers are not supported")
 
 
 CANDIDATES = (ExactLinear(),)

@@ -1,9 +1,9 @@
-"""Tree ensembles behind per-column preprocessing, as one double ONNX graph that takes the same branch for every input.
+"""Converts tree ensembles behind per-column preprocessing to one double ONNX graph that takes the same branch for every input.
 
-The arithmetic: a row goes left where the estimator's own cast of the transformed value is at most the threshold. The transformers
-never decrease, so that is the same as a comparison of the raw value with a float found by bisection (`exact/folding.py`), without
-rounding. Leaves are added in double in the estimator's order; `exact/trees.py` states each link function. What the estimator
-refuses is refused before the graph (`exact/admitted.py`).
+The arithmetic: a row goes left if the transformed value, cast by the estimator, is at most the threshold. The transformers are
+monotonic, so this equals a comparison of the raw value with a float that is found by bisection (`exact/folding.py`), without
+rounding. Leaves are added in double in the estimator's order; `exact/trees.py` states each link function. Values that the
+estimator refuses are refused before the graph (`exact/admitted.py`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ExactTrees:
 
 
 def _folded_steps(parts: Parts) -> tuple[str, ...]:
-    """What was folded into the thresholds, by the transformers' names in order of appearance."""
+    """States which transformers were folded into the thresholds, in order of appearance."""
     names = dict.fromkeys(type(step).__name__ for origin in parts.origins for step, _ in origin.chain)
     if not names:
         return ()

@@ -1,9 +1,9 @@
-"""Which raw values the original takes, found from the original itself: the graph in its place would answer any.
+"""Finds the raw values that the original accepts, since the converted graph alone would answer any value.
 
-An estimator that casts to float32 refuses what float32 cannot hold, and a scaler may turn a huge value into an infinity that the
-next step refuses. Preprocessing that never decreases makes the accepted values of a column one interval; its ends are found by
-bisection over the floats themselves, with the pipeline's own transformers, and then asked of the original. Called by the exact
-candidates; `frameworks/guards.py` enforces what is found.
+An estimator that casts to float32 refuses values outside its range, and a scaler may make an infinity of a huge value that the
+next step refuses. With monotonic preprocessing, the accepted values of a column form one interval. Bisection over the floats,
+with the pipeline's own transformers, finds its ends, and the original confirms them. Called by the exact candidates;
+`frameworks/guards.py` enforces the limits.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _LONGEST_REASON = 200
 def guards(
     source: Source, parts: Parts, cast: type[np.floating[Any]], *, takes_infinite: bool = False
 ) -> dict[str, Any]:
-    """The options "guards" and "refusal" of `frameworks/guards.py`; empty when the original takes every finite value.
+    """The options "guards" and "refusal" of `frameworks/guards.py`; empty when the original accepts every finite value.
 
     Args:
-        source: the original. parts: its pieces. cast: what its estimator casts columns to before it checks them.
-        takes_infinite: the estimator takes infinities, so that only a step between could refuse one.
+        source: the original. parts: its pieces. cast: the type to which its estimator casts columns before it checks them.
+        takes_infinite: the estimator accepts infinities, so only an earlier step can refuse one.
 
     Raises:
-        NotConvertible: the original refuses missing values that the signature admits, or refuses other values than were found.
+        NotConvertible: the original refuses missing values that the signature allows, or other values than the limits predict.
     """
     template = source.training.slice(0, 1)
     every = raw_columns(source.signature)
@@ -66,10 +66,10 @@ def guards(
 
 
 def _refuse_missing(source: Source, template: Batch, raws: tuple[RawColumn, ...]) -> None:
-    """A step between may refuse a missing value that the estimator takes, or that an imputer after it would fill."""
+    """Refuse to convert when a step refuses a missing value that the estimator accepts or a later imputer would fill."""
     nullable = [raw for raw in raws if raw.field.nullable]
     if nullable and _refusal(source, Batch.concatenate([_without(template, raw) for raw in nullable])) is not None:
-        raise NotConvertible("a value may be missing in a column where the original refuses it")
+        raise NotConvertible("a column may have missing values, and the original refuses them")
 
 
 def _without(template: Batch, raw: RawColumn) -> Batch:
@@ -87,11 +87,11 @@ def _text(key: int, raw: RawColumn) -> str:
 
 
 Ends = tuple[dict[RawColumn, int], dict[RawColumn, int]]
-"""Keys of the smallest and of the largest accepted value of each column."""
+"""Keys of the smallest and the largest accepted value of each column."""
 
 
 def _bound_by_arithmetic(parts: Parts, cast: type[np.floating[Any]], template: Batch, ends: Ends) -> None:
-    """Narrow `ends` to the values that reach the estimator as finite numbers, all columns at once."""
+    """Narrow `ends` to the values that reach the estimator as finite numbers, for all columns at once."""
     columns: dict[RawColumn, list[int]] = {}
     for column, origin in enumerate(parts.origins):
         if origin.raw.dtype.is_float:
@@ -116,16 +116,16 @@ def _bound_by_arithmetic(parts: Parts, cast: type[np.floating[Any]], template: B
 
 
 def _bound_by_asking(source: Source, template: Batch, ends: Ends) -> None:
-    """Narrow `ends` to what the original itself takes. Where the arithmetic was right that is one call.
+    """Narrow `ends` to the values that the original itself accepts. If the arithmetic was right, this takes one call.
 
-    A clip after an overflow makes the value finite again, and a selection drops a column that an earlier step has checked.
+    They may differ: a clip makes an overflowed value finite again, and a selection drops a column that an earlier step checked.
     """
     asked = [(raw, side) for side in (0, 1) for raw in ends[side]]
     if _refusal(source, Batch.concatenate([_with(template, raw, ends[side][raw]) for raw, side in asked])) is None:
         return
     wrong = [(raw, side) for raw, side in asked if _refusal(source, _with(template, raw, ends[side][raw])) is not None]
     if not wrong or len(wrong) > _MOST_ASKED:
-        raise NotConvertible("the original refuses values for reasons that were not found")
+        raise NotConvertible("the original refuses values for an unknown reason")
     for raw, side in wrong:
         inner, outer = int(keys_of(_one(template, raw), raw.dtype)[0]), ends[side][raw]
         while abs(outer - inner) > 1:
@@ -149,7 +149,7 @@ def _finite(
     columns: dict[RawColumn, list[int]],
     keys: dict[RawColumn, Array],
 ) -> dict[RawColumn, Array]:
-    """bool (2,) for each raw column: whether the value with the first and with the second key arrives as a finite number."""
+    """For each raw column, bool (2,): whether the values of the first and second key reach the estimator as finite numbers."""
     rows = template.take(np.zeros(2, dtype=np.intp))
     with np.errstate(over="ignore", invalid="ignore"):
         seen = parts.transform(with_values(rows, {raw: values_of(both, raw.dtype) for raw, both in keys.items()}), cast)
@@ -158,12 +158,14 @@ def _finite(
 
 
 def _reason(source: Source, template: Batch, refused: list[tuple[RawColumn, int]]) -> str:
-    """What the original says about values outside. It is asked about some of them, all of which it has to refuse."""
+    """The original's error for values outside the limits. It must refuse all the values that are tried."""
     reason = ""
     for raw, key in refused[:: max(1, len(refused) // _MOST_ASKED)]:
         said = _refusal(source, _with(template, raw, key))
         if said is None:
-            raise NotConvertible(f"the original takes values of column {raw.label!r} that its arithmetic cannot")
+            raise NotConvertible(
+                f"the original accepts values of column {raw.label!r} that its arithmetic should refuse"
+            )
         reason = reason or said
     return reason
 
@@ -173,11 +175,11 @@ def _with(template: Batch, raw: RawColumn, key: int) -> Batch:
 
 
 def _refusal(source: Source, rows: Batch) -> str | None:
-    """What the original says when it refuses rows, in one line; None when it answers them."""
+    """The original's error for rows, in one line; None when it answers them."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             source.reference(rows)
-    except Exception as error:  # noqa: BLE001  the original may refuse in any way it likes
+    except Exception as error:  # noqa: BLE001  the original may refuse with any exception
         return " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
     return None

@@ -1,7 +1,7 @@
-"""The raw columns of a signature one by one, whether they are columns of a table or elements of one tensor.
+"""The raw columns of a signature one by one: columns of a table or elements of one tensor.
 
-`folding.py` searches along them, `rows.py` sets them to thresholds, `graph.py` reads them. Also the walk over neighbouring
-floats: every value of a dtype has an integer key, and neighbours have neighbouring keys.
+`folding.py` searches along them, `rows.py` sets them to thresholds, `graph.py` reads them. Every value of a dtype has an integer
+key, and neighbouring floats have neighbouring keys.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SIGN_32 = np.uint32(1 << 31)
 
 @dataclass(frozen=True, slots=True)
 class RawColumn:
-    """One scalar that a request brings for each row.
+    """One scalar in each row of a request.
 
     Attributes:
         field: the signature's field that holds it.
-        block, column: where it lies in a Batch of the input layout.
+        block, column: its place in a Batch of the input layout.
     """
 
     field: Field
@@ -39,15 +39,15 @@ class RawColumn:
 
     @property
     def label(self) -> str:
-        """For messages: the column's name, or the tensor's with the element."""
+        """For messages: the column's name, or the tensor's name with the element."""
         return f"{self.field.name}[{self.column}]" if self.field.shape else self.field.name
 
 
 def raw_columns(signature: Signature) -> tuple[RawColumn, ...]:
-    """The columns of the table that the model takes, in order.
+    """The columns of the model's input table, in order.
 
     Raises:
-        NotConvertible: the model takes no table (records, tensors of other shapes).
+        NotConvertible: the model's input is not a table (records, tensors of other shapes).
     """
     layout = Layout(signature.inputs)
     if signature.container is Container.RECORDS:
@@ -55,7 +55,7 @@ def raw_columns(signature: Signature) -> tuple[RawColumn, ...]:
     if signature.container in (Container.ARRAY, Container.LISTS):
         (field,) = signature.inputs
         if len(field.shape) != 1 or field.shape[0] < 1:
-            raise NotConvertible("the model takes an array that is not rows by columns")
+            raise NotConvertible("the model takes an array that does not have two dimensions")
         return tuple(RawColumn(field, 0, column) for column in range(field.shape[0]))
     if any(field.shape for field in signature.inputs):
         raise NotConvertible("a column holds arrays")
@@ -63,7 +63,7 @@ def raw_columns(signature: Signature) -> tuple[RawColumn, ...]:
 
 
 def with_values(template: Batch, values: Mapping[RawColumn, Array]) -> Batch:
-    """The rows of `template` with some columns replaced (and no longer null there). Arrays: (rows,), in the column's dtype."""
+    """The rows of `template` with some columns replaced and without nulls in them. Arrays: (rows,), in the column's dtype."""
     matrices = [block.values.copy() for block in template.blocks]
     masks = [None if block.mask is None else block.mask.copy() for block in template.blocks]
     for raw, column in values.items():
@@ -92,7 +92,7 @@ def highest_key(dtype: DType) -> int:
 
 
 def values_of(keys: Array, dtype: DType) -> Array:
-    """The values that int64 `keys` stand for. Keys grow as values do; neighbours differ by one; both zeros have the key 0."""
+    """The values of int64 `keys`. Keys are ordered as values are; neighbours differ by one; both zeros have the key 0."""
     if dtype is DType.FLOAT64:
         magnitudes = np.abs(keys).astype(np.uint64)
         return np.where(keys < 0, magnitudes | _SIGN, magnitudes).view(np.float64)

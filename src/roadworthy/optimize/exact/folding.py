@@ -1,9 +1,9 @@
-"""Preprocessing folded into thresholds: trees that ask about raw values, and take the same branch for every one of them.
+"""Folds preprocessing into thresholds: the resulting trees compare raw values, and take the same branch for every value.
 
 A split sends a row left when f(x) <= t, where f is the column's preprocessing in floating point, rounding included. f never
-decreases, so there is a largest x of the column's dtype that goes left. It is found by bisection over the floats themselves,
-running the pipeline's own transformers on the pipeline's own container: 64 halvings reach one float step. `x <= that` is then the
-same question as `f(x) <= t`, for every x. Columns of text have few values: they keep their threshold and a table of f.
+decreases, so there is a largest x of the column's dtype that goes left. Bisection over the floats finds it with the pipeline's
+own transformers on the pipeline's own container; 64 halvings reach a single float. Comparing x with it is then the same as
+f(x) <= t, for every x. Text columns have few values: they keep their threshold and a table of f.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _UNKNOWN = "\x01 no category is called this"
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """What the preprocessing makes of a text column, for one of the estimator's columns.
+    """The table of the preprocessing of a text column, for one of the estimator's columns.
 
     Attributes:
         raw: the text column.
         column: the estimator's column.
-        known: word to value, as the estimator sees it.
+        known: word to value, as the estimator gets it.
         unknown: the value of any other word.
     """
 
@@ -46,10 +46,10 @@ class Folded:
 
     Attributes:
         ensemble: its features index `raws` for numbers; `words[i]` is feature `len(raws) + i`.
-        raws: the raw columns of numbers that the estimator sees.
+        raws: the raw columns of numbers that the estimator uses.
         words: the text columns' tables.
-        edges: for each raw column of numbers, the sorted distinct finite thresholds, in its own dtype.
-        parts: the pipeline that was folded.
+        edges: for each raw column of numbers, the sorted distinct finite thresholds, in the column's dtype.
+        parts: the folded pipeline.
     """
 
     ensemble: Ensemble
@@ -60,7 +60,7 @@ class Folded:
 
 
 def fold(source: Source) -> Folded:
-    """The source's trees over its raw columns.
+    """Fold the source's trees over its raw columns.
 
     Raises:
         NotConvertible: the model or its preprocessing cannot be folded.
@@ -86,11 +86,11 @@ def fold(source: Source) -> Folded:
 
 
 def _refuse_missing(parts: Parts, ensemble: Ensemble) -> None:
-    """Where a column may be missing and nobody takes NaN, the original fails, and compiled trees would answer."""
+    """Refuse a column that may be missing when no step accepts NaN: the original fails there, but compiled trees would answer."""
     for origin in parts.origins:
         imputed = any(type(step).__name__ == "SimpleImputer" for step, _ in origin.chain)
         if origin.raw.field.nullable and not imputed and not ensemble.takes_missing:
-            raise NotConvertible(f"column {origin.raw.label!r} may be missing, which the model itself refuses")
+            raise NotConvertible(f"column {origin.raw.label!r} may be missing, and the model refuses missing values")
 
 
 def _thresholds(ensemble: Ensemble) -> list[tuple[int, float]]:
@@ -106,10 +106,10 @@ def _thresholds(ensemble: Ensemble) -> list[tuple[int, float]]:
 def _largest_left(
     parts: Parts, ensemble: Ensemble, template: Batch, wanted: dict[tuple[int, float], RawColumn]
 ) -> dict[tuple[int, float], float]:
-    """For each (column, threshold) the largest raw value that still goes left, as float64; infinite when all or none do.
+    """For each (column, threshold), the largest raw value that goes left, as float64; infinite when all values or none do.
 
-    All raw columns are searched at once: row i of the probe holds the i-th question of every column, which is allowed because
-    the preprocessing looks at one column at a time.
+    All raw columns are searched at once: row i of the probe holds the i-th question of every column. This works because the
+    preprocessing treats each column separately.
     """
     questions: dict[RawColumn, list[tuple[int, float]]] = {}
     for key, raw in wanted.items():
@@ -130,14 +130,14 @@ def _largest_left(
         limits = values_of(low[raw], raw.dtype).astype(np.float64)
         beside = values_of(np.minimum(low[raw] + 1, highest_key(raw.dtype)), raw.dtype).astype(np.float64)
         if not (every[raw] | ~none[raw] | (limits < beside)).all():
-            raise NotConvertible(f"a threshold of column {raw.label!r} lies where float64 does not hold every integer")
+            raise NotConvertible(f"column {raw.label!r} has a threshold beyond 2^53, where float64 skips integers")
         limits = np.where(every[raw], np.inf, np.where(none[raw], limits, -np.inf))
         found.update(zip(keys, limits.tolist(), strict=True))
     return found
 
 
 class _Probe:
-    """Asks the real preprocessing which side of its threshold each probed raw value falls on."""
+    """Asks the pipeline's own preprocessing on which side of its threshold a raw value falls."""
 
     def __init__(
         self, parts: Parts, ensemble: Ensemble, template: Batch, questions: dict[RawColumn, list[tuple[int, float]]]
@@ -160,7 +160,7 @@ class _Probe:
 
 
 def _filled(parts: Parts, ensemble: Ensemble, template: Batch, raws: tuple[RawColumn, ...]) -> dict[int, float]:
-    """What a missing value becomes, by the estimator's column, for columns that may be missing; NaN when nothing is imputed."""
+    """By the estimator's column: the value that replaces a missing one, for columns that may be missing; NaN if not imputed."""
     nullable = {raw: np.array([np.nan], dtype=raw.dtype.numpy) for raw in raws if raw.field.nullable}
     if not nullable:
         return {}

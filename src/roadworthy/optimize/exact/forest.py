@@ -1,7 +1,7 @@
-"""Writing folded trees as one operator of an ONNX graph, summed in double in scikit-learn's order.
+"""Writes folded trees as one operator of an ONNX graph, summed in double in scikit-learn's order.
 
 `ai.onnx.ml` TreeEnsemble (version 5) is the first operator of its kind whose input, thresholds, weights and result may all be
-double; TreeEnsembleRegressor before it answers float32. Called by the exact trees candidate.
+double; its predecessor, TreeEnsembleRegressor, returns float32. Called by the exact trees candidate.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _LESS_OR_EQUAL = 0
 
 
 def write_folded(writer: Writer, folded: Folded, signature: Signature) -> None:
-    """Inputs, trees and answers.
+    """Write inputs, trees and answers.
 
     Raises:
-        NotConvertible: the signature has an output of an unknown name.
+        NotConvertible: the signature has an output with an unknown name.
     """
     matrix, found = write_matrix(writer, signature, folded.raws, folded.words)
     places = [found[raw] for raw in folded.raws] + [found[table] for table in folded.words]
@@ -42,7 +42,7 @@ def write_folded(writer: Writer, folded: Folded, signature: Signature) -> None:
 
 
 def write_trees(writer: Writer, matrix: str, ensemble: Ensemble, places: Array) -> str:
-    """All trees and the starting sums as one operator; returns the (rows, targets) double sums."""
+    """Write all trees and the initial sums as one operator; returns the (rows, targets) double sums."""
     from onnx import numpy_helper
 
     starts = tuple(constant_tree(target, float(value)) for target, value in enumerate(ensemble.start) if value != 0.0)
@@ -71,7 +71,7 @@ def write_trees(writer: Writer, matrix: str, ensemble: Ensemble, places: Array) 
 
 @dataclass(frozen=True)
 class _Forest:
-    """All trees with their inner nodes and their leaves numbered through, as the operator wants them."""
+    """All trees, with inner nodes and leaves numbered consecutively as the operator requires."""
 
     roots: Array
     feature: Array
@@ -112,7 +112,7 @@ class _Forest:
 
 
 def write_answers(writer: Writer, sums: str, ensemble: Ensemble, signature: Signature) -> None:
-    """From the sums to the outputs that the signature names."""
+    """Write the step from the sums to the outputs of the signature."""
     if ensemble.divisor != 1.0:
         sums = writer.add("Div", sums, writer.constant(np.array([ensemble.divisor])))
     results: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""Writing ONNX graphs that are double from end to end: inputs as a batch brings them, outputs as the signature names them.
+"""Writes ONNX graphs in double from end to end: inputs in the form of a batch, outputs with the names of the signature.
 
-The exact candidates put their operators in between. Labels are taken from the sums inside the graph, in double, by the rule that
-the estimator itself uses: taken from rounded probabilities, near ties between classes would become ties.
+The exact candidates add their operators in between. The graph takes labels from the sums, in double, by the estimator's own rule:
+taken from rounded probabilities, near ties between classes would become ties.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _IR_VERSION = 10
 
 @dataclass
 class Writer:
-    """A graph under construction: nodes, constants, inputs and outputs, with names that are made as needed."""
+    """A graph under construction: nodes, constants, inputs and outputs, with generated names."""
 
     nodes: list[Any] = field(default_factory=list)
     constants: list[Any] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Writer:
     fetches: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """One operator with one result; returns the result's name."""
+        """Add an operator with one result; returns the result's name."""
         from onnx import helper
 
         result = f"{kind.lower()}_{len(self.nodes)}"
@@ -47,7 +47,7 @@ class Writer:
         return result
 
     def constant(self, values: Array) -> str:
-        """A tensor in the graph; returns its name."""
+        """Add a constant tensor; returns its name."""
         from onnx import numpy_helper
 
         name = f"constant_{len(self.constants)}"
@@ -63,12 +63,12 @@ class Writer:
                         names[place] = wanted
 
     def save(self, folder: Path, construction: tuple[str, ...], guards: Mapping[str, Any]) -> Saved:
-        """Check the graph, write it, and say how the onnx framework loads it.
+        """Check and write the graph; returns the options with which the onnx framework loads it.
 
         Args:
-            folder: where the file goes.
-            construction: the arithmetic that the graph reproduces, one statement a step.
-            guards: the options of `frameworks/guards.py`; empty when the original takes every value.
+            folder: destination of the file.
+            construction: the arithmetic that the graph reproduces, one statement per step.
+            guards: the options of `frameworks/guards.py`; empty when the original accepts every value.
         """
         import onnx
         from onnx import helper
@@ -91,9 +91,9 @@ class Writer:
 def write_matrix(
     writer: Writer, signature: Signature, raws: tuple[RawColumn, ...], words: tuple[Words, ...] = ()
 ) -> tuple[str, dict[RawColumn | Words, int]]:
-    """The inputs as one double matrix: every block of numbers that is needed, whole, then one column a table of words.
+    """Write the inputs as one double matrix: every needed block of numbers as a whole, then one column per table of words.
 
-    Returns its name, and which of its columns belongs to each raw column of numbers and to each table.
+    Returns its name, and the column of each raw column of numbers and of each table.
     """
     layout = Layout(signature.inputs)
     parts: list[str] = []
@@ -149,14 +149,14 @@ def _objects(values: list[Any]) -> Array:
 
 
 def write_prediction(writer: Writer, column: str) -> str:
-    """(rows, 1) to (rows,)."""
+    """Reshape (rows, 1) to (rows,)."""
     return writer.add("Squeeze", column, writer.constant(np.array([1])))
 
 
 def write_logistic(writer: Writer, sums: str) -> str:
-    """(rows, 1) sums to the probabilities (rows, 2) of the first and the second class.
+    """From (rows, 1) sums to the probabilities (rows, 2) of the first and second class.
 
-    Spelled out, since ONNX Runtime's Sigmoid loses every digit of small probabilities: it answers 0 for -40.
+    Written in single operations, since ONNX Runtime's Sigmoid loses all digits of small probabilities: it returns 0 for -40.
     """
     one = writer.constant(np.array([1.0]))
     second = writer.add("Div", one, writer.add("Add", one, writer.add("Exp", writer.add("Neg", sums))))
@@ -165,7 +165,7 @@ def write_logistic(writer: Writer, sums: str) -> str:
 
 
 def write_largest(writer: Writer, sums: str, classes: Array, dtype: DType) -> str:
-    """(rows,) labels of the largest of (rows, classes) sums, the first of equal ones."""
+    """(rows,) labels of the largest of (rows, classes) sums; the first among equal ones."""
     return writer.add("Gather", _labels(writer, classes, dtype), writer.add("ArgMax", sums, axis=1, keepdims=0))
 
 
@@ -189,21 +189,21 @@ def _labels(writer: Writer, classes: Array, dtype: DType) -> str:
 
 
 def label_dtype(signature: Signature) -> DType | None:
-    """The dtype of the signature's label, or None when it answers none."""
+    """The dtype of the signature's label, or None when it has no label."""
     return next((output.dtype for output in signature.outputs if output.name == "label"), None)
 
 
 def write_outputs(writer: Writer, results: dict[str, str], signature: Signature) -> None:
-    """Make results the graph's outputs. Floats are double, labels have their field's dtype already.
+    """Make results the graph's outputs. Floats are double; labels already have their field's dtype.
 
     Raises:
-        NotConvertible: the signature names an output that is not among `results`.
+        NotConvertible: an output of the signature is not among `results`.
     """
     from onnx import TensorProto, helper
 
     for output in signature.outputs:
         if output.name not in results:
-            raise NotConvertible(f"the model answers {output.name!r}, which is not known here")
+            raise NotConvertible(f"the model has an unknown output {output.name!r}")
         result = results[output.name]
         element = TensorProto.STRING
         if output.dtype is not DType.STRING:

@@ -1,7 +1,7 @@
-"""Taking a fitted scikit-learn pipeline apart: the preprocessing, the estimator, and which raw column each of its columns is.
+"""Splits a fitted scikit-learn pipeline into preprocessing and estimator, and traces each estimator column to its raw column.
 
-Called by the exact candidates. Only preprocessing that looks at one column at a time is let through, and only transformers whose
-float arithmetic never decreases (or, on text, looks words up): that is what makes folding into thresholds exact.
+Called by the exact candidates. Preprocessing must treat each column separately, with transformers whose float arithmetic is
+monotonic or which, for text, look words up. This makes folding into thresholds exact.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _USABLE = frozenset({DType.BOOL, DType.FLOAT32, DType.FLOAT64, DType.STRING}) | 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where one of the estimator's columns comes from.
+    """The origin of one of the estimator's columns.
 
     Attributes:
         raw: the raw column.
@@ -41,7 +41,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Parts:
-    """A pipeline in pieces: `steps` are applied in order to what `restore` makes of a batch; the `estimator` sees `origins`."""
+    """The pieces of a pipeline: `steps` apply in order to the container that `restore` returns; `estimator` gets `origins`."""
 
     steps: tuple[Any, ...]
     estimator: Any
@@ -49,8 +49,8 @@ class Parts:
     restore: Restore
 
     def transform(self, batch: Batch, dtype: type[np.floating[Any]]) -> Array:
-        """What the estimator's own code works on, (rows, columns) of `dtype`: the real transformers on the real container, then
-        the conversion that the estimator begins with. No value is refused for not being finite."""
+        """The input of the estimator's own code, (rows, columns) of `dtype`: the result of the pipeline's transformers on its own
+        container, cast as by the estimator. Non-finite values are not refused."""
         from sklearn import config_context
         from sklearn.utils import check_array
 
@@ -62,15 +62,15 @@ class Parts:
 
 
 def take_apart(model: Any, signature: Signature) -> Parts:
-    """The pieces of a fitted estimator, pipeline, or search over them.
+    """Split a fitted estimator, a pipeline, or a search over them.
 
     Raises:
-        NotConvertible: a piece that cannot be followed column by column, named.
+        NotConvertible: a piece, named in the text, does not treat each column separately.
     """
     if type(model).__module__.startswith("sklearn.model_selection."):
         model = getattr(model, "best_estimator_", model)
     if not is_sklearn(model):
-        raise NotConvertible("the model is not of scikit-learn")
+        raise NotConvertible("the model is not a scikit-learn model")
     *steps, estimator = _flatten(model)
     origins: tuple[Origin, ...] = tuple(Origin(raw) for raw in raw_columns(signature))
     for step in steps:
@@ -81,7 +81,7 @@ def take_apart(model: Any, signature: Signature) -> Parts:
 
 
 def is_sklearn(piece: Any) -> bool:
-    """Whether a piece is of scikit-learn's own class: a subclass of a user's own, of the same name or not, may do otherwise."""
+    """Whether a piece has one of scikit-learn's own classes; a user's subclass may behave differently."""
     return type(piece).__module__.startswith("sklearn.")
 
 
@@ -98,7 +98,7 @@ def _follow(step: Any, origins: tuple[Origin, ...]) -> tuple[Origin, ...]:
     if isinstance(step, str) and step == "passthrough":
         return origins
     if not is_sklearn(step):
-        raise NotConvertible(f"{name} is not of scikit-learn")
+        raise NotConvertible(f"{name} is not a scikit-learn class")
     if name == "Pipeline":
         for piece in _flatten(step):
             origins = _follow(piece, origins)
@@ -111,11 +111,11 @@ def _follow(step: Any, origins: tuple[Origin, ...]) -> tuple[Origin, ...]:
         return origins
     if name in _SCALERS or (name == "SimpleImputer" and _imputes_plainly(step)) or name == "OrdinalEncoder":
         return tuple(origin.then(step, column) for column, origin in enumerate(origins))
-    raise NotConvertible(f"{name} is not known to keep columns apart and in order")
+    raise NotConvertible(f"{name} is not known to keep columns separate and in order")
 
 
 def _imputes_plainly(step: Any) -> bool:
-    """NaN is replaced by one value a column, no column is dropped, none is added."""
+    """Whether an imputer replaces NaN by one value per column, and adds or drops no column."""
     missing = step.missing_values
     kept = not any(isinstance(value, float) and math.isnan(value) for value in step.statistics_.tolist())
     return isinstance(missing, float) and math.isnan(missing) and not step.add_indicator and kept
@@ -123,7 +123,7 @@ def _imputes_plainly(step: Any) -> bool:
 
 def _follow_columns(step: Any, origins: tuple[Origin, ...]) -> tuple[Origin, ...]:
     if getattr(step, "sparse_output_", False):
-        raise NotConvertible("the ColumnTransformer gives a sparse matrix")
+        raise NotConvertible("the ColumnTransformer returns a sparse matrix")
     names = list(getattr(step, "feature_names_in_", []))
     placed: dict[int, Origin] = {}
     for name, transformer, columns in step.transformers_:
@@ -132,13 +132,13 @@ def _follow_columns(step: Any, origins: tuple[Origin, ...]) -> tuple[Origin, ...
             continue
         found = _follow(transformer, tuple(origins[i] for i in _resolve(columns, names, len(origins))))
         if len(found) != place.stop - place.start:
-            raise NotConvertible(f"{name} gives columns that could not be followed")
+            raise NotConvertible(f"{name} returns columns that cannot be traced to raw columns")
         placed.update(zip(range(place.start, place.stop), found, strict=True))
     return tuple(placed[column] for column in range(len(placed)))
 
 
 def _resolve(columns: Any, names: list[str], count: int) -> list[int]:
-    """A ColumnTransformer's way of naming columns, as positions."""
+    """The positions of a ColumnTransformer's columns, however it names them."""
     if isinstance(columns, (str, int, np.integer)):
         columns = [columns]
     if isinstance(columns, slice):
@@ -154,12 +154,12 @@ def _resolve(columns: Any, names: list[str], count: int) -> list[int]:
 
 
 def _check(origin: Origin) -> None:
-    """Refuse what would not be equal for every input that the signature lets through."""
+    """Refuse a column for which the conversion would not be equal for every input that the signature allows."""
     raw, kinds = origin.raw, [type(step).__name__ for step, _ in origin.chain]
     if raw.dtype not in _USABLE or raw.dtype is DType.UINT64:
         raise NotConvertible(f"column {raw.label!r} is {raw.dtype.value}")
     if raw.field.native == "float16" or raw.field.element is not None:
-        raise NotConvertible(f"column {raw.label!r} is rounded to another type before the model sees it")
+        raise NotConvertible(f"column {raw.label!r} is rounded to another type before the model gets it")
     if raw.field.nullable and not raw.dtype.is_float:
         raise NotConvertible(f"column {raw.label!r} is {raw.dtype.value} and may be missing")
     if raw.dtype is not DType.STRING:
@@ -175,4 +175,4 @@ def _check(origin: Origin) -> None:
     encoder, column = origin.chain[0]
     closed = raw.field.categorical and set(raw.field.categories or ()) <= set(encoder.categories_[column])
     if encoder.handle_unknown != "use_encoded_value" and not closed:
-        raise NotConvertible(f"the encoder refuses unknown words in column {raw.label!r}, which a compiled one cannot")
+        raise NotConvertible(f"the encoder refuses unknown words in column {raw.label!r}, which a graph cannot do")

@@ -1,7 +1,7 @@
-"""scikit-learn's per-column arithmetic as single operations, in scikit-learn's own order, each rounded once.
+"""Reproduces scikit-learn's per-column arithmetic in single operations, in scikit-learn's order, each rounded once.
 
-Replayed like this a scaled value has the same bits as in scikit-learn. Merging two operations into one, as multiplying by 1/scale
-instead of dividing does, rounds otherwise. Called by the exact linear candidate.
+A scaled value then equals scikit-learn's to the bit. Merging two operations, such as multiplying by 1/scale instead of dividing,
+would round differently. Called by the exact linear candidate.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from roadworthy.optimize.exact.pipeline import Origin
 
 
 class Operation(Enum):
-    """What happens to a value x of a column, with the operation's own number n. `neutral` changes no value of other columns."""
+    """An operation on a value x of a column with a number n. With the number `neutral` it changes no value."""
 
-    FILL = "Where"  # n where x is missing
+    FILL = "Where"  # n if x is missing
     SUBTRACT = "Sub"
     DIVIDE = "Div"
     MULTIPLY = "Mul"
@@ -49,16 +49,16 @@ ARITHMETIC = {
     "MaxAbsScaler": "x / scale",
     "MinMaxScaler": "x * scale + min, each operation rounded once; then clipped where the scaler clips",
 }
-"""What each transformer that is replayed here computes, in float64."""
+"""The computation of each supported transformer, in float64."""
 
 Step = tuple[Operation, float]
 
 
 def operations(origin: Origin) -> list[Step]:
-    """What the chain of transformers does to one raw column, operation by operation.
+    """The operations of the chain of transformers on one raw column, in order.
 
     Raises:
-        NotConvertible: a transformer whose arithmetic is not replayed here, named.
+        NotConvertible: a transformer, named in the text, is not supported.
     """
     return [step for transformer, column in origin.chain for step in _of(transformer, column)]
 
@@ -95,9 +95,9 @@ def _clipped(transformer: Any, limits: Sequence[float]) -> list[Step]:
 
 
 def write_operations(writer: Writer, matrix: str, columns: Sequence[Sequence[Step]]) -> str:
-    """Apply to each column of `matrix` (rows, columns), double, its own operations in order; returns the result.
+    """Apply to each column of `matrix`, double (rows, columns), its own operations in order; returns the result.
 
-    One operator serves all columns whose next operation is of its kind; the others meet its neutral number.
+    One operator serves all columns whose next operation is of its kind; the other columns get its neutral number.
     """
     waiting = [list(steps) for steps in columns]
     while any(waiting):

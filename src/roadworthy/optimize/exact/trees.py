@@ -1,6 +1,6 @@
-"""Reading scikit-learn's tree ensembles: the same trees, summed in the same order, in one plain form.
+"""Reads scikit-learn's tree ensembles into one plain form with the same trees, summed in the same order.
 
-`folding.py` moves their thresholds into raw input space; `forest.py` writes them out.
+`folding.py` moves their thresholds into raw input space; `forest.py` writes them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MAX_NODES = 2_000_000
 
 
 class Head(Enum):
-    """How the summed leaves become answers."""
+    """The step from the summed leaves to the answers."""
 
-    PROBABILITIES = "probabilities"  # divided by `divisor`, they are the classes' probabilities
+    PROBABILITIES = "probabilities"  # the sums divided by `divisor` are the classes' probabilities
     LOGISTIC = "logistic"  # one sum; its sigmoid is the second class's probability
     SOFTMAX = "softmax"
-    IDENTITY = "identity"  # divided by `divisor`, the sum is the prediction
+    IDENTITY = "identity"  # the sum divided by `divisor` is the prediction
     EXPONENTIAL = "exponential"
 
 
@@ -34,7 +34,7 @@ class Tree:
     """One tree. A row goes left when its value is <= threshold, or is NaN and `missing_left`. All arrays: (nodes,).
 
     Attributes:
-        target: the sum that the leaves add to.
+        target: the sum to which the leaves add.
         left, right: int64 positions of the children, greater than the node's own; -1 in leaves.
         feature: int64 column, threshold: float64, missing_left: bool; meaningless in leaves.
         value: float64, what a leaf adds.
@@ -59,13 +59,13 @@ class Ensemble:
     """Trees in the order in which scikit-learn adds them up.
 
     Attributes:
-        start: float64 (targets,), what each sum begins with.
-        divisor: what the sums are divided by in the end.
-        cast: float32 or float64: what the estimator casts its columns to before it compares.
-        takes_missing: whether the estimator takes NaN at all.
+        start: float64 (targets,), the initial value of each sum.
+        divisor: the final sums are divided by it.
+        cast: float32 or float64, the type to which the estimator casts its columns before comparing.
+        takes_missing: whether the estimator accepts NaN.
         classes: the labels in order, or None for a regressor.
         zero_is_second: for LOGISTIC, whether a sum of exactly 0 is the second class.
-        takes_infinite: whether the estimator takes infinities.
+        takes_infinite: whether the estimator accepts infinities.
     """
 
     trees: tuple[Tree, ...]
@@ -80,14 +80,14 @@ class Ensemble:
 
 
 def read_ensemble(estimator: Any) -> Ensemble:
-    """The trees of a fitted HistGradientBoosting, GradientBoosting, RandomForest, ExtraTrees or decision tree.
+    """Read the trees of a fitted HistGradientBoosting, GradientBoosting, RandomForest, ExtraTrees or decision tree.
 
     Raises:
-        NotConvertible: not one of them, or with a feature that is not supported, named.
+        NotConvertible: another estimator, or one with an unsupported feature, named in the text.
     """
     reader = _READERS.get(type(estimator).__name__) if is_sklearn(estimator) else None
     if reader is None:
-        raise NotConvertible(f"{type(estimator).__name__} is not a tree ensemble that can be read")
+        raise NotConvertible(f"{type(estimator).__name__} is not a supported tree ensemble")
     ensemble = reader(estimator)
     _refuse_large(sum(len(tree.left) for tree in ensemble.trees))
     return ensemble
@@ -102,7 +102,7 @@ def _read_histogram(estimator: Any) -> Ensemble:
     if getattr(estimator, "is_categorical_", None) is not None:
         raise NotConvertible("categorical splits")
     trees: list[Tree] = []
-    for iteration in estimator._predictors:  # noqa: SLF001  the trees are nowhere public
+    for iteration in estimator._predictors:  # noqa: SLF001  scikit-learn has no public access to the trees
         for target, predictor in enumerate(iteration):
             nodes = predictor.nodes
             leaf = nodes["is_leaf"].astype(bool)
@@ -131,7 +131,7 @@ def _head(estimator: Any, classes: Array | None) -> Head:
     if classes is not None:
         heads = {"LogitLink": Head.LOGISTIC, "MultinomialLogit": Head.SOFTMAX}
     if link not in heads:
-        raise NotConvertible(f"the loss has a {link}")
+        raise NotConvertible(f"unsupported link function {link}")
     return heads[link]
 
 
@@ -158,7 +158,7 @@ def _read_boosting(estimator: Any) -> Ensemble:
 def _read_forest(estimator: Any) -> Ensemble:
     members = getattr(estimator, "estimators_", [estimator])
     if estimator.n_outputs_ != 1:
-        raise NotConvertible("the model answers several outputs")
+        raise NotConvertible("the model has several outputs")
     classes = getattr(estimator, "classes_", None)
     targets = 1 if classes is None else len(classes)
     _refuse_large(sum(member.tree_.node_count for member in members))
@@ -187,7 +187,7 @@ def _read_tree(member: Any, target: int, value: Array) -> Tree:
 
 
 def pruned(tree: Tree) -> Tree:
-    """The same tree without splits whose two sides add the same: a forest holds one copy a class, mostly of zeros."""
+    """The same tree without splits whose two sides add the same value: a forest has one copy per class, mostly of zeros."""
     left, right, value = tree.left.tolist(), tree.right.tolist(), tree.value.tolist()
     for node in range(len(left) - 1, -1, -1):
         a, b = left[node], right[node]
@@ -211,7 +211,7 @@ def pruned(tree: Tree) -> Tree:
 
 
 def arithmetic(ensemble: Ensemble, estimator: str) -> tuple[str, ...]:
-    """How an ensemble's trees are reproduced, and how far each step can round."""
+    """States how an ensemble's trees are reproduced, and how far each step can round."""
     summed = (
         f"{estimator}: thresholds compared as {ensemble.cast.__name__}, as the estimator does; leaves added in double"
     )
@@ -238,7 +238,7 @@ _HEADS = {
 
 
 def constant_tree(target: int, value: float) -> Tree:
-    """A tree that adds the same for every row. The sums begin with such trees, so that they are added in scikit-learn's order."""
+    """A tree that adds the same value for every row. Such trees hold the initial sums, which keeps scikit-learn's order."""
     children, zeros = np.array([1, -1, -1]), np.zeros(3)
     return Tree(target, children, children * 2, zeros.astype(np.int64), zeros, zeros.astype(bool), np.full(3, value))
 

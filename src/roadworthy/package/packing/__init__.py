@@ -1,1 +1,1 @@
-"""Making a package: from live objects and training rows to a sealed, proved file."""
+"""Packing: from live objects and training rows to a sealed, proved file."""

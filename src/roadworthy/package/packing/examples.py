@@ -1,7 +1,7 @@
-"""The golden examples of a package: which rows, and what the live model answers to them. Called by `pack.py`.
+"""The golden examples of a package: chosen rows and the live model's answers to them. Called by `pack.py`.
 
-Beside the rows of the sample that tell most, every cell that may be missing is missing in one of them: in a row that was given,
-else in a made-up one, where the model takes it.
+They hold the most informative rows of the sample. In addition, each value that may be missing is missing in one of them: in a
+training row if there is one, otherwise in a made-up row if the model accepts it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Example = tuple[Batch, Batch]
 
 
 def make_examples(subject: Subject, training: Training, limit: int) -> Example:
-    """Inputs and answers of about `limit` rows.
+    """Make inputs and answers of about `limit` rows.
 
     Raises:
-        PackError: what the model says about rows with private values replaced.
+        PackError: the model fails on the rows whose private values were replaced.
     """
     rows = choose_rows(training.sample, limit)
     examples: list[Example] = [(training.sample.take(rows), training.answers.take(rows))]
@@ -42,7 +42,7 @@ def make_examples(subject: Subject, training: Training, limit: int) -> Example:
 
 
 def _never_missing(batch: Batch, position: int) -> Array:
-    """The elements of a nullable field that are missing in no row, as positions in its flat row; of others none."""
+    """Positions, in a flat row, of a nullable field's elements that are present in every row; empty for other fields."""
     _, mask = batch.column_at(position)
     width = int(np.prod(batch.column_at(position)[0].shape[1:], dtype=np.int64))
     if not batch.layout.fields[position].nullable:
@@ -51,7 +51,7 @@ def _never_missing(batch: Batch, position: int) -> Array:
 
 
 def _given(training: Training, inputs: Batch) -> Iterator[Example]:
-    """Rows from anywhere in what was given, for columns of which the examples have no missing value."""
+    """Training rows with a missing value, for the columns that have no missing value in the examples."""
     for position in range(len(inputs.layout.fields)):
         lacking = _never_missing(inputs, position)
         _, mask = training.rows.column_at(position)
@@ -64,8 +64,8 @@ def _given(training: Training, inputs: Batch) -> Iterator[Example]:
 
 
 def _made_up(training: Training, inputs: Batch) -> Iterator[Example]:
-    """A row of the sample without the elements of a tensor that never were missing: all at once, else one by one, as far as the
-    model takes it."""
+    """A training row without the tensor elements that were never missing: without all of them if the model accepts that,
+    otherwise without one at a time."""
     field = inputs.layout.fields[0]
     lists = training.signature.container is Container.LISTS
     if not field.shape or (lists and len(field.shape) > 1) or training.signature.container is Container.RECORDS:
@@ -87,7 +87,7 @@ def _without(training: Training, elements: Array) -> Iterator[Example]:
 
 
 def _asked(training: Training, row: Batch, number: Array, missing: Array | None) -> Iterator[Example]:
-    """One example, or none when the model does not take the row."""
+    """One example, or nothing when the model refuses the row."""
     try:
         yield row, training.ask(number, missing)
     except RoadworthyError:

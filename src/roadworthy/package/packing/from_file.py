@@ -1,4 +1,4 @@
-"""For someone who has only files: a saved model and a table of rows. Used when packing, on the user's own machine."""
+"""Reads a saved model and a table of rows from files, for packing on the user's own machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TABLES = (".csv", ".parquet", ".json", ".jsonl")
 
 
 def opened(model: Any) -> Any:
-    """`model` itself; or, of a path given as text or as a Path, what lies there.
+    """`model` itself, or the model in the file when `model` is a path (text or Path).
 
     Raises:
         As `load_model_file`.
@@ -23,18 +23,18 @@ def opened(model: Any) -> Any:
 def load_model_file(path: Path) -> Any:
     """The object in a .joblib, .pkl or .pickle file, or the path itself for an .onnx file.
 
-    Unpickling executes what the file says: only for the user's own file, in the user's own process.
+    Unpickling executes code from the file: use it for the user's own files only, in the user's own process.
 
     Raises:
         PackError: "model-file-missing", "model-file-unknown", "model-file-unreadable".
     """
     if not path.is_file():
-        raise PackError("there is no model file of that name", code="model-file-missing", hint="check the path")
+        raise PackError(f"no model file {path.name!r}", code="model-file-missing", hint="check the path")
     if path.suffix == ".onnx":
         return path
     if path.suffix not in (".joblib", ".pkl", ".pickle"):
         raise PackError(
-            "that kind of model file is not known",
+            f"unknown kind of model file: {path.name}",
             code="model-file-unknown",
             hint="give a .joblib, .pkl or .onnx file, or pack from Python with roadworthy.pack",
         )
@@ -49,9 +49,9 @@ def load_model_file(path: Path) -> Any:
             return cloudpickle.load(handle)
     except Exception as error:  # unpickling runs any object's own code, which may raise anything
         raise PackError(
-            f"the model file cannot be read: {type(error).__name__}: {error}",
+            f"cannot read the model file {path.name}: {type(error).__name__}: {error}",
             code="model-file-unreadable",
-            hint="use the Python and the libraries that saved it, in the folder where its own modules are",
+            hint="use the Python and library versions that saved it, in the folder that holds its modules",
         ) from error
 
 
@@ -62,10 +62,10 @@ def read_sample(path: Path) -> Any:
         PackError: "sample-missing", "sample-unknown", "sample-unreadable", "requirement-missing".
     """
     if not path.is_file():
-        raise PackError("there is no sample file of that name", code="sample-missing", hint="check the path")
+        raise PackError(f"no sample file {path.name!r}", code="sample-missing", hint="check the path")
     if path.suffix not in _TABLES:
         raise PackError(
-            "that kind of sample file is not known", code="sample-unknown", hint=f"give one of {', '.join(_TABLES)}"
+            f"unknown kind of sample file: {path.name}", code="sample-unknown", hint=f"give one of {', '.join(_TABLES)}"
         )
     try:
         import pandas as pd
@@ -84,7 +84,7 @@ def read_sample(path: Path) -> Any:
         )
     except (ValueError, OSError, UnicodeError) as error:
         raise PackError(
-            f"the sample file cannot be read: {type(error).__name__}",
+            f"cannot read the sample file {path.name}: {type(error).__name__}",
             code="sample-unreadable",
-            hint="give a header row, one row a line, in UTF-8",
+            hint="expected UTF-8; in CSV, a header line, then one row per line",
         ) from error

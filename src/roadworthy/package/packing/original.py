@@ -1,6 +1,5 @@
-"""A graph that is packed together with the model it came from: judged as a conversion of our own is, by the same rows and search.
-
-It stays what it is, a model that was only compared; the card says so. Called by `pack.py`.
+"""Compares an ONNX graph with the model that it was converted from, on the same rows and with the same search as our own
+conversions. The graph counts as compared, not as constructed; the card says so. Called by `pack.py`.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from roadworthy.schema.signature import Field, Signature
 
 
 def answers_of(original: Any, signature: Signature, preprocess: Preprocess | None) -> Callable[[Batch], Batch]:
-    """The original as a runtime that answers under the names and types of the graph's outputs.
+    """The original as a runtime whose answers have the names and types of the graph's outputs.
 
     Raises:
-        PackError: "unknown-framework"; "original-outputs-differ", when it is asked.
+        PackError: "unknown-framework"; "original-outputs-differ" when the runtime is called.
     """
     framework = framework_for(original)
     native = NativeLoaded(lambda rows: _renamed(framework.answer(original, rows), signature), signature, 1, preprocess)
@@ -37,7 +36,7 @@ def answers_of(original: Any, signature: Signature, preprocess: Preprocess | Non
 
 def _renamed(answers: Mapping[str, Array], signature: Signature) -> dict[str, Array]:
     fields = {field.name: field for field in signature.outputs}
-    if not set(fields) <= set(answers):  # converters name outputs as they like; their order is the original's
+    if not set(fields) <= set(answers):  # converters choose their own output names but keep the original's order
         if len(fields) != len(answers):
             raise _other_outputs(answers, signature)
         answers = dict(zip(fields, answers.values(), strict=True))
@@ -55,26 +54,26 @@ def _as(values: Array, field: Field, answers: Mapping[str, Array], signature: Si
 def _other_outputs(answers: Mapping[str, Array], signature: Signature) -> PackError:
     mine, theirs = ", ".join(field.name for field in signature.outputs), ", ".join(answers)
     return PackError(
-        f"the graph answers {mine}, and the original answers {theirs}",
+        f"the graph's outputs ({mine}) do not match the original's ({theirs})",
         code="original-outputs-differ",
-        hint="convert the model so that the graph gives the same outputs, without zipmap",
+        hint="convert the model so that the graph has the same outputs (zipmap=False)",
     )
 
 
 def compared_with_original(
     reference: Callable[[Batch], Batch], training: Training, golden: Batch, graph: Loaded, tolerance: Tolerance
 ) -> Outcome:
-    """What the comparison found, for the card.
+    """Compare the graph with its original; the outcome goes into the card.
 
     Args:
         reference: of `answers_of`. training: the sample. golden: the golden inputs.
-        graph: the loaded graph. tolerance: how far floats may lie apart.
+        graph: the loaded graph. tolerance: how far floats may differ.
 
     Raises:
         ProofFailed: "original-differs", naming the first difference.
     """
     source = Source(None, training.signature, reference, golden, training.sample, tolerance=tolerance)
-    # A graph in float32 refuses values beyond it (`frameworks/onnx.py`), which its original may well take.
+    # A float32 graph refuses values beyond float32 (`frameworks/onnx.py`), which its original may accept.
     asked = tuple(exam for exam in exams(source) if exam.kind != EXTREME)
     outcome = judge(Outcome(NATIVE, "onnx", kept=True, reason=""), source, asked, graph.run, ties=tolerance.rtol)
     if outcome.reason:
@@ -82,9 +81,9 @@ def compared_with_original(
         if outcome.difference is not None:
             facts |= {"row": outcome.difference.row, "field": outcome.difference.field}
         raise ProofFailed(
-            f"the graph does not answer as its original: {outcome.reason}",
+            f"the graph's answers differ from its original's: {outcome.reason}",
             code="original-differs",
-            hint="pack the original itself; what can be compiled from it exactly is compiled",
+            hint="pack the original itself; packing compiles it if it can be compiled exactly",
             facts=facts,
         )
     rows = ", ".join(f"{count:,} {kind}" for kind, count in outcome.compared.items())

@@ -1,6 +1,6 @@
-"""A user's own rows in the user's own container: some of them, copied as the container itself copies, never converted.
+"""Copies of the user's rows in the user's own container, made by the container itself and never converted.
 
-`training.py` asks the model about these, so that golden answers are what the user's own object says of the user's own rows.
+`training.py` gives these to the model, so that golden answers are the user's own model's answers to the user's own rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from roadworthy.schema.signature import Field, Form, Missing
 
 
 def own_rows(inputs: Any, rows: Array | None = None) -> Any:
-    """A copy of the given rows (of all when None), in order, in the container of `inputs`."""
+    """Copy the given rows (all when None), in order, in the container of `inputs`."""
     library = library_of(inputs)
     if library == "pandas":
         return inputs.copy() if rows is None else inputs.iloc[rows].copy()
@@ -29,13 +29,13 @@ def own_rows(inputs: Any, rows: Array | None = None) -> Any:
 
 
 def _in_order(inputs: Any, some: Any) -> Any:
-    """Rows of an array as they lie in it: column by column where it does."""
+    """`some` in the memory order of `inputs`: column by column if `inputs` is."""
     flags = inputs.flags
     return np.asfortranarray(some) if flags.f_contiguous and not flags.c_contiguous else some
 
 
 def with_column(own: Any, restored: Any, name: str) -> Any:
-    """Rows of a frame or records with one column taken from the same rows made again."""
+    """Rows of a frame or records with one column replaced by the same column of the restored rows."""
     mixed = own_rows(own)
     if library_of(own) == "polars":
         return mixed.with_columns(restored[name])
@@ -50,19 +50,19 @@ def with_column(own: Any, restored: Any, name: str) -> Any:
 
 
 def with_index(own: Any) -> Any:
-    """A pandas frame with the index that a request has, or None where it has that already, or is no pandas frame."""
+    """The pandas frame with the index that a request has; None if it already has that index or is not a pandas frame."""
     if library_of(own) != "pandas" or own.index.equals(own.reset_index(drop=True).index):
         return None
     return own.reset_index(drop=True)
 
 
 def with_missing(inputs: Any, row: int, elements: Array, field: Field, form: Form) -> Any:
-    """One row of an array or of a list of lists with the given elements missing, as the container writes it."""
+    """One row of an array or of a list of lists, with the given elements missing in the container's own form."""
     one = own_rows(inputs, np.array([row]))
     nan = field.missing is not Missing.NULL
     if isinstance(one, np.ndarray):
         mark = np.datetime64("NaT") if one.dtype.kind == "M" else mark_value(field.missing)
-        np.atleast_1d(one[0]).flat[elements] = mark  # of a row of several values this is a view
+        np.atleast_1d(one[0]).flat[elements] = mark  # a view if the row has several values
         return one
     cells = list(one[0])
     for element in elements.tolist():

@@ -1,7 +1,7 @@
-"""The public door for making a package: from live objects and training rows to a sealed, proved .rw file.
+"""The public entry point for packing: from live objects and training rows to a sealed, proved .rw file.
 
-Order: look at the training data (`training.py`) → save → golden examples and profile → compile → seal → replay in a process of
-its own (`replay.py`) → one file (`archive.py`).
+Order: examine the training data (`training.py`) → save → golden examples and profile → compile → seal → replay in a separate
+process (`replay.py`) → one file (`archive.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from roadworthy.package.packing.original import answers_of, compared_with_origin
 from roadworthy.package.packing.subject import Subject
 from roadworthy.package.packing.training import Training, look_at
 from roadworthy.package.profile import build_profile
-from roadworthy.package.replay import replay_apart
+from roadworthy.package.replay import replay_isolated
 from roadworthy.package.requirements import lock, python_minor
 from roadworthy.package.rules import Rule, save_rules
 from roadworthy.package.runtimes import NATIVE
@@ -47,20 +47,21 @@ _CODE = "code"
 
 
 class PackOptions(TypedDict, total=False):
-    """What `pack` takes besides the model and its data.
+    """Options of `pack`, in addition to the model and its data.
 
     Keys:
-        out: folder of the packed file; "dist" by default.
-        privacy: column name → "keep", "hash" or "drop"; private values are kept in no golden example and no profile.
-        tolerance: how far floats may differ and still be equal; rtol 1e-5 and atol 1e-6 by default.
-        card: the model card's own text, heading → paragraph.
-        compile: whether other runtimes are tried; True by default.
-        examples: how many golden examples, 64 by default.
+        out: folder for the packed file; "dist" by default.
+        privacy: column name → "keep", "hash" or "drop"; golden examples and profile contain no private values.
+        tolerance: how far two floats may differ and still count as equal; rtol 1e-5 and atol 1e-6 by default.
+        card: the author's text for the model card, heading → paragraph.
+        compile: whether to try faster runtimes; True by default.
+        examples: number of golden examples, 64 by default.
         progress: called with one short sentence at each step.
-        rules: name → function of rows that may answer where the model cannot, for the fallback "rule". It takes rows as `model`
-            or `preprocess` does, and gives every output of the model.
-        original: the live model that `model`, an ONNX graph, was converted from. The graph is compared with it as a conversion of
-            our own would be, and the golden examples hold the original's answers. It takes rows as `model` does. A path as there.
+        rules: name → function of rows that may answer when the model cannot, for the fallback "rule". It takes the same rows as
+            `preprocess`, or as `model` without one, and returns every output of the model.
+        original: the live model (or its path) from which `model`, an ONNX graph, was converted. Packing compares the graph with
+            it as strictly as its own conversions, and the golden examples hold the original's answers. It takes the same rows
+            as `model`.
     """
 
     out: Path | str
@@ -84,25 +85,25 @@ def pack(
     outputs: Any = None,
     **options: Unpack[PackOptions],
 ) -> Package:
-    """Package a trained model with everything that it needs, prove it, and write one file.
+    """Package a trained model with everything it needs, prove it, and write one file.
 
     Args:
-        model: a scikit-learn estimator or pipeline, an ONNX ModelProto, any callable of rows; or the path of an .onnx, .joblib
-            or .pkl file of your own, which is loaded here.
+        model: a scikit-learn estimator or pipeline, an ONNX ModelProto, any callable of rows; or the path of your own .onnx,
+            .joblib or .pkl file, which is loaded in this process.
         name: the model's name: 1 to 64 of a-z, 0-9, '.', '_', '-'.
         inputs: the raw training rows: pandas or polars DataFrame, numpy array, list of records.
-        labels: the true label of each row; only counted in the profile.
-        preprocess: what turns raw rows into what `model` takes, when it is not inside the model.
-        outputs: the answers that training saw for `inputs`: labels or predictions, a matrix of probabilities, or a dict of
-            answers by name. They become the golden examples' answers; without them the live objects' are taken.
+        labels: the true label of each row; used only for the counts in the profile.
+        preprocess: the function from raw rows to the input of `model`, unless the model contains it.
+        outputs: the answers to `inputs` in training: labels or predictions, a matrix of probabilities, or a dict of answers by
+            name. They become the answers of the golden examples; by default the live model's answers do.
         options: see PackOptions.
 
     Returns:
-        The package, opened from its file `<out>/<name>-<digest>.rw`.
+        The package in its file `<out>/<name>-<digest>.rw`.
 
     Raises:
-        PackError: it cannot be packaged as it is; the hint says what to change.
-        ProofFailed: what was saved, or what is live, does not answer as training did, or a graph not as its original.
+        PackError: the model cannot be packaged as it is; the hint says what to change.
+        ProofFailed: the live or the saved model's answers differ from those of training, or a graph's from its original's.
     """
     say = options.get("progress", _silent)
     tolerance = options.get("tolerance", Tolerance())
@@ -122,14 +123,14 @@ def pack(
         draft.rules = save_rules(options.get("rules", {}), draft.folder)
         outcomes: tuple[Outcome, ...] = ()
         if options.get("compile", True) and subject.framework.name == "scikit-learn":
-            say("compiling, and comparing with the original")
+            say("compiling and comparing with the original")
             outcomes = draft.compile()
         if reference is not None:
             say("comparing the graph with its original")
             outcomes = (draft.compare(reference),)
         digest = draft.seal(outcomes)
-        say("replaying the golden examples in a process of its own")
-        proofs = replay_apart(draft.folder)
+        say("replaying the golden examples in a separate process")
+        proofs = replay_isolated(draft.folder)
         attestations.write_attestation(draft.folder, attestations.PROOF, digest, {"proofs": proofs})
         target = Path(options.get("out", "dist")) / f"{name}-{digest.removeprefix('sha256:')[:12]}{SUFFIX}"
         return pack_file(draft.folder, target)
@@ -141,7 +142,7 @@ def _silent(_step: str) -> None:
 
 @dataclass
 class _Draft:
-    """A package on its way to being sealed: a folder that fills up."""
+    """A package before it is sealed: a folder that is being filled."""
 
     folder: Path
     name: str
@@ -166,7 +167,7 @@ class _Draft:
         (self.folder / CARD).write_bytes(canonical_json(dict(card)))
 
     def compile(self) -> tuple[Outcome, ...]:
-        """Try other runtimes; those that are equal and faster lie beside the native one."""
+        """Try other runtimes; one that is equal and faster is saved next to the native one."""
         loaded = self._load_native()
         source = Source(
             model=self.subject.model,
@@ -182,7 +183,7 @@ class _Draft:
             loaded.close()
 
     def compare(self, reference: Callable[[Batch], Batch]) -> Outcome:
-        """Judge a graph by its original."""
+        """Compare a graph with its original."""
         loaded = self._load_native()
         try:
             return compared_with_original(reference, self.training, self.golden[0], loaded, self.tolerance)
@@ -195,7 +196,7 @@ class _Draft:
         return self.subject.framework.load(folder, self.native.options, signature, 1, preprocess)
 
     def seal(self, outcomes: tuple[Outcome, ...]) -> str:
-        """Write the manifest and what is said about it; return the digest."""
+        """Write the manifest and the attestations about it; return the digest."""
         kept = [outcome for outcome in outcomes if outcome.kept and outcome.saved is not None]
         entries = [_entry(NATIVE, self.subject.framework.name, self.native, preprocess=self.code is not None)]
         entries += [_entry(o.name, o.framework, o.saved, preprocess=False) for o in kept if o.saved is not None]
@@ -218,9 +219,9 @@ class _Draft:
         missing = names - locked
         if missing:
             raise PackError(
-                f"these libraries are used but not installed as distributions: {', '.join(sorted(missing))}",
+                f"the model uses libraries that are not installed as distributions: {', '.join(sorted(missing))}",
                 code="requirement-unknown",
-                hint="install them with pip, so that their versions can be locked",
+                hint="install them with pip, so that the package can lock their versions",
             )
         (self.folder / MANIFEST).write_bytes(manifest.encode())
         self._attest(manifest.digest, outcomes)

@@ -1,7 +1,7 @@
-"""The live model that is packed, and whether it answers rows that a request brings as it answers the user's own.
+"""The live model that is packed, and the check that it answers rows from a request as it answers the user's own rows.
 
-`training.py` asks. The user's own rows are never converted before the model gets them; what is made again of them
-(`schema/restore.py`) has to get the same answers.
+The model gets the user's own rows unconverted. The same rows, restored from a batch as for a request (`schema/restore.py`),
+must get the same answers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Subject:
         """Raw rows in the training container → named answers.
 
         Raises:
-            PackError: "model-fails-on-sample", or what the framework says about the form of the answers.
+            PackError: "model-fails-on-sample", or the framework's error about the form of the answers.
         """
         try:
             return self.framework.answer(self.model, rows if self.preprocess is None else self.preprocess(rows))
@@ -44,15 +44,15 @@ class Subject:
             raise
         except Exception as error:  # the model's own code may raise anything
             raise PackError(
-                f"the model fails on its own sample with {type(error).__name__}: {error}",
+                f"the model failed on the sample with {type(error).__name__}: {error}",
                 code="model-fails-on-sample",
-                hint="give the raw rows that the preprocessing takes, and the preprocessing itself with preprocess=",
+                hint="pass the raw rows as inputs=, and the function that prepares them for the model as preprocess=",
             ) from error
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The same training rows twice: `own` in the user's own container, `rows` as a batch; `numbers` says which rows they are."""
+    """The same training rows twice: `own` in the user's own container, `rows` as a batch; `numbers` are their row numbers."""
 
     signature: Signature
     own: Any
@@ -61,7 +61,7 @@ class Sample:
 
 
 def answers_as_batch(layout: Layout, answers: Mapping[str, Array], rows: int) -> Batch:
-    """Named answers in the form of the signature's outputs.
+    """Convert named answers to the form of the signature's outputs.
 
     Raises:
         PackError: "unsupported-output".
@@ -73,7 +73,7 @@ def answers_as_batch(layout: Layout, answers: Mapping[str, Array], rows: int) ->
 
 
 def check_repeatable(subject: Subject, own: Any, answers: Batch) -> None:
-    """Ask about the first rows again.
+    """Ask the model about the first rows again, and compare.
 
     Raises:
         PackError: "not-deterministic".
@@ -87,24 +87,24 @@ def check_repeatable(subject: Subject, own: Any, answers: Batch) -> None:
 
 def _not_repeatable(difference: Difference | str) -> PackError:
     return PackError(
-        f"the model gives other answers when asked again: {difference}",
+        f"the model gave different answers to the same rows: {difference}",
         code="not-deterministic",
-        hint="fix its random seeds; answers must not depend on the other rows of a request",
+        hint="fix the model's random seeds; an answer must not depend on the other rows of the request",
     )
 
 
 def check_form(subject: Subject, sample: Sample, answers: Batch, tolerance: Tolerance) -> None:
-    """Ask about the rows as a request would bring them; `answers` are those to the user's own.
+    """Ask the model about the rows as a request would bring them, and compare with `answers`, those to the user's own rows.
 
     Raises:
-        PackError: "training-form-lost", naming the first difference and, where one is to blame, the column; "not-deterministic".
+        PackError: "training-form-lost", naming the first difference and, if known, the column; "not-deterministic".
     """
     restore = Restorer.of(sample.signature).restore
     found = _difference(subject, restore(sample.rows), answers, tolerance)
     if found is None:
         return
     again = _difference(subject, own_rows(sample.own), answers, tolerance)
-    if again is not None:  # then the form is not to blame
+    if again is not None:  # the form is not the cause
         raise _not_repeatable(again)
     row = found.row if isinstance(found, Difference) else None
     told = found
@@ -117,7 +117,7 @@ def check_form(subject: Subject, sample: Sample, answers: Batch, tolerance: Tole
             sample, answers = one, said
     where, hint = _lost(subject, sample, restore(sample.rows), answers, tolerance)
     raise PackError(
-        f"the model answers otherwise when its rows come as a request brings them: {told}{where}",
+        f"the model's answers change when the rows come from a request: {told}{where}",
         code="training-form-lost",
         hint=hint,
         facts={"row": getattr(told, "row", None), "field": getattr(told, "field", None)},
@@ -125,7 +125,7 @@ def check_form(subject: Subject, sample: Sample, answers: Batch, tolerance: Tole
 
 
 def _difference(subject: Subject, rows: Any, answers: Batch, tolerance: Tolerance) -> Difference | str | None:
-    """How the answers to `rows` differ from `answers`; the model's error as text when it raises."""
+    """The first difference between the answers to `rows` and `answers`; the model's error as text when it raises."""
     try:
         found = answers_as_batch(answers.layout, subject.answer(rows), answers.rows)
     except PackError as error:
@@ -134,7 +134,7 @@ def _difference(subject: Subject, rows: Any, answers: Batch, tolerance: Toleranc
 
 
 def _lost(subject: Subject, sample: Sample, restored: Any, answers: Batch, tolerance: Tolerance) -> tuple[str, str]:
-    """Where the form was lost, found by trying one column at a time, and what to do."""
+    """Which column loses its form, found by trying one column at a time, and what to do about it."""
     bare = with_index(sample.own)
     if bare is not None and _difference(subject, bare, answers, tolerance) is not None:
         return "; the answers depend on the index of the rows", "make the index a column: frame.reset_index()"
@@ -143,11 +143,11 @@ def _lost(subject: Subject, sample: Sample, restored: Any, answers: Batch, toler
     for field in sample.signature.inputs:
         mixed = with_column(sample.own, restored, field.name)
         if _difference(subject, mixed, answers, tolerance) is not None:
-            return f"; what is lost is the form of column {field.name!r}", _advice(field)
-    return "", "give each column one type, and write missing values in one way"
+            return f"; a request cannot carry the exact form of column {field.name!r}", _advice(field)
+    return "", "give each column one type and one form of missing value"
 
 
 def _advice(field: Field) -> str:
     if field.missing is not None:
-        return f"give the column one type and write its missing values in one way: in most rows it is {field.missing.value!r}"
+        return f"give the column one type and one form of missing value; most of its rows use {field.missing.value!r}"
     return "give the column one type before training"

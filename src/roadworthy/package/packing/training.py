@@ -1,6 +1,6 @@
-"""What the training process shows at pack time: rows, labels, answers; and the checks that they belong together.
+"""Examines the training data at pack time: rows, labels and answers, and whether they belong together.
 
-`pack.py` looks at a model through this. Every fault here says what to change.
+Called by `pack.py`. Every error says what to change.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from roadworthy.schema.signature import Field, Privacy, Signature
 from roadworthy.schema.tables import to_batch
 
 MAX_SAMPLE_ROWS = 20_000
-"""Rows that the model is asked at pack time; more are still counted in the profile."""
+"""Maximum number of rows that the model is asked about at pack time; the profile counts all rows."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Training:
 
     Attributes:
         signature: inferred from rows and answers.
-        rows: all rows that were given.
-        sample: up to MAX_SAMPLE_ROWS of them, spread over the whole; answers: what the live model says of these.
+        rows: all training rows.
+        sample: up to MAX_SAMPLE_ROWS of them, evenly spread; answers: the live model's answers to these.
         labels: one field "label" for all rows, or None.
-        ask: the live model's answers to rows that were given, by their numbers, asked as they were given; or to one row of them
-            with some elements of its tensor missing.
+        ask: returns the live model's answers to training rows, by row number, in the user's own form; or to one such row with
+            some elements of its tensor missing.
     """
 
     signature: Signature
@@ -50,15 +50,15 @@ class Training:
 def look_at(
     subject: Subject, inputs: Any, labels: Any, outputs: Any, privacy: Mapping[str, Privacy], tolerance: Tolerance
 ) -> Training:
-    """Ask the live model about its training rows, and check that all that was given belongs together.
+    """Ask the live model about its training rows, and check that rows, labels and answers belong together.
 
-    The model is asked about the user's own rows in the user's own container. Then it is asked about the same rows as a request
-    would bring them, and has to answer the same.
+    The model first gets the user's own rows in the user's own container. Then it gets the same rows as a request would bring
+    them, and must give the same answers.
 
     Raises:
         PackError: "empty-sample", "labels-length", "outputs-length", "model-fails-on-sample", "answers-length",
             "not-deterministic", "training-form-lost", and those of `schema/infer.py`.
-        ProofFailed: "training-outputs-differ": the live objects do not answer what training saw.
+        ProofFailed: "training-outputs-differ": the live model's answers differ from outputs=.
     """
     fields, container = infer_inputs(inputs, privacy=privacy)
     form = form_of(inputs)
@@ -93,7 +93,7 @@ def look_at(
 
 
 def _at_row(error: PackError, subject: Subject, own: Any, chosen: Array) -> PackError:
-    """The error with the number of a row that fails by itself, when there is one: found by halving."""
+    """The error with the number of a row that fails by itself, if there is one; found by bisection."""
     if error.code != "model-fails-on-sample":
         return error
     start, stop = 0, len(chosen)
@@ -119,7 +119,7 @@ def _fails(subject: Subject, own: Any) -> bool:
 
 
 def _spread(rows: int) -> Array:
-    """Row numbers of the sample: all, or evenly spread ones."""
+    """Row numbers of the sample: all rows, or evenly spread ones."""
     if rows <= MAX_SAMPLE_ROWS:
         return np.arange(rows)
     return np.unique(np.linspace(0, rows - 1, MAX_SAMPLE_ROWS).astype(np.intp))
@@ -130,31 +130,31 @@ def _output_fields(subject: Subject, answers: Mapping[str, Array], rows: int) ->
         if np.ndim(values) == 0 or len(values) != rows:
             found = len(values) if np.ndim(values) else "one value"
             raise PackError(
-                f"the model answered {found} for {rows} rows ({name!r})",
+                f"output {name!r}: expected {rows} answers for {rows} rows, got {found}",
                 code="answers-length",
-                hint="answer one row for each row asked; do not drop or add rows in the preprocessing; a model of texts takes a "
-                "list of them, frame[name].to_list(), and no DataFrame",
+                hint="the model must answer every row, and the preprocessing must not add or drop rows; a text model takes a "
+                "list, frame[name].to_list(), not a DataFrame",
             )
     return infer_outputs(answers, categories=subject.framework.categories(subject.model))
 
 
 def _seen_in_training(outputs: Any, chosen: Array, rows: int, answers: Batch, tolerance: Tolerance) -> Batch:
-    """Compare what training saw with what the live objects answer now, for the outputs that were given; return the answers with
-    those that training saw in their places."""
+    """Compare outputs=, the answers in training, with the live model's answers; return the answers with the outputs that were
+    given replaced by those of training."""
     given = _named(outputs, answers.layout)
     fields = tuple(field for field in answers.layout.fields if field.name in given)
     for name, values in given.items():
         if name not in answers.layout.positions:
             raise PackError(
-                f"outputs= names {name!r}, which the model does not answer",
+                f"outputs= names {name!r}, which is not an output of the model",
                 code="outputs-unknown",
-                hint=f"the model answers: {', '.join(answers.layout.positions)}",
+                hint=f"the model's outputs: {', '.join(answers.layout.positions)}",
             )
         if len(values) != rows:
             raise PackError(
-                f"outputs= has {len(values)} rows of {name!r}, inputs= has {rows}",
+                f"outputs={name!r}: expected {rows} rows, as in inputs=, got {len(values)}",
                 code="outputs-length",
-                hint="give the answers for exactly the rows of inputs=, in the same order",
+                hint="give one answer for each row of inputs=, in the same order",
             )
     layout = Layout(fields)
     seen = answers_as_batch(layout, {name: values[chosen] for name, values in given.items()}, len(chosen))
@@ -164,9 +164,9 @@ def _seen_in_training(outputs: Any, chosen: Array, rows: int, answers: Batch, to
         if difference.row is not None:
             difference = replace(difference, row=int(chosen[difference.row]))
         raise ProofFailed(
-            f"the model does not answer what training saw: {difference}",
+            f"the model's answers differ from those of training (outputs=): {difference}",
             code="training-outputs-differ",
-            hint="was preprocessing left out? give it with preprocess=, or put it into the pipeline",
+            hint="if preprocessing was left out, pass it as preprocess= or put it into the pipeline",
             facts={"row": difference.row, "field": difference.field, "rows_differing": difference.rows},
         )
     names = [field.name for field in answers.layout.fields]
@@ -175,7 +175,7 @@ def _seen_in_training(outputs: Any, chosen: Array, rows: int, answers: Batch, to
 
 
 def _named(outputs: Any, layout: Layout) -> dict[str, Array]:
-    """outputs= as named arrays: a bare array is the probabilities when it has columns, else the first output."""
+    """outputs= as named arrays. A bare array with columns is the probabilities, any other bare array the first output."""
     array = named_answers(outputs, "?")
     if "?" not in array:
         return array
@@ -191,9 +191,9 @@ def _labels(labels: Any, rows: int) -> Batch | None:
     values = next(iter(named_answers(labels, "label").values()))
     if len(values) != rows:
         raise PackError(
-            f"labels= has {len(values)} rows, inputs= has {rows}",
+            f"labels=: expected {rows} rows, as in inputs=, got {len(values)}",
             code="labels-length",
-            hint="give the label of each row of inputs=, in the same order",
+            hint="give one label for each row of inputs=, in the same order",
         )
     field = infer_outputs({"label": values})[0]
     return answers_as_batch(Layout((field,)), {"label": values}, rows)
