@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench` and `make bench-<name>`. docs/benchmarks.md says how to read them."""
+"""Benchmarks: `make bench` and `make bench-<name>`. docs/benchmarks.md explains how to read them."""

@@ -1,8 +1,8 @@
 """The gateway's speed before and after a change: `make bench-before BENCH_ARGS="--checkout ../before"`, where ../before is
-a checkout of the commit before, with its own environment (`git worktree add ../before COMMIT; make -C ../before env`).
+a checkout of the previous commit with its own environment (`git worktree add ../before COMMIT; make -C ../before env`).
 
-Both installations run at once on core 0, each with its own code, and are asked in turns from core 1: what the machine does
-meanwhile meets both alike. Every answer is checked. Neither changes its checkout.
+Both installations run at once on core 0, each with its own code, and get load alternately from core 1, so that other work on the
+machine affects both equally. Every answer is checked. Neither checkout is changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.service import installed
 LEAST = 0.97
 ROWS = 20_000
 _KINDS = {"cells": "scikit-learn, compiled", "cells-native": "scikit-learn, not compiled", "trees": "trees in ONNX"}
-# Another checkout may not have this module, so this program needs nothing from it.
+# The other checkout may lack this module, so this program does not use it.
 _HOST = """
 import json, sys
 from functools import partial
@@ -49,7 +49,7 @@ _MAKERS: dict[str, Callable[[Path, int], Subject]] = {
 
 @contextmanager
 def hosted(python: Path, folder: Path, names: Sequence[str], core: int | None) -> Iterator[list[Target]]:
-    """The models of these names, served by the code of another checkout; `python`: of its environment."""
+    """Serve the models of these names with the code of another checkout; `python` is the interpreter of its environment."""
     command = [str(python), "-c", _HOST, str(folder), json.dumps(core), *names]
     host = subprocess.Popen(command, cwd=python.parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert host.stdout is not None
@@ -61,7 +61,7 @@ def hosted(python: Path, folder: Path, names: Sequence[str], core: int | None) -
 
 
 def compare(python: Path, folder: Path, setup: Setup, names: Sequence[str], rows: int = ROWS) -> list[Measure]:
-    """One row a request, of `rows` different ones, each model in turn, this checkout against the one of `python`."""
+    """Compare this checkout with that of `python`, model by model: one row per request, out of `rows` different rows."""
     (folder / "before").mkdir()
     subjects = [_MAKERS[name](folder, rows) for name in names]
     measures = []
@@ -77,11 +77,11 @@ def compare(python: Path, folder: Path, setup: Setup, names: Sequence[str], rows
 
 
 def main() -> int:
-    """Measure and print; 1 when this checkout is slower."""
+    """Measure and print; exit status 1 when this checkout is slower."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkout", type=Path, required=True, help="of the commit before, with its .venv")
+    parser.add_argument("--checkout", type=Path, required=True, help="checkout of the previous commit, with its .venv")
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--seconds", type=int, default=1, help="length of each turn")
+    parser.add_argument("--seconds", type=int, default=1, help="length of each round")
     parser.add_argument("--only", nargs="+", choices=list(_KINDS), default=list(_KINDS), help="models")
     arguments = parser.parse_args()
     python = arguments.checkout.resolve() / ".venv" / "bin" / "python"

@@ -1,8 +1,8 @@
-"""Many rows as raw tensors, against `InferenceSession.run` on the same rows in a process of its own.
+"""Many rows as raw tensors, compared with `InferenceSession.run` on the same rows in a separate process.
 
-Three things are timed in turns, each by the same client on its own core: our answer to the request; the run alone; and the same
-number of bytes sent to and taken from a server that does nothing with them. The last is what the client, the kernel and two
-wake-ups cost whoever answers; it is taken off our time, so that what is left is what the gateway adds to the run.
+The same client, on its own core, times three things alternately: our answer to the request; the run alone; and an exchange of the
+same number of bytes with a server that ignores them. The last is the cost of the client, the kernel and two wake-ups for any
+server. It is subtracted from our time, and the difference from the run is what the gateway adds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WARM = 20
 
 
 def binary_rows(subject: Subject, target: Target, rows: int, requests: int, core: int | None) -> list[Measure]:
-    """Milliseconds for one V2 request of raw tensors over one keep-alive connection; every answer is checked."""
+    """Milliseconds per V2 request of raw tensors over one keep-alive connection; every answer is checked."""
     request = _request(subject.rows[:rows], target)
     with closing(_Wire(target.port)) as ours, _session(subject, rows, core) as session:
         first = ours.exchange(request)
@@ -61,7 +61,7 @@ class _Wire:
         self.inbox = bytearray(1 << 20)
 
     def exchange(self, request: bytes, answer_bytes: int | None = None) -> bytes:
-        """Send, and wait for `answer_bytes`, or for one whole HTTP answer."""
+        """Send `request`, then read `answer_bytes` bytes or one complete HTTP answer."""
         self.socket.sendall(request)
         have, view = 0, memoryview(self.inbox)
         while answer_bytes is None or have < answer_bytes:
@@ -78,7 +78,7 @@ class _Wire:
 
 
 def _length(answer: bytes) -> int | None:
-    """Bytes of a whole answer, as soon as its head is there."""
+    """Number of bytes of the complete answer; None before its head has arrived."""
     head, end, _ = answer.partition(b"\r\n\r\n")
     found = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
     return len(head) + 4 + int(found[1]) if end and found else None
@@ -87,7 +87,7 @@ def _length(answer: bytes) -> int | None:
 def _turn(
     sides: tuple[_Wire, subprocess.Popen[str], _Wire], request: bytes, answer_bytes: int, right: Rows
 ) -> tuple[float, float, float]:
-    """Seconds of our answer, of the run alone, of the bytes alone."""
+    """Seconds for our answer, for the run alone, and for the bytes alone."""
     ours, session, mover = sides
     begun = time.perf_counter()
     answer = ours.exchange(request)
@@ -143,7 +143,7 @@ def _check(answer: bytes, right: Rows) -> None:
             given = np.frombuffer(raw[:size], dtype=f"<f{size // right.size // 2}").reshape(-1, 2)[:, 1]
         raw = raw[size:]
     if given is None or given.shape != right.shape or np.abs(given - right).max() > TOLERANCE:
-        raise WrongAnswerError("not all rows of a binary request were answered as the model answers them")
+        raise WrongAnswerError("an answer to a binary request differs from the model's answers")
 
 
 def _pinned(core: int | None) -> list[str]:

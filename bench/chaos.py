@@ -1,9 +1,9 @@
-"""One random worker or runner killed every second under load: `make bench-chaos` (2 minutes; BENCH_ARGS=--long: 10).
+"""Kills a random worker or runner every second under load: `make bench-chaos` (2 minutes; BENCH_ARGS=--long: 10).
 
-Two endpoints are asked over keep-alive connections: one whose version executes inside the workers, one whose version executes
-in two runner processes. Every second one of all those processes is stopped, the connections that it holds are noted, and it is
-killed: so it is known which requests were inside it. Every failure must be one of them. Nothing is retried. When the killing
-ends, everything has to be as it was: processes, answers, counts, and nothing left over.
+Two endpoints get requests over keep-alive connections: one whose version executes inside the workers, one whose version executes
+in two runner processes. Every second one of these processes is stopped, the connections that it holds are recorded, and it is
+killed. So the requests inside it are known, and every failure must be one of them. No request is retried. When the killing ends,
+processes, answers and counts must be as before, with nothing left over.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from bench.versions import NAME, everyone_answers, serve_first, two_versions
 
 WORKERS = 2
 COPIES = 2
-APART = "apart"
+ISOLATED = "isolated"
 DIED = "503 runner-died"
 NOTICE_S = 0.25
-"""For so long after a kill a client may still write to a connection whose end it has not seen."""
+"""Seconds after a kill in which a client may still write to a connection whose end it has not noticed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Kill:
 
     Attributes:
         role: "worker" or "runner".
-        stopped, at: when it was stopped and when it was killed, on the monotonic clock.
-        ports: the clients' own ports of the connections that a worker held; empty for a runner.
+        stopped, at: times of stop and kill, in seconds on the monotonic clock.
+        ports: the clients' ports of the connections that a worker held; empty for a runner.
     """
 
     role: str
@@ -52,25 +52,25 @@ class Kill:
     at: float
     ports: frozenset[int]
 
-    def held(self, outcome: Outcome, *, apart: bool) -> bool:
-        """Whether that request was inside it: on a connection that it held, or, for a runner, under way at its endpoint."""
+    def held(self, outcome: Outcome, *, isolated: bool) -> bool:
+        """Whether a request was inside the process: on one of its connections or, for a runner, in progress at its endpoint."""
         if outcome.ended < self.stopped:
             return False
         if self.role == "worker":
             return outcome.port in self.ports and outcome.sent <= self.at + NOTICE_S
-        return apart and outcome.sent <= self.at
+        return isolated and outcome.sent <= self.at
 
-    def explains(self, outcome: Outcome, *, apart: bool) -> bool:
-        """Whether that failure comes of this kill."""
-        return outcome.cause == (BROKEN if self.role == "worker" else DIED) and self.held(outcome, apart=apart)
+    def explains(self, outcome: Outcome, *, isolated: bool) -> bool:
+        """Whether this kill explains a failure."""
+        return outcome.cause == (BROKEN if self.role == "worker" else DIED) and self.held(outcome, isolated=isolated)
 
 
 @dataclass
 class Story:
-    """What happened. `faults` are what was not as before when the killing had ended; `apart` is None without runner processes."""
+    """The results. `faults` lists deviations after the killing ended; `isolated` is None without runner processes."""
 
     inline: Traffic
-    apart: Traffic | None
+    isolated: Traffic | None
     kills: list[Kill] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     lost: int = 0
@@ -78,8 +78,8 @@ class Story:
 
     @property
     def traffics(self) -> list[Traffic]:
-        """All that is asked."""
-        return [self.inline] if self.apart is None else [self.inline, self.apart]
+        """The traffic of all endpoints."""
+        return [self.inline] if self.isolated is None else [self.inline, self.isolated]
 
     @property
     def failed(self) -> list[Outcome]:
@@ -88,19 +88,19 @@ class Story:
 
     @property
     def unexplained(self) -> list[Outcome]:
-        """Failures of requests that were inside no killed process."""
+        """Failures of requests that were not inside a killed process."""
         return [
             outcome
             for traffic in self.traffics
             for outcome in traffic.failed
-            if not any(kill.explains(outcome, apart=traffic is self.apart) for kill in self.kills)
+            if not any(kill.explains(outcome, isolated=traffic is self.isolated) for kill in self.kills)
         ]
 
     @property
     def inside(self) -> int:
-        """Requests that were inside the killed processes."""
+        """Number of requests that were inside the killed processes."""
         return sum(
-            kill.held(outcome, apart=traffic is self.apart)
+            kill.held(outcome, isolated=traffic is self.isolated)
             for kill in self.kills
             for traffic in self.traffics
             for outcome in traffic.outcomes
@@ -113,7 +113,7 @@ class Story:
         times = np.array([outcome.ended - outcome.sent for outcome in outcomes]) * 1000
         workers, runners = (sum(kill.role == role for kill in self.kills) for role in ("worker", "runner"))
         why = f" {causes(failed)}" if failed else ""
-        without = "" if self.apart is not None else " (runner processes not measured: none was started)"
+        without = "" if self.isolated is not None else " (runner processes not measured: none was started)"
         return [
             Measure(
                 f"failed requests of {len(outcomes):,}, {workers} workers and {runners} runners killed{without}{why}",
@@ -138,7 +138,7 @@ def _none(name: str, found: dict[str, int] | list[str]) -> Measure:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, how often a process is killed, requests a second at each endpoint, and which are killed."""
+    """Duration, interval between kills, requests per second at each endpoint, and the seed that chooses the processes."""
 
     seconds: float = 120.0
     every_s: float = 1.0
@@ -148,7 +148,7 @@ class Plan:
 
 
 async def travel(service: Service, story: Story, plan: Plan) -> None:
-    """Ask and kill, then look whether all is as before."""
+    """Send requests and kill processes, then check that everything is as before."""
     chance = random.Random(plan.seed)
     expected = await _settled(service)
     async with asyncio.TaskGroup() as group:
@@ -177,7 +177,7 @@ async def _ask(traffic: Traffic, done: asyncio.Event) -> None:
 
 
 def _kill_one(service: Service, story: Story, chance: random.Random) -> None:
-    """Stop a process, note what is inside, kill it."""
+    """Stop a process, record its connections, kill it."""
     victims = sorted([*service.worker_processes(), *service.runner_processes()], key=lambda process: process.pid)
     if not victims:
         return
@@ -185,7 +185,7 @@ def _kill_one(service: Service, story: Story, chance: random.Random) -> None:
     with suppress(psutil.NoSuchProcess):
         role = role_of(victim)
         stopped = time.monotonic()
-        victim.suspend()  # nothing is answered or accepted by it any more, so what is noted is what dies
+        victim.suspend()  # it neither answers nor accepts any longer, so the record is exact
         ports = frozenset(
             connection.raddr.port
             for connection in victim.net_connections("tcp")
@@ -205,7 +205,7 @@ async def _until_back(service: Service, expected: dict[str, int], story: Story) 
 
 
 async def _settled(service: Service) -> dict[str, int]:
-    """The processes once no more of them come or go: runners of versions that nobody wants any more leave one after another."""
+    """The processes once their number is stable: runners of versions that are no longer needed end one after another."""
     found, since, deadline = _roles(service), time.monotonic(), time.monotonic() + 60.0
     while time.monotonic() < min(since + 3.0, deadline):
         await asyncio.sleep(0.2)
@@ -220,24 +220,22 @@ def _roles(service: Service) -> dict[str, int]:
 
 
 def look_afterwards(service: Service, story: Story) -> None:
-    """Counts when nothing is asked any more, and processes that belong to no one."""
+    """Check the counts after the last request, and look for processes without an owner."""
     counts = _metrics(service)
     story.lost = int(counts.get("roadworthy_requests_lost_total", 0))
     with suppress(TimeoutError):
         wait_until(lambda: not _metrics(service).get("roadworthy_requests_in_flight"), "nothing in flight")
     if left := _metrics(service).get("roadworthy_requests_in_flight"):
-        story.faults.append(f"{left:g} requests are counted as in flight, and none is")
+        story.faults.append(f"{left:g} requests are counted as in flight after the last answer")
     killed = sum(kill.role == "worker" for kill in story.kills)
-    if counts["roadworthy_worker_restarts_total"] > killed:  # one that was killed while it started held no slot yet
-        story.faults.append(
-            f"{counts['roadworthy_worker_restarts_total']:g} restarts are counted, {killed} were killed"
-        )
+    if counts["roadworthy_worker_restarts_total"] > killed:  # one killed during its start had no slot yet
+        story.faults.append(f"{counts['roadworthy_worker_restarts_total']:g} restarts are counted for {killed} kills")
     orphans = strangers(service)
-    story.faults += [f"{orphan} belongs to nobody" for orphan in orphans]
+    story.faults += [f"{orphan} has no owner" for orphan in orphans]
 
 
 def strangers(service: Service) -> list[str]:
-    """Processes of this installation that its supervisor does not know; after its stop: all that are left."""
+    """Processes of this installation that its supervisor does not know; after its stop, all remaining processes."""
     own = {member.pid for member in service.members()}
     found = []
     for process in psutil.process_iter():
@@ -248,7 +246,7 @@ def strangers(service: Service) -> list[str]:
 
 
 def _metrics(service: Service) -> dict[str, float]:
-    """Each metric's sum over its labels."""
+    """Each metric, summed over its labels."""
     text = httpx.get(f"http://127.0.0.1:{service.ports[2]}/metrics").text
     sums: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
@@ -258,26 +256,26 @@ def _metrics(service: Service) -> dict[str, float]:
 
 
 def prepare(service: Service, inline: Traffic, plan: Plan) -> Story:
-    """Deploy a second endpoint whose version executes apart, if this Roadworthy starts runner processes."""
+    """Deploy a second endpoint whose version executes in runner processes, if this Roadworthy starts them."""
     if not plan.runners:
         return Story(inline, None)
     others = len(service.runner_processes())
     try:
         with service.client() as client:
             policy = {"placement": {"where": "process", "copies": COPIES}}
-            client.wait(client.deploy(f"{NAME}:2", APART, policy=policy), timeout_s=120)
+            client.wait(client.deploy(f"{NAME}:2", ISOLATED, policy=policy), timeout_s=120)
         wait_until(lambda: len(service.runner_processes()) == others + COPIES, "runner processes")
-        wait_until(partial(everyone_answers, service, APART, inline.bodies[0]), "an answer from a runner")
-    except Exception as error:  # noqa: BLE001  whatever is said, it is told, and the workers are measured alone
+        wait_until(partial(everyone_answers, service, ISOLATED, inline.bodies[0]), "an answer from a runner")
+    except Exception as error:  # noqa: BLE001  any error is printed, and the workers are measured alone
         print(f"without runner processes: {error}", flush=True)
         with service.client() as client, suppress(Exception):
-            client.undeploy(APART)
+            client.undeploy(ISOLATED)
         return Story(inline, None)
-    return Story(inline, replace(inline, endpoint=APART, outcomes=[], open_requests={}))
+    return Story(inline, replace(inline, endpoint=ISOLATED, outcomes=[], open_requests={}))
 
 
 def run(service: Service, inline: Traffic, plan: Plan) -> Story:
-    """The whole of it on a running installation, which is stopped at the end."""
+    """Run the whole benchmark on a running installation, and stop it at the end."""
     story = prepare(service, inline, plan)
     asyncio.run(travel(service, story, plan))
     look_afterwards(service, story)
@@ -289,12 +287,12 @@ def run(service: Service, inline: Traffic, plan: Plan) -> Story:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when more failed than was inside the killed, or something was wrong afterwards."""
+    """Measure, print, write; exit status 1 for failures outside the killed processes or deviations afterwards."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--long", action="store_true", help="10 minutes instead of 2")
-    parser.add_argument("--seconds", type=float, help="how long exactly")
+    parser.add_argument("--seconds", type=float, help="duration in seconds")
     parser.add_argument("--every", type=float, default=Plan.every_s, help="seconds between two kills")
-    parser.add_argument("--seed", type=int, default=Plan.seed, help="which processes are killed")
+    parser.add_argument("--seed", type=int, default=Plan.seed, help="choice of the killed processes")
     parser.add_argument("--without-runners", action="store_true", help="workers only")
     arguments = parser.parse_args()
     seconds = arguments.seconds or (600.0 if arguments.long else Plan.seconds)

@@ -1,4 +1,4 @@
-"""Ours against a baseline, in turns: both servers run on one core, the load comes from another, one is asked at a time."""
+"""Compares ours with a baseline: both servers run on one core and alternately get load from another core."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.load.traffic import PATIENCE_S
+from bench.load.traffic import TIMEOUT_S
 from bench.load.wrk import Load, Target, fire, wrong_answers
 from bench.models import Rows, Subject, bodies
 from bench.ports import free_ports
@@ -27,7 +27,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How to measure: `rounds` turns of `seconds` each, servers on one core and load on the other (None: anywhere)."""
+    """How to measure: `rounds` rounds of `seconds` each; the cores of servers and load (None: any)."""
 
     rounds: int
     seconds: int
@@ -40,8 +40,8 @@ class Setup:
 class Comparison:
     """Medians over the rounds, and the median of the rounds' ratios (ours / baseline).
 
-    `answered` counts the answers that ours gave in all runs, warm-up included; `sent` the requests, of which a few were still
-    open when wrk stopped.
+    `answered` is the number of our answers in all runs, warm-up included; `sent` the number of requests, a few of which were
+    still open when wrk stopped.
     """
 
     ours: float
@@ -52,12 +52,12 @@ class Comparison:
 
 
 class WrongAnswerError(AssertionError):
-    """A server failed or gave an answer that is not the right one: its speed does not count."""
+    """A server failed or gave a wrong answer: its speed does not count."""
 
 
 @contextmanager
 def baseline(module: str, model: Path, core: int | None) -> Iterator[Target]:
-    """Run a hand-written service, pinned like ours."""
+    """Run a hand-written service, pinned to a core like ours."""
     (port,) = free_ports(1)
     pinned = [] if core is None else ["taskset", "-c", str(core)]
     process = subprocess.Popen([*pinned, sys.executable, "-m", module, str(model), str(port)])
@@ -70,19 +70,19 @@ def baseline(module: str, model: Path, core: int | None) -> Iterator[Target]:
 
 
 def rate(load: Load) -> float:
-    """Requests a second."""
+    """Requests per second."""
     return load.rate
 
 
 def median_ms(load: Load) -> float:
-    """Half of the requests took no longer."""
+    """The median latency in milliseconds."""
     return load.percentiles_ms["p50"]
 
 
 def single_rows(
     subject: Subject, ours: Target, theirs: Target, setup: Setup, figure: Callable[[Load], float] = rate
 ) -> Comparison:
-    """One row a request, every request another row; every answer is checked. `figure` is what is compared."""
+    """Compare by `figure`: one row per request, a different row each time; every answer is checked."""
     file = subject.package.parent / f"{subject.name}.bodies"
     file.write_bytes(b"\n".join(bodies(subject.rows)))
     warm = [_fire(target, file, subject.right, setup, seconds=1) for target in (theirs, ours)]
@@ -104,13 +104,13 @@ def single_rows(
 
 
 def faster(name: str, comparison: Comparison, target: float, dream: float | None = None) -> Measure:
-    """A comparison by requests a second: at least `target` times the baseline."""
+    """The measure of a comparison by requests per second: at least `target` times the baseline."""
     ours, theirs, met = round(comparison.ours), round(comparison.baseline), comparison.ratio >= target
     return Measure(name, ours, "requests/s", theirs, round(comparison.ratio, 3), _aim(">=", target, dream), met)
 
 
 def slower(name: str, comparison: Comparison, target: float, dream: float | None = None) -> Measure:
-    """A comparison by time: at most `target` times the baseline."""
+    """The measure of a comparison by time: at most `target` times the baseline."""
     ours, theirs, met = round(comparison.ours, 3), round(comparison.baseline, 3), comparison.ratio <= target
     return Measure(name, ours, "ms", theirs, round(comparison.ratio, 3), _aim("<=", target, dream), met)
 
@@ -131,7 +131,7 @@ def _fire(target: Target, file: Path, right: Rows, setup: Setup, seconds: int) -
 
 
 def many_rows(subject: Subject, ours: Target, theirs: Target, rows: int, requests: int) -> Comparison:
-    """Milliseconds for one request of many rows, over one keep-alive connection each, asked in turns; answers are checked."""
+    """Milliseconds for a request of many rows, alternately over one keep-alive connection to each; answers are checked."""
     body = json.dumps({"instances": subject.rows[:rows].tolist()}, separators=(",", ":")).encode()
     times: list[tuple[float, float]] = []
     with closing(_connect(ours)) as our, closing(_connect(theirs)) as their:
@@ -139,7 +139,7 @@ def many_rows(subject: Subject, ours: Target, theirs: Target, rows: int, request
             pair = _timed(our, ours, body), _timed(their, theirs, body)
             for _, answer in pair:
                 _check(answer, subject.right[:rows])
-            if number >= 10:  # the first ones warm both up
+            if number >= 10:  # the first requests are warm-up
                 times.append((pair[0][0], pair[1][0]))
     ours_ms, theirs_ms = (statistics.median(side) for side in zip(*times, strict=True))
     return Comparison(ours_ms, theirs_ms, ours_ms / theirs_ms)
@@ -166,10 +166,10 @@ def _timed(connection: http.client.HTTPConnection, target: Target, body: bytes) 
 def _check(answer: bytes, right: Rows) -> None:
     given = np.array([row["probabilities"][1] for row in json.loads(answer)["predictions"]])
     if given.shape != right.shape or np.abs(given - right).max() > TOLERANCE:
-        raise WrongAnswerError(f"{len(given)} rows, not all as the model answers them")
+        raise WrongAnswerError(f"the answers to {len(given)} rows differ from the model's")
 
 
-def _wait_for_port(port: int, timeout_s: float = PATIENCE_S) -> None:
+def _wait_for_port(port: int, timeout_s: float = TIMEOUT_S) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
@@ -178,4 +178,4 @@ def _wait_for_port(port: int, timeout_s: float = PATIENCE_S) -> None:
             time.sleep(0.05)
         else:
             return
-    raise TimeoutError(f"nothing listens on port {port} after {timeout_s:g} s")
+    raise TimeoutError(f"no server listens on port {port} after {timeout_s:g} s")

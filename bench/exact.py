@@ -1,10 +1,10 @@
-"""Whether compiled models answer as scikit-learn does on a million rows each: `make bench-exact`.
+"""Checks that compiled models answer as scikit-learn does, on a million rows each: `make bench-exact`.
 
 Rows are training rows, rows perturbed from them (by a share of the spread, or by one float step), rows of whole numbers, halves
-and tenths, and rows whose every column lies at a split threshold or one float step beside it: that is where a compiled tree would
-turn the other way, if it did anywhere. A row that takes another branch gets another leaf, which is far more than the last digits
-in which sums may differ. Then the search for jumps, which knows nothing of models, has to find the faults of conversions that are
-known to be wrong, and to accuse none of ours.
+and tenths, and rows in which every column is at a split threshold or one float next to it, where a faulty compiled tree would
+take the other branch. A row that takes another branch gets another leaf, far more than the last digits in which sums may
+differ. Then the search for jumps, which knows no models, must find the errors of conversions that are known to be wrong, and
+must not report ours.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ LINEAR: dict[str, Callable[[], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One model's rows.
+    """The result for one model.
 
     Attributes:
-        rows: compared. thresholds: of them, how many lay at or beside thresholds.
-        different: how many were answered otherwise.
-        largest: the largest difference of any number, all rows.
+        rows: number of compared rows. thresholds: number of rows at or next to thresholds.
+        different: number of rows with a different answer.
+        largest: the largest difference of any number in all rows.
     """
 
     rows: int
@@ -85,8 +85,8 @@ def examine(name: str, rows: int, candidate: Candidate | None = None) -> Verdict
     """Fit, compile and compare one of TREES or LINEAR on `rows` rows.
 
     Args:
-        name: of the estimator. rows: how many.
-        candidate: what compiles it; None for the exact one.
+        name: of the estimator. rows: number of rows.
+        candidate: compiles the model; None for the exact candidate.
 
     Raises:
         NotConvertible: the model is not compiled exactly.
@@ -99,33 +99,33 @@ def examine(name: str, rows: int, candidate: Candidate | None = None) -> Verdict
         files = ModelFolder(Path(folder))
         loaded = framework_named(candidate.framework).load(files, saved.options, source.signature, 1, None)
         try:
-            for batch, beside in _batches(source, rows, trees=name in TREES):
+            for batch, near in _batches(source, rows, trees=name in TREES):
                 expected, found = source.reference(batch), loaded.run(batch)
                 wrong, furthest = differences(expected, found)
                 different, largest = different + wrong, max(largest, furthest)
-                compared, at = compared + batch.rows, at + (batch.rows if beside else 0)
+                compared, at = compared + batch.rows, at + (batch.rows if near else 0)
         finally:
             loaded.close()
     return Verdict(compared, at, different, largest)
 
 
 def differences(expected: Batch, found: Batch) -> tuple[int, float]:
-    """How many rows differ by more than rounding (labels: at all), and the largest difference of any number."""
+    """The number of rows that differ by more than rounding (labels: at all), and the largest difference of any number."""
     wrong, largest = np.zeros(expected.rows, dtype=bool), 0.0
     for field in expected.layout.fields:
         left, right = expected.column(field.name)[0], found.column(field.name)[0]
         if field.dtype.is_float:
-            apart = np.abs(left - right).reshape(expected.rows, -1)
-            largest = max(largest, float(apart.max(initial=0.0)))
+            distances = np.abs(left - right).reshape(expected.rows, -1)
+            largest = max(largest, float(distances.max(initial=0.0)))
             allowed = ROUNDING * (1 + np.abs(left).reshape(expected.rows, -1))
-            wrong |= ~(apart <= allowed).all(axis=1)  # NaN, which no answer here may be, is wrong too
+            wrong |= ~(distances <= allowed).all(axis=1)  # NaN, which no answer here may be, is wrong too
         else:
             wrong |= np.asarray(left != right)
     return int(wrong.sum()), largest
 
 
 def _source(name: str) -> Source:
-    """A fitted pipeline and its training rows, as `pack` would hand them to the compiler."""
+    """A fitted pipeline and its training rows, in the form that `pack` gives to the compiler."""
     data = (
         load_diabetes() if name.endswith("Regressor") or name in ("LinearRegression", "Ridge") else load_breast_cancer()
     )
@@ -133,7 +133,7 @@ def _source(name: str) -> Source:
 
 
 def _made(model: Any, data: Any = None) -> Source:
-    """The same for an unfitted model, on the breast cancer data unless others are given."""
+    """As `_source`, for an unfitted model, on `data` or the breast cancer data."""
     data = load_breast_cancer() if data is None else data
     rows = data.data
     model.fit(rows, data.target)
@@ -146,22 +146,22 @@ def _made(model: Any, data: Any = None) -> Source:
 
 
 def _batches(source: Source, rows: int, *, trees: bool) -> Iterator[tuple[Batch, bool]]:
-    """`rows` rows in pieces, and whether a piece lies at thresholds: all training rows, then half and half (trees)."""
+    """`rows` rows in chunks, each with whether it is at thresholds: all training rows, then half and half (trees)."""
     left = rows - source.training.rows
     yield source.training, False
     base = source.training.take(np.resize(np.arange(source.training.rows), _BASE_ROWS))
     edges = fold(source).edges if trees else {}
     raws = searchable(source.signature)
     for seed in itertools.count(1):
-        beside = at_thresholds(base, edges, seed) if edges else None
+        near = at_thresholds(base, edges, seed) if edges else None
         pieces = [(perturbed(base, seed), False)]
-        while beside is not None and pieces[0][0].rows < beside.rows:  # as many of the one kind as of the other
+        while near is not None and pieces[0][0].rows < near.rows:  # equally many rows of both kinds
             pieces[0] = (_joined(pieces[0][0], perturbed(base, seed + 1_000_000 * pieces[0][0].rows)), False)
         typed = ordinary(base, raws, seed)
         if typed is not None:
             pieces.append((typed, False))
-        if beside is not None:
-            pieces.append((beside, True))
+        if near is not None:
+            pieces.append((near, True))
         for piece, at in pieces:
             if left <= 0:
                 return
@@ -177,7 +177,7 @@ def _joined(first: Batch, second: Batch) -> Batch:
 
 
 def measure(names: list[str], rows: int) -> Iterator[Measure]:
-    """One measure a model, printed as it comes."""
+    """One measure per model, printed when it is known."""
     for name in names:
         what = "take another branch" if name in TREES else "differ by more than rounding"
         try:
@@ -185,14 +185,14 @@ def measure(names: list[str], rows: int) -> Iterator[Measure]:
         except NotConvertible as error:
             yield Measure(f"{name} behind StandardScaler: not compiled: {error}", None, "", target="0", met=False)
             continue
-        kinds = f", {found.thresholds:,} of them at or beside thresholds" if name in TREES else ""
+        kinds = f", {found.thresholds:,} of them at or next to thresholds" if name in TREES else ""
         text = f"{name} behind StandardScaler: rows of {found.rows:,}{kinds}, that {what}; largest difference {found.largest:.1e}"
         print(f"{text}: {found.different}", flush=True)
         yield Measure(text, found.different, "rows", target="0", met=found.different == 0)
 
 
 def search_measures() -> Iterator[Measure]:
-    """What the search for jumps finds by itself, in conversions of skl2onnx that are wrong and in ours."""
+    """The findings of the search for jumps alone, in wrong conversions of skl2onnx and in ours."""
     found, seconds = 0, []
     for make in FAULTS.values():
         reason, took = _searched(_made(make()), Foreign())
@@ -213,7 +213,7 @@ def search_measures() -> Iterator[Measure]:
 
 
 def _searched(source: Source, candidate: Candidate) -> tuple[str, float]:
-    """Why a conversion is refused by the search alone, "" when it is not; and how long the search took, in seconds."""
+    """The reason why the search alone refuses a conversion, "" when it does not; and the duration of the search in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         saved = candidate.convert(source, Path(folder))
         files = ModelFolder(Path(folder))
@@ -229,7 +229,7 @@ def _searched(source: Source, candidate: Candidate) -> tuple[str, float]:
 
 
 def main() -> int:
-    """Compare, print, write; 1 when a row differed."""
+    """Compare, print, write; exit status 1 when a row differed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="for each model")
     parser.add_argument("--only", choices=[*TREES, *LINEAR], nargs="+", default=[*TREES, *LINEAR])

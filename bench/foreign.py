@@ -1,4 +1,4 @@
-"""Conversions that look equal and are not: what the comparison has to find. Made by skl2onnx, which promises no bits."""
+"""Conversions that look equal and are not, which the comparison must find. Made by skl2onnx, which claims no bit equality."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
 
 
 class Foreign:
-    """skl2onnx in one width of float, as a candidate that claims to be constructed. Takes tables of floats only."""
+    """skl2onnx with one width of float, as a candidate that claims to be constructed. Converts models of float tables only."""
 
     framework = "onnx"
     has_ties = False
@@ -66,7 +66,7 @@ class Foreign:
 
 
 def foreign_graph(model: Any, inputs: tuple[Any, ...], width: str = "float32") -> Any:
-    """The ModelProto that skl2onnx makes, with one input "x"."""
+    """skl2onnx's ModelProto of a model, with one input "x"."""
     from skl2onnx import to_onnx
     from skl2onnx.common import data_types
 

@@ -1,7 +1,7 @@
-"""The benchmark of the gateway's speed: `make bench-gateway`. docs/benchmarks.md says how to read its table.
+"""The benchmark of the gateway's speed: `make bench-gateway`. docs/benchmarks.md explains how to read its table.
 
-Every server, ours with all its processes, runs on core 0, the load on core 1; ours runs with its defaults: keys are checked, rows
-are checked, metrics and records are on. Ratios are taken within one run, and every answer is compared.
+Every server, ours with all its processes, runs on core 0, the load on core 1. Ours runs with its defaults: it checks keys and
+rows, and metrics and records are on. Ratios are taken within one run, and every answer is compared.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from bench.stored import wait_for_records
 BARE = "bench.baselines.bare_asgi"
 BY_HAND = "bench.baselines.fastapi_sklearn"
 ROWS = 20_000
-"""Different rows that are asked, round and round."""
-PARTS = ("trees", "cells", "apart", "memory")
+"""Number of different rows in the requests, which cycle through them."""
+PARTS = ("trees", "cells", "isolated", "memory")
 
 
 def trees(folder: Path, setup: Setup) -> list[Measure]:
-    """A tree model packaged as ONNX against a bare raw-ASGI handler, and many rows at once."""
+    """Compare a tree model packaged as ONNX with a bare raw-ASGI handler, also for many rows at once."""
     subject = onnx_trees(folder, ROWS)
     alone = replace(setup, connections=1)
     with (
@@ -58,7 +58,7 @@ def trees(folder: Path, setup: Setup) -> list[Measure]:
 
 
 def cells(folder: Path, setup: Setup) -> list[Measure]:
-    """The same scikit-learn pipeline compiled and not, against FastAPI by hand."""
+    """Compare the same scikit-learn pipeline, compiled and not, with hand-written FastAPI."""
     compiled, native = sklearn_trees(folder, ROWS), sklearn_trees(folder, ROWS, compiled=False)
     with (
         installed(folder, [compiled, native], setup.server_core) as service,
@@ -74,22 +74,22 @@ def cells(folder: Path, setup: Setup) -> list[Measure]:
     ]
 
 
-def apart(folder: Path, setup: Setup) -> list[Measure]:
-    """A Python callable that does nothing, in a runner process and in the worker.
+def isolated(folder: Path, setup: Setup) -> list[Measure]:
+    """Compare a Python callable that does nothing in a runner process and in the worker.
 
-    Two packages, since a version that two endpoints place differently executes in one place only.
+    It uses two packages, since a version that two endpoints place differently executes in one place only.
     """
     name, aim = "1 row, 64 connections, a Python callable that does nothing, runner process against inline", ">= 0.5 x"
     subjects = {where: nothing(folder, ROWS, f"nothing-{where}") for where in ("inline", "process")}
     home = folder / "home"
     home.mkdir(mode=0o700, exist_ok=True)
-    (home / "roadworthy.toml").write_text('[general]\nconfinement = "best-effort"\n')  # else no worker executes code
+    (home / "roadworthy.toml").write_text('[general]\nconfinement = "best-effort"\n')  # lets a worker execute code
     with installed(folder, [], setup.server_core) as service:
         try:
             for where, subject in subjects.items():
                 place(service, subject, where)
             wait_until(lambda: len(service.runner_processes()) == 1, "one runner process, and no other")
-        except Exception as error:  # noqa: BLE001  whatever is said is the reason
+        except Exception as error:  # noqa: BLE001  any error is the reason why nothing was measured
             return [unmeasured(name, aim, f"{type(error).__name__}: {error}")]
         inline, process = (service.target(subject.name) for subject in subjects.values())
         comparison = single_rows(subjects["process"], process, inline, setup)
@@ -97,7 +97,7 @@ def apart(folder: Path, setup: Setup) -> list[Measure]:
 
 
 def place(service: Service, subject: Subject, where: str) -> None:
-    """Serve a subject at an endpoint whose policy says where it executes, and wait for its answers."""
+    """Serve a subject at an endpoint whose policy states where it executes, and wait for its answers."""
     service.push(subject)
     with service.client() as client:
         policy = {"placement": {"where": where, "copies": 1}}
@@ -106,7 +106,7 @@ def place(service: Service, subject: Subject, where: str) -> None:
 
 
 def memory(folder: Path, setup: Setup, models: int = 20) -> list[Measure]:
-    """What one more small ONNX model costs a worker: the slope over `models` of them, after the first three."""
+    """A worker's memory per additional small ONNX model: the slope over `models` of them, after the first three."""
     first = small_graph(folder, 0)
     sizes, resident = [], []
     with installed(folder, [first], setup.server_core) as service, service.client() as client:
@@ -127,7 +127,7 @@ def memory(folder: Path, setup: Setup, models: int = 20) -> list[Measure]:
 
 
 def records(service: Service, subject: Subject, comparisons: list[Comparison], many_rows_requests: int = 0) -> Measure:
-    """The records that were kept of all answers: as many as answers were given, each pairing its own input and answer."""
+    """Check the records of all answers: one for each answer, with its own input and answer."""
     warm = 10 if many_rows_requests else 0
     answered = sum(comparison.answered for comparison in comparisons) + many_rows_requests + warm
     sent = sum(comparison.sent for comparison in comparisons) + many_rows_requests + warm
@@ -138,10 +138,10 @@ def records(service: Service, subject: Subject, comparisons: list[Comparison], m
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a target was missed."""
+    """Measure, print, write; exit status 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5, help="length of each turn")
+    parser.add_argument("--seconds", type=int, default=5, help="length of each round")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="parts of the table")
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
@@ -149,7 +149,7 @@ def main() -> int:
     setup = Setup(arguments.rounds, arguments.seconds)
     print(f"load average before: {os.getloadavg()[0]:.1f} (near 0 is quiet)", flush=True)
     measures: list[Measure] = []
-    for part, run in zip(PARTS, (trees, cells, apart, memory), strict=True):
+    for part, run in zip(PARTS, (trees, cells, isolated, memory), strict=True):
         if part in arguments.only:
             with tempfile.TemporaryDirectory() as folder:
                 measures += run(Path(folder), setup)

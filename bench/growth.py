@@ -1,8 +1,8 @@
-"""Whether processes grow: memory, open files and threads of each over time, judged by a line through what came after warm-up.
+"""Checks whether processes grow: fits a line to the memory, open files and threads of each process after warm-up.
 
-The line is Theil and Sen's (the median of the slopes between all pairs of samples): a single spike moves it little, and a leak of
-a few bytes a request bends it whatever else goes on. Its rise over the whole window is what counts, so the bounds are the same
-for seconds and for hours, and say the more the longer the window is.
+The line is Theil and Sen's (the median of the slopes between all pairs of samples): a single spike moves it little, but a leak of
+a few bytes per request tilts it. The bounds apply to its rise over the whole window, whether seconds or hours; the longer the
+window, the smaller the leak they detect.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import psutil
 from bench.service import Service, role_of
 
 MEMORY_MB, MEMORY_SHARE = 8.0, 0.05
-"""A process may rise by so much memory, and by that share of what it has, over the window."""
+"""Permitted rise of a process's memory over the window: so many MB, plus a share of its memory."""
 FILES, THREADS = 4.0, 2.0
-"""Likewise by so many descriptors and threads."""
+"""Permitted rise of its descriptors and threads."""
 _MOST_SAMPLES = 400
 
 
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """One process over the window: the rise of each line, and the median of its memory."""
+    """One process over the window: the rise of each line, and its median memory."""
 
     role: str
     pid: int
@@ -48,12 +48,12 @@ class Growth:
 
     @property
     def allowed_mb(self) -> float:
-        """How much memory it may gain."""
+        """Permitted rise of its memory, in MB."""
         return MEMORY_MB + MEMORY_SHARE * self.median_mb
 
     @property
     def faults(self) -> list[str]:
-        """What rose by more than it may."""
+        """The quantities that rose by more than permitted."""
         found = []
         if self.memory_mb > self.allowed_mb:
             found.append(f"{self.role} {self.pid}: {self.memory_mb:+.1f} MB, allowed {self.allowed_mb:.1f}")
@@ -72,7 +72,7 @@ class Watch:
         self._samples: dict[tuple[str, int], list[Sample]] = defaultdict(list)
 
     def look(self) -> None:
-        """Take one sample of each process that runs."""
+        """Take one sample of each running process."""
         now = time.monotonic()
         for member in self._service.members():
             with suppress(psutil.Error):
@@ -81,7 +81,7 @@ class Watch:
                 self._samples[_named(member), member.pid].append(sample)
 
     def growths(self, since: float) -> list[Growth]:
-        """Each process that was there from `since` (monotonic clock) until the last look."""
+        """The growth of each process that ran from `since` (monotonic clock) until the last look."""
         last = max(samples[-1].at for samples in self._samples.values())
         found = []
         for (role, pid), samples in self._samples.items():
@@ -91,7 +91,7 @@ class Watch:
         return found
 
     def changed(self, since: float) -> list[str]:
-        """Processes that came or went after `since`."""
+        """Processes that started or ended after `since`."""
         last = max(samples[-1].at for samples in self._samples.values())
         return [
             f"{role} {pid} {'came' if samples[0].at > since else 'went'}"
@@ -101,7 +101,7 @@ class Watch:
 
 
 def rise(times: list[float], values: list[float]) -> float:
-    """How much the line through the values rises from the first time to the last."""
+    """The rise of the line through the values from the first time to the last."""
     if len(times) < 2:
         return 0.0
     keep = np.unique(np.linspace(0, len(times) - 1, min(len(times), _MOST_SAMPLES)).astype(int))

@@ -1,9 +1,9 @@
-"""How often rollouts that are judged by evidence err, and how soon they see: the simulated part of `make bench-rollout`.
+"""The error rates and the speed of rollouts judged by evidence: the simulated part of `make bench-rollout`.
 
-False alarms: 10,000 rollouts of a version that is equal, through the default plan, looked at after every bad event. Detection:
-how many requests a worse canary got. Rules: each of the nine rules of evidence beside the naive way. Whole: the state machine
-itself. Passing: how many requests an equal version needs to pass a step. Decided: what becomes of equal and of worse versions at
-little and at much traffic.
+False alarms: 10,000 rollouts of an equal version through the default plan, evaluated after every bad event. Detection: the number
+of requests that a worse canary got. Rules: each of the nine rules of evidence, compared with the naive method. Whole: the state
+machine itself. Passing: the number of requests that an equal version needs to pass a step. Decided: the outcomes of equal and
+worse versions with little and much traffic.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from roadworthy.rollout.plan.plan import Plan
 from roadworthy.statistics.intervals import clopper_pearson_upper
 
 STEPS = (0.05, 0.25, 0.5)
-"""Shares of the default plan's steps that compare; at 100 % there is nobody to compare with."""
+"""Shares of the default plan's comparing steps; at 100 % no stable traffic is left to compare with."""
 TRAFFIC = (400, 4_000, 40_000)
-"""Requests of a step: 10 minutes at 0.7, 7 and 67 a second."""
+"""Requests of a step: 10 minutes at 0.7, 7 and 67 per second."""
 ERROR_RATES = (0.001, 0.01, 0.05)
 ALPHAS = (0.01, 0.05)
 _SPREAD = 0.5
@@ -33,13 +33,13 @@ _SPREAD = 0.5
 
 
 def slow_part(factor: float) -> float:
-    """The part of a version's runs over the 95th percentile of one that is `factor` times as fast, times being log-normal."""
+    """The fraction of runs over the 95th percentile of a version `factor` times as fast, for log-normal times."""
     normal = NormalDist()
     return 1.0 - normal.cdf(normal.inv_cdf(0.95) - math.log(factor) / _SPREAD)
 
 
 def equal_rollouts(rng: np.random.Generator, runs: int, requests: int, error_rate: float) -> dict[str, Floats]:
-    """The largest ln E of each guard of the default plan over a rollout of an equal version, each of shape (runs,)."""
+    """The largest ln E of each criterion of the default plan over a rollout of an equal version, each of shape (runs,)."""
     rates = {"errors": error_rate, "invalid_outputs": error_rate / 10, "slow": 0.05}
     plan = default_plan(0.01)
     found = {}
@@ -52,22 +52,22 @@ def equal_rollouts(rng: np.random.Generator, runs: int, requests: int, error_rat
 
 
 def default_plan(alpha: float) -> Plan:
-    """What `strategy: canary` means."""
+    """The plan of `strategy: canary`."""
     return read_plan(f"strategy: canary\nalpha: {alpha}")
 
 
 def accused_by(plan: Plan, highest: dict[str, Floats]) -> float:
-    """The part of the rollouts that any guard accused at any look."""
+    """The fraction of rollouts that any criterion failed at any look."""
     alphas = plan.alphas()
     hits = [highest[guard.signal] >= -math.log(alphas[guard.signal]) for guard in plan.guards]
     return float(np.logical_or.reduce(hits).mean())
 
 
 def sticky_rollouts(rng: np.random.Generator, runs: int, hazards: tuple[float, float]) -> Floats:
-    """The largest ln E of rollouts in which users keep their version and 150 of them have all errors, counted once each.
+    """The largest ln E of rollouts in which users keep their version and 150 of them have all errors; each user counts once.
 
     Args:
-        hazards: with what probability such a user has an error in a step, at the stable and at the canary.
+        hazards: the probabilities that such a user has an error in a step, at the stable and at the canary.
     """
     users = 150
     bucket, left = rng.random((runs, users)), np.ones((runs, users), dtype=bool)
@@ -75,7 +75,7 @@ def sticky_rollouts(rng: np.random.Generator, runs: int, hazards: tuple[float, f
     for share in STEPS:
         mine = bucket < share
         first = left & (rng.random((runs, users)) < np.where(mine, hazards[1], hazards[0]))
-        order = np.where(first, rng.random((runs, users)), 2.0).argsort(axis=1)  # who erred, in the order of time
+        order = np.where(first, rng.random((runs, users)), 2.0).argsort(axis=1)  # users with errors, in order of time
         stretches.append((share, first.sum(axis=1), np.take_along_axis(mine & first, order, axis=1).cumsum(axis=1)))
         left &= ~first
     return _peaks_of(stretches, runs)
@@ -93,7 +93,7 @@ def _peaks_of(stretches: list[tuple[float, Counts, Counts]], runs: int) -> Float
 
 
 def false_alarms(runs: int, seed: int) -> Iterator[Measure]:
-    """One measure for each alpha, traffic and error rate, and the same with sticky users."""
+    """One measure for each alpha, traffic and error rate, also with sticky users."""
     for requests in TRAFFIC:
         for rate in ERROR_RATES:
             highest = equal_rollouts(np.random.default_rng([seed, requests, int(rate * 1e4)]), runs, requests, rate)
@@ -115,7 +115,7 @@ def _false(what: str, part: float, alpha: float, runs: int) -> Measure:
 
 
 def naive(runs: int, seed: int) -> Measure:
-    """The same rollouts judged by a z-test that is looked at 200 times: what the false-alarm check must catch."""
+    """The same rollouts judged by a z-test with 200 looks, which the false-alarm check must catch."""
     events, share = 1_000, 0.1
     k = (np.random.default_rng([seed, 99]).random((runs, events)) < share).cumsum(axis=1)[:, 4::5]
     n = np.arange(5, events + 1, 5)
@@ -131,12 +131,12 @@ DETECTION = (
     ("1 % -> 10 % errors", "errors", (0.01, 0.1), None),
     ("10 x slower", "slow", (0.05, slow_part(10.0)), None),
 )
-"""What, by which guard, the rates of both, and the most canary requests in the median."""
+"""The change, its criterion, both rates, and the permitted median of canary requests."""
 
 
 def detection(runs: int, seed: int) -> Iterator[Measure]:
-    """Canary requests until the rollback in the median, at a share of 10 %: one guard with all of alpha and no tolerance, and the
-    same in the default plan, with its part of alpha and its tolerance."""
+    """The median of canary requests until the rollback, at a share of 10 %: for one criterion with all of alpha and no tolerance,
+    and for the same criterion in the default plan, with its part of alpha and its tolerance."""
     plan = default_plan(0.01)
     for number, (what, signal, rates, target) in enumerate(DETECTION):
         ratio, part = next(guard.ratio for guard in plan.guards if guard.signal == signal), plan.alphas()[signal]
@@ -155,7 +155,7 @@ def detection(runs: int, seed: int) -> Iterator[Measure]:
 
 
 def rules(runs: int, seed: int) -> Iterator[Measure]:
-    """Each rule with the naive way as its baseline."""
+    """Each rule, with the naive method as its baseline."""
     for number, (name, simulate) in enumerate(RULES.items()):
         found = simulate(np.random.default_rng([seed, 11, number]), runs)
         yield _told(
@@ -171,7 +171,7 @@ def rules(runs: int, seed: int) -> Iterator[Measure]:
 
 
 def whole(runs: int, seed: int) -> Iterator[Measure]:
-    """Rollouts of an equal version, and of a worse one, through the state machine with the default plan."""
+    """Rollouts of an equal and of a worse version, through the state machine with the default plan."""
     for what, rates, good in (
         ("equal, 0.5 % errors", Rates((0.005, 0.005)), Ending.PROMOTED),
         ("worse, 0.5 % -> 5 % errors", Rates((0.005, 0.05)), Ending.ROLLED_BACK),
@@ -192,11 +192,11 @@ PASSING = (
     ("1 % errors, limit 5 %", 0.01, 0.05, 137.0),
     ("5 % slow, limit 9.4 %", 0.05, 0.09375, 232.0),
 )
-"""What, the rate, what it must be shown to be under, and the canary's requests that this takes in the median."""
+"""The case, the rate, the limit below which it must be shown to be, and the median of canary requests that this takes."""
 
 
 def passing(runs: int, seed: int) -> Iterator[Measure]:
-    """The canary's requests until the bound lets an equal version pass a step, which asks for 100 at least."""
+    """The canary's requests until the bound lets an equal version pass a step, which requires at least 100."""
     for number, (what, rate, limit, median) in enumerate(PASSING):
         found = requests_until_shown(np.random.default_rng([seed, 17, number]), rate, limit, (100, 8_000), runs)
         middle, most = (float(np.quantile(found, q, method="inverted_cdf")) for q in (0.5, 0.9))
@@ -210,8 +210,8 @@ AT = (Traffic(0.1, 600.0), Traffic(1.0, 120.0), Traffic(100.0, 60.0))
 
 
 def decided(runs: int, seed: int) -> Iterator[Measure]:
-    """How rollouts of equal and of worse versions end by the default plan, whose deadline is a day, at several rates of traffic.
-    1 % of the stable's requests fail and 5 % are slow; a worse version has so many times as many of both."""
+    """The endings of rollouts of equal and worse versions by the default plan, deadline one day, at several request rates.
+    1 % of the stable's requests fail and 5 % are slow; a worse version has 1.5 or 2 times as many of both."""
     plan = default_plan(0.01)
     for number, traffic in enumerate(AT):
         for what, times in VERSIONS:
@@ -230,7 +230,7 @@ def _told(measure: Measure) -> Measure:
 
 
 def measures(runs: int, seed: int) -> list[Measure]:
-    """All of it, printed as it comes; `runs` rollouts for each figure, fewer where each is dear."""
+    """All measures, printed when they are known; `runs` rollouts for each figure, fewer where they are expensive."""
     few = min(runs, 2_000)
     found = [*false_alarms(runs, seed), naive(few, seed), *detection(runs, seed)]
     found += [*rules(few, seed), *whole(min(runs, 500), seed)]

@@ -1,6 +1,6 @@
-"""Hostile requests against the whole service: `make bench-hostile`. Nothing may crash, and memory may not grow with them.
+"""Hostile requests to the whole service: `make bench-hostile`. Nothing may crash, and memory may not grow with them.
 
-The same check is made of a worker with a planted leak, which it has to catch.
+The same check must catch a worker with a planted leak.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.load.hostile import Door
+from bench.load.hostile import Route
 from bench.load.hostile_load import LIMIT_MIB, Growth, growth
 from bench.models import onnx_trees
 from bench.report import Measure, table, write
@@ -31,18 +31,18 @@ CONTROL_REQUESTS = 1_000
 
 
 def measure(folder: Path, requests: int, core: int | None) -> list[Measure]:
-    """Attack the service, look at it, and make sure that the look would have seen a leak."""
+    """Attack the service, measure its memory, and check that a leak would be noticed."""
     subject = onnx_trees(folder, 600)
     with installed(folder, [subject], core) as service:
-        door = Door(b"/v1/models/trees:predict", (b"Authorization: Bearer " + service.key.encode(),))
+        route = Route(b"/v1/models/trees:predict", (b"Authorization: Bearer " + service.key.encode(),))
         if not ask(service, subject):
-            raise RuntimeError("the service does not answer rightly before the attack")
+            raise RuntimeError("the service does not answer correctly before the attack")
         before = _family(service)
-        seen = growth(service.ports[0], door, lambda: _family(service), requests, warm=min(requests, 2_000))
+        seen = growth(service.ports[0], route, lambda: _family(service), requests, warm=min(requests, 2_000))
         lost = [process for process in before if not process.is_running()]
         right = ask(service, subject)
     with leaking(service.home / "gateway") as (port, process):
-        control = growth(port, door, lambda: [process], CONTROL_REQUESTS, warm=300)
+        control = growth(port, route, lambda: [process], CONTROL_REQUESTS, warm=300)
     return [*_of_service(seen, len(lost), right=right), *_of_control(control)]
 
 
@@ -89,7 +89,7 @@ def _family(service: Service) -> list[psutil.Process]:
 
 @contextmanager
 def leaking(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """A worker with the planted leak over the gateway folder of a stopped service: its port and process."""
+    """A worker with the planted leak in the gateway folder of a stopped service: its port and process."""
     slab = folder / "run" / "leaking-slab"
     create_slab(slab, 2)
     listener = listen("127.0.0.1", 0)
@@ -113,7 +113,7 @@ def leaking(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a target was missed."""
+    """Measure, print, write; exit status 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=20_000)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The models that are measured, and the rows that are asked. Real data: scikit-learn's breast cancer cells, 30 numbers a row."""
+"""The measured models and the rows of the requests. Real data: scikit-learn's breast cancer cells, 30 numbers per row."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Rows = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One model under measurement.
+    """A measured model.
 
     Attributes:
         name: the model's name in the registry.
         package: its package file. baseline: the same model for the hand-written service.
-        rows: what is asked, (n, 30). right: the probability of the second class for each row, by the model itself.
+        rows: of the requests, (n, 30). right: the model's own probability of the second class for each row.
         code: the package's digest when it carries code, else None.
     """
 
@@ -38,7 +38,7 @@ class Subject:
 
 
 def cells(count: int) -> Rows:
-    """`count` rows, all different: the 569 measured ones, then mixtures of two of them."""
+    """`count` different rows: the 569 real ones, then mixtures of two of them."""
     real = load_breast_cancer().data
     random = np.random.default_rng(7)
     pairs = random.integers(0, len(real), size=(count, 2))
@@ -50,7 +50,7 @@ def cells(count: int) -> Rows:
 
 
 def onnx_trees(folder: Path, count: int) -> Subject:
-    """Gradient-boosted trees (100 iterations) as an ONNX file, made by skl2onnx; float32 in, label and probabilities out."""
+    """Gradient-boosted trees (100 iterations) as an ONNX file of skl2onnx: float32 input, label and probabilities as outputs."""
     from skl2onnx import to_onnx
 
     data = load_breast_cancer()
@@ -66,12 +66,12 @@ def onnx_trees(folder: Path, count: int) -> Subject:
 
 
 def sklearn_trees(folder: Path, count: int, *, compiled: bool = True) -> Subject:
-    """StandardScaler and HistGradientBoosting of 100 iterations; whichever proved runtime is chosen serves it.
+    """StandardScaler and HistGradientBoosting with 100 iterations, served by the proved runtime that packing chooses.
 
     Args:
-        folder: where the package is written.
-        count: rows that are asked.
-        compiled: whether other runtimes than scikit-learn are tried; the model is called "cells", without them "cells-native".
+        folder: for the package.
+        count: number of rows for requests.
+        compiled: whether packing tries faster runtimes; the model is called "cells" with them, "cells-native" without.
     """
     import joblib
 
@@ -88,7 +88,7 @@ def sklearn_trees(folder: Path, count: int, *, compiled: bool = True) -> Subject
 
 
 def small_graph(folder: Path, number: int) -> Subject:
-    """One of many small ONNX models, each with a file of its own; `number` makes them different."""
+    """One of many small ONNX models, each in its own file; `number` makes them different."""
     from skl2onnx import to_onnx
 
     data = load_breast_cancer()
@@ -104,14 +104,14 @@ def small_graph(folder: Path, number: int) -> Subject:
 
 
 def nothing(folder: Path, count: int, name: str = "nothing") -> Subject:
-    """A Python callable that does nothing: its answer is two of the numbers that it was asked with."""
+    """A Python callable that does nothing: it returns two of the numbers of each row."""
     rows = cells(count)
     package = rw.pack(_first_two, name=name, inputs=rows[:200, :2], out=folder)
     return Subject(name, _packed(package), folder, rows[:, :2], rows[:, 1], _code(package))
 
 
 def leaking(folder: Path, count: int, kilobytes: int = 64) -> Subject:
-    """The same, with a fault planted: it keeps `kilobytes` more with every call. For benchmarks that have to notice."""
+    """As `nothing`, with a planted leak of `kilobytes` per call, for benchmarks that must notice it."""
     rows = cells(count)
     kept: list[bytes] = []
 
@@ -128,7 +128,7 @@ def _first_two(rows: Rows) -> dict[str, Rows]:
 
 
 def bodies(rows: Rows) -> list[bytes]:
-    """One JSON request a row."""
+    """One JSON request per row."""
     return [json.dumps({"instances": [row]}, separators=(",", ":")).encode() for row in rows.tolist()]
 
 

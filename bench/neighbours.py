@@ -1,8 +1,8 @@
-"""What one caller's large bodies cost the others: `make bench-neighbours`. docs/benchmarks.md says how to read its table.
+"""The cost of one caller's large bodies for other callers: `make bench-neighbours`. docs/benchmarks.md explains its table.
 
-One worker answers measured callers, one row each time. Beside them three attackers send bodies that are within the limits and
-dear to read (`bench/load/heavy.py`), codec by codec, the largest legal ones too. The service has core 0; attackers and callers
-are processes of their own on core 1. The lateness of the worker's loop is measured inside of it (`bench/load/lag`).
+One worker answers the measured callers' requests of one row. Meanwhile three attackers send bodies that are within the limits but
+expensive to read (`bench/load/heavy.py`), codec by codec, the largest valid ones included. The service has core 0; attackers and
+callers are separate processes on core 1. The lag of the worker's event loop is measured inside the worker (`bench/load/lag`).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Lags = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the callers and the loop saw of one round of seconds.
+    """The measurements of one round.
 
     Attributes:
-        times_ms: of the callers' answers. failed: calls without one.
-        lags: of the loop, as `bench/load/lag` writes them.
-        counts: the attackers' answers, by body and status.
+        times_ms: latencies of the callers' answers. failed: number of calls without an answer.
+        lags: of the event loop, as written by `bench/load/lag`.
+        counts: number of the attackers' answers, by body and status.
     """
 
     times_ms: np.ndarray[Any, np.dtype[np.float64]]
@@ -51,12 +51,12 @@ class Seen:
 
     @property
     def p99_ms(self) -> float:
-        """The 99th percentile of the callers' times; infinite without any answer."""
+        """The 99th percentile of the callers' latencies; infinite without answers."""
         return float(np.percentile(self.times_ms, 99)) if len(self.times_ms) else float("inf")
 
 
 def lag_ms(lags: Lags, share: float, of: str = "late") -> float:
-    """The lateness, in milliseconds, that was not exceeded for that share of the time: one that lasts long weighs as long."""
+    """The lag in milliseconds that was not exceeded for that share of the time; each lag is weighted by its duration."""
     late = np.sort(lags[of])
     if not len(late):
         return float("inf")
@@ -65,7 +65,7 @@ def lag_ms(lags: Lags, share: float, of: str = "late") -> float:
 
 
 def pack(folder: Path) -> rw.Package:
-    """A small model that runs inline: what is measured is reading, not the model."""
+    """A small model that runs inline, so that the benchmark measures reading and not the model."""
     import pandas as pd
 
     rows = pd.DataFrame(numbers()[:400], columns=NAMES)
@@ -73,7 +73,7 @@ def pack(folder: Path) -> rw.Package:
 
 
 def one_round(service: Service, bodies: list[tuple[Heavy, Path]], seconds: float, lag_file: Path) -> Seen:
-    """Callers beside attackers that send these bodies; without any, callers alone."""
+    """Run callers together with attackers that send these bodies; without bodies, callers alone."""
     keys = {"Authorization": f"Bearer {service.key}"}
     asked = {"instances": [[0.1] * COLUMNS]}
     call = {"what": "call", "port": service.ports[0], "path": "/v1/models/lr:predict", "body": json.dumps(asked)}
@@ -120,7 +120,7 @@ def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def figures(name: str, seen: Seen, legal: set[str]) -> list[Measure]:
-    """The rows of one round."""
+    """The measures of one round."""
     late = lag_ms(seen.lags, 0.999)
     lost = seen.failed + sum(n for what, n in seen.counts.items() if what.endswith((" 0", " 500", " 502", " 504")))
     answered = {what.rpartition(" ")[0] for what in seen.counts if what.endswith(" 200")}
@@ -147,7 +147,7 @@ def figures(name: str, seen: Seen, legal: set[str]) -> list[Measure]:
 
 
 def measure(folder: Path, seconds: float, only: str | None) -> list[Measure]:
-    """Callers alone, then beside attackers, codec by codec, then beside all of it."""
+    """Measure callers alone, then with attackers codec by codec, then with all bodies."""
     every = [heavy for heavy in heavies() if only is None or only in heavy.name]
     files = []
     for number, heavy in enumerate(every):
@@ -160,7 +160,7 @@ def measure(folder: Path, seconds: float, only: str | None) -> list[Measure]:
     with installed(folder, [], 0 if (os.cpu_count() or 1) > 1 else None, workers=1) as service:
         service.run("push", str(package.path))
         service.run("deploy", "lr:1", "--endpoint", "lr")
-        one_round(service, files, 1.0, lag_file)  # reading processes are started, pages are touched
+        one_round(service, files, 1.0, lag_file)  # warm-up: starts the reader processes, touches pages
         measures = figures("alone", one_round(service, [], seconds, lag_file), set())
         for codec in dict.fromkeys(heavy.codec for heavy in every):
             chosen = [(heavy, file) for heavy, file in files if heavy.codec == codec]
@@ -171,10 +171,10 @@ def measure(folder: Path, seconds: float, only: str | None) -> list[Measure]:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a target was missed."""
+    """Measure, print, write; exit status 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each of nine rounds")
-    parser.add_argument("--only", help="bodies whose name has this in it, and nothing is written")
+    parser.add_argument("--seconds", type=float, default=12.0, help="seconds of each of the nine rounds")
+    parser.add_argument("--only", help="send only bodies whose name contains this, and write no file")
     arguments = parser.parse_args()
     print(f"load average before: {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:

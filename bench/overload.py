@@ -1,7 +1,7 @@
-"""Ten times more requests than can be answered: `make bench-overload`. What is answered, how fast the rest is refused, and after.
+"""Ten times more requests than can be answered: `make bench-overload`. Measures goodput, refusal times and recovery.
 
-The service runs on core 0, the load on core 1. Two models of at least 5 ms a row: one waits (as a native one that gives the
-interpreter's lock back), one computes in Python.
+The service runs on core 0, the load on core 1. There are two models of at least 5 ms per row: one waits (like a native model that
+releases the GIL), one computes in Python.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REFUSED = (429, 503)
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Seconds of each part of a measurement."""
+    """Duration of each part of a measurement, in seconds."""
 
     capacity_s: float = 5.0
     normal_s: float = 10.0
@@ -49,7 +49,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """What was seen: right answers a second at capacity, and the loads before, during and after."""
+    """The measurements: right answers per second at capacity, and the loads before, during and after."""
 
     capacity: float
     before: Run
@@ -57,8 +57,8 @@ class Burst:
     after: Run
 
     def back_after_s(self) -> float:
-        """Whole seconds from the end of the burst until the 99th percentile of all that follows is again at most twice what it
-        was before, and 10 ms; infinite when it never is."""
+        """Whole seconds from the end of the burst until the 99th percentile of all later answers is at most twice its previous
+        value plus 10 ms; infinite if that never happens."""
         limit = 2 * percentile(self.before.times_ms(200), 0.99) + 10
         for second in range(int(self.after.seconds)):
             since = self.after.times_ms(200, 0, *REFUSED, 504, since_s=second)
@@ -69,7 +69,7 @@ class Burst:
 
 
 def burst(target: Target, lengths: Lengths) -> Burst:
-    """Find the capacity, then load normally, too much, and normally again."""
+    """Find the capacity, then apply normal load, overload, and normal load again."""
     closed_loop(target, CALLERS, 1.0)
     capacity = closed_loop(target, CALLERS, lengths.capacity_s).rate()
     if not capacity:
@@ -80,7 +80,7 @@ def burst(target: Target, lengths: Lengths) -> Burst:
 
 
 def measures(name: str, seen: Burst) -> list[Measure]:
-    """The figures of one model."""
+    """The measures of one model."""
     during, after = seen.during, seen.after
     goodput = during.rate()
     ratio = goodput / seen.capacity
@@ -114,7 +114,7 @@ def measures(name: str, seen: Burst) -> list[Measure]:
 
 
 def subject(folder: Path, name: str, function: Callable[[Any], Any]) -> Subject:
-    """The function as a package."""
+    """Pack a function."""
     rows = np.random.default_rng(0).uniform(0, 9, size=(40, 3)).round(3)
     package = rw.pack(function, name=name, inputs=rows, out=folder)
     if package.path is None:
@@ -123,7 +123,7 @@ def subject(folder: Path, name: str, function: Callable[[Any], Any]) -> Subject:
 
 
 def deploy(service: Service, model: Subject) -> Target:
-    """Push the model and serve it with a deadline of TIMEOUT_MS."""
+    """Push the model and serve it with a timeout of TIMEOUT_MS."""
     gateway, control, _ = service.ports
     service.run("push", str(model.package), "--allow-code", str(model.code))
     urls = [f"http://127.0.0.1:{port}" for port in (gateway, control)]
@@ -134,10 +134,10 @@ def deploy(service: Service, model: Subject) -> Target:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a target was missed."""
+    """Measure, print, write; exit status 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of the overload")
-    parser.add_argument("--model", choices=["waits", "computes"], help="only this one")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of the overload")
+    parser.add_argument("--model", choices=["waits", "computes"], help="measure only this model")
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
         raise SystemExit("the benchmark needs two cores: one for the service, one for the load")

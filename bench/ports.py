@@ -1,4 +1,4 @@
-"""Free ports that stay free: below those that the kernel gives to outgoing connections and to listeners that ask for any."""
+"""Finds ports that stay free: below the range that the kernel uses for outgoing connections and for listeners on port 0."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FIRST, _LAST = 15_000, 32_000
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports of the loopback interface on which nothing listens."""
+    """`count` different ports of the loopback interface without a listener."""
     chosen: list[int] = []
     with ExitStack() as held:
         while len(chosen) < count:

@@ -1,4 +1,4 @@
-"""Results of benchmarks: one shape for all of them, printed as a table and written as JSON."""
+"""The common form of benchmark results, printed as a table and written as JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Measure:
     """One figure.
 
     Attributes:
-        measure: what was measured. value, unit: the figure for Roadworthy; None when it could not be measured: `measure`
-            says why.
-        baseline: the same figure for what it is compared with, in the same run; None when it stands alone.
-        ratio: value / baseline, as the median over rounds; None when there is no baseline.
-        target: what it has to reach, as words; None when it is only listed.
-        met: whether it did; None without a target, or when it could not be measured.
-        command: what repeats the measurement; `write` fills it in.
+        measure: the name of the figure. value, unit: Roadworthy's figure; None if it could not be measured, with the reason in
+            `measure`.
+        baseline: the baseline's figure in the same run; None without a baseline.
+        ratio: value / baseline, as the median over rounds; None without a baseline.
+        target: the target as text; None for a figure without one.
+        met: whether the target was reached; None without a target, or if the figure could not be measured.
+        command: the command that repeats the measurement; set by `write`.
     """
 
     measure: str
@@ -34,7 +34,7 @@ class Measure:
 
 
 def unmeasured(name: str, target: str, reason: str) -> Measure:
-    """A figure that this run could not take."""
+    """A figure that this run could not measure."""
     return Measure(f"{name} (not measured: {reason})", None, "", target=target)
 
 
@@ -48,7 +48,7 @@ def write(name: str, measures: list[Measure], folder: Path = RESULTS) -> Path:
 
 
 def finish(name: str, measures: list[Measure], *, whole: bool = True) -> int:
-    """Print the table, write the file unless this was only a part of the benchmark; exit status 1 when a target was missed."""
+    """Print the table, and write the file if `whole`; return exit status 1 when a target was missed."""
     print(table(measures))
     if whole:
         print(f"\nwritten to {write(name, measures)}")
@@ -56,7 +56,7 @@ def finish(name: str, measures: list[Measure], *, whole: bool = True) -> int:
 
 
 def table(measures: list[Measure]) -> str:
-    """The measures as aligned text, one a line."""
+    """The measures as aligned text, one per line."""
     head = ("measure", "value", "baseline", "ratio", "target", "met")
     rows = [
         (

@@ -1,6 +1,6 @@
-"""The benchmark of the road from a package to an answer: `make bench-road`. docs/benchmarks.md says how to read its table.
+"""The benchmark of the road from a package to an answer: `make bench-road`. docs/benchmarks.md explains how to read its table.
 
-What a gateway costs when nobody asks, how soon it answers, and how much it brings along. gateway.py measures its speed.
+It measures a gateway's idle memory, the time to its first answer, and its installed size. gateway.py measures its speed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from bench.service import Service, ask, installed
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_ASKED = 50
-"""Answers before memory is looked at."""
+"""Number of answers before memory is measured."""
 
 
 def measure(folder: Path, rounds: int, core: int | None) -> list[Measure]:
-    """All measures that need a running service."""
+    """All the measures that need a running service."""
     trees, cells = onnx_trees(folder, 1_000), sklearn_trees(folder, 1_000)
     with installed(folder, [trees], core) as service:
         measures = idle_memory(service, trees)
@@ -48,7 +48,7 @@ def idle_memory(service: Service, subject: Subject) -> list[Measure]:
 
 
 def first_answer(service: Service, subject: Subject, rounds: int) -> Measure:
-    """From `roadworthy up` to the first right answer of a compiled model, with warm disk caches."""
+    """Seconds from `roadworthy up` to the first right answer of a compiled model, with warm disk caches."""
     times = []
     for _ in range(rounds):
         service.stop()
@@ -63,7 +63,7 @@ def first_answer(service: Service, subject: Subject, rounds: int) -> Measure:
 
 
 def installed_size(folder: Path) -> Measure:
-    """What `pip install roadworthy` without extras adds to an empty environment."""
+    """The size that `pip install roadworthy` without extras adds to an empty environment."""
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     before = _size(venv)
@@ -85,10 +85,10 @@ def _size(folder: Path) -> int:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a target was missed."""
+    """Measure, print, write; exit status 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--skip-size", action="store_true", help="do not install into a fresh environment")
+    parser.add_argument("--skip-size", action="store_true", help="do not measure the size of a new environment")
     arguments = parser.parse_args()
     print(f"load average before: {os.getloadavg()[0]:.1f} (near 0 is quiet)", flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Rollouts that are judged by evidence: how often they err, how soon they see, and what callers notice: `make bench-rollout`.
+"""Rollouts judged by evidence: their error rates, their speed, and their effect on callers: `make bench-rollout`.
 
-Three parts, of which `--only` chooses. Simulated (`guarantees.py`): rates of error over thousands of rollouts; nothing is served.
-Real (`real/`): good and broken versions under load on real processes, and how traffic is split. Switches (`switches.py`): whether
-a request fails while versions are deployed and rolled back.
+It has three parts, selected with `--only`. Simulated (`guarantees.py`): error rates over thousands of simulated rollouts. Real
+(`real/`): healthy and broken versions under load on real processes, and the split of traffic. Switches (`switches.py`): failed
+requests while versions are deployed and rolled back.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ PARTS = ("simulated", "real", "switches")
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a target was missed."""
+    """Measure, print, write; exit status 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be given more than once")
-    parser.add_argument("--runs", type=int, default=RUNS, help="rollouts of each simulation")
+    parser.add_argument("--only", choices=PARTS, action="append", help="run this part; may be repeated")
+    parser.add_argument("--runs", type=int, default=RUNS, help="number of rollouts per simulation")
     parser.add_argument("--rollouts", type=int, default=measuring.ROLLOUTS, help="real rollouts")
     parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args()

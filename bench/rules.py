@@ -1,6 +1,6 @@
-"""The nine rules of evidence, each by a simulation of an equal version: how often it is accused with the rule, and without it.
+"""The nine rules of evidence, each simulated with an equal version: how often it is rolled back with the rule, and without it.
 
-Everywhere alpha is 1 % and, unless it says otherwise, the canary's share is 10 %. docs/rollouts.md explains the rules.
+Alpha is 1 % and, unless stated otherwise, the canary's share is 10 %. docs/rollouts.md explains the rules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EVENTS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of `runs` equal versions, the part that was accused with the rule, and with the naive way."""
+    """Of `runs` equal versions, the fraction accused with the rule, and with the naive method."""
 
     rule: float
     naive: float
@@ -31,8 +31,8 @@ class Rates:
 
 
 def cached(rng: np.random.Generator, runs: int) -> Rates:
-    """1. The stable's cache answers half of its requests, the canary's younger one 40 %. Naive: what was executed is counted. By
-    the rule only requests that either cache would not have answered."""
+    """1. The stable's cache answers half of its requests, the canary's younger one 40 %. Naive: count executed requests. Rule:
+    count only requests that neither cache would have answered."""
     shape = (runs, 2 * EVENTS)
     canary = rng.random(shape) < SHARE
     old, young = rng.random(shape) < 0.5, rng.random(shape) < 0.4
@@ -41,15 +41,15 @@ def cached(rng: np.random.Generator, runs: int) -> Rates:
 
 
 def refused(rng: np.random.Generator, runs: int) -> Rates:
-    """2. Both fail 1 % of their requests; the canary has one copy, so its queue sheds 2 % more. Naive: what was shed is bad."""
+    """2. Both fail 1 % of their requests; the canary has one copy, so its queue sheds 2 % more. Naive: shed requests are bad."""
     real = rng.random((runs, EVENTS)) < SHARE
     part = SHARE * 0.03 / (SHARE * 0.03 + (1 - SHARE) * 0.01)
     return _rates(accused(real, SHARE), accused(rng.random((runs, EVENTS)) < part, SHARE))
 
 
 def batches(rng: np.random.Generator, runs: int) -> Rates:
-    """3. 60 joined runs fail for reasons that do not come again; a tick has 50 requests, joined by version. Naive: each request
-    of a failed run is bad. By the rule each is repeated alone, and what fails again (1 % of requests) is bad."""
+    """3. 60 joined runs fail for transient reasons; a tick has 50 requests, joined by version. Naive: each request of a failed
+    run is bad. Rule: each is repeated alone, and is bad if it fails again (1 % of requests)."""
     sizes = np.stack([rng.binomial(50, 1 - SHARE, (runs, 60)), rng.binomial(50, SHARE, (runs, 60))], axis=2)
     mine = rng.random((runs, 60)) < 0.5
     failed = np.take_along_axis(sizes, mine[..., None].astype(np.int64), axis=2)[..., 0]
@@ -60,7 +60,7 @@ def batches(rng: np.random.Generator, runs: int) -> Rates:
 
 
 def late(rng: np.random.Generator, runs: int) -> Rates:
-    """4. A share of 25 % is lowered to 5 %, 300 bad events each; 30 % of the first ones arrive late. Naive: they count at 5 %."""
+    """4. A share of 25 % is lowered to 5 %, with 300 bad events each; 30 % of the first arrive late. Naive: they count at 5 %."""
     early, after = rng.random((runs, 300)) < 0.25, rng.random((runs, 300)) < 0.05
     at_25, at_5 = table(512, 0.25, 1.0), table(512, 0.05, 1.0)
     n = np.arange(1, 301)
@@ -78,8 +78,8 @@ def late(rng: np.random.Generator, runs: int) -> Rates:
 
 
 def sticky(rng: np.random.Generator, runs: int) -> Rates:
-    """5. Users keep their version, and all errors come from 150 of them, 1 to 40 each. Naive: each error is an event. By the rule
-    each user is one, at the first."""
+    """5. Users keep their version, and all errors come from 150 of them, 1 to 40 each. Naive: each error is an event. Rule: each
+    user is one event, at the first error."""
     users = 150
     mine = rng.random((runs, users)) < SHARE
     errors = rng.geometric(0.1, (runs, users)).clip(max=40)
@@ -94,8 +94,8 @@ def sticky(rng: np.random.Generator, runs: int) -> Rates:
 
 
 def pooled(rng: np.random.Generator, runs: int) -> Rates:
-    """6. Inputs that both versions fail on; a fifth of the stable's requests is shadowed. Naive: failures of shadowed requests
-    count as the canary's. By the rule pairs count apart, where exactly one side is bad, one to one."""
+    """6. Some inputs fail in both versions; a fifth of the stable's requests is shadowed. Naive: failures of shadowed requests
+    count as the canary's. Rule: pairs count separately, if exactly one side is bad, one to one."""
     pairs = rng.random((runs, EVENTS)) < 0.5  # of 1,000 pairs that differ, chance decides which side failed
     copies = (1 - SHARE) * 0.2
     naive = rng.random((runs, EVENTS)) < (SHARE + copies) / (1 + copies)
@@ -103,8 +103,8 @@ def pooled(rng: np.random.Generator, runs: int) -> Rates:
 
 
 def absolute(rng: np.random.Generator, runs: int) -> Rates:
-    """7. Both fail 2 % where 1 % is allowed, 10,000 requests of the canary. Naive: over the limit rolls back. By the rule that
-    holds, and only being worse than the stable rolls back."""
+    """7. Both fail 2 %, with a limit of 1 %, in 10,000 requests of the canary. Naive: being over the limit rolls back. Rule: it
+    holds the rollout, and only being worse than the stable rolls back."""
     requests = 10_000
     limits = boundary_of_limit(requests, 0.01, -math.log(ALPHA))[1:]
     naive = np.zeros(runs, dtype=bool)
@@ -115,8 +115,8 @@ def absolute(rng: np.random.Generator, runs: int) -> Rates:
 
 
 def colder(rng: np.random.Generator, runs: int) -> Rates:
-    """8. The canary's smaller, colder batches are slow 1.2 times as often, 6,000 slow requests in all. Naive: no tolerance. By
-    the rule 1.25 times is tolerated."""
+    """8. The canary's smaller, colder batches are slow 1.2 times as often, 6,000 slow requests in all. Naive: no tolerance. Rule:
+    1.25 times is tolerated."""
     part = SHARE * 1.2 / (SHARE * 1.2 + 1 - SHARE)
     naive, rule = np.zeros(runs, dtype=bool), np.zeros(runs, dtype=bool)
     for first in range(0, runs, 500):
@@ -127,8 +127,8 @@ def colder(rng: np.random.Generator, runs: int) -> Rates:
 
 
 def drifting(rng: np.random.Generator, runs: int) -> Rates:
-    """9. The mean confidence of both is compared by a z-test at 5 % at 50 looks. Naive: that rolls back. By the rule it holds; a
-    tenth of the runs goes through the state machine."""
+    """9. The mean confidence of both is compared by a z-test at 5 % at 50 looks. Naive: a difference rolls back. Rule: it holds
+    the rollout; a tenth of the runs goes through the state machine."""
     moves = rng.normal(size=(runs, 50)).cumsum(axis=1) / np.sqrt(np.arange(1, 51))
     raised = np.abs(moves) > 1.96
     plan = Plan("canary", (Stage(1_000),), watches=(Watch("drift"),), deadline_s=None)
@@ -137,7 +137,7 @@ def drifting(rng: np.random.Generator, runs: int) -> Rates:
 
 
 def _ends(plan: Plan, looks: Bools) -> bool:
-    """Whether the machine rolls back on these alarms."""
+    """Whether the state machine rolls back on these alarms."""
     state = begin("r", 1)
     for second, alarm in enumerate([False, *looks.tolist()]):
         alarms = (SignalAlert("drift", 100, alarm),)
@@ -151,12 +151,12 @@ def _rates(rule: Bools, naive: Bools) -> Rates:
 
 
 RULES: dict[str, Callable[[np.random.Generator, int], Rates]] = {
-    "1 eligible before the arm is drawn": cached,
-    "2 shed, refused and fallback answers apart": refused,
+    "1 eligible before the variant is drawn": cached,
+    "2 shed, refused and fallback answers separate": refused,
     "3 only failures that persist alone": batches,
     "4 counts join the segment that drew them": late,
     "5 a sticky user counts once": sticky,
-    "6 shadow pairs apart from live arms": pooled,
+    "6 shadow pairs separate from live requests": pooled,
     "7 over the limit holds": absolute,
     "8 slowness is tolerated in part": colder,
     "9 drift holds": drifting,

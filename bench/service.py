@@ -1,4 +1,4 @@
-"""Roadworthy as a user starts it: `roadworthy up` with its defaults in a home folder of its own, pinned to a core."""
+"""Roadworthy as a user starts it: `roadworthy up` with its defaults in its own home folder, pinned to a core."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import httpx
 import psutil
 
 import roadworthy as rw
-from bench.load.traffic import PATIENCE_S
+from bench.load.traffic import TIMEOUT_S
 from bench.load.wrk import Target
 from bench.models import Subject
 from bench.ports import free_ports
@@ -29,7 +29,7 @@ ROLES = {
     "roadworthy.agent": "agent",
     "roadworthy.control": "control",
 }
-"""What a process of ours is, by the module that it runs."""
+"""The roles of our processes, by the module that they run."""
 
 
 @dataclass
@@ -37,11 +37,11 @@ class Service:
     """One installation below `home`.
 
     Attributes:
-        home: its ROADWORTHY_HOME. core: the processor core of all its processes, or None for all cores.
+        home: its ROADWORTHY_HOME. core: the CPU core of all its processes, or None for all cores.
         ports: gateway, control plane, metrics.
-        workers: worker processes; None for the default.
-        verb: what is started: `up`, `gateway` or `control`, with options of its own.
-        environment: variables beside those of this process. umask: of all its processes; -1 for that of this one.
+        workers: number of worker processes; None for the default.
+        verb: the command to start, `up`, `gateway` or `control`, with its options.
+        environment: variables in addition to those of this process. umask: of all its processes; -1 for this process's own.
     """
 
     home: Path
@@ -54,7 +54,7 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it in the foreground of a child; returns at once."""
+        """Start it as a child in the foreground; returns at once."""
         gateway, control, metrics = map(str, self.ports)
         arguments = [*self.verb, "--port", control if self.verb[0] == "control" else gateway]
         if self.verb[0] == "up":
@@ -75,7 +75,7 @@ class Service:
             )
 
     def stop(self) -> int:
-        """End it as Ctrl-C would, and wait. Its exit status; 0 when it did not run."""
+        """End it as Ctrl-C would, and wait; return its exit status, 0 if it was not running."""
         if self.process is None:
             return 0
         self.process.terminate()
@@ -85,27 +85,27 @@ class Service:
             self.process.kill()
             self.process = None
 
-    def wait_ready(self, timeout_s: float = PATIENCE_S) -> None:
-        """Return when the control plane and the gateway answer their probes."""
+    def wait_ready(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Wait until the control plane and the gateway answer their probes."""
         gateway, control, _ = self.ports
         for url in (f"http://127.0.0.1:{control}/readyz", f"http://127.0.0.1:{gateway}/livez"):
             wait_for_answer(url, timeout_s)
 
     def run(self, *arguments: str) -> str:
-        """A verb of the command line against this installation; what it printed."""
+        """Run a command against this installation; return its output."""
         result = self.attempt(*arguments)
         if result.returncode != 0:
             raise RuntimeError(f"roadworthy {' '.join(arguments)}: {result.stdout}{result.stderr}")
         return result.stdout
 
     def attempt(self, *arguments: str, under: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        """The same, whatever becomes of it. `under`: a program that runs the command."""
+        """As `run`, but return the result even if the command fails. `under`: a program that runs the command."""
         return subprocess.run(
             [*under, COMMAND, *arguments],
             env=self._environment(),
             capture_output=True,
             text=True,
-            timeout=4 * PATIENCE_S,
+            timeout=4 * TIMEOUT_S,
             check=False,
             umask=self.umask,
         )
@@ -116,7 +116,7 @@ class Service:
         self.run("deploy", f"{subject.name}:1", "--endpoint", subject.name)
 
     def push(self, subject: Subject) -> None:
-        """Register a subject's package; its code may run."""
+        """Register a subject's package, with its code allowed."""
         allowed = ["--allow-code", subject.code] if subject.code else []
         self.run("push", str(subject.package), *allowed)
 
@@ -127,21 +127,21 @@ class Service:
 
     @property
     def log(self) -> Path:
-        """What it prints."""
+        """The file with its output."""
         return self.home.parent / f"{self.home.name}.log"
 
     @property
     def key(self) -> str:
-        """The admin key that `up` left for the command line."""
+        """The admin key that `up` stored for the command line."""
         document = json.loads((self.home / "context.json").read_text())
         return str(document["key"])
 
     def target(self, endpoint: str) -> Target:
-        """Where wrk sends an endpoint's requests."""
+        """The target of requests to an endpoint."""
         return Target(self.ports[0], f"/v1/models/{endpoint}:predict", f"Bearer {self.key}")
 
     def members(self) -> list[psutil.Process]:
-        """The supervisor and everything that it started, directly or not, as far as it runs."""
+        """The running processes of the installation: the supervisor and all its descendants."""
         if self.process is None:
             return []
         with suppress(psutil.NoSuchProcess):
@@ -154,7 +154,7 @@ class Service:
         return [member for member in self.members() if role_of(member) == "worker"]
 
     def runner_processes(self) -> list[psutil.Process]:
-        """The processes that run versions apart from the workers."""
+        """The runner processes, which execute versions outside the workers."""
         return [member for member in self.members() if role_of(member) == "runner"]
 
     def _environment(self) -> dict[str, str]:
@@ -162,7 +162,7 @@ class Service:
 
 
 def role_of(process: psutil.Process) -> str:
-    """ "worker", "runner", "agent", "control", or "other" (the supervisor, or no process any more)."""
+    """ "worker", "runner", "agent", "control", or "other" (the supervisor, or an ended process)."""
     with suppress(psutil.Error):
         words = process.cmdline()
         return next((role for module, role in ROLES.items() if module in words), "other")
@@ -179,7 +179,7 @@ def _runs(process: psutil.Process) -> bool:
 def installed(
     folder: Path, subjects: list[Subject], core: int | None = None, workers: int | None = None
 ) -> Iterator[Service]:
-    """A fresh installation that serves the subjects; stopped at the end."""
+    """A new installation that serves the subjects; stopped at the end of the block."""
     service = Service(folder / "home", core, workers=workers)
     service.start()
     try:
@@ -192,9 +192,9 @@ def installed(
 
 
 def ask(service: Service, subject: Subject) -> bool:
-    """One row; whether the answer came and is right."""
+    """Ask for one row; return whether the right answer came."""
     target = service.target(subject.name)
-    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=PATIENCE_S)
+    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=TIMEOUT_S)
     headers = {"Content-Type": "application/json", "Authorization": target.authorization or ""}
     with closing(connection), suppress(OSError, http.client.HTTPException):
         connection.request("POST", target.path, json.dumps({"instances": [subject.rows[0].tolist()]}), headers)
@@ -207,20 +207,20 @@ def ask(service: Service, subject: Subject) -> bool:
 
 
 def wait_for_answer(url: str, timeout_s: float) -> None:
-    """Return when `url` answers 200; TimeoutError when it does not."""
+    """Wait until `url` answers 200; TimeoutError if it does not."""
 
     def answers() -> bool:
         with suppress(httpx.HTTPError):
-            return httpx.get(url, timeout=PATIENCE_S).status_code == 200
+            return httpx.get(url, timeout=TIMEOUT_S).status_code == 200
         return False
 
     wait_until(answers, f"an answer at {url}", timeout_s)
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
-    """Return when the condition holds; TimeoutError when it does not."""
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Wait until the condition holds; TimeoutError if it does not."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not come within {timeout_s:g} s")
+            raise TimeoutError(f"waited {timeout_s:g} s in vain for {what}")
         time.sleep(0.02)

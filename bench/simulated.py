@@ -1,8 +1,8 @@
-"""Rollouts drawn at random, thousands at once: when would the product's verdict have accused the canary?
+"""Simulates thousands of random rollouts at once, and finds when the product's verdict would have accused the canary.
 
 The product judges counts (`rollout/decide/verdict.py`). Here the same E-process is looked up in tables made by
 `statistics.e_process.log_e_table`, or in boundaries made by `log_e` itself, with thresholds from the plan;
-tests/bench/test_rollout_bench.py drives `judge` event by event beside both and compares.
+tests/bench/test_rollout_bench.py compares both with `judge`, event by event.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Stretch:
 
     Attributes:
         share: the canary's. events: bad events of both versions, shape (runs,).
-        part: the probability with which each is the canary's; the share itself when the versions are equal.
+        part: the probability that an event is the canary's; the share itself when the versions are equal.
     """
 
     share: float
@@ -39,12 +39,12 @@ class Stretch:
 
 @cache
 def table(most: int, share: float, ratio: float) -> Floats:
-    """`log_e_table`, kept: rows n, columns k."""
+    """`log_e_table`, cached: rows n, columns k."""
     return log_e_table(most, share, ratio)
 
 
 def peaks(rng: np.random.Generator, stretches: Sequence[Stretch], ratio: float) -> Floats:
-    """The largest ln E of each run, looked at after every event of every segment, shape (runs,)."""
+    """The largest ln E of each run, evaluated after every event of every segment, shape (runs,)."""
     runs = len(stretches[0].events)
     highest, before = np.zeros(runs), np.zeros(runs)
     for stretch in stretches:
@@ -62,13 +62,13 @@ def peaks(rng: np.random.Generator, stretches: Sequence[Stretch], ratio: float) 
 
 @cache
 def boundary(most: int, share: float, ratio: float, threshold: float) -> Counts:
-    """For each number of events up to `most` the fewest of the canary's that accuse it; n + 1 where none do."""
+    """For each number n of events up to `most`, the fewest canary events that accuse it; n + 1 if no number does."""
     return _boundary(lambda k, n: log_e(k, n, share, ratio), most, threshold)
 
 
 @cache
 def boundary_of_limit(most: int, limit: float, threshold: float) -> Counts:
-    """For each number of samples the fewest bad ones that are over the limit."""
+    """For each number of samples, the fewest bad ones that are over the limit."""
     return _boundary(lambda k, n: log_e_over(k, n, limit), most, threshold)
 
 
@@ -82,13 +82,13 @@ def _boundary(evidence: Any, most: int, threshold: float) -> Counts:
 
 
 def accused(canary: Bools, share: float, ratio: float = 1.0, alpha: float = 0.01) -> Bools:
-    """Which runs are accused at any look. `canary`: whose each event is, in order, shape (runs, events)."""
+    """Which runs are accused at any look. `canary`: whether each event is the canary's, in order, shape (runs, events)."""
     limits = boundary(canary.shape[1], share, ratio, -math.log(alpha))[1:]
     return np.asarray((canary.cumsum(axis=1, dtype=np.int32) >= limits).any(axis=1))
 
 
 def accused_of(canary: Bools, counted: Bools, share: float, alpha: float = 0.01) -> Bools:
-    """The same when only the events where `counted` is true are counted."""
+    """As `accused`, but counts only the events with `counted`."""
     most = canary.shape[1]
     limits = boundary(most, share, 1.0, -math.log(alpha))
     n = counted.cumsum(axis=1, dtype=np.int32)
@@ -99,10 +99,10 @@ def accused_of(canary: Bools, counted: Bools, share: float, alpha: float = 0.01)
 def requests_until_shown(
     rng: np.random.Generator, rate: float, limit: float, samples: tuple[int, int], runs: int, beta: float = 0.05
 ) -> Floats:
-    """The sample at which each run is shown to be under `limit`, shape (runs,); infinite where the most are not enough.
+    """The sample at which each run is shown to be below `limit`, shape (runs,); infinite if the maximum is not enough.
 
     Args:
-        rate: of bad ones. samples: the fewest that are asked for, and the most that are drawn.
+        rate: of bad samples. samples: the required minimum, and the maximum that is drawn.
     """
     least, most = samples
     fewest, k = np.full(most + 1, -1, dtype=np.int64), -1
@@ -120,14 +120,14 @@ def requests_until_shown(
 
 
 def part_of(share: float, stable_rate: float, canary_rate: float) -> float:
-    """The canary's part of the bad events, by the rates of both."""
+    """The canary's fraction of the bad events, from the rates of both."""
     return share * canary_rate / (share * canary_rate + (1 - share) * stable_rate)
 
 
 def canary_requests_until_accused(
     rng: np.random.Generator, rates: tuple[float, float], share: float, ratio: float, alpha: float, runs: int
 ) -> Floats:
-    """How many requests the canary had got when it was accused, shape (runs,); infinite where that needs over 2,000 events.
+    """The number of canary requests until it was accused, shape (runs,); infinite if that takes over 2,000 events.
 
     Args:
         rates: of bad events, the stable's and the canary's.

@@ -1,9 +1,9 @@
-"""A steady load for an hour that nothing may grow under: `make soak` (BENCH_ARGS="--minutes 5" for less).
+"""A steady load for an hour under which no process may grow: `make soak` (BENCH_ARGS="--minutes 5" for less).
 
-Three endpoints are asked over keep-alive connections, with records on: a compiled pipeline that is deployed and rolled back now
-and then, trees in ONNX, and a Python callable. Memory, descriptors and threads of every process of ours are sampled; after the
-warm-up their lines must not rise (growth.py says by how much at most). `--leak` plants a model that keeps 64 KiB with every
-call: the same run must then say so.
+Three endpoints get requests over keep-alive connections, with records on: a compiled pipeline that is deployed and rolled back
+from time to time, trees in ONNX, and a Python callable. Memory, descriptors and threads of all our processes are sampled; after
+the warm-up their lines must not rise by more than growth.py permits. `--leak` plants a model that keeps 64 KiB with every call,
+which the same run must then report.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, and how much meanwhile.
+    """Duration and load.
 
     Attributes:
-        seconds: in all. warm_up_s: of them, before the window that is judged.
-        rate: requests a second at each endpoint.
-        change_every_s: a deployment or a rollback. look_every_s: a sample.
+        seconds: total duration. warm_up_s: its part before the window that is judged.
+        rate: requests per second at each endpoint.
+        change_every_s: seconds between deployments and rollbacks. look_every_s: seconds between samples.
     """
 
     seconds: float = 3_600.0
@@ -49,7 +49,7 @@ class Plan:
 
 @dataclass
 class Story:
-    """What was seen. `outcomes` counts by cause, "" for right answers."""
+    """The results. `outcomes` counts by cause, "" for right answers."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     changes: int = 0
@@ -59,7 +59,7 @@ class Story:
 
     @property
     def faults(self) -> list[str]:
-        """What rose by more than it may."""
+        """The quantities that rose by more than permitted."""
         return [fault for growth in self.growths for fault in growth.faults]
 
     def measures(self) -> list[Measure]:
@@ -92,7 +92,7 @@ def _listed(found: list[str]) -> str:
 
 
 async def steady(service: Service, traffics: list[Traffic], plan: Plan) -> Story:
-    """Ask, change, look."""
+    """Send requests, change versions, take samples."""
     story, watch = Story(), Watch(service)
     begun = time.monotonic()
     window = begun + plan.warm_up_s
@@ -118,7 +118,7 @@ async def steady(service: Service, traffics: list[Traffic], plan: Plan) -> Story
 
 
 async def _change(service: Service, plan: Plan, story: Story) -> None:
-    """Deploy the other version and roll back, in turns."""
+    """Deploy the other version and roll back, alternately."""
     with service.client() as client:
         while True:
             await asyncio.sleep(plan.change_every_s)
@@ -130,7 +130,7 @@ async def _change(service: Service, plan: Plan, story: Story) -> None:
 
 
 def traffic_of(service: Service, subject: Subject, rate: float) -> Traffic:
-    """Deploy a subject; the traffic that will ask it."""
+    """Deploy a subject; return the traffic for it."""
     service.deploy(subject)
     wait_until(partial(ask, service, subject), f"right answers of {subject.name}")
     right = {f"{subject.name}:1": subject.right}
@@ -140,7 +140,7 @@ def traffic_of(service: Service, subject: Subject, rate: float) -> Traffic:
 
 
 def run(folder: Path, plan: Plan, *, leak: bool = False) -> Story:
-    """The whole of it in a fresh installation below `folder`."""
+    """Run the whole benchmark in a new installation below `folder`."""
     versions = two_versions(folder)
     subjects = [leaking(folder, 500)] if leak else [onnx_trees(folder, 500), nothing(folder, 500)]
     with installed(folder, [], workers=WORKERS) as service:
@@ -150,9 +150,9 @@ def run(folder: Path, plan: Plan, *, leak: bool = False) -> Story:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when something grew or failed."""
+    """Measure, print, write; exit status 1 when something grew or failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60.0, help="in all; a sixth of it is warm-up")
+    parser.add_argument("--minutes", type=float, default=60.0, help="total duration; a sixth of it is warm-up")
     parser.add_argument("--rate", type=float, default=Plan.rate, help="requests a second at each endpoint")
     parser.add_argument("--leak", action="store_true", help="plant a leak, which must be found")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the service kept of the predictions it answered: its record files, read back and compared with the right answers."""
+"""Reads the service's record files, and compares the recorded predictions with the right answers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Records of one endpoint: how many, and how many whose answer is not the right one for their own input."""
+    """Records of one endpoint: their number, and the number whose answer is wrong for their own input."""
 
     records: int
     wrong: int
 
 
 def wait_for_records(home: Path, subject: Subject, expected: int, timeout_s: float = 30.0) -> Stored:
-    """The endpoint's records once all are shipped and there are `expected` of them, or what there is when the time is up.
+    """The endpoint's records once all `expected` ones are shipped, or those that exist at the timeout.
 
-    While a file is on its way it lies at both ends for a moment, so nothing is counted before the gateway's own folder is empty:
-    a record that stays twice is counted twice.
+    A file that is being shipped exists at both ends for a moment, so nothing is counted before the gateway's own folder is empty:
+    a record that remains twice is counted twice.
     """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -57,9 +57,9 @@ def _wrong(home: Path, subject: Subject) -> int:
 
 
 def _tables(home: Path, endpoint: str, columns: list[str]) -> Iterator[pa.Table]:
-    """The records of answers in every file below the home folder, shipped or not.
+    """The records with an answer in every file below the home folder, shipped or not.
 
-    A request whose caller hung up before its answer, as wrk does when it stops, has a record without one.
+    If a caller hangs up before the answer, as wrk does when it stops, the record has no answer.
     """
     for path in sorted(home.rglob("*")):
         try:
@@ -67,6 +67,6 @@ def _tables(home: Path, endpoint: str, columns: list[str]) -> Iterator[pa.Table]
                 continue
             table = pq.read_table(path, columns=[*columns, "code"], partitioning=None)
         except FileNotFoundError:
-            continue  # shipped meanwhile: the next look finds it in the blob store
+            continue  # shipped in the meantime: the next look finds it in the blob store
         answered = pa.compute.and_(pa.compute.equal(table["endpoint"], endpoint), pa.compute.equal(table["code"], "ok"))
         yield table.filter(answered)

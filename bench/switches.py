@@ -1,8 +1,8 @@
-"""No request is dropped while versions switch and workers are recycled: `make bench-switches`.
+"""Checks that no request is dropped while versions switch and workers are recycled: `make bench-switches`.
 
-`roadworthy up --workers 2` is asked at a steady rate over keep-alive connections. Meanwhile a second version is deployed and
-rolled back, cycle after cycle, and the supervisor is told to recycle its workers (SIGHUP). Nothing is retried: whatever is no
-right answer of the version that it names is a failure.
+`roadworthy up --workers 2` gets requests at a steady rate over keep-alive connections. Meanwhile a second version is repeatedly
+deployed and rolled back, and SIGHUP makes the supervisor recycle its workers. No request is retried: a reply that is not a right
+answer of the version it names is a failure.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from bench.versions import NAME, serve_first, two_versions
 
 WORKERS = 2
 LEAST_RATE = 200.0
-_PATIENCE_S = 120.0
+_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many requests at which rate (a second), and what happens meanwhile."""
+    """The number of requests, their rate per second, and the events meanwhile."""
 
     requests: int = 100_000
     rate: float = 400.0
@@ -40,7 +40,7 @@ class Plan:
     recyclings: int = 5
 
     def events(self) -> list[str]:
-        """In order: each cycle is a deployment and a rollback; recyclings are spread among them."""
+        """The events in order: each cycle is a deployment and a rollback; recyclings are spread among them."""
         switches = ["deploy", "rollback"] * self.cycles
         after = {round((turn + 1) * len(switches) / (self.recyclings + 1)) for turn in range(self.recyclings)}
         found = []
@@ -51,8 +51,8 @@ class Plan:
 
 @dataclass
 class Story:
-    """What happened. Times in seconds: of each deployment and each rollback, from asking for it to answers of that version only;
-    of each recycling."""
+    """The results. Times in seconds: of each deployment and rollback, from the command until only that version answers; of each
+    recycling."""
 
     traffic: Traffic
     deployed_s: list[float] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Story:
 
 
 async def travel(service: Service, traffic: Traffic, plan: Plan) -> Story:
-    """Ask, deploy, roll back and recycle."""
+    """Send requests, deploy, roll back and recycle."""
     story = Story(traffic)
     events = plan.events()
     begun = time.monotonic()
@@ -94,12 +94,12 @@ async def travel(service: Service, traffic: Traffic, plan: Plan) -> Story:
             if event == "deploy":
                 with service.client() as client:
                     await asyncio.to_thread(client.deploy, f"{NAME}:2", NAME)
-                await traffic.wait_for(only(f"{NAME}:2"), _PATIENCE_S)
+                await traffic.wait_for(only(f"{NAME}:2"), _TIMEOUT_S)
                 story.deployed_s.append(time.monotonic() - asked)
             elif event == "rollback":
                 with service.client() as client:
                     await asyncio.to_thread(client.rollback, NAME)
-                await traffic.wait_for(only(f"{NAME}:1"), _PATIENCE_S)
+                await traffic.wait_for(only(f"{NAME}:1"), _TIMEOUT_S)
                 story.rolled_back_s.append(time.monotonic() - asked)
             else:
                 await recycle(service)
@@ -111,28 +111,28 @@ async def travel(service: Service, traffic: Traffic, plan: Plan) -> Story:
 
 
 async def answered(traffic: Traffic, count: int) -> None:
-    """Return when so many requests have ended."""
+    """Wait until `count` requests have ended."""
     while len(traffic.outcomes) < count:  # noqa: ASYNC110 - hundreds come a second; an event for each would cost more
         await asyncio.sleep(0.02)
 
 
 async def recycle(service: Service) -> None:
-    """SIGHUP, and wait until every worker is another process and as many are there as before."""
+    """Send SIGHUP, and wait until every worker was replaced and their number is as before."""
     before = set(service.worker_processes())
     assert service.process is not None
     os.kill(service.process.pid, signal.SIGHUP)
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while True:
         now: set[psutil.Process] = set(await asyncio.to_thread(service.worker_processes))
         if not now & before and len(now) == len(before):
             return
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the workers were not recycled within {_PATIENCE_S:g} s")
+            raise TimeoutError(f"the workers were not recycled within {_TIMEOUT_S:g} s")
         await asyncio.sleep(0.1)
 
 
 def run(folder: Path, plan: Plan) -> Story:
-    """The whole of it in a fresh installation below `folder`."""
+    """Run the whole benchmark in a new installation below `folder`."""
     versions = two_versions(folder)
     with installed(folder, [], workers=WORKERS) as service:
         traffic = serve_first(service, versions, plan.rate)
@@ -140,11 +140,13 @@ def run(folder: Path, plan: Plan) -> Story:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a request failed."""
+    """Measure, print, write; exit status 1 when a request failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=Plan.requests)
-    parser.add_argument("--rate", type=float, default=Plan.rate, help="requests a second")
-    parser.add_argument("--cycles", type=int, default=Plan.cycles, help="each a deployment and a rollback")
+    parser.add_argument("--rate", type=float, default=Plan.rate, help="requests per second")
+    parser.add_argument(
+        "--cycles", type=int, default=Plan.cycles, help="number of cycles of a deployment and a rollback"
+    )
     parser.add_argument("--recyclings", type=int, default=Plan.recyclings)
     arguments = parser.parse_args()
     plan = Plan(arguments.requests, arguments.rate, arguments.cycles, arguments.recyclings)

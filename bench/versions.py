@@ -1,4 +1,4 @@
-"""Two versions of one model that can be told apart by every answer, for whatever switches between them."""
+"""Two versions of a model that differ in every answer, for tests and benchmarks that switch between them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME = "cells"
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """The packed versions, what is asked, and what each answers: version → the second class's probability for each body."""
+    """The packed versions, the request bodies, and the answers: version → the second class's probability for each body."""
 
     packages: list[Path]
     bodies: list[bytes]
@@ -33,7 +33,7 @@ class Versions:
 
 
 def two_versions(folder: Path) -> Versions:
-    """Two logistic regressions on real cells, different enough that no answer of one could be the other's."""
+    """Two logistic regressions on real cells that differ enough to give different answers to every row."""
     data = load_breast_cancer()
     packages, right = [], {}
     for number, strength in enumerate((1.0, 0.0001), start=1):
@@ -49,7 +49,7 @@ def two_versions(folder: Path) -> Versions:
 
 
 def serve_first(service: Service, versions: Versions, rate: float) -> Traffic:
-    """Push both, serve the first at an endpoint of the model's name, and wait for it; the traffic that will ask it."""
+    """Push both, serve the first at an endpoint of the model's name, and wait for it; return the traffic for it."""
     with service.client() as client:
         for package in versions.packages:
             client.push(package)
@@ -59,7 +59,7 @@ def serve_first(service: Service, versions: Versions, rate: float) -> Traffic:
 
 
 def everyone_answers(service: Service, endpoint: str, body: bytes) -> bool:
-    """Whether every worker answers; a few new connections reach them all."""
+    """Whether every worker answers; a few new connections reach all of them."""
     target = service.target(endpoint)
     headers = {"Authorization": target.authorization or "", "Content-Type": "application/json"}
     url = f"http://127.0.0.1:{target.port}{target.path}"

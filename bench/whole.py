@@ -1,4 +1,4 @@
-"""Whole rollouts through the product's own state machine, with traffic drawn at random."""
+"""Simulates whole rollouts with the product's own state machine and random traffic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CANARY_REQUESTS = ("errors", CANARY)
 
 
 class Ending(StrEnum):
-    """How a rollout ended."""
+    """The endings of a rollout."""
 
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled back as worse"
@@ -38,7 +38,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of bad requests, the stable's and the canary's."""
+    """The rates of bad requests of the stable and the canary."""
 
     errors: tuple[float, float]
     slow: tuple[float, float] = (0.05, 0.05)
@@ -46,8 +46,8 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """How often both versions together are asked, and how often the controller looks. It looks every second; fewer looks are
-    simulated, which is the same but for when something is seen."""
+    """The request rate of both versions together, and the controller's looks. It looks every second; the simulation looks less
+    often, which only delays decisions."""
 
     per_s: float = 20.0
     look_s: float = 10.0
@@ -58,19 +58,19 @@ USUAL = Traffic()
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A rollout that is over: how, and after how many requests of the canary."""
+    """A finished rollout: its ending, and the number of canary requests."""
 
     ending: Ending
     canary_requests: int
 
 
 def rollouts(rng: np.random.Generator, plan: Plan, rates: Rates, runs: int, traffic: Traffic = USUAL) -> list[Ended]:
-    """`runs` rollouts, each until it is over."""
+    """Simulate `runs` rollouts to their end."""
     return [_one(rng, plan, rates, traffic) for _ in range(runs)]
 
 
 def endings(rng: np.random.Generator, plan: Plan, rates: Rates, runs: int, traffic: Traffic = USUAL) -> Counter[Ending]:
-    """How many of such rollouts ended how."""
+    """The number of rollouts by ending."""
     return Counter(each.ending for each in rollouts(rng, plan, rates, runs, traffic))
 
 
@@ -109,7 +109,7 @@ def _counted(
     asked: tuple[int, float],
     rates: Rates,
 ) -> RolloutCounts:
-    """What gateways have counted after so many more requests at that share."""
+    """The gateways' counts after `more` additional requests at a share."""
     mine = int(rng.binomial(*asked))
     for arm, requests, place in ((STABLE, asked[0] - mine, 0), (CANARY, mine, 1)):
         for signal, bad in (("errors", rates.errors[place]), ("invalid_outputs", 0.0), ("slow", rates.slow[place])):

@@ -1,1 +1,1 @@
-"""What Roadworthy is measured against, each a server of its own."""
+"""The servers with which Roadworthy is compared."""

@@ -1,7 +1,7 @@
-"""What our gateway is measured against: the least that can serve an ONNX model over HTTP from Python.
+"""A baseline for the gateway: the minimal Python server of an ONNX model over HTTP.
 
-Run as `python -m bench.baselines.bare_asgi MODEL.onnx PORT`: uvicorn with a raw ASGI function that decodes the same JSON, runs
-the same session and encodes the same answer. No keys, no checks, no records, no metrics, no versions.
+Run as `python -m bench.baselines.bare_asgi MODEL.onnx PORT`. It is uvicorn with a raw ASGI function that decodes the same JSON,
+runs the same session and encodes the same answer, without keys, checks, records, metrics or versions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 def application(model: str) -> Application:
-    """The ASGI function for a model file with one float32 input and the outputs label and probabilities."""
+    """The ASGI function for a model file with one float32 input and the outputs "label" and "probabilities"."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

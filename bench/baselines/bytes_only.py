@@ -1,6 +1,6 @@
-"""The cost of moving bytes: a server that reads as many as a request has, looks at none, and sends as many as its answer has.
+"""A baseline for the cost of moving bytes: a server that reads a request's bytes, ignores them, and sends an answer's bytes.
 
-Run as `python -m bench.baselines.bytes_only PORT REQUEST_BYTES ANSWER_BYTES`; it serves one connection and ends with it.
+Run as `python -m bench.baselines.bytes_only PORT REQUEST_BYTES ANSWER_BYTES`. It serves one connection, then ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What many people write today: FastAPI, a pydantic model, and the scikit-learn pipeline called in the handler.
+"""A baseline as many people write it today: FastAPI, a pydantic model, and a handler that calls the scikit-learn pipeline.
 
 Run as `python -m bench.baselines.fastapi_sklearn MODEL.joblib PORT`.
 """
@@ -35,7 +35,7 @@ class Answer(BaseModel):
 
 
 def application(model: str) -> FastAPI:
-    """The service for a pipeline saved by joblib, with one call of the pipeline a request."""
+    """The service for a pipeline saved by joblib; it calls the pipeline once per request."""
     app = FastAPI()
     pipeline: Any = joblib.load(model)
 

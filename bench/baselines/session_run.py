@@ -1,7 +1,7 @@
-"""What a request of many rows is measured against: ONNX Runtime alone, in a process that does nothing else.
+"""A baseline for requests with many rows: ONNX Runtime alone in a process.
 
 Run as `python -m bench.baselines.session_run MODEL.onnx ROWS.npy`. For each line on standard input it runs the session once on
-all rows and prints the seconds that took.
+all rows and prints the duration in seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import onnxruntime
 
 
 def main() -> None:
-    """Answer until standard input is closed."""
+    """Run the session until standard input is closed."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

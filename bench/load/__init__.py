@@ -1,1 +1,1 @@
-"""The load generator and the check of what it was answered."""
+"""The load generators and the checks of their answers."""

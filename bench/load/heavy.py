@@ -1,7 +1,7 @@
-"""Bodies within the byte limit that are cheap to send and dear to read, for each codec, and the largest that are legal. Used by
+"""For each codec, bodies within the byte limit that are cheap to send and expensive to read, and the largest valid ones. Used by
 bench/neighbours.py and by tests.
 
-An endpoint of COLUMNS floats, c0, c1, …, is asked; ROWS are as many as a request may have.
+They are for an endpoint of COLUMNS floats, c0, c1, …; ROWS is the maximum number of rows of a request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Values = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Heavy:
-    """One body. `codec`, `kind`: what it is; `media`: its content type; `head_bytes`: of V2's JSON before raw bytes, else -1."""
+    """One body, of a `kind` for a `codec`; `media`: its content type; `head_bytes`: size of V2's JSON before raw bytes, or -1."""
 
     codec: str
     kind: str
@@ -39,29 +39,29 @@ class Heavy:
 
     @property
     def name(self) -> str:
-        """How people call it."""
+        """Its name for display."""
         return f"{self.codec}: {self.kind}"
 
     @property
     def is_v2(self) -> bool:
-        """Whether it goes to the path of the Open Inference Protocol."""
+        """Whether it is sent to the path of the Open Inference Protocol."""
         return self.codec.startswith("V2")
 
     def headers(self) -> dict[str, str]:
-        """What is sent with it."""
+        """Its headers."""
         told = {"Content-Type": self.media}
         return told if self.head_bytes < 0 else {**told, "Inference-Header-Content-Length": str(self.head_bytes)}
 
 
 @cache
 def numbers() -> Values:
-    """The rows of the largest legal bodies."""
+    """The rows of the largest valid bodies."""
     values: Values = np.random.default_rng(0).normal(size=(ROWS, COLUMNS))
     return values
 
 
 def heavies() -> list[Heavy]:
-    """All of them, the legal ones first."""
+    """All bodies, the valid ones first."""
     return [*_legal(), *_json(), *_csv(), *_arrow(), *_v2()]
 
 
@@ -92,7 +92,7 @@ def _json() -> list[Heavy]:
         "a list of lists of lists": lambda: opening + b"[[[[[[[[1]]]]]]]]," * 800_000 + b"1]}",
         "long whole numbers": lambda: opening + b"[" + (b"9" * 4_000 + b",") * 4_000 + b"1]]}",
         "one number of sixteen million digits": lambda: opening + b"[1." + b"1" * (16_000_000) + b"]]}",
-        "keys beside the rows": lambda: (
+        "keys next to the rows": lambda: (
             b'{"instances":[[1]]' + b"".join(b',"k%d":1' % n for n in range(1_000_000)) + b"}"
         ),
         "text for numbers": lambda: _instances([["x"] * COLUMNS] * ROWS),
@@ -204,7 +204,7 @@ def _v2_raw() -> tuple[bytes, Callable[[], bytes]]:
 
 
 def _v2_of(shape: bytes = b"[1]", data: bytes = b"[1]", parameters: bytes = b"{}") -> bytes:
-    """A request whose first input is odd."""
+    """A request whose first input is malformed."""
     first = b'{"name":"c0","shape":%b,"datatype":"FP64","parameters":%b,"data":%b}' % (shape, parameters, data)
     rest = [b'{"name":"%b","shape":[1],"datatype":"FP64","data":[1]}' % name.encode() for name in NAMES[1:]]
     return b'{"inputs":[' + b",".join([first, *rest]) + b"]}"

@@ -1,8 +1,7 @@
-"""Hostile requests as bytes: tests/faults/test_a21_smuggling.py looks at them one by one, bench/hostile.py sends thousands.
+"""Hostile requests as bytes: tests/faults/test_a21_smuggling.py checks them one by one, bench/hostile.py sends thousands.
 
-Most are request smuggling: something that a proxy in front and the server could read differently, with a whole `GET /livez`
-hidden where the one would see a body and the other a second request. Whatever the server thinks of the first, it must not
-answer the hidden one.
+Most are request smuggling: bytes that a proxy and the server could read differently, with a whole `GET /livez` hidden where one
+sees a body and the other a second request. However the server reads the first request, it must not answer the hidden one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ OR_HEAD_TOO_LARGE = REFUSED | {413, 431}
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One hostile request with the hidden one after it. `statuses` are the right answers; the connection is closed after one."""
+    """A hostile request with a hidden one after it. `statuses` are the right answers; the connection is closed after one."""
 
     name: str
     data: bytes
@@ -32,36 +31,36 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """Where the shapes knock: the raw path of a prediction route, and the headers that open it (a key)."""
+class Route:
+    """The target of the shapes: the raw path of a prediction route, and the headers with its key."""
 
     path: bytes = b"/v1/models/sum:predict"
     headers: tuple[bytes, ...] = ()
 
     def head(self, *lines: bytes, version: bytes = b"HTTP/1.1") -> bytes:
-        """The head of a POST with these further lines."""
+        """The head of a POST with these additional lines."""
         first = b"POST %b %b" % (self.path, version)
         return b"\r\n".join(
             [first, b"Host: localhost", b"Content-Type: application/json", *self.headers, *lines, b"", b""]
         )
 
 
-def shapes(door: Door | None = None) -> list[Shape]:
-    """Every shape, as it is sent to `door`."""
-    door = door or Door()
+def shapes(route: Route | None = None) -> list[Shape]:
+    """Every shape, for `route`."""
+    route = route or Route()
     return [
-        *_two_framings(door),
-        *_encodings(door),
-        *_lengths(door),
-        *_names(door),
-        *_line_ends(door),
-        *_chunks(door),
-        *_trailers(door),
-        *_first_lines(door),
+        *_two_framings(route),
+        *_encodings(route),
+        *_lengths(route),
+        *_names(route),
+        *_line_ends(route),
+        *_chunks(route),
+        *_trailers(route),
+        *_first_lines(route),
     ]
 
 
-def _two_framings(door: Door) -> Iterator[Shape]:
+def _two_framings(route: Route) -> Iterator[Shape]:
     """A body whose end is given twice."""
     length = b"Content-Length: %d" % len(CHUNKS + HIDDEN)
     short = b"Content-Length: 4"
@@ -69,26 +68,26 @@ def _two_framings(door: Door) -> Iterator[Shape]:
         "length then chunked": (length, CHUNKED),
         "chunked then length": (CHUNKED, short),
         "chunked and length 0": (CHUNKED, b"Content-Length: 0"),
-        "chunked and a length that is none": (CHUNKED, b"Content-Length: x"),
+        "chunked and an invalid length": (CHUNKED, b"Content-Length: x"),
         "chunked twice": (CHUNKED, CHUNKED),
         "chunked, then identity in a second header": (CHUNKED, b"Transfer-Encoding: identity"),
         "identity, then chunked in a second header": (b"Transfer-Encoding: identity", CHUNKED),
         "connection names transfer-encoding": (CHUNKED, b"Connection: Transfer-Encoding"),
         "connection names a length": (CHUNKED, b"Connection: keep-alive, content-length"),
     }.items():
-        yield Shape(name, door.head(*lines) + CHUNKS + HIDDEN)
+        yield Shape(name, route.head(*lines) + CHUNKS + HIDDEN)
     for name, lines in {
         "two lengths, the same": (LENGTH, LENGTH),
         "two lengths, different": (LENGTH, b"Content-Length: 65"),
         "connection names content-length": (LENGTH, b"Connection: Content-Length"),
     }.items():
-        yield Shape(name, door.head(*lines) + JSON + HIDDEN)
-    yield Shape("chunked in HTTP/1.0", door.head(CHUNKED, version=b"HTTP/1.0") + CHUNKS + HIDDEN)
-    kept = door.head(CHUNKED, b"Connection: keep-alive", version=b"HTTP/1.0")
+        yield Shape(name, route.head(*lines) + JSON + HIDDEN)
+    yield Shape("chunked in HTTP/1.0", route.head(CHUNKED, version=b"HTTP/1.0") + CHUNKS + HIDDEN)
+    kept = route.head(CHUNKED, b"Connection: keep-alive", version=b"HTTP/1.0")
     yield Shape("chunked in HTTP/1.0, kept alive", kept + CHUNKS + HIDDEN)
 
 
-def _encodings(door: Door) -> Iterator[Shape]:
+def _encodings(route: Route) -> Iterator[Shape]:
     """Transfer codings that are not exactly `chunked`."""
     for text in (
         b"identity", b"gzip, chunked", b"chunked, gzip", b"chunked, identity", b"identity, chunked", b"chunked, chunked",
@@ -96,24 +95,24 @@ def _encodings(door: Door) -> Iterator[Shape]:
         b", chunked", b"", b"\xa0chunked", b"deflate",
     ):  # fmt: skip
         line = b"Transfer-Encoding: " + text
-        yield Shape(f"transfer-encoding {text!r}", door.head(line) + CHUNKS + HIDDEN, OR_NOT_IMPLEMENTED)
+        yield Shape(f"transfer-encoding {text!r}", route.head(line) + CHUNKS + HIDDEN, OR_NOT_IMPLEMENTED)
 
 
-def _lengths(door: Door) -> Iterator[Shape]:
+def _lengths(route: Route) -> Iterator[Shape]:
     """Lengths that are not exactly digits."""
     for text in (
         b"+24", b"-24", b"0x18", b"24, 24", b"24,24", b"24, 65", b"24,", b",24", b"2 4", b"24 24", b"24a", b"a24", b"2_4",
         b"24.0", b"2.4e1", b"", b"24;", b'"24"', b"\x0b24", b"24\x0c", b"\xa024", b"\xd9\xa2\xd9\xa4",
     ):  # fmt: skip
-        yield Shape(f"content-length {text!r}", door.head(b"Content-Length: " + text) + JSON + HIDDEN)
+        yield Shape(f"content-length {text!r}", route.head(b"Content-Length: " + text) + JSON + HIDDEN)
     for text in (b"18446744073709551640", b"9" * 30, b"9" * 4_400):  # 2^64 + 24; more digits than int() takes
         statuses = OR_TOO_LARGE
         yield Shape(
-            f"content-length of {len(text)} digits", door.head(b"Content-Length: " + text) + JSON + HIDDEN, statuses
+            f"content-length of {len(text)} digits", route.head(b"Content-Length: " + text) + JSON + HIDDEN, statuses
         )
 
 
-def _names(door: Door) -> Iterator[Shape]:
+def _names(route: Route) -> Iterator[Shape]:
     """Header names that one reader takes for the framing and another does not."""
     for name, line in {
         "underscore": b"Transfer_Encoding: chunked",
@@ -135,19 +134,19 @@ def _names(door: Door) -> Iterator[Shape]:
         "control byte in a value": b"X-A: b\x01",
         "delete in a value": b"X-A: b\x7f",
     }.items():
-        yield Shape(f"header: {name}", door.head(line) + CHUNKS + HIDDEN)
+        yield Shape(f"header: {name}", route.head(line) + CHUNKS + HIDDEN)
     for name, line in {
         "underscore": b"Content_Length: 24",
         "space before the colon": b"Content-Length : 24",
         "NUL in the value": b"Content-Length: 24\x00",
         "folded": b"Content-Length:\r\n 24",
     }.items():
-        yield Shape(f"length: {name}", door.head(line) + JSON + HIDDEN)
+        yield Shape(f"length: {name}", route.head(line) + JSON + HIDDEN)
 
 
-def _line_ends(door: Door) -> Iterator[Shape]:
+def _line_ends(route: Route) -> Iterator[Shape]:
     """Lines that do not end with CR LF."""
-    whole = door.head(CHUNKED)
+    whole = route.head(CHUNKED)
     first, _, others = whole.partition(b"\r\n")
     for name, head in {
         "LF everywhere": whole.replace(b"\r\n", b"\n"),
@@ -155,20 +154,20 @@ def _line_ends(door: Door) -> Iterator[Shape]:
         "LF after the first line": first + b"\n" + others,
         "CR after the first line": first + b"\r" + others,
         "CR CR LF after the first line": first + b"\r\r\n" + others,
-        "LF before a header": door.head(b"X-A: b\n" + CHUNKED),
-        "CR before a header": door.head(b"X-A: b\r" + CHUNKED),
-        "LF CR before a header": door.head(b"X-A: b\n\r" + CHUNKED),
+        "LF before a header": route.head(b"X-A: b\n" + CHUNKED),
+        "CR before a header": route.head(b"X-A: b\r" + CHUNKED),
+        "LF CR before a header": route.head(b"X-A: b\n\r" + CHUNKED),
         "LF at the end of the head": whole[:-2] + b"\n",
         "CR at the end of the head": whole[:-2] + b"\r",
         "two LF at the end of the head": whole[:-4] + b"\n\n",
-        "CR in a value": door.head(b"X-A: b\rc", CHUNKED),
+        "CR in a value": route.head(b"X-A: b\rc", CHUNKED),
     }.items():
         yield Shape(f"line end: {name}", head + CHUNKS + HIDDEN)
 
 
-def _chunks(door: Door) -> Iterator[Shape]:
-    """Chunked bodies that are not what the grammar says."""
-    head = door.head(CHUNKED)
+def _chunks(route: Route) -> Iterator[Shape]:
+    """Chunked bodies that violate the grammar."""
+    head = route.head(CHUNKED)
     for size in (
         b"1_8", b"6_0", b"+18", b"-18", b"0x18", b" 18", b"18 ", b"\t18", b"1 8", b"", b"g", b"18h", b"18,", b"18.", b"\x0018",
         b"\xb218",
@@ -201,9 +200,9 @@ def _chunks(door: Door) -> Iterator[Shape]:
         yield Shape(f"chunks: {name}", head + body + HIDDEN)
 
 
-def _trailers(door: Door) -> Iterator[Shape]:
-    """Headers after the body that would have changed the framing, the caller or the route."""
-    begun = door.head(CHUNKED) + CHUNKS[:-2]
+def _trailers(route: Route) -> Iterator[Shape]:
+    """Headers after the body that would change the framing, the caller or the route."""
+    begun = route.head(CHUNKED) + CHUNKS[:-2]
     for line in (
         b"Content-Length: 65", b"Transfer-Encoding: chunked", b"Host: evil.example", b"Authorization: Bearer x",
         b"Content-Type: text/plain", b"Transfer-Encoding : x", b"X-A: b\nX-C: d", b"X-A: b\r\n folded", b"no colon", b"X-\x00: b",
@@ -212,10 +211,10 @@ def _trailers(door: Door) -> Iterator[Shape]:
     yield Shape("trailers without end", begun + b"X-A: b\r\n" * 5_000 + b"\r\n" + HIDDEN, OR_HEAD_TOO_LARGE)
 
 
-def _first_lines(door: Door) -> Iterator[Shape]:
-    """Request lines that are none."""
-    path = door.path
-    rest = b"\r\n" + door.head(LENGTH).partition(b"\r\n")[2] + JSON + HIDDEN
+def _first_lines(route: Route) -> Iterator[Shape]:
+    """Malformed request lines."""
+    path = route.path
+    rest = b"\r\n" + route.head(LENGTH).partition(b"\r\n")[2] + JSON + HIDDEN
     for name, line in {
         "NUL in the method": b"PO\x00ST " + path + b" HTTP/1.1",
         "NUL before the method": b"\x00POST " + path + b" HTTP/1.1",

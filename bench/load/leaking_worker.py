@@ -1,6 +1,6 @@
 """A gateway worker with a planted leak: the negative control of bench/hostile.py and of tests/faults/test_hostile_memory.py.
 
-It keeps LEAK_BYTES for every segment that arrives. Run by path; an argument names another main to run instead of its own.
+It keeps LEAK_BYTES for every received segment. Run it by its path; an argument names another main function to run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""One client process of bench/neighbours.py: an attacker, or the callers that are measured. Its orders are a line of JSON on
-standard input; it prints one when it is done.
+"""A client process of bench/neighbours.py: an attacker, or the measured callers. It reads its orders as a line of JSON from
+standard input and prints its results as one.
 
-An attacker sends its bodies, each read from a file, round and round on a connection of its own, and waits for each answer.
-Callers ask one row a time on keep-alive connections, with a pause between, and tell how long each answer took.
+An attacker sends its bodies, read from files, in a cycle on its own connection, and waits for each answer. Callers send one row
+per request on keep-alive connections, with pauses, and report how long each answer took.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 
 
 def attack(orders: dict[str, Any]) -> dict[str, Any]:
-    """Send until the time is over. How many were answered, by body and status."""
-    os.nice(5)  # what is measured is the server, not how callers share a core with those who attack
+    """Send until the time is over; return the number of answers by body and status."""
+    os.nice(5)  # the server is measured, not the callers' share of a core with the attackers
     bodies = [(body, Path(body["file"]).read_bytes()) for body in orders["bodies"]]
     counts: dict[str, int] = {}
     until, number = time.monotonic() + orders["seconds"], orders["first"]
-    connection = http.client.HTTPConnection("127.0.0.1", orders["port"], timeout=PATIENCE_S)
+    connection = http.client.HTTPConnection("127.0.0.1", orders["port"], timeout=TIMEOUT_S)
     while time.monotonic() < until:
         body, data = bodies[number % len(bodies)]
         number += 1
@@ -45,13 +45,13 @@ def attack(orders: dict[str, Any]) -> dict[str, Any]:
 
 
 def call(orders: dict[str, Any]) -> dict[str, Any]:
-    """Ask until the time is over: seconds of each answer, and how many were wrong or none."""
+    """Send requests until the time is over; return the seconds of each answer, and the number of wrong or missing answers."""
     times: list[float] = []
     failed: list[str] = []
     until = time.monotonic() + orders["seconds"]
 
     def caller() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", orders["port"], timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection("127.0.0.1", orders["port"], timeout=TIMEOUT_S)
         while time.monotonic() < until:
             begun = time.monotonic()
             with contextlib.suppress(OSError, http.client.HTTPException):

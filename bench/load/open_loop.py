@@ -1,7 +1,7 @@
-"""Load that does not wait for answers: so many requests a second, whatever the server does. Also a closed loop, to find capacity.
+"""Load that does not wait for answers: a fixed rate of requests, whatever the server does. Also a closed loop, to find capacity.
 
-One process, raw HTTP/1.1 over keep-alive connections, on an event loop of its own. Times run from when a request was due, so
-that a server which holds up the load does not make it look shorter.
+One process sends raw HTTP/1.1 over keep-alive connections from its own event loop. Latency counts from the time when a request
+was due, so that a server which delays the load does not appear faster.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from bench.load.wrk import Target
 TICK_S = 0.001
 MOST_CONNECTIONS = 8_000
 LATE_S = 10.0
-"""How long after the last request answers are still waited for."""
+"""Seconds to wait for answers after the last request."""
 
 
 @dataclass(slots=True)
 class Sample:
-    """One request: seconds since the load began when it was due, seconds until its answer, the answer's status (0: none, the
-    connection broke), and whether it was the right one."""
+    """One request: when it was due, in seconds since the load began; seconds until its answer; the answer's status (0: the
+    connection broke); and whether the answer was right."""
 
     due_s: float
     took_s: float
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Run:
-    """All requests of one load of `seconds`. `unsent`: for want of connections. `open`: never answered."""
+    """All requests of a load of `seconds`. `unsent`: requests without a free connection. `open`: requests without an answer."""
 
     seconds: float
     samples: list[Sample] = field(default_factory=list)
@@ -44,26 +44,26 @@ class Run:
     open: int = 0
 
     def rate(self) -> float:
-        """Right answers a second that came while the load lasted."""
+        """Right answers per second during the load."""
         return sum(each.right and each.due_s + each.took_s <= self.seconds for each in self.samples) / self.seconds
 
     def times_ms(self, *statuses: int, since_s: float = 0.0) -> list[float]:
-        """Milliseconds of the answers of these statuses to requests due from a moment on, sorted."""
+        """Sorted latencies in milliseconds of answers with these statuses, for requests due from `since_s` on."""
         chosen = [each for each in self.samples if each.status in statuses and each.due_s >= since_s]
         return sorted(each.took_s * 1_000 for each in chosen)
 
     def count(self, *statuses: int) -> int:
-        """Answers of these statuses."""
+        """Number of answers with these statuses."""
         return sum(each.status in statuses for each in self.samples)
 
 
 def percentile(ordered: list[float], share: float) -> float:
-    """The value below which that share lies; nan of nothing."""
+    """The value below which `share` of the values are; NaN for an empty list."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
 
 class _Client(asyncio.Protocol):
-    """One keep-alive connection with at most one request under way."""
+    """A keep-alive connection with at most one request in progress."""
 
     def __init__(self, pool: _Pool) -> None:
         self._pool = pool
@@ -72,7 +72,7 @@ class _Client(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's own class is not below asyncio's
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass of asyncio's
 
     def ask(self, due: tuple[float, int]) -> None:
         """Send request `due[1]`, which was due at `due[0]`."""
@@ -96,7 +96,7 @@ class _Client(asyncio.Protocol):
         if b"connection: close" not in lower:
             self._pool.free(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it so
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         due, self._due = self._due, None
         if due is not None:
             self._pool.answered(due, 0, b"")
@@ -104,7 +104,7 @@ class _Client(asyncio.Protocol):
 
 
 class _Pool:
-    """Connections, and what was asked over them."""
+    """Connections, and the requests sent over them."""
 
     def __init__(self, target: Target, run: Run) -> None:
         self._target = target
@@ -120,12 +120,12 @@ class _Pool:
         self.again: Callable[[], None] = lambda: None
 
     def data(self, number: int) -> bytes:
-        """The request with this number, which its right answer tells."""
+        """The request with this number; its right answer contains the number."""
         body = b'{"instances":[[%d,1,2]]}' % number
         return b"%bContent-Length: %d\r\n\r\n%b" % (self._head, len(body), body)
 
     def ask(self, due_s: float, number: int) -> None:
-        """Send it over a free connection, or over a new one."""
+        """Send request `number` over a free connection, or over a new one."""
         if self._idle:
             self.under_way += 1
             self._idle.pop().ask((due_s, number))
@@ -148,7 +148,7 @@ class _Pool:
         client.ask(due)
 
     def answered(self, due: tuple[float, int], status: int, body: bytes) -> None:
-        """Write down one answer."""
+        """Record one answer."""
         due_s, number = due
         right = status == 200 and _value(body) == number + 3
         self._run.samples.append(Sample(due_s, time.perf_counter() - self.begun - due_s, status, right))
@@ -156,7 +156,7 @@ class _Pool:
         self.again()
 
     def free(self, client: _Client) -> None:
-        """It can be used again."""
+        """Make the connection available for another request."""
         self._idle.append(client)
 
     def lost(self, client: _Client) -> None:
@@ -166,9 +166,9 @@ class _Pool:
             self._idle.remove(client)
 
     async def close(self) -> None:
-        """Wait for what is still under way, and close everything."""
+        """Wait for the requests in progress, and close all connections."""
         until = time.perf_counter() + LATE_S
-        while self.under_way and time.perf_counter() < until:  # noqa: ASYNC110 - nobody is kept waiting by it
+        while self.under_way and time.perf_counter() < until:  # noqa: ASYNC110 - polling delays no caller
             await asyncio.sleep(0.01)
         self._run.open = self.under_way
         for client in list(self._all):
@@ -177,7 +177,7 @@ class _Pool:
 
 
 def _value(body: bytes) -> float | None:
-    """The one number that is predicted."""
+    """The single predicted number."""
     try:
         (value,) = json.loads(body)["predictions"]
     except (ValueError, KeyError, TypeError):
@@ -188,7 +188,7 @@ def _value(body: bytes) -> float | None:
 
 
 def open_loop(target: Target, rate: float, seconds: float) -> Run:
-    """Send `rate` requests a second for a time, evenly, and wait for their answers."""
+    """Send `rate` requests per second at even intervals for `seconds`, and wait for their answers."""
 
     async def fire() -> Run:
         run = Run(seconds)
@@ -207,7 +207,7 @@ def open_loop(target: Target, rate: float, seconds: float) -> Run:
 
 
 def closed_loop(target: Target, connections: int, seconds: float) -> Run:
-    """So many callers, each asking again as soon as it is answered."""
+    """Keep `connections` callers busy: each sends its next request when the previous one is answered."""
 
     async def fire() -> Run:
         run = Run(seconds)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 by hand over one socket: sends what a client library would refuse to send, and shows every byte that comes back."""
+"""HTTP/1.1 by hand over one socket: sends bytes that a client library would refuse to send, and shows every byte received."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 TIMEOUT_HEADER = b"Request-Timeout-Ms"
-"""The caller's own deadline, in milliseconds; it can only shorten the endpoint's."""
+"""The header with the caller's deadline, in milliseconds; it can only shorten the endpoint's."""
 
 BODYLESS = frozenset({204, 304})
 
 
 class ClosedError(ConnectionError):
-    """The server closed the connection before the answer was whole."""
+    """The server closed the connection before the answer was complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer. Header names are in lower case; of repeated ones the last counts."""
+    """One answer. Header names are in lower case; of repeated headers the last one counts."""
 
     status: int
     headers: Mapping[bytes, bytes]
@@ -33,12 +33,12 @@ class Reply:
 
 
 class Connection:
-    """One TCP connection to a server of this machine.
+    """A TCP connection to a server on this machine.
 
     Args:
         port: of 127.0.0.1.
-        timeout_s: how long each send or receive may wait before TimeoutError.
-        receive_buffer: size of the kernel's receive buffer in bytes, to be a slow reader; None for the default.
+        timeout_s: seconds that a send or receive may wait before TimeoutError.
+        receive_buffer: size of the kernel's receive buffer in bytes, for a slow reader; None for the default.
     """
 
     def __init__(self, port: int, timeout_s: float = 60.0, receive_buffer: int | None = None) -> None:
@@ -51,7 +51,7 @@ class Connection:
         self._left = b""
 
     def send(self, data: bytes) -> int:
-        """Send all of it, or as much as the server takes before it closes; how many bytes went out."""
+        """Send the data, or as much as the server takes before it closes; return the number of bytes sent."""
         sent, view = 0, memoryview(data)
         with contextlib.suppress(ConnectionError):
             while sent < len(data):
@@ -59,7 +59,7 @@ class Connection:
         return sent
 
     def finish(self) -> None:
-        """Say that nothing more will be sent; answers can still be read."""
+        """Shut down the sending side; answers can still be read."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
@@ -67,8 +67,8 @@ class Connection:
         """The next answer, interim ones (1xx) included. `to_head`: it answers a HEAD request, so no body follows.
 
         Raises:
-            ClosedError: the server closed before it was whole.
-            TimeoutError: nothing came.
+            ClosedError: the server closed the connection before it was complete.
+            TimeoutError: no answer arrived.
         """
         while b"\r\n\r\n" not in self._left:
             self._more()
@@ -86,7 +86,7 @@ class Connection:
         return Reply(status, headers, whole[:size])
 
     def replies(self) -> list[Reply]:
-        """All further answers, until the server closes. TimeoutError when it does not close."""
+        """All further answers until the server closes. TimeoutError when it does not close."""
         found = []
         with contextlib.suppress(ClosedError):
             while True:
@@ -94,7 +94,7 @@ class Connection:
         return found
 
     def rest(self) -> bytes:
-        """Every further byte, until the server closes. TimeoutError, with what came so far, when it does not close."""
+        """All further bytes until the server closes. TimeoutError, with the bytes so far, when it does not close."""
         parts = [self._left]
         self._left = b""
         try:
@@ -106,7 +106,7 @@ class Connection:
             return b"".join(parts)
 
     def closed(self, within_s: float = 0.0) -> bool:
-        """Whether the server closes within that time without sending anything."""
+        """Whether the server closes within that time, in seconds, without sending anything."""
         before = self.socket.gettimeout()
         self.socket.settimeout(max(within_s, 0.001))
         try:
@@ -119,7 +119,7 @@ class Connection:
             self.socket.settimeout(before)
 
     def close(self) -> None:
-        """Close it as a client that is done does."""
+        """Close the connection as a client that has finished does."""
         self.socket.close()
 
     def _more(self) -> None:
@@ -137,7 +137,7 @@ class Connection:
 
 @contextmanager
 def connected(port: int, timeout_s: float = 60.0, receive_buffer: int | None = None) -> Iterator[Connection]:
-    """A connection that is closed at the end."""
+    """A connection that is closed at the end of the block."""
     connection = Connection(port, timeout_s, receive_buffer)
     try:
         yield connection
@@ -148,7 +148,7 @@ def connected(port: int, timeout_s: float = 60.0, receive_buffer: int | None = N
 def request(
     path: bytes, body: bytes | None = None, *lines: bytes, method: bytes = b"", version: bytes = b"HTTP/1.1"
 ) -> bytes:
-    """A well-formed request; with a body it is a POST of JSON with its length, else a GET. `lines` are further headers."""
+    """A well-formed request: with a body a POST of JSON with its length, otherwise a GET. `lines` are additional headers."""
     head = [b"%b %b %b" % (method or (b"GET" if body is None else b"POST"), path, version), b"Host: localhost", *lines]
     if body is not None:
         head += [b"Content-Type: application/json", b"Content-Length: %d" % len(body)]

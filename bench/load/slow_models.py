@@ -1,4 +1,4 @@
-"""Models that take at least ROW_S a row, for bench/overload.py. They travel by value, so each holds all that it needs."""
+"""Models that take at least ROW_S seconds per row, for bench/overload.py. Pickled by value, so each is self-contained."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ROW_S = 0.005
 
 
 def waits(rows: Any) -> Any:
-    """The sum of each row, after ROW_S of waiting for each."""
+    """The sum of each row, after waiting ROW_S for each."""
     time.sleep(ROW_S * len(rows))
     return np.asarray(rows).sum(axis=1)
 
 
 def computes(rows: Any) -> Any:
-    """The sum of each row, after ROW_S of the processor's time for each."""
+    """The sum of each row, after using ROW_S of CPU time for each."""
     until = time.thread_time() + ROW_S * len(rows)
     while time.thread_time() < until:
         pass

@@ -1,7 +1,7 @@
-"""Real clients at a steady rate: keep-alive connections of plain sockets, one request on each at a time, nothing sent twice.
+"""Real clients at a steady rate: keep-alive connections over plain sockets, each with one request at a time, without retries.
 
-Every reply is checked against the model of the version that it names. Whatever is no right answer counts as a failure with its
-cause, and retries are off. Used by the benchmarks of switches, kills and long runs, and by tests/walks/test_the_road.py.
+Every reply is checked against the model of the version that it names. Anything but a right answer counts as a failure with its
+cause. Used by the benchmarks of switches, kills and long runs, and by tests/walks/test_the_road.py.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from bench.models import Rows
 
 CONNECTIONS = 16
 RATE = 260.0
-"""Requests a second, all connections together."""
+"""Requests per second of all connections together."""
 
 REFUSED = "refused"
-"""Nobody listened: no connection, so nothing was sent."""
+"""The connection was refused, so nothing was sent."""
 BROKEN = "broken"
 """The connection ended between the request and its reply."""
 LATE = "no answer"
-"""The connection is open and nothing came for LONGEST_S."""
+"""The connection is open, but nothing arrived for LONGEST_S."""
 LONGEST_S = 30.0
-PATIENCE_S = 120.0
-"""For how long is waited for outcomes that must come; it bounds a hang, however busy the machine is."""
+TIMEOUT_S = 120.0
+"""Seconds to wait for outcomes that must come; only a hang exceeds it, however busy the machine is."""
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One request. Times are seconds on the monotonic clock; `cause` is "" for a right answer; `port` is the client's own;
-    `number` is its body's, -1 when nothing was sent."""
+    """One request. Times are seconds on the monotonic clock; `cause` is "" for a right answer; `port` is the client's; `number`
+    is the number of its body, -1 when nothing was sent."""
 
     sent: float
     ended: float
@@ -56,12 +56,12 @@ class Traffic:
     """Clients of one endpoint.
 
     Attributes:
-        port, key, endpoint: where and as whom.
-        bodies: sent in turn. headers: further header lines of each, with their ends; empty for none at all.
-        right: version → the right number for each body. number_of: where a prediction has it.
-        rate: requests a second. connections: how many are kept alive.
-        outcomes: what became of each request, in the order in which they ended.
-        open_requests: when each request that is under way was sent, by the client's own port.
+        port, key, endpoint: the target, and the caller's key.
+        bodies: sent in a cycle. headers: additional header lines of each, with their line ends; empty for none at all.
+        right: version → the right number for each body. number_of: finds the number in a prediction.
+        rate: requests per second. connections: number of keep-alive connections.
+        outcomes: of the requests, in the order in which they ended.
+        open_requests: times at which the requests in progress were sent, by the client's port.
     """
 
     port: int
@@ -80,7 +80,7 @@ class Traffic:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Ask inside the block."""
+        """Send requests inside the block."""
         clients = [asyncio.create_task(self._client(number / self.rate)) for number in range(self.connections)]
         try:
             yield
@@ -88,11 +88,11 @@ class Traffic:
             self._stopping = True
             await asyncio.gather(*clients)
 
-    async def wait_for(self, condition: Callable[[list[Outcome]], bool], timeout_s: float = PATIENCE_S) -> None:
-        """Return when the newest outcomes, two for each connection, fulfil the condition.
+    async def wait_for(self, condition: Callable[[list[Outcome]], bool], timeout_s: float = TIMEOUT_S) -> None:
+        """Return when the latest outcomes, two for each connection, fulfil the condition.
 
         Raises:
-            AssertionError: they do not, with what they are.
+            AssertionError: they do not; the text lists them.
         """
         most = 2 * self.connections
         begun = len(self.outcomes)
@@ -103,18 +103,18 @@ class Traffic:
             await asyncio.sleep(0.01)
 
     def last_from(self, version: str) -> float:
-        """When the last answer of `version` came."""
+        """The time of the last answer of `version`."""
         return max(outcome.ended for outcome in self.outcomes if outcome.version == version)
 
     def forget(self) -> Counter[str]:
-        """Drop all outcomes, so that a long run needs no memory for them; how often each cause was, "" for right answers."""
+        """Drop all outcomes to free memory in a long run; return how often each cause occurred, "" for right answers."""
         counted = Counter(outcome.cause for outcome in self.outcomes)
         self.outcomes.clear()
         return counted
 
     @property
     def failed(self) -> list[Outcome]:
-        """What was no right answer."""
+        """The outcomes without a right answer."""
         return [outcome for outcome in self.outcomes if outcome.cause]
 
     async def _client(self, offset: float) -> None:
@@ -124,7 +124,7 @@ class Traffic:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due = max(due + self.connections / self.rate, time.monotonic() - 1.0)
             number = self._number = (self._number + 1) % len(self.bodies)
-            if connection is not None and connection[0].at_eof():  # closed while idle: nothing was sent on it
+            if connection is not None and connection[0].at_eof():  # closed while idle, so no request was lost
                 connection[1].close()
                 connection = None
             sent = time.monotonic()
@@ -191,15 +191,15 @@ async def _read_reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
 
 
 def only(version: str) -> Callable[[list[Outcome]], bool]:
-    """All are right answers of this version."""
+    """A condition: all are right answers of this version."""
     return lambda outcomes: all(outcome.version == version and not outcome.cause for outcome in outcomes)
 
 
 def all_right(outcomes: list[Outcome]) -> bool:
-    """All are right answers."""
+    """A condition: all are right answers."""
     return all(not outcome.cause for outcome in outcomes)
 
 
 def causes(outcomes: list[Outcome]) -> dict[str, int]:
-    """How often each cause."""
+    """The number of outcomes by cause."""
     return dict(Counter(outcome.cause for outcome in outcomes))

@@ -1,4 +1,4 @@
-"""Runs wrk on its own core and checks what it was answered. Called by comparison.py; load/rows.lua is wrk's part of it."""
+"""Runs wrk on its own core and checks the answers. Called by comparison.py; load/rows.lua is the script inside wrk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).with_name("rows.lua")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the load goes. `authorization` is the header's value, or None."""
+    """The target of the load. `authorization` is the header's value, or None."""
 
     port: int
     path: str
@@ -28,7 +28,7 @@ class Target:
 
 @dataclass(slots=True)
 class Load:
-    """What one run of wrk saw. `answers` counts the distinct texts of the answers from `"predictions"` on."""
+    """The result of a run of wrk. `answers` counts the distinct answer texts, beginning at `"predictions"`."""
 
     duration_s: float = 0.0
     requests: int = 0
@@ -40,12 +40,12 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Requests answered a second."""
+        """Answered requests per second."""
         return self.requests / self.duration_s
 
 
 def fire(target: Target, bodies: Path, *, connections: int, seconds: int, core: int | None) -> Load:
-    """Send the bodies of a file (one a line), round and round, over keep-alive connections; wrk runs pinned to `core`."""
+    """Send the bodies of a file (one per line) in a cycle over keep-alive connections; wrk is pinned to `core`."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT)]
@@ -79,18 +79,16 @@ def probability(answer: str) -> float:
 
 
 def wrong_answers(load: Load, right: Rows, read: Callable[[str], float] = probability, tolerance: float = 1e-5) -> int:
-    """How many answers were not among those that the requests sent should get, each as often as its rows were asked.
+    """The number of answers that do not match the requests, each expected as often as its row was sent.
 
-    wrk cannot tell which request an answer belongs to, so the answers are compared as a multiset: requests go round the rows
-    in order, so every row was asked a known number of times; requests that were still open at the end are allowed to lack.
-    The exact pairing of inputs with outputs is checked on the records that are stored.
+    wrk does not know which request an answer belongs to, so the answers are compared as a multiset: requests cycle through the
+    rows in order, so every row was sent a known number of times; answers to requests open at the end may be missing. The exact
+    pairing of inputs with outputs is checked on the stored records.
     """
     asked = np.full(len(right), load.sent // len(right))
     asked[: load.sent % len(right)] += 1
     order = np.argsort(right, kind="stable")
-    edges = (
-        np.flatnonzero(np.diff(right[order]) > 2 * tolerance) + 1
-    )  # rows whose answers cannot be told apart go together
+    edges = np.flatnonzero(np.diff(right[order]) > 2 * tolerance) + 1  # rows with indistinguishable answers are grouped
     middles = [float(np.mean(part)) for part in np.split(right[order], edges)]
     open_for = [int(part.sum()) for part in np.split(asked[order], edges)]
     got = [0] * len(middles)

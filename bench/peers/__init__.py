@@ -1,1 +1,1 @@
-"""Other servers under the same load: `make bench-peers`. docs/benchmarks.md says how to read the table."""
+"""Other servers under the same load: `make bench-peers`. docs/benchmarks.md explains how to read the table."""

@@ -1,8 +1,8 @@
-"""The benchmark of peers: the same scikit-learn pipeline, 64 connections, one row a request, every answer compared.
+"""The benchmark of peers: the same scikit-learn pipeline, 64 connections, one row per request, every answer compared.
 
-Each peer is installed into an environment of its own, started pinned to one core, asked by wrk from the other, and stopped before
-the next begins. Ours comes first, as users start it: with keys, checks, metrics and records, once with the runtime that was found
-fastest and once with scikit-learn itself. A peer that does not install or start is told with the reason.
+Each peer is installed into its own environment, pinned to one core, loaded by wrk from the other, and stopped before the next one
+starts. Ours comes first, as users start it: with keys, checks, metrics and records, once with the runtime chosen by packing and
+once with scikit-learn itself. If a peer cannot be installed or started, the table gives the reason.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONNECTIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Seconds of load, and the cores of server and load."""
+    """Duration of the load in seconds, and the cores of server and load."""
 
     seconds: int
     server_core: int | None = 0
@@ -39,7 +39,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one server did: requests a second, latency, memory in MB, seconds from its start to the first right answer."""
+    """The figures of one server: requests per second, latency, memory in MB, seconds from its start to the first right answer."""
 
     name: str
     rate: float
@@ -49,7 +49,7 @@ class Figures:
     first_answer_s: float
 
     def measures(self) -> list[Measure]:
-        """The figures, one a line."""
+        """The figures, one per line."""
         return [
             Measure(f"{self.name}: 1 row, {CONNECTIONS} connections", round(self.rate), "requests/s"),
             Measure(f"{self.name}: p50", round(self.p50_ms, 2), "ms"),
@@ -60,7 +60,7 @@ class Figures:
 
 
 def ours(folder: Path, subject: Subject, name: str, setup: Setup) -> list[Measure]:
-    """This project's own figures; the first answer is that of a restart, with the model deployed."""
+    """This project's own figures; the first answer is measured after a restart with the model deployed."""
     with installed(folder, [subject], setup.server_core) as service:
         service.stop()
         begun = time.monotonic()
@@ -76,7 +76,7 @@ def ours(folder: Path, subject: Subject, name: str, setup: Setup) -> list[Measur
 
 
 def theirs(folder: Path, subject: Subject, peer: Peer, setup: Setup) -> list[Measure]:
-    """A peer's figures, or why there are none."""
+    """A peer's figures, or the reason why it could not be measured."""
     try:
         bin_folder = environment(peer)
         name = f"{peer.name} {installed_version(bin_folder, peer.package)}"
@@ -91,7 +91,7 @@ def theirs(folder: Path, subject: Subject, peer: Peer, setup: Setup) -> list[Mea
 
 
 def _load(target: Target, file: Path, subject: Subject, peer: Peer | None, setup: Setup) -> tuple[float, float, float]:
-    """Requests a second, p50 and p99 in milliseconds; after a second of warm-up."""
+    """Requests per second, p50 and p99 in milliseconds, after a second of warm-up."""
     fire(target, file, connections=CONNECTIONS, seconds=1, core=setup.load_core)
     load = fire(target, file, connections=CONNECTIONS, seconds=setup.seconds, core=setup.load_core)
     wrong = wrong_answers(load, subject.right) if peer is None else wrong_answers(load, subject.right, peer.read)
@@ -105,7 +105,7 @@ def _load(target: Target, file: Path, subject: Subject, peer: Peer | None, setup
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=10, help="of load on each")
+    parser.add_argument("--seconds", type=int, default=10, help="seconds of load on each")
     parser.add_argument("--only", choices=[*OURS, *PEERS], nargs="+", default=[*OURS, *PEERS])
     arguments = parser.parse_args()
     setup = Setup(arguments.seconds)

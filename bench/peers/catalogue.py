@@ -1,4 +1,4 @@
-"""The peers: what each needs, how it is started, how it is asked, and where its answer lies. One entry a peer."""
+"""The peers, one entry each: requirements, start command, requests, and how to read an answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Start:
-    """What a peer's commands are made of: its environment's bin folder, the pipeline's file, a port, a folder of its own."""
+    """The inputs of a peer's commands: its environment's bin folder, the pipeline's file, a port, a private folder."""
 
     bin: Path
     model: Path
@@ -30,11 +30,11 @@ class Peer:
     """One other server.
 
     Attributes:
-        name: for people. package: whose version is shown.
-        requirements: what pip installs besides the pipeline's own libraries.
-        command: starts it. prepare: commands before that, none by default; their time does not count.
-        path: where it is asked. bodies: one request a row. read: the second class's probability in an answer's text.
-        environment: further variables.
+        name: for display. package: the distribution whose version is shown.
+        requirements: for pip, in addition to the pipeline's own libraries.
+        command: starts the peer. prepare: runs before that and is not timed; does nothing by default.
+        path: of the predictions. bodies: one request per row. read: finds the second class's probability in an answer's text.
+        environment: additional environment variables.
     """
 
     name: str

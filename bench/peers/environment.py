@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made on first use below bench/.peers and kept."""
+"""Virtual environments for the peers, made on first use below bench/.peers and kept."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ INSTALL_S = 900
 
 
 class NotAvailableError(Exception):
-    """This peer cannot be installed or started here; the text says why."""
+    """The peer cannot be installed or started here; the text gives the reason."""
 
 
 def environment(peer: Peer) -> Path:
     """The bin folder of the peer's own environment.
 
-    The pipeline's libraries are installed in the versions that made it; a peer that refuses them gets those that it takes.
+    The pipeline's libraries are installed in the versions that made it; a peer that is incompatible with them gets versions that
+    it accepts.
 
     Raises:
-        NotAvailableError: it does not install.
+        NotAvailableError: the installation failed.
     """
     folder = FOLDER / peer.name.lower().replace(" ", "-")
     marker, wanted = folder / "installed", "\n".join((*peer.requirements, *libraries()))
@@ -39,16 +40,16 @@ def environment(peer: Peer) -> Path:
 
 
 def installed_version(bin_folder: Path, package: str) -> str:
-    """Which version of a package lies in an environment."""
+    """The version of a package in an environment."""
     code = f"from importlib.metadata import version; print(version({package!r}))"
     return run([str(bin_folder / "python"), "-c", code]).strip()
 
 
 def run(command: list[str]) -> str:
-    """A command's standard output.
+    """Run a command; return its standard output.
 
     Raises:
-        NotAvailableError: it failed, with the last line that it wrote.
+        NotAvailableError: the command failed; the text is its last line of output.
     """
     try:
         result = subprocess.run(

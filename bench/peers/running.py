@@ -1,4 +1,4 @@
-"""A peer while it runs: pinned like ours, found and ended by a variable in its environment, whatever it starts."""
+"""Runs a peer, pinned like ours. A variable in its environment marks its processes, so that all of them can be ended."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Where it is asked, and how long it took to the first right answer."""
+    """A running peer: its target, and the seconds until its first right answer."""
 
     target: Target
     first_answer_s: float
@@ -34,7 +34,7 @@ class Running:
 
     @property
     def memory_mb(self) -> float:
-        """The processes' shares of memory (PSS), summed."""
+        """The processes' proportional memory (PSS), summed."""
         total = 0.0
         for process in _marked(self.mark):
             with suppress(psutil.Error):
@@ -44,10 +44,10 @@ class Running:
 
 @contextmanager
 def running(peer: Peer, start: Start, subject: Subject, core: int | None) -> Iterator[Running]:
-    """Start it, wait for the first right answer, end everything that it started.
+    """Start a peer, wait for its first right answer, and at the end of the block end all its processes.
 
     Raises:
-        NotAvailableError: it did not start, with the last line of its log.
+        NotAvailableError: it did not start; the text has the last line of its log.
     """
     start = replace(start, port=start.port or free_ports(1)[0])
     peer.prepare(start)

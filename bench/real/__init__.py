@@ -1,1 +1,1 @@
-"""Rollouts of real versions by real processes under real load; `bench/rollout.py` runs them."""
+"""Rollouts of real versions by real processes under real load, run by `bench/rollout.py`."""

@@ -1,4 +1,4 @@
-"""Which version is rolled out by which plan, and how that has to end."""
+"""The cases: which version is rolled out with which plan, and the endings that are right."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ HOLD_S = 2
 DEADLINE_S = 60
 SOON_S = 15
 WITHHELD = ("rolled-back", "deadline")
-"""How a version ends that lost its traffic because it was over a limit, and about which nobody decided."""
+"""The ending of a version that lost its traffic because it was over a limit, without a person's decision."""
 
 
 class Way(StrEnum):
-    """A plan, by its short name."""
+    """The short names of plans."""
 
     CANARY = "canary"
     STICKY = "canary by user"
@@ -31,14 +31,14 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One rollout to be made."""
+    """A rollout to run."""
 
     kind: Kind
     way: Way
 
     def plan(self) -> Mapping[str, Any]:
-        """As `roadworthy rollout start -f` takes it."""
-        # A tenth of a step's requests fails: of 300, copied ones too, enough to suspect it but for once in hundreds of thousands.
+        """The plan in the form for `roadworthy rollout start -f`."""
+        # A tenth of a step's requests fail. Out of 300, copies included, that suffices but once in 100,000s of runs.
         evidence = 300 if self.kind is Kind.FAILING_IN_PART else 50
         steps = [
             {"share": 25, "hold": HOLD_S, "evidence": evidence},
@@ -72,19 +72,19 @@ class Case:
 
     @property
     def fails_live(self) -> bool:
-        """Whether requests that the new version gets may fail; else it is well, never loaded, or only ever copied to."""
+        """Whether live requests may fail at the new version; not if it is healthy, never loaded, or gets copies only."""
         return self.kind not in (Kind.GOOD, Kind.UNLOADABLE, Kind.DISAGREEING) and self.way is not Way.SHADOW_FIRST
 
     @property
     def endings(self) -> frozenset[tuple[str, str]]:
-        """The outcomes, with their codes, that are right."""
+        """The right outcomes, with their codes."""
         if self.kind is Kind.GOOD:
             return frozenset({("completed", "completed") if self.way is Way.SHADOW else ("promoted", "promoting")})
         if self.kind is Kind.UNLOADABLE:
             return frozenset({("not-started", "load-failed")})
         if self.kind is Kind.CRASHING:
             return frozenset({("rolled-back", "crash-limit"), ("rolled-back", "not-loadable")})
-        # At 100 % nobody is left to compare with: what is over the limit is withheld.
+        # At 100 % no stable traffic is left to compare with: a version over the limit loses its traffic.
         return frozenset({WITHHELD if self.way is Way.BLUE_GREEN else ("rolled-back", "worse")})
 
 
@@ -98,12 +98,12 @@ _TABLE: dict[Kind, dict[Way, int]] = {
     Kind.DISAGREEING: {Way.SHADOW_FIRST: 3, Way.SHADOW: 2},
     Kind.UNLOADABLE: {Way.CANARY: 2, Way.BLUE_GREEN: 1},
 }
-"""How often each is made in the whole benchmark."""
+"""How often each case runs in the whole benchmark."""
 ALL = tuple(Case(kind, way) for kind, ways in _TABLE.items() for way, times in ways.items() for _ in range(times))
 
 
 def drawn(rng: np.random.Generator, count: int) -> list[Case]:
-    """`count` cases in an order that `rng` draws: ALL, as often as it takes."""
+    """`count` cases, ALL repeated as needed, in random order."""
     found: list[Case] = []
     while len(found) < count:
         found += [ALL[number] for number in rng.permutation(len(ALL))]

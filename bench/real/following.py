@@ -1,4 +1,4 @@
-"""Start a rollout and wait for what it does, beside traffic on the same event loop."""
+"""Starts a rollout and waits for its events, while traffic runs on the same event loop."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from roadworthy.client import Client
 from roadworthy.client.rollouts import Rollout
 from roadworthy.foundation.errors import Conflict
 
-PATIENCE_S = 90.0
+TIMEOUT_S = 90.0
 _LOOK_S = 0.1
 _BASELINE = "no-baseline"
 
 
 async def begin(client: Client, endpoint: str, version: str, plan: Mapping[str, Any]) -> Rollout:
-    """Start it, as soon as it is known how slow the stable is.
+    """Start a rollout, as soon as the stable's latency is known.
 
     Raises:
-        Conflict: something else is in its way, or that is not known after PATIENCE_S.
+        Conflict: for another reason, or because the latency is not known after TIMEOUT_S.
     """
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:
             return await asyncio.to_thread(client.rollouts.start, endpoint, version, plan)
@@ -34,12 +34,12 @@ async def begin(client: Client, endpoint: str, version: str, plan: Mapping[str, 
 
 
 async def until(client: Client, begun: Rollout, true: Callable[[Rollout], bool], what: str) -> Rollout:
-    """The rollout when it is so.
+    """The rollout, once `true` holds for it.
 
     Raises:
-        TimeoutError: it is not within PATIENCE_S, or is over without.
+        TimeoutError: it did not hold within TIMEOUT_S, or before the rollout ended.
     """
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while True:
         found = await asyncio.to_thread(client.rollouts.get, begun["endpoint"], begun["id"])
         if true(found):
@@ -50,5 +50,5 @@ async def until(client: Client, begun: Rollout, true: Callable[[Rollout], bool],
 
 
 def is_over(rollout: Rollout) -> bool:
-    """Whether it has an outcome."""
+    """Whether a rollout has an outcome."""
     return rollout["outcome"] is not None

@@ -1,4 +1,4 @@
-"""The part of `make bench-rollout` that asks real processes: rollouts, and shares. Figures and their targets."""
+"""The part of `make bench-rollout` with real processes: figures of rollouts and shares, and their targets."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _MANY_USERS = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is done.
+    """The size of the benchmark.
 
     Attributes:
-        rollouts: how many. lanes: endpoints that are rolled out at once. rate: requests a second at each of them.
+        rollouts: their number. lanes: endpoints with rollouts at the same time. rate: requests per second at each of them.
         workers: of the gateway.
-        shares: in percent, that traffic is counted at. requests: for each of them. connections: that they come over.
+        shares: percentages at which traffic is counted. requests: for each share. connections: for these requests.
     """
 
     rollouts: int = ROLLOUTS
@@ -47,7 +47,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What happened: the rollouts, their lanes, and how requests and users were split."""
+    """The results: the rollouts, their lanes, and the split of requests and users."""
 
     made: list[Made]
     lanes: list[Lane]
@@ -120,10 +120,10 @@ def _split(what: str, observed: Iterable[Observed]) -> list[Measure]:
 
 
 def run(folder: Path, plan: Plan, seed: int, cases: Sequence[Case] | None = None) -> Story:
-    """The whole of it in a fresh installation below `folder`.
+    """Run the benchmark in a new installation below `folder`.
 
     Args:
-        cases: what to roll out, instead of what the seed draws.
+        cases: to roll out instead of those drawn with the seed.
     """
     rng = np.random.default_rng([seed, 17])
     cases = drawn(rng, plan.rollouts) if cases is None else cases
@@ -165,6 +165,6 @@ def _observed(
 
 
 def measures(plan: Plan, seed: int) -> list[Measure]:
-    """All of it, in a folder that is removed at the end; each rollout is printed when it is over."""
+    """Run everything in a temporary folder; each rollout is printed when it is over."""
     with tempfile.TemporaryDirectory() as folder:
         return run(Path(folder), plan, seed).measures()

@@ -1,7 +1,7 @@
-"""Versions of one model that adds three numbers: two that are well, and one for each way to be broken.
+"""Versions of a model that adds three numbers: two healthy ones, and one for each kind of defect.
 
-Rows are (value, chance, real). Packages are proved on rows whose `real` is 0, where each version is well: so each passes its
-proof, is loaded, and shows what it is only to requests, whose `real` is 1. They travel by value, so each holds all that it needs.
+Rows are (value, chance, real). Packages are proved on rows with `real` = 0, on which each version is healthy. So each passes its
+proof, is loaded, and shows its defect only for requests, whose `real` is 1. They are pickled by value, so each is self-contained.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from bench.models import Rows
 from bench.service import Service
 
 PART = 0.1
-"""Of its requests, the part that the version fails which fails in part."""
+"""The fraction of requests that the version FAILING_IN_PART fails."""
 SLOW_S = 0.02
 USERS = 300
 USER_HEADER = "X-User"
 
 
 class Kind(StrEnum):
-    """What a new version is like."""
+    """The kinds of new versions."""
 
     GOOD = "good"
     FAILING = "failing every request"
@@ -42,12 +42,12 @@ class Kind(StrEnum):
 
 
 def well(x: Any) -> Any:
-    """The first stable."""
+    """The first stable version."""
     return x.sum(axis=1)
 
 
 def as_well(x: Any) -> Any:
-    """The same by other means."""
+    """The same sum, computed differently."""
     return x[:, 0] + x[:, 1] + x[:, 2]
 
 
@@ -66,7 +66,7 @@ def failing_in_part(x: Any) -> Any:
 
 
 def slow(x: Any) -> Any:
-    """Takes SLOW_S a run."""
+    """Takes SLOW_S per run."""
     import time
 
     if x[:, 2].any():
@@ -80,7 +80,7 @@ def wrong_output(x: Any) -> Any:
 
 
 def crashing(x: Any) -> Any:
-    """Reads where nothing is, which ends its process."""
+    """Reads from an invalid address, which ends its process."""
     import ctypes
 
     if x[:, 2].any():
@@ -89,12 +89,12 @@ def crashing(x: Any) -> Any:
 
 
 def disagreeing(x: Any) -> Any:
-    """Answers half more than is right."""
+    """Answers 1.5 times the right sum."""
     return x.sum(axis=1) + 0.5 * x[:, 2]
 
 
 class Unloadable:
-    """Is well as long as a file is there, which is gone when the version is to serve."""
+    """Healthy as long as a file exists, which is deleted before the version is to serve."""
 
     def __init__(self, needed: Path) -> None:
         self.needed = str(needed)
@@ -104,7 +104,7 @@ class Unloadable:
         return x.sum(axis=1)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """What loading it calls."""
+        """Called by unpickling."""
         if not Path(state["needed"]).exists():
             raise RuntimeError("its tables are gone")
         self.__dict__.update(state)
@@ -125,7 +125,7 @@ class Cast:
     """The registered versions of one model, for an endpoint of the same name.
 
     Attributes:
-        stable, spare: the two versions that are well; `promoted` exchanges them.
+        stable, spare: the two healthy versions; `promoted` exchanges them.
         broken: version by kind.
     """
 
@@ -139,15 +139,15 @@ class Cast:
         return self.spare if kind is Kind.GOOD else self.broken[kind]
 
     def promoted(self) -> None:
-        """The spare one serves now."""
+        """Exchange stable and spare, after the spare was promoted."""
         self.stable, self.spare = self.spare, self.stable
 
 
 def register(service: Service, folder: Path, name: str, kinds: set[Kind]) -> Cast:
-    """Pack, push and have the first version serve at the endpoint `name`.
+    """Pack and push the versions, and deploy the first one at the endpoint `name`.
 
     Args:
-        folder: for packages. kinds: of the broken versions that are needed.
+        folder: for packages. kinds: of the required broken versions.
     """
     rows = np.column_stack([np.arange(20.0), np.linspace(0.0, 1.0, 20), np.zeros(20)])
     needed = folder / f"{name}.tables"
@@ -169,13 +169,13 @@ def register(service: Service, folder: Path, name: str, kinds: set[Kind]) -> Cas
 
 @dataclass
 class Sums(Traffic):
-    """Traffic whose right answers are sums, whichever version gave them. `users` are those who ask with each body."""
+    """Traffic whose right answers are sums, whatever the version. `users` are the users that send each body."""
 
     users: Sequence[int] = ()
 
 
 def asked(service: Service, endpoint: str, rate: float, rng: np.random.Generator, users: int = USERS) -> Sums:
-    """Requests of `users` users, drawn with `rng`."""
+    """Traffic of `users` users, drawn with `rng`."""
     count = 4 * users
     rows: Rows = np.column_stack([rng.integers(0, 100, count), rng.random(count).round(6), np.ones(count)])
     callers = (rng.permutation(count) % users).tolist()

@@ -1,7 +1,7 @@
-"""Rollouts one after the other on several endpoints at once, under traffic; and whether each was decided right.
+"""Runs sequences of rollouts on several endpoints at once, under traffic, and checks each decision.
 
-Whatever is no right answer of the version that a reply names is a failure, also a reply that names none. Failures of a broken
-version's own requests are what a rollout is for; there must be no others.
+A reply that is not a right answer of the version it names, or names no version, is a failure. Failures of a broken version's own
+requests are expected in a rollout; there must be no others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.load.traffic import Outcome, causes, only
 from bench.real.cases import WITHHELD, Case, Way
-from bench.real.following import PATIENCE_S, begin, is_over, until
+from bench.real.following import TIMEOUT_S, begin, is_over, until
 from bench.real.models import Cast, Sums
 from roadworthy.client import Client
 from roadworthy.client.rollouts import Rollout
@@ -28,11 +28,11 @@ class Made:
     """A rollout that is over.
 
     Attributes:
-        case: what was to be decided. document: how it ended.
-        decided_s: from when requests could reach the new version, or be copied to it, until the decision which version has them
-            all; of one that was never loaded, from its start.
-        canary, stable: what became of the requests that named the new version, and of all others.
-        pairs: copied requests that were compared.
+        case: the rollout that was run. document: its final state.
+        decided_s: seconds until the decision, from the time when requests, or copies of them, could reach the new version; for
+            a version that was never loaded, from the rollout's start.
+        canary, stable: outcomes of the requests that named the new version, and of all others.
+        pairs: number of compared copies.
     """
 
     case: Case
@@ -44,14 +44,14 @@ class Made:
 
     @property
     def right(self) -> bool:
-        """Whether it ended as it should, and showed callers nothing that it should not."""
+        """Whether the rollout ended as it should, without failures that it does not explain."""
         ending = (str(self.document["outcome"]), self.document["code"])
         held = ending != WITHHELD or self.withheld
         return ending in self.case.endings and held and not self.wrong
 
     @property
     def withheld(self) -> bool:
-        """Whether its traffic was taken away because it was over a limit."""
+        """Whether the version lost its traffic because it was over a limit."""
         return self.document["withdrawn"] == "over-limit"
 
     @property
@@ -67,12 +67,12 @@ class Made:
 
     @property
     def exposed_s(self) -> float | None:
-        """From the new version's first failure until its last answer; None when it failed no live request."""
+        """Seconds from the new version's first failure to its last answer; None when no live request failed."""
         failed = [outcome.ended for outcome in self.canary if outcome.cause]
         return max(outcome.ended for outcome in self.canary) - min(failed) if failed else None
 
     def told(self) -> str:
-        """In one line."""
+        """The result in one line."""
         seen = f"{len(self.canary):,} requests" + (f", {self.pairs:,} pairs" if self.pairs else "")
         ended = f"{self.document['outcome']} ({self.document['code']}) after {self.decided_s:.1f} s, {seen}"
         why = "" if self.right else f"  WRONG: {self.document['text']} {causes(self.wrong)}"
@@ -81,7 +81,7 @@ class Made:
 
 @dataclass
 class Lane:
-    """An endpoint, the versions for it, and those who ask it."""
+    """An endpoint, its versions, and its traffic."""
 
     cast: Cast
     traffic: Sums
@@ -94,7 +94,7 @@ class Lane:
         return [outcome for outcome in self.traffic.failed if id(outcome) not in explained]
 
     async def run(self, client: Client, cases: deque[Case], told: Callable[[Made], None]) -> None:
-        """Make rollouts until none are left."""
+        """Run rollouts until no case is left."""
         async with self.traffic.running():
             await self.traffic.wait_for(only(self.cast.stable))
             while cases:
@@ -110,9 +110,9 @@ class Lane:
         if ended["outcome"] == "promoted":
             if version == self.cast.spare:
                 self.cast.promoted()
-            else:  # a wrong decision, which is told; what follows begins with a good version all the same
+            else:  # a wrong decision, which is reported; the next rollout still begins with a healthy version
                 await asyncio.to_thread(client.rollback, name)
-        await self.traffic.wait_for(only(self.cast.stable), PATIENCE_S)
+        await self.traffic.wait_for(only(self.cast.stable), TIMEOUT_S)
         events = await asyncio.to_thread(_events_of, client, after, begun["id"])
         seen = self.traffic.outcomes[mark:]
         pairs = max((each["samples"] for each in (ended["verdict"] or {"findings": []})["findings"]), default=0)
@@ -129,7 +129,7 @@ class Lane:
 async def make(
     client: Client, lanes: Sequence[Lane], cases: Iterable[Case], told: Callable[[Made], None]
 ) -> list[Made]:
-    """Every case on whichever lane is free; `told` is called with each that is over."""
+    """Run every case on a free lane; `told` is called with each finished rollout."""
     left = deque(cases)
     async with asyncio.TaskGroup() as group:
         for lane in lanes:

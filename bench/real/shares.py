@@ -1,4 +1,4 @@
-"""How much traffic a new version gets of the share that was set, over all workers; and whether users stay where they are."""
+"""Measures the share of traffic that a new version gets, over all workers, and whether users keep their version."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from roadworthy.client.rollouts import Rollout
 LEVEL = 0.999
 _LOOK_S = 0.05
 _STANDS = "waits-for-approval"
-"""What a rollout says whose step is over, so that the split is applied everywhere, and whose next one a person has to approve."""
+"""The phase of a rollout that has finished a step, so that all workers apply its split, and waits for a person's approval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What became of a share.
+    """The observations at one share.
 
     Attributes:
-        draws: requests, or users. canary: of them, those that went to the new version.
-        workers: that were asked.
-        strays: users who got both versions at one share, or lost the new version when its share grew.
+        draws: number of requests, or users. canary: number of them that went to the new version.
+        workers: number of workers that got requests.
+        strays: number of users that got both versions at one share, or lost the new version when its share grew.
     """
 
     share: int
@@ -42,13 +42,13 @@ class Observed:
 
     @property
     def interval(self) -> tuple[int, int]:
-        """Where the count lies with a probability of LEVEL at least, if the share is what was set."""
+        """The interval that contains the count with a probability of at least LEVEL, if the share is as set."""
         low, high = binom.interval(LEVEL, self.draws, self.share / 100)
         return int(low), int(high)
 
     @property
     def right(self) -> bool:
-        """Whether it lies there and nobody strayed."""
+        """Whether the count is in the interval and no user changed versions."""
         low, high = self.interval
         return low <= self.canary <= high and not self.strays
 
@@ -59,7 +59,7 @@ def _stands(share: int, rollout: Rollout) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Splitting:
-    """A rollout whose share grows when it is told to, and those who ask meanwhile."""
+    """A rollout whose share grows on approval, and its traffic."""
 
     service: Service
     client: Client
@@ -67,7 +67,7 @@ class Splitting:
     traffic: Sums
 
     async def by_request(self, shares: Sequence[int], requests: int) -> list[Observed]:
-        """At each share, of which each request is drawn by itself."""
+        """Observe each share, with every request assigned independently."""
         windows = await self._windows(shares, requests)
         return [
             Observed(share, len(seen), sum(each.version == self._canary for each in seen), workers)
@@ -75,7 +75,7 @@ class Splitting:
         ]
 
     async def by_user(self, shares: Sequence[int], requests: int) -> list[Observed]:
-        """At each share, which grow, of which users are drawn."""
+        """Observe each of the growing shares, with users assigned."""
         found: list[Observed] = []
         before: set[int] = set()
         windows = await self._windows(shares, requests, {"sticky": {"header": USER_HEADER}})
@@ -93,8 +93,8 @@ class Splitting:
     async def _windows(
         self, shares: Sequence[int], requests: int, more: dict[str, Any] | None = None
     ) -> list[tuple[list[Outcome], int]]:
-        """For each share the outcomes of so many requests, at least, that were sent when every worker had it; and the number of
-        workers that have some of the connections."""
+        """For each share, the outcomes of at least `requests` requests sent while every worker had the share; and the number of
+        workers with connections."""
         steps = [
             {"share": share, "hold": 0, "evidence": 0, "approve": number > 0}
             for number, share in enumerate((*shares, 100))

@@ -1,1 +1,1 @@
-"""Attacks on a running installation, carried out from outside: `make redteam`. docs/redteam.md tells how to read the table."""
+"""Attacks on a running installation from outside: `make redteam`. docs/redteam.md explains how to read the table."""

@@ -1,4 +1,4 @@
-"""`make redteam`: carries out the attacks one after the other and prints a table; 1 when one succeeds."""
+"""`make redteam`: carries out the attacks one after the other and prints a table; exit status 1 when one succeeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.redteam import borders, bulk, forgery, forking, freezing, frozen, hosts, identity, prying, stopping, stores
+from bench.redteam import bulk, edges, forgery, forking, freezing, frozen, hosts, identity, prying, stopping, stores
 from bench.redteam.attack import Attack, Ground, Line, carry_out
 from bench.redteam.packages import scratch
 
@@ -20,7 +20,7 @@ ATTACKS: tuple[Attack, ...] = (
     *forgery.ATTACKS,
     *prying.ATTACKS,
     *identity.ATTACKS,
-    *borders.ATTACKS,
+    *edges.ATTACKS,
     *freezing.ATTACKS,
     *frozen.ATTACKS,
     *forking.ATTACKS,
@@ -32,11 +32,11 @@ ATTACKS: tuple[Attack, ...] = (
 _VERDICTS = {True: "holds", False: "FAILS", None: "not tried"}
 _WIDTHS = (4, 70, 90, 0)
 LIMIT_S, STOP_S = 600.0, 90.0
-"""For how long all of it may go on, and how much longer with each stop beyond two."""
+"""Time limit of the whole run in seconds, and the seconds that each stop beyond two adds."""
 
 
 def row(line: Line) -> str:
-    """One line of the table; what is too long for its column makes it wider."""
+    """One line of the table; an oversized cell widens its column."""
     return _aligned(line.item, line.tried, line.came, _VERDICTS[line.holds])
 
 
@@ -44,10 +44,10 @@ def _aligned(*cells: str) -> str:
     return "  ".join(" ".join(cell.split()).ljust(width) for cell, width in zip(cells, _WIDTHS, strict=True)).rstrip()
 
 
-def carry_all(attacks: Sequence[Attack], stops: int, *, quiet: bool, patience: float = 1.0) -> list[Line]:
-    """All lines, each printed when it comes. `patience`: how many times as long as usual it may take."""
+def carry_all(attacks: Sequence[Attack], stops: int, *, quiet: bool, time_factor: float = 1.0) -> list[Line]:
+    """All lines, each printed when it is known. `time_factor` multiplies the time limits."""
     lines = []
-    until = time.monotonic() + patience * (LIMIT_S + STOP_S * max(0, stops - 2))
+    until = time.monotonic() + time_factor * (LIMIT_S + STOP_S * max(0, stops - 2))
     if not quiet:
         print(_aligned("item", "tried", "came", "verdict"))
     with scratch() as folder:
@@ -55,7 +55,7 @@ def carry_all(attacks: Sequence[Attack], stops: int, *, quiet: bool, patience: f
         common.folder.mkdir()
         try:
             for number, attack in enumerate(attacks):
-                ground = Ground(Path(folder, str(number)), common, stops, patience)
+                ground = Ground(Path(folder, str(number)), common, stops, time_factor)
                 ground.folder.mkdir()
                 for line in carry_out(attack, ground, until):
                     lines.append(line)
@@ -70,31 +70,29 @@ def chosen(only: str, *, quick: bool) -> list[Attack]:
     """The attacks of these items, in the order of the table.
 
     Raises:
-        ValueError: an item is not known.
+        ValueError: an unknown item.
     """
     wanted = {item.strip().upper() for item in only.split(",") if item.strip()}
     if unknown := wanted - {attack.item for attack in ATTACKS}:
         items = dict.fromkeys(attack.item for attack in ATTACKS)
-        raise ValueError(f"unknown item: {', '.join(sorted(unknown))}; there are {', '.join(items)}")
+        raise ValueError(f"unknown item: {', '.join(sorted(unknown))}; the items are {', '.join(items)}")
     return [attack for attack in ATTACKS if (not wanted or attack.item in wanted) and (attack.quick or not quick)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status."""
+    """Run the attacks; return the exit status."""
     parser = argparse.ArgumentParser(prog="make redteam", description=__doc__)
-    parser.add_argument("--only", default="", metavar="A1,B3", help="only these items")
-    parser.add_argument("--quick", action="store_true", help="only attacks that take a few seconds")
+    parser.add_argument("--only", default="", metavar="A1,B3", help="carry out only these items")
+    parser.add_argument("--quick", action="store_true", help="carry out only attacks that take a few seconds")
     parser.add_argument("--json", action="store_true", help="print the lines as JSON at the end, instead of the table")
-    parser.add_argument("--stops", type=int, default=2, help="how often each plane is stopped under load (2)")
-    parser.add_argument(
-        "--patience", type=float, default=1.0, help="how many times its seconds each attack may take (1)"
-    )
+    parser.add_argument("--stops", type=int, default=2, help="number of times each plane is stopped under load (2)")
+    parser.add_argument("--time-factor", type=float, default=1.0, help="factor for the time limit of each attack (1)")
     options = parser.parse_args(arguments)
     try:
         attacks = chosen(options.only, quick=options.quick)
     except ValueError as error:
         parser.error(str(error))
-    lines = carry_all(attacks, options.stops, quiet=options.json, patience=options.patience)
+    lines = carry_all(attacks, options.stops, quiet=options.json, time_factor=options.time_factor)
     if options.json:
         print(json.dumps([asdict(line) for line in lines], indent=2, ensure_ascii=False))
     counts = Counter(line.holds for line in lines)
@@ -103,5 +101,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that installations end with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the installations end, too
     sys.exit(main())

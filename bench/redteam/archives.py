@@ -1,4 +1,4 @@
-"""Packages as someone else could write them: taken apart, changed and sealed again without any of the product's own code."""
+"""Packages as an attacker could write them: unpacked, changed and sealed again without the product's own code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def take_apart(package: Path, folder: Path) -> dict[str, Any]:
-    """Unpack the file at `package` into `folder` and return its manifest; statements about it are left out."""
+    """Unpack the file at `package` into `folder` without its attestations; return its manifest."""
     with zipfile.ZipFile(package) as archive:
         archive.extractall(folder, [name for name in archive.namelist() if not name.startswith("attestations/")])
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
@@ -19,7 +19,7 @@ def take_apart(package: Path, folder: Path) -> dict[str, Any]:
 
 
 def seal(folder: Path, manifest: dict[str, Any]) -> str:
-    """Write a manifest that lists every file in `folder` with the right hash; return the digest, in hexadecimal."""
+    """Write a manifest that lists every file in `folder` with the right hash; return its digest in hexadecimal."""
     (folder / "manifest.json").unlink(missing_ok=True)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest["files"] = sorted(

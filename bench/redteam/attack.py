@@ -1,4 +1,4 @@
-"""What an attack is, what it stands on, and how long it may take."""
+"""Attacks, the installations they use, and their time limits."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import roadworthy as rw
 from bench.redteam.packages import ENDPOINT, ROW, file_of, line
 from bench.service import Service
 
-PATIENCE_S = 120.0
-"""For what must come; it bounds a hang, however busy the machine is."""
+TIMEOUT_S = 120.0
+"""Seconds to wait for an event that must come; only a hang exceeds it, however busy the machine is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Line:
     """One line of the table.
 
     Attributes:
-        item: which attack. tried: what was done. came: what the installation did.
-        holds: whether that is what must come; None where this machine does not let it be tried.
+        item: the attack's number. tried: what was done. came: what the installation did.
+        holds: whether the installation withstood; None if the attack is impossible on this machine.
     """
 
     item: str
@@ -39,16 +39,16 @@ class Line:
 
 
 Finding = tuple[str, str, bool | None]
-"""What was tried, what came, whether it holds."""
+"""What was tried, what came, whether the installation withstood."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One attack. `run` tells each finding as it comes; what it has not told after its time fails.
+    """An attack. `run` yields each finding when it is known; findings after the time limit fail.
 
     Attributes:
-        bound_s: seconds that it may take. stop_s: more of them for each stop of the ground.
-        quick: whether it belongs to the short form, which the tests run: its findings depend on no speed.
+        bound_s: time limit in seconds. stop_s: seconds added for each stop of the ground.
+        quick: whether it belongs to the short form, which the tests run: its findings do not depend on speed.
     """
 
     item: str
@@ -60,31 +60,31 @@ class Attack:
 
 @dataclass
 class Ground:
-    """What one attack stands on: a folder of its own and installations that end with it.
+    """The environment of an attack: its own folder, and installations that end with it.
 
     Attributes:
-        common: where the installation is that several attacks share; None: it is here.
-        stops: how often each plane is stopped under load.
-        patience: how many times its seconds an attack may take.
+        common: the ground with the installation that several attacks share; None if it is this one.
+        stops: number of times each plane is stopped under load.
+        time_factor: multiplies the attack's time limit.
     """
 
     folder: Path
     common: Ground | None = None
     stops: int = 2
-    patience: float = 1.0
+    time_factor: float = 1.0
     services: list[Service] = field(default_factory=list)
     closed: bool = False
 
     def installation(self, name: str = "home", **options: Any) -> Service:
-        """A fresh installation that is not yet started."""
+        """A new installation, not yet started."""
         if self.closed:
-            raise TimeoutError("the time of this attack is over")
+            raise TimeoutError("the attack exceeded its time limit")
         service = Service(self.folder / name, **{"workers": 1, **options})
         self.services.append(service)
         return service
 
     def shared(self) -> Service:
-        """One that serves a graph at the endpoint ENDPOINT, for attacks that leave it as it is; a new one where it is not."""
+        """A shared installation that serves a graph at ENDPOINT, for attacks that do not change it; replaced if changed."""
         if self.common is not None:
             return self.common.shared()
         if not self.services or not answers(self.services[-1]):
@@ -95,15 +95,15 @@ class Ground:
         return self.services[-1]
 
     def serving(self, name: str = "home", **options: Any) -> Service:
-        """One that serves a graph at the endpoint ENDPOINT."""
+        """A new installation that serves a graph at ENDPOINT."""
         service = self.installation(name, **options)
         service.start()
-        service.wait_ready(PATIENCE_S)
+        service.wait_ready(TIMEOUT_S)
         deploy(service, line())
         return service
 
     def close(self) -> None:
-        """End all that was started, at once."""
+        """End all started processes at once."""
         self.closed = True
         for service in self.services:
             end(service.members())
@@ -112,34 +112,34 @@ class Ground:
 
 
 def deploy(service: Service, package: rw.Package) -> None:
-    """Push a package, its code allowed, and serve it at the endpoint of its name."""
+    """Push a package with its code allowed, and serve it at the endpoint of its name."""
     leave = ["--allow-code", package.digest] if package.carries_code else []
     service.run("push", str(file_of(package)), *leave)
     service.run("deploy", f"{package.name}:1", "--endpoint", package.name)
 
 
 def end(processes: Iterable[psutil.Process]) -> None:
-    """kill -9, also of what stands still."""
+    """End processes with SIGKILL, stopped ones included."""
     for process in processes:
         with suppress(psutil.Error):
             process.kill()
 
 
 def carry_out(attack: Attack, ground: Ground, until: float = math.inf) -> Iterator[Line]:
-    """Its lines as they come, until its time or the run's is over (`until`, on the monotonic clock). An attack that breaks, or
-    takes too long, has failed: it has shown nothing."""
+    """Yield an attack's lines until its time limit or that of the run (`until`, on the monotonic clock). An attack that raises or
+    takes too long counts as failed, since it has shown nothing."""
     told: queue.Queue[Finding | None] = queue.Queue()
 
     def work() -> None:
         try:
             for finding in attack.run(ground):
                 told.put(finding)
-        except Exception as error:  # noqa: BLE001  whatever it is, the table tells it
+        except Exception as error:  # noqa: BLE001  the table reports any error
             told.put(("the attack itself", f"could not be carried out: {error!r:.300}", False))
         told.put(None)
 
     threading.Thread(target=work, name=f"redteam-{attack.item}", daemon=True).start()
-    own_s = (attack.bound_s + attack.stop_s * ground.stops) * ground.patience
+    own_s = (attack.bound_s + attack.stop_s * ground.stops) * ground.time_factor
     bound_s = max(0.0, min(own_s, until - time.monotonic()))
     until = time.monotonic() + bound_s
     try:
@@ -152,7 +152,7 @@ def carry_out(attack: Attack, ground: Ground, until: float = math.inf) -> Iterat
 
 
 def found(condition: Callable[[], bool], within_s: float) -> float | None:
-    """Seconds until it holds; None when it did not within that time."""
+    """Seconds until the condition holds; None if it does not within `within_s` seconds."""
     begun = time.monotonic()
     while time.monotonic() < begun + within_s:
         with suppress(httpx.HTTPError, OSError):
@@ -163,17 +163,17 @@ def found(condition: Callable[[], bool], within_s: float) -> float | None:
 
 
 def asked(service: Service, body: Any = None, endpoint: str = ENDPOINT, key: str | None = None) -> httpx.Response:
-    """A prediction, asked as a caller does."""
+    """Request a prediction as a caller would."""
     return httpx.post(
         f"http://127.0.0.1:{service.ports[0]}/v1/models/{endpoint}:predict",
         json={"instances": [ROW]} if body is None else body,
         headers={"Authorization": f"Bearer {service.key if key is None else key}"},
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
 
 
 def answers(service: Service, endpoint: str = ENDPOINT) -> bool:
-    """Whether a prediction is answered."""
+    """Whether a prediction gets an answer."""
     with suppress(httpx.HTTPError, OSError):
         return asked(service, endpoint=endpoint).status_code == 200
     return False
@@ -182,10 +182,10 @@ def answers(service: Service, endpoint: str = ENDPOINT) -> bool:
 def manager(service: Service, key: str | None = "") -> httpx.Client:
     """A client of the management API; by default with the admin key."""
     headers = {} if key is None else {"Authorization": f"Bearer {key or service.key}"}
-    return httpx.Client(base_url=f"http://127.0.0.1:{service.ports[1]}", headers=headers, timeout=PATIENCE_S)
+    return httpx.Client(base_url=f"http://127.0.0.1:{service.ports[1]}", headers=headers, timeout=TIMEOUT_S)
 
 
 def counted(outcomes: Iterable[object]) -> str:
-    """Each different outcome with how often it came."""
+    """The different outcomes with their numbers, as text."""
     texts = [str(outcome) for outcome in outcomes]
     return ", ".join(f"{texts.count(text)} x {text}" for text in sorted(set(texts))) or "nothing"

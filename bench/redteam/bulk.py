@@ -1,4 +1,4 @@
-"""C.12: one bad item among many, and integers that no database holds."""
+"""C.12: one bad item among many, and integers beyond the range of a database."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def feedback(ground: Ground) -> Iterator[Finding]:
 
 
 def integers(ground: Ground) -> Iterator[Finding]:
-    """Every number that the API's own description names, in paths and queries, and numbers in bodies."""
+    """Every number in paths and queries of the API's own description, and numbers in bodies."""
     service = ground.shared()
     before = service.log.stat().st_size
     with manager(service) as admin:
@@ -87,7 +87,7 @@ def integers(ground: Ground) -> Iterator[Finding]:
 
 
 def _numbers(described: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """(method, path, name, where) of each parameter that is a number."""
+    """(method, path, name, location) of each numeric parameter."""
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             for parameter in operation.get("parameters", ()):

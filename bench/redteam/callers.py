@@ -1,4 +1,4 @@
-"""Callers of a gateway that stops: whatever becomes of each request is counted, and nothing is tried again."""
+"""Callers of a stopping gateway: every request's outcome is counted, and no request is retried."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bench.load.traffic import PATIENCE_S
+from bench.load.traffic import TIMEOUT_S
 
 REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a caller asks, again and again."""
+    """The request that a caller repeats."""
 
     port: int
     path: str
@@ -25,10 +25,10 @@ class Question:
 
 
 class Caller(threading.Thread):
-    """Asks until nobody listens or `enough` is set, on one connection as long as that lasts, or on a new one each time.
+    """Sends requests until connections are refused or `enough` is set, on one kept connection or on a new one each time.
 
     Attributes:
-        outcomes: how often each came: a status, the code of a refusal, or the error of a connection that broke.
+        outcomes: number of each outcome: a status, the code of a refusal, or the error of a broken connection.
     """
 
     def __init__(self, question: Question, *, keeps: bool, enough: threading.Event | None = None) -> None:
@@ -39,12 +39,12 @@ class Caller(threading.Thread):
         self.outcomes: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Connect, ask, and again."""
+        """Connect and send requests, repeatedly."""
         connection: http.client.HTTPConnection | None = None
         while not self._enough.is_set():
             try:
                 if connection is None:
-                    connection = http.client.HTTPConnection("127.0.0.1", self._question.port, timeout=PATIENCE_S)
+                    connection = http.client.HTTPConnection("127.0.0.1", self._question.port, timeout=TIMEOUT_S)
                     connection.connect()
                 ends = self._ask(connection)
             except ConnectionRefusedError:
@@ -58,7 +58,7 @@ class Caller(threading.Thread):
                 connection = None
 
     def _ask(self, connection: http.client.HTTPConnection) -> bool:
-        """Whether the connection is at its end."""
+        """Send a request; return whether the connection has ended."""
         headers = {"Content-Type": "application/json", **self._question.headers}
         connection.request("POST", self._question.path, self._question.body, headers)
         reply = connection.getresponse()
@@ -68,7 +68,7 @@ class Caller(threading.Thread):
 
 
 def start_callers(question: Question, count: int, enough: threading.Event | None = None) -> list[Caller]:
-    """Half of them keep their connections."""
+    """Start callers; half of them keep their connections."""
     callers = [Caller(question, keeps=bool(number % 2), enough=enough) for number in range(count)]
     for caller in callers:
         caller.start()
@@ -76,10 +76,10 @@ def start_callers(question: Question, count: int, enough: threading.Event | None
 
 
 def outcomes(callers: list[Caller]) -> Counter[str]:
-    """Of all of them, once each has ended."""
+    """The outcomes of all callers, once each has ended."""
     total: Counter[str] = Counter()
     for caller in callers:
-        caller.join(PATIENCE_S)
+        caller.join(TIMEOUT_S)
         total += caller.outcomes
         total["goes on asking"] += caller.is_alive()
     return +total

@@ -1,4 +1,4 @@
-"""A process of callers who send one body again and again, each on a connection of its own, until standard input ends."""
+"""A process of callers that send one body repeatedly, each on its own connection, until standard input ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def send(port: int, path: str, headers: dict[str, str], body: bytes) -> None:
-    """Never returns; a connection that ends is made anew."""
+    """Send requests for ever; reconnect when the connection ends."""
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
         try:
@@ -25,7 +25,7 @@ def send(port: int, path: str, headers: dict[str, str], body: bytes) -> None:
 
 
 def main() -> None:
-    """Arguments: port, path, content type, file with the body, how many. Standard input begins with the key, on a line."""
+    """Arguments: port, path, content type, file with the body, number of callers. The first line of standard input is the key."""
     port, path, kind, file, count = sys.argv[1:]
     headers = {"Authorization": f"Bearer {sys.stdin.readline().strip()}", "Content-Type": kind}
     body = Path(file).read_bytes()

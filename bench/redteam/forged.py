@@ -1,4 +1,4 @@
-"""Forged packages: each is written by hand, with right hashes, and holds a pickle that leaves a mark when it is read."""
+"""Forged packages: each is written by hand with right hashes, and holds a pickle that leaves a mark when it is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Lie = Callable[[Path, dict[str, Any], bytes], None]
 
 
 class Marking:
-    """Pickled, it becomes a program that writes the file `mark` when it is read; what it gives back can answer."""
+    """Its pickle writes the file `mark` when it is read, and becomes a function that can answer."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = str(mark)
@@ -36,7 +36,7 @@ def halved(rows: Any) -> Any:
 
 
 def doubled(rows: Any) -> Any:
-    """Preprocessing that leaves the form alone."""
+    """Preprocessing that keeps the shape."""
     return rows * 2
 
 
@@ -55,7 +55,7 @@ def make_honest(out: Path) -> dict[str, rw.Package]:
 
 
 def says(**lies: Any) -> Lie:
-    """The pickle of the original is what it was, and the manifest says something else of it."""
+    """The pickle stays, but the manifest describes it falsely."""
 
     def lie(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
         (folder / NATIVE / "model.pkl").write_bytes(evil)
@@ -65,7 +65,7 @@ def says(**lies: Any) -> Lie:
 
 
 def is_called(name: str, make: Callable[[bytes], bytes] = bytes, **lies: Any) -> Lie:
-    """A pickle, maybe inside of something, under the name of something else."""
+    """A pickle, possibly inside a container, under the name of another format."""
 
     def lie(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
         shutil.rmtree(folder / NATIVE)
@@ -85,14 +85,14 @@ def in_npz(evil: bytes) -> bytes:
 
 
 def by_joblib(evil: bytes) -> bytes:
-    """joblib's own form."""
+    """A pickle in joblib's format."""
     file = io.BytesIO()
     joblib.dump({"inner": evil}, file)
     return file.getvalue() + evil
 
 
 def adds_a_runtime(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
-    """Beside an honest graph, under a name that serves without being proved equal."""
+    """A pickle next to an honest graph, under a runtime name that serves without being proved equal."""
     (folder / "runtimes/onnx-exact").mkdir()
     (folder / "runtimes/onnx-exact/code.pkl").write_bytes(evil)
     added = {**manifest["runtimes"][0], "name": "onnx-exact", "folder": "runtimes/onnx-exact", "framework": "python"}
@@ -101,7 +101,7 @@ def adds_a_runtime(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
 
 
 def adds_a_file(name: str) -> Lie:
-    """A pickle where no part of the package is, or beside a part."""
+    """A pickle outside the parts of the package, or next to one."""
 
     def lie(folder: Path, _manifest: dict[str, Any], evil: bytes) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -111,13 +111,13 @@ def adds_a_file(name: str) -> Lie:
 
 
 def hides_the_preprocessing(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
-    """The code is there and named, and the original says that it takes raw rows."""
+    """The code is present and listed, but the original claims to take raw rows."""
     (folder / "code/code.pkl").write_bytes(evil)
     manifest["runtimes"][0]["preprocess"] = False
 
 
 def forgets_the_preprocessing(folder: Path, manifest: dict[str, Any], evil: bytes) -> None:
-    """The code is there, and nothing names it."""
+    """The code is present, but not listed."""
     hides_the_preprocessing(folder, manifest, evil)
     manifest["preprocess"] = None
 
@@ -140,7 +140,7 @@ LIES: dict[str, tuple[str, Lie]] = {
         says(framework="onnx", carries_code=False, trust="data", options={"file": "model.pkl"}),
     ),
     "another framework of code": ("pickle", says(framework="python")),
-    "preprocessing that is none": ("pickle", says(preprocess=True)),
+    "preprocessing that does not exist": ("pickle", says(preprocess=True)),
     "another folder": ("pickle", says(folder="golden")),
     "a pickle as a graph": ("pickle", is_called("model.onnx")),
     "a .joblib as a graph": ("pickle", is_called("model.onnx", by_joblib)),
@@ -149,19 +149,19 @@ LIES: dict[str, tuple[str, Lie]] = {
     "a graph that says it is a pickle": ("graph", lambda _f, m, _e: m["runtimes"][0].update(trust="pickle")),
     "a graph of another framework": ("graph", lambda _f, m, _e: m["runtimes"][0].update(framework="scikit-learn")),
     "a runtime added": ("graph", adds_a_runtime),
-    "a pickle beside the graph": ("graph", adds_a_file("runtimes/native/model.pkl")),
+    "a pickle next to the graph": ("graph", adds_a_file("runtimes/native/model.pkl")),
     "a pickle below the graph": ("graph", adds_a_file("runtimes/native/more/code.pkl")),
     "a pickle of no use": ("graph", adds_a_file("code/code.pkl")),
     "a runtime of no use": ("graph", adds_a_file("runtimes/more/model.pkl")),
     "preprocessing hidden": ("behind", hides_the_preprocessing),
     "preprocessing forgotten": ("behind", forgets_the_preprocessing),
     "rules forgotten": ("ruled", forgets_the_rules),
-    "a file beside a rule": ("ruled", adds_a_file("rules/half/more.pkl")),
+    "a file next to a rule": ("ruled", adds_a_file("rules/half/more.pkl")),
 }
 
 
 def forge(honest: rw.Package, lie: Lie, folder: Path, mark: Path) -> str:
-    """Write the forged package to `folder`; its digest. Its pickle writes the file `mark`."""
+    """Write the forged package to `folder`; return its digest. Its pickle writes the file `mark`."""
     manifest = take_apart(file_of(honest), folder)
     lie(folder, manifest, pickle.dumps(Marking(mark)))
     return f"sha256:{seal(folder, manifest)}"

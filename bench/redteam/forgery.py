@@ -1,4 +1,4 @@
-"""A.1: forged packages are tried at every door through which a package comes. None of their code may run."""
+"""A.1: tries forged packages at every entry point for packages. None of their code may run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import roadworthy as rw
 from bench.redteam.archives import put_together
-from bench.redteam.attack import PATIENCE_S, Attack, Finding, Ground, counted, manager
+from bench.redteam.attack import TIMEOUT_S, Attack, Finding, Ground, counted, manager
 from bench.redteam.forged import LIES, Lie, forge, is_called, make_honest, says
 from bench.redteam.packages import dist
 from bench.service import COMMAND, Service
@@ -33,7 +33,7 @@ for packed, digest in json.load(sys.stdin):
 
 
 def in_zip(evil: bytes) -> bytes:
-    """As `.keras` and torch files have it."""
+    """A pickle in a zip, as in `.keras` and torch files."""
     path = dist() / "model.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", evil)
@@ -50,9 +50,9 @@ FOREIGN: dict[str, tuple[str, Lie]] = {
         ("gguf", "model.gguf", lambda evil: b"GGUF" + evil),
     )
 }
-"""Formats that can execute, which this release does not know: refused as they come."""
+"""Executable formats that this release does not know, and refuses."""
 HONEST: Lie = says()
-"""The pickle in place of the model's, and a manifest that says so."""
+"""The pickle replaces the model's, and the manifest says so."""
 
 
 @cache
@@ -74,7 +74,7 @@ class Forger:
             self.files.append(put_together(folder / f"forged-{number}", folder / f"forged-{number}.rw"))
 
     def ran(self) -> str:
-        """What to say of code that ran since the last look."""
+        """The finding about code that ran since the last look; "" if none did."""
         if not self.mark.exists():
             return ""
         self.mark.unlink()
@@ -82,7 +82,7 @@ class Forger:
 
 
 def push(service: Service, forger: Forger) -> list[str]:
-    """What becomes of each, with and without leave."""
+    """The result of pushing each forgery, with its code allowed and not."""
     came = []
     with manager(service) as admin:
         for file, digest in zip(forger.files, forger.digests, strict=True):
@@ -94,14 +94,14 @@ def push(service: Service, forger: Forger) -> list[str]:
 
 
 def load(forger: Forger, home: Path) -> list[str]:
-    """What `rw.load` says to each, with and without leave, in a program of a user's own."""
+    """The result of `rw.load` for each, with its code allowed and not, in a user's program."""
     done = subprocess.run(
         [sys.executable, "-c", _LOAD],
         input=json.dumps(list(zip(map(str, forger.files), forger.digests, strict=True))),
         env={"ROADWORTHY_HOME": str(home), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         check=False,
     )
     lines = done.stdout.split() or [done.stderr[-200:]]
@@ -109,14 +109,14 @@ def load(forger: Forger, home: Path) -> list[str]:
 
 
 def command(words: list[str], forger: Forger, home: Path) -> str:
-    """What a command says to the first of them, and that it ends."""
+    """The result of a command for the first forgery; the command must end."""
     try:
         done = subprocess.run(
             [COMMAND, words[0], str(forger.files[0]), *words[1:], "--json"],
             env={"ROADWORTHY_HOME": str(home), "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -129,7 +129,7 @@ def command(words: list[str], forger: Forger, home: Path) -> str:
 
 
 def forgeries(ground: Ground) -> Iterator[Finding]:
-    """At push and `rw.load`, each of them."""
+    """Each forgery at push and at `rw.load`."""
     forger = Forger(ground.folder / "lies", LIES)
     home = ground.folder / "user"
     came = load(forger, home)
@@ -142,8 +142,8 @@ def forgeries(ground: Ground) -> Iterator[Finding]:
     yield "what was registered of all these", counted(after), not after
 
 
-def doors(ground: Ground) -> Iterator[Finding]:
-    """The commands that take a package; and formats that this release does not know."""
+def entry_points(ground: Ground) -> Iterator[Finding]:
+    """Commands that take a package, and formats that this release does not know."""
     forger = Forger(ground.folder / "lies", {"no code, data": LIES["no code, data"]})
     home = ground.folder / "user"
     for words in (
@@ -162,13 +162,13 @@ def doors(ground: Ground) -> Iterator[Finding]:
 
 
 def registered(service: Service) -> set[str]:
-    """The models that there are."""
+    """The registered models."""
     with manager(service) as admin:
         return {model["name"] for model in admin.get("/api/v1/models").json()["items"]}
 
 
 def control(ground: Ground) -> Iterator[Finding]:
-    """That the attack would be seen: the same pickle under an honest manifest runs with leave, and only then."""
+    """A control: the same pickle under an honest manifest runs if its code is allowed, and only then."""
     forger = Forger(ground.folder / "honest", {"honest": ("pickle", HONEST)})
     home = ground.folder / "user"
     came = command(["verify", "--prove"], forger, home)
@@ -179,6 +179,6 @@ def control(ground: Ground) -> Iterator[Finding]:
 
 ATTACKS = (
     Attack("A1", forgeries, 90.0, quick=True),
-    Attack("A1", doors, 90.0),
+    Attack("A1", entry_points, 90.0),
     Attack("A1", control, 60.0, quick=True),
 )

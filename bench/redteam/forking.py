@@ -19,7 +19,7 @@ DEPLOYED_S = 30
 
 
 def pools(ground: Ground) -> Iterator[Finding]:
-    """A model that cannot work here is refused when it is packed or pushed, with a reason; any other one answers."""
+    """A model that cannot work here is refused at pack or push, with a reason; any other model answers."""
     service = ground.serving()
     tried = "a model that forks a pool for each request, from its golden examples on"
     try:
@@ -42,7 +42,7 @@ def pools(ground: Ground) -> Iterator[Finding]:
 
 
 def pool_when_asked(ground: Ground) -> Iterator[Finding]:
-    """The proof sees nothing of it."""
+    """A model that forks only for a real request, so that the proof does not notice."""
     service = ground.serving()
     deploy(service, rogue())
     reply = asked(service, asking(POOL), "rogue")
@@ -54,7 +54,7 @@ def pool_when_asked(ground: Ground) -> Iterator[Finding]:
 
 
 def left_behind(ground: Ground) -> Iterator[Finding]:
-    """A child of no parent, in a session of its own, that ignores SIGTERM: it ends with its runner, and with `stop`."""
+    """An orphaned child in its own session that ignores SIGTERM ends with its runner, and with `stop`."""
     service = ground.serving()
     deploy(service, rogue())
     for way in ("its runner is killed", "`stop`"):
@@ -77,7 +77,7 @@ def left_behind(ground: Ground) -> Iterator[Finding]:
 
 
 def known_inside_as(number: int, service: Service) -> list[psutil.Process]:
-    """The process that knows itself by that id in a namespace in which this installation has processes."""
+    """The processes with that id in a namespace in which this installation has processes."""
     ours = {_namespace(member) for member in service.members()} - {None}
     matching = []
     for process in psutil.process_iter():

@@ -1,4 +1,4 @@
-"""C.6: one caller sends bodies that are within the byte limit and expensive to read; another one measures what it notices."""
+"""C.6: some callers send bodies within the byte limit that are expensive to read; the effect on others is measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECONDS = 3.0
 NOTICED_S = 10.0
 ATTACKERS = 3
 P99_MS, LAG_MS = 50.0, 20.0
-"""What others may wait, and a probe, beside the attackers; this machine's own p99 and lag without them is added."""
+"""Permitted p99 of other callers and of a probe during the attack, in milliseconds, in addition to those without it."""
 JSON, CSV = "application/json", "text/csv"
 BODIES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "900,000 unknown columns": (
@@ -53,7 +53,7 @@ def named() -> rw.Package:
 
 
 class Neighbour(threading.Thread):
-    """Asks again and again, and keeps how long each answer took, in milliseconds."""
+    """Sends requests repeatedly, and records the latency of each answer in milliseconds."""
 
     def __init__(self, stop: threading.Event, service: Service, path: str, body: dict[str, object] | None) -> None:
         super().__init__(daemon=True)
@@ -65,7 +65,7 @@ class Neighbour(threading.Thread):
         self.bad = 0
 
     def run(self) -> None:
-        """Until it is told to stop."""
+        """Send requests until `stop` is set."""
         with httpx.Client(timeout=NOTICED_S, headers={"Authorization": f"Bearer {self._key}"}) as client:
             while not self._stop_asked.is_set():
                 begun = time.perf_counter()
@@ -80,7 +80,7 @@ class Neighbour(threading.Thread):
 
 @contextmanager
 def crowd(service: Service, kind: str, body: bytes, folder: Path) -> Iterator[None]:
-    """ATTACKERS callers who send the body, until the end of the block."""
+    """Run ATTACKERS callers that send the body until the end of the block."""
     file = folder / "body"
     file.write_bytes(body)
     where = [str(service.ports[0]), PATH, kind, str(file), str(ATTACKERS)]
@@ -97,7 +97,7 @@ def crowd(service: Service, kind: str, body: bytes, folder: Path) -> Iterator[No
 
 
 def measured(service: Service) -> tuple[float, float, int]:
-    """p99 of others' predictions and of probes, in milliseconds, and how many were not answered."""
+    """p99 of others' predictions and of probes, in milliseconds, and the number without an answer."""
     stop = threading.Event()
     row: dict[str, object] = {"instances": [dict.fromkeys(COLUMNS, 0.1)]}
     callers = [Neighbour(stop, service, PATH, row) for _ in range(2)]
@@ -114,7 +114,7 @@ def measured(service: Service) -> tuple[float, float, int]:
 
 
 def bodies(ground: Ground) -> Iterator[Finding]:
-    """Three attackers beside two callers and a probe, on one worker."""
+    """Three attackers, two other callers and a probe, on one worker."""
     service = ground.shared()
     deploy(service, named())
     (worker,) = service.worker_processes()

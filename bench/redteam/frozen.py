@@ -1,4 +1,4 @@
-"""C.7: processes that stand still (SIGSTOP), and a gateway that dies."""
+"""C.7: stopped processes (SIGSTOP), and a gateway that dies."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 
 import psutil
 
-from bench.redteam.attack import PATIENCE_S, Attack, Finding, Ground, answers, deploy, end, found, manager
+from bench.redteam.attack import TIMEOUT_S, Attack, Finding, Ground, answers, deploy, end, found, manager
 from bench.redteam.rogue import rogue
 from bench.service import Service, role_of
 
 LIMITS_S = {"runner": 20.0, "agent": 15.0, "control": 15.0, "worker": 20.0}
-"""Within how many seconds each is replaced: eight without a step end a runner, fifteen a worker, and each is looked at twice."""
+"""Seconds until each is replaced: a runner ends after eight without a step, a worker after fifteen, each checked twice."""
 TOLD_S = 20.0
 
 
 def stopped(ground: Ground) -> Iterator[Finding]:
-    """Each in turn, and nothing else is done to it; predictions are right before and afterwards."""
+    """Stop one process after the other; predictions are right before and afterwards."""
     service = ground.serving()
     deploy(service, rogue())
     for role, limit_s in LIMITS_S.items():
         frozen = _one(service, role)
         if frozen is None:
-            yield f"SIGSTOP on the {role}", "there is no such process", False
+            yield f"SIGSTOP on the {role}", "no such process", False
             continue
         frozen.send_signal(signal.SIGSTOP)
         took = found(partial(_is_replaced, service, role, frozen), 45.0)
@@ -57,13 +57,13 @@ def _is_replaced(service: Service, role: str, frozen: psutil.Process) -> bool:
 
 
 def _one(service: Service, role: str) -> psutil.Process | None:
-    """The process of that role; None while there is none, or several."""
+    """The process of that role; None if there is not exactly one."""
     members = [member for member in service.members() if role_of(member) == role]
     return members[0] if len(members) == 1 else None
 
 
 def dead_gateway(ground: Ground) -> Iterator[Finding]:
-    """A second gateway with a key of its own is killed; `status` says so."""
+    """A second gateway with its own key is killed; `status` reports it."""
     service = ground.shared()
     with manager(service) as admin:
         key = admin.post("/api/v1/keys", json={"role": "gateway", "name": "edge"}).json()["key"]
@@ -79,7 +79,7 @@ def dead_gateway(ground: Ground) -> Iterator[Finding]:
     )
     edge = ground.installation("edge", verb=verb)
     edge.start()
-    alive = found(lambda: _alive(service, "edge/one") is True, PATIENCE_S)
+    alive = found(lambda: _alive(service, "edge/one") is True, TIMEOUT_S)
     yield "control: a second gateway reports", "alive" if alive is not None else "NOT SEEN", alive is not None
     end(edge.members())
     took = found(lambda: _alive(service, "edge/one") is False, 45.0)

@@ -1,4 +1,4 @@
-"""C.11: probes by whatever name, all addresses, and what a model prints."""
+"""C.11: probes under any host name, listening on all addresses, and a model's output."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import socket
 from collections.abc import Iterator
 
 from bench.load.raw import ClosedError, connected
-from bench.redteam.attack import PATIENCE_S, Attack, Finding, Ground, asked, counted, deploy, found
+from bench.redteam.attack import TIMEOUT_S, Attack, Finding, Ground, asked, counted, deploy, found
 from bench.redteam.rogue import PRINT, PRINTED, asking, rogue
 from bench.service import Service
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104  the attack is about just that
+EVERYWHERE = "0.0.0.0"  # noqa: S104  the subject of the attack
 HOSTS = (
     b"Host: 10.1.2.3:8080", b"Host: gateway.prod.svc.cluster.local", b"Host: evil.example", b"Host: [fd00::1]:8080", b"Host: a_b",
     b"Host: a b", b"Host: localhost@evil.example", b"Host: ", b"X-Nothing: 1", b"Host: " + b"x" * 2_000,
@@ -23,13 +23,13 @@ DROPPED = "printed-lines-dropped"
 
 
 def probes(ground: Ground) -> Iterator[Finding]:
-    """Both planes: probes are answered, everything else names the setting."""
+    """Both planes answer probes; a refusal of anything else names the setting."""
     service = ground.shared()
     for plane, port, paths, variable in (
         ("gateway", service.ports[0], GATEWAY_PROBES, "ROADWORTHY_GATEWAY_ALLOWED_HOSTS"),
         ("control plane", service.ports[1], CONTROL_PROBES, "ROADWORTHY_CONTROL_ALLOWED_HOSTS"),
     ):
-        # A server may refuse a host that is no host at all before it looks at the path.
+        # A server may refuse an invalid host before it looks at the path.
         came = [_status(port, path, host)[0] for path in paths for host in HOSTS if host != b"X-Nothing: 1"]
         yield f"probes of the {plane} by odd hosts", counted(came), set(came) == {200}
         status, body = _status(port, b"/v1/models", b"Host: evil.example")
@@ -42,7 +42,7 @@ def probes(ground: Ground) -> Iterator[Finding]:
 
 
 def _status(port: int, path: bytes, host: bytes) -> tuple[int, bytes]:
-    with connected(port, PATIENCE_S) as connection:
+    with connected(port, TIMEOUT_S) as connection:
         connection.send(b"GET %b HTTP/1.1\r\n%b\r\nConnection: close\r\n\r\n" % (path, host))
         try:
             reply = connection.reply()
@@ -52,11 +52,11 @@ def _status(port: int, path: bytes, host: bytes) -> tuple[int, bytes]:
 
 
 def everywhere(ground: Ground) -> Iterator[Finding]:
-    """Bound to all addresses, it says which names are known and which setting names more."""
+    """Bound to all addresses, it prints the known names and the setting that adds more."""
     environment = {"ROADWORTHY_GATEWAY_HOST": EVERYWHERE, "ROADWORTHY_CONTROL_HOST": EVERYWHERE}
     service = ground.installation(environment=environment)
     service.start()
-    service.wait_ready(PATIENCE_S)
+    service.wait_ready(TIMEOUT_S)
     log = service.log.read_text()
     for name in ("gateway.allowed_hosts", "control.allowed_hosts"):
         line = next((line for line in log.splitlines() if name in line), "")
@@ -65,7 +65,7 @@ def everywhere(ground: Ground) -> Iterator[Finding]:
 
 
 def printed(ground: Ground) -> Iterator[Finding]:
-    """A model prints tens of thousands of lines, some of which look like lines of the service's own."""
+    """A model prints tens of thousands of lines, some of them forged to look like the service's own."""
     service = ground.shared()
     deploy(service, rogue())
     before = service.log.stat().st_size

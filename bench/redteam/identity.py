@@ -1,4 +1,4 @@
-"""B.3: a gateway's key speaks under other names. B.4: a control plane with an empty home on a database in use."""
+"""B.3: a gateway's key used under other names. B.4: a control plane with an empty home on a database in use."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from urllib.parse import quote
 
 import httpx
 
-from bench.redteam.attack import PATIENCE_S, Attack, Finding, Ground, counted, manager
+from bench.redteam.attack import TIMEOUT_S, Attack, Finding, Ground, counted, manager
 from bench.service import Service, wait_for_answer
 
 FOREIGN = ("local", "local/local", "local/other", "Local/local", "other/../local", "local%2Flocal", "../local/local")
-"""Names that are not the second gateway's. `local` is that of `roadworthy up`."""
+"""Names that do not belong to the second gateway. `local` is the gateway of `roadworthy up`."""
 CLAIMED = ("records/local/local/a.parquet", "records/../records/local/a.parquet", "packages/a", "/etc/passwd")
 
 
 def frame(gateway: str, sequence: int = 1, **fields: Any) -> dict[str, Any]:
-    """A telemetry frame, as the wire has it."""
+    """A telemetry frame in its wire format."""
     return {"gateway": gateway, "boot": "redteam", "sequence": sequence, "at_us": 1, **fields}
 
 
 def names(ground: Ground) -> Iterator[Finding]:
-    """In frames, in the paths of record files, and in the names of files in frames."""
+    """Other names in frames, in the paths of record files, and in frames' file names."""
     service = ground.shared()
     with manager(service) as admin:
         made = admin.post("/api/v1/keys", json={"role": "gateway", "name": "other"}).json()
@@ -64,7 +64,7 @@ def _refused(came: list[str]) -> bool:
 
 
 def _state(service: Service, other: httpx.Client) -> dict[str, Any]:
-    """What must not move: the epoch, the gateways' names, and of record files those that the attack would store."""
+    """The state that must not change: the epoch, the gateways' names, and the record files that the attack would store."""
     with manager(service) as admin:
         gateways = [gateway["id"] for gateway in admin.get("/api/v1/status").json()["gateways"]]
     snapshot = other.get("/internal/v1/snapshot").json()
@@ -84,7 +84,7 @@ def _audited(admin: httpx.Client) -> Finding:
 
 
 def _revision(admin: httpx.Client, other: httpx.Client, service: Service) -> Iterator[Finding]:
-    """Its own name is right, and says nothing of anybody else's revision."""
+    """A gateway under its own name cannot affect other gateways' revisions."""
     before = _state(service, other)
     snapshot = before["revision"] + 1_000_000
     worker = {"slot": 0, "pid": 1, "boot": "w", "epoch": before["epoch"], "revision": snapshot, "offered": snapshot}
@@ -105,7 +105,7 @@ def _revision(admin: httpx.Client, other: httpx.Client, service: Service) -> Ite
 
 
 def _roles(service: Service, admin: httpx.Client) -> Finding:
-    """Keys of other roles, and none, at what gateways call."""
+    """Keys of other roles, and no key, on the routes for gateways."""
     predictor = admin.post("/api/v1/keys", json={"role": "predictor"}).json()["key"]
     came = []
     for key in (predictor, service.key, None):
@@ -116,11 +116,11 @@ def _roles(service: Service, admin: httpx.Client) -> Finding:
 
 
 def fresh_homes(ground: Ground) -> Iterator[Finding]:
-    """Two further control planes, each with an empty home, on the database of the first."""
+    """Two more control planes, each with an empty home, on the database of the first."""
     first = ground.installation("first")
     database = first.home / "control" / "roadworthy.db"
     first.start()
-    first.wait_ready(PATIENCE_S)
+    first.wait_ready(TIMEOUT_S)
     first.stop()
     before = _admins(str(database))
     shared = {
@@ -130,7 +130,7 @@ def fresh_homes(ground: Ground) -> Iterator[Finding]:
     for number, verb in enumerate((("up",), ("control",)), start=2):
         fresh = ground.installation(f"home-{number}", environment=shared, verb=verb)
         fresh.start()
-        wait_for_answer(f"http://127.0.0.1:{fresh.ports[1]}/readyz", PATIENCE_S)
+        wait_for_answer(f"http://127.0.0.1:{fresh.ports[1]}/readyz", TIMEOUT_S)
         with manager(fresh, first.key) as admin:
             known = admin.get("/api/v1/status").status_code == 200
         fresh.stop()

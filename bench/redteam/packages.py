@@ -1,4 +1,4 @@
-"""The packages that attacks push: a plain graph, a pickle, and a callable that does what it likes."""
+"""The packages of the attacks: a plain graph, a pickle, and an arbitrary callable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = np.random.default_rng(0).normal(size=(60, WIDTH))
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder that is deleted at the end; not in /tmp, which a process may be given one of its own of."""
+    """A folder that is deleted at the end. It is not in /tmp, since a confined process may get its own /tmp."""
     away = Path("/var/tmp")  # noqa: S108  the name in it is random
     within = away if away.is_dir() and os.access(away, os.W_OK) else None
     return tempfile.TemporaryDirectory(prefix="redteam-", dir=within, ignore_cleanup_errors=True)
@@ -31,7 +31,7 @@ def _kept() -> tempfile.TemporaryDirectory[str]:
 
 
 def dist() -> Path:
-    """Where packages lie until this process ends."""
+    """The folder for packages, which exists until this process ends."""
     return Path(_kept().name)
 
 
@@ -56,7 +56,7 @@ def line() -> rw.Package:
 
 
 def file_of(package: rw.Package) -> Path:
-    """Where it was written."""
+    """The path of a package's file."""
     if package.path is None:
         raise RuntimeError("the package was not written")
     return package.path

@@ -1,4 +1,4 @@
-"""A.2: a package whose code is allowed looks for what is none of its business, when it is proved at push and when it serves."""
+"""A.2: a package with allowed code looks for things outside its confinement, in the proof at push and when it serves."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SEEN_UNCONFINED = frozenset(REACHES) - {
     "a descriptor of the home folder",
     "a listening socket",
 }
-"""What a process of the same user that nothing confines reaches."""
+"""The things that an unconfined process of the same user reaches."""
 
 
 def reached(bits: int) -> list[str]:
-    """What an answer tells."""
+    """The names of the things that an answer reports as reached."""
     return [name for bit, name in enumerate(REACHES) if bits >> bit & 1]
 
 
 def prying(ground: Ground) -> Iterator[Finding]:
-    """At proof the spy's golden examples fail as soon as it finds anything; what serves tells it in its answer."""
+    """In the proof, the spy's golden examples fail if it finds anything; when it serves, its answer reports the findings."""
     service = ground.shared()
     lead_to(service.home.parent)
     yield _at_proof(service)
@@ -74,7 +74,7 @@ def _datagrams() -> int:
 
 
 def _control() -> Finding:
-    """That what is in reach would be seen: the same code, embedded in a process that nothing confines."""
+    """A control: the same code in an unconfined process finds everything."""
     package = rogue()
     with rw.load(file_of(package), allow_code=package.digest) as model:
         (answer,) = model.predict(np.array(asking(PRY)["instances"])).values()

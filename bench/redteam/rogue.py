@@ -1,7 +1,7 @@
-"""A callable that does what it likes when a row asks for it, and otherwise answers 0: what someone else's package may be.
+"""A callable that misbehaves when a row asks for it and otherwise answers 0, as an attacker's package may.
 
-It travels by value, so each function imports what it needs, and finds the places of this run below one folder: `site` leads to
-the folder of the attack, and while `packing` lies there the spy behaves.
+It is pickled by value, so each function imports what it needs. It finds the places of this run below one folder: the link `site`
+leads to the folder of the attack, and while the file `packing` exists the spy behaves.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import roadworthy as rw
 from bench.redteam.packages import ROWS, WIDTH, dist
 
 PRY, STAY, POOL, PRINT = 4242.0, 4243.0, 4244.0, 4245.0
-"""What the first value of a row may ask for."""
+"""The misbehaviours that the first value of a row can request."""
 PRINTED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where it looks: below a folder, at a process, whose environment holds `secret`, and at sockets of this machine."""
+    """The places that it probes: a folder, a process with `secret` in its environment, and sockets of this machine."""
 
     folder: str
     process: int
@@ -40,11 +40,11 @@ class Places:
 
 
 class Lures:
-    """A process and sockets that anybody on this machine may reach; they live as long as this process."""
+    """A process and sockets that any process on this machine can reach; they exist as long as this process."""
 
     def __init__(self) -> None:
         self.secret = secrets.token_hex(16)
-        # It ends with this process, whose end of the pipe is closed then.
+        # It ends with this process, which closes its end of the pipe.
         self.process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, env={"SECRET": self.secret})
         self.tcp = socket.create_server(("127.0.0.1", 0), backlog=1_000)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -58,26 +58,26 @@ class Lures:
             lure.listen(1_000)
 
     def places(self) -> Places:
-        """As the package has to know them."""
+        """The places in the form for the package."""
         tcp, udp = self.tcp.getsockname()[1], self.udp.getsockname()[1]
         return Places(str(dist()), self.process.pid, self.secret, tcp, udp, os.fsdecode(self.abstract.getsockname()))
 
 
 @cache
 def lures() -> Lures:
-    """Of this run."""
+    """The lures of this run."""
     return Lures()
 
 
 def lead_to(folder: Path) -> None:
-    """From now on `site` leads there."""
+    """Make `site` lead to `folder`."""
     site = dist() / "site"
     site.unlink(missing_ok=True)
     site.symlink_to(folder)
 
 
 def pry(places: Places) -> int:
-    """A bit for each of REACHES that is in reach."""
+    """Try each of REACHES; return a bit for each that succeeds."""
     found = 0
     for bit, attempt in enumerate(REACHES.values()):
         try:
@@ -169,11 +169,11 @@ REACHES: dict[str, Callable[[Places], bool]] = {
     "/etc/shadow": lambda _places: _readable("/etc/shadow"),
     "a signal to another process": _signals,
 }
-"""What `pry` tries, in the order of the bits of its answer."""
+"""The attempts of `pry`, in the order of its answer's bits."""
 
 
 def stay() -> int:
-    """Leave a child that is nobody's, hears no SIGTERM and would go on for two minutes; its process id."""
+    """Leave an orphaned child that ignores SIGTERM and runs for two minutes; return its process id."""
     import signal
     import time
 
@@ -194,7 +194,7 @@ def stay() -> int:
 
 
 def pool() -> int:
-    """What a forked pool of two processes counts."""
+    """A sum computed by a forked pool of two processes."""
     import multiprocessing
 
     with multiprocessing.get_context("fork").Pool(2) as workers:
@@ -202,7 +202,7 @@ def pool() -> int:
 
 
 def shout() -> int:
-    """Print more than any log should take, forged to look like a line of the service's own."""
+    """Print more than any log should take, with lines forged to look like the service's own."""
     for number in range(PRINTED):
         print('{"event": "redteam-forged", "level": "error"}\n' if number % 2 else "x" * 200)
     return 0
@@ -210,13 +210,13 @@ def shout() -> int:
 
 @cache
 def rogue() -> rw.Package:
-    """The package that does as a row asks."""
+    """The package that misbehaves as a row requests."""
     return _packed("rogue", _do)
 
 
 @cache
 def spy() -> rw.Package:
-    """The package that pries wherever it executes, and answers what it found, except where it is packed."""
+    """The package that probes its surroundings wherever it executes, except during packing, and answers its findings."""
     return _packed("spy", lambda _first, places: 0 if Path(places.folder, "packing").exists() else pry(places))
 
 
@@ -248,5 +248,5 @@ def _packed(name: str, does: Callable[[float, Places], int]) -> rw.Package:
 
 
 def asking(what: float) -> dict[str, Any]:
-    """The body of a request for it."""
+    """The body of a request for the misbehaviour `what`."""
     return {"instances": [[what] + [0.0] * (WIDTH - 1)]}

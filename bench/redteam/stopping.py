@@ -1,4 +1,4 @@
-"""C.9: `up`, `gateway` and single workers are stopped under twelve callers, with kept connections and with new ones."""
+"""C.9: stops `up`, `gateway` and single workers under twelve callers, with kept connections and with new ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 
 import psutil
 
-from bench.redteam.attack import PATIENCE_S, Attack, Finding, Ground, answers, asked, found, manager
+from bench.redteam.attack import TIMEOUT_S, Attack, Finding, Ground, answers, asked, found, manager
 from bench.redteam.callers import REFUSED, Caller, Question, outcomes, start_callers
 from bench.redteam.packages import ENDPOINT, ROW
 from bench.service import Service
@@ -22,7 +22,7 @@ WORKERS = 2
 
 
 def told(came: Counter[str]) -> str:
-    """What came, most often first."""
+    """The outcomes as text, most frequent first."""
     return ", ".join(f"{count:,} x {outcome}" for outcome, count in came.most_common(4))
 
 
@@ -33,9 +33,9 @@ def question(service: Service, key: str) -> Question:
 
 
 def asking(service: Service, key: str, enough: threading.Event | None = None) -> list[Caller]:
-    """Callers of whom each was answered some times."""
+    """Start callers, and return once each has had some answers."""
     callers = start_callers(question(service, key), CALLERS, enough)
-    if found(lambda: all(caller.outcomes["200"] > 20 for caller in callers), PATIENCE_S) is None:
+    if found(lambda: all(caller.outcomes["200"] > 20 for caller in callers), TIMEOUT_S) is None:
         raise RuntimeError(
             f"callers were not answered before the stop: {told(sum((c.outcomes for c in callers), Counter()))}"
         )
@@ -43,19 +43,19 @@ def asking(service: Service, key: str, enough: threading.Event | None = None) ->
 
 
 def stop_under_load(service: Service, key: str) -> tuple[Counter[str], int]:
-    """What callers met, until each was refused, and the exit status."""
+    """The callers' outcomes until each was refused, and the exit status."""
     callers = asking(service, key)
     status = service.stop()
     return outcomes(callers), status
 
 
 def whole(ground: Ground, service: Service, key: str) -> Finding:
-    """`service`, which is not running, is started and stopped as often as was asked for."""
+    """Start and stop `service`, which is not running, `ground.stops` times."""
     came: Counter[str] = Counter()
     statuses = []
     for _ in range(ground.stops):
         service.start()
-        if found(lambda: asked(service, key=key).status_code == 200, PATIENCE_S) is None:
+        if found(lambda: asked(service, key=key).status_code == 200, TIMEOUT_S) is None:
             return f"`{service.verb[0]}` starts again", "NOT ANSWERING", False
         met, status = stop_under_load(service, key)
         came += met
@@ -73,7 +73,7 @@ def stop_up(ground: Ground) -> Iterator[Finding]:
 
 
 def stop_gateway(ground: Ground) -> Iterator[Finding]:
-    """A gateway of its own, with a key of its own."""
+    """A separate gateway with its own key."""
     central = ground.shared()
     with manager(central) as admin:
         made = admin.post("/api/v1/keys", json={"role": "gateway", "name": "stopped"}).json()
@@ -84,9 +84,9 @@ def stop_gateway(ground: Ground) -> Iterator[Finding]:
 
 
 def stop_workers(ground: Ground) -> Iterator[Finding]:
-    """SIGTERM to one worker after the other, each once the one before was replaced; the others go on."""
+    """SIGTERM to one worker after the other, each after the previous one was replaced; the others continue."""
     service = ground.serving(workers=WORKERS)
-    if found(lambda: len(service.worker_processes()) == WORKERS and answers(service), PATIENCE_S) is None:
+    if found(lambda: len(service.worker_processes()) == WORKERS and answers(service), TIMEOUT_S) is None:
         raise RuntimeError("the workers did not start")
     enough = threading.Event()
     callers = asking(service, service.key, enough)
@@ -94,7 +94,7 @@ def stop_workers(ground: Ground) -> Iterator[Finding]:
     for _ in range(ground.stops * WORKERS):
         before = service.worker_processes()
         before[0].send_signal(signal.SIGTERM)
-        fresh = found(partial(_took_its_place, service, before[0]), PATIENCE_S)
+        fresh = found(partial(_took_its_place, service, before[0]), TIMEOUT_S)
         replaced += fresh is not None
     enough.set()
     came = outcomes(callers)
@@ -104,7 +104,7 @@ def stop_workers(ground: Ground) -> Iterator[Finding]:
 
 
 def _took_its_place(service: Service, ended: psutil.Process) -> bool:
-    """Whether all workers are there and have loaded everything: who ends them faster than that ends all of them."""
+    """Whether all workers are running and have loaded everything; killing faster than this would leave no worker."""
     workers = service.worker_processes()
     if len(workers) != WORKERS or ended in workers:
         return False

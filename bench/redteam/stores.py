@@ -1,4 +1,4 @@
-"""C.10: what is stored is taken away or damaged; and recording while the agent stands still."""
+"""C.10: stored files are removed or damaged; and recording while the agent is stopped."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pathlib import Path
 
 import httpx
 
-from bench.redteam.attack import PATIENCE_S, Attack, Finding, Ground, answers, asked, counted, found, manager
+from bench.redteam.attack import TIMEOUT_S, Attack, Finding, Ground, answers, asked, counted, found, manager
 from bench.redteam.packages import ENDPOINT, WIDTH
 from bench.service import Service, role_of
 
 SERVING_S = 30.0
 TOLD_S = 15.0
 STILL_S = 8.0
-"""The supervisor ends an agent that stands still for longer."""
+"""Seconds for which the agent is stopped; the supervisor ends an agent that is stopped for longer."""
 CALLERS = 4
 BIG = json.dumps({"instances": [[0.5] * WIDTH] * 9_000}).encode()
-"""A body whose record takes more than half a MiB: a few dozens of them fill a worker's buffer."""
+"""A body whose record takes more than half a MiB: a few dozen of them fill a worker's buffer."""
 
 
 def databases(ground: Ground) -> Iterator[Finding]:
-    """The control plane's database, while nothing runs: gone, empty, damaged, another installation's; then it comes back."""
+    """The control plane's database, while nothing runs: missing, empty, damaged, another installation's; then restored."""
     other = ground.serving("other")
     other.stop()
     foreign = _database(other).read_bytes()
@@ -60,7 +60,7 @@ def databases(ground: Ground) -> Iterator[Finding]:
         service.stop()
         file.write_bytes(whole)
         left += [path.name for path in file.parent.glob(f"{file.name}-*")]
-    yield "what else was written beside it", counted(left), not left
+    yield "other files written next to it", counted(left), not left
     service.start()
     served = found(partial(answers, service), SERVING_S) is not None
     status = found(partial(_has_status, service), SERVING_S) is not None
@@ -85,7 +85,7 @@ def _database(service: Service) -> Path:
 
 
 def files(ground: Ground) -> Iterator[Finding]:
-    """While it runs: the gateway's package folder and snapshot, the package's blob, record files."""
+    """While it runs: removes the gateway's package folder and snapshot, the package's blob, record files."""
     service = ground.serving()
     packages = service.home / "gateway" / "packages"
     (kept,) = [path for path in packages.iterdir() if path.is_dir() and not path.name.startswith(".")]
@@ -106,7 +106,7 @@ def files(ground: Ground) -> Iterator[Finding]:
 
 
 def _record_files(service: Service) -> Iterator[Finding]:
-    """Four files, of which one is cut, one empty and one gone."""
+    """Four record files: one truncated, one empty, one missing, one intact."""
     folder = service.home / "control" / "blobs" / "records"
     for number in range(4):
         asked(service)
@@ -133,7 +133,7 @@ def _holds_over(folder: Path, number: int) -> bool:
 
 
 def recording(ground: Ground) -> Iterator[Finding]:
-    """The agent stands still until records are lost; then it goes on."""
+    """The agent is stopped until records are lost; then it continues."""
     service = ground.serving()
     (agent,) = [member for member in service.members() if role_of(member) == "agent"]
     asked(service)
@@ -155,7 +155,7 @@ def recording(ground: Ground) -> Iterator[Finding]:
         yield "and in `status`", "told" if shown is not None else "NOT TOLD", shown is not None
     before = _lost(service)
     ids = [asked(service).headers["Roadworthy-Prediction-Id"] for _ in range(20)]
-    arrived = found(lambda: all(_recorded(service, number) for number in (ids[0], ids[-1])), PATIENCE_S)
+    arrived = found(lambda: all(_recorded(service, number) for number in (ids[0], ids[-1])), TIMEOUT_S)
     more = _lost(service) - before
     came = f"{'all recorded' if arrived is not None else 'NOT RECORDED'}, {more:.0f} more lost"
     yield "20 predictions afterwards", came, arrived is not None and not more
@@ -163,14 +163,14 @@ def recording(ground: Ground) -> Iterator[Finding]:
 
 def _ask_much(service: Service, enough: threading.Event) -> None:
     headers = {"Authorization": f"Bearer {service.key}", "Content-Type": "application/json"}
-    with httpx.Client(timeout=PATIENCE_S, headers=headers) as client:
+    with httpx.Client(timeout=TIMEOUT_S, headers=headers) as client:
         while not enough.is_set():
             with suppress(httpx.HTTPError):
                 client.post(f"http://127.0.0.1:{service.ports[0]}/v1/models/{ENDPOINT}:predict", content=BIG)
 
 
 def _lost(service: Service) -> float:
-    text = httpx.get(f"http://127.0.0.1:{service.ports[2]}/metrics", timeout=PATIENCE_S).text
+    text = httpx.get(f"http://127.0.0.1:{service.ports[2]}/metrics", timeout=TIMEOUT_S).text
     return sum(
         float(line.split()[-1]) for line in text.splitlines() if line.startswith("roadworthy_records_lost_total")
     )

@@ -19,7 +19,7 @@ from tests.waiting import DEADLINE_S
 
 def test_the_short_form_holds() -> None:
     """Forged packages of A.1, B.3, webhooks and keys of B.5, probes of C.11, C.12: nothing in them depends on speed."""
-    lines = redteam.carry_all(redteam.chosen("", quick=True), stops=0, quiet=True, patience=10.0)
+    lines = redteam.carry_all(redteam.chosen("", quick=True), stops=0, quiet=True, time_factor=10.0)
     assert [line for line in lines if line.holds is False] == []
     assert {line.item for line in lines} == {"A1", "B3", "B5", "C11", "C12"}
 

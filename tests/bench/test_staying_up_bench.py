@@ -96,14 +96,14 @@ def test_a_failure_is_explained_only_by_the_kill_of_its_own_process() -> None:
     """Another connection, another time, another cause: each is a failure of its own."""
     kill = chaos.Kill("worker", stopped=10.0, at=10.1, ports=frozenset({7}))
     inside = Outcome(sent=9.9, ended=10.2, version="", cause=BROKEN, port=7)
-    assert kill.explains(inside, apart=False)
+    assert kill.explains(inside, isolated=False)
     for other in (
         replace(inside, port=8),
         replace(inside, cause="503 overloaded"),
         replace(inside, ended=9.95),
         replace(inside, sent=11.0, ended=11.1),
     ):
-        assert not kill.explains(other, apart=False)
+        assert not kill.explains(other, isolated=False)
 
 
 def test_a_line_rises_with_a_leak_and_not_with_a_spike() -> None:

@@ -1,7 +1,7 @@
-"""Measures how late a worker's event loop is: put on PYTHONPATH, where Python imports it in each process at its start.
+"""Measures the lag of a worker's event loop. It is on PYTHONPATH, so that every Python process imports it at its start.
 
-In a worker, and nowhere else, a timer goes off every PERIOD_S and appends to the file that LAG_FILE names: when it went off
-(monotonic clock), by how much too late, and how much the loop's thread itself had computed meanwhile, as three float64.
+In a worker only, a timer fires every PERIOD_S and appends three float64 to the file LAG_FILE: the time (monotonic clock), the
+lag, and the loop thread's own CPU time since the previous one, all in seconds.
 """
 
 from __future__ import annotations

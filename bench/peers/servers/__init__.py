@@ -1,1 +1,1 @@
-"""What each peer runs, written as its own documentation shows it. Run by the peer's own Python, never imported by ours."""
+"""The peers' servers, written as in their documentation. The peer's own Python runs them; ours never imports them."""

@@ -19,6 +19,6 @@ class Cells:
 
     @bentoml.api  # type: ignore[untyped-decorator, unused-ignore]
     def predict(self, instances: list[list[float]]) -> dict[str, Any]:
-        """As ours answers."""
+        """Predict, in the form of our answers."""
         probabilities = self.pipeline.predict_proba(np.asarray(instances))
         return {"predictions": [{"probabilities": row} for row in probabilities.tolist()]}

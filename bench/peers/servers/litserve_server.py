@@ -14,12 +14,12 @@ class Cells(litserve.LitAPI):  # type: ignore[misc, unused-ignore]
     """The pipeline behind POST /predict."""
 
     def setup(self, device: str) -> None:
-        """Load once a worker; the device is the processor."""
+        """Load the model once per worker; the device is the CPU."""
         self.place = device
         self.pipeline = joblib.load(sys.argv[1])
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]
-        """The rows. LitServe reads an annotation as a schema, so there is none."""
+        """The rows. There is no annotation, since LitServe would read it as a schema."""
         return np.asarray(request["instances"])
 
     def predict(self, rows: Any) -> Any:
@@ -27,7 +27,7 @@ class Cells(litserve.LitAPI):  # type: ignore[misc, unused-ignore]
         return self.pipeline.predict_proba(rows)
 
     def encode_response(self, probabilities: Any) -> dict[str, Any]:
-        """As ours answers."""
+        """The answer, in the form of ours."""
         return {"predictions": [{"probabilities": row} for row in probabilities.tolist()]}
 
 

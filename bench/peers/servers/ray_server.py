@@ -21,7 +21,7 @@ class Cells:
         self.pipeline = joblib.load(model)
 
     async def __call__(self, request: Request) -> dict[str, Any]:
-        """As ours answers."""
+        """Predict, in the form of our answers."""
         rows = np.asarray((await request.json())["instances"])
         return {"predictions": [{"probabilities": row} for row in self.pipeline.predict_proba(rows).tolist()]}
 

@@ -1,4 +1,4 @@
-"""B.5: files that others could read, webhooks into the inside, bodies without an end, keys that are wrong."""
+"""B.5: files that other users could read, webhooks to internal addresses, endless bodies, wrong keys."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import httpx
 
 from bench.load.raw import Connection
-from bench.redteam.attack import PATIENCE_S, Attack, Finding, Ground, asked, counted, found, manager
+from bench.redteam.attack import TIMEOUT_S, Attack, Finding, Ground, asked, counted, found, manager
 from bench.redteam.identity import _told
 from bench.service import Service, role_of
 from roadworthy.foundation.keys import make_key
 
 STRANGER = ("unshare", "--user", "--map-user=54321", "--map-group=54321", "env", "--unset=HOME")
-"""Runs a command under a user id that the system knows no name and no home folder of."""
+"""Runs a command under a user id without a name or home folder."""
 SENT_MIB = {"public": 200, "internal": 300}
-"""How much is sent where nothing stops it; a file of records may have 256 MiB."""
+"""Maximum size of an endless body; a record file may have 256 MiB."""
 _PLAIN = str.maketrans("", "", "{}")
 TARGETS = (
     "http://127.0.0.1:{port}/", "https://127.0.0.1:{port}/", "https://127.1:{port}/", "https://2130706433:{port}/",
@@ -40,11 +40,11 @@ TARGETS = (
     "https://127.0.0.1:{port}\\@8.8.8.8/", "https://8.8.8.8\r\nHost: 127.0.0.1/", "https:127.0.0.1:{port}", "//127.0.0.1:{port}/",
     "file:///etc/passwd", "gopher://127.0.0.1:{port}/", "ftp://127.0.0.1/", "unix:///run/x.sock", "", "https://", "http://8.8.8.8/",
 )  # fmt: skip
-"""In odd notations: this machine, the inside, what clouds tell credentials at; and what is no URL."""
+"""In odd notations: this machine, internal networks, the cloud metadata service; and invalid URLs."""
 
 
 def modes(ground: Ground) -> Iterator[Finding]:
-    """Under an open umask and a strict one: database, journal, copy, blobs, logs, sockets, while it runs and afterwards."""
+    """Under an open and a strict umask: database, journal, backup, blobs, logs, sockets, while it runs and afterwards."""
     for umask in (0o000, 0o077):
         service = ground.serving(f"home-{umask:o}", umask=umask)
         asked(service)
@@ -69,7 +69,7 @@ def _has_records(home: Path) -> bool:
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """What is below a folder that other users may read, write or enter."""
+    """Paths below a folder that other users may read, write or enter."""
     return [
         f"{stat.S_IMODE(path.lstat().st_mode):o} {path.relative_to(folder)}"
         for path in (folder, *folder.rglob("*"))
@@ -78,7 +78,7 @@ def open_to_others(folder: Path) -> list[str]:
 
 
 def stranger(ground: Ground) -> Iterator[Finding]:
-    """A user id without a name and a HOME, as containers have it."""
+    """A user id without a name or HOME, as in containers."""
     service = ground.installation()
     for words in (["up", "-d"], ["status"], ["serve", "x.rw"]):
         done = service.attempt(*words, under=(*STRANGER, "--unset=ROADWORTHY_HOME"))
@@ -91,7 +91,7 @@ def stranger(ground: Ground) -> Iterator[Finding]:
 
 
 def webhooks(ground: Ground) -> Iterator[Finding]:
-    """Each target in TARGETS; a listener of this machine hears whether one was called."""
+    """A webhook to each of TARGETS; a listener on this machine detects calls."""
     service = ground.shared()
     calls: list[object] = []
     with socket.create_server(("127.0.0.1", 0)) as listener, manager(service) as admin:
@@ -126,7 +126,7 @@ def _listen(listener: socket.socket, calls: list[object]) -> None:
 
 
 def bodies(ground: Ground) -> Iterator[Finding]:
-    """Hundreds of MB of JSON, sent in pieces without a length, to every route of the management API that takes a body."""
+    """Hundreds of MB of chunked JSON, to every route of the management API that takes a body."""
     service = ground.shared()
     (control,) = [member for member in service.members() if role_of(member) == "control"]
     with manager(service) as admin:
@@ -155,9 +155,9 @@ def bodies(ground: Ground) -> Iterator[Finding]:
 
 
 def _flood(service: Service, line: str, key: str, most: int) -> tuple[str, int]:
-    """The answer, and how many MiB went out before it came."""
+    """The answer, and the MiB sent before it arrived."""
     head = f"{line} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
-    connection = Connection(service.ports[1], PATIENCE_S)
+    connection = Connection(service.ports[1], TIMEOUT_S)
     piece = b"100000\r\n" + b"[" * (1 << 20) + b"\r\n"
     sent = 0
     try:
@@ -180,11 +180,11 @@ def _readable(connection: Connection) -> bool:
     except BlockingIOError:
         return False
     finally:
-        connection.socket.settimeout(PATIENCE_S)
+        connection.socket.settimeout(TIMEOUT_S)
 
 
 def keys(ground: Ground) -> Iterator[Finding]:
-    """A wrong key is told apart from none, by both planes, and neither learns anything."""
+    """Both planes distinguish a wrong key from a missing one, and reveal nothing to either caller."""
     service = ground.shared()
     gateway, control = (f"http://127.0.0.1:{port}" for port in service.ports[:2])
     wrong = f"Bearer {make_key()[1]}"
@@ -195,7 +195,7 @@ def keys(ground: Ground) -> Iterator[Finding]:
         came = []
         for authorization in (None, "", "Bearer", "Basic YTpi", wrong, "Bearer nonsense", f"bearer {service.key[:-1]}"):
             headers: dict[str, Any] = {} if authorization is None else {"Authorization": authorization}
-            came.append(_told(httpx.request(method, url, headers=headers, timeout=PATIENCE_S)))
+            came.append(_told(httpx.request(method, url, headers=headers, timeout=TIMEOUT_S)))
         none, other = set(came[:4]), set(came[4:])
         yield f"no key, and a wrong key, {name}", counted(came), len(none) == len(other) == 1 and not none & other
 
