@@ -47,7 +47,7 @@ def _at_proof(service: Service) -> Finding:
     if reply.status_code == 201:
         return tried, NOTHING, True
     told = reply.json()
-    if difference := re.search(r"\bfound (\d+)", told["detail"]):
+    if difference := re.search(r"\bgot (\d+)", told["detail"]):
         return tried, f"in reach: {', '.join(reached(int(difference[1])))}", False
     return tried, f"{reply.status_code} {told['code']}: {told['detail']:.300}", False
 

@@ -1,4 +1,4 @@
-"""One worker with an endpoint for every kind of input, and what holds for each refusal."""
+"""A worker with an endpoint for every kind of input, and the checks that apply to every refusal."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Refused = Callable[[httpx.Response, int, str], dict[str, Any]]
 
 @pytest.fixture
 def refused(target: Any) -> Refused:
-    """Checks a refusal, and that the worker is as well as before; returns the body."""
+    """Checks a refusal, and that the worker is still healthy; returns the body."""
 
     def check(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
         assert (reply.status_code, reply.json().get("code")) == (status, code), reply.text
@@ -81,7 +81,7 @@ def memory_mb(target: Any) -> Callable[[], float]:
 
 @pytest.fixture
 def refusals(target: Any) -> Callable[[str], int]:
-    """How many requests the worker has refused for an endpoint; "" for those that named none."""
+    """Number of requests that the worker has refused for an endpoint; "" for those that named no endpoint."""
 
     def count(endpoint: str) -> int:
         reader = SlabReader(target.folder / "run" / "slab")

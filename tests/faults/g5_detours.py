@@ -1,7 +1,7 @@
-"""Ways around a grant of one TCP port. A program: prints the names of those that work. Standard library only.
+"""Ways around a grant of one TCP port. A program that prints the names of the ways that work; standard library only.
 
-`python g5_detours.py JSON`: `granted` and `other` are ports on loopback that somebody listens on, `udp` one that takes datagrams,
-`stream` and `abstract_stream` are Unix sockets.
+`python g5_detours.py JSON`: `granted` and `other` are loopback ports with a listener, `udp` one that receives datagrams, `stream`
+and `abstract_stream` are Unix sockets.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ def _new(kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
 
 
 def granted_port(target: dict[str, Any]) -> None:
-    """The straight way."""
+    """The granted port itself."""
     with _new() as end:
         end.connect(("127.0.0.1", target["granted"]))
 
 
 def other_port(target: dict[str, Any]) -> None:
-    """The same to a port that was not granted."""
+    """A port that was not granted."""
     with _new() as end:
         end.connect(("127.0.0.1", target["other"]))
 
 
 def by_ipv6(target: dict[str, Any]) -> None:
-    """The same, as an address of the newer kind."""
+    """That port by an IPv6 address."""
     with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as end:
         end.connect(("::ffff:127.0.0.1", target["other"]))
 
 
 def multipath(target: dict[str, Any]) -> None:
-    """TCP over several paths, which is another protocol."""
+    """Multipath TCP, which is a different protocol."""
     with _new(protocol=_MULTIPATH) as end:
         end.connect(("127.0.0.1", target["other"]))
 
 
 def fast_open(target: dict[str, Any]) -> None:
-    """Sending before connecting."""
+    """TCP Fast Open, which sends before it connects."""
     with _new() as end:
         end.sendto(b"here", _FAST_OPEN, ("127.0.0.1", target["other"]))
 
 
 def fast_open_in_memory(target: dict[str, Any]) -> None:
-    """The same with the address in memory, where no filter sees it."""
+    """TCP Fast Open with the address in memory, where a filter cannot see it."""
     with _new() as end:
         end.sendmsg([b"here"], (), _FAST_OPEN, ("127.0.0.1", target["other"]))
 
 
 def upper_protocol(target: dict[str, Any]) -> None:
-    """Another protocol laid upon a socket."""
+    """An upper-layer protocol on a socket."""
     with _new() as end:
         end.connect(("127.0.0.1", target["granted"]))
         end.setsockopt(socket.IPPROTO_TCP, 31, b"tls")
@@ -70,31 +70,31 @@ def datagram(target: dict[str, Any]) -> None:
 
 
 def connected_datagram(target: dict[str, Any]) -> None:
-    """The same without an address in the call."""
+    """A connected datagram socket, without an address in the call."""
     with _new(socket.SOCK_DGRAM) as end:
         end.connect(("127.0.0.1", target["udp"]))
         end.send(b"here")
 
 
 def raw(target: dict[str, Any]) -> None:
-    """Packets of any kind."""
+    """Raw packets."""
     socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
 
 
 def bound(target: dict[str, Any]) -> None:
-    """A port of its own."""
+    """Binding a port."""
     with _new() as end:
         end.bind(("127.0.0.1", 0))
 
 
 def listening(target: dict[str, Any]) -> None:
-    """The same without naming one."""
+    """Listening without naming a port."""
     with _new() as end:
         end.listen()
 
 
 def unix_from_a_pair(target: dict[str, Any]) -> None:
-    """A Unix socket that needs not be made, its other end gone."""
+    """A Unix socket from an existing pair whose other end is closed."""
     end, other = socket.socketpair()
     other.close()
     with end:
@@ -108,7 +108,7 @@ def unix(target: dict[str, Any]) -> None:
 
 
 def abstract(target: dict[str, Any]) -> None:
-    """One without a file."""
+    """A Unix socket without a file."""
     with socket.socket(socket.AF_UNIX) as end:
         end.connect(target["abstract_stream"])
 

@@ -1,6 +1,6 @@
-"""What hostile code of a package can reach of its surroundings. Standard library only: it runs as a program, and inside a model.
+"""Finds what a package's hostile code can reach. Standard library only, since it runs as a program and inside a model.
 
-`look(target)` tries everything in the target, a dictionary of `g5_surroundings.py`, and returns the names of what it found.
+`look(target)` tries everything in the target, a dictionary from `g5_surroundings.py`, and returns the names of what it reached.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def context_file(target: Target) -> bool:
 
 
 def home(target: Target) -> bool:
-    """What lies in the home folder."""
+    """The content of the home folder."""
     return any(Path(target["home"]).iterdir())
 
 
@@ -41,12 +41,12 @@ def other_environment(target: Target) -> bool:
 
 def other_memory(target: Target) -> bool:
     """Its memory."""
-    with open(f"/proc/{target['pid']}/mem", "rb"):  # noqa: PTH123 - no more than what is needed
+    with open(f"/proc/{target['pid']}/mem", "rb"):  # noqa: PTH123 - opening it is enough
         return True
 
 
 def other_descriptors(target: Target) -> bool:
-    """What another process has open."""
+    """Another process's open files."""
     return any(path.readlink() for path in Path(f"/proc/{target['pid']}/fd").iterdir())
 
 
@@ -82,7 +82,7 @@ def shared_memory(target: Target) -> bool:
 
 
 def written(target: Target) -> bool:
-    """A file outside of its own folders."""
+    """A file outside its own folders."""
     Path(target["outside"]).write_text("here")
     return True
 
@@ -94,7 +94,7 @@ def tcp(target: Target) -> bool:
 
 
 def tcp_server(target: Target) -> bool:
-    """A port of its own."""
+    """Listening on a port."""
     socket.create_server(("127.0.0.1", 0)).close()
     return True
 
@@ -106,7 +106,7 @@ def udp(target: Target) -> bool:
 
 
 def netlink(target: Target) -> bool:
-    """The kernel's tables of the network."""
+    """The kernel's network tables."""
     socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close()
     return True
 
@@ -126,7 +126,7 @@ def abstract_stream(target: Target) -> bool:
 
 
 def sent(end: socket.socket, send: Callable[[], int]) -> bool:
-    """Whether a datagram arrives, or would if the receiver, which reads none, had room for more."""
+    """Whether a datagram arrives, or would arrive if the receiver's buffer were not full."""
     end.setblocking(False)
     try:
         return send() == 4
@@ -135,21 +135,21 @@ def sent(end: socket.socket, send: Callable[[], int]) -> bool:
 
 
 def unix_datagram(target: Target) -> bool:
-    """The same, from one end of a pair, which needs no new socket."""
+    """A datagram to a Unix socket from one end of a pair, which needs no new socket."""
     end, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with end, other:
         return sent(end, lambda: end.sendto(b"here", target["datagram"]))
 
 
 def unix_message(target: Target) -> bool:
-    """The same with the address in memory, where no filter sees it."""
+    """A datagram whose address is in memory, where a filter cannot see it."""
     end, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with end, other:
         return sent(end, lambda: end.sendmsg([b"here"], (), 0, target["abstract_datagram"]))
 
 
 def namespace(target: Target) -> bool:
-    """A namespace of its own, in which it would have every capability."""
+    """A new namespace, in which it would have every capability."""
     new_user = 0x10000000
     pid = os.fork()
     if not pid:
@@ -182,7 +182,7 @@ PROBES: tuple[Callable[[Target], bool], ...] = (
 
 
 def look(target: Target) -> list[str]:
-    """The names of what can be reached."""
+    """The names of the things that can be reached."""
     found = []
     for probe in PROBES:
         with contextlib.suppress(OSError):

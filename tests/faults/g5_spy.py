@@ -1,4 +1,4 @@
-"""Functions that look around, for packages: as a model or as a rule. What they find is their answer, a bit for each probe."""
+"""Spying functions for packages, as a model or as a rule. Their answer is what they find, a bit for each probe."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ EVERYTHING = [probe.__name__ for probe in PROBES if probe.__name__ != "inherited
 
 
 def names(found: float) -> list[str]:
-    """What the bits stand for."""
+    """The names of the set bits."""
     return [probe.__name__ for bit, probe in enumerate(PROBES) if int(found) >> bit & 1]
 
 
 def spying(target: dict[str, Any], always: bool) -> Any:
-    """A model that answers with what it found. If not always, then for rows that begin with LOOK."""
+    """A model that answers with what it found: for all rows if `always`, otherwise for rows that begin with LOOK."""
     text, told = PROBE.read_text(), json.dumps(target)
 
     def spy(rows: Any) -> Any:
         if not always and not (rows[:, 0] == LOOK).any():
             return rows[:, 0] * 0.0
         probe = ModuleType("probe")
-        exec(text, probe.__dict__)  # noqa: S102 - the probe's own text: what is packed has no module of the tests
-        found = set(probe.look(json.loads(told))) - {"inherited"}  # no process of ours hands anything down
+        exec(text, probe.__dict__)  # noqa: S102 - the probe's own text: a packed model cannot import the tests
+        found = set(probe.look(json.loads(told))) - {"inherited"}  # our processes leave no descriptors to inherit
         bits = sum(1 << bit for bit, each in enumerate(probe.PROBES) if each.__name__ in found)
         return np.full(len(rows), float(bits))
 

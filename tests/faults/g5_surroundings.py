@@ -1,4 +1,4 @@
-"""A machine around a hostile package: keys, other processes, sockets of every kind; and wrappers that take things from it."""
+"""The surroundings of a hostile package: keys, other processes, sockets of every kind; and wrappers that remove features."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ WITHOUT = Path(__file__).with_name("g5_without.py")
 
 
 class Surroundings:
-    """What a hostile package would look for.
+    """The things that a hostile package would look for.
 
     Attributes:
-        folder: of everything, for any user to pass. target: for the probe. python: an interpreter that any user can run.
+        folder: holds everything, any user may enter it. target: for the probe. python: an interpreter that any user can run.
     """
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack, user: int) -> None:
@@ -71,7 +71,7 @@ class Surroundings:
             end = stack.enter_context(socket.socket(family, kind))
             end.bind(address)
             if kind == socket.SOCK_STREAM:
-                end.listen(4_096)  # nobody accepts
+                end.listen(4_096)  # without accepting
             return end
 
         stream, datagram = str(self.folder / "s"), str(self.folder / "d")
@@ -91,7 +91,7 @@ class Surroundings:
         }
 
     def plan(self, policy: str = REQUIRED, grants: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Of a confined process that is hostile, and was granted what the operator allows."""
+        """The plan of a confined hostile process with grants that the operator allows."""
         plan = make_plan(
             package=self.folder / "package",
             write=self.folder / "write",
@@ -109,7 +109,7 @@ class Surroundings:
         return [self.python, "-I", "-S", str(launcher), *rest]
 
     def run(self, command: list[str], *without: str) -> subprocess.CompletedProcess[str]:
-        """Run as the user of these surroundings, in a place that lacks what `without` names (`g5_without.py`)."""
+        """Run as the user of these surroundings, on a machine without the features in `without` (`g5_without.py`)."""
         wrapped = [sys.executable, str(WITHOUT), str(self.user), ",".join(without), *command]
         return subprocess.run(
             wrapped,
@@ -125,6 +125,6 @@ class Surroundings:
 
 @contextlib.contextmanager
 def surroundings(folder: Path, user: int) -> Iterator[Surroundings]:
-    """Everything is there until the end of the block."""
+    """The surroundings, which exist until the end of the block."""
     with contextlib.ExitStack() as stack:
         yield Surroundings(folder, stack, user)

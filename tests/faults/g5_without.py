@@ -1,7 +1,7 @@
-"""`python g5_without.py USER NAMES COMMAND…`: runs the command as that user on a machine that lacks what the names say.
+"""`python g5_without.py USER NAMES COMMAND…`: runs the command as that user on a machine without the named features.
 
-Names, with commas between: `unshare` (refused, as in containers), `landlock` (a kernel without it), `seccomp` (the same),
-`mounts` (refused), `capabilities` (none, although the user is root).
+Names, separated by commas: `unshare` (refused, as in containers), `landlock` and `seccomp` (a kernel without them),
+`mounts` (refused), `capabilities` (none, even for root).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ LACKS = {
 
 
 def refuse(name: str, code: int) -> None:
-    """Have a system call fail from now on."""
+    """Make a system call fail from now on."""
     steps = [(0x20, 0, 0, 0), (0x15, 0, 1, number(name)), (0x06, 0, 0, 0x00050000 | code), (0x06, 0, 0, 0x7FFF0000)]
     text = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
     call("seccomp", 1, 0, ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(text))))
 
 
 def main(user: int, names: list[str], command: list[str]) -> None:
-    """Lose everything, and execute."""
+    """Drop the features, and execute the command."""
     if user != os.geteuid():
         os.setgroups([])
         os.setgid(user)
@@ -39,7 +39,7 @@ def main(user: int, names: list[str], command: list[str]) -> None:
     if "capabilities" in names:
         no_privileges()
     if names:
-        prctl(38, 1)  # no_new_privs: anyone may put filters on then
+        prctl(38, 1)  # no_new_privs: allows any process to add filters
     for name in sorted(set(names) & set(LACKS)):  # "seccomp" comes late enough
         refuse(*LACKS[name])
     os.execv(command[0], command)  # noqa: S606 - the test's own command

@@ -1,7 +1,7 @@
 """Runs a program, or a module, with a wall clock that jumps: `jumping_clock.py OFFSET PROGRAM …`.
 
-OFFSET is a file with the seconds that the clock is wrong by, read at every look at it; "-" is an hour forwards and backwards
-in turn, at every look.
+OFFSET is a file with the clock's error in seconds, read at every look at the clock; "-" alternates between an hour forwards and
+backwards, at every look.
 """
 
 from __future__ import annotations

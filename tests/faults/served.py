@@ -1,4 +1,4 @@
-"""`roadworthy serve` with two workers, as people run it, and the small package that it serves."""
+"""`roadworthy serve` with two workers, as users run it, and the small package that it serves."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Served:
         self.port = int(found[1])
 
     def workers(self) -> set[int]:
-        """The processes of workers."""
+        """The workers' process ids."""
         found = set()
         for child in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -57,7 +57,7 @@ class Served:
         return found
 
     def stop(self) -> int:
-        """SIGTERM; the exit status."""
+        """Send SIGTERM; return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(DEADLINE_S)
         assert self.process.stdout is not None

@@ -28,7 +28,7 @@ def test_a13_one_byte_more(target: Any, refused: Any) -> None:
 
 
 def test_a13_refused_before_the_body_is_read(target: Any) -> None:
-    """The refusal comes although not one byte of the body was sent, and the connection is closed."""
+    """The refusal comes before any byte of the body was sent, and the connection is closed."""
     with socket.create_connection(("127.0.0.1", target.port), timeout=DEADLINE_S) as connection:
         connection.sendall(
             b"POST /v1/models/small:predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -42,7 +42,7 @@ def test_a13_refused_before_the_body_is_read(target: Any) -> None:
 
 
 def test_a14_over_the_limit_in_chunks(target: Any, refused: Any) -> None:
-    """Without a declared length reading stops at the limit."""
+    """Without a declared length, reading stops at the limit."""
 
     def chunks() -> Iterator[bytes]:
         for _ in range(11):

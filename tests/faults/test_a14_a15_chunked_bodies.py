@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from bench.load.hostile import CHUNKED, JSON, Door
+from bench.load.hostile import CHUNKED, JSON, Route
 from bench.load.raw import connected
 from tests.waiting import eventually
 
 LIMIT = 1_000
-SMALL = Door(b"/v1/models/small:predict")
+SMALL = Route(b"/v1/models/small:predict")
 PIECE = b"10000\r\n" + b" " * 65_536 + b"\r\n"
 SMALL_PIECES = b"1\r\n \r\n" * 1_000
 KERNEL_BYTES = 12 << 20
@@ -28,7 +28,7 @@ def chunks(body: bytes, size: int) -> bytes:
 
 
 def send_until_answered(connection: Any, piece: bytes, most: int) -> int:
-    """Send `piece` again and again until there is something to read; how many bytes went out."""
+    """Send `piece` repeatedly until there is something to read; return the number of bytes sent."""
     sent = 0
     while sent < most and not select.select([connection.socket], [], [], 0)[0]:
         sent += connection.send(piece)
@@ -53,10 +53,10 @@ def test_a14_the_limit_is_exact(target: Any, length: int, status: int, size: int
     "path", [b"/v1/models/small:predict", b"/v2/models/small/infer", b"/v1/models/unknown:predict", b"/livez"]
 )
 def test_a14_a_body_without_end(target: Any, memory_mb: Callable[[], float], path: bytes) -> None:
-    """It is answered while it is being sent, no more than the kernel's buffers later; and it is not kept."""
+    """It is refused while it is being sent, at most the kernel's buffers later, and is not kept in memory."""
     before = memory_mb()
     with connected(target.port) as connection:
-        connection.send(Door(path).head(CHUNKED))
+        connection.send(Route(path).head(CHUNKED))
         assert send_until_answered(connection, PIECE, 256 << 20) < KERNEL_BYTES
         reply = connection.reply()
         assert 400 <= reply.status < 500
@@ -68,11 +68,11 @@ def test_a14_a_body_without_end(target: Any, memory_mb: Callable[[], float], pat
 
 
 def test_a15_a_million_chunks_of_one_byte(target: Any, memory_mb: Callable[[], float]) -> None:
-    """They are refused by their number, although the body is within its limit, no more than the kernel's buffers late; others
+    """They are refused for their number, although the body is within its limit, at most the kernel's buffers late; other requests
     are answered meanwhile."""
     before = memory_mb()
     with connected(target.port) as connection:
-        connection.send(Door().head(CHUNKED) + b"1\r\n \r\n" * 900)
+        connection.send(Route().head(CHUNKED) + b"1\r\n \r\n" * 900)
         assert target.client.get("/livez").status_code == 200
         assert send_until_answered(connection, SMALL_PIECES, 256 << 20) < KERNEL_BYTES
         reply = connection.reply()
@@ -84,11 +84,11 @@ def test_a15_a_million_chunks_of_one_byte(target: Any, memory_mb: Callable[[], f
 
 
 def test_a15_elsewhere_too(target: Any, memory_mb: Callable[[], float]) -> None:
-    """Also where no prediction is asked."""
+    """Also on paths other than predictions."""
     before = memory_mb()
     for path in (b"/livez", b"/nothing"):
         with connected(target.port) as connection:
-            connection.send(Door(path).head(CHUNKED))
+            connection.send(Route(path).head(CHUNKED))
             assert send_until_answered(connection, SMALL_PIECES, 256 << 20) < KERNEL_BYTES
             assert 400 <= connection.reply().status < 500
     assert memory_mb() - before < 8
@@ -97,12 +97,12 @@ def test_a15_elsewhere_too(target: Any, memory_mb: Callable[[], float]) -> None:
 def test_a15_some_hundred_small_chunks_are_fine(target: Any) -> None:
     """A client that writes piece by piece is answered."""
     with connected(target.port) as connection:
-        connection.send(Door().head(CHUNKED) + chunks(JSON.ljust(900), 1))
+        connection.send(Route().head(CHUNKED) + chunks(JSON.ljust(900), 1))
         assert json.loads(connection.reply().body) == {"predictions": [6.0]}
 
 
 def test_a15_a_large_body_in_usual_chunks_is_fine(target: Any) -> None:
     """Four megabytes in the pieces of a proxy that forwards packets."""
     with connected(target.port) as connection:
-        connection.send(Door().head(CHUNKED) + chunks(JSON.ljust(4 << 20), 1_448))
+        connection.send(Route().head(CHUNKED) + chunks(JSON.ljust(4 << 20), 1_448))
         assert json.loads(connection.reply().body) == {"predictions": [6.0]}

@@ -1,4 +1,4 @@
-"""A16 for Arrow: a few bytes that stand for gigabytes, pieces without end, damage of every kind."""
+"""A16 for Arrow: a few bytes that expand to gigabytes, endless pieces, damage of every kind."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ TEXT = formats_of(Field("s", DType.STRING))
 
 @pytest.fixture
 def bounded() -> Any:
-    """Resident memory of what the test does stays small."""
+    """Checks that the test's resident memory stays small."""
     process = psutil.Process()
-    decode(X, STREAM, stream(pa.table({"x": [1.0]})))  # what is loaded once is not counted
+    decode(X, STREAM, stream(pa.table({"x": [1.0]})))  # imports are not counted
     before = process.memory_info().rss
     yield
     assert process.memory_info().rss - before < 64 << 20
@@ -44,14 +44,14 @@ def bounded() -> Any:
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a16_more_rows_than_allowed(kind: str, bounded: None) -> None:
-    """Equal values pack to nothing; the rows are counted before they are made."""
+    """Equal values compress to almost nothing; the rows are counted before they are built."""
     table = pa.table({"x": np.zeros(10_001)})
     refused(X, kind, WRITERS[kind](table), BodyTooLarge, "too-many-rows")
     assert decode(X, kind, WRITERS[kind](table.slice(1))).batch.rows == 10_000
 
 
 def test_a16_compressed_buffers(bounded: None) -> None:
-    """What is inside counts, whatever the buffer says of itself."""
+    """The real size counts, whatever size the buffer states."""
     table = pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(3 << 20)), 3 << 20)})
     for body, kind in ((stream(table, compression="zstd"), STREAM), (file(table, "lz4"), FILE)):
         assert len(body) < 1 << 20
@@ -67,7 +67,7 @@ def test_a16_compressed_buffers(bounded: None) -> None:
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a16_one_long_word_ten_thousand_times(kind: str, bounded: None) -> None:
-    """A dictionary has it once; the rows would be ten gigabytes."""
+    """A dictionary stores it once; the rows would take ten gigabytes."""
     words = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10_000, np.int32)), pa.array(["x" * (1 << 20)]))
     body = WRITERS[kind](pa.table({"s": words}))
     assert len(body) < 3 << 20
@@ -75,7 +75,7 @@ def test_a16_one_long_word_ten_thousand_times(kind: str, bounded: None) -> None:
 
 
 def test_a16_views_of_one_long_text(bounded: None) -> None:
-    """A view names a part of a buffer; many may name the same."""
+    """A view refers to a part of a buffer; many views may refer to the same part."""
     data = pa.py_buffer(b"x" * (1 << 20))
     views = pa.py_buffer(struct.pack("<i4sii", 1 << 20, b"xxxx", 0, 0) * 10_000)
     array = pa.Array.from_buffers(pa.string_view(), 10_000, [None, views, data])
@@ -83,7 +83,7 @@ def test_a16_views_of_one_long_text(bounded: None) -> None:
 
 
 def test_a16_pieces_without_end(bounded: None) -> None:
-    """Record batches and columns that hold nothing."""
+    """Empty record batches and columns."""
     batches = pa.table({"x": np.zeros(5_000)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batches.schema) as writer:
@@ -96,7 +96,7 @@ def test_a16_pieces_without_end(bounded: None) -> None:
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a16_cut_short_and_going_on(kind: str) -> None:
-    """Every shorter form of a body is refused, and so is one with something behind it."""
+    """Every truncated body is refused, and so is one with trailing bytes."""
     table = pa.table({"x": np.arange(50.0)})
     body = WRITERS[kind](table)
     for length in range(len(body)):
@@ -136,7 +136,7 @@ FUZZED: list[tuple[str, Callable[[], bytes]]] = [
 
 
 def fuzz(kind: str, body: bytes, seed: int, count: int) -> int:
-    """Damage a body in many ways; each is read or refused with one of the project's own errors. How many were read."""
+    """Damage a body in many ways; each is read or refused with one of the project's errors. Returns the number read."""
     rng = random.Random(seed)
     read = 0
     for _ in range(count):
@@ -159,7 +159,7 @@ def fuzz(kind: str, body: bytes, seed: int, count: int) -> int:
 
 @pytest.mark.parametrize("number", range(len(FUZZED)))
 def test_a16_any_damage(number: int, bounded: None) -> None:
-    """Whatever the bytes: rows, or one of the project's own errors; the process lives and stays small."""
+    """Any bytes give rows or one of the project's errors; the process survives and stays small."""
     kind, write = FUZZED[number]
     assert decode(MIXED, kind, write()).batch.rows == 40
     fuzz(kind, write(), number, 300)

@@ -1,4 +1,4 @@
-"""A16: compressed bodies that lie, never end, or stand for a gigabyte."""
+"""A16: compressed bodies that lie, never end, or expand to a gigabyte."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ BODY = b'{"instances": [[1,2,3]]}'
 
 
 def deflate_bomb(window: int) -> bytes:
-    """About 1 MiB that stands for 1 GiB."""
+    """About 1 MiB that expands to 1 GiB."""
     engine = zlib.compressobj(9, zlib.DEFLATED, window)
     block = bytes(1 << 20)
     return b"".join([engine.compress(block) for _ in range(1 << 10)]) + engine.flush()
 
 
 def zstd_bomb() -> bytes:
-    """Far less that stands for 1 GiB."""
+    """Far less than 1 MiB that expands to 1 GiB."""
     engine = zstd.ZstdCompressor(level=1)
     block = bytes(1 << 20)
     return b"".join([engine.compress(block) for _ in range(1 << 10)]) + engine.flush()
@@ -59,7 +59,7 @@ def test_a16_a_bomb_is_given_up_on(coding: bytes) -> None:
 
 @pytest.mark.parametrize("coding", WRITERS)
 def test_a16_the_limit_is_on_what_comes_out(coding: bytes) -> None:
-    """One byte less and exactly the limit are read, one more is not."""
+    """One byte below the limit and exactly the limit are read, one byte more is not."""
     for size in (999, 1_000):
         assert decompress(WRITERS[coding](b"x" * size), coding, 1_000) == b"x" * size
     with pytest.raises(BodyTooLarge) as caught:
@@ -69,7 +69,7 @@ def test_a16_the_limit_is_on_what_comes_out(coding: bytes) -> None:
 
 @pytest.mark.parametrize("coding", WRITERS)
 def test_a16_the_ratio_counts_from_a_megabyte_on(coding: bytes) -> None:
-    """A megabyte of zeros may be small; five may not."""
+    """One megabyte of zeros is accepted; five are not."""
     assert len(decompress(WRITERS[coding](bytes(1 << 20)), coding, LIMIT)) == 1 << 20
     large = WRITERS[coding](bytes(5 << 20))
     assert len(large) * MAX_RATIO < 5 << 20
@@ -80,7 +80,7 @@ def test_a16_the_ratio_counts_from_a_megabyte_on(coding: bytes) -> None:
 
 @pytest.mark.parametrize("coding", WRITERS)
 def test_a16_cut_short_or_going_on(coding: bytes) -> None:
-    """A stream that ends early, has something after it, or is of another coding is refused."""
+    """A stream that ends early, has trailing bytes, or has another coding is refused."""
     whole = WRITERS[coding](BODY)
     others = [WRITERS[name](BODY) for name in WRITERS if WRITERS[name] is not WRITERS[coding]]
     for body in (b"", whole[:-1], whole[:3], whole + b"\0", whole + whole, BODY, b"\0" * 50, *others):
@@ -90,7 +90,7 @@ def test_a16_cut_short_or_going_on(coding: bytes) -> None:
 
 
 def test_a16_long_streams_with_something_after_them() -> None:
-    """Also where the end does not lie in the last piece that is looked at."""
+    """Also if the end is not in the last piece."""
     noise = bytes(n * n % 251 for n in range(1 << 20))
     for coding, write in WRITERS.items():
         whole = write(noise)
@@ -104,7 +104,7 @@ def test_a16_long_streams_with_something_after_them() -> None:
     [b"br", b"compress", b"gzip, gzip", b"gzip,zstd", b"identity, gzip, deflate", b"nonsense", b"gzip;q=1", b"*"],
 )
 def test_a16_unknown_and_nested_codings(encodings: bytes) -> None:
-    """One coding that is known, or none."""
+    """Only one known coding, or none, is accepted."""
     for judge in (is_compressed, lambda coding: decompress(gzip.compress(gzip.compress(BODY)), coding, LIMIT)):
         with pytest.raises(UnsupportedMediaType) as caught:
             judge(encodings)
@@ -129,7 +129,7 @@ def test_a16_zstd_frames_that_ask_for_much_memory() -> None:
 @given(st.sampled_from(sorted(WRITERS)), st.binary(max_size=3_000), st.integers(0, 5_000), st.binary(max_size=3))
 @settings(deadline=None)
 def test_a16_any_damage(coding: bytes, content: bytes, place: int, damage: bytes) -> None:
-    """Whatever the bytes: the content, or one of the project's own errors; never more than the limit."""
+    """Any bytes give the content or one of the project's errors, never more than the limit."""
     whole = WRITERS[coding](content)
     assert decompress(whole, coding, LIMIT) == content
     place %= len(whole)
@@ -151,12 +151,12 @@ LARGE = b'{"predictions":[' + b",".join(b"0.%d" % number for number in range(1_0
     ],
 )  # fmt: skip
 def test_answers_are_compressed_as_the_caller_likes(accept: bytes | None, coding: bytes | None) -> None:
-    """By quality, zstd before gzip among equals; never with what the caller did not ask for; `Vary` on all of that length."""
+    """By quality, zstd before gzip if equal; only codings that the caller accepts; `Vary` on every answer of that length."""
     body, headers = compress(LARGE, accept)
     assert dict(headers) == ({} if coding is None else {b"content-encoding": coding}) | {b"vary": b"accept-encoding"}
     assert body is LARGE if coding is None else (len(body) < len(LARGE) and decompress(body, coding, LIMIT) == LARGE)
 
 
 def test_small_answers_are_left_alone() -> None:
-    """Nothing is gained below a packet's length."""
+    """Compression gains nothing below a packet's length."""
     assert compress(BODY, b"gzip") == (BODY, [])

@@ -32,18 +32,18 @@ def test_a17_json_in_utf_8_is_read(target: Any, kind: str) -> None:
      "application/json; charset=utf-8; charset=utf-7", "application/octet-stream", ""],
 )  # fmt: skip
 def test_a17_other_content_types(target: Any, refused: Any, kind: str) -> None:
-    """Anything else is refused although the body would be JSON."""
+    """Anything else is refused, even if the body is JSON."""
     refused(target.post("sum", BODY, content_type=kind), 415, "unsupported-media-type")
 
 
 def test_a17_missing_content_type(target: Any, refused: Any) -> None:
-    """`:predict` demands one; V2 infer does not, real clients send none."""
+    """`:predict` requires one; V2 infer does not, since real clients send none."""
     refused(target.client.post("/v1/models/sum:predict", content=BODY), 415, "unsupported-media-type")
     assert target.client.post("/v2/models/sum/infer", content=INFER).status_code == 200
 
 
 def test_a17_open_inference_refuses_forms(target: Any, refused: Any) -> None:
-    """What a browser's form can send is refused by V2 as well."""
+    """V2 also refuses the types that a browser's form can send."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         reply = target.client.post("/v2/models/sum/infer", content=INFER, headers={"content-type": kind})
         refused(reply, 415, "unsupported-media-type")
@@ -51,6 +51,6 @@ def test_a17_open_inference_refuses_forms(target: Any, refused: Any) -> None:
 
 @pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "nonsense"])
 def test_a17_compressed_bodies(target: Any, refused: Any, encoding: str) -> None:
-    """An encoding that is not read here, or several, are refused and not guessed; identity is no compression."""
+    """Unsupported or multiple encodings are refused, not guessed; identity means no compression."""
     refused(target.post("sum", BODY, content_encoding=encoding), 415, "unsupported-content-encoding")
     assert target.post("sum", BODY, content_encoding="identity").status_code == 200

@@ -1,4 +1,4 @@
-"""A18, A19: bodies with nothing in them, and a million rows in a small one."""
+"""A18, A19: empty bodies, and a million rows in a small body."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ import pytest
     ],
 )
 def test_a18_nothing_in_it(target: Any, refused: Any, body: bytes, status: int, code: str) -> None:
-    """Empty, null, scalar and misplaced values are the caller's fault, never a 500."""
+    """Empty, null, scalar and misplaced values are the caller's error, never a 500."""
     refused(target.post("sum", body), status, code)
 
 
@@ -66,7 +66,7 @@ def test_a18_tensors_without_rows_or_data(target: Any, refused: Any) -> None:
 
 @pytest.mark.parametrize("row", [b"[1,2,3]", b"[]", b"{}", b"1", b"null", b'{"a":1,"b":2,"c":3}'])
 def test_a19_a_million_rows(target: Any, refused: Any, memory_mb: Any, row: bytes) -> None:
-    """Rows over the limit are refused by their number, without building them."""
+    """Rows over the limit are refused for their number, without building them."""
     before = memory_mb()
     body = b'{"instances":[%b]}' % b",".join([row] * (1_000_000 if len(row) < 10 else 500_000))
     refused(target.post("sum", body), 413, "too-many-rows")
@@ -74,7 +74,7 @@ def test_a19_a_million_rows(target: Any, refused: Any, memory_mb: Any, row: byte
 
 
 def test_a19_around_the_limit(target: Any, refused: Any) -> None:
-    """As many rows as allowed are answered, one more is not, in both protocols."""
+    """The permitted number of rows is answered, one more is refused, in both protocols."""
     assert len(target.predict("few", [[1, 2, 3]] * 100).json()["predictions"]) == 100
     refused(target.predict("few", [[1, 2, 3]] * 101), 413, "too-many-rows")
     for rows, status in ((100, 200), (101, 413)):

@@ -1,4 +1,4 @@
-"""A1, A2: numbers that are not finite, in and out."""
+"""A1, A2: non-finite numbers in requests and in answers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 @pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 @pytest.mark.parametrize("form", ['{"instances": [[1, %s, 3]]}', '{"instances": [{"a": 1, "b": %s, "c": 3}]}'])
 def test_a1_not_finite_input_names_the_field(target: Any, refused: Any, token: str, form: str) -> None:
-    """Every spelling of a number that is not finite is refused, and the column is named."""
+    """Every spelling of a non-finite number is refused, and the error names the column."""
     body = refused(target.post("sum", (form % token).encode()), 422, "not-finite")
     assert [fault["name"] for fault in body["fields"]] == ["b"]
 
 
 def test_a1_null_is_not_a_silent_nan(target: Any, refused: Any) -> None:
-    """Null where the signature has none is refused; where it has, it stays null."""
+    """Null is refused if the signature does not allow it; otherwise it stays null."""
     refused(target.predict("sum", [[1, None, 3]]), 422, "null-not-allowed")
 
 
@@ -45,6 +45,6 @@ def test_a1_binary_not_finite_names_the_field(target: Any, refused: Any) -> None
 
 
 def test_a2_not_finite_output_is_a_model_fault(target: Any, refused: Any) -> None:
-    """NaN in the answer is the model's fault: 500, valid JSON; other requests are answered."""
+    """NaN in an answer is the model's fault: 500 with valid JSON; other requests are answered."""
     refused(target.predict("not-finite", [[13.0, 2, 3]]), 500, "non-finite-output")
     assert target.predict("not-finite", [[1, 2, 3]]).json() == {"predictions": [6.0]}

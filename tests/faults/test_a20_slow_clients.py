@@ -1,4 +1,4 @@
-"""A20: clients that send or read next to nothing are let go in time, and nobody else notices them."""
+"""A20: clients that send or read almost nothing are disconnected in time, without an effect on other clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.load.hostile import JSON, LENGTH, Door
+from bench.load.hostile import JSON, LENGTH, Route
 from bench.load.raw import Connection, connected, request
 from roadworthy.contract.policy import Policy
 from roadworthy.schema.dtypes import DType
@@ -23,7 +23,7 @@ from tests.waiting import DEADLINE_S, eventually
 
 PREDICT = b"/v1/models/sum:predict"
 WAIT_S = 0.6
-"""How long the hasty worker waits. Connections are looked at about once a second."""
+"""Timeout of the hasty worker in seconds. It checks connections about once a second."""
 TEXT = (Field("text", DType.STRING),)
 SLOW_CLIENTS = 1_000
 
@@ -33,7 +33,7 @@ StartHere = Callable[[float], Any]
 
 @pytest.fixture(scope="module")
 def start(start_worker: Callable[..., Any], make_plan: type[Any]) -> StartHere:
-    """Starts a worker that waits so many seconds for whatever a client has to do."""
+    """Starts a worker with that timeout in seconds for everything a client must do."""
     plan = make_plan()
     total = plan.package(1)
     plan.endpoint("sum", [total])
@@ -46,7 +46,7 @@ def start(start_worker: Callable[..., Any], make_plan: type[Any]) -> StartHere:
 
 @pytest.fixture(scope="module")
 def worker(start: StartHere) -> Any:
-    """A worker that waits for nothing longer than WAIT_S."""
+    """A worker that waits at most WAIT_S for a client."""
     return start(WAIT_S)
 
 
@@ -57,7 +57,7 @@ def patient(start: StartHere) -> Any:
 
 
 def drip(connection: Connection, data: bytes) -> None:
-    """Send a byte every 20 ms, until the server closes or answers."""
+    """Send a byte every 20 ms until the server closes or answers."""
     for byte in data:
         if connection.send(bytes([byte])) == 0 or select.select([connection.socket], [], [], 0.02)[0]:
             return
@@ -65,14 +65,14 @@ def drip(connection: Connection, data: bytes) -> None:
 
 
 def refused_late(connection: Connection) -> None:
-    """The rest is nothing, or one 408 that closes."""
+    """Check that nothing else arrives, or only a 408 that closes the connection."""
     answers = connection.replies()
     assert [(reply.status, reply.closes) for reply in answers] in ([], [(408, True)])
 
 
 @pytest.mark.parametrize("begin", [b"GET /", b"GET /livez HTTP/1.1\r\nX-Slow: "], ids=["address", "header"])
 def test_a20_slow_headers(worker: Any, begin: bytes) -> None:
-    """A head has to be whole in time; that bytes come does not extend it."""
+    """A head must be complete in time; arriving bytes do not extend the timeout."""
     with connected(worker.port) as connection:
         connection.send(begin)
         drip(connection, b"a" * 10_000)
@@ -80,14 +80,14 @@ def test_a20_slow_headers(worker: Any, begin: bytes) -> None:
 
 
 def test_a20_silence(worker: Any) -> None:
-    """Who connects and says nothing is let go without an answer."""
+    """A client that connects and sends nothing is disconnected without an answer."""
     with connected(worker.port) as connection:
         assert connection.rest() == b""
 
 
 @pytest.mark.parametrize("path", [PREDICT, b"/livez", b"/v1/models/unknown:predict"])
 def test_a20_slow_second_request(worker: Any, path: bytes) -> None:
-    """After an answer the same holds for the next head."""
+    """After an answer, the same timeout applies to the next head."""
     with connected(worker.port) as connection:
         connection.send(request(path, JSON))
         assert not connection.reply().closes
@@ -96,19 +96,19 @@ def test_a20_slow_second_request(worker: Any, path: bytes) -> None:
 
 
 def test_a20_slow_body(worker: Any) -> None:
-    """A body that trickles in is given up with 408, and the connection with it."""
+    """A body that arrives too slowly gets 408, and the connection is closed."""
     with connected(worker.port) as connection:
-        connection.send(Door().head(b"Content-Length: 20000"))
+        connection.send(Route().head(b"Content-Length: 20000"))
         drip(connection, b" " * 10_000)
         (reply,) = connection.replies()
     assert (reply.status, reply.closes, json.loads(reply.body)["code"]) == (408, True, "body-timeout")
 
 
 def test_a20_a_body_that_never_comes(worker: Any) -> None:
-    """The same for one of which nothing comes at all, here and where it would not have been read."""
+    """The same for a body that never arrives, also on a path that would not read it."""
     for path, status in ((PREDICT, 408), (b"/livez", 405)):
         with connected(worker.port) as connection:
-            connection.send(Door(path).head(LENGTH))
+            connection.send(Route(path).head(LENGTH))
             assert [reply.status for reply in connection.replies()] == [status]
 
 
@@ -117,13 +117,13 @@ def test_a20_a_long_body_that_keeps_coming(worker: Any) -> None:
     body = JSON.ljust(1 << 20)
 
     def silent() -> list[int]:
-        """What one that begins now, and sends no body, is answered; nothing when it was too late with its head, too."""
+        """The statuses of a client that starts now and sends no body; empty if even its head was too late."""
         with connected(worker.port) as other:
-            other.send(Door().head(LENGTH))
+            other.send(Route().head(LENGTH))
             return [reply.status for reply in other.replies()]
 
     with connected(worker.port) as connection:
-        connection.send(Door().head(b"Content-Length: %d" % len(body)) + body[:-1])
+        connection.send(Route().head(b"Content-Length: %d" % len(body)) + body[:-1])
         assert worker.client.get("/livez").status_code == 200
         assert eventually(silent, "one that began later has waited long enough") == [408]
         connection.send(body[-1:])
@@ -131,17 +131,17 @@ def test_a20_a_long_body_that_keeps_coming(worker: Any) -> None:
 
 
 def test_a20_slow_bodies_take_no_place(patient: Any) -> None:
-    """While bodies are still on their way, others of the same endpoint are let in beyond what it holds at a time."""
+    """Requests whose bodies are still arriving do not count against the endpoint's capacity."""
     with ExitStack() as stack:
         for _ in range(20):
-            stack.enter_context(connected(patient.port)).send(Door(b"/v1/models/few:predict").head(LENGTH) + b"{")
+            stack.enter_context(connected(patient.port)).send(Route(b"/v1/models/few:predict").head(LENGTH) + b"{")
         assert patient.client.get("/livez").status_code == 200
         for _ in range(5):
             assert patient.predict("few", [[1, 2, 3]]).json() == {"predictions": [6.0]}
 
 
 def test_a20_slow_reader(worker: Any) -> None:
-    """Who asks for much and does not read it loses the connection, and the worker the memory."""
+    """A client that requests much and does not read loses its connection, and the worker frees the memory."""
     body = json.dumps({"instances": ["x" * (12 << 20)]}).encode()
     before = psutil.Process(worker.process.pid).memory_info().rss
     with connected(worker.port, receive_buffer=4_096) as connection:
@@ -161,7 +161,7 @@ def connections_of(worker: Any) -> list[Any]:
 
 
 def test_a20_many_questions_and_no_reading(worker: Any) -> None:
-    """A client that pipelines without taking answers is not read from any more: neither answers nor requests pile up."""
+    """The server stops reading from a client that pipelines without reading answers: neither answers nor requests pile up."""
     body = json.dumps({"instances": ["x" * 100_000]}).encode()
     one = request(b"/v1/models/echo:predict", body)
     before = psutil.Process(worker.process.pid).memory_info().rss
@@ -180,12 +180,12 @@ def slow_clients(worker: Any) -> Iterator[list[Connection]]:
     with ExitStack() as stack:
         opened = [stack.enter_context(connected(worker.port)) for _ in range(SLOW_CLIENTS)]
         for number, connection in enumerate(opened):
-            connection.send((b"GET /livez HTTP/1.1\r\nX-", Door().head(LENGTH) + b"{", b"")[number % 3])
+            connection.send((b"GET /livez HTTP/1.1\r\nX-", Route().head(LENGTH) + b"{", b"")[number % 3])
         yield opened
 
 
 def test_a20_others_do_not_notice(patient: Any) -> None:
-    """With 1,000 slow connections open others get right answers."""
+    """With 1,000 slow connections open, other clients get right answers."""
     with slow_clients(patient) as clients:
         for _ in range(50):
             assert patient.predict("sum", [[1, 2, 3]]).json() == {"predictions": [6.0]}
@@ -195,7 +195,7 @@ def test_a20_others_do_not_notice(patient: Any) -> None:
 
 
 def test_a20_a_thousand_of_them_are_let_go(worker: Any) -> None:
-    """All, in the end."""
+    """Every slow connection is closed in the end."""
     with slow_clients(worker) as clients:
         for connection in clients:
             refused_late(connection)
@@ -203,7 +203,7 @@ def test_a20_a_thousand_of_them_are_let_go(worker: Any) -> None:
 
 
 def test_a20_keep_alive_ends(worker: Any) -> None:
-    """A connection that is not used any more is closed, without an answer."""
+    """An idle connection is closed without an answer."""
     for first in (request(PREDICT, JSON), request(b"/livez")):
         with connected(worker.port) as connection:
             connection.send(first)
@@ -212,7 +212,7 @@ def test_a20_keep_alive_ends(worker: Any) -> None:
 
 
 def test_a20_a_long_answer_is_no_idleness(worker: Any) -> None:
-    """While the model works nothing times out: the answer comes, and the connection goes on."""
+    """While the model works, nothing times out: the answer comes, and the connection stays open."""
     with connected(worker.port) as connection:
         with closed(worker.folder / "gate"):
             connection.send(request(b"/v1/models/gated:predict", b'{"instances": [[1, %d, 3]]}' % GATED))

@@ -1,4 +1,4 @@
-"""A21: whatever two readers could understand differently is refused, and nothing hidden in it is answered."""
+"""A21: requests that two readers could understand differently are refused, and nothing hidden in them is answered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.load.hostile import CHUNKED, CHUNKS, HIDDEN, JSON, LENGTH, Door, Shape, shapes
+from bench.load.hostile import CHUNKED, CHUNKS, HIDDEN, JSON, LENGTH, Route, Shape, shapes
 from bench.load.raw import connected, request
 
 PREDICT = b"/v1/models/sum:predict"
@@ -16,7 +16,7 @@ RIGHT = {"predictions": [6.0]}
 
 
 def test_a21_there_are_enough_shapes() -> None:
-    """Each with a name of its own, and each with the hidden request in it."""
+    """Each has its own name and contains the hidden request."""
     assert len({shape.name for shape in SHAPES}) == len(SHAPES) >= 150
     assert all(HIDDEN in shape.data for shape in SHAPES)
 
@@ -33,22 +33,22 @@ def test_a21_refused_and_closed(target: Any, shape: Shape) -> None:
 
 
 LEGAL = {
-    "length": Door().head(LENGTH) + JSON,
-    "length with spaces around": Door().head(b"Content-Length: \t 24 \t ") + JSON,
-    "length without a space": Door().head(b"Content-Length:24") + JSON,
-    "chunked": Door().head(CHUNKED) + CHUNKS,
-    "chunked in capitals": Door().head(b"TRANSFER-ENCODING: CHUNKED") + CHUNKS,
-    "chunk size with zeros before": Door().head(CHUNKED) + b"00018" + CHUNKS[2:],
-    "two chunks": Door().head(CHUNKED) + b"8\r\n" + JSON[:8] + b"\r\n10\r\n" + JSON[8:] + b"\r\n0\r\n\r\n",
-    "chunk extension": Door().head(CHUNKED) + b'18;a=b;c="d"' + CHUNKS[2:],
-    "last chunk of many zeros": Door().head(CHUNKED) + CHUNKS[:-5] + b"0000\r\n\r\n",
-    "empty lines before": b"\r\n\r\n" + Door().head(LENGTH) + JSON,
+    "length": Route().head(LENGTH) + JSON,
+    "length with spaces around": Route().head(b"Content-Length: \t 24 \t ") + JSON,
+    "length without a space": Route().head(b"Content-Length:24") + JSON,
+    "chunked": Route().head(CHUNKED) + CHUNKS,
+    "chunked in capitals": Route().head(b"TRANSFER-ENCODING: CHUNKED") + CHUNKS,
+    "chunk size with zeros before": Route().head(CHUNKED) + b"00018" + CHUNKS[2:],
+    "two chunks": Route().head(CHUNKED) + b"8\r\n" + JSON[:8] + b"\r\n10\r\n" + JSON[8:] + b"\r\n0\r\n\r\n",
+    "chunk extension": Route().head(CHUNKED) + b'18;a=b;c="d"' + CHUNKS[2:],
+    "last chunk of many zeros": Route().head(CHUNKED) + CHUNKS[:-5] + b"0000\r\n\r\n",
+    "empty lines before": b"\r\n\r\n" + Route().head(LENGTH) + JSON,
 }
 
 
 @pytest.mark.parametrize("data", LEGAL.values(), ids=LEGAL.keys())
 def test_a21_what_is_legal_is_answered(target: Any, data: bytes) -> None:
-    """The right answer; and the request behind it, which here hides in nothing, gets its own."""
+    """A valid request gets the right answer, and the request after it, which is not hidden here, gets its own."""
     with connected(target.port) as connection:
         connection.send(data + HIDDEN)
         assert json.loads(connection.reply().body) == RIGHT
@@ -62,7 +62,7 @@ def test_a21_what_is_legal_is_answered(target: Any, data: bytes) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a21_a_body_is_never_a_request(target: Any, method: bytes, path: bytes, framing: str) -> None:
-    """Nor where no body was expected or the request is refused before its body is read: one answer for each request."""
+    """Also where no body is expected, or the request is refused before its body is read: one answer for each request."""
     first = b"%b %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % (method, path)
     if framing == "length":
         first += b"Content-Length: %d\r\n\r\n%b" % (len(HIDDEN), HIDDEN)
@@ -89,7 +89,7 @@ def test_a21_a_body_is_never_a_request(target: Any, method: bytes, path: bytes, 
 )  # fmt: skip
 @pytest.mark.parametrize("body", [JSON, None], ids=["with a body", "without"])
 def test_a21_no_upgrade(target: Any, lines: tuple[bytes, ...], body: bytes | None) -> None:
-    """Offers to change the protocol are passed over, as clients expect who make one with every first request: never 101."""
+    """Offers to change the protocol are ignored, as clients expect that make one with every first request: never 101."""
     path = b"/livez" if body is None else PREDICT
     with connected(target.port) as connection:
         connection.send(request(path, body, *lines))
@@ -102,7 +102,7 @@ def test_a21_no_upgrade(target: Any, lines: tuple[bytes, ...], body: bytes | Non
 
 
 def test_a21_nothing_is_answered_behind_an_upgrade(target: Any) -> None:
-    """What follows in the same segment is read as HTTP or not at all."""
+    """Bytes after it in the same segment are read as HTTP or not at all."""
     with connected(target.port) as connection:
         connection.send(
             request(b"/livez", None, b"Connection: Upgrade", b"Upgrade: h2c") + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -112,16 +112,16 @@ def test_a21_nothing_is_answered_behind_an_upgrade(target: Any) -> None:
 
 
 def test_a21_trailers_are_no_headers(target: Any) -> None:
-    """A header after the body changes nothing: neither the request id nor anything else is taken from it."""
+    """A header after the body has no effect, for instance on the request id."""
     for path in (PREDICT, b"/v1/models/unknown:predict"):
         with connected(target.port) as connection:
-            connection.send(Door(path).head(CHUNKED) + CHUNKS[:-2] + b"X-Request-Id: from-the-trailer\r\n\r\n")
+            connection.send(Route(path).head(CHUNKED) + CHUNKS[:-2] + b"X-Request-Id: from-the-trailer\r\n\r\n")
             assert connection.reply().headers[b"x-request-id"] != b"from-the-trailer"
 
 
 def test_a21_refused_after_the_answers_before_it(target: Any) -> None:
-    """What came before the bad message is answered first, in order; then the refusal, and nothing behind it."""
-    bad = Door().head(LENGTH, CHUNKED) + CHUNKS
+    """Requests before the bad message are answered first, in order; then comes the refusal, and nothing after it."""
+    bad = Route().head(LENGTH, CHUNKED) + CHUNKS
     with connected(target.port) as connection:
         connection.send(request(PREDICT, JSON) + request(b"/livez") + request(PREDICT, JSON) + bad + HIDDEN)
         replies = connection.replies()
@@ -130,10 +130,10 @@ def test_a21_refused_after_the_answers_before_it(target: Any) -> None:
 
 
 def test_a21_the_refusal_is_one_of_ours(target: Any, refusals: Any) -> None:
-    """A stable code, a hint and a request id; and it is counted."""
+    """It has a stable code, a hint and a request id, and is counted."""
     before = refusals("")
     with connected(target.port) as connection:
-        connection.send(Door().head(LENGTH, CHUNKED) + CHUNKS)
+        connection.send(Route().head(LENGTH, CHUNKED) + CHUNKS)
         (reply,) = connection.replies()
     body = json.loads(reply.body)
     assert {"error", "code", "hint", "request_id"} <= body.keys()

@@ -17,7 +17,7 @@ PATHS = pytest.mark.parametrize("path", [PREDICT, b"/livez", b"/nothing"])
 
 
 def ask(target: Any, data: bytes) -> tuple[int, str]:
-    """Status and code; a refusal closes the connection, and is the only answer."""
+    """Send a request; return status and code. A refusal must be the only answer and close the connection."""
     with connected(target.port) as connection:
         connection.send(data)
         reply = connection.reply()
@@ -28,20 +28,20 @@ def ask(target: Any, data: bytes) -> tuple[int, str]:
 
 
 def headers(count: int, length: int = 1) -> list[bytes]:
-    """So many headers with values of that length."""
+    """`count` headers with values of that length."""
     return [b"X-%d: %b" % (number, b"a" * length) for number in range(count)]
 
 
 @PATHS
 def test_a22_a_hundred_headers_and_one_more(target: Any, path: bytes) -> None:
-    """The hundredth is fine, all that the client and its proxies add counted; the next is not."""
+    """A hundred headers are accepted, those of the client and its proxies included; one more is not."""
     assert ask(target, request(path, JSON, *headers(97)))[0] in (200, 404, 405)
     assert ask(target, request(path, JSON, *headers(98))) == (431, "headers-too-large")
 
 
 @PATHS
 def test_a22_a_long_header(target: Any, path: bytes) -> None:
-    """8 KiB are fine, as for a large token; 64 KiB are not, whether in one header or in many."""
+    """8 KiB are accepted, enough for a large token; 64 KiB are not, whether in one header or in many."""
     assert ask(target, request(path, JSON, b"X-A: " + b"a" * 8_192))[0] in (200, 404, 405)
     assert ask(target, request(path, JSON, b"X-A: " + b"a" * 65_536)) == (431, "headers-too-large")
     assert ask(target, request(path, JSON, b"X-" + b"a" * 65_536 + b": a")) == (431, "headers-too-large")
@@ -65,7 +65,7 @@ def test_a22_a_long_address(target: Any) -> None:
 def test_a22_a_head_without_end(
     target: Any, memory_mb: Callable[[], float], begin: bytes, more: bytes, status: int
 ) -> None:
-    """It is refused while it is being sent, and not kept."""
+    """It is refused while it is being sent, and is not kept in memory."""
     before, sent = memory_mb(), 0
     with connected(target.port) as connection:
         connection.send(begin)
@@ -81,7 +81,7 @@ def test_a22_a_head_without_end(
 
 
 def test_a22_within_one_segment_or_many(target: Any) -> None:
-    """Limits do not depend on how the head is cut on its way."""
+    """Limits do not depend on how the head is split into segments."""
     data = request(PREDICT, JSON, *headers(98))
     with connected(target.port) as connection:
         for start in range(0, len(data), 100):

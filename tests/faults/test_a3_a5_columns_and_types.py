@@ -11,7 +11,7 @@ ROW = {"age": 1, "name": "n", "flag": True, "score": None, "kind": "red", "when"
 
 
 def test_a3_missing_columns_are_named_at_once(target: Any, refused: Any) -> None:
-    """All missing names are told in one answer."""
+    """One answer names all missing columns."""
     body = refused(target.predict("sum", [{"b": 1}]), 422, "missing-columns")
     assert {fault["name"] for fault in body["fields"]} == {"a", "c"}
 
@@ -25,13 +25,13 @@ def test_a3_missing_inputs_of_open_inference(target: Any, refused: Any) -> None:
 
 
 def test_a4_extra_column_is_refused(target: Any, refused: Any) -> None:
-    """A column that the signature does not name is refused by default."""
+    """A column that is not in the signature is refused by default."""
     body = refused(target.predict("sum", [{"a": 1, "b": 2, "c": 3, "zip": 9}]), 422, "unknown-columns")
     assert body["fields"][0]["name"] == "zip"
 
 
 def test_a4_extra_column_is_ignored_and_counted_by_policy(target: Any) -> None:
-    """With extra=ignore the row is answered and the reply tells how many values were passed over."""
+    """With extra=ignore the row is answered, and the reply states the number of ignored values."""
     reply = target.predict("ignoring", [{"a": 1, "b": 2, "c": 3, "zip": 9}])
     assert reply.json() == {"predictions": [6.0]}
     assert reply.headers["roadworthy-ignored-columns"] == "1"
@@ -55,14 +55,14 @@ def test_a4_extra_column_is_ignored_and_counted_by_policy(target: Any) -> None:
     ],
 )
 def test_a5_wrong_types_are_not_converted(target: Any, refused: Any, column: str, value: Any, code: str) -> None:
-    """A value of another type is refused and its column named; nothing is coerced."""
+    """A value of another type is refused, and the error names its column; nothing is coerced."""
     body = refused(target.predict("mixed", [ROW | {column: value}]), 422, code)
     assert [fault["name"] for fault in body["fields"]] == [column]
     assert json.dumps(value) not in body["error"] or value is None
 
 
 def test_a5_right_types_pass_unchanged(target: Any) -> None:
-    """A row of all types comes back as it went in."""
+    """A row of all types comes back unchanged."""
     reply = target.predict("mixed", [ROW])
     assert reply.status_code == 200, reply.text
     answer = reply.json()["predictions"][0]
@@ -71,6 +71,6 @@ def test_a5_right_types_pass_unchanged(target: Any) -> None:
 
 
 def test_a5_open_inference_datatypes_are_strict(target: Any, refused: Any) -> None:
-    """FP32 for an FP64 column is refused: V2 clients say what they send."""
+    """FP32 for an FP64 column is refused: V2 clients state what they send."""
     inputs = [{"name": name, "shape": [1], "datatype": "FP32", "data": [1]} for name in "abc"]
     refused(target.client.post("/v2/models/sum/infer", json={"inputs": inputs}), 422, "wrong-type")

@@ -1,4 +1,4 @@
-"""A6, A7, A8: integers at and beyond their limits, impossible shapes, data that does not fill its shape."""
+"""A6, A7, A8: integers at and beyond their limits, impossible shapes, data that does not match its shape."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def test_a6_the_largest_integers_are_exact(target: Any) -> None:
      ("positive", -1), ("positive", 10**400)],
 )  # fmt: skip
 def test_a6_beyond_the_limit_is_refused(target: Any, refused: Any, column: str, value: int) -> None:
-    """One more is refused and the column named; nothing is rounded."""
+    """One more is refused, and the error names the column; nothing is rounded."""
     body = refused(target.predict("integers", [LIMITS | {column: value}]), 422, "out-of-range")
     assert [fault["name"] for fault in body["fields"]] == [column]
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**64])
 def test_a6_integers_that_a_float_cannot_hold(target: Any, refused: Any, value: int) -> None:
-    """An integer for a float column is refused when it could not be kept exactly."""
+    """An integer for a float column is refused if a float cannot represent it exactly."""
     refused(target.predict("sum", [[value, 0, 0]]), 422, "out-of-range")
 
 
@@ -49,7 +49,7 @@ def test_a7_impossible_shapes(target: Any, refused: Any, memory_mb: Any, shape: 
 
 
 def test_a7_huge_but_countable_shape(target: Any, refused: Any, memory_mb: Any) -> None:
-    """A shape of more rows than the policy allows is refused by its number."""
+    """A shape with more rows than the policy allows is refused for its number of rows."""
     before = memory_mb()
     refused(_infer(target, [2**40], [1.0]), 422, "wrong-shape")
     assert memory_mb() - before < 16
@@ -62,7 +62,7 @@ def test_a8_data_count_is_not_the_shape(target: Any, refused: Any, data: list[An
 
 
 def test_a8_binary_sizes_do_not_add_up(target: Any, refused: Any) -> None:
-    """Raw bytes that are not as long as the head says are refused."""
+    """Raw bytes whose length differs from the head's are refused."""
     import json
 
     inputs = [{"name": name, "shape": [1], "datatype": "FP64", "parameters": {"binary_data_size": 8}} for name in "abc"]

@@ -1,4 +1,4 @@
-"""A9 to A12: deep nesting, duplicate keys, bytes that are no text, endless integers."""
+"""A9 to A12: deep nesting, duplicate keys, bytes that are not text, endless integers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROW = {"age": 1, "name": "n", "flag": True, "score": None, "kind": "red", "when"
 
 
 def _nested(depth: int) -> bytes:
-    """A body whose JSON column brings the whole to `depth` levels: object, list, object, then lists."""
+    """A body with `depth` levels in total: object, list, object, then lists in its JSON column."""
     row = json.dumps(ROW | {"meta": "HERE"}).encode()
     return b'{"instances": [%b]}' % row.replace(b'"HERE"', b"[" * (depth - 3) + b"]" * (depth - 3))
 
@@ -25,7 +25,7 @@ def test_a9_allowed_depth_passes(target: Any, depth: int) -> None:
 @pytest.mark.parametrize("depth", [101, 990, 250_000])
 @pytest.mark.parametrize("endpoint", ["mixed", "sum"])
 def test_a9_too_deep(target: Any, refused: Any, endpoint: str, depth: int) -> None:
-    """Deeper nesting is refused and the process lives."""
+    """Deeper nesting is refused, and the process survives."""
     refused(target.post(endpoint, _nested(depth)), 400, "too-deep")
 
 
@@ -46,7 +46,7 @@ def test_a9_too_deep_without_end(target: Any, refused: Any) -> None:
     ],
 )
 def test_a10_duplicate_keys(target: Any, refused: Any, body: str) -> None:
-    """A key that occurs twice is refused, however it is spelled, and never the last one taken."""
+    """A duplicate key is refused in any spelling; its last value is never used."""
     refused(target.post("sum", body.encode()), 400, "duplicate-key")
 
 
@@ -99,5 +99,5 @@ def test_a12_endless_integer(target: Any, refused: Any, digits: int) -> None:
 
 
 def test_a12_the_longest_integer_is_out_of_range(target: Any, refused: Any) -> None:
-    """One of 4,300 digits is read, and refused by the column."""
+    """An integer of 4,300 digits is read, and refused for its column's type."""
     refused(target.post("sum", b'{"instances": [[%b, 2, 3]]}' % (b"7" * 4_300)), 422, "out-of-range")

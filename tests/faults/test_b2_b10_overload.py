@@ -1,6 +1,6 @@
-"""B2 to B6, B10: more requests than can be answered. What is refused is refused at once, what is kept is answered.
+"""B2 to B6, B10: more requests than can be answered. Refusals are immediate, and every accepted request is answered.
 
-The model waits at a gate until the test opens it: whatever is answered before that was answered while the model was busy.
+The model waits at a gate until the test opens it: an answer before that came while the model was busy.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEYS = {name: f"rw_{name:x<8}_{'k' * 40}" for name in ("greedy", "modest")}
 
 @pytest.fixture(scope="module")
 def worker(start_worker: Callable[..., Any], make_plan: type[Any]) -> Any:
-    """Models that wait at the gate where their rows say so, one row at a time, behind endpoints of several sizes; and another."""
+    """Models that wait at the gate if their row says so, one row at a time, behind endpoints of several sizes; and another."""
     plan = make_plan()
     for number, (name, places, timeout_ms) in enumerate(
         [("roomy", 1_024, 600_000), ("eight", 8, 600_000), ("three", 3, 600_000), ("hasty", 1_024, 250), ("fair", 32, 600_000)], 1
@@ -53,13 +53,13 @@ def open_connection(worker: Any) -> Iterator[Callable[[], Connection]]:
 
 
 def predict(endpoint: str, mark: float, *lines: bytes, gated: float = 0.0, key: str = "modest") -> bytes:
-    """A request whose one row is known by `mark`; with GATED the model waits at the gate with it."""
+    """A request whose single row is identified by `mark`; with GATED the model waits at the gate."""
     body = json.dumps({"instances": [[mark, gated, 0]]}).encode()
     return request(b"/v1/models/%b:predict" % endpoint.encode(), body, b"X-API-Key: " + KEYS[key].encode(), *lines)
 
 
 def right(reply: Reply, mark: float, gated: float = 0.0) -> bool:
-    """Whether it is the answer to that row."""
+    """Whether the reply is the answer to that row."""
     return reply.status == 200 and json.loads(reply.body) == {"predictions": [mark + gated]}
 
 
@@ -69,13 +69,13 @@ def code(reply: Reply) -> tuple[int, str]:
 
 
 def ran(worker: Any) -> list[float]:
-    """The marks of all rows that a model has begun with."""
+    """The marks of all rows that a model has started."""
     file = worker.folder / "ran"
     return [float(line) for line in file.read_text().split()] if file.exists() else []
 
 
 def totals(worker: Any) -> Totals:
-    """What the worker has counted."""
+    """The worker's counts."""
     reader = SlabReader(worker.folder / "run" / "slab")
     try:
         return read_totals(reader)
@@ -84,7 +84,7 @@ def totals(worker: Any) -> Totals:
 
 
 def outcomes(worker: Any, endpoint: str, outcome: str) -> int:
-    """How many requests of an endpoint ended so, whether a version was asked or not."""
+    """Number of an endpoint's requests with that outcome, whether or not a version got them."""
     counted = totals(worker)
     answered = sum(
         number for (bound, kind), number in counted.requests.items() if (bound.endpoint, kind) == (endpoint, outcome)
@@ -94,7 +94,7 @@ def outcomes(worker: Any, endpoint: str, outcome: str) -> int:
 
 @contextmanager
 def busy(worker: Any, connection: Connection, endpoint: str, mark: float) -> Iterator[None]:
-    """The endpoint's model has begun with a row, and is busy with it until the end of the block."""
+    """Keep the endpoint's model busy with a row until the end of the block."""
     with closed(worker.folder / "gate"):
         connection.send(predict(endpoint, mark, gated=GATED, key="greedy"))
         eventually(lambda: mark in ran(worker), "the model begins")
@@ -102,12 +102,12 @@ def busy(worker: Any, connection: Connection, endpoint: str, mark: float) -> Ite
 
 
 def inside(worker: Any, endpoint: str, count: int) -> None:
-    """Wait until so many requests are in the endpoint."""
+    """Wait until `count` requests are in the endpoint."""
     eventually(lambda: totals(worker).in_flight[endpoint] == count, f"{count} requests are inside")
 
 
 def test_b2_exactly_the_overflow_is_refused(worker: Any, open_connection: Callable[[], Connection]) -> None:
-    """Eight places, one of them running: of 20 more exactly 13 are refused, at once and with a time to come back."""
+    """With eight places, one of them running, exactly 13 of 20 more are refused, at once and with Retry-After."""
     before = outcomes(worker, "eight", "overloaded")
     first = open_connection()
     others = [open_connection() for _ in range(20)]
@@ -136,7 +136,7 @@ def test_b2_exactly_the_overflow_is_refused(worker: Any, open_connection: Callab
 def test_b3_expired_in_the_queue(
     worker: Any, open_connection: Callable[[], Connection], endpoint: str, lines: tuple[bytes, ...]
 ) -> None:
-    """Past its deadline a waiting request is answered 504, while the model is busy, and counted; the model never sees it."""
+    """A waiting request gets 504 at its deadline, while the model is busy, and is counted; the model never gets it."""
     mark = 10_000 + 100 * len(ran(worker))
     before = outcomes(worker, endpoint, "deadline-exceeded")
     waiting = [open_connection() for _ in range(5)]
@@ -158,7 +158,7 @@ def test_b3_expired_in_the_queue(
 
 @pytest.mark.parametrize("text", [b"", b"0", b"-1", b"1.5", b"1e3", b"+5", b"abc", b"9" * 30, b"5, 6"])
 def test_b3_a_deadline_that_is_none(worker: Any, open_connection: Callable[[], Connection], text: bytes) -> None:
-    """It is refused instead of being passed over."""
+    """An invalid deadline is refused instead of ignored."""
     connection = open_connection()
     connection.send(predict("roomy", 1, TIMEOUT_HEADER + b": " + text))
     assert code(connection.reply()) == (400, "invalid-timeout")
@@ -166,7 +166,7 @@ def test_b3_a_deadline_that_is_none(worker: Any, open_connection: Callable[[], C
 
 @pytest.mark.parametrize("how", ["closed", "reset"])
 def test_b4_the_caller_is_gone(worker: Any, open_connection: Callable[[], Connection], how: str) -> None:
-    """A caller who leaves while waiting gives the place back while the model is busy, and the model never sees the rows."""
+    """A caller that disconnects while waiting frees its place while the model is busy, and the model never gets its rows."""
     mark = 3_000.0 if how == "closed" else 4_000.0
     first = open_connection()
     others = [open_connection() for _ in range(2)]
@@ -190,7 +190,7 @@ def test_b4_the_caller_is_gone(worker: Any, open_connection: Callable[[], Connec
 
 
 def test_b5_one_caller_floods(worker: Any, open_connection: Callable[[], Connection]) -> None:
-    """One key asks 60 times for 32 places, another 8 times: the other is not turned away, and takes turns with the flood."""
+    """One key sends 60 requests for 32 places, another key 8: none of the 8 is refused, and they alternate with the flood."""
     before = outcomes(worker, "fair", "overloaded")
     first = open_connection()
     greedy = [open_connection() for _ in range(59)]
@@ -229,7 +229,7 @@ def test_b6_one_slow_model(worker: Any, open_connection: Callable[[], Connection
 
 
 def test_b10_recovery(worker: Any, open_connection: Callable[[], Connection]) -> None:
-    """After a burst everything is as before: nothing is inside, nothing waits, requests are answered."""
+    """After a burst everything is as before: nothing runs, nothing waits, requests are answered."""
     first = open_connection()
     burst = [open_connection() for _ in range(80)]
     with busy(worker, first, "fair", 8_000):

@@ -38,15 +38,13 @@ def idle(worker: Any) -> Iterator[list[Connection]]:
 
 
 def test_b9_out_of_descriptors(worker: Any, idle: list[Connection]) -> None:
-    """Those that are connected are answered meanwhile; when they end, new ones are answered, by the same process."""
+    """Established connections are answered meanwhile; when they end, the same process answers new ones."""
     process = psutil.Process(worker.process.pid)
     for _ in range(20):
         idle[0].send(request(PREDICT, JSON))
         assert idle[0].reply().body == b'{"predictions":[6.0]}'
     for _ in range(20):
-        eventually(
-            lambda: process.status() == psutil.STATUS_SLEEPING, "it does not turn round and round over one that waits"
-        )
+        eventually(lambda: process.status() == psutil.STATUS_SLEEPING, "it does not spin because a connection waits")
     assert worker.process.poll() is None
     assert idle[0].closed() is False
     for connection in idle[1:]:

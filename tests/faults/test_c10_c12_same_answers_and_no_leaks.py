@@ -1,4 +1,4 @@
-"""C10: a model that answers differently from call to call is found before it gets traffic. C12: ten thousand calls leave nothing
+"""C10: a model whose answers change from call to call is detected before it gets traffic. C12: ten thousand calls leave nothing
 behind in a worker."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CALLS, WARM = 10_000, 500
 
 
 def test_c10_a_model_that_draws_its_answers_cannot_be_packed(tmp_path: Path) -> None:
-    """Its golden examples are replayed in another process before there is a package."""
+    """Its golden examples are replayed in another process before the package exists."""
 
     def guess(x: Any) -> Any:
         import numpy as np
@@ -42,7 +42,7 @@ def test_c10_a_model_that_draws_its_answers_cannot_be_packed(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("drift", [1e-3, 1.0])
 def test_c10_a_model_that_became_random_is_not_loaded(tmp_path: Path, drift: float) -> None:
-    """Exact or within the package's tolerance: one that drifts more, on this machine, does not come to serve."""
+    """Exact, or within the package's tolerance: a model that drifts more on this machine does not serve."""
     flag = str(tmp_path / "random")
 
     def double(x: Any) -> Any:
@@ -68,8 +68,8 @@ def test_c10_a_model_that_became_random_is_not_loaded(tmp_path: Path, drift: flo
 def test_c12_ten_thousand_calls_leave_nothing_behind(
     start_worker: Callable[..., Any], make_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Right ones, wrong ones, failing models, deadlines and new connections, through a real worker: threads, descriptors,
-    children and temporary files are as many as before, memory nearly."""
+    """Right and wrong requests, failing models, deadlines and new connections, through a real worker: the numbers of threads,
+    descriptors, children and temporary files are as before, and memory almost."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
     plan.endpoint("poison", [plan.package(2, "poison")])
@@ -89,7 +89,7 @@ def test_c12_ten_thousand_calls_leave_nothing_behind(
         for turn in range(0, times, 100):
             with closing(http.client.HTTPConnection("127.0.0.1", worker.port, timeout=DEADLINE_S)) as connection:
                 for number in range(turn, turn + 100):
-                    # The slow one now and then only: its model sleeps.
+                    # The slow one only sometimes: its model sleeps.
                     path, body, status = bodies[5 if number % 200 == 0 else number % 5 if number % 7 else 6]
                     connection.request("POST", path, body, {"content-type": "application/json"})
                     reply = connection.getresponse()
@@ -104,7 +104,7 @@ def test_c12_ten_thousand_calls_leave_nothing_behind(
     before, resident, left = counts(), process.memory_info().rss, len(list(temporary.iterdir()))
     ask(CALLS)
     eventually(lambda: len(process.net_connections()) <= 2, "all connections are gone")
-    few = 3  # a pool may still grow on a busy machine; what leaks with one call in a thousand is found
+    few = 3  # a pool may still grow on a busy machine; a leak in one of a thousand calls exceeds this
     eventually(lambda: all(a <= b + few for a, b in zip(counts(), before, strict=True)), f"as many as before: {before}")
     assert process.memory_info().rss - resident < 12 << 20
     assert len(list(temporary.iterdir())) <= left

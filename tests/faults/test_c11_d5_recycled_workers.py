@@ -1,4 +1,4 @@
-"""Workers that are replaced under load, because somebody asks or because they grow: not one request fails, nothing is retried."""
+"""Workers replaced under load, on request or because they grow: no request fails or is retried."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.faults.served import Served, pack_sum
 from tests.waiting import DEADLINE_S, eventually
 
 RECYCLES = 3
-"""D5 asks for 20; those take too long here."""
+"""D5 requires 20, which would take too long here."""
 PAUSE_S = 0.016
-"""Between two requests of a caller, so that the workers need not share the machine with callers that never pause."""
+"""Pause between two requests of a caller in seconds, so that callers leave CPU time to the workers."""
 CALLERS = 4
 
 
@@ -30,7 +30,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Starts it; settings by their variables."""
+    """Starts the server; settings are environment variables."""
     running: list[Served] = []
 
     def start(**environment: str) -> Served:
@@ -44,7 +44,7 @@ def serve(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
 
 
 class Load:
-    """Callers that keep their connections and never try again; every answer must be right."""
+    """Callers that keep their connections and never retry; every answer must be right."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -89,7 +89,7 @@ class Load:
 
 
 def test_d5_recycled_workers_drop_no_request(serve: Callable[..., Served]) -> None:
-    """SIGHUP again and again: each time both workers are other ones, and every request was answered rightly."""
+    """SIGHUP repeatedly: each time both workers are replaced, and every request gets the right answer."""
     served = serve()
     with Load(served.port) as load:
         for _ in range(RECYCLES):
@@ -105,7 +105,7 @@ def test_d5_recycled_workers_drop_no_request(serve: Callable[..., Served]) -> No
 def test_c11_workers_that_outgrow_their_bound_are_replaced_without_a_failed_request(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:
-    """A leak is planted into each worker, faster than a request can make it; the bound ends it, and no request fails."""
+    """Each worker gets a planted leak, faster than any request could cause; the bound ends the worker, and no request fails."""
     (tmp_path / "sitecustomize.py").write_text(LEAK)
     served = serve(PYTHONPATH=str(tmp_path), LEAK=str(tmp_path / "leak"), ROADWORTHY_GATEWAY_WORKER_MEMORY_MB="250")
     first = served.workers()
@@ -115,7 +115,7 @@ def test_c11_workers_that_outgrow_their_bound_are_replaced_without_a_failed_requ
         eventually(lambda: not served.workers() & first and len(served.workers()) == 2, "both were replaced")
         load.goes_on()
     assert load.faults == []
-    eventually(lambda: served.log.read_text().count("holds too much memory (memory)") >= 2, "it is told of both")
+    eventually(lambda: served.log.read_text().count("holds too much memory (memory)") >= 2, "the log reports both")
     assert "killed" not in served.log.read_text()
     assert served.stop() == 0
 
@@ -132,4 +132,4 @@ if "roadworthy.gateway.worker" in sys.orig_argv and not os.path.exists(os.enviro
             time.sleep(0.1)
     threading.Thread(target=leak, daemon=True).start()
 """
-"""Workers that were started before that file was made leak from then on."""
+"""Workers that started before the file existed leak once it exists."""

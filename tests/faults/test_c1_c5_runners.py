@@ -22,13 +22,13 @@ __all__ = ["start_runner"]
 
 
 def is_busy(runner: Runner) -> bool:
-    """Whether the model is at it."""
+    """Whether the model is running."""
     return runner.state is not None and runner.state.busy_since_ns != 0
 
 
 @pytest.mark.parametrize(("kind", "code"), [("refused", "package-refused"), ("load-raises", "load-failed")])
 def test_c1_a_load_that_raises_is_told(start_runner: StartRunner, tmp_path: Path, kind: str, code: str) -> None:
-    """Workers hear code and reason; nothing internal is in it; asked to try again the process leaves to be started anew."""
+    """Workers get code and reason without internals; when asked to retry, the process ends so that a new one can start."""
     runner = start_runner(kind)
 
     async def scene(caller: Caller) -> None:
@@ -53,7 +53,7 @@ def test_c1_a_load_that_raises_is_told(start_runner: StartRunner, tmp_path: Path
 
 
 def test_c1_a_load_that_hangs_is_told_in_time(start_runner: StartRunner, tmp_path: Path) -> None:
-    """After its time the version has failed, and the process can still be stopped."""
+    """At its time limit the version has failed, and the process can still be stopped."""
     runner = start_runner("load-hangs", load_s=0.5)
 
     async def scene(caller: Caller) -> None:
@@ -67,7 +67,7 @@ def test_c1_a_load_that_hangs_is_told_in_time(start_runner: StartRunner, tmp_pat
 
 
 def test_c1_a_failed_successor_does_not_replace_who_serves(start_runner: StartRunner, tmp_path: Path) -> None:
-    """The address stays with the runner that answers; the one that could not load waits behind it."""
+    """The answering runner keeps the address; the one that could not load waits behind it."""
     start_runner("sum").wait_shown()
     successor = start_runner("refused")
     eventually(lambda: successor.state and successor.state.state == state.FAILED, "the second load fails")
@@ -84,14 +84,14 @@ def test_c1_a_failed_successor_does_not_replace_who_serves(start_runner: StartRu
 def test_c2_c3_a_crash_fails_only_what_was_in_it(
     start_runner: StartRunner, tmp_path: Path, kind: str, status: int
 ) -> None:
-    """The request that crashed its runner gets 503; what had not begun waits, and is right after the restart."""
+    """The request that crashed its runner gets 503; requests that had not started wait, and are answered after the restart."""
     runner = start_runner(kind)
 
     async def scene(caller: Caller) -> None:
         await caller.ready()
         poison = caller.submit(rows(13))
-        await asyncio.sleep(0)  # its message is out
-        # Until the runner is at it: what it finds waiting when it begins runs together.
+        await asyncio.sleep(0)  # its message is sent
+        # Until the runner is busy: requests waiting when it starts run together.
         await caller.until(lambda: runner.process.poll() is not None or is_busy(runner))
         others = [caller.submit(rows(n)) for n in range(5)]
         outcome = await poison.outcome
@@ -107,7 +107,7 @@ def test_c2_c3_a_crash_fails_only_what_was_in_it(
 
 
 def test_c3_the_other_copy_goes_on(start_runner: StartRunner, tmp_path: Path) -> None:
-    """One of two runners crashes: the other one answers, before there is a successor."""
+    """When one of two runners crashes, the other one answers before a successor exists."""
     start_runner("segfault")
     start_runner("segfault", copy=1)
 
@@ -121,7 +121,7 @@ def test_c3_the_other_copy_goes_on(start_runner: StartRunner, tmp_path: Path) ->
 
 
 def test_c4_an_endless_run_ends_its_process(start_runner: StartRunner, tmp_path: Path) -> None:
-    """A loop in the model: after hang_s everybody in it gets 503, the process is gone, who waited is answered by the next."""
+    """A loop in the model: after hang_s its requests get 503, the process ends, and its successor answers those that waited."""
     runner = start_runner("loop", hang_s=1.0)
 
     async def scene(caller: Caller) -> None:
@@ -139,7 +139,7 @@ def test_c4_an_endless_run_ends_its_process(start_runner: StartRunner, tmp_path:
 
 
 def test_c4_a_run_that_holds_the_gil_is_seen_from_outside(start_runner: StartRunner, tmp_path: Path) -> None:
-    """No thread of the runner can act, but its state file shows since when it is busy, so that its keeper can kill it."""
+    """No thread of the runner can act, but its state file shows since when it is busy, so that the agent can kill it."""
     runner = start_runner("hold-gil", hang_s=0.3)
 
     async def scene(caller: Caller) -> None:
@@ -151,7 +151,7 @@ def test_c4_a_run_that_holds_the_gil_is_seen_from_outside(start_runner: StartRun
             return seen is not None and seen.pid == runner.process.pid and seen.busy_s > 0.6
 
         await caller.until(overdue)
-        assert runner.process.poll() is None  # its own watch could not act
+        assert runner.process.poll() is None  # its own watchdog could not act
         assert not stuck.outcome.done()
         runner.process.kill()
         assert told(await stuck.outcome) == "runner-died"
@@ -160,7 +160,7 @@ def test_c4_a_run_that_holds_the_gil_is_seen_from_outside(start_runner: StartRun
 
 
 def test_c5_progress_is_seen_on_the_line(start_runner: StartRunner, tmp_path: Path) -> None:
-    """The worker's side shows since when the oldest message has been out, and nothing when all is answered."""
+    """The worker shows since when the oldest message is unanswered, and nothing when all are answered."""
     runner = start_runner("loop")
 
     async def scene(caller: Caller) -> None:
@@ -209,7 +209,7 @@ def test_c12_threads_files_and_memory_stay(start_runner: StartRunner, tmp_path: 
 
 
 def test_c13_what_a_model_does_to_its_process_stays_there(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Prints go to the log, a changed folder, environment and signal handler hurt nobody, its children end with it."""
+    """Prints go to the log; a changed folder, environment or signal handler does no harm; its children end with it."""
     runner = start_runner("rude")
     children: list[int] = []
 
@@ -229,7 +229,7 @@ def test_c13_what_a_model_does_to_its_process_stays_there(start_runner: StartRun
 
 
 def test_g8_a_fork_holds_none_of_its_runners_connections(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Workers hear at once that a runner was killed, although a fork of it lives on."""
+    """Workers notice at once that a runner was killed, although a fork of it lives on."""
     runner = start_runner("fork")
 
     def sockets(pid: int) -> set[str]:
@@ -255,7 +255,7 @@ def test_g8_a_fork_holds_none_of_its_runners_connections(start_runner: StartRunn
 
 
 def test_c13_a_model_runs_in_an_empty_folder_of_its_own(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Its present folder is private and empty, and modules are not looked for there."""
+    """Its working folder is private and empty, and not searched for modules."""
     start_runner("where")
 
     async def scene(caller: Caller) -> None:
@@ -266,7 +266,7 @@ def test_c13_a_model_runs_in_an_empty_folder_of_its_own(start_runner: StartRunne
 
 
 def test_what_a_killed_runner_left_is_swept(start_runner: StartRunner, tmp_path: Path) -> None:
-    """Sockets, state files and folders of runners that were killed go when the next one of the address starts."""
+    """Sockets, state files and folders of killed runners are deleted when the next runner of the address starts."""
     killed = start_runner("sum").wait_shown()
     killed.end()
     left = f"{killed.address.name}.{killed.process.pid}"
@@ -278,7 +278,7 @@ def test_what_a_killed_runner_left_is_swept(start_runner: StartRunner, tmp_path:
 
 
 def test_d2_a_runner_ends_with_its_parent(start_runner: StartRunner, tmp_path: Path) -> None:
-    """When the pipe from its parent closes, however the parent ended, the runner stops by itself."""
+    """When the pipe from its parent closes, for any reason, the runner stops by itself."""
     runner = start_runner("sum").wait_shown()
     assert runner.process.stdin is not None
     runner.process.stdin.close()

@@ -1,4 +1,4 @@
-"""A model that crashes or hangs under the real command line: its runner is replaced, and at last the version is kept out."""
+"""A model that crashes or hangs under the real command line: its runner is replaced, and finally the version is quarantined."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ KILLED, HUNG = (rf'roadworthy_runner_restarts_total\{{reason="{reason}"' for rea
 
 
 class Machine:
-    """`roadworthy up` in a home folder, with versions of a model: 1 is well, the others have a defect. What one of them did is
-    held against it for a while, so that each test has its own."""
+    """`roadworthy up` in a home folder, with versions of a model: 1 is healthy, the others have a defect. Crashes count against a
+    version for a while, so each test has its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
-        # workers execute code only where confinement is not required
+        # workers execute code only if confinement is not required
         (folder / "roadworthy.toml").write_text(
             "[gateway]\nworkers = 2\nport = 0\nmetrics_port = 0\n[control]\nport = 0\n"
             '[general]\nconfinement = "best-effort"\n'
@@ -58,7 +58,7 @@ class Machine:
                 if (first == LEAVE).any():
                     os._exit(3)
                 if (first == HOLD_GIL).any():
-                    re.match(r"(a+)+$", "a" * 60 + "b")  # one call in C that ends in some thousands of years
+                    re.match(r"(a+)+$", "a" * 60 + "b")  # one call in C that takes thousands of years
                 return np.asarray(x).sum(axis=1) + more
 
             return answer
@@ -79,7 +79,7 @@ class Machine:
             self.tell("push", str(package.path), "--allow-code", package.digest)
 
     def tell(self, *arguments: str) -> Any:
-        """What a command that must succeed prints with --json."""
+        """The JSON output of a command that must succeed."""
         result = subprocess.run(
             [COMMAND, *arguments, "--json"],
             cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False,
@@ -100,7 +100,7 @@ class Machine:
         return float(reply.json()["predictions"][0])
 
     def endpoint(self, name: str) -> dict[str, Any]:
-        """What the control plane says."""
+        """The control plane's document of an endpoint."""
         document: dict[str, Any] = self.client.get(f"{self.told['control']}/api/v1/endpoints/{name}").json()
         return document
 
@@ -118,7 +118,7 @@ class Machine:
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(pattern, line))
 
     def agent(self) -> int:
-        """The agent's process, 0 for none."""
+        """The agent's process id; 0 if there is no agent."""
         supervisor = psutil.Process(int((self.home / "supervisor.pid").read_text()))
         for child in supervisor.children():
             with contextlib.suppress(psutil.Error):
@@ -140,7 +140,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture(autouse=True)
 def well(machine: Machine) -> None:
-    """Both endpoints answer with the version that is well, and there is no other: its policy would be its versions' as well."""
+    """Both endpoints answer with the healthy version, and no other endpoint exists, whose policy would also apply."""
     for endpoint in machine.tell("list", "endpoints"):
         if endpoint["name"] not in ("steady", "tried"):
             machine.tell("undeploy", endpoint["name"])
@@ -149,7 +149,7 @@ def well(machine: Machine) -> None:
 
 
 class Callers(threading.Thread):
-    """Calls the endpoint that has nothing to do with the defect, without a pause; every answer must be right."""
+    """Calls the endpoint without the defect continuously; every answer must be right."""
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(daemon=True)
@@ -170,7 +170,7 @@ class Callers(threading.Thread):
 
 
 def test_d2_runners_outlive_the_agent(machine: Machine) -> None:
-    """kill -9 of the agent: the runner stays, its callers notice nothing, and the next agent takes it over."""
+    """kill -9 of the agent: the runner stays, its callers notice nothing, and the next agent adopts it."""
     assert machine.answer("steady") == 2.0
     (runner,) = eventually(lambda: machine.runners(0), "its runner is shown")
     agent = machine.agent()
@@ -185,7 +185,7 @@ def test_d2_runners_outlive_the_agent(machine: Machine) -> None:
 
 
 def test_d1_a_runner_that_is_killed_from_outside_is_started_again(machine: Machine) -> None:
-    """And that is not the version's fault."""
+    """It does not count against the version."""
     killed, quarantined = machine.metric(KILLED), machine.metric("roadworthy_version_quarantined")
     for _ in range(3):
         (runner,) = eventually(lambda: machine.runners(0), "it runs")
@@ -197,8 +197,8 @@ def test_d1_a_runner_that_is_killed_from_outside_is_started_again(machine: Machi
 
 
 def test_c2_c3_a_version_in_a_crash_loop_is_kept_out_and_traffic_returns(machine: Machine) -> None:
-    """After three crashes nothing of it runs, its endpoint answers with the version before by itself, audited; the other endpoint
-    has not noticed."""
+    """After three crashes the version no longer runs, its endpoint returns to the previous version by itself, audited; the other
+    endpoint is not affected."""
     machine.tell("deploy", "sums:2", "--endpoint", "tried")
     assert machine.answer("tried") == 2.5
     callers = Callers(machine)
@@ -226,9 +226,9 @@ def test_c2_c3_a_version_in_a_crash_loop_is_kept_out_and_traffic_returns(machine
 
 
 def test_c4_a_version_that_hangs_is_killed_and_may_be_deployed_again(machine: Machine) -> None:
-    """Deployed again it has a new chance. A run that holds the GIL is ended from outside, and everything else goes on."""
+    """Deploying it again gives it another chance. A run that holds the GIL is ended from outside; everything else continues."""
     (machine.folder / "policy.json").write_text(json.dumps({"placement": {"hang_s": 2.0}}))
-    for endpoint in ("steady", "tried"):  # both, so that the runner of the next version has it from its start
+    for endpoint in ("steady", "tried"):  # both, so that the next version's runner has the policy from its start
         machine.tell("deploy", "sums:1", "--endpoint", endpoint, "--policy", "policy.json")
     machine.tell("deploy", "sums:4", "--endpoint", "tried")
     assert machine.answer("tried") == 2.625
@@ -241,19 +241,19 @@ def test_c4_a_version_that_hangs_is_killed_and_may_be_deployed_again(machine: Ma
 
 
 def test_c2_without_a_version_before_it_is_refused_clearly(machine: Machine) -> None:
-    """An endpoint that has nothing else answers 503 with the reason; deploying the version again lets it execute again."""
+    """An endpoint without another version answers 503 with the reason; deploying the version again lets it execute again."""
     machine.tell("deploy", "sums:5", "--endpoint", "alone")
     assert machine.answer("alone") == 2.75
     for _ in range(3):
         eventually(lambda: machine.predict("alone", CRASH).json().get("code") == "runner-died", "it crashes")
-    # any other refusal belongs to the moment between two runners
+    # other refusals occur between two runners
     eventually(lambda: machine.predict("alone", 1.0).json().get("code") == "version-quarantined", "it is refused")
     machine.tell("deploy", "sums:5", "--endpoint", "alone", "--no-wait")
     eventually(lambda: machine.predict("alone", 1.0).status_code == 200, "it answers again")
 
 
 def test_c3_a_version_that_crashes_its_worker_is_kept_out_too(machine: Machine) -> None:
-    """It executes inline because somebody asked for that. Three workers die of it, then it is out; nothing else is."""
+    """A policy makes it execute inline. It kills three workers, then it alone is quarantined."""
     (machine.folder / "inline.json").write_text(json.dumps({"placement": {"where": "inline"}}))
     machine.tell("deploy", "sums:3", "--endpoint", "inside", "--policy", "inline.json")
 
@@ -270,7 +270,7 @@ def test_c3_a_version_that_crashes_its_worker_is_kept_out_too(machine: Machine) 
         if eventually(lambda: is_kept_out(machine) or answered(machine, "inside"), "it answers, or is refused") == 2.25:
             with contextlib.suppress(httpx.TransportError):
                 machine.predict("inside", CRASH)
-            # One that no version can be blamed for, since another one was at work too, does not count.
+            # A crash during which another version was running, too, cannot be attributed and does not count.
             crashes += 1
             eventually(lambda most=crashes: is_kept_out(machine) or machine.metric(died) >= most, "it is noticed")
     assert machine.metric(died) >= 3
@@ -278,13 +278,13 @@ def test_c3_a_version_that_crashes_its_worker_is_kept_out_too(machine: Machine) 
 
 
 def is_kept_out(machine: Machine) -> bool:
-    """Whether it is refused because it crashes; any other refusal belongs to the moment in which both workers are young."""
+    """Whether it is refused because it crashes; other refusals occur while both workers are starting."""
     reply = call(machine)
     return reply is not None and reply.json().get("code") == "version-quarantined"
 
 
 def call(machine: Machine, endpoint: str = "inside") -> httpx.Response | None:
-    """One call; None while there is nobody."""
+    """The response to a call; None while no worker accepts connections."""
     try:
         return machine.predict(endpoint, 1.0)
     except httpx.TransportError:
@@ -292,6 +292,6 @@ def call(machine: Machine, endpoint: str = "inside") -> httpx.Response | None:
 
 
 def answered(machine: Machine, endpoint: str) -> float | None:
-    """The answer of a call; None while there is none."""
+    """The answer to a call; None if it fails."""
     reply = call(machine, endpoint)
     return float(reply.json()["predictions"][0]) if reply is not None and reply.status_code == 200 else None

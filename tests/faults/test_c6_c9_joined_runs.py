@@ -1,4 +1,4 @@
-"""C6, C7, C9, B2, B3: requests that share a run do not share its faults; busy models and full endpoints hold nobody up."""
+"""C6, C7, C9, B2, B3: requests that share a run do not share its faults; busy models and full endpoints delay no others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def worker(start_worker: Callable[..., Any], make_plan: type[Any]) -> Any:
 
 
 def together(worker: Any, endpoint: str, rows: list[list[float]]) -> list[httpx.Response]:
-    """One request a row, all at the same moment."""
+    """Send one request per row, all at the same moment."""
 
     async def send() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=None)
@@ -43,7 +43,7 @@ def together(worker: Any, endpoint: str, rows: list[list[float]]) -> list[httpx.
 
 
 def test_c7_answers_are_never_shifted(worker: Any) -> None:
-    """A model that drops one answer of a run: whoever shared the run gets 500, nobody another's answer."""
+    """If a model drops one answer of a run, all requests in the run get 500, and none gets another's answer."""
     rows = [[13.0 if number % 10 == 5 else number, number, 0.0] for number in range(60)]
     replies = together(worker, "miscount", rows)
     for (first, second, _), reply in zip(rows, replies, strict=True):
@@ -65,7 +65,7 @@ def test_c9_one_poisonous_row_fails_one_caller(worker: Any) -> None:
 
 
 def test_b2_b3_c6_a_busy_model_is_no_reason_to_wait(worker: Any) -> None:
-    """Past the deadline 504, past the bound 503 at once; other endpoints do not notice; then it answers again."""
+    """504 past the deadline, 503 at once past the bound; other endpoints are not affected; then it answers again."""
     with ThreadPoolExecutor(4) as pool, closed(worker.folder / "gate"):
         busy = pool.submit(worker.predict, "gated", [[1, GATED, 0]])
         eventually((worker.folder / "ran").exists, "the model has begun")
@@ -76,7 +76,7 @@ def test_b2_b3_c6_a_busy_model_is_no_reason_to_wait(worker: Any) -> None:
 
         def refusal() -> Any:
             for number, future in waiting.items():
-                if future.done():  # it met the request that looks, and was refused in its place
+                if future.done():  # refused because the checking request took its place
                     waiting[number] = pool.submit(worker.predict, "gated", [[number, 0, 0]])
             reply = worker.predict("gated", [[6, 0, 0]], headers=hasty)
             return reply if reply.status_code == 503 else None

@@ -25,7 +25,7 @@ TIMEOUT_MS = 400
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where packages and the home lie."""
+    """The folder of packages and home."""
     return tmp_path_factory.mktemp("real")
 
 
@@ -37,7 +37,7 @@ def service(folder: Path) -> Iterator[Service]:
 
 
 def fast(x: Any) -> Any:
-    """5 ms a row."""
+    """5 ms per row."""
     import time
 
     time.sleep(0.005 * len(x))
@@ -45,7 +45,7 @@ def fast(x: Any) -> Any:
 
 
 def ten_times_as_slow(x: Any) -> Any:
-    """50 ms a row, when it is asked by callers."""
+    """50 ms per row, for callers' requests."""
     import time
 
     time.sleep((0.05 if x[:, 2].any() else 0.005) * len(x))
@@ -55,7 +55,7 @@ def ten_times_as_slow(x: Any) -> Any:
 def test_c6_a_canary_ten_times_as_slow_goes_back_and_callers_are_answered_in_time(
     service: Service, folder: Path
 ) -> None:
-    """It gets half again of what it can bear: whom it cannot answer in time is told so in time. Nobody else notices it."""
+    """It gets 1.5 times its capacity: requests that it cannot answer are refused in time. Other requests are unaffected."""
     rows = np.column_stack([np.arange(10.0), np.linspace(0.0, 1.0, 10), np.zeros(10)])
     with service.client() as client:
         for model in (fast, ten_times_as_slow):
@@ -87,7 +87,7 @@ def test_c6_a_canary_ten_times_as_slow_goes_back_and_callers_are_answered_in_tim
 
 @pytest.fixture(scope="module")
 def sums(service: Service, folder: Path) -> tuple[Cast, Sums]:
-    """An endpoint whose two versions are well, and traffic for it."""
+    """An endpoint with two healthy versions, and traffic for it."""
     cast = register(service, folder, "sums", set())
     return cast, asked(service, "sums", 80.0, np.random.default_rng(7))
 
@@ -99,7 +99,7 @@ def agent_of(service: Service) -> psutil.Process:
 
 
 def silent_looks(seen: Rollout) -> int:
-    """How many looks in a row told nothing new."""
+    """Number of consecutive looks without news."""
     found = re.search(r"no fresh telemetry for (\d+) looks", seen["text"])
     return int(found[1]) if found else 0
 
@@ -107,8 +107,8 @@ def silent_looks(seen: Rollout) -> int:
 def test_e6_a_gateway_that_falls_silent_holds_the_rollout_and_loses_nothing(
     service: Service, sums: tuple[Cast, Sums]
 ) -> None:
-    """Told as telemetry-lost beside the verdict, which stands; no time passes; callers notice nothing. It goes on when the agent
-    is heard of again, also when that is another process, and each request counts once."""
+    """The state shows telemetry-lost in addition to the verdict, which stands; the step's time stops; callers notice nothing. The
+    rollout continues when an agent reports again, even a different process, and each request counts once."""
     cast, traffic = sums
     # 50 clean requests show less than a tenth to fail, in some seconds; the default limit would take 88.
     guards = {"errors": {"limit": 0.1}}
@@ -118,13 +118,13 @@ def test_e6_a_gateway_that_falls_silent_holds_the_rollout_and_loses_nothing(
         async with traffic.running():
             await traffic.wait_for(only(cast.stable))
             begun = await begin(client, "sums", cast.spare, plan)
-            # It takes 5 s to notice a silence: the step must not be over by then.
+            # Silence is noticed after 5 s: the step must last longer.
             await until(client, begun, lambda seen: 8 < (seen["step_left_s"] or 0) < 19 and judged(seen), "time passes")
             agent = agent_of(service)
             agent.suspend()
             try:
                 first = await until(client, begun, lambda seen: seen["code"] == "telemetry-lost", "it is noticed")
-                # So long without a word that the gateway is not even waited for any more.
+                # Silent for so long that the rollout no longer waits for the gateway.
                 later = await until(client, begun, lambda seen: silent_looks(seen) >= 7, "it lasts")
             finally:
                 agent.resume()
@@ -152,5 +152,5 @@ def test_e6_a_gateway_that_falls_silent_holds_the_rollout_and_loses_nothing(
 
 
 def judged(seen: Rollout) -> bool:
-    """Whether the step has all the evidence that it asks for."""
+    """Whether the step has all the evidence that it requires."""
     return seen["verdict"] is not None and seen["verdict"]["outcome"] == "PASS"

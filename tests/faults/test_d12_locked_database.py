@@ -1,4 +1,4 @@
-"""D12: somebody holds the database. The data plane does not notice; changes get 503 while it is held, and can be repeated."""
+"""D12: another process locks the database. The data plane is unaffected; changes get 503 meanwhile, and can be repeated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Impatient(ControlProcess):
 
 @pytest.fixture
 def control(tmp_path: Path) -> Iterator[Impatient]:
-    """The test's own."""
+    """A control plane for one test."""
     process = Impatient(tmp_path / "control")
     yield process
     process.kill()
@@ -39,7 +39,7 @@ def control(tmp_path: Path) -> Iterator[Impatient]:
 
 @contextmanager
 def locked(control: ControlProcess) -> Iterator[None]:
-    """Nobody else may write or begin."""
+    """Lock the database: no other process can write or begin a transaction."""
     with closing(sqlite3.connect(control.folder / "roadworthy.db", isolation_level=None)) as connection:
         connection.execute(f"PRAGMA busy_timeout={DEADLINE_S * 1_000:.0f}")
         connection.execute("BEGIN EXCLUSIVE")
@@ -48,7 +48,7 @@ def locked(control: ControlProcess) -> Iterator[None]:
 
 
 def test_d12_changes_get_503_while_it_is_held_and_can_be_repeated(control: Impatient) -> None:
-    """However many ask at once; the keys that are known go on being known; afterwards the same call succeeds."""
+    """For any number of calls at once; known keys stay valid; afterwards the same call succeeds."""
     with control.client(control.admin_key) as admin:
         replies: list[httpx.Response] = []
 
@@ -78,8 +78,8 @@ def test_d12_the_data_plane_serves_from_what_it_has(
     make_plan: Any,
     tmp_path: Path,
 ) -> None:
-    """A worker with its agent at a control plane whose database is held: predictions and snapshots as before; what is written
-    after the lock is gone arrives."""
+    """A worker and its agent, with a control plane whose database is locked: predictions and snapshots are as before; changes
+    made after the lock arrive."""
     folder = tmp_path / "gateway"
     plan = make_plan()
     worker = start_worker(plan, folder=folder, snapshot=None, command=["-m", "roadworthy.gateway.worker"])

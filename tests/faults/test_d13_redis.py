@@ -1,5 +1,6 @@
-"""D13: the Redis server in which caches are shared is away, dies, hangs, is full, or is none. It fails open: no request fails,
-none waits longer than the bound, none waits at all while it is known to be away; it is told once, and once when it is back."""
+"""D13: the Redis server of the shared cache is absent, dies, hangs, is full, or is not Redis. The cache fails open: no request
+fails, none waits longer than the bound, none waits at all while the server is known to be away; the log reports loss and return
+once each."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from tests.waiting import DEADLINE_S, eventually
 
 CACHED = Policy(cache=CachePolicy(ttl_s=3_600.0))
 UNHURRIED: dict[str, Any] = {"cache_wait_ms": 20_000, "connect_s": 20.0}
-"""For servers that answer: even a busy machine does not lose them."""
+"""Deadline in seconds for servers that answer, long enough for a busy machine."""
 GREETING = b"SSH-2.0-OpenSSH_9.2\r\n"
 RUBBISH = {
     "another-protocol": GREETING,
@@ -47,7 +48,7 @@ RUBBISH = {
 
 @pytest.fixture
 def start(start_worker: Callable[..., RunningWorker], make_plan: Any) -> Callable[..., RunningWorker]:
-    """Starts workers with one endpoint that has a cache, and waits until they are ready: all start at once, Redis or not."""
+    """Starts workers with one endpoint that has a cache, and waits until they are ready, with or without Redis."""
     plan = make_plan()
     plan.endpoint("e", [plan.package(1)], CACHED)
 
@@ -59,7 +60,7 @@ def start(start_worker: Callable[..., RunningWorker], make_plan: Any) -> Callabl
 
 @pytest.fixture
 def rubbish() -> Iterator[Callable[[Path, bytes], Rubbish]]:
-    """Makes servers that are no Redis."""
+    """Starts servers that are not Redis."""
     made: list[Rubbish] = []
 
     def make(path: Path, answer: bytes) -> Rubbish:
@@ -72,7 +73,7 @@ def rubbish() -> Iterator[Callable[[Path, bytes], Rubbish]]:
 
 
 def asked(worker: RunningWorker, *values: float) -> list[str]:
-    """What became of a request with each of these values; each is answered, and rightly."""
+    """The cache status of a request with each of these values; each gets the right answer."""
     found = []
     for value in values:
         reply = worker.predict("e", [[value, 1, 2]])
@@ -85,7 +86,7 @@ MISS = "roadworthy; fwd=miss; stored"
 
 
 def test_d13_it_starts_without_redis_and_finds_it_later(start: Any, start_redis: Any) -> None:
-    """Ready at once; answers are counted as dropped and told once; when the server is there, answers are shared."""
+    """Ready at once; answers are counted as dropped and logged once; when the server appears, answers are shared."""
     redis = start_redis()
     redis.kill()
     worker = start(redis.url)
@@ -103,7 +104,7 @@ def test_d13_it_starts_without_redis_and_finds_it_later(start: Any, start_redis:
 
 
 def test_d13_killed_and_started_again_under_load(start: Any, start_redis: Any) -> None:
-    """Every request is answered, rightly; then it is used again. Each is told once."""
+    """Every request gets the right answer; then the server is used again. Loss and return are logged once each."""
     redis = start_redis()
     worker = connected(start(redis.url))
     over = threading.Event()
@@ -115,7 +116,7 @@ def test_d13_killed_and_started_again_under_load(start: Any, start_redis: Any) -
             while not over.is_set():
                 asked(worker, value)
                 value += 4
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - raised below
             faults.append(error)
 
     threads = [threading.Thread(target=load, args=(number,)) for number in range(4)]
@@ -140,8 +141,8 @@ def test_d13_killed_and_started_again_under_load(start: Any, start_redis: Any) -
 
 
 def test_d13_one_that_hangs_costs_one_wait_and_then_none(start: Any, start_redis: Any) -> None:
-    """It keeps its connections and answers nothing: a request that asks it then goes on without it; afterwards none asks, until
-    it is back. The probe says yes all the while."""
+    """It keeps its connections and does not answer: the request that asks it continues without it, and no other request asks
+    until it is back. The probe stays positive."""
     redis = start_redis()
     worker = connected(start(redis.url))
     asked(worker, 1)
@@ -162,20 +163,20 @@ def test_d13_one_that_hangs_costs_one_wait_and_then_none(start: Any, start_redis
 
 
 def test_d13_no_request_waits_beyond_its_deadline(start: Any, start_redis: Any) -> None:
-    """One whose time is nearly up does not ask a server that hangs, and is answered."""
+    """A request whose deadline is near does not ask a hanging server, and is answered."""
     redis = start_redis()
     worker = connected(start(redis.url, cache_wait_ms=DEADLINE_S * 1_000))
     redis.freeze()
     try:
         reply = worker.predict("e", [[1, 1, 2]], headers={"Request-Timeout-Ms": f"{DEADLINE_S * 900:.0f}"})
         assert (reply.status_code, reply.json()) == (200, {"predictions": [4.0]})
-        assert reaches(worker)  # it was not even asked
+        assert reaches(worker)  # the server was not asked
     finally:
         redis.thaw()
 
 
 def test_d13_a_full_one_still_gives_what_it_has(start: Any, start_redis: Any) -> None:
-    """It refuses to keep more: that is counted and told once, what it has is given, and nothing else changes."""
+    """It refuses to store more: that is counted and logged once, stored answers are used, and nothing else changes."""
     redis: RealRedis = start_redis("--maxmemory", "2mb", "--maxmemory-policy", "noeviction")
     worker = connected(start(redis.url, **UNHURRIED))
     asked(worker, 1)
@@ -199,7 +200,7 @@ def test_d13_a_full_one_still_gives_what_it_has(start: Any, start_redis: Any) ->
 
 @pytest.mark.parametrize("kind", list(RUBBISH))
 def test_d13_one_that_is_no_redis(start: Any, start_redis: Any, rubbish: Any, kind: str) -> None:
-    """Whatever answers at the address where a Redis was: nothing but misses, nobody waits twice, and Redis is found again."""
+    """Another server at Redis's address causes only misses, no request waits twice, and Redis is found again."""
     redis = start_redis()
     worker = connected(start(redis.url, **UNHURRIED))
     redis.kill()
@@ -217,7 +218,7 @@ def test_d13_one_that_is_no_redis(start: Any, start_redis: Any, rubbish: Any, ki
 
 
 def test_d13_what_others_wrote_there_is_refused(start: Any, start_redis: Any) -> None:
-    """Rubbish, pickles, other kinds of values, entries that belong to another request or never end: counted, and run anew."""
+    """Garbage, pickles, other types, entries of another request or without expiry are counted, and the model runs again."""
     redis: RealRedis = start_redis()
     worker = connected(start(redis.url, **UNHURRIED))
     asked(worker, 1, 2)
@@ -240,7 +241,7 @@ def test_d13_what_others_wrote_there_is_refused(start: Any, start_redis: Any) ->
             fresh = connected(start(redis.url, **UNHURRIED))
             assert asked(fresh, 1, 2).count(MISS) == 1, kind
             assert counted(fresh, SHARED_CACHE)["unfit"] == 1, kind
-        client.set(first, good)  # good, but without an end
+        client.set(first, good)  # valid, but without expiry
         fresh = connected(start(redis.url, **UNHURRIED))
         asked(fresh, 1, 2)
         assert counted(fresh, SHARED_CACHE)["unfit"] == 1
@@ -251,22 +252,22 @@ def test_d13_what_others_wrote_there_is_refused(start: Any, start_redis: Any) ->
         assert counted(fresh, SHARED_CACHE)["unfit"] == 1
         assert reaches(fresh)
         client.delete(first)
-        client.set(first, good, px=60_000)  # the control: as it was, it is taken
+        client.set(first, good, px=60_000)  # control: the valid entry is used
         fresh = connected(start(redis.url, **UNHURRIED))
         asked(fresh, 1, 2)
         assert counted(fresh, SHARED_CACHE) == {}
 
 
 def test_d13_a_wrong_password_is_told_and_not_shown(start: Any, start_redis: Any) -> None:
-    """In no log and in no command line, right or wrong; with the right one answers are shared."""
+    """No log and no command line contains a password, right or wrong; with the right one answers are shared."""
     redis = start_redis("--requirepass", "open-sesame")
     wrong = start(redis.url.replace("unix://", "unix://default:hunter2@"))
     assert asked(wrong, 1, 2) == [MISS] * 2
-    eventually(lambda: told(wrong), "it is told")
+    eventually(lambda: told(wrong), "the log reports it")
     assert told(wrong)[0]["reason"] == "ConnectionError AuthenticationError"
     right = connected(start(redis.url.replace("unix://", "unix://default:open-sesame@")))
     for worker, secret in ((wrong, "hunter2"), (right, "open-sesame")):
         assert secret not in (worker.folder / "log").read_text()
         assert secret.encode() not in Path(f"/proc/{worker.process.pid}/cmdline").read_bytes()
         assert secret.encode() not in Path(f"/proc/{worker.process.pid}/environ").read_bytes()
-        assert eventually(lambda worker=worker: told(worker), "it is told")[0]["address"] == redis.url
+        assert eventually(lambda worker=worker: told(worker), "the log reports it")[0]["address"] == redis.url

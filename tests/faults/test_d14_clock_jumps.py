@@ -1,4 +1,4 @@
-"""D14: the wall clock steps. Whatever waits or is measured goes by the monotonic clock; wall time is only written down."""
+"""D14: the wall clock jumps. Waiting and measuring use the monotonic clock; wall time is only recorded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RECORDED_IN = {
     "control/recovery.py": "names the database that was moved aside",
     "supervisor/output.py": "stamps the lines that children printed",
 }
-"""Where wall time may be read, and for what."""
+"""Files that may read wall time, and the purpose."""
 _WALL = {
     "time": {"time", "time_ns", "localtime", "gmtime", "ctime"},
     "datetime": {"now", "utcnow", "today", "fromtimestamp"},
@@ -42,7 +42,7 @@ _WALL = {
 
 
 def wall_times(source: Path) -> list[str]:
-    """Places that read the wall clock: `time.time()` and its kin, `datetime.now()`, or an import of them by name."""
+    """Places that read the wall clock: `time.time()` and similar, `datetime.now()`, or an import of them by name."""
     found = []
     for path in sorted(source.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -58,7 +58,7 @@ def wall_times(source: Path) -> list[str]:
 
 
 def test_d14_wall_time_is_read_only_where_it_is_written_down() -> None:
-    """No timer, deadline or duration is made of it."""
+    """No timer, deadline or duration uses it."""
     source = Path(__file__).parents[2] / "src" / "roadworthy"
     found = wall_times(source)
     assert [place for place in found if place.partition(":")[0] not in RECORDED_IN] == []
@@ -66,7 +66,7 @@ def test_d14_wall_time_is_read_only_where_it_is_written_down() -> None:
 
 
 def test_d14_planted_reads_are_found(tmp_path: Path) -> None:
-    """By attribute, by import, through datetime; the monotonic clock is not one."""
+    """By attribute, by import, through datetime; the monotonic clock is not reported."""
     (tmp_path / "bad.py").write_text(
         "import time, datetime\nfrom time import time_ns, monotonic\na = time.time()\nb = time.monotonic()\n"
         "c = datetime.datetime.now()\n"
@@ -77,7 +77,7 @@ def test_d14_planted_reads_are_found(tmp_path: Path) -> None:
 def test_d14_a_worker_whose_clock_jumps(
     start_worker: Callable[..., Any], make_plan: Any, planted_agent: Any, tmp_path: Path
 ) -> None:
-    """Every request is answered, none expires early, idle connections live, ids are all different, all are recorded."""
+    """Every request is answered, none expires early, idle connections survive, ids are unique, all requests are recorded."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
     plan.endpoint("gated", [plan.package(2, "noting")], Policy(timeout_ms=300))
@@ -116,7 +116,7 @@ def test_d14_a_deployment_goes_on_after_the_control_planes_clock_was_set_back(
     make_package: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    """By an hour while it waits for the gateway: what the gateway says afterwards still counts as later than the deployment."""
+    """By an hour while it waits for the gateway: the gateway's later reports still count as later than the deployment."""
     offset = tmp_path / "offset"
     offset.write_text("0")
     control = ControlProcess(tmp_path / "control", JUMPING, str(offset))

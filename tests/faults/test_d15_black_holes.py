@@ -1,5 +1,5 @@
-"""D15: a control plane that takes connections and never answers, or answers a byte now and then. Serving goes on from disk; every
-call of the agent ends in bounded time; all is well when the other side is."""
+"""D15: a control plane that accepts connections and never answers, or sends a byte from time to time. Serving continues from
+disk, every call of the agent ends in bounded time, and everything recovers when the control plane does."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"
 
 
 class BlackHole:
-    """Listens; what it does with a connection is `behave`: "deaf" never accepts, "mute" reads and says nothing, "trickle" answers
-    a byte now and then, "cut" closes in the middle of an answer."""
+    """A listener that treats connections according to `behave`: "deaf" never accepts, "mute" reads and sends nothing, "trickle"
+    sends a byte from time to time, "cut" closes in the middle of an answer."""
 
     def __init__(self, behave: str) -> None:
         self.behave = behave
@@ -39,7 +39,7 @@ class BlackHole:
         self._open: list[socket.socket] = []
         self._over = threading.Event()
         if behave == "deaf":
-            for _ in range(3):  # its queue is full: further connections are not even made
+            for _ in range(3):  # fills the backlog: further connections are not even established
                 end = socket.socket()
                 end.setblocking(False)
                 end.connect_ex(("127.0.0.1", self.port))
@@ -78,7 +78,7 @@ class BlackHole:
 
 @pytest.fixture
 def black_hole() -> Iterator[Callable[[str], BlackHole]]:
-    """Makes black holes."""
+    """Starts black holes."""
     made: list[BlackHole] = []
 
     def make(behave: str) -> BlackHole:
@@ -103,7 +103,7 @@ CALLS: dict[str, Callable[[ControlLink, Path], Any]] = {
 def test_d15_every_call_ends(
     black_hole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behave: str, call: str
 ) -> None:
-    """However busy the connection looks: with an error that the agent retries."""
+    """Even on an active connection, with an error that the agent retries."""
     monkeypatch.setattr(control, "_CALL_S", 0.4)
 
     async def ask() -> None:
@@ -119,8 +119,8 @@ def test_d15_every_call_ends(
 def test_d15_serving_goes_on_from_disk(
     black_hole: Any, start_worker: Callable[..., Any], make_plan: Any, tmp_path: Path, behave: str
 ) -> None:
-    """Agent and worker start on the snapshot on disk, answer and keep records; the agent says that nobody is there, and stops in
-    order."""
+    """Agent and worker start with the snapshot on disk, answer and keep records; the agent reports that the control plane is
+    away, and stops cleanly."""
     hole = black_hole(behave)
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
@@ -142,7 +142,7 @@ def test_d15_serving_goes_on_from_disk(
 
 
 def test_d15_all_is_well_when_the_other_side_is(black_hole: Any, tmp_path: Path) -> None:
-    """A control plane that was away behind a connection that broke off: the next poll follows it."""
+    """After a broken connection, the next poll reaches the control plane again."""
     hole = black_hole("cut")
     agent = RunningAgent(tmp_path, control_url=hole.url, key=GATEWAY_KEY)
     try:

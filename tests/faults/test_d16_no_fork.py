@@ -1,4 +1,4 @@
-"""D16: processes start by exec only. A fork would take locks and sockets along from a process full of threads."""
+"""D16: processes start by exec only. A fork of a process with threads would inherit locks and sockets."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def forks(source: Path) -> list[str]:
 
 
 def test_d16_nothing_forks() -> None:
-    """Children are started by `subprocess`, which execs at once."""
+    """`subprocess` starts children, and execs at once."""
     assert [place for place in forks(SOURCE) if place not in ALLOWED] == []
 
 
 def test_d16_planted_forks_are_found(tmp_path: Path) -> None:
-    """Each way to do it."""
+    """Each way to fork."""
     (tmp_path / "bad.py").write_text(
         "import os, multiprocessing.pool\nfrom os import forkpty\nfrom concurrent.futures import ProcessPoolExecutor\n"
         "os.fork()\nsubprocess.Popen([], preexec_fn=print)\n"
@@ -59,7 +59,7 @@ def test_d16_planted_forks_are_found(tmp_path: Path) -> None:
 
 
 def test_d16_a_fork_of_the_models_own_can_log(tmp_path: Path) -> None:
-    """Forked while another thread holds the log's lock and lines wait: the child's lines come out, and its parent's too."""
+    """Forked while another thread holds the log's lock and lines wait: the lines of child and parent are both written."""
     code = """
 import os, sys, threading
 from roadworthy.foundation.log_stream import LogStream

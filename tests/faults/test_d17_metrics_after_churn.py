@@ -1,4 +1,4 @@
-"""D17: metrics after thousands of deploys and take-overs: no sum steps back, no series is lost, the work of a scrape is bounded.
+"""D17: metrics after thousands of deploys and takeovers: no sum decreases, no series is lost, the work of a scrape is bounded.
 
 `tests/serving/test_metrics.py` has the thousand restarts.
 """
@@ -37,7 +37,7 @@ print(looks)
 
 @pytest.fixture
 def slab(tmp_path: Path) -> Path:
-    """Three workers' worth, and the agent's slot."""
+    """A slab for three workers and the agent."""
     path = tmp_path / "slab"
     create_slab(path, 4)
     return path
@@ -53,7 +53,7 @@ def answered(slab: Path) -> int:
 
 
 def test_d17_thousands_of_generations_lose_no_series(slab: Path) -> None:
-    """Each deploy makes new series; the newest is always told apart, the sum over the endpoint is exact, over take-overs too."""
+    """Each deploy makes new series; the latest is always separate, and the endpoint's sum is exact, also after takeovers."""
     counted = 0
     metrics = open_worker_metrics(slab, 0)
     first = metrics.bind("e", 1, "m:1", f"sha256:{1:064x}")
@@ -63,7 +63,7 @@ def test_d17_thousands_of_generations_lose_no_series(slab: Path) -> None:
             bound.observe(code, 0.001, 1)
         metrics.probed(f"m:{generation}", "ok", 0.001)
         bound.in_flight.add(1)
-        first.observe("ok", 0.001, 1)  # an answer to a request that began long ago, on the split of then
+        first.observe("ok", 0.001, 1)  # an answer to an old request, on the split of that time
         bound.in_flight.add(-1)
         counted += 4
         if generation % 500 == 0:
@@ -81,7 +81,7 @@ def test_d17_thousands_of_generations_lose_no_series(slab: Path) -> None:
 
 
 def test_d17_the_work_of_a_scrape_is_bounded(slab: Path) -> None:
-    """It grows with the series in the slots, no faster; and those are folded before there are many, however long it goes on."""
+    """It is proportional to the series in the slots, which are folded before they become many, for any duration."""
     readers = [SlabReader(slab)]
     collector = GatewayCollector(lambda: read_totals(readers[0]), lambda: AgentFacts(None, (), None, 0))
     metrics = [open_worker_metrics(slab, slot) for slot in range(3)]
@@ -100,7 +100,7 @@ def test_d17_the_work_of_a_scrape_is_bounded(slab: Path) -> None:
 
 
 def calls_of(job: Callable[[], object]) -> int:
-    """How many calls of functions it takes: work that is the same on every machine."""
+    """The number of function calls of a job, a measure of work that is the same on every machine."""
     count = 0
 
     def seen(frame: object, event: str, argument: object) -> None:
@@ -117,7 +117,7 @@ def calls_of(job: Callable[[], object]) -> int:
 
 
 def test_d17_a_reader_sees_no_step_back_while_runs_are_folded(slab: Path) -> None:
-    """Another process looks all the time."""
+    """Another process reads continuously."""
     writer = SlotWriter(slab, 0)
     writer.take()
     rounds, runs = 600, 20
@@ -142,7 +142,7 @@ def test_d17_a_reader_sees_no_step_back_while_runs_are_folded(slab: Path) -> Non
 
 
 def test_folded_places_are_used_again_and_found_by_a_successor(slab: Path) -> None:
-    """Places of the same width; whoever takes the slot over knows which are free."""
+    """Places of the same width are reused; a successor in the slot knows which are free."""
     writer = SlotWriter(slab, 0)
     writer.take()
     for name, width in (("a", 1), ("b", 3), ("c", 1)):
@@ -167,13 +167,13 @@ def test_folded_places_are_used_again_and_found_by_a_successor(slab: Path) -> No
 
 
 def test_a_place_whose_writer_was_killed_hides_no_other(slab: Path) -> None:
-    """Killed between the name and its checksum: that run is lost, those after it are not."""
+    """A writer killed between the name and its checksum loses that run, but not the later ones."""
     writer = SlotWriter(slab, 0)
     writer.take()
     for name in ("a", "the second", "c"):
         writer.values[writer.place(name)] = 5
     raw = bytearray(slab.read_bytes())
-    raw[raw.index(b"the second")] = ord("x")  # one letter alone may also stand in a clock or a checksum
+    raw[raw.index(b"the second")] = ord("x")  # a single letter could also occur in a clock or a checksum
     slab.write_bytes(raw)
     reader = SlabReader(slab)
     assert [cells.name for cells in reader.read(0)[1]] == ["a", "c"]
@@ -188,7 +188,7 @@ def test_a_place_whose_writer_was_killed_hides_no_other(slab: Path) -> None:
 
 
 def test_checks_and_dropped_log_lines_go_on_over_a_take_over(slab: Path) -> None:
-    """Counters of a slot go on from what a predecessor left."""
+    """A slot's counters continue from its predecessor's values."""
     for _ in range(2):
         metrics: WorkerMetrics = open_worker_metrics(slab, 0)
         metrics.log_lines_dropped(2)

@@ -1,4 +1,4 @@
-"""D18: a standard error that nobody reads, or that is closed, costs log lines and never a request."""
+"""D18: an unread or closed standard error costs log lines, but never a request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CALLS = 400
 
 
 class Pipe:
-    """A named pipe of one page at `folder`/log, where the processes of these tests put their standard error."""
+    """A named pipe of one page at `folder`/log, the standard error of the processes in these tests."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,12 +33,12 @@ class Pipe:
         fcntl.fcntl(self.reading, fcntl.F_SETPIPE_SZ, 4_096)
 
     def is_full(self) -> bool:
-        """Whether what was logged has filled it: from here on a plain write would block."""
+        """Whether log lines have filled the pipe, so that a plain write would block."""
         held = int.from_bytes(fcntl.ioctl(self.reading, 0x541B, b"\0" * 4), sys.byteorder)  # FIONREAD
         return held >= 3_000
 
     def read(self) -> bytes:
-        """What is in it."""
+        """The content of the pipe."""
         try:
             return os.read(self.reading, 1 << 20)
         except BlockingIOError:
@@ -57,7 +57,7 @@ def pipe(tmp_path: Path) -> Iterator[Pipe]:
 def test_d18_a_worker_whose_log_is_never_read(
     start_worker: Callable[..., Any], make_plan: Any, pipe: Pipe, tmp_path: Path
 ) -> None:
-    """Every request is answered, and when somebody reads again the lines that were lost are told."""
+    """Every request is answered, and when the pipe is read again, the log states the number of lost lines."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
     worker = start_worker(plan, folder=tmp_path / "gateway", access_log=True).wait_ready()
@@ -69,7 +69,7 @@ def test_d18_a_worker_whose_log_is_never_read(
         assert reply.json() == {"predictions": [6.0]}
     for path in ("/livez", "/readyz"):
         assert worker.client.get(path).status_code == 200
-    assert b'"event":' in eventually(pipe.read, "somebody reads again")
+    assert b'"event":' in eventually(pipe.read, "the pipe is read again")
     reply = worker.post("sum", body, x_request_id="after")
     found = bytearray()
 
@@ -84,7 +84,7 @@ def test_d18_a_worker_whose_log_is_never_read(
 def test_d18_a_worker_whose_log_is_closed(
     start_worker: Callable[..., Any], make_plan: Any, pipe: Pipe, tmp_path: Path
 ) -> None:
-    """It serves on, and stops in order."""
+    """It continues to serve, and stops cleanly."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1), plan.package(2, "poison")])
     worker = start_worker(plan, folder=tmp_path / "gateway", access_log=True).wait_ready()
@@ -98,7 +98,7 @@ def test_d18_a_worker_whose_log_is_closed(
 
 
 def test_d18_an_agent_whose_log_is_never_read(pipe: Pipe, tmp_path: Path) -> None:
-    """It has something to say for each bad frame, and goes on answering and handing out snapshots."""
+    """It logs each bad frame, and continues to answer and to distribute snapshots."""
     agent = RunningAgent(tmp_path / "gateway", log_level="debug")
     try:
         for _ in range(100):
@@ -146,7 +146,7 @@ def test_d18_a_control_plane_whose_log_is_never_read(pipe: Pipe, tmp_path: Path)
 
 
 def test_d18_a_supervisor_whose_log_is_never_read(pipe: Pipe, tmp_path: Path) -> None:
-    """It says of each death that it starts the child again, and does so; it stops in order."""
+    """It logs each restart of a child, restarts it, and stops cleanly."""
     starts = tmp_path / "starts"
     code = f"open({str(starts)!r}, 'a').write('x')"
     plan = {"name": "dies-" + "x" * 600, "argv": [sys.executable, "-c", code], "document": {}, "fds": []}

@@ -1,4 +1,4 @@
-"""D1, D2, D6: processes killed by force, and ports that are taken, with the real command line and its real children."""
+"""D1, D2, D6: killed processes and occupied ports, with the real command line and its real children."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 class NotReady(Exception):
-    """A worker took a request before it had loaded what answers it."""
+    """A worker accepted a request before it had loaded the version for it."""
 
 
 class Served:
-    """`roadworthy serve` as a process, over a home folder that outlives it."""
+    """`roadworthy serve` as a process, with a home folder that outlives it."""
 
     def __init__(self, packed: tuple[Path, str], home: Path, port: int = 0) -> None:
         self._log = (home / "err").open("ab")
@@ -66,7 +66,7 @@ class Served:
         self.port, self.metrics_port = ports["url"], ports["metrics"]
 
     def children(self, module: str = "") -> list[int]:
-        """Processes of the supervisor that run a module with that in its name."""
+        """The supervisor's children that run a module whose name contains `module`."""
         found = []
         for child in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -75,7 +75,7 @@ class Served:
         return found
 
     def predict(self, number: float) -> float:
-        """One call on a connection of its own; raises OSError or HTTPException when it fails."""
+        """Make a call on a new connection; raises OSError or HTTPException when it fails."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         with contextlib.closing(connection):
             body = json.dumps({"instances": [[number, 0.0]]})
@@ -88,7 +88,7 @@ class Served:
             return float(document["predictions"][0])
 
     def metric(self, name: str) -> float:
-        """The sum of a metric's samples; -1 when nobody answers."""
+        """The sum of a metric's samples; -1 without an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=DEADLINE_S)
         try:
             connection.request("GET", "/metrics")
@@ -100,7 +100,7 @@ class Served:
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(rf"{name}[{{ ]", line))
 
     def close(self) -> None:
-        """Gone, and its pipes with it."""
+        """End the process and close its pipes."""
         self.process.kill()
         self.process.wait()
         if self.process.stdout is not None:
@@ -108,7 +108,7 @@ class Served:
         self._log.close()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Signal and wait."""
+        """Send a signal, and wait for the end."""
         children = self.children() if self.process.poll() is None else []
         self.process.send_signal(number)
         try:
@@ -136,7 +136,7 @@ def serve(packed: tuple[Path, str], tmp_path: Path) -> Iterator[Callable[..., Se
 
 
 class Load:
-    """Callers that never retry; counts what failed, and fails on any wrong answer."""
+    """Callers that never retry; counts failures, and fails on any wrong answer."""
 
     def __init__(self, served: Served) -> None:
         self.right, self.failed, self.too_early, self.wrong = 0, 0, 0, []
@@ -176,7 +176,7 @@ class Load:
 
 
 def kill_a_worker(served: Served) -> Load:
-    """Traffic, kill -9 of one of the two workers in the middle, and traffic until its replacement has long been there."""
+    """Traffic during and long after kill -9 of one of the two workers and its replacement."""
     first = served.children("gateway.worker")
     assert len(first) == 2
     with Load(served) as load:
@@ -190,13 +190,13 @@ def kill_a_worker(served: Served) -> Load:
 
 
 def test_d1_kill_9_of_a_worker_under_load(serve: Callable[..., Served]) -> None:
-    """At most the requests in that worker break, every answer is right, a new one takes its slot, and all is counted."""
+    """At most the requests in that worker fail, every answer is right, a new worker takes its slot, and everything is counted."""
     served = serve()
     load = kill_a_worker(served)
     assert load.wrong == []
     assert load.failed <= CALLERS
     assert served.metric("roadworthy_requests_lost_total") <= load.failed
-    # What was answered is counted, over the death of the worker that answered it.
+    # Answers stay counted after the death of the worker that gave them.
     assert served.metric("roadworthy_requests_total") >= load.right
     assert served.metric("roadworthy_requests_in_flight") == 0
     assert served.predict(21.0) == 42.0
@@ -204,7 +204,7 @@ def test_d1_kill_9_of_a_worker_under_load(serve: Callable[..., Served]) -> None:
 
 
 def test_d1_a_replacement_takes_no_request_that_it_cannot_answer(serve: Callable[..., Served]) -> None:
-    """While another worker is ready, nobody is told to wait for the one that is still loading."""
+    """While another worker is ready, no request gets a 503 from the one that is still loading."""
     load = kill_a_worker(serve())
     assert load.too_early == 0
 
@@ -214,7 +214,7 @@ def test_d2_kill_9_of_the_main_process(serve: Callable[..., Served]) -> None:
     served = serve(port=free_ports(1)[0])
     assert served.predict(1.0) == 2.0
     children = served.children()
-    assert len(children) == 4  # two workers, the agent, and the runner of what carries code
+    assert len(children) == 4  # two workers, the agent, and the runner of the package with code
     os.kill(served.process.pid, signal.SIGKILL)
     eventually(lambda: not any(map(psutil.pid_exists, children)), "the children are gone")
     listen("127.0.0.1", served.port).close()
@@ -225,7 +225,7 @@ def test_d2_kill_9_of_the_main_process(serve: Callable[..., Served]) -> None:
 
 
 def test_g10_the_run_folder_is_deleted_while_it_serves(serve: Callable[..., Served], tmp_path: Path) -> None:
-    """A worker and an agent that are killed afterwards find each other and their counts again."""
+    """Workers and agents that are killed afterwards find each other and their counts again."""
     served = serve()
     assert served.predict(1.0) == 2.0
     eventually(lambda: served.metric("roadworthy_worker_up") == 2, "both workers are there")
@@ -251,7 +251,7 @@ def test_g10_the_run_folder_is_deleted_while_it_serves(serve: Callable[..., Serv
 
 
 def right(served: Served, number: float) -> bool:
-    """Whether it answers, and what it should."""
+    """Whether it gives the right answer."""
     try:
         return served.predict(number) == 2.0 * number
     except (AssertionError, NotReady):
@@ -271,14 +271,14 @@ def test_d6_a_taken_port_of_serve(packed: tuple[Path, str], tmp_path: Path, opti
 
 @pytest.mark.parametrize("option", ["--port", "--control-port", "--metrics-port"])
 def test_d6_a_taken_port_of_up(tmp_path: Path, option: str) -> None:
-    """Whichever of the three it is: no half start, and no key or database is left behind."""
+    """For each of the three ports: no partial start, and no key or database is left behind."""
     refused(["up"], ("--port", "--control-port", "--metrics-port"), option, tmp_path)
     assert not (tmp_path / "context.json").exists()
     assert not (tmp_path / "control" / "roadworthy.db").exists()
 
 
 def refused(arguments: list[str], options: tuple[str, ...], taken: str, home: Path) -> None:
-    """Run a command with one port taken and the others free; it must end by itself and say exactly why."""
+    """Run a command with one port occupied and the others free; it must end by itself with the exact reason."""
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         ports = [text for option in options for text in (option, str(port if option == taken else 0))]

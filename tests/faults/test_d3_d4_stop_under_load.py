@@ -1,4 +1,4 @@
-"""A worker that is told to stop loses no request; one that is told twice, or whose requests do not end, says what it gave up."""
+"""A stopping worker loses no request; after a second signal, or if requests do not end, it reports what it gave up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADERS = {"Content-Type": "application/json"}
 
 
 class Client(threading.Thread):
-    """Asks one thing after the other on one connection until it is told that the connection ends. Never tries again."""
+    """Sends requests on one connection until an answer announces the connection's end. Never retries."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -30,7 +30,7 @@ class Client(threading.Thread):
         self.fault = ""
 
     def run(self) -> None:
-        """Until the connection ends."""
+        """Send requests until the connection ends."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         try:
             while True:
@@ -59,7 +59,7 @@ def plan(make_plan: type[Any]) -> Any:
 
 
 def test_d3_sigterm_under_load_fails_no_request(start_worker: Callable[..., Any], plan: Any) -> None:
-    """Each connection is told with an answer that it ends; nobody meets a closed one."""
+    """An answer announces the end of each connection; no client meets a closed one."""
     worker = start_worker(plan).wait_ready()
     clients = [Client(worker.port) for _ in range(16)]
     for client in clients:
@@ -73,7 +73,7 @@ def test_d3_sigterm_under_load_fails_no_request(start_worker: Callable[..., Any]
 
 
 def test_d3_the_probe_says_no_before_connections_are_refused(start_worker: Callable[..., Any], plan: Any) -> None:
-    """While those who route by the probe have not noticed yet, everything is answered as before."""
+    """Until load balancers notice the probe, everything is answered as before."""
     worker = start_worker(plan, drain_delay_s=DEADLINE_S).wait_ready()
     worker.process.send_signal(signal.SIGTERM)
     eventually(
@@ -89,9 +89,9 @@ def test_d3_the_probe_says_no_before_connections_are_refused(start_worker: Calla
 
 
 def test_d3_an_idle_connection_may_ask_once_more(start_worker: Callable[..., Any], plan: Any) -> None:
-    """A request that crosses the stop on an open connection is answered, and told that it was the last."""
+    """A request that crosses the stop on an open connection is answered, and its answer announces the end."""
     worker = start_worker(plan, linger_s=DEADLINE_S).wait_ready()
-    worker.client.close()  # an idle connection of the probe's would be waited for
+    worker.client.close()  # the stop would wait for the probe's idle connection
     connection = http.client.HTTPConnection("127.0.0.1", worker.port, timeout=DEADLINE_S)
     connection.connect()
     worker.process.send_signal(signal.SIGTERM)
@@ -106,7 +106,7 @@ def test_d3_an_idle_connection_may_ask_once_more(start_worker: Callable[..., Any
 
 @pytest.mark.parametrize("twice", [False, True], ids=["grace", "second-signal"])
 def test_d4_what_does_not_end_is_told_so(start_worker: Callable[..., Any], plan: Any, twice: bool) -> None:
-    """When the grace is over, or at a second signal, open requests get 503 and the exit status tells."""
+    """At the end of the grace period, or at a second signal, open requests get 503, and the exit status shows it."""
     worker = start_worker(plan, grace_s=10 * DEADLINE_S if twice else 0.1).wait_ready()
     replies: list[httpx.Response] = []
 
@@ -139,7 +139,7 @@ def _refuses(port: int) -> bool:
 
 
 def _busy(worker: Any) -> int:
-    """Requests inside the version that waits, by the slab."""
+    """Number of requests in the waiting version, from the slab."""
     from roadworthy.foundation.slab import SlabReader
     from roadworthy.serving.metrics import read_totals
 

@@ -1,4 +1,4 @@
-"""The control plane's process refuses to start rather than start half, and says what to do, in one line of its log."""
+"""The control plane refuses to start rather than start partially, and one line of its log says what to do."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Refusal = dict[str, Any]
 
 @dataclass
 class Started:
-    """A control plane that was given its start document, and what it says."""
+    """A control plane that got its start document, and its log."""
 
     process: WarmProcess
     log: IO[bytes]
 
     def end(self) -> tuple[int, str]:
-        """Its exit status and what it said, once it has ended."""
+        """Its exit status and log, once it has ended."""
         status = self.process.wait(DEADLINE_S)
         assert self.process.stdin is not None
         self.process.stdin.close()
@@ -40,7 +40,7 @@ class Started:
 
 
 def start(folder: Path, *, port: int = 0, fd: int | None = None) -> Started:
-    """It ends when its standard input is closed."""
+    """Start a control plane, which ends when its standard input is closed."""
     document = {
         "host": "127.0.0.1",
         "port": port,
@@ -70,7 +70,7 @@ def refusal(folder: Path, *, port: int = 0) -> Refusal:
 
 @pytest.fixture
 def used(tmp_path: Path) -> Path:
-    """The folder of a control plane that ran, answered and was told to stop."""
+    """The folder of a control plane that ran, answered and was stopped."""
     run(tmp_path)
     return tmp_path
 
@@ -83,17 +83,17 @@ def run(folder: Path, how: signal.Signals = signal.SIGTERM) -> int:
 
 
 def running(folder: Path) -> Started:
-    """One that has answered."""
+    """A control plane that has answered."""
     with listen("127.0.0.1", 0) as listener:
         started = start(folder, fd=listener.fileno())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        # The socket listens already: the request waits in its queue until the process takes it.
+        # The socket is already listening: the request waits in the backlog until the process accepts it.
         assert httpx.get(f"{url}/readyz", timeout=DEADLINE_S).status_code == 200
     return started
 
 
 def test_d6_a_taken_port_of_the_control_plane(tmp_path: Path) -> None:
-    """D6: it names the port, and neither database nor blob folder was begun."""
+    """D6: the message names the port, and neither a database nor a blob folder was created."""
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         said = refusal(tmp_path / "new", port=port)
@@ -104,14 +104,14 @@ def test_d6_a_taken_port_of_the_control_plane(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(tmp_path: Path, how: signal.Signals) -> None:
-    """Exit status 0, and everything is in the database file itself."""
+    """Exit status 0, and all data is in the database file itself."""
     assert run(tmp_path, how) == 0
     assert not (tmp_path / "roadworthy.db-wal").exists()
 
 
 @pytest.mark.parametrize("size", [0, 100, 5_000])
 def test_d11_a_truncated_database_refuses_to_start(used: Path, size: int) -> None:
-    """D11: however short it is, nothing at all included; it is left as it was, and the hint says what to do."""
+    """D11: at any length, zero included; the file is not changed, and the hint says what to do."""
     file = used / "roadworthy.db"
     cut = file.read_bytes()[:size]
     file.write_bytes(cut)
@@ -122,7 +122,7 @@ def test_d11_a_truncated_database_refuses_to_start(used: Path, size: int) -> Non
 
 
 def test_d11_a_backup_in_its_place_starts_again(used: Path) -> None:
-    """D11: doing what the hint says brings everything back."""
+    """D11: following the hint restores everything."""
     file = used / "roadworthy.db"
     backup = file.read_bytes()
     file.write_bytes(b"\0" * len(backup))
@@ -132,7 +132,7 @@ def test_d11_a_backup_in_its_place_starts_again(used: Path) -> None:
 
 
 def test_d11_a_backup_taken_while_it_runs_is_whole(tmp_path: Path) -> None:
-    """D11: as docs/backup.md says: a copy by SQLite itself needs no stop, and is enough to start from."""
+    """D11: as in docs/backup.md, a copy made by SQLite needs no stop, and suffices for a start."""
     backup, restored = tmp_path / "backup.db", tmp_path / "restored"
     run(tmp_path)
     started = running(tmp_path)
@@ -160,7 +160,7 @@ def test_d11_a_missing_write_ahead_log_is_survived(tmp_path: Path) -> None:
 
 
 def test_d20_a_newer_schema_refuses_to_start(used: Path) -> None:
-    """D20: an older release says that the database is newer, and changes nothing in it."""
+    """D20: an older release reports that the database is newer, and does not change it."""
     connection = sqlite3.connect(used / "roadworthy.db")
     connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.commit()

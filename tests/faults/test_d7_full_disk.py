@@ -1,6 +1,6 @@
-"""D7: the disk is full, with any amount of room left: nothing is torn, serving goes on, and all is well when there is room again.
+"""D7: the disk is full, with any amount of space left: no file is torn, serving continues, and with space all recovers.
 
-The disk is a small one in memory, mounted for the test; without the right to mount the tests are skipped.
+The disk is a small one in memory, mounted for the test; without the permission to mount, the tests are skipped.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from tests.waiting import eventually
 
 PAGE = 4_096
 ROOM = [0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48]
-"""Pages that are left, one try each; from none to more than enough."""
+"""Numbers of free pages to try, from none to more than enough."""
 
 
 class Disk:
-    """A disk of some megabytes."""
+    """A disk of a few megabytes."""
 
     def __init__(self, path: Path, size: str) -> None:
         self.path = path
@@ -46,7 +46,7 @@ class Disk:
         self._filler = path / "filler"
 
     def fill(self, pages_left: int = 0) -> None:
-        """Leave that many pages."""
+        """Fill the disk up to that many free pages."""
         free = os.statvfs(self.path).f_bavail - pages_left
         with self._filler.open("ab") as filler:
             for _ in range(max(free, 0)):
@@ -54,11 +54,11 @@ class Disk:
                 filler.flush()
 
     def empty(self) -> None:
-        """All the room is back."""
+        """Free all the space."""
         self._filler.unlink(missing_ok=True)
 
     def temporary(self) -> list[Path]:
-        """What unfinished writes have left."""
+        """The remains of unfinished writes."""
         return [path for path in self.path.rglob(f"{TEMPORARY_MARK}*") if path.exists()]
 
     def unmount(self) -> None:
@@ -75,7 +75,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def test_d7_a_file_is_old_or_new_at_every_amount_of_room(disk: Disk) -> None:
-    """What cannot be written whole is not written at all, and leaves nothing."""
+    """A file that cannot be written completely is not written at all, and leaves nothing."""
     path = disk.path / "file"
     old, new = b"o" * 9 * PAGE, b"n" * 9 * PAGE
     write_atomic(path, old)
@@ -96,7 +96,7 @@ def test_d7_a_file_is_old_or_new_at_every_amount_of_room(disk: Disk) -> None:
 
 
 def test_d7_a_slab_is_whole_or_not_there(disk: Disk) -> None:
-    """All of its room is taken when it is made: nobody who counts later can meet a full disk."""
+    """All its space is allocated when it is made, so that later counting cannot meet a full disk."""
     path = disk.path / "run" / "slab"
     disk.fill(100)
     with pytest.raises(OSError, match="No space left"):
@@ -117,8 +117,8 @@ def test_d7_control_actions_fail_cleanly_at_every_amount_of_room(
     disk: Disk,
     make_package: Callable[..., Path],
 ) -> None:
-    """Done, or refused with 503 "disk-full" and not done; the database stays whole, blobs are what their names say, and with room
-    all of it works. Reading goes on meanwhile."""
+    """An action is done, or refused with 503 "disk-full" and not done. The database stays intact, blobs match their names,
+    reading continues, and with space everything works."""
     control = ControlProcess(disk.path / "control")
     package = make_package().read_bytes()
     try:
@@ -157,8 +157,8 @@ def test_d7_the_data_plane_serves_on(
     fake_control: Any,  # noqa: F811 - the fixture
     packed: Any,  # noqa: F811 - the fixture
 ) -> None:
-    """A full disk under an agent: snapshots reach workers from memory, the one on disk stays whole, records are lost and counted,
-    a package that does not fit is fetched when it does."""
+    """A full disk under an agent: snapshots reach workers from memory, the one on disk stays intact, lost records are counted,
+    and a package that does not fit is fetched when it does."""
     entry, data = packed
     folder = disk.path / "gateway"
     agent = RunningAgent(folder, control_url=fake_control.url, key=GATEWAY_KEY, disk_reserve_bytes=0)
@@ -178,7 +178,7 @@ def test_d7_the_data_plane_serves_on(
         assert agent.metrics()["roadworthy_disk_free_bytes"] == 0
         assert [path for path in disk.temporary() if path.parent.name != "packages"] == []
         disk.empty()
-        assert worker.snapshot().revision == 2  # the same again: its package is here now
+        assert worker.snapshot().revision == 2  # the same again: now its package is present
         assert (folder / "packages" / entry.digest[7:] / "manifest.json").exists()
         worker.send_records([record() for _ in range(500)])
         eventually(lambda: fake_control.records, "records are kept and shipped again")
@@ -188,7 +188,7 @@ def test_d7_the_data_plane_serves_on(
 
 
 def test_d7_records_leave_a_reserve(disk: Disk) -> None:
-    """Below the reserve none are written, so that snapshots and packages still can be; it is told once each way."""
+    """Below the reserve no records are written, which leaves space for snapshots and packages; each change is logged once."""
     folder = disk.path / "gateway"
     agent = RunningAgent(folder, disk_reserve_bytes=64 * PAGE)
     try:

@@ -1,6 +1,6 @@
-"""D8: a disk that has become read-only, and a log that cannot be written. Serving goes on, and it is told.
+"""D8: a disk that has become read-only, and a log that cannot be written. Serving continues, and the loss is reported.
 
-Folders are mounted read-only over themselves; without the right to mount the tests are skipped.
+Folders are mounted read-only over themselves; without the permission to mount, the tests are skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.waiting import eventually
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """What is opened below `folder` from here on cannot be written."""
+    """Make `folder` read-only for everything opened inside the block."""
     for command in (["mount", "--bind", str(folder), str(folder)], ["mount", "-o", "remount,bind,ro", str(folder)]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -38,8 +38,8 @@ def test_d8_a_read_only_disk_under_an_agent(
     fake_control: Any,  # noqa: F811 - the fixture
     packed: Any,  # noqa: F811 - the fixture
 ) -> None:
-    """Snapshots reach the workers, records are lost and counted, files that were shipped stay where they are; it is the same
-    process all the while, and what it could not write it writes when it can."""
+    """Snapshots reach the workers, lost records are counted, shipped files stay in place; the process is not replaced, and writes
+    later what it could not write."""
     entry, data = packed
     folder = tmp_path / "gateway"
     agent = RunningAgent(folder, control_url=fake_control.url, key=GATEWAY_KEY)
@@ -48,7 +48,7 @@ def test_d8_a_read_only_disk_under_an_agent(
         worker.hello()
         fake_control.offer(Snapshot("e", 1))
         assert worker.snapshot().revision == 1
-        fake_control.refuse_frames = 10**6  # shipped, but not yet to be forgotten
+        fake_control.refuse_frames = 10**6  # shipped, but must not be forgotten yet
         worker.send_records([record() for _ in range(10)])
         eventually(lambda: fake_control.records, "a file is shipped")
         with read_only(folder):
@@ -62,7 +62,7 @@ def test_d8_a_read_only_disk_under_an_agent(
             eventually(lambda: agent.metrics()["roadworthy_record_files"] == 0, "the shipped file is forgotten")
             assert agent.files(), "though it cannot be deleted"
             assert agent.process.poll() is None
-        assert worker.snapshot().revision == 2  # the same again: its package is here now
+        assert worker.snapshot().revision == 2  # the same again: now its package is present
         fake_control.offer(Snapshot("e", 3, (entry,)))
         assert worker.snapshot().revision == 3
         assert decode_snapshot((folder / "snapshot.json").read_bytes()).revision == 3
@@ -74,7 +74,7 @@ def test_d8_a_read_only_disk_under_an_agent(
 
 
 def test_d8_a_read_only_disk_under_a_worker(start_worker: Callable[..., Any], make_plan: Any, tmp_path: Path) -> None:
-    """It needs to write nothing at all."""
+    """A worker does not need to write."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
     folder = tmp_path / "gateway"
@@ -89,7 +89,7 @@ def test_d8_a_read_only_disk_under_the_control_plane(
     tmp_path: Path,
     make_package: Callable[..., Path],
 ) -> None:
-    """A push is refused with "disk-full", which says that it cannot be written to; afterwards it succeeds."""
+    """A push is refused with "disk-full", whose text says that the disk is not writable; afterwards it succeeds."""
     control = ControlProcess(tmp_path / "control")
     package = make_package().read_bytes()
     try:
@@ -105,7 +105,7 @@ def test_d8_a_read_only_disk_under_the_control_plane(
 
 
 def test_d8_logs_on_a_full_disk(start_worker: Callable[..., Any], make_plan: Any, tmp_path: Path) -> None:
-    """Each line of the access log is refused with ENOSPC: every request is answered."""
+    """Every line of the access log fails with ENOSPC, and every request is answered."""
     folder = tmp_path / "gateway"
     folder.mkdir()
     (folder / "log").symlink_to("/dev/full")
@@ -118,7 +118,7 @@ def test_d8_logs_on_a_full_disk(start_worker: Callable[..., Any], make_plan: Any
 
 
 def test_d8_lost_log_lines_are_told_by_the_metrics(tmp_path: Path) -> None:
-    """Of an agent whose log cannot be written."""
+    """For an agent whose log cannot be written."""
     folder = tmp_path / "gateway"
     folder.mkdir()
     (folder / "log").symlink_to("/dev/full")

@@ -1,4 +1,4 @@
-"""A push that is killed at any step leaves the registry as it was or with the whole version, and can be repeated."""
+"""A push killed at any step leaves the registry unchanged or with the complete version, and can be repeated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ packages.push(plane, file, "key-a", packages.Allowed())
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small package without code of its own."""
+    """A small package without code."""
     from onnx import TensorProto, helper
 
     from roadworthy.package.packing.pack import pack
@@ -64,7 +64,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_d9_a_killed_push_shows_old_or_new_never_half(tmp_path: Path, packed: Path, step: str, new: bool) -> None:
-    """D9: a version is listed exactly when its bytes and its audit entry are there; leftovers are swept; a second push works."""
+    """D9: a version is listed exactly if its bytes and its audit entry exist; remains are deleted; a second push works."""
     done = subprocess.run([sys.executable, "-c", _KILLED_PUSH, step, str(tmp_path), str(packed)], check=False)
     assert done.returncode == -9
     plane = build_context({"database_url": f"sqlite:///{tmp_path}/a.db", "blob_folder": f"{tmp_path}/blobs"})

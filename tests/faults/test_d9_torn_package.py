@@ -1,4 +1,4 @@
-"""D9: a process that is killed at any step of writing a package leaves the old one or the new one, never half of one."""
+"""D9: a process killed at any step of writing a package leaves the old or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.waiting import DEADLINE_S
 
 KEPT = Path(__file__).parents[1] / "formats" / "format-1.rw"
 
-# Counts every step that reaches the disk, and dies by SIGKILL right before the one it was told.
+# Counts every step that reaches the disk, and ends by SIGKILL right before step `fatal`.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -49,19 +49,19 @@ def run(verb: str, source: Path, target: Path, fatal: int) -> subprocess.Complet
 
 
 def steps_of(verb: str, source: Path, target: Path) -> int:
-    """How many steps the verb has when nobody kills it."""
+    """Number of steps of the verb when it is not killed."""
     done = run(verb, source, target, -1)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
 
 def chosen(steps: int) -> list[int]:
-    """First and last steps and some between: the last ones are the folder's fsync, the rename, and the fsync after it."""
+    """The first and last steps and some in between; the last are the folder's fsync, the rename, and the fsync after it."""
     return sorted({0, 1, 2, steps // 2, *range(steps - 4, steps)})
 
 
 def test_d9_unpack_killed_at_any_step_leaves_nothing_or_all(tmp_path: Path) -> None:
-    """After each kill the folder is absent or opens whole; what was left is swept at start, and a second try succeeds."""
+    """After each kill the folder is absent or complete; remains are deleted at start, and a second try succeeds."""
     whole = open_package(KEPT)
     steps = steps_of("unpack", KEPT, tmp_path / "counting" / "package")
     assert steps > len(whole.manifest.files) * 2
@@ -83,7 +83,7 @@ def test_d9_unpack_killed_at_any_step_leaves_nothing_or_all(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("before", ["old", "nothing"])
 def test_d9_a_packed_file_killed_at_any_step_is_old_or_new(before: str, tmp_path: Path) -> None:
-    """The file has its old bytes or all of the new ones."""
+    """The file has its old bytes, or all the new ones."""
     folder = unpack(KEPT, tmp_path / "package").path
     new = pack_file(folder, tmp_path / "new.rw").path.read_bytes()
     home = tmp_path / "home"

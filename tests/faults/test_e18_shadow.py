@@ -1,4 +1,4 @@
-"""E18: a shadowed version that crashes its process takes nothing along but the copy."""
+"""E18: a shadowed version that crashes its process affects only the copied request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["start_runner"]
 
 
 def test_e18_a_copy_that_kills_its_runner_is_counted_and_let_go(start_runner: StartRunner, tmp_path: Path) -> None:
-    """It is no pair and no bad event; the lease and the gauge by which the crash is known are given back."""
+    """It counts as neither a pair nor a bad event; the lease and the gauge that reveals the crash are released."""
     start_runner("segfault")
     create_slab(tmp_path / "slab", 2)
     metrics = open_worker_metrics(tmp_path / "slab", 0)
@@ -34,7 +34,7 @@ def test_e18_a_copy_that_kills_its_runner_is_counted_and_let_go(start_runner: St
         gauge = metrics.shadowing(digest)
         shadow = Mirror(version, rollout, RolloutCounters(metrics.evidence, rollout, 1, SUM), gauge, 10.0)
         shadow.begin(rows(13), {"errors": False}, Answer(rows(1), 0, 1), version)
-        await asyncio.sleep(0)  # it is handed over
+        await asyncio.sleep(0)  # the copy is handed over
         assert _in_flight(slab) == {digest}
         await caller.until(lambda: read_totals(slab).evidence.counts("r").excluded)
         counts = read_totals(slab).evidence.counts("r")

@@ -1,4 +1,4 @@
-"""E7: a canary that crashes its processes is judged by what it did in this rollout, whatever it did before."""
+"""E7: a canary that crashes its processes is judged by its crashes in this rollout, not by earlier ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def steady(x: Any) -> Any:
 
 
 def fragile(x: Any) -> Any:
-    """Dies of one value."""
+    """Crashes on one value."""
     import ctypes
 
     if (np.asarray(x)[:, 0] == CRASH).any():
@@ -36,7 +36,7 @@ def fragile(x: Any) -> Any:
 
 @pytest.fixture
 def machine(tmp_path: Any) -> Iterator[Machine]:
-    """Two versions; nothing is kept out of service, so that rollouts alone decide."""
+    """Two versions, without quarantine, so that only rollouts decide."""
     made = Machine(tmp_path)
     (tmp_path / "roadworthy.toml").write_text("[gateway]\ncrashes_to_quarantine = 100\n")
     for number, model in enumerate((steady, fragile), start=1):
@@ -46,12 +46,12 @@ def machine(tmp_path: Any) -> Iterator[Machine]:
 
 
 def test_e7_only_crashes_since_the_rollout_began_count(machine: Machine) -> None:
-    """One in a rollout that was aborted is not remembered against the next; one before the agent died still is."""
+    """A crash in an aborted rollout does not count in the next one; a crash before the agent died still counts."""
     context = machine.context()
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
 
         def crash() -> None:
-            """Have the canary's runner die of a request."""
+            """Make a request crash the canary's runner."""
             before = client.rollouts.get("sum")["crashes"]
 
             def asked() -> bool:
@@ -88,5 +88,5 @@ def test_e7_only_crashes_since_the_rollout_began_count(machine: Machine) -> None
 
 
 def agents(machine: Machine) -> list[psutil.Process]:
-    """The gateway's agent, while there is one."""
+    """The gateway's agent process, if it is running."""
     return [each for each in machine.family() if "roadworthy.agent" in " ".join(each.cmdline())]

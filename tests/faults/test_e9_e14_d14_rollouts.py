@@ -1,4 +1,4 @@
-"""E9, E14, D14: rollouts when many change them at once, when their controller is killed, and when its clock jumps."""
+"""E9, E14, D14: rollouts with concurrent changes, a killed controller, and a jumping clock."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.control_plane import ControlProcess
 
 JUMPING = Path(__file__).with_name("jumping_clock.py")
 STANDING = ("id", "phase", "step", "share", "generation", "paused", "verdict", "attempts", "slow_ms")
-"""What a look without news leaves as it is."""
+"""Fields that a look without news does not change."""
 
 
 @pytest.fixture
 def control(tmp_path: Path, three_lines: Path) -> Iterator[ControlProcess]:
-    """A control plane of the test's own."""
+    """A control plane for one test."""
     process = ControlProcess(tmp_path / "control", seed=three_lines)
     yield process
     process.kill()
@@ -33,7 +33,7 @@ def test_e9_of_many_rollouts_at_once_one_begins(
     control: ControlProcess,
     make_package: Callable[..., Path],
 ) -> None:
-    """The others get 409 and are told who is at what step; of deployments that name a generation one wins."""
+    """The others get 409 with the running rollout and its step; of deployments that name a generation, one succeeds."""
     with control.client(control.admin_key) as admin, control.client(control.gateway_key) as link:
         fleet = Fleet(link)
         three_versions(admin, fleet, make_package)
@@ -66,7 +66,7 @@ def test_e9_of_many_rollouts_at_once_one_begins(
 
 
 class Life:
-    """A control plane that dies and comes back, with the people and the data plane that stay."""
+    """A control plane that is killed and restarted, and the clients and data plane that stay."""
 
     def __init__(self, control: ControlProcess) -> None:
         self.control = control
@@ -74,7 +74,7 @@ class Life:
         self.fleet = Fleet(control.client(control.gateway_key))
 
     def kill(self) -> None:
-        """kill -9 and start again."""
+        """kill -9 and restart."""
         self.control.kill()
         self.control.start()
         self.close()
@@ -87,7 +87,7 @@ class Life:
         self.fleet.gateway.client.close()
 
     def kill_within_a_frame(self, after_s: float) -> None:
-        """Kill it at some moment of the transaction that takes a frame with counts, or of the look that follows."""
+        """Kill it during the transaction that takes a frame with counts, or during the look that follows."""
 
         def send() -> None:
             with contextlib.suppress(httpx.TransportError):
@@ -108,7 +108,7 @@ def test_e14_a_controller_that_is_killed_resumes_with_the_same_step_and_the_same
     control: ControlProcess,
     make_package: Callable[..., Path],
 ) -> None:
-    """Killed in every phase and step: what stands is as it was, and no step is done twice."""
+    """Killed in every phase and step: the state is preserved, and no step is done twice."""
     life = Life(control)
     three_versions(life.admin, life.fleet, make_package)
     begin(life.admin, plan={**FAST, "steps": [{"share": 5, "approve": True}, 50, 100]})
@@ -141,7 +141,7 @@ def test_e14_killed_at_any_moment_of_a_look(
     control: ControlProcess,
     make_package: Callable[..., Path],
 ) -> None:
-    """Counts that were sent again count once, each step is entered once, and what is on its way back arrives."""
+    """Counts that are sent again count once, each step is entered once, and a rollback in progress completes."""
     life = Life(control)
     three_versions(life.admin, life.fleet, make_package)
     begin(life.admin, plan={**FAST, "evidence": 200})
@@ -152,7 +152,7 @@ def test_e14_killed_at_any_moment_of_a_look(
         life.kill_within_a_frame(chance.uniform(0.0, 0.03))
         life.fleet.follow()
         rollout = current(life.admin)
-        cells = life.fleet.served.get(rollout["id"], {})  # killed before a frame was made there are none
+        cells = life.fleet.served.get(rollout["id"], {})  # empty if killed before the first frame
         (finding,) = rollout["verdict"]["findings"]
         assert finding["samples"] == sum(cell[0] for (_, arm), cell in cells.items() if arm == "canary")
     life.fleet.bad.add(life.fleet.entry().rollout.canary)
@@ -166,7 +166,7 @@ def test_e14_killed_at_any_moment_of_a_look(
 
 
 def shares(admin: httpx.Client) -> list[float]:
-    """The shares that a rollout gave, in order, as the events tell it; each generation once."""
+    """The shares of a rollout in order, from the events; each generation once."""
     events = admin.get("/api/v1/events").json()["items"]
     splits = [event["detail"] for event in events if event["kind"] == "rollout-split"]
     assert len({split["generation"] for split in splits}) == len(splits)
@@ -177,7 +177,7 @@ def test_d14_a_clock_that_jumps_moves_no_step(
     make_package: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    """An hour forwards and two backwards in the middle of a canary: neither its step nor its deadline is over."""
+    """An hour forwards and two backwards during a canary end neither its step nor its deadline."""
     offset = tmp_path / "offset"
     offset.write_text("0")
     control = ControlProcess(tmp_path / "control", JUMPING, str(offset))

@@ -1,5 +1,5 @@
-"""E9, E14: two control planes on one PostgreSQL, as real processes, while a rollout runs: nothing is done or counted twice, and
-one of them may die."""
+"""E9, E14: two control planes on one PostgreSQL, as real processes, during a rollout: nothing is done or counted twice, and one
+of them may be killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = postgresql.needed
 
 
 class Twin(ControlProcess):
-    """A control plane on a database and a blob folder that it shares."""
+    """A control plane on a shared database and blob folder."""
 
     def __init__(self, folder: Path, url: str, like: ControlProcess | None = None) -> None:
         self._database_url = url
@@ -33,7 +33,7 @@ class Twin(ControlProcess):
         super().__init__(folder)
 
     def document(self, fd: int) -> dict[str, Any]:
-        """With the database, the network of receivers, and the keys of the first one."""
+        """The start document, with the database, the receivers' network, and the keys of the first one."""
         if self._like is not None:
             self.admin_id, self.admin_key = self._like.admin_id, self._like.admin_key
             self.gateway_id, self.gateway_key = self._like.gateway_id, self._like.gateway_key
@@ -42,7 +42,7 @@ class Twin(ControlProcess):
 
 
 class Alternating(Fleet):
-    """A data plane behind a load balancer: each call goes to the next control plane, and each frame to all of them."""
+    """A data plane behind a load balancer: each call goes to the next control plane, each frame to all of them."""
 
     def __init__(self, clients: list[httpx.Client]) -> None:
         super().__init__(clients[0])
@@ -50,12 +50,12 @@ class Alternating(Fleet):
         self._held: Snapshot | None = None
 
     def route_to(self, *clients: httpx.Client) -> None:
-        """Ask these only, from now on."""
+        """Use only these clients from now on."""
         self.clients = list(clients)
         self.gateway.client = clients[0]
 
     def snapshot(self) -> Snapshot:
-        """The newest that any of them gave; one of them is asked for a newer one, as an agent asks."""
+        """The latest snapshot from any of them; asks one of them for a newer one, like an agent."""
         known = None if self._held is None else self._held.etag()
         reply = self.gateway.snapshot(known)
         if reply.status_code != 304:
@@ -66,7 +66,7 @@ class Alternating(Fleet):
         return self._held
 
     def follow(self) -> Snapshot:
-        """Take the newest snapshot from one, report to every one at the same moment."""
+        """Take the latest snapshot from one, report to all at the same moment."""
         self.clients.append(self.clients.pop(0))
         self.gateway.client = self.clients[0]
         snapshot = self.frozen or self.snapshot()
@@ -103,7 +103,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def twins(server: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Twin, Twin]]:
-    """The first one leads."""
+    """Two control planes; the first one leads."""
     url = postgresql.database(server, request.node.name)
     first = Twin(tmp_path / "control", url)
     second = Twin(tmp_path / "control", url, first)
@@ -114,7 +114,7 @@ def twins(server: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 @pytest.fixture
 def admins(twins: tuple[Twin, Twin]) -> Iterator[tuple[httpx.Client, httpx.Client]]:
-    """The same person at both."""
+    """The same administrator at both."""
     with twins[0].client(twins[0].admin_key) as first, twins[1].client(twins[1].admin_key) as second:
         yield first, second
 
@@ -125,16 +125,16 @@ def fleet(
     admins: Any,
     make_package: Callable[..., Path],
 ) -> Iterator[Alternating]:
-    """Three versions are there and the first one serves."""
+    """A data plane with three versions, the first one serving."""
     with twins[0].client(twins[0].gateway_key) as one, twins[1].client(twins[1].gateway_key) as two:
         found = Alternating([one, two])
         three_versions(admins[0], found, make_package)
-        eventually(lambda: found.follow().endpoints, "gateways were told of it")
+        eventually(lambda: found.follow().endpoints, "gateways have the endpoint")
         yield found
 
 
 def serve_until(fleet: Alternating, admin: httpx.Client, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Serve without an error until the rollout is so."""
+    """Serve without errors until `true` holds for the rollout."""
 
     def look() -> bool:
         fleet.serve(200)
@@ -145,7 +145,7 @@ def serve_until(fleet: Alternating, admin: httpx.Client, true: Callable[[dict[st
 
 
 def whole(admin: httpx.Client, fleet: Alternating, ended: dict[str, Any], receiver: Receiver) -> None:
-    """Every step, event and request is there once."""
+    """Check that every step, event and request exists once."""
     trail = admin.get("/api/v1/audit", params={"last": 1000}).json()["items"]
     steps = Counter(entry["detail"]["generation"] for entry in trail if entry["verb"] == "rollout-split")
     assert set(steps.values()) == {1}
@@ -161,7 +161,7 @@ def whole(admin: httpx.Client, fleet: Alternating, ended: dict[str, Any], receiv
 
 
 def test_two_control_planes_drive_one_rollout(admins: tuple[httpx.Client, httpx.Client], fleet: Alternating) -> None:
-    """Frames go to both at once, commands to either: each step is made once, takes its time, and each webhook is told once."""
+    """Frames go to both at once, commands to either: each step happens once, takes its time, and calls each webhook once."""
     with Receiver() as receiver:
         admins[1].post("/api/v1/webhooks", json={"url": receiver.url}).raise_for_status()
         begin(admins[1], plan={**FAST, "hold": 1})
@@ -177,7 +177,7 @@ def test_two_control_planes_drive_one_rollout(admins: tuple[httpx.Client, httpx.
 def test_e14_the_other_one_goes_on_when_the_one_that_leads_is_killed(
     twins: tuple[Twin, Twin], admins: tuple[httpx.Client, httpx.Client], fleet: Alternating
 ) -> None:
-    """kill -9 in the middle of a step: the rollout ends as it would have, nothing that was counted is lost or counted again."""
+    """kill -9 during a step: the rollout ends as without it, and no count is lost or doubled."""
     with Receiver() as receiver:
         admins[0].post("/api/v1/webhooks", json={"url": receiver.url}).raise_for_status()
         begin(admins[0], plan={**FAST, "hold": 2})
@@ -190,10 +190,10 @@ def test_e14_the_other_one_goes_on_when_the_one_that_leads_is_killed(
         whole(admins[1], fleet, ended, receiver)
 
 
-def test_a_broken_canary_goes_back_whoever_is_told(
+def test_a_broken_canary_goes_back_whichever_control_plane_gets_the_frames(
     admins: tuple[httpx.Client, httpx.Client], fleet: Alternating
 ) -> None:
-    """What only the follower was told of is found by the one that leads within its next look."""
+    """Frames that only the follower gets take effect at the leader's next look."""
     begin(admins[0])
     eventually(lambda: len(fleet.follow().endpoints[0].split) == 2, "the canary gets its share")
     fleet.route_to(*(client for client in fleet.clients if client.base_url == admins[1].base_url))
@@ -205,7 +205,7 @@ def test_a_broken_canary_goes_back_whoever_is_told(
 def test_e9_two_that_start_at_once_get_one_rollout(
     admins: tuple[httpx.Client, httpx.Client], fleet: Alternating
 ) -> None:
-    """At two control planes at the same moment, many times: one begins, the other is told who and where."""
+    """At two control planes at the same moment, many times: one begins, the other answers with that rollout."""
     together = threading.Barrier(2)
     replies: list[httpx.Response] = []
 
@@ -230,7 +230,7 @@ def test_e9_two_that_start_at_once_get_one_rollout(
 def test_what_one_does_the_other_knows(
     twins: tuple[Twin, Twin], admins: tuple[httpx.Client, httpx.Client], fleet: Alternating
 ) -> None:
-    """A key that one made opens the other; a snapshot that one gave is never followed by an older one of the other."""
+    """A key made at one is valid at the other; a snapshot from one is never followed by an older one from the other."""
     made = admins[0].post("/api/v1/keys", json={"role": "admin"}).json()["key"]
     with closing(twins[1].client(made)) as newcomer:
         eventually(lambda: newcomer.get("/api/v1/keys").status_code == 200, "the key is known there")

@@ -1,4 +1,4 @@
-"""G10: the control plane's database is gone, damaged or another one; `up` serves on and does not take it for a new one."""
+"""G10: the control plane's database is missing, damaged or another one; `up` continues to serve and does not start afresh."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.waiting import DEADLINE_S, eventually
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory, make_package: Callable[..., Path]) -> Path:
-    """The home folder of a machine on which an endpoint was deployed; then it was stopped."""
+    """The home folder of a stopped machine with a deployed endpoint."""
     machine = Machine(tmp_path_factory.mktemp("machine"))
     machine.tell("up", "-d", *FREE_PORTS)
     try:
@@ -29,7 +29,7 @@ def used(tmp_path_factory: pytest.TempPathFactory, make_package: Callable[..., P
 
 @pytest.fixture
 def machine(tmp_path: Path, used: Path) -> Iterator[Machine]:
-    """With a copy of that folder; stopped at the end."""
+    """A machine with a copy of that folder; stopped at the end."""
     machine = Machine(tmp_path)
     shutil.copytree(used, machine.home, ignore=shutil.ignore_patterns("*.sock"))
     yield machine
@@ -53,7 +53,7 @@ def database(machine: Machine) -> Path:
 
 
 def test_g10_up_serves_without_the_database_and_heals(machine: Machine) -> None:
-    """It says what is wrong, makes no new database, and answers from its disk; once the file is back the control plane comes up
+    """It reports the problem, creates no new database, and answers from its disk; when the file is back, the control plane starts
     by itself."""
     file, aside = database(machine), machine.folder / "aside.db"
     file.rename(aside)
@@ -71,7 +71,7 @@ def test_g10_up_serves_without_the_database_and_heals(machine: Machine) -> None:
 
 
 def test_g10_up_serves_without_the_control_planes_whole_folder(machine: Machine) -> None:
-    """Nor is a new one begun when what the control plane noted of it is gone as well: the gateway knows it."""
+    """No new database is created even if the control plane's own notes are missing, too: the gateway knows the old one."""
     control, aside = machine.home / "control", machine.folder / "aside"
     control.rename(aside)
     (machine.home / "control.epoch").unlink()
@@ -82,7 +82,7 @@ def test_g10_up_serves_without_the_control_planes_whole_folder(machine: Machine)
 
 
 def test_g10_up_serves_with_a_damaged_database(machine: Machine) -> None:
-    """It is left as it is."""
+    """The damaged database is not changed."""
     file = database(machine)
     damaged = bytes(file.stat().st_size)
     file.write_bytes(damaged)
@@ -94,8 +94,8 @@ def test_g10_up_serves_with_a_damaged_database(machine: Machine) -> None:
 
 
 def test_g10_a_new_database_is_begun_where_somebody_says_so(machine: Machine) -> None:
-    """Then the gateway follows it, and the endpoints are gone; the next start needs no flag. Where nothing is served, a damaged
-    database stops the start: there is no half one."""
+    """With the flag, the gateway follows the new database, and the endpoints are gone; the next start needs no flag. If nothing
+    is served, a damaged database stops the start completely."""
     database(machine).unlink()
     started = machine.run("up", "-d", *FREE_PORTS, "--begin-anew")
     assert started.returncode == 0, started.stderr + machine.log()

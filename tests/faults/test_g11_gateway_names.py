@@ -1,4 +1,4 @@
-"""G11: a gateway key speaks for its own instances only, in frames and in paths; and what it says of revisions moves nobody."""
+"""G11: a gateway key is valid for its own instances only, in frames and in paths, and cannot affect others' revisions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 def other(control: Any, admin: httpx.Client) -> Iterator[FakeGateway]:
-    """A gateway with a key of its own."""
+    """A gateway with its own key."""
     made = admin.post("/api/v1/keys", json={"role": "gateway", "name": "other"}).json()
     assert made["name"] == "other"
     with control.client(made["key"]) as client:
@@ -29,18 +29,18 @@ def other(control: Any, admin: httpx.Client) -> Iterator[FakeGateway]:
 
 
 def ids(admin: httpx.Client) -> list[str]:
-    """The gateways that reported."""
+    """The ids of the gateways that reported."""
     return [gateway["id"] for gateway in admin.get("/api/v1/status").json()["gateways"]]
 
 
 def refusals(admin: httpx.Client) -> list[tuple[str, str]]:
-    """Who was refused, and which gateway was named."""
+    """The refused keys, and the gateways that they named."""
     items = admin.get("/api/v1/audit").json()["items"]
     return [(item["actor"], item["subject"]) for item in items if item["verb"] == "gateway-refused"]
 
 
 def test_g11_a_key_that_names_another_is_refused_and_audited(control: Any, admin: httpx.Client, other: Any) -> None:
-    """By the other key's name, by its id, by its name alone: in a frame, in a path, and in a frame's record files."""
+    """With the other key's name, its id, or its bare name, in a frame, a path, and a frame's record files."""
     foreign = [f"{control.GATEWAY}/gw-1", f"{control.gateway_id}/gw-1", control.GATEWAY]
     for name in foreign:
         other.name = name
@@ -58,7 +58,7 @@ def test_g11_a_key_that_names_another_is_refused_and_audited(control: Any, admin
 def test_g11_an_instance_is_the_keys_name_and_its_own(
     control: Any, admin: httpx.Client, gateway: Any, other: Any
 ) -> None:
-    """However the gateway writes it; two keys' instances of one name are two."""
+    """However the gateway writes its name; instances of the same name of two keys are different."""
     key_id = next(key["id"] for key in admin.get("/api/v1/keys").json()["items"] if key["name"] == "other")
     for name in ("gw-1", "other/gw-1", f"{key_id}/gw-1"):
         other.name = name
@@ -75,7 +75,7 @@ def test_g11_an_instance_is_the_keys_name_and_its_own(
     "name", ["", "/", "a/b/c", "../gw-1", "other/", "/gw-1", "other/../gw", "Other/gw-1", "other/" + "x" * 65]
 )
 def test_g11_what_is_no_name_is_refused(admin: httpx.Client, other: Any, name: str) -> None:
-    """Before anything is written."""
+    """An invalid name is refused before anything is written."""
     other.name = name
     reply = other.report()
     assert (reply.status_code, reply.json()["code"]) == (400, "invalid-name")
@@ -83,7 +83,7 @@ def test_g11_what_is_no_name_is_refused(admin: httpx.Client, other: Any, name: s
 
 
 def test_g11_names_of_keys(admin: httpx.Client, other: Any) -> None:
-    """A key without a name has its id; a name belongs to one key, and does not look like an id."""
+    """A key without a name uses its id; a name belongs to one key, and must not look like an id."""
     assert other.report().status_code == 200
     plain = admin.post("/api/v1/keys", json={"role": "gateway"}).json()
     assert plain["name"] == plain["id"]
@@ -100,7 +100,7 @@ def test_g11_names_of_keys(admin: httpx.Client, other: Any) -> None:
 def test_g11_a_revision_from_the_future_raises_an_alert_and_nothing_else(
     admin: httpx.Client, gateway: Any, push: Any
 ) -> None:
-    """No new epoch: the alert and the audit entry name the gateway and the command, and all go on being served."""
+    """No new epoch: the alert and the audit entry name the gateway and the command, and all endpoints stay served."""
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(digest)
@@ -125,7 +125,7 @@ def test_g11_a_revision_from_the_future_raises_an_alert_and_nothing_else(
 
 @pytest.fixture
 def plane(tmp_path: Path) -> Iterator[ControlContext]:
-    """A control plane that keeps 250 bytes of records."""
+    """A control plane that stores at most 250 bytes of records."""
     document = {"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")}
     built = build_context({**document, "record_max_bytes": 250})
     yield built
@@ -133,7 +133,7 @@ def plane(tmp_path: Path) -> Iterator[ControlContext]:
 
 
 def keep(plane: ControlContext, name: str) -> str:
-    """Have a record file of 100 bytes received; its blob."""
+    """Receive a record file of 100 bytes; return its blob."""
     source = plane.blobs.incoming()
     source.write_bytes(bytes(100))
     telemetry.keep_records(plane, f"records/other/gw-1/{name}.parquet", source)
@@ -142,7 +142,7 @@ def keep(plane: ControlContext, name: str) -> str:
 
 
 def test_g11_record_files_that_no_frame_names_are_deleted_in_their_turn(plane: ControlContext) -> None:
-    """They count for the bound from their arrival on, and are no endpoint's."""
+    """They count towards the limit from their arrival on, without belonging to an endpoint."""
     blobs = [keep(plane, str(number)) for number in range(4)]
     assert telemetry.trim_records(plane) == 2
     assert [plane.blobs.exists(blob) for blob in blobs] == [False, False, True, True]
@@ -150,8 +150,8 @@ def test_g11_record_files_that_no_frame_names_are_deleted_in_their_turn(plane: C
 
 
 def test_g11_a_frame_cannot_lie_about_the_size_of_a_file(plane: ControlContext) -> None:
-    """Too large a number would push out everybody's records, too small a one would never be trimmed; and a file that was never
-    received has none."""
+    """Too large a size would evict all other records, too small a one would never be trimmed; a file that was never received has
+    no size."""
     for name, claimed in (("small", 0), ("large", 1 << 60), ("negative", -(1 << 40))):
         file = RecordFile(keep(plane, name), "line", 1, claimed, 1, 1)
         telemetry.take_frame(plane, Telemetry("other/gw-1", name, 1, 1, record_files=(file,)))
@@ -163,7 +163,7 @@ def test_g11_a_frame_cannot_lie_about_the_size_of_a_file(plane: ControlContext) 
 
 
 def test_g11_a_gateway_of_an_earlier_release_goes_on_under_its_new_name(plane: ControlContext) -> None:
-    """What was known of it before names were bound to keys gives way to its first report after."""
+    """Its state from before names were bound to keys is replaced by its first report afterwards."""
     telemetry.take_frame(plane, Telemetry("gw-1", "b", 5, 1))
     telemetry.take_frame(plane, Telemetry("gw-2", "b", 5, 1))
     telemetry.take_frame(plane, Telemetry("key-abcdefgh/gw-1", "b", 6, 1))

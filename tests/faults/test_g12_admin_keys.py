@@ -1,5 +1,5 @@
-"""G12: a control plane with an empty home folder on a database in use makes no further admin key, and a key that was revoked
-does not come back with a start."""
+"""G12: a control plane with an empty home folder on a database in use creates no admin key, and a start does not restore a
+revoked key."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.machine import FREE_PORTS, Machine
 
 @dataclass
 class Sharing(Machine):
-    """A machine whose control plane keeps its things elsewhere."""
+    """A machine whose control plane uses a shared database."""
 
     database: Path = Path()
 
     @property
     def environment(self) -> dict[str, str]:
-        """With the database."""
+        """The environment, with the database."""
         return {
             **super().environment,
             "ROADWORTHY_CONTROL_DATABASE_URL": f"sqlite:///{self.database / 'roadworthy.db'}",
@@ -48,7 +48,7 @@ def machines(tmp_path: Path) -> Iterator[list[Sharing]]:
 
 
 def test_g12_a_fresh_home_on_a_database_in_use_gets_no_admin_key(machines: list[Sharing]) -> None:
-    """It starts, says how to get a key, and keeps none, each time. The database has no other one until somebody asks for it."""
+    """Each start says how to get a key, and stores none. The database gets another key only on request."""
     first, second = machines
     admin_key = first.tell("up", "-d", *FREE_PORTS)["admin_key"]
     first.tell("stop")
@@ -70,7 +70,7 @@ def test_g12_a_fresh_home_on_a_database_in_use_gets_no_admin_key(machines: list[
 
 
 def test_g12_an_older_key_that_the_database_does_not_know_stays(tmp_path: Path, control: Any) -> None:
-    """It may be that of another database; the start says that it is of no use here."""
+    """It may belong to another database; the start reports that it is unknown here."""
     home, key = Home(tmp_path / "home"), make_key()[1]
     home.write_context(Context(control.url, control.url, key))
     home.keys(own_gateway=False)
@@ -81,7 +81,7 @@ def test_g12_an_older_key_that_the_database_does_not_know_stays(tmp_path: Path, 
 
 
 def offered(role: str, *, only_first: bool) -> dict[str, Any]:
-    """A new key as a start document brings it."""
+    """A new key in the form of a start document."""
     key_id, text = make_key()
     return {"id": key_id, "key": text, "role": role, "only_first": only_first}
 
@@ -96,7 +96,7 @@ def plane(tmp_path: Path) -> Iterator[ControlContext]:
 
 @pytest.mark.parametrize("role", ["admin", "gateway"])
 def test_g12_only_the_first_key_of_a_role_is_taken(plane: ControlContext, role: str) -> None:
-    """A gateway that starts along with its control plane has its own key taken in any case."""
+    """The key of a gateway that starts with its control plane is always accepted."""
     first, second, own = (offered(role, only_first=first) for first in (True, True, False))
     keys.ensure(plane, [first])
     keys.ensure(plane, [second, first])
@@ -105,7 +105,7 @@ def test_g12_only_the_first_key_of_a_role_is_taken(plane: ControlContext, role: 
 
 
 def test_g12_a_revoked_key_does_not_come_back_with_a_start(plane: ControlContext) -> None:
-    """A home folder that still holds it offers it in vain."""
+    """A home folder that still has it offers it in vain."""
     kept, revoked = offered("admin", only_first=True), offered("gateway", only_first=False)
     keys.ensure(plane, [kept, revoked])
     keys.revoke(plane, revoked["id"], kept["id"])

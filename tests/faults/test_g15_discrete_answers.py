@@ -1,4 +1,4 @@
-"""G15: labels are seen whatever their dtype: from the pack through what gateways count to the alarm that holds a rollout."""
+"""G15: labels of any dtype are recognised, from packing through the gateways' counts to the alarm that holds a rollout."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GENERATION = 3
 
 
 def labels(threshold: float, *classes: Any, dtype: Any = None) -> Any:
-    """A callable that answers the first class over the threshold, the others below it in equal parts."""
+    """A callable that answers the first class above the threshold, and the others in equal parts below it."""
 
     def model(x: Any) -> Any:
         below = np.minimum((x[:, 0] / threshold * (len(classes) - 1)).astype(int), len(classes) - 2)
@@ -58,7 +58,7 @@ CASES = {
     "a tensor alone": lambda threshold: (
         lambda x: {"scores": np.stack([x[:, 0] > threshold, x[:, 0] <= threshold], axis=1).astype(float)}
     ),
-    "probabilities beside a label that stays": lambda threshold: (
+    "probabilities next to a constant label": lambda threshold: (
         lambda x: {
             "label": (x[:, 0] > 0.95).astype(np.int64),
             "probabilities": np.stack([np.where(x[:, 0] > threshold, 0.9, 0.6), np.zeros(len(x))], axis=1),
@@ -72,12 +72,12 @@ CASES = {
 
 
 def packed(model: Any, folder: Path) -> Package:
-    """A package, and what training saw."""
+    """Pack the model, with its training data."""
     return open_package(rw.pack(model, name="m", inputs=ROWS, out=folder, compile=False).path)
 
 
 def measured(package: Package, folder: Path) -> Measures:
-    """What a rollout beside this stable is measured by."""
+    """The measures of a rollout next to this stable version."""
     blobs = FolderBlobs(folder / "blobs")
     blobs.put(package_blob(package.digest), package.path)
     reference = VersionReference("m", 1)
@@ -86,7 +86,7 @@ def measured(package: Package, folder: Path) -> Measures:
 
 
 def drift(folder: Path, by: Measures, package: Package, answered: dict[str, Any]) -> SignalAlert:
-    """What the alarm says after both versions answered 2,000 rows, as a worker of a gateway counts them."""
+    """The alarm after both versions answered 2,000 rows, counted as by a gateway's worker."""
     create_slab(folder / "slab", 1)
     cells = open_worker_metrics(folder / "slab", 0).evidence
     watch = OutputCounters(cells, RolloutEntry("r", "s", "c", outputs=by.outputs), GENERATION, package.signature)
@@ -105,7 +105,7 @@ def drift(folder: Path, by: Measures, package: Package, answered: dict[str, Any]
 
 
 def asked(model: Any) -> Any:
-    """How the model is asked for named answers."""
+    """A function that asks the model for named answers."""
     if not hasattr(model, "predict_proba"):
         return model
     return lambda x: {"label": model.predict(x), "probabilities": model.predict_proba(x)}
@@ -113,7 +113,7 @@ def asked(model: Any) -> Any:
 
 @pytest.mark.parametrize("case", CASES)
 def test_g15_a_canary_that_moves_twenty_points_of_the_labels_is_held(case: str, tmp_path: Path) -> None:
-    """Whatever the labels are; the same model by the other arm is quiet."""
+    """For all kinds of labels; the same model as canary raises no alarm."""
     model = CASES[case]
     package = packed(model(0.5), tmp_path / "dist")
     by = measured(package, tmp_path)
@@ -131,7 +131,7 @@ def test_g15_a_canary_that_moves_twenty_points_of_the_labels_is_held(case: str, 
 
 
 def test_g15_few_whole_numbers_of_inputs_and_labels_are_categories_too(tmp_path: Path) -> None:
-    """The kind, not the one place: counts of inputs, a column of flags, the true labels."""
+    """Everywhere: counts of inputs, a column of flags, the true labels."""
     x = np.column_stack([np.arange(400) % 3, (np.arange(400) % 10 == 0).astype(float), np.linspace(0, 1, 400)])
     package = rw.pack(
         lambda rows: rows[:, 0], name="m", inputs=x, labels=x[:, 1].astype(int), out=tmp_path, compile=False

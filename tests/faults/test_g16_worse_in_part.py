@@ -1,4 +1,4 @@
-"""G16: a canary that is worse on a part of its requests is not promoted because it had its count."""
+"""G16: a canary that is worse on a part of its requests is not promoted merely because it has enough requests."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SEEN = "strategy: canary\nsteps: [10, 50, 100]\nhold: 10s\nevidence: 100\nguards
 
 
 def judged(plan: Plan, canary: tuple[int, int], stable: tuple[int, int], share: int = 1_000) -> Verdict:
-    """The verdict on slow requests, (samples, bad) of both."""
+    """The verdict on slow requests, from (samples, bad) of both."""
     counts = (VariantCount(5, "slow", CANARY, *canary), VariantCount(5, "slow", STABLE, *stable))
     return judge(plan, Scope((Segment(5, share),), 5, 0, 100), Evidence().merged("a/1", RolloutCounts("r", counts)))
 
 
 @pytest.mark.parametrize("samples", [100, 150, 200])
 def test_g16_sixteen_percent_slow_against_six_waits_and_then_goes_back(samples: int) -> None:
-    """With the counts that were seen it holds and says what is missing; with more of the same it is found worse. Never PASS."""
+    """With the given counts it holds and states what is missing; with more of the same it is found worse. It never passes."""
     plan = read_plan(SEEN)
     early = judged(plan, (samples, samples * 16 // 100), (9 * samples, 9 * samples * 6 // 100))
     assert early.outcome == HOLD
@@ -43,7 +43,7 @@ def test_g16_sixteen_percent_slow_against_six_waits_and_then_goes_back(samples: 
 
 
 def test_g16_no_path_of_it_ever_passes_a_step() -> None:
-    """300 rollouts looked at every ten seconds: each goes back as worse, or is inconclusive where the deadline is soon."""
+    """300 rollouts with a look every ten seconds: each is rolled back as worse, or inconclusive if the deadline is near."""
     for deadline, allowed in (("1d", {Ending.ROLLED_BACK}), ("4m", {Ending.ROLLED_BACK, Ending.INCONCLUSIVE})):
         plan = read_plan(
             f"strategy: canary\nsteps: [10, 50, 100]\nhold: 1m\nguards: [errors, slow]\ndeadline: {deadline}"
@@ -53,21 +53,21 @@ def test_g16_no_path_of_it_ever_passes_a_step() -> None:
 
 
 def test_g16_at_full_share_the_bound_alone_speaks() -> None:
-    """What was compared before does not carry a version through that is slow once all traffic is its own."""
+    """Earlier comparisons do not let a version pass that is slow once it has all traffic."""
     plan = read_plan(SEEN)
     assert judged(plan, (400, 64), (0, 0), 10_000).code == "not-shown"
     assert judged(plan, (400, 20), (0, 0), 10_000).outcome == PASS
 
 
 def test_g16_an_equal_version_that_was_slow_by_chance_waits_for_its_evidence() -> None:
-    """It is not accused, nor promoted at once: with more requests it passes."""
+    """It is neither accused nor promoted at once: with more requests it passes."""
     plan = read_plan(SEEN)
     assert judged(plan, (100, 8), (900, 54)).code == "not-shown"
     assert judged(plan, (1_000, 60), (9_000, 540)).outcome == PASS
 
 
 def test_g16_a_deadline_tells_what_was_missing() -> None:
-    """Undecided at the deadline is no accusation: the outcome and the code say so, the text has the guard and its numbers."""
+    """Being undecided at the deadline is no accusation: outcome and code say so, and the text has the criterion's numbers."""
     plan = read_plan(SEEN)
     state, evidence, generation = begin("r", 1), Evidence(), 1
     for second in (0, 5, 3_700, 3_701):

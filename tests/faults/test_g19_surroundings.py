@@ -1,4 +1,4 @@
-"""G19: what Roadworthy writes is its own user's only, under any umask; and it works for a user whom the system does not know."""
+"""G19: only its own user can access Roadworthy's files, under any umask; and it works for a user unknown to the system."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.machine import FREE_PORTS, Machine
 from tests.waiting import eventually
 
 STRANGER = ("unshare", "--user", "--map-user=54321", "--map-group=54321", "env", "--unset=HOME")
-"""Runs a command under a user id that the system knows no name and no home folder of."""
+"""Runs a command under a user id without a name or home folder."""
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """What is below a folder that other users may read, write or enter."""
+    """Paths below a folder that other users may read, write or enter."""
     found = [folder, *folder.rglob("*")]
     return [
         f"{stat.S_IMODE(path.lstat().st_mode):o} {path}"
@@ -31,7 +31,7 @@ def open_to_others(folder: Path) -> list[str]:
 
 
 def work(machine: Machine, package: Path) -> None:
-    """Start, push, deploy, ask, find the record, stop."""
+    """Start, push, deploy, predict, find the record, stop."""
     machine.tell("up", "-d", *FREE_PORTS)
     try:
         machine.tell("push", str(package))
@@ -57,7 +57,7 @@ def test_g19_nothing_in_the_home_folder_is_open_to_others(
 
 @pytest.fixture
 def open_umask() -> Iterator[None]:
-    """A process that takes nothing away."""
+    """A process with umask 0."""
     before = os.umask(0o000)
     yield
     os.umask(before)
@@ -65,7 +65,7 @@ def open_umask() -> Iterator[None]:
 
 @pytest.mark.usefixtures("open_umask")
 def test_g19_what_an_earlier_release_left_open_is_closed(tmp_path: Path) -> None:
-    """A database that others could read, with its companions, and a blob folder that they could write to."""
+    """A database that other users could read, with its companion files, and a blob folder that they could write to."""
     file, blobs = tmp_path / "store" / "roadworthy.db", tmp_path / "blobs"
     file.parent.mkdir(mode=0o700)
     blobs.mkdir(mode=0o777)
@@ -89,7 +89,7 @@ def test_g19_what_an_earlier_release_left_open_is_closed(tmp_path: Path) -> None
 def test_g19_a_user_without_a_home_folder_is_told_what_to_set(
     tmp_path: Path, make_package: Callable[..., Path]
 ) -> None:
-    """Commands that need none work; those that do end with one clear error."""
+    """Commands that need no home folder work; the others end with one clear error."""
     machine = Machine(tmp_path, under=(*STRANGER, "--unset=ROADWORTHY_HOME"))
     assert machine.run("inspect", str(make_package())).returncode == 0
     for words in (["up", *FREE_PORTS], ["up", "-d", *FREE_PORTS], ["stop"], ["serve", str(make_package())]):
@@ -101,5 +101,5 @@ def test_g19_a_user_without_a_home_folder_is_told_what_to_set(
 
 
 def test_g19_a_user_whom_the_system_does_not_know_can_do_all(tmp_path: Path, make_package: Callable[..., Path]) -> None:
-    """A random user id without HOME, as containers have it, with ROADWORTHY_HOME set."""
+    """A random user id without HOME, as in containers, with ROADWORTHY_HOME set."""
     work(Machine(tmp_path, under=STRANGER), make_package())

@@ -1,4 +1,4 @@
-"""G1: a compiled runtime answers as scikit-learn does also at thresholds, bins and whole numbers, and refuses what it refuses."""
+"""G1: a compiled runtime answers as scikit-learn does, also at thresholds, bins and whole numbers, and refuses the same."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COLUMNS = ["hours", "age", "visits"]
 
 
 class RandomForestRegressor(LinearRegression):
-    """A user's own class that is called like scikit-learn's and does something else."""
+    """A user's own class with the name of a scikit-learn class and different behaviour."""
 
     def predict(self, X: Any) -> Any:  # noqa: N803  scikit-learn's name
         """Twice the line."""
@@ -80,7 +80,7 @@ def _training() -> tuple[pd.DataFrame, Any]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_g1_ordinary_rows_are_answered_as_by_the_original(name: str, tmp_path: Path) -> None:
-    """Whole and half numbers, as people type them; the runtime that serves is the original or one that was constructed."""
+    """Whole and half numbers, as people type them; the original or a constructed runtime serves."""
     make, runtime = MODELS[name]
     rows, target = _training()
     model = make().fit(rows, target)
@@ -98,7 +98,7 @@ def test_g1_ordinary_rows_are_answered_as_by_the_original(name: str, tmp_path: P
 
 
 def test_g1_small_probabilities_keep_their_digits(tmp_path: Path) -> None:
-    """Far on one side of a logistic model the other class has 1e-18, not 0: ONNX Runtime's own Sigmoid answers 0."""
+    """Far on one side of a logistic model, the other class has 1e-18, not 0; ONNX Runtime's own Sigmoid gives 0."""
     rows = np.linspace(-1, 1, 200).reshape(-1, 1)
     model = LogisticRegression(C=100.0).fit(rows, rows[:, 0] > 0)
     package = rw.pack(model, name="tail", inputs=rows, out=tmp_path)
@@ -112,7 +112,7 @@ def test_g1_small_probabilities_keep_their_digits(tmp_path: Path) -> None:
 
 
 def test_g1_what_the_original_refuses_is_refused_alone(tmp_path: Path) -> None:
-    """1e39 is refused with 422, the column, the row and scikit-learn's words; requests that run with it are answered."""
+    """1e39 is refused with 422, the column, the row and scikit-learn's text; requests in the same run are answered."""
     rows, target = _training()
     model = RandomForestClassifier(5, random_state=0).fit(rows, target)
     package = rw.pack(model, name="forest", inputs=rows, out=tmp_path)
@@ -136,7 +136,7 @@ def test_g1_what_the_original_refuses_is_refused_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [3.4028235677973362e38, -3.4028235677973362e38])
 def test_g1_the_limits_are_the_originals_to_the_last_float(value: float, tmp_path: Path) -> None:
-    """The largest float64 that rounds to a finite float32 is answered; its neighbour is refused, by both."""
+    """The largest float64 that rounds to a finite float32 is answered; both refuse its neighbour."""
     rows, target = _training()
     model = RandomForestClassifier(5, random_state=0).fit(rows.to_numpy(), target)
     package = rw.pack(model, name="forest", inputs=rows.to_numpy(), out=tmp_path)
@@ -151,7 +151,7 @@ def test_g1_the_limits_are_the_originals_to_the_last_float(value: float, tmp_pat
 
 
 def test_g1_integers_beyond_what_float64_holds_do_not_change_sides(tmp_path: Path) -> None:
-    """Nanoseconds since 1970 as int64: thresholds lie where neighbouring integers are one float64. Whatever serves is right."""
+    """Nanoseconds since 1970 as int64: at the thresholds, neighbouring integers are the same float64. Answers are right."""
     generator = np.random.default_rng(0)
     rows = pd.DataFrame(
         {"ns": generator.integers(1_700_000_000, 1_800_000_000, 400) * 1_000_000_000, "n": generator.normal(size=400)}
@@ -182,7 +182,7 @@ def test_g1_an_overflow_that_a_clip_hides_is_refused(tmp_path: Path) -> None:
     "estimator", [LogisticRegression(), RandomForestClassifier(5), HistGradientBoostingClassifier(max_iter=5)]
 )
 def test_g1_a_column_that_is_dropped_later_is_checked_all_the_same(estimator: Any, tmp_path: Path) -> None:
-    """The selection drops the column; the scaler before it makes it infinite, and the selection refuses that."""
+    """The scaler makes the column infinite, and the selection refuses that, although it would drop the column."""
     generator = np.random.default_rng(0)
     rows = pd.DataFrame({"kept": generator.normal(size=300), "dropped": generator.normal(0, 0.1, 300)})
     model = make_pipeline(StandardScaler(), SelectKBest(k=1), estimator).fit(rows, rows["kept"] > 0)
@@ -190,7 +190,7 @@ def test_g1_a_column_that_is_dropped_later_is_checked_all_the_same(estimator: An
 
 
 def _refused_by_both(model: Any, rows: pd.DataFrame, asked: pd.DataFrame, out: Path) -> None:
-    """Compiled, and what the original refuses is refused."""
+    """Check that the model is compiled, and that both refuse the rows."""
     package = rw.pack(model, name="refusing", inputs=rows, out=out)
     assert package.runtimes[0].startswith("onnx-")
     with np.errstate(over="ignore"), pytest.raises(ValueError, match="infinity"):
@@ -202,7 +202,7 @@ def _refused_by_both(model: Any, rows: pd.DataFrame, asked: pd.DataFrame, out: P
 
 
 def test_g1_an_element_that_the_original_refuses_missing_is_not_answered(tmp_path: Path) -> None:
-    """One element of an array may be missing, so all may; a step before the trees refuses another one. The original serves."""
+    """If one element of an array may be missing, all may; an earlier step refuses another one, so the original serves."""
     rows = np.random.default_rng(0).normal(size=(300, 3))
     target = rows[:, 0] > 0
     rows[::7, 2] = np.nan
@@ -215,7 +215,7 @@ def test_g1_an_element_that_the_original_refuses_missing_is_not_answered(tmp_pat
 
 
 def test_labels_beyond_what_json_holds_exactly_are_packed(tmp_path: Path) -> None:
-    """Identifiers of 60 bits as classes: the signature lists no categories for them, and the answers are right."""
+    """60-bit identifiers as classes: the signature lists no categories for them, and the answers are right."""
     rows = np.random.default_rng(0).normal(size=(200, 2))
     model = LogisticRegression().fit(rows, np.where(rows[:, 0] > 0, 2**60 + 1, 2**60))
     package = rw.pack(model, name="ids", inputs=rows, out=tmp_path)

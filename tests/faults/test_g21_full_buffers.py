@@ -1,4 +1,4 @@
-"""G21: a bounded buffer that is full goes on by itself once there is room; what was lost is counted and told at once."""
+"""G21: a full buffer resumes by itself once it has room; losses are counted and reported at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.agent.conftest import GATEWAY_KEY, RunningAgent, fake_control  # noqa
 from tests.waiting import eventually
 
 ROWS = [[1.0, 2.0, 3.0]] * 4_000
-"""A body of some 60 kB: a few hundred of them fill the worker's buffer."""
+"""A body of about 60 kB: a few hundred of them fill the worker's buffer."""
 
 
 def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
@@ -21,8 +21,8 @@ def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
     tmp_path: Path,
     fake_control: Any,  # noqa: F811 - the fixture
 ) -> None:
-    """SIGSTOP until records are dropped, then SIGCONT: all that was kept arrives although nobody asks any more, then all later
-    ones do; the loss is on /metrics, in telemetry and in the worker's log, and requests are answered all the while."""
+    """SIGSTOP until records are dropped, then SIGCONT: all buffered records arrive without further requests, and all later ones
+    do. The loss is on /metrics, in telemetry and in the worker's log, and requests are answered throughout."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])
     worker = start_worker(plan, folder=tmp_path / "gateway").wait_ready()
@@ -35,7 +35,7 @@ def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
         asked += 1
 
     def recorded() -> int:
-        """As the control plane was told."""
+        """The number of records reported to the control plane."""
         files = {file.blob: file.rows for frame in fake_control.frames for file in frame.record_files}
         return sum(files.values())
 
@@ -68,7 +68,7 @@ def test_g21_dropped_log_lines_are_told_to_the_control_plane(
     tmp_path: Path,
     fake_control: Any,  # noqa: F811 - the fixture
 ) -> None:
-    """Of an agent whose log cannot be written: each worker's report tells them for the whole gateway."""
+    """For an agent whose log cannot be written; each worker's report has the number for the whole gateway."""
     folder = tmp_path / "gateway"
     folder.mkdir()
     (folder / "log").symlink_to("/dev/full")

@@ -1,4 +1,4 @@
-"""G2, G1: packed models answer as in training where values are missing, and the golden examples show it."""
+"""G2, G1: packed models answer as in training if values are missing, and the golden examples prove it."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ SECOND = np.arange(COUNT) % 7
 
 
 def text(mark: Any) -> list[Any]:
-    """Words, one of three missing."""
+    """Words, a third of them missing."""
     return [("a", "b", mark)[number] for number in WORDS]
 
 
 def classifier(frame: Any, *steps: Any) -> Any:
-    """A pipeline over the column "c" that can tell a missing word."""
+    """A pipeline over the column "c" that distinguishes a missing word."""
     encode = make_column_transformer((make_pipeline(*steps), ["c"]), remainder="passthrough")
     return make_pipeline(encode, LogisticRegression()).fit(frame, WORDS == 2)
 
@@ -54,7 +54,7 @@ COLUMNS = {
 
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_missing_text_is_answered_as_in_training(kind: str, tmp_path: Path) -> None:
-    """An encoder and an imputer before it: as a batch, and each kind of row alone, the same to the last bit."""
+    """An encoder, with and without an imputer: answers to a batch and to single rows are the same to the last bit."""
     frame = pd.DataFrame({"c": COLUMNS[kind](), "d": SECOND})
     mark = None if kind == "objects with None" else np.nan
     for steps in ([], [SimpleImputer(strategy="most_frequent", missing_values=mark)]):
@@ -69,7 +69,7 @@ def test_missing_text_is_answered_as_in_training(kind: str, tmp_path: Path) -> N
 
 
 def test_records_without_a_key_are_asked_without_it(tmp_path: Path) -> None:
-    """A DictVectorizer treats a key that is not there and one that is None differently."""
+    """A DictVectorizer distinguishes an absent key from None."""
     rows = [{"d": float(number % 7)} | ({} if word == 2 else {"c": "ab"[word]}) for number, word in enumerate(WORDS)]
     model = make_pipeline(DictVectorizer(), LogisticRegression()).fit(rows, WORDS == 2)
     package = pack(model, name="case", inputs=rows, out=tmp_path, compile=False)
@@ -81,7 +81,7 @@ def test_records_without_a_key_are_asked_without_it(tmp_path: Path) -> None:
 
 
 def test_lists_stay_lists(tmp_path: Path) -> None:
-    """A model that takes lists gets them, with None where training had it."""
+    """A model that takes lists gets lists, with None as in training."""
 
     def model(rows: Any) -> Any:
         assert isinstance(rows, list)
@@ -95,7 +95,7 @@ def test_lists_stay_lists(tmp_path: Path) -> None:
 
 
 def test_mixed_marks_in_one_column_are_refused_by_its_name(tmp_path: Path) -> None:
-    """The form that most rows have is given back; where that changes an answer, the error names row, output and column."""
+    """The most frequent mark is restored; if that changes an answer, the error names row, output and column."""
     marks = [None if number % 3 else np.nan for number in range(COUNT)]
     mixed = [mark if word is None else word for word, mark in zip(text(None), marks, strict=True)]
     frame = pd.DataFrame({"d": SECOND, "c": pd.Series(mixed, dtype=object)})
@@ -111,7 +111,7 @@ def test_mixed_marks_in_one_column_are_refused_by_its_name(tmp_path: Path) -> No
 
 
 def test_answers_that_depend_on_the_index_are_refused(tmp_path: Path) -> None:
-    """A request has no index; one that does not matter is no hindrance."""
+    """A request has no index; an index that does not affect the answers is accepted."""
     frame = pd.DataFrame({"d": SECOND * 1.0}, index=np.arange(COUNT) + 1000)
     with pytest.raises(PackError, match="index") as refused:
         pack(lambda given: given.index.to_numpy() * 1.0, name="case", inputs=frame, out=tmp_path)
@@ -120,7 +120,7 @@ def test_answers_that_depend_on_the_index_are_refused(tmp_path: Path) -> None:
 
 
 def test_golden_answers_are_of_the_users_own_rows(tmp_path: Path) -> None:
-    """The model is asked about copies of what was given: its own container and index, and what it writes stays there."""
+    """The model gets copies of the rows in the user's container and index, and its changes to them have no effect."""
     frame = pd.DataFrame({"d": SECOND * 1.0}, index=np.arange(COUNT) + 1000)
     kept = frame.copy()
     seen: list[Any] = []
@@ -137,7 +137,7 @@ def test_golden_answers_are_of_the_users_own_rows(tmp_path: Path) -> None:
 
 
 def test_golden_rows_have_a_missing_value_of_each_column(tmp_path: Path) -> None:
-    """Of every element of an array too, made up where the model takes it; of a wide frame in few rows."""
+    """Also of every element of an array, made up if the model accepts it; for a wide frame in few rows."""
     rows = np.arange(40.0).reshape(10, 4)
     rows[1, 0] = np.nan
     whole = pack(lambda x: np.nansum(x, axis=1), name="case", inputs=rows, out=tmp_path, examples=4, compile=False)
@@ -145,7 +145,7 @@ def test_golden_rows_have_a_missing_value_of_each_column(tmp_path: Path) -> None
     mask = inputs.column("x")[1]
     assert mask is not None
     assert mask.any(axis=0).all()
-    assert answers.column("prediction")[0][-1] == 0.0  # the made-up row: only its first element is there
+    assert answers.column("prediction")[0][-1] == 0.0  # the made-up row has only its first element
 
     def picky(x: Any) -> Any:
         if np.isnan(x[:, 2]).any():
@@ -165,7 +165,7 @@ def test_golden_rows_have_a_missing_value_of_each_column(tmp_path: Path) -> None
 
 
 def test_every_golden_row_is_asked_alone(tmp_path: Path) -> None:
-    """A package that answers a lone missing value otherwise is refused, also where the first row alone is right."""
+    """A package that answers a single row with a missing value differently is refused, even if the first row is right."""
     rows = np.arange(20.0).reshape(10, 2)
     rows[4] = np.nan
     package = pack(lambda x: np.nan_to_num(x[:, 0]), name="case", inputs=rows, out=tmp_path, compile=False)
@@ -186,7 +186,7 @@ def test_every_golden_row_is_asked_alone(tmp_path: Path) -> None:
 
 
 def test_a_category_that_training_did_not_have_says_what_to_do(tmp_path: Path) -> None:
-    """The column's type can hold no other value; the refusal tells what stood for one in training."""
+    """The column's type cannot hold the value; the hint says how training treated such a value."""
     frame = pd.DataFrame({"c": COLUMNS["category"](), "d": SECOND})
     package = pack(classifier(frame, OneHotEncoder()), name="case", inputs=frame, out=tmp_path, compile=False)
     with rw.load(package.path, allow_code=package.digest) as served, pytest.raises(rw.InvalidInput) as refused:
@@ -196,7 +196,7 @@ def test_a_category_that_training_did_not_have_says_what_to_do(tmp_path: Path) -
 
 
 def test_a_running_gateway_gives_the_model_its_training_form(start_worker: Any, make_plan: Any, tmp_path: Path) -> None:
-    """A real worker on a real package, asked for one missing word alone and for all rows: JSON, CSV, Arrow and V2."""
+    """A real worker with a real package answers a single missing word and all rows: JSON, CSV, Arrow and V2."""
     frame = pd.DataFrame({"c": COLUMNS["objects with NaN"](), "d": SECOND})
     model = classifier(frame, OneHotEncoder(handle_unknown="ignore"))
     package = pack(model, name="words", inputs=frame, out=tmp_path / "dist", compile=False)
@@ -214,7 +214,7 @@ def test_a_running_gateway_gives_the_model_its_training_form(start_worker: Any, 
 
 
 def _asked(client: Any, frame: Any) -> list[Any]:
-    """Probabilities of the same rows, asked in each form."""
+    """Probabilities of the same rows in each format."""
     words = [None if pd.isna(word) else word for word in frame["c"]]
     numbers = frame["d"].tolist()
     records = [{"c": word, "d": number} for word, number in zip(words, numbers, strict=True)]

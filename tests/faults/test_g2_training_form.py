@@ -1,4 +1,4 @@
-"""G2: the model receives exactly what it received in training, whoever asks, for any number of rows from one on."""
+"""G2: for any number of rows and on every path, the model receives exactly the form that it received in training."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ Make = Callable[[Sequence[bool]], Any]
 def _in_frame(make: Make) -> Make:
     def frame(missing: Sequence[bool]) -> Any:
         series = make(missing)
-        beside = [f"row {number}" for number in range(len(missing))]
+        other = [f"row {number}" for number in range(len(missing))]
         if isinstance(series, pl.Series):
-            return pl.DataFrame({"c": series, "beside": beside})
-        return pd.DataFrame({"c": series, "beside": beside})
+            return pl.DataFrame({"c": series, "other": other})
+        return pd.DataFrame({"c": series, "other": other})
 
     return frame
 
@@ -58,7 +58,7 @@ TABLES = {"pandas": PANDAS | NEVER_MISSING, "polars": POLARS}
 
 
 class Capturing:
-    """A model that keeps what it received."""
+    """A model that stores the rows it receives."""
 
     def __init__(self, sample: Any) -> None:
         fields, container = infer_inputs(sample)
@@ -71,7 +71,7 @@ class Capturing:
         return {"y": np.zeros(len(rows), dtype=np.int64)}
 
     def ask(self, path: str, own: Any) -> Any:
-        """What it receives when these rows of training come that way; None when that way cannot carry them."""
+        """The rows it receives when training rows come by that path; None if the path cannot carry them."""
         batch = to_batch(Layout(self.signature.inputs), own)
         if not asks(path, self.signature, batch):
             return None
@@ -80,7 +80,7 @@ class Capturing:
 
 
 def asked_as_in_training(model: Capturing, sample: Any, rows: Sequence[int], path: str) -> None:
-    """Some rows of a sample, asked that way, are received as they were in training."""
+    """Check that some rows of a sample, sent by that path, are received as in training."""
     own = own_rows(sample, np.array(rows))
     found = model.ask(path, own)
     if found is not None:
@@ -89,7 +89,7 @@ def asked_as_in_training(model: Capturing, sample: Any, rows: Sequence[int], pat
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_every_kind_of_column_is_received_as_in_training(kind: str) -> None:
-    """None missing, the first row, or all but one; asked all at once, two rows, and one row alone; on every path."""
+    """With no, the first, or all but one value missing; for all rows at once, two rows, and a single row; on every path."""
     for missing in GAPS:
         sample = SAMPLES[kind](missing)
         model = Capturing(sample)
@@ -101,7 +101,7 @@ def test_every_kind_of_column_is_received_as_in_training(kind: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_mixture_of_columns_is_received_as_in_training(data: st.DataObject) -> None:
-    """Several columns of a frame beside each other, in any rows and any pattern of missing values, on any path."""
+    """Several columns of a frame, in any rows and any pattern of missing values, on any path."""
     library = data.draw(st.sampled_from(sorted(TABLES)))
     table = TABLES[library]
     kinds = data.draw(st.lists(st.sampled_from(sorted(table)), min_size=1, max_size=4))
@@ -121,7 +121,7 @@ def test_any_mixture_of_columns_is_received_as_in_training(data: st.DataObject) 
     "kind", ["str", "string of python", "float32", "Int64", "boolean", "time in us", "category of int"]
 )
 def test_a_column_that_is_missing_throughout_has_its_type(kind: str) -> None:
-    """The type tells what a value would be; a request may bring one."""
+    """The type defines what a value would be; a request may contain one."""
     sample = _in_frame(PANDAS[kind])([True, True, True])
     model = Capturing(sample)
     for path in PATHS:
@@ -139,10 +139,10 @@ def test_a_column_that_is_missing_throughout_has_its_type(kind: str) -> None:
     ids=["pandas", "polars", "numpy", "records", "lists", "category"],
 )  # fmt: skip
 def test_a_column_of_missing_values_without_a_type_is_refused_truly(sample: Any) -> None:
-    """It is not of several types: it has none, and the hint says how to give it one."""
+    """The error says that the column has no type, and the hint how to give it one."""
     from roadworthy.foundation.errors import PackError
 
-    with pytest.raises(PackError, match="missing values only") as caught:
+    with pytest.raises(PackError, match="all values are missing") as caught:
         infer_inputs(sample)
     assert caught.value.code == "unsupported-column"
     assert "astype" in str(caught.value.hint)
@@ -150,7 +150,7 @@ def test_a_column_of_missing_values_without_a_type_is_refused_truly(sample: Any)
 
 @pytest.mark.parametrize("labels", ["object", "str", "string"])
 def test_column_labels_are_as_in_training(labels: str) -> None:
-    """Their type and their name; a model that renames them renames its own."""
+    """Their type and their name; a model that renames them changes only its own copy."""
     sample = pd.DataFrame({"a": [1.5, np.nan], "b": ["x", "y"]})
     sample.columns = pd.Index(["a", "b"], dtype=labels, name="feature")
     model = Capturing(sample)
@@ -161,7 +161,7 @@ def test_column_labels_are_as_in_training(labels: str) -> None:
 
 
 def test_numbers_lie_in_memory_as_in_training() -> None:
-    """Row by row or column by column: sums of floats depend on it in their last bit."""
+    """Row by row or column by column: the last bits of float sums depend on it."""
     matrix = np.arange(12.0).reshape(4, 3)
     for array in (matrix, np.asfortranarray(matrix)):
         found = Capturing(array).ask("JSON", array)
@@ -175,7 +175,7 @@ def test_numbers_lie_in_memory_as_in_training() -> None:
 
 
 def test_what_a_model_writes_into_its_rows_changes_no_request() -> None:
-    """Containers are the model's own."""
+    """The model has its own containers."""
     frame = pd.DataFrame({"a": [1.5, 2.5], "b": ["x", "y"], "c": pd.Series(["x", None], dtype=object)})
     for sample in (frame, frame[["a"]], frame.to_numpy(), frame[["a"]].to_numpy()):
         if sample.dtype == object if isinstance(sample, np.ndarray) else False:
@@ -200,7 +200,7 @@ def _overwrite(rows: Any) -> dict[str, Any]:
 
 
 def test_a_fixed_text_is_never_cut() -> None:
-    """numpy's text of five characters grows when a request brings more."""
+    """numpy's text of five characters is widened when a request has longer text."""
     model = Capturing(np.array(["abcde", "x"]))
     batch = to_batch(Layout(model.signature.inputs), np.array(["longer than five", "x"]))
     model._native.run(batch)

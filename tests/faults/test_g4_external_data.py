@@ -1,4 +1,4 @@
-"""Tensors of a graph in files beside it: read by us when it is packed, sealed with it, and no other file is ever opened."""
+"""External tensor files of a graph are read when it is packed and sealed with it, and no other file is ever opened."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ WEIGHTS = np.arange(6, dtype=np.float32).reshape(3, 2)
 NATIVE = Path("runtimes/native")
 
 
-def written(folder: Path, beside: str = "weights.bin") -> Path:
-    """y = x @ weights, with the weights in a file beside the graph."""
+def written(folder: Path, external: str = "weights.bin") -> Path:
+    """y = x @ weights, with the weights in a file next to the graph."""
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Mul", ["m", "k"], ["y"])],
         "g",
@@ -40,19 +40,19 @@ def written(folder: Path, beside: str = "weights.bin") -> Path:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     folder.mkdir(exist_ok=True)
-    onnx.save(model, folder / "big.onnx", save_as_external_data=True, location=beside, size_threshold=0)
+    onnx.save(model, folder / "big.onnx", save_as_external_data=True, location=external, size_threshold=0)
     return folder / "big.onnx"
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """Packed from a path."""
+    """A package made from the graph's path."""
     folder = tmp_path_factory.mktemp("user")
-    return rw.pack(written(folder / "made"), name="beside", inputs=ROWS, out=folder / "dist", examples=8)
+    return rw.pack(written(folder / "made"), name="external", inputs=ROWS, out=folder / "dist", examples=8)
 
 
-def test_g14_a_graph_with_tensors_beside_it_is_packed_and_served(package: Package, tmp_path: Path) -> None:
-    """Both files are in the package, it is data, and it answers wherever it is loaded, whatever lies around."""
+def test_g14_a_graph_with_external_tensors_is_packed_and_served(package: Package, tmp_path: Path) -> None:
+    """Both files are in the package, it is data, and it answers wherever it is loaded, whatever other files exist there."""
     names = [Path(entry.path).name for entry in package.manifest.files if entry.path.startswith(str(NATIVE))]
     assert names == ["model.onnx", "weights.bin"]
     assert not package.carries_code
@@ -65,20 +65,20 @@ def test_g14_a_graph_with_tensors_beside_it_is_packed_and_served(package: Packag
 
 
 def test_g14_a_missing_file_is_named_with_the_line_that_writes_it(tmp_path: Path) -> None:
-    """So is a ModelProto, which has no folder."""
+    """The same holds for a ModelProto, which has no folder."""
     path = written(tmp_path / "made")
     proto = onnx.load(path, load_external_data=False)
     (path.parent / "weights.bin").unlink()
     with pytest.raises(PackError, match=r"'weights.bin', which is not beside it") as caught:
-        rw.pack(path, name="beside", inputs=ROWS, out=tmp_path)
+        rw.pack(path, name="external", inputs=ROWS, out=tmp_path)
     assert "onnx.save(onnx.load(path)" in str(caught.value.hint)
     with pytest.raises(PackError, match=r"lie in the file 'weights.bin', which a ModelProto does not find") as caught:
-        rw.pack(proto, name="beside", inputs=ROWS, out=tmp_path)
+        rw.pack(proto, name="external", inputs=ROWS, out=tmp_path)
     assert "give the path" in str(caught.value.hint)
 
 
 def says(**place: str) -> Callable[[Any, Path], None]:
-    """The first tensor lies elsewhere, as the graph says."""
+    """The graph places its first tensor elsewhere."""
 
     def change(graph: Any, _folder: Path) -> None:
         for entry in graph.graph.initializer[0].external_data:
@@ -88,7 +88,7 @@ def says(**place: str) -> Callable[[Any, Path], None]:
 
 
 def tag(graph: Any, _folder: Path) -> None:
-    """ONNX Runtime's own mark for an address in memory."""
+    """ONNX Runtime's own tag for an address in memory."""
     says(location="*/_ORT_MEM_ADDR_/*", offset="4096")(graph, _folder)
 
 
@@ -112,18 +112,18 @@ def in_a_branch(graph: Any, _folder: Path) -> None:
 
 
 def twice(graph: Any, _folder: Path) -> None:
-    """Two places for one tensor."""
+    """Two locations for one tensor."""
     entry = graph.graph.initializer[0].external_data.add()
     entry.key, entry.value = "location", "/etc/hostname"
 
 
 def unmarked(graph: Any, _folder: Path) -> None:
-    """A place, without being marked as lying outside."""
+    """A location, without being marked as external."""
     graph.graph.initializer[0].data_location = TensorProto.DEFAULT
 
 
 def nowhere(graph: Any, _folder: Path) -> None:
-    """Marked, without a place."""
+    """Marked as external, without a location."""
     del graph.graph.initializer[0].external_data[:]
 
 
@@ -134,7 +134,7 @@ def cut(_graph: Any, folder: Path) -> None:
 
 
 def more(_graph: Any, folder: Path) -> None:
-    """A file that no tensor lies in."""
+    """A file without a tensor."""
     (folder / NATIVE / "more.bin").write_bytes(b"more")
 
 
@@ -144,7 +144,7 @@ def gone(_graph: Any, folder: Path) -> None:
 
 
 def of_no_type(graph: Any, _folder: Path) -> None:
-    """Text cannot lie outside."""
+    """Text cannot be external."""
     graph.graph.initializer[0].data_type = TensorProto.STRING
 
 
@@ -184,7 +184,7 @@ FORGED: dict[str, Callable[[Any, Path], None]] = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_g4_no_other_file_is_read(name: str, package: Package, tmp_path: Path) -> None:
-    """Sealed with right hashes, the package is refused when it is opened, as a file and as a folder."""
+    """A package with right hashes is refused when it is opened, as a file and as a folder."""
     folder = tmp_path / "forged"
     manifest = take_apart(package.path, folder)
     graph = onnx.load(folder / NATIVE / "model.onnx", load_external_data=False)
@@ -198,7 +198,7 @@ def test_g4_no_other_file_is_read(name: str, package: Package, tmp_path: Path) -
 
 
 def test_g4_what_lies_in_the_working_folder_is_not_read(package: Package, tmp_path: Path) -> None:
-    """A file of the same name where the process runs changes no answer, and is not opened."""
+    """A file of the same name in the working folder does not change answers, and is not opened."""
     folder = unpack(package.path, tmp_path / "unpacked").path
     (tmp_path / "weights.bin").write_bytes(np.zeros(100, np.float32).tobytes())
     code = """
@@ -226,7 +226,7 @@ print(json.dumps([constructed.run(inputs).column("y")[0].tolist(), [name for nam
 
 
 def test_g4_a_file_that_changes_after_it_was_opened_is_refused(package: Package, tmp_path: Path) -> None:
-    """The tensors that are given to ONNX Runtime are those that were sealed."""
+    """ONNX Runtime gets the sealed tensors only."""
     opened = unpack(package.path, tmp_path / "unpacked")
     file = opened.path / NATIVE / "weights.bin"
     file.write_bytes(bytes(file.stat().st_size))

@@ -1,6 +1,6 @@
-"""A package is what its files are. A manifest that says otherwise is refused by whoever opens it, and none of its code runs.
+"""The files decide what a package is. A manifest that contradicts them is refused at every opening, and none of its code runs.
 
-Every archive here is written by hand, as an attacker would, with right hashes; each holds a pickle that leaves a mark when it is
+Every archive here is written by hand with right hashes, as an attacker would, and holds a pickle that leaves a mark when it is
 read.
 """
 
@@ -44,7 +44,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """What exists once code of a package ran."""
+    """The file that exists once a package's code ran."""
     return tmp_path / "RAN"
 
 
@@ -57,7 +57,7 @@ def forged(request: pytest.FixtureRequest, honest: dict[str, Package], tmp_path:
 
 
 def refused(do: Callable[[], Any], code: str = "manifest-invalid") -> RoadworthyError:
-    """The error of what is refused."""
+    """The error of a call that must be refused."""
     with pytest.raises((PackageInvalid, PackageRefused)) as caught:
         do()
     assert caught.value.code == code, caught.value.message
@@ -68,7 +68,7 @@ def refused(do: Callable[[], Any], code: str = "manifest-invalid") -> Roadworthy
 def test_g4_whoever_opens_a_lying_package_refuses_it(
     forged: tuple[Path, str], tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """File and folder, load, worker, rules, and placement where it rests on what serves."""
+    """File and folder, load, worker, rules, and placement if it depends on the serving runtime."""
     folder, digest = forged
     monkeypatch.setenv("ROADWORTHY_HOME", str(tmp_path / "home"))
     packed = put_together(folder, tmp_path / "forged.rw")
@@ -82,7 +82,7 @@ def test_g4_whoever_opens_a_lying_package_refuses_it(
         entry = PackageEntry(digest, "forged", 1, 1, allowed_by)
         refused(lambda entry=entry: package_loader(tmp_path, 1)(entry))  # type: ignore[misc]
     refused(lambda: rule_loader(tmp_path, "half")(PackageEntry(digest, "forged", 1, 1, "someone")))
-    with contextlib.suppress(PackageInvalid):  # or else the lie is about another part than what serves
+    with contextlib.suppress(PackageInvalid):  # otherwise the lie is about a part that does not serve
         assert facts_of(folder, digest).framework == "onnx"
     assert not mark.exists()
 
@@ -92,7 +92,7 @@ def test_g4_whoever_opens_a_lying_package_refuses_it(
 def test_g4_the_process_that_proves_refuses_it_too(
     lie: str, allow: bool, honest: dict[str, Package], tmp_path: Path, mark: Path
 ) -> None:
-    """Whatever reached it. With leave as well: what was allowed is not what is said."""
+    """However the package got there, even with its code allowed: the permission was for the true description."""
     kind, change = LIES[lie]
     forge(honest[kind], change, tmp_path / "forged", mark)
     refused(lambda: replay_isolated(tmp_path / "forged", Replay(every_runtime=False, allow_code=allow, bare=True)))
@@ -110,7 +110,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlProcess
 def test_g4_nothing_forged_is_registered(
     control: ControlProcess, forged: tuple[Path, str], tmp_path: Path, mark: Path
 ) -> None:
-    """Pushed with and without leave, over HTTP."""
+    """Pushed over HTTP, with its code allowed and not."""
     folder, digest = forged
     packed = put_together(folder, tmp_path / "forged.rw").read_bytes()
     for allowed in ({}, {"allow_code": digest}):
@@ -123,7 +123,7 @@ def test_g4_nothing_forged_is_registered(
 
 @pytest.mark.parametrize("command", [["inspect"], ["verify"], ["verify", "--prove"], ["serve"]])
 def test_g4_no_command_believes_it(command: list[str], honest: dict[str, Package], tmp_path: Path, mark: Path) -> None:
-    """Each says what contradicts what, and what to do."""
+    """Each command reports the contradiction, and what to do."""
     forge(honest["pickle"], LIES["no code, data"][1], tmp_path / "forged", mark)
     packed = put_together(tmp_path / "forged", tmp_path / "forged.rw")
     program = [str(Path(sys.executable).with_name("roadworthy")), command[0], str(packed), *command[1:], "--json"]
@@ -137,12 +137,12 @@ def test_g4_no_command_believes_it(command: list[str], honest: dict[str, Package
     )
     assert done.returncode != 0
     assert "manifest-invalid" in done.stderr + done.stdout
-    assert "the manifest says no code" in done.stderr + done.stdout
+    assert "the manifest describes the runtime native as no code" in done.stderr + done.stdout
     assert not mark.exists()
 
 
 def test_g4_a_pickle_in_a_graphs_metadata_stays_text(tmp_path: Path, mark: Path) -> None:
-    """Nothing reads it: the graph is data, runs without leave, and the pickle does not."""
+    """Nothing reads it: the graph is data and runs without permission for code, and the pickle does not run."""
     told = graph()
     for holder in (told, told.graph, told.graph.node[0]):
         entry = holder.metadata_props.add()
@@ -167,7 +167,7 @@ def test_g4_a_pickle_in_a_graphs_metadata_stays_text(tmp_path: Path, mark: Path)
 def test_g4_leave_is_for_the_bytes_that_were_sealed(
     kind: str, file: str, honest: dict[str, Package], tmp_path: Path, mark: Path
 ) -> None:
-    """A file that changes after the package was opened is not what was allowed by digest: it is refused unread."""
+    """A file that changes after opening is not covered by the allowed digest: it is refused unread."""
     package = unpack(honest[kind].path, tmp_path / "unpacked")
     (package.path / file).write_bytes(pickle.dumps(Marking(mark)))
     refused(lambda: construct(package, allow_code=[package.digest]), "package-damaged")
@@ -185,7 +185,7 @@ def test_g4_leave_for_a_rule_is_for_its_bytes(honest: dict[str, Package], tmp_pa
 
 
 def test_g4_a_package_under_the_name_of_another_is_not_loaded(honest: dict[str, Package], tmp_path: Path) -> None:
-    """A digest is what is read. A whole and honest package that lies in another's place is another package."""
+    """The digest comes from the bytes: an intact package in another's place is refused."""
     wanted = honest["pickle"].digest
     unpack(honest["graph"].path, package_folder(tmp_path, wanted))
     entry = PackageEntry(wanted, "pickle", 1, 1, "someone")
@@ -197,7 +197,7 @@ def test_g4_a_package_under_the_name_of_another_is_not_loaded(honest: dict[str, 
 def test_g4_a_framework_that_is_not_known_is_shown_and_never_constructed(
     honest: dict[str, Package], tmp_path: Path
 ) -> None:
-    """A package of a later release can be inspected; what its files are is not known, so nothing of it runs."""
+    """A package of a later release can be inspected; the kind of its files is unknown, so none of it runs."""
     manifest = take_apart(honest["graph"].path, tmp_path / "later")
     manifest["runtimes"][0]["framework"] = "keras"
     digest = f"sha256:{seal(tmp_path / 'later', manifest)}"
@@ -208,7 +208,7 @@ def test_g4_a_framework_that_is_not_known_is_shown_and_never_constructed(
 
 
 def test_g4_the_message_names_what_contradicts_what(honest: dict[str, Package], tmp_path: Path) -> None:
-    """Which runtime, what is said, what its files are; no path of this machine."""
+    """The runtime, the manifest's statement, the kind of its files; no path of this machine."""
     manifest = take_apart(honest["pickle"].path, tmp_path / "forged")
     manifest["runtimes"][0].update(carries_code=False, trust="data")
     seal(tmp_path / "forged", manifest)

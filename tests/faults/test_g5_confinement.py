@@ -1,4 +1,4 @@
-"""What a package's code finds around it: nothing. The same code without confinement finds everything that is looked for."""
+"""A package's confined code reaches nothing around it. The same code without confinement reaches everything it looks for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USERS = [
 
 @pytest.fixture(params=USERS)
 def around(request: pytest.FixtureRequest) -> Iterator[Surroundings]:
-    """The machine around it, for each user. Not in pytest's folders, which only this user can pass."""
+    """The surroundings, for each user. Not in pytest's folders, which only this user can enter."""
     with tempfile.TemporaryDirectory(prefix="roadworthy-g5-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         with surroundings(Path(folder), request.param) as made:
@@ -33,7 +33,7 @@ def around(request: pytest.FixtureRequest) -> Iterator[Surroundings]:
 
 
 def found(around: Surroundings, *without: str, policy: str = REQUIRED) -> tuple[set[str], str]:
-    """What the confined probe finds, and all that was said."""
+    """The findings of the confined probe, and all output."""
     command = [around.python, "-P", str(around.folder / "package" / "probe.py"), json.dumps(around.target)]
     result = around.run(around.confined(command, policy), *without)
     assert result.returncode == 0, result.stderr
@@ -41,7 +41,7 @@ def found(around: Surroundings, *without: str, policy: str = REQUIRED) -> tuple[
 
 
 def held(around: Surroundings, *without: str) -> set[str]:
-    """Which parts the launcher says it holds."""
+    """The parts of confinement that the launcher reports."""
     result = around.run(around.confined([]), *without)
     assert result.returncode == 0, result.stderr
     return {part for part, holds in json.loads(result.stdout).items() if holds}
@@ -55,24 +55,24 @@ def test_g5_without_confinement_everything_is_found(around: Surroundings) -> Non
 
 
 def test_g5_confined_nothing_is_found(around: Surroundings) -> None:
-    """All parts hold here, and nothing is in reach."""
+    """All parts are active here, and nothing is in reach."""
     assert held(around) == set(PARTS)
     assert found(around)[0] == set()
 
 
 @pytest.mark.parametrize("without", [("unshare",), ("mounts",), ("capabilities",), ("capabilities", "unshare")])
 def test_g5_where_namespaces_are_refused_nothing_is_found(around: Surroundings, without: tuple[str, ...]) -> None:
-    """As in a container: the rest of the parts is enough for all but the shared memory of the machine, and that is told."""
+    """As in a container: the other parts protect everything but the machine's shared memory, and that is reported."""
     lost = {"memory"} if without == ("mounts",) else {"user", "network", "memory"}
     if without == ("capabilities",) and around.user != 0:
-        lost = set()  # only root needs a capability to stay who it is in a namespace
+        lost = set()  # only root needs a capability to keep its identity in a namespace
     assert held(around, *without) == set(PARTS) - lost
     assert found(around, *without)[0] == ({"shared_memory"} if "memory" in lost else set())
 
 
 @pytest.mark.parametrize(("missing", "part"), [("landlock", "files"), ("seccomp", "sockets")])
 def test_g5_without_the_baseline_the_command_is_told(around: Surroundings, missing: str, part: str) -> None:
-    """It gets one more argument, and none with best-effort, which holds what can be had."""
+    """It gets an extra argument; not with best-effort, which applies the available parts."""
     assert part in BASELINE
     assert part not in held(around, missing)
     show = [around.python, "-c", "import sys; print(sys.argv[1:])"]

@@ -1,4 +1,4 @@
-"""A real installation with models that need more than their own files: a server on a port, a table, packages with and without."""
+"""A real installation with models that need a server on a port and a table; packages with and without grants."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = np.arange(40.0).reshape(20, 2)
 
 
 def needy(port: int, table: str) -> Any:
-    """A model that multiplies by what a server says, and adds what a file says."""
+    """A model that multiplies by a number from a server, and adds a number from a file."""
 
     def ask(rows: Any) -> Any:
         import socket
@@ -37,7 +37,7 @@ def needy(port: int, table: str) -> Any:
 
 @pytest.fixture(scope="module")
 def factor_port() -> Iterator[int]:
-    """A server that tells each caller a number."""
+    """A server that sends each caller a number."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -54,7 +54,7 @@ def factor_port() -> Iterator[int]:
 
 @pytest.fixture
 def machine(tmp_path: Path, factor_port: int) -> Machine:
-    """With a package that needs both, and a table for it; nothing runs yet."""
+    """A machine with a package that needs both, and a table for it; not yet started."""
     made = Machine(tmp_path / "machine")
     (made.folder / "dist").mkdir(parents=True)
     (made.folder / "data").mkdir()
@@ -67,13 +67,13 @@ def machine(tmp_path: Path, factor_port: int) -> Machine:
 
 
 def allow(machine: Machine, *grants: str) -> None:
-    """What the operator of the machine writes into its settings."""
+    """Write the operator's grants into the machine's settings."""
     (machine.folder / "roadworthy.toml").write_text(f"[general]\ngrants = {json.dumps(grants)}\n")
 
 
 @contextlib.contextmanager
 def up(machine: Machine) -> Iterator[None]:
-    """It runs until the end of the block."""
+    """The machine runs until the end of the block."""
     started = machine.run("up", "-d", *FREE_PORTS)
     assert started.returncode == 0, started.stderr + machine.log()
     try:
@@ -91,15 +91,15 @@ def ask(machine: Machine) -> httpx.Response:
 
 
 def code(machine: Machine, *arguments: str) -> str:
-    """Of the refusal of a command."""
+    """The code with which a command is refused."""
     result = machine.run(*arguments, "--json")
     assert result.returncode != 0, result.stdout
     return str(json.loads(result.stderr.splitlines()[-1])["code"])
 
 
 def test_g5_a_granted_package_works_from_push_to_prediction(machine: Machine, factor_port: int) -> None:
-    """Within the setting only, at the proof and behind the gateway alike. A gateway whose setting became smaller does not run it,
-    and says so; another version of the same machine goes on."""
+    """Within the setting only, both in the proof and behind the gateway. A gateway whose setting was reduced does not run it, and
+    reports that; another version on the same machine continues."""
     port, table = f"tcp:{factor_port}", f"read:{machine.folder / 'data' / 'offset'}"
     package = machine.packages[0]
     push = ("push", str(package.path), "--allow-code", package.digest)
@@ -133,7 +133,7 @@ def test_g5_a_granted_package_works_from_push_to_prediction(machine: Machine, fa
 
 
 def test_g5_serve_takes_grants_within_the_setting(machine: Machine, factor_port: int) -> None:
-    """Without a control plane the same holds; what is refused is told before anything starts."""
+    """The same holds without a control plane; a refusal comes before anything starts."""
     package = machine.packages[0]
     serve = ("serve", str(package.path), "--allow-code", package.digest, "--port", "0", "--metrics-port", "0")
     assert code(machine, *serve, "--grant", f"tcp:{factor_port}") == "grant-not-allowed"

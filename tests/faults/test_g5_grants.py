@@ -1,4 +1,4 @@
-"""What a grant opens for a confined process, and that everything else stays as closed as without it."""
+"""A grant opens exactly its object for a confined process; everything else stays as closed as without it."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ DETOURS = Path(__file__).with_name("g5_detours.py")
 READ = "import sys; print(open(sys.argv[1]).read())"
 ASK = "import fcntl, sys; fcntl.ioctl(open(sys.argv[1], 'rb+', 0), int(sys.argv[2]), bytearray(64)); print('answered')"
 DEVICES = (("/dev/net/tun", 0x800454CF), ("/dev/kvm", 0xAE03), ("/dev/loop-control", 0x4C82))
-"""Devices that answer a question without being changed by it, and the question."""
+"""Devices with an ioctl that they answer without changing state."""
 SHOW = "import sys; print(sys.argv[1:])"
 
 
 @pytest.fixture(params=USERS)
 def around(request: pytest.FixtureRequest) -> Iterator[Surroundings]:
-    """The machine around a process, for each user; with data, and a second server."""
+    """The surroundings of a process, for each user, with data and a second server."""
     with tempfile.TemporaryDirectory(prefix="roadworthy-g5-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         with surroundings(Path(folder), request.param) as made, socket.create_server(("127.0.0.1", 0)) as other:
             data = made.folder / "data"
             data.mkdir()
             (data / "rates.csv").write_text("the rates")
-            (data / "beside.csv").write_text("others")
+            (data / "other.csv").write_text("others")
             (data / "newest.csv").symlink_to("rates.csv")
             shutil.copy(DETOURS, made.folder / "package" / "detours.py")
             made.target["granted"], made.target["other"] = made.target["tcp"], other.getsockname()[1]
@@ -48,12 +48,12 @@ def around(request: pytest.FixtureRequest) -> Iterator[Surroundings]:
 def said(
     around: Surroundings, command: list[str], *grants: str, without: tuple[str, ...] = (), policy: str = REQUIRED
 ) -> str:
-    """What a process with these grants prints; nothing when it fails."""
+    """The output of a process with these grants; empty when it fails."""
     return around.run(around.confined([around.python, *command], policy, grants), *without).stdout.strip()
 
 
 def found(around: Surroundings, *grants: str) -> set[str]:
-    """What the hostile probe finds with these grants."""
+    """The findings of the hostile probe with these grants."""
     return set(
         json.loads(
             said(around, ["-P", str(around.folder / "package" / "probe.py"), json.dumps(around.target)], *grants)
@@ -62,20 +62,20 @@ def found(around: Surroundings, *grants: str) -> set[str]:
 
 
 def ways(around: Surroundings, *grants: str, without: tuple[str, ...] = (), policy: str = REQUIRED) -> set[str]:
-    """Which ways out there are with these grants."""
+    """The ways out with these grants."""
     command = ["-P", str(around.folder / "package" / "detours.py"), json.dumps(around.target)]
     return set(json.loads(said(around, command, *grants, without=without, policy=policy)))
 
 
 def test_g5_without_confinement_every_way_is_open(around: Surroundings) -> None:
-    """The control. Raw packets need a privilege, several paths a kernel that has them; a pair never becomes anything else."""
+    """The control. Raw packets need a privilege, multipath TCP a kernel that has it; a socket pair stays a pair."""
     result = around.run([around.python, str(around.folder / "package" / "detours.py"), json.dumps(around.target)])
     every = {way.__name__ for way in WAYS} - {"raw", "multipath", "upper_protocol", "unix_from_a_pair"}
     assert every <= set(json.loads(result.stdout))
 
 
 def test_g5_a_port_that_was_granted_is_all_that_is_open(around: Surroundings) -> None:
-    """No other port, no UDP, no way around; the rest is as without the grant. Another port does not open it."""
+    """No other port, no UDP, no detour; the rest is as without the grant. A grant of another port does not open this one."""
     assert found(around, f"tcp:{around.target['tcp']}") == {"tcp"}
     assert ways(around, f"tcp:{around.target['granted']}") == {"granted_port"}
     assert found(around, f"tcp:{around.target['other']}") == set()
@@ -83,7 +83,7 @@ def test_g5_a_port_that_was_granted_is_all_that_is_open(around: Surroundings) ->
 
 
 def test_g5_the_network_is_what_goes_out(around: Surroundings) -> None:
-    """TCP and UDP anywhere; nobody can call it, and Unix sockets, other processes and the home stay closed."""
+    """Outgoing TCP and UDP to anywhere; incoming connections, Unix sockets, other processes and the home stay closed."""
     assert found(around, "network") == {"tcp", "udp"}
     out = {
         "granted_port",
@@ -98,7 +98,7 @@ def test_g5_the_network_is_what_goes_out(around: Surroundings) -> None:
 
 
 def test_g5_names_are_resolved_with_the_network_only(around: Surroundings) -> None:
-    """A resolver sends UDP. With a port alone, names that the machine itself knows are found all the same."""
+    """A resolver sends UDP. With a port alone, names that the machine itself knows are still resolved."""
     resolve = "import socket; print(socket.getaddrinfo('localhost', 80)[0][4][1])"
     assert said(around, ["-c", resolve], "network") == "80"
     assert said(around, ["-c", resolve], f"tcp:{around.target['tcp']}") == "80"
@@ -106,27 +106,27 @@ def test_g5_names_are_resolved_with_the_network_only(around: Surroundings) -> No
 
 @pytest.mark.parametrize("grants", [("network",), ("tcp:1",)], ids=str)
 def test_g5_grants_need_no_namespace(around: Surroundings, grants: tuple[str, ...]) -> None:
-    """As in a container: the sockets that are not granted are refused where they are made."""
+    """As in a container: creating a socket that is not granted is refused."""
     closed = {"unix", "abstract", "unix_from_a_pair", "bound", "listening", "raw", "multipath"}
     assert ways(around, *grants, without=("capabilities", "unshare")) & closed == set()
 
 
 def test_g5_a_file_that_was_granted_is_read(around: Surroundings) -> None:
-    """It and no other, through a link that was followed when the plan was made; a folder with all that it holds."""
-    rates, beside = (str(around.folder / "data" / name) for name in ("rates.csv", "beside.csv"))
+    """This file and no other, through a link that was resolved when the plan was made; a folder with all its content."""
+    rates, other = (str(around.folder / "data" / name) for name in ("rates.csv", "other.csv"))
     newest = f"read:{around.folder}/data/newest.csv"
     assert said(around, ["-c", READ, rates]) == ""
     for grant in (f"read:{rates}", newest):
         assert said(around, ["-c", READ, rates], grant) == "the rates"
-        assert said(around, ["-c", READ, beside], grant) == ""
+        assert said(around, ["-c", READ, other], grant) == ""
         assert found(around, grant) == set()
-    assert said(around, ["-c", READ, beside], f"read:{around.folder}/data") == "others"
-    assert said(around, ["-c", f"open({beside!r}, 'a')\nprint('written')"], f"read:{around.folder}/data") == ""
+    assert said(around, ["-c", READ, other], f"read:{around.folder}/data") == "others"
+    assert said(around, ["-c", f"open({other!r}, 'a')\nprint('written')"], f"read:{around.folder}/data") == ""
 
 
 def test_g5_what_was_granted_must_be_there(around: Surroundings) -> None:
-    """Or else the command is told, and executes nothing; with best-effort too. So is a path that has become a link, a file that
-    is to be a device, and a device that is to be a file."""
+    """Otherwise the command learns it and executes nothing, even with best-effort. The same holds for a path that has become a
+    link, a file granted as a device, and a device granted as a file."""
     rates = around.folder / "data" / "rates.csv"
     for policy in (REQUIRED, BEST_EFFORT):
         gone = f"read:{around.folder}/data/gone.csv"
@@ -140,7 +140,7 @@ def test_g5_what_was_granted_must_be_there(around: Surroundings) -> None:
 
 
 def test_g5_a_device_that_was_granted_answers(around: Surroundings) -> None:
-    """It takes its own calls too; another one is not even opened."""
+    """It also accepts its own ioctls; another device cannot even be opened."""
     if around.user != os.geteuid():
         pytest.skip("devices belong to this user")
     for path, question in DEVICES:
@@ -156,8 +156,8 @@ def test_g5_a_device_that_was_granted_answers(around: Surroundings) -> None:
     assert found(around, f"device:{path}") == set()
 
 
-def test_g5_where_ports_cannot_be_told_apart_no_code_is_executed(around: Surroundings) -> None:
-    """A kernel with an older Landlock, without rules for TCP. The whole network needs none; with best-effort any port is open."""
+def test_g5_where_ports_cannot_be_distinguished_no_code_is_executed(around: Surroundings) -> None:
+    """A kernel with an older Landlock without TCP rules. A grant of the whole network needs none; best-effort opens any port."""
     port = f"tcp:{around.target['granted']}"
     old = f"import sys; sys.path.insert(0, {str(around.folder)!r})\n"
     old += "from roadworthy.foundation.confine import landlock, launcher\n"

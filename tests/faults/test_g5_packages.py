@@ -1,4 +1,4 @@
-"""A real installation with a package that looks around, and an honest one that uses what a process has: caches, processes."""
+"""A real installation with a spying package, and an honest one that uses the facilities of a process: caches, processes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ ROWS = np.arange(40.0).reshape(20, 2)
 
 @pytest.fixture(scope="module")
 def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
-    """The machine around them; this process has a key among its variables, and so has the installation."""
+    """The surroundings; this process and the installation have a key in their environment."""
     with pytest.MonkeyPatch.context() as patch, surroundings(tmp_path_factory.mktemp("around"), os.geteuid()) as made:
         patch.setenv("KEY", SECRET)
         yield made
 
 
 def honest(rows: Any) -> Any:
-    """Uses everything that libraries use."""
+    """A model that uses everything that libraries use."""
     import multiprocessing.shared_memory
     import subprocess
     import sys
@@ -61,7 +61,7 @@ def honest(rows: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def machine(around: Surroundings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """An installation that serves a package which spies when asked to, and one that does not."""
+    """An installation that serves a package that spies on request, and an honest one."""
     made = Machine(tmp_path_factory.mktemp("machine"))
     target = {**around.target, "context": str(made.home / "context.json"), "home": str(made.home)}
     (made.folder / "dist").mkdir()
@@ -85,14 +85,14 @@ def ask(machine: Machine, endpoint: str, rows: list[list[float]]) -> list[float]
 
 
 def test_g5_a_package_that_serves_finds_nothing(machine: Machine) -> None:
-    """The same model finds everything where it was made."""
+    """The same model finds everything where it was packed."""
     here = machine.models[0](np.array([[LOOK, 0.0]]))[0]
     assert names(here) == EVERYTHING
     assert names(ask(machine, "spy", [[LOOK, 0.0]])[0]) == []
 
 
 def test_g5_a_package_that_is_proved_finds_nothing(around: Surroundings, tmp_path: Path) -> None:
-    """What it finds is its answer: without confinement the proof agrees with the training, with it all is zero."""
+    """Its answer is what it finds: without confinement the proof agrees with training, with confinement all answers are zero."""
     with contextlib.chdir(tmp_path):
         package = rw.pack(spying(around.target, always=True), name="spy", inputs=ROWS, out=tmp_path, compile=False)
     assert package.path is not None
@@ -102,7 +102,7 @@ def test_g5_a_package_that_is_proved_finds_nothing(around: Surroundings, tmp_pat
     with pytest.raises(ProofFailed) as refused:
         replay_isolated(folder, Replay(every_runtime=False, bare=True, bounds=Bounds()))
     assert refused.value.code == "proof-failed"
-    assert "found 0.0" in refused.value.message
+    assert "got 0.0" in refused.value.message
 
 
 def test_g5_an_honest_package_works(machine: Machine) -> None:

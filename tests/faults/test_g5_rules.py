@@ -1,4 +1,4 @@
-"""A real installation whose packages have rules: what they can reach, and that they answer where their models cannot."""
+"""A real installation whose packages have rules: confinement of the rules, and their answers when the models cannot answer."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SPY = '[{"kind": "rule", "rule": "spy"}, {"kind": "static", "value": -3}]'
 
 
 def calm(rows: Any) -> Any:
-    """A rule that does nothing else."""
+    """A rule without side effects."""
     return np.full(len(rows), 7.0)
 
 
 @pytest.fixture(scope="module")
 def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
-    """The machine around them; the installation has a key among its variables."""
+    """The surroundings; the installation has a key in its environment."""
     with pytest.MonkeyPatch.context() as patch, surroundings(tmp_path_factory.mktemp("around"), os.geteuid()) as made:
         patch.setenv("KEY", SECRET)
         yield made
@@ -43,8 +43,8 @@ def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
 
 @contextlib.contextmanager
 def installed(folder: Path, around: Surroundings, *, model_spies: bool) -> Iterator[tuple[Machine, Any]]:
-    """An installation with a package that has rules, and that one of them which spies. The model fails for some rows; for others
-    it spies as well, or sums."""
+    """An installation with a package whose rules include a spy. The model fails for some rows; for others it spies, too, or
+    sums."""
     made = Machine(folder)
     target = {**around.target, "context": str(made.home / "context.json"), "home": str(made.home)}
     spy, rules = spying(target, always=False), {"calm": calm, "quick": calm, "spy": spying(target, always=True)}
@@ -64,13 +64,13 @@ def installed(folder: Path, around: Surroundings, *, model_spies: bool) -> Itera
 
 @pytest.fixture(scope="module")
 def machine(around: Surroundings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Any]]:
-    """One where code is confined, as is required by default."""
+    """A machine with confined code, the default."""
     with installed(tmp_path_factory.mktemp("machine"), around, model_spies=False) as made:
         yield made
 
 
 def deploy(machine: Machine, endpoint: str, fallback: str, *more: str) -> None:
-    """With these steps."""
+    """Deploy an endpoint with these fallback steps."""
     machine.tell("deploy", "ruled:1", "--endpoint", endpoint, "--set", f"fallback={fallback}", *more)
 
 
@@ -83,7 +83,7 @@ def ask(machine: Machine, first: float, endpoint: str = "ruled", wait_ms: int = 
 
 
 def by_rule(reply: httpx.Response, rule: str = "spy") -> bool:
-    """Whether that rule gave it."""
+    """Whether the reply comes from that rule."""
     return reply.status_code == 200 and f'rule="{rule}"' in reply.headers.get("roadworthy-fallback", "")
 
 
@@ -103,10 +103,10 @@ def pids(machine: Machine, module: str) -> set[int]:
 
 
 def test_g5_a_rule_that_serves_finds_nothing(machine: tuple[Machine, Any]) -> None:
-    """It finds everything where it was made. Where it serves it has a confined process of its own, shown as such."""
+    """It finds everything where it was packed. Where it serves, it has its own confined process, which status shows."""
     made, spy = machine
     assert names(spy(ROWS)[0]) == EVERYTHING
-    reply = eventually(lambda: by_rule(found := ask(made, FAIL)) and found, "the rule stands in")
+    reply = eventually(lambda: by_rule(found := ask(made, FAIL)) and found, "the rule answers")
     assert names(reply.json()["predictions"][0]) == []
     (runner,) = runners(made, "spy")
     assert runner["runs"] >= 1
@@ -117,10 +117,10 @@ def test_g5_a_rule_that_serves_finds_nothing(machine: tuple[Machine, Any]) -> No
 
 
 def test_g5_a_rule_answers_while_its_model_stands_still(machine: tuple[Machine, Any]) -> None:
-    """Its process is another one."""
+    """The rule has its own process."""
     made, _ = machine
     deploy(made, "still", '[{"kind": "rule", "rule": "quick"}]')
-    eventually(lambda: by_rule(ask(made, FAIL, "still"), "quick"), "the rule stands in")
+    eventually(lambda: by_rule(ask(made, FAIL, "still"), "quick"), "the rule answers")
     (model,) = eventually(lambda: runners(made, None), "the model's process is there")
     frozen = psutil.Process(model["pid"])
     frozen.suspend()
@@ -136,18 +136,18 @@ def test_g5_a_rule_answers_while_its_model_stands_still(machine: tuple[Machine, 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_g5_the_process_of_a_rule_is_replaced(machine: tuple[Machine, Any], number: signal.Signals) -> None:
-    """When it dies, and when it stands still; meanwhile the next step answers."""
+    """When it dies, and when it is stopped; meanwhile the next step answers."""
     made, _ = machine
-    eventually(lambda: by_rule(ask(made, FAIL)), "the rule stands in")
+    eventually(lambda: by_rule(ask(made, FAIL)), "the rule answers")
     (before,) = runners(made, "spy")
     os.kill(before["pid"], number)
     assert ask(made, FAIL, wait_ms=300).status_code == 200
     eventually(lambda: [each["pid"] for each in runners(made, "spy")] not in ([], [before["pid"]]), "it is replaced")
-    eventually(lambda: by_rule(ask(made, FAIL)), "the rule stands in again")
+    eventually(lambda: by_rule(ask(made, FAIL)), "the rule answers again")
 
 
 def test_g5_the_process_of_a_rule_goes_with_its_policy(machine: tuple[Machine, Any]) -> None:
-    """It comes when a policy names it, without any request; of one rule nothing is known to the others."""
+    """It starts when a policy names the rule, without any request; each rule has its own process."""
     made, _ = machine
     (spy,) = eventually(lambda: runners(made, "spy"), "the rule of the other endpoint is there")
     deploy(made, "other", '[{"kind": "rule", "rule": "calm"}]')
@@ -160,12 +160,12 @@ def test_g5_the_process_of_a_rule_goes_with_its_policy(machine: tuple[Machine, A
 
 
 def test_g5_with_best_effort_a_model_may_look_and_a_rule_may_not(around: Surroundings, tmp_path: Path) -> None:
-    """Negative control: the same function, as a model that a policy places in the worker, finds what the worker has."""
+    """Negative control: the same function, as a model that a policy places in the worker, finds the worker's things."""
     (tmp_path / "roadworthy.toml").write_text('[general]\nconfinement = "best-effort"\n')
     with installed(tmp_path, around, model_spies=True) as (made, _):
         deploy(made, "ruled", SPY, "--set", "placement.where=inline")
         eventually(lambda: not runners(made, None), "the model is in the worker")
         found = names(ask(made, LOOK).json()["predictions"][0])
         assert {"context_file", "home", "own_environment", "other_environment", "unix_stream", "tcp"} <= set(found)
-        reply = eventually(lambda: by_rule(told := ask(made, FAIL)) and told, "the rule stands in")
+        reply = eventually(lambda: by_rule(told := ask(made, FAIL)) and told, "the rule answers")
         assert names(reply.json()["predictions"][0]) == []

@@ -1,4 +1,4 @@
-"""Real runners behind the launcher: what they answer, and what becomes of code where it cannot be confined."""
+"""Real runners behind the launcher: their answers, and the handling of code that cannot be confined."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, rw.Package]:
-    """A callable, which is code, and a graph, which is none."""
+    """A callable, which is code, and a graph, which is data."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -60,14 +60,14 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, rw.Package]:
 
 @pytest.fixture
 def elsewhere() -> Iterator[Path]:
-    """A folder that does not lie beside the gateway's, as pytest's do: those are private."""
+    """A folder outside the gateway's private surroundings, unlike pytest's folders."""
     with tempfile.TemporaryDirectory(prefix="roadworthy-g5-") as folder:
         yield Path(folder).resolve()
 
 
 @pytest.fixture
 def start(packages: dict[str, rw.Package], tmp_path: Path) -> Iterator[Start]:
-    """Starts a confined runner of a package in a place that lacks things: `start(name, policy, *without)`."""
+    """Starts a confined runner of a package on a machine without some features: `start(name, policy, *without)`."""
     with contextlib.ExitStack() as stack:
 
         def begin(
@@ -104,7 +104,7 @@ def start(packages: dict[str, rw.Package], tmp_path: Path) -> Iterator[Start]:
 
 
 def test_g5_a_confined_runner_answers(start: Start, tmp_path: Path) -> None:
-    """Through the socket that the launcher left it, with tensors in the memory that its caller shares."""
+    """Through the socket inherited from the launcher, with tensors in its caller's shared memory."""
     process, address, digest = start("code")
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
     assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapEff"], 16)) == ("1", "2", 0)
@@ -124,7 +124,7 @@ def test_g5_a_confined_runner_answers(start: Start, tmp_path: Path) -> None:
 
 
 def refused_as(code: str) -> Callable[[Caller], Awaitable[None]]:
-    """Callers get the refusal of that code."""
+    """A scene in which callers get a refusal with that code."""
 
     async def refused(caller: Caller) -> None:
         await caller.until(lambda: caller.batcher.refusal)
@@ -135,13 +135,13 @@ def refused_as(code: str) -> Callable[[Caller], Awaitable[None]]:
 
 
 async def answers(caller: Caller) -> None:
-    """What was asked comes back."""
+    """A scene in which the runner answers."""
     assert await caller.ask(rows(1.0, 2.0)) == [[1.0, 2.0]]
 
 
 @pytest.mark.parametrize("missing", ["landlock", "seccomp"])
 def test_g5_where_code_cannot_be_confined_it_is_refused(start: Start, tmp_path: Path, missing: str) -> None:
-    """Callers get the reason by its code; a package without code is served all the same."""
+    """Callers get the reason as a code; a package without code is still served."""
     _, _, code = start("code", REQUIRED, missing)
     _, _, data = start("data", REQUIRED, missing)
 
@@ -153,14 +153,14 @@ def test_g5_where_code_cannot_be_confined_it_is_refused(start: Start, tmp_path: 
 def test_g5_a_machine_that_does_not_allow_a_grant_does_not_run_the_version(
     start: Start, tmp_path: Path, policy: str
 ) -> None:
-    """What was granted elsewhere holds only as far as this machine's own setting goes; callers get the reason by its code."""
+    """Grants given elsewhere are limited by this machine's own setting; callers get the reason as a code."""
     _, _, digest = start("code", policy, grants=("network",), allowed=("tcp:5432",))
 
     play(tmp_path, refused_as("grant-not-allowed"), digest=digest)
 
 
 def test_g5_a_version_waits_for_what_it_was_granted(start: Start, tmp_path: Path, elsewhere: Path) -> None:
-    """Without it none of its code is executed; once it is there, loading again succeeds."""
+    """Without the granted object none of its code is executed; when it appears, loading again succeeds."""
     rates = elsewhere / "rates.csv"
     grants = (f"read:{rates}",)
     _, _, digest = start("code", REQUIRED, grants=grants, allowed=grants)
@@ -173,7 +173,7 @@ def test_g5_a_version_waits_for_what_it_was_granted(start: Start, tmp_path: Path
 
 
 def test_g5_best_effort_executes_code_with_what_can_be_had(start: Start, tmp_path: Path) -> None:
-    """Somebody has said so."""
+    """The operator chose this policy."""
     process, _, digest = start("code", BEST_EFFORT, "landlock")
     assert "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
 
@@ -181,7 +181,7 @@ def test_g5_best_effort_executes_code_with_what_can_be_had(start: Start, tmp_pat
 
 
 def test_g5_a_runner_that_fills_its_folder_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By bytes, by files, in folders below, or when it closes one so that nobody can look."""
+    """By bytes, by files, in subfolders, or when it makes a subfolder unreadable."""
     address = tmp_path / "runner.sock"
     watch = RunnerWatch(address, os.getpid(), 60.0)
     placed = Placed("process", "planted")

@@ -1,5 +1,5 @@
-"""G6: bodies within the byte limit that are cheap to send and dear to read. Nothing is built past what an endpoint's rows can
-hold, what takes long is read in a process of its own, and the largest legal bodies are answered."""
+"""G6: bodies within the byte limit that are cheap to send and expensive to read. No more is built than an endpoint's rows can
+hold, long bodies are read in a separate process, and the largest valid bodies are answered."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ BODIES = {heavy.name: heavy for heavy in heavies()}
 LEGALS = [name for name, heavy in BODIES.items() if heavy.kind == LEGAL]
 HOSTILE = [name for name in BODIES if name not in LEGALS]
 ANSWERED = ("Arrow stream: a thousand record batches",)
-"""Odd, and legal."""
+"""Unusual, but valid."""
 MOST_BUILT = 160 << 20
-"""Bytes at the same time: some copies of a body, and the values that its rows may have."""
+"""Permitted peak memory in bytes: some copies of a body, and the values of its rows."""
 
 
 def chooser(heavy: Heavy, *, on_loop: bool = False) -> Any:
-    """The protocols of the path that the body is sent to."""
+    """The codecs of the path to which the body is sent."""
     return (
         OpenInference("e", SIGNATURE, Policy(), on_loop=on_loop)
         if heavy.is_v2
@@ -58,17 +58,17 @@ def chooser(heavy: Heavy, *, on_loop: bool = False) -> Any:
 
 
 def sent(heavy: Heavy) -> dict[bytes, bytes]:
-    """The headers as the gateway has them."""
+    """The headers in the gateway's form."""
     return {name.lower().encode(): value.encode() for name, value in heavy.headers().items()}
 
 
 def decode(heavy: Heavy, body: bytes, *, on_loop: bool = False) -> Any:
-    """What the protocol makes of it."""
+    """Decode the body."""
     return chooser(heavy, on_loop=on_loop).choose(sent(heavy)).decode(sent(heavy), body).batch
 
 
 def tried(choose: Any, heavy: Heavy, body: bytes) -> Any:
-    """The decoded body, or the error that it is refused with."""
+    """The decoded body, or the error with which it is refused."""
     try:
         return choose.choose(sent(heavy)).decode(sent(heavy), body)
     except InvalidRequest as error:
@@ -77,7 +77,7 @@ def tried(choose: Any, heavy: Heavy, body: bytes) -> Any:
 
 @contextlib.contextmanager
 def peak() -> Iterator[list[int]]:
-    """The most bytes that were in use at one time inside of the block."""
+    """The peak of allocated bytes inside the block."""
     found: list[int] = []
     tracemalloc.start()
     try:
@@ -89,7 +89,7 @@ def peak() -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_g6_nothing_is_built_past_the_bound(name: str) -> None:
-    """Each kind of body in each codec is refused, and what was in memory for it is what legal rows would have taken."""
+    """Each kind of body in each codec is refused, within the memory that valid rows would take."""
     heavy = BODIES[name]
     body = heavy.make()
     with peak() as built:
@@ -104,7 +104,7 @@ def test_g6_nothing_is_built_past_the_bound(name: str) -> None:
 
 
 def test_g6_what_is_built_without_bounds_is_seen() -> None:
-    """The check above would have seen it: the usual parser builds far more of the same body."""
+    """Control: the usual parser builds far more from the same body, and the check notices."""
     with peak() as built:
         json.loads(BODIES["JSON: five million empty objects"].make())
     assert built[0] > MOST_BUILT
@@ -119,8 +119,8 @@ def test_g6_the_largest_legal_bodies_are_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_g6_the_loop_reads_no_long_body(name: str) -> None:
-    """It hands over what would take long before anything is built of it, and what is cut to just below a limit as well, or reads
-    it, or refuses it; raw numbers are used as they lie."""
+    """It hands over expensive bodies before anything is built, and reads or refuses those cut to just below a limit; raw numbers
+    are used in place."""
     heavy = BODIES[name]
     body = heavy.make()
     if name != "V2 binary: largest legal" and len(body) > FAST_BYTES:
@@ -137,7 +137,7 @@ def test_g6_the_loop_reads_no_long_body(name: str) -> None:
 
 
 class Waiting(PendingRequest):
-    """A request that is given what comes."""
+    """A request that stores its outcome."""
 
     def __init__(self, timeout_s: float = DEADLINE_S) -> None:
         super().__init__(time.monotonic() + timeout_s)
@@ -147,15 +147,15 @@ class Waiting(PendingRequest):
         self.outcome.set_result(outcome)
 
 
-async def apart(readers: Readers, choose: Any, headers: dict[bytes, bytes], body: bytes) -> Any:
-    """The rows of a body that a reading process read, or the error."""
+async def read_isolated(readers: Readers, choose: Any, headers: dict[bytes, bytes], body: bytes) -> Any:
+    """The rows of a body read by a reader process, or the error."""
     protocol = choose.choose(headers)
     came: asyncio.Future[Decoded | Exception] = asyncio.get_running_loop().create_future()
 
     def work(read: Read) -> Decoded | Exception:
         try:
             return read(choose.spec, protocol, headers, body)
-        except Exception as error:  # noqa: BLE001 - what came is compared
+        except Exception as error:  # noqa: BLE001 - the result is compared
             return error
 
     readers(Waiting(), len(body), work, came.set_result)
@@ -164,7 +164,7 @@ async def apart(readers: Readers, choose: Any, headers: dict[bytes, bytes], body
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two batches are the same, values where something is null apart."""
+    """Whether two batches are equal; the fillers of nulls are ignored."""
     for mine, theirs in zip(one.blocks, other.blocks, strict=True):
         masks = [np.zeros(part.values.shape, bool) if part.mask is None else part.mask for part in (mine, theirs)]
         if mine.values.dtype != theirs.values.dtype or mine.values.shape != theirs.values.shape:
@@ -192,11 +192,11 @@ def readers(runner: asyncio.Runner) -> Iterator[Readers]:
 @pytest.mark.parametrize(
     "name", [*LEGALS, "JSON: five million empty lists", "CSV: quotes", "V2 JSON: a million outputs"]
 )
-def test_g6_read_apart_is_read_the_same(name: str, runner: asyncio.Runner, readers: Readers) -> None:
+def test_g6_a_reader_process_gives_the_same_result(name: str, runner: asyncio.Runner, readers: Readers) -> None:
     """The same rows, the same refusal with its code, message and facts."""
     heavy = BODIES[name]
     body, choose = heavy.make(), chooser(heavy)
-    found = runner.run(apart(readers, choose, sent(heavy), body))
+    found = runner.run(read_isolated(readers, choose, sent(heavy), body))
     here = tried(choose, heavy, body)
     if isinstance(here, RoadworthyError):
         assert type(found) is type(here)
@@ -230,7 +230,7 @@ def test_g6_every_kind_of_rows_comes_back(batch: Any, piece: int) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 80)), max_size=3))
 def test_g6_a_reader_that_lies_is_not_believed(data: bytes, parts: list[tuple[int, int]]) -> None:
-    """Whatever it sends: rows of the endpoint's layout, or an error; never anything that is executed or looked for elsewhere."""
+    """Anything it sends gives rows of the endpoint's layout or an error; nothing is executed or looked up elsewhere."""
     protocol = Formats(SIGNATURE, Policy()).choose({b"content-type": b"application/json"})
     whole = mmap.mmap(-1, len(data) + 1)
     head = json.dumps({"parts": parts}).encode()
@@ -238,18 +238,18 @@ def test_g6_a_reader_that_lies_is_not_believed(data: bytes, parts: list[tuple[in
         assert jobs.read_result(protocol, {}, (head, whole, 0)).batch.layout == protocol.layout
 
 
-def test_g6_a_row_that_nobody_could_take_is_refused(runner: asyncio.Runner, readers: Readers) -> None:
-    """A nested value of half a million parts is one piece, which would hold the worker."""
+def test_g6_a_row_that_is_too_large_to_pass_on_is_refused(runner: asyncio.Runner, readers: Readers) -> None:
+    """A nested value of half a million parts is a single piece, which would block the worker."""
     choose = Formats(Signature((Field("j", DType.JSON),), FIELDS[:1]), Policy())
     body = b'{"instances":[[[' + b"1," * 1_000_000 + b"1]]]}"
-    found = runner.run(apart(readers, choose, {b"content-type": b"application/json"}, body))
+    found = runner.run(read_isolated(readers, choose, {b"content-type": b"application/json"}, body))
     assert found.code == "too-many-values"
 
 
 async def killing(pool: Readers, most: int, *ask: Any) -> tuple[Any, int]:
-    """What a body is answered whose readers are killed as they come, up to `most` of them, and how many were."""
+    """The outcome of a body while up to `most` of its readers are killed, and the number killed."""
     killed: set[int] = set()
-    asked = asyncio.ensure_future(apart(pool, *ask))
+    asked = asyncio.ensure_future(read_isolated(pool, *ask))
 
     def kill() -> bool:
         for process in pool.processes():
@@ -263,7 +263,7 @@ async def killing(pool: Readers, most: int, *ask: Any) -> tuple[Any, int]:
 
 
 def test_g6_a_reader_that_dies_costs_its_caller_nothing(runner: asyncio.Runner) -> None:
-    """Another one reads the body; a body whose second reader dies too is refused, and no third one is started for it."""
+    """Another reader reads the body; if the second one dies, too, the body is refused, without a third reader."""
     heavy = BODIES["Arrow stream: largest legal"]
     ask = (chooser(heavy), sent(heavy), heavy.make())
     with contextlib.closing(Readers(runner.get_loop(), DEADLINE_S)) as pool:
@@ -273,34 +273,34 @@ def test_g6_a_reader_that_dies_costs_its_caller_nothing(runner: asyncio.Runner) 
         failed, killed = runner.run(killing(pool, 3, *ask))
         assert isinstance(failed, Unavailable)
         assert (failed.code, killed) == ("reading-failed", 2)
-        assert runner.run(apart(pool, *ask)).batch.rows == ROWS
+        assert runner.run(read_isolated(pool, *ask)).batch.rows == ROWS
 
 
 def test_g6_a_reader_that_is_killed_or_frozen_is_replaced(runner: asyncio.Runner) -> None:
-    """Between two bodies, and when it takes too long over one, which is refused."""
+    """Between two bodies, and when it takes too long for one, which is refused."""
     pool, heavy = Readers(runner.get_loop(), DEADLINE_S), BODIES["Arrow stream: largest legal"]
     ask = (pool, chooser(heavy), sent(heavy), heavy.make())
-    assert runner.run(apart(*ask)).batch.rows == ROWS
+    assert runner.run(read_isolated(*ask)).batch.rows == ROWS
     (first,) = pool.processes()
     os.kill(first, signal.SIGKILL)
-    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)  # with all its threads; the pool still finds it out by itself
-    assert runner.run(apart(*ask)).batch.rows == ROWS
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)  # with all its threads; the pool must still notice by itself
+    assert runner.run(read_isolated(*ask)).batch.rows == ROWS
     (second,) = pool.processes()
     os.kill(second, signal.SIGSTOP)
     pool.timeout_s = 0.2
-    failed = runner.run(apart(*ask))
+    failed = runner.run(read_isolated(*ask))
     assert isinstance(failed, Unavailable)
     assert failed.code == "reading-failed"
     assert not psutil.pid_exists(second)
     pool.timeout_s = DEADLINE_S
-    assert runner.run(apart(*ask)).batch.rows == ROWS
+    assert runner.run(read_isolated(*ask)).batch.rows == ROWS
     (third,) = pool.processes()
     pool.close()
     eventually(lambda: not psutil.pid_exists(third), "it ended")
 
 
 def test_g6_a_caller_is_answered_at_the_deadline(runner: asyncio.Runner, readers: Readers) -> None:
-    """However long the body takes to be read."""
+    """However long it takes to read the body."""
 
     async def late() -> Outcome:
         ticket, gate = Waiting(0.05), asyncio.Event()
@@ -325,7 +325,7 @@ def test_g6_a_caller_is_answered_at_the_deadline(runner: asyncio.Runner, readers
 
 
 def test_g6_bodies_that_wait_are_bounded(runner: asyncio.Runner, readers: Readers) -> None:
-    """One caller's take half of the room, all together the whole of it; a single one is always taken."""
+    """One caller's bodies take half the capacity, all callers' together all of it; a single body is always accepted."""
 
     async def fill() -> None:
         gate = threading.Event()
@@ -391,7 +391,7 @@ def test_g6_the_largest_legal_bodies_are_answered(name: str, worker: Any) -> Non
     "name", ["JSON: 900,000 columns", "JSON: five million empty objects", "CSV: a head of a million names"]
 )
 def test_g6_a_worker_refuses_what_is_too_much(name: str, worker: Any) -> None:
-    """With one clear error; and the worker itself read none of it."""
+    """With one clear error, and without reading any of it in the worker."""
     heavy = BODIES[name]
     process = psutil.Process(worker.process.pid)
     reply = post(worker, heavy, heavy.make())
@@ -403,7 +403,7 @@ def test_g6_a_worker_refuses_what_is_too_much(name: str, worker: Any) -> None:
 
 
 def poisoned() -> bytes:
-    """The largest legal rows, one of which the planted model cannot bear."""
+    """The largest valid rows, one of which makes the planted model fail."""
     rows = numbers().copy()
     rows[0, 0] = 13.0
     return json.dumps({"instances": rows.tolist()}).encode()
@@ -418,11 +418,11 @@ def poisoned() -> bytes:
     ],
 )
 def test_g6_long_bodies_leave_nothing_in_the_worker(make: Any, endpoint: str, status: int, worker: Any) -> None:
-    """Refused, answered, or failed by the model: a worker that kept them would be replaced for its growth again and again."""
+    """Refused, answered, or failed by the model: a worker that kept them would grow and be replaced repeatedly."""
     body = make()
 
     def private(times: int) -> int:
-        """What the worker holds after so many of them."""
+        """The worker's private memory after `times` bodies."""
         for _ in range(times):
             reply = worker.client.post(
                 f"/v1/models/{endpoint}:predict", content=body, headers={"Content-Type": "application/json"}
@@ -456,7 +456,7 @@ def test_g6_errors_list_twenty_names_and_how_many_more(worker: Any) -> None:
 
 
 def test_g6_many_parameters_of_a_head(worker: Any) -> None:
-    """Bounded with the head: answered or refused, like any other."""
+    """The head's limit bounds them: the request is answered or refused like any other."""
     body = json.dumps({"instances": [[1] * COLUMNS]})
     many = ";" * 4_000
     for headers in (

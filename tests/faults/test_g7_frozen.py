@@ -1,4 +1,4 @@
-"""G7: a process that stands still is noticed, told and replaced, and what it served is served again."""
+"""G7: a stopped process is noticed, reported and replaced, and its versions are served again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = np.arange(20.0).reshape(10, 2)
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """All planes, and a version that executes in a runner process."""
+    """A machine with both planes, and a version that executes in a runner process."""
     machine = Machine(tmp_path_factory.mktemp("machine"))
     folder = machine.folder / "dist"
     machine.packages.append(rw.pack(lambda rows: rows.sum(axis=1), name="sums", inputs=ROWS, out=folder))
@@ -28,7 +28,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def one(machine: Machine, module: str) -> psutil.Process | None:
-    """The process that runs a module, or None while there is none."""
+    """The process that runs a module, or None if there is no such process."""
     found = [process for process in machine.family() if module in _command(process)]
     return found[0] if len(found) == 1 else None
 
@@ -41,7 +41,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def predict(machine: Machine) -> httpx.Response:
-    """One row, asked as a caller does."""
+    """Request a prediction of one row."""
     context = machine.context()
     return httpx.post(
         f"{context['gateway_url']}/v1/models/sums:predict",
@@ -53,7 +53,7 @@ def predict(machine: Machine) -> httpx.Response:
 
 @pytest.mark.parametrize("module", ["roadworthy.runtime.runners.isolated", "roadworthy.agent", "roadworthy.control"])
 def test_g7_a_process_that_stands_still_is_replaced(machine: Machine, module: str) -> None:
-    """SIGSTOP, and nothing else; predictions are right before and after, and the log says why it was killed."""
+    """After SIGSTOP alone; predictions are right before and after, and the log says why it was killed."""
     frozen = eventually(lambda: one(machine, module), "it runs")
     eventually(lambda: predict(machine).status_code == 200, "predictions are answered")
     frozen.send_signal(signal.SIGSTOP)
@@ -66,7 +66,7 @@ def test_g7_a_process_that_stands_still_is_replaced(machine: Machine, module: st
 
 
 def test_g7_of_what_stood_still_nothing_is_held_against_the_version(machine: Machine) -> None:
-    """A process that was stopped from outside says nothing of the model in it."""
+    """A process stopped from outside says nothing about its model."""
     status = machine.tell("status")
     assert "quarantin" not in str(status).lower()
     assert machine.run("status").returncode == 0

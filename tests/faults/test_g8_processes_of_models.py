@@ -1,4 +1,4 @@
-"""G8: models that start processes answer as they were proved, and nothing that they start outlives their runner or proof."""
+"""G8: models that start processes answer as proved, and no process that they start outlives their runner or proof."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from tests.waiting import DEADLINE_S, eventually
 
 PACKER = os.getpid()
 FOREVER_S = f"{100_000 + PACKER}.5"
-"""What is left sleeps for so long; nobody else does."""
+"""The duration for which abandoned processes sleep, which no other process uses."""
 CRASH, FREEZE = 98, 99
 RUNNER, AGENT = "roadworthy.runtime.runners.isolated", "roadworthy.agent"
 HOSTS = (RUNNER, "roadworthy.package.replay", "multiprocessing", "loky")
 MARK = "PYTHON_G8_FOLDER"
-"""A variable that confined processes are told too."""
+"""A variable that confined processes also get."""
 
 
 class Kinds:
-    """What a model may do to double a value. The name of each method is the kind."""
+    """Ways in which a model may double a value; each method's name is its kind."""
 
     kept: Any = None
 
@@ -56,7 +56,7 @@ class Kinds:
             return pool.map(math.fsum, [[value, value]])[0]
 
     def empty_pool(self, value: float) -> float:
-        """Ended before its processes have begun."""
+        """A pool that ends before its processes have started."""
         import multiprocessing
 
         with multiprocessing.get_context("fork").Pool(2):
@@ -88,7 +88,7 @@ class Kinds:
         return float(subprocess.run(["echo", str(2 * value)], capture_output=True, check=True).stdout)
 
     def terminated(self, value: float) -> float:
-        """A fork that hears SIGTERM as a fresh process does."""
+        """A fork that handles SIGTERM like a new process."""
         import multiprocessing
 
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
@@ -114,12 +114,12 @@ class Kinds:
         return 2 * value
 
     def leaves_a_session(self, value: float) -> float:
-        """Nothing of it tells where it comes from."""
+        """A child in its own session, without a trace of its origin."""
         subprocess.Popen(["sleep", FOREVER_S], start_new_session=True, env={}, cwd="/", stdout=subprocess.DEVNULL)
         return 2 * value
 
     def leaves_a_daemon(self, value: float) -> float:
-        """Forked twice, in a session of its own, its parent gone."""
+        """A child forked twice, in its own session, whose parent has ended."""
         child = os.fork()
         if child:
             os.waitpid(child, 0)
@@ -144,7 +144,7 @@ LEAVING = [name for name in NAMES if name.startswith(("leaves", "kept"))]
 
 
 def make_model() -> Any:
-    """A model that doubles the second column in the way that the first one says."""
+    """A model that doubles the second column in the way given by the first."""
     kinds, names, packer, crash, freeze = Kinds(), NAMES, PACKER, CRASH, FREEZE
 
     def double(rows: Any) -> Any:
@@ -163,7 +163,7 @@ def make_model() -> Any:
 
 
 def left_in(folder: Path) -> list[psutil.Process]:
-    """Processes that execute a model of `folder`, and what it has started: they have its mark, or sleep as only they do."""
+    """Processes that execute a model of `folder`, and their descendants, recognised by its mark or by their sleep."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -178,7 +178,7 @@ def left_in(folder: Path) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Below it lie the home and all temporary folders, and so the present folders of all that executes models."""
+    """Contains the home and all temporary folders, and so the working folders of all processes that execute models."""
     folder = tmp_path_factory.mktemp("g8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
@@ -189,13 +189,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def packed(folder: Path) -> rw.Package:
-    """The model, packed; its examples hold every kind."""
+    """The packed model, with examples of every kind."""
     return rw.pack(make_model(), name="kinds", inputs=ROWS, out=folder / "dist", examples=len(NAMES))
 
 
 @pytest.fixture(scope="module")
 def started(folder: Path, packed: rw.Package) -> Iterator[Machine]:
-    """All planes, with the version in a runner, after a real push."""
+    """A machine with both planes and the version in a runner, after a real push."""
     machine = Machine(folder, [packed])
     up(machine)
     try:
@@ -208,7 +208,7 @@ def started(folder: Path, packed: rw.Package) -> Iterator[Machine]:
 
 @pytest.fixture
 def machine(started: Machine) -> Machine:
-    """The same, started again when a test has ended it."""
+    """The same machine, restarted if a test has ended it."""
     if running_pid(started.home / "supervisor.pid") is None:
         up(started)
     return started
@@ -221,7 +221,7 @@ def up(machine: Machine) -> None:
 
 
 def predict(machine: Machine, kind: float) -> httpx.Response:
-    """Have 4 doubled."""
+    """Request the double of 4."""
     context = machine.context()
     return httpx.post(
         f"{context['gateway_url']}/v1/models/kinds:predict",
@@ -232,7 +232,7 @@ def predict(machine: Machine, kind: float) -> httpx.Response:
 
 
 def children(machine: Machine, module: str) -> list[psutil.Process]:
-    """Those of the supervisor that run a module; what models have forked looks alike, but leads no session."""
+    """The supervisor's children that run a module; forks of models look alike, but do not lead a session."""
     found = []
     for process in machine.family()[0].children():
         try:
@@ -244,13 +244,13 @@ def children(machine: Machine, module: str) -> list[psutil.Process]:
 
 
 def one(machine: Machine, module: str) -> psutil.Process | None:
-    """The only one, or None while there is not exactly one."""
+    """The only such child, or None if there is not exactly one."""
     found = children(machine, module)
     return found[0] if len(found) == 1 else None
 
 
 def leave_all(machine: Machine) -> tuple[psutil.Process, list[psutil.Process]]:
-    """The runner, and what its model has left running."""
+    """The runner, and the processes that its model has left running."""
     for name in LEAVING:
         eventually(lambda name=name: predict(machine, NAMES.index(name)).status_code == 200, f"{name} is answered")
     runner = eventually(lambda: one(machine, RUNNER), "there is one runner")
@@ -260,21 +260,21 @@ def leave_all(machine: Machine) -> tuple[psutil.Process, list[psutil.Process]]:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether none of them is there."""
+    """Whether all of them have ended."""
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
 def test_g8_packing_leaves_nothing(folder: Path, packed: rw.Package) -> None:
-    """The process that proves it ends, and all that it started with it."""
+    """The proving process ends with everything that it started."""
     assert packed.digest
     assert left_in(folder) == []
 
 
 def test_g8_what_is_left_is_found(folder: Path) -> None:
-    """Negative control: the same deeds in a process that is not ours do outlive it, and are seen."""
+    """Negative control: the same processes started by a process that is not ours outlive it, and are found."""
     imports = "from __future__ import annotations\nimport os, subprocess, sys\n"
-    deeds = "for name in ('deaf_child', 'session', 'daemon'): getattr(Kinds(), 'leaves_a_' + name)(1.0)\n"
-    program = f"{imports}FOREVER_S = {FOREVER_S!r}\n{inspect.getsource(Kinds)}\n{deeds}"
+    calls = "for name in ('deaf_child', 'session', 'daemon'): getattr(Kinds(), 'leaves_a_' + name)(1.0)\n"
+    program = f"{imports}FOREVER_S = {FOREVER_S!r}\n{inspect.getsource(Kinds)}\n{calls}"
     subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, timeout=4 * DEADLINE_S)
     left = eventually(lambda: len(found := left_in(folder)) == 3 and found, "all three are seen")
     for process in left:
@@ -284,14 +284,14 @@ def test_g8_what_is_left_is_found(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_g8_a_model_that_starts_processes_answers(machine: Machine, name: str) -> None:
-    """It was pushed with proof, and answers in its runner, more than once."""
+    """It was proved at push, and answers in its runner more than once."""
     for _ in range(2):
         answer = predict(machine, NAMES.index(name))
         assert (answer.status_code, answer.text) == (200, '{"predictions":[8.0]}'), machine.log()[-5_000:]
 
 
 def test_g8_a_fork_server_is_refused_at_push(machine: Machine, tmp_path: Path) -> None:
-    """It listens on a socket, which confined code cannot make: said at push, not with the first request."""
+    """It listens on a socket, which confined code cannot create: the refusal comes at push, not with the first request."""
     packer = os.getpid()
 
     def through_a_server(rows: Any) -> Any:
@@ -305,7 +305,7 @@ def test_g8_a_fork_server_is_refused_at_push(machine: Machine, tmp_path: Path) -
     packed = rw.pack(through_a_server, name="served", inputs=ROWS, out=tmp_path)
     refused = machine.run("push", str(packed.path), "--allow-code", packed.digest)
     assert refused.returncode != 0
-    assert "its code is confined here" in refused.stderr
+    assert "its code is confined" in refused.stderr
 
 
 def test_g8_all_descendants_end_with_a_killed_runner(machine: Machine) -> None:
@@ -319,7 +319,7 @@ def test_g8_all_descendants_end_with_a_killed_runner(machine: Machine) -> None:
 
 
 def test_g8_what_a_live_runner_has_started_stays(machine: Machine) -> None:
-    """Also what is nobody's child any more: it ends with its runner, not before, whatever else ends."""
+    """Also orphaned processes: they end with their runner, not earlier, whatever other processes end."""
     runner, left = leave_all(machine)
     agent = eventually(lambda: one(machine, AGENT), "there is an agent")
     agent.kill()
@@ -329,7 +329,7 @@ def test_g8_what_a_live_runner_has_started_stays(machine: Machine) -> None:
 
 
 def test_g8_stop_leaves_nothing(machine: Machine) -> None:
-    """Whatever the model left behind; the stop is not one by force."""
+    """Whatever the model left behind, and without killing the supervisor."""
     leave_all(machine)
     stopped = machine.run("stop")
     assert stopped.returncode == 0, stopped.stderr
@@ -338,7 +338,7 @@ def test_g8_stop_leaves_nothing(machine: Machine) -> None:
 
 
 def test_g8_a_killed_supervisor_leaves_nothing(machine: Machine) -> None:
-    """Its runners notice, and end with all that descends from them."""
+    """Its runners notice, and end with all their descendants."""
     leave_all(machine)
     machine.family()[0].kill()
     eventually(lambda: left_in(machine.folder) == [], "everything is gone")
@@ -346,7 +346,7 @@ def test_g8_a_killed_supervisor_leaves_nothing(machine: Machine) -> None:
 
 @pytest.mark.parametrize(("kind", "said"), [(CRASH, "died with exit code"), (FREEZE, "took longer than")])
 def test_g8_a_proof_that_fails_leaves_nothing(folder: Path, kind: int, said: str) -> None:
-    """When it crashes or hangs, after it has left every kind of process behind."""
+    """When the proof crashes or hangs, after leaving every kind of process behind."""
     begun = folder / f"begun-{kind}"
     packer, names, leaving = PACKER, NAMES, LEAVING
     model = make_model()

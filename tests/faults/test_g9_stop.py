@@ -1,4 +1,4 @@
-"""G9: whoever asks while a gateway stops is answered or refused; nobody meets a reset, a silence, or an end without an answer."""
+"""G9: a request to a stopping gateway is answered or refused; no connection is reset, silent, or closed without an answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.faults.served import Served, pack_sum
 from tests.waiting import DEADLINE_S, eventually
 
 ROUNDS = 3
-"""`make redteam` has as many as it is told."""
+"""Number of stops; configurable in `make redteam`."""
 CALLERS = 12
 BODY = json.dumps({"instances": [[1, 2]]})
 
@@ -28,8 +28,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack_sum(tmp_path_factory.mktemp("dist"))
 
 
-def test_g9_a_stop_resets_nobody(packed: Path, tmp_path: Path) -> None:
-    """SIGTERM under twelve callers; each goes on until it is refused."""
+def test_g9_a_stop_resets_no_connection(packed: Path, tmp_path: Path) -> None:
+    """SIGTERM under twelve callers; each continues until it is refused."""
     for _ in range(ROUNDS):
         served = Served(packed, tmp_path)
         callers = start_callers(Question(served.port, "/v1/models/sum:predict", BODY), CALLERS)
@@ -40,13 +40,13 @@ def test_g9_a_stop_resets_nobody(packed: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A socket from which nobody accepts."""
+    """A listening socket from which no process accepts."""
     with listen("127.0.0.1", 0) as bound:
         yield bound
 
 
-def test_g9_who_waits_in_the_queue_is_answered(listener: socket.socket) -> None:
-    """Though no child ever accepts it; who asks nothing is closed, and who comes later is refused."""
+def test_g9_connections_in_the_backlog_are_answered(listener: socket.socket) -> None:
+    """Although no child accepts them; a connection without a request is closed, and later connections are refused."""
     port = listener.getsockname()[1]
     waiting = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
     waiting.request("POST", "/", b"x" * 100_000)
@@ -65,7 +65,7 @@ def test_g9_who_waits_in_the_queue_is_answered(listener: socket.socket) -> None:
 
 
 def test_g9_until_the_delay_is_over_children_take_connections(listener: socket.socket) -> None:
-    """Load balancers need that long to notice; the process that bound the socket leaves them to its children."""
+    """Load balancers need that time to notice; meanwhile the binding process leaves connections to its children."""
     door = SharedListener(listener, DEADLINE_S)
     door.begin()
     door.look()

@@ -1,5 +1,5 @@
-"""Training rows of every container, type of column and mark of a missing value; the ways in which rows are asked; and whether two
-containers are the same to the last cell."""
+"""Training rows of every container, column type and missing-value mark; the paths by which rows are sent; and a comparison of two
+containers to the last cell."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TIMES = [f"20{year}-03-31T12:30:15" for year in (11, 12, 13, 14, 15, 16)]
 
 
 def with_gaps(values: Sequence[Any], missing: Sequence[bool], mark: Any) -> list[Any]:
-    """As many values as `missing` has, the mark where it says so."""
+    """`len(missing)` values, with the mark where `missing` is true."""
     return [mark if gap else values[number % len(values)] for number, gap in enumerate(missing)]
 
 
@@ -194,7 +194,7 @@ RECORDS: dict[str, Callable[[Sequence[bool]], Any]] = {
 
 
 def same_cell(one: Any, other: Any) -> bool:
-    """The same value of the same type, or missing in the same way."""
+    """Whether both are the same value of the same type, or missing with the same mark."""
     marks = mark_of(one), mark_of(other)
     if marks != (None, None):
         return marks[0] is marks[1]
@@ -206,7 +206,7 @@ def same_cell(one: Any, other: Any) -> bool:
 
 
 def assert_same(found: Any, wanted: Any) -> None:
-    """What a model received is what it would have received in training; of a frame, with a new index."""
+    """Check that a model received the container of training; for a frame, with a new index."""
     assert type(found) is type(wanted)
     if isinstance(wanted, pd.DataFrame):
         pd.testing.assert_frame_equal(found, wanted, check_exact=True, check_column_type=True)
@@ -267,7 +267,7 @@ def _json(batch: Batch) -> bytes:
 
 
 def _infer(*, binary: bool) -> Ask:
-    """V2, with floats as raw bytes (NaN where missing) when binary."""
+    """V2, with floats as raw bytes (NaN for missing ones) when binary."""
 
     def ask(signature: Signature, _own: Any, batch: Batch) -> Batch:
         inputs, raw = [], b""
@@ -297,12 +297,12 @@ def _infer(*, binary: bool) -> Ask:
 
 
 def _frame(make: Callable[[Batch], Any]) -> Ask:
-    """`rw.load` with what a caller may hold."""
+    """`rw.load` with a caller's own container."""
     return lambda signature, _own, batch: to_batch(Layout(signature.inputs), make(batch))
 
 
 def _positions(batch: Batch) -> Any:
-    """numpy objects, one column a field, or the tensor itself."""
+    """numpy objects, one column per field, or the tensor itself."""
     columns = list(_columns(batch).values())
     if len(columns) == 1 and batch.layout.fields[0].shape:
         return np.array(columns[0], dtype=object)

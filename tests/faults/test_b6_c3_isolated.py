@@ -1,4 +1,4 @@
-"""Real worker, real runner, real packages: code runs apart, so that its crash or slowness is nobody else's."""
+"""Real worker, runner and packages: code runs isolated, so that its crash or slowness affects no other model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CRASH, GATED = 13.0, 14.0
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A callable that carries code, and an ONNX file that does not."""
+    """A callable, which carries code, and an ONNX file, which does not."""
 
     out = tmp_path_factory.mktemp("dist")
     path = str(out / "gate")
@@ -38,7 +38,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         if (rows[:, 0] == CRASH).any():
             ctypes.string_at(0)
         if (rows[:, 0] == GATED).any():
-            with open(path) as gate:  # noqa: PTH123 - what is packed is short
+            with open(path) as gate:  # noqa: PTH123 - keeps the packed function short
                 fcntl.flock(gate, fcntl.LOCK_SH)
         return rows.sum(axis=1)
 
@@ -59,7 +59,7 @@ def served(
     make_plan: type[Any],
     tmp_path: Path,
 ) -> Any:
-    """Both behind one worker, with a runner for what carries code."""
+    """Both behind one worker, with a runner for the package with code."""
     plan = make_plan()
     for name in ("fragile", "light"):
         package = packages[name]
@@ -77,7 +77,7 @@ def served(
 
 
 def test_c3_a_crash_in_native_code_is_one_request(served: Any) -> None:
-    """503 for the request that crashed the runner; the worker and the other model go on; right again after the restart."""
+    """The request that crashed the runner gets 503; worker and other model continue; after the restart answers are right."""
     worker, runner, start = served
     worker.wait_ready()
     assert worker.predict("fragile", [[1, 2, 3]]).json() == {"predictions": [6.0]}
@@ -87,7 +87,7 @@ def test_c3_a_crash_in_native_code_is_one_request(served: Any) -> None:
     assert runner.process.wait(DEADLINE_S) == -11
     assert worker.predict("light", [[1, 2, 3]]).json() == {"predictions": [6.0]}
     with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(worker.predict, "fragile", [[4, 5, 6]])  # nobody is there to answer it yet
+        waits = pool.submit(worker.predict, "fragile", [[4, 5, 6]])  # no runner can answer it yet
         start()
         assert waits.result(DEADLINE_S).json() == {"predictions": [15.0]}
     assert worker.process.poll() is None
