@@ -1,4 +1,4 @@
-"""What several folders of tests share: real worker processes with planted models, and an agent at the other end of their link."""
+"""Shared by several folders of tests: real worker processes with planted models, and an agent at the other end of their link."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.warm import WarmProcess, nursery
 pytest_plugins = ["tests.control_plane", "tests.tiers", "tests.warm_replays"]
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 
-# How long an example takes says nothing on a busy machine.
+# The duration of an example means nothing on a busy machine.
 settings.register_profile("roadworthy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("roadworthy")
 
@@ -77,7 +77,7 @@ class Plan:
         self.endpoints = [known for known in self.endpoints if known.name != name] + [entry]
 
     def snapshot(self, revision: int = 1, epoch: str = "e", keys: Any = None) -> Snapshot:
-        """The snapshot of all that was added."""
+        """The snapshot of everything that was added."""
         return Snapshot(epoch, revision, tuple(self.packages), tuple(self.endpoints), keys)
 
 
@@ -118,7 +118,7 @@ class RunningWorker:
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE_S)
 
     def provide(self, digest: str) -> None:
-        """Put the package of `digest` where the worker looks."""
+        """Put the package of `digest` into the worker's package folder."""
         (self.folder / "packages" / digest[7:]).touch()
 
     def predict(self, endpoint: str, rows: Any, **more: Any) -> httpx.Response:
@@ -131,7 +131,7 @@ class RunningWorker:
         return self.client.post(f"/v1/models/{endpoint}:predict", content=body, headers=sent)
 
     def wait_ready(self) -> RunningWorker:
-        """Wait until the probe says yes."""
+        """Wait until the probe is positive."""
         eventually(self._is_ready, "the worker is ready")
         return self
 
@@ -140,15 +140,15 @@ class RunningWorker:
         return self.client.get("/readyz").status_code == 200
 
     def open_gate(self) -> None:
-        """Have models of the kind "gated" answer."""
+        """Let models of the kind "gated" answer."""
         (self.folder / "gate").touch()
 
     def close_gate(self) -> None:
-        """Have them wait, from their next run on."""
+        """Make models of the kind "gated" wait, from their next run on."""
         (self.folder / "gate").unlink()
 
     def exchange(self, data: bytes) -> bytes:
-        """Send raw bytes on a new connection and return the whole answer to them."""
+        """Send raw bytes on a new connection, and return the complete answer."""
         reply, length = b"", 0
         with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S) as connection:
             connection.sendall(data)
@@ -162,7 +162,7 @@ class RunningWorker:
         return reply
 
     def stop(self) -> int:
-        """SIGTERM; the exit status."""
+        """Send SIGTERM; return the exit status."""
         self.client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -212,7 +212,7 @@ def make_plan() -> type[Plan]:
 
 
 class PlantedAgent:
-    """The other end of a worker's link: sends snapshots, keeps what comes."""
+    """The other end of a worker's link: sends snapshots, stores what it receives."""
 
     def __init__(self, folder: Path) -> None:
         self.reports: list[WorkerReport] = []
@@ -234,11 +234,11 @@ class PlantedAgent:
         self._connection.sendall(encode_frame(SNAPSHOT, encode_snapshot(snapshot)))
 
     def last(self) -> WorkerReport:
-        """The newest report."""
+        """The latest report."""
         return eventually(lambda: self.reports, "the worker reports")[-1]
 
     def close(self) -> None:
-        """End the link; the worker goes on."""
+        """End the link; the worker continues."""
         for end in (self._connection, self._listener):
             if end is not None:
                 with contextlib.suppress(OSError):
@@ -255,7 +255,7 @@ class PlantedAgent:
                 if head[4] in (HELLO, REPORT):
                     self.reports.append(msgspec.json.decode(payload, type=WorkerReport))
                 elif head[4] == RECORDS:
-                    # By the ids' counter, in the order of the requests: a frame has them by kind.
+                    # Sorted by the ids' counter into the order of the requests, since a frame has them by kind.
                     self.records.extend(sorted(unpack(payload), key=lambda record: record.id[-10:]))
 
     def _exactly(self, size: int) -> bytes:
@@ -271,7 +271,7 @@ class PlantedAgent:
 
 @pytest.fixture
 def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
-    """Starts Redis servers: `start_redis("--maxmemory", "2mb")`. Fails in CI, and else skips, where there is none to start."""
+    """Starts Redis servers: `start_redis("--maxmemory", "2mb")`. Without Redis it fails in CI, and skips elsewhere."""
     from tests.redis_servers import RealRedis
 
     made: list[RealRedis] = []

@@ -1,4 +1,4 @@
-"""A real control plane in a process of its own, people and gateways that talk to it over HTTP, and small real packages."""
+"""A real control plane in a separate process, clients and gateways that talk to it over HTTP, and small real packages."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.waiting import DEADLINE_S, eventually
 from tests.warm import WarmProcess, nursery
 
 LINES = (2.0, 3.0, 4.0)
-"""The factors of the versions that most tests of rollouts have."""
+"""The factors of the versions in most rollout tests."""
 AHEAD = Path(__file__).parent / "control" / "ahead.py"
 
 
 class ControlProcess:
-    """One control plane with an admin key and a gateway key. `under`: a program that runs its module, with arguments. `seed`: the
-    folder of one that was stopped, to go on from. `log`: where it logs, instead of the tests' own standard error."""
+    """A control plane with an admin key and a gateway key. `under`: a program that runs its module, with arguments. `seed`: the
+    folder of a stopped one to continue from. `log`: destination of its log instead of the tests' standard error."""
 
     GATEWAY = "pool"
     """Name of the gateway key."""
@@ -105,7 +105,7 @@ class ControlProcess:
 
 
 class FakeGateway:
-    """Speaks the internal API as an agent does, for one gateway with one worker."""
+    """Uses the internal API like an agent, for one gateway with one worker."""
 
     def __init__(self, client: httpx.Client, name: str) -> None:
         self.client = client
@@ -141,7 +141,7 @@ class FakeGateway:
 
 @pytest.fixture
 def ahead_s(tmp_path: Path) -> Path:
-    """The file that says how far the control plane's clock is ahead; the test may write another number of seconds."""
+    """The file with the lead of the control plane's clock in seconds, which the test may change."""
     path = tmp_path / "ahead_s"
     path.write_text("0")
     return path
@@ -149,8 +149,8 @@ def ahead_s(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def three_lines(make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a control plane to which `line` was pushed three times: in one that begins with it, the versions that
-    `fleet.three_versions` pushes are there and proved."""
+    """The folder of a control plane to which `line` was pushed three times. A control plane that starts with it already has the
+    versions of `fleet.three_versions`, proved."""
     process = ControlProcess(tmp_path_factory.mktemp("three") / "control")
     with process.client(process.admin_key) as admin:
         for factor in LINES:
@@ -162,13 +162,13 @@ def three_lines(make_package: Callable[..., Path], tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def seed() -> Path | None:
-    """What `control` begins with: nothing. Files whose tests push three versions of `line` say `three_lines` instead."""
+    """The folder with which `control` starts: none. Test files that push three versions of `line` override it: `three_lines`."""
     return None
 
 
 @pytest.fixture
 def control(tmp_path: Path, ahead_s: Path, seed: Path | None) -> Iterator[ControlProcess]:
-    """A control plane of the test's own, which has patience with the gateways that tests play (control/ahead.py)."""
+    """A control plane for one test, with long timeouts for the tests' fake gateways (control/ahead.py)."""
     process = ControlProcess(tmp_path / "control", AHEAD, ahead_s, seed=seed)
     yield process
     process.kill()
@@ -190,7 +190,7 @@ def gateway(control: ControlProcess) -> Iterator[FakeGateway]:
 
 @pytest.fixture(scope="session")
 def make_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Packs y = factor · x as an ONNX graph (no code in it), or as a Python function (code): returns the .rw file."""
+    """Packs y = factor · x as an ONNX graph (data) or as a Python function (code); returns the .rw file."""
     made: dict[tuple[Any, ...], Path] = {}
 
     def make(name: str = "line", factor: float = 2.0, *, code: bool = False, width: int = 3) -> Path:

@@ -1,6 +1,6 @@
-"""Gates in files: a planted model that comes to a closed gate waits until the test opens it, in whatever process it runs.
+"""Gates in files: a planted model at a closed gate waits until the test opens it, in any process.
 
-A model passes with `with open(path) as gate: fcntl.flock(gate, fcntl.LOCK_SH)`. A gate whose test has ended is open.
+A model passes with `with open(path) as gate: fcntl.flock(gate, fcntl.LOCK_SH)`. The gate of an ended test is open.
 """
 
 from __future__ import annotations

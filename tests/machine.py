@@ -1,4 +1,4 @@
-"""A machine on which people run commands, in a home folder of its own."""
+"""A machine on which a user runs commands, with its own home folder."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--wo
 
 
 def run_command(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """`roadworthy ARGUMENTS …` to its end, from where its modules are imported: that takes longer than what most commands do."""
+    """Run `roadworthy ARGUMENTS …` to its end, with its modules already imported, which would take longest."""
     warm = nursery("roadworthy.cli.main", "roadworthy.client.client", "rich.live", "rich.progress")
     return warm.run(["-m", "roadworthy.cli.main", *arguments], cwd=cwd, env=env, timeout=4 * DEADLINE_S)
 
 
 @dataclass
 class Machine:
-    """A home folder and the commands that are run in it."""
+    """A home folder and the commands that run in it."""
 
     folder: Path
     packages: list[rw.Package] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Machine:
     under: tuple[str, ...] = ()
     """A program that runs the command, with its arguments."""
     umask: int = -1
-    """Of the command; -1 leaves the test's own."""
+    """The command's umask; -1 keeps the test's own."""
 
     @property
     def home(self) -> Path:
@@ -50,7 +50,7 @@ class Machine:
         return {**clean, "ROADWORTHY_HOME": str(self.home)}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """One command to its end, whatever that is: `up` from its start, others warm where nothing is said of how."""
+        """Run a command to its end, successful or not: `up` from a new process, others warm unless stated otherwise."""
         if arguments[0] != "up" and not self.under and self.umask == -1:
             return run_command(arguments, cwd=self.folder, env=self.environment)
         return subprocess.run(
@@ -66,7 +66,7 @@ class Machine:
         )
 
     def tell(self, *arguments: str) -> Any:
-        """What a command that must succeed prints with --json."""
+        """The JSON output of a command that must succeed."""
         result = self.run(*arguments, "--json")
         assert result.returncode == 0, result.stderr + self.log()
         return json.loads(result.stdout)
@@ -77,15 +77,15 @@ class Machine:
         return path.read_text() if path.exists() else ""
 
     def context(self) -> dict[str, str]:
-        """What `up` left for the command line."""
+        """The context that `up` stored for the command line."""
         document: dict[str, str] = json.loads((self.home / "context.json").read_text())
         return document
 
     @contextmanager
     def serving(self, endpoint: str, *arguments: str) -> Iterator[None]:
-        """Starts, registers all packages, each allowed to run its code, and serves the first of them until the end of the block.
+        """Start, register all packages with their code allowed, and serve the first one until the end of the block.
 
-        `arguments` are those of `up` beside the ports.
+        `arguments` are those of `up` in addition to the ports.
         """
         started = self.run("up", "-d", *FREE_PORTS, *arguments)
         assert started.returncode == 0, started.stderr + self.log()

@@ -1,4 +1,4 @@
-"""Real nginx servers for tests: in front of a worker, with whatever configuration a test has for them."""
+"""Real nginx servers for tests: in front of a worker, with a configuration from the test."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class RealNginx:
     """One server, from `start` until `close`.
 
     Args:
-        folder: of its own.
-        inside: the configuration inside of `http`, with PORT where it is to listen.
+        folder: a private folder.
+        inside: the configuration inside `http`, with PORT for the listening port.
     """
 
     def __init__(self, folder: Path, inside: str) -> None:
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self._folder = folder
-        user = "user root;" if os.geteuid() == 0 else ""  # else its workers could not enter the tests' folders
+        user = "user root;" if os.geteuid() == 0 else ""  # otherwise its workers could not enter the tests' folders
         text = _AROUND.format(folder=folder, user=user, inside=inside.replace("PORT", str(port)))
         (folder / "nginx.conf").write_text(text)
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,7 +69,7 @@ class RealNginx:
         return True
 
     def close(self) -> None:
-        """Gone, if it was started."""
+        """End it, if it was started."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(DEADLINE_S)

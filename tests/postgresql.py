@@ -19,10 +19,10 @@ _ATTEMPTS = 4
 
 @contextmanager
 def running(folders: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server. Its folder has a short path: it listens on a Unix socket there. It gives itself ten seconds to start, which a
-    busy machine may not grant, nor always the memory; then another one is started."""
+    """A server. Its folder has a short path, since it listens on a Unix socket there. It allows itself ten seconds to start; if a
+    busy machine exceeds that, or has too little memory, another one is started."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of a variable that only desktops set
+        warnings.simplefilter("ignore")  # it warns about a variable that only desktops set
         import pgserver
 
         for attempt in range(_ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Records one by one, as tests make and read them: frames hold them by column."""
+"""Records one by one, for tests; frames hold them by column."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from roadworthy.contract.record import (
 
 
 def split(record: PredictionRecord) -> tuple[RecordKind, RecordRow]:
-    """What a record has in common with others, and its own."""
+    """The parts of a record: shared with others of its kind, and its own."""
     kind = RecordKind(**{name: getattr(record, name) for name in RecordKind.__struct_fields__})
     own = (record.id, record.at_us, record.request_id, record.latency_us, record.rows)
     return kind, (*own, record.json_bytes, record.output_json_bytes, record.inputs, record.outputs, record.unit)
 
 
 def pack(records: Iterable[PredictionRecord]) -> bytes:
-    """A payload of them."""
+    """Pack records into a payload."""
     groups: dict[RecordKind, list[RecordRow]] = {}
     for record in records:
         kind, row = split(record)
@@ -31,7 +31,7 @@ def pack(records: Iterable[PredictionRecord]) -> bytes:
 
 
 def unpack(payload: bytes | bytearray) -> list[PredictionRecord]:
-    """The records of a payload, those of a kind together."""
+    """The records of a payload, grouped by kind."""
     records = []
     for group in decode_records(payload):
         common = {name: getattr(group.kind, name) for name in RecordKind.__struct_fields__}

@@ -1,4 +1,4 @@
-"""Real Redis servers for tests, each on a Unix socket of its own; one that is no Redis; and what workers tell of them."""
+"""Real Redis servers for tests, each on its own Unix socket; a server that is not Redis; and what workers report about them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MISSING = "needs redis-server; on Debian: apt-get install redis-server"
 
 
 class RealRedis:
-    """One server. It keeps nothing on disk; after `start` it is empty.
+    """A server without storage on disk; after `start` it is empty.
 
     Attributes:
-        path: of its socket. url: what a gateway is given.
+        path: of its socket. url: for the gateway's setting.
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
@@ -51,11 +51,11 @@ class RealRedis:
         return self
 
     def client(self, **options: Any) -> Redis:
-        """A connection to it; to be closed."""
+        """A connection to it, which the caller closes."""
         return Redis(unix_socket_path=str(self.path), **options)
 
     def answers(self) -> bool:
-        """Whether it takes commands, or at least asks for a password."""
+        """Whether it accepts commands, or at least asks for a password."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as end:
             end.settimeout(DEADLINE_S)
             end.connect(str(self.path))
@@ -64,26 +64,26 @@ class RealRedis:
         return False
 
     def keys(self) -> list[bytes]:
-        """What it holds."""
+        """The stored keys."""
         with self.client() as client:
             return sorted(client.keys("*"))  # type: ignore[type-var, arg-type]
 
     def kill(self) -> None:
-        """Without any warning."""
+        """End it by SIGKILL."""
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """It keeps its connections, and says nothing."""
+        """Stop it: it keeps its connections, but does not answer."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on."""
+        """Continue it."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Gone, if it was started."""
+        """End it, if it was started."""
         if self._process is not None:
             self._end(signal.SIGKILL)
 
@@ -95,12 +95,12 @@ class RealRedis:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a listener."""
     return free_ports(1)[0]
 
 
 def certificate(folder: Path, host: str) -> tuple[str, str]:
-    """Files of a certificate for `host` that vouches for itself, and of its key."""
+    """The files of a self-signed certificate for `host`, and of its key."""
     names = str(folder / "certificate.pem"), str(folder / "key.pem")
     kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
     who = ("-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}")
@@ -111,10 +111,10 @@ def certificate(folder: Path, host: str) -> tuple[str, str]:
 
 
 class Rubbish:
-    """Answers whatever it is sent with the same bytes, over and over.
+    """A server that answers everything with the same bytes.
 
     Attributes:
-        taken: connections that it took.
+        taken: number of accepted connections.
     """
 
     def __init__(self, path: Path, answer: bytes) -> None:
@@ -150,11 +150,11 @@ class Rubbish:
 
 
 PATIENT_MS = 500
-"""How long requests may wait in tests of what happens, not of how fast, on machines that may be busy."""
+"""Timeout of requests in tests of behaviour, not of speed, on possibly busy machines."""
 
 
 def totals(worker: RunningWorker) -> Totals:
-    """What a worker has counted."""
+    """A worker's counts."""
     reader = SlabReader(worker.folder / "run" / "slab")
     try:
         return read_totals(reader)
@@ -163,35 +163,35 @@ def totals(worker: RunningWorker) -> Totals:
 
 
 def counted(worker: RunningWorker, kind: str) -> dict[str, int]:
-    """By result (CACHE) or event (SHARED_CACHE)."""
+    """Counts by result (CACHE) or event (SHARED_CACHE)."""
     return {labels[-1]: count for labels, count in totals(worker).counted.items() if labels[0] == kind}
 
 
 def reaches(worker: RunningWorker) -> bool:
-    """Whether the shared cache answers it."""
+    """Whether the shared cache answers the worker."""
     return totals(worker).sharing.get(True, 0) == 1
 
 
 def connected(worker: RunningWorker) -> RunningWorker:
-    """The worker, once its shared cache answers it."""
+    """The worker, once its shared cache answers."""
     eventually(lambda: reaches(worker), "the shared cache answers")
     return worker
 
 
 def stored(worker: RunningWorker, number: int) -> None:
-    """Wait until the server has kept so many of its answers."""
+    """Wait until the server has stored `number` of the worker's answers."""
     eventually(lambda: counted(worker, SHARED_CACHE).get("stored", 0) >= number, f"{number} answers are kept")
 
 
 def told(worker: RunningWorker) -> list[dict[str, Any]]:
-    """What its log says of the shared cache."""
+    """The worker's log entries about the shared cache."""
     lines = (worker.folder / "log").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["event"].startswith("shared-cache-")]
 
 
 def tells(worker: RunningWorker, *events: str) -> None:
-    """Wait until its log has said this of the shared cache, in this order, and nothing twice on end. Lines are written behind
-    what they tell of, and on a busy machine the server may be lost and found besides."""
+    """Wait until the worker's log has these events of the shared cache in this order, none twice in a row. Lines are written
+    after their events, and on a busy machine the server may be lost and found in addition."""
 
     def happened() -> bool:
         found = [line["event"] for line in told(worker)]

@@ -1,8 +1,8 @@
-"""Marks the tests that start processes, so that `make check` can leave them out: those are most of the time that all tests take.
+"""Marks the tests that start processes, so that `make check` can omit them: they take most of the time of all tests.
 
-Nothing is listed by hand. A test starts processes when its file, or that of a fixture that it uses, has imported `subprocess` or
-what packs a model, which replays it in a process of its own; itself, or by what it imports from tests and benchmarks. Those of
-the architecture, which ask git and the linter, are quick.
+No list is kept by hand. A test starts processes if its file, or the file of one of its fixtures, imports `subprocess` or the
+packing of models (which replays them in a separate process), directly or through modules of tests and benchmarks. The
+architecture tests, which call git and the linter, are quick.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ MARK = "processes"
 STARTERS = frozenset({"subprocess", "roadworthy", "roadworthy.package.packing.pack"})
 """Modules that start processes: Python's own, and `pack`, also by its public name."""
 LONG = frozenset({"walks", "bench", "faults"})
-"""Folders of the files that take longest."""
+"""Folders with the slowest files."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the mark known."""
+    """Register the mark."""
     config.addinivalue_line("markers", f"{MARK}: starts processes; put on by tests/tiers.py")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put it on, before `-m` chooses; and have what takes long begin first, so that two workers end together."""
+    """Set the mark before `-m` selects, and start slow tests first, so that two workers finish together."""
     for item in items:
         if isinstance(item, pytest.Function) and item.path.parent.name != "architecture" and starts_processes(item):
             item.add_marker(MARK)
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def starts_processes(item: pytest.Function) -> bool:
-    """Whether what the test is made of can."""
+    """Whether the test's file or fixtures start processes."""
     modules = {item.module.__name__}
     for definitions in item._fixtureinfo.name2fixturedefs.values():
         modules |= {definition.func.__module__ for definition in definitions}
@@ -45,7 +45,7 @@ def starts_processes(item: pytest.Function) -> bool:
 
 @cache
 def knows_processes(name: str) -> bool:
-    """Whether a module, or one of the tests and benchmarks from which it has imported something, has imported a starter."""
+    """Whether a module, or a module of tests and benchmarks that it imports from, imports a starter of processes."""
     seen, left = {name}, [name]
     while left:
         module = sys.modules.get(left.pop())

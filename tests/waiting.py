@@ -1,4 +1,4 @@
-"""How tests wait: for a condition, up to one limit that only bounds a hang. No other file of tests sleeps between looks."""
+"""Waiting in tests: for a condition, up to a limit that only a hang exceeds. No other test file sleeps between looks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 DEADLINE_S = 120.0
-"""The limit. What it bounds takes seconds at most on a quiet machine; on a busy one it may take many times as long."""
+"""The limit in seconds. Waits take seconds at most on a quiet machine, and many times as long on a busy one."""
 
 _PAUSE_S = 0.01
 
@@ -28,7 +28,7 @@ def eventually(condition: Callable[[], Any], what: str) -> Any:
 
 
 async def soon(condition: Callable[[], Any], what: str) -> Any:
-    """As `eventually`, for a test that runs in an event loop: everything else in the loop goes on meanwhile."""
+    """As `eventually`, for a test in an event loop, whose other tasks continue."""
     until = time.monotonic() + DEADLINE_S
     while time.monotonic() < until:
         if value := condition():
@@ -38,18 +38,18 @@ async def soon(condition: Callable[[], Any], what: str) -> Any:
 
 
 def dawdle(seconds: float) -> None:
-    """What a planted model does that takes its time. No test may depend on how its length compares with anything else."""
+    """The pause of a planted slow model. No test may depend on its length."""
     time.sleep(seconds)
 
 
 class HandClock:
-    """Stands in for the module `time` in one module of the product: its monotonic clock moves only when the test says so.
+    """Replaces the module `time` in one module of the product: its monotonic clock moves only when the test moves it.
 
-    `monkeypatch.setattr("roadworthy.runtime.layers.cache.time", clock)`. It begins at the machine's own time: a deadline that was
-    made with one can be compared with the other.
+    `monkeypatch.setattr("roadworthy.runtime.layers.cache.time", clock)`. It starts at the machine's time, so that deadlines made
+    with either clock can be compared.
 
     Attributes:
-        passed_s: how far it is ahead of where it began.
+        passed_s: seconds by which it is ahead of its start.
     """
 
     def __init__(self) -> None:

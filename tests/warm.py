@@ -1,7 +1,7 @@
-"""Starts processes from an interpreter that has imported their modules already: for those that tests start by the hundred, and
-whose start is not what they test. Each is a process of its own, forked before it has a thread, that runs its main from the top.
+"""Starts processes from an interpreter that has already imported their modules, for processes that tests start by the hundred
+without testing their start. Each is a separate process, forked before it has a thread, that runs its main module from the top.
 
-Run by path it is that interpreter: `warm.py DESCRIPTOR MODULE …`.
+Run by its path, this file is that interpreter: `warm.py DESCRIPTOR MODULE …`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NO_THREAD_OF_ARROW = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 
 class WarmProcess:
-    """What `subprocess.Popen` is for other processes: as much of it as tests need."""
+    """The part of `subprocess.Popen` that tests need, for a warm process."""
 
     def __init__(self, pid: int, status: int, stdin: IO[bytes]) -> None:
         self.pid = pid
@@ -62,7 +62,7 @@ class WarmProcess:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; nothing when it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, number)
@@ -73,10 +73,10 @@ class WarmProcess:
 
 
 class Nursery:
-    """The test's end of the interpreter. Close it last: what it started is its child."""
+    """The test's end of the interpreter. Close it last: the processes it started are its children."""
 
     def __init__(self, *modules: str, isolated: bool = False) -> None:
-        """`isolated`: started with `-I`, and so is what it starts."""
+        """`isolated`: starts it, and so its processes, with `-I`."""
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, *(["-I"] if isolated else []), __file__, str(other.fileno()), *modules]
         self._process = subprocess.Popen(
@@ -116,7 +116,7 @@ class Nursery:
     def run(
         self, arguments: Sequence[str | Path], *, timeout: float, cwd: Path, env: Mapping[str, str]
     ) -> subprocess.CompletedProcess[str]:
-        """Run to the end with nothing on standard input; what was printed, as text."""
+        """Run to the end with empty standard input; return the output as text."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
             process = self.start(arguments, stdout=out.fileno(), stderr=errors.fileno(), cwd=cwd, env=env)
             assert process.stdin is not None
@@ -140,15 +140,15 @@ class Nursery:
 
 @cache
 def nursery(*modules: str, isolated: bool = False) -> Nursery:
-    """The one of this test process for these modules; closed at its end."""
+    """This test process's nursery for these modules; closed when the process ends."""
     opened = Nursery(*modules, isolated=isolated)
     atexit.register(opened.close)
     return opened
 
 
 def _serve(requests: socket.socket) -> dict[str, Any] | None:
-    """Start what is asked for until nobody asks any more: then None. In each child it returns what to run there."""
-    running: dict[int, tuple[int, int]] = {}  # a handle of each process: its id, and where its exit status is told
+    """Serve start requests until their end, then return None. In each child, return the request to run there."""
+    running: dict[int, tuple[int, int]] = {}  # process descriptor: process id, and descriptor for its exit status
     while True:
         ready, _, _ = select.select([requests, *running], [], [])
         for handle in (each for each in ready if each in running):
@@ -161,7 +161,7 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
         message, given, _, _ = socket.recv_fds(requests, _SIZE, 16)
         if not message:
             return None
-        # Out of the way of the numbers that they are to have.
+        # Away from their final numbers.
         told, *high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, _HIGH) for each in given]
         for each in given:
             os.close(each)
@@ -184,11 +184,11 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
 
 
 def main(descriptor: int, modules: Sequence[str]) -> None:
-    """Import, then serve; each child goes on as if it had been started by itself."""
+    """Import, then serve; each child continues as if started normally."""
     for name in modules:
         importlib.import_module(name)
     if len(list(Path("/proc/self/task").iterdir())) > 1:
-        sys.exit("a thread runs already: forks would be no whole processes")
+        sys.exit("a thread is already running: forks would be incomplete processes")
     gc.freeze()
     request = _serve(socket.socket(fileno=descriptor))
     if request is None:
@@ -196,7 +196,7 @@ def main(descriptor: int, modules: Sequence[str]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    for name in modules:  # a main is run from the top, though it was imported
+    for name in modules:  # a main module runs from the top, although it was imported
         if name.endswith((".__main__", ".main")):
             del sys.modules[name]
     if request["arguments"][0] == "-m":

@@ -1,6 +1,5 @@
-"""Packages that tests pack are replayed in processes that have imported scikit-learn already: importing it is most of what
-packing a small model takes, and packing is not what most tests test. Those that test it, and those of what a model's code can do
-to its process, are left alone."""
+"""Replays the packages that tests pack in processes that have already imported scikit-learn, whose import takes most of the time
+of packing a small model. Tests of packing, and of the effects of a model's code on its process, are excluded."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ _patch = pytest.MonkeyPatch()
 
 
 class _Subprocess:
-    """Python's module as `replay` sees it."""
+    """Python's module in the form that `replay` uses."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(subprocess, name)
@@ -36,7 +35,7 @@ class _Subprocess:
     def Popen(  # noqa: N802  Python's name
         self, command: Sequence[str], **options: Any
     ) -> WarmProcess | subprocess.Popen[bytes]:
-        """Warm, when the test that runs allows it and it is a replay of a package that this process has made."""
+        """Start a warm process if the running test allows it and it replays a package made by this process."""
         environment: Mapping[str, str] | None = options["env"]
         test = os.environ.get("PYTEST_CURRENT_TEST", "")
         if list(command[:3]) != [sys.executable, "-I", "-c"] or environment is not None or test.startswith(COLD):
@@ -49,10 +48,10 @@ class _Subprocess:
 
 
 def pytest_sessionstart() -> None:
-    """In every test. No fixture: each test would be taken for one that starts processes (tests/tiers.py)."""
+    """Applies to every test. It is not a fixture, since every test would then count as starting processes (tests/tiers.py)."""
     _patch.setattr(replay, "subprocess", _Subprocess())
 
 
 def pytest_sessionfinish() -> None:
-    """As it was."""
+    """Restore the module."""
     _patch.undo()

@@ -1,7 +1,7 @@
-"""Fixtures of the architecture tests: the real source tree, and a way to plant a violation in a small one of its own.
+"""Fixtures of the architecture tests: the real source tree, and small trees with planted violations.
 
-Each rule is a function from a source folder to a list of faults. Each test asks it of the real tree and expects none; its
-negative control asks it of a planted tree and expects the fault, so that no rule goes quietly green.
+Each rule is a function from a source folder to a list of faults. Its test expects no faults in the real tree; its negative
+control expects the fault in a planted tree, so that a rule cannot silently stop working.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def source() -> Path:
 
 @pytest.fixture
 def plant(tmp_path: Path) -> Plant:
-    """Write files (path → text) below a fresh folder named roadworthy and return that folder."""
+    """Write files (path → text) below a new folder named roadworthy, and return that folder."""
 
     def _plant(files: dict[str, str]) -> Path:
         folder = tmp_path / "roadworthy"

@@ -1,4 +1,4 @@
-"""What only borders may do: read the environment, swallow any exception."""
+"""Rules for the system's edges: only they read the environment, or catch any exception."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Plant = Callable[[dict[str, str]], Path]
 
 ENVIRONMENT_ROOMS = (
     "settings.py",
-    "foundation/confine/environment.py",  # hands a confined process the little that it is told, and takes no setting from it
+    "foundation/confine/environment.py",  # selects a confined process's variables, and reads no setting
 )
 
 
 def environment_faults(source: Path) -> list[str]:
-    """Places outside of their rooms that read or write the process environment."""
+    """Places outside the permitted files that read or write the process environment."""
     return [
         f"{path.relative_to(source)}:{node.lineno} {name}"
         for path, node in _nodes(source)
@@ -35,7 +35,7 @@ def _environment_names(node: ast.AST) -> Iterator[str]:
 
 
 def broad_faults(source: Path) -> list[str]:
-    """Handlers of any exception that give no reason: a comment on their own line or on the next one.
+    """Handlers of any exception without a reason, a comment on their own line or on the next one.
 
     A handler that ends in a bare `raise`, or in a raise that chains the cause, swallows nothing and needs no reason.
     """
@@ -68,19 +68,19 @@ def _passes_on(handler: ast.ExceptHandler) -> bool:
 
 
 def _reason(line: str) -> bool:
-    """Whether the line's comment says something beside a linter's directive."""
+    """Whether the line's comment has text in addition to a linter's directive."""
     _, mark, comment = line.partition("#")
     text = re.sub(r"noqa(: ?[A-Z0-9, ]+)?|type: ?ignore(\[[a-z-]+\])?", "", comment)
     return bool(mark) and len(re.findall(r"[A-Za-z]{2,}", text)) >= 3
 
 
 def test_only_settings_read_the_environment(source: Path) -> None:
-    """No module but those two touches os.environ or its kin."""
+    """No other module uses os.environ or its equivalents."""
     assert environment_faults(source) == []
 
 
 def test_every_broad_except_says_why(source: Path) -> None:
-    """A handler of any exception either passes it on or carries its reason."""
+    """A handler of any exception either raises it again or states its reason."""
     assert broad_faults(source) == []
 
 
@@ -105,7 +105,7 @@ try: x = 1
 except (ValueError, BaseException):
     pass
 try: x = 1
-except Exception:  # noqa: BLE001 - the border: any fault becomes a reply
+except Exception:  # noqa: BLE001 - the edge: any fault becomes a reply
     pass
 try: x = 1
 except Exception as error:

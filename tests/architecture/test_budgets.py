@@ -1,4 +1,4 @@
-"""Files and functions stay small enough to be read in one go."""
+"""Files and functions stay small enough to read at once."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 Plant = Callable[[dict[str, str]], Path]
 
 FILE_HARD, FILE_MEDIAN = 700, 150
-"""At 500 lines one class was cut into two files, which nobody could read one without the other."""
+"""A limit of 500 lines had split one class into two files, neither of which could be read without the other."""
 FUNCTION_HARD, FUNCTION_P90 = 60, 30
 PARAMETERS = 8
-"""With `self`. At 6 parameters were put into objects that meant nothing by themselves."""
+"""Includes `self`. A limit of 6 had led to parameter objects without a meaning of their own."""
 FOLDER_HARD = 20
-"""Files of one folder beside `__init__.py`: more than that nobody finds anything in."""
+"""Files in a folder, `__init__.py` excluded; a larger folder is hard to search."""
 
 
 def file_faults(source: Path) -> list[str]:
-    """Files over the hard limit, and the median when it is over its own."""
+    """Files over the hard limit, and the median if it exceeds its limit."""
     lengths = {path: len(path.read_text().splitlines()) for path in source.rglob("*.py")}
     faults = [f"{path.relative_to(source)}: {n} lines" for path, n in sorted(lengths.items()) if n > FILE_HARD]
     median = statistics.median(n for n in lengths.values() if n > 1)

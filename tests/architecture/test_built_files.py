@@ -1,4 +1,4 @@
-"""No built file lies among the sources: wheels, archives, libraries, bytecode. What builds leave is ignored by git."""
+"""The sources contain no built files: wheels, archives, libraries, bytecode. Git ignores the output of builds."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def _git(folder: Path, *words: str) -> None:
 
 
 def test_no_built_file_lies_among_the_sources(root: Path) -> None:
-    """Tracked, or about to be. Only a checkout says what belongs to it."""
+    """Neither tracked nor untracked ones; this needs a checkout."""
     if shutil.which("git") and (root / ".git").exists():
         assert built_files(root) == []
 
 
 def test_built_files_are_found(tmp_path: Path) -> None:
-    """Added by force and not yet added; not those that are ignored, and not those that are removed."""
+    """Forcibly added and not yet added files are found; ignored and removed ones are not."""
     if not shutil.which("git"):
         return
     _git(tmp_path, "init", "-q")

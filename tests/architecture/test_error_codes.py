@@ -1,4 +1,4 @@
-"""Every error code that can reach a caller is explained in docs/errors.md, and nothing is explained that does not exist."""
+"""docs/errors.md explains every error code that can reach a caller, and no code that does not exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CODE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def codes_in(source: Path) -> set[str]:
-    """Codes given as `code="…"` in a call, as `code = "…"` in a class body, or by a conditional of such texts."""
+    """Codes in the forms `code="…"` in a call, `code = "…"` in a class body, or a conditional of such texts."""
     found: set[str] = set()
     for path in source.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -71,7 +71,7 @@ def test_explanations_are_unique_sorted_and_not_empty(root: Path) -> None:
 
 
 def test_planted_codes_are_found(plant: Plant) -> None:
-    """Codes are found in calls, class bodies and conditionals; other texts are not taken for codes."""
+    """Codes are found in calls, class bodies and conditionals; other texts are not mistaken for codes."""
     text = """
 class A(Exception):
     code = "by-class"

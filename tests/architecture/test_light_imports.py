@@ -1,4 +1,4 @@
-"""Importing Roadworthy and describing a package stay light: no framework, no database, no server comes along."""
+"""Importing Roadworthy and describing a package stay light: they import no framework, database or server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVERS = ("fastapi", "starlette", "sqlalchemy", "alembic", "uvicorn")
 
 
 def imported(code: str, *arguments: str) -> set[str]:
-    """Top-level names of all modules that a fresh Python holds after running `code`."""
+    """Top-level names of all modules in a new Python after running `code`."""
     probe = f"{code}\nimport sys\nprint('\\nmodules', *{{name.partition('.')[0] for name in sys.modules}})"
     result = subprocess.run(
         [sys.executable, "-c", probe, *arguments], capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False
@@ -25,12 +25,12 @@ def imported(code: str, *arguments: str) -> set[str]:
 
 
 def test_importing_roadworthy_is_light() -> None:
-    """`import roadworthy` brings no framework, no server, no database, not even numpy or Arrow."""
+    """`import roadworthy` imports no framework, server or database, not even numpy or Arrow."""
     assert imported("import roadworthy") & {*HEAVY, *SERVERS, "numpy", "pyarrow", "cloudpickle"} == set()
 
 
 def test_describing_a_package_is_light(tree_package: Path) -> None:
-    """Opening a package, reading all it says of itself and its golden examples imports none of the heavy libraries."""
+    """Opening a package and reading its description and golden examples imports no heavy library."""
     code = """
 import sys
 from pathlib import Path
@@ -44,13 +44,13 @@ assert package.golden()[0].rows > 0
 
 
 def test_the_command_line_starts_light() -> None:
-    """The command line imports no framework before it is asked for something that needs one."""
+    """The command line imports a framework only for a command that needs one."""
     assert imported("import roadworthy.cli.main") & {*HEAVY, "sqlalchemy", "alembic"} == set()
 
 
 @pytest.mark.parametrize("library", ["pandas", "sklearn"])
 def test_a_planted_heavy_import_is_found(library: str) -> None:
-    """The probe does see a library that was imported."""
+    """The probe detects an imported library."""
     assert library in imported(f"import {library}, roadworthy")
 
 

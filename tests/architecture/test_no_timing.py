@@ -1,4 +1,4 @@
-"""No test asserts elapsed time or sleeps until something has happened: it would fail on a machine that does other things too."""
+"""No test asserts elapsed time, or sleeps until something has happened: it would fail on a busy machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ELAPSED: dict[str, str] = {}
 
 
 def test_no_test_depends_on_the_speed_of_the_machine() -> None:
-    """Events, counts, orders, error codes and clocks that are moved by hand say what is to be shown."""
+    """Tests use events, counts, orders, error codes and manual clocks instead."""
     found = [
         f"{name}:{finding.line} {finding.what}"
         for path in sorted(TESTS.rglob("*.py"))
@@ -33,7 +33,7 @@ def test_no_test_depends_on_the_speed_of_the_machine() -> None:
 
 
 def test_no_file_is_excepted_that_needs_it_no_more() -> None:
-    """Exceptions go with what they were made for."""
+    """An exception is removed together with its cause."""
     for what, names in (("sleeps", SLEEPS), ("asserts elapsed time", ELAPSED)):
         for name in names:
             assert what in {finding.what for finding in findings((TESTS / name).read_text())}, name
@@ -57,7 +57,7 @@ def test_no_file_is_excepted_that_needs_it_no_more() -> None:
     ],
 )
 def test_an_assertion_about_elapsed_time_is_found(lines: str) -> None:
-    """The negative control, in the forms that were there."""
+    """The negative control, in the forms that once occurred."""
     assert [finding.what for finding in findings(f"import time\n{lines}\n")] == ["asserts elapsed time"]
 
 
@@ -73,7 +73,7 @@ def test_an_assertion_about_elapsed_time_is_found(lines: str) -> None:
     ],
 )
 def test_a_sleep_is_found(line: str) -> None:
-    """The negative control: whatever its length is written as."""
+    """The negative control, for any form of the duration."""
     source = f"import time, asyncio\nasync def test():\n    {line}\n"
     assert [finding.what for finding in findings(source)] == ["sleeps"]
 
@@ -88,6 +88,6 @@ def test_a_sleep_is_found(line: str) -> None:
     ],
 )
 def test_the_order_of_moments_and_deadlines_of_requests_are_no_spans(lines: str) -> None:
-    """They say nothing about how fast this machine is."""
+    """They do not depend on the speed of the machine."""
     source = "async def test():\n    " + lines.replace("\n", "\n    ")
     assert findings(source) == []

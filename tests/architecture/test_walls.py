@@ -1,4 +1,4 @@
-"""The rooms' walls: the import contracts of pyproject.toml hold, and no modules import each other in a circle."""
+"""Walls between packages: the import contracts of pyproject.toml hold, and no modules import each other in a cycle."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def walls(root: Path) -> subprocess.CompletedProcess[str]:
 
 
 def cycles(source: Path) -> list[str]:
-    """Groups of modules that import each other: at module level, inside functions, for type checkers only."""
+    """Groups of modules that import each other, at module level, inside functions, or for type checkers only."""
     sys.path.insert(0, str(source.parent))
     try:
         graph = grimp.build_graph(source.name, cache_dir=None, exclude_type_checking_imports=False)
@@ -48,7 +48,7 @@ def cycles(source: Path) -> list[str]:
 
 @pytest.fixture
 def copy(root: Path, tmp_path: Path) -> Path:
-    """The repository's sources and contracts in a folder where a test may break them."""
+    """A copy of the repository's sources and contracts that a test may change."""
     shutil.copytree(root / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(root / "pyproject.toml", tmp_path)
     return tmp_path
@@ -83,7 +83,7 @@ def test_the_walls_stand(root: Path) -> None:
     ],
 )
 def test_a_planted_breach_is_named(copy: Path, file: str, line: str, contract: str) -> None:
-    """An import through a wall breaks exactly the contract that guards it."""
+    """An import through a wall breaks exactly the contract for that wall."""
     path = copy / "src" / "roadworthy" / file
     path.write_text((path.read_text() if path.exists() else "") + f"\n{line}\n")
     result = walls(copy)
@@ -97,7 +97,7 @@ def test_nothing_imports_in_a_circle(source: Path) -> None:
 
 
 def test_a_planted_circle_is_found(tmp_path: Path) -> None:
-    """Three modules in a ring are found, even when one import hides inside a function."""
+    """Three modules in a cycle are found, even if one import is inside a function."""
     ring = tmp_path / "ringed"
     ring.mkdir()
     (ring / "__init__.py").touch()

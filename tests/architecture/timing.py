@@ -1,4 +1,4 @@
-"""Finds what makes a test depend on the speed of the machine: assertions about elapsed time, and sleeps."""
+"""Finds code that makes a test depend on the speed of the machine: assertions about elapsed time, and sleeps."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 CLOCKS = frozenset(
     {"perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "time", "time_ns", "process_time", "thread_time"}
 )
-"""Functions of `time` that tell a moment; a moment with something added or taken away is a span."""
+"""Functions of `time` that return a moment; a moment plus or minus something is a span."""
 SPANS = frozenset({"elapsed", "took_ms", "elapsed_s", "elapsed_ms", "total_seconds"})
-"""Names of values that are spans, wherever they come from."""
+"""Names of values that are spans, whatever their origin."""
 _FILLS = frozenset({"append", "add", "extend", "insert", "update", "setdefault"})
 _PURE = frozenset({"abs", "float", "int", "max", "min", "percentile", "round", "set", "sorted", "sum", "zip"})
-"""What is made of spans by these is made of spans; other functions take deadlines, which say nothing about what they give."""
+"""Functions whose result is a span if an argument is; other functions may take deadlines without returning a span."""
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -27,7 +27,7 @@ class Finding:
 
 
 def findings(source: str) -> list[Finding]:
-    """All of a file, in the order of its lines."""
+    """All findings in a file, in the order of its lines."""
     if not any(word in source for word in ("sleep", "time(", *CLOCKS - {"time"}, *SPANS)):
         return []
     tree = ast.parse(source)
@@ -67,7 +67,7 @@ def _assertions(tree: ast.Module) -> Iterator[Finding]:
 
 
 class _Known:
-    """Which names of a file hold moments and spans; names are not told apart by where they are bound."""
+    """The names in a file that hold moments and spans, regardless of scope."""
 
     def __init__(self, tree: ast.Module) -> None:
         self._moments: set[str] = set()
@@ -134,7 +134,7 @@ class _Known:
                 return False
 
     def is_span(self, value: ast.expr) -> bool:
-        """Whether a span is anywhere in it."""
+        """Whether the expression contains a span."""
         match value:
             case ast.Lambda():
                 return self.is_span(value.body)

@@ -1,4 +1,4 @@
-"""The benchmark of neighbours weighs the lateness of a loop by how long it lasts, and misses its targets when it should."""
+"""The benchmark of neighbours weights a loop's lag by its duration, and misses its targets when it should."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from bench.neighbours import _LAG, Seen, figures, lag_ms
 
 
 def seen(late_s: list[float], times_ms: list[float], counts: dict[str, int] | None = None) -> Seen:
-    """A round in which the loop was that late and callers waited so long."""
+    """A round with these lags of the loop and these latencies of callers."""
     lags = np.array([(number, late, 0.0) for number, late in enumerate(late_s)], dtype=_LAG)
     return Seen(np.array(times_ms), 0, lags, counts or {})
 
 
-def test_one_long_stall_weighs_as_long_as_it_lasts() -> None:
-    """A second that nobody was answered in is not one sample in a thousand."""
+def test_a_long_stall_is_weighted_by_its_duration() -> None:
+    """A second without answers is not just one sample in a thousand."""
     stalled = seen([0.0001] * 4_000 + [1.0], [1.0])
     assert lag_ms(stalled.lags, 0.999) == 1_000
     assert lag_ms(seen([0.0001] * 4_000, [1.0]).lags, 0.999) < 1
 
 
 def test_targets_are_missed_when_they_should_be() -> None:
-    """Late answers, a late loop, a request without an answer, a legal body that was refused."""
+    """Late answers, a late loop, a request without an answer, a refused valid body."""
     fine = figures("JSON", seen([0.001] * 99, [5.0] * 99, {"JSON: largest legal 200": 3}), {"JSON: largest legal"})
     assert all(measure.met for measure in fine)
     bad = seen([0.1] * 99, [5.0] * 90 + [500.0] * 9, {"JSON: largest legal 413": 1, "JSON: nulls 500": 1})

@@ -1,4 +1,4 @@
-"""The load generator of the overload benchmark sends what it says and counts what it gets, whatever the server does."""
+"""The load generator of the overload benchmark keeps its rate and counts answers correctly, whatever the server does."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.waiting import DEADLINE_S
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Answers the sum of each request's row; as `mood` says also wrongly, with a refusal, by closing, or all together.
+    """Answers the sum of each request's row; depending on `mood` also wrongly, with a refusal, by closing, or all at once.
 
     Attributes:
-        meeting: whom requests wait for that are answered together. connections: that were made.
+        meeting: barrier for requests that are answered at once. connections: number of connections.
     """
 
     daemon_threads = True
@@ -67,7 +67,7 @@ def serving(mood: str, meeting: int = 1) -> Iterator[tuple[Target, Server]]:
 
 
 def test_the_open_loop_keeps_its_rate() -> None:
-    """As many requests as were asked for, evenly, all right."""
+    """The requested number of requests, evenly spaced, all answered right."""
     with serving("right") as (target, _):
         run = open_loop(target, 200, 0.5)
     assert [each.status for each in run.samples] == [200] * 100
@@ -76,14 +76,14 @@ def test_the_open_loop_keeps_its_rate() -> None:
 
 
 def test_a_slow_server_does_not_slow_the_load() -> None:
-    """Requests go out while others wait, here until the last one has come; each waits from the moment when it was due."""
+    """Requests are sent while others wait, here until the last one arrives; latency counts from the due time."""
     with serving("together", 40) as (target, _):
         run = open_loop(target, 100, 0.4)
     assert run.count(200) == len(run.samples) == 40
     assert min(each.due_s + each.took_s for each in run.samples) >= max(each.due_s for each in run.samples)
 
 
-def test_wrong_answers_refusals_and_lost_connections_are_told_apart() -> None:
+def test_wrong_answers_refusals_and_lost_connections_are_distinguished() -> None:
     """None of them counts as an answer."""
     with serving("wrong") as (target, _):
         run = open_loop(target, 100, 0.2)
@@ -97,7 +97,7 @@ def test_wrong_answers_refusals_and_lost_connections_are_told_apart() -> None:
 
 
 def test_the_closed_loop_finds_the_capacity() -> None:
-    """Two callers ask again when they are answered, each on a connection of its own."""
+    """Two callers send the next request after each answer, each on its own connection."""
     with serving("right") as (target, server):
         run = closed_loop(target, 2, 1.0)
     assert run.count(200) == len(run.samples) > 2
@@ -105,7 +105,7 @@ def test_the_closed_loop_finds_the_capacity() -> None:
 
 
 def test_only_right_answers_in_time_count_for_the_rate() -> None:
-    """A second's worth of them, by what came while the load lasted."""
+    """The rate per second, from the answers during the load."""
     right = [Sample(number / 10, 0.05, 200, right=True) for number in range(20)]
     others = [
         Sample(1.9, 0.2, 200, right=True),
@@ -125,7 +125,7 @@ def seen(*samples: Sample) -> Burst:
 
 
 def test_recovery_is_when_all_that_follows_is_fast_and_right() -> None:
-    """The first second after which nothing is slow, refused or wrong any more."""
+    """The first second after which no answer is slow, refused or wrong."""
     slow, fast = Sample(2.5, 1.0, 200, right=True), Sample(8.0, 0.005, 200, right=True)
     refused = Sample(6.1, 0.001, 503, right=False)
     assert seen(fast).back_after_s() == 0
@@ -135,7 +135,7 @@ def test_recovery_is_when_all_that_follows_is_fast_and_right() -> None:
 
 
 def test_the_figures_say_what_was_missed() -> None:
-    """Goodput against capacity, and each target by its own."""
+    """Goodput relative to capacity, and each target separately."""
     found = {
         measure.measure.partition(": ")[2]: measure
         for measure in measures("x", seen(Sample(6.0, 0.005, 200, right=True)))

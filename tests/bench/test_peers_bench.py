@@ -1,4 +1,4 @@
-"""The catalogue of peers, without installing any: each is asked with its own form of the same row, and its answer is read."""
+"""The catalogue of peers, without installing any: each gets the same row in its own form, and its answer is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN = '"predictions":[{"label":1,"probabilities":[0.25,0.75]}]}'
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_is_asked_and_read_in_its_own_form(name: str, tmp_path: Path) -> None:
-    """Every number of a row is sent, and the second class's probability is found."""
+    """Every number of a row is sent, and the second class's probability is found in the answer."""
     peer = PEERS[name]
     (body,) = peer.bodies(np.array([[1.5, 2.5]]))
     assert json.loads(body)
@@ -30,7 +30,7 @@ def test_a_peer_is_asked_and_read_in_its_own_form(name: str, tmp_path: Path) -> 
     assert command[0].startswith("/peer/bin/")
 
 
-def test_why_a_peer_is_not_available_is_told() -> None:
-    """The last line that a failed command wrote is the reason."""
+def test_the_reason_why_a_peer_is_not_available_is_given() -> None:
+    """The last line of a failed command's output is the reason."""
     with pytest.raises(NotAvailableError, match="no such thing"):
         run(["bash", "-c", "echo first; echo no such thing; exit 1"])

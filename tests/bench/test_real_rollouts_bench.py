@@ -1,4 +1,4 @@
-"""The real part of `make bench-rollout` in a short form, and what it must not let pass."""
+"""The real part of `make bench-rollout` in a short form, and the failures that it must detect."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 def test_real_rollouts_are_decided_right_and_no_stable_request_fails(story: Story) -> None:
-    """E1: and what fails every request is gone within 5 s of its first failure."""
+    """E1: a version that fails every request loses its traffic within 5 s of its first failure."""
     assert [(made.case, made.wrong) for made in story.made] == [(case, []) for case in SHORT]
     assert all(made.right for made in story.made), [made.told() for made in story.made]
     assert all(made.canary for made in story.made if made.case.way is not Way.SHADOW_FIRST)
@@ -45,7 +45,7 @@ def test_real_rollouts_are_decided_right_and_no_stable_request_fails(story: Stor
 
 
 def test_e17_requests_and_users_are_split_as_was_set(story: Story) -> None:
-    """Within 99.9 % intervals over both workers; nobody changes sides."""
+    """Within 99.9 % intervals over both workers; no user changes versions."""
     (requests,), (users,) = story.by_request, story.by_user
     assert (requests.workers, users.workers) == (2, 2)
     assert requests.draws >= 800
@@ -71,7 +71,7 @@ def _asked(version: str, cause: str, ended: float = 1.0) -> Outcome:
 
 
 def test_a_wrong_decision_is_no_right_one() -> None:
-    """A broken version that is promoted, a good one that goes back, another reason than what is wrong with it."""
+    """A broken version that is promoted, a healthy one that is rolled back, or a wrong reason."""
     failing, good = Case(Kind.FAILING, Way.CANARY), Case(Kind.GOOD, Way.CANARY)
     assert _made(failing, "rolled-back", "worse").right
     assert not _made(failing, "promoted", "promoting").right
@@ -84,7 +84,7 @@ def test_a_wrong_decision_is_no_right_one() -> None:
 
 
 def test_a_failed_stable_request_is_no_right_decision() -> None:
-    """Nor is one without an answer; a broken canary's own failures are, a good one's are not."""
+    """Nor is a missing answer; a broken canary's own failures are right, a healthy one's are not."""
     failing, good = Case(Kind.FAILING, Way.CANARY), Case(Kind.GOOD, Way.CANARY)
     own = [_asked("m:2", "500 model-failed", 3.0), _asked("m:2", "500 model-failed", 4.5)]
     decided = _made(failing, "rolled-back", "worse", canary=own, stable=[_asked("m:1", "")])
@@ -96,14 +96,14 @@ def test_a_failed_stable_request_is_no_right_decision() -> None:
 
 
 def test_a_share_that_is_off_and_users_who_stray_are_seen() -> None:
-    """600 of 10,000 is no 5 %, 520 is; one user who changed sides is too many."""
+    """600 of 10,000 is not a share of 5 %, 520 is; one user that changed versions is too many."""
     assert Observed(5, 10_000, 520, 2).right
     assert not Observed(5, 10_000, 600, 2).right
     assert not Observed(5, 10_000, 520, 2, strays=1).right
 
 
 def test_every_plan_is_valid_and_every_kind_is_there() -> None:
-    """At least fifty rollouts, drawn the same by the same seed."""
+    """At least fifty rollouts; the same seed draws the same ones."""
     import numpy as np
 
     assert len(ALL) >= LEAST_ROLLOUTS

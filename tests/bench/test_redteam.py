@@ -1,4 +1,4 @@
-"""The short form of `make redteam` on a real installation; and it says so when an attack succeeds, breaks or hangs."""
+"""The short form of `make redteam` on a real installation; it reports an attack that succeeds, breaks or hangs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_short_form_holds() -> None:
 
 
 def test_every_item_is_attacked_and_can_be_chosen() -> None:
-    """By its name, and an unknown one is told."""
+    """Items are chosen by name; an unknown name is an error."""
     items = [*dict.fromkeys(attack.item for attack in redteam.ATTACKS)]
     assert items == ["A1", "A2", "B3", "B4", "B5", "C6", "C7", "C8", "C9", "C10", "C11", "C12"]
     assert {attack.item for attack in redteam.chosen("c10, a1", quick=False)} == {"A1", "C10"}
@@ -34,7 +34,7 @@ def test_every_item_is_attacked_and_can_be_chosen() -> None:
 
 
 def succeeds(_ground: Ground) -> Iterator[Finding]:
-    """One attack that is held off, one that is not, one that cannot be tried."""
+    """An attack with one finding that holds, one that fails, and one that cannot be tried."""
     yield "first", "refused", True
     yield "second", "TAKEN", False
     yield "third", "unshare is refused here", None
@@ -47,14 +47,14 @@ def breaks(_ground: Ground) -> Iterator[Finding]:
 
 
 def hangs(_ground: Ground) -> Iterator[Finding]:
-    """One that would go on for ever."""
+    """An attack that never ends."""
     yield "first", "refused", True
     threading.Event().wait()
 
 
 @pytest.mark.parametrize(("run", "came"), [(breaks, "could not be carried out"), (hangs, "not done after 0.5 s")])
 def test_an_attack_that_shows_nothing_fails(run: Any, came: str, tmp_path: Path) -> None:
-    """What it told before stands."""
+    """Its earlier findings remain."""
     lines = list(carry_out(Attack("X1", run, bound_s=0.5), Ground(tmp_path)))
     assert lines[0] == Line("X1", "first", "refused", holds=True)
     assert came in lines[1].came
@@ -62,7 +62,7 @@ def test_an_attack_that_shows_nothing_fails(run: Any, came: str, tmp_path: Path)
 
 
 def test_the_exit_status_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """1 when an attack succeeds; what could not be tried fails nothing."""
+    """1 when an attack succeeds; an attack that could not be tried is not a failure."""
     monkeypatch.setattr(redteam, "ATTACKS", (Attack("X1", succeeds),))
     assert redteam.main(["--json"]) == 1
     told = json.loads(capsys.readouterr().out)

@@ -25,7 +25,7 @@ SHORT = Setup(rounds=1, seconds=1, server_core=None, load_core=None, connections
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where packages, homes and logs lie."""
+    """The folder for packages, homes and logs."""
     return tmp_path_factory.mktemp("bench")
 
 
@@ -40,7 +40,7 @@ def cells(folder: Path) -> Subject:
 )
 @pytest.mark.timeout(600)
 def test_two_checkouts_are_compared(tmp_path: Path) -> None:
-    """This one with itself: both serve, both are asked, every answer is checked."""
+    """This one with itself: both serve, both get requests, every answer is checked."""
     (measure,) = compare(Path(sys.executable), tmp_path, SHORT, ["trees"], rows=600)
     assert measure.value
     assert measure.baseline
@@ -50,8 +50,8 @@ def test_two_checkouts_are_compared(tmp_path: Path) -> None:
     shutil.which("wrk") is None and "CI" not in os.environ, reason="wrk is missing and could not be installed"
 )
 @pytest.mark.timeout(600)
-def test_a_short_duel_gives_checked_figures(folder: Path, cells: Subject) -> None:
-    """Ours and the hand-written service are asked in turns, every answer is right, and the records match the answers."""
+def test_a_short_comparison_gives_checked_figures(folder: Path, cells: Subject) -> None:
+    """Ours and the hand-written service alternate, every answer is right, and the records match the answers."""
     with (
         installed(folder, [cells], core=None) as service,
         baseline("bench.baselines.fastapi_sklearn", cells.baseline, None) as by_hand,
@@ -66,7 +66,7 @@ def test_a_short_duel_gives_checked_figures(folder: Path, cells: Subject) -> Non
 
 
 def test_wrong_answers_are_counted() -> None:
-    """An answer that no row should get is wrong, and so is one that comes more often than its row was asked."""
+    """An answer that no row should get is wrong, and so is one that occurs more often than its row was sent."""
     right = np.array([0.1, 0.5, 0.9])
     text = '"predictions":[{{"label":1,"probabilities":[0,{}]}}]}}'
     good = Counter({text.format(0.1): 2, text.format(0.5): 2, text.format(0.9): 1})
@@ -76,7 +76,7 @@ def test_wrong_answers_are_counted() -> None:
 
 
 def test_a_service_that_answers_wrongly_is_not_measured(folder: Path, cells: Subject) -> None:
-    """A comparison stops when a side's answers are not the right ones."""
+    """A comparison stops when either server gives a wrong answer."""
     other = Subject(cells.name, cells.package, cells.baseline, cells.rows, 1 - cells.right, cells.code)
     with (
         baseline("bench.baselines.fastapi_sklearn", cells.baseline, None) as target,
@@ -86,7 +86,7 @@ def test_a_service_that_answers_wrongly_is_not_measured(folder: Path, cells: Sub
 
 
 def test_every_request_carries_another_row(cells: Subject) -> None:
-    """No two of the bodies that are sent are the same."""
+    """All request bodies are different."""
     assert len(set(bodies(cells.rows))) == len(cells.rows)
 
 

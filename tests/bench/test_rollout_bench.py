@@ -1,4 +1,4 @@
-"""`make bench-rollout` in a short form: its simulations judge as the product does, keep its promises, and catch what does not."""
+"""`make bench-rollout` in a short form: its simulations judge as the product does, meet the guarantees, and catch violations."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def verdicts(canary: list[list[bool]], shares: tuple[float, ...], ratio: float, 
 
 
 def test_tables_judge_as_the_product_does() -> None:
-    """The same events, one by one, through several segments: the same largest ln E."""
+    """The same events, one by one over several segments, give the same largest ln E."""
     runs, seed, ratio = 12, 5, 1.25
     events = [np.random.default_rng([seed, n]).integers(0, 40, runs) for n in range(2)]
     found = peaks(
@@ -59,7 +59,7 @@ def test_tables_judge_as_the_product_does() -> None:
 
 
 def test_boundaries_judge_as_the_product_does() -> None:
-    """Those runs are accused that the product would roll back, and no others."""
+    """Exactly those runs are accused that the product would roll back."""
     canary = np.random.default_rng(3).random((40, 60)) < 0.2
     found = accused(canary, 0.1, 1.25, 0.05)
     for run, events in enumerate(canary.tolist()):
@@ -68,8 +68,8 @@ def test_boundaries_judge_as_the_product_does() -> None:
     assert 0 < found.sum() < 40
 
 
-def test_equal_versions_are_rolled_back_as_seldom_as_promised() -> None:
-    """At both levels, and with sticky users; the same check catches a z-test that is looked at 200 times."""
+def test_equal_versions_are_rolled_back_as_rarely_as_guaranteed() -> None:
+    """At both levels, and with sticky users; the same check catches a z-test with 200 looks."""
     runs = 1_500
     highest = equal_rollouts(np.random.default_rng(1), runs, 2_000, 0.05)
     for alpha in (0.01, 0.05):
@@ -81,7 +81,7 @@ def test_equal_versions_are_rolled_back_as_seldom_as_promised() -> None:
     assert z_test > 20
 
 
-def test_worse_versions_are_found_as_soon_as_promised() -> None:
+def test_worse_versions_are_found_as_soon_as_guaranteed() -> None:
     """The three targets, in the median of 2,000 rollouts."""
     for rates, most in (((0.01, 0.05), 165), ((0.01, 0.5), 8), ((0.05, slow_part(2.0)), 15)):
         found = canary_requests_until_accused(np.random.default_rng(4), rates, 0.1, 1.0, 0.01, 2_000)
@@ -90,21 +90,21 @@ def test_worse_versions_are_found_as_soon_as_promised() -> None:
 
 @pytest.mark.parametrize("name", RULES)
 def test_each_rule_matters(name: str) -> None:
-    """With it few equal versions are accused, without it many."""
+    """With the rule few equal versions are accused, without it many."""
     found = RULES[name](np.random.default_rng(6), 300)
     assert found.rule <= 0.02
     assert found.naive > 0.03 + found.rule
 
 
 def test_whole_rollouts_end_as_they_should() -> None:
-    """Through the state machine: the equal one is promoted, the worse one goes back."""
+    """Through the state machine: the equal version is promoted, the worse one is rolled back."""
     rng = np.random.default_rng(8)
     assert endings(rng, default_plan(0.01), Rates((0.005, 0.005)), 10)[Ending.PROMOTED] == 10
     assert endings(rng, default_plan(0.01), Rates((0.005, 0.05)), 10)[Ending.ROLLED_BACK] == 10
 
 
 def test_a_step_passes_when_the_product_says() -> None:
-    """The sample at which a run is shown to be under the limit is the first, from the 100th on, at which `judge` passes it."""
+    """A run is shown to be below the limit at the first sample, from the 100th on, at which `judge` passes it."""
     rate, limit, runs = 0.03, 0.1, 3
     found = requests_until_shown(np.random.default_rng(17), rate, limit, (100, 2_000), runs)
     bad = (np.random.default_rng(17).random((runs, 2_000), dtype=np.float32) < rate).cumsum(axis=1)
@@ -118,6 +118,6 @@ def test_a_step_passes_when_the_product_says() -> None:
 
 
 def test_at_little_traffic_a_rollout_is_inconclusive_rather_than_decided_by_its_count() -> None:
-    """A hundredth of the requests that the steps need come before the deadline."""
+    """Only a hundredth of the requests that the steps need arrive before the deadline."""
     found = endings(np.random.default_rng(9), default_plan(0.01), Rates((0.01, 0.02)), 5, Traffic(0.01, 3_600.0))
     assert found == {Ending.INCONCLUSIVE: 5}

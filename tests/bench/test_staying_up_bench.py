@@ -21,13 +21,13 @@ Running = tuple[Service, Traffic]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where packages, the home and logs lie."""
+    """The folder for packages, home and logs."""
     return tmp_path_factory.mktemp("staying-up")
 
 
 @pytest.fixture(scope="module")
 def installation(folder: Path) -> Iterator[Running]:
-    """Two workers, and the traffic for them; each test takes a copy of it."""
+    """Two workers and the traffic for them, which each test copies."""
     versions = two_versions(folder)
     with installed(folder, [], workers=2) as service:
         yield service, serve_first(service, versions, rate=100.0)
@@ -35,7 +35,7 @@ def installation(folder: Path) -> Iterator[Running]:
 
 @pytest.fixture
 def running(installation: Running) -> Running:
-    """The same, started again when a test has stopped it."""
+    """The same installation, restarted if a test has stopped it."""
     service, _ = installation
     if service.process is None:
         service.start()
@@ -48,7 +48,7 @@ def _fresh(traffic: Traffic) -> Traffic:
 
 
 def test_nothing_grows_under_a_steady_load(running: Running) -> None:
-    """Memory, descriptors and threads of every process stay as they are, through a deployment and a rollback."""
+    """Memory, descriptors and threads of every process stay constant through a deployment and a rollback."""
     service, traffic = running
     plan = soak.Plan(seconds=8.0, warm_up_s=3.0, change_every_s=3.0, look_every_s=0.25)
     story = asyncio.run(soak.steady(service, [_fresh(traffic)], plan))
@@ -60,7 +60,7 @@ def test_nothing_grows_under_a_steady_load(running: Running) -> None:
 
 
 def test_no_request_fails_while_versions_switch_and_workers_are_recycled(running: Running) -> None:
-    """Two deployments, two rollbacks and a recycling of both workers, nothing retried."""
+    """Two deployments, two rollbacks and a recycling of both workers, without retries."""
     service, traffic = running
     plan = switches.Plan(requests=640, rate=100.0, cycles=2, recyclings=1)
     story = asyncio.run(switches.travel(service, _fresh(traffic), plan))
@@ -70,7 +70,7 @@ def test_no_request_fails_while_versions_switch_and_workers_are_recycled(running
 
 
 def test_a_planted_leak_is_seen(folder: Path, running: Running) -> None:
-    """The negative control: a model that keeps 64 KiB a call makes its process rise beyond the bound, and only that is said."""
+    """The negative control: a model that leaks 64 KiB per call makes its process exceed the bound, and only that is reported."""
     service, _ = running
     subject = leaking(folder, 200)
     asked = soak.traffic_of(service, subject, rate=150.0)
@@ -82,7 +82,7 @@ def test_a_planted_leak_is_seen(folder: Path, running: Running) -> None:
 
 
 def test_only_what_was_inside_a_killed_process_fails(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers and runners killed under load; then it stops the installation and looks for leftovers."""
+    """Workers and runners are killed under load; then the installation is stopped and checked for leftovers."""
     monkeypatch.setattr(chaos, "NOTICE_S", 10.0)  # clients on a busy machine see the end of a connection late
     service, traffic = running
     story = chaos.run(service, _fresh(traffic), chaos.Plan(seconds=5.0, every_s=2.4))
@@ -93,7 +93,7 @@ def test_only_what_was_inside_a_killed_process_fails(running: Running, monkeypat
 
 
 def test_a_failure_is_explained_only_by_the_kill_of_its_own_process() -> None:
-    """Another connection, another time, another cause: each is a failure of its own."""
+    """Another connection, another time, another cause: each is an unexplained failure."""
     kill = chaos.Kill("worker", stopped=10.0, at=10.1, ports=frozenset({7}))
     inside = Outcome(sent=9.9, ended=10.2, version="", cause=BROKEN, port=7)
     assert kill.explains(inside, isolated=False)
@@ -107,7 +107,7 @@ def test_a_failure_is_explained_only_by_the_kill_of_its_own_process() -> None:
 
 
 def test_a_line_rises_with_a_leak_and_not_with_a_spike() -> None:
-    """Median slopes: one sample that is far off moves nothing, a steady gain is measured as it is."""
+    """Median slopes: one outlier has no effect, and a steady gain is measured exactly."""
     times = [float(second) for second in range(100)]
     assert rise(times, [50.0 + (400.0 if second == 99 else 0.0) for second in range(100)]) == 0.0
     assert abs(rise(times, [50.0 + 0.2 * second for second in range(100)]) - 19.8) < 1e-9

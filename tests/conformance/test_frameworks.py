@@ -46,7 +46,7 @@ def scikit_learn() -> Iterator[FrameworkCase]:
 
 
 def python() -> Iterator[FrameworkCase]:
-    """A function of an array, one of records with nested answers, one of a frame with preprocessing before it."""
+    """A function of an array, one of records with nested answers, and one of a frame behind preprocessing."""
     this = frameworks()["python"]
     scale = 2.0
 
@@ -101,14 +101,14 @@ def cases() -> dict[str, list[FrameworkCase]]:
 
 
 def test_every_framework_has_cases() -> None:
-    """Whoever adds a framework adds a small model of it here."""
+    """A new framework needs a small model here."""
     assert set(frameworks()) == set(PROVIDERS)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=check_name)
 @pytest.mark.parametrize("name", sorted(frameworks()))
 def test_framework(name: str, check: Check, cases: dict[str, list[FrameworkCase]], tmp_path: Path) -> None:
-    """One check of the suite on all cases of one framework; on the first one only where a process is started for it."""
+    """One check of the suite on all cases of a framework; only on the first case if the check starts a process."""
     chosen = cases[name][:1] if check is check_loads_elsewhere else cases[name]
     for number, case in enumerate(chosen):
         folder = tmp_path / str(number)

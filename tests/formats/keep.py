@@ -1,8 +1,8 @@
-"""Makes the package that is kept for the present format. Run it once when the format changes, from the root of the repository:
+"""Makes the kept package of the current format. Run it once when the format changes, from the root of the repository:
 
 python tests/formats/keep.py
 
-It refuses to replace a package that is already kept: those show what was written in the past.
+It refuses to replace a kept package, which shows what a past release wrote.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def flat(rows: np.ndarray) -> np.ndarray:
 
 
 def main() -> Path:
-    """Write format-<n>.rw beside this file: y = x @ (1, 2, 3) + 0.5 as an ONNX graph."""
+    """Write format-<n>.rw next to this file: y = x @ (1, 2, 3) + 0.5 as an ONNX graph."""
     kept = HERE / f"format-{FORMAT}.rw"
     if kept.exists():
         raise SystemExit(f"{kept.name} is already kept; raise FORMAT in package/manifest.py first")
@@ -39,7 +39,7 @@ def main() -> Path:
         [weights, shift],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    rows = np.asfortranarray(np.random.default_rng(1).random((40, 3)).astype(np.float32))  # a form that is not usual
+    rows = np.asfortranarray(np.random.default_rng(1).random((40, 3)).astype(np.float32))  # an unusual form
     with tempfile.TemporaryDirectory() as folder:
         card = {"About": "Kept to show that packages of this format stay readable."}
         package = pack(model, name="kept", inputs=rows, out=folder, examples=8, card=card, rules={"flat": flat})

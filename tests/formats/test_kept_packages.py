@@ -18,14 +18,14 @@ KEPT = sorted(HERE.glob("format-*.rw"))
 
 
 def test_every_format_has_its_package() -> None:
-    """Raising FORMAT without keeping a package fails here."""
+    """Raising FORMAT without a kept package fails here."""
     assert [path.name for path in KEPT] == [f"format-{number}.rw" for number in range(1, FORMAT + 1)]
     assert all(path.stat().st_size < 20_000 for path in KEPT)
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.stem)
 def test_a_kept_package_opens_constructs_and_proves(kept: Path, tmp_path: Path) -> None:
-    """Its golden examples give the answers of the day when it was packed."""
+    """Its golden examples give the same answers as when it was packed."""
     package = unpack(kept, tmp_path / "kept")
     assert package.name == "kept"
     constructed = construct(package)
@@ -36,13 +36,13 @@ def test_a_kept_package_opens_constructs_and_proves(kept: Path, tmp_path: Path) 
 
 
 def test_the_digest_of_format_1_never_changes() -> None:
-    """The digest rests on the canonical form of the manifest: another form would lose every registered version."""
+    """The digest depends on the canonical form of the manifest: a change would lose every registered version."""
     package = open_package(HERE / "format-1.rw")
     assert package.digest == "sha256:988218f3e6ee2a2f2c2733692f3e058868b021cda39c31ab77e96b97439e2feb"
 
 
 def test_the_packed_form_of_format_1_is_written_as_it_was(tmp_path: Path) -> None:
-    """Unpacking and packing a kept package gives its file again, byte for byte."""
+    """Unpacking and packing a kept package gives the same file, byte for byte."""
     unpack(HERE / "format-1.rw", tmp_path / "kept")
     again = pack_file(tmp_path / "kept", tmp_path / "again.rw")
     assert again.path.read_bytes() == (HERE / "format-1.rw").read_bytes()

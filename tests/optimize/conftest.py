@@ -1,4 +1,4 @@
-"""Originals to convert: a fitted model and its rows, as `pack` would hand them to the compiler."""
+"""Originals to convert: a fitted model and its rows, in the form that `pack` gives to the compiler."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def _source(model: Any, rows: Any) -> Source:
 
 @pytest.fixture
 def make_source() -> Callable[[Any, Any], Source]:
-    """From a fitted model and its training rows to the compiler's source."""
+    """A function from a fitted model and its training rows to the compiler's source."""
     return _source

@@ -13,7 +13,7 @@ from roadworthy.schema.dtypes import DType
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(allow_nan=False, allow_infinity=False))
 def test_keys_order_doubles_and_come_back(a: float, b: float) -> None:
-    """A key stands for one value, and greater values have greater keys."""
+    """A key represents one value, and greater values have greater keys."""
     values = np.array([a, b])
     keys = keys_of(values, DType.FLOAT64)
     assert np.array_equal(values_of(keys, DType.FLOAT64), values)
@@ -31,7 +31,7 @@ def test_the_next_key_is_the_next_float(value: float) -> None:
 
 @pytest.mark.parametrize("dtype", [DType.FLOAT64, DType.FLOAT32, DType.INT64, DType.INT8, DType.BOOL])
 def test_the_outermost_keys_are_the_outermost_values(dtype: DType) -> None:
-    """The search may begin at both ends of every dtype."""
+    """The search can start at either end of every dtype."""
     ends = values_of(np.array([lowest_key(dtype), highest_key(dtype)]), dtype)
     assert ends.dtype == dtype.numpy
     if dtype.is_float:

@@ -1,4 +1,4 @@
-"""Only a runtime that is equal and faster is kept; the others are told why not, and leave nothing behind."""
+"""Only an equal and faster runtime is kept; the others get a reason and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def boosted() -> tuple[Any, Any]:
 
 
 def test_naive_conversion_fails_silently(boosted: tuple[Any, Any], make_source: MakeSource, tmp_path: Path) -> None:
-    """What skl2onnx makes of the pipeline loads, runs, and answers training rows wrongly: float32 moved them over thresholds."""
+    """skl2onnx's graph loads, runs, and answers training rows wrongly, because float32 moves them over thresholds."""
     source = make_source(*boosted)
     saved = Foreign().convert(source, tmp_path)
     loaded = framework_named("onnx").load(ModelFolder(tmp_path), saved.options, source.signature, 1, None)
@@ -61,7 +61,7 @@ def test_naive_conversion_fails_silently(boosted: tuple[Any, Any], make_source: 
 def test_the_naive_conversion_is_refused_and_the_exact_one_kept(
     boosted: tuple[Any, Any], make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The refusal names the first difference; the exact graph has none on any kind of row, and is many times faster."""
+    """The refusal names the first difference; the exact graph has no difference on any kind of row, and is much faster."""
     source = make_source(*boosted)
     known = candidates()
     monkeypatch.setattr("roadworthy.optimize.compile.candidates", lambda: (Foreign(), *known))
@@ -135,7 +135,7 @@ def test_linear_models_of_several_classes_with_missing_values(make_source: MakeS
 
 
 def test_a_model_that_nothing_converts_keeps_its_own_runtime(make_source: MakeSource, tmp_path: Path) -> None:
-    """No candidate fits: each says why, and the folder stays empty."""
+    """No candidate can convert it: each gives its reason, and the folder stays empty."""
     rows, labels = load_breast_cancer(return_X_y=True)
     source = make_source(
         KNeighborsClassifier(weights=lambda distances: distances).fit(rows[:60], labels[:60]), rows[:60]
@@ -150,7 +150,7 @@ def test_a_model_that_nothing_converts_keeps_its_own_runtime(make_source: MakeSo
 def test_a_candidate_that_states_nothing_is_not_kept(
     boosted: tuple[Any, Any], make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Looking equal is not enough: a graph that says nothing of how it was constructed was only compared."""
+    """Equal answers are not enough: a graph without a statement of its construction was only compared."""
     exact = next(candidate for candidate in candidates() if candidate.name == "onnx-exact")
 
     class Silent:
@@ -190,7 +190,7 @@ def test_a_graph_that_answers_what_the_original_refuses_is_not_kept(
 
 
 def test_one_refused_row_does_not_hide_the_others(make_source: MakeSource) -> None:
-    """The rows that the original answers are compared, and the one that it refuses is an exam of its own."""
+    """The rows that the original answers are compared, and the refused row is a separate exam."""
     rows, labels = load_breast_cancer(return_X_y=True)
     source = make_source(RandomForestClassifier(5, random_state=0).fit(rows, labels), rows)
     asked = source.training.take(np.arange(100))
@@ -201,8 +201,8 @@ def test_one_refused_row_does_not_hide_the_others(make_source: MakeSource) -> No
     assert refused.rows.column_at(0)[0][:, 3].tolist() == [1e39]
 
 
-def test_ties_of_labels_are_told_from_faults(make_source: MakeSource, tmp_path: Path) -> None:
-    """On the boundary of a linear model rounding decides, and either label is right; a label elsewhere is not."""
+def test_ties_of_labels_are_distinguished_from_errors(make_source: MakeSource, tmp_path: Path) -> None:
+    """On a linear model's decision boundary rounding decides, and either label is right; elsewhere only one is."""
     rows, labels = load_breast_cancer(return_X_y=True)
     source = make_source(make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, labels), rows)
     outcome = _by_name(compile_runtimes(source, tmp_path))["onnx-linear"]
@@ -224,7 +224,7 @@ def test_ties_of_labels_are_told_from_faults(make_source: MakeSource, tmp_path: 
 def test_a_python_preprocessing_function_is_not_compiled(
     boosted: tuple[Any, Any], make_source: MakeSource, tmp_path: Path
 ) -> None:
-    """Nobody can convert arbitrary Python, so nothing is tried."""
+    """Arbitrary Python cannot be converted, so no candidate is tried."""
     source = dataclasses.replace(make_source(*boosted), preprocess=lambda rows: rows)
     reasons = {outcome.reason for outcome in compile_runtimes(source, tmp_path)}
     assert reasons == {"a Python preprocessing function comes before the model"}
@@ -247,7 +247,7 @@ def test_a_runtime_that_answers_otherwise_is_refused_even_when_built_to_be_exact
 
 
 def test_a_conversion_that_never_ends_is_stopped() -> None:
-    """Some converters loop for ever on some models; packing goes on."""
+    """Some converters never end for some models; packing continues."""
 
     def endless() -> None:
         while True:
@@ -261,7 +261,7 @@ def test_a_conversion_that_never_ends_is_stopped() -> None:
 
 
 def test_importing_the_compiler_imports_no_model_library() -> None:
-    """Whoever describes a package pays for none of them."""
+    """Describing a package must not load any of them."""
     code = (
         "import sys, roadworthy.optimize.compile as c; c.candidates(); "
         "print([m for m in ('sklearn', 'onnx', 'onnxruntime', 'skl2onnx', 'pandas') if m in sys.modules])"

@@ -1,4 +1,4 @@
-"""What counts as the same answer."""
+"""The definition of equal answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_answer_equals_itself(values: list[float]) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e9, max_value=1e9), st.floats(0, 3))
 def test_floats_differ_only_beyond_the_tolerance(value: float, factor: float) -> None:
-    """The limit is atol + rtol * |expected|, and both sides of it are told apart."""
+    """The limit is atol + rtol * |expected|; values on both sides of it are distinguished."""
     limit = 1e-6 + 1e-5 * abs(value)
     found = value + factor * limit
     difference = compare(_batch(DType.FLOAT64, [value]), _batch(DType.FLOAT64, [found]), Tolerance())
@@ -48,7 +48,7 @@ def test_an_infinity_is_equal_only_to_itself() -> None:
 
 
 def test_labels_are_compared_exactly_and_the_first_row_is_named() -> None:
-    """One wrong label is a difference, with its row, its values and how many there are."""
+    """One wrong label is a difference, with its row, its values and the number of differing rows."""
     difference = compare(
         _batch(DType.STRING, ["late", "in time", "late"], name="label"),
         _batch(DType.STRING, ["late", "late", "in time"], name="label"),
@@ -60,12 +60,12 @@ def test_labels_are_compared_exactly_and_the_first_row_is_named() -> None:
 
 
 def test_integers_have_no_tolerance() -> None:
-    """Large integers that are near each other are still different answers."""
+    """Large integers that are close to each other are different answers."""
     assert compare(_batch(DType.INT64, [10**12]), _batch(DType.INT64, [10**12 + 1]), Tolerance()) is not None
 
 
 def test_nulls_must_be_in_the_same_places_and_hide_their_filler() -> None:
-    """What lies under a null is not looked at; a null against a value is a difference."""
+    """The filler of a null is ignored; a null instead of a value is a difference."""
     null = _batch(DType.FLOAT64, [0.0], [True])
     assert compare(null, _batch(DType.FLOAT64, [5.0], [True]), Tolerance()) is None
     difference = compare(null, _batch(DType.FLOAT64, [0.0]), Tolerance())
@@ -74,7 +74,7 @@ def test_nulls_must_be_in_the_same_places_and_hide_their_filler() -> None:
 
 
 def test_a_tensor_names_the_element_that_differs() -> None:
-    """Of probabilities, only the first wrong element is printed, with its place."""
+    """For probabilities, only the first wrong element is shown, with its position."""
     layout = Layout((Field("probabilities", DType.FLOAT64, (3,)),))
     expected = Batch.from_columns(layout, [(np.full((2, 3), 0.25), None)], 2)
     wrong = np.full((2, 3), 0.25)
@@ -84,8 +84,8 @@ def test_a_tensor_names_the_element_that_differs() -> None:
     assert (difference.row, difference.expected, difference.found) == (1, "0.25 at [2]", "0.5 at [2]")
 
 
-def test_another_form_is_a_difference_without_a_row() -> None:
-    """Another number of rows, other names or other types are told as such."""
+def test_a_different_form_is_a_difference_without_a_row() -> None:
+    """A different number of rows, other names or other types are reported as such."""
     one = _batch(DType.FLOAT64, [1.0])
     others = (_batch(DType.FLOAT64, [1.0, 2.0]), _batch(DType.FLOAT32, [1.0]), _batch(DType.FLOAT64, [1.0], name="z"))
     for other in others:
@@ -94,7 +94,7 @@ def test_another_form_is_a_difference_without_a_row() -> None:
         assert difference.row is None
 
 
-def test_nested_answers_are_walked() -> None:
+def test_nested_answers_are_compared() -> None:
     """Floats inside JSON values have the tolerance; types and keys do not."""
     same = compare(_batch(DType.JSON, [{"a": [1.0]}]), _batch(DType.JSON, [{"a": [1.0 + 1e-9]}]), Tolerance())
     assert same is None

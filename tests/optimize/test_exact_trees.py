@@ -1,4 +1,4 @@
-"""Folded trees take the branch that the original takes, for training rows, rows at thresholds and rows one float step beside."""
+"""Folded trees take the original's branch for training rows, rows at thresholds and rows one float next to them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from roadworthy.schema.batch import Batch
 
 MakeSource = Callable[[Any, Any], Source]
 SUMS_ONLY = Tolerance(rtol=0.0, atol=1e-12)
-"""A row that took another branch differs by a leaf, which is far more; only the last digits of sums and sigmoids may differ."""
+"""Permitted difference in the last digits of sums and sigmoids; a row on another branch differs by a leaf, far more."""
 
 SCALERS = [StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler]
 ESTIMATORS = [
@@ -47,7 +47,7 @@ ESTIMATORS = [
 
 
 def _assert_same_branches(source: Source, candidate: Any = ExactTrees()) -> int:  # noqa: B008
-    """Convert, load as served, compare on all kinds of rows; returns how many were at or beside thresholds."""
+    """Convert, load as served, compare on all kinds of rows; return the number of rows at or next to thresholds."""
     thresholds = at_thresholds(source.training, fold(source).edges)
     batches = [source.training, perturbed(source.training), with_unseen_words(source.training), thresholds]
     with TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def test_no_row_takes_another_branch(
     classes: int,
     make_source: MakeSource,
 ) -> None:
-    """Random trees of every kind behind random scalers, inputs of both widths and far-apart magnitudes."""
+    """Random trees of every kind behind random scalers, with inputs of both widths and very different magnitudes."""
     scale, width = form
     generator = np.random.default_rng(seed)
     rows = (generator.normal(3.0, 1.0, (90, 4)) * scale).astype(width)
@@ -94,7 +94,7 @@ def test_no_row_takes_another_branch(
 def test_missing_values_go_where_the_original_sends_them(
     estimator: Callable[[int], Any], make_source: MakeSource
 ) -> None:
-    """NaN follows each split's own direction, and an imputed column never sees one."""
+    """NaN follows each split's own direction, and an imputed column never contains NaN."""
     generator = np.random.default_rng(5)
     table = pd.DataFrame(generator.normal(size=(200, 4)), columns=list("abcd"))
     target = (table["a"] + table["b"] > 0).astype(int) + (table["c"] > 1)
@@ -136,7 +136,7 @@ def test_a_table_of_many_types_with_words(make_source: MakeSource) -> None:
 
 
 def test_ties_between_classes_fall_as_in_the_original(make_source: MakeSource) -> None:
-    """Two trees that disagree give equal probabilities; the label is then the original's, on every such row."""
+    """Two trees that disagree give equal probabilities; on every such row, the label is the original's."""
     generator = np.random.default_rng(7)
     rows = generator.normal(size=(120, 3))
     labels = generator.integers(0, 3, 120)
@@ -164,7 +164,7 @@ def test_the_links_of_regression_losses(make_source: MakeSource) -> None:
 
 
 def test_what_cannot_be_exact_is_refused_by_name(make_source: MakeSource, tmp_path: Path) -> None:
-    """Categorical splits, encoders that refuse words, transformers of unknown order: each reason names what was met."""
+    """Categorical splits, encoders that refuse words, transformers of unknown order: each reason names the cause."""
     table = pd.DataFrame({"n": np.arange(60.0), "w": np.array(["a", "b"] * 30, dtype=object)})
     target = np.arange(60) % 3 == 0
     forest = tree.DecisionTreeClassifier()

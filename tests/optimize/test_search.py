@@ -1,4 +1,4 @@
-"""The search for jumps finds every known fault of conversions without knowing the model, and accuses no equal one."""
+"""The search for jumps finds every known error of conversions without knowing the model, and reports no equal one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MakeSource = Callable[[Any, Any], Source]
 
 
 def _searched(source: Source, candidate: Any, folder: Path) -> tuple[Outcome, int]:
-    """What the search alone says about a conversion, and how many rows it compared."""
+    """The result of the search alone for a conversion, and the number of compared rows."""
     saved = candidate.convert(source, folder)
     loaded = framework_named(candidate.framework).load(ModelFolder(folder), saved.options, source.signature, 1, None)
     jumps = find_jumps(source.reference, source.training, searchable(source.signature))
@@ -48,7 +48,7 @@ def _searched(source: Source, candidate: Any, folder: Path) -> tuple[Outcome, in
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault: str, make_source: MakeSource, tmp_path: Path) -> None:
-    """Each of these graphs is equal on most rows; each is caught by the search alone, without thresholds being read."""
+    """Each of these graphs is equal on most rows; the search alone catches each, without reading thresholds."""
     rows, labels = load_breast_cancer(return_X_y=True)
     model = FAULTS[fault]().fit(rows, labels)
     outcome, compared = _searched(make_source(model, rows), Foreign(), tmp_path)
@@ -73,7 +73,7 @@ EQUAL = {
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_an_equal_conversion_is_not_accused(name: str, make_source: MakeSource, tmp_path: Path) -> None:
-    """The same search over graphs that are equal by construction."""
+    """The same search on graphs that are equal by construction."""
     make, candidate = EQUAL[name]
     rows, labels = load_breast_cancer(return_X_y=True)
     outcome, compared = _searched(make_source(make().fit(rows, labels), rows), candidate, tmp_path)
@@ -82,7 +82,7 @@ def test_an_equal_conversion_is_not_accused(name: str, make_source: MakeSource, 
 
 
 def test_a_jump_is_bracketed_by_neighbouring_floats(make_source: MakeSource) -> None:
-    """The last rows of a search differ in one column by one float step, and are answered differently."""
+    """The last rows of a search differ in one column by one float step, and get different answers."""
     rows = np.random.default_rng(0).uniform(0, 1, (200, 1))
     model = DecisionTreeClassifier(max_depth=1).fit(rows, rows[:, 0] > 0.5)
     source = make_source(model, rows)
@@ -97,7 +97,7 @@ def test_a_jump_is_bracketed_by_neighbouring_floats(make_source: MakeSource) -> 
 
 
 def test_a_jump_of_the_conversion_alone_is_found(make_source: MakeSource) -> None:
-    """The original is smooth; what stands in its place has a step, between training rows."""
+    """The original is smooth, but its replacement has a step between training rows."""
     rows, target = load_diabetes(return_X_y=True)
     source = make_source(Ridge().fit(rows, target), rows)
 
@@ -112,7 +112,7 @@ def test_a_jump_of_the_conversion_alone_is_found(make_source: MakeSource) -> Non
 
 
 def test_a_model_of_no_table_is_not_searched(make_source: MakeSource) -> None:
-    """Records have no columns to walk along."""
+    """Records have no columns to search along."""
     records = [{"a": float(n), "b": "x"} for n in range(20)]
     source = make_source(lambda rows: np.array([row["a"] for row in rows]), records)
     assert searchable(source.signature) == ()

@@ -1,4 +1,4 @@
-"""Small packages of several kinds, and how a package's maker could change one and seal it again."""
+"""Small packages of several kinds, and a way to change one and seal it again."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def cancer() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="session")
 def compiled_package(cancer: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """A scikit-learn pipeline beside which a compiled ONNX runtime was kept."""
+    """A scikit-learn pipeline with a compiled ONNX runtime."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -94,12 +94,12 @@ def unpacked(tmp_path: Path) -> Callable[[Package], Package]:
 
 @pytest.fixture(scope="session")
 def sealed() -> Callable[..., Package]:
-    """Seal a folder again after it was changed: right sizes, right hashes, a new digest."""
+    """Seal a changed folder again: right sizes, right hashes, a new digest."""
     return seal_again
 
 
 def seal_again(folder: Path, change: Change = lambda manifest: manifest) -> Package:
-    """What anyone can do who has the package: new hashes for whatever lies there, and attestations for the new digest."""
+    """Do what any holder of the package can: new hashes for the present files, and attestations for the new digest."""
     manifest = read_manifest((folder / MANIFEST).read_bytes())
     aside = folder.with_name("attestations-aside")
     (folder / "attestations").rename(aside)
@@ -114,7 +114,7 @@ def seal_again(folder: Path, change: Change = lambda manifest: manifest) -> Pack
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Any]]:
-    """Write a module of the user's own into a project folder that only this process sees, and import it."""
+    """Write a user's module into a project folder that only this process can import from, and import it."""
     project = tmp_path / "project"
     project.mkdir()
     monkeypatch.syspath_prepend(str(project))
@@ -133,7 +133,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
 
 def run_python(code: str, *arguments: str, python: str = sys.executable, **environment: str) -> str:
-    """Run a program in a process of its own and return what it printed; fails with its errors."""
+    """Run a program in a separate process and return its output; fails with its errors."""
     done = subprocess.run(
         [python, "-c", code, *arguments],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Opening a package checks everything before a byte is written; hostile files are refused and leave nothing behind."""
+"""Opening a package checks everything before anything is written; hostile files are refused and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Members = list[tuple[zipfile.ZipInfo, bytes]]
 
 
 def members_of(package: Package) -> Members:
-    """What a packed file holds, ready to be changed."""
+    """The members of a packed file, to be changed."""
     with zipfile.ZipFile(package.path) as archive:
         return [(info, archive.read(info)) for info in archive.infolist()]
 
@@ -38,7 +38,7 @@ def member(name: str, data: bytes = b"x", kind: int = stat.S_IFREG) -> tuple[zip
 
 
 def write(path: Path, members: Members) -> Path:
-    """A zip of just these, in this order."""
+    """Write a zip of exactly these members, in this order."""
     with zipfile.ZipFile(path, "w") as archive:
         for info, data in members:
             archive.writestr(info, data)
@@ -46,7 +46,7 @@ def write(path: Path, members: Members) -> Path:
 
 
 def refused(path: Path, target: Path) -> PackageInvalid:
-    """The refusal of a file by both doors, and that nothing was written."""
+    """The refusal of a file by open_package and unpack; checks that nothing was written."""
     with pytest.raises(PackageInvalid) as opening:
         open_package(path)
     with pytest.raises(PackageInvalid) as unpacking:
@@ -66,7 +66,7 @@ def refused(path: Path, target: Path) -> PackageInvalid:
     ],
 )  # fmt: skip
 def test_f10_harmful_names_are_refused(name: str, graph_package: Package, tmp_path: Path) -> None:
-    """Names that climb, are absolute, hidden, of another system, or too long."""
+    """Names that climb, are absolute, hidden, of another operating system, or too long."""
     file = write(tmp_path / "evil.rw", [*members_of(graph_package), member(name)])
     assert refused(file, tmp_path / "target").code == "unsafe-name"
 
@@ -81,13 +81,13 @@ def test_f10_links_and_special_members_are_refused(kind: int, graph_package: Pac
 @pytest.mark.parametrize("name", ["profile.json", "PROFILE.json", "attestations/PROOF.json"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_f10_a_name_twice_is_refused(name: str, graph_package: Package, tmp_path: Path) -> None:
-    """The same name again, or one that is the same where case does not count."""
+    """A duplicate name, or one that differs only in case."""
     file = write(tmp_path / "evil.rw", [*members_of(graph_package), member(name, b"{}")])
     assert refused(file, tmp_path / "target").code == "unsafe-member"
 
 
 def test_f10_a_compressed_bomb_is_refused(graph_package: Package, tmp_path: Path) -> None:
-    """A compressed member is refused by its head, without being expanded."""
+    """A compressed member is refused for its header, without being expanded."""
     info, data = member("bomb", bytes(50 << 20))
     info.compress_type = zipfile.ZIP_DEFLATED
     file = write(tmp_path / "evil.rw", [*members_of(graph_package), (info, data)])
@@ -108,7 +108,7 @@ def test_f10_members_with_flags_are_refused(bit: int, graph_package: Package, tm
 
 
 def test_f10_overlapping_members_are_refused(graph_package: Package, tmp_path: Path) -> None:
-    """Members that claim more bytes together than the file has: the other kind of bomb."""
+    """Members that together claim more bytes than the file has: the other kind of bomb."""
     file = tmp_path / "evil.rw"
     write(file, [*members_of(graph_package), *(member(f"m{n}", bytes(4000)) for n in range(3))])
     data = bytearray(file.read_bytes())
@@ -125,7 +125,7 @@ def test_f10_overlapping_members_are_refused(graph_package: Package, tmp_path: P
 
 
 def test_f10_too_many_members_are_refused(graph_package: Package, tmp_path: Path) -> None:
-    """A list of members without end is not walked."""
+    """An excessive list of members is not processed."""
     extra = [member(f"m{n}", b"") for n in range(MAX_MEMBERS + 1)]
     file = write(tmp_path / "evil.rw", [*members_of(graph_package), *extra])
     assert refused(file, tmp_path / "target").code == "not-a-package"
@@ -133,13 +133,13 @@ def test_f10_too_many_members_are_refused(graph_package: Package, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["more.txt", "attestations/x.txt", "attestations/deep/x.json", "runtimes/native/x.so"])
 def test_f12_an_unlisted_member_is_refused(name: str, graph_package: Package, tmp_path: Path) -> None:
-    """What the manifest does not list may not travel along."""
+    """A package may not contain files that the manifest does not list."""
     file = write(tmp_path / "evil.rw", [*members_of(graph_package), member(name)])
     assert refused(file, tmp_path / "target").code == "unsafe-member"
 
 
 def test_f12_a_missing_member_is_refused(graph_package: Package, tmp_path: Path) -> None:
-    """Every member of a package that the manifest lists must be there, and the manifest itself."""
+    """Every member that the manifest lists must exist, and the manifest itself."""
     members = members_of(graph_package)
     for number, (info, _) in enumerate(members):
         if info.filename.startswith("attestations/"):
@@ -151,7 +151,7 @@ def test_f12_a_missing_member_is_refused(graph_package: Package, tmp_path: Path)
 
 @pytest.mark.parametrize("change", [lambda data: data + b"\0", lambda data: data[:-1], lambda _: b""])
 def test_f12_a_member_of_another_size_is_refused(change: Any, graph_package: Package, tmp_path: Path) -> None:
-    """One byte more, one less, none."""
+    """One byte more, one byte less, zero bytes."""
     members = [(i, change(d) if i.filename == "profile.json" else d) for i, d in members_of(graph_package)]
     error = refused(write(tmp_path / "evil.rw", members), tmp_path / "target")
     assert (error.code, error.facts) == ("package-damaged", {"file": "profile.json"})
@@ -160,7 +160,7 @@ def test_f12_a_member_of_another_size_is_refused(change: Any, graph_package: Pac
 def test_f12_members_of_another_package_are_refused(
     graph_package: Package, compiled_package: Package, tmp_path: Path
 ) -> None:
-    """The manifest of one package over the files of another, and statements about another."""
+    """The manifest of one package with the files, or the attestations, of another."""
     manifest = {i.filename: d for i, d in members_of(compiled_package)}[MANIFEST]
     members = [(i, manifest if i.filename == MANIFEST else d) for i, d in members_of(graph_package)]
     assert refused(write(tmp_path / "evil.rw", members), tmp_path / "target").code == "package-damaged"
@@ -171,7 +171,7 @@ def test_f12_members_of_another_package_are_refused(
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"not a zip", b"PK\x05\x06" + bytes(18), bytes(4096)])
 def test_what_is_no_package_is_refused(data: bytes, tmp_path: Path) -> None:
-    """Empty, cut short, of another kind, or an empty zip."""
+    """Empty, truncated, of another kind, or an empty zip."""
     file = tmp_path / "evil.rw"
     file.write_bytes(data)
     assert refused(file, tmp_path / "target").code == "not-a-package"
@@ -179,7 +179,7 @@ def test_what_is_no_package_is_refused(data: bytes, tmp_path: Path) -> None:
 
 
 def test_a_folder_with_a_link_is_refused(graph_package: Package, unpacked: Unpacked, tmp_path: Path) -> None:
-    """An unpacked package is read as strictly as a packed one."""
+    """An unpacked package is checked as strictly as a packed one."""
     folder = unpacked(graph_package).path
     (folder / "profile.json").rename(tmp_path / "elsewhere.json")
     (folder / "profile.json").symlink_to(tmp_path / "elsewhere.json")
@@ -229,7 +229,7 @@ def test_d10_a_flipped_bit_in_a_folder_is_refused(graph_package: Package, unpack
 
 
 def test_a_file_that_changes_after_opening_is_noticed(graph_package: Package, unpacked: Unpacked) -> None:
-    """Reading checks the hash again: what was verified is what is used."""
+    """Reading checks the hash again, so that only verified bytes are used."""
     package = unpacked(graph_package)
     (package.path / "golden" / "inputs.arrow").write_bytes(b"x")
     with pytest.raises(PackageInvalid) as found:
@@ -238,7 +238,7 @@ def test_a_file_that_changes_after_opening_is_noticed(graph_package: Package, un
 
 
 def test_a_profile_is_read_out_of_a_stored_package(graph_package: Package, tmp_path: Path) -> None:
-    """From an open file, and nothing else of it; a profile that was changed is noticed, and so is what is no package."""
+    """From an open file, without reading other members; a changed profile and a file that is no package are noticed."""
     with graph_package.path.open("rb") as stored:
         assert open_profile(stored) == graph_package.profile
     data = graph_package.path.read_bytes()
@@ -250,7 +250,7 @@ def test_a_profile_is_read_out_of_a_stored_package(graph_package: Package, tmp_p
 
 
 def test_packing_twice_gives_the_same_bytes(graph_package: Package, unpacked: Unpacked, tmp_path: Path) -> None:
-    """Times, modes and the order of files on disk leave no trace."""
+    """Times, modes and the order of files on disk have no effect."""
     folder = unpacked(graph_package).path
     one = pack_file(folder, tmp_path / "one.rw").path.read_bytes()
     copy = shutil.copytree(folder, tmp_path / "copy")
@@ -261,7 +261,7 @@ def test_packing_twice_gives_the_same_bytes(graph_package: Package, unpacked: Un
 
 
 def test_unpacking_again_keeps_what_is_there(graph_package: Package, tmp_path: Path) -> None:
-    """An equal package is left as it is; a damaged or another one is no success."""
+    """An equal package stays unchanged; a damaged or different one is an error."""
     folder = tmp_path / "package"
     unpack(graph_package.path, folder)
     before = (folder / MANIFEST).stat().st_ino
@@ -275,7 +275,7 @@ def test_unpacking_again_keeps_what_is_there(graph_package: Package, tmp_path: P
 def test_another_package_in_the_folder_is_no_success(
     graph_package: Package, compiled_package: Package, tmp_path: Path
 ) -> None:
-    """Whoever unpacks one package never gets another."""
+    """Unpacking a package never yields another one."""
     unpack(compiled_package.path, tmp_path / "package")
     with pytest.raises(PackageInvalid) as found:
         unpack(graph_package.path, tmp_path / "package")
@@ -286,7 +286,7 @@ def test_another_package_in_the_folder_is_no_success(
 def test_sealed_garbage_is_refused_where_it_is_read(
     garbage: bytes, graph_package: Package, unpacked: Unpacked, sealed: Any
 ) -> None:
-    """Right hashes do not make right contents: golden examples, card and profile are checked on reading."""
+    """Right hashes do not imply valid contents: golden examples, card and profile are checked on reading."""
     folder = unpacked(graph_package).path
     for name in ("golden/inputs.arrow", "card.json", "profile.json"):
         (folder / name).write_bytes(garbage if name.endswith("arrow") else b"[" + garbage)
@@ -297,7 +297,7 @@ def test_sealed_garbage_is_refused_where_it_is_read(
 
 
 def test_attestations_are_bounded(graph_package: Package, tmp_path: Path) -> None:
-    """Statements are not sealed, so their number and size have limits of their own."""
+    """Attestations are not sealed, so their number and size have their own limits."""
     document = canonical_json({"digest": graph_package.digest})
     many = [member(f"attestations/s{n}.json", document) for n in range(65)]
     file = write(tmp_path / "evil.rw", [*members_of(graph_package), *many])

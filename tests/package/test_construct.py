@@ -1,4 +1,4 @@
-"""Describe, audit, construct: what may run here, and what a refusal tells to do."""
+"""Describe, audit, construct: which packages may run, and the hints of refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Unpacked = Callable[[Package], Package]
 
 
 def refusal(package: Package, **how: Any) -> PackageRefused:
-    """Why a package is not constructed."""
+    """The refusal to construct a package."""
     with pytest.raises(PackageRefused) as refused:
         construct(package, **how)
     assert refused.value.hint
@@ -30,7 +30,7 @@ def refusal(package: Package, **how: Any) -> PackageRefused:
 
 
 def test_code_runs_only_when_its_digest_is_allowed(compiled_package: Package, unpacked: Unpacked) -> None:
-    """The refusal names the very option to give; another digest allows nothing."""
+    """The refusal names the exact option; another digest allows nothing."""
     package = unpacked(compiled_package)
     for allowed in ([], ["sha256:" + "0" * 64]):
         error = refusal(package, runtime="native", allow_code=allowed)
@@ -41,7 +41,7 @@ def test_code_runs_only_when_its_digest_is_allowed(compiled_package: Package, un
 
 
 def test_a_refused_package_was_not_read(compiled_package: Package, tmp_path: Path, sealed: Any) -> None:
-    """Code that is not allowed does not run: a pickle that leaves a mark when it is read leaves none."""
+    """Code that is not allowed does not run: a pickle that would leave a mark when read leaves none."""
     mark = tmp_path / "mark"
     package = unpack(compiled_package.path, tmp_path / "evil")
     payload = (
@@ -57,7 +57,7 @@ def test_a_refused_package_was_not_read(compiled_package: Package, tmp_path: Pat
 
 
 def test_another_python_is_refused(compiled_package: Package, unpacked: Unpacked, sealed: Any) -> None:
-    """A pickle of another minor version of Python is refused; the graph beside it is not."""
+    """A pickle of another minor version of Python is refused; the graph in the same package is not."""
     folder = unpacked(compiled_package).path
     package = sealed(folder, lambda manifest: dataclasses.replace(manifest, python="3.99"))
     error = refusal(package, runtime="native", allow_code=[package.digest])
@@ -68,7 +68,7 @@ def test_another_python_is_refused(compiled_package: Package, unpacked: Unpacked
 
 
 def other_versions(manifest: Manifest) -> Manifest:
-    """The same package, made with a scikit-learn that is not here."""
+    """The same package, made with a scikit-learn version that is not installed."""
     locked = [Requirement(r.name, "0.1.7" if r.name == "scikit-learn" else r.version) for r in manifest.requirements]
     return dataclasses.replace(manifest, requirements=tuple(locked))
 
@@ -76,7 +76,7 @@ def other_versions(manifest: Manifest) -> Manifest:
 def test_other_libraries_are_refused_with_the_line_that_installs_them(
     compiled_package: Package, unpacked: Unpacked, sealed: Any
 ) -> None:
-    """The version that is locked, the version that is here, and the pip line."""
+    """The locked version, the installed version, and the pip command."""
     package = sealed(unpacked(compiled_package).path, other_versions)
     error = refusal(package, runtime="native", allow_code=[package.digest])
     assert error.code == "requirement-mismatch"
@@ -86,7 +86,7 @@ def test_other_libraries_are_refused_with_the_line_that_installs_them(
 
 
 def test_a_missing_library_is_named(graph_package: Package, unpacked: Unpacked, sealed: Any) -> None:
-    """A graph takes any version of its library, but it needs one."""
+    """A graph accepts any version of its library, but needs one."""
 
     def change(manifest: Manifest) -> Manifest:
         entry = dataclasses.replace(manifest.runtimes[0], requirements=("no-such-thing",))
@@ -98,14 +98,14 @@ def test_a_missing_library_is_named(graph_package: Package, unpacked: Unpacked, 
 
 
 def test_an_unknown_runtime_is_answered_with_the_known_ones(compiled_package: Package, unpacked: Unpacked) -> None:
-    """A typing error in the runtime's name."""
+    """A mistyped runtime name."""
     error = refusal(unpacked(compiled_package), runtime="onyx")
     assert error.code == "unknown-runtime"
     assert all(name in str(error.hint) for name in compiled_package.runtimes)
 
 
 def test_a_packed_file_is_not_constructed(graph_package: Package) -> None:
-    """Runtimes read files, so a package is unpacked first."""
+    """Runtimes read files, so a package must be unpacked first."""
     assert refusal(graph_package).code == "not-unpacked"
 
 
@@ -113,7 +113,7 @@ def test_a_packed_file_is_not_constructed(graph_package: Package) -> None:
 def test_options_do_not_lead_out_of_the_package(
     file: str, graph_package: Package, unpacked: Unpacked, sealed: Any
 ) -> None:
-    """A sealed option may name any file; only one of the runtime's own is read."""
+    """A sealed option may name any file, but only the runtime's own files are read."""
 
     def change(manifest: Manifest) -> Manifest:
         return dataclasses.replace(
@@ -127,7 +127,7 @@ def test_options_do_not_lead_out_of_the_package(
 
 
 def test_a_graph_that_is_no_graph_is_refused(graph_package: Package, unpacked: Unpacked, sealed: Any) -> None:
-    """Right hashes, wrong bytes: refused when it is opened, and no exception of the runtime's own library."""
+    """Right hashes, wrong bytes: refused at opening, without an exception of the runtime's library."""
     folder = unpacked(graph_package).path
     (folder / "runtimes" / "native" / "model.onnx").write_bytes(b"\x08\x07garbage")
     with pytest.raises(PackageInvalid) as refused:
@@ -138,7 +138,7 @@ def test_a_graph_that_is_no_graph_is_refused(graph_package: Package, unpacked: U
 def test_a_compiled_package_needs_no_scikit_learn(
     compiled_package: Package, unpacked: Unpacked, python: Callable[..., str]
 ) -> None:
-    """Where scikit-learn cannot be imported, the kept graph constructs by itself, proves, and no code is allowed."""
+    """Without scikit-learn, the kept graph constructs and proves, without permission for code."""
     assert not compiled_package.carries_code
     code = """
 import sys
@@ -156,7 +156,7 @@ print(constructed.runtime, constructed.concurrent, prove(constructed).rows)
 
 
 def test_a_closed_model_says_so(graph_package: Package, unpacked: Unpacked) -> None:
-    """Running after closing is one clear error."""
+    """Running a closed model is a clear error."""
     constructed = construct(unpacked(graph_package))
     inputs, _ = constructed.package.golden()
     assert np.isfinite(constructed.run(inputs).column("y")[0]).all()

@@ -1,4 +1,4 @@
-"""Reading a package, to the last word of its card, imports and runs nothing of it."""
+"""Reading a package, card included, imports and runs nothing from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAVY = {"sklearn", "scipy", "pandas", "polars", "onnx", "onnxruntime", "joblib"
 
 
 def test_describing_imports_nothing_heavy(compiled_package: Package, python: Callable[..., str]) -> None:
-    """Manifest, card, profile and golden examples, with no framework among the modules afterwards."""
+    """Reading manifest, card, profile and golden examples imports no framework."""
     code = """
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ print(*{name.partition(".")[0] for name in sys.modules})
 
 
 def test_the_card_says_what_was_found_out(compiled_package: Package) -> None:
-    """The maker's words, every column with its range, the answers, which runtime serves, how it was proved, versions."""
+    """The author's text, every column with its range, the answers, the serving runtime and its proof, versions."""
     card = render_card(compiled_package)
     assert "## About\n\nFour columns." in card
     for field in compiled_package.signature.inputs:
@@ -46,7 +46,7 @@ def test_the_card_says_what_was_found_out(compiled_package: Package) -> None:
 
 
 def test_the_card_of_a_package_without_other_runtimes(graph_package: Package) -> None:
-    """It says so."""
+    """The card says that no other runtime was tried."""
     assert "No other runtime was tried." in render_card(graph_package)
 
 
@@ -56,7 +56,7 @@ def test_the_card_of_a_package_without_other_runtimes(graph_package: Package) ->
 def test_nonsense_in_attestations_harms_no_card(
     said: dict[str, Any], graph_package: Package, unpacked: Callable[[Package], Package]
 ) -> None:
-    """No digest covers what is said about a package, so anything may stand there."""
+    """The digest does not cover attestations, so they may contain anything."""
     folder = unpacked(graph_package).path
     write_attestation(folder, COMPILE, graph_package.digest, said)
     assert "cannot be read" in render_card(open_package(folder))
@@ -66,7 +66,7 @@ def test_nonsense_in_attestations_harms_no_card(
 def test_nonsense_in_preferences_leaves_the_native_runtime(
     prefer: Any, graph_package: Package, unpacked: Callable[[Package], Package]
 ) -> None:
-    """A preference for what is not there is none; only sealed runtimes serve."""
+    """A preference for an unknown runtime is ignored; only sealed runtimes serve."""
     folder = unpacked(graph_package).path
     write_attestation(folder, COMPILE, graph_package.digest, {"prefer": prefer})
     assert open_package(folder).runtimes == ("native",)
@@ -75,7 +75,7 @@ def test_nonsense_in_preferences_leaves_the_native_runtime(
 def test_a_preference_chooses_among_the_sealed_runtimes(
     compiled_package: Package, unpacked: Callable[[Package], Package]
 ) -> None:
-    """Whoever changes the attestation can only choose a runtime that the digest covers, and code stays to be allowed."""
+    """A changed attestation can only choose a runtime that the digest covers, and code still needs permission."""
     folder = unpacked(compiled_package).path
     write_attestation(folder, COMPILE, compiled_package.digest, {"prefer": ["native"]})
     package = open_package(folder)
@@ -87,7 +87,7 @@ def test_a_preference_chooses_among_the_sealed_runtimes(
 def test_an_attestation_about_another_package_is_refused(
     graph_package: Package, unpacked: Callable[[Package], Package]
 ) -> None:
-    """It names the digest that it speaks of."""
+    """An attestation names the digest of its package."""
     from roadworthy.foundation.errors import PackageInvalid
 
     folder: Path = unpacked(graph_package).path

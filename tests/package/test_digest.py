@@ -1,4 +1,4 @@
-"""The same inputs give the same digest, in another process with other hash seeds too."""
+"""The same inputs give the same digest, also in another process with another hash seed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_digest_does_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
 
 
 def test_another_row_is_another_digest(tmp_path: Path, numbers: np.ndarray, linear: Callable[[float], object]) -> None:
-    """Another constant in the model, and another training row, each give another digest; the same ones the same."""
+    """A different constant in the model or a different training row gives a different digest; equal inputs give the same."""
     same = pack(linear(0.5), name="a", inputs=numbers, out=tmp_path / "1").digest
     assert pack(linear(0.5), name="a", inputs=numbers, out=tmp_path / "2").digest == same
     assert pack(linear(0.25), name="a", inputs=numbers, out=tmp_path / "3").digest != same

@@ -1,4 +1,4 @@
-"""Someone who has only files: a saved model and a table."""
+"""Packing from files: a saved model and a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRAME = pd.DataFrame({"city": ["Brno", "Lomé"], "age": [30, 41]})
 
 
 def code_of(call: Any, path: Path) -> str:
-    """The refusal's code; it has words for the user and no path."""
+    """The refusal's code; it must have a hint, and no path in its message."""
     with pytest.raises(PackError) as refused:
         call(path)
     assert refused.value.hint
@@ -27,7 +27,7 @@ def code_of(call: Any, path: Path) -> str:
 
 @pytest.mark.parametrize("suffix", [".joblib", ".pkl", ".pickle"])
 def test_a_saved_model_is_read(suffix: str, tmp_path: Path) -> None:
-    """joblib and pickle, by the file's ending."""
+    """joblib and pickle, by the file's suffix."""
     path = tmp_path / f"model{suffix}"
     if suffix == ".joblib":
         joblib.dump({"a": 1}, path)
@@ -45,7 +45,7 @@ def test_a_graph_stays_a_path(tmp_path: Path) -> None:
 
 
 def test_model_files_that_cannot_be_used(tmp_path: Path) -> None:
-    """Missing, of an unknown kind, damaged, or of a module that is not here."""
+    """Missing, of an unknown kind, damaged, or of a module that cannot be imported."""
     assert code_of(load_model_file, tmp_path / "model.joblib") == "model-file-missing"
     (tmp_path / "model.h5").write_bytes(b"x")
     assert code_of(load_model_file, tmp_path / "model.h5") == "model-file-unknown"

@@ -1,4 +1,4 @@
-"""`rw.load`: rows of any kind in, answers of the same kind out."""
+"""`rw.load`: answers have the same kind of container as the rows."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from roadworthy.package.package import Package
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home folder of the test's own."""
+    """A home folder for one test."""
     monkeypatch.setenv("ROADWORTHY_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture(params=["native", None], ids=["native", "serving"])
 def model(request: pytest.FixtureRequest, home: None, compiled_package: Package) -> Iterator[Model]:
-    """The compiled package on its original runtime, and on the one that serves."""
+    """The compiled package with its original and with its serving runtime."""
     with rw.load(compiled_package.path, allow_code=compiled_package.digest, runtime=request.param) as loaded:
         yield loaded
 
 
 def test_a_frame_is_answered_with_a_frame(model: Model, cancer: tuple[Any, Any]) -> None:
-    """The index stays; probabilities are one list a row."""
+    """The index is kept; probabilities are one list per row."""
     frame = cancer[0].iloc[5:25]
     answers = model.predict(frame)
     assert isinstance(answers, pd.DataFrame)
@@ -55,7 +55,7 @@ def test_every_kind_of_rows_gives_the_same_answers(model: Model, cancer: tuple[A
 
 
 def test_rows_that_do_not_fit_are_refused(model: Model, cancer: tuple[Any, Any]) -> None:
-    """A missing column, one too many, text for numbers, no rows: each named, nothing converted silently."""
+    """A missing column, an extra one, text for numbers, no rows: each is named, and nothing is converted silently."""
     frame = cancer[0].iloc[:3]
     for rows in (
         frame.drop(columns="mean area"),
@@ -69,7 +69,7 @@ def test_rows_that_do_not_fit_are_refused(model: Model, cancer: tuple[Any, Any])
             model.predict(rows)
 
 
-def test_what_a_model_tells(model: Model, compiled_package: Package) -> None:
+def test_the_properties_of_a_model(model: Model, compiled_package: Package) -> None:
     """Name, digest, runtime, signature."""
     assert (model.name, model.digest) == ("cancer", compiled_package.digest)
     assert model.runtime in compiled_package.runtimes
@@ -78,7 +78,7 @@ def test_what_a_model_tells(model: Model, compiled_package: Package) -> None:
 
 
 def test_an_array_in_arrays_out(graph_package: Package, numbers: Any) -> None:
-    """A package of data alone needs no permission; a closed model says so."""
+    """A package of data needs no permission; a closed model gives a clear error."""
     with rw.load(graph_package.path) as model:
         answers = model.predict(numbers)
         assert np.allclose(answers["y"].ravel(), numbers @ [1, 2, 3] + 0.5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""A graph that is packed with its original is judged by it, on the rows and by the search that judge our own conversions."""
+"""A graph packed with its original is compared with it as strictly as our own conversions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _graph(model: Any, rows: Any) -> Any:
 
 
 def test_a_graph_that_answers_as_its_original_is_packed(tmp_path: Path) -> None:
-    """A linear model in float32 stays within the tolerance; the card says that it was only compared."""
+    """A linear model in float32 stays within the tolerance; the card states that it was only compared."""
     rows, target = load_diabetes(return_X_y=True)
     model = Ridge().fit(rows, target)
     package = rw.pack(_graph(model, rows), name="g", inputs=rows, original=model, out=tmp_path)
@@ -38,7 +38,7 @@ def test_a_graph_that_answers_as_its_original_is_packed(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_moves_rows_over_thresholds_is_refused(tmp_path: Path) -> None:
-    """The first difference is named, and what to do."""
+    """The error names the first difference, and what to do."""
     rows, labels = load_breast_cancer(return_X_y=True)
     model = make_pipeline(StandardScaler(), HistGradientBoostingClassifier(max_iter=20, random_state=0)).fit(
         rows, labels
@@ -51,7 +51,7 @@ def test_a_graph_that_moves_rows_over_thresholds_is_refused(tmp_path: Path) -> N
 
 
 def test_outputs_of_other_names_are_taken_in_order(tmp_path: Path) -> None:
-    """Converters name outputs as they like."""
+    """Converters choose the names of outputs."""
     rows, labels = load_breast_cancer(return_X_y=True)
     rows = rows[:, :4]
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, labels)
@@ -60,7 +60,7 @@ def test_outputs_of_other_names_are_taken_in_order(tmp_path: Path) -> None:
 
 
 def test_an_original_of_other_outputs_is_refused(tmp_path: Path) -> None:
-    """A classifier's graph beside a regressor."""
+    """A classifier's graph with a regressor as its original."""
     rows, labels = load_breast_cancer(return_X_y=True)
     graph = _graph(LogisticRegression(max_iter=5000).fit(rows, labels), rows)
     with pytest.raises(PackError) as caught:

@@ -1,4 +1,4 @@
-"""Packing: what goes in, what is refused with words that say what to change, and what private values leave behind."""
+"""Packing: accepted inputs, refusals with useful hints, and the absence of private values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def total(rows: Any) -> Any:
 
 
 def proved(package: Package, folder: Path) -> int:
-    """Construct and prove a package that may run its code; how many rows were compared."""
+    """Construct and prove a package with its code allowed; return the number of compared rows."""
     constructed = construct(unpack(package.path, folder), allow_code=[package.digest])
     try:
         return prove(constructed).rows
@@ -41,7 +41,7 @@ def proved(package: Package, folder: Path) -> int:
 
 
 def refusal(out: Path, model: Any, **given: Any) -> RoadworthyError:
-    """What `pack` says; nothing was written."""
+    """The error of `pack`; checks that nothing was written."""
     with pytest.raises(RoadworthyError) as refused:
         pack(model, **{"name": "bad", "inputs": ROWS, "out": out, "compile": False, **given})
     assert not list(out.iterdir())
@@ -68,7 +68,7 @@ BAD: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("code", BAD)
 def test_what_cannot_work_is_refused_with_a_way_out(code: str, tmp_path: Path) -> None:
-    """Each fault has its stable code, and a hint that says what to change."""
+    """Each error has its stable code, and a hint that says what to change."""
     model, given = BAD[code]
     error = refusal(tmp_path, model, **given)
     assert isinstance(error, PackError)
@@ -85,14 +85,14 @@ def test_the_message_names_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_a_bad_name_is_refused(tmp_path: Path) -> None:
-    """A name that cannot stand in an address or a file."""
+    """A name that is not permitted in an address or a file name."""
     error = refusal(tmp_path, total, name="../Flights")
     assert isinstance(error, InvalidRequest)
     assert error.code == "invalid-name"
 
 
-def test_a_preprocessing_that_fails_is_the_samples_fault(tmp_path: Path) -> None:
-    """Whatever the user's code raises is told with its own words."""
+def test_a_preprocessing_that_fails_is_reported_with_its_own_error(tmp_path: Path) -> None:
+    """The message contains the text of the user's exception."""
 
     def broken(_rows: Any) -> Any:
         raise KeyError("dep_delay")
@@ -103,14 +103,14 @@ def test_a_preprocessing_that_fails_is_the_samples_fault(tmp_path: Path) -> None
 
 
 def test_preprocessing_may_be_an_importable_function(tmp_path: Path, own_module: Callable[[str, str], Any]) -> None:
-    """A function of a module in the user's project travels with it, and what it calls there."""
+    """A function of the user's module is packed together with the functions it calls there."""
     cleaning = own_module("my_cleaning", "def half(x):\n    return x / 2\n\ndef clean(rows):\n    return half(rows)\n")
     package = pack(total, name="a", inputs=ROWS, preprocess=cleaning.clean, out=tmp_path / "dist")
     assert proved(package, tmp_path / "here") == 30
 
 
 def test_preprocessing_may_be_a_closure(tmp_path: Path) -> None:
-    """A function defined in another function, as in a notebook's cell, with what it closes over."""
+    """A function defined inside another function, as in a notebook cell, with its closure."""
     shift = 3.5
 
     def clean(rows: Any) -> Any:
@@ -121,7 +121,7 @@ def test_preprocessing_may_be_a_closure(tmp_path: Path) -> None:
 
 
 def test_a_list_of_texts_is_a_sample(tmp_path: Path) -> None:
-    """As people train classifiers of text; a frame of them is another thing to such a model, and the hint says so."""
+    """As for text classifiers; such a model does not take a frame of texts, and the hint says so."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.naive_bayes import MultinomialNB
     from sklearn.pipeline import make_pipeline
@@ -141,14 +141,14 @@ def test_a_list_of_texts_is_a_sample(tmp_path: Path) -> None:
 
 
 def test_model_and_preprocessing_may_be_lambdas(tmp_path: Path) -> None:
-    """Functions without a name; the answers are those of the live objects."""
+    """Functions without a name; the answers are those of the live functions."""
     package = pack(lambda rows: rows[:, 0], name="a", inputs=ROWS, preprocess=lambda rows: rows * 2, out=tmp_path)
     with load(package.path, allow_code=package.digest) as model:
         assert np.array_equal(model.predict(ROWS)["prediction"], ROWS[:, 0] * 2)
 
 
 def test_a_pipeline_with_the_users_own_transformer(tmp_path: Path, own_module: Callable[[str, str], Any]) -> None:
-    """A class of the user's module travels by value: the replay, which cannot see the module, passes."""
+    """A class of the user's module is pickled by value: the replay, which cannot import the module, passes."""
     from sklearn.linear_model import LinearRegression
     from sklearn.pipeline import make_pipeline
 
@@ -166,7 +166,7 @@ def test_a_pipeline_with_the_users_own_transformer(tmp_path: Path, own_module: C
 
 
 def test_what_a_package_says(compiled_package: Package, cancer: tuple[Any, Any]) -> None:
-    """Name, signature, labels, profile, golden examples, card, locked versions, and who packed it when."""
+    """Name, signature, labels, profile, golden examples, card, locked versions, and provenance."""
     frame, _ = cancer
     assert compiled_package.path.name == f"cancer-{compiled_package.digest[7:19]}.rw"
     assert [field.name for field in compiled_package.signature.inputs] == list(frame.columns)
@@ -182,7 +182,7 @@ def test_what_a_package_says(compiled_package: Package, cancer: tuple[Any, Any])
 
 
 def test_golden_examples_hold_the_extremes(compiled_package: Package, cancer: tuple[Any, Any]) -> None:
-    """Smallest and largest value of every column are among them."""
+    """They contain the smallest and largest value of every column."""
     frame, _ = cancer
     inputs, _ = compiled_package.golden()
     for name in frame.columns:
@@ -196,13 +196,13 @@ SALARY = 918_273_645.123
 
 @pytest.fixture(scope="module")
 def people() -> Any:
-    """Rows of which two columns are nobody's business."""
+    """Rows with two private columns."""
     salaries = np.where(np.arange(40) % 2, SALARY, 1.0 + np.arange(40))
     return pd.DataFrame({"email": SECRETS, "salary": salaries, "age": np.arange(40) + 20})
 
 
 def traces(package: Package) -> list[str]:
-    """Secrets that occur in the package's bytes: as text, or as the float's own bytes."""
+    """Secrets that occur in the package's bytes, as text or as the bytes of a float."""
     data = package.path.read_bytes()  # members are stored, not compressed
     found = [secret for secret in SECRETS if secret.encode() in data]
     forms = (repr(SALARY).encode(), np.float64(SALARY).tobytes(), np.float64(SALARY).byteswap().tobytes())
@@ -211,7 +211,7 @@ def traces(package: Package) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["drop", "hash"])
 def test_private_values_leave_no_trace(kind: str, people: Any, tmp_path: Path) -> None:
-    """Not in golden examples, not in the profile, not in the signature; and the package still proves."""
+    """Not in golden examples, profile or signature; the package can still be proved."""
     package = pack(
         lambda frame: frame["age"].to_numpy() * 2.0,
         name="people",
@@ -227,7 +227,7 @@ def test_private_values_leave_no_trace(kind: str, people: Any, tmp_path: Path) -
 
 
 def test_values_that_are_not_private_are_found(people: Any, tmp_path: Path) -> None:
-    """The search above does find what is there."""
+    """Control: the search finds values that are not private."""
     package = pack(lambda frame: frame["age"].to_numpy() * 2.0, name="people", inputs=people, out=tmp_path, examples=40)
     found = traces(package)
     assert set(SECRETS) <= set(found)
@@ -235,7 +235,7 @@ def test_values_that_are_not_private_are_found(people: Any, tmp_path: Path) -> N
 
 
 def test_private_tensors_and_nulls_leave_no_trace(tmp_path: Path) -> None:
-    """An array field that is private keeps neither its values nor which of them were missing."""
+    """A private array field stores neither its values nor which of them were missing."""
     rows = np.where(np.arange(60).reshape(20, 3) % 5 == 0, np.nan, SALARY)
     package = pack(
         lambda x: np.zeros(len(x)), name="tensor", inputs=rows, out=tmp_path, privacy={"x": "drop"}, examples=20
@@ -246,8 +246,8 @@ def test_private_tensors_and_nulls_leave_no_trace(tmp_path: Path) -> None:
     assert mask is None or not mask.any()
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
-    """Each step says what it does, once."""
+def test_progress_is_reported(tmp_path: Path) -> None:
+    """Each step is reported once."""
     said: list[str] = []
     pack(total, name="a", inputs=ROWS, out=tmp_path, progress=said.append)
     assert len(said) == len(set(said)) >= 3

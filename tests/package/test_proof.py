@@ -1,4 +1,4 @@
-"""Proof before traffic: the three faults of the journey are planted, and each is caught with the first difference named."""
+"""Proof before traffic: three typical errors are planted, and each is caught with its first difference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = np.random.default_rng(3).random((40, 2)) * 100
 
 
 def clean(rows: Any) -> Any:
-    """The preprocessing that someone may forget."""
+    """The preprocessing that a user may forget."""
     return (rows - 50.0) / 10.0
 
 
@@ -35,7 +35,7 @@ def model(rows: Any) -> Any:
 
 
 def test_preprocessing_left_behind_is_caught_by_the_answers_of_training(tmp_path: Path) -> None:
-    """The model takes raw rows without complaint and answers wrongly: only what training saw can tell."""
+    """The model accepts raw rows and answers wrongly: only the answers of training reveal it."""
     seen = model(clean(ROWS))
     with pytest.raises(ProofFailed) as refused:
         pack(model, name="late", inputs=ROWS, outputs=seen, out=tmp_path, compile=False)
@@ -52,7 +52,7 @@ def test_preprocessing_left_behind_is_caught_by_the_answers_of_training(tmp_path
 
 
 def test_a_module_left_behind_is_found_by_the_replay(tmp_path: Path, own_module: Callable[[str, str], Any]) -> None:
-    """A function that imports a module of the project when it runs works here, and nowhere else."""
+    """A function that imports a module of the project when it runs works only inside the project."""
     own_module("left_behind", "def scale(rows):\n    return rows[:, 0] * 2\n")
     mine = own_module("my_model", "def predict(rows):\n    import left_behind\n    return left_behind.scale(rows)\n")
     with pytest.raises((ProofFailed, PackError)) as refused:
@@ -64,7 +64,7 @@ def test_a_module_left_behind_is_found_by_the_replay(tmp_path: Path, own_module:
 
 
 def test_a_file_left_behind_is_found_by_the_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that reads a file of the current folder does not leave this machine."""
+    """A model that reads a file in the current folder is not packed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.txt").write_text("2.5")
     with pytest.raises(ProofFailed) as refused:
@@ -94,7 +94,7 @@ else:
 
 
 def make_environment(folder: Path) -> tuple[str, Path]:
-    """An environment of its own that sees all that is installed here; its Python, and where libraries go."""
+    """An environment that also has all libraries installed here; returns its Python and its folder for libraries."""
     venv.create(folder, with_pip=False, symlinks=True)
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     (site / "parent.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
@@ -102,7 +102,7 @@ def make_environment(folder: Path) -> tuple[str, Path]:
 
 
 def install(site: Path, version: str, how: str) -> None:
-    """Put a version of the planted library there."""
+    """Install a version of the planted library."""
     for old in site.glob("planted_rounding-*"):
         (old / "METADATA").unlink()
         (old / "top_level.txt").unlink()
@@ -115,7 +115,7 @@ def install(site: Path, version: str, how: str) -> None:
 
 
 def test_a_library_whose_version_changes_results_is_caught(tmp_path: Path, python: Callable[..., str]) -> None:
-    """A patch release that rounds otherwise is caught by the golden examples; another minor release by its number."""
+    """The golden examples catch a patch release that rounds differently; a minor release is caught by its number."""
     interpreter, site = make_environment(tmp_path / "environment")
     home = {"ROADWORTHY_HOME": str(tmp_path / "home"), "PYTHONDONTWRITEBYTECODE": "1"}
     install(site, "1.2.0", "ceil")
@@ -138,7 +138,7 @@ def test_a_library_whose_version_changes_results_is_caught(tmp_path: Path, pytho
 
 
 def test_a_broken_conversion_is_caught(compiled_package: Package, tmp_path: Path, sealed: Any) -> None:
-    """A compiled graph with one constant changed, sealed again with right hashes: its answers are not those of training."""
+    """A compiled graph with one changed constant, sealed again with right hashes, gives different answers."""
     import onnx
     from onnx import numpy_helper
 
@@ -166,14 +166,14 @@ def test_a_broken_conversion_is_caught(compiled_package: Package, tmp_path: Path
 
 
 def test_the_first_row_is_also_asked_alone(tmp_path: Path) -> None:
-    """A model whose answer depends on its neighbours is refused when it is packed."""
+    """A model whose answer depends on the other rows is refused at pack time."""
     with pytest.raises((PackError, ProofFailed)) as refused:
         pack(lambda rows: rows[:, 0] - rows[:, 0].mean(), name="late", inputs=ROWS, out=tmp_path, compile=False)
     assert refused.value.code in ("not-deterministic", "proof-failed", "training-outputs-differ")
 
 
 def test_a_whole_package_is_proved_on_every_runtime(compiled_package: Package, tmp_path: Path) -> None:
-    """All golden examples on each runtime, in a process that inherits nothing."""
+    """All golden examples on each runtime, in a process without inherited environment."""
     folder = unpack(compiled_package.path, tmp_path / "whole").path
     proofs = replay_isolated(folder, Replay(bare=True))
     assert [proof["runtime"] for proof in proofs] == list(compiled_package.runtimes)
@@ -181,7 +181,7 @@ def test_a_whole_package_is_proved_on_every_runtime(compiled_package: Package, t
 
 
 def test_a_process_that_dies_is_no_proof(graph_package: Package, tmp_path: Path) -> None:
-    """A replay that takes too long proves nothing; one that may not run code is refused, not failed."""
+    """A replay that takes too long fails; one that may not run code is refused."""
     folder = unpack(graph_package.path, tmp_path / "whole").path
     with pytest.raises(ProofFailed) as refused:
         replay_isolated(folder, Replay(timeout_s=0.001))
@@ -194,7 +194,7 @@ def test_a_process_that_dies_is_no_proof(graph_package: Package, tmp_path: Path)
 
 
 def test_golden_answers_that_were_changed_do_not_prove(graph_package: Package, tmp_path: Path, sealed: Any) -> None:
-    """The examples themselves may be the ones that are wrong: still refused."""
+    """Wrong golden examples are an error, too."""
     from roadworthy.package.golden import write_golden
     from roadworthy.schema.batch import Batch, Block
 

@@ -1,4 +1,4 @@
-"""Rules travel in the package, are proved with it, and run only where its digest was allowed."""
+"""Rules are part of the package, are proved with it, and run only if its digest is allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from roadworthy.package.rules import load_rule, prove_rules
 
 
 def flat(rows: Any) -> Any:
-    """The mean of training, whatever is asked."""
+    """The mean of training, for any row."""
     return np.full((len(rows), 1), 1.5, dtype=np.float32)
 
 
@@ -32,7 +32,7 @@ def package(tmp_path_factory: pytest.TempPathFactory, numbers: Any, linear: Call
 
 
 def test_a_rule_answers_from_the_package(package: Package) -> None:
-    """By value: it needs nothing of the project where it was written. The graph itself still needs no permission."""
+    """By value: it does not need the project where it was written. The graph itself still needs no permission."""
     assert package.rules == ("flat",)
     rule = load_rule(package, "flat", allow_code=(package.digest,))
     inputs, _ = package.golden()
@@ -44,7 +44,7 @@ def test_a_rule_answers_from_the_package(package: Package) -> None:
 
 
 def test_a_rule_is_code(package: Package) -> None:
-    """Nobody runs it without naming the digest, and pushing asks for that too."""
+    """It does not run unless the digest is allowed, which pushing requires, too."""
     assert package.carries_code
     with pytest.raises(PackageRefused) as refused:
         load_rule(package, "flat", allow_code=())
@@ -52,7 +52,7 @@ def test_a_rule_is_code(package: Package) -> None:
 
 
 def test_rules_are_under_the_digest(package: Package) -> None:
-    """The manifest names them, and reads back the same; one that names a rule twice is refused."""
+    """The manifest lists them, and reads back the same; a manifest that lists a rule twice is refused."""
     manifest = package.manifest
     assert read_manifest(manifest.encode()) == manifest
     twice = Manifest(**{**_fields(manifest), "rules": (manifest.rules[0], manifest.rules[0])})
@@ -86,7 +86,7 @@ def endless(rows: Any) -> Any:
 def test_a_rule_that_fails_on_the_golden_examples_is_not_packed(
     rule: Any, tmp_path: Path, numbers: Any, linear: Callable[[float], Any]
 ) -> None:
-    """It is asked before the file is written."""
+    """It is run before the file is written."""
     with pytest.raises(ProofFailed) as failed:
         pack(linear(0.5), name="ruled", inputs=numbers, out=tmp_path, examples=8, rules={"bad": rule})
     assert (failed.value.code, failed.value.facts["rule"]) == ("rule-failed-on-golden", "bad")
@@ -94,7 +94,7 @@ def test_a_rule_that_fails_on_the_golden_examples_is_not_packed(
 
 
 def test_names_are_checked(tmp_path: Path, numbers: Any, linear: Callable[[float], Any]) -> None:
-    """They become folders and stand in headers."""
+    """Names become folders and header values."""
     for name in ("Flat", "../flat", "", 'a"b'):
         with pytest.raises(PackError) as refused:
             pack(linear(0.5), name="ruled", inputs=numbers, out=tmp_path, examples=8, rules={name: flat})
@@ -102,5 +102,5 @@ def test_names_are_checked(tmp_path: Path, numbers: Any, linear: Callable[[float
 
 
 def test_all_rules_are_proved(package: Package) -> None:
-    """Where a package is proved with permission, its rules are too."""
+    """When a package is proved with its code allowed, its rules are proved, too."""
     assert prove_rules(package, allow_code=(package.digest,)) == 1

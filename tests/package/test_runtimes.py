@@ -1,4 +1,4 @@
-"""A runtime that was only compared does not serve, whatever an old package prefers; the original in it does."""
+"""A runtime that was only compared does not serve, whatever an old package prefers; its original does."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _reseal(folder: Path, manifest: Manifest) -> Package:
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, pd.DataFrame, Any]:
-    """A package as an earlier release made it: bins and a line, with the float32 graph that was only compared; rows, model."""
+    """A package of an earlier release (bins and a linear model, with a float32 graph that was only compared), rows, model."""
     generator = np.random.default_rng(1)
     rows = pd.DataFrame(
         {"rate": np.r_[0, 1, generator.uniform(0, 1, 998)], "hours": np.r_[0, 24, generator.uniform(0, 24, 998)]}
@@ -85,7 +85,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, pd.DataFr
 def test_g1_the_original_serves_where_the_faster_runtime_was_only_compared(
     before: tuple[Package, pd.DataFrame, Any],
 ) -> None:
-    """The issue's own value: 0.3 and 12 hours. The graph says 28.199; the model, asked by name or not, 23.196."""
+    """The issue's example: for 0.3 and 12 hours the graph answers 28.199; the model, with or without its name, 23.196."""
     package, _, model = before
     asked = pd.DataFrame({"rate": np.arange(11) / 10, "hours": 12.0})
     assert package.runtimes == ("native",)
@@ -96,8 +96,8 @@ def test_g1_the_original_serves_where_the_faster_runtime_was_only_compared(
         assert np.array_equal(served.predict(asked)["prediction"], model.predict(asked))
 
 
-def test_leave_is_asked_for_the_original_that_carries_code(before: tuple[Package, pd.DataFrame, Any]) -> None:
-    """The graph was data; the pickle that serves instead is not."""
+def test_permission_is_required_for_the_original_that_carries_code(before: tuple[Package, pd.DataFrame, Any]) -> None:
+    """The graph was data; the pickle that serves instead is code."""
     package, _, _ = before
     assert package.carries_code
     with pytest.raises(PackageRefused) as caught:
@@ -106,7 +106,7 @@ def test_leave_is_asked_for_the_original_that_carries_code(before: tuple[Package
 
 
 def test_a_withheld_runtime_cannot_be_asked_for(before: tuple[Package, pd.DataFrame, Any]) -> None:
-    """By name it is refused, with the reason and the ones that may serve."""
+    """By name it is refused, with the reason and the runtimes that may serve."""
     package, _, _ = before
     with pytest.raises(PackageRefused) as caught:
         audit(package, (package.digest,), COMPARED)
@@ -129,7 +129,7 @@ def test_card_and_placement_say_why(before: tuple[Package, pd.DataFrame, Any]) -
 
 
 def test_the_log_says_why_when_a_worker_loads_it(before: tuple[Package, pd.DataFrame, Any], tmp_path: Path) -> None:
-    """One warning for each runtime that is passed over."""
+    """One warning for each withheld runtime."""
     package, _, _ = before
     assert package.folder is not None
     shutil.copytree(package.folder, package_folder(tmp_path, package.digest))
@@ -143,7 +143,7 @@ def test_the_log_says_why_when_a_worker_loads_it(before: tuple[Package, pd.DataF
 
 
 def test_trees_compiled_before_limits_were_noted_refuse_what_float32_cannot_hold(tmp_path: Path) -> None:
-    """An old exact graph has no guards of its own. It gets the narrowest that any original has."""
+    """An old exact graph has no guards. It gets the narrowest limits of any original."""
     rows = np.random.default_rng(0).normal(size=(300, 3))
     model = make_pipeline(StandardScaler(), RandomForestClassifier(5, random_state=0)).fit(rows, rows[:, 0] > 0)
     package = rw.pack(model, name="old", inputs=rows, out=tmp_path)
@@ -165,7 +165,7 @@ def test_trees_compiled_before_limits_were_noted_refuse_what_float32_cannot_hold
 
 
 def test_the_card_says_what_was_constructed_and_what_was_searched(tmp_path: Path) -> None:
-    """For each runtime the steps, the limits, and the rows."""
+    """For each runtime, the steps, the limits and the rows."""
     rows = np.random.default_rng(0).normal(size=(300, 3))
     model = make_pipeline(StandardScaler(), RandomForestClassifier(5, random_state=0)).fit(rows, rows[:, 0] > 0)
     package = rw.pack(model, name="said", inputs=rows, out=tmp_path)

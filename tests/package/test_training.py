@@ -1,4 +1,4 @@
-"""What pack is told about training, and what it makes of it."""
+"""The training data at pack time, and the checks on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from roadworthy.package.packing.pack import pack
 
 
 def test_the_row_that_the_model_fails_on_is_named(tmp_path: Path) -> None:
-    """Among many good rows, the bad one's number stands in the error."""
+    """The error has the number of the bad row among many good ones."""
     frame = pd.DataFrame({"a": np.arange(100.0)})
 
     def picky(rows: pd.DataFrame) -> np.ndarray:
@@ -29,7 +29,7 @@ def test_the_row_that_the_model_fails_on_is_named(tmp_path: Path) -> None:
 
 
 def test_golden_examples_hold_what_training_saw(tmp_path: Path) -> None:
-    """Answers given with outputs= are the golden ones to the last bit, even where the live model differs by rounding."""
+    """Answers given with outputs= become the golden ones to the last bit, even if the live model differs by rounding."""
     inputs = np.arange(20.0).reshape(10, 2)
     seen = inputs.sum(axis=1) * (1 + 1e-7)
     package = pack(lambda rows: rows.sum(axis=1), name="sum", inputs=inputs, outputs=seen, out=tmp_path, compile=False)
@@ -39,7 +39,7 @@ def test_golden_examples_hold_what_training_saw(tmp_path: Path) -> None:
 
 
 def test_a_model_that_answers_otherwise_each_time_is_called_so(tmp_path: Path) -> None:
-    """Also where only a late row differs: the form of the rows is not blamed."""
+    """Also if only a late row differs: the error does not blame the form of the rows."""
     asked: list[int] = []
 
     def restless(rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Batches in Arrow: exactly there and back."""
+"""Batches converted to Arrow and back are exactly the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from roadworthy.schema.signature import Field
 
 
 def through_a_file(table: Any) -> Any:
-    """The table as an IPC file gives it back."""
+    """The table after writing and reading an IPC file."""
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -35,7 +35,7 @@ def test_every_batch_survives(batches: Any, same: Any, data: st.DataObject) -> N
 
 
 def test_not_a_number_is_no_null() -> None:
-    """NaN and infinities, which a model may answer, stay what they are beside nulls."""
+    """NaN and infinities, which a model may answer, are preserved next to nulls."""
     layout = Layout((Field("x", DType.FLOAT64, nullable=True),))
     values = np.array([[np.nan], [np.inf], [0.0]])
     batch = Batch.from_columns(layout, [(values[:, 0], np.array([False, False, True]))], 3)
@@ -63,7 +63,7 @@ def test_types_are_those_that_other_tools_expect() -> None:
     "table", [pa.table({"y": [1.0]}), pa.table({"x": ["a"]}), pa.table({"x": pa.array([1.0], pa.float32())})]
 )
 def test_another_table_is_refused(table: Any) -> None:
-    """Missing columns and other types are not guessed at."""
+    """Missing columns and other types are not guessed."""
     with pytest.raises(PackageInvalid) as caught:
         arrow_to_batch(Layout((Field("x", DType.FLOAT64),)), table)
     assert caught.value.code == "signature-invalid"

@@ -1,4 +1,4 @@
-"""Batches are cut and joined without changing a value, a null or a type."""
+"""Slicing and joining batches changes no value, null or type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roadworthy.schema.signature import Field
 @settings(max_examples=60)
 @given(st.data())
 def test_cut_and_joined_again_is_the_same(batches: Any, same: Any, data: st.DataObject) -> None:
-    """Wherever it is cut."""
+    """At any position."""
     batch: Batch = data.draw(batches)
     cut = data.draw(st.integers(0, batch.rows))
     parts = [part for part in (batch.slice(0, cut), batch.slice(cut, batch.rows)) if part.rows]
@@ -26,7 +26,7 @@ def test_cut_and_joined_again_is_the_same(batches: Any, same: Any, data: st.Data
 @settings(max_examples=60)
 @given(st.data())
 def test_taken_backwards_twice_is_the_same(batches: Any, same: Any, data: st.DataObject) -> None:
-    """`take` keeps each row whole."""
+    """`take` keeps each row intact."""
     batch: Batch = data.draw(batches)
     backwards = list(range(batch.rows))[::-1]
     assert same(batch.take(backwards).take(backwards), batch)
@@ -42,7 +42,7 @@ def test_joining_adds_a_mask_where_one_part_has_nulls() -> None:
 
 
 def test_slices_are_views() -> None:
-    """Cutting costs no copy."""
+    """Slicing makes no copy."""
     layout = Layout((Field("x", DType.FLOAT64),))
     batch = Batch.from_columns(layout, [(np.arange(4.0), None)], 4)
     assert np.shares_memory(batch.slice(1, 3).blocks[0].values, batch.blocks[0].values)

@@ -1,4 +1,4 @@
-"""Which column of a table is which field: planned anew for each other header, and kept for the same one."""
+"""Assignment of a table's columns to fields: planned for each new header, and cached for the same one."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def planned(plans: Plans, names: list[str]) -> ColumnPlan | str:
 
 @given(headers=st.lists(st.sampled_from(HEADERS)), extra=st.sampled_from(["ignore", "refuse"]))
 def test_each_header_has_its_own_plan(headers: list[list[str]], extra: str) -> None:
-    """Whatever came before it, refused or not."""
+    """Whatever header came before, refused or not."""
     plans = Plans(LAYOUT, extra)
     assert [planned(plans, names) for names in headers] == [planned(Plans(LAYOUT, extra), names) for names in headers]
 
 
 @pytest.mark.parametrize("names", HEADERS[:3])
 def test_the_plan_of_the_same_header_is_kept(names: list[str]) -> None:
-    """Also when the list of its names is another one, or is changed afterwards."""
+    """Also if the list of names is a different object, or is changed afterwards."""
     plans, sent = Plans(LAYOUT, "refuse"), list(names)
     plan = plans.plan(sent)
     sent.append("z")

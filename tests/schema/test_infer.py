@@ -1,4 +1,4 @@
-"""A signature says what the sample shows, and nothing that it does not; what cannot be served is refused by name."""
+"""A signature states what the sample shows, and nothing more; columns that cannot be served are refused by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from roadworthy.schema.signature import Container, Field, Privacy, Signature
 
 
 def only(sample: Any) -> Field:
-    """The one field of a sample."""
+    """The single field of a sample."""
     fields, _ = infer_inputs(sample)
     assert len(fields) == 1
     return fields[0]
@@ -49,7 +49,7 @@ def test_each_kind_of_sample_has_its_container(sample: Any, container: Container
 
 
 def test_ranges_and_categories_are_what_was_seen() -> None:
-    """Smallest and largest as exact text; few distinct texts as categories, free text not."""
+    """Smallest and largest value as exact text; few distinct texts are categories, free text is not."""
     frame = pd.DataFrame(
         {"n": [3, -1, 2, 3], "f": [0.1, np.nan, 0.3, 0.2], "c": ["b", "a", "b", "a"], "t": ["w", "x", "y", "z"]}
     )
@@ -61,14 +61,14 @@ def test_ranges_and_categories_are_what_was_seen() -> None:
 
 
 def test_a_category_column_binds_to_its_categories() -> None:
-    """In the order of the type, also those that no row has."""
+    """In the order of the type, also those that occur in no row."""
     frame = pd.DataFrame({"c": pd.Categorical(["b", None], categories=["z", "b"])})
     field = only(frame)
     assert (field.categories, field.categorical, field.nullable, field.dtype) == (("z", "b"), True, True, DType.STRING)
     assert only(pd.DataFrame({"c": pd.Categorical([2, 1])})).dtype is DType.INT64
 
 
-def test_private_columns_tell_nothing() -> None:
+def test_private_columns_reveal_nothing() -> None:
     """No range and no categories of a private column, unless its container needs them."""
     frame = pd.DataFrame({"age": [30, 40], "city": ["x", "x"], "kind": pd.Categorical(["a", "b"])})
     fields, _ = infer_inputs(frame, privacy={"age": Privacy.DROP, "city": Privacy.HASH, "kind": Privacy.HASH})
@@ -94,7 +94,7 @@ def test_private_columns_tell_nothing() -> None:
     ],
 )  # fmt: skip
 def test_columns_that_cannot_be_served_are_refused_by_name(column: Any, why: str) -> None:
-    """The message names the column and what is wrong with it; the hint, where there is one, what to do."""
+    """The message names the column and the problem."""
     with pytest.raises(PackError, match="'odd'") as caught:
         infer_inputs(
             pd.DataFrame({"good": [1] * len(column), "odd": pd.Series(column, dtype=getattr(column, "dtype", object))})
@@ -117,7 +117,7 @@ def test_columns_that_cannot_be_served_are_refused_by_name(column: Any, why: str
     ],
 )  # fmt: skip
 def test_samples_that_show_no_signature_are_refused(sample: Any, code: str) -> None:
-    """Each with its code."""
+    """Each sample with its code."""
     with pytest.raises(PackError) as caught:
         infer_inputs(sample)
     assert caught.value.code == code
@@ -149,7 +149,7 @@ def test_answers_that_cannot_be_sent_are_refused(answers: Any) -> None:
 
 
 def test_a_signature_survives_its_document() -> None:
-    """Everything that is inferred is kept by the manifest's canonical JSON, without floats."""
+    """The manifest's canonical JSON preserves everything that is inferred, without floats."""
     frame = pd.DataFrame(
         {
             "a": [0.5, np.nan],
@@ -183,7 +183,7 @@ SPAN = np.array(["2024-01-01", "2024-03-31"], "datetime64[us]")
     ids=lambda sample: type(sample).__module__.partition(".")[0],
 )
 def test_g3_the_training_range_of_times_is_known(sample: Any) -> None:
-    """In microseconds since 1970 UTC, whatever the container: integers are held against it."""
+    """In microseconds since 1970 UTC, for any container; integers are checked against it."""
     (field,), _ = infer_inputs(sample)
     assert (field.dtype, field.minimum, field.maximum) == (DType.TIMESTAMP, str(FIRST), str(LAST))
 

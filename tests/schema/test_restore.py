@@ -1,4 +1,4 @@
-"""A batch as the container that a model was trained on, from what a signature notes: also one of an older package."""
+"""Restoring a batch to the container that a model was trained on, from its signature, older packages included."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def restored(field: Field, container: Container, *cells: Any) -> Any:
 def test_an_older_package_gets_its_rows_as_before(
     dtype: DType, native: str | None, cell: Any, type_: str, null: Any
 ) -> None:
-    """Fields of format 1 and 2 do not say how a missing value is written: the column's type tells it, and objects hold None."""
+    """Fields of formats 1 and 2 do not state the missing-value mark: the column's type implies it, and objects hold None."""
     column = restored(Field("c", dtype, nullable=True, native=native), Container.DATAFRAME, cell, None)["c"]
     assert str(column.dtype) == type_
     assert column[1] is null or (isinstance(null, float) and math.isnan(column[1]))
@@ -68,7 +68,7 @@ def test_an_older_package_of_categories_and_of_polars() -> None:
     ],
 )
 def test_names_of_no_type_are_refused_before_anything_is_called(field: Field) -> None:
-    """A manifest may say anything: a name is looked up among types only."""
+    """A manifest may contain any name: names are looked up among types only."""
     container = Container.POLARS if field.dtype is DType.JSON else Container.DATAFRAME
     with pytest.raises(PackageRefused) as refused:
         restore_for(Signature((field,), (field,), container))
@@ -77,7 +77,7 @@ def test_names_of_no_type_are_refused_before_anything_is_called(field: Field) ->
 
 @pytest.mark.parametrize("container", [Container.DATAFRAME, Container.ARRAY])
 def test_a_time_that_the_column_cannot_hold_is_no_other_time(container: Container) -> None:
-    """datetime64[ns] ends in 2262; a later time never wraps around."""
+    """datetime64[ns] ends in 2262; a later time does not wrap around."""
     field = Field("x", DType.TIMESTAMP, native="datetime64[ns]", nullable=True, missing=Missing.NAT)
     with pytest.raises(OverflowError, match="2262"):
         restored(field, container, "3000-01-01T00:00:00Z")

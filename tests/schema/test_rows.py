@@ -1,4 +1,4 @@
-"""Rows from JSON: what fits is exact, what does not is named, and nothing else is done to a caller's values."""
+"""Rows from JSON: values that fit are exact, others are named in the error, and nothing is converted."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_is_encoded_decodes_to_the_same(batches: Any, same: Any, data: st.D
 
 
 def test_a3_g6_missing_columns_are_named_up_to_twenty() -> None:
-    """And how many more there are, which may be thousands."""
+    """And the number of further ones, possibly thousands."""
     layout = Layout(tuple(Field(f"c{i}", DType.FLOAT64) for i in range(40)))
     error = refused(layout, [{"c0": 1.0, "c7": 1.0}])
     assert error.code == "missing-columns"
@@ -77,7 +77,7 @@ def test_a3_g6_missing_columns_are_named_up_to_twenty() -> None:
 
 
 def test_g6_problems_are_counted_up_to_a_thousand() -> None:
-    """Each costs more than the value that it is found in."""
+    """Each problem costs more than its value."""
     layout = Layout((Field("c", DType.FLOAT64),))
     assert refused(layout, [["x"]] * 999).message.endswith("(and 998 more)")
     assert refused(layout, [["x"]] * 5_000).message.endswith("(and at least 999 more)")
@@ -131,7 +131,7 @@ def test_a6_numbers_beyond_the_type_are_refused(dtype: DType, value: Any) -> Non
     [(DType.INT64, 2**63 - 1), (DType.INT64, -(2**63)), (DType.UINT64, 2**64 - 1), (DType.FLOAT64, 2**53)],
 )
 def test_a6_numbers_at_the_edge_are_exact(dtype: DType, value: int) -> None:
-    """The largest and smallest values come back as they went in."""
+    """The largest and smallest values come back unchanged."""
     batch, _ = decode_rows(one(dtype), [value, 0])
     assert int(batch.column("x")[0][0]) == value
 
@@ -151,7 +151,7 @@ def test_a1_non_finite_numbers_are_refused(value: float) -> None:
 
 @pytest.mark.parametrize("row", [[1, 2], [1, 2, 3, 4], [[1, 2, 3]], [1, [2], 3], 5, None, "abc", [], [[], [], []]])
 def test_a8_tensors_of_another_shape_are_refused(row: Any) -> None:
-    """Too few, too many, too deep, ragged, or no list at all."""
+    """Too few, too many, too deep, ragged, or not a list."""
     assert refused(one(DType.INT64, shape=(3,)), [[1, 2, 3], row]).code in ("wrong-shape", "wrong-type")
 
 
@@ -167,13 +167,13 @@ def test_a8_ragged_and_varying_tensors() -> None:
 
 @pytest.mark.parametrize("row", [[7, 1.5, "Ada"], [7, 1.5, "Ada", True, 1], []])
 def test_a8_rows_of_another_length_are_refused(row: list[Any]) -> None:
-    """A list must have exactly one value a field."""
+    """A list must have exactly one value per field."""
     assert refused(PEOPLE, [row]).code == "wrong-shape"
 
 
 @pytest.mark.parametrize("row", [None, 5, "abc", True])
 def test_a18_rows_that_are_no_rows_are_refused(row: Any) -> None:
-    """Scalars and nulls in the place of a row are wrong types, first or later."""
+    """Scalars and nulls instead of a row are wrong types, first or later."""
     assert refused(PEOPLE, [row]).code == "wrong-type"
     assert refused(PEOPLE, [GOOD, row]).code == "wrong-type"
     assert refused(PEOPLE, [list(GOOD.values()), row]).code == "wrong-type"
@@ -185,7 +185,7 @@ def test_a18_no_rows_are_refused() -> None:
 
 
 def test_nulls_only_where_the_signature_allows_them() -> None:
-    """Nulls go into the mask with a harmless filler; elsewhere they are refused."""
+    """Permitted nulls go into the mask with a filler; others are refused."""
     batch, _ = decode_rows(PEOPLE, [{**GOOD, "weight": None}, GOOD])
     values, mask = batch.column("weight")
     assert (mask.tolist(), values.tolist()) == ([True, False], [0.0, 1.5])  # type: ignore[union-attr]
@@ -208,7 +208,7 @@ def test_timestamps_are_read_with_any_offset_and_written_in_utc() -> None:
     assert decode_rows(one(DType.TIMESTAMP), encode_rows(batch))[0].column("x")[0].tolist()[2] == 0
 
 
-def test_several_problems_are_told_at_once_up_to_twenty() -> None:
+def test_several_problems_are_reported_at_once_up_to_twenty() -> None:
     """Each with its own code; the message names the first and counts the rest; no value of the caller appears."""
     rows = [{**GOOD, "age": "secret", "member": 77123}] * 30
     error = refused(PEOPLE, rows)
@@ -246,7 +246,7 @@ JUNK = st.recursive(
 @settings(max_examples=200)
 @given(st.lists(JUNK, max_size=4), st.sampled_from(["refuse", "ignore"]))
 def test_any_json_is_either_taken_or_refused(rows: list[Any], extra: str) -> None:
-    """No JSON value makes anything but an InvalidInput, whose facts can be written as JSON."""
+    """Any JSON value gives a batch or an InvalidInput whose facts can be written as JSON."""
     for layout in (PEOPLE, one(DType.JSON), one(DType.FLOAT32, shape=(2, 2)), one(DType.TIMESTAMP, nullable=True)):
         try:
             decode_rows(layout, rows, extra=extra)

@@ -1,4 +1,4 @@
-"""Signatures survive their documents, and say which other signatures they can stand in for."""
+"""Signatures survive their documents, and decide which other signatures they can replace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHOLE = Signature((AGE, KIND, IMAGE), (ANSWER,), Container.POLARS)
 
 
 def test_a_document_gives_the_same_signature() -> None:
-    """Every attribute survives; defaults are left out."""
+    """Every attribute survives; defaults are omitted."""
     assert Signature.from_document(WHOLE.to_document()) == WHOLE
     assert Field("x", DType.INT64).to_document() == {"name": "x", "dtype": "int64"}
 
@@ -36,7 +36,7 @@ def test_a_document_gives_the_same_signature() -> None:
     ],
 )
 def test_a_damaged_document_is_refused(damage: dict[str, Any]) -> None:
-    """Whatever is missing or unknown."""
+    """For anything missing or unknown."""
     with pytest.raises(PackageInvalid) as caught:
         Signature.from_document({**WHOLE.to_document(), **damage})
     assert caught.value.code == "signature-invalid"
@@ -49,7 +49,7 @@ def swapped(field: Field, **changes: Any) -> Signature:
 
 
 def test_a_version_may_take_more_but_never_less_than_its_endpoint() -> None:
-    """Nulls and categories may be added; names, types and shapes are fixed; ranges are told only."""
+    """Nulls and categories may be added; names, types and shapes are fixed; ranges are informational."""
     assert WHOLE.accepts(WHOLE) is None
     assert swapped(AGE, nullable=True, minimum="0").accepts(WHOLE) is None
     assert swapped(KIND, categories=("a", "b", "c")).accepts(WHOLE) is None
@@ -65,7 +65,7 @@ def test_a_version_may_take_more_but_never_less_than_its_endpoint() -> None:
 
 
 def test_a_layout_has_one_block_for_all_columns_of_a_type() -> None:
-    """Tensors stand alone; blocks come in the order of their first field."""
+    """A tensor has its own block; blocks are in the order of their first fields."""
     fields = (Field("a", DType.FLOAT64), IMAGE, Field("s", DType.STRING), Field("b", DType.FLOAT64))
     layout = Layout(fields)
     assert [(form.dtype, form.fields, form.tensor) for form in layout.blocks] == [

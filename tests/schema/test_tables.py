@@ -1,4 +1,4 @@
-"""Between a batch and what people hold: a model gets back exactly what it was trained on."""
+"""Conversion between batches and users' containers: a model gets exactly the form that it was trained on."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ POLARS = {
 
 
 def there_and_back(data: Any) -> Any:
-    """Infer, to a batch, and back into the container; through JSON on the way, as a request would come."""
+    """Infer, convert to a batch and back to the container, through JSON as in a request."""
     fields, container = infer_inputs(data)
     layout = Layout(fields)
     batch = to_batch(layout, data)
@@ -82,7 +82,7 @@ def there_and_back(data: Any) -> Any:
 
 @pytest.mark.parametrize("kind", PANDAS)
 def test_pandas_columns_come_back_in_their_type(kind: str) -> None:
-    """Values, nulls and dtype of every supported kind of column survive the whole way."""
+    """Values, nulls and dtype of every supported kind of column survive."""
     frame = pd.DataFrame({"c": PANDAS[kind], "other": ["x"] * len(PANDAS[kind])})
     pd.testing.assert_frame_equal(there_and_back(frame), frame)
 
@@ -106,14 +106,14 @@ def test_polars_columns_come_back_in_their_type(kind: str) -> None:
     ids=lambda array: f"{array.dtype}{list(array.shape)}",
 )  # fmt: skip
 def test_arrays_come_back_in_their_type_and_shape(array: Any) -> None:
-    """Also through JSON; NaN travels as null."""
+    """Also through JSON, in which NaN becomes null."""
     back = there_and_back(array)
     assert back.dtype == array.dtype
     np.testing.assert_array_equal(back, array)
 
 
 def test_records_come_back_as_they_were() -> None:
-    """A list of dicts is given back as one, nested values included."""
+    """A list of dicts is restored as one, nested values included."""
     records = [{"a": 1, "b": "x", "c": {"d": [1.5]}}, {"a": 2, "b": None, "c": {}}]
     assert there_and_back(records) == records
 
@@ -128,7 +128,7 @@ def test_every_batch_survives_records_and_answers(batches: Any, same: Any, data:
 
 
 def test_a_model_may_write_into_its_rows() -> None:
-    """Preprocessing that works in place changes no batch, which is recorded later."""
+    """In-place preprocessing does not change the batch, which is recorded later."""
     for sample in (np.zeros((2, 2)), pd.DataFrame({"a": [0.0, 0.0], "b": [0.0, 0.0]})):
         fields, container = infer_inputs(sample)
         batch = to_batch(Layout(fields), sample)
@@ -141,7 +141,7 @@ def test_a_model_may_write_into_its_rows() -> None:
 
 
 def test_columns_are_found_by_name() -> None:
-    """Another order of columns is the same data; missing and unknown ones are named."""
+    """A different order of columns is the same data; missing and unknown columns are named."""
     layout = Layout((Field("a", DType.INT64), Field("b", DType.FLOAT64)))
     batch = to_batch(layout, pd.DataFrame({"b": [1.5], "a": [1]}))
     assert encode_rows(batch) == [{"a": 1, "b": 1.5}]
@@ -163,14 +163,14 @@ def test_columns_are_found_by_name() -> None:
     ],
 )  # fmt: skip
 def test_frames_and_arrays_are_held_to_the_signature(dtype: DType, values: list[Any], code: str) -> None:
-    """As strict as for requests; integers widen and enter floats exactly, nothing else is converted."""
+    """As strict as for requests; integers are widened or become floats exactly, nothing else is converted."""
     for data in (pd.DataFrame({"c": values}), np.array(values)):
         with pytest.raises(InvalidInput) as caught:
             to_batch(Layout((Field("c", dtype),)), data)
         assert caught.value.code == code
 
 
-def test_wider_types_are_taken_where_nothing_is_lost() -> None:
+def test_wider_types_are_accepted_if_nothing_is_lost() -> None:
     """int8 into int64, integers into floats, float64 into float32 as numpy rounds."""
     layout = Layout((Field("i", DType.INT64), Field("f", DType.FLOAT64), Field("g", DType.FLOAT32)))
     frame = pd.DataFrame({"i": np.array([1], "int8"), "f": [2], "g": [0.1]})
@@ -178,7 +178,7 @@ def test_wider_types_are_taken_where_nothing_is_lost() -> None:
 
 
 def test_arrays_of_another_shape_are_refused() -> None:
-    """Shapes count for tensors and for columns; no rows are no batch."""
+    """Shapes matter for tensors and for columns; an empty array is refused."""
     tensor, columns = (
         Layout((Field("x", DType.FLOAT64, (3,)),)),
         Layout((Field("a", DType.FLOAT64), Field("b", DType.FLOAT64))),
@@ -193,15 +193,15 @@ def test_arrays_of_another_shape_are_refused() -> None:
         assert caught.value.code == code
 
 
-def test_what_is_no_table_is_refused() -> None:
-    """Text and None are no rows."""
+def test_data_that_is_not_a_table_is_refused() -> None:
+    """Text and None are not rows."""
     for data in ("abc", None, 5, b"abc"):
         with pytest.raises(InvalidInput, match="expected a DataFrame, an array or a list of records"):
             to_batch(Layout((Field("a", DType.STRING),)), data)
 
 
 def test_c7_answers_of_another_length_are_the_models_fault() -> None:
-    """Rows are never shifted between callers: another number of answers is refused whole."""
+    """Rows are never shifted between callers: a wrong number of answers is refused completely."""
     layout = Layout((Field("label", DType.INT64),))
     for answer in (np.array([1, 2]), np.array([1, 2, 3, 4]), np.array(1), np.array([])):
         with pytest.raises(ModelFault) as caught:
@@ -229,7 +229,7 @@ def test_c8_answers_of_another_type_are_the_models_fault(answers: dict[str, Any]
 
 
 def test_answers_with_gaps_have_a_mask() -> None:
-    """Where the signature says nullable, NaN and None become nulls and not values."""
+    """If the signature is nullable, NaN and None become nulls, not values."""
     layout = Layout((Field("x", DType.FLOAT64, nullable=True), Field("s", DType.STRING, nullable=True)))
     batch = answers_to_batch(layout, {"x": np.array([np.nan, 1.0]), "s": np.array([None, "a"], dtype=object)}, 2)
     assert encode_rows(batch) == [{"x": None, "s": None}, {"x": 1.0, "s": "a"}]

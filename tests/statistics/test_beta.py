@@ -1,4 +1,4 @@
-"""Logarithms of the Beta distribution against scipy where it has digits, and against exact fractions where it has none."""
+"""Logarithms of the Beta distribution compared with scipy where it is accurate, and otherwise with exact fractions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACES = (1e-6, 1e-3, 0.02, 0.1, 0.3, 0.5, 0.7, 0.95, 0.999)
 
 
 def exact_log_sf(x: Fraction, a: int, b: int) -> float:
-    """ln P(Beta(a, b) > x) as the tail of a binomial, in whole numbers."""
+    """ln P(Beta(a, b) > x) as the tail of a binomial, in integers."""
     n = a + b - 1
     p, q = x.numerator, x.denominator - x.numerator
     total, whole = sum(math.comb(n, j) * p**j * q ** (n - j) for j in range(a)), x.denominator**n
@@ -28,14 +28,14 @@ def exact_log_sf(x: Fraction, a: int, b: int) -> float:
 
 
 @pytest.mark.parametrize("a", SHAPES)
-def test_the_normaliser_is_that_of_scipy(a: float) -> None:
-    """To as many digits as scipy has, which for (30, 10^7) are nine."""
+def test_the_normaliser_equals_scipys(a: float) -> None:
+    """To scipy's accuracy, which for (30, 10^7) is nine digits."""
     for b in SHAPES:
         assert log_beta(a, b) == pytest.approx(float(betaln(a, b)), rel=1e-9)
         assert log_beta(a, b) == log_beta(b, a)
 
 
-def test_the_normaliser_is_that_of_factorials() -> None:
+def test_the_normaliser_equals_that_of_factorials() -> None:
     """To the last digits, also where scipy loses some."""
     for a in (1, 5, 9, 10, 30, 200):
         for b in (1, 9, 10, 250, 4_000, 100_000):
@@ -59,7 +59,7 @@ def test_both_tails_are_those_of_scipy_where_it_has_digits(a: float) -> None:
 
 @pytest.mark.parametrize("x", [Fraction(1, 1_000), Fraction(1, 20), Fraction(1, 4), Fraction(1, 2), Fraction(99, 100)])
 def test_far_tails_are_those_of_exact_fractions(x: Fraction) -> None:
-    """Also where the tail is e^-1000 and scipy says 0."""
+    """Also where the tail is e^-1000 and scipy returns 0."""
     smallest = 0.0
     for a in (1, 2, 7, 40, 150):
         for b in (1, 3, 20, 400):
@@ -72,12 +72,12 @@ def test_far_tails_are_those_of_exact_fractions(x: Fraction) -> None:
 @settings(deadline=None)
 @given(st.floats(0.001, 0.999), st.integers(1, 3_000), st.integers(1, 3_000))
 def test_the_tails_add_up_to_one(x: float, a: int, b: int) -> None:
-    """Whichever of them is computed from the other."""
+    """Whichever is computed from the other."""
     assert np.logaddexp(log_beta_cdf(x, a, b), log_beta_sf(x, a, b)) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_the_ends_are_exact() -> None:
-    """Nothing lies below 0 or over 1."""
+    """There is no probability below 0 or above 1."""
     assert (log_beta_cdf(0.0, 2, 3), log_beta_cdf(1.0, 2, 3)) == (-math.inf, 0.0)
     assert (log_beta_sf(0.0, 2, 3), log_beta_sf(1.0, 2, 3)) == (0.0, -math.inf)
 

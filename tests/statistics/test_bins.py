@@ -28,7 +28,7 @@ TEXTS = st.lists(st.sampled_from(["a", "b", "c", "", "é"]) | st.none() | st.tex
 
 
 def objects(values: list[Any]) -> Any:
-    """A column of text as batches hold it."""
+    """A column of text in the form of a batch."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
@@ -52,7 +52,7 @@ def test_every_number_falls_into_one_cell(training: Any, live: Any, data: Any) -
 
 @given(training=FINITE, live=FINITE)
 def test_cells_are_what_the_edges_say(training: Any, live: Any) -> None:
-    """Each number is in the cell that a plain reading of the docstring gives."""
+    """Each number is in the cell that the docstring defines."""
     edges = NumberBins.of(training).edges
     bins = NumberBins(edges)
     for value in live.tolist():
@@ -69,20 +69,20 @@ def test_cells_are_what_the_edges_say(training: Any, live: Any) -> None:
 
 @given(training=FINITE)
 def test_training_itself_is_never_outside(training: Any) -> None:
-    """The first and the last cell are for what training did not show, so training leaves them empty."""
+    """The first and last cell are for values unseen in training, so training leaves them empty."""
     counts = NumberBins.of(training).count(training)
     assert (counts.cells[0], counts.cells[-1]) == (0, 0)
 
 
 @given(training=NUMBERS, one=NUMBERS, other=NUMBERS)
-def test_numbers_counted_apart_add_up(training: Any, one: Any, other: Any) -> None:
+def test_separate_counts_of_numbers_add_up(training: Any, one: Any, other: Any) -> None:
     """Adding the counts of two parts gives the counts of both together."""
     bins = NumberBins.of(training)
     assert bins.count(one) + bins.count(other) == bins.count(np.concatenate([one, other]))
 
 
 @given(training=TEXTS, one=TEXTS, other=TEXTS, top=st.integers(0, 4))
-def test_categories_counted_apart_add_up(training: Any, one: Any, other: Any, top: int) -> None:
+def test_separate_counts_of_categories_add_up(training: Any, one: Any, other: Any, top: int) -> None:
     """The same for categories, and every value is in a cell or missing."""
     bins = CategoryBins.of(objects(training), top=top)
     whole = bins.count(objects(one + other))
@@ -94,7 +94,7 @@ def test_categories_counted_apart_add_up(training: Any, one: Any, other: Any, to
 
 @given(values=TEXTS, data=st.data())
 def test_masked_categories_are_missing(values: list[Any], data: Any) -> None:
-    """A masked value is missing, whatever lies under the mask."""
+    """A masked value is missing, whatever its filler."""
     mask = data.draw(masks(len(values)))
     counts = CategoryBins.of(objects(values), mask).count(objects(values), mask)
     assert counts.missing == sum(null or value is None for value, null in zip(values, mask.tolist(), strict=True))
@@ -103,7 +103,7 @@ def test_masked_categories_are_missing(values: list[Any], data: Any) -> None:
 
 @given(values=NUMBERS | TEXTS.map(objects))
 def test_bins_survive_their_document(values: Any) -> None:
-    """A document as JSON gives the same bins again, to the last bit of every edge."""
+    """A document, written as JSON, gives the same bins to the last bit of every edge."""
     bins: Bins = CategoryBins.of(values) if values.dtype == object else NumberBins.of(values)
     assert bins_from_document(json.loads(json.dumps(bins.to_document()))) == bins
 
@@ -126,12 +126,12 @@ def test_equal_mass() -> None:
     ],
 )
 def test_few_edges(edges: tuple[float, ...], values: list[float], cells: tuple[int, ...]) -> None:
-    """No edge makes one cell, one edge three; infinities lie outside."""
+    """No edge makes one cell, one edge three; infinities are outside."""
     assert NumberBins(edges).count(np.array(values)).cells == cells
 
 
 def test_integers_and_booleans_are_categories_of_their_own() -> None:
-    """Categories may be numbers or booleans; the most frequent comes first, equals by their text."""
+    """Categories may be numbers or booleans; most frequent first, equally frequent ones by their text."""
     assert CategoryBins.of(np.array([3, 1, 3, 2])).categories == (3, 1, 2)
     assert CategoryBins.of(np.array([True, False, True])).categories == (True, False)
 
@@ -147,7 +147,7 @@ def test_presence_counts_rows() -> None:
     "document", [{}, {"kind": "histogram"}, {"kind": "number", "edges": [1.5]}, {"kind": "number", "edges": ["x"]}]
 )
 def test_unknown_documents_are_refused(document: dict[str, Any]) -> None:
-    """A document of another kind, or with inexact edges, is no bins."""
+    """A document of another kind, or with inexact edges, is refused."""
     with pytest.raises(ValueError, match=r"."):
         bins_from_document(document)
 
@@ -170,7 +170,7 @@ def test_counts_of_other_bins_do_not_add() -> None:
     ids=["int8", "floats with NaN", "float32", "unsigned", "thirty"],
 )
 def test_few_whole_numbers_are_categories(values: Any, categories: tuple[int, ...]) -> None:
-    """Whatever their dtype; a value that is none of them is counted apart, and NaN is missing."""
+    """For any dtype; other values are counted separately, and NaN is missing."""
     bins = bins_of_numbers(values)
     assert bins == CategoryBins(categories)
     assert json.loads(json.dumps(bins.to_document())) == {"kind": "category", "categories": list(categories)}
@@ -193,7 +193,7 @@ def test_few_whole_numbers_are_categories(values: Any, categories: tuple[int, ..
     ids=["many", "each once", "fractions", "huge", "none"],
 )
 def test_other_numbers_are_numbers(values: Any) -> None:
-    """Many values, values that do not come again, fractions, and what a float does not hold exactly."""
+    """Many values, values that occur once, fractions, and integers that a float cannot represent exactly."""
     assert isinstance(bins_of_numbers(values), NumberBins)
 
 
@@ -202,8 +202,8 @@ def test_other_numbers_are_numbers(values: Any) -> None:
         lambda found: np.array(found, dtype=float)
     )
 )
-def test_what_fills_a_bin_by_itself_has_it_for_itself(values: Any) -> None:
-    """Up to twenty different values have a cell each; of more, no cell with two of them has over a tenth and some of the rows."""
+def test_a_value_that_fills_a_bin_alone_has_its_own_bin(values: Any) -> None:
+    """Up to twenty values have one cell each; of more, no cell with two of them has much over a tenth of the rows."""
     bins = NumberBins.of(values)
     cells = [bins.count(np.array([value])).cells.index(1) for value in np.unique(values)]
     if len(cells) <= NUMBER_BINS:

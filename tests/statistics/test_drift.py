@@ -1,4 +1,4 @@
-"""The E-value of different answers: against its definition, its promise by simulation, and what must not fool it."""
+"""The E-value of different answers: its definition, its guarantee by simulation, and misleading data."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ UNEVEN = np.array([0.55, 0.25, 0.12, 0.05, 0.03])
 
 
 def answers(pairs: list[tuple[int, int]], share: float) -> Answers:
-    """From (stable, canary) of each class."""
+    """Answers from (stable, canary) of each class."""
     return Answers(tuple(one for one, _ in pairs), tuple(other for _, other in pairs), share)
 
 
 def likelihood(q: float, prior: Any, canary: int, stable: int) -> float:
-    """Of one class's answers, if each is the canary's with probability q, weighted by q's prior density."""
+    """The likelihood of a class's answers, each the canary's with probability q, weighted by q's prior density."""
     return float(prior.pdf(q) * q**canary * (1 - q) ** stable)
 
 
@@ -48,7 +48,7 @@ def test_it_is_the_ratio_of_its_definition(pairs: list[tuple[int, int]], share: 
 
 
 def test_known_figures() -> None:
-    """Nothing says nothing; a class of one version alone says much; the same proportions speak against a difference."""
+    """No answers give no evidence, a class of only one version much; equal proportions are evidence against a difference."""
     assert log_e_different([]) == log_e_different([answers([(0, 0), (0, 0)], 0.1)]) == pytest.approx(0.0)
     assert log_e_different([answers([(900, 0), (0, 100)], 0.1)]) > 250
     assert log_e_different([answers([(4_500, 500), (4_500, 500)], 0.1)]) < -2
@@ -56,7 +56,7 @@ def test_known_figures() -> None:
 
 @given(COUNTS, SHARES)
 def test_classes_have_no_order_and_segments_multiply(pairs: list[tuple[int, int]], share: float) -> None:
-    """And a class that nobody answers changes nothing."""
+    """A class without answers has no effect."""
     here = log_e_different([answers(pairs, share)])
     assert log_e_different([answers(pairs[::-1], share)]) == pytest.approx(here, abs=1e-6)
     assert log_e_different([answers([*pairs, (0, 0)], share)]) == pytest.approx(here, abs=1e-6)
@@ -65,7 +65,7 @@ def test_classes_have_no_order_and_segments_multiply(pairs: list[tuple[int, int]
 
 @given(COUNTS, SHARES)
 def test_the_difference_is_a_part_of_the_answers(pairs: list[tuple[int, int]], share: float) -> None:
-    """From 0 to 1, 0 for equal proportions; the shifts of the classes add up to nothing."""
+    """From 0 to 1, 0 for equal proportions; the shifts of the classes add up to zero."""
     segments = [answers(pairs, share)]
     assert 0.0 <= total_variation(segments) <= 1.0 + 1e-12
     assert math.fsum(shifts_of(segments)) == pytest.approx(0.0, abs=1e-9)
@@ -74,8 +74,8 @@ def test_the_difference_is_a_part_of_the_answers(pairs: list[tuple[int, int]], s
 
 
 def test_a_share_that_grows_while_the_mix_changes_is_no_difference() -> None:
-    """At night all answers are of one class and the canary has little; by day of the other, and it has half. Added up, that would
-    look like a difference."""
+    """At night all answers are of one class and the canary's share is small; by day they are of the other class and its share is
+    half. The totals alone would look like a difference."""
     night, day = answers([(9_500, 500), (0, 0)], 0.05), answers([(0, 0), (5_000, 5_000)], 0.5)
     added = Answers((9_500, 5_000), (500, 5_000), 0.5)
     assert total_variation([night, day]) == pytest.approx(0.0)
@@ -85,7 +85,7 @@ def test_a_share_that_grows_while_the_mix_changes_is_no_difference() -> None:
 
 
 def test_counts_that_cannot_be_are_refused() -> None:
-    """Negative ones, those of other bins, and shares without an other side."""
+    """Negative counts, counts of other bins, and shares of 0 or 1."""
     for wrong in (
         Answers((1, -1), (1, 1), 0.5),
         Answers((1,), (1, 1), 0.5),
@@ -97,7 +97,7 @@ def test_counts_that_cannot_be_are_refused() -> None:
 
 
 def alarms(stable: np.ndarray, canary: np.ndarray, share: float, *, lost: float = 0.0, runs: int = 400) -> float:
-    """How often E reaches 20 within 40 looks at 50 requests each; `lost` is the part of the canary's answers that never count."""
+    """How often E reaches 20 in 40 looks of 50 requests each; `lost` is the uncounted fraction of the canary's answers."""
     random, found = np.random.default_rng(20261121), 0
     for _ in range(runs):
         one, other = np.zeros(len(stable), dtype=int), np.zeros(len(stable), dtype=int)
@@ -113,8 +113,8 @@ def alarms(stable: np.ndarray, canary: np.ndarray, share: float, *, lost: float 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_equal_versions_raise_it_as_rarely_as_promised(share: float) -> None:
-    """At most alpha = 5 % at forty looks, 0.08 being five standard errors above it; a canary of which a third is never counted
-    is no different either. A different one is found, so the check can fail."""
+    """At most alpha = 5 % at forty looks (0.08 is five standard errors above it), even if a third of the canary's answers is not
+    counted. A different version is found, so the check can fail."""
     assert alarms(UNEVEN, UNEVEN, share) < 0.08
     assert alarms(UNEVEN, UNEVEN, share, lost=0.33) < 0.08
     assert alarms(UNEVEN, UNEVEN[::-1], share, runs=20) == 1.0
@@ -122,7 +122,7 @@ def test_equal_versions_raise_it_as_rarely_as_promised(share: float) -> None:
 
 @pytest.mark.parametrize(("shift", "answers"), [(0.1, 550), (0.2, 150)])
 def test_how_soon_a_shift_shows(shift: float, answers: int) -> None:
-    """The figures that docs/rollouts.md tells: the canary's answers until E is 100, the median of 60 runs at a share of 25 %."""
+    """The figures in docs/rollouts.md: the canary's answers until E is 100, the median of 60 runs at a share of 25 %."""
     random, needed = np.random.default_rng(20261121), []
     for _ in range(60):
         canary, log_e = 0, 0.0
@@ -138,8 +138,8 @@ def test_how_soon_a_shift_shows(shift: float, answers: int) -> None:
 
 
 def sticky_alarms(weight: float) -> float:
-    """How often equal versions raise E to 20 when each of 500 users, a quarter of them the canary's, always gets the same of ten
-    classes and is counted by each of four workers."""
+    """How often equal versions raise E to 20 if each of 500 users, a quarter of them the canary's, always gets the same one of
+    ten classes and is counted by each of four workers."""
     random, found = np.random.default_rng(3), 0
     for _ in range(200):
         users, canary = random.integers(0, 10, 500), random.random(500) < 0.25
@@ -154,6 +154,6 @@ def sticky_alarms(weight: float) -> float:
 
 
 def test_one_user_who_is_counted_by_several_workers_is_one() -> None:
-    """With its part of a weight each; without, equal versions would be told apart by who came."""
+    """Each count has a part of the weight; otherwise the users alone would make equal versions look different."""
     assert sticky_alarms(0.25) < 0.08
     assert sticky_alarms(1.0) > 0.3

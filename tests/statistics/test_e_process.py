@@ -1,4 +1,4 @@
-"""The E-process: its numbers against exact fractions, its laws as properties, its promise by simulation beside a naive test."""
+"""The E-process: exact fractions, laws as properties, and its guarantee by simulation, compared with a naive test."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_it_equals_exact_fractions(rho: Fraction) -> None:
 
 
 def test_it_is_the_integral_of_its_definition() -> None:
-    """The mixture as the docstring writes it, by quadrature."""
+    """The mixture of the docstring, by quadrature."""
     for k, n, share, ratio in [(0, 0, 0.1, 1.0), (3, 10, 0.1, 1.25), (1, 30, 0.5, 1.0), (12, 14, 0.25, 2.0)]:
         rho = tolerated_share(share, ratio)
         value, _ = quad(lambda q: (q / rho) ** k * ((1 - q) / (1 - rho)) ** (n - k), rho, 1)  # noqa: B023
@@ -57,7 +57,7 @@ def test_it_is_the_integral_of_its_definition() -> None:
 
 
 def test_known_figures() -> None:
-    """Those that docs/rollouts.md tells: a canary that fails everything, and one clean failure against 1 % allowed."""
+    """Those in docs/rollouts.md: a canary that fails everything, and a single failure with 1 % allowed."""
     assert math.exp(log_e(3, 3, 0.1)) == pytest.approx(277.75)
     assert math.exp(log_e(3, 3, 0.05)) == pytest.approx(2_105, abs=1)
     assert math.exp(log_e_over(1, 1, 0.01)) == pytest.approx(50.5)
@@ -69,7 +69,7 @@ def test_known_figures() -> None:
 @settings(deadline=None)
 @given(COUNTS, SHARES, RATIOS)
 def test_more_bad_events_of_the_canary_are_more_evidence(counts: tuple[int, int], share: float, ratio: float) -> None:
-    """One more of the canary raises E, one more of the stable lowers it; a higher tolerance lowers it too."""
+    """One more canary event raises E, one more stable event lowers it; a higher tolerance lowers it, too."""
     k, n = counts
     here = log_e(k, n, share, ratio)
     assert log_e(k + 1, n + 1, share, ratio) > here
@@ -81,7 +81,7 @@ def test_more_bad_events_of_the_canary_are_more_evidence(counts: tuple[int, int]
 @settings(deadline=None)
 @given(COUNTS, SHARES, RATIOS)
 def test_one_step_is_fair_at_the_edge_of_the_null(counts: tuple[int, int], share: float, ratio: float) -> None:
-    """At exactly the tolerated ratio the expected E after one more event is the E before: what Ville's inequality needs."""
+    """At exactly the tolerated ratio, the expected E after one more event equals E, as Ville's inequality requires."""
     k, n = counts
     rho = tolerated_share(share, ratio)
     here = log_e(k, n, share, ratio)
@@ -94,7 +94,7 @@ def test_one_step_is_fair_at_the_edge_of_the_null(counts: tuple[int, int], share
 @settings(deadline=None)
 @given(st.lists(st.tuples(COUNTS, SHARES), max_size=5), RATIOS)
 def test_segments_multiply(parts: list[tuple[tuple[int, int], float]], ratio: float) -> None:
-    """In any order; a segment in which all or nothing was the canary's says nothing."""
+    """In any order; a segment with a share of 0 or 1 has no effect."""
     splits = [Split(k, n, share) for (k, n), share in parts]
     total = sum(log_e(each.bad, each.events, each.share, ratio) for each in splits)
     assert log_e_of([*splits, Split(9, 9, 1.0), Split(0, 5, 0.0)], ratio) == pytest.approx(total, abs=1e-9)
@@ -106,7 +106,7 @@ def test_segments_multiply(parts: list[tuple[tuple[int, int], float]], ratio: fl
 @settings(deadline=None)
 @given(COUNTS, SHARES)
 def test_the_mirror_swaps_the_versions(counts: tuple[int, int], share: float) -> None:
-    """Not worse with ratio 1 is worse with the arms exchanged; and no counts speak loudly for both."""
+    """Not worse with ratio 1 is worse with the variants exchanged; no counts are strong evidence for both."""
     k, n = counts
     mirrored = log_e_not_worse(k, n, share, 1.0)
     assert mirrored == pytest.approx(log_e(n - k, n, 1 - share), abs=1e-7)
@@ -114,7 +114,7 @@ def test_the_mirror_swaps_the_versions(counts: tuple[int, int], share: float) ->
 
 
 def test_the_table_of_simulations_is_the_same_function() -> None:
-    """It comes from a recurrence that shares nothing with `log_e`, for every pair of counts."""
+    """Its recurrence, which shares nothing with `log_e`, agrees for every pair of counts."""
     for share, ratio in ((0.05, 1.0), (0.1, 1.25), (0.5, 2.0)):
         table = log_e_table(300, share, ratio)
         assert np.isnan(table[10, 11])
@@ -124,7 +124,7 @@ def test_the_table_of_simulations_is_the_same_function() -> None:
 
 
 def test_a_million_events_keep_their_digits() -> None:
-    """Neighbouring counts differ by the mean of q / rho under the posterior, which the closed form must still show."""
+    """Neighbouring counts differ by the posterior mean of q / rho, which the closed form must still resolve."""
     k, n, share = 100_500, 1_000_000, 0.1
     step = log_e(k + 1, n + 1, share) - log_e(k, n, share)
     assert 0.0 < step < 0.02
@@ -138,8 +138,8 @@ def log_e_table_entry(k: int, n: int, rho: float) -> float:
     return float(np.logaddexp.reduce(terms) - math.log(n - k + 1))
 
 
-def test_an_equal_version_is_accused_as_seldom_as_promised_and_the_naive_test_far_more() -> None:
-    """10,000 runs of 1,000 bad events, looked at after each: at most alpha. The same check catches a z-test at 5 %."""
+def test_an_equal_version_is_accused_as_rarely_as_guaranteed_and_by_a_naive_test_far_more_often() -> None:
+    """10,000 runs of 1,000 bad events, evaluated after each: at most alpha. The same check catches a z-test at 5 %."""
     runs, events, share = 10_000, 1_000, 0.1
     k = (np.random.default_rng(20261121).random((runs, events)) < share).cumsum(axis=1, dtype=np.int32)
     n = np.arange(1, events + 1)
@@ -153,8 +153,8 @@ def test_an_equal_version_is_accused_as_seldom_as_promised_and_the_naive_test_fa
 
 @settings(deadline=None)
 @given(COUNTS, SHARES)
-def test_one_draw_as_set_is_fair(counts: tuple[int, int], share: float) -> None:
-    """The expected E of the share after one more draw is the E before."""
+def test_one_draw_at_the_set_share_is_fair(counts: tuple[int, int], share: float) -> None:
+    """The expected E of the share after one more draw equals E."""
     k, n = counts
     after = np.logaddexp(
         math.log(share) + log_e_other_share(k + 1, n + 1, share),
@@ -164,7 +164,7 @@ def test_one_draw_as_set_is_fair(counts: tuple[int, int], share: float) -> None:
 
 
 def test_the_share_is_tested_on_both_sides() -> None:
-    """By the definition: Beta(k + 1, n - k + 1) over the probability of these draws, which is symmetric in the arms."""
+    """By definition, Beta(k + 1, n - k + 1) over the probability of these draws, which is symmetric in the variants."""
     assert math.exp(log_e_other_share(3, 4, 0.5)) == pytest.approx(2**4 / (5 * 4))
     assert log_e_other_share(900, 1_000, 0.7) == pytest.approx(log_e_other_share(100, 1_000, 0.3))
     assert log_e_other_share(60, 1_000, 0.1) > 0.0 < log_e_other_share(140, 1_000, 0.1)
@@ -173,10 +173,10 @@ def test_the_share_is_tested_on_both_sides() -> None:
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_draws_as_set_are_hardly_ever_held_and_others_soon(share: float) -> None:
-    """10,000 runs of 10,000 draws, looked at after each, against E = 10,000; half more or less than was set is always found."""
+    """10,000 runs of 10,000 draws, evaluated after each against E = 10,000; a share off by half is always found."""
     requests, runs, bound = 10_000, 500, math.log(10_000)
     low, high = [-1], [1]
-    for n in range(1, requests + 1):  # both bounds move by at most one a draw
+    for n in range(1, requests + 1):  # both bounds move by at most one per draw
         low.append(low[-1] + (log_e_other_share(low[-1] + 1, n, share) >= bound and low[-1] + 1 < share * n))
         high.append(min(high[-1], n + 1))
         while high[-1] <= n and log_e_other_share(high[-1], n, share) < bound:
@@ -192,7 +192,7 @@ def test_draws_as_set_are_hardly_ever_held_and_others_soon(share: float) -> None
 
 
 def test_always_valid_p() -> None:
-    """1 until something speaks against the version, then 1 / E."""
+    """1 until there is evidence against the version, then 1 / E."""
     assert always_valid_p(-3.0) == 1.0
     assert always_valid_p(math.log(200)) == pytest.approx(0.005)
 
@@ -201,6 +201,6 @@ def test_always_valid_p() -> None:
     "arguments", [(3, 2, 0.1, 1.0), (-1, 2, 0.1, 1.0), (1, 2, 0.0, 1.0), (1, 2, 1.0, 1.0), (1, 2, 0.1, 0.0)]
 )
 def test_what_cannot_be_compared_is_refused(arguments: tuple[int, int, float, float]) -> None:
-    """Rather than answered with a number."""
+    """Impossible arguments raise an error instead of giving a number."""
     with pytest.raises(ValueError, match=r"impossible counts|expected a share"):
         log_e(*arguments)

@@ -1,4 +1,4 @@
-"""Intervals: bounds against scipy, coverage at every sample size at once by simulation, and what they refuse."""
+"""Intervals: bounds compared with scipy, coverage at every sample size at once by simulation, and refused arguments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from roadworthy.statistics.intervals import (
     st.integers(0, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95, 0.999])
 )
 def test_clopper_pearson_is_the_quantile_of_a_beta(counts: tuple[int, int], confidence: float) -> None:
-    """Both bounds, as scipy has them; 0 and 1 at the ends."""
+    """Both bounds equal scipy's; 0 and 1 at the ends."""
     k, n = counts
     upper, lower = clopper_pearson_upper(k, n, confidence), clopper_pearson_lower(k, n, confidence)
     assert upper == pytest.approx(1.0 if k == n else float(beta.ppf(confidence, k + 1, n - k)), rel=1e-7)
@@ -37,7 +37,7 @@ def test_clopper_pearson_is_the_quantile_of_a_beta(counts: tuple[int, int], conf
 
 
 def test_a_mean_is_inside_at_every_sample_size_at_once() -> None:
-    """2,000 runs of 2,000 values, looked at at every power of 1.05: coins and bounded values alike, at 5 %."""
+    """2,000 runs of 2,000 values, evaluated at every power of 1.05: coins and bounded values, at 5 %."""
     rng = np.random.default_rng(7)
     looks = sorted({int(1.05**i) for i in range(20, 157)})
     runs = 1_000
@@ -75,7 +75,7 @@ def test_a_mean_lies_inside_its_own_interval(count: int, mean: float, alpha: flo
 
 
 def test_a_user_who_is_counted_several_times_is_one() -> None:
-    """Four times the values at a quarter of the weight are no more than the values."""
+    """Four times the values at a quarter of the weight equal the values."""
     once, often = Sample(200, 130.0), Sample(800, 520.0)
     assert mean_sequence(often, 0.05, weight=0.25) == pytest.approx(mean_sequence(once, 0.05))
     assert difference_sequence(often, often, 0.05, 0.0, 2.0, 0.25) == pytest.approx(
@@ -85,7 +85,7 @@ def test_a_user_who_is_counted_several_times_is_one() -> None:
 
 
 def test_a_difference_is_found_when_there_is_one() -> None:
-    """And not claimed when there is none."""
+    """And not claimed otherwise."""
     assert difference_sequence(Sample(2_000, 200), Sample(2_000, 400), 0.05).low > 0.0
     same = difference_sequence(Sample(2_000, 200), Sample(2_000, 205), 0.05)
     assert same.low < 0.0 < same.high
@@ -100,7 +100,7 @@ def test_a_ratio_of_rates() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    """Sums beyond the bounds, bounds the wrong way round, more bad ones than there are."""
+    """Sums beyond the bounds, reversed bounds, more bad samples than samples."""
     with pytest.raises(ValueError, match="impossible sum"):
         mean_sequence(Sample(3, 4.0), 0.05)
     with pytest.raises(ValueError, match="low < high"):
@@ -113,7 +113,7 @@ def test_what_cannot_be_is_refused() -> None:
 @settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 4_000), st.sampled_from([1e-6, 0.01, 0.05, 0.2]))
 def test_the_upper_bound_is_the_smallest_rate_that_is_refuted(bad: int, good: int, miss: float) -> None:
-    """What is above it is refuted, what is below is not, and the observed rate never is."""
+    """Rates above it are refuted, rates below are not, and the observed rate never is."""
     samples = bad + good
     bound = upper_sequence(bad, samples, miss)
     assert (bad / samples if samples else 0.0) < bound <= 1.0 or bad == samples
@@ -127,7 +127,7 @@ def test_the_upper_bound_is_the_smallest_rate_that_is_refuted(bad: int, good: in
 @settings(deadline=None)
 @given(st.integers(0, 300), st.integers(1, 3_000), st.floats(1e-5, 0.19))
 def test_the_upper_bound_is_monotone(bad: int, good: int, miss: float) -> None:
-    """One more bad sample raises it, one more good one lowers it, and so does a larger beta."""
+    """One more bad sample raises it; one more good sample and a larger beta lower it."""
     bound = upper_sequence(bad, bad + good, miss)
     assert upper_sequence(bad + 1, bad + good + 1, miss) >= bound
     assert upper_sequence(bad + 1, bad + good, miss) >= bound
@@ -149,8 +149,8 @@ def test_the_mixture_of_the_bound_is_the_integral_that_it_says(bad: int, good: i
 
 @pytest.mark.parametrize(("rate", "miss"), [(0.01, 0.05), (0.05, 0.05), (0.3, 0.2)])
 def test_the_upper_bound_covers_at_every_look(rate: float, miss: float) -> None:
-    """2,000 sequences of 2,000 samples with exactly that rate: the bound is below it, at any look, in no more of them than beta
-    allows; and it does happen, so it is looked for."""
+    """2,000 sequences of 2,000 samples with exactly that rate: at any look, the bound is below it in at most the fraction that
+    beta allows; and it does happen, so the check is effective."""
     runs, samples = 2_000, 2_000
     bad = (np.random.default_rng(20261121).random((runs, samples)) < rate).cumsum(axis=1)
     fewest = _boundary_of_bound(rate, samples, miss)
@@ -163,7 +163,7 @@ def test_the_upper_bound_covers_at_every_look(rate: float, miss: float) -> None:
 def test_an_equal_version_is_shown_to_be_under_the_limit_in_so_many_requests(
     rate: float, limit: float, median: float
 ) -> None:
-    """As docs/rollouts.md says: after 100 at least, half of the versions by then, give or take a tenth."""
+    """As in docs/rollouts.md: after at least 100, and half of the versions by that number, within a tenth."""
     samples = 4_000
     bad = (np.random.default_rng(20261121).random((4_000, samples)) < rate).cumsum(axis=1)
     shown = bad <= _boundary_of_bound(limit, samples, 0.05)[None, :]
@@ -172,7 +172,7 @@ def test_an_equal_version_is_shown_to_be_under_the_limit_in_so_many_requests(
 
 
 def _boundary_of_bound(limit: float, samples: int, miss: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """By the number of samples, from 1: the most bad ones at which the bound is at most `limit`; -1 where none is."""
+    """For each number of samples, from 1: the largest number of bad ones with a bound of at most `limit`, or -1."""
     found, most = [], -1
     for n in range(1, samples + 1):
         while most < n - 1 and log_e_under(most + 1, n, limit) >= -math.log(miss):
@@ -182,7 +182,7 @@ def _boundary_of_bound(limit: float, samples: int, miss: float) -> np.ndarray[tu
 
 
 def test_the_bound_refuses_what_cannot_be() -> None:
-    """Counts, and a beta for which it would be no bound."""
+    """Impossible counts, and a beta for which it would not be a bound."""
     assert upper_sequence(0, 0, 0.05) == 1.0
     assert upper_sequence(7, 7, 0.05) == 1.0
     for bad, samples, miss in ((3, 2, 0.05), (-1, 2, 0.05), (0, 2, 0.0), (0, 2, 0.5)):

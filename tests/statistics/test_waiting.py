@@ -1,4 +1,4 @@
-"""Estimates of how long evidence takes, beside the medians of simulated paths."""
+"""Estimates of the time until evidence suffices, compared with the medians of simulated paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roadworthy.statistics.waiting import samples_until_not_worse, samples_until
 
 
 def test_the_figures_of_the_docs() -> None:
-    """As docs/rollouts.md has them."""
+    """The figures in docs/rollouts.md."""
     found = [samples_until_under(*each, 0.05) for each in ((0.0, 0.05), (0.01, 0.05), (0.05, 0.09375), (0.0, 0.01))]
     assert found == [88, 157, 307, 449]
 
@@ -23,14 +23,14 @@ def test_the_figures_of_the_docs() -> None:
 @settings(deadline=None)
 @given(st.floats(1e-4, 0.5), st.floats(1e-5, 0.19))
 def test_clean_samples_show_it_when_the_estimate_says(limit: float, beta: float) -> None:
-    """Without a bad one the estimate is exact: it is shown then, and not before."""
+    """Without bad samples the estimate is exact: shown at that number, and not earlier."""
     samples = int(samples_until_under(0.0, limit, beta))
     assert upper_sequence(0, samples, beta) <= limit * (1 + 1e-9)
     assert samples == 1 or upper_sequence(0, samples - 1, beta) > limit * (1 - 1e-9)
 
 
 def test_what_never_comes_is_infinite() -> None:
-    """A rate that is not under the limit, and a comparison without bad events or without tolerance."""
+    """A rate that is not below the limit, and a comparison without bad events or without tolerance."""
     assert samples_until_under(0.05, 0.05, 0.05) == math.inf
     assert samples_until_not_worse(0.0, 0.1, 1.5, 0.05) == math.inf
     assert samples_until_not_worse(0.01, 0.1, 1.0, 0.05) == math.inf
@@ -38,7 +38,7 @@ def test_what_never_comes_is_infinite() -> None:
 
 @pytest.mark.parametrize(("share", "ratio"), [(0.05, 1.875), (0.5, 1.5)])
 def test_the_comparison_takes_about_as_long_as_estimated(share: float, ratio: float) -> None:
-    """Half of simulated equal versions have passed by the estimate, and not all of them long before it."""
+    """Half of the simulated equal versions have passed by the estimate, and not all of them long before it."""
     rate, runs = 0.05, 300
     estimate = samples_until_not_worse(rate, share, ratio, 0.05)
     most = int(1.5 * estimate * rate / share)
