@@ -7,7 +7,7 @@ golden examples. The input is two batches of answers, the result None or the fir
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,10 @@ class Difference:
             return f"{self.field}: expected {self.expected}, got {self.found}"
         others = f" ({self.rows} rows differ)" if self.rows > 1 else ""
         return f"output {self.field!r}, row {self.row}: expected {self.expected}, got {self.found}{others}"
+
+    def renumbered(self, numbers: Array | range) -> Difference:
+        """The same difference with its row looked up in `numbers`, for answers to a part of the rows."""
+        return self if self.row is None else replace(self, row=int(numbers[self.row]))
 
 
 def compare(expected: Batch, found: Batch, tolerance: Tolerance) -> Difference | None:

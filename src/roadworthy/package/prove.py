@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -73,9 +73,7 @@ def _compare(constructed: Constructed, inputs: Batch, expected: Batch, rows: tup
     took = time.monotonic() - began
     difference = compare(expected.slice(*rows), found, tolerance_of(constructed))
     if difference is not None:
-        if difference.row is not None:
-            difference = replace(difference, row=difference.row + rows[0])
-        raise refuse(difference, constructed.runtime)
+        raise refuse(difference.renumbered(range(*rows)), constructed.runtime)
     return took
 
 

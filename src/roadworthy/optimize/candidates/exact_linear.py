@@ -57,7 +57,7 @@ class ExactLinear:
         _refuse_narrow(parts)
         writer = Writer()
         stated = (
-            *_scaling_steps(parts),
+            *(f"{name}: {ARITHMETIC[name]}" for name in parts.transformers if name in ARITHMETIC),
             f"{kind}: values times coefficients plus intercept, in double, within 1e-12 of the terms",
         )
         sums = _write_sums(writer, parts, source.signature)
@@ -73,11 +73,6 @@ class ExactLinear:
 def _refuse_narrow(parts: Parts) -> None:
     if parts.estimator.coef_.dtype != np.float64 or any(o.raw.dtype is DType.FLOAT32 for o in parts.origins):
         raise NotConvertible("the model computes in float32, whose rounding depends on the order of its sums")
-
-
-def _scaling_steps(parts: Parts) -> tuple[str, ...]:
-    names = dict.fromkeys(type(step).__name__ for origin in parts.origins for step, _ in origin.chain)
-    return tuple(f"{name}: {ARITHMETIC[name]}" for name in names if name in ARITHMETIC)
 
 
 def _write_sums(writer: Writer, parts: Parts, signature: Signature) -> str:

@@ -39,11 +39,11 @@ class ExactTrees:
 
 
 def _folded_steps(parts: Parts) -> tuple[str, ...]:
-    """States which transformers were folded into the thresholds, in order of appearance."""
-    names = dict.fromkeys(type(step).__name__ for origin in parts.origins for step, _ in origin.chain)
-    if not names:
+    """States which transformers were folded into the thresholds."""
+    if not parts.transformers:
         return ()
-    return (f"{', '.join(names)}: folded into thresholds on raw values, each found to the neighbouring float",)
+    names = ", ".join(parts.transformers)
+    return (f"{names}: folded into thresholds on raw values, each found to the neighbouring float",)
 
 
 CANDIDATES = (ExactTrees(),)

@@ -48,6 +48,11 @@ class Parts:
     origins: tuple[Origin, ...]
     restore: Restore
 
+    @property
+    def transformers(self) -> tuple[str, ...]:
+        """The class names of the transformers, in order of appearance."""
+        return tuple(dict.fromkeys(type(step).__name__ for origin in self.origins for step, _ in origin.chain))
+
     def transform(self, batch: Batch, dtype: type[np.floating[Any]]) -> Array:
         """The input of the estimator's own code, (rows, columns) of `dtype`: the result of the pipeline's transformers on its own
         container, cast as by the estimator. Non-finite values are not refused."""

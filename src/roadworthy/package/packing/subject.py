@@ -106,21 +106,19 @@ def check_form(subject: Subject, sample: Sample, answers: Batch, tolerance: Tole
     again = _difference(subject, own_rows(sample.own), answers, tolerance)
     if again is not None:  # the form is not the cause
         raise _not_repeatable(again)
-    row = found.row if isinstance(found, Difference) else None
-    told = found
-    if row is not None:
-        told = replace(found, row=int(sample.numbers[row])) if isinstance(found, Difference) else found
-        alone = np.array([row])
+    shown = found.renumbered(sample.numbers) if isinstance(found, Difference) else found
+    if isinstance(found, Difference) and found.row is not None:
+        alone = np.array([found.row])
         one = replace(sample, own=own_rows(sample.own, alone), rows=sample.rows.take(alone), numbers=alone)
         said = answers.take(alone)
         if _difference(subject, restore(one.rows), said, tolerance) is not None:
             sample, answers = one, said
     where, hint = _lost(subject, sample, restore(sample.rows), answers, tolerance)
     raise PackError(
-        f"the model's answers change when the rows come from a request: {told}{where}",
+        f"the model's answers change when the rows come from a request: {shown}{where}",
         code="training-form-lost",
         hint=hint,
-        facts={"row": getattr(told, "row", None), "field": getattr(told, "field", None)},
+        facts={"row": getattr(shown, "row", None), "field": getattr(shown, "field", None)},
     )
 
 

@@ -6,7 +6,7 @@ Called by `pack.py`. Every error says what to change.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -150,19 +150,13 @@ def _seen_in_training(outputs: Any, chosen: Array, rows: int, answers: Batch, to
                 code="outputs-unknown",
                 hint=f"the model's outputs: {', '.join(answers.layout.positions)}",
             )
-        if len(values) != rows:
-            raise PackError(
-                f"outputs={name!r}: expected {rows} rows, as in inputs=, got {len(values)}",
-                code="outputs-length",
-                hint="give one answer for each row of inputs=, in the same order",
-            )
+        _check_length(f"outputs= {name!r}", values, rows, code="outputs-length")
     layout = Layout(fields)
     seen = answers_as_batch(layout, {name: values[chosen] for name, values in given.items()}, len(chosen))
     now = Batch.from_columns(layout, [answers.column(field.name) for field in fields], answers.rows)
     difference = compare(seen, now, tolerance)
     if difference is not None:
-        if difference.row is not None:
-            difference = replace(difference, row=int(chosen[difference.row]))
+        difference = difference.renumbered(chosen)
         raise ProofFailed(
             f"the model's answers differ from those of training (outputs=): {difference}",
             code="training-outputs-differ",
@@ -189,11 +183,15 @@ def _labels(labels: Any, rows: int) -> Batch | None:
     if labels is None:
         return None
     values = next(iter(named_answers(labels, "label").values()))
-    if len(values) != rows:
-        raise PackError(
-            f"labels=: expected {rows} rows, as in inputs=, got {len(values)}",
-            code="labels-length",
-            hint="give one label for each row of inputs=, in the same order",
-        )
+    _check_length("labels=", values, rows, code="labels-length")
     field = infer_outputs({"label": values})[0]
     return answers_as_batch(Layout((field,)), {"label": values}, rows)
+
+
+def _check_length(what: str, values: Array, rows: int, *, code: str) -> None:
+    if len(values) != rows:
+        raise PackError(
+            f"{what}: expected {rows} rows, as in inputs=, got {len(values)}",
+            code=code,
+            hint="give one value for each row of inputs=, in the same order",
+        )
