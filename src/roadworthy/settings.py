@@ -8,33 +8,33 @@ Reading opens nothing else and changes nothing; all faults are reported at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from roadworthy.foundation.confine.grants import parse_grants
-from roadworthy.foundation.errors import RoadworthyError, SettingsError
+from roadworthy.foundation.documents import Bounds, Fault, Given, Reader
+from roadworthy.foundation.errors import SettingsError
 from roadworthy.foundation.references import check_name
 
 Level = Literal["debug", "info", "warning", "error"]
 Confinement = Literal["required", "best-effort"]
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 FILE_NAME = "roadworthy.toml"
-_PORT = {"low": 0, "high": 65_535}
+Port = Annotated[int, Bounds(0, 65_535)]
 
 
 @dataclass(frozen=True, slots=True)
 class GeneralSettings:
     """What every command needs."""
 
-    home: Path = Path("~/.roadworthy")
+    home: Annotated[Path, Given(_path)] = Path("~/.roadworthy")
     """Private folder (mode 0700) with everything that Roadworthy keeps on this machine."""
     debug: bool = False
     """Show the whole traceback of an error instead of one clear block."""
@@ -42,7 +42,7 @@ class GeneralSettings:
     """Where this machine cannot confine the code of packages, "required" refuses it, and "best-effort" executes it with what can
     be had."""
 
-    grants: tuple[str, ...] = ()
+    grants: Annotated[tuple[str, ...], parse_grants] = ()
     """What the code of packages may be granted on this machine beside its own files: "read:/path", "device:/dev/name",
     "device:nvidia", "tcp:PORT", "network". The control plane and every gateway ask their own."""
 
@@ -65,13 +65,13 @@ class GeneralSettings:
 class ClientSettings:
     """Where commands and `rw.load` find the control plane, and callers the gateway."""
 
-    control_url: str | None = None
+    control_url: Annotated[str, _checked_url] | None = None
     """Address of the control plane, http:// or https://. None: the one that `roadworthy up` wrote, else http://127.0.0.1:8081."""
-    gateway_url: str | None = None
+    gateway_url: Annotated[str, _checked_url] | None = None
     """Address of the gateway. None: the one that `roadworthy up` wrote, else http://127.0.0.1:8080."""
     key: str | None = field(default=None, repr=False)
     """API key. None: the one that `roadworthy up` wrote, which is used with its own addresses only."""
-    timeout_s: float = field(default=60.0, metadata={"low": 0.001, "high": 86_400})
+    timeout_s: Annotated[float, Bounds(0.001, 86_400)] = 60.0
     """Seconds that one request may take."""
 
 
@@ -79,52 +79,52 @@ class ClientSettings:
 class GatewaySettings:
     """The data plane of this machine."""
 
-    name: str | None = None
+    name: Annotated[str, _checked_gateway_name] | None = None
     """Name of this gateway, after that of its key. None: "local" for `up`, otherwise made from the host's name."""
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: int = field(default=8080, metadata=_PORT)
+    port: Port = 8080
     """Port for predictions; 0 takes a free one."""
-    workers: int | None = field(default=None, metadata={"low": 1, "high": 256})
+    workers: Annotated[int, Bounds(1, 256)] | None = None
     """Worker processes. None: as many as usable cores, at most 4."""
-    threads: int = field(default=1, metadata={"low": 1, "high": 1_024})
+    threads: Annotated[int, Bounds(1, 1_024)] = 1
     """Threads of each native pool in a worker."""
     metrics_host: str = "127.0.0.1"
     """Address of the Prometheus page."""
-    metrics_port: int = field(default=8082, metadata=_PORT)
+    metrics_port: Port = 8082
     """Port of the Prometheus page; 0 takes a free one."""
     allowed_hosts: tuple[str, ...] | None = None
     """What the Host header may say beside loopback names and the address listened on, or, when that is all addresses, this
     machine's name. "*" allows any. Probes are answered whatever it says."""
     access_log: bool = False
     """One log line a request."""
-    deep_check_s: float = field(default=30.0, metadata={"low": 0, "high": 86_400})
+    deep_check_s: Annotated[float, Bounds(0, 86_400)] = 30.0
     """Seconds between two checks of each version with its golden examples on the live path. 0 never."""
-    memory_close_share: float = field(default=0.92, metadata={"low": 0.1, "high": 1})
+    memory_close_share: Annotated[float, Bounds(0.1, 1)] = 0.92
     """Share of the machine's memory in use from which on replies end their connections. 1 never."""
-    memory_refuse_share: float = field(default=0.95, metadata={"low": 0.1, "high": 1})
+    memory_refuse_share: Annotated[float, Bounds(0.1, 1)] = 0.95
     """Share of the machine's memory in use from which on new predictions are refused. 1 never."""
-    disk_reserve_mb: int = field(default=256, metadata={"low": 0, "high": 1 << 24})
+    disk_reserve_mb: Annotated[int, Bounds(0, 1 << 24)] = 256
     """Free space below which the disk counts as short: it is told, and records are dropped and counted. 0 never."""
-    drain_delay_s: float = field(default=0.0, metadata={"low": 0, "high": 600})
+    drain_delay_s: Annotated[float, Bounds(0, 600)] = 0.0
     """Seconds for which a worker that stops still takes connections after its probe has begun to say no: as long as those who
     route by the probe take to notice. 0 on one machine, some seconds behind a load balancer."""
-    worker_hang_s: float = field(default=15.0, metadata={"low": 2, "high": 3_600})
+    worker_hang_s: Annotated[float, Bounds(2, 3_600)] = 15.0
     """A worker that gives no sign of life for so many seconds is killed and started again."""
-    worker_memory_mb: int | None = field(default=None, metadata={"low": 64, "high": 1 << 24})
+    worker_memory_mb: Annotated[int, Bounds(64, 1 << 24)] | None = None
     """A worker that has grown beyond this is replaced, warm. None: an equal part of 60 % of the machine's memory, at least
     1 GiB."""
-    growth_mb: int = field(default=1_024, metadata={"low": 0, "high": 1 << 24})
+    growth_mb: Annotated[int, Bounds(0, 1 << 24)] = 1_024
     """A worker or runner process whose own memory has grown by more than this since its first minute is replaced, warm. 0: it may
     grow."""
-    crashes_to_quarantine: int = field(default=3, metadata={"low": 1, "high": 1_000})
+    crashes_to_quarantine: Annotated[int, Bounds(1, 1_000)] = 3
     """A version that crashes its process so often within ten minutes is kept out of service for an hour."""
-    cache_url: str | None = field(default=None, repr=False)
+    cache_url: Annotated[str, _checked_cache_url] | None = field(default=None, repr=False)
     """Redis server in which all workers and machines share the answers of endpoints that have a cache: redis://, rediss:// (TLS)
     or unix://. None: each worker has its own only."""
-    cache_wait_ms: float = field(default=20.0, metadata={"low": 1, "high": 1_000})
+    cache_wait_ms: Annotated[float, Bounds(1, 1_000)] = 20.0
     """Milliseconds that a request waits for that server at most."""
-    record_max_bytes: int = field(default=5 << 30, metadata={"low": 0, "high": 1 << 50})
+    record_max_bytes: Annotated[int, Bounds(0, 1 << 50)] = 5 << 30
     """Bytes that record files may take on disk; the oldest go first and are counted."""
 
 
@@ -134,20 +134,20 @@ class ControlSettings:
 
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: int = field(default=8081, metadata=_PORT)
+    port: Port = 8081
     """Port of the management API; 0 takes a free one."""
     database_url: str | None = field(default=None, repr=False)
     """SQLAlchemy address of the database. None: SQLite in the home folder."""
-    blob_folder: Path | None = None
+    blob_folder: Annotated[Path, Given(_path)] | None = None
     """Where packages and record files are kept. None: in the home folder."""
     allowed_hosts: tuple[str, ...] | None = None
     """What the Host header may say beside loopback names and the address listened on, or, when that is all addresses, this
     machine's name. "*" allows any. Probes are answered whatever it says."""
-    max_package_bytes: int = field(default=4 << 30, metadata={"low": 1, "high": 1 << 50})
+    max_package_bytes: Annotated[int, Bounds(1, 1 << 50)] = 4 << 30
     """Largest package that may be pushed, in bytes."""
-    feedback_max_rows: int = field(default=5_000_000, metadata={"low": 0, "high": 1 << 40})
+    feedback_max_rows: Annotated[int, Bounds(0, 1 << 40)] = 5_000_000
     """Rows of feedback that are kept. Beyond it whole rollouts go, those that ended longest ago first, and take no more."""
-    webhook_networks: tuple[str, ...] = ()
+    webhook_networks: Annotated[tuple[str, ...], _checked_networks] = ()
     """Networks, like 127.0.0.0/8 or 10.1.0.0/16, that webhooks may call although they are not public, and by http too."""
 
 
@@ -155,7 +155,7 @@ class ControlSettings:
 class LogSettings:
     """Logs of all processes, JSON lines on standard error."""
 
-    level: Level = "info"
+    level: Annotated[Level, Given(_lowered)] = "info"
     """Least level that is written: debug, info, warning or error."""
 
 
@@ -193,9 +193,8 @@ GROUPS: Mapping[str, type[Any]] = {
     "log": LogSettings,
 }
 SECRET = frozenset({"client.key", "control.database_url", "gateway.cache_url"})
-_SHORT = frozenset(
-    {"general", "client"}
-)  # these groups' variables carry no group name: ROADWORTHY_HOME, ROADWORTHY_KEY
+_SHORT = frozenset({"general", "client"})
+"""Groups whose variables carry no group name: ROADWORTHY_HOME, ROADWORTHY_KEY."""
 _ALSO_KNOWN = frozenset({"ROADWORTHY_CONFIG"})
 
 
@@ -205,20 +204,9 @@ def variable(group: str, name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _Setting:
     value: object
     origin: str
-
-
-@dataclass(slots=True)
-class _Reading:
-    """What was found so far, strongest last, and all that is wrong with it."""
-
-    given: dict[str, _Given] = field(default_factory=dict)
-    faults: list[dict[str, str]] = field(default_factory=list)
-
-    def fault(self, setting: str, origin: str, problem: str) -> None:
-        self.faults.append({"setting": setting, "origin": origin, "problem": problem})
 
 
 def load_settings(
@@ -238,30 +226,28 @@ def load_settings(
         SettingsError: code "settings-invalid"; facts["faults"] names every fault with its setting, origin and problem.
     """
     variables = os.environ if environment is None else environment
-    reading = _Reading()
-    unknown = _read_environment(reading, variables)
-    for name, value in (flags or {}).items():
+    names = {variable(group, entry.name): f"{group}.{entry.name}" for group, entry in _entries()}
+    given = {setting: _Setting(variables[name], name) for name, setting in names.items() if name in variables}
+    for setting, value in (flags or {}).items():
         if value is not None:
-            reading.given[name] = _Given(value, f"--{name.partition('.')[2].replace('_', '-')}")
-    strongest = dict(reading.given)
-    file = _read_file(reading, variables, folder or Path())
-    reading.given.update(strongest)
-    built = {group: _build(group, kind, reading) for group, kind in GROUPS.items()}
-    if reading.faults:
-        raise _invalid(reading.faults)
-    settings = Settings(
-        **built, origins={name: given.origin for name, given in reading.given.items()}, unknown=unknown, file=file
+            given[setting] = _Setting(value, f"--{setting.partition('.')[2].replace('_', '-')}")
+    reader = Reader(texts=True)
+    file = _file(given.get("general.home"), variables, folder or Path())
+    if file is not None:
+        given = {**_from_file(file, reader), **given}
+    groups = {group: kind(**reader.table(kind, _of_group(given, group), group)) for group, kind in GROUPS.items()}
+    if reader.faults:
+        raise _invalid(reader.faults, given, str(file))
+    groups["general"] = dataclasses.replace(groups["general"], home=_home(groups["general"].home))
+    ours = {name for name in variables if name.startswith("ROADWORTHY_")}
+    return _with_context(
+        Settings(
+            **groups,
+            origins={setting: each.origin for setting, each in given.items()},
+            unknown=tuple(sorted(ours - names.keys() - _ALSO_KNOWN)),
+            file=file,
+        )
     )
-    return _with_context(settings)
-
-
-def _read_environment(reading: _Reading, variables: Mapping[str, str]) -> tuple[str, ...]:
-    known = {variable(group, entry.name): f"{group}.{entry.name}" for group, entry in _entries()}
-    for name, setting in known.items():
-        if name in variables:
-            reading.given[setting] = _Given(variables[name], name)
-    strange = (name for name in variables if name.startswith("ROADWORTHY_") and name not in known)
-    return tuple(sorted(set(strange) - _ALSO_KNOWN))
 
 
 def _entries() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
@@ -270,34 +256,35 @@ def _entries() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
             yield group, entry
 
 
-def _read_file(reading: _Reading, variables: Mapping[str, str], folder: Path) -> Path | None:
-    path = _file(reading, variables, folder)
-    if path is None:
-        return None
+def _of_group(given: Mapping[str, _Setting], group: str) -> dict[str, object]:
+    return {
+        setting.removeprefix(f"{group}."): each.value
+        for setting, each in given.items()
+        if setting.startswith(f"{group}.")
+    }
+
+
+def _from_file(path: Path, reader: Reader) -> dict[str, _Setting]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        reading.fault(FILE_NAME, str(path), f"cannot be read: {error}")
-        return path
+        reader.fault(FILE_NAME, f"cannot be read: {error}")
+        return {}
+    given = {}
     for group, table in document.items():
-        if group not in GROUPS or not isinstance(table, dict):
-            reading.fault(group, str(path), f"is no group; the groups are {', '.join(GROUPS)}")
-            continue
-        names = [entry.name for entry in dataclasses.fields(GROUPS[group])]
-        for name, value in table.items():
-            if name in names:
-                reading.given[f"{group}.{name}"] = _Given(value, str(path))
-            else:
-                near = difflib.get_close_matches(name, names, n=1)
-                reading.fault(f"{group}.{name}", str(path), "is unknown" + (f"; meant {near[0]}?" if near else ""))
-    return path
+        if group not in GROUPS:
+            reader.unknown(group, "group", group, tuple(GROUPS))
+        elif not isinstance(table, dict):
+            reader.fault(group, "expected a group of settings")
+        else:
+            given |= {f"{group}.{name}": _Setting(value, str(path)) for name, value in table.items()}
+    return given
 
 
-def _file(reading: _Reading, variables: Mapping[str, str], folder: Path) -> Path | None:
+def _file(home: _Setting | None, variables: Mapping[str, str], folder: Path) -> Path | None:
     named = variables.get("ROADWORTHY_CONFIG")
     if named is not None:
         return Path(named)
-    home = reading.given.get("general.home")
     base = Path(str(home.value)) if home is not None else GeneralSettings().home
     return next((path for path in (folder / FILE_NAME, _home(base) / FILE_NAME) if path.is_file()), None)
 
@@ -310,45 +297,22 @@ def _home(path: Path) -> Path:
         return path
 
 
-def _build(group: str, kind: type[Any], reading: _Reading) -> Any:
-    values: dict[str, object] = {}
-    for entry in dataclasses.fields(kind):
-        given = reading.given.get(f"{group}.{entry.name}")
-        if given is None:
-            continue
-        try:
-            values[entry.name] = _checked(entry, given.value)
-        except (TypeError, ValueError, RoadworthyError) as error:
-            reading.fault(f"{group}.{entry.name}", given.origin, str(error))
-    built = kind(**values)
-    return dataclasses.replace(built, home=_home(built.home)) if group == "general" else built
-
-
-def _checked(entry: dataclasses.Field[Any], value: object) -> object:
-    kind = str(entry.type).removesuffix(" | None")
-    parsed = _PARSERS[kind](value)
-    low, high = entry.metadata.get("low"), entry.metadata.get("high")
-    if low is not None and high is not None and not low <= cast("float", parsed) <= high:
-        raise ValueError(f"must lie between {low} and {high}")
-    if entry.name in ("control_url", "gateway_url"):
-        return _checked_url(str(parsed))
-    if entry.name == "webhook_networks":
-        return tuple(str(ip_network(text)) for text in cast("tuple[str, ...]", parsed))
-    if entry.name == "grants":
-        return parse_grants(cast("tuple[str, ...]", parsed))
-    if entry.name == "cache_url":
-        return _checked_cache_url(str(parsed))
-    return check_name(str(parsed), "gateway name") if entry.name == "name" else parsed
-
-
 def _checked_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
     return text.rstrip("/")
 
 
+def _checked_gateway_name(text: str) -> str:
+    return check_name(text, "gateway name")
+
+
+def _checked_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(ip_network(text)) for text in networks)
+
+
 def _checked_cache_url(text: str) -> str:
-    """As given. What is wrong is told without any part of it: it may hold a password."""
+    """`text` as given. The fault repeats no part of it, because it may hold a password."""
     try:
         parts = urlsplit(text)
         known = all(name == "db" or name.startswith("ssl_") for name, _ in parse_qsl(parts.query, strict_parsing=True))
@@ -357,90 +321,37 @@ def _checked_cache_url(text: str) -> str:
             fits = bool(parts.hostname) and parts.port != 0 and (not database or database.isdecimal())
         else:
             fits = parts.scheme == "unix" and bool(database)
-    except ValueError:  # a port that is none, a query that is none
+    except ValueError:  # an invalid port or query
         known = fits = False
     if not fits or not known:
         raise ValueError(
             "must be redis://[user:password@]host[:port][/database], the same with rediss://, or unix://path, "
-            "with what is special in a password percent-encoded, and no options but ?db= and ?ssl_…="
+            "with special characters of a password percent-encoded, and no options but ?db= and ?ssl_…="
         )
     return text
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be a text that is not empty")
-    return value.strip()
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise TypeError("must be a whole number")
-    try:
-        return int(value)
-    except ValueError:
-        raise ValueError("must be a whole number") from None
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError("must be a number")
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError("must be a number") from None
-
-
-def _switch(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    try:
-        return known[str(value).strip().lower()]
-    except KeyError:
-        raise ValueError("must be true or false") from None
-
-
-def _list(value: object) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)):
-        raise TypeError("must be a list of texts")
-    return tuple(_text(part) for part in parts)
-
-
-def _level(value: object) -> str:
-    if str(value).lower() not in ("debug", "info", "warning", "error"):
-        raise ValueError("must be debug, info, warning or error")
+def _lowered(value: object) -> str:
     return str(value).lower()
 
 
-def _confinement(value: object) -> str:
-    if value not in ("required", "best-effort"):
-        raise ValueError("must be required or best-effort")
-    return str(value)
-
-
 def _path(value: object) -> Path:
+    text = str(value).strip()
+    if not text:
+        raise ValueError("must not be empty")
     try:
-        return Path(_text(str(value))).expanduser()
+        return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError("begins with ~, and the system knows no such home folder; write the whole path") from None
+        raise ValueError("begins with ~, but the system knows no such home folder; write the whole path") from None
 
 
-_PARSERS: Mapping[str, Callable[[object], object]] = {
-    "str": _text,
-    "int": _whole,
-    "float": _number,
-    "bool": _switch,
-    "Path": _path,
-    "Level": _level,
-    "Confinement": _confinement,
-    "tuple[str, ...]": _list,
-}
-
-
-def _invalid(faults: list[dict[str, str]]) -> SettingsError:
-    lines = "; ".join(f"{fault['setting']} ({fault['origin']}) {fault['problem']}" for fault in faults)
+def _invalid(found: Sequence[Fault], given: Mapping[str, _Setting], file: str) -> SettingsError:
+    faults = []
+    for fault in found:
+        setting = fault.path.partition("[")[0]
+        origin = given[setting].origin if setting in given else file
+        faults.append({"setting": setting, "origin": origin, "problem": fault.problem})
+    lines = "; ".join(f"{fault['setting']} ({fault['origin']}): {fault['problem']}" for fault in faults)
     count = "one setting is wrong" if len(faults) == 1 else f"{len(faults)} settings are wrong"
     return SettingsError(f"{count}: {lines}", hint="see docs/settings.md", facts={"faults": faults})
 

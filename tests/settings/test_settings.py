@@ -67,7 +67,7 @@ def test_all_faults_are_told_at_once(home: Path) -> None:
         "gateway.prot", "gateway.allowed_hosts", "nonsense", "log.level", "gateway.workers", "control.port", "client.control_url"
     }  # fmt: skip
     assert set(faults) == expected
-    assert faults["gateway.prot"]["problem"] == "is unknown; meant port?"
+    assert faults["gateway.prot"]["problem"] == "unknown key; did you mean port?"
     assert faults["control.port"]["origin"] == "ROADWORTHY_CONTROL_PORT"
     assert all(name in caught.value.message for name in expected)
 
@@ -79,7 +79,7 @@ def test_grants_are_checked_and_have_one_form(home: Path) -> None:
     assert settings.general.grants == ("read:/data", "read:/data, more", "tcp:5432")
     assert settings.file == home / "roadworthy.toml"
     assert read(home, ROADWORTHY_GRANTS="network,device:nvidia").general.grants == ("device:nvidia", "network")
-    with pytest.raises(SettingsError, match=r"general\.grants \(ROADWORTHY_GRANTS\) a grant has the form read:/path"):
+    with pytest.raises(SettingsError, match=r"general\.grants \(ROADWORTHY_GRANTS\): a grant has the form read:/path"):
         read(home, ROADWORTHY_GRANTS="read:data")
 
 

@@ -184,8 +184,8 @@ class Reader:
         return tuple(item for item in found if item is not INVALID)
 
     def _scalar(self, kind: Any, value: object) -> object:
-        if self.texts and isinstance(value, str):
-            return _from_text(kind, value.strip())
+        if self.texts and (isinstance(value, str) or kind is bool):  # 1 is true in a file too
+            return _from_text(kind, str(value).strip())
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             try:
                 return float(value)
