@@ -270,7 +270,7 @@ def _from_file(path: Path, reader: Reader) -> dict[str, _Setting]:
     except (OSError, ValueError) as error:
         reader.fault(FILE_NAME, f"cannot be read: {error}")
         return {}
-    given = {}
+    given: dict[str, _Setting] = {}
     for group, table in document.items():
         if group not in GROUPS:
             reader.unknown(group, "group", group, tuple(GROUPS))

@@ -22,6 +22,7 @@ from roadworthy.foundation.documents import (
     Reader,
     invalid_request,
     listed,
+    plain,
 )
 
 ANY = st.recursive(
@@ -201,6 +202,14 @@ def test_texts_are_converted_and_not_repeated() -> None:
         "level": "expected low or high",
         "text": "must not be empty",
     }
+
+
+def test_plain_values_are_read_back() -> None:
+    """By the document's keys, at any depth."""
+    whole = Whole(flag=True, entries=(Entry(7),), options={"a": [1]})
+    document = plain(whole)
+    assert document["entries"] == [{"size": 7}]
+    assert Whole(**Reader().table(Whole, document)) == whole
 
 
 def test_an_error_lists_some_faults_in_words_and_all_as_facts() -> None:

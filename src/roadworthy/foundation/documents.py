@@ -94,6 +94,17 @@ def invalid_request(what: str, faults: Sequence[Fault], *, code: str, hint: str)
     return InvalidRequest(f"{what}: {listed(faults)}", code=code, hint=hint, facts={"problems": problems})
 
 
+def plain(value: Any) -> Any:
+    """A declared value as JSON values that `Reader.table` reads back: a dataclass, an object with `to_document`, or a tuple of them."""
+    if hasattr(value, "to_document"):
+        return value.to_document()
+    if is_dataclass(value):
+        return {key: plain(getattr(value, entry.name)) for key, entry in _fields(type(value)).items()}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
 @dataclass(slots=True)
 class Reader:
     """Collects the faults of one document while its parts are read.

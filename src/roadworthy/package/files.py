@@ -11,10 +11,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Annotated, BinaryIO, Protocol
 
 from roadworthy.foundation.canonical import digest_file
+from roadworthy.foundation.documents import Bounds, Key
 from roadworthy.foundation.errors import PackageInvalid
+from roadworthy.foundation.references import check_digest
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.-]{0,119}", re.ASCII)
 _MAX_PATH_CHARACTERS = 400
@@ -27,9 +29,9 @@ DO_NOT_USE = "do not use this package; ask its sender where it came from"
 class FileEntry:
     """A file of the package: path with forward slashes, `sha256:…` of its bytes, and its size in bytes."""
 
-    path: str
-    sha256: str
-    size_bytes: int
+    path: Annotated[str, check_member]
+    sha256: Annotated[str, check_digest]
+    size_bytes: Annotated[int, Key("size"), Bounds(0)]
 
 
 class Files(Protocol):

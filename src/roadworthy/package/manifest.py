@@ -1,21 +1,23 @@
-"""What a package is, as one canonical document. Its SHA-256 is the package's digest.
+"""The manifest of a package: one canonical document whose SHA-256 is the package's digest.
 
-Written by `pack.py`, read by `archive.py`; everything else about a package hangs on it. FORMAT is one integer. To change the
-format: raise FORMAT, keep the reader of the old number in _READERS, write the difference into docs/package-format.md, and keep
-a package of the old format in tests/formats.
+The classes declare the form, and `read_manifest` and `Manifest.to_document` follow them. FORMAT is one integer. To change the
+format: raise FORMAT, say in `to_document` and `_check_whole` what the old number may not hold, write the difference into
+docs/package-format.md, and keep a package of the old format in tests/formats.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
 from roadworthy.foundation.canonical import canonical_json, digest_bytes
+from roadworthy.foundation.documents import Given, Reader, listed, plain
 from roadworthy.foundation.errors import PackageInvalid, RoadworthyError
-from roadworthy.foundation.references import check_digest, check_name
+from roadworthy.foundation.references import check_name
 from roadworthy.package.files import FileEntry, check_member
 from roadworthy.schema.signature import USUAL, Container, Signature
 
@@ -24,7 +26,7 @@ FORMAT = 3
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 
-_RUNTIME_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+_ENTRY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _PYTHON = re.compile(r"3\.[0-9]{1,3}", re.ASCII)
 
 
@@ -49,7 +51,7 @@ class CodeEntry:
         requirements: names of the distributions that it imports; their versions are in Manifest.requirements.
     """
 
-    folder: str
+    folder: Annotated[str, check_member]
     options: Mapping[str, Any]
     requirements: tuple[str, ...]
 
@@ -65,8 +67,8 @@ class RuleEntry:
         requirements: names of the distributions that it imports; their versions are in Manifest.requirements.
     """
 
-    name: str
-    folder: str
+    name: Annotated[str, _check_entry_name]
+    folder: Annotated[str, check_member]
     options: Mapping[str, Any]
     requirements: tuple[str, ...]
 
@@ -86,9 +88,9 @@ class RuntimeEntry:
         requirements: names of the distributions that it needs; their versions are in Manifest.requirements.
     """
 
-    name: str
+    name: Annotated[str, _check_entry_name]
     framework: str
-    folder: str
+    folder: Annotated[str, check_member]
     options: Mapping[str, Any]
     trust: str
     carries_code: bool
@@ -105,8 +107,8 @@ class RuntimeEntry:
 class Tolerance:
     """How far floats may differ and still be equal, as exact text."""
 
-    relative: str = "1e-05"
-    absolute: str = "1e-06"
+    relative: Annotated[str, _check_tolerance] = "1e-05"
+    absolute: Annotated[str, _check_tolerance] = "1e-06"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,9 @@ class Manifest:
             of the training rows open, where 3 notes it (`Field.missing`, `Field.element`, `Signature.form`).
     """
 
-    name: str
-    python: str
-    signature: Signature
+    name: Annotated[str, check_name]
+    python: Annotated[str, _check_python]
+    signature: Annotated[Signature, Given(Signature.from_document)]
     files: tuple[FileEntry, ...]
     requirements: tuple[Requirement, ...]
     runtimes: tuple[RuntimeEntry, ...]
@@ -149,21 +151,9 @@ class Manifest:
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values without floats."""
-        code = self.preprocess
-        document: dict[str, Any] = {
-            "format": self.format,
-            "name": self.name,
-            "python": self.python,
-            "signature": self.signature.to_document(),
-            "files": [{"path": f.path, "sha256": f.sha256, "size": f.size_bytes} for f in self.files],
-            "requirements": [{"name": r.name, "version": r.version} for r in self.requirements],
-            "runtimes": [_runtime_document(entry) for entry in self.runtimes],
-            "preprocess": code
-            and {"folder": code.folder, "options": dict(code.options), "requirements": list(code.requirements)},
-            "tolerance": {"relative": self.tolerance.relative, "absolute": self.tolerance.absolute},
-        }
-        if self.format > 1:
-            document["rules"] = [_rule_document(rule) for rule in self.rules]
+        document = {each.name: plain(getattr(self, each.name)) for each in fields(self)}
+        if self.format == 1:
+            del document["rules"]
         return document
 
     def runtime(self, name: str) -> RuntimeEntry | None:
@@ -180,8 +170,8 @@ def read_manifest(data: bytes) -> Manifest:
     try:
         document = json.loads(data)
         number = document["format"]
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError("the format is an integer")
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError("expected the number of a format")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _invalid() from error
     if number > FORMAT:
@@ -191,55 +181,23 @@ def read_manifest(data: bytes) -> Manifest:
             hint="upgrade roadworthy here, or pack the model again with this release",
             facts={"format": number, "known": FORMAT},
         )
-    reader = _READERS.get(number)
-    if reader is None:
-        raise _invalid()
     try:
         if canonical_json(document) != data:
             raise ValueError("the manifest is not in canonical form")
-        return _exactly(reader(document), data)
+        return _read(document, data)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, RoadworthyError) as error:
         raise _invalid() from error
 
 
-def _exactly(manifest: Manifest, data: bytes) -> Manifest:
-    """Refuse what was read but would not be written: the digest of what is kept would not be that of the file."""
-    if manifest.encode() != data:
-        raise ValueError("the manifest says what its format does not know")
-    return manifest
-
-
-def _read_format_1(document: dict[str, Any]) -> Manifest:
-    return _read_whole(document, 1, ())
-
-
-def _read_format_2(document: dict[str, Any]) -> Manifest:
-    return _read_whole(document, 2, document["rules"])
-
-
-def _read_format_3(document: dict[str, Any]) -> Manifest:
-    return _read_whole(document, 3, document["rules"])
-
-
-def _read_whole(document: dict[str, Any], number: int, rules: Sequence[dict[str, Any]]) -> Manifest:
-    code = document["preprocess"]
-    tolerance = document["tolerance"]
-    manifest = Manifest(
-        name=check_name(_text(document["name"])),
-        python=_matching(_PYTHON, document["python"]),
-        signature=Signature.from_document(document["signature"]),
-        files=tuple(
-            FileEntry(check_member(_text(item["path"])), check_digest(_text(item["sha256"])), _size(item["size"]))
-            for item in document["files"]
-        ),
-        requirements=tuple(Requirement(_text(r["name"]), _text(r["version"])) for r in document["requirements"]),
-        runtimes=tuple(_read_runtime(item) for item in document["runtimes"]),
-        preprocess=None if code is None else _read_code(code),
-        tolerance=Tolerance(_float_text(tolerance["relative"]), _float_text(tolerance["absolute"])),
-        rules=tuple(_read_rule(item) for item in rules),
-        format=number,
-    )
+def _read(document: object, data: bytes) -> Manifest:
+    reader = Reader()
+    found = reader.table(Manifest, document)
+    if reader.faults:
+        raise ValueError(listed(reader.faults))
+    manifest = Manifest(**found)
     _check_whole(manifest)
+    if manifest.encode() != data:  # the digest of what is kept would differ from that of the file
+        raise ValueError("the manifest has a key that its format does not know, or lacks one")
     return manifest
 
 
@@ -273,83 +231,22 @@ def _notes_a_form(signature: Signature) -> bool:
     return noted or signature.form != USUAL or signature.container is Container.LISTS
 
 
-def _read_runtime(item: dict[str, Any]) -> RuntimeEntry:
-    return RuntimeEntry(
-        name=_matching(_RUNTIME_NAME, item["name"]),
-        framework=_text(item["framework"]),
-        folder=check_member(_text(item["folder"])),
-        options=dict(item["options"]),
-        trust=_text(item["trust"]),
-        carries_code=_flag(item["carries_code"]),
-        preprocess=_flag(item["preprocess"]),
-        requirements=tuple(_text(name) for name in item["requirements"]),
-    )
+def _check_entry_name(text: str) -> str:
+    if not _ENTRY_NAME.fullmatch(text):
+        raise ValueError("expected a name of at most 64 of a-z, 0-9, '.', '_' and '-'")
+    return text
 
 
-def _read_rule(item: dict[str, Any]) -> RuleEntry:
-    code = _read_code(item)
-    return RuleEntry(_matching(_RUNTIME_NAME, item["name"]), code.folder, code.options, code.requirements)
+def _check_python(text: str) -> str:
+    if not _PYTHON.fullmatch(text):
+        raise ValueError("expected a minor version of Python 3, such as 3.11")
+    return text
 
 
-def _rule_document(rule: RuleEntry) -> dict[str, Any]:
-    return {
-        "name": rule.name,
-        "folder": rule.folder,
-        "options": dict(rule.options),
-        "requirements": list(rule.requirements),
-    }
-
-
-def _read_code(item: dict[str, Any]) -> CodeEntry:
-    return CodeEntry(
-        folder=check_member(_text(item["folder"])),
-        options=dict(item["options"]),
-        requirements=tuple(_text(name) for name in item["requirements"]),
-    )
-
-
-def _runtime_document(entry: RuntimeEntry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "framework": entry.framework,
-        "folder": entry.folder,
-        "options": dict(entry.options),
-        "trust": entry.trust,
-        "carries_code": entry.carries_code,
-        "preprocess": entry.preprocess,
-        "requirements": list(entry.requirements),
-    }
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("expected text")
-    return value
-
-
-def _matching(pattern: re.Pattern[str], value: object) -> str:
-    if not pattern.fullmatch(_text(value)):
-        raise ValueError("text of another form was expected")
-    return str(value)
-
-
-def _float_text(value: object) -> str:
-    number = float(_text(value))
-    if not 0 <= number < float("inf"):
-        raise ValueError("a tolerance is finite and not negative")
-    return str(value)
-
-
-def _size(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError("a size is a whole number of bytes")
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError("expected true or false")
-    return value
+def _check_tolerance(text: str) -> str:
+    if not 0 <= float(text) < math.inf:
+        raise ValueError("expected a finite number that is not negative, as text")
+    return text
 
 
 def _invalid() -> PackageInvalid:
@@ -358,10 +255,3 @@ def _invalid() -> PackageInvalid:
         code="manifest-invalid",
         hint="it was damaged on its way: fetch or pack it again",
     )
-
-
-_READERS: dict[int, Callable[[dict[str, Any]], Manifest]] = {
-    1: _read_format_1,
-    2: _read_format_2,
-    3: _read_format_3,
-}
