@@ -14,7 +14,9 @@ import pytest
 
 from roadworthy.cli.commands.policies import read_policy
 from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
-from roadworthy.control.resources.policies import CHOICES, RANGES, merged
+from roadworthy.control.resources.policies import merged
+from roadworthy.foundation.documents import Bounds, OneOf
+from tests.declarations import declared
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
 
@@ -42,16 +44,17 @@ def fields() -> dict[str, Any]:
 
 def test_every_policy_has_a_line_with_its_default_and_bounds() -> None:
     """And the page promises no other."""
-    lines = rows()
+    lines, bounds, choices = rows(), declared(Policy, Bounds), declared(Policy, OneOf)
     assert sorted(lines) == sorted(fields())
     for path, default in fields().items():
         cells = lines[path]
         if default is not msgspec.NODEFAULT:
             shown = "none" if default is None else default if isinstance(default, str) else json.dumps(default)
             assert cells[0] == shown.removesuffix(".0"), path
-        if path in RANGES:
-            assert [float(cell) for cell in cells[1:3]] == list(RANGES[path]), path
-        assert all(f"`{choice}`" in cells[-1] for choice in CHOICES.get(path, ())), path
+        if path in bounds:
+            assert [float(cell) for cell in cells[1:3]] == [bounds[path].low, bounds[path].high], path
+        if path in choices:
+            assert all(f"`{choice}`" in cells[-1] for choice in choices[path].known), path
 
 
 @pytest.mark.parametrize("language", ["toml", "json"])

@@ -1,14 +1,21 @@
-"""How an endpoint treats requests: a part of the snapshot, written by a person, checked by the control plane."""
+"""How an endpoint treats requests: a part of the snapshot, written by a person, checked by the control plane.
+
+Bounds and choices hold for what a person writes. A gateway reads any policy that its control plane has accepted.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from roadworthy.foundation.documents import Bounds, OneOf
 
 PLACES = ("auto", "inline", "process")
 FALLBACKS = ("version", "rule", "cached", "static")
 INTEGER_UNITS = ("s", "ms", "us", "ns")
+MOST_FALLBACKS = 8
+_DAY_S = 86_400
 
 
 class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,8 +26,8 @@ class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_wait_ms: how long the first of a run may wait for others; 0 adds no wait.
     """
 
-    max_rows: int | None = None
-    max_wait_ms: float = 0.0
+    max_rows: Annotated[int, Bounds(1, 10**6)] | None = None
+    max_wait_ms: Annotated[float, Bounds(0, 60_000)] = 0.0
 
 
 class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,11 +42,11 @@ class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         hang_s: a runner whose run lasts longer than this is ended; None for twice the endpoint's timeout, at least 10 s.
     """
 
-    where: str = "auto"
-    copies: int | None = None
-    threads: int | None = None
-    memory_mb: int | None = None
-    hang_s: float | None = None
+    where: Annotated[str, OneOf(PLACES)] = "auto"
+    copies: Annotated[int, Bounds(1, 256)] | None = None
+    threads: Annotated[int, Bounds(1, 1_024)] | None = None
+    memory_mb: Annotated[int, Bounds(1, 1 << 24)] | None = None
+    hang_s: Annotated[float, Bounds(0.1, _DAY_S)] | None = None
 
 
 class CachePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,9 +58,9 @@ class CachePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shared_between_callers: one entry for all keys instead of one a key.
     """
 
-    ttl_s: float = 60.0
-    max_entries: int = 10_000
-    max_bytes: int = 64 << 20
+    ttl_s: Annotated[float, Bounds(0.001, 366 * _DAY_S)] = 60.0
+    max_entries: Annotated[int, Bounds(1, 10**7)] = 10_000
+    max_bytes: Annotated[int, Bounds(1, 1 << 40)] = 64 << 20
     shared_between_callers: bool = False
 
 
@@ -68,13 +75,13 @@ class BreakerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         open_s: how long it stays open before probes. probes: successful ones that close it, one failure opens it again.
     """
 
-    window_s: float = 10.0
-    min_requests: int = 20
-    failure_rate: float = 0.5
-    slow_ms: float | None = None
-    slow_rate: float = 0.8
-    open_s: float = 5.0
-    probes: int = 3
+    window_s: Annotated[float, Bounds(1, 3_600)] = 10.0
+    min_requests: Annotated[int, Bounds(1, 10**9)] = 20
+    failure_rate: Annotated[float, Bounds(0.001, 1)] = 0.5
+    slow_ms: Annotated[float, Bounds(0.001, 1_000 * _DAY_S)] | None = None
+    slow_rate: Annotated[float, Bounds(0.001, 1)] = 0.8
+    open_s: Annotated[float, Bounds(0.1, _DAY_S)] = 5.0
+    probes: Annotated[int, Bounds(1, 1_000)] = 3
 
 
 class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,11 +97,11 @@ class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         value: one prediction, JSON, given for each row.
     """
 
-    kind: str
+    kind: Annotated[str, OneOf(FALLBACKS)]
     version: str | None = None
     digest: str | None = None
     rule: str | None = None
-    max_age_s: float = 3_600.0
+    max_age_s: Annotated[float, Bounds(0, 366 * _DAY_S)] = 3_600.0
     value: Any = None
 
 
@@ -105,7 +112,7 @@ class Timestamps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         integers: the unit of integers, one of INTEGER_UNITS; None refuses integers, since they do not tell their unit.
     """
 
-    integers: str | None = None
+    integers: Annotated[str, OneOf(INTEGER_UNITS)] | None = None
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -123,15 +130,15 @@ class Policy(msgspec.Struct, frozen=True):
         fallback: tried in this order; empty for a clear refusal.
     """
 
-    max_body_bytes: int = 16 << 20
-    max_rows: int = 10_000
-    extra: str = "refuse"
-    timeout_ms: int = 60_000
-    max_in_flight: int = 1_024
+    max_body_bytes: Annotated[int, Bounds(1, 1 << 40)] = 16 << 20
+    max_rows: Annotated[int, Bounds(1, 10**9)] = 10_000
+    extra: Annotated[str, OneOf(("refuse", "ignore"))] = "refuse"
+    timeout_ms: Annotated[int, Bounds(1, 1_000 * _DAY_S)] = 60_000
+    max_in_flight: Annotated[int, Bounds(1, 10**6)] = 1_024
     record: bool = True
     batching: Batching = Batching()
     placement: Placement = Placement()
     timestamps: Timestamps = Timestamps()
     cache: CachePolicy | None = None
     breaker: BreakerPolicy | None = None
-    fallback: tuple[Fallback, ...] = ()
+    fallback: Annotated[tuple[Fallback, ...], Bounds(0, MOST_FALLBACKS)] = ()

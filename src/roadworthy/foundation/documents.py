@@ -95,11 +95,11 @@ def invalid_request(what: str, faults: Sequence[Fault], *, code: str, hint: str)
 
 
 def plain(value: Any) -> Any:
-    """A declared value as JSON values that `Reader.table` reads back: a dataclass, an object with `to_document`, or a tuple of them."""
+    """A declared value as JSON values that `Reader.table` reads back: a dataclass, what has a `to_document`, a tuple of them."""
     if hasattr(value, "to_document"):
         return value.to_document()
     if is_dataclass(value):
-        return {key: plain(getattr(value, entry.name)) for key, entry in _fields(type(value)).items()}
+        return {key: plain(getattr(value, entry.name)) for key, entry in _fields(cast("Any", type(value))).items()}
     if isinstance(value, Mapping):
         return dict(value)
     return [plain(item) for item in value] if isinstance(value, tuple) else value
@@ -286,7 +286,7 @@ def _from_text(kind: Any, text: str) -> object:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1, 0.5)
+    near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
