@@ -96,7 +96,7 @@ def test_bad_input_is_one_clear_error(rollout: Callable[..., Any], fleet: Fleet,
     assert "\n  - the stable's run time is not measured yet" in refused
     wrong = rollout("start", "line", "line:2", "--guards", "eror", "--hold", "10x", "--steps", "200").stderr
     assert "error: the plan is not valid:\n  - hold: expected a time" in wrong
-    assert "\n  - guards.eror: there is no such signal; did you mean errors?" in wrong
+    assert "\n  - guards.eror: unknown signal; did you mean errors?" in wrong
     assert rollout("history", "lime").returncode == 3
     assert rollout("history", "line").stdout == "endpoint line never had a rollout\n"
     assert rollout("list").stdout == "no rollout is in progress\n"

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from roadworthy.control.resources import feedback
+from roadworthy.foundation.documents import Bounds
 from roadworthy.rollout.decide.state import INCONCLUSIVE
-from roadworthy.rollout.plan.parse import KEYS, RANGES, STRATEGIES, read_plan
+from roadworthy.rollout.plan.parse import DECLARED, STRATEGIES, _Guard, _Step, _Watch, read_plan
 from roadworthy.rollout.plan.signals import CATALOGUE, GUARD
 from roadworthy.settings import load_settings
+from tests.declarations import declared
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "rollouts.md").read_text()
@@ -40,9 +42,12 @@ def test_a_plan_of_every_strategy_is_shown() -> None:
 def test_every_number_has_a_line_with_its_bounds() -> None:
     """Those of the code; and every key of a plan is mentioned."""
     lines = {row[0].strip("`"): row for row in rows() if len(row) == 5}
-    for key, (low, high) in RANGES.items():
+    bounds = [item for kind in (*DECLARED.values(), _Step, _Guard, _Watch) for item in declared(kind, Bounds).items()]
+    for key in {key for key, _ in bounds} - {"steps"}:
+        low = min(each.low for name, each in bounds if name == key)
+        high = max(each.high for name, each in bounds if name == key)
         assert [float(cell) for cell in lines[key][2:4]] == [low, high], key
-    for key in {key for keys in KEYS.values() for key in keys}:
+    for key in {key for kind in DECLARED.values() for key in kind.__annotations__}:
         assert f"`{key}`" in PAGE or f"{key}:" in PAGE, key
 
 

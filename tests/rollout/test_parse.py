@@ -121,25 +121,25 @@ sticky: {cookie: a}
 deadline: 10m
 at_deadline: promote
 """)
-    assert found["step"].startswith("there is no such key; did you mean steps? Known are strategy, ")
-    assert found["steps[1]"] == "a share is from 0.01 to 100 %, not 150"
-    assert found["steps[2]"] == "each step must give the new version more than the one before it"
-    assert found["steps[3]"] == "expected a number, not 'much'"
-    assert found["hold"] == "expected a time such as 90s, 10m or 1h30m, not 'soon'"
-    assert found["alpha"] == "must be from 1e-06 to 0.2, not 3"
-    assert "did you mean limit?" in found["guards.errors.limt"]
-    assert found["guards.errors.ratio"] == "expected a number, not 'fast'"
+    assert found["step"] == "unknown key; did you mean steps?"
+    assert found["steps[1]"] == "must be from 0.01 to 100, got 150.0"
+    assert found["steps[2]"] == "each step must give the new version more than the previous one"
+    assert found["steps[3]"] == "expected a number, got text ('much')"
+    assert found["hold"] == "expected a time such as 90s, 10m or 1h30m, got 'soon'"
+    assert found["alpha"] == "must be from 1e-06 to 0.2, got 3.0"
+    assert found["guards.errors.limt"] == "unknown key; did you mean limit?"
+    assert found["guards.errors.ratio"] == "expected a number, got text ('fast')"
     assert (
-        "Known are errors, invalid_outputs, slow, guard_hits, feedback, disagreement, custom.NAME"
+        "unknown signal; known are errors, invalid_outputs, slow, guard_hits, feedback, disagreement, custom.NAME"
         in (found["guards.latency"])
     )
     assert "can only hold or alert" in found["guards.drift"]
-    assert "no step has any" in found["guards.disagreement"]
-    assert "Known are confidence, drift, resources, business" in found["watch.errors"]
-    assert "Known are hold, alert" in found["watch.drift"]
-    assert "did you mean" in found["sticky.cookie"] or "Known are field, header" in found["sticky.cookie"]
+    assert "in shadow steps only" in found["guards.disagreement"]
+    assert "known are confidence, drift, resources, business" in found["watch.errors"]
+    assert found["watch.drift"] == "expected hold or alert, got text ('sometimes')"
+    assert found["sticky.cookie"] == "unknown key; known are field, header"
     assert found["deadline"] == "the steps alone last 2400 s, so it must be longer"
-    assert "Known are rollback, hold" in found["at_deadline"]
+    assert found["at_deadline"] == "expected rollback or hold, got text ('promote')"
     assert len(found) == 16
 
 
@@ -150,28 +150,36 @@ at_deadline: promote
         ("[canary]", "", "a plan is a mapping"),
         ("strategy: cannary", "strategy", "did you mean canary?"),
         ("steps: [5]", "strategy", "is missing; known are canary, blue-green"),
-        ("strategy: blue-green\nsteps: [5]", "steps", "there is no such key"),
-        ("strategy: canary\nsteps: []", "steps", "expected a list"),
+        ("strategy: blue-green\nsteps: [5]", "steps", "unknown key"),
+        ("strategy: canary\nsteps: []", "steps", "must have from 1 to 50 items, got 0"),
+        ("strategy: canary\nsteps: 5", "steps", "expected a list"),
         ("strategy: canary\nsteps: [{share: 5, shadow: 5}]", "steps[0]", "either `share` or `shadow`"),
-        ("strategy: canary\nsteps: [0.001]", "steps[0]", "a share is from 0.01"),
+        ("strategy: canary\nsteps: [0.001]", "steps[0]", "must be from 0.01 to 100"),
         ("strategy: canary\nsteps: [5.123]", "steps[0]", "at most two decimals"),
         ("strategy: canary\nevidence: 1.5", "evidence", "expected a whole number"),
         ("strategy: canary\nguards: [errors, errors]", "guards.errors", "is listed twice"),
         ("strategy: canary\nguards: {errors: 3}", "guards.errors", "expected a mapping of its settings"),
         ("strategy: canary\nguards: 3", "guards", "expected a list of names"),
-        ("strategy: canary\nguards: [custom.Bad]", "guards.custom.Bad", "no such signal"),
+        ("strategy: canary\nguards: [custom.Bad]", "guards.custom.Bad", "unknown signal"),
         ("strategy: canary\nsteps: [{share: 5, approve: maybe}]", "steps[0].approve", "expected true or false"),
         ("strategy: ab\nmetrics: {revenue: {low: 5, high: 5}}", "metrics.revenue", "must be under"),
+        (
+            "strategy: shadow\nguards: {disagreement: {limit: }}",
+            "guards.disagreement.limit",
+            "expected a number, got null",
+        ),
+        ("strategy: canary\nsticky: {field: a, header: b}", "sticky", "expected `{field: NAME}`"),
+        ("strategy: canary\nsticky: user", "sticky", "expected an object"),
         ("strategy: ab\nshare: 100", "share", "0.01 to 99.99"),
-        ("strategy: canary\nsticky: {header: 'a b'}", "sticky.header", "no name of a header"),
+        ("strategy: canary\nsticky: {header: 'a b'}", "sticky.header", "expected the name of a header"),
         ("strategy: canary\nstrategy: ab", "", "the key strategy appears again in line 2"),
         ("strategy: &a canary\nsteps: *a", "", "has an anchor"),
         ("strategy: !!python/name:int canary", "", "a type that plans do not have"),
         ("a: " + "[" * 5_000, "", "nested more than"),
         ("strategy: [", "", "unreadable in line 1"),
         ("x" * 70_000, "", "at most 64 KiB"),
-        ("strategy: canary\ndeadline: 1:30", "deadline", "not '1:30'"),
-        ("strategy: canary\nalpha: " + "9" * 400, "alpha", "expected a number"),
+        ("strategy: canary\ndeadline: 1:30", "deadline", "got '1:30'"),
+        ("strategy: canary\nalpha: " + "9" * 400, "alpha", "expected a number, got one that is too large"),
         ("strategy: canary\nhold: .inf", "hold", "expected a time"),
     ],
 )
@@ -317,10 +325,10 @@ watch:
   confidence: {tolerance: much, on_alarm: hide}
   business: {tolerance: 0.1, on_alrm: hold}
 """)
-    assert found["watch.drift.tolerance"] == "is a part, under 1"
-    assert found["watch.resources.tolerance"] == "is how many times the stable's, 1 or more"
-    assert found["watch.confidence.tolerance"] == "expected a number, not 'much'"
-    assert found["watch.confidence"].startswith("there is no such choice")
-    assert found["watch.business.tolerance"].startswith("nothing is tolerated here")
-    assert found["watch.business.on_alrm"].startswith("there is no such key; did you mean on_alarm?")
-    assert found["watch.business"] == "needs `metrics`, which say what values it watches"
+    assert found["watch.drift.tolerance"] == "expected a part, under 1, got 2"
+    assert found["watch.resources.tolerance"] == "expected a multiple of the stable's, 1 or more, got 0.5"
+    assert found["watch.confidence.tolerance"] == "expected a number, got text ('much')"
+    assert found["watch.confidence.on_alarm"] == "expected hold or alert, got text ('hide')"
+    assert found["watch.business.tolerance"].startswith("not possible here")
+    assert found["watch.business.on_alrm"] == "unknown key; did you mean on_alarm?"
+    assert found["watch.business"] == "needs `metrics`, which name the values to watch"

@@ -87,7 +87,7 @@ def _of_kind(number: int, step: object) -> Iterator[Fault]:
         if not own and step.get(field.name, field.default) != field.default:
             yield Fault(f"{path}.{field.name}", f"a fallback of kind {kind} does not take it")
     if step.get("digest") is not None:
-        yield Fault(f"{path}.digest", "is found by the control context; give a version instead")
+        yield Fault(f"{path}.digest", "is found by the control plane; give a version instead")
     if kind in ("rule", "static") and step.get(_OF_KIND[kind]) is None:
         yield Fault(f"{path}.{_OF_KIND[kind]}", "is missing")
 
