@@ -107,7 +107,7 @@ def test_g13_probes_answer_whatever_the_host(control: Any) -> None:
             for host in ("10.1.2.3:8081", "evil.example", "a_b", ""):
                 assert nobody.get(path, headers={"Host": host}).status_code == 200, (path, host)
         refused = nobody.get("/docs", headers={"Host": "evil.example"}).json()
-    assert refused["code"] == "unknown-host"
+    assert refused["code"] == "host-not-allowed"
     assert "control.allowed_hosts" in refused["hint"]
     assert "ROADWORTHY_CONTROL_ALLOWED_HOSTS" in refused["hint"]
 

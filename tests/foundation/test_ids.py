@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import time
 
-from roadworthy.foundation.ids import PredictionIds, random_id
+import pytest
+
+from roadworthy.foundation.ids import PredictionIds, random_id, request_id
 
 
 def test_ids_are_unique_and_grow() -> None:
@@ -33,3 +35,15 @@ def test_random_ids_carry_their_prefix() -> None:
     one, other = random_id("gateway"), random_id("gateway")
     assert one != other
     assert re.fullmatch("gateway-[0-9a-f]{16}", one)
+
+
+@pytest.mark.parametrize("asked", [b"mine-1", b"a" * 128, b"0af7651916cd43dd/00:1", b"user@host=+~._-"])
+def test_a_safe_request_id_is_kept(asked: bytes) -> None:
+    """Ids of usual tracers and proxies are."""
+    assert request_id(asked) == asked.decode()
+
+
+@pytest.mark.parametrize("asked", [None, b"", b"a" * 129, b"a b", b"a\n", b'"', b"\xc3\xa9", b"<x>"])
+def test_an_unsafe_request_id_is_refused(asked: bytes | None) -> None:
+    """It is repeated in headers, logs and records."""
+    assert request_id(asked) is None

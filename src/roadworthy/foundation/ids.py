@@ -1,10 +1,13 @@
-"""Ids; those of predictions need no system call in the hot path."""
+"""Ids: of predictions, made without a system call in the hot path; of rarely made things; of requests, as callers give them."""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 
 
 class PredictionIds:
@@ -29,6 +32,11 @@ class PredictionIds:
             self._stamp_text = f"{stamp:012x}{self._prefix}"
         self._counter += 1
         return f"{self._stamp_text}{self._counter:010x}"
+
+
+def request_id(asked: bytes | None) -> str | None:
+    """The caller's X-Request-Id, or None when it is missing or not safe to repeat: 1 to 128 letters, digits and ._~:/+=@-."""
+    return None if asked is None or not _REQUEST_ID.fullmatch(asked) else asked.decode("ascii")
 
 
 def random_id(prefix: str) -> str:

@@ -15,7 +15,7 @@ from roadworthy.control.http import page
 from roadworthy.control.http.problems import problem
 from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
 from roadworthy.foundation.errors import BodyTooLarge, Forbidden, InvalidRequest, RoadworthyError, Unauthenticated
-from roadworthy.foundation.ids import random_id
+from roadworthy.foundation.ids import random_id, request_id
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,7 +32,6 @@ _UPLOADS = re.compile(r"/api/v1/packages|/internal/v1/(telemetry|records/.+)")
 MOST_BODY_BYTES = 1 << 20
 """Largest body of a request to any other path. Its JSON is read as a whole and takes many times as much memory."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
 _log = structlog.get_logger()
 
@@ -53,11 +52,10 @@ class AuthMiddleware:
                 await self._app(scope, receive, send)
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        asked = headers.get(b"x-request-id", "")
-        request_id = asked if _REQUEST_ID.fullmatch(asked) else random_id("req")
+        own = request_id(headers.get(b"x-request-id", "").encode("latin-1")) or random_id("req")
         state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-        reply = _Reply(send, request_id)
+        state["request_id"] = own
+        reply = _Reply(send, own)
         try:
             if scope["path"] not in PROBES:
                 self._check_host(headers.get(b"host", ""))
@@ -69,7 +67,7 @@ class AuthMiddleware:
                 receive = _Body(receive, headers.get(b"content-length", "0"))
             await self._app(scope, receive, reply)
         except RoadworthyError as error:
-            await problem(error, request_id)(scope, receive, reply)
+            await problem(error, own)(scope, receive, reply)
         except Exception:
             # The application has answered and logged it, and raises it again for the server to print.
             if not reply.status:
@@ -82,7 +80,7 @@ class AuthMiddleware:
         if match is None or not (self._any_host or match[1].lower() in self._hosts):
             raise InvalidRequest(
                 "the Host header does not name this server",
-                code="unknown-host",
+                code="host-not-allowed",
                 hint="use one of this server's names, or add this one to the setting control.allowed_hosts "
                 "(ROADWORTHY_CONTROL_ALLOWED_HOSTS in the environment)",
             )

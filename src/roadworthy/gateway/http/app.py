@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from roadworthy.foundation.errors import RoadworthyError
-from roadworthy.foundation.ids import PredictionIds
-from roadworthy.gateway.http.header_checks import HeaderChecks, request_id
+from roadworthy.foundation.ids import PredictionIds, request_id
+from roadworthy.gateway.http.header_checks import HeaderChecks
 from roadworthy.gateway.http.health import PROBES
 from roadworthy.gateway.http.messages import Handler, Message, Receive, Reply, Request, Send, endpoint_not_ready
 from roadworthy.gateway.http.problems import as_error, method_not_allowed, problem
@@ -54,7 +54,7 @@ class App:
         request = Request(scope["method"], scope["raw_path"], headers, self._next_id(), time.monotonic())
         try:
             self._checks.check(scope["headers"], headers, any_host=request.path in PROBES)
-            request.id = request_id(headers, request.id)
+            request.id = request_id(headers.get(b"x-request-id")) or request.id
             reply = await self._dispatch(request, receive)
         except Exception as error:  # noqa: BLE001 - the outermost edge: the connection always gets an answer
             reply = self._refuse(request, error)

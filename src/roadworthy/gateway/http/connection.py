@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from roadworthy.codecs.codec import too_large
 from roadworthy.codecs.reading.bodies import BodyBuffer
 from roadworthy.foundation.errors import InvalidRequest, RequestTimeout, RoadworthyError
+from roadworthy.foundation.ids import request_id
 from roadworthy.foundation.sockets import is_reset
 from roadworthy.gateway.http.head_cache import CachedHead, HeadCache, HeadLookup
 from roadworthy.gateway.http.header_checks import (
@@ -38,7 +39,6 @@ from roadworthy.gateway.http.header_checks import (
     ambiguous,
     not_http,
     other_version,
-    request_id,
     too_long_url,
     too_many_headers,
     too_slow,
@@ -410,7 +410,8 @@ class Connection(HttpToolsProtocol):
 
     def _begin_prediction(self, predict: Predict, headers: dict[bytes, bytes]) -> None:
         own = self._context.next_id()
-        call = self._call = HttpPrediction(predict, self, headers, (own, request_id(headers, own)))
+        ids = own, request_id(headers.get(b"x-request-id")) or own
+        call = self._call = HttpPrediction(predict, self, headers, ids)
         length = headers.get(b"content-length")
         self._body = BodyBuffer(predict.max_body_bytes if length is None else min(int(length), predict.max_body_bytes))
         if not self.parser.should_keep_alive():

@@ -1,4 +1,4 @@
-"""Checks for the head of every request, whatever its path: a known host, no repeated headers, a safe request id."""
+"""Checks for the head of every request, whatever its path: a known host and no repeated headers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ _SINGLE = (
     b"request-timeout-ms",
     b"x-request-id",
 )
-_SAFE_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 _MOST_HOSTS = 256
 # Some servers and proxies read an underscore as a hyphen; requests are smuggled by two readings of where a body ends.
@@ -97,12 +96,6 @@ class HeaderChecks:
             )
         if len(self._good_hosts) < _MOST_HOSTS:
             self._good_hosts.add(host)
-
-
-def request_id(unique: dict[bytes, bytes], own: str) -> str:
-    """The caller's X-Request-Id if it is safe to repeat, else `own`."""
-    asked = unique.get(b"x-request-id")
-    return own if asked is None or not _SAFE_ID.fullmatch(asked) else asked.decode("ascii")
 
 
 class Unreadable(Exception):
