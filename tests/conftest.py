@@ -21,6 +21,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 
+from roadworthy.cli.plans import worker_options
 from roadworthy.contract.local import HELLO, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.record import PredictionRecord
@@ -31,6 +32,7 @@ from roadworthy.foundation.slab import create_slab
 from roadworthy.foundation.sockets import listen
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
+from tests.defaults import default_settings
 from tests.records import unpack
 from tests.waiting import DEADLINE_S, eventually
 from tests.warm import WarmProcess, nursery
@@ -95,7 +97,8 @@ class RunningWorker:
         listener = listen("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         document = {
-            "folder": str(folder), "fd": listener.fileno(), "slot": 0, "slab": str(folder / "run" / "slab"), **options
+            **worker_options(default_settings()),
+            "folder": str(folder), "fd": listener.fileno(), "slot": 0, "slab": str(folder / "run" / "slab"), **options,
         }  # fmt: skip
         command = options.pop("command", None) or [str(PLANTED_WORKER)]
         document.pop("command", None)

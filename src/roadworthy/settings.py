@@ -185,6 +185,9 @@ class Settings:
                 yield f"{group}.{entry.name}", getattr(getattr(self, group), entry.name)
 
 
+GATEWAY_URL = f"http://127.0.0.1:{GatewaySettings().port}"
+CONTROL_URL = f"http://127.0.0.1:{ControlSettings().port}"
+"""Where commands and clients look when no setting and no `roadworthy up` named an address."""
 GROUPS: Mapping[str, type[Any]] = {
     "general": GeneralSettings,
     "client": ClientSettings,

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from roadworthy.cli.plans import agent_options
 from roadworthy.contract.local import HELLO, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.snapshot import PackageEntry, Snapshot, decode_snapshot, encode_snapshot
@@ -24,6 +25,7 @@ from roadworthy.contract.telemetry import Telemetry, WorkerReport, decode_teleme
 from roadworthy.foundation.frames import encode_frame
 from roadworthy.foundation.slab import create_slab
 from roadworthy.foundation.sockets import listen, unix_address
+from tests.defaults import default_settings
 from tests.records import pack
 from tests.waiting import DEADLINE_S, eventually
 from tests.warm import nursery
@@ -192,7 +194,7 @@ class RunningAgent:
         listener = listen("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         whole = {
-            "gateway": "local", "folder": str(folder), "slab": str(self.slab), "metrics_host": "127.0.0.1",
+            **agent_options(default_settings()), "gateway": "local", "folder": str(folder), "slab": str(self.slab),
             "metrics_fd": listener.fileno(), **document,
         }  # fmt: skip
         command = ["-m", "roadworthy.agent"]

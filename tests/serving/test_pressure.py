@@ -73,12 +73,15 @@ def test_this_machine_can_be_measured(tmp_path: Path) -> None:
     assert reading.disk_free_bytes == pytest.approx(free_bytes(tmp_path), rel=0.1)
 
 
+LIMITS = Limits(close_at=0.92, refuse_at=0.95, disk_reserve_bytes=256 << 20)
+
+
 class Planted:
     """Pressure with readings set by the test."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits = LIMITS) -> None:
         self.reading = Reading(0.0, 1 << 40)
-        self.pressure = Pressure(limits or Limits(), lambda: self.reading)
+        self.pressure = Pressure(limits, lambda: self.reading)
 
     def at(self, memory: float | None, free: int | None = 1 << 40) -> tuple[bool, bool, tuple[str, ...]]:
         """Close, refuse and warnings after a look."""
@@ -116,12 +119,12 @@ def test_b8_the_refusal_says_when_to_try_again() -> None:
 
 def test_limits_of_one_switch_it_off() -> None:
     """Whatever the memory."""
-    assert Planted(Limits(1.0, 1.0)).at(1.0) == (False, False, ())
+    assert Planted(Limits(1.0, 1.0, 0)).at(1.0) == (False, False, ())
 
 
 def test_a_nearly_full_disk_is_only_a_warning() -> None:
     """Serving needs no disk."""
-    planted = Planted(Limits(disk_reserve_bytes=1_000))
+    planted = Planted(Limits(0.92, 0.95, disk_reserve_bytes=1_000))
     assert planted.at(0.1, 999) == (False, False, ("disk-low",))
     assert planted.at(0.1, 1_000) == (False, False, ())
     assert planted.at(0.1, None) == (False, False, ())

@@ -64,8 +64,8 @@ LAST_ATTEMPT_S = 2.0
 _log = structlog.get_logger(__name__)
 
 
-class StartDocument(msgspec.Struct, frozen=True):
-    """The agent's start document.
+class StartDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's start document. Fields that settings decide have their defaults in `settings.py`.
 
     Attributes:
         gateway: the instance's name; the control plane calls the gateway `<key's name>/<instance>`.
@@ -90,17 +90,17 @@ class StartDocument(msgspec.Struct, frozen=True):
     control_url: str | None = None
     key: str | None = None
     metrics_fd: int | None = None
-    metrics_host: str = "127.0.0.1"
-    record_max_bytes: int = 5 << 30
-    disk_reserve_bytes: int = 256 << 20
+    metrics_host: str
+    record_max_bytes: int
+    disk_reserve_bytes: int
     children_fd: int | None = None
-    crashes_to_quarantine: int = 3
-    growth_mb: int = 1_024
+    crashes_to_quarantine: int
+    growth_mb: int
     give_up_epoch: str | None = None
     confinement: str = REQUIRED
     grants: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
-    log_level: str = "info"
+    log_level: str
 
 
 @dataclass(slots=True)

@@ -64,12 +64,8 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "control_url": plan.control_url,
         "key": plan.key,
         "slab": str(plan.slab),
-        "metrics_host": settings.gateway.metrics_host,
         "metrics_fd": plan.metrics.fileno(),
-        "record_max_bytes": settings.gateway.record_max_bytes,
-        "disk_reserve_bytes": settings.gateway.disk_reserve_mb << 20,
-        "crashes_to_quarantine": settings.gateway.crashes_to_quarantine,
-        "growth_mb": settings.gateway.growth_mb,
+        **agent_options(settings),
         "give_up_epoch": plan.give_up_epoch,
         **_bounds(settings),
         "log_level": log_level,
@@ -78,17 +74,9 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         "folder": str(plan.folder),
         "fd": plan.listener.fileno(),
         "slab": str(plan.slab),
-        "threads": settings.gateway.threads,
-        "allowed_hosts": known_hosts(settings.gateway.host, settings.gateway.allowed_hosts),
+        **worker_options(settings),
         "log_level": log_level,
-        "access_log": settings.gateway.access_log,
-        "deep_check_s": settings.gateway.deep_check_s or None,
-        "memory_close_share": settings.gateway.memory_close_share,
-        "memory_refuse_share": settings.gateway.memory_refuse_share,
-        "disk_reserve_mb": settings.gateway.disk_reserve_mb,
-        "drain_delay_s": settings.gateway.drain_delay_s,
         "cache_url": _checked_cache(settings.gateway.cache_url),
-        "cache_wait_ms": settings.gateway.cache_wait_ms,
         "runners": True,
         "confinement": settings.general.confinement,
     }
@@ -98,6 +86,36 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
     ]
     orders = Orders((_RUNNER,), _RUNNERS)  # the agent may have runner processes started, and nothing else
     return [*workers, replace(_child("roadworthy.agent", "agent", agent, _AGENT), orders=orders)]
+
+
+def agent_options(settings: Settings) -> dict[str, Any]:
+    """What an agent's start document takes from the settings as they are."""
+    gateway = settings.gateway
+    return {
+        "metrics_host": gateway.metrics_host,
+        "record_max_bytes": gateway.record_max_bytes,
+        "disk_reserve_bytes": gateway.disk_reserve_mb << 20,
+        "crashes_to_quarantine": gateway.crashes_to_quarantine,
+        "growth_mb": gateway.growth_mb,
+        "log_level": settings.log.level,
+    }
+
+
+def worker_options(settings: Settings) -> dict[str, Any]:
+    """What a worker's start document takes from the settings as they are."""
+    gateway = settings.gateway
+    return {
+        "threads": gateway.threads,
+        "allowed_hosts": known_hosts(gateway.host, gateway.allowed_hosts),
+        "log_level": settings.log.level,
+        "access_log": gateway.access_log,
+        "deep_check_s": gateway.deep_check_s or None,
+        "memory_close_share": gateway.memory_close_share,
+        "memory_refuse_share": gateway.memory_refuse_share,
+        "disk_reserve_mb": gateway.disk_reserve_mb,
+        "drain_delay_s": gateway.drain_delay_s,
+        "cache_wait_ms": gateway.cache_wait_ms,
+    }
 
 
 def _checked_cache(url: str | None) -> str | None:

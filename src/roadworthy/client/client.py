@@ -23,10 +23,8 @@ from roadworthy.client.rollouts import Rollouts
 from roadworthy.client.webhooks import Webhooks
 from roadworthy.foundation.errors import ClientError
 from roadworthy.foundation.references import VersionReference
-from roadworthy.settings import ClientSettings, load_settings
+from roadworthy.settings import CONTROL_URL, GATEWAY_URL, ClientSettings, load_settings
 
-GATEWAY_URL = "http://127.0.0.1:8080"
-CONTROL_URL = "http://127.0.0.1:8081"
 PUSH_TIMEOUT_S = 900.0
 """A pushed package is proved before the reply."""
 DEPLOY_TIMEOUT_S = 300.0

@@ -60,8 +60,11 @@ HEARTBEAT_S = 1.0
 _GC_THRESHOLDS = (50_000, 20, 100)
 
 
-class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The start document.
+_WAITS = Waits()
+
+
+class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The start document. What the settings decide has its default there.
 
     Attributes:
         folder: the gateway's folder: snapshot.json, packages/, run/agent.sock.
@@ -85,24 +88,24 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fd: int
     slot: int
     slab: str
-    threads: int = 1
-    allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
-    log_level: str = "info"
-    access_log: bool = False
+    threads: int
+    allowed_hosts: tuple[str, ...]
+    log_level: str
+    access_log: bool
     runners: bool = False
     confinement: str = REQUIRED
-    deep_check_s: float | None = 30.0
-    memory_close_share: float = 0.92
-    memory_refuse_share: float = 0.95
-    disk_reserve_mb: int = 256
-    drain_delay_s: float = 0.0
+    deep_check_s: float | None
+    memory_close_share: float
+    memory_refuse_share: float
+    disk_reserve_mb: int
+    drain_delay_s: float
     grace_s: float = 25.0
     cache_url: str | None = None
-    cache_wait_ms: float = 20.0
-    header_timeout_s: float = 10.0
-    body_timeout_s: float = 20.0
-    write_timeout_s: float = 30.0
-    keep_alive_s: float = 75.0
+    cache_wait_ms: float
+    header_timeout_s: float = _WAITS.head_s
+    body_timeout_s: float = _WAITS.body_s
+    write_timeout_s: float = _WAITS.write_s
+    keep_alive_s: float = _WAITS.keep_alive_s
 
     def pressure(self) -> Limits:
         """The thresholds of a shortage of memory or disk."""

@@ -37,7 +37,7 @@ class Limit:
         for_s: how long the quarantine lasts, in seconds.
     """
 
-    crashes: int = 3
+    crashes: int
     within_s: float = 600.0
     for_s: float = 3_600.0
 

@@ -22,7 +22,7 @@ from roadworthy.cli.options import Options, Sets, command
 from roadworthy.cli.output import facts, quiet_children, say, show
 from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of, worker_limits
 from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavailable
-from roadworthy.settings import Settings
+from roadworthy.settings import GATEWAY_URL, Settings
 from roadworthy.supervisor.listener import SharedListener
 from roadworthy.supervisor.plan import ChildPlan
 
@@ -195,7 +195,7 @@ def control(options: ControlOptions) -> None:
         keys = home.keys(own_gateway=False)
         known = home.context()
         url = url_of(settings.control.host, listener)
-        home.write_context(Context(url, known.gateway_url if known else "http://127.0.0.1:8080", keys.admin))
+        home.write_context(Context(url, known.gateway_url if known else GATEWAY_URL, keys.admin))
         plan = control_child(home.control, listener, settings, keys.bootstrap(), quiet_children(settings))
         plan = _expecting(plan, home, options)
         announce = _announcer(None, lambda: {"control": url, **settle_keys(home, keys, url)}, as_json=options.json)

@@ -35,9 +35,9 @@ class Limits:
         disk_reserve_bytes: free space below which the disk is short; 0 disables the warning.
     """
 
-    close_at: float = 0.92
-    refuse_at: float = 0.95
-    disk_reserve_bytes: int = 256 << 20
+    close_at: float
+    refuse_at: float
+    disk_reserve_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
