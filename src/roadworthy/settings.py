@@ -1,8 +1,8 @@
-"""What can be configured, where each value comes from, and the only place that reads the environment.
+"""All settings, their defaults and bounds, and the only code that reads the environment.
 
-The command line calls `load_settings` and hands each process its own part. From weakest to strongest: the defaults below, the
-context that `roadworthy up` wrote (addresses and key only), `roadworthy.toml`, the environment (`ROADWORTHY_…`), flags.
-Reading opens nothing else and changes nothing; all faults are reported at once.
+The command line calls `load_settings` and gives each process its own part. A stronger source overrides a weaker one. From weakest
+to strongest: the defaults below, the context that `roadworthy up` wrote (addresses and key only), `roadworthy.toml`, the
+environment (`ROADWORTHY_…`), flags. Loading opens no other file and changes nothing; it reports all faults at once.
 """
 
 from __future__ import annotations
@@ -25,36 +25,35 @@ from roadworthy.foundation.references import check_name
 
 Level = Literal["debug", "info", "warning", "error"]
 Confinement = Literal["required", "best-effort"]
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 FILE_NAME = "roadworthy.toml"
 Port = Annotated[int, Bounds(0, 65_535)]
 
 
 @dataclass(frozen=True, slots=True)
 class GeneralSettings:
-    """What every command needs."""
+    """Settings of every command."""
 
     home: Annotated[Path, Given(_path)] = Path("~/.roadworthy")
-    """Private folder (mode 0700) with everything that Roadworthy keeps on this machine."""
+    """Private folder (mode 0700) for everything that Roadworthy stores on this machine."""
     debug: bool = False
     """Show the whole traceback of an error instead of one clear block."""
     confinement: Confinement = "required"
-    """Where this machine cannot confine the code of packages, "required" refuses it, and "best-effort" executes it with what can
-    be had."""
+    """Whether code of packages may run on a machine that cannot fully confine it: "required" refuses to run it, "best-effort"
+    runs it with as much confinement as the machine has."""
 
     grants: Annotated[tuple[str, ...], parse_grants] = ()
-    """What the code of packages may be granted on this machine beside its own files: "read:/path", "device:/dev/name",
-    "device:nvidia", "tcp:PORT", "network". The control plane and every gateway ask their own."""
+    """What the code of packages may be granted on this machine besides its own files: "read:/path", "device:/dev/name",
+    "device:nvidia", "tcp:PORT", "network". The control plane and every gateway check their own setting."""
 
     def home_folder(self) -> Path:
-        """`home`, for who is about to use it.
+        """`home`, checked before it is used.
 
         Raises:
             SettingsError: code "home-unknown".
         """
         if not self.home.is_absolute():  # "~" could not be resolved
             raise SettingsError(
-                "this user has no home folder: HOME is not set, and the system knows none for it",
+                "this user has no home folder: HOME is not set, and the system has no entry for the user",
                 code="home-unknown",
                 hint="set ROADWORTHY_HOME to a folder that this user may write, or name one with --home",
             )
@@ -63,16 +62,16 @@ class GeneralSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """Where commands and `rw.load` find the control plane, and callers the gateway."""
+    """Addresses of the control plane and the gateway for commands, `rw.load` and `rw.Client`."""
 
     control_url: Annotated[str, _checked_url] | None = None
     """Address of the control plane, http:// or https://. None: the one that `roadworthy up` wrote, else http://127.0.0.1:8081."""
     gateway_url: Annotated[str, _checked_url] | None = None
     """Address of the gateway. None: the one that `roadworthy up` wrote, else http://127.0.0.1:8080."""
     key: str | None = field(default=None, repr=False)
-    """API key. None: the one that `roadworthy up` wrote, which is used with its own addresses only."""
+    """API key. None: the one that `roadworthy up` wrote; it is sent only to the addresses that `up` wrote."""
     timeout_s: Annotated[float, Bounds(0.001, 86_400)] = 60.0
-    """Seconds that one request may take."""
+    """Timeout of one request, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class GatewaySettings:
     """The data plane of this machine."""
 
     name: Annotated[str, _checked_gateway_name] | None = None
-    """Name of this gateway, after that of its key. None: "local" for `up`, otherwise made from the host's name."""
+    """Name of this gateway, appended to the name of its key. None: "local" for `up`, otherwise derived from the host's name."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: Port = 8080
@@ -94,38 +93,39 @@ class GatewaySettings:
     metrics_port: Port = 8082
     """Port of the Prometheus page; 0 takes a free one."""
     allowed_hosts: tuple[str, ...] | None = None
-    """What the Host header may say beside loopback names and the address listened on, or, when that is all addresses, this
-    machine's name. "*" allows any. Probes are answered whatever it says."""
+    """Hosts that the Host header may name, in addition to loopback and the address listened on (this machine's name, when the
+    gateway listens on all addresses). "*" allows any host. Probes are answered for any host."""
     access_log: bool = False
-    """One log line a request."""
+    """Whether to log each request."""
     deep_check_s: Annotated[float, Bounds(0, 86_400)] = 30.0
-    """Seconds between two checks of each version with its golden examples on the live path. 0 never."""
+    """Seconds between two golden probes of each version on the live path. 0 switches them off."""
     memory_close_share: Annotated[float, Bounds(0.1, 1)] = 0.92
-    """Share of the machine's memory in use from which on replies end their connections. 1 never."""
+    """Share of the machine's memory in use at which replies close their connections. 1 switches this off."""
     memory_refuse_share: Annotated[float, Bounds(0.1, 1)] = 0.95
-    """Share of the machine's memory in use from which on new predictions are refused. 1 never."""
+    """Share of the machine's memory in use at which new predictions are refused. 1 switches this off."""
     disk_reserve_mb: Annotated[int, Bounds(0, 1 << 24)] = 256
-    """Free space below which the disk counts as short: it is told, and records are dropped and counted. 0 never."""
+    """Free space in MiB below which the disk counts as short: a warning is logged, and records are dropped and counted. 0
+    switches this off."""
     drain_delay_s: Annotated[float, Bounds(0, 600)] = 0.0
-    """Seconds for which a worker that stops still takes connections after its probe has begun to say no: as long as those who
-    route by the probe take to notice. 0 on one machine, some seconds behind a load balancer."""
+    """Seconds for which a stopping worker still accepts connections after its readiness probe has begun to fail: as long as a
+    load balancer takes to notice. 0 on a single machine, some seconds behind a load balancer."""
     worker_hang_s: Annotated[float, Bounds(2, 3_600)] = 15.0
-    """A worker that gives no sign of life for so many seconds is killed and started again."""
+    """Seconds without a sign of life after which a worker is killed and restarted."""
     worker_memory_mb: Annotated[int, Bounds(64, 1 << 24)] | None = None
-    """A worker that has grown beyond this is replaced, warm. None: an equal part of 60 % of the machine's memory, at least
-    1 GiB."""
+    """Memory of a worker in MiB above which it is replaced without dropping requests. None: an equal part of 60 % of the
+    machine's memory, at least 1 GiB."""
     growth_mb: Annotated[int, Bounds(0, 1 << 24)] = 1_024
-    """A worker or runner process whose own memory has grown by more than this since its first minute is replaced, warm. 0: it may
-    grow."""
+    """Growth in MiB of a worker's or runner process's own memory since its first minute, above which it is replaced without
+    dropping requests. 0 switches this off."""
     crashes_to_quarantine: Annotated[int, Bounds(1, 1_000)] = 3
-    """A version that crashes its process so often within ten minutes is kept out of service for an hour."""
+    """Crashes within ten minutes after which a version is quarantined for an hour."""
     cache_url: Annotated[str, _checked_cache_url] | None = field(default=None, repr=False)
-    """Redis server in which all workers and machines share the answers of endpoints that have a cache: redis://, rediss:// (TLS)
-    or unix://. None: each worker has its own only."""
+    """Redis server through which all workers and machines share cached answers: redis://, rediss:// (TLS) or unix://. None: each
+    worker has only its own cache."""
     cache_wait_ms: Annotated[float, Bounds(1, 1_000)] = 20.0
-    """Milliseconds that a request waits for that server at most."""
+    """Longest time, in milliseconds, that a request waits for that server."""
     record_max_bytes: Annotated[int, Bounds(0, 1 << 50)] = 5 << 30
-    """Bytes that record files may take on disk; the oldest go first and are counted."""
+    """Bytes that record files may take on disk; beyond it the oldest are deleted and counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +141,15 @@ class ControlSettings:
     blob_folder: Annotated[Path, Given(_path)] | None = None
     """Where packages and record files are kept. None: in the home folder."""
     allowed_hosts: tuple[str, ...] | None = None
-    """What the Host header may say beside loopback names and the address listened on, or, when that is all addresses, this
-    machine's name. "*" allows any. Probes are answered whatever it says."""
+    """Hosts that the Host header may name, in addition to loopback and the address listened on (this machine's name, when the
+    control plane listens on all addresses). "*" allows any host. Probes are answered for any host."""
     max_package_bytes: Annotated[int, Bounds(1, 1 << 50)] = 4 << 30
     """Largest package that may be pushed, in bytes."""
     feedback_max_rows: Annotated[int, Bounds(0, 1 << 40)] = 5_000_000
-    """Rows of feedback that are kept. Beyond it whole rollouts go, those that ended longest ago first, and take no more."""
+    """Rows of feedback to keep. Beyond it the feedback of whole rollouts is deleted, the earliest to end first, and they
+    accept no further feedback."""
     webhook_networks: Annotated[tuple[str, ...], _checked_networks] = ()
-    """Networks, like 127.0.0.0/8 or 10.1.0.0/16, that webhooks may call although they are not public, and by http too."""
+    """Private networks, such as 127.0.0.0/8 or 10.1.0.0/16, that webhooks may call, with plain http as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +157,12 @@ class LogSettings:
     """Logs of all processes, JSON lines on standard error."""
 
     level: Annotated[Level, Given(_lowered)] = "info"
-    """Least level that is written: debug, info, warning or error."""
+    """Lowest level that is logged: debug, info, warning or error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings, and for each `group.name` that is not a default where it came from."""
+    """All settings, and where each `group.name` that is not a default came from."""
 
     general: GeneralSettings
     client: ClientSettings
@@ -170,7 +171,7 @@ class Settings:
     log: LogSettings
     origins: Mapping[str, str]
     unknown: tuple[str, ...] = ()
-    """Environment variables that begin like ours and mean nothing."""
+    """Environment variables that begin with ROADWORTHY_ and are no setting."""
     file: Path | None = None
     """The file that was read."""
 
@@ -179,7 +180,7 @@ class Settings:
         return self.origins.get(name, "default")
 
     def entries(self) -> Iterator[tuple[str, object]]:
-        """Every (`group.name`, value), in the order of this page."""
+        """Every (`group.name`, value), in the order of docs/settings.md."""
         for group in GROUPS:
             for entry in dataclasses.fields(GROUPS[group]):
                 yield f"{group}.{entry.name}", getattr(getattr(self, group), entry.name)
@@ -218,12 +219,12 @@ def load_settings(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
-    """All settings, from everywhere.
+    """All settings, from all sources.
 
     Args:
-        flags: `group.name` to the value that a flag gave; None values are skipped.
-        environment: variables; None takes the process's own.
-        folder: where `roadworthy.toml` is looked for before the home folder; None takes the present one.
+        flags: values of flags by `group.name`; None values are skipped.
+        environment: variables; None for the process's own.
+        folder: searched for `roadworthy.toml` before the home folder; None for the current folder.
 
     Raises:
         SettingsError: code "settings-invalid"; facts["faults"] names every fault with its setting, origin and problem.
@@ -293,7 +294,7 @@ def _file(home: _Setting | None, variables: Mapping[str, str], folder: Path) -> 
 
 
 def _home(path: Path) -> Path:
-    """Absolute; still with its ~ for a user whom the system knows no home folder of, who may need none."""
+    """The absolute path; unchanged when ~ cannot be resolved, since not every command needs a home folder."""
     try:
         return path.expanduser().absolute()
     except RuntimeError:
@@ -360,7 +361,7 @@ def _invalid(found: Sequence[Fault], given: Mapping[str, _Setting], file: str) -
 
 
 def _with_context(settings: Settings) -> Settings:
-    """Fill in what `roadworthy up` wrote. Its key goes to its own addresses only, never to one that came from elsewhere."""
+    """Fill in what `roadworthy up` wrote. Its key is used with its own addresses only, never with another address."""
     given = settings.client
     wrote = _context(settings.general.home)
     taken: dict[str, Any] = {

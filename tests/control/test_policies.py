@@ -1,4 +1,4 @@
-"""Policies of a deployment: merged group by group, every fault named, fallbacks checked and resolved."""
+"""Policies of a deployment: merged group by group, all faults reported, fallbacks checked and resolved."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULTS = msgspec.json.decode(msgspec.json.encode(Policy()))
 
 
 def problems(asked: dict[str, Any]) -> dict[str, str]:
-    """Faults by path."""
+    """The faults by path."""
     with pytest.raises(InvalidRequest) as refused:
         merged(None, asked)
     found = refused.value.facts["problems"]
@@ -32,8 +32,8 @@ def problems(asked: dict[str, Any]) -> dict[str, str]:
     return {each["path"]: each["problem"] for each in found}
 
 
-def test_what_is_not_said_stays() -> None:
-    """Group by group: one field of the cache changes, the others stay; a group can be switched off and on again."""
+def test_what_is_not_given_stays() -> None:
+    """Group by group: one field of the cache is changed, the others stay; a group can be switched off and on again."""
     assert merged(None, None) == DEFAULTS
     first = merged(None, {"cache": {"ttl_s": 30, "max_entries": 5}, "batching": {"max_wait_ms": 2}})
     assert first["cache"] == {"ttl_s": 30, "max_entries": 5, "max_bytes": 64 << 20, "shared_between_callers": False}
@@ -47,7 +47,7 @@ def test_what_is_not_said_stays() -> None:
 
 
 def test_fallbacks_are_one_list() -> None:
-    """A new list replaces the old one; the list that the API shows can be sent back as it is."""
+    """A new list replaces the old one; a policy that the API returned can be sent back unchanged."""
     first = merged(None, {"fallback": [{"kind": "cached", "max_age_s": 60}, {"kind": "static", "value": {"y": 0}}]})
     assert [step["kind"] for step in first["fallback"]] == ["cached", "static"]
     assert merged(first, first) == first
@@ -55,7 +55,7 @@ def test_fallbacks_are_one_list() -> None:
 
 
 def test_every_fault_is_named_with_its_path() -> None:
-    """All at once, at any depth, each with what is expected."""
+    """All at once, at any depth, each with what was expected."""
     found = problems(
         {
             "timeout_ms": 0,
@@ -107,7 +107,7 @@ def test_too_many_fallbacks_are_refused() -> None:
 
 
 def test_known_names_are_listed() -> None:
-    """Those of the group with the wrong name."""
+    """Those of the group with the unknown name."""
     for asked, known in (({"timeout": 5}, "timeout_ms"), ({"cache": {"ttl": 5}}, "ttl_s")):
         with pytest.raises(InvalidRequest) as refused:
             merged(None, asked)
@@ -120,7 +120,7 @@ def test_known_names_are_listed() -> None:
 
 @pytest.mark.parametrize("path", BOUNDS)
 def test_every_number_has_bounds_that_hold(path: str) -> None:
-    """The defaults and the bounds are accepted; values just outside are refused, and so are values that are not numbers."""
+    """The bounds themselves are valid; values just outside and values that are no number are refused."""
     least, most = BOUNDS[path]
 
     def asked(value: object) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_every_number_has_bounds_that_hold(path: str) -> None:
 
 
 def test_every_field_is_checked() -> None:
-    """A new field must have bounds or choices, or be listed here as needing none."""
+    """A new field needs bounds or choices, or an entry in the list of fields that need neither."""
     free = {"record", "cache.shared_between_callers"} | {
         f"fallback[].{n}" for n in ("version", "digest", "rule", "value")
     }
@@ -158,8 +158,8 @@ def deploy(admin: httpx.Client, version: str, policy: dict[str, Any]) -> httpx.R
     return admin.put("/api/v1/endpoints/line", json={"version": version, "policy": policy})
 
 
-def test_versions_that_stand_in_are_held_and_found(admin: httpx.Client, gateway: Any, push: Push) -> None:
-    """The snapshot holds their packages and names their digests: the previous version unless another is named."""
+def test_fallback_versions_are_held_and_resolved(admin: httpx.Client, gateway: Any, push: Push) -> None:
+    """The snapshot holds their packages and names their digests: the previous one unless another is named."""
     one, two, three = (push(factor=factor)["digest"] for factor in (2.0, 3.0, 5.0))
     deploy(admin, "line:1", {"fallback": [{"kind": "version"}, {"kind": "version", "version": "line:3"}]})
     gateway.ready(one, three)
@@ -177,7 +177,7 @@ def test_versions_that_stand_in_are_held_and_found(admin: httpx.Client, gateway:
 
 
 def test_fallbacks_that_do_not_fit_are_refused(admin: httpx.Client, push: Push) -> None:
-    """A value that is not an answer, an unknown version, a version with other inputs, a rule that the package lacks."""
+    """An invalid answer, an unknown version, a version with another signature, a rule that the package does not have."""
     push(width=3)
     push(width=4)
     steps = [
@@ -204,7 +204,7 @@ def flat(rows: Any) -> Any:
 
 
 def test_a_rule_is_one_of_the_versions_own(admin: httpx.Client, tmp_path: Path) -> None:
-    """And stays so: a version without the rule is not deployed while the policy names it."""
+    """A version without the rule is not deployed while the policy names the rule."""
     from roadworthy.package.packing.pack import pack
 
     rows = np.arange(24.0).reshape(8, 3)

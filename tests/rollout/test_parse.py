@@ -1,4 +1,4 @@
-"""Plans as people write them: every strategy becomes steps, and every fault is named at once with the probable intention."""
+"""Plans as people write them: every strategy becomes steps; all faults are reported at once, with suggestions."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def test_every_strategy_is_steps() -> None:
     assert read_plan("strategy: all-at-once").steps == (Stage(10_000, 0, 0, 0),)
 
 
-def test_all_faults_are_told_at_once() -> None:
-    """With the known names, and the one that was probably meant."""
+def test_all_faults_are_reported_at_once() -> None:
+    """With the most similar name, or all known ones."""
     found = problems("""
 strategy: canary
 step: [5]
@@ -248,8 +248,8 @@ def test_documents_of_another_format_are_refused() -> None:
         plan_from_document({"format": 1})
 
 
-def test_preflight_tells_every_obstacle_at_once() -> None:
-    """Before anything is changed; without obstacles the rollout may begin."""
+def test_preflight_reports_every_obstacle_at_once() -> None:
+    """Before anything changes; a rollout without obstacles may begin."""
     plan = read_plan("strategy: canary\nsticky: {field: user}")
     fine = Facts("flights:1", "flights:2", fields=("user",), slow_ms=12.5)
     assert obstacles(plan, fine) == ()
@@ -272,8 +272,8 @@ def test_preflight_tells_every_obstacle_at_once() -> None:
     ]
 
 
-def test_preflight_refuses_what_nobody_can_measure() -> None:
-    """A rollout would wait for it forever. Signals outside the plan do not matter."""
+def test_preflight_refuses_signals_that_cannot_be_measured() -> None:
+    """A rollout would wait for them without end. Signals outside the plan do not matter."""
     plan = read_plan("{strategy: canary, guards: [errors, guard_hits], watch: [drift, resources]}")
     why = {"guard_hits": "there are no guards", "drift": "no bins", "confidence": "no probabilities"}
     found = obstacles(plan, Facts("a:1", "a:2", slow_ms=1.0, unmeasurable=why))
@@ -289,7 +289,7 @@ def test_preflight_refuses_what_nobody_can_measure() -> None:
     [("steps: [100]", True), ("steps: [5, 100]", False), ("steps: [{shadow: 20}, 100]", False)],
 )
 def test_preflight_wants_a_step_to_compare_answers_in(steps: str, refused: bool) -> None:
-    """At 100 % the stable answers nothing; memory can still be compared."""
+    """At 100 % only the new version answers; the memory of both can still be compared."""
     plan = read_plan("{strategy: canary, watch: [drift, resources], " + steps + "}")
     found = obstacles(plan, Facts("a:1", "a:2", slow_ms=1.0))
     assert [each.text for each in found] == (
@@ -315,8 +315,8 @@ watch: {drift: {tolerance: 0.2}, confidence: {on_alarm: alert}, resources: {tole
     assert plan_from_document(plan.to_document()) == plan
 
 
-def test_faults_of_watches_are_told() -> None:
-    """A share must be under 1, a ratio need not be; business values need metrics."""
+def test_faults_of_watches_are_reported() -> None:
+    """A part is under 1 and a ratio is not; business values need to be named."""
     found = problems("""
 strategy: canary
 watch:

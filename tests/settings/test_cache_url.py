@@ -1,4 +1,4 @@
-"""The address of the shared cache: what is taken, what is refused, and that a password in it is not repeated."""
+"""The address of the shared cache: valid and invalid ones, and that no fault repeats a password."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def read(home: Path, url: str) -> Settings:
         "unix://gateway:hunter2@/run/redis.sock?db=2",
     ],
 )
-def test_addresses_of_redis_are_taken(tmp_path: Path, url: str) -> None:
-    """As they were given."""
+def test_addresses_of_redis_are_accepted(tmp_path: Path, url: str) -> None:
+    """Unchanged."""
     settings = read(tmp_path, url)
     assert settings.gateway.cache_url == url
     assert settings.gateway.cache_wait_ms == 20
@@ -57,7 +57,7 @@ def test_addresses_of_redis_are_taken(tmp_path: Path, url: str) -> None:
     ],
 )
 def test_others_are_refused_without_being_repeated(tmp_path: Path, url: str) -> None:
-    """What is wrong is told, and how it should look; no part of what may be a password."""
+    """The fault says which forms are valid, and repeats no part of the value, which may hold a password."""
     with pytest.raises(SettingsError) as caught:
         read(tmp_path, url)
     (fault,) = caught.value.facts["faults"]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Settings: where values come from, which wins, and that all faults are told at once."""
+"""Settings: the sources of values, which source wins, and that all faults are reported at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roadworthy.foundation.documents import Bounds
 from roadworthy.foundation.errors import SettingsError
 from roadworthy.settings import GROUPS, Settings, load_settings, variable
+from tests.declarations import declared
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_the_folder_at_hand_comes_before_home(home: Path, tmp_path: Path) -> Non
     assert load_settings(environment=named, folder=tmp_path).gateway.port == 3
 
 
-def test_all_faults_are_told_at_once(home: Path) -> None:
+def test_all_faults_are_reported_at_once(home: Path) -> None:
     """Wrong values of every kind and unknown names are listed together, each with where it came from."""
     (home / "roadworthy.toml").write_text('[gateway]\nprot = 1\nallowed_hosts = 3\n[nonsense]\n[log]\nlevel = "loud"\n')
     with pytest.raises(SettingsError) as caught:
@@ -73,7 +75,7 @@ def test_all_faults_are_told_at_once(home: Path) -> None:
 
 
 def test_grants_are_checked_and_have_one_form(home: Path) -> None:
-    """From a file or a variable; one that is none is told with the forms that there are."""
+    """From a file or a variable; an invalid grant is a fault that names the valid forms."""
     (home / "roadworthy.toml").write_text('[general]\ngrants = ["tcp:5432", "read:/data/", "read:/data, more"]\n')
     settings = read(home)
     assert settings.general.grants == ("read:/data", "read:/data, more", "tcp:5432")
@@ -84,7 +86,7 @@ def test_grants_are_checked_and_have_one_form(home: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_a_fault(home: Path) -> None:
-    """Broken TOML and a named file that is missing are told, not skipped."""
+    """Broken TOML and a missing file that ROADWORTHY_CONFIG names are reported, not skipped."""
     (home / "roadworthy.toml").write_text("[gateway\n")
     with pytest.raises(SettingsError, match="cannot be read"):
         read(home)
@@ -93,7 +95,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(home: Path) -> None:
 
 
 def test_unknown_variables_are_shown_and_harmless(home: Path) -> None:
-    """A variable that only looks like ours stops nothing (an orchestrator sets such), and is remembered for `config show`."""
+    """An unknown ROADWORTHY_ variable is no fault, since orchestrators set such, and `config show` lists it."""
     assert read(home, ROADWORTHY_SERVICE_HOST="10.0.0.1").unknown == ("ROADWORTHY_SERVICE_HOST",)
 
 
@@ -104,7 +106,7 @@ def write_context(home: Path) -> None:
 
 
 def test_the_context_fills_in(home: Path) -> None:
-    """Addresses and key that `up` wrote are used when nothing else was said."""
+    """Addresses and key that `up` wrote are used when no other source gives them."""
     write_context(home)
     settings = read(home)
     assert (settings.client.control_url, settings.client.gateway_url) == ("http://127.0.0.1:1", "http://127.0.0.1:2")
@@ -124,8 +126,8 @@ def test_the_context_key_goes_nowhere_else(home: Path, name: str) -> None:
     ).client.key
 
 
-def test_a_damaged_context_is_as_none(home: Path) -> None:
-    """Whatever lies in context.json, settings can be read."""
+def test_a_damaged_context_is_ignored(home: Path) -> None:
+    """Settings are loaded whatever context.json holds."""
     (home / "context.json").write_bytes(b"[1, 2")
     assert read(home).client.control_url is None
 
@@ -139,7 +141,7 @@ def test_secrets_are_not_in_the_representation(home: Path) -> None:
 
 @given(st.text(max_size=10) | st.integers().map(str))
 def test_any_text_is_taken_or_refused_clearly(text: str) -> None:
-    """Whatever a variable holds, reading gives settings or a SettingsError that names the setting."""
+    """For any value of a variable, loading gives settings or a SettingsError that names the setting."""
     environment = {"ROADWORTHY_GATEWAY_PORT": text}
     if text.strip().isdecimal() and int(text) <= 65_535:
         assert load_settings(environment=environment, folder=Path("/nonexistent")).gateway.port == int(text)
@@ -148,14 +150,25 @@ def test_any_text_is_taken_or_refused_clearly(text: str) -> None:
             load_settings(environment=environment, folder=Path("/nonexistent"))
 
 
+def shown_default(group: str, field: str) -> str:
+    """A default as docs/settings.md shows it."""
+    value = getattr(GROUPS[group](), field)
+    if value is None or value == ():
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
 def test_every_setting_is_documented(home: Path) -> None:
-    """docs/settings.md has a heading for each group, and for each setting one with its variable."""
+    """docs/settings.md has a heading for each group and setting, with the setting's variable, default and bounds."""
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
     for group in GROUPS:
         assert f"\n## {group}\n" in page
     for name, _ in read(home).entries():
         group, _, field = name.partition(".")
         assert f"\n### {name}\n" in page
-        assert f"`{variable(group, field)}`" in page.partition(f"\n### {name}\n")[2].partition("\n#")[0]
+        section = page.partition(f"\n### {name}\n")[2].partition("\n#")[0]
+        assert f"`{variable(group, field)}`, default {shown_default(group, field)}" in section, name
+        bounds = declared(GROUPS[group], Bounds).get(field)
+        assert bounds is None or f", {bounds.low:.15g} to {bounds.high:.17g}." in section, name
     headings = [line for line in page.splitlines() if line.startswith("### ")]
     assert headings == [f"### {name}" for name, _ in read(home).entries()]

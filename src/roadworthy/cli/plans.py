@@ -15,7 +15,8 @@ from roadworthy.foundation.confine.plan import confined
 from roadworthy.foundation.errors import SettingsError
 from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.memory import total_bytes
-from roadworthy.settings import LOOPBACK_HOSTS, Settings
+from roadworthy.foundation.sockets import LOOPBACK_HOSTS
+from roadworthy.settings import Settings
 from roadworthy.supervisor.plan import ChildPlan, Orders, WorkerLimits
 
 MOST_WORKERS = 4

@@ -19,11 +19,11 @@ _DAY_S = 86_400
 
 
 class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How requests that wait at the same moment are joined into one run.
+    """How requests that wait at the same time are joined into one run.
 
     Attributes:
-        max_rows: rows of one joined run; 1 joins none. None: found by measuring, 1,024 at most.
-        max_wait_ms: how long the first of a run may wait for others; 0 adds no wait.
+        max_rows: rows of one joined run; 1 joins no requests. None: found by measuring, at most 1,024.
+        max_wait_ms: how long the first request of a run may wait for others; 0 adds no wait.
     """
 
     max_rows: Annotated[int, Bounds(1, 10**6)] | None = None
@@ -36,10 +36,10 @@ class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         where: "inline" in each worker, "process" in runner processes that all workers of a machine share, "auto" by measured cost
             and trust.
-        copies: runner processes a version, None for what the measured cost asks for.
-        threads: bound of native thread pools in each, None for one a process.
-        memory_mb: a runner that grows beyond this is ended and counted as a crash of its version; None for no bound.
-        hang_s: a runner whose run lasts longer than this is ended; None for twice the endpoint's timeout, at least 10 s.
+        copies: runner processes of each version; None for as many as the measured cost requires.
+        threads: threads of each native pool in a runner; None for one.
+        memory_mb: a runner that grows beyond this is killed, and its version gets a crash; None for no bound.
+        hang_s: a runner whose run lasts longer than this is killed; None for twice the endpoint's timeout, at least 10 s.
     """
 
     where: Annotated[str, OneOf(PLACES)] = "auto"
@@ -50,12 +50,12 @@ class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CachePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Answers to equal requests are kept, for each caller apart, never across versions.
+    """Cache of answers to equal requests, separate for each caller unless shared, and never across versions.
 
     Attributes:
-        ttl_s: how long an answer may be given again.
-        max_entries, max_bytes: bounds of one worker's cache of this endpoint; the least recently used goes first.
-        shared_between_callers: one entry for all keys instead of one a key.
+        ttl_s: how long a cached answer may be used.
+        max_entries, max_bytes: bounds of one worker's cache of this endpoint; the least recently used entry is removed first.
+        shared_between_callers: one entry for all keys instead of one for each key.
     """
 
     ttl_s: Annotated[float, Bounds(0.001, 366 * _DAY_S)] = 60.0
@@ -65,14 +65,16 @@ class CachePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BreakerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a version that fails or is slow is not asked any more for a while. The state is one for all workers of a machine.
+    """When a failing or slow version gets no requests for a while. All workers of a machine share the state.
 
     Attributes:
-        window_s: how far back is counted.
-        min_requests: no verdict on fewer.
-        failure_rate: opens at this share of failures, 0 to 1.
-        slow_ms: what counts as slow; None: slowness does not open it. slow_rate: opens at this share of slow answers.
-        open_s: how long it stays open before probes. probes: successful ones that close it, one failure opens it again.
+        window_s: the period over which requests are counted.
+        min_requests: with fewer in the window the breaker does not open.
+        failure_rate: the breaker opens at this share of failures, 0 to 1.
+        slow_ms: slower answers count as slow; None: slowness does not open the breaker. slow_rate: it opens at this share of
+            slow answers.
+        open_s: how long it stays open before it lets probes through. probes: this many successful probes close it, and one
+            failure opens it again.
     """
 
     window_s: Annotated[float, Bounds(1, 3_600)] = 10.0
@@ -85,16 +87,16 @@ class BreakerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One thing to answer with when the chosen version cannot; tried in order.
+    """One way to answer when the chosen version cannot; an endpoint tries its fallbacks in order.
 
     Attributes:
         kind: "version" another version (`version`, or the previous one when that is None); "rule" the Python function `rule` of
-            the version's package; "cached" the last good answer to an equal request, however old up to `max_age_s`; "static"
+            the version's package; "cached" the last good answer to an equal request, up to `max_age_s` old; "static"
             the fixed `value`.
         version: a reference such as "flights:2". The control plane resolves it to `digest`.
         rule: name of the function.
-        max_age_s: of a cached answer.
-        value: one prediction, JSON, given for each row.
+        max_age_s: the highest age of a cached answer.
+        value: one prediction in JSON, repeated for each row.
     """
 
     kind: Annotated[str, OneOf(FALLBACKS)]
@@ -106,10 +108,10 @@ class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Timestamps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How values of timestamp columns are read.
+    """How values of timestamp columns are interpreted.
 
     Attributes:
-        integers: the unit of integers, one of INTEGER_UNITS; None refuses integers, since they do not tell their unit.
+        integers: the unit of integers, one of INTEGER_UNITS; None refuses integers, because an integer has no unit.
     """
 
     integers: Annotated[str, OneOf(INTEGER_UNITS)] | None = None
@@ -121,13 +123,13 @@ class Policy(msgspec.Struct, frozen=True):
     Attributes:
         max_body_bytes: largest request body, after decompression too.
         max_rows: most rows in one request.
-        extra: "refuse" columns that the signature does not name, or "ignore" them (counted).
-        timeout_ms: how long a request may take in all before it is answered 504; a caller's own deadline may only shorten it.
-        max_in_flight: requests of this endpoint that one worker holds at a time; more are refused with 503.
+        extra: "refuse" columns that the signature does not name, or "ignore" and count them.
+        timeout_ms: the total time of a request, after which it gets 504; a caller's own deadline can only shorten it.
+        max_in_flight: concurrent requests of this endpoint in one worker; further ones get 503.
         record: whether predictions are recorded.
-        batching, placement, timestamps: see there.
-        cache, breaker: None for none.
-        fallback: tried in this order; empty for a clear refusal.
+        batching, placement, timestamps: see their classes.
+        cache, breaker: None switches them off.
+        fallback: tried in this order; with an empty list the request fails.
     """
 
     max_body_bytes: Annotated[int, Bounds(1, 1 << 40)] = 16 << 20

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from roadworthy.foundation.errors import SettingsError
 
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+"""Names of this machine in a Host header or an address, which only the machine itself can reach."""
 _TCP_CLOSE = 7  # in TCP_INFO of Linux
 _MAX_UNIX_PATH_BYTES = 100  # 108 on Linux and 104 on macOS, both with the closing zero
 

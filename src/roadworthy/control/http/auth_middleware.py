@@ -16,6 +16,7 @@ from roadworthy.control.http.problems import problem
 from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
 from roadworthy.foundation.errors import BodyTooLarge, Forbidden, InvalidRequest, RoadworthyError, Unauthenticated
 from roadworthy.foundation.ids import random_id, request_id
+from roadworthy.foundation.sockets import LOOPBACK_HOSTS
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,7 +32,6 @@ _UPLOADS = re.compile(r"/api/v1/packages|/internal/v1/(telemetry|records/.+)")
 """Paths whose bodies become files; their routes bound the size (`uploads.py`)."""
 MOST_BODY_BYTES = 1 << 20
 """Largest body of a request to any other path. Its JSON is read as a whole and takes many times as much memory."""
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
 _log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class AuthMiddleware:
     def __init__(self, app: ASGIApp, publisher: SnapshotPublisher, allowed_hosts: Collection[str]) -> None:
         self._app = app
         self._publisher = publisher
-        self._hosts = _LOOPBACK | {host.lower() for host in allowed_hosts}
+        self._hosts = {*LOOPBACK_HOSTS, *(host.lower() for host in allowed_hosts)}
         self._any_host = "*" in allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
