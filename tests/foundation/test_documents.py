@@ -139,7 +139,7 @@ def test_every_fault_is_found_at_once() -> None:
         "group.name": "is missing; expected one or two",
         "group.pairs": "must be even",
         "entries[0].size": "must be at least 0, got -1",
-        "entries[1].size_bytes": "unknown key; did you mean size?",
+        "entries[1].size_bytes": "unknown key; known are size",
         "entries[1].size": "is missing",
         "entries[2]": "expected an object with some of size, got 7",
         "options": "expected an object, got a list",

@@ -138,7 +138,7 @@ at_deadline: promote
     assert "known are confidence, drift, resources, business" in found["watch.errors"]
     assert found["watch.drift"] == "expected hold or alert, got text ('sometimes')"
     assert found["sticky.cookie"] == "unknown key; known are field, header"
-    assert found["deadline"] == "the steps alone last 2400 s, so it must be longer"
+    assert found["deadline"] == "must be longer than the steps, which last 2400 s"
     assert found["at_deadline"] == "expected rollback or hold, got text ('promote')"
     assert len(found) == 16
 

@@ -256,11 +256,13 @@ def _key(hint: Any, name: str) -> str:
     return next((note.name for note in _unwrapped(hint)[1] if isinstance(note, Key)), name)
 
 
+@functools.cache
 def _is_optional(hint: Any) -> bool:
     plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     return get_origin(plain) in (Union, types.UnionType) and type(None) in get_args(plain)
 
 
+@functools.cache
 def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     """The type without `Annotated` and `| None`, and all notes."""
     if get_origin(hint) is Annotated:

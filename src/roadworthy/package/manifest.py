@@ -22,7 +22,7 @@ from roadworthy.package.files import FileEntry, check_member
 from roadworthy.schema.signature import USUAL, Container, Signature
 
 FORMAT = 3
-"""The newest, in which packages are written."""
+"""The newest format; packages are written in it."""
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 
@@ -58,10 +58,10 @@ class CodeEntry:
 
 @dataclass(frozen=True, slots=True)
 class RuleEntry:
-    """A function that answers where the model cannot. Since format 2.
+    """A function that answers when the model cannot. Since format 2.
 
     Attributes:
-        name: what policies call it.
+        name: by which policies refer to it.
         folder: where it lies in the package.
         options: what its loader needs besides the files.
         requirements: names of the distributions that it imports; their versions are in Manifest.requirements.
@@ -79,12 +79,12 @@ class RuntimeEntry:
 
     Attributes:
         name: "native" for the original; others as the compiler names them.
-        framework: which framework file loads it.
+        framework: the framework that loads it.
         folder: where its files lie in the package.
         options: what the framework needs besides the files.
         trust: "data", "skops" or "pickle": how far its files must be trusted.
-        carries_code: loading it can execute what its files say.
-        preprocess: it takes rows after the package's preprocessing code, which must then run too.
+        carries_code: loading it can execute code from its files.
+        preprocess: it takes the output of the package's preprocessing code, which must then run too.
         requirements: names of the distributions that it needs; their versions are in Manifest.requirements.
     """
 
@@ -105,7 +105,7 @@ class RuntimeEntry:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far floats may differ and still be equal, as exact text."""
+    """By how much floats may differ and still count as equal, as exact text."""
 
     relative: Annotated[str, _check_tolerance] = "1e-05"
     absolute: Annotated[str, _check_tolerance] = "1e-06"
@@ -113,20 +113,20 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that the digest covers.
+    """Everything that the digest covers.
 
     Attributes:
         name: the model's name.
         python: minor version of Python that packed it, "3.11".
-        signature: raw inputs and answers.
+        signature: columns or tensors of the raw inputs and of the answers.
         files: every file but the manifest and the attestations, sorted by path.
         requirements: exact versions of what any runtime or the preprocessing needs, sorted by name.
         runtimes: the ways to run it; "native" is the first.
         preprocess: the user's code before the model, or None.
-        tolerance: what equal means for this package's golden examples.
-        rules: functions that answer where the model cannot, sorted by name.
-        format: the number of the format in which it is written. Format 1 knows no rules, 2 has at least one; both leave the form
-            of the training rows open, where 3 notes it (`Field.missing`, `Field.element`, `Signature.form`).
+        tolerance: how closely the answers to the golden examples must match.
+        rules: functions that answer when the model cannot, sorted by name.
+        format: the number of the format in which it is written. Format 1 has no rules, format 2 at least one; neither describes
+            the form of the training rows, which format 3 records (`Field.missing`, `Field.element`, `Signature.form`).
     """
 
     name: Annotated[str, check_name]
@@ -210,19 +210,19 @@ def _check_whole(manifest: Manifest) -> None:
     needed.update(name for rule in manifest.rules for name in rule.requirements)
     rules = [rule.name for rule in manifest.rules]
     if manifest.format == 2 and not rules:
-        raise ValueError("format 2 has rules")
+        raise ValueError("a manifest of format 2 needs at least one rule")
     if manifest.format < 3 and _notes_a_form(manifest.signature):
-        raise ValueError("the form of training rows is of format 3")
+        raise ValueError("only format 3 describes the form of the training rows")
     if rules != sorted(set(rules)):
-        raise ValueError("rules are listed once each, in order")
+        raise ValueError("expected the rules in order of their names, each once")
     if paths != sorted(paths) or len({path.casefold() for path in paths}) != len(paths):
-        raise ValueError("files are listed once each, in order")
+        raise ValueError("expected the files in order of their paths, each once")
     if not names or len(set(names)) != len(names):
-        raise ValueError("a package has runtimes of different names")
+        raise ValueError("expected at least one runtime, and no two of one name")
     if not needed <= locked:
-        raise ValueError("a requirement has no version")
+        raise ValueError("a required distribution has no version")
     if manifest.preprocess is None and any(entry.preprocess for entry in manifest.runtimes):
-        raise ValueError("a runtime needs preprocessing that is not there")
+        raise ValueError("a runtime needs preprocessing code, but the package has none")
 
 
 def _notes_a_form(signature: Signature) -> bool:
@@ -253,5 +253,5 @@ def _invalid() -> PackageInvalid:
     return PackageInvalid(
         "the package's manifest cannot be read",
         code="manifest-invalid",
-        hint="it was damaged on its way: fetch or pack it again",
+        hint="it was damaged in transfer: fetch it or pack it again",
     )

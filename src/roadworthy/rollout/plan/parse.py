@@ -25,7 +25,7 @@ STRATEGIES = (CANARY, BLUE_GREEN, AB, SHADOW, ALL_AT_ONCE)
 MOST_STEPS = 50
 _DAY_S = 86_400.0
 _HUGE = 1e300
-"""No number of a plan is as large, and not every whole number beyond can be a float."""
+"""Larger than any valid number of a plan. Not every larger whole number fits into a float."""
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -59,7 +59,7 @@ def _hundredths(percent: float) -> int:
     """A share in percent as hundredths of a percent."""
     hundredths = round(percent * 100)
     if abs(percent * 100 - hundredths) > 1e-6:
-        raise ValueError("a share has at most two decimals")
+        raise ValueError("must have at most two decimals")
     return hundredths
 
 
@@ -260,11 +260,11 @@ class _PlanReader(Reader):
             self.unknown(path, "signal", name, names_of(GUARD))
             return None
         if signal.kind != GUARD:
-            self.fault(path, "it can only hold or alert, never roll back; list it under `watch`", names_of(GUARD))
+            self.fault(path, "this signal can only hold or alert, never roll back; list it under `watch`", names_of(GUARD))
             return None
         given = self.table(_Guard, value, path)
         if not signal.compares and not shadowed:
-            self.fault(path, "it can be counted in shadow steps only, and this plan has none")
+            self.fault(path, "this signal is counted in shadow steps only, and the plan has none")
         limit = given.get("limit", 0.05 if name == "errors" else signal.limit)
         if "limit" in given and limit is None and not signal.compares:
             self.fault(f"{path}.limit", "expected a number, got null")
@@ -313,7 +313,7 @@ class _PlanReader(Reader):
             path = f"metrics.{name}"
             metric = Metric(name, **self.table(_Metric, value, path))
             if not _NAME.fullmatch(name):
-                self.fault(path, "a name is small letters, digits and underscores")
+                self.fault(path, "expected a name of lower-case letters, digits and underscores")
             if metric.low >= metric.high:
                 self.fault(path, "`low` must be under `high`: intervals need to know where values can lie")
             metrics.append(metric)
@@ -327,7 +327,7 @@ class _PlanReader(Reader):
     def _deadline(self, strategy: str, given: Mapping[str, Any], least_s: float) -> float | None:
         deadline_s: float | None = given.get("deadline", None if strategy == AB else max(_DAY_S, 4 * least_s))
         if deadline_s is not None and deadline_s <= least_s:
-            self.fault("deadline", f"the steps alone last {least_s:g} s, so it must be longer")
+            self.fault("deadline", f"must be longer than the steps, which last {least_s:g} s")
         return deadline_s
 
     def _named(self, path: str, given: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
