@@ -168,6 +168,7 @@ def test_lists_have_bounds(value: object, problem: str) -> None:
         ("7", "expected a whole number, got text ('7')"),
         (10**400, "must be from 1 to 5, got a larger number"),
         (None, "expected a whole number, got null"),
+        ([1], "expected a whole number, got a list"),
         (object, "expected a whole number, got type"),
     ],
 )

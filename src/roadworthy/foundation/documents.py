@@ -145,7 +145,7 @@ class Reader:
         try:
             for note in notes:
                 value = note.convert(value) if isinstance(note, Given) else value
-            if isinstance(value, (list, tuple)):
+            if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
                 self._check_bounds(notes, len(value), " items")
             found = self._typed(kind, value, path)
             return found if found is INVALID else self._noted(notes, found, path)
