@@ -31,7 +31,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def run(tmp_path: Path, environment: dict[str, str]) -> Run:
-    """Runs `roadworthy …` in an empty folder: `run("list", "--json", ROADWORTHY_KEY="…")`."""
+    """Runs `roadworthy …` in an empty folder: `run("status", "--json", ROADWORTHY_KEY="…")`."""
 
     def _run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return run_command(arguments, cwd=tmp_path, env={**environment, **more})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from roadworthy.cli import exits
 from roadworthy.foundation import errors
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.sockets import listen
+from roadworthy.version import __version__
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -40,7 +42,7 @@ def test_help_is_quick(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["deploy"], ["list", "dogs"], ["logs", "x", "--last", "0"], ["up", "--prot"]]
+    "arguments", [["nonsense"], ["deploy"], ["version", "dogs"], ["logs", "x", "--last", "0"], ["up", "--prot"]]
 )
 def test_usage_errors(run: Run, arguments: list[str]) -> None:
     """Wrong words end with status 2 and the usage on standard error."""
@@ -53,7 +55,14 @@ def test_usage_errors(run: Run, arguments: list[str]) -> None:
 def test_an_error_is_one_clear_block(run: Run) -> None:
     """Without a control plane every verb says so, with code and hint on standard error, and status 5."""
     url = f"http://127.0.0.1:{closed_port()}"
-    for words in (["list"], ["status"], ["rollback", "x"], ["undeploy", "x"], ["keys", "list"], ["logs", "x"]):
+    for words in (
+        ["version", "list"],
+        ["status"],
+        ["rollback", "x"],
+        ["undeploy", "x"],
+        ["key", "list"],
+        ["logs", "x"],
+    ):
         result = run(*words, "--control-url", url)
         assert result.returncode == exits.UNREACHABLE
         lines = result.stderr.splitlines()
@@ -65,7 +74,7 @@ def test_an_error_is_one_clear_block(run: Run) -> None:
 
 def test_errors_as_json(run: Run) -> None:
     """With --json the error is one JSON object on standard error."""
-    result = run("list", "--json", "--control-url", f"http://127.0.0.1:{closed_port()}")
+    result = run("status", "--json", "--control-url", f"http://127.0.0.1:{closed_port()}")
     document = json.loads(result.stderr)
     assert document["code"] == "unreachable"
     assert document["error"]
@@ -105,10 +114,37 @@ def test_config_show_tells_origins_and_no_secrets(run: Run, tmp_path: Path) -> N
 
 
 def test_version(run: Run) -> None:
-    """Both ways to ask tell the same version."""
-    number = json.loads(run("version", "--json").stdout)["roadworthy"]
-    assert run("--version").stdout.strip() == f"roadworthy {number}"
-    assert number in run("version").stdout
+    """`--version` prints the versions of Roadworthy and Python."""
+    assert run("--version").stdout == f"roadworthy {__version__} (Python {platform.python_version()})\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("list", "version list"),
+        ("list --model flights", "version list"),
+        ("list versions", "version list"),
+        ("list --json models", "model list"),
+        ("list endpoints", "endpoint list"),
+        ("keys", "key"),
+        ("keys create --role admin", "key create"),
+        ("keys revoke key-1", "key revoke"),
+        ("version", "--version"),
+        ("version --json", "--version"),
+    ],
+)
+def test_an_old_form_is_an_error_that_names_the_new_one(run: Run, old: str, new: str) -> None:
+    """Commands of earlier releases end with status 2 and say what to write instead."""
+    result = run(*old.split())
+    assert result.returncode == exits.USAGE
+    assert f"is now `roadworthy {new}`." in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_new_form_is_no_old_one(run: Run) -> None:
+    """Help of the nouns is not taken for an old form."""
+    for noun in ("version", "model", "endpoint", "key", "webhook", "rollout"):
+        assert "list" in run(noun, "--help").stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

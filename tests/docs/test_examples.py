@@ -113,7 +113,7 @@ def test_the_extractors_find_what_they_should(tmp_path: Path) -> None:
     """Blocks, commands and comments are told apart: otherwise the tests above would pass on nothing."""
     page = tmp_path / "page.md"
     page.write_text(
-        "```python\nx = 1\n```\n\n`roadworthy list`\n\n```\nroadworthy push a.rw --allow-code D  # why\nls\n```\n"
+        "```python\nx = 1\n```\n\n`roadworthy status`\n\n```\nroadworthy push a.rw --allow-code D  # why\nls\n```\n"
     )
     assert blocks(page, "python") == ["x = 1\n"]
-    assert commands(page) == [["roadworthy", "push", "a.rw", "--allow-code", "D"], ["roadworthy", "list"]]
+    assert commands(page) == [["roadworthy", "push", "a.rw", "--allow-code", "D"], ["roadworthy", "status"]]

@@ -141,7 +141,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 @pytest.fixture(autouse=True)
 def well(machine: Machine) -> None:
     """Both endpoints answer with the healthy version, and no other endpoint exists, whose policy would also apply."""
-    for endpoint in machine.tell("list", "endpoints"):
+    for endpoint in machine.tell("endpoint", "list"):
         if endpoint["name"] not in ("steady", "tried"):
             machine.tell("undeploy", endpoint["name"])
     for endpoint in ("steady", "tried"):

@@ -66,7 +66,7 @@ def test_g10_up_serves_without_the_database_and_heals(machine: Machine) -> None:
     assert not file.exists()
     aside.rename(file)
     eventually(lambda: machine.run("status").returncode == 0, "the control plane is back")
-    assert machine.tell("list", "endpoints")[0]["version"] == "line:1"
+    assert machine.tell("endpoint", "list")[0]["version"] == "line:1"
     assert asked(machine) == 200
 
 
@@ -100,7 +100,7 @@ def test_g10_a_new_database_is_begun_where_somebody_says_so(machine: Machine) ->
     started = machine.run("up", "-d", *FREE_PORTS, "--begin-anew")
     assert started.returncode == 0, started.stderr + machine.log()
     eventually(lambda: asked(machine) == 404, "the endpoint is gone")
-    assert machine.tell("list", "endpoints") == []
+    assert machine.tell("endpoint", "list") == []
     machine.run("stop")
     started = machine.run("up", "-d", *FREE_PORTS)
     assert started.returncode == 0, started.stderr + machine.log()

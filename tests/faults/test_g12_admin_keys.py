@@ -55,16 +55,16 @@ def test_g12_a_fresh_home_on_a_database_in_use_gets_no_admin_key(machines: list[
     for _ in range(2):
         told = second.tell("up", "-d", *FREE_PORTS)
         assert "admin_key" not in told
-        assert "roadworthy keys create --role admin" in told["note"]
+        assert "roadworthy key create --role admin" in told["note"]
         assert "key" not in second.context()
-        assert second.run("keys", "list").returncode == 6
+        assert second.run("key", "list").returncode == 6
         second.tell("stop")
-    recovered = second.tell("keys", "recover")["id"]
+    recovered = second.tell("key", "recover")["id"]
     told = first.tell("up", "-d", *FREE_PORTS)
     assert "admin_key" not in told
     assert "note" not in told
     assert first.context()["key"] == admin_key
-    admins = [key["id"] for key in first.tell("keys", "list") if key["role"] == "admin"]
+    admins = [key["id"] for key in first.tell("key", "list") if key["role"] == "admin"]
     assert len(admins) == 2
     assert admins[1] == recovered
 

@@ -111,8 +111,8 @@ def test_g5_a_granted_package_works_from_push_to_prediction(machine: Machine, fa
             assert code(machine, *push, *too_little) == "model-failed-on-golden"
         pushed = machine.tell(*push, "--grant", port, "--grant", table)
         assert pushed["grants"] == [table, port]
-        assert [version["grants"] for version in machine.tell("list")] == [[table, port]]
-        assert port in machine.run("list").stdout
+        assert [version["grants"] for version in machine.tell("version", "list")] == [[table, port]]
+        assert port in machine.run("version", "list").stdout
         machine.tell("deploy", "needy:1", "--endpoint", "needy")
         reply = ask(machine)
         assert reply.status_code == 200, reply.text + machine.log()

@@ -84,8 +84,8 @@ def push_needs_the_digest_of_code(machine: Machine) -> None:
         assert (pushed["name"], pushed["version"], pushed["digest"]) == ("cells", 1, first.digest)
     text = machine.run("push", str(second.path), "--allow-code", second.digest).stdout
     assert text.startswith("cells:2\n")
-    assert [version["version"] for version in machine.tell("list")] == [1, 2]
-    assert machine.tell("list", "models")[0]["latest"] == 2
+    assert [version["version"] for version in machine.tell("version", "list")] == [1, 2]
+    assert machine.tell("model", "list")[0]["latest"] == 2
 
 
 def ask(machine: Machine, rows: pd.DataFrame) -> rw.Prediction:
@@ -125,7 +125,7 @@ def deploy_predict_and_roll_back(machine: Machine, data: pd.DataFrame) -> None:
     assert machine.tell("rollback", "cells")["version"] == "cells:1"
     assert at_once() == {"cells:1"}
     serves(machine, 1, rows)
-    assert machine.tell("list", "endpoints")[0]["previous"] == "cells:2"
+    assert machine.tell("endpoint", "list")[0]["previous"] == "cells:2"
 
 
 WRONG = (
@@ -133,7 +133,7 @@ WRONG = (
     (["deploy", "cells", "--endpoint", "cells"], 2, "invalid-reference"),
     (["rollback", "nothing"], 3, "unknown-endpoint"),
     (["logs", "nothing"], 3, "unknown-endpoint"),
-    (["keys", "revoke", "key-nothing0"], 3, "unknown-key"),
+    (["key", "revoke", "key-nothing0"], 3, "unknown-key"),
     (["push", "missing.rw"], 1, "file-problem"),
 )
 
@@ -164,7 +164,7 @@ def logs_show_what_was_asked_and_answered(machine: Machine, data: pd.DataFrame) 
 
 def keys_and_status(machine: Machine, data: pd.DataFrame) -> None:
     """A key for one endpoint works there and no longer after it was revoked; status shows the whole."""
-    made = machine.tell("keys", "create", "--role", "predictor", "--endpoint", "cells")
+    made = machine.tell("key", "create", "--role", "predictor", "--endpoint", "cells")
     url = machine.context()["gateway_url"]
 
     def status_with_key() -> int:
@@ -176,8 +176,8 @@ def keys_and_status(machine: Machine, data: pd.DataFrame) -> None:
         return 200
 
     eventually(lambda: status_with_key() == 200, "the key reaches the gateway")
-    assert made["key"] not in machine.run("keys", "list").stdout
-    machine.tell("keys", "revoke", made["id"])
+    assert made["key"] not in machine.run("key", "list").stdout
+    machine.tell("key", "revoke", made["id"])
     eventually(lambda: status_with_key() == 401, "the revocation reaches the gateway")
     status = machine.tell("status")
     assert [gateway["id"] for gateway in status["gateways"]] == ["local/local"]
@@ -226,7 +226,7 @@ def undeploy(machine: Machine, data: pd.DataFrame) -> None:
         return False
 
     eventually(gone, "the gateway follows")
-    assert len(machine.tell("list")) == 2
+    assert len(machine.tell("version", "list")) == 2
 
 
 @pytest.mark.timeout(12 * DEADLINE_S)

@@ -103,7 +103,7 @@ def revoke(connection: Connection, key_id: str) -> Key:
     """
     row = connection.execute(select(keys).where(keys.c.id == key_id)).first()
     if row is None:
-        raise NotFound("no such key", code="unknown-key", hint="`roadworthy keys list` lists the keys")
+        raise NotFound("no such key", code="unknown-key", hint="`roadworthy key list` lists the keys")
     admins = connection.execute(select(keys.c.id).where(keys.c.role == ADMIN).limit(2)).all()
     if row.role == ADMIN and len(admins) == 1:
         raise Conflict("this is the last admin key", code="last-admin-key", hint="create another admin key first")

@@ -1,11 +1,12 @@
-"""The door of the command line: builds the commands, and turns every error into one clear block and an exit status.
+"""The entry point of the command line: builds the commands, and reports every error as one clear block and an exit status.
 
-`roadworthy --help` must answer at once, so the groups import what is heavy only inside the verbs that need it.
+`roadworthy --help` must answer at once, so each verb imports the heavy modules that it needs itself.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from roadworthy.cli.commands import (
     serving,
     webhooks,
 )
+from roadworthy.cli.moved import Commands
 from roadworthy.cli.output import say, show_error
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.settings import load_settings
@@ -35,9 +37,9 @@ from roadworthy.version import __version__
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 _UNFORESEEN = RoadworthyError(
-    "something went wrong that nobody foresaw",
+    "unexpected internal error",
     code="internal",
-    hint="run it again with ROADWORTHY_DEBUG=1 and report what it prints",
+    hint="run the command again with ROADWORTHY_DEBUG=1 and report the traceback",
 )
 
 
@@ -45,6 +47,7 @@ def build() -> typer.Typer:
     """All commands."""
     app = typer.Typer(
         name="roadworthy",
+        cls=Commands,
         help="From a trained model to a service that can be trusted.",
         no_args_is_help=True,
         rich_markup_mode=None,
@@ -74,7 +77,10 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=lambda value: _version(wanted=value), help="Print the version."
+            "--version",
+            is_eager=True,
+            callback=lambda value: _version(wanted=value),
+            help="Print the versions of Roadworthy and Python.",
         ),
     ] = False,
 ) -> None:
@@ -83,12 +89,12 @@ def _root(
 
 def _version(*, wanted: bool) -> None:
     if wanted:
-        print(f"roadworthy {__version__}")
+        print(f"roadworthy {__version__} (Python {platform.python_version()})")
         raise typer.Exit
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; its exit status."""
+    """Run one command and return its exit status."""
     try:
         status = build()(args=list(arguments), prog_name="roadworthy", standalone_mode=False)
     except _UsageError as error:
@@ -97,10 +103,10 @@ def run(arguments: Sequence[str]) -> int:
         return exits.USAGE
     except (KeyboardInterrupt, typer.Abort):
         return exits.INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.FAILED
-    except Exception as error:  # noqa: BLE001 - the border: a command ends with one clear block, never with a traceback
+    except Exception as error:  # noqa: BLE001 - the outermost level: a command ends with one clear block, never with a traceback
         return _report(error, as_json="--json" in arguments)
     return status if isinstance(status, int) else 0
 
@@ -114,10 +120,12 @@ def _report(error: Exception, *, as_json: bool) -> int:
 
 
 def _as_known(error: Exception) -> RoadworthyError:
-    """The user's own files and folders may be missing or closed: that is told as the system says it."""
+    """The user's own files and folders may be missing or unreadable: report that in the words of the operating system."""
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        return RoadworthyError(f"{error.strerror}{where}", code="file-problem", hint="check the path and its rights")
+        return RoadworthyError(
+            f"{error.strerror}{where}", code="file-problem", hint="check the path and its permissions"
+        )
     return _UNFORESEEN
 
 

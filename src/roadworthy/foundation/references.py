@@ -38,7 +38,7 @@ def check_digest(text: str) -> str:
         raise InvalidRequest(
             "not a package digest",
             code="invalid-digest",
-            hint="write sha256: and 64 hexadecimal digits, as `roadworthy list` prints them",
+            hint="write sha256: and 64 hexadecimal digits, as `roadworthy version list` prints them",
         )
     return text
 

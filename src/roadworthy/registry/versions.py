@@ -79,7 +79,7 @@ def get(connection: Connection, reference: VersionReference) -> Version:
         raise NotFound(
             f"no such version: {reference}",
             code="unknown-version",
-            hint="`roadworthy list` lists the models and versions",
+            hint="`roadworthy version list` lists the models and versions",
         )
     return _version(row)
 

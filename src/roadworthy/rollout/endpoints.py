@@ -72,7 +72,7 @@ def get(connection: Connection, name: str) -> Endpoint:
     endpoint = find(connection, name)
     if endpoint is None:
         raise NotFound(
-            f"no such endpoint: {name}", code="unknown-endpoint", hint="`roadworthy list endpoints` lists the endpoints"
+            f"no such endpoint: {name}", code="unknown-endpoint", hint="`roadworthy endpoint list` lists the endpoints"
         )
     return endpoint
 

@@ -1,17 +1,15 @@
-"""`roadworthy config show` and `roadworthy version`."""
+"""`roadworthy config show`."""
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
-from roadworthy.cli.options import Options, RemoteOptions, command
+from roadworthy.cli.options import RemoteOptions, command
 from roadworthy.cli.output import say, show, table
 from roadworthy.settings import SECRET
-from roadworthy.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +18,7 @@ class ConfigOptions(RemoteOptions):
 
 
 def config_show(options: ConfigOptions) -> None:
-    """Print every setting with where its value comes from."""
+    """Print every setting, its value and where the value comes from."""
     settings = options.settings
     rows = [
         (name, "(set)" if name in SECRET and value is not None else _text(value), settings.origin(name))
@@ -29,7 +27,7 @@ def config_show(options: ConfigOptions) -> None:
     document = [{"setting": name, "value": value, "origin": origin} for name, value, origin in rows]
     show(document, table(("SETTING", "VALUE", "ORIGIN"), rows), as_json=options.json)
     for name in settings.unknown:
-        say(f"note: {name} is set but means nothing to Roadworthy")
+        say(f"note: {name} is set, but Roadworthy has no such setting")
 
 
 def _text(value: object) -> str | int | float | bool | None:
@@ -38,15 +36,8 @@ def _text(value: object) -> str | int | float | bool | None:
     return str(value) if isinstance(value, Path) else value if isinstance(value, (str, int, float, bool)) else None
 
 
-def version(options: Options) -> None:
-    """Print the versions of Roadworthy and Python."""
-    document = {"roadworthy": __version__, "python": platform.python_version()}
-    show(document, f"roadworthy {document['roadworthy']} (Python {document['python']})", as_json=options.json)
-
-
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(help="Settings.", no_args_is_help=True, rich_markup_mode=None)
+    """Add the command."""
+    group = typer.Typer(help="Show the settings.", no_args_is_help=True, rich_markup_mode=None)
     command(group, "show")(config_show)
     app.add_typer(group, name="config")
-    command(app, "version")(version)

@@ -1,4 +1,4 @@
-"""`roadworthy keys list|create|revoke|recover`."""
+"""`roadworthy key list | create | revoke | recover`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from roadworthy.foundation.files import keep_private
 
 
 class Role(str, Enum):
-    """What a key may do."""
+    """What a key permits."""
 
     ADMIN = "admin"
     PREDICTOR = "predictor"
@@ -25,34 +25,36 @@ class Role(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeysOptions(RemoteOptions):
-    """`keys list`."""
+class ListOptions(RemoteOptions):
+    """`key list`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CreateOptions(RemoteOptions):
-    """`keys create`."""
+    """`key create`."""
 
-    role: Annotated[Role, typer.Option("--role", help="What it may do.")] = Role.PREDICTOR
+    role: Annotated[Role, typer.Option("--role", help="What the key permits.")] = Role.PREDICTOR
     endpoint: Annotated[
         list[str] | None,
-        typer.Option("--endpoint", metavar="NAME", help="Only this endpoint may be called; repeat for more."),
+        typer.Option("--endpoint", metavar="NAME", help="Allow calls to this endpoint only; repeat for more."),
     ] = None
     name: Annotated[
         str | None,
-        typer.Option("--name", help="Name of the key; gateways with it report as NAME/INSTANCE (the key's id)."),
+        typer.Option(
+            "--name", help="Name of the key, its id by default. Gateways that use the key report as NAME/INSTANCE."
+        ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RevokeOptions(RemoteOptions):
-    """`keys revoke`."""
+    """`key revoke`."""
 
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` prints it.")]
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `key list` prints it.")]
 
 
-def keys_list(options: KeysOptions) -> None:
-    """List the keys: ids and roles, never the keys themselves."""
+def list_(options: ListOptions) -> None:
+    """List the ids, names and roles of the keys, never the keys themselves."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -64,19 +66,19 @@ def keys_list(options: KeysOptions) -> None:
     show(keys, table(("ID", "NAME", "ROLE", "ENDPOINTS", "CREATED"), rows), as_json=options.json)
 
 
-def keys_create(options: CreateOptions) -> None:
-    """Make a key and print it, this once."""
+def create(options: CreateOptions) -> None:
+    """Create a key and print it (shown only once)."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
         made = client.create_key(options.role.value, options.endpoint or None, options.name)
     if not options.json:
-        say(f"{made['id']} ({made['role']}); the key is shown only now:")
+        say(f"{made['id']} ({made['role']}); the key is shown only this once:")
     show(made, str(made["key"]), as_json=options.json)
 
 
-def keys_revoke(options: RevokeOptions) -> None:
-    """Make a key useless."""
+def revoke(options: RevokeOptions) -> None:
+    """Revoke a key. Gateways reject it within seconds."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -84,10 +86,10 @@ def keys_revoke(options: RevokeOptions) -> None:
     show({"id": options.key_id, "revoked": True}, f"{options.key_id} revoked", as_json=options.json)
 
 
-def keys_recover(options: Options) -> None:
-    """Make an admin key in the database itself, when no admin key is at hand, and print it, this once.
+def recover(options: Options) -> None:
+    """Create an admin key in the database itself and print it (shown only once).
 
-    Needs the control plane's machine, not a key.
+    For an operator who has lost every admin key. Needs access to the control plane's machine instead of a key.
     """
     from roadworthy.control.recovery import recover_admin
 
@@ -96,15 +98,15 @@ def keys_recover(options: Options) -> None:
     url = database_url(settings, Home(settings.general.home_folder()).control)
     key_id, text = recover_admin(url, SystemClock())
     if not options.json:
-        say(f"{key_id} (admin); the key is shown only now, and known to control planes within seconds:")
+        say(f"{key_id} (admin); the key is shown only this once, and control planes accept it within seconds:")
     show({"id": key_id, "role": Role.ADMIN.value, "key": text}, text, as_json=options.json)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="API keys.", no_args_is_help=True, rich_markup_mode=None)
-    command(group, "list")(keys_list)
-    command(group, "create")(keys_create)
-    command(group, "revoke")(keys_revoke)
-    command(group, "recover")(keys_recover)
-    app.add_typer(group, name="keys")
+    group = typer.Typer(help="List, create and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
+    command(group, "list")(list_)
+    command(group, "create")(create)
+    command(group, "revoke")(revoke)
+    command(group, "recover")(recover)
+    app.add_typer(group, name="key")

@@ -35,7 +35,7 @@ _SHOWN_ONCE = "the admin key is shown only now; this machine's command line find
 _NONE_MADE = "the database has admin keys already, so no new one was made"
 _NOT_KNOWN = "the database does not know the admin key of this home folder"
 _GET_ONE = (
-    "Create one with `roadworthy keys create --role admin` where an admin key is at hand, or with `roadworthy keys recover` here "
+    "Create one with `roadworthy key create --role admin` where an admin key is at hand, or with `roadworthy key recover` here "
     "when none is, and give it to this command line as ROADWORTHY_KEY"
 )
 
@@ -170,7 +170,7 @@ def gateway(options: GatewayCommandOptions) -> None:
         raise SettingsError(
             "the gateway has no key for its control plane",
             code="gateway-key-missing",
-            hint="make one with `roadworthy keys create --role gateway`, and give it as ROADWORTHY_KEY or --key-file",
+            hint="make one with `roadworthy key create --role gateway`, and give it as ROADWORTHY_KEY or --key-file",
         )
     with home.held(GATEWAY), gateway_sockets(settings) as sockets:
         name = settings.gateway.name or _machine_name()

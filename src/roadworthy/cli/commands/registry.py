@@ -1,4 +1,4 @@
-"""`roadworthy push` and `roadworthy list`: packages into the registry, and what is in it."""
+"""`roadworthy push`, `version list`, `model list` and `endpoint list`: the registry and the endpoints that serve from it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,21 +15,9 @@ from roadworthy.cli.options import RemoteOptions, command
 from roadworthy.cli.output import short, show, size, table
 from roadworthy.foundation.confine.grants import FORMS
 
-if TYPE_CHECKING:
-    from roadworthy.client import Client
-
-
 GRANT: Any = typer.Option(
     "--grant", metavar="GRANT", help=f"Let its code have {FORMS}, as general.grants allows; repeat for more."
 )
-
-
-class What(str, Enum):
-    """What can be listed."""
-
-    MODELS = "models"
-    VERSIONS = "versions"
-    ENDPOINTS = "endpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +35,15 @@ class PushOptions(RemoteOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions(RemoteOptions):
-    """`list`."""
+class VersionsOptions(RemoteOptions):
+    """`version list`."""
 
-    what: Annotated[What, typer.Argument(metavar="[models|versions|endpoints]", help="What to list.")] = What.VERSIONS
-    model: Annotated[str | None, typer.Option("--model", help="Only versions of this model.")] = None
+    model: Annotated[str | None, typer.Option("--model", help="List only versions of this model.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(RemoteOptions):
+    """`model list` and `endpoint list`."""
 
 
 def push(options: PushOptions) -> None:
@@ -92,24 +83,23 @@ def _bar(path: Path) -> Iterator[Callable[[int, int], None] | None]:
         yield advance
 
 
-def list_(options: ListOptions) -> None:
-    """List models and versions, or endpoints."""
+def models(options: ListOptions) -> None:
+    """List the models, with the number of versions and the latest version of each."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
-        items, text = _LISTS[options.what](client, options.model)
-    show(items, text, as_json=options.json)
+        found = client.models()
+    rows = [(model["name"], model["versions"], f"{model['name']}:{model['latest']}") for model in found]
+    show(found, table(("MODEL", "VERSIONS", "LATEST"), rows), as_json=options.json)
 
 
-def _models(client: Client, _model: str | None) -> tuple[list[dict[str, Any]], str]:
-    models = client.models()
-    rows = [(model["name"], model["versions"], f"{model['name']}:{model['latest']}") for model in models]
-    return models, table(("MODEL", "VERSIONS", "LATEST"), rows)
+def versions(options: VersionsOptions) -> None:
+    """List the registered versions: digest, size, grants, and the endpoints that serve each."""
+    from roadworthy.client import Client
 
-
-def _versions(client: Client, model: str | None) -> tuple[list[dict[str, Any]], str]:
-    names = [model] if model is not None else [str(known["name"]) for known in client.models()]
-    versions = [version for name in names for version in client.versions(name)]
+    with Client.from_settings(options.settings.client) as client:
+        names = [str(known["name"]) for known in client.models()] if options.model is None else [options.model]
+        found = [version for name in names for version in client.versions(name)]
     rows = [
         (
             f"{version['name']}:{version['version']}",
@@ -121,14 +111,19 @@ def _versions(client: Client, model: str | None) -> tuple[list[dict[str, Any]], 
             ",".join(version.get("grants") or ()),
             ",".join(version.get("serving") or ()),
         )
-        for version in versions
+        for version in found
     ]
-    return versions, table(("VERSION", "DIGEST", "SIZE", "PUSHED", "BY", "RUNTIMES", "GRANTED", "SERVING"), rows)
+    headings = ("VERSION", "DIGEST", "SIZE", "PUSHED", "BY", "RUNTIMES", "GRANTED", "SERVING")
+    show(found, table(headings, rows), as_json=options.json)
 
 
-def _endpoints(client: Client, _model: str | None) -> tuple[list[dict[str, Any]], str]:
-    endpoints = client.endpoints()
-    return endpoints, endpoint_table(endpoints)
+def endpoints(options: ListOptions) -> None:
+    """List the endpoints: the version that each serves, its previous version, and changes in progress."""
+    from roadworthy.client import Client
+
+    with Client.from_settings(options.settings.client) as client:
+        found = client.endpoints()
+    show(found, endpoint_table(found), as_json=options.json)
 
 
 def endpoint_table(endpoints: list[dict[str, Any]]) -> str:
@@ -164,14 +159,14 @@ def pending_text(pending: dict[str, Any] | None) -> str | None:
     return f"{pending['version']} {pending['state']}{why}"
 
 
-_LISTS: dict[What, Callable[[Client, str | None], tuple[list[dict[str, Any]], str]]] = {
-    What.MODELS: _models,
-    What.VERSIONS: _versions,
-    What.ENDPOINTS: _endpoints,
-}
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "push")(push)
-    command(app, "list")(list_)
+    for noun, help_, list_ in (
+        ("version", "List registered versions.", versions),
+        ("model", "List models.", models),
+        ("endpoint", "List endpoints.", endpoints),
+    ):
+        group = typer.Typer(help=help_, no_args_is_help=True, rich_markup_mode=None)
+        command(group, "list")(list_)
+        app.add_typer(group, name=noun)
