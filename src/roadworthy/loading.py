@@ -1,4 +1,4 @@
-"""`rw.load`: a package or a registered version as a live, proved model in the caller's own process."""
+"""`rw.load`: loads a package or a registered version as a proved model in the caller's process."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def load(
     threads: int = 1,
     timestamp_integers: str | None = None,
 ) -> Model:
-    """The model of a package, after its golden examples gave the same answers here as in training.
+    """Load the model of a package and prove that its golden examples give the same answers here as in training.
 
     Args:
-        source: a .rw file, an unpacked package folder, or a registered version like "flights:2", which is fetched from the
-            control plane once and kept in the home folder's cache.
-        allow_code: the digest (or digests) of packages that may run code of their own; others that carry code are refused.
-        runtime: which runtime of the package; None takes the one that serves.
-        threads: bound of its native thread pools.
+        source: a .rw file, an unpacked package folder, or a registered version like "flights:2". A version is fetched from the
+            control plane once and cached in the home folder.
+        allow_code: the digest or digests of packages whose code may run; other packages with code are refused.
+        runtime: name of the package's runtime; None for the runtime that serves.
+        threads: size of its native thread pools.
         timestamp_integers: the unit of integers in timestamp columns, "s", "ms", "us" or "ns"; None refuses them.
 
     Raises:
-        PackageInvalid: damaged, or no package. PackageRefused: not allowed or not runnable here. ProofFailed: other answers.
-        NotFound: no such version. ClientError: no control plane answers. InvalidRequest: "unknown-unit".
+        PackageInvalid: damaged, or not a package. PackageRefused: not allowed or not runnable here. ProofFailed: other answers.
+        NotFound: no such version. ClientError: the control plane does not answer. InvalidRequest: "unknown-unit".
     """
     from roadworthy.package.construct import construct
     from roadworthy.package.model import Model
@@ -72,7 +72,7 @@ def _unpacked(source: str | Path, settings: Settings) -> Package:
 
 def _cached(cache: Path, packed: Path) -> Package:
     if not packed.is_file():
-        raise PackageInvalid("there is no package file of that name", code="not-a-package", hint="check the path")
+        raise PackageInvalid(f"no such package file: {packed.name}", code="not-a-package", hint="check the path")
     return unpack(packed, cache / open_package(packed).digest.removeprefix("sha256:"))
 
 
@@ -88,15 +88,15 @@ def _fetched(cache: Path, reference: str, settings: Settings) -> Package:
             package = _cached(cache, packed)
     if package.digest != digest:
         raise PackageInvalid(
-            "the control plane sent another package than it announced",
+            "the control plane sent a different package than announced",
             code="package-damaged",
-            hint="try again; if it stays so, the control plane's store is damaged",
+            hint="try again; if it fails again, the control plane's blob store is damaged",
         )
     return package
 
 
 def _whole(folder: Path) -> Package | None:
-    """The package in `folder`, or None when there is none or it is damaged."""
+    """The package in `folder`, or None when it is missing or damaged."""
     try:
         return open_package(folder) if folder.is_dir() else None
     except PackageInvalid:

@@ -126,7 +126,7 @@ def test_g17_a_bad_line_stops_none_of_the_others(feedback: Callable[..., Any], s
     ]
     assert [each["problem"].partition(":")[0] for each in found["items"][1:]] == [
         "correct", "says nothing", "values.converted", "values.converted",
-        "it has not as many cells as there are columns", "prediction_id",
+        "the number of cells differs from the number of columns", "prediction_id",
     ]  # fmt: skip
     (tmp_path / "bad.jsonl").write_text(
         '{"prediction_id": 3}\n\n{\n[1]\n' + json.dumps({"prediction_id": C, "correct": 1})

@@ -1,1 +1,1 @@
-"""The command line: one file for each group of verbs. It reads the settings and hands every process its own."""
+"""The command line: one file for each group of commands. It reads the settings and passes each process the ones that it needs."""

@@ -1,7 +1,7 @@
-"""`up --detach`: starts the same command in a session of its own, and returns when it is ready or tells why it is not.
+"""`up --detach`: starts the same command in a new session, and returns once it is ready or raises its error.
 
-The detached process writes its log to the home folder and ONE line of JSON to an inherited pipe: what it would have announced, or
-the error. A key that is shown once travels through this pipe, never through the log.
+The detached process writes its log to the home folder. To an inherited pipe it writes one line of JSON: the announcement or the
+error. A new key travels through this pipe, never through the log.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _LAST_LINES = 20
 
 
 def detach(arguments: Sequence[str], log: Path) -> dict[str, Any]:
-    """Start `roadworthy ARGUMENTS --ready-fd N` and return what it announced.
+    """Start `roadworthy ARGUMENTS --ready-fd N` and return its announcement.
 
     Raises:
-        RoadworthyError: as it told; code "start-failed" when it ended without a word, after its last log lines were shown.
+        RoadworthyError: the error that the process reported; code "start-failed" when it ended without a report, after its last
+            log lines were printed.
     """
     reader, writer = os.pipe()
     _keep_small(log)
@@ -61,7 +62,7 @@ def detach(arguments: Sequence[str], log: Path) -> dict[str, Any]:
         kind = getattr(errors, str(message["class"]))
         raise kind(message["error"], code=message["code"], hint=message["hint"])
     raise RoadworthyError(
-        "it ended before it was ready",
+        "the process ended before it was ready",
         code="start-failed",
         hint=f"the lines above are the end of its log, {log}",
     )

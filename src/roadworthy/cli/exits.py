@@ -1,4 +1,4 @@
-"""Exit statuses, documented in docs/cli.md; scripts may branch on them."""
+"""Exit statuses, documented in docs/cli.md; scripts may depend on them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ _BY_CLASS: tuple[tuple[type[errors.RoadworthyError], int], ...] = (
 
 
 def exit_status(error: errors.RoadworthyError) -> int:
-    """The status with which the command ends."""
+    """The exit status of a command that failed with this error."""
     by_class = next((status for kind, status in _BY_CLASS if isinstance(error, kind)), FAILED)
     return _BY_CODE.get(error.code, by_class)

@@ -1,7 +1,7 @@
-"""The home folder: what `up`, `serve`, `gateway` and `control` keep on this machine, and who may read it.
+"""The home folder: what `up`, `serve`, `gateway` and `control` keep on this machine, with the permissions of each file.
 
 context.json (addresses and admin key for the command line, 0600), gateway.key (0600), control.epoch, control/, gateway/, serve/,
-logs/, and a pid file for each plane.
+logs/, and one pid file each for the supervisor, the gateway and the control plane.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from roadworthy.foundation.pidfile import hold_pid_file, running_pid
 
 PRIVATE = 0o600
 LOCAL = "local"
-"""Name of the key that a first start makes for the gateway beside the control plane, and of that gateway."""
+"""Name of the key that the first start creates for the local gateway, and of that gateway."""
 SUPERVISOR, GATEWAY, CONTROL = "supervisor.pid", "gateway.pid", "control.pid"
 PID_FILES = (SUPERVISOR, GATEWAY, CONTROL)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the command line and the Python client find by themselves. `key` None: the database gave this home no admin key."""
+    """The addresses and the key that the command line and the Python client use by default. `key` is None when the database has
+    not accepted an admin key of this home folder."""
 
     control_url: str
     gateway_url: str
@@ -35,13 +36,13 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class PlaneKeys:
-    """The keys that this home folder offers to the database. The control plane decides: it takes the admin key only when the
-    database has none.
+    """The keys that this home folder offers to the database. The control plane accepts the admin key only when the database has
+    no admin key yet.
 
     Attributes:
-        admin, gateway: the texts.
-        admin_new, gateway_new: whether they were made just now.
-        own_gateway: whether a gateway starts along with the control plane, so that its key is needed in any case.
+        admin, gateway: the keys as text.
+        admin_new, gateway_new: whether the key was created just now.
+        own_gateway: whether a gateway starts with the control plane; its key is then always registered.
     """
 
     admin: str
@@ -51,7 +52,7 @@ class PlaneKeys:
     own_gateway: bool
 
     def bootstrap(self) -> list[dict[str, Any]]:
-        """For the control plane's start document."""
+        """The keys as entries of the control plane's start document."""
         admin = {"id": key_id(self.admin), "key": self.admin, "role": "admin", "only_first": True}
         gateway = {
             "id": key_id(self.gateway),
@@ -63,7 +64,7 @@ class PlaneKeys:
 
 
 class Home:
-    """The folder at `path`, made private when it is missing."""
+    """The home folder at `path`, created with access for this user only when it is missing."""
 
     def __init__(self, path: Path) -> None:
         self.path = private_folder(path)
@@ -80,7 +81,7 @@ class Home:
 
     @property
     def log(self) -> Path:
-        """Where a detached process writes its log."""
+        """The log file of a detached process."""
         return private_folder(self.path / "logs") / "roadworthy.log"
 
     def served(self, endpoint: str) -> Path:
@@ -88,7 +89,7 @@ class Home:
         return private_folder(private_folder(self.path / "serve") / endpoint)
 
     def context(self) -> Context | None:
-        """What was written last, or None."""
+        """The context that was written last, or None."""
         try:
             document = json.loads((self.path / "context.json").read_bytes())
             key = document.get("key")
@@ -105,26 +106,27 @@ class Home:
 
     @property
     def epoch_file(self) -> Path:
-        """Where the control plane notes which life of its database this is: apart from the database, which may be lost."""
+        """The file in which the control plane notes its database's epoch. It lies outside the database, which may be lost."""
         return self.path / "control.epoch"
 
     def known_epoch(self) -> str | None:
-        """Which life of the control plane's database is known here, to it or to the gateway; None before the first."""
+        """The epoch of the control plane's database that this home folder knows, from the control plane or the gateway; None
+        before the first start."""
         from roadworthy.store.epochs import EpochFile
 
         served = self.snapshot()
         return EpochFile(self.epoch_file, known=served[0] if served is not None and served[1] else None).expected()
 
     def note_epoch(self, epoch: str) -> None:
-        """Know this life from now on.
+        """Record this epoch as the known one.
 
         Raises:
-            OSError: the disk refuses: without the note, the next start would refuse the database.
+            OSError: the file cannot be written. Without it, the next start would refuse the database.
         """
         write_atomic(self.epoch_file, epoch.encode("ascii"), mode=PRIVATE)
 
     def snapshot(self) -> tuple[str, int] | None:
-        """Epoch and number of endpoints of the snapshot that the gateway begins with; None when there is none."""
+        """Epoch and number of endpoints of the snapshot on the gateway's disk; None without a readable snapshot."""
         try:
             document = json.loads((self.gateway / "snapshot.json").read_bytes())
             return str(document["epoch"]), len(document["endpoints"])
@@ -132,14 +134,14 @@ class Home:
             return None
 
     def gateway_key(self) -> str | None:
-        """The key between the planes, or None before the first start."""
+        """The gateway's key for its control plane, or None before the first start."""
         try:
             return (self.path / "gateway.key").read_text(encoding="ascii").strip() or None
         except FileNotFoundError:
             return None
 
     def keys(self, *, own_gateway: bool) -> PlaneKeys:
-        """The keys of this home folder; the one between the planes is made and kept at the first call."""
+        """The keys of this home folder. The first call creates and stores the gateway's key."""
         between, known = self.gateway_key(), self.context()
         admin = None if known is None else known.key
         gateway = between or make_key()[1]
@@ -148,18 +150,18 @@ class Home:
         return PlaneKeys(admin or make_key()[1], gateway, admin is None, between is None, own_gateway)
 
     def forget_admin_key(self) -> None:
-        """Keep the addresses only: the control plane does not know the key."""
+        """Remove the admin key from the context, because the control plane does not accept it; keep the addresses."""
         known = self.context()
         if known is not None:
             self.write_context(replace(known, key=None))
 
     def forget_gateway_key(self) -> None:
-        """Let the next start make another one: the control plane does not know this one."""
+        """Delete the gateway's key, because the control plane does not accept it; the next start creates another."""
         (self.path / "gateway.key").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def held(self, *names: str) -> Iterator[None]:
-        """Be the only one to run these planes in this home folder.
+        """Hold the pid files `names`, so that no second process runs the same plane in this home folder.
 
         Raises:
             Conflict: code "already-running".
@@ -170,6 +172,6 @@ class Home:
             yield
 
     def running(self) -> set[int]:
-        """Processes that run planes of this home folder."""
+        """The ids of the processes that run in this home folder."""
         found = (running_pid(self.path / name) for name in PID_FILES)
         return {pid for pid in found if pid is not None}

@@ -1,6 +1,6 @@
-"""Runs plans until they are told to stop, and tells when they are ready: `up`, `serve`, `gateway` and `control` all end here.
+"""Runs process plans until a stop signal and announces when they are ready, for `up`, `serve`, `gateway` and `control`.
 
-The main thread is the supervisor's; a second one asks the probes until all say yes, and announces it once.
+The main thread runs the supervisor. A second thread calls the probes until all succeed, then announces once.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from roadworthy.supervisor.plan import ChildPlan, WorkerLimits
 from roadworthy.supervisor.supervise import Supervisor
 
 GOING_ON = "going on"
-"""How the line begins that tells what is missing although it is announced."""
+"""Start of the line that names what is not ready at the announcement."""
 _PROBE_S = 0.02
 _SLOW_S = 15.0
 _FAILED_S = 3.0
-"""A failed version is tried once more when the agent is there."""
+"""A failed version is loaded again when the agent is there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to run and what to say about it.
+    """Processes to run, and how to tell that they are ready.
 
     Attributes:
-        plans: the children.
-        slab: of the workers, or None.
-        probes: addresses that all must answer 200 before it is ready.
-        announce: called once, then.
-        limits: of workers.
-        failed: looks at a probe's answer; the error when it will never be ready.
-        optional: by probe, the child without which it goes on when that refuses to start.
-        patience_s: announce after that long even when a probe still answers no, and soon when it says that it failed; None waits
-            on.
-        doors: the listening sockets.
+        plans: the child processes.
+        slab: the workers' slab, or None.
+        probes: addresses; the launch is ready when all answer 200.
+        announce: called once, when the launch is ready.
+        limits: limits of the workers.
+        failed: maps a probe's answer to an error when the launch can never become ready.
+        patience_s: longest wait for the probes, in seconds; a probe that reports a failed version shortens it. None waits without
+            limit.
+        doors: the listening sockets, each with its delay before it closes.
+        optional: by probe, the name of the child process that may refuse to start.
     """
 
     plans: Sequence[ChildPlan]
@@ -73,11 +73,11 @@ class _Watch:
 
 
 def run(launch: Launch) -> None:
-    """Stay until the planes have stopped in order.
+    """Run the processes until they have stopped in order.
 
     Raises:
-        RoadworthyError: "start-refused" when a process could not start, "stopped-by-force" when one had to be killed, or what
-            `failed` told.
+        RoadworthyError: "start-refused" when a process could not start, "stopped-by-force" when one had to be killed, or the
+            error of `failed`.
     """
     keep_private()
     watch = _Watch()
@@ -95,13 +95,13 @@ def run(launch: Launch) -> None:
         raise RoadworthyError(
             "a process refused to start, so nothing was started",
             code="start-refused",
-            hint="the lines above say which one and why",
+            hint="the lines above name the process and the reason",
         )
     if status != 0:
         raise RoadworthyError(
-            "stopped, but a process had to be killed",
+            "stopped, but one process did not end in time and was killed",
             code="stopped-by-force",
-            hint="a request or a model was still busy when its time was up",
+            hint="a request or a model was still running when the time limit passed",
         )
 
 
@@ -113,7 +113,7 @@ def _watch(launch: Launch, watch: _Watch, supervisor: Supervisor) -> None:
         url, status, answer = _first_not_ready(launch, refused)
         if url is None:
             for name in sorted(refused & set(launch.optional.values())):
-                say(f"{GOING_ON} although {name} refused to start; it is tried again until it does")
+                say(f"{GOING_ON} although {name} refused to start; it is started again until it succeeds")
             launch.announce()
             return
         watch.error = launch.failed(answer)
@@ -136,7 +136,7 @@ def _patience(longest_s: float, answer: Mapping[str, Any]) -> float:
 
 
 def _first_not_ready(launch: Launch, refused: Collection[str]) -> tuple[str | None, int, Mapping[str, Any]]:
-    """The first address that does not say yes, with its answer. A worker answers for itself only, so the slab is asked too."""
+    """The first address that is not ready, with status and answer. A worker answers for itself only, so the slab is read too."""
     for url in (url for url in launch.probes if launch.optional.get(url) not in refused):
         status, answer = probe(url)
         if status != 200:
@@ -153,7 +153,7 @@ def _reason(answer: Mapping[str, Any]) -> str:
 
 
 def probe(url: str, key: str | None = None) -> tuple[int, Mapping[str, Any]]:
-    """A probe's status and its JSON answer; 0 when nobody answers. `key`: an API key to send along."""
+    """A probe's status and JSON answer; status 0 without an answer. `key`: an API key to send."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError):
@@ -169,7 +169,7 @@ def probe(url: str, key: str | None = None) -> tuple[int, Mapping[str, Any]]:
 
 @contextlib.contextmanager
 def gateway_sockets(settings: Settings) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The bound sockets for predictions and for metrics; a taken port is told before anything is started."""
+    """The bound sockets for predictions and for metrics. A port in use is an error before any process starts."""
     gateway = settings.gateway
     with (
         contextlib.closing(listen(gateway.host, gateway.port, setting="--port")) as listener,
@@ -179,14 +179,14 @@ def gateway_sockets(settings: Settings) -> Iterator[tuple[socket.socket, socket.
         yield listener, metrics
 
 
-def gateway_doors(sockets: Sequence[socket.socket], settings: Settings) -> list[SharedListener]:
-    """Predictions are taken until load balancers have noticed the stop, metrics are told to the end."""
+def gateway_listeners(sockets: Sequence[socket.socket], settings: Settings) -> list[SharedListener]:
+    """After a stop signal, predictions are accepted until load balancers have noticed it, metrics until the end."""
     return [SharedListener(sockets[0], settings.gateway.drain_delay_s), SharedListener(sockets[1], None)]
 
 
 @contextlib.contextmanager
 def control_socket(settings: Settings, setting: str) -> Iterator[socket.socket]:
-    """The bound socket of the control plane. `setting` is the flag that takes another port."""
+    """The bound socket of the control plane. `setting` is the flag that chooses another port."""
     with contextlib.closing(listen(settings.control.host, settings.control.port, setting=setting)) as listener:
         _tell_hosts(hosts_note("control", settings.control.host, settings.control.allowed_hosts))
         yield listener
@@ -198,7 +198,7 @@ def _tell_hosts(note: str | None) -> None:
 
 
 def tell(descriptor: int | None, message: Mapping[str, object]) -> None:
-    """Write one line of JSON to the process that waits for this one (`detach.py`), if there is one."""
+    """Write one line of JSON to the waiting parent process (`detach.py`), if there is one."""
     if descriptor is not None:
         with contextlib.suppress(OSError):
             os.write(descriptor, json.dumps(message).encode("utf-8") + b"\n")

@@ -1,4 +1,4 @@
-"""Commands as functions of one frozen object. Every group of verbs registers with `command`; Typer sees the object's fields.
+"""Commands as functions of one frozen options object. `command` registers them; Typer reads the object's fields.
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions(RemoteOptions): ...
@@ -26,23 +26,23 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True)
 class Sets:
-    """Stands in a field's annotation: the flag gives the setting of that `group.name`."""
+    """Annotation of a field whose flag sets the setting `group.name`."""
 
     name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every command takes."""
+    """Options of every command."""
 
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
     home: Annotated[
-        Path | None, typer.Option("--home", help="Home folder instead of ~/.roadworthy."), Sets("general.home")
+        Path | None, typer.Option("--home", help="Use this home folder instead of ~/.roadworthy."), Sets("general.home")
     ] = None
 
     @property
     def settings(self) -> Settings:
-        """All settings, this command's flags foremost."""
+        """All settings; this command's flags take precedence."""
         flags = {}
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             flags.update({part.name: getattr(self, name) for part in get_args(hint) if isinstance(part, Sets)})
@@ -51,17 +51,19 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteOptions(Options):
-    """What every command takes that asks the control plane."""
+    """Options of every command that calls the control plane."""
 
     control_url: Annotated[
-        str | None, typer.Option("--control-url", help="Address of the control plane."), Sets("client.control_url")
+        str | None,
+        typer.Option("--control-url", help="Use the control plane at this address."),
+        Sets("client.control_url"),
     ] = None
 
 
 def command(
     app: typer.Typer, name: str, *, hidden: bool = False
 ) -> Callable[[Callable[[O], None]], Callable[[O], None]]:
-    """Register a function of one options object; its docstring is the help."""
+    """Register a function that takes one options object. Its docstring is the help text."""
 
     def register(function: Callable[[O], None]) -> Callable[[O], None]:
         (kind,) = (hint for key, hint in get_type_hints(function).items() if key != "return")
@@ -92,7 +94,7 @@ def _spread(function: Callable[[Any], None], kind: type[Any]) -> Callable[..., N
 
 
 def _own_first(kind: type[Any]) -> list[dataclasses.Field[Any]]:
-    """The command's own options before those that all share, as the help should show them."""
+    """The command's own options first, then the shared ones, in the order of the help."""
     shared = {entry.name for entry in dataclasses.fields(RemoteOptions)}
     entries = list(dataclasses.fields(kind))
     return [entry for entry in entries if entry.name not in shared] + [

@@ -1,4 +1,4 @@
-"""What the command line prints: results on standard output, everything else on standard error, JSON where it was asked for."""
+"""Output of the command line: results on standard output, everything else on standard error, JSON with `--json`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _MOST_PROBLEMS = 20
 
 
 def show(document: object, text: str, *, as_json: bool) -> None:
-    """Print a result: as JSON, or as text for people."""
+    """Print a result as JSON or as text."""
     print(json.dumps(document, indent=2, ensure_ascii=False) if as_json else text, flush=True)
 
 
 def say(text: str) -> None:
-    """Tell what is going on; not part of the result."""
+    """Print a message that is not part of the result."""
     print(text, file=sys.stderr, flush=True)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as their content, without rules, so that other tools can cut them."""
+    """Columns as wide as their content, without rules, so that tools such as `awk` can read them."""
     texts = [list(headings), *([("-" if cell in (None, "") else str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[number]) for line in texts) for number in range(len(headings))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in texts)
@@ -32,19 +32,19 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def facts(pairs: Mapping[str, object]) -> str:
-    """One `name  value` a line, aligned; None is left out."""
+    """One `name  value` per line, aligned; None and "" are left out."""
     shown = {name: value for name, value in pairs.items() if value not in (None, "")}
     width = max((len(name) for name in shown), default=0)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in shown.items())
 
 
 def short(digest: str | None) -> str:
-    """A digest as people compare it: the first twelve digits."""
+    """The first twelve hexadecimal digits of a digest."""
     return (digest or "-").removeprefix("sha256:")[:12]
 
 
 def size(count: int | None) -> str:
-    """Bytes for people."""
+    """A number of bytes with its unit."""
     if count is None:
         return "-"
     amount = float(count)
@@ -56,7 +56,7 @@ def size(count: int | None) -> str:
 
 
 def show_error(error: RoadworthyError, *, as_json: bool) -> None:
-    """One clear block on standard error."""
+    """Print an error on standard error: message, code, hint and request id."""
     if as_json:
         document: dict[str, Any] = {**error.facts, "error": error.message, "code": error.code, "hint": error.hint}
         say(json.dumps(document, ensure_ascii=False, default=str))
@@ -64,7 +64,7 @@ def show_error(error: RoadworthyError, *, as_json: bool) -> None:
     faults = error.facts.get("faults")
     lines = [f"error: {error.message}"]
     if isinstance(faults, list) and faults:
-        lines = ["error: the settings have faults"]
+        lines = ["error: invalid settings"]
         lines += [f"  {fault['setting']} ({fault['origin']}): {fault['problem']}" for fault in faults]
     problems = error.facts.get("problems")
     if isinstance(problems, list) and len(problems) > 1:
@@ -78,7 +78,7 @@ def show_error(error: RoadworthyError, *, as_json: bool) -> None:
 
 
 def _each(problems: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each thing that a plan, a policy or a rollout was refused for."""
+    """One line for each reason why a plan, a policy or a rollout was refused."""
     lines = []
     for each in problems[:_MOST_PROBLEMS]:
         if "problem" in each:
@@ -90,6 +90,6 @@ def _each(problems: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def quiet_children(settings: Settings) -> str:
-    """The log level for processes whose log lands on this terminal: only what matters, unless a level was chosen."""
+    """The log level for child processes. When the log goes to this terminal, warnings only, unless `log.level` is set."""
     chosen = settings.origin("log.level") != "default"
     return settings.log.level if chosen or not sys.stderr.isatty() else "warning"

@@ -1,4 +1,4 @@
-"""What the supervisor is to start: one plan for each process, with its start document, its sockets and its place in the stop."""
+"""The supervisor's process plans: each with its start document, its sockets and its stage when all are stopped."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from roadworthy.supervisor.plan import ChildPlan, Orders, WorkerLimits
 
 MOST_WORKERS = 4
 _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - recognised, not bound
-# Workers stop first and hand over what they hold; then nobody asks the runners; then the agent ships it; then the control plane
-# has it.
+# Workers stop first and hand over their records. No one uses the runners after that. The agent then ships the records to the
+# control plane, which stops last.
 _WORKERS, _RUNNERS, _AGENT, _CONTROL = range(4)
 _RUNNER = tuple(confined((sys.executable, "-P", "-m", "roadworthy.runtime.runners.isolated")))
 STILL_S = 10.0
-"""How long agent and control plane may show no life; workers are judged by their heartbeat in the slab."""
+"""Seconds without a heartbeat after which agent or control plane is restarted; workers have their heartbeat in the slab."""
 _LEAST_WORKER_BYTES = 1 << 30
 _WORKERS_SHARE = 0.6
 
@@ -36,11 +36,11 @@ class GatewayPlan:
     """A gateway to start.
 
     Attributes:
-        name: under which it reports.
+        name: the name under which it reports.
         folder: its own folder.
         listener, metrics: bound sockets, for predictions and for the metrics page.
-        control_url, key: of the control plane; None serves what is on disk.
-        give_up_epoch: endpoints of that epoch may be given up for an empty snapshot of another one.
+        control_url, key: of the control plane; None serves the snapshot on disk.
+        give_up_epoch: the gateway may replace endpoints of this epoch by an empty snapshot of another epoch.
     """
 
     name: str
@@ -53,12 +53,12 @@ class GatewayPlan:
 
     @property
     def slab(self) -> Path:
-        """Where the workers' numbers lie."""
+        """The file of the workers' slab."""
         return private_folder(private_folder(self.folder) / "run") / "slab"
 
 
 def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> list[ChildPlan]:
-    """The agent and the workers. Workers begin with the snapshot on disk; they do not wait for the agent."""
+    """Plans of the agent and the workers. Workers start with the snapshot on disk and do not wait for the agent."""
     agent: dict[str, Any] = {
         "gateway": plan.name,
         "folder": str(plan.folder),
@@ -85,7 +85,7 @@ def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> l
         _child("roadworthy.gateway.worker", f"worker-{slot}", {**worker, "slot": slot}, _WORKERS, None)
         for slot in range(worker_count(settings))
     ]
-    orders = Orders((_RUNNER,), _RUNNERS)  # the agent may have runner processes started, and nothing else
+    orders = Orders((_RUNNER,), _RUNNERS)  # the agent may start runner processes, and nothing else
     return [*workers, replace(_child("roadworthy.agent", "agent", agent, _AGENT), orders=orders)]
 
 
@@ -120,7 +120,7 @@ def worker_options(settings: Settings) -> dict[str, Any]:
 
 
 def _checked_cache(url: str | None) -> str | None:
-    """The shared cache's address, if this machine has what asks it: told now, and not by a worker's log."""
+    """The shared cache's address. Checks here that its client is installed, so that the command fails instead of a worker."""
     if url is not None and find_spec("redis") is None:
         raise SettingsError(
             "gateway.cache_url is set, but the client for Redis is not installed",
@@ -131,7 +131,7 @@ def _checked_cache(url: str | None) -> str | None:
 
 
 def worker_limits(settings: Settings) -> WorkerLimits:
-    """What is too much for a worker: as configured, else an equal part of most of the machine's memory."""
+    """Limits of one worker: memory as configured, else an equal share of 60 % of the machine's memory."""
     most_mb, total = settings.gateway.worker_memory_mb, total_bytes()
     if most_mb is not None:
         most: int | None = most_mb << 20
@@ -146,7 +146,7 @@ def worker_limits(settings: Settings) -> WorkerLimits:
 def control_child(
     folder: Path, listener: socket.socket, settings: Settings, bootstrap_keys: Sequence[dict[str, Any]], log_level: str
 ) -> ChildPlan:
-    """The control plane."""
+    """Plan of the control plane."""
     control = settings.control
     document: dict[str, Any] = {
         "host": control.host,
@@ -166,14 +166,14 @@ def control_child(
 
 
 def _bounds(settings: Settings) -> dict[str, Any]:
-    """What the code of packages may have."""
+    """Settings that confine the code of packages."""
     private = [str(path) for path in private_paths(settings)]
     general = settings.general
     return {"confinement": general.confinement, "grants": list(general.grants), "private": private}
 
 
 def private_paths(settings: Settings) -> tuple[Path, ...]:
-    """Folders and files of Roadworthy that are closed to the code of packages: they hold keys, packages, records."""
+    """Folders and files that the code of packages must not read: they hold keys, packages and records."""
     url = settings.control.database_url or ""
     database = url.partition("?")[0].partition("///")[2] if url.startswith("sqlite") else ""
     named = (
@@ -187,18 +187,18 @@ def private_paths(settings: Settings) -> tuple[Path, ...]:
 
 
 def database_url(settings: Settings, folder: Path) -> str:
-    """Of the control plane's database: as configured, else in its own folder."""
+    """URL of the control plane's database: as configured, else a file in its own folder."""
     return settings.control.database_url or f"sqlite:///{folder / 'roadworthy.db'}"
 
 
 def _child(module: str, name: str, document: dict[str, Any], stage: int, still_s: float | None = STILL_S) -> ChildPlan:
     descriptors = tuple(document[key] for key in ("fd", "metrics_fd") if key in document)
-    # -P: a file of the user's folder must not stand in for a module of ours
+    # -P: a file in the working directory must not replace a module of ours
     return ChildPlan(name, (sys.executable, "-P", "-m", module), document, descriptors, stage=stage, still_s=still_s)
 
 
 def worker_count(settings: Settings) -> int:
-    """As configured, else the usable cores up to MOST_WORKERS."""
+    """Number of workers: as configured, else one for each usable core up to MOST_WORKERS."""
     return settings.gateway.workers or max(1, min(MOST_WORKERS, _usable_cores()))
 
 
@@ -207,19 +207,19 @@ def _usable_cores() -> int:
 
 
 def known_hosts(host: str, configured: tuple[str, ...] | None) -> list[str]:
-    """What the Host header may say: loopback names, the address listened on or this machine's name, and what is configured."""
+    """Accepted values of the Host header: loopback names, the listening address or the machine's name, and configured names."""
     own = [f"[{host}]" if ":" in host else host] if host not in _EVERYWHERE else [socket.gethostname().lower()]
     return list(dict.fromkeys([*LOOPBACK_HOSTS, *own, *(configured or ())]))
 
 
 def hosts_note(plane: str, host: str, configured: tuple[str, ...] | None) -> str | None:
-    """What somebody who listens on all addresses has to know of names, if that is so: callers may use any, and few are known."""
+    """A note for the operator of a server that listens on all addresses but accepts only some host names; None otherwise."""
     known = known_hosts(host, configured)
     if host not in _EVERYWHERE or "*" in known:
         return None
     return (
-        f"note: the {plane} listens on all addresses and is known as {', '.join(known)}; requests for other hosts get 400, "
-        f"probes do not. {plane}.allowed_hosts (ROADWORTHY_{plane.upper()}_ALLOWED_HOSTS) names more"
+        f"note: the {plane} listens on all addresses and accepts the host names {', '.join(known)}; requests for other hosts get "
+        f"400, except probes. Set {plane}.allowed_hosts (ROADWORTHY_{plane.upper()}_ALLOWED_HOSTS) to accept more"
     )
 
 
@@ -229,11 +229,11 @@ def is_loopback(host: str) -> bool:
 
 
 def port_of(listener: socket.socket) -> int:
-    """The port that a socket is bound to."""
+    """The port of a bound socket."""
     return int(listener.getsockname()[1])
 
 
 def url_of(host: str, listener: socket.socket) -> str:
-    """How this machine reaches a socket."""
+    """The URL by which this machine reaches a socket."""
     shown = "127.0.0.1" if host in _EVERYWHERE else f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port_of(listener)}"

@@ -1,4 +1,4 @@
-"""The Python client: predictions from the gateway, verbs of the control plane."""
+"""The Python client: predictions from the gateway, management calls to the control plane."""
 
 from __future__ import annotations
 

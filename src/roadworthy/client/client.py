@@ -1,4 +1,4 @@
-"""`rw.Client`: calls endpoints, and is what the command line calls the control plane with.
+"""`rw.Client`: calls endpoints and manages them; the command line uses it too.
 
 with rw.Client() as client:
     answer = client.predict("flights", rows)
@@ -26,18 +26,18 @@ from roadworthy.foundation.references import VersionReference
 from roadworthy.settings import CONTROL_URL, GATEWAY_URL, ClientSettings, load_settings
 
 PUSH_TIMEOUT_S = 900.0
-"""A pushed package is proved before the reply."""
+"""Long, because the control plane proves a pushed package before it replies."""
 DEPLOY_TIMEOUT_S = 300.0
 _BLOCK_BYTES = 1 << 18
 
 
 class EndpointChange(TypedDict, total=False):
-    """What a deployment may say besides the version.
+    """Optional parts of a deployment.
 
     Attributes:
-        policy: settings of the endpoint that change, by name (docs/policies.md), such as {"cache": {"ttl_s": 30}}.
-        if_generation: refuse with a Conflict when the endpoint has another generation.
-        supersede: end a rollout that is in progress and deploy when its traffic has moved back, instead of a Conflict.
+        policy: policies of the endpoint to change, by name (docs/policies.md), such as {"cache": {"ttl_s": 30}}.
+        if_generation: raise Conflict unless the endpoint has this generation.
+        supersede: end a rollout in progress and deploy once its traffic has moved back; without it, raise Conflict.
     """
 
     policy: Mapping[str, Any]
@@ -46,16 +46,17 @@ class EndpointChange(TypedDict, total=False):
 
 
 class Client:
-    """A gateway and its control plane. Nothing is sent before the first call, and nothing is ever sent twice.
+    """A client of a gateway and its control plane. It connects at the first call and never repeats a request.
 
     Args:
-        url: the gateway's address. None: ROADWORTHY_GATEWAY_URL, then what `roadworthy up` wrote, then http://127.0.0.1:8080.
-        key: an API key. None: ROADWORTHY_KEY, then what `roadworthy up` wrote (for its own addresses only).
-        control_url: the control plane's address, found likewise; only the management verbs use it.
-        timeout_s: for each request; None: as configured, else 60.
+        url: the gateway's address. None: ROADWORTHY_GATEWAY_URL, then the address that `roadworthy up` stored, then
+            http://127.0.0.1:8080.
+        key: an API key. None: ROADWORTHY_KEY, then the key that `roadworthy up` stored (for its own addresses only).
+        control_url: the control plane's address, with the same defaults; predictions do not use it.
+        timeout_s: timeout of each request; None: as configured, else 60.
 
     Raises:
-        SettingsError: an address is none, or the configuration has faults.
+        SettingsError: an address is not a valid URL, or the configuration has faults.
     """
 
     def __init__(
@@ -109,17 +110,17 @@ class Client:
         timeout_s: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Prediction:
-        """Ask an endpoint.
+        """Request a prediction from an endpoint.
 
         Args:
             endpoint: its name.
             data: rows as a pandas or polars DataFrame, a numpy array, a list of dicts or of rows, or one dict.
-            timeout_s: for this request.
-            headers: more of them, such as the one by which a sticky rollout tells users apart.
+            timeout_s: timeout of this request.
+            headers: additional headers, such as the one by which a sticky rollout distinguishes users.
 
         Raises:
-            InvalidInput: the rows do not fit; facts["fields"] says where.
-            NotFound, Unauthenticated, Forbidden, Unavailable, DeadlineExceeded, ModelFault, ClientError: as named.
+            InvalidInput: the rows do not fit the signature; facts["fields"] names the fields.
+            NotFound, Unauthenticated, Forbidden, Unavailable, DeadlineExceeded, ModelFault, ClientError: see each class.
         """
         reply = self._gateway.call(
             "POST",
@@ -130,13 +131,17 @@ class Client:
         )
         predictions = self._gateway.document(reply).get("predictions")
         if not isinstance(predictions, list):
-            raise ClientError("the reply holds no predictions", code="unexpected-reply", hint="check the address")
+            raise ClientError(
+                "expected predictions in the reply, got none",
+                code="unexpected-reply",
+                hint="check the gateway's address",
+            )
         index = data.index if type(data).__module__.startswith("pandas") else None
         named = {name: reply.headers.get(header, "") for name, header in _HEADERS.items()}
         return Prediction(predictions, **named, index=index)
 
     def endpoint_signature(self, endpoint: str) -> dict[str, Any]:
-        """What the gateway says of an endpoint: versions, runtimes, inputs and outputs."""
+        """The gateway's description of an endpoint: versions, runtimes, inputs and outputs."""
         return self._gateway.document(self._gateway.call("GET", f"/v1/models/{quote(endpoint, safe='')}"))
 
     # Packages and versions
@@ -149,20 +154,20 @@ class Client:
         grants: Sequence[str] = (),
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
-        """Register a packed file as the next version of its model, or find the version that it is already.
+        """Register a packed file as the next version of its model. A package that is registered already keeps its version.
 
         Args:
             package: a .rw file.
-            allow_code: the package's digest, when it carries code that may run.
-            grants: what that code may have beside its own files: "read:/path", "device:/dev/name", "device:nvidia", "tcp:PORT" or
-                "network", as the server's setting general.grants allows.
-            progress: called with the bytes sent and the bytes in all.
+            allow_code: the package's digest, to allow its code to run.
+            grants: resources for that code in addition to its own files: "read:/path", "device:/dev/name", "device:nvidia",
+                "tcp:PORT" or "network", as the server's setting general.grants allows.
+            progress: called with the bytes sent and the total.
 
         Returns:
-            the version: name, version, digest, size_bytes, pushed_at, pushed_by, runtimes, grants.
+            The version: name, version, digest, size_bytes, pushed_at, pushed_by, runtimes, grants.
 
         Raises:
-            PackageError: it is damaged, refused, or its proof failed.
+            PackageError: the package is damaged or refused, or its proof failed.
         """
         path = Path(package)
         size = path.stat().st_size
@@ -180,23 +185,23 @@ class Client:
         return self._control.document(reply)
 
     def models(self) -> list[dict[str, Any]]:
-        """Every model: name, number of versions, latest."""
+        """Every model: name, number of versions, latest version."""
         return self._items("/api/v1/models")
 
     def versions(self, model: str) -> list[dict[str, Any]]:
-        """Every version of a model, with the endpoints that it serves."""
+        """Every version of a model, with the endpoints that serve it."""
         return self._items(f"/api/v1/models/{quote(model, safe='')}/versions")
 
     def version(self, reference: str) -> dict[str, Any]:
-        """One version, by `name:number`."""
+        """One version, by its reference `name:number`."""
         return self._get(_version_path(reference))
 
     def delete_version(self, reference: str) -> None:
-        """Delete a version; a Conflict when an endpoint uses it."""
+        """Delete a version. Raises Conflict when an endpoint uses it."""
         self._control.call("DELETE", _version_path(reference))
 
     def download(self, reference: str, path: Path) -> None:
-        """Write a version's packed file to `path`."""
+        """Download a version's packed file to `path`."""
         with path.open("wb") as handle:
             for block in self._control.read(f"{_version_path(reference)}/package", PUSH_TIMEOUT_S):
                 handle.write(block)
@@ -204,22 +209,22 @@ class Client:
     # Endpoints
 
     def deploy(self, reference: str, endpoint: str, **change: Unpack[EndpointChange]) -> dict[str, Any]:
-        """Tell an endpoint to serve a version; returns at once with its document. `wait` waits for the switch."""
+        """Deploy a version to an endpoint. Returns the endpoint's document at once; `wait` waits for the switch."""
         return self._control.document(
             self._control.call("PUT", _endpoint_path(endpoint), json={"version": reference, **change})
         )
 
     def rollback(self, endpoint: str) -> dict[str, Any]:
-        """Tell an endpoint to serve the version before; returns at once with its document."""
+        """Roll an endpoint back to its previous version. Returns its document at once; `wait` waits for the switch."""
         return self._control.document(self._control.call("POST", f"{_endpoint_path(endpoint)}:rollback"))
 
     def wait(
         self, asked: Document, *, timeout_s: float = DEPLOY_TIMEOUT_S, progress: Progress | None = None
     ) -> Document:
-        """Wait until an endpoint serves what `deploy` or `rollback` returned; its document then.
+        """Wait until an endpoint serves the version of `asked`, the result of `deploy` or `rollback`. Returns its document.
 
         Raises:
-            RoadworthyError: with the code of what went wrong while it was loaded.
+            RoadworthyError: the version could not be loaded; the code says why.
             Conflict: code "deploy-superseded". DeadlineExceeded: code "deploy-timeout".
         """
         return wait_until_serving(lambda: self.endpoint(str(asked["name"])), asked, timeout_s, progress)
@@ -233,11 +238,11 @@ class Client:
         return self._items("/api/v1/endpoints")
 
     def undeploy(self, endpoint: str) -> None:
-        """Delete an endpoint; its versions stay."""
+        """Delete an endpoint. Its versions stay in the registry."""
         self._control.call("DELETE", _endpoint_path(endpoint))
 
     def logs(self, endpoint: str, *, last: int = 20, prediction_id: str | None = None) -> dict[str, Any]:
-        """Prediction records, newest last: "items", and how many were "lost" on their way."""
+        """Prediction records, newest last, as "items", and the number of "lost" records."""
         params = {"last": str(last)} if prediction_id is None else {"id": prediction_id}
         return self._get(f"{_endpoint_path(endpoint)}/predictions", params)
 
@@ -248,53 +253,53 @@ class Client:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> FeedbackReply:
-        """Tell what became known of predictions, for the rollout that drew them. What was told before counts once, so after any
-        error all of it may be told again. The key may be one of the role predictor.
+        """Send feedback on predictions to the rollout that assigned them. Each item counts once, so after an error all items may
+        be sent again. A key of the role predictor is enough.
 
         Args:
-            endpoint: that answered.
-            known: one item, a list of them, or a pandas or polars DataFrame with a column prediction_id and any of correct, event
-                and a column for each metric; empty cells say nothing.
-            progress: called with the items sent and the items in all; they travel a thousand at a time.
+            endpoint: the endpoint that answered.
+            known: one item, a list of items, or a pandas or polars DataFrame with a column prediction_id and any of correct,
+                event and a column for each metric. Empty cells are ignored.
+            progress: called with the items sent and the total, after every thousand items.
 
         Returns:
-            what became of each item, in order, and of how many each. An item that cannot be read is "invalid", and stops none of
-            the others.
+            The result of each item, in order, and the count of each result. An item that cannot be read is "invalid" and does not
+            stop the others.
 
         Raises:
             InvalidInput: "invalid-feedback": there are no items.
-            NotFound: "unknown-endpoint". InvalidRequest, Forbidden, Unavailable, ClientError: as named.
+            NotFound: "unknown-endpoint". InvalidRequest, Forbidden, Unavailable, ClientError: see each class.
         """
         return send_feedback(self._control, f"{_endpoint_path(endpoint)}/feedback", items_of(known), progress)
 
     @property
     def rollouts(self) -> Rollouts:
-        """Start, follow and decide about rollouts."""
+        """Start, follow and control rollouts."""
         return Rollouts(self._control)
 
     def events(self, after: int = 0, *, wait_s: float = 0.0) -> dict[str, Any]:
-        """What happened after event number `after`: "items", oldest first, and "next", the `after` of the next call. Waits up to
-        `wait_s`, 60 at most and less than the client's timeout, for an event when there is none."""
+        """The events after event number `after`: "items", oldest first, and "next", the `after` of the next call. Without an
+        event it waits up to `wait_s` seconds, at most 60 and less than the client's timeout."""
         return self._get("/api/v1/events", {"after": str(after), "wait_s": str(wait_s)})
 
     @property
     def webhooks(self) -> Webhooks:
-        """Have other systems told of events."""
+        """Notify other systems of events."""
         return Webhooks(self._control)
 
     # Keys and state
 
     def keys(self) -> list[dict[str, Any]]:
-        """Every key: id and role, never the key itself."""
+        """Every key: id, name and role, never the key itself."""
         return self._items("/api/v1/keys")
 
     def create_key(self, role: str, endpoints: Sequence[str] | None = None, name: str | None = None) -> dict[str, Any]:
-        """A new key: "id", "name", "role" and, this once, "key".
+        """Create a key: "id", "name", "role" and "key", which is shown only once.
 
         Args:
             role: admin, predictor or gateway.
-            endpoints: those that a predictor may call; None means all.
-            name: gateways that use the key report as `<name>/<instance>`; None takes the key's id.
+            endpoints: the endpoints that a predictor may call; None means all.
+            name: name of the key, its id by default. Gateways that use the key report as `<name>/<instance>`.
         """
         body: dict[str, Any] = {"role": role} if name is None else {"role": role, "name": name}
         if endpoints is not None:
@@ -302,11 +307,11 @@ class Client:
         return self._control.document(self._control.call("POST", "/api/v1/keys", json=body))
 
     def revoke_key(self, key_id: str) -> None:
-        """Make a key useless."""
+        """Revoke a key."""
         self._control.call("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}")
 
     def status(self) -> dict[str, Any]:
-        """Control plane, gateways with their workers, endpoints."""
+        """The state of the control plane, the gateways with their workers, and the endpoints."""
         return self._get("/api/v1/status")
 
     def _get(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:

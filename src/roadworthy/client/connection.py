@@ -1,6 +1,6 @@
-"""One server as the client sees it: sends a request, and turns whatever is no success into a typed error.
+"""HTTP connection to one server: sends requests and raises a typed error for every reply that is not a success.
 
-Nothing is repeated. A key goes to the address that it was given for, and never into a message.
+No request is repeated. A key goes only to the address that it was given for, and never into a message.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class CallOptions(TypedDict, total=False):
-    """What a call may carry besides method and path: as httpx means them."""
+    """Optional parts of a call, as in httpx."""
 
     params: Mapping[str, str | list[str]]
     json: Any
@@ -47,9 +47,9 @@ class Connection:
 
     Args:
         url: http:// or https://, without a path.
-        key: sent as a bearer token; None sends none.
-        timeout_s: for each request.
-        what: "gateway" or "control plane", for messages.
+        key: sent as a bearer token; None sends no key.
+        timeout_s: timeout of each request.
+        what: "gateway" or "control plane", for error messages.
     """
 
     def __init__(self, url: str, key: str | None, timeout_s: float, what: str) -> None:
@@ -63,25 +63,26 @@ class Connection:
             base_url=self.url,
             headers=headers,
             timeout=timeout_s,
-            # reading the machine's certificates takes longer than a call; a context that trusts none does where there is no TLS
+            # loading the machine's certificates takes longer than a call; without TLS an empty context is enough
             verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if address.scheme == "http" else True,
-            trust_env=address.hostname not in _LOOPBACK,  # a proxy could not reach it, and must not see the key
+            trust_env=address.hostname
+            not in _LOOPBACK,  # a proxy cannot reach this machine's loopback, and must not see the key
         )
 
     def call(self, method: str, path: str, **options: Unpack[CallOptions]) -> httpx.Response:
-        """The reply, read whole, when its status is a success.
+        """Send a request and return the successful reply, read whole.
 
         Raises:
             ClientError: code "unreachable", "timed-out" or "unexpected-reply".
-            RoadworthyError: the class that fits what the server said, with its code, hint and facts, among them "request_id"
-                and "status".
+            RoadworthyError: the server's error, in the class of its code, with its hint and facts, among them "request_id" and
+                "status".
         """
         with self._translating():
             reply = self._http.request(method, path, **options)
         return self._checked(reply)
 
     def read(self, path: str, timeout_s: float) -> Iterator[bytes]:
-        """The body of a GET, block by block. Raises as `call`."""
+        """The body of a GET, block by block. Raises the errors of `call`."""
         with self._translating(), self._http.stream("GET", path, timeout=timeout_s) as reply:
             if not reply.is_success:
                 reply.read()
@@ -92,7 +93,7 @@ class Connection:
         """A reply's JSON object.
 
         Raises:
-            ClientError: code "unexpected-reply": it is something else.
+            ClientError: code "unexpected-reply": the reply is not a JSON object.
         """
         try:
             document = reply.json()
@@ -122,7 +123,7 @@ class Connection:
 
     def _unexpected(self, reply: httpx.Response) -> ClientError:
         return ClientError(
-            f"what answers at {self.url} is no {self._what} of Roadworthy (status {reply.status_code})",
+            f"the server at {self.url} is not a Roadworthy {self._what} (status {reply.status_code})",
             code="unexpected-reply",
             hint="check the address",
             facts={"status": reply.status_code},
@@ -130,7 +131,7 @@ class Connection:
 
 
 class _Translating:
-    """Turns httpx's errors into ours."""
+    """Translates httpx's errors into ours."""
 
     def __init__(self, url: str, what: str) -> None:
         self._url = url
@@ -144,26 +145,26 @@ class _Translating:
             raise ClientError(
                 f"the {self._what} did not answer in time",
                 code="timed-out",
-                hint="it may still be at work; give it longer, or look whether it is overloaded",
+                hint="it may still be working; raise the timeout, or check whether it is overloaded",
                 facts={"url": self._url},
             ) from error
         if isinstance(error, (httpx.HTTPError, httpx.InvalidURL)):
             raise ClientError(
                 f"no {self._what} answers at {self._url}",
                 code="unreachable",
-                hint="start it with `roadworthy up`, or give its address",
+                hint="start it with `roadworthy up`, or give the right address",
                 facts={"url": self._url},
             ) from error
 
 
 def error_from(document: Mapping[str, Any], status: int, retry_after_s: float | None = None) -> RoadworthyError:
-    """The error that a server's document describes: by its code when a class of ours carries it, else by the status."""
+    """The error that a server's document describes, in the class of its code, or else of the status."""
     code = str(document["code"])
     by_code = {kind.code: kind for kind in _tree(RoadworthyError) if kind is not RoadworthyError}
     kind = by_code.get(code) or _by_family(code) or _BY_STATUS.get(status, ClientError)
     hint = document.get("hint")
     return kind(
-        str(document.get("error") or document.get("detail") or "the server refused"),
+        str(document.get("error") or document.get("detail") or "the server refused the request"),
         code=code,
         hint=hint if isinstance(hint, str) else None,
         facts={**{name: value for name, value in document.items() if name not in _KNOWN}, "status": status},
@@ -179,7 +180,7 @@ _FAULTS = frozenset({"wrong-output-count", "wrong-output-type", "model-failed"})
 
 
 def _by_family(code: str) -> type[RoadworthyError] | None:
-    """The class of an error that is more special than its class's own code says."""
+    """The class of an error whose code is more specific than the class's own code."""
     families = ((_REFUSALS, errors.PackageRefused), (_DAMAGES, errors.PackageInvalid), (_FAULTS, errors.ModelFault))
     return next((kind for codes, kind in families if code in codes), None)
 

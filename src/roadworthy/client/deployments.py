@@ -1,4 +1,4 @@
-"""Waiting for an endpoint to do what it was told. Called by `client.py` after a deploy or a rollback."""
+"""Waits until an endpoint has completed a deployment or a rollback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from roadworthy.foundation.errors import Conflict, DeadlineExceeded
 
 Document = Mapping[str, Any]
 Progress = Callable[[Document], None]
-"""Called with the endpoint's document whenever it was read again."""
+"""Called with the endpoint's document after each read."""
 
 _POLLS = Backoff(0.02, 0.5, factor=1.5)
 
@@ -20,13 +20,12 @@ _POLLS = Backoff(0.02, 0.5, factor=1.5)
 def wait_until_serving(
     read: Callable[[], Document], asked: Document, timeout_s: float, progress: Progress | None = None
 ) -> Document:
-    """The endpoint's document once it serves what `asked`, the server's reply to the change, promised, and every live worker
-    answers by it.
+    """The endpoint's document once every live worker serves the version of `asked`, which is the server's reply to the change.
 
     Raises:
-        RoadworthyError: of the class and code with which the version failed to load.
-        Conflict: code "deploy-superseded": somebody changed the endpoint meanwhile.
-        DeadlineExceeded: code "deploy-timeout": it is still under way after `timeout_s`.
+        RoadworthyError: the version failed to load; class and code as the workers reported them.
+        Conflict: code "deploy-superseded": another caller changed the endpoint in the meantime.
+        DeadlineExceeded: code "deploy-timeout": the change is still in progress after `timeout_s`.
     """
     wanted = _wanted(asked)
     deadline = time.monotonic() + timeout_s
@@ -64,7 +63,7 @@ def _done(document: Document, wanted: tuple[str | None, str | None]) -> bool:
             {
                 "code": pending.get("code") or "deploy-failed",
                 "error": f"{wanted[0]} could not be loaded: {pending.get('reason') or 'no reason was given'}",
-                "hint": "the version before goes on serving; mend the package and push it again",
+                "hint": "the previous version keeps serving; correct the package and push it again",
                 "version": wanted[0],
                 "digest": wanted[1],
             },
@@ -74,16 +73,16 @@ def _done(document: Document, wanted: tuple[str | None, str | None]) -> bool:
 
 
 def _everywhere(document: Document, revision: int) -> bool:
-    """Whether every live worker answers by that revision or a later one. Without a worker there is nobody to wait for."""
+    """Whether every live worker has that revision or a later one. Without a worker there is nothing to wait for."""
     reached = document.get("reached_revision")
     return reached is None or reached >= revision
 
 
 def _superseded(document: Document, wanted: tuple[str | None, str | None]) -> Conflict:
     return Conflict(
-        f"somebody changed the endpoint before {wanted[0]} was serving",
+        f"another caller changed the endpoint before {wanted[0]} was serving",
         code="deploy-superseded",
-        hint="see `roadworthy status`",
+        hint="`roadworthy status` shows the endpoint's version",
         facts={"changed_by": document.get("changed_by"), "version": document.get("version")},
     )
 
@@ -91,8 +90,8 @@ def _superseded(document: Document, wanted: tuple[str | None, str | None]) -> Co
 def _too_slow(document: Document, wanted: tuple[str | None, str | None], timeout_s: float) -> DeadlineExceeded:
     pending = document.get("pending") or {}
     return DeadlineExceeded(
-        f"{wanted[0]} is not serving after {timeout_s:g} s; the endpoint goes on as before until it is",
+        f"{wanted[0]} is not serving after {timeout_s:g} s; the endpoint keeps its version until it is",
         code="deploy-timeout",
-        hint="`roadworthy status` shows how far it is, and whether a gateway is connected at all",
+        hint="`roadworthy status` shows its progress, and whether a gateway is connected",
         facts={"version": wanted[0], "state": pending.get("state") or document.get("state")},
     )

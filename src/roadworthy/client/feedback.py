@@ -1,4 +1,4 @@
-"""`client.feedback`: what became known of predictions, on its way to the control plane. Called by `client.py`.
+"""`client.feedback`: sends feedback on predictions to the control plane.
 
 with rw.Client() as client:
     answer = client.predict("flights", rows)
@@ -17,20 +17,20 @@ from roadworthy.client.connection import Connection
 from roadworthy.foundation.errors import InvalidInput
 
 MOST_ITEMS = 1_000
-"""Items of one request."""
+"""Most items of one request."""
 _MOST_TEXT = 200
-"""Characters of a text that are sent: no right one is longer, and wrong ones must not fill a request."""
+"""Characters of a text that are sent. No valid text is longer, and an invalid one must not fill a request."""
 _OWN = ("prediction_id", "correct", "event", "events", "values")
 
 
 class KnownLater(TypedDict, total=False):
-    """What became known of one prediction: its id and at least one of the others.
+    """Feedback on one prediction: its id and at least one of the other fields.
 
     Attributes:
-        prediction_id: as `Prediction.id`, or the reply's header Roadworthy-Prediction-Id, told it.
-        correct: whether the answer was right; for the guard "feedback".
-        events: bad events of your own, such as ["refund"] for the guard "custom.refund".
-        values: of an A/B test's metrics, such as {"revenue": 12.5}.
+        prediction_id: from `Prediction.id` or the reply's header Roadworthy-Prediction-Id.
+        correct: whether the answer was right; for the signal "feedback".
+        events: your own bad events, such as ["refund"] for the signal "custom.refund".
+        values: values of an A/B test's metrics, such as {"revenue": 12.5}.
     """
 
     prediction_id: Required[str]
@@ -40,13 +40,13 @@ class KnownLater(TypedDict, total=False):
 
 
 class Outcome(TypedDict):
-    """What became of an item.
+    """The result of one item.
 
     Attributes:
-        prediction_id: None where an invalid item has none.
+        prediction_id: None for an invalid item without an id.
         result: taken, duplicate, unknown, not-in-rollout, no-evidence, not-asked, out-of-bounds, closed or invalid; see
             docs/rollouts.md.
-        ignored: what it says that the rollout does not count. problem: what is wrong with it.
+        ignored: fields that the rollout does not count. problem: what is wrong with the item.
     """
 
     prediction_id: str | None
@@ -56,7 +56,7 @@ class Outcome(TypedDict):
 
 
 class FeedbackReply(TypedDict):
-    """What became of each item, in order, and how often each result came."""
+    """The result of each item, in order, and the count of each result."""
 
     items: list[Outcome]
     counts: dict[str, int]
@@ -68,7 +68,7 @@ def send_feedback(
     items: Sequence[Any],
     progress: Callable[[int, int], None] | None = None,
 ) -> FeedbackReply:
-    """Send items, MOST_ITEMS at a time. Raises as `Connection.call`."""
+    """Send items, MOST_ITEMS at a time. Raises the errors of `Connection.call`."""
     told: list[Outcome] = []
     counts: Counter[str] = Counter()
     for start in range(0, len(items), MOST_ITEMS):
@@ -81,12 +81,11 @@ def send_feedback(
 
 
 def items_of(known: Any) -> list[Any]:
-    """Items as the API has them, out of one item, a list of them, or a frame. One that cannot be read is among them: the control
-    plane says what is wrong with it, and takes the others.
+    """The items of one item, a list or a frame, in the form of the API. Items that cannot be read are included: the control plane
+    reports what is wrong with each and accepts the others.
 
     Args:
-        known: what is neither prediction_id, correct, event, events nor values is a metric of that name; None, NaN and "" say
-            nothing.
+        known: each name besides prediction_id, correct, event, events and values is a metric. None, NaN and "" are ignored.
 
     Raises:
         InvalidInput: "invalid-feedback": there are no items.
@@ -100,10 +99,10 @@ def items_of(known: Any) -> list[Any]:
     elif isinstance(known, Iterable) and not isinstance(known, (str, bytes)):
         rows = known
     else:
-        raise _invalid("feedback is an item, a list of them, or a table")
+        raise _invalid(f"expected one item, a list of items or a table, got {type(known).__name__}")
     items = [_item(row) for row in rows]
     if not items:
-        raise _invalid("there is no feedback in it")
+        raise _invalid("expected at least one item, got none")
     return items
 
 
@@ -126,7 +125,7 @@ def _item(row: Any) -> Any:
 
 
 def _said(value: Any) -> Any:
-    """The value; None where there is none: NaN, pandas' NA and NaT, and the empty text of a CSV file too."""
+    """The value, or None when it is missing: None, NaN, pandas' NA and NaT, or the empty text of a CSV file."""
     missing = type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value))
     return None if missing or value is None or (isinstance(value, str) and not value.strip()) else value
 
@@ -149,11 +148,11 @@ def _number(value: Any) -> float | str:
 
 
 def _text(value: Any) -> str:
-    """What can be sent of anything."""
+    """Any value as text that can be sent."""
     return str(value)[:_MOST_TEXT].encode("utf-8", "backslashreplace").decode()
 
 
 def _invalid(text: str) -> InvalidInput:
     return InvalidInput(
-        text, code="invalid-feedback", hint="an item has a prediction_id and any of correct, event and metrics"
+        text, code="invalid-feedback", hint="give each item a prediction_id and any of correct, event and metrics"
     )

@@ -1,7 +1,7 @@
-"""A caller's table as the rows of a request: pandas, polars, numpy, records or rows become JSON values. Called by `client.py`.
+"""Encodes a caller's table as the rows of a request: pandas, polars, numpy, records or rows become JSON values.
 
-Nothing is judged here, and nothing is rounded: numbers keep all their digits (Python writes the shortest text that reads back as
-the same float), times are ISO 8601 text in UTC with all their digits. The gateway checks the rows against the signature.
+Values are neither checked nor rounded. Numbers keep all their digits (Python writes the shortest text that reads back as the same
+float); times are ISO 8601 text in UTC with all their digits. The gateway checks the rows against the signature.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def encode_body(data: Any) -> bytes:
     try:
         return json.dumps({"instances": _rows(data)}, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidInput("a text holds half of a character", code="not-json", hint="send valid Unicode") from error
+        raise InvalidInput(
+            "a text contains half of a surrogate pair", code="not-json", hint="send valid Unicode"
+        ) from error
     except ValueError as error:
         raise InvalidInput(
             "a value is infinite", code="not-finite", hint="send finite numbers, or None for a missing value"
@@ -47,7 +49,7 @@ def _rows(data: Any) -> list[Any]:
         return [_value(data)]
     if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
         raise InvalidInput(
-            "the data is no table",
+            f"expected a table, got {type(data).__name__}",
             code="not-json",
             hint="give a DataFrame, an array, a list of dicts or of rows, or one dict",
         )
@@ -70,7 +72,7 @@ def _polars_rows(data: Any) -> list[Any]:
 
 
 def _polars_column(series: Any) -> list[Any]:
-    """Times as numpy has them: polars' own Python values lose nanoseconds."""
+    """A column's values. Times go through numpy, because polars' Python values lose nanoseconds."""
     if str(series.dtype).startswith("Datetime"):
         if series.dtype.time_zone is not None:
             series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
@@ -79,26 +81,26 @@ def _polars_column(series: Any) -> list[Any]:
 
 
 def _array(array: Any) -> Any:
-    """A numpy array's values as JSON has them, nested as it is."""
+    """A numpy array's values as nested lists of JSON values."""
     if array.dtype.kind == "M":
         return _time_texts(array)
     if array.dtype.names and array.ndim == 1:
         return [list(row) for row in zip(*(_array(array[name]) for name in array.dtype.names), strict=True)]
-    if array.dtype.kind in "mV":  # durations would become bare integers
+    if array.dtype.kind in "mV":  # durations would become integers without a unit
         raise _not_json(str(array.dtype))
     return _values(array.tolist())
 
 
 def _time_texts(times: Any) -> list[Any]:
-    """datetime64 of any unit as text, NaT as None. Those of a day or more are midnights; seconds are always written."""
+    """datetime64 of any unit as text, NaT as None. Units of a day or more become midnights; seconds are always written."""
     import numpy as np
 
-    times = times.astype(times.dtype.newbyteorder("="))  # numpy writes others as if they were
+    times = times.astype(times.dtype.newbyteorder("="))  # numpy ignores another byte order when it writes text
     unit = np.datetime_data(times.dtype)[0]
     if unit in ("Y", "M", "W", "D", "h", "m", "generic"):
         seconds = times.astype("datetime64[s]")
         if (seconds.astype(times.dtype) != times)[~np.isnat(times)].any():
-            raise InvalidInput("a time is beyond the calendar", code="out-of-range", hint="send years from 1 to 9999")
+            raise InvalidInput("a time is outside the calendar", code="out-of-range", hint="send years from 1 to 9999")
         times = seconds
     texts = np.char.add(np.datetime_as_string(times), "Z").astype(object)
     texts[np.isnat(times)] = None
@@ -150,11 +152,11 @@ def _scalar(value: Any) -> Any:
 
 
 def _time_text(moment: dt.datetime) -> str:
-    """In UTC: zones of long ago have offsets with seconds, which ISO 8601 does not know."""
+    """A time in UTC, because historical offsets with seconds have no form in ISO 8601."""
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
     try:
         return aware.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
-    except (OverflowError, ValueError):  # beyond the calendar: the gateway says so
+    except (OverflowError, ValueError):  # outside the calendar: the gateway reports it
         return aware.isoformat()
 
 

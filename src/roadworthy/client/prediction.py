@@ -1,4 +1,4 @@
-"""What an endpoint answered, and by which exact version."""
+"""The answer of an endpoint, with the exact version that gave it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Prediction:
     """An answer.
 
     Attributes:
-        predictions: one value a row: the bare value when the model has one output, else a dict by output name.
+        predictions: one value per row: a plain value when the model has one output, else a dict by output name.
         id: the prediction's id; row i is `id:i` in the records.
-        version: what answered, for example "flights:3". digest: of its package. runtime: what ran it.
-        request_id: for the operator's log.
-        fallback: what answered where the version could not, and why, such as 'static; reason="circuit-open"'; else "".
+        version: the version that answered, such as "flights:3". digest: of its package. runtime: the runtime that ran it.
+        request_id: the id under which the gateway logs the request.
+        fallback: the fallback that answered instead of the version, and why, such as 'static; reason="circuit-open"'; "" without.
         cache_status: what the endpoint's cache did (RFC 9211), such as "roadworthy; hit; ttl=12"; "" without a cache.
     """
 
@@ -36,7 +36,7 @@ class Prediction:
         return len(self.predictions)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a prediction, one column an output ("prediction" when there is one only), under the index of the rows asked.
+        """A frame with one row per prediction and one column per output ("prediction" for one output), with the input's index.
 
         Raises:
             ImportError: pandas is not installed.

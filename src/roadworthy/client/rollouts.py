@@ -1,4 +1,4 @@
-"""`client.rollouts`: start, follow and decide about rollouts.
+"""`client.rollouts`: start, follow and control rollouts.
 
 with rw.Client() as client:
     begun = client.rollouts.start("flights", "flights:3", {"strategy": "canary", "steps": [5, 25, 100]})
@@ -20,8 +20,9 @@ _PAUSE_S = 0.5
 
 
 class Shown(TypedDict):
-    """What the present step has shown of a guard: the canary's samples of `needed`; what its rate is at most, which must be under
-    `allowed`; or the evidence that it is no worse than tolerated, which must reach `log_e_bound`. None where it is not asked."""
+    """What the current step has shown for a criterion: the canary's `samples` of `needed`; the `upper` bound of its rate, which
+    must be below `allowed`; or the evidence that it is at most tolerably worse, which must reach `log_e_bound`. None if not
+    required."""
 
     samples: int
     bad: int
@@ -33,7 +34,7 @@ class Shown(TypedDict):
 
 
 class Finding(TypedDict):
-    """What one guard says: PASS, FAIL or HOLD, with the counts and the evidence that it rests on."""
+    """The finding of one criterion: PASS, FAIL or HOLD, with its counts and evidence."""
 
     signal: str
     outcome: str
@@ -50,7 +51,7 @@ class Finding(TypedDict):
 
 
 class Verdict(TypedDict):
-    """What the evidence says as a whole."""
+    """The verdict over all criteria."""
 
     outcome: str
     code: str
@@ -59,7 +60,7 @@ class Verdict(TypedDict):
 
 
 class Watched(TypedDict):
-    """What a watched signal says: "alarm", "quiet" or "no-evidence". `on_alarm` is "hold" or "alert"."""
+    """The outcome of a watched signal: "alarm", "quiet" or "no-evidence". `on_alarm` is "hold" or "alert"."""
 
     signal: str
     on_alarm: str
@@ -70,7 +71,7 @@ class Watched(TypedDict):
 
 
 class Variant(TypedDict):
-    """One version of an A/B test: how many values of a metric it has, their mean, and where the true one lies."""
+    """One version of an A/B test: the number of values of a metric, their mean, and the interval of the true mean."""
 
     arm: str
     values: int
@@ -80,8 +81,8 @@ class Variant(TypedDict):
 
 
 class Metric(TypedDict):
-    """A metric of an A/B test: both versions, where the canary's mean less the stable's lies, and what that allows to say. The
-    intervals hold at every look, 95 %."""
+    """A metric of an A/B test: both versions, the interval of their difference (canary minus stable), and the conclusion. The
+    95 % intervals hold at every look."""
 
     metric: str
     stable: Variant
@@ -93,7 +94,7 @@ class Metric(TypedDict):
 
 class Rollout(TypedDict):
     """A rollout. Shares in percent, times in seconds, steps from 1; `phase` is waiting, preparing, stepping, promoting, returning
-    or finished; `outcome` None until it is finished; `code` and `text` tell why it is where it is."""
+    or finished; `outcome` None until it is finished; `code` and `text` give the reason for its state."""
 
     id: str
     endpoint: str
@@ -122,17 +123,17 @@ class Rollout(TypedDict):
     decided_by: str | None
 
 
-class Caution(TypedDict):
-    """What does not stop a rollout and is good to know: a stable code and a sentence."""
+class RolloutWarning(TypedDict):
+    """A warning that does not stop a rollout: a stable code and a sentence."""
 
     code: str
     text: str
 
 
 class Started(Rollout):
-    """A rollout as it begins, with what to expect of it."""
+    """A rollout that has just started, with its warnings."""
 
-    warnings: list[Caution]
+    warnings: list[RolloutWarning]
 
 
 class Answer(Rollout):
@@ -143,12 +144,12 @@ class Answer(Rollout):
 
 
 class StartOptions(TypedDict, total=False):
-    """What a start may say besides endpoint, version and plan.
+    """Optional parts of a start.
 
     Attributes:
-        accept_signature_change: why callers are not harmed by another signature; audited with the key's id.
-        supersede: end the rollout in progress and begin when its traffic has moved back, instead of a Conflict.
-        if_generation: a Conflict when the endpoint has another generation.
+        accept_signature_change: the reason why a different signature does not harm callers; audited with the key's id.
+        supersede: end a rollout in progress and begin once its traffic has moved back; without it, raise Conflict.
+        if_generation: raise Conflict unless the endpoint has this generation.
     """
 
     accept_signature_change: str
@@ -157,7 +158,7 @@ class StartOptions(TypedDict, total=False):
 
 
 class Rollouts:
-    """Rollouts of one control plane. `rollout_id` is by default the one in progress, or the last."""
+    """Rollouts of one control plane. `rollout_id` defaults to the rollout in progress, or else the last one."""
 
     def __init__(self, control: Connection) -> None:
         self._control = control
@@ -165,20 +166,20 @@ class Rollouts:
     def start(
         self, endpoint: str, version: str, plan: Mapping[str, Any] | None = None, **options: Unpack[StartOptions]
     ) -> Started:
-        """Begin to move the endpoint's traffic to a version; returns at once. Read `warnings`: they do not stop it.
+        """Start to move the endpoint's traffic to a version. Returns at once; `warnings` do not stop the rollout.
 
         Args:
-            plan: as docs/rollouts.md explains; None for a canary with all defaults.
+            plan: see docs/rollouts.md; None for a canary with all defaults.
 
         Raises:
-            Conflict: "rollout-running", or "rollout-refused" with all that is in its way in facts["problems"].
+            Conflict: "rollout-running", or "rollout-refused" with every reason in facts["problems"].
             InvalidRequest: "invalid-plan".
         """
         body = {"version": version, "plan": dict(plan or {"strategy": "canary"}), **options}
         return cast("Started", self._control.document(self._control.call("POST", _path(endpoint), json=body)))
 
     def get(self, endpoint: str, rollout_id: str = CURRENT) -> Rollout:
-        """How it stands."""
+        """The rollout's current document."""
         reply = self._control.call("GET", f"{_path(endpoint)}/{quote(rollout_id, safe='')}")
         return cast("Rollout", self._control.document(reply))
 
@@ -188,32 +189,32 @@ class Rollouts:
         return cast("list[Rollout]", self._control.document(reply)["items"])
 
     def in_progress(self) -> list[Rollout]:
-        """The rollouts that run or wait, of all endpoints."""
+        """The running and waiting rollouts of all endpoints."""
         reply = self._control.call("GET", "/api/v1/rollouts")
         return cast("list[Rollout]", self._control.document(reply)["items"])
 
     def pause(self, endpoint: str, rollout_id: str = CURRENT) -> Answer:
-        """Stay at this step; a version that is found worse goes back all the same."""
+        """Pause at this step. A version that is worse is still rolled back."""
         return self._tell(endpoint, rollout_id, "pause")
 
     def resume(self, endpoint: str, rollout_id: str = CURRENT) -> Answer:
-        """Go on after a pause, or give back the share that was taken away."""
+        """Continue after a pause, or restore a share that was withdrawn."""
         return self._tell(endpoint, rollout_id, "resume")
 
     def approve(self, endpoint: str, rollout_id: str = CURRENT) -> Answer:
-        """Let the next step begin, where the plan asks for a person."""
+        """Approve the next step, where the plan requires approval."""
         return self._tell(endpoint, rollout_id, "approve")
 
     def promote(self, endpoint: str, rollout_id: str = CURRENT) -> Answer:
-        """All traffic now, whatever time and evidence are missing."""
+        """Move all traffic to the version now, without waiting for time or evidence."""
         return self._tell(endpoint, rollout_id, "promote")
 
     def abort(self, endpoint: str, rollout_id: str = CURRENT) -> Answer:
-        """Back to the version before. With nothing in progress nothing is done, and `done` is False."""
+        """Return to the stable version. Without a rollout in progress this does nothing, and `done` is False."""
         return self._tell(endpoint, rollout_id, "abort")
 
     def watch(self, endpoint: str, rollout_id: str = CURRENT) -> Iterator[Rollout]:
-        """Its document whenever that changed, until it is finished; twice a second at most."""
+        """Yield the document whenever it changes, until the rollout is finished; at most twice a second."""
         before: Mapping[str, Any] = {}
         while True:
             rollout = self.get(endpoint, rollout_id)

@@ -1,8 +1,8 @@
-"""`client.webhooks`: have other systems told of events.
+"""`client.webhooks`: notify other systems of events.
 
 with rw.Client() as client:
     made = client.webhooks.create("https://ci.example/roadworthy", events=["rollout.rolled-back"])
-    print(made["secret"])  # shown this once
+    print(made["secret"])  # shown only once
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _PATH = "/api/v1/webhooks"
 
 
 class Webhook(TypedDict):
-    """A webhook. `events` and `endpoints` None for all; `state` active, failing or gone; `tries` of the event that comes next;
-    `behind`: events it is not done with; `lost`: events that it wanted and will not get."""
+    """A webhook. `events` and `endpoints`: None for all. `state`: active, failing or gone. `tries`: attempts for the next event.
+    `behind`: number of events still to deliver. `lost`: number of events that it will never receive."""
 
     id: str
     url: str
@@ -35,14 +35,14 @@ class Webhook(TypedDict):
 
 
 class NewWebhook(Webhook):
-    """As it was made: `secret` is shown this once."""
+    """A webhook that was just created; `secret` is shown only once."""
 
     secret: str
 
 
 class Delivery(TypedDict):
-    """An attempt. `id` is what receivers got as webhook-id; `event` the event's number, None for a ping; `outcome` delivered,
-    failed or given-up; `status` None when nobody answered."""
+    """A delivery attempt. `id`: the receiver's webhook-id. `event`: the event's number, None for a ping. `outcome`: delivered,
+    failed or given-up. `status`: None without an answer."""
 
     at: str
     id: str
@@ -56,7 +56,7 @@ class Delivery(TypedDict):
 
 
 class Webhooks:
-    """Verbs on webhooks; made by `Client.webhooks`."""
+    """Webhooks of one control plane."""
 
     def __init__(self, control: Connection) -> None:
         self._control = control
@@ -64,7 +64,7 @@ class Webhooks:
     def create(
         self, url: str, *, events: Sequence[str] | None = None, endpoints: Sequence[str] | None = None
     ) -> NewWebhook:
-        """Have `url` told of events from now on, of all types and endpoints unless they are named.
+        """Create a webhook that sends events to `url` from now on. `events` and `endpoints`: None for all.
 
         Raises:
             InvalidRequest: "webhook-url-invalid", "webhook-host-unknown", "webhook-address-refused", "unknown-event-type".
@@ -88,7 +88,7 @@ class Webhooks:
         return cast(Webhook, self._call("GET", _one(webhook_id)))
 
     def delete(self, webhook_id: str) -> None:
-        """Forget a webhook and its secret.
+        """Delete a webhook and its secret.
 
         Raises:
             NotFound: "unknown-webhook".
@@ -96,7 +96,7 @@ class Webhooks:
         self._control.call("DELETE", _one(webhook_id))
 
     def test(self, webhook_id: str) -> Delivery:
-        """Send a ping now; what came of it.
+        """Send a ping now and return the attempt.
 
         Raises:
             NotFound: "unknown-webhook".
@@ -104,7 +104,7 @@ class Webhooks:
         return cast(Delivery, self._call("POST", f"{_one(webhook_id)}:test"))
 
     def deliveries(self, webhook_id: str, last: int = 20) -> Sequence[Delivery]:
-        """The newest attempts, newest first; 100 are kept.
+        """The latest attempts, newest first; 100 are kept.
 
         Raises:
             NotFound: "unknown-webhook".

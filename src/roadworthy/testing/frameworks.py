@@ -1,13 +1,13 @@
-"""What every framework file must do, as checks to be run on small models of it.
+"""Conformance checks for framework plug-ins, run on small models.
 
     @pytest.mark.parametrize("check", CHECKS, ids=check_name)
     def test_my_framework(check, tmp_path):
         check(case_of(MY_FRAMEWORK, model, sample), tmp_path)
 
-A check raises AssertionError with a sentence. `tests/conformance` runs all of them on every framework that is found.
+A failed check raises AssertionError with a sentence. `tests/conformance` runs all checks on every framework that is found.
 """
 
-# ruff: noqa: S101  (assertions are how a check speaks, as in the tests that call it)
+# ruff: noqa: S101  (assertions are how a check reports, as in the tests that call it)
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ _TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class FrameworkCase:
-    """A small model of one framework, and what it answers.
+    """A small model of one framework with its expected answers.
 
     Attributes:
         framework: the framework under test.
-        signature: of the raw rows and of the answers.
+        signature: signature of the raw rows and the answers.
         rows: at least four different rows.
-        expected: the answers to them.
-        save: leaves the model in an empty folder.
-        model: the live model, or None when the framework only loads what was compiled.
-        preprocess: what comes before the model, or None.
+        expected: the answers to these rows.
+        save: writes the model to an empty folder.
+        model: the live model, or None when the framework only loads compiled models.
+        preprocess: the preprocessing function, or None.
     """
 
     framework: Framework
@@ -63,7 +63,7 @@ class FrameworkCase:
     preprocess: Preprocess | None = None
 
     def load(self, folder: Path, threads: int = 1) -> Loaded:
-        """Save into a new folder below `folder`, and load from there."""
+        """Save the model to a new folder below `folder`, and load it from there."""
         place = folder / "model"
         place.mkdir()
         saved = self.save(place)
@@ -74,7 +74,7 @@ Check = Callable[[FrameworkCase, Path], None]
 
 
 def case_of(framework: Framework, model: Any, sample: Any, preprocess: Preprocess | None = None) -> FrameworkCase:
-    """A case from a live model and the rows that it was trained on, as `pack` would look at them."""
+    """A case from a live model and its training rows, inferred as `pack` does."""
     fields, container = infer_inputs(sample)
     rows = to_batch(Layout(fields), sample)
     form = form_of(sample)
@@ -93,22 +93,22 @@ def check_name(check: Check) -> str:
     return check.__name__.removeprefix("check_")
 
 
-def check_found_by_name(case: FrameworkCase, folder: Path) -> None:  # noqa: ARG001  (all checks are called alike)
-    """Discovery knows the framework by its own name."""
+def check_found_by_name(case: FrameworkCase, folder: Path) -> None:  # noqa: ARG001  (all checks have the same parameters)
+    """Discovery finds the framework by its name."""
     name = case.framework.name
     assert framework_named(name) is case.framework, f"{name} is not found by its name"
-    assert name == name.lower().strip(), f"{name!r} is no lower-case name"
+    assert name == name.lower().strip(), f"{name!r} is not lower case"
 
 
 def check_recognised_by_itself_only(case: FrameworkCase, folder: Path) -> None:  # noqa: ARG001
-    """Its models are its own; nobody else's are, and neither is what is no model."""
+    """The framework recognises its own models, but no other framework's models and no other objects."""
     for other in (None, 5, "text", {}, [], object()):
         assert not case.framework.recognises(other), f"recognises {other!r}"
     if case.model is None:
         return
-    assert framework_for(case.model) is case.framework, "another framework is asked for its model"
+    assert framework_for(case.model) is case.framework, "discovery chooses another framework for its model"
     claimed = [name for name, framework in frameworks().items() if framework.recognises(case.model)]
-    assert set(claimed) <= {case.framework.name, "python"}, f"claimed by {claimed}"
+    assert set(claimed) <= {case.framework.name, "python"}, f"recognised by {claimed}"
 
 
 def check_saved_is_described(case: FrameworkCase, folder: Path) -> None:
@@ -116,48 +116,50 @@ def check_saved_is_described(case: FrameworkCase, folder: Path) -> None:
     saved = case.save(folder)
     canonical_json(dict(saved.options))
     assert saved.trust in ("data", "skops", "pickle"), f"unknown trust {saved.trust!r}"
-    assert saved.carries_code or saved.trust == "data", "what is not plain data carries code"
+    assert saved.carries_code or saved.trust == "data", "files that are not plain data must carry code"
     found = case.framework.examine(ModelFolder(folder), saved.options)
-    assert (found.carries_code, found.trust) == (saved.carries_code, saved.trust), "the files are not what save says"
-    assert saved.distributions == tuple(sorted(set(saved.distributions))), "distributions are not sorted and single"
+    assert (found.carries_code, found.trust) == (saved.carries_code, saved.trust), (
+        "`examine` and `save` disagree about the files"
+    )
+    assert saved.distributions == tuple(sorted(set(saved.distributions))), "distributions are not sorted and unique"
     assert [path for path in folder.rglob("*") if path.is_file()], "nothing was written"
 
 
 def check_options_make_no_trust(case: FrameworkCase, folder: Path) -> None:
-    """What the files are follows from them: no option makes code data, and a pickle beside or instead of them is never data."""
+    """Trust follows from the files alone: no option makes code count as data, and an added or replaced pickle is never data."""
     saved = case.save(folder)
     found = case.framework.examine(ModelFolder(folder), saved.options)
     for claim in ({"trust": "data"}, {"carries_code": False}, {"file": "else"}, {"file": "../model"}):
         _assert_no_data(case, folder, {**saved.options, **claim}, was=found.trust)
-    (folder / "beside.pkl").write_bytes(pickle.dumps(case.rows.rows))
+    (folder / "added.pkl").write_bytes(pickle.dumps(case.rows.rows))
     _assert_no_data(case, folder, saved.options, was="")
-    (folder / "beside.pkl").unlink()
+    (folder / "added.pkl").unlink()
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         path.write_bytes(pickle.dumps(print))
         _assert_no_data(case, folder, saved.options, was="")
 
 
 def _assert_no_data(case: FrameworkCase, folder: Path, options: Mapping[str, Any], *, was: str) -> None:
-    """Examined now, the files are refused, are code, or are what they `was` before."""
+    """Assert that `examine` refuses the files, finds code in them, or finds the same trust as before (`was`)."""
     with contextlib.suppress(FormatMismatch):
         found = case.framework.examine(ModelFolder(folder), options)
-        assert found.carries_code or found.trust == was, f"examined with {dict(options)!r:.200} it is {found}"
+        assert found.carries_code or found.trust == was, f"examined with {dict(options)!r:.200}, the files are {found}"
 
 
 def check_loaded_answers_the_same(case: FrameworkCase, folder: Path) -> None:
-    """Saved and loaded, it gives the live model's answers, in the form of the signature's outputs."""
+    """A saved and loaded model gives the live model's answers, in the form of the signature's outputs."""
     loaded = case.load(folder)
     answer = loaded.run(case.rows)
     _assert_same(case.expected, answer)
     assert answer.layout == Layout(case.signature.outputs)
     for form, block in zip(answer.layout.blocks, answer.blocks, strict=True):
-        assert block.values.dtype == form.dtype.numpy, f"{form.dtype.value} lies in {block.values.dtype}"
+        assert block.values.dtype == form.dtype.numpy, f"{form.dtype.value} is stored as {block.values.dtype}"
         assert block.mask is None or block.mask.shape == block.values.shape
     loaded.close()
 
 
 def check_rows_are_independent(case: FrameworkCase, folder: Path) -> None:
-    """One row, some rows and joined requests get the answers that they get in the whole; order is kept."""
+    """Single rows, slices and joined requests get the same answers as the whole batch, in order."""
     loaded = case.load(folder)
     count = case.rows.rows
     for row in range(min(count, 4)):
@@ -170,7 +172,7 @@ def check_rows_are_independent(case: FrameworkCase, folder: Path) -> None:
 
 
 def check_rows_are_left_alone(case: FrameworkCase, folder: Path) -> None:
-    """The batch is not written into: it is recorded after the answer. Nor is an earlier answer by a later run."""
+    """A run changes neither its batch, which is recorded after the answer, nor the answers of earlier runs."""
     loaded = case.load(folder)
     kept = case.rows.take(range(case.rows.rows))
     first = loaded.run(case.rows)
@@ -181,7 +183,7 @@ def check_rows_are_left_alone(case: FrameworkCase, folder: Path) -> None:
 
 
 def check_two_live_side_by_side(case: FrameworkCase, folder: Path) -> None:
-    """A second one is loaded beside the first; closing one leaves the other."""
+    """Two models are loaded at the same time; closing one leaves the other usable."""
     places = [folder / "one", folder / "two"]
     for place in places:
         place.mkdir()
@@ -193,7 +195,7 @@ def check_two_live_side_by_side(case: FrameworkCase, folder: Path) -> None:
 
 
 def check_concurrent_runs_agree(case: FrameworkCase, folder: Path) -> None:
-    """What says that it is concurrent answers several threads at once."""
+    """A model that declares itself concurrent answers several threads at once."""
     loaded = case.load(folder)
     if loaded.concurrent:
         with ThreadPoolExecutor(4) as pool:
@@ -203,7 +205,7 @@ def check_concurrent_runs_agree(case: FrameworkCase, folder: Path) -> None:
 
 
 def check_closed_answers_nothing(case: FrameworkCase, folder: Path) -> None:
-    """After `close` a run raises."""
+    """A run after `close` raises."""
     loaded = case.load(folder)
     loaded.close()
     try:
@@ -214,9 +216,9 @@ def check_closed_answers_nothing(case: FrameworkCase, folder: Path) -> None:
 
 
 def check_loads_elsewhere(case: FrameworkCase, folder: Path) -> None:
-    """Another process, outside the project and without its modules, gives the same answers."""
+    """A process outside the project and without its modules gives the same answers."""
     if case.preprocess is not None:
-        return  # the package carries preprocessing apart; its own tests replay it
+        return  # a package carries preprocessing separately, with its own tests
     import pyarrow as pa
 
     place = folder / "model"
@@ -233,13 +235,13 @@ def check_loads_elsewhere(case: FrameworkCase, folder: Path) -> None:
     (folder / "case.json").write_text(json.dumps(document))
     command = [sys.executable, "-I", "-m", "roadworthy.testing.frameworks", str(folder)]
     done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=_TIMEOUT_S)  # noqa: S603
-    assert done.returncode == 0, f"it does not run elsewhere: {done.stderr[-2000:]}"
+    assert done.returncode == 0, f"the model does not run in another process: {done.stderr[-2000:]}"
     with pa.ipc.open_file(str(folder / "answers")) as reader:
         _assert_same(case.expected, arrow_to_batch(Layout(case.signature.outputs), reader.read_all()))
 
 
 def _run_here(folder: Path) -> None:
-    """The child of `check_loads_elsewhere`: load the model in `folder`, answer `rows` into `answers`."""
+    """Child process of `check_loads_elsewhere`: load the model in `folder` and write the answers for `rows` to `answers`."""
     import pyarrow as pa
 
     document = json.loads((folder / "case.json").read_text())
@@ -257,7 +259,9 @@ def _assert_same(expected: Batch, found: Batch) -> None:
     difference = compare(expected, found, _EXACT)
     assert difference is None, str(difference)
     assert found.rows == expected.rows
-    assert all(np.shape(block.values)[0] == found.rows for block in found.blocks), "blocks have another number of rows"
+    assert all(np.shape(block.values)[0] == found.rows for block in found.blocks), (
+        "the blocks differ in their number of rows"
+    )
 
 
 CHECKS: tuple[Check, ...] = (

@@ -1,4 +1,4 @@
-"""`roadworthy deploy | rollback | undeploy | logs | status`: what endpoints serve, and what they answered."""
+"""`roadworthy deploy | rollback | undeploy | logs | status`: change, watch and inspect endpoints."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ _CELL_CHARACTERS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class WaitOptions(RemoteOptions):
-    """How long to wait for a change."""
+    """Options of commands that wait for a change."""
 
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is served.")] = True
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait.", min=0)] = 300.0
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every worker serves the version.")] = True
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Wait at most this long.", min=0)] = (
+        300.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +40,15 @@ class DeployOptions(WaitOptions):
     """`deploy`."""
 
     reference: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version, like flights:2.")]
-    endpoint: Annotated[str, typer.Option("--endpoint", help="The endpoint that is to serve it.")]
+    endpoint: Annotated[str, typer.Option("--endpoint", help="Deploy to this endpoint; it is created if needed.")]
     policy: Annotated[
-        Path | None, typer.Option("--policy", metavar="FILE", help="Policies to change, in a .toml or .json file.")
+        Path | None, typer.Option("--policy", metavar="FILE", help="Change the policies in this .toml or .json file.")
     ] = None
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A policy to change, like cache.ttl_s=30; can be repeated."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Change one policy, like cache.ttl_s=30; repeat for more."),
     ] = None
-    supersede: Annotated[bool, typer.Option("--supersede", help="Take the place of a rollout that is in progress.")] = (
-        False
-    )
+    supersede: Annotated[bool, typer.Option("--supersede", help="End a rollout in progress and replace it.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +70,14 @@ class LogsOptions(RemoteOptions):
     """`logs`."""
 
     endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
-    last: Annotated[int, typer.Option("--last", metavar="N", help="How many.", min=1, max=1000)] = 20
-    prediction: Annotated[str | None, typer.Option("--id", help="Only the prediction with this id.")] = None
+    last: Annotated[int, typer.Option("--last", metavar="N", help="Show this many records.", min=1, max=1000)] = 20
+    prediction: Annotated[str | None, typer.Option("--id", help="Show only the prediction with this id.")] = None
 
 
 def deploy(options: DeployOptions) -> None:
-    """Let an endpoint serve a version.
+    """Deploy a version to an endpoint.
 
-    It is loaded and proved beside the one that serves, then the endpoint is switched; nothing is dropped.
+    The workers load and prove the version while the current one serves, then switch. No request is dropped.
     """
     from roadworthy.client import Client
 
@@ -92,7 +92,7 @@ def deploy(options: DeployOptions) -> None:
 
 
 def rollback(options: RollbackOptions) -> None:
-    """Let an endpoint serve the version before again."""
+    """Roll an endpoint back to its previous version."""
     from roadworthy.client import Client
 
     begun = time.monotonic()
@@ -118,7 +118,7 @@ def _finish(client: Any, asked: Mapping[str, Any], options: WaitOptions, begun: 
 
 
 def undeploy(options: EndpointOptions) -> None:
-    """Delete an endpoint; its versions stay."""
+    """Delete an endpoint. Its versions stay in the registry."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -127,13 +127,13 @@ def undeploy(options: EndpointOptions) -> None:
 
 
 def logs(options: LogsOptions) -> None:
-    """Show what an endpoint was asked and what it answered."""
+    """Show the latest requests and answers of an endpoint."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
         page = client.logs(options.endpoint, last=options.last, prediction_id=options.prediction)
         if not page["items"]:
-            client.endpoint(options.endpoint)  # an endpoint of no such name is an error, one without predictions is not
+            client.endpoint(options.endpoint)  # an unknown endpoint is an error, an endpoint without predictions is not
     rows = [
         (
             item["time"],
@@ -150,10 +150,10 @@ def logs(options: LogsOptions) -> None:
     headings = ("TIME", "ID", "VERSION", "STATUS", "LATENCY", "ROWS", "ASKED", "ANSWERED")
     show(page, table(headings, rows), as_json=options.json)
     if page.get("lost") and not options.json:
-        say(f"note: {page['lost']} records were lost on their way")
+        say(f"note: {page['lost']} records were lost before they reached the control plane")
     damaged = page.get("unreadable") or {}
     if damaged.get("files") and not options.json:
-        say(f"note: {damaged['files']} record files with {damaged['predictions']} predictions are damaged or gone")
+        say(f"note: {damaged['files']} record files with {damaged['predictions']} predictions are damaged or missing")
 
 
 def _cell(value: object) -> str:
@@ -163,7 +163,7 @@ def _cell(value: object) -> str:
 
 
 def status(options: RemoteOptions) -> None:
-    """Show control plane, gateways, endpoints, and the runner processes of this machine."""
+    """Show the control plane, gateways, endpoints and local runners."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -201,7 +201,7 @@ def status(options: RemoteOptions) -> None:
 
 
 def status_notes(document: Mapping[str, Any]) -> list[str]:
-    """What of a status somebody should look at: what is lost, and who follows another database."""
+    """Notes that the operator should read: lost data, and gateways that follow another database."""
     control, notes = document["control"], []
     lines = control.get("log_lines_dropped") or 0
     for gateway in document["gateways"]:
@@ -210,25 +210,27 @@ def status_notes(document: Mapping[str, Any]) -> list[str]:
         epochs = {worker.get("epoch") for worker in workers} - {None, control["epoch"]}
         if gateway.get("alive") and epochs:
             notes.append(
-                f"gateway {gateway['id']} serves by {', '.join(sorted(epochs))}, another database than this one. If that stays "
-                "so, restore that database, or start the gateway with --begin-anew to follow this one"
+                f"gateway {gateway['id']} follows another database (epoch {', '.join(sorted(epochs))}). If that persists, "
+                "restore that database, or start the gateway with --begin-anew to follow this one"
             )
     if gone := document.get("packages_gone"):
-        notes.append(f"the bytes of {', '.join(gone)} are gone from the blob store; push the same packages again")
+        notes.append(f"the bytes of {', '.join(gone)} are missing from the blob store; push the same packages again")
     if lost := (document.get("webhooks") or {}).get("lost"):
-        notes.append(f"{lost} events were deleted before a webhook took them; `roadworthy webhook list` shows which")
+        notes.append(
+            f"{lost} events were deleted before a webhook received them; `roadworthy webhook list` shows which"
+        )
     if lines:
-        notes.append(f"{lines} log lines were dropped, because nobody read them fast enough")
+        notes.append(f"{lines} log lines were dropped because the reader of the log was too slow")
     return notes
 
 
 def _is_alive(gateway: dict[str, Any]) -> bool:
-    """Whether it reports; control planes of earlier releases do not say."""
+    """Whether the gateway reports. Control planes of earlier releases do not send `alive`."""
     return bool(gateway.get("alive", True))
 
 
 def _placements(gateways: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
-    """Where each version that is ready executes, and on how many workers it is so; of a gateway that is away nobody knows."""
+    """Where each ready version executes, with the number of workers. A gateway that is away is left out."""
     counts: dict[tuple[str, str, str, str], int] = {}
     for gateway in filter(_is_alive, gateways):
         for worker in gateway.get("workers") or ():
@@ -241,7 +243,7 @@ def _placements(gateways: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
 
 
 def _sharing(workers: Sequence[dict[str, Any]]) -> str | None:
-    """Whether the cache that workers share answers them; None where there is none."""
+    """The state of the workers' shared cache with counts; None without a shared cache."""
     said = [worker.get("shared_cache") for worker in workers]
     counts = {state: said.count(state) for state in sorted({state for state in said if state is not None})}
     return ", ".join(f"{state} ({count} of {len(said)})" for state, count in counts.items()) or None

@@ -1,4 +1,4 @@
-"""`roadworthy feedback`: what became known of predictions, from a file."""
+"""`roadworthy feedback`: send feedback on predictions from a file."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from roadworthy.cli.output import facts, show
 from roadworthy.foundation.errors import InvalidInput
 
 _UNSETTLED = ("unknown", "out-of-bounds", "closed", "invalid")
-"""Results after which the command fails: somebody has to send these again, or mend them."""
+"""Results after which the command fails: these items must be corrected or sent again."""
 _BAR_FROM = 5_000
 _MOST_SHOWN = 10
 _MEANINGS = {
     "taken": "counted",
-    "duplicate": "told before, nothing changed",
-    "unknown": "no record of the prediction, or not yet",
-    "not-in-rollout": "not drawn by a rollout",
+    "duplicate": "sent before, nothing changed",
+    "unknown": "no record of the prediction, or no record yet",
+    "not-in-rollout": "not assigned by a rollout",
     "no-evidence": "failed, or answered by a fallback",
-    "not-asked": "the plan counts nothing of it",
-    "out-of-bounds": "beyond the bounds of the plan",
-    "closed": "the rollout takes no more",
+    "not-asked": "the plan uses none of its fields",
+    "out-of-bounds": "outside the bounds of the plan",
+    "closed": "the rollout no longer accepts feedback",
     "invalid": "cannot be read",
 }
 
@@ -42,16 +42,21 @@ class FeedbackOptions(RemoteOptions):
     endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint that answered.")]
     file: Annotated[
         Path,
-        typer.Option("--file", "-f", metavar="FILE", help="A .csv or .jsonl file with a column prediction_id."),
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="Read the feedback from this .csv or .jsonl file with a column prediction_id.",
+        ),
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line of the file, or the last one of what it tells of a prediction.
+    """A line of the file, or the last line of a record that spans several.
 
     Attributes:
-        row: None where it cannot be read at all; `problem` says why.
+        row: None when the line cannot be read; `problem` says why.
     """
 
     number: int
@@ -60,9 +65,10 @@ class _Line:
 
 
 def feedback(options: FeedbackOptions) -> None:
-    """Tell what became known of predictions: was the answer right, bad events, values of an A/B test's metrics.
+    """Send feedback on predictions to their rollout.
 
-    What was told before counts once, so a file may be sent again. A line that cannot be read stops none of the others.
+    Feedback says whether an answer was right, names bad events, or gives values of an A/B test's metrics. Each item counts once,
+    so a file may be sent again. A line that cannot be read does not stop the others.
     """
     from roadworthy.client import Client
     from roadworthy.client.feedback import items_of
@@ -108,12 +114,12 @@ def _lines(path: Path) -> Iterator[_Line]:
         InvalidInput: "invalid-feedback": the file as a whole cannot be read.
     """
     if path.suffix not in (".csv", ".jsonl"):
-        raise _unreadable(path, "its name ends in neither .csv nor .jsonl")
+        raise _unreadable(path, "expected a name that ends in .csv or .jsonl")
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             yield from _csv_lines(path, handle) if path.suffix == ".csv" else _json_lines(handle)
     except UnicodeDecodeError as error:
-        raise _unreadable(path, "it is not text in UTF-8") from error
+        raise _unreadable(path, "expected text in UTF-8") from error
 
 
 def _csv_lines(path: Path, handle: Any) -> Iterator[_Line]:
@@ -125,7 +131,7 @@ def _csv_lines(path: Path, handle: Any) -> Iterator[_Line]:
             raise _unreadable(path, "it has no column prediction_id")
         for row in reader:
             if None in row or None in row.values():
-                yield _Line(reader.line_num, None, "it has not as many cells as there are columns")
+                yield _Line(reader.line_num, None, "the number of cells differs from the number of columns")
             else:
                 yield _Line(reader.line_num, row)
     except csv.Error as error:
@@ -148,7 +154,7 @@ def _unreadable(path: Path, why: str) -> InvalidInput:
     return InvalidInput(
         f"{path.name} cannot be read: {why}",
         code="invalid-feedback",
-        hint="give a .csv or .jsonl file with prediction_id and any of correct, event and metrics; nothing of it was sent",
+        hint="give a .csv or .jsonl file with prediction_id and any of correct, event and metrics; nothing was sent",
     )
 
 

@@ -89,7 +89,7 @@ def revoke(options: RevokeOptions) -> None:
 def recover(options: Options) -> None:
     """Create an admin key in the database itself and print it (shown only once).
 
-    For an operator who has lost every admin key. Needs access to the control plane's machine instead of a key.
+    Use it after losing every admin key. It needs access to the control plane's machine instead of a key.
     """
     from roadworthy.control.recovery import recover_admin
 

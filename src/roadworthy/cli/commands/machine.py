@@ -1,4 +1,4 @@
-"""`roadworthy up | gateway | control | stop`: the planes of this machine, together or apart."""
+"""`roadworthy up | gateway | control | stop`: run the control plane and a gateway on this machine, together or separately."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import typer
 
 from roadworthy.cli import detach as detaching
 from roadworthy.cli.home import CONTROL, GATEWAY, LOCAL, SUPERVISOR, Context, Home, PlaneKeys
-from roadworthy.cli.launch import Launch, control_socket, gateway_doors, gateway_sockets, probe, run, tell
+from roadworthy.cli.launch import Launch, control_socket, gateway_listeners, gateway_sockets, probe, run, tell
 from roadworthy.cli.options import Options, Sets, command
 from roadworthy.cli.output import facts, quiet_children, say, show
 from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of, worker_limits
@@ -29,48 +29,50 @@ from roadworthy.supervisor.plan import ChildPlan
 _STOP_STEP_S = 0.05
 _GONE_S = 5.0
 _PATIENCE_S = 60.0
-"""A version that cannot be loaded must not keep `up` from being up."""
+"""Longest wait for the probes of `up`; a version that cannot be loaded must not delay it further."""
 _REFUSED = (401, 403)
-_SHOWN_ONCE = "the admin key is shown only now; this machine's command line finds it in the home folder"
-_NONE_MADE = "the database has admin keys already, so no new one was made"
-_NOT_KNOWN = "the database does not know the admin key of this home folder"
+_SHOWN_ONCE = "the admin key is shown only this once; this machine's command line reads it from the home folder"
+_NONE_MADE = "the database already has admin keys, so no new one was created"
+_NOT_KNOWN = "the database does not accept the admin key of this home folder"
 _GET_ONE = (
-    "Create one with `roadworthy key create --role admin` where an admin key is at hand, or with `roadworthy key recover` here "
-    "when none is, and give it to this command line as ROADWORTHY_KEY"
+    "Create one with `roadworthy key create --role admin` where an admin key is at hand, or with `roadworthy key recover` on "
+    "this machine, and give it to this command line as ROADWORTHY_KEY"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BeginAnewOptions(Options):
-    """What every command takes that may give up what it knows."""
+    """Options of commands that may switch to another database."""
 
     begin_anew: Annotated[
         bool,
         typer.Option(
             "--begin-anew",
-            help="Accept a new or another database of the control plane, and give up the endpoints of the one before.",
+            help="Accept a new or different control plane database, and drop the endpoints of the previous one.",
         ),
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayOptions(Options):
-    """The data plane's flags."""
+    """Options of commands that run a gateway."""
 
     host: Annotated[
-        str | None, typer.Option("--host", help="Address for predictions (127.0.0.1)."), Sets("gateway.host")
+        str | None,
+        typer.Option("--host", help="Listen for predictions on this address (127.0.0.1)."),
+        Sets("gateway.host"),
     ] = None
-    port: Annotated[int | None, typer.Option("--port", help="Port for predictions (8080)."), Sets("gateway.port")] = (
-        None
-    )
+    port: Annotated[
+        int | None, typer.Option("--port", help="Listen for predictions on this port (8080)."), Sets("gateway.port")
+    ] = None
     metrics_port: Annotated[
         int | None,
-        typer.Option("--metrics-port", help="Port of the metrics page (8082)."),
+        typer.Option("--metrics-port", help="Serve the metrics page on this port (8082)."),
         Sets("gateway.metrics_port"),
     ] = None
     workers: Annotated[
         int | None,
-        typer.Option("--workers", help="Worker processes (usable cores, at most 4)."),
+        typer.Option("--workers", help="Run this many worker processes (usable cores, at most 4)."),
         Sets("gateway.workers"),
     ] = None
 
@@ -80,9 +82,13 @@ class UpOptions(GatewayOptions, BeginAnewOptions):
     """`up`."""
 
     control_port: Annotated[
-        int | None, typer.Option("--control-port", help="Port of the control plane (8081)."), Sets("control.port")
+        int | None,
+        typer.Option("--control-port", help="Run the control plane on this port (8081)."),
+        Sets("control.port"),
     ] = None
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready; it runs on.")] = False
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready, and leave it running.")] = (
+        False
+    )
     ready_fd: Annotated[int | None, typer.Option("--ready-fd", hidden=True)] = None
 
 
@@ -92,34 +98,43 @@ class GatewayCommandOptions(GatewayOptions, BeginAnewOptions):
 
     control_url: Annotated[
         str | None,
-        typer.Option("--control-url", help="Address of the control plane. Without one, what is on disk is served."),
+        typer.Option(
+            "--control-url", help="Follow the control plane at this address; without one, serve the snapshot on disk."
+        ),
         Sets("client.control_url"),
     ] = None
     key_file: Annotated[
-        Path | None, typer.Option("--key-file", help="File with a key of the role gateway (or ROADWORTHY_KEY).")
+        Path | None,
+        typer.Option("--key-file", help="Read a key of the role gateway from this file (or ROADWORTHY_KEY)."),
     ] = None
-    name: Annotated[str | None, typer.Option("--name", help="Under which it reports."), Sets("gateway.name")] = None
+    name: Annotated[
+        str | None, typer.Option("--name", help="Report under this instance name."), Sets("gateway.name")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlOptions(BeginAnewOptions):
     """`control`."""
 
-    host: Annotated[str | None, typer.Option("--host", help="Address (127.0.0.1)."), Sets("control.host")] = None
-    port: Annotated[int | None, typer.Option("--port", help="Port (8081)."), Sets("control.port")] = None
+    host: Annotated[
+        str | None, typer.Option("--host", help="Listen on this address (127.0.0.1)."), Sets("control.host")
+    ] = None
+    port: Annotated[int | None, typer.Option("--port", help="Listen on this port (8081)."), Sets("control.port")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopOptions(Options):
     """`stop`."""
 
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait.", min=0)] = 90.0
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Wait at most this long.", min=0)] = (
+        90.0
+    )
 
 
 def up(options: UpOptions) -> None:
-    """Run control plane and gateway on this machine.
+    """Run a control plane and a gateway on this machine.
 
-    Until Ctrl-C; with -d it returns when they are ready, and `roadworthy stop` ends them.
+    Runs until Ctrl-C. With -d it returns when both are ready, and `roadworthy stop` stops them.
     """
     settings = options.settings
     home = Home(settings.general.home_folder())
@@ -150,7 +165,7 @@ def up(options: UpOptions) -> None:
         probes = (f"{urls.control_url}/readyz", f"{urls.gateway_url}/readyz")
         limits = worker_limits(settings)
         optional = {probes[0]: planned.name}
-        doors = [*gateway_doors(sockets, settings), SharedListener(control, None)]
+        doors = [*gateway_listeners(sockets, settings), SharedListener(control, None)]
         run(
             Launch(
                 children, plan.slab, probes, announce, limits, patience_s=_PATIENCE_S, doors=doors, optional=optional
@@ -159,9 +174,9 @@ def up(options: UpOptions) -> None:
 
 
 def gateway(options: GatewayCommandOptions) -> None:
-    """Run a gateway alone.
+    """Run a gateway without a control plane on this machine.
 
-    It serves what its control plane says, and while that is away or not named, what is on its disk.
+    It follows its control plane's snapshots. While that is away or not given, it serves the snapshot on disk.
     """
     settings = options.settings
     home = Home(settings.general.home_folder())
@@ -170,7 +185,7 @@ def gateway(options: GatewayCommandOptions) -> None:
         raise SettingsError(
             "the gateway has no key for its control plane",
             code="gateway-key-missing",
-            hint="make one with `roadworthy key create --role gateway`, and give it as ROADWORTHY_KEY or --key-file",
+            hint="create one with `roadworthy key create --role gateway`, and give it as ROADWORTHY_KEY or --key-file",
         )
     with home.held(GATEWAY), gateway_sockets(settings) as sockets:
         name = settings.gateway.name or _machine_name()
@@ -180,12 +195,12 @@ def gateway(options: GatewayCommandOptions) -> None:
         message = {"gateway": url, "metrics": f"{url_of(settings.gateway.metrics_host, sockets[1])}/metrics"}
         children = gateway_children(plan, settings, quiet_children(settings))
         announce = _announcer(None, lambda: message, as_json=options.json)
-        doors = gateway_doors(sockets, settings)
+        doors = gateway_listeners(sockets, settings)
         run(Launch(children, plan.slab, [f"{url}/readyz"], announce, worker_limits(settings), doors=doors))
 
 
 def control(options: ControlOptions) -> None:
-    """Run the control plane alone.
+    """Run a control plane without a gateway on this machine.
 
     Gateways connect to it with a key of the role gateway.
     """
@@ -203,7 +218,7 @@ def control(options: ControlOptions) -> None:
 
 
 def stop(options: StopOptions) -> None:
-    """Stop what runs in this home folder, and wait for it."""
+    """Stop all processes of this home folder, and wait for them."""
     home = Home(options.settings.general.home_folder())
     asked = home.running()
     for pid in asked:
@@ -215,7 +230,7 @@ def stop(options: StopOptions) -> None:
             raise Unavailable(
                 f"still running after {options.timeout:g} s",
                 code="stop-timeout",
-                hint="requests may still be in flight; run it again, a second signal stops by force",
+                hint="requests may still be in flight; run the command again: a second signal stops by force",
                 facts={"pids": sorted(asked)},
             )
         time.sleep(_STOP_STEP_S)
@@ -224,8 +239,8 @@ def stop(options: StopOptions) -> None:
 
 
 def _wait_until_gone(pids: set[int]) -> None:
-    """A process gives its lock back shortly before it ends. One that its parent has not looked after yet never goes, so the wait
-    is bounded."""
+    """Wait until the processes have ended, which is shortly after they release their locks. A process that its parent has not
+    reaped yet stays, so the wait is bounded."""
     deadline = time.monotonic() + _GONE_S
     while any(_exists(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(_STOP_STEP_S)
@@ -248,8 +263,8 @@ def _key_between(key_file: Path | None, settings: Settings, home: Home) -> str |
 
 
 def _expecting(plan: ChildPlan, home: Home, options: BeginAnewOptions) -> ChildPlan:
-    """The control plane, told which database is known here, and whether that may be given up. The flag counts once, since it
-    names an epoch: a database that is lost later is not given up by a process that was started so."""
+    """The control plane's plan with the epoch that is known here, and whether it may be given up. The flag counts once, since it
+    names an epoch: a process that was started with it does not give up a database that is lost later."""
     epoch = home.known_epoch()
     told = {
         "epoch_file": str(home.epoch_file),
@@ -260,7 +275,7 @@ def _expecting(plan: ChildPlan, home: Home, options: BeginAnewOptions) -> ChildP
 
 
 def _served_epoch(home: Home, options: BeginAnewOptions) -> str | None:
-    """The same for the gateway: whose endpoints may be given up."""
+    """The epoch whose endpoints the gateway may give up."""
     served = home.snapshot() if options.begin_anew else None
     return None if served is None else served[0]
 
@@ -271,7 +286,7 @@ def _machine_name() -> str:
 
 
 def _again(options: UpOptions) -> list[str]:
-    """The arguments of the same `up`, to stay in the foreground of a process of its own."""
+    """The arguments of the same `up`, which runs in the foreground of its own process."""
     flags = {
         "--home": options.home,
         "--host": options.host,
@@ -286,7 +301,7 @@ def _again(options: UpOptions) -> list[str]:
 
 @contextmanager
 def _telling(descriptor: int | None) -> Iterator[None]:
-    """Hand an error to the process that waits for this one, and let it pass."""
+    """Report an error to the waiting parent process, and raise it again."""
     try:
         yield
     except RoadworthyError as error:
@@ -305,8 +320,9 @@ def _message(urls: Context, metrics: str) -> dict[str, object]:
 
 
 def settle_keys(home: Home, keys: PlaneKeys, url: str) -> dict[str, object]:
-    """What became of the offered keys, for people. A new one that the database did not take is forgotten, and so is a revoked one
-    of the gateway here: the next start makes another. An older one stays, since it may be that of another database."""
+    """The new admin key, or a note that the database did not accept the offered one, for the announcement. A new key that was not
+    accepted is deleted, and so is a revoked key of the local gateway: the next start creates another. An older admin key stays,
+    since it may belong to another database."""
     refused = probe(f"{url}/internal/v1/snapshot", keys.gateway)[0] in _REFUSED
     if refused and (keys.own_gateway or keys.gateway_new):
         home.forget_gateway_key()

@@ -1,4 +1,4 @@
-"""`roadworthy pack | inspect | verify`: package files, without any server."""
+"""`roadworthy pack | inspect | verify`: commands on package files, without a server."""
 
 from __future__ import annotations
 
@@ -25,14 +25,19 @@ class PackCommandOptions(Options):
     """`pack`."""
 
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A .joblib, .pkl or .onnx file of your own.")]
-    sample: Annotated[Path, typer.Option("--sample", help="Training rows: .csv, .parquet, .json or .jsonl.")]
-    name: Annotated[str, typer.Option("--name", help="The model's name.")]
+    sample: Annotated[
+        Path, typer.Option("--sample", help="Read training rows from this .csv, .parquet, .json or .jsonl file.")
+    ]
+    name: Annotated[str, typer.Option("--name", help="Name of the model in the registry.")]
     label_column: Annotated[
-        str | None, typer.Option("--label-column", help="The column of the sample that is the label, not an input.")
+        str | None,
+        typer.Option("--label-column", help="Treat this column of the sample as the label, not as an input."),
     ] = None
     preprocess: Annotated[
         str | None,
-        typer.Option("--preprocess", metavar="MODULE:FUNCTION", help="What turns raw rows into what the model takes."),
+        typer.Option(
+            "--preprocess", metavar="MODULE:FUNCTION", help="Pack this function, which prepares raw rows for the model."
+        ),
     ] = None
     original: Annotated[
         Path | None,
@@ -45,14 +50,14 @@ class PackCommandOptions(Options):
         typer.Option(
             "--rule",
             metavar="NAME=MODULE:FUNCTION",
-            help="What may answer where the model cannot; repeat for more.",
+            help="Pack this function as a fallback rule; repeat for more.",
         ),
     ] = None
     private: Annotated[
         list[str] | None,
-        typer.Option("--private", metavar="COLUMN=hash|drop", help="Keep no values of a column; repeat for more."),
+        typer.Option("--private", metavar="COLUMN=hash|drop", help="Store no values of this column; repeat for more."),
     ] = None
-    out: Annotated[Path, typer.Option("--out", help="Folder of the packed file.")] = Path("dist")
+    out: Annotated[Path, typer.Option("--out", help="Write the package to this folder.")] = Path("dist")
     compile: Annotated[bool, typer.Option("--compile/--no-compile", help="Try faster runtimes.")] = True
 
 
@@ -61,7 +66,7 @@ class InspectOptions(Options):
     """`inspect`."""
 
     package: Annotated[Path, typer.Argument(metavar="FILE", help="A .rw file or an unpacked package.")]
-    card: Annotated[bool, typer.Option("--card", help="Print the model card.")] = False
+    card: Annotated[bool, typer.Option("--card", help="Print the model card as Markdown.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +74,17 @@ class VerifyOptions(Options):
     """`verify`."""
 
     package: Annotated[Path, typer.Argument(metavar="FILE", help="A .rw file or an unpacked package.")]
-    prove: Annotated[bool, typer.Option("--prove", help="Load it too, and replay its golden examples here.")] = False
+    prove: Annotated[bool, typer.Option("--prove", help="Also load the package and replay its golden examples.")] = (
+        False
+    )
     allow_code: Annotated[
         str | None,
-        typer.Option(
-            "--allow-code", metavar="DIGEST", help="Digest of this package, when it carries code that may run."
-        ),
+        typer.Option("--allow-code", metavar="DIGEST", help="Allow the code of the package with this digest to run."),
     ] = None
 
 
 def pack(options: PackCommandOptions) -> None:
-    """Package a model file, and prove the package.
+    """Package a model file and prove the package.
 
     The sample of training rows gives the signature, the profile and the golden examples.
     """
@@ -131,7 +136,7 @@ def _rule(text: str) -> tuple[str, Any]:
 
 
 def _function(text: str, what: str) -> Any:
-    """The function that `--preprocess` or `--rule` names."""
+    """The function of `--preprocess` or `--rule`."""
     module, colon, name = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # the user's own module, as `python -m` would find it
     try:
@@ -140,7 +145,7 @@ def _function(text: str, what: str) -> Any:
         raise PackError(
             f"the {what} function cannot be imported: {error}",
             code="preprocess-missing" if what == "preprocess" else "rule-missing",
-            hint="write it as MODULE:FUNCTION, and run this in the folder of the module",
+            hint="write it as MODULE:FUNCTION, and run the command in the folder of the module",
         ) from error
     finally:
         sys.path.remove(str(Path.cwd()))
@@ -149,7 +154,7 @@ def _function(text: str, what: str) -> Any:
 def inspect(options: InspectOptions) -> None:
     """Describe a package without loading it.
 
-    Prints the digest, the runtimes with how each was proved, the signature; with --card the whole card as Markdown.
+    Prints the digest, each runtime with its proof, and the signature; with --card, the model card as Markdown.
     """
     from roadworthy.package.archive import open_package
     from roadworthy.package.card import render_card
@@ -164,19 +169,19 @@ def inspect(options: InspectOptions) -> None:
 def verify(options: VerifyOptions) -> None:
     """Check every byte of a package against its digest.
 
-    With --prove also its answers, here and now.
+    With --prove, load it too and compare its answers with the golden examples.
     """
     from roadworthy.package.archive import open_package
 
     package = open_package(options.package)
     document: dict[str, object] = {"digest": package.digest, "name": package.name, "whole": True}
-    text = f"{package.name} is whole: {package.digest}"
+    text = f"{package.name} is intact: {package.digest}"
     if options.prove:
         from roadworthy.loading import load
 
         with load(options.package, allow_code=options.allow_code) as model:
             document |= {"proved": True, "runtime": model.runtime}
-            text += f"\nproved here: its golden examples give the same answers (runtime {model.runtime})"
+            text += f"\nproved on this machine: its golden examples give the same answers (runtime {model.runtime})"
     show(document, text, as_json=options.json)
 
 
@@ -197,7 +202,7 @@ def _document(package: Package) -> dict[str, object]:
 
 def _head(package: Package) -> str:
     packed = package.path.stat().st_size if package.path.is_file() else None
-    code = f"yes: name the digest to let it run (--allow-code {package.digest})" if package.carries_code else "no"
+    code = f"yes: allow it with --allow-code {package.digest}" if package.carries_code else "no"
     return facts(
         {
             "package": package.path,
@@ -213,7 +218,7 @@ def _head(package: Package) -> str:
 
 
 def _outcomes(package: Package) -> str:
-    """What became of each runtime that was tried."""
+    """Each runtime that was tried, and whether it was kept."""
     tried = package.attestations.get("compile", {}).get("outcomes", [])
     rows = [
         (

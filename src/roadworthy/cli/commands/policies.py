@@ -1,4 +1,4 @@
-"""Policies on the command line: what `deploy` takes with --policy and --set, and `roadworthy describe`."""
+"""Policies on the command line: `--policy` and `--set` of `deploy`, and `roadworthy describe`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class DescribeOptions(RemoteOptions):
 
 
 def read_policy(file: Path | None, assignments: Sequence[str]) -> dict[str, Any] | None:
-    """What a file and `NAME=VALUE` texts say together, the texts over the file, or None when neither says anything.
+    """The policy document of a file and `NAME=VALUE` texts; the texts take precedence. None when both are empty.
 
     Args:
         file: `.toml` or `.json`.
-        assignments: the name is a path such as `cache.ttl_s`, the value JSON, or else text as it stands.
+        assignments: the name is a path such as `cache.ttl_s`; the value is JSON, or else plain text.
 
     Raises:
         InvalidRequest: "invalid-policy".
@@ -39,7 +39,7 @@ def read_policy(file: Path | None, assignments: Sequence[str]) -> dict[str, Any]
         name, equals, text = assignment.partition("=")
         if not equals or not all(name.split(".")):
             raise InvalidRequest(
-                f"--set {assignment[:80]!r} is not NAME=VALUE",
+                f"--set: expected NAME=VALUE, got {assignment[:80]!r}",
                 code="invalid-policy",
                 hint="write --set timeout_ms=500, or --set cache.ttl_s=30",
             )
@@ -51,14 +51,16 @@ def _read(file: Path) -> dict[str, Any]:
     data = file.read_bytes()
     try:
         document = json.loads(data) if file.suffix == ".json" else tomllib.loads(data.decode())
-    except ValueError as error:  # of either kind, and of text that is no UTF-8
+    except ValueError as error:  # from either parser, or for text that is not UTF-8
         raise InvalidRequest(
             f"{file.name} cannot be read: {error}",
             code="invalid-policy",
-            hint="a policy file is TOML, or JSON when its name ends in .json",
+            hint="write a policy file in TOML, or in JSON with a name that ends in .json",
         ) from error
     if not isinstance(document, dict):
-        raise InvalidRequest(f"{file.name} holds no object", code="invalid-policy", hint='write {"timeout_ms": 500}')
+        raise InvalidRequest(
+            f"{file.name}: expected a JSON object", code="invalid-policy", hint='write {"timeout_ms": 500}'
+        )
     return document
 
 
@@ -75,16 +77,16 @@ def _put(policy: dict[str, Any], path: Sequence[str], value: Any, assignment: st
         inner = policy.setdefault(group, {})
         if not isinstance(inner, dict):
             raise InvalidRequest(
-                f"--set {assignment[:80]!r}: {group} has no names in it",
+                f"--set {assignment[:80]!r}: {group} is not an object",
                 code="invalid-policy",
-                hint="a list is given as a whole, as JSON",
+                hint="give a list as a whole, as JSON",
             )
         policy = inner
     policy[name] = value
 
 
 def describe(options: DescribeOptions) -> None:
-    """Show all of an endpoint: what answers, and every policy with its default."""
+    """Show an endpoint's versions, pending change and policies."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -93,7 +95,7 @@ def describe(options: DescribeOptions) -> None:
 
 
 def description(document: Mapping[str, Any]) -> str:
-    """An endpoint for people."""
+    """An endpoint as text."""
     head = facts(
         {
             "endpoint": document["name"],
@@ -110,7 +112,7 @@ def description(document: Mapping[str, Any]) -> str:
 
 
 def policy_table(policy: Mapping[str, Any]) -> str:
-    """Every policy by its path, with its default where it is another."""
+    """Every policy by its path, with its default where that differs."""
     import msgspec
 
     from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Policy

@@ -1,4 +1,4 @@
-"""`roadworthy backup | restore`: the control plane's database, on the machine that has it."""
+"""`roadworthy backup | restore`: the control plane's database, on the control plane's machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from roadworthy.foundation.files import keep_private
 class BackupOptions(Options):
     """`backup`."""
 
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="New file for the copy.")]
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Write the copy to this new file.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,15 @@ class RestoreOptions(Options):
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]", help="Backup to put in the database's place first; needs a stopped control plane."
+            metavar="[FILE]", help="Replace the database by this backup first; needs a stopped control plane."
         ),
     ] = None
 
 
 def backup(options: BackupOptions) -> None:
-    """Copy the control plane's database to a new file that only this user can read.
+    """Copy the control plane's database to a new file.
 
-    The control plane may run meanwhile.
+    Only this user can read the file. The control plane may keep running.
     """
     from roadworthy.control.recovery import back_up
 
@@ -49,9 +49,10 @@ def backup(options: BackupOptions) -> None:
 
 
 def restore(options: RestoreOptions) -> None:
-    """Begin a new epoch of the database, so that gateways follow it after it was set back.
+    """Begin a new epoch of a restored database.
 
-    With FILE, first put that backup in the database's place; what was there is kept beside it.
+    Gateways then follow it although they have seen later revisions. With FILE, first replace the database by that backup; the
+    replaced database is kept next to it.
     """
     from roadworthy.control.recovery import begin_again, put_in_place
 
@@ -66,7 +67,7 @@ def restore(options: RestoreOptions) -> None:
             done = put_in_place(url, options.file, SystemClock())
     home.note_epoch(done.epoch)
     told = {"epoch": done.epoch, "revision": done.revision, "aside": None if done.aside is None else str(done.aside)}
-    text = facts({"epoch": done.epoch, "revision": done.revision, "database before": done.aside})
+    text = facts({"epoch": done.epoch, "revision": done.revision, "replaced database": done.aside})
     show(told, f"restored; gateways follow this database from here\n{text}", as_json=options.json)
 
 

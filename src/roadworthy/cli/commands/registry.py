@@ -16,7 +16,7 @@ from roadworthy.cli.output import short, show, size, table
 from roadworthy.foundation.confine.grants import FORMS
 
 GRANT: Any = typer.Option(
-    "--grant", metavar="GRANT", help=f"Let its code have {FORMS}, as general.grants allows; repeat for more."
+    "--grant", metavar="GRANT", help=f"Grant its code {FORMS}, as general.grants allows; repeat for more."
 )
 
 
@@ -27,9 +27,7 @@ class PushOptions(RemoteOptions):
     package: Annotated[Path, typer.Argument(metavar="FILE", help="A packed .rw file.")]
     allow_code: Annotated[
         str | None,
-        typer.Option(
-            "--allow-code", metavar="DIGEST", help="Digest of this package, when it carries code that may run."
-        ),
+        typer.Option("--allow-code", metavar="DIGEST", help="Allow the code of the package with this digest to run."),
     ] = None
     grant: Annotated[list[str] | None, GRANT] = None
 
@@ -49,7 +47,7 @@ class ListOptions(RemoteOptions):
 def push(options: PushOptions) -> None:
     """Register a package as the next version of its model.
 
-    The control plane proves it before it is taken.
+    The control plane proves the package before it accepts it.
     """
     from roadworthy.client import Client
 
@@ -65,7 +63,7 @@ def push(options: PushOptions) -> None:
 
 @contextlib.contextmanager
 def _bar(path: Path) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar while a big file travels, on a terminal only."""
+    """A progress bar for a large file, on a terminal only."""
     if not sys.stderr.isatty() or path.stat().st_size < 1 << 20:
         yield None
         return
@@ -127,7 +125,7 @@ def endpoints(options: ListOptions) -> None:
 
 
 def endpoint_table(endpoints: list[dict[str, Any]]) -> str:
-    """Endpoints for people."""
+    """Endpoints as a table."""
     rows = [
         (
             endpoint["name"],
@@ -144,7 +142,7 @@ def endpoint_table(endpoints: list[dict[str, Any]]) -> str:
 
 
 def _rollout_text(rollout: dict[str, Any] | None) -> str | None:
-    """How far a rollout in progress is."""
+    """Phase, step and share of a rollout in progress."""
     if rollout is None:
         return None
     paused = ", paused" if rollout["paused"] else ""
@@ -152,7 +150,7 @@ def _rollout_text(rollout: dict[str, Any] | None) -> str | None:
 
 
 def pending_text(pending: dict[str, Any] | None) -> str | None:
-    """What an endpoint is changing to."""
+    """The version that an endpoint is changing to, with its state."""
     if pending is None:
         return None
     why = f": {pending['reason']}" if pending.get("reason") else ""

@@ -1,4 +1,4 @@
-"""Rollouts as people read them, from the documents that the control plane gives."""
+"""Text views of rollouts, from the documents of the control plane."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Rollout = Mapping[str, Any]
 _MOST_E = 700.0
 _LEAST_WIDTH = 40
 _NEXT = {
-    "waits-for-approval": "`roadworthy rollout approve {0}` lets it go on, `roadworthy rollout abort {0}` ends it",
+    "waits-for-approval": "`roadworthy rollout approve {0}` continues it, `roadworthy rollout abort {0}` ends it",
     "waits-for-decision": "`roadworthy rollout promote {0}` or `roadworthy rollout abort {0}`",
-    "paused": "`roadworthy rollout resume {0}` lets it go on, `roadworthy rollout abort {0}` ends it",
-    "withdrawn": "`roadworthy rollout resume {0}` gives the share back, `roadworthy rollout abort {0}` ends it",
-    "cannot-return": "`roadworthy status` shows why the version before is not ready",
-    "cannot-withdraw": "`roadworthy status` shows why the version before is not ready",
+    "paused": "`roadworthy rollout resume {0}` continues it, `roadworthy rollout abort {0}` ends it",
+    "withdrawn": "`roadworthy rollout resume {0}` restores the share, `roadworthy rollout abort {0}` ends it",
+    "cannot-return": "`roadworthy status` shows why the stable version is not ready",
+    "cannot-withdraw": "`roadworthy status` shows why the stable version is not ready",
     "not-ready": "`roadworthy status` shows which version is not ready, and where",
     "telemetry-lost": "`roadworthy status` shows which gateway is silent",
-    "alarm": "it goes on when the alarm clears; `roadworthy rollout promote {0}` or `roadworthy rollout abort {0}` does not wait",
+    "alarm": "it continues when the alarm clears; `roadworthy rollout promote {0}` or `roadworthy rollout abort {0}` decides now",
     "inconclusive": "`roadworthy rollout promote {0}` or `roadworthy rollout abort {0}`",
     "deadline": "`roadworthy rollout promote {0}` or `roadworthy rollout abort {0}`",
 }
-"""What a person can do where a rollout does not go on by itself, by its code."""
+"""What an operator can do when a rollout does not continue by itself, by its code."""
 
 
 def summary(rollout: Rollout) -> str:
-    """One sentence: which version, how far, and why."""
+    """One sentence: version, progress and reason."""
     if "version" not in rollout:  # an endpoint that never had a rollout
         return "no rollout"
     told = f"{rollout['version']} {head(rollout)}"
@@ -38,14 +38,14 @@ def summary(rollout: Rollout) -> str:
 
 
 def head(rollout: Rollout) -> str:
-    """How far it is, in some words."""
+    """Progress in a few words: outcome or phase, step, share."""
     words = [rollout["outcome"] or rollout["phase"], f"step {rollout['step']} of {rollout['steps']}", _share(rollout)]
     words += [word for word in ("paused", "withdrawn") if rollout[word] and not rollout["outcome"]]
     return ", ".join(words)
 
 
 def line(rollout: Rollout) -> str:
-    """One line for a log: where it is, both sides of each guard, and what it waits for. It is the same while only time passes."""
+    """One line for a log: progress, the counts of each criterion, and the reason. It does not change while only time passes."""
     counts = "; ".join(
         f"{each['signal']} {each['bad']}/{each['samples']} against {each['stable_bad']}/{each['stable_samples']}"
         f" E {_evidence(each['log_e'])} of {_evidence(each['log_e_bound'])}"
@@ -57,16 +57,16 @@ def line(rollout: Rollout) -> str:
 
 
 def standing(rollout: Rollout) -> tuple[str, str]:
-    """What is worth a line at once when it changes: everything but counts and time."""
+    """The parts whose change is printed at once: everything but counts and time."""
     return head(rollout), rollout["code"]
 
 
 def details(rollout: Rollout, width: int | None = None, note: str | None = None) -> str:
-    """All of it, in some lines.
+    """The whole rollout in several lines.
 
     Args:
-        width: of the terminal, in columns; None to break no line.
-        note: what whoever shows it has to add.
+        width: of the terminal, in columns; None does not break lines.
+        note: text to add at the end.
     """
     advice = None
     if rollout["phase"] in ("preparing", "stepping"):
@@ -97,7 +97,7 @@ def details(rollout: Rollout, width: int | None = None, note: str | None = None)
 
 
 def history_table(found: Sequence[Rollout]) -> str:
-    """Rollouts of an endpoint, one a line."""
+    """Rollouts of an endpoint, one per line."""
     headings = ("STARTED", "STABLE", "VERSION", "OUTCOME", "STEP", "DECIDED BY", "ID", "WHY")
     rows = [
         (
@@ -116,7 +116,7 @@ def history_table(found: Sequence[Rollout]) -> str:
 
 
 def list_table(found: Sequence[Rollout]) -> str:
-    """Rollouts in progress, one a line."""
+    """Rollouts in progress, one per line."""
     headings = ("ENDPOINT", "STABLE", "VERSION", "STRATEGY", "PHASE", "STEP", "SHARE", "WHY")
     rows = [
         (
@@ -135,7 +135,7 @@ def list_table(found: Sequence[Rollout]) -> str:
 
 
 def _moment(text: str) -> str:
-    """A moment of the API to the second."""
+    """A time of the API, to the second."""
     return f"{text[:19].replace('T', ' ')}{text[-6:].replace('+00:00', 'Z')}"
 
 
@@ -145,7 +145,7 @@ def _findings(rollout: Rollout) -> Sequence[Mapping[str, Any]]:
 
 
 def _judged(rollout: Rollout, width: int | None) -> str:
-    """Each guard's counts and evidence, and below what each says."""
+    """Each criterion's counts and evidence, then its text."""
     found = _findings(rollout)
     if not found:
         return ""
@@ -161,12 +161,12 @@ def _judged(rollout: Rollout, width: int | None) -> str:
         for each in found
     ]
     says = "\n".join(each["text"] for each in found)
-    headings = ("GUARD", "VERDICT", "CANARY BAD", "STABLE BAD", "E", "BACK AT")
+    headings = ("CRITERION", "VERDICT", "CANARY BAD", "STABLE BAD", "E", "BACK AT")
     return f"{table(headings, rows)}\n\n{_wrapped(says, width, 2)}"
 
 
 def _watched(rollout: Rollout, width: int | None) -> str:
-    """What each watched signal says, with its samples."""
+    """Each watched signal's outcome and text, with its samples."""
     found = rollout["watched"]
     if not found:
         return ""
@@ -176,7 +176,7 @@ def _watched(rollout: Rollout, width: int | None) -> str:
 
 
 def _compared(rollout: Rollout) -> str:
-    """What an A/B test found: a line for each version of each metric, and one for how much the canary has more."""
+    """Result of an A/B test: one line for each version of each metric, and one for their difference."""
     rows: list[tuple[object, ...]] = []
     for each in rollout["metrics"]:
         for side in (each["stable"], each["canary"]):
@@ -185,7 +185,7 @@ def _compared(rollout: Rollout) -> str:
         means = each["stable"]["mean"], each["canary"]["mean"]
         more = None if None in means else f"{means[1] - means[0]:+.4g}"
         rows.append((each["metric"], "difference", None, more, _interval(each), each["text"]))
-    return table(("METRIC", "ARM", "VALUES", "MEAN", "95 % AT EVERY LOOK", "SO"), rows) if rows else ""
+    return table(("METRIC", "VARIANT", "VALUES", "MEAN", "95 % AT EVERY LOOK", "SO"), rows) if rows else ""
 
 
 def _interval(bounds: Mapping[str, Any]) -> str:
@@ -193,7 +193,7 @@ def _interval(bounds: Mapping[str, Any]) -> str:
 
 
 def _steps(rollout: Rollout) -> str:
-    """All of the plan, with the one that it is at in brackets."""
+    """All steps of the plan, the current one in brackets."""
     texts = [
         f"{each['shadow'] / 100:g} % copied" if each["shadow"] else f"{each['weight'] / 100:g} %"
         for each in rollout["plan"]["steps"]
@@ -203,11 +203,11 @@ def _steps(rollout: Rollout) -> str:
 
 
 def _left_out(rollout: Rollout) -> str:
-    """What was no evidence, and why: "shed 3 of the canary's"."""
+    """Requests that are no evidence, by reason and variant: "3 shed (canary)"."""
     return ", ".join(
-        f"{count:,} {reason} ({arm})"
-        for reason, arms in rollout["left_out"].items()
-        for arm, count in arms.items()
+        f"{count:,} {reason} ({variant})"
+        for reason, counts in rollout["left_out"].items()
+        for variant, count in counts.items()
         if count
     )
 
@@ -222,7 +222,7 @@ def _evidence(log_e: float) -> str:
 
 
 def _time(seconds: float | None) -> str | None:
-    """A duration in its two largest units; none is left out."""
+    """A duration in its two largest units; None for zero or no duration."""
     if not seconds:
         return None
     minutes, rest = divmod(round(seconds), 60)
@@ -231,7 +231,7 @@ def _time(seconds: float | None) -> str | None:
 
 
 def _wrapped(text: str, width: int | None, indent: int) -> str:
-    """Lines broken at the terminal's edge, what follows indented."""
+    """Lines broken at the terminal's width, with continuation lines indented."""
     if width is None:
         return text
     room = max(width, _LEAST_WIDTH)

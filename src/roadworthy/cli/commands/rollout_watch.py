@@ -1,4 +1,4 @@
-"""Follows a rollout until it is over: a picture that moves on a terminal, lines elsewhere, documents where JSON was asked for."""
+"""Follows a rollout until it ends: a live view on a terminal, lines elsewhere, JSON documents with `--json`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from roadworthy.client import Client
 
 _LINE_EACH_S = 10.0
-"""Counts that change are worth a line so often; a change of anything else is at once."""
-_PATIENCE_S = 300.0
-"""So long the control plane may be away, such as for an upgrade, before watching ends with the error."""
+"""Least seconds between lines of which only the counts differ. Any other change is printed at once."""
+_AWAY_S = 300.0
+"""How long the control plane may be away, such as for an upgrade, before watching ends with an error."""
 _ASK_AGAIN_S = 1.0
-_AWAY = "the control plane does not answer; gateways go on with the shares that they have"
+_NOTE = "the control plane does not answer; gateways keep their current shares"
 
 
 def follow(client: Client, endpoint: str, rollout_id: str, *, as_json: bool) -> Rollout:
-    """Show it whenever it changed; its last document.
+    """Show the rollout whenever it changes, and return its last document.
 
     Raises:
-        RoadworthyError: there is no such rollout; or the control plane does not answer, at the first look or for _PATIENCE_S.
+        RoadworthyError: no such rollout, or the control plane does not answer: at the first request, or for _AWAY_S.
     """
     from rich.console import Console
 
@@ -39,12 +39,12 @@ def follow(client: Client, endpoint: str, rollout_id: str, *, as_json: bool) -> 
         moves = console.is_terminal and not console.is_dumb_terminal
         return _picture(looks, console) if moves else _lines(looks)
     except KeyboardInterrupt:
-        say(f"the rollout goes on; `roadworthy rollout abort {endpoint}` would send it back")
+        say(f"the rollout continues; `roadworthy rollout abort {endpoint}` ends it")
         raise
 
 
 def _looks(client: Client, endpoint: str, rollout_id: str) -> Iterator[tuple[Rollout, str | None]]:
-    """Each document that is new, with what is to be said beside it. A control plane that is away comes back."""
+    """Each new document, with a note or None. Waits for a control plane that is away."""
     rollout: Rollout = {}
     heard = time.monotonic()
     while not rollout or rollout["phase"] != "finished":
@@ -53,9 +53,9 @@ def _looks(client: Client, endpoint: str, rollout_id: str) -> Iterator[tuple[Rol
                 rollout_id, heard = rollout["id"], time.monotonic()
                 yield rollout, None
         except (ClientError, Unavailable):
-            if not rollout or time.monotonic() - heard > _PATIENCE_S:
+            if not rollout or time.monotonic() - heard > _AWAY_S:
                 raise
-            yield rollout, _AWAY
+            yield rollout, _NOTE
             time.sleep(_ASK_AGAIN_S)
 
 

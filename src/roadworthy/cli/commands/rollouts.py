@@ -28,49 +28,73 @@ class StartOptions(RemoteOptions):
     """`rollout start`."""
 
     endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help=_ENDPOINT)] = None
-    version: Annotated[str | None, typer.Argument(metavar="VERSION", help="What takes over, like flights:3.")] = None
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="The version to roll out, like flights:3.")
+    ] = None
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", metavar="FILE", help="A plan in YAML or JSON; flags come after it.")
+        Path | None,
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="Read the plan from this YAML or JSON file; flags override it."
+        ),
     ] = None
     strategy: Annotated[
-        str | None, typer.Option("--strategy", help="canary, blue-green, ab, shadow or all-at-once.")
+        str | None, typer.Option("--strategy", help="Use canary, blue-green, ab, shadow or all-at-once.")
     ] = None
-    steps: Annotated[str | None, typer.Option("--steps", metavar="PERCENTS", help="Shares, like 5,25,50,100.")] = None
-    hold: Annotated[str | None, typer.Option("--hold", metavar="TIME", help="Least time of a step, like 10m.")] = None
-    bake: Annotated[str | None, typer.Option("--bake", metavar="TIME", help="The same for blue-green.")] = None
-    share: Annotated[float | None, typer.Option("--share", metavar="PERCENT", help="For ab and shadow.")] = None
+    steps: Annotated[
+        str | None,
+        typer.Option("--steps", metavar="PERCENTS", help="Use these shares, one per step, like 5,25,50,100."),
+    ] = None
+    hold: Annotated[
+        str | None, typer.Option("--hold", metavar="TIME", help="Stay at each step at least this long, like 10m.")
+    ] = None
+    bake: Annotated[
+        str | None, typer.Option("--bake", metavar="TIME", help="Watch a blue-green switch this long, like 10m.")
+    ] = None
+    share: Annotated[float | None, typer.Option("--share", metavar="PERCENT", help="Give ab or shadow this share.")] = (
+        None
+    )
     evidence: Annotated[
-        int | None, typer.Option("--evidence", metavar="N", help="Requests that a step wants to see at least.")
+        int | None, typer.Option("--evidence", metavar="N", help="Require at least this many requests in each step.")
     ] = None
-    alpha: Annotated[float | None, typer.Option("--alpha", help="Probability of a rollback for no reason.")] = None
-    guards: Annotated[str | None, typer.Option("--guards", metavar="NAMES", help="Signals, like errors,slow.")] = None
-    deadline: Annotated[str | None, typer.Option("--deadline", metavar="TIME", help="When it has to be over.")] = None
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="False-rollback probability over the whole rollout (0.01).")
+    ] = None
+    guards: Annotated[
+        str | None, typer.Option("--guards", metavar="NAMES", help="Judge by these signals, like errors,slow.")
+    ] = None
+    deadline: Annotated[
+        str | None, typer.Option("--deadline", metavar="TIME", help="End the rollout after this time at the latest.")
+    ] = None
     accept_signature_change: Annotated[
         str | None,
-        typer.Option("--accept-signature-change", metavar="REASON", help="Answer for another signature; audited."),
+        typer.Option(
+            "--accept-signature-change", metavar="REASON", help="Accept a different signature for this reason; audited."
+        ),
     ] = None
-    supersede: Annotated[bool, typer.Option("--supersede", help="Take the place of a rollout that is in progress.")] = (
-        False
-    )
-    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it is over.")] = False
+    supersede: Annotated[bool, typer.Option("--supersede", help="End a rollout in progress and replace it.")] = False
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the rollout until it ends.")] = False
     exit_status: Annotated[
-        bool, typer.Option("--exit-status", help="With --watch: fail unless it is promoted or completed.")
+        bool, typer.Option("--exit-status", help="With --watch: fail unless the rollout is promoted or completed.")
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneOptions(RemoteOptions):
-    """Those that speak of one rollout."""
+    """Options of commands on one rollout."""
 
     endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help=_ENDPOINT)]
-    id: Annotated[str, typer.Option("--id", help="Not the one in progress, or the last, but this one.")] = "current"
+    id: Annotated[str, typer.Option("--id", help="Use this rollout, not the one in progress or the last one.")] = (
+        "current"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchOptions(OneOptions):
     """`rollout watch`."""
 
-    exit_status: Annotated[bool, typer.Option("--exit-status", help="Fail unless it is promoted or completed.")] = False
+    exit_status: Annotated[
+        bool, typer.Option("--exit-status", help="Fail unless the rollout is promoted or completed.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +102,7 @@ class HistoryOptions(RemoteOptions):
     """`rollout history`."""
 
     endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help=_ENDPOINT)]
-    last: Annotated[int, typer.Option("--last", metavar="N", help="How many.", min=1, max=200)] = 20
+    last: Annotated[int, typer.Option("--last", metavar="N", help="Show this many rollouts.", min=1, max=200)] = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +111,10 @@ class ListOptions(RemoteOptions):
 
 
 def start(options: StartOptions) -> None:
-    """Begin to move traffic to a version. It goes step by step, by evidence, and back by itself."""
+    """Roll out a version to an endpoint step by step.
+
+    Each step is judged by evidence. A version that is worse is rolled back automatically.
+    """
     from roadworthy.client import Client
 
     plan = _plan(options)
@@ -97,9 +124,9 @@ def start(options: StartOptions) -> None:
         plan.pop(name, None)
     if not isinstance(endpoint, str) or not isinstance(version, str):
         raise InvalidRequest(
-            "which endpoint, and which version?",
+            "expected an endpoint and a version",
             code="invalid-plan",
-            hint="say `roadworthy rollout start flights flights:3`, or `endpoint:` and `version:` in the plan",
+            hint="write `roadworthy rollout start flights flights:3`, or put `endpoint:` and `version:` in the plan",
         )
     asked: dict[str, Any] = {"supersede": options.supersede}
     if options.accept_signature_change is not None:
@@ -112,7 +139,7 @@ def start(options: StartOptions) -> None:
 
 
 def _show_start(begun: Mapping[str, Any], options: StartOptions) -> None:
-    """What began, and what to know of it. With `--watch` and `--json` it is the first of many lines."""
+    """Print the new rollout and its warnings. With `--watch` and `--json` this is the first of many lines."""
     if options.json:
         print(json.dumps(begun, indent=None if options.watch else 2, ensure_ascii=False), flush=True)
         return
@@ -120,14 +147,14 @@ def _show_start(begun: Mapping[str, Any], options: StartOptions) -> None:
         say(f"warning: {warning['text']} ({warning['code']})")
     print(f"{begun['endpoint']}: {summary(begun)}\nrollout {begun['id']}", flush=True)
     if not options.watch:
-        say(f"`roadworthy rollout watch {begun['endpoint']}` follows it")
+        say(f"`roadworthy rollout watch {begun['endpoint']}` follows the rollout")
 
 
 _FLAGS = ("strategy", "hold", "bake", "share", "evidence", "alpha", "deadline")
 
 
 def _plan(options: StartOptions) -> dict[str, Any]:
-    """The file's plan with the flags over it. What it means, and what is wrong with it, the control plane says."""
+    """The plan of the file, overridden by the flags. The control plane validates it."""
     from roadworthy.rollout.plan.documents import load
 
     plan: Any = {}
@@ -140,7 +167,7 @@ def _plan(options: StartOptions) -> dict[str, Any]:
             ) from error
         if not isinstance(plan, dict):
             raise InvalidRequest(
-                f"{options.file.name} holds no plan", code="invalid-plan", hint="it begins with `strategy: canary`"
+                f"{options.file.name}: expected a plan", code="invalid-plan", hint="begin it with `strategy: canary`"
             )
     plan = {**plan, **{name: getattr(options, name) for name in _FLAGS if getattr(options, name) is not None}}
     if options.steps is not None:
@@ -155,11 +182,14 @@ def _number(text: str) -> int | float | str:
     try:
         return float(text) if "." in text else int(text)
     except ValueError:
-        return text.strip()  # the control plane says what is wrong with it
+        return text.strip()  # the control plane reports what is wrong
 
 
 def watch(options: WatchOptions) -> None:
-    """Follow a rollout until it is over. Shows step, share, both sides, evidence, what it waits for, time left."""
+    """Follow a rollout until it ends.
+
+    Shows step, share, counts of both versions, evidence, the reason for waiting and the time left.
+    """
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -173,7 +203,7 @@ def _end(rollout: Mapping[str, Any], exit_status: bool) -> None:
 
 
 def show_(options: OneOptions) -> None:
-    """Show where a rollout stands, and why."""
+    """Show the state of a rollout and its evidence."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -183,7 +213,7 @@ def show_(options: OneOptions) -> None:
 
 
 def list_(options: ListOptions) -> None:
-    """List the rollouts that are in progress."""
+    """List the rollouts in progress."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -192,7 +222,7 @@ def list_(options: ListOptions) -> None:
 
 
 def history(options: HistoryOptions) -> None:
-    """List an endpoint's rollouts. With outcome, reason, and who or what decided."""
+    """List an endpoint's past rollouts with outcome and reason."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -216,17 +246,19 @@ def _verb(name: str, help_: str) -> Callable[[OneOptions], None]:
 
 
 _VERBS = {
-    "pause": "Stay at this step. A version that is found worse goes back all the same.",
-    "resume": "Go on after a pause, or give back the share that was taken away.",
-    "approve": "Let the next step begin, where the plan asks for a person.",
-    "promote": "Give it all traffic now, whatever time and evidence are missing.",
-    "abort": "Go back to the version before.",
+    "pause": "Pause a rollout at its step. A version that is worse is still rolled back.",
+    "resume": "Resume a rollout after a pause, or restore a share that was withdrawn.",
+    "approve": "Approve the next step, where the plan requires approval.",
+    "promote": "Promote the version to all traffic now, without waiting for evidence.",
+    "abort": "Abort a rollout and return to the stable version.",
 }
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Move traffic step by step, by evidence.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(
+        help="Roll out versions step by step, judged by evidence.", no_args_is_help=True, rich_markup_mode=None
+    )
     command(group, "start")(start)
     command(group, "watch")(watch)
     command(group, "show")(show_)

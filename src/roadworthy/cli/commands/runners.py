@@ -1,4 +1,4 @@
-"""What `roadworthy status` shows of the runner processes of this machine: read from their own state files, nobody is asked."""
+"""The runner processes of this machine for `roadworthy status`, read from their state files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from roadworthy.foundation.resident import resident
 
 
 def local_runners(folder: Path) -> list[dict[str, Any]]:
-    """The runners below a gateway's `folder` that live now; each with digest (its first digits), rule (None for the version
-    itself), copy, pid, state, runs done and resident_bytes."""
+    """The live runners below a gateway's `folder`: the digest's first digits, rule (None for the version itself), copy, pid,
+    state, completed runs and resident_bytes."""
     from roadworthy.runtime.runners.isolated.launch import read_stem
     from roadworthy.runtime.runners.isolated.state import NAMES, RunnerState
 
@@ -39,7 +39,7 @@ def local_runners(folder: Path) -> list[dict[str, Any]]:
 
 
 def local_confinement(folder: Path) -> dict[str, Any] | None:
-    """What the gateway in `folder` has found out: the policy, and by part whether it holds; None where nothing is known."""
+    """The confinement that the gateway in `folder` found: the policy, and for each part whether it works; None if unknown."""
     from roadworthy.agent.runners.confinement import confinement_file
 
     try:
@@ -53,14 +53,16 @@ def local_confinement(folder: Path) -> dict[str, Any] | None:
 
 
 def confinement_line(told: dict[str, Any]) -> str:
-    """The same in one line."""
+    """The confinement in one line."""
     held = ", ".join(part for part, holds in told["parts"].items() if holds) or "nothing"
     lacking = ", ".join(part for part, holds in told["parts"].items() if not holds)
-    return f"code of packages is confined by {held}" + (f"; not to be had here: {lacking}" if lacking else "")
+    return f"code of packages is confined by {held}" + (
+        f"; not available on this machine: {lacking}" if lacking else ""
+    )
 
 
 def runner_table(document: dict[str, Any]) -> str:
-    """The runners of a status document, with the names of the versions that its endpoints have."""
+    """The runners of a status document as a table, with the names of deployed versions."""
     names: dict[str, str] = {}
     for endpoint in document["endpoints"]:
         for version in (endpoint, endpoint.get("pending") or {}):

@@ -1,4 +1,4 @@
-"""`roadworthy serve FILE`: one package behind a private gateway, without a control plane. A first prediction in a minute."""
+"""`roadworthy serve FILE`: one package behind its own gateway, without a control plane."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 from roadworthy.cli.commands.machine import GatewayOptions
 from roadworthy.cli.commands.registry import GRANT
 from roadworthy.cli.home import Home
-from roadworthy.cli.launch import Launch, gateway_doors, gateway_sockets, run
+from roadworthy.cli.launch import Launch, gateway_listeners, gateway_sockets, run
 from roadworthy.cli.options import command
 from roadworthy.cli.output import facts, quiet_children, show
 from roadworthy.cli.plans import (
@@ -40,7 +40,7 @@ _LONGEST_INLINE = 4_000
 
 
 class Unit(str, Enum):
-    """What an integer for a timestamp may count since 1970 UTC."""
+    """Unit of integers in timestamp columns, counted since 1970 UTC."""
 
     S = "s"
     MS = "ms"
@@ -54,37 +54,35 @@ class ServeOptions(GatewayOptions):
 
     package: Annotated[Path, typer.Argument(metavar="FILE", help="A packed .rw file or an unpacked package.")]
     endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="Public name; the package's own name by default.")
+        str | None, typer.Option("--endpoint", help="Serve under this public name; the package's name by default.")
     ] = None
     allow_code: Annotated[
         str | None,
-        typer.Option(
-            "--allow-code", metavar="DIGEST", help="Digest of this package, when it carries code that may run."
-        ),
+        typer.Option("--allow-code", metavar="DIGEST", help="Allow the code of the package with this digest to run."),
     ] = None
     grant: Annotated[list[str] | None, GRANT] = None
     auth: Annotated[
-        bool, typer.Option("--auth/--no-auth", help="Whether callers need a key (loopback only without).")
+        bool, typer.Option("--auth/--no-auth", help="Require a key from callers; --no-auth works on loopback only.")
     ] = True
     timestamp_integers: Annotated[
         Unit | None,
         typer.Option(
-            "--timestamp-integers", help="Read integers in timestamp columns in this unit; without it they are refused."
+            "--timestamp-integers", help="Read integers in timestamp columns in this unit; refuse them by default."
         ),
     ] = None
 
 
 def serve(options: ServeOptions) -> None:
-    """Serve one package, without a control plane.
+    """Serve one package without a control plane.
 
-    Until Ctrl-C. Prints a request that works as it stands.
+    Runs until Ctrl-C. Prints a complete `curl` command to try.
     """
     settings = options.settings
     if not options.auth and not is_loopback(settings.gateway.host):
         raise SettingsError(
-            "without keys only this machine may call",
+            f"--no-auth: expected a loopback address for --host, got {settings.gateway.host}",
             code="auth-needed",
-            hint="leave out --no-auth, or listen on 127.0.0.1",
+            hint="omit --no-auth, or listen on 127.0.0.1",
         )
     package = _audited(options)
     endpoint = check_name(options.endpoint or package.name, "endpoint name")
@@ -107,12 +105,12 @@ def serve(options: ServeOptions) -> None:
         announce = _announcer(message, as_json=options.json)
         children = gateway_children(plan, settings, quiet_children(settings))
         limits = worker_limits(settings)
-        doors = gateway_doors(sockets, settings)
+        doors = gateway_listeners(sockets, settings)
         run(Launch(children, plan.slab, [f"{url}/readyz"], announce, limits, _failure, doors=doors))
 
 
 def _audited(options: ServeOptions) -> Package:
-    """The package, if this machine may and can run it: told now, and not by a worker's log."""
+    """The package. Checks here that this machine may and can run it, so that the command fails instead of a worker."""
     from roadworthy.package.archive import open_package
     from roadworthy.package.audit import audit
 
@@ -126,7 +124,10 @@ def _audited(options: ServeOptions) -> Package:
             raise
         line = f"roadworthy serve {shlex.quote(str(options.package))} --allow-code {package.digest}"
         raise PackageRefused(
-            error.message, code="code-not-allowed", hint=f"if you trust where it came from: {line}", facts=error.facts
+            error.message,
+            code="code-not-allowed",
+            hint=f"if you trust the source of the package, run: {line}",
+            facts=error.facts,
         ) from error
     return package
 
@@ -136,7 +137,7 @@ def _granted(options: ServeOptions) -> tuple[str, ...]:
 
 
 def _fill(folder: Path, options: ServeOptions, package: Package, endpoint: str, key: tuple[str, str] | None) -> None:
-    """Put the package and the snapshot into the gateway's folder; other packages of earlier runs go."""
+    """Write the package and the snapshot to the gateway's folder, and delete packages of earlier runs."""
     from roadworthy.contract.policy import Policy, Timestamps
     from roadworthy.contract.snapshot import (
         FULL_SHARE,
@@ -179,7 +180,7 @@ def _fill(folder: Path, options: ServeOptions, package: Package, endpoint: str, 
 
 
 def _curl(url: str, package: Package, key: tuple[str, str] | None, folder: Path) -> str:
-    """A line to paste: the package's own first golden example, so it works as it stands."""
+    """A complete `curl` command with the package's first golden example."""
     from roadworthy.schema.rows import encode_rows
 
     inputs, _ = package.golden()
@@ -206,9 +207,9 @@ def _failure(answer: Mapping[str, Any]) -> RoadworthyError | None:
     if answer.get("reason") != "failed":
         return None
     return PackageError(
-        "the package cannot be served: it could not be loaded, or its golden examples gave other answers",
+        "the package cannot be served: it could not be loaded, or its answers differ from its golden examples",
         code="serve-failed",
-        hint="the lines above say why; `roadworthy verify --prove` checks it again",
+        hint="the lines above give the reason; `roadworthy verify --prove` checks it again",
     )
 
 

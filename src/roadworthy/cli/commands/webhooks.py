@@ -18,14 +18,14 @@ _ALL = "all"
 class CreateOptions(RemoteOptions):
     """`webhook create`."""
 
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where to, https://….")]
+    url: Annotated[str, typer.Argument(metavar="URL", help="Send events to this URL, https://….")]
     event: Annotated[
         list[str] | None,
-        typer.Option("--event", metavar="TYPE", help="Only events of this type; repeat for more."),
+        typer.Option("--event", metavar="TYPE", help="Send only events of this type; repeat for more."),
     ] = None
     endpoint: Annotated[
         list[str] | None,
-        typer.Option("--endpoint", metavar="NAME", help="Only events of this endpoint; repeat for more."),
+        typer.Option("--endpoint", metavar="NAME", help="Send only events of this endpoint; repeat for more."),
     ] = None
 
 
@@ -36,7 +36,7 @@ class ListOptions(RemoteOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class OneOptions(RemoteOptions):
-    """Those that speak of one webhook."""
+    """Options of commands on one webhook."""
 
     webhook_id: Annotated[str, typer.Argument(metavar="ID", help="The webhook's id, as `webhook list` prints it.")]
 
@@ -45,22 +45,22 @@ class OneOptions(RemoteOptions):
 class DeliveriesOptions(OneOptions):
     """`webhook deliveries`."""
 
-    last: Annotated[int, typer.Option("--last", metavar="N", help="How many.", min=1, max=100)] = 20
+    last: Annotated[int, typer.Option("--last", metavar="N", help="Show this many attempts.", min=1, max=100)] = 20
 
 
 def create(options: CreateOptions) -> None:
-    """Have a URL told of events, and print the secret that signs, this once."""
+    """Create a webhook and print its signing secret (shown only once)."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
         made = client.webhooks.create(options.url, events=options.event or None, endpoints=options.endpoint or None)
     if not options.json:
-        say(f"{made['id']}; the secret is shown only now:")
+        say(f"{made['id']}; the secret is shown only this once:")
     show(made, made["secret"], as_json=options.json)
 
 
 def list_(options: ListOptions) -> None:
-    """List the webhooks: where to, what they are told, how they fare."""
+    """List the webhooks: URL, events, endpoints and state."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -92,7 +92,7 @@ def show_(options: OneOptions) -> None:
 
 
 def delete(options: OneOptions) -> None:
-    """Forget a webhook and its secret."""
+    """Delete a webhook, its secret and its pending deliveries."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -101,7 +101,10 @@ def delete(options: OneOptions) -> None:
 
 
 def test(options: OneOptions) -> None:
-    """Send a ping; fails when it is not taken. One that is taken has a failing webhook tried again at once."""
+    """Send a ping to a webhook.
+
+    Fails unless the receiver accepts it. After an accepted ping, a webhook that is failing or gone is tried again at once.
+    """
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -113,7 +116,7 @@ def test(options: OneOptions) -> None:
 
 
 def deliveries(options: DeliveriesOptions) -> None:
-    """List the newest attempts to deliver: what came of each, and why."""
+    """List the latest delivery attempts with outcome and reason."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -137,7 +140,7 @@ def deliveries(options: DeliveriesOptions) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Tell other systems of events.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help="Notify other systems of events.", no_args_is_help=True, rich_markup_mode=None)
     command(group, "create")(create)
     command(group, "list")(list_)
     command(group, "show")(show_)
