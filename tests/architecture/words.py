@@ -82,10 +82,10 @@ def _texts(source: str) -> Iterator[tuple[int, str]]:
 
 
 def texts_of(paths: list[Path]) -> Iterator[Path]:
-    """The Python files and pages at or below these paths, but for decisions, which are history."""
+    """The Python files and pages at or below these paths, without decisions (history) and the style guide (quotations)."""
     for path in paths:
         found = [path] if path.is_file() else sorted([*path.rglob("*.py"), *path.rglob("*.md")])
-        yield from (each for each in found if "decisions" not in each.parts)
+        yield from (each for each in found if "decisions" not in each.parts and each.name != "style-guide.md")
 
 
 def main(arguments: list[str]) -> None:
