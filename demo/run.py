@@ -67,7 +67,7 @@ def pack_carelessly(data: Data, asked: pd.DataFrame) -> tuple[rw.Package, np.nda
     model, rows, late = train_carelessly(*data.of(1, 6), trees=50)
     left, of = rows["dest"].nunique(), data.rows["dest"].nunique()
     say(
-        f"  somebody dropped destinations with fewer than {RARE_FLIGHTS:,} flights as noise, and took the encoder's default:"
+        f"  its author dropped destinations with fewer than {RARE_FLIGHTS:,} flights as noise, and kept the encoder's default:"
     )
     say(f"  {left} of {of} destinations are left, and the model raises an error for any other")
     answers = np.full(len(asked), np.nan)
@@ -90,13 +90,13 @@ def seal(model: Pipeline, rows: pd.DataFrame, late: pd.Series) -> rw.Package:
 
 
 def push(package: rw.Package) -> None:
-    """Register a package; one that carries code (here scikit-learn's pickle) is taken because its digest is named."""
+    """Register a package; one that carries code (here scikit-learn's pickle) is accepted because its digest is allowed."""
     allowed = ["--allow-code", package.digest] if package.carries_code else []
     show(roadworthy("push", os.path.relpath(package.path or "", ROOT), *allowed), 3)
 
 
 def port_options(ports: list[int] | None) -> list[str]:
-    """Options for the chosen ports; else for those usual ones that something else listens on already."""
+    """Options for the chosen ports, or else for those default ports that are in use."""
     options: list[str] = []
     for number, (option, usual) in enumerate((("--port", 8080), ("--control-port", 8081), ("--metrics-port", 8082))):
         if ports is not None:
@@ -119,12 +119,12 @@ def ask_later_months(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> N
     assert all(answer.status == 200 for answer in answers), "a prediction failed"
     difference = largest_difference(answers, right)
     assert difference <= TOLERANCE, f"an answer is {difference} away from the pipeline's own"
-    say(f"  {len(asked):,} real flights of July to December in {took_s:.1f} s: all answered as by the pipeline itself")
+    say(f"  {len(asked):,} real flights of July to December in {took_s:.1f} s: all answers equal the pipeline's own")
     say(f"  (largest difference {difference:.1e})")
 
 
 def decay(endpoint: Endpoint, data: Data, trained: int) -> None:
-    """How well the served model tells late flights, month by month: this is a real model that really decays."""
+    """Show the AUC of the served model month by month: a real model that really decays."""
     line = []
     for month in range(1, 13):
         rows, late = data.of(month, month)
@@ -136,7 +136,7 @@ def decay(endpoint: Endpoint, data: Data, trained: int) -> None:
 
 
 def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
-    """Deploy the second version, roll back, and to and fro again, under traffic in which nothing may fail."""
+    """Deploy the second version, roll back, and switch twice more, under traffic in which no request may fail."""
     gateway, control, _ = context()
     with Traffic(endpoint, data.later(ASKED)) as traffic:
         traffic.wait_for("flights:1")
@@ -155,7 +155,7 @@ def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
             traffic.wait_for("flights:2")
             back_s = traffic.last_from("flights:1") - begun
             say(
-                f"  and to and fro from Python: the other version's last answer came {back_s * 1000:.0f} ms after asking"
+                f"  and twice more from Python: the other version's last answer came {back_s * 1000:.0f} ms after the call"
             )
             traffic.wait_for_more(100)
             client.rollback("flights")
@@ -165,12 +165,14 @@ def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
     assert {answer.version for answer in traffic.answers} == {"flights:1", "flights:2"}
     assert largest_difference(traffic.answers, right) <= TOLERANCE
     times = np.array([answer.took_ms for answer in traffic.answers])
-    say(f"  {len(times):,} predictions meanwhile, none failed, each as by the pipeline of the version that it names")
+    say(
+        f"  {len(times):,} predictions in the meantime, none failed, each equal to that of the named version's pipeline"
+    )
     say(f"  latency of one row: p50 {np.percentile(times, 50):.1f} ms, p99 {np.percentile(times, 99):.1f} ms")
 
 
 def refuse(endpoint: Endpoint, data: Data) -> None:
-    """What wrong requests are told."""
+    """Show the errors for wrong requests."""
     wrong = {**records(data.later(1))[0], "distance": "far"}
     headers = {"Authorization": f"Bearer {endpoint.key}"}
     reply = httpx.post(endpoint.url, json={"instances": [wrong]}, headers=headers)
@@ -207,18 +209,18 @@ def journey(ports: list[int] | None) -> str:
     decay(endpoint, data, trained=4)
     refuse(endpoint, data)
 
-    say("\n5. The second version under traffic, and back")
+    say("\n5. The second version under traffic, and rollback")
     switch(endpoint, data, right)
 
-    say("\n6. A broken third version goes back by itself")
+    say("\n6. Automatic rollback of a broken third version")
     third, right["flights:3"] = pack_carelessly(data, asked)
     push(third)
     go_back_by_itself(endpoint, asked, right)
 
-    say("\n7. The second version goes forward by evidence, step by step")
+    say("\n7. Rollout of the second version by evidence, step by step")
     go_forward_by_evidence(endpoint, asked, right)
 
-    say("\n8. What is running, and what was asked")
+    say("\n8. Status and logs")
     show(roadworthy("status"), 12)
     show(roadworthy("rollout", "history", "flights"), 3, width=200)
     show(roadworthy("logs", "flights", "--last", "5"), 8)
@@ -259,11 +261,11 @@ def main() -> None:
         roadworthy("stop")
         say("Stopped.")
     else:
-        say(f"It is still running: open {address}, or go on from here with")
+        say(f"It is still running: open {address}, or continue with")
         say(f"  export ROADWORTHY_HOME={os.path.relpath(PLACE.folder / 'home')} PATH=$PWD/.venv/bin:$PATH")
-        say("  roadworthy rollout history flights          # both rollouts: outcome, evidence, who decided")
+        say("  roadworthy rollout history flights          # both rollouts: outcome, evidence, decision")
         say("  roadworthy rollout start flights flights:1  # another one: 5, 25, 50, 100 %, ten minutes each")
-        say("  roadworthy rollout watch flights            # live: both sides, evidence, what it waits for")
+        say("  roadworthy rollout watch flights            # live: both versions, evidence, reason for waiting")
         say("  roadworthy stop")
 
 

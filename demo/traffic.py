@@ -1,6 +1,6 @@
-"""Asks an endpoint real rows and remembers what came back. Called by run.py.
+"""Sends real rows to an endpoint and records the answers.
 
-Nothing is repeated: a request that fails is a failure that the demo reports.
+No request is repeated: the demo reports each failure.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pandas as pd
 
 PAUSE_S = 0.004
 LONGEST_S = 300.0
-"""How long an answer, or what is waited for, may take: much longer than it does, also on a machine that is busy."""
+"""Longest wait for an answer or an event, much longer than needed even on a busy machine."""
 TOLERANCE = 1e-5
-"""How far an answer may be from the pipeline's own."""
+"""Largest difference between an answer and the pipeline's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Answer:
 
     Attributes:
         at: when it arrived, on the monotonic clock in seconds. took_ms: how long it took.
-        status: HTTP status, 0 when there was no reply. version, digest: who answered, as the reply's headers say.
-        first, rows: which rows were asked. probabilities: of being late, one a row; empty when it failed.
-        error: what a caller was told whose request failed.
+        status: HTTP status, 0 without a reply. version, digest: of the version that answered, from the reply's headers.
+        first, rows: the rows of the request. probabilities: of being late, one per row; empty after a failure.
+        error: the error message of a failed request.
     """
 
     at: float

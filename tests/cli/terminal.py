@@ -93,7 +93,7 @@ class Terminal:
         while True:
             try:
                 block = os.read(self._ours, 65_536)
-            except OSError:  # Linux's way to say that nobody is at the other end any more
+            except OSError:  # on Linux: the other end is closed
                 block = b""
             if not block:
                 os.close(self._ours)

@@ -1,4 +1,4 @@
-"""The command line without a server: help, errors, exit statuses, JSON, and what each verb says about packages and settings."""
+"""The command line without a server: help, errors, exit statuses, JSON, packages and settings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(run_installed: Run) -> Run:
-    """All of these by the installed script."""
+    """Run the installed script."""
     return run_installed
 
 
 def closed_port() -> int:
-    """A port where nobody listens."""
+    """A port without a listener."""
     with closing(listen("127.0.0.1", 0)) as socket:
         return int(socket.getsockname()[1])
 
@@ -45,7 +45,7 @@ def test_help_is_quick(run: Run) -> None:
     "arguments", [["nonsense"], ["deploy"], ["version", "dogs"], ["logs", "x", "--last", "0"], ["up", "--prot"]]
 )
 def test_usage_errors(run: Run, arguments: list[str]) -> None:
-    """Wrong words end with status 2 and the usage on standard error."""
+    """Usage errors end with status 2 and print the usage on standard error."""
     result = run(*arguments)
     assert result.returncode == exits.USAGE
     assert "Usage: roadworthy" in result.stderr
@@ -81,16 +81,16 @@ def test_errors_as_json(run: Run) -> None:
     assert document["hint"]
 
 
-def test_tracebacks_are_for_those_who_ask(run: Run, tmp_path: Path) -> None:
-    """A file that is missing is told in one block; ROADWORTHY_DEBUG=1 shows the traceback too."""
+def test_tracebacks_need_a_variable(run: Run, tmp_path: Path) -> None:
+    """A missing file is reported in one block; ROADWORTHY_DEBUG=1 adds the traceback."""
     words = ("push", "missing.rw")
     assert "Traceback" not in run(*words).stderr
     assert "code: file-problem" in run(*words).stderr
     assert "Traceback" in run(*words, ROADWORTHY_DEBUG="1").stderr
 
 
-def test_faulty_settings_are_told_together(run: Run) -> None:
-    """Two wrong variables and a wrong flag are three lines of one error, status 2."""
+def test_faulty_settings_are_reported_together(run: Run) -> None:
+    """Two invalid variables and an invalid flag are three lines of one error, status 2."""
     result = run("up", "--workers", "0", ROADWORTHY_CONTROL_PORT="x", ROADWORTHY_LOG_LEVEL="y")
     assert result.returncode == exits.USAGE
     for text in (
@@ -101,8 +101,8 @@ def test_faulty_settings_are_told_together(run: Run) -> None:
         assert text in result.stderr
 
 
-def test_config_show_tells_origins_and_no_secrets(run: Run, tmp_path: Path) -> None:
-    """Every setting has its value and origin; a key is only said to be set."""
+def test_config_show_prints_origins_and_no_secrets(run: Run, tmp_path: Path) -> None:
+    """Every setting has its value and origin; the value of a key is hidden."""
     (tmp_path / "roadworthy.toml").write_text("[gateway]\nport = 9\n")
     result = run("config", "show", "--json", ROADWORTHY_KEY="rw_secret", ROADWORTHY_ODD="1")
     shown = {entry["setting"]: entry for entry in json.loads(result.stdout)}
@@ -149,21 +149,21 @@ def test_a_new_form_is_no_old_one(run: Run) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(run: Run, shell: str) -> None:
-    """The shell gets a completion script, and the script's question is answered with our verbs."""
+    """The shell gets a completion script, and its request is answered with our verbs."""
     assert "ROADWORTHY_COMPLETE" in run("--show-completion", shell).stdout
     answer = run(_ROADWORTHY_COMPLETE="complete_bash", COMP_WORDS="roadworthy dep", COMP_CWORD="1")
     assert answer.stdout.split() == ["deploy"]
 
 
 def test_stop_without_anything_running(run: Run) -> None:
-    """Stopping nothing is no error."""
+    """Stopping nothing is not an error."""
     result = run("stop")
     assert (result.returncode, result.stdout) == (0, "nothing was running\n")
 
 
 @pytest.mark.parametrize("verb", ["inspect", "verify", "serve"])
-def test_what_is_no_package_is_refused(run: Run, tmp_path: Path, verb: str) -> None:
-    """A missing file and a file of something else end with status 4 and say why."""
+def test_other_files_are_refused_as_packages(run: Run, tmp_path: Path, verb: str) -> None:
+    """A missing file and another kind of file end with status 4 and the reason."""
     (tmp_path / "x.rw").write_bytes(b"PK no")
     for name in ("x.rw", "missing.rw"):
         result = run(verb, name)
@@ -172,14 +172,14 @@ def test_what_is_no_package_is_refused(run: Run, tmp_path: Path, verb: str) -> N
 
 
 def test_serving_without_keys_is_for_loopback(run: Run) -> None:
-    """--no-auth on an address that others reach is refused before anything else."""
+    """--no-auth on an address that other machines reach is refused first."""
     result = run("serve", "x.rw", "--no-auth", "--host", "192.0.2.1")
     assert result.returncode == exits.USAGE
     assert "code: auth-needed" in result.stderr
 
 
 def test_a_gateway_needs_a_key(run: Run) -> None:
-    """A control plane without a key of one's own is refused; the admin's key would be too much."""
+    """A gateway with a control plane but without its own key is refused; the admin's key would permit too much."""
     result = run("gateway", "--control-url", "http://127.0.0.1:1")
     assert result.returncode == exits.USAGE
     assert "code: gateway-key-missing" in result.stderr

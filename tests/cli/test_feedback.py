@@ -1,4 +1,4 @@
-"""`roadworthy feedback` and `client.feedback` against a real control plane: files, frames and lists, and what is told of them."""
+"""`roadworthy feedback` and `client.feedback` against a real control plane: files, frames and lists, and their results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def feedback(run: Run, control: ControlProcess, admin: httpx.Client) -> Callable
 def test_files_are_told_and_told_again(
     feedback: Callable[..., Any], served: Served, admin: httpx.Client, tmp_path: Path
 ) -> None:
-    """CSV and JSON lines; each result is counted; what needs somebody is status 1; the A/B report is there to see."""
+    """CSV and JSON lines; each result is counted; items to correct give status 1; the A/B report appears."""
     ids = served.made("cs" * 30)
     lines = [f"{each},{'true' if n % 2 else 'false'},{'' if n % 3 else 'refund'},{n % 2}" for n, each in enumerate(ids)]
     (tmp_path / "labels.csv").write_text("prediction_id,correct,event,converted\n" + "\n".join(lines) + "\n")
@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_error(
 
 
 def test_g17_a_bad_line_stops_none_of_the_others(feedback: Callable[..., Any], served: Served, tmp_path: Path) -> None:
-    """One of 902 that is malformed is told with its line; the others are counted, and status 1 says that one is left to mend."""
+    """One malformed item of 902 is reported with its line and gives status 1; the others are counted."""
     ids = [*served.made("cs" * 40), *(f"{number:032x}" for number in range(821))]
     lines = [f"{each},true,1" for each in ids]
     lines[17:17] = [f"{A}x,true,1"]

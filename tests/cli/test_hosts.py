@@ -1,4 +1,4 @@
-"""G13: who listens on all addresses is told by which names it is known, and which setting names more."""
+"""G13: a server that listens on all addresses prints its accepted host names, and the setting for more."""
 
 from __future__ import annotations
 

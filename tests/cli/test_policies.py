@@ -112,7 +112,7 @@ def flat(rows):
 
 
 def test_a_rule_is_packed_and_shown(run: Run, tmp_path: Path) -> None:
-    """By the name of its module; what cannot be imported is told."""
+    """By the name of its module; a failed import is an error."""
     import joblib
     from sklearn.linear_model import LinearRegression
 

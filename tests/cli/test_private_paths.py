@@ -13,7 +13,7 @@ from roadworthy.settings import load_settings
 
 
 def test_g5_what_the_settings_name_is_private(tmp_path: Path) -> None:
-    """The home, the file that was read, blobs, and a SQLite database with its journal; a folder beside them is not."""
+    """The home, the settings file, blobs, and a SQLite database with its journal; a neighbouring folder is not."""
     (tmp_path / "roadworthy.toml").write_text(f"""
         [general]
         home = "{tmp_path}/home"

@@ -1,4 +1,4 @@
-"""`roadworthy rollout watch` on a real terminal and off it, against a real control plane and a stand-in for the data plane."""
+"""`roadworthy rollout watch` on a real terminal and off it, against a real control plane and a fake data plane."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_what_a_person_can_do_stands_there(rollout: Rollout, watch: Watch, fleet
 def test_a_control_plane_that_is_away_is_waited_for(
     rollout: Rollout, watch: Watch, fleet: Fleet, admin: httpx.Client, control: ControlProcess
 ) -> None:
-    """It says so beside what was known, and goes on when it is back. At the first look it is an error."""
+    """Watching adds a note to the last document, and continues when it is back. At the first request it is an error."""
     read(rollout("start", "line", "line:2", *PLAN, "--json"))
     follow_until(fleet, admin, lambda found: found["share"] == 5)
     with watch() as terminal:

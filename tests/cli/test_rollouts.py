@@ -1,4 +1,4 @@
-"""`roadworthy rollout …` and `client.rollouts` against a real control plane and a stand-in for the data plane."""
+"""`roadworthy rollout …` and `client.rollouts` against a real control plane and a fake data plane."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_bad_input_is_one_clear_error(rollout: Callable[..., Any], fleet: Fleet,
 def test_what_does_not_stop_a_rollout_is_told_when_it_begins(
     rollout: Callable[..., Any], fleet: Fleet, admin: httpx.Client
 ) -> None:
-    """On standard error, beside the result; with --json in the document, and with --watch in its first line."""
+    """On standard error; with --json in the document, and with --watch in its first line."""
     admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"cache": {"ttl_s": 30}}})
     fleet.follow()
     begun = rollout("start", "line", "line:2", "--guards", "errors")

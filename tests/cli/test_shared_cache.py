@@ -1,4 +1,4 @@
-"""The shared cache in the command line: workers get its address and nobody sees it, and `status` tells whether it answers."""
+"""The shared cache in the command line: workers get its address, no output shows it, and `status` says whether it answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_workers_get_it_and_nobody_else(tmp_path: Path) -> None:
 
 
 def test_a_missing_client_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the line that installs it; without the setting nobody misses it."""
+    """With the command that installs it; without the setting it is not needed."""
     monkeypatch.setattr(plans, "find_spec", lambda name: None)
     with pytest.raises(SettingsError) as caught:
         children(tmp_path, "redis://cache")
@@ -66,6 +66,6 @@ def test_config_show_tells_only_that_it_is_set(run: Any) -> None:
     ],
 )
 def test_status_tells_on_how_many_workers_it_answers(said: list[str | None], told: str | None) -> None:
-    """And nothing where none is configured, or the worker is of a release that does not know it."""
+    """And nothing without a configured cache, or for a worker of a release without the shared cache."""
     assert _sharing([{"shared_cache": state} for state in said]) == told
     assert _sharing([{}]) is None

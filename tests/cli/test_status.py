@@ -1,4 +1,4 @@
-"""`roadworthy status` says what is known, and no more."""
+"""`roadworthy status` shows only what is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `roadworthy status` says beside its tables: what is lost, and who follows another database."""
+"""Notes of `roadworthy status` after its tables: lost data, and gateways that follow another database."""
 
 from __future__ import annotations
 

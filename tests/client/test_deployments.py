@@ -36,7 +36,7 @@ def test_what_serves_already_needs_no_reading() -> None:
 
 
 def test_it_waits_until_every_worker_answers_by_it() -> None:
-    """The switch stands in the store a moment before the last worker follows it; later changes of others are not waited for."""
+    """The store has the switch a moment before the last worker; later changes of other callers are not awaited."""
     answers = iter(
         [
             document("m:2") | {"revision": 7, "reached_revision": 5},

@@ -80,7 +80,7 @@ def test_times_are_sent_in_utc() -> None:
     ],
 )
 def test_what_json_cannot_hold_is_refused(data: Any, code: str) -> None:
-    """Infinite numbers, foreign objects and broken texts are told before anything is sent."""
+    """Infinite numbers, foreign objects and broken texts are errors before any request."""
     with pytest.raises(InvalidInput) as caught:
         encode_body(data)
     assert caught.value.code == code

@@ -110,7 +110,7 @@ def test_g3_nothing_sends_rows_by_the_to_json_of_pandas(folder: str) -> None:
 
 
 def test_the_extractors_find_what_they_should(tmp_path: Path) -> None:
-    """Blocks, commands and comments are told apart: otherwise the tests above would pass on nothing."""
+    """Blocks, commands and comments are distinguished: otherwise the tests above would check nothing."""
     page = tmp_path / "page.md"
     page.write_text(
         "```python\nx = 1\n```\n\n`roadworthy status`\n\n```\nroadworthy push a.rw --allow-code D  # why\nls\n```\n"

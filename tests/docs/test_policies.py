@@ -30,7 +30,7 @@ def rows() -> dict[str, list[str]]:
 
 
 def fields() -> dict[str, Any]:
-    """Every policy's default by its path; `...` where there is none."""
+    """Every policy's default by its path; `...` without a default."""
     found: dict[str, Any] = {}
     policy = Policy(cache=CachePolicy(), breaker=BreakerPolicy())
     for field in msgspec.structs.fields(Policy):

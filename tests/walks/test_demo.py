@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.timeout(12 * DEADLINE_S)
 def test_the_demo_goes_to_its_end(tmp_path: Path) -> None:
-    """A broken version goes back by itself, on evidence that is shown; a good one is promoted; nothing is left running."""
+    """A broken version is rolled back on printed evidence, a good one is promoted, and no process remains."""
     result = subprocess.run(
         [
             sys.executable,
@@ -41,6 +41,6 @@ def test_the_demo_goes_to_its_end(tmp_path: Path) -> None:
     found = re.search(r"flights:3 failed (\d+) of (\d+) requests, flights:1 0 of ([\d,]+);", told)
     assert found, told
     assert 3 <= int(found[1]) <= int(found[2])
-    assert re.search(r"\(E [\d,]+, sent back from [\d,]+ on; p ", told)
+    assert re.search(r"\(E [\d,]+, rolled back from [\d,]+ on; p ", told)
     assert re.search(r"none of [\d,]+ requests failed", told)
     assert (tmp_path / "demo" / "home" / "supervisor.pid").read_text() == ""

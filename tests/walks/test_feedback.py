@@ -22,7 +22,7 @@ def first(x: Any) -> Any:
 
 
 def second(x: Any) -> Any:
-    """Answers the same in another way, so only what becomes known later can tell them apart."""
+    """Gives the same answers in another way, so that only feedback can distinguish the versions."""
     return x[:, 0] + x[:, 1] + x[:, 2]
 
 

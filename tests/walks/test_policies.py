@@ -111,7 +111,7 @@ def the_version_before_stands_in(machine: Machine) -> None:
     )
     assert machine.ask(1, 2).json()["predictions"] == [1003.0]
     reply = eventually(
-        lambda: (found := machine.ask(-1, 2)).status_code == 200 and found, "the version before stands in"
+        lambda: (found := machine.ask(-1, 2)).status_code == 200 and found, "the previous version answers"
     )
     assert reply.json()["predictions"] == [1.0]
     assert reply.headers["roadworthy-fallback"] == 'version; version="sums:1"; reason="model-failed"'
@@ -141,7 +141,7 @@ def a_rule_stands_in(machine: Machine) -> None:
 
 @pytest.mark.timeout(12 * DEADLINE_S)
 def test_from_a_cache_to_a_rule(machine: Machine) -> None:
-    """All steps, each from where the one before it ended."""
+    """All steps, each from the end of the previous one."""
     a_cache_from_a_file(machine)
     describe_shows_it(machine)
     the_version_before_stands_in(machine)

@@ -1,4 +1,4 @@
-"""A machine whose database is set back: gateways serve on, somebody is told which command it takes, and the command is enough."""
+"""A machine with a restored database: gateways keep serving, an alert names the command to run, and the command is enough."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_database_that_was_set_back(machine: Machine, make_package: Callable[.
         database.with_name(f"{database.name}{companion}").unlink(missing_ok=True)
     shutil.copyfile(copy, database)
     machine.tell("up", "-d", *FREE_PORTS)
-    (alert,) = eventually(lambda: machine.tell("status")["alerts"], "it is told")
+    (alert,) = eventually(lambda: machine.tell("status")["alerts"], "an alert")
     assert (alert["code"], alert["gateway"]) == ("store-behind", "local/local")
     assert "roadworthy restore" in machine.run("status").stdout
     assert version(machine) == "line:2"

@@ -1,4 +1,4 @@
-"""pack → serve → curl, as someone does who has only a model file and a table: the line that `serve` prints works as it stands."""
+"""pack → serve → curl, with only a model file and a table: the line that `serve` prints works as it is."""
 
 from __future__ import annotations
 

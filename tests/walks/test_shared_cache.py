@@ -125,7 +125,7 @@ def workers_share(machine: Machine) -> None:
 
 
 def an_operator_sees_it(machine: Machine) -> None:
-    """In `status`; the password stands in no process's command line, in no log and in no other file of the home folder."""
+    """In `status`; no command line of a process, no log and no other file of the home folder has the password."""
     assert "connected (2 of 2)" in machine.run("status")
     processes = [psutil.Process(pid) for pid in home_pids(machine)]
     assert len(processes) >= 4
@@ -159,7 +159,7 @@ def d13_it_dies_and_comes_back(machine: Machine) -> None:
 
 @pytest.mark.timeout(12 * DEADLINE_S)
 def test_d13_from_sharing_to_a_restart(machine: Machine) -> None:
-    """All steps, each from where the one before it ended."""
+    """All steps, each from the end of the previous one."""
     workers_share(machine)
     an_operator_sees_it(machine)
     d13_it_dies_and_comes_back(machine)

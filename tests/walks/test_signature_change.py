@@ -1,4 +1,4 @@
-"""A version with another signature takes over because somebody answers for it, and goes back, on real processes."""
+"""A version with another signature is promoted for a stated reason, and rolled back, on real processes."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def test_e8_an_accepted_signature_goes_back_with_the_traffic(machine: Machine) -> None:
-    """When the rollout is aborted, and when it was promoted and somebody rolls back: each time callers of the version that
-    serves are answered and the others are told that their request does not fit. Nobody ever gets a failure of the server."""
+    """After an aborted rollout, and after a rollback of a promoted one: callers of the current version get answers, and others
+    get the error that their request does not fit. No caller ever gets a failure of the server."""
     context = machine.context()
     key = {"Authorization": f"Bearer {context['key']}"}
     with (

@@ -52,7 +52,7 @@ class Processes:
         return f"http://127.0.0.1:{self.control_port}"
 
     def start(self, name: str, *arguments: str, **environment: str) -> None:
-        """Start a command as the leader of a process group of its own; its output goes to a file beside the home folder."""
+        """Start a command as the leader of its own process group; its output goes to a file next to the home folder."""
         with (self.home.parent / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [COMMAND, *arguments],
@@ -100,7 +100,7 @@ class Moments:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Versions:
-    """Two versions that every answer tells apart."""
+    """Two versions that differ in every answer."""
     return two_versions(tmp_path_factory.mktemp("dist"))
 
 
@@ -236,7 +236,7 @@ def _account(traffic: Traffic, at: Moments) -> None:
     assert {outcome.cause for outcome in by_restart} <= {REFUSED, BROKEN, NOT_READY, STOPPING}, story
     assert sum(outcome.cause == BROKEN for outcome in by_restart) <= 2 * CONNECTIONS, story
     assert len(late) <= 2 * CONNECTIONS, story
-    # When a switch is over, no answer to a later request is of the version before it.
+    # When a switch is over, no answer to a later request comes from the previous version.
     between = [outcome for outcome in good if at.deployed < outcome.sent and outcome.ended < at.returning]
     assert {outcome.version for outcome in between} == {"cells:2"}, story
     assert {outcome.version for outcome in good if outcome.sent > at.rolled_back} == {"cells:1"}, story

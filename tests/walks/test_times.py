@@ -60,7 +60,7 @@ def test_g3_integers_of_the_named_unit_are_served(served: dict[str, Any]) -> Non
 
 
 def test_g3_v2_has_the_unit_too(served: dict[str, Any]) -> None:
-    """Its metadata tells which datatype is taken; text is taken beside it, and text is answered."""
+    """Its metadata names the accepted datatype; text is accepted too, and answers are text."""
     base = served["url"].partition("/v1/")[0] + "/v2/models/times"
     inputs = {tensor["name"]: tensor["datatype"] for tensor in httpx.get(base).json()["inputs"]}
     assert inputs == {"t": "INT64", "x": "FP64"}

@@ -231,7 +231,7 @@ def undeploy(machine: Machine, data: pd.DataFrame) -> None:
 
 @pytest.mark.timeout(12 * DEADLINE_S)
 def test_from_up_to_undeploy(machine: Machine, data: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All steps, each from where the one before it ended."""
+    """All steps, each from the end of the previous one."""
     up_tells_the_admin_key_once_and_keeps_it_private(machine)
     a_second_up_is_refused(machine)
     push_needs_the_digest_of_code(machine)
