@@ -54,7 +54,7 @@ class RevokeOptions(RemoteOptions):
 
 
 def list_(options: ListOptions) -> None:
-    """List the ids, names and roles of the keys, never the keys themselves."""
+    """List ids, names and roles of the keys, not the keys."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -87,7 +87,7 @@ def revoke(options: RevokeOptions) -> None:
 
 
 def recover(options: Options) -> None:
-    """Create an admin key in the database itself and print it (shown only once).
+    """Create an admin key in the database and print it (once).
 
     Use it after losing every admin key. It needs access to the control plane's machine instead of a key.
     """

@@ -82,7 +82,7 @@ def _bar(path: Path) -> Iterator[Callable[[int, int], None] | None]:
 
 
 def models(options: ListOptions) -> None:
-    """List the models, with the number of versions and the latest version of each."""
+    """List models with the number of their versions."""
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -92,7 +92,10 @@ def models(options: ListOptions) -> None:
 
 
 def versions(options: VersionsOptions) -> None:
-    """List the registered versions: digest, size, grants, and the endpoints that serve each."""
+    """List registered versions.
+
+    Prints digest, size, grants, and the endpoints that serve each version.
+    """
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:
@@ -116,7 +119,10 @@ def versions(options: VersionsOptions) -> None:
 
 
 def endpoints(options: ListOptions) -> None:
-    """List the endpoints: the version that each serves, its previous version, and changes in progress."""
+    """List endpoints.
+
+    Prints the current and previous version of each, and changes in progress.
+    """
     from roadworthy.client import Client
 
     with Client.from_settings(options.settings.client) as client:

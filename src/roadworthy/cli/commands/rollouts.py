@@ -63,7 +63,8 @@ class StartOptions(RemoteOptions):
         str | None, typer.Option("--guards", metavar="NAMES", help="Judge by these signals, like errors,slow.")
     ] = None
     deadline: Annotated[
-        str | None, typer.Option("--deadline", metavar="TIME", help="End the rollout after this time at the latest.")
+        str | None,
+        typer.Option("--deadline", metavar="TIME", help="Apply the plan's at_deadline if undecided after this time."),
     ] = None
     accept_signature_change: Annotated[
         str | None,
@@ -247,9 +248,9 @@ def _verb(name: str, help_: str) -> Callable[[OneOptions], None]:
 
 _VERBS = {
     "pause": "Pause a rollout at its step. A version that is worse is still rolled back.",
-    "resume": "Resume a rollout after a pause, or restore a share that was withdrawn.",
+    "resume": "Resume a paused rollout, or restore a withdrawn share.",
     "approve": "Approve the next step, where the plan requires approval.",
-    "promote": "Promote the version to all traffic now, without waiting for evidence.",
+    "promote": "Promote the version to all traffic without further evidence.",
     "abort": "Abort a rollout and return to the stable version.",
 }
 
