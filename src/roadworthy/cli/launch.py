@@ -49,8 +49,8 @@ class Launch:
         announce: called once, when the launch is ready.
         limits: limits of the workers.
         failed: maps a probe's answer to an error when the launch can never become ready.
-        patience_s: longest wait for the probes, in seconds; a probe that reports a failed version shortens it. None waits without
-            limit.
+        ready_timeout_s: longest wait for the probes, in seconds; a probe that reports a failed version shortens it. None waits
+            without limit.
         doors: the listening sockets, each with its delay before it closes.
         optional: by probe, the name of the child process that may refuse to start.
     """
@@ -61,7 +61,7 @@ class Launch:
     announce: Callable[[], None]
     limits: WorkerLimits | None = None
     failed: Callable[[Mapping[str, Any]], RoadworthyError | None] = lambda _answer: None
-    patience_s: float | None = None
+    ready_timeout_s: float | None = None
     doors: Sequence[SharedListener] = ()
     optional: Mapping[str, str] = field(default_factory=dict)
 
@@ -122,7 +122,7 @@ def _watch(launch: Launch, watch: _Watch, supervisor: Supervisor) -> None:
             return
         waited = time.monotonic() - begun
         bearable = status != 0 or url in launch.optional
-        if bearable and launch.patience_s is not None and waited > _patience(launch.patience_s, answer):
+        if bearable and launch.ready_timeout_s is not None and waited > _timeout(launch.ready_timeout_s, answer):
             say(f"{GOING_ON} although {url} is not ready ({_reason(answer)})")
             launch.announce()
             return
@@ -131,7 +131,7 @@ def _watch(launch: Launch, watch: _Watch, supervisor: Supervisor) -> None:
             say(f"still waiting for {url} ({_reason(answer)})")
 
 
-def _patience(longest_s: float, answer: Mapping[str, Any]) -> float:
+def _timeout(longest_s: float, answer: Mapping[str, Any]) -> float:
     return min(longest_s, _FAILED_S) if answer.get("reason") == "failed" else longest_s
 
 

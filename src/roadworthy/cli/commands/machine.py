@@ -28,7 +28,7 @@ from roadworthy.supervisor.plan import ChildPlan
 
 _STOP_STEP_S = 0.05
 _GONE_S = 5.0
-_PATIENCE_S = 60.0
+_READY_TIMEOUT_S = 60.0
 """Longest wait for the probes of `up`; a version that cannot be loaded must not delay it further."""
 _REFUSED = (401, 403)
 _SHOWN_ONCE = "the admin key is shown only this once; this machine's command line reads it from the home folder"
@@ -168,7 +168,14 @@ def up(options: UpOptions) -> None:
         doors = [*gateway_listeners(sockets, settings), SharedListener(control, None)]
         run(
             Launch(
-                children, plan.slab, probes, announce, limits, patience_s=_PATIENCE_S, doors=doors, optional=optional
+                children,
+                plan.slab,
+                probes,
+                announce,
+                limits,
+                ready_timeout_s=_READY_TIMEOUT_S,
+                doors=doors,
+                optional=optional,
             )
         )
 
