@@ -56,9 +56,9 @@ def test_one_picture_moves_on_a_terminal(rollout: Rollout, watch: Watch, fleet: 
 
         seen("line: line:1 -> line:2", "stepping, step 1 of 2, 5 %", "[5 %], 100 %", "left in step", "deadline in")
         fleet.serve(200, canary_bad=1)
-        seen("errors  HOLD     1 of 10     0 of 190    10.5", "BACK AT", "(minimum-time)")
+        seen("errors     HOLD     1 of 10     0 of 190    10.5", "BACK AT", "(minimum-time)")
         fleet.serve(200, canary_bad=5)
-        seen("rolled-back, step 1 of 2, 0 %", "errors  FAIL     6 of 20     0 of 380", "decided by controller")
+        seen("rolled-back, step 1 of 2, 0 %", "errors     FAIL     6 of 20     0 of 380", "decided by controller")
         assert terminal.wait() == 1
         assert terminal.screen.text.count("stands at") == 1  # drawn over, not below each other
         assert terminal.raw.count("stands at") > 3

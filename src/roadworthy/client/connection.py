@@ -65,8 +65,7 @@ class Connection:
             timeout=timeout_s,
             # loading the machine's certificates takes longer than a call; without TLS an empty context is enough
             verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if address.scheme == "http" else True,
-            trust_env=address.hostname
-            not in _LOOPBACK,  # a proxy cannot reach this machine's loopback, and must not see the key
+            trust_env=address.hostname not in _LOOPBACK,  # a proxy cannot reach loopback, and must not see the key
         )
 
     def call(self, method: str, path: str, **options: Unpack[CallOptions]) -> httpx.Response:

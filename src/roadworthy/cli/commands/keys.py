@@ -33,7 +33,7 @@ class ListOptions(RemoteOptions):
 class CreateOptions(RemoteOptions):
     """`key create`."""
 
-    role: Annotated[Role, typer.Option("--role", help="What the key permits.")] = Role.PREDICTOR
+    role: Annotated[Role, typer.Option("--role", help="Give the key this role.")] = Role.PREDICTOR
     endpoint: Annotated[
         list[str] | None,
         typer.Option("--endpoint", metavar="NAME", help="Allow calls to this endpoint only; repeat for more."),
@@ -41,7 +41,7 @@ class CreateOptions(RemoteOptions):
     name: Annotated[
         str | None,
         typer.Option(
-            "--name", help="Name of the key, its id by default. Gateways that use the key report as NAME/INSTANCE."
+            "--name", help="Give the key this name (its id). Gateways that use the key report as NAME/INSTANCE."
         ),
     ] = None
 

@@ -28,7 +28,7 @@ class PackCommandOptions(Options):
     sample: Annotated[
         Path, typer.Option("--sample", help="Read training rows from this .csv, .parquet, .json or .jsonl file.")
     ]
-    name: Annotated[str, typer.Option("--name", help="Name of the model in the registry.")]
+    name: Annotated[str, typer.Option("--name", help="Register the model under this name.")]
     label_column: Annotated[
         str | None,
         typer.Option("--label-column", help="Treat this column of the sample as the label, not as an input."),
