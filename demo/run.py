@@ -1,8 +1,8 @@
 """`make demo`: the whole journey on real flights, every step checked.
 
-Trains three versions, packs and proves them, starts Roadworthy, pushes, deploys, asks thousands of real rows, deploys the second
-version under traffic and rolls back; rolls out the third, which is broken and goes back by itself, and the second, which is
-promoted; looks at the records. Leaves the server running; `--exit` stops it.
+Trains three versions, packs and proves them, starts Roadworthy, pushes, deploys and requests thousands of predictions. Deploys
+the second version under traffic and rolls back. Rolls out the third, which is broken and rolled back automatically, and the
+second, which is promoted. Shows the records. Leaves the server running; `--exit` stops it.
 """
 
 from __future__ import annotations

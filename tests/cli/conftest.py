@@ -1,4 +1,4 @@
-"""The command line as people run it: the installed script, in a home folder of its own."""
+"""The installed command line, in a separate home folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The variables of a command, in a home folder of the test's own."""
+    """The variables of a command, in the test's own home folder."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
     return {**clean, "ROADWORTHY_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
 
@@ -60,7 +60,7 @@ def run_installed(tmp_path: Path, environment: dict[str, str]) -> Run:
 
 @pytest.fixture
 def seed(three_lines: Path) -> Path:
-    """What the control plane begins with."""
+    """The control plane's first state."""
     return three_lines
 
 
@@ -70,7 +70,7 @@ def fleet(
     admin: httpx.Client,
     make_package: Callable[..., Path],
 ) -> Iterator[Fleet]:
-    """Three versions are there and the first one serves."""
+    """Three versions are registered and the first one serves."""
     with control.client(control.gateway_key) as link:
         found = Fleet(link)
         three_versions(admin, found, make_package)
@@ -88,6 +88,6 @@ def rollout(run: Run, control: ControlProcess) -> Callable[..., Any]:
 
 
 def read(result: subprocess.CompletedProcess[str]) -> Any:
-    """What a command printed with --json."""
+    """The output of a command with --json."""
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)

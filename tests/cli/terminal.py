@@ -1,4 +1,4 @@
-"""A terminal that a command runs in, and what a person would see on it."""
+"""A terminal for a command, with the text that a person would see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTROL = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])")
 
 
 class Screen:
-    """Lines, of which the cursor can rewrite earlier ones: as much of a terminal as pictures that move need."""
+    """Lines that the cursor can rewrite: the part of a terminal that live views need."""
 
     def __init__(self) -> None:
         self.lines = [""]
@@ -27,7 +27,7 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """What is seen, of all that was ever printed."""
+        """The visible part of all output."""
         return "\n".join(line.rstrip() for line in self.lines)
 
     def feed(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""docs/cli.md against the commands themselves: every verb has its heading, every flag its line, and nothing else is promised."""
+"""docs/cli.md against the commands themselves: every command has its heading, every flag its line, and there are no others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHARED = {"--json", "--home", "--control-url", "--help"}
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_heading_and_every_flag_a_line(name: str) -> None:
-    """The section of a command names each of its flags and arguments; the common ones are said once."""
+    """The section of a command names each of its flags; the common ones appear once."""
     assert f"\n### {name}\n" in PAGE
     section = PAGE.partition(f"\n### {name}\n")[2].partition("\n#")[0]
     flags = {flag for parameter in COMMANDS[name].params for flag in _flags(parameter)}
@@ -53,7 +53,7 @@ def test_the_page_promises_no_other_command() -> None:
 
 
 def test_the_common_flags_and_statuses_are_explained() -> None:
-    """What all commands share stands on the page, each exit status in its table."""
+    """The page has the common flags, and each exit status in its table."""
     for flag in SHARED:
         assert f"`{flag}" in PAGE
     numbers = {value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}

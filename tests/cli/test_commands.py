@@ -34,7 +34,7 @@ def closed_port() -> int:
 
 
 def test_help_is_quick(run: Run) -> None:
-    """`roadworthy --help` imports nothing heavy, which is what would make it slow."""
+    """`roadworthy --help` imports no heavy module, which would make it slow."""
     assert run("--help").returncode == 0
     probe = "import roadworthy.cli.main, sys; print(*{n.partition('.')[0] for n in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
@@ -53,7 +53,7 @@ def test_usage_errors(run: Run, arguments: list[str]) -> None:
 
 
 def test_an_error_is_one_clear_block(run: Run) -> None:
-    """Without a control plane every verb says so, with code and hint on standard error, and status 5."""
+    """Without a control plane every command says so, with code and hint on standard error, and status 5."""
     url = f"http://127.0.0.1:{closed_port()}"
     for words in (
         ["version", "list"],
@@ -142,7 +142,7 @@ def test_an_old_form_is_an_error_that_names_the_new_one(run: Run, old: str, new:
 
 
 def test_a_new_form_is_no_old_one(run: Run) -> None:
-    """Help of the nouns is not taken for an old form."""
+    """The help of each noun is no old form."""
     for noun in ("version", "model", "endpoint", "key", "webhook", "rollout"):
         assert "list" in run(noun, "--help").stdout
 

@@ -99,7 +99,7 @@ def test_files_are_told_and_told_again(
 def test_a_file_that_cannot_be_read_is_one_clear_error(
     run: Run, tmp_path: Path, name: str, content: str | bytes
 ) -> None:
-    """Told before anything is sent: there is no server here."""
+    """An error before any request: there is no server here."""
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     result = run("feedback", "line", "--file", name)
     assert (result.returncode, "code: invalid-feedback" in result.stderr) == (2, True), result.stderr
@@ -138,7 +138,7 @@ def test_g17_a_bad_line_stops_none_of_the_others(feedback: Callable[..., Any], s
 
 
 def test_a_file_that_is_not_there(run: Run) -> None:
-    """As for every command."""
+    """The same as for every command."""
     result = run("feedback", "line", "--file", "none.csv")
     assert "code: file-problem" in result.stderr
 
@@ -169,7 +169,7 @@ def test_the_typed_client_takes_items_lists_and_frames(
 
 @pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
 def test_frames_are_items(frame: Any) -> None:
-    """Empty cells say nothing; other columns are metrics; numpy's kinds are what they look like."""
+    """Empty cells are ignored; other columns are metrics; numpy's types count as Python's."""
     table = frame(
         {
             "prediction_id": [A, B, C],
@@ -197,7 +197,7 @@ def test_what_is_no_feedback(known: Any) -> None:
 def test_g17_items_that_cannot_be_read_are_sent_as_they_are(
     control: ControlProcess, served: Served, admin: httpx.Client
 ) -> None:
-    """Whatever Python can hold: the control plane says what is wrong with each, and takes the others."""
+    """Any Python values: the control plane reports what is wrong with each, and accepts the others."""
     (one,) = served.made("c")
     odd: list[Any] = [
         3, None, {}, object(), {"prediction_id": 3, "correct": True}, {"prediction_id": A, "values": [1]},

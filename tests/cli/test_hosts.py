@@ -29,12 +29,12 @@ MACHINE = socket.gethostname().lower()
     ],
 )
 def test_g13_what_is_configured_is_known_besides(host: str, configured: Any, known: list[str]) -> None:
-    """A name that is added takes none away: this machine's own command line calls by loopback."""
+    """Configured names are added to the default ones: this machine's command line calls loopback."""
     assert known_hosts(host, configured) == known
 
 
 def test_g13_all_addresses_are_told_with_the_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both planes, when their sockets are bound; nothing for loopback alone, or where any name is right."""
+    """Gateway and control plane print it when their sockets are bound, but not for loopback alone or with any name accepted."""
     base = {"ROADWORTHY_HOME": str(tmp_path), "ROADWORTHY_GATEWAY_METRICS_PORT": "0"}
     for plane, variable in (("gateway", "GATEWAY"), ("control", "CONTROL")):
         port = {f"ROADWORTHY_{variable}_PORT": "0"}

@@ -1,4 +1,4 @@
-"""Policies on the command line: files, assignments, and how an endpoint is described."""
+"""Policies on the command line: files, assignments, and the description of an endpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_values_are_json_or_text() -> None:
-    """Paths go into groups; nothing at all is no policy."""
+    """Paths go into groups; an empty input is no policy."""
     assert read_policy(None, []) is None
     assert read_policy(
         None,
@@ -62,7 +62,7 @@ def test_what_is_no_assignment_is_told(assignments: list[str]) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_told(run: Run, tmp_path: Path) -> None:
-    """One clear block, and nothing is sent."""
+    """One clear block, and no request."""
     for name, text in (("a.toml", "timeout_ms 500"), ("a.json", "{"), ("b.json", "[]"), ("c.toml", "\x00")):
         (tmp_path / name).write_text(text)
         result = run("deploy", "m:1", "--endpoint", "e", "--policy", name)
@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_read_is_told(run: Run, tmp_path: Path) -> None:
 
 
 def test_an_endpoint_is_described_with_all_its_policies() -> None:
-    """Each with its default where it has another."""
+    """Each policy has its default where that differs."""
     asked = {
         "timeout_ms": 500,
         "cache": {"ttl_s": 30},

@@ -1,4 +1,4 @@
-"""Which paths no package is ever granted: wherever the settings put keys, packages, records and the database."""
+"""Paths that are never granted to a package: the places of keys, packages, records and the database."""
 
 from __future__ import annotations
 

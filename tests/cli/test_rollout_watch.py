@@ -29,7 +29,7 @@ Watch = Callable[..., Terminal]
 
 @pytest.fixture
 def environment(tmp_path: Path, control: ControlProcess) -> dict[str, str]:
-    """Of commands that speak to the control plane."""
+    """Options of commands that call the control plane."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
     own = {"ROADWORTHY_HOME": str(tmp_path / "home"), "ROADWORTHY_KEY": control.admin_key, "TERM": "xterm"}
     return {**clean, **own, "ROADWORTHY_CONTROL_URL": control.url}
@@ -47,7 +47,7 @@ def watch(tmp_path: Path, environment: dict[str, str]) -> Watch:
 
 
 def test_one_picture_moves_on_a_terminal(rollout: Rollout, watch: Watch, fleet: Fleet, admin: httpx.Client) -> None:
-    """Step, share, both sides, evidence, what it waits for and the time left, in one place; the end stays there."""
+    """Step, share, both versions, evidence, reason for waiting and time left, in one place; the last view stays."""
     read(rollout("start", "line", "line:2", *PLAN, "--json"))
     with watch("--exit-status") as terminal:
 
@@ -66,14 +66,14 @@ def test_one_picture_moves_on_a_terminal(rollout: Rollout, watch: Watch, fleet: 
 
 
 def test_the_screen_of_these_tests_is_no_more_than_a_terminal() -> None:
-    """A picture that is printed again, and not drawn over, is seen twice."""
+    """A view that is printed again instead of redrawn appears twice."""
     screen = Screen()
     screen.feed("one\r\ntwo\r\n\x1b[1A\x1b[2Kthree\r\none\r\n")
     assert screen.text == "one\nthree\none\n"
 
 
 def test_what_a_person_can_do_stands_there(rollout: Rollout, watch: Watch, fleet: Fleet, admin: httpx.Client) -> None:
-    """Paused, it names the command that lets it go on; interrupted, watching ends and the rollout goes on."""
+    """For a paused rollout it names the command that continues it; after an interrupt only watching ends."""
     read(rollout("start", "line", "line:2", *PLAN, "--json"))
     follow_until(fleet, admin, lambda found: found["share"] == 5)
     tell(admin, "pause")
@@ -109,7 +109,7 @@ def test_a_control_plane_that_is_away_is_waited_for(
 def test_lines_where_no_picture_can_move(
     rollout: Rollout, watch: Watch, fleet: Fleet, admin: httpx.Client, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """Into a file, and on a terminal that cannot rewrite: a change is a line at once, counts are one every ten seconds."""
+    """To a file, and on a terminal that cannot redraw: each change is a line at once, counts alone every ten seconds."""
     read(rollout("start", "line", "line:2", *PLAN, "--json"))
     with (tmp_path / "log").open("wb") as log, watch(TERM="dumb") as dumb:
         command = [COMMAND, "rollout", "watch", "line"]
@@ -136,7 +136,7 @@ def test_lines_where_no_picture_can_move(
 
 
 def test_narrow_terminals_get_broken_lines(rollout: Rollout, fleet: Fleet, admin: httpx.Client) -> None:
-    """What follows is indented; wide ones, and files, get them whole."""
+    """Continuation lines are indented; wide terminals and files get whole lines."""
     begun = read(rollout("start", "line", "line:2", *PLAN, "--json"))
     assert max(map(len, details(begun, 60).splitlines())) <= 60
     assert "line:2\n" in details(begun)

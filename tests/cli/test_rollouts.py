@@ -32,7 +32,7 @@ guards: [errors]
 def test_from_a_plan_to_its_history(
     rollout: Callable[..., Any], fleet: Fleet, admin: httpx.Client, tmp_path: Path
 ) -> None:
-    """Started from a file, watched as JSON lines to its rollback, and told by history and show; the exit status says so."""
+    """Started from a file, watched as JSON lines until its rollback, printed by history and show, with its exit status."""
     (tmp_path / "plan.yaml").write_text(PLAN)
     begun = read(rollout("start", "-f", "plan.yaml", "--json"))
     assert (begun["strategy"], begun["version"], begun["steps"]) == ("canary", "line:2", 2)
@@ -56,7 +56,7 @@ def test_from_a_plan_to_its_history(
 
 
 def test_what_people_decide(rollout: Callable[..., Any], fleet: Fleet, admin: httpx.Client) -> None:
-    """Flags make the plan; pause, resume, promote and abort say what they did, and abort says when there is nothing."""
+    """Flags make the plan; pause, resume, promote and abort print their effect, and abort says if it had none."""
     nothing = read(rollout("abort", "line", "--json"))
     assert (nothing["done"], nothing["refused"]) == (False, "nothing is in progress")
     assert "nothing was done" in rollout("abort", "line").stdout
@@ -131,7 +131,7 @@ def test_what_does_not_stop_a_rollout_is_told_when_it_begins(
 
 
 def test_the_typed_client_and_the_events(control: ControlProcess, fleet: Fleet, admin: httpx.Client) -> None:
-    """Errors come as classes; what is slow is frozen from run times; a long poll hears of an event."""
+    """Errors are typed; the limit of `slow` is fixed from run times; a long poll returns an event."""
     fleet.measured(fleet.entry().split[0].digest)
     fleet.follow()
     with Client(control_url=control.url, key=control.admin_key) as client:
@@ -185,7 +185,7 @@ def shown() -> dict[str, Any]:
 
 
 def test_watched_signals_are_shown_with_their_samples(shown: dict[str, Any]) -> None:
-    """In the line of a log and among the details; a plan that watches nothing says nothing of it."""
+    """In the line of a log and in the details; a plan without watched signals prints none."""
     assert line(shown) == "stepping, step 1 of 2, 5 % | drift no-evidence (0 samples) | held"
     row, why = (row for row in details(shown).splitlines() if row.startswith("drift"))
     assert row.split() == ["drift", "no-evidence", "0", "1,204"]
@@ -195,7 +195,7 @@ def test_watched_signals_are_shown_with_their_samples(shown: dict[str, Any]) -> 
 
 
 def test_an_inconclusive_rollout_says_so_and_what_a_person_can_do(shown: dict[str, Any]) -> None:
-    """Held at its deadline it waits for a person; one that went back has it as its outcome."""
+    """A rollout held at its deadline waits for an operator; a rolled-back one has that as its outcome."""
     held = {
         **shown,
         "code": "inconclusive",

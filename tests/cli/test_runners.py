@@ -1,4 +1,4 @@
-"""What `roadworthy status` reads of the runner processes of this machine."""
+"""The part of `roadworthy status` about the runner processes of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from roadworthy.cli.commands.runners import local_runners, runner_table
 
 
 def test_runners_that_live_are_shown(tmp_path: Path) -> None:
-    """From their state files; what a killed one left, and what is no state file, is passed over."""
+    """From their state files; files of killed runners, and other files, are ignored."""
     folder = tmp_path / "run" / "runners" / f"{'ab' * 8}-1"
     assert local_runners(tmp_path) == []
     folder.mkdir(parents=True)

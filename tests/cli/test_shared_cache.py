@@ -20,7 +20,7 @@ SECRET = "hunter2"
 
 
 def children(home: Path, url: str | None) -> list[ChildPlan]:
-    """What `serve`, `up` and `gateway` start."""
+    """Processes that `serve`, `up` and `gateway` start."""
     environment = {"ROADWORTHY_HOME": str(home), **({} if url is None else {"ROADWORTHY_GATEWAY_CACHE_URL": url})}
     settings = load_settings(environment=environment, folder=home)
     with socket.socket() as listener, socket.socket() as metrics:
@@ -28,7 +28,7 @@ def children(home: Path, url: str | None) -> list[ChildPlan]:
 
 
 def test_workers_get_it_and_nobody_else(tmp_path: Path) -> None:
-    """In the document that they read from their standard input; never as an argument, which all users of the machine can see."""
+    """In the document on their standard input; never as an argument, which every user of the machine can see."""
     url = f"redis://:{SECRET}@cache:6379/0"
     *workers, agent = children(tmp_path, url)
     assert {plan.document["cache_url"] for plan in workers} == {url}

@@ -13,7 +13,7 @@ from tests.control_plane import ControlProcess
 def test_g7_of_a_gateway_that_is_gone_nothing_is_known(
     run: Callable[..., Any], fleet: Fleet, control: ControlProcess, ahead_s: Path
 ) -> None:
-    """Its versions are READY while it reports, and unknown when nothing was heard of it for long."""
+    """Its versions are READY while it reports, and unknown after a long silence."""
     fleet.follow()
 
     def gateway() -> tuple[str, str]:

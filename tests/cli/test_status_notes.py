@@ -8,7 +8,7 @@ from roadworthy.cli.commands.endpoints import status_notes
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """A status as the control plane tells it, with one gateway of two workers."""
+    """A status document of the control plane, with one gateway of two workers."""
     workers = [{"epoch": "epoch-1", "log_lines_dropped": 0}, {"epoch": None, "log_lines_dropped": 0}]
     return {
         "control": {"epoch": "epoch-1", "log_lines_dropped": 0},
@@ -20,13 +20,13 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def test_when_all_is_well_nothing_is_noted() -> None:
-    """Nor by a control plane of an earlier release, that tells less."""
+    """Neither does the status of a control plane of an earlier release, with fewer fields."""
     assert status_notes(document()) == []
     assert status_notes({"control": {"epoch": "e"}, "gateways": [{"id": "g", "alive": True}]}) == []
 
 
 def test_g10_what_is_gone_is_noted() -> None:
-    """Bytes of packages, and the database that a gateway follows; one that is away says nothing of today."""
+    """Missing packages, and the database that a gateway follows; a gateway that is away gives no current state."""
     (gone,) = status_notes(document(packages_gone=["line:1", "line:2"]))
     assert "line:1, line:2" in gone
     other = {"id": "edge", "alive": True, "workers": [{"epoch": "epoch-0"}]}
@@ -38,7 +38,7 @@ def test_g10_what_is_gone_is_noted() -> None:
 
 
 def test_g21_what_was_lost_is_noted() -> None:
-    """Events that no webhook took; log lines, which each worker of a gateway tells for all of it."""
+    """Events that no webhook received; log lines, which each worker counts for its whole gateway."""
     (events,) = status_notes(document(webhooks={"lost": 7, "behind": 0}))
     assert events.startswith("7 events")
     workers = [{"epoch": "epoch-1", "log_lines_dropped": count} for count in (4, 5)]

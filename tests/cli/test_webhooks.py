@@ -19,7 +19,7 @@ Webhook = Callable[..., Any]
 
 
 class Telling(ControlProcess):
-    """One whose webhooks may call this machine."""
+    """A control plane whose webhooks may call this machine."""
 
     def document(self, fd: int) -> dict[str, Any]:
         """With the network named."""
@@ -28,7 +28,7 @@ class Telling(ControlProcess):
 
 @pytest.fixture
 def control(tmp_path: Path, seed: Path) -> Iterator[ControlProcess]:
-    """A control plane of the test's own."""
+    """A separate control plane."""
     process = Telling(tmp_path / "control", seed=seed)
     yield process
     process.kill()
@@ -45,7 +45,7 @@ def webhook(run: Run, control: ControlProcess) -> Webhook:
 
 
 def test_a_webhook_from_its_making_to_its_end(webhook: Webhook) -> None:
-    """Made, listed, shown, tried out, looked at and deleted; the secret is printed once, alone on standard output."""
+    """Created, listed, shown, tested, inspected and deleted; the secret is printed once, alone on standard output."""
     with Receiver() as receiver:
         made = webhook("create", receiver.url, "--event", "rollout.rolled-back", "--event", "rollout.alert")
         secret = made.stdout.strip()
@@ -101,7 +101,7 @@ def test_refusals_have_a_status_and_a_code(
 
 
 def test_a_ping_that_is_not_taken_fails(webhook: Webhook) -> None:
-    """With what came of it on standard output, and status 1."""
+    """With the result on standard output, and status 1."""
     with Receiver(503) as receiver:
         made = read(webhook("create", receiver.url, "--json"))
         pinged = webhook("test", made["id"])

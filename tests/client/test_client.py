@@ -18,7 +18,7 @@ from roadworthy.foundation.sockets import listen
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of this machine's configuration."""
+    """Ignore this machine's configuration."""
     monkeypatch.setenv("ROADWORTHY_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
@@ -32,7 +32,7 @@ def url(start_worker: Any, make_plan: Any) -> str:
 
 
 def test_a_frame_comes_back_as_a_frame(url: str) -> None:
-    """predict takes a DataFrame; the answer knows who gave it, and becomes a DataFrame under the same index."""
+    """predict accepts a DataFrame; the answer names its version, and becomes a DataFrame with the same index."""
     rows = pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, 0.5], "c": [0.0, 0.0]}, index=["x", "y"])
     with Client(url) as client:
         answer = client.predict("sums", rows)
@@ -80,7 +80,7 @@ Reply = tuple[int, bytes]
 
 @pytest.fixture
 def server() -> Iterator[Callable[..., tuple[str, list[Any]]]]:
-    """Starts a server that gives the same reply to everything; returns its address and what it was asked."""
+    """Starts a server with one fixed reply; returns its address and the requests it received."""
     running: list[ThreadingHTTPServer] = []
 
     def start(status: int, body: bytes, **headers: str) -> tuple[str, list[Any]]:
@@ -129,7 +129,7 @@ def server() -> Iterator[Callable[..., tuple[str, list[Any]]]]:
 def test_every_reply_has_its_error(
     server: Any, status: int, body: bytes, kind: type[rw.RoadworthyError], code: str
 ) -> None:
-    """Replies of all kinds become one class of error each, and nothing is sent twice."""
+    """Each kind of reply becomes one class of error, and no request is sent twice."""
     url, asked = server(status, body, **{"retry-after": "3"})
     with Client(url, key="k") as client, pytest.raises(kind) as caught:
         client.predict("e", [1])

@@ -1,4 +1,4 @@
-"""Waiting for an endpoint: when it is done, failed, overtaken or too slow."""
+"""Waiting for an endpoint: done, failed, superseded or too slow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pending(version: str, state: str = "LOADING", code: str | None = None) -> di
 
 
 def test_it_waits_for_the_switch_and_shows_each_step() -> None:
-    """It returns the document that serves what was asked, and every one before it went to `progress`."""
+    """It returns the first document with the new version, and passes each earlier one to `progress`."""
     answers = iter([document("m:1", pending("m:2")), document("m:2")])
     seen: list[Any] = []
     found = wait_until_serving(lambda: next(answers), document("m:1", pending("m:2")), 5, seen.append)
@@ -31,7 +31,7 @@ def test_it_waits_for_the_switch_and_shows_each_step() -> None:
 
 
 def test_what_serves_already_needs_no_reading() -> None:
-    """A reply that says it serves is enough."""
+    """A reply with the state serving is enough."""
     assert wait_until_serving(lambda: pytest.fail("read"), document("m:1"), 0)["version"] == "m:1"
 
 
@@ -62,14 +62,14 @@ def test_a_failed_load_is_its_own_error(code: str | None, kind: type[Exception])
 
 @pytest.mark.parametrize("other", [document("m:3"), document("m:1", pending("m:3"))])
 def test_somebody_else_was_faster(other: dict[str, Any]) -> None:
-    """Another version at the endpoint, serving or under way, is a conflict and no success."""
+    """Another version at the endpoint, serving or pending, is a conflict."""
     with pytest.raises(Conflict) as caught:
         wait_until_serving(lambda: other, document("m:1", pending("m:2")), 5)
     assert caught.value.code == "deploy-superseded"
 
 
 def test_time_is_up() -> None:
-    """After the time it says that the endpoint goes on."""
+    """After the timeout the error says that the endpoint keeps its version."""
     waiting = document("m:1", pending("m:2"))
     with pytest.raises(DeadlineExceeded) as caught:
         wait_until_serving(lambda: waiting, waiting, 0.05)

@@ -1,4 +1,4 @@
-"""How a caller's table becomes JSON rows."""
+"""Encoding of a caller's table as JSON rows."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ RECORDS = [{"a": 1, "b": 0.5, "c": "x"}, {"a": 2, "b": None, "c": None}]
     ids=["records", "pandas", "pandas nullable", "polars"],
 )
 def test_tables_of_all_kinds_are_the_same_rows(data: Any) -> None:
-    """Records, pandas and polars give the same JSON; whatever means missing becomes null and integers stay integers."""
+    """Records, pandas and polars give the same JSON; every missing value becomes null, and integers stay integers."""
     assert json.dumps(rows(data)) == json.dumps(RECORDS)
 
 
 def test_arrays_and_rows() -> None:
-    """Arrays become lists, one dict is one row, a list of values one row a value."""
+    """Arrays become lists, one dict is one row, and each value of a list is one row."""
     assert rows(np.array([[1.5, np.nan]])) == [[1.5, None]]
     assert rows(np.arange(4, dtype=np.int8).reshape(1, 2, 2)) == [[[0, 1], [2, 3]]]
     assert rows({"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True)}) == [{"a": 0.5, "b": 3, "c": True}]

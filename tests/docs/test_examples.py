@@ -1,4 +1,4 @@
-"""What the README and docs/ show works: Python runs, commands and their options exist, links lead somewhere."""
+"""Examples in the README and docs/ work: Python runs, commands and their options exist, links have targets."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["src", "docs", "demo", "bench", "README.md"])
 def test_g3_nothing_sends_rows_by_the_to_json_of_pandas(folder: str) -> None:
-    """It rounds to ten decimals, which takes the other branch of a tree, and writes times as integers."""
+    """`to_json` rounds to ten decimals, which can take another branch of a tree, and writes times as integers."""
     found = [ROOT / folder] if folder.endswith(".md") else (ROOT / folder).rglob("*")
     pages = [path for path in found if path.suffix in (".py", ".md", ".ipynb")]
     assert pages

@@ -43,7 +43,7 @@ def fields() -> dict[str, Any]:
 
 
 def test_every_policy_has_a_line_with_its_default_and_bounds() -> None:
-    """And the page promises no other."""
+    """The page has no other policy."""
     lines, bounds, choices = rows(), declared(Policy, Bounds), declared(Policy, OneOf)
     assert sorted(lines) == sorted(fields())
     for path, default in fields().items():

@@ -29,18 +29,18 @@ def rows() -> list[list[str]]:
 
 @pytest.mark.parametrize("text", PLANS)
 def test_plans_that_are_shown_are_accepted(text: str) -> None:
-    """As they stand."""
+    """Without any change."""
     assert read_plan(text).steps
 
 
 def test_a_plan_of_every_strategy_is_shown() -> None:
-    """And each strategy has a line that says what it means."""
+    """Each strategy has a line with its meaning."""
     assert {read_plan(text).strategy for text in PLANS} == set(STRATEGIES)
     assert {row[0].strip("`") for row in rows()} >= set(STRATEGIES)
 
 
 def test_every_number_has_a_line_with_its_bounds() -> None:
-    """Those of the code; and every key of a plan is mentioned."""
+    """Defaults and bounds are the code's, and the page has every key of a plan."""
     lines = {row[0].strip("`"): row for row in rows() if len(row) == 5}
     bounds = [item for kind in (*DECLARED.values(), _Step, _Guard, _Watch) for item in declared(kind, Bounds).items()]
     for key in {key for key, _ in bounds} - {"steps"}:
@@ -61,7 +61,7 @@ def test_every_signal_is_told() -> None:
 
 
 def test_every_reason_is_told() -> None:
-    """Each code that a verdict or the state machine can give."""
+    """Each code of a verdict or of the state machine is on the page."""
     folder = ROOT / "src" / "roadworthy" / "rollout" / "decide"
     text = "".join((folder / f"{name}.py").read_text() for name in ("verdict", "passing", "machine"))
     codes = {*re.findall(r'"([a-z]+(?:-[a-z]+)+)"', text), INCONCLUSIVE, "deadline"} - {"no-guards"}
@@ -70,7 +70,7 @@ def test_every_reason_is_told() -> None:
 
 
 def test_every_warning_is_told() -> None:
-    """Each code of what does not stop a rollout."""
+    """Each code of a warning is on the page."""
     text = (ROOT / "src" / "roadworthy" / "rollout" / "plan" / "warnings.py").read_text()
     codes = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"', text))
     assert len(codes) == 4
@@ -78,7 +78,7 @@ def test_every_warning_is_told() -> None:
 
 
 def test_every_result_of_feedback_is_told() -> None:
-    """And each setting that the page names is one."""
+    """Each setting on the page exists."""
     assert {row[0].strip("`") for row in rows() if len(row) == 2} >= set(feedback.RESULTS)
     assert "control.feedback_max_rows" in {name for name, _ in load_settings(environment={}).entries()}
 

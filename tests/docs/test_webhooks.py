@@ -1,4 +1,4 @@
-"""docs/webhooks.md: the receiver that it shows takes what is ours and nothing else; types and bounds are those of the code."""
+"""docs/webhooks.md: its receiver accepts only our messages; types and bounds are those of the code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MESSAGE = compose(EVENT, "2026-11-21T12:00:00.000+00:00")
 
 
 class Shown:
-    """The page's receiver as it stands, served on a free port."""
+    """The page's receiver, unchanged, on a free port."""
 
     def __init__(self) -> None:
         (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -70,7 +70,7 @@ def send(url: str, secret: str, message: Message = MESSAGE) -> Attempt:
 
 
 def test_the_receiver_takes_what_is_ours_and_once(shown: Shown, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same message again is taken and not told again."""
+    """A repeated message is accepted and printed only once."""
     for _ in range(2):
         assert send(shown.url, shown.secret).status == 204
     assert capsys.readouterr().out == "rollout.rolled-back flights 3 of 3\n"
@@ -93,7 +93,7 @@ def test_the_receiver_refuses_what_is_not_ours(shown: Shown) -> None:
 
 
 def test_every_type_is_told_with_its_meaning() -> None:
-    """As the code has them, and no other."""
+    """The page and the code have the same types."""
     rows = dict(re.findall(r"^\| `([a-z.-]+)` \| (.+) \|$", PAGE, flags=re.MULTILINE))
     told = {name: text for name, text in rows.items() if not name.startswith("webhook-")}
     assert told.pop(messages.PING)

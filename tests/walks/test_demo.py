@@ -1,4 +1,4 @@
-"""`make demo`, to its end: it checks every step itself, and ends with 0 only when all of them held."""
+"""`make demo`, to its end: it checks every step itself, and ends with 0 only if all succeeded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""up → A/B test and canaries → what became known later → report and rollback, on real processes."""
+"""up → A/B test and canaries → feedback → report and rollback, on real processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def client(machine: Machine) -> Iterator[rw.Client]:
 
 
 def start(client: rw.Client, plan: dict[str, Any]) -> dict[str, Any]:
-    """Begin, and wait until the new version has its share everywhere."""
+    """Start a rollout, and wait until every worker gives the new version its share."""
     client.rollouts.start("sum", "sum:2", plan)
     eventually(lambda: client.rollouts.get("sum")["share"] == 50, "the new version has its share")
     generation = dict(client.rollouts.get("sum"))["generation"]
@@ -70,14 +70,14 @@ def recorded(client: rw.Client, answers: list[rw.Prediction]) -> None:
 
 
 def give(client: rw.Client, items: list[Any]) -> dict[str, int]:
-    """Give feedback until every record has arrived; how often each result came the last time."""
+    """Send feedback until every record has arrived; the last counts of each result."""
     return eventually(
         lambda: (counts := client.feedback("sum", items)["counts"]).get("unknown") == 0 and counts, "records arrive"
     )
 
 
 def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, client: rw.Client) -> None:
-    """By user, over a restart of the control plane, from the command line too; and repeating it all changes nothing."""
+    """By user, across a restart of the control plane, and from the command line; sending everything again changes nothing."""
     plan = {
         "strategy": "ab",
         "share": 50,
@@ -118,7 +118,7 @@ def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, cli
     ("guard", "known"), [("feedback", {"correct": False}), ("custom.refund", {"events": ["refund"]})]
 )
 def test_a_canary_that_turns_out_bad_goes_back_by_itself(client: rw.Client, guard: str, known: dict[str, Any]) -> None:
-    """It answered every request well; what became known of its answers later rolls it back."""
+    """It answered every request; later feedback on its answers rolls it back."""
     start(client, {"strategy": "canary", "steps": [50, 100], "guards": [guard]})
     answers = ask(client, 60)
     recorded(client, answers)

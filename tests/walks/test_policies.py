@@ -1,4 +1,4 @@
-"""An endpoint whose model fails goes on answering: policies set by the installed command, seen by callers.
+"""An endpoint with a failing model keeps answering: policies set by the installed command, as callers see them.
 
 One journey on the same running planes, in steps.
 """
@@ -32,7 +32,7 @@ def steady(rows: Any) -> Any:
 
 
 def moody(rows: Any) -> Any:
-    """The version that fails on negative numbers, and takes its process along on -7."""
+    """The version that fails on negative numbers, and kills its process on -7."""
     if (rows[:, 0] == -7).any():
         os.kill(os.getpid(), signal.SIGSEGV)
     if (rows < 0).any():
@@ -46,14 +46,14 @@ def mean(rows: Any) -> Any:
 
 
 class Machine:
-    """A home folder and the commands that are run in it."""
+    """A home folder, and commands that run in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.digests: list[str] = []
 
     def run(self, *arguments: str) -> str:
-        """One command that must succeed: what it prints."""
+        """Run one command that must succeed; return its output."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
         result = subprocess.run(
             [COMMAND, *arguments],
@@ -77,7 +77,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Both planes, and two versions."""
+    """A control plane and a gateway, with two versions."""
     machine = Machine(tmp_path_factory.mktemp("policies"))
     machine.run("up", "--detach", *FREE_PORTS)
     for model, rules in ((steady, {}), (moody, {"mean": mean})):
@@ -89,7 +89,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def a_cache_from_a_file(machine: Machine) -> None:
-    """The second time an equal row is answered from it."""
+    """The second request with an equal row is answered from it."""
     (machine.folder / "policy.toml").write_text("timeout_ms = 5000\n[cache]\nttl_s = 60\n")
     machine.run("deploy", "sums:1", "--endpoint", "sums", "--policy", "policy.toml")
     assert machine.ask(1, 2).headers["cache-status"] == "roadworthy; fwd=miss; stored"
@@ -105,7 +105,7 @@ def describe_shows_it(machine: Machine) -> None:
 
 
 def the_version_before_stands_in(machine: Machine) -> None:
-    """The new one fails on a row; its callers get the answer of the old one, and read so."""
+    """The new version fails on a row; its callers get the previous version's answer, and the reply says so."""
     machine.run(
         "deploy", "sums:2", "--endpoint", "sums", "--set", "cache=null", "--set", 'fallback=[{"kind": "version"}]'
     )
@@ -120,7 +120,7 @@ def the_version_before_stands_in(machine: Machine) -> None:
 
 
 def c1_a_runner_that_dies_costs_its_callers_nothing(machine: Machine) -> None:
-    """The process that ran the model is gone in the middle of a request, and the request is answered all the same."""
+    """The model's process dies during a request, and the request is still answered."""
     reply = machine.ask(-7, 2)
     assert (reply.status_code, reply.json()["predictions"]) == (200, [-5.0])
     assert reply.headers["roadworthy-fallback"] == 'version; version="sums:1"; reason="runner-died"'
@@ -128,7 +128,7 @@ def c1_a_runner_that_dies_costs_its_callers_nothing(machine: Machine) -> None:
 
 
 def a_rule_stands_in(machine: Machine) -> None:
-    """From the package of the version that fails, and the fixed answer after it."""
+    """A rule of the failing version's package answers, then the static answer."""
     steps = '[{"kind": "rule", "rule": "mean"}, {"kind": "static", "value": 0}]'
     machine.run("deploy", "sums:2", "--endpoint", "sums", "--set", f"fallback={steps}")
     reply = eventually(

@@ -32,7 +32,7 @@ def version(machine: Machine) -> Any:
 
 
 def test_a_database_that_was_set_back(machine: Machine, make_package: Callable[..., Path]) -> None:
-    """By hand: the gateway keeps what it serves until `roadworthy restore` is run. By `restore FILE`: it follows at once."""
+    """Restored by hand: the gateway keeps its endpoints until `roadworthy restore`. By `restore FILE`: it follows at once."""
     machine.tell("up", "-d", *FREE_PORTS)
     for factor in (2.0, 3.0):
         machine.tell("push", str(make_package(factor=factor)))

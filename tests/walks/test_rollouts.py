@@ -1,4 +1,4 @@
-"""up → deploy → a broken canary that goes back by itself → a good one that is promoted, under traffic, on real processes."""
+"""up → deploy → automatic rollback of a broken canary → promotion of a good one, under traffic, on real processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def broken(x: Any) -> Any:
 
 
 def better(x: Any) -> Any:
-    """The same by other means."""
+    """The same in another way."""
     return x[:, 0] + x[:, 1] + x[:, 2]
 
 
@@ -48,7 +48,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 class Traffic:
-    """Calls the endpoint without pause; counts what came by version and status."""
+    """Calls the endpoint without pause; counts replies by version and status."""
 
     def __init__(self, client: rw.Client) -> None:
         self._client = client
@@ -76,7 +76,7 @@ class Traffic:
 
 
 def test_e1_a_broken_canary_goes_back_by_itself(machine: Machine) -> None:
-    """After a few failed requests; no request that the stable got fails."""
+    """After a few failed requests; no request to the stable version fails."""
     context = machine.context()
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
         with Traffic(client) as traffic:

@@ -29,7 +29,7 @@ COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Ours, with a home folder of its own."""
+    """Our environment, with a separate home folder."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
     return {**clean, "ROADWORTHY_HOME": str(home)}
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """One command to its end."""
+    """Run one command to its end."""
     return subprocess.run(
         [COMMAND, *arguments],
         cwd=folder,
@@ -61,7 +61,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def package(folder: Path) -> dict[str, Any]:
-    """The packed model: what `pack --json` tells. Without other runtimes it carries code (scikit-learn's pickle)."""
+    """The packed model, as `pack --json` describes it. Without other runtimes it carries code (scikit-learn's pickle)."""
     result = run(
         folder, "pack", "model.joblib", "--sample", "rows.csv", "--name", "cells", "--label-column", "target",
         "--no-compile", "--json",
@@ -73,7 +73,7 @@ def package(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def serving(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    """`roadworthy serve … --json` in the foreground of a child; what it printed when it was ready. Ctrl-C ends it."""
+    """`roadworthy serve … --json` in the foreground of a child; its announcement. Ctrl-C stops it."""
     words = [COMMAND, "serve", *arguments, "--port", "0", "--metrics-port", "0", "--workers", "1", "--json"]
     log = (folder / "serve.log").open("wb")
     with log, subprocess.Popen(
@@ -93,7 +93,7 @@ def serving(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
 
 
 def test_the_printed_line_works(folder: Path, package: dict[str, Any]) -> None:
-    """From a file to a right answer: the curl line answers with the package's own golden answer and names the digest."""
+    """From a file to a correct answer: the curl line answers with the package's own golden answer and names the digest."""
     with serving(folder, package["path"], "--allow-code", package["digest"]) as told:
         _, silent, url, *rest = shlex.split(told["curl"])
         assert (silent, url) == ("-s", told["url"])
@@ -117,7 +117,7 @@ def test_the_printed_line_works(folder: Path, package: dict[str, Any]) -> None:
 
 
 def test_code_runs_only_when_its_digest_is_named(folder: Path, package: dict[str, Any]) -> None:
-    """A package that carries code is refused, and the hint is the line to run; another digest is no permission."""
+    """A package that carries code is refused, and the hint is the command to run; another digest does not permit it."""
     for words in ([], ["--allow-code", "sha256:" + "0" * 64]):
         result = run(folder, "serve", package["path"], *words)
         assert result.returncode == 4
@@ -138,7 +138,7 @@ def test_without_keys_on_loopback(folder: Path, package: dict[str, Any]) -> None
 
 
 def test_what_cannot_be_loaded_ends_the_command(folder: Path, tmp_path: Path) -> None:
-    """A package whose model fails in a fresh process here ends `serve` with status 4 instead of waiting for ever."""
+    """A package whose model fails in a fresh process here ends `serve` with status 4 instead of waiting forever."""
     (tmp_path / "fragile.py").write_text(
         "from pathlib import Path\n"
         f"def model(rows):\n    assert Path({str(tmp_path / 'needed')!r}).exists()\n    return [1.0 for _ in rows]\n"

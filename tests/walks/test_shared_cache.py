@@ -35,7 +35,7 @@ def total(rows: Any) -> Any:
 
 
 class Machine:
-    """A home folder, its Redis, and the commands that are run in it."""
+    """A home folder, its Redis, and commands that run in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Machine:
         self.context: dict[str, str] = {}
 
     def run(self, *arguments: str) -> str:
-        """One command that must succeed: what it prints."""
+        """Run one command that must succeed; return its output."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
         url = self.redis.url.replace("unix://", f"unix://default:{SECRET}@")
         result = subprocess.run(
@@ -66,7 +66,7 @@ class Machine:
         return result.stdout
 
     def ask(self, *row: float) -> str:
-        """What became of one row, asked on a connection of its own."""
+        """The cache result of one row, sent on a separate connection."""
         reply = httpx.post(
             f"{self.context['gateway_url']}/v1/models/sums:predict",
             json={"instances": [row]},
@@ -77,14 +77,14 @@ class Machine:
         return reply.headers["cache-status"]
 
     def sharing(self) -> str:
-        """What `status` tells of it."""
+        """Its entry in `status`."""
         (gateway,) = json.loads(self.run("status", "--json"))["gateways"]
         return ", ".join(str(worker["shared_cache"]) for worker in gateway["workers"])
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Both planes, one endpoint with a cache, and the Redis."""
+    """A control plane and a gateway, one endpoint with a cache, and the Redis."""
     machine = Machine(tmp_path_factory.mktemp("w"))
     try:
         machine.redis.start()
@@ -100,7 +100,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def at_once(call: Callable[[], str], times: int) -> list[str]:
-    """What so many calls at a time gave."""
+    """The results of that many concurrent calls."""
     found: list[str] = []
     threads = [threading.Thread(target=lambda: found.append(call())) for _ in range(times)]
     for thread in threads:
@@ -112,7 +112,7 @@ def at_once(call: Callable[[], str], times: int) -> list[str]:
 
 
 def workers_share(machine: Machine) -> None:
-    """Sooner or later a worker gives what the other one has answered."""
+    """Eventually a worker returns the other worker's answer."""
     eventually(lambda: machine.sharing() == "connected, connected", "both workers have found it")
     values = iter(range(1_000))
 
@@ -138,7 +138,7 @@ def an_operator_sees_it(machine: Machine) -> None:
 
 
 def home_pids(machine: Machine) -> list[int]:
-    """The supervisor and all below it."""
+    """The supervisor and all its descendants."""
     (pid,) = {
         process.pid
         for process in psutil.process_iter(["cmdline", "environ"])
@@ -149,7 +149,7 @@ def home_pids(machine: Machine) -> list[int]:
 
 
 def d13_it_dies_and_comes_back(machine: Machine) -> None:
-    """Requests are answered all the while; status tells both."""
+    """Requests are answered throughout; status shows both states."""
     machine.redis.kill()
     assert at_once(lambda: machine.ask(5_000.0, 1.0), 8)
     eventually(lambda: "unreachable" in machine.sharing(), "it is noticed")

@@ -19,7 +19,7 @@ REASON = "callers were moved"
 
 
 def total(x: Any) -> Any:
-    """Both versions: what differs is how many columns they were packed with."""
+    """Two versions that differ in their number of columns."""
     return np.asarray(x).sum(axis=1)
 
 

@@ -1,4 +1,4 @@
-"""The whole road on real processes: predictions while everything happens to the planes that may happen.
+"""The whole road on real processes: predictions during every planned disturbance of control plane and gateway.
 
 A control plane and a gateway run as the commands that people use, each with its own process tree. Sixteen keep-alive connections
 ask and never repeat a request. Meanwhile a second version is deployed and rolled back, the control plane is
@@ -40,7 +40,7 @@ STOPPING = "503 stopping"
 
 
 class Processes:
-    """The control plane's and the gateway's process trees, started by command in a home folder of their own."""
+    """The process trees of the control plane and the gateway, started by commands in separate home folders."""
 
     def __init__(self, home: Path, ports: list[int]) -> None:
         self.home = home
@@ -79,7 +79,7 @@ class Processes:
         return found
 
     def end(self) -> None:
-        """Leave nothing running."""
+        """Stop all processes."""
         for name in list(self.running):
             with suppress(ProcessLookupError):
                 self.kill_tree(name)
@@ -87,7 +87,7 @@ class Processes:
 
 @dataclass
 class Moments:
-    """When what happened, in seconds on the monotonic clock: what was before what."""
+    """Times of events, in seconds of the monotonic clock."""
 
     deployed: float = 0.0
     returning: float = 0.0
@@ -190,7 +190,7 @@ async def _restart_gateway(processes: Processes) -> float:
 
 
 def test_the_road(processes: Processes, models: Versions) -> None:
-    """Thousands of predictions: every failure has its cause, and every answer is right."""
+    """Thousands of predictions: every failure has its cause, and every answer is correct."""
     key = json.loads((processes.home / "context.json").read_text())["key"]
     gateway = f"http://127.0.0.1:{processes.gateway_port}"
     with rw.Client(gateway, key=key, control_url=processes.control_url) as client:
@@ -216,7 +216,7 @@ def _may_call(gateway: str, key: str, body: bytes) -> bool:
 
 
 def _account(traffic: Traffic, at: Moments) -> None:
-    """Every failure belongs to the death of the worker or to the cold restart, and to a cause that belongs to that."""
+    """The killed worker or the cold restart explains every failure and its cause."""
     good = [outcome for outcome in traffic.outcomes if not outcome.cause]
     failed = [outcome for outcome in traffic.outcomes if outcome.cause]
     by_worker = [outcome for outcome in failed if outcome.sent <= at.worker_gone and outcome.ended >= at.worker_killed]

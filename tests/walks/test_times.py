@@ -21,7 +21,7 @@ FRAME = pd.DataFrame({"t": TIMES, "x": np.linspace(0.1, 0.3, 40)})
 
 
 def echo(frame: Any) -> Any:
-    """What the model received, to the bit."""
+    """The model's input, to the bit."""
     return {"t": frame["t"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy(), "x": frame["x"].to_numpy()}
 
 
@@ -33,7 +33,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def served(package: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """It behind HTTP, for callers who count milliseconds."""
+    """The package behind HTTP, for callers that send milliseconds."""
     words = ("--allow-code", package.digest, "--timestamp-integers", "ms", "--no-auth")
     with serving(tmp_path_factory.mktemp("served"), str(package.path), *words) as told:
         yield told
@@ -45,7 +45,7 @@ def ask(served: dict[str, Any], value: Any) -> httpx.Response:
 
 
 def test_g3_integers_of_the_named_unit_are_served(served: dict[str, Any]) -> None:
-    """Milliseconds, as JavaScript counts, and text; other units and floats are refused with what they would have been."""
+    """Milliseconds, as in JavaScript, and text; other units and floats are refused with the time that they would mean."""
     for value in (MIDNIGHT // 1_000, "2024-03-31", "2024-03-31T02:00:00+02:00"):
         assert ask(served, value).json()["predictions"][0]["t"] == "2024-03-31T00:00:00.000000Z"
     for value, code in (
@@ -112,6 +112,6 @@ def test_g3_a_frame_goes_through_the_client_to_the_bit(served: dict[str, Any]) -
 
 
 def test_g3_the_line_that_serve_prints_has_text(served: dict[str, Any]) -> None:
-    """Its example is taken whatever the unit."""
+    """Its example is accepted with any unit."""
     body = json.loads(served["curl"].partition(" -d ")[2].strip("'"))
     assert httpx.post(served["url"], json=body).status_code == 200

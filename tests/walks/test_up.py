@@ -1,4 +1,4 @@
-"""up → push → deploy → predict → roll back → logs → status → stop, all by the installed command, in a home folder of its own.
+"""up → push → deploy → predict → roll back → logs → status → stop, all by the installed command, in a separate home folder.
 
 One journey on the same running planes, in steps.
 """
@@ -35,7 +35,7 @@ def data() -> pd.DataFrame:
 
 @pytest.fixture
 def machine(tmp_path: Path, data: pd.DataFrame) -> Iterator[Machine]:
-    """Two packed versions of a model; whatever still runs at the end is stopped."""
+    """Two packed versions of a model; stops what still runs at the end."""
     machine = Machine(tmp_path)
     target = load_breast_cancer().target
     for strength in (1.0, 0.01):
@@ -64,7 +64,7 @@ def up_tells_the_admin_key_once_and_keeps_it_private(machine: Machine) -> None:
 
 
 def a_second_up_is_refused(machine: Machine) -> None:
-    """One home folder, one Roadworthy."""
+    """A home folder has only one running Roadworthy."""
     result = machine.run("up", *FREE_PORTS)
     assert result.returncode == 4
     assert "code: already-running" in result.stderr
@@ -73,7 +73,7 @@ def a_second_up_is_refused(machine: Machine) -> None:
 
 
 def push_needs_the_digest_of_code(machine: Machine) -> None:
-    """A pickle is refused with the digest to name, and then registered as version 1; pushing it again changes nothing."""
+    """A pickle is refused with the digest to allow, then registered as version 1; pushing it again changes nothing."""
     first, second = machine.packages
     refused = machine.run("push", str(first.path))
     assert refused.returncode == 4
@@ -96,7 +96,7 @@ def ask(machine: Machine, rows: pd.DataFrame) -> rw.Prediction:
 
 
 def serves(machine: Machine, number: int, rows: pd.DataFrame) -> None:
-    """The answers are those of that version, and say so."""
+    """The answers come from that version, and name it."""
 
     def answered() -> rw.Prediction | None:
         answer = ask(machine, rows)
@@ -109,7 +109,7 @@ def serves(machine: Machine, number: int, rows: pd.DataFrame) -> None:
 
 
 def deploy_predict_and_roll_back(machine: Machine, data: pd.DataFrame) -> None:
-    """Each command returns when every worker answers as it says, not a moment before."""
+    """Each command returns once every worker serves the change, and not earlier."""
     rows = data.head(20)
 
     def at_once() -> set[str]:
@@ -139,7 +139,7 @@ WRONG = (
 
 
 def what_cannot_be_is_said(machine: Machine) -> None:
-    """Wrong names and references end with their status and one clear block."""
+    """Unknown names and references end with their exit status and one clear block."""
     for words, status, code in WRONG:
         result = machine.run(*words)
         assert result.returncode == status, result.stderr
@@ -163,7 +163,7 @@ def logs_show_what_was_asked_and_answered(machine: Machine, data: pd.DataFrame) 
 
 
 def keys_and_status(machine: Machine, data: pd.DataFrame) -> None:
-    """A key for one endpoint works there and no longer after it was revoked; status shows the whole."""
+    """A key for one endpoint works there until it is revoked; status shows everything."""
     made = machine.tell("key", "create", "--role", "predictor", "--endpoint", "cells")
     url = machine.context()["gateway_url"]
 
@@ -186,7 +186,7 @@ def keys_and_status(machine: Machine, data: pd.DataFrame) -> None:
 
 
 def load_fetches_the_same_bytes(machine: Machine, data: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    """rw.load of a version gives the model of the registry in this process, and keeps it in the home folder."""
+    """rw.load of a version loads the registered model in this process, and caches it in the home folder."""
     monkeypatch.setenv("ROADWORTHY_HOME", str(machine.home))
     digest = machine.packages[1].digest
     with pytest.raises(rw.PackageRefused):
@@ -201,7 +201,7 @@ def load_fetches_the_same_bytes(machine: Machine, data: pd.DataFrame, monkeypatc
 
 
 def stop_leaves_nothing_and_up_goes_on_where_it_was(machine: Machine, data: pd.DataFrame) -> None:
-    """After stop every process is gone; the next start prints no key and answers with the same version."""
+    """After stop no process remains; the next start prints no key and answers with the same version."""
     family = machine.family()
     assert len(family) == 6  # with a runner for each of the two versions, which carry code
     key = machine.context()["key"]

@@ -1,4 +1,4 @@
-"""A version that answers otherwise and less surely is held by alarms, not rolled back; an equal one passes. Real processes."""
+"""Alarms hold a version with different, less confident answers, without a rollback; an equal one passes. Real processes."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def stable(x: Any) -> Any:
 
 
 def doubtful(x: Any) -> Any:
-    """Most are late, and it is hardly sure of any."""
+    """Most are late, with low confidence."""
     return classified(x[:, 0] > 20.0, 0.6)
 
 
 def equal(x: Any) -> Any:
-    """The same by other means."""
+    """The same in another way."""
     return classified(-x[:, 0] < -50.0, 0.95)
 
 
@@ -61,7 +61,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 class Traffic:
-    """Asks about one flight after the other, evenly from 0 to 100, without pause; none may fail."""
+    """Requests one flight after the other, evenly from 0 to 100, without pause; none may fail."""
 
     def __init__(self, client: rw.Client) -> None:
         self._client = client
@@ -93,7 +93,7 @@ def watched(shown: Rollout) -> dict[str, str]:
 
 
 def test_a_different_version_is_held_and_an_equal_one_passes(machine: Machine) -> None:
-    """The alarm tells what differs and by how much, once; a person aborts, and the next rollout is promoted."""
+    """The alarm names the difference and its size, once; an operator aborts, and the next rollout is promoted."""
     context = machine.context()
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
         with Traffic(client) as traffic:
