@@ -70,7 +70,7 @@ def test_files_are_told_and_told_again(
     told = feedback("line", "--file", "more.jsonl")
     assert told.returncode == 1
     assert "taken          1 (counted)\n" in told.stdout
-    assert "unknown        1 (no record of the prediction, or not yet)" in told.stdout
+    assert "unknown        1 (no record of the prediction, or no record yet)" in told.stdout
     assert f"{ids[1]}: revenue is 501; the plan allows 0 to 500" in told.stdout
     assert "not counted by the plan: late" in told.stdout
     shown = details(current(admin))

@@ -78,10 +78,10 @@ def test_what_a_person_can_do_stands_there(rollout: Rollout, watch: Watch, fleet
     follow_until(fleet, admin, lambda found: found["share"] == 5)
     tell(admin, "pause")
     with watch() as terminal:
-        follow_until(fleet, admin, lambda _: "`roadworthy rollout resume line` lets it go on" in terminal.screen.text)
+        follow_until(fleet, admin, lambda _: "`roadworthy rollout resume line` continues it" in terminal.screen.text)
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.wait() == 130
-        assert "the rollout goes on; `roadworthy rollout abort line` would send it back" in terminal.screen.text
+        assert "the rollout continues; `roadworthy rollout abort line` ends it" in terminal.screen.text
     assert current(admin)["phase"] == "stepping"
 
 

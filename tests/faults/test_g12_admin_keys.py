@@ -75,7 +75,7 @@ def test_g12_an_older_key_that_the_database_does_not_know_stays(tmp_path: Path, 
     home.write_context(Context(control.url, control.url, key))
     home.keys(own_gateway=False)
     told = settle_keys(home, home.keys(own_gateway=False), control.url)
-    assert "does not know the admin key of this home folder" in str(told["note"])
+    assert "does not accept the admin key of this home folder" in str(told["note"])
     assert home.context() == Context(control.url, control.url, key)
     assert home.gateway_key() is not None
 
