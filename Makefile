@@ -15,7 +15,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 REDTEAM_ARGS ?=
 
-.PHONY: help env format lint types style check fast unit test tools demo bench redteam soak clean distclean FORCE
+.PHONY: help env format lint types style check fast unit test coverage docs lock release tools demo bench redteam soak clean distclean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,12 +43,25 @@ fast: env ## the tests that start no processes (tests/tiers.py knows which those
 unit: env ## all tests; PYTEST_ARGS="tests/schema -k …" chooses
 	$(PYTEST) $(PYTEST_ARGS)
 
-test: tools env ## everything that must pass, in a quarter of an hour: all tests, and beside them style, walls, types
+test: env tools ## everything that must pass, in a quarter of an hour: all tests, and beside them style, walls, types
 	@$(MAKE) --jobs=2 unit style
 
 style: lint types ## style, walls, types
 
-tools: # the load generator, the Redis server and the nginx that tests need; where they cannot be installed, those tests are skipped
+coverage: env tools ## branch coverage of serving, rollout, statistics and package; fails below 90 %
+	$(BIN)/python scripts/coverage.py $(PYTEST_ARGS)
+
+docs: env ## the documentation site, in build/site; strict, and complete without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site
+
+lock: env ## requirements-dev.lock: every package of the development environment, with hashes
+	$(BIN)/python scripts/lock.py
+
+release: env ## build and check the archives in dist/, and write the release notes; uploads nothing
+	$(BIN)/python scripts/release.py
+
+tools: # the servers that tests need; without PostgreSQL its tests fail, without the others theirs are skipped
+	@scripts/postgresql_server.sh $(VENV) || test -z "$${CI:-}"
 	@scripts/load_tools.sh || test -z "$${CI:-}"
 	@scripts/redis_server.sh || test -z "$${CI:-}"
 	@scripts/nginx_server.sh || test -z "$${CI:-}"
@@ -69,7 +82,7 @@ soak: env ## a long steady load that nothing may grow under; BENCH_ARGS="--minut
 	$(BIN)/python -m bench.soak $(BENCH_ARGS)
 
 clean: ## remove what builds and tests leave
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 distclean: clean ## and the environment

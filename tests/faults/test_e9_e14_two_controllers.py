@@ -21,8 +21,6 @@ from tests.control_plane import ControlProcess
 from tests.waiting import eventually
 from tests.webhooks.receiver import Receiver
 
-pytestmark = postgresql.needed
-
 
 class Twin(ControlProcess):
     """A control plane on a shared database and blob folder."""

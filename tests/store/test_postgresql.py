@@ -39,8 +39,6 @@ from roadworthy.store.tables import metadata
 from tests import postgresql
 from tests.conftest import eventually
 
-pytestmark = postgresql.needed
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
