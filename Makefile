@@ -13,6 +13,7 @@ PYTEST_ARGS ?= --numprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest --durations=20
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+LOCK_ARGS ?=
 REDTEAM_ARGS ?=
 
 .PHONY: help env format lint types style check fast unit test coverage docs lock release tools demo bench redteam soak clean distclean FORCE
@@ -55,7 +56,7 @@ docs: env ## the documentation site, in build/site; strict, and complete without
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site
 
 lock: env ## requirements-dev.lock: every package of the development environment, with hashes
-	$(BIN)/python scripts/lock.py
+	$(BIN)/python scripts/lock.py $(LOCK_ARGS)
 
 release: env ## build and check the archives in dist/, and write the release notes; uploads nothing
 	$(BIN)/python scripts/release.py

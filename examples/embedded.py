@@ -67,12 +67,12 @@ class Desk:
 
 
 # %% Run it
-queue = [
+queue: list[dict[str, Any]] = [
     {"income": 5_000.0, "years": 10, "asked": 9_000},
     {"income": 1_500.0, "years": 1, "asked": 90_000},
     {"income": "plenty", "years": 4, "asked": 1_000},
 ]
-with Desk(Path(str(package.path)), package.digest if package.carries_code else None) as desk:
+with Desk(package.path, package.digest if package.carries_code else None) as desk:
     decisions = desk.decide(queue)
 for decision in decisions:
     print(decision.text, decision.digest[:19])

@@ -30,12 +30,12 @@ print("carries code:", package.carries_code)
 
 # %% Without a permission that names the digest, nothing of it runs
 try:
-    rw.load(str(package.path))
+    rw.load(package.path)
 except rw.PackageRefused as error:
     print(error.code)
 
 # %% With it, raw images go in
-with rw.load(str(package.path), allow_code=package.digest) as loaded:
+with rw.load(package.path, allow_code=package.digest) as loaded:
     answers = loaded.predict(images[new])
 right = float(np.mean(answers["label"] == digits.target[new]))
 print(f"{right:.0%} of {len(answers['label'])} new images are recognised")

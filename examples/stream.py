@@ -25,7 +25,7 @@ training = pd.DataFrame({"voltage": draw.uniform(0, 5, 500), "ambient": draw.uni
 model = LinearRegression().fit(training, 20 * training["voltage"] + 0.1 * training["ambient"] - 10)
 package = rw.pack(model, name="sensor", inputs=training)
 client = rw.Client()
-version = client.push(str(package.path), allow_code=package.digest if package.carries_code else None)
+version = client.push(package.path, allow_code=package.digest if package.carries_code else None)
 client.wait(client.deploy(f"sensor:{version['version']}", "sensor"))
 
 # %% The stream

@@ -43,7 +43,7 @@ print("carries code:", package.carries_code)
 
 # %% Load it, and ask. Loading replays the golden examples: a package that answers otherwise than in training is refused.
 allowed = package.digest if package.carries_code else None
-with rw.load(str(package.path), allow_code=allowed) as loaded:
+with rw.load(package.path, allow_code=allowed) as loaded:
     answers = loaded.predict(["thanks for the fast and friendly support", "my parcel is late and the phone is broken"])
 print(answers["label"])
 assert list(answers["label"]) == ["praise", "complaint"]

@@ -26,7 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=8 * DEADLINE_S,
+        timeout=4 * DEADLINE_S,
         check=False,
     )
     assert result.returncode == 0, result.stderr

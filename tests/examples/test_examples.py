@@ -29,7 +29,7 @@ def execute(command: list[str], folder: Path, home: Path) -> str:
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=8 * DEADLINE_S,
+        timeout=4 * DEADLINE_S,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -1,0 +1,92 @@
+"""What type checkers know of the public names. `make types` checks it; nothing here is executed.
+
+A change of a type that callers see fails here first: change this file on purpose, and say so in the changelog.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, assert_type
+
+import roadworthy as rw
+from roadworthy.client import FeedbackReply, KnownLater
+from roadworthy.client.rollouts import Rollouts
+from roadworthy.client.webhooks import Webhooks
+from roadworthy.schema.signature import Signature
+
+
+def packing(model: Any, rows: Any) -> None:
+    """`pack` gives a package; its options have types of their own."""
+    package = rw.pack(model, name="m", inputs=rows, out=Path("dist"), compile=False, privacy={"a": "drop"}, examples=8)
+    assert_type(package, rw.Package)
+    assert_type(package.path, Path)
+    assert_type(package.digest, str)
+    assert_type(package.name, str)
+    assert_type(package.carries_code, bool)
+    assert_type(package.signature, Signature)
+    rw.pack(model, name="m", inputs=rows, compiler=True)  # type: ignore[call-arg]  # there is no such option
+    rw.pack(model, name="m", inputs=rows, examples="8")  # type: ignore[arg-type]  # a number
+
+
+def loading() -> None:
+    """`load` gives a model, which is a context manager of itself."""
+    with rw.load("flights:1", allow_code=["sha256:0"], threads=2) as model:
+        assert_type(model, rw.Model)
+        assert_type(model.name, str)
+        assert_type(model.digest, str)
+        assert_type(model.runtime, str)
+        assert_type(model.signature, Signature)
+        assert_type(model.predict([{"a": 1}]), Any)
+    rw.load(3)  # type: ignore[arg-type]  # a name or a path
+
+
+def asking(rows: Any) -> None:
+    """A client asks endpoints."""
+    with rw.Client("http://127.0.0.1:8080", key="k", timeout_s=1.0) as client:
+        assert_type(client, rw.Client)
+        answer = client.predict("flights", rows, headers={"X-User": "u"})
+        assert_type(answer, rw.Prediction)
+        assert_type(answer.predictions, list[Any])
+        assert_type(answer.id, str)
+        assert_type(answer.version, str)
+        assert_type(answer.digest, str)
+        assert_type(answer.runtime, str)
+        assert_type(answer.fallback, str)
+        assert_type(answer.cache_status, str)
+        assert_type(len(answer), int)
+    rw.Client("http://127.0.0.1:8080", "k")  # type: ignore[call-arg]  # the key is given by name
+
+
+def managing(client: rw.Client) -> None:
+    """A client changes endpoints, and tells what became known."""
+    assert_type(client.push("m.rw", allow_code="sha256:0", grants=["network"]), dict[str, Any])
+    changed = client.deploy("flights:2", "flights")
+    assert_type(changed, dict[str, Any])
+    client.wait(changed, timeout_s=5.0)
+    assert_type(client.rollback("flights"), dict[str, Any])
+    assert_type(client.endpoints(), list[dict[str, Any]])
+    assert_type(client.undeploy("flights"), None)
+    assert_type(client.rollouts, Rollouts)
+    assert_type(client.webhooks, Webhooks)
+    assert_type(client.feedback("flights", KnownLater(prediction_id="p", correct=True)), FeedbackReply)
+    assert_type(client.create_key("predictor", ["flights"])["key"], Any)
+
+
+def failing(error: rw.RoadworthyError) -> None:
+    """Every error has a code, a hint and facts."""
+    assert_type(error.code, str)
+    assert_type(error.hint, str | None)
+    assert_type(error.facts, dict[str, object])
+    assert_type(rw.__version__, str)
+
+
+def one_tree(
+    package: rw.PackageInvalid | rw.PackageRefused | rw.ProofFailed,
+    request: rw.InvalidInput | rw.InvalidRequest | rw.NotFound | rw.Conflict | rw.Unavailable,
+    caller: rw.Unauthenticated | rw.Forbidden,
+    rest: rw.ClientError | rw.ModelFault | rw.PackError | rw.SettingsError,
+) -> None:
+    """Errors of packages are `PackageError`; every error is a `RoadworthyError`."""
+    of_packages: rw.PackageError = package
+    every: list[rw.RoadworthyError] = [of_packages, request, caller, rest]
+    assert_type(every[0].code, str)
