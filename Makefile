@@ -50,7 +50,7 @@ test: env tools ## everything that must pass, in a quarter of an hour: all tests
 style: lint types ## style, walls, types
 
 coverage: env tools ## branch coverage of serving, rollout, statistics and package; fails below 90 %
-	$(BIN)/python scripts/coverage.py $(PYTEST_ARGS)
+	$(BIN)/python scripts/room_coverage.py $(PYTEST_ARGS)
 
 docs: env ## the documentation site, in build/site; strict, and complete without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site

@@ -31,7 +31,7 @@ def release() -> ModuleType:
 
 
 def test_notes_come_from_the_section_of_the_version(release: ModuleType) -> None:
-    """And from Unreleased while there is none, which the notes say."""
+    """Or from Unreleased, which the notes then say."""
     assert release.section(CHANGELOG, "1.0.1") == "- mended"
     unreleased = release.section(CHANGELOG, "1.1.0")
     assert unreleased.startswith("**Not released yet")
