@@ -67,5 +67,5 @@ def times(values: Array, mask: Array | None, unit: str) -> Array:
         raise OverflowError("a time is outside the years 1677 to 2262, the range of the model's datetime64[ns]")
     moments: Array = values.astype("datetime64[us]").astype(f"datetime64[{unit}]")
     if mask is not None:
-        moments[mask] = np.datetime64("NaT")
+        moments[mask] = "NaT"
     return moments

@@ -14,6 +14,7 @@ import numpy as np
 
 from roadworthy.foundation.errors import InvalidInput, ModelFault
 from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.cells import times
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.forms import library_of, mark_of
 from roadworthy.schema.rows import decode_rows, match_columns, misfit, no_rows
@@ -339,8 +340,7 @@ def batch_to_answers(batch: Batch) -> dict[str, Array]:
     for position, field in enumerate(batch.layout.fields):
         values, mask = column_of(batch, position)
         if field.dtype is DType.TIMESTAMP:
-            times = values.astype("datetime64[us]")
-            answers[field.name] = times if mask is None else np.where(mask, np.datetime64("NaT"), times)
+            answers[field.name] = times(values, mask, "us")
         else:
             answers[field.name] = values if mask is None else _with_nan(values, mask)
     return answers

@@ -61,7 +61,7 @@ def with_missing(inputs: Any, row: int, elements: Array, field: Field, form: For
     one = own_rows(inputs, np.array([row]))
     nan = field.missing is not Missing.NULL
     if isinstance(one, np.ndarray):
-        mark = np.datetime64("NaT") if one.dtype.kind == "M" else mark_value(field.missing)
+        mark = "NaT" if one.dtype.kind == "M" else mark_value(field.missing)
         np.atleast_1d(one[0]).flat[elements] = mark  # a view if the row has several values
         return one
     cells = list(one[0])
