@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from roadworthy.loading import load
     from roadworthy.package.model import Model
     from roadworthy.package.package import Package
-    from roadworthy.package.packing.pack import pack
+    from roadworthy.packing import pack
 
 __all__ = [
     "Client",
@@ -68,7 +68,7 @@ _HOMES = {
     "Package": "roadworthy.package.package",
     "Prediction": "roadworthy.client",
     "load": "roadworthy.loading",
-    "pack": "roadworthy.package.packing.pack",
+    "pack": "roadworthy.packing",
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from roadworthy.foundation.errors import InvalidRequest, PackageInvalid
 from roadworthy.foundation.files import private_folder
+from roadworthy.foundation.plugins import allow
 from roadworthy.foundation.references import VersionReference
 from roadworthy.package.archive import SUFFIX, open_package, unpack
 from roadworthy.package.package import Package
@@ -50,7 +51,9 @@ def load(
             code="unknown-unit",
             hint="name the unit in which the caller counts since 1970 UTC",
         )
-    package = _unpacked(source, load_settings())
+    settings = load_settings()
+    allow(settings.general.plugins)
+    package = _unpacked(source, settings)
     allowed = (allow_code,) if isinstance(allow_code, str) else tuple(allow_code or ())
     constructed = construct(package, allow_code=allowed, runtime=runtime, threads=threads)
     try:

@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 from roadworthy.foundation.confine.grants import parse_grants
 from roadworthy.foundation.documents import Bounds, Fault, Given, Reader
 from roadworthy.foundation.errors import SettingsError
+from roadworthy.foundation.plugins import distribution_name
 from roadworthy.foundation.references import check_name
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -44,6 +45,9 @@ class GeneralSettings:
     grants: Annotated[tuple[str, ...], parse_grants] = ()
     """What the code of packages may be granted on this machine besides its own files: "read:/path", "device:/dev/name",
     "device:nvidia", "tcp:PORT", "network". The control plane and every gateway check their own setting."""
+
+    plugins: Annotated[tuple[str, ...], _checked_plugins] = ()
+    """Installed distributions whose plug-ins are loaded, such as "my-plugin". They execute in processes that hold keys."""
 
     def home_folder(self) -> Path:
         """`home`, checked before it is used.
@@ -309,6 +313,10 @@ def _checked_url(text: str) -> str:
 
 def _checked_gateway_name(text: str) -> str:
     return check_name(text, "gateway name")
+
+
+def _checked_plugins(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(distribution_name, names)))
 
 
 def _checked_networks(networks: tuple[str, ...]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from roadworthy.cli.commands import (
     keys,
     machine,
     packages,
+    plugins,
     policies,
     recovery,
     registry,
@@ -67,6 +68,7 @@ def build() -> typer.Typer:
         policies,
         feedback,
         keys,
+        plugins,
         configuration,
     ):
         group.register(app)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 import typer
 
+from roadworthy.foundation.plugins import allow
 from roadworthy.settings import Settings, load_settings
 
 O = TypeVar("O")  # noqa: E741 - the options of one command
@@ -47,6 +48,10 @@ class Options:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             flags.update({part.name: getattr(self, name) for part in get_args(hint) if isinstance(part, Sets)})
         return load_settings(flags)
+
+    def allow_plugins(self) -> None:
+        """Let this process load the plug-ins that the settings name."""
+        allow(self.settings.general.plugins)
 
 
 @dataclass(frozen=True, kw_only=True)

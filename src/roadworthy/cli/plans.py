@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from roadworthy.foundation import plugins
 from roadworthy.foundation.confine.plan import confined
 from roadworthy.foundation.errors import SettingsError
 from roadworthy.foundation.files import private_folder
@@ -59,6 +60,7 @@ class GatewayPlan:
 
 def gateway_children(plan: GatewayPlan, settings: Settings, log_level: str) -> list[ChildPlan]:
     """Plans of the agent and the workers. Workers start with the snapshot on disk and do not wait for the agent."""
+    _allow_plugins(settings)
     agent: dict[str, Any] = {
         "gateway": plan.name,
         "folder": str(plan.folder),
@@ -130,6 +132,22 @@ def _checked_cache(url: str | None) -> str | None:
     return url
 
 
+def _allow_plugins(settings: Settings) -> None:
+    """Let the children load the plug-ins that the settings name.
+
+    Raises:
+        SettingsError: "requirement-missing": one of the distributions is not installed here.
+    """
+    missing = plugins.missing_distributions(settings.general.plugins)
+    if missing:
+        raise SettingsError(
+            f"general.plugins names {', '.join(missing)}, which is not installed here",
+            code="requirement-missing",
+            hint=f"pip install {' '.join(missing)}, or take the name out of the setting",
+        )
+    plugins.allow(settings.general.plugins)
+
+
 def worker_limits(settings: Settings) -> WorkerLimits:
     """Limits of one worker: memory as configured, else an equal share of 60 % of the machine's memory."""
     most_mb, total = settings.gateway.worker_memory_mb, total_bytes()
@@ -147,6 +165,7 @@ def control_child(
     folder: Path, listener: socket.socket, settings: Settings, bootstrap_keys: Sequence[dict[str, Any]], log_level: str
 ) -> ChildPlan:
     """Plan of the control plane."""
+    _allow_plugins(settings)
     control = settings.control
     document: dict[str, Any] = {
         "host": control.host,
@@ -193,6 +212,7 @@ def database_url(settings: Settings, folder: Path) -> str:
 
 def _child(module: str, name: str, document: dict[str, Any], stage: int, still_s: float | None = STILL_S) -> ChildPlan:
     descriptors = tuple(document[key] for key in ("fd", "metrics_fd") if key in document)
+    document = {**document, **plugins.start_member()}
     # -P: a file in the working directory must not replace a module of ours
     return ChildPlan(name, (sys.executable, "-P", "-m", module), document, descriptors, stage=stage, still_s=still_s)
 

@@ -6,17 +6,16 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from roadworthy.codecs.codec import Decoded, Encoded, HeaderList, Headers
+from roadworthy.codecs.codec import Decoded, Encoded, Form, HeaderList, Headers
+from roadworthy.codecs.discovery import forms
 from roadworthy.codecs.json_answers import JsonAnswers
 from roadworthy.runtime.pending import Answer
-from roadworthy.schema.arrow_rows import write_stream
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.columns import spread
 from roadworthy.schema.dtypes import DType
@@ -29,16 +28,6 @@ _QUALITY = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """A form of answers other than JSON. `name` is the record's `output_format`."""
-
-    name: str
-    media_type: bytes
-    headers: HeaderList
-    write: Callable[[Batch], bytes]
-
-
 class Answers:
     """Writes one endpoint's answers.
 
@@ -48,13 +37,14 @@ class Answers:
 
     def __init__(self, outputs: Sequence[Field]) -> None:
         self.write_json = JsonAnswers(outputs).write
+        self._forms = forms()
 
     def choose(self, headers: Headers) -> Form | None:
         """The form that the caller prefers to JSON, or None. It goes into `Decoded.reply`."""
         accept = headers.get(b"accept")
         if accept is None or accept == b"*/*" or len(accept) > _MOST_ACCEPT_BYTES:
             return None
-        return _preferred(accept)
+        return _preferred(accept, self._forms)
 
     def encode(self, answer: Answer, decoded: Decoded) -> Encoded:
         """The answer in the form that was chosen."""
@@ -110,22 +100,8 @@ def _cells(field: Field, values: Sequence[Any]) -> Sequence[Any]:
     return [None if value is None else _encode(value).decode() for value in values]
 
 
-_FORMS = tuple(
-    Form(name, media_type, [(b"content-type", content_type)], write)
-    for name, media_type, content_type, write in (
-        ("csv", b"text/csv", b"text/csv; charset=utf-8; header=present", write_csv),
-        (
-            "arrow-stream",
-            b"application/vnd.apache.arrow.stream",
-            b"application/vnd.apache.arrow.stream",
-            write_stream,
-        ),
-    )
-)
-
-
 @lru_cache(256)
-def _preferred(accept: bytes) -> Form | None:
+def _preferred(accept: bytes, known: tuple[Form, ...]) -> Form | None:
     """The form that an Accept prefers to JSON, or None. A range such as text/* names no form."""
     qualities: dict[bytes, float] = {}
     for item in accept.lower().split(b","):
@@ -133,7 +109,7 @@ def _preferred(accept: bytes) -> Form | None:
         found = [match for match in map(_QUALITY.fullmatch, parameters) if match]
         qualities.setdefault(media, float(found[0][1]) if found else 1.0)
     json = qualities.get(b"application/json", max(qualities.get(b"application/*", 0.0), qualities.get(b"*/*", 0.0)))
-    best = max(_FORMS, key=lambda form: qualities.get(form.media_type, 0.0))
+    best = max(known, key=lambda form: qualities.get(form.media_type, 0.0))
     named = qualities.get(best.media_type, 0.0)
     # A caller that names a form and merely accepts the rest by */* wants that form, though both have the quality 1.
     return best if named > json or (named == json > 0 and b"application/json" not in qualities) else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -45,6 +46,60 @@ class Encoded(msgspec.Struct, eq=False):
     form: str = "json"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """A form of answers besides JSON, which a caller asks for by Accept. `name` is the record's `output_format`; `headers` always
+    has the content type."""
+
+    name: str
+    media_type: bytes
+    headers: HeaderList
+    write: Callable[[Batch], bytes]
+
+
+class AnswerWriter(Protocol):
+    """Writes an endpoint's answers in the form that each caller accepts: `answers.py`."""
+
+    def choose(self, headers: Headers) -> Form | None:
+        """The form that the caller prefers to JSON, or None. Goes into Decoded.reply."""
+        ...
+
+    def encode(self, answer: Answer, decoded: Decoded) -> Encoded:
+        """The answer in the form that was chosen."""
+        ...
+
+
+class Codec(Protocol):
+    """A format of `:predict` bodies, named by an entry point of the group `roadworthy.codecs`; usually a class. Calling it binds
+    it to one endpoint."""
+
+    @property
+    def name(self) -> str:
+        """The name of its entry point, and `input_format` in records."""
+        ...
+
+    @property
+    def interface(self) -> int:
+        """The version of this interface that it was written for: 1."""
+        ...
+
+    @property
+    def media_types(self) -> Sequence[bytes]:
+        """The content types that it reads, in lower case and without parameters. No other codec may have one of them."""
+        ...
+
+    @property
+    def form(self) -> Form | None:
+        """The form of answers that it adds, or None."""
+        ...
+
+    def __call__(
+        self, signature: Signature, policy: Policy, answers: AnswerWriter, *, on_loop: bool = False
+    ) -> BoundProtocol:
+        """Bind it to an endpoint. `answers` writes what callers ask for by Accept; `on_loop`: `decode` runs on the event loop."""
+        ...
+
+
 class BoundProtocol(Protocol):
     """A protocol bound to an endpoint's signature and policy."""
 
@@ -60,7 +115,7 @@ class BoundProtocol(Protocol):
 
     @property
     def name(self) -> str:
-        """`input_format` in records: "json", "csv", "arrow-stream", "arrow-file", "open-inference"."""
+        """`input_format` in records, such as "json" or "open-inference"."""
         ...
 
     def check_headers(self, headers: Headers) -> None:

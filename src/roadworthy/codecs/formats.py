@@ -1,4 +1,5 @@
-"""Chooses the protocol of a `:predict` request by its Content-Type, from a table that is made when an endpoint is bound."""
+"""The codecs of one endpoint. The Content-Type of a `:predict` request chooses from a table that is made when the endpoint is
+bound; `routes.py` hands the table to `predict.py`."""
 
 from __future__ import annotations
 
@@ -7,15 +8,11 @@ from functools import cached_property
 
 from roadworthy.codecs.answers import Answers
 from roadworthy.codecs.codec import BoundProtocol, Headers, write_spec
+from roadworthy.codecs.discovery import codecs
 from roadworthy.codecs.open_inference import OpenInference
-from roadworthy.codecs.predict_arrow import ArrowFile, ArrowStream
-from roadworthy.codecs.predict_csv import PredictCsv
-from roadworthy.codecs.predict_json import PredictJson
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import UnsupportedMediaType
 from roadworthy.schema.signature import Signature
-
-_PROTOCOLS = (PredictJson, PredictCsv, ArrowStream, ArrowFile)
 
 
 class Formats:
@@ -27,12 +24,12 @@ class Formats:
 
     def __init__(self, signature: Signature, policy: Policy, *, on_loop: bool = False) -> None:
         answers = Answers(signature.outputs)
-        self.unchosen: BoundProtocol = PredictJson(signature, policy, answers, on_loop=on_loop)
         self._made_of = (signature, policy)
         self._by_media: dict[bytes, BoundProtocol] = {}
-        for kind in _PROTOCOLS:
-            protocol = self.unchosen if kind is PredictJson else kind(signature, policy, answers, on_loop=on_loop)
-            self._by_media.update(dict.fromkeys(kind.media_types, protocol))
+        for codec in codecs():
+            bound = codec(signature, policy, answers, on_loop=on_loop)
+            self._by_media.update(dict.fromkeys(codec.media_types, bound))
+        self.unchosen: BoundProtocol = next(iter(self._by_media.values()))
 
     @cached_property
     def spec(self) -> bytes:
@@ -51,7 +48,7 @@ class Formats:
             found = self._by_media.get(kind.partition(b";")[0].strip().lower())
             if found is None:
                 raise UnsupportedMediaType(
-                    "the body must be JSON in UTF-8, CSV or Arrow",
+                    "no codec here reads a body of this content type",
                     hint="send the header Content-Type: application/json, or "
                     + ", ".join(media.decode() for media in list(self._by_media)[1:]),
                 )

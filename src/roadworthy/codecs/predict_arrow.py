@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from roadworthy.codecs.answers import Accepting, Answers
-from roadworthy.codecs.codec import Decoded, Headers
+from roadworthy.codecs.codec import Decoded, Form, Headers
 from roadworthy.codecs.reading.arrow_messages import Bounds, check_stream, cut_short, too_many_bytes, too_many_parts
 from roadworthy.codecs.reading.bounds import ARROW_BYTES, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import MalformedBody, UnsupportedMediaType
-from roadworthy.schema.arrow_rows import check_types, table_to_batch, text_bytes
+from roadworthy.schema.arrow_rows import check_types, table_to_batch, text_bytes, write_stream
 from roadworthy.schema.batch import Layout
 from roadworthy.schema.columns import ColumnPlan, Plans
 from roadworthy.schema.signature import Signature
@@ -30,7 +30,9 @@ class _PredictArrow(Accepting):
     """The base of both, bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = ""
+    interface = 1
     media_types: tuple[bytes, ...] = ()
+    form: Form | None = None
     takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers, *, on_loop: bool = False) -> None:
@@ -108,6 +110,7 @@ class ArrowStream(_PredictArrow):
 
     name = "arrow-stream"
     media_types = (b"application/vnd.apache.arrow.stream",)
+    form = Form("arrow-stream", media_types[0], [(b"content-type", media_types[0])], write_stream)
 
     def _read(self, body: bytes) -> tuple[ColumnPlan, Any]:
         if check_stream(body, self._bounds) != len(body):

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from roadworthy.codecs.answers import Accepting, Answers
-from roadworthy.codecs.codec import Decoded, Headers, too_many_rows
+from roadworthy.codecs.answers import Accepting, Answers, write_csv
+from roadworthy.codecs.codec import Decoded, Form, Headers, too_many_rows
 from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.reading.csv_matrix import CsvMatrix
 from roadworthy.codecs.reading.matrix import Matrix
@@ -44,7 +44,9 @@ class PredictCsv(Accepting):
     """The protocol bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = "csv"
+    interface = 1
     media_types = (b"text/csv",)
+    form = Form("csv", b"text/csv", [(b"content-type", b"text/csv; charset=utf-8; header=present")], write_csv)
     takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers, *, on_loop: bool = False) -> None:

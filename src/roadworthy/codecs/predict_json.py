@@ -27,6 +27,8 @@ class PredictJson(Accepting):
     """The protocol bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = "json"
+    interface = 1
+    form = None
     media_types = (b"application/json",)
     takes_views = False
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+from roadworthy.foundation import plugins
 from roadworthy.foundation.errors import SettingsError
 from roadworthy.foundation.files import keep_private
 from roadworthy.foundation.host import end_at_once, forget_in_forks
@@ -36,8 +37,9 @@ _pipe: list[int] = []
 
 
 def read_start_message() -> dict[str, Any]:
-    """Read the start document. Call it once, first: afterwards standard input is empty for any code of a model that reads it, and
-    files that the process creates are private to its user.
+    """Read the start document, without the member that names the distributions whose plug-ins this process may load: those are
+    allowed here. Call it once, first: afterwards standard input is empty for any code of a model that reads it, and files that the
+    process creates are private to its user.
 
     Raises:
         SettingsError: code "no-start-document": standard input has no line with a JSON object; the process was started by hand.
@@ -65,6 +67,7 @@ def read_start_message() -> dict[str, Any]:
             code="no-start-document",
             hint="run `roadworthy up` or `roadworthy serve`",
         )
+    plugins.allow(document.pop(plugins.MEMBER, ()))
     return document
 
 

@@ -1,30 +1,23 @@
-"""Finds the framework files of this folder by looking. Adding a framework is adding a file; an unknown name is an error."""
+"""The frameworks that this process has: the plug-ins of the kind "frameworks". Finding them imports their modules, not their
+libraries."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
-from functools import cache
-from types import MappingProxyType
+from typing import Any
 
-import roadworthy.frameworks
 from roadworthy.foundation.errors import PackageRefused, PackError
-from roadworthy.frameworks.framework import Framework
+from roadworthy.foundation.plugins import FRAMEWORKS, plugins
+from roadworthy.frameworks.framework import CODE, Framework, ModelFiles, Nature
 
-_LAST_RESORT = "python"
-"""Any callable is a Python model, so this one is asked after all others."""
+_LAST = "python"
+"""Any callable is a Python model, so this framework is asked after all others."""
 
 
-@cache
 def frameworks() -> Mapping[str, Framework]:
-    """Every framework by its name. The files are imported, their libraries are not."""
-    found: dict[str, Framework] = {}
-    for module in pkgutil.iter_modules(roadworthy.frameworks.__path__):
-        framework = getattr(importlib.import_module(f"roadworthy.frameworks.{module.name}"), "FRAMEWORK", None)
-        if framework is not None:
-            found[framework.name] = framework
-    return MappingProxyType(dict(sorted(found.items(), key=lambda item: (item[0] == _LAST_RESORT, item[0]))))
+    """Every framework by its name, in the order in which they are asked whether a model is theirs."""
+    found = plugins(FRAMEWORKS)
+    return {name: found[name] for name in sorted(found, key=lambda name: (name == _LAST, name))}
 
 
 def framework_for(model: object) -> Framework:
@@ -37,9 +30,10 @@ def framework_for(model: object) -> Framework:
         if framework.recognises(model):
             return framework
     raise PackError(
-        f"nothing here knows a model of type {type(model).__name__}",
+        f"no framework here can pack a model of type {type(model).__name__}",
         code="unknown-framework",
-        hint=f"give a model of one of: {', '.join(frameworks())}; or a function that takes rows and returns answers",
+        hint=f"give a model of one of: {', '.join(frameworks())}; or a function that takes rows and returns answers; "
+        "`roadworthy plugin list` shows plug-ins that were not loaded",
     )
 
 
@@ -52,9 +46,29 @@ def framework_named(name: str) -> Framework:
     framework = frameworks().get(name)
     if framework is None:
         raise PackageRefused(
-            "the package was made by a framework that is not known here",
+            "the package was made by a framework that is unknown here",
             code="unknown-framework",
-            hint=f"known here: {', '.join(frameworks())}",
+            hint=f"known here: {', '.join(frameworks())}; `roadworthy plugin list` shows plug-ins that were not loaded",
             facts={"framework": name[:100]},
         )
     return framework
+
+
+def readers() -> Mapping[str, Framework]:
+    """For each file name suffix the framework that reads model files with it."""
+    found: dict[str, Framework] = {}
+    for framework in frameworks().values():
+        for suffix in getattr(framework, "suffixes", ()):
+            found.setdefault(suffix, framework)
+    return found
+
+
+def examine_files(framework: Framework, files: ModelFiles, options: Mapping[str, Any]) -> Nature:
+    """What `files` are, by the framework's `examine`. A framework without that method has declared nothing: its files are code.
+
+    Raises:
+        FormatMismatch: they are not what the framework saves.
+    """
+    examine = getattr(framework, "examine", None)
+    nature = CODE if examine is None else examine(files, options)
+    return nature if isinstance(nature, Nature) else CODE

@@ -1,7 +1,7 @@
-"""The interface that every framework file fills, and what passes through it.
+"""The interface of a framework, and what passes through it.
 
-A framework file holds one module-level object named FRAMEWORK. `discovery.py` finds the files by looking; no list names them.
-The framework's own library is imported inside its methods, when it is used.
+A framework is an object that an entry point of the group `roadworthy.frameworks` names. It imports its own library inside its
+methods, so that only a process that uses the library imports it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,25 @@ class Framework(Protocol):
 
     @property
     def name(self) -> str:
-        """The field's own name for it: "scikit-learn", "onnx", "python"."""
+        """The field's own name for it, and the name of its entry point: "scikit-learn", "onnx", "python"."""
+        ...
+
+    @property
+    def interface(self) -> int:
+        """The version of this interface that it was written for: 1."""
+        ...
+
+    @property
+    def suffixes(self) -> Sequence[str]:
+        """Suffixes of the files that `read_file` reads, such as ".onnx". May be left out, and `read_file` with it."""
+        ...
+
+    def read_file(self, path: Path) -> Any:
+        """The model in the user's own file `path`, for packing. May execute what the file says.
+
+        Raises:
+            Exception: anything; packing shows it as "model-file-unreadable".
+        """
         ...
 
     def recognises(self, model: object) -> bool:
@@ -159,8 +177,9 @@ class Framework(Protocol):
         ...
 
     def examine(self, files: ModelFiles, options: Mapping[str, Any]) -> Nature:
-        """What `files` are. Executes nothing, imports nothing heavy, and reads `options` only to find its way: an option can make
-        files be refused, never be trusted. Files that could be code are code.
+        """Declare which of `files` execute when they are loaded. The answer follows from their bytes. It executes
+        nothing and imports nothing heavy. It reads `options` only to find its way: an option can make files be refused, never be
+        trusted. Files that could be code are code. A framework without this method has declared nothing: all its files are code.
 
         Raises:
             FormatMismatch: they are not what `save` writes, or can execute in a way that is not allowed for.

@@ -47,6 +47,12 @@ class Onnx:
     """A ModelProto, or the path of an .onnx file."""
 
     name = "onnx"
+    interface = 1
+    suffixes = (".onnx",)
+
+    def read_file(self, path: Path) -> Path:
+        """The path itself."""
+        return path
 
     def recognises(self, model: object) -> bool:
         """A ModelProto, or a Path to an .onnx file. Nothing is imported."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ class PythonCallable:
     """A callable model; asked last, since other frameworks' models may be callable too."""
 
     name = "python"
+    interface = 1
+    suffixes = (".pkl", ".pickle")
+
+    def read_file(self, path: Path) -> Any:
+        """The pickled object."""
+        return pickle.loads(path.read_bytes())  # noqa: S301  (the user's own file, in the user's own process)
 
     def recognises(self, model: object) -> bool:
         """Anything callable that is no class."""

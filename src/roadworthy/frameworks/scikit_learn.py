@@ -37,6 +37,14 @@ class ScikitLearn:
     """Anything with scikit-learn's `predict`, fitted."""
 
     name = "scikit-learn"
+    interface = 1
+    suffixes = (".joblib",)
+
+    def read_file(self, path: Path) -> Any:
+        """The object that joblib wrote."""
+        import joblib
+
+        return joblib.load(path)
 
     def recognises(self, model: object) -> bool:
         """An estimator: scikit-learn's base class is among its ancestors. Nothing is imported."""

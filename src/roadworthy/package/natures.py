@@ -11,7 +11,7 @@ from collections.abc import Collection
 from roadworthy.foundation.canonical import canonical_json
 from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.frameworks.code import examine_callable
-from roadworthy.frameworks.discovery import framework_named, frameworks
+from roadworthy.frameworks.discovery import examine_files, framework_named, frameworks
 from roadworthy.frameworks.framework import FormatMismatch, Nature
 from roadworthy.package.files import DO_NOT_USE
 from roadworthy.package.golden import INPUTS, OUTPUTS
@@ -63,7 +63,7 @@ def examine(package: Package, entry: RuntimeEntry, files: SealedFiles) -> Nature
     found = _NATURES.get(key)
     if found is None:
         try:
-            found = framework.examine(files, entry.options)
+            found = examine_files(framework, files, entry.options)
         except FormatMismatch as error:
             raise _contradicted(f"the runtime {entry.name} is not a model of {entry.framework}: {error}") from error
         while len(_NATURES) >= _MOST_NATURES:

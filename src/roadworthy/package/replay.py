@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from roadworthy.foundation import plugins
 from roadworthy.foundation.child import read_start_message, watch_parent
 from roadworthy.foundation.confine.plan import Bounds, confined, make_plan, refusal
 from roadworthy.foundation.descendants import Descendants
@@ -63,7 +64,7 @@ def replay_isolated(folder: Path, how: Replay = Replay()) -> list[dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="roadworthy-replay-") as elsewhere:
         result = Path(elsewhere) / "result.json"
         start: dict[str, Any] = {"folder": str(folder.resolve()), "result": str(result)}
-        start |= {"every_runtime": how.every_runtime, "allow_code": how.allow_code}
+        start |= {"every_runtime": how.every_runtime, "allow_code": how.allow_code, **plugins.start_member()}
         status = _run(start, how)
         document = _told(result)
         if document is None:

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from roadworthy.foundation.canonical import canonical_json
-from roadworthy.frameworks.discovery import framework_for, framework_named, frameworks
+from roadworthy.foundation.plugins import MEMBER, allow, start_member
+from roadworthy.frameworks.discovery import examine_files, framework_for, framework_named, frameworks
 from roadworthy.frameworks.framework import FormatMismatch, Framework, Loaded, ModelFolder, Preprocess, Saved
 from roadworthy.optimize.equal import Tolerance, compare
 from roadworthy.schema.arrow import arrow_to_batch, batch_to_arrow
@@ -117,7 +118,7 @@ def check_saved_is_described(case: FrameworkCase, folder: Path) -> None:
     canonical_json(dict(saved.options))
     assert saved.trust in ("data", "skops", "pickle"), f"unknown trust {saved.trust!r}"
     assert saved.carries_code or saved.trust == "data", "files that are not plain data must carry code"
-    found = case.framework.examine(ModelFolder(folder), saved.options)
+    found = examine_files(case.framework, ModelFolder(folder), saved.options)
     assert (found.carries_code, found.trust) == (saved.carries_code, saved.trust), (
         "`examine` and `save` disagree about the files"
     )
@@ -128,7 +129,7 @@ def check_saved_is_described(case: FrameworkCase, folder: Path) -> None:
 def check_options_make_no_trust(case: FrameworkCase, folder: Path) -> None:
     """Trust follows from the files alone: no option makes code count as data, and an added or replaced pickle is never data."""
     saved = case.save(folder)
-    found = case.framework.examine(ModelFolder(folder), saved.options)
+    found = examine_files(case.framework, ModelFolder(folder), saved.options)
     for claim in ({"trust": "data"}, {"carries_code": False}, {"file": "else"}, {"file": "../model"}):
         _assert_no_data(case, folder, {**saved.options, **claim}, was=found.trust)
     (folder / "added.pkl").write_bytes(pickle.dumps(case.rows.rows))
@@ -142,7 +143,7 @@ def check_options_make_no_trust(case: FrameworkCase, folder: Path) -> None:
 def _assert_no_data(case: FrameworkCase, folder: Path, options: Mapping[str, Any], *, was: str) -> None:
     """Assert that `examine` refuses the files, finds code in them, or finds the same trust as before (`was`)."""
     with contextlib.suppress(FormatMismatch):
-        found = case.framework.examine(ModelFolder(folder), options)
+        found = examine_files(case.framework, ModelFolder(folder), options)
         assert found.carries_code or found.trust == was, f"examined with {dict(options)!r:.200}, the files are {found}"
 
 
@@ -231,6 +232,7 @@ def check_loads_elsewhere(case: FrameworkCase, folder: Path) -> None:
         "framework": case.framework.name,
         "options": dict(saved.options),
         "signature": case.signature.to_document(),
+        **start_member(),
     }
     (folder / "case.json").write_text(json.dumps(document))
     command = [sys.executable, "-I", "-m", "roadworthy.testing.frameworks", str(folder)]
@@ -245,6 +247,7 @@ def _run_here(folder: Path) -> None:
     import pyarrow as pa
 
     document = json.loads((folder / "case.json").read_text())
+    allow(document.get(MEMBER, ()))
     signature = Signature.from_document(document["signature"])
     files = ModelFolder(folder / "model")
     loaded = framework_named(document["framework"]).load(files, document["options"], signature, 1, None)

@@ -91,6 +91,7 @@ def pack(options: PackCommandOptions) -> None:
     from roadworthy.package.packing.from_file import read_sample
     from roadworthy.package.packing.pack import pack as pack_model
 
+    options.allow_plugins()
     sample = read_sample(options.sample)
     labels = None
     if options.label_column is not None:
@@ -159,6 +160,7 @@ def inspect(options: InspectOptions) -> None:
     from roadworthy.package.archive import open_package
     from roadworthy.package.card import render_card
 
+    options.allow_plugins()
     package = open_package(options.package)
     text = (
         render_card(package) if options.card else "\n\n".join((_head(package), _outcomes(package), _signature(package)))
@@ -173,6 +175,7 @@ def verify(options: VerifyOptions) -> None:
     """
     from roadworthy.package.archive import open_package
 
+    options.allow_plugins()
     package = open_package(options.package)
     document: dict[str, object] = {"digest": package.digest, "name": package.name, "whole": True}
     text = f"{package.name} is intact: {package.digest}"

@@ -114,6 +114,7 @@ def _audited(options: ServeOptions) -> Package:
     from roadworthy.package.archive import open_package
     from roadworthy.package.audit import audit
 
+    options.allow_plugins()
     package = open_package(options.package)
     settings = options.settings
     check_grants(_granted(options), settings.general.grants, private_paths(settings))

@@ -1,4 +1,5 @@
-"""A reader process, `python -m roadworthy.gateway.readers`. A worker starts it with a socket as its standard input.
+"""A reader process, `python -m roadworthy.gateway.readers`. A worker starts it with a socket as its standard input, and the
+distributions whose plug-ins it may load as its arguments.
 
 It reads one body at a time and has nothing but the body, the endpoint's signature and the limits of its policy. It ends when the
 worker is gone.
@@ -17,6 +18,7 @@ from typing import Any
 
 from roadworthy.codecs.codec import Chooser
 from roadworthy.codecs.reading.bounds import Bounds
+from roadworthy.foundation import plugins
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.gateway.readers import jobs
 from roadworthy.schema.signature import Signature
@@ -30,6 +32,7 @@ def main() -> int:
     """Read until the worker is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the worker ends this one
     os.nice(_NICE)
+    plugins.allow(sys.argv[1:])
     if sys.platform.startswith("linux"):
         # Ends this process even when the worker is killed while this process is stopped or busy in a library.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 
 from roadworthy.codecs.codec import BoundProtocol, Decoded, Headers
+from roadworthy.foundation import plugins
 from roadworthy.foundation.errors import Unavailable
 from roadworthy.gateway.readers import jobs
 from roadworthy.runtime.pending import PendingRequest
@@ -178,7 +179,7 @@ class _Reader:
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
             with theirs:
-                command = [sys.executable, "-P", "-m", "roadworthy.gateway.readers"]
+                command = [sys.executable, "-P", "-m", "roadworthy.gateway.readers", *plugins.allowed()]
                 self.process = subprocess.Popen(command, stdin=theirs.fileno())  # noqa: S603 - a fixed command
             undo.pop_all()
         self._end = ours

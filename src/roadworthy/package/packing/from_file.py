@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from roadworthy.foundation.errors import PackError
+from roadworthy.frameworks.discovery import readers
 
 _TABLES = (".csv", ".parquet", ".json", ".jsonl")
 
@@ -21,7 +22,7 @@ def opened(model: Any) -> Any:
 
 
 def load_model_file(path: Path) -> Any:
-    """The object in a .joblib, .pkl or .pickle file, or the path itself for an .onnx file.
+    """The model in a file, read by the framework that has the file's suffix.
 
     Unpickling executes code from the file: use it for the user's own files only, in the user's own process.
 
@@ -30,24 +31,16 @@ def load_model_file(path: Path) -> Any:
     """
     if not path.is_file():
         raise PackError(f"no model file {path.name!r}", code="model-file-missing", hint="check the path")
-    if path.suffix == ".onnx":
-        return path
-    if path.suffix not in (".joblib", ".pkl", ".pickle"):
+    known = readers()
+    if path.suffix not in known:
         raise PackError(
             f"unknown kind of model file: {path.name}",
             code="model-file-unknown",
-            hint="give a .joblib, .pkl or .onnx file, or pack from Python with roadworthy.pack",
+            hint=f"give a file that ends in {', '.join(known)}, or pack from Python with roadworthy.pack",
         )
     try:
-        if path.suffix == ".joblib":
-            import joblib
-
-            return joblib.load(path)
-        import cloudpickle
-
-        with path.open("rb") as handle:
-            return cloudpickle.load(handle)
-    except Exception as error:  # unpickling runs any object's own code, which may raise anything
+        return known[path.suffix].read_file(path)
+    except Exception as error:  # reading may run any object's own code, which may raise anything
         raise PackError(
             f"cannot read the model file {path.name}: {type(error).__name__}: {error}",
             code="model-file-unreadable",

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from roadworthy.foundation import plugins
 from roadworthy.foundation.confine.plan import Bounds, confined, make_plan
 from roadworthy.runtime.loading import package_folder
 
@@ -99,6 +100,5 @@ def confinement(
 
 
 def runner_document(start: RunnerStart) -> dict[str, object]:
-    """The start document, JSON-ready."""
-    document: dict[str, object] = msgspec.to_builtins(start)
-    return document
+    """The start document, JSON-ready. The runner may load the plug-ins that this process may load."""
+    return {**msgspec.to_builtins(start), **plugins.start_member()}
