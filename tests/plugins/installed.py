@@ -29,14 +29,6 @@ class Environment:
         options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
         run([sys.executable, "-m", "pip", "install", *options, "--target", str(self.packages), str(source)])
 
-    def add(self, name: str, entry_points: str, module: str = "") -> None:
-        """Put down a distribution as pip would have left it: its metadata, and a module of its name."""
-        metadata = self.packages / f"{name.replace('-', '_')}-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(entry_points)
-        (self.packages / f"{name.replace('-', '_')}.py").write_text(module)
-
     def variables(self, *plugins: str) -> dict[str, str]:
         """Variables of a process with a home folder of its own and these distributions in `general.plugins`."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
@@ -51,6 +43,16 @@ class Environment:
         words = [str(self.python), *arguments]
         variables = {name: value for name, value in self.variables(*plugins).items() if value}
         return subprocess.run(words, cwd=self.folder, env=variables, capture_output=True, text=True, check=False)
+
+
+def write_distribution(packages: Path, name: str, entry_points: str, module: str) -> None:
+    """Put down a distribution as pip would have left it: its metadata, and a module of its name."""
+    plain = name.replace("-", "_")
+    metadata = packages / f"{plain}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(entry_points)
+    (packages / f"{plain}.py").write_text(module)
 
 
 def run(words: list[str]) -> None:

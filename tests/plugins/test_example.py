@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.plugins.installed import DISTRIBUTION, EXAMPLE, Environment
+from tests.waiting import DEADLINE_S
 
 PACK = """
 import sys
@@ -20,8 +21,8 @@ import roadworthy as rw
 from roadworthy_example import Linear
 
 rows = np.random.default_rng(1).normal(size=(60, 2))
-package = rw.pack(Linear((1.0, -2.0), 0.5), name="line", inputs=rows, out=sys.argv[1])
-print(package.path)
+for name in ("inline", "isolated"):
+    rw.pack(Linear((1.0, -2.0), 0.5), name=name, inputs=rows, out=sys.argv[1])
 """
 LINES = "application/x-ndjson"
 
@@ -37,25 +38,26 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 @pytest.fixture(scope="module")
-def package(environment: Environment) -> Path:
-    """A model of the plug-in's framework, packed in a script of the user's own."""
+def packages(environment: Environment) -> dict[str, Path]:
+    """Two models of the plug-in's framework, packed in a script of the user's own."""
     done = environment.execute("-c", PACK, str(environment.folder))
     assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+    return {path.name.partition("-")[0]: path for path in environment.folder.glob("*.rw")}
 
 
 @pytest.fixture(scope="module")
-def gateway(environment: Environment, package: Path) -> Iterator[str]:
-    """The address of a gateway that serves it twice: as "inline" in its worker, as "isolated" in a runner."""
+def gateway(environment: Environment, packages: dict[str, Path]) -> Iterator[httpx.Client]:
+    """A client of a gateway that serves "inline" in its worker and "isolated" in a runner."""
     ports = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "1")
     told(environment, "up", "-d", *ports)
     try:
-        told(environment, "push", str(package))
-        for endpoint, where in (("inline", "auto"), ("isolated", "process")):
-            policy = environment.folder / f"{endpoint}.toml"
-            policy.write_text(f'[placement]\nwhere = "{where}"\n')
-            told(environment, "deploy", "line:1", "--endpoint", endpoint, "--policy", str(policy))
-        yield json.loads((environment.folder / "home" / "context.json").read_text())["gateway_url"]
+        for name, where in (("inline", "auto"), ("isolated", "process")):
+            told(environment, "push", str(packages[name]))
+            told(environment, "deploy", f"{name}:1", "--endpoint", name, "--set", f"placement.where={where}")
+        context = json.loads((environment.folder / "home" / "context.json").read_text())
+        key = {"authorization": f"Bearer {context['key']}"}
+        with httpx.Client(base_url=context["gateway_url"], headers=key, timeout=DEADLINE_S) as client:
+            yield client
     finally:
         environment.command("stop")
 
@@ -72,20 +74,23 @@ def test_what_the_settings_name_is_loaded(environment: Environment) -> None:
     """Named it is loaded; not named it is shown and not imported."""
     states = {each["name"]: each["state"] for each in told(environment, "plugin", "list")}
     assert (states["linear"], states["json-lines"], states["scikit-learn"]) == ("loaded",) * 3
-    source = "import sys; from roadworthy.cli.main import run; run(['plugin', 'list']); print('roadworthy_example' in sys.modules)"
+    source = "import sys; from roadworthy.cli.main import run; run(['plugin', 'list']); print('found', *sys.modules)"
     listed = environment.execute("-c", source, plugins=())
     assert listed.stdout.count("not-named") == 2
-    assert listed.stdout.endswith("False\n")
+    assert "roadworthy_example" not in listed.stdout.rpartition("found")[2].split()
 
 
 def test_the_example_passes_the_conformance_suites(environment: Environment) -> None:
     """As its author runs them."""
-    done = environment.execute("-m", "pytest", "-q", "-p", "no:cacheprovider", str(environment.folder / "source" / "tests"))
+    done = environment.execute(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", str(environment.folder / "source" / "tests")
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_package_of_its_framework_is_data(environment: Environment, package: Path) -> None:
+def test_a_package_of_its_framework_is_data(environment: Environment, packages: dict[str, Path]) -> None:
     """The framework declared that nothing executes, so no one has to allow code; without the plug-in the package is shown."""
+    package = packages["inline"]
     assert told(environment, "inspect", str(package))["carries_code"] is False
     assert environment.command("verify", "--prove", str(package)).returncode == 0
     assert environment.command("inspect", str(package), plugins=()).returncode == 0
@@ -94,28 +99,28 @@ def test_a_package_of_its_framework_is_data(environment: Environment, package: P
 
 
 @pytest.mark.parametrize("endpoint", ["inline", "isolated"])
-def test_it_is_served_and_asked_in_its_own_format(gateway: str, endpoint: str) -> None:
+def test_it_is_served_and_asked_in_its_own_format(gateway: httpx.Client, endpoint: str) -> None:
     """Rows and answers as JSON Lines; in a worker and in a runner; JSON still works."""
-    url = f"{gateway}/v1/models/{endpoint}:predict"
+    url = f"/v1/models/{endpoint}:predict"
     rows = [[1.0, 2.0], [3.0, 4.0]]
     body = "".join(f"{json.dumps(row)}\n" for row in rows)
-    answer = httpx.post(url, content=body, headers={"content-type": LINES, "accept": LINES})
+    answer = gateway.post(url, content=body, headers={"content-type": LINES, "accept": LINES})
     assert (answer.status_code, answer.headers["content-type"]) == (200, LINES), answer.text
     assert [json.loads(line) for line in answer.text.splitlines()] == [-2.5, -4.5]
-    assert httpx.post(url, json={"instances": rows}).json()["predictions"] == [-2.5, -4.5]
+    assert gateway.post(url, json={"instances": rows}).json()["predictions"] == [-2.5, -4.5]
 
 
-def test_a_long_body_is_read_by_a_reading_process(gateway: str) -> None:
+def test_a_long_body_is_read_by_a_reading_process(gateway: httpx.Client) -> None:
     """The reading process has the codec too."""
     rows = 9_000
-    answer = httpx.post(f"{gateway}/v1/models/inline:predict", content=b"[1.0, 2.0]\n" * rows, headers={"content-type": LINES})
+    answer = gateway.post("/v1/models/inline:predict", content=b"[1.0, 2.0]\n" * rows, headers={"content-type": LINES})
     assert answer.status_code == 200, answer.text
     assert answer.json()["predictions"] == [-2.5] * rows
 
 
-def test_a_content_type_that_no_codec_reads_is_refused(gateway: str) -> None:
+def test_a_content_type_that_no_codec_reads_is_refused(gateway: httpx.Client) -> None:
     """The hint names the plug-in's media type among the others."""
-    answer = httpx.post(f"{gateway}/v1/models/inline:predict", content=b"x", headers={"content-type": "image/png"})
+    answer = gateway.post("/v1/models/inline:predict", content=b"x", headers={"content-type": "image/png"})
     assert answer.status_code == 415
     assert LINES in answer.json()["hint"]
 

@@ -1,0 +1,155 @@
+"""Which entry points a process loads, and what is said of the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadworthy.foundation import plugins
+from roadworthy.foundation.errors import RoadworthyError, SettingsError
+from roadworthy.foundation.plugins import FRAMEWORKS, OWN, Plugin
+from roadworthy.frameworks.discovery import examine_files, frameworks
+from roadworthy.frameworks.framework import CODE, ModelFolder, Nature
+from roadworthy.settings import load_settings
+from tests.plugins.installed import write_distribution
+
+GOOD = """
+class Good:
+    name = "good"
+    interface = 1
+    suffixes = (".good",)
+    recognises = answer = categories = save = load = staticmethod(lambda *_: False)
+
+FRAMEWORK = Good()
+"""
+ENTRY = "[roadworthy.frameworks]\ngood = {module}:FRAMEWORK\n"
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on sys.path for planted distributions; nothing is allowed before and after."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    plugins.allow(())
+
+
+def plant(packages: Path, name: str, module: str, entries: str = ENTRY) -> None:
+    """A distribution whose module defines a framework."""
+    write_distribution(packages, name, entries.format(module=name.replace("-", "_")), module)
+
+
+def states() -> dict[tuple[str, str], Plugin]:
+    """What `plugin list` shows of other distributions, by distribution and name."""
+    return {(each.distribution, each.name): each for each in plugins.survey() if each.distribution != OWN}
+
+
+def test_only_named_distributions_are_loaded(packages: Path) -> None:
+    """One that is not named is shown, and its module is not imported."""
+    plant(packages, "good-one", GOOD)
+    plant(packages, "other-one", "raise SystemExit('imported')")
+    plugins.allow(["Good_One"])
+    assert "good" in frameworks()
+    assert states()["good-one", "good"].state == plugins.LOADED
+    assert states()["other-one", "good"].state == plugins.NOT_NAMED
+    plugins.allow(())
+    assert "good" not in frameworks()
+
+
+@pytest.mark.parametrize(
+    ("module", "state", "reason"),
+    [
+        ("import no_such_module_anywhere", plugins.FAILED, "no_such_module_anywhere"),
+        ("raise SystemExit(3)", plugins.FAILED, "SystemExit"),
+        (GOOD.replace("interface = 1", "interface = 2"), plugins.WRONG_INTERFACE, "interface 2"),
+        (GOOD.replace("interface = 1", ""), plugins.WRONG_INTERFACE, "states no interface"),
+        (GOOD.replace("= load =", "="), plugins.WRONG_INTERFACE, "it has no load"),
+        (GOOD.replace('"good"', '"bad"'), plugins.WRONG_INTERFACE, "'bad'"),
+        (GOOD.replace('".good"', '".onnx"'), plugins.NAME_TAKEN, "onnx of roadworthy"),
+    ],
+)
+def test_what_cannot_be_used_is_left_out(
+    packages: Path, module: str, state: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its reason in the list and in the log; everything else goes on."""
+    name = f"planted-{abs(hash(module))}"
+    plant(packages, name, module)
+    plugins.allow([name])
+    assert set(frameworks()) == {"onnx", "python", "scikit-learn"}
+    found = states()[name, "good"]
+    assert (found.state, reason in found.reason) == (state, True), found.reason
+    assert name in caplog.text
+    assert found.reason in caplog.text
+
+
+def test_ours_come_first_then_the_order_of_the_setting(packages: Path) -> None:
+    """A name that is taken stays with the one that has it."""
+    for name in ("first-one", "second-one"):
+        plant(packages, name, GOOD)
+    plant(packages, "greedy", GOOD.replace('"good"', '"onnx"'), "[roadworthy.frameworks]\nonnx = {module}:FRAMEWORK\n")
+    plugins.allow(["second-one", "greedy", "first-one"])
+    found = {name: each.state for (name, _), each in states().items()}
+    assert found == {"second-one": plugins.LOADED, "greedy": plugins.NAME_TAKEN, "first-one": plugins.NAME_TAKEN}
+    assert type(frameworks()["onnx"]).__name__ == "Onnx"
+
+
+def test_kinds_and_distributions_that_are_unknown_are_shown(packages: Path) -> None:
+    """A group of ours that this release does not have, and a name in the setting that is not installed."""
+    plant(packages, "early", GOOD, "[roadworthy.oracles]\ngood = {module}:FRAMEWORK\n")
+    plugins.allow(["early", "absent"])
+    assert states()["early", "good"].state == plugins.UNKNOWN_KIND
+    assert states()["absent", ""].state == plugins.NOT_INSTALLED
+    assert plugins.missing_distributions(["early", "absent"]) == ["absent"]
+
+
+def test_an_installation_without_entry_points_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the sources are on PYTHONPATH and were never installed."""
+    plugins.plugins.cache_clear()
+    plugins._read.cache_clear()
+    monkeypatch.setattr(plugins, "_distribution", lambda _name: None)
+    with pytest.raises(RoadworthyError, match="incomplete") as caught:
+        plugins.plugins(FRAMEWORKS)
+    assert caught.value.code == "installation-incomplete"
+    plugins._read.cache_clear()
+
+
+def test_a_framework_that_declares_nothing_is_code(tmp_path: Path) -> None:
+    """Neither a missing `examine` nor a nonsensical answer makes data of files."""
+    (tmp_path / "model").write_bytes(b"data")
+
+    class Silent:
+        pass
+
+    class Odd:
+        def examine(self, files: Any, options: Any) -> Any:
+            return {"carries_code": False}
+
+    class Plain:
+        def examine(self, files: Any, options: Any) -> Nature:
+            return Nature(carries_code=False, trust="data")
+
+    natures = [examine_files(kind(), ModelFolder(tmp_path), {}) for kind in (Silent, Odd, Plain)]  # type: ignore[arg-type]
+    assert natures == [CODE, CODE, Nature(carries_code=False, trust="data")]
+
+
+def test_the_list_travels_in_start_documents() -> None:
+    """Each process hands on what it was allowed; without plug-ins the documents are as before."""
+    assert plugins.start_member() == {}
+    plugins.allow(["b", "a", "B", OWN])
+    try:
+        assert json.loads(json.dumps(plugins.start_member())) == {"plugins": ["b", "a"]}
+    finally:
+        plugins.allow(())
+
+
+def test_the_setting_holds_names_of_distributions(tmp_path: Path) -> None:
+    """Normalised, each once; anything else is refused."""
+    environment = {"ROADWORTHY_HOME": str(tmp_path), "ROADWORTHY_PLUGINS": "My_Plugin, other,my.plugin"}
+    assert load_settings(environment=environment, folder=tmp_path).general.plugins == ("my-plugin", "other")
+    with pytest.raises(
+        SettingsError, match=r"general\.plugins \(ROADWORTHY_PLUGINS\) .*not the name of a distribution"
+    ):
+        load_settings(environment={**environment, "ROADWORTHY_PLUGINS": "../evil"}, folder=tmp_path)
