@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from roadworthy.foundation.references import check_name
 Level = Literal["debug", "info", "warning", "error"]
 Confinement = Literal["required", "best-effort"]
 FILE_NAME = "roadworthy.toml"
+_SCHEME = re.compile(r"[a-z][a-z0-9-]*:")
 Port = Annotated[int, Bounds(0, 65_535)]
 
 
@@ -144,6 +146,9 @@ class ControlSettings:
     """SQLAlchemy address of the database. None: SQLite in the home folder."""
     blob_folder: Annotated[Path, Given(_path)] | None = None
     """Where packages and record files are kept. None: in the home folder."""
+    blob_url: Annotated[str, _checked_blob_url] | None = field(default=None, repr=False)
+    """A store of a plug-in where packages and record files are kept instead. Its scheme names the plug-in, as in s3://bucket.
+    Files that are being received lie in `blob_folder` until the store has them."""
     allowed_hosts: tuple[str, ...] | None = None
     """Hosts that the Host header may name, in addition to loopback and the address listened on (this machine's name, when the
     control plane listens on all addresses). "*" allows any host. Probes are answered for any host."""
@@ -200,7 +205,7 @@ GROUPS: Mapping[str, type[Any]] = {
     "control": ControlSettings,
     "log": LogSettings,
 }
-SECRET = frozenset({"client.key", "control.database_url", "gateway.cache_url"})
+SECRET = frozenset({"client.key", "control.blob_url", "control.database_url", "gateway.cache_url"})
 _SHORT = frozenset({"general", "client"})
 """Groups whose variables carry no group name: ROADWORTHY_HOME, ROADWORTHY_KEY."""
 _ALSO_KNOWN = frozenset({"ROADWORTHY_CONFIG"})
@@ -321,6 +326,12 @@ def _checked_plugins(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _checked_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(str(ip_network(text)) for text in networks)
+
+
+def _checked_blob_url(text: str) -> str:
+    if not _SCHEME.match(text):
+        raise ValueError("must begin with the name of a plug-in and a colon, such as s3://bucket")
+    return text
 
 
 def _checked_cache_url(text: str) -> str:

@@ -13,10 +13,15 @@ DISTRIBUTION = "roadworthy-example"
 
 
 class Environment:
-    """The environment below `folder`."""
+    """The environment below `folder`.
+
+    Attributes:
+        more: variables of its processes besides the usual ones.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.more: dict[str, str] = {}
         run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
         self.python = folder / "venv" / "bin" / "python"
         (packages,) = (folder / "venv" / "lib").glob("python3*/site-packages")
@@ -32,7 +37,12 @@ class Environment:
     def variables(self, *plugins: str) -> dict[str, str]:
         """Variables of a process with a home folder of its own and these distributions in `general.plugins`."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
-        return {**clean, "ROADWORTHY_HOME": str(self.folder / "home"), "ROADWORTHY_PLUGINS": ",".join(plugins)}
+        return {
+            **clean,
+            "ROADWORTHY_HOME": str(self.folder / "home"),
+            "ROADWORTHY_PLUGINS": ",".join(plugins),
+            **self.more,
+        }
 
     def command(self, *arguments: str, plugins: tuple[str, ...] = (DISTRIBUTION,)) -> subprocess.CompletedProcess[str]:
         """`roadworthy ARGUMENTS …` to its end."""

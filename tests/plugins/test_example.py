@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ LINES = "application/x-ndjson"
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment with the example, whose tests lie beside it."""
+    """An environment with the example, and its source with its tests."""
     made = Environment(tmp_path_factory.mktemp("plugins"))
     source = made.folder / "source"
     shutil.copytree(EXAMPLE, source)
@@ -47,7 +49,8 @@ def packages(environment: Environment) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def gateway(environment: Environment, packages: dict[str, Path]) -> Iterator[httpx.Client]:
-    """A client of a gateway that serves "inline" in its worker and "isolated" in a runner."""
+    """A client of a gateway that serves "inline" in its worker and "isolated" in a runner, both from the plug-in's store."""
+    environment.more["ROADWORTHY_CONTROL_BLOB_URL"] = f"sqlite-blobs:{environment.folder / 'blobs.db'}"
     ports = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "1")
     told(environment, "up", "-d", *ports)
     try:
@@ -60,6 +63,7 @@ def gateway(environment: Environment, packages: dict[str, Path]) -> Iterator[htt
             yield client
     finally:
         environment.command("stop")
+        environment.more.clear()
 
 
 def told(environment: Environment, *arguments: str) -> Any:
@@ -116,6 +120,14 @@ def test_a_long_body_is_read_by_a_reading_process(gateway: httpx.Client) -> None
     answer = gateway.post("/v1/models/inline:predict", content=b"[1.0, 2.0]\n" * rows, headers={"content-type": LINES})
     assert answer.status_code == 200, answer.text
     assert answer.json()["predictions"] == [-2.5] * rows
+
+
+def test_packages_lie_in_its_store(gateway: httpx.Client, environment: Environment) -> None:
+    """The gateway fetched both from there, and the folder has neither."""
+    with closing(sqlite3.connect(environment.folder / "blobs.db")) as store:
+        names = [name for (name,) in store.execute("SELECT name FROM blobs WHERE name LIKE 'packages/%'")]
+    assert len(names) == 2
+    assert not (environment.folder / "home" / "control" / "blobs" / "packages").exists()
 
 
 def test_a_content_type_that_no_codec_reads_is_refused(gateway: httpx.Client) -> None:

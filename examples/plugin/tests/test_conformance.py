@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from roadworthy_example import Linear
+from roadworthy_example.blobs import STORES
 from roadworthy_example.codec import JsonLines, write_lines
 from roadworthy_example.framework import FRAMEWORK
 
 from roadworthy.foundation.plugins import allow
-from roadworthy.testing import codecs, frameworks
+from roadworthy.testing import blobs, codecs, frameworks
 
 allow(["roadworthy-example"])
 
@@ -29,3 +30,9 @@ def test_framework(check: frameworks.Check, tmp_path: Path) -> None:
 def test_codec(check: codecs.Check) -> None:
     """The codec does what every codec must do."""
     check(codecs.CodecCase(JsonLines, write_lines))
+
+
+@pytest.mark.parametrize("check", blobs.CHECKS, ids=blobs.check_name)
+def test_blobs(check: blobs.Check, tmp_path: Path) -> None:
+    """The store does what every blob store must do."""
+    check(blobs.BlobCase(STORES, f"sqlite-blobs:{tmp_path / 'blobs.db'}"), tmp_path)

@@ -173,6 +173,7 @@ def control_child(
         "fd": listener.fileno(),
         "database_url": database_url(settings, folder),
         "blob_folder": str(control.blob_folder or folder / "blobs"),
+        "blob_url": control.blob_url,
         "bootstrap_keys": list(bootstrap_keys),
         "allowed_hosts": known_hosts(control.host, control.allowed_hosts),
         "log_level": log_level,

@@ -14,7 +14,7 @@ from roadworthy.control.resources.keys import ensure
 from roadworthy.control.resources.proof import PROOF_S, Proving
 from roadworthy.foundation.clock import SteadyClock, SystemClock
 from roadworthy.foundation.confine.plan import REQUIRED, Bounds
-from roadworthy.store.blobs import FolderBlobs
+from roadworthy.store.blobs import open_blobs
 from roadworthy.store.engine import open_database
 from roadworthy.store.epochs import EpochFile
 from roadworthy.webhooks.sending import Sender
@@ -41,7 +41,7 @@ def build_context(document: Mapping[str, Any]) -> ControlContext:
         None if file is None else Path(file), known=document.get("known_epoch"), give_up=document.get("give_up_epoch")
     )
     database = open_database(str(document["database_url"]), settings.database_wait_s, epochs.expected())
-    blobs = FolderBlobs(Path(document["blob_folder"]))
+    blobs = open_blobs(document.get("blob_url"), Path(document["blob_folder"]))
     publisher, stream = SnapshotPublisher(database, epochs), EventStream(database)
     lock = WriteLock(settings.database_wait_s)
     clock = SteadyClock(SystemClock())

@@ -45,7 +45,7 @@ class Kind:
     Attributes:
         name: the entry-point group is "roadworthy." and this name.
         interface: version of the interface. A plug-in states the one it was written for as its attribute `interface`.
-        claim: attribute that lists what no two plug-ins of this kind may share.
+        claim: attribute that lists what no two plug-ins of this kind may share, or "".
         members: attributes that every plug-in of this kind has.
     """
 
@@ -64,7 +64,8 @@ FRAMEWORKS = Kind("frameworks", 1, "suffixes", ("name", "recognises", "answer", 
 CODECS = Kind(
     "codecs", 1, "media_types", ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode")
 )
-KINDS = (FRAMEWORKS, CODECS)
+BLOBS = Kind("blobs", 1, "", ("name", "open_store"))
+KINDS = (FRAMEWORKS, CODECS, BLOBS)
 
 
 @dataclass(frozen=True, slots=True)

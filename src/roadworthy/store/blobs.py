@@ -1,4 +1,4 @@
-"""Bytes by name: packages and record files. Kept in a folder; an object store could offer the same five operations."""
+"""Bytes by name: packages and record files. They lie in a folder, or in a store of a plug-in."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 
 from roadworthy.foundation.errors import NotFound, StoreError
 from roadworthy.foundation.files import fsync_folder, private_folder, sweep_temporary, temporary_beside
+from roadworthy.foundation.plugins import BLOBS, plugins
 
 _NAME = re.compile(r"[a-z0-9]+(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,199}){1,3}", re.ASCII)
 
@@ -42,8 +43,60 @@ class BlobStore(Protocol):
         ...
 
 
+class BlobPlugin(Protocol):
+    """Opens stores of one kind. Named by an entry point of the group `roadworthy.blobs`."""
+
+    @property
+    def name(self) -> str:
+        """The name of its entry point, and the scheme of the addresses that it opens."""
+        ...
+
+    @property
+    def interface(self) -> int:
+        """The version of this interface that it was written for: 1."""
+        ...
+
+    def open_store(self, url: str, folder: Path) -> BlobStore:
+        """The store at `url`, which is "name:" and what the plug-in makes of the rest. `folder` is private to this control plane:
+        what is received lies there first. Several control planes may open one store at a time, each with a folder of its own.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        ...
+
+
+def open_blobs(url: str | None, folder: Path) -> BlobStore:
+    """The store at `url`, whose scheme names the plug-in; None keeps the blobs in `folder`.
+
+    Raises:
+        StoreError: "unknown-blob-store", or the store cannot be opened.
+    """
+    if url is None:
+        return FolderBlobs(folder)
+    scheme = url.partition(":")[0]
+    known = plugins(BLOBS)
+    if scheme not in known:
+        raise StoreError(
+            f"control.blob_url names a store of the kind {scheme!r:.60}, and no plug-in here opens one",
+            code="unknown-blob-store",
+            hint=f"known here: {', '.join(known)}; `roadworthy plugin list` shows plug-ins that were not loaded",
+        )
+    store: BlobStore = known[scheme].open_store(url, folder)
+    return store
+
+
 class FolderBlobs:
-    """Blobs in a folder: one file each, written next to its target, synced and renamed."""
+    """Blobs in a folder: one file each, written to a temporary name, synced and renamed."""
+
+    name = "folder"
+    interface = 1
+
+    @classmethod
+    def open_store(cls, url: str, folder: Path) -> FolderBlobs:
+        """As in BlobPlugin: folder:/path keeps them in that folder."""
+        path = url.partition(":")[2]
+        return cls(Path(path) if path else folder)
 
     def __init__(self, root: Path) -> None:
         """Create `root` with mode 0700, deny strangers access to an existing one, and delete leftovers of interrupted writes."""

@@ -37,7 +37,7 @@ class LinearFramework:
         return _read(path.read_bytes())
 
     def recognises(self, model: object) -> bool:
-        """A Linear; without its module there is none."""
+        """A Linear: nothing can be one before its module was imported."""
         module = sys.modules.get("roadworthy_example.model")
         return module is not None and isinstance(model, module.Linear)
 
