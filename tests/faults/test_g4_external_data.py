@@ -69,7 +69,7 @@ def test_g14_a_missing_file_is_named_with_the_line_that_writes_it(tmp_path: Path
     path = written(tmp_path / "made")
     proto = onnx.load(path, load_external_data=False)
     (path.parent / "weights.bin").unlink()
-    with pytest.raises(PackError, match=r"'weights.bin', which is not beside it") as caught:
+    with pytest.raises(PackError, match=r"'weights.bin', which is not in the graph's folder") as caught:
         rw.pack(path, name="external", inputs=ROWS, out=tmp_path)
     assert "onnx.save(onnx.load(path)" in str(caught.value.hint)
     with pytest.raises(PackError, match=r"lie in the file 'weights.bin', which a ModelProto does not find") as caught:

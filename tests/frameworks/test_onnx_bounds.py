@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from roadworthy.frameworks.framework import FormatMismatch
-from roadworthy.frameworks.onnx_bounds import _Walk, reason_apart
+from roadworthy.frameworks.onnx_bounds import _Walk, isolation_reason
 from roadworthy.frameworks.onnx_model import parse_model
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
@@ -38,7 +38,7 @@ def model(nodes: list[Any], shape: Any = (None, 4), constants: dict[str, Any] | 
 def reason(graph: Any) -> str | None:
     """Why it must run apart."""
     data = graph.SerializeToString()
-    return reason_apart(parse_model(data), len(data))
+    return isolation_reason(parse_model(data), len(data))
 
 
 WIDE = np.ones((4, 6), np.float32)

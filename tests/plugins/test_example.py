@@ -77,10 +77,10 @@ def told(environment: Environment, *arguments: str) -> Any:
 def test_what_the_settings_name_is_loaded(environment: Environment) -> None:
     """Named it is loaded; not named it is shown and not imported."""
     states = {each["name"]: each["state"] for each in told(environment, "plugin", "list")}
-    assert (states["linear"], states["json-lines"], states["scikit-learn"]) == ("loaded",) * 3
+    assert {states[name] for name in ("linear", "json-lines", "sqlite-blobs", "scikit-learn")} == {"loaded"}
     source = "import sys; from roadworthy.cli.main import run; run(['plugin', 'list']); print('found', *sys.modules)"
     listed = environment.execute("-c", source, plugins=())
-    assert listed.stdout.count("not-named") == 2
+    assert listed.stdout.count("not-named") == 3
     assert "roadworthy_example" not in listed.stdout.rpartition("found")[2].split()
 
 
@@ -139,7 +139,7 @@ def test_a_content_type_that_no_codec_reads_is_refused(gateway: httpx.Client) ->
 
 def test_a_distribution_that_is_not_installed_stops_the_start(environment: Environment) -> None:
     """Before anything is started, and by name."""
-    refused = environment.command("up", "-d", "--json", plugins=("no-such-plugin",))
+    refused = environment.command("up", "-d", "--json", "--home", "other", plugins=("no-such-plugin",))
     assert refused.returncode != 0
     assert "no-such-plugin" in refused.stdout + refused.stderr
     assert DISTRIBUTION not in refused.stdout

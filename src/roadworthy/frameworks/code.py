@@ -32,17 +32,17 @@ def save_callable(function: Callable[..., Any], folder: Path) -> Saved:
     """Write `function` into the empty `folder`; `load_callable` reads it back.
 
     Raises:
-        PackError: "unpicklable-model", naming what could not be written where it can be told.
+        PackError: "unpicklable-model", naming the part that could not be pickled, if it can be found.
     """
     distributions = save_object(function, folder / CODE_FILE)
     return Saved({}, distributions, carries_code=CODE.carries_code, trust=CODE.trust)
 
 
 def examine_callable(files: ModelFiles) -> Nature:
-    """What `save_callable` wrote is code, whatever the pickle holds.
+    """The files of `save_callable` are code, whatever the pickle holds.
 
     Raises:
-        FormatMismatch: something else lies there.
+        FormatMismatch: there are other files.
     """
     expect_only(files, [CODE_FILE])
     return CODE
@@ -56,7 +56,7 @@ def load_callable(files: ModelFiles) -> Callable[..., Any]:
     """
     loaded = load_object(files.read(CODE_FILE))
     if not callable(loaded):
-        raise PackageRefused("the package's code is no function", code="code-not-loadable")
+        raise PackageRefused("the package's code is not a function", code="code-not-loadable")
     return loaded  # type: ignore[no-any-return]  # pickle returns Any
 
 

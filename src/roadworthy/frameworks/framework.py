@@ -36,7 +36,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Nature:
-    """What a runtime's files are, by the framework and their bytes alone. Nothing that a package says of itself enters.
+    """What a runtime's files are. It follows from the framework and the bytes alone, never from what a package says.
 
     Attributes:
         carries_code: loading or running the files can execute what they say.
@@ -51,16 +51,16 @@ class Nature:
 
 
 CODE = Nature(carries_code=True, trust="pickle")
-"""The nature of whatever is unpickled."""
+"""The nature of every file that is unpickled."""
 
 
 class FormatMismatch(Exception):
-    """Files are not what the framework saves; the text says in what, for people. Never leaves the room that examines them."""
+    """The files are not what the framework saves; the text says how they differ. Never leaves the rooms that examine files."""
 
 
 class ModelFiles(Protocol):
     """The files of one runtime, by their path below its folder. Frameworks read through it and open no path themselves, so that
-    whoever hands it over knows which bytes are loaded."""
+    the caller knows which bytes are loaded."""
 
     @property
     def names(self) -> Collection[str]:
@@ -77,7 +77,7 @@ class ModelFiles(Protocol):
 
 
 class ModelFolder:
-    """Files as they lie in a folder of our own: what was just saved, before it is sealed."""
+    """The files of a folder of our own: a model that was just saved and is not sealed yet."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -116,7 +116,7 @@ class Loaded(Protocol):
         """Answer all rows, in order; the result has the layout of the signature's outputs and as many rows.
 
         Raises:
-            Exception: whatever the model's own code raises; the runner turns it into a ModelFault.
+            Exception: whatever the model's own code raises; the runner raises a ModelFault instead.
         """
         ...
 
@@ -165,7 +165,7 @@ class Framework(Protocol):
         ...
 
     def categories(self, model: Any) -> Mapping[str, Sequence[Scalar]]:
-        """For outputs that are labels, all labels in the order of the probabilities' columns; empty when there are none."""
+        """For outputs that are labels, all labels in the order of the probabilities' columns; empty when no output is a label."""
         ...
 
     def save(self, model: Any, folder: Path) -> Saved:

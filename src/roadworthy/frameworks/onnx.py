@@ -27,7 +27,7 @@ from roadworthy.frameworks.answers import as_array
 from roadworthy.frameworks.framework import FormatMismatch, Loaded, ModelFiles, Nature, Preprocess, Saved, expect_only
 from roadworthy.frameworks.guards import Guard
 from roadworthy.frameworks.native import restore_for
-from roadworthy.frameworks.onnx_bounds import reason_apart
+from roadworthy.frameworks.onnx_bounds import isolation_reason
 from roadworthy.frameworks.onnx_external import external_arrays, external_files
 from roadworthy.frameworks.onnx_model import parse_model
 from roadworthy.schema.batch import Array, Batch, Block, Layout
@@ -89,17 +89,17 @@ class Onnx:
         return {}
 
     def save(self, model: Any, folder: Path) -> Saved:
-        """The graph's bytes, and the files beside it in which its tensors lie."""
+        """The graph's bytes, and the external files that hold its tensors."""
         graph = _read(model)
-        for name, content in {**graph.beside, MODEL_FILE: graph.data}.items():
+        for name, content in {**graph.external, MODEL_FILE: graph.data}.items():
             (folder / name).write_bytes(content)
         return Saved({"file": MODEL_FILE}, ("onnxruntime",), carries_code=_DATA.carries_code, trust=_DATA.trust)
 
     def examine(self, files: ModelFiles, options: Mapping[str, Any]) -> Nature:
-        """Data, if it is a graph of ONNX Runtime's own operators with nothing else beside it than its tensors."""
+        """Data, if it is a graph of ONNX Runtime's own operators, and the only other files hold its tensors."""
         graph = _graph(files, options)
-        expect_only(files, [_file(options), *graph.beside])
-        return replace(_DATA, apart=reason_apart(graph.model, graph.size_bytes))
+        expect_only(files, [_file(options), *graph.external])
+        return replace(_DATA, apart=isolation_reason(graph.model, graph.size_bytes))
 
     def load(
         self,
@@ -123,16 +123,16 @@ class Onnx:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A graph as it was read: its bytes, its messages, and the files beside it in which tensors lie."""
+    """A graph as it was read: its bytes, its messages, and the external files that hold tensors."""
 
     data: bytes
     model: Any
-    beside: Mapping[str, bytes]
+    external: Mapping[str, bytes]
     arrays: Mapping[str, Array]
 
     @property
     def size_bytes(self) -> int:
-        return len(self.data) + sum(map(len, self.beside.values()))
+        return len(self.data) + sum(map(len, self.external.values()))
 
     @classmethod
     def of(cls, data: bytes, read: Callable[[str], bytes]) -> _Graph:
@@ -142,8 +142,8 @@ class _Graph:
             FormatMismatch: it is no graph of ONNX Runtime's own operators, or a file is not what it says.
         """
         model = parse_model(data)
-        beside = {name: read(name) for name in external_files(model)}
-        return cls(data, model, beside, external_arrays(model, beside.__getitem__))
+        external = {name: read(name) for name in external_files(model)}
+        return cls(data, model, external, external_arrays(model, external.__getitem__))
 
 
 def _graph(files: ModelFiles, options: Mapping[str, Any]) -> _Graph:
@@ -162,13 +162,13 @@ def _file(options: Mapping[str, Any]) -> str:
 
 
 def _read(model: Any) -> _Graph:
-    """A live model: a ModelProto, or a Path with the files that lie beside it.
+    """A live model: a ModelProto, or a Path with the external files in its folder.
 
     Raises:
         PackError: "unsupported-model".
     """
 
-    def beside(name: str) -> bytes:
+    def external(name: str) -> bytes:
         if not isinstance(model, Path):
             raise FormatMismatch(f"its tensors lie in the file {name!r}, which a ModelProto does not find")
         if name == MODEL_FILE:
@@ -176,11 +176,11 @@ def _read(model: Any) -> _Graph:
         return (model.parent / name).read_bytes()
 
     try:
-        return _Graph.of(model.read_bytes() if isinstance(model, Path) else bytes(model.SerializeToString()), beside)
+        return _Graph.of(model.read_bytes() if isinstance(model, Path) else bytes(model.SerializeToString()), external)
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
         raise PackError(
-            f"the graph's tensors lie in the file {missing!r}, which is not beside it",
+            f"the graph's tensors lie in the file {missing!r}, which is not in the graph's folder",
             code="unsupported-model",
             hint=f"put {missing} into the graph's folder, or write both anew: onnx.save(onnx.load(path), 'model.onnx')",
         ) from error
@@ -188,7 +188,7 @@ def _read(model: Any) -> _Graph:
         raise PackError(
             f"the ONNX graph cannot be packed: {error}",
             code="unsupported-model",
-            hint="give the path of an .onnx file whose tensors lie in it or beside it, with ONNX Runtime's own operators",
+            hint="give the path of an .onnx file whose tensors lie in it or next to it, with ONNX Runtime's own operators",
         ) from error
 
 

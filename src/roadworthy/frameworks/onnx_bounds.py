@@ -2,7 +2,7 @@
 
 A graph is data, and data can still loop for hours or ask for all memory: by control flow, by shapes that come out of values, by
 tensors that double from node to node, by trees with a loop in them. So the shape of every value is followed from the inputs
-through `RULES`. Whatever is not on that list, or whose size is not bounded by the number of rows times a constant, runs apart,
+through `RULES`. Whatever is not on that list, or whose size is not bounded by the number of rows times a constant, runs isolated,
 where a process is watched and has its own memory. Not being on the list costs speed, never answers.
 """
 
@@ -21,9 +21,9 @@ from roadworthy.schema.batch import Array
 
 MAX_NODES = 4_096
 MAX_ROW_VALUES = 4_096
-"""Values a row of one tensor, beside four times those that come in."""
+"""Most values of one tensor for each row, in addition to four times those that come in."""
 MAX_ROW_VALUES_IN_ALL = 65_536
-"""Likewise of all tensors, beside sixteen times those that come in."""
+"""The same for all tensors together, in addition to sixteen times those that come in."""
 MAX_FIXED_VALUES = 1 << 24
 """Values of one tensor that does not depend on the rows, and of all of them that are not in the model's own bytes."""
 MAX_ROW_STEPS = 1 << 22
@@ -38,10 +38,10 @@ Rule = Callable[["_Node"], Sequence[Shape]]
 
 
 class Unbounded(Exception):
-    """Why a graph must run apart, in words."""
+    """The reason, in words, why a graph must run in a process of its own."""
 
 
-def reason_apart(model: Any, size_bytes: int) -> str | None:
+def isolation_reason(model: Any, size_bytes: int) -> str | None:
     """Why the graph of a parsed model must not run inside a worker, in words; None when it may.
 
     Args:
@@ -104,7 +104,7 @@ class _Node:
 
 class _Walk:
     """Follows the shapes through a graph, in its order: ONNX has nodes after what they take. Every shape is exact: one that was
-    only an upper bound would hide how values stretch beside it."""
+    only an upper bound would hide how values are broadcast against it."""
 
     def __init__(self, model: Any, size_bytes: int) -> None:
         self._model = model
@@ -228,7 +228,7 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape:
 
 
 def _together(sizes: Sequence[Dim]) -> Dim:
-    """The size that sizes stretch to: a number where there is one, since rows beside it can only be so many or one."""
+    """The size that sizes are broadcast to: a number where there is one, since the rows can then only be as many, or one."""
     wide = {size for size in sizes if size != 1}
     numbers = {size for size in wide if size is not None}
     if len(numbers) > 1:

@@ -1,5 +1,5 @@
-"""Tensors of an ONNX graph that lie in files beside it. They are read by us, bounded, and handed to ONNX Runtime as arrays: it
-opens no file itself, so a graph cannot name one that is not its own."""
+"""Tensors of an ONNX graph that lie in external files of its folder. This module reads them, bounded, and hands them to ONNX Runtime as
+arrays. ONNX Runtime opens no file itself, so a graph cannot name one that is not its own."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def external_files(model: Any) -> Collection[str]:
     """The names of the files in which tensors of the model lie.
 
     Raises:
-        FormatMismatch: one is not a plain name of a file beside the graph.
+        FormatMismatch: one is not the plain name of a file in the graph's folder.
     """
     names = dict.fromkeys(_place(tensor)["location"] for tensor in model.graph.initializer if _is_outside(tensor))
     for name in names:
         if not _PLAIN.fullmatch(name) or name.endswith("."):
-            raise FormatMismatch(f"it names the file {name[:80]!r}, and may only name files that lie beside it")
+            raise FormatMismatch(f"it names the file {name[:80]!r}, expected the name of a file in the graph's own folder")
     return list(names)
 
 
