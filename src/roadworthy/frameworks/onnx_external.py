@@ -1,5 +1,5 @@
-"""Tensors of an ONNX graph that lie in external files of its folder. This module reads them, bounded, and hands them to ONNX Runtime as
-arrays. ONNX Runtime opens no file itself, so a graph cannot name one that is not its own."""
+"""Tensors of an ONNX graph that lie in external files of its folder. This module reads them, bounded, and hands them to ONNX
+Runtime as arrays. ONNX Runtime opens no file itself, so a graph cannot name one that is not its own."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def parse_model(data: bytes) -> Any:
     """The model in `data`.
 
     Raises:
-        FormatMismatch: there is no graph; it needs code that is not ONNX Runtime's own; or a tensor lies in a file where it must not.
+        FormatMismatch: there is no graph; it needs code that is not ONNX Runtime's own; or a tensor lies in another file.
     """
     from google.protobuf.message import DecodeError
 
