@@ -34,7 +34,9 @@ def external_files(model: Any) -> Collection[str]:
     names = dict.fromkeys(_place(tensor)["location"] for tensor in model.graph.initializer if _is_outside(tensor))
     for name in names:
         if not _PLAIN.fullmatch(name) or name.endswith("."):
-            raise FormatMismatch(f"it names the file {name[:80]!r}, expected the name of a file in the graph's own folder")
+            raise FormatMismatch(
+                f"it names the file {name[:80]!r}, expected the name of a file in the graph's own folder"
+            )
     return list(names)
 
 
