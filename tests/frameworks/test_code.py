@@ -70,7 +70,7 @@ def test_modules_of_the_users_own_travel_along(project: Path, tmp_path: Path) ->
 
 
 def test_functions_of_a_notebook_travel_along(tmp_path: Path) -> None:
-    """A closure, a lambda and an object with __call__ that nobody can import."""
+    """A closure, a lambda and an object with __call__ that no other process can import."""
     offset = 5
 
     def shifted(x: int) -> int:

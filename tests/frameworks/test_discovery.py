@@ -1,4 +1,4 @@
-"""Frameworks are found by looking; an unknown name or model is an error that lists the known ones."""
+"""Frameworks are found by entry points; an unknown name or model is an error that lists the known ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from roadworthy.foundation.errors import PackageRefused, PackError
 from roadworthy.frameworks.discovery import framework_for, framework_named, frameworks
 
 
-def test_the_files_of_the_folder_are_the_frameworks() -> None:
+def test_python_is_asked_last() -> None:
     """Callables come last, since other models may be callable too."""
     assert list(frameworks())[-1] == "python"
     assert {"onnx", "scikit-learn"} <= set(frameworks())
@@ -34,7 +34,7 @@ def test_an_unknown_name_lists_what_is_known() -> None:
 
 
 def test_a_class_is_no_model() -> None:
-    """It would be called with the rows, which nobody means."""
+    """Calling a class with the rows would construct it, which is never meant."""
     with pytest.raises(PackError):
         framework_for(dict)
 

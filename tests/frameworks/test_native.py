@@ -68,7 +68,7 @@ def test_c7_c8_other_answers_than_in_training_are_the_models_fault(answer: Any, 
 
 
 def test_what_the_model_raises_comes_out() -> None:
-    """The runner turns it into a fault; nothing is swallowed here."""
+    """The runner makes a fault of it; nothing is swallowed here."""
 
     def fails(_rows: Any) -> Any:
         raise ZeroDivisionError

@@ -117,8 +117,8 @@ def test_a_tensor_goes_in_as_it_is(tmp_path: Path) -> None:
     [
         (AB, (Field("z", DType.FLOAT32, (2,)),), {}),
         ((Field("c", DType.STRING), Field("d", DType.FLOAT32)), (Field("p", DType.FLOAT32, (2,)),), {}),
-        (AB, (Field("p", DType.FLOAT32, (2,)),), {"feeds": [{"input": "nobody", "block": 0}]}),
-        (AB, (Field("p", DType.FLOAT32, (2,)),), {"feeds": [{"input": "x", "field": "nobody"}]}),
+        (AB, (Field("p", DType.FLOAT32, (2,)),), {"feeds": [{"input": "absent", "block": 0}]}),
+        (AB, (Field("p", DType.FLOAT32, (2,)),), {"feeds": [{"input": "x", "field": "absent"}]}),
         (AB, (Field("label", DType.STRING), PROBABILITIES), COMPILED),
     ],
 )
@@ -143,7 +143,7 @@ def test_damaged_graphs_are_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_files_are_recognised_by_their_name(tmp_path: Path) -> None:
-    """A Path to an .onnx file is a model; other paths are none."""
+    """A Path to an .onnx file is a model; other paths are not."""
     path = tmp_path / "m.onnx"
     path.write_bytes(SOFTMAX.SerializeToString())
     assert FRAMEWORK.recognises(path)

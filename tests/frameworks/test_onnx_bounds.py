@@ -36,7 +36,7 @@ def model(nodes: list[Any], shape: Any = (None, 4), constants: dict[str, Any] | 
 
 
 def reason(graph: Any) -> str | None:
-    """Why it must run apart."""
+    """The reason why it must run in a process of its own."""
     data = graph.SerializeToString()
     return isolation_reason(parse_model(data), len(data))
 

@@ -117,7 +117,7 @@ def test_what_cannot_predict_is_refused() -> None:
 
 
 def test_only_estimators_are_recognised() -> None:
-    """By their ancestors, also the user's own; classes and functions are none."""
+    """By their ancestors, also the user's own; classes and functions are not estimators."""
     assert FRAMEWORK.recognises(Doubler())
     assert FRAMEWORK.recognises(make_pipeline(Doubler(), SVC()))
     assert not any(FRAMEWORK.recognises(other) for other in (Doubler, SVC, len, X, pd.DataFrame()))

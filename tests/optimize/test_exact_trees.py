@@ -53,7 +53,7 @@ def _assert_same_branches(source: Source, candidate: Any = ExactTrees()) -> int:
     with TemporaryDirectory() as folder:
         saved = candidate.convert(source, Path(folder))
         files = ModelFolder(Path(folder))
-        assert framework_named(candidate.framework).examine(files, saved.options).apart is None
+        assert framework_named(candidate.framework).examine(files, saved.options).isolated is None
         loaded = framework_named(candidate.framework).load(files, saved.options, source.signature, 1, None)
         for batch in batches:
             if batch is not None:

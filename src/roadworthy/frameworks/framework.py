@@ -41,13 +41,13 @@ class Nature:
     Attributes:
         carries_code: loading or running the files can execute what they say.
         trust: "data" or "pickle", as in Saved.
-        apart: why the runtime must not run inside a worker, in words without a full stop; None when it may. Data can still
+        isolated: why the runtime must not run inside a worker, in words without a full stop; None when it may. Data can still
             loop for long or need much memory.
     """
 
     carries_code: bool
     trust: str
-    apart: str | None = None
+    isolated: str | None = None
 
 
 CODE = Nature(carries_code=True, trust="pickle")

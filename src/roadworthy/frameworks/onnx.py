@@ -99,7 +99,7 @@ class Onnx:
         """Data, if it is a graph of ONNX Runtime's own operators, and the only other files hold its tensors."""
         graph = _graph(files, options)
         expect_only(files, [_file(options), *graph.external])
-        return replace(_DATA, apart=isolation_reason(graph.model, graph.size_bytes))
+        return replace(_DATA, isolated=isolation_reason(graph.model, graph.size_bytes))
 
     def load(
         self,
