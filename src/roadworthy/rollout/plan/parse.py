@@ -260,7 +260,9 @@ class _PlanReader(Reader):
             self.unknown(path, "signal", name, names_of(GUARD))
             return None
         if signal.kind != GUARD:
-            self.fault(path, "this signal can only hold or alert, never roll back; list it under `watch`", names_of(GUARD))
+            self.fault(
+                path, "this signal can only hold or alert, never roll back; list it under `watch`", names_of(GUARD)
+            )
             return None
         given = self.table(_Guard, value, path)
         if not signal.compares and not shadowed:
