@@ -29,7 +29,7 @@ def test_every_item_is_attacked_and_can_be_chosen() -> None:
     items = [*dict.fromkeys(attack.item for attack in redteam.ATTACKS)]
     assert items == ["A1", "A2", "B3", "B4", "B5", "C6", "C7", "C8", "C9", "C10", "C11", "C12"]
     assert {attack.item for attack in redteam.chosen("c10, a1", quick=False)} == {"A1", "C10"}
-    with pytest.raises(ValueError, match="unknown item: D1; there are A1"):
+    with pytest.raises(ValueError, match="unknown item: D1; the items are A1"):
         redteam.chosen("A1,D1", quick=False)
 
 
