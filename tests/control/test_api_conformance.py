@@ -18,7 +18,9 @@ from tests.control_plane import ControlProcess
 EXAMPLES = 4
 """Of each operation and kind. They are the same ones in every run."""
 
-COLON = "the reply for a path with a colon lists the methods of its other reading, as a name, and no name contains a colon"
+COLON = (
+    "the reply for a path with a colon lists the methods of its other reading, as a name, and no name contains a colon"
+)
 EXPLAINED = {
     (
         "positive_data_acceptance",

@@ -19,7 +19,7 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
 from roadworthy.serving.cache import backoff as backoffs
 from roadworthy.serving.cache import shared as shared_cache
-from roadworthy.serving.cache.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S, Backoff, DeadlineTimer
+from roadworthy.serving.cache.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S, DeadlineTimer, ServerBackoff
 from roadworthy.serving.cache.shared import BoundShare, SharedCache
 from tests.waiting import HandClock, soon
 
@@ -465,7 +465,7 @@ def test_pauses_grow_and_shrink_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice as long each time up to a bound; short again after a steady period, not after a brief success."""
     clock = HandClock()
     monkeypatch.setattr(backoffs, "time", clock)
-    pauses = Backoff()
+    pauses = ServerBackoff()
     seen = [pauses.next_s() for _ in range(10)]
     assert seen[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
     assert seen[-1] == LONGEST_PAUSE_S

@@ -60,7 +60,7 @@ HEARTBEAT_S = 1.0
 _GC_THRESHOLDS = (50_000, 20, 100)
 
 
-_WAITS = Waits()
+_TIMEOUTS = ClientTimeouts()
 
 
 class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -102,10 +102,10 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     grace_s: float = 25.0
     cache_url: str | None = None
     cache_wait_ms: float
-    header_timeout_s: float = _WAITS.head_s
-    body_timeout_s: float = _WAITS.body_s
-    write_timeout_s: float = _WAITS.write_s
-    keep_alive_s: float = _WAITS.keep_alive_s
+    header_timeout_s: float = _TIMEOUTS.head_s
+    body_timeout_s: float = _TIMEOUTS.body_s
+    write_timeout_s: float = _TIMEOUTS.write_s
+    keep_alive_s: float = _TIMEOUTS.keep_alive_s
 
     def pressure(self) -> Limits:
         """The thresholds of a shortage of memory or disk."""

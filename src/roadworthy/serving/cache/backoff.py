@@ -66,7 +66,7 @@ class DeadlineTimer:
             self._set(now + LATE_S)  # in case nothing was in progress yet
 
 
-class Backoff:
+class ServerBackoff:
     """Exponential backoff that starts short again after a steady period."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ import structlog
 from roadworthy.runtime.layers.answer_bytes import KEY_PREFIX, MAX_ENTRY_BYTES, AnswerBytes, Unfit
 from roadworthy.runtime.layers.cache import Found
 from roadworthy.schema.batch import Batch, Layout
-from roadworthy.serving.cache.backoff import Backoff, DeadlineTimer
+from roadworthy.serving.cache.backoff import DeadlineTimer, ServerBackoff
 
 CONNECT_S = 1.0
 """How long connecting may take; no request waits for it. Also how long the server may take to store answers."""
@@ -100,8 +100,8 @@ class SharedCache:
         self._timer = DeadlineTimer(self._loop, self._due, self._give_up)
         self._limit: asyncio.Timeout | None = None
         self._round_until: float | None = None
-        self._backoff = Backoff()
-        self._refusal_backoff = Backoff()
+        self._backoff = ServerBackoff()
+        self._refusal_backoff = ServerBackoff()
         self._logged_lost = False
         self.connected = False
 
