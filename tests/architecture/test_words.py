@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.architecture.words import ROOT, hits, texts_of
 
-MOST = 960
+MOST = 30
 """Hits that are allowed in all; this number only falls."""
 
 
