@@ -125,7 +125,7 @@ def test_g17_a_bad_line_stops_none_of_the_others(feedback: Callable[..., Any], s
         *((number, "invalid") for number in range(3, 9)),
     ]
     assert [each["problem"].partition(":")[0] for each in found["items"][1:]] == [
-        "correct", "says nothing", "values.converted", "values.converted",
+        "correct", "empty", "values.converted", "values.converted",
         "the number of cells differs from the number of columns", "prediction_id",
     ]  # fmt: skip
     (tmp_path / "bad.jsonl").write_text(

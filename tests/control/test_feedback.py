@@ -139,7 +139,7 @@ def test_g10_feedback_on_a_damaged_record_file_is_told(
     next(control.folder.rglob(f"line-{number}.parquet")).write_bytes(b"junk")
     first, second, _ = admin.post(FEEDBACK, json={"items": asked}).json()["items"]
     assert first == {"prediction_id": good, "result": "taken"}
-    assert (second["result"], "damaged or gone" in second["problem"]) == ("unknown", True)
+    assert (second["result"], "damaged or missing" in second["problem"]) == ("unknown", True)
     (elsewhere,) = admin.post(FEEDBACK, json={"items": [{"prediction_id": "0" * 32, "correct": True}]}).json()["items"]
     assert "problem" not in elsewhere
 
@@ -284,7 +284,7 @@ JSON = {"Content-Type": "application/json"}
 
 INVALID: tuple[tuple[Any, str], ...] = (
     ({"correct": True}, "prediction_id: Field required"),
-    ({"prediction_id": ID}, "says nothing: give correct, events or values"),
+    ({"prediction_id": ID}, "empty: give at least one of correct, events and values"),
     ({"prediction_id": "0123", "correct": True}, "prediction_id: expected 32 hexadecimal digits"),
     ({"prediction_id": f"{ID}:x", "correct": True}, "prediction_id: expected 32 hexadecimal digits"),
     ({"prediction_id": 3, "correct": True}, "prediction_id: Input should be a valid string, got 3"),
@@ -346,7 +346,7 @@ def test_a_rollout_that_nothing_could_be_fed_to_is_refused(admin: httpx.Client, 
     assert (refused.status_code, refused.json()["code"]) == (409, "rollout-refused")
     (problem,) = refused.json()["problems"]
     assert problem["code"] == "records-off"
-    assert problem["text"].startswith("feedback, converted, revenue become known by feedback")
+    assert problem["text"].startswith("feedback, converted, revenue arrive as feedback")
     assert admin.post(ROLLOUTS, json={"version": "line:2", "plan": {**PLAN, "guards": ["errors"]}}).status_code == 201
 
 
