@@ -107,7 +107,7 @@ def test_a_good_version_is_promoted_without_a_failed_request(machine: Machine) -
             try:
                 client.rollouts.start("sum", "sum:3", plan)
             except rw.Conflict as error:
-                assert "was not measured yet" in str(error)  # noqa: PT017  any other would be the failure
+                assert "is not measured yet" in str(error)  # noqa: PT017  any other would be the failure
                 return False
             return True
 
