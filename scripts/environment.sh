@@ -1,6 +1,6 @@
 #!/bin/bash
 # Called by the Makefile: `environment.sh VENV PYTHON EXTRA` makes VENV hold this project (editable) with the given extra.
-# Does nothing when VENV was already made from the same pyproject.toml with the same Python.
+# Does nothing if VENV was already made from the same pyproject.toml with the same Python.
 set -euo pipefail
 venv=$1 python=$2 extra=$3
 
@@ -17,12 +17,12 @@ key=$({ "$python" -VV; pwd; echo "$extra"; cat pyproject.toml; } |
 stamp=$venv/.made-$key
 [ -e "$stamp" ] && exit 0
 
-# A venv of another Python or an interrupted one is made anew; one whose pyproject changed is brought up to date.
+# Recreates a venv of another Python or an interrupted one; updates one whose pyproject.toml changed.
 "$venv/bin/python" -c "import sys; sys.exit(sys.version_info[:2] != $("$python" -c 'import sys; print(tuple(sys.version_info[:2]))'))" \
     2>/dev/null || { rm -rf "$venv"; "$python" -m venv "$venv"; }
 rm -f "$venv"/.made-*
 echo "Installing Roadworthy with [$extra] into $venv (a minute or two, once) …"
-# Modules are compiled when they are first imported: of those that are installed, most never are.
+# Modules are compiled at their first import: most installed modules are never imported.
 for attempt in 1 2 3; do # registries have bad moments; what was downloaded is kept in pip's cache between tries
     "$venv/bin/python" -m pip install -qq --disable-pip-version-check --prefer-binary --no-compile --editable ".[$extra]" && break
     [ "$attempt" = 3 ] && exit 1

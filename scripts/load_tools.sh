@@ -1,5 +1,5 @@
 #!/bin/bash
-# Called by `make bench-…`: installs the load generator and the tool that pins processes to cores, when they are missing.
+# Called by `make bench-…`: installs the load generator and the tool that pins processes to cores, if they are missing.
 set -euo pipefail
 missing=()
 command -v wrk >/dev/null || missing+=(wrk)

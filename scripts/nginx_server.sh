@@ -1,5 +1,5 @@
 #!/bin/bash
-# Called by `make test`: installs nginx when it is missing. Tests start their own; the one that Debian starts is stopped.
+# Called by `make test`: installs nginx if it is missing, and stops the server that Debian starts. Tests start their own.
 set -euo pipefail
 command -v nginx >/dev/null && exit 0
 command -v apt-get >/dev/null || { echo "Please install: nginx" >&2; exit 1; }

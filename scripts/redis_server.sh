@@ -1,5 +1,5 @@
 #!/bin/bash
-# Called by `make test`: installs the Redis server, and what makes its certificates, when they are missing. Tests start their own; the one that Debian starts is stopped.
+# Called by `make test`: installs the Redis server and openssl for its certificates if they are missing, and stops the server that Debian starts. Tests start their own.
 set -euo pipefail
 command -v redis-server >/dev/null && command -v openssl >/dev/null && exit 0
 command -v apt-get >/dev/null || { echo "Please install: redis-server openssl" >&2; exit 1; }

@@ -1,7 +1,7 @@
--- wrk's script: every request carries the next row, every answer is counted by its text. Called by load/wrk.py, which
+-- wrk's script: every request carries the next row, and answers are counted by their text. Called by load/wrk.py, which
 -- compares the counted answers with the right ones afterwards.
 --
--- Arguments: file of request bodies (one a line), path, authorization header or "-", file for what was counted.
+-- Arguments: file of request bodies (one per line), path, authorization header or "-", file for the counts.
 
 local threads = {}
 
