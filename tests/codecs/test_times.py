@@ -252,7 +252,7 @@ TYPED: list[tuple[Any, int]] = [
 @pytest.mark.parametrize(("value", "micros"), TYPED, ids=repr)
 def test_g3_values_of_python_pandas_and_numpy(name: str, value: Any, micros: int) -> None:
     """Each by its own rule, next to every kind of null."""
-    found = column(ANY[name]([value, None, pd.NaT, np.datetime64("NaT")], TIME, "s"))
+    found = column(ANY[name]([value, None, pd.NaT, np.datetime64("NaT", "us")], TIME, "s"))
     assert found == [MIDNIGHT + micros, None, None, None]
 
 
