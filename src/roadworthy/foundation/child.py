@@ -38,8 +38,8 @@ _pipe: list[int] = []
 
 def read_start_message() -> dict[str, Any]:
     """Read the start document. Its member that names the distributions whose plug-ins this process may load is taken out; they
-    are allowed here. Call it once, first: afterwards standard input is empty for any code of a model that reads it, and files that
-    the process creates are private to its user.
+    are allowed here. Call it once, first: afterwards standard input is empty for any code of a model that reads it, and files
+    that the process creates are private to its user.
 
     Raises:
         SettingsError: code "no-start-document": standard input has no line with a JSON object; the process was started by hand.
