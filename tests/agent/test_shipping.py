@@ -202,7 +202,7 @@ def test_g21_what_is_refused_for_good_costs_nothing_else(fake_control: Any, star
     fake_control.takes = lambda frame: True
     eventually(lambda: fake_control.frames[-1].counts, "they are taken")
     log = (agent.folder / "log").read_text()
-    assert (log.count("malformed-telemetry"), log.count("counts are refused")) == (1, 1)
+    assert (log.count("malformed-telemetry"), log.count("refuses the part counts")) == (1, 1)
 
 
 def test_g10_files_that_are_damaged_or_gone_are_counted_and_hold_up_no_other(start_agent: Any) -> None:

@@ -81,7 +81,7 @@ def test_a_lower_revision_is_refused_within_an_epoch_only(fake_control: Any, sta
     fake_control.offer(Snapshot("e", 5))
     assert worker.snapshot().revision == 5
     fake_control.offer(Snapshot("e", 4))
-    eventually(lambda: b"goes back" in (tmp_path / "log").read_bytes(), "the refusal is logged")
+    eventually(lambda: b"older than the current one" in (tmp_path / "log").read_bytes(), "the refusal is logged")
     assert on_disk(tmp_path).revision == 5
     fake_control.offer(Snapshot("restored", 1))
     assert worker.snapshot() == Snapshot("restored", 1)
