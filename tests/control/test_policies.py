@@ -101,6 +101,16 @@ def test_the_unit_of_integers_is_chosen_and_taken_back() -> None:
     }
 
 
+def test_fields_of_another_release_are_dropped() -> None:
+    """From what is stored; a deployment of this release sets its own."""
+    stored = {**merged(None, {"batching": {"max_wait_ms": 2}}), "later": 1}
+    stored["batching"]["older"] = 1
+    after = merged(stored, {"batching": {"max_rows": 8}})
+    assert (after["batching"]["max_wait_ms"], after["batching"]["max_rows"]) == (2, 8)
+    assert "later" not in after
+    assert "older" not in after["batching"]
+
+
 def test_too_many_fallbacks_are_refused() -> None:
     """Before any of them is read."""
     assert problems({"fallback": [{"kind": "else"}] * 9}) == {"fallback": "must have from 0 to 8 items, got 9"}

@@ -235,3 +235,26 @@ def test_any_values_are_valid_or_faults(given: dict[str, Any], texts: bool) -> N
     Whole(**found)
     for key in given:
         assert key in found or any(fault.path.startswith(key) for fault in reader.faults)
+
+
+def test_a_document_of_unknown_keys_is_given_up_early() -> None:
+    """A hundred faults are enough, and few of them get a suggestion, which takes longer to find than the document to read."""
+    reader = Reader()
+    reader.table(Whole, {f"unknown{number}" + "x" * 5_000: number for number in range(10_000)})
+    assert len(reader.faults) == 100
+    assert max(len(fault.path) for fault in reader.faults) == 100
+
+
+def test_faults_that_have_nothing_to_do_with_the_type_are_faults_too() -> None:
+    """What a conversion raises on absurd values ends no request."""
+
+    def overflow(value: object) -> float:
+        raise OverflowError("intermediate overflow")
+
+    def deep(value: object) -> float:
+        raise RecursionError("too deep")
+
+    for convert in (overflow, deep):
+        reader = Reader()
+        assert reader.value(Annotated[float, Given(convert)], "1", "hold") is INVALID
+        assert [fault.path for fault in reader.faults] == ["hold"]

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from roadworthy.codecs.formats import Formats
+from roadworthy.contract.policy import Policy
 from roadworthy.foundation import plugins
 from roadworthy.foundation.errors import RoadworthyError, SettingsError
 from roadworthy.foundation.plugins import FRAMEWORKS, OWN, Plugin
 from roadworthy.frameworks.discovery import examine_files, frameworks
 from roadworthy.frameworks.framework import CODE, ModelFolder, Nature
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field, Signature
 from roadworthy.settings import load_settings
 from tests.plugins.installed import write_distribution
 
@@ -69,6 +73,13 @@ def test_only_named_distributions_are_loaded(packages: Path) -> None:
         (GOOD.replace("= load =", "="), plugins.WRONG_INTERFACE, "it has no load"),
         (GOOD.replace('"good"', '"bad"'), plugins.WRONG_INTERFACE, "'bad'"),
         (GOOD.replace('".good"', '".onnx"'), plugins.NAME_TAKEN, "onnx of roadworthy"),
+        (GOOD.replace('(".good",)', "None"), plugins.WRONG_INTERFACE, "suffixes"),
+        (GOOD.replace('(".good",)', '([".good"],)'), plugins.WRONG_INTERFACE, "suffixes"),
+        (
+            GOOD.replace("interface = 1", "interface = property(lambda _self: 1 / 0)"),
+            plugins.WRONG_INTERFACE,
+            "ZeroDivisionError",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_left_out(
@@ -83,6 +94,47 @@ def test_what_cannot_be_used_is_left_out(
     assert (found.state, reason in found.reason) == (state, True), found.reason
     assert name in caplog.text
     assert found.reason in caplog.text
+
+
+CODEC = """
+class Form:
+    name, media_type, headers = "own", {form}, []
+
+class Own:
+    name = "own"
+    interface = 1
+    media_types = {media}
+    form = Form
+    takes_views = False
+    check_headers = decode = encode = staticmethod(lambda *_: None)
+
+    def __init__(self, *_arguments, **_options):
+        raise OSError("no such library")
+"""
+
+
+@pytest.mark.parametrize(
+    ("media", "form", "state"),
+    [
+        ('(b"application/x-own",)', 'b"application/x-own"', plugins.LOADED),
+        ('(b"application/json; charset=utf-8",)', 'b"application/x-own"', plugins.WRONG_INTERFACE),
+        ('("application/x-own",)', 'b"application/x-own"', plugins.WRONG_INTERFACE),
+        ('b"application/x-own"', 'b"application/x-own"', plugins.WRONG_INTERFACE),
+        ('(b"application/json",)', 'b"application/x-own"', plugins.NAME_TAKEN),
+        ('(b"application/x-own",)', 'b"text/csv"', plugins.NAME_TAKEN),
+    ],
+)
+def test_a_codec_takes_nothing_from_another_one(packages: Path, media: str, form: str, state: str) -> None:
+    """Neither a media type of requests, nor one of answers. A codec that fails to bind is left out, and the others serve."""
+    name = f"codec-{abs(hash((media, form)))}"
+    entry = f"[roadworthy.codecs]\nown = {name.replace('-', '_')}:Own\n"
+    write_distribution(packages, name, entry, CODEC.format(media=media, form=form))
+    plugins.allow([name])
+    assert states()[name, "own"].state == state
+    field = Field("x", DType.FLOAT64)
+    formats = Formats(Signature((field,), (field,)), Policy())
+    assert formats.choose({b"content-type": b"application/json"}).name == "json"
+    assert formats.choose({b"content-type": b"text/csv"}).name == "csv"
 
 
 def test_ours_come_first_then_the_order_of_the_setting(packages: Path) -> None:
@@ -150,6 +202,6 @@ def test_the_setting_holds_names_of_distributions(tmp_path: Path) -> None:
     environment = {"ROADWORTHY_HOME": str(tmp_path), "ROADWORTHY_PLUGINS": "My_Plugin, other,my.plugin"}
     assert load_settings(environment=environment, folder=tmp_path).general.plugins == ("my-plugin", "other")
     with pytest.raises(
-        SettingsError, match=r"general\.plugins \(ROADWORTHY_PLUGINS\) .*not the name of a distribution"
+        SettingsError, match=r"general\.plugins \(ROADWORTHY_PLUGINS\): .*not the name of a distribution"
     ):
         load_settings(environment={**environment, "ROADWORTHY_PLUGINS": "../evil"}, folder=tmp_path)

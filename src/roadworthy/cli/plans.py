@@ -196,10 +196,12 @@ def private_paths(settings: Settings) -> tuple[Path, ...]:
     """Folders and files that the code of packages must not read: they hold keys, packages and records."""
     url = settings.control.database_url or ""
     database = url.partition("?")[0].partition("///")[2] if url.startswith("sqlite") else ""
+    scheme, _, blobs = (settings.control.blob_url or "").partition(":")
     named = (
         settings.general.home,
         settings.file,
         settings.control.blob_folder,
+        blobs if scheme == "folder" else "",
         database,
         database and f"{database}-wal",
     )

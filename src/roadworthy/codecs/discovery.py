@@ -12,7 +12,7 @@ _USUAL = "json"
 def codecs() -> tuple[Codec, ...]:
     """Every codec, the usual one first."""
     found = plugins(CODECS)
-    return tuple(found[name] for name in sorted(found, key=lambda name: (name != _USUAL, name)))
+    return tuple(found[name] for name in sorted(found, key=lambda name: name != _USUAL))
 
 
 def forms() -> tuple[Form, ...]:

@@ -3,6 +3,7 @@ bound; `routes.py` hands the table to `predict.py`."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,8 @@ from roadworthy.codecs.open_inference import OpenInference
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import UnsupportedMediaType
 from roadworthy.schema.signature import Signature
+
+_log = logging.getLogger(__name__)
 
 
 class Formats:
@@ -27,7 +30,14 @@ class Formats:
         self._made_of = (signature, policy)
         self._by_media: dict[bytes, BoundProtocol] = {}
         for codec in codecs():
-            bound = codec(signature, policy, answers, on_loop=on_loop)
+            try:
+                bound = codec(signature, policy, answers, on_loop=on_loop)
+            except Exception as error:
+                if codec.__module__.startswith("roadworthy."):
+                    raise
+                # One plug-in must not keep an endpoint from serving in the other formats.
+                _log.error("codec %s cannot be bound: %s: %s", codec.name, type(error).__name__, error)
+                continue
             self._by_media.update(dict.fromkeys(codec.media_types, bound))
         self.unchosen: BoundProtocol = next(iter(self._by_media.values()))
 

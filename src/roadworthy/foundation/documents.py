@@ -30,6 +30,10 @@ INVALID: Final = object()
 _EXPECTED: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _LONGEST = 40
+_MOST_FAULTS = 100
+"""After so many faults the rest is not read: a document of a million unknown keys must not cost minutes."""
+_MOST_HINTS = 8
+"""So many unknown keys get a suggestion; finding one takes longer than reading the document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ class Reader:
             return {}
         found = {}
         for key, value in given.items():
+            if len(self.faults) >= _MOST_FAULTS:
+                break
             if key not in fields:
                 self.unknown(_join(path, key), "key", str(key), tuple(fields))
             elif (valid := self.value(fields[key].hint, value, _join(path, key))) is not INVALID:
@@ -149,7 +155,7 @@ class Reader:
                 self._check_bounds(notes, len(value), " items")
             found = self._typed(kind, value, path)
             return found if found is INVALID else self._noted(notes, found, path)
-        except (ValueError, TypeError, RoadworthyError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError, RoadworthyError) as error:
             return self._invalid(path, str(error))
 
     def fault(self, path: str, problem: str, known: Iterable[str] = ()) -> None:
@@ -158,7 +164,8 @@ class Reader:
 
     def unknown(self, path: str, what: str, name: str, known: tuple[str, ...]) -> None:
         """Note that `name` is not one of the `known`, and name the most similar one, or all."""
-        hint = _near(name, known) or f"; known are {', '.join(known)}"
+        near = _near(name, known) if len(self.faults) < _MOST_HINTS and len(name) <= _LONGEST else ""
+        hint = near or f"; known are {', '.join(known)}"
         self.faults.append(Fault(path, f"unknown {what}{hint}", known, unknown=True))
 
     def _invalid(self, path: str, problem: str, known: tuple[str, ...] = ()) -> Any:
@@ -191,7 +198,11 @@ class Reader:
         items = value.split(",") if self.texts and isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
             raise TypeError(f"expected a list{self._got(value)}")
-        found = [self.value(hint, item, f"{path}[{number}]") for number, item in enumerate(items)]
+        found = []
+        for number, item in enumerate(items):
+            if len(self.faults) >= _MOST_FAULTS:
+                break
+            found.append(self.value(hint, item, f"{path}[{number}]"))
         return tuple(item for item in found if item is not INVALID)
 
     def _scalar(self, kind: Any, value: object) -> object:
@@ -298,11 +309,12 @@ def _either(known: Sequence[str]) -> str:
 
 def _range(bounds: Bounds) -> str:
     low, high = (
-        json.dumps(int(each) if math.isfinite(each) and each == int(each) else each)
+        json.dumps(int(each) if math.isfinite(each) and abs(each) < 1e15 and each == int(each) else each)
         for each in (bounds.low, bounds.high)
     )
     return f"at least {low}" if bounds.high == math.inf else f"from {low} to {high}"
 
 
 def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
+    name = str(key)[:100]
+    return f"{path}.{name}" if path else name

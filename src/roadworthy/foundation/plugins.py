@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -34,6 +34,7 @@ FAILED, NAME_TAKEN, WRONG_INTERFACE, UNKNOWN_KIND = "import-failed", "name-taken
 MEMBER = "plugins"
 """The member of a start document that names the allowed distributions. `read_start_message` takes it out."""
 
+_MEDIA_TYPE = re.compile(rb"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _log = logging.getLogger(__name__)
 
@@ -45,14 +46,14 @@ class Kind:
     Attributes:
         name: the entry-point group is "roadworthy." and this name.
         interface: version of the interface. A plug-in states the one it was written for as its attribute `interface`.
-        claim: attribute that lists what no two plug-ins of this kind may share, or "".
         members: attributes that every plug-in of this kind has.
+        claims: what no two plug-ins of this kind may share; raises ValueError for claims of the wrong form.
     """
 
     name: str
     interface: int
-    claim: str
     members: tuple[str, ...]
+    claims: Callable[[Any], Iterable[object]] = lambda _plugin: ()
 
     @property
     def group(self) -> str:
@@ -60,11 +61,29 @@ class Kind:
         return f"{OWN}.{self.name}"
 
 
-FRAMEWORKS = Kind("frameworks", 1, "suffixes", ("name", "recognises", "answer", "categories", "save", "load"))
+def _suffixes(framework: Any) -> Iterable[object]:
+    suffixes = getattr(framework, "suffixes", ())
+    if not isinstance(suffixes, tuple) or not all(isinstance(each, str) and each.startswith(".") for each in suffixes):
+        raise ValueError(f"suffixes must be a tuple of texts such as '.onnx', not {suffixes!r:.60}")
+    return suffixes
+
+
+def _media_types(codec: Any) -> Iterable[object]:
+    """Also those of its answers: a caller's Accept must name one codec."""
+    forms = () if codec.form is None else (codec.form,)
+    media = (*codec.media_types, *(form.media_type for form in forms))
+    if not isinstance(codec.media_types, tuple) or not all(
+        isinstance(each, bytes) and _MEDIA_TYPE.fullmatch(each) for each in media
+    ):
+        raise ValueError(f"media types must be a tuple of lower-case bytes such as b'text/csv', not {media!r:.60}")
+    return (*media, *(("form", form.name) for form in forms))
+
+
+FRAMEWORKS = Kind("frameworks", 1, ("name", "recognises", "answer", "categories", "save", "load"), _suffixes)
 CODECS = Kind(
-    "codecs", 1, "media_types", ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode")
+    "codecs", 1, ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode"), _media_types
 )
-BLOBS = Kind("blobs", 1, "", ("name", "open_store"))
+BLOBS = Kind("blobs", 1, ("name", "open_store"))
 KINDS = (FRAMEWORKS, CODECS, BLOBS)
 
 
@@ -187,9 +206,7 @@ def _read(kind: Kind) -> tuple[tuple[Plugin, Any], ...]:
         for entry in sorted(distribution.entry_points.select(group=kind.group), key=lambda entry: entry.name):
             state, reason, value = _load(kind, entry, taken)
             if state == LOADED:
-                taken.update(
-                    dict.fromkeys((entry.name, *getattr(value, kind.claim, ())), f"{entry.name} of {provider}")
-                )
+                taken.update(dict.fromkeys((entry.name, *kind.claims(value)), f"{entry.name} of {provider}"))
             found.append((Plugin(kind.name, entry.name, provider, distribution.version, state, reason), value))
     return tuple(found)
 
@@ -202,10 +219,13 @@ def _load(kind: Kind, entry: EntryPoint, taken: Mapping[object, str]) -> tuple[s
         value = entry.load()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - another distribution's module may raise anything while it is imported
         return FAILED, f"importing {entry.value} raised {type(error).__name__}: {error}"[:500], None
-    state, reason = _fit(kind, entry.name, value)
-    shared = [each for each in getattr(value, kind.claim, ()) if each in taken] if state == LOADED else []
+    try:
+        state, reason = _fit(kind, entry.name, value)
+        shared = [each for each in kind.claims(value) if each in taken] if state == LOADED else []
+    except Exception as error:  # noqa: BLE001 - attributes of another distribution's object may be anything, and raise anything
+        return WRONG_INTERFACE, f"{type(error).__name__}: {error}"[:500], None
     if shared:
-        state, reason = NAME_TAKEN, f"{taken[shared[0]]} has {shared[0]!r} among its {kind.claim} already"
+        state, reason = NAME_TAKEN, f"{taken[shared[0]]} has {shared[0]!r} already"
     return state, reason, value
 
 

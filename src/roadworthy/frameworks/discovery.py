@@ -17,7 +17,7 @@ _LAST = "python"
 def frameworks() -> Mapping[str, Framework]:
     """Every framework by its name, in the order in which they are asked whether a model is theirs."""
     found = plugins(FRAMEWORKS)
-    return {name: found[name] for name in sorted(found, key=lambda name: (name == _LAST, name))}
+    return {name: found[name] for name in sorted(found, key=lambda name: name == _LAST)}
 
 
 def framework_for(model: object) -> Framework:
@@ -64,11 +64,13 @@ def readers() -> Mapping[str, Framework]:
 
 
 def examine_files(framework: Framework, files: ModelFiles, options: Mapping[str, Any]) -> Nature:
-    """What `files` are, by the framework's `examine`. A framework without that method has declared nothing: its files are code.
+    """What `files` are, by the framework's `examine`. A framework without that method has declared nothing: its files are code, as
+    are files that it calls neither code nor data.
 
     Raises:
         FormatMismatch: they are not what the framework saves.
     """
     examine = getattr(framework, "examine", None)
     nature = CODE if examine is None else examine(files, options)
-    return nature if isinstance(nature, Nature) else CODE
+    declared = isinstance(nature, Nature) and (nature.carries_code or nature.trust == "data")
+    return nature if declared else CODE

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from roadworthy.foundation.canonical import canonical_json
-from roadworthy.foundation.errors import PackageInvalid
+from roadworthy.foundation.errors import PackageInvalid, RoadworthyError
 from roadworthy.frameworks.code import examine_callable
 from roadworthy.frameworks.discovery import examine_files, framework_named, frameworks
 from roadworthy.frameworks.framework import FormatMismatch, Nature
@@ -66,6 +66,11 @@ def examine(package: Package, entry: RuntimeEntry, files: SealedFiles) -> Nature
             found = examine_files(framework, files, entry.options)
         except FormatMismatch as error:
             raise _contradicted(f"the runtime {entry.name} is not a model of {entry.framework}: {error}") from error
+        except (RoadworthyError, OSError):
+            raise
+        except Exception as error:  # a framework's reader may raise anything on files that are made to break it
+            what = f"the runtime {entry.name} cannot be read as a model of {entry.framework}: {type(error).__name__}"
+            raise _contradicted(what) from error
         while len(_NATURES) >= _MOST_NATURES:
             _NATURES.pop(next(iter(_NATURES)), None)
         _NATURES[key] = found

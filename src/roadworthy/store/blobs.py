@@ -82,7 +82,16 @@ def open_blobs(url: str | None, folder: Path) -> BlobStore:
             code="unknown-blob-store",
             hint=f"known here: {', '.join(known)}; `roadworthy plugin list` shows plug-ins that were not loaded",
         )
-    store: BlobStore = known[scheme].open_store(url, folder)
+    try:
+        store: BlobStore = known[scheme].open_store(url, folder)
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything, and its text may repeat the address, which is secret
+        raise StoreError(
+            f"the blob store of the kind {scheme!r} cannot be opened ({type(error).__name__})",
+            code="blob-store-unavailable",
+            hint="check the setting control.blob_url and whether the store can be reached",
+        ) from None
     return store
 
 

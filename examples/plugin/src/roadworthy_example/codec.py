@@ -6,7 +6,7 @@ import json
 
 from roadworthy.codecs.answers import Accepting, Answers
 from roadworthy.codecs.codec import Decoded, Form, Headers, too_many_rows
-from roadworthy.codecs.reading.bounds import EXACT_BYTES, ReadApart
+from roadworthy.codecs.reading.bounds import EXACT_BYTES, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import MalformedBody, UnsupportedMediaType
@@ -45,7 +45,7 @@ class JsonLines(Accepting):
     def decode(self, headers: Headers, body: bytes) -> Decoded:
         """One row a line. A long body is left to a reading process, so that it does not hold the event loop up."""
         if self._on_loop and len(body) > EXACT_BYTES:
-            raise ReadApart
+            raise NeedsReader
         lines = body.removesuffix(b"\n").split(b"\n")
         if len(lines) > self._policy.max_rows:
             raise too_many_rows(self._policy.max_rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from sqlalchemy import Connection
@@ -38,7 +38,7 @@ def merged(before: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) ->
     Raises:
         InvalidRequest: "unknown-policy" when the only faults are unknown names, else "invalid-policy"; facts["problems"] has all.
     """
-    after, asked = dict(before or {}), asked or {}
+    after, asked = _kept(Policy, before or {}), asked or {}
     reset = {name for name in _NEVER_OFF if name in asked and asked[name] is None}
     reader = Reader()
     given = reader.table(Policy, {name: value for name, value in asked.items() if name not in reset})
@@ -52,6 +52,23 @@ def merged(before: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) ->
     except msgspec.ValidationError as error:  # stored by an older release
         raise InvalidRequest(f"the policy is not valid: {error}", code="invalid-policy") from error
     return dict(msgspec.json.decode(msgspec.json.encode(policy)))  # as the store will hold it
+
+
+def _kept(kind: type[msgspec.Struct], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What this release knows of a stored policy: another release may have had further fields."""
+    kept = {}
+    for field in msgspec.structs.fields(kind):
+        if field.name in stored:
+            value, group = stored[field.name], _group(field.type)
+            kept[field.name] = _kept(group, value) if group is not None and isinstance(value, Mapping) else value
+    return kept
+
+
+def _group(kind: Any) -> type[msgspec.Struct] | None:
+    """The struct that a field holds, or may hold."""
+    if isinstance(kind, type):
+        return kind if issubclass(kind, msgspec.Struct) else None
+    return next(filter(None, map(_group, get_args(kind))), None)
 
 
 def check(
