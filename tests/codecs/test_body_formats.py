@@ -284,6 +284,7 @@ JSON_KIND, CSV_TYPE = "application/json", "text/csv; charset=utf-8; header=prese
         ("application/json;q=0.5, text/csv;q=0.6", CSV_TYPE, "csv"), ("text/csv;q=0.1, */*;q=0.5", JSON_KIND, "json"),
         ("text/csv;q=0", JSON_KIND, "json"), ("image/png", JSON_KIND, "json"),
         (f"{STREAM};q=0.9, text/csv;q=0.8", STREAM, "arrow-stream"),
+        (f"{STREAM}, text/csv", CSV_TYPE, "csv"),
         ("text/csv;q=x", CSV_TYPE, "csv"), (",;,", JSON_KIND, "json"),
     ],
 )  # fmt: skip

@@ -81,7 +81,7 @@ def test_drift_holds_and_clears(admin: httpx.Client, fleet: Answering, digests: 
     held = follow_until(fleet, admin, lambda shown: bool(shown["code"] == "alarm"))
     (said,) = held["watched"]
     assert (said["outcome"], said["samples"], said["stable_samples"]) == ("alarm", 200, 200)
-    assert held["text"].startswith("drift: y[0]: 100.0% of answers differ, tolerated are 10.0%; E ")
+    assert held["text"].startswith("drift: y[0]: 100.0% of answers differ, 10.0% are tolerated; E ")
     assert held["text"].endswith("(200 samples)")
     for _ in range(5):
         fleet.follow()

@@ -104,7 +104,7 @@ def test_drift_needs_evidence_and_size() -> None:
     """A large shift of few answers is chance; a small one of many is real, and tolerated."""
     drifted = said(Watch("drift"), binned(9, STABLE, 7_000, 2_000), binned(9, CANARY, 1_500, 1_500))
     assert (drifted.raised, drifted.samples, drifted.other_samples) == (True, 3_000, 9_000)
-    assert drifted.text.startswith("label: 27.8% of answers differ, tolerated are 10.0%; E 5.37e+168")
+    assert drifted.text.startswith("label: 27.8% of answers differ, 10.0% are tolerated; E 5.37e+168")
     assert drifted.text.endswith("of 100; most of it 'early': -27.8%")
     few = said(Watch("drift"), binned(9, STABLE, 70, 20), binned(9, CANARY, 3, 3))
     assert (few.raised, few.samples) == (False, 6)

@@ -145,11 +145,23 @@ def test_columns_are_found_by_name() -> None:
     layout = Layout((Field("a", DType.INT64), Field("b", DType.FLOAT64)))
     batch = to_batch(layout, pd.DataFrame({"b": [1.5], "a": [1]}))
     assert encode_rows(batch) == [{"a": 1, "b": 1.5}]
-    for frame, code in (({"a": [1]}, "missing-columns"), ({"a": [1], "b": [1.0], "z": [1]}, "unknown-columns")):
+    for frame, code in (
+        ({"a": [1]}, "missing-columns"),
+        ({"a": [1], "c": [1.0]}, "missing-columns"),  # a column that was renamed
+        ({"a": [1], "b": [1.0], "z": [1]}, "unknown-columns"),
+    ):
         for library in (pd, pl):
             with pytest.raises(InvalidInput) as caught:
                 to_batch(layout, library.DataFrame(frame))
             assert caught.value.code == code
+
+
+def test_a_column_label_that_is_no_text_is_no_name() -> None:
+    """A frame made of an array has the labels 0 and 1, which are not the columns "0" and "1"."""
+    layout = Layout((Field("0", DType.INT64), Field("1", DType.INT64)))
+    with pytest.raises(InvalidInput) as caught:
+        to_batch(layout, pd.DataFrame(np.array([[1, 2]])))
+    assert caught.value.code == "missing-columns"
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ from __future__ import annotations
 from roadworthy.codecs.codec import Codec, Form
 from roadworthy.foundation.plugins import CODECS, plugins
 
-_USUAL = "json"
+_ORDER = ("json", "csv", "arrow-stream", "arrow-file")
+"""Of equally preferred answer forms the first is taken: ours in this order, then those of plug-ins."""
 
 
 def codecs() -> tuple[Codec, ...]:
     """Every codec, the usual one first."""
     found = plugins(CODECS)
-    return tuple(found[name] for name in sorted(found, key=lambda name: name != _USUAL))
+    return tuple(found[name] for name in sorted(found, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)))
 
 
 def forms() -> tuple[Form, ...]:

@@ -145,7 +145,7 @@ def _drift(look: Look, watch: Watch) -> SignalAlert:
         log_e, shift = log_e_different(segments, _weight(look, generations)), total_variation(segments)
         raised = log_e >= bound and shift >= watch.tolerated
         text = (
-            f"{output.label}: {shift:.1%} of answers differ, tolerated are {watch.tolerated:.1%};"
+            f"{output.label}: {shift:.1%} of answers differ, {watch.tolerated:.1%} are tolerated;"
             f" E {_number(log_e)} of {_number(bound)}{_largest(output, segments) if raised else ''}"
         )
         found.append((shift, SignalAlert(watch.signal, canary, raised, text, stable)))
