@@ -64,8 +64,8 @@ def readers() -> Mapping[str, Framework]:
 
 
 def examine_files(framework: Framework, files: ModelFiles, options: Mapping[str, Any]) -> Nature:
-    """What `files` are, by the framework's `examine`. A framework without that method has declared nothing: its files are code, as
-    are files that it calls neither code nor data.
+    """What `files` are, by the framework's `examine`. A framework without that method has declared nothing: its files are code,
+    as are files that it calls neither code nor data.
 
     Raises:
         FormatMismatch: they are not what the framework saves.

@@ -99,7 +99,9 @@ def _plain(value: Any) -> Any:
 
 def _from_frame(layout: Layout, names: list[Any], rows: int, values_of: Callable[[str], tuple[Any, Any]]) -> Batch:
     wanted = [field.name for field in layout.fields]
-    match_columns(wanted, [name for name in names if isinstance(name, str)], "ignore")  # missing columns, before unknown ones
+    match_columns(
+        wanted, [name for name in names if isinstance(name, str)], "ignore"
+    )  # missing columns, before unknown ones
     match_columns(wanted, [str(name) for name in names], "refuse")
     if rows == 0:
         raise no_rows()
