@@ -22,8 +22,10 @@ from bench.models import onnx_trees
 from bench.report import Measure, table, write
 from bench.road import ROOT
 from bench.service import Service, ask, installed, wait_for_answer
+from roadworthy.cli.plans import worker_options
 from roadworthy.foundation.slab import create_slab
 from roadworthy.foundation.sockets import listen
+from roadworthy.settings import load_settings
 
 COMMAND = "make bench-hostile"
 LEAKING_WORKER = Path(__file__).parent / "load" / "leaking_worker.py"
@@ -94,7 +96,8 @@ def leaking(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
     create_slab(slab, 2)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    document = {"folder": str(folder), "fd": listener.fileno(), "slot": 0, "slab": str(slab)}
+    options = worker_options(load_settings(environment={"ROADWORTHY_HOME": str(folder)}, folder=folder))
+    document = {**options, "folder": str(folder), "fd": listener.fileno(), "slot": 0, "slab": str(slab)}
     process = subprocess.Popen(
         [sys.executable, str(LEAKING_WORKER)], stdin=subprocess.PIPE, pass_fds=[listener.fileno()]
     )

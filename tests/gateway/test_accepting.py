@@ -15,10 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
+from roadworthy.cli.plans import worker_options
 from roadworthy.contract.snapshot import encode_snapshot
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.foundation.sockets import listen
 from tests.conftest import PLANTED_WORKER, Plan
+from tests.defaults import default_settings
 from tests.waiting import DEADLINE_S, eventually
 
 TRIES = 40
@@ -56,6 +58,7 @@ class Machine:
     def start(self, slot: int) -> subprocess.Popen[bytes]:
         """Start a worker; it waits with its package in hand."""
         document = {
+            **worker_options(default_settings()),
             "folder": str(self.folder), "fd": self.listener.fileno(), "slot": slot, "slab": str(self.slab),
             "models": self.plan.models, "keep_alive_s": 10 * DEADLINE_S, "header_timeout_s": 10 * DEADLINE_S,
         }  # fmt: skip
