@@ -24,7 +24,7 @@ def test_g5_what_the_settings_name_is_private(tmp_path: Path) -> None:
     private = private_paths(load_settings(environment={}, folder=tmp_path))
     closed = ("home/control", "roadworthy.toml", "blobs", "db", "db/roadworthy.db", "db/roadworthy.db-wal")
     for name in closed:
-        with pytest.raises(PackageRefused, match="keeps for itself"):
+        with pytest.raises(PackageRefused, match="private files of Roadworthy"):
             check_grants([f"read:{tmp_path}/{name}"], ["read:/"], private)
     check_grants([f"read:{tmp_path}/data"], ["read:/"], private)
 

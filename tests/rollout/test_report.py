@@ -49,5 +49,5 @@ def test_no_values_are_no_evidence() -> None:
 
 def test_values_out_of_bounds_are_refused() -> None:
     """The interval would not hold."""
-    with pytest.raises(ValueError, match="cannot add up"):
+    with pytest.raises(ValueError, match="impossible sum"):
         report(PLAN, SEGMENTS, evidence((2, "converted", STABLE, 10, 11.0)))

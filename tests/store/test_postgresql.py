@@ -110,7 +110,7 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
     follow()
     wanted = rollout_verbs.Wanted("line:2", {"strategy": "canary", "steps": [50, 100], "guards": ["errors"]})
     begun = rollout_verbs.start(both, "line", wanted, "me")
-    with pytest.raises(Conflict, match="in progress"):
+    with pytest.raises(Conflict, match="is running on endpoint line"):
         rollout_verbs.start(both, "line", wanted, "you")
     follow()
     now = rollout_verbs.get(both, "line", "current")

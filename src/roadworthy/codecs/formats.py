@@ -32,7 +32,7 @@ class Formats:
         for codec in codecs():
             try:
                 bound = codec(signature, policy, answers, on_loop=on_loop)
-            except Exception as error:
+            except Exception as error:  # a plug-in of another distribution may raise anything
                 if codec.__module__.startswith("roadworthy."):
                     raise
                 # One plug-in must not keep an endpoint from serving in the other formats.

@@ -32,7 +32,7 @@ _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "fals
 _LONGEST = 40
 _MOST_FAULTS = 100
 """After so many faults the rest is not read: a document of a million unknown keys must not cost minutes."""
-_MOST_HINTS = 8
+_MOST_HINTS = 20
 """So many unknown keys get a suggestion; finding one takes longer than reading the document."""
 
 
