@@ -79,7 +79,7 @@ def check_installed(wheel: Path, version: str) -> None:
         binaries = Path(scratch, "venv", "bin")
         run(str(binaries / "python"), "-m", "pip", "install", "--quiet", "--no-compile", str(wheel), cwd=scratch)
         said = run(str(binaries / "python"), "-c", CHECK, cwd=scratch)
-        shown = run(str(binaries / "roadworthy"), "version", cwd=scratch)
+        shown = run(str(binaries / "roadworthy"), "--version", cwd=scratch)
     if said.strip() != version or version not in shown:
         raise ReleaseError(f"{wheel.name} is {version}, but says that it is {said.strip()!r} and {shown.strip()!r}")
 
