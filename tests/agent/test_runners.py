@@ -225,18 +225,24 @@ def test_a_restarted_agent_takes_runners_over(play: Any, tmp_path: Path) -> None
     play(changed, running=running, a=apart(threads=4))
 
 
+async def _successor(machine: Machine) -> tuple[str, str]:
+    """A runner and the one that replaces it, which has just started, since the version is placed otherwise now."""
+    machine.take_snapshot(A)
+    (old,) = await machine.until(machine.names)
+    machine.start(old, 11)
+    machine.placed[A] = apart(threads=3)
+    machine.take_snapshot(A)
+    _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
+    machine.pids[new] = 12
+    machine.keeper.handle({"started": new, "pid": 12})
+    return old, new
+
+
 def test_a_version_that_is_started_otherwise_is_replaced_warm(play: Any) -> None:
     """The old runner stops only after the new one has taken the address."""
 
     async def scene(machine: Machine) -> None:
-        machine.take_snapshot(A)
-        (old,) = await machine.until(machine.names)
-        machine.start(old, 11)
-        machine.placed[A] = apart(threads=3)
-        machine.take_snapshot(A)
-        _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
-        machine.pids[new] = 12
-        machine.keeper.handle({"started": new, "pid": 12})
+        old, new = await _successor(machine)
         machine.show(new, state.LOADING, holds=False)
         await machine.looks()
         assert machine.names() == [old, new]
@@ -250,14 +256,7 @@ def test_a_replacement_that_cannot_be_loaded_goes_itself(play: Any) -> None:
     """The old runner keeps answering."""
 
     async def scene(machine: Machine) -> None:
-        machine.take_snapshot(A)
-        (old,) = await machine.until(machine.names)
-        machine.start(old, 11)
-        machine.placed[A] = apart(threads=3)
-        machine.take_snapshot(A)
-        _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
-        machine.pids[new] = 12
-        machine.keeper.handle({"started": new, "pid": 12})
+        old, new = await _successor(machine)
         machine.show(new, state.FAILED, holds=False)
         await machine.until(lambda: machine.names() == [old])
 

@@ -6,7 +6,6 @@ resumes with the same step, clock and counts. Nothing else remembers a rollout.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import msgspec
 
 from roadworthy.contract.snapshot import WatchedOutput
 from roadworthy.rollout.decide.verdict import Scope, Segment, Verdict
+from roadworthy.rollout.stored import read_stored
 
 FORMAT = 1
 
@@ -143,12 +143,7 @@ def state_from_document(document: Mapping[str, Any]) -> State:
     Raises:
         ValueError: not such a document, or a format that this release does not know.
     """
-    if document.get("format") != FORMAT:
-        raise ValueError(f"unknown rollout format {json.dumps(document.get('format'))}; this release knows {FORMAT}")
-    try:
-        return msgspec.convert(document, State)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"not a rollout's state: {error}") from error
+    return read_stored(document, State, FORMAT, "rollout", "a rollout's state")
 
 
 class SetSplit(msgspec.Struct, frozen=True, tag="set-split"):

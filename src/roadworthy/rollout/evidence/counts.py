@@ -10,7 +10,6 @@ join their own segment. `contract/evidence.py` says what may be counted.
 
 from __future__ import annotations
 
-import json
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from roadworthy.contract.evidence import CANARY, EXCLUDED, OUTPUT_BINS, STABLE, VARIANTS, BadUnit, RolloutCounts
+from roadworthy.rollout.stored import read_stored
 
 FORMAT = 1
 _DRIFT = "drift."
@@ -208,12 +208,7 @@ def evidence_from_document(document: Mapping[str, Any]) -> Evidence:
     Raises:
         ValueError: not such a document, or a format that this release does not know.
     """
-    if document.get("format") != FORMAT:
-        raise ValueError(f"unknown evidence format {json.dumps(document.get('format'))}; this release knows {FORMAT}")
-    try:
-        return msgspec.convert(document, Evidence)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"not evidence: {error}") from error
+    return read_stored(document, Evidence, FORMAT, "evidence", "evidence")
 
 
 def _count_entries(counts: RolloutCounts) -> Iterable[tuple[str, tuple[int, ...]]]:

@@ -6,7 +6,6 @@ with shares, the conditions of each, and what follows the last. Blue-green needs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import msgspec
 
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.rollout.plan.signals import SLOW, SLOW_RATE, USUAL_LIMIT, Signal, signal_named
+from roadworthy.rollout.stored import read_stored
 
 FORMAT = 1
 PROMOTE, WAIT, END = "promote", "wait", "end"
@@ -177,9 +177,4 @@ def plan_from_document(document: Mapping[str, Any]) -> Plan:
     Raises:
         ValueError: not such a document, or a format that this release does not know.
     """
-    if document.get("format") != FORMAT:
-        raise ValueError(f"unknown plan format {json.dumps(document.get('format'))}; this release knows {FORMAT}")
-    try:
-        return msgspec.convert(document, Plan)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"not a plan: {error}") from error
+    return read_stored(document, Plan, FORMAT, "plan", "a plan")
