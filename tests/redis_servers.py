@@ -189,13 +189,25 @@ def told(worker: RunningWorker) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, lines) if line["event"].startswith("shared-cache-")]
 
 
+def tells_reason(worker: RunningWorker, reason: str) -> dict[str, Any]:
+    """Wait for a lost connection with a reason that contains `reason`, and return the log entry. On a busy machine a timeout may
+    come first."""
+
+    def found() -> dict[str, Any] | None:
+        lost = (line for line in told(worker) if line["event"] == "shared-cache-lost")
+        return next((line for line in lost if reason in line["reason"]), None)
+
+    line: dict[str, Any] = eventually(found, f"the log states {reason}")
+    return line
+
+
 def tells(worker: RunningWorker, *events: str) -> None:
     """Wait until the worker's log has these events of the shared cache in this order, none twice in a row. Lines are written
     after their events, and on a busy machine the server may be lost and found in addition."""
 
     def happened() -> bool:
-        found = [line["event"] for line in told(worker)]
-        left = iter(found)
+        found = [(line["event"], line.get("reason")) for line in told(worker)]
+        left = iter(event for event, _ in found)
         return all(event in left for event in events) and not any(a == b for a, b in pairwise(found))
 
     eventually(happened, f"it tells {events}")

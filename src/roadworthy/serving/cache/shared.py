@@ -102,7 +102,7 @@ class SharedCache:
         self._round_until: float | None = None
         self._backoff = ServerBackoff()
         self._refusal_backoff = ServerBackoff()
-        self._logged_lost = False
+        self._logged_reasons: set[str] = set()
         self.connected = False
 
     @property
@@ -177,8 +177,8 @@ class SharedCache:
             raise TimeoutError("the server answers too slowly")
         self._backoff.began()
         self.connected = True
-        self._log.info("shared-cache-connected", again=self._logged_lost)
-        self._logged_lost = False
+        self._log.info("shared-cache-connected", again=bool(self._logged_reasons))
+        self._logged_reasons.clear()
         self._changed()
 
     async def _exchange(self) -> None:
@@ -291,9 +291,10 @@ class SharedCache:
 
     def _lost(self, error: Exception) -> None:
         self._count(LOST)
-        if not self._logged_lost:
-            self._logged_lost = True
-            self._log.warning("shared-cache-lost", reason=_reason_of(error))
+        reason = _reason_of(error)
+        if reason not in self._logged_reasons:  # a timeout may come first, and the refused password only then
+            self._logged_reasons.add(reason)
+            self._log.warning("shared-cache-lost", reason=reason)
         self._release()
 
     def _release(self) -> None:
