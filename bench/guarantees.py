@@ -43,11 +43,12 @@ def equal_rollouts(rng: np.random.Generator, runs: int, requests: int, error_rat
     rates = {"errors": error_rate, "invalid_outputs": error_rate / 10, "slow": 0.05}
     plan = default_plan(0.01)
     found = {}
-    for guard in plan.guards:
+    for criterion in plan.criteria:
         stretches = [
-            Stretch(share, rng.binomial(requests, rates[guard.signal], runs).astype(np.int64), share) for share in STEPS
+            Stretch(share, rng.binomial(requests, rates[criterion.signal], runs).astype(np.int64), share)
+            for share in STEPS
         ]
-        found[guard.signal] = peaks(rng, stretches, guard.ratio)
+        found[criterion.signal] = peaks(rng, stretches, criterion.ratio)
     return found
 
 
@@ -59,7 +60,7 @@ def default_plan(alpha: float) -> Plan:
 def accused_by(plan: Plan, highest: dict[str, Floats]) -> float:
     """The fraction of rollouts that any criterion failed at any look."""
     alphas = plan.alphas()
-    hits = [highest[guard.signal] >= -math.log(alphas[guard.signal]) for guard in plan.guards]
+    hits = [highest[criterion.signal] >= -math.log(alphas[criterion.signal]) for criterion in plan.criteria]
     return float(np.logical_or.reduce(hits).mean())
 
 
@@ -139,10 +140,13 @@ def detection(runs: int, seed: int) -> Iterator[Measure]:
     and for the same criterion in the default plan, with its part of alpha and its tolerance."""
     plan = default_plan(0.01)
     for number, (what, signal, rates, target) in enumerate(DETECTION):
-        ratio, part = next(guard.ratio for guard in plan.guards if guard.signal == signal), plan.alphas()[signal]
-        ways = [(f"{what}, one guard with alpha 1 %", 1.0, 0.01), (f"{what}, in the default plan", ratio, part)]
+        ratio, part = (
+            next(criterion.ratio for criterion in plan.criteria if criterion.signal == signal),
+            plan.alphas()[signal],
+        )
+        ways = [(f"{what}, one criterion with alpha 1 %", 1.0, 0.01), (f"{what}, in the default plan", ratio, part)]
         if ratio != 1.0:
-            ways.insert(1, (f"{what}, one guard with alpha 1 % that tolerates {ratio:g} times", ratio, 0.01))
+            ways.insert(1, (f"{what}, one criterion with alpha 1 % that tolerates {ratio:g} times", ratio, 0.01))
         for place, (way, tolerated, alpha) in enumerate(ways):
             rng = np.random.default_rng([seed, 7, number])
             found = canary_requests_until_accused(rng, rates, 0.1, tolerated, alpha, runs)

@@ -44,7 +44,7 @@ def go_back_by_itself(endpoint: Endpoint, rows: pd.DataFrame, right: Right) -> N
     """
     with Traffic(endpoint, rows) as traffic, client_of(endpoint) as client:
         traffic.wait_for(STABLE)
-        flags = ("--steps", "10,50,100", "--hold", "10s", "--guards", "errors,invalid_outputs", "--deadline", "10m")
+        flags = ("--steps", "10,50,100", "--hold", "10s", "--criteria", "errors,invalid_outputs", "--deadline", "10m")
         begun = time.monotonic()
         show(roadworthy("rollout", "start", "flights", BROKEN, *flags), 1)
         looks = [Look(time.monotonic(), rollout) for rollout in client.rollouts.watch("flights")]

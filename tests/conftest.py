@@ -74,8 +74,8 @@ class Plan:
 
     def endpoint(self, name: str, digests: Sequence[str], policy: Policy | None = None, generation: int = 1) -> None:
         """Add an endpoint, or replace it, with equal shares of `digests`."""
-        arms = tuple(VariantEntry(digest, 10_000 // len(digests)) for digest in digests)
-        entry = EndpointEntry(name, generation, arms, self.models[digests[0]]["signature"], policy or Policy())
+        variants = tuple(VariantEntry(digest, 10_000 // len(digests)) for digest in digests)
+        entry = EndpointEntry(name, generation, variants, self.models[digests[0]]["signature"], policy or Policy())
         self.endpoints = [known for known in self.endpoints if known.name != name] + [entry]
 
     def snapshot(self, revision: int = 1, epoch: str = "e", keys: Any = None) -> Snapshot:

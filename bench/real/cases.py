@@ -45,10 +45,10 @@ class Case:
             {"share": 60, "hold": HOLD_S, "evidence": evidence},
             100,
         ]
-        guards = ["errors", "invalid_outputs", "slow"]
+        criteria = ["errors", "invalid_outputs", "slow"]
         deadline = SOON_S if WITHHELD in self.endings else DEADLINE_S
         canary: dict[str, Any] = {
-            "strategy": "canary", "steps": steps, "hold": HOLD_S, "evidence": evidence, "guards": guards, "deadline": deadline
+            "strategy": "canary", "steps": steps, "hold": HOLD_S, "evidence": evidence, "criteria": criteria, "deadline": deadline
         }  # fmt: skip
         if self.way is Way.CANARY:
             return canary
@@ -56,16 +56,16 @@ class Case:
             return {**canary, "sticky": {"header": USER_HEADER}}
         if self.way is Way.SHADOW_FIRST:
             copied = {"shadow": 100, "hold": HOLD_S, "evidence": evidence}
-            return {**canary, "steps": [copied, *steps], "guards": [*guards, "disagreement"]}
+            return {**canary, "steps": [copied, *steps], "criteria": [*criteria, "disagreement"]}
         if self.way is Way.SHADOW:
             told = {"strategy": "shadow", "hold": HOLD_S, "evidence": evidence, "deadline": DEADLINE_S}
-            return {**told, "guards": [*guards, "disagreement"]}
+            return {**told, "criteria": [*criteria, "disagreement"]}
         if self.way is Way.BLUE_GREEN:
             return {
                 "strategy": "blue-green",
                 "bake": HOLD_S,
                 "evidence": evidence,
-                "guards": guards,
+                "criteria": criteria,
                 "deadline": deadline,
             }
         return {"strategy": "all-at-once"}

@@ -99,7 +99,7 @@ class Splitting:
             {"share": share, "hold": 0, "evidence": 0, "approve": number > 0}
             for number, share in enumerate((*shares, 100))
         ]
-        plan = {"strategy": "canary", "steps": steps, "guards": ["errors"], **(more or {})}
+        plan = {"strategy": "canary", "steps": steps, "criteria": ["errors"], **(more or {})}
         name, rollouts = self.cast.name, self.client.rollouts
         windows = []
         async with self.traffic.running():

@@ -103,7 +103,7 @@ class GatewaySettings:
     gateway listens on all addresses). "*" allows any host. Probes are answered for any host."""
     access_log: bool = False
     """Whether to log each request."""
-    deep_check_s: Annotated[float, Bounds(0, 86_400)] = 30.0
+    golden_probe_s: Annotated[float, Bounds(0, 86_400)] = 30.0
     """Seconds between two golden probes of each version on the live path. 0 switches them off."""
     memory_close_share: Annotated[float, Bounds(0.1, 1)] = 0.92
     """Share of the machine's memory in use at which replies close their connections. 1 switches this off."""
@@ -211,6 +211,11 @@ _SHORT = frozenset({"general", "client"})
 _ALSO_KNOWN = frozenset({"ROADWORTHY_CONFIG"})
 
 
+_RENAMED = {"gateway.deep_check_s": "gateway.golden_probe_s"}
+"""Settings that were renamed. The earlier name is a fault that says the new one, also as a variable, so no value that someone set
+is ignored."""
+
+
 def variable(group: str, name: str) -> str:
     """The environment variable of a setting."""
     return f"ROADWORTHY_{name if group in _SHORT else f'{group}_{name}'}".upper()
@@ -240,7 +245,9 @@ def load_settings(
     """
     variables = os.environ if environment is None else environment
     names = {variable(group, entry.name): f"{group}.{entry.name}" for group, entry in _entries()}
-    given = {setting: _Setting(variables[name], name) for name, setting in names.items() if name in variables}
+    earlier = {variable(*old.split(".", 1)): old for old in _RENAMED}
+    named = names | earlier
+    given = {setting: _Setting(variables[name], name) for name, setting in named.items() if name in variables}
     for setting, value in (flags or {}).items():
         if value is not None:
             given[setting] = _Setting(value, f"--{setting.partition('.')[2].replace('_', '-')}")
@@ -248,6 +255,9 @@ def load_settings(
     file = _file(given.get("general.home"), variables, folder or Path())
     if file is not None:
         given = {**_from_file(file, reader), **given}
+    for old in _RENAMED.keys() & given.keys():
+        new = _RENAMED[old]
+        reader.fault(old, f"is now {new}; write that, or {variable(*new.split('.', 1))} in the environment")
     groups = {group: kind(**reader.table(kind, _of_group(given, group), group)) for group, kind in GROUPS.items()}
     if reader.faults:
         raise _invalid(reader.faults, given, str(file))
@@ -273,7 +283,7 @@ def _of_group(given: Mapping[str, _Setting], group: str) -> dict[str, object]:
     return {
         setting.removeprefix(f"{group}."): each.value
         for setting, each in given.items()
-        if setting.startswith(f"{group}.")
+        if setting.startswith(f"{group}.") and setting not in _RENAMED
     }
 
 

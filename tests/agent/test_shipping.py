@@ -116,7 +116,7 @@ def test_users_with_bad_events_are_told_until_they_were_heard(fake_control: Any,
     def two_frames_later() -> None:
         before = len(fake_control.frames)
         eventually(lambda: len(fake_control.frames) >= before + 2, "two more frames")
-        assert fake_control.frames[-1].rollouts[0].arms == (VariantCount(4, "errors", "canary", 1, 1),)
+        assert fake_control.frames[-1].rollouts[0].variants == (VariantCount(4, "errors", "canary", 1, 1),)
 
     cells.sample(key, bad=True)
     cells.unit(key, 1)

@@ -21,21 +21,21 @@ from bench.whole import Ending, Rates, Traffic, endings
 from roadworthy.contract.evidence import CANARY, STABLE, RolloutCounts, VariantCount
 from roadworthy.rollout.decide.verdict import FAIL, Scope, Segment, Verdict, judge
 from roadworthy.rollout.evidence.counts import Evidence
-from roadworthy.rollout.plan.plan import Guard, Plan, Stage
+from roadworthy.rollout.plan.plan import Criterion, Plan, Stage
 
 SHARES = (0.05, 0.25)
 
 
 def verdicts(canary: list[list[bool]], shares: tuple[float, ...], ratio: float, alpha: float) -> list[Verdict]:
     """The product's verdict after each bad event of each segment."""
-    plan = Plan("canary", (Stage(500),), alpha=alpha, guards=(Guard("errors", ratio=ratio),))
+    plan = Plan("canary", (Stage(500),), alpha=alpha, criteria=(Criterion("errors", ratio=ratio),))
     evidence, segments, found = Evidence(), [], []
     for generation, (share, events) in enumerate(zip(shares, canary, strict=True)):
         segments.append(Segment(generation, round(share * 10_000)))
         bad = {CANARY: 0, STABLE: 0}
         for mine in events:
             bad[CANARY if mine else STABLE] += 1
-            counts = tuple(VariantCount(generation, "errors", arm, count, count) for arm, count in bad.items())
+            counts = tuple(VariantCount(generation, "errors", variant, count, count) for variant, count in bad.items())
             evidence = evidence.merged("a/1", RolloutCounts("r", counts))
             found.append(judge(plan, Scope(tuple(segments), generation, 0, 1), evidence))
     return found
@@ -108,7 +108,7 @@ def test_a_step_passes_when_the_product_says() -> None:
     rate, limit, runs = 0.03, 0.1, 3
     found = requests_until_shown(np.random.default_rng(17), rate, limit, (100, 2_000), runs)
     bad = (np.random.default_rng(17).random((runs, 2_000), dtype=np.float32) < rate).cumsum(axis=1)
-    plan = Plan("canary", (Stage(10_000),), guards=(Guard("errors", limit=limit),))
+    plan = Plan("canary", (Stage(10_000),), criteria=(Criterion("errors", limit=limit),))
     scope = Scope((Segment(5, 10_000),), 5, 0, 100)
     for run in range(runs):
         for samples in (int(found[run]) - 1, int(found[run])):

@@ -131,10 +131,12 @@ def test_version(run: Run) -> None:
         ("keys revoke key-1", "key revoke"),
         ("version", "--version"),
         ("version --json", "--version"),
+        ("rollout start line line:2 --guards errors", "rollout start --criteria"),
+        ("rollout start --json --guards=errors", "rollout start --criteria"),
     ],
 )
 def test_an_old_form_is_an_error_that_names_the_new_one(run: Run, old: str, new: str) -> None:
-    """Commands of earlier releases end with status 2 and say what to write instead."""
+    """Commands and flags of earlier releases end with status 2 and say what to write instead."""
     result = run(*old.split())
     assert result.returncode == exits.USAGE
     assert f"is now `roadworthy {new}`." in result.stderr

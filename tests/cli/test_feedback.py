@@ -34,7 +34,7 @@ def served(
     with control.client(control.gateway_key) as link:
         fleet = Fleet(link)
         made = Served(fleet, admin, three_versions(admin, fleet, make_package))
-        roll_out(admin, fleet, {**AB, "guards": ["feedback", "custom.refund"]})
+        roll_out(admin, fleet, {**AB, "criteria": ["feedback", "custom.refund"]})
         yield made
 
 

@@ -22,7 +22,7 @@ from tests.control.fleet import Fleet, current, follow_until, tell
 from tests.control_plane import ControlProcess
 from tests.waiting import DEADLINE_S
 
-PLAN = ("--steps", "5,100", "--hold", "10m", "--evidence", "10", "--guards", "errors")
+PLAN = ("--steps", "5,100", "--hold", "10m", "--evidence", "10", "--criteria", "errors")
 Rollout = Callable[..., Any]
 Watch = Callable[..., Terminal]
 

@@ -25,7 +25,7 @@ version: line:2
 steps: [5, 100]
 hold: 0
 evidence: 10
-guards: [errors]
+criteria: [errors]
 """
 
 
@@ -60,11 +60,11 @@ def test_what_people_decide(rollout: Callable[..., Any], fleet: Fleet, admin: ht
     nothing = read(rollout("abort", "line", "--json"))
     assert (nothing["done"], nothing["refused"]) == (False, "nothing is in progress")
     assert "nothing was done" in rollout("abort", "line").stdout
-    flags = ("--steps", "5,50.5", "--hold", "10m", "--guards", "errors", "--evidence", "7")
+    flags = ("--steps", "5,50.5", "--hold", "10m", "--criteria", "errors", "--evidence", "7")
     begun = read(rollout("start", "line", "line:3", *flags, "--json"))
     assert [step["weight"] for step in begun["plan"]["steps"]] == [500, 5_050]
     follow_until(fleet, admin, lambda found: found["share"] == 5)
-    again = rollout("start", "line", "line:2", "--guards", "errors")
+    again = rollout("start", "line", "line:2", "--criteria", "errors")
     assert again.returncode == 4
     assert "step 1 of 2, 5 % of the traffic" in again.stderr
     assert read(rollout("pause", "line", "--json"))["paused"] is True
@@ -83,7 +83,7 @@ def test_bad_input_is_one_clear_error(rollout: Callable[..., Any], fleet: Fleet,
         (("start", "line", "line:2", "-f", "broken.yaml"), "invalid-plan"),
         (("start", "line", "line:2", "--steps", "5,x"), "invalid-plan"),
         (("start", "line", "line:2"), "rollout-refused"),
-        (("start", "line", "line:9", "--guards", "errors"), "unknown-version"),
+        (("start", "line", "line:9", "--criteria", "errors"), "unknown-version"),
         (("show", "line"), "unknown-rollout"),
         (("pause", "line"), "no-rollout-running"),
     ):
@@ -94,9 +94,9 @@ def test_bad_input_is_one_clear_error(rollout: Callable[..., Any], fleet: Fleet,
     refused = rollout("start", "line", "line:1").stderr
     assert refused.startswith("error: the rollout of line:1 cannot begin:\n  - line:1 already serves (same-version)\n")
     assert "\n  - the stable's run time is not measured yet" in refused
-    wrong = rollout("start", "line", "line:2", "--guards", "eror", "--hold", "10x", "--steps", "200").stderr
+    wrong = rollout("start", "line", "line:2", "--criteria", "eror", "--hold", "10x", "--steps", "200").stderr
     assert "error: the plan is not valid:\n  - hold: expected a time" in wrong
-    assert "\n  - guards.eror: unknown signal; did you mean errors?" in wrong
+    assert "\n  - criteria.eror: unknown signal; did you mean errors?" in wrong
     assert rollout("history", "lime").returncode == 3
     assert rollout("history", "line").stdout == "endpoint line never had a rollout\n"
     assert rollout("list").stdout == "no rollout is in progress\n"
@@ -108,18 +108,18 @@ def test_what_does_not_stop_a_rollout_is_told_when_it_begins(
     """On standard error; with --json in the document, and with --watch in its first line."""
     admin.put("/api/v1/endpoints/line", json={"version": "line:1", "policy": {"cache": {"ttl_s": 30}}})
     fleet.follow()
-    begun = rollout("start", "line", "line:2", "--guards", "errors")
+    begun = rollout("start", "line", "line:2", "--criteria", "errors")
     assert "warning: the endpoint's cache is off during a rollout" in begun.stderr
     assert "(no-traffic)" in begun.stderr
     assert "warning" not in begun.stdout
     rollout("abort", "line")
     follow_until(fleet, admin, lambda found: found["phase"] == "finished")
-    told = read(rollout("start", "line", "line:2", "--guards", "errors", "--json"))["warnings"]
+    told = read(rollout("start", "line", "line:2", "--criteria", "errors", "--json"))["warnings"]
     assert [each["code"] for each in told] == ["cache-is-off", "no-traffic"]
     assert "warnings" not in admin.get("/api/v1/endpoints/line/rollouts/current").json()
     rollout("abort", "line")
     follow_until(fleet, admin, lambda found: found["phase"] == "finished")
-    flags = ("--strategy", "all-at-once", "--guards", "errors", "--watch", "--exit-status", "--json")
+    flags = ("--strategy", "all-at-once", "--criteria", "errors", "--watch", "--exit-status", "--json")
     seen: list[Any] = []
     watching = threading.Thread(target=lambda: seen.append(rollout("start", "line", "line:2", *flags)))
     watching.start()
@@ -139,7 +139,7 @@ def test_the_typed_client_and_the_events(control: ControlProcess, fleet: Fleet, 
             client.rollouts.start("line", "line:2", {"strategy": "canery"})
         assert wrong.value.code == "invalid-plan"
         begun = client.rollouts.start(
-            "line", "line:2", {**FAST, "guards": ["errors", "slow"], "sticky": {"header": "X-User"}}
+            "line", "line:2", {**FAST, "criteria": ["errors", "slow"], "sticky": {"header": "X-User"}}
         )
         with pytest.raises(Conflict) as second:
             client.rollouts.start("line", "line:3", FAST)

@@ -141,7 +141,7 @@ def test_which_snapshot_supersedes_which(mine: str, theirs: str, before: int, af
         ("rollout", 64),
         ("signal", 80),
         ("metric", 80),
-        ("arm", 64),
+        ("variant", 64),
         ("unit", 64),
         ("excluded", 64),
     ],
@@ -158,21 +158,21 @@ def test_a_text_is_bounded_by_what_the_database_holds(place: str, most: int) -> 
             "outcome": "ok",
             "blob": "x",
             "reason": "r",
-            **dict.fromkeys(("rollout", "signal", "metric", "arm", "unit", "excluded"), "x"),
+            **dict.fromkeys(("rollout", "signal", "metric", "variant", "unit", "excluded"), "x"),
         }
         texts[place] = text
         state = VersionState(texts["digest"], "FAILED", reason=texts["reason"])
         report = WorkerReport(0, 1, texts["boot"], None, 0, 0, (state,))
         count = RequestCount(texts["endpoint"], 1, texts["digest"], texts["outcome"], 1)
         file = RecordFile(texts["blob"], texts["endpoint"], 1, 1, 1, 1)
-        arm, signal = texts["arm"], texts["signal"]
+        variant, signal = texts["variant"], texts["signal"]
         counted = RolloutCounts(
             texts["rollout"],
-            (VariantCount(1, signal, arm, 1, 1),),
+            (VariantCount(1, signal, variant, 1, 1),),
             (PairCount(1, signal, 1, 1),),
-            (BadUnit(1, signal, arm, texts["unit"]),),
-            (MetricCount(1, texts["metric"], arm, 1, 1.0),),
-            (Excluded(1, arm, texts["excluded"], 1),),
+            (BadUnit(1, signal, variant, texts["unit"]),),
+            (MetricCount(1, texts["metric"], variant, 1, 1.0),),
+            (Excluded(1, variant, texts["excluded"], 1),),
         )
         frame = Telemetry(texts["gateway"], texts["boot"], 1, 1, (report,), (count,), (file,), rollouts=(counted,))
         return encode_telemetry(frame)

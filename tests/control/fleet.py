@@ -17,7 +17,7 @@ from tests.control_plane import LINES, FakeGateway
 
 LINE = "/api/v1/endpoints/line"
 ROLLOUTS = f"{LINE}/rollouts"
-FAST = {"strategy": "canary", "steps": [5, 50, 100], "hold": 0, "evidence": 10, "guards": ["errors"]}
+FAST = {"strategy": "canary", "steps": [5, 50, 100], "hold": 0, "evidence": 10, "criteria": ["errors"]}
 """A plan that waits for nothing but evidence."""
 
 

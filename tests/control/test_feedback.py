@@ -27,8 +27,8 @@ from tests.control.test_records import parquet, record
 from tests.control_plane import ControlProcess
 
 FEEDBACK = f"{LINE}/feedback"
-PLAN = {"strategy": "canary", "steps": [50, 100], "hold": 600, "guards": ["feedback", "custom.refund"]}
-AB = {"strategy": "ab", "share": 50, "guards": ["errors"], "metrics": {"converted": None, "revenue": {"high": 500}}}
+PLAN = {"strategy": "canary", "steps": [50, 100], "hold": 600, "criteria": ["feedback", "custom.refund"]}
+AB = {"strategy": "ab", "share": 50, "criteria": ["errors"], "metrics": {"converted": None, "revenue": {"high": 500}}}
 _AT_MS = 1_700_000_000_000
 
 
@@ -99,7 +99,7 @@ def give(client: httpx.Client, *items: dict[str, Any]) -> list[str]:
 
 
 def finding(admin: httpx.Client, signal: str) -> dict[str, Any]:
-    """A guard's numbers."""
+    """A criterion's numbers."""
     (found,) = [each for each in current(admin)["verdict"]["findings"] if each["signal"] == signal]
     return dict(found)
 
@@ -121,7 +121,7 @@ def test_a_canary_that_callers_call_wrong_goes_back(
 
 
 def test_a_bad_event_of_ones_own_rolls_back(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
-    """By the guard custom.NAME."""
+    """By the criterion custom.NAME."""
     roll_out(admin, fleet)
     give(admin, *({"prediction_id": each, "events": ["refund"]} for each in served.made("c" * 20)))
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
@@ -228,7 +228,7 @@ def test_values_that_are_worse_raise_the_alarm_of_business(admin: httpx.Client, 
 
 def test_users_of_a_sticky_test_count_once(admin: httpx.Client, fleet: Fleet, served: Served) -> None:
     """The gateway's record has the user, so feedback need not name it; the first value counts."""
-    roll_out(admin, fleet, {**AB, "sticky": {"header": "X-User"}, "guards": ["feedback"]})
+    roll_out(admin, fleet, {**AB, "sticky": {"header": "X-User"}, "criteria": ["feedback"]})
     first, second = served.made("cc", unit=77)
     (other,) = served.made("s", unit=78)
     assert give(admin, *({"prediction_id": each, "values": {"converted": 1}} for each in (first, second, other))) == [
@@ -342,19 +342,19 @@ def test_a_rollout_that_nothing_could_be_fed_to_is_refused(admin: httpx.Client, 
     """Feedback is joined with records: if the endpoint keeps no records, the start is refused and names what needs them."""
     admin.put(LINE, json={"version": "line:1", "policy": {"record": False}})
     fleet.follow()
-    refused = admin.post(ROLLOUTS, json={"version": "line:2", "plan": {**AB, "guards": ["feedback"]}})
+    refused = admin.post(ROLLOUTS, json={"version": "line:2", "plan": {**AB, "criteria": ["feedback"]}})
     assert (refused.status_code, refused.json()["code"]) == (409, "rollout-refused")
     (problem,) = refused.json()["problems"]
     assert problem["code"] == "records-off"
     assert problem["text"].startswith("feedback, converted, revenue arrive as feedback")
-    assert admin.post(ROLLOUTS, json={"version": "line:2", "plan": {**PLAN, "guards": ["errors"]}}).status_code == 201
+    assert admin.post(ROLLOUTS, json={"version": "line:2", "plan": {**PLAN, "criteria": ["errors"]}}).status_code == 201
 
 
 def test_rows_beyond_the_limit_go_and_that_is_audited(tmp_path: Path) -> None:
     """By the controllers' loop; once."""
     document = {"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")}
     context = build_context({**document, "feedback_max_rows": 1})
-    state, plan = machine.begin("r1", 1), check_plan({"strategy": "canary", "guards": ["feedback"]})
+    state, plan = machine.begin("r1", 1), check_plan({"strategy": "canary", "criteria": ["feedback"]})
     facts = [Fact("feedback", f"p{n}", f"p{n}", 1, "canary", 0, bad=True) for n in range(2)]
     with context.database.begin() as connection:
         rollouts.create(connection, Rollout("r1", "line", "m:1", "d1", "m:2", "d2", plan, state, 1, "me"))

@@ -85,7 +85,7 @@ def test_c3_a_stable_in_quarantine_is_left_and_the_rollout_from_it_is_over(
 
 def test_a_shadow_copies_and_leaves_the_stable(admin: httpx.Client, fleet: Fleet, digests: list[str]) -> None:
     """The canary gets no share, and the snapshot has the copied part; the end changes no version."""
-    begin(admin, plan={"strategy": "shadow", "share": 20, "hold": 0, "evidence": 0, "guards": ["errors"]})
+    begin(admin, plan={"strategy": "shadow", "share": 20, "hold": 0, "evidence": 0, "criteria": ["errors"]})
     seen = []
     ended = follow_until(
         fleet,

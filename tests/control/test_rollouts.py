@@ -149,7 +149,7 @@ def test_e8_another_signature_needs_somebody_who_answers_for_it(
 ) -> None:
     """Refused; with a reason it is accepted, actor and reason are audited, and the signature changes with the traffic."""
     push(factor=5.0, width=4)
-    plan = {"strategy": "all-at-once", "guards": ["errors"]}
+    plan = {"strategy": "all-at-once", "criteria": ["errors"]}
     refused = admin.post(ROLLOUTS, json={"version": "line:4", "plan": plan})
     assert (refused.status_code, refused.json()["code"]) == (409, "rollout-refused")
     assert [each["code"] for each in refused.json()["problems"]] == ["signature-incompatible"]

@@ -129,7 +129,7 @@ def test_what_nobody_can_measure_is_refused_at_once(admin: httpx.Client, fleet: 
     """Each with its reason and what would help; nothing has begun."""
     fleet.states = {digests[0]: VersionState(digests[0], READY, "native", placement="inline: fast and native")}
     fleet.follow()
-    plan = {**FAST, "guards": ["errors", "guard_hits"], "watch": ["confidence", "resources"]}
+    plan = {**FAST, "criteria": ["errors", "guard_hits"], "watch": ["confidence", "resources"]}
     reply = admin.post(ROLLOUTS, json={"version": "line:2", "plan": plan})
     assert (reply.status_code, reply.json()["code"]) == (409, "rollout-refused")
     problems = reply.json()["problems"]

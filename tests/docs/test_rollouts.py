@@ -11,8 +11,8 @@ import pytest
 from roadworthy.control.resources import feedback
 from roadworthy.foundation.documents import Bounds
 from roadworthy.rollout.decide.state import INCONCLUSIVE
-from roadworthy.rollout.plan.parse import DECLARED, STRATEGIES, _Guard, _Step, _Watch, read_plan
-from roadworthy.rollout.plan.signals import CATALOGUE, GUARD
+from roadworthy.rollout.plan.parse import DECLARED, STRATEGIES, _Criterion, _Step, _Watch, read_plan
+from roadworthy.rollout.plan.signals import CATALOGUE, CRITERION
 from roadworthy.settings import load_settings
 from tests.declarations import declared
 
@@ -42,7 +42,9 @@ def test_a_plan_of_every_strategy_is_shown() -> None:
 def test_every_number_has_a_line_with_its_bounds() -> None:
     """Defaults and bounds are the code's, and the page has every key of a plan."""
     lines = {row[0].strip("`"): row for row in rows() if len(row) == 5}
-    bounds = [item for kind in (*DECLARED.values(), _Step, _Guard, _Watch) for item in declared(kind, Bounds).items()]
+    bounds = [
+        item for kind in (*DECLARED.values(), _Step, _Criterion, _Watch) for item in declared(kind, Bounds).items()
+    ]
     for key in {key for key, _ in bounds} - {"steps"}:
         low = min(each.low for name, each in bounds if name == key)
         high = max(each.high for name, each in bounds if name == key)
@@ -55,8 +57,8 @@ def test_every_signal_is_told() -> None:
     """With what it counts, as the catalogue says it."""
     lines = {name: row for row in rows() if len(row) == 3 for name in re.findall(r"`(\w+)`", row[0])}
     for signal in CATALOGUE.values():
-        assert lines[signal.name][1] == ("guard" if signal.kind == GUARD else "watched")
-        if signal.kind == GUARD:
+        assert lines[signal.name][1] == ("criterion" if signal.kind == CRITERION else "watched")
+        if signal.kind == CRITERION:
             assert lines[signal.name][2].startswith(signal.event), signal.name
 
 
@@ -64,7 +66,7 @@ def test_every_reason_is_told() -> None:
     """Each code of a verdict or of the state machine is on the page."""
     folder = ROOT / "src" / "roadworthy" / "rollout" / "decide"
     text = "".join((folder / f"{name}.py").read_text() for name in ("verdict", "passing", "machine"))
-    codes = {*re.findall(r'"([a-z]+(?:-[a-z]+)+)"', text), INCONCLUSIVE, "deadline"} - {"no-guards"}
+    codes = {*re.findall(r'"([a-z]+(?:-[a-z]+)+)"', text), INCONCLUSIVE, "deadline"} - {"no-criteria"}
     assert len(codes) > 15
     assert sorted(code for code in codes if f"`{code}`" not in PAGE) == []
 
@@ -107,7 +109,7 @@ def test_figures_of_detection_and_rules_are_those_of_the_last_run() -> None:
     for row in rows():
         what = row[0].replace("\N{RIGHTWARDS ARROW}", "->").replace("\N{MULTIPLICATION SIGN}", "x").split(" errors")[0]
         if re.match(r"\d+ % ->|\d+ x slower", what) and len(row) == 3:
-            for cell, way in zip(row[1:], ("one guard with alpha 1 % (", "in the default plan ("), strict=True):
+            for cell, way in zip(row[1:], ("one criterion with alpha 1 % (", "in the default plan ("), strict=True):
                 median, most = re.findall(r"[\d,]+", cell)
                 assert measured(what, way, f"nine of ten: {most})") == float(median.replace(",", ""))
                 seen += 1

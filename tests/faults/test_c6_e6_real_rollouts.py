@@ -111,8 +111,8 @@ def test_e6_a_gateway_that_falls_silent_holds_the_rollout_and_loses_nothing(
     rollout continues when an agent reports again, even a different process, and each request counts once."""
     cast, traffic = sums
     # 50 clean requests show less than a tenth to fail, in some seconds; the default limit would take 88.
-    guards = {"errors": {"limit": 0.1}}
-    plan = {"strategy": "canary", "steps": [25, 100], "hold": 20, "evidence": 50, "guards": guards}
+    criteria = {"errors": {"limit": 0.1}}
+    plan = {"strategy": "canary", "steps": [25, 100], "hold": 20, "evidence": 50, "criteria": criteria}
 
     async def scene(client: rw.Client) -> tuple[Rollout, Rollout, Rollout]:
         async with traffic.running():

@@ -39,7 +39,7 @@ def test_e18_a_copy_that_kills_its_runner_is_counted_and_let_go(start_runner: St
         await caller.until(lambda: read_totals(slab).evidence.counts("r").excluded)
         counts = read_totals(slab).evidence.counts("r")
         assert counts.excluded == (Excluded(1, CANARY, "shed", 1),)
-        assert (counts.pairs, counts.arms, _in_flight(slab)) == ((), (), set())
+        assert (counts.pairs, counts.variants, _in_flight(slab)) == ((), (), set())
         assert version.leases.held == 0
 
     play(tmp_path, scene)

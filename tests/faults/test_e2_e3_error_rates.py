@@ -29,7 +29,7 @@ def test_e3_of_a_thousand_equal_rollouts_no_more_go_back_than_alpha_allows() -> 
     """At alpha 5 % and 3 % errors on both sides, with a limit of 10 % so that equal ones pass soon: the rate of rollbacks and
     its 95 % bound are below alpha."""
     alpha, runs = 0.05, 1_000
-    plan = read_plan(f"strategy: canary\nalpha: {alpha}\nhold: 50s\nevidence: 50\nguards: {{errors: {{limit: 0.1}}}}")
+    plan = read_plan(f"strategy: canary\nalpha: {alpha}\nhold: 50s\nevidence: 50\ncriteria: {{errors: {{limit: 0.1}}}}")
     found = Counter(each.ending for each in rollouts(np.random.default_rng(3), plan, Rates((0.03, 0.03)), runs))
     false = found[Ending.ROLLED_BACK]
     assert false <= binom.ppf(0.001, runs, alpha)

@@ -17,7 +17,7 @@ from tests.waiting import DEADLINE_S, eventually
 
 ROWS = np.arange(24.0).reshape(8, 3)
 CRASH = 1_013.0
-PLAN = {"strategy": "canary", "steps": [50, 100], "hold": "10m", "guards": ["errors"], "crashes": 2}
+PLAN = {"strategy": "canary", "steps": [50, 100], "hold": "10m", "criteria": ["errors"], "crashes": 2}
 
 
 def steady(x: Any) -> Any:

@@ -154,7 +154,7 @@ def test_e14_killed_at_any_moment_of_a_look(
         rollout = current(life.admin)
         cells = life.fleet.served.get(rollout["id"], {})  # empty if killed before the first frame
         (finding,) = rollout["verdict"]["findings"]
-        assert finding["samples"] == sum(cell[0] for (_, arm), cell in cells.items() if arm == "canary")
+        assert finding["samples"] == sum(cell[0] for (_, variant), cell in cells.items() if variant == "canary")
     life.fleet.bad.add(life.fleet.entry().rollout.canary)
     life.kill_within_a_frame(0.005)
     ended = follow_until(life.fleet, life.admin, lambda rollout: rollout["phase"] == "finished", requests=100)

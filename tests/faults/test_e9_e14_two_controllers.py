@@ -150,7 +150,7 @@ def whole(admin: httpx.Client, fleet: Alternating, ended: dict[str, Any], receiv
     assert [entry["verb"] for entry in trail].count("rollout-promoted") == 1
     told = admin.get("/api/v1/events").json()["items"]
     assert [each["number"] for each in told] == list(range(1, len(told) + 1))
-    drawn = sum(cell[0] for (_, arm), cell in fleet.served[ended["id"]].items() if arm == "canary")
+    drawn = sum(cell[0] for (_, variant), cell in fleet.served[ended["id"]].items() if variant == "canary")
     finding = ended["verdict"]["findings"][0]
     assert 0 < finding["samples"] <= drawn
     receiver.first("rollout.promoted")

@@ -92,12 +92,12 @@ def drift(folder: Path, by: Measures, package: Package, answered: dict[str, Any]
     watch = OutputCounters(cells, RolloutEntry("r", "s", "c", outputs=by.outputs), GENERATION, package.signature)
     layout = Layout(package.signature.outputs)
     live = np.random.default_rng(16).random((2_000, 1))
-    for arm, model in answered.items():
+    for variant, model in answered.items():
         answers = model(live)
         named = answers if isinstance(answers, dict) else {package.signature.outputs[0].name: answers}
         joined = answers_to_batch(layout, named, len(live))
         for row in range(len(live)):
-            watch.answered(arm, Answer(joined, row, row + 1), None)
+            watch.answered(variant, Answer(joined, row, row + 1), None)
     counts = read_totals(SlabReader(folder / "slab")).evidence.counts("r")
     state = State("r", segments=(Segment(GENERATION, 5_000),), step_from=GENERATION, outputs=by.outputs)
     (alarm,) = signal_alerts(Look(PLAN, state, Evidence().merged("g/1", counts), ()))

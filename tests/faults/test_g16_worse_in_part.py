@@ -16,7 +16,7 @@ from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.parse import read_plan
 from roadworthy.rollout.plan.plan import Plan
 
-SEEN = "strategy: canary\nsteps: [10, 50, 100]\nhold: 10s\nevidence: 100\nguards: {slow: {ratio: 1.25}}\ndeadline: 1h"
+SEEN = "strategy: canary\nsteps: [10, 50, 100]\nhold: 10s\nevidence: 100\ncriteria: {slow: {ratio: 1.25}}\ndeadline: 1h"
 
 
 def judged(plan: Plan, canary: tuple[int, int], stable: tuple[int, int], share: int = 1_000) -> Verdict:
@@ -46,7 +46,7 @@ def test_g16_no_path_of_it_ever_passes_a_step() -> None:
     """300 rollouts with a look every ten seconds: each is rolled back as worse, or inconclusive if the deadline is near."""
     for deadline, allowed in (("1d", {Ending.ROLLED_BACK}), ("4m", {Ending.ROLLED_BACK, Ending.INCONCLUSIVE})):
         plan = read_plan(
-            f"strategy: canary\nsteps: [10, 50, 100]\nhold: 1m\nguards: [errors, slow]\ndeadline: {deadline}"
+            f"strategy: canary\nsteps: [10, 50, 100]\nhold: 1m\ncriteria: [errors, slow]\ndeadline: {deadline}"
         )
         found = rollouts(np.random.default_rng(16), plan, Rates((0.0, 0.0), (0.06, 0.16)), 150)
         assert {each.ending for each in found} <= allowed, Counter(each.ending for each in found)

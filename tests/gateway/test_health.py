@@ -66,7 +66,7 @@ def serve(
         plan.models[package.digest] = {"signature": package.signature.to_document()}
         for name in ("e", "f"):
             plan.endpoint(name, [package.digest], Policy(record=True))
-        options = {"deep_check_s": EVERY_S, "confinement": "best-effort", **options}
+        options = {"golden_probe_s": EVERY_S, "confinement": "best-effort", **options}
         return start_worker(plan, folder=tmp_path, snapshot=plan.snapshot(keys=keys), command=COMMAND, **options)
 
     return go
@@ -145,8 +145,8 @@ def test_the_health_page_needs_a_key_and_shows_what_the_key_may_ask(serve: Calla
 
 
 def test_without_checks_nothing_is_known(serve: Callable[..., Any]) -> None:
-    """deep_check_s None."""
-    worker = serve(deep_check_s=None).wait_ready()
+    """golden_probe_s None."""
+    worker = serve(golden_probe_s=None).wait_ready()
     page = worker.client.get("/healthz").json()
     assert page["endpoints"]["e"]["versions"][0]["check"] is None
     assert page["ready"] is True

@@ -207,7 +207,7 @@ def test_business_values_are_an_alarm_on_the_worse_side_only() -> None:
         for name in "rd"
     }
     counts = [
-        MetricCount(each.generation, name, each.arm, each.values, each.total)
+        MetricCount(each.generation, name, each.variant, each.values, each.total)
         for name in ("revenue", "delay")
         for each in up["r"]
     ]

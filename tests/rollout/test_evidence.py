@@ -22,7 +22,7 @@ from roadworthy.rollout.evidence import counts as module
 from roadworthy.rollout.evidence.counts import Evidence, Tally, evidence_from_document
 
 SIGNALS = st.sampled_from(["errors", "slow"])
-ARM = st.sampled_from([STABLE, CANARY])
+VARIANT = st.sampled_from([STABLE, CANARY])
 GENERATIONS = st.integers(1, 3)
 
 Report = tuple[str, RolloutCounts]
@@ -45,7 +45,7 @@ def histories(draw: st.DrawFn) -> list[Report]:
             samples, bad = samples + draw(st.integers(1, 50)), bad + draw(st.integers(0, 1))
             crashes += draw(st.integers(0, 1))
             values, shed = values + draw(st.integers(0, 3)), shed + draw(st.integers(0, 3))
-            units.append(BadUnit(draw(GENERATIONS), draw(SIGNALS), draw(ARM), draw(st.sampled_from("uvw"))))
+            units.append(BadUnit(draw(GENERATIONS), draw(SIGNALS), draw(VARIANT), draw(st.sampled_from("uvw"))))
             reports.append(
                 report(
                     source,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random as randomly
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from roadworthy.contract.evidence import CANARY, STABLE
 from roadworthy.rollout import rollouts
@@ -24,7 +25,7 @@ from roadworthy.rollout.rollouts import Rollout
 from roadworthy.store import tables
 from roadworthy.store.engine import Database, open_database
 
-PLAN = check_plan({"strategy": "canary", "guards": ["feedback", "custom.refund"]})
+PLAN = check_plan({"strategy": "canary", "criteria": ["feedback", "custom.refund"]})
 _numbers = itertools.count()
 
 
@@ -46,6 +47,22 @@ def begin(database: Database, started_at_us: int = 1) -> Rollout:
     return made
 
 
+def test_a_row_of_the_first_plan_format_is_read(database: Database) -> None:
+    """A rollout that an earlier release started goes on by the same criteria; the next write has the new form."""
+    made = begin(database)
+    old = {**made.plan.to_document(), "format": 1}
+    old["guards"] = old.pop("criteria")
+    with database.begin() as connection:
+        row = tables.rollouts.c.id == made.id
+        connection.execute(update(tables.rollouts).where(row).values(plan=json.dumps(old)))
+        read = rollouts.get(connection, made.endpoint, made.id)
+        assert read.plan == PLAN
+        rollouts.change(connection, read)
+        written = json.loads(connection.execute(select(tables.rollouts.c.plan).where(row)).scalar_one())
+    assert [each["signal"] for each in written["criteria"]] == ["feedback", "custom.refund"]
+    assert "guards" not in written
+
+
 def take(database: Database, rollout: Rollout, *facts: Fact) -> list[bool] | None:
     """As one request does."""
     with database.begin() as connection:
@@ -53,7 +70,7 @@ def take(database: Database, rollout: Rollout, *facts: Fact) -> list[bool] | Non
 
 
 def counted(database: Database, rollout: Rollout) -> Evidence:
-    """A guard's counts."""
+    """A criterion's counts."""
     with database.begin() as connection:
         return rollouts.evidence_of(connection, rollout.id)
 

@@ -34,13 +34,13 @@ from roadworthy.rollout.decide.state import (
     state_from_document,
 )
 from roadworthy.rollout.evidence.counts import Evidence, evidence_from_document
-from roadworthy.rollout.plan.plan import END, WAIT, Guard, Plan, Stage, Watch
+from roadworthy.rollout.plan.plan import END, WAIT, Criterion, Plan, Stage, Watch
 
-ERRORS = Guard("errors", limit=0.05)
+ERRORS = Criterion("errors", limit=0.05)
 CANARY_PLAN = Plan(
     "canary",
     tuple(Stage(weight, hold_s=60.0) for weight in (500, 2_500, 10_000)),
-    guards=(ERRORS,),
+    criteria=(ERRORS,),
     deadline_s=3_600.0,
 )
 
@@ -118,7 +118,7 @@ def test_a_healthy_canary_goes_all_the_way() -> None:
 
 def test_e1_a_canary_that_fails_every_request_is_back_after_three() -> None:
     """At 5 %, in the look that sees the third failure (errors have half of alpha), with the reason."""
-    world = stepping(replace(CANARY_PLAN, guards=(ERRORS, Guard("invalid_outputs", evidence=0))))
+    world = stepping(replace(CANARY_PLAN, criteria=(ERRORS, Criterion("invalid_outputs", evidence=0))))
     world.traffic((2, 2), (40, 0))
     assert world.look(1).state.phase == STEPPING
     world.traffic((1, 1), (20, 0))
@@ -133,7 +133,7 @@ def test_e1_a_canary_that_fails_every_request_is_back_after_three() -> None:
 
 def test_c6_a_slow_canary_goes_back() -> None:
     """Ten times slower: nearly all of its requests exceed the stable's 95th percentile."""
-    world = stepping(replace(CANARY_PLAN, guards=(ERRORS, Guard("slow", ratio=1.25))))
+    world = stepping(replace(CANARY_PLAN, criteria=(ERRORS, Criterion("slow", ratio=1.25))))
     world.traffic((6, 6), (110, 5), "slow")
     world.look(1)
     assert (world.state.phase, world.state.ends_as, world.state.code) == (RETURNING, "rolled-back", "worse")
@@ -184,7 +184,7 @@ def test_a_shared_outage_at_the_deadline_accuses_nobody() -> None:
     world.look(1)
     assert (world.outcome, world.state.code, world.alerts) == ("inconclusive", "inconclusive", ["inconclusive"])
     assert "but so are 4,750 of 9,500 (0.5) of the stable's: both versions suffer" in world.state.text
-    unlimited = replace(CANARY_PLAN, guards=(Guard("errors"),))
+    unlimited = replace(CANARY_PLAN, criteria=(Criterion("errors"),))
     world = stepping(unlimited)
     world.traffic((100, 50), (1_900, 950))
     world.look(3_600)
@@ -193,16 +193,16 @@ def test_a_shared_outage_at_the_deadline_accuses_nobody() -> None:
 
 
 def test_what_is_missing_at_the_deadline_is_told_whatever_it_is() -> None:
-    """A guard's evidence with its numbers, an alarm, time, an approval, a person's decision."""
-    guards = (ERRORS, Guard("slow", ratio=1.25))
-    waits = replace(CANARY_PLAN, guards=guards, watches=(Watch("drift"),), at_deadline="hold", deadline_s=100.0)
+    """A criterion's evidence with its numbers, an alarm, time, an approval, a person's decision."""
+    criteria = (ERRORS, Criterion("slow", ratio=1.25))
+    waits = replace(CANARY_PLAN, criteria=criteria, watches=(Watch("drift"),), at_deadline="hold", deadline_s=100.0)
     world = stepping(waits)
     world.traffic((200, 0), (3_800, 0))
     world.traffic((200, 12), (3_800, 190), "slow")
     world.look(50, fresh=False)
     world.look(50, fresh=True, alerts=(SignalAlert("drift", 200, raised=True, text="label: 20.0% of answers differ"),))
     text = world.state.text
-    assert "errors:" not in text, "that guard has passed"
+    assert "errors:" not in text, "that criterion has passed"
     for part in (
         "slow: 12 bad of 200 in this step, the stable's 190 of 3,800: not shown to be well. Its rate is at most 0.12, and",
         "drift: label: 20.0% of answers differ (200 samples)",
@@ -216,7 +216,7 @@ def test_what_is_missing_at_the_deadline_is_told_whatever_it_is() -> None:
     world.look(20)
     world.look(80)
     assert world.state.text.endswith("missing in step 1: step 2 of 2, which needs approval")
-    person = Plan("ab", (Stage(5_000, hold_s=10.0),), WAIT, guards=(ERRORS,), deadline_s=100.0)
+    person = Plan("ab", (Stage(5_000, hold_s=10.0),), WAIT, criteria=(ERRORS,), deadline_s=100.0)
     world = stepping(person)
     world.traffic((200, 0), (200, 0))
     world.look(20)
@@ -227,7 +227,7 @@ def test_what_is_missing_at_the_deadline_is_told_whatever_it_is() -> None:
 def test_an_outage_that_goes_on_without_the_canary_is_not_its_own() -> None:
     """The canary had all traffic, so its share was withdrawn; the stable fails as much since then. The canary is not the
     cause."""
-    plan = Plan("blue-green", (Stage(10_000, hold_s=60),), guards=(ERRORS,), deadline_s=100.0)
+    plan = Plan("blue-green", (Stage(10_000, hold_s=60),), criteria=(ERRORS,), deadline_s=100.0)
     for stable, outcome in (((500, 350), "inconclusive"), ((500, 1), "rolled-back")):
         world = stepping(plan)
         world.traffic((40, 30))
@@ -244,7 +244,7 @@ def test_an_outage_that_goes_on_without_the_canary_is_not_its_own() -> None:
 
 def test_a_canary_whose_share_was_taken_is_not_inconclusive_at_the_deadline() -> None:
     """It was over its limit and the stable was not: that is the reason for going back."""
-    blue = Plan("blue-green", (Stage(10_000, hold_s=60),), guards=(ERRORS,), deadline_s=100.0)
+    blue = Plan("blue-green", (Stage(10_000, hold_s=60),), criteria=(ERRORS,), deadline_s=100.0)
     for at_deadline, phase in (("rollback", RETURNING), ("hold", STEPPING)):
         world = stepping(replace(blue, at_deadline=at_deadline))
         world.traffic((40, 30))
@@ -384,7 +384,7 @@ def test_a_breaker_takes_the_share_away_and_holds() -> None:
 
 def test_blue_green_is_a_plan_with_one_full_step() -> None:
     """Over its limit at full share it holds with traffic back on the stable; resumed, its limit starts again."""
-    plan = Plan("blue-green", (Stage(10_000, hold_s=300, evidence=50),), guards=(ERRORS,))
+    plan = Plan("blue-green", (Stage(10_000, hold_s=300, evidence=50),), criteria=(ERRORS,))
     world = stepping(plan)
     assert world.splits == [(10_000, 0)]
     world.traffic((40, 20))
@@ -426,14 +426,16 @@ def test_what_is_found_worse_while_it_is_promoted_goes_back() -> None:
 
 def test_shadow_and_ab_are_plans_with_another_end() -> None:
     """A shadow never gets a live request and ends with the stable; an A/B test waits for a person."""
-    shadow = Plan("shadow", (Stage(0, shadow=5_000, hold_s=60),), END, guards=(Guard("disagreement", limit=0.01),))
+    shadow = Plan(
+        "shadow", (Stage(0, shadow=5_000, hold_s=60),), END, criteria=(Criterion("disagreement", limit=0.01),)
+    )
     world = stepping(shadow)
     pairs = RolloutCounts("r", pairs=(PairCount(world.state.generation, "disagreement", 1_000, 1),))
     world.evidence = world.evidence.merged("gateway/1", pairs)
     world.look(61)
     world.look(1)
     assert (world.outcome, world.splits) == ("completed", [(0, 5_000), (0, 0)])
-    test = Plan("ab", (Stage(5_000, hold_s=60),), WAIT, guards=(ERRORS,), deadline_s=None)
+    test = Plan("ab", (Stage(5_000, hold_s=60),), WAIT, criteria=(ERRORS,), deadline_s=None)
     world = stepping(test)
     world.traffic((500, 3), (500, 4))
     world.look(61)
@@ -446,7 +448,7 @@ def test_shadow_and_ab_are_plans_with_another_end() -> None:
 
 def test_approval_and_pause() -> None:
     """A step with approval waits for it; a pause stops time, but not a rollback."""
-    plan = Plan("canary", (Stage(500, hold_s=10), Stage(10_000, hold_s=0, approve=True)), guards=(ERRORS,))
+    plan = Plan("canary", (Stage(500, hold_s=10), Stage(10_000, hold_s=0, approve=True)), criteria=(ERRORS,))
     world = stepping(plan)
     world.traffic((120, 0), (1_000, 0))
     world.ask("pause")
@@ -523,9 +525,9 @@ LOOKS = st.tuples(
 PLANS = st.sampled_from(
     [
         CANARY_PLAN,
-        Plan("blue-green", (Stage(10_000, hold_s=60, approve=True),), guards=(ERRORS,), deadline_s=600.0),
-        Plan("shadow", (Stage(0, 2_000, 60), Stage(1_000, 0, 60)), END, guards=(ERRORS,)),
-        Plan("ab", (Stage(5_000, hold_s=60),), WAIT, guards=(ERRORS,), at_deadline="hold", deadline_s=600.0),
+        Plan("blue-green", (Stage(10_000, hold_s=60, approve=True),), criteria=(ERRORS,), deadline_s=600.0),
+        Plan("shadow", (Stage(0, 2_000, 60), Stage(1_000, 0, 60)), END, criteria=(ERRORS,)),
+        Plan("ab", (Stage(5_000, hold_s=60),), WAIT, criteria=(ERRORS,), at_deadline="hold", deadline_s=600.0),
     ]
 )
 

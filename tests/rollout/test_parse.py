@@ -15,7 +15,7 @@ from roadworthy.rollout.plan.plan import (
     END,
     PROMOTE,
     WAIT,
-    Guard,
+    Criterion,
     Metric,
     Plan,
     Stage,
@@ -49,7 +49,7 @@ hold: 10m
 evidence: 200
 alpha: 1e-3
 beta: 0.01
-guards:
+criteria:
   errors: {limit: 0.02}
   slow: {ratio: 1.5, weight: 2}
   disagreement: {limit: 0.005}
@@ -71,11 +71,11 @@ crashes: 5
         PROMOTE,
         alpha=0.001,
         beta=0.01,
-        guards=(
-            Guard("errors", limit=0.02),
-            Guard("slow", ratio=1.5, weight=2.0),
-            Guard("disagreement", limit=0.005),
-            Guard("custom.refused_cards"),
+        criteria=(
+            Criterion("errors", limit=0.02),
+            Criterion("slow", ratio=1.5, weight=2.0),
+            Criterion("disagreement", limit=0.005),
+            Criterion("custom.refused_cards"),
         ),
         watches=(Watch("drift", "hold"), Watch("confidence", "alert")),
         sticky=Sticky(field="customer_id"),
@@ -89,9 +89,9 @@ def test_every_strategy_is_steps() -> None:
     """With the defaults that a person expects."""
     canary = read_plan("strategy: canary")
     assert [stage.weight for stage in canary.steps] == [500, 2_500, 5_000, 10_000]
-    assert [guard.signal for guard in canary.guards] == ["errors", "invalid_outputs", "slow"]
+    assert [criterion.signal for criterion in canary.criteria] == ["errors", "invalid_outputs", "slow"]
     assert canary.alphas() == pytest.approx({"errors": 0.005, "invalid_outputs": 0.0025, "slow": 0.0025})
-    assert canary.guards[2].ratio == 1.25
+    assert canary.criteria[2].ratio == 1.25
     assert read_plan("strategy: blue-green\nbake: 30m").steps == (Stage(10_000, 0, 1_800, 100),)
     test = read_plan("strategy: ab\nsticky: {header: X-User}\nmetrics: {converted: , revenue: {high: 500}}")
     assert (test.steps, test.after, test.deadline_s) == ((Stage(5_000, 0, 3_600, 100),), WAIT, None)
@@ -99,7 +99,7 @@ def test_every_strategy_is_steps() -> None:
     assert test.sticky == Sticky(header="X-User")
     shadow = read_plan("strategy: shadow\nshare: 25")
     assert (shadow.steps[0].shadow, shadow.steps[0].weight, shadow.after) == (2_500, 0, END)
-    assert shadow.guards[-1] == Guard("disagreement", limit=0.01)
+    assert shadow.criteria[-1] == Criterion("disagreement", limit=0.01)
     assert read_plan("strategy: all-at-once").steps == (Stage(10_000, 0, 0, 0),)
 
 
@@ -111,7 +111,7 @@ step: [5]
 steps: [5, 150, 3, much]
 hold: soon
 alpha: 3
-guards:
+criteria:
   errors: {limt: 0.1, ratio: fast}
   latency:
   drift: {}
@@ -127,14 +127,14 @@ at_deadline: promote
     assert found["steps[3]"] == "expected a number, got text ('much')"
     assert found["hold"] == "expected a time such as 90s, 10m or 1h30m, got 'soon'"
     assert found["alpha"] == "must be from 1e-06 to 0.2, got 3.0"
-    assert found["guards.errors.limt"] == "unknown key; did you mean limit?"
-    assert found["guards.errors.ratio"] == "expected a number, got text ('fast')"
+    assert found["criteria.errors.limt"] == "unknown key; did you mean limit?"
+    assert found["criteria.errors.ratio"] == "expected a number, got text ('fast')"
     assert (
         "unknown signal; known are errors, invalid_outputs, slow, guard_hits, feedback, disagreement, custom.NAME"
-        in (found["guards.latency"])
+        in (found["criteria.latency"])
     )
-    assert "can only hold or alert" in found["guards.drift"]
-    assert "in shadow steps only" in found["guards.disagreement"]
+    assert "can only hold or alert" in found["criteria.drift"]
+    assert "in shadow steps only" in found["criteria.disagreement"]
     assert "known are confidence, drift, resources, business" in found["watch.errors"]
     assert found["watch.drift"] == "expected hold or alert, got text ('sometimes')"
     assert found["sticky.cookie"] == "unknown key; known are field, header"
@@ -157,15 +157,15 @@ at_deadline: promote
         ("strategy: canary\nsteps: [0.001]", "steps[0]", "must be from 0.01 to 100"),
         ("strategy: canary\nsteps: [5.123]", "steps[0]", "at most two decimals"),
         ("strategy: canary\nevidence: 1.5", "evidence", "expected a whole number"),
-        ("strategy: canary\nguards: [errors, errors]", "guards.errors", "is listed twice"),
-        ("strategy: canary\nguards: {errors: 3}", "guards.errors", "expected a mapping of its settings"),
-        ("strategy: canary\nguards: 3", "guards", "expected a list of names"),
-        ("strategy: canary\nguards: [custom.Bad]", "guards.custom.Bad", "unknown signal"),
+        ("strategy: canary\ncriteria: [errors, errors]", "criteria.errors", "is listed twice"),
+        ("strategy: canary\ncriteria: {errors: 3}", "criteria.errors", "expected a mapping of its settings"),
+        ("strategy: canary\ncriteria: 3", "criteria", "expected a list of names"),
+        ("strategy: canary\ncriteria: [custom.Bad]", "criteria.custom.Bad", "unknown signal"),
         ("strategy: canary\nsteps: [{share: 5, approve: maybe}]", "steps[0].approve", "expected true or false"),
         ("strategy: ab\nmetrics: {revenue: {low: 5, high: 5}}", "metrics.revenue", "must be under"),
         (
-            "strategy: shadow\nguards: {disagreement: {limit: }}",
-            "guards.disagreement.limit",
+            "strategy: shadow\ncriteria: {disagreement: {limit: }}",
+            "criteria.disagreement.limit",
             "expected a number, got null",
         ),
         ("strategy: canary\nsticky: {field: a, header: b}", "sticky", "expected `{field: NAME}`"),
@@ -192,10 +192,10 @@ def test_one_fault(text: str, path: str, problem: str) -> None:
 
 def test_json_is_read_too() -> None:
     """YAML includes JSON; decoded values are checked by the same code."""
-    document = {"strategy": "canary", "steps": [10, 100], "hold": 30, "guards": {"errors": {"limit": None}}}
+    document = {"strategy": "canary", "steps": [10, 100], "hold": 30, "criteria": {"errors": {"limit": None}}}
     plan = read_plan(json.dumps(document))
     assert plan == check_plan(document)
-    assert plan.guards == (Guard("errors"),)
+    assert plan.criteria == (Criterion("errors"),)
 
 
 VALUES = st.recursive(
@@ -204,7 +204,20 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 KEYS = st.sampled_from(
-    ["steps", "hold", "evidence", "alpha", "beta", "guards", "watch", "sticky", "deadline", "share", "metrics", "bake"]
+    [
+        "steps",
+        "hold",
+        "evidence",
+        "alpha",
+        "beta",
+        "criteria",
+        "watch",
+        "sticky",
+        "deadline",
+        "share",
+        "metrics",
+        "bake",
+    ]
 )
 
 
@@ -242,10 +255,36 @@ def test_times(text: object, seconds: float | None) -> None:
 
 def test_documents_of_another_format_are_refused() -> None:
     """Rather than half understood."""
-    with pytest.raises(ValueError, match="unknown plan format 2"):
-        plan_from_document({**read_plan("strategy: canary").to_document(), "format": 2})
+    with pytest.raises(ValueError, match="unknown plan format 3"):
+        plan_from_document({**read_plan("strategy: canary").to_document(), "format": 3})
     with pytest.raises(ValueError, match="not a plan"):
         plan_from_document({"format": 1})
+
+
+STORED = """{"strategy":"canary","steps":[{"weight":2500,"shadow":0,"hold_s":600.0,"evidence":100,"approve":false},
+{"weight":10000,"shadow":0,"hold_s":600.0,"evidence":100,"approve":false}],"after":"promote","alpha":0.01,"beta":0.05,"guards":[
+{"signal":"errors","ratio":1.0,"margin":1.5,"limit":0.05,"weight":null,"evidence":null},{"signal":"custom.refund","ratio":2.0,
+"margin":1.5,"limit":null,"weight":3.0,"evidence":0}],"watches":[],"metrics":[],"sticky":null,"deadline_s":86400.0,
+"at_deadline":"rollback","crashes":3,"format":1}"""
+"""The plan that a store of the first format holds for OLD."""
+OLD = "strategy: canary\nsteps: [25, 100]\nguards: {errors: , custom.refund: {ratio: 2, weight: 3, evidence: 0}}"
+
+
+def test_a_plan_of_the_first_format_is_still_read() -> None:
+    """It calls criteria `guards`: in a person's file, in the store, and with the same meaning."""
+    plan = read_plan(OLD.replace("guards", "criteria"))
+    assert [each.signal for each in plan.criteria] == ["errors", "custom.refund"]
+    assert read_plan(OLD) == plan
+    assert plan_from_document(json.loads(STORED)) == plan
+    written = plan.to_document()
+    assert "guards" not in written
+    assert plan_from_document(written) == plan
+
+
+def test_a_plan_with_both_names_is_refused() -> None:
+    """Neither list is silently left out."""
+    with pytest.raises(InvalidRequest, match="guards: unknown key"):
+        read_plan("strategy: canary\ncriteria: [errors]\nguards: [slow]")
 
 
 def test_preflight_reports_every_obstacle_at_once() -> None:
@@ -274,11 +313,11 @@ def test_preflight_reports_every_obstacle_at_once() -> None:
 
 def test_preflight_refuses_signals_that_cannot_be_measured() -> None:
     """A rollout would wait for them without end. Signals outside the plan do not matter."""
-    plan = read_plan("{strategy: canary, guards: [errors, guard_hits], watch: [drift, resources]}")
-    why = {"guard_hits": "there are no guards", "drift": "no bins", "confidence": "no probabilities"}
+    plan = read_plan("{strategy: canary, criteria: [errors, guard_hits], watch: [drift, resources]}")
+    why = {"guard_hits": "there are no criteria", "drift": "no bins", "confidence": "no probabilities"}
     found = obstacles(plan, Facts("a:1", "a:2", slow_ms=1.0, unmeasurable=why))
     assert [(each.code, each.text) for each in found] == [
-        ("signal-not-measurable", "guard_hits cannot be measured: there are no guards"),
+        ("signal-not-measurable", "guard_hits cannot be measured: there are no criteria"),
         ("signal-not-measurable", "drift cannot be measured: no bins"),
     ]
     assert obstacles(plan, Facts("a:1", "a:2", slow_ms=1.0)) == ()

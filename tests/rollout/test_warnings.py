@@ -38,7 +38,7 @@ def test_a_plan_that_is_unlikely_to_be_decided_is_told_with_the_time_that_it_tak
 def test_what_can_never_be_shown_is_told_whatever_the_traffic() -> None:
     """5 % of the runs of an equal version are slow by definition, so a lower limit is never kept; below 100 % the comparison may
     pass the step, at 100 % nothing can."""
-    plan = "strategy: canary\nguards: {slow: {limit: 0.04}}\nat_deadline: hold"
+    plan = "strategy: canary\ncriteria: {slow: {limit: 0.04}}\nat_deadline: hold"
     for per_s in (100.0, None):
         (found,) = plan_warnings(read_plan(plan), cached=False, requests_per_s=per_s)
         assert found.code == "unlikely-to-be-decided"
@@ -50,9 +50,9 @@ def test_what_can_never_be_shown_is_told_whatever_the_traffic() -> None:
 
 def test_the_comparison_is_counted_on_where_it_is_sooner() -> None:
     """Where at most 2 % of requests may be slow, the comparison shows an equal version to be no worse, before 100 %."""
-    plan = "strategy: ab\nshare: 20\nguards: {slow: {limit: 0.051}}\ndeadline: 1d"
+    plan = "strategy: ab\nshare: 20\ncriteria: {slow: {limit: 0.051}}\ndeadline: 1d"
     assert codes(plan, 10.0) == []
-    assert codes("strategy: blue-green\nguards: {slow: {limit: 0.051}}\ndeadline: 1d", 1.0) == [
+    assert codes("strategy: blue-green\ncriteria: {slow: {limit: 0.051}}\ndeadline: 1d", 1.0) == [
         "unlikely-to-be-decided"
     ]
 
@@ -63,15 +63,15 @@ def test_the_comparison_is_counted_on_where_it_is_sooner() -> None:
         ("strategy: canary", 10.3, []),  # 307 of 5 % in the ten minutes that the step takes anyway
         ("strategy: canary\ndeadline: 30d", 1 / 60, ["thin-traffic"]),
         ("strategy: canary\nevidence: 0", 1 / 60, []),
-        ("strategy: canary\nguards: [feedback]", 1 / 60, []),  # known days later, so no step waits for it
+        ("strategy: canary\ncriteria: [feedback]", 1 / 60, []),  # known days later, so no step waits for it
         ("strategy: canary\nhold: 0\nevidence: 10", 15.0, []),  # minutes, although the steps ask for no time at all
         ("strategy: all-at-once", 0.0, []),
         (
-            "strategy: shadow\nguards: [disagreement]",
+            "strategy: shadow\ncriteria: [disagreement]",
             1 / 360,
             ["unlikely-to-be-decided"],
         ),  # 449 that agree take two days
-        ("strategy: shadow\nguards: [disagreement]\ndeadline: 3d", 1 / 360, ["thin-traffic"]),
+        ("strategy: shadow\ncriteria: [disagreement]\ndeadline: 3d", 1 / 360, ["thin-traffic"]),
         ("strategy: canary", 0.0, ["no-traffic"]),
         ("strategy: canary", None, []),
     ],

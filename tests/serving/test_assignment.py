@@ -136,7 +136,7 @@ def test_counts_of_all_workers_and_their_predecessors_add_up(tmp_path: Path) -> 
     for slot in (0, 1, 0):
         count_some(tmp_path / "slab", slot)
     counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
-    assert counts.arms == (VariantCount(3, "errors", "canary", 9, 3),)
+    assert counts.variants == (VariantCount(3, "errors", "canary", 9, 3),)
     assert counts.pairs == (PairCount(2, "slow", 9, 3, 3),)
     assert counts.excluded == (Excluded(3, "stable", "shed", 3),)
     assert counts.units == tuple(BadUnit(3, "errors", "canary", f"{unit:016x}") for unit in (7, 8))
@@ -196,7 +196,7 @@ def answer(*rows: tuple[str | None, float | None, list[float]]) -> Answer:
 def seen(tmp_path: Path) -> dict[tuple[int, str], dict[int, int]]:
     """The bins that are not empty, by output and variant."""
     counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
-    return {(each.output, each.arm): {n: cell for n, cell in enumerate(each.cells) if cell} for each in counts.bins}
+    return {(each.output, each.variant): {n: cell for n, cell in enumerate(each.cells) if cell} for each in counts.bins}
 
 
 def test_answers_are_counted_in_bins(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_sticky_user_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     later = OutputCounters(cells, RolloutEntry("r", "s", "c", outputs=(LABELS,)), 4, Signature((), ANSWERED))
     later.answered("stable", one, 1)
     counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
-    assert [(each.generation, sum(each.cells)) for each in counts.bins if each.arm == "stable"] == [(3, 2), (4, 1)]
+    assert [(each.generation, sum(each.cells)) for each in counts.bins if each.variant == "stable"] == [(3, 2), (4, 1)]
 
 
 def cells_of_metrics(tmp_path: Path) -> tuple[MetricCount, ...]:
@@ -300,8 +300,8 @@ def test_rollouts_that_are_over_make_room(tmp_path: Path) -> None:
     metrics.evidence.sample(("stays", "1", "errors", "canary"), bad=True)
     totals = read_totals(SlabReader(tmp_path / "slab"))
     assert totals.slots[0].overflows == 0
-    assert totals.evidence.counts("stays").arms == (VariantCount(1, "errors", "canary", 2, 2),)
-    assert totals.evidence.counts("r299").arms[0] == VariantCount(299, "errors", "canary", 1, 0)
+    assert totals.evidence.counts("stays").variants == (VariantCount(1, "errors", "canary", 2, 2),)
+    assert totals.evidence.counts("r299").variants[0] == VariantCount(299, "errors", "canary", 1, 0)
     assert totals.evidence.counts("r299").units[0].unit == f"{(1 << 63) - 300:016x}"
     assert sum(totals.run_times[f"sha256:{299:064x}"]) == 1
     assert totals.evidence.counts("r299").metrics[0] == MetricCount(299, CONFIDENCE, "canary", 1, 0.5)

@@ -171,9 +171,9 @@ def test_rollouts_on_the_metrics_page(slab: Path) -> None:
     text = render(GatewayCollector(lambda: read_totals(reader), lambda: facts)).decode()
     found = {line for line in text.splitlines() if line.startswith("roadworthy_rollout_")}
     assert {line for line in found if "_created" not in line} == {
-        'roadworthy_rollout_samples_total{arm="canary",endpoint="flights",rollout="r",signal="errors"} 2.0',
-        'roadworthy_rollout_bad_total{arm="canary",endpoint="flights",rollout="r",signal="errors"} 1.0',
-        'roadworthy_rollout_excluded_total{arm="stable",endpoint="flights",reason="shed",rollout="r"} 1.0',
+        'roadworthy_rollout_samples_total{endpoint="flights",rollout="r",signal="errors",variant="canary"} 2.0',
+        'roadworthy_rollout_bad_total{endpoint="flights",rollout="r",signal="errors",variant="canary"} 1.0',
+        'roadworthy_rollout_excluded_total{endpoint="flights",reason="shed",rollout="r",variant="stable"} 1.0',
         'roadworthy_rollout_pairs_total{endpoint="flights",result="canary",rollout="r",signal="disagreement"} 1.0',
         'roadworthy_rollout_pairs_total{endpoint="flights",result="stable",rollout="r",signal="disagreement"} 0.0',
         'roadworthy_rollout_pairs_total{endpoint="flights",result="equal",rollout="r",signal="disagreement"} 1.0',

@@ -56,7 +56,7 @@ def counted(folder: Path) -> RolloutCounts:
 
 def samples_of(folder: Path, signal_name: str) -> dict[tuple[int, str], tuple[int, int]]:
     """Samples and bad samples by generation and variant."""
-    return {(c.generation, c.arm): (c.samples, c.bad) for c in counted(folder).arms if c.signal == signal_name}
+    return {(c.generation, c.variant): (c.samples, c.bad) for c in counted(folder).variants if c.signal == signal_name}
 
 
 def ask(worker: Any, rows: Any, times: int, **headers: str) -> Counter[tuple[str, int]]:
@@ -155,7 +155,7 @@ def test_e17_users_stay_and_count_once(
     units = [unit for unit in counted(folder).units if unit.signal == "errors"]
     assert len(units) == len({unit.unit for unit in units}) == 60
     assert {unit.generation for unit in units} == {1}
-    assert Counter(unit.arm for unit in units)["canary"] == sum(version == "m:2" for version in first.values())
+    assert Counter(unit.variant for unit in units)["canary"] == sum(version == "m:2" for version in first.values())
 
 
 def test_what_comes_late_keeps_its_generation(
@@ -198,7 +198,7 @@ def test_what_is_no_evidence(start_worker: Any, make_plan: Any, folder: Path) ->
     ask(worker, UNLUCKY, 1, **{"x-envoy-attempt-count": "2"})
     ask(worker, UNLUCKY, 1, **{"x-envoy-attempt-count": "1"})
     eventually(lambda: worker.predict("e", UNLUCKY).json()["code"] == "circuit-open", "the breaker opens")
-    excluded = {(each.reason, each.arm): each.count for each in counted(folder).excluded}
+    excluded = {(each.reason, each.variant): each.count for each in counted(folder).excluded}
     assert excluded["retried", "canary"] == 1
     assert excluded["breaker", "canary"] == 1
     samples, bad = samples_of(folder, "errors")[1, "canary"]
@@ -280,7 +280,7 @@ def test_copies_are_compared(
         assert reply.status_code == (500 if stable == "poison" else 200)
         eventually(lambda n=number: pairs(folder).get("errors", (0,))[0] == n, "the copy is answered")
     eventually(lambda: pairs(folder) == expected, "they are compared")
-    assert {each.arm for each in counted(folder).arms} == {"stable"}
+    assert {each.variant for each in counted(folder).variants} == {"stable"}
     requests = read_totals(SlabReader(folder / "run" / "slab")).requests
     assert {(bound.version, count) for (bound, _), count in requests.items()} == {("m:1", 10)}
     eventually(lambda: len(agent.records) >= 10, "the records arrive")
@@ -292,7 +292,7 @@ TOTALS = (WatchedOutput("total", edges=(5.0, 10.0)),)
 
 def bins(folder: Path) -> dict[str, dict[int, int]]:
     """Answers by variant and bin of the first watched output."""
-    return {each.arm: {n: cell for n, cell in enumerate(each.cells) if cell} for each in counted(folder).bins}
+    return {each.variant: {n: cell for n, cell in enumerate(each.cells) if cell} for each in counted(folder).bins}
 
 
 def test_answers_are_counted_for_the_variant_that_gave_them(start_worker: Any, make_plan: Any, folder: Path) -> None:
@@ -357,7 +357,7 @@ def test_a_slow_copy_delays_no_caller(start_worker: Any, make_plan: Any, folder:
     worker = start_worker(plan, folder=folder).wait_ready()
     assert ask(worker, [[1, 1, 0]], 60) == {("m:1", 200): 60}
     assert not counted(folder).pairs
-    excluded = {(each.reason, each.arm): each.count for each in counted(folder).excluded}
+    excluded = {(each.reason, each.variant): each.count for each in counted(folder).excluded}
     assert excluded["shed", "canary"] > 40
     worker.open_gate()
     eventually(lambda: counted(folder).pairs, "the first copy is answered")
@@ -391,5 +391,5 @@ def test_samples_and_pairs_survive_telemetry(start_worker: Any, make_plan: Any, 
     ask(worker, [[1, 2, 3]], 1)
     eventually(lambda: counted(folder).pairs, "the copy is answered")
     found = msgspec.json.decode(msgspec.json.encode(counted(folder)), type=RolloutCounts)
-    assert VariantCount(1, "errors", "stable", 1, 0) in found.arms
+    assert VariantCount(1, "errors", "stable", 1, 0) in found.variants
     assert PairCount(1, "errors", 1, 0, 0) in found.pairs

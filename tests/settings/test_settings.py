@@ -99,6 +99,18 @@ def test_unknown_variables_are_shown_and_harmless(home: Path) -> None:
     assert read(home, ROADWORTHY_SERVICE_HOST="10.0.0.1").unknown == ("ROADWORTHY_SERVICE_HOST",)
 
 
+def test_a_renamed_setting_is_a_fault_that_names_the_new_one(home: Path) -> None:
+    """From a variable too: what someone set must not be ignored silently."""
+    told = r"gateway\.deep_check_s \(%s\): is now gateway\.golden_probe_s"
+    with pytest.raises(SettingsError, match=told % "ROADWORTHY_GATEWAY_DEEP_CHECK_S"):
+        read(home, ROADWORTHY_GATEWAY_DEEP_CHECK_S="10")
+    (home / "roadworthy.toml").write_text("[gateway]\ndeep_check_s = 10\n")
+    with pytest.raises(SettingsError, match=told % r".*roadworthy\.toml"):
+        read(home)
+    (home / "roadworthy.toml").write_text("[gateway]\ngolden_probe_s = 10\n")
+    assert read(home).gateway.golden_probe_s == 10
+
+
 def write_context(home: Path) -> None:
     """What `up` leaves."""
     context = {"control_url": "http://127.0.0.1:1", "gateway_url": "http://127.0.0.1:2", "key": "rw_x"}

@@ -108,7 +108,7 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
         telemetry.take_frame(both, Telemetry("gw-1", "b", next(sequence), 1, (worker,), rollouts=counts))
 
     follow()
-    wanted = rollout_verbs.Wanted("line:2", {"strategy": "canary", "steps": [50, 100], "guards": ["errors"]})
+    wanted = rollout_verbs.Wanted("line:2", {"strategy": "canary", "steps": [50, 100], "criteria": ["errors"]})
     begun = rollout_verbs.start(both, "line", wanted, "me")
     with pytest.raises(Conflict, match="is running on endpoint line"):
         rollout_verbs.start(both, "line", wanted, "you")
@@ -129,7 +129,7 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
 def test_feedback_on_postgresql(url: str) -> None:
     """Four senders of the same facts at once, in different orders: each row and each count once; then old feedback is deleted."""
     database = open_database(url)
-    plan = check_plan({"strategy": "canary", "guards": ["feedback"]})
+    plan = check_plan({"strategy": "canary", "criteria": ["feedback"]})
     state = machine.begin("r1", 1)
     with database.begin() as connection:
         rollouts.create(connection, Rollout("r1", "line", "m:1", "d1", "m:2", "d2", plan, state, 1, "me"))

@@ -83,7 +83,7 @@ def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, cli
         "share": 50,
         "sticky": {"header": "X-User"},
         "metrics": ["converted"],
-        "guards": ["errors"],
+        "criteria": ["errors"],
     }
     start(client, plan)
     answers = ask(client, USERS)
@@ -115,11 +115,13 @@ def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, cli
 
 
 @pytest.mark.parametrize(
-    ("guard", "known"), [("feedback", {"correct": False}), ("custom.refund", {"events": ["refund"]})]
+    ("criterion", "known"), [("feedback", {"correct": False}), ("custom.refund", {"events": ["refund"]})]
 )
-def test_a_canary_that_turns_out_bad_goes_back_by_itself(client: rw.Client, guard: str, known: dict[str, Any]) -> None:
+def test_a_canary_that_turns_out_bad_goes_back_by_itself(
+    client: rw.Client, criterion: str, known: dict[str, Any]
+) -> None:
     """It answered every request; later feedback on its answers rolls it back."""
-    start(client, {"strategy": "canary", "steps": [50, 100], "guards": [guard]})
+    start(client, {"strategy": "canary", "steps": [50, 100], "criteria": [criterion]})
     answers = ask(client, 60)
     recorded(client, answers)
     bad = [{"prediction_id": each.id, **known} for each in answers if each.version == "sum:2"]
@@ -129,7 +131,7 @@ def test_a_canary_that_turns_out_bad_goes_back_by_itself(client: rw.Client, guar
     assert (ended["outcome"], ended["code"], ended["decided_by"]) == ("rolled-back", "worse", "controller")
     assert ended["verdict"] is not None
     (found,) = ended["verdict"]["findings"]
-    assert (found["signal"], found["stable_bad"]) == (guard, 0)
+    assert (found["signal"], found["stable_bad"]) == (criterion, 0)
     assert (
         0 < found["bad"] <= len(bad)
     )  # it is found worse as soon as enough has arrived, which may be before the last record

@@ -81,7 +81,7 @@ def test_e1_a_broken_canary_goes_back_by_itself(machine: Machine) -> None:
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
         with Traffic(client) as traffic:
             begun = client.rollouts.start(
-                "sum", "sum:2", {"strategy": "canary", "steps": [25, 100], "guards": ["errors"]}
+                "sum", "sum:2", {"strategy": "canary", "steps": [25, 100], "criteria": ["errors"]}
             )
             eventually(lambda: client.rollouts.get("sum")["phase"] in ("returning", "finished"), "it goes back")
             eventually(lambda: client.rollouts.get("sum")["outcome"] == "rolled-back", "it is back")
@@ -100,7 +100,7 @@ def test_e1_a_broken_canary_goes_back_by_itself(machine: Machine) -> None:
 def test_a_good_version_is_promoted_without_a_failed_request(machine: Machine) -> None:
     """Step by step, by evidence; then it is the endpoint's version, and the other one its previous version."""
     context = machine.context()
-    plan = {"strategy": "canary", "steps": [25, 100], "hold": 1, "evidence": 20, "guards": ["errors", "slow"]}
+    plan = {"strategy": "canary", "steps": [25, 100], "hold": 1, "evidence": 20, "criteria": ["errors", "slow"]}
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
 
         def begins() -> bool:

@@ -54,10 +54,10 @@ def test_e8_an_accepted_signature_goes_back_with_the_traffic(machine: Machine) -
             eventually(lambda: answers(taken) and not answers(refused), f"{len(taken[0])} columns are taken")
 
         def start(**plan: Any) -> None:
-            client.rollouts.start("sum", "sum:2", {"guards": ["errors"], **plan}, accept_signature_change=REASON)
+            client.rollouts.start("sum", "sum:2", {"criteria": ["errors"], **plan}, accept_signature_change=REASON)
 
         with pytest.raises(rw.RoadworthyError) as refused:
-            client.rollouts.start("sum", "sum:2", {"strategy": "blue-green", "guards": ["errors"]})
+            client.rollouts.start("sum", "sum:2", {"strategy": "blue-green", "criteria": ["errors"]})
         assert [each["code"] for each in refused.value.facts["problems"]] == ["signature-incompatible"]
         serves(WIDE, NARROW)
 

@@ -21,7 +21,7 @@ PLAN = {
     "steps": [40, 100],
     "hold": 1,
     "evidence": 300,  # more than an alarm needs, so that no step is over before it is seen
-    "guards": ["errors"],
+    "criteria": ["errors"],
     "watch": ["drift", "confidence", "resources"],
 }
 

@@ -1,4 +1,4 @@
-"""Commands of earlier releases that have another name now: an error that names the new one."""
+"""Commands and flags of earlier releases that have another name now: an error that names the new one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _MOVED = {
     "keys revoke": "key revoke",
     "keys recover": "key recover",
 }
+_MOVED_FLAGS = {("rollout start", "--guards"): "rollout start --criteria"}
 _HELP = ("-h", "--help")
 
 
@@ -25,6 +26,10 @@ def moved(arguments: list[str]) -> tuple[str, str] | None:
     words = [word for word in arguments if not word.startswith("-")]
     if words == ["version"] and not any(flag in arguments for flag in _HELP):
         return "version", "--version"
+    flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    for (command, flag), new in _MOVED_FLAGS.items():
+        if command == " ".join(words[:2]) and flag in flags:
+            return f"{command} {flag}", new
     for old in (" ".join(words[:2]), *words[:1]):
         if old in _MOVED:
             return old, _MOVED[old]

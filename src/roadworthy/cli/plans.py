@@ -112,7 +112,7 @@ def worker_options(settings: Settings) -> dict[str, Any]:
         "allowed_hosts": known_hosts(gateway.host, gateway.allowed_hosts),
         "log_level": settings.log.level,
         "access_log": gateway.access_log,
-        "deep_check_s": gateway.deep_check_s or None,
+        "golden_probe_s": gateway.golden_probe_s or None,
         "memory_close_share": gateway.memory_close_share,
         "memory_refuse_share": gateway.memory_refuse_share,
         "disk_reserve_mb": gateway.disk_reserve_mb,

@@ -73,7 +73,7 @@ class Watched(TypedDict):
 class Variant(TypedDict):
     """One version of an A/B test: the number of values of a metric, their mean, and the interval of the true mean."""
 
-    arm: str
+    variant: str
     values: int
     mean: float | None
     low: float

@@ -2,7 +2,8 @@
 
 Eligibility is decided before the variant is assigned: a request counts if it was admitted, is a first attempt, and would not have
 been answered by a cache. Requests that were shed, refused by a breaker, answered by a fallback or retried arrive as `Excluded`
-and are never bad events. All counts are since the gateway's boot and only grow. On the wire a variant is called `arm`.
+and are never bad events. All counts are since the gateway's boot and only grow. On the wire `variant` is called `arm`,
+so that gateways of the previous release are understood.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ WHOLE = "^[^\\x00]*$"
 """Databases do not accept NUL."""
 Name = Annotated[str, msgspec.Meta(max_length=64, pattern=WHOLE)]
 Signal = Annotated[str, msgspec.Meta(max_length=80, pattern=WHOLE)]
-"""A guard's signal, including "custom." and a name, or a watched metric's."""
+"""A criterion's signal, including "custom." and a name, or a watched metric's."""
 STABLE, CANARY = "stable", "canary"
 VARIANTS = (STABLE, CANARY)
 EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
@@ -39,7 +40,7 @@ class VariantCount(msgspec.Struct, frozen=True):
 
     generation: Count
     signal: Signal
-    arm: Name
+    variant: Name = msgspec.field(name="arm")
     samples: Count
     bad: Count
 
@@ -49,7 +50,7 @@ class EventCount(msgspec.Struct, frozen=True):
 
     generation: Count
     signal: Signal
-    arm: Name
+    variant: Name = msgspec.field(name="arm")
     bad: Count
 
 
@@ -71,7 +72,7 @@ class BadUnit(msgspec.Struct, frozen=True):
 
     generation: Count
     signal: Signal
-    arm: Name
+    variant: Name = msgspec.field(name="arm")
     unit: Name
 
 
@@ -80,7 +81,7 @@ class MetricCount(msgspec.Struct, frozen=True):
 
     generation: Count
     metric: Signal
-    arm: Name
+    variant: Name = msgspec.field(name="arm")
     values: Count
     total: float
 
@@ -93,7 +94,7 @@ class BinCount(msgspec.Struct, frozen=True):
 
     generation: Count
     output: Count
-    arm: Name
+    variant: Name = msgspec.field(name="arm")
     cells: tuple[Count, ...]
 
 
@@ -101,7 +102,7 @@ class Excluded(msgspec.Struct, frozen=True):
     """Requests that are not evidence since the source began, and why: one of EXCLUDED."""
 
     generation: Count
-    arm: Name
+    variant: Name = msgspec.field(name="arm")
     reason: Name
     count: Count
 
@@ -117,7 +118,7 @@ class RolloutCounts(msgspec.Struct, frozen=True):
     """
 
     rollout: Name
-    arms: tuple[VariantCount, ...] = ()
+    variants: tuple[VariantCount, ...] = msgspec.field(default=(), name="arms")
     pairs: tuple[PairCount, ...] = ()
     units: tuple[BadUnit, ...] = ()
     metrics: tuple[MetricCount, ...] = ()

@@ -75,7 +75,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         log_level: "debug" to "error". access_log: whether each request is logged.
         runners: whether the agent keeps runner processes, so that versions may be placed in them.
         confinement: "required": the worker executes no code of packages; "best-effort": it does where a policy places it here.
-        deep_check_s: mean pause between golden probes of a version, seconds; None disables them.
+        golden_probe_s: mean pause between golden probes of a version, seconds; None disables them.
         memory_close_share, memory_refuse_share, disk_reserve_mb: see `Limits` in `pressure.py`.
         drain_delay_s: how long connections are still accepted after the probe says no, so that load balancers notice.
         grace_s: how long open requests may take after that.
@@ -94,7 +94,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     access_log: bool
     runners: bool = False
     confinement: str = REQUIRED
-    deep_check_s: float | None
+    golden_probe_s: float | None
     memory_close_share: float
     memory_refuse_share: float
     disk_reserve_mb: int
@@ -146,7 +146,7 @@ class Worker:
         self._serving.attach(self._manager, routing, self._rules, self._shared)
         self._pressure = Pressure(start.pressure(), partial(measure, folder / "records"))
         self._probes = GoldenProbes(
-            folder, lambda: self._serving.endpoints, start.deep_check_s, metrics.probed, self._changed, JsonProbe
+            folder, lambda: self._serving.endpoints, start.golden_probe_s, metrics.probed, self._changed, JsonProbe
         )
         self._serving.health = routing.health = ProcessHealth(self._probes, self._pressure, self._shared)
         checks = HeaderChecks(start.allowed_hosts)

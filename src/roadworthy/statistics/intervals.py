@@ -144,7 +144,7 @@ def difference_sequence(
     Valid for any dependence between the variants, and whatever the looks and the share of traffic depend on; in return it is
     somewhat wider.
     """
-    one, other = (mean_sequence(arm, alpha / 2, low, high, weight) for arm in (first, second))
+    one, other = (mean_sequence(each, alpha / 2, low, high, weight) for each in (first, second))
     return Interval(other.low - one.high, other.high - one.low)
 
 

@@ -198,15 +198,15 @@ feedback = Table(
     Column("subject", String(64), primary_key=True),
     Column("prediction", String(64), nullable=False),
     Column("generation", BigInteger, nullable=False),
-    Column("arm", String(16), nullable=False),
+    Column("arm", String(16), key="variant", nullable=False),
     Column("bad", Integer, nullable=False),
     Column("value", Float),
     Column("given_at_us", BigInteger, nullable=False),
     Column("given_by", String(64), nullable=False),
     ForeignKeyConstraint(["project", "rollout"], ["rollouts.project", "rollouts.id"], ondelete="CASCADE"),
 )
-"""Facts about predictions: `signal` is a guard's, or "metric." and a metric's name; `subject` counts once: the prediction, or in
-a sticky rollout a metric's user as a hash. `bad` is 0 or 1; `value` is a metric's."""
+"""Facts about predictions: `signal` is a criterion's, or "metric." and a metric's name; `subject` counts once: the prediction, or
+in a sticky rollout a metric's user as a hash. `bad` is 0 or 1; `value` is a metric's."""
 
 events = Table(
     "events",

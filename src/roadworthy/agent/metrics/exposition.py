@@ -72,7 +72,7 @@ class GatewayCollector(Collector):
         yield from _agent(totals, facts)
         yield from _confinement(facts.confinement)
         yield from layer_counts(totals)
-        yield from _deep(totals)
+        yield from _golden_probes(totals)
         if facts.snapshot is not None:
             yield _versions(facts.snapshot, facts.reports)
             yield breakers(totals, facts.snapshot)
@@ -206,16 +206,16 @@ def _confinement(held: Mapping[str, bool]) -> Iterator[Metric]:
     yield parts
 
 
-def _deep(totals: Totals) -> Iterator[Metric]:
+def _golden_probes(totals: Totals) -> Iterator[Metric]:
     yield _filled(
         CounterMetricFamily(
-            "roadworthy_deep_check", "Golden probes of versions in service.", labels=("version", "result")
+            "roadworthy_golden_probes", "Golden probes of versions in service.", labels=("version", "result")
         ),
         {key: float(count) for key, count in totals.probes.items()},
     )
     yield _filled(
         GaugeMetricFamily(
-            "roadworthy_deep_check_seconds",
+            "roadworthy_golden_probe_seconds",
             "Duration of the last golden probe, in the slowest worker.",
             labels=("version",),
         ),

@@ -16,12 +16,16 @@ Sums = dict[tuple[str, str, str], int]
 def rollout_counts(totals: Totals, snapshot: Snapshot) -> Iterator[Metric]:
     """Samples, bad outcomes, mirrored requests and excluded requests, over all generations. Empty without a rollout."""
     labels = ("endpoint", "rollout")
-    samples = CounterMetricFamily("roadworthy_rollout_samples", "Eligible outcomes.", labels=(*labels, "signal", "arm"))
-    bad = CounterMetricFamily("roadworthy_rollout_bad", "Bad outcomes among them.", labels=(*labels, "signal", "arm"))
+    samples = CounterMetricFamily(
+        "roadworthy_rollout_samples", "Eligible outcomes.", labels=(*labels, "signal", "variant")
+    )
+    bad = CounterMetricFamily(
+        "roadworthy_rollout_bad", "Bad outcomes among them.", labels=(*labels, "signal", "variant")
+    )
     excluded = CounterMetricFamily(
         "roadworthy_rollout_excluded",
         "Requests and mirrored requests that do not count as evidence: shed, breaker, fallback, retried, cached.",
-        labels=(*labels, "reason", "arm"),
+        labels=(*labels, "reason", "variant"),
     )
     pairs = CounterMetricFamily(
         "roadworthy_rollout_pairs",
@@ -33,11 +37,11 @@ def rollout_counts(totals: Totals, snapshot: Snapshot) -> Iterator[Metric]:
     for endpoint, rollout in entries:
         sums: Sums = {}
         counts = totals.evidence.counts(rollout)
-        for each in counts.arms:
-            _add(sums, (samples.name, each.signal, each.arm), each.samples)
-            _add(sums, (bad.name, each.signal, each.arm), each.bad)
+        for each in counts.variants:
+            _add(sums, (samples.name, each.signal, each.variant), each.samples)
+            _add(sums, (bad.name, each.signal, each.variant), each.bad)
         for left in counts.excluded:
-            _add(sums, (excluded.name, left.reason, left.arm), left.count)
+            _add(sums, (excluded.name, left.reason, left.variant), left.count)
         for pair in counts.pairs:
             _add(sums, (pairs.name, pair.signal, "canary"), pair.canary_bad)
             _add(sums, (pairs.name, pair.signal, "stable"), pair.stable_bad)

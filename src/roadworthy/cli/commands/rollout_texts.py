@@ -179,9 +179,9 @@ def _compared(rollout: Rollout) -> str:
     """Result of an A/B test: one line for each version of each metric, and one for their difference."""
     rows: list[tuple[object, ...]] = []
     for each in rollout["metrics"]:
-        for side in (each["stable"], each["canary"]):
-            mean = None if side["mean"] is None else f"{side['mean']:.4g}"
-            rows.append((each["metric"], side["arm"], f"{side['values']:,}", mean, _interval(side), None))
+        for variant in (each["stable"], each["canary"]):
+            mean = None if variant["mean"] is None else f"{variant['mean']:.4g}"
+            rows.append((each["metric"], variant["variant"], f"{variant['values']:,}", mean, _interval(variant), None))
         means = each["stable"]["mean"], each["canary"]["mean"]
         more = None if None in means else f"{means[1] - means[0]:+.4g}"
         rows.append((each["metric"], "difference", None, more, _interval(each), each["text"]))

@@ -59,8 +59,8 @@ class StartOptions(RemoteOptions):
     alpha: Annotated[
         float | None, typer.Option("--alpha", help="False-rollback probability over the whole rollout (0.01).")
     ] = None
-    guards: Annotated[
-        str | None, typer.Option("--guards", metavar="NAMES", help="Judge by these signals, like errors,slow.")
+    criteria: Annotated[
+        str | None, typer.Option("--criteria", metavar="NAMES", help="Judge by these signals, like errors,slow.")
     ] = None
     deadline: Annotated[
         str | None,
@@ -156,7 +156,7 @@ _FLAGS = ("strategy", "hold", "bake", "share", "evidence", "alpha", "deadline")
 
 def _plan(options: StartOptions) -> dict[str, Any]:
     """The plan of the file, overridden by the flags. The control plane validates it."""
-    from roadworthy.rollout.plan.documents import load
+    from roadworthy.rollout.plan.documents import in_this_form, load
 
     plan: Any = {}
     if options.file is not None:
@@ -170,11 +170,14 @@ def _plan(options: StartOptions) -> dict[str, Any]:
             raise InvalidRequest(
                 f"{options.file.name}: expected a plan", code="invalid-plan", hint="begin it with `strategy: canary`"
             )
-    plan = {**plan, **{name: getattr(options, name) for name in _FLAGS if getattr(options, name) is not None}}
+    plan = {
+        **in_this_form(plan),
+        **{name: getattr(options, name) for name in _FLAGS if getattr(options, name) is not None},
+    }
     if options.steps is not None:
         plan["steps"] = [_number(text) for text in options.steps.split(",")]
-    if options.guards is not None:
-        plan["guards"] = options.guards.split(",")
+    if options.criteria is not None:
+        plan["criteria"] = options.criteria.split(",")
     plan.setdefault("strategy", "canary")
     return dict(plan)
 

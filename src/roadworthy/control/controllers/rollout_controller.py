@@ -129,7 +129,7 @@ def standing(rollout: Rollout) -> dict[str, Any]:
 
 
 def numbers(rollout: Rollout) -> list[dict[str, Any]]:
-    """The numbers behind each guard's verdict."""
+    """The numbers behind each criterion's verdict."""
     found = () if rollout.verdict is None else rollout.verdict.findings
     return [
         {
@@ -151,7 +151,7 @@ def numbers(rollout: Rollout) -> list[dict[str, Any]]:
 
 
 def _of_step(shown: Shown) -> dict[str, Any]:
-    """What the present step has shown for a guard, and what it must show."""
+    """What the present step has shown for a criterion, and what it must show."""
     return {
         "samples": shown.samples,
         "bad": shown.bad,

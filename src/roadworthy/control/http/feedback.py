@@ -59,9 +59,9 @@ class KnownLater(BaseModel):
     prediction_id: PredictionId
     """From the reply's header Roadworthy-Prediction-Id; the id of a row, with `:i`, means the whole request."""
     correct: Annotated[bool, Strict()] | None = None
-    """Whether the answer was right; counts for the guard `feedback`."""
+    """Whether the answer was right; counts for the criterion `feedback`."""
     events: Annotated[list[FactName], Field(max_length=_MOST_FACTS)] = []
-    """Bad events of your own, such as refund for the guard `custom.refund`."""
+    """Bad events of your own, such as refund for the criterion `custom.refund`."""
     values: Annotated[dict[FactName, Number], Field(max_length=_MOST_FACTS)] = {}
     """Values of an A/B test's metrics, such as {"revenue": 12.5}."""
 

@@ -96,7 +96,7 @@ def _rollout(rollout: Rollout | None) -> RolloutEntry | None:
         sticky_field=None if plan.sticky is None else plan.sticky.field,
         sticky_header=None if plan.sticky is None else plan.sticky.header,
         slow_us=None if state.slow_ms is None else round(state.slow_ms * 1e3),
-        signals=tuple(guard.signal for guard in plan.guards),
+        signals=tuple(criterion.signal for criterion in plan.criteria),
         outputs=state.outputs,
         probabilities=state.probabilities,
     )

@@ -158,13 +158,13 @@ def _read(rollout: Rollout, found: _Found) -> None:
         found.result = NO_EVIDENCE
         return
     where = (item.request, drawn.generation, variant, drawn.unit)
-    guards = {guard.signal for guard in plan.guards}
+    criteria = {criterion.signal for criterion in plan.criteria}
     said = [(f"{CUSTOM}{event}", event, True) for event in item.events]
     if item.correct is not None:
         said.insert(0, (FEEDBACK, "correct", not item.correct))
     facts = []
     for signal, name, bad in said:
-        if signal in guards:
+        if signal in criteria:
             facts.append(Fact(signal, item.request, *where, bad))
         else:
             found.ignored.append(name)

@@ -176,7 +176,7 @@ def _further(plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
     pending: Pending | None = endpoint.pending
     if pending is not None and pending.state == endpoints.LOADING:
         found.append(Obstacle("deploy-under-way", f"{pending.version} is being deployed; wait until that ends"))
-    later = [each.signal for each in plan.guards if each.signal == FEEDBACK or each.signal.startswith(CUSTOM)]
+    later = [each.signal for each in plan.criteria if each.signal == FEEDBACK or each.signal.startswith(CUSTOM)]
     later += [metric.name for metric in plan.metrics]
     if later and not msgspec.convert(endpoint.policy, Policy).record:
         text = f"{', '.join(later)} arrive as feedback, which needs records, but the endpoint's policy has record off"

@@ -259,7 +259,7 @@ def _deadline(look: Look) -> Move | None:
 
 
 def _missing(look: Look) -> str:
-    """What is missing between the present step and the end of the plan: each guard that has not passed, every other reason to
+    """What is missing between the present step and the end of the plan: each criterion that has not passed, every other reason to
     hold, and the next step."""
     plan, state = look.plan, look.state
     found = [each.text for each in look.verdict.findings if each.outcome != PASS]

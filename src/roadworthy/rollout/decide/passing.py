@@ -1,4 +1,4 @@
-"""What a guard must see before a step may end: enough samples, and evidence that the canary is well. Pure.
+"""What a criterion must see before a step may end: enough samples, and evidence that the canary is well. Pure.
 
 `verdict.py` asks once nothing speaks against the canary. The absence of an accusation is no evidence: a canary with 16 % slow
 requests against the stable's 6 % is not yet accused after 100 requests, and not well either. So a step passes with enough samples
@@ -6,10 +6,10 @@ and one of two proofs. A version that is too bad gives either proof with a proba
 
 - the mirrored E-process: over all segments, the canary's rate is below margin x ratio times the stable's. It needs hundreds of
   bad events, so it decides where there are many.
-- the bound: in this step, the canary's own rate is below the allowed one (`Guard.allowed`), whatever the stable's is. It decides
-  where bad events are rare.
+- the bound: in this step, the canary's own rate is below the allowed one (`Criterion.allowed`), whatever the stable's is. It
+  decides where bad events are rare.
 
-Where the canary has all traffic, only the bound can decide. A guard that waits for no evidence needs no proof, nor does
+Where the canary has all traffic, only the bound can decide. A criterion that waits for no evidence needs no proof, nor does
 `feedback`, which arrives after the step.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import msgspec
 
 from roadworthy.rollout.evidence.counts import Tally
-from roadworthy.rollout.plan.plan import Guard, Plan
+from roadworthy.rollout.plan.plan import Criterion, Plan
 from roadworthy.statistics.e_process import Split, log_e_not_worse_of
 from roadworthy.statistics.intervals import upper_sequence
 
@@ -29,7 +29,7 @@ _MOST_E = 700.0
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What a step has shown for a guard, and what it must show.
+    """What a step has shown for a criterion, and what it must show.
 
     Attributes:
         samples, bad: the canary's in this step; for shadowed requests, pairs and those in which only the canary was bad.
@@ -60,7 +60,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A guard's counts in the present step.
+    """A criterion's counts in the present step.
 
     Attributes:
         total: of the whole step. lately: of the part that limits are judged by.
@@ -75,15 +75,15 @@ class Step(msgspec.Struct, frozen=True):
     needed: int
 
 
-def shown(plan: Plan, guard: Guard, splits: Sequence[Split], step: Step) -> Shown:
-    """What the step has shown so far for the guard."""
+def shown(plan: Plan, criterion: Criterion, splits: Sequence[Split], step: Step) -> Shown:
+    """What the step has shown so far for the criterion."""
     samples, bad = _own(step.total, step.shadowed)
-    needed = step.needed if guard.evidence is None else guard.evidence
-    compares = guard.kind.compares
-    if not needed or not guard.kind.waits or not (compares or step.shadowed):
+    needed = step.needed if criterion.evidence is None else criterion.evidence
+    compares = criterion.kind.compares
+    if not needed or not criterion.kind.waits or not (compares or step.shadowed):
         return Shown(samples, bad, needed if compares or step.shadowed else 0, exempt=True)
     recent, recent_bad = _own(step.lately, step.shadowed)
-    upper, allowed = upper_sequence(recent_bad, recent, plan.beta), guard.allowed
+    upper, allowed = upper_sequence(recent_bad, recent, plan.beta), criterion.allowed
     mirrored = compares and not step.whole
     return Shown(
         samples,
@@ -92,9 +92,9 @@ def shown(plan: Plan, guard: Guard, splits: Sequence[Split], step: Step) -> Show
         upper,
         allowed,
         upper < allowed,
-        log_e_not_worse_of(splits, guard.margin * guard.ratio) if mirrored else None,
+        log_e_not_worse_of(splits, criterion.margin * criterion.ratio) if mirrored else None,
         -math.log(plan.beta) if mirrored else None,
-        guard.margin * guard.ratio,
+        criterion.margin * criterion.ratio,
     )
 
 
@@ -103,7 +103,7 @@ def _own(tally: Tally, shadowed: bool) -> tuple[int, int]:
 
 
 def explain(found: Shown, other: tuple[int, int]) -> tuple[bool, str, str]:
-    """Whether the step may end as far as this guard is concerned, the code, and the text.
+    """Whether the step may end as far as this criterion is concerned, the code, and the text.
 
     Args:
         other: the stable's bad events and samples in this step.

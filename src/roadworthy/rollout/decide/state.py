@@ -89,7 +89,7 @@ class State(msgspec.Struct, frozen=True):
         withdrawn: why the canary's share was withdrawn; None when it was not.
         attempts: failed attempts to load. retry_s: seconds until the next attempt; None when no attempt is due.
         stale: consecutive looks without fresh telemetry; not part of the verdict.
-        peaks: the largest ln E so far, by guard.
+        peaks: the largest ln E so far, by criterion.
         slow_ms: the stable's 95th percentile when the rollout began: what "slow" means for both versions until it ends; None when
             it was unknown.
         outputs, probabilities: what gateways count of answers until the rollout ends; see `RolloutEntry`.

@@ -1,16 +1,16 @@
 """From evidence to PASS, FAIL or HOLD, each with its reasons, its numbers and a sentence for the engineer on call. Pure.
 
-`machine.py` calls `judge` at every tick and acts on the result. Each of the plan's guards is judged separately:
+`machine.py` calls `judge` at every tick and acts on the result. Each of the plan's criteria is judged separately:
 
-- FAIL: the evidence that the canary is worse than the guard tolerates has reached 1 / (the guard's part of alpha).
-- HOLD, with `withdraw`: the canary's rate is over the guard's limit while the stable's is not, or is unknown. That does not
+- FAIL: the evidence that the canary is worse than the criterion tolerates has reached 1 / (the criterion's part of alpha).
+- HOLD, with `withdraw`: the canary's rate is over the criterion's limit while the stable's is not, or is unknown. That does not
   justify a rollback, since the stable may be no better, but the canary gets no further requests until a person has looked.
 - HOLD: there is no evidence, too little, or suspiciously much of it, or both versions are over the limit.
 - HOLD: the versions did not get the intended shares of requests, so the bad events do not distinguish them.
 - PASS: enough was seen, and it shows that the canary is well; see `passing.py`.
 
-The rollout's verdict is FAIL if any guard's is, else HOLD if any guard's is, else PASS. The duration of a step is not judged
-here.
+The rollout's verdict is FAIL if any criterion's is, else HOLD if any criterion's is, else PASS. The duration of a step is not
+judged here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from roadworthy.contract.evidence import DRAWN
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.rollout.decide.passing import Shown, Step, explain, shown
 from roadworthy.rollout.evidence.counts import Evidence, Tally
-from roadworthy.rollout.plan.plan import Guard, Plan
+from roadworthy.rollout.plan.plan import Criterion, Plan
 from roadworthy.statistics.e_process import (
     Split,
     always_valid_p,
@@ -63,7 +63,7 @@ class Scope(msgspec.Struct, frozen=True):
         step_from: first generation of the present step: its minimum of evidence counts from there.
         limit_from: first generation that limits are judged by, if later than `step_from`: limits start again when a person
             resumes after one.
-        needed: minimum of samples for each guard in the step.
+        needed: minimum of samples for each criterion in the step.
     """
 
     segments: tuple[Segment, ...]
@@ -73,10 +73,10 @@ class Scope(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One guard's verdict.
+    """One criterion's verdict.
 
     Attributes:
-        signal: of the guard. outcome: PASS, FAIL or HOLD. code: why, stable ("worse", "no-evidence", …). text: why, in words.
+        signal: of the criterion. outcome: PASS, FAIL or HOLD. code: why, stable ("worse", "no-evidence", …). text: why, in words.
         samples, bad: the canary's, over the whole rollout; in shadow steps, pairs. In a sticky rollout `bad` and `other_bad` are
             distinct users. other_samples, other_bad: the stable's.
         log_e: ln E now. threshold: ln E that rolls back. p: 1/E, at most 1.
@@ -100,7 +100,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The verdict on the evidence so far. `code` and `text` are the deciding guard's; PASS without guards is "no-guards"."""
+    """The verdict on the evidence so far. `code` and `text` are the deciding criterion's; "no-criteria" is PASS without any."""
 
     outcome: str
     code: str
@@ -113,12 +113,14 @@ def judge(plan: Plan, scope: Scope, evidence: Evidence) -> Verdict:
     """Judge everything counted so far."""
     alphas = plan.alphas()
     skewed = _skewed(plan, scope, evidence)
-    findings = tuple(_judge(plan, guard, alphas[guard.signal], scope, evidence, skewed) for guard in plan.guards)
+    findings = tuple(
+        _judge(plan, criterion, alphas[criterion.signal], scope, evidence, skewed) for criterion in plan.criteria
+    )
     ordered = sorted(findings, key=lambda each: ((FAIL, HOLD, PASS).index(each.outcome), not each.withdraw))
     if not ordered and skewed is not None:
         return Verdict(HOLD, "share-not-as-set", skewed)
     if not ordered:
-        return Verdict(PASS, "no-guards", "the plan has no guards")
+        return Verdict(PASS, "no-criteria", "the plan has no criteria")
     first = ordered[0]
     return Verdict(first.outcome, first.code, first.text, findings, any(each.withdraw for each in findings))
 
@@ -169,51 +171,51 @@ def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> str | None:
     return None
 
 
-def _judge(plan: Plan, guard: Guard, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None) -> Finding:
-    threshold, tallies = -math.log(alpha), evidence.tallies(guard.signal)
+def _judge(
+    plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None
+) -> Finding:
+    threshold, tallies = -math.log(alpha), evidence.tallies(criterion.signal)
     splits, total = splits_of(plan, scope.segments, tallies), _total(scope.segments, tallies)
     step = _step(scope, tallies)
-    seen = shown(plan, guard, splits, step)
-    if guard.kind.compares:
-        log_e = log_e_of(splits, guard.ratio)
+    seen = shown(plan, criterion, splits, step)
+    if criterion.kind.compares:
+        log_e = log_e_of(splits, criterion.ratio)
         bad, other_bad = sum(each.bad for each in splits), sum(each.events - each.bad for each in splits)
         counted = (total.canary_samples + total.pairs, bad, total.stable_samples + total.pairs, other_bad)
     else:
-        log_e = log_e_over(total.pairs_canary_bad, total.pairs, guard.limit or guard.kind.limit or 0.5)
+        log_e = log_e_over(total.pairs_canary_bad, total.pairs, criterion.limit or criterion.kind.limit or 0.5)
         counted = (total.pairs, total.pairs_canary_bad, 0, 0)
     facts = (*counted, log_e, threshold, always_valid_p(log_e))
-    misled = skewed if guard.kind.compares else None
+    misled = skewed if criterion.kind.compares else None
     if log_e >= threshold and misled is None:
-        text = _accusation(plan, guard, counted, log_e, threshold)
-        return Finding(guard.signal, FAIL, "worse", text, *facts, shown=seen)
+        text = _accusation(plan, criterion, counted, log_e, threshold)
+        return Finding(criterion.signal, FAIL, "worse", text, *facts, shown=seen)
     outcome, code, text, withdraw = (
-        _limit(guard, threshold, scope, tallies)
+        _limit(criterion, threshold, scope, tallies)
         or (None if misled is None else (HOLD, "share-not-as-set", misled, False))
         or _uncounted(plan, total, evidence)
-        or _suspicion(guard, log_e, threshold)
+        or _suspicion(criterion, log_e, threshold)
         or _of_step(seen, step)
     )
-    return Finding(guard.signal, outcome, code, f"{guard.signal}: {text}", *facts, withdraw, seen)
+    return Finding(criterion.signal, outcome, code, f"{criterion.signal}: {text}", *facts, withdraw, seen)
 
 
 _Reason = tuple[str, str, str, bool]
 
 
-def _limit(guard: Guard, threshold: float, scope: Scope, tallies: Tallies) -> _Reason | None:
+def _limit(criterion: Criterion, threshold: float, scope: Scope, tallies: Tallies) -> _Reason | None:
     """Whether the canary's rate alone is too high in this step. The stable's rate in the same step shows whether moving requests
     there would help."""
-    if guard.limit is None or not guard.kind.compares:
+    if criterion.limit is None or not criterion.kind.compares:
         return None
     since = max(scope.limit_from, scope.step_from)
     lately = [each for each in scope.segments if each.generation >= since and not each.shadow]
     total = _total((each for each in lately if each.weight > 0), tallies)
     stable = _total(lately, tallies)  # includes the time since the withdrawal: whether the stable alone fares better
-    if log_e_over(total.canary_bad, total.canary_samples, guard.limit) < threshold:
+    if log_e_over(total.canary_bad, total.canary_samples, criterion.limit) < threshold:
         return None
-    rate = (
-        f"{_share(total.canary_bad, total.canary_samples)} of the canary's are bad, over the limit of {guard.limit:.3g}"
-    )
-    if log_e_over(stable.stable_bad, stable.stable_samples, guard.limit) >= threshold:
+    rate = f"{_share(total.canary_bad, total.canary_samples)} of the canary's are bad, over the limit of {criterion.limit:.3g}"
+    if log_e_over(stable.stable_bad, stable.stable_samples, criterion.limit) >= threshold:
         other = _share(stable.stable_bad, stable.stable_samples)
         return (
             HOLD,
@@ -242,8 +244,8 @@ def _uncounted(plan: Plan, total: Tally, evidence: Evidence) -> _Reason | None:
     return None
 
 
-def _suspicion(guard: Guard, log_e: float, threshold: float) -> _Reason | None:
-    if guard.kind.compares and log_e >= max(threshold - _SUSPICION, _LEAST_SUSPICION):
+def _suspicion(criterion: Criterion, log_e: float, threshold: float) -> _Reason | None:
+    if criterion.kind.compares and log_e >= max(threshold - _SUSPICION, _LEAST_SUSPICION):
         odds = f"once in {_count(math.exp(log_e))}"
         return (
             HOLD,
@@ -255,7 +257,7 @@ def _suspicion(guard: Guard, log_e: float, threshold: float) -> _Reason | None:
 
 
 def _step(scope: Scope, tallies: Tallies) -> Step:
-    """The step's counts. Guards that only shadowed requests can serve do not wait where no requests are shadowed."""
+    """The step's counts. Criteria that only shadowed requests can serve do not wait where no requests are shadowed."""
     last = scope.segments[-1] if scope.segments else Segment(0, 0)
     since = max(scope.limit_from, scope.step_from)
     return Step(
@@ -282,17 +284,19 @@ def _total(segments: Iterable[Segment], tallies: Tallies) -> Tally:
     return total
 
 
-def _accusation(plan: Plan, guard: Guard, counted: tuple[int, int, int, int], log_e: float, threshold: float) -> str:
+def _accusation(
+    plan: Plan, criterion: Criterion, counted: tuple[int, int, int, int], log_e: float, threshold: float
+) -> str:
     samples, bad, other_samples, other_bad = counted
     odds = f"would look this bad once in {_count(math.exp(min(log_e, 700.0)))} rollouts"
     rarity = f"{odds}; the plan's threshold is once in {_count(math.exp(threshold))}"
-    if not guard.kind.compares:
-        return f"{guard.signal}: {_share(bad, samples)} pairs; a version within the limit {rarity}"
-    worse = "that is no worse" if guard.ratio == 1.0 else f"with {guard.ratio:.3g} times the stable's rate"
+    if not criterion.kind.compares:
+        return f"{criterion.signal}: {_share(bad, samples)} pairs; a version within the limit {rarity}"
+    worse = "that is no worse" if criterion.ratio == 1.0 else f"with {criterion.ratio:.3g} times the stable's rate"
     sides = f"canary {_share(bad, samples)}, stable {_share(other_bad, other_samples)}"
     if plan.sticky is not None:
         sides = f"canary {bad:,} users, stable {other_bad:,} users"
-    return f"{guard.signal}: {sides}; a version {worse} {rarity}"
+    return f"{criterion.signal}: {sides}; a version {worse} {rarity}"
 
 
 def _share(bad: int, samples: int) -> str:

@@ -87,7 +87,7 @@ class Evidence(msgspec.Struct, frozen=True):
             numbers[key] = tuple(map(max, numbers.get(key, values), values))
         metrics = dict(self.metrics.get(source, {}))
         for each in counts.metrics:
-            key = _key(each.generation, each.metric, _variant(each.arm))
+            key = _key(each.generation, each.metric, _variant(each.variant))
             metrics[key] = max(metrics.get(key, (0, 0.0)), (each.values, each.total), key=lambda entry: entry[0])
         excluded = dict(self.excluded.get(source, {}))
         for left in counts.excluded:
@@ -95,7 +95,7 @@ class Evidence(msgspec.Struct, frozen=True):
                 raise ValueError(
                     f"{left.count} {left.reason} is not a valid exclusion; reasons are {', '.join(EXCLUDED)}"
                 )
-            key = _key(left.generation, left.reason, _variant(left.arm))
+            key = _key(left.generation, left.reason, _variant(left.variant))
             excluded[key] = max(excluded.get(key, 0), left.count)
         if counts.crashes < 0:
             raise ValueError(f"crashes must be 0 or more, got {counts.crashes}")
@@ -136,7 +136,7 @@ class Evidence(msgspec.Struct, frozen=True):
             numbers[key] = tuple(map(operator.add, numbers.get(key, (0,) * len(values)), values))
         metrics = dict(self.metrics.get(source, {}))
         for each in more.metrics:
-            key = _key(each.generation, each.metric, _variant(each.arm))
+            key = _key(each.generation, each.metric, _variant(each.variant))
             values_before, total = metrics.get(key, (0, 0.0))
             metrics[key] = (values_before + each.values, total + each.total)
         units, overflow = _with_units(self.units, more.units)
@@ -212,14 +212,14 @@ def evidence_from_document(document: Mapping[str, Any]) -> Evidence:
 
 
 def _count_entries(counts: RolloutCounts) -> Iterable[tuple[str, tuple[int, ...]]]:
-    for each in counts.arms:
+    for each in counts.variants:
         if not 0 <= each.bad <= each.samples:
             raise ValueError(f"bad must be 0 to samples ({each.samples}), got {each.bad}")
-        yield _key(each.generation, each.signal, _variant(each.arm)), (each.samples, each.bad)
+        yield _key(each.generation, each.signal, _variant(each.variant)), (each.samples, each.bad)
     for event in counts.events:
         if event.bad < 0:
             raise ValueError(f"events must be 0 or more, got {event.bad}")
-        yield _key(event.generation, event.signal, _variant(event.arm)), (0, event.bad)
+        yield _key(event.generation, event.signal, _variant(event.variant)), (0, event.bad)
     for pair in counts.pairs:
         if min(pair.canary_bad, pair.stable_bad) < 0 or pair.canary_bad + pair.stable_bad > pair.pairs:
             raise ValueError(f"bad must be 0 to pairs ({pair.pairs}), got {pair.canary_bad} and {pair.stable_bad}")
@@ -227,7 +227,7 @@ def _count_entries(counts: RolloutCounts) -> Iterable[tuple[str, tuple[int, ...]
     for output in counts.bins:
         if len(output.cells) != OUTPUT_BINS or min(output.cells) < 0:
             raise ValueError(f"expected {OUTPUT_BINS} counts of 0 or more, got {output.cells}")
-        yield _key(output.generation, f"{_DRIFT}{output.output}", _variant(output.arm)), output.cells
+        yield _key(output.generation, f"{_DRIFT}{output.output}", _variant(output.variant)), output.cells
 
 
 def _with_units(
@@ -242,7 +242,9 @@ def _with_units(
         if each.unit not in units and len(units) >= MOST_UNITS:
             overflow = True
             continue
-        units[each.unit] = min(units.get(each.unit, (each.generation, each.arm)), (each.generation, _variant(each.arm)))
+        units[each.unit] = min(
+            units.get(each.unit, (each.generation, each.variant)), (each.generation, _variant(each.variant))
+        )
     return after, overflow
 
 

@@ -20,7 +20,7 @@ from roadworthy.rollout.plan.signals import CUSTOM
 from roadworthy.store.tables import PROJECT, feedback, rollouts
 
 FEEDBACK = "feedback"
-"""The guard on predictions that are called wrong, and the source of all counts made here."""
+"""The criterion on predictions that are called wrong, and the source of all counts made here."""
 METRIC = "metric."
 """Prefix of a metric's signal."""
 
@@ -32,7 +32,7 @@ class Fact(NamedTuple):
         signal: FEEDBACK, a custom counter's, or METRIC and a metric's name.
         subject: what counts once: the prediction, or for a metric in a sticky rollout the user.
         prediction: the prediction's id.
-        generation, arm: that it was assigned in.
+        generation, variant: that it was assigned in.
         unit: the user in a sticky rollout, a hash; 0 in others.
         bad: whether it is a bad event. value: a metric's, else None.
     """
@@ -41,7 +41,7 @@ class Fact(NamedTuple):
     subject: str
     prediction: str
     generation: int
-    arm: str
+    variant: str
     unit: int
     bad: bool
     value: float | None = None
@@ -115,9 +115,9 @@ class _Counted:
 
     def add(self, fact: Fact, *, first: bool) -> None:
         """Count a fact; `first` when its subject is new."""
-        key = fact.generation, fact.signal, fact.arm
+        key = fact.generation, fact.signal, fact.variant
         if fact.value is not None:
-            self._metrics[fact.generation, fact.signal.removeprefix(METRIC), fact.arm].append(fact.value)
+            self._metrics[fact.generation, fact.signal.removeprefix(METRIC), fact.variant].append(fact.value)
             return
         self._by_variant[key][0] += first
         self._by_variant[key][1] += fact.bad
@@ -130,7 +130,7 @@ class _Counted:
         variants = self._by_variant.items()
         return RolloutCounts(
             rollout_id,
-            arms=tuple(
+            variants=tuple(
                 VariantCount(*key, samples, 0) for key, (samples, _) in variants if not key[1].startswith(CUSTOM)
             ),
             events=tuple(EventCount(*key, bad) for key, (_, bad) in variants if bad),

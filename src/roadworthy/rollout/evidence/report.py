@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 class VariantReport(msgspec.Struct, frozen=True):
     """One version's values of a metric: their number, their mean (None without any), and the interval of the true mean."""
 
-    arm: str
+    variant: str
     values: int
     mean: float | None
     low: float

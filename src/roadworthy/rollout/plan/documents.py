@@ -6,6 +6,7 @@ YAML includes JSON. PyYAML is imported with the first text, so a controller that
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 MOST_BYTES = 64 << 10
@@ -13,6 +14,13 @@ MOST_DEPTH = 12
 _TAG = "tag:yaml.org,2002:"
 _EXPONENT = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+")
 """Such as 1e-3, which YAML 1.1 reads as text because it has no point."""
+
+
+def in_this_form(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan with `criteria` where a plan of the first release says `guards`; plans of people and plans in the store."""
+    if "criteria" in document:
+        return dict(document)
+    return {"criteria" if key == "guards" else key: value for key, value in document.items()}
 
 
 def load(text: str | bytes) -> Any:

@@ -16,9 +16,9 @@ from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.foundation.documents import INVALID, Bounds, Fault, Given, OneOf, Reader, invalid_request
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.rollout.plan import plan as plans
-from roadworthy.rollout.plan.documents import load
-from roadworthy.rollout.plan.plan import Guard, Metric, Plan, Stage, Sticky, Watch
-from roadworthy.rollout.plan.signals import DEFAULT_GUARDS, GUARD, OBSERVER, Signal, names_of, signal_named
+from roadworthy.rollout.plan.documents import in_this_form, load
+from roadworthy.rollout.plan.plan import Criterion, Metric, Plan, Stage, Sticky, Watch
+from roadworthy.rollout.plan.signals import CRITERION, DEFAULT_CRITERIA, OBSERVER, Signal, names_of, signal_named
 
 CANARY, BLUE_GREEN, AB, SHADOW, ALL_AT_ONCE = "canary", "blue-green", "ab", "shadow", "all-at-once"
 STRATEGIES = (CANARY, BLUE_GREEN, AB, SHADOW, ALL_AT_ONCE)
@@ -86,7 +86,7 @@ class _Step(TypedDict, total=False):
     approve: bool
 
 
-class _Guard(TypedDict, total=False):
+class _Criterion(TypedDict, total=False):
     ratio: Annotated[float, Bounds(0.1, 100)]
     margin: Annotated[float, Bounds(1.01, 100)]
     limit: Annotated[float, Bounds(1e-6, plans.MOST_ALLOWED)] | None
@@ -114,7 +114,7 @@ class _Plan(TypedDict, total=False):
     strategy: Strategy
     alpha: Chance
     beta: Chance
-    guards: Any
+    criteria: Any
     watch: Any
     sticky: _Sticky | None
     deadline: Annotated[float, Given(_seconds), Bounds(1, 366 * _DAY_S)] | None
@@ -190,6 +190,7 @@ class _PlanReader(Reader):
         if not isinstance(document, Mapping):
             self.fault("", "a plan is a mapping that begins with `strategy:`")
             return None
+        document = in_this_form(document)
         if "strategy" not in document:
             self.fault("strategy", f"is missing; known are {', '.join(STRATEGIES)}", STRATEGIES)
             return None
@@ -204,7 +205,7 @@ class _PlanReader(Reader):
             after={AB: plans.WAIT, SHADOW: plans.END}.get(strategy, plans.PROMOTE),
             alpha=given.get("alpha", 0.01),
             beta=given.get("beta", 0.05),
-            guards=self._guards(strategy, given.get("guards"), any(stage.shadow for stage in steps)),
+            criteria=self._criteria(strategy, given.get("criteria"), any(stage.shadow for stage in steps)),
             watches=self._watches(given),
             metrics=self._metrics(given.get("metrics", [])),
             sticky=self._sticky(document.get("sticky"), given.get("sticky")),
@@ -248,29 +249,31 @@ class _PlanReader(Reader):
             given.get("approve", False),
         )
 
-    def _guards(self, strategy: str, given: object, shadowed: bool) -> tuple[Guard, ...]:
+    def _criteria(self, strategy: str, given: object, shadowed: bool) -> tuple[Criterion, ...]:
         if given is None:
-            given = [*DEFAULT_GUARDS, *(["disagreement"] if strategy == SHADOW else [])]
-        guards = (self._guard(f"guards.{name}", name, value, shadowed) for name, value in self._named("guards", given))
-        return tuple(guard for guard in guards if guard is not None)
+            given = [*DEFAULT_CRITERIA, *(["disagreement"] if strategy == SHADOW else [])]
+        criteria = (
+            self._criterion(f"criteria.{name}", name, value, shadowed) for name, value in self._named("criteria", given)
+        )
+        return tuple(criterion for criterion in criteria if criterion is not None)
 
-    def _guard(self, path: str, name: str, value: Mapping[str, Any], shadowed: bool) -> Guard | None:
+    def _criterion(self, path: str, name: str, value: Mapping[str, Any], shadowed: bool) -> Criterion | None:
         signal = signal_named(name)
         if signal is None:
-            self.unknown(path, "signal", name, names_of(GUARD))
+            self.unknown(path, "signal", name, names_of(CRITERION))
             return None
-        if signal.kind != GUARD:
+        if signal.kind != CRITERION:
             self.fault(
-                path, "this signal can only hold or alert, never roll back; list it under `watch`", names_of(GUARD)
+                path, "this signal can only hold or alert, never roll back; list it under `watch`", names_of(CRITERION)
             )
             return None
-        given = self.table(_Guard, value, path)
+        given = self.table(_Criterion, value, path)
         if not signal.compares and not shadowed:
             self.fault(path, "this signal is counted in shadow steps only, and the plan has none")
         limit = given.get("limit", 0.05 if name == "errors" else signal.limit)
         if "limit" in given and limit is None and not signal.compares:
             self.fault(f"{path}.limit", "expected a number, got null")
-        return Guard(
+        return Criterion(
             name,
             given.get("ratio", signal.ratio),
             given.get("margin", 1.5),

@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 
 from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.rollout.plan.documents import in_this_form
 from roadworthy.rollout.plan.signals import SLOW, SLOW_RATE, USUAL_LIMIT, Signal, signal_named
 from roadworthy.rollout.stored import read_stored
 
-FORMAT = 1
+FORMAT, _WITH_GUARDS = 2, 1
+"""The format of stored plans, and the earlier one, in which criteria are called guards."""
 PROMOTE, WAIT, END = "promote", "wait", "end"
 """After the last step: the canary takes over, a person decides, or the rollout ends and the stable stays."""
 ROLLBACK, HOLD = "rollback", "hold"
@@ -34,7 +36,7 @@ class Stage(msgspec.Struct, frozen=True):
         weight: the canary's share of live requests, of FULL_SHARE (hundredths of a percent).
         shadow: the share of live requests that is also copied to the canary, of FULL_SHARE; only where weight is 0.
         hold_s: minimum duration of the step, in seconds of exposure.
-        evidence: minimum of the canary's requests (in a shadow step, pairs) for each guard.
+        evidence: minimum of the canary's requests (in a shadow step, pairs) for each criterion.
         approve: whether a person must approve before the step begins.
     """
 
@@ -50,7 +52,7 @@ class Stage(msgspec.Struct, frozen=True):
         return self.weight / FULL_SHARE
 
 
-class Guard(msgspec.Struct, frozen=True):
+class Criterion(msgspec.Struct, frozen=True):
     """A signal that can roll back.
 
     Attributes:
@@ -58,7 +60,7 @@ class Guard(msgspec.Struct, frozen=True):
         ratio: the canary's rate of bad events may be this many times the stable's.
         margin: a step passes with evidence that the rate is below this many times what `ratio` tolerates.
         limit: the highest allowed rate; above it the canary's share is withdrawn. None for no limit.
-        weight: its part of alpha, relative to the other guards; None for the default (half of alpha for errors, else 1).
+        weight: its part of alpha, relative to the other criteria; None for the default (half of alpha for errors, else 1).
         evidence: replaces the step's minimum; 0 waits for none.
     """
 
@@ -132,9 +134,9 @@ class Plan(msgspec.Struct, frozen=True):
         strategy: the person's name for it; only texts depend on it.
         steps: in order; never empty.
         after: PROMOTE, WAIT or END.
-        alpha: false-rollback probability over the whole rollout, for all guards together and any number of looks.
-        beta: probability that a version that is worse by a guard's margin, or over its limit, passes a step.
-        guards: at most one of each signal. watches, metrics: the same.
+        alpha: false-rollback probability over the whole rollout, for all criteria together and any number of looks.
+        beta: probability that a version that is worse by a criterion's margin, or over its limit, passes a step.
+        criteria: at most one of each signal. watches, metrics: the same.
         sticky: None to assign each request separately.
         deadline_s: time without pauses until `at_deadline` (ROLLBACK or HOLD) happens; None for no deadline.
         crashes: number of crashes of the canary's processes that rolls it back.
@@ -145,7 +147,7 @@ class Plan(msgspec.Struct, frozen=True):
     after: str = PROMOTE
     alpha: float = 0.01
     beta: float = 0.05
-    guards: tuple[Guard, ...] = ()
+    criteria: tuple[Criterion, ...] = ()
     watches: tuple[Watch, ...] = ()
     metrics: tuple[Metric, ...] = ()
     sticky: Sticky | None = None
@@ -155,12 +157,14 @@ class Plan(msgspec.Struct, frozen=True):
     format: int = FORMAT
 
     def alphas(self) -> dict[str, float]:
-        """Each guard's part of alpha, by signal; they add up to alpha.
+        """Each criterion's part of alpha, by signal; they add up to alpha.
 
         Errors get half of it and the rest is split by weight, unless the plan gives errors a weight of its own.
         """
-        weights = {guard.signal: 1.0 if guard.weight is None else guard.weight for guard in self.guards}
-        halved = [guard for guard in self.guards if guard.signal == "errors" and guard.weight is None]
+        weights = {
+            criterion.signal: 1.0 if criterion.weight is None else criterion.weight for criterion in self.criteria
+        }
+        halved = [criterion for criterion in self.criteria if criterion.signal == "errors" and criterion.weight is None]
         if halved and len(weights) > 1:
             weights["errors"] = sum(weight for signal, weight in weights.items() if signal != "errors")
         whole = sum(weights.values())
@@ -172,9 +176,11 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def plan_from_document(document: Mapping[str, Any]) -> Plan:
-    """The plan that `to_document` described.
+    """The plan that `to_document` of this release or the previous one described.
 
     Raises:
         ValueError: not such a document, or a format that this release does not know.
     """
+    if document.get("format") == _WITH_GUARDS:
+        document = {**in_this_form(document), "format": FORMAT}
     return read_stored(document, Plan, FORMAT, "plan", "a plan")

@@ -83,16 +83,16 @@ def _obstacles(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
         yield Obstacle(
             "no-such-field", f"the endpoint has no input {plan.sticky.field}, by which the plan identifies users"
         )
-    if facts.slow_ms is None and any(guard.signal == "slow" for guard in plan.guards):
+    if facts.slow_ms is None and any(criterion.signal == "slow" for criterion in plan.criteria):
         yield Obstacle(
-            "no-baseline", "the stable's run time is not measured yet; let it serve first, or remove the guard slow"
+            "no-baseline", "the stable's run time is not measured yet; let it serve first, or remove the criterion slow"
         )
     yield from _unmeasured(plan, facts)
 
 
 def _unmeasured(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
     """Signals that the rollout would wait for forever."""
-    for signal in (*(guard.signal for guard in plan.guards), *(watch.signal for watch in plan.watches)):
+    for signal in (*(criterion.signal for criterion in plan.criteria), *(watch.signal for watch in plan.watches)):
         if signal in facts.unmeasurable:
             yield Obstacle("signal-not-measurable", f"{signal} cannot be measured: {facts.unmeasurable[signal]}")
     if not any(compares(stage.weight, stage.shadow) for stage in plan.steps):

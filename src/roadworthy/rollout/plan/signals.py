@@ -1,8 +1,8 @@
 """The catalogue of signals that a rollout can be judged by: what each counts, and whether it can roll back or only hold.
 
-`parse.py` checks a plan against this catalogue and `verdict.py` follows it. A guard counts bad events, and its false accusations
-have a bounded probability. An observer compares distributions, money or machines, where "different" is not "worse", so it can
-only hold and alert.
+`parse.py` checks a plan against this catalogue and `verdict.py` follows it. A criterion counts bad events, and its false
+accusations have a bounded probability. An observer compares distributions, money or machines, where "different" is not
+"worse", so it can only hold and alert.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-GUARD = "guard"
+CRITERION = "criterion"
 OBSERVER = "observer"
 CUSTOM = "custom."
 SLOW = "slow"
 SLOW_RATE = 0.05
 """The share of the stable's runs that are slow: those over its 95th percentile."""
 USUAL_LIMIT = 0.05
-"""The default limit of errors, and the rate that any other guard without a limit must be shown to stay below."""
+"""The default limit of errors, and the rate that any other criterion without a limit must be shown to stay below."""
 _CUSTOM = re.compile(r"custom\.[a-z][a-z0-9_]{0,62}")
 
 
@@ -26,11 +26,11 @@ class Signal:
     """One entry of the catalogue.
 
     Attributes:
-        name: as plans write it. kind: GUARD or OBSERVER.
+        name: as plans write it. kind: CRITERION or OBSERVER.
         event: what is counted, at most once for an eligible request unless it says otherwise.
         ratio: how many times the stable's rate is tolerated, by default. "slow" tolerates some, because a canary's batches are
             smaller and its caches colder.
-        limit: the default rate of a guard that compares with a fixed rate instead of the stable's; None for all others.
+        limit: the default rate of a criterion that compares with a fixed rate instead of the stable's; None for all others.
         waits: whether a step waits for its evidence by default; events that become known days later do not delay a step.
         usual: typical rate of bad events of a good version, for estimates of how long a step takes.
         tolerance: for an observer, how far the versions may differ by default; see `Watch`.
@@ -56,21 +56,21 @@ CATALOGUE: dict[str, Signal] = {
     for signal in (
         Signal(
             "errors",
-            GUARD,
+            CRITERION,
             "a failure of the version itself that persists when the requests of a joined run are repeated one by one",
             usual=0.01,
         ),
-        Signal("invalid_outputs", GUARD, "an answer that is not finite, or lacks outputs that the signature names"),
+        Signal("invalid_outputs", CRITERION, "an answer that is not finite, or lacks outputs that the signature names"),
         Signal(
             SLOW,
-            GUARD,
+            CRITERION,
             "a run, after warm-up, that takes longer than 95 % of the stable's runs did before, and longer than 1 ms",
             ratio=1.25,
             usual=SLOW_RATE,
         ),
-        Signal("guard_hits", GUARD, "an input or output that a guard of the endpoint stopped"),
-        Signal("feedback", GUARD, "feedback that calls the prediction wrong", waits=False),
-        Signal("disagreement", GUARD, "a shadowed request that the two versions answer differently", limit=0.01),
+        Signal("guard_hits", CRITERION, "an input or output that a guard of the endpoint stopped"),
+        Signal("feedback", CRITERION, "feedback that calls the prediction wrong", waits=False),
+        Signal("disagreement", CRITERION, "a shadowed request that the two versions answer differently", limit=0.01),
         Signal(
             "confidence", OBSERVER, "confidence of a classifier's answers: the mean largest probability", tolerance=0.05
         ),
@@ -80,17 +80,17 @@ CATALOGUE: dict[str, Signal] = {
     )
 }
 """Every signal except custom counters, by name."""
-DEFAULT_GUARDS = ("errors", "invalid_outputs", "slow")
+DEFAULT_CRITERIA = ("errors", "invalid_outputs", "slow")
 
 
 def signal_named(name: str) -> Signal | None:
     """The signal of this name, or None. "custom." and a name in snake case is a custom counter."""
     if _CUSTOM.fullmatch(name):
-        return Signal(name, GUARD, f"a bad event counted as {name.removeprefix(CUSTOM)}", usual=0.01)
+        return Signal(name, CRITERION, f"a bad event counted as {name.removeprefix(CUSTOM)}", usual=0.01)
     return CATALOGUE.get(name)
 
 
 def names_of(kind: str) -> tuple[str, ...]:
     """The names of all signals of a kind; "custom.NAME" represents the custom counters."""
     names = tuple(signal.name for signal in CATALOGUE.values() if signal.kind == kind)
-    return (*names, f"{CUSTOM}NAME") if kind == GUARD else names
+    return (*names, f"{CUSTOM}NAME") if kind == CRITERION else names

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from roadworthy.contract.snapshot import FULL_SHARE
-from roadworthy.rollout.plan.plan import ROLLBACK, Guard, Plan, Stage
+from roadworthy.rollout.plan.plan import ROLLBACK, Criterion, Plan, Stage
 from roadworthy.statistics.waiting import samples_until_not_worse, samples_until_under
 
 _LONGER = 2.0
@@ -43,9 +43,9 @@ def _warnings(plan: Plan, cached: bool, requests_per_s: float | None) -> Iterato
             "cache-is-off",
             "the endpoint's cache is off during a rollout: both versions get the full load until it is over",
         )
-    if not any(_needed(guard, stage) for stage in plan.steps for guard in plan.guards):
+    if not any(_needed(criterion, stage) for stage in plan.steps for criterion in plan.criteria):
         return
-    never = [each for stage in plan.steps for guard in plan.guards for each in _never(plan, guard, stage)]
+    never = [each for stage in plan.steps for criterion in plan.criteria for each in _never(plan, criterion, stage)]
     if never:
         yield PlanWarning(
             "unlikely-to-be-decided",
@@ -74,39 +74,39 @@ def _slow(plan: Plan, requests_per_s: float) -> Iterator[PlanWarning]:
         yield PlanWarning("thin-traffic", estimate)
 
 
-def _needed(guard: Guard, stage: Stage) -> int:
-    """The guard's minimum of samples in this step; 0 for a guard on copied requests in a step without any."""
-    if not (guard.kind.compares or stage.shadow):
+def _needed(criterion: Criterion, stage: Stage) -> int:
+    """The criterion's minimum of samples in this step; 0 for a criterion on copied requests in a step without any."""
+    if not (criterion.kind.compares or stage.shadow):
         return 0
-    return stage.evidence if guard.evidence is None else guard.evidence
+    return stage.evidence if criterion.evidence is None else criterion.evidence
 
 
-def _samples(plan: Plan, guard: Guard, stage: Stage) -> float:
-    """The canary's requests until the guard passes the step, assuming a typical good version."""
-    needed = _needed(guard, stage)
-    if not needed or not guard.kind.waits:
+def _samples(plan: Plan, criterion: Criterion, stage: Stage) -> float:
+    """The canary's requests until the criterion passes the step, assuming a typical good version."""
+    needed = _needed(criterion, stage)
+    if not needed or not criterion.kind.waits:
         return needed
-    usual = guard.kind.usual
-    shown = samples_until_under(usual, guard.allowed, plan.beta)
+    usual = criterion.kind.usual
+    shown = samples_until_under(usual, criterion.allowed, plan.beta)
     share = 0.5 if stage.shadow else stage.share
-    if guard.kind.compares and 0.0 < share < 1.0:
-        times = guard.margin * guard.ratio
+    if criterion.kind.compares and 0.0 < share < 1.0:
+        times = criterion.margin * criterion.ratio
         shown = min(shown, samples_until_not_worse(usual, share, times, plan.beta))
     return max(needed, shown)
 
 
-def _never(plan: Plan, guard: Guard, stage: Stage) -> Iterator[str]:
-    if math.isinf(_samples(plan, guard, stage)):
+def _never(plan: Plan, criterion: Criterion, stage: Stage) -> Iterator[str]:
+    if math.isinf(_samples(plan, criterion, stage)):
         where = "at 100 %" if stage.weight >= FULL_SHARE else "in a step"
         yield (
-            f"{guard.signal} must be shown to be below {guard.allowed:.3g} {where}, but a good version has about"
-            f" {guard.kind.usual:.3g}"
+            f"{criterion.signal} must be shown to be below {criterion.allowed:.3g} {where}, but a good version has about"
+            f" {criterion.kind.usual:.3g}"
         )
 
 
 def _evidence_s(plan: Plan, stage: Stage, requests_per_s: float) -> float:
     part = max(stage.weight, stage.shadow) / FULL_SHARE
-    samples = max((_samples(plan, guard, stage) for guard in plan.guards), default=0)
+    samples = max((_samples(plan, criterion, stage) for criterion in plan.criteria), default=0)
     return samples / (requests_per_s * part)
 
 

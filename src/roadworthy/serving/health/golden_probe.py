@@ -162,7 +162,7 @@ class GoldenProbes:
             health.take(*await self._send_next(subject, examples))
         self._count(subject.label, health.result, health.seconds)
         if health.result in FAILURES:
-            _log.warning("deep-check-failed", digest=version.digest, result=health.result, reason=health.reason)
+            _log.warning("golden-probe-failed", digest=version.digest, result=health.result, reason=health.reason)
 
     async def _read(self, version: Version) -> Examples | None:
         try:
