@@ -12,8 +12,9 @@ from roadworthy.control.resources import feedback
 from roadworthy.foundation.documents import Bounds
 from roadworthy.rollout.decide.state import INCONCLUSIVE
 from roadworthy.rollout.plan.parse import DECLARED, STRATEGIES, _Criterion, _Step, _Watch, read_plan
-from roadworthy.rollout.plan.signals import CATALOGUE, CRITERION
 from roadworthy.settings import load_settings
+from roadworthy.signals.discovery import signals
+from roadworthy.signals.signal import CRITERION
 from tests.declarations import declared
 
 ROOT = Path(__file__).parents[2]
@@ -54,9 +55,9 @@ def test_every_number_has_a_line_with_its_bounds() -> None:
 
 
 def test_every_signal_is_told() -> None:
-    """With what it counts, as the catalogue says it."""
+    """With what it counts, in the signal's own words."""
     lines = {name: row for row in rows() if len(row) == 3 for name in re.findall(r"`(\w+)`", row[0])}
-    for signal in CATALOGUE.values():
+    for signal in signals():
         assert lines[signal.name][1] == ("criterion" if signal.kind == CRITERION else "watched")
         if signal.kind == CRITERION:
             assert lines[signal.name][2].startswith(signal.event), signal.name

@@ -130,7 +130,7 @@ at_deadline: promote
     assert found["criteria.errors.limt"] == "unknown key; did you mean limit?"
     assert found["criteria.errors.ratio"] == "expected a number, got text ('fast')"
     assert (
-        "unknown signal; known are errors, invalid_outputs, slow, guard_hits, feedback, disagreement, custom.NAME"
+        "unknown signal; known are disagreement, errors, feedback, guard_hits, invalid_outputs, slow, custom.NAME"
         in (found["criteria.latency"])
     )
     assert "can only hold or alert" in found["criteria.drift"]

@@ -4,6 +4,7 @@ process."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,12 +31,24 @@ from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
 from roadworthy.serving.metrics import executing, open_worker_metrics, read_totals
+from roadworthy.serving.rollout import assignment
 from roadworthy.serving.rollout import counters as evidence
 from roadworthy.serving.rollout import outputs as watched
-from roadworthy.serving.rollout.assignment import evidence_of
+from roadworthy.serving.rollout.assignment import RolloutCounters
 from roadworthy.serving.rollout.counters import EvidenceCells
 from roadworthy.serving.rollout.outputs import OutputCounters
 from roadworthy.serving.split import Split, sticky_key, unit_hash
+from roadworthy.signals.discovery import signal_named
+from roadworthy.signals.signal import (
+    BinJudge,
+    BinSignal,
+    Judge,
+    OutcomeSignal,
+    PairJudge,
+    PairSignal,
+    Seen,
+    Use,
+)
 
 ANSWER = Answer(Batch(Layout(()), 1, ()), 0, 1)
 FAULT = ModelFault("it failed", code="model-failed")
@@ -70,6 +83,17 @@ def test_hashes_of_users_fit_a_cell(rollout: str, unit: str) -> None:
 GOOD = {"errors": False, "invalid_outputs": False}
 
 
+def counting(
+    tmp_path: Path, slow_us: int | None, *signals: str, parameters: dict[str, dict[str, Any]] | None = None
+) -> RolloutCounters:
+    """A worker's counters of these signals; without any, of the default criteria."""
+    create_slab(tmp_path / "slab", 2)
+    cells = open_worker_metrics(tmp_path / "slab", 0).evidence
+    asked = signals or ("errors", "invalid_outputs", "slow")
+    rollout = RolloutEntry("r", "s", "c", slow_us=slow_us, signals=asked, parameters=parameters or {})
+    return RolloutCounters(cells, rollout, 3, Signature((), ANSWERED))
+
+
 @pytest.mark.parametrize(
     ("outcome", "ran_us", "said"),
     [
@@ -92,15 +116,21 @@ GOOD = {"errors": False, "invalid_outputs": False}
         (DeadlineExceeded("late"), 101, {"slow": True}),
     ],
 )
-def test_what_an_outcome_says(outcome: object, ran_us: int, said: object) -> None:
+def test_what_an_outcome_says(tmp_path: Path, outcome: object, ran_us: int, said: object) -> None:
     """Failures of the version itself are distinguished from all others, whatever the caller gets."""
-    assert evidence_of(outcome, ran_us, 100) == said  # type: ignore[arg-type]
+    assert counting(tmp_path, 100).evidence(outcome, ran_us) == said  # type: ignore[arg-type]
 
 
-def test_slow_is_not_asked_where_nothing_says_what_slow_is() -> None:
-    """Neither for answers nor for runs that never ended."""
-    assert evidence_of(ANSWER, 10**9, None) == GOOD
-    assert evidence_of(DeadlineExceeded("late"), 10**9, None) == "shed"
+def test_slow_is_not_asked_where_nothing_says_what_slow_is(tmp_path: Path) -> None:
+    """Neither for answers nor for runs that never ended; nor where the plan does not ask."""
+    unknown = counting(tmp_path, None)
+    assert unknown.evidence(ANSWER, 10**9) == GOOD
+    assert unknown.evidence(DeadlineExceeded("late"), 10**9) == "shed"
+    (tmp_path / "slab").unlink()
+    other = counting(tmp_path, 100, "errors", "drift", "unknown_here")
+    assert other.evidence(ANSWER, 10**9) == {"errors": False}
+    assert other.evidence(DeadlineExceeded("late"), 10**9) == "shed"
+    assert not other.failed
 
 
 def test_run_times_begin_after_the_warm_up() -> None:
@@ -312,3 +342,88 @@ def test_rollouts_that_are_over_make_room(tmp_path: Path) -> None:
 def test_a_worker_that_died_of_a_copy_names_the_version() -> None:
     """Copies count for no endpoint, but are in flight."""
     assert executing({"shadowing\x1fabc": 1, "shadowing\x1fdef": 0}) == {"sha256:abc"}
+
+
+class Odd(OutcomeSignal):
+    """An answer with a price over the plan's. Of a request without rows it raises an error."""
+
+    name = "odd"
+    needs_inputs = True
+
+    def bind(self, use: Use) -> Judge:
+        """The plan says which price."""
+        most = use.parameters["most"]
+
+        def judge(seen: Seen) -> bool | None:
+            if seen.outputs is None or seen.inputs is None:
+                return None
+            return bool(1 % seen.inputs.rows == 0 and seen.outputs.column("price")[0].max() > most)
+
+        return judge
+
+
+class Rows(BinSignal):
+    """How many rows an answer has; more than one is a fault of the signal."""
+
+    name = "rows"
+    bins = ("none", "one")
+
+    def bind(self, use: Use) -> BinJudge:
+        """Works everywhere."""
+        return lambda outputs: outputs.rows if outputs.rows < 2 else 99
+
+
+class Unbound(PairSignal):
+    """Cannot be measured anywhere."""
+
+    name = "unbound"
+
+    def bind(self, use: Use) -> PairJudge:
+        """Says so."""
+        raise ValueError("there is nothing to measure")
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three signals above, as if a plug-in had them."""
+    known = {"odd": Odd(), "rows": Rows(), "unbound": Unbound()}
+    monkeypatch.setattr(assignment, "signal_named", lambda name: known.get(name) or signal_named(name))
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_signal_of_a_plug_in_counts_like_ours(tmp_path: Path) -> None:
+    """With the plan's parameters, the request's rows, and the hash of the user."""
+    counters = counting(tmp_path, None, "errors", "odd", "custom.own", parameters={"odd": {"most": 5.0}})
+    assert counters.needs_inputs
+    for price, unit in ((1.0, 7), (9.0, 7), (9.0, 8)):
+        said = counters.evidence(answer(("a", price, [1, 0, 0])), 10, ANSWER.joined)
+        assert said == {"errors": False, "odd": price > 5.0, "custom.own": False}
+        counters.judged("canary", said, unit)
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert [(each.signal, each.samples, each.bad) for each in counts.variants] == [
+        ("custom.own", 3, 0),
+        ("errors", 3, 0),
+        ("odd", 3, 2),
+    ]
+    assert {each.unit for each in counts.units if each.signal == "odd"} == {f"{unit:016x}" for unit in (7, 8)}
+    assert counters.evidence(FAULT, 10, ANSWER.joined) == {"errors": True, "custom.own": False}
+    counters.paired(
+        {"errors": False, "odd": True, "custom.own": False}, {"errors": False, "odd": False, "custom.own": False}
+    )
+    pairs = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").pairs
+    assert pairs == (PairCount(3, "errors", 1, 0), PairCount(3, "odd", 1, 1))
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_signal_that_raises_counts_no_more(tmp_path: Path) -> None:
+    """The others go on, and the caller's answer is not touched; the report of the worker lacks it."""
+    counters = counting(tmp_path, None, "odd", "errors", "rows", "unbound", parameters={"odd": {"most": 5.0}})
+    assert counters.failed == {"unbound"}
+    none = Batch(Layout(()), 0, ())
+    assert counters.evidence(answer(("a", 9.0, [1, 0, 0])), 10, none) == {"errors": False}
+    assert counters.evidence(answer(("a", 9.0, [1, 0, 0])), 10, ANSWER.joined) == {"errors": False}
+    for rows in (1, 0, 2, 1):
+        counters.answered("canary", answer(*[("a", 9.0, [1.0, 0, 0])] * rows), None)
+    (sorted_,) = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").bins
+    assert (sorted_.output, sorted_.signal, sorted_.cells[:3]) == (0, "rows", (0, 1, 0))
+    assert counters.failed == {"unbound", "odd", "rows"}

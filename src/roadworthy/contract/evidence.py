@@ -20,6 +20,8 @@ WHOLE = "^[^\\x00]*$"
 Name = Annotated[str, msgspec.Meta(max_length=64, pattern=WHOLE)]
 Signal = Annotated[str, msgspec.Meta(max_length=80, pattern=WHOLE)]
 """A criterion's signal, including "custom." and a name, or a watched metric's."""
+COUNTED_BEFORE = ("disagreement", "errors", "invalid_outputs", "slow")
+"""The signals that gateways counted in outcomes when they did not yet report it."""
 STABLE, CANARY = "stable", "canary"
 VARIANTS = (STABLE, CANARY)
 EXCLUDED = ("shed", "breaker", "fallback", "retried", "cached")
@@ -89,13 +91,15 @@ class MetricCount(msgspec.Struct, frozen=True):
 class BinCount(msgspec.Struct, frozen=True):
     """Answers of one variant by bin since the source began: one count for each of OUTPUT_BINS.
 
-    `output` is the index of the output among those that the rollout watches, from 0.
+    `output` is the index of the output among those that the rollout watches, from 0. Where `signal` is not empty, the bins are
+    that signal's, and `output` is 0.
     """
 
     generation: Count
     output: Count
     variant: Name = msgspec.field(name="arm")
     cells: tuple[Count, ...]
+    signal: Signal = ""
 
 
 class Excluded(msgspec.Struct, frozen=True):

@@ -96,7 +96,8 @@ class RolloutEntry(msgspec.Struct, frozen=True):
         sticky_field, sticky_header: the input field or header that identifies users; the other, or both, None.
         slow_us: the stable's 95th percentile of run time at the start, in microseconds of a run after warm-up; None: "slow" is
             not counted.
-        signals: what to count: "errors", "invalid_outputs", "slow", "disagreement", "guard_hits", "custom.NAME".
+        signals: what to count, by name. Gateways pass over names that they do not know, and report those that they count.
+        parameters: by signal, what the plan says of its own parameters.
         outputs: whose drift is counted; empty if drift is not watched.
         probabilities: the output whose largest value in a row is the answer's confidence; None if confidence is not watched.
     """
@@ -111,6 +112,7 @@ class RolloutEntry(msgspec.Struct, frozen=True):
     signals: tuple[str, ...] = ()
     outputs: tuple[WatchedOutput, ...] = ()
     probabilities: str | None = None
+    parameters: dict[str, dict[str, Any]] = {}
 
 
 class EndpointEntry(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from roadworthy.contract.evidence import WHOLE, Count, Name, RolloutCounts
+from roadworthy.contract.evidence import WHOLE, Count, Name, RolloutCounts, Signal
 
 FORMAT = 1
 
@@ -65,6 +65,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
     `shared_cache` is CONNECTED or UNREACHABLE, or None without a shared cache. `memory_free_bytes` and `disk_free_bytes` are what
     its machine has left, None where unknown; `log_lines_dropped` is the number of log lines that the processes of its gateway
     dropped since the boot. The agent adds these.
+
+    `signals` are those that it counts in the outcomes of requests; None from gateways of releases that count COUNTED_BEFORE.
     """
 
     slot: Count
@@ -78,6 +80,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     memory_free_bytes: Count | None = None
     disk_free_bytes: Count | None = None
     log_lines_dropped: Count = 0
+    signals: tuple[Signal, ...] | None = None
 
 
 class RequestCount(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ MEMBER = "plugins"
 
 _MEDIA_TYPE = re.compile(rb"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+_SIGNAL = re.compile(r"(?!drawn$)[a-z][a-z0-9_]{0,62}")  # all first attempts are counted as "drawn"
 _log = logging.getLogger(__name__)
 
 
@@ -79,12 +80,22 @@ def _media_types(codec: Any) -> Iterable[object]:
     return (*media, *(("form", form.name) for form in forms))
 
 
+def _signal_name(signal: Any) -> Iterable[object]:
+    """Nothing more than the name, which is part of plans, cells and keys."""
+    if not _SIGNAL.fullmatch(signal.name):
+        raise ValueError(
+            f"a signal's name has lower-case letters, digits and underscores, 63 at most, not {signal.name!r:.80}"
+        )
+    return ()
+
+
 FRAMEWORKS = Kind("frameworks", 1, ("name", "recognises", "answer", "categories", "save", "load"), _suffixes)
 CODECS = Kind(
     "codecs", 1, ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode"), _media_types
 )
 BLOBS = Kind("blobs", 1, ("name", "open_store"))
-KINDS = (FRAMEWORKS, CODECS, BLOBS)
+SIGNALS = Kind("signals", 1, ("name", "kind", "event", "compares", "allowed"), _signal_name)
+KINDS = (FRAMEWORKS, CODECS, BLOBS, SIGNALS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from roadworthy.rollout.decide.state import FAILED, LOADING, PREPARING, READY, M
 from roadworthy.rollout.decide.switch import Refuse, Switch, decide
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.counting import uncounted
 from roadworthy.rollout.rollouts import Rollout
 
 FRESH_US = 5_000_000
@@ -59,6 +60,7 @@ def observe(
         reason=reason,
         fresh=bool(found) and all(now_us - gateway.seen_at_us <= FRESH_US for gateway in found),
         breaker_open=any(state.breaker_open for state in states),
+        uncounted=tuple(f"{signal}: {why}" for signal, why in uncounted(rollout.plan, workers)),
         alerts=signal_alerts(Look(rollout.plan, rollout.state, evidence, machines)),
     )
 

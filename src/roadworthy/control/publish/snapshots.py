@@ -27,7 +27,10 @@ from roadworthy.registry.versions import get as get_version
 from roadworthy.rollout.decide.state import PREPARING
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.endpoints import list_all as list_endpoints
+from roadworthy.rollout.plan.plan import Criterion, Watch
 from roadworthy.rollout.rollouts import Rollout, list_open
+from roadworthy.signals.discovery import signal_named
+from roadworthy.signals.signal import BinSignal
 from roadworthy.store.engine import read_revision
 
 
@@ -88,6 +91,8 @@ def _rollout(rollout: Rollout | None) -> RolloutEntry | None:
     if rollout is None or rollout.state.phase == PREPARING:
         return None
     plan, state = rollout.plan, rollout.state
+    sorting = [watch for watch in plan.watches if isinstance(signal_named(watch.signal), BinSignal)]
+    counted: list[Criterion | Watch] = [*plan.criteria, *sorting]
     return RolloutEntry(
         id=rollout.id,
         stable=rollout.stable_digest,
@@ -96,7 +101,8 @@ def _rollout(rollout: Rollout | None) -> RolloutEntry | None:
         sticky_field=None if plan.sticky is None else plan.sticky.field,
         sticky_header=None if plan.sticky is None else plan.sticky.header,
         slow_us=None if state.slow_ms is None else round(state.slow_ms * 1e3),
-        signals=tuple(criterion.signal for criterion in plan.criteria),
+        signals=tuple(each.signal for each in counted),
+        parameters={each.signal: each.parameters for each in counted if each.parameters},
         outputs=state.outputs,
         probabilities=state.probabilities,
     )

@@ -21,8 +21,8 @@ from roadworthy.monitoring.predictions import AssignedPrediction
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.evidence import feedback
 from roadworthy.rollout.evidence.feedback import FEEDBACK, METRIC, Fact
-from roadworthy.rollout.plan.signals import CUSTOM
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.signals.later import CUSTOM
 
 MOST_ITEMS = 1_000
 TAKEN, DUPLICATE, UNKNOWN = "taken", "duplicate", "unknown"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from roadworthy.contract.evidence import OUTPUT_BINS
@@ -17,13 +17,12 @@ from roadworthy.contract.telemetry import READY, WorkerReport
 from roadworthy.foundation.errors import NotFound, PackageInvalid
 from roadworthy.package.archive import open_profile
 from roadworthy.registry.versions import Version
+from roadworthy.rollout.plan.counting import unbindable, uncounted
 from roadworthy.rollout.plan.plan import Plan
 from roadworthy.schema.signature import Field, Signature
 from roadworthy.statistics.bins import CategoryBins, NumberBins, bins_from_document
 from roadworthy.store.blobs import BlobStore, package_blob
 
-UNCOUNTED: Mapping[str, str] = {"guard_hits": "endpoints have no guards on inputs and outputs in this release"}
-"""Signals that nothing counts on any endpoint yet, and why."""
 MOST_OUTPUTS = 4
 """Outputs whose drift is counted: each takes 64 cells of a worker's slot in every generation."""
 _MOST_CATEGORIES = OUTPUT_BINS - 2
@@ -46,9 +45,9 @@ class Measures(NamedTuple):
 def measures(plan: Plan, stable: Version, blobs: BlobStore, workers: Sequence[WorkerReport]) -> Measures:
     """How the plan's signals are measured against this stable."""
     watched = {watch.signal for watch in plan.watches}
-    missing = dict(UNCOUNTED)
     probabilities, outputs = None, tuple[WatchedOutput, ...]()
     signature = Signature.from_document(stable.signature)
+    missing = dict(uncounted(plan, workers)) | dict(unbindable(plan, signature))
     if "confidence" in watched:
         probabilities = _probabilities(signature)
         if probabilities is None:

@@ -28,12 +28,10 @@ from roadworthy.rollout.decide import machine
 from roadworthy.rollout.decide.commands import COMMANDS, NOTHING
 from roadworthy.rollout.decide.switch import Switch, decide, kept_out
 from roadworthy.rollout.endpoints import Endpoint, Pending
-from roadworthy.rollout.evidence.feedback import FEEDBACK
 from roadworthy.rollout.plan.capacity import Machine, Sized, shortages
 from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.plan.plan import Plan
 from roadworthy.rollout.plan.preflight import Facts, Obstacle, obstacles
-from roadworthy.rollout.plan.signals import CUSTOM
 from roadworthy.rollout.plan.warnings import PlanWarning, plan_warnings
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.signature import Signature
@@ -176,7 +174,7 @@ def _further(plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
     pending: Pending | None = endpoint.pending
     if pending is not None and pending.state == endpoints.LOADING:
         found.append(Obstacle("deploy-under-way", f"{pending.version} is being deployed; wait until that ends"))
-    later = [each.signal for each in plan.criteria if each.signal == FEEDBACK or each.signal.startswith(CUSTOM)]
+    later = [each.signal for each in plan.criteria if each.kind.later]
     later += [metric.name for metric in plan.metrics]
     if later and not msgspec.convert(endpoint.policy, Policy).record:
         text = f"{', '.join(later)} arrive as feedback, which needs records, but the endpoint's policy has record off"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from roadworthy.contract.evidence import CANARY, CONFIDENCE, COUNTERS, STABLE
@@ -17,6 +18,8 @@ from roadworthy.rollout.decide.state import SignalAlert, State
 from roadworthy.rollout.decide.verdict import Segment
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.plan import LOWER, Metric, Plan, Watch
+from roadworthy.signals.discovery import signal_named
+from roadworthy.signals.signal import BinSignal
 from roadworthy.statistics.drift import Answers, log_e_different, shifts_of, total_variation
 from roadworthy.statistics.intervals import Sample, difference_sequence
 
@@ -46,7 +49,15 @@ class Look(NamedTuple):
 
 def signal_alerts(look: Look) -> tuple[SignalAlert, ...]:
     """The state of each watched signal, in the plan's order."""
-    return tuple(_MEASURES[watch.signal](look, watch) for watch in look.plan.watches if watch.signal in _MEASURES)
+    found = (_measured(look, watch) for watch in look.plan.watches)
+    return tuple(alert for alert in found if alert is not None)
+
+
+def _measured(look: Look, watch: Watch) -> SignalAlert | None:
+    measure, signal = _MEASURES.get(watch.signal), signal_named(watch.signal)
+    if measure is not None:
+        return measure(look, watch)
+    return _sorted(look, watch, signal) if isinstance(signal, BinSignal) else None
 
 
 def compares(weight: int, shadow: int) -> bool:
@@ -132,31 +143,50 @@ def _business(look: Look, watch: Watch) -> SignalAlert:
 def _drift(look: Look, watch: Watch) -> SignalAlert:
     """The output with the largest shift. In a sticky rollout a user counts once in every step, so steps are not independent
     evidence: only the present one is judged."""
-    steps = 1 if look.plan.sticky is None else len(look.plan.steps)
-    bound = math.log(steps * (len(look.state.outputs) or 1)) - math.log(look.plan.alpha)
-    generations = {each.generation for each in _compared(look.state)} if steps == 1 else set(_lately(look.state))
-    found = []
-    for number, output in enumerate(look.state.outputs):
-        segments = _answers(look, number, generations)
-        stable, canary = (sum(sum(getattr(each, variant)) for each in segments) for variant in (STABLE, CANARY))
-        if not stable or not canary:
-            found.append((0.0, _nothing(watch.signal, stable, canary, f"answer in {output.label}")))
-            continue
-        log_e, shift = log_e_different(segments, _weight(look, generations)), total_variation(segments)
-        raised = log_e >= bound and shift >= watch.tolerated
-        text = (
-            f"{output.label}: {shift:.1%} of answers differ, {watch.tolerated:.1%} are tolerated;"
-            f" E {_number(log_e)} of {_number(bound)}{_largest(output, segments) if raised else ''}"
-        )
-        found.append((shift, SignalAlert(watch.signal, canary, raised, text, stable)))
+    outputs = look.state.outputs
+    found = [
+        _shifted(look, watch, number, output.label, partial(_bin_name, output), len(outputs))
+        for number, output in enumerate(outputs)
+    ]
     if not found:
         return SignalAlert(watch.signal, 0, raised=False, text="no output can be counted in bins")
     return max(found, key=lambda each: (each[1].raised, each[0]))[1]
 
 
-def _answers(look: Look, output: int, generations: Collection[int]) -> list[Answers]:
+def _sorted(look: Look, watch: Watch, signal: BinSignal) -> SignalAlert:
+    """A signal that sorts answers into bins of its own; judged like drift."""
+    return _shifted(look, watch, signal.name, signal.event, signal.bins.__getitem__, 1)[1]
+
+
+def _shifted(
+    look: Look, watch: Watch, of: int | str, label: str, bin_name: Callable[[int], str], family: int
+) -> tuple[float, SignalAlert]:
+    """How far the answers of the versions differ in their bins.
+
+    Args:
+        of: a watched output, by its number, or a signal.
+        label, bin_name: of both, for people.
+        family: number of outputs that share the signal's alpha.
+    """
+    steps = 1 if look.plan.sticky is None else len(look.plan.steps)
+    bound = math.log(steps * family) - math.log(look.plan.alpha)
+    generations = {each.generation for each in _compared(look.state)} if steps == 1 else set(_lately(look.state))
+    segments = _answers(look, of, generations)
+    stable, canary = (sum(sum(getattr(each, variant)) for each in segments) for variant in (STABLE, CANARY))
+    if not stable or not canary:
+        return 0.0, _nothing(watch.signal, stable, canary, f"answer in {label}")
+    log_e, shift = log_e_different(segments, _weight(look, generations)), total_variation(segments)
+    raised = log_e >= bound and shift >= watch.tolerated
+    text = (
+        f"{label}: {shift:.1%} of answers differ, {watch.tolerated:.1%} are tolerated;"
+        f" E {_number(log_e)} of {_number(bound)}{_largest(segments, bin_name) if raised else ''}"
+    )
+    return shift, SignalAlert(watch.signal, canary, raised, text, stable)
+
+
+def _answers(look: Look, of: int | str, generations: Collection[int]) -> list[Answers]:
     """Counts in bins, by segment. Both versions answer shadowed requests."""
-    stable, canary = (look.evidence.binned(output, variant) for variant in (STABLE, CANARY))
+    stable, canary = (look.evidence.binned(of, variant) for variant in (STABLE, CANARY))
     return [
         Answers(
             stable.get(each.generation, ()) or (0,) * len(canary[each.generation]),
@@ -168,11 +198,11 @@ def _answers(look: Look, output: int, generations: Collection[int]) -> list[Answ
     ]
 
 
-def _largest(output: WatchedOutput, segments: Sequence[Answers]) -> str:
+def _largest(segments: Sequence[Answers], bin_name: Callable[[int], str]) -> str:
     """The bin with the largest gain or loss."""
     shifts = shifts_of(segments)
     place = max(range(len(shifts)), key=lambda each: abs(shifts[each]))
-    return f"; most of it {_bin_name(output, place)}: {shifts[place]:+.1%}"
+    return f"; most of it {bin_name(place)}: {shifts[place]:+.1%}"
 
 
 def _bin_name(output: WatchedOutput, place: int) -> str:

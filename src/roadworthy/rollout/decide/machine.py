@@ -265,7 +265,7 @@ def _missing(look: Look) -> str:
     found = [each.text for each in look.verdict.findings if each.outcome != PASS]
     if not found and look.verdict.outcome != PASS:
         found = [look.verdict.text]
-    moves = [gate(look) for gate in (_unseen, _unready, _alarmed, _too_soon)]
+    moves = [gate(look) for gate in (_unseen, _unready, _uncounted, _alarmed, _too_soon)]
     found += [move.state.text for move in moves if move is not None]
     after = plan.steps[state.step + 1 :]
     if after:
@@ -319,6 +319,11 @@ def _unready(look: Look) -> Move | None:
     return None
 
 
+def _uncounted(look: Look) -> Move | None:
+    found = look.seen.uncounted
+    return _hold(look.state, "signal-not-measurable", "; ".join(found)) if found else None
+
+
 def _alarmed(look: Look) -> Move | None:
     found = {alert.signal: alert for alert in look.seen.alerts}
     for watch in look.plan.watches:
@@ -352,6 +357,7 @@ GATES: tuple[Callable[[Look], Move | None], ...] = (
     _paused,
     _unseen,
     _unready,
+    _uncounted,
     _alarmed,
     _too_soon,
     _unproved,

@@ -59,6 +59,7 @@ class Observation(msgspec.Struct, frozen=True):
             quarantine, else LOADING. reason: why it FAILED.
         fresh: whether every live gateway's telemetry is recent.
         breaker_open: whether the breaker on the canary is open on any machine.
+        uncounted: signals of the plan that a live worker does not count, a sentence each.
         alerts: state of the plan's watched signals; a missing one has no evidence, which holds where an alarm would.
     """
 
@@ -70,6 +71,7 @@ class Observation(msgspec.Struct, frozen=True):
     reason: str = ""
     fresh: bool = True
     breaker_open: bool = False
+    uncounted: tuple[str, ...] = ()
     alerts: tuple[SignalAlert, ...] = ()
 
 

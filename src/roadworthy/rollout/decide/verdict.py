@@ -174,6 +174,9 @@ def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> str | None:
 def _judge(
     plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None
 ) -> Finding:
+    if criterion.kind.unmeasurable is not None:
+        text = f"{criterion.signal}: {criterion.kind.unmeasurable}"
+        return Finding(criterion.signal, HOLD, "signal-not-measurable", text, threshold=-math.log(alpha))
     threshold, tallies = -math.log(alpha), evidence.tallies(criterion.signal)
     splits, total = splits_of(plan, scope.segments, tallies), _total(scope.segments, tallies)
     step = _step(scope, tallies)

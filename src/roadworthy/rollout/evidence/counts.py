@@ -21,7 +21,7 @@ from roadworthy.contract.evidence import CANARY, EXCLUDED, OUTPUT_BINS, STABLE, 
 from roadworthy.rollout.stored import read_stored
 
 FORMAT = 1
-_DRIFT = "drift."
+_DRIFT, _BINS = "drift.", "bins."
 MOST_UNITS = 100_000
 """Most units (users, sessions) with bad events that one signal keeps; beyond them the evidence is incomplete, which holds."""
 
@@ -57,7 +57,7 @@ class Evidence(msgspec.Struct, frozen=True):
 
     Attributes:
         counts: by source, then by "generation/signal/variant" (samples, bad), "generation/signal/pairs" (pairs, canary, stable),
-            or "generation/drift.OUTPUT/variant" (a count for each bin).
+            "generation/drift.OUTPUT/variant" or "generation/bins.SIGNAL/variant" (a count for each bin).
         metrics: by source, then by "generation/metric/variant" (values, total).
         excluded: by source, then by "generation/reason/variant".
         units: by signal, then by unit: the earliest generation with a known bad event of the unit, and its variant then.
@@ -169,13 +169,14 @@ class Evidence(msgspec.Struct, frozen=True):
             for generation, each in found.items()
         }
 
-    def binned(self, output: int, variant: str) -> dict[int, tuple[int, ...]]:
-        """Answers of a variant in the bins of a watched output, by generation, over all sources."""
+    def binned(self, of: int | str, variant: str) -> dict[int, tuple[int, ...]]:
+        """Answers of a variant in the bins of a watched output (its number) or of a signal, by generation, over all sources."""
+        sought = f"{_DRIFT}{of}" if isinstance(of, int) else f"{_BINS}{of}"
         found: dict[int, tuple[int, ...]] = {}
         for counts in self.counts.values():
             for key, cells in counts.items():
                 generation, name, part = key.split("/")
-                if name == f"{_DRIFT}{output}" and part == variant:
+                if name == sought and part == variant:
                     known = found.get(int(generation), (0,) * len(cells))
                     found[int(generation)] = tuple(map(operator.add, known, cells))
         return found
@@ -227,7 +228,8 @@ def _count_entries(counts: RolloutCounts) -> Iterable[tuple[str, tuple[int, ...]
     for output in counts.bins:
         if len(output.cells) != OUTPUT_BINS or min(output.cells) < 0:
             raise ValueError(f"expected {OUTPUT_BINS} counts of 0 or more, got {output.cells}")
-        yield _key(output.generation, f"{_DRIFT}{output.output}", _variant(output.variant)), output.cells
+        name = f"{_BINS}{output.signal}" if output.signal else f"{_DRIFT}{output.output}"
+        yield _key(output.generation, name, _variant(output.variant)), output.cells
 
 
 def _with_units(
@@ -249,6 +251,8 @@ def _with_units(
 
 
 def _key(generation: int, name: str, part: str) -> str:
+    if "/" in name:
+        raise ValueError(f"{name!r:.100} is not the name of a signal")
     return f"{generation}/{name}/{part}"
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 
 from roadworthy.contract.evidence import BadUnit, EventCount, MetricCount, RolloutCounts, VariantCount
 from roadworthy.rollout.evidence.counts import evidence_from_document
-from roadworthy.rollout.plan.signals import CUSTOM
+from roadworthy.signals.later import CUSTOM
 from roadworthy.store.tables import PROJECT, feedback, rollouts
 
 FEEDBACK = "feedback"

@@ -6,9 +6,11 @@ docs/rollouts.md explains every key.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
@@ -18,7 +20,8 @@ from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.rollout.plan import plan as plans
 from roadworthy.rollout.plan.documents import in_this_form, load
 from roadworthy.rollout.plan.plan import Criterion, Metric, Plan, Stage, Sticky, Watch
-from roadworthy.rollout.plan.signals import CRITERION, DEFAULT_CRITERIA, OBSERVER, Signal, names_of, signal_named
+from roadworthy.signals.discovery import DEFAULT_CRITERIA, names_of, signal_named
+from roadworthy.signals.signal import CRITERION, MOST_ALLOWED, OBSERVER, Signal
 
 CANARY, BLUE_GREEN, AB, SHADOW, ALL_AT_ONCE = "canary", "blue-green", "ab", "shadow", "all-at-once"
 STRATEGIES = (CANARY, BLUE_GREEN, AB, SHADOW, ALL_AT_ONCE)
@@ -89,7 +92,7 @@ class _Step(TypedDict, total=False):
 class _Criterion(TypedDict, total=False):
     ratio: Annotated[float, Bounds(0.1, 100)]
     margin: Annotated[float, Bounds(1.01, 100)]
-    limit: Annotated[float, Bounds(1e-6, plans.MOST_ALLOWED)] | None
+    limit: Annotated[float, Bounds(1e-6, MOST_ALLOWED)] | None
     weight: Annotated[float, Bounds(0.001, 1_000)]
     evidence: Evidence
 
@@ -182,6 +185,12 @@ def _invalid(faults: Sequence[Fault]) -> InvalidRequest:
     return invalid_request("the plan is not valid", faults, code="invalid-plan", hint=hint)
 
 
+@functools.cache
+def _with_parameters(kind: type, parameters: type) -> type:
+    """A declaration of the keys of both."""
+    return types.new_class(parameters.__name__, (kind, parameters))
+
+
 class _PlanReader(Reader):
     """Fills in defaults, also for a value with a fault, so that the rest is read too."""
 
@@ -267,10 +276,10 @@ class _PlanReader(Reader):
                 path, "this signal can only hold or alert, never roll back; list it under `watch`", names_of(CRITERION)
             )
             return None
-        given = self.table(_Criterion, value, path)
+        given, own = self._of_signal(_Criterion, signal, value, path)
         if not signal.compares and not shadowed:
             self.fault(path, "this signal is counted in shadow steps only, and the plan has none")
-        limit = given.get("limit", 0.05 if name == "errors" else signal.limit)
+        limit = given.get("limit", signal.limit)
         if "limit" in given and limit is None and not signal.compares:
             self.fault(f"{path}.limit", "expected a number, got null")
         return Criterion(
@@ -280,7 +289,18 @@ class _PlanReader(Reader):
             limit,
             given.get("weight"),
             given.get("evidence", None if signal.waits else 0),
+            own,
         )
+
+    def _of_signal(
+        self, kind: type, signal: Signal, value: Mapping[str, Any], path: str
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the plan says of a signal: what it may say of every one, and the signal's own parameters."""
+        if signal.parameters is None:
+            return self.table(kind, value, path), {}
+        given = self.table(_with_parameters(kind, signal.parameters), value, path)
+        own = {name: given.pop(name) for name in signal.parameters.__annotations__ if name in given}
+        return given, own
 
     def _watches(self, given: Mapping[str, Any]) -> tuple[Watch, ...]:
         asked, watches = given.get("watch", {}), []
@@ -302,15 +322,16 @@ class _PlanReader(Reader):
     def _watch(self, path: str, signal: Signal, value: object) -> Watch:
         """`hold`, `alert`, or a mapping with more; the tolerance of parts and differences is under 1, a ratio is at least 1."""
         if not isinstance(value, Mapping):
-            return Watch(signal.name, self.value(OnAlarm, value, path))
-        given = self.table(_Watch, value, path)
+            on_alarm = self.value(OnAlarm, value, path)
+            return Watch(signal.name, on_alarm, None, self._of_signal(_Watch, signal, {}, path)[1])
+        given, own = self._of_signal(_Watch, signal, value, path)
         tolerance = given.get("tolerance")
         if "tolerance" in value and not signal.tolerance:
             self.fault(f"{path}.tolerance", "not possible here: any metric that is shown to be worse is an alarm")
         elif tolerance is not None and (tolerance >= 1.0) != (signal.tolerance >= 1.0):
             meaning = "a multiple of the stable's, 1 or more" if signal.tolerance >= 1.0 else "a part, under 1"
             self.fault(f"{path}.tolerance", f"expected {meaning}, got {tolerance:g}")
-        return Watch(signal.name, given.get("on_alarm", plans.HOLD), tolerance)
+        return Watch(signal.name, given.get("on_alarm", plans.HOLD), tolerance, own)
 
     def _metrics(self, asked: object) -> tuple[Metric, ...]:
         metrics = []

@@ -13,8 +13,9 @@ import msgspec
 
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.rollout.plan.documents import in_this_form
-from roadworthy.rollout.plan.signals import SLOW, SLOW_RATE, USUAL_LIMIT, Signal, signal_named
 from roadworthy.rollout.stored import read_stored
+from roadworthy.signals.discovery import signal_named, signal_or_missing
+from roadworthy.signals.signal import Signal
 
 FORMAT, _WITH_GUARDS = 2, 1
 """The format of stored plans, and the earlier one, in which criteria are called guards."""
@@ -23,8 +24,6 @@ PROMOTE, WAIT, END = "promote", "wait", "end"
 ROLLBACK, HOLD = "rollback", "hold"
 """The action at the deadline."""
 ALERT = "alert"
-MOST_ALLOWED = 0.99
-"""The largest limit."""
 HIGHER, LOWER = "higher", "lower"
 """Whether higher or lower values of a metric are better."""
 
@@ -62,6 +61,7 @@ class Criterion(msgspec.Struct, frozen=True):
         limit: the highest allowed rate; above it the canary's share is withdrawn. None for no limit.
         weight: its part of alpha, relative to the other criteria; None for the default (half of alpha for errors, else 1).
         evidence: replaces the step's minimum; 0 waits for none.
+        parameters: the signal's own.
     """
 
     signal: str
@@ -70,23 +70,17 @@ class Criterion(msgspec.Struct, frozen=True):
     limit: float | None = None
     weight: float | None = None
     evidence: int | None = None
+    parameters: dict[str, Any] = {}
 
     @property
     def kind(self) -> Signal:
-        """Its entry in the catalogue."""
-        found = signal_named(self.signal)
-        if found is None:  # the plan was written by a release that has this signal
-            raise ValueError(f"unknown signal {self.signal}")
-        return found
+        """The signal itself."""
+        return signal_or_missing(self.signal)
 
     @property
     def allowed(self) -> float:
         """The rate that the canary must be shown to stay below, unless it is shown to be below a multiple of the stable's."""
-        if self.limit is not None:
-            return self.limit
-        if self.signal == SLOW:
-            return min(SLOW_RATE * self.ratio * self.margin, MOST_ALLOWED)
-        return self.kind.limit or USUAL_LIMIT
+        return self.kind.allowed(self.ratio, self.margin) if self.limit is None else self.limit
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -95,12 +89,15 @@ class Watch(msgspec.Struct, frozen=True):
     Attributes:
         signal: its name. on_alarm: whether its alarm holds the rollout or only alerts people ("hold" or "alert").
         tolerance: how far the versions may differ; None for the signal's default. For "confidence" the difference of the means,
-            for "drift" the share of answers in another class, for "resources" a multiple of the stable's memory.
+            for "drift" the share of answers in another class, for "resources" a multiple of the stable's memory, for others the
+            share of answers in another bin.
+        parameters: the signal's own.
     """
 
     signal: str
     on_alarm: str = HOLD
     tolerance: float | None = None
+    parameters: dict[str, Any] = {}
 
     @property
     def tolerated(self) -> float:
@@ -155,6 +152,11 @@ class Plan(msgspec.Struct, frozen=True):
     at_deadline: str = ROLLBACK
     crashes: int = 3
     format: int = FORMAT
+
+    @property
+    def signals(self) -> tuple[Criterion | Watch, ...]:
+        """Every criterion and every watched signal."""
+        return (*self.criteria, *self.watches)
 
     def alphas(self) -> dict[str, float]:
         """Each criterion's part of alpha, by signal; they add up to alpha.

@@ -83,9 +83,11 @@ def _obstacles(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
         yield Obstacle(
             "no-such-field", f"the endpoint has no input {plan.sticky.field}, by which the plan identifies users"
         )
-    if facts.slow_ms is None and any(criterion.signal == "slow" for criterion in plan.criteria):
+    timed = [criterion.signal for criterion in plan.criteria if criterion.kind.needs_run_times]
+    if facts.slow_ms is None and timed:
         yield Obstacle(
-            "no-baseline", "the stable's run time is not measured yet; let it serve first, or remove the criterion slow"
+            "no-baseline",
+            f"the stable's run time is not measured yet; let it serve first, or remove the criterion {', '.join(timed)}",
         )
     yield from _unmeasured(plan, facts)
 

@@ -19,7 +19,6 @@ import structlog
 from roadworthy.contract.evidence import CANARY, DRAWN, STABLE
 from roadworthy.contract.snapshot import EndpointEntry, RolloutEntry
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError, let_go
-from roadworthy.optimize.equal import Tolerance, compare
 from roadworthy.runtime.manager import Version
 from roadworthy.runtime.pending import Answer, ForwardedRequest, Outcome, PendingRequest
 from roadworthy.schema.batch import Batch
@@ -29,8 +28,19 @@ from roadworthy.serving.rollout.counters import EvidenceCells
 from roadworthy.serving.rollout.outputs import OutputCounters
 from roadworthy.serving.split import Split, point_of, sticky_key, unit_hash
 from roadworthy.serving.variant import Variant
+from roadworthy.signals.discovery import signal_named
+from roadworthy.signals.signal import (
+    BinJudge,
+    BinSignal,
+    EventSignal,
+    Judge,
+    OutcomeSignal,
+    PairJudge,
+    PairSignal,
+    Seen,
+    Use,
+)
 
-ERRORS, INVALID_OUTPUTS, SLOW, DISAGREEMENT = "errors", "invalid_outputs", "slow", "disagreement"
 SHED, BREAKER, FALLBACK, RETRIED, CACHED = "shed", "breaker", "fallback", "retried", "cached"
 ATTEMPT_HEADER = b"x-envoy-attempt-count"
 """Envoy and Istio number the attempts of a request in this header, from 1."""
@@ -41,7 +51,6 @@ LOG_EVERY_S = 10.0
 """Failed copies are logged at most this often; each line counts the failures since the previous line."""
 MOST_WAITING = 8
 """With more requests than this in the stable version's queue, no copies are made."""
-_INVALID = frozenset({"non-finite-output", "wrong-output-count", "wrong-output-type"})
 _CLOSING = "version-closed"
 _log = structlog.get_logger(__name__)
 
@@ -49,41 +58,43 @@ Evidence = Mapping[str, bool]
 """Whether the outcome was bad, by signal. A signal on which the outcome has no bearing is missing."""
 
 
-def evidence_of(outcome: Outcome, ran_us: int, slow_us: int | None) -> Evidence | str:
-    """The evidence that an outcome gives about the assigned version, or the reason (one of those above) why it gives none.
+def seen_of(outcome: Outcome, ran_us: int, inputs: Batch | None = None) -> Seen | str:
+    """What signals judge of an outcome, or the reason (one of those above) why it gives no evidence about the assigned version.
 
     Args:
         outcome: of the request, as the version's layers settled it.
         ran_us: how long its run took, microseconds; for a run that was given up, up to that moment. -1: unknown, or warming up.
-        slow_us: a longer run is slow; None where slowness is not counted.
+        inputs: the request's rows, where a signal needs them.
     """
-    error: RoadworthyError | None
     if isinstance(outcome, Answer):
         error = outcome.instead_of
-        if error is None and outcome.source:
-            return CACHED
+        if error is None:
+            return CACHED if outcome.source else Seen(None, ran_us, outcome, inputs)
     else:
         error = outcome
-    timed = slow_us is not None and ran_us >= 0
-    if error is None:
-        evidence = {ERRORS: False, INVALID_OUTPUTS: False}
-        if timed and slow_us is not None:
-            evidence[SLOW] = ran_us > slow_us
-        return evidence
     if isinstance(error, ModelFault) and error.code != _CLOSING:
-        return {ERRORS: True, INVALID_OUTPUTS: error.code in _INVALID}
-    if error.code == "circuit-open":
-        return BREAKER
-    if isinstance(error, DeadlineExceeded) and slow_us is not None and ran_us > slow_us:
-        return {SLOW: True}
+        return Seen(error, ran_us, None, inputs)
+    if isinstance(error, DeadlineExceeded):
+        return Seen(error, ran_us, None, inputs, late=True)
+    return BREAKER if error.code == "circuit-open" else _left_out(outcome)
+
+
+def _left_out(outcome: Outcome) -> str:
     return FALLBACK if isinstance(outcome, Answer) else SHED
+
+
+def _asked(seen: Seen) -> bool | None:
+    """The judge of events that are counted elsewhere: every outcome but a late one is a sample."""
+    return None if seen.late else False
 
 
 class RolloutCounters:
     """The counters of one rollout in one generation.
 
     Attributes:
-        outputs: count what answers look like; None where the plan has no criterion on outputs.
+        outputs: count what answers look like; None where the plan watches no outputs.
+        needs_inputs: whether a signal looks at the requests' rows.
+        failed: signals that could not be bound here, or that raised an error when they were asked. They count no more.
     """
 
     def __init__(self, cells: EvidenceCells, rollout: RolloutEntry, generation: int, signature: Signature) -> None:
@@ -91,10 +102,61 @@ class RolloutCounters:
         self._rollout = rollout
         self._generation = str(generation)
         self._signals = frozenset(rollout.signals)
-        self._events = [name for name in rollout.signals if name == "guard_hits" or name.startswith("custom.")]
-        self.slow_us = rollout.slow_us if SLOW in self._signals else None
-        watched = rollout.outputs or rollout.probabilities is not None
-        self.outputs = OutputCounters(cells, rollout, generation, signature) if watched else None
+        self._judges: list[tuple[str, Judge]] = []
+        self._paired: frozenset[str] = frozenset()
+        self._pair_judges: list[tuple[str, PairJudge]] = []
+        self.needs_inputs = False
+        self.failed: set[str] = set()
+        sorts = self._bind(signature)
+        watched = rollout.outputs or rollout.probabilities is not None or sorts
+        self.outputs = OutputCounters(cells, rollout, generation, signature, sorts, self._fails) if watched else None
+
+    def _bind(self, signature: Signature) -> list[tuple[str, BinJudge]]:
+        """Bind the signals of the rollout that this release counts; the judges of those that sort answers into bins."""
+        sorts: list[tuple[str, BinJudge]] = []
+        for name in self._rollout.signals:
+            signal = signal_named(name)
+            use = Use(signature, self._rollout.parameters.get(name, {}), self._rollout.slow_us)
+            try:
+                if isinstance(signal, OutcomeSignal):
+                    self._judges.append((name, signal.bind(use)))
+                    self._paired |= {name}
+                    self.needs_inputs |= signal.needs_inputs
+                elif isinstance(signal, PairSignal):
+                    self._pair_judges.append((name, signal.bind(use)))
+                elif isinstance(signal, BinSignal):
+                    sorts.append((name, signal.bind(use)))
+                elif isinstance(signal, EventSignal):
+                    self._judges.append((name, _asked))
+            except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything; the endpoint serves
+                self._fails(name, error)
+        return sorts
+
+    def _fails(self, name: str, error: Exception) -> None:
+        """Count a signal that raised an error no more. The worker's report lacks it from now on, which holds the rollout."""
+        if name not in self.failed:
+            self.failed.add(name)
+            _log.error(
+                "signal-failed", rollout=self._rollout.id, signal=name, error=f"{type(error).__name__}: {error}"[:500]
+            )
+        self._judges = [each for each in self._judges if each[0] != name]
+        self._pair_judges = [each for each in self._pair_judges if each[0] != name]
+
+    def evidence(self, outcome: Outcome, ran_us: int, inputs: Batch | None = None) -> Evidence | str:
+        """The evidence that an outcome gives about the assigned version, or the reason why it gives none. Arguments as in
+        `seen_of`. A late request is evidence only if some signal says so."""
+        seen = seen_of(outcome, ran_us, inputs)
+        if isinstance(seen, str):
+            return seen
+        evidence = {}
+        for name, judge in self._judges:
+            try:
+                bad = judge(seen)
+                if bad is not None:
+                    evidence[name] = bool(bad)
+            except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything; the caller gets the answer
+                self._fails(name, error)
+        return evidence if evidence or not seen.late else _left_out(outcome)
 
     def assigned(self, label: str) -> None:
         """Count a first attempt that was assigned to a variant, whatever its outcome."""
@@ -103,14 +165,10 @@ class RolloutCounters:
     def judged(self, label: str, evidence: Evidence, unit: int | None) -> None:
         """Count an outcome of a variant. `unit` is the hash of its user in a sticky rollout."""
         for signal, bad in evidence.items():
-            if signal in self._signals:
-                key = (self._rollout.id, self._generation, signal, label)
-                self._cells.sample(key, bad=bad)
-                if bad and unit is not None:
-                    self._cells.unit(key, unit)
-        if ERRORS in evidence:
-            for signal in self._events:
-                self._cells.sample((self._rollout.id, self._generation, signal, label), bad=False)
+            key = (self._rollout.id, self._generation, signal, label)
+            self._cells.sample(key, bad=bad)
+            if bad and unit is not None:
+                self._cells.unit(key, unit)
 
     def event(self, signal: str, label: str, unit: int | None) -> None:
         """Count a bad event of a request, "guard_hits" or "custom.NAME", at most once a request. Its outcome is the sample."""
@@ -129,11 +187,26 @@ class RolloutCounters:
         """Count an outcome that gives no evidence."""
         self._cells.exclude((self._rollout.id, self._generation, reason, label))
 
-    def pair(self, signal: str, *, canary_bad: bool, stable_bad: bool) -> None:
-        """Count a mirrored request on which the signal is known for both versions."""
-        if signal in self._signals:
-            key = (self._rollout.id, self._generation, signal)
-            self._cells.pair(key, canary_bad=canary_bad, stable_bad=stable_bad)
+    def paired(self, canary: Evidence, stable: Evidence) -> None:
+        """Count a mirrored request for each signal on which both outcomes are evidence."""
+        for signal, bad in canary.items():
+            if signal in stable and signal in self._paired:
+                self._pair(signal, canary_bad=bad, stable_bad=stable[signal])
+
+    def both_answered(self, served: Answer, copied: Answer) -> None:
+        """Count a mirrored request that both versions answered."""
+        for signal, judge in self._pair_judges:
+            try:
+                bad = bool(judge(served.batch(), copied.batch()))
+            except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything; the mirror goes on
+                self._fails(signal, error)
+                continue
+            self._pair(signal, canary_bad=bad, stable_bad=False)
+        if self.outputs is not None:
+            self.outputs.both_answered(served, copied)
+
+    def _pair(self, signal: str, *, canary_bad: bool, stable_bad: bool) -> None:
+        self._cells.pair((self._rollout.id, self._generation, signal), canary_bad=canary_bad, stable_bad=stable_bad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +261,8 @@ class RolloutAssignment:
             unit = unit_hash(self._rollout.id, prediction_id if found is None else f"={found}")
         chosen = self._split.choose(key)
         assigned = AssignedRequest(request, self, chosen, unit)
+        if self.counters.needs_inputs:
+            assigned.inputs = batch
         if headers.get(ATTEMPT_HEADER, b"1") != b"1":
             assigned.eligible = False
         elif self.mirror is not None and chosen.label == STABLE and self.mirror.wants(prediction_id):
@@ -213,10 +288,10 @@ class AssignedRequest(ForwardedRequest):
     Attributes:
         chosen: the variant.
         eligible: whether it is a first attempt. unit: the hash of its user, in a sticky rollout.
-        copy: its rows, if the request is mirrored to the shadowed version.
+        copy: its rows, if the request is mirrored to the shadowed version. inputs: its rows, if a signal needs them.
     """
 
-    __slots__ = ("_assignment", "_began", "chosen", "copy", "eligible", "unit")
+    __slots__ = ("_assignment", "_began", "chosen", "copy", "eligible", "inputs", "unit")
 
     def __init__(
         self, outer: PendingRequest, assignment: RolloutAssignment, chosen: LabeledVariant, unit: int | None
@@ -228,6 +303,7 @@ class AssignedRequest(ForwardedRequest):
         self.unit = unit
         self.eligible = True
         self.copy: Batch | None = None
+        self.inputs: Batch | None = None
 
     @property
     def done(self) -> bool:
@@ -255,9 +331,8 @@ class AssignedRequest(ForwardedRequest):
         counters, label = self._assignment.counters, self.chosen.label
         if self.eligible:
             counters.assigned(label)
-        evidence = evidence_of(
-            outcome, _ran_us(self.chosen.variant.version, outcome, self._began, self.deadline), counters.slow_us
-        )
+        ran_us = _ran_us(self.chosen.variant.version, outcome, self._began, self.deadline)
+        evidence = counters.evidence(outcome, ran_us, self.inputs)
         if isinstance(evidence, str):
             counters.excluded(label, evidence)
         elif not self.eligible:
@@ -317,7 +392,9 @@ class Mirror:
             self._counters.excluded(CANARY, SHED)
             return
         self._under_way += 1
-        self._loop.call_soon(self._submit, batch, MirroredRequest(self, evidence, outcome, self._timeout_s))
+        copy = MirroredRequest(self, evidence, outcome, self._timeout_s)
+        copy.inputs = batch if self._counters.needs_inputs else None
+        self._loop.call_soon(self._submit, batch, copy)
 
     def _submit(self, batch: Batch, copy: MirroredRequest) -> None:
         try:
@@ -342,19 +419,14 @@ class Mirror:
             self._log_failure(outcome)
             let_go(outcome)
         ran_us = _ran_us(self.version, outcome, copy.began if copy.running else 0.0, copy.deadline)
-        evidence = evidence_of(outcome, ran_us, self._counters.slow_us)
+        evidence = self._counters.evidence(outcome, ran_us, copy.inputs)
         if isinstance(evidence, str):
             self._counters.excluded(CANARY, SHED)
             return
-        for signal, bad in evidence.items():
-            if signal in copy.evidence:
-                self._counters.pair(signal, canary_bad=bad, stable_bad=copy.evidence[signal])
+        self._counters.paired(evidence, copy.evidence)
         served = copy.outcome
         if isinstance(served, Answer) and served.instead_of is None and isinstance(outcome, Answer):
-            different = compare(served.batch(), outcome.batch(), Tolerance()) is not None
-            self._counters.pair(DISAGREEMENT, canary_bad=different, stable_bad=False)
-            if self._counters.outputs is not None:
-                self._counters.outputs.both_answered(served, outcome)
+            self._counters.both_answered(served, outcome)
 
     def _log_failure(self, error: RoadworthyError) -> None:
         """Log a failed copy: no caller sees its error."""
@@ -371,9 +443,10 @@ class MirroredRequest(PendingRequest):
 
     Attributes:
         evidence, outcome: the serving version's. began: when the copy was submitted, monotonic clock, seconds.
+        inputs: its rows, if a signal needs them.
     """
 
-    __slots__ = ("_mirror", "began", "evidence", "outcome")
+    __slots__ = ("_mirror", "began", "evidence", "inputs", "outcome")
 
     def __init__(self, mirror: Mirror, evidence: Evidence, outcome: Outcome, timeout_s: float) -> None:
         super().__init__(time.monotonic() + timeout_s, "shadow")
@@ -381,6 +454,7 @@ class MirroredRequest(PendingRequest):
         self.evidence = evidence
         self.outcome = outcome
         self.began = 0.0
+        self.inputs: Batch | None = None
 
     def settled(self, outcome: Outcome) -> None:
         """Hand the outcome to the mirror."""

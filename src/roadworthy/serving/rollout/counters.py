@@ -85,7 +85,7 @@ class EvidenceCells:
         self._values[cell + 1] += round(value * _PARTS)
 
     def bin(self, key: tuple[str, str, str, str], number: int) -> None:
-        """Count an answer in a bin of an output: (rollout, generation, output, variant)."""
+        """Count an answer in a bin of an output's number or of a signal: (rollout, generation, number or name, variant)."""
         cell = self._cells.get(key)
         if cell is None:
             cell = self._cells[key] = self._place(_BINS, key, OUTPUT_BINS)
@@ -246,8 +246,9 @@ class EvidenceTotals:
             if owner == rollout
         ]
         bins = [
-            BinCount(int(generation), int(output), variant, tuple(cells))
-            for (owner, generation, output, variant), cells in sorted(self.bins.items())
+            BinCount(int(generation), int(output or 0), variant, tuple(cells), signal)
+            for (owner, generation, of, variant), cells in sorted(self.bins.items())
+            for output, signal in [(of, "") if of.isdigit() else ("", of)]
             if owner == rollout
         ]
         units = sorted(self.units.get(rollout, ()), key=lambda each: (each.generation, each.signal, each.unit))

@@ -1,4 +1,4 @@
-"""Counts what answers look like in a rollout with criteria on outputs: their confidence, and bins of their values.
+"""Counts what answers look like in a rollout that watches them: their confidence, bins of their values, and the bins of signals.
 
 One row of a request counts, however many it has. In a sticky rollout only a user's first request counts, per worker, variant and
 generation. Rows of one request, and requests of one user, resemble each other: counted singly they would look like more evidence
@@ -8,7 +8,7 @@ than they are.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 
@@ -18,6 +18,7 @@ from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 from roadworthy.serving.rollout.counters import EvidenceCells
+from roadworthy.signals.signal import MOST_BINS, BinJudge
 
 MOST_SEEN = 50_000
 """Users that a worker remembers in one generation, some megabytes. Requests of further users are not counted."""
@@ -55,9 +56,22 @@ class _Binned:
 
 
 class OutputCounters:
-    """Counts the watched outputs of one rollout in one generation. Event loop only."""
+    """Counts the watched outputs of one rollout in one generation. Event loop only.
 
-    def __init__(self, cells: EvidenceCells, rollout: RolloutEntry, generation: int, signature: Signature) -> None:
+    Args:
+        sorts: signals that sort answers into bins, by name.
+        fails: called with the name of one that raised an error.
+    """
+
+    def __init__(
+        self,
+        cells: EvidenceCells,
+        rollout: RolloutEntry,
+        generation: int,
+        signature: Signature,
+        sorts: Sequence[tuple[str, BinJudge]] = (),
+        fails: Callable[[str, Exception], None] = lambda _name, _error: None,
+    ) -> None:
         positions = {field.name: position for position, field in enumerate(signature.outputs)}
         self._cells = cells
         self._rollout = rollout.id
@@ -68,6 +82,8 @@ class OutputCounters:
             for number, output in enumerate(rollout.outputs)
             if output.name in positions
         ]
+        self._sorts = list(sorts)
+        self._fails = fails
         self._round = 0
         self._seen: set[tuple[str, int]] = set()
         if rollout.sticky_header is not None or rollout.sticky_field is not None:
@@ -99,6 +115,19 @@ class OutputCounters:
         for output in self._binned:
             key = (self._rollout, self._generation, output.number, label)
             self._cells.bin(key, output.bin(answer.joined, row))
+        for name, judge in self._sorts:
+            self._sort(label, answer, name, judge)
+
+    def _sort(self, label: str, answer: Answer, name: str, judge: BinJudge) -> None:
+        try:
+            number = judge(answer.batch())
+            if number is not None and not 0 <= number < MOST_BINS:
+                raise ValueError(f"{number} is not the number of a bin")
+            if number is not None:
+                self._cells.bin((self._rollout, self._generation, name, label), int(number))
+        except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything; the caller gets the answer
+            self._sorts = [each for each in self._sorts if each[0] != name]
+            self._fails(name, error)
 
 
 def _mean_of_largest(answer: Answer, position: int) -> float:

@@ -1,0 +1,50 @@
+"""Decides which of a plan's signals cannot be counted: by the signals themselves, and by the workers that would have to. Pure.
+
+`control/resources/measuring.py` refuses a rollout by it; `control/controllers/observation.py` holds a running one, since a
+gateway without a plug-in may join at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from roadworthy.contract.evidence import COUNTED_BEFORE
+from roadworthy.contract.telemetry import WorkerReport
+from roadworthy.rollout.plan.plan import Plan
+from roadworthy.schema.signature import Signature
+from roadworthy.signals.discovery import signal_or_missing
+from roadworthy.signals.signal import COUNTED, Use
+
+_HELP = "upgrade their gateways, name the plug-in in general.plugins there, and look for signal-failed in their logs"
+
+
+def unbindable(plan: Plan, signature: Signature) -> Iterator[tuple[str, str]]:
+    """Each signal of the plan that says that it cannot be measured on endpoints with this signature, and why."""
+    for each in plan.signals:
+        signal = signal_or_missing(each.signal)
+        if signal.unmeasurable is not None:
+            yield each.signal, signal.unmeasurable
+        elif isinstance(signal, COUNTED):
+            try:
+                signal.bind(Use(signature, each.parameters))
+            except ValueError as error:
+                yield each.signal, str(error)
+            except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything
+                yield each.signal, f"its plug-in raised {type(error).__name__}: {error}"
+
+
+def uncounted(plan: Plan, workers: Sequence[WorkerReport]) -> Iterator[tuple[str, str]]:
+    """Each signal of the plan that some of these workers do not count, and why."""
+    for each in plan.signals:
+        signal = signal_or_missing(each.signal)
+        if signal.unmeasurable is not None:
+            yield each.signal, signal.unmeasurable
+        elif isinstance(signal, COUNTED):
+            without = sum(each.signal not in _counted(worker) for worker in workers)
+            if without:
+                yield each.signal, f"{without} of {len(workers)} workers do not count it; {_HELP}"
+
+
+def _counted(worker: WorkerReport) -> Sequence[str]:
+    """The signals that a worker counts in outcomes. Gateways of earlier releases do not say it, and count those of that time."""
+    return COUNTED_BEFORE if worker.signals is None else worker.signals
