@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadworthy.contract.evidence import MOST, BadUnit, Excluded, MetricCount, PairCount, RolloutCounts, VariantCount
+from roadworthy.contract.evidence import (
+    MOST,
+    BadUnit,
+    BinCount,
+    Excluded,
+    MetricCount,
+    PairCount,
+    RolloutCounts,
+    VariantCount,
+)
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.snapshot import (
     EndpointEntry,
@@ -18,6 +27,7 @@ from roadworthy.contract.snapshot import (
     Leave,
     PackageEntry,
     Policy,
+    RolloutEntry,
     Snapshot,
     VariantEntry,
     decode_snapshot,
@@ -201,3 +211,22 @@ def test_a_release_without_grants_finds_no_leave_for_code_that_has_some() -> Non
         "packages"
     ]
     assert [each.allowed_by for each in msgspec.convert(earlier, list[Earlier])] == [None, "key-b"]
+
+
+def test_what_earlier_gateways_do_not_send_is_not_measured() -> None:
+    """A report without signals and bins without a signal, as the previous release writes them. It reads a rollout with
+    parameters."""
+    report = msgspec.json.decode(
+        b'{"slot":0,"pid":1,"boot":"w","epoch":"e","revision":1,"offered":1}', type=WorkerReport
+    )
+    assert report.signals is None
+    bins = msgspec.json.decode(b'{"generation":1,"output":2,"arm":"canary","cells":[1,2]}', type=BinCount)
+    assert (bins.output, bins.signal) == (2, "")
+
+    class Earlier(msgspec.Struct, frozen=True):
+        id: str
+        signals: tuple[str, ...] = ()
+
+    entry = RolloutEntry("r", "s", "c", signals=("errors", "long"), parameters={"long": {"longest": 3}})
+    assert msgspec.json.decode(msgspec.json.encode(entry), type=Earlier) == Earlier("r", ("errors", "long"))
+    assert msgspec.json.decode(msgspec.json.encode(entry), type=RolloutEntry) == entry

@@ -32,6 +32,7 @@ class Fleet:
         self.crashes: Counter[str] = Counter()
         self.run_times: tuple[RunTimes, ...] = ()
         self.memory_free_bytes: int | None = None
+        self.signals: tuple[str, ...] | None = None
         self.frozen: Snapshot | None = None
 
     def snapshot(self) -> Snapshot:
@@ -55,7 +56,9 @@ class Fleet:
         taken = snapshot or self.frozen or self.snapshot()
         states = [self.states.get(package.digest, VersionState(package.digest, READY)) for package in taken.packages]
         at = (taken.epoch, taken.revision, taken.revision)
-        return (WorkerReport(0, 1, "w", *at, tuple(states), memory_free_bytes=self.memory_free_bytes),)
+        return (
+            WorkerReport(0, 1, "w", *at, tuple(states), memory_free_bytes=self.memory_free_bytes, signals=self.signals),
+        )
 
     def counts(self) -> tuple[RolloutCounts, ...]:
         """Counts of every rollout that it served, or whose version crashed."""

@@ -142,3 +142,28 @@ def test_what_nobody_can_measure_is_refused_at_once(admin: httpx.Client, fleet: 
     assert "no output probabilities" in problems[1]["text"]
     assert "placement.where=process" in problems[2]["text"]
     assert admin.get(f"{ROLLOUTS}/current").status_code == 404
+
+
+def test_a_signal_that_a_worker_does_not_count(admin: httpx.Client, fleet: Answering, digests: list[str]) -> None:
+    """A gateway of the previous release, which does not say what it counts, counts what it always did. A worker that says it does
+    not count one of the signals prevents the rollout; one that joins later holds it, and people are alerted."""
+    assert digests
+    plan = {**FAST, "criteria": {"errors": {}, "invalid_outputs": {"evidence": 0}}}
+    fleet.signals = ("errors",)
+    fleet.follow()
+    reply = admin.post(ROLLOUTS, json={"version": "line:2", "plan": plan})
+    assert (reply.status_code, reply.json()["code"]) == (409, "rollout-refused")
+    (problem,) = reply.json()["problems"]
+    assert problem["code"] == "signal-not-measurable"
+    assert problem["text"].startswith("invalid_outputs cannot be measured: 1 of 1 workers do not count it")
+    fleet.signals = None
+    fleet.follow()
+    begin(admin, plan=plan)
+    follow_until(fleet, admin, lambda shown: shown["phase"] == "stepping")
+    fleet.signals = ("errors",)
+    held = follow_until(fleet, admin, lambda shown: shown["code"] == "signal-not-measurable", requests=10)
+    assert "invalid_outputs: 1 of 1 workers" in held["text"]
+    assert alerts(admin) == ["signal-not-measurable"]
+    fleet.signals = ("errors", "invalid_outputs")
+    ended = follow_until(fleet, admin, lambda shown: shown["outcome"] is not None, requests=300)
+    assert ended["outcome"] == "promoted"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
 
+import roadworthy as rw
 from tests.plugins.installed import DISTRIBUTION, EXAMPLE, Environment
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, eventually
 
 PACK = """
 import sys
@@ -25,7 +27,16 @@ from roadworthy_example import Linear
 rows = np.random.default_rng(1).normal(size=(60, 2))
 for name in ("inline", "isolated"):
     rw.pack(Linear((1.0, -2.0), 0.5), name=name, inputs=rows, out=sys.argv[1])
+for number, slope in enumerate((1.0, 100.0, 1.001, -1.0)):  # the second leaves the range below; the last has another sign
+    rw.pack(Linear((slope, 0.0)), name="ranged", inputs=rows, out=f"{sys.argv[1]}/ranged{number}")
 """
+PLAN = {
+    "strategy": "canary",
+    "steps": [50, 100],
+    "hold": 1,
+    "evidence": 20,
+    "criteria": {"out_of_range": {"low": -10, "high": 10}},
+}
 LINES = "application/x-ndjson"
 
 
@@ -77,10 +88,11 @@ def told(environment: Environment, *arguments: str) -> Any:
 def test_what_the_settings_name_is_loaded(environment: Environment) -> None:
     """Named it is loaded; not named it is shown and not imported."""
     states = {each["name"]: each["state"] for each in told(environment, "plugin", "list")}
-    assert {states[name] for name in ("linear", "json-lines", "sqlite-blobs", "scikit-learn")} == {"loaded"}
+    ours = ("linear", "json-lines", "sqlite-blobs", "out_of_range", "sign")
+    assert {states[name] for name in (*ours, "scikit-learn", "slow")} == {"loaded"}
     source = "import sys; from roadworthy.cli.main import run; run(['plugin', 'list']); print('found', *sys.modules)"
     listed = environment.execute("-c", source, plugins=())
-    assert listed.stdout.count("not-named") == 3
+    assert listed.stdout.count("not-named") == 5
     assert "roadworthy_example" not in listed.stdout.rpartition("found")[2].split()
 
 
@@ -143,3 +155,74 @@ def test_a_distribution_that_is_not_installed_stops_the_start(environment: Envir
     assert refused.returncode != 0
     assert "no-such-plugin" in refused.stdout + refused.stderr
     assert DISTRIBUTION not in refused.stdout
+
+
+class Asking:
+    """Asks the endpoint "ranged" without pause, until it is left."""
+
+    def __init__(self, gateway: httpx.Client) -> None:
+        self._gateway = gateway
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            answer = self._gateway.post("/v1/models/ranged:predict", json={"instances": [[1.0, 1.0]]})
+            assert answer.status_code == 200, answer.text
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def client(gateway: httpx.Client, environment: Environment) -> Iterator[rw.Client]:
+    """A client of the control plane. The endpoint "ranged" serves the first of four versions of one signature."""
+    context = json.loads((environment.folder / "home" / "context.json").read_text())
+    with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as made:
+        for number in range(4):
+            (package,) = (environment.folder / f"ranged{number}").glob("*.rw")
+            made.push(package)
+        made.wait(made.deploy("ranged:1", "ranged"))
+        yield made
+
+
+def rolled_out(client: rw.Client, gateway: httpx.Client, version: str, plan: Any) -> Any:
+    """The document of a rollout of "ranged" to that version under traffic, once it is over or an alarm holds it."""
+    with Asking(gateway):
+        begun = client.rollouts.start("ranged", version, plan)
+
+        def stands() -> Any:
+            seen = client.rollouts.get("ranged", begun["id"])
+            return seen if seen["outcome"] is not None or seen["code"] == "alarm" else None
+
+        return eventually(stands, f"the rollout of {version} is over or held")
+
+
+def test_a_rollout_is_rolled_back_by_its_signal(client: rw.Client, gateway: httpx.Client) -> None:
+    """All answers of the canary leave the range, which no criterion of ours sees; the evidence is the usual E-process."""
+    ended = rolled_out(client, gateway, "ranged:2", PLAN)
+    (finding,) = ended["verdict"]["findings"]
+    assert (ended["outcome"], ended["code"], finding["signal"]) == ("rolled-back", "worse", "out_of_range"), ended
+    assert (finding["bad"], finding["stable_bad"]) == (finding["samples"], 0)
+    assert finding["log_e"] >= finding["log_e_bound"]
+
+
+def test_an_equal_version_is_promoted_by_its_signal(client: rw.Client, gateway: httpx.Client) -> None:
+    """With as many samples as the steps ask for, none of them bad."""
+    ended = rolled_out(client, gateway, "ranged:3", PLAN)
+    (finding,) = ended["verdict"]["findings"]
+    assert (ended["outcome"], finding["outcome"], finding["bad"]) == ("promoted", "PASS", 0), ended
+    assert finding["samples"] >= 40
+
+
+def test_a_rollout_is_held_by_its_bins(client: rw.Client, gateway: httpx.Client) -> None:
+    """The answers of the canary have another sign: that is an alarm, and never a rollback."""
+    held = rolled_out(client, gateway, "ranged:4", {**PLAN, "evidence": 0, "criteria": ["errors"], "watch": ["sign"]})
+    assert (held["phase"], held["code"]) == ("stepping", "alarm"), held
+    assert "most of it positive" in held["text"] or "most of it negative" in held["text"]
+    client.rollouts.abort("ranged")

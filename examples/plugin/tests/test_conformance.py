@@ -10,14 +10,31 @@ from roadworthy_example import Linear
 from roadworthy_example.blobs import STORES
 from roadworthy_example.codec import JsonLines, write_lines
 from roadworthy_example.framework import FRAMEWORK
+from roadworthy_example.signals import OUT_OF_RANGE, SIGN
 
 from roadworthy.foundation.plugins import allow
-from roadworthy.testing import blobs, codecs, frameworks
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field, Signature
+from roadworthy.testing import blobs, codecs, frameworks, signals
 
 allow(["roadworthy-example"])
 
 MODEL = Linear((1.0, -2.0), 0.5)
 ROWS = np.array([[1.0, 2.0], [3.0, 4.0], [-1.0, 0.0], [0.25, 8.0]])
+PRICED = Signature((Field("x", DType.FLOAT64),), (Field("price", DType.FLOAT64, nullable=True),))
+RANGE = signals.SignalCase(
+    OUT_OF_RANGE,
+    PRICED,
+    good=[signals.answered(PRICED, [{"price": 0.0}, {"price": None}, {"price": 10.0}])],
+    bad=[signals.answered(PRICED, [{"price": 1.0}, {"price": price}]) for price in (-0.5, 10.5)],
+    parameters={"low": 0, "high": 10},
+)
+SIGNS = signals.SignalCase(
+    SIGN,
+    PRICED,
+    good=[signals.rows_of(PRICED, [{"price": price}]) for price in (1.0, 2.0, 0.0)],
+    bad=[signals.rows_of(PRICED, [{"price": price}]) for price in (-1.0, None)],
+)
 
 
 @pytest.mark.parametrize("check", frameworks.CHECKS, ids=frameworks.check_name)
@@ -36,3 +53,10 @@ def test_codec(check: codecs.Check) -> None:
 def test_blobs(check: blobs.Check, tmp_path: Path) -> None:
     """The store does what every blob store must do."""
     check(blobs.BlobCase(STORES, f"sqlite-blobs:{tmp_path / 'blobs.db'}"), tmp_path)
+
+
+@pytest.mark.parametrize("check", signals.CHECKS, ids=signals.check_name)
+@pytest.mark.parametrize("case", [RANGE, SIGNS], ids=["out_of_range", "sign"])
+def test_signals(check: signals.Check, case: signals.SignalCase) -> None:
+    """Both signals do what every signal must do."""
+    check(case)

@@ -90,7 +90,7 @@ class SignalCase:
 
     def bound(self) -> Callable[[Example], Any]:
         """The judge of that endpoint, for any kind of example."""
-        assert isinstance(self.signal, COUNTED), "it is none of the kinds of signals that workers count"
+        assert isinstance(self.signal, COUNTED), "it does not derive from a class of signals that workers count"
         bound: Any = self.signal.bind(self.use)
         return lambda example: bound(*example) if isinstance(example, tuple) else bound(example)
 
@@ -145,7 +145,7 @@ def check_found_by_name(case: SignalCase) -> None:
 def check_says_what_it_counts(case: SignalCase) -> None:
     """Texts and defaults are of the kind that plans, pages and estimates need."""
     signal = case.signal
-    assert isinstance(signal, COUNTED), "it is none of the kinds of signals that workers count"
+    assert isinstance(signal, COUNTED), "it does not derive from a class of signals that workers count"
     expected = OBSERVER if isinstance(signal, BinSignal) else CRITERION
     assert signal.kind == expected, f"its kind is {signal.kind}; of its class it must be {expected}"
     assert signal.event, "it does not say in words what it counts"

@@ -94,7 +94,7 @@ class RolloutCounters:
     Attributes:
         outputs: count what answers look like; None where the plan watches no outputs.
         needs_inputs: whether a signal looks at the requests' rows.
-        failed: signals that could not be bound here, or that raised an error when they were asked. They count no more.
+        failed: signals that could not be bound here, or that raised an error when they were asked. They are no longer counted.
     """
 
     def __init__(self, cells: EvidenceCells, rollout: RolloutEntry, generation: int, signature: Signature) -> None:
@@ -133,7 +133,7 @@ class RolloutCounters:
         return sorts
 
     def _fails(self, name: str, error: Exception) -> None:
-        """Count a signal that raised an error no more. The worker's report lacks it from now on, which holds the rollout."""
+        """No longer count a signal that raised an error. The worker's report lacks it from now on, which holds the rollout."""
         if name not in self.failed:
             self.failed.add(name)
             _log.error(
