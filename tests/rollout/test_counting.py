@@ -31,7 +31,7 @@ def worker(*signals: str, earlier: bool = False) -> WorkerReport:
 
 
 def test_a_signal_is_counted_where_every_worker_says_so() -> None:
-    """Gateways of the previous release do not say it, and count the four of their time; a worker that says it counts no others."""
+    """Gateways of the previous release do not say it, and count those of their time. A worker that says it counts no others."""
     plan = Plan("canary", (), criteria=tuple(map(Criterion, ("errors", "slow", "feedback", "custom.own"))))
     assert dict(uncounted(plan, [worker("errors", "slow"), worker(earlier=True)])) == {}
     found = dict(uncounted(plan, [worker("errors"), worker(earlier=True)]))

@@ -37,7 +37,7 @@ class Rows(Protocol):
         ...
 
 
-class Seen(msgspec.Struct, eq=False):
+class Seen(msgspec.Struct, eq=False, gc=False):
     """What a version did with one eligible request.
 
     Attributes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
-from roadworthy.contract.evidence import CANARY, DRAWN, STABLE
+from roadworthy.contract.evidence import CANARY, DRAWN, STABLE, VARIANTS
 from roadworthy.contract.snapshot import EndpointEntry, RolloutEntry
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError, let_go
 from roadworthy.runtime.manager import Version
@@ -102,6 +102,10 @@ class RolloutCounters:
         self._rollout = rollout
         self._generation = str(generation)
         self._signals = frozenset(rollout.signals)
+        self._keys = {
+            label: {signal: (rollout.id, self._generation, signal, label) for signal in (DRAWN, *rollout.signals)}
+            for label in VARIANTS
+        }
         self._judges: list[tuple[str, Judge]] = []
         self._paired: frozenset[str] = frozenset()
         self._pair_judges: list[tuple[str, PairJudge]] = []
@@ -153,22 +157,23 @@ class RolloutCounters:
             try:
                 bad = judge(seen)
                 if bad is not None:
-                    evidence[name] = bool(bad)
+                    evidence[name] = bad if bad is True or bad is False else bool(bad)
             except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything; the caller gets the answer
                 self._fails(name, error)
         return evidence if evidence or not seen.late else _left_out(outcome)
 
     def assigned(self, label: str) -> None:
         """Count a first attempt that was assigned to a variant, whatever its outcome."""
-        self._cells.sample((self._rollout.id, self._generation, DRAWN, label), bad=False)
+        self._cells.sample(self._keys[label][DRAWN], bad=False)
 
     def judged(self, label: str, evidence: Evidence, unit: int | None) -> None:
         """Count an outcome of a variant. `unit` is the hash of its user in a sticky rollout."""
+        keys, cells = self._keys[label], self._cells
         for signal, bad in evidence.items():
-            key = (self._rollout.id, self._generation, signal, label)
-            self._cells.sample(key, bad=bad)
+            key = keys[signal]
+            cells.sample(key, bad=bad)
             if bad and unit is not None:
-                self._cells.unit(key, unit)
+                cells.unit(key, unit)
 
     def event(self, signal: str, label: str, unit: int | None) -> None:
         """Count a bad event of a request, "guard_hits" or "custom.NAME", at most once a request. Its outcome is the sample."""
