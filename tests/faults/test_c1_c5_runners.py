@@ -32,13 +32,13 @@ def test_c1_a_load_that_raises_is_told(start_runner: StartRunner, tmp_path: Path
     runner = start_runner(kind)
 
     async def scene(caller: Caller) -> None:
-        ticket = caller.submit(rows(1))
+        pending = caller.submit(rows(1))
         await caller.until(lambda: caller.batcher.refusal)
         refusal = caller.batcher.refusal
         assert refusal is not None
         assert refusal.code == code
         assert "secret" not in str(refusal.reason)
-        outcome = await ticket.outcome
+        outcome = await pending.outcome
         assert isinstance(outcome, Unavailable)
         assert outcome.code == code
         assert runner.state is not None
@@ -99,7 +99,7 @@ def test_c2_c3_a_crash_fails_only_what_was_in_it(
         assert outcome.code == "runner-died"
         assert await asyncio.to_thread(runner.process.wait, 15) == status
         start_runner(kind)
-        settled = [told(await ticket.outcome) for ticket in others]
+        settled = [told(await pending.outcome) for pending in others]
         assert settled == [[float(n)] for n in range(5)]
         assert await caller.ask(rows(7)) == [[7.0]]
 
@@ -129,7 +129,7 @@ def test_c4_an_endless_run_ends_its_process(start_runner: StartRunner, tmp_path:
         stuck = [caller.submit(rows(13)), caller.submit(rows(2))]
         await caller.until(lambda: is_busy(runner))
         waits = caller.submit(rows(3))
-        assert [told(await ticket.outcome) for ticket in stuck] == ["runner-hung"] * 2
+        assert [told(await pending.outcome) for pending in stuck] == ["runner-hung"] * 2
         assert await asyncio.to_thread(runner.process.wait, 15) == -9
         start_runner("loop")
         assert told(await waits.outcome) == [3.0]

@@ -303,7 +303,7 @@ def test_g6_a_caller_is_answered_at_the_deadline(runner: asyncio.Runner, readers
     """However long it takes to read the body."""
 
     async def late() -> Outcome:
-        ticket, gate = Waiting(0.05), asyncio.Event()
+        pending, gate = Waiting(0.05), asyncio.Event()
         loop = asyncio.get_running_loop()
         done = asyncio.run_coroutine_threadsafe
 
@@ -312,9 +312,9 @@ def test_g6_a_caller_is_answered_at_the_deadline(runner: asyncio.Runner, readers
             return ValueError("late")
 
         came: asyncio.Future[Any] = loop.create_future()
-        readers(ticket, 1, work, came.set_result)
+        readers(pending, 1, work, came.set_result)
         async with asyncio.timeout(DEADLINE_S):
-            outcome = await ticket.outcome
+            outcome = await pending.outcome
             gate.set()
             await came
         return outcome
@@ -332,9 +332,9 @@ def test_g6_bodies_that_wait_are_bounded(runner: asyncio.Runner, readers: Reader
         left: list[asyncio.Future[Any]] = []
 
         def ask(caller: str, size: int) -> None:
-            ticket, came = Waiting(), asyncio.get_running_loop().create_future()
-            ticket.caller = caller
-            readers(ticket, size, lambda _read: ValueError(gate.wait(DEADLINE_S)), came.set_result)
+            pending, came = Waiting(), asyncio.get_running_loop().create_future()
+            pending.caller = caller
+            readers(pending, size, lambda _read: ValueError(gate.wait(DEADLINE_S)), came.set_result)
             left.append(came)
 
         half = MOST_WAITING_BYTES // 2
