@@ -37,7 +37,7 @@ from tests.records import unpack
 from tests.waiting import DEADLINE_S, eventually
 from tests.warm import WarmProcess, nursery
 
-pytest_plugins = ["tests.control_plane", "tests.tiers", "tests.warm_replays"]
+pytest_plugins = ["tests.control_plane", "tests.older", "tests.tiers", "tests.warm_replays"]
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 
 # The duration of an example means nothing on a busy machine.
