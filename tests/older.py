@@ -1,4 +1,4 @@
-"""The previous release beside today's: taken out of git into a folder of its own, with an interpreter that finds it first."""
+"""The previous release next to today's: taken out of git into a folder of its own, with an interpreter that finds it first."""
 
 from __future__ import annotations
 
