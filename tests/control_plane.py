@@ -16,6 +16,7 @@ import pytest
 from roadworthy.contract.telemetry import READY, Telemetry, VersionState, WorkerReport, encode_telemetry
 from roadworthy.foundation.keys import make_key
 from roadworthy.foundation.sockets import listen
+from tests.defaults import control_document
 from tests.waiting import DEADLINE_S, eventually
 from tests.warm import WarmProcess, nursery
 
@@ -45,11 +46,10 @@ class ControlProcess:
     def document(self, fd: int) -> dict[str, Any]:
         """The start document."""
         return {
+            **control_document(self.folder),
             "host": "127.0.0.1",
             "port": 0,
             "fd": fd,
-            "database_url": f"sqlite:///{self.folder / 'roadworthy.db'}",
-            "blob_folder": str(self.folder / "blobs"),
             "bootstrap_keys": [
                 {"id": self.admin_id, "key": self.admin_key, "role": "admin"},
                 {"id": self.gateway_id, "key": self.gateway_key, "role": "gateway", "name": self.GATEWAY},

@@ -25,7 +25,7 @@ def test_g10_a_runner_whose_folder_is_gone_is_replaced(tmp_path: Path, state: in
 
     def verdict() -> tuple[str, str] | None:
         watch.look()
-        return watch.judge(placed, Growth())
+        return watch.judge(placed, Growth(None))
 
     assert [verdict() for _ in range(9)] == [None] * 9
     shutil.rmtree(address.parent)

@@ -45,7 +45,7 @@ class Machine:
         self.pids: dict[str, int] = {}
         quarantine = Quarantine(Limit(crashes=3))
         self.keeper = Runners(
-            RunnerSettings(folder, growth=growth or Growth()),
+            RunnerSettings(folder, growth or Growth(None)),
             self._place,
             quarantine,
             cast(Orders, SimpleNamespace(order=self.orders.append, kill=self._kill)),

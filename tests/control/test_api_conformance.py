@@ -14,6 +14,7 @@ from schemathesis.engine import events, from_schema
 from roadworthy.control.wiring import build_context
 from tests.control.description import describe
 from tests.control_plane import ControlProcess
+from tests.defaults import control_document
 
 EXAMPLES = 4
 """Of each operation and kind. They are the same ones in every run."""
@@ -55,7 +56,7 @@ def seed(three_lines: Path) -> Path:
 @pytest.fixture
 def document(tmp_path: Path) -> dict[str, Any]:
     """The description of all routes, with names of existing objects."""
-    context = build_context({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
+    context = build_context(control_document(tmp_path))
     described = describe(context)
     context.database.close()
     frame = described["components"]["schemas"]["Telemetry"]["properties"]

@@ -16,6 +16,7 @@ from roadworthy.control.http.auth_middleware import OPEN, PROBES
 from roadworthy.control.wiring import build_context
 from roadworthy.foundation.keys import make_key
 from tests.control.description import describe, numbers
+from tests.defaults import control_document
 from tests.waiting import DEADLINE_S
 
 JSON = {"Content-Type": "application/json"}
@@ -24,7 +25,7 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture
 def routes(tmp_path: Path) -> list[tuple[str, str]]:
     """(method, path) of every route."""
-    context = build_context({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
+    context = build_context(control_document(tmp_path))
     found = set()
     for route in _flat(build_routes(context, lambda: False).routes):
         for method in route.methods or ():
@@ -36,7 +37,7 @@ def routes(tmp_path: Path) -> list[tuple[str, str]]:
 @pytest.fixture
 def described(tmp_path: Path) -> dict[str, Any]:
     """The description of the API, including internal routes."""
-    context = build_context({"database_url": f"sqlite:///{tmp_path / 'b.db'}", "blob_folder": str(tmp_path / "blobs")})
+    context = build_context(control_document(tmp_path / "other"))
     document = describe(context)
     context.database.close()
     return document

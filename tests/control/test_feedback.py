@@ -25,6 +25,7 @@ from roadworthy.rollout.rollouts import Rollout
 from tests.control.fleet import LINE, ROLLOUTS, Fleet, begin, current, follow_until, three_versions
 from tests.control.test_records import parquet, record
 from tests.control_plane import ControlProcess
+from tests.defaults import control_document
 
 FEEDBACK = f"{LINE}/feedback"
 PLAN = {"strategy": "canary", "steps": [50, 100], "hold": 600, "criteria": ["feedback", "custom.refund"]}
@@ -352,8 +353,7 @@ def test_a_rollout_that_nothing_could_be_fed_to_is_refused(admin: httpx.Client, 
 
 def test_rows_beyond_the_limit_go_and_that_is_audited(tmp_path: Path) -> None:
     """By the controllers' loop; once."""
-    document = {"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")}
-    context = build_context({**document, "feedback_max_rows": 1})
+    context = build_context(control_document(tmp_path, feedback_max_rows=1))
     state, plan = machine.begin("r1", 1), check_plan({"strategy": "canary", "criteria": ["feedback"]})
     facts = [Fact("feedback", f"p{n}", f"p{n}", 1, "canary", 0, bad=True) for n in range(2)]
     with context.database.begin() as connection:

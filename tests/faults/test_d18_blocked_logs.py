@@ -18,6 +18,7 @@ import pytest
 
 from roadworthy.foundation.sockets import listen
 from tests.agent.conftest import RunningAgent
+from tests.defaults import control_document
 from tests.waiting import DEADLINE_S, eventually
 
 CALLS = 400
@@ -117,8 +118,7 @@ def test_d18_an_agent_whose_log_is_never_read(pipe: Pipe, tmp_path: Path) -> Non
 def test_d18_a_control_plane_whose_log_is_never_read(pipe: Pipe, tmp_path: Path) -> None:
     """Requests, each of which it logs, are answered."""
     document = {
-        "host": "127.0.0.1", "port": 0, "database_url": f"sqlite:///{tmp_path / 'roadworthy.db'}",
-        "blob_folder": str(tmp_path / "blobs"), "bootstrap_keys": [], "log_level": "debug",
+        **control_document(tmp_path), "host": "127.0.0.1", "port": 0, "bootstrap_keys": [], "log_level": "debug",
     }  # fmt: skip
     with ExitStack() as stack:
         listener = stack.enter_context(listen("127.0.0.1", 0))

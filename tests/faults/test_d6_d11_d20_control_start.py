@@ -15,6 +15,7 @@ import pytest
 
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.sockets import listen
+from tests.defaults import control_document
 from tests.waiting import DEADLINE_S
 from tests.warm import WarmProcess, nursery
 
@@ -42,11 +43,10 @@ class Started:
 def start(folder: Path, *, port: int = 0, fd: int | None = None) -> Started:
     """Start a control plane, which ends when its standard input is closed."""
     document = {
+        **control_document(folder),
         "host": "127.0.0.1",
         "port": port,
         "fd": fd,
-        "database_url": f"sqlite:///{folder / 'roadworthy.db'}",
-        "blob_folder": str(folder / "blobs"),
         "bootstrap_keys": [],
         "log_level": "warning",
     }

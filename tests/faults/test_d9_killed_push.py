@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +14,16 @@ from roadworthy.control.resources import packages
 from roadworthy.control.wiring import build_context
 from roadworthy.foundation.canonical import digest_file
 from roadworthy.foundation.references import VersionReference
+from tests.defaults import control_document
 
 _KILLED_PUSH = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from roadworthy.control.resources import packages
 from roadworthy.control.wiring import build_context
 from roadworthy.store import blobs
-step, folder, file = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-plane = build_context({"database_url": f"sqlite:///{folder}/a.db", "blob_folder": f"{folder}/blobs"})
+step, document, file = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
+plane = build_context(document)
 def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
 if step == "write": Path.hardlink_to = die
 if step == "fsync": blobs.os.fsync = die
@@ -65,9 +67,11 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_d9_a_killed_push_shows_old_or_new_never_half(tmp_path: Path, packed: Path, step: str, new: bool) -> None:
     """D9: a version is listed exactly if its bytes and its audit entry exist; remains are deleted; a second push works."""
-    done = subprocess.run([sys.executable, "-c", _KILLED_PUSH, step, str(tmp_path), str(packed)], check=False)
+    document = control_document(tmp_path)
+    command = [sys.executable, "-c", _KILLED_PUSH, step, json.dumps(document), str(packed)]
+    done = subprocess.run(command, check=False)
     assert done.returncode == -9
-    plane = build_context({"database_url": f"sqlite:///{tmp_path}/a.db", "blob_folder": f"{tmp_path}/blobs"})
+    plane = build_context(document)
     assert [path.name for path in (tmp_path / "blobs").rglob(".tmp-*")] == []
     listed = packages.list_versions(plane, "same", 0)["items"]
     assert len(listed) == new

@@ -16,6 +16,7 @@ from roadworthy.control.resources import telemetry
 from roadworthy.control.wiring import build_context
 from roadworthy.monitoring import gateways
 from tests.control_plane import FakeGateway
+from tests.defaults import control_document
 from tests.waiting import eventually
 
 
@@ -126,8 +127,7 @@ def test_g11_a_revision_from_the_future_raises_an_alert_and_nothing_else(
 @pytest.fixture
 def plane(tmp_path: Path) -> Iterator[ControlContext]:
     """A control plane that stores at most 250 bytes of records."""
-    document = {"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")}
-    built = build_context({**document, "record_max_bytes": 250})
+    built = build_context(control_document(tmp_path, record_max_bytes=250))
     yield built
     built.database.close()
 

@@ -16,6 +16,7 @@ from roadworthy.control.context import ControlContext
 from roadworthy.control.resources import keys
 from roadworthy.control.wiring import build_context
 from roadworthy.foundation.keys import make_key
+from tests.defaults import control_document
 from tests.machine import FREE_PORTS, Machine
 
 
@@ -89,7 +90,7 @@ def offered(role: str, *, only_first: bool) -> dict[str, Any]:
 @pytest.fixture
 def plane(tmp_path: Path) -> Iterator[ControlContext]:
     """A control plane without keys."""
-    built = build_context({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
+    built = build_context(control_document(tmp_path))
     yield built
     built.database.close()
 

@@ -85,7 +85,7 @@ def start(packages: dict[str, rw.Package], tmp_path: Path) -> Iterator[Start]:
             address = runner_address(tmp_path, package.digest)
             address.parent.mkdir(parents=True, exist_ok=True)
             open_for_it = confinement(tmp_path, package.digest, address, Bounds(policy, allowed), grants)
-            told = RunnerStart(str(tmp_path), package.digest, str(address), "me", confine=open_for_it)
+            told = RunnerStart(str(tmp_path), package.digest, str(address), 120.0, "me", confine=open_for_it)
             line, end = socket.socketpair()
             stack.callback(line.close)
             process = subprocess.Popen(
@@ -188,7 +188,7 @@ def test_g5_a_runner_that_fills_its_folder_is_killed(tmp_path: Path, monkeypatch
 
     def verdict() -> tuple[str, str] | None:
         watch.state = RunnerState(os.getpid(), READY, 0, 0, 1 << 62)
-        return watch.judge(placed, Growth())
+        return watch.judge(placed, Growth(None))
 
     assert verdict() is None
     (tmp_path / "below").mkdir()

@@ -38,6 +38,7 @@ from roadworthy.store.engine import Database, bump_revision, open_database, read
 from roadworthy.store.tables import metadata
 from tests import postgresql
 from tests.conftest import eventually
+from tests.defaults import control_document
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def url(server: Any, request: pytest.FixtureRequest) -> str:
 def context(url: str, folder: Path) -> ControlContext:
     """A control plane on it."""
     bootstrap = [{"id": "key-first", "key": "rw_first", "role": "admin"}]
-    return build_context({"database_url": url, "blob_folder": str(folder / "blobs"), "bootstrap_keys": bootstrap})
+    return build_context(control_document(folder, database_url=url, bootstrap_keys=bootstrap))
 
 
 def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> None:

@@ -24,6 +24,6 @@ supervisor = Supervisor(
     [plan(document) for document in json.loads(sys.argv[1])],
     slab=Path(sys.argv[2]) if sys.argv[2] else None,
     restarts=Restarts(Backoff(0.1, 0.4), healthy_s=3_600.0, ready_s=float(sys.argv[3])),
-    limits=WorkerLimits(**json.loads(sys.argv[4])),
+    limits=WorkerLimits(**{"hang_s": 15.0, **json.loads(sys.argv[4])}),
 )
 sys.exit(supervisor.run())

@@ -157,7 +157,7 @@ def test_an_idle_supervisor_sleeps(running: Running, monkeypatch: pytest.MonkeyP
     """With nothing under way it waits for an event without limit; with workers, until the next look at them."""
     document = running.plan("w", **({"slot": 0} if worker else {}))
     plan = ChildPlan(**{**document, "fds": ()})
-    limits = WorkerLimits(look_s=3_600.0)
+    limits = WorkerLimits(hang_s=15.0, look_s=3_600.0)
     supervisor = Supervisor([plan], slab=running.slab if worker else None, limits=limits)
     waits: list[float | None] = []
 

@@ -35,7 +35,7 @@ class Watched:
         self.writer = SlotWriter(slab, 0)
         self.writer.take()
         self.writer.state(READY)
-        self.limits = WorkerLimits(**limits)
+        self.limits = WorkerLimits(**{"hang_s": 15.0, **limits})
         self.watch = WorkerWatch(SlabReader(slab), self.limits)
         process = SimpleNamespace(pid=os.getpid())
         self.child: Any = SimpleNamespace(process=process, slot=0, stop_by=None, plan=SimpleNamespace(name="w"))

@@ -261,7 +261,7 @@ def _wire_runners(
     growth = Growth(document.growth_mb << 20 or None)
     bounds = Bounds(document.confinement, document.grants, tuple(Path(path) for path in document.private))
     runners = Runners(
-        RunnerSettings(folder, bounds=bounds, log_level=document.log_level, growth=growth),
+        RunnerSettings(folder, growth, bounds=bounds, log_level=document.log_level),
         placer(folder, document.confinement),
         quarantine,
         orders,

@@ -27,19 +27,19 @@ class ControlSettings:
     """Settings of the control plane.
 
     Attributes:
-        allowed_hosts: names that a request's Host header may carry, in addition to the loopback names.
         max_package_bytes: size of the largest package that may be pushed.
-        record_max_bytes: total size of record files kept; the oldest are deleted first.
         feedback_max_rows: rows of feedback kept; whole rollouts are deleted, those that ended longest ago first.
+        allowed_hosts: names that a request's Host header may carry, in addition to the loopback names.
+        record_max_bytes: total size of record files kept; the oldest are deleted first.
         proving: how pushed packages are proved.
         database_wait_s: how long a change waits for a locked database, in seconds.
         webhook_networks: private networks that webhooks may call, as address/bits.
     """
 
+    max_package_bytes: int
+    feedback_max_rows: int
     allowed_hosts: tuple[str, ...] = ()
-    max_package_bytes: int = 4 << 30
     record_max_bytes: int = 5 << 30
-    feedback_max_rows: int = 5_000_000
     proving: Proving = field(default_factory=Proving)
     database_wait_s: float = WAIT_S
     webhook_networks: tuple[str, ...] = ()

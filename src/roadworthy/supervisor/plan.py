@@ -89,9 +89,9 @@ class WorkerLimits:
         look_s: time between two checks of these limits.
     """
 
-    hang_s: float = 15.0
+    hang_s: float
     memory_bytes: int | None = None
-    growth_bytes: int | None = 1024 * MEBI
+    growth_bytes: int | None = None
     warm_up_s: float = 60.0
     recycle_every_s: float = 10.0
     look_s: float = 1.0

@@ -56,10 +56,9 @@ class Supervisor:
 
     Args:
         plans: the children, in the order in which they start.
-        slab: where to create the workers' slab: the slots that the plans name, then a spare one, then the agent's. None when no
-            plan is a worker.
+        slab, limits: where to create the workers' slab (the slots that the plans name, then a spare one, then the agent's), and
+            the limits of workers. None when no plan is a worker.
         restarts: when exited children restart.
-        limits: of workers.
         listeners: the listening sockets that a stop closes in order.
     """
 
@@ -86,11 +85,11 @@ class Supervisor:
         self._recycler: Recycler | None = None
         self._slab: Kept | None = None
         slots = [plan.slot for plan in plans if plan.slot is not None]
-        if slab is not None:
+        if slab is not None and limits is not None:
             spare = max(slots, default=-1) + 1
             create_slab(slab, spare + 2)
             self._slab = Kept(slab)
-            watch = self._watch = WorkerWatch(SlabReader(slab), limits or WorkerLimits())
+            watch = self._watch = WorkerWatch(SlabReader(slab), limits)
             self._recycler = Recycler(self._group, watch.is_ready, spare, restarts.ready_s, self._recycled)
 
     def run(self) -> int:

@@ -120,16 +120,16 @@ class RunnerSettings:
 
     Attributes:
         folder: the gateway's.
+        growth: when a runner counts as leaking.
         command: of a runner. bounds: what its code may have.
         log_level: "debug" to "error".
-        growth: when a runner counts as leaking.
     """
 
     folder: Path
+    growth: Growth
     command: tuple[str, ...] = tuple(confined_command())
     bounds: Bounds = field(default_factory=Bounds)
     log_level: str = "info"
-    growth: Growth = field(default_factory=Growth)
 
 
 class Runners:

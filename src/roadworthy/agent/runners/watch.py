@@ -40,7 +40,7 @@ class Growth:
         warm_up_s: seconds after READY from which growth counts.
     """
 
-    most_bytes: int | None = 1 << 30
+    most_bytes: int | None
     warm_up_s: float = 60.0
 
 

@@ -41,6 +41,7 @@ class Runner:
         digest = options.setdefault("digest", DIGEST)
         self._folder = folder
         self.address = runner_address(folder, digest, options.get("copy", 0), options.get("rule", ""))
+        options.setdefault("hang_s", 120.0)
         document = runner_document(RunnerStart(folder=str(folder), address=str(self.address), **options))
         if command == [str(PLANTED_RUNNER)]:
             document |= {"kind": kind, "signature": signature.to_document()}

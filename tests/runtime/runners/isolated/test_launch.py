@@ -23,7 +23,7 @@ def test_the_document_survives_json(tmp_path: Path) -> None:
     """The runner reads what the parent wrote; each copy has its own address."""
     addresses = [str(runner_address(tmp_path, DIGEST, copy)) for copy in (0, 1)]
     assert len(set(addresses)) == 2
-    start = RunnerStart(str(tmp_path), DIGEST, addresses[1], "me", copy=1, hang_s=7.0, max_rows=5)
+    start = RunnerStart(str(tmp_path), DIGEST, addresses[1], 7.0, "me", copy=1, max_rows=5)
     assert msgspec.convert(json.loads(json.dumps(runner_document(start))), RunnerStart) == start
 
 

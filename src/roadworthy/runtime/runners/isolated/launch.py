@@ -27,10 +27,10 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         folder: the gateway's folder; the package is in packages/.
         digest: of the package. rule: the rule to execute; "" executes the package's model.
         address: the Unix socket that workers connect to, from `runner_address`.
+        hang_s: a run that lasts longer ends this process.
         allowed_by: who allowed the package's code to execute, or None.
         copy: number of this runner among the version's runners.
         threads: bound of every native thread pool.
-        hang_s: a run that lasts longer ends this process.
         load_s: a load that lasts longer has failed.
         max_rows: most rows of one joined run; None learns how many pay off.
         log_level: "debug" to "error".
@@ -41,11 +41,11 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: str
     digest: str
     address: str
+    hang_s: float
     allowed_by: str | None = None
     rule: str = ""
     copy: int = 0
     threads: int = 1
-    hang_s: float = 120.0
     load_s: float = LOAD_S
     max_rows: int | None = None
     log_level: str = "info"
