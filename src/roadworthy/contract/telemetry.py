@@ -64,7 +64,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
     `revision` is the revision whose splits it serves; `offered` is the newest one that it received. They differ while it loads.
     `shared_cache` is CONNECTED or UNREACHABLE, or None without a shared cache. `memory_free_bytes` and `disk_free_bytes` are what
     its machine has left, None where unknown; `log_lines_dropped` is the number of log lines that the processes of its gateway
-    dropped since the boot. The agent adds these.
+    dropped since the boot. The agent adds these. `layers` names the layers of plug-ins that the worker has loaded; a worker of a
+    release without them reports none.
     """
 
     slot: Count
@@ -78,6 +79,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     memory_free_bytes: Count | None = None
     disk_free_bytes: Count | None = None
     log_lines_dropped: Count = 0
+    layers: tuple[Name, ...] = ()
 
 
 class RequestCount(msgspec.Struct, frozen=True):

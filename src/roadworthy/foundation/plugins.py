@@ -1,5 +1,4 @@
-"""Plug-ins: objects that installed distributions add to Roadworthy by entry points. Our own frameworks and codecs come the
-same way.
+"""Plug-ins: objects that installed distributions add to Roadworthy by entry points. Ours come the same way.
 
 Plug-ins execute in processes that hold keys. A process therefore imports only the entry points of our own distribution and of
 the distributions that it was allowed. The setting `general.plugins` names them. The command line reads it and hands it on in the
@@ -79,12 +78,20 @@ def _media_types(codec: Any) -> Iterable[object]:
     return (*media, *(("form", form.name) for form in forms))
 
 
+def _order(layer: Any) -> Iterable[object]:
+    """Claims nothing more than its name, which is a key of policies."""
+    if not isinstance(layer.order, int) or not isinstance(layer.parameters, type) or not _NAME.fullmatch(layer.name):
+        raise ValueError("a layer's order must be a whole number, its parameters a class, its name like my-layer")
+    return ()
+
+
 FRAMEWORKS = Kind("frameworks", 1, ("name", "recognises", "answer", "categories", "save", "load"), _suffixes)
 CODECS = Kind(
     "codecs", 1, ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode"), _media_types
 )
 BLOBS = Kind("blobs", 1, ("name", "open_store"))
-KINDS = (FRAMEWORKS, CODECS, BLOBS)
+LAYERS = Kind("layers", 1, ("name", "order", "parameters", "wrap"), _order)
+KINDS = (FRAMEWORKS, CODECS, BLOBS, LAYERS)
 
 
 @dataclass(frozen=True, slots=True)

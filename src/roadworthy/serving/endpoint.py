@@ -14,8 +14,9 @@ from roadworthy.contract.policy import Fallback
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry
 from roadworthy.foundation.errors import InvalidInput, PackageInvalid
 from roadworthy.runtime.layers.fallback import RULE, VERSION
+from roadworthy.runtime.layers.layer import LayerContext
 from roadworthy.runtime.layers.rules import Rules
-from roadworthy.runtime.layers.stack import layered
+from roadworthy.runtime.layers.stack import LayerRefused, layered, only_plugins
 from roadworthy.runtime.manager import Version
 from roadworthy.runtime.pending import Submitter
 from roadworthy.schema.batch import Layout
@@ -70,7 +71,15 @@ class Endpoint:
 
 
 class Unbindable(Exception):
-    """An endpoint that the loaded versions cannot serve; the text says why, for the log and for readiness."""
+    """An endpoint that the loaded versions cannot serve; the text says why, for the log and for readiness.
+
+    Attributes:
+        hopeless: no change of a version's state will help.
+    """
+
+    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless
 
 
 def bind(
@@ -97,7 +106,7 @@ def bind(
         head: makes the headers that name a version in each of its answers, from its label and the version.
 
     Raises:
-        Unbindable: a version is not ready, or does not accept the endpoint's requests.
+        Unbindable: a version is not ready or does not accept the endpoint's requests, or a layer of the policy is not available.
     """
     try:
         signature = Signature.from_document(entry.signature)
@@ -116,6 +125,8 @@ def bind(
             variants.append(binding.layered(number, package, binding.variant(package, version), signature))
         except InvalidInput as error:
             raise Unbindable(f"a fallback's value does not fit its outputs: {error.message}") from error
+        except LayerRefused as error:
+            raise Unbindable(f"its policy asks for a layer: {error}", hopeless=True) from error
     try:
         split = Split(variants, [share.weight for share in entry.split])
         assignment = binding.assignment(variants, signature)
@@ -173,19 +184,14 @@ class _Binding:
         if self.entry.rollout is not None:
             # The caches of two versions are never equally full, so the variants would be compared on different requests.
             policy = msgspec.structs.replace(policy, cache=None)
-        if policy.cache is None and policy.breaker is None and not policy.fallback:
-            return variant
-        top = layered(
-            variant.version,
-            policy,
-            package.digest,
-            Layout(signature.outputs),
-            counts=LayerCounts(self.metrics, self.entry.name),
-            cells=lambda window_s: self._cells(number, owner_of(package.digest, window_s)),
+        context = self._context(number, package.digest, signature)
+        context = replace(
+            context,
             find=partial(self._fallback, package, variant.version, signature),
             shared=None if shared is None else shared.bound(Layout(variant.version.signature.outputs)),
         )
-        return replace(variant, submit=top.submit)
+        top = layered(variant.version, policy, context)
+        return variant if top is variant.version else replace(variant, submit=top.submit)
 
     def assignment(self, variants: Sequence[Variant], signature: Signature) -> RolloutAssignment | None:
         """What assigns the endpoint's requests, while it is in a rollout."""
@@ -204,10 +210,18 @@ class _Binding:
             gauge = self.metrics.shadowing(version.digest)
             self.metrics.time_runs(version.digest, version.batcher.times)
             mirror = Mirror(version, rollout, counters, gauge, entry.policy.timeout_ms / 1_000)
+            # Its answers are compared with those that callers get.
+            context = self._context(len(variants), version.digest, signature)
+            mirror.submit = layered(version, only_plugins(entry.policy), context).submit
         return RolloutAssignment(entry, rollout, variants, counters, mirror)
 
-    def _cells(self, number: int, owner: int) -> BreakerCells:
-        return BreakerCells(self.metrics, self.entry.name, number, owner)
+    def _context(self, number: int, digest: str, signature: Signature) -> LayerContext:
+        return LayerContext(
+            digest,
+            signature,
+            LayerCounts(self.metrics, self.entry.name),
+            lambda window_s: BreakerCells(self.metrics, self.entry.name, number, owner_of(digest, window_s)),
+        )
 
     def _fallback(
         self, chosen: PackageEntry, version: Version, signature: Signature, step: Fallback
