@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
-from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot, VariantEntry
+from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, RolloutEntry, Snapshot, VariantEntry
 from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
 from roadworthy.control.resources.policies import merged, without_layers
 from roadworthy.foundation import plugins
@@ -30,9 +30,12 @@ from roadworthy.runtime.queue.batching import Batcher
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
+from roadworthy.serving.admission import Admission
+from roadworthy.serving.endpoint import Unbindable, bind
 from roadworthy.serving.metrics import WorkerMetrics, open_worker_metrics
 from roadworthy.serving.reload import Edge, Identity, ServingState
 from tests.plugins.installed import write_distribution
+from tests.waiting import soon
 
 SIGNATURE = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),), Container.ARRAY)
 INPUTS, OUTPUTS = Layout(SIGNATURE.inputs), Layout(SIGNATURE.outputs)
@@ -359,6 +362,38 @@ def test_a_worker_without_the_layer_holds_the_endpoint_back(metrics: WorkerMetri
         assert (edge.served, edge.waiting) == ({"plain"}, {"asks"})
         assert (state.loading, state.settled, state.readiness().reason) == (False, False, "failed")
         assert state.report().layers == ()
+
+    asyncio.run(play())
+
+
+def test_a_shadowed_version_has_the_same_layers(metrics: WorkerMetrics) -> None:
+    """Only those of plug-ins: its answers are compared with those that callers got."""
+    canary = "sha256:" + "b" * 64
+    static = (Fallback("static", value=0.0),)
+    policy = Policy(cache=CachePolicy(), breaker=BreakerPolicy(), fallback=static, layers=BOTH)
+    rollout = RolloutEntry("r", DIGEST, canary, shadow=10_000)
+    split = (VariantEntry(DIGEST, 10_000),)
+    entry = EndpointEntry("e", 1, split, SIGNATURE.to_document(), policy, rollout)
+    packages = {digest: PackageEntry(digest, "m", number, 1) for number, digest in enumerate((DIGEST, canary))}
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        placed = Placed(INLINE, "planted")
+        versions = {each: Version(each, "planted", SIGNATURE, placed, Batcher(Model(), loop)) for each in packages}
+        endpoint = bind(entry, packages, versions.get, Admission("e"), metrics)
+        assert endpoint.assignment is not None
+        assert endpoint.assignment.mirror is not None
+        top = cast("Any", endpoint.assignment.mirror._submit_below).__self__
+        assert repr(top).startswith("outer -> inner -> ")
+        request = Told()
+        top.submit(Batch(INPUTS, 1, (Block(np.ones((1, 1))),)), request)
+        await soon(lambda: request.outcome is not None, "the version has answered")
+        assert isinstance(request.outcome, Answer)
+        assert float(request.outcome.batch().blocks[0].values[0, 0]) == 6.0
+        broken = msgspec.structs.replace(entry, policy=Policy(layers={"nowhere": {}}))
+        with pytest.raises(Unbindable, match="nowhere") as refused:
+            bind(broken, packages, versions.get, Admission("e"), metrics)
+        assert refused.value.hopeless
 
     asyncio.run(play())
 

@@ -78,8 +78,8 @@ def _media_types(codec: Any) -> Iterable[object]:
     return (*media, *(("form", form.name) for form in forms))
 
 
-def _order(layer: Any) -> Iterable[object]:
-    """Claims nothing more than its name, which is a key of policies."""
+def _check_layer(layer: Any) -> Iterable[object]:
+    """A layer claims nothing besides its name, which is a key of policies."""
     if not isinstance(layer.order, int) or not isinstance(layer.parameters, type) or not _NAME.fullmatch(layer.name):
         raise ValueError("a layer's order must be a whole number, its parameters a class, its name like my-layer")
     return ()
@@ -90,7 +90,7 @@ CODECS = Kind(
     "codecs", 1, ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode"), _media_types
 )
 BLOBS = Kind("blobs", 1, ("name", "open_store"))
-LAYERS = Kind("layers", 1, ("name", "order", "parameters", "wrap"), _order)
+LAYERS = Kind("layers", 1, ("name", "order", "parameters", "wrap"), _check_layer)
 KINDS = (FRAMEWORKS, CODECS, BLOBS, LAYERS)
 
 

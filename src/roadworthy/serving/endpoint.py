@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import msgspec
 
 from roadworthy.contract.local import part_of
-from roadworthy.contract.policy import Fallback
+from roadworthy.contract.policy import Fallback, Policy
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry
 from roadworthy.foundation.errors import InvalidInput, PackageInvalid
 from roadworthy.runtime.layers.fallback import RULE, VERSION
@@ -125,8 +126,6 @@ def bind(
             variants.append(binding.layered(number, package, binding.variant(package, version), signature))
         except InvalidInput as error:
             raise Unbindable(f"a fallback's value does not fit its outputs: {error.message}") from error
-        except LayerRefused as error:
-            raise Unbindable(f"its policy asks for a layer: {error}", hopeless=True) from error
     try:
         split = Split(variants, [share.weight for share in entry.split])
         assignment = binding.assignment(variants, signature)
@@ -184,13 +183,14 @@ class _Binding:
         if self.entry.rollout is not None:
             # The caches of two versions are never equally full, so the variants would be compared on different requests.
             policy = msgspec.structs.replace(policy, cache=None)
-        context = self._context(number, package.digest, signature)
-        context = replace(
-            context,
+        top = self._wrapped(
+            variant.version,
+            policy,
+            number,
+            signature,
             find=partial(self._fallback, package, variant.version, signature),
             shared=None if shared is None else shared.bound(Layout(variant.version.signature.outputs)),
         )
-        top = layered(variant.version, policy, context)
         return variant if top is variant.version else replace(variant, submit=top.submit)
 
     def assignment(self, variants: Sequence[Variant], signature: Signature) -> RolloutAssignment | None:
@@ -209,19 +209,23 @@ class _Binding:
                 raise Unbindable(f"the shadowed version does not fit its signature: {difference}")
             gauge = self.metrics.shadowing(version.digest)
             self.metrics.time_runs(version.digest, version.batcher.times)
-            mirror = Mirror(version, rollout, counters, gauge, entry.policy.timeout_ms / 1_000)
-            # Its answers are compared with those that callers get.
-            context = self._context(len(variants), version.digest, signature)
-            mirror.submit = layered(version, only_plugins(entry.policy), context).submit
+            # Its answers are compared with those that callers get, which have passed the layers of plug-ins.
+            top = self._wrapped(version, only_plugins(entry.policy), len(variants), signature)
+            mirror = Mirror(version, rollout, counters, gauge, entry.policy.timeout_ms / 1_000, top.submit)
         return RolloutAssignment(entry, rollout, variants, counters, mirror)
 
-    def _context(self, number: int, digest: str, signature: Signature) -> LayerContext:
-        return LayerContext(
-            digest,
-            signature,
-            LayerCounts(self.metrics, self.entry.name),
-            lambda window_s: BreakerCells(self.metrics, self.entry.name, number, owner_of(digest, window_s)),
-        )
+    def _wrapped(self, version: Version, policy: Policy, number: int, signature: Signature, **more: Any) -> Submitter:
+        """The version in the layers of the policy. `more` goes to `LayerContext`."""
+        name, digest = self.entry.name, version.digest
+
+        def cells(window_s: float) -> BreakerCells:
+            return BreakerCells(self.metrics, name, number, owner_of(digest, window_s))
+
+        context = LayerContext(digest, signature, LayerCounts(self.metrics, name), cells, **more)
+        try:
+            return layered(version, policy, context)
+        except LayerRefused as error:
+            raise Unbindable(f"its policy asks for a layer: {error}", hopeless=True) from error
 
     def _fallback(
         self, chosen: PackageEntry, version: Version, signature: Signature, step: Fallback

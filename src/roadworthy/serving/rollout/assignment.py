@@ -286,15 +286,21 @@ class Mirror:
     """Mirrors requests to a shadowed version, which serves no caller. Nothing that it does reaches a caller: a copy is sent after
     the caller has its answer, is neither recorded nor cached, and is left out while either version is busy.
 
-    Attributes:
-        submit: takes a copy and its pending request; the version's own, unless the endpoint has layers of plug-ins.
+    Args:
+        submit: takes a copy and its pending request. None: that of the version itself.
     """
 
     def __init__(
-        self, version: Version, rollout: RolloutEntry, counters: RolloutCounters, gauge: Gauge, timeout_s: float
+        self,
+        version: Version,
+        rollout: RolloutEntry,
+        counters: RolloutCounters,
+        gauge: Gauge,
+        timeout_s: float,
+        submit: Callable[[Batch, PendingRequest], None] | None = None,
     ) -> None:
         self.version = version
-        self.submit: Callable[[Batch, PendingRequest], None] = version.submit
+        self._submit_below = submit or version.submit
         self._rollout = rollout
         self._counters = counters
         self._gauge = gauge
@@ -334,7 +340,7 @@ class Mirror:
         self._gauge.add(1)
         copy.began = time.monotonic()
         try:
-            self.submit(batch, copy)
+            self._submit_below(batch, copy)
         except Exception:  # noqa: BLE001 - a fault of the shadowed version stays with its copy
             copy.settle(ModelFault("the copy could not be run"))
 
