@@ -70,7 +70,7 @@ class LayerCase:
 
 
 class Version:
-    """The version below: settles each request with the planned outcome, at once or when it is told to.
+    """The version below: settles each request with the planned outcome, at once or when `settle` is called.
 
     Attributes:
         requests: those that it was given.
