@@ -15,6 +15,8 @@ import httpx
 import pytest
 
 import roadworthy as rw
+from roadworthy.contract.telemetry import WorkerReport
+from tests.control_plane import FakeGateway
 from tests.plugins.installed import DISTRIBUTION, EXAMPLE, Environment
 from tests.waiting import DEADLINE_S, eventually
 
@@ -88,11 +90,11 @@ def told(environment: Environment, *arguments: str) -> Any:
 def test_what_the_settings_name_is_loaded(environment: Environment) -> None:
     """Named it is loaded; not named it is shown and not imported."""
     states = {each["name"]: each["state"] for each in told(environment, "plugin", "list")}
-    ours = ("linear", "json-lines", "sqlite-blobs", "out_of_range", "sign")
-    assert {states[name] for name in (*ours, "scikit-learn", "slow")} == {"loaded"}
+    ours = ("linear", "json-lines", "sqlite-blobs", "out_of_range", "sign", "limits")
+    assert {states[name] for name in (*ours, "scikit-learn", "slow", "fallback", "cache", "breaker")} == {"loaded"}
     source = "import sys; from roadworthy.cli.main import run; run(['plugin', 'list']); print('found', *sys.modules)"
     listed = environment.execute("-c", source, plugins=())
-    assert listed.stdout.count("not-named") == 5
+    assert listed.stdout.count("not-named") == 6
     assert "roadworthy_example" not in listed.stdout.rpartition("found")[2].split()
 
 
@@ -140,6 +142,73 @@ def test_packages_lie_in_its_store(gateway: httpx.Client, environment: Environme
         names = [name for (name,) in store.execute("SELECT name FROM blobs WHERE name LIKE 'packages/%'")]
     assert len(names) == 2
     assert not (environment.folder / "home" / "control" / "blobs" / "packages").exists()
+
+
+@pytest.mark.parametrize("model", ["inline", "isolated"])
+def test_its_layer_keeps_answers_within_limits(gateway: httpx.Client, environment: Environment, model: str) -> None:
+    """Set in the endpoint's policy, shown by `describe`, and changed with it; the header counts the values that were moved."""
+    endpoint, url = f"limited-{model}", f"/v1/models/limited-{model}:predict"
+    parameters = ("--set", "layers.limits.output=prediction", "--set", "layers.limits.low=-3")
+    told(environment, "deploy", f"{model}:1", "--endpoint", endpoint, *parameters)
+    rows = {"instances": [[1.0, 2.0], [3.0, 4.0]]}  # -2.5 and -4.5
+    answer = gateway.post(url, json=rows)
+    assert (answer.json()["predictions"], answer.headers["x-limited"]) == ([-2.5, -3.0], "1")
+    assert told(environment, "describe", endpoint)["policy"]["layers"] == {
+        "limits": {"output": "prediction", "low": -3.0, "high": None}
+    }
+    assert ["layers.limits.low", "-3", "-"] in map(
+        str.split, environment.command("describe", endpoint).stdout.splitlines()
+    )
+    static = 'fallback=[{"kind": "static", "value": 0}]'
+    told(environment, "deploy", f"{model}:1", "--endpoint", endpoint, "--set", static, "--set", "layers.limits.low=-10")
+    answer = gateway.post(url, json=rows)
+    assert (answer.json()["predictions"], answer.headers.get("x-limited")) == ([-2.5, -4.5], None)
+    told(environment, "deploy", f"{model}:1", "--endpoint", endpoint, "--set", "layers=null")
+    assert told(environment, "describe", endpoint)["policy"]["layers"] == {}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "code", "text"),
+    [
+        (("limits.output=prediction",), "invalid-policy", "layers.limits: expected low, high, or both"),
+        (("limits.output=y", "limits.low=0"), "invalid-policy", "layers.limits: no output 'y'"),
+        (("limits.output=prediction", "limits.low=zero"), "invalid-policy", "layers.limits.low: expected a number"),
+        (("bounds.low=0",), "unknown-layer", "bounds"),
+    ],
+)
+def test_the_control_plane_refuses_a_layer(
+    gateway: httpx.Client, environment: Environment, parameters: tuple[str, ...], code: str, text: str
+) -> None:
+    """With wrong parameters, by the layer's own rules, or when no plug-in here has it."""
+    words = [word for each in parameters for word in ("--set", f"layers.{each}")]
+    refused = environment.command("deploy", "inline:1", "--endpoint", "inline", *words, "--json")
+    assert refused.returncode != 0
+    document = json.loads(refused.stdout or refused.stderr)
+    assert document["code"] == code
+    assert text in document["error"]
+
+
+def test_a_gateway_without_the_layer_is_named(gateway: httpx.Client, environment: Environment) -> None:
+    """A deployment that adds the layer is refused while a live gateway has not loaded it, and the status names it when it comes
+    later."""
+    words = ("deploy", "inline:1", "--endpoint", "named", "--set", "layers.limits.output=prediction")
+    words += ("--set", "layers.limits.low=0", "--json")
+    context = json.loads((environment.folder / "home" / "context.json").read_text())
+    key = told(environment, "key", "create", "--role", "gateway")["key"]
+    with httpx.Client(base_url=context["control_url"], headers={"authorization": f"Bearer {key}"}) as internal:
+        other = FakeGateway(internal, "other")
+        other.ready()
+        refused = environment.command(*words)
+        document = json.loads(refused.stdout or refused.stderr)
+        (lacking,) = document["layers"]["limits"]
+        assert (document["code"], lacking.endswith("other")) == ("layer-missing", True)
+        layers = WorkerReport(0, 1, "w", None, 0, 0, layers=("limits",))
+        assert other.report(workers=(layers,)).status_code == 200
+        assert environment.command(*words).returncode == 0
+        other.ready()
+        alerts = [each for each in told(environment, "status")["alerts"] if each["code"] == "layer-missing"]
+        assert [(each["gateway"], "limits of endpoint named" in each["text"]) for each in alerts] == [(lacking, True)]
+        assert "layer-missing" in environment.command("status").stdout
 
 
 def test_a_content_type_that_no_codec_reads_is_refused(gateway: httpx.Client) -> None:

@@ -11,9 +11,11 @@ import pytest
 from roadworthy.contract.policy import CachePolicy, Fallback, Policy
 from roadworthy.foundation.errors import ModelFault, Unavailable
 from roadworthy.runtime.layers.cache import Cache, Found
+from roadworthy.runtime.layers.layer import LayerContext
 from roadworthy.runtime.layers.stack import layered
 from roadworthy.runtime.pending import Answer, PendingRequest, Submitter
 from roadworthy.schema.batch import Batch
+from roadworthy.schema.signature import Signature
 from tests.runtime.layers.test_cache import DIGEST, Below, Told, X, answer, ask, x
 from tests.waiting import HandClock, soon
 
@@ -275,7 +277,8 @@ def test_only_a_cache_policy_shares(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def layers(policy: Policy) -> Submitter:
             no_cells: Any = pytest.fail
-            return layered(below, policy, DIGEST, X, counts=Counts(), cells=no_cells, shared=there)
+            signature = Signature(X.fields, X.fields)
+            return layered(below, policy, LayerContext(DIGEST, signature, Counts(), no_cells, shared=there))
 
         last_good = layers(Policy(fallback=(Fallback("cached"),)))
         last_good.submit(x(1), Told())

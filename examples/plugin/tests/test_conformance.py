@@ -10,12 +10,15 @@ from roadworthy_example import Linear
 from roadworthy_example.blobs import STORES
 from roadworthy_example.codec import JsonLines, write_lines
 from roadworthy_example.framework import FRAMEWORK
+from roadworthy_example.limits import LAYER, Limits, limited
 from roadworthy_example.signals import OUT_OF_RANGE, SIGN
 
 from roadworthy.foundation.plugins import allow
+from roadworthy.runtime.pending import Answer
+from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
-from roadworthy.testing import blobs, codecs, frameworks, signals
+from roadworthy.testing import blobs, codecs, frameworks, layers, signals
 
 allow(["roadworthy-example"])
 
@@ -60,3 +63,21 @@ def test_blobs(check: blobs.Check, tmp_path: Path) -> None:
 def test_signals(check: signals.Check, case: signals.SignalCase) -> None:
     """Both signals do what every signal must do."""
     check(case)
+
+
+@pytest.mark.parametrize("check", layers.CHECKS, ids=layers.check_name)
+def test_layer(check: layers.Check) -> None:
+    """The layer does what every layer must do."""
+    check(layers.LayerCase(LAYER, {"output": "y", "low": 0.0}))
+
+
+def test_limits() -> None:
+    """Values outside the limits are moved to the nearest one, and counted; nulls and other values stay."""
+    layout = Layout((Field("y", DType.FLOAT64, nullable=True), Field("z", DType.FLOAT64)))
+    values, nulls = np.array([-3.0, 0.5, 9.0, 9.0]), np.array([False, False, False, True])
+    answer = Answer(Batch.from_columns(layout, [(values, nulls), (values, None)], 4), 0, 4)
+    changed = limited(Limits("y", 0.0, 1.0), answer)
+    assert changed.batch().column("y")[0].tolist()[:3] == [0.0, 0.5, 1.0]
+    assert changed.batch().column("z")[0].tolist() == values.tolist()
+    assert changed.notes == ((b"x-limited", b"2"),)
+    assert limited(Limits("y", -10.0, 10.0), answer) is answer

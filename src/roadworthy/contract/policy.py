@@ -130,6 +130,7 @@ class Policy(msgspec.Struct, frozen=True):
         batching, placement, timestamps: see their classes.
         cache, breaker: None switches them off.
         fallback: tried in this order; with an empty list the request fails.
+        layers: layers of plug-ins by name, each with its parameters (`contract/layers.py`). Earlier releases ignore them.
     """
 
     max_body_bytes: Annotated[int, Bounds(1, 1 << 40)] = 16 << 20
@@ -144,3 +145,4 @@ class Policy(msgspec.Struct, frozen=True):
     cache: CachePolicy | None = None
     breaker: BreakerPolicy | None = None
     fallback: Annotated[tuple[Fallback, ...], Bounds(0, MOST_FALLBACKS)] = ()
+    layers: dict[str, Any] = msgspec.field(default_factory=dict)

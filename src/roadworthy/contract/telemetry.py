@@ -67,6 +67,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     dropped since the boot. The agent adds these.
 
     `signals` are those that it counts in the outcomes of requests; None from gateways of releases that count COUNTED_BEFORE.
+    `layers` names the layers of plug-ins that the worker has loaded; a worker of a release without them reports none.
     """
 
     slot: Count
@@ -81,6 +82,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     disk_free_bytes: Count | None = None
     log_lines_dropped: Count = 0
     signals: tuple[Signal, ...] | None = None
+    layers: tuple[Name, ...] = ()
 
 
 class RequestCount(msgspec.Struct, frozen=True):

@@ -1,5 +1,4 @@
-"""Plug-ins: objects that installed distributions add to Roadworthy by entry points. Our own frameworks and codecs come the
-same way.
+"""Plug-ins: objects that installed distributions add to Roadworthy by entry points. Ours come the same way.
 
 Plug-ins execute in processes that hold keys. A process therefore imports only the entry points of our own distribution and of
 the distributions that it was allowed. The setting `general.plugins` names them. The command line reads it and hands it on in the
@@ -89,13 +88,21 @@ def _signal_name(signal: Any) -> Iterable[object]:
     return ()
 
 
+def _check_layer(layer: Any) -> Iterable[object]:
+    """A layer claims nothing besides its name, which is a key of policies."""
+    if not isinstance(layer.order, int) or not isinstance(layer.parameters, type) or not _NAME.fullmatch(layer.name):
+        raise ValueError("a layer's order must be a whole number, its parameters a class, its name like my-layer")
+    return ()
+
+
 FRAMEWORKS = Kind("frameworks", 1, ("name", "recognises", "answer", "categories", "save", "load"), _suffixes)
 CODECS = Kind(
     "codecs", 1, ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode"), _media_types
 )
 BLOBS = Kind("blobs", 1, ("name", "open_store"))
 SIGNALS = Kind("signals", 1, ("name", "kind", "event", "compares", "allowed"), _signal_name)
-KINDS = (FRAMEWORKS, CODECS, BLOBS, SIGNALS)
+LAYERS = Kind("layers", 1, ("name", "order", "parameters", "wrap"), _check_layer)
+KINDS = (FRAMEWORKS, CODECS, BLOBS, SIGNALS, LAYERS)
 
 
 @dataclass(frozen=True, slots=True)

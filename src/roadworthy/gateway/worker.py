@@ -165,6 +165,7 @@ class Worker:
         )
         self._accept_lock = AcceptLock(Path(start.slab))
         self._settled = False
+        self._refused: dict[str, str] = {}
         self._settled_changed = asyncio.Event()
         self._yield_until = time.monotonic() + (_YIELD_S if metrics.restarted else 0.0)
 
@@ -314,6 +315,11 @@ class Worker:
             self._settled_changed.set()
         for endpoint, reason in self._serving.reasons().items():
             self._log.debug("endpoint-waits", endpoint=endpoint, reason=reason)
+        refused = self._serving.refused()
+        for endpoint, reason in refused.items():
+            if self._refused.get(endpoint) != reason:
+                self._log.error("endpoint-refused", endpoint=endpoint, reason=reason)
+        self._refused = refused
 
     def _become_ready(self) -> None:
         # The loaded objects stay: exempt them from garbage collection.

@@ -6,16 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import msgspec
 
 from roadworthy.contract.local import part_of
-from roadworthy.contract.policy import Fallback
+from roadworthy.contract.policy import Fallback, Policy
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry
 from roadworthy.foundation.errors import InvalidInput, PackageInvalid
 from roadworthy.runtime.layers.fallback import RULE, VERSION
+from roadworthy.runtime.layers.layer import LayerContext
 from roadworthy.runtime.layers.rules import Rules
-from roadworthy.runtime.layers.stack import layered
+from roadworthy.runtime.layers.stack import LayerRefused, layered, only_plugins
 from roadworthy.runtime.manager import Version
 from roadworthy.runtime.pending import Submitter
 from roadworthy.schema.batch import Layout
@@ -70,7 +72,15 @@ class Endpoint:
 
 
 class Unbindable(Exception):
-    """An endpoint that the loaded versions cannot serve; the text says why, for the log and for readiness."""
+    """An endpoint that the loaded versions cannot serve; the text says why, for the log and for readiness.
+
+    Attributes:
+        hopeless: no change of a version's state will help.
+    """
+
+    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless
 
 
 def bind(
@@ -97,7 +107,7 @@ def bind(
         head: makes the headers that name a version in each of its answers, from its label and the version.
 
     Raises:
-        Unbindable: a version is not ready, or does not accept the endpoint's requests.
+        Unbindable: a version is not ready or does not accept the endpoint's requests, or a layer of the policy is not available.
     """
     try:
         signature = Signature.from_document(entry.signature)
@@ -173,19 +183,15 @@ class _Binding:
         if self.entry.rollout is not None:
             # The caches of two versions are never equally full, so the variants would be compared on different requests.
             policy = msgspec.structs.replace(policy, cache=None)
-        if policy.cache is None and policy.breaker is None and not policy.fallback:
-            return variant
-        top = layered(
+        top = self._wrapped(
             variant.version,
             policy,
-            package.digest,
-            Layout(signature.outputs),
-            counts=LayerCounts(self.metrics, self.entry.name),
-            cells=lambda window_s: self._cells(number, owner_of(package.digest, window_s)),
+            number,
+            signature,
             find=partial(self._fallback, package, variant.version, signature),
             shared=None if shared is None else shared.bound(Layout(variant.version.signature.outputs)),
         )
-        return replace(variant, submit=top.submit)
+        return variant if top is variant.version else replace(variant, submit=top.submit)
 
     def assignment(self, variants: Sequence[Variant], signature: Signature) -> RolloutAssignment | None:
         """What assigns the endpoint's requests, while it is in a rollout."""
@@ -203,11 +209,23 @@ class _Binding:
                 raise Unbindable(f"the shadowed version does not fit its signature: {difference}")
             gauge = self.metrics.shadowing(version.digest)
             self.metrics.time_runs(version.digest, version.batcher.times)
-            mirror = Mirror(version, rollout, counters, gauge, entry.policy.timeout_ms / 1_000)
+            # Its answers are compared with those that callers get, which have passed the layers of plug-ins.
+            top = self._wrapped(version, only_plugins(entry.policy), len(variants), signature)
+            mirror = Mirror(version, rollout, counters, gauge, entry.policy.timeout_ms / 1_000, top.submit)
         return RolloutAssignment(entry, rollout, variants, counters, mirror)
 
-    def _cells(self, number: int, owner: int) -> BreakerCells:
-        return BreakerCells(self.metrics, self.entry.name, number, owner)
+    def _wrapped(self, version: Version, policy: Policy, number: int, signature: Signature, **more: Any) -> Submitter:
+        """The version in the layers of the policy. `more` goes to `LayerContext`."""
+        name, digest = self.entry.name, version.digest
+
+        def cells(window_s: float) -> BreakerCells:
+            return BreakerCells(self.metrics, name, number, owner_of(digest, window_s))
+
+        context = LayerContext(digest, signature, LayerCounts(self.metrics, name), cells, **more)
+        try:
+            return layered(version, policy, context)
+        except LayerRefused as error:
+            raise Unbindable(f"its policy asks for a layer: {error}", hopeless=True) from error
 
     def _fallback(
         self, chosen: PackageEntry, version: Version, signature: Signature, step: Fallback

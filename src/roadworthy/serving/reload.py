@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from roadworthy.contract.layers import plugin_layers
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot
 from roadworthy.contract.telemetry import CONNECTED, FAILED, UNREACHABLE, VersionState, WorkerReport
 from roadworthy.runtime.layers.rules import Rules
@@ -66,6 +67,7 @@ class ServingState:
         self._admissions: dict[str, Admission] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._reasons: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
         self._queues: dict[str, tuple[Gauge, int]] = {}
         self.stopping = False
         self.health: ProcessHealth | None = None
@@ -123,7 +125,7 @@ class ServingState:
             return
         packages = {package.digest: package for package in snapshot.packages}
         before = self._pinned()
-        self._reasons = {}
+        self._reasons, self._refused = {}, {}
         self._endpoints = {
             entry.name: endpoint
             for entry in snapshot.endpoints
@@ -191,6 +193,7 @@ class ServingState:
             versions=tuple(map(self._with_health, self._manager.states())),
             shared_cache=None if shared is None else CONNECTED if shared.connected else UNREACHABLE,
             signals=tuple(name for name in counted_here() if name not in self.failed_signals),
+            layers=tuple(plugin_layers()),
         )
 
     @property
@@ -215,6 +218,10 @@ class ServingState:
         """Why endpoints are not served as the newest snapshot says, by name."""
         return dict(self._reasons)
 
+    def refused(self) -> dict[str, str]:
+        """Those of `reasons` that no change of a version's state will remove."""
+        return dict(self._refused)
+
     def _configured(self, entry: EndpointEntry, admission: Admission | None) -> Admission:
         admission = admission or Admission(entry.name)
         admission.configure(self._keys, entry.policy.max_in_flight)
@@ -229,6 +236,8 @@ class ServingState:
             return self._bind(entry, packages)
         except Unbindable as error:
             self._reasons[entry.name] = str(error)
+            if error.hopeless:
+                self._refused[entry.name] = str(error)
             return previous or self._without_shadow(entry, packages)
 
     def _bind(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint:
@@ -256,9 +265,11 @@ class ServingState:
         return {each.digest for each in self._manager.states() if each.state == FAILED}
 
     def _hopeless(self, offered: Snapshot) -> set[str]:
-        """Names of endpoints with a version in their split that failed to load here or is kept out."""
+        """Names of endpoints with a version in their split that failed to load here or is kept out, or without a layer that their
+        policy asks for."""
         failed = self._failed()
-        return {entry.name for entry in offered.endpoints if any(variant.digest in failed for variant in entry.split)}
+        named = {entry.name for entry in offered.endpoints if any(variant.digest in failed for variant in entry.split)}
+        return named.union(self._refused)
 
     def _pinned(self) -> frozenset[str]:
         return frozenset(version.digest for endpoint in self._endpoints.values() for version in endpoint.versions)

@@ -16,6 +16,7 @@ from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Pol
 from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, RoadworthyError, Unavailable
 from roadworthy.runtime.layers.breaker import LOOK_S, OwnCells
 from roadworthy.runtime.layers.fallback import Fallbacks, OtherSubmitter, Static
+from roadworthy.runtime.layers.layer import LayerContext
 from roadworthy.runtime.layers.stack import layered
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest, Submitter
 from roadworthy.schema.batch import Batch, Block, Layout
@@ -112,8 +113,7 @@ def chain(below: Submitter, *fallbacks: Fallback, **more: Any) -> tuple[Submitte
     policy = Policy(fallback=fallbacks, **more)
 
     def make() -> Submitter:
-        outputs = Layout(SIGNATURE.outputs)
-        return layered(below, policy, DIGEST, outputs, counts=counts, cells=lambda _window_s: OwnCells(), find=find)
+        return layered(below, policy, LayerContext(DIGEST, SIGNATURE, counts, lambda _window_s: OwnCells(), find=find))
 
     async def make_on_a_loop() -> Submitter:
         return make()

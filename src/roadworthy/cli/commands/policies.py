@@ -122,7 +122,13 @@ def policy_table(policy: Mapping[str, Any]) -> str:
     rows: list[tuple[object, ...]] = []
     for name, value in policy.items():
         default = usual.get(name)
-        if isinstance(value, Mapping):
+        if name == "layers":  # this process need not know the defaults of a plug-in
+            rows += [
+                (f"layers.{layer}.{key}", _shown(each), "")
+                for layer, given in value.items()
+                for key, each in given.items()
+            ]
+        elif isinstance(value, Mapping):
             inner = groups.get(name, default or {})
             rows += [_row(f"{name}.{key}", each, inner.get(key)) for key, each in value.items()]
         elif name == "fallback" and value:

@@ -52,8 +52,8 @@ def deploy(context: ControlContext, name: str, asked: Asked, actor: str) -> dict
 
     Raises:
         NotFound: "unknown-version", "blob-missing".
-        Conflict: "signature-incompatible", "generation-conflict", "rollout-running".
-        InvalidRequest: "unknown-policy", "invalid-policy", "invalid-name", "invalid-reference".
+        Conflict: "signature-incompatible", "generation-conflict", "rollout-running", "layer-missing".
+        InvalidRequest: "unknown-policy", "invalid-policy", "unknown-layer", "invalid-name", "invalid-reference".
     """
     check_name(name, "endpoint name")
     reference = VersionReference.parse(asked.version)
@@ -69,6 +69,7 @@ def deploy(context: ControlContext, name: str, asked: Asked, actor: str) -> dict
             merged = policies.merged(None if before is None else before.policy, asked.policy)
             after = _with_pending(context, before, name, found, merged, actor)
             policies.check(context, connection, merged, found, after.signature)
+            _check_gateways(context, connection, before, merged)
             if after is before and _kept_out(connection, before, _live(context, connection)):
                 after = _again(context, before, actor)
             if before is None:
@@ -81,6 +82,27 @@ def deploy(context: ControlContext, name: str, asked: Asked, actor: str) -> dict
         context.publisher.refresh()
     step(context)
     return get(context, name)
+
+
+def _check_gateways(
+    context: ControlContext, connection: Connection, before: Endpoint | None, policy: Mapping[str, Any]
+) -> None:
+    """Refuse a layer that is new on the endpoint unless every live worker has loaded it.
+
+    Raises:
+        Conflict: "layer-missing".
+    """
+    had = {} if before is None else before.policy.get("layers") or {}
+    added = [name for name in policy["layers"] if name not in had]
+    lacking = policies.without_layers(added, _live(context, connection)) if added else {}
+    if lacking:
+        name, ids = next(iter(lacking.items()))
+        raise Conflict(
+            f"{', '.join(ids[:8])} has not loaded the layer {name}",
+            code="layer-missing",
+            hint=policies.LAYER_HINT,
+            facts={"layers": lacking},
+        )
 
 
 def check_bytes(context: ControlContext, connection: Connection, version: versions.Version) -> None:

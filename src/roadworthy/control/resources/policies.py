@@ -6,17 +6,19 @@ Types, bounds and choices are declared in `contract/policy.py`; docs/policies.md
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
 from sqlalchemy import Connection
 
+from roadworthy.contract.layers import misfits, plugin_layers, read_layers
 from roadworthy.contract.policy import Fallback, Policy
 from roadworthy.control.context import ControlContext
-from roadworthy.foundation.documents import Fault, Reader, invalid_request
+from roadworthy.foundation.documents import Fault, Reader, invalid_request, plain
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, NotFound
 from roadworthy.foundation.references import VersionReference
+from roadworthy.monitoring.gateways import Gateway
 from roadworthy.package.manifest import MANIFEST, read_manifest
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
@@ -27,23 +29,31 @@ from roadworthy.store.blobs import package_blob
 
 _OF_KIND = {"version": "version", "rule": "rule", "cached": "max_age_s", "static": "value"}
 """The one field that each kind of fallback takes."""
+LAYER_HINT = (
+    "install the plug-in on the gateway's machine, name its distribution in general.plugins there, and start the gateway again; "
+    "a gateway of a release without layers of plug-ins answers without the layer"
+)
 _NEVER_OFF = {field.name for field in msgspec.structs.fields(Policy) if isinstance(field.default, msgspec.Struct)}
 
 
 def merged(before: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> dict[str, Any]:
     """The endpoint's policies after a deployment: `asked` over `before`, group by group, over the defaults.
 
-    A group set to null is switched off, or back to its defaults; a list of fallbacks replaces the previous one.
+    A group set to null is switched off, or back to its defaults; a list of fallbacks replaces the previous one. So is a layer of
+    a plug-in, or all of them.
 
     Raises:
         InvalidRequest: "unknown-policy" when the only faults are unknown names, else "invalid-policy"; facts["problems"] has all.
+            "unknown-layer": this process has not loaded a layer that was asked for.
     """
-    after, asked = _kept(Policy, before or {}), asked or {}
+    after, asked = _kept(Policy, before or {}), dict(asked or {})
+    layers = asked.pop("layers", {})
     reset = {name for name in _NEVER_OFF if name in asked and asked[name] is None}
     reader = Reader()
     given = reader.table(Policy, {name: value for name, value in asked.items() if name not in reset})
     if "fallback" in given:
         reader.faults += (fault for number, step in enumerate(asked["fallback"]) for fault in _of_kind(number, step))
+    after["layers"] = _layers(reader, after.get("layers") or {}, layers)
     _raise(reader.faults)
     for name, value in given.items():
         after[name] = {**(after.get(name) or {}), **value} if isinstance(value, dict) else value
@@ -52,6 +62,22 @@ def merged(before: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) ->
     except msgspec.ValidationError as error:  # stored by an older release
         raise InvalidRequest(f"the policy is not valid: {error}", code="invalid-policy") from error
     return dict(msgspec.json.decode(msgspec.json.encode(policy)))  # as the store will hold it
+
+
+def _layers(reader: Reader, before: Mapping[str, Any], asked: object) -> dict[str, Any]:
+    """The layers of plug-ins after a deployment, each with all its parameters. Those that are not asked for stay as they are."""
+    if not isinstance(asked, Mapping | None):
+        reader.fault("layers", "expected an object with the parameters of each layer")
+        return {}
+    if asked is None:
+        return {}
+    changed = {
+        str(name): {**before.get(name, {}), **given} if isinstance(given, Mapping) else given
+        for name, given in asked.items()
+        if given is not None
+    }
+    read = {name: plain(parameters) for name, parameters in read_layers(reader, changed).items()}
+    return {name: given for name, given in {**before, **read}.items() if name not in asked or name in changed}
 
 
 def _kept(kind: type[msgspec.Struct], stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +116,10 @@ def check(
             faults += _version(connection, path, step.version, promised)
         elif step.kind == "rule":
             faults += _rule(context, path, step, version)
+    if policy.layers:
+        reader, here = Reader(), plugin_layers()
+        own = read_layers(reader, {name: given for name, given in policy.layers.items() if name in here})
+        faults += [*reader.faults, *misfits(own, promised)]
     _raise(faults)
 
 
@@ -135,6 +165,15 @@ def _rule(context: ControlContext, path: str, step: Fallback, version: Version) 
         yield Fault(f"{path}.rule", f"{version.reference} has no rule of that name; {has}", known)
     elif version.allowed_by is None:
         yield Fault(f"{path}.rule", f"{version.reference} may not execute code; push it again with --allow-code")
+
+
+def without_layers(names: Collection[str], live: Sequence[Gateway]) -> dict[str, list[str]]:
+    """For each of these layers of plug-ins, the gateways of which a worker has not loaded it. Releases without such layers load
+    none."""
+    found = {
+        name: [each.id for each in live if any(name not in worker.layers for worker in each.workers)] for name in names
+    }
+    return {name: lacking for name, lacking in found.items() if lacking}
 
 
 def _raise(faults: Sequence[Fault]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from roadworthy.control.http.instances import instance_of
 from roadworthy.control.logs import lines_dropped
 from roadworthy.control.resources import webhooks
 from roadworthy.control.resources.endpoints import endpoint_document, reach, step
+from roadworthy.control.resources.policies import LAYER_HINT, without_layers
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.references import check_name
@@ -161,7 +162,10 @@ def status(context: ControlContext, version: str) -> dict[str, Any]:
     now = context.clock.now_us()
     return {
         "control": {"version": version, "epoch": epoch, "revision": revision, "log_lines_dropped": lines_dropped()},
-        "alerts": _alerts(gateways.live(found, now), epoch, revision),
+        "alerts": [
+            *_alerts(gateways.live(found, now), epoch, revision),
+            *_layer_alerts(gateways.live(found, now), documents),
+        ],
         "packages_gone": [
             f"{entry.model}:{entry.version}"
             for entry in snapshot.packages
@@ -196,6 +200,21 @@ def _alerts(live: Sequence[gateways.Gateway], epoch: str, revision: int) -> list
         }
         for gateway, ahead in reported.items()
         if ahead is not None
+    ]
+
+
+def _layer_alerts(live: Sequence[gateways.Gateway], documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A gateway without a layer that an endpoint asks for. It holds the endpoint back, unless its release has no such layers."""
+    return [
+        {
+            "code": "layer-missing",
+            "gateway": gateway,
+            "text": f"{gateway} has not loaded the layer {layer} of endpoint {document['name']}",
+            "hint": LAYER_HINT,
+        }
+        for document in documents
+        for layer, lacking in without_layers(document["policy"].get("layers") or {}, live).items()
+        for gateway in lacking
     ]
 
 

@@ -1,93 +1,83 @@
 """Puts the layers of a policy around a version, once, when an endpoint is bound. The `repr` of the result shows the order.
 
-fallback → cache → breaker → version. Without any layer the endpoint submits to the version itself.
+fallback → cache → breaker → version, and layers of plug-ins where their `order` puts them. Without any layer the endpoint submits
+to the version itself.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any
 
-from roadworthy.contract.policy import CachePolicy, Fallback, Policy
-from roadworthy.runtime.layers.breaker import Breaker, Cells
-from roadworthy.runtime.layers.cache import Cache, Shared
-from roadworthy.runtime.layers.fallback import (
-    CACHED,
-    STATIC,
-    Fallbacks,
-    LastGood,
-    OtherSubmitter,
-    Static,
-    Step,
-)
+import msgspec
+
+from roadworthy.contract.layers import OWN_LAYERS, misfits, read_layers
+from roadworthy.contract.policy import CachePolicy, Policy
+from roadworthy.foundation.documents import Reader, listed
+from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.foundation.plugins import LAYERS, plugins
+from roadworthy.runtime.layers.fallback import CACHED
+from roadworthy.runtime.layers.layer import Fence, Layer, LayerContext
 from roadworthy.runtime.pending import Submitter
-from roadworthy.schema.batch import Layout
+from roadworthy.schema.signature import Signature
 
 
-class Counts(Protocol):
-    """Where layers count what they do."""
-
-    def cached(self, result: str) -> None:
-        """Count a request that came to a cache; `result` is one of the results in `cache.py`."""
-        ...
-
-    def fell_back(self, kind: str, reason: str) -> None:
-        """Count a request that a fallback of this kind, or none, answered after the error code `reason`."""
-        ...
+class LayerRefused(Exception):
+    """A layer that the policy asks for cannot be put around the version here; the text says which, and why."""
 
 
-def layered(
-    below: Submitter,
-    policy: Policy,
-    digest: str,
-    outputs: Layout,
-    *,
-    counts: Counts,
-    cells: Callable[[float], Cells],
-    find: Callable[[Fallback], tuple[str, Submitter] | None] = lambda _fallback: None,
-    shared: Shared | None = None,
-) -> Submitter:
+def layered(below: Submitter, policy: Policy, context: LayerContext) -> Submitter:
     """Put the layers of a policy around a version; returns what the endpoint submits to. Call it on the event loop.
 
-    Args:
-        below: the version.
-        policy: of the endpoint.
-        digest: of the version.
-        outputs: of the endpoint's signature.
-        counts: where the layers count what they do.
-        cells: makes the breaker's cells, for a window in seconds.
-        find: the name and the submitter of a fallback of kind "version" or "rule": "flights:2", or the rule's name. None when it
-            is not loaded, does not exist, or may not execute.
-        shared: answers of this version from other workers and machines; None when they are not shared.
+    Raises:
+        LayerRefused: a layer of a plug-in is not loaded, does not take its parameters, or failed.
+        InvalidInput: the value of a fallback does not fit the outputs.
     """
+    asked = _asked(policy, context.signature)
+    if not asked:
+        return below
+    known: Mapping[str, Layer] = plugins(LAYERS)
     top = below
-    if policy.breaker is not None:
-        top = Breaker(top, policy.breaker, cells(policy.breaker.window_s))
-    cache: Cache | None = None
-    kept = policy.cache
-    if kept is None and any(fallback.kind == CACHED for fallback in policy.fallback):
-        kept = CachePolicy(ttl_s=0.0)
-    if kept is not None:
-        top = cache = Cache(top, digest, kept, asyncio.get_running_loop(), counts.cached)
-        if policy.cache is not None and shared is not None:
-            cache.share(shared)
-    if policy.fallback:
-        steps = [_step(fallback, cache, outputs, find) for fallback in policy.fallback]
-        top = Fallbacks(top, [step for step in steps if step is not None], counts.fell_back)
+    for name in sorted(asked, key=lambda name: (-known[name].order, name)):
+        layer = known[name]
+        if name in OWN_LAYERS:
+            top = layer.wrap(top, asked[name], context)
+        else:
+            top = _wrapped(layer, Fence(top, name), asked[name], context)
+        context.inner[name] = top
     return top
 
 
-def _step(
-    fallback: Fallback,
-    cache: Cache | None,
-    outputs: Layout,
-    find: Callable[[Fallback], tuple[str, Submitter] | None],
-) -> Step | None:
-    """The step of a fallback; None when it is not available here and now."""
-    if fallback.kind == STATIC:
-        return Static(outputs, fallback.value)
-    if fallback.kind == CACHED:
-        return None if cache is None else LastGood(cache, fallback.max_age_s)
-    found = find(fallback)
-    return None if found is None else OtherSubmitter(fallback.kind, *found)
+def only_plugins(policy: Policy) -> Policy:
+    """The policy without our own layers."""
+    return msgspec.structs.replace(policy, cache=None, breaker=None, fallback=())
+
+
+def _asked(policy: Policy, signature: Signature) -> dict[str, Any]:
+    """The parameters of the layers that the policy asks for, by name."""
+    own = {name: getattr(policy, name) for name in OWN_LAYERS}
+    if policy.cache is None and any(fallback.kind == CACHED for fallback in policy.fallback):
+        own["cache"] = CachePolicy(ttl_s=0.0)
+    asked = {name: parameters for name, parameters in own.items() if parameters}
+    if policy.layers:
+        asked |= _of_plugins(policy, signature)
+    return asked
+
+
+def _of_plugins(policy: Policy, signature: Signature) -> dict[str, Any]:
+    reader = Reader()
+    try:
+        found = read_layers(reader, policy.layers)
+    except InvalidRequest as error:
+        raise LayerRefused(error.message) from error
+    faults = [*reader.faults, *misfits(found, signature)]
+    if faults:
+        raise LayerRefused(listed(faults))
+    return found
+
+
+def _wrapped(layer: Layer, below: Submitter, parameters: Any, context: LayerContext) -> Submitter:
+    try:
+        return layer.wrap(below, parameters, context)
+    except Exception as error:  # another distribution's code may raise anything
+        raise LayerRefused(f"layer {layer.name} failed: {type(error).__name__}: {error}"[:500]) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -364,12 +364,23 @@ def _ran_us(version: Version, outcome: Outcome, began: float, deadline: float) -
 
 class Mirror:
     """Mirrors requests to a shadowed version, which serves no caller. Nothing that it does reaches a caller: a copy is sent after
-    the caller has its answer, is neither recorded nor cached, and is left out while either version is busy."""
+    the caller has its answer, is neither recorded nor cached, and is left out while either version is busy.
+
+    Args:
+        submit: takes a copy and its pending request. None: that of the version itself.
+    """
 
     def __init__(
-        self, version: Version, rollout: RolloutEntry, counters: RolloutCounters, gauge: Gauge, timeout_s: float
+        self,
+        version: Version,
+        rollout: RolloutEntry,
+        counters: RolloutCounters,
+        gauge: Gauge,
+        timeout_s: float,
+        submit: Callable[[Batch, PendingRequest], None] | None = None,
     ) -> None:
         self.version = version
+        self._submit_below = submit or version.submit
         self._rollout = rollout
         self._counters = counters
         self._gauge = gauge
@@ -411,7 +422,7 @@ class Mirror:
         self._gauge.add(1)
         copy.began = time.monotonic()
         try:
-            self.version.submit(batch, copy)
+            self._submit_below(batch, copy)
         except Exception:  # noqa: BLE001 - a fault of the shadowed version stays with its copy
             copy.settle(ModelFault("the copy could not be run"))
 

@@ -1,0 +1,406 @@
+"""Layers of plug-ins: what a policy may ask for, where they stand around a version, and what happens where one is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import pytest
+
+from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
+from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, RolloutEntry, Snapshot, VariantEntry
+from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
+from roadworthy.control.resources.policies import merged, without_layers
+from roadworthy.foundation import plugins
+from roadworthy.foundation.errors import InvalidRequest, ModelFault
+from roadworthy.foundation.slab import create_slab
+from roadworthy.monitoring.gateways import Gateway
+from roadworthy.runtime.layers.breaker import OwnCells
+from roadworthy.runtime.layers.layer import LayerContext
+from roadworthy.runtime.layers.stack import LayerRefused, layered, only_plugins
+from roadworthy.runtime.manager import Manager, Version
+from roadworthy.runtime.pending import Answer, Outcome, PendingRequest, Submitter
+from roadworthy.runtime.placement import INLINE, Placed
+from roadworthy.runtime.queue.batching import Batcher
+from roadworthy.schema.batch import Batch, Block, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Container, Field, Signature
+from roadworthy.serving.admission import Admission
+from roadworthy.serving.endpoint import Unbindable, bind
+from roadworthy.serving.metrics import WorkerMetrics, open_worker_metrics
+from roadworthy.serving.reload import Edge, Identity, ServingState
+from tests.plugins.installed import write_distribution
+from tests.waiting import soon
+
+SIGNATURE = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),), Container.ARRAY)
+INPUTS, OUTPUTS = Layout(SIGNATURE.inputs), Layout(SIGNATURE.outputs)
+DIGEST = "sha256:" + "a" * 64
+NAME = "planted-layers"
+MODULE = """
+from dataclasses import dataclass
+from typing import Annotated
+
+from roadworthy.foundation.documents import Bounds
+from roadworthy.runtime.layers.layer import ChangedAnswers
+
+
+@dataclass(frozen=True)
+class Plus:
+    by: Annotated[float, Bounds(-10, 10)]
+    output: str = "y"
+
+
+class Layer:
+    interface = 1
+    parameters = Plus
+
+    def __init__(self, name, order):
+        self.name, self.order = name, order
+
+    def __repr__(self):
+        return self.name
+
+    def check(self, parameters, signature):
+        if parameters.output not in [field.name for field in signature.outputs]:
+            raise ValueError(f"no output {parameters.output}")
+
+    def wrap(self, below, parameters, context):
+        if parameters.by == 10:
+            raise OSError("no such library")
+        if parameters.by == 9:
+            return ChangedAnswers(below, lambda answer: 1 / 0)
+        return Named(below, self.name, lambda answer: self.add(parameters.by, answer))
+
+    def add(self, by, answer):
+        from roadworthy.runtime.pending import Answer
+        from roadworthy.schema.batch import Batch, Block
+        batch = answer.batch()
+        changed = Batch(batch.layout, batch.rows, (Block(batch.blocks[0].values + by),))
+        return Answer(changed, 0, batch.rows, answer.source, answer.notes, answer.by, answer.instead_of)
+
+
+class Named(ChangedAnswers):
+    def __init__(self, below, name, change):
+        super().__init__(below, change)
+        self.name = name
+
+    def __repr__(self):
+        return f"{self.name} -> {self._below!r}"
+
+
+OUTER, INNER = Layer("outer", 50), Layer("inner", 250)
+"""
+ENTRIES = """
+[roadworthy.layers]
+outer = planted_layers:OUTER
+inner = planted_layers:INNER
+"""
+
+
+@pytest.fixture(autouse=True)
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A distribution with two layers, which is allowed."""
+    write_distribution(tmp_path, NAME, ENTRIES, MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "planted_layers", raising=False)
+    plugins.allow([NAME])
+    yield
+    plugins.allow(())
+
+
+def problems(asked: Any) -> dict[str, str]:
+    """The faults of a policy by path."""
+    with pytest.raises(InvalidRequest) as refused:
+        merged(None, {"layers": asked})
+    found = cast("list[dict[str, str]]", refused.value.facts["problems"])
+    return {each["path"]: each["problem"] for each in found}
+
+
+def test_a_policy_keeps_the_parameters_of_each_layer() -> None:
+    """With their defaults; one parameter is changed and the others stay; null removes one layer, or all of them."""
+    first = merged(None, {"layers": {"outer": {"by": 2}}})
+    assert first["layers"] == {"outer": {"by": 2.0, "output": "y"}}
+    second = merged(first, {"layers": {"outer": {"output": "z"}, "inner": {"by": 1}}, "timeout_ms": 5})
+    assert second["layers"] == {"outer": {"by": 2.0, "output": "z"}, "inner": {"by": 1.0, "output": "y"}}
+    assert merged(second, second) == second
+    assert merged(second, None) == second
+    assert list(merged(second, {"layers": {"outer": None}})["layers"]) == ["inner"]
+    assert merged(second, {"layers": None})["layers"] == {}
+
+
+def test_wrong_parameters_are_named_with_their_paths() -> None:
+    """By the declaration of the layer."""
+    assert problems({"outer": {"by": 11, "too": 1}, "inner": {}}) == {
+        "layers.outer.by": "must be from -10 to 10, got 11.0",
+        "layers.outer.too": "unknown key; known are by, output",
+        "layers.inner.by": "is missing",
+    }
+    assert list(problems({"outer": 5})) == ["layers.outer"]
+    assert list(problems(5)) == ["layers"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "cache"])
+def test_a_layer_that_is_not_loaded_is_refused(name: str) -> None:
+    """By name. Our own layers have policies of their own. One that was set before stays when it is not asked for again."""
+    with pytest.raises(InvalidRequest, match=name) as refused:
+        merged(None, {"layers": {name: {}}, "timeout_ms": -1})
+    assert (refused.value.code, refused.value.facts["known"]) == ("unknown-layer", ["inner", "outer"])
+    stored = merged(None, {"layers": {"outer": {"by": 2}}})
+    plugins.allow(())
+    assert merged(stored, {"timeout_ms": 5})["layers"] == stored["layers"]
+    with pytest.raises(InvalidRequest, match="outer"):
+        merged(stored, {"layers": {"outer": {"by": 3}}})
+    assert merged(stored, {"layers": {"outer": None}})["layers"] == {}
+
+
+def test_gateways_of_the_release_before_pass_over_layers() -> None:
+    """Their policy has no such member, and is read all the same: so the control plane asks what a gateway has loaded."""
+    before = [(each.name, each.type, each.default) for each in msgspec.structs.fields(Policy) if each.name != "layers"]
+    known = msgspec.defstruct("Before", before, frozen=True)
+    policy = Policy(timeout_ms=7, layers={"outer": {"by": 2.0}})
+    assert cast("Any", msgspec.json.decode(msgspec.json.encode(policy), type=known)).timeout_ms == 7
+    workers = [WorkerReport(0, 1, "b", "e", 1, 1, layers=layers) for layers in (("inner", "outer"), ("outer",), ())]
+    live = [Gateway(f"gw-{number}", "b", 1, 1, (worker,), 0) for number, worker in enumerate(workers)]
+    assert without_layers(["outer", "inner"], live) == {"outer": ["gw-2"], "inner": ["gw-1", "gw-2"]}
+    assert without_layers([], live) == without_layers(["outer"], live[:2]) == {}
+
+
+class Told(PendingRequest):
+    """Remembers its outcome."""
+
+    def __init__(self) -> None:
+        super().__init__(time.monotonic() + 3_600)
+        self.outcome: Outcome | None = None
+
+    def settled(self, outcome: Outcome) -> None:
+        """Keep it."""
+        self.outcome = outcome
+
+
+class Planted:
+    """A version that answers 1 for each row, or fails."""
+
+    def __init__(self, error: ModelFault | None = None) -> None:
+        self.error = error
+        self.runs = 0
+
+    def __repr__(self) -> str:
+        return "version"
+
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """Settle."""
+        self.runs += 1
+        request.settle(
+            self.error or Answer(Batch(OUTPUTS, batch.rows, (Block(np.ones((batch.rows, 1))),)), 0, batch.rows)
+        )
+
+
+class Counts:
+    """Counts nothing."""
+
+    def cached(self, result: str) -> None:
+        """As in Counts."""
+
+    def fell_back(self, kind: str, reason: str) -> None:
+        """As in Counts."""
+
+
+def put_around(version: Submitter, policy: Policy) -> Submitter:
+    """The layers around it."""
+
+    async def make() -> Submitter:
+        return layered(version, policy, LayerContext(DIGEST, SIGNATURE, Counts(), lambda _window_s: OwnCells()))
+
+    return asyncio.run(make())
+
+
+def ask(top: Submitter) -> Any:
+    """The answer to one row, or the code of the error."""
+    request = Told()
+    top.submit(Batch(INPUTS, 1, (Block(np.ones((1, 1))),)), request)
+    if isinstance(request.outcome, Answer):
+        return float(request.outcome.batch().blocks[0].values[0, 0])
+    assert request.outcome is not None
+    return request.outcome.code
+
+
+BOTH = {"outer": {"by": 3.0}, "inner": {"by": 2.0}}
+
+
+def test_each_layer_stands_where_its_order_puts_it() -> None:
+    """Between ours: "inner" changes what the cache keeps, and "outer" every answer, whatever gave it."""
+    static = (Fallback("static", value=0.0),)
+    policy = Policy(cache=CachePolicy(), breaker=BreakerPolicy(), fallback=static, layers=BOTH)
+    version = Planted()
+    top = put_around(version, policy)
+    assert repr(top) == (
+        "outer -> Fallbacks(static) -> Cache(ttl 60 s) -> inner -> Breaker(50% in 10 s, closed) -> version"
+    )
+    assert [ask(top), ask(top), version.runs] == [6.0, 6.0, 1]
+    assert ask(put_around(Planted(ModelFault("no")), policy)) == 3.0
+    assert repr(put_around(version, only_plugins(policy))) == "outer -> inner -> version"
+
+
+def test_a_layer_that_fails_fails_only_its_own_request() -> None:
+    """The version that settles it goes on to the next one."""
+    assert ask(put_around(Planted(), Policy(layers={"outer": {"by": 9.0}}))) == "layer-failed"
+    behind = {"outer": {"by": 3.0}, "inner": {"by": 9.0}}
+    assert ask(put_around(Planted(), Policy(layers=behind, fallback=(Fallback("cached"),)))) == "layer-failed"
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        ({"nowhere": {}}, "no such layer is loaded here: nowhere"),
+        ({"outer": {"by": 1.0, "later": 1}}, r"layers\.outer\.later: unknown key"),
+        ({"outer": {"by": 1.0, "output": "z"}}, r"layers\.outer: no output z"),
+        ({"outer": {"by": 10.0}}, "layer outer failed: OSError: no such library"),
+    ],
+)
+def test_a_layer_is_never_left_out(layers: dict[str, Any], reason: str) -> None:
+    """What cannot be put around the version is refused, with the reason."""
+    with pytest.raises(LayerRefused, match=reason):
+        put_around(Planted(), Policy(layers=layers))
+
+
+class Versions:
+    """A manager with one version, which is READY."""
+
+    def __init__(self, version: Version) -> None:
+        self._version = version
+
+    def version(self, _digest: str) -> Version:
+        """It."""
+        return self._version
+
+    def states(self) -> tuple[VersionState, ...]:
+        """READY."""
+        return (VersionState(DIGEST, READY),)
+
+    def want(self, *_: Any, **__: Any) -> None:
+        """It is there."""
+
+
+class Edges:
+    """The names that are served and those that wait."""
+
+    def __init__(self) -> None:
+        self.served: set[str] = set()
+        self.waiting: set[str] = set()
+
+    def serve(self, _keys: Any, served: Any, waiting: Any) -> None:
+        """As in Edge."""
+        self.served, self.waiting = set(served), set(waiting)
+
+    def head(self, _label: str, _version: Version) -> bytes:
+        """As in Edge."""
+        return b""
+
+
+class Model:
+    """Answers 1."""
+
+    concurrent = True
+
+    def run(self, batch: Batch) -> Batch:
+        """As in Runner."""
+        return Batch(OUTPUTS, batch.rows, (Block(np.ones((batch.rows, 1))),))
+
+    def close(self) -> None:
+        """As in Runner."""
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> WorkerMetrics:
+    """Of a worker."""
+    create_slab(tmp_path / "slab", 2)
+    return open_worker_metrics(tmp_path / "slab", 0)
+
+
+def test_a_worker_without_the_layer_holds_the_endpoint_back(metrics: WorkerMetrics) -> None:
+    """It serves the others, and an endpoint that it served before as before. A starting worker reports a failure,
+    not that it is loading, as with a version that it cannot load."""
+
+    def snapshot(revision: int, **layers: Any) -> Snapshot:
+        entries = [("plain", {}), ("asks", layers)]
+        split = (VariantEntry(DIGEST, 10_000),)
+        endpoints = [
+            EndpointEntry(name, revision, split, SIGNATURE.to_document(), Policy(layers=each)) for name, each in entries
+        ]
+        return Snapshot("e", revision, (PackageEntry(DIGEST, "m", 1, 1),), tuple(endpoints))
+
+    def serving(edge: Edges) -> ServingState:
+        state = ServingState(Identity(0, 1, "b"), metrics, lambda: None)
+        batcher = Batcher(Model(), asyncio.get_running_loop())
+        version = Version(DIGEST, "planted", SIGNATURE, Placed(INLINE, "planted"), batcher)
+        state.attach(cast("Manager", Versions(version)), cast("Edge", edge))
+        return state
+
+    async def play() -> None:
+        edge = Edges()
+        state = serving(edge)
+        state.offer(snapshot(1, outer={"by": 1.0}))
+        assert edge.served == {"plain", "asks"}
+        assert state.report().layers == ("inner", "outer")
+        before = state.endpoints["asks"]
+        state.offer(snapshot(2, nowhere={}))
+        assert state.endpoints["asks"] is before
+        assert (state.report().revision, state.report().offered) == (1, 2)
+        assert "nowhere" in state.refused()["asks"]
+        state.offer(snapshot(3))
+        assert (state.refused(), state.report().revision) == ({}, 3)
+
+        plugins.allow(())
+        edge = Edges()
+        state = serving(edge)
+        state.offer(snapshot(1, outer={"by": 1.0}))
+        assert (edge.served, edge.waiting) == ({"plain"}, {"asks"})
+        assert (state.loading, state.settled, state.readiness().reason) == (False, False, "failed")
+        assert state.report().layers == ()
+
+    asyncio.run(play())
+
+
+def test_a_shadowed_version_has_the_same_layers(metrics: WorkerMetrics) -> None:
+    """Only those of plug-ins: its answers are compared with those that callers got."""
+    canary = "sha256:" + "b" * 64
+    static = (Fallback("static", value=0.0),)
+    policy = Policy(cache=CachePolicy(), breaker=BreakerPolicy(), fallback=static, layers=BOTH)
+    rollout = RolloutEntry("r", DIGEST, canary, shadow=10_000)
+    split = (VariantEntry(DIGEST, 10_000),)
+    entry = EndpointEntry("e", 1, split, SIGNATURE.to_document(), policy, rollout)
+    packages = {digest: PackageEntry(digest, "m", number, 1) for number, digest in enumerate((DIGEST, canary))}
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        placed = Placed(INLINE, "planted")
+        versions = {each: Version(each, "planted", SIGNATURE, placed, Batcher(Model(), loop)) for each in packages}
+        endpoint = bind(entry, packages, versions.get, Admission("e"), metrics)
+        assert endpoint.assignment is not None
+        assert endpoint.assignment.mirror is not None
+        top = cast("Any", endpoint.assignment.mirror._submit_below).__self__
+        assert repr(top).startswith("outer -> inner -> ")
+        request = Told()
+        top.submit(Batch(INPUTS, 1, (Block(np.ones((1, 1))),)), request)
+        await soon(lambda: request.outcome is not None, "the version has answered")
+        assert isinstance(request.outcome, Answer)
+        assert float(request.outcome.batch().blocks[0].values[0, 0]) == 6.0
+        broken = msgspec.structs.replace(entry, policy=Policy(layers={"nowhere": {}}))
+        with pytest.raises(Unbindable, match="nowhere") as refused:
+            bind(broken, packages, versions.get, Admission("e"), metrics)
+        assert refused.value.hopeless
+
+    asyncio.run(play())
+
+
+def test_without_layers_a_request_goes_to_the_version_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no plug-in is looked up."""
+    refuse: Callable[..., Any] = pytest.fail
+    monkeypatch.setattr("roadworthy.runtime.layers.stack.plugins", refuse)
+    version = Planted()
+    assert put_around(version, Policy()) is version
