@@ -59,6 +59,8 @@ _LOOK_AGAIN_S = 0.02
 _YIELD_S = 5.0
 HEARTBEAT_S = 1.0
 _GC_THRESHOLDS = (50_000, 20, 100)
+_SWITCH_INTERVAL_S = 0.001
+"""How long another thread may keep the interpreter while the event loop waits for it."""
 
 
 _TIMEOUTS = ClientTimeouts()
@@ -378,6 +380,7 @@ def serve(start: WorkerStart, load: Loader, place: Place | None = None) -> int:
     """
     metrics = open_worker_metrics(Path(start.slab), start.slot)
     gc.set_threshold(*_GC_THRESHOLDS)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
     async def work() -> int:
         return await Worker(start, metrics, load, place).run()
