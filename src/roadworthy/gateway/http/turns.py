@@ -14,6 +14,7 @@ class Turns:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._jobs: deque[tuple[Generator[None, None, Any], Callable[[Any], None]]] = deque()
+        self._scheduled = False
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -21,7 +22,8 @@ class Turns:
     def __call__(self, job: Generator[None, None, Any], then: Callable[[Any], None]) -> None:
         """Run `job` step by step, then `then` with what it returned or raised. `then` must not raise."""
         self._jobs.append((job, then))
-        if len(self._jobs) == 1:
+        if not self._scheduled:
+            self._scheduled = True
             self._loop.call_soon(self._step)
 
     def _step(self) -> None:
@@ -34,7 +36,8 @@ class Turns:
             self._end(then, error)
         else:
             self._jobs.rotate(-1)
-        if self._jobs:
+        self._scheduled = bool(self._jobs)
+        if self._scheduled:
             self._loop.call_soon(self._step)
 
     def _end(self, then: Callable[[Any], None], result: Any) -> None:
