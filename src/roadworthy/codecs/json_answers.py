@@ -9,7 +9,7 @@ import msgspec
 
 from roadworthy.codecs.codec import Encoded, HeaderList, Writing
 from roadworthy.codecs.reading.typed_rows import is_plain_name
-from roadworthy.codecs.steps import is_long, row_parts
+from roadworthy.codecs.steps import few_rows, is_long, row_parts
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
@@ -34,15 +34,26 @@ class JsonAnswers:
 
     def __init__(self, outputs: Sequence[Field]) -> None:
         self._to_rows = _row_maker(outputs)
+        self._few_rows = few_rows(outputs)
         self._joined: Batch | None = None
         self._lines: list[bytes] = []
 
     def write(self, answer: Answer) -> Encoded | Writing:
         """The answer, a long one in steps."""
-        if is_long(answer.joined):
+        joined, start, stop = answer.joined, answer.start, answer.stop
+        if joined.rows > self._few_rows and is_long(joined):
             own = answer.batch()
             return self._write_in_steps(own) if is_long(own) else Encoded(self._whole(own), _HEADERS)
-        return Encoded(self._body(answer.joined, answer.start, answer.stop), _HEADERS)
+        if stop - start == joined.rows:
+            return Encoded(self._whole(joined), _HEADERS)
+        if joined is not self._joined:
+            self._lines = _encode_lines(self._to_rows(joined)).split(
+                b"\n"
+            )  # no JSON value holds a line break of its own
+            self._joined = joined
+        if stop - start == 1:
+            return Encoded(_BEGIN + self._lines[start] + _END, _HEADERS)
+        return Encoded(_BEGIN + b",".join(self._lines[start:stop]) + _END, _HEADERS)
 
     def _write_in_steps(self, batch: Batch) -> Writing:
         parts: list[bytes] = []
@@ -53,18 +64,6 @@ class JsonAnswers:
 
     def _whole(self, batch: Batch) -> bytes:
         return _encode(_Predictions(self._to_rows(batch)))
-
-    def _body(self, joined: Batch, start: int, stop: int) -> bytes:
-        if stop - start == joined.rows:
-            return self._whole(joined)
-        if joined is not self._joined:
-            self._lines = _encode_lines(self._to_rows(joined)).split(
-                b"\n"
-            )  # no JSON value holds a line break of its own
-            self._joined = joined
-        if stop - start == 1:
-            return _BEGIN + self._lines[start] + _END
-        return _BEGIN + b",".join(self._lines[start:stop]) + _END
 
 
 def _row_maker(fields: Sequence[Field]) -> Callable[[Batch], list[Any]]:

@@ -32,7 +32,7 @@ from roadworthy.codecs.open_inference_messages import (
 from roadworthy.codecs.open_inference_tensors import Column, FieldReader, to_json, to_raw
 from roadworthy.codecs.open_inference_times import reader_of
 from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, NeedsReader
-from roadworthy.codecs.steps import is_long, row_parts
+from roadworthy.codecs.steps import few_rows, is_long, row_parts
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.runtime.pending import Answer
@@ -101,6 +101,7 @@ class OpenInference:
         self._has_times = any(field.dtype is DType.TIMESTAMP for field in signature.inputs)
         self._all = {binary: [(field, binary) for field in signature.outputs] for binary in (False, True)}
         self._known: dict[bytes, _KnownHead] = {}
+        self._few_rows = few_rows(signature.outputs)
         self._max_rows = policy.max_rows
         self._extra = policy.extra
 
@@ -194,7 +195,7 @@ class OpenInference:
         """The requested outputs, each as JSON or raw bytes as the caller chose."""
         reply: _Reply = decoded.reply
         batch = answer.batch()
-        if is_long(batch):
+        if batch.rows > self._few_rows and is_long(batch):
             return self._write_in_steps(reply, batch, version)
         columns = [batch.column(field.name) for field, _ in reply.outputs]
         parts = [

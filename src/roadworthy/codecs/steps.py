@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TypeVar
 
 from roadworthy.codecs.codec import Encoded, Writing
 from roadworthy.schema.batch import Batch
+from roadworthy.schema.signature import Field
 
 T = TypeVar("T")
 STEP_VALUES = 4_096
@@ -16,6 +17,11 @@ STEP_VALUES = 4_096
 def is_long(batch: Batch) -> bool:
     """Whether writing these rows takes more than one step."""
     return sum([block.values.size for block in batch.blocks]) > STEP_VALUES
+
+
+def few_rows(fields: Sequence[Field]) -> int:
+    """So many rows of these fields are not long, whatever they hold. It spares short answers the look at `is_long`."""
+    return 0 if any(field.shape for field in fields) else STEP_VALUES // max(1, len(fields))
 
 
 def row_parts(batch: Batch) -> Iterator[Batch]:

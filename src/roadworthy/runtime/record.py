@@ -56,7 +56,7 @@ class Recorder:
         self._lost = lost
         self.dropped = 0
         self._held: deque[tuple[RecordKind, RecordRow]] = deque()
-        self._held_bytes = 0
+        self._held_bytes = self._held_long = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -71,6 +71,8 @@ class Recorder:
             self._lost(1)
             return
         self._held_bytes += size
+        if size >= _LONG_BYTES:
+            self._held_long += 1
         held = self._held
         held.append((kind, row))
         if self._timer is None:
@@ -103,6 +105,7 @@ class Recorder:
         count, size = self._next_frame()
         if count == 1 and size >= _LONG_BYTES:
             self._carrier.carry(encode_long_record(*self._held[0]))
+            self._held_long -= 1
         else:
             groups: dict[int, tuple[RecordKind, list[RecordRow]]] = {}
             for kind, row in islice(self._held, count):
@@ -116,7 +119,7 @@ class Recorder:
 
     def _next_frame(self) -> tuple[int, int]:
         """The number of oldest records that travel together, and their bytes."""
-        if len(self._held) <= FLUSH_RECORDS and self._held_bytes < _LONG_BYTES:
+        if len(self._held) <= FLUSH_RECORDS and self._held_bytes <= _FRAME_BYTES and not self._held_long:
             return len(self._held), self._held_bytes
         count = size = 0
         for _, row in self._held:

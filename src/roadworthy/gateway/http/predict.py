@@ -180,24 +180,30 @@ class Predict(Pipeline):
                 )
             elif len(body) > _OWN_TURN_BYTES:
                 self._turns(self._read_in_turn(call, body), partial(self._decoded, call))
-            elif (decoded := self._read(call, body)) is not None:
-                call.decoded = decoded
+            else:
+                call.decoded = decoded = _decode(call, body, self.max_body_bytes)
                 self.forward(call, decoded.batch)
+        except NeedsReader:
+            self._leave_to_reader(call)
         except Exception as error:  # noqa: BLE001 - the edge of a prediction: any fault ends this request alone
             call.settle(as_error(self.noted(call, error)))
 
-    def _read(self, call: HttpPrediction, body: bytes) -> Decoded | None:
-        """The rows of a body; None if a reader process reads it."""
-        try:
-            return _decode(call, body, self.max_body_bytes)
-        except NeedsReader:
-            self._offload(call, len(call.body), partial(self._read_in_process, call), partial(self._decoded, call))
-            return None
-
     def _read_in_turn(self, call: HttpPrediction, body: bytes) -> Generator[None, None, Decoded | None]:
-        """The steps that read a long body: wait for an iteration of the loop, and read it there."""
+        """The steps that read a long body: wait for an iteration of the loop, and read it there. None if a reader reads it."""
         yield
-        return None if call.done else self._read(call, body)
+        if not call.done:
+            try:
+                return _decode(call, body, self.max_body_bytes)
+            except NeedsReader:
+                self._leave_to_reader(call)
+        return None
+
+    def _leave_to_reader(self, call: HttpPrediction) -> None:
+        """Have a reader process read the body."""
+        try:
+            self._offload(call, len(call.body), partial(self._read_in_process, call), partial(self._decoded, call))
+        except Exception as error:  # noqa: BLE001 - as in `run`
+            call.settle(as_error(self.noted(call, error)))
 
     def _decompress_and_read(self, call: HttpPrediction, body: bytes, read: Read) -> Decoded | Exception:
         """Decompress a body on another thread, and read it there if that is quick."""
@@ -232,10 +238,15 @@ class Predict(Pipeline):
 
     def finish(self, call: HttpPrediction, outcome: Outcome) -> None:
         """Encode the answer or the error; count, record and send it. A long answer is written in steps, while others are served.
-        Every opened prediction ends in `_answer` or in `abandon`."""
+        Every opened prediction ends here, in `_written`, or in `abandon`."""
         if isinstance(outcome, Answer):
             try:
-                encoded = self._encode(call, outcome)
+                decoded, variant = call.decoded, call.variant
+                if decoded is None or variant is None:
+                    raise ValueError("an answer came for a request that was not submitted")
+                if isinstance(outcome.by, Variant):
+                    variant = call.by = outcome.by
+                encoded = call.protocol.encode(outcome, decoded, variant.number)
                 if not isinstance(encoded, Encoded) or len(encoded.body) > STEP_BYTES:
                     call.writing = self._write(call, outcome, encoded)
                     self._turns(call.writing, partial(self._written, call, outcome))
@@ -249,7 +260,9 @@ class Predict(Pipeline):
             if isinstance(outcome, ModelFault):
                 self.noted(call, outcome)
             reply = self._refuse(call, outcome)
-        self._answer(call, outcome, reply)
+        let_go(outcome.instead_of if isinstance(outcome, Answer) else outcome)
+        self._end(call, reply)
+        call.exchange.answer(call, reply)
 
     def _write(self, call: HttpPrediction, answer: Answer, encoded: Encoded | Writing) -> Generator[None, None, Reply]:
         """The steps that write a long answer, and compress it."""
@@ -266,25 +279,14 @@ class Predict(Pipeline):
         call.writing = None
         if isinstance(result, Exception):
             result = self._refuse(call, as_error(self.noted(call, result)))
-        self._answer(call, answer, result)
-
-    def _answer(self, call: HttpPrediction, outcome: Outcome, reply: Reply) -> None:
-        let_go(outcome.instead_of if isinstance(outcome, Answer) else outcome)
-        self._end(call, reply)
-        call.exchange.answer(call, reply)
+        let_go(answer.instead_of)
+        self._end(call, result)
+        call.exchange.answer(call, result)
 
     def abandon(self, call: HttpPrediction) -> None:
         """End a prediction whose caller is gone."""
         call.code = "client-gone"
         self._end(call, Reply(499, b""))
-
-    def _encode(self, call: HttpPrediction, answer: Answer) -> Encoded | Writing:
-        decoded, variant = call.decoded, call.variant
-        if decoded is None or variant is None:
-            raise ValueError("an answer came for a request that was not submitted")
-        if isinstance(answer.by, Variant):
-            variant = call.by = answer.by
-        return call.protocol.encode(answer, decoded, variant.number)
 
     def _complete(self, call: HttpPrediction, answer: Answer, encoded: Encoded) -> Reply:
         """The reply with an encoded answer."""
