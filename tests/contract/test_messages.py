@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -20,7 +20,7 @@ from roadworthy.contract.evidence import (
     RolloutCounts,
     VariantCount,
 )
-from roadworthy.contract.record import PredictionRecord
+from roadworthy.contract.record import PredictionRecord, count_records, encode_long_record
 from roadworthy.contract.snapshot import (
     EndpointEntry,
     KeyEntry,
@@ -44,7 +44,7 @@ from roadworthy.contract.telemetry import (
     encode_telemetry,
     sentence,
 )  # fmt: skip
-from tests.records import pack, unpack
+from tests.records import pack, split, unpack
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00"), max_size=6)
 COUNT = st.integers(0, MOST)
@@ -80,12 +80,10 @@ FRAMES = st.builds(
     some(st.builds(RecordFile, TEXT, TEXT, ROWS, COUNT, COUNT, COUNT)), COUNT,
 )  # fmt: skip
 WHOLE = {str: TEXT, int: COUNT, bytes: st.binary(max_size=6)}
-RECORDS = st.lists(
-    st.tuples(*(WHOLE[field.type] for field in msgspec.structs.fields(PredictionRecord))).map(
-        lambda row: PredictionRecord(*row)
-    ),
-    max_size=4,
+RECORD = st.tuples(*(WHOLE[field.type] for field in msgspec.structs.fields(PredictionRecord))).map(
+    lambda row: PredictionRecord(*row)
 )
+RECORDS = st.lists(RECORD, max_size=4)
 
 
 @given(SNAPSHOTS)
@@ -104,6 +102,17 @@ def test_telemetry_reads_back(frame: Telemetry) -> None:
 def test_records_read_back(records: list[PredictionRecord]) -> None:
     """Completely, bodies byte for byte."""
     assert sorted(unpack(pack(records)), key=repr) == sorted(records, key=repr)
+
+
+@given(RECORD, st.booleans())
+def test_a_long_record_reads_back(record: PredictionRecord, views: bool) -> None:
+    """Its parts are the payload of a frame like any other; bodies may be views."""
+    kind, row = split(record)
+    if views:
+        row = (*row[:7], cast(bytes, memoryview(row[7])), cast(bytes, memoryview(row[8])), row[9])
+    payload = b"".join(encode_long_record(kind, row))
+    assert unpack(payload) == [record]
+    assert count_records(payload) == 1
 
 
 @pytest.mark.parametrize("decode", [decode_snapshot, decode_telemetry])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
@@ -27,12 +27,15 @@ class Carrier:
     def __init__(self) -> None:
         self.up = True
         self.frames: list[list[str]] = []
+        self.bodies: list[bytes] = []
 
     def ready(self) -> bool:
         return self.up
 
-    def carry(self, payload: bytearray) -> None:
-        self.frames.append([each.id for each in unpack(payload)])
+    def carry(self, payload: Sequence[bytes | bytearray | memoryview]) -> None:
+        records = unpack(b"".join(payload))
+        self.frames.append([each.id for each in records])
+        self.bodies += [each.inputs for each in records]
 
 
 def play(scene: Callable[[Recorder, Carrier, list[int]], Awaitable[None]]) -> None:
@@ -66,6 +69,43 @@ def test_a_full_frame_does_not_wait() -> None:
             recorder.append(*record(number))
         assert [len(frame) for frame in carrier.frames] == [module.FLUSH_RECORDS]
         assert len(recorder) == 0
+
+    play(scene)
+
+
+def test_g6_long_records_travel_alone_and_one_frame_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoding many bytes would hold the loop: each frame is bounded, and the loop serves others between two frames. Nothing is
+    lost, and the order stays."""
+    monkeypatch.setattr(module, "_LONG_BYTES", 5_000)
+    monkeypatch.setattr(module, "_FRAME_BYTES", 10_000)
+    sizes = [10, 20_000, 3_000, 3_000, 3_000, 3_000, 50_000, 60_000, 10]
+
+    async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
+        for number, size in enumerate(sizes):
+            recorder.append(*record(number, size))
+        turns = []
+        while len(recorder):
+            before = len(carrier.frames)
+            await asyncio.sleep(0)
+            turns.append(len(carrier.frames) - before)
+        assert max(turns) == 1
+        assert carrier.frames == [["0"], ["1"], ["2", "3"], ["4", "5"], ["6"], ["7"], ["8"]]
+        assert [len(body) for body in carrier.bodies] == sizes
+        assert not lost
+
+    play(scene)
+
+
+def test_g6_the_end_does_not_wait_for_further_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that ends hands over all records at once."""
+    monkeypatch.setattr(module, "_FRAME_BYTES", 2_000)
+
+    async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
+        for number in range(200):
+            recorder.append(*record(number, 700))
+        recorder.flush()
+        assert (sum(map(len, carrier.frames)), len(recorder)) == (200, 0)
+        assert len(carrier.frames) > 50
 
     play(scene)
 

@@ -6,15 +6,16 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from roadworthy.codecs.codec import Decoded, Encoded, Form, HeaderList, Headers
+from roadworthy.codecs.codec import Decoded, Encoded, Form, Headers, Writing
 from roadworthy.codecs.discovery import forms
 from roadworthy.codecs.json_answers import JsonAnswers
+from roadworthy.codecs.steps import is_long, row_parts
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.columns import spread
@@ -22,7 +23,6 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import encode_column
 from roadworthy.schema.signature import Field
 
-JSON_HEADERS: HeaderList = [(b"content-type", b"application/json")]
 _MOST_ACCEPT_BYTES = 1_024
 _QUALITY = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
 _encode = msgspec.json.Encoder().encode
@@ -32,7 +32,7 @@ class Answers:
     """Writes one endpoint's answers.
 
     Attributes:
-        write_json: writes the JSON form, with JSON_HEADERS.
+        write_json: writes the JSON form.
     """
 
     def __init__(self, outputs: Sequence[Field]) -> None:
@@ -46,12 +46,15 @@ class Answers:
             return None
         return _preferred(accept, self._forms)
 
-    def encode(self, answer: Answer, decoded: Decoded) -> Encoded:
+    def encode(self, answer: Answer, decoded: Decoded) -> Encoded | Writing:
         """The answer in the form that was chosen."""
         form: Form | None = decoded.reply
         if form is None:
-            return Encoded(self.write_json(answer), JSON_HEADERS)
-        return Encoded(form.write(answer.batch()), form.headers, form=form.name)
+            return self.write_json(answer)
+        batch = answer.batch()
+        if form.append is not None and is_long(batch):
+            return _write_in_steps(form, form.append, batch)
+        return Encoded(form.write(batch), form.headers, form=form.name)
 
 
 class Accepting:
@@ -68,13 +71,22 @@ class Accepting:
         """Choose the form of the answer by the caller's Accept."""
         decoded.reply = self._answers.choose(headers)
 
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:  # noqa: ARG002 - the interface
         """The answer in the form that was chosen."""
         return self._answers.encode(answer, decoded)
 
 
-def write_csv(batch: Batch) -> bytes:
-    """The batch as CSV that `predict_csv.py` would read back: a header row, then one line per row. Nulls are empty cells."""
+def _write_in_steps(form: Form, append: Callable[[Batch], bytes], batch: Batch) -> Writing:
+    parts: list[bytes] = []
+    for part in row_parts(batch):
+        parts.append(append(part) if parts else form.write(part))
+        yield
+    return Encoded(b"".join(parts), form.headers, form=form.name)
+
+
+def write_csv(batch: Batch, *, head: bool = True) -> bytes:
+    """The batch as CSV that `predict_csv.py` would read back: a header row, unless `head` is False, then one line per row. Nulls
+    are empty cells."""
     names: list[str] = []
     columns: list[Sequence[Any]] = []
     for position, field in enumerate(batch.layout.fields):
@@ -88,7 +100,8 @@ def write_csv(batch: Batch) -> bytes:
             columns.append(_cells(field, values))
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(names)
+    if head:
+        writer.writerow(names)
     writer.writerows(zip(*columns, strict=True))
     return text.getvalue().encode("utf-8")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,15 +46,27 @@ class Encoded(msgspec.Struct, eq=False):
     form: str = "json"
 
 
+Writing = Generator[None, None, Encoded]
+"""A long answer while it is written. Each step takes about a millisecond, and the event loop serves others after it. Closing it
+gives the answer up."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Form:
-    """A form of answers besides JSON, which a caller asks for by Accept. `name` is the record's `output_format`; `headers` always
-    has the content type."""
+    """A form of answers besides JSON, which a caller asks for by Accept.
+
+    Attributes:
+        name: the record's `output_format`.
+        media_type, headers: see Accept and the answer; the headers always have the content type.
+        write: the bytes of a whole answer.
+        append: the bytes of further rows after those of `write`. With it, long answers are written in steps; None: at once.
+    """
 
     name: str
     media_type: bytes
     headers: HeaderList
     write: Callable[[Batch], bytes]
+    append: Callable[[Batch], bytes] | None = None
 
 
 class AnswerWriter(Protocol):
@@ -64,7 +76,7 @@ class AnswerWriter(Protocol):
         """The form that the caller prefers to JSON, or None. Goes into Decoded.reply."""
         ...
 
-    def encode(self, answer: Answer, decoded: Decoded) -> Encoded:
+    def encode(self, answer: Answer, decoded: Decoded) -> Encoded | Writing:
         """The answer in the form that was chosen."""
         ...
 
@@ -147,8 +159,8 @@ class BoundProtocol(Protocol):
         """
         ...
 
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
-        """Write the answer of registry version `version`.
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:
+        """Write the answer of registry version `version`, a long one in steps.
 
         Raises:
             ModelFault: the answer has no exact form in this protocol.

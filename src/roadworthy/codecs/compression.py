@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
+from typing import Any
 
 from roadworthy.codecs.codec import HeaderList, too_large
 from roadworthy.codecs.reading.bodies import BodyBuffer
@@ -30,6 +31,8 @@ _FREE_BYTES = 1 << 20
 """Up to this many bytes any ratio is allowed, since equal rows compress very well."""
 _CHUNK_BYTES = 64 << 10
 _PIECE_BYTES = 1 << 20
+STEP_BYTES = 128 << 10
+"""Compressing this much takes one to two milliseconds."""
 _WINDOW_LOG = 23
 """A zstd frame may require 8 MiB of memory, the limit of RFC 9659 for HTTP."""
 _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
@@ -90,8 +93,9 @@ def decompress(body: bytes, encodings: bytes, limit: int) -> bytes:
     return whole.take()
 
 
-def compress(body: bytes, accept_encoding: bytes | None) -> tuple[bytes, HeaderList]:
-    """An answer's body in the coding that the caller prefers, and the headers for it; a small body stays as it is."""
+def compress(body: bytes, accept_encoding: bytes | None) -> Generator[None, None, tuple[bytes, HeaderList]]:
+    """An answer's body in the coding that the caller prefers, and the headers for it; a small body stays as it is. A long body
+    takes several steps, of about a millisecond each."""
     if len(body) < LEAST_ANSWER_BYTES:
         return body, []
     coding = None
@@ -99,11 +103,18 @@ def compress(body: bytes, accept_encoding: bytes | None) -> tuple[bytes, HeaderL
         coding = _best(accept_encoding)
     if coding is None:
         return body, [_VARY]
+    engine: Any
     if coding == b"zstd":
-        return zstd.compress(body, 1), [(b"content-encoding", coding), _VARY]
-    # gzip.compress writes the time into the header, but equal answers must be equal bytes.
-    engine = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
-    return engine.compress(body) + engine.flush(), [(b"content-encoding", coding), _VARY]
+        engine = zstd.ZstdCompressor(1)
+        engine.set_pledged_input_size(len(body))
+    else:  # gzip.compress writes the time into the header, but equal answers must be equal bytes
+        engine = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
+    parts: list[bytes] = []
+    for start in range(0, len(body), STEP_BYTES):
+        if start:
+            yield
+        parts.append(engine.compress(body[start : start + STEP_BYTES]))
+    return b"".join((*parts, engine.flush())), [(b"content-encoding", coding), _VARY]
 
 
 def _codings(encodings: bytes) -> list[bytes]:

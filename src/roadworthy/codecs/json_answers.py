@@ -7,12 +7,17 @@ from typing import Any
 
 import msgspec
 
+from roadworthy.codecs.codec import Encoded, HeaderList, Writing
 from roadworthy.codecs.reading.typed_rows import is_plain_name
+from roadworthy.codecs.steps import few_rows, is_long, row_parts
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import encode_column, encode_rows
 from roadworthy.schema.signature import Field
+
+_HEADERS: HeaderList = [(b"content-type", b"application/json")]
+_BEGIN, _END = b'{"predictions":[', b"]}"
 
 
 class _Predictions(msgspec.Struct, gc=False):
@@ -24,26 +29,41 @@ _encode, _encode_lines = _encoder.encode, _encoder.encode_lines
 
 
 class JsonAnswers:
-    """Writes the answers of one endpoint. The rows of a run are encoded once for all its requests, then cut for each."""
+    """Writes the answers of one endpoint. The rows of a run are encoded once for all its requests, then cut for each; if they are
+    long, each answer is written for itself, in steps."""
 
     def __init__(self, outputs: Sequence[Field]) -> None:
         self._to_rows = _row_maker(outputs)
+        self._few_rows = few_rows(outputs)
         self._joined: Batch | None = None
         self._lines: list[bytes] = []
 
-    def write(self, answer: Answer) -> bytes:
-        """The whole body."""
+    def write(self, answer: Answer) -> Encoded | Writing:
+        """The answer, a long one in steps."""
         joined, start, stop = answer.joined, answer.start, answer.stop
+        if joined.rows > self._few_rows and is_long(joined):
+            own = answer.batch()
+            return self._write_in_steps(own) if is_long(own) else Encoded(self._whole(own), _HEADERS)
         if stop - start == joined.rows:
-            return _encode(_Predictions(self._to_rows(joined)))
+            return Encoded(self._whole(joined), _HEADERS)
         if joined is not self._joined:
             self._lines = _encode_lines(self._to_rows(joined)).split(
                 b"\n"
             )  # no JSON value holds a line break of its own
             self._joined = joined
         if stop - start == 1:
-            return b'{"predictions":[' + self._lines[start] + b"]}"
-        return b'{"predictions":[' + b",".join(self._lines[start:stop]) + b"]}"
+            return Encoded(_BEGIN + self._lines[start] + _END, _HEADERS)
+        return Encoded(_BEGIN + b",".join(self._lines[start:stop]) + _END, _HEADERS)
+
+    def _write_in_steps(self, batch: Batch) -> Writing:
+        parts: list[bytes] = []
+        for part in row_parts(batch):
+            parts.append(self._whole(part)[len(_BEGIN) : -len(_END)])
+            yield
+        return Encoded(_BEGIN + b",".join(parts) + _END, _HEADERS)
+
+    def _whole(self, batch: Batch) -> bytes:
+        return _encode(_Predictions(self._to_rows(batch)))
 
 
 def _row_maker(fields: Sequence[Field]) -> Callable[[Batch], list[Any]]:

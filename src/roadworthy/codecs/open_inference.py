@@ -17,6 +17,7 @@ from roadworthy.codecs.codec import (
     Encoded,
     HeaderList,
     Headers,
+    Writing,
     is_json,
     too_many_rows,
     write_spec,
@@ -31,6 +32,7 @@ from roadworthy.codecs.open_inference_messages import (
 from roadworthy.codecs.open_inference_tensors import Column, FieldReader, to_json, to_raw
 from roadworthy.codecs.open_inference_times import reader_of
 from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, NeedsReader
+from roadworthy.codecs.steps import few_rows, is_long, row_parts
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.runtime.pending import Answer
@@ -99,6 +101,7 @@ class OpenInference:
         self._has_times = any(field.dtype is DType.TIMESTAMP for field in signature.inputs)
         self._all = {binary: [(field, binary) for field in signature.outputs] for binary in (False, True)}
         self._known: dict[bytes, _KnownHead] = {}
+        self._few_rows = few_rows(signature.outputs)
         self._max_rows = policy.max_rows
         self._extra = policy.extra
 
@@ -188,17 +191,38 @@ class OpenInference:
         except KeyError:
             raise ValueError("the note names an output that the endpoint does not have") from None
 
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:
         """The requested outputs, each as JSON or raw bytes as the caller chose."""
         reply: _Reply = decoded.reply
         batch = answer.batch()
+        if batch.rows > self._few_rows and is_long(batch):
+            return self._write_in_steps(reply, batch, version)
         columns = [batch.column(field.name) for field, _ in reply.outputs]
         parts = [
             to_raw(field, values, mask) if binary else to_json(field, values, mask)
             for (field, binary), (values, mask) in zip(reply.outputs, columns, strict=True)
         ]
+        return self._encoded(reply, [values.shape for values, _ in columns], parts, version)
+
+    def _write_in_steps(self, reply: _Reply, batch: Batch, version: int) -> Writing:
+        parts: list[bytes | msgspec.Raw] = []
+        for field, binary in reply.outputs:
+            pieces: list[bytes] = []
+            for part in row_parts(batch):
+                values, mask = part.column(field.name)
+                pieces.append(to_raw(field, values, mask) if binary else _encode(to_json(field, values, mask))[1:-1])
+                yield
+            parts.append(b"".join(pieces) if binary else msgspec.Raw(b"[%b]" % b",".join(filter(None, pieces))))
+        return self._encoded(reply, [batch.column(field.name)[0].shape for field, _ in reply.outputs], parts, version)
+
+    def _encoded(
+        self,
+        reply: _Reply,
+        shapes: Sequence[tuple[int, ...]],
+        parts: Sequence[bytes | list[Any] | msgspec.Raw],
+        version: int,
+    ) -> Encoded:
         raws = [part for part in parts if isinstance(part, bytes)]
-        shapes = [values.shape for values, _ in columns]
         if len(raws) < len(parts):
             head = self._head(reply, shapes, parts, version)
             if not raws:
@@ -213,7 +237,11 @@ class OpenInference:
         return Encoded(b"".join((head, *raws)), headers, json_bytes=len(head), form=self.name)
 
     def _head(
-        self, reply: _Reply, shapes: Sequence[tuple[int, ...]], parts: Sequence[bytes | list[Any]], version: int
+        self,
+        reply: _Reply,
+        shapes: Sequence[tuple[int, ...]],
+        parts: Sequence[bytes | list[Any] | msgspec.Raw],
+        version: int,
     ) -> bytes:
         """The JSON of an answer."""
         outputs: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -46,7 +46,13 @@ class PredictCsv(Accepting):
     name = "csv"
     interface = 1
     media_types = (b"text/csv",)
-    form = Form("csv", b"text/csv", [(b"content-type", b"text/csv; charset=utf-8; header=present")], write_csv)
+    form = Form(
+        "csv",
+        b"text/csv",
+        [(b"content-type", b"text/csv; charset=utf-8; header=present")],
+        write_csv,
+        partial(write_csv, head=False),
+    )
     takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers, *, on_loop: bool = False) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 
-from roadworthy.codecs.answers import JSON_HEADERS, Accepting, Answers
-from roadworthy.codecs.codec import Decoded, Encoded, Headers, is_json, too_many_rows
+from roadworthy.codecs.answers import Accepting, Answers
+from roadworthy.codecs.codec import Decoded, Encoded, Headers, Writing, is_json, too_many_rows
 from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, TYPED_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.codecs.reading.typed_rows import TypedRows
+from roadworthy.codecs.steps import written
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.runtime.pending import Answer
@@ -79,10 +80,10 @@ class PredictJson(Accepting):
             raise too_many_rows(self._max_rows)
         return Decoded(batch, reply=reply)
 
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:
         """One prediction per row, in the form that was chosen."""
         if decoded.reply is None:
-            return Encoded(self._write(answer), JSON_HEADERS)
+            return self._write(answer)
         return super().encode(answer, decoded, version)
 
     def _decode_exactly(self, body: bytes) -> tuple[Batch, int]:
@@ -126,4 +127,4 @@ class JsonProbe:
 
     def write(self, answer: Answer, version: int) -> bytes:
         """The body of an answer. Raises the errors of `PredictJson.encode`."""
-        return self._codec.encode(answer, Decoded(answer.batch()), version).body
+        return written(self._codec.encode(answer, Decoded(answer.batch()), version)).body

@@ -6,6 +6,7 @@ four bytes are the number of records, so that records of a damaged frame are cou
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import starmap
@@ -118,6 +119,9 @@ class RecordColumns(msgspec.Struct, frozen=True, array_like=True):
 
 
 _COUNT_BYTES = 4
+_BYTES_HEAD = struct.Struct(">BI")
+"""The head of bytes in MessagePack: their type and length."""
+_ONE_GROUP, _ANY_LENGTH = b"\x91", 0xC6
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[RecordColumns])
 
@@ -129,6 +133,19 @@ def encode_records(groups: Iterable[tuple[RecordKind, Sequence[RecordRow]]]) -> 
     payload = bytearray(count.to_bytes(_COUNT_BYTES, "little"))
     _encoder.encode_into(columns, payload, _COUNT_BYTES)
     return payload
+
+
+def encode_long_record(kind: RecordKind, row: RecordRow) -> list[bytes | memoryview]:
+    """Encode one record as the parts of a payload. Its bodies are parts themselves: copying long ones would take milliseconds."""
+    columns = msgspec.structs.astuple(_columns(kind, [row]))
+    parts: list[bytes | memoryview] = [(1).to_bytes(_COUNT_BYTES, "little"), _ONE_GROUP, bytes([0x90 + len(columns)])]
+    for column in columns:
+        if isinstance(column, Pieces):
+            head = b"\x92" + _encoder.encode(column.lengths) + _BYTES_HEAD.pack(_ANY_LENGTH, len(column.data))
+            parts += (head, column.data)
+        else:
+            parts.append(_encoder.encode(column))
+    return parts
 
 
 def decode_records(payload: bytes | bytearray) -> list[RecordColumns]:
@@ -179,7 +196,8 @@ def _texts(texts: Sequence[str]) -> Pieces:
 
 
 def _pieces(pieces: Sequence[bytes]) -> Pieces:
-    return Pieces(memoryview(array("I", map(len, pieces))), memoryview(b"".join(pieces)))
+    lengths = memoryview(array("I", map(len, pieces)))
+    return Pieces(lengths, memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces)))
 
 
 def _is_whole(group: RecordColumns) -> bool:

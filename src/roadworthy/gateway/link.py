@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -55,9 +55,9 @@ class AgentLink:
         writer = self._writer
         return writer is not None and writer.transport.get_write_buffer_size() < _FULL_BYTES
 
-    def carry(self, payload: bytearray) -> None:
-        """Send encoded records. Call it only when `ready`."""
-        self._send(RECORDS, payload)
+    def carry(self, payload: Sequence[bytes | bytearray | memoryview]) -> None:
+        """Send the parts of encoded records. Call it only when `ready`."""
+        self._send(RECORDS, *payload)
 
     def report(self) -> None:
         """Send the report, because it has changed."""
@@ -100,9 +100,10 @@ class AgentLink:
                 async with asyncio.timeout(1.0):
                     await writer.wait_closed()
 
-    def _send(self, kind: int, payload: bytes | bytearray) -> None:
+    def _send(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
         writer = self._writer
         if writer is None or writer.is_closing():
             return
-        writer.write(frame_head(kind, len(payload)))
-        writer.write(payload)
+        writer.write(frame_head(kind, sum(map(len, payload))))
+        for part in payload:
+            writer.write(part)

@@ -37,6 +37,7 @@ from roadworthy.gateway.http.connection import ClientTimeouts, ConnectionContext
 from roadworthy.gateway.http.header_checks import HeaderChecks
 from roadworthy.gateway.http.routes import Routing
 from roadworthy.gateway.http.server import Server
+from roadworthy.gateway.http.turns import Turns
 from roadworthy.gateway.link import AgentLink
 from roadworthy.gateway.readers.pool import Readers
 from roadworthy.runtime.layers.rules import Rules
@@ -58,6 +59,8 @@ _LOOK_AGAIN_S = 0.02
 _YIELD_S = 5.0
 HEARTBEAT_S = 1.0
 _GC_THRESHOLDS = (50_000, 20, 100)
+_SWITCH_INTERVAL_S = 0.001
+"""How long another thread may keep the interpreter while the event loop waits for it."""
 
 
 _TIMEOUTS = ClientTimeouts()
@@ -140,7 +143,7 @@ class Worker:
         log_access = self._log_access if start.access_log else None
         self._readers = Readers(self._loop)
         instruments = Instruments(metrics, self._recorder, self._log_fault, log_access, lambda: self._pressure.refuse)
-        routing = Routing(instruments, self._readers, self._serving.readiness)
+        routing = Routing(instruments, self._readers, Turns(self._loop), self._serving.readiness)
         self._shared = self._shared_cache(start)
         folder = Path(start.folder)
         self._rules = Rules(folder)
@@ -387,6 +390,7 @@ def serve(start: WorkerStart, load: Loader, place: Place | None = None) -> int:
     """
     metrics = open_worker_metrics(Path(start.slab), start.slot)
     gc.set_threshold(*_GC_THRESHOLDS)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
     async def work() -> int:
         return await Worker(start, metrics, load, place).run()

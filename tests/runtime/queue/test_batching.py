@@ -75,25 +75,50 @@ def test_requests_of_one_moment_run_once(doubler: Any, rows: Any, concurrent: bo
     assert len(model.runs) == 1
 
 
-def test_g6_two_long_runs_are_not_in_one_turn(doubler: Any, rows: Any) -> None:
-    """Between them the event loop does its other work."""
-    model = doubler()
-    seen: list[int] = []
+def test_g6_long_runs_do_not_hold_the_loop(doubler: Any, rows: Any) -> None:
+    """They happen on one thread kept for them, one at a time; short requests are answered meanwhile, on the loop."""
+    gate = threading.Event()
+    model = doubler(hook=lambda values: gate.wait(DEADLINE_S) and None if len(values) > 1_024 else None)
 
     async def scene(batcher: Batcher) -> list[Any]:
-        loop = asyncio.get_running_loop()
+        long = [Waiting() for _ in range(3)]
+        for request, size in zip(long, (2_000, 3_000, 4_000), strict=True):
+            batcher.submit(rows(*range(size)), request)
+        await soon(lambda: model.runs, "the first one runs")
+        assert (batcher.waiting, batcher.busy_since is None) == (2, False)
+        assert await answers(batcher, [rows(1), rows(2)]) == [[2.0], [4.0]]
+        assert model.runs == [2_000, 2]
+        long[1].drop()
+        gate.set()
+        found = [(await long[number].outcome).batch().rows for number in (0, 2)]
+        assert (batcher.waiting, batcher.busy_since) == (0, None)
+        return found
 
-        def look() -> None:
-            seen.append(len(model.runs))
-            if len(seen) < 10:
-                loop.call_soon(look)
+    assert run(model, scene) == [2_000, 4_000]
+    assert model.runs == [2_000, 2, 4_000]
+    assert len(model.threads) == 2
+    eventually(lambda: model.closed == 1, "the model is given back once")
 
-        loop.call_soon(look)
-        return await answers(batcher, [rows(*range(2_000)), rows(*range(3_000)), rows(1)])
 
-    found = run(model, scene)
-    assert [len(answer) for answer in found] == [2_000, 3_000, 1]
-    assert {1, 2} <= set(seen)
+def test_g6_a_long_request_has_its_deadline(doubler: Any, rows: Any) -> None:
+    """Waiting or running, it is told at its deadline; barred ones are refused."""
+    gate = threading.Event()
+    model = doubler(hook=lambda _: gate.wait(DEADLINE_S) and None)
+
+    async def scene(batcher: Batcher) -> None:
+        running, waiting = submit(batcher, rows(*range(2_000)), 0.2), submit(batcher, rows(*range(3_000)), 0.1)
+        for late in (running, waiting):
+            with pytest.raises(DeadlineExceeded):
+                await late
+        barred = submit(batcher, rows(*range(4_000)))
+        batcher.bar(lambda: ModelFault("no"))
+        with pytest.raises(ModelFault):
+            await barred
+        gate.set()
+        await soon(lambda: batcher.busy_since is None, "the run ended")
+
+    run(model, scene)
+    assert model.runs == [2_000]
 
 
 def test_runs_are_bounded(doubler: Any, rows: Any) -> None:

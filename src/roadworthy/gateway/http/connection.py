@@ -532,9 +532,9 @@ class Connection(HttpToolsProtocol):
 
     def give_up(self, error: RoadworthyError) -> int:
         """Answer all open predictions with `error`, because the worker must stop now; returns how many there were."""
-        calls = [each for each in self._pending if isinstance(each, HttpPrediction) and not each.done]
+        calls = [each for each in self._pending if isinstance(each, HttpPrediction) and each.reply is None]
         for call in calls:
-            call.settle(error)
+            call.give_up(error)
         return len(calls)
 
     def refuse(self, fault: Unreadable) -> None:

@@ -4,13 +4,21 @@ settle the prediction, which answers through its connection. The steps that ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Protocol
 
-from roadworthy.codecs.codec import BoundProtocol, Chooser, Decoded
-from roadworthy.codecs.compression import INLINE_BYTES, LEAST_ANSWER_BYTES, compress, decompress, is_compressed
+from roadworthy.codecs.codec import BoundProtocol, Chooser, Decoded, Encoded, Writing
+from roadworthy.codecs.compression import (
+    INLINE_BYTES,
+    LEAST_ANSWER_BYTES,
+    STEP_BYTES,
+    compress,
+    decompress,
+    is_compressed,
+)
 from roadworthy.codecs.reading.bounds import NeedsReader
+from roadworthy.codecs.steps import at_once
 from roadworthy.foundation.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -21,6 +29,7 @@ from roadworthy.foundation.errors import (
 )
 from roadworthy.gateway.http.messages import Reply, check_body
 from roadworthy.gateway.http.problems import as_error, problem
+from roadworthy.gateway.http.turns import Turns
 from roadworthy.gateway.readers.pool import Read, Work
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.serving.endpoint import Endpoint
@@ -28,7 +37,10 @@ from roadworthy.serving.pipeline import Instruments, Pipeline, Prediction
 from roadworthy.serving.variant import Variant
 
 _MOST_COMPRESSED_BYTES = 4 << 20
-"""Compressing takes the event loop's time: about 3 ms a megabyte."""
+"""Compressing takes the worker's time: up to 13 ms a megabyte."""
+_OWN_TURN_BYTES = 64 << 10
+"""Reading a longer body takes up to 5 ms. It has an iteration of the event loop for itself, so that a few of them that arrive
+together do not hold the loop for as long as all of them take."""
 TIMEOUT_HEADER = b"request-timeout-ms"
 """The caller's own timeout, in milliseconds; it can only shorten the endpoint's."""
 
@@ -50,6 +62,7 @@ class HttpPrediction(Prediction):
 
     Attributes:
         reply: None until the prediction is answered. last: whether the connection closes after the reply.
+        writing: the steps that write its long answer; None before and after.
     """
 
     __slots__ = (
@@ -62,6 +75,7 @@ class HttpPrediction(Prediction):
         "predict",
         "protocol",
         "reply",
+        "writing",
     )  # fmt: skip
 
     headers: dict[bytes, bytes]
@@ -77,6 +91,7 @@ class HttpPrediction(Prediction):
         self.outputs: bytes | None = None
         self.protocol: BoundProtocol = predict.unchosen
         self.reply: Reply | None = None
+        self.writing: Generator[None, None, Reply] | None = None
 
     def settled(self, outcome: Outcome) -> None:
         """Answer the request."""
@@ -84,9 +99,23 @@ class HttpPrediction(Prediction):
 
     def drop(self) -> None:
         """The caller is gone: release what the request holds, and count it."""
-        if not self.done:
+        if not self.done or self.stop_writing():
             self.done = True
             self.predict.abandon(self)
+
+    def give_up(self, error: RoadworthyError) -> None:
+        """Answer with this error, also if the answer is being written."""
+        if self.stop_writing():
+            self.predict.finish(self, error)
+        else:
+            self.settle(error)
+
+    def stop_writing(self) -> bool:
+        """Whether an answer was being written; it no longer is."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.close()
+        return writing is not None
 
 
 class Predict(Pipeline):
@@ -103,12 +132,14 @@ class Predict(Pipeline):
         protocol: Chooser,
         instruments: Instruments,
         offload: Offload,
+        turns: Turns,
         variant: Variant | None = None,
     ) -> None:
         super().__init__(endpoint, instruments, variant)
         self._protocol = protocol
         self.unchosen = protocol.unchosen
         self._offload = offload
+        self._turns = turns
         self.max_body_bytes = endpoint.entry.policy.max_body_bytes
 
     def open(self, call: HttpPrediction) -> None:
@@ -147,15 +178,31 @@ class Predict(Pipeline):
                 self._offload(
                     call, len(body), partial(self._decompress_and_read, call, body), partial(self._decoded, call)
                 )
-                return
-            try:
-                decoded = _decode(call, body, self.max_body_bytes)
-            except NeedsReader:
-                self._offload(call, len(call.body), partial(self._read_in_process, call), partial(self._decoded, call))
+            elif len(body) > _OWN_TURN_BYTES:
+                self._turns(self._read_in_turn(call, body), partial(self._decoded, call))
             else:
-                call.decoded = decoded
+                call.decoded = decoded = _decode(call, body, self.max_body_bytes)
                 self.forward(call, decoded.batch)
+        except NeedsReader:
+            self._leave_to_reader(call)
         except Exception as error:  # noqa: BLE001 - the edge of a prediction: any fault ends this request alone
+            call.settle(as_error(self.noted(call, error)))
+
+    def _read_in_turn(self, call: HttpPrediction, body: bytes) -> Generator[None, None, Decoded | None]:
+        """The steps that read a long body: wait for an iteration of the loop, and read it there. None if a reader reads it."""
+        yield
+        if not call.done:
+            try:
+                return _decode(call, body, self.max_body_bytes)
+            except NeedsReader:
+                self._leave_to_reader(call)
+        return None
+
+    def _leave_to_reader(self, call: HttpPrediction) -> None:
+        """Have a reader process read the body."""
+        try:
+            self._offload(call, len(call.body), partial(self._read_in_process, call), partial(self._decoded, call))
+        except Exception as error:  # noqa: BLE001 - as in `run`
             call.settle(as_error(self.noted(call, error)))
 
     def _decompress_and_read(self, call: HttpPrediction, body: bytes, read: Read) -> Decoded | Exception:
@@ -176,9 +223,9 @@ class Predict(Pipeline):
         except Exception as error:  # noqa: BLE001 - returned to the event loop too
             return error
 
-    def _decoded(self, call: HttpPrediction, result: Decoded | Exception) -> None:
-        """Continue where `run` stopped, unless the request is already settled."""
-        if call.done:
+    def _decoded(self, call: HttpPrediction, result: Decoded | Exception | None) -> None:
+        """Continue where `run` stopped, unless the request is already settled, or its body is still to be read."""
+        if call.done or result is None:
             return
         if isinstance(result, Exception):
             call.settle(as_error(self.noted(call, result)))
@@ -190,10 +237,23 @@ class Predict(Pipeline):
             call.settle(as_error(self.noted(call, error)))
 
     def finish(self, call: HttpPrediction, outcome: Outcome) -> None:
-        """Encode the answer or the error; count, record and send it. Every opened prediction ends here or in `abandon`."""
+        """Encode the answer or the error; count, record and send it. A long answer is written in steps, while others are served.
+        Every opened prediction ends here, in `_written`, or in `abandon`."""
         if isinstance(outcome, Answer):
             try:
-                reply = self._encode(call, outcome)
+                decoded, variant = call.decoded, call.variant
+                if decoded is None or variant is None:
+                    raise ValueError("an answer came for a request that was not submitted")
+                if isinstance(outcome.by, Variant):
+                    variant = call.by = outcome.by
+                encoded = call.protocol.encode(outcome, decoded, variant.number)
+                if not isinstance(encoded, Encoded) or len(encoded.body) > STEP_BYTES:
+                    call.writing = self._write(call, outcome, encoded)
+                    self._turns(call.writing, partial(self._written, call, outcome))
+                    return
+                reply = self._complete(call, outcome, encoded)
+                if len(encoded.body) >= LEAST_ANSWER_BYTES:
+                    at_once(self._compress(call, reply))
             except Exception as error:  # noqa: BLE001 - as in `run`
                 reply = self._refuse(call, as_error(self.noted(call, error)))
         else:
@@ -204,33 +264,51 @@ class Predict(Pipeline):
         self._end(call, reply)
         call.exchange.answer(call, reply)
 
+    def _write(self, call: HttpPrediction, answer: Answer, encoded: Encoded | Writing) -> Generator[None, None, Reply]:
+        """The steps that write a long answer, and compress it."""
+        if not isinstance(encoded, Encoded):
+            encoded = yield from encoded
+        reply = self._complete(call, answer, encoded)
+        yield from self._compress(call, reply)
+        return reply
+
+    def _written(self, call: HttpPrediction, answer: Answer, result: Reply | Exception) -> None:
+        """Continue where `finish` stopped, unless the answer is no longer wanted."""
+        if call.writing is None:
+            return
+        call.writing = None
+        if isinstance(result, Exception):
+            result = self._refuse(call, as_error(self.noted(call, result)))
+        let_go(answer.instead_of)
+        self._end(call, result)
+        call.exchange.answer(call, result)
+
     def abandon(self, call: HttpPrediction) -> None:
         """End a prediction whose caller is gone."""
         call.code = "client-gone"
         self._end(call, Reply(499, b""))
 
-    def _encode(self, call: HttpPrediction, answer: Answer) -> Reply:
-        decoded, variant = call.decoded, call.variant
-        if decoded is None or variant is None:
-            raise ValueError("an answer came for a request that was not submitted")
-        if isinstance(answer.by, Variant):
-            variant = call.by = answer.by
-        encoded = call.protocol.encode(answer, decoded, variant.number)
+    def _complete(self, call: HttpPrediction, answer: Answer, encoded: Encoded) -> Reply:
+        """The reply with an encoded answer."""
         call.output_json_bytes, call.form = encoded.json_bytes, encoded.form
         call.source = answer.source
         if answer.instead_of is not None:  # hidden from the caller, but not from the log and the version's counts
             call.failed = answer.instead_of.code
             self.noted(call, answer.instead_of)
-        reply = Reply(200, encoded.body, encoded.headers, variant.head)
+        variant, decoded = call.by or call.variant, call.decoded
+        reply = Reply(200, encoded.body, encoded.headers, b"" if variant is None else variant.head)
         if answer.notes:
             reply.headers = [*reply.headers, *answer.notes]
-        if LEAST_ANSWER_BYTES <= len(encoded.body) <= _MOST_COMPRESSED_BYTES:
-            call.outputs = encoded.body
-            reply.body, more = compress(encoded.body, call.headers.get(b"accept-encoding"))
-            reply.headers = [*reply.headers, *more]
-        if decoded.ignored:
+        if decoded is not None and decoded.ignored:
             reply.headers = [*reply.headers, (b"roadworthy-ignored-columns", b"%d" % decoded.ignored)]
         return reply
+
+    def _compress(self, call: HttpPrediction, reply: Reply) -> Generator[None, None, None]:
+        """Compress the body if the caller accepts that; the record has it uncompressed."""
+        if LEAST_ANSWER_BYTES <= len(reply.body) <= _MOST_COMPRESSED_BYTES:
+            call.outputs = reply.body
+            reply.body, more = yield from compress(reply.body, call.headers.get(b"accept-encoding"))
+            reply.headers = [*reply.headers, *more]
 
     def _refuse(self, call: HttpPrediction, error: RoadworthyError) -> Reply:
         call.code = error.code

@@ -20,6 +20,7 @@ from roadworthy.gateway.http.head_cache import HeadCache
 from roadworthy.gateway.http.health import health_document, probe_routes
 from roadworthy.gateway.http.messages import Handler, Receive, Reply, Request, endpoint_not_ready, not_ready
 from roadworthy.gateway.http.predict import Offload, Predict
+from roadworthy.gateway.http.turns import Turns
 from roadworthy.gateway.http.wire import lines
 from roadworthy.runtime.manager import Version
 from roadworthy.serving.admission import Admission, Keys
@@ -37,7 +38,7 @@ class Routing:
     """Builds the table of routes, and the error for a path outside of it.
 
     Args:
-        instruments, offload: passed to every prediction.
+        instruments, offload, turns: passed to every prediction.
         readiness: for the probes.
 
     Attributes:
@@ -46,9 +47,12 @@ class Routing:
         health: of this process, for /healthz; None until the worker has set it.
     """
 
-    def __init__(self, instruments: Instruments, offload: Offload, readiness: Callable[[], Readiness]) -> None:
+    def __init__(
+        self, instruments: Instruments, offload: Offload, turns: Turns, readiness: Callable[[], Readiness]
+    ) -> None:
         self._instruments = instruments
         self._offload = offload
+        self._turns = turns
         self._readiness = readiness
         self._probes = probe_routes(readiness)
         self._keys: Keys | None = None
@@ -172,14 +176,16 @@ class Routing:
     def _predictions(self, endpoint: Endpoint) -> dict[bytes, Predict]:
         name = endpoint.name.encode("ascii")
         _, codecs = self._codecs[endpoint.name]
-        predict = Predict(endpoint, codecs.formats, self._instruments, self._offload)
+        predict = Predict(endpoint, codecs.formats, self._instruments, self._offload, self._turns)
         found = {b"/v1/models/%b%bpredict" % (name, colon): predict for colon in _COLONS}
         found[b"/v2/models/%b/infer" % name] = Predict(
-            endpoint, codecs.open_inference, self._instruments, self._offload
+            endpoint, codecs.open_inference, self._instruments, self._offload, self._turns
         )
         for variant in endpoint.split.variants:
             path = b"/v2/models/%b/versions/%d/infer" % (name, variant.number)
-            found[path] = Predict(endpoint, codecs.open_inference, self._instruments, self._offload, variant)
+            found[path] = Predict(
+                endpoint, codecs.open_inference, self._instruments, self._offload, self._turns, variant
+            )
         return found
 
 

@@ -24,7 +24,7 @@ from roadworthy.gateway.readers import jobs
 from roadworthy.schema.signature import Signature
 
 _PR_SET_PDEATHSIG = 1
-_NICE = 5
+_NICE = 10
 """On a busy machine the workers come first, so that a large body delays only its own sender."""
 
 

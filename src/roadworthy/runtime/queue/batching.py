@@ -2,6 +2,8 @@
 
 Unless the endpoint asks for it, no request waits only to be joined: a run starts at the end of the event loop's current
 iteration, or, for a model with its own thread, when that thread is free. Requests that have arrived by then run together.
+
+A long request does not run on the event loop, which it would hold: it has a queue and a thread, kept for such requests.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from roadworthy.runtime.runners.runner import Runner
 from roadworthy.schema.batch import Batch
 
 MAX_JOINED_ROWS = 1_024
-"""Requests are joined up to this many rows; a single request with more rows runs alone."""
+"""Requests are joined up to this many rows; a single request with more rows runs alone, and never on the event loop."""
 
 Result = Answer | ModelFault
 
@@ -31,25 +33,37 @@ Result = Answer | ModelFault
 class Batcher:
     """A `Submitter` over one runner. Event loop only.
 
+    Args:
+        runner: executes the batches.
+        loop: the event loop.
+        batching: how requests are joined.
+        threaded: whether runs happen on a thread even if the runner is concurrent.
+
     Attributes:
-        busy_since: when the current run began, seconds on the monotonic clock; None when no run is under way. It shows a run that
-            never ends, whatever its thread does.
         times: the times of runs.
     """
 
-    def __init__(self, runner: Runner, loop: asyncio.AbstractEventLoop, batching: Batching | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        loop: asyncio.AbstractEventLoop,
+        batching: Batching | None = None,
+        *,
+        threaded: bool = False,
+    ) -> None:
         self._runner = runner
         self._loop = loop
         self._batching = batching or Batching()
         self._running: list[Member] = []
         self._scheduled: asyncio.Handle | None = None
-        self._thread = None if runner.concurrent else ModelThread(loop)
+        self._thread = ModelThread(loop) if threaded or not runner.concurrent else None
+        self._long: Batcher | None = None
         sizer = BatchSizer(self._batching.max_rows, MAX_JOINED_ROWS)
         self._queue = RequestQueue(loop, sizer, None if self._thread is None else self._running_requests)
         self._may_go_alone = self._thread is None and self._batching.max_wait_ms <= 0
         self._alone = False
         self._went_alone = 0
-        self.busy_since: float | None = None
+        self._busy_since: float | None = None
         self.times = RunTimes()
 
     def __repr__(self) -> str:
@@ -59,7 +73,13 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Requests that have not begun to run."""
-        return len(self._queue)
+        return len(self._queue) + (0 if self._long is None else self._long.waiting)
+
+    @property
+    def busy_since(self) -> float | None:
+        """When the current run on a thread began, seconds on the monotonic clock; None when no run is under way. It shows a run
+        that never ends, whatever its thread does."""
+        return self._busy_since if self._long is None else self._long.busy_since
 
     def configure(self, batching: Batching) -> None:
         """Use other settings from the next run on."""
@@ -68,6 +88,8 @@ class Batcher:
             self._queue.sizer = BatchSizer(batching.max_rows, MAX_JOINED_ROWS)
             self._may_go_alone = self._thread is None and batching.max_wait_ms <= 0
             self._alone = False
+            if self._long is not None:
+                self._long.configure(batching)
 
     def submit(self, batch: Batch, request: PendingRequest) -> None:
         """Answer `batch`, together with the other waiting requests.
@@ -75,6 +97,9 @@ class Batcher:
         The request is settled with ModelFault when the model fails, and with DeadlineExceeded when its deadline passes first. A
         request that still waits then, or that is done, never runs.
         """
+        if batch.rows > MAX_JOINED_ROWS and self._thread is None:
+            self._long_runs().submit(batch, request)
+            return
         if self._alone and self._scheduled is None and request.deadline > time.monotonic():
             # Lately requests came one at a time, so this one does not wait to see whether another comes. If one comes, the next
             # round finds it waiting, and from then on requests are joined again.
@@ -98,14 +123,25 @@ class Batcher:
         """Refuse all waiting requests with errors of `make`; the caller submits no further ones. None refuses no request."""
         if make is not None:
             self._queue.refuse(make)
+            if self._long is not None:
+                self._long.bar(make)
 
     def close(self) -> None:
         """Stop; the caller has made sure that no request waits. The runner is closed after its last run."""
         self._queue.close()
-        if self._thread is None:
-            self._runner.close()
-        else:
+        if self._thread is not None:
             self._thread.close(self._runner.close)
+        elif self._long is not None:
+            self._long.close()
+        else:
+            self._runner.close()
+
+    def _long_runs(self) -> Batcher:
+        """The queue and the thread of long requests; begun with the first one."""
+        if self._long is None:
+            self._long = Batcher(self._runner, self._loop, self._batching, threaded=True)
+            self._long.times = self.times
+        return self._long
 
     def _running_requests(self) -> list[PendingRequest]:
         return [request for _, request in self._running]
@@ -121,10 +157,6 @@ class Batcher:
             group = self._queue.next_group()
             if group:
                 self._run(group)
-                if group[0][0].rows > MAX_JOINED_ROWS and len(self._queue):
-                    # One long run per round: requests that arrived meanwhile run before the next one.
-                    self._scheduled = self._loop.call_soon(self._run_waiting)
-                    return
 
     def _run(self, group: list[Member]) -> None:
         begun = time.perf_counter()
@@ -138,13 +170,13 @@ class Batcher:
         while len(self._queue) and not self._running:
             group = self._running = self._queue.next_group()
             if group:
-                self.busy_since = time.monotonic()
+                self._busy_since = time.monotonic()
                 batches = [batch for batch, _ in group]
                 thread.call(partial(_timed, self._runner, batches), self._ran)
 
     def _ran(self, outcome: tuple[list[Result], float]) -> None:
         group, self._running = self._running, []
-        self.busy_since = None
+        self._busy_since = None
         results, seconds = outcome
         self._queue.sizer.ran(sum([batch.rows for batch, _ in group]), seconds)
         self.times.ran(seconds, len(group))

@@ -49,7 +49,8 @@ class Runner(Protocol):
 
     @property
     def concurrent(self) -> bool:
-        """True: call `run` on the event loop's own thread. False: on one thread kept for this version."""
+        """True: call `run` on the event loop's own thread, and meanwhile on another one for long requests. False: on one thread
+        kept for this version."""
         ...
 
     def run(self, batch: Batch) -> Batch:

@@ -69,9 +69,10 @@ class Example:
 
 
 class Examples:
-    """The examples of one package, in rotation."""
+    """The examples of one package, in rotation. `codec`, which takes milliseconds to make, reads and writes their bodies."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    def __init__(self, codec: ProbeCodec, examples: Sequence[Example]) -> None:
+        self.codec = codec
         self._examples = examples
         self._next = 0
 
@@ -106,7 +107,7 @@ def read_examples(folder: Path, digest: str, codec_of: CodecOf) -> Examples:
     chosen = sorted({inputs.rows * number // MOST_EXAMPLES for number in range(MOST_EXAMPLES)})
     rows = [(inputs.slice(row, row + 1), expected.slice(row, row + 1)) for row in chosen]
     codec = codec_of(package.signature)
-    return Examples([Example(sent, answer, tolerance, _body(codec, sent)) for sent, answer in rows])
+    return Examples(codec, [Example(sent, answer, tolerance, _body(codec, sent)) for sent, answer in rows])
 
 
 def _body(codec: ProbeCodec, row: Batch) -> bytes | None:

@@ -181,14 +181,13 @@ class GoldenProbes:
             version.leases.take()
         except RoadworthyError:
             return UNKNOWN, 0.0, "the version is being unloaded"
-        codec = self._codec_of(version.signature)
         try:
-            outcome = await _send(version, codec, example, request)
+            outcome = await _send(version, examples.codec, example, request)
             seconds = time.monotonic() - begun
             if isinstance(outcome, Answer):
                 difference = example.difference(outcome)
                 if difference is None:
-                    codec.write(outcome, subject.number)  # raises when the answer has no exact form
+                    examples.codec.write(outcome, subject.number)  # raises when the answer has no exact form
                     return OK, seconds, None
                 return WRONG_ANSWERS, seconds, difference
         except Exception as error:  # noqa: BLE001 - any exception on the version's path is a finding of the probe

@@ -1,0 +1,342 @@
+"""G6: long answers are written in steps between which the event loop serves others. The bytes are the same, and nothing of a
+request is lost, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.load.raw import connected, request
+from roadworthy.codecs import steps
+from roadworthy.codecs.codec import Decoded, Encoded
+from roadworthy.codecs.compression import STEP_BYTES, compress, decompress
+from roadworthy.codecs.formats import bind_codecs
+from roadworthy.codecs.open_inference import OpenInference
+from roadworthy.codecs.predict_json import PredictJson
+from roadworthy.codecs.steps import at_once, is_long, row_parts, written
+from roadworthy.contract.policy import Policy
+from roadworthy.foundation.errors import ModelFault, RoadworthyError
+from roadworthy.gateway.http.messages import Reply
+from roadworthy.gateway.http.predict import HttpPrediction, Predict, stopping
+from roadworthy.gateway.http.turns import Turns
+from roadworthy.runtime.lease import Leases
+from roadworthy.runtime.pending import Answer, PendingRequest
+from roadworthy.schema.batch import Batch, Block, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Container, Field, Signature
+from roadworthy.serving.pipeline import Instruments
+from tests.schema.conftest import _batches
+from tests.waiting import soon
+
+ROWS = 20_000
+SIGNATURE = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),), Container.ARRAY)
+KINDS = ("json", "text/csv", "application/vnd.apache.arrow.stream", "v2", "v2-binary")
+
+
+def numbers(rows: int, first: float = 0.0) -> Batch:
+    """Rows of one output."""
+    return Batch(Layout(SIGNATURE.outputs), rows, (Block(np.arange(first, first + rows).reshape(-1, 1)),))
+
+
+def encoded(kind: str, batch: Batch, start: int, stop: int) -> tuple[Encoded, bool]:
+    """The answer with these rows of a run in that form, and whether it was written in steps."""
+    fields = batch.layout.fields
+    codecs = bind_codecs("e", Signature(fields, fields), Policy())
+    answer = Answer(batch, start, stop)
+    found: Any
+    if kind.startswith("v2"):
+        reply = _reply(codecs.open_inference, binary=kind == "v2-binary")
+        found = codecs.open_inference.encode(answer, Decoded(batch, reply=reply), 3)
+    else:
+        headers = {b"content-type": b"application/json"} | ({} if kind == "json" else {b"accept": kind.encode()})
+        protocol = codecs.formats.choose(headers)
+        decoded = Decoded(batch)
+        protocol.resume(headers, decoded, b"")
+        found = protocol.encode(answer, decoded, 3)
+    return written(found), not isinstance(found, Encoded)
+
+
+def _reply(protocol: OpenInference, *, binary: bool) -> Any:
+    decoded = Decoded(numbers(1))
+    note = {"id": "a", "outputs": [[each.name, binary] for each in protocol.layout.fields]}
+    protocol.resume({}, decoded, json.dumps(note).encode())
+    return decoded.reply
+
+
+@settings(max_examples=60, deadline=None)
+@given(_batches(), st.integers(1, 3), st.sampled_from(KINDS), st.data())
+def test_g6_steps_write_the_same_bytes(batch: Batch, most: int, kind: str, data: st.DataObject) -> None:
+    """In every form, with texts, nested values, times, tensors and nulls; for a whole run and for a part of it."""
+    start = data.draw(st.integers(0, batch.rows - 1))
+    stop = data.draw(st.integers(start + 1, batch.rows))
+    whole, in_steps = encoded(kind, batch, start, stop)
+    assert not in_steps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "STEP_VALUES", most)
+        parts, in_steps = encoded(kind, batch, start, stop)
+    own = sum(block.values[start:stop].size for block in batch.blocks)
+    assert in_steps == (own > most and "arrow" not in kind)
+    assert (parts.body, parts.headers, parts.json_bytes, parts.form) == (
+        whole.body, whole.headers, whole.json_bytes, whole.form,
+    )  # fmt: skip
+
+
+def test_g6_a_step_is_bounded() -> None:
+    """No part has more values than a step may write, and the parts are all rows in order."""
+    batch = numbers(ROWS)
+    assert is_long(batch)
+    parts = list(row_parts(batch))
+    assert max(part.rows for part in parts) <= steps.STEP_VALUES
+    assert np.array_equal(np.concatenate([part.blocks[0].values for part in parts]), batch.blocks[0].values)
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"zstd"])
+def test_g6_a_long_answer_is_compressed_in_steps(coding: bytes) -> None:
+    """One step for each part of the body; equal bodies give equal bytes."""
+    body = json.dumps(np.random.default_rng(0).normal(size=30_000).tolist()).encode()
+    taken = 0
+    job = compress(body, coding)
+    while True:
+        try:
+            next(job)
+        except StopIteration as end:
+            small, headers = end.value
+            break
+        taken += 1
+    assert taken == (len(body) - 1) // STEP_BYTES
+    assert (b"content-encoding", coding) in headers
+    assert decompress(small, coding, len(body)) == body
+    assert at_once(compress(body, coding))[0] == small
+
+
+def test_g6_jobs_take_turns() -> None:
+    """One step of one job in an iteration of the loop; results and exceptions arrive, and a closed job ends."""
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        turns, done = Turns(loop), dict[str, Any]()
+        log: list[str] = []
+
+        def job(name: str, steps: int) -> Generator[None, None, str]:
+            for _ in range(steps):
+                log.append(name)
+                yield
+            if name == "c":
+                raise ValueError(name)
+            return name
+
+        closed = job("d", 100)
+        for name, each in (("a", job("a", 3)), ("b", job("b", 5)), ("c", job("c", 1)), ("d", closed)):
+            turns(each, partial(done.__setitem__, name))
+        iterations: list[int] = []
+        while len(turns):
+            before = len(log)
+            await asyncio.sleep(0)
+            iterations.append(len(log) - before)
+            if len(iterations) == 6:
+                closed.close()
+        assert max(iterations) == 1
+        assert log[:8] == ["a", "b", "c", "d", "a", "b", "a", "b"]
+        assert (done["a"], done["b"], str(done["c"]), done["d"]) == ("a", "b", "c", None)
+        log.clear()
+        turns(job("e", 1), lambda _: turns(job("f", 3), partial(done.__setitem__, "f")))
+        iterations = []
+        while "f" not in done:
+            before = len(log)
+            await asyncio.sleep(0)
+            iterations.append(len(log) - before)
+        assert (max(iterations), log) == (1, ["e", "f", "f", "f"])
+
+    asyncio.run(scene())
+
+
+# --- a prediction
+
+
+@dataclass
+class Edge:
+    """One endpoint whose version answers by `settle`, and the traces of its predictions."""
+
+    leases: Leases = field(default_factory=Leases)
+    waiting: list[tuple[Batch, PendingRequest]] = field(default_factory=list)
+    replies: list[tuple[HttpPrediction, Reply]] = field(default_factory=list)
+    records: list[tuple[Any, tuple[Any, ...]]] = field(default_factory=list)
+    codes: list[str] = field(default_factory=list)
+    inside: int = 0
+    in_flight: int = 0
+
+    def __post_init__(self) -> None:
+        self.turns = Turns(asyncio.get_running_loop())
+        cells = SimpleNamespace(
+            in_flight=SimpleNamespace(add=self._fly), observe=lambda code, *_: self.codes.append(code)
+        )
+        version = SimpleNamespace(leases=self.leases, digest="d", runtime="r")
+        variant = SimpleNamespace(
+            version=version,
+            model="m",
+            number=1,
+            metrics=cells,
+            head=b"",
+            submit=lambda *what: self.waiting.append(what),
+        )
+        endpoint: Any = SimpleNamespace(
+            entry=SimpleNamespace(name="e", generation=1, policy=Policy()),
+            admission=SimpleNamespace(
+                identify=lambda _: "", enter=partial(self._count, 1), leave=partial(self._count, -1)
+            ),
+            assignment=None,
+            split=SimpleNamespace(choose=lambda _: variant),
+        )
+        recorder: Any = SimpleNamespace(append=lambda kind, row: self.records.append((kind, row)))
+        instruments = Instruments(SimpleNamespace(refused=lambda *_: None), recorder, lambda *_: None)  # type: ignore[arg-type]  # counts nothing
+        chooser: Any = SimpleNamespace(unchosen=PredictJson(SIGNATURE, Policy()), choose=lambda _: chooser.unchosen)
+        self.predict = Predict(endpoint, chooser, instruments, lambda *_: None, self.turns)
+
+    def _fly(self, by: int) -> None:
+        self.in_flight += by
+
+    def _count(self, by: int, _call: object) -> None:
+        self.inside += by
+
+    def answer(self, call: HttpPrediction, reply: Reply) -> None:
+        """What a connection does."""
+        call.reply = reply
+        self.replies.append((call, reply))
+
+    def begin(self, name: str = "a") -> HttpPrediction:
+        """A request whose rows wait for the model."""
+        call = HttpPrediction(self.predict, self, {b"content-type": b"application/json"}, (name, name))
+        self.predict.open(call)
+        self.predict.run(call, b'{"instances":[1]}')
+        return call
+
+    def settle(self, outcome: Any) -> None:
+        """Settle the request that waits longest."""
+        self.waiting.pop(0)[1].settle(outcome)
+
+    def rest(self) -> tuple[int, ...]:
+        """What requests hold: nothing, once all have ended."""
+        return self.leases.held, self.inside, self.in_flight, len(self.turns)
+
+
+def play(scene: Callable[[Edge], Any]) -> None:
+    """Run a scene with an edge."""
+
+    async def run() -> None:
+        async with asyncio.timeout(60):
+            await scene(Edge())
+
+    asyncio.run(run())
+
+
+def test_g6_a_long_answer_is_written_while_the_loop_goes_on() -> None:
+    """It takes an iteration of the loop for each of its steps; a short one that comes meanwhile is not kept waiting. Both are
+    complete, counted and recorded."""
+
+    async def scene(edge: Edge) -> None:
+        edge.begin("long")
+        edge.settle(Answer(numbers(ROWS), 0, ROWS))
+        assert edge.replies == []
+        await asyncio.sleep(0)
+        edge.begin("short")
+        edge.settle(Answer(numbers(1), 0, 1))
+        iterations = 1
+        while len(edge.replies) < 2:
+            await asyncio.sleep(0)
+            iterations += 1
+        assert iterations >= ROWS // steps.STEP_VALUES
+        (short, first), (long, second) = edge.replies
+        assert (short.id, json.loads(first.body)) == ("short", {"predictions": [0.0]})
+        assert (long.id, json.loads(second.body)) == ("long", {"predictions": list(range(ROWS))})
+        assert edge.codes == ["ok", "ok"]
+        assert [(kind.status, row[0], row[8]) for kind, row in edge.records] == [
+            (200, "short", first.body), (200, "long", second.body),
+        ]  # fmt: skip
+        assert edge.rest() == (0, 0, 0, 0)
+
+    play(scene)
+
+
+def test_g6_a_caller_that_leaves_meanwhile() -> None:
+    """The request releases what it holds at once, and is counted and recorded once."""
+
+    async def scene(edge: Edge) -> None:
+        call = edge.begin()
+        edge.settle(Answer(numbers(ROWS), 0, ROWS))
+        await asyncio.sleep(0)
+        assert edge.rest()[:3] == (1, 1, 1)
+        call.drop()
+        call.drop()
+        assert edge.rest()[:3] == (0, 0, 0)
+        await soon(lambda: not len(edge.turns), "no further step runs")
+        assert edge.codes == ["client-gone"]
+        assert [(kind.status, row[7]) for kind, row in edge.records] == [(499, b'{"instances":[1]}')]
+        assert edge.replies == []
+
+    play(scene)
+
+
+def test_g6_a_worker_that_must_stop_meanwhile() -> None:
+    """The request is answered with that error, once."""
+
+    async def scene(edge: Edge) -> None:
+        call = edge.begin()
+        edge.settle(Answer(numbers(ROWS), 0, ROWS))
+        await asyncio.sleep(0)
+        call.give_up(stopping())
+        await soon(lambda: not len(edge.turns), "no further step runs")
+        assert [(reply.status, json.loads(reply.body)["code"]) for _, reply in edge.replies] == [(503, "stopping")]
+        assert [row[8] for _, row in edge.records] == [edge.replies[0][1].body]
+        assert edge.rest() == (0, 0, 0, 0)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("error", [ModelFault("no exact form", code="no-form"), KeyError("y")])
+def test_g6_a_step_that_fails(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request is answered with an error, as if its answer had failed at once."""
+
+    def fail(*_: object) -> Generator[None, None, Encoded]:
+        yield
+        raise error
+
+    async def scene(edge: Edge) -> None:
+        call = edge.begin()
+        monkeypatch.setattr(call.protocol, "encode", fail)
+        edge.settle(Answer(numbers(1), 0, 1))
+        await soon(lambda: edge.replies, "it is answered")
+        ((_, reply),) = edge.replies
+        code = error.code if isinstance(error, RoadworthyError) else "internal"
+        assert (reply.status, json.loads(reply.body)["code"]) == (500, code)
+        assert edge.codes == [code]
+        assert edge.rest() == (0, 0, 0, 0)
+
+    play(scene)
+
+
+# --- through a worker
+
+
+def test_g6_pipelined_long_answers_keep_their_order(start_worker: Any, make_plan: Any) -> None:
+    """A short answer behind a long one waits for it, and both are whole."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    worker = start_worker(plan).wait_ready()
+    sizes = (9_000, 1, 8_000, 2)
+    bodies = [json.dumps({"instances": [[number, 0, 0] for number in range(rows)]}).encode() for rows in sizes]
+    with connected(worker.port) as connection:
+        connection.send(b"".join(request(b"/v1/models/sum:predict", body) for body in bodies))
+        found = [json.loads(connection.reply().body) for _ in bodies]
+        connection.send(request(b"/v1/models/sum:predict", bodies[1]))
+        assert json.loads(connection.reply().body) == {"predictions": [0]}
+    assert found == [{"predictions": list(range(rows))} for rows in sizes]
