@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from roadworthy.cli import detach as detaching
 from roadworthy.cli.home import CONTROL, GATEWAY, LOCAL, SUPERVISOR, Context, Home, PlaneKeys
 from roadworthy.cli.launch import Launch, control_socket, gateway_listeners, gateway_sockets, probe, run, tell
-from roadworthy.cli.options import Options, Sets, command
+from roadworthy.cli.options import Options, command, option
 from roadworthy.cli.output import facts, quiet_children, say, show
 from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of, worker_limits
 from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavailable
@@ -44,91 +44,64 @@ _GET_ONE = (
 class BeginAnewOptions(Options):
     """Options of commands that may switch to another database."""
 
-    begin_anew: Annotated[
-        bool,
-        typer.Option(
-            "--begin-anew",
-            help="Accept a new or different control plane database, and drop the endpoints of the previous one.",
-        ),
-    ] = False
+    begin_anew: bool = option(
+        "--begin-anew",
+        "Accept a new or different control plane database, and drop the endpoints of the previous one.",
+        False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayOptions(Options):
     """Options of commands that run a gateway."""
 
-    host: Annotated[
-        str | None,
-        typer.Option("--host", help="Listen for predictions on this address (127.0.0.1)."),
-        Sets("gateway.host"),
-    ] = None
-    port: Annotated[
-        int | None, typer.Option("--port", help="Listen for predictions on this port (8080)."), Sets("gateway.port")
-    ] = None
-    metrics_port: Annotated[
-        int | None,
-        typer.Option("--metrics-port", help="Serve the metrics page on this port (8082)."),
-        Sets("gateway.metrics_port"),
-    ] = None
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="Run this many worker processes (usable cores, at most 4)."),
-        Sets("gateway.workers"),
-    ] = None
+    host: str | None = option("--host", "Listen for predictions on this address (127.0.0.1).", sets="gateway.host")
+    port: int | None = option("--port", "Listen for predictions on this port (8080).", sets="gateway.port")
+    metrics_port: int | None = option(
+        "--metrics-port", "Serve the metrics page on this port (8082).", sets="gateway.metrics_port"
+    )
+    workers: int | None = option(
+        "--workers", "Run this many worker processes (usable cores, at most 4).", sets="gateway.workers"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpOptions(GatewayOptions, BeginAnewOptions):
     """`up`."""
 
-    control_port: Annotated[
-        int | None,
-        typer.Option("--control-port", help="Run the control plane on this port (8081)."),
-        Sets("control.port"),
-    ] = None
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready, and leave it running.")] = (
-        False
+    control_port: int | None = option(
+        "--control-port", "Run the control plane on this port (8081).", sets="control.port"
     )
-    ready_fd: Annotated[int | None, typer.Option("--ready-fd", hidden=True)] = None
+    detach: bool = option("--detach -d", "Return when it is ready, and leave it running.", False)
+    ready_fd: int | None = option("--ready-fd", "", hidden=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayCommandOptions(GatewayOptions, BeginAnewOptions):
     """`gateway`."""
 
-    control_url: Annotated[
-        str | None,
-        typer.Option(
-            "--control-url", help="Follow the control plane at this address; without one, serve the snapshot on disk."
-        ),
-        Sets("client.control_url"),
-    ] = None
-    key_file: Annotated[
-        Path | None,
-        typer.Option("--key-file", help="Read a key of the role gateway from this file (or ROADWORTHY_KEY)."),
-    ] = None
-    name: Annotated[
-        str | None, typer.Option("--name", help="Report under this instance name."), Sets("gateway.name")
-    ] = None
+    control_url: str | None = option(
+        "--control-url",
+        "Follow the control plane at this address; without one, serve the snapshot on disk.",
+        sets="client.control_url",
+    )
+    key_file: Path | None = option("--key-file", "Read a key of the role gateway from this file (or ROADWORTHY_KEY).")
+    name: str | None = option("--name", "Report under this instance name.", sets="gateway.name")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlOptions(BeginAnewOptions):
     """`control`."""
 
-    host: Annotated[
-        str | None, typer.Option("--host", help="Listen on this address (127.0.0.1)."), Sets("control.host")
-    ] = None
-    port: Annotated[int | None, typer.Option("--port", help="Listen on this port (8081)."), Sets("control.port")] = None
+    host: str | None = option("--host", "Listen on this address (127.0.0.1).", sets="control.host")
+    port: int | None = option("--port", "Listen on this port (8081).", sets="control.port")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopOptions(Options):
     """`stop`."""
 
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Wait at most this long.", min=0)] = (
-        90.0
-    )
+    timeout: float = option("--timeout", "Wait at most this long.", 90.0, metavar="SECONDS", min=0)
 
 
 def up(options: UpOptions) -> None:
