@@ -307,6 +307,16 @@ class Client:
         """Revoke a key."""
         self._control.call("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}")
 
+    def audit(self, last: int = 100, subject: str | None = None) -> list[dict[str, Any]]:
+        """The newest `last` entries of the audit trail, at most 1,000: "at", "actor", "verb", "subject" and "detail".
+
+        Args:
+            subject: show only entries about this endpoint, version (`model:number`), webhook or key; None means all.
+        """
+        params = {"last": str(last)} if subject is None else {"last": str(last), "subject": subject}
+        items: list[dict[str, Any]] = self._get("/api/v1/audit", params)["items"]
+        return items
+
     def status(self) -> dict[str, Any]:
         """The state of the control plane, the gateways with their workers, and the endpoints."""
         return self._get("/api/v1/status")
