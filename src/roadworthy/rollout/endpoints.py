@@ -51,6 +51,10 @@ class Endpoint:
         fallbacks = [step.get("version") for step in steps if step.get("kind") == "version"]
         return tuple(dict.fromkeys(v for v in (self.current, self.previous, pending, *fallbacks) if v is not None))
 
+    def changed(self, now_us: int, actor: str, **what: Any) -> Endpoint:
+        """The endpoint after a change by `actor`, in the next generation."""
+        return replace(self, generation=self.generation + 1, changed_at_us=now_us, changed_by=actor, **what)
+
     def switched(self, version: str) -> Endpoint:
         """The endpoint after the switch to `version`."""
         before = self.current if self.current != version else self.previous
