@@ -7,7 +7,7 @@ import platform
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from roadworthy.cli.launch import Launch, control_socket, gateway_listeners, gat
 from roadworthy.cli.options import Options, command, option
 from roadworthy.cli.output import facts, quiet_children, say, show
 from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of, worker_limits
+from roadworthy.foundation.descendants import is_running
 from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavailable
 from roadworthy.settings import GATEWAY_URL, Settings
 from roadworthy.supervisor.listener import SharedListener
@@ -132,9 +133,11 @@ def up(options: UpOptions) -> None:
         served = home.snapshot()
         children.append(replace(_expecting(planned, home, options), needed=served is None or served[1] == 0))
         message = _message(urls, url_of(settings.gateway.metrics_host, sockets[1]))
-        announce = _announcer(
-            options.ready_fd, lambda: {**message, **settle_keys(home, keys, urls.control_url)}, as_json=options.json
-        )
+
+        def announce() -> None:
+            told = {**message, **settle_keys(home, keys, urls.control_url)}
+            tell(options.ready_fd, told) if options.ready_fd is not None else _announce(told, as_json=options.json)
+
         probes = (f"{urls.control_url}/readyz", f"{urls.gateway_url}/readyz")
         limits = worker_limits(settings)
         optional = {probes[0]: planned.name}
@@ -174,8 +177,11 @@ def gateway(options: GatewayCommandOptions) -> None:
         url = url_of(settings.gateway.host, sockets[0])
         message = {"gateway": url, "metrics": f"{url_of(settings.gateway.metrics_host, sockets[1])}/metrics"}
         children = gateway_children(plan, settings, quiet_children(settings))
-        announce = _announcer(None, lambda: message, as_json=options.json)
         doors = gateway_listeners(sockets, settings)
+
+        def announce() -> None:
+            _announce(message, as_json=options.json)
+
         run(Launch(children, plan.slab, [f"{url}/readyz"], announce, worker_limits(settings), doors=doors))
 
 
@@ -193,7 +199,10 @@ def control(options: ControlOptions) -> None:
         home.write_context(Context(url, known.gateway_url if known else GATEWAY_URL, keys.admin))
         plan = control_child(home.control, listener, settings, keys.bootstrap(), quiet_children(settings))
         plan = _expecting(plan, home, options)
-        announce = _announcer(None, lambda: {"control": url, **settle_keys(home, keys, url)}, as_json=options.json)
+
+        def announce() -> None:
+            _announce({"control": url, **settle_keys(home, keys, url)}, as_json=options.json)
+
         run(Launch([plan], None, [f"{url}/readyz"], announce, doors=[SharedListener(listener, None)]))
 
 
@@ -222,16 +231,8 @@ def _wait_until_gone(pids: set[int]) -> None:
     """Wait until the processes have ended, which is shortly after they release their locks. A process that its parent has not
     reaped yet stays, so the wait is bounded."""
     deadline = time.monotonic() + _GONE_S
-    while any(_exists(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(_STOP_STEP_S)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _key_between(key_file: Path | None, settings: Settings, home: Home) -> str | None:
@@ -312,18 +313,6 @@ def settle_keys(home: Home, keys: PlaneKeys, url: str) -> dict[str, object]:
     if keys.admin_new:
         home.forget_admin_key()
     return {"note": f"{_NONE_MADE if keys.admin_new else _NOT_KNOWN}. {_GET_ONE}"}
-
-
-def _announcer(
-    descriptor: int | None, message: Callable[[], Mapping[str, object]], *, as_json: bool
-) -> Callable[[], None]:
-    def announce() -> None:
-        if descriptor is not None:
-            tell(descriptor, message())
-        else:
-            _announce(message(), as_json=as_json)
-
-    return announce
 
 
 _LABELS = {

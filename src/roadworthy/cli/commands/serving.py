@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def serve(options: ServeOptions) -> None:
             "metrics": metrics,
             "curl": _curl(f"{url}/v1/models/{endpoint}:predict", package, key, folder),
         }
-        announce = _announcer(message, as_json=options.json)
+        announce = partial(_announce, message, options.json)
         children = gateway_children(plan, settings, quiet_children(settings))
         limits = worker_limits(settings)
         doors = gateway_listeners(sockets, settings)
@@ -188,12 +189,9 @@ def _curl(url: str, package: Package, key: tuple[str, str] | None, folder: Path)
     return shlex.join([*words, "-d", body])
 
 
-def _announcer(message: Mapping[str, Any], *, as_json: bool) -> Callable[[], None]:
-    def announce() -> None:
-        head = facts({name: message[name] for name in ("url", "digest", "key", "metrics")})
-        show(dict(message), f"serving {message['endpoint']}\n{head}\n\n{message['curl']}\n", as_json=as_json)
-
-    return announce
+def _announce(message: Mapping[str, Any], as_json: bool) -> None:
+    head = facts({name: message[name] for name in ("url", "digest", "key", "metrics")})
+    show(dict(message), f"serving {message['endpoint']}\n{head}\n\n{message['curl']}\n", as_json=as_json)
 
 
 def _failure(answer: Mapping[str, Any]) -> RoadworthyError | None:
