@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import beta
 
 from bench.report import Measure
 from bench.rules import RULES
@@ -20,7 +21,6 @@ from bench.simulated import Counts, Floats, Stretch, canary_requests_until_accus
 from bench.whole import Ending, Rates, Traffic, endings
 from roadworthy.rollout.plan.parse import read_plan
 from roadworthy.rollout.plan.plan import Plan
-from roadworthy.statistics.intervals import clopper_pearson_upper
 
 STEPS = (0.05, 0.25, 0.5)
 """Shares of the default plan's comparing steps; at 100 % no stable traffic is left to compare with."""
@@ -107,6 +107,11 @@ def false_alarms(runs: int, seed: int) -> Iterator[Measure]:
         for alpha in ALPHAS:
             part = float((highest_sticky >= -math.log(alpha)).mean())
             yield _false(f"{what} version, sticky users who have all errors", part, alpha, runs)
+
+
+def clopper_pearson_upper(bad: int, samples: int, confidence: float = 0.95) -> float:
+    """The one-sided upper bound of a rate after a single look (Clopper and Pearson 1934)."""
+    return 1.0 if bad == samples else float(beta.ppf(confidence, bad + 1, samples - bad))
 
 
 def _false(what: str, part: float, alpha: float, runs: int) -> Measure:

@@ -1,7 +1,7 @@
 """Simulates thousands of random rollouts at once, and finds when the product's verdict would have accused the canary.
 
 The product judges counts (`rollout/decide/verdict.py`). Here the same E-process is looked up in tables made by
-`statistics.e_process.log_e_table`, or in boundaries made by `log_e` itself, with thresholds from the plan;
+`table`, or in boundaries made by `log_e` itself, with thresholds from the plan;
 tests/bench/test_rollout_bench.py compares both with `judge`, event by event.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from roadworthy.statistics.e_process import log_e, log_e_over, log_e_table, log_e_under
+from roadworthy.statistics.e_process import log_e, log_e_over, log_e_under, tolerated_share
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -39,8 +39,20 @@ class Stretch:
 
 @cache
 def table(most: int, share: float, ratio: float) -> Floats:
-    """`log_e_table`, cached: rows n, columns k."""
-    return log_e_table(most, share, ratio)
+    """log_e for all counts up to `most` at once, shape (most + 1, most + 1): [n, k], NaN for k > n.
+
+    Uses the recurrence E(k, n) (n - k + 1) = 1 + o k/(n - k + 2) E(k - 1, n) (n - k + 2) with o = (1 - rho')/rho', whose
+    terms are positive: it shares no formula with `log_e`, and a test compares the two.
+    """
+    rho = tolerated_share(share, ratio)
+    n = np.arange(most + 1, dtype=np.float64)
+    logs_of = np.full((most + 1, most + 1), np.nan)
+    logs = np.zeros(most + 1)
+    for k in range(most + 1):
+        if k:
+            logs[k:] = np.logaddexp(0.0, np.log(k / (n[k:] - k + 2.0) * (1.0 - rho) / rho) + logs[k:])
+        logs_of[k:, k] = logs[k:] - np.log(n[k:] - k + 1.0)
+    return logs_of
 
 
 def peaks(rng: np.random.Generator, stretches: Sequence[Stretch], ratio: float) -> Floats:

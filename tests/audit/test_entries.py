@@ -25,6 +25,17 @@ def test_entries_are_read_newest_first_and_page_by_page(tmp_path: Path) -> None:
     database.close()
 
 
+def test_entries_of_one_subject(tmp_path: Path) -> None:
+    """A subject's entries are listed without the others, and no longer subject that starts like it is one of them."""
+    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    with database.begin() as connection:
+        for number, subject in enumerate(("m:1", "m:2", "m:1", "m:11")):
+            append(connection, number, AuditEvent("key-a", "push", subject, {}))
+        assert [entry["at_us"] for entry in list_last(connection, 9, None, "m:1")] == [2, 0]
+        assert [entry["at_us"] for entry in list_last(connection, 1, None, "m:1")] == [2]
+    database.close()
+
+
 def test_what_is_rolled_back_was_never_done(tmp_path: Path) -> None:
     """An entry is committed or rolled back together with its change."""
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")

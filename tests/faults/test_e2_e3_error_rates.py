@@ -10,9 +10,9 @@ from collections import Counter
 import numpy as np
 from scipy.stats import binom
 
+from bench.guarantees import clopper_pearson_upper
 from bench.whole import Ending, Rates, rollouts
 from roadworthy.rollout.plan.parse import read_plan
-from roadworthy.statistics.intervals import clopper_pearson_upper
 
 
 def test_e2_five_percent_errors_against_one_go_back_within_a_few_hundred_requests() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
+from bench.simulated import table as log_e_table
 from roadworthy.statistics.e_process import (
     Split,
     always_valid_p,
@@ -20,7 +21,6 @@ from roadworthy.statistics.e_process import (
     log_e_of,
     log_e_other_share,
     log_e_over,
-    log_e_table,
     tolerated_share,
 )
 
@@ -143,7 +143,7 @@ def test_an_equal_version_is_accused_as_rarely_as_guaranteed_and_by_a_naive_test
     runs, events, share = 10_000, 1_000, 0.1
     k = (np.random.default_rng(20261121).random((runs, events)) < share).cumsum(axis=1, dtype=np.int32)
     n = np.arange(1, events + 1)
-    table = log_e_table(events, share)
+    table = log_e_table(events, share, 1.0)
     peaks = np.maximum.reduce([table[i + 1, k[:, i]] for i in range(events)])
     for alpha in (0.05, 0.01):
         assert 0.1 * alpha < float((peaks >= math.log(1 / alpha)).mean()) <= alpha

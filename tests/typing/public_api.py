@@ -70,6 +70,7 @@ def managing(client: rw.Client) -> None:
     assert_type(client.webhooks, Webhooks)
     assert_type(client.feedback("flights", KnownLater(prediction_id="p", correct=True)), FeedbackReply)
     assert_type(client.create_key("predictor", ["flights"])["key"], Any)
+    assert_type(client.audit(20, "flights"), list[dict[str, Any]])
 
 
 def failing(error: rw.RoadworthyError) -> None:

@@ -7,15 +7,14 @@ A key has about 230 random bits, so a plain SHA-256 is enough and no slow hash i
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
 from roadworthy.foundation.keys import hash_key
+from roadworthy.store.rows import columns_of, read_row
 from roadworthy.store.tables import PROJECT, keys
 
 ADMIN = "admin"
@@ -58,18 +57,7 @@ def add(connection: Connection, key: Key) -> None:
         )
     if is_named(connection, key.name):
         raise Conflict("another key has this name", code="key-name-taken", hint="choose another name for the key")
-    connection.execute(
-        insert(keys).values(
-            project=PROJECT,
-            id=key.id,
-            sha256=key.sha256,
-            role=key.role,
-            endpoints=None if key.endpoints is None else json.dumps(key.endpoints),
-            created_at_us=key.created_at_us,
-            created_by=key.created_by,
-            name=key.name,
-        )
-    )
+    connection.execute(insert(keys).values(project=PROJECT, **columns_of(key)))
 
 
 def is_named(connection: Connection, name: str) -> bool:
@@ -81,7 +69,7 @@ def find(connection: Connection, text: str) -> Key | None:
     """The key with that text, or None."""
     digest = hash_key(text)
     row = connection.execute(select(keys).where(keys.c.sha256 == digest)).first()
-    return _key(row) if row is not None and hmac.compare_digest(row.sha256, digest) else None
+    return read_row(Key, row) if row is not None and hmac.compare_digest(row.sha256, digest) else None
 
 
 def has_role(connection: Connection, role: str) -> bool:
@@ -91,7 +79,7 @@ def has_role(connection: Connection, role: str) -> bool:
 
 def list_all(connection: Connection) -> Sequence[Key]:
     """Every key, oldest first."""
-    return [_key(row) for row in connection.execute(select(keys).order_by(keys.c.created_at_us, keys.c.id))]
+    return [read_row(Key, row) for row in connection.execute(select(keys).order_by(keys.c.created_at_us, keys.c.id))]
 
 
 def revoke(connection: Connection, key_id: str) -> Key:
@@ -108,16 +96,4 @@ def revoke(connection: Connection, key_id: str) -> Key:
     if row.role == ADMIN and len(admins) == 1:
         raise Conflict("this is the last admin key", code="last-admin-key", hint="create another admin key first")
     connection.execute(delete(keys).where(keys.c.id == key_id))
-    return _key(row)
-
-
-def _key(row: Row[Any]) -> Key:
-    return Key(
-        id=row.id,
-        sha256=row.sha256,
-        role=row.role,
-        endpoints=None if row.endpoints is None else tuple(json.loads(row.endpoints)),
-        created_at_us=row.created_at_us,
-        created_by=row.created_by,
-        name=row.name,
-    )
+    return read_row(Key, row)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, insert, select
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.store.tables import PROJECT, audit_entries
 
+_SHOWN = [column for column in audit_entries.c if column.name != "project"]
 _ids = PredictionIds()
 
 
@@ -46,19 +47,13 @@ def has(connection: Connection, verb: str, subject: str) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
-def list_last(connection: Connection, last: int, before: str | None) -> list[dict[str, Any]]:
-    """The `last` newest entries, newest first, of those with smaller ids than `before`."""
-    query = select(audit_entries).order_by(audit_entries.c.id.desc()).limit(last)
+def list_last(
+    connection: Connection, last: int, before: str | None, subject: str | None = None
+) -> list[dict[str, Any]]:
+    """The `last` newest entries, newest first, of those with smaller ids than `before`; those of one subject, or all."""
+    query = select(*_SHOWN).order_by(audit_entries.c.id.desc()).limit(last)
     if before:
         query = query.where(audit_entries.c.id < before)
-    return [
-        {
-            "id": row.id,
-            "at_us": row.at_us,
-            "actor": row.actor,
-            "verb": row.verb,
-            "subject": row.subject,
-            "detail": json.loads(row.detail),
-        }
-        for row in connection.execute(query)
-    ]
+    if subject is not None:
+        query = query.where(audit_entries.c.subject == subject)
+    return [{**row._asdict(), "detail": json.loads(row.detail)} for row in connection.execute(query)]

@@ -16,6 +16,7 @@ from roadworthy.store.tables import PROJECT, events, stores
 
 KEPT = 10_000
 """Number of newest events that are kept."""
+_SHOWN = [column for column in events.c if column.name != "project"]
 
 
 def announce(connection: Connection, at_us: int, event: AuditEvent) -> int:
@@ -58,14 +59,5 @@ def kept(connection: Connection) -> Kept:
 
 def list_after(connection: Connection, after: int, most: int) -> list[dict[str, Any]]:
     """The `most` oldest kept events with numbers greater than `after`, oldest first."""
-    query = select(events).where(events.c.number > after).order_by(events.c.number).limit(most)
-    return [
-        {
-            "number": row.number,
-            "at_us": row.at_us,
-            "kind": row.kind,
-            "subject": row.subject,
-            "detail": json.loads(row.detail),
-        }
-        for row in connection.execute(query)
-    ]
+    query = select(*_SHOWN).where(events.c.number > after).order_by(events.c.number).limit(most)
+    return [{**row._asdict(), "detail": json.loads(row.detail)} for row in connection.execute(query)]

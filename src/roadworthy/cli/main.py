@@ -16,6 +16,7 @@ import typer
 
 from roadworthy.cli import exits
 from roadworthy.cli.commands import (
+    audit,
     configuration,
     endpoints,
     feedback,
@@ -68,6 +69,7 @@ def build() -> typer.Typer:
         policies,
         feedback,
         keys,
+        audit,
         plugins,
         configuration,
     ):

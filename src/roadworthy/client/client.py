@@ -142,7 +142,7 @@ class Client:
 
     def endpoint_signature(self, endpoint: str) -> dict[str, Any]:
         """The gateway's description of an endpoint: versions, runtimes, inputs and outputs."""
-        return self._gateway.document(self._gateway.call("GET", f"/v1/models/{quote(endpoint, safe='')}"))
+        return self._gateway.ask("GET", f"/v1/models/{quote(endpoint, safe='')}")
 
     # Packages and versions
 
@@ -174,7 +174,7 @@ class Client:
         params: dict[str, str | list[str]] = {"grant": list(grants)}
         if allow_code is not None:
             params["allow_code"] = allow_code
-        reply = self._control.call(
+        return self._control.ask(
             "POST",
             "/api/v1/packages",
             content=_blocks(path, size, progress),
@@ -182,7 +182,6 @@ class Client:
             headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
             timeout=httpx.Timeout(PUSH_TIMEOUT_S, connect=self._settings.timeout_s),
         )
-        return self._control.document(reply)
 
     def models(self) -> list[dict[str, Any]]:
         """Every model: name, number of versions, latest version."""
@@ -210,13 +209,11 @@ class Client:
 
     def deploy(self, reference: str, endpoint: str, **change: Unpack[EndpointChange]) -> dict[str, Any]:
         """Deploy a version to an endpoint. Returns the endpoint's document at once; `wait` waits for the switch."""
-        return self._control.document(
-            self._control.call("PUT", _endpoint_path(endpoint), json={"version": reference, **change})
-        )
+        return self._control.ask("PUT", _endpoint_path(endpoint), json={"version": reference, **change})
 
     def rollback(self, endpoint: str) -> dict[str, Any]:
         """Roll an endpoint back to its previous version. Returns its document at once; `wait` waits for the switch."""
-        return self._control.document(self._control.call("POST", f"{_endpoint_path(endpoint)}:rollback"))
+        return self._control.ask("POST", f"{_endpoint_path(endpoint)}:rollback")
 
     def wait(
         self, asked: Document, *, timeout_s: float = DEPLOY_TIMEOUT_S, progress: Progress | None = None
@@ -304,18 +301,28 @@ class Client:
         body: dict[str, Any] = {"role": role} if name is None else {"role": role, "name": name}
         if endpoints is not None:
             body["endpoints"] = list(endpoints)
-        return self._control.document(self._control.call("POST", "/api/v1/keys", json=body))
+        return self._control.ask("POST", "/api/v1/keys", json=body)
 
     def revoke_key(self, key_id: str) -> None:
         """Revoke a key."""
         self._control.call("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}")
+
+    def audit(self, last: int = 100, subject: str | None = None) -> list[dict[str, Any]]:
+        """The newest `last` entries of the audit trail, at most 1,000: "at", "actor", "verb", "subject" and "detail".
+
+        Args:
+            subject: show only entries about this endpoint, version (`model:number`), webhook or key; None means all.
+        """
+        params = {"last": str(last)} if subject is None else {"last": str(last), "subject": subject}
+        items: list[dict[str, Any]] = self._get("/api/v1/audit", params)["items"]
+        return items
 
     def status(self) -> dict[str, Any]:
         """The state of the control plane, the gateways with their workers, and the endpoints."""
         return self._get("/api/v1/status")
 
     def _get(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
-        return self._control.document(self._control.call("GET", path, params=params or {}))
+        return self._control.ask("GET", path, params=params or {})
 
     def _items(self, path: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []

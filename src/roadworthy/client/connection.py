@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
@@ -80,6 +81,10 @@ class Connection:
             reply = self._http.request(method, path, **options)
         return self._checked(reply)
 
+    def ask(self, method: str, path: str, **options: Unpack[CallOptions]) -> dict[str, Any]:
+        """The JSON object of a call's reply. Raises the errors of `call` and `document`."""
+        return self.document(self.call(method, path, **options))
+
     def read(self, path: str, timeout_s: float) -> Iterator[bytes]:
         """The body of a GET, block by block. Raises the errors of `call`."""
         with self._translating(), self._http.stream("GET", path, timeout=timeout_s) as reply:
@@ -94,11 +99,7 @@ class Connection:
         Raises:
             ClientError: code "unexpected-reply": the reply is not a JSON object.
         """
-        try:
-            document = reply.json()
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
+        if (document := _object(reply)) is None:
             raise self._unexpected(reply)
         return document
 
@@ -106,17 +107,36 @@ class Connection:
         """Close the connections."""
         self._http.close()
 
-    def _translating(self) -> _Translating:
-        return _Translating(self.url, self._what)
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        """Translate httpx's errors into ours."""
+        try:
+            yield
+        except httpx.ConnectTimeout as error:
+            raise self._unreachable() from error
+        except httpx.TimeoutException as error:
+            raise ClientError(
+                f"the {self._what} did not answer in time",
+                code="timed-out",
+                hint="it may still be working; raise the timeout, or check whether it is overloaded",
+                facts={"url": self.url},
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable() from error
+
+    def _unreachable(self) -> ClientError:
+        return ClientError(
+            f"no {self._what} answers at {self.url}",
+            code="unreachable",
+            hint="start it with `roadworthy up`, or give the right address",
+            facts={"url": self.url},
+        )
 
     def _checked(self, reply: httpx.Response) -> httpx.Response:
         if reply.is_success:
             return reply
-        try:
-            document = reply.json()
-        except ValueError:
-            document = None
-        if not isinstance(document, dict) or not isinstance(document.get("code"), str):
+        document = _object(reply)
+        if document is None or not isinstance(document.get("code"), str):
             raise self._unexpected(reply)
         raise error_from(document, reply.status_code, _seconds(reply.headers.get("retry-after")))
 
@@ -129,31 +149,13 @@ class Connection:
         )
 
 
-class _Translating:
-    """Translates httpx's errors into ours."""
-
-    def __init__(self, url: str, what: str) -> None:
-        self._url = url
-        self._what = what
-
-    def __enter__(self) -> None:
+def _object(reply: httpx.Response) -> dict[str, Any] | None:
+    """The JSON object that a reply holds, if it does."""
+    try:
+        document = reply.json()
+    except ValueError:
         return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-            raise ClientError(
-                f"the {self._what} did not answer in time",
-                code="timed-out",
-                hint="it may still be working; raise the timeout, or check whether it is overloaded",
-                facts={"url": self._url},
-            ) from error
-        if isinstance(error, (httpx.HTTPError, httpx.InvalidURL)):
-            raise ClientError(
-                f"no {self._what} answers at {self._url}",
-                code="unreachable",
-                hint="start it with `roadworthy up`, or give the right address",
-                facts={"url": self._url},
-            ) from error
+    return document if isinstance(document, dict) else None
 
 
 def error_from(document: Mapping[str, Any], status: int, retry_after_s: float | None = None) -> RoadworthyError:

@@ -72,7 +72,7 @@ def send_feedback(
     told: list[Outcome] = []
     counts: Counter[str] = Counter()
     for start in range(0, len(items), MOST_ITEMS):
-        reply = control.document(control.call("POST", path, json={"items": items[start : start + MOST_ITEMS]}))
+        reply = control.ask("POST", path, json={"items": items[start : start + MOST_ITEMS]})
         told += reply["items"]
         counts.update(reply["counts"])
         if progress is not None:

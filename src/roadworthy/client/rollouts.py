@@ -176,22 +176,19 @@ class Rollouts:
             InvalidRequest: "invalid-plan".
         """
         body = {"version": version, "plan": dict(plan or {"strategy": "canary"}), **options}
-        return cast("Started", self._control.document(self._control.call("POST", _path(endpoint), json=body)))
+        return cast("Started", self._control.ask("POST", _path(endpoint), json=body))
 
     def get(self, endpoint: str, rollout_id: str = CURRENT) -> Rollout:
         """The rollout's current document."""
-        reply = self._control.call("GET", f"{_path(endpoint)}/{quote(rollout_id, safe='')}")
-        return cast("Rollout", self._control.document(reply))
+        return cast("Rollout", self._control.ask("GET", f"{_path(endpoint)}/{quote(rollout_id, safe='')}"))
 
     def history(self, endpoint: str, last: int = 20) -> list[Rollout]:
         """The newest rollouts of an endpoint, newest first."""
-        reply = self._control.call("GET", _path(endpoint), params={"last": str(last)})
-        return cast("list[Rollout]", self._control.document(reply)["items"])
+        return cast("list[Rollout]", self._control.ask("GET", _path(endpoint), params={"last": str(last)})["items"])
 
     def in_progress(self) -> list[Rollout]:
         """The running and waiting rollouts of all endpoints."""
-        reply = self._control.call("GET", "/api/v1/rollouts")
-        return cast("list[Rollout]", self._control.document(reply)["items"])
+        return cast("list[Rollout]", self._control.ask("GET", "/api/v1/rollouts")["items"])
 
     def pause(self, endpoint: str, rollout_id: str = CURRENT) -> Answer:
         """Pause at this step. A version that is worse is still rolled back."""
@@ -227,8 +224,7 @@ class Rollouts:
             time.sleep(_PAUSE_S)
 
     def _tell(self, endpoint: str, rollout_id: str, command: str) -> Answer:
-        reply = self._control.call("POST", f"{_path(endpoint)}/{quote(rollout_id, safe='')}:{command}")
-        return cast("Answer", self._control.document(reply))
+        return cast("Answer", self._control.ask("POST", f"{_path(endpoint)}/{quote(rollout_id, safe='')}:{command}"))
 
 
 def _path(endpoint: str) -> str:

@@ -73,11 +73,11 @@ class Webhooks:
         body: dict[str, Any] = {"url": url}
         body |= {} if events is None else {"events": list(events)}
         body |= {} if endpoints is None else {"endpoints": list(endpoints)}
-        return cast(NewWebhook, self._call("POST", _PATH, json=body))
+        return cast(NewWebhook, self._control.ask("POST", _PATH, json=body))
 
     def list(self) -> list[Webhook]:
         """Every webhook, oldest first."""
-        return cast("list[Webhook]", self._call("GET", _PATH)["items"])
+        return cast("list[Webhook]", self._control.ask("GET", _PATH)["items"])
 
     def get(self, webhook_id: str) -> Webhook:
         """One webhook.
@@ -85,7 +85,7 @@ class Webhooks:
         Raises:
             NotFound: "unknown-webhook".
         """
-        return cast(Webhook, self._call("GET", _one(webhook_id)))
+        return cast(Webhook, self._control.ask("GET", _one(webhook_id)))
 
     def delete(self, webhook_id: str) -> None:
         """Delete a webhook and its secret.
@@ -101,7 +101,7 @@ class Webhooks:
         Raises:
             NotFound: "unknown-webhook".
         """
-        return cast(Delivery, self._call("POST", f"{_one(webhook_id)}:test"))
+        return cast(Delivery, self._control.ask("POST", f"{_one(webhook_id)}:test"))
 
     def deliveries(self, webhook_id: str, last: int = 20) -> Sequence[Delivery]:
         """The latest attempts, newest first; 100 are kept.
@@ -109,11 +109,8 @@ class Webhooks:
         Raises:
             NotFound: "unknown-webhook".
         """
-        answer = self._control.call("GET", f"{_one(webhook_id)}/deliveries", params={"last": str(last)})
-        return cast("Sequence[Delivery]", self._control.document(answer)["items"])
-
-    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        return self._control.document(self._control.call(method, path, **options))
+        answer = self._control.ask("GET", f"{_one(webhook_id)}/deliveries", params={"last": str(last)})
+        return cast("Sequence[Delivery]", answer["items"])
 
 
 def _one(webhook_id: str) -> str:

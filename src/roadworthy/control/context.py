@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,6 +109,18 @@ class ControlContext:
     reported: Once = field(default_factory=Once)
     boot: str = field(default_factory=lambda: random_id("control"))
     """Names this life of the control plane: monotonic clocks of different lives cannot be compared."""
+
+    @contextmanager
+    def changing(self) -> Iterator[Connection]:
+        """A transaction that changes what gateways serve: no other decision is made meanwhile, and a new snapshot follows it.
+
+        Raises:
+            Unavailable: "database-busy", and the codes of `Database.begin`.
+        """
+        with self.lock:
+            with self.database.begin() as connection:
+                yield connection
+            self.publisher.refresh()
 
     def audit(self, connection: Connection, actor: str, verb: str, subject: str, **detail: Any) -> None:
         """Append to the audit trail, in the operation's own transaction."""

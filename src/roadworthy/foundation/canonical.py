@@ -6,8 +6,6 @@ import hashlib
 import json
 from pathlib import Path
 
-_CHUNK_BYTES = 1 << 20
-
 
 def canonical_json(value: object) -> bytes:
     """Encode `value` so that equal documents give equal bytes: keys sorted by UTF-16 code units, no spaces, no floats.
@@ -42,8 +40,5 @@ def digest_bytes(data: bytes) -> str:
 
 def digest_file(path: Path) -> str:
     """`sha256:` and the hex digest of a file's bytes, read in blocks."""
-    hasher = hashlib.sha256()
     with path.open("rb") as handle:
-        while block := handle.read(_CHUNK_BYTES):
-            hasher.update(block)
-    return f"sha256:{hasher.hexdigest()}"
+        return f"sha256:{hashlib.file_digest(handle, 'sha256').hexdigest()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -106,6 +106,11 @@ def list_all(connection: Connection) -> list[Gateway]:
 def live(found: Sequence[Gateway], now_us: int) -> list[Gateway]:
     """The gateways that reported recently."""
     return [gateway for gateway in found if now_us - gateway.seen_at_us <= ALIVE_US]
+
+
+def workers_of(found: Iterable[Gateway]) -> list[WorkerReport]:
+    """The reports of all workers of these gateways."""
+    return [worker for gateway in found for worker in gateway.workers]
 
 
 def ahead(workers: Sequence[WorkerReport], epoch: str, revision: int) -> int | None:

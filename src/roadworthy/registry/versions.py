@@ -5,7 +5,6 @@ Called by `control/resources`, which opens the transaction.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from roadworthy.foundation.errors import NotFound
 from roadworthy.foundation.references import VersionReference
+from roadworthy.store.rows import columns_of, read_row
 from roadworthy.store.tables import PROJECT, sequences, versions
 
 
@@ -36,21 +36,8 @@ def register(connection: Connection, version: Version) -> Version:
     """Give a pushed package the next number of its model; `version.reference.version` is ignored."""
     model = version.reference.name
     number = _next_number(connection, model)
-    connection.execute(
-        insert(versions).values(
-            project=PROJECT,
-            model=model,
-            version=number,
-            digest=version.digest,
-            size_bytes=version.size_bytes,
-            signature=json.dumps(version.signature),
-            runtimes=json.dumps(version.runtimes),
-            allowed_by=version.allowed_by,
-            pushed_at_us=version.pushed_at_us,
-            pushed_by=version.pushed_by,
-            grants=json.dumps(version.grants),
-        )
-    )
+    values = {"project": PROJECT, "model": model, "version": number, **columns_of(version, "reference")}
+    connection.execute(insert(versions).values(**values))
     return get(connection, VersionReference(model, number))
 
 
@@ -126,14 +113,4 @@ def _is(reference: VersionReference) -> Any:
 
 
 def _version(row: Row[Any]) -> Version:
-    return Version(
-        reference=VersionReference(row.model, row.version),
-        digest=row.digest,
-        size_bytes=row.size_bytes,
-        signature=json.loads(row.signature),
-        runtimes=tuple(json.loads(row.runtimes)),
-        allowed_by=row.allowed_by,
-        pushed_at_us=row.pushed_at_us,
-        pushed_by=row.pushed_by,
-        grants=tuple(json.loads(row.grants)),
-    )
+    return read_row(Version, row, reference=VersionReference(row.model, row.version))

@@ -5,13 +5,13 @@ Every change increments the generation, in one statement that names the expected
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from roadworthy.foundation.errors import Conflict, NotFound
+from roadworthy.store.rows import columns_of, read_row
 from roadworthy.store.tables import PROJECT, endpoints
 
 LOADING = "LOADING"
@@ -50,6 +50,10 @@ class Endpoint:
         steps = self.policy.get("fallback", ())
         fallbacks = [step.get("version") for step in steps if step.get("kind") == "version"]
         return tuple(dict.fromkeys(v for v in (self.current, self.previous, pending, *fallbacks) if v is not None))
+
+    def changed(self, now_us: int, actor: str, **what: Any) -> Endpoint:
+        """The endpoint after a change by `actor`, in the next generation."""
+        return replace(self, generation=self.generation + 1, changed_at_us=now_us, changed_by=actor, **what)
 
     def switched(self, version: str) -> Endpoint:
         """The endpoint after the switch to `version`."""
@@ -119,19 +123,12 @@ def remove(connection: Connection, name: str) -> None:
 def _columns(endpoint: Endpoint) -> dict[str, Any]:
     pending = endpoint.pending
     return {
-        "name": endpoint.name,
-        "generation": endpoint.generation,
-        "current": endpoint.current,
-        "previous": endpoint.previous,
+        **columns_of(endpoint, "pending"),
         "pending": pending and pending.version,
         "pending_state": pending and pending.state,
         "pending_reason": pending and pending.reason,
         "pending_code": pending and pending.code,
         "pending_since_us": pending and pending.since_us,
-        "policy": json.dumps(endpoint.policy),
-        "signature": json.dumps(endpoint.signature),
-        "changed_at_us": endpoint.changed_at_us,
-        "changed_by": endpoint.changed_by,
     }
 
 
@@ -139,14 +136,4 @@ def _endpoint(row: Row[Any]) -> Endpoint:
     pending = None
     if row.pending is not None:
         pending = Pending(row.pending, row.pending_state, row.pending_since_us, row.pending_reason, row.pending_code)
-    return Endpoint(
-        name=row.name,
-        generation=row.generation,
-        current=row.current,
-        previous=row.previous,
-        pending=pending,
-        policy=json.loads(row.policy),
-        signature=json.loads(row.signature),
-        changed_at_us=row.changed_at_us,
-        changed_by=row.changed_by,
-    )
+    return read_row(Endpoint, row, pending=pending)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.schema.dtypes import DType
@@ -40,8 +43,7 @@ class Missing(str, Enum):
     ABSENT = "absent"  # the record does not have the key
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Properties of the training container besides its columns.
 
     Attributes:
@@ -54,27 +56,12 @@ class Form:
 
     labels: str | None = None
     labels_name: str | None = None
-    order: str | None = None
-    rows: str | None = None
+    order: Annotated[str, Meta(pattern="^[CF]$")] | None = None
+    rows: Annotated[str, Meta(pattern="^(tuple|array)$")] | None = None
 
     def to_document(self) -> dict[str, str]:
         """Plain JSON values; defaults are omitted."""
-        document = {"labels": self.labels, "labels_name": self.labels_name, "order": self.order, "rows": self.rows}
-        return {key: value for key, value in document.items() if value is not None}
-
-    @classmethod
-    def from_document(cls, document: dict[str, str]) -> Form:
-        """Parse the result of `to_document`.
-
-        Raises:
-            TypeError, ValueError: the document is malformed.
-        """
-        form = cls(**document)
-        if form.order not in (None, "C", "F") or form.rows not in (None, "tuple", "array"):
-            raise ValueError("expected order C or F, and rows tuple or array")
-        if any(not isinstance(text, str) for text in document.values()):
-            raise TypeError("expected text values in the form")
-        return form
+        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
 
 
 USUAL = Form()
@@ -117,54 +104,8 @@ class Field:
 
     def to_document(self) -> dict[str, Any]:
         """A dict of plain JSON values without floats, the same for equal fields; defaults are omitted."""
-        document: dict[str, Any] = {"name": self.name, "dtype": self.dtype.value}
-        if self.shape:
-            document["shape"] = list(self.shape)
-        if self.nullable:
-            document["nullable"] = True
-        if self.minimum is not None:
-            document["minimum"] = self.minimum
-        if self.maximum is not None:
-            document["maximum"] = self.maximum
-        if self.categories is not None:
-            document["categories"] = list(self.categories)
-        if self.categorical:
-            document["categorical"] = True
-        if self.privacy is not Privacy.KEEP:
-            document["privacy"] = self.privacy.value
-        if self.native is not None:
-            document["native"] = self.native
-        if self.missing is not None:
-            document["missing"] = self.missing.value
-        if self.element is not None:
-            document["element"] = self.element
-        return document
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> Field:
-        """Parse the result of `to_document`.
-
-        Raises:
-            PackageInvalid: a key is missing or has a wrong value.
-        """
-        try:
-            categories = document.get("categories")
-            return cls(
-                name=str(document["name"]),
-                dtype=DType(document["dtype"]),
-                shape=tuple(int(n) for n in document.get("shape", ())),
-                nullable=bool(document.get("nullable", False)),
-                minimum=document.get("minimum"),
-                maximum=document.get("maximum"),
-                categories=None if categories is None else tuple(categories),
-                categorical=bool(document.get("categorical", False)),
-                privacy=Privacy(document.get("privacy", "keep")),
-                native=document.get("native"),
-                missing=Missing(document["missing"]) if "missing" in document else None,
-                element=document.get("element"),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise PackageInvalid("the signature has a malformed field", code="signature-invalid") from error
+        given = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
+        return {name: _plain(value) for name, (value, default) in given.items() if value != default}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +133,12 @@ class Signature:
         """Parse the result of `to_document`.
 
         Raises:
-            PackageInvalid: the document is malformed.
+            PackageInvalid: "signature-invalid"; the message says where.
         """
         try:
-            return cls(
-                inputs=tuple(Field.from_document(item) for item in document["inputs"]),
-                outputs=tuple(Field.from_document(item) for item in document["outputs"]),
-                container=Container(document["container"]),
-                form=Form.from_document(document.get("form", {})),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise PackageInvalid("the signature is malformed", code="signature-invalid") from error
+            return msgspec.convert({"container": None, **document}, cls)  # packages of every format name it
+        except (TypeError, msgspec.ValidationError) as error:
+            raise PackageInvalid(f"the signature is malformed: {error!s:.200}", code="signature-invalid") from error
 
     def accepts(self, caller: Signature) -> str | None:
         """Whether this signature, a version's, can serve `caller`, an endpoint's.
@@ -218,6 +154,10 @@ class Signature:
                 if difference is not None:
                     return difference
         return None
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else list(value) if isinstance(value, tuple) else value
 
 
 def _difference(field: Field, wanted: Field, side: str) -> str | None:

@@ -56,15 +56,6 @@ def log_beta_cdf(x: float, a: float, b: float) -> float:
     return _log_complement(_log_tail(1.0 - x, b, a))
 
 
-def log_beta_sf(x: float, a: float, b: float) -> float:
-    """ln(1 - I_x(a, b)): the logarithm of the probability that a Beta(a, b) variable is above x."""
-    if not 0.0 < x < 1.0:
-        return -math.inf if x >= 1.0 else 0.0
-    if left_of_the_middle(x, a, b):
-        return _log_complement(_log_tail(x, a, b))
-    return _log_tail(1.0 - x, b, a)
-
-
 def left_of_the_middle(x: float, a: float, b: float) -> bool:
     """Whether `beta_fraction` converges quickly for (x, a, b); if not, it does for (1 - x, b, a)."""
     return x < (a + 1.0) / (a + b + 2.0)

@@ -23,9 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from roadworthy.statistics.beta import beta_fraction, left_of_the_middle, log_beta, log_beta_cdf
 
@@ -124,23 +122,6 @@ def log_e_not_worse_of(splits: Iterable[Split], ratio: float) -> float:
 def always_valid_p(peak_log_e: float) -> float:
     """The p-value that is valid after any number of looks: 1 / the largest E so far (Johari et al. 2022), at most 1."""
     return math.exp(-max(0.0, peak_log_e))
-
-
-def log_e_table(most: int, share: float, ratio: float = 1.0) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """log_e for all counts up to `most` at once, shape (most + 1, most + 1): [n, k], NaN for k > n. For simulations.
-
-    Uses the recurrence E(k, n) (n - k + 1) = 1 + o k/(n - k + 2) E(k - 1, n) (n - k + 2) with o = (1 - rho')/rho', whose
-    terms are positive: it shares no formula with `log_e`, and a test compares the two.
-    """
-    rho = tolerated_share(share, ratio)
-    n = np.arange(most + 1, dtype=np.float64)
-    table = np.full((most + 1, most + 1), np.nan)
-    logs = np.zeros(most + 1)
-    for k in range(most + 1):
-        if k:
-            logs[k:] = np.logaddexp(0.0, np.log(k / (n[k:] - k + 2.0) * (1.0 - rho) / rho) + logs[k:])
-        table[k:, k] = logs[k:] - np.log(n[k:] - k + 1.0)
-    return table
 
 
 @lru_cache(maxsize=4_096)  # a rollout evaluates its finished segments again at every look

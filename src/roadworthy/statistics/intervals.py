@@ -1,4 +1,4 @@
-"""Intervals for rates and means: some for a single look, the others for any number of looks (confidence sequences).
+"""Intervals for rates and means that hold at any number of looks (confidence sequences).
 
 A 1 - alpha confidence sequence covers the truth at every sample size at once with probability at least 1 - alpha, so a report may
 be read every minute and acted on at any time. The sequences here invert an E-process: they contain the values it has not refuted.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from roadworthy.statistics.beta import log_beta, log_beta_cdf, log_beta_sf, root
+from roadworthy.statistics.beta import log_beta, root
 from roadworthy.statistics.e_process import log_e_under
 
 MOST_BETA = 1.0 / math.e
@@ -34,30 +34,6 @@ class Sample(NamedTuple):
 
     values: int
     total: float
-
-
-def clopper_pearson_upper(bad: int, samples: int, confidence: float = 0.95) -> float:
-    """The one-sided upper bound of a rate after a single look: the p at which `bad` or fewer of `samples` has probability
-    1 - confidence (Clopper and Pearson 1934). 1 without samples.
-
-    Valid for independent samples with one rate and a single look.
-    """
-    if not 0 <= bad <= samples:
-        raise ValueError(f"impossible counts: {bad} of {samples}")
-    if bad == samples:
-        return 1.0
-    aim = math.log1p(-confidence)
-    return root(lambda p: aim - log_beta_sf(p, bad + 1.0, float(samples - bad)), 0.0, 1.0)
-
-
-def clopper_pearson_lower(bad: int, samples: int, confidence: float = 0.95) -> float:
-    """The one-sided lower bound of a rate after a single look; 0 without bad samples."""
-    if not 0 <= bad <= samples:
-        raise ValueError(f"impossible counts: {bad} of {samples}")
-    if bad == 0:
-        return 0.0
-    aim = math.log1p(-confidence)
-    return root(lambda p: log_beta_cdf(p, float(bad), samples - bad + 1.0) - aim, 0.0, 1.0)
 
 
 def upper_sequence(bad: int, samples: int, beta: float) -> float:
@@ -146,19 +122,3 @@ def difference_sequence(
     """
     one, other = (mean_sequence(each, alpha / 2, low, high, weight) for each in (first, second))
     return Interval(other.low - one.high, other.high - one.low)
-
-
-def rate_ratio_sequence(bad: int, events: int, share: float, alpha: float) -> Interval:
-    """A confidence sequence for the canary's rate of bad events over the stable's, by the version of each event (see e_process).
-
-    With q the canary's fraction of the events, the ratio is q (1 - share) / ((1 - q) share). A change of both rates alike, as in
-    an outage, does not affect it.
-
-    Args:
-        bad: the canary's bad events. events: both versions'. share: of requests assigned to the canary, above 0 and below 1.
-    """
-    part = mean_sequence(Sample(events, float(bad)), alpha)
-    odds = (1.0 - share) / share
-    return Interval(
-        part.low / (1.0 - part.low) * odds, math.inf if part.high >= 1.0 else part.high / (1.0 - part.high) * odds
-    )

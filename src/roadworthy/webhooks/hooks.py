@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from roadworthy.foundation.errors import Conflict, NotFound
+from roadworthy.store.rows import columns_of, read_row
 from roadworthy.store.tables import PROJECT, webhooks
 
 MOST = 50
@@ -69,13 +67,13 @@ def add(connection: Connection, hook: Webhook) -> None:
             code="too-many-webhooks",
             hint="delete a webhook that is no longer needed, or let one receiver forward events",
         )
-    connection.execute(insert(webhooks).values(project=PROJECT, id=hook.id, secret=hook.secret, **_values(hook)))
+    connection.execute(insert(webhooks).values(project=PROJECT, **columns_of(hook)))
 
 
 def find(connection: Connection, hook_id: str) -> Webhook | None:
     """The webhook, or None."""
     row = connection.execute(select(webhooks).where(webhooks.c.id == hook_id)).first()
-    return None if row is None else _hook(row)
+    return None if row is None else read_row(Webhook, row)
 
 
 def get(connection: Connection, hook_id: str) -> Webhook:
@@ -93,7 +91,8 @@ def get(connection: Connection, hook_id: str) -> Webhook:
 def list_all(connection: Connection) -> list[Webhook]:
     """Every webhook, oldest first."""
     return [
-        _hook(row) for row in connection.execute(select(webhooks).order_by(webhooks.c.created_at_us, webhooks.c.id))
+        read_row(Webhook, row)
+        for row in connection.execute(select(webhooks).order_by(webhooks.c.created_at_us, webhooks.c.id))
     ]
 
 
@@ -103,7 +102,7 @@ def change(connection: Connection, before: Webhook, after: Webhook) -> Webhook |
     done = connection.execute(
         update(webhooks)
         .where(webhooks.c.id == before.id, webhooks.c.writes == before.writes)
-        .values(**_values(written))
+        .values(**columns_of(written))
     )
     return written if done.rowcount == 1 else None
 
@@ -116,41 +115,3 @@ def remove(connection: Connection, hook_id: str) -> None:
     """
     get(connection, hook_id)
     connection.execute(delete(webhooks).where(webhooks.c.id == hook_id))
-
-
-def _values(hook: Webhook) -> dict[str, Any]:
-    return {
-        "url": hook.url,
-        "events": _list(hook.events),
-        "endpoints": _list(hook.endpoints),
-        "position": hook.position,
-        "tries": hook.tries,
-        "due_us": hook.due_us,
-        "state": hook.state,
-        "lost": hook.lost,
-        "writes": hook.writes,
-        "created_at_us": hook.created_at_us,
-        "created_by": hook.created_by,
-    }
-
-
-def _list(names: Sequence[str] | None) -> str | None:
-    return None if names is None else json.dumps(list(names))
-
-
-def _hook(row: Row[Any]) -> Webhook:
-    return Webhook(
-        id=row.id,
-        url=row.url,
-        secret=row.secret,
-        events=None if row.events is None else tuple(json.loads(row.events)),
-        endpoints=None if row.endpoints is None else tuple(json.loads(row.endpoints)),
-        position=row.position,
-        created_at_us=row.created_at_us,
-        created_by=row.created_by,
-        tries=row.tries,
-        due_us=row.due_us,
-        state=row.state,
-        lost=row.lost,
-        writes=row.writes,
-    )

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from roadworthy.agent.metrics.families import counter, gauge
 from roadworthy.agent.metrics.layer_metrics import breakers, layer_counts
 from roadworthy.agent.metrics.rollout_metrics import rollout_counts
 from roadworthy.agent.runners.keeper import Keeping
@@ -70,7 +71,7 @@ class GatewayCollector(Collector):
         yield from _now(totals)
         yield from _workers(totals.slots[:-1])
         yield from _agent(totals, facts)
-        yield from _confinement(facts.confinement)
+        yield _confinement(facts.confinement)
         yield from layer_counts(totals)
         yield from _golden_probes(totals)
         if facts.snapshot is not None:
@@ -88,29 +89,16 @@ def render(collector: Collector) -> bytes:
 
 
 def _requests(totals: Totals) -> Iterator[Metric]:
-    requests = CounterMetricFamily(
-        "roadworthy_requests", "Requests that a version answered.", labels=("endpoint", "version", "code")
-    )
     counts: dict[tuple[str, ...], float] = {}
     for (bound, outcome), count in totals.requests.items():
         _count(counts, (bound.endpoint, bound.version, outcome), count)
-    yield _filled(requests, counts)
-    yield _filled(
-        CounterMetricFamily("roadworthy_rows", "Rows in those requests.", labels=("endpoint", "version")),
-        _by_version(totals.rows),
-    )
-    yield _filled(
-        CounterMetricFamily(
-            "roadworthy_requests_lost", "Requests in flight in workers that died.", labels=("endpoint", "version")
-        ),
-        _by_version(totals.lost),
-    )
-    yield _filled(
-        CounterMetricFamily(
-            "roadworthy_refused", "Requests refused before a version was chosen.", labels=("endpoint", "code")
-        ),
-        {key: float(count) for key, count in totals.refused.items()},
-    )
+    version = ("endpoint", "version")
+    yield counter("roadworthy_requests", "Requests that a version answered.", (*version, "code"), counts)
+    yield counter("roadworthy_rows", "Rows in those requests.", version, _by_version(totals.rows))
+    lost = "Requests in flight in workers that died."
+    yield counter("roadworthy_requests_lost", lost, version, _by_version(totals.lost))
+    refused = "Requests refused before a version was chosen."
+    yield counter("roadworthy_refused", refused, ("endpoint", "code"), totals.refused)
 
 
 def _latency(totals: Totals) -> Metric:
@@ -131,104 +119,63 @@ def _latency(totals: Totals) -> Metric:
 
 
 def _now(totals: Totals) -> Iterator[Metric]:
-    yield _filled(
-        GaugeMetricFamily("roadworthy_requests_in_flight", "Admitted, not yet answered.", labels=("endpoint",)),
-        {(endpoint,): float(count) for endpoint, count in totals.in_flight.items()},
-    )
-    yield _filled(
-        GaugeMetricFamily("roadworthy_queue_requests", "Requests that wait for a batch.", labels=("endpoint",)),
-        {(endpoint,): float(count) for endpoint, count in totals.queue.items()},
-    )
+    in_flight = {(endpoint,): count for endpoint, count in totals.in_flight.items()}
+    yield gauge("roadworthy_requests_in_flight", "Admitted, not yet answered.", ["endpoint"], in_flight)
+    queue = {(endpoint,): count for endpoint, count in totals.queue.items()}
+    yield gauge("roadworthy_queue_requests", "Requests that wait for a batch.", ["endpoint"], queue)
 
 
 def _workers(slots: list[SlotStatus]) -> Iterator[Metric]:
-    up = GaugeMetricFamily("roadworthy_worker_up", "1 while the slot's worker runs, 0 when it died.", labels=("slot",))
-    age = GaugeMetricFamily(
-        "roadworthy_worker_heartbeat_age_seconds", "Time since a worker's last sign of life.", labels=("slot",)
-    )
     now_ns = time.monotonic_ns()
-    for status in slots:
-        if status.pid:
-            up.add_metric((str(status.slot),), float(status.alive))
-            age.add_metric((str(status.slot),), max(0.0, (now_ns - status.heartbeat_ns) / 1e9))
-    yield up
-    yield age
-    yield CounterMetricFamily(
-        "roadworthy_worker_starts", "Workers that were started.", value=sum(status.starts for status in slots)
-    )
-    yield CounterMetricFamily(
-        "roadworthy_worker_restarts",
-        "Workers that replaced a worker that exited without an orderly stop.",
-        value=sum(status.crashes for status in slots),
-    )
-    yield CounterMetricFamily(
-        "roadworthy_metric_overflows",
-        "Series that did not fit into the slab.",
-        value=sum(status.overflows for status in slots),
-    )
+    started = {(str(status.slot),): status for status in slots if status.pid}
+    up = {slot: status.alive for slot, status in started.items()}
+    yield gauge("roadworthy_worker_up", "1 while the slot's worker runs, 0 when it died.", ["slot"], up)
+    age = {slot: max(0.0, (now_ns - status.heartbeat_ns) / 1e9) for slot, status in started.items()}
+    since = "Time since a worker's last sign of life."
+    yield gauge("roadworthy_worker_heartbeat_age_seconds", since, ["slot"], age)
+    starts = sum(status.starts for status in slots)
+    yield counter("roadworthy_worker_starts", "Workers that were started.", values=starts)
+    replaced = "Workers that replaced a worker that exited without an orderly stop."
+    yield counter("roadworthy_worker_restarts", replaced, values=sum(status.crashes for status in slots))
+    overflows = sum(status.overflows for status in slots)
+    yield counter("roadworthy_metric_overflows", "Series that did not fit into the slab.", values=overflows)
 
 
 def _agent(totals: Totals, facts: AgentFacts) -> Iterator[Metric]:
-    yield CounterMetricFamily("roadworthy_records_lost", "Prediction records dropped.", value=totals.records_lost)
-    yield GaugeMetricFamily("roadworthy_record_files", "Record files not yet shipped.", value=facts.files_waiting)
-    lost = facts.files_lost
-    yield CounterMetricFamily("roadworthy_record_files_lost", "Record files damaged or deleted unshipped.", value=lost)
-    yield CounterMetricFamily("roadworthy_log_lines_dropped", "Log lines dropped.", value=totals.log_lines_lost)
-    if facts.disk_free_bytes is not None:
-        free = float(facts.disk_free_bytes)
-        yield GaugeMetricFamily("roadworthy_disk_free_bytes", "Free space where records are kept.", value=free)
-    if facts.memory_used is not None:
-        used = facts.memory_used
-        yield GaugeMetricFamily("roadworthy_memory_used_ratio", "Share of the memory in use, 0 to 1.", value=used)
+    yield counter("roadworthy_records_lost", "Prediction records dropped.", values=totals.records_lost)
+    yield gauge("roadworthy_record_files", "Record files not yet shipped.", values=facts.files_waiting)
+    lost = "Record files damaged or deleted unshipped."
+    yield counter("roadworthy_record_files_lost", lost, values=facts.files_lost)
+    yield counter("roadworthy_log_lines_dropped", "Log lines dropped.", values=totals.log_lines_lost)
+    if (free := facts.disk_free_bytes) is not None:
+        yield gauge("roadworthy_disk_free_bytes", "Free space where records are kept.", values=free)
+    if (used := facts.memory_used) is not None:
+        yield gauge("roadworthy_memory_used_ratio", "Share of the memory in use, 0 to 1.", values=used)
     if facts.snapshot is not None:
         revision = facts.snapshot.revision
-        yield GaugeMetricFamily("roadworthy_snapshot_revision", "Revision of the snapshot in force.", value=revision)
-    if facts.control_up is not None:
+        yield gauge("roadworthy_snapshot_revision", "Revision of the snapshot in force.", values=revision)
+    if (up := facts.control_up) is not None:
         refused = facts.telemetry_refused
-        yield CounterMetricFamily("roadworthy_telemetry_refused", "Frames refused by the control plane.", value=refused)
-        up = float(facts.control_up)
-        yield GaugeMetricFamily("roadworthy_control_up", "1 while the control plane answers the agent.", value=up)
-        yield GaugeMetricFamily(
-            "roadworthy_snapshot_refused",
-            "1 while the control plane offers an empty snapshot of another database, which the gateway refuses.",
-            value=float(facts.snapshot_refused),
-        )
+        yield counter("roadworthy_telemetry_refused", "Frames refused by the control plane.", values=refused)
+        yield gauge("roadworthy_control_up", "1 while the control plane answers the agent.", values=up)
+        offered = "1 while the control plane offers an empty snapshot of another database, which the gateway refuses."
+        yield gauge("roadworthy_snapshot_refused", offered, values=facts.snapshot_refused)
 
 
-def _confinement(held: Mapping[str, bool]) -> Iterator[Metric]:
-    parts = GaugeMetricFamily(
-        "roadworthy_confinement",
-        "1 for each part of the confinement of packages' code that holds here.",
-        labels=["part"],
-    )
-    for part, holds in held.items():
-        parts.add_metric([part], float(holds))
-    yield parts
+def _confinement(held: Mapping[str, bool]) -> Metric:
+    text = "1 for each part of the confinement of packages' code that holds here."
+    return gauge("roadworthy_confinement", text, ["part"], {(part,): holds for part, holds in held.items()})
 
 
 def _golden_probes(totals: Totals) -> Iterator[Metric]:
-    yield _filled(
-        CounterMetricFamily(
-            "roadworthy_golden_probes", "Golden probes of versions in service.", labels=("version", "result")
-        ),
-        {key: float(count) for key, count in totals.probes.items()},
-    )
-    yield _filled(
-        GaugeMetricFamily(
-            "roadworthy_golden_probe_seconds",
-            "Duration of the last golden probe, in the slowest worker.",
-            labels=("version",),
-        ),
-        {(version,): us / 1e6 for version, us in totals.probe_us.items()},
-    )
+    text = "Golden probes of versions in service."
+    yield counter("roadworthy_golden_probes", text, ("version", "result"), totals.probes)
+    last = "Duration of the last golden probe, in the slowest worker."
+    seconds = {(version,): us / 1e6 for version, us in totals.probe_us.items()}
+    yield gauge("roadworthy_golden_probe_seconds", last, ["version"], seconds)
 
 
 def _versions(snapshot: Snapshot, reports: tuple[WorkerReport, ...]) -> Metric:
-    family = GaugeMetricFamily(
-        "roadworthy_version_info",
-        "The versions that the endpoints serve.",
-        labels=("endpoint", "version", "digest", "runtime"),
-    )
     names = {entry.digest: f"{entry.model}:{entry.version}" for entry in snapshot.packages}
     runtimes = {
         version.digest: version.runtime or ""
@@ -236,11 +183,13 @@ def _versions(snapshot: Snapshot, reports: tuple[WorkerReport, ...]) -> Metric:
         for version in report.versions
         if version.state == READY
     }
-    for endpoint in snapshot.endpoints:
-        for variant in endpoint.split:
-            labels = (endpoint.name, names.get(variant.digest, ""), variant.digest, runtimes.get(variant.digest, ""))
-            family.add_metric(labels, 1.0)
-    return family
+    served = {
+        (endpoint.name, names.get(variant.digest, ""), variant.digest, runtimes.get(variant.digest, "")): 1.0
+        for endpoint in snapshot.endpoints
+        for variant in endpoint.split
+    }
+    labels = ("endpoint", "version", "digest", "runtime")
+    return gauge("roadworthy_version_info", "The versions that the endpoints serve.", labels, served)
 
 
 def _by_version(counts: dict[Bound, int]) -> dict[tuple[str, ...], float]:
@@ -254,50 +203,28 @@ def _count(counts: dict[tuple[str, ...], float], key: tuple[str, ...], count: in
     counts[key] = counts.get(key, 0.0) + count
 
 
-def _filled(
-    family: CounterMetricFamily | GaugeMetricFamily, values: dict[tuple[str, ...], float]
-) -> CounterMetricFamily | GaugeMetricFamily:
-    for labels, value in sorted(values.items()):
-        family.add_metric(labels, value)
-    return family
-
-
 def _runners(snapshot: Snapshot, keeping: Keeping) -> Iterator[Metric]:
     names = {package.digest: f"{package.model}:{package.version}" for package in snapshot.packages}
-    running = GaugeMetricFamily(
-        "roadworthy_runners",
-        "Runner processes of isolated versions, and of rules.",
-        labels=["version", "rule", "state"],
-    )
-    memory = GaugeMetricFamily(
-        "roadworthy_runner_resident_bytes", "Resident memory of a runner process.", labels=["version", "rule", "copy"]
-    )
-    counts: dict[tuple[str, str, str], int] = {}
+    counts: dict[tuple[str, ...], float] = {}
+    memory: dict[tuple[str, ...], float] = {}
     for runner in keeping.runners:
-        version = names.get(runner.digest, runner.digest)
-        labels = version, runner.rule, runner.state
-        counts[labels] = counts.get(labels, 0) + 1
-        memory.add_metric([version, runner.rule, str(runner.copy)], runner.resident_bytes)
-    for key, count in sorted(counts.items()):
-        running.add_metric(key, count)
-    restarts = CounterMetricFamily(
-        "roadworthy_runner_restarts",
-        "Runner processes that were restarted after an exit, or replaced warm.",
-        labels=["version", "rule", "reason"],
-    )
-    for (part, reason), count in sorted(keeping.restarts.items()):
-        digest, rule = read_part(part)
-        restarts.add_metric([names.get(digest, digest), rule, reason], count)
-    kept_out = GaugeMetricFamily(
-        "roadworthy_version_quarantined",
-        "1 while a version, or its rule, is quarantined because it crashes.",
-        labels=["version", "rule"],
-    )
-    for digest, rule in map(read_part, sorted(keeping.kept_out)):
-        kept_out.add_metric([names.get(digest, digest), rule], 1.0)
-    workers = CounterMetricFamily(
-        "roadworthy_worker_ends", "Workers that exited or were replaced warm, by reason.", labels=["reason"]
-    )
-    for reason, count in sorted(keeping.workers.items()):
-        workers.add_metric([reason], count)
-    yield from (running, memory, restarts, kept_out, workers)
+        part = names.get(runner.digest, runner.digest), runner.rule
+        _count(counts, (*part, runner.state), 1)
+        memory[*part, str(runner.copy)] = runner.resident_bytes
+    restarts: dict[tuple[str, ...], float] = {}
+    for (of, reason), count in keeping.restarts.items():
+        digest, rule = read_part(of)
+        restarts[names.get(digest, digest), rule, reason] = count
+    kept_out = {(names.get(digest, digest), rule): 1.0 for digest, rule in map(read_part, keeping.kept_out)}
+    part_labels = ("version", "rule")
+    running = "Runner processes of isolated versions, and of rules."
+    yield gauge("roadworthy_runners", running, (*part_labels, "state"), counts)
+    resident = "Resident memory of a runner process."
+    yield gauge("roadworthy_runner_resident_bytes", resident, (*part_labels, "copy"), memory)
+    restarted = "Runner processes that were restarted after an exit, or replaced warm."
+    yield counter("roadworthy_runner_restarts", restarted, (*part_labels, "reason"), restarts)
+    crashing = "1 while a version, or its rule, is quarantined because it crashes."
+    yield gauge("roadworthy_version_quarantined", crashing, part_labels, kept_out)
+    ended = "Workers that exited or were replaced warm, by reason."
+    ends = {(reason,): count for reason, count in keeping.workers.items()}
+    yield counter("roadworthy_worker_ends", ended, ["reason"], ends)

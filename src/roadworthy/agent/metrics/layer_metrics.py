@@ -5,70 +5,58 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
+from roadworthy.agent.metrics.families import counter, gauge
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import CONNECTED, UNREACHABLE
 from roadworthy.runtime.layers.breaker import OWNER, State, bucket_of, view_of
 from roadworthy.serving.layers import owner_of
 from roadworthy.serving.metrics import CACHE, FALLBACK, SHARED_CACHE, Totals
 
+_SHARING = {True: CONNECTED, False: UNREACHABLE}
+
 
 def layer_counts(totals: Totals) -> Iterator[Metric]:
     """How often caches and fallbacks answered, summed over all workers and their restarts."""
-    for kind, family in (
+    for kind, name, text, labels in (
         (
             CACHE,
-            CounterMetricFamily(
-                "roadworthy_cache_requests",
-                "Requests that came to a cache: hit, hit-shared, miss, collapsed (waited for an equal one), bypass.",
-                labels=("endpoint", "result"),
-            ),
+            "roadworthy_cache_requests",
+            "Requests that came to a cache: hit, hit-shared, miss, collapsed (waited for an equal one), bypass.",
+            ("endpoint", "result"),
         ),
         (
             FALLBACK,
-            CounterMetricFamily(
-                "roadworthy_fallbacks",
-                "Requests whose version could not answer, by the fallback that answered (none: no answer) and the error code.",
-                labels=("endpoint", "kind", "reason"),
-            ),
+            "roadworthy_fallbacks",
+            "Requests whose version could not answer, by the fallback that answered (none: no answer) and the error code.",
+            ("endpoint", "kind", "reason"),
         ),
         (
             SHARED_CACHE,
-            CounterMetricFamily(
-                "roadworthy_shared_cache_events",
-                "Answers stored, dropped, not-shared or refused; unfit entries; lost connections to the server.",
-                labels=("event",),
-            ),
+            "roadworthy_shared_cache_events",
+            "Answers stored, dropped, not-shared or refused; unfit entries; lost connections to the server.",
+            ("event",),
         ),
     ):
-        for (counted, *labels), count in sorted(totals.counted.items()):
-            if counted == kind:
-                family.add_metric(labels, float(count))
-        yield family
+        counts = {tuple(of): count for (counted, *of), count in totals.counted.items() if counted == kind}
+        yield counter(name, text, labels, counts)
     if totals.sharing:
-        workers = GaugeMetricFamily(
-            "roadworthy_shared_cache_workers",
-            "Live workers, by whether the shared cache answers them.",
-            labels=("state",),
-        )
-        for answers, state in ((True, CONNECTED), (False, UNREACHABLE)):
-            workers.add_metric((state,), float(totals.sharing.get(answers, 0)))
-        yield workers
+        text = "Live workers, by whether the shared cache answers them."
+        workers = {(state,): totals.sharing.get(answers, 0) for answers, state in _SHARING.items()}
+        yield gauge("roadworthy_shared_cache_workers", text, ["state"], workers)
 
 
 def breakers(totals: Totals, snapshot: Snapshot) -> Metric:
     """The states of the breakers of the snapshot's versions: 1 for the current state of each."""
-    family = GaugeMetricFamily(
-        "roadworthy_breaker_state",
-        "1 for the current state of the breaker, 0 for the others.",
-        labels=("endpoint", "version", "state"),
-    )
     names = {entry.digest: f"{entry.model}:{entry.version}" for entry in snapshot.packages}
-    for endpoint, digest, present in _states(totals, snapshot):
-        for state in State:
-            family.add_metric((endpoint, names.get(digest, ""), state.value), float(state is present))
-    return family
+    found = {
+        (endpoint, names.get(digest, ""), state.value): state is present
+        for endpoint, digest, present in _states(totals, snapshot)
+        for state in State
+    }
+    text = "1 for the current state of the breaker, 0 for the others."
+    return gauge("roadworthy_breaker_state", text, ("endpoint", "version", "state"), found)
 
 
 def not_closed(totals: Totals, snapshot: Snapshot) -> set[str]:

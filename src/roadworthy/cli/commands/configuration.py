@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
-from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.options import RemoteOptions, command, group
 from roadworthy.cli.output import say, show, table
 from roadworthy.settings import SECRET
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConfigOptions(RemoteOptions):
-    """`config show`."""
-
-
-def config_show(options: ConfigOptions) -> None:
+def config_show(options: RemoteOptions) -> None:
     """Print every setting, its value and where the value comes from."""
     settings = options.settings
     rows = [
@@ -38,6 +32,4 @@ def _text(value: object) -> str | int | float | bool | None:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    group = typer.Typer(help="Show the settings.", no_args_is_help=True, rich_markup_mode=None)
-    command(group, "show")(config_show)
-    app.add_typer(group, name="config")
+    command(group(app, "config", "Show the settings."), "show")(config_show)

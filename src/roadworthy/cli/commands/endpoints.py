@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,7 +16,7 @@ from roadworthy.cli.commands.policies import read_policy
 from roadworthy.cli.commands.registry import endpoint_table, pending_text
 from roadworthy.cli.commands.runners import confinement_line, local_confinement, local_runners, runner_table
 from roadworthy.cli.home import Home
-from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.options import REQUIRED, RemoteOptions, argument, command, option
 from roadworthy.cli.output import facts, say, short, show, table
 
 if TYPE_CHECKING:
@@ -29,49 +29,44 @@ _CELL_CHARACTERS = 60
 class WaitOptions(RemoteOptions):
     """Options of commands that wait for a change."""
 
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every worker serves the version.")] = True
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Wait at most this long.", min=0)] = (
-        300.0
-    )
+    wait: bool = option("--wait/--no-wait", "Wait until every worker serves the version.", True)
+    timeout: float = option("--timeout", "Wait at most this long.", 300.0, metavar="SECONDS", min=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeployOptions(WaitOptions):
     """`deploy`."""
 
-    reference: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version, like flights:2.")]
-    endpoint: Annotated[str, typer.Option("--endpoint", help="Deploy to this endpoint; it is created if needed.")]
-    policy: Annotated[
-        Path | None, typer.Option("--policy", metavar="FILE", help="Change the policies in this .toml or .json file.")
-    ] = None
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change one policy, like cache.ttl_s=30; repeat for more."),
-    ] = None
-    supersede: Annotated[bool, typer.Option("--supersede", help="End a rollout in progress and replace it.")] = False
+    reference: str = argument("VERSION", "A registered version, like flights:2.")
+    endpoint: str = option("--endpoint", "Deploy to this endpoint; it is created if needed.", REQUIRED)
+    policy: Path | None = option("--policy", "Change the policies in this .toml or .json file.", metavar="FILE")
+    set_: list[str] | None = option(
+        "--set", "Change one policy, like cache.ttl_s=30; repeat for more.", metavar="NAME=VALUE"
+    )
+    supersede: bool = option("--supersede", "End a rollout in progress and replace it.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackOptions(WaitOptions):
     """`rollback`."""
 
-    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
+    endpoint: str = argument("ENDPOINT", "The endpoint.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointOptions(RemoteOptions):
     """`undeploy`."""
 
-    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
+    endpoint: str = argument("ENDPOINT", "The endpoint.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogsOptions(RemoteOptions):
     """`logs`."""
 
-    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
-    last: Annotated[int, typer.Option("--last", metavar="N", help="Show this many records.", min=1, max=1000)] = 20
-    prediction: Annotated[str | None, typer.Option("--id", help="Show only the prediction with this id.")] = None
+    endpoint: str = argument("ENDPOINT", "The endpoint.")
+    last: int = option("--last", "Show this many records.", 20, metavar="N", min=1, max=1000)
+    prediction: str | None = option("--id", "Show only the prediction with this id.")
 
 
 def deploy(options: DeployOptions) -> None:
@@ -79,11 +74,9 @@ def deploy(options: DeployOptions) -> None:
 
     The workers load and prove the version while the current one serves, then switch. No request is dropped.
     """
-    from roadworthy.client import Client
-
     begun = time.monotonic()
     policy = read_policy(options.policy, options.set_ or ())
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         change: EndpointChange = {} if policy is None else {"policy": policy}
         if options.supersede:
             change["supersede"] = True
@@ -93,10 +86,8 @@ def deploy(options: DeployOptions) -> None:
 
 def rollback(options: RollbackOptions) -> None:
     """Roll an endpoint back to its previous version."""
-    from roadworthy.client import Client
-
     begun = time.monotonic()
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         _finish(client, client.rollback(options.endpoint), options, begun)
 
 
@@ -119,18 +110,14 @@ def _finish(client: Any, asked: Mapping[str, Any], options: WaitOptions, begun: 
 
 def undeploy(options: EndpointOptions) -> None:
     """Delete an endpoint. Its versions stay in the registry."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         client.undeploy(options.endpoint)
     show({"name": options.endpoint, "deleted": True}, f"{options.endpoint} deleted", as_json=options.json)
 
 
 def logs(options: LogsOptions) -> None:
     """Show the latest requests and answers of an endpoint."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         page = client.logs(options.endpoint, last=options.last, prediction_id=options.prediction)
         if not page["items"]:
             client.endpoint(options.endpoint)  # an unknown endpoint is an error, an endpoint without predictions is not
@@ -164,9 +151,7 @@ def _cell(value: object) -> str:
 
 def status(options: RemoteOptions) -> None:
     """Show the control plane, gateways, endpoints and local runners."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         document = client.status()
     control = document["control"]
     head = facts({"control plane": control["version"], "revision": f"{control['revision']} of {control['epoch']}"})

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from roadworthy.cli import exits
-from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.options import REQUIRED, RemoteOptions, argument, command, option
 from roadworthy.cli.output import facts, show
 from roadworthy.foundation.errors import InvalidInput
 
@@ -39,16 +39,13 @@ _MEANINGS = {
 class FeedbackOptions(RemoteOptions):
     """`feedback`."""
 
-    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint that answered.")]
-    file: Annotated[
-        Path,
-        typer.Option(
-            "--file",
-            "-f",
-            metavar="FILE",
-            help="Read the feedback from this .csv or .jsonl file with a column prediction_id.",
-        ),
-    ]
+    endpoint: str = argument("ENDPOINT", "The endpoint that answered.")
+    file: Path = option(
+        "--file -f",
+        "Read the feedback from this .csv or .jsonl file with a column prediction_id.",
+        REQUIRED,
+        metavar="FILE",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +67,13 @@ def feedback(options: FeedbackOptions) -> None:
     Feedback says whether an answer was right, names bad events, or gives values of an A/B test's metrics. Each item counts once,
     so a file may be sent again. A line that cannot be read does not stop the others.
     """
-    from roadworthy.client import Client
     from roadworthy.client.feedback import items_of
 
     lines = list(_lines(options.file))
     if lines and all(line.row is None for line in lines):
         raise _unreadable(options.file, f"line {lines[0].number}: {lines[0].problem}")
     items = items_of(line.row for line in lines if line.row is not None)
-    with Client.from_settings(options.settings.client) as client, _bar(len(items)) as progress:
+    with options.client() as client, _bar(len(items)) as progress:
         reply = client.feedback(options.endpoint, items, progress=progress)
     outcomes: Iterator[Mapping[str, object]] = iter(reply["items"])
     told: list[dict[str, Any]] = [

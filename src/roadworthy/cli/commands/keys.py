@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated
 
 import typer
 
 from roadworthy.cli.home import Home
-from roadworthy.cli.options import Options, RemoteOptions, command
+from roadworthy.cli.options import Options, RemoteOptions, argument, command, group, option
 from roadworthy.cli.output import say, show, table
 from roadworthy.cli.plans import database_url
 from roadworthy.foundation.clock import SystemClock
@@ -25,39 +24,28 @@ class Role(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions(RemoteOptions):
-    """`key list`."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class CreateOptions(RemoteOptions):
     """`key create`."""
 
-    role: Annotated[Role, typer.Option("--role", help="Give the key this role.")] = Role.PREDICTOR
-    endpoint: Annotated[
-        list[str] | None,
-        typer.Option("--endpoint", metavar="NAME", help="Allow calls to this endpoint only; repeat for more."),
-    ] = None
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", help="Give the key this name (its id). Gateways that use the key report as NAME/INSTANCE."
-        ),
-    ] = None
+    role: Role = option("--role", "Give the key this role.", Role.PREDICTOR)
+    endpoint: list[str] | None = option(
+        "--endpoint", "Allow calls to this endpoint only; repeat for more.", metavar="NAME"
+    )
+    name: str | None = option(
+        "--name", "Give the key this name (its id). Gateways that use the key report as NAME/INSTANCE."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RevokeOptions(RemoteOptions):
     """`key revoke`."""
 
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `key list` prints it.")]
+    key_id: str = argument("ID", "The key's id, as `key list` prints it.")
 
 
-def list_(options: ListOptions) -> None:
+def list_(options: RemoteOptions) -> None:
     """List ids, names and roles of the keys, not the keys."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         keys = client.keys()
     rows = [
         (key["id"], key["name"], key["role"], ",".join(key.get("endpoints") or ()) or "all", key.get("created_at"))
@@ -68,9 +56,7 @@ def list_(options: ListOptions) -> None:
 
 def create(options: CreateOptions) -> None:
     """Create a key and print it (shown only once)."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         made = client.create_key(options.role.value, options.endpoint or None, options.name)
     if not options.json:
         say(f"{made['id']} ({made['role']}); the key is shown only this once:")
@@ -79,9 +65,7 @@ def create(options: CreateOptions) -> None:
 
 def revoke(options: RevokeOptions) -> None:
     """Revoke a key. Gateways reject it within seconds."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         client.revoke_key(options.key_id)
     show({"id": options.key_id, "revoked": True}, f"{options.key_id} revoked", as_json=options.json)
 
@@ -104,9 +88,8 @@ def recover(options: Options) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="List, create and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
-    command(group, "list")(list_)
-    command(group, "create")(create)
-    command(group, "revoke")(revoke)
-    command(group, "recover")(recover)
-    app.add_typer(group, name="key")
+    verbs = group(app, "key", "List, create and revoke API keys.")
+    command(verbs, "list")(list_)
+    command(verbs, "create")(create)
+    command(verbs, "revoke")(revoke)
+    command(verbs, "recover")(recover)

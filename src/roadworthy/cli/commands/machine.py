@@ -7,20 +7,21 @@ import platform
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from roadworthy.cli import detach as detaching
 from roadworthy.cli.home import CONTROL, GATEWAY, LOCAL, SUPERVISOR, Context, Home, PlaneKeys
 from roadworthy.cli.launch import Launch, control_socket, gateway_listeners, gateway_sockets, probe, run, tell
-from roadworthy.cli.options import Options, Sets, command
+from roadworthy.cli.options import Options, command, option
 from roadworthy.cli.output import facts, quiet_children, say, show
 from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of, worker_limits
+from roadworthy.foundation.descendants import is_running
 from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavailable
 from roadworthy.settings import GATEWAY_URL, Settings
 from roadworthy.supervisor.listener import SharedListener
@@ -44,91 +45,64 @@ _GET_ONE = (
 class BeginAnewOptions(Options):
     """Options of commands that may switch to another database."""
 
-    begin_anew: Annotated[
-        bool,
-        typer.Option(
-            "--begin-anew",
-            help="Accept a new or different control plane database, and drop the endpoints of the previous one.",
-        ),
-    ] = False
+    begin_anew: bool = option(
+        "--begin-anew",
+        "Accept a new or different control plane database, and drop the endpoints of the previous one.",
+        False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayOptions(Options):
     """Options of commands that run a gateway."""
 
-    host: Annotated[
-        str | None,
-        typer.Option("--host", help="Listen for predictions on this address (127.0.0.1)."),
-        Sets("gateway.host"),
-    ] = None
-    port: Annotated[
-        int | None, typer.Option("--port", help="Listen for predictions on this port (8080)."), Sets("gateway.port")
-    ] = None
-    metrics_port: Annotated[
-        int | None,
-        typer.Option("--metrics-port", help="Serve the metrics page on this port (8082)."),
-        Sets("gateway.metrics_port"),
-    ] = None
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="Run this many worker processes (usable cores, at most 4)."),
-        Sets("gateway.workers"),
-    ] = None
+    host: str | None = option("--host", "Listen for predictions on this address (127.0.0.1).", sets="gateway.host")
+    port: int | None = option("--port", "Listen for predictions on this port (8080).", sets="gateway.port")
+    metrics_port: int | None = option(
+        "--metrics-port", "Serve the metrics page on this port (8082).", sets="gateway.metrics_port"
+    )
+    workers: int | None = option(
+        "--workers", "Run this many worker processes (usable cores, at most 4).", sets="gateway.workers"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpOptions(GatewayOptions, BeginAnewOptions):
     """`up`."""
 
-    control_port: Annotated[
-        int | None,
-        typer.Option("--control-port", help="Run the control plane on this port (8081)."),
-        Sets("control.port"),
-    ] = None
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready, and leave it running.")] = (
-        False
+    control_port: int | None = option(
+        "--control-port", "Run the control plane on this port (8081).", sets="control.port"
     )
-    ready_fd: Annotated[int | None, typer.Option("--ready-fd", hidden=True)] = None
+    detach: bool = option("--detach -d", "Return when it is ready, and leave it running.", False)
+    ready_fd: int | None = option("--ready-fd", "", hidden=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayCommandOptions(GatewayOptions, BeginAnewOptions):
     """`gateway`."""
 
-    control_url: Annotated[
-        str | None,
-        typer.Option(
-            "--control-url", help="Follow the control plane at this address; without one, serve the snapshot on disk."
-        ),
-        Sets("client.control_url"),
-    ] = None
-    key_file: Annotated[
-        Path | None,
-        typer.Option("--key-file", help="Read a key of the role gateway from this file (or ROADWORTHY_KEY)."),
-    ] = None
-    name: Annotated[
-        str | None, typer.Option("--name", help="Report under this instance name."), Sets("gateway.name")
-    ] = None
+    control_url: str | None = option(
+        "--control-url",
+        "Follow the control plane at this address; without one, serve the snapshot on disk.",
+        sets="client.control_url",
+    )
+    key_file: Path | None = option("--key-file", "Read a key of the role gateway from this file (or ROADWORTHY_KEY).")
+    name: str | None = option("--name", "Report under this instance name.", sets="gateway.name")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlOptions(BeginAnewOptions):
     """`control`."""
 
-    host: Annotated[
-        str | None, typer.Option("--host", help="Listen on this address (127.0.0.1)."), Sets("control.host")
-    ] = None
-    port: Annotated[int | None, typer.Option("--port", help="Listen on this port (8081)."), Sets("control.port")] = None
+    host: str | None = option("--host", "Listen on this address (127.0.0.1).", sets="control.host")
+    port: int | None = option("--port", "Listen on this port (8081).", sets="control.port")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopOptions(Options):
     """`stop`."""
 
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Wait at most this long.", min=0)] = (
-        90.0
-    )
+    timeout: float = option("--timeout", "Wait at most this long.", 90.0, metavar="SECONDS", min=0)
 
 
 def up(options: UpOptions) -> None:
@@ -159,9 +133,11 @@ def up(options: UpOptions) -> None:
         served = home.snapshot()
         children.append(replace(_expecting(planned, home, options), needed=served is None or served[1] == 0))
         message = _message(urls, url_of(settings.gateway.metrics_host, sockets[1]))
-        announce = _announcer(
-            options.ready_fd, lambda: {**message, **settle_keys(home, keys, urls.control_url)}, as_json=options.json
-        )
+
+        def announce() -> None:
+            told = {**message, **settle_keys(home, keys, urls.control_url)}
+            tell(options.ready_fd, told) if options.ready_fd is not None else _announce(told, as_json=options.json)
+
         probes = (f"{urls.control_url}/readyz", f"{urls.gateway_url}/readyz")
         limits = worker_limits(settings)
         optional = {probes[0]: planned.name}
@@ -201,8 +177,11 @@ def gateway(options: GatewayCommandOptions) -> None:
         url = url_of(settings.gateway.host, sockets[0])
         message = {"gateway": url, "metrics": f"{url_of(settings.gateway.metrics_host, sockets[1])}/metrics"}
         children = gateway_children(plan, settings, quiet_children(settings))
-        announce = _announcer(None, lambda: message, as_json=options.json)
         doors = gateway_listeners(sockets, settings)
+
+        def announce() -> None:
+            _announce(message, as_json=options.json)
+
         run(Launch(children, plan.slab, [f"{url}/readyz"], announce, worker_limits(settings), doors=doors))
 
 
@@ -220,7 +199,10 @@ def control(options: ControlOptions) -> None:
         home.write_context(Context(url, known.gateway_url if known else GATEWAY_URL, keys.admin))
         plan = control_child(home.control, listener, settings, keys.bootstrap(), quiet_children(settings))
         plan = _expecting(plan, home, options)
-        announce = _announcer(None, lambda: {"control": url, **settle_keys(home, keys, url)}, as_json=options.json)
+
+        def announce() -> None:
+            _announce({"control": url, **settle_keys(home, keys, url)}, as_json=options.json)
+
         run(Launch([plan], None, [f"{url}/readyz"], announce, doors=[SharedListener(listener, None)]))
 
 
@@ -249,16 +231,8 @@ def _wait_until_gone(pids: set[int]) -> None:
     """Wait until the processes have ended, which is shortly after they release their locks. A process that its parent has not
     reaped yet stays, so the wait is bounded."""
     deadline = time.monotonic() + _GONE_S
-    while any(_exists(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(_STOP_STEP_S)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _key_between(key_file: Path | None, settings: Settings, home: Home) -> str | None:
@@ -339,18 +313,6 @@ def settle_keys(home: Home, keys: PlaneKeys, url: str) -> dict[str, object]:
     if keys.admin_new:
         home.forget_admin_key()
     return {"note": f"{_NONE_MADE if keys.admin_new else _NOT_KNOWN}. {_GET_ONE}"}
-
-
-def _announcer(
-    descriptor: int | None, message: Callable[[], Mapping[str, object]], *, as_json: bool
-) -> Callable[[], None]:
-    def announce() -> None:
-        if descriptor is not None:
-            tell(descriptor, message())
-        else:
-            _announce(message(), as_json=as_json)
-
-    return announce
 
 
 _LABELS = {

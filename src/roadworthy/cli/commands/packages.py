@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from roadworthy.cli.options import Options, command
+from roadworthy.cli.options import REQUIRED, Options, argument, command, option
 from roadworthy.cli.output import facts, say, show, size, table
 from roadworthy.foundation.errors import PackError
 
@@ -24,63 +24,45 @@ if TYPE_CHECKING:
 class PackCommandOptions(Options):
     """`pack`."""
 
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A .joblib, .pkl or .onnx file of your own.")]
-    sample: Annotated[
-        Path, typer.Option("--sample", help="Read training rows from this .csv, .parquet, .json or .jsonl file.")
-    ]
-    name: Annotated[str, typer.Option("--name", help="Register the model under this name.")]
-    label_column: Annotated[
-        str | None,
-        typer.Option("--label-column", help="Treat this column of the sample as the label, not as an input."),
-    ] = None
-    preprocess: Annotated[
-        str | None,
-        typer.Option(
-            "--preprocess", metavar="MODULE:FUNCTION", help="Pack this function, which prepares raw rows for the model."
-        ),
-    ] = None
-    original: Annotated[
-        Path | None,
-        typer.Option(
-            "--original", metavar="FILE", help="Compare an .onnx MODEL with the .joblib or .pkl it came from."
-        ),
-    ] = None
-    rule: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rule",
-            metavar="NAME=MODULE:FUNCTION",
-            help="Pack this function as a fallback rule; repeat for more.",
-        ),
-    ] = None
-    private: Annotated[
-        list[str] | None,
-        typer.Option("--private", metavar="COLUMN=hash|drop", help="Store no values of this column; repeat for more."),
-    ] = None
-    out: Annotated[Path, typer.Option("--out", help="Write the package to this folder.")] = Path("dist")
-    compile: Annotated[bool, typer.Option("--compile/--no-compile", help="Try faster runtimes.")] = True
+    model: Path = argument("MODEL", "A .joblib, .pkl or .onnx file of your own.")
+    sample: Path = option("--sample", "Read training rows from this .csv, .parquet, .json or .jsonl file.", REQUIRED)
+    name: str = option("--name", "Register the model under this name.", REQUIRED)
+    label_column: str | None = option(
+        "--label-column", "Treat this column of the sample as the label, not as an input."
+    )
+    preprocess: str | None = option(
+        "--preprocess", "Pack this function, which prepares raw rows for the model.", metavar="MODULE:FUNCTION"
+    )
+    original: Path | None = option(
+        "--original", "Compare an .onnx MODEL with the .joblib or .pkl it came from.", metavar="FILE"
+    )
+    rule: list[str] | None = option(
+        "--rule", "Pack this function as a fallback rule; repeat for more.", metavar="NAME=MODULE:FUNCTION"
+    )
+    private: list[str] | None = option(
+        "--private", "Store no values of this column; repeat for more.", metavar="COLUMN=hash|drop"
+    )
+    out: Path = option("--out", "Write the package to this folder.", Path("dist"))
+    compile: bool = option("--compile/--no-compile", "Try faster runtimes.", True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions(Options):
     """`inspect`."""
 
-    package: Annotated[Path, typer.Argument(metavar="FILE", help="A .rw file or an unpacked package.")]
-    card: Annotated[bool, typer.Option("--card", help="Print the model card as Markdown.")] = False
+    package: Path = argument("FILE", "A .rw file or an unpacked package.")
+    card: bool = option("--card", "Print the model card as Markdown.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(Options):
     """`verify`."""
 
-    package: Annotated[Path, typer.Argument(metavar="FILE", help="A .rw file or an unpacked package.")]
-    prove: Annotated[bool, typer.Option("--prove", help="Also load the package and replay its golden examples.")] = (
-        False
+    package: Path = argument("FILE", "A .rw file or an unpacked package.")
+    prove: bool = option("--prove", "Also load the package and replay its golden examples.", False)
+    allow_code: str | None = option(
+        "--allow-code", "Allow the code of the package with this digest to run.", metavar="DIGEST"
     )
-    allow_code: Annotated[
-        str | None,
-        typer.Option("--allow-code", metavar="DIGEST", help="Allow the code of the package with this digest to run."),
-    ] = None
 
 
 def pack(options: PackCommandOptions) -> None:

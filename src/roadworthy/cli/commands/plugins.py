@@ -6,7 +6,7 @@ import dataclasses
 
 import typer
 
-from roadworthy.cli.options import Options, command
+from roadworthy.cli.options import Options, command, group
 from roadworthy.cli.output import show, table
 from roadworthy.foundation.plugins import survey
 
@@ -28,6 +28,4 @@ def plugin_list(options: Options) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Plug-ins of other distributions.", no_args_is_help=True, rich_markup_mode=None)
-    command(group, "list")(plugin_list)
-    app.add_typer(group, name="plugin")
+    command(group(app, "plugin", "Plug-ins of other distributions."), "list")(plugin_list)

@@ -7,12 +7,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from roadworthy.cli.commands.registry import pending_text
-from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.options import RemoteOptions, argument, command
 from roadworthy.cli.output import facts, show, table
 from roadworthy.foundation.errors import InvalidRequest
 
@@ -21,7 +21,7 @@ from roadworthy.foundation.errors import InvalidRequest
 class DescribeOptions(RemoteOptions):
     """`describe`."""
 
-    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")]
+    endpoint: str = argument("ENDPOINT", "The endpoint.")
 
 
 def read_policy(file: Path | None, assignments: Sequence[str]) -> dict[str, Any] | None:
@@ -87,9 +87,7 @@ def _put(policy: dict[str, Any], path: Sequence[str], value: Any, assignment: st
 
 def describe(options: DescribeOptions) -> None:
     """Show an endpoint's versions, pending change and policies."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         document = client.endpoint(options.endpoint)
     show(document, description(document), as_json=options.json)
 

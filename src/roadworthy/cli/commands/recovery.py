@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from roadworthy.cli.home import CONTROL, Home
-from roadworthy.cli.options import Options, command
+from roadworthy.cli.options import Options, argument, command
 from roadworthy.cli.output import facts, show
 from roadworthy.cli.plans import database_url
 from roadworthy.foundation.clock import SystemClock
@@ -20,19 +19,16 @@ from roadworthy.foundation.files import keep_private
 class BackupOptions(Options):
     """`backup`."""
 
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Write the copy to this new file.")]
+    file: Path = argument("FILE", "Write the copy to this new file.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreOptions(Options):
     """`restore`."""
 
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[FILE]", help="Replace the database by this backup first; needs a stopped control plane."
-        ),
-    ] = None
+    file: Path | None = argument(
+        "[FILE]", "Replace the database by this backup first; needs a stopped control plane.", None
+    )
 
 
 def backup(options: BackupOptions) -> None:

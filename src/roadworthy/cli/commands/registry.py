@@ -7,41 +7,36 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.options import RemoteOptions, argument, command, group, option
 from roadworthy.cli.output import short, show, size, table
 from roadworthy.foundation.confine.grants import FORMS
 
-GRANT: Any = typer.Option(
-    "--grant", metavar="GRANT", help=f"Grant its code {FORMS}, as general.grants allows; repeat for more."
-)
+
+def grant_option() -> Any:
+    """`--grant` of `push` and `serve`."""
+    return option("--grant", f"Grant its code {FORMS}, as general.grants allows; repeat for more.", metavar="GRANT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushOptions(RemoteOptions):
     """`push`."""
 
-    package: Annotated[Path, typer.Argument(metavar="FILE", help="A packed .rw file.")]
-    allow_code: Annotated[
-        str | None,
-        typer.Option("--allow-code", metavar="DIGEST", help="Allow the code of the package with this digest to run."),
-    ] = None
-    grant: Annotated[list[str] | None, GRANT] = None
+    package: Path = argument("FILE", "A packed .rw file.")
+    allow_code: str | None = option(
+        "--allow-code", "Allow the code of the package with this digest to run.", metavar="DIGEST"
+    )
+    grant: list[str] | None = grant_option()
 
 
 @dataclass(frozen=True, kw_only=True)
 class VersionsOptions(RemoteOptions):
     """`version list`."""
 
-    model: Annotated[str | None, typer.Option("--model", help="List only versions of this model.")] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListOptions(RemoteOptions):
-    """`model list` and `endpoint list`."""
+    model: str | None = option("--model", "List only versions of this model.")
 
 
 def push(options: PushOptions) -> None:
@@ -49,9 +44,7 @@ def push(options: PushOptions) -> None:
 
     The control plane proves the package before it accepts it.
     """
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client, _bar(options.package) as progress:
+    with options.client() as client, _bar(options.package) as progress:
         grants = options.grant or ()
         pushed = client.push(options.package, allow_code=options.allow_code, grants=grants, progress=progress)
     reference = f"{pushed['name']}:{pushed['version']}"
@@ -81,11 +74,9 @@ def _bar(path: Path) -> Iterator[Callable[[int, int], None] | None]:
         yield advance
 
 
-def models(options: ListOptions) -> None:
+def models(options: RemoteOptions) -> None:
     """List models with the number of their versions."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         found = client.models()
     rows = [(model["name"], model["versions"], f"{model['name']}:{model['latest']}") for model in found]
     show(found, table(("MODEL", "VERSIONS", "LATEST"), rows), as_json=options.json)
@@ -96,9 +87,7 @@ def versions(options: VersionsOptions) -> None:
 
     Prints digest, size, grants, and the endpoints that serve each version.
     """
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         names = [str(known["name"]) for known in client.models()] if options.model is None else [options.model]
         found = [version for name in names for version in client.versions(name)]
     rows = [
@@ -118,14 +107,12 @@ def versions(options: VersionsOptions) -> None:
     show(found, table(headings, rows), as_json=options.json)
 
 
-def endpoints(options: ListOptions) -> None:
+def endpoints(options: RemoteOptions) -> None:
     """List endpoints.
 
     Prints the current and previous version of each, and changes in progress.
     """
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         found = client.endpoints()
     show(found, endpoint_table(found), as_json=options.json)
 
@@ -171,6 +158,4 @@ def register(app: typer.Typer) -> None:
         ("model", "List models.", models),
         ("endpoint", "List endpoints.", endpoints),
     ):
-        group = typer.Typer(help=help_, no_args_is_help=True, rich_markup_mode=None)
-        command(group, "list")(list_)
-        app.add_typer(group, name=noun)
+        command(group(app, noun, help_), "list")(list_)

@@ -8,18 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from roadworthy.cli import exits
 from roadworthy.cli.commands.rollout_texts import details, history_table, list_table, summary
 from roadworthy.cli.commands.rollout_watch import follow
-from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.options import RemoteOptions, argument, command, group, option
 from roadworthy.cli.output import say, show
 from roadworthy.foundation.errors import InvalidRequest
 
-_ENDPOINT = "The endpoint."
 _GOOD = ("promoted", "completed")
 
 
@@ -27,88 +26,53 @@ _GOOD = ("promoted", "completed")
 class StartOptions(RemoteOptions):
     """`rollout start`."""
 
-    endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help=_ENDPOINT)] = None
-    version: Annotated[
-        str | None, typer.Argument(metavar="VERSION", help="The version to roll out, like flights:3.")
-    ] = None
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file", "-f", metavar="FILE", help="Read the plan from this YAML or JSON file; flags override it."
-        ),
-    ] = None
-    strategy: Annotated[
-        str | None, typer.Option("--strategy", help="Use canary, blue-green, ab, shadow or all-at-once.")
-    ] = None
-    steps: Annotated[
-        str | None,
-        typer.Option("--steps", metavar="PERCENTS", help="Use these shares, one per step, like 5,25,50,100."),
-    ] = None
-    hold: Annotated[
-        str | None, typer.Option("--hold", metavar="TIME", help="Stay at each step at least this long, like 10m.")
-    ] = None
-    bake: Annotated[
-        str | None, typer.Option("--bake", metavar="TIME", help="Watch a blue-green switch this long, like 10m.")
-    ] = None
-    share: Annotated[float | None, typer.Option("--share", metavar="PERCENT", help="Give ab or shadow this share.")] = (
-        None
+    endpoint: str | None = argument("ENDPOINT", "The endpoint.", None)
+    version: str | None = argument("VERSION", "The version to roll out, like flights:3.", None)
+    file: Path | None = option(
+        "--file -f", "Read the plan from this YAML or JSON file; flags override it.", metavar="FILE"
     )
-    evidence: Annotated[
-        int | None, typer.Option("--evidence", metavar="N", help="Require at least this many requests in each step.")
-    ] = None
-    alpha: Annotated[
-        float | None, typer.Option("--alpha", help="False-rollback probability over the whole rollout (0.01).")
-    ] = None
-    criteria: Annotated[
-        str | None, typer.Option("--criteria", metavar="NAMES", help="Judge by these signals, like errors,slow.")
-    ] = None
-    deadline: Annotated[
-        str | None,
-        typer.Option("--deadline", metavar="TIME", help="Apply the plan's at_deadline if undecided after this time."),
-    ] = None
-    accept_signature_change: Annotated[
-        str | None,
-        typer.Option(
-            "--accept-signature-change", metavar="REASON", help="Accept a different signature for this reason; audited."
-        ),
-    ] = None
-    supersede: Annotated[bool, typer.Option("--supersede", help="End a rollout in progress and replace it.")] = False
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the rollout until it ends.")] = False
-    exit_status: Annotated[
-        bool, typer.Option("--exit-status", help="With --watch: fail unless the rollout is promoted or completed.")
-    ] = False
+    strategy: str | None = option("--strategy", "Use canary, blue-green, ab, shadow or all-at-once.")
+    steps: str | None = option("--steps", "Use these shares, one per step, like 5,25,50,100.", metavar="PERCENTS")
+    hold: str | None = option("--hold", "Stay at each step at least this long, like 10m.", metavar="TIME")
+    bake: str | None = option("--bake", "Watch a blue-green switch this long, like 10m.", metavar="TIME")
+    share: float | None = option("--share", "Give ab or shadow this share.", metavar="PERCENT")
+    evidence: int | None = option("--evidence", "Require at least this many requests in each step.", metavar="N")
+    alpha: float | None = option("--alpha", "False-rollback probability over the whole rollout (0.01).")
+    criteria: str | None = option("--criteria", "Judge by these signals, like errors,slow.", metavar="NAMES")
+    deadline: str | None = option(
+        "--deadline", "Apply the plan's at_deadline if undecided after this time.", metavar="TIME"
+    )
+    accept_signature_change: str | None = option(
+        "--accept-signature-change", "Accept a different signature for this reason; audited.", metavar="REASON"
+    )
+    supersede: bool = option("--supersede", "End a rollout in progress and replace it.", False)
+    watch: bool = option("--watch", "Follow the rollout until it ends.", False)
+    exit_status: bool = option(
+        "--exit-status", "With --watch: fail unless the rollout is promoted or completed.", False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneOptions(RemoteOptions):
     """Options of commands on one rollout."""
 
-    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help=_ENDPOINT)]
-    id: Annotated[str, typer.Option("--id", help="Use this rollout, not the one in progress or the last one.")] = (
-        "current"
-    )
+    endpoint: str = argument("ENDPOINT", "The endpoint.")
+    id: str = option("--id", "Use this rollout, not the one in progress or the last one.", "current")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchOptions(OneOptions):
     """`rollout watch`."""
 
-    exit_status: Annotated[
-        bool, typer.Option("--exit-status", help="Fail unless the rollout is promoted or completed.")
-    ] = False
+    exit_status: bool = option("--exit-status", "Fail unless the rollout is promoted or completed.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryOptions(RemoteOptions):
     """`rollout history`."""
 
-    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help=_ENDPOINT)]
-    last: Annotated[int, typer.Option("--last", metavar="N", help="Show this many rollouts.", min=1, max=200)] = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListOptions(RemoteOptions):
-    """`rollout list`."""
+    endpoint: str = argument("ENDPOINT", "The endpoint.")
+    last: int = option("--last", "Show this many rollouts.", 20, metavar="N", min=1, max=200)
 
 
 def start(options: StartOptions) -> None:
@@ -116,8 +80,6 @@ def start(options: StartOptions) -> None:
 
     Each step is judged by evidence. A version that is worse is rolled back automatically.
     """
-    from roadworthy.client import Client
-
     plan = _plan(options)
     endpoint = options.endpoint or plan.pop("endpoint", None)
     version = options.version or plan.pop("version", None)
@@ -132,7 +94,7 @@ def start(options: StartOptions) -> None:
     asked: dict[str, Any] = {"supersede": options.supersede}
     if options.accept_signature_change is not None:
         asked["accept_signature_change"] = options.accept_signature_change
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         begun = client.rollouts.start(endpoint, version, plan, **asked)
         _show_start(begun, options)
         if options.watch:
@@ -194,9 +156,7 @@ def watch(options: WatchOptions) -> None:
 
     Shows step, share, counts of both versions, evidence, the reason for waiting and the time left.
     """
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         ended = follow(client, options.endpoint, options.id, as_json=options.json)
     _end(ended, options.exit_status)
 
@@ -208,28 +168,22 @@ def _end(rollout: Mapping[str, Any], exit_status: bool) -> None:
 
 def show_(options: OneOptions) -> None:
     """Show the state of a rollout and its evidence."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         found = client.rollouts.get(options.endpoint, options.id)
     width = get_terminal_size().columns if sys.stdout.isatty() else None
     show(found, details(found, width), as_json=options.json)
 
 
-def list_(options: ListOptions) -> None:
+def list_(options: RemoteOptions) -> None:
     """List the rollouts in progress."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         found = client.rollouts.in_progress()
     show(found, list_table(found) if found else "no rollout is in progress", as_json=options.json)
 
 
 def history(options: HistoryOptions) -> None:
     """List an endpoint's past rollouts with outcome and reason."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         found = client.rollouts.history(options.endpoint, options.last)
     told = history_table(found) if found else f"endpoint {options.endpoint} never had a rollout"
     show(found, told, as_json=options.json)
@@ -237,9 +191,7 @@ def history(options: HistoryOptions) -> None:
 
 def _verb(name: str, help_: str) -> Callable[[OneOptions], None]:
     def tell(options: OneOptions) -> None:
-        from roadworthy.client import Client
-
-        with Client.from_settings(options.settings.client) as client:
+        with options.client() as client:
             answer = getattr(client.rollouts, name)(options.endpoint, options.id)
         told = summary(answer) if answer["done"] else f"nothing was done: {answer['refused']}"
         show(answer, f"{options.endpoint}: {told}", as_json=options.json)
@@ -260,14 +212,11 @@ _VERBS = {
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(
-        help="Roll out versions step by step, judged by evidence.", no_args_is_help=True, rich_markup_mode=None
-    )
-    command(group, "start")(start)
-    command(group, "watch")(watch)
-    command(group, "show")(show_)
-    command(group, "list")(list_)
-    command(group, "history")(history)
+    verbs = group(app, "rollout", "Roll out versions step by step, judged by evidence.")
+    command(verbs, "start")(start)
+    command(verbs, "watch")(watch)
+    command(verbs, "show")(show_)
+    command(verbs, "list")(list_)
+    command(verbs, "history")(history)
     for name, help_ in _VERBS.items():
-        command(group, name)(_verb(name, help_))
-    app.add_typer(group, name="rollout")
+        command(verbs, name)(_verb(name, help_))

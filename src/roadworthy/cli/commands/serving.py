@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from roadworthy.cli.commands.machine import GatewayOptions
-from roadworthy.cli.commands.registry import GRANT
+from roadworthy.cli.commands.registry import grant_option
 from roadworthy.cli.home import Home
 from roadworthy.cli.launch import Launch, gateway_listeners, gateway_sockets, run
-from roadworthy.cli.options import command
+from roadworthy.cli.options import argument, command, option
 from roadworthy.cli.output import facts, quiet_children, show
 from roadworthy.cli.plans import (
     GatewayPlan,
@@ -52,24 +53,16 @@ class Unit(str, Enum):
 class ServeOptions(GatewayOptions):
     """`serve`."""
 
-    package: Annotated[Path, typer.Argument(metavar="FILE", help="A packed .rw file or an unpacked package.")]
-    endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="Serve under this public name; the package's name by default.")
-    ] = None
-    allow_code: Annotated[
-        str | None,
-        typer.Option("--allow-code", metavar="DIGEST", help="Allow the code of the package with this digest to run."),
-    ] = None
-    grant: Annotated[list[str] | None, GRANT] = None
-    auth: Annotated[
-        bool, typer.Option("--auth/--no-auth", help="Require a key from callers; --no-auth works on loopback only.")
-    ] = True
-    timestamp_integers: Annotated[
-        Unit | None,
-        typer.Option(
-            "--timestamp-integers", help="Read integers in timestamp columns in this unit; refuse them by default."
-        ),
-    ] = None
+    package: Path = argument("FILE", "A packed .rw file or an unpacked package.")
+    endpoint: str | None = option("--endpoint", "Serve under this public name; the package's name by default.")
+    allow_code: str | None = option(
+        "--allow-code", "Allow the code of the package with this digest to run.", metavar="DIGEST"
+    )
+    grant: list[str] | None = grant_option()
+    auth: bool = option("--auth/--no-auth", "Require a key from callers; --no-auth works on loopback only.", True)
+    timestamp_integers: Unit | None = option(
+        "--timestamp-integers", "Read integers in timestamp columns in this unit; refuse them by default."
+    )
 
 
 def serve(options: ServeOptions) -> None:
@@ -102,7 +95,7 @@ def serve(options: ServeOptions) -> None:
             "metrics": metrics,
             "curl": _curl(f"{url}/v1/models/{endpoint}:predict", package, key, folder),
         }
-        announce = _announcer(message, as_json=options.json)
+        announce = partial(_announce, message, options.json)
         children = gateway_children(plan, settings, quiet_children(settings))
         limits = worker_limits(settings)
         doors = gateway_listeners(sockets, settings)
@@ -196,12 +189,9 @@ def _curl(url: str, package: Package, key: tuple[str, str] | None, folder: Path)
     return shlex.join([*words, "-d", body])
 
 
-def _announcer(message: Mapping[str, Any], *, as_json: bool) -> Callable[[], None]:
-    def announce() -> None:
-        head = facts({name: message[name] for name in ("url", "digest", "key", "metrics")})
-        show(dict(message), f"serving {message['endpoint']}\n{head}\n\n{message['curl']}\n", as_json=as_json)
-
-    return announce
+def _announce(message: Mapping[str, Any], as_json: bool) -> None:
+    head = facts({name: message[name] for name in ("url", "digest", "key", "metrics")})
+    show(dict(message), f"serving {message['endpoint']}\n{head}\n\n{message['curl']}\n", as_json=as_json)
 
 
 def _failure(answer: Mapping[str, Any]) -> RoadworthyError | None:

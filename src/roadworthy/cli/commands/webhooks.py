@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import typer
 
 from roadworthy.cli import exits
-from roadworthy.cli.options import RemoteOptions, command
+from roadworthy.cli.options import RemoteOptions, argument, command, group, option
 from roadworthy.cli.output import facts, say, show, table
 
 _ALL = "all"
@@ -18,52 +17,39 @@ _ALL = "all"
 class CreateOptions(RemoteOptions):
     """`webhook create`."""
 
-    url: Annotated[str, typer.Argument(metavar="URL", help="Send events to this URL, https://….")]
-    event: Annotated[
-        list[str] | None,
-        typer.Option("--event", metavar="TYPE", help="Send only events of this type; repeat for more."),
-    ] = None
-    endpoint: Annotated[
-        list[str] | None,
-        typer.Option("--endpoint", metavar="NAME", help="Send only events of this endpoint; repeat for more."),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListOptions(RemoteOptions):
-    """`webhook list`."""
+    url: str = argument("URL", "Send events to this URL, https://….")
+    event: list[str] | None = option("--event", "Send only events of this type; repeat for more.", metavar="TYPE")
+    endpoint: list[str] | None = option(
+        "--endpoint", "Send only events of this endpoint; repeat for more.", metavar="NAME"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneOptions(RemoteOptions):
     """Options of commands on one webhook."""
 
-    webhook_id: Annotated[str, typer.Argument(metavar="ID", help="The webhook's id, as `webhook list` prints it.")]
+    webhook_id: str = argument("ID", "The webhook's id, as `webhook list` prints it.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveriesOptions(OneOptions):
     """`webhook deliveries`."""
 
-    last: Annotated[int, typer.Option("--last", metavar="N", help="Show this many attempts.", min=1, max=100)] = 20
+    last: int = option("--last", "Show this many attempts.", 20, metavar="N", min=1, max=100)
 
 
 def create(options: CreateOptions) -> None:
     """Create a webhook and print its signing secret (shown only once)."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         made = client.webhooks.create(options.url, events=options.event or None, endpoints=options.endpoint or None)
     if not options.json:
         say(f"{made['id']}; the secret is shown only this once:")
     show(made, made["secret"], as_json=options.json)
 
 
-def list_(options: ListOptions) -> None:
+def list_(options: RemoteOptions) -> None:
     """List the webhooks: URL, events, endpoints and state."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         found = client.webhooks.list()
     rows = [
         (
@@ -83,9 +69,7 @@ def list_(options: ListOptions) -> None:
 
 def show_(options: OneOptions) -> None:
     """Show one webhook, without its secret."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         found = client.webhooks.get(options.webhook_id)
     lists = {name: ", ".join(found[name] or (_ALL,)) for name in ("events", "endpoints")}
     show(found, facts({**found, **lists}), as_json=options.json)
@@ -93,9 +77,7 @@ def show_(options: OneOptions) -> None:
 
 def delete(options: OneOptions) -> None:
     """Delete a webhook, its secret and its pending deliveries."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         client.webhooks.delete(options.webhook_id)
     show({"id": options.webhook_id, "deleted": True}, f"{options.webhook_id} deleted", as_json=options.json)
 
@@ -105,9 +87,7 @@ def test(options: OneOptions) -> None:
 
     Fails unless the receiver accepts it. After an accepted ping, a webhook that is failing or gone is tried again at once.
     """
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         sent = client.webhooks.test(options.webhook_id)
     text = f"{sent['outcome']} (status {sent['status'] or '-'}, {sent['took_ms']} ms)"
     show(sent, f"{text}: {sent['reason']}" if sent["reason"] else text, as_json=options.json)
@@ -117,9 +97,7 @@ def test(options: OneOptions) -> None:
 
 def deliveries(options: DeliveriesOptions) -> None:
     """List the latest delivery attempts with outcome and reason."""
-    from roadworthy.client import Client
-
-    with Client.from_settings(options.settings.client) as client:
+    with options.client() as client:
         found = client.webhooks.deliveries(options.webhook_id, options.last)
     rows = [
         (
@@ -140,11 +118,10 @@ def deliveries(options: DeliveriesOptions) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Notify other systems of events.", no_args_is_help=True, rich_markup_mode=None)
-    command(group, "create")(create)
-    command(group, "list")(list_)
-    command(group, "show")(show_)
-    command(group, "delete")(delete)
-    command(group, "test")(test)
-    command(group, "deliveries")(deliveries)
-    app.add_typer(group, name="webhook")
+    verbs = group(app, "webhook", "Notify other systems of events.")
+    command(verbs, "create")(create)
+    command(verbs, "list")(list_)
+    command(verbs, "show")(show_)
+    command(verbs, "delete")(delete)
+    command(verbs, "test")(test)
+    command(verbs, "deliveries")(deliveries)

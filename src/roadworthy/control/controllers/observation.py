@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from roadworthy.contract.telemetry import RUN_TIME_BOUNDS_US, WorkerReport
-from roadworthy.monitoring.gateways import Gateway
+from roadworthy.monitoring.gateways import Gateway, workers_of
 from roadworthy.rollout.decide.alerts import Look, Machine, signal_alerts
 from roadworthy.rollout.decide.state import FAILED, LOADING, PREPARING, READY, Moment, Observation
 from roadworthy.rollout.decide.switch import Refuse, Switch, decide
@@ -46,7 +46,7 @@ def observe(
         moment: the controller's monotonic clock now.
         now_us: microseconds since 1970 UTC.
     """
-    workers = [worker for gateway in found for worker in gateway.workers]
+    workers = workers_of(found)
     canary, reason = _canary(rollout, workers, epoch)
     stable = decide(rollout.stable_digest, workers)
     states = [state for worker in workers for state in worker.versions if state.digest == rollout.canary_digest]

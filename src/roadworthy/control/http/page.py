@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.resources import files
 
 from fastapi import APIRouter
@@ -14,6 +15,7 @@ STYLE = "/docs/swagger-ui.css"
 ICON = "/docs/favicon.png"
 
 _STATIC = files("fastapi_offline") / "static"
+_MEDIA_TYPES = {SCRIPT: "text/javascript", STYLE: "text/css", ICON: "image/png"}
 _A_DAY = {"Cache-Control": "public, max-age=86400"}
 
 
@@ -31,16 +33,11 @@ def routes(title: str, openapi: str) -> APIRouter:
             swagger_favicon_url=ICON,
         )
 
-    @router.get(SCRIPT, response_class=FileResponse)
-    def script() -> FileResponse:
-        return FileResponse(str(_STATIC / "swagger-ui-bundle.js"), media_type="text/javascript", headers=_A_DAY)
-
-    @router.get(STYLE, response_class=FileResponse)
-    def style() -> FileResponse:
-        return FileResponse(str(_STATIC / "swagger-ui.css"), media_type="text/css", headers=_A_DAY)
-
-    @router.get(ICON, response_class=FileResponse)
-    def icon() -> FileResponse:
-        return FileResponse(str(_STATIC / "favicon.png"), media_type="image/png", headers=_A_DAY)
-
+    for path, media_type in _MEDIA_TYPES.items():
+        router.get(path, response_class=FileResponse)(_sender(path, media_type))
     return router
+
+
+def _sender(path: str, media_type: str) -> Callable[[], FileResponse]:
+    file = str(_STATIC / path.removeprefix(f"{PAGE}/"))
+    return lambda: FileResponse(file, media_type=media_type, headers=_A_DAY)

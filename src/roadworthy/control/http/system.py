@@ -37,9 +37,11 @@ def routes(context: ControlContext) -> APIRouter:
         return telemetry.status(context, __version__)
 
     @router.get("/api/v1/audit", summary="List audit entries")
-    def audit(last: Annotated[int, newest(telemetry.MOST_SHOWN)] = 100, before: str | None = None) -> dict[str, Any]:
-        """Newest first; `next` is the value of `before` for the next page."""
-        return telemetry.audit_trail(context, last, before)
+    def audit(
+        last: Annotated[int, newest(telemetry.MOST_SHOWN)] = 100, before: str | None = None, subject: str | None = None
+    ) -> dict[str, Any]:
+        """Newest first, of one `subject` or all; `next` is the value of `before` for the next page."""
+        return telemetry.audit_trail(context, last, before, subject)
 
     @router.get("/api/v1/keys", summary="List keys")
     def list_keys() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import Conflict, NotFound
 from roadworthy.foundation.references import VersionReference, check_name
 from roadworthy.monitoring import gateways
-from roadworthy.monitoring.gateways import Gateway
+from roadworthy.monitoring.gateways import Gateway, workers_of
 from roadworthy.registry import versions
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.decide.switch import Refuse, Switch, Wait, decide, kept_out
@@ -57,29 +57,27 @@ def deploy(context: ControlContext, name: str, asked: Asked, actor: str) -> dict
     """
     check_name(name, "endpoint name")
     reference = VersionReference.parse(asked.version)
-    with context.lock:
-        with context.database.begin() as connection:
-            found = versions.get(connection, reference)
-            check_bytes(context, connection, found)
-            before = endpoints.find(connection, name)
-            if asked.if_generation is not None and asked.if_generation != (before.generation if before else 0):
-                raise endpoints.generation_conflict(name)
-            if before is not None and _make_way(context, connection, before, asked, actor):
-                before = endpoints.get(connection, name)
-            merged = policies.merged(None if before is None else before.policy, asked.policy)
-            after = _with_pending(context, before, name, found, merged, actor)
-            policies.check(context, connection, merged, found, after.signature)
-            _check_gateways(context, connection, before, merged)
-            if after is before and _kept_out(connection, before, _live(context, connection)):
-                after = _again(context, before, actor)
-            if before is None:
-                endpoints.create(connection, after)
-            elif after != before:
-                endpoints.change(connection, before, after)
-            if after != before:
-                bump_revision(connection)
-                context.audit(connection, actor, "deploy", name, version=asked.version, digest=found.digest)
-        context.publisher.refresh()
+    with context.changing() as connection:
+        found = versions.get(connection, reference)
+        check_bytes(context, connection, found)
+        before = endpoints.find(connection, name)
+        if asked.if_generation is not None and asked.if_generation != (before.generation if before else 0):
+            raise endpoints.generation_conflict(name)
+        if before is not None and _make_way(context, connection, before, asked, actor):
+            before = endpoints.get(connection, name)
+        merged = policies.merged(None if before is None else before.policy, asked.policy)
+        after = _with_pending(context, before, name, found, merged, actor)
+        policies.check(context, connection, merged, found, after.signature)
+        _check_gateways(context, connection, before, merged)
+        if after is before and _kept_out(connection, before, _live(context, connection)):
+            after = before.changed(context.clock.now_us(), actor)  # its version gets another chance on gateways
+        if before is None:
+            endpoints.create(connection, after)
+        elif after != before:
+            endpoints.change(connection, before, after)
+        if after != before:
+            bump_revision(connection)
+            context.audit(connection, actor, "deploy", name, version=asked.version, digest=found.digest)
     step(context)
     return get(context, name)
 
@@ -113,8 +111,7 @@ def check_bytes(context: ControlContext, connection: Connection, version: versio
     """
     if context.blobs.exists(package_blob(version.digest)):
         return
-    workers = [worker for gateway in _live(context, connection) for worker in gateway.workers]
-    if not isinstance(decide(version.digest, workers), Switch):
+    if not isinstance(decide(version.digest, workers_of(_live(context, connection))), Switch):
         raise NotFound(
             f"the package of {version.reference} is missing from the blob store",
             code="blob-missing",
@@ -158,7 +155,7 @@ def _with_pending(
     actor: str,
 ) -> Endpoint:
     now = context.clock.now_us()
-    pending = Pending(str(version.reference), LOADING, now, "not loaded yet")
+    pending: Pending | None = Pending(str(version.reference), LOADING, now, "not loaded yet")
     if before is None:
         return Endpoint(name, 1, None, None, pending, policy, version.signature, now, actor)
     if before.current is None:  # no caller was ever answered by the signature of a version that never served
@@ -173,17 +170,8 @@ def _with_pending(
     if before.current == str(version.reference):
         if before.pending is None and policy == before.policy:
             return before
-        return replace(
-            before, generation=before.generation + 1, pending=None, policy=policy, changed_at_us=now, changed_by=actor
-        )
-    return replace(
-        before, generation=before.generation + 1, pending=pending, policy=policy, changed_at_us=now, changed_by=actor
-    )
-
-
-def _again(context: ControlContext, before: Endpoint, actor: str) -> Endpoint:
-    """The endpoint with a higher generation: gateways give its version another chance after a quarantine."""
-    return replace(before, generation=before.generation + 1, changed_at_us=context.clock.now_us(), changed_by=actor)
+        pending = None
+    return before.changed(now, actor, pending=pending, policy=policy)
 
 
 def rollback(context: ControlContext, name: str, actor: str) -> dict[str, Any]:
@@ -194,14 +182,12 @@ def rollback(context: ControlContext, name: str, actor: str) -> dict[str, Any]:
         NotFound: "unknown-endpoint".
         Conflict: "no-previous-version".
     """
-    with context.lock:
-        with context.database.begin() as connection:
-            running = rollouts.find_running(connection, name)
-            if running is not None:
-                rollout_controller.apply_command(context, connection, running, "abort", actor)
-            else:
-                _roll_back(context, connection, endpoints.get(connection, name), actor)
-        context.publisher.refresh()
+    with context.changing() as connection:
+        running = rollouts.find_running(connection, name)
+        if running is not None:
+            rollout_controller.apply_command(context, connection, running, "abort", actor)
+        else:
+            _roll_back(context, connection, endpoints.get(connection, name), actor)
     if running is not None:
         step(context)
     return get(context, name)
@@ -214,14 +200,13 @@ def _roll_back(context: ControlContext, connection: Connection, before: Endpoint
             code="no-previous-version",
             hint="deploy the version that you want by its number",
         )
-    workers = [worker for gateway in _live(context, connection) for worker in gateway.workers]
-    verdict = decide(_digest(connection, before.previous), workers)
+    verdict = decide(_digest(connection, before.previous), workers_of(_live(context, connection)))
     now = context.clock.now_us()
     if isinstance(verdict, Switch):
         after = replace(_switched(connection, before, before.previous), changed_at_us=now, changed_by=actor)
     else:
         pending = Pending(before.previous, LOADING, now, verdict.reason)
-        after = replace(before, generation=before.generation + 1, pending=pending, changed_at_us=now, changed_by=actor)
+        after = before.changed(now, actor, pending=pending)
     endpoints.change(connection, before, after)
     bump_revision(connection)
     context.audit(connection, actor, "rollback", before.name, version=before.previous, left=before.current)
@@ -238,16 +223,14 @@ def _switched(connection: Connection, before: Endpoint, version: str) -> Endpoin
 
 def undeploy(context: ControlContext, name: str, actor: str) -> None:
     """Delete the endpoint; its versions stay in the registry."""
-    with context.lock:
-        with context.database.begin() as connection:
-            endpoint = endpoints.get(connection, name)
-            for rollout in (rollouts.find_running(connection, name), rollouts.find_waiting(connection, name)):
-                if rollout is not None:
-                    rollout_controller.cancel(context, connection, rollout, actor, "the endpoint was deleted")
-            endpoints.remove(connection, name)
-            bump_revision(connection)
-            context.audit(connection, actor, "undeploy", name, version=endpoint.current)
-        context.publisher.refresh()
+    with context.changing() as connection:
+        endpoint = endpoints.get(connection, name)
+        for rollout in (rollouts.find_running(connection, name), rollouts.find_waiting(connection, name)):
+            if rollout is not None:
+                rollout_controller.cancel(context, connection, rollout, actor, "the endpoint was deleted")
+        endpoints.remove(connection, name)
+        bump_revision(connection)
+        context.audit(connection, actor, "undeploy", name, version=endpoint.current)
     context.stream.catch_up()
 
 
@@ -302,8 +285,7 @@ def _retreat(
         return False
     if rollout is not None and rollout.state.weight == FULL_SHARE:
         return False
-    workers = [worker for gateway in found for worker in gateway.workers]
-    if not isinstance(decide(_digest(connection, before.previous), workers), Switch):
+    if not isinstance(decide(_digest(connection, before.previous), workers_of(found)), Switch):
         return False
     after = replace(
         _switched(connection, before, before.previous),
@@ -328,7 +310,7 @@ def _kept_out(connection: Connection, endpoint: Endpoint, found: list[Gateway]) 
     count: each change gives the version another chance."""
     if endpoint.current is None:
         return None
-    said = [worker for gateway in found if gateway.seen_at_us > endpoint.changed_at_us for worker in gateway.workers]
+    said = workers_of(gateway for gateway in found if gateway.seen_at_us > endpoint.changed_at_us)
     return kept_out(_digest(connection, endpoint.current), said) if said else None
 
 
@@ -373,8 +355,7 @@ def list_all(context: ControlContext) -> dict[str, Any]:
 def reach(connection: Connection, live: list[Gateway]) -> dict[str, int | None]:
     """The store's revision, and the newest revision that every live worker serves; None without workers."""
     epoch, revision = read_revision(connection)
-    workers = [worker for gateway in live for worker in gateway.workers]
-    answered = (worker.revision if worker.epoch == epoch else 0 for worker in workers)
+    answered = (worker.revision if worker.epoch == epoch else 0 for worker in workers_of(live))
     return {"revision": revision, "reached_revision": min(answered, default=None)}
 
 

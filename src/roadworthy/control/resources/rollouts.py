@@ -80,35 +80,31 @@ def start(context: ControlContext, name: str, wanted: Wanted, actor: str) -> dic
     check_name(name, "endpoint name")
     reference, plan = VersionReference.parse(wanted.version), check_plan(dict(wanted.plan))
     _check_reason(wanted.accept_signature_change)
-    with context.lock:
-        with context.database.begin() as connection:
-            endpoint = endpoints.get(connection, name)
-            if wanted.if_generation is not None and wanted.if_generation != endpoint.generation:
-                raise endpoints.generation_conflict(name)
-            running = rollouts.find_running(connection, name)
-            if running is not None and (not wanted.supersede or rollouts.find_waiting(connection, name) is not None):
-                raise rollout_running(running)
-            found = versions.get(connection, reference)
-            check_bytes(context, connection, found)
-            facts = _facts(
-                context, connection, endpoint, found, plan, actor if wanted.accept_signature_change else None
-            )
-            _refuse([*obstacles(plan, facts), *_further(plan, endpoint, facts)], wanted)
-            if running is not None:
-                rollout_controller.apply_command(context, connection, running, "supersede", actor)
-            rollout = _new(context, connection, (endpoint, found, plan, facts), wanted, actor)
-            rollouts.create(connection, rollout)
-            known = _warnings(context, connection, endpoint, plan)
-            started = {
-                "rollout": rollout.id,
-                "stable": rollout.stable,
-                "version": rollout.canary,
-                "strategy": plan.strategy,
-            }
-            started |= {} if rollout.acceptance is None else {"signature_accepted": rollout.acceptance}
-            context.audit(connection, actor, "rollout-start", name, **started)
-            context.announce(connection, actor, "rollout-started", name, **started)
-        context.publisher.refresh()
+    with context.changing() as connection:
+        endpoint = endpoints.get(connection, name)
+        if wanted.if_generation is not None and wanted.if_generation != endpoint.generation:
+            raise endpoints.generation_conflict(name)
+        running = rollouts.find_running(connection, name)
+        if running is not None and (not wanted.supersede or rollouts.find_waiting(connection, name) is not None):
+            raise rollout_running(running)
+        found = versions.get(connection, reference)
+        check_bytes(context, connection, found)
+        facts = _facts(context, connection, endpoint, found, plan, actor if wanted.accept_signature_change else None)
+        _refuse([*obstacles(plan, facts), *_further(plan, endpoint, facts)], wanted)
+        if running is not None:
+            rollout_controller.apply_command(context, connection, running, "supersede", actor)
+        rollout = _new(context, connection, (endpoint, found, plan, facts), wanted, actor)
+        rollouts.create(connection, rollout)
+        known = _warnings(context, connection, endpoint, plan)
+        started = {
+            "rollout": rollout.id,
+            "stable": rollout.stable,
+            "version": rollout.canary,
+            "strategy": plan.strategy,
+        }
+        started |= {} if rollout.acceptance is None else {"signature_accepted": rollout.acceptance}
+        context.audit(connection, actor, "rollout-start", name, **started)
+        context.announce(connection, actor, "rollout-started", name, **started)
     step(context)
     warnings = [{"code": each.code, "text": each.text} for each in known]
     return {**get(context, name, rollout.id), "warnings": warnings}
@@ -140,7 +136,7 @@ def _facts(
     accepted_by: str | None,
 ) -> Facts:
     live = gateways.live(gateways.list_all(connection), context.clock.now_us())
-    workers = [worker for gateway in live for worker in gateway.workers]
+    workers = gateways.workers_of(live)
     promised = Signature.from_document(endpoint.signature)
     ready, slow, by, short = False, None, Measures((), None, {}), tuple[str, ...]()
     if endpoint.current is not None:
@@ -246,24 +242,22 @@ def tell(context: ControlContext, name: str, rollout_id: str, command: str, acto
         raise NotFound(
             f"unknown rollout command {command}", code="unknown-command", hint=f"commands are {', '.join(ASKED)}"
         )
-    with context.lock:
-        with context.database.begin() as connection:
-            endpoints.get(connection, name)
-            rollout = _find(connection, name, rollout_id)
-            if rollout is None or rollout.ended_at_us is not None:
-                return _nothing(connection, name, rollout, command)
-            if rollout.waiting:
-                refused = _tell_waiting(context, connection, rollout, command, actor)
-            else:
-                refused = rollout_controller.apply_command(context, connection, rollout, command, actor)
-            if refused is not None and not _is_so_already(rollout, command):
-                raise Conflict(
-                    f"the rollout of {rollout.canary} on {name}: {refused}",
-                    code="rollout-command-refused",
-                    hint="`roadworthy rollout show` shows the rollout's state",
-                    facts={"rollout": rollout.id, **rollout_controller.standing(rollout)},
-                )
-        context.publisher.refresh()
+    with context.changing() as connection:
+        endpoints.get(connection, name)
+        rollout = _find(connection, name, rollout_id)
+        if rollout is None or rollout.ended_at_us is not None:
+            return _nothing(connection, name, rollout, command)
+        if rollout.waiting:
+            refused = _tell_waiting(context, connection, rollout, command, actor)
+        else:
+            refused = rollout_controller.apply_command(context, connection, rollout, command, actor)
+        if refused is not None and not _is_so_already(rollout, command):
+            raise Conflict(
+                f"the rollout of {rollout.canary} on {name}: {refused}",
+                code="rollout-command-refused",
+                hint="`roadworthy rollout show` shows the rollout's state",
+                facts={"rollout": rollout.id, **rollout_controller.standing(rollout)},
+            )
     step(context)
     return {**get(context, name, rollout.id), "done": refused is None, "refused": refused}
 

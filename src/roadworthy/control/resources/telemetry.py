@@ -218,8 +218,8 @@ def _layer_alerts(live: Sequence[gateways.Gateway], documents: Sequence[Mapping[
     ]
 
 
-def audit_trail(context: ControlContext, last: int, before: str | None) -> dict[str, Any]:
-    """The newest audit entries, newest first.
+def audit_trail(context: ControlContext, last: int, before: str | None, subject: str | None) -> dict[str, Any]:
+    """The newest audit entries, newest first; those of one subject, or all.
 
     Raises:
         InvalidRequest: "invalid-last".
@@ -227,7 +227,7 @@ def audit_trail(context: ControlContext, last: int, before: str | None) -> dict[
     if not 1 <= last <= MOST_SHOWN:
         raise InvalidRequest(f"last must be 1 to {MOST_SHOWN}, got {last}", code="invalid-last")
     with context.database.begin() as connection:
-        entries = list_last(connection, last, before)
+        entries = list_last(connection, last, before, subject)
     items = [{**entry, "at": iso(entry.pop("at_us"))} for entry in entries]
     return {"items": items, "next": items[-1]["id"] if len(items) == last else None}
 
