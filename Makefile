@@ -12,6 +12,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Tests mostly wait for processes, so that two cores have time for four at a time.
 PYTEST_ARGS ?= --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# The others compute; each worker more than cores would only collect all tests once more.
+FAST_ARGS ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest --durations=20
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -38,10 +40,11 @@ lint: env ## style, formatting, and the walls between the rooms
 types: env ## mypy, strict
 	$(BIN)/mypy
 
-check: style fast ## in three minutes: style, walls, types, the tests that start no processes
+check: env ## in three minutes: style, walls, types, and beside them the tests that start no processes
+	@$(MAKE) --jobs=2 fast style
 
 fast: env ## the tests that start no processes (tests/tiers.py knows which those are)
-	$(PYTEST) $(PYTEST_ARGS) -m "not processes"
+	$(PYTEST) $(FAST_ARGS) -m "not processes"
 
 unit: env ## all tests; PYTEST_ARGS="tests/schema -k …" chooses
 	$(PYTEST) $(PYTEST_ARGS)

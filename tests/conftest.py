@@ -39,6 +39,9 @@ from tests.warm import WarmProcess, nursery
 
 pytest_plugins = ["tests.control_plane", "tests.tiers", "tests.warm_replays"]
 WORKER = "roadworthy.gateway.worker"
+# Threads of OpenMP otherwise spin while they wait: with more processes than cores, fitting a small model takes ten times the
+# processor time. Read when scikit-learn is first imported, here and in every process that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 
 # The duration of an example means nothing on a busy machine.
