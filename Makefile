@@ -40,11 +40,11 @@ lint: env ## style, formatting, and the walls between the rooms
 types: env ## mypy, strict
 	$(BIN)/mypy
 
-check: env ## in three minutes: style, walls, types, and beside them the tests that start no processes
+check: env ## in three minutes: style, walls, types, and beside them the quick tests
 	@$(MAKE) --jobs=2 fast style
 
-fast: env ## the tests that start no processes (tests/tiers.py knows which those are)
-	$(PYTEST) $(FAST_ARGS) -m "not processes"
+fast: env ## the quick tests (tests/tiers.py knows which those are)
+	$(PYTEST) $(FAST_ARGS) -m "not processes and not long"
 
 unit: env ## all tests; PYTEST_ARGS="tests/schema -k …" chooses
 	$(PYTEST) $(PYTEST_ARGS)
