@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Tests start a thousand interpreters. Without bytecode each of them would compile everything that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done; true)
@@ -10,6 +12,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Tests mostly wait for processes, so that two cores have time for four at a time.
 PYTEST_ARGS ?= --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# The others compute; each worker more than cores would only collect all tests once more.
+FAST_ARGS ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest --durations=20
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -36,10 +40,11 @@ lint: env ## style, formatting, and the walls between the rooms
 types: env ## mypy, strict
 	$(BIN)/mypy
 
-check: style fast ## in three minutes: style, walls, types, the tests that start no processes
+check: env ## in three minutes: style, walls, types, and beside them the quick tests
+	@$(MAKE) --jobs=2 fast style
 
-fast: env ## the tests that start no processes (tests/tiers.py knows which those are)
-	$(PYTEST) $(PYTEST_ARGS) -m "not processes"
+fast: env ## the quick tests (tests/tiers.py knows which those are)
+	$(PYTEST) $(FAST_ARGS) -m "not processes and not long"
 
 unit: env ## all tests; PYTEST_ARGS="tests/schema -k …" chooses
 	$(PYTEST) $(PYTEST_ARGS)

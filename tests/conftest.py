@@ -34,10 +34,14 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.defaults import default_settings
 from tests.records import unpack
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 from tests.warm import WarmProcess, nursery
 
 pytest_plugins = ["tests.control_plane", "tests.older", "tests.tiers", "tests.warm_replays"]
+WORKER = "roadworthy.gateway.worker"
+# Threads of OpenMP otherwise spin while they wait: with more processes than cores, fitting a small model takes ten times the
+# processor time. Read when scikit-learn is first imported, here and in every process that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 
 # The duration of an example means nothing on a busy machine.
@@ -106,10 +110,8 @@ class RunningWorker:
             document["models"] = plan.models
         self.log = (folder / "log").open("ab")
         self.process: WarmProcess | subprocess.Popen[bytes]
-        if command == [str(PLANTED_WORKER)]:
-            self.process = nursery("roadworthy.gateway.worker").start(
-                command, descriptors=[listener.fileno()], stderr=self.log.fileno()
-            )
+        if command in ([str(PLANTED_WORKER)], ["-m", WORKER]):
+            self.process = nursery(WORKER).start(command, descriptors=[listener.fileno()], stderr=self.log.fileno())
         else:
             self.process = subprocess.Popen(
                 [sys.executable, *command], stdin=subprocess.PIPE, stderr=self.log, pass_fds=[listener.fileno()]
@@ -118,7 +120,7 @@ class RunningWorker:
         self.process.stdin.write(json.dumps(document).encode() + b"\n")
         self.process.stdin.flush()
         listener.close()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE_S)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE_S, verify=NO_TLS)
 
     def provide(self, digest: str) -> None:
         """Put the package of `digest` into the worker's package folder."""

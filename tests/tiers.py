@@ -1,4 +1,5 @@
-"""Marks the tests that start processes, so that `make check` can omit them: they take most of the time of all tests.
+"""Marks the tests that `make check` omits, which take most of the time of all tests: those that start processes, and those in the
+folders with the longest ones.
 
 No list is kept by hand. A test starts processes if its file, or the file of one of its fixtures, imports `subprocess` or the
 packing of models (which replays them in a separate process), directly or through modules of tests and benchmarks. The
@@ -14,6 +15,7 @@ from types import ModuleType
 import pytest
 
 MARK = "processes"
+LONG_MARK = "long"
 STARTERS = frozenset({"subprocess", "roadworthy", "roadworthy.package.packing.pack"})
 """Modules that start processes: Python's own, and `pack`, also by its public name."""
 LONG = frozenset({"walks", "bench", "faults"})
@@ -21,16 +23,19 @@ LONG = frozenset({"walks", "bench", "faults"})
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark."""
+    """Register the marks."""
     config.addinivalue_line("markers", f"{MARK}: starts processes; put on by tests/tiers.py")
+    config.addinivalue_line("markers", f"{LONG_MARK}: in a folder with the slowest files; put on by tests/tiers.py")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Set the mark before `-m` selects, and start slow tests first, so that two workers finish together."""
+    """Set the marks before `-m` selects, and start slow tests first, so that two workers finish together."""
     for item in items:
         if isinstance(item, pytest.Function) and item.path.parent.name != "architecture" and starts_processes(item):
             item.add_marker(MARK)
+        if item.path.parent.name in LONG:
+            item.add_marker(LONG_MARK)
     starting = {item.path for item in items if item.get_closest_marker(MARK)}
     items.sort(key=lambda item: (item.path not in starting, item.path.parent.name not in LONG))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,10 @@ import httpx
 
 DEADLINE_S = 120.0
 """The limit in seconds. Waits take seconds at most on a quiet machine, and many times as long on a busy one."""
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""`verify` of clients for http:// addresses. By default each client loads the machine's certificates, which takes longer than
+starting a warm process."""
 
 _PAUSE_S = 0.01
 

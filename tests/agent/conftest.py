@@ -182,6 +182,10 @@ runpy.run_module("roadworthy.agent", run_name="__main__")
 """
 
 
+OFTEN = {"sync.shipping.TELEMETRY_EVERY_S": 0.2, "sync.sync.LOOK_S": 0.2}
+"""Constants of the agents here: tests wait for the next frame, and for the next look at the packages' folder."""
+
+
 class RunningAgent:
     """An agent process over a gateway folder. `constants`: other values, {"sync.shipping.TELEMETRY_EVERY_S": 3_600.0}."""
 
@@ -197,12 +201,11 @@ class RunningAgent:
             **agent_options(default_settings()), "gateway": "local", "folder": str(folder), "slab": str(self.slab),
             "metrics_fd": listener.fileno(), **document,
         }  # fmt: skip
-        command = ["-m", "roadworthy.agent"]
-        if constants is not None:
-            command = ["-c", MAIN, json.dumps(constants)]
         self.log = (folder / "log").open("ab")
         self.process = nursery("roadworthy.agent.__main__").start(
-            command, descriptors=[listener.fileno()], stderr=self.log.fileno()
+            ["-c", MAIN, json.dumps({**OFTEN, **(constants or {})})],
+            descriptors=[listener.fileno()],
+            stderr=self.log.fileno(),
         )
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(whole).encode() + b"\n")

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from roadworthy.contract.telemetry import FAILED, READY, VersionState, WorkerReport
 
 Push = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def seed(three_lines: Path) -> Path:
+    """Versions 1 to 3 of `line` are registered and proved; pushing one of them again only returns it."""
+    return three_lines
 
 
 def test_traffic_moves_only_when_every_worker_is_ready(admin: httpx.Client, gateway: Any, push: Push) -> None:
@@ -97,7 +105,7 @@ def test_a_version_with_another_signature_is_refused(admin: httpx.Client, gatewa
     push(width=4)
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(digest)
-    refused = admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
+    refused = admin.put("/api/v1/endpoints/line", json={"version": "line:4"})
     assert (refused.status_code, refused.json()["code"]) == (409, "signature-incompatible")
     assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
 
@@ -107,10 +115,10 @@ def test_an_endpoint_that_never_answered_has_promised_nothing(admin: httpx.Clien
     first, second = push(width=3)["digest"], push(width=4)
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.report(VersionState(first, FAILED, reason="no", code="load-failed"))
-    assert admin.put("/api/v1/endpoints/line", json={"version": "line:2"}).status_code == 202
+    assert admin.put("/api/v1/endpoints/line", json={"version": "line:4"}).status_code == 202
     gateway.ready(second["digest"])
     document = admin.get("/api/v1/endpoints/line").json()
-    assert (document["version"], document["signature"]) == ("line:2", second["signature"])
+    assert (document["version"], document["signature"]) == ("line:4", second["signature"])
 
 
 def test_what_was_reported_before_a_deploy_decides_nothing(admin: httpx.Client, gateway: Any, push: Push) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,12 @@ from tests.waiting import eventually
 
 Push = Callable[..., dict[str, Any]]
 LINE = "/api/v1/endpoints/line"
+
+
+@pytest.fixture
+def seed(three_lines: Path) -> Path:
+    """Versions 1 to 3 of `line` are registered and proved; pushing one of them again only returns it."""
+    return three_lines
 
 
 def bad(digest: str) -> VersionState:

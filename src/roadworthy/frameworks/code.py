@@ -8,6 +8,7 @@ of one name, and both must live in one process during a switch. `python.py`, `sc
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import io
 import pickle
 import pickletools
@@ -143,9 +144,27 @@ def _installed_roots(search_path: tuple[str, ...]) -> tuple[Path, ...]:
 
 
 @cache
-def _owners(_search_path: tuple[str, ...]) -> Mapping[str, list[str]]:
-    """The installed distributions of each top-level module; reading their metadata takes a good part of a second."""
-    return importlib.metadata.packages_distributions()
+def _owners(_search_path: tuple[str, ...]) -> Mapping[str, importlib.metadata.Distribution]:
+    """The installed distribution of each top-level module, the first where several have one. This is what Python's
+    `packages_distributions` finds, which takes a second where a hundred distributions are installed."""
+    owners: dict[str, importlib.metadata.Distribution] = {}
+    for distribution in importlib.metadata.distributions():
+        for top in _top_levels(distribution):
+            owners.setdefault(top, distribution)
+    return owners
+
+
+def _top_levels(distribution: importlib.metadata.Distribution) -> set[str]:
+    """Names of a distribution's top-level modules: as it declares them, otherwise from its list of files."""
+    if declared := (distribution.read_text("top_level.txt") or "").split():
+        return set(declared)
+    record = distribution.read_text("RECORD")
+    if record is None:  # installed by something older than wheels
+        paths = {path.as_posix() for path in distribution.files or ()}
+    else:
+        paths = {line.partition(",")[0] for line in record.splitlines()}
+    parts = {path.partition("/")[:2] for path in paths}
+    return {first if slash else inspect.getmodulename(first) or "" for first, slash in parts}
 
 
 def _offender(cloudpickle: Any, value: object, depth: int = 8) -> str:
@@ -181,7 +200,7 @@ def _distributions(data: bytes) -> tuple[str, ...]:
     """The installed distributions that reading a pickle back, or running what it holds, may import."""
     tops = {name.partition(".")[0] for name in _named_modules(data)} - _ALWAYS_HERE
     owners = _owners(tuple(sys.path))
-    return tuple(sorted({owners[top][0] for top in tops if top in owners}))
+    return tuple(sorted({owners[top].metadata["Name"] for top in tops if top in owners}))
 
 
 def _named_modules(data: bytes) -> Iterator[str]:
