@@ -13,17 +13,20 @@ import httpx
 DEADLINE_S = 120.0
 """The limit in seconds. Waits take seconds at most on a quiet machine, and many times as long on a busy one."""
 
-_PAUSE_S = 0.01
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.05
+"""Pauses between two looks grow by a quarter each: a look may cost as much as a request or a command."""
 
 
 def eventually(condition: Callable[[], Any], what: str) -> Any:
     """The first true value of `condition`; fails after the limit."""
     until = time.monotonic() + DEADLINE_S
+    pause_s = _FIRST_PAUSE_S
     while time.monotonic() < until:
         with contextlib.suppress(httpx.TransportError):
             if value := condition():
                 return value
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
+        pause_s = min(1.25 * pause_s, _LONGEST_PAUSE_S)
     raise AssertionError(f"never happened: {what}")
 
 
@@ -33,7 +36,7 @@ async def soon(condition: Callable[[], Any], what: str) -> Any:
     while time.monotonic() < until:
         if value := condition():
             return value
-        await asyncio.sleep(_PAUSE_S / 10)
+        await asyncio.sleep(_FIRST_PAUSE_S / 5)
     raise AssertionError(f"never happened: {what}")
 
 

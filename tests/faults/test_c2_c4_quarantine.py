@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +18,10 @@ import psutil
 import pytest
 
 import roadworthy as rw
+from roadworthy.cli.commands.runners import local_runners
+from tests.machine import run_command
 from tests.waiting import DEADLINE_S, eventually
 
-COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 CRASH, HOLD_GIL, LEAVE = 1013.0, 1014.0, 1015.0
 KILLED, HUNG = (rf'roadworthy_runner_restarts_total\{{reason="{reason}"' for reason in ("killed", "hung"))
 
@@ -80,11 +79,7 @@ class Machine:
 
     def tell(self, *arguments: str) -> Any:
         """The JSON output of a command that must succeed."""
-        result = subprocess.run(
-            [COMMAND, *arguments, "--json"],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        result = run_command([*arguments, "--json"], cwd=self.folder, env=self.environment)
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout) if result.stdout else None
 
@@ -105,9 +100,9 @@ class Machine:
         return document
 
     def runners(self, package: int) -> list[int]:
-        """The runner processes of a version."""
+        """The runner processes of a version, in the words of `status`."""
         digest = self.packages[package].digest[7:19]
-        return [runner["pid"] for runner in self.tell("status")["runners"] if runner["digest"] == digest]
+        return [runner["pid"] for runner in local_runners(self.home / "gateway") if runner["digest"] == digest]
 
     def metric(self, pattern: str) -> float:
         """The sum of the samples whose name and labels match."""
@@ -172,7 +167,8 @@ class Callers(threading.Thread):
 def test_d2_runners_outlive_the_agent(machine: Machine) -> None:
     """kill -9 of the agent: the runner stays, its callers notice nothing, and the next agent adopts it."""
     assert machine.answer("steady") == 2.0
-    (runner,) = eventually(lambda: machine.runners(0), "its runner is shown")
+    (runner,) = eventually(lambda: machine.runners(0), "its runner is there")
+    assert runner in [each["pid"] for each in machine.tell("status")["runners"]]
     agent = machine.agent()
     os.kill(agent, signal.SIGKILL)
     eventually(
@@ -258,7 +254,7 @@ def test_c3_a_version_that_crashes_its_worker_is_kept_out_too(machine: Machine) 
     machine.tell("deploy", "sums:3", "--endpoint", "inside", "--policy", "inline.json")
 
     def placements() -> list[str]:
-        workers = machine.tell("status")["gateways"][0]["workers"]
+        workers = machine.client.get(f"{machine.told['control']}/api/v1/status").json()["gateways"][0]["workers"]
         versions = [version for worker in workers for version in worker["versions"]]
         return [str(v.get("placement")) for v in versions if v["digest"] == machine.packages[2].digest]
 

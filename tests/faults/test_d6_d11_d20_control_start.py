@@ -17,6 +17,7 @@ from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.sockets import listen
 from tests.waiting import DEADLINE_S
 from tests.warm import WarmProcess, nursery
+from tests.warm_up import MODULES
 
 Refusal = dict[str, Any]
 
@@ -51,7 +52,7 @@ def start(folder: Path, *, port: int = 0, fd: int | None = None) -> Started:
         "log_level": "warning",
     }
     log = tempfile.TemporaryFile()  # noqa: SIM115  `end` closes it
-    process = nursery("roadworthy.control.__main__").start(
+    process = nursery(*MODULES).start(
         ["-m", "roadworthy.control"], descriptors=[] if fd is None else [fd], stderr=log.fileno()
     )
     assert process.stdin is not None

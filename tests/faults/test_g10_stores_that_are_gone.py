@@ -65,7 +65,9 @@ def test_g10_up_serves_without_the_database_and_heals(machine: Machine) -> None:
     assert asked(machine) == 200
     assert not file.exists()
     aside.rename(file)
-    eventually(lambda: machine.run("status").returncode == 0, "the control plane is back")
+    ready = f"{machine.context()['control_url']}/readyz"
+    eventually(lambda: httpx.get(ready, timeout=DEADLINE_S).status_code == 200, "the control plane is back")
+    assert machine.run("status").returncode == 0
     assert machine.tell("endpoint", "list")[0]["version"] == "line:1"
     assert asked(machine) == 200
 

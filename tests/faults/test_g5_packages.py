@@ -62,7 +62,7 @@ def honest(rows: Any) -> Any:
 @pytest.fixture(scope="module")
 def machine(around: Surroundings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """An installation that serves a package that spies on request, and an honest one."""
-    made = Machine(tmp_path_factory.mktemp("machine"))
+    made = Machine(tmp_path_factory.mktemp("machine"), cold=True)
     target = {**around.target, "context": str(made.home / "context.json"), "home": str(made.home)}
     (made.folder / "dist").mkdir()
     for name, model in (("spy", spying(target, always=False)), ("honest", honest)):

@@ -45,7 +45,7 @@ def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
 def installed(folder: Path, around: Surroundings, *, model_spies: bool) -> Iterator[tuple[Machine, Any]]:
     """An installation with a package whose rules include a spy. The model fails for some rows; for others it spies, too, or
     sums."""
-    made = Machine(folder)
+    made = Machine(folder, cold=True)
     target = {**around.target, "context": str(made.home / "context.json"), "home": str(made.home)}
     spy, rules = spying(target, always=False), {"calm": calm, "quick": calm, "spy": spying(target, always=True)}
 

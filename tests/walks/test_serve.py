@@ -23,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import roadworthy as rw
+from tests.machine import run_command
 from tests.waiting import DEADLINE_S
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
@@ -48,15 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
-    return subprocess.run(
-        [COMMAND, *arguments],
-        cwd=folder,
-        env=environment(folder / "home"),
-        capture_output=True,
-        text=True,
-        timeout=4 * DEADLINE_S,
-        check=False,
-    )
+    return run_command(arguments, cwd=folder, env=environment(folder / "home"))
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def data() -> pd.DataFrame:
 @pytest.fixture
 def machine(tmp_path: Path, data: pd.DataFrame) -> Iterator[Machine]:
     """Two packed versions of a model; stops what still runs at the end."""
-    machine = Machine(tmp_path)
+    machine = Machine(tmp_path, cold=True)
     target = load_breast_cancer().target
     for strength in (1.0, 0.01):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength)).fit(data, target)
