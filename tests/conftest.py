@@ -34,10 +34,11 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.defaults import default_settings
 from tests.records import unpack
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 from tests.warm import WarmProcess, nursery
 
 pytest_plugins = ["tests.control_plane", "tests.tiers", "tests.warm_replays"]
+WORKER = "roadworthy.gateway.worker"
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 
 # The duration of an example means nothing on a busy machine.
@@ -106,8 +107,8 @@ class RunningWorker:
             document["models"] = plan.models
         self.log = (folder / "log").open("ab")
         self.process: WarmProcess | subprocess.Popen[bytes]
-        if command == [str(PLANTED_WORKER)]:
-            self.process = nursery("roadworthy.gateway.worker").start(
+        if command in ([str(PLANTED_WORKER)], ["-m", WORKER]):
+            self.process = nursery(WORKER).start(
                 command, descriptors=[listener.fileno()], stderr=self.log.fileno()
             )
         else:
@@ -118,7 +119,7 @@ class RunningWorker:
         self.process.stdin.write(json.dumps(document).encode() + b"\n")
         self.process.stdin.flush()
         listener.close()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE_S)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE_S, verify=NO_TLS)
 
     def provide(self, digest: str) -> None:
         """Put the package of `digest` into the worker's package folder."""

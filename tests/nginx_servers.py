@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from bench.ports import free_ports
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 MISSING = "needs nginx; on Debian: apt-get install nginx-light"
 _AROUND = """
@@ -63,7 +63,7 @@ class RealNginx:
         assert self._process is not None
         assert self._process.poll() is None, (self._folder / "error.log").read_text()
         try:
-            httpx.get(self.url, timeout=DEADLINE_S)
+            httpx.get(self.url, timeout=DEADLINE_S, verify=NO_TLS)
         except httpx.TransportError:
             return False
         return True

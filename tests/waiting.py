@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,11 @@ DEADLINE_S = 120.0
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.05
 """Pauses between two looks grow by a quarter each: a look may cost as much as a request or a command."""
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""`verify` of clients for http:// addresses. By default each client loads the machine's certificates, which takes longer than
+starting a warm process."""
+
+_PAUSE_S = 0.01
 
 
 def eventually(condition: Callable[[], Any], what: str) -> Any:

@@ -197,7 +197,7 @@ def main(descriptor: int, modules: Sequence[str]) -> None:
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     for name in modules:  # a main module runs from the top, although it was imported
-        if name.endswith((".__main__", ".main")):
+        if name.endswith((".__main__", ".main")) or name in request["arguments"]:
             del sys.modules[name]
     if request["arguments"][0] == "-m":
         sys.argv = request["arguments"][1:]

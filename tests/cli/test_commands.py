@@ -21,21 +21,15 @@ from roadworthy.version import __version__
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def run(run_installed: Run) -> Run:
-    """Run the installed script."""
-    return run_installed
-
-
 def closed_port() -> int:
     """A port without a listener."""
     with closing(listen("127.0.0.1", 0)) as socket:
         return int(socket.getsockname()[1])
 
 
-def test_help_is_quick(run: Run) -> None:
+def test_help_is_quick(run_installed: Run) -> None:
     """`roadworthy --help` imports no heavy module, which would make it slow."""
-    assert run("--help").returncode == 0
+    assert run_installed("--help").returncode == 0
     probe = "import roadworthy.cli.main, sys; print(*{n.partition('.')[0] for n in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
     assert set(loaded) & {"numpy", "httpx", "rich", "pyarrow", "msgspec", "fastapi", "uvicorn", "sqlalchemy"} == set()
@@ -81,12 +75,13 @@ def test_errors_as_json(run: Run) -> None:
     assert document["hint"]
 
 
-def test_tracebacks_need_a_variable(run: Run, tmp_path: Path) -> None:
+def test_tracebacks_need_a_variable(run_installed: Run, tmp_path: Path) -> None:
     """A missing file is reported in one block; ROADWORTHY_DEBUG=1 adds the traceback."""
     words = ("push", "missing.rw")
-    assert "Traceback" not in run(*words).stderr
-    assert "code: file-problem" in run(*words).stderr
-    assert "Traceback" in run(*words, ROADWORTHY_DEBUG="1").stderr
+    plain = run_installed(*words).stderr
+    assert "Traceback" not in plain
+    assert "code: file-problem" in plain
+    assert "Traceback" in run_installed(*words, ROADWORTHY_DEBUG="1").stderr
 
 
 def test_faulty_settings_are_reported_together(run: Run) -> None:
@@ -113,9 +108,9 @@ def test_config_show_prints_origins_and_no_secrets(run: Run, tmp_path: Path) -> 
     assert "ORIGIN" in run("config", "show").stdout
 
 
-def test_version(run: Run) -> None:
+def test_version(run_installed: Run) -> None:
     """`--version` prints the versions of Roadworthy and Python."""
-    assert run("--version").stdout == f"roadworthy {__version__} (Python {platform.python_version()})\n"
+    assert run_installed("--version").stdout == f"roadworthy {__version__} (Python {platform.python_version()})\n"
 
 
 @pytest.mark.parametrize(
@@ -148,10 +143,10 @@ def test_a_new_form_is_no_old_one(run: Run) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(run: Run, shell: str) -> None:
+def test_completion(run: Run, run_installed: Run, shell: str) -> None:
     """The shell gets a completion script, and its request is answered with our verbs."""
     assert "ROADWORTHY_COMPLETE" in run("--show-completion", shell).stdout
-    answer = run(_ROADWORTHY_COMPLETE="complete_bash", COMP_WORDS="roadworthy dep", COMP_CWORD="1")
+    answer = run_installed(_ROADWORTHY_COMPLETE="complete_bash", COMP_WORDS="roadworthy dep", COMP_CWORD="1")
     assert answer.stdout.split() == ["deploy"]
 
 

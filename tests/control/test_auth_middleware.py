@@ -16,7 +16,7 @@ from roadworthy.control.http.auth_middleware import OPEN, PROBES
 from roadworthy.control.wiring import build_context
 from roadworthy.foundation.keys import make_key
 from tests.control.description import describe, numbers
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, NO_TLS
 
 JSON = {"Content-Type": "application/json"}
 
@@ -70,7 +70,7 @@ def test_a_wrong_key_is_told_apart_from_none(control: Any) -> None:
         (wrong, "unknown-key"), ("Bearer nonsense", "unknown-key"), (wrong.lower(), "unknown-key"),
     ):  # fmt: skip
         headers = {} if authorization is None else {"Authorization": authorization}
-        reply = httpx.get(f"{control.url}/api/v1/status", headers=headers, timeout=DEADLINE_S)
+        reply = httpx.get(f"{control.url}/api/v1/status", headers=headers, timeout=DEADLINE_S, verify=NO_TLS)
         assert (reply.status_code, reply.json()["code"]) == (401, code), authorization
         assert reply.headers["www-authenticate"] == "Bearer"
 

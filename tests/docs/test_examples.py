@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine import run_command
 from tests.waiting import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), ROOT / "examples" / "README.md", *(ROOT / "docs").rglob("*.md")])
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-COMMAND = Path(sys.executable).with_name("roadworthy")
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -36,14 +36,8 @@ def commands(page: Path) -> list[list[str]]:
 @cache
 def help_of(*verb: str) -> str:
     """What `roadworthy VERB --help` prints, or "" when there is no such verb."""
-    result = subprocess.run(
-        [str(COMMAND), *verb, "--help"],
-        capture_output=True,
-        text=True,
-        timeout=4 * DEADLINE_S,
-        check=False,
-        env={"COLUMNS": "300", "TERM": "dumb", "NO_COLOR": "1"},
-    )
+    plain = {"COLUMNS": "300", "TERM": "dumb", "NO_COLOR": "1"}
+    result = run_command([*verb, "--help"], cwd=ROOT, env=plain)
     return result.stdout if result.returncode == 0 else ""
 
 

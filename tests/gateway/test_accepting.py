@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,13 +20,12 @@ from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.foundation.sockets import listen
 from tests.conftest import PLANTED_WORKER, Plan
 from tests.defaults import default_settings
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 TRIES = 40
 """New connections, each with one request: enough that both workers would get some if both accepted."""
 
 
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """An empty one: reading the system's certificates for each client takes longer than the request."""
 
 

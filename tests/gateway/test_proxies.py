@@ -13,7 +13,7 @@ import pytest
 
 from roadworthy.gateway.http.health import PROBES
 from tests.nginx_servers import RealNginx
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, NO_TLS
 
 PAGE = Path(__file__).parents[2] / "docs" / "proxies.md"
 NAME = "models.example"
@@ -41,7 +41,7 @@ def behind(worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
         address = f"127.0.0.1:{worker.port}"
         server = RealNginx(tmp_path_factory.mktemp("nginx"), inside.replace("GATEWAY", address))
         open_.append(server)
-        client = httpx.Client(base_url=server.start().url, headers={"Host": NAME}, timeout=DEADLINE_S)
+        client = httpx.Client(base_url=server.start().url, headers={"Host": NAME}, timeout=DEADLINE_S, verify=NO_TLS)
         open_.append(client)
         return client
 

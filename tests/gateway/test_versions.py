@@ -13,7 +13,7 @@ import pytest
 
 from roadworthy.contract.snapshot import KeyEntry, VariantEntry
 from tests.conftest import eventually
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, NO_TLS
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_from_nothing_to_two_versions_and_back(
     stop = threading.Event()
 
     def load() -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}", timeout=DEADLINE_S) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}", timeout=DEADLINE_S, verify=NO_TLS) as client:
             while not stop.is_set():
                 answer = client.post("/v1/models/sum:predict", json={"instances": [[1, 2, 3]]})
                 seen.append((answer.status_code, answer.headers.get("roadworthy-version", "")))
@@ -206,7 +206,7 @@ def test_d3_a_stop_finishes_what_is_in_flight(start_worker: Any, make_plan: Any,
     answers: list[int] = []
     caller = threading.Thread(target=lambda: answers.append(worker.predict("slow", [[99, 1, 0]]).status_code))
     caller.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}", timeout=DEADLINE_S) as other:
+    with httpx.Client(base_url=f"http://127.0.0.1:{worker.port}", timeout=DEADLINE_S, verify=NO_TLS) as other:
         eventually((folder / "ran").exists, "it is being answered")
         worker.process.send_signal(number)
         eventually(lambda: _closed_or_unready(other), "it is no longer ready")

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.plugins.installed import DISTRIBUTION, EXAMPLE, Environment
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, NO_TLS
 
 PACK = """
 import sys
@@ -59,7 +59,7 @@ def gateway(environment: Environment, packages: dict[str, Path]) -> Iterator[htt
             told(environment, "deploy", f"{name}:1", "--endpoint", name, "--set", f"placement.where={where}")
         context = json.loads((environment.folder / "home" / "context.json").read_text())
         key = {"authorization": f"Bearer {context['key']}"}
-        with httpx.Client(base_url=context["gateway_url"], headers=key, timeout=DEADLINE_S) as client:
+        with httpx.Client(base_url=context["gateway_url"], headers=key, timeout=DEADLINE_S, verify=NO_TLS) as client:
             yield client
     finally:
         environment.command("stop")

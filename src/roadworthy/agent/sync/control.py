@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class ControlLink:
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(10.0, connect=5.0),
             limits=httpx.Limits(max_connections=8, max_keepalive_connections=4),
+            # loading the machine's certificates takes a while at every start; without TLS an empty context is enough
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if url.startswith("http://") else True,
             trust_env=False,
         )
 
