@@ -20,8 +20,6 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """`verify` of clients for http:// addresses. By default each client loads the machine's certificates, which takes longer than
 starting a warm process."""
 
-_PAUSE_S = 0.01
-
 
 def eventually(condition: Callable[[], Any], what: str) -> Any:
     """The first true value of `condition`; fails after the limit."""

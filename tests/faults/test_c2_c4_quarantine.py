@@ -20,7 +20,7 @@ import pytest
 import roadworthy as rw
 from roadworthy.cli.commands.runners import local_runners
 from tests.machine import run_command
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 CRASH, HOLD_GIL, LEAVE = 1013.0, 1014.0, 1015.0
 KILLED, HUNG = (rf'roadworthy_runner_restarts_total\{{reason="{reason}"' for reason in ("killed", "hung"))
@@ -73,7 +73,9 @@ class Machine:
         self.packages = [rw.pack(m, name="sums", inputs=rows, out=folder / "dist", compile=False) for m in models]
         self.told = self.tell("up", "-d")
         context = json.loads((self.home / "context.json").read_text())
-        self.client = httpx.Client(headers={"Authorization": f"Bearer {context['key']}"}, timeout=4 * DEADLINE_S)
+        self.client = httpx.Client(
+            headers={"Authorization": f"Bearer {context['key']}"}, timeout=4 * DEADLINE_S, verify=NO_TLS
+        )
         for package in self.packages:
             self.tell("push", str(package.path), "--allow-code", package.digest)
 
@@ -107,7 +109,7 @@ class Machine:
     def metric(self, pattern: str) -> float:
         """The sum of the samples whose name and labels match."""
         try:
-            text = httpx.get(self.told["metrics"], timeout=4 * DEADLINE_S).text
+            text = httpx.get(self.told["metrics"], timeout=4 * DEADLINE_S, verify=NO_TLS).text
         except httpx.TransportError:  # between two agents
             return -1.0
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(pattern, line))
@@ -155,7 +157,7 @@ class Callers(threading.Thread):
 
     def run(self) -> None:
         """Until told."""
-        with httpx.Client(headers=self.machine.client.headers, timeout=4 * DEADLINE_S) as client:
+        with httpx.Client(headers=self.machine.client.headers, timeout=4 * DEADLINE_S, verify=NO_TLS) as client:
             url = f"{self.machine.told['gateway']}/v1/models/steady:predict"
             while not self.over.is_set():
                 reply = client.post(url, json={"instances": [[1.0, 1.0]]})

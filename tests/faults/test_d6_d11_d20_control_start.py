@@ -15,7 +15,7 @@ import pytest
 
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.sockets import listen
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, NO_TLS
 from tests.warm import WarmProcess, nursery
 from tests.warm_up import MODULES
 
@@ -89,7 +89,7 @@ def running(folder: Path) -> Started:
         started = start(folder, fd=listener.fileno())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         # The socket is already listening: the request waits in the backlog until the process accepts it.
-        assert httpx.get(f"{url}/readyz", timeout=DEADLINE_S).status_code == 200
+        assert httpx.get(f"{url}/readyz", timeout=DEADLINE_S, verify=NO_TLS).status_code == 200
     return started
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import roadworthy as rw
 from tests.machine import Machine
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 ROWS = np.arange(24.0).reshape(8, 3)
 USERS = 400
@@ -96,7 +96,9 @@ def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, cli
     (control,) = [each for each in machine.family() if "roadworthy.control" in each.cmdline()]
     control.kill()
     ready = f"{machine.context()['control_url']}/readyz"
-    eventually(lambda: httpx.get(ready, timeout=DEADLINE_S).status_code == 200, "the control plane is back")
+    eventually(
+        lambda: httpx.get(ready, timeout=DEADLINE_S, verify=NO_TLS).status_code == 200, "the control plane is back"
+    )
     again = give(client, converted)
     assert again["duplicate"] >= USERS // 2
     report = client.rollouts.get("sum")["metrics"][0]

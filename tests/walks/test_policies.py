@@ -18,7 +18,7 @@ import pytest
 
 import roadworthy as rw
 from tests.machine import FREE_PORTS, run_command
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 ROWS = np.arange(24.0).reshape(12, 2)
 
@@ -60,7 +60,9 @@ class Machine:
         """One row."""
         context = json.loads((self.folder / "home" / "context.json").read_text())
         url = f"{context['gateway_url']}/v1/models/sums:predict"
-        return httpx.post(url, json={"instances": [row]}, headers={"X-API-Key": context["key"]}, timeout=4 * DEADLINE_S)
+        return httpx.post(
+            url, json={"instances": [row]}, headers={"X-API-Key": context["key"]}, timeout=4 * DEADLINE_S, verify=NO_TLS
+        )
 
 
 @pytest.fixture(scope="module")

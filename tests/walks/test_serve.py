@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 import roadworthy as rw
 from tests.machine import run_command
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, NO_TLS
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 
@@ -92,7 +92,7 @@ def test_the_printed_line_works(folder: Path, package: dict[str, Any]) -> None:
         assert (silent, url) == ("-s", told["url"])
         headers = dict(rest[number + 1].split(": ", 1) for number in (0, 2))
         body = rest[rest.index("-d") + 1]
-        reply = httpx.post(url, content=body, headers=headers, timeout=DEADLINE_S)
+        reply = httpx.post(url, content=body, headers=headers, timeout=DEADLINE_S, verify=NO_TLS)
         assert reply.status_code == 200, reply.text
         assert reply.headers["roadworthy-digest"] == package["digest"]
         row = json.loads(body)["instances"][0]
@@ -100,10 +100,12 @@ def test_the_printed_line_works(folder: Path, package: dict[str, Any]) -> None:
         right = model.predict_proba(pd.DataFrame([row]))[0]
         assert reply.json()["predictions"][0]["probabilities"] == pytest.approx(list(right), rel=1e-5)
         assert (
-            httpx.post(url, content=body, headers={"Content-Type": "application/json"}, timeout=DEADLINE_S).status_code
+            httpx.post(
+                url, content=body, headers={"Content-Type": "application/json"}, timeout=DEADLINE_S, verify=NO_TLS
+            ).status_code
             == 401
         )
-        assert httpx.get(told["metrics"], timeout=DEADLINE_S).status_code == 200
+        assert httpx.get(told["metrics"], timeout=DEADLINE_S, verify=NO_TLS).status_code == 200
         second = run(folder, "serve", package["path"], "--allow-code", package["digest"], "--port", "0")
         assert second.returncode == 4
         assert "code: already-running" in second.stderr
@@ -125,7 +127,11 @@ def test_without_keys_on_loopback(folder: Path, package: dict[str, Any]) -> None
         assert told["url"].endswith("/v1/models/open:predict")
         words = shlex.split(told["curl"])
         reply = httpx.post(
-            told["url"], content=words[-1], headers={"Content-Type": "application/json"}, timeout=DEADLINE_S
+            told["url"],
+            content=words[-1],
+            headers={"Content-Type": "application/json"},
+            timeout=DEADLINE_S,
+            verify=NO_TLS,
         )
         assert reply.status_code == 200
 

@@ -20,7 +20,7 @@ import pytest
 import roadworthy as rw
 from tests.machine import run_command
 from tests.redis_servers import RealRedis
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "2")
 ROWS = np.arange(24.0).reshape(12, 2)
@@ -65,15 +65,16 @@ class Machine:
             json={"instances": [row]},
             headers={"X-API-Key": self.context["key"]},
             timeout=4 * DEADLINE_S,
+            verify=NO_TLS,
         )
         assert (reply.status_code, reply.json()) == (200, {"predictions": [sum(row)]})
         return reply.headers["cache-status"]
 
     def sharing(self) -> str:
         """Its entry in `status`."""
-        status = httpx.get(
-            f"{self.context['control_url']}/api/v1/status", headers={"Authorization": f"Bearer {self.context['key']}"}
-        )
+        key = {"Authorization": f"Bearer {self.context['key']}"}
+        url = f"{self.context['control_url']}/api/v1/status"
+        status = httpx.get(url, headers=key, timeout=4 * DEADLINE_S, verify=NO_TLS)
         (gateway,) = status.json()["gateways"]
         return ", ".join(str(worker["shared_cache"]) for worker in gateway["workers"])
 
