@@ -14,7 +14,7 @@ import httpx
 DEADLINE_S = 120.0
 """The limit in seconds. Waits take seconds at most on a quiet machine, and many times as long on a busy one."""
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.05
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.02
 """Pauses between two looks grow by a quarter each: a look may cost as much as a request or a command."""
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """`verify` of clients for http:// addresses. By default each client loads the machine's certificates, which takes longer than

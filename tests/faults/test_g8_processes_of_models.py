@@ -196,7 +196,7 @@ def packed(folder: Path) -> rw.Package:
 @pytest.fixture(scope="module")
 def started(folder: Path, packed: rw.Package) -> Iterator[Machine]:
     """A machine with both planes and the version in a runner, after a real push."""
-    machine = Machine(folder, [packed], cold=True)
+    machine = Machine(folder, [packed])
     up(machine)
     try:
         machine.tell("push", str(packed.path), "--allow-code", packed.digest)
