@@ -30,7 +30,7 @@ from bench.ports import free_ports
 from bench.versions import Versions, two_versions
 from tests.waiting import DEADLINE_S, NO_TLS, eventually, soon
 
-ANSWERS = 800
+ANSWERS = 400
 """Right answers between two events."""
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 NOT_READY = "503 endpoint-not-ready"
