@@ -31,7 +31,8 @@ ROLES = {
     "roadworthy.control": "control",
 }
 """The roles of our processes, by the module that they run."""
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loading the machine's certificates at each look would be most of the load
+# Loading the machine's certificates at each look at a probe would be most of the load.
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass

@@ -108,9 +108,7 @@ class RunningWorker:
         self.log = (folder / "log").open("ab")
         self.process: WarmProcess | subprocess.Popen[bytes]
         if command in ([str(PLANTED_WORKER)], ["-m", WORKER]):
-            self.process = nursery(WORKER).start(
-                command, descriptors=[listener.fileno()], stderr=self.log.fileno()
-            )
+            self.process = nursery(WORKER).start(command, descriptors=[listener.fileno()], stderr=self.log.fileno())
         else:
             self.process = subprocess.Popen(
                 [sys.executable, *command], stdin=subprocess.PIPE, stderr=self.log, pass_fds=[listener.fileno()]

@@ -91,7 +91,7 @@ def same(one: Batch, other: Batch) -> bool:
     return one.rows == other.rows
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_batches())
 def test_every_batch_comes_back_from_every_form(batch: Batch) -> None:
     """An answer in CSV or Arrow, sent as a request, is the same batch."""

@@ -64,7 +64,7 @@ def bare(text: str) -> str:
     return "".join(found)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(VALUES, st.booleans())
 @example('\\\\"[', True)
 def test_g6_what_stands_outside_of_strings(value: Any, ascii_only: bool) -> None:
@@ -81,7 +81,7 @@ def test_g6_what_stands_outside_of_strings(value: Any, ascii_only: bool) -> None
             assert not plain or deepest(plain) == depth(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text('a",\n\r', max_size=6), min_size=1, max_size=9))
 def test_g6_quotes_in_csv_have_no_escapes(cells: list[str]) -> None:
     """A doubled quote is a quote, and a backslash has no meaning."""
@@ -130,7 +130,7 @@ def outcome(protocol: Any, body: bytes) -> Any:
     return [(block.values.tolist(), None if block.mask is None else block.mask.tolist()) for block in batch.blocks]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_g6_no_legal_request_is_too_much(data: st.DataObject) -> None:
     """Counted or not, a body gives the same rows or the same refusal: a valid request never exceeds the bounds."""

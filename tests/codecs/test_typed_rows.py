@@ -172,7 +172,7 @@ def test_rows_of_one_type_are_arrays_of_it(dtype: DType, count: int) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @given(rows=st.lists(ROWS, max_size=3), seed=st.integers(0, 2**16))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_body(name: str, rows: list[Any], seed: int) -> None:
     """On arbitrary rows."""
     text = written({"instances": rows}, random.Random(seed))
@@ -181,7 +181,7 @@ def test_any_body(name: str, rows: list[Any], seed: int) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 3), listed=st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_nearly_right_bodies(name: str, seed: int, count: int, listed: bool) -> None:
     """On rows that mostly fit, where the two could differ most easily."""
     rng = random.Random(seed)
@@ -258,7 +258,7 @@ def joined(rows: Any) -> str:
 
 @pytest.mark.parametrize("name", MATRICES)
 @given(seed=st.integers(0, 2**32), count=st.integers(16, 60), changes=st.integers(0, 3), plain=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_matrix_bodies(name: str, seed: int, count: int, changes: int, plain: bool) -> None:
     """On many rows of numbers with a few things wrong: values, lengths, nesting, keys, or single bytes."""
     rng = random.Random(seed)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import schemathesis
-from schemathesis.config import SchemathesisConfig
-from schemathesis.engine import events, from_schema
 
 from roadworthy.control.wiring import build_context
 from tests.control.description import describe
 from tests.control_plane import ControlProcess
+
+if TYPE_CHECKING:
+    from schemathesis.config import SchemathesisConfig
 
 EXAMPLES = 4
 """Of each operation and kind. They are the same ones in every run."""
@@ -75,6 +75,8 @@ def document(tmp_path: Path) -> dict[str, Any]:
 
 
 def _config(control: ControlProcess) -> SchemathesisConfig:
+    from schemathesis.config import SchemathesisConfig
+
     generation = {"max-examples": EXAMPLES, "deterministic": True, "no-shrink": True, "database": "none"}
     roles = {"/internal/": control.gateway_key, "/api/": control.admin_key}
     return SchemathesisConfig.from_dict(
@@ -95,6 +97,9 @@ def _config(control: ControlProcess) -> SchemathesisConfig:
 
 def test_g18_every_route_does_what_it_says(control: ControlProcess, document: dict[str, Any]) -> None:
     """Every failure is explained, and every explanation is needed."""
+    import schemathesis  # here, since every pytest process imports every test file
+    from schemathesis.engine import events, from_schema
+
     schema = schemathesis.openapi.from_dict(document, config=_config(control))
     failures: Counter[tuple[str, str]] = Counter()
     told: dict[tuple[str, str], str] = {}

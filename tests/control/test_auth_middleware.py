@@ -4,42 +4,56 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterator
 from http.client import HTTPResponse
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from roadworthy.control.context import ControlContext
 from roadworthy.control.http.app import build_routes
 from roadworthy.control.http.auth_middleware import OPEN, PROBES
 from roadworthy.control.wiring import build_context
 from roadworthy.foundation.keys import make_key
 from tests.control.description import describe, numbers
+from tests.control_plane import ControlProcess
 from tests.waiting import DEADLINE_S, NO_TLS
 
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture
-def routes(tmp_path: Path) -> list[tuple[str, str]]:
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlProcess]:
+    """One control plane for all tests of this file: none of them changes what another one looks at."""
+    process = ControlProcess(tmp_path_factory.mktemp("auth") / "control")
+    yield process
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlContext]:
+    """What routes are built from."""
+    folder = tmp_path_factory.mktemp("routes")
+    found = build_context({"database_url": f"sqlite:///{folder / 'a.db'}", "blob_folder": str(folder / "blobs")})
+    yield found
+    found.database.close()
+
+
+@pytest.fixture(scope="module")
+def routes(context: ControlContext) -> list[tuple[str, str]]:
     """(method, path) of every route."""
-    context = build_context({"database_url": f"sqlite:///{tmp_path / 'a.db'}", "blob_folder": str(tmp_path / "blobs")})
     found = set()
     for route in _flat(build_routes(context, lambda: False).routes):
         for method in route.methods or ():
             found.add((method, re.sub(r"{[^}]+}", "1", route.path)))
-    context.database.close()
     return sorted(found)
 
 
-@pytest.fixture
-def described(tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def described(context: ControlContext) -> dict[str, Any]:
     """The description of the API, including internal routes."""
-    context = build_context({"database_url": f"sqlite:///{tmp_path / 'b.db'}", "blob_folder": str(tmp_path / "blobs")})
-    document = describe(context)
-    context.database.close()
-    return document
+    return describe(context)
 
 
 def _flat(routes: Any) -> list[Any]:

@@ -110,7 +110,8 @@ def test_an_idle_worker_is_small(start_worker: Any, make_plan: Any, packages: An
     """One small ONNX model: under 150 MB, and none of the heavy libraries inside."""
     plan = make_plan()
     place(plan, tmp_path, packages["sum"][0], allowed=False)
-    worker = start_worker(plan, folder=tmp_path, command=COMMAND).wait_ready()
+    cold = ["-P", *COMMAND]  # as the supervisor starts it
+    worker = start_worker(plan, folder=tmp_path, command=cold).wait_ready()
     assert worker.predict("sum", [[1, 2, 3]]).status_code == 200
     process = psutil.Process(worker.process.pid)
     assert process.memory_info().rss / 1e6 < MAX_IDLE_MB

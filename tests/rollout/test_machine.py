@@ -582,7 +582,7 @@ def check(before: State, world: World) -> None:
         assert after.weight == (10_000 if after.ends_as == "promoted" else 0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(PLANS, st.lists(LOOKS, max_size=30))
 def test_no_history_breaks_a_law_and_a_crash_anywhere_changes_nothing(
     plan: Plan, history: list[tuple[object, ...]]

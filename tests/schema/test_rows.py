@@ -55,7 +55,7 @@ def test_one_field_takes_bare_values_and_lists_of_one() -> None:
         assert encode_rows(decode_rows(one(DType.INT64), [row, row])[0]) == [3, 3]
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.data())
 def test_what_is_encoded_decodes_to_the_same(batches: Any, same: Any, data: st.DataObject) -> None:
     """Batch → JSON text → Batch is exact for every dtype, nulls, tensors and nested values."""
@@ -243,7 +243,7 @@ JUNK = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(JUNK, max_size=4), st.sampled_from(["refuse", "ignore"]))
 def test_any_json_is_either_taken_or_refused(rows: list[Any], extra: str) -> None:
     """Any JSON value gives a batch or an InvalidInput whose facts can be written as JSON."""

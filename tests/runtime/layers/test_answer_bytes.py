@@ -86,7 +86,7 @@ def total(*values: float) -> Batch:
     return Batch(TOTAL, len(values), (Block(np.array([[value] for value in values], np.float64)),))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(batches(), st.integers(0, 2**64 - 1))
 def test_answers_come_back_as_they_were(batch: Batch, ttl_ms: int) -> None:
     """Answers of every type and shape, with nulls, in any memory layout."""
@@ -103,7 +103,7 @@ def test_answers_come_back_as_they_were(batch: Batch, ttl_ms: int) -> None:
     assert form.encode(KEY, Batch(batch.layout, batch.rows, turned), ttl_ms) == entry
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(batches(), st.data())
 def test_one_changed_byte_is_found(batch: Batch, data: st.DataObject) -> None:
     """At any position; missing and extra bytes at the end are found too."""
@@ -116,7 +116,7 @@ def test_one_changed_byte_is_found(batch: Batch, data: st.DataObject) -> None:
             form.decode(KEY, wrong, batch.rows)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=300), st.integers(0, 3), batches())
 def test_whoever_knows_the_checksum_still_writes_an_answer_of_this_form_or_none(
     body: bytes, rows: int, batch: Batch

@@ -200,7 +200,7 @@ def test_state_survives_a_worker() -> None:
     assert not Circuit(BreakerPolicy(), cells).admits(BEGIN + S)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans(), st.integers(0, S)), max_size=60),
     st.integers(1, 40),

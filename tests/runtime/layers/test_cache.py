@@ -355,7 +355,7 @@ def same(rows: list[tuple[Any, ...]], others: list[tuple[Any, ...]]) -> bool:
     return repr(rows) == repr(others)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(ROWS, ROWS)
 def test_equal_rows_have_equal_keys_and_no_others(rows: list[tuple[Any, ...]], others: list[tuple[Any, ...]]) -> None:
     """In any format, with any filler for null values, in any memory layout."""
@@ -409,7 +409,7 @@ OUTCOMES: dict[str, Outcome | None] = {
 }
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(STEPS, st.sampled_from([0.0, 60.0]))
 def test_every_ticket_is_settled_once_whatever_happens(steps: list[tuple[Any, ...]], ttl_s: float) -> None:
     """Ask, answer, fail, expire and leave in any order: waiting requests are settled exactly once, left ones never."""
