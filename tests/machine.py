@@ -31,17 +31,19 @@ def run_command(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) 
 
 
 def start_command(
-    arguments: Sequence[str], *, stderr: IO[bytes], env: Mapping[str, str], cold: bool = False
+    arguments: Sequence[str], *, stderr: IO[bytes], env: Mapping[str, str], cwd: Path | None = None, cold: bool = False
 ) -> tuple[WarmProcess | subprocess.Popen[bytes], IO[str]]:
     """Start `roadworthy ARGUMENTS …` in the foreground, warm unless stated otherwise; return it and its standard output."""
     reader, writer = os.pipe()
     process: WarmProcess | subprocess.Popen[bytes]
     if cold:
         process = subprocess.Popen(
-            [COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=writer, stderr=stderr, env=env
+            [COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=writer, stderr=stderr, cwd=cwd, env=env
         )
     else:
-        process = nursery(*MODULES).start([WARM_UP, *arguments], stdout=writer, stderr=stderr.fileno(), env=env)
+        process = nursery(*MODULES).start(
+            [WARM_UP, *arguments], stdout=writer, stderr=stderr.fileno(), cwd=cwd, env=env
+        )
         assert process.stdin is not None
         process.stdin.close()
     os.close(writer)

@@ -23,10 +23,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import roadworthy as rw
-from tests.machine import run_command
+from tests.machine import run_command, start_command
 from tests.waiting import DEADLINE_S, NO_TLS
-
-COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -65,29 +63,27 @@ def package(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    """`roadworthy serve … --json` in the foreground of a child; its announcement. Ctrl-C stops it."""
-    words = [COMMAND, "serve", *arguments, "--port", "0", "--metrics-port", "0", "--workers", "1", "--json"]
-    log = (folder / "serve.log").open("wb")
-    with log, subprocess.Popen(
-        words, cwd=folder, env=environment(folder / "home"), stdout=subprocess.PIPE, stderr=log, text=True
-    ) as process:  # fmt: skip
+def serving(folder: Path, *arguments: str, cold: bool = False) -> Iterator[dict[str, Any]]:
+    """`roadworthy serve … --json` in the foreground of a child; its announcement. Ctrl-C stops it. `cold`: as users start it."""
+    words = ["serve", *arguments, "--port", "0", "--metrics-port", "0", "--workers", "1", "--json"]
+    with (folder / "serve.log").open("wb") as log:
+        process, stdout = start_command(words, stderr=log, env=environment(folder / "home"), cwd=folder, cold=cold)
         try:
-            assert process.stdout is not None
             text = ""
             while not text.endswith("}\n"):
-                line = process.stdout.readline()
+                line = stdout.readline()
                 assert line, (folder / "serve.log").read_text()
                 text += line
             yield json.loads(text)
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(DEADLINE_S) == 0, (folder / "serve.log").read_text()
+            stdout.close()
 
 
 def test_the_printed_line_works(folder: Path, package: dict[str, Any]) -> None:
     """From a file to a correct answer: the curl line answers with the package's own golden answer and names the digest."""
-    with serving(folder, package["path"], "--allow-code", package["digest"]) as told:
+    with serving(folder, package["path"], "--allow-code", package["digest"], cold=True) as told:
         _, silent, url, *rest = shlex.split(told["curl"])
         assert (silent, url) == ("-s", told["url"])
         headers = dict(rest[number + 1].split(": ", 1) for number in (0, 2))
