@@ -38,7 +38,8 @@ MODULES = (
     "uvicorn.protocols.websockets.auto",
 )
 """What these import, at their start or later."""
-_HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+"""The signals for which the supervisor has handlers."""
 
 
 class Fork:
@@ -57,16 +58,18 @@ class Fork:
         self.returncode: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)  # until the fork has handlers of its own
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 if start_new_session:
                     os.setsid()
-                _become(command, (stdin, stdout, stderr), pass_fds)
+                _become(command, (stdin, stdout, stderr), pass_fds, mask)
             except BaseException:  # noqa: BLE001  no error may continue as the supervisor
                 traceback.print_exc()
             finally:
                 os._exit(1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def poll(self) -> int | None:
         """The exit status, or None while it runs; minus the signal that killed it."""
@@ -102,21 +105,23 @@ class Subprocess:
         return subprocess.Popen(command, **options)
 
 
-def _become(command: Sequence[str], standard: Sequence[int | IO[bytes]], passed: Collection[int]) -> NoReturn:
+def _become(
+    command: Sequence[str], standard: Sequence[int | IO[bytes]], passed: Collection[int], mask: Collection[int]
+) -> NoReturn:
     """Run the module of a command in this fork as its own process would, and exit."""
     signal.set_wakeup_fd(-1)
     for number in _HANDLED:
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     gc.collect()
     gc.freeze()  # no object of the supervisor closes its descriptor later, when the number is another file's
-    for number, source in enumerate(standard):
+    for place, source in enumerate(standard):
         given = source if isinstance(source, int) else source.fileno()
-        os.dup2(os.open(os.devnull, os.O_RDWR) if given == subprocess.DEVNULL else given, number)
-    for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-        if number > 2 and number not in passed:
+        os.dup2(os.open(os.devnull, os.O_RDWR) if given == subprocess.DEVNULL else given, place)
+    for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if descriptor > 2 and descriptor not in passed:
             with contextlib.suppress(OSError):
-                os.close(number)
+                os.close(descriptor)
     run(command)
 
 
