@@ -10,22 +10,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 import roadworthy as rw
 from tests.waiting import DEADLINE_S
-from tests.warm import nursery
+from tests.warm import WarmProcess, nursery
+from tests.warm_up import MODULES
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
+WARM_UP = Path(__file__).with_name("warm_up.py")
 FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "1")
 
 
 def run_command(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `roadworthy ARGUMENTS …` to its end, with its modules already imported, which would take longest."""
-    warm = nursery("roadworthy.cli.main", "roadworthy.client.client", "rich.live", "rich.progress")
-    return warm.run(["-m", "roadworthy.cli.main", *arguments], cwd=cwd, env=env, timeout=4 * DEADLINE_S)
+    """Run `roadworthy ARGUMENTS …` to its end, with its modules already imported, which would take longest. With `up -d`, that
+    holds for the processes that it leaves running, too."""
+    return nursery(*MODULES).run([WARM_UP, *arguments], cwd=cwd, env=env, timeout=4 * DEADLINE_S)
+
+
+def start_command(
+    arguments: Sequence[str], *, stderr: IO[bytes], env: Mapping[str, str], cwd: Path | None = None, cold: bool = False
+) -> tuple[WarmProcess | subprocess.Popen[bytes], IO[str]]:
+    """Start `roadworthy ARGUMENTS …` in the foreground, warm unless stated otherwise; return it and its standard output."""
+    reader, writer = os.pipe()
+    process: WarmProcess | subprocess.Popen[bytes]
+    if cold:
+        process = subprocess.Popen(
+            [COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=writer, stderr=stderr, cwd=cwd, env=env
+        )
+    else:
+        process = nursery(*MODULES).start(
+            [WARM_UP, *arguments], stdout=writer, stderr=stderr.fileno(), cwd=cwd, env=env
+        )
+        assert process.stdin is not None
+        process.stdin.close()
+    os.close(writer)
+    return process, os.fdopen(reader)
 
 
 @dataclass
@@ -39,6 +61,8 @@ class Machine:
     """A program that runs the command, with its arguments."""
     umask: int = -1
     """The command's umask; -1 keeps the test's own."""
+    cold: bool = False
+    """Whether `up` and the processes that it starts begin as for users: with an interpreter and an environment of their own."""
 
     @property
     def home(self) -> Path:
@@ -50,8 +74,8 @@ class Machine:
         return {**clean, "ROADWORTHY_HOME": str(self.home)}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, successful or not: `up` from a new process, others warm unless stated otherwise."""
-        if arguments[0] != "up" and not self.under and self.umask == -1:
+        """Run a command to its end, successful or not; warm unless stated otherwise."""
+        if not self.under and self.umask == -1 and not (self.cold and arguments[0] == "up"):
             return run_command(arguments, cwd=self.folder, env=self.environment)
         return subprocess.run(
             [*self.under, COMMAND, *arguments],

@@ -14,21 +14,23 @@ import httpx
 DEADLINE_S = 120.0
 """The limit in seconds. Waits take seconds at most on a quiet machine, and many times as long on a busy one."""
 
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.02
+"""Pauses between two looks grow by a quarter each: a look may cost as much as a request or a command."""
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """`verify` of clients for http:// addresses. By default each client loads the machine's certificates, which takes longer than
 starting a warm process."""
-
-_PAUSE_S = 0.01
 
 
 def eventually(condition: Callable[[], Any], what: str) -> Any:
     """The first true value of `condition`; fails after the limit."""
     until = time.monotonic() + DEADLINE_S
+    pause_s = _FIRST_PAUSE_S
     while time.monotonic() < until:
         with contextlib.suppress(httpx.TransportError):
             if value := condition():
                 return value
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
+        pause_s = min(1.25 * pause_s, _LONGEST_PAUSE_S)
     raise AssertionError(f"never happened: {what}")
 
 
@@ -38,7 +40,7 @@ async def soon(condition: Callable[[], Any], what: str) -> Any:
     while time.monotonic() < until:
         if value := condition():
             return value
-        await asyncio.sleep(_PAUSE_S / 10)
+        await asyncio.sleep(_FIRST_PAUSE_S / 5)
     raise AssertionError(f"never happened: {what}")
 
 

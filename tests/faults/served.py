@@ -6,8 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +13,8 @@ import psutil
 
 import roadworthy as rw
 from tests.graphs import sum_graph
+from tests.machine import start_command
 from tests.waiting import DEADLINE_S
-
-COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 
 
 def pack_sum(folder: Path) -> Path:
@@ -29,20 +26,18 @@ def pack_sum(folder: Path) -> Path:
 
 
 class Served:
-    """`roadworthy serve` with two workers."""
+    """`roadworthy serve` with two workers. `cold`: processes that import their modules themselves."""
 
-    def __init__(self, packed: Path, home: Path, **environment: str) -> None:
+    def __init__(self, packed: Path, home: Path, *, cold: bool = False, **environment: str) -> None:
         self.log = home / "err"
         options = ["--port", "0", "--metrics-port", "0", "--workers", "2", "--no-auth", "--home", str(home), "--json"]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [COMMAND, "serve", str(packed), *options],
-                stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **environment},
-            )  # fmt: skip
-        assert self.process.stdout is not None
-        text = self.process.stdout.readline()
+            self.process, self._stdout = start_command(
+                ["serve", str(packed), *options], stderr=log, env={**os.environ, **environment}, cold=cold
+            )
+        text = self._stdout.readline()
         while text and not text.rstrip().endswith("}"):
-            text += self.process.stdout.readline()
+            text += self._stdout.readline()
         found = re.search(r'"url": *"http://127\.0\.0\.1:(\d+)', text)
         assert found, text + self.log.read_text()
         self.port = int(found[1])
@@ -60,6 +55,5 @@ class Served:
         """Send SIGTERM; return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(DEADLINE_S)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self._stdout.close()
         return status

@@ -31,7 +31,9 @@ def deflate_bomb(window: int) -> bytes:
     """About 1 MiB that expands to 1 GiB."""
     engine = zlib.compressobj(9, zlib.DEFLATED, window)
     block = bytes(1 << 20)
-    return b"".join([engine.compress(block) for _ in range(1 << 10)]) + engine.flush()
+    # After a full flush nothing refers to earlier bytes, so all further blocks are compressed alike.
+    first, other = (engine.compress(block) + engine.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first + other * 1_023
 
 
 def zstd_bomb() -> bytes:

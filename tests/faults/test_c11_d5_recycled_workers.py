@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -33,8 +33,8 @@ def serve(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Starts the server; settings are environment variables."""
     running: list[Served] = []
 
-    def start(**environment: str) -> Served:
-        running.append(Served(packed, tmp_path, **environment))
+    def start(**options: Any) -> Served:
+        running.append(Served(packed, tmp_path, **options))
         return running[-1]
 
     yield start
@@ -107,7 +107,9 @@ def test_c11_workers_that_outgrow_their_bound_are_replaced_without_a_failed_requ
 ) -> None:
     """Each worker gets a planted leak, faster than any request could cause; the bound ends the worker, and no request fails."""
     (tmp_path / "sitecustomize.py").write_text(LEAK)
-    served = serve(PYTHONPATH=str(tmp_path), LEAK=str(tmp_path / "leak"), ROADWORTHY_GATEWAY_WORKER_MEMORY_MB="250")
+    served = serve(
+        cold=True, PYTHONPATH=str(tmp_path), LEAK=str(tmp_path / "leak"), ROADWORTHY_GATEWAY_WORKER_MEMORY_MB="250"
+    )
     first = served.workers()
     with Load(served.port) as load:
         load.goes_on()

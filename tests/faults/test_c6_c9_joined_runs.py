@@ -13,7 +13,7 @@ import pytest
 from roadworthy.contract.policy import Policy
 from tests.gates import closed
 from tests.gateway.planted_worker import GATED
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def together(worker: Any, endpoint: str, rows: list[list[float]]) -> list[httpx.
     async def send() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{worker.port}", limits=limits, timeout=DEADLINE_S
+            base_url=f"http://127.0.0.1:{worker.port}", limits=limits, timeout=DEADLINE_S, verify=NO_TLS
         ) as client:
             calls = [client.post(f"/v1/models/{endpoint}:predict", json={"instances": [row]}) for row in rows]
             return list(await asyncio.gather(*calls))

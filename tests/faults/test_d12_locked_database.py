@@ -16,7 +16,7 @@ import pytest
 from roadworthy.contract.snapshot import decode_snapshot
 from tests.agent.conftest import RunningAgent
 from tests.control_plane import ControlProcess
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 WAIT_S = 0.3
 AT_ONCE = 40
@@ -64,7 +64,7 @@ def test_d12_changes_get_503_while_it_is_held_and_can_be_repeated(control: Impat
             assert admin.get("/livez").status_code == 200
             assert admin.get("/readyz").json()["code"] == "database-busy"
             assert admin.put("/api/v1/endpoints/e", json={"version": "m:1"}).json()["code"] == "database-busy"
-            assert httpx.get(f"{control.url}/api/v1/keys", timeout=DEADLINE_S).status_code == 401
+            assert httpx.get(f"{control.url}/api/v1/keys", timeout=DEADLINE_S, verify=NO_TLS).status_code == 401
         assert {(reply.status_code, reply.json()["code"]) for reply in replies} == {(503, "database-busy")}
         assert all(reply.headers["retry-after"] for reply in replies)
         assert admin.post("/api/v1/keys", json={"role": "predictor"}).status_code == 201

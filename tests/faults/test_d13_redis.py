@@ -203,7 +203,7 @@ def test_d13_a_full_one_still_gives_what_it_has(start: Any, start_redis: Any) ->
 def test_d13_one_that_is_no_redis(start: Any, start_redis: Any, rubbish: Any, kind: str) -> None:
     """Another server at Redis's address causes only misses, no request waits twice, and Redis is found again."""
     redis = start_redis()
-    worker = connected(start(redis.url, **UNHURRIED))
+    worker = connected(start(redis.url, cache_wait_ms=UNHURRIED["cache_wait_ms"]))
     redis.kill()
     other = rubbish(redis.path, RUBBISH[kind])
     assert asked(worker, *range(50)) == [MISS] * 50

@@ -19,7 +19,7 @@ import pytest
 from roadworthy.foundation.sockets import listen
 from tests.agent.conftest import RunningAgent
 from tests.defaults import control_document
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 CALLS = 400
 PAGE = 4_096
@@ -136,7 +136,7 @@ def test_d18_a_control_plane_whose_log_is_never_read(pipe: Pipe, tmp_path: Path)
         process.stdin.write(json.dumps({**document, "fd": listener.fileno()}).encode() + b"\n")
         process.stdin.flush()
         client = stack.enter_context(
-            httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=DEADLINE_S)
+            httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=DEADLINE_S, verify=NO_TLS)
         )
         for _ in range(60):
             assert client.get("/readyz", headers={"x-request-id": "x" * 100}).status_code == 200

@@ -9,8 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,10 +22,12 @@ import roadworthy as rw
 from bench.ports import free_ports
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.foundation.sockets import listen
+from tests.machine import run_command, start_command
 from tests.waiting import DEADLINE_S, eventually
 
-COMMAND = (sys.executable, "-m", "roadworthy.cli.main")
 CALLERS = 8
+PAUSE_S = 0.01
+"""Pause between two requests of a caller in seconds, so that callers leave CPU time to a worker that starts."""
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +47,17 @@ class NotReady(Exception):
 
 
 class Served:
-    """`roadworthy serve` as a process, with a home folder that outlives it."""
+    """`roadworthy serve` as a process, with a home folder that outlives it. `cold`: each of its processes imports its modules."""
 
-    def __init__(self, packed: tuple[Path, str], home: Path, port: int = 0) -> None:
+    def __init__(self, packed: tuple[Path, str], home: Path, port: int = 0, *, cold: bool = False) -> None:
         self._log = (home / "err").open("ab")
         options = ["--port", str(port), "--metrics-port", "0", "--workers", "2", "--no-auth", "--allow-code", packed[1]]
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", str(packed[0]), *options, "--home", str(home)],
-            stdout=subprocess.PIPE, stderr=self._log, text=True,
-        )  # fmt: skip
-        assert self.process.stdout is not None
+        self.process, self._stdout = start_command(
+            ["serve", str(packed[0]), *options, "--home", str(home)], stderr=self._log, env=os.environ, cold=cold
+        )
         ports: dict[str, int] = {}
         while len(ports) < 2:
-            line = self.process.stdout.readline()
+            line = self._stdout.readline()
             assert line, (home / "err").read_text()
             if found := re.match(r"(url|metrics) +http://127\.0\.0\.1:(\d+)", line):
                 ports[found[1]] = int(found[2])
@@ -103,8 +101,7 @@ class Served:
         """End the process and close its pipes."""
         self.process.kill()
         self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self._stdout.close()
         self._log.close()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -154,7 +151,7 @@ class Load:
             thread.join()
 
     def _call(self, number: int) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(PAUSE_S):
             number += CALLERS
             try:
                 answer = self._served.predict(float(number))
@@ -189,10 +186,20 @@ def kill_a_worker(served: Served) -> Load:
     return load
 
 
-def test_d1_kill_9_of_a_worker_under_load(serve: Callable[..., Served]) -> None:
+@pytest.fixture(scope="module")
+def survivor(packed: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Load]]:
+    """A server after the death of a worker, and the traffic of that time."""
+    served = Served(packed, tmp_path_factory.mktemp("home"))
+    try:
+        yield served, kill_a_worker(served)
+        assert served.stop() == 0
+    finally:
+        served.close()
+
+
+def test_d1_kill_9_of_a_worker_under_load(survivor: tuple[Served, Load]) -> None:
     """At most the requests in that worker fail, every answer is right, a new worker takes its slot, and everything is counted."""
-    served = serve()
-    load = kill_a_worker(served)
+    served, load = survivor
     assert load.wrong == []
     assert load.failed <= CALLERS
     assert served.metric("roadworthy_requests_lost_total") <= load.failed
@@ -200,25 +207,24 @@ def test_d1_kill_9_of_a_worker_under_load(serve: Callable[..., Served]) -> None:
     assert served.metric("roadworthy_requests_total") >= load.right
     assert served.metric("roadworthy_requests_in_flight") == 0
     assert served.predict(21.0) == 42.0
-    assert served.stop() == 0
 
 
-def test_d1_a_replacement_takes_no_request_that_it_cannot_answer(serve: Callable[..., Served]) -> None:
+def test_d1_a_replacement_takes_no_request_that_it_cannot_answer(survivor: tuple[Served, Load]) -> None:
     """While another worker is ready, no request gets a 503 from the one that is still loading."""
-    load = kill_a_worker(serve())
+    _, load = survivor
     assert load.too_early == 0
 
 
 def test_d2_kill_9_of_the_main_process(serve: Callable[..., Served]) -> None:
     """The children are gone and the ports free; the same command serves the same answers again."""
-    served = serve(port=free_ports(1)[0])
+    served = serve(port=free_ports(1)[0], cold=True)
     assert served.predict(1.0) == 2.0
     children = served.children()
     assert len(children) == 4  # two workers, the agent, and the runner of the package with code
     os.kill(served.process.pid, signal.SIGKILL)
     eventually(lambda: not any(map(psutil.pid_exists, children)), "the children are gone")
     listen("127.0.0.1", served.port).close()
-    again = serve(port=served.port)
+    again = serve(port=served.port, cold=True)
     assert again.port == served.port
     assert again.predict(2.0) == 4.0
     assert again.stop() == 0
@@ -282,13 +288,7 @@ def refused(arguments: list[str], options: tuple[str, ...], taken: str, home: Pa
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         ports = [text for option in options for text in (option, str(port if option == taken else 0))]
-        result = subprocess.run(
-            [*COMMAND, *arguments, *ports, "--home", str(home)],
-            capture_output=True,
-            text=True,
-            timeout=4 * DEADLINE_S,
-            check=False,
-        )
+        result = run_command([*arguments, *ports, "--home", str(home)], cwd=home, env=os.environ)
         assert result.returncode != 0
         told = " ".join((result.stdout + result.stderr).split())
         assert f"port {port} on 127.0.0.1 is taken by another process" in told

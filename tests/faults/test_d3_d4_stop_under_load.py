@@ -14,7 +14,7 @@ import pytest
 
 from tests.gates import closed
 from tests.gateway.planted_worker import GATED
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 BODY = json.dumps({"instances": [[1, 2, 3]]})
 HEADERS = {"Content-Type": "application/json"}
@@ -77,11 +77,17 @@ def test_d3_the_probe_says_no_before_connections_are_refused(start_worker: Calla
     worker = start_worker(plan, drain_delay_s=DEADLINE_S).wait_ready()
     worker.process.send_signal(signal.SIGTERM)
     eventually(
-        lambda: httpx.get(f"http://127.0.0.1:{worker.port}/readyz", timeout=DEADLINE_S).status_code == 503,
+        lambda: (
+            httpx.get(f"http://127.0.0.1:{worker.port}/readyz", timeout=DEADLINE_S, verify=NO_TLS).status_code == 503
+        ),
         "the probe says no",
     )
     late = httpx.post(
-        f"http://127.0.0.1:{worker.port}/v1/models/sum:predict", content=BODY, headers=HEADERS, timeout=DEADLINE_S
+        f"http://127.0.0.1:{worker.port}/v1/models/sum:predict",
+        content=BODY,
+        headers=HEADERS,
+        timeout=DEADLINE_S,
+        verify=NO_TLS,
     )
     assert (late.status_code, late.json()) == (200, {"predictions": [6.0]})
     worker.process.send_signal(signal.SIGTERM)
@@ -112,7 +118,7 @@ def test_d4_what_does_not_end_is_told_so(start_worker: Callable[..., Any], plan:
 
     def ask() -> None:
         url = f"http://127.0.0.1:{worker.port}/v1/models/gated:predict"
-        replies.append(httpx.post(url, json={"instances": [[1, GATED, 0]]}, timeout=DEADLINE_S))
+        replies.append(httpx.post(url, json={"instances": [[1, GATED, 0]]}, timeout=DEADLINE_S, verify=NO_TLS))
 
     with closed(worker.folder / "gate"):
         asking = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
@@ -132,7 +138,7 @@ def test_d4_what_does_not_end_is_told_so(start_worker: Callable[..., Any], plan:
 
 def _refuses(port: int) -> bool:
     try:
-        httpx.get(f"http://127.0.0.1:{port}/livez", timeout=DEADLINE_S)
+        httpx.get(f"http://127.0.0.1:{port}/livez", timeout=DEADLINE_S, verify=NO_TLS)
     except httpx.ConnectError:
         return True
     return False

@@ -16,8 +16,9 @@ import pytest
 from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.sockets import listen
 from tests.defaults import control_document
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, NO_TLS
 from tests.warm import WarmProcess, nursery
+from tests.warm_up import MODULES
 
 Refusal = dict[str, Any]
 
@@ -51,7 +52,7 @@ def start(folder: Path, *, port: int = 0, fd: int | None = None) -> Started:
         "log_level": "warning",
     }
     log = tempfile.TemporaryFile()  # noqa: SIM115  `end` closes it
-    process = nursery("roadworthy.control.__main__").start(
+    process = nursery(*MODULES).start(
         ["-m", "roadworthy.control"], descriptors=[] if fd is None else [fd], stderr=log.fileno()
     )
     assert process.stdin is not None
@@ -88,7 +89,7 @@ def running(folder: Path) -> Started:
         started = start(folder, fd=listener.fileno())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         # The socket is already listening: the request waits in the backlog until the process accepts it.
-        assert httpx.get(f"{url}/readyz", timeout=DEADLINE_S).status_code == 200
+        assert httpx.get(f"{url}/readyz", timeout=DEADLINE_S, verify=NO_TLS).status_code == 200
     return started
 
 

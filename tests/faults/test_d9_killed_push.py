@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,9 @@ from roadworthy.control.wiring import build_context
 from roadworthy.foundation.canonical import digest_file
 from roadworthy.foundation.references import VersionReference
 from tests.defaults import control_document
+from tests.waiting import DEADLINE_S
+from tests.warm import nursery
+from tests.warm_up import MODULES
 
 _KILLED_PUSH = """
 import json, os, signal, sys
@@ -68,8 +70,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_d9_a_killed_push_shows_old_or_new_never_half(tmp_path: Path, packed: Path, step: str, new: bool) -> None:
     """D9: a version is listed exactly if its bytes and its audit entry exist; remains are deleted; a second push works."""
     document = control_document(tmp_path)
-    command = [sys.executable, "-c", _KILLED_PUSH, step, json.dumps(document), str(packed)]
-    done = subprocess.run(command, check=False)
+    command = ["-c", _KILLED_PUSH, step, json.dumps(document), packed]
+    done = nursery(*MODULES).run(command, timeout=4 * DEADLINE_S, cwd=tmp_path, env=os.environ)
     assert done.returncode == -9
     plane = build_context(document)
     assert [path.name for path in (tmp_path / "blobs").rglob(".tmp-*")] == []

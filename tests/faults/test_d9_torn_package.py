@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ import pytest
 from roadworthy.foundation.files import sweep_temporary
 from roadworthy.package.archive import open_package, pack_file, unpack
 from tests.waiting import DEADLINE_S
+from tests.warm import nursery
+from tests.warm_up import MODULES
 
 KEPT = Path(__file__).parents[1] / "formats" / "format-1.rw"
 
@@ -44,8 +46,8 @@ print(steps)
 
 def run(verb: str, source: Path, target: Path, fatal: int) -> subprocess.CompletedProcess[str]:
     """Run the verb in a process that dies before step `fatal`."""
-    command = [sys.executable, "-c", CHILD, verb, str(source), str(target), str(fatal)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False)
+    command = ["-c", CHILD, verb, source, target, str(fatal)]
+    return nursery(*MODULES).run(command, timeout=4 * DEADLINE_S, cwd=source.parent, env=os.environ)
 
 
 def steps_of(verb: str, source: Path, target: Path) -> int:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.machine import FREE_PORTS, Machine
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def asked(machine: Machine) -> int:
         json={"instances": [[1.0, 2.0, 3.0]]},
         headers={"Authorization": f"Bearer {context['key']}"},
         timeout=DEADLINE_S,
+        verify=NO_TLS,
     ).status_code
 
 
@@ -65,7 +66,11 @@ def test_g10_up_serves_without_the_database_and_heals(machine: Machine) -> None:
     assert asked(machine) == 200
     assert not file.exists()
     aside.rename(file)
-    eventually(lambda: machine.run("status").returncode == 0, "the control plane is back")
+    ready = f"{machine.context()['control_url']}/readyz"
+    eventually(
+        lambda: httpx.get(ready, timeout=DEADLINE_S, verify=NO_TLS).status_code == 200, "the control plane is back"
+    )
+    assert machine.run("status").returncode == 0
     assert machine.tell("endpoint", "list")[0]["version"] == "line:1"
     assert asked(machine) == 200
 

@@ -10,8 +10,6 @@ import contextlib
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from roadworthy.package.rules import load_rule
 from roadworthy.runtime.loading import package_folder, package_loader, rule_loader
 from roadworthy.runtime.placement import facts_of
 from tests.control_plane import ControlProcess
-from tests.waiting import DEADLINE_S
+from tests.machine import run_command
 
 
 @pytest.fixture(scope="module")
@@ -126,15 +124,8 @@ def test_g4_no_command_believes_it(command: list[str], honest: dict[str, Package
     """Each command reports the contradiction, and what to do."""
     forge(honest["pickle"], LIES["no code, data"][1], tmp_path / "forged", mark)
     packed = put_together(tmp_path / "forged", tmp_path / "forged.rw")
-    program = [str(Path(sys.executable).with_name("roadworthy")), command[0], str(packed), *command[1:], "--json"]
-    done = subprocess.run(
-        program,
-        env={"ROADWORTHY_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    environment = {"ROADWORTHY_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
+    done = run_command([command[0], str(packed), *command[1:], "--json"], cwd=tmp_path, env=environment)
     assert done.returncode != 0
     assert "manifest-invalid" in done.stderr + done.stdout
     assert "the manifest describes the runtime native as no code" in done.stderr + done.stdout

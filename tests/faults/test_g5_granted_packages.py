@@ -16,7 +16,7 @@ import pytest
 
 import roadworthy as rw
 from tests.machine import FREE_PORTS, Machine
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 ROWS = np.arange(40.0).reshape(20, 2)
 
@@ -87,7 +87,9 @@ def ask(machine: Machine) -> httpx.Response:
     context = machine.context()
     url = f"{context['gateway_url']}/v1/models/needy:predict"
     headers = {"Authorization": f"Bearer {context['key']}"}
-    return httpx.post(url, json={"instances": [[2.0, 0.0], [4.0, 0.0]]}, headers=headers, timeout=DEADLINE_S)
+    return httpx.post(
+        url, json={"instances": [[2.0, 0.0], [4.0, 0.0]]}, headers=headers, timeout=DEADLINE_S, verify=NO_TLS
+    )
 
 
 def code(machine: Machine, *arguments: str) -> str:

@@ -21,7 +21,7 @@ from tests.faults.g5_probe import SECRET
 from tests.faults.g5_spy import EVERYTHING, LOOK, names, spying
 from tests.faults.g5_surroundings import Surroundings, surroundings
 from tests.machine import Machine
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, NO_TLS
 
 ROWS = np.arange(40.0).reshape(20, 2)
 
@@ -62,7 +62,7 @@ def honest(rows: Any) -> Any:
 @pytest.fixture(scope="module")
 def machine(around: Surroundings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """An installation that serves a package that spies on request, and an honest one."""
-    made = Machine(tmp_path_factory.mktemp("machine"))
+    made = Machine(tmp_path_factory.mktemp("machine"), cold=True)
     target = {**around.target, "context": str(made.home / "context.json"), "home": str(made.home)}
     (made.folder / "dist").mkdir()
     for name, model in (("spy", spying(target, always=False)), ("honest", honest)):
@@ -79,7 +79,7 @@ def ask(machine: Machine, endpoint: str, rows: list[list[float]]) -> list[float]
     context = machine.context()
     headers = {"Authorization": f"Bearer {context['key']}"}
     url = f"{context['gateway_url']}/v1/models/{endpoint}:predict"
-    reply = httpx.post(url, json={"instances": rows}, headers=headers, timeout=DEADLINE_S)
+    reply = httpx.post(url, json={"instances": rows}, headers=headers, timeout=DEADLINE_S, verify=NO_TLS)
     assert reply.status_code == 200, reply.text
     return list(reply.json()["predictions"])
 

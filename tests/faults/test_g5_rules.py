@@ -21,7 +21,7 @@ from tests.faults.g5_probe import SECRET
 from tests.faults.g5_spy import EVERYTHING, LOOK, names, spying
 from tests.faults.g5_surroundings import Surroundings, surroundings
 from tests.machine import Machine
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 ROWS = np.arange(40.0).reshape(20, 2)
 FAIL = -2.0
@@ -45,7 +45,7 @@ def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
 def installed(folder: Path, around: Surroundings, *, model_spies: bool) -> Iterator[tuple[Machine, Any]]:
     """An installation with a package whose rules include a spy. The model fails for some rows; for others it spies, too, or
     sums."""
-    made = Machine(folder)
+    made = Machine(folder, cold=True)
     target = {**around.target, "context": str(made.home / "context.json"), "home": str(made.home)}
     spy, rules = spying(target, always=False), {"calm": calm, "quick": calm, "spy": spying(target, always=True)}
 
@@ -79,7 +79,7 @@ def ask(machine: Machine, first: float, endpoint: str = "ruled", wait_ms: int = 
     context = machine.context()
     headers = {"Authorization": f"Bearer {context['key']}", "Request-Timeout-Ms": str(wait_ms)}
     url = f"{context['gateway_url']}/v1/models/{endpoint}:predict"
-    return httpx.post(url, json={"instances": [[first, 0.0]]}, headers=headers, timeout=DEADLINE_S)
+    return httpx.post(url, json={"instances": [[first, 0.0]]}, headers=headers, timeout=DEADLINE_S, verify=NO_TLS)
 
 
 def by_rule(reply: httpx.Response, rule: str = "spy") -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 import roadworthy as rw
 from tests.machine import Machine
-from tests.waiting import eventually
+from tests.waiting import NO_TLS, eventually
 
 ROWS = np.arange(20.0).reshape(10, 2)
 
@@ -48,6 +48,7 @@ def predict(machine: Machine) -> httpx.Response:
         json={"instances": [[1.0, 2.0]]},
         headers={"Authorization": f"Bearer {context['key']}", "Request-Timeout-Ms": "2000"},
         timeout=60.0,
+        verify=NO_TLS,
     )
 
 

@@ -26,7 +26,7 @@ from roadworthy.foundation.pidfile import running_pid
 from roadworthy.package.archive import unpack
 from roadworthy.package.replay import Replay, replay_isolated
 from tests.machine import FREE_PORTS, Machine
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 PACKER = os.getpid()
 FOREVER_S = f"{100_000 + PACKER}.5"
@@ -228,6 +228,7 @@ def predict(machine: Machine, kind: float) -> httpx.Response:
         json={"instances": [[kind, 4.0]]},
         headers={"Authorization": f"Bearer {context['key']}"},
         timeout=DEADLINE_S,
+        verify=NO_TLS,
     )
 
 

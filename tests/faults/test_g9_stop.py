@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.redteam.callers import REFUSED, Question, outcomes, start_callers
+from roadworthy.cli.commands.machine import _exists
 from roadworthy.foundation.sockets import listen
 from roadworthy.supervisor.listener import SharedListener
 from tests.faults.served import Served, pack_sum
@@ -36,6 +39,15 @@ def test_g9_a_stop_resets_no_connection(packed: Path, tmp_path: Path) -> None:
         eventually(lambda callers=callers: all(caller.outcomes["200"] > 20 for caller in callers), "all are answered")
         assert served.stop() == 0
         assert set(outcomes(callers)) <= {"200", "stopping", REFUSED}
+
+
+def test_g9_a_stop_does_not_wait_until_a_parent_reaps() -> None:
+    """An ended supervisor is gone, although its parent, the first process of a container, may never reap it."""
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not _exists(child.pid)
+    assert child.wait() == 0
+    assert _exists(os.getpid())
 
 
 @pytest.fixture

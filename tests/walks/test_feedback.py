@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 import roadworthy as rw
 from tests.machine import Machine
-from tests.waiting import eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 ROWS = np.arange(24.0).reshape(8, 3)
 USERS = 400
@@ -94,7 +95,10 @@ def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, cli
     give(client, converted[: USERS // 2])
     (control,) = [each for each in machine.family() if "roadworthy.control" in each.cmdline()]
     control.kill()
-    eventually(lambda: machine.run("status").returncode == 0, "the control plane is back")
+    ready = f"{machine.context()['control_url']}/readyz"
+    eventually(
+        lambda: httpx.get(ready, timeout=DEADLINE_S, verify=NO_TLS).status_code == 200, "the control plane is back"
+    )
     again = give(client, converted)
     assert again["duplicate"] >= USERS // 2
     report = client.rollouts.get("sum")["metrics"][0]

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,9 @@ import numpy as np
 import pytest
 
 import roadworthy as rw
-from tests.waiting import DEADLINE_S, eventually
+from tests.machine import FREE_PORTS, run_command
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
-COMMAND = str(Path(sys.executable).with_name("roadworthy"))
-FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "1")
 ROWS = np.arange(24.0).reshape(12, 2)
 
 
@@ -55,16 +52,7 @@ class Machine:
     def run(self, *arguments: str) -> str:
         """Run one command that must succeed; return its output."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
-        result = subprocess.run(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env={**clean, "ROADWORTHY_HOME": str(self.folder / "home")},
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=4 * DEADLINE_S,
-            check=False,
-        )
+        result = run_command(arguments, cwd=self.folder, env={**clean, "ROADWORTHY_HOME": str(self.folder / "home")})
         assert result.returncode == 0, result.stderr
         return result.stdout
 
@@ -72,7 +60,9 @@ class Machine:
         """One row."""
         context = json.loads((self.folder / "home" / "context.json").read_text())
         url = f"{context['gateway_url']}/v1/models/sums:predict"
-        return httpx.post(url, json={"instances": [row]}, headers={"X-API-Key": context["key"]}, timeout=4 * DEADLINE_S)
+        return httpx.post(
+            url, json={"instances": [row]}, headers={"X-API-Key": context["key"]}, timeout=4 * DEADLINE_S, verify=NO_TLS
+        )
 
 
 @pytest.fixture(scope="module")

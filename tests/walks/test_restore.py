@@ -31,6 +31,13 @@ def version(machine: Machine) -> Any:
         return client.predict("line", ROW).version
 
 
+def alerts(machine: Machine) -> Any:
+    """Of the control plane."""
+    context = machine.context()
+    with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
+        return client.status()["alerts"]
+
+
 def test_a_database_that_was_set_back(machine: Machine, make_package: Callable[..., Path]) -> None:
     """Restored by hand: the gateway keeps its endpoints until `roadworthy restore`. By `restore FILE`: it follows at once."""
     machine.tell("up", "-d", *FREE_PORTS)
@@ -49,13 +56,14 @@ def test_a_database_that_was_set_back(machine: Machine, make_package: Callable[.
         database.with_name(f"{database.name}{companion}").unlink(missing_ok=True)
     shutil.copyfile(copy, database)
     machine.tell("up", "-d", *FREE_PORTS)
-    (alert,) = eventually(lambda: machine.tell("status")["alerts"], "an alert")
+    (alert,) = eventually(lambda: alerts(machine), "an alert")
+    assert [each["code"] for each in machine.tell("status")["alerts"]] == [alert["code"]]
     assert (alert["code"], alert["gateway"]) == ("store-behind", "local/local")
     assert "roadworthy restore" in machine.run("status").stdout
     assert version(machine) == "line:2"
     machine.tell("restore")
     eventually(lambda: version(machine) == "line:1", "the gateway follows the database")
-    eventually(lambda: machine.tell("status")["alerts"] == [], "nothing is left to tell")
+    eventually(lambda: alerts(machine) == [], "nothing is left to tell")
 
     machine.tell("deploy", "line:2", "--endpoint", "line")
     machine.tell("stop")

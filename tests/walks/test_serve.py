@@ -23,9 +23,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import roadworthy as rw
-from tests.waiting import DEADLINE_S
-
-COMMAND = str(Path(sys.executable).with_name("roadworthy"))
+from tests.machine import run_command, start_command
+from tests.waiting import DEADLINE_S, NO_TLS
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -48,15 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
-    return subprocess.run(
-        [COMMAND, *arguments],
-        cwd=folder,
-        env=environment(folder / "home"),
-        capture_output=True,
-        text=True,
-        timeout=4 * DEADLINE_S,
-        check=False,
-    )
+    return run_command(arguments, cwd=folder, env=environment(folder / "home"))
 
 
 @pytest.fixture(scope="module")
@@ -72,34 +63,32 @@ def package(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    """`roadworthy serve … --json` in the foreground of a child; its announcement. Ctrl-C stops it."""
-    words = [COMMAND, "serve", *arguments, "--port", "0", "--metrics-port", "0", "--workers", "1", "--json"]
-    log = (folder / "serve.log").open("wb")
-    with log, subprocess.Popen(
-        words, cwd=folder, env=environment(folder / "home"), stdout=subprocess.PIPE, stderr=log, text=True
-    ) as process:  # fmt: skip
+def serving(folder: Path, *arguments: str, cold: bool = False) -> Iterator[dict[str, Any]]:
+    """`roadworthy serve … --json` in the foreground of a child; its announcement. Ctrl-C stops it. `cold`: as users start it."""
+    words = ["serve", *arguments, "--port", "0", "--metrics-port", "0", "--workers", "1", "--json"]
+    with (folder / "serve.log").open("wb") as log:
+        process, stdout = start_command(words, stderr=log, env=environment(folder / "home"), cwd=folder, cold=cold)
         try:
-            assert process.stdout is not None
             text = ""
             while not text.endswith("}\n"):
-                line = process.stdout.readline()
+                line = stdout.readline()
                 assert line, (folder / "serve.log").read_text()
                 text += line
             yield json.loads(text)
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(DEADLINE_S) == 0, (folder / "serve.log").read_text()
+            stdout.close()
 
 
 def test_the_printed_line_works(folder: Path, package: dict[str, Any]) -> None:
     """From a file to a correct answer: the curl line answers with the package's own golden answer and names the digest."""
-    with serving(folder, package["path"], "--allow-code", package["digest"]) as told:
+    with serving(folder, package["path"], "--allow-code", package["digest"], cold=True) as told:
         _, silent, url, *rest = shlex.split(told["curl"])
         assert (silent, url) == ("-s", told["url"])
         headers = dict(rest[number + 1].split(": ", 1) for number in (0, 2))
         body = rest[rest.index("-d") + 1]
-        reply = httpx.post(url, content=body, headers=headers, timeout=DEADLINE_S)
+        reply = httpx.post(url, content=body, headers=headers, timeout=DEADLINE_S, verify=NO_TLS)
         assert reply.status_code == 200, reply.text
         assert reply.headers["roadworthy-digest"] == package["digest"]
         row = json.loads(body)["instances"][0]
@@ -107,10 +96,12 @@ def test_the_printed_line_works(folder: Path, package: dict[str, Any]) -> None:
         right = model.predict_proba(pd.DataFrame([row]))[0]
         assert reply.json()["predictions"][0]["probabilities"] == pytest.approx(list(right), rel=1e-5)
         assert (
-            httpx.post(url, content=body, headers={"Content-Type": "application/json"}, timeout=DEADLINE_S).status_code
+            httpx.post(
+                url, content=body, headers={"Content-Type": "application/json"}, timeout=DEADLINE_S, verify=NO_TLS
+            ).status_code
             == 401
         )
-        assert httpx.get(told["metrics"], timeout=DEADLINE_S).status_code == 200
+        assert httpx.get(told["metrics"], timeout=DEADLINE_S, verify=NO_TLS).status_code == 200
         second = run(folder, "serve", package["path"], "--allow-code", package["digest"], "--port", "0")
         assert second.returncode == 4
         assert "code: already-running" in second.stderr
@@ -132,7 +123,11 @@ def test_without_keys_on_loopback(folder: Path, package: dict[str, Any]) -> None
         assert told["url"].endswith("/v1/models/open:predict")
         words = shlex.split(told["curl"])
         reply = httpx.post(
-            told["url"], content=words[-1], headers={"Content-Type": "application/json"}, timeout=DEADLINE_S
+            told["url"],
+            content=words[-1],
+            headers={"Content-Type": "application/json"},
+            timeout=DEADLINE_S,
+            verify=NO_TLS,
         )
         assert reply.status_code == 200
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +18,10 @@ import psutil
 import pytest
 
 import roadworthy as rw
+from tests.machine import run_command
 from tests.redis_servers import RealRedis
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
-COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "2")
 ROWS = np.arange(24.0).reshape(12, 2)
 SECRET = "open-sesame"
@@ -46,8 +44,8 @@ class Machine:
         """Run one command that must succeed; return its output."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
         url = self.redis.url.replace("unix://", f"unix://default:{SECRET}@")
-        result = subprocess.run(
-            [COMMAND, *arguments],
+        result = run_command(
+            arguments,
             cwd=self.folder,
             env={
                 **clean,
@@ -55,11 +53,6 @@ class Machine:
                 "ROADWORTHY_GATEWAY_CACHE_URL": url,
                 "ROADWORTHY_GATEWAY_CACHE_WAIT_MS": "500",
             },
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=4 * DEADLINE_S,
-            check=False,
         )
         assert result.returncode == 0, result.stderr
         assert SECRET not in result.stdout + result.stderr
@@ -72,13 +65,17 @@ class Machine:
             json={"instances": [row]},
             headers={"X-API-Key": self.context["key"]},
             timeout=4 * DEADLINE_S,
+            verify=NO_TLS,
         )
         assert (reply.status_code, reply.json()) == (200, {"predictions": [sum(row)]})
         return reply.headers["cache-status"]
 
     def sharing(self) -> str:
         """Its entry in `status`."""
-        (gateway,) = json.loads(self.run("status", "--json"))["gateways"]
+        key = {"Authorization": f"Bearer {self.context['key']}"}
+        url = f"{self.context['control_url']}/api/v1/status"
+        status = httpx.get(url, headers=key, timeout=4 * DEADLINE_S, verify=NO_TLS)
+        (gateway,) = status.json()["gateways"]
         return ", ".join(str(worker["shared_cache"]) for worker in gateway["workers"])
 
 
@@ -139,12 +136,7 @@ def an_operator_sees_it(machine: Machine) -> None:
 
 def home_pids(machine: Machine) -> list[int]:
     """The supervisor and all its descendants."""
-    (pid,) = {
-        process.pid
-        for process in psutil.process_iter(["cmdline", "environ"])
-        if (process.info["environ"] or {}).get("ROADWORTHY_HOME") == str(machine.folder / "home")
-        and "up" in (process.info["cmdline"] or ())
-    }
+    pid = int((machine.folder / "home" / "supervisor.pid").read_text())
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 

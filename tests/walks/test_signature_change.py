@@ -12,7 +12,7 @@ import pytest
 
 import roadworthy as rw
 from tests.machine import Machine
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 WIDE, NARROW = [[1.0, 2.0, 3.0]], [[1.0, 2.0]]
 REASON = "callers were moved"
@@ -41,7 +41,7 @@ def test_e8_an_accepted_signature_goes_back_with_the_traffic(machine: Machine) -
     key = {"Authorization": f"Bearer {context['key']}"}
     with (
         rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client,
-        httpx.Client(base_url=context["gateway_url"], headers=key, timeout=DEADLINE_S) as caller,
+        httpx.Client(base_url=context["gateway_url"], headers=key, timeout=DEADLINE_S, verify=NO_TLS) as caller,
     ):
 
         def answers(rows: list[list[float]]) -> bool:

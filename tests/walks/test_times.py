@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 import roadworthy as rw
+from tests.waiting import NO_TLS
 from tests.walks.test_serve import serving
 
 MIDNIGHT = 1_711_843_200_000_000
@@ -41,7 +42,7 @@ def served(package: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
 
 def ask(served: dict[str, Any], value: Any) -> httpx.Response:
     """One row."""
-    return httpx.post(served["url"], json={"instances": [{"t": value, "x": 0.5}]})
+    return httpx.post(served["url"], json={"instances": [{"t": value, "x": 0.5}]}, verify=NO_TLS)
 
 
 def test_g3_integers_of_the_named_unit_are_served(served: dict[str, Any]) -> None:
@@ -62,14 +63,14 @@ def test_g3_integers_of_the_named_unit_are_served(served: dict[str, Any]) -> Non
 def test_g3_v2_has_the_unit_too(served: dict[str, Any]) -> None:
     """Its metadata names the accepted datatype; text is accepted too, and answers are text."""
     base = served["url"].partition("/v1/")[0] + "/v2/models/times"
-    inputs = {tensor["name"]: tensor["datatype"] for tensor in httpx.get(base).json()["inputs"]}
+    inputs = {tensor["name"]: tensor["datatype"] for tensor in httpx.get(base, verify=NO_TLS).json()["inputs"]}
     assert inputs == {"t": "INT64", "x": "FP64"}
     for datatype, value in (("INT64", MIDNIGHT // 1_000), ("BYTES", "2024-03-31")):
         tensors = [
             {"name": "t", "shape": [1], "datatype": datatype, "data": [value]},
             {"name": "x", "shape": [1], "datatype": "FP64", "data": [0.5]},
         ]
-        outputs = httpx.post(f"{base}/infer", json={"inputs": tensors}).json()["outputs"]
+        outputs = httpx.post(f"{base}/infer", json={"inputs": tensors}, verify=NO_TLS).json()["outputs"]
         answered = {output["name"]: (output["datatype"], output["data"]) for output in outputs}
         assert answered["t"] == ("BYTES", ["2024-03-31T00:00:00.000000Z"])
 
@@ -114,4 +115,4 @@ def test_g3_a_frame_goes_through_the_client_to_the_bit(served: dict[str, Any]) -
 def test_g3_the_line_that_serve_prints_has_text(served: dict[str, Any]) -> None:
     """Its example is accepted with any unit."""
     body = json.loads(served["curl"].partition(" -d ")[2].strip("'"))
-    assert httpx.post(served["url"], json=body).status_code == 200
+    assert httpx.post(served["url"], json=body, verify=NO_TLS).status_code == 200

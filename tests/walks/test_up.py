@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 import roadworthy as rw
 from tests.machine import FREE_PORTS, Machine
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def data() -> pd.DataFrame:
 @pytest.fixture
 def machine(tmp_path: Path, data: pd.DataFrame) -> Iterator[Machine]:
     """Two packed versions of a model; stops what still runs at the end."""
-    machine = Machine(tmp_path)
+    machine = Machine(tmp_path, cold=True)
     target = load_breast_cancer().target
     for strength in (1.0, 0.01):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength)).fit(data, target)
@@ -60,7 +60,7 @@ def up_tells_the_admin_key_once_and_keeps_it_private(machine: Machine) -> None:
     lines = [" ".join(process.cmdline()) for process in machine.family()]
     assert not any("rw_" in line for line in lines)
     for url in (told["metrics"], told["api"], f"{told['control']}/readyz", f"{told['gateway']}/readyz"):
-        assert httpx.get(url, timeout=DEADLINE_S).status_code == 200
+        assert httpx.get(url, timeout=DEADLINE_S, verify=NO_TLS).status_code == 200
 
 
 def a_second_up_is_refused(machine: Machine) -> None:

@@ -21,7 +21,7 @@ from roadworthy.cli.launch import Launch, control_socket, gateway_listeners, gat
 from roadworthy.cli.options import Options, command, option
 from roadworthy.cli.output import facts, quiet_children, say, show
 from roadworthy.cli.plans import GatewayPlan, control_child, gateway_children, url_of, worker_limits
-from roadworthy.foundation.descendants import is_running
+from roadworthy.foundation.descendants import Process, is_running
 from roadworthy.foundation.errors import RoadworthyError, SettingsError, Unavailable
 from roadworthy.settings import GATEWAY_URL, Settings
 from roadworthy.supervisor.listener import SharedListener
@@ -228,11 +228,15 @@ def stop(options: StopOptions) -> None:
 
 
 def _wait_until_gone(pids: set[int]) -> None:
-    """Wait until the processes have ended, which is shortly after they release their locks. A process that its parent has not
-    reaped yet stays, so the wait is bounded."""
+    """Wait until the processes have ended, which is shortly after they release their locks. The wait is bounded: without /proc, a
+    process seems to run until its parent has reaped it, and in a container nothing may ever do that."""
     deadline = time.monotonic() + _GONE_S
-    while any(map(is_running, pids)) and time.monotonic() < deadline:
+    while any(map(_exists, pids)) and time.monotonic() < deadline:
         time.sleep(_STOP_STEP_S)
+
+
+def _exists(pid: int) -> bool:
+    return is_running(pid) and (Process.seen(pid) is not None or not Path("/proc/self").exists())
 
 
 def _key_between(key_file: Path | None, settings: Settings, home: Home) -> str | None:

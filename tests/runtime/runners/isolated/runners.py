@@ -25,7 +25,9 @@ from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.waiting import DEADLINE_S, eventually, soon
+from tests.warm import WarmProcess, nursery
 
+PROCESS = "roadworthy.runtime.runners.isolated.process"
 PLANTED_RUNNER = Path(__file__).parent / "planted_runner.py"
 SUM = Signature(
     tuple(Field(name, DType.FLOAT64) for name in ("a", "b", "c")), (Field("total", DType.FLOAT64),), Container.DATAFRAME
@@ -47,13 +49,18 @@ class Runner:
             document |= {"kind": kind, "signature": signature.to_document()}
         self.log_path = folder / "runner.log"
         self._log = self.log_path.open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, *command],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-        )
+        self.process: WarmProcess | subprocess.Popen[bytes]
+        if command == [str(PLANTED_RUNNER)]:
+            log = self._log.fileno()
+            self.process = nursery(PROCESS).start(command, stdout=log, stderr=log, session=True)
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+            )
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(document).encode() + b"\n")
         self.process.stdin.flush()
