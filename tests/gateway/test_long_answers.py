@@ -28,7 +28,7 @@ from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
 from roadworthy.gateway.http.messages import Reply
 from roadworthy.gateway.http.predict import HttpPrediction, Predict, stopping
-from roadworthy.gateway.http.turns import Turns
+from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.runtime.lease import Leases
 from roadworthy.runtime.pending import Answer, PendingRequest
 from roadworthy.schema.batch import Batch, Block, Layout
@@ -119,12 +119,12 @@ def test_g6_a_long_answer_is_compressed_in_steps(coding: bytes) -> None:
     assert at_once(compress(body, coding))[0] == small
 
 
-def test_g6_jobs_take_turns() -> None:
+def test_g6_jobs_take_scheduler() -> None:
     """One step of one job in an iteration of the loop; results and exceptions arrive, and a closed job ends."""
 
     async def scene() -> None:
         loop = asyncio.get_running_loop()
-        turns, done = Turns(loop), dict[str, Any]()
+        scheduler, done = StepScheduler(loop), dict[str, Any]()
         log: list[str] = []
 
         def job(name: str, steps: int) -> Generator[None, None, str]:
@@ -137,9 +137,9 @@ def test_g6_jobs_take_turns() -> None:
 
         closed = job("d", 100)
         for name, each in (("a", job("a", 3)), ("b", job("b", 5)), ("c", job("c", 1)), ("d", closed)):
-            turns(each, partial(done.__setitem__, name))
+            scheduler(each, partial(done.__setitem__, name))
         iterations: list[int] = []
-        while len(turns):
+        while len(scheduler):
             before = len(log)
             await asyncio.sleep(0)
             iterations.append(len(log) - before)
@@ -149,7 +149,7 @@ def test_g6_jobs_take_turns() -> None:
         assert log[:8] == ["a", "b", "c", "d", "a", "b", "a", "b"]
         assert (done["a"], done["b"], str(done["c"]), done["d"]) == ("a", "b", "c", None)
         log.clear()
-        turns(job("e", 1), lambda _: turns(job("f", 3), partial(done.__setitem__, "f")))
+        scheduler(job("e", 1), lambda _: scheduler(job("f", 3), partial(done.__setitem__, "f")))
         iterations = []
         while "f" not in done:
             before = len(log)
@@ -176,7 +176,7 @@ class Edge:
     in_flight: int = 0
 
     def __post_init__(self) -> None:
-        self.turns = Turns(asyncio.get_running_loop())
+        self.scheduler = StepScheduler(asyncio.get_running_loop())
         cells = SimpleNamespace(
             in_flight=SimpleNamespace(add=self._fly), observe=lambda code, *_: self.codes.append(code)
         )
@@ -200,7 +200,7 @@ class Edge:
         recorder: Any = SimpleNamespace(append=lambda kind, row: self.records.append((kind, row)))
         instruments = Instruments(SimpleNamespace(refused=lambda *_: None), recorder, lambda *_: None)  # type: ignore[arg-type]  # counts nothing
         chooser: Any = SimpleNamespace(unchosen=PredictJson(SIGNATURE, Policy()), choose=lambda _: chooser.unchosen)
-        self.predict = Predict(endpoint, chooser, instruments, lambda *_: None, self.turns)
+        self.predict = Predict(endpoint, chooser, instruments, lambda *_: None, self.scheduler)
 
     def _fly(self, by: int) -> None:
         self.in_flight += by
@@ -226,7 +226,7 @@ class Edge:
 
     def rest(self) -> tuple[int, ...]:
         """What requests hold: nothing, once all have ended."""
-        return self.leases.held, self.inside, self.in_flight, len(self.turns)
+        return self.leases.held, self.inside, self.in_flight, len(self.scheduler)
 
 
 def play(scene: Callable[[Edge], Any]) -> None:
@@ -278,7 +278,7 @@ def test_g6_a_caller_that_leaves_meanwhile() -> None:
         call.drop()
         call.drop()
         assert edge.rest()[:3] == (0, 0, 0)
-        await soon(lambda: not len(edge.turns), "no further step runs")
+        await soon(lambda: not len(edge.scheduler), "no further step runs")
         assert edge.codes == ["client-gone"]
         assert [(kind.status, row[7]) for kind, row in edge.records] == [(499, b'{"instances":[1]}')]
         assert edge.replies == []
@@ -294,7 +294,7 @@ def test_g6_a_worker_that_must_stop_meanwhile() -> None:
         edge.settle(Answer(numbers(ROWS), 0, ROWS))
         await asyncio.sleep(0)
         call.give_up(stopping())
-        await soon(lambda: not len(edge.turns), "no further step runs")
+        await soon(lambda: not len(edge.scheduler), "no further step runs")
         assert [(reply.status, json.loads(reply.body)["code"]) for _, reply in edge.replies] == [(503, "stopping")]
         assert [row[8] for _, row in edge.records] == [edge.replies[0][1].body]
         assert edge.rest() == (0, 0, 0, 0)

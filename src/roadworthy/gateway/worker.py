@@ -36,8 +36,8 @@ from roadworthy.gateway.http.app import App
 from roadworthy.gateway.http.connection import ClientTimeouts, ConnectionContext, sweep
 from roadworthy.gateway.http.header_checks import HeaderChecks
 from roadworthy.gateway.http.routes import Routing
+from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.gateway.http.server import Server
-from roadworthy.gateway.http.turns import Turns
 from roadworthy.gateway.link import AgentLink
 from roadworthy.gateway.readers.pool import Readers
 from roadworthy.runtime.layers.rules import Rules
@@ -143,7 +143,7 @@ class Worker:
         log_access = self._log_access if start.access_log else None
         self._readers = Readers(self._loop)
         instruments = Instruments(metrics, self._recorder, self._log_fault, log_access, lambda: self._pressure.refuse)
-        routing = Routing(instruments, self._readers, Turns(self._loop), self._serving.readiness)
+        routing = Routing(instruments, self._readers, StepScheduler(self._loop), self._serving.readiness)
         self._shared = self._shared_cache(start)
         folder = Path(start.folder)
         self._rules = Rules(folder)

@@ -29,7 +29,7 @@ from roadworthy.foundation.errors import (
 )
 from roadworthy.gateway.http.messages import Reply, check_body
 from roadworthy.gateway.http.problems import as_error, problem
-from roadworthy.gateway.http.turns import Turns
+from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.gateway.readers.pool import Read, Work
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.serving.endpoint import Endpoint
@@ -38,7 +38,7 @@ from roadworthy.serving.variant import Variant
 
 _MOST_COMPRESSED_BYTES = 4 << 20
 """Compressing takes the worker's time: up to 13 ms a megabyte."""
-_OWN_TURN_BYTES = 64 << 10
+_OWN_STEP_BYTES = 64 << 10
 """Reading a longer body takes up to 5 ms. It has an iteration of the event loop for itself, so that a few of them that arrive
 together do not hold the loop for as long as all of them take."""
 TIMEOUT_HEADER = b"request-timeout-ms"
@@ -132,14 +132,14 @@ class Predict(Pipeline):
         protocol: Chooser,
         instruments: Instruments,
         offload: Offload,
-        turns: Turns,
+        scheduler: StepScheduler,
         variant: Variant | None = None,
     ) -> None:
         super().__init__(endpoint, instruments, variant)
         self._protocol = protocol
         self.unchosen = protocol.unchosen
         self._offload = offload
-        self._turns = turns
+        self._scheduler = scheduler
         self.max_body_bytes = endpoint.entry.policy.max_body_bytes
 
     def open(self, call: HttpPrediction) -> None:
@@ -178,8 +178,8 @@ class Predict(Pipeline):
                 self._offload(
                     call, len(body), partial(self._decompress_and_read, call, body), partial(self._decoded, call)
                 )
-            elif len(body) > _OWN_TURN_BYTES:
-                self._turns(self._read_in_turn(call, body), partial(self._decoded, call))
+            elif len(body) > _OWN_STEP_BYTES:
+                self._scheduler(self._read_in_step(call, body), partial(self._decoded, call))
             else:
                 call.decoded = decoded = _decode(call, body, self.max_body_bytes)
                 self.forward(call, decoded.batch)
@@ -188,7 +188,7 @@ class Predict(Pipeline):
         except Exception as error:  # noqa: BLE001 - the edge of a prediction: any fault ends this request alone
             call.settle(as_error(self.noted(call, error)))
 
-    def _read_in_turn(self, call: HttpPrediction, body: bytes) -> Generator[None, None, Decoded | None]:
+    def _read_in_step(self, call: HttpPrediction, body: bytes) -> Generator[None, None, Decoded | None]:
         """The steps that read a long body: wait for an iteration of the loop, and read it there. None if a reader reads it."""
         yield
         if not call.done:
@@ -249,7 +249,7 @@ class Predict(Pipeline):
                 encoded = call.protocol.encode(outcome, decoded, variant.number)
                 if not isinstance(encoded, Encoded) or len(encoded.body) > STEP_BYTES:
                     call.writing = self._write(call, outcome, encoded)
-                    self._turns(call.writing, partial(self._written, call, outcome))
+                    self._scheduler(call.writing, partial(self._written, call, outcome))
                     return
                 reply = self._complete(call, outcome, encoded)
                 if len(encoded.body) >= LEAST_ANSWER_BYTES:

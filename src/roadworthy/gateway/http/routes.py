@@ -20,7 +20,7 @@ from roadworthy.gateway.http.head_cache import HeadCache
 from roadworthy.gateway.http.health import health_document, probe_routes
 from roadworthy.gateway.http.messages import Handler, Receive, Reply, Request, endpoint_not_ready, not_ready
 from roadworthy.gateway.http.predict import Offload, Predict
-from roadworthy.gateway.http.turns import Turns
+from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.gateway.http.wire import lines
 from roadworthy.runtime.manager import Version
 from roadworthy.serving.admission import Admission, Keys
@@ -38,7 +38,7 @@ class Routing:
     """Builds the table of routes, and the error for a path outside of it.
 
     Args:
-        instruments, offload, turns: passed to every prediction.
+        instruments, offload, scheduler: passed to every prediction.
         readiness: for the probes.
 
     Attributes:
@@ -48,11 +48,11 @@ class Routing:
     """
 
     def __init__(
-        self, instruments: Instruments, offload: Offload, turns: Turns, readiness: Callable[[], Readiness]
+        self, instruments: Instruments, offload: Offload, scheduler: StepScheduler, readiness: Callable[[], Readiness]
     ) -> None:
         self._instruments = instruments
         self._offload = offload
-        self._turns = turns
+        self._scheduler = scheduler
         self._readiness = readiness
         self._probes = probe_routes(readiness)
         self._keys: Keys | None = None
@@ -176,15 +176,15 @@ class Routing:
     def _predictions(self, endpoint: Endpoint) -> dict[bytes, Predict]:
         name = endpoint.name.encode("ascii")
         _, codecs = self._codecs[endpoint.name]
-        predict = Predict(endpoint, codecs.formats, self._instruments, self._offload, self._turns)
+        predict = Predict(endpoint, codecs.formats, self._instruments, self._offload, self._scheduler)
         found = {b"/v1/models/%b%bpredict" % (name, colon): predict for colon in _COLONS}
         found[b"/v2/models/%b/infer" % name] = Predict(
-            endpoint, codecs.open_inference, self._instruments, self._offload, self._turns
+            endpoint, codecs.open_inference, self._instruments, self._offload, self._scheduler
         )
         for variant in endpoint.split.variants:
             path = b"/v2/models/%b/versions/%d/infer" % (name, variant.number)
             found[path] = Predict(
-                endpoint, codecs.open_inference, self._instruments, self._offload, self._turns, variant
+                endpoint, codecs.open_inference, self._instruments, self._offload, self._scheduler, variant
             )
         return found
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 
-class Turns:
+class StepScheduler:
     """The jobs of one event loop, which take turns. Event loop only."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -32,13 +32,14 @@ class Turns:
             next(job)
         except StopIteration as end:
             self._end(then, end.value)
-        except Exception as error:  # noqa: BLE001 - whoever began the job handles it
+        except Exception as error:  # noqa: BLE001 - passed to `then`, which handles it
             self._end(then, error)
         else:
             self._jobs.rotate(-1)
-        self._scheduled = bool(self._jobs)
-        if self._scheduled:
-            self._loop.call_soon(self._step)
+        finally:
+            self._scheduled = bool(self._jobs)
+            if self._scheduled:
+                self._loop.call_soon(self._step)
 
     def _end(self, then: Callable[[Any], None], result: Any) -> None:
         self._jobs.popleft()
