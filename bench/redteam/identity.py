@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
@@ -143,7 +144,7 @@ def fresh_homes(ground: Ground) -> Iterator[Finding]:
 
 
 def _admins(database: str) -> int:
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection, connection:
         return int(connection.execute("SELECT count(*) FROM keys WHERE role = 'admin'").fetchone()[0])
 
 

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_what_is_no_backup_changes_nothing(tmp_path: Path, url: str, damage: str
     """Another program's database, an empty file, a truncated one: refused before anything is moved."""
     copy = tmp_path / "copy.db"
     if damage == "foreign":
-        with sqlite3.connect(copy) as connection:
+        with closing(sqlite3.connect(copy)) as connection, connection:
             connection.execute("CREATE TABLE stores (x)")
     elif damage == "torn":
         back_up(url, copy)

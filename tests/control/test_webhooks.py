@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def test_events_that_were_deleted_before_they_were_told_are_counted(
     with Receiver() as receiver:
         made = hook(admin, receiver.url)
         control.kill()
-        with sqlite3.connect(control.folder / "roadworthy.db") as database:
+        with closing(sqlite3.connect(control.folder / "roadworthy.db")) as database, database:
             database.execute("UPDATE stores SET event = event + 5")
         database.close()
         control.start()
@@ -213,7 +214,7 @@ def test_g21_events_that_are_deleted_while_a_receiver_is_down_are_told_at_once(
         eventually(lambda: state_of(admin, made)["tries"] >= 1, "it was tried")
         behind = state_of(admin, made)["behind"]
         control.kill()
-        with sqlite3.connect(control.folder / "roadworthy.db") as database:
+        with closing(sqlite3.connect(control.folder / "roadworthy.db")) as database, database:
             database.execute("DELETE FROM events WHERE number = (SELECT min(number) FROM events)")
             database.execute("UPDATE webhooks SET due_us = due_us + 3600000000")
         database.close()

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_g19_what_an_earlier_release_left_open_is_closed(tmp_path: Path) -> None
     file, blobs = tmp_path / "store" / "roadworthy.db", tmp_path / "blobs"
     file.parent.mkdir(mode=0o700)
     blobs.mkdir(mode=0o777)
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("PRAGMA journal_mode=WAL")
     database = open_database(f"sqlite:///{file}")
     store = FolderBlobs(blobs)

@@ -76,7 +76,7 @@ async def main(set_up):
     os.kill(child, signal.SIGTERM)
     if set_up:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), end=" ")
-    for _ in range(100 if set_up else 10_000):
+    for _ in range(100 if set_up or sys.version_info >= (3, 12) else 10_000):
         await asyncio.sleep(0.001)
         if said:
             break
@@ -86,9 +86,11 @@ async def main(set_up):
 
 
 def test_g8_a_signal_to_a_fork_does_not_reach_its_parents_loop() -> None:
-    """A fork shares the descriptor that wakes an event loop. Negative control: without the setup the loop wakes."""
+    """A fork shares the descriptor that wakes an event loop. Negative control: without the setup the loop wakes, except on
+    Python 3.12 and later, whose asyncio releases the descriptor in forks."""
     assert run(f"{LOOP}\nhost.begin_hosting()\nasyncio.run(main(True))") == (0, "-15 False")
-    assert run(f"{LOOP}\nasyncio.run(main(False))") == (0, "True")
+    wakes = sys.version_info < (3, 12)
+    assert run(f"{LOOP}\nasyncio.run(main(False))") == (0, str(wakes))
 
 
 def test_g8_a_model_keeps_its_own_handlers_in_its_forks() -> None:

@@ -135,7 +135,7 @@ at_deadline: promote
     )
     assert "can only hold or alert" in found["criteria.drift"]
     assert "in shadow steps only" in found["criteria.disagreement"]
-    assert "known are confidence, drift, resources, business" in found["watch.errors"]
+    assert "known are business, confidence, drift, resources" in found["watch.errors"]
     assert found["watch.drift"] == "expected hold or alert, got text ('sometimes')"
     assert found["sticky.cookie"] == "unknown key; known are field, header"
     assert found["deadline"] == "must be longer than the steps, which last 2400 s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -92,12 +93,12 @@ def test_d11_a_damaged_database_refuses_to_start_with_a_hint(tmp_path: Path, dam
 def test_d20_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """D20: an older release does not touch a database that a later one wrote."""
     open_database(url(tmp_path)).close()
-    with sqlite3.connect(tmp_path / "roadworthy.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "roadworthy.db")) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreError) as caught:
         open_database(url(tmp_path))
     assert caught.value.code == "database-newer"
-    with sqlite3.connect(tmp_path / "roadworthy.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "roadworthy.db")) as connection, connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("9999",)
 
 
