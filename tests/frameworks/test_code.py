@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import pickle
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from roadworthy.foundation.errors import PackageRefused, PackError
-from roadworthy.frameworks.code import load_callable, load_object, save_callable, save_object
+from roadworthy.frameworks.code import _owners, load_callable, load_object, save_callable, save_object
 from roadworthy.frameworks.framework import ModelFolder
 
 LOCK = threading.Lock()
@@ -163,6 +164,14 @@ def test_what_cannot_be_pickled_is_named(tmp_path: Path) -> None:
         assert caught.value.code == "unpicklable-model"
         assert caught.value.hint
     handle.close()
+
+
+def test_the_owner_of_each_module_is_the_one_that_python_finds() -> None:
+    """Of every module that any installed distribution holds."""
+    found = {top: names[0] for top, names in importlib.metadata.packages_distributions().items()}
+    owners = _owners(tuple(sys.path))
+    assert len(found) > 50
+    assert {top: owners[top].metadata["Name"] for top in found} == found
 
 
 def test_requirements_are_the_distributions_that_are_imported(tmp_path: Path) -> None:
