@@ -24,7 +24,6 @@ MAINS = ("roadworthy.cli.main", "roadworthy.control.__main__", "roadworthy.agent
 MODULES = (
     *MAINS,
     "roadworthy.client.client",
-    "roadworthy.runtime.runners.isolated.launch",
     "alembic.command",
     "anyio._backends._asyncio",
     "httpcore",
