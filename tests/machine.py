@@ -17,7 +17,7 @@ import psutil
 import roadworthy as rw
 from tests.waiting import DEADLINE_S
 from tests.warm import WarmProcess, nursery
-from tests.warm_up import MODULES
+from tests.warm_up import MODULES, UMASK
 
 COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 WARM_UP = Path(__file__).with_name("warm_up.py")
@@ -75,11 +75,11 @@ class Machine:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, successful or not; warm unless stated otherwise."""
-        if not self.under and self.umask == -1 and not (self.cold and arguments[0] == "up"):
-            return run_command(arguments, cwd=self.folder, env=self.environment)
+        if not self.under and not (self.cold and arguments[0] == "up"):
+            umask = {} if self.umask == -1 else {UMASK: str(self.umask)}
+            return run_command(arguments, cwd=self.folder, env={**self.environment, **umask})
         return subprocess.run(
             [*self.under, COMMAND, *arguments],
-            umask=self.umask,
             cwd=self.folder,
             env=self.environment,
             capture_output=True,

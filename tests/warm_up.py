@@ -24,7 +24,6 @@ MAINS = ("roadworthy.cli.main", "roadworthy.control.__main__", "roadworthy.agent
 MODULES = (
     *MAINS,
     "roadworthy.client.client",
-    "roadworthy.runtime.runners.isolated.launch",
     "alembic.command",
     "anyio._backends._asyncio",
     "httpcore",
@@ -38,6 +37,8 @@ MODULES = (
     "uvicorn.protocols.websockets.auto",
 )
 """What these import, at their start or later."""
+UMASK = "WARM_UP_UMASK"
+"""The variable with the command's umask, if it is to differ from that of the tests."""
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 """The signals for which the supervisor has handlers."""
 
@@ -161,6 +162,8 @@ def show_command(command: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command that the arguments name."""
+    if (umask := os.environ.pop(UMASK, None)) is not None:
+        os.umask(int(umask))
     from roadworthy.cli import detach
     from roadworthy.supervisor import process_group
 

@@ -208,6 +208,7 @@ def stop_leaves_nothing_and_up_goes_on_where_it_was(machine: Machine, data: pd.D
     assert machine.run("stop").stdout == "stopped\n"
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
     assert machine.run("status").returncode == 5
+    machine.cold = False
     told = machine.tell("up", "-d", *FREE_PORTS)
     assert "admin_key" not in told
     assert machine.context()["key"] == key
