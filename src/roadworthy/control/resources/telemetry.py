@@ -218,7 +218,7 @@ def _layer_alerts(live: Sequence[gateways.Gateway], documents: Sequence[Mapping[
     ]
 
 
-def audit_trail(context: ControlContext, last: int, before: str | None, subject: str | None) -> dict[str, Any]:
+def audit_trail(context: ControlContext, last: int, before: str | None, subject: str | None = None) -> dict[str, Any]:
     """The newest audit entries, newest first; those of one subject, or all.
 
     Raises:
