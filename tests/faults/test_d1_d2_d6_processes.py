@@ -27,7 +27,7 @@ from tests.waiting import DEADLINE_S, eventually
 
 CALLERS = 8
 PAUSE_S = 0.01
-"""Pause between two requests of a caller in seconds, so that callers leave CPU time to a worker that starts."""
+"""Pause between two requests of a caller in seconds, once a worker starts: callers leave it CPU time."""
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,7 @@ class Load:
 
     def __init__(self, served: Served) -> None:
         self.right, self.failed, self.too_early, self.wrong = 0, 0, 0, []
+        self.pause_s = 0.0
         self._served, self._stop, self._lock = served, threading.Event(), threading.Lock()
         self._threads = [threading.Thread(target=self._call, args=(number,)) for number in range(CALLERS)]
 
@@ -151,7 +152,7 @@ class Load:
             thread.join()
 
     def _call(self, number: int) -> None:
-        while not self._stop.wait(PAUSE_S):
+        while not self._stop.wait(self.pause_s):
             number += CALLERS
             try:
                 answer = self._served.predict(float(number))
@@ -179,6 +180,7 @@ def kill_a_worker(served: Served) -> Load:
     with Load(served) as load:
         eventually(lambda: load.right >= 100, "traffic flows")
         os.kill(first[0], signal.SIGKILL)
+        load.pause_s = PAUSE_S
         eventually(lambda: len(set(served.children("gateway.worker")) - set(first)) == 1, "a new worker is there")
         eventually(lambda: served.metric("roadworthy_worker_restarts_total") == 1, "the new worker took the slot")
         reached = load.right

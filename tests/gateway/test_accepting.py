@@ -26,9 +26,6 @@ TRIES = 40
 """New connections, each with one request: enough that both workers would get some if both accepted."""
 
 
-"""An empty one: reading the system's certificates for each client takes longer than the request."""
-
-
 class Machine:
     """Two slots for workers that accept from one socket. Each loads its package when the test lets it, and then a `further` one
     where a test wants one of that kind."""

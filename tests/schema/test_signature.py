@@ -33,6 +33,8 @@ def test_a_document_gives_the_same_signature() -> None:
         {"inputs": [{"name": "x", "dtype": "int65"}]},
         {"container": "list"},
         {"outputs": 5},
+        {"form": {"order": "C\n"}},
+        {"form": {"rows": "list"}},
     ],
 )
 def test_a_damaged_document_is_refused(damage: dict[str, Any]) -> None:

@@ -280,9 +280,11 @@ def form_of(sample: Any) -> Form:
     if isinstance(sample, np.ndarray):
         flags = sample.flags
         return Form(order="F" if flags.f_contiguous and not flags.c_contiguous else None)
-    for name, kind in (("tuple", tuple), ("array", np.ndarray)):
-        if isinstance(sample, Sequence) and sample and all(isinstance(row, kind) for row in sample):
-            return Form(rows=name)
+    if isinstance(sample, Sequence) and sample:
+        if all(isinstance(row, tuple) for row in sample):
+            return Form(rows="tuple")
+        if all(isinstance(row, np.ndarray) for row in sample):
+            return Form(rows="array")
     return Form()
 
 

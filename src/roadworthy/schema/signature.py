@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 
 from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.schema.dtypes import DType
@@ -56,8 +55,8 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     labels: str | None = None
     labels_name: str | None = None
-    order: Annotated[str, Meta(pattern="^[CF]$")] | None = None
-    rows: Annotated[str, Meta(pattern="^(tuple|array)$")] | None = None
+    order: Literal["C", "F"] | None = None
+    rows: Literal["tuple", "array"] | None = None
 
     def to_document(self) -> dict[str, str]:
         """Plain JSON values; defaults are omitted."""
