@@ -6,8 +6,10 @@ import asyncio
 import dataclasses
 import os
 import struct
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +25,7 @@ from roadworthy.contract.local import part_of
 from roadworthy.contract.policy import Fallback, Policy
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot, VariantEntry
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.resident import resident
 from roadworthy.runtime.placement import INLINE, PROCESS, Placed
 from roadworthy.runtime.runners.isolated import state
 from roadworthy.runtime.runners.isolated.launch import read_stem, runner_address
@@ -421,23 +424,59 @@ def test_the_memory_of_ready_runners_is_told(play: Any) -> None:
     play(scene, a=apart())
 
 
-def test_c11_a_runner_that_leaks_is_replaced_warm(play: Any) -> None:
+HOLDING = """
+import sys
+held = []
+for line in sys.stdin:
+    held.append(b"x" * (int(line) << 20))
+"""
+
+
+class Holder:
+    """A process of nearly no memory, which holds more when told. The tests' own process also frees memory of other tests."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-S", "-c", HOLDING], stdin=subprocess.PIPE)
+
+    def grow(self, megabytes: int) -> None:
+        """Hold this much more."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"%d\n" % megabytes)
+        self.process.stdin.flush()
+
+    def holds(self, megabytes: int) -> bool:
+        """Whether it does."""
+        memory = resident(self.process.pid)
+        return memory is not None and memory.private >= megabytes << 20
+
+
+@pytest.fixture
+def holders() -> Iterator[list[Holder]]:
+    """Two of them."""
+    made = [Holder(), Holder()]
+    yield made
+    for each in made:
+        with each.process:
+            each.process.kill()
+
+
+def test_c11_a_runner_that_leaks_is_replaced_warm(play: Any, holders: list[Holder]) -> None:
     """Once, and not again for some time."""
+    old, new = holders
 
     async def scene(machine: Machine) -> None:
         machine.take_snapshot(A)
         (name,) = await machine.until(machine.names)
-        machine.start(name, os.getpid())
+        machine.start(name, old.process.pid)
         await machine.until(lambda: machine.keeper.facts().runners[0].resident_bytes)
-        ballast = b"x" * (40 << 20)
-        _, new = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
-        assert len(ballast)
-        machine.start(new, os.getpid())
-        await machine.until(lambda: machine.names() == [new])
-        more = b"x" * (80 << 20)
+        old.grow(60)
+        _, newer = await machine.until(lambda: len(machine.names()) == 2 and machine.names())
+        machine.start(newer, new.process.pid)
+        await machine.until(lambda: machine.names() == [newer])
+        new.grow(120)
+        await machine.until(lambda: new.holds(120))
         await machine.looks()
-        assert len(more)
-        assert machine.names() == [new]
+        assert machine.names() == [newer]
 
     play(scene, a=apart(), growth=Growth(20 << 20, warm_up_s=0.0))
 
