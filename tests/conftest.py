@@ -42,6 +42,9 @@ WORKER = "roadworthy.gateway.worker"
 # Threads of OpenMP otherwise spin while they wait: with more processes than cores, fitting a small model takes ten times the
 # processor time. Read when scikit-learn is first imported, here and in every process that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A shell's background job ignores SIGINT, and so would all processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 
 # The duration of an example means nothing on a busy machine.
