@@ -16,6 +16,7 @@ from roadworthy.runtime.pending import Answer, ForwardedRequest, Outcome, Pendin
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Signature
 
+LAYER_FAILED = "layer-failed"
 _log = logging.getLogger(__name__)
 
 
@@ -146,6 +147,6 @@ def layer_failed(name: str) -> RoadworthyError:
     """The error of a request whose layer failed."""
     return RoadworthyError(
         f"the layer {name} of this endpoint failed",
-        code="layer-failed",
+        code=LAYER_FAILED,
         hint="report it with the request id; the gateway's log has the details",
     )
