@@ -143,6 +143,28 @@ class _Fenced(ForwardedRequest):
             given.settle(layer_failed(self._layer))
 
 
+class Taken:
+    """Stands above a layer of a plug-in. What the layer raises while it takes a request is the outcome of that request, whether
+    it is a caller's or a mirrored one."""
+
+    def __init__(self, below: Submitter, layer: str) -> None:
+        self._below = below
+        self._layer = layer
+
+    def __repr__(self) -> str:
+        return repr(self._below)
+
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """As in Submitter."""
+        try:
+            self._below.submit(batch, request)
+        except RoadworthyError as error:
+            request.settle(error)
+        except Exception:  # noqa: BLE001 - the layer is another distribution's, and may raise anything
+            _log.exception("layer %s failed to take a request", self._layer)
+            request.settle(layer_failed(self._layer))
+
+
 def layer_failed(name: str) -> RoadworthyError:
     """The error of a request whose layer failed."""
     return RoadworthyError(
