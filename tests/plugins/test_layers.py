@@ -383,10 +383,12 @@ def test_a_worker_without_the_layer_holds_the_endpoint_back(metrics: WorkerMetri
         before = state.endpoints["asks"]
         state.offer(snapshot(2, nowhere={}))
         assert state.endpoints["asks"] is before
-        assert (state.report().revision, state.report().offered) == (1, 2)
+        report = state.report()
+        assert (report.revision, report.offered, report.refused) == (2, 2, ("asks",))
+        assert state.endpoints["plain"].entry.generation == 2
         assert "nowhere" in state.refused()["asks"]
         state.offer(snapshot(3))
-        assert (state.refused(), state.report().revision) == ({}, 3)
+        assert (state.refused(), state.report().revision, state.report().refused) == ({}, 3, ())
 
         plugins.allow(())
         edge = Edges()
@@ -394,7 +396,14 @@ def test_a_worker_without_the_layer_holds_the_endpoint_back(metrics: WorkerMetri
         state.offer(snapshot(1, outer={"by": 1.0}))
         assert (edge.served, edge.waiting) == ({"plain"}, {"asks"})
         assert (state.loading, state.settled, state.readiness().reason) == (False, False, "failed")
-        assert state.report().layers == ()
+        assert (state.report().layers, state.report().refused) == ((), ("asks",))
+
+        edge = Edges()
+        state = serving(edge)
+        plain = snapshot(1, outer={"by": 1.0})
+        state.offer(msgspec.structs.replace(plain, endpoints=plain.endpoints[:1]))
+        state.offer(snapshot(2, outer={"by": 1.0}))
+        assert (state.report().revision, state.report().refused, state.readiness().ready) == (2, ("asks",), True)
 
     asyncio.run(play())
 
