@@ -98,13 +98,13 @@ class Named(ChangedAnswers):
 
 
 class Raises:
-    turns = []
+    raised = []
 
     def __init__(self, below):
         self._below = below
 
     def submit(self, batch, request):
-        error = self.turns.pop(0)
+        error = self.raised.pop(0)
         if error is not None:
             raise error
         self._below.submit(batch, request)
@@ -281,9 +281,9 @@ def test_what_a_layer_raises_is_the_outcome_of_its_request(error: Exception, cod
     assert [ask(top), ask(top)] == [code, 1.0]
 
 
-def raising(*turns: Exception | None) -> None:
+def raising(*raised: Exception | None) -> None:
     """What the layer with the parameter 8 raises from now on, request by request; None: it passes the request on."""
-    cast("Any", sys.modules["planted_layers"]).Raises.turns[:] = turns
+    cast("Any", sys.modules["planted_layers"]).Raises.raised[:] = raised
 
 
 @pytest.mark.parametrize(
@@ -441,7 +441,7 @@ def test_a_shadowed_version_has_the_same_layers(metrics: WorkerMetrics) -> None:
 
 
 @pytest.mark.parametrize(
-    ("turns", "pairs"),
+    ("raised", "pairs"),
     [
         ((None, None), (PairCount(1, "errors", 1, 0, 0),)),
         ((None, Unavailable("no", code="layer-quota")), ()),
@@ -451,7 +451,7 @@ def test_a_shadowed_version_has_the_same_layers(metrics: WorkerMetrics) -> None:
     ],
 )
 def test_what_a_layer_raises_is_judged_alike_on_both_sides(
-    metrics: WorkerMetrics, tmp_path: Path, turns: tuple[Exception | None, ...], pairs: tuple[PairCount, ...]
+    metrics: WorkerMetrics, tmp_path: Path, raised: tuple[Exception | None, ...], pairs: tuple[PairCount, ...]
 ) -> None:
     """A refusal is evidence about neither version, and a failure about the version whose request met it."""
     canary = "sha256:" + "b" * 64
@@ -465,7 +465,7 @@ def test_what_a_layer_raises_is_judged_alike_on_both_sides(
         versions = {each: Version(each, "planted", SIGNATURE, placed, Batcher(Model(), loop)) for each in packages}
         assignment = bind(entry, packages, versions.get, Admission("e"), metrics).assignment
         assert assignment is not None
-        raising(*turns)
+        raising(*raised)
         batch, request = Batch(INPUTS, 1, (Block(np.ones((1, 1))),)), Told()
         variant, assigned = assignment.assign(request, {}, "p", batch)
         variant.submit(batch, assigned)
