@@ -7,8 +7,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from roadworthy.agent.worker_registry import serves_earlier
 from roadworthy.contract.local import REPORT
 from roadworthy.contract.snapshot import KeyEntry, Snapshot
+from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.frames import encode_frame
 from tests.agent.conftest import eventually
 
@@ -70,3 +74,11 @@ def test_the_same_report_twice_is_told_once(fake_control: Any, start_agent: Any)
     worker.hello(revision=9)
     eventually(lambda: fake_control.frames[-1].workers[0].revision == 9, "the change is reported")
     assert len(fake_control.frames) == before + 1
+
+
+def test_a_rule_is_held_for_an_endpoint_that_a_worker_refuses() -> None:
+    """The worker serves it as before, whatever revision it has reached with the others."""
+    report = WorkerReport(0, 1, "b", "e", 5, 5)
+    assert [serves_earlier(report, revision) for revision in (5, 6)] == [False, True]
+    assert serves_earlier(msgspec.structs.replace(report, refused=("line",)), 5)
+    assert not serves_earlier(msgspec.structs.replace(report, revision=0), 6)

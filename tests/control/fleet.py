@@ -33,6 +33,7 @@ class Fleet:
         self.run_times: tuple[RunTimes, ...] = ()
         self.memory_free_bytes: int | None = None
         self.signals: tuple[str, ...] | None = None
+        self.refused: tuple[str, ...] = ()
         self.frozen: Snapshot | None = None
 
     def snapshot(self) -> Snapshot:
@@ -56,8 +57,9 @@ class Fleet:
         taken = snapshot or self.frozen or self.snapshot()
         states = [self.states.get(package.digest, VersionState(package.digest, READY)) for package in taken.packages]
         at = (taken.epoch, taken.revision, taken.revision)
+        free, refused = self.memory_free_bytes, self.refused
         return (
-            WorkerReport(0, 1, "w", *at, tuple(states), memory_free_bytes=self.memory_free_bytes, signals=self.signals),
+            WorkerReport(0, 1, "w", *at, tuple(states), memory_free_bytes=free, signals=self.signals, refused=refused),
         )
 
     def counts(self) -> tuple[RolloutCounts, ...]:

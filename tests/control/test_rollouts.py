@@ -166,6 +166,23 @@ def test_e8_another_signature_needs_somebody_who_answers_for_it(
     assert (entry["actor"], entry["detail"]["signature_accepted"]) == (control.admin_id, "callers were moved")
 
 
+def test_a_gateway_that_refuses_an_endpoint_holds_only_that_endpoint(
+    admin: httpx.Client, fleet: Fleet, digests: Digests
+) -> None:
+    """Its rollout waits and names the gateway, and a caller who waits for it goes on waiting; those of other endpoints go on."""
+    admin.put("/api/v1/endpoints/other", json={"version": "line:1"})
+    fleet.refused = ("line",)
+    fleet.follow()
+    fleet.follow()
+    reached = {each["name"]: each["reached_revision"] for each in admin.get("/api/v1/endpoints").json()["items"]}
+    assert (reached["line"], reached["other"]) == (0, admin.get(LINE).json()["revision"])
+    begin(admin)
+    held = follow_until(fleet, admin, lambda rollout: rollout["code"] == "split-not-applied", requests=400)
+    assert held["text"].endswith("/gw-1, see `roadworthy status`")
+    fleet.refused = ("other",)
+    assert follow_until(fleet, admin, lambda each: each["phase"] == "finished", requests=400)["outcome"] == "promoted"
+
+
 def test_a_version_without_room_is_refused_before_anything_moves(
     admin: httpx.Client, fleet: Fleet, digests: Digests
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +13,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from roadworthy.contract.evidence import PairCount, RolloutCounts
 from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, RolloutEntry, Snapshot, VariantEntry
 from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
 from roadworthy.control.resources.policies import merged, without_layers
 from roadworthy.foundation import plugins
-from roadworthy.foundation.errors import InvalidRequest, ModelFault
-from roadworthy.foundation.slab import create_slab
+from roadworthy.foundation.errors import InvalidRequest, ModelFault, Unavailable
+from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.monitoring.gateways import Gateway
 from roadworthy.runtime.layers.breaker import OwnCells
 from roadworthy.runtime.layers.layer import LayerContext
@@ -32,7 +34,7 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from roadworthy.serving.admission import Admission
 from roadworthy.serving.endpoint import Unbindable, bind
-from roadworthy.serving.metrics import WorkerMetrics, open_worker_metrics
+from roadworthy.serving.metrics import WorkerMetrics, open_worker_metrics, read_totals
 from roadworthy.serving.reload import Edge, Identity, ServingState
 from tests.plugins.installed import write_distribution
 from tests.waiting import soon
@@ -72,6 +74,8 @@ class Layer:
     def wrap(self, below, parameters, context):
         if parameters.by == 10:
             raise OSError("no such library")
+        if parameters.by == 8:
+            return Raises(below)
         if parameters.by == 9:
             return ChangedAnswers(below, lambda answer: 1 / 0)
         return Named(below, self.name, lambda answer: self.add(parameters.by, answer))
@@ -91,6 +95,19 @@ class Named(ChangedAnswers):
 
     def __repr__(self):
         return f"{self.name} -> {self._below!r}"
+
+
+class Raises:
+    raised = []
+
+    def __init__(self, below):
+        self._below = below
+
+    def submit(self, batch, request):
+        error = self.raised.pop(0)
+        if error is not None:
+            raise error
+        self._below.submit(batch, request)
 
 
 OUTER, INNER = Layer("outer", 50), Layer("inner", 250)
@@ -254,6 +271,22 @@ def test_a_layer_that_fails_fails_only_its_own_request() -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "code"), [(Unavailable("no", code="layer-quota"), "layer-quota"), (OSError("no"), "layer-failed")]
+)
+def test_what_a_layer_raises_is_the_outcome_of_its_request(error: Exception, code: str) -> None:
+    """So the layers around it see an outcome: the cache lets other requests for the same rows go on."""
+    policy = Policy(cache=CachePolicy(), layers={"inner": {"by": 8.0}})
+    top = put_around(Planted(), policy)
+    raising(error, None)
+    assert [ask(top), ask(top)] == [code, 1.0]
+
+
+def raising(*raised: Exception | None) -> None:
+    """What the layer with the parameter 8 raises from now on, request by request; None: it passes the request on."""
+    cast("Any", sys.modules["planted_layers"]).Raises.raised[:] = raised
+
+
+@pytest.mark.parametrize(
     ("layers", "reason"),
     [
         ({"nowhere": {}}, "no such layer is loaded here: nowhere"),
@@ -350,10 +383,12 @@ def test_a_worker_without_the_layer_holds_the_endpoint_back(metrics: WorkerMetri
         before = state.endpoints["asks"]
         state.offer(snapshot(2, nowhere={}))
         assert state.endpoints["asks"] is before
-        assert (state.report().revision, state.report().offered) == (1, 2)
+        report = state.report()
+        assert (report.revision, report.offered, report.refused) == (2, 2, ("asks",))
+        assert state.endpoints["plain"].entry.generation == 2
         assert "nowhere" in state.refused()["asks"]
         state.offer(snapshot(3))
-        assert (state.refused(), state.report().revision) == ({}, 3)
+        assert (state.refused(), state.report().revision, state.report().refused) == ({}, 3, ())
 
         plugins.allow(())
         edge = Edges()
@@ -361,7 +396,14 @@ def test_a_worker_without_the_layer_holds_the_endpoint_back(metrics: WorkerMetri
         state.offer(snapshot(1, outer={"by": 1.0}))
         assert (edge.served, edge.waiting) == ({"plain"}, {"asks"})
         assert (state.loading, state.settled, state.readiness().reason) == (False, False, "failed")
-        assert state.report().layers == ()
+        assert (state.report().layers, state.report().refused) == ((), ("asks",))
+
+        edge = Edges()
+        state = serving(edge)
+        plain = snapshot(1, outer={"by": 1.0})
+        state.offer(msgspec.structs.replace(plain, endpoints=plain.endpoints[:1]))
+        state.offer(snapshot(2, outer={"by": 1.0}))
+        assert (state.report().revision, state.report().refused, state.readiness().ready) == (2, ("asks",), True)
 
     asyncio.run(play())
 
@@ -394,6 +436,45 @@ def test_a_shadowed_version_has_the_same_layers(metrics: WorkerMetrics) -> None:
         with pytest.raises(Unbindable, match="nowhere") as refused:
             bind(broken, packages, versions.get, Admission("e"), metrics)
         assert refused.value.hopeless
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("raised", "pairs"),
+    [
+        ((None, None), (PairCount(1, "errors", 1, 0, 0),)),
+        ((None, Unavailable("no", code="layer-quota")), ()),
+        ((Unavailable("no", code="layer-quota"), None), ()),
+        ((None, OSError("no")), (PairCount(1, "errors", 1, 1, 0),)),
+        ((OSError("no"), None), (PairCount(1, "errors", 1, 0, 1),)),
+    ],
+)
+def test_what_a_layer_raises_is_judged_alike_on_both_sides(
+    metrics: WorkerMetrics, tmp_path: Path, raised: tuple[Exception | None, ...], pairs: tuple[PairCount, ...]
+) -> None:
+    """A refusal is evidence about neither version, and a failure about the version whose request met it."""
+    canary = "sha256:" + "b" * 64
+    policy = Policy(layers={"inner": {"by": 8.0}})
+    rollout = RolloutEntry("r", DIGEST, canary, shadow=10_000, signals=("errors",))
+    entry = EndpointEntry("e", 1, (VariantEntry(DIGEST, 10_000),), SIGNATURE.to_document(), policy, rollout)
+    packages = {digest: PackageEntry(digest, "m", number, 1) for number, digest in enumerate((DIGEST, canary))}
+
+    async def play() -> None:
+        loop, placed = asyncio.get_running_loop(), Placed(INLINE, "planted")
+        versions = {each: Version(each, "planted", SIGNATURE, placed, Batcher(Model(), loop)) for each in packages}
+        assignment = bind(entry, packages, versions.get, Admission("e"), metrics).assignment
+        assert assignment is not None
+        raising(*raised)
+        batch, request = Batch(INPUTS, 1, (Block(np.ones((1, 1))),)), Told()
+        variant, assigned = assignment.assign(request, {}, "p", batch)
+        variant.submit(batch, assigned)
+        await soon(lambda: counted().excluded or counted().pairs, "the pair was counted, or left out")
+        assert request.outcome is not None
+        assert counted().pairs == pairs
+
+    def counted() -> RolloutCounts:
+        return read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
 
     asyncio.run(play())
 

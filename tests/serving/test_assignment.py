@@ -25,6 +25,7 @@ from roadworthy.contract.evidence import (
 from roadworthy.contract.snapshot import FULL_SHARE, RolloutEntry, WatchedOutput
 from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, Unavailable
 from roadworthy.foundation.slab import SlabReader, create_slab
+from roadworthy.runtime.layers.layer import layer_failed
 from roadworthy.runtime.pending import Answer
 from roadworthy.runtime.queue.run_times import BINS, WARM_UP_RUNS, RunTimes
 from roadworthy.schema.batch import Batch, Layout
@@ -101,6 +102,9 @@ def counting(
         (ANSWER, 101, GOOD | {"slow": True}),
         (ANSWER, -1, GOOD),
         (FAULT, 10, {"errors": True, "invalid_outputs": False}),
+        (layer_failed("limits"), 10, {"errors": True, "invalid_outputs": False}),
+        (ANSWER.noted((), source="static", instead_of=layer_failed("x")), 10, {"errors": True, "invalid_outputs": False}),
+        (Unavailable("x", code="layer-quota"), 10, "shed"),
         (ModelFault("nan", code="non-finite-output"), 10, {"errors": True, "invalid_outputs": True}),
         (ANSWER.noted((), source="static", instead_of=FAULT), 10, {"errors": True, "invalid_outputs": False}),
         (ANSWER.noted((), source="static", instead_of=Unavailable("x", code="overloaded")), 10, "fallback"),

@@ -35,7 +35,7 @@ from roadworthy.agent.sync.control import ControlLink
 from roadworthy.agent.sync.packages import PackageStore
 from roadworthy.agent.sync.shipping import Frames, GatewayState, Shipping
 from roadworthy.agent.sync.sync import Sync
-from roadworthy.agent.worker_registry import WorkerRegistry
+from roadworthy.agent.worker_registry import WorkerRegistry, serves_earlier
 from roadworthy.contract.local import read_part
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import UNLOADED
@@ -239,7 +239,7 @@ def _wire_runners(
     def held(part: str) -> bool:
         digest, rule = read_part(part)
         if rule:  # needed as long as a worker serves by an earlier snapshot
-            return any(report.revision not in (0, runners.revision) for report in registry.reports())
+            return any(serves_earlier(report, runners.revision) for report in registry.reports())
         versions = (version for report in registry.reports() for version in report.versions if version.digest == digest)
         reported = any(
             version.state != UNLOADED and (version.placement or PROCESS).startswith(PROCESS) for version in versions

@@ -172,3 +172,8 @@ def _bind(path: Path) -> socket.socket:
         listener.bind(address)
     path.chmod(0o600)
     return listener
+
+
+def serves_earlier(report: WorkerReport, revision: int) -> bool:
+    """Whether a worker may serve an endpoint by a snapshot before this revision. One that it refuses stays as it was."""
+    return bool(report.refused) or report.revision not in (0, revision)

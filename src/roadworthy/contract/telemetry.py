@@ -62,6 +62,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """One live worker: slot, process, snapshot revision that its answers follow (epoch None before the first), and versions.
 
     `revision` is the revision whose splits it serves; `offered` is the newest one that it received. They differ while it loads.
+    `refused` names endpoints that it does not serve as that revision says, until that changes: it serves them as before, or not.
     `shared_cache` is CONNECTED or UNREACHABLE, or None without a shared cache. `memory_free_bytes` and `disk_free_bytes` are what
     its machine has left, None where unknown; `log_lines_dropped` is the number of log lines that the processes of its gateway
     dropped since the boot. The agent adds these.
@@ -83,6 +84,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     log_lines_dropped: Count = 0
     signals: tuple[Signal, ...] | None = None
     layers: tuple[Name, ...] = ()
+    refused: tuple[Name, ...] = ()
 
 
 class RequestCount(msgspec.Struct, frozen=True):

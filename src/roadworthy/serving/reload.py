@@ -63,6 +63,7 @@ class ServingState:
         self._changed = changed
         self._offered: Snapshot | None = None
         self._served: Snapshot | None = None
+        self._revision = 0
         self._keys = Keys(())
         self._admissions: dict[str, Admission] = {}
         self._endpoints: dict[str, Endpoint] = {}
@@ -133,6 +134,8 @@ class ServingState:
         }
         if not self._reasons:
             self._served = snapshot
+        if self._reasons.keys() == self._refused.keys():  # an endpoint that is refused must not hold up the others
+            self._revision = snapshot.revision
         waiting = {name: admission for name, admission in self._admissions.items() if name not in self._endpoints}
         self._edge.serve(self._keys, self._endpoints, waiting)
         self._metrics.evidence.keep(entry.rollout.id for entry in snapshot.endpoints if entry.rollout is not None)
@@ -188,12 +191,13 @@ class ServingState:
             pid=self._identity.pid,
             boot=self._identity.boot,
             epoch=None if self._offered is None else self._offered.epoch,
-            revision=0 if self._served is None else self._served.revision,
+            revision=self._revision,
             offered=0 if self._offered is None else self._offered.revision,
             versions=tuple(map(self._with_health, self._manager.states())),
             shared_cache=None if shared is None else CONNECTED if shared.connected else UNREACHABLE,
             signals=tuple(name for name in counted_here() if name not in self.failed_signals),
             layers=tuple(plugin_layers()),
+            refused=tuple(sorted(self._refused)),
         )
 
     @property

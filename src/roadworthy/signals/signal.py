@@ -41,7 +41,8 @@ class Seen(msgspec.Struct, eq=False, gc=False):
     """What a version did with one eligible request.
 
     Attributes:
-        error: the version's own failure, or DeadlineExceeded; None when it answered. A fallback may have answered the caller.
+        error: the version's own failure, that of a plug-in's layer around it, or DeadlineExceeded; None when it answered. A
+            fallback may have answered the caller.
         late: the deadline passed without an answer of the version, so its outcome is unknown.
         ran_us: duration of the run, microseconds, shared by all requests of the run; of a run that was given up, the time until
             then. -1 when it is unknown, or in the first runs of a process.

@@ -55,6 +55,9 @@ def observe(
         moment=moment,
         generation=endpoint.generation,
         applied=min((_applied(rollout, worker, epoch) for worker in workers), default=0),
+        refusing=tuple(
+            gateway.id for gateway in found if any(rollout.endpoint in worker.refused for worker in gateway.workers)
+        ),
         canary=canary,
         stable=_STATES.get(type(stable), LOADING),
         reason=reason,
@@ -113,7 +116,7 @@ def _canary(rollout: Rollout, workers: Sequence[WorkerReport], epoch: str) -> tu
 
 
 def _applied(rollout: Rollout, worker: WorkerReport, epoch: str) -> int:
-    """The newest generation of the endpoint that a worker serves."""
-    if worker.epoch != epoch:
+    """The newest generation of the endpoint that a worker serves; 0 while it refuses the endpoint."""
+    if worker.epoch != epoch or rollout.endpoint in worker.refused:
         return 0
     return max((generation for generation, revision in rollout.revisions if revision <= worker.revision), default=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -352,14 +352,22 @@ def list_all(context: ControlContext) -> dict[str, Any]:
     return {"items": items, "next": None}
 
 
-def reach(connection: Connection, live: list[Gateway]) -> dict[str, int | None]:
-    """The store's revision, and the newest revision that every live worker serves; None without workers."""
+def reach(connection: Connection, live: list[Gateway]) -> Callable[[str], dict[str, int | None]]:
+    """The store's revision, and the newest revision by which every live worker serves an endpoint, by the endpoint's name. None
+    without workers; a worker that refuses the endpoint counts as 0."""
     epoch, revision = read_revision(connection)
-    answered = (worker.revision if worker.epoch == epoch else 0 for worker in workers_of(live))
-    return {"revision": revision, "reached_revision": min(answered, default=None)}
+    workers = workers_of(live)
+
+    def of(name: str) -> dict[str, int | None]:
+        served = (each.revision if each.epoch == epoch and name not in each.refused else 0 for each in workers)
+        return {"revision": revision, "reached_revision": min(served, default=None)}
+
+    return of
 
 
-def endpoint_document(connection: Connection, endpoint: Endpoint, reached: dict[str, int | None]) -> dict[str, Any]:
+def endpoint_document(
+    connection: Connection, endpoint: Endpoint, reached: Callable[[str], dict[str, int | None]]
+) -> dict[str, Any]:
     """An endpoint as the API shows it; `reached` comes from `reach`."""
     pending = endpoint.pending
     running = rollouts.find_running(connection, endpoint.name)
@@ -385,7 +393,7 @@ def endpoint_document(connection: Connection, endpoint: Endpoint, reached: dict[
         "signature": endpoint.signature,
         "changed_at": iso(endpoint.changed_at_us),
         "changed_by": endpoint.changed_by,
-        **reached,
+        **reached(endpoint.name),
     }
 
 

@@ -315,7 +315,8 @@ def _unready(look: Look) -> Move | None:
         late = "the new version" if seen.canary != READY else "the previous version"
         return _hold(state, "not-ready", f"{late} is not ready on every worker")
     if seen.applied < state.generation:
-        return _hold(state, "split-not-applied", "not every worker has applied the split yet")
+        by = f"; refused by {', '.join(seen.refusing)}, see `roadworthy status`" if seen.refusing else ""
+        return _hold(state, "split-not-applied", f"not every worker has applied the split yet{by}")
     return None
 
 

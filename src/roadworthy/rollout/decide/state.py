@@ -55,6 +55,7 @@ class Observation(msgspec.Struct, frozen=True):
         moment: now.
         generation: of the endpoint, as stored.
         applied: the lowest generation of the endpoint that a live worker serves.
+        refusing: gateways that do not serve the endpoint's policy, such as those without one of its layers.
         canary, stable: READY when every live worker has loaded and proved the version, FAILED when one could not or has it in
             quarantine, else LOADING. reason: why it FAILED.
         fresh: whether every live gateway's telemetry is recent.
@@ -71,6 +72,7 @@ class Observation(msgspec.Struct, frozen=True):
     reason: str = ""
     fresh: bool = True
     breaker_open: bool = False
+    refusing: tuple[str, ...] = ()
     uncounted: tuple[str, ...] = ()
     alerts: tuple[SignalAlert, ...] = ()
 

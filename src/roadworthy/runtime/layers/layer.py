@@ -16,6 +16,7 @@ from roadworthy.runtime.pending import Answer, ForwardedRequest, Outcome, Pendin
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Signature
 
+LAYER_FAILED = "layer-failed"
 _log = logging.getLogger(__name__)
 
 
@@ -142,10 +143,32 @@ class _Fenced(ForwardedRequest):
             given.settle(layer_failed(self._layer))
 
 
+class Taken:
+    """Stands above a layer of a plug-in. What the layer raises while it takes a request is the outcome of that request, whether
+    it is a caller's or a mirrored one."""
+
+    def __init__(self, below: Submitter, layer: str) -> None:
+        self._below = below
+        self._layer = layer
+
+    def __repr__(self) -> str:
+        return repr(self._below)
+
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """As in Submitter."""
+        try:
+            self._below.submit(batch, request)
+        except RoadworthyError as error:
+            request.settle(error)
+        except Exception:  # noqa: BLE001 - the layer is another distribution's, and may raise anything
+            _log.exception("layer %s failed to take a request", self._layer)
+            request.settle(layer_failed(self._layer))
+
+
 def layer_failed(name: str) -> RoadworthyError:
     """The error of a request whose layer failed."""
     return RoadworthyError(
         f"the layer {name} of this endpoint failed",
-        code="layer-failed",
+        code=LAYER_FAILED,
         hint="report it with the request id; the gateway's log has the details",
     )

@@ -17,7 +17,7 @@ from roadworthy.foundation.documents import Reader, listed
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.plugins import LAYERS, plugins
 from roadworthy.runtime.layers.fallback import CACHED
-from roadworthy.runtime.layers.layer import Fence, Layer, LayerContext
+from roadworthy.runtime.layers.layer import Fence, Layer, LayerContext, Taken
 from roadworthy.runtime.pending import Submitter
 from roadworthy.schema.signature import Signature
 
@@ -41,10 +41,10 @@ def layered(below: Submitter, policy: Policy, context: LayerContext) -> Submitte
     for name in sorted(asked, key=lambda name: (-known[name].order, name)):
         layer = known[name]
         if name in OWN_LAYERS:
-            top = layer.wrap(top, asked[name], context)
+            top = context.inner[name] = layer.wrap(top, asked[name], context)
         else:
-            top = _wrapped(layer, Fence(top, name), asked[name], context)
-        context.inner[name] = top
+            context.inner[name] = _wrapped(layer, Fence(top, name), asked[name], context)
+            top = Taken(context.inner[name], name)
     return top
 
 

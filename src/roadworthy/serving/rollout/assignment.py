@@ -19,6 +19,7 @@ import structlog
 from roadworthy.contract.evidence import CANARY, DRAWN, STABLE, VARIANTS
 from roadworthy.contract.snapshot import EndpointEntry, RolloutEntry
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError, let_go
+from roadworthy.runtime.layers.layer import LAYER_FAILED
 from roadworthy.runtime.manager import Version
 from roadworthy.runtime.pending import Answer, ForwardedRequest, Outcome, PendingRequest
 from roadworthy.schema.batch import Batch
@@ -72,7 +73,7 @@ def seen_of(outcome: Outcome, ran_us: int, inputs: Batch | None = None) -> Seen 
             return CACHED if outcome.source else Seen(None, ran_us, outcome, inputs)
     else:
         error = outcome
-    if isinstance(error, ModelFault) and error.code != _CLOSING:
+    if error.code == LAYER_FAILED or (isinstance(error, ModelFault) and error.code != _CLOSING):
         return Seen(error, ran_us, None, inputs)
     if isinstance(error, DeadlineExceeded):
         return Seen(error, ran_us, None, inputs, late=True)
