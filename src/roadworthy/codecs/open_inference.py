@@ -32,7 +32,7 @@ from roadworthy.codecs.open_inference_messages import (
 from roadworthy.codecs.open_inference_tensors import Column, FieldReader, to_json, to_raw
 from roadworthy.codecs.open_inference_times import reader_of
 from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, NeedsReader
-from roadworthy.codecs.steps import few_rows, is_long, row_parts
+from roadworthy.codecs.steps import column_steps, few_rows, is_long
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.runtime.pending import Answer
@@ -205,15 +205,19 @@ class OpenInference:
         return self._encoded(reply, [values.shape for values, _ in columns], parts, version)
 
     def _write_in_steps(self, reply: _Reply, batch: Batch, version: int) -> Writing:
-        parts: list[bytes | msgspec.Raw] = []
-        for field, binary in reply.outputs:
-            pieces: list[bytes] = []
-            for part in row_parts(batch):
-                values, mask = part.column(field.name)
-                pieces.append(to_raw(field, values, mask) if binary else _encode(to_json(field, values, mask))[1:-1])
-                yield
-            parts.append(b"".join(pieces) if binary else msgspec.Raw(b"[%b]" % b",".join(filter(None, pieces))))
-        return self._encoded(reply, [batch.column(field.name)[0].shape for field, _ in reply.outputs], parts, version)
+        columns = [batch.column(field.name) for field, _ in reply.outputs]
+        pieces: list[list[bytes]] = [[] for _ in columns]
+        for step in column_steps([values for values, _ in columns]):
+            for number, rows in step:
+                (field, binary), (values, mask) = reply.outputs[number], columns[number]
+                own = values[rows], None if mask is None else mask[rows]
+                pieces[number].append(to_raw(field, *own) if binary else _encode(to_json(field, *own))[1:-1])
+            yield
+        parts = [
+            b"".join(found) if binary else msgspec.Raw(b"[%b]" % b",".join(filter(None, found)))
+            for (_, binary), found in zip(reply.outputs, pieces, strict=True)
+        ]
+        return self._encoded(reply, [values.shape for values, _ in columns], parts, version)
 
     def _encoded(
         self,

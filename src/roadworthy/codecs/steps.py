@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from roadworthy.codecs.codec import Encoded, Writing
-from roadworthy.schema.batch import Batch
+from roadworthy.schema.batch import Array, Batch
 from roadworthy.schema.signature import Field
 
 T = TypeVar("T")
@@ -26,8 +26,30 @@ def few_rows(fields: Sequence[Field]) -> int:
 
 def row_parts(batch: Batch) -> Iterator[Batch]:
     """The rows in parts of one step each. A single row is not divided."""
-    rows = max(1, STEP_VALUES * batch.rows // max(1, sum([block.values.size for block in batch.blocks])))
-    return (batch.slice(start, min(start + rows, batch.rows)) for start in range(0, batch.rows, rows))
+    cuts = _cuts(batch.rows, sum([block.values.size for block in batch.blocks]))
+    return (batch.slice(cut.start, cut.stop) for cut in cuts)
+
+
+def column_steps(columns: Iterable[Array]) -> Iterator[list[tuple[int, slice]]]:
+    """The steps that write columns one after the other: for each step, the numbers of its columns with their rows. Short columns
+    share a step; a single row of a column is not divided."""
+    step: list[tuple[int, slice]] = []
+    values = 0
+    for number, column in enumerate(columns):
+        for cut in _cuts(len(column), column.size):
+            size = column[cut].size
+            if step and values + size > STEP_VALUES:
+                yield step
+                step, values = [], 0
+            step.append((number, cut))
+            values += size
+    yield step
+
+
+def _cuts(rows: int, values: int) -> Iterator[slice]:
+    """So many rows, which have so many values together, in parts of one step each."""
+    most = max(1, STEP_VALUES * rows // max(1, values))
+    return (slice(start, min(start + most, rows)) for start in range(0, rows, most))
 
 
 def at_once(job: Generator[None, None, T]) -> T:

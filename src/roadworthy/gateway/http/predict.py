@@ -39,7 +39,7 @@ from roadworthy.serving.variant import Variant
 _MOST_COMPRESSED_BYTES = 4 << 20
 """Compressing takes the worker's time: up to 13 ms a megabyte."""
 _OWN_STEP_BYTES = 64 << 10
-"""Reading a longer body takes up to 5 ms. It has an iteration of the event loop for itself, so that a few of them that arrive
+"""Reading a longer body takes up to 5 ms. It waits for an iteration of the event loop with time for it, so that many that arrive
 together do not hold the loop for as long as all of them take."""
 TIMEOUT_HEADER = b"request-timeout-ms"
 """The caller's own timeout, in milliseconds; it can only shorten the endpoint's."""
@@ -179,7 +179,7 @@ class Predict(Pipeline):
                     call, len(body), partial(self._decompress_and_read, call, body), partial(self._decoded, call)
                 )
             elif len(body) > _OWN_STEP_BYTES:
-                self._scheduler(self._read_in_step(call, body), partial(self._decoded, call))
+                self._scheduler.read(partial(self._read_long, call, body), partial(self._decoded, call))
             else:
                 call.decoded = decoded = _decode(call, body, self.max_body_bytes)
                 self.forward(call, decoded.batch)
@@ -188,9 +188,8 @@ class Predict(Pipeline):
         except Exception as error:  # noqa: BLE001 - the edge of a prediction: any fault ends this request alone
             call.settle(as_error(self.noted(call, error)))
 
-    def _read_in_step(self, call: HttpPrediction, body: bytes) -> Generator[None, None, Decoded | None]:
-        """The steps that read a long body: wait for an iteration of the loop, and read it there. None if a reader reads it."""
-        yield
+    def _read_long(self, call: HttpPrediction, body: bytes) -> Decoded | None:
+        """Read a long body. None if a reader reads it, or the request is already settled."""
         if not call.done:
             try:
                 return _decode(call, body, self.max_body_bytes)
@@ -249,7 +248,7 @@ class Predict(Pipeline):
                 encoded = call.protocol.encode(outcome, decoded, variant.number)
                 if not isinstance(encoded, Encoded) or len(encoded.body) > STEP_BYTES:
                     call.writing = self._write(call, outcome, encoded)
-                    self._scheduler(call.writing, partial(self._written, call, outcome))
+                    self._scheduler(call.writing, partial(self._written, call, outcome), call.deadline)
                     return
                 reply = self._complete(call, outcome, encoded)
                 if len(encoded.body) >= LEAST_ANSWER_BYTES:
