@@ -1,7 +1,8 @@
 """A worker process whose packages are planted: the real main in everything but the loader. Run by path, like the real one.
 
 Beside the worker's own keys the start document has "models": digest to {"kind", "signature"}. It may have "connect_s": for
-how long a server of the shared cache is waited for; and "linger_s": how long idle connections are kept at the end.
+how long a server of the shared cache is waited for; "linger_s": how long idle connections are kept at the end; and "hang_s": how
+long one run may take.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from roadworthy.foundation.child import read_start_message
 from roadworthy.foundation.errors import PackageRefused
 from roadworthy.gateway.http import server
 from roadworthy.gateway.worker import WorkerStart, serve
+from roadworthy.runtime import manager
 from roadworthy.runtime.logs import configure_logs
+from roadworthy.runtime.placement import INLINE, Placed
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.signature import Signature
 from roadworthy.serving.cache import shared as shared_cache
@@ -43,14 +46,15 @@ class Planted:
     The kinds "held" and "held-too" are loaded when the test lets the worker of that slot. The kind "noting" adds the
     first input of each row to the file `ran`, then sleeps as many seconds as their second inputs say; where one says
     GATED, it waits at the gate instead (tests/gates.py).
-    The kind "gated" adds them too, and then waits, for rows whose second input is not 0, until the file `gate` is there.
+    The kind "gated" adds them too, and then waits, for rows whose second input is not 0, until the file `gate` is there;
+    "gated-inline" does the same as a model that runs on the event loop.
     """
 
     runtime = "planted"
 
     def __init__(self, kind: str, signature: Signature, ran: Path) -> None:
         self.package = Described(signature)
-        self.concurrent = kind in ("sum", "echo", "not-finite")
+        self.concurrent = kind in ("sum", "echo", "not-finite", "gated-inline")
         self._kind = kind
         self._ran = ran
         self._outputs = Layout(signature.outputs)
@@ -80,7 +84,7 @@ class Planted:
                     fcntl.flock(gate, fcntl.LOCK_SH)
             else:
                 time.sleep(float(values[:, 1].sum()))
-        if self._kind == "gated":
+        if self._kind in ("gated", "gated-inline"):
             with self._ran.open("a") as ran:
                 ran.writelines(f"{value:g}\n" for value in values[:, 0])
             while values[:, 1].any() and not self._ran.with_name("gate").exists():
@@ -97,6 +101,10 @@ def main() -> None:
     models = document.pop("models")
     shared_cache.CONNECT_S = document.pop("connect_s", shared_cache.CONNECT_S)
     server.LINGER_S = document.pop("linger_s", server.LINGER_S)
+    placed = None
+    if "hang_s" in document:
+        manager.LEAST_HANG_S = document.pop("hang_s")
+        placed = Placed(INLINE, "planted", hang_s=manager.LEAST_HANG_S)
     start = msgspec.convert(document, WorkerStart)
 
     def load(entry: PackageEntry) -> Planted:
@@ -108,7 +116,7 @@ def main() -> None:
         return Planted(plan["kind"], Signature.from_document(plan["signature"]), Path(start.folder, "ran"))
 
     configure_logs("worker", start.log_level)
-    sys.exit(serve(start, load))
+    sys.exit(serve(start, load, None if placed is None else lambda *_: placed))
 
 
 if __name__ == "__main__":

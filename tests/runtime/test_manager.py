@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+import pytest
 
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.errors import PackageRefused
 from roadworthy.runtime.manager import Manager
-from tests.waiting import soon
+from roadworthy.runtime.pending import PendingRequest
+from tests.waiting import DEADLINE_S, HandClock, soon
 
 
 def entries(*digests: str) -> list[PackageEntry]:
@@ -126,5 +130,32 @@ def test_c14_many_changes_end_with_the_last_command(doubler: Any) -> None:
             open_models = [model for model in models if not model.closed]
             assert len(open_models) == (digest in "ac")
             assert all(model.closed <= 1 for model in models)
+
+    play(doubler, scene)
+
+
+def test_a_long_run_hangs_when_it_outlasts_its_placement(
+    doubler: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version is named until its run ends. Without isolation a run may take 120 seconds."""
+    clock, gate = HandClock(), threading.Event()
+    monkeypatch.setattr("roadworthy.runtime.manager.time", clock)
+
+    async def scene(stage: Scene) -> None:
+        stage.manager.want(entries("a", "b"), ())
+        await until(lambda: stage.manager.version("a") and stage.manager.version("b"))
+        stage.models["a"][0].hook = lambda _: gate.wait(DEADLINE_S) and None
+        version = stage.manager.version("a")
+        assert version is not None
+        request = PendingRequest(clock.monotonic() + 3_600.0)
+        version.submit(rows(*range(2_000)), request)
+        await until(lambda: stage.models["a"][0].runs)
+        clock.step(119.0)
+        assert stage.manager.hanging() == frozenset()
+        clock.step(11.0)
+        assert stage.manager.hanging() == {"a"}
+        request.drop()
+        gate.set()
+        await until(lambda: not stage.manager.hanging())
 
     play(doubler, scene)

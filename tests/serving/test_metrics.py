@@ -15,8 +15,9 @@ from roadworthy.agent.runners.keeper import Keeping, RunnerFacts
 from roadworthy.contract.local import part_of
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot, VariantEntry
 from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
-from roadworthy.foundation.slab import SlabReader, create_slab
-from roadworthy.serving.metrics import BUCKETS_S, Bound, open_worker_metrics, read_totals
+from roadworthy.foundation.slab import GAUGE, SlabReader, create_slab
+from roadworthy.runtime.queue.run_times import RunTimes
+from roadworthy.serving.metrics import BUCKETS_S, Bound, executing, open_worker_metrics, read_totals, suspects
 
 DIGEST = "sha256:" + "a" * 64
 NOTHING = AgentFacts(None, (), None, 0)
@@ -200,6 +201,45 @@ def test_workers_know_whether_another_is_ready(slab: Path) -> None:
     assert not other.another_is_ready()
     kill_one(slab, 2)
     assert not other.another_is_ready()
+
+
+def gauges(slab: Path) -> dict[str, int]:
+    """What the worker of slot 0 would leave now."""
+    return {run.name: run.values[0] for run in SlabReader(slab).read(0)[1] if run.kind == GAUGE}
+
+
+def test_a_run_on_a_thread_is_suspected_after_its_deadline(slab: Path) -> None:
+    """Its requests are no longer in flight; those of another version are. Once it hangs, only its version is suspected, and the
+    worker shows no heartbeat."""
+    metrics, times, other = open_worker_metrics(slab, 0), RunTimes(), f"sha256:{1:064x}"
+    metrics.bind("flights", 1, "flights:1", DIGEST)
+    metrics.time_runs(DIGEST, times)
+    metrics.bind("trains", 1, "trains:1", other).in_flight.add(1)
+    times.on_thread(1)
+    assert suspects(gauges(slab)) == executing(gauges(slab)) == {DIGEST, other}
+    before = SlabReader(slab).status(0).heartbeat_ns
+    metrics.heartbeat({DIGEST})
+    assert (suspects(gauges(slab)), executing(gauges(slab))) == ({DIGEST}, {DIGEST, other})
+    assert SlabReader(slab).status(0).heartbeat_ns == before
+    times.on_thread(-1)
+    metrics.heartbeat()
+    assert suspects(gauges(slab)) == {other}
+    assert SlabReader(slab).status(0).heartbeat_ns > before
+
+
+def test_threads_of_earlier_versions_make_room(tmp_path: Path) -> None:
+    """Hundreds of versions had runs on threads. One that has not ended is still suspected."""
+    create_slab(tmp_path / "slab", 2, names=200, cells=8_000)
+    metrics = open_worker_metrics(tmp_path / "slab", 0)
+    for number in range(300):
+        digest, times = f"sha256:{number:064x}", RunTimes()
+        metrics.bind("e", number, f"m:{number}", digest)
+        metrics.time_runs(digest, times)
+        times.on_thread(1)
+        if number != 7:
+            times.on_thread(-1)
+    assert suspects(gauges(tmp_path / "slab")) == {f"sha256:{7:064x}"}
+    assert SlabReader(tmp_path / "slab").status(0).overflows == 0
 
 
 def test_an_orderly_stop_leaves_no_trace_of_trouble(slab: Path) -> None:

@@ -56,7 +56,7 @@ from roadworthy.runtime.logs import configure_logs, lines_dropped
 from roadworthy.runtime.placement import PROCESS, placer
 from roadworthy.schema.signature import Signature
 from roadworthy.serving.health.pressure import measure
-from roadworthy.serving.metrics import Totals, WorkerMetrics, executing, read_totals
+from roadworthy.serving.metrics import Totals, WorkerMetrics, executing, read_totals, suspects
 
 LAST_ATTEMPT_S = 2.0
 """How long shipping the last files and frame may take at the end; the rest stays on disk for the next start."""
@@ -249,7 +249,7 @@ def _wire_runners(
     def on_message(message: dict[str, Any]) -> None:
         runners.handle(message)
         if message.get("left"):
-            busy = executing(message["left"]) - runners.isolated()
+            busy = suspects(message["left"]) - runners.isolated()
             why = message.get("reason") or crash_reason(int(message["status"]))
             if why is not None and len(busy) == 1:  # with several it is unknown which one crashed
                 runners.crashed(busy.pop(), why)

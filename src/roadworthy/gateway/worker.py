@@ -138,6 +138,7 @@ class Worker:
         self._recorder = Recorder(self._loop, self._link, metrics.lost_records)
         self._dropped_before = self._dropped_logged = 0
         self._failed_signals: frozenset[str] = frozenset()
+        self._hanging: frozenset[str] = frozenset()
         isolation = None if place is None else Isolation(Path(start.folder), place)
         self._manager = Manager(load, self._serving.refresh, self._load_failed, isolation)
         log_access = self._log_access if start.access_log else None
@@ -283,7 +284,7 @@ class Worker:
 
     async def _beat(self) -> None:
         while True:
-            self._metrics.heartbeat()
+            self._show_life()
             self._serving.gauge_queues()
             self._metrics.log_lines_dropped(lines_dropped())
             self._log_dropped_records()
@@ -295,6 +296,14 @@ class Worker:
                 self._changed()
             self._choose_closing()
             await asyncio.sleep(HEARTBEAT_S)
+
+    def _show_life(self) -> None:
+        hanging = self._manager.hanging()
+        self._metrics.heartbeat(hanging)
+        if hanging - self._hanging:
+            reason = "a long request has been running for longer than placement.hang_s; unless it ends, this worker is replaced"
+            self._log.error("run-hangs", digests=sorted(hanging), reason=reason)
+        self._hanging = hanging
 
     def _log_dropped_records(self) -> None:
         """Log that records are being dropped, and afterwards how many were. In between, the metrics have the count."""

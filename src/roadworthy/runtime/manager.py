@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from roadworthy.foundation.errors import RoadworthyError, Unavailable
 from roadworthy.runtime.lease import Leases
 from roadworthy.runtime.loading import Loader
 from roadworthy.runtime.pending import PendingRequest
-from roadworthy.runtime.placement import INLINE, PROCESS, Place, Placed
+from roadworthy.runtime.placement import INLINE, LEAST_HANG_S, PROCESS, Place, Placed
 from roadworthy.runtime.policy import Forget, Load, State, Unload, next_action
 from roadworthy.runtime.queue.batching import Batcher
 from roadworthy.runtime.runners.inline import InlineRunner
@@ -94,6 +95,13 @@ class Version:
             self.batcher.submit(batch, request)
         else:
             request.settle(self.barred)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a long request has been running in this process for longer than the placement allows one run, and for at least
+        LEAST_HANG_S. The run cannot be ended, and the next long requests wait for it."""
+        since = self.batcher.long_since if isinstance(self.batcher, Batcher) else None
+        return since is not None and time.monotonic() - since > max(self.placed.hang_s, LEAST_HANG_S)
 
 
 class Manager:
@@ -171,6 +179,10 @@ class Manager:
     def version(self, digest: str) -> Version | None:
         """The version with that digest if it is READY, else None."""
         return self._versions.get(digest)
+
+    def hanging(self) -> frozenset[str]:
+        """The digests of the versions in service with a run in this process that hangs."""
+        return frozenset(digest for digest, version in self._versions.items() if version.hangs)
 
     def states(self) -> tuple[VersionState, ...]:
         """The state of each known package, for the report to the agent."""

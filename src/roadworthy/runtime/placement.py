@@ -58,7 +58,8 @@ class Placed:
         where: INLINE or PROCESS.
         reason: in words, shown by `roadworthy status`.
         copies: number of runner processes. threads: bound of native thread pools in each.
-        memory_mb: memory bound of each; None for no bound. hang_s: a run that lasts longer ends its process.
+        memory_mb: memory bound of each; None for no bound. hang_s: a run that lasts longer ends its process; for an
+            inline version see `Version.hangs`.
         max_rows: most rows of one joined run; None learns how many pay off.
         rules: names of the package's rules; each executes in its own runner, wherever the version executes.
     """

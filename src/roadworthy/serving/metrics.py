@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -33,6 +33,7 @@ _REFUSED, _QUEUE, _RECORDS_LOST = "refused", "queue", "records-lost"
 _PROBES, _PROBE_LAST, _LOG_LINES = "probes", "probe-last", "log-lines"
 _SHARED_STATE = "shared-cache-state"
 _RUN_TIMES, _SHADOWING = "run-times", "shadowing"
+_ON_THREAD, _HANGING = "on-thread", "hanging"
 _RUN_TIMES_A_RUN = 48
 _OF_A_VERSION = frozenset({_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST})
 _OTHER = "other"
@@ -121,6 +122,8 @@ class WorkerMetrics:
         self._counted: dict[tuple[str, ...], int] = {}
         self._timed: dict[str, RunTimes] = {}
         self._shadowing: dict[str, Gauge] = {}
+        self._on_thread: dict[str, int] = {}
+        self._hanging: frozenset[str] = frozenset()
         self.evidence = EvidenceCells(slot_writer)
         self._log_lines = slot_writer.place(_LOG_LINES)
         self._log_lines_before = slot_writer.values[self._log_lines]
@@ -169,7 +172,9 @@ class WorkerMetrics:
             elif kind in (_PROBES, _PROBE_LAST) and parts[0] not in versions | {_OTHER}:
                 into[name] = _SEPARATOR.join((kind, _OTHER, *parts[1:]))
         into.update(self.evidence.folds())
-        into.update(self._fold_run_times({key.split(_SEPARATOR)[4] for key in self._bound if _ROWS + key not in into}))
+        live = {key.split(_SEPARATOR)[4] for key in self._bound if _ROWS + key not in into}
+        into.update(self._fold_run_times(live))
+        into.update(self._fold_idle_threads(live))
         self._writer.fold(into)
         for key in [key for key in self._bound if _ROWS + key in into]:
             self._bound.pop(key).move(into[_ROWS + key].removeprefix(_ROWS))
@@ -186,12 +191,26 @@ class WorkerMetrics:
             if kind == _RUN_TIMES and parts[0] not in live | {_OTHER}
         }
 
+    def _fold_idle_threads(self, live: set[str]) -> dict[str, str]:
+        idle = [name for name, cell in self._on_thread.items() if name not in live and not self._writer.values[cell]]
+        for name in idle:
+            del self._on_thread[name]
+        return {_SEPARATOR.join((_ON_THREAD, name)): _SEPARATOR.join((_ON_THREAD, _OTHER)) for name in idle}
+
     def time_runs(self, digest: str, times: RunTimes) -> None:
-        """Count `times` as those of the version with this digest."""
+        """Count `times` as those of the version with this digest. When a worker dies during a run on a thread, a gauge names the
+        version, even if its requests have been told that their deadlines passed."""
         name = digest.removeprefix("sha256:")
         if self._timed.get(name) is not times:
             self._timed[name] = times
             times.keep_in(self._writer.values, self._run_time_cells(name))
+            times.on_thread = partial(self._count_on_thread, name)
+
+    def _count_on_thread(self, name: str, change: int) -> None:
+        cell = self._on_thread.get(name)
+        if cell is None:
+            cell = self._on_thread[name] = self._writer.place(_SEPARATOR.join((_ON_THREAD, name)), kind=GAUGE)
+        self._writer.values[cell] += change
 
     def _run_time_cells(self, name: str) -> list[int]:
         cells: list[int] = []
@@ -279,9 +298,15 @@ class WorkerMetrics:
         agents = self._writer.slots - 1
         return any(slot not in (self._writer.slot, agents) for slot in self._writer.ready_slots())
 
-    def heartbeat(self) -> None:
-        """Show that this process is alive; about once a second."""
-        self._writer.heartbeat()
+    def heartbeat(self, hanging: Collection[str] = ()) -> None:
+        """Show that this process is alive; about once a second. While runs hang, name their versions (digests) instead: no
+        heartbeat is shown, so that the supervisor replaces this process."""
+        names = frozenset(digest.removeprefix("sha256:") for digest in hanging)
+        for name in names ^ self._hanging:
+            self._writer.values[self._writer.place(_SEPARATOR.join((_HANGING, name)), kind=GAUGE)] = int(name in names)
+        self._hanging = names
+        if not names:
+            self._writer.heartbeat()
 
     def close(self) -> None:
         """Release the slot with nothing in flight. The last call of an orderly stop."""
@@ -289,10 +314,17 @@ class WorkerMetrics:
 
 
 def executing(left: Mapping[str, int]) -> set[str]:
-    """The digests of the versions that had requests in flight, by the gauges that a dead worker left in its slot."""
+    """The digests of the versions that had requests in flight or ran on a thread, by the gauges of a worker's slot."""
     busy = [name.split(_SEPARATOR) for name, value in left.items() if value > 0]
     live = {f"sha256:{parts[4]}" for parts in busy if parts[0] == _IN_FLIGHT and len(parts) == 5}
-    return live | {f"sha256:{parts[1]}" for parts in busy if parts[0] == _SHADOWING}
+    return live | {f"sha256:{parts[1]}" for parts in busy if parts[0] in (_SHADOWING, _ON_THREAD)}
+
+
+def suspects(left: Mapping[str, int]) -> set[str]:
+    """The digests of the versions that may have ended a worker, by the gauges that it left: those with a run that hung, else all
+    that it executed."""
+    names = [name.split(_SEPARATOR) for name, value in left.items() if value > 0]
+    return {f"sha256:{parts[1]}" for parts in names if parts[0] == _HANGING} or executing(left)
 
 
 def open_worker_metrics(path: Path, slot: int) -> WorkerMetrics:

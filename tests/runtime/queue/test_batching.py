@@ -121,6 +121,25 @@ def test_g6_a_long_request_has_its_deadline(doubler: Any, rows: Any) -> None:
     assert model.runs == [2_000]
 
 
+@BOTH
+def test_g6_a_run_is_known_until_it_ends(doubler: Any, rows: Any, concurrent: bool) -> None:
+    """Also after the deadlines of its requests."""
+    gate = threading.Event()
+    model = doubler(hook=lambda _: gate.wait(DEADLINE_S) and None, concurrent=concurrent)
+    changes: list[int] = []
+
+    async def scene(batcher: Batcher) -> None:
+        batcher.times.on_thread = changes.append
+        with pytest.raises(DeadlineExceeded):
+            await submit(batcher, rows(*range(2_000)), 0.1)
+        assert (changes, batcher.long_since is None) == ([1], not concurrent)
+        gate.set()
+        await soon(lambda: changes == [1, -1], "the run ended")
+        assert batcher.long_since is None
+
+    run(model, scene)
+
+
 def test_runs_are_bounded(doubler: Any, rows: Any) -> None:
     """No joined run is longer than the bound, but a single request may be."""
     model = doubler()

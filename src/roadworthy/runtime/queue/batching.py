@@ -81,6 +81,12 @@ class Batcher:
         that never ends, whatever its thread does."""
         return self._busy_since if self._long is None else self._long.busy_since
 
+    @property
+    def long_since(self) -> float | None:
+        """When the current run of a long request began, of a model that otherwise runs on the event loop; None without one. Short
+        requests are answered meanwhile, so that nothing else shows that it never ends."""
+        return None if self._long is None else self._long.busy_since
+
     def configure(self, batching: Batching) -> None:
         """Use other settings from the next run on."""
         if batching != self._batching:
@@ -171,12 +177,14 @@ class Batcher:
             group = self._running = self._queue.next_group()
             if group:
                 self._busy_since = time.monotonic()
+                self.times.on_thread(1)
                 batches = [batch for batch, _ in group]
                 thread.call(partial(_timed, self._runner, batches), self._ran)
 
     def _ran(self, outcome: tuple[list[Result], float]) -> None:
         group, self._running = self._running, []
         self._busy_since = None
+        self.times.on_thread(-1)
         results, seconds = outcome
         self._queue.sizer.ran(sum([batch.rows for batch, _ in group]), seconds)
         self.times.ran(seconds, len(group))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 
 from roadworthy.contract.telemetry import RUN_TIME_BOUNDS_US
 
@@ -18,15 +18,18 @@ class RunTimes:
     Attributes:
         last_us: microseconds of the last run, valid while its requests are being settled; -1 during warm-up.
         warming: number of warm-up runs that are left; they are not counted.
+        on_thread: called with 1 when a run on a thread begins, and with -1 when it has ended, which may be after the deadlines of
+            its requests. `serving/metrics.py` sets it.
     """
 
-    __slots__ = ("_cells", "_values", "last_us", "warming")
+    __slots__ = ("_cells", "_values", "last_us", "on_thread", "warming")
 
     def __init__(self) -> None:
         self._values: MutableSequence[int] | memoryview[int] = [0] * BINS
         self._cells: Sequence[int] = range(BINS)
         self.last_us = -1
         self.warming = WARM_UP_RUNS
+        self.on_thread: Callable[[int], None] = lambda _: None
 
     def keep_in(self, values: memoryview[int], cells: Sequence[int]) -> None:
         """Count in `values` from now on; `cells` has the index of each bin."""
