@@ -19,6 +19,11 @@ def is_long(batch: Batch) -> bool:
     return sum([block.values.size for block in batch.blocks]) > STEP_VALUES
 
 
+def step_rows(batch: Batch) -> int:
+    """The most rows of this batch that are not long; 0 if a single row is."""
+    return STEP_VALUES * batch.rows // max(1, sum([block.values.size for block in batch.blocks]))
+
+
 def few_rows(fields: Sequence[Field]) -> int:
     """So many rows of these fields are not long, whatever they hold. It spares short answers the look at `is_long`."""
     return 0 if any(field.shape for field in fields) else STEP_VALUES // max(1, len(fields))
