@@ -56,13 +56,13 @@ def encoded(kind: str, batch: Batch, start: int, stop: int) -> tuple[Encoded, bo
     found: Any
     if kind.startswith("v2"):
         reply = _reply(codecs.open_inference, binary=kind == "v2-binary")
-        found = codecs.open_inference.encode(answer, Decoded(batch, reply=reply), 3)
+        found = codecs.open_inference.encode_in_steps(answer, Decoded(batch, reply=reply), 3)
     else:
         headers = {b"content-type": b"application/json"} | ({} if kind == "json" else {b"accept": kind.encode()})
         protocol = codecs.formats.choose(headers)
         decoded = Decoded(batch)
         protocol.resume(headers, decoded, b"")
-        found = protocol.encode(answer, decoded, 3)
+        found = protocol.encode_in_steps(answer, decoded, 3)
     return written(found), not isinstance(found, Encoded)
 
 
@@ -312,7 +312,7 @@ def test_g6_a_step_that_fails(error: Exception, monkeypatch: pytest.MonkeyPatch)
 
     async def scene(edge: Edge) -> None:
         call = edge.begin()
-        monkeypatch.setattr(call.protocol, "encode", fail)
+        monkeypatch.setattr(call.protocol, "encode_in_steps", fail)
         edge.settle(Answer(numbers(1), 0, 1))
         await soon(lambda: edge.replies, "it is answered")
         ((_, reply),) = edge.replies
