@@ -59,13 +59,13 @@ def encoded(kind: str, batch: Batch, start: int, stop: int) -> tuple[Encoded, bo
     found: Any
     if kind.startswith("v2"):
         reply = _reply(codecs.open_inference, binary=kind == "v2-binary")
-        found = codecs.open_inference.encode(answer, Decoded(batch, reply=reply), 3)
+        found = codecs.open_inference.encode_in_steps(answer, Decoded(batch, reply=reply), 3)
     else:
         headers = {b"content-type": b"application/json"} | ({} if kind == "json" else {b"accept": kind.encode()})
         protocol = codecs.formats.choose(headers)
         decoded = Decoded(batch)
         protocol.resume(headers, decoded, b"")
-        found = protocol.encode(answer, decoded, 3)
+        found = protocol.encode_in_steps(answer, decoded, 3)
     return written(found), not isinstance(found, Encoded)
 
 
@@ -127,7 +127,7 @@ def test_g6_an_answer_with_many_outputs_takes_few_steps(binary: bool) -> None:
     values = np.arange(200.0 * 300).reshape(200, 300)
     batch = Batch(Layout(fields), 200, (Block(values), Block(np.ones((200, 64)))))
     protocol = bind_codecs("e", Signature(fields, fields), Policy()).open_inference
-    job = protocol.encode(Answer(batch, 0, 200), Decoded(batch, reply=_reply(protocol, binary=binary)), 3)
+    job = protocol.encode_in_steps(Answer(batch, 0, 200), Decoded(batch, reply=_reply(protocol, binary=binary)), 3)
     assert not isinstance(job, Encoded)
     assert len(list(job)) <= 2 * 200 * 364 // steps.STEP_VALUES + 1
 
@@ -553,7 +553,7 @@ def test_g6_a_step_that_fails(error: Exception, monkeypatch: pytest.MonkeyPatch)
 
     async def scene(edge: Edge) -> None:
         call = edge.begin()
-        monkeypatch.setattr(call.protocol, "encode", fail)
+        monkeypatch.setattr(call.protocol, "encode_in_steps", fail)
         edge.settle(Answer(numbers(1), 0, 1))
         await soon(lambda: edge.replies, "it is answered")
         ((_, reply),) = edge.replies

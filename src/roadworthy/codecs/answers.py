@@ -15,7 +15,7 @@ import msgspec
 from roadworthy.codecs.codec import Decoded, Encoded, Form, Headers, Writing
 from roadworthy.codecs.discovery import forms
 from roadworthy.codecs.json_answers import JsonAnswers
-from roadworthy.codecs.steps import is_long, row_parts
+from roadworthy.codecs.steps import is_long, row_parts, written
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.columns import spread
@@ -29,14 +29,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Answers:
-    """Writes one endpoint's answers.
-
-    Attributes:
-        write_json: writes the JSON form.
-    """
+    """Writes one endpoint's answers."""
 
     def __init__(self, outputs: Sequence[Field]) -> None:
-        self.write_json = JsonAnswers(outputs).write
+        self._write_json = JsonAnswers(outputs).write
         self._forms = forms()
 
     def choose(self, headers: Headers) -> Form | None:
@@ -46,11 +42,15 @@ class Answers:
             return None
         return _preferred(accept, self._forms)
 
-    def encode(self, answer: Answer, decoded: Decoded) -> Encoded | Writing:
-        """The answer in the form that was chosen."""
+    def encode(self, answer: Answer, decoded: Decoded) -> Encoded:
+        """The whole answer in the form that was chosen."""
+        return written(self.encode_in_steps(answer, decoded))
+
+    def encode_in_steps(self, answer: Answer, decoded: Decoded) -> Encoded | Writing:
+        """The answer in the form that was chosen, a long one in steps."""
         form: Form | None = decoded.reply
         if form is None:
-            return self.write_json(answer)
+            return self._write_json(answer)
         batch = answer.batch()
         if form.append is not None and is_long(batch):
             return _write_in_steps(form, form.append, batch)
@@ -71,9 +71,15 @@ class Accepting:
         """Choose the form of the answer by the caller's Accept."""
         decoded.reply = self._answers.choose(headers)
 
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:  # noqa: ARG002 - the interface
-        """The answer in the form that was chosen."""
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
+        """The whole answer in the form that was chosen."""
         return self._answers.encode(answer, decoded)
+
+    def encode_in_steps(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:
+        """See `StepwiseProtocol`. A subclass with an `encode` of its own has that called, and its answers are written at once."""
+        if type(self).encode is not Accepting.encode:
+            return self.encode(answer, decoded, version)
+        return self._answers.encode_in_steps(answer, decoded)
 
 
 def _write_in_steps(form: Form, append: Callable[[Batch], bytes], batch: Batch) -> Writing:

@@ -76,8 +76,12 @@ class AnswerWriter(Protocol):
         """The form that the caller prefers to JSON, or None. Goes into Decoded.reply."""
         ...
 
-    def encode(self, answer: Answer, decoded: Decoded) -> Encoded | Writing:
-        """The answer in the form that was chosen."""
+    def encode(self, answer: Answer, decoded: Decoded) -> Encoded:
+        """The whole answer in the form that was chosen."""
+        ...
+
+    def encode_in_steps(self, answer: Answer, decoded: Decoded) -> Encoded | Writing:
+        """The same answer, a long one in steps."""
         ...
 
 
@@ -159,8 +163,22 @@ class BoundProtocol(Protocol):
         """
         ...
 
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:
-        """Write the answer of registry version `version`, a long one in steps.
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
+        """Write the answer of registry version `version`.
+
+        A protocol may also have `encode_in_steps`, with the same parameters: see `StepwiseProtocol`.
+
+        Raises:
+            ModelFault: the answer has no exact form in this protocol.
+        """
+        ...
+
+
+class StepwiseProtocol(BoundProtocol, Protocol):
+    """A protocol that can write a long answer in steps. The edge then calls `encode_in_steps` instead of `encode`."""
+
+    def encode_in_steps(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:
+        """The same answer as that of `encode`: a short one at once, a long one in steps.
 
         Raises:
             ModelFault: the answer has no exact form in this protocol.

@@ -9,7 +9,7 @@ import msgspec
 
 from roadworthy.codecs.codec import Encoded, HeaderList, Writing
 from roadworthy.codecs.reading.typed_rows import is_plain_name
-from roadworthy.codecs.steps import few_rows, is_long, row_parts
+from roadworthy.codecs.steps import few_rows, is_long, row_parts, step_rows
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
@@ -29,31 +29,44 @@ _encode, _encode_lines = _encoder.encode, _encoder.encode_lines
 
 
 class JsonAnswers:
-    """Writes the answers of one endpoint. The rows of a run are encoded once for all its requests, then cut for each; if they are
-    long, each answer is written for itself, in steps."""
+    """Writes the answers of one endpoint. The rows of a run are encoded once for all its requests, then cut for each: a short run
+    as a whole, a long one part by part, as its requests need them. A request whose own rows are long gets them written in steps.
+    """
 
     def __init__(self, outputs: Sequence[Field]) -> None:
         self._to_rows = _row_maker(outputs)
         self._few_rows = few_rows(outputs)
         self._joined: Batch | None = None
+        self._part_rows = 0
         self._lines: list[bytes] = []
 
     def write(self, answer: Answer) -> Encoded | Writing:
         """The answer, a long one in steps."""
         joined, start, stop = answer.joined, answer.start, answer.stop
-        if joined.rows > self._few_rows and is_long(joined):
-            own = answer.batch()
-            return self._write_in_steps(own) if is_long(own) else Encoded(self._whole(own), _HEADERS)
         if stop - start == joined.rows:
+            if joined.rows > self._few_rows and is_long(joined):
+                return self._write_in_steps(joined)
             return Encoded(self._whole(joined), _HEADERS)
         if joined is not self._joined:
-            self._lines = _encode_lines(self._to_rows(joined)).split(
-                b"\n"
-            )  # no JSON value holds a line break of its own
-            self._joined = joined
+            self._joined, self._part_rows, self._lines = joined, step_rows(joined), [b""] * joined.rows
+        if stop - start > self._part_rows:
+            return self._write_in_steps(answer.batch())
+        lines = self._lines
+        if not (lines[start] and lines[stop - 1]):  # the rows lie in one part or in two
+            self._encode_parts(joined, start, stop)
         if stop - start == 1:
-            return Encoded(_BEGIN + self._lines[start] + _END, _HEADERS)
-        return Encoded(_BEGIN + b",".join(self._lines[start:stop]) + _END, _HEADERS)
+            return Encoded(_BEGIN + lines[start] + _END, _HEADERS)
+        return Encoded(_BEGIN + b",".join(lines[start:stop]) + _END, _HEADERS)
+
+    def _encode_parts(self, joined: Batch, start: int, stop: int) -> None:
+        """Encode the lines of those parts of a run that hold these rows, unless they are encoded already."""
+        rows = self._part_rows
+        for begin in range(start // rows * rows, stop, rows):
+            if not self._lines[begin]:
+                end = min(begin + rows, joined.rows)
+                part = joined if end - begin == joined.rows else joined.slice(begin, end)
+                # No JSON value holds a line break of its own. The last line ends with one too.
+                self._lines[begin:end] = _encode_lines(self._to_rows(part)).split(b"\n")[:-1]
 
     def _write_in_steps(self, batch: Batch) -> Writing:
         parts: list[bytes] = []

@@ -32,7 +32,7 @@ from roadworthy.codecs.open_inference_messages import (
 from roadworthy.codecs.open_inference_tensors import Column, FieldReader, to_json, to_raw
 from roadworthy.codecs.open_inference_times import reader_of
 from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, NeedsReader
-from roadworthy.codecs.steps import column_steps, few_rows, is_long
+from roadworthy.codecs.steps import column_steps, few_rows, is_long, written
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.runtime.pending import Answer
@@ -191,8 +191,12 @@ class OpenInference:
         except KeyError:
             raise ValueError("the note names an output that the endpoint does not have") from None
 
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:
+    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:
         """The requested outputs, each as JSON or raw bytes as the caller chose."""
+        return written(self.encode_in_steps(answer, decoded, version))
+
+    def encode_in_steps(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:
+        """See `StepwiseProtocol`."""
         reply: _Reply = decoded.reply
         batch = answer.batch()
         if batch.rows > self._few_rows and is_long(batch):

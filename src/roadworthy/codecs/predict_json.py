@@ -9,11 +9,10 @@ from __future__ import annotations
 import sys
 
 from roadworthy.codecs.answers import Accepting, Answers
-from roadworthy.codecs.codec import Decoded, Encoded, Headers, Writing, is_json, too_many_rows
+from roadworthy.codecs.codec import Decoded, Headers, is_json, too_many_rows
 from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, TYPED_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.codecs.reading.typed_rows import TypedRows
-from roadworthy.codecs.steps import written
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.runtime.pending import Answer
@@ -38,7 +37,6 @@ class PredictJson(Accepting):
     ) -> None:
         self.layout = layout = Layout(signature.inputs, policy.timestamps.integers)
         super().__init__(answers or Answers(signature.outputs))
-        self._write = self._answers.write_json
         self._max_rows = policy.max_rows
         self._extra = policy.extra
         self._on_loop = on_loop
@@ -79,12 +77,6 @@ class PredictJson(Accepting):
         if batch.rows > self._max_rows:
             raise too_many_rows(self._max_rows)
         return Decoded(batch, reply=reply)
-
-    def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:
-        """One prediction per row, in the form that was chosen."""
-        if decoded.reply is None:
-            return self._write(answer)
-        return super().encode(answer, decoded, version)
 
     def _decode_exactly(self, body: bytes) -> tuple[Batch, int]:
         self._bounds.check_json(body)
@@ -127,4 +119,4 @@ class JsonProbe:
 
     def write(self, answer: Answer, version: int) -> bytes:
         """The body of an answer. Raises the errors of `PredictJson.encode`."""
-        return written(self._codec.encode(answer, Decoded(answer.batch()), version)).body
+        return self._codec.encode(answer, Decoded(answer.batch()), version).body

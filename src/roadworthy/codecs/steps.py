@@ -16,7 +16,12 @@ STEP_VALUES = 4_096
 
 def is_long(batch: Batch) -> bool:
     """Whether writing these rows takes more than one step."""
-    return sum([block.values.size for block in batch.blocks]) > STEP_VALUES
+    return _values(batch) > STEP_VALUES
+
+
+def step_rows(batch: Batch) -> int:
+    """The most rows of this batch that are not long; 0 if a single row is."""
+    return _rows_in_step(batch.rows, _values(batch))
 
 
 def few_rows(fields: Sequence[Field]) -> int:
@@ -26,8 +31,7 @@ def few_rows(fields: Sequence[Field]) -> int:
 
 def row_parts(batch: Batch) -> Iterator[Batch]:
     """The rows in parts of one step each. A single row is not divided."""
-    cuts = _cuts(batch.rows, sum([block.values.size for block in batch.blocks]))
-    return (batch.slice(cut.start, cut.stop) for cut in cuts)
+    return (batch.slice(cut.start, cut.stop) for cut in _cuts(batch.rows, _values(batch)))
 
 
 def column_steps(columns: Iterable[Array]) -> Iterator[list[tuple[int, slice]]]:
@@ -48,8 +52,16 @@ def column_steps(columns: Iterable[Array]) -> Iterator[list[tuple[int, slice]]]:
 
 def _cuts(rows: int, values: int) -> Iterator[slice]:
     """So many rows, which have so many values together, in parts of one step each."""
-    most = max(1, STEP_VALUES * rows // max(1, values))
+    most = max(1, _rows_in_step(rows, values))
     return (slice(start, min(start + most, rows)) for start in range(0, rows, most))
+
+
+def _rows_in_step(rows: int, values: int) -> int:
+    return STEP_VALUES * rows // max(1, values)
+
+
+def _values(batch: Batch) -> int:
+    return sum([block.values.size for block in batch.blocks])
 
 
 def at_once(job: Generator[None, None, T]) -> T:

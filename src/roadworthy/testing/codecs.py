@@ -15,11 +15,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from roadworthy.codecs.codec import BoundProtocol, Codec
+from roadworthy.codecs.codec import BoundProtocol, Codec, Encoded
 from roadworthy.codecs.discovery import codecs
 from roadworthy.codecs.formats import Formats
 from roadworthy.codecs.reading.bounds import NeedsReader
-from roadworthy.codecs.steps import written
+from roadworthy.codecs.steps import STEP_VALUES, written
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import BodyTooLarge, InvalidInput, InvalidRequest, UnsupportedMediaType
 from roadworthy.optimize.equal import Tolerance, compare
@@ -183,7 +183,7 @@ def check_answers_are_written(case: CodecCase) -> None:
     protocol = case.bound()
     decoded = protocol.decode(case.headers, case.write(case.rows))
     answer = Answer(decoded.batch, 0, decoded.batch.rows)
-    encoded = written(protocol.encode(answer, decoded, 3))
+    encoded = protocol.encode(answer, decoded, 3)
     form = case.codec.form
     assert dict(encoded.headers).get(b"content-type"), "the answer has no content type"
     assert encoded.form == ("json" if form is None else form.name), f"the answer is {encoded.form}"
@@ -193,9 +193,25 @@ def check_answers_are_written(case: CodecCase) -> None:
     assert isinstance(note, bytes), "note does not give bytes"
     decoded.reply = None
     protocol.resume(case.headers, decoded, note)
-    assert written(protocol.encode(answer, decoded, 3)).body == encoded.body, (
-        "after note and resume the answer is another"
-    )
+    assert protocol.encode(answer, decoded, 3).body == encoded.body, "after note and resume the answer is another"
+
+
+def check_long_answers_are_written(case: CodecCase) -> None:
+    """`encode` returns a long answer whole, and `encode_in_steps`, if the codec has it, the same bytes and headers."""
+    protocol = case.bound()
+    decoded = protocol.decode(case.headers, case.write(case.rows))
+    many = case.rows.take([row % case.rows.rows for row in range(STEP_VALUES + 1)])
+    encoded = protocol.encode(Answer(many, 0, many.rows), decoded, 3)
+    assert isinstance(encoded, Encoded), f"encode returns {type(encoded).__name__}, not Encoded, for a long answer"
+    form = case.codec.form
+    if form is not None and form.media_type in case.codec.media_types:
+        _assert_same(many, protocol.decode(case.headers, encoded.body).batch)
+    encode_in_steps = getattr(protocol, "encode_in_steps", None)
+    if encode_in_steps is not None:
+        steps = written(encode_in_steps(Answer(many, 0, many.rows), decoded, 3))
+        assert (steps.body, steps.headers, steps.json_bytes, steps.form) == (
+            encoded.body, encoded.headers, encoded.json_bytes, encoded.form,
+        ), "encode_in_steps gives another answer than encode"  # fmt: skip
 
 
 def _assert_same(expected: Batch, found: Batch) -> None:
@@ -214,4 +230,5 @@ CHECKS: tuple[Check, ...] = (
     check_damaged_bodies_are_the_callers_fault,
     check_long_bodies_may_be_left_to_a_reader,
     check_answers_are_written,
+    check_long_answers_are_written,
 )

@@ -245,7 +245,8 @@ class Predict(Pipeline):
                     raise ValueError("an answer came for a request that was not submitted")
                 if isinstance(outcome.by, Variant):
                     variant = call.by = outcome.by
-                encoded = call.protocol.encode(outcome, decoded, variant.number)
+                encode = getattr(call.protocol, "encode_in_steps", call.protocol.encode)
+                encoded: Encoded | Writing = encode(outcome, decoded, variant.number)
                 if not isinstance(encoded, Encoded) or len(encoded.body) > STEP_BYTES:
                     call.writing = self._write(call, outcome, encoded)
                     self._scheduler(call.writing, partial(self._written, call, outcome), call.deadline)
