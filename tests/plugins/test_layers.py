@@ -23,6 +23,7 @@ from roadworthy.foundation.errors import InvalidRequest, ModelFault, Unavailable
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.monitoring.gateways import Gateway
 from roadworthy.runtime.layers.breaker import OwnCells
+from roadworthy.runtime.layers.cache import Found, Shared
 from roadworthy.runtime.layers.layer import LayerContext
 from roadworthy.runtime.layers.stack import LayerRefused, layered, only_plugins
 from roadworthy.runtime.manager import Manager, Version
@@ -48,6 +49,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from roadworthy.foundation.documents import Bounds
+from roadworthy.runtime.layers.cache import Found, Shared
 from roadworthy.runtime.layers.layer import ChangedAnswers
 
 
@@ -227,11 +229,14 @@ class Counts:
         """As in Counts."""
 
 
-def put_around(version: Submitter, policy: Policy) -> Submitter:
+def put_around(
+    version: Submitter, policy: Policy, *, signature: Signature = SIGNATURE, shared: Shared | None = None
+) -> Submitter:
     """The layers around it."""
 
     async def make() -> Submitter:
-        return layered(version, policy, LayerContext(DIGEST, SIGNATURE, Counts(), lambda _window_s: OwnCells()))
+        context = LayerContext(DIGEST, signature, Counts(), lambda _window_s: OwnCells(), shared=shared)
+        return layered(version, policy, context)
 
     return asyncio.run(make())
 
@@ -268,6 +273,50 @@ def test_a_layer_that_fails_fails_only_its_own_request() -> None:
     assert ask(put_around(Planted(), Policy(layers={"outer": {"by": 9.0}}))) == "layer-failed"
     behind = {"outer": {"by": 3.0}, "inner": {"by": 9.0}}
     assert ask(put_around(Planted(), Policy(layers=behind, fallback=(Fallback("cached"),)))) == "layer-failed"
+
+
+class Redis:
+    """Answers that all workers share, at once."""
+
+    def __init__(self) -> None:
+        self.stored: dict[bytes, Batch] = {}
+
+    def ask(self, key: bytes, rows: int, deadline: float, tell: Callable[[Found | None], None]) -> bool:
+        """As in Shared."""
+        now = time.monotonic()
+        if key in self.stored:
+            tell(Found(self.stored[key], now, now + 60))
+        return key in self.stored
+
+    def put(self, key: bytes, answer: Batch, size: int, ttl_s: float) -> None:
+        """As in Shared."""
+        self.stored[key] = answer
+
+
+def test_shared_answers_are_those_of_the_same_layers(tmp_path: Path) -> None:
+    """Of the same parameters, the same plug-in version and the same endpoint's signature; where there are no layers inside the
+    cache, of the same version."""
+    redis = Redis()
+
+    def answer(layers: dict[str, Any], signature: Signature = SIGNATURE) -> tuple[float, int]:
+        version = Planted()
+        policy = Policy(cache=CachePolicy(), layers=layers)
+        found = ask(put_around(version, policy, signature=signature, shared=redis))
+        return found, version.runs
+
+    assert [answer({"inner": {"by": 2.0}}) for _ in range(2)] == [(3.0, 1), (3.0, 0)]
+    assert answer({"inner": {"output": "y", "by": 2}}) == (3.0, 0)
+    assert [answer({"inner": {"by": 5.0}}) for _ in range(2)] == [(6.0, 1), (6.0, 0)]
+    assert [answer({}) for _ in range(2)] == [(1.0, 1), (1.0, 0)]
+    assert answer({"outer": {"by": 3.0}}) == (4.0, 0)
+    assert answer({"outer": {"by": 1.0}, "inner": {"by": 2.0}}) == (4.0, 0)
+    other = Signature((Field("z", DType.FLOAT64),), SIGNATURE.outputs, Container.ARRAY)
+    assert answer({"inner": {"by": 2.0}}, other) == (3.0, 1)
+    metadata = tmp_path / "planted_layers-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
+    plugins.allow(())
+    plugins.allow([NAME])
+    assert answer({"inner": {"by": 2.0}}) == (3.0, 1)
 
 
 @pytest.mark.parametrize(

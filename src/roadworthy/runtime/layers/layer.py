@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Protocol
+
+import msgspec
 
 from roadworthy.contract.layers import LayerDeclaration
 from roadworthy.contract.policy import Fallback
@@ -45,6 +48,7 @@ class LayerContext:
             is not loaded, does not exist, or may not execute.
         shared: answers of this version from other workers and machines; None when they are not shared.
         inner: the layers that are further in, by name.
+        changing: those of them that plug-ins provide, as `stack.py` names them with their parameters. Answers depend on them.
     """
 
     digest: str
@@ -54,6 +58,16 @@ class LayerContext:
     find: Callable[[Fallback], tuple[str, Submitter] | None] = lambda _fallback: None
     shared: Shared | None = None
     inner: dict[str, Submitter] = field(default_factory=dict)
+    changing: list[bytes] = field(default_factory=list)
+
+    @property
+    def answers_by(self) -> str:
+        """What answers from this place depend on besides rows and caller, the same in every process: the version, and the layers
+        of plug-ins between this place and the version."""
+        if not self.changing:
+            return self.digest
+        parts = (*self.changing, msgspec.json.encode(self.signature.to_document(), order="sorted"))
+        return f"{self.digest} {blake2b(b''.join(b'%d %b' % (len(part), part) for part in parts)).hexdigest()}"
 
     @property
     def outputs(self) -> Layout:

@@ -13,9 +13,9 @@ import msgspec
 
 from roadworthy.contract.layers import OWN_LAYERS, misfits, read_layers
 from roadworthy.contract.policy import CachePolicy, Policy
-from roadworthy.foundation.documents import Reader, listed
+from roadworthy.foundation.documents import Reader, listed, plain
 from roadworthy.foundation.errors import InvalidRequest
-from roadworthy.foundation.plugins import LAYERS, plugins
+from roadworthy.foundation.plugins import LAYERS, plugins, provider
 from roadworthy.runtime.layers.fallback import CACHED
 from roadworthy.runtime.layers.layer import Fence, Layer, LayerContext, Taken
 from roadworthy.runtime.pending import Submitter
@@ -45,6 +45,7 @@ def layered(below: Submitter, policy: Policy, context: LayerContext) -> Submitte
         else:
             context.inner[name] = _wrapped(layer, Fence(top, name), asked[name], context)
             top = Taken(context.inner[name], name)
+            context.changing.append(_mark(layer, asked[name]))
     return top
 
 
@@ -74,6 +75,11 @@ def _of_plugins(policy: Policy, signature: Signature) -> dict[str, Any]:
     if faults:
         raise LayerRefused(listed(faults))
     return found
+
+
+def _mark(layer: Layer, parameters: Any) -> bytes:
+    """What the answers of a layer depend on: equal in all processes that have the same version of its plug-in."""
+    return msgspec.json.encode([layer.name, provider(LAYERS, layer.name), plain(parameters)], order="sorted")
 
 
 def _wrapped(layer: Layer, below: Submitter, parameters: Any, context: LayerContext) -> Submitter:
