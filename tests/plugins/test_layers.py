@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.monitoring.gateways import Gateway
 from roadworthy.runtime.layers.breaker import OwnCells
 from roadworthy.runtime.layers.cache import Found, Shared
-from roadworthy.runtime.layers.layer import LayerContext
+from roadworthy.runtime.layers.layer import ChangedAnswers, LayerContext
 from roadworthy.runtime.layers.stack import LayerRefused, layered, only_plugins
 from roadworthy.runtime.manager import Manager, Version
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest, Submitter
@@ -37,6 +38,7 @@ from roadworthy.serving.admission import Admission
 from roadworthy.serving.endpoint import Unbindable, bind
 from roadworthy.serving.metrics import WorkerMetrics, open_worker_metrics, read_totals
 from roadworthy.serving.reload import Edge, Identity, ServingState
+from roadworthy.testing.layers import LayerCase, check_a_failure_is_the_outcome
 from tests.plugins.installed import write_distribution
 from tests.waiting import soon
 
@@ -80,6 +82,8 @@ class Layer:
             return Raises(below)
         if parameters.by == 9:
             return ChangedAnswers(below, lambda answer: 1 / 0)
+        if parameters.by == 8:
+            return ChangedAnswers(ChangedAnswers(below, lambda answer: answer), lambda answer: answer.nothing)
         return Named(below, self.name, lambda answer: self.add(parameters.by, answer))
 
     def add(self, by, answer):
@@ -189,6 +193,11 @@ def test_gateways_of_the_release_before_pass_over_layers() -> None:
     assert without_layers([], live) == without_layers(["outer"], live[:2]) == {}
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """No parameters."""
+
+
 class Told(PendingRequest):
     """Remembers its outcome."""
 
@@ -271,8 +280,63 @@ def test_each_layer_stands_where_its_order_puts_it() -> None:
 def test_a_layer_that_fails_fails_only_its_own_request() -> None:
     """The version that settles it goes on to the next one."""
     assert ask(put_around(Planted(), Policy(layers={"outer": {"by": 9.0}}))) == "layer-failed"
+    assert ask(put_around(Planted(), Policy(layers={"outer": {"by": 8.0}}))) == "layer-failed"
     behind = {"outer": {"by": 3.0}, "inner": {"by": 9.0}}
     assert ask(put_around(Planted(), Policy(layers=behind, fallback=(Fallback("cached"),)))) == "layer-failed"
+
+
+class Checked:
+    """A layer for the suite."""
+
+    name = "checked"
+    interface = 1
+    order = 50
+    parameters = Nothing
+
+    def __init__(self, wrap: Callable[[Submitter], Submitter]) -> None:
+        self._wrap = wrap
+
+    def wrap(self, below: Submitter, _parameters: Any, _context: LayerContext) -> Submitter:
+        """As in Layer."""
+        return self._wrap(below)
+
+
+class Forgetful(PendingRequest):
+    """Stands for another request, which it loses when it fails."""
+
+    def __init__(self, outer: PendingRequest) -> None:
+        super().__init__(outer.deadline)
+        self.held = outer
+
+    def settled(self, outcome: Outcome) -> None:
+        """Change it, and pass it on."""
+        self.held.settle(first_column(outcome) if isinstance(outcome, Answer) else outcome)
+
+
+class ForgetfulLayer:
+    """Passes on such requests."""
+
+    def __init__(self, below: Submitter) -> None:
+        self._below = below
+
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """As in Submitter."""
+        self._below.submit(batch, Forgetful(request))
+
+
+def first_column(answer: Answer) -> Answer:
+    """The same answer; fails without a column."""
+    answer.batch().column_at(0)
+    return answer
+
+
+def test_the_suite_lets_a_layer_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in two steps passes; one that loses its request does not."""
+    monkeypatch.setattr("roadworthy.testing.layers._PATIENCE_S", 0.05)
+    two_steps = Checked(lambda below: ChangedAnswers(ChangedAnswers(below, lambda answer: answer), first_column))
+    check_a_failure_is_the_outcome(LayerCase(two_steps, {}))
+    with pytest.raises(AssertionError, match="a request was not settled"):
+        check_a_failure_is_the_outcome(LayerCase(Checked(ForgetfulLayer), {}))
 
 
 class Redis:

@@ -148,12 +148,14 @@ class _Fenced(ForwardedRequest):
         self._layer = layer
 
     def settled(self, outcome: Outcome) -> None:
-        """Pass the outcome on; when that fails, settle the request that the layer was given."""
+        """Pass the outcome on; when that fails, settle the first request above that still waits."""
         try:
             self.outer.settle(outcome)
         except Exception:  # noqa: BLE001 - the layer is another distribution's, and may raise anything
             _log.exception("layer %s failed to take an outcome", self._layer)
-            given = self.outer.outer if isinstance(self.outer, ForwardedRequest) else self.outer
+            given = self.outer
+            while given.done and isinstance(given, ForwardedRequest):
+                given = given.outer
             given.settle(layer_failed(self._layer))
 
 
