@@ -25,10 +25,10 @@ from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.monitoring.gateways import Gateway
 from roadworthy.runtime.layers.breaker import OwnCells
 from roadworthy.runtime.layers.cache import Found, Shared
-from roadworthy.runtime.layers.layer import ChangedAnswers, LayerContext
+from roadworthy.runtime.layers.layer import ChangedAnswers, Fence, LayerContext, Taken
 from roadworthy.runtime.layers.stack import LayerRefused, layered, only_plugins
 from roadworthy.runtime.manager import Manager, Version
-from roadworthy.runtime.pending import Answer, Outcome, PendingRequest, Submitter
+from roadworthy.runtime.pending import Answer, ForwardedRequest, Outcome, PendingRequest, Submitter
 from roadworthy.runtime.placement import INLINE, Placed
 from roadworthy.runtime.queue.batching import Batcher
 from roadworthy.schema.batch import Batch, Block, Layout
@@ -40,10 +40,11 @@ from roadworthy.serving.metrics import WorkerMetrics, open_worker_metrics, read_
 from roadworthy.serving.reload import Edge, Identity, ServingState
 from roadworthy.testing.layers import LayerCase, check_a_failure_is_the_outcome
 from tests.plugins.installed import write_distribution
-from tests.waiting import soon
+from tests.waiting import HandClock, soon
 
 SIGNATURE = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),), Container.ARRAY)
 INPUTS, OUTPUTS = Layout(SIGNATURE.inputs), Layout(SIGNATURE.outputs)
+ROW = Batch(INPUTS, 1, (Block(np.ones((1, 1))),))
 DIGEST = "sha256:" + "a" * 64
 NAME = "planted-layers"
 MODULE = """
@@ -337,6 +338,88 @@ def test_the_suite_lets_a_layer_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     check_a_failure_is_the_outcome(LayerCase(two_steps, {}))
     with pytest.raises(AssertionError, match="a request was not settled"):
         check_a_failure_is_the_outcome(LayerCase(Checked(ForgetfulLayer), {}))
+
+
+@dataclass
+class Only:
+    """A layer that does one thing with a request."""
+
+    act: Callable[[PendingRequest], object]
+
+    def submit(self, _batch: Batch, request: PendingRequest) -> None:
+        """As in Submitter."""
+        self.act(request)
+
+
+def test_a_request_that_a_layer_loses_fails_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before, and not when its deadline moves or it is settled meanwhile."""
+    clock = HandClock()
+    monkeypatch.setattr("roadworthy.runtime.layers.layer.time", clock)
+    alarms: list[Callable[[], None]] = []
+
+    def ring(seconds: float) -> None:
+        clock.step(seconds)
+        due = alarms.copy()
+        alarms.clear()
+        for alarm in due:
+            alarm()
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+
+        def call_later(_seconds: float, act: Callable[[], None]) -> asyncio.TimerHandle:
+            alarms.append(act)
+            return asyncio.TimerHandle(0.0, act, (), loop)
+
+        monkeypatch.setattr(loop, "call_later", call_later)
+        held: list[PendingRequest] = []
+        waiting = [Told() for _ in range(3)]
+        for request in waiting:
+            Taken(Only(held.append), "l").submit(ROW, request)
+        lost, moved, in_time = waiting
+        held[2].settle(ModelFault("no", code="model-failed"))
+        ring(3_600)
+        assert lost.outcome is None
+        assert len(alarms) == 2
+        moved.deadline += 3_600
+        ring(60)
+        codes = [None if each.outcome is None else cast("Any", each.outcome).code for each in (lost, moved, in_time)]
+        assert codes == ["layer-failed", None, "model-failed"]
+        assert len(alarms) == 1
+
+    asyncio.run(play())
+
+
+def test_only_an_outcome_comes_out_of_a_layer() -> None:
+    """A function that forgets to return the answer fails its request."""
+    forgets: Any = lambda _answer: None  # noqa: E731 - a wrong function, on purpose
+    assert ask(Taken(ChangedAnswers(Fence(Planted(), "l"), forgets), "l")) == "layer-failed"
+
+
+def test_a_layer_that_fails_too_late_changes_nothing() -> None:
+    """Its request is settled, and the layers further out may be answering it in their own way."""
+
+    class TooLate(ForwardedRequest):
+        def settled(self, outcome: Outcome) -> None:
+            """Pass it on, then fail."""
+            self.outer.settle(outcome)
+            raise OSError("after all")
+
+    class Layer:
+        def __init__(self, below: Submitter) -> None:
+            self.below = below
+
+        def submit(self, batch: Batch, request: PendingRequest) -> None:
+            """As in Submitter."""
+            self.below.submit(batch, TooLate(request))
+
+    class Further(ForwardedRequest):
+        def settled(self, outcome: Outcome) -> None:
+            """Continue, as fallbacks do."""
+
+    request = Told()
+    Taken(Layer(Fence(Planted(), "l")), "l").submit(ROW, Further(request))
+    assert (request.outcome, request.done) == (None, False)
 
 
 class Redis:

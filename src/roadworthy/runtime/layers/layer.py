@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -20,6 +22,9 @@ from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Signature
 
 LAYER_FAILED = "layer-failed"
+LATE_S = 1.0
+"""Seconds after its deadline at which a request fails that a layer of a plug-in has not settled. A rule may take 0.1 of them."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -148,20 +153,21 @@ class _Fenced(ForwardedRequest):
         self._layer = layer
 
     def settled(self, outcome: Outcome) -> None:
-        """Pass the outcome on; when that fails, settle the first request above that still waits."""
+        """Pass the outcome on; when that fails, settle the first request of the layer that still waits."""
         try:
             self.outer.settle(outcome)
         except Exception:  # noqa: BLE001 - the layer is another distribution's, and may raise anything
             _log.exception("layer %s failed to take an outcome", self._layer)
             given = self.outer
-            while given.done and isinstance(given, ForwardedRequest):
+            while given.done and isinstance(given, ForwardedRequest) and not isinstance(given, _Given):
                 given = given.outer
             given.settle(layer_failed(self._layer))
 
 
 class Taken:
-    """Stands above a layer of a plug-in. What the layer raises while it takes a request is the outcome of that request, whether
-    it is a caller's or a mirrored one."""
+    """Stands above a layer of a plug-in. What the layer raises while it takes a request is the outcome of that request, also of a
+    mirrored one. A request that the layer does not settle by its deadline, or settles with no outcome, fails: nothing further out
+    would end it."""
 
     def __init__(self, below: Submitter, layer: str) -> None:
         self._below = below
@@ -172,13 +178,50 @@ class Taken:
 
     def submit(self, batch: Batch, request: PendingRequest) -> None:
         """As in Submitter."""
+        given = _Given(request, self._layer)
         try:
-            self._below.submit(batch, request)
+            self._below.submit(batch, given)
         except RoadworthyError as error:
-            request.settle(error)
+            given.settle(error)
         except Exception:  # noqa: BLE001 - the layer is another distribution's, and may raise anything
             _log.exception("layer %s failed to take a request", self._layer)
-            request.settle(layer_failed(self._layer))
+            given.settle(layer_failed(self._layer))
+        if not given.done:
+            given.watch()
+
+
+class _Given(ForwardedRequest):
+    """The request that a layer of a plug-in is given."""
+
+    __slots__ = ("_alarm", "_layer")
+
+    def __init__(self, outer: PendingRequest, layer: str) -> None:
+        super().__init__(outer)
+        self._layer = layer
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """Look again soon after the deadline, which may have moved by then."""
+        left_s = self.deadline + LATE_S - time.monotonic()
+        self._alarm = asyncio.get_running_loop().call_later(max(left_s, 0.0), self._look)
+
+    def settled(self, outcome: Outcome) -> None:
+        """Pass the outcome on."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if not isinstance(outcome, Answer | RoadworthyError):
+            _log.error("layer %s settled a request with %.200r, which is no outcome", self._layer, outcome)
+            outcome = layer_failed(self._layer)
+        self.outer.settle(outcome)
+
+    def _look(self) -> None:
+        if self.done:
+            return
+        if time.monotonic() < self.deadline + LATE_S:
+            self.watch()
+        else:
+            _log.error("layer %s did not settle a request by its deadline", self._layer)
+            self.settle(layer_failed(self._layer))
 
 
 def layer_failed(name: str) -> RoadworthyError:
