@@ -675,6 +675,52 @@ def test_what_a_layer_raises_is_judged_alike_on_both_sides(
     asyncio.run(play())
 
 
+class Failing(Model):
+    """Fails."""
+
+    def run(self, batch: Batch) -> Batch:
+        """As in Runner."""
+        raise ModelFault("no", code="model-failed")
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ({}, 1.0),
+        (BOTH, 6.0),
+        ({"outer": {"by": 3.0}}, 4.0),
+        ({"inner": {"by": 2.0}}, 3.0),
+        ({"inner": {"by": 9.0}}, "model-failed"),  # no step has an answer, so the first error stands
+    ],
+)
+def test_a_fallback_version_has_the_layers_around_versions(
+    metrics: WorkerMetrics, layers: dict[str, Any], expected: float | str
+) -> None:
+    """Those that are further in than fallbacks; the others see its answers anyway. When one fails, the version is free again."""
+    other = "sha256:" + "b" * 64
+    policy = Policy(cache=CachePolicy(), fallback=(Fallback("version", digest=other),), layers=layers)
+    entry = EndpointEntry("e", 1, (VariantEntry(DIGEST, 10_000),), SIGNATURE.to_document(), policy)
+    packages = {digest: PackageEntry(digest, "m", number, 1) for number, digest in enumerate((DIGEST, other))}
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        placed = Placed(INLINE, "planted")
+        models = {DIGEST: Failing(), other: Model()}
+        versions = {each: Version(each, "m", SIGNATURE, placed, Batcher(models[each], loop)) for each in models}
+        endpoint = bind(entry, packages, versions.get, Admission("e"), metrics)
+        request = Told()
+        endpoint.split.variants[0].submit(ROW, request)
+        await soon(lambda: request.outcome is not None, "the fallback has answered")
+        if isinstance(request.outcome, Answer):
+            assert float(request.outcome.batch().blocks[0].values[0, 0]) == expected
+            assert cast("Any", request.outcome.by).version is versions[other]
+        else:
+            assert getattr(request.outcome, "code", None) == expected
+        assert versions[other].leases.held == 0
+
+    asyncio.run(play())
+
+
 def test_without_layers_a_request_goes_to_the_version_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """And no plug-in is looked up."""
     refuse: Callable[..., Any] = pytest.fail

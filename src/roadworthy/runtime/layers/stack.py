@@ -7,6 +7,7 @@ to the version itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -38,7 +39,7 @@ def layered(below: Submitter, policy: Policy, context: LayerContext) -> Submitte
         return below
     known: Mapping[str, Layer] = plugins(LAYERS)
     top = below
-    for name in sorted(asked, key=lambda name: (-known[name].order, name)):
+    for name in sorted(asked, key=partial(_place, known)):
         layer = known[name]
         if name in OWN_LAYERS:
             top = context.inner[name] = layer.wrap(top, asked[name], context)
@@ -52,6 +53,21 @@ def layered(below: Submitter, policy: Policy, context: LayerContext) -> Submitte
 def only_plugins(policy: Policy) -> Policy:
     """The policy without our own layers."""
     return msgspec.structs.replace(policy, cache=None, breaker=None, fallback=())
+
+
+def inside_fallback(policy: Policy) -> Policy:
+    """The policy with only those layers of plug-ins that are further in than fallbacks. Unknown ones stay, to be refused."""
+    inner = {}
+    if policy.layers:
+        known: Mapping[str, Layer] = plugins(LAYERS)
+        edge = _place(known, "fallback")
+        inner = {name: each for name, each in policy.layers.items() if name not in known or _place(known, name) < edge}
+    return msgspec.structs.replace(only_plugins(policy), layers=inner)
+
+
+def _place(known: Mapping[str, Layer], name: str) -> tuple[int, str]:
+    """Sorts layers from the inside to the outside."""
+    return -known[name].order, name
 
 
 def _asked(policy: Policy, signature: Signature) -> dict[str, Any]:
