@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -209,7 +209,7 @@ class _Given(ForwardedRequest):
         """Pass the outcome on."""
         if self._alarm is not None:
             self._alarm.cancel()
-        if not isinstance(outcome, Answer | RoadworthyError):
+        if not isinstance(cast("object", outcome), Answer | RoadworthyError):  # another distribution made it
             _log.error("layer %s settled a request with %.200r, which is no outcome", self._layer, outcome)
             outcome = layer_failed(self._layer)
         self.outer.settle(outcome)
