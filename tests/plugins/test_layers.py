@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +24,11 @@ from roadworthy.foundation.errors import InvalidRequest, ModelFault, Unavailable
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.monitoring.gateways import Gateway
 from roadworthy.runtime.layers.breaker import OwnCells
-from roadworthy.runtime.layers.layer import LayerContext
+from roadworthy.runtime.layers.cache import Found, Shared
+from roadworthy.runtime.layers.layer import ChangedAnswers, Fence, LayerContext, Taken
 from roadworthy.runtime.layers.stack import LayerRefused, layered, only_plugins
 from roadworthy.runtime.manager import Manager, Version
-from roadworthy.runtime.pending import Answer, Outcome, PendingRequest, Submitter
+from roadworthy.runtime.pending import Answer, ForwardedRequest, Outcome, PendingRequest, Submitter
 from roadworthy.runtime.placement import INLINE, Placed
 from roadworthy.runtime.queue.batching import Batcher
 from roadworthy.schema.batch import Batch, Block, Layout
@@ -36,11 +38,13 @@ from roadworthy.serving.admission import Admission
 from roadworthy.serving.endpoint import Unbindable, bind
 from roadworthy.serving.metrics import WorkerMetrics, open_worker_metrics, read_totals
 from roadworthy.serving.reload import Edge, Identity, ServingState
+from roadworthy.testing.layers import LayerCase, check_a_failure_is_the_outcome
 from tests.plugins.installed import write_distribution
-from tests.waiting import soon
+from tests.waiting import HandClock, soon
 
 SIGNATURE = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),), Container.ARRAY)
 INPUTS, OUTPUTS = Layout(SIGNATURE.inputs), Layout(SIGNATURE.outputs)
+ROW = Batch(INPUTS, 1, (Block(np.ones((1, 1))),))
 DIGEST = "sha256:" + "a" * 64
 NAME = "planted-layers"
 MODULE = """
@@ -48,6 +52,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from roadworthy.foundation.documents import Bounds
+from roadworthy.runtime.layers.cache import Found, Shared
 from roadworthy.runtime.layers.layer import ChangedAnswers
 
 
@@ -78,6 +83,8 @@ class Layer:
             return Raises(below)
         if parameters.by == 9:
             return ChangedAnswers(below, lambda answer: 1 / 0)
+        if parameters.by == 8:
+            return ChangedAnswers(ChangedAnswers(below, lambda answer: answer), lambda answer: answer.nothing)
         return Named(below, self.name, lambda answer: self.add(parameters.by, answer))
 
     def add(self, by, answer):
@@ -187,6 +194,11 @@ def test_gateways_of_the_release_before_pass_over_layers() -> None:
     assert without_layers([], live) == without_layers(["outer"], live[:2]) == {}
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """No parameters."""
+
+
 class Told(PendingRequest):
     """Remembers its outcome."""
 
@@ -227,11 +239,14 @@ class Counts:
         """As in Counts."""
 
 
-def put_around(version: Submitter, policy: Policy) -> Submitter:
+def put_around(
+    version: Submitter, policy: Policy, *, signature: Signature = SIGNATURE, shared: Shared | None = None
+) -> Submitter:
     """The layers around it."""
 
     async def make() -> Submitter:
-        return layered(version, policy, LayerContext(DIGEST, SIGNATURE, Counts(), lambda _window_s: OwnCells()))
+        context = LayerContext(DIGEST, signature, Counts(), lambda _window_s: OwnCells(), shared=shared)
+        return layered(version, policy, context)
 
     return asyncio.run(make())
 
@@ -266,8 +281,189 @@ def test_each_layer_stands_where_its_order_puts_it() -> None:
 def test_a_layer_that_fails_fails_only_its_own_request() -> None:
     """The version that settles it goes on to the next one."""
     assert ask(put_around(Planted(), Policy(layers={"outer": {"by": 9.0}}))) == "layer-failed"
+    assert ask(put_around(Planted(), Policy(layers={"outer": {"by": 8.0}}))) == "layer-failed"
     behind = {"outer": {"by": 3.0}, "inner": {"by": 9.0}}
     assert ask(put_around(Planted(), Policy(layers=behind, fallback=(Fallback("cached"),)))) == "layer-failed"
+
+
+class Checked:
+    """A layer for the suite."""
+
+    name = "checked"
+    interface = 1
+    order = 50
+    parameters = Nothing
+
+    def __init__(self, wrap: Callable[[Submitter], Submitter]) -> None:
+        self._wrap = wrap
+
+    def wrap(self, below: Submitter, _parameters: Any, _context: LayerContext) -> Submitter:
+        """As in Layer."""
+        return self._wrap(below)
+
+
+class Forgetful(PendingRequest):
+    """Stands for another request, which it loses when it fails."""
+
+    def __init__(self, outer: PendingRequest) -> None:
+        super().__init__(outer.deadline)
+        self.held = outer
+
+    def settled(self, outcome: Outcome) -> None:
+        """Change it, and pass it on."""
+        self.held.settle(first_column(outcome) if isinstance(outcome, Answer) else outcome)
+
+
+class ForgetfulLayer:
+    """Passes on such requests."""
+
+    def __init__(self, below: Submitter) -> None:
+        self._below = below
+
+    def submit(self, batch: Batch, request: PendingRequest) -> None:
+        """As in Submitter."""
+        self._below.submit(batch, Forgetful(request))
+
+
+def first_column(answer: Answer) -> Answer:
+    """The same answer; fails without a column."""
+    answer.batch().column_at(0)
+    return answer
+
+
+def test_the_suite_lets_a_layer_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in two steps passes; one that loses its request does not."""
+    monkeypatch.setattr("roadworthy.testing.layers._PATIENCE_S", 0.05)
+    two_steps = Checked(lambda below: ChangedAnswers(ChangedAnswers(below, lambda answer: answer), first_column))
+    check_a_failure_is_the_outcome(LayerCase(two_steps, {}))
+    with pytest.raises(AssertionError, match="a request was not settled"):
+        check_a_failure_is_the_outcome(LayerCase(Checked(ForgetfulLayer), {}))
+
+
+@dataclass
+class Only:
+    """A layer that does one thing with a request."""
+
+    act: Callable[[PendingRequest], object]
+
+    def submit(self, _batch: Batch, request: PendingRequest) -> None:
+        """As in Submitter."""
+        self.act(request)
+
+
+def test_a_request_that_a_layer_loses_fails_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before, and not when its deadline moves or it is settled meanwhile."""
+    clock = HandClock()
+    monkeypatch.setattr("roadworthy.runtime.layers.layer.time", clock)
+    alarms: list[Callable[[], None]] = []
+
+    def ring(seconds: float) -> None:
+        clock.step(seconds)
+        due = alarms.copy()
+        alarms.clear()
+        for alarm in due:
+            alarm()
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+
+        def call_later(_seconds: float, act: Callable[[], None]) -> asyncio.TimerHandle:
+            alarms.append(act)
+            return asyncio.TimerHandle(0.0, act, (), loop)
+
+        monkeypatch.setattr(loop, "call_later", call_later)
+        held: list[PendingRequest] = []
+        waiting = [Told() for _ in range(3)]
+        for request in waiting:
+            Taken(Only(held.append), "l").submit(ROW, request)
+        lost, moved, in_time = waiting
+        held[2].settle(ModelFault("no", code="model-failed"))
+        ring(3_600)
+        assert lost.outcome is None
+        assert len(alarms) == 2
+        moved.deadline += 3_600
+        ring(60)
+        codes = [None if each.outcome is None else cast("Any", each.outcome).code for each in (lost, moved, in_time)]
+        assert codes == ["layer-failed", None, "model-failed"]
+        assert len(alarms) == 1
+
+    asyncio.run(play())
+
+
+def test_only_an_outcome_comes_out_of_a_layer() -> None:
+    """A function that forgets to return the answer fails its request."""
+    forgets: Any = lambda _answer: None  # noqa: E731 - a wrong function, on purpose
+    assert ask(Taken(ChangedAnswers(Fence(Planted(), "l"), forgets), "l")) == "layer-failed"
+
+
+def test_a_layer_that_fails_too_late_changes_nothing() -> None:
+    """Its request is settled, and the layers further out may be answering it in their own way."""
+
+    class TooLate(ForwardedRequest):
+        def settled(self, outcome: Outcome) -> None:
+            """Pass it on, then fail."""
+            self.outer.settle(outcome)
+            raise OSError("after all")
+
+    class Layer:
+        def __init__(self, below: Submitter) -> None:
+            self.below = below
+
+        def submit(self, batch: Batch, request: PendingRequest) -> None:
+            """As in Submitter."""
+            self.below.submit(batch, TooLate(request))
+
+    class Further(ForwardedRequest):
+        def settled(self, outcome: Outcome) -> None:
+            """Continue, as fallbacks do."""
+
+    request = Told()
+    Taken(Layer(Fence(Planted(), "l")), "l").submit(ROW, Further(request))
+    assert (request.outcome, request.done) == (None, False)
+
+
+class Redis:
+    """Answers that all workers share, at once."""
+
+    def __init__(self) -> None:
+        self.stored: dict[bytes, Batch] = {}
+
+    def ask(self, key: bytes, rows: int, deadline: float, tell: Callable[[Found | None], None]) -> bool:
+        """As in Shared."""
+        now = time.monotonic()
+        if key in self.stored:
+            tell(Found(self.stored[key], now, now + 60))
+        return key in self.stored
+
+    def put(self, key: bytes, answer: Batch, size: int, ttl_s: float) -> None:
+        """As in Shared."""
+        self.stored[key] = answer
+
+
+def test_shared_answers_are_those_of_the_same_layers(tmp_path: Path) -> None:
+    """Of the same parameters, the same plug-in version and the same endpoint's signature; where there are no layers inside the
+    cache, of the same version."""
+    redis = Redis()
+
+    def answer(layers: dict[str, Any], signature: Signature = SIGNATURE) -> tuple[float, int]:
+        version = Planted()
+        policy = Policy(cache=CachePolicy(), layers=layers)
+        found = ask(put_around(version, policy, signature=signature, shared=redis))
+        return found, version.runs
+
+    assert [answer({"inner": {"by": 2.0}}) for _ in range(2)] == [(3.0, 1), (3.0, 0)]
+    assert answer({"inner": {"output": "y", "by": 2}}) == (3.0, 0)
+    assert [answer({"inner": {"by": 5.0}}) for _ in range(2)] == [(6.0, 1), (6.0, 0)]
+    assert [answer({}) for _ in range(2)] == [(1.0, 1), (1.0, 0)]
+    assert answer({"outer": {"by": 3.0}}) == (4.0, 0)
+    assert answer({"outer": {"by": 1.0}, "inner": {"by": 2.0}}) == (4.0, 0)
+    other = Signature((Field("z", DType.FLOAT64),), SIGNATURE.outputs, Container.ARRAY)
+    assert answer({"inner": {"by": 2.0}}, other) == (3.0, 1)
+    metadata = tmp_path / "planted_layers-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
+    plugins.allow(())
+    plugins.allow([NAME])
+    assert answer({"inner": {"by": 2.0}}) == (3.0, 1)
 
 
 @pytest.mark.parametrize(
@@ -475,6 +671,52 @@ def test_what_a_layer_raises_is_judged_alike_on_both_sides(
 
     def counted() -> RolloutCounts:
         return read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+
+    asyncio.run(play())
+
+
+class Failing(Model):
+    """Fails."""
+
+    def run(self, batch: Batch) -> Batch:
+        """As in Runner."""
+        raise ModelFault("no", code="model-failed")
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ({}, 1.0),
+        (BOTH, 6.0),
+        ({"outer": {"by": 3.0}}, 4.0),
+        ({"inner": {"by": 2.0}}, 3.0),
+        ({"inner": {"by": 9.0}}, "model-failed"),  # no step has an answer, so the first error stands
+    ],
+)
+def test_a_fallback_version_has_the_layers_around_versions(
+    metrics: WorkerMetrics, layers: dict[str, Any], expected: float | str
+) -> None:
+    """Those that are further in than fallbacks; the others see its answers anyway. When one fails, the version is free again."""
+    other = "sha256:" + "b" * 64
+    policy = Policy(cache=CachePolicy(), fallback=(Fallback("version", digest=other),), layers=layers)
+    entry = EndpointEntry("e", 1, (VariantEntry(DIGEST, 10_000),), SIGNATURE.to_document(), policy)
+    packages = {digest: PackageEntry(digest, "m", number, 1) for number, digest in enumerate((DIGEST, other))}
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        placed = Placed(INLINE, "planted")
+        models = {DIGEST: Failing(), other: Model()}
+        versions = {each: Version(each, "m", SIGNATURE, placed, Batcher(models[each], loop)) for each in models}
+        endpoint = bind(entry, packages, versions.get, Admission("e"), metrics)
+        request = Told()
+        endpoint.split.variants[0].submit(ROW, request)
+        await soon(lambda: request.outcome is not None, "the fallback has answered")
+        if isinstance(request.outcome, Answer):
+            assert float(request.outcome.batch().blocks[0].values[0, 0]) == expected
+            assert cast("Any", request.outcome.by).version is versions[other]
+        else:
+            assert getattr(request.outcome, "code", None) == expected
+        assert versions[other].leases.held == 0
 
     asyncio.run(play())
 

@@ -11,6 +11,7 @@ import pytest
 
 from roadworthy.codecs.formats import Formats
 from roadworthy.contract.policy import Policy
+from roadworthy.contract.telemetry import Telemetry, WorkerReport, decode_telemetry, encode_telemetry
 from roadworthy.foundation import plugins
 from roadworthy.foundation.errors import RoadworthyError, SettingsError
 from roadworthy.foundation.plugins import FRAMEWORKS, OWN, Plugin
@@ -205,3 +206,30 @@ def test_the_setting_holds_names_of_distributions(tmp_path: Path) -> None:
         SettingsError, match=r"general\.plugins \(ROADWORTHY_PLUGINS\): .*not the name of a distribution"
     ):
         load_settings(environment={**environment, "ROADWORTHY_PLUGINS": "../evil"}, folder=tmp_path)
+
+
+LAYER = """
+class Layer:
+    name = "{name}"
+    interface = 1
+    order = 50
+    parameters = dict
+    wrap = staticmethod(lambda below, parameters, context: below)
+
+LAYER = Layer()
+"""
+
+
+@pytest.mark.parametrize(("size", "state"), [(64, plugins.LOADED), (65, plugins.WRONG_INTERFACE)])
+def test_a_layer_that_is_loaded_can_be_reported(packages: Path, size: int, state: str) -> None:
+    """Its name fits into the report of a worker, which the agent would otherwise not accept."""
+    name = "x" * size
+    plant(packages, f"layers-{size}", LAYER.format(name=name), f"[roadworthy.layers]\n{name} = layers_{size}:LAYER\n")
+    plugins.allow([f"layers-{size}"])
+    found = states()[f"layers-{size}", name]
+    assert found.state == state, found.reason
+    assert state == plugins.LOADED or "64 characters at most" in found.reason
+    loaded = tuple(each for each in plugins.plugins(plugins.LAYERS) if each == name)
+    assert loaded == ((name,) if state == plugins.LOADED else ())
+    frame = Telemetry("g", "b", 1, 1, workers=(WorkerReport(0, 1, "b", "e", 1, 1, layers=loaded),))
+    assert decode_telemetry(encode_telemetry(frame)).workers[0].layers == loaded

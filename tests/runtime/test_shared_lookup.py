@@ -134,7 +134,7 @@ def test_the_question_tells_whose_answer_is_wanted() -> None:
         assert len(set(keys)) == 3
         assert there.asked[0][1] == 1
         assert there.asked[0][2] == first.deadline
-        cache._digest = "sha256:" + "b" * 64
+        cache._source = "sha256:" + "b" * 64
         ask(cache, 1, caller="a")
         assert there.asked[3][0] not in keys
 

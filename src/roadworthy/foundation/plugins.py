@@ -33,6 +33,9 @@ FAILED, NAME_TAKEN, WRONG_INTERFACE, UNKNOWN_KIND = "import-failed", "name-taken
 MEMBER = "plugins"
 """The member of a start document that names the allowed distributions. `read_start_message` takes it out."""
 
+MOST_NAME = 64
+"""Characters of a layer's name, as in `WorkerReport.layers`."""
+
 _MEDIA_TYPE = re.compile(rb"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _SIGNAL = re.compile(r"(?!drawn$)[a-z][a-z0-9_]{0,62}")  # all first attempts are counted as "drawn"
@@ -89,9 +92,11 @@ def _signal_name(signal: Any) -> Iterable[object]:
 
 
 def _check_layer(layer: Any) -> Iterable[object]:
-    """A layer claims nothing besides its name, which is a key of policies."""
-    if not isinstance(layer.order, int) or not isinstance(layer.parameters, type) or not _NAME.fullmatch(layer.name):
-        raise ValueError("a layer's order must be a whole number, its parameters a class, its name like my-layer")
+    """A layer claims nothing besides its name, which is a key of policies and goes over the wire."""
+    if len(layer.name) > MOST_NAME or not _NAME.fullmatch(layer.name):
+        raise ValueError(f"a layer's name is like my-layer, {MOST_NAME} characters at most, not {layer.name!r:.80}")
+    if not isinstance(layer.order, int) or not isinstance(layer.parameters, type):
+        raise TypeError("a layer's order must be a whole number, its parameters a class")
     return ()
 
 
@@ -212,6 +217,14 @@ def survey() -> list[Plugin]:
 def missing_distributions(names: Sequence[str]) -> list[str]:
     """Those of the distributions that are not installed here."""
     return [name for name in names if _distribution(name) is None]
+
+
+def provider(kind: Kind, name: str) -> str:
+    """The distribution that provides a loaded plug-in, with its version, such as "my-plugin 1.2"; "" for none."""
+    for plugin, _ in _read(kind):
+        if plugin.name == name and plugin.state == LOADED:
+            return f"{plugin.distribution} {plugin.version}"
+    return ""
 
 
 @cache

@@ -17,7 +17,7 @@ from roadworthy.foundation.errors import InvalidInput, PackageInvalid
 from roadworthy.runtime.layers.fallback import RULE, VERSION
 from roadworthy.runtime.layers.layer import LayerContext
 from roadworthy.runtime.layers.rules import Rules
-from roadworthy.runtime.layers.stack import LayerRefused, layered, only_plugins
+from roadworthy.runtime.layers.stack import LayerRefused, inside_fallback, layered, only_plugins
 from roadworthy.runtime.manager import Version
 from roadworthy.runtime.pending import Submitter
 from roadworthy.schema.batch import Layout
@@ -249,4 +249,5 @@ class _Binding:
         if version is None or package is None or version.signature.accepts(signature) is not None:
             return None
         variant = self.variant(package, version)
-        return f"{package.model}:{package.version}", FallbackVersion(version, variant.metrics, variant)
+        top = self._wrapped(version, inside_fallback(self.entry.policy), 0, signature)
+        return f"{package.model}:{package.version}", FallbackVersion(version, variant.metrics, variant, top)

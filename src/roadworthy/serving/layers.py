@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 from roadworthy.runtime.layers.breaker import OWNER, WIDTH
 from roadworthy.runtime.manager import Version
-from roadworthy.runtime.pending import Answer, ForwardedRequest, Outcome, PendingRequest
+from roadworthy.runtime.pending import Answer, ForwardedRequest, Outcome, PendingRequest, Submitter
 from roadworthy.schema.batch import Batch
 from roadworthy.serving.metrics import BREAKER, CACHE, FALLBACK, BoundMetrics, WorkerMetrics
 
@@ -66,15 +66,17 @@ class FallbackVersion:
     Args:
         version: the other version. metrics: its cells.
         by: the variant that answers name as their source.
+        top: the version in the layers that surround it, or the version itself.
     """
 
-    def __init__(self, version: Version, metrics: BoundMetrics, by: object) -> None:
+    def __init__(self, version: Version, metrics: BoundMetrics, by: object, top: Submitter) -> None:
         self._version = version
         self._metrics = metrics
         self._by = by
+        self._top = top
 
     def __repr__(self) -> str:
-        return f"FallbackVersion({self._version!r})"
+        return f"FallbackVersion({self._top!r})"
 
     def submit(self, batch: Batch, request: PendingRequest) -> None:
         """See `Submitter`. `request` must be one that is always settled.
@@ -86,7 +88,7 @@ class FallbackVersion:
         self._metrics.in_flight.add(1)
         held = _Held(request, self._give_back, self._by)
         try:
-            self._version.submit(batch, held)
+            self._top.submit(batch, held)
         except BaseException:
             held.done = True
             self._give_back()

@@ -23,7 +23,7 @@ from roadworthy.foundation.documents import Reader, listed, plain
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError, Unavailable
 from roadworthy.foundation.plugins import LAYERS, plugins
 from roadworthy.runtime.layers.breaker import OwnCells
-from roadworthy.runtime.layers.layer import Layer, LayerContext
+from roadworthy.runtime.layers.layer import Fence, Layer, LayerContext
 from roadworthy.runtime.pending import AlwaysSettled, Answer, Outcome, PendingRequest, Submitter
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
@@ -250,6 +250,24 @@ def check_others_are_settled_beside_a_broken_answer(case: LayerCase) -> None:
     asyncio.run(ask())
 
 
+def check_a_failure_is_the_outcome(case: LayerCase) -> None:
+    """When the layer fails on an answer without columns, its request is settled all the same, and others go on."""
+
+    async def ask(later: bool) -> None:
+        outcomes = iter([Answer(Batch(Layout(case.signature.outputs), 1, ()), 0, 1), Answer(case.answers(0.5), 0, 1)])
+        version = Version(lambda _batch: next(outcomes), later=later)
+        top = wrapped(case, Fence(version, case.layer.name))
+        callers = [Caller() for _ in range(2)]
+        for number, caller in enumerate(callers):
+            top.submit(case.rows(number), caller)
+        version.settle()
+        for caller in callers:
+            await caller.outcome()
+
+    asyncio.run(ask(later=False))
+    asyncio.run(ask(later=True))
+
+
 def _assert_good(case: LayerCase, outcome: Outcome, rows: int) -> None:
     if not isinstance(outcome, Answer):
         return  # a layer may refuse
@@ -281,4 +299,5 @@ CHECKS: tuple[Check, ...] = (
     check_rows_and_answers_are_left_alone,
     check_the_caller_may_leave,
     check_others_are_settled_beside_a_broken_answer,
+    check_a_failure_is_the_outcome,
 )

@@ -136,7 +136,7 @@ class Cache:
 
     Args:
         below: answers the misses.
-        digest: of the version; a part of every key.
+        source: the version's digest, and what names the layers of plug-ins below, if any; a part of every key.
         policy: with `ttl_s` 0 no answer is served from the cache; answers are only kept for `last_good`.
         loop: for the deadlines of requests that wait for another request's run.
         count: called with the result of each request: HIT, SHARED, MISS, COLLAPSED or BYPASS.
@@ -145,13 +145,13 @@ class Cache:
     def __init__(
         self,
         below: Submitter,
-        digest: str,
+        source: str,
         policy: CachePolicy,
         loop: asyncio.AbstractEventLoop,
         count: Callable[[str], None],
     ) -> None:
         self._below = below
-        self._digest = digest
+        self._source = source
         self._policy = policy
         self._loop = loop
         self._count = count
@@ -306,7 +306,7 @@ class Cache:
         self._sweep_at = max(_SWEEP_AT, 2 * len(self._flights))
 
     def _key(self, batch: Batch, caller: str) -> bytes | None:
-        return key_of(self._digest, None if self._policy.shared_between_callers else caller, batch)
+        return key_of(self._source, None if self._policy.shared_between_callers else caller, batch)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -416,13 +416,13 @@ class _Flight(PendingRequest):
             self.watch(loop)
 
 
-def key_of(digest: str, caller: str | None, batch: Batch) -> bytes | None:
-    """The cache key: 32 bytes that are equal exactly for equal rows of one caller (None: of any caller) for one version.
+def key_of(source: str, caller: str | None, batch: Batch) -> bytes | None:
+    """The cache key: 32 bytes that are equal exactly for equal rows of one caller (None: of any caller) for one source.
 
     Returns:
         None for rows that cannot be compared reliably, or of more than MAX_KEYED_BYTES.
     """
-    parts = [b"any " if caller is None else b"of %d %b " % (len(caller), caller.encode()), digest.encode()]
+    parts = [b"any " if caller is None else b"of %d %b " % (len(caller), caller.encode()), source.encode()]
     size = 0
     try:
         for block in batch.blocks:

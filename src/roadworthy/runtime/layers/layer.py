@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from hashlib import blake2b
+from typing import Any, Protocol, cast
+
+import msgspec
 
 from roadworthy.contract.layers import LayerDeclaration
 from roadworthy.contract.policy import Fallback
@@ -17,6 +22,9 @@ from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Signature
 
 LAYER_FAILED = "layer-failed"
+LATE_S = 1.0
+"""Seconds after its deadline at which a request fails that a layer of a plug-in has not settled. A rule may take 0.1 of them."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +53,7 @@ class LayerContext:
             is not loaded, does not exist, or may not execute.
         shared: answers of this version from other workers and machines; None when they are not shared.
         inner: the layers that are further in, by name.
+        changing: those of them that plug-ins provide, as `stack.py` names them with their parameters. Answers depend on them.
     """
 
     digest: str
@@ -54,6 +63,16 @@ class LayerContext:
     find: Callable[[Fallback], tuple[str, Submitter] | None] = lambda _fallback: None
     shared: Shared | None = None
     inner: dict[str, Submitter] = field(default_factory=dict)
+    changing: list[bytes] = field(default_factory=list)
+
+    @property
+    def answers_by(self) -> str:
+        """What answers from this place depend on besides rows and caller, the same in every process: the version, and the layers
+        of plug-ins between this place and the version."""
+        if not self.changing:
+            return self.digest
+        parts = (*self.changing, msgspec.json.encode(self.signature.to_document(), order="sorted"))
+        return f"{self.digest} {blake2b(b''.join(b'%d %b' % (len(part), part) for part in parts)).hexdigest()}"
 
     @property
     def outputs(self) -> Layout:
@@ -134,18 +153,21 @@ class _Fenced(ForwardedRequest):
         self._layer = layer
 
     def settled(self, outcome: Outcome) -> None:
-        """Pass the outcome on; when that fails, settle the request that the layer was given."""
+        """Pass the outcome on; when that fails, settle the first request of the layer that still waits."""
         try:
             self.outer.settle(outcome)
         except Exception:  # noqa: BLE001 - the layer is another distribution's, and may raise anything
             _log.exception("layer %s failed to take an outcome", self._layer)
-            given = self.outer.outer if isinstance(self.outer, ForwardedRequest) else self.outer
+            given = self.outer
+            while given.done and isinstance(given, ForwardedRequest) and not isinstance(given, _Given):
+                given = given.outer
             given.settle(layer_failed(self._layer))
 
 
 class Taken:
-    """Stands above a layer of a plug-in. What the layer raises while it takes a request is the outcome of that request, whether
-    it is a caller's or a mirrored one."""
+    """Stands above a layer of a plug-in. What the layer raises while it takes a request is the outcome of that request, also of a
+    mirrored one. A request that the layer does not settle by its deadline, or settles with no outcome, fails: nothing further out
+    would end it."""
 
     def __init__(self, below: Submitter, layer: str) -> None:
         self._below = below
@@ -156,13 +178,50 @@ class Taken:
 
     def submit(self, batch: Batch, request: PendingRequest) -> None:
         """As in Submitter."""
+        given = _Given(request, self._layer)
         try:
-            self._below.submit(batch, request)
+            self._below.submit(batch, given)
         except RoadworthyError as error:
-            request.settle(error)
+            given.settle(error)
         except Exception:  # noqa: BLE001 - the layer is another distribution's, and may raise anything
             _log.exception("layer %s failed to take a request", self._layer)
-            request.settle(layer_failed(self._layer))
+            given.settle(layer_failed(self._layer))
+        if not given.done:
+            given.watch()
+
+
+class _Given(ForwardedRequest):
+    """The request that a layer of a plug-in is given."""
+
+    __slots__ = ("_alarm", "_layer")
+
+    def __init__(self, outer: PendingRequest, layer: str) -> None:
+        super().__init__(outer)
+        self._layer = layer
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """Look again soon after the deadline, which may have moved by then."""
+        left_s = self.deadline + LATE_S - time.monotonic()
+        self._alarm = asyncio.get_running_loop().call_later(max(left_s, 0.0), self._look)
+
+    def settled(self, outcome: Outcome) -> None:
+        """Pass the outcome on."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if not isinstance(cast("object", outcome), Answer | RoadworthyError):  # another distribution made it
+            _log.error("layer %s settled a request with %.200r, which is no outcome", self._layer, outcome)
+            outcome = layer_failed(self._layer)
+        self.outer.settle(outcome)
+
+    def _look(self) -> None:
+        if self.done:
+            return
+        if time.monotonic() < self.deadline + LATE_S:
+            self.watch()
+        else:
+            _log.error("layer %s did not settle a request by its deadline", self._layer)
+            self.settle(layer_failed(self._layer))
 
 
 def layer_failed(name: str) -> RoadworthyError:

@@ -39,7 +39,7 @@ class CacheLayer:
     @staticmethod
     def wrap(below: Submitter, parameters: CachePolicy, context: LayerContext) -> Submitter:
         """As in Layer."""
-        cache = Cache(below, context.digest, parameters, asyncio.get_running_loop(), context.counts.cached)
+        cache = Cache(below, context.answers_by, parameters, asyncio.get_running_loop(), context.counts.cached)
         if parameters.ttl_s > 0 and context.shared is not None:
             cache.share(context.shared)
         return cache

@@ -7,15 +7,16 @@ to the version itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from roadworthy.contract.layers import OWN_LAYERS, misfits, read_layers
 from roadworthy.contract.policy import CachePolicy, Policy
-from roadworthy.foundation.documents import Reader, listed
+from roadworthy.foundation.documents import Reader, listed, plain
 from roadworthy.foundation.errors import InvalidRequest
-from roadworthy.foundation.plugins import LAYERS, plugins
+from roadworthy.foundation.plugins import LAYERS, plugins, provider
 from roadworthy.runtime.layers.fallback import CACHED
 from roadworthy.runtime.layers.layer import Fence, Layer, LayerContext, Taken
 from roadworthy.runtime.pending import Submitter
@@ -38,19 +39,35 @@ def layered(below: Submitter, policy: Policy, context: LayerContext) -> Submitte
         return below
     known: Mapping[str, Layer] = plugins(LAYERS)
     top = below
-    for name in sorted(asked, key=lambda name: (-known[name].order, name)):
+    for name in sorted(asked, key=partial(_place, known)):
         layer = known[name]
         if name in OWN_LAYERS:
             top = context.inner[name] = layer.wrap(top, asked[name], context)
         else:
             context.inner[name] = _wrapped(layer, Fence(top, name), asked[name], context)
             top = Taken(context.inner[name], name)
+            context.changing.append(_mark(layer, asked[name]))
     return top
 
 
 def only_plugins(policy: Policy) -> Policy:
     """The policy without our own layers."""
     return msgspec.structs.replace(policy, cache=None, breaker=None, fallback=())
+
+
+def inside_fallback(policy: Policy) -> Policy:
+    """The policy with only those layers of plug-ins that are further in than fallbacks. Unknown ones stay, to be refused."""
+    inner = {}
+    if policy.layers:
+        known: Mapping[str, Layer] = plugins(LAYERS)
+        edge = _place(known, "fallback")
+        inner = {name: each for name, each in policy.layers.items() if name not in known or _place(known, name) < edge}
+    return msgspec.structs.replace(only_plugins(policy), layers=inner)
+
+
+def _place(known: Mapping[str, Layer], name: str) -> tuple[int, str]:
+    """Sorts layers from the inside to the outside."""
+    return -known[name].order, name
 
 
 def _asked(policy: Policy, signature: Signature) -> dict[str, Any]:
@@ -74,6 +91,11 @@ def _of_plugins(policy: Policy, signature: Signature) -> dict[str, Any]:
     if faults:
         raise LayerRefused(listed(faults))
     return found
+
+
+def _mark(layer: Layer, parameters: Any) -> bytes:
+    """What the answers of a layer depend on: equal in all processes that have the same version of its plug-in."""
+    return msgspec.json.encode([layer.name, provider(LAYERS, layer.name), plain(parameters)], order="sorted")
 
 
 def _wrapped(layer: Layer, below: Submitter, parameters: Any, context: LayerContext) -> Submitter:
