@@ -427,3 +427,16 @@ def test_a_signal_that_raises_counts_no_more(tmp_path: Path) -> None:
     (sorted_,) = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").bins
     assert (sorted_.output, sorted_.signal, sorted_.cells[:3]) == (0, "rows", (0, 1, 0))
     assert counters.failed == {"unbound", "odd", "rows"}
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_bin_that_a_signal_does_not_have_is_an_error_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last bin counts; the next number would mean nothing at the control plane, although there are cells for it."""
+    monkeypatch.setattr(Rows, "bind", lambda _signal, _use: lambda rows: rows.rows)
+    counters = counting(tmp_path, None, "rows")
+    last = len(Rows.bins) - 1
+    for rows in (last, last + 1, last):
+        counters.answered("canary", answer(*[("a", 9.0, [1.0, 0, 0])] * rows), None)
+    (counted,) = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").bins
+    assert {place: number for place, number in enumerate(counted.cells) if number} == {last: 1}
+    assert counters.failed == {"rows"}

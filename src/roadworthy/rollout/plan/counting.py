@@ -12,7 +12,7 @@ from roadworthy.contract.evidence import COUNTED_BEFORE
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.rollout.plan.plan import Plan
 from roadworthy.schema.signature import Signature
-from roadworthy.signals.discovery import signal_or_missing
+from roadworthy.signals.discovery import plugin_raised, signal_or_missing
 from roadworthy.signals.signal import COUNTED, Use
 
 _HELP = "upgrade their gateways, name the plug-in in general.plugins there, and look for signal-failed in their logs"
@@ -22,23 +22,28 @@ def unbindable(plan: Plan, signature: Signature) -> Iterator[tuple[str, str]]:
     """Each signal of the plan that says that it cannot be measured on endpoints with this signature, and why."""
     for each in plan.signals:
         signal = signal_or_missing(each.signal)
-        if signal.unmeasurable is not None:
-            yield each.signal, signal.unmeasurable
-        elif isinstance(signal, COUNTED):
-            try:
+        try:
+            why = signal.unmeasurable
+            if why is None and isinstance(signal, COUNTED):
                 signal.bind(Use(signature, each.parameters))
-            except ValueError as error:
-                yield each.signal, str(error)
-            except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything
-                yield each.signal, f"its plug-in raised {type(error).__name__}: {error}"
+        except ValueError as error:
+            why = str(error)
+        except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything
+            why = plugin_raised(error)
+        if why is not None:
+            yield each.signal, why
 
 
 def uncounted(plan: Plan, workers: Sequence[WorkerReport]) -> Iterator[tuple[str, str]]:
     """Each signal of the plan that some of these workers do not count, and why."""
     for each in plan.signals:
         signal = signal_or_missing(each.signal)
-        if signal.unmeasurable is not None:
-            yield each.signal, signal.unmeasurable
+        try:
+            why = signal.unmeasurable
+        except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything
+            why = plugin_raised(error)
+        if why is not None:
+            yield each.signal, why
         elif isinstance(signal, COUNTED):
             without = sum(each.signal not in _counted(worker) for worker in workers)
             if without:

@@ -115,9 +115,10 @@ class RolloutCounters:
         watched = rollout.outputs or rollout.probabilities is not None or sorts
         self.outputs = OutputCounters(cells, rollout, generation, signature, sorts, self._fails) if watched else None
 
-    def _bind(self, signature: Signature) -> list[tuple[str, BinJudge]]:
-        """Bind the signals of the rollout that this release counts; the judges of those that sort answers into bins."""
-        sorts: list[tuple[str, BinJudge]] = []
+    def _bind(self, signature: Signature) -> list[tuple[str, BinJudge, int]]:
+        """Bind the signals of the rollout that this release counts; the judges of those that sort answers into bins, and the
+        number of their bins."""
+        sorts: list[tuple[str, BinJudge, int]] = []
         for name in self._rollout.signals:
             signal = signal_named(name)
             use = Use(signature, self._rollout.parameters.get(name, {}), self._rollout.slow_us)
@@ -129,7 +130,7 @@ class RolloutCounters:
                 elif isinstance(signal, PairSignal):
                     self._pair_judges.append((name, signal.bind(use)))
                 elif isinstance(signal, BinSignal):
-                    sorts.append((name, signal.bind(use)))
+                    sorts.append((name, signal.bind(use), len(signal.bins)))
                 elif isinstance(signal, EventSignal):
                     self._judges.append((name, _asked))
             except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything; the endpoint serves
