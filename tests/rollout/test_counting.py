@@ -11,10 +11,11 @@ from roadworthy.rollout.decide.machine import advance, begin
 from roadworthy.rollout.decide.state import READY, STEPPING, Alert, Moment, Observation, State
 from roadworthy.rollout.decide.verdict import FAIL, HOLD, Scope, Segment, judge
 from roadworthy.rollout.evidence.counts import Evidence
-from roadworthy.rollout.plan import counting
+from roadworthy.rollout.plan import counting, preflight
 from roadworthy.rollout.plan import plan as plan_module
 from roadworthy.rollout.plan.counting import unbindable, uncounted
 from roadworthy.rollout.plan.plan import WAIT, Criterion, Plan, Stage, Watch, plan_from_document
+from roadworthy.rollout.plan.preflight import Facts, obstacles
 from roadworthy.schema.signature import Signature
 from roadworthy.signals.discovery import signal_or_missing
 from roadworthy.signals.signal import BinSignal, Judge, OutcomeSignal, Signal, Use
@@ -62,9 +63,39 @@ def test_a_signal_says_where_it_cannot_be_measured(monkeypatch: pytest.MonkeyPat
     """Or breaks, which is the same for the plan."""
     monkeypatch.setattr(counting, "signal_or_missing", lambda _name: Picky(error))
     plan = Plan("canary", (), criteria=(Criterion("picky"),))
-    assert dict(unbindable(plan, NOTHING)) == {"picky": why}
+    assert dict(unbindable(plan, NOTHING, None)) == {"picky": why}
     monkeypatch.setattr(counting, "signal_or_missing", signal_or_missing)
-    assert dict(unbindable(Plan("canary", (), criteria=(Criterion("slow"),)), NOTHING)) == {}
+    assert dict(unbindable(Plan("canary", (), criteria=(Criterion("slow"),)), NOTHING, None)) == {}
+
+
+class Extreme(OutcomeSignal):
+    """Judges by a multiple of the stable's run time."""
+
+    name = "extreme"
+    needs_run_times = True
+
+    def bind(self, use: Use) -> Judge:
+        """By its documentation the time is known."""
+        assert use.slow_us is not None
+        limit_us = 2 * use.slow_us
+        if limit_us > 10_000:
+            raise ValueError(f"limit {limit_us}")
+        return lambda seen: seen.ran_us > limit_us
+
+
+def test_a_signal_that_needs_run_times_is_bound_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While they are unknown it is not asked; "no-baseline" refuses the rollout, by a criterion and by a watched signal."""
+    for module in (counting, preflight):
+        monkeypatch.setattr(module, "signal_or_missing", lambda _name: Extreme())
+    plan = Plan("canary", (Stage(5_000),), watches=(Watch("extreme"),))
+    assert dict(unbindable(plan, NOTHING, None)) == {}
+    assert dict(unbindable(plan, NOTHING, 5_000)) == {}
+    assert dict(unbindable(plan, NOTHING, 5_001)) == {"extreme": "limit 10002"}
+    codes = {
+        slow_ms: [each.code for each in obstacles(plan, Facts("a:1", "a:2", slow_ms=slow_ms))]
+        for slow_ms in (None, 5.0)
+    }
+    assert codes == {None: ["no-baseline"], 5.0: []}
 
 
 def test_a_plan_whose_signal_is_gone_holds() -> None:
@@ -72,7 +103,9 @@ def test_a_plan_whose_signal_is_gone_holds() -> None:
     plan = plan_from_document(GONE.to_document())
     assert plan == GONE
     assert (
-        dict(unbindable(plan, NOTHING)) == dict(uncounted(plan, [])) == {"gone": signal_or_missing("gone").unmeasurable}
+        dict(unbindable(plan, NOTHING, None))
+        == dict(uncounted(plan, []))
+        == {"gone": signal_or_missing("gone").unmeasurable}
     )
     assert [each for each, _ in uncounted(Plan("canary", (), watches=(Watch("gone"),)), [])] == ["gone"]
     verdict = judge(plan, Scope((Segment(2, 5_000),), 2, 0, 100), WORSE)

@@ -18,14 +18,15 @@ from roadworthy.signals.signal import COUNTED, Use
 _HELP = "upgrade their gateways, name the plug-in in general.plugins there, and look for signal-failed in their logs"
 
 
-def unbindable(plan: Plan, signature: Signature) -> Iterator[tuple[str, str]]:
-    """Each signal of the plan that says that it cannot be measured on endpoints with this signature, and why."""
+def unbindable(plan: Plan, signature: Signature, slow_us: int | None) -> Iterator[tuple[str, str]]:
+    """Each signal of the plan that says that it cannot be measured on endpoints with this signature, and why. While `slow_us` is
+    unknown, signals that need it are not asked: without it no rollout by them begins."""
     for each in plan.signals:
         signal = signal_or_missing(each.signal)
         try:
             why = signal.unmeasurable
-            if why is None and isinstance(signal, COUNTED):
-                signal.bind(Use(signature, each.parameters))
+            if why is None and isinstance(signal, COUNTED) and not (signal.needs_run_times and slow_us is None):
+                signal.bind(Use(signature, each.parameters, slow_us))
         except ValueError as error:
             why = str(error)
         except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything
