@@ -10,7 +10,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from roadworthy.contract.evidence import CANARY, OUTPUT_BINS, STABLE, BinCount, RolloutCounts
+from roadworthy.contract.evidence import CANARY, FAILED, OUTPUT_BINS, STABLE, BinCount, RolloutCounts, VariantCount
 from tests.control.ahead_signals import BROKEN, MOODY
 from tests.control.fleet import FAST, LINE, Fleet, begin, follow_until, tell, three_versions
 from tests.control.test_watched_rollouts import alerts
@@ -23,9 +23,13 @@ class Signed(Fleet):
     """A fleet that counts the signal `sign`: the stable's answers in its bins, the canary's in bin `place`."""
 
     place: int | None = None
+    failures: int = 0
 
     def counts(self) -> tuple[RolloutCounts, ...]:
-        """Counts with the bins, of its only rollout."""
+        """Counts with the bins and the failures of `moody`, of its only rollout."""
+        if self.failures:
+            failed = VariantCount(self.entry().generation, f"{FAILED}moody", STABLE, self.failures, self.failures)
+            return tuple(replace(each, variants=(*each.variants, failed)) for each in super().counts())
         if self.place is None:
             return super().counts()
         generation, place = self.entry().generation, self.place
@@ -119,3 +123,21 @@ def test_a_rollout_goes_on_when_it_can_be_looked_at_again(admin: httpx.Client, f
     (ahead_s.parent / BROKEN).unlink()
     ended = follow_until(fleet, admin, lambda shown: shown["outcome"] is not None, requests=100)
     assert ended["outcome"] == "promoted"
+
+
+def test_a_signal_that_failed_on_a_worker_holds_its_rollout_to_the_end(admin: httpx.Client, fleet: Signed) -> None:
+    """Also when a replacement of the worker counts it again; the next rollout by it begins."""
+    plan = {"criteria": {"errors": {}, "moody": {"evidence": 0}}}
+    started(admin, fleet, **plan)
+    fleet.serve(100)
+    fleet.failures = 1
+    fleet.follow()
+    fleet.failures = 0
+    held = follow_until(fleet, admin, lambda shown: shown["code"] == "signal-not-measurable", requests=100)
+    assert held["text"].startswith("moody: it raised an error on a worker")
+    for _ in range(3):
+        fleet.serve(100)
+    assert admin.get(f"{LINE}/rollouts/current").json()["code"] == "signal-not-measurable"
+    assert tell(admin, "abort").status_code == 200
+    follow_until(fleet, admin, lambda shown: shown["outcome"] == "aborted")
+    started(admin, fleet, **plan)

@@ -62,7 +62,7 @@ def observe(
         breaker_open=any(state.breaker_open for state in states),
         uncounted=()
         if evidence is None
-        else tuple(f"{signal}: {why}" for signal, why in uncounted(rollout.plan, workers)),
+        else tuple(f"{signal}: {why}" for signal, why in uncounted(rollout.plan, workers, evidence.failed)),
         alerts=() if evidence is None else signal_alerts(Look(rollout.plan, rollout.state, evidence, machines)),
     )
 

@@ -6,7 +6,7 @@ gateway without a plug-in may join at any time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from roadworthy.contract.evidence import COUNTED_BEFORE
 from roadworthy.contract.telemetry import WorkerReport
@@ -16,6 +16,11 @@ from roadworthy.signals.discovery import plugin_raised, signal_or_missing
 from roadworthy.signals.signal import COUNTED, Use
 
 _HELP = "upgrade their gateways, name the plug-in in general.plugins there, and look for signal-failed in their logs"
+
+_FAILED = (
+    "it raised an error on a worker, which then no longer counted it; see signal-failed in the gateways' logs, mend the"
+    " plug-in, and start the rollout again"
+)
 
 
 def unbindable(plan: Plan, signature: Signature, slow_us: int | None) -> Iterator[tuple[str, str]]:
@@ -35,8 +40,12 @@ def unbindable(plan: Plan, signature: Signature, slow_us: int | None) -> Iterato
             yield each.signal, why
 
 
-def uncounted(plan: Plan, workers: Sequence[WorkerReport]) -> Iterator[tuple[str, str]]:
-    """Each signal of the plan that some of these workers do not count, and why."""
+def uncounted(plan: Plan, workers: Sequence[WorkerReport], failed: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Each signal of the plan that some of these workers do not count, and why.
+
+    Args:
+        failed: signals that raised an error in this rollout, on any worker: what it did not count can never be made up for.
+    """
     for each in plan.signals:
         signal = signal_or_missing(each.signal)
         try:
@@ -45,6 +54,8 @@ def uncounted(plan: Plan, workers: Sequence[WorkerReport]) -> Iterator[tuple[str
             why = plugin_raised(error)
         if why is not None:
             yield each.signal, why
+        elif each.signal in failed:
+            yield each.signal, _FAILED
         elif isinstance(signal, COUNTED):
             without = sum(each.signal not in _counted(worker) for worker in workers)
             if without:

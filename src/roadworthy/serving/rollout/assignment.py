@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
-from roadworthy.contract.evidence import CANARY, DRAWN, STABLE, VARIANTS
+from roadworthy.contract.evidence import CANARY, DRAWN, FAILED, STABLE, VARIANTS
 from roadworthy.contract.snapshot import EndpointEntry, RolloutEntry
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError, let_go
 from roadworthy.runtime.manager import Version
@@ -138,9 +138,11 @@ class RolloutCounters:
         return sorts
 
     def _fails(self, name: str, error: Exception) -> None:
-        """No longer count a signal that raised an error. The worker's report lacks it from now on, which holds the rollout."""
+        """No longer count a signal that raised an error. The failure is counted instead, which holds the rollout until it ends: a
+        replacement of this worker would count the signal again, but only where it does not raise."""
         if name not in self.failed:
             self.failed.add(name)
+            self._cells.sample((self._rollout.id, self._generation, f"{FAILED}{name}", STABLE), bad=True)
             _log.error(
                 "signal-failed", rollout=self._rollout.id, signal=name, error=f"{type(error).__name__}: {error}"[:500]
             )
